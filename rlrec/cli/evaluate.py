@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, examples, stored
+from rlrec.cli.shared import Store, conclude, examples, stored
+from rlrec.cli.tables import Figures, cell
 from rlrec.cli.values import NUMBER, Integer
 
 MODEL = click.Path(exists=True, dir_okay=False)
 SHOWN = {
-    "target": "target", "version": "version", "group": "group", "estimator": "estimator", "value": "value",
-    "lower": "lower", "upper": "upper", "ess": "ess", "n": "rows", "verdict": "verdict", "reasons": "reasons",
+    "target": "target", "version": "version", "group": "group", "estimator": "estimator", "unit": "unit",
+    "value": "value", "lower": "lower", "upper": "upper", "lift": "lift over served", "ess": "ess", "n": "rows",
+    "verdict": "verdict", "reasons": "reasons",
 }  # fmt: skip
+DROP = ("version", "rows", "unit", "reasons", "ess", "lift over served")
+VERDICTS = ("insufficient", "weak", "ok")
 
 
 class _Command(click.Command):
@@ -135,6 +140,9 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
       k_hat          shape of the tail of the weights, where they have no bound
       cluster_share  largest share of the estimate that one cluster carries
       mean_weight_z  standard errors between the mean weight and 1
+      served         mean reward of the same rows as they were logged;  lift,
+                     lift_lower, lift_upper: by how much value, lower and upper
+                     are above it, as shares of it, which is taken as it is
       bias_bound     the largest bias that changed weights can cause
       safe_lower     lower minus bias_bound: what a gate should compare
       left_out       rows without a propensity, which weights cannot use; sessions
@@ -163,8 +171,69 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
 
     estimates = use_case.evaluate(store, use_case.Request(**request))
     rows = [row.to_json() for row in estimates]
-    # a table rounds sample sizes, json and csv have every digit
-    rounded = [{**row, "ess": None if row["ess"] is None else round(row["ess"])} for row in rows]
-    table = View.of(rounded, [key for key in SHOWN if key != "group" or request["by"]])
-    headers = [f"by {request['by']}" if key == "group" else SHOWN.get(key, key) for key in table.headers]
-    show(rows, table=table._replace(headers=headers, notes=use_case.explained(estimates)))
+    show(rows, table=_view(rows, request["by"], use_case.explained(estimates)))
+    if request["by"] is None:
+        conclude(show, "; ".join(map(_sentence, _chosen(rows))))
+
+
+def _view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
+    """A table for each unit."""
+    views = []
+    for unit in dict.fromkeys(row["unit"] for row in rows):
+        of_unit = [row for row in rows if row["unit"] == unit]
+        # a table rounds sample sizes, json and csv have every digit
+        rounded = [
+            {**row, "ess": None if row["ess"] is None else round(row["ess"]), "lift": _lift(row)} for row in of_unit
+        ]
+        table = View.of(rounded, [key for key in SHOWN if key != "group" or by], drop=DROP, fixed=True)
+        headers = [f"by {by}" if key == "group" else SHOWN[key] for key in table.headers]
+        views.append(table._replace(headers=headers, notes=_served(of_unit)))
+    first, *others = views
+    below = [item for view in others for item in ("", view._replace(notes=()), *view.notes)]
+    return first._replace(notes=[*first.notes, *below, *([""] if others and notes else []), *notes])
+
+
+def _served(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line with what the rows of these estimates earned as they were served."""
+    served = sorted({row["served"] for row in rows if row["served"] is not None})
+    span = " to ".join(dict.fromkeys(map(cell, served[:1] + served[-1:])))
+    return [f"per {rows[0]['unit']}: what served earned {span}"] if served else []
+
+
+def _lift(row: Mapping[str, Any]) -> Figures | None:
+    if row["lift"] is None:
+        return None
+    low, high = ("-" if bound is None else _percent(bound) for bound in (row["lift_lower"], row["lift_upper"]))
+    return Figures(f"{_percent(row['lift'])} % [{low}, {high}]")
+
+
+def _percent(share: float) -> str:
+    """A share in percent: whole ones from 10 % on."""
+    return f"{100 * share:+.{0 if abs(share) >= 0.1 else 1}f}".replace("-0.0", "+0.0")
+
+
+def _chosen(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """For each target the estimate with the best verdict of those of the first unit; of equal ones the last, whose
+    estimator does the most."""
+    chosen: dict[Any, Mapping[str, Any]] = {}
+    for row in rows:
+        if row["unit"] != rows[0]["unit"]:
+            continue
+        best = chosen.get(key := (row["target"], row["version"]))
+        if best is None or VERDICTS.index(row["verdict"]) >= VERDICTS.index(best["verdict"]):
+            chosen[key] = row
+    return list(chosen.values())
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    """An estimate in plain words."""
+    name = row["target"] if row["version"] is None else f"{row['target']}@{row['version']}"
+    if row["verdict"] == "insufficient" or row["value"] is None:
+        return f"{name}: this log cannot tell ({', '.join(row['reasons'])})"
+    low, high = (f"{100 * row['level']:g} % {cell(row['lower'])}", cell(row["upper"]))
+    text = f"{name} would earn {cell(row['value'])} per {row['unit']} ({low} to {high}, {row['estimator']})"
+    if row["lift"] is not None and None not in (row["lift_lower"], row["lift_upper"]):
+        better, worse = row["lift_lower"] > 0, row["lift_upper"] < 0
+        sure = "surely more" if better else "surely less" if worse else "not surely more or less"
+        text += f": {sure} than what served ({_percent(row['lift'])} %)"
+    return text + (f"; weak: {', '.join(row['reasons'])}" if row["verdict"] == "weak" else "")

@@ -28,6 +28,7 @@ UNIT_DIFFERENCE = {  # column of a csv: key of a difference in reward per unit
 }  # fmt: skip
 _NO_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
+DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
 ALARM = 0.001  # p-value of a check below which something is wrong with the split or the log
 
 
@@ -214,7 +215,7 @@ def _per_decision(result: VariantComparison) -> list[str | View]:
             texts.append(_decisions_differ(row, difference, unit=result["unit"], earned=earned[row["variant"]] or 0.0))
         texts.append(_difference(difference, bare=differ))
     headers = ["per decision" if name == "mean" else name for name in result["variants"][0]]
-    return [*texts, View(headers, [[*row.values()] for row in result["variants"]])]
+    return [*texts, View(headers, [[*row.values()] for row in result["variants"]], drop=DROP)]
 
 
 def _is_earned(row: Mapping[str, Any]) -> bool:

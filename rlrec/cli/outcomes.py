@@ -152,7 +152,7 @@ def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> Vi
             line += _difference_cells(by_key.get(_key(row)), adjusted=adjusted)
         body.append(line)
         before = name
-    return View(headers, body)
+    return View(headers, body, drop=("narrower by %", "units", "p", "%"))
 
 
 def _periods(rows: Sequence[OutcomeRow], period: str) -> View:

@@ -30,7 +30,7 @@ class Show:
 
     def __init__(self, form: str, *, plain: bool = False) -> None:
         self.format = form
-        self.screen = Screen.of_stdout(plain=plain) if form == "table" else Screen()
+        self.screen = Screen.of(sys.stdout, plain=plain) if form == "table" else Screen()
 
     def __call__(
         self,
@@ -65,6 +65,13 @@ class Show:
         if flat is None and table is not None and plain.single(result):
             return tables.csv(table.headers, table.rows)
         return tables.csv_records(plain.records(result) if flat is None else iter(flat), columns)
+
+    def below(self, text: str) -> None:
+        """Write a line below a table, wrapped on a terminal."""
+        from rlrec.cli import tables
+
+        write(b"\n" + tables.wrapped(text, self.screen).encode("utf-8", "backslashreplace"))
+        flush()
 
     def stream(self, groups: Iterable[Iterable[Any]]) -> None:
         """Write the answers to a stream, one JSON object a line whatever the format, each group at once."""

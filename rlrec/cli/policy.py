@@ -9,13 +9,15 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, by_name, examples, printed, stored
-from rlrec.cli.tables import cell
+from rlrec.cli.tables import bar, cell, decimals, interval
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 
 if TYPE_CHECKING:
     from rlrec.app.policy import CountingCurve, PolicyVersion
     from rlrec.app.versions import LiveTime, VersionHistory
 
+CURVE_DROP = ("without_baseline", "variance", "clipped", "kl", "entropy", "lr", "value")
+N_ARMS = 20  # on a terminal
 FILE = click.Path(exists=True, dir_okay=False)
 CURVE_HEADERS = {"variance_without_baseline": "without_baseline"}  # headers that differ from the key
 CURVE = (
@@ -166,9 +168,11 @@ def _live_time(version: int, time: LiveTime) -> str:
 @click.option(
     "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The context, for a kind that reads one."
 )
+@click.option("--all", "every", is_flag=True, help=f"All arms on a terminal, not just the {N_ARMS} most likely ones.")
+@click.option("--curve", is_flag=True, help="The learning curve of a version made by train-pg, epoch by epoch.")
 @stored
-@examples("rlrec policy show home")
-def show_(store: Store, show: Show, reference: str, context: dict[str, Any]) -> None:
+@examples("rlrec policy show home", "rlrec policy show visits@2 --curve")
+def show_(store: Store, show: Show, reference: str, context: dict[str, Any], every: bool, curve: bool) -> None:
     """Show what a policy believes about each arm, what it would serve now, and its versions.
 
     pending counts served slots whose rewards may still come: their window is open, or they wait to be settled; all
@@ -176,7 +180,10 @@ def show_(store: Store, show: Show, reference: str, context: dict[str, Any]) -> 
     belief; probability is that of being served at position 1, floor included. Both are exact. ipw_mean is the mean of
     the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy gives up arms that began badly, so that
     their plain means are too low.
-    A version made by train-pg has its learning curve and the figures of the gate below."""
+    A version made by train-pg has what became of its training and the figures of the gate below.
+
+    On a terminal arms stand by their probability, the likeliest first, and means with their intervals; in a pipe, in
+    csv and in json all of them in the order of the catalogue, a column a figure."""
     from rlrec.app import policy as use_case
 
     result = use_case.show(store, reference, context)
@@ -193,9 +200,40 @@ def show_(store: Store, show: Show, reference: str, context: dict[str, Any]) -> 
     if "features" in result:
         title.append(f"reads {_fields(result['features']['context'])}; shown for the context {cell(context)}")
     title += _exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"]))
-    notes = [*_training(result["training"]), *map(_drift, result["drift"])]
-    notes += [f"weights of {row['arm']}: {_largest(row['weights'])}" for row in result["arms"] if "weights" in row]
-    show(result, table=View.of(result["arms"], headers, title=title, notes=notes))
+    notes = [*_training(result["training"], curve=curve), *map(_drift, result["drift"])]
+    arms, table = result["arms"], View.of(result["arms"], headers)
+    if show.screen.width is not None:
+        arms, table = _likeliest(arms, None if every else N_ARMS)
+        notes = [*_others(result["arms"], arms), *notes]
+    notes += [f"weights of {row['arm']}: {_largest(row['weights'])}" for row in arms if "weights" in row]
+    show(result, table=table._replace(title=title, notes=notes))
+
+
+def _likeliest(arms: Sequence[dict[str, Any]], most: int | None) -> tuple[list[dict[str, Any]], View]:
+    """The arms that are likeliest to be served, and a table of them for a terminal."""
+    ranked = sorted(arms, key=lambda arm: -(arm["probability"] or 0.0))[:most]
+    places = decimals(arm[name] for arm in ranked for name in ("mean", "lower", "upper"))
+    largest = max((arm["probability"] or 0.0 for arm in ranked), default=0.0) or 1.0
+    rows = [
+        {
+            **arm, "mean [95 %]": interval(arm["mean"], arm["lower"], arm["upper"], places),
+            "": bar((arm["probability"] or 0.0) / largest),
+        }
+        for arm in ranked
+    ]  # fmt: skip
+    retired = any(arm["status"] != "active" for arm in ranked)
+    headers = ["arm", *(["status"] if retired else []), "served", "pending", "pulls", "reward_sum", "mean [95 %]"]
+    headers += ["ipw_mean", "p_best", "probability", ""]
+    drop = ["ipw_mean", "reward_sum", "pending", "p_best", "pulls", "status", "served"]
+    return ranked, View.of(rows, headers, drop=drop, fixed=True)
+
+
+def _others(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line about the arms that are not shown; none where all are."""
+    if len(shown) == len(arms):
+        return []
+    mass = sum(arm["probability"] or 0.0 for arm in arms) - sum(arm["probability"] or 0.0 for arm in shown)
+    return [f"{len(arms) - len(shown)} more arms have {mass:.1%} of the probability together; --all shows them", ""]
 
 
 def _exposure(exposure: Mapping[str, Mapping[str, float | None]], arms: int) -> list[str]:
@@ -223,14 +261,20 @@ def _version(row: PolicyVersion) -> str:
     return f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}"
 
 
-def _training(training: dict[str, Any] | None) -> list[str | View]:
-    """Lines about the training of a version; none where it was not trained."""
+def _training(training: dict[str, Any] | None, *, curve: bool) -> list[str | View]:
+    """Lines about the training of a version; none where it was not trained. curve: epoch by epoch."""
     if training is None:
         return []
     best = f"the best is epoch {training['best']}" if training["best"] else "none is better than the start"
-    rows = [[point.get(name) for name in CURVE] for point in training["curve"]]
-    curve = [View([CURVE_HEADERS.get(name, name) for name in CURVE], rows)] if rows else []
-    return [f"learning curve, estimated on the tuning split of the log: {best}", *curve, _gate(training["gate"]), ""]
+    points = (
+        training["curve"] if curve else [point for point in training["curve"] if point["epoch"] == training["best"]]
+    )
+    rows = [[point.get(name) for name in CURVE] for point in points]
+    headers = [CURVE_HEADERS.get(name, name) for name in CURVE]
+    grid = [View(headers, rows, drop=CURVE_DROP)] if rows else []
+    epochs = f"{len(training['curve'])} epochs{'' if curve else ' (--curve shows them)'}"
+    text = f"learning curve, estimated on the tuning split of the log: {epochs}, {best}"
+    return [text, *grid, _gate(training["gate"]), ""]
 
 
 def _gate(gate: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, stored
-from rlrec.cli.tables import cell
+from rlrec.cli.tables import cell, pairs
 from rlrec.cli.values import KEY, NAME, NUMBER, Integer
 
 FLAT = (
@@ -69,7 +69,10 @@ def _timeline(visit: Result) -> View:
         "step", "decision", "at", "policy", "context", "state", "position", "arm", "propensity", "events", "reward",
         "return",
     )  # fmt: skip
-    return View(title=title, headers=headers, rows=[row for step in visit["decisions"] for row in _rows(step)])
+    rows = [row for step in visit["decisions"] for row in _rows(step)]
+    return View(
+        title=title, headers=headers, rows=rows, drop=("state", "at", "policy", "context", "decision", "return")
+    )
 
 
 def _flat(visit: Result) -> Iterator[dict[str, Any]]:
@@ -88,7 +91,7 @@ def _rows(step: Step) -> Iterator[list[Any]]:
     policy = f"{step['policy']}@{step['version']}"
     if step["variant"] is not None:
         policy += f" {step['experiment']}/{step['variant']}"
-    head = [step["step"], step["decision_id"], step["at"], policy, step["context"], brief(step["state"])]
+    head = [step["step"], step["decision_id"], step["at"], policy, pairs(step["context"]), pairs(brief(step["state"]))]
     single = len(step["slate"]) == 1
     for number, slot in enumerate(step["slate"]):
         events = events_text(step["events"], slot["position"], number=cell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from functools import partial, wraps
@@ -14,6 +15,7 @@ import click
 from rlrec.cli.output import FORMATS, Show
 from rlrec.cli.text import printable, truncate
 from rlrec.cli.values import masked, passwords, recoded
+from rlrec.cli.views import Screen
 from rlrec.errors import InputError, LinesRefused, suggest
 
 if TYPE_CHECKING:
@@ -53,10 +55,34 @@ def safe(text: str, db: str) -> str:
 
 
 def notice(text: str) -> None:
-    """Write a line to stderr, unless --quiet; a stderr that takes nothing does not stop the command."""
-    if not settings().quiet:
-        with suppress(OSError):
-            click.echo(safe(text, settings().db), err=True)
+    """Write a line to stderr, wrapped on a terminal, unless --quiet; a stderr that takes nothing does not stop the
+    command."""
+    if settings().quiet:
+        return
+    screen, text = Screen.of(sys.stderr), safe(text, settings().db)
+    if screen.width is not None:
+        from rlrec.cli.tables import wrapped
+
+        text = wrapped(text, screen).rstrip("\n")
+    with suppress(OSError):
+        click.echo(text, err=True)
+
+
+def conclude(show: Show, text: str) -> None:
+    """Say the result in plain words: below a table on a terminal, else on stderr; never with --quiet, and never beside
+    json or csv."""
+    if show.format != "table" or settings().quiet:
+        return
+    if show.screen.width is None:
+        notice(text)
+    else:
+        show.below(text)
+
+
+def suggest_next(show: Show, command: str, why: str) -> None:
+    """Name the command that comes next, on stderr; not with --quiet, nor beside json or csv."""
+    if show.format == "table":
+        notice(f"next: rlrec {command}  ({why})")
 
 
 # -- groups --

@@ -23,6 +23,7 @@ TEXT_WIDTH = 16  # to which the cells of a text are elided before a declared col
 MIN_WIDTH = 6  # of an elided column
 TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{6}Z")
 COLOURS = {"ok": 32, "weak": 33, "warning": 33, "insufficient": 31, "error": 31}
+BOUNDED = ("value", "lower", "upper")  # columns that have the same decimals
 VERDICTS = ("verdict", "result", "severity")  # columns that are coloured
 COLOURED = re.compile(rf"(?:\d+ )?({'|'.join(COLOURS)})")
 BLOCKS, STEPS = " ▏▎▍▌▋▊▉█", "▁▂▃▄▅▆▇█"
@@ -95,8 +96,9 @@ def short_times(text: str) -> str:
 
 
 def decimals(values: Iterable[Any]) -> int | None:
-    """How many decimals a column of these values has, so that the largest shows four digits; None for whole numbers."""
-    numbers = [abs(value) for value in values if value is not None]
+    """How many decimals a column of these values has, so that the largest shows four digits; None for whole numbers,
+    and for texts."""
+    numbers = [abs(value) for value in values if _numeric(value)]
     if all(value == int(value) for value in numbers if math.isfinite(value)):
         return None
     return min(max(3 - math.floor(math.log10(max(numbers))), 0), 6)
@@ -106,6 +108,27 @@ def fixed(value: float, places: int) -> str:
     """A number with so many decimals; one that would show as 0 in few digits."""
     text = f"{value:.{places}f}"
     return text if value == 0 or float(text) else f"{value:.1g}"
+
+
+class Figures(str):
+    """Several numbers in a cell, which is never elided."""
+
+
+def interval(value: float | None, lower: float | None, upper: float | None, places: int | None) -> Figures:
+    """A value with its interval in one cell; places: decimals of all three."""
+    texts = ["-" if each is None else fixed(each, places or 0) for each in (value, lower, upper)]
+    return Figures(texts[0] if lower is None and upper is None else "{} [{}, {}]".format(*texts))
+
+
+def pairs(record: Mapping[str, Any]) -> str:
+    """A record in a cell, without the marks of JSON: hour=9 device=ios."""
+    return " ".join(f"{key}={_plain(value)}" for key, value in record.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({pairs(value)})"
+    return f"({', '.join(map(_plain, value))})" if isinstance(value, list) else cell(value)
 
 
 def bar(share: float, *, width: int = 10) -> str:
@@ -148,20 +171,21 @@ def _numeric(value: Any) -> bool:
 class _Column:
     """A column with its cells as text; numbers stand to the right."""
 
-    def __init__(self, header: str, values: Sequence[Any], screen: Screen) -> None:
+    def __init__(self, header: str, values: Sequence[Any], screen: Screen, places: int | None) -> None:
         self.header = header
         self.numeric = any(map(_numeric, values)) and all(value is None or _numeric(value) for value in values)
+        self.rigid = self.numeric or any(isinstance(value, Figures) for value in values)
         self.cells = list(map(cell, values))
         if screen.width is not None:
             self.cells = list(map(short_times, self.cells))
-            if self.numeric and (places := decimals(values)) is not None:
+            if self.numeric and places is not None:
                 self.cells = ["-" if value is None else fixed(value, places) for value in values]
         self.natural = max(map(text_width, [header, *self.cells]))
         self.width = self.natural if screen.width is not None else max(self.natural, text_width(header) + 2)
 
     @property
     def least(self) -> int:
-        return self.natural if self.numeric else min(self.natural, TEXT_WIDTH)
+        return self.natural if self.rigid else min(self.natural, TEXT_WIDTH)
 
     def padded(self, text: str) -> str:
         text = elide(text, self.width)
@@ -179,7 +203,7 @@ def _fit(columns: Sequence[_Column], width: int, drop: Sequence[str]) -> list[_C
         shown = [column for column in shown if column.header != header]
     over = sum(column.width for column in shown) + len(GAP) * (len(shown) - 1) - width
     while over > 0:
-        texts = [column for column in shown if not column.numeric] or shown
+        texts = [column for column in shown if not column.rigid] or shown
         widest = max(texts, key=lambda column: column.width)
         if widest.width <= MIN_WIDTH:
             break
@@ -188,19 +212,24 @@ def _fit(columns: Sequence[_Column], width: int, drop: Sequence[str]) -> list[_C
     return shown
 
 
-def _grid(headers: Sequence[str], rows: Iterable[Sequence[Any]], screen: Screen, drop: Sequence[str] = ()) -> str:
+def _grid(view: View, screen: Screen) -> str:
     """Columns of verbatim cells."""
-    body = [list(row) for row in rows]
-    values = zip(*body, strict=True) if body else [()] * len(headers)
-    columns = [_Column(header, column, screen) for header, column in zip(headers, values, strict=True)]
-    shown = columns if screen.width is None else _fit(columns, screen.width, drop)
+    body = [list(row) for row in view.rows]
+    values = list(zip(*body, strict=True)) if body else [()] * len(view.headers)
+    named = list(zip(view.headers, values, strict=True))
+    bounded = decimals(chain(*(column for header, column in named if header in BOUNDED))) if view.fixed else None
+    places = [bounded if header in BOUNDED else decimals(column) for header, column in named] if view.fixed else []
+    columns = [
+        _Column(*each, screen, digits) for each, digits in zip(named, places or [None] * len(named), strict=True)
+    ]
+    shown = columns if screen.width is None else _fit(columns, screen.width, view.drop)
     lines = [[column.padded(column.header) for column in shown], ["-" * column.width for column in shown]]
     lines += [
         [_coloured(column, column.padded(column.cells[row]), screen) for column in shown] for row in range(len(body))
     ]
     text = "".join(GAP.join(line).rstrip() + "\n" for line in lines)
     hidden = [column.header for column in columns if column not in shown]
-    return text + (_wrapped(f"not shown: {', '.join(hidden)} (--format csv has all)", screen) if hidden else "")
+    return text + (wrapped(f"not shown: {', '.join(hidden)} (--format csv has all)", screen) if hidden else "")
 
 
 def _coloured(column: _Column, text: str, screen: Screen) -> str:
@@ -212,7 +241,7 @@ def _coloured(column: _Column, text: str, screen: Screen) -> str:
     )
 
 
-def _wrapped(line: str, screen: Screen) -> str:
+def wrapped(line: str, screen: Screen) -> str:
     """A line above or below a table; on a terminal on several ones where it is too long."""
     if screen.width is None:
         return printable(line) + "\n"
@@ -228,14 +257,10 @@ def _wrapped(line: str, screen: Screen) -> str:
 def view(view: View, screen: Screen) -> str:
     """A view: title, grid and notes."""
     above, below = (
-        "".join(_grid(*_parts(item, screen)) if isinstance(item, View) else _wrapped(item, screen) for item in items)
+        "".join(_grid(item, screen) if isinstance(item, View) else wrapped(item, screen) for item in items)
         for items in (view.title, view.notes)
     )
-    return above + ("\n" if above else "") + _grid(*_parts(view, screen)) + ("\n" if below else "") + below
-
-
-def _parts(view: View, screen: Screen) -> tuple[Sequence[str], Iterable[Sequence[Any]], Screen, Sequence[str]]:
-    return view.headers, view.rows, screen, view.drop
+    return above + ("\n" if above else "") + _grid(view, screen) + ("\n" if below else "") + below
 
 
 def table(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
@@ -246,7 +271,7 @@ def table(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
         return cell(result) + "\n"
     records = [mapping(record) for record in result]
     keys = list(columns or dict.fromkeys(key for record in records for key in record))
-    return _grid(keys, [[record.get(key) for key in keys] for record in records], screen) if keys else ""
+    return _grid(View(keys, [[record.get(key) for key in keys] for record in records]), screen) if keys else ""
 
 
 def _sheet(record: Mapping[str, Any], screen: Screen) -> str:
@@ -255,5 +280,5 @@ def _sheet(record: Mapping[str, Any], screen: Screen) -> str:
     nested = {key: value for key, value in lists.items() if value and all(map(single, value))}
     flat = {key: value for key, value in record.items() if key not in nested}
     width = max(map(len, flat), default=0)
-    lines = "".join(_wrapped(f"{key.ljust(width)}  {cell(value)}", screen) for key, value in flat.items())
+    lines = "".join(wrapped(f"{key.ljust(width)}  {cell(value)}", screen) for key, value in flat.items())
     return lines + "".join(f"\n{printable(key)}\n{table(value, None, screen)}" for key, value in nested.items())

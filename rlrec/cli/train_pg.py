@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, by_name, examples, notice, stored
+from rlrec.cli.output import Show, View
+from rlrec.cli.shared import Store, by_name, conclude, examples, notice, stored, suggest_next
+from rlrec.cli.tables import cell
 from rlrec.cli.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
 from rlrec.errors import CheckFailed, InputError
 
@@ -105,10 +106,55 @@ def train_pg(store: Store, show: Show, reference: str, shapings: Sequence[tuple[
     options = use_case.Request(name=reference, shaping=_shaping(shapings), **request)
     result = use_case.train(store, options, progress=notice)
     why = result.pop("why", None)
-    show(result)
+    show(result, table=_view(result) if result["trained"] else None, flat=[result])
+    if result["trained"]:
+        conclude(show, _sentence(result))
+        _suggest_next(show, result)
     if why is not None:
         hint = "it is stored; more sessions narrow the interval, and `rlrec policy show` has the figures"
         raise CheckFailed(f"version {result['version']} of {result['policy']} was not promoted: {why}", hint=hint)
+
+
+def _view(result: Mapping[str, Any]) -> View:
+    """The gain of the new version over the live one on the visits that chose its epoch, and on those of the gate."""
+    best = "none better than the start" if not result["best_epoch"] else f"the best {result['best_epoch']}"
+    title = [
+        f"policy {result['policy']}, version {result['version']} from version {result['parent']}: trained on "
+        f"{result['sessions']:,} sessions, epochs {result['epochs']}, {best}; weights by {result['weights']}, "
+        f"seed {result['seed']}",
+    ]
+    names = ("sessions", "gain", "lower", "upper", "ess", "verdict", "reasons")
+    tune = [None, result["tune_estimate"], result["tune_lower"], None, result["tune_ess"], None, None]
+    gate = [result[name] for name in ("gate_sessions", "estimate", "lower", "upper", "ess", "verdict", "reasons")]
+    notes = [
+        f"value {cell(result['value'])} per session against {cell(result['live_value'])} of version {result['against']}"
+    ] if result["against"] else []  # fmt: skip
+    rows = [["tune", *tune], *([] if result["candidate"] is None else [["gate", *gate]])]
+    return View(["split", *names], rows, title=title, notes=notes, drop=("reasons", "sessions"))
+
+
+def _sentence(result: Mapping[str, Any]) -> str:
+    """The fate of the new version, in plain words."""
+    new, fate = f"{result['policy']}@{result['version']}", "live now" if result["promoted"] else "kept, not live"
+    if result["candidate"] is None:
+        return f"{new} was not judged by the gate; {fate}."
+    lower = result["lower"]
+    better = lower is not None and lower > 0 and result["verdict"] != "insufficient"
+    bound = "" if lower is None else f", {100 * (1 - result['alpha']):.3g} % above {cell(lower)}"
+    return (
+        f"{new} is {'surely' if better else 'not surely'} better than {result['policy']}@{result['against']}: gain "
+        f"{cell(result['estimate'])}{bound}; {fate}."
+    )
+
+
+def _suggest_next(show: Show, result: Mapping[str, Any]) -> None:
+    name, new = result["policy"], f"{result['policy']}@{result['version']}"
+    if result["promoted"]:
+        suggest_next(show, f"policy rollback {name}", "goes back, should it disappoint")
+    elif (result["lower"] or 0) > 0 and result["verdict"] != "insufficient":
+        suggest_next(show, f"policy promote {new}", "lets it serve")
+    else:
+        suggest_next(show, f"policy show {new} --curve", "what became of each epoch")
 
 
 def _shaping(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 
 class View(NamedTuple):
     """A table for people before it is laid out: rows of raw values under their headers, lines and tables above it and
-    below. drop: the headers of columns that a narrow terminal leaves out, the first one first."""
+    below. drop: the headers of columns that a narrow terminal leaves out, the first one first; fixed: on a terminal
+    all numbers of a column have the same decimals."""
 
     headers: Sequence[str]
     rows: Iterable[Sequence[Any]]
     title: Sequence[str | View] = ()
     notes: Sequence[str | View] = ()
     drop: Sequence[str] = ()
+    fixed: bool = False
 
     @classmethod
-    def of(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], **lines: Sequence[Any]) -> View:
-        """The values that records have in these columns, which are the headers; lines: the title, the notes, drop."""
-        return cls(columns, [[record[column] for column in columns] for record in records], **lines)
+    def of(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], **more: Any) -> View:
+        """The values that records have in these columns, which are the headers; more: the other fields."""
+        return cls(columns, [[record[column] for column in columns] for record in records], **more)
 
 
 class Screen(NamedTuple):
@@ -31,9 +32,9 @@ class Screen(NamedTuple):
     colour: bool = False
 
     @classmethod
-    def of_stdout(cls, *, plain: bool) -> Screen:
-        """The terminal that stdout is, as COLUMNS, NO_COLOR, FORCE_COLOR and TERM say. plain: without colour."""
-        terminal, env = sys.stdout is not None and sys.stdout.isatty(), os.environ
+    def of(cls, stream: TextIO | None, *, plain: bool = False) -> Screen:
+        """The terminal that a stream is, as COLUMNS, NO_COLOR, FORCE_COLOR and TERM say. plain: without colour."""
+        terminal, env = stream is not None and stream.isatty(), os.environ
         width = None
         if terminal:
             from shutil import get_terminal_size

@@ -80,7 +80,7 @@ _WEAK = frozenset({
 
 _SUMS = (
     "rows", "left_out", "rewards", "weighted_rewards", "weight", "not_default", "unsupported", "n_unsupported",
-    "reward_size",
+    "reward_size", "earned", "counted",
 )  # fmt: skip
 
 
@@ -94,6 +94,7 @@ class Weights:
     largest, bound: largest weight, and largest provable weight (inf where some row has none)
     unsupported, n_unsupported: sum of the unsupported mass, and of the rows where it is known
     reward_size: sum of |weight x reward|
+    earned, counted: sum of the rewards that were logged, and of the rows, as often as each counts
     top_weights, top_rewards: the largest 100,000 weights and |weight x reward|"""
 
     rows: int
@@ -107,6 +108,8 @@ class Weights:
     unsupported: float
     n_unsupported: float
     reward_size: float
+    earned: float
+    counted: float
     top_weights: Array
     top_rewards: Array
 
@@ -122,9 +125,24 @@ class Weights:
 
     def scaled(self, factor: float) -> Weights:
         """The diagnostics of rows that count `factor` times each; numbers of rows do not change."""
-        names = ("weight", "not_default", "largest", "bound", "unsupported", "n_unsupported", "reward_size")
+        names = (
+            "weight",
+            "not_default",
+            "largest",
+            "bound",
+            "unsupported",
+            "n_unsupported",
+            "reward_size",
+            "earned",
+            "counted",
+        )
         changed = {name: getattr(self, name) * factor for name in (*names, "top_weights", "top_rewards")}
         return replace(self, **changed)
+
+    @property
+    def served(self) -> float | None:
+        """Mean of the rewards that were logged; None without rows."""
+        return self.earned / self.counted if self.counted else None
 
     @property
     def unsupported_share(self) -> float | None:
@@ -157,6 +175,7 @@ def weights(batch: LogBatch) -> Weights:
     of_weights = weight_diagnostics(
         batch.weight[used],
         weighted_reward=(batch.weight * batch.reward)[used],
+        reward=batch.reward[used],
         not_default=batch.not_default[used],
         largest=float(batch.weight.max(initial=0.0)),
         bound=float(np.nan_to_num(bounds[used], nan=np.inf, posinf=np.inf).max(initial=0.0)),
@@ -167,7 +186,7 @@ def weights(batch: LogBatch) -> Weights:
 
 
 def weight_diagnostics(
-    weight: Array, *, weighted_reward: Array, not_default: Flags, largest: float, bound: float,
+    weight: Array, *, weighted_reward: Array, reward: Array, not_default: Flags, largest: float, bound: float,
     unsupported: Array | None, left_out: int,
 ) -> Weights:  # fmt: skip
     """Diagnostics of rows that can be weighed, (n,) each; unsupported: of any rows."""
@@ -177,6 +196,7 @@ def weight_diagnostics(
         rows=len(weight), left_out=left_out, rewards=nonzero, weighted_rewards=nonzero, weight=float(weight.sum()),
         not_default=float(weight[not_default].sum()), largest=largest, bound=bound,
         unsupported=float(np.nansum(mass)), n_unsupported=int((~np.isnan(mass)).sum()), reward_size=float(size.sum()),
+        earned=float(reward.sum()), counted=float(len(weight)),
         top_weights=_top(weight), top_rewards=_top(size[size > 0]),
     )  # fmt: skip
 

@@ -46,7 +46,8 @@ class Estimate:
         rests on none, or on one that is assumed
     loggers, logger_weights: how many loggers were weighed by the spread of their weights, and how much a row of each
         counts; 1 and none where all rows count once
-    simultaneous: the intervals of all groups hold together with probability `level`, not one by one"""
+    simultaneous: the intervals of all groups hold together with probability `level`, not one by one
+    served: mean reward of the same rows as they were logged, each as often as it counts"""
 
     estimator: str
     estimand: str
@@ -84,6 +85,7 @@ class Estimate:
     simultaneous: bool = False
     loggers: int = 1
     logger_weights: tuple[LoggerWeight, ...] = ()
+    served: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +212,7 @@ class EstimatorFold:
             nonzero=diagnosis.nonzero, reward_share=diagnosis.reward_share,
             mean_weight_z=finite_or_none(diagnosis.mean_weight_z), left_out=weights.left_out,
             safe_lower=None if lower is None or bias is None else lower - bias, simultaneous=together is not None,
+            served=finite_or_none(weights.served),
         )  # fmt: skip
 
     @cached_property

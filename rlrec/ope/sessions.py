@@ -179,9 +179,9 @@ class SessionFold:
 
 def _diagnose(course: Course, weight: Array, *, weighted_reward: Array, largest: Array) -> Weights:
     return diagnostics.weight_diagnostics(
-        weight, weighted_reward=weighted_reward, not_default=course.rewarded, largest=float(largest.max(initial=0.0)),
-        bound=float(course.bound.max(initial=0.0)), unsupported=course.batch.unsupported,
-        left_out=course.batch.left_out,
+        weight, weighted_reward=weighted_reward, reward=course.logged_return, not_default=course.rewarded,
+        largest=float(largest.max(initial=0.0)), bound=float(course.bound.max(initial=0.0)),
+        unsupported=course.batch.unsupported, left_out=course.batch.left_out,
     )  # fmt: skip
 
 

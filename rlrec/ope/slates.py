@@ -223,7 +223,8 @@ class SlateFold:
             terms += [_or_zero(used, course.robust_return)] if name in self.robust else []
             weights[name], of_slates[name] = (
                 diagnostics.weight_diagnostics(
-                    weight[used], weighted_reward=weighed.weighted_reward[used], not_default=course.rewarded[used],
+                    weight[used], weighted_reward=weighed.weighted_reward[used], reward=course.page_reward[used],
+                    not_default=course.rewarded[used],
                     largest=float(weight[used].max(initial=0.0)), bound=float(bound[used].max(initial=0.0)),
                     unsupported=batch.unsupported, left_out=batch.left_out + int((~used).sum()),
                 )

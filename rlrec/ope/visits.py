@@ -158,7 +158,12 @@ class Course:
     @cached_property
     def weighted_return(self) -> Array:
         """w at the end x discounted return."""
-        return self.weight * self._sum(self.discount * self.batch.reward)
+        return self.weight * self.logged_return
+
+    @cached_property
+    def logged_return(self) -> Array:
+        """The discounted return as it was logged."""
+        return self._sum(self.discount * self.batch.reward)
 
     @cached_property
     def stepwise_return(self) -> Array:

@@ -138,7 +138,7 @@ def test_always_goes_live(train: Run, path: Path) -> None:
 def test_options_come_from_the_environment_too(train: Run) -> None:
     said = train("visits", env={"RLREC_TRAIN_PG_EPOCHS": "1", "RLREC_TRAIN_PG_SEED": "7"})
     assert said.exit_code == 0
-    assert "seed           7" in said.stdout
+    assert "seed 7\n" in said.stdout
     assert "epoch 1 of 1" in said.stderr
 
 

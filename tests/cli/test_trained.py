@@ -166,7 +166,7 @@ def test_a_version_that_is_not_trained_is_uniform(learned: Run) -> None:
 
 
 def test_a_person_sees_how_it_learned(learned: Run) -> None:
-    said = learned("policy", "show", "home").stdout.splitlines()
+    said = learned("policy", "show", "home", "--curve").stdout.splitlines()
     start = next(row for row, line in enumerate(said) if line.split()[:2] == ["epoch", "lr"])
     assert said[start].split() == [
         "epoch", "lr", "value", "gain", "lower", "upper", "ess", "entropy", "kl", "clipped", "variance",

@@ -48,9 +48,16 @@ class EstimateRow:
         """The row as `evaluate --json` has it."""
         row = {"target": self.target, "version": self.version, **asdict(self.estimate), "reward": self.reward}
         row["reasons"] = list(self.estimate.reasons)
+        for name, value in (("lift", "value"), ("lift_lower", "lower"), ("lift_upper", "upper")):
+            row[name] = _lift(row[value], row["served"])
         if self.inclusion.decisions:
             row["smallest_inclusion"] = self.inclusion.smallest
         return row if self.by is None else {**row, "by": self.by, "group": self.group.label}
+
+
+def _lift(value: float | None, served: float | None) -> float | None:
+    """By how much a value is above what was earned as served, as a share of that; None where that is 0."""
+    return None if value is None or not served else (value - served) / abs(served)
 
 
 def estimators(request: Request) -> ope.EstimatorChoice:

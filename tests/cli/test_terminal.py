@@ -1,0 +1,194 @@
+"""On a terminal tables are as wide as that, and verdicts have a colour; in a pipe everything is there, without one."""
+
+import fcntl
+import json
+import os
+import pty
+import random
+import re
+import struct
+import subprocess
+import sys
+import termios
+from typing import Any
+
+import pytest
+
+from tests.conftest import Run, filled
+
+NOW = "2026-01-02T12:00:00Z"
+AT_NOON = ("--now", "2026-01-01T12:00:00Z")
+ESCAPE = re.compile(r"\x1b\[\d*m")
+
+
+def terminal(db: str, *args: object, columns: int = 80, **env: str) -> str:
+    """The output of a command on a terminal of that width, stderr too."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    plain = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
+    command = [sys.executable, "-m", "rlrec", "--db", db, *map(str, args)]
+    with subprocess.Popen(
+        command, stdin=slave, stdout=slave, stderr=slave, env={**plain, "TERM": "xterm", **env}
+    ) as process:
+        os.close(slave)
+        chunks = list[bytes]()
+        while chunk := _read(master):
+            chunks.append(chunk)
+        process.wait(60)
+    os.close(master)
+    return b"".join(chunks).decode().replace("\r\n", "\n")
+
+
+def _read(master: int) -> bytes:
+    try:
+        return os.read(master, 65_536)
+    except OSError:  # the other end is closed
+        return b""
+
+
+def _fill(db: str) -> None:
+    """A store with 80 arms, an experiment of two policies, and a trained policy, each with a log."""
+    from tests.conftest import runner
+
+    run, chance = runner(db), random.Random(1)
+    arms = "".join(f'{{"arm": "article-number-{number}"}}\n' for number in range(80))
+    run(*AT_NOON, "arm", "import", "-", stdin=arms)
+    run(*AT_NOON, "policy", "create", "home", "--kind", "thompson", "--param", "floor=0.02")
+    run(*AT_NOON, "policy", "create", "other", "--kind", "uniform")
+    run(*AT_NOON, "policy", "create", "visits", "--kind", "gradient")
+    run(*AT_NOON, "experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other")
+    context = {"hour": 9, "device": "ios", "tags": ["tea", "iced"]}
+    requests = [
+        {**who, "session": f"{next(iter(who.values()))}-{n}", "user": f"u{n % 80}", "k": 2, "context": context}
+        for n in range(160)
+        for who in ({"policy": "home"}, {"experiment": "ab"}, {"policy": "visits"})
+    ]
+    answers = run(*AT_NOON, "recommend", "--input", "-", stdin="\n".join(map(json.dumps, requests))).lines
+    lines = [
+        json.dumps({"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}})
+        for answer in answers
+        for slot in answer["slate"]
+        if chance.random() < 0.1 + 0.005 * int(slot["arm"].rpartition("-")[2])
+    ]
+    assert run(*AT_NOON, "feedback", "--input", "-", stdin="\n".join(lines)).exit_code == 0
+    trained = run("--now", NOW, "train-pg", "visits", "--epochs", 3, "--seed", 1)
+    assert trained.exit_code == 0, trained.stderr
+
+
+@pytest.fixture
+def run(sqlite_db: str) -> Run:
+    return filled(sqlite_db, _fill)
+
+
+CAPTURED = [
+    ["status"],
+    ["policy", "show", "home"],
+    ["policy", "show", "visits@2", "--curve"],
+    ["policy", "versions", "visits"],
+    ["evaluate", "home", "uniform", "--estimator", "snips,dr,pdis"],
+    ["evaluate", "home", "--by", "policy"],
+    ["experiment", "show", "ab"],
+    ["session", "show", "home-7"],
+    ["decision", "show", "1"],
+    ["train-pg", "visits", "--epochs", "2", "--seed", "2"],
+    ["doctor"],
+    ["arm", "list"],
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("command", CAPTURED, ids=" ".join)
+def test_no_line_is_wider_than_the_terminal(run: Run, sqlite_db: str, command: list[str], columns: int) -> None:
+    lines = ESCAPE.sub("", terminal(sqlite_db, "--now", NOW, *command, columns=columns)).splitlines()
+    assert "Error" not in "".join(lines)
+    assert [line for line in lines if len(line) > columns] == []
+    assert len(lines) >= 4
+
+
+def test_columns_says_how_wide_a_terminal_is(run: Run, sqlite_db: str) -> None:
+    text = terminal(sqlite_db, "--now", NOW, "policy", "list", columns=200, COLUMNS="60")
+    assert max(map(len, text.splitlines())) <= 60
+
+
+def test_a_pipe_has_every_column_and_whole_cells(run: Run) -> None:
+    text = run("--now", NOW, "policy", "show", "home").stdout
+    header, *_ = (line for line in text.splitlines() if line.startswith("arm "))
+    assert header.split() == [
+        "arm", "status", "served", "pending", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best",
+        "probability",
+    ]  # fmt: skip
+    assert text.count("article-number-") == 80
+
+
+def test_a_terminal_shows_the_likeliest_arms(run: Run, sqlite_db: str) -> None:
+    text = terminal(sqlite_db, "--now", NOW, "policy", "show", "home", columns=100)
+    arms = re.findall(r"^article-number-\d+.* (0\.\d+)(?:  [▏▎▍▌▋▊▉█]+)?$", text, re.MULTILINE)
+    assert len(arms) == 20
+    assert arms == sorted(arms, reverse=True)
+    assert "60 more arms" in text
+    assert terminal(sqlite_db, "--now", NOW, "policy", "show", "home", "--all").count("article-number-") == 80
+
+
+def test_a_session_is_shown_without_json(run: Run) -> None:
+    text = run("--now", NOW, "session", "show", "home-7").stdout
+    assert "device=ios hour=9 tags=(tea, iced)" in text
+    assert not {"{", "}", '"'} & set(text)
+
+
+def test_the_curve_of_a_trained_version_is_asked_for(run: Run) -> None:
+    short, long = (run("--now", NOW, "policy", "show", "visits@2", *more).stdout for more in ([], ["--curve"]))
+    epochs = re.compile(r"^ +\d+ +0\.\d+ .*$", re.MULTILINE)
+    assert (len(epochs.findall(short)) <= 1, len(epochs.findall(long)) >= 3) == (True, True)
+
+
+def test_estimates_are_compared_with_what_served(run: Run) -> None:
+    for row in run("--now", NOW, "evaluate", "home", "--estimator", "snips,pdis", "--json").json:
+        assert row["lift"] == pytest.approx(row["value"] / row["served"] - 1)
+        assert row["lift_lower"] == pytest.approx(row["lower"] / row["served"] - 1)
+
+
+def test_units_stand_apart(run: Run) -> None:
+    text = run("--now", NOW, "evaluate", "home", "--estimator", "pdis,snips").stdout
+    marks = ["target ", "pdis ", "per session: what served earned", "target ", "snips ", "per impression: what served"]
+    assert re.findall("|".join(dict.fromkeys(marks)), text.partition("low-ess")[0]) == marks
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "coloured"),
+    [
+        ({}, [], True),
+        ({"NO_COLOR": "1"}, [], False),
+        ({"TERM": "dumb"}, [], False),
+        ({"TERM": "dumb", "FORCE_COLOR": "1"}, [], True),
+        ({}, ["--no-color"], False),
+    ],
+)  # fmt: skip
+def test_verdicts_have_a_colour_on_a_terminal(
+    run: Run, sqlite_db: str, env: dict[str, str], options: list[str], coloured: bool
+) -> None:
+    text = terminal(sqlite_db, *options, "--now", NOW, "evaluate", "home", "--estimator", "snips", **env)
+    assert bool(ESCAPE.search(text)) == coloured
+
+
+def test_a_pipe_has_no_colour_unless_forced(run: Run) -> None:
+    command = ["--now", NOW, "evaluate", "home", "--estimator", "snips"]
+    assert not ESCAPE.search(run(*command).stdout)
+    assert ESCAPE.search(run(*command, env={"FORCE_COLOR": "1"}).stdout)
+    assert not ESCAPE.search(run(*command, "--json", env={"FORCE_COLOR": "1"}).stdout)
+
+
+def test_wide_characters_count_twice() -> None:
+    from rlrec.cli.tables import elide, text_width
+
+    assert text_width("日本") == 4
+    assert elide("日本日本日本", 8) == "日本..."
+
+
+@pytest.mark.parametrize(
+    ("numbers", "line"), [([0, 0], "▁▁"), ([1, 2, 4], "▃▅█"), ([], "")]
+)  # fmt: skip
+def test_a_sparkline_is_relative_to_its_largest(numbers: list[Any], line: str) -> None:
+    from rlrec.cli.tables import sparkline
+
+    assert sparkline(numbers) == line
