@@ -1,4 +1,4 @@
-"""rlrec db: forget a user."""
+"""rlrec db: forget a user, back up and copy the store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import CommandGroup, Store, examples, notice, settings, stored
+from rlrec.cli.shared import CommandGroup, Store, check_target, examples, notice, settings, stored
 
 Command = Callable[..., Any]
 
@@ -68,3 +68,39 @@ def forget(store: Store, show: Show, **request: Any) -> None:
         notice(f"{versions} started from rows of the user, which cannot be unlearned: train or create them anew")
     if not request["dry_run"] and "://" in store.where:
         notice("the rows are deleted; VACUUM FULL erases their bytes")
+
+
+dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done; nothing is written.")
+
+
+@db.command()
+@click.argument("path", type=click.Path(dir_okay=False), metavar="FILE")
+@dry_run
+@stored
+@examples("rlrec db backup backup.db")
+def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
+    """Write a snapshot of an SQLite store to a new file.
+
+    Others may read and write meanwhile. The file appears once it is complete; one that exists is never replaced. It is
+    a store like any other: `rlrec --db FILE doctor` checks it. PostgreSQL has pg_dump."""
+    from rlrec.app import db_copy as use_case
+
+    check_target(path, "FILE")
+    show(use_case.backup(store, path, dry_run=dry_run))
+
+
+@db.command()
+@click.option("--to", required=True, metavar="URL_OR_PATH", help="Where to; a new file or an empty database.")
+@dry_run
+@stored
+@examples("rlrec db copy --to copy.db --json", "rlrec db copy --to postgresql://localhost/rlrec --dry-run")
+def copy(store: Store, show: Show, to: str, dry_run: bool) -> None:
+    """Copy the store to another database, row by row.
+
+    From SQLite to PostgreSQL and back, or between two of a kind: every id, time and byte stays, so that estimates are
+    equal to the last digit. Rows are written in batches; after a stop the same command goes on, as long as the store
+    has not changed. Until the end no command takes the target for a store. Stop what writes first: what comes in
+    during the copy stays behind."""
+    from rlrec.app import db_copy as use_case
+
+    show(use_case.copy(store, use_case.Request(to=to, dry_run=dry_run)))

@@ -21,6 +21,7 @@ from rlrec.store.unit import Unit
 
 HEAD = "0009"  # the revision that `tables` describes: the only thing a command checks, with one SELECT
 VERSION_TABLE = "rlrec_version"
+COPYING = "copy-"  # begins the revision of a database that a store is being copied to
 LOCK = 0x726C726563  # the advisory lock that serialises migrations on PostgreSQL
 
 
@@ -55,6 +56,8 @@ def _wrong_revision(revisions: Sequence[str], *, where: str) -> CheckFailed | No
             f"the store {where} has {len(revisions)} revisions: {', '.join(sorted(revisions))}",
             hint=f"delete all but the one it is at from its table {VERSION_TABLE}",
         )
+    if revisions[0].startswith(COPYING):
+        return CheckFailed(f"the store {where} is not copied to the end", hint="repeat `rlrec db copy`")
     if not re.fullmatch(r"\d{4}", revisions[0]):
         return _unknown_revision(revisions[0], where=where)
     if revisions[0] > HEAD:

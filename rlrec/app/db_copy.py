@@ -1,0 +1,51 @@
+"""Copy a store: to a file, while others use it, or row by row to another database."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TypedDict
+
+from rlrec.errors import InputError
+from rlrec.store import Store, copying
+from rlrec.store.engine import location, printable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    to: str
+    dry_run: bool = False
+
+
+Copy = TypedDict("Copy", {"to": str, "tables": int, "rows": int, "resumed": bool})
+Backup = TypedDict("Backup", {"file": str, "bytes": int})
+
+
+def copy(store: Store, request: Request) -> Copy:
+    """The counts of a copy. One that was stopped goes on, where the store has not changed since. Raises CheckFailed
+    where the target holds another store."""
+    where = printable(location(request.to))
+    if location(request.to) == store.url or copying.is_same_file(where, store.where):
+        raise InputError("--to is the store itself", hint="name another database")
+    with store.read() as unit:
+        answer = Copy(to=where, tables=len(copying.TABLES), rows=copying.count_rows(unit), resumed=False)
+        if request.dry_run:
+            return answer
+        with closing(copying.Target(request.to, copying.fingerprint(unit))) as target:
+            answer["resumed"] = target.begin()
+            for table in copying.TABLES:
+                for batch in copying.rows(unit, table, skip=target.count(table)):
+                    target.add(table, batch)
+            target.finish()
+    return answer
+
+
+def backup(store: Store, path: str, *, dry_run: bool) -> Backup:
+    """The size of a backup. Raises InputError for a database that is no file."""
+    if "://" in store.where:
+        hint = f"pg_dump --format=custom --file={path} {store.where}"
+        raise InputError("PostgreSQL makes its backups itself", hint=hint)
+    if dry_run:
+        with store.read() as unit:
+            return Backup(file=path, bytes=copying.size(unit))
+    return Backup(file=path, bytes=copying.backup(store, path))
