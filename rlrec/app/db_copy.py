@@ -31,7 +31,7 @@ def copy(store: Store, request: Request) -> Copy:
         answer = Copy(to=where, tables=len(copying.TABLES), rows=copying.count_rows(unit), resumed=False)
         if request.dry_run:
             return answer
-        with closing(copying.Target(request.to, copying.fingerprint(unit))) as target:
+        with closing(copying.CopyTarget(request.to, copying.fingerprint(unit))) as target:
             answer["resumed"] = target.begin()
             for table in copying.TABLES:
                 for batch in copying.rows(unit, table, skip=target.count(table)):

@@ -63,7 +63,7 @@ def rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
             yield batch
 
 
-class Target:
+class CopyTarget:
     """The database that a store is copied to. Until the copy is complete its revision is `schema.COPYING` and the
     fingerprint of the source, so that no command takes it for a store."""
 

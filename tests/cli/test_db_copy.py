@@ -68,21 +68,21 @@ def test_a_stopped_copy_goes_on_and_is_no_store_before(
 ) -> None:
     target, added = str(tmp_path / "target.db"), list[str]()
     monkeypatch.setattr(copying, "BATCH", 100)
-    add = copying.Target.add
+    add = copying.CopyTarget.add
 
-    def stopping(self: copying.Target, table: sa.Table, batch: list[Any]) -> None:
+    def stopping(self: copying.CopyTarget, table: sa.Table, batch: list[Any]) -> None:
         if table.name == "slot" and len(added) > 20:
             raise Stopped
         added.append(table.name)
         add(self, table, batch)
 
-    monkeypatch.setattr(copying.Target, "add", stopping)
+    monkeypatch.setattr(copying.CopyTarget, "add", stopping)
     with closing(Store(source)) as store, pytest.raises(Stopped):
         db_copy.copy(store, db_copy.Request(to=target))
     refused = runner(target)("policy", "list")
     assert (refused.exit_code, "is not copied to the end" in refused.stderr) == (3, True)
     assert runner(target)("init").exit_code == 3
-    monkeypatch.setattr(copying.Target, "add", add)
+    monkeypatch.setattr(copying.CopyTarget, "add", add)
     assert done(runner(source)("db", "copy", "--to", target, "--json")).json["resumed"] is True
     assert content(target) == content(source)
 
@@ -91,7 +91,7 @@ def test_a_copy_of_what_has_changed_since_is_refused(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = str(tmp_path / "target.db")
-    monkeypatch.setattr(copying.Target, "finish", lambda target: None)
+    monkeypatch.setattr(copying.CopyTarget, "finish", lambda target: None)
     done(runner(source)("db", "copy", "--to", target))
     done(runner(source)("--now", LATE, "recommend", "--policy", "ts", "--session", "new"))
     refused = runner(source)("db", "copy", "--to", target)
