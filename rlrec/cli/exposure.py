@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import click
 
+from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, examples, stored
 
@@ -19,9 +20,10 @@ DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floo
 @click.option("--by", type=click.Choice(["day"]), help="The figures of the catalogue for each day, too.")
 @click.option("--reward", metavar="NAME", help="Reward of the rates [default: the policy's, or `default`].")
 @click.option("--position", metavar="CURVE", help="Curve that counts pulls of the rates [default: the policy's].")
+@plot_option
 @stored
-@examples("rlrec exposure --policy home", "rlrec exposure --log since=2026-01-01 --by day --json")
-def exposure(store: Store, show: Show, **request: Any) -> None:
+@examples("rlrec exposure --policy home --plot home.svg", "rlrec exposure --log since=2026-01-01 --by day --json")
+def exposure(store: Store, show: Show, plot: str | None, **request: Any) -> None:
     """Show how much of the log each arm had, and how evenly.
 
     Expected exposure sums the probabilities that an arm had at each position of each decision: it has no luck in it.
@@ -43,6 +45,10 @@ def exposure(store: Store, show: Show, **request: Any) -> None:
     from rlrec.app import exposure as use_case
 
     result = use_case.exposure(store, use_case.Request(**request))
+    if plot is not None:
+        from rlrec.report.figures import evenness, exposed
+
+        save_plot(plot, evenness(result) or exposed(result))
     catalogue = result["catalogue"]
     figures = ((name, cast(float | None, value)) for name, value in catalogue.items() if name != "arms")
     counted = "every slot is a pull" if result["curve"] is None else f"pulls counted by curve {result['curve']}"

@@ -7,10 +7,28 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager as ContextManager
 from contextlib import contextmanager, nullcontext, suppress
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+import click
 
 from rlrec.cli import output
-from rlrec.errors import RlrecError
+from rlrec.cli.shared import check_target
+from rlrec.errors import InputError, RlrecError
+
+if TYPE_CHECKING:
+    from rlrec.report.figures import Figure
+
+
+def _plot_target(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        check_target(value, "--plot")
+    return value
+
+
+plot_option = click.option(
+    "--plot", type=click.Path(dir_okay=False), metavar="FILE.svg", callback=_plot_target,
+    help="Write the answer as a figure, too.",
+)  # fmt: skip
 
 
 @contextmanager
@@ -57,3 +75,12 @@ def write_text(path: str, text: str) -> int:
         with complete_file(path) as file:
             file.write(data)
     return len(data)
+
+
+def save_plot(path: str, figure: Figure | None) -> None:
+    """Write a figure as a file of its own. Raises InputError where the answer has none."""
+    from rlrec.report import svg
+
+    if figure is None:
+        raise InputError("the answer has nothing to plot yet")
+    write_text(path, svg.document(figure.drawing, title=figure.title, description=figure.description))

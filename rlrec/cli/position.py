@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, stored
 from rlrec.cli.tables import cell
@@ -31,11 +32,12 @@ def position() -> None:
     "--model", type=click.Choice(["pbm", "cascade", "dcm"]), default="pbm", show_default=True,
     help="Click model: by position, down to the first click, or on after a click with a probability.",
 )  # fmt: skip
+@plot_option
 @stored
 @examples(
     "rlrec position fit home --log policy=home", "rlrec policy create home2 --kind thompson --param position=home"
 )
-def fit(store: Store, show: Show, **request: Any) -> None:
+def fit(store: Store, show: Show, plot: str | None, **request: Any) -> None:
     """Estimate the examination of each position against the first one, and store the curve under the next number.
 
     pbm compares neighbouring positions on the arms that the logger might have put at either, with overlap weights from
@@ -46,7 +48,7 @@ def fit(store: Store, show: Show, **request: Any) -> None:
     The models are compared by their likelihood on pages that were held out."""
     from rlrec.app import positions as use_case
 
-    _show(show, use_case.fit(store, use_case.Request(**request)))
+    _show(show, use_case.fit(store, use_case.Request(**request)), plot)
 
 
 @position.command("list")
@@ -63,13 +65,14 @@ def list_(store: Store, show: Show) -> None:
 
 @position.command("show")
 @click.argument("reference", metavar="NAME[@N]")
+@plot_option
 @stored
-@examples("rlrec position show home")
-def show_(store: Store, show: Show, reference: str) -> None:
+@examples("rlrec position show home", "rlrec position show home --plot home.svg")
+def show_(store: Store, show: Show, reference: str, plot: str | None) -> None:
     """Show a curve, its intervals, and which click model the log preferred."""
     from rlrec.app import positions as use_case
 
-    _show(show, use_case.show(store, reference))
+    _show(show, use_case.show(store, reference), plot)
 
 
 @position.command()
@@ -86,9 +89,13 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
     show(result, table=View.of(result, columns, title=[f"a: {first}", f"b: {second}"]), columns=columns)
 
 
-def _show(show: Show, result: CurveAnswer) -> None:
+def _show(show: Show, result: CurveAnswer, plot: str | None) -> None:
     from rlrec.app.positions import explained
 
+    if plot is not None:
+        from rlrec.report.figures import examined
+
+        save_plot(plot, examined([result]))
     title = [
         f"curve {result['curve']}@{result['number']}, model {result['model']}, method {result['method']}, "
         f"reward {result['reward']}, {result['clusters']} clusters",

@@ -17,21 +17,35 @@ LETTER = 6.7  # mean width of a letter
 MARKS = ("circle", "square", "triangle")  # of the first, second and third line: colour is not all that tells them apart
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
-# Okabe and Ito's palette, which the colour-blind can tell apart
-STYLE = """
-.fig{--ink:#1b1f24;--soft:#5b6570;--grid:#d9dee3;--paper:#fff;--c1:#0072b2;--c2:#c04e00;--c3:#00795a;--no:#8a939c}
-@media (prefers-color-scheme:dark){.fig{--ink:#e8ebee;--soft:#a9b2bb;--grid:#3a424a;--paper:#15191d;--c1:#56b4e9;
---c2:#f0a15f;--c3:#3fc79a;--no:#8a939c}}
-@media print{.fig{--ink:#000;--soft:#444;--grid:#ccc;--paper:#fff;--c1:#0072b2;--c2:#c04e00;--c3:#00795a;--no:#777}}
-.fig text{font:12px system-ui,sans-serif;fill:var(--ink)}.fig .soft{fill:var(--soft)}
-.fig text{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
+# Okabe and Ito's palette, which the colour-blind can tell apart: ink, soft ink, grid, paper, three lines, and doubt
+PALETTES = {
+    "": ("#1b1f24", "#5b6570", "#d9dee3", "#fff", "#0072b2", "#c04e00", "#00795a", "#8a939c"),
+    "(prefers-color-scheme:dark)": (
+        "#e8ebee", "#a9b2bb", "#3a424a", "#15191d", "#56b4e9", "#f0a15f", "#3fc79a", "#8a939c"
+    ),
+    "print": ("#000", "#444", "#ccc", "#fff", "#0072b2", "#c04e00", "#00795a", "#777"),
+}  # fmt: skip
+COLOURS = (
+    ".fig text{fill:%(ink)s;stroke:%(paper)s}.fig .soft{fill:%(soft)s}.fig .grid{stroke:%(grid)s}"
+    ".fig .zero,.fig .ref{stroke:%(soft)s}.fig .s1{stroke:%(first)s;fill:%(first)s}"
+    ".fig .s2{stroke:%(second)s;fill:%(second)s}.fig .s3{stroke:%(third)s;fill:%(third)s}"
+    ".fig .no{stroke:%(doubt)s;fill:%(doubt)s}.fig .line{fill:none}.fig .hollow,.fig .paper{fill:%(paper)s}"
+)
+SHAPES = (
+    ".fig text{font:12px system-ui,sans-serif;paint-order:stroke;stroke-width:4px;stroke-linejoin:round}"
+    ".fig .ref{stroke-dasharray:4 3}.fig .line,.fig .whisker,.fig .hollow{stroke-width:2}"
+    ".fig .band{opacity:.2;stroke:none}.fig .s2.line{stroke-dasharray:7 3}.fig .s3.line{stroke-dasharray:2 3}"
+)
 
-.fig .grid{stroke:var(--grid)}.fig .zero{stroke:var(--soft)}.fig .ref{stroke:var(--soft);stroke-dasharray:4 3}
-.fig .line{fill:none;stroke-width:2}.fig .band{opacity:.2;stroke:none}.fig .whisker{stroke-width:2}
-.fig .s1{stroke:var(--c1);fill:var(--c1)}.fig .s2{stroke:var(--c2);fill:var(--c2)}
-.fig .s3{stroke:var(--c3);fill:var(--c3)}.fig .no{stroke:var(--no);fill:var(--no)}.fig .line{fill:none}
-.fig .s2.line{stroke-dasharray:7 3}.fig .s3.line{stroke-dasharray:2 3}.fig .hollow{fill:var(--paper);stroke-width:2}
-""".strip().replace("\n", "")
+
+def _style() -> str:
+    """The look of figures: on a screen, in the dark, on paper. Colours are literal, since editors know no variables."""
+    names = ("ink", "soft", "grid", "paper", "first", "second", "third", "doubt")
+    rules = {media: COLOURS % dict(zip(names, palette, strict=True)) for media, palette in PALETTES.items()}
+    return "".join(f"@media {media}{{{text}}}" if media else text for media, text in rules.items()) + SHAPES
+
+
+STYLE = _style()
 
 
 class PlotPoint(NamedTuple):
@@ -348,7 +362,7 @@ def document(drawing: Drawing, *, title: str, description: str) -> str:
     lines = wrap(title, 58)
     rise = 16 * len(lines) + 8
     heading = "".join(text(4, 16 + 16 * count, words, letters=62) for count, words in enumerate(lines))
-    paper = _tag("rect", "", width=WIDTH, height=drawing.height + rise, fill="var(--paper)")
+    paper = _tag("rect", "paper", width=WIDTH, height=drawing.height + rise)
     marks = f'<style>{STYLE}</style>{paper}{heading}<g transform="translate(0 {rise})">{drawing.marks}</g>'
     extra = f' xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}"'
     return _element(Drawing(drawing.height + rise, marks), "plot", title, description, extra=extra) + "\n"
