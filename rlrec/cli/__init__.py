@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from copy import copy
 from importlib import import_module
 from typing import Any, NoReturn, cast
 
@@ -63,7 +64,8 @@ Exit codes:
   3 a check said no           130, 143, 129 ended by SIGINT, SIGTERM, SIGHUP
                               141 the reader of the output went away
 
-Every option can be set as RLREC_<COMMAND>_<OPTION>, those above as RLREC_<OPTION>.
+The options above may stand behind the command, too. Every option can be set as RLREC_<COMMAND>_<OPTION>, those above
+as RLREC_<OPTION>; RLREC_FORMAT is the format of all commands.
 `rlrec help` lists the pages of the manual.
 """
 
@@ -79,6 +81,7 @@ class Program(CommandGroup):
             return super().get_command(ctx, cmd_name)
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = cast(click.Command, getattr(import_module(module), attribute))
+        _add_globals(command, self.params)
         _name_variables(command, f"RLREC_{cmd_name}")
         return command
 
@@ -111,12 +114,38 @@ class Program(CommandGroup):
         return code
 
 
+def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> None:
+    """Let the options before the command stand behind it, too, where it has none of the same name."""
+    taken = {name for param in command.params for name in (*param.opts, param.name)}
+    for option in options:
+        if isinstance(option, click.Option) and option.expose_value and taken.isdisjoint((*option.opts, option.name)):
+            later = copy(option)
+            later.default, later.envvar, later.allow_from_autoenv, later.expose_value = None, None, False, False
+            later.is_eager, later.hidden, later.callback = True, True, _override
+            command.params.append(later)
+    for inner in getattr(command, "commands", {}).values():
+        _add_globals(inner, options)
+
+
+def _override(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.COMMANDLINE:
+        _set_globals(ctx.ensure_object(Settings), {str(param.name): value})
+
+
+def _set_globals(settings: Settings, options: dict[str, Any]) -> None:
+    if options.get("db") == "":
+        raise click.UsageError("--db is empty")
+    vars(settings).update(options)
+
+
 def _name_variables(command: click.Command, prefix: str) -> None:
-    """Name the environment variable of each option by what is typed; click would take the Python name."""
+    """Name the environment variable of each option by what is typed; click would take the Python name. --format has
+    one that holds for all commands, too."""
     for param in command.params:
         if isinstance(param, click.Option) and param.envvar is None and param.allow_from_autoenv:
             typed = max(param.opts, key=len).lstrip("-")
-            param.envvar = f"{prefix}_{typed}".replace("-", "_").upper()
+            variable = f"{prefix}_{typed}".replace("-", "_").upper()
+            param.envvar = [variable, "RLREC_FORMAT"] if typed == "format" else variable
             param.allow_from_autoenv = False
     for name, inner in getattr(command, "commands", {}).items():
         _name_variables(inner, f"{prefix}_{name}")
@@ -137,11 +166,9 @@ def _name_variables(command: click.Command, prefix: str) -> None:
 @click.option("--no-color", is_flag=True, help="Verdicts without colour; NO_COLOR and FORCE_COLOR hold, too.")
 @click.version_option(__version__, prog_name="rlrec", allow_from_autoenv=False)
 @click.pass_obj
-def program(settings: Settings, /, db: str, **options: Any) -> None:
+def program(settings: Settings, /, **options: Any) -> None:
     """Exploration for recommenders: draw, log with propensities, learn, evaluate."""
-    if not db:
-        raise click.UsageError("--db is empty")
-    vars(settings).update(options, db=db)
+    _set_globals(settings, options)
 
 
 def main() -> NoReturn:

@@ -128,8 +128,9 @@ def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:
     """The variable that gave this parameter its value, None where the command line or a default did."""
     if ctx.get_parameter_source(param.name or "") is not click.core.ParameterSource.ENVIRONMENT:
         return None
-    if isinstance(param.envvar, str):
-        return param.envvar
+    if param.envvar:
+        variables = [param.envvar] if isinstance(param.envvar, str) else param.envvar
+        return next((variable for variable in variables if os.environ.get(variable)), None)
     return f"{ctx.auto_envvar_prefix}_{param.name}".upper() if ctx.auto_envvar_prefix else None
 
 
@@ -141,9 +142,6 @@ def _setting(message: str, context: click.Context | None) -> str | None:
 
 def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | None:
     word = error.option_name
-    before = {name for param in ctx.find_root().command.params for name in param.opts} if ctx is not None else set()
-    if ctx is not None and ctx.parent is not None and word in before:
-        return f"it goes before the command: rlrec {word} ..."
     if ctx is not None and ctx.parent is None and word in ("--json", "--format"):
         return "it goes after the command"
     near = error.possibilities
@@ -161,4 +159,4 @@ def _wants_json(error: BaseException, settings: Settings, args: list[str]) -> bo
         return words[words.index("--format") + 1 :][:1] == ["json"]
     ctx = getattr(error, "ctx", None)
     prefix = ctx.auto_envvar_prefix if ctx is not None else None
-    return prefix is not None and os.environ.get(f"{prefix}_FORMAT") == "json"
+    return next(filter(None, map(os.environ.get, (f"{prefix}_FORMAT", "RLREC_FORMAT"))), None) == "json"

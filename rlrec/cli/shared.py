@@ -27,6 +27,7 @@ else:
 
 T = TypeVar("T")
 Command = Callable[..., Any]
+JSONL = "jsonl"  # another name of ndjson
 FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
 
@@ -112,7 +113,9 @@ class CommandGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None and args[0][:1] != "-":
-            hint = suggest(args[0], self.list_commands(ctx), cutoff=0.7)
+            names = self.list_commands(ctx)
+            longer = [name for name in names if name.startswith(args[0])]
+            hint = suggest(args[0], longer or names, cutoff=0 if longer else 0.7)
             raise UnknownCommand(f"no such command '{args[0]}'", hint=hint, ctx=ctx)
         return super().resolve_command(ctx, args)
 
@@ -154,8 +157,8 @@ def printed(command: Command) -> Command:
     """Adds --format and --json; gives the command `show`."""
 
     @click.option(
-        "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True,
-        help="How to print the result.",
+        "--format", "form", type=click.Choice([*FORMATS, JSONL]), default="table", show_default=True,
+        help="How to print the result; jsonl is ndjson.",
     )  # fmt: skip
     @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
     @wraps(command)
@@ -163,8 +166,9 @@ def printed(command: Command) -> Command:
         source = click.get_current_context().get_parameter_source("form")
         if as_json and form != "json" and source is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--json and --format {form} contradict each other")
-        settings().format = "json" if as_json else form
-        show = Show("json" if as_json else form, plain=settings().no_color)
+        form = "json" if as_json else "ndjson" if form == JSONL else form
+        settings().format = form
+        show = Show(form, plain=settings().no_color)
         return command(*args, show=show, **kwargs)
 
     return run

@@ -240,7 +240,8 @@ def test_debug_shows_the_traceback_without_the_password(run: Run) -> None:
         (["ehco"], "Error: no such command 'ehco'. did you mean echo?\n"),
         (["ech"], "Error: no such command 'ech'. did you mean echo?\n"),
         (["echo", "--formt", "json"], "Error: no such option --formt. did you mean --format?\n"),
-        (["echo", "--db", "x"], "Error: no such option --db. it goes before the command: rlrec --db ...\n"),
+        (["ec"], "Error: no such command 'ec'. did you mean echo?\n"),
+        (["echo", "--db", ""], "Error: --db is empty. see rlrec echo --help\n"),
         (["--format", "csv", "echo"], "Error: no such option --format. it goes after the command\n"),
         (["echo", "-k", "x"], "Error: Invalid value for '-k': 'x' is not a whole number. see rlrec echo --help\n"),
         (["--now", "x", "echo"], None),
@@ -285,6 +286,18 @@ def test_options_come_from_the_environment_by_the_name_that_is_typed(run: Run) -
     assert json.loads(run("thing", "add", "--json", RLREC_THING_ADD_SOME_SIZE="5").stdout) == {"n": 5}
 
 
+def test_one_variable_is_the_format_of_all_commands(run: Run) -> None:
+    assert json.loads(run("echo", RLREC_FORMAT="json").stdout)["size"] == 1
+    assert run("echo", RLREC_FORMAT="json", RLREC_ECHO_FORMAT="csv").stdout.startswith("size,at,word")
+    assert json.loads(run("fail", "check", RLREC_FORMAT="json").stderr)["code"] == 3
+    assert json.loads(run("fail", "--nonsense", RLREC_FORMAT="json").stderr)["code"] == 2
+    assert "(from RLREC_FORMAT)" in run("echo", RLREC_FORMAT="yaml").stderr
+
+
+def test_jsonl_is_ndjson(run: Run) -> None:
+    assert run("many", "--format", "jsonl").stdout == run("many", "--format", "ndjson").stdout
+
+
 def test_the_command_line_beats_the_environment(run: Run) -> None:
     assert run("echo", "--json", "-k", "2", RLREC_ECHO_FORMAT="csv", RLREC_ECHO_K="7").stdout.startswith('{"size": 2')
 
@@ -310,6 +323,17 @@ def test_a_command_gets_the_store_of_the_options_before_it(run: Run, opened: Any
     assert opened == [("postgresql://u:s3cret@h/db", 1_769_860_800_000_000)]
     assert json.loads(result.stdout) == {"store": "the store", "clock": 1_769_860_800_000_000}
     assert result.stderr == "opened postgresql://u:***@h/db\na line for a person\n"
+
+
+def test_options_of_the_program_may_stand_behind_the_command(run: Run, opened: Any) -> None:
+    result = run(
+        "--db", "first.db", "peek", "--json", "--now", "1970-01-01T00:00:01Z", "--db", "x.db", "-q", RLREC_DB="e"
+    )
+    assert (result.exit_code, result.stderr, opened) == (0, "", [("x.db", 1_000_000)])
+    assert run("thing", "--quiet", "add", "--debug").exit_code == 0
+    assert "Traceback" in run("fail", "bug", "--debug").stderr
+    assert "--quiet" not in run("echo", "--help").stdout
+    assert run("echo", RLREC_ECHO_DB="").exit_code == 0  # there is one variable, RLREC_DB
 
 
 def test_the_store_defaults_to_the_current_folder_and_the_environment(run: Run, opened: Any) -> None:
