@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, Self, TypeVar
+from typing import ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ CORE = ("rows", "weight", "weighted_reward")
 # digits, are that far.
 NEGLIGIBLE = 1e-4
 # Beyond this largest weight bootstrap-t alone is too narrow: few rows carry the estimate, and those that would carry it
-# otherwise are missing. An interval of ips or snips is then at least as wide as that of Cressie and Read.
+# otherwise are missing. An interval of ips, snips, tis or wis is then at least as wide as that of Cressie and Read.
 HEAVY = 20.0
 
 
@@ -128,6 +128,7 @@ class EstimatorFold:
     distorted: float = 0.0
     predictions: Bounds = (np.inf, -np.inf)
     weight_column: str = "weight"
+    core: ClassVar[tuple[str, str, str]] = CORE
 
     @cached_property
     def columns(self) -> list[int]:
@@ -171,14 +172,18 @@ class EstimatorFold:
             return intervals.normal(value, error, options.level)
         low, high = intervals.bootstrap_t(self.estimator, drawn, columns=self.columns, level=options.level)
         if self.weights.largest > HEAVY and "cressie-read" in self.estimator.intervals:
-            below, above = self._cressie_read(options)
-            low, high = min(low, below if below > -np.inf else low), max(high, above if above < np.inf else high)
+            low, high = self.widened((low, high), options)
         return low, high
+
+    def widened(self, bounds: Bounds, options: FinishOptions) -> Bounds:
+        """The interval, at least as wide as that of Cressie and Read where this one is finite."""
+        (low, high), (below, above) = bounds, self._cressie_read(options)
+        return min(low, below if below > -np.inf else low), max(high, above if above < np.inf else high)
 
     def _cressie_read(self, options: FinishOptions) -> Bounds:
         """Bounds over clusters with w = A / mbar and r = B / A: A, B sums of weights and weighted rewards, mbar mean
         rows per cluster."""
-        rows, weight, reward = self.summary.index(CORE)
+        rows, weight, reward = self.summary.index(self.core)
         total, moment, most = self.summary.total, self.summary.moment, self.summary.most
         mbar = total[rows] / self.clusters
         sums = WeightSums(

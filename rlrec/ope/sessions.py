@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals, strata
 from rlrec.ope.base import ROUNDING
 from rlrec.ope.diagnostics import Diagnosis, Weights
-from rlrec.ope.estimate import ANY_REWARD, USUAL, Estimate, EstimatorFold, FinishOptions
+from rlrec.ope.estimate import ANY_REWARD, HEAVY, USUAL, Estimate, EstimatorFold, FinishOptions
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, Studentised
 from rlrec.ope.moments import BLOCKS, ClusterSummary, Moments, Steps, moments, steps
 from rlrec.ope.sequential import SessionEstimator
@@ -35,13 +35,15 @@ class SessionPartial:
 
     moments: sums over clusters of the columns per visit; steps: the same at every step, None if no estimator needs them
     by_step (3, horizon): sums over visits of w_t, of its square, and of |gamma^t r_t|
-    end, along: diagnostics of the weights at the end of visits, and of their means along visits"""
+    end, along: diagnostics of the weights at the end of visits, and of their means along visits
+    returns: least and largest discounted return of a visit"""
 
     moments: Moments
     steps: Steps | None
     by_step: Array
     end: Weights
     along: Weights
+    returns: Bounds
 
     def __add__(self, other: SessionPartial) -> SessionPartial:
         if (self.steps is None) != (other.steps is None):
@@ -52,6 +54,7 @@ class SessionPartial:
             self.by_step + other.by_step,
             self.end + other.end,
             self.along + other.along,
+            (min(self.returns[0], other.returns[0]), max(self.returns[1], other.returns[1])),
         )
 
 
@@ -105,6 +108,7 @@ class SessionFold:
             self._by_step(course),
             _diagnose(course, course.weight, weighted_reward=course.weighted_return, largest=course.weight),
             _diagnose(course, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.most),
+            (float(course.logged_return.min(initial=np.inf)), float(course.logged_return.max(initial=-np.inf))),
         )
 
     def _steps(self, course: Course) -> Steps:
@@ -147,6 +151,7 @@ class SessionFold:
             partial.by_step * np.array([[times], [times**2], [times]]),
             partial.end.scaled(times),
             partial.along.scaled(times),
+            partial.returns,
         )
 
     def way(self, label: str) -> int | None:
@@ -240,6 +245,8 @@ class SessionEstimatorFold(EstimatorFold):
     estimator: SessionEstimator
     steps: Steps | None
     support: Support
+    returns: Bounds
+    core: ClassVar[tuple[str, str, str]] = ("rows", "weight", "weighted_return")
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
@@ -271,7 +278,9 @@ class SessionEstimatorFold(EstimatorFold):
 
     def bounds(self, options: FinishOptions, drawn: Replicates | None) -> Bounds:
         if self.estimator.step_column is None:
-            return super().bounds(options, drawn)
+            bounds = super().bounds(options, drawn)
+            heavy = drawn is not None and self.weights.largest > HEAVY and self.estimator.by_visit
+            return self.widened(bounds, replace(options, reward_range=self.returns)) if heavy else bounds
         value, error = self.value_and_error
         if not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN
@@ -286,6 +295,6 @@ def at_end(
     """The estimator at the end of a fold. summary: of the partial's moments."""
     return SessionEstimatorFold(
         label=label, estimator=estimator, summary=summary, steps=partial.steps,
-        support=Support.of(partial), weight_column=estimator.weight_column,
+        support=Support.of(partial), returns=partial.returns, weight_column=estimator.weight_column,
         weights=partial.end if estimator.weight_column == "weight" else partial.along,
     )  # fmt: skip

@@ -60,7 +60,7 @@ def log_probability(odds: Array, slates: Ids) -> Array:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("audience", "size", "favour"), [(Barista, 1, 4.0), (Chain, 1, 1.7), (Shop, 1, 3.0), (Shop, 5, 1.5)]
+    ("audience", "size", "favour"), [(Barista, 1, 4.0), (Chain, 1, 1.7), (Shop, 1, 3.0), (Shop, 1, 5.0), (Shop, 5, 1.5)]
 )
 def test_intervals_that_are_not_insufficient_hold_the_truth(
     audience: Callable[[], Any], size: int, favour: float
