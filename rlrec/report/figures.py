@@ -307,10 +307,12 @@ def evenness(answer: Exposure) -> Figure | None:
     if len(days) < 3:
         return None
     points = [PlotPoint(parse(day["day"]) / 3.6e9, day["effective_arms"], label=_day(day["day"])) for day in days]
-    first, last = (number(day["effective_arms"]) for day in (days[0], days[-1]))
+    counts = [day["effective_arms"] for day in days if day["effective_arms"] is not None]
+    span = f"{number(min(counts))} to {number(max(counts))}" if counts else "an unknown number of"
     headers = ("day", "decisions", "slots", "effective_arms", "coverage", "gini", "floor_share")
     return Figure(
-        title=f"Effective arms a day: from {first} to {last}",
+        title=f"A day is as even as {span} equal arms; the newest one, {_day(days[-1]['day'])}, as "
+        f"{number(days[-1]['effective_arms'])}",
         drawing=chart(
             [Series("effective arms", points)], x_name=f"day (UTC), {days[-1]['day'][:4]}",
             y_name="effective arms: as many equal ones are as even",

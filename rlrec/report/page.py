@@ -30,7 +30,8 @@ unicode-bidi:isolate;white-space:nowrap}.n{text-align:right;font-variant-numeric
 .w{white-space:normal;min-width:24ch;overflow-wrap:anywhere}.d{white-space:nowrap}
 @media (max-width:500px){main{padding:8px}figure{padding:10px 6px}}
 @media print{:root{--ink:#000;--soft:#444;--line:#bbb;--paper:#fff;--page:#fff}body{font-size:10pt}
-figure{break-inside:avoid}h2,h3{break-after:avoid}.cards{grid-template-columns:1fr 1fr}details,nav{display:none}}
+h3{font-size:10pt}figure{break-inside:avoid}h2,h3,section>p,section>ul{break-after:avoid}a{text-decoration:none}
+.cards{grid-template-columns:1fr 1fr}details{display:none}}
 """.strip().replace("\n", "")
 LAWS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 LONG = 30  # letters of a cell that may be broken

@@ -78,6 +78,27 @@ def test_names_do_not_turn_the_direction_of_writing(shop_sqlite: Run) -> None:
     assert re.search("[\u202e\x1b]", page(shop_sqlite)) is None
 
 
+def test_estimates_and_exposure_are_from_the_newest_decisions_and_say_so(
+    shop: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlrec.app.report.JUDGED", 40)
+    monkeypatch.setattr("rlrec.app.report.EXPOSED", 20)
+    text = page(shop)
+    assert "From the newest 40 decisions." in text
+    assert "From the newest 20 decisions." in text
+
+
+def test_what_lies_before_a_long_pause_is_not_shown_over_time(run_sqlite: Run) -> None:
+    for words in (["arm", "add", "a"], ["policy", "create", "home", "--kind", "uniform"]):
+        assert run_sqlite(*words).exit_code == 0
+    for day in ("2027-01-01", "2027-03-01", "2027-03-02"):
+        request = ("recommend", "--policy", "home", "--session", day, "--user", "u")
+        assert run_sqlite("--now", f"{day}T12:00:00Z", "--allow-future", *request).exit_code == 0
+    text = page(run_sqlite, "--no-estimates")
+    assert "Nothing from before 2027-03-01 is shown over time" in text
+    assert "2027-01-01T" not in text
+
+
 def test_an_empty_store_says_what_to_do(run: Run) -> None:
     text = page(run)
     assert "rlrec policy create" in text
