@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlrec.arrays import Array, Ids
+from rlrec.ope.tails import hotelling_above
 from rlrec.ope.within_cells import CellSums, alarms, cell_sums, slopes
 
 _TESTED = 2  # the first columns, step and repeats; the others are controls
@@ -36,12 +37,8 @@ def is_significant(sums: CellSums) -> bool:
 def p_value(sums: CellSums) -> float | None:
     """Probability of rewards that depend so much on step and repeats, where they do not depend on them; None where
     the log cannot tell: no visit has a second step, or too few clusters have rows."""
-    from scipy.special import fdtrc
-
     tested = slopes(sums, tested=_TESTED)
     if tested is None:
         return None
     wald = float(tested.estimate @ np.linalg.pinv(tested.covariance) @ tested.estimate)
-    k, blocks = len(tested.estimate), tested.blocks
-    freedom = blocks - k
-    return float(fdtrc(k, freedom, wald * freedom / (k * (blocks - 1))))
+    return hotelling_above(wald, len(tested.estimate), tested.blocks)

@@ -15,6 +15,7 @@ from rlrec.arrays import Array, Ids
 from rlrec.ope.base import Ratio
 from rlrec.ope.intervals import Bounds, value_and_error
 from rlrec.ope.moments import ClusterSummary, Moments, moments
+from rlrec.ope.tails import t_below, t_quantile
 
 COLUMNS = ("reward", "decisions")
 _NOTHING = 1e-12  # a variance this small beside the terms it is a difference of is none
@@ -91,11 +92,9 @@ def _jackknife(sums: Array, value: float) -> float:
 
 def from_zero(mean: VariantMean, *, level: float) -> dict[str, float]:
     """Value, interval and two-sided p-value of a mean that is 0 where there is no difference, by Student's t."""
-    from scipy.special import stdtr
-
     lower, upper = mean.bounds(level)
     varied = mean.error > 0 and mean.units > 1
-    p_value = float(2 * stdtr(mean.units - 1, -abs(mean.value) / mean.error)) if varied else np.nan
+    p_value = 2 * t_below(-abs(mean.value) / mean.error, mean.units - 1) if varied else np.nan
     return {"value": mean.value, "lower": lower, "upper": upper, "p_value": p_value}
 
 
@@ -103,8 +102,6 @@ def difference(mean: VariantMean, against: VariantMean, *, level: float, correla
     """`mean` minus `against` by Welch's t over units; a side without variation so far borrows the other's.
     Bounds are infinite and the p-value NaN where neither side has any.
     correlation: of the two means, where units are in both; degrees of freedom are then those of the smaller side."""
-    from scipy.special import stdtr
-
     value = mean.value - against.value
     variances = np.array([_variance(mean, against), _variance(against, mean)])
     variance, freedom = variances.sum(), np.array([mean.units, against.units]) - 1
@@ -118,7 +115,7 @@ def difference(mean: VariantMean, against: VariantMean, *, level: float, correla
     share = variances / variances.sum()
     welch = float(freedom.min() if correlation else 1 / (share**2 / freedom).sum())
     low, high = _around(value, error, welch, level)
-    return MeanDifference(value=value, lower=low, upper=high, p_value=float(2 * stdtr(welch, -abs(value) / error)))
+    return MeanDifference(value=value, lower=low, upper=high, p_value=2 * t_below(-abs(value) / error, welch))
 
 
 def _variance(mean: VariantMean, other: VariantMean) -> float:
@@ -128,11 +125,9 @@ def _variance(mean: VariantMean, other: VariantMean) -> float:
 
 
 def _around(value: float, error: float, freedom: float, level: float) -> Bounds:
-    from scipy.special import stdtrit
-
     if not (error > 0 and freedom > 0):
         return -np.inf, np.inf
-    reach = float(stdtrit(freedom, (1 + level) / 2)) * error
+    reach = t_quantile((1 + level) / 2, freedom) * error
     return value - reach, value + reach
 
 

@@ -14,6 +14,7 @@ from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
 from rlrec.ope.base import Estimator, Smooth
 from rlrec.ope.moments import ClusterSummary
+from rlrec.ope.tails import t_quantile
 
 INTERVALS = ("bootstrap-t", "normal", "cressie-read")
 REPLICATES = 2000
@@ -247,13 +248,11 @@ def cressie_read(sums: WeightSums, *, largest: float, reward: Bounds, level: flo
     that range makes the bound on its side infinite.
     Source: VowpalWabbit/estimators, bandits/cressieread.py (after Karampatziakis, Langford & Mineiro 2020), for the
     statistic and its reference distribution; the closed form is an own derivation, see `_lower`."""
-    from scipy.special import stdtrit
-
     if sums.n < 2:
         return UNKNOWN
     # The likelihood ratio is referred to F(1, n), the square of Student's t.
     spread = _least_spread(sums, largest if sums.w < sums.n else 0.0)
-    spread += float(stdtrit(sums.n, (1 - level) / 2)) ** 2
+    spread += t_quantile((1 - level) / 2, sums.n) ** 2
     low, high = reward
     below = min(_lower(sums, fake, low, spread) for fake in (0.0, largest))
     mirrored = replace(sums, wr=-sums.wr, w2r=-sums.w2r)

@@ -19,6 +19,7 @@ from rlrec.ope.estimate import EstimatorFold
 from rlrec.ope.intervals import UNKNOWN, Bounds, Studentised, studentised_bootstrap
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionPartial, at_end
+from rlrec.ope.tails import t_quantile
 
 ALPHA = 0.05  # probability that any candidate of a year passes a gate though it is no better
 
@@ -136,8 +137,6 @@ def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
     freedom: degrees of freedom of Student's t: the effective sample size less one.
     Source: own derivation: the first term of the Edgeworth expansion of a studentised mean moves its quantile at z by
     a multiple of 2 z^2 + 1."""
-    from scipy.special import stdtrit
-
     if not sample.error > 0 or not len(sample.t):
         return UNKNOWN
     # the smallest alpha that the replicates are enough for
@@ -145,7 +144,7 @@ def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
     if enough == alpha or enough >= 0.5:
         return sample.bounds(1 - 2 * alpha)
     # there, how far each bound lies beyond Student's t
-    near, far = (-float(stdtrit(max(freedom, 1.0), level)) for level in (enough, alpha))
+    near, far = (-t_quantile(level, max(freedom, 1.0)) for level in (enough, alpha))
     low, high = sample.bounds(1 - 2 * enough)
     shifts = [max(0.0, reach / sample.error - near) for reach in (sample.value - low, high - sample.value)]
     # Student's t at alpha, shifted in proportion to 2 z^2 + 1

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlrec.arrays import Array, Ids, numbers_in_runs, run_starts
+from rlrec.ope.tails import t_below
 from rlrec.ope.within_cells import CellSums, alarms, cell_sums, slopes
 
 
@@ -38,9 +39,7 @@ def is_significant(sums: CellSums) -> bool:
 def p_value(sums: CellSums) -> float | None:
     """Probability of slots below attractive arms that earn so much less, where they do not; None where the log cannot
     tell."""
-    from scipy.special import stdtr
-
     tested = slopes(sums, tested=1)
     if tested is None or not tested.covariance[0, 0] > 0:
         return None
-    return float(stdtr(tested.blocks - 1, tested.estimate[0] / np.sqrt(tested.covariance[0, 0])))
+    return t_below(float(tested.estimate[0] / np.sqrt(tested.covariance[0, 0])), tested.blocks - 1)

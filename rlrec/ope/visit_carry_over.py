@@ -19,6 +19,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, Index
 from rlrec.ope.base import hash_bits
+from rlrec.ope.tails import hotelling_above
 from rlrec.ope.within_cells import alarms
 from rlrec.records import Sums
 
@@ -100,8 +101,6 @@ def is_significant(sums: VisitCarryOverSums) -> bool:
 def p_value(sums: VisitCarryOverSums) -> float | None:
     """Probability of next visits that depend so much on what a visit showed, where they do not depend on it; None where
     the log cannot tell: too few persons have several visits, or the logger drew nothing at random."""
-    from scipy.special import fdtrc
-
     next_return, next_visits, visits = sums.visits.sum(axis=1)
     present = sums.visits[2] > 0
     blocks = int(present.sum())
@@ -120,8 +119,7 @@ def p_value(sums: VisitCarryOverSums) -> float | None:
     # Hotelling's T^2: the mean over blocks is 0 where nothing carries over
     mean, covariance = statistic[:, varying].mean(axis=0), np.atleast_2d(np.cov(statistic[:, varying].T))
     t2 = blocks * float(mean @ np.linalg.pinv(covariance) @ mean)
-    freedom = blocks - tested
-    return float(fdtrc(tested, freedom, t2 * freedom / (tested * (blocks - 1))))
+    return hotelling_above(t2, tested, blocks)
 
 
 def _scores(rewards: Array) -> Array:
