@@ -146,11 +146,11 @@ class FloorComparison:
         selection = filters.selection(unit, chosen)
         reward = request.reward or version.reward.name
         of_targets = EvaluationRequest(targets=["uniform", *others], log=chosen, reward=reward)
-        evaluation = Evaluation.of(unit, of_targets, selection, encode=False)
+        evaluation = Evaluation.of(unit, of_targets, selection)
         first, last = log.times(unit, selection)
         return cls(
             request=request, evaluation=evaluation, reader=LogReader(unit, evaluation), name=name,
-            positions=max(1, log.longest_slate(unit, selection)), start=first, period_us=(last - first) // PERIODS + 1,
+            positions=max(1, evaluation.extent.positions), start=first, period_us=(last - first) // PERIODS + 1,
         )  # fmt: skip
 
     def batches(self) -> Iterator[LoggedBatch]:

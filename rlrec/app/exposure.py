@@ -161,7 +161,7 @@ class Census:
         of_name = [f"policy={request.policy}"] if request.policy else []
         log = ",".join([*of_name, *([request.log] if request.log else [])]) or None
         selection = filters.selection(unit, log)
-        evaluation = Evaluation.of(unit, EvaluationRequest(targets=(), log=log), selection, encode=False)
+        evaluation = Evaluation.of(unit, EvaluationRequest(targets=(), log=log), selection)
         of_policy = None if request.policy is None else lookup.version(unit, request.policy)[0]
         reward = (
             of_policy.reward if of_policy and not request.reward else lookup.reward(unit, request.reward or "default")

@@ -80,7 +80,7 @@ def fit(store: Store, request: Request) -> CurveAnswer:
     with store.read() as unit, bulk.alongside(unit):
         definition = lookup.reward(unit, request.reward)
         selection = filters.selection(unit, request.log)
-        size = min(request.positions or MOST, reader.longest_slate(unit, selection))
+        size = min(request.positions or MOST, reader.extent(unit, selection).positions)
         estimated = _estimate(unit, request, definition, selection, size)
     return store.write(partial(_store, request=request, definition=definition, estimated=estimated))
 
@@ -106,7 +106,7 @@ class _LogSums(Sums):
 
 
 def _estimate(unit: Unit, request: Request, definition: Reward, selection: Selection, size: int) -> _Estimated:
-    evaluation = Evaluation.of(unit, EvaluationRequest(targets=[], log=request.log), selection, encode=False)
+    evaluation = Evaluation.of(unit, EvaluationRequest(targets=[], log=request.log), selection)
     sums, waiting = None, 0
     for batch in LogReader(unit, evaluation).to_locate(_READ, positions=max(size, 2)):
         rows, immature = log_rows.usable(batch.log, definition, now=unit.now)

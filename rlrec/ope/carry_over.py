@@ -24,8 +24,10 @@ def carry_over_sums(
 ) -> CellSums:
     """Sums of one batch, (n,) each. cell: number of the arm and position, from 0; below 0: not compared. step: of the
     visit, from 0; repeats: earlier slates of the visit that showed the arm; length: decisions of the visit."""
-    stay = np.log1p(length)
-    columns = (np.log1p(step), np.log1p(repeats), stay, stay**2, reward)
+    most = max(int(counts.max(initial=0)) for counts in (step, repeats, length))
+    log1p = np.log1p(np.arange(most + 1))  # of every count that may occur
+    stay = log1p[length]
+    columns = (log1p[step], log1p[repeats], stay, stay**2, reward)
     return cell_sums(columns, cell=cell, cells=cells, cluster=cluster)
 
 

@@ -46,11 +46,12 @@ class Slopes(NamedTuple):
 
 def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) -> CellSums:
     """Sums of one batch of columns, (n,) each. cell: its number, from 0; below 0: not compared."""
-    rows = cell >= 0
-    chosen = np.array([column[rows] for column in columns], np.float64)
-    block = (hash_bits(cluster[rows], salt=_SALT) % np.uint64(_BLOCKS)).astype(np.int64)
+    chosen, rows = columns, cell >= 0
+    if not rows.all():
+        chosen, cell, cluster = [column[rows] for column in columns], cell[rows], cluster[rows]
+    block = (hash_bits(cluster, salt=_SALT) % np.uint64(_BLOCKS)).astype(np.int64)
     # sums per block and cell
-    index, shape = block * cells + cell[rows], (_BLOCKS, cells)
+    index, shape = block * cells + cell, (_BLOCKS, cells)
     sums = [np.bincount(index, weights=column, minlength=_BLOCKS * cells) for column in chosen]
     sums.append(np.bincount(index, minlength=_BLOCKS * cells).astype(np.float64))
     # products of two columns per block

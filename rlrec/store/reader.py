@@ -388,9 +388,21 @@ def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
     return None if at is None else int(at)
 
 
-def longest_slate(unit: Unit, selection: Selection) -> int:
-    """The number of positions of the longest selected slate; 0 where nothing is selected."""
-    return int(unit.ask_value(f"SELECT coalesce(max(d.size), 0) FROM decision d WHERE {_all(selection)}"))
+class LogExtent(NamedTuple):
+    """The extent of some decisions: positions of the longest slate, decisions of the longest visit up to the last one,
+    and the smallest and the largest id of the versions that served; 0 where there are none."""
+
+    positions: int
+    steps: int
+    first_version: int
+    last_version: int
+
+
+def extent(unit: Unit, selection: Selection) -> LogExtent:
+    """The extent of the selected decisions."""
+    largest = ("max(d.size)", "max(d.step) + 1", "min(d.version_id)", "max(d.version_id)")
+    columns = ", ".join(f"coalesce({each}, 0)" for each in largest)
+    return unit.records(LogExtent, f"SELECT {columns} FROM decision d WHERE {_all(selection)}")[0]
 
 
 def times(unit: Unit, selection: Selection) -> tuple[int, int]:
@@ -398,11 +410,6 @@ def times(unit: Unit, selection: Selection) -> tuple[int, int]:
     columns = "coalesce(min(d.at), 0), coalesce(max(d.at), 0)"
     first, last = unit.ask(f"SELECT {columns} FROM decision d WHERE {_all(selection)}")[0]
     return int(first), int(last)
-
-
-def steps(unit: Unit, selection: Selection) -> int:
-    """The number of decisions of the longest selected visit, up to its last selected one; 0 where there is none."""
-    return int(unit.ask_value(f"SELECT coalesce(max(d.step), -1) + 1 FROM decision d WHERE {_all(selection)}"))
 
 
 def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list[int]:

@@ -23,7 +23,7 @@ RATES = [0.5, 0.1, 0.3, 0.2, 0.4]
 def derived(db: str, *, positions: int, hide: bool = True) -> tuple[Columns, Array]:
     """The slots of the log and their marginals; hide: those that were logged are not looked at."""
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
-        evaluation = Evaluation.of(unit, Request(targets=[]), Selection(), encode=False)
+        evaluation = Evaluation.of(unit, Request(targets=[]), Selection())
         reader = LogReader(unit, evaluation)
         slots, tables = [], []
         for batch in reader.to_locate(log_rows.JUDGED, positions=positions):

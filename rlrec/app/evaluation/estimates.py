@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -23,7 +23,7 @@ from rlrec.errors import InputError
 from rlrec.ope import intervals
 from rlrec.ope.base import Estimator
 from rlrec.ope.estimate import Estimate
-from rlrec.store import Unit, reader
+from rlrec.store import Unit
 from rlrec.store.reader import Selection
 
 ONCE_A_SLOT, ONCE_A_SLATE = ("position", "arm"), ("step",)  # of the fields that rows are grouped by
@@ -134,11 +134,12 @@ def prepare(
 ) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:  # fmt: skip
     """The request as the store understands it, the units of its estimators, and the reader of their log. paired: as of
     `Evaluation.of`."""
-    pages = reader.longest_slate(unit, selection) > 1
+    evaluation = Evaluation.of(unit, request, selection, paired=paired)
+    pages = evaluation.extent.positions > 1
     modelled = bool(estimators.impressions) and (pages or _any_modelled(estimators.impressions))
     fits_rewards = modelled and request.reward_model is None
     encode = fits_rewards or _any_modelled({**estimators.sessions, **estimators.slates})
-    evaluation = Evaluation.of(unit, request, selection, encode=encode, paired=paired)
+    evaluation = replace(evaluation, encode=encode)
     units: list[fold.RowUnit[Any, Any]] = []
     if estimators.impressions:
         units.append(ImpressionUnit.of(unit, evaluation, estimators.impressions))

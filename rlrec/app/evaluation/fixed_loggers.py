@@ -15,7 +15,7 @@ from rlrec.ope.strata import OTHERS, Stratum
 from rlrec.records import Sums
 from rlrec.store import Unit, policies, reader
 from rlrec.store.bulk import Columns
-from rlrec.store.reader import Selection
+from rlrec.store.reader import LogExtent, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,12 @@ class FixedLoggers:
     lessons: Mapping[int, Sequence[lineage.LearnedFrom]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, unit: Unit, selection: Selection) -> FixedLoggers:
-        """None of them where fewer than two served. The policy of an imported log is taken to be fixed."""
-        counts = reader.version_counts(unit, selection)
-        if len(counts) < 2:
+    def of(cls, unit: Unit, selection: Selection, extent: LogExtent) -> FixedLoggers:
+        """None of them where fewer than two served. The policy of an imported log is taken to be fixed. extent: of the
+        selection."""
+        if extent.first_version == extent.last_version:
             return cls()
+        counts = reader.version_counts(unit, selection)
         versions = policies.by_id(unit, [each.version_id for each in counts])
         fixed = {
             key: f"{version.policy.name}@{version.number}"

@@ -18,7 +18,7 @@ from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.visit_carry_over import VisitCarryOverSums
 from rlrec.ope.within_cells import CellSums
 from rlrec.records import Reward
-from rlrec.store import Unit, reader
+from rlrec.store import Unit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +43,7 @@ class ImpressionUnit:
             table = reward_models.tabled(
                 request.reward_model, by=request.reward_model_by, arms=arms, examination=examination
             )
-        positions = reader.longest_slate(unit, evaluation.selection)
+        positions = evaluation.extent.positions
         return cls(
             evaluation=evaluation,
             fold=ImpressionFold(estimators=estimators, spanning=evaluation.spanning, curve=curve),

@@ -12,7 +12,7 @@ import numpy as np
 from rlrec.app.evaluation.candidates import LoggedLists
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, Ids, run_starts
+from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, run_starts
 from rlrec.ope.base import hash_bits
 from rlrec.ope.carry_over import carry_over_sums
 from rlrec.ope.honesty import BetSums, bet_sums
@@ -122,14 +122,16 @@ def course(slots: Columns) -> Columns:
     step = slots["step"]
     if not step.any():
         return {"repeats": np.zeros_like(step), "length": np.ones_like(step)}
-    names = ("session_id", "visit", "arm_id")
-    order = np.lexsort([step, *(slots[name] for name in reversed(names))])
-    of_visits, of_arms = (run_starts(*(slots[name][order] for name in names[:depth])) for depth in (2, 3))
-    repeats, length = np.empty_like(step), np.empty_like(step)
-    repeats[order] = np.arange(len(step)) - np.repeat(of_arms, np.diff(np.r_[of_arms, len(step)]))
-    longest = np.maximum.reduceat(step[order], of_visits) + 1
-    length[order] = np.repeat(longest, np.diff(np.r_[of_visits, len(step)]))
-    return {"repeats": repeats, "length": length}
+    first, visit = distinct(slots["session_id"], slots["visit"])
+    arms, arm = distinct(slots["arm_id"])
+    steps = int(step.max()) + 1
+    # in order of visit, arm and step, by one number: it costs a quarter of a sort by columns
+    number = (visit * len(arms) + arm) * steps + step
+    order = np.argsort(number, kind="stable")
+    repeats, longest = np.empty_like(step), np.zeros(len(first), np.int64)
+    repeats[order] = numbers_in_runs(run_starts(number[order] // steps), len(step))
+    np.maximum.at(longest, visit, step + 1)
+    return {"repeats": repeats, "length": longest[visit]}
 
 
 def _starts(slots: Columns) -> Ids:
@@ -226,9 +228,9 @@ def propensity_bets(logged: LoggedBatch, arms: ArmTable) -> BetSums:
     usable = (slots["position"][top] == 1) & (p > 0)
     top, p = top[usable], p[usable]
     # in how many decisions each arm was eligible
-    sets, decisions = np.unique(slots["eligible_id"][top], return_counts=True)
-    members = [logged.eligible[key] for key in sets.tolist()]
+    first, which = distinct(slots["eligible_id"][top])
+    members = [logged.eligible[key] for key in slots["eligible_id"][top[first]].tolist()]
     ids = np.concatenate([np.empty(0, np.int64), *members])
-    weight = np.repeat(decisions, [len(each) for each in members]).astype(np.float64)
+    weight = np.repeat(np.bincount(which), [len(each) for each in members]).astype(np.float64)
     eligible: Array = np.bincount(arms.rank[arms.index(ids)], weights=weight, minlength=len(arms)).astype(np.float64)
     return bet_sums(p, arms.rank[arms.index(slots["arm_id"][top])], eligible=eligible)

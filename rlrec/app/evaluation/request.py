@@ -15,8 +15,8 @@ from rlrec.app.evaluation.state_probabilities import StateScorer
 from rlrec.app.evaluation.targets import Target
 from rlrec.errors import InputError
 from rlrec.records import Reward
-from rlrec.store import Unit, arms, sessions
-from rlrec.store.reader import Selection
+from rlrec.store import Unit, arms, reader, sessions
+from rlrec.store.reader import LogExtent, Selection
 
 
 class EmptyLog(InputError):
@@ -78,31 +78,32 @@ class Evaluation:
 
     request: Request
     selection: Selection
+    extent: LogExtent
     targets: Sequence[Target]
     arms: log_rows.ArmTable
     cluster: str
     spanning: bool
     now: int
-    encode: bool
+    encode: bool = False
     loggers: FixedLoggers = field(default_factory=FixedLoggers)
     paired: bool = False
 
     @classmethod
     def of(
-        cls, unit: Unit, request: Request, selection: Selection, *, encode: bool,
-        paired: Sequence[Target] | None = None,
-    ) -> Evaluation:  # fmt: skip
+        cls, unit: Unit, request: Request, selection: Selection, *, paired: Sequence[Target] | None = None
+    ) -> Evaluation:
         """paired: targets to compare, in place of those that the request names. Raises InputError for an unknown target
         or reward."""
         resolved = paired or targets.resolve(unit, request.targets, reward=request.reward, greedy=request.greedy)
+        extent = reader.extent(unit, selection)
         by_user = request.cluster in (None, "user")
         spanning = by_user and sessions.any_user(unit)
-        weighable = FixedLoggers.of(unit, selection) if resolved else FixedLoggers()
+        weighable = FixedLoggers.of(unit, selection, extent) if resolved else FixedLoggers()
         return cls(
-            request=request, selection=selection, targets=resolved,
+            request=request, selection=selection, extent=extent, targets=resolved,
             arms=log_rows.ArmTable({arm.id: arm.key for arm in arms.every(unit)}),
             cluster="user" if spanning else "session" if by_user else str(request.cluster), spanning=spanning,
-            now=unit.now, encode=encode, loggers=weighable, paired=paired is not None,
+            now=unit.now, loggers=weighable, paired=paired is not None,
         )  # fmt: skip
 
     @property

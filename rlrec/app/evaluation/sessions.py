@@ -28,7 +28,7 @@ from rlrec.ope.visit_carry_over import VisitCarryOverSums
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy.gradient import RECENCY, memory_of
 from rlrec.records import Reward
-from rlrec.store import Unit, reader
+from rlrec.store import Unit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,7 +45,7 @@ class SessionUnit:
     @classmethod
     def of(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SessionEstimator]) -> SessionUnit:
         """Raises InputError for a session that is too long, where no targets are compared."""
-        horizon = reader.steps(unit, evaluation.selection)
+        horizon = evaluation.extent.steps
         if horizon > ended_visits.LONGEST and not evaluation.paired:
             raise InputError(
                 f"a session of {horizon:,} decisions is longer than the {ended_visits.LONGEST:,} that can be judged",

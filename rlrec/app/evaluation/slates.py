@@ -95,7 +95,7 @@ class SlateUnit:
     ) -> SlateUnit:
         """Raises InputError for an unknown curve."""
         resolved = {label: _resolved(unit, each) for label, each in estimators.items()}
-        positions = reader.longest_slate(unit, evaluation.selection)
+        positions = evaluation.extent.positions
         return cls(
             evaluation=evaluation,
             fold=SlateFold(estimators=resolved, spanning=evaluation.spanning),

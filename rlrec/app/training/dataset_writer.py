@@ -101,8 +101,9 @@ class DatasetWriter:
         self, selection: Selection, cutoff: Cutoff, *, since: int = -1, progress: Callable[[], None] | None = None
     ) -> WriteReport:
         """Write what of the selected log can be used. since: visits that could not be used at this time are new."""
-        self._loggers = FixedLoggers.of(self.unit, selection)
-        self._most = self._most_loggers(selection)
+        extent = reader.extent(self.unit, selection)
+        self._loggers = FixedLoggers.of(self.unit, selection, extent)
+        self._most = self._most_loggers(extent.steps)
         total = dict.fromkeys(COUNTED, 0)
         unused, largest = UnusedVisits(), 0.0
         log = ended_visits.batches(self.unit, selection, self.reward, cutoff, columns=READ, keys=True)
@@ -139,9 +140,9 @@ class DatasetWriter:
             for portion in self._portions(visits):
                 self.dataset.add(self._rows(visits.take(portion), names.take(portion)))
 
-    def _most_loggers(self, selection: Selection) -> int:
-        """How many loggers can be weighed, as `evaluate` reckons."""
-        horizon = min(max(1, reader.steps(self.unit, selection)), ended_visits.LONGEST)
+    def _most_loggers(self, steps: int) -> int:
+        """How many loggers can be weighed, as `evaluate` reckons, in visits of so many decisions."""
+        horizon = min(max(1, steps), ended_visits.LONGEST)
         estimators = ope.parse(ESTIMATOR).sessions
         self._spanning = sessions.any_user(self.unit)
         return SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spanning=self._spanning).most_loggers
