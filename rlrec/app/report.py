@@ -214,7 +214,7 @@ class _Gathering:
         answer.judged = JUDGED if since is not None else None
         targets = [*dict.fromkeys([*self._targets(), UNIFORM])]
         with self.store.read() as unit:
-            visits = reader.steps(unit, self.selection) > 1
+            visits = reader.extent(unit, self.selection).steps > 1
         names = ",".join([PER_IMPRESSION, *([PER_SESSION] if visits else [])])
         request = evaluate.Request(targets=targets, log=self._log(since), estimators=names)
         try:
