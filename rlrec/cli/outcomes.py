@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, examples, stored
 from rlrec.cli.values import DURATION, NAME, NUMBER, format_duration
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.unit_outcomes import DifferenceRow, OutcomeRow
     from rlrec.app.outcomes import Result
 
+PERIODS = ("hour", "day", "week")
 DIFFERENCE = {  # column of a csv: key of a difference
     "against": "against", "difference": "value", "relative": "relative", "difference_lower": "lower",
     "difference_upper": "upper", "p_value": "p_value", "narrowed": "narrowed",
@@ -23,7 +25,7 @@ DIFFERENCE = {  # column of a csv: key of a difference
 
 @click.command()
 @click.option(
-    "--by", type=click.Choice(["variant", "policy", "version", "hour", "day", "week", "users"]),
+    "--by", type=click.Choice(["variant", "policy", "version", *PERIODS, "users"]),
     help="Compare these groups with the first one [default: variant, with --experiment].",
 )  # fmt: skip
 @click.option("--experiment", type=NAME, metavar="NAME", help="Only its decisions; its unit counts.")
@@ -42,13 +44,14 @@ DIFFERENCE = {  # column of a csv: key of a difference
     help="Only the first so long of every unit, of units that have had it and the windows of the rewards.",
 )  # fmt: skip
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
+@plot_option
 @stored
 @examples(
-    "rlrec outcomes --by week",
+    "rlrec outcomes --by week --plot week.svg",
     "rlrec outcomes --experiment ab --reward default --json",
     "rlrec outcomes --experiment ab --adjust --age 7d",
 )
-def outcomes(store: Store, show: Show, **request: Any) -> None:
+def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None:
     """Show visits, returns and rewards per user, and compare groups.
 
     The unit is that of the experiment, else the user where one is known, else the session. Intervals are clustered by
@@ -90,9 +93,15 @@ def outcomes(store: Store, show: Show, **request: Any) -> None:
     over their first 14 days."""
     from rlrec.app import outcomes as use_case
 
+    period = request["by"] if request["by"] in PERIODS else None
+    if plot is not None and period is None:
+        raise click.UsageError("--plot draws the reward of a visit over time: add --by hour, day or week")
     result = use_case.outcomes(store, use_case.Request(**request))
+    if plot is not None:
+        from rlrec.report.figures import over_time
+
+        save_plot(plot, over_time(result))
     notes = use_case.explanations([*result["outcomes"], *result["differences"]], result["reasons"])
-    period = result["by"] if result["by"] in ("hour", "day", "week") else None
     table = _periods(result["outcomes"], period) if period else grid(result["outcomes"], result["differences"])
     if period:
         notes.append(f"+-: half the interval; *: partial-{period}; --json has differences from the first {period}")

@@ -54,8 +54,9 @@ def percent(share: float | None) -> str:
 
 
 def over_time(answer: Outcomes, metric: str = "reward_per_visit") -> Figure | None:
-    """A metric of `outcomes` by hour, day or week; None where no period has it."""
+    """A metric of `outcomes` by hour, day or week, of the first reward; None where no period has it."""
     rows = [row for row in answer["outcomes"] if row["metric"] == metric]
+    rows = [row for row in rows if row["reward"] == rows[0]["reward"]]
     if all(row["value"] is None for row in rows):
         return None
     period, name = str(answer["by"]), METRICS[metric].format(unit=answer["unit"])
@@ -103,7 +104,8 @@ def _change(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow], pe
     scale, unit = (100, "\u00a0%") if share else (1, "")
     begins = {"hour": "at", "day": "on", "week": "in the week of"}[period]
     figures = f"{interval(*_scaled(last, scale), unit=unit)} {begins} {_day(str(last['group']))}"
-    row = next((row for row in differences if (row["group"], row["metric"]) == (last["group"], last["metric"])), None)
+    key = last["group"], last["metric"], last["reward"]
+    row = next((row for row in differences if (row["group"], row["metric"], row["reward"]) == key), None)
     if row is None or row["lower"] is None or row["upper"] is None:
         return figures
     first = _day(str(row["against"]))

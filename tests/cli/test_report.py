@@ -149,12 +149,12 @@ def test_the_store_is_not_written_over(shop_sqlite: Run, sqlite_db: str) -> None
     assert "is the store itself" in refused.stderr
 
 
-@pytest.mark.parametrize("words", [("exposure",), ("exposure", "--by", "day")])
+@pytest.mark.parametrize("words", [("exposure",), ("exposure", "--by", "day"), ("outcomes", "--by", "day")])
 def test_a_plot_is_a_figure_of_its_own(shop_sqlite: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
     path = tmp_path / "plot.svg"
     done = shop_sqlite("--now", LATER, *words, "--plot", path, "--json")
     assert done.exit_code == 0
-    assert "decisions" in done.json
+    assert done.json
     root = ET.parse(path).getroot()
     assert (root.tag, root[0].tag) == ("{http://www.w3.org/2000/svg}svg", "{http://www.w3.org/2000/svg}title")
 
