@@ -78,6 +78,7 @@ def _nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
     source, the processes that tests start share a folder for it: they need not compile the program each time."""
     for name in [name for name in os.environ if name.startswith("RLREC_")]:
         del os.environ[name]
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
     if sys.dont_write_bytecode:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = str(tmp_path_factory.mktemp("bytecode"))

@@ -45,10 +45,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("rlrec.cli.report:report", "Write a page about the store, with figures, to show to others"),
     "doctor": ("rlrec.cli.doctor:doctor", "Audit the store: beliefs, propensities, draws, references, time"),
     "db": ("rlrec.cli.db:db", "Forget a user, prune old decisions, back up and copy the store"),
+    "config": ("rlrec.cli.config:config", "Show the defaults of options, and where they come from"),
     "demo": ("rlrec.cli.demo:demo", "Show the whole loop on a real log, in under a minute"),
     "help": ("rlrec.cli.help:show_help", "Show a page of the manual, or the help of a command"),
 }
 
+CONFIG = "rlrec.toml"
 YOUNG = 200_000  # objects; imports make half of them, and nothing that a collector could find
 EPILOG = """\b
 Examples:
@@ -83,7 +85,21 @@ class Program(CommandGroup):
         command = cast(click.Command, getattr(import_module(module), attribute))
         _add_globals(command, self.params)
         _name_variables(command, f"RLREC_{cmd_name}")
+        if (config := ctx.ensure_object(Settings).config) is not None:
+            ctx.default_map = {**(ctx.default_map or {}), cmd_name: config.of_command(command, cmd_name)}
         return command
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        settings = extra.setdefault("obj", Settings())
+        home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+        if paths := [*filter(os.path.exists, (CONFIG, os.path.join(home, "rlrec", CONFIG)))]:
+            from rlrec.cli.config import Config
+
+            settings.config = Config(self, paths)
+            extra["default_map"] = settings.config.of_program
+        return super().make_context(info_name, args, parent, **extra)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

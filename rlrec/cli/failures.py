@@ -125,8 +125,11 @@ def _usage(error: click.ClickException) -> tuple[str, str | None]:
 
 
 def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:
-    """The variable that gave this parameter its value, None where the command line or a default did."""
-    if ctx.get_parameter_source(param.name or "") is not click.core.ParameterSource.ENVIRONMENT:
+    """The variable or the file that gave this parameter its value, None where the command line or a default did."""
+    source = ctx.get_parameter_source(param.name or "")
+    if source is click.core.ParameterSource.DEFAULT_MAP:
+        return "rlrec.toml"
+    if source is not click.core.ParameterSource.ENVIRONMENT:
         return None
     if param.envvar:
         variables = [param.envvar] if isinstance(param.envvar, str) else param.envvar

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
 N_CANDIDATES = 20  # in a table
 SEED = Integer(0, 2**64 - 1)
+TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT
 
 
 @click.command()
@@ -69,7 +70,7 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
 def _refuse_single(request: dict[str, Any]) -> None:
     context = click.get_current_context()
     for name in request:
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+        if context.get_parameter_source(name) in TYPED:
             option = "-k" if name == "size" else f"--{name.replace('_', '-')}"
             raise click.UsageError(f"--input and {option} do not go together: the lines have it")
 

@@ -43,6 +43,7 @@ class Settings:
     format: str | None = None
     source: str | None = None
     context: click.Context | None = None
+    config: Any = None  # a Config, where there is an rlrec.toml
 
 
 def settings() -> Settings:

@@ -1,0 +1,210 @@
+"""rlrec config: defaults of options from files, and where each value comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import click
+from click.core import ParameterSource
+
+from rlrec.cli.output import Show
+from rlrec.cli.shared import CommandGroup, examples, printed, settings
+from rlrec.cli.values import masked, passwords
+from rlrec.errors import InputError, suggest
+from rlrec.times import written
+
+FORMAT = "format"  # an option of commands that may stand outside of their tables
+COLUMNS = ("option", "value", "source")
+
+
+class FileValue(NamedTuple):
+    """A value of a file, as an option takes it."""
+
+    value: Any
+    path: str
+
+
+Table = dict[str, Any]  # of FileValue, and of tables
+
+
+class Config:
+    """The defaults that files give to options. Raises InputError for a key that is no option."""
+
+    def __init__(self, program: click.Group, paths: Sequence[str]) -> None:
+        """paths: those that exist, the nearest first."""
+        self.values: Table = {}
+        for path in reversed(paths):
+            _merge(self.values, _read(path), path)
+        commands = program.list_commands(click.Context(program))
+        tables = {key for key, value in self.values.items() if key in commands and isinstance(value, dict)}
+        outside = {key: value for key, value in self.values.items() if key not in {*tables, FORMAT}}
+        self.of_program = _defaults(program, outside, (), others=commands)
+
+    def of_command(self, command: click.Command, name: str) -> Table:
+        """The default map of a command, by the Python names of its options."""
+        table = self.values.get(name)  # `db` is an option, too
+        return _defaults(command, table if isinstance(table, dict) else {}, (name,), form=self.values.get(FORMAT))
+
+    def path_of(self, names: Sequence[str]) -> str | None:
+        """The file that gives an option its value, by its command and name; None where none does."""
+        value: Any = self.values
+        for name in names:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value.path if isinstance(value, FileValue) else None
+
+
+def option_name(option: click.Option) -> str:
+    """The name of an option in files and variables."""
+    return max(option.opts, key=len).lstrip("-")
+
+
+def _read(path: str) -> Table:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not TOML: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
+def _merge(into: Table, table: Mapping[str, Any], path: str) -> None:
+    for key, value in table.items():
+        if not isinstance(value, dict):
+            into[key] = FileValue(value, path)
+        else:
+            before = into.get(key)
+            inner = into[key] = before if isinstance(before, dict) else {}
+            _merge(inner, value, path)
+
+
+def _defaults(
+    command: click.Command, table: Table, names: tuple[str, ...], *, form: Any = None, others: Sequence[str] = ()
+) -> Table:
+    """The default map of a command from its table. form: the format outside of all tables; others: names that would be
+    right, too."""
+    options = {option_name(option): option for option in _options(command)}
+    inner: Mapping[str, click.Command] = getattr(command, "commands", {})
+    defaults: Table = {} if form is None or FORMAT not in options else {str(options[FORMAT].name): _typed(form)}
+    for key, value in table.items():
+        if key in options:
+            defaults[str(options[key].name)] = _typed(value)
+        elif key not in inner or not isinstance(value, dict):
+            hint = suggest(key, list({*options, *inner, *others}))
+            raise InputError(
+                f"{_path(value)}: unknown key {'.'.join((*names, key))}", hint=hint or "see `rlrec --help`"
+            )
+    for key, subcommand in inner.items():
+        defaults[key] = _defaults(subcommand, table.get(key, {}), (*names, key), form=form)
+    return defaults
+
+
+def _options(command: click.Command) -> list[click.Option]:
+    return [param for param in command.params if isinstance(param, click.Option) and param.expose_value]
+
+
+def _path(value: Any) -> str:
+    while isinstance(value, dict) and value:
+        value = next(iter(value.values()))
+    return value.path if isinstance(value, FileValue) else "rlrec.toml"
+
+
+def _typed(value: Any) -> Any:
+    """A value as it would be typed; a table as JSON, a list as an option that is repeated."""
+    if isinstance(value, dict):
+        return json.dumps(_plain(value), default=str)
+    plain = value.value
+    if isinstance(plain, list):
+        return [str(each) for each in plain]
+    return plain if isinstance(plain, bool) else str(plain)
+
+
+def _plain(value: Any) -> Any:
+    return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, dict) else value.value
+
+
+# -- the command --
+
+
+@click.group(cls=CommandGroup)
+def config() -> None:
+    """Show the defaults of options, and where they come from.
+
+    rlrec.toml lies in the current folder, or in rlrec/ of $XDG_CONFIG_HOME [default: ~/.config]; the nearer one wins
+    key by key. Options of the program stand at its top, those of a command in its table:
+
+    \b
+      db = "shop.db"
+      format = "json"
+      [recommend]
+      policy = "home"
+      [policy.create]
+      reward = "visits"
+
+    The command line beats the environment, the environment the files."""
+
+
+@config.command("show")
+@printed
+@examples("rlrec config show")
+def show_(show: Show) -> None:
+    """Show options of the program, and those of commands that have a value, with its source.
+
+    The source is the option on the command line, a variable of the environment, a file, or default."""
+    show([dict(zip(COLUMNS, row, strict=True)) for row in _rows()], columns=COLUMNS)
+
+
+def _rows() -> Iterator[tuple[str, Any, str]]:
+    context, chosen = click.get_current_context(), settings()
+    root = context.find_root()
+    program = root.command
+    assert isinstance(program, click.Group)
+    for option in _options(program):
+        name, key = str(option.name), option_name(option)
+        value = getattr(chosen, name)
+        if isinstance(value, str):
+            value = masked(value, passwords(value))
+        elif name == "now" and value is not None:
+            value = written(value)
+        behind = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        source = ParameterSource.COMMANDLINE if behind else root.get_parameter_source(name)
+        yield key, value, _source(option, source, (key,), f"RLREC_{name.upper()}")
+    yield _of_command((FORMAT,), ["RLREC_FORMAT"]) or (FORMAT, "table", "default")
+    for name in program.list_commands(root):
+        command = program.get_command(root, name)
+        assert command is not None
+        yield from _of_commands(command, (name,))
+
+
+def _source(option: click.Option, source: ParameterSource | None, names: tuple[str, ...], variable: str) -> str:
+    if source is ParameterSource.COMMANDLINE:
+        return max(option.opts, key=len)
+    if source is ParameterSource.ENVIRONMENT:
+        return variable
+    config = settings().config
+    return (config.path_of(names) if config is not None else None) or "default"
+
+
+def _of_commands(command: click.Command, names: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
+    """The options of a command, and of those in its group, that the environment or a file sets."""
+    for option in _options(command):
+        variables = [option.envvar] if isinstance(option.envvar, str) else [*(option.envvar or ())]
+        if row := _of_command((*names, option_name(option)), variables[:1]):
+            yield row
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _of_commands(inner, (*names, name))
+
+
+def _of_command(names: tuple[str, ...], variables: Sequence[str]) -> tuple[str, Any, str] | None:
+    for variable in variables:
+        if text := os.environ.get(variable):
+            return ".".join(names), masked(text, passwords(text)), variable
+    config = settings().config
+    value: Any = {} if config is None else config.values
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return None if value is None else (".".join(names), _typed(value), _path(value))

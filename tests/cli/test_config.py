@@ -1,0 +1,100 @@
+"""rlrec.toml gives options their defaults, and config show says where each value comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from rlrec.cli import program
+from tests.cli.test_pipe import lines, stocked
+from tests.conftest import Run, Said
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "rlrec").mkdir(parents=True)
+    return tmp_path
+
+
+def rlrec(*args: object, env: dict[str, str] | None = None) -> Said:
+    result = CliRunner().invoke(program, [*map(str, args)], env=env, prog_name="rlrec")
+    return Said(result.exit_code, result.stdout, result.stderr)
+
+
+def values(said: Said) -> dict[str, tuple[Any, str]]:
+    return {row["option"]: (row["value"], row["source"]) for row in said.json}
+
+
+def test_each_value_has_its_source(folder: Path) -> None:
+    (folder / "rlrec.toml").write_text('db = "near.db"\n[recommend]\nk = 3\ncontext = {hour = 9}\n')
+    (folder / "home/rlrec/rlrec.toml").write_text(
+        'db = "far.db"\nquiet = true\nformat = "json"\n[recommend]\nk = 2\nuser = "u"\n[policy.create]\nreward = "r"\n'
+    )
+    env = {"RLREC_RECOMMEND_SEED": "7", "RLREC_ALLOW_FUTURE": "1"}
+    far = str(folder / "home/rlrec/rlrec.toml")
+    shown = rlrec("config", "show", "--now", "2026-01-01", env=env)
+    assert values(shown) == {
+        "db": ("near.db", "rlrec.toml"),
+        "now": ("2026-01-01T00:00:00.000000Z", "--now"),
+        "allow-future": (True, "RLREC_ALLOW_FUTURE"),
+        "debug": (False, "default"),
+        "quiet": (True, far),
+        "no-color": (False, "default"),
+        "format": ("json", far),
+        "recommend.k": ("3", "rlrec.toml"),
+        "recommend.context": ('{"hour": 9}', "rlrec.toml"),
+        "recommend.user": ("u", far),
+        "recommend.seed": ("7", "RLREC_RECOMMEND_SEED"),
+        "policy.create.reward": ("r", far),
+    }
+    assert all(list(row) == ["option", "value", "source"] for row in shown.json)
+
+
+def test_without_a_file_all_is_default(folder: Path) -> None:
+    shown = values(rlrec("config", "show", "--json"))
+    assert {source for _, source in shown.values()} == {"default"}
+    assert (shown["db"][0], shown["format"][0]) == ("rlrec.db", "table")
+
+
+def test_the_nearer_wins(folder: Path, run_sqlite: Run, sqlite_db: str) -> None:
+    stocked(run_sqlite)
+    config = (
+        f'db = "{sqlite_db}"\nformat = "json"\n[recommend]\npolicy = "home"\nk = 2\n[policy.show]\nformat = "csv"\n'
+    )
+    (folder / "rlrec.toml").write_text(config)
+    asked = ("recommend", "--session", "s", "--dry-run")
+    assert len(rlrec(*asked).json["slate"]) == 2
+    assert len(rlrec(*asked, "-k", 1, env={"RLREC_RECOMMEND_K": "2"}).json["slate"]) == 1
+    assert len(rlrec(*asked, env={"RLREC_RECOMMEND_K": "1"}).json["slate"]) == 1
+    assert rlrec("policy", "show", "home").stdout.startswith("arm,")
+    assert "[default: 2; x>=1]" in " ".join(rlrec("recommend", "--help").stdout.split())
+    (folder / "in").write_text(lines({"policy": "home", "session": "s"}))
+    assert rlrec("recommend", "--input", "in").exit_code == 0  # a default is no contradiction
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("dbb = 1", "Error: rlrec.toml: unknown key dbb. did you mean db?\n"),
+        ("[recomend]\nk = 1", "Error: rlrec.toml: unknown key recomend. did you mean recommend?\n"),
+        ("[policy]\nname = 1", "Error: rlrec.toml: unknown key policy.name. see `rlrec --help`\n"),
+        ("[policy.show]\ncontxt = '{}'", "Error: rlrec.toml: unknown key policy.show.contxt. did you mean context?\n"),
+        ("db = ", "Error: rlrec.toml: not TOML: Invalid value (at end of document).\n"),
+        ("now = 'noon'", None),
+    ],
+)
+def test_what_is_wrong_is_named(folder: Path, text: str, line: str | None) -> None:
+    (folder / "rlrec.toml").write_text(text)
+    told = rlrec("policy", "list")
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert told.stderr == line or (line is None and "(from rlrec.toml)" in told.stderr)
+
+
+def test_passwords_are_not_shown(folder: Path) -> None:
+    (folder / "rlrec.toml").write_text('db = "postgresql://u:s3cret@h/db"')
+    assert values(rlrec("config", "show", "--json"))["db"] == ("postgresql://u:***@h/db", "rlrec.toml")
