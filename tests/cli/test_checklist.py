@@ -1,0 +1,489 @@
+"""A checklist of what people expect of a command line, 54 points, a test each: `test_07_...` holds point 7.
+
+Sources: the guidelines of clig.dev, POSIX and GNU habits, no-color.org, the GitHub CLI, and issues that users filed
+against other tools. Points that are left out on purpose have their reason in LEFT_OUT, those that cannot be held yet
+are in NOT_YET."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from rlrec.cli import EPILOG, program
+from rlrec.cli import help as manual
+from tests.conftest import Run
+from tests.docs.test_examples import examples, leaves
+
+COMMANDS = dict(leaves(program, "rlrec"))
+LEFT_OUT: dict[int, str] = {}
+NOT_YET: dict[int, str] = {
+    7: "prefixes of commands",
+    20: "a notice once for each store and kind of event",
+    25: "--dry-run on every command that writes",
+    26: "confirmations of destructive commands",
+    27: "colour",
+    28: "progress",
+    29: "widths of tables",
+    31: "config show",
+    32: "rlrec.toml",
+    46: "completion of names from the store",
+    48: "next commands",
+    49: "schema_version",
+    54: "rlrec.open",
+}
+
+ARMS = '{"arm": "espresso"}\n{"arm": "matcha"}\n{"arm": "007"}\n{"arm": "1e5"}\n{"arm": "-dash"}\n{"arm": "crème"}\n'
+REQUEST = '{"policy": "home", "session": "s%d", "user": "u%d", "k": 2}\n'
+
+
+@pytest.fixture
+def shop(run_sqlite: Run) -> Run:
+    """A runner on a store with six arms, a policy, and ten decisions of the first of January."""
+    at = ["--now", "2026-01-01T12:00:00Z"]
+    assert run_sqlite(*at, "arm", "import", "-", stdin=ARMS).exit_code == 0
+    assert run_sqlite(*at, "policy", "create", "home", "--kind", "thompson", "--param", "floor=0.05").exit_code == 0
+    requests = "".join(REQUEST % (number, number) for number in range(10))
+    assert run_sqlite(*at, "recommend", "--input", "-", "--seed", "1", stdin=requests).exit_code == 0
+    return run_sqlite
+
+
+def process(
+    *words: object, folder: Path, stdin: Any = subprocess.DEVNULL, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """The program, run to its end in a folder."""
+    command = [sys.executable, "-m", "rlrec", *map(str, words)]
+    given = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
+    variables = {**os.environ, **(env or {})}
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, timeout=60, check=False, **given)
+
+
+def on_terminal(*words: object, folder: Path) -> tuple[int, str]:
+    """The exit code of the program on a terminal, and what it wrote there."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(folder)
+        os.execv(sys.executable, [sys.executable, "-m", "rlrec", *map(str, words)])
+    written = b""
+    while True:
+        try:
+            written += os.read(terminal, 65_536)
+        except OSError:  # Linux: the other end is closed
+            break
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), written.decode()
+
+
+def cpu_seconds(*command: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def modules(*words: str) -> set[str]:
+    """The packages that a command loads."""
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "rlrec", *words], capture_output=True, text=True)
+    return {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+
+
+def options(command: click.Command) -> Iterator[click.Option]:
+    return (param for param in command.params if isinstance(param, click.Option))
+
+
+def test_every_point_is_held_or_has_a_reason() -> None:
+    held = {int(number[1]) for name in globals() if (number := re.match(r"test_(\d\d)_", name))}
+    assert held | LEFT_OUT.keys() | NOT_YET.keys() == set(range(1, 55))
+    assert not held & (LEFT_OUT.keys() | NOT_YET.keys())
+
+
+# -- help --
+
+
+@pytest.mark.slow
+def test_01_the_program_alone_shows_help_with_examples(tmp_path: Path) -> None:
+    done = process(folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"Usage: rlrec" in done.stderr
+    assert re.search(rb"Examples:\n +rlrec init\n", done.stderr)
+
+
+def test_02_h_and_help_are_the_same_everywhere_and_touch_no_store(
+    run_sqlite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path / "..")
+    for path in COMMANDS:
+        words = path.split()[1:]
+        short, long = run_sqlite("--db", tmp_path / "none.db", *words, "-h"), run_sqlite(*words, "--help")
+        assert (short, short.exit_code, short.stderr) == (long, 0, ""), path
+        assert short.stdout.startswith(f"Usage: {path}")
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_03_every_help_has_an_example_to_copy() -> None:
+    """`tests/docs/test_examples.py` runs each of them."""
+    assert [path for path, command in COMMANDS.items() if not examples(command.help)] == []
+
+
+@pytest.mark.slow
+def test_04_the_version_comes_at_once() -> None:
+    version = min(cpu_seconds(sys.executable, "-m", "rlrec", "--version") for _ in range(3))
+    assert version < 2 * min(cpu_seconds(sys.executable, "-c", "import click") for _ in range(3))
+    assert re.fullmatch(rb"rlrec, version \d\S*\n", process("--version", folder=Path.cwd()).stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--help"], ["recommend", "--help"], ["evaluate", "--help"], ["policy", "--help"]])
+def test_05_help_loads_nothing_heavy(words: list[str]) -> None:
+    assert not modules(*words) & {"sqlalchemy", "scipy", "alembic"}
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [(["recomend"], "recommend"), (["policy", "creat"], "create"), (["init", "--chek"], "--check"),
+     (["policy", "create", "x", "--kind", "thomson"], "thompson"), (["policy", "show", "hone"], "home")],
+)  # fmt: skip
+def test_06_a_word_that_is_misspelt_gets_a_near_one(shop: Run, words: list[str], near: str) -> None:
+    said = shop(*words)
+    assert (said.exit_code, said.stdout) == (2, "")
+    assert re.search(rf"did you mean {near}\b", said.stderr)
+
+
+# -- output --
+
+
+def test_08_stdout_has_data_alone(shop: Run) -> None:
+    said = shop("feedback", "1", "frown", "--position", "1", "--json")
+    assert said.json["events"] == 1
+    assert "frown" in said.stderr
+    assert shop("arm", "list", "--json").stderr == ""
+
+
+def test_09_every_command_that_prints_a_result_has_json() -> None:
+    files = {"rlrec export-log"}  # writes lines of JSON anyway
+    without = [
+        path for path, command in COMMANDS.items() if "--json" not in {o for p in options(command) for o in p.opts}
+    ]
+    assert set(without) <= files
+
+
+def test_10_results_come_as_table_json_ndjson_and_csv(shop: Run) -> None:
+    arms = shop("arm", "list", "--format", "json").json
+    assert shop("arm", "list", "--format", "ndjson").lines == arms
+    rows = list(csv.DictReader(io.StringIO(shop("arm", "list", "--format", "csv").stdout)))
+    assert [row["arm"] for row in rows] == [arm["arm"] for arm in arms]
+    assert shop("arm", "list", "--format", "table").stdout == shop("arm", "list").stdout
+
+
+def test_11_with_json_an_error_is_json(shop: Run) -> None:
+    said = shop("policy", "show", "nobody", "--json")
+    assert (said.exit_code, said.error.keys(), said.error["code"]) == (2, {"error", "hint", "code"}, 2)
+
+
+def test_12_a_dash_is_stdin_or_stdout(shop: Run, tmp_path: Path) -> None:
+    (tmp_path / "log.ndjson").write_text("")
+    assert shop("-q", "export-log", tmp_path / "new.ndjson").exit_code == 0
+    assert shop("-q", "export-log", "-").stdout == (tmp_path / "new.ndjson").read_text(encoding="utf-8")
+    line = '{"decision_id": 1, "position": 1, "events": {"click": 1}}\n'
+    assert shop("feedback", "--input", "-", "--json", stdin=line).json["accepted"] == 1
+
+
+@pytest.mark.slow
+def test_13_a_terminal_in_place_of_input_gets_an_instruction(tmp_path: Path) -> None:
+    process("init", folder=tmp_path)
+    code, written = on_terminal("arm", "import", "-", folder=tmp_path)
+    assert code == 2
+    assert "stdin is a terminal" in written
+
+
+@pytest.mark.parametrize("text", ['\ufeff{"arm": "a"}\n', '{"arm": "a"}\r\n', '\n{"arm": "a"}\n\n', '{"arm": "a"}'])
+def test_14_lines_may_have_a_mark_blank_lines_and_other_ends(run_sqlite: Run, text: str) -> None:
+    assert run_sqlite("arm", "import", "-", "--json", stdin=text).json["added"] == 1
+
+
+def test_15_a_bad_line_is_named_by_file_line_column_field_and_text(run_sqlite: Run, tmp_path: Path) -> None:
+    path = tmp_path / "arms.ndjson"
+    path.write_text('{"arm": "a"}\n{"arm": 3}\n')
+    assert "arms.ndjson line 2, field arm: expected text, got 3" in run_sqlite("arm", "import", path).stderr
+    path.write_text('{"arm": "a"}\n{"arm": "b",,}\n')
+    said = run_sqlite("arm", "import", path)
+    assert re.search(r"arms\.ndjson line 2: not JSON: .* at column 13, near '.*\"b\",,}'", said.stderr)
+
+
+def test_16_an_array_in_place_of_lines_gets_a_hint(run_sqlite: Run) -> None:
+    said = run_sqlite("arm", "import", "-", stdin='[{"arm": "a"}, {"arm": "b"}]')
+    assert said.exit_code == 2
+    assert "jq -c '.[]'" in said.stderr
+
+
+def test_17_no_line_is_dropped_silently(shop: Run, tmp_path: Path) -> None:
+    lines = '{"decision_id": 1, "position": 1, "events": {"click": 1}}\n{"decision_id": 99, "events": {"click": 1}}\n'
+    assert shop("feedback", "--input", "-", stdin=lines).exit_code == 2
+    assert shop("decision", "show", "1", "--json").json["events"] == []
+    rejects = tmp_path / "bad.ndjson"
+    said = shop("feedback", "--input", "-", "--on-error", "quarantine", "--rejects", rejects, "--json", stdin=lines)
+    assert (said.exit_code, said.json["accepted"], said.json["rejected"]) == (5, 1, 1)
+    assert json.loads(rejects.read_text())["line"] == 2
+
+
+def test_18_exit_codes_are_distinct_and_in_the_help(shop: Run, tmp_path: Path) -> None:
+    shop("reward", "define", "r", "click=1")
+    assert shop("policy", "list").exit_code == 0
+    assert shop("policy", "show", "nobody").exit_code == 2
+    assert shop("policy", "rollback", "home").exit_code == 3
+    assert shop("reward", "define", "r", "click=2").exit_code == 6
+    assert all(f"  {code} " in EPILOG for code in range(4))
+
+
+def test_19_quiet_leaves_results_and_errors(shop: Run) -> None:
+    """There is no -v: what a command knows is in its result, and --debug shows the traceback of an error."""
+    quiet = shop("-q", "feedback", "1", "frown", "--position", "1")
+    assert (quiet.exit_code, quiet.stderr) == (0, "")
+    assert "decision_id" in quiet.stdout
+    assert "Traceback" in shop("--debug", "policy", "show", "nobody").stderr
+
+
+def test_21_the_unexpected_is_a_line_that_says_what_to_do(shop: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlrec.app.arm.listing", None)
+    said = shop("arm", "list")
+    assert (said.exit_code, said.stderr.count("\n")) == (1, 1)
+    assert "Traceback" not in said.stderr
+    assert "--debug" in said.stderr
+
+
+def test_22_an_error_says_what_which_value_and_what_next(tmp_path: Path) -> None:
+    done = process("--db", "x y.db", "arm", "list", folder=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.decode() == "Error: no store at x y.db. create it with `rlrec --db 'x y.db' init`\n"
+
+
+def test_23_counts_of_a_change_add_up(shop: Run) -> None:
+    lines = '{"decision_id": 1, "position": 1, "events": {"click": 1}, "key": "a"}\n' * 2
+    said = shop("feedback", "--input", "-", "--json", stdin=lines).json
+    assert said == {"accepted": 1, "duplicates": 1, "rejected": 0}
+    assert shop("arm", "import", "-", "--json", stdin=ARMS).json["unchanged"] == 6
+
+
+def test_24_the_state_is_easy_to_see(shop: Run) -> None:
+    said = shop("status", "--json").json
+    assert (said["arms"], said["decisions"], said["policies"][0]["policy"]) == (6, 10, "home")
+    assert said["revision"]
+    arms = shop("policy", "show", "home", "--json").json["arms"]
+    assert {"arm", "pulls", "mean", "lower", "upper"} <= arms[0].keys()
+
+
+def test_30_cells_are_verbatim(shop: Run) -> None:
+    assert {"007", "1e5"} <= set(shop("arm", "list").stdout.split())
+
+
+# -- options, environment, secrets --
+
+
+def test_33_options_have_variables_that_help_names(shop: Run) -> None:
+    assert "RLREC_<COMMAND>_<OPTION>" in EPILOG
+    assert shop("recommend", "--session", "n1", "--json", env={"RLREC_RECOMMEND_POLICY": "home"}).exit_code == 0
+    assert "RLREC_DB" in shop("--help").stdout
+    assert "RLREC_DB" in shop("help", "environment").stdout
+
+
+@pytest.mark.slow
+def test_34_a_password_is_never_printed(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    urls = [f"postgresql://u:s3cret@127.0.0.1:{port}/x", f"postgresql://127.0.0.1:{port}/x?user=u&password=s3cret"]
+    for url in urls:
+        for words in ([], ["--debug"]):
+            done = process("--db", url, *words, "arm", "list", folder=tmp_path)
+            assert done.returncode == 4
+            assert b"s3cret" not in done.stdout + done.stderr
+    done = process("--db", urls[1].partition("?")[0], "arm", "list", folder=tmp_path, env={"PGPASSWORD": "s3cret"})
+    assert (done.returncode, b"s3cret" in done.stderr) == (4, False)
+
+
+def test_35_options_before_a_command_work_behind_it_or_get_a_hint(shop: Run) -> None:
+    said = shop("arm", "list", "--db", "other.db")
+    assert said.exit_code in (2, 3)
+    assert "other.db" in said.stderr or "before the command" in said.stderr
+
+
+def test_36_an_option_has_one_meaning_and_a_long_name(shop: Run) -> None:
+    short: dict[str, set[str]] = {}
+    for path, command in COMMANDS.items():
+        for option in options(command):
+            for name in option.opts:
+                if not name.startswith("--"):
+                    short.setdefault(name, set()).add(max(option.opts, key=len))
+                    assert len(option.opts) > 1, (path, name)
+    assert {name: long for name, long in short.items() if len(long) > 1} == {}
+    assert shop("arm", "retire", "--", "-dash").exit_code == 0
+
+
+# -- pipes, signals, clocks, locales --
+
+
+@pytest.mark.slow
+def test_37_a_reader_may_leave_early(tmp_path: Path) -> None:
+    process("init", folder=tmp_path)
+    process("arm", "import", "-", folder=tmp_path, stdin="".join(f'{{"arm": "a{n}"}}\n' for n in range(9_999)).encode())
+    for variables in ({}, {"PYTHONUNBUFFERED": "1"}):
+        command = [sys.executable, "-m", "rlrec", "arm", "list", "--format", "csv"]
+        child = subprocess.Popen(
+            command, cwd=tmp_path, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        with child as reading:
+            assert reading.stdout is not None
+            reading.stdout.readline()
+            reading.stdout.close()
+            assert (reading.wait(20), reading.stderr.read() if reading.stderr else b"") == (141, b"")
+
+
+@pytest.mark.slow
+def test_38_ctrl_c_ends_long_work_at_once(tmp_path: Path) -> None:
+    process("init", folder=tmp_path)
+    process("policy", "create", "p", "--kind", "uniform", folder=tmp_path)
+    words = ["simulate", "bernoulli", "--policy", "p", "--sessions", "9999999", "--group", "100"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "rlrec", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with child as working:
+        while b"decisions" not in process("status", folder=tmp_path).stdout.replace(b" 0 decisions", b""):
+            time.sleep(0.1)
+        sent = time.monotonic()
+        working.send_signal(signal.SIGINT)
+        _, written = working.communicate(timeout=20)
+        assert time.monotonic() - sent < 3
+    assert (working.returncode, written) == (130, b"Error: interrupted.\n")
+    assert process("--now", "2027-01-01", "doctor", folder=tmp_path).returncode == 0
+
+
+@pytest.mark.slow
+def test_39_a_server_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        began = time.monotonic()
+        url = f"postgresql://u@127.0.0.1:{mute.getsockname()[1]}/x"
+        done = process("--db", url, "arm", "list", "--json", folder=tmp_path)
+    assert time.monotonic() - began < 15
+    error = json.loads(done.stderr)
+    assert (done.returncode, error["code"]) == (4, 4)
+    assert error["hint"]
+
+
+@pytest.mark.slow
+def test_40_times_are_utc_whatever_the_time_zone(tmp_path: Path) -> None:
+    process("--now", "2026-01-01T12:00:00+02:00", "init", folder=tmp_path)
+    process("--now", "2026-01-01T12:00:00+02:00", "arm", "add", "a", folder=tmp_path)
+    process("--now", "2026-01-01T12:00:00", "policy", "create", "p", "--kind", "uniform", folder=tmp_path)
+    answers = {
+        process("--now", "2026-01-02", "policy", "versions", "p", "--json", folder=tmp_path, env={"TZ": zone}).stdout
+        for zone in ("UTC", "Asia/Tokyo", "America/New_York")
+    }
+    assert len(answers) == 1
+    assert b'"2026-01-01T12:00:00.000000Z"' in answers.pop()
+
+
+@pytest.mark.slow
+def test_41_numbers_have_full_precision_in_every_locale(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
+    answers = {
+        process("--db", sqlite_db, "policy", "show", "home", "--json", folder=tmp_path, env={"LC_ALL": name}).stdout
+        for name in ("C", "C.UTF-8", "de_DE.UTF-8")
+    }
+    assert len(answers) == 1
+    assert re.search(rb"0\.\d{15}", answers.pop())
+
+
+@pytest.mark.slow
+def test_42_text_is_utf8_in_every_locale(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
+    narrow = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for form in ("table", "json", "csv"):
+        done = process("--db", sqlite_db, "arm", "list", "--format", form, folder=tmp_path, env=narrow)
+        assert (done.returncode, "crème".encode() in done.stdout) == (0, True)
+
+
+def test_43_the_same_seed_gives_the_same_bytes(shop: Run) -> None:
+    random = {"recommend", "simulate", "train-pg", "evaluate", "pipe", "demo"}
+    seeded = {
+        path.split()[1] for path, command in COMMANDS.items() if any("--seed" in o.opts for o in options(command))
+    }
+    assert random <= seeded
+    words = ["--now", "2026-01-02", "recommend", "--policy", "home", "--session", "z", "--dry-run", "--json"]
+    answers = [shop(*words, "--seed", seed).stdout for seed in (5, 5, 6)]
+    assert answers[0] == answers[1]
+    studies = [shop("simulate", "bernoulli", "--ephemeral", "--kind", "ucb", "--seed", 3, "--json") for _ in range(2)]
+    assert studies[0] == studies[1]
+
+
+def test_44_rows_and_keys_have_a_stable_order(shop: Run) -> None:
+    for words in (["arm", "list"], ["policy", "show", "home"], ["evaluate", "uniform", "home"], ["session", "list"]):
+        assert shop(*words, "--json") == shop(*words, "--json")
+    answers = [shop("recommend", "--policy", "home", "--session", f"n{n}", "--json").json for n in range(2)]
+    assert [*answers[0]] == [*answers[1]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["with space.db", "crème.db", "sub/../up.db"])
+def test_45_a_store_may_lie_anywhere(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sub").mkdir()
+    assert process("--db", name, "init", folder=tmp_path).returncode == 0
+    assert (tmp_path / name).exists()
+    (tmp_path / "link.db").symlink_to(tmp_path / name)
+    assert process("--db", "link.db", "arm", "add", "a", folder=tmp_path).returncode == 0
+    assert process("--db", f"sqlite:///{tmp_path}/link.db", "arm", "list", "--json", folder=tmp_path).stdout != b"[]\n"
+
+
+def test_47_topics_have_pages(run_sqlite: Run) -> None:
+    topics = {page.topic for page in manual.pages()}
+    assert {"exit-codes", "environment", "formats", "postgresql"} <= topics
+    assert run_sqlite("help", "exit-codes").stdout.startswith("# Exit codes")
+
+
+@pytest.mark.slow
+def test_50_nothing_uses_the_network(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "def look(event, arguments):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.bind'):\n"
+        "        raise SystemExit(f'uses the network: {event} {arguments}')\n"
+        "sys.addaudithook(look)\n"
+        "from rlrec.cli import main\n"
+        "main()\n"
+    )
+    for words in (["init"], ["arm", "add", "a"], ["policy", "create", "p", "--kind", "thompson"],
+                  ["recommend", "--policy", "p", "--session", "s"], ["feedback", "1", "click"], ["doctor"],
+                  ["--now", "+1h", "evaluate", "uniform"]):  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", script, *words], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_51_init_may_be_repeated(run_sqlite: Run) -> None:
+    said = run_sqlite("init", "--json")
+    assert (said.exit_code, said.json["created"], said.json["migrated"]) == (0, False, False)
+
+
+def test_52_an_answer_has_what_a_log_elsewhere_needs(shop: Run) -> None:
+    answer = shop("recommend", "--policy", "home", "--session", "n", "--json").json
+    assert {"decision_id", "propensity", "policy", "version", "at", "session", "request_id"} <= answer.keys()
+    assert {"arm", "propensity", "position"} <= answer["slate"][0].keys()
+
+
+def test_53_a_check_is_an_exit_code(shop: Run, tmp_path: Path) -> None:
+    assert shop("doctor").exit_code == 0
+    assert shop("init", "--check").exit_code == 0
+    assert shop("--db", tmp_path / "none.db", "init", "--check").exit_code == 3
