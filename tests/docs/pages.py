@@ -13,6 +13,7 @@ import subprocess
 import venv
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from difflib import SequenceMatcher
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import NamedTuple
@@ -150,7 +151,26 @@ def _refreshed(before: list[str], printed: list[str]) -> str:
     lines = [re.sub(rf"{today}T[\d:.]+Z", "...", line) for line in lines]
     patterns = [line for line in before if "..." in line and line.strip() != "..."]
     lines = [next((pattern for pattern in patterns if matches(pattern, line)), line) for line in lines]
-    if before.count("...") == 1:
-        cut = before.index("...")
-        lines = [*lines[:cut], "...", *lines[len(lines) - (len(before) - cut - 1) :]]
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{line}\n" for line in _excerpt(before, lines))
+
+
+def _excerpt(before: list[str], lines: list[str]) -> list[str]:
+    """The stretches of `lines` that those before are nearest to, with a line `...` where others are left out."""
+    stretches = [stretch.splitlines() for stretch in re.split(r"^\.\.\.$", "\n".join(before), flags=re.MULTILINE)]
+    stretches = [[line for line in stretch if line] for stretch in stretches]
+    result: list[str] = []
+    position = 0
+    for number, stretch in enumerate(stretches):
+        if number:
+            result.append("...")
+        if stretch:
+            start = _nearest(stretch[0], lines, position) if number else 0
+            last = number == len(stretches) - 1
+            position = len(lines) if last else _nearest(stretch[-1], lines, start) + 1
+            result += lines[start:position]
+    return result
+
+
+def _nearest(line: str, lines: list[str], start: int) -> int:
+    """The index of the line, from `start` on, that is most like another one."""
+    return max(range(start, len(lines)), key=lambda index: SequenceMatcher(None, line, lines[index]).ratio())
