@@ -9,6 +9,7 @@ from rlrec.app.evaluation.candidates import Inclusion
 from rlrec.app.evaluation.estimates import EstimateRow
 from rlrec.app.evaluation.request import EmptyLog, Request
 from rlrec.app.inputs import filters
+from rlrec.app.log import maturity
 from rlrec.ope import diagnostics
 from rlrec.store import Store, bulk
 
@@ -21,7 +22,15 @@ def evaluate(store: Store, request: Request) -> list[EstimateRow]:
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
     estimators = estimates.estimators(request)
     with store.read() as unit, bulk.alongside(unit):
-        return estimates.answer(unit, request, estimators, filters.selection(unit, request.log))
+        selection = filters.selection(unit, request.log)
+        try:
+            return estimates.answer(unit, request, estimators, selection)
+        except EmptyLog as error:
+            if error.wait_us is not None:
+                command = f"evaluate {' '.join(request.targets)}"
+                outlook = maturity.outlook(unit, selection, wait_us=error.wait_us, command=command)
+                error.hint = "; ".join(filter(None, (error.hint, outlook)))
+            raise
 
 
 def explained(rows: Sequence[EstimateRow]) -> list[str]:

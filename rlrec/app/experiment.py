@@ -321,8 +321,10 @@ def show(store: Store, name: str, *, rewards: Sequence[str] = (), level: float =
     """Outcomes per unit under these rewards (none: those that the variants learn), their differences, earnings per
     decision under the first of them, and whether the split is as defined."""
     from rlrec.app.evaluation import unit_outcomes
+    from rlrec.app.log import maturity
     from rlrec.ope import comparison, intervals, outcomes
     from rlrec.store import bulk
+    from rlrec.store.reader import Selection
 
     intervals.check_level(level)
     with store.read() as unit, bulk.alongside(unit):
@@ -335,9 +337,16 @@ def show(store: Store, name: str, *, rewards: Sequence[str] = (), level: float =
         collected = unit_outcomes.collect(unit, study, level=level)
         assigned = experiments.count_units(unit, experiment.id)
         uniform = holdout.compared(unit, experiment, definitions[0], level=level)
+        outlook = None
+        if assigned and not any(collected.sums.sessions):
+            selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
+            wait_us, command = definitions[0].window_us, f"experiment show {name}"
+            outlook = maturity.outlook(unit, selection, wait_us=wait_us, command=command)
     figures, sums, labels = collected.outcomes, collected.sums, collected.groups.labels
     if sums.censored:
         store.notice(f"{sums.censored} decisions with a censored slot are left out")
+    if outlook is not None:
+        store.notice(f"no decision of {name} is mature yet: {outlook}")
     shares, units = _shares(experiment), [assigned.get(variant.id, 0) for variant in experiment.variants]
     chi2, p_value = comparison.sample_ratio(units, [variant.weight for variant in experiment.variants])
     rows, unit_differences = unit_outcomes.to_json(collected)

@@ -12,11 +12,11 @@ from typing import NamedTuple, TypeVar
 from rlrec.app.inputs.canonical import line_digest
 from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.app.log.slot_values import reward_from
-from rlrec.errors import Conflict, InputError
+from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import reward as rewards
 from rlrec.policy.reward import LIMIT
 from rlrec.records import Event, Reward, Sums
-from rlrec.store import Store, Unit, decisions, events, policies
+from rlrec.store import Store, Unit, decisions, events, policies, settings
 from rlrec.store.events import CENSOR, FeedbackKey, FeedbackTarget
 from rlrec.store.returns import RETURN
 from rlrec.store.unit import Row, StoredRows
@@ -133,9 +133,19 @@ class FeedbackGroup:
 
 
 def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
-    """Warn of kinds of events that count for nothing: once, and only of stored ones."""
-    for kind in sorted(unweighed):
-        store.notice(f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet")
+    """Warn of kinds of events that count for nothing: of each once in the life of a store, and only of stored ones."""
+    kinds = set(unweighed)
+    if not kinds:
+        return
+    with store.read() as unit:
+        new = settings.new_kinds(unit, kinds)
+        weighed = sorted({kind for definition in policies.rewards(unit) for kind in definition.weights})
+    for kind in new:
+        near = suggest(kind, weighed)
+        text = f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet"
+        store.notice(f"{text}: {near}" if near else text)
+    if new:
+        store.write(lambda unit: settings.note_kinds(unit, new), repeatable=True)
 
 
 def _refuse(error: InputError) -> None:

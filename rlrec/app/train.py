@@ -13,7 +13,7 @@ from rlrec.app.distributions.trained import Trained
 from rlrec.app.evaluation import targets
 from rlrec.app.evaluation.paired_gate import BY_VISIT, Gain
 from rlrec.app.inputs import filters, lookup, parameters
-from rlrec.app.log import ended_visits, lineage
+from rlrec.app.log import ended_visits, lineage, maturity
 from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
 from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions, TrainingResult
@@ -147,6 +147,10 @@ class _TrainingRun:
             cutoff = Cutoff.of(unit, self.parent.reward)
             self.report = writer.write(selection, cutoff, since=last_trained, progress=self.lease.renew)
             record = self._record(unit, selection)
+            self.outlook = None
+            if not self.report.visits:
+                wait_us, command = cutoff.timeout_us + cutoff.window_us, f"train-pg {self.request.name}"
+                self.outlook = maturity.outlook(unit, selection, wait_us=wait_us, command=command)
             looks = _looks(unit, self.parent)
         new, least = self.report.new, self.request.min_new
         if new < least:
@@ -216,7 +220,8 @@ class _TrainingRun:
 
     def _way_out(self) -> str:
         if self.report.unused.waiting:
-            return "a session counts once it has ended and its reward window is over"
+            hint = "a session counts once it has ended and its reward window is over"
+            return "; ".join(filter(None, (hint, self.outlook)))
         if self.report.unrecorded:
             return "train on what `rlrec recommend` served, or on an import that says what its states were"
         if self.request.log or self.request.since is not None:

@@ -7,9 +7,11 @@ from typing import Any, TypedDict
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import belief_versions
 from rlrec.app.learning.belief_versions import VersionSummary, is_complete, summary
+from rlrec.app.log import maturity
 from rlrec.errors import CheckFailed, InputError
 from rlrec.records import Head, Version
-from rlrec.store import Store, Unit, decisions, policies, settings
+from rlrec.store import Store, Unit, decisions, policies, reader, settings
+from rlrec.store.reader import Selection
 from rlrec.times import written
 
 
@@ -85,6 +87,8 @@ def freeze(store: Store, reference: str) -> Frozen:
         source, head = _learning(unit, reference)
         sums, last = belief_versions.fork(unit, source)
         immature = decisions.count_slots_after(unit, source.policy.id, first=last + 1) if source.learning else 0
+        newest = reader.newest_at(unit, Selection(policy_ids=[source.policy.id], imported=False), 1) or unit.now
+        ready = maturity.moment(newest + source.reward.window_us, unit.now)
 
     def work(unit: Unit) -> Frozen:
         policies.lock(unit, [source.policy.id])
@@ -101,7 +105,9 @@ def freeze(store: Store, reference: str) -> Frozen:
 
     frozen = store.write(work)
     if immature:
-        store.notice(f"{immature} slots are not mature yet; version {frozen['version']} leaves them out")
+        store.notice(
+            f"{immature} slots are not mature yet, the last at {ready}; version {frozen['version']} leaves them out"
+        )
     return frozen
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, examples, stored
+from rlrec.cli.shared import Store, conclude, examples, stored
 from rlrec.cli.values import Integer
 from rlrec.errors import CheckFailed
 
@@ -53,7 +53,11 @@ def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None
     else:
         flat = [asdict(finding) for finding in report.findings]
         show(report, table=_view(report, use_case.overview(report)), columns=COLUMNS, flat=flat)
-    if not report.ok:
+    if report.ok:
+        warnings = sum(finding.severity == "warning" for finding in report.findings)
+        result = f"no error, {warnings} warning{'s' if warnings > 1 else ''}" if warnings else "nothing is wrong"
+        conclude(show, f"{len(use_case.CHECKS)} checks of {report.checked['decisions']:,} decisions: {result}.")
+    else:
         errors = sum(finding.severity == "error" for finding in report.findings)
         hint = "nothing was changed; restore a backup, or `rlrec export-log` what is sound"
         raise CheckFailed(f"doctor found {errors} error{'s' if errors > 1 else ''}", hint=hint)

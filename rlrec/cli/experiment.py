@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, examples, stored
+from rlrec.cli.shared import CommandGroup, Store, conclude, examples, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
@@ -133,6 +133,27 @@ def show_(store: Store, show: Show, name: str, rewards: Sequence[str], level: fl
 
     result = use_case.show(store, name, rewards=rewards, level=level)
     show(result, table=_view(result, level), flat=_flat(result))
+    conclude(show, _sentence(result))
+
+
+def _sentence(result: VariantComparison) -> str:
+    """The conclusion from the first reward per unit, or from the credit of teams, in plain words."""
+    if _alarm(result["sample_ratio"]["p_value"], "!"):
+        return f"The split of {result['experiment']} is not as defined: do not trust its differences."
+    rows: list[Mapping[str, Any]] = [row for row in reversed(result["unit_differences"]) if _is_earned(row)]
+    by_variant = {row["group"]: row for row in rows} or {row["variant"]: row for row in result["differences"]}
+    unit = result["unit"] if rows else "decision"
+    return "; ".join(_comparison(*pair, unit=unit) for pair in by_variant.items()) or "There is nothing to compare."
+
+
+def _comparison(variant: str, row: Mapping[str, Any], *, unit: str) -> str:
+    against, low, high = row["against"], row["lower"], row["upper"]
+    if row["value"] is None or low is None or high is None:
+        return f"{variant} and {against} cannot be compared yet"
+    word = "surely more" if low > 0 else "surely less" if high < 0 else "not surely more or less"
+    relative = f"{100 * row['relative']:+.1f} %, " if row.get("relative") is not None else ""
+    young = " so far" if "young-units" in row.get("reasons", ()) else ""
+    return f"{variant} earns {word} per {unit} than {against}{young} ({relative}{cell(low)} to {cell(high)})"
 
 
 def _flat(result: VariantComparison) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli import lines
 from rlrec.cli.output import Show
-from rlrec.cli.shared import FILE, Refusals, Store, examples, refusing, stored
+from rlrec.cli.shared import FILE, Refusals, Store, conclude, examples, refusing, stored, suggest_next
 from rlrec.cli.values import NAME, Registered
 
 
@@ -49,7 +49,15 @@ def import_log(
 
     sources = [Source(file=_rereadable(file, refusals), name=file, decode=lines.decode_group) for file in files]
     bad_lines = use_case.BadLines(quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading)
-    show(use_case.import_log(store, use_case.Request(files=sources, layout=layout, policy=policy), bad_lines))
+    result = use_case.import_log(store, use_case.Request(files=sources, layout=layout, policy=policy), bad_lines)
+    show(result)
+    conclude(
+        show,
+        f"{result.accepted:,} decisions are stored, {result.duplicates:,} were there already, {result.rejected:,} "
+        "lines are refused.",
+    )
+    log = f" --log policy={policy}" if policy else ""
+    suggest_next(show, f"evaluate uniform{log}", "estimates what another policy would have earned")
 
 
 def _rereadable(file: str, refusals: Refusals) -> str | BinaryIO:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, examples, stored
+from rlrec.cli.shared import Store, examples, stored, suggest_next
 from rlrec.cli.values import DURATION
 
 
@@ -22,4 +22,7 @@ def init(store: Store, show: Show, session_timeout: int | None, check: bool) -> 
     Safe to repeat, and to run many times at once."""
     from rlrec.app import init as use_case
 
-    show(use_case.check(store) if check else use_case.init(store, session_timeout_us=session_timeout))
+    result = use_case.check(store) if check else use_case.init(store, session_timeout_us=session_timeout)
+    show(result)
+    if result.created:
+        suggest_next(show, "arm add KEY", "(or `arm import FILE`) says what can be shown")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, by_name, examples, printed, stored
+from rlrec.cli.shared import CommandGroup, Store, by_name, examples, printed, stored, suggest_next
 from rlrec.cli.tables import bar, cell, decimals, interval
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 
@@ -102,7 +102,14 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
     is left between the two, per slate in nats. `train-pg` goes on from there, on the bandit's log."""
     from rlrec.app import policy as use_case
 
-    show(use_case.create(store, use_case.Request(parameters=by_name(params, "parameter"), **request)))
+    result = use_case.create(store, use_case.Request(parameters=by_name(params, "parameter"), **request))
+    show(result)
+    if not result["created"]:
+        return
+    if result["kind"] == "logged":
+        suggest_next(show, f"import-log FILE --layout LAYOUT --policy {result['policy']}", "brings the log in")
+    else:
+        suggest_next(show, f"recommend --policy {result['policy']} --session s1", "draws and logs a slate")
 
 
 @policy.command("list")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, examples, stored
+from rlrec.cli.shared import Store, conclude, examples, stored
 
 
 @click.command()
@@ -15,4 +15,6 @@ def settle(store: Store, show: Show) -> None:
     """Learn from slots of `settled` rewards whose window is over."""
     from rlrec.app import settle as use_case
 
-    show(use_case.settle(store))
+    result = use_case.settle(store)
+    show(result)
+    conclude(show, f"{result.settled:,} slots entered the beliefs, {result.open:,} wait for the end of their window.")

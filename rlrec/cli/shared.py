@@ -81,10 +81,15 @@ def conclude(show: Show, text: str) -> None:
         show.below(text)
 
 
-def suggest_next(show: Show, command: str, why: str) -> None:
-    """Name the command that comes next, on stderr; not with --quiet, nor beside json or csv."""
-    if show.format == "table":
-        notice(f"next: rlrec {command}  ({why})")
+def suggest_next(show: Show, command: str, effect: str) -> None:
+    """Name the command that comes next and what it does, on stderr; not with --quiet, nor beside json or csv."""
+    if show.format != "table":
+        return
+    from shlex import quote
+
+    chosen = settings()
+    typed = chosen.db != Settings.db and "RLREC_DB" not in os.environ
+    notice(f"next: `rlrec {f'--db {quote(chosen.db)} ' if typed else ''}{command}` {effect}")
 
 
 # -- groups --

@@ -154,7 +154,7 @@ def _suggest_next(show: Show, result: Mapping[str, Any]) -> None:
     elif (result["lower"] or 0) > 0 and result["verdict"] != "insufficient":
         suggest_next(show, f"policy promote {new}", "lets it serve")
     else:
-        suggest_next(show, f"policy show {new} --curve", "what became of each epoch")
+        suggest_next(show, f"policy show {new} --curve", "shows what became of each epoch")
 
 
 def _shaping(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:

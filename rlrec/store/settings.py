@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from rlrec.errors import CheckFailed
+from rlrec.store.contents import digest
 from rlrec.store.unit import Unit
 
 BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
@@ -88,3 +89,18 @@ def trained_at(unit: Unit, policy: str) -> set[int]:
     """When training promoted a version of a policy."""
     rows = unit.ask("SELECT at, options FROM run WHERE command = 'train-pg' AND result LIKE ?", '%"promoted": true%')
     return {at for at, options in rows if json.loads(options)["policy"] == policy}
+
+
+UNWEIGHED = "notice of events"  # the command of a run that records a notice of kinds that no reward weighs
+
+
+def new_kinds(unit: Unit, kinds: Collection[str]) -> list[str]:
+    """The kinds of events of which it was not said before that no reward weighs them."""
+    rows = unit.ask("SELECT options FROM run WHERE command = ?", UNWEIGHED)
+    noticed = {kind for (options,) in rows for kind in json.loads(options)["kinds"]}
+    return sorted(kind for kind in kinds if digest(kind).hex() not in noticed)
+
+
+def note_kinds(unit: Unit, kinds: Collection[str]) -> None:
+    """Record that it was said: by digests, so that no text of a user stays when the user is forgotten."""
+    add_run(unit, UNWEIGHED, {"kinds": [digest(kind).hex() for kind in kinds]})

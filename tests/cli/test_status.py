@@ -126,3 +126,61 @@ def test_versions_of_a_version_are_refused(run_sqlite: Run) -> None:
     _filled(run_sqlite)
     said = run_sqlite("policy", "versions", "home@1", "--json")
     assert (said.exit_code, json.loads(said.stderr)["code"]) == (2, 2)
+
+
+def test_a_kind_that_nobody_weighs_is_noticed_once_in_a_store(run: Run) -> None:
+    _filled(run)
+    first = run("--now", T0, "feedback", 1, "clik").stderr
+    assert "no reward definition weighs 'clik'" in first
+    assert "did you mean click?" in first
+    assert run("--now", T0, "feedback", 2, "clik").stderr == ""
+    assert "weighs 'dwell_s'" in run("--now", T0, "feedback", 2, "dwell_s=3").stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (["evaluate", "uniform"], "the first at 12:30Z, in 25 min; to look now: `rlrec --now 2026-01-01T12:30:01Z"),
+        (["evaluate", "uniform", "--estimator", "pdis"], "the first at 13:00Z, in 55 min; to look now: `rlrec --now"),
+        (["policy", "freeze", "home"], "4 slots are not mature yet, the last at 12:30Z, in 25 min; version 2"),
+        (["train-pg", "visits"], "the first at 13:00Z, in 55 min; to look now: `rlrec --now 2026-01-01T13:00:01Z"),
+    ],
+)  # fmt: skip
+def test_what_is_not_mature_says_when_it_will_be(run_sqlite: Run, command: list[str], text: str) -> None:
+    _filled(run_sqlite)
+    run_sqlite("--now", T0, "policy", "create", "visits", "--kind", "gradient")
+    assert text in run_sqlite("--now", "2026-01-01T12:05:00Z", *command).stderr
+
+
+def test_an_experiment_says_when_its_decisions_are_mature(run_sqlite: Run) -> None:
+    _filled(run_sqlite)
+    run_sqlite("--now", T0, "experiment", "create", "ab", "--variant", "x=home", "--variant", "y=home")
+    run_sqlite("--now", T0, "recommend", "--experiment", "ab", "--session", "e1", "--user", "u1")
+    said = run_sqlite("--now", "2026-01-01T12:05:00Z", "experiment", "show", "ab")
+    assert "no decision of ab is mature yet: the first at 12:30Z, in 25 min" in said.stderr
+
+
+def test_the_time_to_look_shows_the_estimate(run_sqlite: Run) -> None:
+    _filled(run_sqlite)
+    hint = run_sqlite("--now", T0, "evaluate", "uniform").stderr
+    clock = hint.partition("--now ")[2].partition(" ")[0]
+    assert run_sqlite("--now", clock, "evaluate", "uniform").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (["policy", "create", "more", "--kind", "uniform"], "recommend --policy more --session s1` draws"),
+        (["doctor"], "checks of 4 decisions: nothing is wrong."),
+        (["settle"], "0 slots entered the beliefs, 0 wait for the end of their window."),
+        (["evaluate", "uniform"], "uniform: this log cannot tell (low-ess, few-rewards, one-cluster)"),
+        (["experiment", "show", "ab"], "y and x cannot be compared yet"),
+    ],
+)  # fmt: skip
+def test_a_command_ends_with_a_sentence_or_the_next_command(run_sqlite: Run, command: list[str], text: str) -> None:
+    _filled(run_sqlite)
+    run_sqlite("--now", T0, "experiment", "create", "ab", "--variant", "x=home", "--variant", "y=home")
+    said = run_sqlite("--now", LATER, *command)
+    assert text in said.stderr.splitlines()[-1]
+    for quiet in (["-q", "--now", LATER, *command], ["--now", LATER, *command, "--json"]):
+        assert text not in run_sqlite(*quiet).stderr

@@ -151,7 +151,7 @@ def test_estimates_are_compared_with_what_served(run: Run) -> None:
 def test_units_stand_apart(run: Run) -> None:
     text = run("--now", NOW, "evaluate", "home", "--estimator", "pdis,snips").stdout
     marks = ["target ", "pdis ", "per session: what served earned", "target ", "snips ", "per impression: what served"]
-    assert re.findall("|".join(dict.fromkeys(marks)), text.partition("low-ess")[0]) == marks
+    assert re.findall("|".join(dict.fromkeys(marks)), text)[:6] == marks
 
 
 @pytest.mark.parametrize(

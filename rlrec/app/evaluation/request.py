@@ -20,10 +20,12 @@ from rlrec.store.reader import LogExtent, Selection
 
 
 class EmptyLog(InputError):
-    """The log has nothing that a target could be judged by."""
+    """The log has nothing that a target could be judged by. wait_us: from a decision until it counts, where all that
+    is selected is too young."""
 
-    def __init__(self, message: str, *, hint: str) -> None:
+    def __init__(self, message: str, *, hint: str, wait_us: int | None = None) -> None:
         super().__init__(f"empty log: {message}", hint=hint)
+        self.wait_us = wait_us
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class SharedRows:
         """The error where no row is old enough."""
         minutes = self.reward.window_us / 60e6
         hint = f"a decision counts when the window of reward {self.reward.name}, {minutes:g} minutes, is over"
-        return EmptyLog(f"none of the {rows} selected is mature", hint=hint)
+        return EmptyLog(f"none of the {rows} selected is mature", hint=hint, wait_us=self.reward.window_us)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -139,6 +139,7 @@ class SessionUnit:
                 f"none of the {counts.waiting} sessions selected is over, or their reward windows are not",
                 hint=f"one ends by `rlrec session end`, or {idle:g} minutes after its last decision; the window of "
                 f"reward {shared.reward.name} is {window:g} minutes",
+                wait_us=cutoff.timeout_us + cutoff.window_us,
             )
         if counts.other_policy:
             name = shared.members[0][1].target.name

@@ -1,0 +1,28 @@
+"""When the rewards of decisions will be complete, in words: until then nothing is estimated from them."""
+
+from __future__ import annotations
+
+from rlrec.store import Unit, reader
+from rlrec.store.reader import Selection
+from rlrec.times import DAY_US, SECOND, written
+
+MINUTE_US, HOUR_US = 60 * SECOND, 3_600 * SECOND
+
+
+def moment(at: int, now: int) -> str:
+    """A time in the future, to the minute, and how long it is until then: 21:13Z, in 29 min."""
+    minute = written(-(-at // MINUTE_US) * MINUTE_US)[:16].replace("T", " ") + "Z"
+    wait = at - now
+    units = ((MINUTE_US, "min", 90 * MINUTE_US), (HOUR_US, "h", 2 * DAY_US), (DAY_US, "days", wait + 1))
+    size, word = next((size, word) for size, word, limit in units if wait < limit)
+    return f"{minute[11:] if minute[:10] == written(now)[:10] else minute}, in {-(-wait // size)} {word}"
+
+
+def outlook(unit: Unit, selection: Selection, *, wait_us: int, command: str) -> str | None:
+    """When the first of the selected decisions, none of which is mature, will be, and how to look as if all were; None
+    where that cannot be told. wait_us: from a decision until it counts."""
+    first, last = reader.times(unit, selection)
+    if first + wait_us < unit.now:
+        return None
+    clock = written(last + wait_us + SECOND)[:19] + "Z"
+    return f"the first at {moment(first + wait_us, unit.now)}; to look now: `rlrec --now {clock} {command} ...`"
