@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, conclude, examples, stored
 from rlrec.cli.tables import Figures, cell
@@ -85,14 +86,15 @@ class _Command(click.Command):
 @click.option(
     "--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap and of simulated pages."
 )
+@plot_option
 @stored
 @examples(
-    "rlrec evaluate home uniform",
+    "rlrec evaluate home uniform --plot home.svg",
     "rlrec evaluate home@2 --log policy=home,since=2026-01-01 --by position --json",
     "rlrec evaluate home uniform --estimator wdr,pdis --gamma 0.9 --log split=gate",
     "rlrec evaluate home uniform --estimator rips,sn-iips,pbm:home",
 )
-def evaluate(store: Store, show: Show, **request: Any) -> None:
+def evaluate(store: Store, show: Show, plot: str | None, **request: Any) -> None:
     """Estimate from the log what policies would have earned.
 
     A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`. All
@@ -170,6 +172,10 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
     from rlrec.app import evaluate as use_case
 
     estimates = use_case.evaluate(store, use_case.Request(**request))
+    if plot is not None:
+        from rlrec.report.figures import estimated
+
+        save_plot(plot, estimated(estimates, estimates[0].estimate.unit))
     rows = [row.to_json() for row in estimates]
     show(rows, table=_view(rows, request["by"], use_case.explained(estimates)))
     if request["by"] is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, conclude, examples, stored
 from rlrec.cli.tables import cell
@@ -115,9 +116,10 @@ def create(store: Store, show: Show, **request: Any) -> None:
     help="Reward definition; may be repeated [default: what the variants learn].",
 )  # fmt: skip
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
+@plot_option
 @stored
 @examples("rlrec experiment show ab", "rlrec experiment show ab --reward default")
-def show_(store: Store, show: Show, name: str, rewards: Sequence[str], level: float) -> None:
+def show_(store: Store, show: Show, name: str, rewards: Sequence[str], level: float, plot: str | None) -> None:
     """Show what became of each variant's units, the differences, and the check of the split.
 
     Outcomes per unit come first (see `rlrec outcomes`): a variant that brings people back causes decisions, so that a
@@ -132,6 +134,10 @@ def show_(store: Store, show: Show, name: str, rewards: Sequence[str], level: fl
     from rlrec.app import experiment as use_case
 
     result = use_case.show(store, name, rewards=rewards, level=level)
+    if plot is not None:
+        from rlrec.report.figures import compared
+
+        save_plot(plot, compared(result))
     show(result, table=_view(result, level), flat=_flat(result))
     conclude(show, _sentence(result))
 

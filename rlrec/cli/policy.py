@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, by_name, examples, printed, stored, suggest_next
 from rlrec.cli.tables import bar, cell, decimals, interval
@@ -177,9 +178,12 @@ def _live_time(version: int, time: LiveTime) -> str:
 )
 @click.option("--all", "every", is_flag=True, help=f"All arms on a terminal, not just the {N_ARMS} most likely ones.")
 @click.option("--curve", is_flag=True, help="The learning curve of a version made by train-pg, epoch by epoch.")
+@plot_option
 @stored
 @examples("rlrec policy show home", "rlrec policy show visits@2 --curve")
-def show_(store: Store, show: Show, reference: str, context: dict[str, Any], every: bool, curve: bool) -> None:
+def show_(
+    store: Store, show: Show, reference: str, context: dict[str, Any], every: bool, curve: bool, plot: str | None
+) -> None:
     """Show what a policy believes about each arm, what it would serve now, and its versions.
 
     pending counts served slots whose rewards may still come: their window is open, or they wait to be settled; all
@@ -194,6 +198,13 @@ def show_(store: Store, show: Show, reference: str, context: dict[str, Any], eve
     from rlrec.app import policy as use_case
 
     result = use_case.show(store, reference, context)
+    if plot is not None:
+        from rlrec.report.figures import believed, learned
+
+        training = result["training"]
+        live = result["version"] == result["live"]
+        curve_of = None if training is None else learned(result["policy"], result["version"], training, live=live)
+        save_plot(plot, curve_of or believed(result))
     headers = [
         "arm", "status", "served", "pending", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best",
         "probability",

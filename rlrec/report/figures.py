@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rlrec.app.outcomes import Result as Outcomes
     from rlrec.app.policy import PolicyBelief
     from rlrec.app.positions import CurveAnswer
-    from rlrec.app.report import Training
 
 MOST = 15  # rows of a figure
 ALARM = 1e-3  # p-value of the split of an experiment
@@ -140,18 +139,25 @@ def estimated(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
     for row in chosen[:MOST]:
         each, look, words = row.estimate, VERDICTS[row.estimate.verdict][1], _verdict(row)
         name = row.target if row.version is None else f"{row.target}@{row.version}"
+        name = name if row.by is None else f"{name}, {row.by} {row.group.label}"
         label = f"{name}, {each.estimator}" if several else name
         drawn.append(Interval(label, each.value, each.lower, each.upper, f"{number(each.value)}, {words}", look))
         listed.append([
             name, each.estimator, each.value, each.lower, each.upper, words, ", ".join(each.reasons), each.ess, each.n,
+            each.served,
         ])  # fmt: skip
     return Figure(
         title=_best(chosen, UNITS[unit]),
-        drawing=forest(drawn, x_name=f"reward per {UNITS[unit]} ({', '.join(sorted({r.reward for r in chosen}))})"),
+        drawing=forest(
+            drawn, level=_served(chosen),
+            x_name=f"reward per {UNITS[unit]} ({', '.join(sorted({row.reward for row in chosen}))})"
+            f"{'' if _served(chosen) is None else '; dashed: what served'}",
+        ),
         description=f"One interval a policy at level {chosen[0].estimate.level:g}; circles can be trusted, squares are "
         "to be read with care, grey ones cannot be told from this log.",
         headers=[
             "policy", "estimator", "value", "lower", "upper", "verdict", "reasons", "effective sample size", "rows",
+            "what served",
         ],
         rows=listed,
     )  # fmt: skip
@@ -163,20 +169,26 @@ def _verdict(row: EstimateRow) -> str:
     return "learned from this log" if verdict == "weak" and "in-sample" in reasons else VERDICTS[verdict][0]
 
 
+def _served(rows: Sequence[EstimateRow]) -> float | None:
+    """The mean reward of these rows as they were served; None where that is not one number for all."""
+    served = {row.estimate.served for row in rows}
+    return served.pop() if len(served) == 1 else None
+
+
 def _best(rows: Sequence[EstimateRow], unit: str) -> str:
-    """Which policy would earn most, if the log tells."""
+    """The policy that would earn most, against what served, if the log tells."""
     judged = [row for row in rows if row.estimate.verdict != "insufficient" and row.estimate.value is not None]
     if not judged:
         return f"The log cannot tell yet what these policies would earn per {unit}"
-    best, *others = sorted(judged, key=lambda row: -(row.estimate.value or 0.0))
-    each = best.estimate
-    figures = f"{interval(each.value, each.lower, each.upper)} per {unit}, {_verdict(best)}"
-    if not others:
-        return f"{best.target} would earn {figures}"
-    uppers = [row.estimate.upper for row in others]
-    if each.lower is None or None in uppers or each.lower <= max(upper for upper in uppers if upper is not None):
-        return f"No sure winner: {best.target} comes first with {figures}, and others are in reach"
-    return f"{best.target} would earn most: {figures}; the others lie below"
+    row = max(judged, key=lambda row: row.estimate.value or 0.0)
+    each = row.estimate
+    text = f"{row.target} would earn {interval(each.value, each.lower, each.upper)} per {unit} ({_verdict(row)})"
+    if each.served is None or each.lower is None or each.upper is None:
+        return text
+    sure = (
+        "more than" if each.lower > each.served else "less than" if each.upper < each.served else "not surely more than"
+    )
+    return f"{text}, {sure} what served ({number(each.served)})"
 
 
 # -- experiments --
@@ -194,7 +206,7 @@ def compared(answer: VariantComparison) -> Figure | None:
         scale = 100 * row["relative"] / row["value"]
         lower, upper = (None if bound is None else bound * scale for bound in (row["lower"], row["upper"]))
         sure, look = _sure(lower, upper)
-        name = METRICS[row["metric"]].format(unit=answer["unit"])
+        name = _metric(row, answer)
         label = f"{row['group']}: {name}" if several else name
         drawn.append(Interval(label, 100 * row["relative"], lower, upper, _note(row["relative"], sure), look))
     if not drawn:
@@ -206,12 +218,19 @@ def compared(answer: VariantComparison) -> Figure | None:
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "notes"],
         rows=[
             [
-                row["group"], METRICS[row["metric"]].format(unit=answer["unit"]), row["value"], row["lower"],
-                row["upper"], row["relative"] and 100 * row["relative"], row["p_value"], ", ".join(row["reasons"]),
+                row["group"], _metric(row, answer), row["value"], row["lower"], row["upper"],
+                 row["relative"] and 100 * row["relative"], row["p_value"], ", ".join(row["reasons"]),
             ]
             for row in listed
         ],
     )  # fmt: skip
+
+
+def _metric(row: DifferenceRow, answer: VariantComparison) -> str:
+    """A metric in words, with its reward where there are several."""
+    several = len({other["reward"] for other in answer["unit_differences"]} - {None}) > 1
+    name = METRICS[row["metric"]].format(unit=answer["unit"])
+    return f"{name} ({row['reward']})" if several and row["reward"] else name
 
 
 def _sure(lower: float | None, upper: float | None) -> tuple[str, str]:
@@ -231,7 +250,7 @@ def _decided(answer: VariantComparison) -> str:
         if row["metric"] == "reward_per_unit":
             sure, _ = _sure(row["lower"], row["upper"])
             change = "" if row["relative"] is None else f" {percent(abs(row['relative']))}"
-            figures = f"{interval(row['value'], row['lower'], row['upper'])} per {answer['unit']}"
+            figures = f"{interval(row['value'], row['lower'], row['upper'])} {_metric(row, answer).split(' ', 1)[1]}"
             verdict = (
                 f"is not surely different from {row['against']}"
                 if sure == "not sure"
@@ -360,16 +379,16 @@ def examined(answers: Sequence[CurveAnswer]) -> Figure:
     )
 
 
-def learned(training: Training) -> Figure | None:
+def learned(policy: str, version: int, training: Mapping[str, Any], *, live: bool) -> Figure | None:
     """The learning curve of a version; None where no epoch was stored."""
-    curve, best, gate = training.report["curve"], training.report["best"], training.report["gate"]
+    curve, best, gate = training["curve"], training["best"], training["gate"]
     if not curve:
         return None
     points = [PlotPoint(row["epoch"], row["gain"], row["lower"], row["upper"], str(row["epoch"])) for row in curve]
     marked = next((count for count, row in enumerate(curve) if row["epoch"] == best), None)
     headers = ["epoch", "gain", "lower", "upper", "ess", "entropy", "kl"]
     return Figure(
-        title=f"{training.policy}@{training.version}: {_passed(gate)}; {'live' if training.live else 'not live'}",
+        title=f"{policy}@{version}: {_passed(gate)}; {'live' if live else 'not live'}",
         drawing=chart(
             [Series("gain", points, marked)], x_name="epoch; the ring: the one that was taken",
             y_name="gain per visit over the start (tuning visits)", level=0.0,

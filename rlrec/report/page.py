@@ -125,9 +125,8 @@ def _sections(answer: Result) -> Iterator[Section]:
         "positions", "Positions", "How likely each position is looked at.",
         [figures.examined([curve]) for curve in answer.curves],
     )  # fmt: skip
-    yield Section(
-        "training", "Training", "Learning curves of trained versions.", present(map(figures.learned, answer.trained))
-    )
+    trained = (figures.learned(each.policy, each.version, each.report, live=each.live) for each in answer.trained)
+    yield Section("training", "Training", "Learning curves of trained versions.", present(trained))
     yield Section("health", "Health", _health(answer), [], _findings(answer) + _traffic(answer))
 
 

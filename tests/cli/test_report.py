@@ -149,7 +149,13 @@ def test_the_store_is_not_written_over(shop_sqlite: Run, sqlite_db: str) -> None
     assert "is the store itself" in refused.stderr
 
 
-@pytest.mark.parametrize("words", [("exposure",), ("exposure", "--by", "day"), ("outcomes", "--by", "day")])
+PLOTS = [
+    ("exposure",), ("exposure", "--by", "day"), ("outcomes", "--by", "day"),
+    ("evaluate", "home", "other", "--by", "day"), ("experiment", "show", "ab"), ("policy", "show", "home"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", PLOTS, ids=map(" ".join, PLOTS))
 def test_a_plot_is_a_figure_of_its_own(shop_sqlite: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
     path = tmp_path / "plot.svg"
     done = shop_sqlite("--now", LATER, *words, "--plot", path, "--json")
