@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 CONFIG = "rlrec.toml"
+COMPLETE = "_RLREC_COMPLETE"  # set by the shell that asks how a word may go on
 YOUNG = 200_000  # objects; imports make half of them, and nothing that a collector could find
 EPILOG = """\b
 Examples:
@@ -87,6 +88,10 @@ class Program(CommandGroup):
         _name_variables(command, f"RLREC_{cmd_name}")
         if (config := ctx.ensure_object(Settings).config) is not None:
             ctx.default_map = {**(ctx.default_map or {}), cmd_name: config.of_command(command, cmd_name)}
+        if COMPLETE in os.environ:
+            from rlrec.cli.completion import attach
+
+            attach(command, cmd_name)
         return command
 
     def make_context(
@@ -109,7 +114,7 @@ class Program(CommandGroup):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
         standalone_mode: bool = True, **extra: Any,
     ) -> Any:  # fmt: skip
-        if not standalone_mode or (complete_var or "_RLREC_COMPLETE") in os.environ:
+        if not standalone_mode or (complete_var or COMPLETE) in os.environ:
             return super().main(args, "rlrec", complete_var, standalone_mode=standalone_mode, **extra)
         sys.exit(self.run(list(sys.argv[1:] if args is None else args), **extra))
 

@@ -1,0 +1,50 @@
+"""Names that complete what a person types: those in a store, and those that the program brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from rlrec.store import Store, Unit, arms, curves, experiments, policies, routes
+
+
+def _versions(unit: Unit) -> Iterable[str]:
+    every = policies.all_policies(unit)
+    yield from (policy.name for policy in every)
+    plain = [policy.id for policy in every if "@" not in policy.name]  # variants have no numbers
+    for version in policies.versions(unit, plain):
+        yield f"{version.policy.name}@{version.number}"
+
+
+def _curves(unit: Unit) -> Iterable[str]:
+    return dict.fromkeys(curve.name for curve in curves.every(unit))
+
+
+IN_STORE: dict[str, Callable[[Unit], Iterable[str]]] = {
+    "arm": lambda unit: (arm.key for arm in arms.every(unit)),
+    "policy": _versions,
+    "route": lambda unit: (change.route for change in routes.every(unit)),
+    "experiment": lambda unit: (experiment.name for experiment in experiments.every(unit)),
+    "reward": lambda unit: (reward.name for reward in policies.rewards(unit)),
+    "curve": _curves,
+}
+
+
+def stored_names(store: Store, sort: str) -> list[str]:
+    """The names of one sort in the store."""
+    with store.read() as unit:
+        return list(IN_STORE[sort](unit))
+
+
+def program_names(sort: str) -> list[str]:
+    """The names of kinds, estimators or environments."""
+    if sort == "kind":
+        from rlrec import policy
+
+        return list(policy.KINDS)
+    if sort == "environment":
+        from rlrec import simulate
+
+        return list(simulate.ENVIRONMENTS)
+    from rlrec import ope
+
+    return [*ope.GROUPS, *ope.ESTIMATORS]
