@@ -8,20 +8,16 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TypedDict
 
-from rlrec.app.learning import extents, slot_statistics
-from rlrec.app.learning.extents import Extent
+from rlrec.app.learning import holdings, slot_statistics
+from rlrec.app.learning.holdings import Holding
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.learning.slot_statistics import BeliefFold, Totals
+from rlrec.app.learning.slot_statistics import Totals
 from rlrec.app.log import lineage
 from rlrec.app.log.lineage import LearnedFrom
-from rlrec.arrays import take
-from rlrec.errors import InputError, RlrecError
+from rlrec.errors import InputError
 from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, policies, removals, settings
-from rlrec.store.reader import Batch
 from rlrec.store.removals import OwnedDecision
-
-HELD_UNTIL = "held_until"  # in the record of a retired version: the last change before it ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +32,6 @@ Forgotten = TypedDict("Forgotten", {
 })  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Holding:
-    """A version, the extent of the log that its belief holds, and the fold of the belief that it comes from."""
-
-    version: Version
-    extent: Extent
-    fold: BeliefFold
-
-
 @dataclass(kw_only=True)
 class _UserRows:
     """A user's rows, and what they add to beliefs. held: what each belief holds of them, by version id; retrain: the
@@ -54,7 +41,7 @@ class _UserRows:
     sessions: list[int]
     decisions: list[OwnedDecision]
     events: int
-    held: dict[int, tuple[_Holding, Totals]]
+    held: dict[int, tuple[Holding, Totals]]
     retrain: list[Version]
 
 
@@ -72,21 +59,13 @@ def forget(store: Store, request: Request) -> Forgotten:
         if rows is not None:
             with removals.lookups(store):
                 rows = store.write(lambda unit: _forget(unit, request.user), sound=True)
-        _erase(store)
+        removals.erase(store)
     if rows is None:
         return {"user": request.user, "decisions": 0, "events": 0, "beliefs": 0, "retrain": []}
     return {
         "user": request.user, "decisions": len(rows.decisions), "events": rows.events, "beliefs": len(rows.held),
         "retrain": [f"{version.policy.name}@{version.number}" for version in rows.retrain],
     }  # fmt: skip
-
-
-def _erase(store: Store) -> None:
-    try:
-        removals.erase(store)
-    except RlrecError as error:
-        error.hint = "the rows are deleted; repeat the command to erase their bytes, too"
-        raise
 
 
 def _forget(unit: Unit, key: str) -> _UserRows | None:
@@ -107,7 +86,7 @@ def _forget(unit: Unit, key: str) -> _UserRows | None:
     return rows
 
 
-def _correct(unit: Unit, ledger: Ledger, holding: _Holding, sums: Totals) -> None:
+def _correct(unit: Unit, ledger: Ledger, holding: Holding, sums: Totals) -> None:
     """Take sums out of a belief."""
     version, discount = holding.version, holding.fold.forgetting.discount
     ordinal = holding.extent.ordinal if discount < 1 else 0
@@ -115,7 +94,7 @@ def _correct(unit: Unit, ledger: Ledger, holding: _Holding, sums: Totals) -> Non
     seq = ledger.seq(version.policy.id)
     beliefs.add(unit, version.id, seq=seq, changes=changes, ordinal=ordinal, discount=discount)
     if version.status == "retired":
-        removals.set_learned_from(unit, version.id, {**version.learned_from, HELD_UNTIL: holding.extent.seq})
+        removals.set_learned_from(unit, version.id, {**version.learned_from, holdings.HELD_UNTIL: holding.extent.seq})
 
 
 def _read(unit: Unit, key: str) -> _UserRows | None:
@@ -127,57 +106,21 @@ def _read(unit: Unit, key: str) -> _UserRows | None:
     owned = removals.decisions_of(unit, sessions)
     every = policies.versions(unit, [policy.id for policy in policies.all_policies(unit)])
     started = {version.id: _started_from(version, every) for version in every}
-    held: dict[int, tuple[_Holding, Totals]] = {}
+    held: dict[int, tuple[Holding, Totals]] = {}
     retrain = set[int]()
     for policy_id, group in groupby(owned, attrgetter("policy_id")):
-        holdings = _holdings(unit, [version for version in every if version.policy.id == policy_id])
+        holders = holdings.of_policy(unit, [version for version in every if version.policy.id == policy_id])
         for batch in removals.batches(unit, policy_id, [decision.id for decision in group]):
             retrain |= {key for key, logs in started.items() if any(log.rows(batch.slots).any() for log in logs)}
-            for holding in holdings:
+            for holding in holders:
                 _, before = held.get(holding.version.id, (holding, {}))
-                held[holding.version.id] = holding, slot_statistics.add(before, _sums(holding, batch))
+                held[holding.version.id] = holding, slot_statistics.add(before, holding.sums(batch))
     return _UserRows(
         id=user_id, sessions=sessions, decisions=owned,
         events=removals.count_events(unit, [decision.id for decision in owned]),
         held={key: (holding, sums) for key, (holding, sums) in held.items() if sums},
         retrain=[version for version in every if version.id in retrain],
     )  # fmt: skip
-
-
-def _holdings(unit: Unit, versions: Sequence[Version]) -> list[_Holding]:
-    """The beliefs of one policy whose slots are known."""
-    by_id, now = {version.id: version for version in versions}, policies.ordinal(unit, versions[0].policy.id)
-    holdings = []
-    for version in versions:
-        if version.status == "retired":
-            traced: tuple[Version, Extent] | None = version, _extent_of_retired(unit, version)
-        else:
-            traced = extents.provenance(version, by_id, now, roots=("learning", "retired"))
-        if traced is not None:
-            root, extent = traced
-            holdings.append(
-                _Holding(version=version, extent=extent, fold=BeliefFold(unit, root, ordinal=extent.ordinal))
-            )
-    return holdings
-
-
-def _extent_of_retired(unit: Unit, version: Version) -> Extent:
-    """The extent of a belief that learned until it was retired: up to its last change, corrections left out."""
-    seq = int(version.learned_from.get(HELD_UNTIL) or removals.last_change(unit, version.id))
-    last = removals.newest_until(unit, version.policy.id, seq)
-    if version.entered_to is not None:
-        last = min(last, version.entered_to)
-    return Extent(version.id, version.reward.id, last, seq, version.ordinal)
-
-
-def _sums(holding: _Holding, batch: Batch) -> Totals:
-    """The sums of those slots of a batch that a belief holds."""
-    imported = batch.slots["imported"]  # they teach no belief
-    drawn = Batch(slots=take(batch.slots, ~imported), events=batch.events) if imported.any() else batch
-    if not len(drawn):
-        return {}
-    sums = extents.sums(holding.fold, extents.as_of(drawn, holding.extent.seq), holding.extent.last)
-    return {key: numbers for key, numbers in sums.items() if numbers.any()}
 
 
 def _started_from(version: Version, every: Sequence[Version]) -> list[LearnedFrom]:

@@ -15,7 +15,7 @@ from rlrec.app.learning.belief_versions import VersionSummary, add_settled, is_c
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.learning.slot_statistics import Totals
 from rlrec.app.log import reward_log
-from rlrec.errors import InputError
+from rlrec.errors import CheckFailed, InputError
 from rlrec.policy import drift
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
@@ -98,6 +98,11 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
         if since is None or since[0] <= source.since:
             return None
         changed["since"] = since[0]
+    pruned = policies.pruned_to(unit, source.policy.id)
+    if pruned and (since is None or since[0] <= pruned):
+        name = source.policy.name
+        hint = f"a new policy can learn from what is left: `policy create NEW --from-log policy={name}`"
+        raise CheckFailed(f"old decisions of policy {name!r} were pruned: a rebuild would lack them", hint=hint)
     draft = replace(source, reward=reward, parameters={**source.parameters, **changed})
     initial = warm_start.refit(unit, draft, fresh=since is not None)
     record = {"rebuilt_from": source.number, **initial.record}

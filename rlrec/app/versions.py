@@ -10,7 +10,7 @@ from rlrec.app.learning.belief_versions import VersionSummary, is_complete, summ
 from rlrec.app.log import maturity
 from rlrec.errors import CheckFailed, InputError
 from rlrec.records import Head, Version
-from rlrec.store import Store, Unit, decisions, policies, reader, settings
+from rlrec.store import Store, Unit, beliefs, decisions, policies, reader, settings
 from rlrec.store.reader import Selection
 from rlrec.times import written
 
@@ -99,6 +99,7 @@ def freeze(store: Store, reference: str) -> Frozen:
             # the source keeps the record of what it learned from
             learned_from={"policy_id": source.policy.id, "last_id": last} if source.learning else {},
         )  # fmt: skip
+        beliefs.copy_pruned(unit, source.id, version_id)
         settings.add_run(unit, "policy freeze", {"policy": source.policy.name, "from": source.number, "to": number})
         version = policies.by_id(unit, [version_id])[version_id]
         return {**summary(unit, version), "parent": source.number, "immature": immature}

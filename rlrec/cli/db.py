@@ -1,4 +1,4 @@
-"""rlrec db: forget a user, back up and copy the store."""
+"""rlrec db: forget a user, prune old decisions, back up and copy the store."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import CommandGroup, Store, check_target, examples, notice, settings, stored
+from rlrec.cli.values import TIME
 
 Command = Callable[..., Any]
 
@@ -68,6 +69,31 @@ def forget(store: Store, show: Show, **request: Any) -> None:
         notice(f"{versions} started from rows of the user, which cannot be unlearned: train or create them anew")
     if not request["dry_run"] and "://" in store.where:
         notice("the rows are deleted; VACUUM FULL erases their bytes")
+
+
+@db.command()
+@click.option("--before", type=TIME, required=True, metavar="TIME", help="Visits that ended before it go.")
+@confirmed("Delete the decisions before that time, with their events, from {store}?")
+@stored
+@examples("rlrec db prune --before 2025-01-01 --dry-run", "rlrec db prune --before 2025-01-01 --yes --json")
+def prune(store: Store, show: Show, **request: Any) -> None:
+    """Delete old decisions with their events; beliefs stay as they are.
+
+    Visits go that ended before the time and whose decisions are mature for every reward and have entered every belief
+    that learns them (`rlrec settle`); with them sessions, users, contexts and keys that nothing names any more. No
+    probability that is served changes, and what beliefs hold of the deleted slots is stored, so that `doctor` still
+    checks them.
+
+    Afterwards nothing reads that time: estimates, outcomes, experiments and training see the visits that are left, and
+    the beliefs of the policies named cannot be rebuilt. Feedback for a deleted decision is refused, a request id or an
+    imported line that was deleted counts as new. Where that matters, `export-log` or `db backup` first."""
+    from rlrec.app import db_prune as use_case
+
+    pruned = use_case.prune(store, use_case.Request(**request))
+    show(pruned)
+    if pruned["decisions"]:
+        names = ", ".join(pruned["policies"])
+        notice(f"estimates, outcomes and training see nothing before {pruned['before']}; no rebuild of {names}")
 
 
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done; nothing is written.")

@@ -65,8 +65,8 @@ class Store:
 
     def write(self, work: Callable[[Unit], T], *, sound: bool = False, repeatable: bool = False) -> T:
         """The result of `work`, in one transaction; done anew as a whole where the database asks for that.
-        sound: every row that `work` writes names rows that it read or wrote itself, and it deletes none. SQLite then
-        does not look them up once more; nobody else can take them away before the end. repeatable: the same work once
+        sound: every row that `work` writes names rows that it read or wrote itself, and with a row it deletes those
+        that name it. SQLite then does not look them up once more; nobody else can take them away before the end. repeatable: the same work once
         more changes nothing, by its keys or by what it is (work without a key lowers `Unit.repeatable`): where the
         connection breaks at the end, a retry is safe."""
         for attempt in range(ATTEMPTS):

@@ -129,6 +129,27 @@ def _extra(before: bytes | None, fade: float, change: Any) -> bytes:
     return sums.tobytes()
 
 
+def pruned(unit: Unit, version_id: int) -> list[BeliefRow]:
+    """The sums of the slots of a belief that were pruned."""
+    return unit.select(BeliefRow, "pruned_sums WHERE version_id = ?", version_id)
+
+
+def set_pruned(unit: Unit, version_id: int, sums: Mapping[BeliefKey, Any], *, ordinal: int) -> None:
+    """Store the sums of the slots of a belief that were pruned, as of the policy's `ordinal`."""
+    rows = [
+        (version_id, arm, bucket, ordinal, *map(float, numbers[:3]), _extra(None, 1.0, numbers[3:]) or None)
+        for (bucket, arm), numbers in sorted(sums.items(), key=itemgetter(0))
+    ]
+    unit.insert("pruned_sums", _BELIEF, rows, on_conflict=f"(version_id, bucket, arm_id) DO UPDATE SET {_REPLACED}")
+
+
+def copy_pruned(unit: Unit, version_id: int, copy_id: int) -> None:
+    """Let a copy of a belief have the sums of its slots that were pruned, too."""
+    names = ", ".join(_BELIEF[1:])
+    copied = f"SELECT ?, {names} FROM pruned_sums WHERE version_id = ?"
+    unit.tell(f"INSERT INTO pruned_sums (version_id, {names}) {copied}", copy_id, version_id)
+
+
 def prior(unit: Unit, version_id: int) -> list[ArmPrior]:
     """The priors of the arms that do not have the kind's default, by arm."""
     return unit.select(ArmPrior, "prior WHERE version_id = ? ORDER BY arm_id", version_id)

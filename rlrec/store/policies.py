@@ -166,6 +166,18 @@ def ordinal(unit: Unit, policy_id: int) -> int:
     return int(unit.ask_value("SELECT ordinal FROM policy_head WHERE policy_id = ?", policy_id) or 0)
 
 
+def pruned_to(unit: Unit, policy_id: int) -> int:
+    """The newest decision of a policy that was pruned; 0 where none was."""
+    return int(unit.ask_value("SELECT pruned_to FROM policy_head WHERE policy_id = ?", policy_id) or 0)
+
+
+def note_pruned(unit: Unit, newest: Mapping[int, int]) -> None:
+    """Note the newest decision of each of these policies that is pruned."""
+    larger = "CASE WHEN coalesce(pruned_to, 0) > ? THEN pruned_to ELSE ? END"
+    rows = [(decision_id, decision_id, policy_id) for policy_id, decision_id in sorted(newest.items())]
+    unit.tell_each(f"UPDATE policy_head SET pruned_to = {larger} WHERE policy_id = ?", rows)
+
+
 def raise_ordinal(unit: Unit, policy_id: int, *, by: int) -> None:
     """Count further decisions of a policy. The caller holds the head's lock."""
     unit.tell("UPDATE policy_head SET ordinal = ordinal + ? WHERE policy_id = ?", by, policy_id)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlrec.errors import StoreBusy
+from rlrec.errors import RlrecError, StoreBusy
 from rlrec.store import engine, reader
 from rlrec.store.reader import Batch
 from rlrec.store.unit import Unit
@@ -15,7 +15,8 @@ from rlrec.store.unit import Unit
 if TYPE_CHECKING:
     from rlrec.store import Store
 
-FORGET = "db forget"  # in the record of commands; without a result until the bytes are gone
+FORGET, PRUNE = "db forget", "db prune"  # in the record of commands; without a result until the bytes are gone
+VISITS = 1 << 31  # of a session, at most
 PORTION = 5_000  # decisions that are deleted, or read, at once
 # Tables whose rows belong to one decision, those that name others first.
 OF_DECISION = (
@@ -93,13 +94,64 @@ def delete_sessions(unit: Unit, user: int, session_ids: Sequence[int]) -> None:
 
 def delete_contents(unit: Unit, context_ids: Collection[int], set_ids: Collection[int]) -> None:
     """Delete those of these contexts and eligible sets that nothing names any more."""
-    unit.tell("DELETE FROM context WHERE id IN (?*) AND id NOT IN (SELECT context_id FROM decision)", context_ids)
-    named = "id NOT IN (SELECT eligible_id FROM decision) AND id NOT IN (SELECT catalogue_id FROM"
-    unit.tell(
-        f"DELETE FROM eligible_set WHERE id IN (?*) AND {named} candidate_list WHERE catalogue_id IS NOT NULL"
-        " UNION SELECT catalogue_id FROM settings WHERE catalogue_id IS NOT NULL)",
-        set_ids,
+    unit.tell(f"DELETE FROM context WHERE id IN (?*) AND {_UNUSED_CONTEXT}", context_ids)
+    unit.tell(f"DELETE FROM eligible_set WHERE id IN (?*) AND {_UNUSED_SET}", set_ids)
+
+
+_UNUSED_CONTEXT = "id NOT IN (SELECT context_id FROM decision)"
+_UNUSED_SET = (
+    "id NOT IN (SELECT eligible_id FROM decision UNION SELECT catalogue_id FROM candidate_list"
+    " WHERE catalogue_id IS NOT NULL UNION SELECT catalogue_id FROM settings WHERE catalogue_id IS NOT NULL)"
+)
+
+
+class VisitKey(NamedTuple):
+    session_id: int
+    number: int
+
+
+def old_visits(
+    unit: Unit, *, before: int, timeout_us: int, entered_to: Mapping[int, int], after: VisitKey, limit: int
+) -> list[VisitKey]:
+    """Visits, in order, that ended before a time. entered_to: by policy the last decision that every belief holds;
+    visits with a later one are left out."""
+    waiting = " OR ".join(
+        f"(d.policy_id = {policy} AND d.id > {last} AND d.imported = 0)" for policy, last in entered_to.items()
     )
+    inside = "d.session_id = visit.session_id AND d.visit = visit.number"
+    settled = f"NOT EXISTS (SELECT 1 FROM decision d WHERE {inside} AND ({waiting}))" if waiting else "1 = 1"
+    return unit.select(
+        VisitKey,
+        f"visit WHERE (session_id, number) > (?, ?) AND last_at < ? AND (ended_at IS NOT NULL OR last_at + ? < ?)"
+        f" AND {settled} ORDER BY session_id, number LIMIT ?",
+        *after, before, timeout_us, unit.now, limit,
+    )  # fmt: skip
+
+
+def decisions_of_visits(unit: Unit, visits: Collection[VisitKey]) -> list[OwnedDecision]:
+    """All decisions of some visits, by policy and id."""
+    wanted = f"d.session_id IN (?*) AND d.session_id * {VISITS} + d.visit IN (?*)"
+    keys = {visit.session_id for visit in visits}, [visit.session_id * VISITS + visit.number for visit in visits]
+    return unit.records(OwnedDecision, f"{_OWNER} WHERE {wanted} ORDER BY d.policy_id, d.id", *keys)
+
+
+def delete_visits(unit: Unit, visits: Collection[VisitKey]) -> None:
+    unit.tell_each("DELETE FROM visit WHERE session_id = ? AND number = ?", visits)
+
+
+def delete_unused(unit: Unit) -> None:
+    """Delete sessions without a visit that are no unit of an experiment, users without a session that are none, and
+    contexts and eligible sets that nothing names."""
+    unit.tell(
+        "DELETE FROM session WHERE id NOT IN (SELECT session_id FROM visit)"
+        " AND id NOT IN (SELECT session_id FROM assignment WHERE session_id IS NOT NULL)"
+    )
+    unit.tell(
+        "DELETE FROM users WHERE id NOT IN (SELECT user_id FROM session WHERE user_id IS NOT NULL)"
+        " AND id NOT IN (SELECT user_id FROM assignment WHERE user_id IS NOT NULL)"
+    )
+    unit.tell(f"DELETE FROM context WHERE {_UNUSED_CONTEXT}")
+    unit.tell(f"DELETE FROM eligible_set WHERE {_UNUSED_SET}")
 
 
 def last_change(unit: Unit, version_id: int) -> int:
@@ -122,14 +174,26 @@ def set_learned_from(unit: Unit, version_id: int, learned_from: Mapping[str, Any
 # -- bytes --
 
 
+_UNERASED = f"command IN ('{FORGET}', '{PRUNE}') AND result IS NULL"
+
+
 def unfinished(unit: Unit) -> bool:
     """Whether bytes of rows that were deleted may still be in the file."""
-    return unit.ask_row("SELECT id FROM run WHERE command = ? AND result IS NULL", FORGET) is not None
+    return unit.ask_row(f"SELECT id FROM run WHERE {_UNERASED}") is not None
 
 
 def erase(store: Store) -> None:
     """Write the file of an SQLite store anew, without the bytes of deleted rows, and empty its log. Raises StoreBusy
-    where somebody else reads or writes."""
+    where somebody else reads or writes; the command can be repeated."""
+    try:
+        _write_anew(store)
+    except RlrecError as error:
+        error.hint = "the rows are deleted; repeat the command to erase their bytes, too"
+        raise
+    store.write(lambda unit: unit.tell(f"UPDATE run SET result = '{{}}' WHERE {_UNERASED}"))
+
+
+def _write_anew(store: Store) -> None:
     if store.engine.dialect.name == "sqlite":
         try:
             with closing(store.engine.raw_connection()) as raw:
@@ -140,7 +204,6 @@ def erase(store: Store) -> None:
             raise engine.translate(error, where=store.where) from error
         if busy:
             raise StoreBusy(f"the store {store.where} is being read", hint=engine.RETRY_HINT)
-    store.write(lambda unit: unit.tell("UPDATE run SET result = '{}' WHERE command = ? AND result IS NULL", FORGET))
 
 
 @contextmanager

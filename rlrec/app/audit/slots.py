@@ -94,6 +94,8 @@ class Slots:
         fade = forgetting.discount ** (extent.ordinal - root.ordinal)
         initial = {key: fade * numbers for key, numbers in history.initial.items()}
         expected = slot_statistics.add(initial, self._total[extent])
+        pruned = slot_statistics.pruned_sums(self.unit, version, ordinal=extent.ordinal)
+        expected = slot_statistics.add(expected, pruned)
         expected = slot_statistics.without_zeros(expected, oldest=forgetting.oldest(extent.ordinal))
         stored = slot_statistics.stored_sums(self.unit, version, ordinal=extent.ordinal)
         scale = slot_statistics.add(history.moved, self.histories[version.id].moved)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
@@ -118,8 +118,17 @@ class BeliefFold:
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
     """The sums of a belief that still count at the policy's `ordinal`, brought forward to it."""
     forgetting = Forgetting.of(version.policy.params)
+    return _faded(beliefs.rows(unit, version.id, oldest=forgetting.oldest(ordinal)), forgetting, ordinal)
+
+
+def pruned_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
+    """The sums of the slots of a belief that were pruned, brought forward to the policy's `ordinal`."""
+    return _faded(beliefs.pruned(unit, version.id), Forgetting.of(version.policy.params), ordinal)
+
+
+def _faded(rows: Iterable[beliefs.BeliefRow], forgetting: Forgetting, ordinal: int) -> Totals:
     sums: Totals = {}
-    for row in beliefs.rows(unit, version.id, oldest=forgetting.oldest(ordinal)):
+    for row in rows:
         counts = np.array([row.pulls, row.reward_sum, row.reward_squares])
         numbers = counts if row.extra is None else np.concatenate([counts, np.frombuffer(row.extra, "<f8")])
         sums[row.bucket, row.arm_id] = numbers * forgetting.discount ** (ordinal - row.ordinal)
