@@ -33,13 +33,13 @@ Pruned = TypedDict("Pruned", {
 
 
 @dataclass(kw_only=True)
-class _Counts:
+class _DeletedRows:
     visits: int = 0
     decisions: int = 0
     events: int = 0
     policies: set[str] = field(default_factory=set)
 
-    def add(self, other: _Counts) -> None:
+    def add(self, other: _DeletedRows) -> None:
         self.visits, self.decisions = self.visits + other.visits, self.decisions + other.decisions
         self.events, self.policies = self.events + other.events, self.policies | other.policies
 
@@ -56,7 +56,7 @@ def prune(store: Store, request: Request) -> Pruned:
 
     A portion of visits is a transaction. What a belief holds of their slots is stored beside it, so that an audit can
     still tell what it should be."""
-    counts, after = _Counts(), FIRST
+    counts, after = _DeletedRows(), FIRST
     with store.read() as unit:
         longest = max(reward.window_us for reward in policies.rewards(unit))
         before = min(request.before, unit.now - longest)
@@ -88,23 +88,23 @@ def _old_visits(unit: Unit, before: int, after: VisitKey) -> list[VisitKey]:
     )
 
 
-def _count(unit: Unit, visits: list[VisitKey], owned: list[OwnedDecision]) -> _Counts:
+def _count(unit: Unit, visits: list[VisitKey], owned: list[OwnedDecision]) -> _DeletedRows:
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
-    return _Counts(
+    return _DeletedRows(
         visits=len(visits), decisions=len(owned),
         events=removals.count_events(unit, [decision.id for decision in owned]),
         policies={names[decision.policy_id] for decision in owned},
     )  # fmt: skip
 
 
-def _prune(unit: Unit, before: int, after: VisitKey) -> tuple[_Counts, VisitKey | None]:
+def _prune(unit: Unit, before: int, after: VisitKey) -> tuple[_DeletedRows, VisitKey | None]:
     """Delete the next visits, under the locks of all policies: what was deleted, and the last of the visits; None
     where there are no more."""
     every = [policy.id for policy in policies.all_policies(unit)]
     policies.lock(unit, every)
     visits = _old_visits(unit, before, after)
     if not visits:
-        return _Counts(), None
+        return _DeletedRows(), None
     owned = removals.decisions_of_visits(unit, visits)
     counts, versions = _count(unit, visits, owned), policies.versions(unit, every)
     for policy_id, group in groupby(owned, attrgetter("policy_id")):

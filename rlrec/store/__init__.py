@@ -66,9 +66,9 @@ class Store:
     def write(self, work: Callable[[Unit], T], *, sound: bool = False, repeatable: bool = False) -> T:
         """The result of `work`, in one transaction; done anew as a whole where the database asks for that.
         sound: every row that `work` writes names rows that it read or wrote itself, and with a row it deletes those
-        that name it. SQLite then does not look them up once more; nobody else can take them away before the end. repeatable: the same work once
-        more changes nothing, by its keys or by what it is (work without a key lowers `Unit.repeatable`): where the
-        connection breaks at the end, a retry is safe."""
+        that name it. SQLite then does not look them up once more; nobody else can take them away before the end.
+        repeatable: the same work once more changes nothing, by its keys or by what it is (work without a key lowers
+        `Unit.repeatable`): where the connection breaks at the end, a retry is safe."""
         for attempt in range(ATTEMPTS):
             try:
                 with engine.transaction(self.engine, write=True, where=self.where, sound=sound) as connection:
@@ -87,7 +87,7 @@ class Store:
             except engine.Retry as error:
                 reason = error
                 time.sleep(random.uniform(0, 0.02) * 2**attempt)
-        if reason.state == engine.UNIQUE:  # other writers would have been seen by now
+        if reason.state in (engine.UNIQUE, engine.DANGLING):  # other writers would have been seen by now
             raise engine.NotUnique(f"the store {self.where} failed: {str(reason)[:300]}")
         raise StoreBusy(f"the store {self.where} is busy: {ATTEMPTS} tries met other writers", hint=engine.RETRY_HINT)
 

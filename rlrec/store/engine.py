@@ -41,10 +41,18 @@ POSTGRES_SETTINGS = {
 _SET = ", ".join(f"set_config('{name}', {value}, false)" for name, value in POSTGRES_SETTINGS.items())
 URL_HINT = "use a path, sqlite:///FILE or postgresql://HOST/NAME"
 RETRY_HINT = "nothing was stored; a retry is safe"
-# PostgreSQL asks for the whole transaction again: serialization failure, deadlock; and a key that came in meanwhile,
-# which the next try will find.
-RETRIED = {"40001", "40P01", "23505"}
-UNIQUE, LOCKED, CANCELED, READ_ONLY, NO_SCHEMA, IDLE = "23505", "55P03", "57014", "25006", "3F000", "25P03"
+# PostgreSQL asks for the whole transaction again: serialization failure, deadlock; and a key that came in meanwhile, or
+# a row that was deleted, which the next try will find.
+RETRIED = {"40001", "40P01", "23505", "23503"}
+UNIQUE, DANGLING, LOCKED, CANCELED, READ_ONLY, NO_SCHEMA, IDLE = (
+    "23505",
+    "23503",
+    "55P03",
+    "57014",
+    "25006",
+    "3F000",
+    "25P03",
+)
 OUT_OF_RANGE = ("22003", "2200H")  # a number, or a sequence of ids, beyond 64 bits
 UNTRANSLATABLE = ("22P05", "22021")
 # The server is shut down, restarts, has no room for another connection, or has waited for too long.
