@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
+from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
 from rlrec.store import decisions, engine, schema
 from rlrec.store.unit import Unit
 
@@ -87,8 +87,11 @@ class Store:
             except engine.Retry as error:
                 reason = error
                 time.sleep(random.uniform(0, 0.02) * 2**attempt)
-        if reason.state in (engine.UNIQUE, engine.DANGLING):  # other writers would have been seen by now
-            raise engine.NotUnique(f"the store {self.where} failed: {str(reason)[:300]}")
+        failed = f"the store {self.where} failed: {str(reason)[:300]}"
+        if reason.state == engine.UNIQUE:  # other writers would have been seen by now
+            raise engine.NotUnique(failed)
+        if reason.state == engine.DANGLING:
+            raise RlrecError(failed)
         raise StoreBusy(f"the store {self.where} is busy: {ATTEMPTS} tries met other writers", hint=engine.RETRY_HINT)
 
     def analyse(self) -> None:
