@@ -22,10 +22,12 @@ def export_log(store: Store, *, log: str | None = None) -> Iterator[Record]:
     """Every selected decision in order of its id, from one snapshot; memory is bounded by a group of them."""
     with store.read() as unit:
         selection = filters.selection(unit, log)
-        low = 0
+        low = exported = 0
+        last = decisions.peek(unit)
         while ids := reader.ids_after(unit, selection, low=low, limit=GROUP):
             yield from _records(unit, ids)
-            low = ids[-1]
+            low, exported = ids[-1], exported + len(ids)
+            unit.progress("decisions", exported, low / last)
 
 
 def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:

@@ -105,6 +105,7 @@ class _Import:
         with closing(file.decode_all(with_text=self.bad_lines.quarantine)) as groups:
             for bad in groups:
                 count += len(bad)
+                self.store.progress("lines checked", file.decoded, None)
                 for line in bad:
                     self.bad_lines.refuse(*line)
         return count
@@ -140,6 +141,7 @@ class _Import:
         request, owners = self.request, {name for file in self.files for name in file.policies}
         options = {"layout": request.layout, "policy": request.policy, "files": [file.name for file in request.files]}
         state = ImportState(owners, options, VisitMoves())
+        total, stored = sum(file.decoded for file in self.files), 0
         for file in self.files:
             self.bad_lines.reading(file.source.name)
             state = replace(state, marks=())
@@ -148,6 +150,8 @@ class _Import:
                 for group in groups:
                     work = partial(_write, state=state, group=group)
                     state, bad = self.store.write(work, sound=True, repeatable=True)
+                    stored += len(group.rows)
+                    self.store.progress("lines stored", stored, stored / max(total, 1))
                     rejected += len(bad)
                     for error, text in bad:
                         if not self.bad_lines.quarantine:

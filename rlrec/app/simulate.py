@@ -175,6 +175,7 @@ class SimulatedStore:
             observed = self.audience.reset(len(sessions), self.rng, first=start * self.steps)
             for _ in range(self.steps):
                 observed = self._serve(sessions, observed)
+            self.store.progress("sessions", end, end / self.request.sessions)
         while self._coming:  # events that come after the last decision
             self._wait(max(0, self._coming[0][0] - self._clock))
 

@@ -14,25 +14,32 @@ from rlrec.cli.output import Show
 from rlrec.cli.shared import examples, printed
 from rlrec.cli.values import Integer
 
+HERE = ""  # in place of a folder that is not named
+
 
 @click.command()
 @click.option("--keep", type=click.Path(file_okay=False), metavar="FOLDER", help="Work there and leave everything.")
 @click.option(
-    "--data", type=click.Path(file_okay=False), metavar="FOLDER", help="Copy the sample files there, and end."
-)
+    "--data", type=click.Path(file_okay=False), metavar="[FOLDER]", is_flag=False, flag_value=HERE,
+    help="Print the folder of the sample files, or copy them to another one, and end.",
+)  # fmt: skip
 @click.option(
     "--audience", type=click.Path(exists=True, dir_okay=False), metavar="CSV",
     help="Play the audience: answers of `recommend` on stdin, lines for `feedback` on stdout.",
 )  # fmt: skip
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the audience.")
 @printed
-@examples("rlrec demo", "rlrec demo --data sample_data")
+@examples("rlrec demo", "rlrec demo --data sample_data", 'ls "$(rlrec demo --data)"')
 def demo(show: Show, keep: str | None, data: str | None, audience: str | None, seed: int) -> None:
     """Show the whole loop on a real log, in under a minute.
 
     Works in a throwaway store, and shows every command that it runs."""
     from rlrec.app import demo as use_case
 
+    if data == HERE:
+        folder = str(use_case.samples())
+        show(folder if show.format == "table" else {"folder": folder})
+        return
     if data is not None:
         show(use_case.copy_samples(Path(data)))
         return

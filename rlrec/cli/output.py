@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 import click
@@ -30,6 +30,7 @@ class Show:
 
     def __init__(self, form: str, *, plain: bool = False) -> None:
         self.format = form
+        self.before: Callable[[], None] = lambda: None  # takes a line of progress away
         self.screen = Screen.of(sys.stdout, plain=plain) if form == "table" else Screen()
 
     def __call__(
@@ -45,6 +46,7 @@ class Show:
         flat: the records that a csv has in place of the one that is the result."""
         from rlrec.cli import plain
 
+        self.before()
         if self.format == "json":
             _write_all(plain.document(result))
         elif self.format == "ndjson":

@@ -43,6 +43,7 @@ class Settings:
     format: str | None = None
     source: str | None = None
     context: click.Context | None = None
+    before_notice: Callable[[], None] = staticmethod(lambda: None)  # takes a line of progress away
     config: Any = None  # a Config, where there is an rlrec.toml
 
 
@@ -61,6 +62,7 @@ def notice(text: str) -> None:
     command."""
     if settings().quiet:
         return
+    settings().before_notice()
     screen, text = Screen.of(sys.stderr), safe(text, settings().db)
     if screen.width is not None:
         from rlrec.cli.tables import wrapped
@@ -140,7 +142,16 @@ def stored(command: Command) -> Command:
         chosen = settings()
         chosen.context = click.get_current_context()
         with open_store(chosen.db, now=chosen.now, notice=notice) as store:
-            return command(*args, store=store, **kwargs)
+            if chosen.quiet or sys.stderr is None or not sys.stderr.isatty():
+                return command(*args, store=store, **kwargs)
+            from rlrec.cli.progress import ProgressLine
+
+            store.progress = line = ProgressLine(sys.stderr)
+            kwargs["show"].before = chosen.before_notice = line.clear
+            try:
+                return command(*args, store=store, **kwargs)
+            finally:
+                line.clear()
 
     return run
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
 from rlrec.store import decisions, engine, schema
-from rlrec.store.unit import Unit
+from rlrec.store.unit import Progress, Unit, no_progress
 
 __all__ = ["Store", "Unit"]
 
@@ -29,6 +29,7 @@ class Store:
         self.url = engine.location(db)
         self.where = engine.printable(self.url)
         self.notice, self.now = notice, now
+        self.progress: Progress = no_progress
         self._engine: sa.Engine | None = None
         self._clock_noticed = False  # that the clock lies before the newest decision
         self._stored = False  # something that a retry of the command would store again
@@ -110,6 +111,7 @@ class Store:
     def _unit(self, connection: sa.Connection, *, write: bool = False) -> Unit:
         """Time is the clock's, and never before the newest decision that this store drew itself."""
         unit = Unit(connection, now=engine.clock(connection) if self.now is None else self.now)
+        unit.progress = self.progress
         schema.check(unit, where=self.where, write=write)
         newest = decisions.newest(unit)
         if newest is None or newest <= unit.now:

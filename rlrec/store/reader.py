@@ -148,9 +148,12 @@ def batches(
     names = [name for name in COLUMNS if name in needed]
     extra_queries = tuple(ask for ask, is_wanted in ((ask_visits, visits), (ask_keys, keys)) if is_wanted)
     ranges_ahead = (_Range(unit, ids, selection.conditions(), names, extra_queries) for ids in _cuts(unit, size))
-    ahead = next(ranges_ahead, None)
+    last = int(unit.ask_value("SELECT coalesce(max(session_id), 1) FROM decision"))
+    ahead, read = next(ranges_ahead, None), 0
     while ahead is not None:
         batch = ahead.batch()
+        read += ahead.ids.decisions
+        unit.progress("decisions", read, ahead.ids.high / last)
         contexts = PendingContexts(unit, wanted(batch.slots["context_id"])) if wanted and len(batch) else None
         ahead = next(ranges_ahead, None)
         if len(batch):
@@ -195,7 +198,7 @@ class _Range:
         between = [f">= {ids.first}", f"<= {ids.last}"]
         spread = (ids.last - ids.first) / ids.decisions
         tests = [f"+{test}" for test in conditions]
-        self._names = names
+        self.ids, self._names = ids, names
         slots = [name for name in names if name not in SESSIONS and name not in ONCE]
         if spread < SCANNED:
             inside = [*(f"d.id {end}" for end in between), *(f"+{test}" for test in sessions), *tests]
@@ -240,9 +243,12 @@ def ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int = BAT
 def decisions(unit: Unit, policy_id: int, *, first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
     """Ranges of decision id, both ends included, that hold `size` decisions of the policy each."""
     ahead = "SELECT id FROM decision WHERE policy_id = ? AND id >= ? AND id <= ? ORDER BY id LIMIT 1 OFFSET ?"
+    begin, read = first, 0
     while first <= last:
         end = unit.ask_value(ahead, policy_id, first, last, size - 1) or last
         yield first, int(end)
+        read += size
+        unit.progress("decisions", read, (int(end) - begin + 1) / (last - begin + 1))
         first = int(end) + 1
 
 

@@ -6,7 +6,7 @@ more than the query. SQLAlchemy builds those that are derived from tables (`audi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,11 +19,19 @@ Row = tuple[Any, ...]
 Record = TypeVar("Record", bound=NamedTuple)
 K = TypeVar("K")
 V = TypeVar("V")
+# Called now and then in a long work: what is counted, how many so far, and the share of all, where that is known.
+Progress = Callable[[str, int, float | None], None]
 FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
+
+
+def no_progress(what: str, rows: int, share: float | None) -> None:
+    """Nobody looks on."""
 
 
 class Unit:
     """One transaction. `now` is its time, microseconds since 1970 UTC."""
+
+    progress: Progress = staticmethod(no_progress)
 
     def __init__(self, connection: sa.Connection, *, now: int) -> None:
         self.connection, self.now = connection, now

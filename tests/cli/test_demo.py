@@ -33,3 +33,9 @@ def test_every_step_says_why_and_repeats_in_silence() -> None:
     steps = [*demo.before(), *demo.live(), *demo.after(0.004)]
     assert all(step.why and step.command for step in steps)
     assert sum(step.quiet for step in steps) == 3 * (demo.HOURS - 1)
+
+
+def test_the_folder_of_the_samples_is_printed(run_sqlite: Run) -> None:
+    folder = Path(run_sqlite("demo", "--data").stdout.rstrip("\n"))
+    assert (folder / "random_all.csv.gz").is_file()
+    assert run_sqlite("demo", "--data", "--json").json == {"folder": str(folder)}

@@ -1,6 +1,7 @@
 """On a terminal tables are as wide as that, and verdicts have a colour; in a pipe everything is there, without one."""
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -10,11 +11,14 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.conftest import Run, filled
+from rlrec.cli.progress import ProgressLine
+from tests.conftest import Run, filled, runner
 
 NOW = "2026-01-02T12:00:00Z"
 AT_NOON = ("--now", "2026-01-01T12:00:00Z")
@@ -48,8 +52,6 @@ def _read(master: int) -> bytes:
 
 def _fill(db: str) -> None:
     """A store with 80 arms, an experiment of two policies, and a trained policy, each with a log."""
-    from tests.conftest import runner
-
     run, chance = runner(db), random.Random(1)
     arms = "".join(f'{{"arm": "article-number-{number}"}}\n' for number in range(80))
     run(*AT_NOON, "arm", "import", "-", stdin=arms)
@@ -192,3 +194,43 @@ def test_a_sparkline_is_relative_to_its_largest(numbers: list[Any], line: str) -
     from rlrec.cli.tables import sparkline
 
     assert sparkline(numbers) == line
+
+
+@pytest.mark.slow
+def test_a_long_command_says_how_far_it_is(sqlite_db: str, tmp_path: Path) -> None:
+    patience = tmp_path / "sitecustomize.py"
+    patience.write_text("import rlrec.cli.progress as p\np.PATIENCE_S = p.PAUSE_S = 1e-6\n")
+    log = tmp_path / "log.jsonl"
+    for command, rows in (
+        (["simulate", "bernoulli", "--policy", "s", "--sessions", "200", "--group", "50"], "200 sessions"),
+        (["evaluate", "uniform"], "200 decisions"),
+        (["doctor"], "decisions"),
+        (["policy", "rebuild", "s"], "decisions"),
+        (["export-log", str(log)], "200 decisions"),
+    ):
+        if command[0] == "simulate":
+            runner(sqlite_db)("policy", "create", "s", "--kind", "thompson")
+        when = ["--now", "2030-01-01"] if command[0] == "evaluate" else []
+        text = terminal(sqlite_db, *when, *command, PYTHONPATH=str(tmp_path))
+        assert re.search(rf"\r{rows}|\r\d+ {rows}", text), (command, text)
+        assert re.search(r"a second, \d+ s left", text)
+        assert max(len(line) for line in re.split(r"[\r\n]", ESCAPE.sub("", text))) <= 80
+
+
+def test_a_short_command_and_a_pipe_show_no_progress(run: Run, sqlite_db: str) -> None:
+    assert "a second" not in terminal(sqlite_db, "--now", NOW, "evaluate", "home", "--estimator", "snips")
+    assert "a second" not in run("--now", NOW, "evaluate", "home").stderr
+
+
+def test_progress_waits_a_second_and_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.5, 2.0, 2.1, 3.0])
+    monkeypatch.setattr("rlrec.cli.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = io.StringIO()
+    line = ProgressLine(stream)
+    for rows, share in ((100, 0.1), (400, 0.4), (410, 0.41), (600, 0.6)):
+        line("lines stored", rows, share)
+    line.clear()
+    assert [text.strip() for text in stream.getvalue().split("\r")] == [
+        "", "400 lines stored, 267 a second, 2 s left", "600 lines stored, 240 a second, 2 s left", "", "",
+    ]  # fmt: skip

@@ -78,6 +78,7 @@ class Layout(ABC):
         self.policy = policy
         self.now = now
         self.policies: dict[str, int] = {}  # the line that names each policy first
+        self.decoded = 0  # lines that were decoded so far
         self.names_keys = False  # whether some line names a request, a key of feedback or a user
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`; nobody else can write what is unpickled)
         self._repeated: frozenset[bytes] = frozenset()
@@ -123,6 +124,7 @@ class Layout(ABC):
             even, odd = (self._decoded_groups(_Bytes(opened, size), start, with_text) for start in (0, 1))
             with closing(BackgroundItems(odd)) as background:
                 for rows, bad in filter(None, chain.from_iterable(zip_longest(even, background))):
+                    self.decoded += len(rows)
                     if len(rows):
                         prefixes.append(np.frombuffer(b"".join(rows.digest), np.uint64)[::2])
                         self.note(rows)

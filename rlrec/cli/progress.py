@@ -1,0 +1,52 @@
+"""How far a long command is: one line on a terminal's stderr, which is overwritten, and gone at the end."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from shutil import get_terminal_size
+from typing import TextIO
+
+PATIENCE_S = 1.0  # what takes no longer shows nothing
+PAUSE_S = 0.2
+
+
+class ProgressLine:
+    """A line with the rows so far, how many come a second, and the time that is left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._what, self._rows = "", 0
+        self._began = self._written = time.monotonic()
+        self._visible = False
+
+    def __call__(self, what: str, rows: int, share: float | None) -> None:
+        """So many rows are done, and this share of all, where that is known. Another pass begins where rows are fewer
+        than before, or other ones."""
+        now = time.monotonic()
+        if what != self._what or rows < self._rows:
+            self._began = now
+        self._what, self._rows = what, rows
+        took = now - self._began
+        if took < PATIENCE_S or now - self._written < PAUSE_S:
+            return
+        left = f", {_duration(took * (1 - share) / share)} left" if share else ""
+        width = get_terminal_size().columns - 1
+        self._write(f"\r{f'{rows:,} {what}, {rows / took:,.0f} a second{left}'[:width]:{width}}")
+        self._written, self._visible = now, True
+
+    def clear(self) -> None:
+        """Take the line away, for other lines to follow."""
+        if self._visible:
+            self._write(f"\r{'':{get_terminal_size().columns - 1}}\r")
+            self._visible = False
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds_left = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds_left} s" if minutes else f"{seconds_left} s"
