@@ -8,16 +8,20 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TypedDict
 
+import numpy as np
+
 from rlrec.app.learning import holdings, slot_statistics
 from rlrec.app.learning.holdings import Holding
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.learning.slot_statistics import Totals
+from rlrec.app.learning.slot_statistics import ROUNDING, Totals
 from rlrec.app.log import lineage
 from rlrec.app.log.lineage import LearnedFrom
 from rlrec.errors import InputError
 from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, policies, removals, settings
 from rlrec.store.removals import OwnedDecision
+
+COUNTS = len(beliefs.SUMS)  # numbers of a belief before further sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +94,11 @@ def _correct(unit: Unit, ledger: Ledger, holding: Holding, sums: Totals) -> None
     """Take sums out of a belief."""
     version, discount = holding.version, holding.fold.forgetting.discount
     ordinal = holding.extent.ordinal if discount < 1 else 0
-    changes = {key: -numbers for key, numbers in sums.items()}
+    stored, changes = slot_statistics.stored_sums(unit, version, ordinal=holding.extent.ordinal), Totals()
+    for key, numbers in sums.items():
+        before = stored.get(key, numbers)
+        is_spent = np.abs((before - numbers)[:COUNTS]).max() <= ROUNDING
+        changes[key] = -before if is_spent else -numbers  # no pull below 0 is left by rounding
     seq = ledger.seq(version.policy.id)
     beliefs.add(unit, version.id, seq=seq, changes=changes, ordinal=ordinal, discount=discount)
     if version.status == "retired":

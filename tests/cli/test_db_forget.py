@@ -52,6 +52,17 @@ def test_a_rebuilt_belief_equals_one_that_forgot(healthy: str) -> None:  # noqa:
         ]
 
 
+def test_a_belief_that_forgot_everybody_is_empty(healthy: str) -> None:  # noqa: F811
+    """No rounding is left, in pulls below 0 least of all."""
+    run = runner(healthy)
+    for (user,) in sql(healthy, "SELECT key FROM users"):
+        at(run, "db", "forget", "--user", user, "--yes")
+    online = "SELECT v.id FROM version v JOIN policy p ON p.id = v.policy_id WHERE p.name IN ('fades', 'ts', 'ends')"
+    sums = sql(healthy, f"SELECT min(pulls), max(pulls), max(reward_sum) FROM belief WHERE version_id IN ({online})")
+    assert sums == [(0, 0, 0)]
+    assert run("--now", LATE, "doctor").exit_code == 0
+
+
 @BOTH
 def test_others_keep_their_rows_and_their_figures(healthy: str) -> None:  # noqa: F811
     run = runner(healthy)
