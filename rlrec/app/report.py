@@ -27,7 +27,7 @@ P = ParamSpec("P")
 JUDGED, EXPOSED = 100_000, 10_000  # newest decisions that estimates and exposure are from
 GAP = 28  # days without a decision that end what is shown over time
 LONGEST = {"hour": 2, "day": 45, "week": 728}  # days that are shown by this period, at most
-TARGETS, BELIEFS, EXPERIMENTS, CURVES, TRAINED = 6, 4, 5, 4, 3  # of the most used, or the newest
+TARGETS, BELIEFS, EXPERIMENTS, CURVES, TRAINED = 6, 4, 5, 3, 3  # of the most used, or the newest
 PER_IMPRESSION, PER_SESSION = "snips", "wdr"
 UNIFORM = "uniform"
 

@@ -196,6 +196,8 @@ def _best(rows: Sequence[EstimateRow], unit: str) -> str:
 
 def compared(answer: VariantComparison) -> Figure | None:
     """The variants of an experiment against the first one, per unit, in percent; None where nothing differs yet."""
+    if "interleave" in answer:
+        return _interleaved(answer)
     listed = [row for row in answer["unit_differences"] if row["metric"] in COMPARED]
     listed.sort(key=lambda row: COMPARED.index(row["metric"]))
     drawn = list[Interval]()
@@ -237,6 +239,28 @@ def _sure(lower: float | None, upper: float | None) -> tuple[str, str]:
     if lower is not None and lower > 0:
         return "more", "s1"
     return ("less", "s2") if upper is not None and upper < 0 else ("not sure", "no")
+
+
+def _interleaved(answer: VariantComparison) -> Figure | None:
+    """The two versions that fill every slate in turns: the difference of their credits a decision."""
+    row = answer["differences"][0]
+    if row["value"] is None:
+        return None
+    policies = {each["variant"]: each["policy"] for each in answer["variants"]}
+    names = f"{policies[row['variant']]} less {policies[row['against']]}"
+    sure, look = _sure(row["lower"], row["upper"])
+    figures = interval(row["value"], row["lower"], row["upper"])
+    headers = ["value", "lower", "upper", "p_value"]
+    return Figure(
+        title=f"{answer['experiment']}: {names}, {figures} a decision ({sure})",
+        drawing=forest(
+            [Interval(names, row["value"], row["lower"], row["upper"], sure, look)],
+            x_name="difference of the credit a decision", level=0.0,
+        ),
+        description="One interval of 95 %; if it crosses 0, nothing is sure.",
+        headers=["difference", *headers],
+        rows=[[names, *(row[header] for header in headers)]],
+    )  # fmt: skip
 
 
 def _note(relative: float, sure: str) -> str:
@@ -340,19 +364,15 @@ def evenness(answer: Exposure) -> Figure | None:
         ),
         description=f"A line over {len(points)} days.",
         headers=[header.replace("_", " ") for header in headers],
-        rows=[[_mapping(day)[header] for header in headers] for day in days],
+        rows=[[*map(dict(day).get, headers)] for day in days],
     )  # fmt: skip
-
-
-def _mapping(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    return row
 
 
 # -- curves --
 
 
 def examined(answers: Sequence[CurveAnswer]) -> Figure:
-    """How likely positions are looked at, by one or several curves."""
+    """How likely positions are looked at, by one, two or three curves."""
     series = [
         Series(
             f"{answer['curve']}@{answer['number']}",
@@ -361,19 +381,19 @@ def examined(answers: Sequence[CurveAnswer]) -> Figure:
                 for row in answer["positions"]
             ],
         )
-        for answer in answers[:3]
+        for answer in answers
     ]
     lowest = answers[0]["positions"][-1]
     times = interval(lowest["examination"], lowest["lower"], lowest["upper"])
     headers = ["position", "examination", "lower", "upper", "rewards", "slots"]
     return Figure(
-        title=f"Position {lowest['position']} is looked at {times} times as often as position 1  ({series[0].name})",
+        title=f"Position {lowest['position']} is looked at {times} times as often as position 1 ({series[0].name})",
         drawing=chart(series, x_name="position from the top", y_name="examination, against position 1", level=1.0),
         description="A line with its interval of 95 % for each curve.",
         headers=["curve", *headers],
         rows=[
             [each.name, *(row[header] for header in headers)]
-            for each, answer in zip(series, answers, strict=False)
+            for each, answer in zip(series, answers, strict=True)
             for row in answer["positions"]
         ],
     )
@@ -402,11 +422,8 @@ def learned(policy: str, version: int, training: Mapping[str, Any], *, live: boo
 def _passed(gate: Mapping[str, Any]) -> str:
     if gate["candidate"] is None:
         return "the gate was not used"
-    figures = (
-        f"gain {interval(gate['estimate'], gate['lower'], gate['upper'])} per visit over version {gate['against']}"
-    )
-    verdict = "surely better" if gate["passed"] else "not surely better"
-    return f"{verdict}, {figures}"
+    gain = interval(gate["estimate"], gate["lower"], gate["upper"])
+    return f"{'' if gate['passed'] else 'not '}surely better, gain {gain} per visit over version {gate['against']}"
 
 
 def present(figures: Iterable[Figure | None]) -> list[Figure]:

@@ -123,7 +123,7 @@ def _sections(answer: Result) -> Iterator[Section]:
     )  # fmt: skip
     yield Section(
         "positions", "Positions", "How likely each position is looked at.",
-        [figures.examined([curve]) for curve in answer.curves],
+        [figures.examined(answer.curves)] if answer.curves else [],
     )  # fmt: skip
     trained = (figures.learned(each.policy, each.version, each.report, live=each.live) for each in answer.trained)
     yield Section("training", "Training", "Learning curves of trained versions.", present(trained))
@@ -155,7 +155,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     body = "".join(
         f"<tr>{''.join(_cell(value, look) for value, look in zip(row, looks, strict=True))}</tr>" for row in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _cell(value: Any, look: str) -> str:

@@ -149,6 +149,20 @@ def test_the_store_is_not_written_over(shop_sqlite: Run, sqlite_db: str) -> None
     assert "is the store itself" in refused.stderr
 
 
+def test_an_interleaved_experiment_compares_its_two_rankers(shop_sqlite: Run) -> None:
+    for name in ("home", "other"):
+        assert shop_sqlite("policy", "freeze", name).exit_code == 0
+    words = ("experiment", "create", "turns", "--interleave", "home@2,other@2", "--unit", "session")
+    assert shop_sqlite(*words).exit_code == 0
+    lines = "\n".join(json.dumps({"experiment": "turns", "session": f"i{n}", "k": 2}) for n in range(20))
+    answers = shop_sqlite("recommend", "--input", "-", stdin=lines).lines
+    clicks = [{"decision_id": each["decision_id"], "position": 1, "events": {"click": 1}} for each in answers[::3]]
+    assert shop_sqlite("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
+    assert re.search(
+        r"turns: \w+ less \w+, .* a decision \((more|less|not sure)\)", page(shop_sqlite, "--no-estimates")
+    )
+
+
 PLOTS = [
     ("exposure",), ("exposure", "--by", "day"), ("outcomes", "--by", "day"),
     ("evaluate", "home", "other", "--by", "day"), ("experiment", "show", "ab"), ("policy", "show", "home"),
