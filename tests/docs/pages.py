@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tomllib
 import venv
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -74,7 +75,7 @@ def install(folder: Path, *extras: str) -> Path:
     venv.EnvBuilder(symlinks=True).create(folder)
     site = next(folder.glob("lib/python*/site-packages"))
     (site / "rlrec").symlink_to(ROOT / "rlrec")
-    for name in _dependencies("rlrec", frozenset(extras)):
+    for name in _dependencies(extras):
         package = distribution(name)
         for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
             if not (site / top).exists():
@@ -89,18 +90,19 @@ def install(folder: Path, *extras: str) -> Path:
     return folder / "bin"
 
 
-def _dependencies(package: str, extras: frozenset[str]) -> set[str]:
-    """The names of all packages that a package needs, and those that they need."""
+def _dependencies(extras: tuple[str, ...]) -> set[str]:
+    """The names of all packages that rlrec needs with these extras, and those that they need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in extras)]
+    waiting = [Requirement(line) for lines in declared for line in lines]
     names: set[str] = set()
-    waiting = [(package, extras)]
     while waiting:
-        name, wanted = waiting.pop()
-        for requirement in map(Requirement, distribution(name).requires or ()):
-            markers = [{"extra": extra} for extra in (wanted or {""})] + [{"extra": ""}]
-            applies = requirement.marker is None or any(map(requirement.marker.evaluate, markers))
-            if applies and requirement.name not in names:
-                names.add(requirement.name)
-                waiting.append((requirement.name, frozenset(requirement.extras)))
+        package = waiting.pop()
+        if package.name not in names:
+            names.add(package.name)
+            environments = [{"extra": extra} for extra in ("", *package.extras)]
+            needed = map(Requirement, distribution(package.name).requires or ())
+            waiting += [other for other in needed if not other.marker or any(map(other.marker.evaluate, environments))]
     return names
 
 
@@ -141,7 +143,7 @@ def rewritten(text: str, printed: list[str]) -> str:
     for step, output in reversed([*zip(steps(text), printed, strict=True)]):
         if step.shown and not matches(shown := text[slice(*step.shown)], output):
             start, end = step.shown
-            text = text[:start] + _refreshed(shown.splitlines(), output.strip().splitlines()) + text[end:]
+            text = text[:start] + _refreshed(shown.splitlines(), output.strip("\n").splitlines()) + text[end:]
     return text
 
 
@@ -151,7 +153,7 @@ def _refreshed(before: list[str], printed: list[str]) -> str:
     lines = [re.sub(rf"{today}T[\d:.]+Z", "...", line) for line in lines]
     patterns = [line for line in before if "..." in line and line.strip() != "..."]
     lines = [next((pattern for pattern in patterns if matches(pattern, line)), line) for line in lines]
-    return "".join(f"{line}\n" for line in _excerpt(before, lines))
+    return "".join(f"{line}\n" for line in (_excerpt(before, lines) if "..." in before else lines))
 
 
 def _excerpt(before: list[str], lines: list[str]) -> list[str]:

@@ -25,12 +25,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_page_prints_what_it_shows(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     text = path.read_text(encoding="utf-8")
     replaced = {pages.SERVER_FOLDER: str(tmp_path)}
-    if pages.POSTGRES in text:
-        environment = pages.install(tmp_path / ".venv", "postgres")
-        replaced[pages.POSTGRES] = _create(request.getfixturevalue("postgres_server"), "shop")
+    if extras := re.findall(r"`pip install '\.\[(\w+)\]'`", text):
+        environment = pages.install(tmp_path / ".venv", *extras)
     else:
         environment = request.getfixturevalue("environment")
         (tmp_path / ".venv").symlink_to(environment.parent)
+    if pages.POSTGRES in text:
+        replaced[pages.POSTGRES] = _create(request.getfixturevalue("postgres_server"), "shop")
     printed = pages.run(text, tmp_path, environment, replaced)
     if os.environ.get("PAGES") == "write":
         text = pages.rewritten(text, printed)
