@@ -53,8 +53,8 @@ class _Command(click.Command):
 )  # fmt: skip
 @click.option(
     "--log", metavar="FILTER",
-    help="Filter of the log, e.g. policy=home,since=2026-01-01; keys: policy, version, experiment, variant, since, "
-    "until and split (train, tune or gate) [default: all].",
+    help="Filter of the log, e.g. policy=home,since=2026-01-01; keys: policy, version, experiment, variant, route "
+    "(that decisions were asked for by), since, until and split (train, tune or gate) [default: all].",
 )  # fmt: skip
 @click.option("--reward", metavar="NAME", help="Reward definition [default: the target's own].")
 @click.option(

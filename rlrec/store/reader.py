@@ -21,6 +21,7 @@ _EMPTY = ("x''", "''::bytea")  # no bytes, on SQLite and PostgreSQL
 # Decisions among which one is wanted: to read past up to so many costs less than an index, and than to look up events.
 SCANNED, NEAR = 12, 2
 _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
+_ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
 
 
 def _numbers_of(table: str, *names: str) -> dict[str, tuple[type, str]]:
@@ -40,6 +41,7 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "ordinal": (np.int64, "coalesce(d.ordinal, 0)"),
     **_numbers_of("d", "context_id", "eligible_id", "catalogue_revision"),
     "variant_id": (np.int64, f"coalesce(d.variant_id, {ABSENT})"),
+    "route_id": (np.int64, f"coalesce({_ROUTE}, {ABSENT})"),
     "size": (np.int64, "d.size"),
     "seed": (np.int64, "coalesce(d.seed, 0)"),
     "log_propensity": (np.float64, "coalesce(d.log_propensity, 1.0)"),
@@ -87,6 +89,7 @@ class Selection:
     last_id: int | None = None
     imported: bool | None = None
     splits: Collection[int] | None = None
+    route_ids: Collection[int] | None = None
 
     def conditions(self) -> list[str]:
         """Tests on a decision `d`, to be joined by AND."""
@@ -97,6 +100,7 @@ class Selection:
             *(f"d.{test} {int(limit)}" for test, limit in bounds.items() if limit is not None),
             *([] if self.imported is None else [f"d.imported = {int(self.imported)}"]),
             *([] if self.splits is None else [f"{_SPLIT} IN ({numbers(self.splits)})"]),
+            *([] if self.route_ids is None else [f"{_ROUTE} IN ({numbers(self.route_ids)})"]),
         ]
 
 

@@ -84,10 +84,10 @@ def test_a_trained_version_learned_from_two_splits_of_three() -> None:
     assert rows(version("gradient", status="frozen", learned_from={**record, "selection": {"splits": [2]}})) == []
 
 
-def test_only_a_lesson_of_splits_has_to_read_them() -> None:
+def test_only_a_lesson_of_splits_and_routes_has_to_read_them() -> None:
     record = {"selection": {}, "last_id": 6}
     found = [
-        lineage.learned_from([version("gradient", status="frozen", learned_from=one)])[0].split
-        for one in (record, {**record, "splits": [0, 1]}, {"selection": {"splits": [0]}})
+        lineage.learned_from([version("gradient", status="frozen", learned_from=one)])[0].columns
+        for one in (record, {**record, "splits": [0, 1]}, {"selection": {"splits": [0], "route_ids": [1]}})
     ]
-    assert found == [False, True, True]
+    assert found == [set(), {"split"}, {"split", "route_id"}]

@@ -310,6 +310,31 @@ def test_promotion_needs_a_ramp_and_one_of_its_labels(ready_sqlite: Run) -> None
 def test_a_route_in_a_log_filter_is_named_as_one(ready_sqlite: Run, words: list[str]) -> None:
     done = ready_sqlite(*words)
     assert done.exit_code == 2
-    assert done.stderr == (
-        "Error: 'home' is a route, not a policy, in the log filter. `rlrec route show home` names what it serves\n"
-    )
+    assert done.stderr == ("Error: 'home' is a route, not a policy, in the log filter. write route=home\n")
+
+
+def test_a_filter_picks_the_decisions_that_were_asked_for_by_a_route(ready: Run) -> None:
+    for number in range(6):
+        recommend(ready, f"home{number}", "--user", f"u{number}")
+        assert ready("recommend", "--policy", "ts", "--session", f"ts{number}", "--user", f"v{number}").exit_code == 0
+    now = ("--now", "2099-01-01T00:00:00Z")
+    for estimator in ("snips", "pdis"):
+        (row,) = ready(*now, "evaluate", "u", "--estimator", estimator, "--log", "route=home", "--json").json
+        assert row["n"] == 6
+    visits = ready(*now, "outcomes", "--log", "route=home,policy=ts", "--json").json["outcomes"]
+    assert {row["units"] for row in visits if row["metric"] == "visits"} == {6}
+    done = ready(*now, "evaluate", "u", "--log", "route=hom")
+    assert (done.exit_code, done.stderr) == (2, "Error: unknown route 'hom' in the log filter. did you mean home?\n")
+
+
+def test_what_a_policy_learned_from_a_route_is_in_sample_there_alone(ready_sqlite: Run) -> None:
+    for number in range(40):
+        recommend(ready_sqlite, f"home{number}")
+        ready_sqlite("recommend", "--policy", "u", "--session", f"u{number}")
+    now = ("--now", "2099-01-01T00:00:00Z")
+    ready_sqlite(*now, "policy", "create", "late", "--kind", "thompson", "--from-log", "route=home")
+    ready_sqlite(*now, "policy", "freeze", "late")
+    for estimator in ("snips", "pdis"):
+        words = ("evaluate", "late@2", "--estimator", estimator, "--json", "--log")
+        rows = [ready_sqlite(*now, *words, log).json[0] for log in ("route=home", "policy=u")]
+        assert ["in-sample" in row["reasons"] for row in rows] == [True, False]

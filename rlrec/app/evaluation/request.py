@@ -134,15 +134,19 @@ class Evaluation:
     @property
     def judged_columns(self) -> list[str]:
         """The columns of the log that targets are judged by, impression by impression."""
-        lessons = [*self.loggers.every_lesson, *(lesson for target in self.targets for lesson in target.lessons)]
-        variants = any(lesson.selection.variant_ids is not None for lesson in lessons)
         columns = {
             **dict.fromkeys((*log_rows.DRAWN, "seed"), any(target.sampled for target in self.targets)),
             **(dict.fromkeys(log_rows.STATES, True) if any(target.stateful for target in self.targets) else {}),
-            "split": any(lesson.split for lesson in lessons),
-            "variant_id": self.request.by == "variant" or variants,
+            "variant_id": self.request.by == "variant",
         }
-        return [*log_rows.JUDGED, *(name for name, needed in columns.items() if needed)]
+        needed_for = (name for name, needed in columns.items() if needed)
+        return list(dict.fromkeys([*log_rows.JUDGED, *needed_for, *self.lesson_columns]))
+
+    @property
+    def lesson_columns(self) -> list[str]:
+        """The columns by which rows are told that a target or a logger learned from, where others have none."""
+        lessons = [*self.loggers.every_lesson, *(lesson for target in self.targets for lesson in target.lessons)]
+        return sorted(frozenset[str]().union(*(lesson.columns for lesson in lessons)))
 
     def nothing_selected(self, rows: str) -> EmptyLog:
         hint = "widen --log" if self.request.log else "serve with `rlrec recommend`, or bring in a log: import-log"

@@ -62,7 +62,7 @@ class SessionUnit:
         return reader.to_fit(ended_visits.READ, visits=True)
 
     def to_judge(self, reader: LogReader) -> Iterator[LoggedBatch]:
-        return reader.to_judge(ended_visits.READ, visits=True)
+        return reader.to_judge((*ended_visits.READ, *self.evaluation.lesson_columns), visits=True)
 
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
         visits, unused = ended_visits.usable(logged.log, reward, self.cutoffs[reward.id])

@@ -8,7 +8,7 @@ from rlrec.store import Unit, experiments, policies
 from rlrec.store.reader import Selection
 from rlrec.times import parse as parse_time
 
-KEYS = ("policy", "version", "experiment", "variant", "since", "until", "split")
+KEYS = ("policy", "version", "experiment", "variant", "route", "since", "until", "split")
 # Of values that are no names.
 EXAMPLES = {"version": "2", "since": "2026-01-01", "until": "2026-02-01", "split": "gate"}
 IN_FILTER = " in the log filter"
@@ -40,6 +40,7 @@ def selection(unit: Unit, text: str | None) -> Selection:
         since=_time(pairs["since"]) if "since" in pairs else None,
         until=_time(pairs["until"]) if "until" in pairs else None,
         splits=[_split(pairs["split"])] if "split" in pairs else None,
+        route_ids=[lookup.route(unit, pairs["route"], where=IN_FILTER).route_id] if "route" in pairs else None,
     )
 
 

@@ -49,20 +49,20 @@ def version(unit: Unit, reference: str) -> tuple[Version, Head]:
 def unknown_policy(unit: Unit, name: str, *, where: str = "", field: str | None = None) -> InputError:
     """The error that no policy has this name; where a route has it, it says so."""
     if name in routes.by_name(unit, [name]):
-        hint = f"`rlrec route show {name}` names what it serves"
+        hint = f"write route={name}" if where else f"`rlrec route show {name}` names what it serves"
         return InputError(f"{name!r} is a route, not a policy{where and ',' + where}", hint=hint, field=field)
     names = [*(policy.name for policy in policies.all_policies(unit)), *(change.route for change in routes.every(unit))]
     hint = "`rlrec policy list` shows them, `rlrec policy create` makes one"
     return unknown("policy", name, names, where=where, hint=hint, field=field)
 
 
-def route(unit: Unit, name: str, *, lock: bool = False) -> routes.RouteChange:
-    """The newest change of the route of this name. lock: nobody else changes it until the transaction ends. Raises
-    InputError where there is none."""
+def route(unit: Unit, name: str, *, lock: bool = False, where: str = "") -> routes.RouteChange:
+    """The newest change of the route of this name. lock: nobody else changes it until the transaction ends; where: it
+    was typed, for the error. Raises InputError where there is none."""
     newest = routes.lock(unit, name) if lock else routes.by_name(unit, [name]).get(name)
     if newest is None:
         names = [change.route for change in routes.every(unit)]
-        raise unknown("route", name, names, hint="`rlrec route create` makes one")
+        raise unknown("route", name, names, where=where, hint="`rlrec route create` makes one")
     return newest
 
 

@@ -28,9 +28,12 @@ class LearnedFrom:
     splits: tuple[int, ...] | None = None
 
     @property
-    def split(self) -> bool:
-        """Whether `rows` needs the column `split`."""
-        return self.splits is not None or self.selection.splits is not None
+    def columns(self) -> frozenset[str]:
+        """The columns that `rows` needs, of those that are not always read."""
+        selection = self.selection
+        named = {"split": selection.splits, "variant_id": selection.variant_ids, "route_id": selection.route_ids}
+        read = {name for name, wanted in named.items() if wanted is not None}
+        return frozenset(read if self.splits is None else {*read, "split"})
 
     def rows(self, slots: Columns) -> Flags:
         """Which rows of the log are among them, (n,)."""
@@ -45,7 +48,7 @@ class LearnedFrom:
 def matching(slots: Columns, selection: Selection) -> Flags:
     """Which rows of the log are selected, (n,): `Selection.conditions` on arrays."""
     rows = np.ones(len(slots["decision_id"]), np.bool_)
-    for name in ("policy", "version", "variant"):
+    for name in ("policy", "version", "variant", "route"):
         wanted = getattr(selection, f"{name}_ids")
         if wanted is not None:
             rows &= np.isin(slots[f"{name}_id"], list(wanted))

@@ -106,7 +106,8 @@ class DatasetWriter:
         self._most = self._most_loggers(extent.steps)
         total = dict.fromkeys(COUNTED, 0)
         unused, largest = UnusedVisits(), 0.0
-        log = ended_visits.batches(self.unit, selection, self.reward, cutoff, columns=READ, keys=True)
+        columns = {*READ, *(name for lesson in self._loggers.every_lesson for name in lesson.columns)}
+        log = ended_visits.batches(self.unit, selection, self.reward, cutoff, columns=columns, keys=True)
         for batch, visits, unused_of_batch in log:
             unused += unused_of_batch
             if not len(visits):
