@@ -33,9 +33,13 @@ def copy(store: Store, request: Request) -> Copy:
             return answer
         with closing(copying.CopyTarget(request.to, copying.fingerprint(unit))) as target:
             answer["resumed"] = target.begin()
+            done = 0
             for table in copying.TABLES:
-                for batch in copying.rows(unit, table, skip=target.count(table)):
+                done += (skip := target.count(table))
+                for batch in copying.rows(unit, table, skip=skip):
                     target.add(table, batch)
+                    done += len(batch)
+                    store.progress("rows", done, done / answer["rows"])
             target.finish()
     return answer
 

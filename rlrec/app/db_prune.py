@@ -70,6 +70,7 @@ def prune(store: Store, request: Request) -> Pruned:
         while last is not None:
             portion, last = store.write(partial(_prune, before=before, after=last), sound=True)
             counts.add(portion)
+            store.progress("decisions", counts.decisions, None)
         store.write(lambda unit: _finish(unit, counts.answer(before)), sound=True)
     removals.erase(store)
     return counts.answer(before)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import CommandGroup, Store, check_target, examples, notice, settings, stored
+from rlrec.cli.shared import CommandGroup, Store, check_target, conclude, examples, notice, safe, settings, stored
 from rlrec.cli.values import TIME
 
 Command = Callable[..., Any]
@@ -21,19 +21,21 @@ def db() -> None:
     """Forget a user, prune old decisions, back up and copy the store."""
 
 
-def confirmed(question: str) -> Callable[[Command], Command]:
-    """Adds --yes and --dry-run; asks the question on a terminal, and refuses where there is none to ask."""
+def confirmed(question: str, *, needed: bool = True) -> Callable[[Command], Command]:
+    """Adds --yes and --dry-run, and asks the question on a terminal. needed: where there is no terminal, the command is
+    refused without --yes."""
 
     def add(command: Command) -> Command:
         @click.option("--yes", is_flag=True, help="Do not ask.")
         @click.option("--dry-run", is_flag=True, help="Count what would be done; nothing is changed.")
         @wraps(command)
         def run(*args: Any, yes: bool, dry_run: bool, **kwargs: Any) -> Any:
-            if not (yes or dry_run):
-                if not (sys.stdin and sys.stdin.isatty()):
-                    raise click.UsageError("this cannot be undone, and there is no terminal to ask: give --yes")
-                text = question.format(store=settings().db, **kwargs)
-                if not click.confirm(f"{text} This cannot be undone. Go on?", err=True):
+            is_terminal = sys.stdin is not None and sys.stdin.isatty()
+            if needed and not (yes or dry_run or is_terminal):
+                raise click.UsageError("this cannot be undone, and there is no terminal to ask: give --yes")
+            if is_terminal and not (yes or dry_run):
+                text = safe(question.format(store=settings().db, **kwargs), settings().db)
+                if not click.confirm(text, err=True):
                     notice("nothing was changed")
                     raise click.exceptions.Exit(1)
             return command(*args, dry_run=dry_run, **kwargs)
@@ -45,7 +47,7 @@ def confirmed(question: str) -> Callable[[Command], Command]:
 
 @db.command()
 @click.option("--user", required=True, metavar="KEY", help="The user.")
-@confirmed("Delete all rows of user {user!r} from the store?")
+@confirmed("Delete all rows of user {user!r} from {store}? This cannot be undone.")
 @stored
 @examples("rlrec db forget --user u9 --dry-run", "rlrec db forget --user u9 --yes --json")
 def forget(store: Store, show: Show, **request: Any) -> None:
@@ -73,7 +75,7 @@ def forget(store: Store, show: Show, **request: Any) -> None:
 
 @db.command()
 @click.option("--before", type=TIME, required=True, metavar="TIME", help="Visits that ended before it go.")
-@confirmed("Delete the decisions before that time, with their events, from {store}?")
+@confirmed("Delete the decisions before that time, with their events, from {store}? This cannot be undone.")
 @stored
 @examples("rlrec db prune --before 2025-01-01 --dry-run", "rlrec db prune --before 2025-01-01 --yes --json")
 def prune(store: Store, show: Show, **request: Any) -> None:
@@ -93,15 +95,14 @@ def prune(store: Store, show: Show, **request: Any) -> None:
     show(pruned)
     if pruned["decisions"]:
         names = ", ".join(pruned["policies"])
-        notice(f"estimates, outcomes and training see nothing before {pruned['before']}; no rebuild of {names}")
-
-
-dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done; nothing is written.")
+        conclude(
+            show, f"Estimates, outcomes and training see nothing before {pruned['before']}; no rebuild of {names}."
+        )
 
 
 @db.command()
 @click.argument("path", type=click.Path(dir_okay=False), metavar="FILE")
-@dry_run
+@click.option("--dry-run", is_flag=True, help="Say how large it would be; nothing is written.")
 @stored
 @examples("rlrec db backup backup.db")
 def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
@@ -117,7 +118,7 @@ def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
 
 @db.command()
 @click.option("--to", required=True, metavar="URL_OR_PATH", help="Where to; a new file or an empty database.")
-@dry_run
+@confirmed("Copy {store} to {to}?", needed=False)
 @stored
 @examples("rlrec db copy --to copy.db --json", "rlrec db copy --to postgresql://localhost/rlrec --dry-run")
 def copy(store: Store, show: Show, to: str, dry_run: bool) -> None:
