@@ -43,7 +43,7 @@ class _Command(click.Command):
 )  # fmt: skip
 @click.option(
     "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
-    help="bootstrap-t (of ips and snips with a weight above 20: no narrower than cressie-read), normal, or "
+    help="bootstrap-t (of ips, snips, tis and wis with a weight above 20: no narrower than cressie-read), normal, or "
     "cressie-read.",
 )  # fmt: skip
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the interval.")
