@@ -7,12 +7,14 @@ Persons who differ must not raise the alarm: their rewards always predict their 
 a visit showed, which the logger drew. At every slot, m (s(a) / p(a) - sum of s over the arms that could be drawn) has
 mean 0, whatever the person and the past are: p is the propensity of the arm a that was shown, s a score of arms, and m
 is known before the draw. The sums of this over a visit are multiplied by whether there is a next visit, and by its
-return. The scores are mean rewards of arms, from the other half of the persons.
+return. The scores are mean rewards of arms, and means of the events that they get most often (what is clicked and not
+bought may drive people away), from the other half of the persons.
 
 Source: own derivation; Hotelling's T^2 over 64 blocks of persons."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +30,8 @@ BLOCKS = 64
 _LEAST = 20  # blocks with visits, for a test
 _PRIOR = 10.0  # impressions by which the scores of arms shrink to the mean reward
 _SALT = 4
+_KINDS = 3  # of events whose means are scores: the most frequent ones
+_DEPENDENT = 1e-6  # share of the variance of standardised statistics, below which one follows from the others
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,11 +40,14 @@ class VisitCarryOverSums(Sums):
     one, and 1.
 
     products (3, 64, a): per block of persons, of each outcome x (m / p of the arm shown - m of each eligible arm)
-    visits (3, 64): of the outcomes; rewards (2, 64, a): impressions of each arm, and their reward"""
+    visits (3, 64): of the outcomes; impressions (64, a): of each arm; rewards (64, a): their reward
+    events: of each kind of event (2, 64, a), how many impressions of each arm had one, and the sum of the values"""
 
     products: Array
     visits: Array
+    impressions: Array
     rewards: Array
+    events: Mapping[str, Array]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,20 +83,27 @@ class VisitDraws:
 
 def visit_carry_over_sums(
     draws: VisitDraws, *, person: Ids, served: Flags, following: Ids, returns: Array, visit: Ids, arm: Ids,
-    reward: Array,
+    reward: Array, events: Mapping[str, Array],
 ) -> VisitCarryOverSums:  # fmt: skip
     """Sums of some persons. Of visits, (s,): the person's digest; whether it counts; the row of the person's next
-    visit, -1 without one; its return. Of impressions, (n,): row of the visit, rank of the arm, reward."""
+    visit, -1 without one; its return. Of impressions, (n,): row of the visit, rank of the arm, reward, and the sum of
+    the values of each kind of event."""
     block, width = (hash_bits(person, salt=_SALT) % np.uint64(BLOCKS)).astype(np.intp), draws.members.shape[1]
     again = following >= 0
     outcomes = served * np.stack([again * returns[following], again, np.ones(len(person))])
     scored = arm < width
-    index, weights = block[visit[scored]] * width + arm[scored], (np.ones(int(scored.sum())), reward[scored])
-    rewards = [np.bincount(index, weights=each, minlength=BLOCKS * width) for each in weights]
+    index = block[visit[scored]] * width + arm[scored]
+
+    def add(column: Array | Flags) -> Array:
+        sums = np.bincount(index, weights=column[scored], minlength=BLOCKS * width)
+        return sums.reshape(BLOCKS, width).astype(np.float64)
+
     return VisitCarryOverSums(
         products=np.stack([draws.products(outcome, block) for outcome in outcomes]),
         visits=np.stack([np.bincount(block, weights=outcome, minlength=BLOCKS) for outcome in outcomes]),
-        rewards=np.stack(rewards).reshape(2, BLOCKS, width).astype(np.float64),
+        impressions=add(np.ones(len(arm))),
+        rewards=add(reward),
+        events={kind: np.stack([add(values != 0), add(values)]) for kind, values in events.items()},
     )
 
 
@@ -110,20 +124,25 @@ def p_value(sums: VisitCarryOverSums) -> float | None:
     earned, there, every = sums.products
     apart = np.stack([earned - next_return / next_visits * there, there - next_visits / visits * every], axis=1)
     # scores of each half of the blocks, from the other half
-    halves = np.stack([_scores(sums.rewards[:, half::2]) for half in (1, 0)])
-    statistic = np.einsum("bka,ba->bk", apart, halves[np.arange(BLOCKS) % 2])[present]
-    varying = statistic.std(axis=0) > 0
-    tested = int(varying.sum())
-    if not tested:
+    frequent = sorted(sums.events, key=lambda kind: (-sums.events[kind][0].sum(), kind))[:_KINDS]
+    worth = [sums.rewards, *(sums.events[kind][1] for kind in frequent)]
+    halves = np.stack([[_scores(sums.impressions[half::2], each[half::2]) for each in worth] for half in (1, 0)])
+    statistic = np.einsum("bka,bsa->bks", apart, halves[np.arange(BLOCKS) % 2])[present].reshape(blocks, -1)
+    # principal components of those that vary: a score may follow from the others
+    spread = statistic.std(axis=0, ddof=1)
+    statistic = statistic[:, spread > 0] / spread[spread > 0]
+    if not statistic.size:
         return None
+    variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(statistic.T)))
+    chosen = variance > _DEPENDENT * len(variance)
     # Hotelling's T^2: the mean over blocks is 0 where nothing carries over
-    mean, covariance = statistic[:, varying].mean(axis=0), np.atleast_2d(np.cov(statistic[:, varying].T))
-    t2 = blocks * float(mean @ np.linalg.pinv(covariance) @ mean)
+    mean, tested = statistic.mean(axis=0) @ axes[:, chosen], int(chosen.sum())
+    t2 = blocks * float((mean**2 / variance[chosen]).sum())
     return hotelling_above(t2, tested, blocks)
 
 
-def _scores(rewards: Array) -> Array:
-    """The mean reward of each arm less that of all arms, shrunk to 0, (a,). rewards: (2, b, a)."""
-    count, total = rewards.sum(axis=1)
+def _scores(impressions: Array, rewards: Array) -> Array:
+    """The mean reward of each arm less that of all arms, shrunk to 0, (a,). impressions, rewards: (b, a)."""
+    count, total = impressions.sum(axis=0), rewards.sum(axis=0)
     mean = total.sum() / max(count.sum(), 1.0)
     return (total - mean * count) / (count + _PRIOR)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from operator import add
 
 import numpy as np
 import pytest
 
+from rlrec.arrays import Array
 from rlrec.ope.visit_carry_over import VisitCarryOverSums, VisitDraws, is_significant, p_value, visit_carry_over_sums
 
 ARMS = 10
@@ -15,11 +17,18 @@ RATES = np.linspace(0.05, 0.5, ARMS)
 
 
 def visits(
-    seed: int, *, users: int = 400, spoils: float = 0.0, eager: float = 1.0, fitted: bool = False, portions: int = 1
+    seed: int,
+    *,
+    users: int = 400,
+    spoils: float = 0.0,
+    eager: float = 1.0,
+    fitted: bool = False,
+    portions: int = 1,
+    effect: Array = RATES,
 ) -> VisitCarryOverSums:
     """Sums over the visits of users, 4 on average. eager: how much users differ, in rewards, in the length of visits,
-    and in how often they come; spoils: how much a visit of popular arms takes from the next one; fitted: eager users
-    are shown popular arms more often."""
+    and in how often they come; spoils: how much a visit of popular arms takes from the next one, or one of arms with
+    another effect; fitted: eager users are shown popular arms more often. Every second arm is bought more often."""
     rng = np.random.default_rng(seed)
     taste = np.exp(eager * rng.normal(size=users))
     number = rng.geometric(1 / (1 + 3 * np.clip(taste, 0.1, 4)))
@@ -31,10 +40,11 @@ def visits(
     p = 0.5 * np.exp(score) / np.exp(score).sum(axis=1, keepdims=True) + 0.5 / ARMS
     visit = np.repeat(np.arange(n), length)
     arm = (rng.random(len(visit))[:, None] > np.cumsum(p, axis=1)[user[visit]]).sum(axis=1).clip(0, ARMS - 1)
-    shown = np.bincount(visit, weights=RATES[arm] - 0.275) / length
+    shown = np.bincount(visit, weights=(effect - effect.mean())[arm]) / length
     before = np.r_[0.0, np.where(following[:-1] >= 0, shown[:-1], 0.0)]
     rate = RATES[arm] * np.minimum(taste[user[visit]], 1.5) * np.exp(-spoils * before[visit])
     reward = (rng.random(len(visit)) < rate).astype(np.float64)
+    bought = reward * (rng.random(len(visit)) < 0.2 + 0.6 * (arm % 2))
     returns = np.bincount(visit, weights=reward, minlength=n)
     least = p.min(axis=1)[user[visit]]
     person = rng.integers(0, 2**60, users)[user]
@@ -47,7 +57,7 @@ def visits(
         )  # fmt: skip
         return visit_carry_over_sums(
             draws, person=person, served=chosen, following=np.where(chosen, following, -1), returns=returns,
-            visit=visit[rows], arm=arm[rows], reward=reward[rows],
+            visit=visit[rows], arm=arm[rows], reward=reward[rows], events={"click": reward[rows], "buy": bought[rows]},
         )  # fmt: skip
 
     return reduce(add, map(sums, range(portions)))
@@ -55,6 +65,15 @@ def visits(
 
 def test_visits_that_spoil_the_next_one_are_noticed() -> None:
     assert is_significant(visits(1, users=2_000, spoils=4.0, eager=0.3))
+
+
+def test_arms_that_are_clicked_and_not_bought_are_noticed_by_their_purchases() -> None:
+    """Rewards of arms say nothing of the effect on the next visit; purchases do."""
+    odd, apart = np.arange(ARMS) % 2, RATES - RATES.mean()
+    effect = odd - odd.mean() - apart * (apart @ odd) / (apart @ apart)
+    sums = visits(1, users=2_000, spoils=1.0, eager=0.3, effect=effect)
+    assert is_significant(sums)
+    assert not is_significant(replace(sums, events={}))
 
 
 @pytest.mark.slow
@@ -90,6 +109,7 @@ def test_users_who_came_once_say_nothing() -> None:
         visit=n,
         arm=n % 2,
         reward=n % 2 * 1.0,
+        events={},
     )
     assert p_value(sums) is None
     assert not is_significant(sums)

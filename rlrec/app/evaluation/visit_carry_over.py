@@ -16,9 +16,11 @@ from rlrec.records import Reward
 from rlrec.store import Unit, contents, people, reader
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch, Selection
+from rlrec.store.returns import RETURN
 
 MOST = 1_000_000  # decisions that are read: the pass costs at most what an estimate of so many decisions reads
 CELLS = 4_000_000  # pairs of eligible set and arm that are held at a time; decisions with further sets are left out
+KINDS = 16  # of events whose means by arm are looked at, of a portion
 _READ = (
     *reward_log.MATURITY, "decision_id", "session_id", "visit", "position", "size", "arm_id", "eligible_id",
     "propensity", "min_propensity",
@@ -57,7 +59,7 @@ def _sums(
     following, rank = _following(visits, person, visit), arms.rank[arms.index(slots["arm_id"])]
     drawn = _draws(unit, slots, first, visit, rank, arms)
     served = np.bincount(visit, minlength=len(person)) > 0
-    of_rewards: dict[int, VisitCarryOverSums] = {}
+    of_rewards, by_kind = dict[int, VisitCarryOverSums](), reward_log.event_sums(batch, most=KINDS)
     for key, definition in rewards.items():
         rewarded = reward_log.with_rewards(batch, definition)
         counted = reward_log.mature(slots, definition, now=unit.now) & ~slots["censored"]
@@ -68,6 +70,7 @@ def _sums(
             drawn, person=person, served=served, following=following,
             returns=np.bincount(visit[first], weights=earned, minlength=len(person)).astype(np.float64),
             visit=visit[counted], arm=rank[counted], reward=rewarded.reward[counted],
+            events={kind: values[counted] for kind, values in by_kind.items() if kind != RETURN},
         )  # fmt: skip
     return of_rewards
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -54,6 +54,22 @@ def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True)
         value=batch.events["value"][of_slot], age_us=batch.events["age_us"][of_slot], settled_only=settled_only,
     )  # fmt: skip
     return RewardedSlots(slots=batch.slots, reward=reward, default=default)
+
+
+def event_sums(batch: Batch, *, most: int) -> dict[str, Array]:
+    """Sum of the values of each kind of event at every slot, (n,): of the most frequent kinds."""
+    kinds = batch.events["kind"].tolist()
+    counts = Counter(kinds)
+    frequent = sorted(counts, key=lambda kind: (-counts[kind], kind))[:most]
+    numbers = defaultdict(lambda: -1, zip(frequent, range(len(frequent)), strict=True))
+    number = np.fromiter(map(numbers.__getitem__, kinds), np.int64, len(kinds))
+    slot, of_slot = _slot_of_event(batch)
+    sums: dict[str, Array] = {}
+    for index, kind in enumerate(frequent):
+        rows = of_slot & (number == index)
+        weights = batch.events["value"][rows]
+        sums[kind] = np.bincount(slot[rows], weights=weights, minlength=len(batch)).astype(np.float64)
+    return sums
 
 
 def kind_numbers(batch: Batch, definition: Reward) -> Ids:
