@@ -180,7 +180,7 @@ def _live_time(version: int, time: LiveTime) -> str:
 @click.option("--curve", is_flag=True, help="The learning curve of a version made by train-pg, epoch by epoch.")
 @plot_option
 @stored
-@examples("rlrec policy show home", "rlrec policy show visits@2 --curve")
+@examples("rlrec policy show home", "rlrec policy show visits --curve")
 def show_(
     store: Store, show: Show, reference: str, context: dict[str, Any], every: bool, curve: bool, plot: str | None
 ) -> None:

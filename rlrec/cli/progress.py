@@ -24,7 +24,7 @@ class ProgressLine:
         """So many rows are done, and this share of all, where that is known. Another pass begins where rows are fewer
         than before, or other ones."""
         now = time.monotonic()
-        if what != self._what or rows < self._rows:
+        if self._what not in ("", what) or rows < self._rows:
             self._began = now
         self._what, self._rows = what, rows
         took = now - self._began

@@ -251,9 +251,9 @@ def decisions(unit: Unit, policy_id: int, *, first: int, last: int, size: int) -
     while first <= last:
         end = unit.ask_value(ahead, policy_id, first, last, size - 1) or last
         yield first, int(end)
-        read += size
-        unit.progress("decisions", read, (int(end) - begin + 1) / (last - begin + 1))
-        first = int(end) + 1
+        first, read = int(end) + 1, read + size
+        if first <= last:  # the range held as many
+            unit.progress("decisions", read, (first - begin) / (last - begin + 1))
 
 
 def between(
