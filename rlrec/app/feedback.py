@@ -16,7 +16,7 @@ from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import reward as rewards
 from rlrec.policy.reward import LIMIT
 from rlrec.records import Event, Reward, Sums
-from rlrec.store import Store, Unit, decisions, events, policies, settings
+from rlrec.store import Store, Unit, decisions, events, policies
 from rlrec.store.events import CENSOR, FeedbackKey, FeedbackTarget
 from rlrec.store.returns import RETURN
 from rlrec.store.unit import Row, StoredRows
@@ -137,6 +137,8 @@ def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
     kinds = set(unweighed)
     if not kinds:
         return
+    from rlrec.store import settings
+
     with store.read() as unit:
         new = settings.new_kinds(unit, kinds)
         weighed = sorted({kind for definition in policies.rewards(unit) for kind in definition.weights})
