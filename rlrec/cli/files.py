@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 def _plot_target(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value == "-":
+        raise click.UsageError("--plot takes the name of a file: stdout has the answer", ctx)
     if value is not None:
         check_target(value, "--plot")
     return value

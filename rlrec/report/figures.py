@@ -313,12 +313,20 @@ def believed(answer: PolicyBelief) -> Figure | None:
     more = f"the {MOST} of {len(listed)} arms that are shown most" if len(listed) > MOST else "all active arms"
     headers = ["arm", "probability", "mean", "lower", "upper", "pulls", "served"]
     return Figure(
-        title=f"{name} shows {top['arm']} most ({percent(top['probability'])} {chance}){belief}",
+        title=f"{name} shows all {len(listed)} arms about as often"
+        if _is_even(listed)
+        else f"{name} shows {top['arm']} most ({percent(top['probability'])} {chance}){belief}",
         drawing=drawing,
         description=f"One interval of 95 % an arm; {more}; kind {answer['kind']}.",
         headers=headers,
         rows=[[row[header] for header in headers] for row in shown],
     )
+
+
+def _is_even(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether several arms, from the likeliest to the least likely, have almost the same probability."""
+    first, last = (rows[end]["probability"] or 0.0 for end in (0, -1))
+    return len(rows) > 1 and last > 0.95 * first
 
 
 def exposed(answer: Exposure) -> Figure:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
 from rlrec.report import svg
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series
@@ -37,12 +39,32 @@ def test_a_figure_of_any_names_and_numbers_is_xml_without_a_script(number: int) 
 
 @pytest.mark.parametrize("number", range(5))
 def test_every_mark_lies_inside_the_frame(number: int) -> None:
-    root = element(drawings()[number], "a")
+    check_frame(element(drawings()[number], "a"))
+
+
+def check_frame(root: ET.Element) -> None:
     width, height = map(float, root.attrib["viewBox"].split()[2:])
     across = [each.attrib[name] for each in root.iter() for name in ("x", "x1", "x2", "cx") if name in each.attrib]
     down = [each.attrib[name] for each in root.iter() for name in ("y", "y1", "y2", "cy") if name in each.attrib]
     assert all(0 <= float(value) <= width for value in across)
     assert all(0 <= float(value) <= height for value in down)
+
+
+VALUES = some.none() | some.floats(-1e15, 1e15) | some.floats(-1, 1)
+
+
+@given(some.lists(some.tuples(VALUES, VALUES, VALUES), min_size=1, max_size=4), some.booleans(), VALUES)
+def test_any_numbers_make_a_figure_inside_its_frame(
+    values: list[tuple[float | None, float | None, float | None]], zero: bool, level: float | None
+) -> None:
+    points = [PlotPoint(n, *each, label=str(n)) for n, each in enumerate(values)]
+    rows = [Interval("a", *each) for each in values]
+    for drawing in (
+        svg.chart([Series("a", points)], x_name="x", y_name="y", zero=zero, level=level),
+        svg.forest(rows, x_name="x", zero=zero, level=level),
+        svg.bars([Bar("a", value or 0.0, tick) for value, tick, _ in values], x_name="x"),
+    ):
+        check_frame(element(drawing, "a"))
 
 
 def test_a_line_is_broken_where_a_value_is_unknown() -> None:
