@@ -35,7 +35,11 @@ class Said:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.stdout)
+        """The document; if it is an object, without the version of its keys, which every object has."""
+        document = json.loads(self.stdout)
+        if isinstance(document, dict):
+            assert document.pop("schema_version") == 1
+        return document
 
     @property
     def lines(self) -> list[Any]:

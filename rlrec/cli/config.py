@@ -39,10 +39,14 @@ class Config:
         self.values: Table = {}
         for path in reversed(paths):
             _merge(self.values, _read(path), path)
-        commands = program.list_commands(click.Context(program))
+        context = click.Context(program)
+        commands = program.list_commands(context)
         tables = {key for key, value in self.values.items() if key in commands and isinstance(value, dict)}
         outside = {key: value for key, value in self.values.items() if key not in {*tables, FORMAT}}
         self.of_program = _defaults(program, outside, (), others=commands)
+        for name in tables:
+            if command := program.get_command(context, name):
+                self.of_command(command, name)  # every table is checked, whatever command runs
 
     def of_command(self, command: click.Command, name: str) -> Table:
         """The default map of a command, by the Python names of its options."""

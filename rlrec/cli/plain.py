@@ -12,6 +12,7 @@ from typing import Any
 
 from rlrec.times import EPOCH, written
 
+SCHEMA_VERSION = 1  # raised where a key of an answer goes, or means another thing
 NOT_FINITE = rb"\xcb[\x7f\xff][\xf0-\xff]"  # how MessagePack begins a double whose exponent is all ones
 
 
@@ -72,8 +73,11 @@ def records(result: Any) -> Iterator[Any]:
 
 
 def document(result: Any) -> Iterator[bytes]:
-    """One document; a list has one record a line."""
-    if single(result) or not isinstance(result, Iterable):
+    """One document: an object, which says the version of its keys, or a list with one record a line."""
+    if single(result):
+        yield line({**mapping(result), "schema_version": SCHEMA_VERSION})
+        return
+    if not isinstance(result, Iterable):
         yield line(result)
         return
     before = b"["

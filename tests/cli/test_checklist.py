@@ -25,6 +25,7 @@ from typing import Any
 import click
 import pytest
 
+import rlrec
 from rlrec.cli import EPILOG, program
 from rlrec.cli import help as manual
 from tests.conftest import Run
@@ -33,19 +34,13 @@ from tests.docs.test_examples import examples, leaves
 COMMANDS = dict(leaves(program, "rlrec"))
 LEFT_OUT: dict[int, str] = {}
 NOT_YET: dict[int, str] = {
-    7: "prefixes of commands",
     20: "a notice once for each store and kind of event",
     25: "--dry-run on every command that writes",
     26: "confirmations of destructive commands",
     27: "colour",
     28: "progress",
     29: "widths of tables",
-    31: "config show",
-    32: "rlrec.toml",
-    46: "completion of names from the store",
     48: "next commands",
-    49: "schema_version",
-    54: "rlrec.open",
 }
 
 ARMS = '{"arm": "espresso"}\n{"arm": "matcha"}\n{"arm": "007"}\n{"arm": "1e5"}\n{"arm": "-dash"}\n{"arm": "crème"}\n'
@@ -165,6 +160,13 @@ def test_06_a_word_that_is_misspelt_gets_a_near_one(shop: Run, words: list[str],
 
 
 # -- output --
+
+
+@pytest.mark.parametrize(("word", "meant"), [("rec", "recommend"), ("dec", "decision"), ("eval", "evaluate")])
+def test_07_commands_are_not_abbreviated(shop: Run, word: str, meant: str) -> None:
+    said = shop(word)
+    assert (said.exit_code, said.stdout) == (2, "")
+    assert f"did you mean {meant}?" in said.stderr
 
 
 def test_08_stdout_has_data_alone(shop: Run) -> None:
@@ -292,6 +294,25 @@ def test_30_cells_are_verbatim(shop: Run) -> None:
 
 
 # -- options, environment, secrets --
+
+
+def test_31_the_source_of_each_value_is_said(shop: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rlrec.toml").write_text('db = "x.db"\nquiet = true\n[recommend]\nk = 3\nuser = "u"\n')
+    rows = shop("config", "show", "--json", env={"RLREC_QUIET": "0", "RLREC_RECOMMEND_K": "2"}).json
+    assert {row["option"]: row["source"] for row in rows if row["source"] != "default"} == {
+        "db": "--db", "quiet": "RLREC_QUIET", "recommend.k": "RLREC_RECOMMEND_K", "recommend.user": "rlrec.toml",
+    }  # fmt: skip
+
+
+def test_32_a_file_of_the_folder_or_of_xdg_gives_defaults(tmp_path: Path) -> None:
+    (tmp_path / "rlrec").mkdir()
+    (tmp_path / "rlrec/rlrec.toml").write_text('format = "json"\n')
+    home = {"XDG_CONFIG_HOME": str(tmp_path)}
+    assert json.loads(process("init", folder=tmp_path, env=home).stdout)["created"] is True
+    (tmp_path / "rlrec.toml").write_text("[recommend]\npolcy = 1\n")
+    done = process("status", folder=tmp_path, env=home)
+    assert (done.returncode, b"did you mean policy?" in done.stderr) == (2, True)
 
 
 def test_33_options_have_variables_that_help_names(shop: Run) -> None:
@@ -448,10 +469,29 @@ def test_45_a_store_may_lie_anywhere(tmp_path: Path, name: str) -> None:
     assert process("--db", f"sqlite:///{tmp_path}/link.db", "arm", "list", "--json", folder=tmp_path).stdout != b"[]\n"
 
 
+@pytest.mark.slow
+def test_46_the_shell_completes_names_of_the_store(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert process(folder=tmp_path, env={"_RLREC_COMPLETE": f"{shell}_source"}).stdout
+    words = {"COMP_WORDS": f"rlrec --db {sqlite_db} arm retire mat", "COMP_CWORD": "5"}
+    assert process(folder=tmp_path, env={"_RLREC_COMPLETE": "bash_complete", **words}).stdout == b"plain,matcha\n"
+
+
 def test_47_topics_have_pages(run_sqlite: Run) -> None:
     topics = {page.topic for page in manual.pages()}
     assert {"exit-codes", "environment", "formats", "postgresql"} <= topics
     assert run_sqlite("help", "exit-codes").stdout.startswith("# Exit codes")
+
+
+@pytest.mark.slow
+def test_49_objects_say_the_version_of_their_keys(shop: Run) -> None:
+    for words in (
+        ["status"],
+        ["policy", "show", "home"],
+        ["arm", "add", "x"],
+        ["recommend", "--policy", "home", "--session", "s"],
+    ):
+        assert json.loads(shop(*words, "--json").stdout)["schema_version"] == 1
 
 
 @pytest.mark.slow
@@ -487,3 +527,10 @@ def test_53_a_check_is_an_exit_code(shop: Run, tmp_path: Path) -> None:
     assert shop("doctor").exit_code == 0
     assert shop("init", "--check").exit_code == 0
     assert shop("--db", tmp_path / "none.db", "init", "--check").exit_code == 3
+
+
+def test_54_a_notebook_has_the_same_functions(shop: Run, sqlite_db: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    with rlrec.open(sqlite_db) as store:
+        assert store.policy("home") == shop("policy", "show", "home", "--json").json
+        assert isinstance(store.log().to_pandas(), pandas.DataFrame)

@@ -45,7 +45,7 @@ def test_json_keeps_keys_in_order_and_numbers_in_full(shown: Any) -> None:
     text = shown("json", ANSWER)
     record = json.loads(text)
     assert text.count("\n") == 1
-    assert list(record) == ["decision_id", "request_id", "slate", "duplicate"]
+    assert list(record) == ["decision_id", "request_id", "slate", "duplicate", "schema_version"]
     assert record["slate"][0]["propensity"] == 1 / 3
     assert record["request_id"] is None
 
@@ -63,7 +63,7 @@ def test_ndjson_is_one_object_a_line(shown: Any) -> None:
 
 
 def test_text_is_utf8_and_not_escaped(shown: Any) -> None:
-    assert shown("json", {"arm": "crème 😀"}) == '{"arm": "crème 😀"}\n'
+    assert shown("json", {"arm": "crème 😀"}) == '{"arm": "crème 😀", "schema_version": 1}\n'
 
 
 @pytest.mark.parametrize("form", ["json", "ndjson", "csv", "table"])
@@ -75,7 +75,7 @@ def test_a_nan_is_never_printed(form: Any, value: float) -> None:
 
 def test_times_are_utc_with_microseconds_and_z(shown: Any) -> None:
     east = datetime(2026, 1, 31, 13, 0, tzinfo=timezone(timedelta(hours=1)))
-    record = json.loads(shown("json", {"a": east, "b": datetime(2026, 1, 31, 12, 0, 0, 5, tzinfo=UTC)}))
+    record = json.loads(shown("ndjson", {"a": east, "b": datetime(2026, 1, 31, 12, 0, 0, 5, tzinfo=UTC)}))
     assert record == {"a": "2026-01-31T12:00:00.000000Z", "b": "2026-01-31T12:00:00.000005Z"}
 
 

@@ -283,7 +283,7 @@ def test_with_json_an_error_is_json(run: Run, args: Any, env: Any) -> None:
 
 def test_options_come_from_the_environment_by_the_name_that_is_typed(run: Run) -> None:
     assert json.loads(run("echo", RLREC_ECHO_K="7", RLREC_ECHO_FORMAT="json").stdout)["size"] == 7
-    assert json.loads(run("thing", "add", "--json", RLREC_THING_ADD_SOME_SIZE="5").stdout) == {"n": 5}
+    assert json.loads(run("thing", "add", "--json", RLREC_THING_ADD_SOME_SIZE="5").stdout)["n"] == 5
 
 
 def test_one_variable_is_the_format_of_all_commands(run: Run) -> None:
@@ -321,7 +321,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_command_gets_the_store_of_the_options_before_it(run: Run, opened: Any) -> None:
     result = run("--db", "postgresql://u:s3cret@h/db", "--now", "2026-01-31T12:00:00Z", "peek", "--json")
     assert opened == [("postgresql://u:s3cret@h/db", 1_769_860_800_000_000)]
-    assert json.loads(result.stdout) == {"store": "the store", "clock": 1_769_860_800_000_000}
+    assert json.loads(result.stdout) == {"store": "the store", "clock": 1_769_860_800_000_000, "schema_version": 1}
     assert result.stderr == "opened postgresql://u:***@h/db\na line for a person\n"
 
 
@@ -371,7 +371,7 @@ def test_quarantine_keeps_good_lines_and_says_why_the_others_fell(run: Run, tmp_
     )
     rows = [json.loads(line) for line in (tmp_path / "bad").read_text().splitlines()]
     assert result.exit_code == 5
-    assert json.loads(result.stdout) == {"kept": [1, 4], "rejected": 2}
+    assert json.loads(result.stdout) == {"kept": [1, 4], "rejected": 2, "schema_version": 1}
     assert json.loads(result.stderr)["error"] == "2 lines refused, the rest is stored"
     assert [(row["line"], row["field"], row["text"]) for row in rows] == [(2, "n", '{"n": "2"}'), (3, "n", '{"n": -3}')]
 
@@ -429,7 +429,7 @@ def test_ctrl_c_is_one_line_and_130() -> None:
 def test_output_is_utf8_in_any_locale() -> None:
     env = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     with process("echo", "--json", env=env) as child:
-        assert child.communicate() == ('{"size": 1, "at": null, "word": "é"}\n'.encode(), b"")
+        assert child.communicate() == ('{"size": 1, "at": null, "word": "é", "schema_version": 1}\n'.encode(), b"")
     with process("é", env=env) as child:
         assert child.communicate()[1].startswith("Error: no such command 'é'.".encode())
 
