@@ -324,13 +324,9 @@ def widened(estimate: Estimate, replicas: Sequence[Estimate], *, within: Bounds)
     values = [replica.value for replica in replicas if replica.value is not None]
     if len(values) < 2 or estimate.value is None or not estimate.std_error:
         return estimate
-    error = float(np.hypot(estimate.std_error, np.std(values, ddof=1) / np.sqrt(len(values))))
-    lower, upper = (
-        None
-        if bound is None
-        else min(max(estimate.value + error / estimate.std_error * (bound - estimate.value), within[0]), within[1])
-        for bound in (estimate.lower, estimate.upper)
-    )
+    low, high = (np.nan if bound is None else bound for bound in (estimate.lower, estimate.upper))
+    error, bounds = intervals.stretched(estimate.value, estimate.std_error, (low, high), values)
+    lower, upper = (finite_or_none(min(max(bound, within[0]), within[1])) for bound in bounds)
     safe = None if lower is None or estimate.bias_bound is None else lower - estimate.bias_bound
     return replace(estimate, std_error=error, lower=lower, upper=upper, safe_lower=safe)
 

@@ -230,6 +230,16 @@ def _quantiles(t: Array, rank: int) -> Bounds:
     return (float(numbers[rank - 1]), float(numbers[-rank])) if rank >= 1 else UNKNOWN
 
 
+def stretched(value: float, error: float, bounds: Bounds, parts: Sequence[float]) -> tuple[float, Bounds]:
+    """Error and bounds of an estimate with the error of a simulation. parts: the estimate by equal parts of what
+    was simulated, whose mean varies by their variance over their number."""
+    if len(parts) < 2 or not error > 0:
+        return error, bounds
+    total = float(np.hypot(error, np.std(parts, ddof=1) / np.sqrt(len(parts))))
+    low, high = (value + total / error * (bound - value) for bound in bounds)
+    return total, (low, high)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightSums:
     """Sums for Cressie-Read over n observations: of w, w^2, wr, w^2 r and w^2 r^2."""

@@ -5,6 +5,7 @@ its influence on the second, and their common noise cancels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import pi
 from typing import Any
@@ -101,21 +102,23 @@ def difference(
 def compare(
     ours: EstimatorFold, theirs: EstimatorFold, *, measure: type[Minus] = Minus, alpha: float = 0.025,
     extra_reasons: tuple[str, ...] = (), seed: int = 0, replicates: int = intervals.REPLICATES,
+    simulated: Sequence[tuple[EstimatorFold, EstimatorFold]] = (),
 ) -> PairedDifference:  # fmt: skip
     """One target less another, by one estimator of any unit at the end of a fold over the same rows.
     measure: Minus or Relative; alpha: chance of each bound to be on the wrong side, in (0, 0.5); extra_reasons: as in
-    `FinishOptions`. Raises InputError for an alpha out of range, ValueError for folds over different rows."""
+    `FinishOptions`; simulated: both sides by equal parts of the pages that were simulated for a target, whose error
+    clusters do not show. Raises InputError for an alpha out of range, ValueError for folds over different rows."""
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
     (rows,) = ours.summary.index(("rows",))
     if not np.array_equal(ours.summary.units[:, rows], theirs.summary.units[:, rows]):
         raise ValueError("the two targets were not estimated on the same rows")
-    units = np.column_stack([ours.units, theirs.units])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sample = studentised_bootstrap(measure(ours.estimator), units, seed=seed, number=replicates)
+    sample = _bootstrap(ours, theirs, measure, seed=seed, number=replicates)
     ess = min(side.diagnosis.ess or 0.0 for side in (ours, theirs))
     equal = np.array_equal(ours.summary.units, theirs.summary.units) and np.array_equal(ours.units, theirs.units)
     low, high = (0.0, 0.0) if ours.n and equal else _bounds(sample, alpha, freedom=ess - 1)
+    values = [_bootstrap(*sides, measure, number=0).value for sides in simulated]
+    error, (low, high) = intervals.stretched(sample.value, sample.error, (low, high), values)
     bounded = np.isfinite([low, high]).all()
     broad = not bounded or high - low > abs(sample.value)
     extra = [
@@ -126,9 +129,17 @@ def compare(
     ]
     verdict, reasons = _verdict(ours, theirs, tuple(extra))
     return PairedDifference(
-        value=finite_or_none(sample.value), std_error=finite_or_none(sample.error), lower=finite_or_none(low),
+        value=finite_or_none(sample.value), std_error=finite_or_none(error), lower=finite_or_none(low),
         upper=finite_or_none(high), alpha=alpha, ess=ess, clusters=ours.clusters, verdict=verdict, reasons=reasons,
     )  # fmt: skip
+
+
+def _bootstrap(
+    ours: EstimatorFold, theirs: EstimatorFold, measure: type[Minus], *, number: int, seed: int = 0
+) -> Studentised:
+    units = np.column_stack([ours.units, theirs.units])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return studentised_bootstrap(measure(ours.estimator), units, seed=seed, number=number)
 
 
 def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:

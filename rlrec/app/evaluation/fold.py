@@ -80,6 +80,16 @@ class GroupPartial(Sums):
     no_state: int
     listed: bool
 
+    def __add__(self, other: Self) -> Self:
+        """Both sums; rows without a simulated page are the same in every part of them."""
+        numbers = self.replicas.keys() | other.replicas.keys()
+        replicas = {number: self.by_replica(number) + other.by_replica(number) for number in sorted(numbers)}
+        return replace(super().__add__(replace(other, replicas={})), replicas=replicas)
+
+    def by_replica(self, number: int) -> Any:
+        """The sums by one part of the simulated pages."""
+        return self.replicas.get(number, self.sums)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LogPartial(Sums):
@@ -364,15 +374,14 @@ def _by_stratum(partial: LogPartial, number: int) -> dict[RowGroup, dict[Stratum
 
 def _total(weighting: Weighting[Any], strata: Mapping[Stratum, GroupPartial]) -> GroupPartial:
     """The sums over all strata."""
-    first, *others = strata.values()
+    total: GroupPartial = reduce(add, strata.values())
+    replicas = {
+        number: weighting.total({key: each.by_replica(number) for key, each in strata.items()})
+        for number in total.replicas
+    }
     return replace(
-        reduce(add, others, first),
-        sums=weighting.total({key: each.sums for key, each in strata.items()}),
-        replicas={
-            replica: weighting.total({key: each.replicas[replica] for key, each in strata.items()})
-            for replica in first.replicas
-        },
-    )
+        total, sums=weighting.total({key: each.sums for key, each in strata.items()}), replicas=replicas
+    )  # fmt: skip
 
 
 def _with_loggers(estimates: Sequence[Estimate], weighting: Weighting[Any]) -> list[Estimate]:

@@ -162,13 +162,15 @@ class Gain:
 
     sides, estimates: of the candidate and of what serves. in_sample: whether the candidate has learned from some rows.
     (What serves may have learned from its own log: that flatters it, and makes the gate stricter.) silent: whether rows
-    without propensities were left out; carries_over: whether the rewards of impressions depend on the visit so far."""
+    without propensities were left out; carries_over: whether the rewards of impressions depend on the visit so far.
+    simulated: both sides by parts of the pages that were simulated for one of them."""
 
     sides: Sequence[EstimatorFold]
     estimates: Sequence[Estimate]
     in_sample: bool
     silent: bool
     carries_over: bool
+    simulated: Sequence[tuple[EstimatorFold, EstimatorFold]] = ()
 
     @classmethod
     def of(
@@ -190,10 +192,13 @@ class Gain:
         sums = [of_side for number in (0, 1) for of_side in fold.over_loggers(partial, number, weightings).values()]
         assert isinstance(rows.fold, ImpressionFold | SessionFold)
         at_ends = [rows.fold.at_ends(side.sums)[0] for side in sums]
+        numbers = sorted(sums[0].replicas.keys() | sums[1].replicas.keys())
+        ours, theirs = ([rows.fold.at_ends(side.by_replica(number))[0] for number in numbers] for side in sums)
         return cls(
             sides=at_ends, estimates=[of_number[0], of_number[1]], in_sample=sums[0].learned,
             silent=any(counts.silent for counts in partial.counts.values()) or any(s.weights.left_out for s in at_ends),
             carries_over=any(map(carry_over.is_significant, partial.carry_over.values())),
+            simulated=list(zip(ours, theirs, strict=True)),
         )  # fmt: skip
 
     def passes(self, verdict: str) -> bool:
@@ -203,7 +208,7 @@ class Gain:
     def judge(self, measure: type[Minus], alpha: float) -> tuple[PairedDifference, str, list[str]]:
         """The difference, the verdict on it, and its reasons."""
         candidate, current = self.estimates
-        difference = compare(*self.sides, measure=measure, alpha=alpha)
+        difference = compare(*self.sides, measure=measure, alpha=alpha, simulated=self.simulated)
         verdict = min(difference.verdict, candidate.verdict, current.verdict, key=VERDICTS.index)
         reasons = {*difference.reasons, *candidate.reasons, *(set(current.reasons) - {"in-sample"})}
         return difference, verdict, sorted(reasons, key=list(diagnostics.REASONS).index)

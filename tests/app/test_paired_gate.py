@@ -1,0 +1,49 @@
+"""The gain of a gate: what both sides share, and the error of what was simulated for them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from rlrec.app import policy, versions
+from rlrec.app.evaluation import targets
+from rlrec.app.evaluation.fold import GroupPartial
+from rlrec.app.evaluation.paired_gate import BY_IMPRESSION, Gain
+from rlrec.ope.paired import Minus, compare
+from rlrec.store.reader import Selection
+from tests.app import logs
+
+CONTEXTS = ({"hour": 1}, {"hour": 2})
+FEATURES = {"context": {"fields": {"hour": {"type": "number", "mean": 1, "scale": 1}}}}
+
+
+def gain(db: str, *sides: str) -> Gain:
+    with closing(logs.at(db, 1e6)) as store, store.read() as unit:
+        pair = targets.resolve(unit, sides, reward="default", greedy=False)
+        return Gain.of(BY_IMPRESSION, unit, pair, Selection())
+
+
+def test_the_error_of_simulated_pages_is_in_the_interval_of_a_gain(sqlite_db: str) -> None:
+    """A posterior that arms share has no marginals in closed form below position 1."""
+    logs.catalogue(sqlite_db, 4)
+    logs.create(sqlite_db, "u", "uniform")
+    logs.create(sqlite_db, "v", "epsilon-greedy", epsilon="1")
+    with closing(logs.at(sqlite_db, 0)) as store:
+        shared = {"model": "shared", "samples": "50"}
+        policy.create(store, policy.Request(name="p", kind="lin-thompson", parameters=shared, features=FEATURES))
+        versions.freeze(store, "p")
+    logs.serve(sqlite_db, "u", pages=400, rates=(0.1, 0.3, 0.5, 0.7), size=2, contexts=CONTEXTS)
+    judged = gain(sqlite_db, "p@2", "u")
+    plain, (widened, _, _) = compare(*judged.sides, alpha=0.05), judged.judge(Minus, 0.05)
+    assert plain.value == widened.value
+    assert plain.std_error is not None
+    assert plain.lower is not None
+    assert plain.std_error < (widened.std_error or 0)
+    assert (widened.lower or 0) < plain.lower
+    assert not gain(sqlite_db, "u", "v").simulated
+
+
+def test_rows_without_simulated_pages_are_the_same_in_every_part_of_them() -> None:
+    simulated = GroupPartial(sums=1.0, replicas={0: 2.0, 1: 4.0}, learned=False, no_state=0, listed=False)
+    exact = GroupPartial(sums=10.0, replicas={}, learned=True, no_state=1, listed=False)
+    for total in (simulated + exact, exact + simulated):
+        assert (total.sums, total.replicas, total.learned, total.no_state) == (11.0, {0: 12.0, 1: 14.0}, True, 1)
