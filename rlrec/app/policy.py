@@ -25,9 +25,9 @@ from rlrec.policy import means, slate
 from rlrec.policy.base import Belief, Examined, Policy
 from rlrec.policy.contextual import is_contextual
 from rlrec.records import Arm, Head, Reward, StoredPolicy, Version
-from rlrec.store import Store, Unit, arms, beliefs, bulk, decisions, policies, settings
+from rlrec.store import Store, Unit, activity, arms, beliefs, bulk, decisions, policies, routes, settings
 from rlrec.store.unit import parse
-from rlrec.times import written
+from rlrec.times import DAY_US, written
 
 Z = 1.959963984540054  # normal quantile of intervals of 95 %
 DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only where they have a floor
@@ -365,10 +365,24 @@ def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -
     return np.interp(size, *np.array(sorted(zip(curve.examination, curve.errors, strict=True))).T)
 
 
-def counting(store: Store, reference: str) -> CountingCurve | None:
-    """The curve by which a version counts pulls; None where it counts each as one."""
+# Whom a version serves. counting: the curve by which it counts pulls, None where it counts each as one; routes: that
+# lead to it; decisions_24h: of its policy in the last 24 hours, where it is live.
+Audience = TypedDict("Audience", {
+    "counting": CountingCurve | None, "live": bool, "routes": list[str], "decisions_24h": int,
+})  # fmt: skip
+
+
+def audience(store: Store, reference: str) -> Audience:
+    """Whom a version serves now."""
     with store.read() as unit:
-        return _counting(unit, lookup.version(unit, reference)[0])
+        version, head = lookup.version(unit, reference)
+        live = head.live_id == version.id
+        served_by = {(version.policy.id, version.id), *([(version.policy.id, None)] if live else [])}
+        return {
+            "counting": _counting(unit, version), "live": live,
+            "routes": [each.route for each in routes.every(unit) if (each.policy_id, each.version_id) in served_by],
+            "decisions_24h": activity.served_since(unit, version.policy.id, unit.now - DAY_US) if live else 0,
+        }  # fmt: skip
 
 
 def _counting(unit: Unit, version: Version) -> CountingCurve | None:

@@ -14,7 +14,7 @@ from rlrec.cli.tables import bar, cell, decimals, interval
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 
 if TYPE_CHECKING:
-    from rlrec.app.policy import CountingCurve, PolicyVersion
+    from rlrec.app.policy import Audience, CountingCurve, PolicyVersion
     from rlrec.app.versions import LiveTime, VersionHistory
 
 CURVE_DROP = ("without_baseline", "variance", "clipped", "kl", "entropy", "lr", "value")
@@ -330,7 +330,7 @@ def _largest(weights: dict[str, float]) -> str:
 @stored
 @examples("rlrec policy diff home home@2")
 def diff(store: Store, show: Show, first: str, second: str) -> None:
-    """Compare what two policies, or two versions of one policy, believe about each arm.
+    """Compare what two policies, or two versions of one policy, believe about each arm, and whom they serve.
 
     A and B are NAME or NAME@V; a difference is B minus A."""
     from rlrec.app import policy as use_case
@@ -338,8 +338,22 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
     result = use_case.diff(store, first, second)
     columns = ["arm", "status", *(f"{name}_{side}" for name in use_case.COMPARED for side in ("a", "b", "difference"))]
     sides = {"a": first, "b": second}
-    title = [f"{side}: {name}{_counting(use_case.counting(store, name))}" for side, name in sides.items()]
-    show(result, table=View.of(result, columns, title=title), columns=columns)
+    audiences = {side: use_case.audience(store, name) for side, name in sides.items()}
+    title = [f"{side}: {name}{_counting(audiences[side]['counting'])}" for side, name in sides.items()]
+    title += [f"{side} {_audience(audience)}" for side, audience in audiences.items()]
+    changes = [row["probability_difference"] for row in result]
+    if result and None not in changes:
+        moved = sum(map(abs, changes)) / 2
+        title.append(f"b in place of a would show {moved:.1%} of requests another arm at position 1")
+    drop = ("status", "pulls_difference", "mean_difference", "pulls_a", "pulls_b", "mean_a", "mean_b")
+    show(result, table=View.of(result, columns, title=title, drop=drop), columns=columns)
+
+
+def _audience(audience: Audience) -> str:
+    """The words behind a version that say whom it serves."""
+    through = f" through {', '.join(audience['routes'])}" if audience["routes"] else ""
+    served = f"is live: {audience['decisions_24h']:,} decisions in 24 h" if audience["live"] else "is not live"
+    return served + through
 
 
 @policy.command()

@@ -184,3 +184,11 @@ def test_a_command_ends_with_a_sentence_or_the_next_command(run_sqlite: Run, com
     assert text in said.stderr.splitlines()[-1]
     for quiet in (["-q", "--now", LATER, *command], ["--now", LATER, *command, "--json"]):
         assert text not in run_sqlite(*quiet).stderr
+
+
+def test_a_comparison_says_whom_it_affects(run: Run) -> None:
+    _filled(run)
+    run("--now", LATER, "policy", "freeze", "home")
+    text = run("--now", LATER, "policy", "diff", "home", "home@2").stdout
+    assert text.startswith("a: home\nb: home@2\na is live: 4 decisions in 24 h through front\nb is not live\n")
+    assert "b in place of a would show 0.0% of requests another arm at position 1" in text
