@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import tomllib
 import venv
@@ -65,7 +66,8 @@ def _cron_commands(crontab: str) -> Iterator[str]:
     """The lines of a crontab as a shell would run them, one by one."""
     for line in crontab.splitlines():
         if schedule := re.match(r"(?:[\d*/,-]+ +){5}(.*)", line):
-            yield f"sh -c '{schedule[1]}'\n"
+            command = schedule[1].replace(r"\%", "%")
+            yield f"sh -c {shlex.quote(command)}\n"
         elif line.strip() and not line.startswith("#"):
             yield f"export {line}\n"
 
