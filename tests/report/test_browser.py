@@ -45,7 +45,7 @@ def browser() -> Iterator[Browser]:
         pytest.skip(f"none of {', '.join(PROGRAMS)} is installed: `apt-get install chromium`")
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
     with api.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        opened = started.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield opened
         opened.close()
 
