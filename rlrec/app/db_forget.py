@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 from typing import TypedDict
 
 import numpy as np
 
-from rlrec.app.learning import holdings, slot_statistics
+from rlrec import policy as kinds
+from rlrec.app.learning import holdings, origins, slot_statistics
 from rlrec.app.learning.holdings import Holding
 from rlrec.app.learning.ledger import Ledger
+from rlrec.app.learning.origins import Origin
 from rlrec.app.learning.slot_statistics import ROUNDING, Totals
 from rlrec.app.log import lineage
 from rlrec.app.log.lineage import LearnedFrom
 from rlrec.errors import InputError
+from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, policies, removals, settings
+from rlrec.store.reader import Batch
 from rlrec.store.removals import OwnedDecision
 
 COUNTS = len(beliefs.SUMS)  # numbers of a belief before further sums
@@ -37,15 +41,34 @@ Forgotten = TypedDict("Forgotten", {
 
 
 @dataclass(kw_only=True)
+class _Correction:
+    """What a belief holds of a user: of their slots, which `holding` traces, and in the sums that it started from,
+    brought forward to the ordinal up to which it has faded."""
+
+    version: Version
+    ordinal: int
+    origins: Sequence[Origin]
+    holding: Holding | None = None
+    slots: Totals = field(default_factory=Totals)
+    initial: Totals = field(default_factory=Totals)
+
+    def take(self, batch: Batch) -> None:
+        """Add the slots of a batch of one policy."""
+        if self.holding is not None and batch.slots["policy_id"][0] == self.version.policy.id:
+            self.slots = slot_statistics.add(self.slots, self.holding.sums(batch))
+        for origin in self.origins:
+            self.initial = slot_statistics.add(self.initial, origin.sums(batch))
+
+
+@dataclass(kw_only=True)
 class _UserRows:
-    """A user's rows, and what they add to beliefs. held: what each belief holds of them, by version id; retrain: the
-    versions that started from some of them."""
+    """A user's rows, what beliefs hold of them, and the versions whose parameters come from some of them."""
 
     id: int
     sessions: list[int]
     decisions: list[OwnedDecision]
     events: int
-    held: dict[int, tuple[Holding, Totals]]
+    corrections: list[_Correction]
     retrain: list[Version]
 
 
@@ -67,7 +90,7 @@ def forget(store: Store, request: Request) -> Forgotten:
     if rows is None:
         return {"user": request.user, "decisions": 0, "events": 0, "beliefs": 0, "retrain": []}
     return {
-        "user": request.user, "decisions": len(rows.decisions), "events": rows.events, "beliefs": len(rows.held),
+        "user": request.user, "decisions": len(rows.decisions), "events": rows.events, "beliefs": len(rows.corrections),
         "retrain": [f"{version.policy.name}@{version.number}" for version in rows.retrain],
     }  # fmt: skip
 
@@ -78,8 +101,8 @@ def _forget(unit: Unit, key: str) -> _UserRows | None:
     rows = _read(unit, key)
     if rows is None:
         return None
-    for holding, sums in rows.held.values():
-        _correct(unit, ledger, holding, sums)
+    for correction in rows.corrections:
+        _correct(unit, ledger, correction)
     ids = sorted(decision.id for decision in rows.decisions)
     removals.delete_decisions(unit, ids)
     removals.delete_sessions(unit, rows.id, rows.sessions)
@@ -90,19 +113,23 @@ def _forget(unit: Unit, key: str) -> _UserRows | None:
     return rows
 
 
-def _correct(unit: Unit, ledger: Ledger, holding: Holding, sums: Totals) -> None:
+def _correct(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
     """Take sums out of a belief."""
-    version, discount = holding.version, holding.fold.forgetting.discount
-    ordinal = holding.extent.ordinal if discount < 1 else 0
-    stored, changes = slot_statistics.stored_sums(unit, version, ordinal=holding.extent.ordinal), Totals()
-    for key, numbers in sums.items():
+    version, ordinal, initial = correction.version, correction.ordinal, correction.initial
+    discount = Forgetting.of(version.policy.params).discount
+    stored, changes = slot_statistics.stored_sums(unit, version, ordinal=ordinal), Totals()
+    for key, numbers in slot_statistics.add(correction.slots, initial).items():
         before = stored.get(key, numbers)
         is_spent = np.abs((before - numbers)[:COUNTS]).max() <= ROUNDING
         changes[key] = -before if is_spent else -numbers  # no pull below 0 is left by rounding
     seq = ledger.seq(version.policy.id)
-    beliefs.add(unit, version.id, seq=seq, changes=changes, ordinal=ordinal, discount=discount)
-    if version.status == "retired":
-        removals.set_learned_from(unit, version.id, {**version.learned_from, holdings.HELD_UNTIL: holding.extent.seq})
+    beliefs.add(unit, version.id, seq=seq, changes=changes, ordinal=ordinal if discount < 1 else 0, discount=discount)
+    if initial:  # an audit takes them for slots that are gone
+        pruned = slot_statistics.pruned_sums(unit, version, ordinal=ordinal)
+        beliefs.set_pruned(unit, version.id, slot_statistics.add(pruned, initial, sign=-1.0), ordinal=ordinal)
+    if version.status == "retired" and correction.holding is not None:
+        seq_held = correction.holding.extent.seq
+        removals.set_learned_from(unit, version.id, {**version.learned_from, holdings.HELD_UNTIL: seq_held})
 
 
 def _read(unit: Unit, key: str) -> _UserRows | None:
@@ -113,32 +140,48 @@ def _read(unit: Unit, key: str) -> _UserRows | None:
     sessions = removals.sessions_of(unit, user_id)
     owned = removals.decisions_of(unit, sessions)
     every = policies.versions(unit, [policy.id for policy in policies.all_policies(unit)])
-    started = {version.id: _started_from(version, every) for version in every}
-    held: dict[int, tuple[Holding, Totals]] = {}
+    corrections, logs = (
+        _corrections(unit, every),
+        {version.id: _logs_of_parameters(version, every) for version in every},
+    )
     retrain = set[int]()
     for policy_id, group in groupby(owned, attrgetter("policy_id")):
-        holders = holdings.of_policy(unit, [version for version in every if version.policy.id == policy_id])
         for batch in removals.batches(unit, policy_id, [decision.id for decision in group]):
-            retrain |= {key for key, logs in started.items() if any(log.rows(batch.slots).any() for log in logs)}
-            for holding in holders:
-                _, before = held.get(holding.version.id, (holding, {}))
-                held[holding.version.id] = holding, slot_statistics.add(before, holding.sums(batch))
+            retrain |= {key for key, read in logs.items() if any(log.rows(batch.slots).any() for log in read)}
+            for correction in corrections:
+                correction.take(batch)
     return _UserRows(
         id=user_id, sessions=sessions, decisions=owned,
         events=removals.count_events(unit, [decision.id for decision in owned]),
-        held={key: (holding, sums) for key, (holding, sums) in held.items() if sums},
+        corrections=[each for each in corrections if each.slots or each.initial],
         retrain=[version for version in every if version.id in retrain],
     )  # fmt: skip
 
 
-def _started_from(version: Version, every: Sequence[Version]) -> list[LearnedFrom]:
-    """The logs that a version started from, and those that it is a copy of another policy's belief of; a copy within
-    its policy is corrected as the belief is."""
+def _corrections(unit: Unit, every: Sequence[Version]) -> list[_Correction]:
+    """A correction of each version, with nothing in it yet."""
+    by_id = {version.id: version for version in every}
+    corrections = []
+    for policy_id, group in groupby(every, lambda version: version.policy.id):
+        versions, now = list(group), policies.ordinal(unit, policy_id)
+        held = {holding.version.id: holding for holding in holdings.of_policy(unit, versions)}
+        for version in versions:
+            ordinal = now if version.learning else version.ordinal
+            started = origins.origins(unit, version, by_id, ordinal=ordinal)
+            corrections.append(
+                _Correction(version=version, ordinal=ordinal, origins=started, holding=held.get(version.id))
+            )
+    return corrections
+
+
+def _logs_of_parameters(version: Version, every: Sequence[Version]) -> list[LearnedFrom]:
+    """The logs by which the parameters and the prior of a version were made; sums can be corrected."""
     by_id, chain = {other.id: other for other in every}, [version]
     while (parent := by_id.get(chain[-1].parent_id or 0)) is not None:
         chain.append(parent)
+    is_online = kinds.load(version.policy.kind).online
+    without = ("policy_id",) if is_online and version.parameters else ("policy_id", "selection") if is_online else ()
     return lineage.started_from([
-        replace(each, learned_from={name: value for name, value in each.learned_from.items() if name != "policy_id"})
-        if each.learned_from.get("policy_id") == each.policy.id else each
+        replace(each, learned_from={name: log for name, log in each.learned_from.items() if name not in without})
         for each in chain
     ])  # fmt: skip

@@ -53,10 +53,10 @@ def confirmed(question: str, *, needed: bool = True) -> Callable[[Command], Comm
 def forget(store: Store, show: Show, **request: Any) -> None:
     """Delete a user: rows, what beliefs learned from them, and their bytes.
 
-    Their sessions, visits, decisions, events, keys and assignments go, and contexts that no one else had. Beliefs,
-    frozen and retired ones too, are corrected by what the user's slots added to them. What a version started from (a
-    log, a prior, another policy's belief) and what training made of it cannot be unlearned: `retrain` names the
-    versions that were made from rows of the user.
+    Their sessions, visits, decisions, events, keys and assignments go, and contexts that no one else had. Beliefs are
+    corrected by what the user's slots added to them: learning, frozen and retired ones, variants of experiments, and
+    those that were fitted to a log. Trained and fitted parameters and priors cannot be unlearned: `retrain` names the
+    versions that have some from rows of the user.
 
     The file of an SQLite store is written anew, so that nothing of the user is left in it; nobody else may read it at
     that moment. In PostgreSQL the rows are deleted; VACUUM FULL, and the end of its backups and archives, erase their
@@ -68,7 +68,9 @@ def forget(store: Store, show: Show, **request: Any) -> None:
     show(forgotten)
     if forgotten["retrain"]:
         versions = ", ".join(forgotten["retrain"])
-        notice(f"{versions} started from rows of the user, which cannot be unlearned: train or create them anew")
+        notice(
+            f"parameters of {versions} come from rows of the user and cannot be unlearned: train or create them anew"
+        )
     if not request["dry_run"] and "://" in store.where:
         notice("the rows are deleted; VACUUM FULL erases their bytes")
 

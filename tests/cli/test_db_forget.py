@@ -34,7 +34,7 @@ def test_beliefs_forget_what_the_slots_of_a_user_added(healthy: str) -> None:  #
     assert forgotten == before
     assert forgotten["decisions"] > 50
     assert forgotten["beliefs"] > 10
-    assert forgotten["retrain"] == ["taught@1", "greedy@e/a@1"]
+    assert forgotten["retrain"] == []
     assert run("--now", LATE, "doctor").exit_code == 0
     at(run, "db", "forget", "--user", "u2", "--yes")
     assert run("--now", LATE, "doctor").exit_code == 0
@@ -61,6 +61,44 @@ def test_a_belief_that_forgot_everybody_is_empty(healthy: str) -> None:  # noqa:
     sums = sql(healthy, f"SELECT min(pulls), max(pulls), max(reward_sum) FROM belief WHERE version_id IN ({online})")
     assert sums == [(0, 0, 0)]
     assert run("--now", LATE, "doctor").exit_code == 0
+
+
+@BOTH
+def test_copies_of_a_belief_and_what_was_fitted_to_its_log_forget_too(healthy: str) -> None:  # noqa: F811
+    """Nothing came in since they were made, so that they equal the belief that they come from."""
+    run = runner(healthy)
+    variants = ("--variant", "a=fades", "--variant", "b=sees", "--variant", "c=ts@2", "--variant", "d=ends")
+    at(run, "policy", "create", "learned", "--kind", "ucb", "--from-log", "policy=ucb")
+    at(run, "experiment", "create", "copies", *variants)
+    at(run, "policy", "freeze", "fades@copies/a")
+    pairs = {
+        "learned": "ucb", "fades@copies/a": "fades", "sees@copies/b": "sees", "ts@copies/c": "ts@2",
+        "ends@copies/d": "ends", "fades@copies/a@2": "fades",
+    }  # fmt: skip
+    for user in ("u1", "u2"):
+        assert at(run, "db", "forget", "--user", user, "--yes")["retrain"] == []
+        for copy, first in pairs.items():
+            old, new = (at(run, "policy", "show", name)["arms"] for name in (first, copy))
+            sums = [(arm["arm"], arm["pulls"], arm["reward_sum"]) for arm in old]
+            assert sum(pulls for _, pulls, _ in sums) > 3
+            assert [(arm["arm"], arm["pulls"], arm["reward_sum"]) for arm in new] == [
+                (arm, pytest.approx(pulls, abs=1e-12), pytest.approx(reward, abs=1e-12)) for arm, pulls, reward in sums
+            ]
+    assert run("--now", LATE, "doctor").exit_code == 0
+
+
+def test_versions_whose_parameters_come_from_a_user_are_named(healthy: str, tmp_path: Path) -> None:  # noqa: F811
+    run = runner(healthy)
+    at(run, "policy", "create", "start", "--kind", "thompson", "--prior-from", "policy=greedy")
+    at(run, "policy", "create", "encoded", "--kind", "linucb", "--from-log", "policy=sees")
+    at(run, "policy", "create", "copied", "--kind", "gradient", "--from-policy", "start")
+    at(run, "policy", "freeze", "start")
+    assert at(run, "db", "forget", "--user", "u1", "--dry-run")["retrain"] == [
+        "start@1",
+        "start@2",
+        "encoded@1",
+        "copied@1",
+    ]
 
 
 @BOTH

@@ -106,7 +106,7 @@ def _initial(version: Version) -> list[LearnedFrom]:
     those of the belief that it is a copy of."""
     record = version.learned_from
     logs = [log for log in (record, record.get("prior", {})) if "selection" in log]
-    learned = [_from_log(version, log) for log in logs]
+    learned = [from_log(version, log) for log in logs]
     if "policy_id" in record and learns(version):
         last = None if "selection" in record else record.get("last_id")
         copied = Selection(policy_ids=[record["policy_id"]], last_id=last, imported=False)
@@ -114,7 +114,8 @@ def _initial(version: Version) -> list[LearnedFrom]:
     return learned
 
 
-def _from_log(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
+def from_log(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
+    """The decisions of a log that a version is fitted to, by the record of it."""
     selection = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
     window = int(record.get("window_us", version.reward.window_us))
     splits = tuple(record["splits"]) if "splits" in record else None
