@@ -42,8 +42,8 @@ Forgotten = TypedDict("Forgotten", {
 
 @dataclass(kw_only=True)
 class _Correction:
-    """What a belief holds of a user: of their slots, which `holding` traces, and in the sums that it started from,
-    brought forward to the ordinal up to which it has faded."""
+    """The sums that a belief holds of a user: of their slots, which `holding` traces, and in what it started from.
+    ordinal: up to which they have faded."""
 
     version: Version
     ordinal: int
