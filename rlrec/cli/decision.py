@@ -9,7 +9,7 @@ import click
 from rlrec.cli.output import Show, View
 from rlrec.cli.session import brief, candidates_text, events_text
 from rlrec.cli.shared import CommandGroup, Store, examples, stored
-from rlrec.cli.tables import cell
+from rlrec.cli.tables import cell, pairs
 from rlrec.cli.values import DECISION
 
 N_ARMS = 20  # in a table; the other formats have all
@@ -67,7 +67,7 @@ def _title(result: Result) -> list[str]:
     return [
         f"decision {result['decision_id']} at {result['at']}: {who}",
         f"{policy}, belief {result['belief_seq']}, floor {cell(result['floor'])}",
-        f"context {cell(result['context'])}, state {cell(brief(result['state']))}, {eligible}",
+        f"context {pairs(result['context']) or '-'}, state {pairs(brief(result['state']))}, {eligible}",
         *([f"features: {_features(result['features'])}"] if "features" in result else []),
         *candidates_text(result, first=N_ARMS),
         f"propensity {cell(result['propensity'])}{of_list}, "

@@ -178,8 +178,7 @@ def evaluate(store: Store, show: Show, plot: str | None, **request: Any) -> None
         save_plot(plot, estimated(estimates, estimates[0].estimate.unit))
     rows = [row.to_json() for row in estimates]
     show(rows, table=_view(rows, request["by"], use_case.explained(estimates)))
-    if request["by"] is None:
-        conclude(show, "; ".join(map(_sentence, _chosen(rows))))
+    conclude(show, "; ".join(map(_sentence, _chosen(rows))) if request["by"] is None else _counts(rows, request["by"]))
 
 
 def _view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
@@ -229,6 +228,13 @@ def _chosen(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         if best is None or VERDICTS.index(row["verdict"]) >= VERDICTS.index(best["verdict"]):
             chosen[key] = row
     return list(chosen.values())
+
+
+def _counts(rows: Sequence[Mapping[str, Any]], by: str) -> str:
+    """How much of the estimates by group can be relied on."""
+    groups, verdicts = len({row["group"] for row in rows}), [row["verdict"] for row in rows]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in reversed(VERDICTS) if verdict in verdicts)
+    return f"{len(rows)} estimates by {by}, {groups} groups: {counts}."
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

@@ -240,8 +240,14 @@ def _likeliest(arms: Sequence[dict[str, Any]], most: int | None) -> tuple[list[d
         for arm in ranked
     ]  # fmt: skip
     retired = any(arm["status"] != "active" for arm in ranked)
-    headers = ["arm", *(["status"] if retired else []), "served", "pending", "pulls", "reward_sum", "mean [95 %]"]
-    headers += ["ipw_mean", "p_best", "probability", ""]
+    headers = ["arm", *(["status"] if retired else []), "served", "pending", "pulls", "reward_sum"]
+    headers += [
+        *(["mean [95 %]"] if any(arm["mean"] is not None for arm in ranked) else []),
+        "ipw_mean",
+        "p_best",
+        "probability",
+        "",
+    ]
     drop = ["ipw_mean", "reward_sum", "pending", "p_best", "pulls", "status", "served"]
     return ranked, View.of(rows, headers, drop=drop, fixed=True)
 

@@ -174,7 +174,8 @@ class _Column:
     def __init__(self, header: str, values: Sequence[Any], screen: Screen, places: int | None) -> None:
         self.header = header
         self.numeric = any(map(_numeric, values)) and all(value is None or _numeric(value) for value in values)
-        self.rigid = self.numeric or any(isinstance(value, Figures) for value in values)
+        texts = [value for value in values if isinstance(value, str)]
+        self.rigid = self.numeric or any(isinstance(text, Figures) or TIME.fullmatch(text) for text in texts)
         self.cells = list(map(cell, values))
         if screen.width is not None:
             self.cells = list(map(short_times, self.cells))
