@@ -34,13 +34,8 @@ from tests.docs.test_examples import examples, leaves
 COMMANDS = dict(leaves(program, "rlrec"))
 LEFT_OUT: dict[int, str] = {}
 NOT_YET: dict[int, str] = {
-    20: "a notice once for each store and kind of event",
     25: "--dry-run on every command that writes",
     26: "confirmations of destructive commands",
-    27: "colour",
-    28: "progress",
-    29: "widths of tables",
-    48: "next commands",
 }
 
 ARMS = '{"arm": "espresso"}\n{"arm": "matcha"}\n{"arm": "007"}\n{"arm": "1e5"}\n{"arm": "-dash"}\n{"arm": "crème"}\n'
@@ -534,3 +529,34 @@ def test_54_a_notebook_has_the_same_functions(shop: Run, sqlite_db: str) -> None
     with rlrec.open(sqlite_db) as store:
         assert store.policy("home") == shop("policy", "show", "home", "--json").json
         assert isinstance(store.log().to_pandas(), pandas.DataFrame)
+
+
+# -- the terminal (more in test_terminal.py) --
+
+
+def test_20_a_notice_comes_once_in_a_store(shop: Run) -> None:
+    assert "no reward definition weighs 'dwell_s'" in shop("feedback", 1, "dwell_s=3").stderr
+    assert shop("feedback", 2, "dwell_s=3").stderr == ""
+
+
+def test_27_only_a_terminal_has_colour(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
+    command = ["--db", sqlite_db, "evaluate", "home"]
+    assert "\x1b[3" in on_terminal(*command, folder=tmp_path)[1]
+    assert "\x1b" not in on_terminal("--no-color", *command, folder=tmp_path)[1]
+    assert b"\x1b" not in process(*command, folder=tmp_path).stdout
+
+
+def test_28_a_pipe_has_no_progress(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
+    done = process("--db", sqlite_db, "doctor", folder=tmp_path)
+    assert b"\r" not in done.stdout + done.stderr
+
+
+def test_29_a_table_is_as_wide_as_the_terminal(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
+    command = ["--db", sqlite_db, "policy", "show", "home"]
+    assert max(map(len, on_terminal(*command, folder=tmp_path)[1].splitlines())) <= 80
+    assert b"ipw_mean" in process(*command, folder=tmp_path).stdout
+
+
+def test_48_the_next_command_is_named(run_sqlite: Run) -> None:
+    assert "next: `rlrec" in run_sqlite("policy", "create", "p", "--kind", "uniform").stderr
+    assert run_sqlite("-q", "policy", "create", "q", "--kind", "uniform").stderr == ""
