@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec import policy as kinds
 from rlrec.app import experiment
@@ -18,7 +18,7 @@ from rlrec.app.serving.shadows import report as shadow_report
 from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit, bulk, experiments, policies, routes, settings, shadows
-from rlrec.store.routes import RouteChange
+from rlrec.store.routes import GateLook, RouteChange
 from rlrec.store.unit import parse
 from rlrec.times import DAY_US, written
 
@@ -50,13 +50,15 @@ class Request:
 
 
 # What a route serves. version: the number that serves now; live: whether it is the policy's live one, which the route
-# follows; reference: how other commands name it; experiment: the ramp that runs.
+# follows; reference: how other commands name it; experiment: the ramp that runs; repeated: whether the gate had had the
+# same look before.
 RouteSummary = TypedDict("RouteSummary", {
     "route": str, "policy": str, "version": int, "experiment": str | None, "since": str, "live": bool,
     "reference": str, "created": NotRequired[bool], "set": NotRequired[bool], "changed": NotRequired[bool],
     "history": NotRequired[list[dict[str, Any]]], "shadows": NotRequired[list[ShadowReport]],
     "estimate": NotRequired[float | None], "lower": NotRequired[float | None], "estimator": NotRequired[str],
     "guards": NotRequired[list[GuardReport]], "gate": NotRequired[RouteGate], "why": NotRequired[str | None],
+    "repeated": NotRequired[bool],
 })  # fmt: skip
 
 
@@ -117,20 +119,20 @@ def set_route(store: Store, request: Request) -> RouteSummary:
         before = lookup.route(unit, request.name)
         _refuse_ramp(before)
         servable(unit, request.to)
-        looks = routes.count_looks(unit, before.route_id, since=unit.now - YEAR_US)
-        gate = None if request.gate is None else _look(unit, before, request, looks=looks)
+        looks = routes.looks(unit, before.route_id, since=unit.now - YEAR_US)
+        gate, earlier = (None, None) if request.gate is None else _look(unit, before, request, looks)
         ramp = None if request.share is None else _ramp(unit, before, request)
         forks = [] if ramp is None else [experiment.fork(unit, variant) for variant in ramp.variants]
 
     def work(unit: Unit) -> RouteSummary:
         now = lookup.route(unit, request.name, lock=True)
         _refuse_ramp(now)
-        same = now.id == before.id and looks == routes.count_looks(unit, now.route_id, since=unit.now - YEAR_US)
+        same = now.id == before.id and looks == routes.looks(unit, now.route_id, since=unit.now - YEAR_US)
         if not same and (ramp is not None or gate is not None):
             raise StoreBusy(f"route {request.name} was changed meanwhile", hint="look at it, and try again")
         version, _ = servable(unit, request.to)
-        passed, look_id = gate is None or gate["passed"], None
-        if gate is not None:
+        passed, look_id = gate is None or gate["passed"], earlier
+        if gate is not None and earlier is None:
             look_id = routes.add_look(
                 unit, now.route_id, policy_id=version.policy.id, version_id=version.id, report=gate
             )
@@ -142,18 +144,28 @@ def set_route(store: Store, request: Request) -> RouteSummary:
         answer: RouteSummary = {
             **summary(unit, lookup.route(unit, request.name)), "set": passed, "changed": changed,
         }  # fmt: skip
-        return answer if gate is None else {**answer, **_figures(gate)}  # type: ignore[typeddict-item]
+        if gate is not None:
+            answer |= {**_figures(gate), "repeated": earlier is not None}  # type: ignore[typeddict-item]
+        return answer
 
     return store.write(work)
 
 
-def _look(unit: Unit, before: RouteChange, request: Request, *, looks: int) -> RouteGate:
-    """The look of the gate at what a route is to serve. Raises InputError where it serves that already."""
+def _look(unit: Unit, before: RouteChange, request: Request, looks: Sequence[GateLook]) -> tuple[RouteGate, int | None]:
+    """The look of the gate at what a route is to serve; where it has had the same one before, that one and its id: to
+    look again at the same rows tells nothing new, and spends no error. Raises InputError where the route serves it
+    already. looks: of this year."""
     assert request.gate is not None
     if before.reference == request.to:
         raise InputError(f"route {before.route} serves {request.to} already: there is nothing to compare it with")
     options = replace(request.gate, candidate=request.to, current=before.reference)
-    return paired_gate.look(unit, options, looks=looks)
+    gate = paired_gate.look(unit, options, looks=len(looks))
+    version, _ = servable(unit, request.to)
+    for look in looks:
+        earlier = parse(look.report, f"look {look.id} of the gate of route {before.route}")
+        if look.version_id == version.id and paired_gate.is_repeated(gate, earlier):
+            return cast(RouteGate, earlier), look.id
+    return gate, None
 
 
 def _figures(gate: RouteGate) -> dict[str, Any]:

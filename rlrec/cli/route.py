@@ -101,10 +101,10 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     training reads: a paired difference of the same visits. It judges by `wdr` (whole visits) where one of them reads
     the state of a visit, where rewards depend on what the visit has seen before, or where they weigh returns; else by
     `dr` (impressions). `lower` is wrong with probability `alpha`: all looks of a year together with 5 %, the j-th with
-    0.05 x 6 / (pi^2 j^2), also those that refuse. It refuses what the log cannot tell, a candidate that has learned
-    from these visits, and a log that lacks propensities. A guard holds if the lower bound of its relative difference is
-    above the limit. `return` needs no definition: it is the share of visits that the same user follows by another one
-    within 7 days.
+    0.05 x 6 / (pi^2 j^2), also those that refuse; the same look at the same rows again spends nothing. It refuses what
+    the log cannot tell, a candidate that has learned from these visits, and a log that lacks propensities. A guard
+    holds if the lower bound of its relative difference is above the limit. `return` needs no definition: it is the
+    share of visits that the same user follows by another one within 7 days.
     """
     from rlrec.app import route as use_case
 
@@ -160,6 +160,8 @@ def _look(result: RouteSummary) -> View:
     guards = [[cast(Mapping[str, Any], guard)[name] for name in GUARD_FIGURES] for guard in result["guards"]]
     notes = [View(GUARD_FIGURES, guards)] if guards else []
     title = [f"route {result['route']} {changed}: it serves {result['reference']}"]
+    if result["repeated"]:
+        title.append("the gate has had the same look at the same rows before: it spends no error")
     return View.of([result["gate"]], LOOK, title=title, notes=notes)
 
 

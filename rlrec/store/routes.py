@@ -101,9 +101,18 @@ def add_look(unit: Unit, route_id: int, *, policy_id: int, version_id: int, repo
     )
 
 
-def count_looks(unit: Unit, route_id: int, *, since: int) -> int:
-    """How many looks the gate of a route had since a time."""
-    return int(unit.ask_value("SELECT count(*) FROM gate_look WHERE route_id = ? AND at >= ?", route_id, since))
+class GateLook(NamedTuple):
+    """A look of a gate at a version; report: its figures, JSON."""
+
+    id: int
+    version_id: int
+    report: str
+
+
+def looks(unit: Unit, route_id: int, *, since: int) -> list[GateLook]:
+    """The looks of the gate of a route since a time, oldest first."""
+    text = "SELECT id, version_id, report FROM gate_look WHERE route_id = ? AND at >= ? ORDER BY id"
+    return unit.records(GateLook, text, route_id, since)
 
 
 def add_decisions(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:

@@ -79,7 +79,8 @@ def test_a_candidate_that_is_no_better_is_refused_with_the_numbers(ready_sqlite:
 
 
 def test_every_look_of_a_year_spends_some_of_the_error(ready_sqlite: Run) -> None:
-    looks = [gated(ready_sqlite, name).json["gate"] for name in ("worse", "alike", "worse")]
+    others = (("worse",), ("alike",), ("worse", "--reward", "taps"))
+    looks = [gated(ready_sqlite, *words).json["gate"] for words in others]
     assert [look["candidate"] for look in looks] == [1, 2, 3]
     assert [look["alpha"] for look in looks] == [gate_alpha(number) for number in (1, 2, 3)]
     later = (
@@ -95,6 +96,22 @@ def test_every_look_of_a_year_spends_some_of_the_error(ready_sqlite: Run) -> Non
         "--json",
     )
     assert ready_sqlite(*later).json["gate"]["candidate"] == 1
+
+
+def test_the_same_look_again_spends_no_error(ready: Run) -> None:
+    first, other, again = (
+        gated(ready, *words).json for words in (("alike",), ("alike", "--guard", "taps:-9%"), ("alike",))
+    )
+    assert (first["gate"], first["repeated"]) == (again["gate"], False)
+    assert (other["gate"]["candidate"], other["repeated"], again["repeated"]) == (2, False, True)
+    passed = gated(ready, "good").json["gate"]
+    ready("--now", LATER, "route", "rollback", "home")
+    once_more = gated(ready, "good").json
+    assert (once_more["gate"], once_more["changed"]) == (passed, True)
+    assert show(ready)["history"][0]["gate"] == passed
+    ready("simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "u", "--sessions", 50, "--seed", 5)
+    ready("--now", LATER, "route", "rollback", "home")
+    assert gated(ready, "good").json["gate"]["candidate"] == 4
 
 
 def test_a_candidate_that_learned_from_the_log_is_refused(ready_sqlite: Run) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Any, TypedDict, cast
 
 from rlrec.app.evaluation import estimates, fold, returns, targets
 from rlrec.app.evaluation.request import EmptyLog, Request
@@ -212,6 +212,24 @@ class Gain:
         verdict = min(difference.verdict, candidate.verdict, current.verdict, key=VERDICTS.index)
         reasons = {*difference.reasons, *candidate.reasons, *(set(current.reasons) - {"in-sample"})}
         return difference, verdict, sorted(reasons, key=list(diagnostics.REASONS).index)
+
+
+# The figures of a look that follow from what it compares and from the log, whatever its number.
+_EVIDENCE = (
+    "estimator", "reward", "against", "value", "live_value", "estimate", "std_error", "ess", "n", "since_decision",
+)  # fmt: skip
+
+
+def is_repeated(gate: RouteGate, earlier: Mapping[str, Any]) -> bool:
+    """Whether a look compares what an earlier one of the same candidate did, by the same rows: all figures agree."""
+    if earlier.keys() != gate.keys():
+        return False
+    sides = [
+        [look[name] for name in _EVIDENCE]
+        + [(guard["guard"], guard["least"], guard["estimator"], guard["value"]) for guard in look["guards"]]
+        for look in (cast(Mapping[str, Any], gate), earlier)
+    ]
+    return sides[0] == sides[1]
 
 
 def refusal(gate: RouteGate) -> str | None:
