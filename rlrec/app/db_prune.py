@@ -10,8 +10,9 @@ from typing import TypedDict
 
 from rlrec.app.learning import holdings, slot_statistics
 from rlrec.app.learning.holdings import Holding
+from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
-from rlrec.store import Store, Unit, beliefs, policies, removals, settings
+from rlrec.store import Store, Unit, belief_deltas, beliefs, policies, removals, settings
 from rlrec.store.removals import OwnedDecision, VisitKey
 from rlrec.times import written
 
@@ -135,7 +136,13 @@ def _pruned_sums(unit: Unit, holding: Holding) -> slot_statistics.Totals:
 
 
 def _finish(unit: Unit, answer: Pruned) -> None:
-    """Delete what nothing names any more, and record the command."""
+    """Delete what nothing names any more, merge changes of beliefs from which no decision is left, and record the
+    command."""
+    every = [policy.id for policy in policies.all_policies(unit)]
+    policies.lock(unit, every)
     removals.delete_unused(unit)
+    for version in policies.versions(unit, every):
+        discount, last = Forgetting.of(version.policy.params).discount, removals.oldest_belief(unit, version.policy.id)
+        belief_deltas.merge(unit, version.id, after=version.seq, last=last, discount=discount)
     settings.note_removal(unit, 0)
     settings.add_run(unit, removals.PRUNE, answer)

@@ -86,7 +86,7 @@ def prune(store: Store, show: Show, **request: Any) -> None:
     Visits go that ended before the time and whose decisions are mature for every reward and have entered every belief
     that learns them (`rlrec settle`); with them sessions, users, contexts and keys that nothing names any more. No
     probability that is served changes, and what beliefs hold of the deleted slots is stored, so that `doctor` still
-    checks them.
+    checks them. Changes of beliefs that no decision is left from are merged into one for each arm.
 
     Afterwards nothing reads that time: estimates, outcomes, experiments and training see the visits that are left, and
     the beliefs of the policies named cannot be rebuilt. Feedback for a deleted decision is refused, a request id or an

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rlrec.store import bulk
+from rlrec.store import beliefs, bulk
 from rlrec.store.beliefs import SUMS
 from rlrec.store.bulk import Columns
 from rlrec.store.unit import Unit
@@ -29,3 +29,24 @@ def between(unit: Unit, version_id: int, after: int, last: int) -> Iterator[Colu
     """The changes of a belief after one seq up to another, by seq."""
     chosen = f"{_ALL}{version_id} AND seq > {after} AND seq <= {last}"
     return bulk.stream(unit, f"{chosen} ORDER BY seq, bucket, arm_id", _TYPES)
+
+
+def merge(unit: Unit, version_id: int, *, after: int, last: int, discount: float) -> None:
+    """Put one change in the stead of those of each bucket and arm after one seq up to another, so that the belief at
+    `last`, and at any later change, is what it was. discount: of a belief that fades."""
+    chosen = "SELECT bucket, arm_id FROM belief_delta WHERE version_id = ? AND seq > ? AND seq <= ?"
+    several = set(unit.ask(f"{chosen} GROUP BY bucket, arm_id HAVING count(*) > 1", version_id, after, last))
+    before = {row[:2]: row for row in beliefs.rows_at(unit, version_id, after)}
+    rows = [row for row in beliefs.rows_at(unit, version_id, last) if row[:2] in several]
+    key = "version_id = ? AND bucket = ? AND arm_id = ?"
+    newer = f"SELECT max(seq) FROM belief_delta WHERE {key} AND seq <= ?"
+    old = [(version_id, *row[:2], after, version_id, *row[:2], last) for row in rows]
+    unit.tell_each(f"DELETE FROM belief_delta WHERE {key} AND seq > ? AND seq < ({newer})", old)
+    changes = []
+    for row in rows:
+        first = before.get(row[:2], row._replace(pulls=0.0, reward_sum=0.0, reward_squares=0.0))
+        fade = discount ** (row.ordinal - first.ordinal)
+        sums = (now - fade * was for now, was in zip(row[3:6], first[3:6], strict=True))
+        changes.append((*sums, version_id, *row[:2], after, last))
+    columns = ", ".join(f"d_{name} = ?" for name in SUMS)
+    unit.tell_each(f"UPDATE belief_delta SET {columns} WHERE {key} AND seq > ? AND seq <= ?", changes)

@@ -154,6 +154,14 @@ def delete_unused(unit: Unit) -> None:
     unit.tell(f"DELETE FROM eligible_set WHERE {_UNUSED_SET}")
 
 
+def oldest_belief(unit: Unit, policy_id: int) -> int:
+    """The change up to which the belief had come from which the oldest decision of a policy was drawn; without any, the
+    newest change."""
+    drawn = "SELECT min(belief_seq) FROM decision WHERE policy_id = ? AND imported = 0"
+    newest = "SELECT seq FROM policy_head WHERE policy_id = ?"
+    return int(unit.ask_value(f"SELECT coalesce(({drawn}), ({newest}), 0)", policy_id, policy_id))
+
+
 def last_change(unit: Unit, version_id: int) -> int:
     """The number of the newest change of a belief; 0 where it has none."""
     return int(unit.ask_value("SELECT coalesce(max(seq), 0) FROM belief_delta WHERE version_id = ?", version_id))

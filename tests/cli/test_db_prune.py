@@ -39,6 +39,21 @@ def test_beliefs_stay_to_the_last_bit_and_the_audit_is_content(
 
 
 @BOTH
+def test_changes_from_which_no_decision_is_left_are_merged(healthy: str) -> None:  # noqa: F811
+    """How the probabilities of a decision arose is shown as before."""
+    run, count = runner(healthy), "SELECT count(*) FROM belief_delta"
+    ((number,),) = sql(healthy, "SELECT min(id) FROM decision WHERE at > 1767228600000000")
+    before, shown = sql(healthy, count)[0][0], at(run, "decision", "show", number)
+    at(run, "db", "prune", "--before", BEFORE, "--yes")
+    merged = sql(healthy, count)[0][0]
+    assert merged < 0.8 * before
+    assert at(run, "decision", "show", number) == shown
+    at(run, "db", "prune", "--before", "2026-01-01T01:30:00Z", "--yes")
+    assert sql(healthy, count)[0][0] < merged
+    assert run("--now", LATE, "doctor").exit_code == 0
+
+
+@BOTH
 def test_the_audit_still_checks_beliefs_whose_slots_are_gone(healthy: str) -> None:  # noqa: F811
     run = runner(healthy)
     at(run, "db", "prune", "--before", BEFORE, "--yes")
