@@ -13,6 +13,7 @@ from rlrec.store.activity import PolicyLog
 from rlrec.store.experiments import Experiment
 from rlrec.store.policies import LivePolicy
 from rlrec.store.routes import RouteChange
+from rlrec.store.unit import StoredRows
 from rlrec.times import DAY_US, written
 
 HOURS = 24
@@ -60,7 +61,7 @@ def status(store: Store) -> Status:
     """The state of a store, from one snapshot; nothing reads the log from end to end."""
     with store.read() as unit:
         every = policies.all_policies(unit)
-        live = policies.live(unit, {policy.name for policy in every})
+        live = StoredRows("policy", policies.live(unit, {policy.name for policy in every}).items())
         logs = activity.of_policies(unit)
         sizes = activity.sizes(unit)
         settling = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from rlrec.cli import output
@@ -32,6 +34,8 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
 
     lines = layouts.writer(layout)(use_case.export_log(store, log=log))
     if path == "-":
+        if sys.stdout is not None and sys.stdout.isatty():  # the log itself shows how far it is
+            store.progress = lambda *_: None
         exported = sum(1 for _ in map(output.write, lines))
         output.flush()
         notice(f"exported {exported}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rlrec.store.unit import Unit
+from rlrec.store.unit import StoredRows, Unit, parse
 
 HOUR_US = 3_600_000_000
 SLACK_US = 60_000_000  # by how much decisions of different policies may be stored out of order
@@ -42,7 +41,7 @@ def of_policies(unit: Unit) -> dict[int, PolicyLog]:
 
 def times(unit: Unit, decision_ids: Sequence[int]) -> dict[int, int]:
     """The time of each of these decisions."""
-    return dict(unit.ask("SELECT id, at FROM decision WHERE id IN (?*)", decision_ids))
+    return StoredRows("decision", unit.ask("SELECT id, at FROM decision WHERE id IN (?*)", decision_ids))
 
 
 def first_since(unit: Unit, at: int) -> int | None:
@@ -106,4 +105,5 @@ def last_run(unit: Unit, command: str) -> Run | None:
     """The newest run of a command; None where there is none."""
     chosen = "SELECT at, options, result FROM run WHERE command = ? ORDER BY id DESC LIMIT 1"
     row = unit.ask_row(chosen, command)
-    return None if row is None else Run(row[0], json.loads(row[1]), json.loads(row[2] or "{}"))
+    where = f"last run of {command}"
+    return None if row is None else Run(row[0], parse(row[1], where), parse(row[2] or "{}", where))
