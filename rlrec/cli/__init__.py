@@ -164,9 +164,9 @@ def _name_variables(command: click.Command, prefix: str) -> None:
     one that holds for all commands, too."""
     for param in command.params:
         if isinstance(param, click.Option) and param.envvar is None and param.allow_from_autoenv:
-            typed = max(param.opts, key=len).lstrip("-")
-            variable = f"{prefix}_{typed}".replace("-", "_").upper()
-            param.envvar = [variable, "RLREC_FORMAT"] if typed == "format" else variable
+            names = sorted((name.lstrip("-") for name in param.opts), key=len, reverse=True)
+            variables = [f"{prefix}_{name}".replace("-", "_").upper() for name in names]
+            param.envvar = [*variables, *(["RLREC_FORMAT"] if "format" in names else [])]
             param.allow_from_autoenv = False
     for name, inner in getattr(command, "commands", {}).items():
         _name_variables(inner, f"{prefix}_{name}")

@@ -62,7 +62,7 @@ class Config:
 
 
 def option_name(option: click.Option) -> str:
-    """The name of an option in files and variables."""
+    """The long name of an option, without dashes."""
     return max(option.opts, key=len).lstrip("-")
 
 
@@ -91,7 +91,7 @@ def _defaults(
 ) -> Table:
     """The default map of a command from its table. form: the format outside of all tables; others: names that would be
     right, too."""
-    options = {option_name(option): option for option in _options(command)}
+    options = {name.lstrip("-"): option for option in _options(command) for name in option.opts}
     inner: Mapping[str, click.Command] = getattr(command, "commands", {})
     defaults: Table = {} if form is None or FORMAT not in options else {str(options[FORMAT].name): _typed(form)}
     for key, value in table.items():
@@ -196,9 +196,10 @@ def _source(option: click.Option, source: ParameterSource | None, names: tuple[s
 def _of_commands(command: click.Command, names: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
     """The options of a command, and of those in its group, that the environment or a file sets."""
     for option in _options(command):
-        variables = [option.envvar] if isinstance(option.envvar, str) else [*(option.envvar or ())]
-        if row := _of_command((*names, option_name(option)), variables[:1]):
-            yield row
+        variables = [variable for variable in option.envvar or () if variable != "RLREC_FORMAT"]
+        rows = (_of_command((*names, name.lstrip("-")), variables) for name in option.opts)
+        if row := next(filter(None, rows), None):
+            yield ".".join((*names, option_name(option))), *row[1:]
     for name, inner in getattr(command, "commands", {}).items():
         yield from _of_commands(inner, (*names, name))
 

@@ -104,7 +104,7 @@ def _source(context: click.Context, field: str) -> str | None:
     for param in context.command.params:
         if isinstance(param, click.Option) and name in {word.lstrip("-").replace("-", "_") for word in param.opts}:
             variable = _from_environment(param, context)
-            return max(param.opts, key=len) + (f" (from {variable})" if variable else "")
+            return param.opts[0] + (f" (from {variable})" if variable else "")
         if isinstance(param, click.Argument) and param.name in (name, ARGUMENTS.get(name)):
             return next(iter(re.findall(r"\w+", param.metavar or "")), name.upper())
     return None

@@ -30,7 +30,7 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 @click.option(
     "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="Context: what describes user and moment."
 )
-@click.option("-k", "size", type=Integer(1), default=1, show_default=True, help="Positions to fill.")
+@click.option("-k", "--size", type=Integer(1), default=1, show_default=True, help="Positions to fill.")
 @click.option("--arms", type=KEYS, metavar="a,b,c", help="Restrict the eligible arms; a JSON array works too.")
 @click.option("--request-id", type=KEY, help="A retry under the same id answers the stored decision.")
 @click.option("--seed", type=SEED, help="Seed of the draw [default: 64 random bits].")

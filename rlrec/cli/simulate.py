@@ -24,7 +24,7 @@ LIMIT = 10_000_000  # of sessions, steps, runs
 @click.option(
     "--steps", type=Integer(1, LIMIT), help="Decisions of a session, where it does not end by itself [default: 1]."
 )
-@click.option("-k", "size", type=Integer(1), default=1, show_default=True, help="Positions of a page.")
+@click.option("-k", "--size", type=Integer(1), default=1, show_default=True, help="Positions of a page.")
 @click.option(
     "--group", type=Integer(1, 1000), default=1, show_default=True, help="Sessions at a time, from one belief."
 )

@@ -46,7 +46,7 @@ def test_each_value_has_its_source(folder: Path) -> None:
         "quiet": (True, far),
         "no-color": (False, "default"),
         "format": ("json", far),
-        "recommend.k": ("3", "rlrec.toml"),
+        "recommend.size": ("3", "rlrec.toml"),
         "recommend.context": ('{"hour": 9}', "rlrec.toml"),
         "recommend.user": ("u", far),
         "recommend.seed": ("7", "RLREC_RECOMMEND_SEED"),
@@ -71,6 +71,8 @@ def test_the_nearer_wins(folder: Path, run_sqlite: Run, sqlite_db: str) -> None:
     assert len(rlrec(*asked).json["slate"]) == 2
     assert len(rlrec(*asked, "-k", 1, env={"RLREC_RECOMMEND_K": "2"}).json["slate"]) == 1
     assert len(rlrec(*asked, env={"RLREC_RECOMMEND_K": "1"}).json["slate"]) == 1
+    assert len(rlrec(*asked, "--size", 1, env={"RLREC_RECOMMEND_SIZE": "2"}).json["slate"]) == 1
+    assert len(rlrec(*asked, env={"RLREC_RECOMMEND_SIZE": "1"}).json["slate"]) == 1
     assert rlrec("policy", "show", "home").stdout.startswith("arm,")
     assert "[default: 2; x>=1]" in " ".join(rlrec("recommend", "--help").stdout.split())
     (folder / "in").write_text(lines({"policy": "home", "session": "s"}))
