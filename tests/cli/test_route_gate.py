@@ -216,6 +216,22 @@ def test_policies_that_read_the_visit_are_compared_by_visits(sqlite_db: str) -> 
     assert done.json["estimate"] == pytest.approx(trained["estimate"], abs=2 * trained["std_error"])
 
 
+def test_two_loggers_judge_both_sides_with_the_same_weights(ready: Run) -> None:
+    """The rows of a logger near the candidate make its gain surer; each side alone is what `evaluate` says."""
+    ready("simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "worse", "--sessions", 1_500, "--seed", 3)
+    gate = gated(ready, "good").json["gate"]
+    ready("--now", LATER, "route", "rollback", "home")
+    alone = gated(ready, "good", "--log", "policy=u").json["gate"]
+    words = ("evaluate", "good", "u", "--estimator", "dr", "--log", "split=gate", "--json")
+    sides = ready("--now", LATER, *words).json
+    assert [side["loggers"] for side in sides] == [2, 2]
+    assert (gate["value"], gate["live_value"]) == pytest.approx([side["value"] for side in sides], rel=1e-12)
+    assert gate["n"] == sides[0]["n"] > 1.8 * alone["n"]
+    assert gate["std_error"] < alone["std_error"]
+    assert abs(gate["estimate"] - 0.3 * (0.8 - 1 / 3)) < 3 * gate["std_error"]
+    assert "in-sample" not in gate["reasons"]
+
+
 def compared(db: str, change: str | None = None, *, short: int = 0) -> Any:
     """The gate's figures for a candidate that reads visits and serves as the uniform policy does that logged them: 400
     of three decisions, and some short ones."""
