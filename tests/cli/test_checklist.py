@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import os
-import pty
 import re
 import resource
 import signal
@@ -28,15 +27,13 @@ import pytest
 import rlrec
 from rlrec.cli import EPILOG, program
 from rlrec.cli import help as manual
+from tests.cli.test_terminal import ESCAPE, terminal
 from tests.conftest import Run
 from tests.docs.test_examples import examples, leaves
 
 COMMANDS = dict(leaves(program, "rlrec"))
 LEFT_OUT: dict[int, str] = {}
-NOT_YET: dict[int, str] = {
-    25: "--dry-run on every command that writes",
-    26: "confirmations of destructive commands",
-}
+NOT_YET: dict[int, str] = {25: "--dry-run on every command that writes"}
 
 ARMS = '{"arm": "espresso"}\n{"arm": "matcha"}\n{"arm": "007"}\n{"arm": "1e5"}\n{"arm": "-dash"}\n{"arm": "crème"}\n'
 REQUEST = '{"policy": "home", "session": "s%d", "user": "u%d", "k": 2}\n'
@@ -61,22 +58,6 @@ def process(
     given = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
     variables = {**os.environ, **(env or {})}
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, timeout=60, check=False, **given)
-
-
-def on_terminal(*words: object, folder: Path) -> tuple[int, str]:
-    """The exit code of the program on a terminal, and what it wrote there."""
-    child, terminal = pty.fork()
-    if child == 0:
-        os.chdir(folder)
-        os.execv(sys.executable, [sys.executable, "-m", "rlrec", *map(str, words)])
-    written = b""
-    while True:
-        try:
-            written += os.read(terminal, 65_536)
-        except OSError:  # Linux: the other end is closed
-            break
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), written.decode()
 
 
 def cpu_seconds(*command: str) -> float:
@@ -203,9 +184,7 @@ def test_12_a_dash_is_stdin_or_stdout(shop: Run, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_13_a_terminal_in_place_of_input_gets_an_instruction(tmp_path: Path) -> None:
     process("init", folder=tmp_path)
-    code, written = on_terminal("arm", "import", "-", folder=tmp_path)
-    assert code == 2
-    assert "stdin is a terminal" in written
+    assert "stdin is a terminal" in terminal(str(tmp_path / "rlrec.db"), "arm", "import", "-")
 
 
 @pytest.mark.parametrize("text", ['\ufeff{"arm": "a"}\n', '{"arm": "a"}\r\n', '\n{"arm": "a"}\n\n', '{"arm": "a"}'])
@@ -255,6 +234,12 @@ def test_19_quiet_leaves_results_and_errors(shop: Run) -> None:
     assert "Traceback" in shop("--debug", "policy", "show", "nobody").stderr
 
 
+def test_20_a_notice_comes_once(shop: Run) -> None:
+    said = [shop("feedback", "1", "clik", "--position", "1").stderr for _ in range(2)]
+    assert "did you mean click?" in said[0]
+    assert said[1] == ""
+
+
 def test_21_the_unexpected_is_a_line_that_says_what_to_do(shop: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlrec.app.arm.listing", None)
     said = shop("arm", "list")
@@ -282,6 +267,45 @@ def test_24_the_state_is_easy_to_see(shop: Run) -> None:
     assert said["revision"]
     arms = shop("policy", "show", "home", "--json").json["arms"]
     assert {"arm", "pulls", "mean", "lower", "upper"} <= arms[0].keys()
+
+
+@pytest.mark.slow
+def test_26_what_deletes_asks_or_refuses(shop: Run, sqlite_db: str) -> None:
+    for words in (["db", "forget", "--user", "u1"], ["db", "prune", "--before", "2026-01-02"]):
+        said = shop(*words)
+        assert (said.exit_code, "--yes" in said.stderr) == (2, True)
+        assert "[y/N]" in terminal(sqlite_db, *words, typed="n\n")
+        assert shop(*words, "--dry-run").exit_code == 0
+        assert shop("status", "--json").json["decisions"] == 10
+    assert shop("db", "forget", "--user", "u1", "--yes", "--json").json["decisions"] == 1
+
+
+@pytest.mark.slow
+def test_27_colour_is_for_terminals_and_can_be_refused(shop: Run, sqlite_db: str) -> None:
+    """`tests/cli/test_terminal.py` has NO_COLOR, FORCE_COLOR, TERM=dumb and their order."""
+    words = ["--now", "2026-01-02", "evaluate", "uniform", "--estimator", "snips"]
+    assert ESCAPE.search(terminal(sqlite_db, *words))
+    assert not ESCAPE.search(terminal(sqlite_db, *words, NO_COLOR="1"))
+    assert not ESCAPE.search(terminal(sqlite_db, "--no-color", *words))
+    assert not ESCAPE.search(shop(*words).stdout + shop(*words).stderr)
+
+
+@pytest.mark.slow
+def test_28_progress_is_for_terminals(tmp_path: Path) -> None:
+    """`tests/cli/test_terminal.py` watches it there."""
+    words = ["simulate", "bernoulli", "--ephemeral", "--kind", "thompson", "--steps", "3000", "--runs", "20"]
+    process("init", folder=tmp_path)
+    done = process(*words, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\r" not in done.stdout
+
+
+@pytest.mark.slow
+def test_29_tables_are_as_wide_as_the_terminal_and_whole_in_a_pipe(shop: Run, sqlite_db: str) -> None:
+    words = ["--now", "2026-01-02", "evaluate", "home", "uniform"]
+    for columns in (60, 100):
+        assert max(map(len, terminal(sqlite_db, "--no-color", *words, columns=columns).splitlines())) <= columns
+    assert max(map(len, shop(*words, env={"COLUMNS": "60"}).stdout.splitlines())) > 100
 
 
 def test_30_cells_are_verbatim(shop: Run) -> None:
@@ -478,6 +502,13 @@ def test_47_topics_have_pages(run_sqlite: Run) -> None:
     assert run_sqlite("help", "exit-codes").stdout.startswith("# Exit codes")
 
 
+def test_48_what_to_do_next_is_said_on_stderr(run_sqlite: Run, tmp_path: Path) -> None:
+    words = ["policy", "create", "p", "--kind", "uniform"]
+    assert "recommend --policy p" in run_sqlite(*words).stderr
+    assert run_sqlite("-q", *words).stderr == ""
+    assert "arm add" in run_sqlite("--db", tmp_path / "new.db", "init").stderr
+
+
 @pytest.mark.slow
 def test_49_objects_say_the_version_of_their_keys(shop: Run) -> None:
     for words in (
@@ -529,34 +560,3 @@ def test_54_a_notebook_has_the_same_functions(shop: Run, sqlite_db: str) -> None
     with rlrec.open(sqlite_db) as store:
         assert store.policy("home") == shop("policy", "show", "home", "--json").json
         assert isinstance(store.log().to_pandas(), pandas.DataFrame)
-
-
-# -- the terminal (more in test_terminal.py) --
-
-
-def test_20_a_notice_comes_once_in_a_store(shop: Run) -> None:
-    assert "no reward definition weighs 'dwell_s'" in shop("feedback", 1, "dwell_s=3").stderr
-    assert shop("feedback", 2, "dwell_s=3").stderr == ""
-
-
-def test_27_only_a_terminal_has_colour(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
-    command = ["--db", sqlite_db, "evaluate", "home"]
-    assert "\x1b[3" in on_terminal(*command, folder=tmp_path)[1]
-    assert "\x1b" not in on_terminal("--no-color", *command, folder=tmp_path)[1]
-    assert b"\x1b" not in process(*command, folder=tmp_path).stdout
-
-
-def test_28_a_pipe_has_no_progress(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
-    done = process("--db", sqlite_db, "doctor", folder=tmp_path)
-    assert b"\r" not in done.stdout + done.stderr
-
-
-def test_29_a_table_is_as_wide_as_the_terminal(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
-    command = ["--db", sqlite_db, "policy", "show", "home"]
-    assert max(map(len, on_terminal(*command, folder=tmp_path)[1].splitlines())) <= 80
-    assert b"ipw_mean" in process(*command, folder=tmp_path).stdout
-
-
-def test_48_the_next_command_is_named(run_sqlite: Run) -> None:
-    assert "next: `rlrec" in run_sqlite("policy", "create", "p", "--kind", "uniform").stderr
-    assert run_sqlite("-q", "policy", "create", "q", "--kind", "uniform").stderr == ""

@@ -26,8 +26,8 @@ AT_NOON = ("--now", "2026-01-01T12:00:00Z")
 ESCAPE = re.compile(r"\x1b\[\d*m")
 
 
-def terminal(db: str, *args: object, columns: int = 80, **env: str) -> str:
-    """The output of a command on a terminal of that width, stderr too."""
+def terminal(db: str, *args: object, columns: int = 80, typed: str = "", **env: str) -> str:
+    """The output of a command on a terminal of that width, stderr too. typed: what a person types there."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     plain = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
@@ -36,6 +36,7 @@ def terminal(db: str, *args: object, columns: int = 80, **env: str) -> str:
         command, stdin=slave, stdout=slave, stderr=slave, env={**plain, "TERM": "xterm", **env}
     ) as process:
         os.close(slave)
+        os.write(master, typed.encode())
         chunks = list[bytes]()
         while chunk := _read(master):
             chunks.append(chunk)
