@@ -105,7 +105,7 @@ class _Import:
         with closing(file.decode_all(with_text=self.bad_lines.quarantine)) as groups:
             for bad in groups:
                 count += len(bad)
-                self.store.progress("lines checked", file.decoded, None)
+                self.store.progress("lines checked", file.decoded, file.share)
                 for line in bad:
                     self.bad_lines.refuse(*line)
         return count

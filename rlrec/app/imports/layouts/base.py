@@ -78,7 +78,7 @@ class Layout(ABC):
         self.policy = policy
         self.now = now
         self.policies: dict[str, int] = {}  # the line that names each policy first
-        self.decoded = 0  # lines that were decoded so far
+        self.decoded, self.share = 0, 0.0  # lines that were decoded so far, and the share of the file that was read
         self.names_keys = False  # whether some line names a request, a key of feedback or a user
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`; nobody else can write what is unpickled)
         self._repeated: frozenset[bytes] = frozenset()
@@ -121,10 +121,11 @@ class Layout(ABC):
         file = self.source.file
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
             size = os.fstat(opened.fileno()).st_size
-            even, odd = (self._decoded_groups(_Bytes(opened, size), start, with_text) for start in (0, 1))
+            readers = _Bytes(opened, size), _Bytes(opened, size)
+            even, odd = (self._decoded_groups(each, start, with_text) for start, each in enumerate(readers))
             with closing(BackgroundItems(odd)) as background:
                 for rows, bad in filter(None, chain.from_iterable(zip_longest(even, background))):
-                    self.decoded += len(rows)
+                    self.decoded, self.share = self.decoded + len(rows), readers[0].position / max(size, 1)
                     if len(rows):
                         prefixes.append(np.frombuffer(b"".join(rows.digest), np.uint64)[::2])
                         self.note(rows)
