@@ -57,6 +57,8 @@ def _view(result: Status) -> View:
     for rows, columns in ((result["routes"], ROUTES), (result["experiments"], EXPERIMENTS)):
         if rows:
             notes += [*([""] if notes else []), View.of(rows, columns, drop=columns[-2:1:-1])]
+    warnings = [f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}" for row in result["warnings"]]
+    notes += ["", *warnings] if notes and warnings else warnings
     return View.of(result["policies"], POLICIES, title=title, notes=notes, drop=POLICIES[3:5] + POLICIES[1:2])
 
 

@@ -156,6 +156,7 @@ def elide(text: str, width: int) -> str:
     """`text` in at most `width` columns."""
     if text_width(text) <= width:
         return text
+    text = text[: 2 * width]  # a long one is cut at once
     while text_width(text) > max(width - len(ELLIPSIS), 0):
         text = text[:-1]
     return (text + ELLIPSIS)[:width]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 from rlrec.app import demo
@@ -33,6 +34,12 @@ def test_every_step_says_why_and_repeats_in_silence() -> None:
     steps = [*demo.before(), *demo.live(), *demo.after(0.004)]
     assert all(step.why and step.command for step in steps)
     assert sum(step.quiet for step in steps) == 3 * (demo.HOURS - 1)
+
+
+def test_the_wheel_takes_the_samples_along() -> None:
+    project = tomllib.loads((demo.samples().parent / "pyproject.toml").read_text(encoding="utf-8"))
+    build = project["tool"]["hatch"]["build"]["targets"]
+    assert build["wheel"]["force-include"]["sample_data"] == "rlrec/sample_data"
 
 
 def test_the_folder_of_the_samples_is_printed(run_sqlite: Run) -> None:

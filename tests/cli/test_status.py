@@ -67,6 +67,7 @@ def test_slots_that_wait_to_be_settled_are_a_warning(run: Run) -> None:
     assert (early.exit_code, early.json["waiting"]["unsettled"]) == (0, 4)
     late = run("--now", LATER, "status", "--json")
     assert (late.exit_code, late.json["warnings"][0]["check"]) == (3, "waiting")
+    assert "warning waiting, policy home: version 1: slots since" in run("--now", LATER, "status").stdout
     run("--now", LATER, "settle")
     assert run("--now", LATER, "status").exit_code == 0
 
