@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Lines, Store, examples, lines_argument, stored
+from rlrec.cli.shared import CommandGroup, Lines, Store, examples, lines_argument, rehearsable, stored
 from rlrec.cli.strict import not_utf8
 from rlrec.cli.values import KEY, OBJECT, parse_key
 from rlrec.errors import InputError
@@ -30,6 +30,7 @@ def arm() -> None:
 @click.argument("key", type=KEY)
 @click.option("--features", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The features of the arm.")
 @stored
+@rehearsable
 @examples('rlrec arm add a1 --features \'{"topic": "tea", "price": 3.5}\'')
 def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
     """Add an arm, or give a known one other features."""
@@ -41,6 +42,7 @@ def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
 @arm.command("import")
 @lines_argument
 @stored
+@rehearsable
 @examples('printf \'{"arm": "a1"}\\n{"arm": "a2"}\\n\' | rlrec arm import -')
 def import_(store: Store, show: Show, lines: Lines) -> None:
     """Add many arms from a file, or change their features.
@@ -145,6 +147,7 @@ def list_(store: Store, show: Show, exposure: bool) -> None:
 @arm.command()
 @click.argument("keys", type=KEY, nargs=-1, required=True)
 @stored
+@rehearsable
 @examples("rlrec arm retire a1 a2")
 def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Take arms out of the catalogue; their log stays."""
@@ -156,6 +159,7 @@ def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
 @arm.command()
 @click.argument("keys", type=KEY, nargs=-1, required=True)
 @stored
+@rehearsable
 @examples("rlrec arm restore a1")
 def restore(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Make retired arms eligible again."""

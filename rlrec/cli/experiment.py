@@ -10,7 +10,7 @@ import click
 
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, conclude, examples, stored
+from rlrec.cli.shared import CommandGroup, Store, conclude, examples, rehearsable, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
@@ -93,6 +93,7 @@ def experiment() -> None:
     help="Two frozen versions that fill every slate in turns, in place of variants.",
 )  # fmt: skip
 @stored
+@rehearsable
 @examples(
     "rlrec experiment create ab --variant a=home --variant b=other --unit session",
     "rlrec experiment create safe --variant a=home --holdout-uniform 1%",
@@ -298,6 +299,7 @@ def _holdout(row: dict[str, Any]) -> str:
     "--promote", type=NAME, metavar="LABEL", help="Variant that the route serves from now on, where this is its ramp."
 )
 @stored
+@rehearsable
 @examples("rlrec experiment stop ab", "rlrec experiment stop cart-ramp-1 --promote candidate")
 def stop(store: Store, show: Show, name: str, promote: str | None) -> None:
     """Stop serving from an experiment; its log stays.

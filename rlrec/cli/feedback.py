@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Lines, Store, examples, lines_input, stored
+from rlrec.cli.shared import Lines, Store, examples, lines_input, rehearsable, stored
 from rlrec.cli.values import DECISION, KEY, TIME, Integer, parse_number
 from rlrec.errors import InputError
 from rlrec.times import parse as parse_time
@@ -26,6 +26,7 @@ from rlrec.times import parse as parse_time
 @click.option("--uncensor", is_flag=True, help="Put them back.")
 @lines_input
 @stored
+@rehearsable
 @examples("rlrec feedback 17 click dwell_s=31.5 --position 1")
 def feedback(
     store: Store, show: Show, lines: Lines | None, decision_id: int | None, events: Sequence[str], censor: bool,

@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli import lines
 from rlrec.cli.output import Show
-from rlrec.cli.shared import FILE, Refusals, Store, conclude, examples, refusing, stored, suggest_next
+from rlrec.cli.shared import FILE, Refusals, Store, conclude, examples, refusing, rehearsable, stored, suggest_next
 from rlrec.cli.values import NAME, Registered
 
 
@@ -25,6 +25,7 @@ from rlrec.cli.values import NAME, Registered
 )  # fmt: skip
 @refusing
 @stored
+@rehearsable
 @examples(
     "rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl"
 )

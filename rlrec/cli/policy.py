@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, by_name, examples, printed, stored, suggest_next
+from rlrec.cli.shared import CommandGroup, Store, by_name, examples, printed, rehearsable, stored, suggest_next
 from rlrec.cli.tables import bar, cell, decimals, interval
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 
@@ -84,6 +84,7 @@ def _pair(name: str, value: Any) -> str:
     help="For kind gradient: start as close as it can to what this bandit serves now, with its floor.",
 )  # fmt: skip
 @stored
+@rehearsable
 @examples(
     "rlrec policy create home --kind thompson --param floor=0.02",
     "rlrec policy create trained --kind gradient --from-policy home",
@@ -372,6 +373,7 @@ def _audience(audience: Audience) -> str:
     help="Use only decisions since rewards last changed; without a change, nothing is done.",
 )  # fmt: skip
 @stored
+@rehearsable
 @examples("rlrec policy rebuild home --reward default", "rlrec policy rebuild home --position home")
 def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
     """Compute a belief again from the stored events, as a new version that goes on learning; it is not live.
@@ -386,6 +388,7 @@ def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
 @policy.command()
 @click.argument("reference", metavar="NAME@V")
 @stored
+@rehearsable
 @examples("rlrec policy retire home@3")
 def retire(store: Store, show: Show, reference: str) -> None:
     """End the learning of a version that is not live; its belief stays as it is."""
@@ -397,6 +400,7 @@ def retire(store: Store, show: Show, reference: str) -> None:
 @policy.command()
 @click.argument("reference", metavar="NAME[@V]")
 @stored
+@rehearsable
 @examples("rlrec policy freeze home")
 def freeze(store: Store, show: Show, reference: str) -> None:
     """Copy a belief, without the slots that are not mature, into an immutable version; it is not live."""
@@ -408,6 +412,7 @@ def freeze(store: Store, show: Show, reference: str) -> None:
 @policy.command()
 @click.argument("reference", metavar="NAME@V")
 @stored
+@rehearsable
 @examples("rlrec policy promote home@2")
 def promote(store: Store, show: Show, reference: str) -> None:
     """Make a version live."""
@@ -421,6 +426,7 @@ def promote(store: Store, show: Show, reference: str) -> None:
 @click.argument("challenger", metavar="[POLICY[@V]]", required=False)
 @click.option("--stop", is_flag=True, help="End the challenger; what was weighed stays.")
 @stored
+@rehearsable
 @examples("rlrec policy shadow front other")
 def shadow(store: Store, show: Show, route: str, challenger: str | None, stop: bool) -> None:
     """Log beside every decision of a route the probability that a challenger would have given to the slate shown.
@@ -439,6 +445,7 @@ def shadow(store: Store, show: Show, route: str, challenger: str | None, stop: b
 @policy.command()
 @click.argument("name")
 @stored
+@rehearsable
 @examples("rlrec policy rollback home")
 def rollback(store: Store, show: Show, name: str) -> None:
     """Return to the version that was live before the last promote."""

@@ -8,7 +8,7 @@ import click
 
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, examples, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, rehearsable, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import NAME
 
@@ -34,6 +34,7 @@ def position() -> None:
 )  # fmt: skip
 @plot_option
 @stored
+@rehearsable
 @examples(
     "rlrec position fit home --log policy=home", "rlrec policy create home2 --kind thompson --param position=home"
 )

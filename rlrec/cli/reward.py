@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, examples, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, rehearsable, stored
 from rlrec.cli.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
 from rlrec.errors import InputError
 
@@ -48,6 +48,7 @@ def reward() -> None:
     help="Whether events after the window still correct a belief (estimates never count them).",
 )  # fmt: skip
 @stored
+@rehearsable
 @examples(
     "rlrec reward define basket 'click=0.1, purchase=1' --window 1d --clip 0,1",
     "rlrec reward define reading 'click=0.2, log1p(min(dwell_s,600))=0.1'",

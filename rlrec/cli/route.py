@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.experiment import SHARE, parse_share
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, examples, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, rehearsable, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name
@@ -61,6 +61,7 @@ def route() -> None:
 @click.argument("name", type=NAME)
 @to_option
 @stored
+@rehearsable
 @examples("rlrec route create front --to home")
 def create(store: Store, show: Show, **request: Any) -> None:
     """Create a route. Routes and policies share one namespace."""
@@ -88,6 +89,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @click.option("--log", metavar="FILTER", help="The log that the gate judges by.  [default: all of it]")
 @click.option("--gamma", type=NUMBER, help="Discount per step of a visit for the gate.  [default: 1]")
 @stored
+@rehearsable
 @examples("rlrec route set front --to home@2", "rlrec route set front --to home@2 --share 5%")
 def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     """Lead a route to another policy or version, from the next decision on.
@@ -197,6 +199,7 @@ def list_(store: Store, show: Show) -> None:
 @route.command()
 @click.argument("name", type=NAME)
 @stored
+@rehearsable
 @examples("rlrec route rollback front")
 def rollback(store: Store, show: Show, name: str) -> None:
     """Serve again what the route served before its last change; once more goes back one more. A ramp ends with it."""

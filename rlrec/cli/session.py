@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, examples, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, rehearsable, stored
 from rlrec.cli.tables import cell, pairs
 from rlrec.cli.values import KEY, NAME, NUMBER, Integer
 
@@ -134,6 +134,7 @@ def candidates_text(answer: Answer, *, first: int) -> list[str]:
 @session.command("end")
 @click.argument("key", type=KEY)
 @stored
+@rehearsable
 @examples("rlrec session end s1")
 def end(store: Store, show: Show, key: str) -> None:
     """End the newest visit of a session; its next decision opens another visit."""

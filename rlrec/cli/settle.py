@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, conclude, examples, stored
+from rlrec.cli.shared import Store, conclude, examples, rehearsable, stored
 
 
 @click.command()
 @stored
+@rehearsable
 @examples("rlrec settle --json")
 def settle(store: Store, show: Show) -> None:
     """Learn from slots of `settled` rewards whose window is over."""

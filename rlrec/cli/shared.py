@@ -170,6 +170,20 @@ def drawing(command: Command) -> Command:
     return run
 
 
+def rehearsable(command: Command) -> Command:
+    """Adds --dry-run, which takes back all that the command stores; write it below `stored`."""
+
+    @click.option("--dry-run", is_flag=True, help="Say what would be stored, and store nothing.")
+    @wraps(command)
+    def run(*args: Any, store: Store, dry_run: bool, **kwargs: Any) -> None:
+        with store.rehearsal() if dry_run else nullcontext():
+            command(*args, store=store, **kwargs)
+        if dry_run:
+            notice("dry run: nothing was stored")
+
+    return run
+
+
 def printed(command: Command) -> Command:
     """Adds --format and --json; gives the command `show`."""
 

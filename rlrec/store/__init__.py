@@ -21,6 +21,10 @@ ATTEMPTS = 6
 ANALYSED = ("arm", "context", "eligible_set", "session", "users", "visit", "decision", "slot", "event", "import_line")
 
 
+class _Undone(Exception):
+    """The end of a rehearsal."""
+
+
 class Store:
     """A database, and the clock of one command. `now` (microseconds) replaces the database's clock.
     `notice` takes one line that a person should know and no result says."""
@@ -33,6 +37,7 @@ class Store:
         self._engine: sa.Engine | None = None
         self._clock_noticed = False  # that the clock lies before the newest decision
         self._stored = False  # something that a retry of the command would store again
+        self._rehearsal: sa.Connection | None = None
 
     def close(self) -> None:
         if self._engine is not None:
@@ -48,10 +53,34 @@ class Store:
     def read(self) -> Iterator[Unit]:
         """One snapshot. Never takes the write lock."""
         try:
-            with engine.transaction(self.engine, write=False, where=self.where) as connection:
+            with self._transaction(write=False) as connection:
                 yield self._unit(connection)
         except StoreBusy as error:
             raise self._truthful(error) from error.__cause__
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Inside it, what would be transactions are steps of a single one, which leaves nothing behind: each sees what
+        those before it wrote. Other writers wait meanwhile."""
+        try:
+            with engine.transaction(self.engine, write=True, where=self.where) as self._rehearsal:
+                yield
+                raise _Undone
+        except _Undone:
+            pass
+        except engine.Retry as error:
+            raise StoreBusy(f"the store {self.where} is busy", hint=engine.RETRY_HINT) from error
+        finally:
+            self._rehearsal = None
+
+    @contextmanager
+    def _transaction(self, *, write: bool, sound: bool = False) -> Iterator[sa.Connection]:
+        if self._rehearsal is None:
+            with engine.transaction(self.engine, write=write, where=self.where, sound=sound) as connection:
+                yield connection
+        else:
+            with self._rehearsal.begin_nested():
+                yield self._rehearsal
 
     def complaints(self) -> list[str]:
         """Complaints of SQLite about its file, readable or not; PostgreSQL has no such check."""
@@ -72,7 +101,7 @@ class Store:
         `Unit.repeatable`): where the connection breaks at the end, a retry is safe."""
         for attempt in range(ATTEMPTS):
             try:
-                with engine.transaction(self.engine, write=True, where=self.where, sound=sound) as connection:
+                with self._transaction(write=True, sound=sound) as connection:
                     unit = self._unit(connection, write=True)
                     unit.repeatable = repeatable
                     result = work(unit)

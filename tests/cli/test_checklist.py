@@ -33,7 +33,7 @@ from tests.docs.test_examples import examples, leaves
 
 COMMANDS = dict(leaves(program, "rlrec"))
 LEFT_OUT: dict[int, str] = {}
-NOT_YET: dict[int, str] = {25: "--dry-run on every command that writes"}
+NOT_YET: dict[int, str] = {}
 
 ARMS = '{"arm": "espresso"}\n{"arm": "matcha"}\n{"arm": "007"}\n{"arm": "1e5"}\n{"arm": "-dash"}\n{"arm": "crème"}\n'
 REQUEST = '{"policy": "home", "session": "s%d", "user": "u%d", "k": 2}\n'
@@ -267,6 +267,16 @@ def test_24_the_state_is_easy_to_see(shop: Run) -> None:
     assert said["revision"]
     arms = shop("policy", "show", "home", "--json").json["arms"]
     assert {"arm", "pulls", "mean", "lower", "upper"} <= arms[0].keys()
+
+
+def test_25_a_dry_run_counts_and_leaves_the_file(shop: Run, sqlite_db: str) -> None:
+    before = Path(sqlite_db).read_bytes()
+    at = ["--now", "2026-01-02"]
+    for words in (["arm", "add", "b"], ["feedback", "1", "click", "--position", "1"], ["policy", "freeze", "home"]):
+        dry = shop(*at, *words, "--dry-run", "--json")
+        assert Path(sqlite_db).read_bytes() == before
+        assert (dry.exit_code, dry.json) == (0, shop(*at, *words, "--json").json)
+        before = Path(sqlite_db).read_bytes()
 
 
 @pytest.mark.slow

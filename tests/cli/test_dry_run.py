@@ -1,0 +1,119 @@
+"""--dry-run says what a command would do, and leaves the store as it is."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from rlrec.cli import program
+from rlrec.store import Store
+from tests.cli.test_pipe import ask, lines
+from tests.conftest import Run, Said, runner
+from tests.docs.test_examples import leaves
+
+EARLY, CLOCK = ("--now", "2026-02-01T00:00:00Z"), ("--now", "2026-03-01T00:00:00Z")
+LINES = [
+    "arm add new",
+    "arm import arms.ndjson",
+    "arm retire a1",
+    "arm restore a3",
+    "reward define r2 click=2",
+    "policy create p2 --kind thompson --from-log policy=home",
+    "policy freeze home",
+    "policy promote home@2",
+    "policy retire home@3",
+    "policy rollback other",
+    "policy rebuild home --reward slow",
+    "policy shadow front other",
+    "route create front2 --to home",
+    "route set front --to other",
+    "route rollback front",
+    "experiment create test2 --variant a=home --variant b=other",
+    "experiment stop test",
+    "feedback 1 click --position 1",
+    "feedback --input events.ndjson",
+    "settle",
+    "session end s1",
+    "import-log log.jsonl --layout jsonl --policy old",
+]
+# they have tests of their own, or need a longer log
+ELSEWHERE = {"recommend", "position fit", "db forget", "db prune", "db backup", "db copy"}
+
+
+@pytest.fixture
+def shop(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    run = runner(db)
+    pages = [ask(session=f"s{n}", k=2, policy=("home", "slow")[n % 2]) for n in range(20)]
+    for page in pages:
+        del page["op"]
+    for text, stdin in (
+        ("arm import -", '{"arm": "a1"}\n{"arm": "a2"}\n{"arm": "a3"}\n'),
+        ("arm retire a3", None),
+        ("reward define slow click=1 --learn settled --clip 0,1", None),
+        ("policy create home --kind thompson --param floor=0.1", None),
+        ("policy create slow --kind thompson --reward slow", None),
+        ("policy create other --kind uniform", None),
+        ("policy freeze home", None),
+        ("policy rebuild home --reward slow", None),
+        ("policy freeze other", None),
+        ("policy promote other@2", None),
+        ("route create front --to other", None),
+        ("route set front --to home", None),
+        ("experiment create test --variant a=home --variant b=other", None),
+        ("recommend --input -", lines(*pages)),
+    ):
+        said = run(*EARLY, *shlex.split(text), stdin=stdin)
+        assert said.exit_code == 0, (text, said.stderr)
+    (tmp_path / "arms.ndjson").write_text('{"arm": "a1", "features": {"x": 1}}\n{"arm": "b"}\n')
+    (tmp_path / "events.ndjson").write_text(lines(*({"decision_id": n, "events": {"click": 1}} for n in (1, 2, 2))))
+    log = [record | {"session": f"old-{record['session']}"} for record in run("export-log", "-").lines]
+    (tmp_path / "log.jsonl").write_text(lines(*log))
+    return run
+
+
+def content(db: str) -> dict[str, list[Any]]:
+    """All rows of all tables."""
+    with closing(Store(db)) as store, store.read() as unit:
+        names = sa.inspect(unit.connection).get_table_names()
+        return {name: sorted(map(repr, unit.ask(f"SELECT * FROM {name}"))) for name in sorted(names)}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_dry_run_answers_as_the_command_does_and_stores_nothing(shop: Run, db: str, line: str) -> None:
+    before = content(db)
+
+    def run(*more: str) -> Said:
+        return shop(*CLOCK, *shlex.split(line), "--json", *more)
+
+    dry = run("--dry-run")
+    assert (dry.exit_code, dry.stderr.splitlines()[-1]) == (0, "dry run: nothing was stored"), dry.stderr
+    assert content(db) == before
+    real = run()
+    assert (real.exit_code, real.json) == (0, dry.json)
+    assert content(db) != before
+
+
+def test_each_command_that_has_it_is_run() -> None:
+    paths = [path.removeprefix("rlrec ") for path, _ in leaves(program, "rlrec")]
+    tested = {path for path in paths if any(f"{line} ".startswith(f"{path} ") for line in LINES)}
+    having = {
+        path.removeprefix("rlrec ")
+        for path, command in leaves(program, "rlrec")
+        if any("--dry-run" in param.opts for param in command.params)
+    }
+    assert having == tested | ELSEWHERE
+
+
+def test_a_refused_dry_run_stores_nothing(shop: Run, db: str) -> None:
+    before = content(db)
+    assert shop(*CLOCK, "arm", "retire", "a1", "nobody", "--dry-run").exit_code == 2
+    (Path("bad.ndjson")).write_text('{"decision_id": 1, "events": {"click": 1}}\nno\n')
+    stream = ("feedback", "--input", "bad.ndjson", "--on-error", "quarantine", "--rejects", "rejects", "--dry-run")
+    assert shop(*CLOCK, *stream, "--json").exit_code == 5
+    assert content(db) == before
