@@ -17,6 +17,7 @@ from rlrec.store.unit import StoredRows
 from rlrec.times import DAY_US, written
 
 HOURS = 24
+SILENT, RECENT = 200, 5_000  # decisions: at least so many in a day are needed to see an outage; the newest are read
 WAITING, DOCTOR = "waiting", "doctor"  # checks of the warnings here, beside that of the clock
 
 # live: number of the live version; versions: how many there are; decisions: imported ones too; decisions_24h: served
@@ -70,17 +71,20 @@ def status(store: Store) -> Status:
         ]  # fmt: skip
         window_us = max((policy.version.reward.window_us for policy in live.values()), default=0)
         doctor = _run(activity.last_run(unit, "doctor"))
-        findings = Findings()
+        findings, served = Findings(), {each.id: _served_24h(unit, each) for each in every}
         if store.now is None:
             clock.check(unit, findings=findings)
         for version in settling:
             _check_overdue(unit, version, findings)
+        for policy in every:
+            if served[policy.id] >= SILENT:
+                _check_outage(unit, live[policy.name].version, findings)
         if doctor is not None and doctor["errors"]:
             findings.error(DOCTOR, "store", f"doctor found {doctor['errors']} errors at {doctor['at']}; run it again")
         return {
             "revision": schema.HEAD, "arms": sizes.arms, "users": sizes.users, "sessions": sizes.sessions,
             "decisions": sum(log.decisions for log in logs.values()), "events": sizes.events,
-            "policies": _policies(unit, every, live, logs), "routes": _routes(unit, live),
+            "policies": _policies(unit, every, live, logs, served), "routes": _routes(unit, live),
             "experiments": [_experiment(unit, row) for row in experiments.every(unit) if row.status == "running"],
             "waiting": {
                 "immature": sum(_immature(unit, each.version) for each in live.values()),
@@ -93,7 +97,11 @@ def status(store: Store) -> Status:
 
 
 def _policies(
-    unit: Unit, every: list[StoredPolicy], live: dict[str, LivePolicy], logs: dict[int, PolicyLog]
+    unit: Unit,
+    every: list[StoredPolicy],
+    live: dict[str, LivePolicy],
+    logs: dict[int, PolicyLog],
+    served: dict[int, int],
 ) -> list[PolicyStatus]:
     times = activity.times(unit, [log.newest for log in logs.values()])
     since, numbers = activity.live_since(unit), policies.version_numbers(unit)
@@ -101,7 +109,7 @@ def _policies(
         {
             "policy": policy.name, "kind": policy.kind, "live": live[policy.name].version.number,
             "versions": len(numbers[policy.id]), "decisions": logs[policy.id].decisions if policy.id in logs else 0,
-            "decisions_24h": _served_24h(unit, policy), "reward": live[policy.name].version.reward.name,
+            "decisions_24h": served[policy.id], "reward": live[policy.name].version.reward.name,
             "last_at": written(times[logs[policy.id].newest]) if policy.id in logs else None,
             "live_since": written(since.get(policy.id, live[policy.name].version.created_at)),
         }
@@ -152,6 +160,17 @@ def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
         since = written(activity.times(unit, ids)[ids[0]])
         detail = f"version {version.number}: slots since {since} wait to enter the belief; run `rlrec settle`"
         findings.warning(WAITING, f"policy {version.policy.name}", detail)
+
+
+def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
+    """A warning where events stopped coming, by the newest decisions of a policy."""
+    from rlrec.app.audit.overdue import Outage  # loads numpy
+    from rlrec.store import audit
+
+    outage, first = Outage(version, now=unit.now), decisions.nth_newest(unit, version.policy.id, RECENT)
+    for batch in audit.ranges(unit, version.policy.id, first=first):
+        outage.take(batch)
+    outage.finish(findings)
 
 
 def _run(run: activity.Run | None) -> dict[str, Any] | None:

@@ -26,8 +26,8 @@ def status(store: Store, show: Show) -> None:
     """Show what a store holds, what its policies do, and what waits.
 
     Exit code 3 where something is wrong at a glance: decisions ahead of the clock, slots that wait to be settled,
-    errors that the last `rlrec doctor` found. It does not read the log from end to end, so that it is quick on a large
-    store; `rlrec doctor` looks into everything.
+    events that stopped coming, errors that the last `rlrec doctor` found. It does not read the log from end to end, so
+    that it is quick on a large store; `rlrec doctor` looks into everything.
 
     decisions_24h counts what was served in the last 24 hours. An immature decision is within the reward window of its
     policy: estimates and training do not use it yet. Unsettled slots have not entered the beliefs of rewards that are

@@ -72,6 +72,20 @@ def test_slots_that_wait_to_be_settled_are_a_warning(run: Run) -> None:
     assert run("--now", LATER, "status").exit_code == 0
 
 
+def test_events_that_stop_coming_are_a_warning(run_sqlite: Run) -> None:
+    _filled(run_sqlite)
+    pages = "".join(f'{{"policy": "home", "session": "t%d-{number}"}}\n' for number in range(300))
+    clicks = "".join(f'{{"decision_id": {number}, "events": {{"click": 1}}}}\n' for number in range(5, 305, 2))
+    for hour in (1, 2, 3):
+        clock = ["--now", f"2026-01-02T{hour:02}:00:00Z"]
+        assert run_sqlite(*clock, "recommend", "--input", "-", stdin=pages.replace("%d", str(hour))).exit_code == 0
+        if hour == 1:
+            assert run_sqlite(*clock, "feedback", "--input", "-", stdin=clicks).exit_code == 0
+            assert run_sqlite("--now", "2026-01-02T01:50:00Z", "status").exit_code == 0
+    said = run_sqlite("--now", "2026-01-02T05:00:00Z", "status", "--json")
+    assert (said.exit_code, [row["check"] for row in said.json["warnings"]]) == (3, ["reward-outage"])
+
+
 def test_a_running_experiment_is_listed(run: Run) -> None:
     _filled(run)
     run("--now", T0, "experiment", "create", "ab", "--variant", "x=home", "--variant", "y=home")
