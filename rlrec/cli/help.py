@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import NamedTuple
 
 import click
 
+from rlrec import __version__
 from rlrec.cli.output import Show, View, write
 from rlrec.cli.shared import examples, printed
 from rlrec.errors import InputError, suggest
@@ -43,11 +46,65 @@ def _page(topic: str, text: str) -> ManualPage:
     return ManualPage(topic, " ".join(paragraphs[1].split()), text)
 
 
-def for_terminal(markdown: str) -> str:
-    """A page as plain text: blocks are indented, links name the command that shows their page."""
+def for_terminal(markdown: str, width: int = 0) -> str:
+    """A page as plain text: blocks are indented, links name the command that shows their page. width: of lines that are
+    no block, 0 for those of the page."""
     chunks = re.split(r"^```.*\n", markdown, flags=re.MULTILINE)
     chunks[1::2] = [re.sub(r"^(?=.)", "    ", block, flags=re.MULTILINE) for block in chunks[1::2]]
-    return re.sub(r"\[([^]]+)\]\(([\w-]+)\.md\)", r"\1 (rlrec help \2)", "".join(chunks))
+    chunks[::2] = [
+        "\n\n".join(_paragraph(text, width) for text in _prose(chunk).split("\n\n")) for chunk in chunks[::2]
+    ]
+    return "".join(chunks)
+
+
+def _prose(text: str) -> str:
+    """Text whose links name the command that shows their page."""
+    return re.sub(r"\[([^]]+)\]\(([\w-]+)\.md\)", r"\1 (rlrec help \2)", text)
+
+
+def _paragraph(text: str, width: int) -> str:
+    """A paragraph, a list or a table in lines of this width."""
+    if not width or not text.strip("\n") or text.lstrip("\n").startswith(("#", "    ")):
+        return text
+    pieces = re.split(r"\n(?=- |\|)", text.strip("\n"))
+    lines = [
+        textwrap.fill(
+            " ".join(piece.strip("| ").split()), width, break_on_hyphens=False,
+            subsequent_indent={"-": "  ", "|": "    "}.get(piece[0], ""),
+        )
+        for piece in pieces
+        if not re.fullmatch(r"[|\s:-]+", piece)
+    ]  # fmt: skip
+    before, after = (len(text) - len(strip("\n")) for strip in (text.lstrip, text.rstrip))
+    return "\n" * before + "\n".join(lines) + "\n" * after
+
+
+def manual(program_help: str) -> str:
+    """All pages as one page for `man`, in roff; program_help: what `rlrec -h` shows."""
+    head = [f'.TH RLREC 1 "" "rlrec {__version__}"', ".SH NAME", "rlrec \\- exploration for recommenders"]
+    lines = [*head, ".SH COMMANDS", ".nf", *map(_roff, program_help.splitlines()), ".fi"]
+    for page in pages():
+        for number, chunk in enumerate(re.split(r"^```.*\n", page.text, flags=re.MULTILINE)):
+            if number % 2:
+                lines += [".PP", ".RS 4", ".nf", *map(_roff, chunk.splitlines()), ".fi", ".RE"]
+            else:
+                lines += [line for text in _prose(chunk).strip("\n").split("\n\n") for line in _roff_paragraph(text)]
+    return "\n".join(lines) + "\n"
+
+
+def _roff_paragraph(text: str) -> list[str]:
+    if heading := re.match(r"(##?) (.*)", text):
+        return [f"{'.SS' if heading[1] == '##' else '.SH'} {_roff(heading[2])}"]
+    pieces = [piece for piece in re.split(r"\n(?=- |\|)", text) if not re.fullmatch(r"[|\s:-]*", piece)]
+    listed = text.startswith(("- ", "|"))
+    return [line for piece in pieces for line in (".IP \\(bu 2" if listed else ".PP", _roff(piece.strip("-| ")))]
+
+
+def _roff(text: str) -> str:
+    """Text that roff takes as it is."""
+    escaped = " ".join(text.split()) if "\n" in text else text
+    escaped = escaped.replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
 
 
 def _complete(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -57,22 +114,28 @@ def _complete(context: click.Context, param: click.Parameter, incomplete: str) -
 
 @click.command("help")
 @click.argument("words", nargs=-1, metavar="[TOPIC | COMMAND...]", shell_complete=_complete)
+@click.option("--man", is_flag=True, help="Write all pages as one for `man`.")
 @printed
-@examples("rlrec help", "rlrec help judging", "rlrec help policy create")
-def show_help(show: Show, words: Sequence[str]) -> None:
+@examples("rlrec help", "rlrec help judging", "rlrec help policy create", "rlrec help --man > rlrec.1")
+def show_help(show: Show, words: Sequence[str], man: bool) -> None:
     """Show a page of the manual, or the help of a command.
 
     Without a word it lists the pages."""
+    if man:
+        write(manual(click.get_current_context().find_root().get_help()).encode())
+        return
     if not words:
         listed = [{"topic": page.topic, "summary": page.summary} for page in pages()]
         notes = ["rlrec help TOPIC shows a page, rlrec help COMMAND what rlrec COMMAND -h shows."]
         show(listed, table=View.of(listed, ["topic", "summary"], notes=notes))
         return
     page = next((page for page in pages() if [page.topic] == [*words]), None)
-    text = for_terminal(page.text) if page else _command_help(words)
+    screen = sys.stdin.isatty() and sys.stdout.isatty()
+    width = min(get_terminal_size().columns, 100) if screen else 0
+    text = for_terminal(page.text, width) if page else _command_help(words)
     if show.format != "table":
         show(page or {"command": " ".join(words), "text": text})
-    elif sys.stdin.isatty() and sys.stdout.isatty():
+    elif screen:
         os.environ.setdefault("LESS", "-FRX")
         click.echo_via_pager(text)
     else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,20 @@ def test_help_shows_a_page_or_a_command(run_sqlite: Run) -> None:
     assert page.stdout.startswith("# First steps\n")
     assert "```" not in page.stdout
     assert run_sqlite("help", "policy", "create").stdout == run_sqlite("policy", "create", "--help").stdout
+
+
+def test_a_terminal_gets_prose_that_fits() -> None:
+    for page in manual.pages():
+        lines = manual.for_terminal(page.text, 72).splitlines()
+        assert [line for line in lines if len(line) > 72 and not line.startswith("    ")] == []
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
+def test_the_pages_are_one_for_man(run_sqlite: Run) -> None:
+    page = run_sqlite("help", "--man").stdout
+    done = subprocess.run(["groff", "-man", "-ww", "-Tutf8"], input=page.encode(), capture_output=True, check=True)
+    assert done.stderr == b""
+    assert all(f".SH {text.text.splitlines()[0][2:]}\n" in page for text in manual.pages())
 
 
 @pytest.mark.parametrize(
