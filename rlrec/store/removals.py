@@ -94,15 +94,19 @@ def delete_sessions(unit: Unit, user: int, session_ids: Sequence[int]) -> None:
 
 def delete_contents(unit: Unit, context_ids: Collection[int], set_ids: Collection[int]) -> None:
     """Delete those of these contexts and eligible sets that nothing names any more."""
-    unit.tell(f"DELETE FROM context WHERE id IN (?*) AND {_UNUSED_CONTEXT}", context_ids)
-    unit.tell(f"DELETE FROM eligible_set WHERE id IN (?*) AND {_UNUSED_SET}", set_ids)
+    for table, ids in (("context", context_ids), ("eligible_set", set_ids)):
+        unit.tell(_UNNAMED.format(table=table, where="WHERE id IN (?*)", names=_NAMES[table]), ids)
 
 
-_UNUSED_CONTEXT = "id NOT IN (SELECT context_id FROM decision)"
-_UNUSED_SET = (
-    "id NOT IN (SELECT eligible_id FROM decision UNION SELECT catalogue_id FROM candidate_list"
-    " WHERE catalogue_id IS NOT NULL UNION SELECT catalogue_id FROM settings WHERE catalogue_id IS NOT NULL)"
-)
+# Differences of sets: both databases sort or hash them, however many there are.
+_UNNAMED = "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} {where} {names})"
+_NAMES = {
+    "session": "EXCEPT SELECT session_id FROM visit EXCEPT SELECT session_id FROM assignment",
+    "users": "EXCEPT SELECT user_id FROM session EXCEPT SELECT user_id FROM assignment",
+    "context": "EXCEPT SELECT context_id FROM decision",
+    "eligible_set": "EXCEPT SELECT eligible_id FROM decision EXCEPT SELECT catalogue_id FROM candidate_list"
+    " EXCEPT SELECT catalogue_id FROM settings",
+}
 
 
 class VisitKey(NamedTuple):
@@ -142,16 +146,8 @@ def delete_visits(unit: Unit, visits: Collection[VisitKey]) -> None:
 def delete_unused(unit: Unit) -> None:
     """Delete sessions without a visit that are no unit of an experiment, users without a session that are none, and
     contexts and eligible sets that nothing names."""
-    unit.tell(
-        "DELETE FROM session WHERE id NOT IN (SELECT session_id FROM visit)"
-        " AND id NOT IN (SELECT session_id FROM assignment WHERE session_id IS NOT NULL)"
-    )
-    unit.tell(
-        "DELETE FROM users WHERE id NOT IN (SELECT user_id FROM session WHERE user_id IS NOT NULL)"
-        " AND id NOT IN (SELECT user_id FROM assignment WHERE user_id IS NOT NULL)"
-    )
-    unit.tell(f"DELETE FROM context WHERE {_UNUSED_CONTEXT}")
-    unit.tell(f"DELETE FROM eligible_set WHERE {_UNUSED_SET}")
+    for table, names in _NAMES.items():
+        unit.tell(_UNNAMED.format(table=table, where="", names=names))
 
 
 def oldest_belief(unit: Unit, policy_id: int) -> int:
