@@ -40,17 +40,18 @@ class Show:
         table: View | None = None,
         columns: Sequence[str] | None = None,
         flat: Iterable[Mapping[str, Any]] | None = None,
+        lines: Iterable[Mapping[str, Any]] | None = None,
     ) -> None:
         """Write one result. table: what `--format table` shows instead, and csv where the result is one record.
         columns: the keys of a list of records, which a csv or a table without rows shows too.
-        flat: the records that a csv has in place of the one that is the result."""
+        flat: the records that a csv has in place of the one that is the result; lines: those that ndjson has."""
         from rlrec.cli import plain
 
         self.before()
         if self.format == "json":
             _write_all(plain.document(result))
         elif self.format == "ndjson":
-            _write_all(map(plain.line, plain.records(result)))
+            _write_all(map(plain.line, plain.records(result) if lines is None else lines))
         else:
             _write_all(self._laid_out(result, table, columns, flat))
         flush()

@@ -195,7 +195,7 @@ def show_(
     A version made by train-pg has what became of its training and the figures of the gate below.
 
     On a terminal arms stand by their probability, the likeliest first, and means with their intervals; in a pipe, in
-    csv and in json all of them in the order of the catalogue, a column a figure."""
+    csv and in json all of them in the order of the catalogue, a column a figure. ndjson has a line an arm."""
     from rlrec.app import policy as use_case
 
     result = use_case.show(store, reference, context)
@@ -225,7 +225,9 @@ def show_(
         arms, table = _likeliest(arms, None if every else N_ARMS)
         notes = [*_others(result["arms"], arms), *notes]
     notes += [f"weights of {row['arm']}: {_largest(row['weights'])}" for row in arms if "weights" in row]
-    show(result, table=table._replace(title=title, notes=notes))
+    of_version = {"policy": result["policy"], "version": result["version"]}
+    lines = ({**of_version, **arm} for arm in result["arms"])
+    show(result, table=table._replace(title=title, notes=notes), lines=lines)
 
 
 def _likeliest(arms: Sequence[dict[str, Any]], most: int | None) -> tuple[list[dict[str, Any]], View]:
