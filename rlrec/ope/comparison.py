@@ -15,7 +15,7 @@ from rlrec.arrays import Array, Ids
 from rlrec.ope.base import Ratio
 from rlrec.ope.intervals import Bounds, value_and_error
 from rlrec.ope.moments import ClusterSummary, Moments, moments
-from rlrec.ope.tails import t_below, t_quantile
+from rlrec.ope.tails import chi_square_above, t_below, t_quantile
 
 COLUMNS = ("reward", "decisions")
 _NOTHING = 1e-12  # a variance this small beside the terms it is a difference of is none
@@ -134,11 +134,9 @@ def _around(value: float, error: float, freedom: float, level: float) -> Bounds:
 def sample_ratio(units: Sequence[int], weights: Sequence[float]) -> tuple[float, float]:
     """Chi-square of the units assigned against the weights, and its p-value; NaN without a unit.
     units, weights: one a variant, at least two variants; weights need not add up to 1."""
-    from scipy.special import chdtrc
-
     observed, share = np.asarray(units, np.float64), np.asarray(weights, np.float64) / np.sum(weights)
     if not observed.sum():
         return np.nan, np.nan
     expected = observed.sum() * share
     chi2 = float(((observed - expected) ** 2 / expected).sum())
-    return chi2, float(chdtrc(len(observed) - 1, chi2))
+    return chi2, chi_square_above(chi2, len(observed) - 1)

@@ -1,10 +1,10 @@
-"""Tails of Student's t and Hotelling's T^2 without scipy, whose loading takes longer than most estimates."""
+"""Tails of Student's t, Hotelling's T^2 and chi-square without scipy, which takes long to load."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from math import erfc, exp, isinf, lgamma, log1p, pi, sqrt
+from math import erfc, exp, isinf, lgamma, log, log1p, pi, sqrt
 
 _TERMS = 1_000  # of the continued fraction, at most
 _TINY, _CLOSE = 1e-300, 1e-15
@@ -41,6 +41,16 @@ def hotelling_above(t_squared: float, k: int, samples: int) -> float:
     """Probability that Hotelling's T^2 of `samples` vectors of k numbers exceeds `t_squared`, where their mean is 0:
     T^2 (samples - k) / (k (samples - 1)) has the F distribution with k and samples - k degrees of freedom."""
     return _beta(samples - 1, max(t_squared, 0.0), (samples - k) / 2, k / 2)
+
+
+def chi_square_above(value: float, freedom: int) -> float:
+    """Probability that a sum of `freedom` squares of standard normals exceeds `value`.
+    Source: Abramowitz & Stegun 1964, 26.4.4 and 26.4.5."""
+    if value <= 0:
+        return 1.0
+    half, odd = value / 2, freedom % 2
+    powers = (number + odd / 2 for number in range(freedom // 2))
+    return odd * erfc(sqrt(half)) + sum(exp(power * log(half) - half - lgamma(power + 1)) for power in powers)
 
 
 def _solve(below: Callable[[float], float], density: Callable[[float], float], probability: float) -> float:

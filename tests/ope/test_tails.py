@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from scipy.special import fdtrc, stdtr, stdtrit
+from scipy.special import chdtrc, fdtrc, stdtr, stdtrit
 
-from rlrec.ope.tails import hotelling_above, t_below, t_quantile
+from rlrec.ope.tails import chi_square_above, hotelling_above, t_below, t_quantile
 
 
 @pytest.mark.parametrize("freedom", [1, 2.5, 19, 63, 1_000, 50_000])
@@ -26,6 +26,12 @@ def test_quantiles_of_students_t(probability: float, freedom: float) -> None:
 def test_hotellings_t(value: float, k: int, samples: int) -> None:
     expected = fdtrc(k, samples - k, value * (samples - k) / (k * (samples - 1)))
     assert hotelling_above(value, k, samples) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("value", [0.0, 1e-9, 0.7, 12.0, 90.0, 1_500.0])
+def test_chi_square(value: float, freedom: int) -> None:
+    assert chi_square_above(value, freedom) == pytest.approx(chdtrc(freedom, value), rel=1e-11, abs=1e-300)
 
 
 def test_no_difference_and_an_endless_one() -> None:
