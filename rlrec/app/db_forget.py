@@ -79,13 +79,14 @@ def forget(store: Store, request: Request) -> Forgotten:
     any other, so that the propensities of others can still be derived again. A command that could not erase the bytes
     can be repeated."""
     with store.read() as unit:
-        rows, unfinished = _read(unit, request.user), removals.unfinished(unit)
-    if rows is None and not unfinished:
+        exists, unfinished = removals.user_id(unit, request.user) is not None, removals.unfinished(unit)
+        rows = _read(unit, request.user) if request.dry_run else None
+    if not (exists or unfinished):
         raise InputError(f"unknown user {request.user!r}", hint="`rlrec session list` shows users")
     if not request.dry_run:
-        if rows is not None:
+        if exists:
             with removals.lookups(store):
-                rows = store.write(lambda unit: _forget(unit, request.user), sound=True)
+                rows = store.write(lambda unit: delete_user(unit, request.user), sound=True)
         removals.erase(store)
     if rows is None:
         return {"user": request.user, "decisions": 0, "events": 0, "beliefs": 0, "retrain": []}
@@ -95,7 +96,7 @@ def forget(store: Store, request: Request) -> Forgotten:
     }  # fmt: skip
 
 
-def _forget(unit: Unit, key: str) -> _UserRows | None:
+def delete_user(unit: Unit, key: str) -> _UserRows | None:
     """Delete the rows of a user and correct beliefs, under the locks of all policies."""
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])
     rows = _read(unit, key)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rlrec.app import db_forget, recommend
 from rlrec.app.recommend import Request, recommend_group
 from rlrec.app.serving.cache import ServingCache
 from rlrec.store import Store
@@ -204,4 +205,25 @@ def test_a_process_that_serves_on_forgets_contexts_and_beliefs(store: Store, run
     done(run("db", "forget", "--user", "u1", "--yes"))
     answers = recommend_group(store, lines, cache=cache)
     assert [answer["step"] for answer in answers if isinstance(answer, dict)] == [0, 0]
+    assert run("doctor").exit_code == 0
+
+
+def test_a_group_that_was_planned_before_is_planned_anew(
+    store: Store, run: Run, db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its context was deleted between its snapshot and its transaction."""
+    for words in (["arm", "add", "a1"], ["policy", "create", "home", "--kind", "linucb", "--param", "floor=0.1"]):
+        done(run("--now", START, *words))
+    recommend_group(store, [Request(policy="home", session="s1", user="u1", context={"who": 1})])
+    notice, deleted = recommend._notice_unread, list[object]()
+
+    def delete_meanwhile(*arguments: Any) -> None:
+        notice(*arguments)
+        if not deleted:
+            with closing(Store(db)) as other:
+                deleted.append(other.write(lambda unit: db_forget.delete_user(unit, "u1"), sound=True))
+
+    monkeypatch.setattr(recommend, "_notice_unread", delete_meanwhile)
+    (answer,) = recommend_group(store, [Request(policy="home", session="s1", user="u2", context={"who": 1})])
+    assert (answer["user"], answer["visit"], len(deleted)) == ("u2", 1, 1)
     assert run("doctor").exit_code == 0
