@@ -232,7 +232,7 @@ def by_name(pairs: Iterable[tuple[str, str]], label: str) -> dict[str, str]:
 
 class Refusals:
     """Refused lines: the first one ends the command, or each goes to a file, as a JSON object: line, error, field,
-    text, file."""
+    text, file, code."""
 
     def __init__(self, path: str | None) -> None:
         self.count = 0
@@ -255,7 +255,7 @@ class Refusals:
 
         row = {
             "line": error.line, "error": error.message, "field": error.field,
-            "text": text.decode(errors="backslashreplace"), "file": settings().source or "",
+            "text": text.decode(errors="backslashreplace"), "file": settings().source or "", "code": error.code,
         }  # fmt: skip
         self.file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         self.count += 1

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from rlrec.cli import program
 from rlrec.store import Store
 from tests.cli.test_pipe import ask, lines
-from tests.conftest import Run, Said, runner
+from tests.conftest import Run, Said, filled, runner
 from tests.docs.test_examples import leaves
 
 EARLY, CLOCK = ("--now", "2026-02-01T00:00:00Z"), ("--now", "2026-03-01T00:00:00Z")
@@ -47,7 +47,17 @@ ELSEWHERE = {"recommend", "position fit", "db forget", "db prune", "db backup", 
 
 @pytest.fixture
 def shop(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A store where each of LINES has something to do, and the files that they read in the current folder."""
     monkeypatch.chdir(tmp_path)
+    run = filled(db, fill)
+    Path("arms.ndjson").write_text('{"arm": "a1", "features": {"x": 1}}\n{"arm": "b"}\n')
+    Path("events.ndjson").write_text(lines(*({"decision_id": n, "events": {"click": 1}} for n in (1, 2, 2))))
+    log = [record | {"session": f"old-{record['session']}"} for record in run("export-log", "-").lines]
+    Path("log.jsonl").write_text(lines(*log))
+    return run
+
+
+def fill(db: str) -> None:
     run = runner(db)
     pages = [ask(session=f"s{n}", k=2, policy=("home", "slow")[n % 2]) for n in range(20)]
     for page in pages:
@@ -70,11 +80,6 @@ def shop(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     ):
         said = run(*EARLY, *shlex.split(text), stdin=stdin)
         assert said.exit_code == 0, (text, said.stderr)
-    (tmp_path / "arms.ndjson").write_text('{"arm": "a1", "features": {"x": 1}}\n{"arm": "b"}\n')
-    (tmp_path / "events.ndjson").write_text(lines(*({"decision_id": n, "events": {"click": 1}} for n in (1, 2, 2))))
-    log = [record | {"session": f"old-{record['session']}"} for record in run("export-log", "-").lines]
-    (tmp_path / "log.jsonl").write_text(lines(*log))
-    return run
 
 
 def content(db: str) -> dict[str, list[Any]]:

@@ -321,5 +321,5 @@ def test_a_reject_keeps_reason_and_text(tmp_path: Path) -> None:
         rejects.reading("in")
         rejects.refuse(refused(b'{"value": "1"}'), b'{"value": "\xff\xc3\xa9"}')
     row = msgspec.json.decode((tmp_path / "bad.ndjson").read_bytes())
-    assert list(row.values()) == [12, 'expected a number, got "1"', "value", '{"value": "\\xffé"}', "in"]
-    assert list(row) == ["line", "error", "field", "text", "file"]
+    assert list(row.values()) == [12, 'expected a number, got "1"', "value", '{"value": "\\xffé"}', "in", 2]
+    assert list(row) == ["line", "error", "field", "text", "file", "code"]

@@ -310,6 +310,7 @@ def test_slow_and_vanished_clients_hold_up_nobody(shop: str) -> None:
         assert ended(child) == (0, b"")
 
 
+@slow
 def test_whoever_does_not_take_an_answer_is_cut_off(kiosk: str, tmp_path: Path) -> None:
     def talk(address: str, front: Front) -> None:
         with Client(address) as client:
