@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec import policy as kinds
+from rlrec.app.distributions import sum_tables
 from rlrec.app.distributions.designs import Described, described, policy_of
 from rlrec.app.distributions.trained import Trained
 from rlrec.arrays import Array, Ids, Index
 from rlrec.policy.base import EVERYTHING, Belief, Policy
 from rlrec.policy.contextual import is_contextual, learns_from_contexts
 from rlrec.policy.floors import Floor
-from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.interleaving import Ranker
 from rlrec.policy.scores import Scores, unstack
 from rlrec.policy.slate import SlateSampler
@@ -27,7 +27,7 @@ from rlrec.policy.two_stage import TwoStage
 from rlrec.records import CURVE, Version
 from rlrec.store import Unit, beliefs, policies
 from rlrec.store.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows
-from rlrec.store.unit import Row, damaged
+from rlrec.store.unit import damaged
 
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
 CELLS = 1_000_000  # numbers that scores of several contexts are made of at a time
@@ -109,19 +109,19 @@ class VersionDistribution:
             stored = replace(version.policy, kind=kind, params=params)  # with the curve, where the stage counts by one
             first = replace(version, policy=stored, parameters=parameters)
             self.generator = VersionDistribution(first, sums=(), prior=prior, described=described)
-        self._prior_arms, self._prior = _table(prior, 2)
+        self._prior_arms, self._prior = sum_tables.table(prior, 2)
         self._rows: dict[str, Array] = {}
         self._set_sums(sums)
 
     def _set_sums(self, sums: BeliefRows, *, among: tuple[Ids, Array] | None = None) -> None:
         """Other sums. among: those of all arms, of which `sums` replaces some."""
         if has_plain_sums(self.learner):
-            arms, table = _table(sums, 3)
+            arms, table = sum_tables.table(sums, 3)
         else:
             rows = cast("Sequence[BeliefRow]", sums)
-            arms, table = _faded_sums(rows, self.learner.forgetting, self.ordinal)
+            arms, table = sum_tables.faded(rows, self.learner.forgetting, self.ordinal)
         if among is not None:
-            arms, table = _replaced(*among, arms, table)
+            arms, table = sum_tables.replaced(*among, arms, table)
         if len(arms) and table.shape[1] != self.learner.width:
             belief = f"the belief of {self.version.policy.name}@{self.version.number}"
             raise damaged(f"{belief} has {table.shape[1]} sums of an arm, where its kind counts {self.learner.width}")
@@ -159,8 +159,8 @@ class VersionDistribution:
         """Sums and prior of these arms; an arm that is in neither has no sums, and the kind's default prior.
 
         revision: of the catalogue that describes the arms, where a model reads their features."""
-        sums = _aligned(self._arms, self._sums, arms, (0.0,) * self.policy.width)
-        prior = _aligned(self._prior_arms, self._prior, arms, self.policy.prior)
+        sums = sum_tables.aligned(self._arms, self._sums, arms, (0.0,) * self.policy.width)
+        prior = sum_tables.aligned(self._prior_arms, self._prior, arms, self.policy.prior)
         return Belief(
             pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
             total=float(self._sums[:, 0].sum()), extra=sums[:, 3:], moments=self._moments(sums[:, 3:], arms, revision),
@@ -357,58 +357,3 @@ def renewed(
         return distribution
     sums, ordinal = _stored(unit, version, distribution.learner)
     return distribution.moved(sums, ordinal=ordinal)
-
-
-def _replaced(arms: Ids, table: Array, changed: Ids, sums: Array) -> tuple[Ids, Array]:
-    """Sums of arms (m, width), ascending, with those of changed arms in their place."""
-    if not len(changed):
-        return arms, table
-    if not len(arms):
-        return changed, sums
-    index = np.searchsorted(arms, changed)
-    stored = arms[np.minimum(index, len(arms) - 1)] == changed
-    table = table.copy()
-    table[index[stored]] = sums[stored]
-    if stored.all():
-        return arms, table
-    new = ~stored
-    return np.insert(arms, index[new], changed[new]), np.insert(table, index[new], sums[new], axis=0)
-
-
-def _table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
-    """Arms, and the columns behind them, (n, width)."""
-    table = np.array(rows, np.float64).reshape(len(rows), 1 + width)
-    return table[:, 0].astype(np.int64), table[:, 1:]
-
-
-_NEGLIGIBLE = 1e-9  # pulls: what is left of less is rounding
-
-
-def _faded_sums(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> tuple[Ids, Array]:
-    """Rows of `beliefs.rows` brought forward to the policy's ordinal, and their buckets added up: arms, sums."""
-    oldest = forgetting.oldest(ordinal)
-    rows = [row for row in rows if row.bucket >= oldest]
-    if not rows:
-        return np.empty(0, np.int64), np.zeros((0, 3))
-    sums = np.array([(row.pulls, row.reward_sum, row.reward_squares) for row in rows])
-    if rows[0].extra is not None:
-        extras = [row.extra or b"" for row in rows]
-        if len(extras[0]) % 8 or len(set(map(len, extras))) > 1:
-            raise damaged("the sums of a belief are not as long as each other")
-        sums = np.hstack([sums, np.array([np.frombuffer(extra, "<f8") for extra in extras])])
-    sums = sums * (forgetting.discount ** (ordinal - np.array([row.ordinal for row in rows], np.float64)))[:, None]
-    arms, index = np.unique(np.array([row.arm_id for row in rows], np.int64), return_inverse=True)
-    total = np.zeros((len(arms), sums.shape[1]))
-    np.add.at(total, index.reshape(-1), sums)
-    total[np.abs(total[:, 0]) < _NEGLIGIBLE] = 0.0
-    return arms, total
-
-
-def _aligned(stored: Ids, values: Array, arms: Ids, default: tuple[float, ...]) -> Array:
-    """The values of arms, (m, width), from those of the stored ones; the default where an arm is not stored."""
-    if not len(stored):
-        return np.tile(np.array(default), (len(arms), 1))
-    if np.array_equal(stored, arms):
-        return values
-    index = np.minimum(np.searchsorted(stored, arms), len(stored) - 1)
-    return np.where((stored[index] == arms)[:, None], values[index], np.array(default))
