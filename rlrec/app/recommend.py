@@ -11,7 +11,8 @@ from functools import partial
 import numpy as np
 
 from rlrec.app.feedback import FeedbackGroup, FeedbackTransaction, Line
-from rlrec.app.learning.ledger import Ledger, ServedSlate, Unordered
+from rlrec.app.learning.ledger import Ledger, Unordered
+from rlrec.app.learning.slot_keys import ServedSlate
 from rlrec.app.serving import assignment, decision_json, planned_requests
 from rlrec.app.serving.assignment import RampStopped
 from rlrec.app.serving.cache import ServingCache

@@ -17,7 +17,8 @@ from rlrec.app import settle
 from rlrec.app.distributions import exact
 from rlrec.app.feedback import FeedbackTransaction, Line, feedback_stream
 from rlrec.app.inputs import canonical
-from rlrec.app.learning.ledger import Ledger, ServedSlate
+from rlrec.app.learning.ledger import Ledger
+from rlrec.app.learning.slot_keys import ServedSlate
 from rlrec.app.recommend import Request, recommend_group
 from rlrec.app.serving.draws import unsigned
 from rlrec.errors import Conflict, InputError

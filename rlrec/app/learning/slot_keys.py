@@ -1,0 +1,84 @@
+"""The fields of slots that beliefs depend on: slots that add the same have equal keys, and are counted.
+
+Plain Python: a single `feedback` loads no numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from rlrec import policy as kinds
+from rlrec.app.log.slot_values import slate_propensities
+from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY
+from rlrec.records import Version
+from rlrec.store.unit import Row
+
+if TYPE_CHECKING:
+    from rlrec.policy.base import Policy
+
+
+class SlotKey(NamedTuple):
+    """The fields of a slot that a belief can depend on; those that its policy does not need are 0, so that slots which
+    add the same have equal keys, and are counted."""
+
+    arm_id: int
+    ordinal: int = 0
+    context_id: int = 0
+    position: int = 0
+    propensity: float = 0.0
+
+
+class ServedSlate(NamedTuple):
+    """A slate as it was served. slots: position, arm, propensity and marginal of each; further fields are not read."""
+
+    slots: Sequence[Row]
+    ordinal: int
+    context_id: int
+
+
+_POLICIES: dict[tuple[str, str], Policy] = {}  # by kind and parameters
+
+
+def _policy_of(version: Version) -> Policy:
+    """The policy of a version that reads no context, the same one each time."""
+    name = version.policy.kind, repr(version.params)
+    if name not in _POLICIES:
+        _POLICIES[name] = kinds.make(version.policy.kind, version.params)
+    return _POLICIES[name]
+
+
+class SlotFields:
+    """Which fields of slots the learning beliefs of one policy depend on.
+
+    kinds: by version, since they may count by different curves."""
+
+    def __init__(self, versions: Sequence[Version]) -> None:
+        policy = versions[0].policy
+        self.kinds = {version.id: _policy_of(version) for version in versions}
+        self.forgetting = Forgetting.of(policy.params)
+        needs = frozenset[str]().union(*(kind.needs for kind in self.kinds.values()))
+        self.ordinal = bool(self.forgetting) or ORDINAL in needs
+        self.context, self.position, self.propensity = (name in needs for name in (CONTEXT, POSITION, PROPENSITY))
+        self.arm_key = cache(SlotKey)
+        self.arm_alone = not (self.ordinal or self.context or self.position or self.propensity)
+
+    def key(self, arm_id: int, ordinal: int, context_id: int, position: int, propensity: float) -> SlotKey:
+        """The key of a slot: without the fields on which nothing depends."""
+        if self.arm_alone:
+            return self.arm_key(arm_id)
+        return SlotKey(
+            arm_id, ordinal if self.ordinal else 0, context_id if self.context else 0, position if self.position else 0,
+            propensity if self.propensity else 0.0,
+        )  # fmt: skip
+
+    def keys(self, served: ServedSlate) -> list[SlotKey]:
+        """The keys of the slots of a slate, in order."""
+        slots = served.slots
+        shown = slate_propensities([(slot[0], slot[2], slot[3]) for slot in slots]) if self.propensity else {}
+        return [
+            self.key(arm, served.ordinal, served.context_id, position, shown.get(position, 0.0))
+            for position, arm, *_ in slots
+        ]
