@@ -72,8 +72,9 @@ def test_copies_of_a_belief_and_what_was_fitted_to_its_log_forget_too(healthy: s
     at(run, "policy", "create", "learned", "--kind", "ucb", "--from-log", "policy=ucb")
     at(run, "experiment", "create", "copies", *variants)
     at(run, "policy", "freeze", "fades@copies/a")
+    at(run, "policy", "rebuild", "learned")
     pairs = {
-        "learned": "ucb", "fades@copies/a": "fades", "sees@copies/b": "sees", "ts@copies/c": "ts@2",
+        "learned": "ucb", "learned@2": "ucb", "fades@copies/a": "fades", "sees@copies/b": "sees", "ts@copies/c": "ts@2",
         "ends@copies/d": "ends", "fades@copies/a@2": "fades",
     }  # fmt: skip
     for user in ("u1", "u2"):
@@ -86,6 +87,30 @@ def test_copies_of_a_belief_and_what_was_fitted_to_its_log_forget_too(healthy: s
                 (arm, pytest.approx(pulls, abs=1e-12), pytest.approx(reward, abs=1e-12)) for arm, pulls, reward in sums
             ]
     assert run("--now", LATE, "doctor").exit_code == 0
+
+
+@BOTH
+def test_a_log_that_faded_is_forgotten_as_it_faded(healthy: str) -> None:  # noqa: F811
+    """Two beliefs of one log and one past, one of them rebuilt, agree afterwards."""
+    run = runner(healthy)
+    at(run, "policy", "create", "fading", "--kind", "ucb", "--param", "discount=0.9", "--from-log", "policy=ucb")
+    for n in range(6):
+        at(run, "recommend", "--policy", "fading", "--session", f"fading{n}", "--user", f"u{n % 3}")
+    at(run, "policy", "rebuild", "fading")
+    before = [_pulls(healthy, "fading", number) for number in (1, 2)]
+    at(run, "db", "forget", "--user", "u1", "--yes")
+    after = [_pulls(healthy, "fading", number) for number in (1, 2)]
+    assert before[0] == pytest.approx(before[1], rel=1e-12)
+    assert after[0] == pytest.approx(after[1], rel=1e-12)
+    assert sum(after[0]) < sum(before[0]) - 1
+    assert run("--now", LATE, "doctor").exit_code == 0
+
+
+def _pulls(db: str, policy: str, number: int) -> list[float]:
+    """The pulls of a belief that fades by 0.9, after 6 decisions, by arm."""
+    joined = "belief b JOIN version v ON v.id = b.version_id JOIN policy p ON p.id = v.policy_id"
+    chosen = f"SELECT b.pulls, b.ordinal FROM {joined} WHERE p.name = '{policy}' AND v.number = {number}"
+    return [pulls * 0.9 ** (6 - ordinal) for pulls, ordinal in sql(db, f"{chosen} ORDER BY b.arm_id")]
 
 
 def test_versions_whose_parameters_come_from_a_user_are_named(healthy: str, tmp_path: Path) -> None:  # noqa: F811
