@@ -9,6 +9,7 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, conclude, examples, stored
+from rlrec.cli.text import counted
 from rlrec.cli.values import Integer
 from rlrec.errors import CheckFailed
 
@@ -55,8 +56,10 @@ def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None
         show(report, table=_view(report, use_case.overview(report)), columns=COLUMNS, flat=flat)
     if report.ok:
         warnings = sum(finding.severity == "warning" for finding in report.findings)
-        result = f"no error, {warnings} warning{'s' if warnings > 1 else ''}" if warnings else "nothing is wrong"
-        conclude(show, f"{len(use_case.CHECKS)} checks of {report.checked['decisions']:,} decisions: {result}.")
+        result = f"no error, {counted(warnings, 'warning')}" if warnings else "nothing is wrong"
+        conclude(
+            show, f"{len(use_case.CHECKS)} checks of {counted(report.checked['decisions'], 'decision')}: {result}."
+        )
     else:
         errors = sum(finding.severity == "error" for finding in report.findings)
         hint = "nothing was changed; restore a backup, or `rlrec export-log` what is sound"
