@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from math import erfc, exp, isinf, lgamma, log, log1p, pi, sqrt
 
 _TERMS = 1_000  # of the continued fraction, at most
@@ -17,7 +17,7 @@ def t_below(value: float, freedom: float) -> float:
     return 1 - tail if value > 0 else tail
 
 
-@cache
+@lru_cache(maxsize=1_000)
 def t_quantile(probability: float, freedom: float) -> float:
     """The value that Student's t is below with this probability, in (0, 1).
     Source: Abramowitz & Stegun 1964, 26.7.5, for many degrees of freedom."""
