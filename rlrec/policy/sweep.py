@@ -14,7 +14,7 @@ from rlrec.policy.scores import DrawnOrder, Order, top
 from rlrec.policy.table import COEFFICIENT, ORDER, STOPS, ScoreTable, integrate
 from rlrec.policy.tabulated import DensityOf, Tabulated
 
-_ENTRIES = 1 << 17  # numbers in a working array
+_ENTRIES = 1 << 16  # numbers in a working array
 _FEW = 4  # slates
 _CACHED = 1 << 12  # scores looked up at a time
 _NEVER = 1e-13  # a probability that the nodes cannot tell from 0, with a margin
@@ -106,7 +106,7 @@ class ContinuousOrder(DrawnOrder):
         left = np.bincount(row % len(table.count), minlength=len(table.count))[None]
         for position, (weight, above, begins) in enumerate(self._descend(slates, floors)):
             # probability of the arm shown, and of the least probable arm left
-            parent, last = above[begins], row[slates[begins, position]]
+            parent, last = _each_once(above[begins], len(weight)), row[slates[begins, position]]
             probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[last])[np.cumsum(begins) - 1]
             if least:
                 smallest[:, position] = np.where(left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[above]
@@ -176,8 +176,14 @@ def descend(
         begins[1:] |= slates[1:, position] != slates[:-1, position]
         yield sweep.weight(), above, begins
         if position < len(floors) - 1:
-            sweep.show(above[begins], rows[begins, position], floor)
+            sweep.show(_each_once(above[begins], len(sweep)), rows[begins, position], floor)
             above = np.cumsum(begins) - 1
+
+
+def _each_once(prefixes: Index, number: int) -> Index | slice:
+    """These prefixes, ascending and each of `number` among them; as a slice, which copies nothing, where none comes
+    twice."""
+    return slice(None) if len(prefixes) == number else prefixes
 
 
 class _Sweep:
@@ -195,19 +201,25 @@ class _Sweep:
         self._log_cdf_left = log_cdf_left  # log of the product of F over the arms left
         self._normalize()
 
+    def __len__(self) -> int:
+        return len(self._mass)
+
     def weight(self) -> Array:
         """Weights (n, N): their product with the hazard of an arm left is its probability of being the best left."""
-        return self._above * self._weight_left / self._mass[:, None]
+        weight = self._above * self._weight_left
+        weight /= self._mass[:, None]
+        return weight
 
-    def show(self, prefixes: Index, rows: Index, floor: float) -> None:
+    def show(self, prefixes: Index | slice, rows: Index, floor: float) -> None:
         """Go on with some of the prefixes (n,), each as often as wanted: the table's rows (n,) come next."""
         log_cdf, uniform, mass = self._table.log_cdf[rows], floor / self._left, self._mass[prefixes]
         # the arm is the best left and its score the new cap, or it was picked and lies below the cap that stays
-        cap = (1 - floor) * self._table.hazard[rows] * self._above[prefixes]
+        cap = self._table.hazard[rows]
+        cap *= self._above[prefixes]
+        cap *= ((1 - floor) / mass)[:, None]
         if floor > 0:
-            cap += uniform * self._cap[prefixes]
+            cap += (uniform / mass)[:, None] * self._cap[prefixes]
         cap *= np.exp(log_cdf)
-        cap /= mass[:, None]
         self._cap = np.minimum(cap, _HUGE, out=cap)
         self._atom = uniform * self._atom[prefixes] / mass
         # the arm leaves the product
@@ -220,9 +232,10 @@ class _Sweep:
 
         An arm that this policy does not take there leaves caps that the nodes do not follow, and a prefix without
         probability: it starts anew with the arms left."""
-        self._weight_left = np.exp(self._log_cdf_left) * self._table.weights
+        self._weight_left = np.exp(self._log_cdf_left)
+        self._weight_left *= self._table.weights
         self._mass = self._atom + np.einsum("nx,nx->n", self._cap, self._weight_left)
-        self._above = self._atom[:, None] + self._table.above(self._cap)
+        self._above = self._table.above(self._cap, beyond=self._atom)
         never = ~(self._mass > _NEVER)
         if never.any():
             self._atom[never], self._cap[never], self._above[never], self._mass[never] = 1.0, 0.0, 1.0, 1.0

@@ -63,12 +63,12 @@ class ScoreTable:
         """Log of the probability that every score is below the node, (N,)."""
         return self.count @ self.log_cdf
 
-    def above(self, values: Array) -> Array:
-        """Integrals of values (..., N) from each node to the highest edge, (..., N)."""
+    def above(self, values: Array, *, beyond: Array) -> Array:
+        """Integrals of values (n, N) from each node to the highest edge, and what lies beyond it (n,), (n, N)."""
         flat = values.reshape(-1, ORDER)
         # whole panels to the right, and the rest of the node's panel
         right = (flat @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half
-        right = np.cumsum(right[..., ::-1], axis=-1)[..., ::-1] - right
+        right = np.cumsum(right[..., ::-1], axis=-1)[..., ::-1] - right + beyond[:, None]
         inside = (flat @ _FROM_RIGHT.T).reshape(*right.shape, ORDER)
         inside *= self._half[:, None]
         inside += right[..., None]
