@@ -6,6 +6,7 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Store, conclude, examples, rehearsable, stored
+from rlrec.cli.text import counted
 
 
 @click.command()
@@ -18,4 +19,5 @@ def settle(store: Store, show: Show) -> None:
 
     result = use_case.settle(store)
     show(result)
-    conclude(show, f"{result.settled:,} slots entered the beliefs, {result.open:,} wait for the end of their window.")
+    entered = counted(result.settled, "slot")
+    conclude(show, f"{entered} entered the beliefs, {result.open:,} wait for the end of their window.")

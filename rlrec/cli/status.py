@@ -9,6 +9,7 @@ import click
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, examples, stored
 from rlrec.cli.tables import short_times, sparkline
+from rlrec.cli.text import counted
 from rlrec.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -45,12 +46,15 @@ def status(store: Store, show: Show) -> None:
 
 
 def _view(result: Status) -> View:
-    sizes = ", ".join(f"{result[name]:,} {name}" for name in ("arms", "users", "sessions", "decisions", "events"))
+    numbers = {"arm": result["arms"], "user": result["users"], "session": result["sessions"]}
+    numbers |= {"decision": result["decisions"], "event": result["events"]}
+    sizes = ", ".join(counted(number, noun) for noun, number in numbers.items())
     waiting, hours = result["waiting"], result["events_by_hour"]
+    immature = counted(waiting["immature"], "immature decision")
     title = [
         f"schema {result['revision']}: {sizes}",
         f"events by hour, the last 24: {sparkline(hours)}  {sum(hours):,}, at most {max(hours):,} an hour",
-        f"waiting: {waiting['immature']:,} immature decisions, {waiting['unsettled']:,} unsettled slots",
+        f"waiting: {immature}, {counted(waiting['unsettled'], 'unsettled slot')}",
         f"last training: {_training(result['training'])}; last doctor: {_doctor(result['doctor'])}",
     ]
     notes: list[str | View] = []
