@@ -66,8 +66,9 @@ async def run(pipe: Pipe, listener: socket.socket, *, limits: Limits | None = No
     loop, end, numbers = asyncio.get_running_loop(), asyncio.Event(), list[int]()
 
     def stop(number: int) -> None:
-        numbers.append(number)
-        signals.end_at_once()
+        if numbers and number == signal.SIGINT:  # a person who does not want to wait
+            os._exit(128 + number)
+        numbers.append(number)  # supervisors may repeat themselves
         end.set()
 
     loop.set_exception_handler(lambda _, context: notice(str(context.get("exception") or context["message"])))

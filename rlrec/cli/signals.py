@@ -27,15 +27,10 @@ def install() -> None:
     sys.unraisablehook = _unraisable
 
 
-def end_at_once() -> None:
-    """Let the next signal end the process at once."""
-    for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: os._exit(128 + number))
-
-
 def _unwind(number: int, _: FrameType | None) -> None:
-    end_at_once()
+    for other in ENDING:
+        if signal.getsignal(other) is _unwind:
+            signal.signal(other, lambda number, _: os._exit(128 + number))
     if logging := sys.modules.get("logging"):
         logging.disable()  # a pool of connections would log the interrupted rollback, traceback and all
     raise Interrupted(number)
