@@ -64,7 +64,7 @@ CREATE TABLE assignment (
  STRICT
 
 ;
-INSERT INTO "assignment" VALUES(1,1,2,NULL,2,1767276180000000);
+INSERT INTO "assignment" VALUES(1,1,2,NULL,1,1767276180000000);
 CREATE TABLE belief (
 	version_id INTEGER NOT NULL, 
 	bucket INTEGER NOT NULL, 
@@ -203,7 +203,7 @@ CREATE TABLE decision (
 INSERT INTO "decision" VALUES(1,1,1,0,NULL,1,NULL,1,1,0,1,'{"step":0}',1,1,2,-1.91897319804538879e+00,1,NULL,1767268860000000,0,'r1',X'0902F51DDB1E4575BC5D001BFEDDCA1D',NULL,NULL,X'');
 INSERT INTO "decision" VALUES(2,2,2,0,NULL,1,NULL,1,1,1,2,'{"gap_s":60,"recent":["a3","a1"],"step":1}',1,1,1,-1.09861228866810978e+00,1,NULL,1767268920000000,0,NULL,NULL,NULL,NULL,X'00879303000000000202000000000000000000000000000000000000000000000103000001010000');
 INSERT INTO "decision" VALUES(3,1,1,3,NULL,4,NULL,2,1,0,2,'{"step":0}',1,1,1,-4.70096873686103367e-01,2,NULL,1767269100000000,0,NULL,NULL,NULL,NULL,X'');
-INSERT INTO "decision" VALUES(4,4,6,0,NULL,1,NULL,3,1,0,2,'{"step":0}',2,2,1,-5.12932943875505781e-02,3,2,1767276180000000,0,NULL,NULL,NULL,NULL,X'');
+INSERT INTO "decision" VALUES(4,3,5,0,NULL,1,NULL,3,1,0,2,'{"step":0}',2,2,1,-2.40335951854582285e-01,3,1,1767276180000000,0,NULL,NULL,NULL,NULL,X'');
 INSERT INTO "decision" VALUES(5,2,2,2,NULL,3,NULL,4,1,0,2,'{"step":0}',2,2,1,-6.93147180559945286e-01,3,NULL,1767276240000000,0,NULL,NULL,NULL,NULL,X'');
 CREATE TABLE eligible_set (
 	id INTEGER NOT NULL, 
@@ -261,7 +261,7 @@ CREATE TABLE experiment (
  STRICT
 
 ;
-INSERT INTO "experiment" VALUES(1,'ab','user','ec35ba599f92a1f05764c6e4ba2bb1ea','running','{"unit":"user","variants":[["a","home",1],["b","slow@2",1]]}',1767276120000000,NULL);
+INSERT INTO "experiment" VALUES(1,'ab','user','f73b09e33bae3c17b56431462798420a','running','{"unit":"user","variants":[["a","home",1],["b","slow@2",1]]}',1767276120000000,NULL);
 CREATE TABLE feedback_key (
 	"key" TEXT NOT NULL, 
 	digest BLOB NOT NULL, 
@@ -358,8 +358,8 @@ CREATE TABLE policy_head (
 ;
 INSERT INTO "policy_head" VALUES(1,5,0,3,NULL);
 INSERT INTO "policy_head" VALUES(2,3,0,2,NULL);
-INSERT INTO "policy_head" VALUES(3,0,0,5,NULL);
-INSERT INTO "policy_head" VALUES(4,1,0,6,NULL);
+INSERT INTO "policy_head" VALUES(3,1,0,5,NULL);
+INSERT INTO "policy_head" VALUES(4,0,0,6,NULL);
 CREATE TABLE position_curve (
 	id INTEGER NOT NULL, 
 	name TEXT NOT NULL, 
@@ -525,13 +525,15 @@ CREATE TABLE run (
 INSERT INTO "run" VALUES(1,'init','{"revision": "0009", "session_timeout_us": 1800000000}',1767268800000000,NULL);
 INSERT INTO "run" VALUES(2,'policy create','{"features": null, "from_log": null, "from_policy": null, "kind": "thompson", "name": "home", "parameters": {"floor": "0.1"}, "prior": "prior.csv", "prior_from": null, "prior_weight": null, "reward": "default"}',1767268800000000,'{}');
 INSERT INTO "run" VALUES(3,'policy create','{"features": null, "from_log": null, "from_policy": null, "kind": "epsilon-greedy", "name": "slow", "parameters": {}, "prior": null, "prior_from": null, "prior_weight": null, "reward": "basket"}',1767268800000000,'{}');
-INSERT INTO "run" VALUES(4,'policy freeze','{"from": 1, "policy": "home", "to": 2}',1767276000000000,NULL);
-INSERT INTO "run" VALUES(5,'policy promote','{"policy": "home", "version": 2}',1767276000000000,NULL);
-INSERT INTO "run" VALUES(6,'policy freeze','{"from": 1, "policy": "slow", "to": 2}',1767276000000000,NULL);
-INSERT INTO "run" VALUES(7,'experiment create','{"definition": "{\"unit\":\"user\",\"variants\":[[\"a\",\"home\",1],[\"b\",\"slow@2\",1]]}", "name": "ab"}',1767276120000000,NULL);
-INSERT INTO "run" VALUES(8,'route create front --to home','{"to": "home"}',1767276360000000,NULL);
-INSERT INTO "run" VALUES(9,'route set front --to slow@2','{"to": "slow@2"}',1767276420000000,NULL);
-INSERT INTO "run" VALUES(10,'route rollback front','{"to": "home"}',1767276480000000,NULL);
+INSERT INTO "run" VALUES(4,'notice of events','{"kinds": ["d244bf20aad076a30fb8339dbf02860e"]}',1767268980000000,NULL);
+INSERT INTO "run" VALUES(5,'notice of events','{"kinds": ["5da50dac1c051b83dce19cca5299f40d"]}',1767268980000000,NULL);
+INSERT INTO "run" VALUES(6,'policy freeze','{"from": 1, "policy": "home", "to": 2}',1767276000000000,NULL);
+INSERT INTO "run" VALUES(7,'policy promote','{"policy": "home", "version": 2}',1767276000000000,NULL);
+INSERT INTO "run" VALUES(8,'policy freeze','{"from": 1, "policy": "slow", "to": 2}',1767276000000000,NULL);
+INSERT INTO "run" VALUES(9,'experiment create','{"definition": "{\"unit\":\"user\",\"variants\":[[\"a\",\"home\",1],[\"b\",\"slow@2\",1]]}", "name": "ab"}',1767276120000000,NULL);
+INSERT INTO "run" VALUES(10,'route create front --to home','{"to": "home"}',1767276360000000,NULL);
+INSERT INTO "run" VALUES(11,'route set front --to slow@2','{"to": "slow@2"}',1767276420000000,NULL);
+INSERT INTO "run" VALUES(12,'route rollback front','{"to": "home"}',1767276480000000,NULL);
 CREATE TABLE session (
 	id INTEGER NOT NULL, 
 	"key" TEXT NOT NULL, 
@@ -566,7 +568,7 @@ CREATE TABLE settings (
  STRICT
 
 ;
-INSERT INTO "settings" VALUES(1,1767268800000000,1800000000,'key:8c851be1bee258af4280335bdcc92cdb',2,2,NULL,NULL);
+INSERT INTO "settings" VALUES(1,1767268800000000,1800000000,'key:1259f4497b74a336c612fd59e999e32c',2,2,NULL,NULL);
 CREATE TABLE shadow (
 	id INTEGER NOT NULL, 
 	route_id INTEGER NOT NULL, 
@@ -624,7 +626,7 @@ INSERT INTO "slot" VALUES(1,1,3,4.58787878787878411e-01,4.58787878787878467e-01,
 INSERT INTO "slot" VALUES(1,2,1,0.319881109643329,2.93515151515151451e-01,0.319881109643329,0.2,0,0);
 INSERT INTO "slot" VALUES(2,1,2,3.33333333333333314e-01,3.33333333333333314e-01,3.33333333333333314e-01,0.0,0,0);
 INSERT INTO "slot" VALUES(3,1,3,0.624941724941725,0.624941724941725,4.59207459207459228e-02,6.66666666666666629e-01,1,0);
-INSERT INTO "slot" VALUES(4,1,2,0.95,0.95,4.99999999999999889e-02,0.1,0,0);
+INSERT INTO "slot" VALUES(4,1,2,7.86363636363636597e-01,7.86363636363636597e-01,2.13636363636363624e-01,0.5,0,0);
 INSERT INTO "slot" VALUES(5,1,1,0.5,0.5,0.5,0.0,0,0);
 CREATE TABLE team_draft (
 	decision_id INTEGER NOT NULL, 
