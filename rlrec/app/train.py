@@ -11,7 +11,15 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.evaluation import targets
-from rlrec.app.evaluation.paired_gate import BY_VISIT, Gain
+from rlrec.app.evaluation.paired_gate import (
+    BY_VISIT,
+    Gain,
+    VisitsReport,
+    page_gains,
+    unlearned,
+    visits_refusal,
+    visits_report,
+)  # fmt: skip
 from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.log import ended_visits, lineage, maturity
 from rlrec.app.log.ended_visits import Cutoff
@@ -29,7 +37,7 @@ from rlrec.policy.gradient import Parameters
 from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, bulk, policies, settings
 from rlrec.store.beliefs import ArmWeights
-from rlrec.store.reader import Selection
+from rlrec.store.reader import Selection, longest_slate
 from rlrec.times import DAY_US
 
 KIND = "gradient"
@@ -79,7 +87,7 @@ GateReport = TypedDict("GateReport", {
     "estimator": str | None, "against": int | None, "candidate": int | None, "alpha": float | None,
     "value": float | None, "live_value": float | None, "estimate": float | None, "std_error": float | None,
     "lower": float | None, "upper": float | None, "ess": float | None, "sessions": int | None, "verdict": str | None,
-    "reasons": list[str] | None, "passed": bool | None,
+    "reasons": list[str] | None, "visits": VisitsReport | None, "passed": bool | None,
 })  # fmt: skip
 NO_GATE: GateReport = dict.fromkeys(GateReport.__annotations__)  # type: ignore[assignment]
 
@@ -89,6 +97,7 @@ Result = TypedDict("Result", {
     "policy": str, "version": int, "parent": int, "sessions": int, "estimate": float | None, "lower": float | None,
     "promoted": bool, "upper": float | None, "value": float | None, "live_value": float | None, "against": int | None,
     "estimator": str | None, "ess": float | None, "verdict": str | None, "reasons": list[str],
+    "visits": VisitsReport | None,
     "candidate": int | None, "alpha": float | None, "gate_sessions": int | None, "tune_estimate": float | None,
     "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None, "weights": str | None,
     "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int, "why": NotRequired[str | None],
@@ -139,13 +148,16 @@ class _TrainingRun:
             self._check_shaping()
             self.live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
             selection = self._selection(unit)
+            judged = unlearned(unit, selection, f"{self.live.policy.name}@{self.live.number}")
             writer = DatasetWriter(
                 unit, reader, self.parent.reward, seed=self.seed, dataset=self.dataset, examination=self._curve(unit)
             )
             versions = policies.versions(unit, [self.parent.policy.id])
             last_trained = max(int(version.learned_from.get("now", -1)) for version in versions)
             cutoff = Cutoff.of(unit, self.parent.reward)
-            self.report = writer.write(selection, cutoff, since=last_trained, progress=self.lease.renew)
+            self.report = writer.write(
+                selection, cutoff, since=last_trained, judged_from=judged.first_id or 0, progress=self.lease.renew
+            )
             record = self._record(unit, selection)
             self.outlook = None
             if not self.report.visits:
@@ -165,7 +177,7 @@ class _TrainingRun:
             self.store.notice(f"sessions that are not used: {unused}")
         trained = self._train(reader.parameters_of(self.arms))
         candidate, weights = self._candidate(trained.parameters)
-        gate = self._look(candidate, weights, selection, trained, looks)
+        gate = self._look(candidate, weights, judged, trained, looks)
         return self.store.write(lambda unit: self._store(unit, candidate, weights, trained, gate, record))
 
     def _curve(self, unit: Unit) -> Sequence[float]:
@@ -231,13 +243,13 @@ class _TrainingRun:
     def _train(self, start: Parameters) -> TrainingResult:
         train = self.dataset.splits[TRAIN]
         self.values = fit_values(train, gamma=self.request.gamma, arms=len(self.arms))
-        tune = self._holdout(self.dataset.splits[TUNE], start, most=CHOOSING)
         self.request = replace(self.request, weights=self._weights(train, start))
         self.lease.renew()
-        with closing(Trainer(train, self.policy, self.request)) as trainer:
+        with closing(Trainer(train, self.policy, self.request, start)) as trainer:
             train.close()
             self.lease.renew()
-            trained = trainer.train(start, tune, progress=self._epoch)
+            tune = self._holdout(self.dataset.splits[TUNE], start, most=CHOOSING, by_position=trainer.by_position)
+            trained = trainer.train(tune, progress=self._epoch)
         self.wanted_ess = None if tune is None else tune.wanted_ess
         if self.request.promote != "if-better" and not trained.best:
             self.store.notice(f"no epoch was better: the new version is a copy of version {self.parent.number}")
@@ -261,14 +273,19 @@ class _TrainingRun:
         self.progress(looked.sentence(weights))
         return weights
 
-    def _holdout(self, split: DatasetSplit, reference: Parameters, most: int | None = None) -> HoldoutValue | None:
-        """The value on a split that does not teach; None where it is empty."""
+    def _holdout(self, split: DatasetSplit, reference: Parameters, **options: Any) -> HoldoutValue | None:
+        """The value on a split that does not teach; None where it is empty. options: of `HoldoutValue`"""
         if not split.visits:
             return None
         return HoldoutValue(
-            split, self.policy, reference, gamma=self.request.gamma, values=self.values, most=most,
+            split,
+            self.policy,
+            reference,
+            gamma=self.request.gamma,
+            values=self.values,
             gate=self.report.gate,
-        )  # fmt: skip
+            **options,
+        )
 
     def _epoch(self, point: Epoch) -> None:
         self.lease.renew()
@@ -298,18 +315,22 @@ class _TrainingRun:
         with self.store.read() as unit, bulk.alongside(unit):
             serving = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)
             sides = [targets.trained(unit, candidate, weights), *serving]
-            gain = Gain.of(
-                BY_VISIT, unit, sides, of_split, gamma=self.request.gamma, progress=self.lease.renew
-            )  # fmt: skip
+            options: dict[str, Any] = {"gamma": self.request.gamma, "progress": self.lease.renew}
+            if longest_slate(unit, of_split) > 1 and self.request.weights == SLOT:
+                gain, visits = page_gains(unit, sides, of_split, **options)
+            else:
+                gain, visits = Gain.of(BY_VISIT, unit, sides, of_split, **options), None
         alpha = gate_alpha(looks + 1)
         difference, verdict, reasons = gain.judge(Minus, alpha)
+        of_visits = None if visits is None else visits_report(visits, alpha)
+        passed = difference.is_gain and gain.passes(verdict) and (of_visits is None or of_visits["passed"])
         value, live_value = (estimate.value for estimate in gain.estimates)
         return {
-            "estimator": BY_VISIT, "against": self.live.number, "candidate": looks + 1, "alpha": alpha,
-            "value": value, "live_value": live_value, "estimate": difference.value,
+            "estimator": gain.estimates[0].estimator, "against": self.live.number, "candidate": looks + 1,
+            "alpha": alpha, "value": value, "live_value": live_value, "estimate": difference.value,
             "std_error": difference.std_error, "lower": difference.lower, "upper": difference.upper,
-            "ess": difference.ess, "sessions": gain.estimates[0].n, "verdict": verdict, "reasons": reasons,
-            "passed": difference.is_gain and gain.passes(verdict),
+            "ess": difference.ess, "sessions": (visits or gain).estimates[0].n, "verdict": verdict, "reasons": reasons,
+            "visits": of_visits, "passed": passed,
         }  # fmt: skip
 
     def _store(
@@ -398,6 +419,8 @@ def _why(gate: GateReport, trained: TrainingResult, *, same: bool, wanted_ess: f
         return "nothing on the tune split says that it is better"
     if gate["verdict"] == "insufficient":
         return f"the gate split does not tell: {', '.join(gate['reasons'] or [])}"
+    if (gate["lower"] or 0.0) > 0 and (visits := gate["visits"]) is not None:
+        return visits_refusal(visits)
     lower = "unknown" if gate["lower"] is None else f"{gate['lower']:.4g}"
     return f"the lower bound of its gain over version {gate['against']}, {lower}, is not above 0"
 

@@ -390,19 +390,26 @@ class Adam:
 
 
 def log_joint(score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor) -> Array:
-    """Log of the probability of slates, (n,), by scores (n, m) of arms; shown (n, k) indices; eligible (n, m): arms
-    that each may show, None: all.
+    """Log of the probability of slates, (n,); see `log_conditionals`."""
+    return log_conditionals(score, shown, eligible, temperature=temperature, floor=floor).sum(axis=1)
+
+
+def log_conditionals(
+    score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
+) -> Array:
+    """Log of the probability of each slot given those above, (n, k), by scores (n, m) of arms; shown (n, k) indices;
+    eligible (n, m): arms that each may show, None: all.
 
     temperature 0: the best score, equal bests share. Source: own derivation (Plackett-Luce with a floor: at every
     position the softmax of the arms left)."""
-    rows, log_probability, many = np.arange(len(shown)), np.zeros(len(shown)), _many(score, eligible)
+    rows, log_probability, many = np.arange(len(shown)), np.zeros(shown.shape), _many(score, eligible)
     allowed = score if eligible is None else np.where(eligible, score, -np.inf)
     floors = at_positions(floor, shown.shape[1])
     for position, of_arms in enumerate(remaining(allowed, shown, temperature=temperature)):
         left, uniform = many - position, floors[position]
         of_shown = of_arms[rows, shown[:, position]]
         with np.errstate(divide="ignore"):  # the only arm left is certain
-            log_probability += np.where(left > 1, np.log(uniform / left + (1 - uniform) * of_shown), 0.0)
+            log_probability[:, position] = np.where(left > 1, np.log(uniform / left + (1 - uniform) * of_shown), 0.0)
         if (left == 1).all():
             break
     return log_probability

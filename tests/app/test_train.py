@@ -330,12 +330,16 @@ def test_the_gate_says_what_evaluate_and_the_gate_of_a_route_say(db: str, size: 
     ours, theirs = run(*now, "evaluate", *targets, "--log", "split=gate", *asked).json
     assert gate["value"] == pytest.approx(ours["value"], rel=1e-9)
     assert gate["live_value"] == pytest.approx(theirs["value"], rel=1e-9)
-    assert (gate["sessions"], gate["ess"]) == (ours["n"], pytest.approx(min(ours["ess"], theirs["ess"]), rel=1e-9))
+    assert gate["ess"] == pytest.approx(min(ours["ess"], theirs["ess"]), rel=1e-9)
+    (visits,) = run(*now, "evaluate", "visits@2", "--estimator", "wdr", "--log", "split=gate", *asked).json
+    assert (gate["estimator"], gate["sessions"]) == ("wdr" if size == 1 else "dr", visits["n"])
     assert run(*now, "route", "create", "home", "--to", "visits@1").exit_code == 0
     route = run(*now, "route", "set", "home", "--to", "visits@2", "--require", "if-better", *asked).json["gate"]
     for name in ("value", "live_value", "estimate", "std_error", "lower", "upper", "ess"):
         assert gate[name] == pytest.approx(route[name], rel=1e-9)
-    assert (gate["verdict"], gate["reasons"]) == (route["verdict"], route["reasons"])
+    assert [gate[name] for name in ("verdict", "reasons", "visits")] == [
+        route[name] for name in ("verdict", "reasons", "visits")
+    ]
 
 
 def test_what_tunes_chooses_the_epoch_and_teaches_nothing(shop: Store, tmp_path: Path) -> None:
@@ -388,13 +392,11 @@ def test_a_session_whose_user_came_later_is_judged_in_no_split_but_the_users(sql
 
 @pytest.mark.parametrize(
     ("changed", "weights"),
-    [({}, "slate"), ({"effective": 0.4}, "slot"), ({"clipped": 0.1}, "slot"), ({"additive": True}, "slot"),
-     ({"effective": 0.4, "positions": 1}, "slate"), ({"additive": True, "unknown": True}, "slate")],
+    [({}, "slate"), ({"effective": 0.4}, "slot"), ({"clipped": 0.1}, "slot"), ({"of_slots": 0.2}, "slot"),
+     ({"effective": 0.4, "positions": 1}, "slate"), ({"of_slots": 1.0, "unknown": True}, "slate")],
 )  # fmt: skip
-def test_slots_are_weighed_where_rewards_add_or_joint_weights_are_hopeless(
-    changed: dict[str, Any], weights: str
-) -> None:
-    looked = PageWeights(effective=0.9, clipped=0.0, positions=5, unknown=False, additive=False)
+def test_slots_are_weighed_where_they_earn_or_joint_weights_are_hopeless(changed: dict[str, Any], weights: str) -> None:
+    looked = PageWeights(effective=0.9, clipped=0.0, positions=5, unknown=False, of_slots=0.05)
     assert replace(looked, **changed).chosen == weights
 
 
@@ -408,8 +410,8 @@ def test_the_answer_says_how_pages_were_weighed(sqlite: Store) -> None:
     assert [answer["weights"] for answer in answers] == ["slot", "slate", "slot"]
     assert apart(parameters(sqlite, 2), parameters(sqlite, 4)) == 0.0
     assert apart(parameters(sqlite, 2), parameters(sqlite, 3)) > 1e-3
-    why = "rewards add over positions; weights of whole slates: 100.0% effective, 0.0% clipped"
-    assert lines[0] == f"weights: by slot ({why})"
+    earned = "slots earn 100% of the rewards, pages as a whole the rest"
+    assert lines[0] == f"weights: by slot ({earned}; weights of whole slates: 100.0% effective, 0.0% clipped)"
     assert learned(sqlite, 2)["options"]["weights"] == "slot"
 
 

@@ -211,7 +211,7 @@ def night(
     values = fit_values(spool.splits[TRAIN], gamma=gamma, arms=arms)
     asked: dict[str, Any] = {"gamma": gamma, "values": values}
     tune = HoldoutValue(spool.splits[TUNE], kind, start, most=CHOOSING, **asked)
-    with closing(Trainer(spool.splits[TRAIN], kind, options)) as climber:
-        climbed = climber.train(start, tune)
+    with closing(Trainer(spool.splits[TRAIN], kind, options, start)) as climber:
+        climbed = climber.train(tune)
     asked["values"] = fit_values(spool.splits[GATE], gamma=gamma, arms=arms)  # cross-fitted, as the gate has it
     return Night(climbed, HoldoutValue(spool.splits[GATE], kind, start if live is None else live, **asked), spool)

@@ -17,12 +17,13 @@ from rlrec.ope import carry_over, diagnostics
 from rlrec.ope.estimate import Estimate, EstimatorFold
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.paired import Minus, PairedDifference, Relative, compare, gate_alpha
-from rlrec.ope.sessions import SessionFold
+from rlrec.ope.sessions import SUPPORTED, SessionFold
 from rlrec.records import Reward
-from rlrec.store import Unit, policies
+from rlrec.store import Unit, policies, reader
 from rlrec.store.reader import Selection
 
 BY_VISIT, BY_IMPRESSION = "wdr", "dr"
+ENOUGH = 1_000  # decisions of the gate split, to judge by these alone
 VERDICTS = ("insufficient", "weak", "ok")
 UNKNOWN = PairedDifference(
     value=None, std_error=None, lower=None, upper=None, alpha=0.0, ess=None, clusters=0, verdict=VERDICTS[0], reasons=()
@@ -58,11 +59,16 @@ GuardReport = TypedDict("GuardReport", {
 # A look of the gate. against: what serves; candidate: its number in this year; alpha: the probability of error at this
 # look; n: impressions or visits that both were judged by; since_decision: the first one, where earlier ones taught the
 # candidate.
+# The same difference by whole visits, where slots were judged by themselves.
+VisitsReport = TypedDict("VisitsReport", {
+    "estimator": str, "estimate": float | None, "lower": float | None, "upper": float | None, "ess": float | None,
+    "verdict": str, "reasons": list[str], "passed": bool,
+})  # fmt: skip
 RouteGate = TypedDict("RouteGate", {
     "estimator": str, "reward": str, "against": str, "candidate": int, "alpha": float, "value": float | None,
     "live_value": float | None, "estimate": float | None, "std_error": float | None, "lower": float | None,
     "upper": float | None, "ess": float | None, "n": int, "verdict": str, "reasons": list[str],
-    "guards": list[GuardReport], "passed": bool, "since_decision": int | None,
+    "visits": VisitsReport | None, "guards": list[GuardReport], "passed": bool, "since_decision": int | None,
 })  # fmt: skip
 
 
@@ -75,10 +81,11 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
     reward = current.reward if options.reward is None else lookup.reward(unit, options.reward)
     since = None
     try:
-        gain = _gain(unit, options, selection, reward)
+        selection = unlearned(unit, selection, options.current)
+        gain, visits = _gains(unit, options, selection, reward)
         if gain.in_sample and (since := _first_unlearned(unit, options.candidate)) is not None:
             selection = replace(selection, first_id=since)
-            gain = _gain(unit, options, selection, reward)
+            gain, visits = _gains(unit, options, selection, reward)
         gain_of = {guard.name: _gain(unit, options, selection, definitions[guard.name]) for guard in options.guards}
     except EmptyLog as error:
         way_out = (
@@ -88,14 +95,16 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
         )
         raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=way_out) from error
     difference, verdict, reasons = _judge(gain, Minus, alpha)
+    of_visits = None if visits is None else visits_report(visits, alpha)
     guards = [_guard_report(guard, gain_of[guard.name], alpha) for guard in options.guards]
     (candidate, serving), passed = gain.estimates, difference.is_gain and gain.passes(verdict)
+    passed = passed and (of_visits is None or of_visits["passed"])
     return {
         "estimator": candidate.estimator, "reward": reward.name, "against": options.current, "candidate": looks + 1,
         "alpha": alpha, "value": candidate.value, "live_value": serving.value, "estimate": difference.value,
         "std_error": difference.std_error, "lower": difference.lower, "upper": difference.upper,
-        "ess": difference.ess, "n": candidate.n, "verdict": verdict, "reasons": reasons, "guards": guards,
-        "passed": passed and all(guard["passed"] for guard in guards), "since_decision": since,
+        "ess": difference.ess, "n": candidate.n, "verdict": verdict, "reasons": reasons, "visits": of_visits,
+        "guards": guards, "passed": passed and all(guard["passed"] for guard in guards), "since_decision": since,
     }  # fmt: skip
 
 
@@ -124,6 +133,53 @@ def _first_unlearned(unit: Unit, candidate: str) -> int | None:
     ]
     last = [selection.last_id for selection in lessons if selection.last_id is not None]
     return max(last) + 1 if last and len(last) == len(lessons) else None
+
+
+def unlearned(unit: Unit, selection: Selection, serving: str) -> Selection:
+    """The decisions after those of the gate that what serves has learned from, where there are enough of them to judge
+    by: those of the bandit that it began as flatter it, and are seldom near it. Else all that are selected."""
+    first = _first_unlearned(unit, serving)
+    if first is None:
+        return selection
+    later = replace(selection, first_id=max(first, selection.first_id or 0))
+    gate = sum(each.decisions for each in reader.version_counts(unit, replace(later, splits=[GATE])))
+    return later if gate >= ENOUGH else selection
+
+
+def _gains(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> tuple[Gain, Gain | None]:
+    """The gain that decides, and that of whole visits where slots decide."""
+    if reader.longest_slate(unit, selection) < 2:
+        return _gain(unit, options, selection, reward), None
+    resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
+    sides = [replace(side, reward=reward) for side in resolved]
+    return page_gains(unit, sides, selection, gamma=options.gamma, log=options.log)
+
+
+def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **options: Any) -> tuple[Gain, Gain | None]:
+    """The gain of slates of several positions, slot by slot, and that of whole visits, None where neither side reads
+    the state of a visit, nothing carries over and pages earn nothing as a whole. options: of `Gain.of`.
+
+    The weights of all slots of a visit together leave next to no effective visits. Slots by themselves, in the states
+    of the log, tell the gain of a near candidate with a tenth of the error and are right to first order: what follows a
+    slot is missing. So whole visits must support the candidate, too, and must not say that it is worse."""
+    slots = Gain.of(BY_IMPRESSION, unit, sides, selection, **options)
+    reads_visits = any(side.stateful for side in sides) or returns.NAME in sides[0].reward.weights
+    if not slots.carries_over and not reads_visits:
+        return slots, None
+    return slots, Gain.of(BY_VISIT, unit, sides, selection, **options)
+
+
+def visits_report(visits: Gain, alpha: float) -> VisitsReport:
+    """What whole visits say where slots decide: it passes where enough of them are effective, so that the candidate is
+    near what was logged, and they do not say that it is worse."""
+    difference, verdict, reasons = _judge(visits, Minus, alpha)
+    ess, upper = difference.ess or 0.0, difference.upper
+    near = ess >= max(diagnostics.LEAST_ESS, SUPPORTED * visits.estimates[0].n)
+    return {
+        "estimator": BY_VISIT, "estimate": difference.value, "lower": difference.lower, "upper": upper,
+        "ess": difference.ess, "verdict": verdict, "reasons": reasons,
+        "passed": near and (upper is None or upper >= 0),
+    }  # fmt: skip
 
 
 def _gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> Gain:
@@ -180,11 +236,11 @@ class Gain:
         """sides: the candidate and what serves, with one reward; log: the filter; progress: as of `LogReader`."""
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log)
         choice = estimates.estimators(request)
-        evaluation, (rows,), reader = estimates.prepare(unit, request, choice, selection, paired=sides)
-        reader.progress = progress
+        evaluation, (rows,), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)
+        log_reader.progress = progress
         if sides[0].reward is returns.REWARD:
             rows = ReturnUnit(**vars(rows), followed=returns.followed(unit))
-        partial = fold.total(rows, evaluation, reader)
+        partial = fold.total(rows, evaluation, log_reader)
         finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster)
         of_number = {number: each for (number, _), (each,) in finished.items()}
         # loggers count the same on both sides of the difference
@@ -246,9 +302,18 @@ def _refusals(gate: RouteGate) -> Iterator[str]:
     if lower is None or lower <= 0:
         gain = f"{_figure(gate['estimate'])} by {gate['estimator']}"
         yield f"its gain over {gate['against']}, {gain}, has the lower bound {_figure(lower)}, which is not above 0"
+    if (visits := gate["visits"]) is not None and not visits["passed"]:
+        yield visits_refusal(visits)
     for guard in gate["guards"]:
         if not guard["passed"]:
             yield _broken(guard)
+
+
+def visits_refusal(visits: VisitsReport) -> str:
+    """Why whole visits do not let a candidate pass."""
+    if visits["upper"] is not None and visits["upper"] < 0:
+        return f"whole visits say that it is worse: its gain by {BY_VISIT} is at most {_figure(visits['upper'])}"
+    return f"it is too far from what was logged: {_figure(visits['ess'])} effective visits"
 
 
 def _broken(guard: GuardReport) -> str:

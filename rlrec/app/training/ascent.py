@@ -19,7 +19,7 @@ from rlrec.policy import baseline, reinforce, returns
 from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.reinforce import Adam, GradientSums, LoggedSlates, Objective
 
-Z = 2.0  # epochs are compared by their gain less so many standard errors
+Z = 1.0  # epochs are compared by their gain less so many standard errors: the gate is there to be strict
 SMALLEST_RATE = 1 / 32  # of the step size: where a step of that size leaves what the log supports, the ascent ends
 
 
@@ -100,15 +100,31 @@ class TrainingResult:
 
 
 class Trainer:
-    """One training on the visits that teach."""
+    """One training on the visits that teach. later: the share of what follows a slot that counts for it, where slots
+    have weights of their own, see `_agreement`."""
 
-    def __init__(self, train: DatasetSplit, policy: Gradient, options: TrainingOptions) -> None:
-        self.policy, self.options = policy, options
+    def __init__(self, train: DatasetSplit, policy: Gradient, options: TrainingOptions, start: Parameters) -> None:
+        self.policy, self.options, self.start = policy, options, start
         self._potential = np.array([options.shaping.get(name, 0.0) for name in policy.names])
         self._prepare_baseline(train)
+        self._credit = 0.0, 1.0
+        self.later = self._agreement(train) if options.objective.by_slot else 1.0
+        self._credit = 1.0, self.later
         self._file = ArrayFile()  # what every epoch reads, computed once
         for rows in train.batches():
             self._file.add([to_arrays(slates) for slates in self.slates(rows)])
+
+    def _agreement(self, train: DatasetSplit) -> float:
+        """The part of the squared gradient of what follows slots that is no noise, between 0 and 1: the products of the
+        gradients of different batches have no noise on average. A slot's own reward has far less noise than all that
+        follows it: where batches do not agree on where that leads, it would only blur what the slots earn."""
+        total, squares, batches = reinforce.zero_sums(self.start).gradient, 0.0, 0
+        for rows in train.batches():
+            gradient = reinforce.sums(self.policy, self.start, self.slates(rows), self.options.objective).gradient
+            total = {name: values + gradient[name] for name, values in total.items()}
+            squares, batches = squares + reinforce.squared(gradient), batches + 1
+        square = reinforce.squared(total)
+        return max(0.0, (square - squares) / square * batches / (batches - 1)) if batches > 1 and square else 0.0
 
     def close(self) -> None:
         """Let the file of the decisions go."""
@@ -125,7 +141,7 @@ class Trainer:
                     more = baseline.value_sums(rows.x.astype(np.float64), gained, self._fold(rows))
                     sums = more if sums is None else sums + more
         self._mean = total / max(1, count)
-        self._by_position = _mean_by_position(train) if self.options.objective.by_slot else None
+        self.by_position = mean_by_position(train) if self.options.objective.by_slot else None
         self._value = None if sums is None else baseline.fit(sums)
 
     def slates(self, rows: VisitRows) -> Iterator[LoggedSlates]:
@@ -134,7 +150,9 @@ class Trainer:
         step = returns.steps(rows.start)
         scale: Array = np.power(self.options.gamma, step) if self.options.discounted else np.ones(len(step))
         gain = gained - self._baseline(rows, gained)
-        return grouped(rows, gain, gained, scale, slots=bool(self.options.top_k), by_position=self._by_position)
+        return grouped(
+            rows, gain, gained, scale, slots=bool(self.options.top_k), by_position=self.by_position, credit=self._credit
+        )
 
     def _fold(self, rows: VisitRows) -> Ids:
         """The cross-fitting fold of each decision, by the digest of its cluster."""
@@ -152,13 +170,12 @@ class Trainer:
             return baseline.rloo(gained, returns.steps(rows.start))
         return np.full(len(gained), self._mean)
 
-    def train(
-        self, start: Parameters, tune: HoldoutValue | None, *, progress: Callable[[Epoch], None] | None = None
-    ) -> TrainingResult:
-        """The ascent from some parameters. tune: the value on the tuning visits; None: there are none, and the last
-        epoch counts.
+    def train(self, tune: HoldoutValue | None, *, progress: Callable[[Epoch], None] | None = None) -> TrainingResult:
+        """The ascent from the start. tune: the value on the tuning visits; None: there are none, and the last epoch
+        counts.
 
         An epoch that leaves what the tuning visits support is taken back, and the next ones take half the step."""
+        start = self.start
         now, adam, rate = start, Adam.start(start), self.options.lr
         supported = tune is not None and tune.reference_ess >= tune.wanted_ess
         best, best_rank, best_parameters, curve = 0, (False, -np.inf), start, list[Epoch]()
@@ -232,26 +249,25 @@ def from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> LoggedSlates:
 
 
 def grouped(
-    rows: VisitRows, gain: Array, raw: Array, scale: Array, *, slots: bool = False, by_position: Array | None = None
-) -> Iterator[LoggedSlates]:
+    rows: VisitRows, gain: Array, raw: Array, scale: Array, *, slots: bool = False, by_position: Array | None = None,
+    credit: tuple[float, float] = (1.0, 1.0),
+) -> Iterator[LoggedSlates]:  # fmt: skip
     """Decisions as the gradient reads them. slots: every slot by itself: it earns its own reward, and what comes after
     its slate. by_position: mean rewards of positions, with which every slot, given those above, earns its own reward
-    and what comes after it, on its slate and later: those above are not to its credit."""
+    and what comes after it, on its slate and later: those above are not to its credit. credit: how much of each."""
     for block in blocks(rows):
         at = rows.first[block.rows][:, None] + np.arange(block.shown.shape[1])
-        logged, more, more_raw = rows.log_propensity[block.rows], np.zeros(1), np.zeros(1)
+        logged, of_gain, of_raw = rows.log_propensity[block.rows], gain[block.rows], raw[block.rows]
         if slots:
-            logged = rows.logged[at]
-            more = more_raw = rows.divided[at] - rows.reward[block.rows][:, None]
+            logged, more = rows.logged[at], rows.divided[at] - rows.reward[block.rows][:, None]
+            of_gain, of_raw = of_gain[:, None] + more, of_raw[:, None] + more
         elif by_position is not None:
-            logged, earned = rows.conditional[at], rows.earned[at]
-            more, more_raw = (_above(values) for values in (by_position[: at.shape[1]] - earned, -earned))
-        single = logged.ndim == 1
+            logged, earned, mean = rows.conditional[at], rows.earned[at], by_position[: at.shape[1]]
+            of_raw, itself = of_raw[:, None] - _above(earned), earned - mean
+            of_gain = credit[0] * itself + credit[1] * (of_gain[:, None] - _above(itself) - itself)
         yield LoggedSlates(
             state=block.state, arms=block.arms, described=block.described, shown=block.shown, log_propensity=logged,
-            gain=gain[block.rows] if single else gain[block.rows][:, None] + more,
-            raw=raw[block.rows] if single else raw[block.rows][:, None] + more_raw, scale=scale[block.rows],
-            eligible=block.eligible,
+            gain=of_gain, raw=of_raw, scale=scale[block.rows], eligible=block.eligible,
         )  # fmt: skip
 
 
@@ -260,7 +276,7 @@ def _above(values: Array) -> Array:
     return np.cumsum(values, axis=1) - values
 
 
-def _mean_by_position(split: DatasetSplit) -> Array:
+def mean_by_position(split: DatasetSplit) -> Array:
     """Mean reward of each position of slates, (positions,)."""
     total = np.zeros((2, 1))
     for rows in split.batches():

@@ -15,7 +15,7 @@ from rlrec.app.evaluation.fixed_loggers import FixedLoggers, LoggersMet
 from rlrec.app.evaluation.log_rows import clusters
 from rlrec.app.log import ended_visits, stored_contexts
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
-from rlrec.app.log.splits import GATE, owner_splits
+from rlrec.app.log.splits import GATE, TRAIN, TUNE, owner_splits
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.app.training.holdout_value import ESTIMATOR
 from rlrec.arrays import Flags, Ids, distinct, take
@@ -98,9 +98,11 @@ class DatasetWriter:
         self._catalogues: dict[int, Catalogue] = {}  # by epoch
 
     def write(
-        self, selection: Selection, cutoff: Cutoff, *, since: int = -1, progress: Callable[[], None] | None = None
-    ) -> WriteReport:
-        """Write what of the selected log can be used. since: visits that could not be used at this time are new."""
+        self, selection: Selection, cutoff: Cutoff, *, since: int = -1, judged_from: int = 0,
+        progress: Callable[[], None] | None = None,
+    ) -> WriteReport:  # fmt: skip
+        """Write what of the selected log can be used. since: visits that could not be used at this time are new.
+        judged_from: decision from which on visits choose the epoch and are the gate's; earlier ones can only teach."""
         extent = reader.extent(self.unit, selection)
         self._loggers = FixedLoggers.of(self.unit, selection, extent)
         self._most = self._most_loggers(extent.steps)
@@ -122,9 +124,10 @@ class DatasetWriter:
             usable = recorded & same & short
             visits, names = visits.take(usable), names.take(usable)
             if len(visits):
-                taught = names.split != GATE
-                self._add(visits.take(taught), names.take(taught))
-                total["gate"] += int((~taught).sum())
+                later = visits.slots["decision_id"][visits.begins] >= judged_from
+                written = (names.split == TRAIN) | (names.split == TUNE) & later
+                self._add(visits.take(written), names.take(written))
+                total["gate"] += int(((names.split == GATE) & later).sum())
                 total["visits"] += len(visits)
                 total["slots"] += int(visits.first[-1])
                 total["new"] += int((visits.mature_from > since).sum())

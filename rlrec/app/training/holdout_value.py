@@ -56,28 +56,52 @@ class HoldoutValue:
 
     def __init__(
         self, split: DatasetSplit, policy: Gradient, reference: Parameters, *, gamma: float, values: ReturnModel,
-        most: int | None = None, gate: int | None = None,
+        most: int | None = None, gate: int | None = None, by_position: Array | None = None,
     ) -> None:  # fmt: skip
         """reference: what others are compared with. most: the first visits alone, at most so many. gate: visits of the
-        gate that will judge after it; None: as many as these."""
+        gate that will judge after it; None: as many as these. by_position: mean rewards of positions where slots are
+        judged by themselves."""
         self.split, self.policy, self.reference, self.values, self.most = split, policy, reference, values, most
+        self.by_position = by_position
         estimators = ope.parse(ESTIMATOR).sessions
         self.fold = SessionFold(estimators=estimators, gamma=gamma, horizon=split.longest, spanning=split.spanning)
         self._of_reference = self.partials(reference)
+        if by_position is not None:
+            self._slots_of_reference = self._slot_values(reference)
+            clusters = np.concatenate([rows.cluster for rows in split.batches(most)])
+            self._cluster = np.unique(clusters, return_inverse=True)[1]
         visits = float(sum(partial.end.rows for partial in self._of_reference.values()))
         self.wanted_ess = MARGIN * max(LEAST_ESS * visits / (gate or visits), SUPPORTED * visits)
         self.reference_ess = self._estimate(self._of_reference).ess or 0.0
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
-        """Figures of a point of the learning curve; the bounds of the gain lie z standard errors away."""
+        """Figures of a point of the learning curve; the bounds of the gain lie z standard errors away. Where slots are
+        judged by themselves the gain is `slot_gain`: it is right to first order while whole visits support it, and has
+        a tenth of the error."""
         partial, (entropy, kl) = self.partials(parameters), self._entropy_and_divergence(parameters)
-        estimate, gain = self._estimate(partial), self.difference(partial, alpha=0.025, replicates=FEW)
-        error = gain.std_error
+        estimate = self._estimate(partial)
+        if self.by_position is None:
+            paired = self.difference(partial, alpha=0.025, replicates=FEW)
+            gain, error = paired.value, paired.std_error
+        else:
+            gain, error = self.slot_gain(parameters)
         return {
-            "value": estimate.value, "gain": gain.value, "ess": estimate.ess, "entropy": entropy, "kl": kl,
-            "lower": None if error is None or gain.value is None else gain.value - z * error,
-            "upper": None if error is None or gain.value is None else gain.value + z * error,
+            "value": estimate.value, "gain": gain, "ess": estimate.ess, "entropy": entropy, "kl": kl,
+            "lower": None if error is None or gain is None else gain - z * error,
+            "upper": None if error is None or gain is None else gain + z * error,
         }  # fmt: skip
+
+    def slot_gain(self, parameters: Parameters) -> tuple[float | None, float | None]:
+        """What slots earn a visit under the parameters less that under the reference, in the states of the log, and its
+        standard error over clusters: sum over slots of the difference of the weights x (reward - mean of the position).
+        """
+        gain = self._slot_values(parameters) - self._slots_of_reference
+        of_cluster = np.bincount(self._cluster, gain)
+        visits = np.bincount(self._cluster)
+        mean = float(gain.mean())
+        if len(visits) < 2:
+            return mean, None
+        return mean, float(np.sqrt(((of_cluster - mean * visits) ** 2).sum())) / len(gain)
 
     def difference(self, partials: ByStratum, **options: Any) -> PairedDifference:
         """The value by these sums less that of the reference, where loggers count the same. options: of `compare`."""
@@ -101,34 +125,52 @@ class HoldoutValue:
         return partials
 
     def _batch(self, rows: VisitRows, parameters: Parameters) -> VisitBatch:
-        decisions, log_joint = _decisions(rows), np.empty(len(rows.eligible))
-        expected = self.values.expected(decisions, self._distributions(rows, parameters, log_joint))
+        decisions, log_slots = _decisions(rows), np.empty(len(rows.shown))
+        expected = self.values.expected(decisions, self._distributions(rows, parameters, log_slots))
+        log_joint = np.add.reduceat(log_slots, rows.first[:-1])
         return VisitBatch(
             start=rows.start, reward=rows.reward, log_ratio=log_joint - rows.log_propensity, cluster=rows.cluster,
             predicted=self.values.predicted(decisions), expected=expected, largest=-rows.lowest,
             default=rows.default > 0,
         )  # fmt: skip
 
-    def _distributions(self, rows: VisitRows, parameters: Parameters, log_joint: Array) -> Iterator[TargetSlates]:
-        """The distributions of the parameters, portion by portion; the log probability of the slates that were shown is
-        written into log_joint."""
+    def _distributions(self, rows: VisitRows, parameters: Parameters, log_slots: Array) -> Iterator[TargetSlates]:
+        """The distributions of the parameters, portion by portion; the log probability of each slot that was shown,
+        given those above, is written into log_slots."""
         for block in self._portions(rows):
             score, at, shown = self._score(parameters, block), block.rows, block.shown
             probability = reinforce.probabilities(score, block.eligible, **self._served)
             if shown.shape[1] == 1:
                 with np.errstate(divide="ignore"):
-                    log_joint[at] = np.log(probability[np.arange(len(at)), shown[:, 0]])
+                    log_shown = np.log(probability[np.arange(len(at)), shown[:, 0]])[:, None]
             else:
-                log_joint[at] = reinforce.log_joint(score, shown, block.eligible, **self._served)
+                log_shown = reinforce.log_conditionals(score, shown, block.eligible, **self._served)
+            log_slots[rows.first[at][:, None] + np.arange(shown.shape[1])] = log_shown
             cases = np.arange(len(at))
-            yield TargetSlates(rows=at, log_slate=log_joint[at], arms=block.arms, share=probability, case=cases)
+            yield TargetSlates(rows=at, log_slate=log_shown.sum(axis=1), arms=block.arms, share=probability, case=cases)
 
     def log_slates(self, rows: VisitRows, parameters: Parameters) -> Array:
         """Log of the probability of the slates of some visits under the parameters, (n,)."""
-        log_joint = np.empty(len(rows.eligible))
-        for _ in self._distributions(rows, parameters, log_joint):
+        log_slots = np.empty(len(rows.shown))
+        for _ in self._distributions(rows, parameters, log_slots):
             pass
-        return log_joint
+        return np.add.reduceat(log_slots, rows.first[:-1])
+
+    def _slot_values(self, parameters: Parameters) -> Array:
+        """Sums over the slots of each visit of weight x (reward - mean of the position), (visits,)."""
+        assert self.by_position is not None
+        values = []
+        for rows in self.split.batches(self.most):
+            log_slots = np.empty(len(rows.shown))
+            for _ in self._distributions(rows, parameters, log_slots):
+                pass
+            position = np.arange(len(rows.shown)) - np.repeat(rows.first[:-1], rows.size)
+            mean = self.by_position[np.minimum(position, len(self.by_position) - 1)]
+            weighed = np.exp(np.minimum(log_slots - rows.conditional, reinforce.HIGHEST)) * (rows.earned - mean)
+            step = np.arange(len(rows.size)) - np.repeat(rows.start[:-1], rows.length)
+            of_decision = np.add.reduceat(weighed, rows.first[:-1]) * self.fold.gamma**step
+            values.append(np.add.reduceat(of_decision, rows.start[:-1]))
+        return np.concatenate(values)
 
     def _portions(self, rows: VisitRows) -> Iterator[DecisionBlock]:
         for block in blocks(rows):
