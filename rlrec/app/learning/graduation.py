@@ -31,6 +31,7 @@ PAGES = 5_000  # slates that the fit draws, and as many again by which the KL is
 CELLS = 20_000_000  # scores of a fit to all arms of position 1; beyond it arms are drawn, too
 START = 0.01  # arms on a slate, spread over all arms, in the scores that a fit begins with
 TINY = 1e-300
+LEAST = 0.02  # floor of a copy, unless another one is named
 
 
 def source(unit: Unit, reference: str) -> Version:
@@ -49,12 +50,13 @@ def source(unit: Unit, reference: str) -> Version:
 
 
 def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of the trained policy: those typed, and the exploration of the version that is copied."""
+    """The parameters of the trained policy: those typed, and the exploration of the version that is copied, or LEAST
+    where that is less: what is hardly ever shown teaches nothing."""
     if "floor" in typed:
         return dict(typed)
     explored = designs.policy_of(version).exploration
     if not isinstance(explored, tuple):
-        return {**typed, "floor": round(explored, 12)}
+        return {**typed, "floor": round(max(explored, LEAST), 12)}
     if explored[-1]:
         raise InputError(
             f"{version.policy.name} explores differently by position", hint="name a floor: --param floor=0.05"
