@@ -37,7 +37,7 @@ from rlrec.policy.gradient import Parameters
 from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, bulk, policies, settings
 from rlrec.store.beliefs import ArmWeights
-from rlrec.store.reader import Selection, longest_slate
+from rlrec.store.reader import Selection, extent
 from rlrec.times import DAY_US
 
 KIND = "gradient"
@@ -316,7 +316,7 @@ class _TrainingRun:
             serving = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)
             sides = [targets.trained(unit, candidate, weights), *serving]
             options: dict[str, Any] = {"gamma": self.request.gamma, "progress": self.lease.renew}
-            if longest_slate(unit, of_split) > 1 and self.request.weights == SLOT:
+            if extent(unit, of_split).positions > 1 and self.request.weights == SLOT:
                 gain, visits = page_gains(unit, sides, of_split, **options)
             else:
                 gain, visits = Gain.of(BY_VISIT, unit, sides, of_split, **options), None

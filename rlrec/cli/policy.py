@@ -81,7 +81,7 @@ def _pair(name: str, value: Any) -> str:
 )  # fmt: skip
 @click.option(
     "--from-policy", metavar="NAME[@V]",
-    help="For kind gradient: start as close as it can to what this bandit serves now, with its floor.",
+    help="For kind gradient: start as close as it can to what this bandit serves now, with its floor, at least 0.02.",
 )  # fmt: skip
 @stored
 @rehearsable

@@ -102,10 +102,11 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     The gate of --require (with guards, say --guard return:-2%) compares the two on the 20 % of the users that no
     training reads: a paired difference of the same visits. It judges by `wdr` (whole visits) where one of them reads
     the state of a visit, where rewards depend on what the visit has seen before, or where they weigh returns; else by
-    `dr` (impressions). `lower` is wrong with probability `alpha`: all looks of a year together with 5 %, the j-th with
-    0.05 x 6 / (pi^2 j^2), also those that refuse; the same look at the same rows again spends nothing. It refuses what
-    the log cannot tell, a candidate that has learned from these visits, and a log that lacks propensities. A guard
-    holds if the lower bound of its relative difference is above the limit. `return` needs no definition: it is the
+    `dr` (impressions). Pages it judges slot by slot, by `dr` in the states of the log; where the above holds, whole
+    visits must support the candidate, too, and must not say that it is worse (`visits`). `lower` is wrong with
+    probability `alpha`: all looks of a year together with 5 %, the j-th with 0.05 x 6 / (pi^2 j^2), also those that
+    refuse; the same look at the same rows again spends nothing. It refuses what the log cannot tell, a candidate that
+    has learned from these visits, and a log that lacks propensities. A guard holds if the lower bound of its relative difference is above the limit. `return` needs no definition: it is the
     share of visits that the same user follows by another one within 7 days.
     """
     from rlrec.app import route as use_case

@@ -46,8 +46,9 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
 @click.option(
     "--weights", default="auto", show_default=True, metavar="auto|slot|slate",
     help="How slates of several positions are weighed: by their joint probability (slate), or slot by slot, each given "
-    "those above (slot). auto: by slot where rewards add over positions, or the log leaves less than half of the joint "
-    "weights effective; by slate where pages earn as a whole.",
+    "those above (slot). A slot earns its own reward, and of what follows it as much as batches of visits agree on. auto: "
+    "by slot where slots earn at least a tenth of the rewards, or the log leaves less than half of the joint weights "
+    "effective; else by slate.",
 )  # fmt: skip
 @click.option(
     "--top-k", type=Integer(0, 1_000), default=0, show_default=True, metavar="K",
@@ -95,8 +96,10 @@ def train_pg(store: Store, show: Show, reference: str, shapings: Sequence[tuple[
     One run is one step of policy improvement over the policies that logged, since later rewards in the log depend on
     THEIR later decisions. Log, train, promote, and log again to get further.
 
-    The gate's `estimate` is the new version's return of a session above that of the live one (estimator wdr, on the
-    same visits, with a model of returns fitted on those that train: `evaluate` fits its own, and differs a little);
+    The gate's `estimate` is the new version's value above that of the live one, as `evaluate --log split=gate` has
+    them: of a visit (estimator wdr), or where slots are weighed of a slot, in the states of the log (dr). Then whole
+    visits must support the new version, too, and must not say that it is worse (`visits`). The visits of the bandit
+    that the live version is a copy of teach, but neither choose nor judge, once it has enough of its own.
     `lower` is a bound that is wrong with probability `alpha`. All runs of a year together are wrong with 5 %: the j-th
     has alpha = 0.05 x 6 / (pi^2 j^2). Every run uses the gate; if-better does only where the 20 % for tuning show a
     gain. Where every epoch is worse than the start, the best one still makes a version, which `--promote always` makes

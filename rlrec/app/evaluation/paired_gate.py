@@ -56,14 +56,14 @@ GuardReport = TypedDict("GuardReport", {
     "guard": str, "least": float, "estimator": str, "value": float | None, "lower": float | None, "verdict": str,
     "reasons": list[str], "passed": bool,
 })  # fmt: skip
-# A look of the gate. against: what serves; candidate: its number in this year; alpha: the probability of error at this
-# look; n: impressions or visits that both were judged by; since_decision: the first one, where earlier ones taught the
-# candidate.
 # The same difference by whole visits, where slots were judged by themselves.
 VisitsReport = TypedDict("VisitsReport", {
     "estimator": str, "estimate": float | None, "lower": float | None, "upper": float | None, "ess": float | None,
     "verdict": str, "reasons": list[str], "passed": bool,
 })  # fmt: skip
+# A look of the gate. against: what serves; candidate: its number in this year; alpha: the probability of error at this
+# look; n: impressions or visits that both were judged by; since_decision: the first one, where earlier ones taught the
+# candidate.
 RouteGate = TypedDict("RouteGate", {
     "estimator": str, "reward": str, "against": str, "candidate": int, "alpha": float, "value": float | None,
     "live_value": float | None, "estimate": float | None, "std_error": float | None, "lower": float | None,
@@ -148,7 +148,7 @@ def unlearned(unit: Unit, selection: Selection, serving: str) -> Selection:
 
 def _gains(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> tuple[Gain, Gain | None]:
     """The gain that decides, and that of whole visits where slots decide."""
-    if reader.longest_slate(unit, selection) < 2:
+    if reader.extent(unit, selection).positions < 2:
         return _gain(unit, options, selection, reward), None
     resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
     sides = [replace(side, reward=reward) for side in resolved]
@@ -161,8 +161,11 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
 
     The weights of all slots of a visit together leave next to no effective visits. Slots by themselves, in the states
     of the log, tell the gain of a near candidate with a tenth of the error and are right to first order: what follows a
-    slot is missing. So whole visits must support the candidate, too, and must not say that it is worse."""
+    slot is missing. So whole visits must support the candidate, too, and must not say that it is worse. Where slots
+    earn nothing, and pages do, whole visits decide."""
     slots = Gain.of(BY_IMPRESSION, unit, sides, selection, **options)
+    if not any(estimate.value for estimate in slots.estimates):
+        return Gain.of(BY_VISIT, unit, sides, selection, **options), None
     reads_visits = any(side.stateful for side in sides) or returns.NAME in sides[0].reward.weights
     if not slots.carries_over and not reads_visits:
         return slots, None
