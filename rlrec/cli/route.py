@@ -106,8 +106,9 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     visits must support the candidate, too, and must not say that it is worse (`visits`). `lower` is wrong with
     probability `alpha`: all looks of a year together with 5 %, the j-th with 0.05 x 6 / (pi^2 j^2), also those that
     refuse; the same look at the same rows again spends nothing. It refuses what the log cannot tell, a candidate that
-    has learned from these visits, and a log that lacks propensities. A guard holds if the lower bound of its relative difference is above the limit. `return` needs no definition: it is the
-    share of visits that the same user follows by another one within 7 days.
+    has learned from these visits, and a log that lacks propensities. A guard holds if the lower bound of its relative
+    difference is above the limit. `return` needs no definition: it is the share of visits that the same user follows by
+    another one within 7 days.
     """
     from rlrec.app import route as use_case
 

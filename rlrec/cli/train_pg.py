@@ -46,9 +46,9 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
 @click.option(
     "--weights", default="auto", show_default=True, metavar="auto|slot|slate",
     help="How slates of several positions are weighed: by their joint probability (slate), or slot by slot, each given "
-    "those above (slot). A slot earns its own reward, and of what follows it as much as batches of visits agree on. auto: "
-    "by slot where slots earn at least a tenth of the rewards, or the log leaves less than half of the joint weights "
-    "effective; else by slate.",
+    "those above (slot). A slot earns its own reward, and of what follows it as much as batches of visits agree on. "
+    "auto: by slot where slots earn at least a tenth of the rewards, or the log leaves less than half of the joint "
+    "weights effective; else by slate.",
 )  # fmt: skip
 @click.option(
     "--top-k", type=Integer(0, 1_000), default=0, show_default=True, metavar="K",
