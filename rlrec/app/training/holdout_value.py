@@ -92,9 +92,9 @@ class HoldoutValue:
         }  # fmt: skip
 
     def slot_gain(self, parameters: Parameters) -> tuple[float | None, float | None]:
-        """What slots earn a visit under the parameters less that under the reference, in the states of the log, and its
-        standard error over clusters: sum over slots of the difference of the weights x (reward - mean of the position).
-        """
+        """The gain of a visit from its slots, under the parameters over the reference in the states of the log, and its
+        standard error over clusters: the sum over slots of the difference of the weights x (reward - mean of the
+        position)."""
         gain = self._slot_values(parameters) - self._slots_of_reference
         of_cluster = np.bincount(self._cluster, gain)
         visits = np.bincount(self._cluster)
