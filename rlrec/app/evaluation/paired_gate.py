@@ -173,7 +173,7 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
 
 
 def visits_report(visits: Gain, alpha: float) -> VisitsReport:
-    """The report of whole visits where slots decide: it passes where enough of them are effective, so that the candidate
+    """The report of whole visits where slots decide: it passes where enough of them are effective, so the candidate
     is near what was logged, and they do not say that it is worse."""
     difference, verdict, reasons = _judge(visits, Minus, alpha)
     ess, upper = difference.ess or 0.0, difference.upper
