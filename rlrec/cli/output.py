@@ -26,10 +26,11 @@ PAUSE_S = 0.2
 
 
 class Show:
-    """Writes results in the format that the user asked for. plain: without colour."""
+    """Writes results in the format that the user asked for. plain: without colour; typed: the format stands on the
+    command line."""
 
-    def __init__(self, form: str, *, plain: bool = False) -> None:
-        self.format = form
+    def __init__(self, form: str, *, plain: bool = False, typed: bool = True) -> None:
+        self.format, self.typed = form, typed
         self.before: Callable[[], None] = lambda: None  # takes a line of progress away
         self.screen = Screen.of(sys.stdout, plain=plain) if form == "table" else Screen()
 
@@ -78,7 +79,7 @@ class Show:
 
     def stream(self, groups: Iterable[Iterable[Any]]) -> None:
         """Write the answers to a stream, one JSON object a line whatever the format, each group at once."""
-        if self.format == "csv":
+        if self.format == "csv" and self.typed:
             raise click.UsageError("a stream is answered in ndjson, not in csv")
         from rlrec.cli import plain
 

@@ -194,12 +194,12 @@ def printed(command: Command) -> Command:
     @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
     @wraps(command)
     def run(*args: Any, form: str, as_json: bool, **kwargs: Any) -> Any:
-        source = click.get_current_context().get_parameter_source("form")
-        if as_json and form != "json" and source is click.core.ParameterSource.COMMANDLINE:
+        typed = click.get_current_context().get_parameter_source("form") is click.core.ParameterSource.COMMANDLINE
+        if as_json and form != "json" and typed:
             raise click.UsageError(f"--json and --format {form} contradict each other")
         form = "json" if as_json else "ndjson" if form == JSONL else form
         settings().format = form
-        show = Show(form, plain=settings().no_color)
+        show = Show(form, plain=settings().no_color, typed=typed)
         return command(*args, show=show, **kwargs)
 
     return run

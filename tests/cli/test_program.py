@@ -294,6 +294,12 @@ def test_one_variable_is_the_format_of_all_commands(run: Run) -> None:
     assert "(from RLREC_FORMAT)" in run("echo", RLREC_FORMAT="yaml").stderr
 
 
+def test_a_stream_has_one_format(run: Run) -> None:
+    stdin = '{"n": 1}\n'
+    assert run("answer", "--input", "-", stdin=stdin, RLREC_FORMAT="csv").stdout == '{"line":1}\n'
+    assert "not in csv" in run("answer", "--input", "-", "--format", "csv", stdin=stdin).stderr
+
+
 def test_jsonl_is_ndjson(run: Run) -> None:
     assert run("many", "--format", "jsonl").stdout == run("many", "--format", "ndjson").stdout
 
