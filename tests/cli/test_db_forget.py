@@ -106,6 +106,26 @@ def test_a_log_that_faded_is_forgotten_as_it_faded(healthy: str) -> None:  # noq
     assert run("--now", LATE, "doctor").exit_code == 0
 
 
+@BOTH
+def test_a_retired_belief_forgets_what_it_held_when_it_ended(healthy: str) -> None:  # noqa: F811
+    """It equals one that was frozen at that moment, whatever has come in since."""
+    run = runner(healthy)
+    numbers = [row[0] for row in sql(healthy, "SELECT id FROM decision WHERE policy_id = 4 ORDER BY id")]
+    at(run, "policy", "rebuild", "greedy")
+    at(run, "policy", "promote", "greedy@2")
+    at(run, "policy", "freeze", "greedy@1")
+    at(run, "policy", "retire", "greedy@1")
+    for n, number in enumerate(numbers[:20]):
+        at(run, "feedback", number, "click", "--position", 1)
+        at(run, "recommend", "--policy", "greedy", "--session", f"later{n}", "--user", f"u{n % 4}")
+    for user in ("u1", "u0", "u2"):
+        at(run, "db", "forget", "--user", user, "--yes")
+        frozen, retired = (at(run, "policy", "show", f"greedy@{number}")["arms"] for number in (3, 1))
+        sums = [(arm["pulls"], arm["reward_sum"]) for arm in frozen]
+        assert sum(pulls for pulls, _ in sums) > 1
+        assert [(arm["pulls"], arm["reward_sum"]) for arm in retired] == sums
+
+
 def _pulls(db: str, policy: str, number: int) -> list[float]:
     """The pulls of a belief that fades by 0.9, after 6 decisions, by arm."""
     joined = "belief b JOIN version v ON v.id = b.version_id JOIN policy p ON p.id = v.policy_id"
