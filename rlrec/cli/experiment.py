@@ -27,6 +27,7 @@ UNIT_DIFFERENCE = {  # column of a csv: key of a difference in reward per unit
     "unit_difference": "value", "unit_difference_lower": "lower", "unit_difference_upper": "upper",
     "unit_p_value": "p_value",
 }  # fmt: skip
+SURE = {"lower": 1, "upper": -1}  # sign of the bound of a sure gain, and of a sure loss
 _NO_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
 DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
@@ -144,23 +145,29 @@ def show_(store: Store, show: Show, name: str, rewards: Sequence[str], level: fl
 
 
 def _sentence(result: VariantComparison) -> str:
-    """The conclusion from the first reward per unit, or from the credit of teams, in plain words."""
+    """The conclusion from each reward per unit, with its reasons, or from the credit of teams, in plain words."""
     if _alarm(result["sample_ratio"]["p_value"], "!"):
         return f"The split of {result['experiment']} is not as defined: do not trust its differences."
-    rows: list[Mapping[str, Any]] = [row for row in reversed(result["unit_differences"]) if _is_earned(row)]
-    by_variant = {row["group"]: row for row in rows} or {row["variant"]: row for row in result["differences"]}
-    unit = result["unit"] if rows else "decision"
-    return "; ".join(_comparison(*pair, unit=unit) for pair in by_variant.items()) or "There is nothing to compare."
+    rows: list[Mapping[str, Any]] = [row for row in result["unit_differences"] if _is_earned(row)]
+    several = len({row["reward"] for row in rows}) > 1
+    texts = [_comparison(row["group"], row, unit=result["unit"], several=several) for row in rows]
+    if not rows:
+        texts = [_comparison(row["variant"], row, unit="decision") for row in result["differences"]]
+    gains, losses = ({row["group"] for row in rows if (row[bound] or 0.0) * sign > 0} for bound, sign in SURE.items())
+    texts += ["the rewards disagree: decide by the one that you want"] if gains & losses else []
+    return "; ".join(texts) or "There is nothing to compare."
 
 
-def _comparison(variant: str, row: Mapping[str, Any], *, unit: str) -> str:
+def _comparison(variant: str, row: Mapping[str, Any], *, unit: str, several: bool = False) -> str:
     against, low, high = row["against"], row["lower"], row["upper"]
+    by, reasons = f" by {row['reward']}" if several else "", ", ".join(row.get("reasons", ()))
     if row["value"] is None or low is None or high is None:
-        return f"{variant} and {against} cannot be compared yet"
+        return f"{variant} and {against} cannot be compared yet{by}{f' ({reasons})' if reasons else ''}"
     word = "surely more" if low > 0 else "surely less" if high < 0 else "not surely more or less"
     relative = f"{100 * row['relative']:+.1f} %, " if row.get("relative") is not None else ""
     young = " so far" if "young-units" in row.get("reasons", ()) else ""
-    return f"{variant} earns {word} per {unit} than {against}{young} ({relative}{cell(low)} to {cell(high)})"
+    figures = f"{relative}{cell(low)} to {cell(high)}{f', {reasons}' if reasons else ''}"
+    return f"{variant} earns {word} per {unit} than {against}{by}{young} ({figures})"
 
 
 def _flat(result: VariantComparison) -> list[dict[str, Any]]:

@@ -286,6 +286,19 @@ def test_every_reward_leads_with_its_difference_per_unit(sqlite_db: str) -> None
     assert run(*words, "--reward", "loyal").exit_code == 2
 
 
+def test_the_conclusion_speaks_of_every_reward_per_unit(sqlite_db: str) -> None:
+    """`b` brings users back and has fewer clicks a decision; decisions that cost 3 each turn the comparison."""
+    run = filled(sqlite_db, bring_back)
+    run("reward", "define", "costly", "click=1", "--default", "-3")
+    words = ("--now", LATER, "experiment", "show", "ab", "--reward", "default")
+    single, both = run(*words).stderr, run(*words, "--reward", "costly").stderr
+    assert "b earns surely more per user than a (+" in single
+    assert "disagree" not in single
+    assert "b earns surely more per user than a by default" in both
+    assert "b earns surely less per user than a by costly" in both
+    assert "the rewards disagree" in both
+
+
 def test_an_interleaved_experiment_has_no_outcomes_per_unit(ready_sqlite: Any) -> None:
     for name in ("other", "third"):
         ready_sqlite("policy", "create", name, "--kind", "uniform")
