@@ -97,6 +97,11 @@ def test_no_largest_weight_is_the_limit_of_a_large_weight() -> None:
     assert large == pytest.approx(none, rel=1e-6)
 
 
+def test_weights_whose_products_outgrow_the_numbers_have_no_bound() -> None:
+    sums = WeightSums(n=3, w=1e100, w2=1e200, wr=1e100, w2r=1e200, w2r2=1e200)
+    assert cressie_read(sums, largest=1e100, reward=(0.0, 1.0), level=0.95) == (-np.inf, np.inf)
+
+
 def test_cressie_read_without_a_range_of_rewards_has_no_bound() -> None:
     (estimate,) = judged(drawn(0)[0], "ips", interval="cressie-read", reward_range=(0.0, np.inf))
     assert estimate.lower is not None
