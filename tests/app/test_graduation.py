@@ -56,6 +56,12 @@ def test_a_floor_that_is_given_counts_and_the_kl_says_what_it_costs(run_sqlite: 
     assert answer["kl"] > 0.01
 
 
+def test_a_copy_explores_where_its_bandit_does_not(run_sqlite: Run) -> None:
+    run_sqlite("policy", "create", "ts", "--kind", "thompson")
+    run_sqlite("simulate", "bernoulli", "--policy", "ts", "--sessions", "100", "--seed", "1")
+    assert graduated(run_sqlite)["params"]["floor"] == 0.02
+
+
 def test_a_bandit_that_reads_contexts_is_copied_with_its_features(run_sqlite: Run) -> None:
     taught(run_sqlite, "softmax", "contextual")
     assert graduated(run_sqlite)["kl"] < 1e-4
@@ -82,7 +88,7 @@ def test_version_1_earns_on_pages_what_the_bandit_earns(sqlite_db: str) -> None:
     run = runner(sqlite_db)
     run("policy", "create", "ts", "--kind", "thompson")
     run("simulate", "shop", "--policy", "ts", "--sessions", "600", "--group", "100", "-k", "5", "--seed", "1")
-    assert graduated(run)["kl"] < 0.3
+    assert graduated(run, "--param", "floor=0")["kl"] < 0.3
     with closing(Store(sqlite_db)) as store, store.read() as unit:
         policies = [played(unit, name) for name in ("ts", "pg")]
     bandit, copy = (shops.play(Shop(), policy, positions=5, visitors=3_000, seed=2).clicks for policy in policies)

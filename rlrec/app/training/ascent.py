@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,30 +101,22 @@ class TrainingResult:
 
 class Trainer:
     """One training on the visits that teach. later: the share of what follows a slot that counts for it, where slots
-    have weights of their own, see `_agreement`."""
+    have weights of their own, see `agreement`."""
 
     def __init__(self, train: DatasetSplit, policy: Gradient, options: TrainingOptions, start: Parameters) -> None:
         self.policy, self.options, self.start = policy, options, start
         self._potential = np.array([options.shaping.get(name, 0.0) for name in policy.names])
         self._prepare_baseline(train)
         self._credit = 0.0, 1.0
-        self.later = self._agreement(train) if options.objective.by_slot else 1.0
+        self.later = agreement(map(self._gradient, train.batches())) if options.objective.by_slot else 1.0
         self._credit = 1.0, self.later
         self._file = ArrayFile()  # what every epoch reads, computed once
         for rows in train.batches():
             self._file.add([to_arrays(slates) for slates in self.slates(rows)])
 
-    def _agreement(self, train: DatasetSplit) -> float:
-        """The part of the squared gradient of what follows slots that is no noise, between 0 and 1: the products of the
-        gradients of different batches have no noise on average. A slot's own reward has far less noise than all that
-        follows it: where batches do not agree on where that leads, it would only blur what the slots earn."""
-        total, squares, batches = reinforce.zero_sums(self.start).gradient, 0.0, 0
-        for rows in train.batches():
-            gradient = reinforce.sums(self.policy, self.start, self.slates(rows), self.options.objective).gradient
-            total = {name: values + gradient[name] for name, values in total.items()}
-            squares, batches = squares + reinforce.squared(gradient), batches + 1
-        square = reinforce.squared(total)
-        return max(0.0, (square - squares) / square * batches / (batches - 1)) if batches > 1 and square else 0.0
+    def _gradient(self, rows: VisitRows) -> Parameters:
+        """The gradient of some visits at the start."""
+        return reinforce.sums(self.policy, self.start, self.slates(rows), self.options.objective).gradient
 
     def close(self) -> None:
         """Let the file of the decisions go."""
@@ -213,6 +205,18 @@ class Trainer:
             now, adam = adam.step(now, sums.mean, rate=rate)
             total = total + sums
         return now, adam, total
+
+
+def agreement(gradients: Iterable[Parameters]) -> float:
+    """The part of the squared sum of the gradients of batches that is no noise, between 0 and 1: products of different
+    batches have no noise on average; 0 of one batch. What follows a slot has far more noise than its own reward: where
+    batches do not agree on where that leads, it would only blur what slots earn."""
+    total, squares, batches = Parameters(), 0.0, 0
+    for gradient in gradients:
+        total = {name: values + total.get(name, 0.0) for name, values in gradient.items()}
+        squares, batches = squares + reinforce.squared(gradient), batches + 1
+    square = reinforce.squared(total)
+    return max(0.0, (square - squares) / square * batches / (batches - 1)) if batches > 1 and square else 0.0
 
 
 def _point(epoch: int, now: Parameters, sums: GradientSums, tune: HoldoutValue | None, rate: float) -> Epoch:

@@ -1,0 +1,78 @@
+"""Pages that are trained and judged slot by slot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.app.training.ascent import agreement
+from tests.app import trained
+from tests.conftest import Run
+
+LATER = ("--now", "2026-03-01T00:00:00Z")
+RATES = [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+
+
+def pages(run: Run, *, sessions: int = 900) -> None:
+    """A store with the log of a uniform policy `pg`: visits of six pages of three."""
+    run("policy", "create", "pg", "--kind", "gradient", "--param", "floor=0.1")
+    rates = "rates=" + ",".join(map(str, RATES))
+    options = ("--sessions", sessions, "--group", 300, "--seed", 1)
+    run("simulate", "pbm", "--policy", "pg", "-k", 3, "--steps", 6, *options, "--env", rates)
+
+
+def test_batches_that_agree_count_whole_and_noise_counts_next_to_nothing() -> None:
+    """By sums of 100 seeded draws: the standard error of the second mean is .01."""
+    rng = np.random.default_rng(1)
+    signal = {"bias": np.ones(50)}
+    assert agreement([signal] * 8) == pytest.approx(1.0)
+    noise = [agreement({"bias": rng.normal(size=50)} for _ in range(8)) for _ in range(100)]
+    assert np.mean(noise) < 0.15
+    half = [agreement({"bias": 0.35 + rng.normal(size=50)} for _ in range(8)) for _ in range(100)]
+    assert np.mean(half) == pytest.approx(0.5, abs=0.08)
+    assert agreement([signal]) == agreement([signal, {"bias": -np.ones(50)}]) == 0.0
+
+
+def gate(run: Run, db: str, bias: list[float]) -> Any:
+    """The look of the gate of a route at a version with these scores."""
+    trained.version(db, "pg", bias=bias, minutes=60 * 24 * 40)
+    run(*LATER, "route", "create", "home", "--to", "pg@1")
+    return run(*LATER, "route", "set", "home", "--to", "pg@2", "--require", "if-better", "--json")
+
+
+def test_a_near_better_page_passes_by_its_slots(run_sqlite: Run, sqlite_db: str) -> None:
+    pages(run_sqlite)
+    answer = gate(run_sqlite, sqlite_db, [0.3, 0.2, 0.1, 0.0, -0.1, -0.2])
+    look = answer.json["gate"]
+    assert (answer.exit_code, look["estimator"], look["passed"]) == (0, "dr", True)
+    assert look["visits"]["estimator"] == "wdr"
+    assert look["visits"]["ess"] >= 100
+    # the interval of whole visits is wider, for their 18 slots
+    assert look["visits"]["upper"] - look["visits"]["lower"] > 18 * (look["upper"] - look["lower"])
+
+
+def test_a_page_far_from_what_was_logged_is_refused_whatever_its_slots_say(run_sqlite: Run, sqlite_db: str) -> None:
+    pages(run_sqlite)
+    answer = gate(run_sqlite, sqlite_db, [9.0, 7.0, 5.0, 0.0, 0.0, 0.0])
+    look = answer.json["gate"]
+    assert look["lower"] > 0
+    assert (answer.exit_code, look["visits"]["passed"]) == (3, False)
+    assert "too far from what was logged" in answer.stderr
+
+
+def test_a_worse_page_is_refused(run_sqlite: Run, sqlite_db: str) -> None:
+    pages(run_sqlite)
+    answer = gate(run_sqlite, sqlite_db, [-0.2, -0.1, 0.0, 0.0, 0.1, 0.2])
+    assert (answer.exit_code, answer.json["gate"]["passed"]) == (3, False)
+
+
+def test_training_by_slots_finds_what_the_gate_lets_pass(run_sqlite: Run) -> None:
+    pages(run_sqlite)
+    answer = run_sqlite(*LATER, "train-pg", "pg", "--seed", 1, "--promote", "if-better", "--json")
+    assert (answer.exit_code, answer.json["promoted"], answer.json["weights"]) == (0, True, "slot")
+    assert (answer.json["estimator"], answer.json["visits"]["passed"]) == ("dr", True)
+    arms = run_sqlite("policy", "show", "pg", "--json").json["arms"]
+    mean = sum(row["probability"] * RATES[int(row["arm"].removeprefix("arm"))] for row in arms)
+    assert mean > np.mean(RATES) + 0.002  # one step is small: whole visits must still support it
