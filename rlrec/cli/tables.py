@@ -19,6 +19,7 @@ from rlrec.cli.views import Screen, View
 
 GAP = "  "
 ELLIPSIS = "..."
+FILLER = "\0"  # no cell holds one, and len() counts it
 TEXT_WIDTH = 16  # to which the cells of a text are elided before a declared column is left out
 MIN_WIDTH = 6  # of an elided column
 TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{6}Z")
@@ -182,17 +183,18 @@ class _Column:
             self.cells = list(map(short_times, self.cells))
             if self.numeric and places is not None:
                 self.cells = ["-" if value is None else fixed(value, places) for value in values]
-        self.natural = max(map(text_width, [header, *self.cells]))
-        self.width = self.natural if screen.width is not None else max(self.natural, text_width(header) + 2)
+        self.natural = self.width = max(map(text_width, [header, *self.cells]))
 
     @property
     def least(self) -> int:
         return self.natural if self.rigid else min(self.natural, TEXT_WIDTH)
 
-    def padded(self, text: str) -> str:
+    def drawn(self, text: str, screen: Screen) -> str:
+        """A cell as tabulate gets it: elided, coloured, and with a filler for each second column of a character."""
         text = elide(text, self.width)
-        space = " " * (self.width - text_width(text))
-        return space + text if self.numeric else text + space
+        filler = FILLER * (text_width(text) - len(text))
+        word = COLOURED.match(text) if screen.colour and self.header in VERDICTS else None
+        return filler + text if word is None else f"{filler}\x1b[{COLOURS[word[1]]}m{text}\x1b[0m"
 
 
 def _fit(columns: Sequence[_Column], width: int, drop: Sequence[str]) -> list[_Column]:
@@ -225,22 +227,23 @@ def _grid(view: View, screen: Screen) -> str:
         _Column(*each, screen, digits) for each, digits in zip(named, places or [None] * len(named), strict=True)
     ]
     shown = columns if screen.width is None else _fit(columns, screen.width, view.drop)
-    lines = [[column.padded(column.header) for column in shown], ["-" * column.width for column in shown]]
-    lines += [
-        [_coloured(column, column.padded(column.cells[row]), screen) for column in shown] for row in range(len(body))
-    ]
-    text = "".join(GAP.join(line).rstrip() + "\n" for line in lines)
+    text = _drawn(shown, screen)
     hidden = [column.header for column in columns if column not in shown]
     return text + (wrapped(f"not shown: {', '.join(hidden)} (--format csv has all)", screen) if hidden else "")
 
 
-def _coloured(column: _Column, text: str, screen: Screen) -> str:
-    word = COLOURED.match(text) if screen.colour and column.header in VERDICTS else None
-    return (
-        text
-        if word is None
-        else f"\x1b[{COLOURS[word[1]]}m{text.rstrip()}\x1b[0m{' ' * (len(text) - len(text.rstrip()))}"
+def _drawn(columns: Sequence[_Column], screen: Screen) -> str:
+    import tabulate
+
+    tabulate.MIN_PADDING = 2 if screen.width is None else 0  # of a header: a terminal has no room for it
+    text = tabulate.tabulate(
+        list(zip(*([column.drawn(text, screen) for text in column.cells] for column in columns), strict=True)),
+        headers=[column.drawn(column.header, screen) for column in columns],
+        colalign=["right" if column.numeric else "left" for column in columns],
+        disable_numparse=True,
+        preserve_whitespace=True,
     )
+    return text.replace(FILLER, "") + "\n"
 
 
 def wrapped(line: str, screen: Screen) -> str:

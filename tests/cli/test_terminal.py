@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from rlrec.cli.progress import ProgressLine
+from rlrec.cli.views import Screen, View
 from rlrec.store import Store
 from tests.conftest import Run, filled, runner
 
@@ -187,6 +188,16 @@ def test_wide_characters_count_twice() -> None:
 
     assert text_width("日本") == 4
     assert elide("日本日本日本", 8) == "日本..."
+
+
+@pytest.mark.parametrize("width", [None, 80])
+def test_columns_stay_aligned_beside_wide_characters(width: int | None) -> None:
+    from rlrec.cli.tables import text_width, view
+
+    text = view(View(["arm", "verdict"], [["日本", "ok"], ["1e5", "weak"]]), Screen(width, colour=True))
+    ends = [text_width(ESCAPE.sub("", line).rpartition("  ")[0]) for line in text.splitlines()]
+    assert len(set(ends)) == 1
+    assert "\n1e5 " in text
 
 
 @pytest.mark.parametrize(
