@@ -17,8 +17,7 @@ from rlrec.policy import reward as rewards
 from rlrec.policy.reward import LIMIT
 from rlrec.records import Event, Reward, Sums
 from rlrec.store import Store, Unit, decisions, events, policies
-from rlrec.store.events import CENSOR, FeedbackKey, FeedbackTarget
-from rlrec.store.returns import RETURN
+from rlrec.store.events import CENSOR, RETURN, FeedbackKey, FeedbackTarget
 from rlrec.store.unit import Row, StoredRows
 
 T = TypeVar("T")

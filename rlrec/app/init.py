@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rlrec.errors import Conflict
 from rlrec.records import Reward
 from rlrec.store import Store, Unit, policies, schema, settings
-from rlrec.store.returns import RETURN
+from rlrec.store.events import RETURN
 
 RETURNS_SINCE = "0008"  # the revision from which visits of users who come back are events
 TIMEOUT_US = 30 * 60 * 1_000_000

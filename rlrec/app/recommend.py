@@ -40,7 +40,7 @@ from rlrec.store import (
     team_drafts,
 )
 from rlrec.store.engine import NotUnique
-from rlrec.store.returns import RETURN
+from rlrec.store.events import RETURN
 from rlrec.store.sessions import check_steps
 from rlrec.store.unit import Row
 from rlrec.times import written

@@ -14,7 +14,7 @@ from rlrec.errors import Conflict, InputError
 from rlrec.policy import reward as rewards
 from rlrec.records import Reward, Transform
 from rlrec.store import Store, Unit, policies, returns
-from rlrec.store.returns import RETURN
+from rlrec.store.events import RETURN
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\((.*)\)", re.ASCII)

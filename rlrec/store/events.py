@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 CENSOR = "!censor"
+RETURN = "return"  # of the last decision of a visit after which the user came back
 
 Wanted = tuple[int | None, int | None]  # a decision, and a position of it
 

@@ -6,9 +6,8 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from rlrec.store import decisions, settings
+from rlrec.store.events import RETURN
 from rlrec.store.unit import Unit
-
-RETURN = "return"  # of the event that the last decision of the visit before gets
 
 # A decision with which a visit begins comes back to the decision that the user had before it, if the visit of that one
 # was over. Within a user ids are in order of commit, since who stores a decision has locked the user.

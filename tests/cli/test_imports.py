@@ -77,7 +77,7 @@ def test_a_single_recommend_imports_no_scipy(shop: Run, sqlite_db: str, policy: 
 def test_a_single_feedback_imports_no_numpy(shop: Run, sqlite_db: str, words: list[object]) -> None:
     names, stdout = ran(sqlite_db, *words, "--json")
     assert json.loads(stdout)["events"] == 1
-    assert not names & (ONCE | {"numpy", "rlrec.cli.tables"})
+    assert not names & (ONCE | {"numpy", "rlrec.cli.tables", "rlrec.store.returns"})
 
 
 @pytest.mark.parametrize(

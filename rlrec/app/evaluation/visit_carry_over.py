@@ -15,8 +15,8 @@ from rlrec.ope.visit_carry_over import ARMS, VisitCarryOverSums, VisitDraws, vis
 from rlrec.records import Reward
 from rlrec.store import Unit, contents, people, reader
 from rlrec.store.bulk import Columns
+from rlrec.store.events import RETURN
 from rlrec.store.reader import Batch, Selection
-from rlrec.store.returns import RETURN
 
 MOST = 1_000_000  # decisions that are read: the pass costs at most what an estimate of so many decisions reads
 CELLS = 4_000_000  # pairs of eligible set and arm that are held at a time; decisions with further sets are left out
