@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,10 @@ def test_a_page_prints_what_it_shows(path: Path, tmp_path: Path, request: pytest
     text = path.read_text(encoding="utf-8")
     replaced = {pages.SERVER_FOLDER: str(tmp_path)}
     if extras := re.findall(r"`pip install '\.\[(\w+)\]'`", text):
-        environment = pages.install(tmp_path / ".venv", *extras)
+        try:
+            environment = pages.install(tmp_path / ".venv", *extras)
+        except PackageNotFoundError as missing:  # an extra of the tests may be left out
+            pytest.skip(str(missing))
     else:
         environment = request.getfixturevalue("environment")
         (tmp_path / ".venv").symlink_to(environment.parent)
