@@ -129,8 +129,9 @@ def _view(result: Mapping[str, Any]) -> View:
     names = ("sessions", "gain", "lower", "upper", "ess", "verdict", "reasons")
     tune = [None, result["tune_estimate"], result["tune_lower"], None, result["tune_ess"], None, None]
     gate = [result[name] for name in ("gate_sessions", "estimate", "lower", "upper", "ess", "verdict", "reasons")]
+    unit = "session" if result["visits"] is None else "slot"
     notes = [
-        f"value {cell(result['value'])} per session against {cell(result['live_value'])} of version {result['against']}"
+        f"value {cell(result['value'])} per {unit} against {cell(result['live_value'])} of version {result['against']}"
     ] if result["against"] else []  # fmt: skip
     rows = [["tune", *tune], *([] if result["candidate"] is None else [["gate", *gate]])]
     return View(["split", *names], rows, title=title, notes=notes, drop=("reasons", "sessions"))
@@ -142,11 +143,13 @@ def _sentence(result: Mapping[str, Any]) -> str:
     if result["candidate"] is None:
         return f"{new} was not judged by the gate; {fate}."
     lower = result["lower"]
+    of_slot = "" if result["visits"] is None else " a slot"
     better = lower is not None and lower > 0 and result["verdict"] != "insufficient"
+    unsupported = better and result["visits"] is not None and not result["visits"]["passed"]
     bound = "" if lower is None else f", {100 * (1 - result['alpha']):.3g} % above {cell(lower)}"
     return (
         f"{new} is {'surely' if better else 'not surely'} better than {result['policy']}@{result['against']}: gain "
-        f"{cell(result['estimate'])}{bound}; {fate}."
+        f"{cell(result['estimate'])}{of_slot}{bound}{', but whole visits do not support it' if unsupported else ''}; {fate}."
     )
 
 

@@ -68,7 +68,8 @@ class HoldoutValue:
         self._of_reference = self.partials(reference)
         if by_position is not None:
             self._slots_of_reference = self._slot_values(reference)
-            clusters = np.concatenate([rows.cluster for rows in split.batches(most)])
+            columns = [(rows.cluster, np.add.reduceat(rows.size, rows.start[:-1])) for rows in split.batches(most)]
+            clusters, self._slots = map(np.concatenate, zip(*columns, strict=True))
             self._cluster = np.unique(clusters, return_inverse=True)[1]
         visits = float(sum(partial.end.rows for partial in self._of_reference.values()))
         self.wanted_ess = MARGIN * max(LEAST_ESS * visits / (gate or visits), SUPPORTED * visits)
@@ -92,16 +93,14 @@ class HoldoutValue:
         }  # fmt: skip
 
     def slot_gain(self, parameters: Parameters) -> tuple[float | None, float | None]:
-        """The gain of a visit from its slots, under the parameters over the reference in the states of the log, and its
-        standard error over clusters: the sum over slots of the difference of the weights x (reward - mean of the
-        position)."""
-        gain = self._slot_values(parameters) - self._slots_of_reference
-        of_cluster = np.bincount(self._cluster, gain)
-        visits = np.bincount(self._cluster)
-        mean = float(gain.mean())
-        if len(visits) < 2:
+        """The gain of a slot under the parameters over the reference, in the states of the log, and its standard error
+        over clusters: the mean over slots of the difference of the weights x (reward - mean of the position)."""
+        gain, slots = self._slot_values(parameters) - self._slots_of_reference, np.bincount(self._cluster, self._slots)
+        mean = float(gain.sum() / slots.sum())
+        if len(slots) < 2:
             return mean, None
-        return mean, float(np.sqrt(((of_cluster - mean * visits) ** 2).sum())) / len(gain)
+        of_cluster = np.bincount(self._cluster, gain) - mean * slots
+        return mean, float(np.sqrt((of_cluster**2).sum()) / slots.sum())
 
     def difference(self, partials: ByStratum, **options: Any) -> PairedDifference:
         """The value by these sums less that of the reference, where loggers count the same. options: of `compare`."""
@@ -167,9 +166,7 @@ class HoldoutValue:
             position = np.arange(len(rows.shown)) - np.repeat(rows.first[:-1], rows.size)
             mean = self.by_position[np.minimum(position, len(self.by_position) - 1)]
             weighed = np.exp(np.minimum(log_slots - rows.conditional, reinforce.HIGHEST)) * (rows.earned - mean)
-            step = np.arange(len(rows.size)) - np.repeat(rows.start[:-1], rows.length)
-            of_decision = np.add.reduceat(weighed, rows.first[:-1]) * self.fold.gamma**step
-            values.append(np.add.reduceat(of_decision, rows.start[:-1]))
+            values.append(np.add.reduceat(weighed, rows.first[rows.start[:-1]]))
         return np.concatenate(values)
 
     def _portions(self, rows: VisitRows) -> Iterator[DecisionBlock]:
