@@ -147,9 +147,11 @@ def _sentence(result: Mapping[str, Any]) -> str:
     better = lower is not None and lower > 0 and result["verdict"] != "insufficient"
     unsupported = better and result["visits"] is not None and not result["visits"]["passed"]
     bound = "" if lower is None else f", {100 * (1 - result['alpha']):.3g} % above {cell(lower)}"
+    if unsupported:
+        fate = f"whole visits do not support it, so {fate}"
     return (
         f"{new} is {'surely' if better else 'not surely'} better than {result['policy']}@{result['against']}: gain "
-        f"{cell(result['estimate'])}{of_slot}{bound}{', but whole visits do not support it' if unsupported else ''}; {fate}."
+        f"{cell(result['estimate'])}{of_slot}{bound}; {fate}."
     )
 
 
