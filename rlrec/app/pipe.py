@@ -23,10 +23,12 @@ class Pipe:
     """One stream. Its draws see the beliefs before their group; its feedback may name decisions of its own group."""
 
     def __init__(
-        self, store: Store, *, seed: int | None = None, dry_run: bool = False, patience_s: float = PATIENCE_S
+        self, store: Store, *, seed: int | None = None, dry_run: bool = False, patience_s: float | None = None
     ) -> None:
+        """patience_s: how long a group is tried again; None: PATIENCE_S."""
         self.store = store
-        self.seed, self.dry_run, self.patience_s = seed, dry_run, patience_s
+        self.seed, self.dry_run = seed, dry_run
+        self.patience_s = PATIENCE_S if patience_s is None else patience_s
         self._cache = ServingCache()
         self._unweighed = set[str]()
 
