@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any, NotRequired, TypedDict, cast
@@ -28,7 +28,7 @@ from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions, TrainingR
 from rlrec.app.training.dataset import Dataset, DatasetSplit
 from rlrec.app.training.dataset_writer import DatasetWriter, WriteReport
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
-from rlrec.app.training.lease import TrainingLease
+from rlrec.app.training.lease import NoLease, TrainingLease
 from rlrec.app.training.page_weights import AUTO, SLATE, SLOT, TOP_K, WEIGHTS, PageWeights
 from rlrec.errors import InputError, suggest
 from rlrec.ope.paired import Minus, gate_alpha
@@ -61,6 +61,7 @@ class Request(TrainingOptions):
     promote: str = "never"
     position: str | None = None
     weights: str = AUTO
+    dry_run: bool = False
 
 
 def check(request: Request) -> None:
@@ -111,7 +112,8 @@ def train(store: Store, request: Request, *, progress: Callable[[str], None] = l
     with store.read() as unit:
         parent = _parent(unit, request)
     seed = int.from_bytes(os.urandom(8)) >> 1 if request.seed is None else request.seed
-    with TrainingLease(store, parent.policy) as lease, closing(Dataset()) as dataset:
+    of_run = NoLease() if request.dry_run else TrainingLease(store, parent.policy)
+    with of_run as lease, closing(Dataset()) as dataset:
         return _TrainingRun(store, request, parent, seed, lease, dataset, progress).run()
 
 
@@ -134,8 +136,8 @@ class _TrainingRun:
     """One run of the command."""
 
     def __init__(
-        self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease, dataset: Dataset,
-        progress: Callable[[str], None],
+        self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease | NoLease,
+        dataset: Dataset, progress: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.store, self.request, self.parent, self.seed = store, request, parent, seed
         self.lease, self.dataset, self.progress = lease, dataset, progress
@@ -178,7 +180,8 @@ class _TrainingRun:
         trained = self._train(reader.parameters_of(self.arms))
         candidate, weights = self._candidate(trained.parameters)
         gate = self._look(candidate, weights, judged, trained, looks)
-        return self.store.write(lambda unit: self._store(unit, candidate, weights, trained, gate, record))
+        with self.store.rehearsal() if self.request.dry_run else nullcontext():
+            return self.store.write(lambda unit: self._store(unit, candidate, weights, trained, gate, record))
 
     def _curve(self, unit: Unit) -> Sequence[float]:
         """The examination of positions by which slots are paid; nothing where there is no curve."""
@@ -198,6 +201,7 @@ class _TrainingRun:
 
     def _record(self, unit: Unit, selection: Selection) -> dict[str, Any]:
         report, options = self.report, asdict(self.request) | {"seed": self.seed}
+        del options["dry_run"]
         record = lineage.record(
             unit, self.request.log or "", selection, last_id=report.last_id, window_us=self.parent.reward.window_us,
             slots=report.slots,

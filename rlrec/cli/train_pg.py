@@ -78,6 +78,9 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     "--promote", default="never", show_default=True, metavar="never|if-better|always",
     help="Let the new version go live: if-better if the gate says so, else exit 3.",
 )  # fmt: skip
+@click.option(
+    "--dry-run", is_flag=True, help="Train and judge, and store nothing: no version, and no look of the gate."
+)
 @stored
 @examples(
     'rlrec train-pg visits --promote if-better --min-new 1000 || echo "not better"',
@@ -112,7 +115,10 @@ def train_pg(store: Store, show: Show, reference: str, shapings: Sequence[tuple[
     show(result, table=_view(result) if result["trained"] else None, flat=[result])
     if result["trained"]:
         conclude(show, _sentence(result))
-        _suggest_next(show, result)
+        if not options.dry_run:
+            _suggest_next(show, result)
+    if options.dry_run:
+        notice("dry run: nothing was stored")
     if why is not None:
         hint = "it is stored; more sessions narrow the interval, and `rlrec policy show` has the figures"
         raise CheckFailed(f"version {result['version']} of {result['policy']} was not promoted: {why}", hint=hint)

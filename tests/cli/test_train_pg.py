@@ -80,6 +80,15 @@ def test_every_format_has_it(train: Run, form: str) -> None:
     assert "nan" not in said.stdout.lower()
 
 
+def test_a_dry_run_answers_the_same_and_stores_nothing(train: Run, path: Path) -> None:
+    words = ("visits", "--seed", 1, "--epochs", 4, "--lr", 0.01, "--promote", "if-better", "--json")
+    before = path.read_bytes()
+    dry = train(*words, "--dry-run")
+    assert path.read_bytes() == before
+    assert "dry run: nothing was stored" in dry.stderr
+    assert (dry.exit_code, dry.json) == (0, train(*words).json)
+
+
 def test_a_better_one_is_promoted_with_exit_0(train: Run, path: Path) -> None:
     said = train("visits", "--seed", 1, "--epochs", 4, "--lr", 0.01, "--promote", "if-better", "--json")
     assert (said.exit_code, said.json["promoted"]) == (0, True)

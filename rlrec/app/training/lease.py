@@ -63,6 +63,22 @@ class TrainingLease:
             )
 
 
+class NoLease:
+    """In place of a lease, for a run that stores nothing: others may train meanwhile."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def renew(self) -> None:
+        pass
+
+    def check(self, unit: Unit) -> None:
+        pass
+
+
 def _dead(token: str) -> bool:
     machine, pid, started, _ = token.split("/") if token.count("/") == 3 else ("", "0", "", "")
     return bool(machine) and machine == _machine() and _started(int(pid)) != started
