@@ -19,7 +19,8 @@ from rlrec.policy import baseline, reinforce, returns
 from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.reinforce import Adam, GradientSums, LoggedSlates, Objective
 
-Z = 1.0  # epochs are compared by their gain less so many standard errors: the gate is there to be strict
+Z = 2.0  # epochs are compared by their gain less so many standard errors,
+SLOT_Z = 1.0  # or so many where slots are judged by themselves: their error is small, and the gate is strict
 SMALLEST_RATE = 1 / 32  # of the step size: where a step of that size leaves what the log supports, the ascent ends
 
 
@@ -223,7 +224,7 @@ def _point(epoch: int, now: Parameters, sums: GradientSums, tune: HoldoutValue |
     variance, without = sums.variances
     figures = dict[str, Any].fromkeys(("value", "gain", "lower", "upper", "ess", "entropy", "kl"))
     if tune is not None:
-        figures = tune.point(now, z=Z)
+        figures = tune.point(now, z=Z if tune.by_position is None else SLOT_Z)
     supported = tune is None or (figures["ess"] or 0.0) >= tune.wanted_ess
     return Epoch(
         epoch=epoch,
