@@ -21,6 +21,7 @@ SHOWN = {
 }  # fmt: skip
 DROP = ("version", "rows", "unit", "reasons", "ess", "lift over served")
 VERDICTS = ("insufficient", "weak", "ok")
+DOUBTS = {"in-sample", "carry-over"}  # reasons beside which an interval says nothing for sure
 
 
 class _Command(click.Command):
@@ -246,6 +247,8 @@ def _sentence(row: Mapping[str, Any]) -> str:
     text = f"{name} would earn {cell(row['value'])} per {row['unit']} ({low} to {high}, {row['estimator']})"
     if row["lift"] is not None and None not in (row["lift_lower"], row["lift_upper"]):
         better, worse = row["lift_lower"] > 0, row["lift_upper"] < 0
-        sure = "surely more" if better else "surely less" if worse else "not surely more or less"
+        sure = "more" if better else "less" if worse else "not surely more or less"
+        if (better or worse) and not DOUBTS & set(row["reasons"]):
+            sure = f"surely {sure}"
         text += f": {sure} than what served ({_percent(row['lift'])} %)"
     return text + (f"; weak: {', '.join(row['reasons'])}" if row["verdict"] == "weak" else "")

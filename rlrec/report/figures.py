@@ -419,7 +419,7 @@ def learned(policy: str, version: int, training: Mapping[str, Any], *, live: boo
         title=f"{policy}@{version}: {_passed(gate)}; {'live' if live else 'not live'}",
         drawing=chart(
             [Series("gain", points, marked)], x_name="epoch; the ring: the one that was taken",
-            y_name="gain per visit over the start (tuning visits)", level=0.0,
+            y_name="gain over the start, per visit or slot (tuning visits)", level=0.0,
         ),
         description=f"A line over {len(points)} epochs with its interval of 95 %, on visits that did not teach.",
         headers=["epoch", "gain", "lower", "upper", "effective sample size", "entropy", "KL"],
@@ -431,7 +431,8 @@ def _passed(gate: Mapping[str, Any]) -> str:
     if gate["candidate"] is None:
         return "the gate was not used"
     gain = interval(gate["estimate"], gate["lower"], gate["upper"])
-    return f"{'' if gate['passed'] else 'not '}surely better, gain {gain} per visit over version {gate['against']}"
+    unit = "visit" if gate.get("visits") is None else "slot"
+    return f"{'' if gate['passed'] else 'not '}surely better, gain {gain} per {unit} over version {gate['against']}"
 
 
 def present(figures: Iterable[Figure | None]) -> list[Figure]:
