@@ -42,7 +42,7 @@ LINES = [
     "import-log log.jsonl --layout jsonl --policy old",
 ]
 # they have tests of their own, or need a longer log
-ELSEWHERE = {"recommend", "position fit", "db forget", "db prune", "db backup", "db copy"}
+ELSEWHERE = {"recommend", "position fit", "train-pg", "db forget", "db prune", "db backup", "db copy"}
 
 
 @pytest.fixture
