@@ -166,6 +166,13 @@ def _look(result: RouteSummary) -> View:
     title = [f"route {result['route']} {changed}: it serves {result['reference']}"]
     if result["repeated"]:
         title.append("the gate has had the same look at the same rows before: it spends no error")
+    if (visits := result["gate"]["visits"]) is not None:
+        figures = {name: cell(value) for name, value in visits.items()}
+        support = "support" if visits["passed"] else "do not support"
+        title.append(
+            f"the gain is that of a slot; whole visits {support} it: "
+            "{estimate} a visit, {lower} to {upper}, by {estimator}, ess {ess}".format(**figures)
+        )
     return View.of([result["gate"]], LOOK, title=title, notes=notes)
 
 

@@ -62,6 +62,14 @@ def test_a_page_far_from_what_was_logged_is_refused_whatever_its_slots_say(run_s
     assert "too far from what was logged" in answer.stderr
 
 
+def test_the_table_says_what_whole_visits_say(run_sqlite: Run, sqlite_db: str) -> None:
+    pages(run_sqlite)
+    trained.version(sqlite_db, "pg", bias=[0.3, 0.2, 0.1, 0.0, -0.1, -0.2], minutes=60 * 24 * 40)
+    run_sqlite(*LATER, "route", "create", "home", "--to", "pg@1")
+    answer = run_sqlite(*LATER, "route", "set", "home", "--to", "pg@2", "--require", "if-better")
+    assert "the gain is that of a slot; whole visits support it: " in answer.stdout
+
+
 def test_a_worse_page_is_refused(run_sqlite: Run, sqlite_db: str) -> None:
     pages(run_sqlite)
     answer = gate(run_sqlite, sqlite_db, [-0.2, -0.1, 0.0, 0.0, 0.1, 0.2])
