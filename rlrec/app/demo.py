@@ -31,7 +31,7 @@ class DemoStep(NamedTuple):
     quiet: bool
 
 
-Result = TypedDict("Result", {"command": str, "output": str})
+Result = TypedDict("Result", {"command": str, "output": str | None})  # None: not run
 SampleFile = TypedDict("SampleFile", {"file": str, "bytes": int})
 
 
@@ -42,15 +42,17 @@ def samples() -> Path:
     return inside if inside.is_dir() else package.parent / "sample_data"
 
 
-def copy_samples(folder: Path) -> list[SampleFile]:
-    """The sample files, copied into a folder. Raises InputError where another file of that name is there."""
+def copy_samples(folder: Path, *, dry_run: bool = False) -> list[SampleFile]:
+    """The sample files, copied into a folder. Raises InputError where another file of that name is there. dry_run: copy
+    none."""
     pairs = [(source, folder / source.name) for source in sorted(samples().iterdir())]
     for source, target in pairs:
         if target.exists() and (not target.is_file() or target.read_bytes() != source.read_bytes()):
             raise InputError(f"{target} is there, and is another file", hint="name a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    if not dry_run:
+        folder.mkdir(parents=True, exist_ok=True)
     for source, target in pairs:
-        if not target.exists():
+        if not (dry_run or target.exists()):
             shutil.copyfile(source, target)
     return [{"file": str(target), "bytes": source.stat().st_size} for source, target in pairs]
 
@@ -100,7 +102,7 @@ AFTER = """
 $ rlrec policy show live --format csv > live.csv
 head -n 1 live.csv; tail -n +2 live.csv | sort -t, -k10 -g -r | head -n 12
 
-# Its own log judges others. The truth for `uniform` is {uniform:.5f} clicks an impression: is it
+# Its own log judges others. The truth for `uniform` is {uniform} clicks an impression: is it
 # inside the interval? `live` earned more than that while it was still learning (in-sample: its own log).
 $ rlrec --now 2026-01-02 evaluate uniform live --log policy=live --estimator snips
 
@@ -127,10 +129,10 @@ def live() -> list[DemoStep]:
     return steps
 
 
-def after(uniform: float) -> list[DemoStep]:
+def after(uniform: float | None = None) -> list[DemoStep]:
     """Steps that show what was learned. uniform: clicks per impression of the uniform policy, from the audience's
-    rates."""
-    return _steps(AFTER, uniform=uniform)
+    rates, where these are there."""
+    return _steps(AFTER, uniform="..." if uniform is None else f"{uniform:.5f}")
 
 
 def _play(folder: Path) -> Iterator[DemoStep]:
@@ -140,6 +142,14 @@ def _play(folder: Path) -> Iterator[DemoStep]:
     yield from live()
     click_rates = rates(folder / "rates.csv")
     yield from after(sum(click_rates.values()) / len(click_rates))
+
+
+def plan(*, report: Callable[[str], None]) -> list[Result]:
+    """The commands of `run`, none of which is run: `report` gets each step."""
+    steps = [step for step in (*before(), *live(), *after()) if not step.quiet]
+    for step in steps:
+        report(f"\n{step.why}\n$ {step.command}\n")
+    return [{"command": step.command, "output": None} for step in steps]
 
 
 def run(folder: Path, *, report: Callable[[str], None]) -> Iterator[Result]:

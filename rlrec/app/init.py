@@ -25,9 +25,11 @@ class Result:
     migrated: bool
 
 
-def init(store: Store, *, session_timeout_us: int | None = None) -> Result:
-    """The store at the revision of this program. Raises Conflict where a timeout is not the store's own."""
-    before, revision = schema.upgrade(store.url)
+def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool = False) -> Result:
+    """The store at the revision of this program. Raises Conflict where a timeout is not the store's own. dry_run: only
+    try, and leave all as it is."""
+    before, revision = schema.upgrade(store.url, dry_run=dry_run)
+    result = Result(revision=revision, created=before is None, migrated=before is not None and before != revision)
 
     def work(unit: Unit) -> None:
         if not settings.exist(unit):
@@ -35,14 +37,25 @@ def init(store: Store, *, session_timeout_us: int | None = None) -> Result:
             settings.create(unit, session_timeout_us=timeout, salt=settings.BY_KEY + secrets.token_hex(16))
             policies.add_reward(unit, DEFAULT_REWARD)
             settings.add_run(unit, "init", {"revision": revision, "session_timeout_us": timeout})
-        elif session_timeout_us is not None and settings.get(unit).session_timeout_us != session_timeout_us:
-            hint = "visits were counted by it: make a new store"
-            raise Conflict("the store has another session timeout already", hint=hint)
+        else:
+            _check_timeout(unit, session_timeout_us)
 
+    if dry_run:
+        if before == revision:
+            with store.read() as unit:
+                _check_timeout(unit, session_timeout_us)
+        return result
     store.write(work, repeatable=True)
     if before is not None and before < RETURNS_SINCE:
         _notice_returns(store)
-    return Result(revision=revision, created=before is None, migrated=before is not None and before != revision)
+    return result
+
+
+def _check_timeout(unit: Unit, session_timeout_us: int | None) -> None:
+    """Raises Conflict where a timeout is not the store's own."""
+    if session_timeout_us is not None and settings.get(unit).session_timeout_us != session_timeout_us:
+        hint = "visits were counted by it: make a new store"
+        raise Conflict("the store has another session timeout already", hint=hint)
 
 
 def _notice_returns(store: Store) -> None:

@@ -28,9 +28,10 @@ HERE = ""  # in place of a folder that is not named
     help="Play the audience: answers of `recommend` on stdin, lines for `feedback` on stdout.",
 )  # fmt: skip
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the audience.")
+@click.option("--dry-run", is_flag=True, help="List the commands, or the files of --data, and write none.")
 @printed
 @examples("rlrec demo", "rlrec demo --data sample_data", 'ls "$(rlrec demo --data)"')
-def demo(show: Show, keep: str | None, data: str | None, audience: str | None, seed: int) -> None:
+def demo(show: Show, keep: str | None, data: str | None, audience: str | None, seed: int, dry_run: bool) -> None:
     """Show the whole loop on a real log, in under a minute.
 
     Works in a throwaway store, and shows every command that it runs."""
@@ -41,16 +42,19 @@ def demo(show: Show, keep: str | None, data: str | None, audience: str | None, s
         show(folder if show.format == "table" else {"folder": folder})
         return
     if data is not None:
-        show(use_case.copy_samples(Path(data)))
+        show(use_case.copy_samples(Path(data), dry_run=dry_run))
         return
     if audience is not None:
         for line in use_case.clicks(Path(audience), sys.stdin, seed=seed):
             click.echo(line)
         return
-    with _folder(keep) as folder:
-        person = show.format == "table"
-        report = partial(click.echo, nl=False) if person else lambda text: None
-        results = list(use_case.run(Path(folder), report=report))
+    person = show.format == "table"
+    report = partial(click.echo, nl=False) if person else lambda text: None
+    if dry_run:
+        results = use_case.plan(report=report)
+    else:
+        with _folder(keep) as folder:
+            results = list(use_case.run(Path(folder), report=report))
     if not person:
         show(results)
 

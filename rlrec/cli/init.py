@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, examples, stored, suggest_next
+from rlrec.cli.shared import NOTHING_STORED, Store, dry_run_option, examples, notice, stored, suggest_next
 from rlrec.cli.values import DURATION
 
 
@@ -14,15 +14,21 @@ from rlrec.cli.values import DURATION
     "--session-timeout", type=DURATION, help="A visit ends after this long without a decision [default: 30m]."
 )
 @click.option("--check", is_flag=True, help="Only look: exit 3 where the store is missing or out of date.")
+@dry_run_option
 @stored
 @examples("rlrec --db shop.db init --session-timeout 45m")
-def init(store: Store, show: Show, session_timeout: int | None, check: bool) -> None:
+def init(store: Store, show: Show, session_timeout: int | None, check: bool, dry_run: bool) -> None:
     """Create the store, or bring it up to date.
 
     Safe to repeat, and to run many times at once."""
     from rlrec.app import init as use_case
 
-    result = use_case.check(store) if check else use_case.init(store, session_timeout_us=session_timeout)
+    if check:
+        show(use_case.check(store))
+        return
+    result = use_case.init(store, session_timeout_us=session_timeout, dry_run=dry_run)
     show(result)
-    if result.created:
+    if dry_run:
+        notice(NOTHING_STORED)
+    elif result.created:
         suggest_next(show, "arm add KEY", "(or `arm import FILE`) says what can be shown")

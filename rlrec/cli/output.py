@@ -14,6 +14,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, TextIO
 
 import click
@@ -77,15 +79,28 @@ class Show:
         write(b"\n" + tables.wrapped(text, self.screen).encode("utf-8", "backslashreplace"))
         flush()
 
-    def stream(self, groups: Iterable[Iterable[Any]]) -> None:
-        """Write the answers to a stream, one JSON object a line whatever the format, each group at once."""
+    def stream(self, groups: Iterable[Iterable[Any]], *, rehearsal: AbstractContextManager[None] | None = None) -> None:
+        """Write the answers to a stream, one JSON object a line whatever the format, each group at once.
+        rehearsal: a transaction around all groups. What they answer is written behind it: it does not wait for a slow
+        reader."""
         if self.format == "csv" and self.typed:
             raise click.UsageError("a stream is answered in ndjson, not in csv")
         from rlrec.cli import plain
 
-        for group in groups:
-            write(plain.lines([*group]))
-            flush()
+        if rehearsal is None:
+            for group in groups:
+                write(plain.lines([*group]))
+                flush()
+            return
+        from tempfile import TemporaryFile
+
+        with TemporaryFile() as answers:
+            with rehearsal:
+                for group in groups:
+                    answers.write(plain.lines([*group]))
+            answers.seek(0)
+            _write_all(iter(partial(answers.read, 1 << 16), b""))
+        flush()
 
 
 def write(data: bytes) -> None:

@@ -10,7 +10,7 @@ import click
 
 from rlrec.cli import feedback, recommend
 from rlrec.cli.output import Show
-from rlrec.cli.shared import FILE, Store, drawing, examples, stored
+from rlrec.cli.shared import FILE, Store, drawing, dry_run_option, examples, rehearsal, stored
 from rlrec.errors import InputError
 
 
@@ -21,16 +21,20 @@ from rlrec.errors import InputError
 @click.option("--seed", type=recommend.SEED, help="Seed of the draws [default: 64 random bits].")
 @stored
 @drawing
+@dry_run_option
 @examples('printf \'{"op": "recommend", "policy": "home", "session": "s1"}\\n\' | rlrec pipe')
-def pipe(store: Store, show: Show, source: str, seed: int | None) -> None:
+def pipe(store: Store, show: Show, source: str, seed: int | None, dry_run: bool) -> None:
     """Answer requests and feedback in one warm process.
 
     Each line of the input is {"op": "recommend", ...} with the keys of `recommend --input`, or {"op": "feedback", ...}
     with those of `feedback --input`. It is answered on one line, in order, once its group is stored; feedback with
     decision_id, events, duplicates and reward; a refused line with line, error and field. A group ends where nothing
     more waits, at 1,000 lines, or at a line {"op": "flush"}; with --seed not where nothing more waits. A group is
-    drawn from beliefs that include the feedback of the groups before it."""
-    recommend.stream(store, show, source, line_type(), line_reader(), seed=seed)
+    drawn from beliefs that include the feedback of the groups before it.
+
+    With --dry-run, the whole input is read before the first line is answered."""
+    rehearsed = rehearsal(store) if dry_run else None
+    recommend.stream(store, show, source, line_type(), line_reader(), seed=seed, rehearsal=rehearsed)
 
 
 @cache

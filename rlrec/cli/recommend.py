@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -109,29 +110,31 @@ def checked(line: Any) -> Any:
 
 def stream(
     store: Store, show: Show, source: str, kind: Any, read: Callable[[Any], Any], *, seed: int | None,
-    dry_run: bool = False,
+    dry_run: bool = False, rehearsal: AbstractContextManager[None] | None = None,
 ) -> None:  # fmt: skip
     """Read lines of `kind`, and write the answer to each once its group is stored, or why it is refused.
 
     read: a decoded line, or the error in it, as the use case takes it. A group of lines ends when it is full, or at a
     line {"op": "flush"}; without a seed also where nothing more waits. Raises LinesRefused at the end if any line was.
-    """
+    dry_run: draw only, each group by itself. rehearsal: a transaction around all groups; what they answer is written
+    behind it."""
     from rlrec.app.opening import ready
     from rlrec.app.pipe import Pipe
-    from rlrec.cli.lines import groups
+    from rlrec.cli.lines import groups, rereadable
 
     settings().source = "<stdin>" if source == "-" else source
     ready(store)
+    lines = source if rehearsal is None else rereadable(source)  # a rehearsal does not wait for whoever writes them
     pipe, n_refused = Pipe(store, seed=seed, dry_run=dry_run), 0
 
     def answers() -> Iterator[list[Any]]:
         nonlocal n_refused
-        for group in groups(source, eager=seed is None, flush=True):
+        for group in groups(lines, eager=seed is None, flush=True):
             results, n_of_group = answer_group(pipe, group, kind, read)
             n_refused += n_of_group
             yield results
 
-    show.stream(answers())
+    show.stream(answers(), rehearsal=rehearsal)
     if n_refused:
         raise refused(n_refused)
 

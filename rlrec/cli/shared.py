@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial, wraps
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +28,7 @@ else:
 T = TypeVar("T")
 Command = Callable[..., Any]
 JSONL = "jsonl"  # another name of ndjson
+NOTHING_STORED = "dry run: nothing was stored"
 FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
 
@@ -42,6 +43,7 @@ class Settings:
     no_color: bool = False
     format: str | None = None
     source: str | None = None
+    dry_run: bool = False
     context: click.Context | None = None
     before_notice: Callable[[], None] = staticmethod(lambda: None)  # takes a line of progress away
     config: Any = None  # a Config, where there is an rlrec.toml
@@ -170,18 +172,30 @@ def drawing(command: Command) -> Command:
     return run
 
 
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be stored, and store nothing.")
+
+
 def rehearsable(command: Command) -> Command:
     """Adds --dry-run, which takes back all that the command stores; write it below `stored`."""
 
-    @click.option("--dry-run", is_flag=True, help="Say what would be stored, and store nothing.")
+    @dry_run_option
     @wraps(command)
     def run(*args: Any, store: Store, dry_run: bool, **kwargs: Any) -> None:
-        with store.rehearsal() if dry_run else nullcontext():
+        if dry_run and isinstance(lines := kwargs.get("lines"), Lines):
+            lines.copy_unless_file()  # other writers do not wait for whoever writes the lines
+        with rehearsal(store) if dry_run else nullcontext():
             command(*args, store=store, **kwargs)
-        if dry_run:
-            notice("dry run: nothing was stored")
 
     return run
+
+
+@contextmanager
+def rehearsal(store: Store) -> Iterator[None]:
+    """A transaction that is taken back at its end, and says so on stderr."""
+    settings().dry_run = True
+    with store.rehearsal():
+        yield
+    notice(NOTHING_STORED)
 
 
 def printed(command: Command) -> Command:
@@ -272,7 +286,8 @@ def _created(path: str) -> BinaryIO:
 
 def refused(count: int, *, hint: str | None = None) -> LinesRefused:
     """The error at the end of an input of which some lines were refused."""
-    return LinesRefused(f"{count} line{'s' if count > 1 else ''} refused, the rest is stored", hint=hint)
+    stored = "would be stored" if settings().dry_run else "is stored"
+    return LinesRefused(f"{count} line{'s' if count > 1 else ''} refused, the rest {stored}", hint=hint)
 
 
 class Lines:
@@ -289,7 +304,8 @@ class Lines:
         from rlrec.cli.lines import rereadable
 
         self.refusals.reading(self.name)
-        self.source = rereadable(self.name)
+        if isinstance(self.source, str):
+            self.source = rereadable(self.source)
 
     def first_byte(self) -> bytes:
         """The first byte that is no space, of an input that can be read again."""

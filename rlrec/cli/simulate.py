@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, by_name, drawing, examples, stored
+from rlrec.cli.shared import Store, by_name, drawing, dry_run_option, examples, rehearsal, stored
 from rlrec.cli.values import PAIR, Integer
 
 LIMIT = 10_000_000  # of sessions, steps, runs
@@ -37,6 +38,7 @@ LIMIT = 10_000_000  # of sessions, steps, runs
 )
 @stored
 @drawing
+@dry_run_option
 @examples(
     "rlrec simulate bernoulli --policy home --sessions 200 --env rates=0.5,0.4,0.3,0.2,0.1",
     "rlrec simulate drift --ephemeral --kind thompson --param discount=0.9975 --runs 20 --steps 2000",
@@ -44,7 +46,7 @@ LIMIT = 10_000_000  # of sessions, steps, runs
     "rlrec simulate barista --ephemeral --kind uniform --runs 20 --sessions 50",
     "rlrec simulate bernoulli --experiment ab --sessions 200 --env rates=0.5,0.4,0.3,0.2,0.1",
 )
-def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:
+def simulate(store: Store, show: Show, ephemeral: bool, dry_run: bool, **options: Any) -> None:
     """Serve a simulated audience whose best arm or policy is known.
 
     ENV and its parameters: bernoulli (rates), drift (rates, jumps=ARM:RATE:FROM:TO,... or none, swing, period),
@@ -78,7 +80,9 @@ def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:
     memory are users, each visit is a session, retention is the share of visitors who came again, events are sums by
     kind, and `ended_at` is when every decision is mature. With --ephemeral, figures are means over all runs, with
     standard errors; every run starts from nothing, whatever --policy has learned, and visitors who return do so at
-    once."""
+    once.
+
+    With --dry-run, other writers wait until all sessions are served."""
     from rlrec.app import simulate as use_case
 
     for option in ("parameters", "params"):
@@ -86,9 +90,14 @@ def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:
     if ephemeral:
         from rlrec.app import study
 
+        if dry_run:
+            raise click.UsageError("--ephemeral stores nothing: leave out --dry-run")
         show(study.study(store, study.Request(**_study(**options))))
-    else:
-        show(use_case.simulate(store, use_case.Request(**_request(**options))))
+        return
+    request = use_case.Request(**_request(**options))
+    with rehearsal(store) if dry_run else nullcontext():
+        result = use_case.simulate(store, request)
+    show(result)
 
 
 def _request(*, kind: str | None, params: dict[str, str], runs: int, **options: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, by_name, conclude, examples, notice, stored, suggest_next
+from rlrec.cli.shared import NOTHING_STORED, Store, by_name, conclude, examples, notice, stored, suggest_next
 from rlrec.cli.tables import cell
 from rlrec.cli.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
 from rlrec.errors import CheckFailed, InputError
@@ -118,7 +118,7 @@ def train_pg(store: Store, show: Show, reference: str, shapings: Sequence[tuple[
         if not options.dry_run:
             _suggest_next(show, result)
     if options.dry_run:
-        notice("dry run: nothing was stored")
+        notice(NOTHING_STORED)
     if why is not None:
         hint = "it is stored; more sessions narrow the interval, and `rlrec policy show` has the figures"
         raise CheckFailed(f"version {result['version']} of {result['policy']} was not promoted: {why}", hint=hint)

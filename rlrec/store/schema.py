@@ -80,15 +80,18 @@ def migrations() -> Path:
     return inside if inside.is_dir() else package.parent / "migrations"
 
 
-def upgrade(url: URL) -> tuple[str | None, str]:
+def upgrade(url: URL, *, dry_run: bool = False) -> tuple[str | None, str]:
     """Bring the store to the head under one lock: its revision before (None: no store) and now.
-    Safe to run many times at once."""
+    Safe to run many times at once. dry_run: take it back at the end."""
     where = engines.printable(url)
     if url.drivername == "sqlite":
         _refuse_foreign_file(where)
-    engine = engines.connect(url, create=True)
+        if dry_run and not os.path.lexists(where):
+            _check_folder(where)
+            return None, HEAD
+    engine = engines.connect(url, create=not dry_run)
     try:
-        if url.drivername == "sqlite":
+        if url.drivername == "sqlite" and not dry_run:
             _switch_to_wal(engine, where=where)
         with engines.transaction(engine, write=True, where=where) as connection:
             if connection.dialect.name == "postgresql":
@@ -98,9 +101,20 @@ def upgrade(url: URL) -> tuple[str | None, str]:
                 _check_database(connection, where=where)
             if before != HEAD:
                 _run_alembic(connection, before, where=where)
+            if dry_run:
+                connection.rollback()
             return before, HEAD
     finally:
         engine.dispose()
+
+
+def _check_folder(path: str) -> None:
+    """Raises RlrecError where no file can be made at this path."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise RlrecError(f"cannot create {path}: no such folder", hint=f"make its folder first: {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RlrecError(f"cannot create {path}: permission denied", hint="choose another path with --db")
 
 
 def _refuse_foreign_file(path: str) -> None:

@@ -150,6 +150,13 @@ def test_an_old_store_upgrades_and_keeps_its_data(old: Path) -> None:
     assert [line["arm"] for line in run("arm", "list", "--format", "ndjson").lines] == ["a1", "a2", "a3"]
 
 
+def test_a_dry_run_of_an_upgrade_tries_it_and_leaves_the_store(old: Path) -> None:
+    before, run = rows(old), runner(str(old))
+    dry = run("init", "--dry-run", "--json")
+    assert (dry.exit_code, rows(old)) == (0, before)
+    assert dry.json == run("init", "--json").json
+
+
 def rows(path: Path) -> dict[str, list[Any]]:
     with closing(sqlite3.connect(path)) as connection:
         names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
