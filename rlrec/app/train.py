@@ -93,7 +93,8 @@ GateReport = TypedDict("GateReport", {
 NO_GATE: GateReport = dict.fromkeys(GateReport.__annotations__)  # type: ignore[assignment]
 
 
-# trained: whether there is a new version; why: it was not promoted.
+# trained: whether there is a new version; why: it was not promoted; training: what the version stores of it, epochs and
+# the gate.
 Result = TypedDict("Result", {
     "policy": str, "version": int, "parent": int, "sessions": int, "estimate": float | None, "lower": float | None,
     "promoted": bool, "upper": float | None, "value": float | None, "live_value": float | None, "against": int | None,
@@ -102,6 +103,7 @@ Result = TypedDict("Result", {
     "candidate": int | None, "alpha": float | None, "gate_sessions": int | None, "tune_estimate": float | None,
     "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None, "weights": str | None,
     "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int, "why": NotRequired[str | None],
+    "training": NotRequired[Mapping[str, Any]],
 })  # fmt: skip
 
 
@@ -347,12 +349,12 @@ class _TrainingRun:
         head = policies.lock(unit, [of_policy.id])[of_policy.id]
         # the version with its parameters
         number = policies.versions(unit, [of_policy.id])[-1].number + 1
-        curve = {"curve": [asdict(point) for point in trained.curve], "best": trained.best, "gate": gate}
+        training = {"curve": [asdict(point) for point in trained.curve], "best": trained.best, "gate": gate}
         version_id = policies.add_version(
             unit, policy_id=of_policy.id, number=number, status="frozen", reward_id=self.parent.reward.id,
             seq=head.seq, ordinal=head.ordinal, parent_id=self.parent.id,
             learned_from={**record, "options": {**record["options"], "weights": self.request.weights}},
-            parameters=candidate.parameters, report=curve,
+            parameters=candidate.parameters, report=training,
         )  # fmt: skip
         beliefs.add_weights(unit, version_id, weights)
         # the promotion
@@ -364,6 +366,7 @@ class _TrainingRun:
         visits = self.report.visits
         result = _result(self.parent, number, visits, gate, seed=self.seed, promoted=promoted, trained=trained)
         result["ess_wanted"], result["weights"] = self.wanted_ess, self.request.weights
+        result["training"] = training
         result["why"] = (
             None if promoted or promote != "if-better" else _why(gate, trained, same=same, wanted_ess=self.wanted_ess)
         )

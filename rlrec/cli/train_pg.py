@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import NOTHING_STORED, Store, by_name, conclude, examples, notice, stored, suggest_next
 from rlrec.cli.tables import cell
@@ -81,12 +82,16 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
 @click.option(
     "--dry-run", is_flag=True, help="Train and judge, and store nothing: no version, and no look of the gate."
 )
+@plot_option
 @stored
 @examples(
     'rlrec train-pg visits --promote if-better --min-new 1000 || echo "not better"',
     "rlrec train-pg visits --gamma 0.95 --entropy 0.01 --seed 1 --json",
+    "rlrec train-pg visits --plot curve.svg",
 )
-def train_pg(store: Store, show: Show, reference: str, shapings: Sequence[tuple[str, str]], **request: Any) -> None:
+def train_pg(
+    store: Store, show: Show, reference: str, shapings: Sequence[tuple[str, str]], plot: str | None, **request: Any
+) -> None:
     """Train a policy gradient on logged sessions, and judge it.
 
     Makes a new version of a policy of kind gradient, by REINFORCE with a baseline: gains are weighted by the policy's
@@ -111,10 +116,15 @@ def train_pg(store: Store, show: Show, reference: str, shapings: Sequence[tuple[
 
     options = use_case.Request(name=reference, shaping=_shaping(shapings), **request)
     result = use_case.train(store, options, progress=notice)
-    why = result.pop("why", None)
+    why, training = result.pop("why", None), result.pop("training", None)
     show(result, table=_view(result) if result["trained"] else None, flat=[result])
     if result["trained"]:
         conclude(show, _sentence(result))
+        if plot is not None and training is not None:
+            from rlrec.report.figures import learned
+
+            live = result["promoted"]
+            save_plot(plot, learned(result["policy"], result["version"], training, live=live))
         if not options.dry_run:
             _suggest_next(show, result)
     if options.dry_run:

@@ -89,6 +89,13 @@ def test_a_dry_run_answers_the_same_and_stores_nothing(train: Run, path: Path) -
     assert (dry.exit_code, dry.json) == (0, train(*words).json)
 
 
+def test_its_plot_is_that_of_the_new_version(train: Run, path: Path, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.svg", tmp_path / "other.svg"
+    assert train("visits", *QUICK, "--plot", one).exit_code == 0
+    assert runner(str(path))("--now", NOW, "policy", "show", "visits@2", "--plot", other).exit_code == 0
+    assert one.read_text() == other.read_text()
+
+
 def test_a_better_one_is_promoted_with_exit_0(train: Run, path: Path) -> None:
     said = train("visits", "--seed", 1, "--epochs", 4, "--lr", 0.01, "--promote", "if-better", "--json")
     assert (said.exit_code, said.json["promoted"]) == (0, True)
