@@ -23,6 +23,7 @@ NDJSON, JSON = "application/x-ndjson", "application/json"
 POSTED, HEALTH = ("/", "/pipe"), "/healthz"
 LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/1\.([01])")
 FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?)[ \t]*")
+LENGTH = re.compile(rb"[0-9]{1,30}")
 SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
 
 NumberedLines = Sequence[tuple[int, bytes]]
@@ -225,8 +226,9 @@ class Client:
         headers: dict[bytes, bytes] = {}
         for name, value in (pair.groups() for pair in pairs if pair is not None):
             name = name.lower()
-            if headers.setdefault(name, value) != value and name in (b"content-length", b"transfer-encoding"):
+            if name in headers and name in (b"content-length", b"transfer-encoding"):
                 raise RequestRefused(HTTPStatus.BAD_REQUEST, f"two {name.decode()}")
+            headers.setdefault(name, value)
         if b"origin" in headers:  # any page in a browser of this machine could write to the store
             raise RequestRefused(HTTPStatus.FORBIDDEN, "pages in browsers are not served")
         method, target, minor = line.groups()
@@ -239,13 +241,13 @@ class Client:
         coding, length = headers.get(b"transfer-encoding"), headers.get(b"content-length")
         if coding is not None and (length is not None or coding.lower() != b"chunked"):
             raise RequestRefused(HTTPStatus.BAD_REQUEST, "the length of the body is not clear")
-        if length is not None and not length.isdigit():
+        if length is not None and not LENGTH.fullmatch(length):
             raise RequestRefused(HTTPStatus.BAD_REQUEST, "Content-Length is no number")
         if coding is None and length is None:
             if method == b"POST":
                 raise RequestRefused(HTTPStatus.LENGTH_REQUIRED, "a body needs Content-Length, or chunks")
             return b""
-        self._check_size(0 if length is None else int(length[:20]))
+        self._check_size(int(length or 0))
         if headers.get(b"expect", b"").lower() == b"100-continue":
             await self._answers.join()
             self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

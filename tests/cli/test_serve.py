@@ -341,6 +341,8 @@ HEAD = b"POST /pipe HTTP/1.1\r\n"
         (HEAD + b"Content-Length: -1\r\n\r\n", 400),
         (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
         (HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (HEAD + b"Content-Length: " + b"0" * 5000 + b"\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n", 400),
         (HEAD + b"Origin: http://evil.example\r\nContent-Length: 0\r\n\r\n", 403),
@@ -350,8 +352,9 @@ HEAD = b"POST /pipe HTTP/1.1\r\n"
         (HEAD + b"Content-Length: 100\r\n\r\nslow", 408),
         (HEAD + b"\r\n", 411),
         (HEAD + b"Content-Length: 2001\r\n\r\n" + b"x" * 2001, 413),
+        (HEAD + b"Content-Length: " + b"0" * 20 + b"2001\r\n\r\n" + b"x" * 2001, 413),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n7d1\r\n" + b"x" * 2001, 413),
-        (HEAD + b"X: " + b"x" * 5000 + b"\r\n\r\n", 431),
+        (HEAD + b"X: " + b"x" * 9000 + b"\r\n\r\n", 431),
         (HEAD + b"Content-Length: 1500\r\n\r\n" + b"x" * 1500, 503),
     ],
 )  # fmt: skip
@@ -363,7 +366,7 @@ def test_a_request_out_of_order_is_refused_and_ends_the_connection(kiosk: str, s
             assert (code, json.loads(body)["code"]) == (status, 2)
             assert client.file.read() == b""
 
-    front = fronted(kiosk, talk, head_bytes=4096, body_bytes=2000, waiting_bytes=1000, slow_s=0.3)
+    front = fronted(kiosk, talk, head_bytes=8192, body_bytes=2000, waiting_bytes=1000, slow_s=0.3)
     assert front.waiting_bytes == 0
 
 
