@@ -101,7 +101,7 @@ def dangling_rows(unit: Unit) -> Iterator[DanglingRows]:
     """Rows that refer to nothing."""
     if not unit.postgres and _all_refer(unit):
         return
-    for table in t.metadata.sorted_tables:
+    for table in _tables(unit):
         for key in sorted(table.foreign_key_constraints, key=lambda key: str(key.column_keys)):
             parent = key.referred_table.alias("parent")
             pairs = [(element.parent, parent.c[element.column.name]) for element in key.elements]
@@ -118,7 +118,16 @@ def _all_refer(unit: Unit) -> bool:
     declared = unit.ask_value(
         "SELECT count(*) FROM sqlite_master m, pragma_foreign_key_list(m.name) WHERE m.type = 'table'"
     )
-    return declared == keys and not unit.ask("SELECT 1 FROM pragma_foreign_key_check LIMIT 1")
+    return declared == keys and not any(
+        unit.ask("SELECT 1 FROM pragma_foreign_key_check(?) LIMIT 1", table.name) for table in _tables(unit)
+    )
+
+
+def _tables(unit: Unit) -> Iterator[sa.Table]:
+    """All tables, one after another, with a word on progress."""
+    for number, table in enumerate(t.metadata.sorted_tables):
+        unit.progress("tables", number, number / len(t.metadata.sorted_tables))
+        yield table
 
 
 _SLOT_COUNTS = "SELECT decision_id, count(*) AS n, max(position) AS last FROM slot GROUP BY decision_id"
@@ -198,9 +207,9 @@ _ANY_VISIT = (
 def contradictions(unit: Unit) -> Iterator[tuple[str, list[Row]]]:
     """Rows that refer to the wrong row: the first MOST of each test that has any."""
     skipped = () if unit.ask(_ANY_VISIT) else _VISITS
-    for name, statement in _CONTRADICTIONS.items():
-        if name in skipped:
-            continue
+    tests = {name: statement for name, statement in _CONTRADICTIONS.items() if name not in skipped}
+    for number, (name, statement) in enumerate(tests.items()):
+        unit.progress("tests of rows", number, number / len(tests))
         if rows := unit.ask(f"{statement} LIMIT {MOST}"):
             yield name, rows
 

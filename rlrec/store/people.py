@@ -29,7 +29,7 @@ def portions(unit: Unit, *, size: int = reader.BATCH) -> Iterator[Ids]:
         " FROM session s ORDER BY person, s.id"
     )
     types = dict.fromkeys(("person", "session", "decisions"), np.int64)
-    ahead = np.empty((len(types), 0), np.int64)
+    ahead, read = np.empty((len(types), 0), np.int64), 0
     for columns in bulk.stream(unit, text, types):
         ahead = np.hstack([ahead, np.stack([*columns.values()])])
         person, session, decisions = ahead
@@ -39,6 +39,8 @@ def portions(unit: Unit, *, size: int = reader.BATCH) -> Iterator[Ids]:
         cuts = begins[run_starts(before // size)]
         for start, end in pairwise(cuts.tolist()):
             yield np.sort(session[start:end])
+            read += end - start
+            unit.progress("sessions", read, None)
         ahead = ahead[:, cuts[-1] :]
     if ahead.shape[1]:
         yield np.sort(ahead[1])

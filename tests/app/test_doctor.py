@@ -169,6 +169,17 @@ def test_a_sound_store_is_content(healthy: str) -> None:
     assert report.checked["versions"] == 17
 
 
+@pytest.mark.parametrize("healthy", ["sqlite", "postgres"], indirect=True)
+def test_every_long_check_says_how_far_it_is(healthy: str) -> None:
+    counted = set[str]()
+    with closing(Store(healthy)) as store:
+        store.progress = lambda what, rows, share: counted.add(what)
+        doctor(store, Request())
+    assert counted >= {
+        "tables", "tests of rows", "decisions", "changes of beliefs", "requests", "slates drawn again"
+    }  # fmt: skip
+
+
 PAGE = "(SELECT min(d.id) FROM decision d JOIN policy p ON p.id = d.policy_id WHERE p.name = 'ts' AND d.size = 3)"
 KEY = "(SELECT max(key) FROM feedback_key WHERE digest <> (SELECT min(digest) FROM feedback_key))"
 ONE = "(SELECT max(d.id) FROM decision d JOIN policy p ON p.id = d.policy_id WHERE p.name = 'ucb' AND d.size = 1)"

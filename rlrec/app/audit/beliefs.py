@@ -38,6 +38,7 @@ def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, na
     history, report = BeliefHistory(), _Reporter(version, findings, names)
     for chunk in belief_deltas.every(unit, version.id):
         history.count += len(chunk["seq"])
+        unit.progress("changes of beliefs", history.count, None)
         _check_chain(chunk, history, report)
         if (late := chunk["seq"] > head_seq).any():
             arm, seq = int(chunk["arm_id"][late][0]), int(chunk["seq"][late][0])

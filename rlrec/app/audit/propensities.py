@@ -99,7 +99,9 @@ class VersionSlates:
             moments = past_beliefs.walk(self.unit, self.version, np.unique(seq))
         done = 0
         for same, sums in moments:
-            rows = order[np.searchsorted(seq, same[0], "left") : np.searchsorted(seq, same[-1], "right")]
+            begin, end = int(np.searchsorted(seq, same[0], "left")), int(np.searchsorted(seq, same[-1], "right"))
+            self.unit.progress("slates drawn again", end, end / len(order))
+            rows = order[begin:end]
             ordinals = slates.per_decision("belief_ordinal")[rows]
             for ordinal in np.unique(ordinals).tolist():
                 faded = self.version.ordinal if self.version.status == "frozen" else ordinal

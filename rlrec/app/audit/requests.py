@@ -23,6 +23,7 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
     its user and its arms, and by the name of the route, the policy or the version."""
     context, no_arms = lru_cache(PORTION)(_context), arms_text(None)
     for start in range(0, len(decision_ids), PORTION):
+        unit.progress("requests", start, start / len(decision_ids))
         answered = audit.answered(unit, decision_ids[start : start + PORTION].tolist())
         sets = contents.eligible_arms(unit, {request.eligible_id for request in answered})
         keys = arms.keys(unit, {arm for members in sets.values() for arm in members})
