@@ -18,7 +18,7 @@ from rlrec.app.policy import PolicyBelief
 from rlrec.app.positions import CurveAnswer
 from rlrec.errors import RlrecError, StoreBusy
 from rlrec.records import StoredPolicy, Version
-from rlrec.store import Store, Unit, experiments, policies, reader
+from rlrec.store import Store, Unit, bulk, experiments, policies, reader
 from rlrec.store.experiments import Experiment
 from rlrec.times import DAY_US, written
 
@@ -99,20 +99,18 @@ class Result:
 
 def report(store: Store, request: Request) -> Result:
     """The content of the page. Raises InputError for names that the store lacks; a part that has no answer says why."""
-    with store.read() as unit:
-        gathering = _Gathering(store, unit, request)
-    return gathering.result()
+    with store.snapshot() as unit, bulk.alongside(unit):
+        return _Gathering(store, unit, request).result()
 
 
 class _Gathering:
-    """One run: what the store has, and then part by part, each from its own snapshot."""
+    """One run, in one snapshot: what the store has, and then part by part."""
 
     def __init__(self, store: Store, unit: Unit, request: Request) -> None:
-        self.store, self.request = store, request
+        self.store, self.unit, self.request = store, unit, request
         self.selection = filters.selection(unit, request.filter)
         self.chosen = None if request.policy is None else lookup.version(unit, request.policy)[0].policy
         self.days = reader.day_counts(unit, self.selection)
-        self.now = unit.now
         decisions = sum(row.decisions for row in self.days)
         first, last = reader.times(unit, self.selection)
         self.answer = Result(
@@ -213,8 +211,7 @@ class _Gathering:
         answer, since = self.answer, self._bounds[JUDGED]
         answer.judged = JUDGED if since is not None else None
         targets = [*dict.fromkeys([*self._targets(), UNIFORM])]
-        with self.store.read() as unit:
-            visits = reader.extent(unit, self.selection).steps > 1
+        visits = reader.extent(self.unit, self.selection).steps > 1
         names = ",".join([PER_IMPRESSION, *([PER_SESSION] if visits else [])])
         request = evaluate.Request(targets=targets, log=self._log(since), estimators=names)
         try:
@@ -242,8 +239,7 @@ class _Gathering:
         return exposure.exposure(self.store, exposure.Request(log=self._log(since), by="day"))
 
     def _experiments(self) -> list[VariantComparison]:
-        with self.store.read() as unit:
-            stored = experiments.every(unit)
+        stored = experiments.every(self.unit)
         chosen = [each for each in stored if self.chosen is None or self._concerned(each)]
         chosen.sort(key=lambda each: (each.status != "running", -each.created_at))
         if len(chosen) > EXPERIMENTS:
@@ -263,23 +259,21 @@ class _Gathering:
         return [positions.show(self.store, f"{name}@{number}") for name, number in [*newest_of.items()][-CURVES:]]
 
     def _trained(self) -> list[Training]:
-        with self.store.read() as unit:
-            trained = [
-                Training(version.policy.name, version.number, self.live[version.policy.id].id == version.id, report)
-                for version in self._gradients(unit)
-                if (report := policies.report(unit, version.id)) is not None
-            ]
+        trained = [
+            Training(version.policy.name, version.number, self.live[version.policy.id].id == version.id, report)
+            for version in self._gradients()
+            if (report := policies.report(self.unit, version.id)) is not None
+        ]
         newest_of: dict[str, list[Training]] = defaultdict(list)
         for each in trained:
             newest_of[each.policy].append(each)
         return [each for of_policy in newest_of.values() for each in of_policy[-1:]][:TRAINED]
 
-    def _gradients(self, unit: Unit) -> Sequence[Version]:
+    def _gradients(self) -> Sequence[Version]:
         """The versions of policies that are trained."""
         owners = [key for key, each in self.every.items() if each.kind == "gradient" and each.base_id is None]
-        return policies.versions(unit, [key for key in owners if self.chosen is None or key == self.chosen.id])
+        return policies.versions(self.unit, [key for key in owners if self.chosen is None or key == self.chosen.id])
 
     def _findings(self) -> list[Finding]:
         chosen: list[StoredPolicy] = [self.every[key] for key in self._shown()]
-        with self.store.read() as unit:
-            return newest.check(unit, chosen, on_its_clock=self.store.now is None)
+        return newest.check(self.unit, chosen, on_its_clock=self.store.now is None)

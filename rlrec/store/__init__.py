@@ -38,6 +38,7 @@ class Store:
         self._clock_noticed = False  # that the clock lies before the newest decision
         self._stored = False  # something that a retry of the command would store again
         self._rehearsal: sa.Connection | None = None
+        self._snapshot: Unit | None = None
 
     def close(self) -> None:
         if self._engine is not None:
@@ -52,11 +53,24 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Unit]:
         """One snapshot. Never takes the write lock."""
+        if self._snapshot is not None:
+            yield self._snapshot
+            return
         try:
             with self._transaction(write=False) as connection:
                 yield self._unit(connection)
         except StoreBusy as error:
             raise self._truthful(error) from error.__cause__
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Unit]:
+        """Inside it, all reads are of one snapshot."""
+        with self.read() as unit:
+            self._snapshot = unit
+            try:
+                yield unit
+            finally:
+                self._snapshot = None
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:

@@ -100,9 +100,11 @@ def _arrays(rows: list[tuple[Any, ...]], types: Types) -> Columns:
 @contextmanager
 def alongside(unit: Unit) -> Iterator[None]:
     """Inside it, bulk reads of a long log go through Arrow, from the snapshot of the unit.
-    Enter it before anything else is read: on SQLite the unit's snapshot is taken anew. Where there is no driver, or
-    writers never pause for long enough, reads go through the unit's cursor."""
-    worker = _start_worker(unit) if _is_long(unit) else None
+    Enter it before anything else is read: on SQLite the unit's snapshot is taken anew, but not for a unit that it was
+    entered with before. Where there is no driver, or writers never pause for long enough, reads go through the unit's
+    cursor."""
+    worker = _start_worker(unit) if not unit.alongside and _is_long(unit) else None
+    unit.alongside = True
     if worker is None:
         yield
         return

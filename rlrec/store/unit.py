@@ -38,6 +38,7 @@ class Unit:
         self.postgres = connection.dialect.name == "postgresql"
         self.repeatable = False  # whether the same work once more would change nothing
         self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
+        self.alongside = False  # whether that was tried: the snapshot stays as it is
 
     def clock(self) -> int:
         """The database's clock at this moment, whatever `now` is."""

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from rlrec.app.report import Request, report
+from rlrec.report import page as pages
+from rlrec.store import Store
+from rlrec.times import parse
 from tests.cli.test_exposure import ARMS, serve
 from tests.conftest import Run, filled, runner
 
@@ -86,6 +90,20 @@ def test_estimates_and_exposure_are_from_the_newest_decisions_and_say_so(
     text = page(shop)
     assert "From the newest 40 decisions." in text
     assert "From the newest 20 decisions." in text
+
+
+def test_its_parts_agree_while_others_write(shop: Run, store: Store) -> None:
+    """Whoever is served while the page is made is in none of its parts."""
+    before = page(shop)
+    writes, served = iter(range(3)), ("recommend", "--policy", "home", "--session")
+
+    def serve_more(*_: object) -> None:
+        if (n := next(writes, None)) is not None:
+            assert shop("--now", LATER, "--allow-future", *served, f"new{n}").exit_code == 0
+
+    store.now, store.progress = parse(LATER), serve_more
+    made = report(store, Request())
+    assert (next(writes, None), pages.page(made, "What the recommender does")) == (None, before)
 
 
 def test_what_lies_before_a_long_pause_is_not_shown_over_time(run_sqlite: Run) -> None:
