@@ -10,14 +10,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from rlrec.app.imports import conflicts, layouts, policies
 from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import LogColumns
 from rlrec.app.imports.conflicts import EarlierLines
-from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source
+from rlrec.app.imports.layouts.base import Layout, Options, RefusedLine, Source
 from rlrec.app.imports.visit_numbers import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportState, PreparedRows
 from rlrec.errors import InputError
@@ -31,6 +31,7 @@ class Request:
     files: Sequence[Source]
     layout: str
     policy: str | None = None
+    options: Options = field(default_factory=Options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +45,18 @@ class BadLines:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSummary:
-    """How many lines were stored, known already, and refused; and of how many of those stored the policy's definition
-    clips or ignores a reward."""
+    """How many decisions were stored, known already, and refused; of how many the policy's definition clips or ignores
+    a reward; how many lines the format marks as no decision; the share of those stored that are clipped, and the kinds
+    of events that are ignored."""
 
     accepted: int
     duplicates: int
     rejected: int
     clipped: int
     ignored: int
+    skipped: int
+    clipped_share: float
+    ignored_kinds: Sequence[str]
 
 
 def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSummary:
@@ -59,13 +64,17 @@ def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSum
     layout = layouts.reader(request.layout)
     if layout.wants_policy and request.policy is None:
         raise InputError(f"the layout {request.layout} needs a policy", hint="--policy NAME: the owner of the log")
+    for name, value in vars(request.options).items():
+        if value is not None and name not in layout.reads:
+            raise InputError(f"the layout {request.layout} has no use for --{name.replace('_', '-')}")
     with store.read() as unit:
         if request.policy is not None:
             policies.find(unit, request.policy)
         now, salt = unit.now, settings.get(unit).split_salt
     with ExitStack() as opened, _rare_collections():
         files = [
-            opened.enter_context(closing(layout(source, policy=request.policy, now=now))) for source in request.files
+            opened.enter_context(closing(layout(source, policy=request.policy, now=now, options=request.options)))
+            for source in request.files
         ]
         return _Import(store, request, files, bad_lines, salt).run()
 
@@ -159,7 +168,8 @@ class _Import:
                         self.bad_lines.refuse(error, text)
         summary = ImportSummary(
             accepted=state.accepted, duplicates=state.duplicates, rejected=rejected, clipped=state.altered.clipped,
-            ignored=state.altered.ignored,
+            ignored=state.altered.ignored, skipped=sum(file.skipped for file in self.files),
+            clipped_share=state.altered.clipped / max(state.accepted, 1), ignored_kinds=sorted(state.altered.kinds),
         )  # fmt: skip
         if state.run is not None:
             end = partial(settings.end_run, run_id=state.run, result=asdict(summary))

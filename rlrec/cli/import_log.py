@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
 from rlrec.cli import lines
 from rlrec.cli.output import Show
 from rlrec.cli.shared import FILE, Refusals, Store, conclude, examples, refusing, rehearsable, stored, suggest_next
-from rlrec.cli.values import NAME, Registered
+from rlrec.cli.values import NAME, Parsed, Registered, parse_file
 
 
 @click.command("import-log")
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE|-...")
 @click.option(
     "--layout", type=Registered("rlrec.app.imports.layouts:READERS"), required=True,
-    help="obd: Open Bandit Dataset CSV. jsonl: one decision a line, as export-log writes them. Both may be gzip.",
+    help="csv: any table, with --map. jsonl: one decision a line, as export-log writes them. obd: Open Bandit Dataset "
+    "CSV. All may be gzip.",
 )  # fmt: skip
 @click.option(
     "--policy", type=NAME, metavar="NAME",
     help="The owner of the log: a new name, or a policy of kind logged. obd needs it; jsonl: else each line's own.",
 )  # fmt: skip
+@click.option(
+    "--map", "columns", type=Parsed("file", parse_file), metavar="FILE",
+    help="csv: a file of JSON that says which column is what.",
+)  # fmt: skip
 @refusing
 @stored
 @rehearsable
 @examples(
-    "rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl"
+    "rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl",
+    "rlrec import-log log.csv --layout csv --map map.json --policy shop",
 )
 def import_log(
-    store: Store, show: Show, refusals: Refusals, files: Sequence[str], layout: str, policy: str | None
-) -> None:
+    store: Store, show: Show, refusals: Refusals, files: Sequence[str], layout: str, policy: str | None,
+    columns: dict[str, Any] | None,
+) -> None:  # fmt: skip
     """Take in logs from elsewhere, to estimate on and to learn from.
 
     Unknown arms are added. A line that was imported before is a duplicate: an overlapping file adds only what is new.
@@ -42,15 +49,23 @@ def import_log(
     meanwhile; an import that was stopped goes on where it ended when the same command runs again. The summary counts
     the decisions whose rewards the policy's reward definition clips or ignores.
 
+    csv: the map is JSON, such as {"session": "visit_id", "user": "user_id", "at": "time", "arm": "item",
+    "propensity": "p", "reward": "clicked", "eligible": "items", "context": ["hour", "country"]}: each word names a
+    column. `arm` is all that must be there; there are also marginal, position, events ({"click": COLUMN, ...} in place
+    of a reward), and decision: rows with one value there, one after the other, are the slots of one decision.
+
     For `train-pg`, and for policies that read the session, a line of jsonl says in `state` what was known of its visit
     then: {"step": 0} at the first step; later on step, gap_s (since the last decision), shown (slots so far), reward
     (of them), and history, the last 64 of them, oldest first: [{"arm": A, "ago": decisions ago, "reward": R}, ...]."""
     from rlrec.app import import_log as use_case
-    from rlrec.app.imports.layouts.base import Source
+    from rlrec.app.imports.layouts.base import Options, Source
 
+    options = Options(map=columns)
     sources = [Source(file=_rereadable(file, refusals), name=file, decode=lines.decode_group) for file in files]
     bad_lines = use_case.BadLines(quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading)
-    result = use_case.import_log(store, use_case.Request(files=sources, layout=layout, policy=policy), bad_lines)
+    result = use_case.import_log(
+        store, use_case.Request(files=sources, layout=layout, policy=policy, options=options), bad_lines
+    )
     show(result)
     conclude(
         show,

@@ -15,6 +15,12 @@ START = 1_769_904_000_000_000  # 2026-02-01
 MINUTE = 60_000_000
 
 
+def summary(**counts: Any) -> dict[str, Any]:
+    """The answer of `import-log`: what is not named is 0, or none."""
+    nothing = dict.fromkeys(("accepted", "duplicates", "rejected", "clipped", "ignored", "skipped"), 0)
+    return nothing | {"clipped_share": 0.0, "ignored_kinds": []} | counts
+
+
 def at(db: str, minutes: float) -> Store:
     """The store, some minutes after the start."""
     return Store(db, now=START + int(minutes * MINUTE))

@@ -21,6 +21,7 @@ from rlrec.app.inputs import canonical
 from rlrec.cli.lines import decode_group
 from rlrec.store import Store
 from rlrec.store.loading import Same
+from tests.app.logs import summary
 from tests.conftest import Run, filled, runner
 
 SAMPLE = Path("sample_data/random_all.csv.gz")
@@ -137,17 +138,11 @@ def test_a_known_request_id_is_a_conflict(lived: Run) -> None:
 
 def test_a_line_is_known_by_its_bytes_and_how_often_they_came(run: Run) -> None:
     twice = lines({}, {}, {"session": "s2"})
-    assert imported(run, twice) == {"accepted": 3, "duplicates": 0, "rejected": 0, "clipped": 0, "ignored": 0}
-    assert imported(run, twice) == {"accepted": 0, "duplicates": 3, "rejected": 0, "clipped": 0, "ignored": 0}
+    assert imported(run, twice) == summary(accepted=3)
+    assert imported(run, twice) == summary(duplicates=3)
     more = lines({}, {}, {}, {"session": "s3"})
-    assert imported(run, more) == {"accepted": 2, "duplicates": 2, "rejected": 0, "clipped": 0, "ignored": 0}
-    assert imported(run, more, "--policy", "else") == {
-        "accepted": 4,
-        "duplicates": 0,
-        "rejected": 0,
-        "clipped": 0,
-        "ignored": 0,
-    }
+    assert imported(run, more) == summary(accepted=2, duplicates=2)
+    assert imported(run, more, "--policy", "else") == summary(accepted=4)
 
 
 def test_a_reward_without_events_is_an_event(run: Run) -> None:
@@ -281,8 +276,7 @@ def test_what_cannot_be_read_is_told_before_what_the_store_refuses(run: Run) -> 
 
 @pytest.mark.usefixtures("small_groups")
 def test_policies_may_be_named_late_in_a_file(run: Run) -> None:
-    assert imported(run, lines(*({"policy": name} for name in "bbbbacab"))) == {
-        "accepted": 8, "duplicates": 0, "rejected": 0, "clipped": 0, "ignored": 0}  # fmt: skip
+    assert imported(run, lines(*({"policy": name} for name in "bbbbacab"))) == summary(accepted=8)
     assert [one["policy"] for one in exported(run)] == [*"bbbbacab"]
     assert [one["policy"] for one in run("policy", "list", "--json").json] == ["a", "b", "c"]
 
@@ -313,8 +307,8 @@ def test_an_obd_context_is_canonical(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_open_bandit_log_is_stored_once(run: Run) -> None:
     command = ("import-log", SAMPLE, "--layout", "obd", "--policy", "random", "--json")
-    assert run(*command).json == {"accepted": 10_000, "duplicates": 0, "rejected": 0, "clipped": 0, "ignored": 0}
-    assert run(*command).json == {"accepted": 0, "duplicates": 10_000, "rejected": 0, "clipped": 0, "ignored": 0}
+    assert run(*command).json == summary(accepted=10_000)
+    assert run(*command).json == summary(duplicates=10_000)
     last = exported(run)[-1]
     assert (last["k"], len(last["slate"]), len(last["eligible"]), last["slate"][0]["marginal"]) == (3, 1, 80, 0.0125)
     assert (last["propensity"], last["slate"][0]["propensity"], last["visit"], last["step"]) == (None, None, 1, 0)

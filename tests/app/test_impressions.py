@@ -18,6 +18,7 @@ from rlrec.app.imports.conflicts import FirstValues
 from rlrec.app.log.splits import BOUNDS, splits
 from rlrec.errors import RlrecError
 from rlrec.store import Store
+from tests.app.logs import summary
 from tests.conftest import Run
 
 NAMES = ["timestamp", "item_id", "position", "click", "propensity_score", "user_feature_0", "user-item_affinity_0"]
@@ -71,7 +72,7 @@ def test_groups_and_statements_of_any_size_store_the_same(
     for name, value in SMALL.items():
         monkeypatch.setattr(name, value)
     path = written(tmp_path / "log.csv", VARIED)
-    assert taken_in(run, path) == {"accepted": 7, "duplicates": 0, "rejected": 0, "clipped": 0, "ignored": 0}
+    assert taken_in(run, path) == summary(accepted=7)
     eligible = ["0", "1", "2", "3", "4", "6", "new"]
     clicks = [
         [("click", int(row[2]), row[0].replace(" ", "T").replace("+00:00", "Z"))] if row[3] == "1" else []
@@ -81,7 +82,7 @@ def test_groups_and_statements_of_any_size_store_the_same(
         (row[1], int(row[2]), float(row[4]), row[0].replace(" ", "T").replace("+00:00", "Z"), click, 3, eligible)
         for row, click in zip(VARIED, clicks, strict=True)
     ]
-    assert taken_in(run, path) == {"accepted": 0, "duplicates": 7, "rejected": 0, "clipped": 0, "ignored": 0}
+    assert taken_in(run, path) == summary(duplicates=7)
 
 
 @pytest.mark.parametrize("change", ["quoted", "times", "order"])
@@ -110,14 +111,14 @@ def test_an_unusual_file_says_the_same(run_sqlite: Run, sqlite_db: str, tmp_path
 def test_a_line_that_comes_twice_is_two_lines(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
     path = written(tmp_path / "log.csv", [*VARIED, *VARIED[:3]])
-    assert taken_in(run, path) == {"accepted": 10, "duplicates": 0, "rejected": 0, "clipped": 0, "ignored": 0}
+    assert taken_in(run, path) == summary(accepted=10)
     more = written(tmp_path / "more.csv", [*VARIED[:3], *VARIED[:3], *VARIED[:3], *rows({"item_id": "0"})])
-    assert taken_in(run, path, more) == {"accepted": 4, "duplicates": 16, "rejected": 0, "clipped": 0, "ignored": 0}
+    assert taken_in(run, path, more) == summary(accepted=4, duplicates=16)
 
 
 def test_two_files_of_one_command_may_overlap(run: Run, tmp_path: Path) -> None:
     one, two = written(tmp_path / "one.csv", VARIED[:5]), written(tmp_path / "two.csv", VARIED[3:])
-    assert taken_in(run, one, two) == {"accepted": 7, "duplicates": 2, "rejected": 0, "clipped": 0, "ignored": 0}
+    assert taken_in(run, one, two) == summary(accepted=7, duplicates=2)
 
 
 def test_sessions_that_a_store_has_already_are_joined(run: Run, tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_sessions_that_a_store_has_already_are_joined(run: Run, tmp_path: Path) 
     text = text.replace("random/", "other/")
     assert run("import-log", "-", "--layout", "jsonl", "--policy", "copy", stdin=text).exit_code == 0
     said = run("import-log", path, "--layout", "obd", "--policy", "other", "--json").json
-    assert said == {"accepted": 7, "duplicates": 0, "rejected": 0, "clipped": 0, "ignored": 0}
+    assert said == summary(accepted=7)
     mine = run("export-log", "-", "--log", "policy=other").lines
     assert {one["session"] for one in mine} == sessions
     assert {(one["visit"], one["step"]) for one in mine} == {(1, 1)}
@@ -158,7 +159,7 @@ def test_bad_lines_are_set_apart_in_order(run: Run, tmp_path: Path, monkeypatch:
     rejects = tmp_path / "bad.jsonl"
     command = ("import-log", written(tmp_path / "log.csv", lines), "--layout", "obd", "--policy", "random", "--json")
     said = run(*command, "--on-error", "quarantine", "--rejects", rejects)
-    assert said.json == {"accepted": 4, "duplicates": 0, "rejected": 3, "clipped": 0, "ignored": 0}
+    assert said.json == summary(accepted=4, rejected=3)
     assert [json.loads(line)["line"] for line in rejects.read_text().splitlines()] == [3, 4, 7]
 
 

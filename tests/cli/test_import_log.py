@@ -15,6 +15,7 @@ import pytest
 
 from rlrec.app.imports import layouts
 from rlrec.app.imports.layouts.base import Layout
+from tests.app.logs import summary
 from tests.conftest import Run
 
 LINE = '{"session": "%s", "slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"]}\n'
@@ -33,7 +34,7 @@ def test_bad_lines_are_set_apart(run: Run, tmp_path: Path) -> None:
         "import-log", "-", "--layout", "jsonl", "--on-error", "quarantine", "--rejects", rejects, "--json", stdin=text
     )
     assert said.exit_code == 5
-    assert said.json == {"accepted": 2, "duplicates": 0, "rejected": 2, "clipped": 0, "ignored": 0}
+    assert said.json == summary(accepted=2, rejected=2)
     told = [json.loads(line) for line in rejects.read_text().splitlines()]
     assert [(one["line"], one["field"]) for one in told] == [(2, "session"), (5, "session")]
 
@@ -43,7 +44,7 @@ def test_several_files_one_of_them_packed(run_sqlite: Run, tmp_path: Path) -> No
     one.write_text(LINE % "s1" + LINE % "s2")
     two.write_bytes(gzip.compress((LINE % "s2" + LINE % "s3").encode()))
     said = run_sqlite("import-log", one, two, "--layout", "jsonl", "--json")
-    assert said.json == {"accepted": 3, "duplicates": 1, "rejected": 0, "clipped": 0, "ignored": 0}
+    assert said.json == summary(accepted=3, duplicates=1)
 
 
 def test_an_error_names_its_own_file(run_sqlite: Run, tmp_path: Path) -> None:
@@ -231,7 +232,8 @@ def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: 
         event % (3, "", 9),
     ]
     said = run("import-log", "-", "--layout", "jsonl", "--json", stdin="".join(stars + others))
-    assert said.json == {"accepted": 9, "duplicates": 0, "rejected": 0, "clipped": 4, "ignored": 2}
+    assert said.json == summary(
+        accepted=9, clipped=4, ignored=2, clipped_share=4 / 9, ignored_kinds=["dwell_s"])  # fmt: skip
     assert said.stderr.splitlines() == [
         "4 decisions have rewards that 'default' clips to 0 to 1; `rlrec reward define` another one, and estimate with"
         " --reward",

@@ -14,7 +14,7 @@ import pickle
 import tempfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -33,6 +33,7 @@ GROUP = 50_000  # lines
 GROUP_BYTES = 1 << 25  # about
 BLOCK = 1 << 20
 LINE_BYTES = 10_000_000
+SPANNED = 1_000  # lines of a decision
 BOM = b"\xef\xbb\xbf"
 
 T = TypeVar("T")
@@ -64,7 +65,35 @@ def refused(error: InputError, number: int, text: bytes) -> RefusedLine:
     return RefusedLine(error, text)
 
 
-Decoded = tuple[LogColumns, list[RefusedLine]]
+class Observation(NamedTuple):
+    """Events of a decision that another line holds. key: the request id of that decision."""
+
+    key: str
+    events: tuple[tuple[str, float, int | None], ...]  # kind, value, time
+    activates: bool = False
+
+
+class Decoded(NamedTuple):
+    """The decisions of some lines, without digest and text, the lines that cannot be taken, how many lines the format
+    itself marks as none, and the observations of decisions in other lines.
+
+    lines: over how many lines each decision goes; None: one each."""
+
+    rows: LogColumns
+    refused: list[RefusedLine]
+    skipped: int = 0
+    observations: Sequence[Observation] = ()
+    lines: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of an import that some layouts read. map: which column of a table is what; reward_from: the key of a
+    line that holds its reward; arm_id: the key of an action that holds the arm."""
+
+    map: Mapping[str, Any] | None = None
+    reward_from: str | None = None
+    arm_id: str | None = None
 
 
 class Layout(ABC):
@@ -72,11 +101,14 @@ class Layout(ABC):
 
     headed: ClassVar[bool] = False  # the first line names the columns
     wants_policy: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset()  # names of the options that it reads
 
-    def __init__(self, source: Source, *, policy: str | None, now: int) -> None:
+    def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
         self.source = source
         self.policy = policy
         self.now = now
+        self.options = options or Options()
+        self.skipped = 0  # lines that the format marks as no decision, so far
         self.policies: dict[str, int] = {}  # the line that names each policy first
         self.decoded, self.share = 0, 0.0  # lines that were decoded so far, and the share of the file that was read
         self.names_keys = False  # whether some line names a request, a key of feedback or a user
@@ -91,9 +123,13 @@ class Layout(ABC):
     def header(self, text: bytes) -> None:  # noqa: B027 (most layouts have none)
         """Read the first line. Raises InputError where a column is missing."""
 
+    def goes_on(self, text: bytes, following: bytes) -> bool:
+        """Whether a line belongs to the decision of the line before it."""
+        return False
+
     @abstractmethod
-    def decode(self, numbers: Sequence[int], texts: list[bytes]) -> tuple[LogColumns, list[RefusedLine]]:
-        """The decisions of some lines, without digest and text, and the lines that cannot be taken."""
+    def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
+        """The decisions of some lines, and their observations."""
 
     def end(self) -> None:  # noqa: B027 (most layouts need nothing more)
         """All lines were decoded. Raises InputError where the file as a whole cannot be taken."""
@@ -124,13 +160,16 @@ class Layout(ABC):
             readers = _Bytes(opened, size), _Bytes(opened, size)
             even, odd = (self._decoded_groups(each, start, with_text) for start, each in enumerate(readers))
             with closing(BackgroundItems(odd)) as background:
-                for rows, bad in filter(None, chain.from_iterable(zip_longest(even, background))):
+                for group in filter(None, chain.from_iterable(zip_longest(even, background))):
+                    rows = group.rows
                     self.decoded, self.share = self.decoded + len(rows), readers[0].position / max(size, 1)
+                    self.skipped += group.skipped
+                    self.observe(group.observations)
                     if len(rows):
                         prefixes.append(np.frombuffer(b"".join(rows.digest), np.uint64)[::2])
                         self.note(rows)
                         pickle.dump(rows, self._spool, pickle.HIGHEST_PROTOCOL)
-                    yield bad
+                    yield group.refused
         self._spool.flush()
         self.end()
         ordered = np.sort(np.concatenate(prefixes))
@@ -138,29 +177,55 @@ class Layout(ABC):
 
     def _decoded_groups(self, file: _Bytes, start: int, with_text: bool) -> Iterator[Decoded]:
         """Every second group of the file."""
-        headed = self.headed
-        for index, blocks in groupby(_blocks(file, self.source.name), itemgetter(0)):
-            if not headed and index % 2 != start:
-                continue
-            numbers, texts = list[int](), list[bytes]()
-            for _, number, block in blocks:
-                _cut(number, block, numbers, texts)
-            if headed and texts:
-                number, headed = numbers.pop(0), False
+        spans = type(self).goes_on is not Layout.goes_on
+        groups = _groups(file, self.source.name, None if self.headed or spans else start)
+        if self.headed:
+            groups = self._without_header(groups)
+        for index, numbers, texts in self._at_ends(groups) if spans else groups:
+            if index % 2 == start:
+                yield self._identified(self.decode(numbers, texts), numbers, texts, with_text)
+
+    def _without_header(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
+        """The groups after the header was read from the first of their lines."""
+        is_read = False
+        for index, numbers, texts in groups:
+            if texts and not is_read:
+                number, is_read = numbers.pop(0), True
                 try:
                     self.header(texts.pop(0))
                 except InputError as error:
                     error.line = number
                     raise
-            if index % 2 == start:
-                rows, bad = self.decode(numbers, texts)
-                if bad:
-                    lines = dict(zip(numbers, texts, strict=True))
-                    texts = [lines[number] for number in rows.number]
-                digests = [blake2b(text, digest_size=16).digest() for text in texts]
-                yield replace(rows, digest=digests, text=texts if with_text else NULL), bad
-        if headed:
+            yield LineGroup(index, numbers, texts)
+        if not is_read:
             raise InputError(f"{self.source.name} is empty", hint="its first line names the columns")
+
+    def _at_ends(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
+        """The groups, each ending where a decision ends: its last lines move to the next group."""
+        index, numbers, texts = -1, list[int](), list[bytes]()
+        for index, more, further in groups:
+            numbers, texts = numbers + more, texts + further
+            cut = max(len(texts) - 1, 0)
+            while cut and len(texts) - cut < SPANNED and self.goes_on(texts[cut - 1], texts[cut]):
+                cut -= 1
+            yield LineGroup(index, numbers[:cut], texts[:cut])
+            numbers, texts = numbers[cut:], texts[cut:]
+        yield LineGroup(index + 1, numbers, texts)
+
+    def _identified(self, group: Decoded, numbers: Sequence[int], texts: list[bytes], with_text: bool) -> Decoded:
+        """The decoded group with the digests of its rows, and with their text where that is wanted."""
+        if group.lines is not None:
+            index = dict(zip(numbers, range(len(numbers)), strict=True))
+            starts = zip(map(index.__getitem__, group.rows.number), group.lines, strict=True)
+            texts = [b"\n".join(texts[first : first + count]) for first, count in starts]
+        elif len(group.rows) < len(texts):
+            lines = dict(zip(numbers, texts, strict=True))
+            texts = [lines[number] for number in group.rows.number]
+        digests = [blake2b(text, digest_size=16).digest() for text in texts]
+        return group._replace(rows=replace(group.rows, digest=digests, text=texts if with_text else NULL))
+
+    def observe(self, observations: Sequence[Observation]) -> None:  # noqa: B027 (most layouts have none)
+        """Remember observations of decisions in other lines."""
 
     def note(self, rows: LogColumns) -> None:
         """Remember of decoded rows what is known only at the end of the file."""
@@ -188,6 +253,22 @@ class Layout(ABC):
         before = counts.get(digest, 0)
         counts[digest] = before + 1
         return digest if before == 0 else blake2b(digest + before.to_bytes(8), digest_size=16).digest()
+
+
+class LineGroup(NamedTuple):
+    group: int
+    numbers: list[int]
+    texts: list[bytes]
+
+
+def _groups(file: _Bytes, name: str, parity: int | None) -> Iterator[LineGroup]:
+    """The lines of a file in groups, blank ones left out; parity: of every second group alone."""
+    for index, blocks in groupby(_blocks(file, name), itemgetter(0)):
+        if parity is None or index % 2 == parity:
+            lines = LineGroup(index, [], [])
+            for _, number, block in blocks:
+                _cut(number, block, lines.numbers, lines.texts)
+            yield lines
 
 
 class _Bytes(io.RawIOBase):

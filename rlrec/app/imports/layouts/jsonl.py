@@ -14,7 +14,16 @@ from typing import Any, ClassVar, NamedTuple
 from msgspec import Struct, field
 
 from rlrec.app.imports.columns import LogColumns, LoggedCandidates, LoggedEvents, LoggedSlots, transposed
-from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source, key, probability, refused
+from rlrec.app.imports.layouts.base import (
+    Decoded,
+    Layout,
+    Options,
+    RefusedLine,
+    Source,
+    key,
+    probability,
+    refused,
+)
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.policy import history
@@ -124,11 +133,11 @@ class LineEvent(NamedTuple):
 class Jsonl(Layout):
     """One decision a line; the keys of `recommend --json` and what `export-log` adds."""
 
-    def __init__(self, source: Source, *, policy: str | None, now: int) -> None:
-        super().__init__(source, policy=policy, now=now)
+    def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
+        super().__init__(source, policy=policy, now=now, options=options)
         self._sets: dict[tuple[str, ...], tuple[str, ...]] = {}
 
-    def decode(self, numbers: Sequence[int], texts: list[bytes]) -> tuple[LogColumns, list[RefusedLine]]:
+    def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
         rows, slots, events, bad = list[Any](), list[Any](), list[Any](), list[RefusedLine]()
         sets, set_index = list[tuple[str, ...]](), dict[int, int]()
         for start in range(0, len(texts), AT_ONCE):
@@ -148,7 +157,7 @@ class Jsonl(Layout):
             eligible_sets=sets, slots=LoggedSlots(**transposed(("row", *LineSlot._fields), slots)),
             events=LoggedEvents(**transposed(("row", *LineEvent._fields), events)), **transposed(ROW, rows),
         )  # fmt: skip
-        return columns, bad
+        return Decoded(columns, bad)
 
     def _row(
         self, decision: DecisionLine | InputError

@@ -22,7 +22,16 @@ import numpy as np
 
 from rlrec import times
 from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, values
-from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source, key, probability, refused
+from rlrec.app.imports.layouts.base import (
+    Decoded,
+    Layout,
+    Options,
+    RefusedLine,
+    Source,
+    key,
+    probability,
+    refused,
+)
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.store.loading import Same
@@ -44,8 +53,8 @@ class Obd(Layout):
     headed = True
     wants_policy = True
 
-    def __init__(self, source: Source, *, policy: str | None, now: int) -> None:
-        super().__init__(source, policy=policy, now=now)
+    def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
+        super().__init__(source, policy=policy, now=now, options=options)
         self._items: set[str] = set()
         self._size = 0
         self._eligible: tuple[str, ...] = ()
@@ -157,7 +166,7 @@ class Obd(Layout):
 
     # -- decisions --
 
-    def decode(self, numbers: Sequence[int], texts: list[bytes]) -> tuple[LogColumns, list[RefusedLine]]:
+    def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
         numbers, (ats, items, positions, clicks, marginals, contexts), bad = self._rows(numbers, texts)
         clicked = list(compress(range(len(numbers)), clicks))
         rows = LogColumns(
@@ -168,7 +177,7 @@ class Obd(Layout):
                 row=clicked, position=list(compress(positions, clicks)), kind=Same("click"), value=Same(1.0)
             ),
         )  # fmt: skip
-        return rows, bad
+        return Decoded(rows, bad)
 
     def note(self, rows: LogColumns) -> None:
         super().note(rows)

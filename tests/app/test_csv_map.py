@@ -1,0 +1,167 @@
+"""Tables in CSV: what the map names is stored, and estimates are those of a plain script over the file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.app.logs import summary
+from tests.conftest import Run
+
+MAP = {
+    "session": "visit", "user": "uid", "at": "time", "arm": "item", "propensity": "p", "position": "slot",
+    "events": {"click": "clicked"}, "eligible": "items", "context": ["country", "hour"],
+}  # fmt: skip
+HEADER = "visit,uid,time,slot,item,p,clicked,items,hour,country\n"
+ROW = "v{n},u{n},2026-01-31T12:00:00Z,1,{item},{p},{click},a|b|c,9,de\n"
+
+
+def row(n: int = 0, item: str = "a", p: object = 0.5, click: object = 0) -> str:
+    return ROW.format(n=n, item=item, p=p, click=click)
+
+
+@pytest.fixture(autouse=True)
+def columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("map.json").write_text(json.dumps(MAP))
+
+
+def imported(run: Run, text: str, **changes: Any) -> Any:
+    Path("log.csv").write_text(text)
+    Path("map.json").write_text(json.dumps({**MAP, **changes}))
+    return run("import-log", "log.csv", "--layout", "csv", "--map", "map.json", "--policy", "shop", "--json")
+
+
+def slates(number: int) -> str:
+    """Slates of two slots, drawn by Plackett-Luce, clicked at random."""
+    random = np.random.default_rng(3)
+    lines = [HEADER]
+    for n in range(number):
+        arms, weights = ["a", "b", "c"], np.array([3.0, 2.0, 1.0])
+        for position in (1, 2):
+            p = weights / weights.sum()
+            index = random.choice(len(arms), p=p)
+            click = int(random.random() < 0.3 if arms[index] == "a" else random.random() < 0.5)
+            second = f"{n % 60:02}"
+            lines.append(f"v{n // 2},u{n // 2},2026-01-{n // 60 + 1:02}T12:00:{second}Z,{position},{arms[index]},"
+                         f"{float(p[index])!r},{click},a|b|c,{n % 24},de\n")  # fmt: skip
+            arms.pop(index)
+            weights = np.delete(weights, index)
+    return "".join(lines)
+
+
+def plain_estimates(text: str) -> tuple[float, float]:
+    """IPS and SNIPS of uniform over the slots, weighed by the prefix."""
+    total, weights, rows = 0.0, 0.0, 0
+    prefix = 1.0
+    for line in csv.DictReader(text.splitlines()):
+        position = int(line["slot"])
+        prefix = (1.0 if position == 1 else prefix) / (4 - position) / float(line["p"])
+        total, weights, rows = total + prefix * int(line["clicked"]), weights + prefix, rows + 1
+    return total / rows, total / weights
+
+
+def test_estimates_are_those_of_a_plain_script(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups end where a decision ends, whatever line of it comes last in a portion of the file."""
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 7)
+    text = slates(300)
+    assert imported(run, text).json == summary(accepted=300)
+    rows = run("evaluate", "uniform", "--log", "policy=shop", "--estimator", "ips,snips", "--json").json
+    assert [each["value"] for each in rows] == pytest.approx(plain_estimates(text), abs=1e-9)
+    assert imported(run, text).json == summary(duplicates=300)
+
+
+def test_a_row_becomes_what_the_map_says(run: Run) -> None:
+    assert imported(run, HEADER + row(click=1)).json["accepted"] == 1
+    (line,) = run("export-log", "-").lines
+    assert (line["session"], line["user"], line["at"]) == ("v0", "u0", "2026-01-31T12:00:00.000000Z")
+    assert (line["context"], line["eligible"], line["log_propensity"]) == (
+        {"country": "de", "hour": 9}, ["a", "b", "c"], pytest.approx(np.log(0.5))
+    )  # fmt: skip
+    assert [(event["kind"], event["position"], event["value"]) for event in line["events"]] == [("click", 1, 1.0)]
+
+
+def test_an_arm_and_a_reward_are_enough(run: Run) -> None:
+    """The arms of the file are eligible, and each row is a session of its own."""
+    Path("map.json").write_text('{"arm": "item", "reward": "stars"}')
+    Path("log.csv").write_text("item;stars\na;0.5\nb;\n")
+    said = run("import-log", "log.csv", "--layout", "csv", "--map", "map.json", "--json")
+    assert said.json == summary(accepted=2)
+    first, second = run("export-log", "-").lines
+    assert (first["eligible"], first["reward"], second["reward"]) == (["a", "b"], 0.5, 0.0)
+    assert (first["policy"], first["slate"][0]["propensity"]) == ("imported", None)
+    assert first["session"] != second["session"]
+
+
+def test_rows_of_one_decision_are_one_slate(run: Run) -> None:
+    text = "page,item,p\nx,a,0.5\nx,b,0.5\n,a,0.25\n,a,0.25\n"
+    Path("map.json").write_text('{"decision": "page", "arm": "item", "propensity": "p"}')
+    Path("log.csv").write_text(text)
+    assert run("import-log", "log.csv", "--layout", "csv", "--map", "map.json", "--json").json["accepted"] == 3
+    lines = run("export-log", "-").lines
+    assert sorted(len(line["slate"]) for line in lines) == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (row(p=0), "field p"),
+        (row(p="nan"), "field p"),
+        (row(item=""), "field item"),
+        (row(item="x"), "not eligible"),
+        (row(click="often"), "field clicked"),
+        (row().replace("12:00:00Z", "25:00:00Z"), "field time"),
+        (row().replace("2026", "2999"), "in the future"),
+        (row().replace(",de\n", "\n"), "9 cells"),
+        (row().replace(",de\n", ',"de\n'), "a row is one line"),
+        (row().replace(",1,a", ",0,a"), "field slot"),
+        (row().replace("a|b|c", "a").replace("0.5", "0.7"), "must be 1"),
+        (row().replace("a|b|c", "[1"), "no JSON list"),
+    ],
+)
+def test_a_bad_row_is_named(run_sqlite: Run, bad: str, reason: str) -> None:
+    said = imported(run_sqlite, HEADER + row(1) + bad + row(2))
+    assert said.exit_code == 2
+    assert "log.csv line 3" in said.error["error"]
+    assert reason in said.error["error"] + str(said.error["hint"])
+
+
+def test_decisions_whose_rows_contradict_each_other_are_set_apart(run_sqlite: Run) -> None:
+    text = HEADER + row(1) + row(2) + row(2, "b").replace(",1,b", ",2,b").replace(",de", ",fr") + row(3)
+    Path("log.csv").write_text(text)
+    command = ("import-log", "log.csv", "--layout", "csv", "--map", "map.json")
+    said = run_sqlite(*command, "--on-error", "quarantine", "--rejects", "bad.jsonl", "--json")
+    assert (said.exit_code, said.json) == (5, summary(accepted=2, rejected=1))
+    assert json.loads(Path("bad.jsonl").read_text())["line"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"propensity": "prob"}, "no column 'prob'"),
+        ({"context": ["contry"]}, "no column 'contry'"),
+        ({"propensty": "p"}, "no use for 'propensty'"),
+        ({"reward": "clicked"}, "has \"reward\" and \"events\""),
+        ({"events": {"!": "clicked"}}, "no kind of event"),
+    ],
+)  # fmt: skip
+def test_a_map_that_does_not_fit_is_named(run_sqlite: Run, change: dict[str, Any], word: str) -> None:
+    said = imported(run_sqlite, HEADER + row(), **change)
+    assert (said.exit_code, word in said.error["error"]) == (2, True)
+
+
+def test_a_table_needs_a_map_and_other_layouts_have_no_use_for_one(run_sqlite: Run) -> None:
+    Path("log.csv").write_text(HEADER + row())
+    assert "--map" in run_sqlite("import-log", "log.csv", "--layout", "csv").stderr
+    assert "no use for --map" in run_sqlite("import-log", "log.csv", "--layout", "jsonl", "--map", "map.json").stderr
+
+
+@pytest.mark.parametrize("text", ["1769860800", "1769860800000", "2026-01-31 12:00:00", "2026-01-31T13:00:00+01:00"])
+def test_times_come_in_several_forms(run_sqlite: Run, text: str) -> None:
+    imported(run_sqlite, HEADER + row().replace("2026-01-31T12:00:00Z", text))
+    assert run_sqlite("export-log", "-").lines[0]["at"] == "2026-01-31T12:00:00.000000Z"
