@@ -18,18 +18,20 @@ from rlrec.app.learning import arm_means, belief_versions, graduation
 from rlrec.app.learning.belief_versions import VersionSummary
 from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, warm_start
 from rlrec.app.log import lineage
-from rlrec.arrays import Array, finite_or_none, plain_number
+from rlrec.arrays import Array, Ids, finite_or_none, plain_number
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.ope.exposure import spread
 from rlrec.policy import means, slate
 from rlrec.policy.base import Belief, Examined, Policy
 from rlrec.policy.contextual import is_contextual
+from rlrec.policy.linear import Linear
 from rlrec.records import Arm, Head, Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit, activity, arms, beliefs, bulk, decisions, policies, routes, settings
 from rlrec.store.unit import parse
 from rlrec.times import DAY_US, written
 
 Z = 1.959963984540054  # normal quantile of intervals of 95 %
+LARGEST = 50  # weights of an arm that are shown, where features are hashed into more columns than can be listed
 DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only where they have a floor
 
 
@@ -333,7 +335,10 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     policy, weights = distribution.policy, list[dict[str, Any]]()
     if is_contextual(policy):
         mean, lower, upper = policy.interval(belief, context=context, z=Z)
-        weights = [dict(zip(policy.features, row, strict=True)) for row in policy.weights(belief).tolist()]
+        if distribution.columns is None:
+            weights = [dict(zip(policy.features, row, strict=True)) for row in policy.weights(belief).tolist()]
+        else:
+            weights = _largest_weights(cast(Linear, policy), belief, distribution.columns.columns())
     else:  # NaN for a trained kind, whose scores are not rewards
         mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
     mean, lower, upper = means.widened(mean, lower, upper, _curve_error(unit, version, policy, belief))
@@ -349,6 +354,16 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         }
         for row, arm in enumerate(catalogue)
     ]  # fmt: skip
+
+
+def _largest_weights(policy: Linear, belief: Belief, columns: Ids) -> list[dict[str, float]]:
+    """For each arm the LARGEST weights of columns of sparse contexts, by name."""
+    weights, largest = policy.column_weights(belief, columns), list[dict[str, float]]()
+    for column in weights.T:
+        order = np.argsort(-np.abs(column), kind="stable")[:LARGEST]
+        names = map(policy.design.context.name_of, columns[order].tolist())
+        largest.append(dict(zip(names, column[order].tolist(), strict=True)))
+    return largest
 
 
 def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -> Array:

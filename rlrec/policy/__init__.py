@@ -96,5 +96,22 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
     if len(undotted) < len(typed):
         undotted["of_stages"] = {name: value for name, value in typed.items() if "." in name}
     designed = {"design": design} if design is not None and "design" in cls.__dataclass_fields__ else {}
+    if design is not None:
+        _check_width(kind, cls, design)
     curve = {CURVE: tuple(typed[CURVE])} if CURVE in typed else {}
     return cls(**{**cls.implied_defaults(typed), **undotted, **curve}, **designed)
+
+
+def _check_width(kind: str, cls: type[Policy], design: Design) -> None:
+    """Raises InputError where features have more columns than a kind holds."""
+    from rlrec.policy.fields import WIDEST
+
+    takes_sparse = getattr(cls, "takes_sparse", False)
+    for side, encoder, allowed in (("contexts", design.context, takes_sparse), ("arms", design.arm, False)):
+        if encoder.is_sparse and not allowed:
+            limit = f"{kind} learns how columns vary together" if side == "contexts" else "features of arms are dense"
+            others = ", ".join(other for other in KINDS if getattr(load(other), "takes_sparse", False))
+            hint = f"hash into fewer columns{f'; {others} take more' if side == 'contexts' else ''}"
+            raise InputError(
+                f"features of {side} have {encoder.width} columns, and {limit}: it holds {WIDEST}", hint=hint
+            )

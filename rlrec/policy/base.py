@@ -5,7 +5,7 @@ This module and the kinds that read no context import no numpy: a single `feedba
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -19,7 +19,7 @@ from rlrec.policy.statistics import POSITION, CountedSlot, Counts, SlotColumns, 
 from rlrec.records import Reward
 
 if TYPE_CHECKING:
-    from rlrec.arrays import Array, Ids
+    from rlrec.arrays import Array, Ids, Index
     from rlrec.policy.scores import Scores
     from rlrec.policy.solving import ArmMoments
 
@@ -31,7 +31,8 @@ class Belief:
     pulls, reward_sum, reward_squares: what the belief counts, without prior. alpha, beta: the prior as pseudo-counts of
     reward and of its absence, 0 where there is none. total: pulls of all arms that the belief knows, a number or
     (..., 1). extra (..., m, w): sums of the kind's own statistics. moments: those of kinds that need the context,
-    unpacked. trained: parameters of a trained kind, of these arms, and the features of these, (m, p).
+    unpacked. on_columns: sums (c, m, 3) on columns (c,) of sparse contexts, for kinds that read these; they are read
+    when they are asked for. trained: parameters of a trained kind, of these arms, and the features of these, (m, p).
     """
 
     pulls: Array
@@ -42,6 +43,7 @@ class Belief:
     total: float | Array
     extra: Array | None = None
     moments: ArmMoments | None = None
+    on_columns: Callable[[Index], Array] | None = None
     trained: tuple[dict[str, Array], Array] | None = None
 
     @property

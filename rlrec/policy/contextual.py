@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.policy.base import Belief, Policy
-from rlrec.policy.encoder import Encoder
+from rlrec.policy.encoder import Encoded, Encoder
 from rlrec.policy.scores import Scores
 
 
@@ -42,10 +42,11 @@ class Design:
 @dataclass(frozen=True, kw_only=True)
 class ContextualPolicy(Policy):
     """Base of kinds whose scores depend on the encoded context x, (q,); x (..., q) stands for many, one for each
-    belief."""
+    belief. Wide contexts are `Sparse`."""
 
     design: Design = field(default_factory=Design, compare=False, repr=False)
 
+    takes_sparse: ClassVar[bool] = False  # whether its contexts may have more columns than a belief holds squares of
     expands: ClassVar[bool] = False  # whether its model is expanded around the anchor of its design
 
     @property
@@ -66,9 +67,14 @@ class ContextualPolicy(Policy):
     def features(self) -> tuple[str, ...]:
         """Names of the columns of `weights`."""
 
-    def encode(self, context: Mapping[str, Any] | None) -> Array:
+    @property
+    def is_sparse(self) -> bool:
+        """Whether contexts are encoded without their zeros."""
+        return self.design.context.is_sparse
+
+    def encode(self, context: Mapping[str, Any] | None) -> Encoded:
         """Features of a context, (q,)."""
-        return self.design.context.encode([context or {}])[0]
+        return self.design.context.rows([context or {}])[0]
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         return self.scores_at(belief, self.encode(context))
@@ -77,11 +83,11 @@ class ContextualPolicy(Policy):
         return self.index_at(belief, self.encode(context))
 
     @abstractmethod
-    def scores_at(self, belief: Belief, x: Array) -> Scores:
+    def scores_at(self, belief: Belief, x: Encoded) -> Scores:
         """`scores` in encoded contexts x (..., q), one for each of the leading axes of the belief; arrays (..., m)."""
 
     @abstractmethod
-    def index_at(self, belief: Belief, x: Array) -> Array:
+    def index_at(self, belief: Belief, x: Encoded) -> Array:
         """`index` in encoded contexts x (..., q), (..., m)."""
 
     @abstractmethod
@@ -102,3 +108,8 @@ def is_contextual(policy: Policy) -> TypeGuard[ContextualPolicy]:
 def learns_from_contexts(policy: Policy) -> TypeGuard[ContextualPolicy]:
     """Whether the belief of a policy is made of moments of contexts."""
     return policy.contextual and policy.online
+
+
+def learns_by_column(policy: Policy) -> bool:
+    """Whether the belief of a policy has sums on each column of sparse contexts, in place of moments."""
+    return learns_from_contexts(policy) and policy.design.context.is_sparse

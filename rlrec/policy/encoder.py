@@ -17,6 +17,7 @@ from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
 from rlrec.policy import features
 from rlrec.policy.base import EVERYTHING
+from rlrec.policy.features import Sparse
 from rlrec.policy.fields import (
     FORMS,
     LARGEST,
@@ -39,19 +40,24 @@ _KEYS = ["intercept", "fields", "hash"]
 _HINT = 'write {"fields": {"hour": "number", "device": ["ios", "android"]}}'
 
 
+Encoded = Any
+"""Encoded contexts: an array (..., columns), or `Sparse` where they are wide."""
+
+
 class Encoder:
     """Turns JSON objects into rows of numbers with names; its `spec` says all that it does.
 
-    names: one for each column. reads: the fields that it looks at. intercept: whether column 0 is always 1."""
+    width: how many columns; wide: more than WIDEST, so that only `sparse` encodes. reads: the fields that it looks at.
+    intercept: whether column 0 is always 1."""
 
     def __init__(self, fields: Iterable[Field] = (), *, intercept: bool = True, columns: int = 0) -> None:
         """`columns`: how many the whole object is hashed into. Fields are sorted by name, since JSON has no order."""
         self.fields = tuple(sorted(fields, key=lambda field: field.name))
         self.intercept, self.columns = intercept, columns
-        named = chain.from_iterable(field.names for field in self.fields)
-        self.names = (*["1"][: int(intercept)], *named, *(f"#{at}" for at in range(columns)))
+        self.width = int(intercept) + sum(field.width for field in self.fields) + columns
+        self.is_sparse = self.width > WIDEST
         self.reads = EVERYTHING if columns else tuple(field.name for field in self.fields)
-        _check_names(self.names)
+        self._check_names()
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> Self:
@@ -75,6 +81,23 @@ class Encoder:
         """An intercept, and the whole object hashed into a few columns."""
         return cls(columns=columns)
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """A name for each column."""
+        named = chain.from_iterable(field.names for field in self.fields)
+        return (*["1"][: int(self.intercept)], *named, *(f"#{at}" for at in range(self.columns)))
+
+    def name_of(self, column: int) -> str:
+        """The name of a column, without those of all others."""
+        column -= int(self.intercept)
+        if column < 0:
+            return "1"
+        for reader in self.fields:
+            if column < reader.width:
+                return reader.name_of(column)
+            column -= reader.width
+        return f"#{column}"
+
     def spec(self) -> dict[str, Any]:
         """The encoder as JSON, in full."""
         fields = {field.name: field.spec() for field in self.fields}
@@ -84,7 +107,7 @@ class Encoder:
         return isinstance(other, Encoder) and self.spec() == other.spec()
 
     def __hash__(self) -> int:
-        return hash(self.names)
+        return hash((self.intercept, self.fields, self.columns))
 
     def check(self, values: Mapping[str, Any], *, what: str = "context") -> None:
         """Raises InputError, with its field, where a value is not what was declared.
@@ -108,15 +131,36 @@ class Encoder:
             blocks.append(features.encode([dict(row) for row in rows], self.columns))
         return np.hstack(blocks)
 
+    def rows(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
+        """Features of n contexts, (n, columns): sparse ones where they are wide."""
+        return self.sparse(contexts) if self.is_sparse else self.encode(contexts)
 
-def _check_names(names: Sequence[str]) -> None:
-    if not names:
-        raise InputError("features have no columns", hint="give them an intercept, or fields")
-    if len(names) > WIDEST:
-        hint = f"give at most {WIDEST}: list fewer values and hash the rest"
-        raise InputError(f"features have {len(names)} columns", hint=hint)
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise InputError(f"two columns are named {quote(twice[0])}", hint="rename or leave out one")
+    def sparse(self, rows: Sequence[Mapping[str, Any]]) -> Sparse:
+        """Features of n objects without the zeros, and without the intercept; each column once a row."""
+        shift, parts = int(self.intercept), [_NO_ENTRIES]
+        for reader in self.fields:
+            row, column, value = reader.entries([row.get(reader.name) for row in rows])
+            parts.append((row, column + shift, value))
+            shift += reader.width
+        if self.columns:
+            hashed = features.sparse([dict(row) for row in rows], self.columns)
+            row = np.repeat(np.arange(len(rows)), np.diff(hashed.start))
+            parts.append((row, hashed.column.astype(np.int64) + shift, hashed.value))
+        return features.merge(len(rows), *map(np.concatenate, zip(*parts, strict=True)))
+
+    def _check_names(self) -> None:
+        if not self.width:
+            raise InputError("features have no columns", hint="give them an intercept, or fields")
+        if self.width > features.MOST + WIDEST:
+            hint = f"give at most {features.MOST + WIDEST}: hash into fewer"
+            raise InputError(f"features have {self.width} columns", hint=hint)
+        if self.is_sparse:  # too many to name each time; the names only show
+            return
+        if twice := [name for name, times in Counter(self.names).items() if times > 1]:
+            raise InputError(f"two columns are named {quote(twice[0])}", hint="rename or leave out one")
+
+
+_NO_ENTRIES = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
 
 
 def _unfit(what: str, name: str, value: Any, *, hint: str) -> InputError:
@@ -168,12 +212,12 @@ class EncoderFit:
             if _width(fields) <= widest:
                 break
         while _width(fields) > widest:
-            fields.remove(max(fields, key=lambda field: (len(field.names), -self.fields[field.name].total, field.name)))
+            fields.remove(max(fields, key=lambda field: (field.width, -self.fields[field.name].total, field.name)))
         return Encoder(fields).spec()
 
 
 def _width(fields: Iterable[Field]) -> int:
-    return 1 + sum(len(field.names) for field in fields)
+    return 1 + sum(field.width for field in fields)
 
 
 def _without_clashes(fields: Iterable[Field]) -> list[Field]:

@@ -1,4 +1,4 @@
-"""Contexts as numbers: any JSON object to a short dense vector, by signed hashing.
+"""Contexts as numbers: any JSON object to a short dense vector, or to a long sparse one, by signed hashing.
 
 A vocabulary would have to be learned, stored and versioned; a hash needs none, and gives new values columns too.
 """
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.arrays import Array, Index, piece_rows
+from rlrec.arrays import Array, Index, piece_rows, run_starts
 
 WIDTH = 64
+MOST = 1 << 18  # columns of any hash; a shorter one takes the lowest bits of the same number
 NUMBERS = frozenset({int, float})
 _LARGEST = sys.float_info.max
 # A code: the column in fours, 2 for the sign -, 1 for a number.
@@ -30,11 +31,13 @@ _COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
 class Sparse:
     """Features of n contexts without the zeros: those of context i are at start[i]..start[i + 1].
 
-    start (n + 1,); column (e,) of each entry; value (e,), to be added where a column comes twice."""
+    start (n + 1,); column (e,) of each entry; value (e,), to be added where a column comes twice. single: a context by
+    itself, whose scores have no axis of contexts."""
 
     start: npt.NDArray[np.int32]
-    column: npt.NDArray[np.uint8]
+    column: npt.NDArray[Any]
     value: Array
+    single: bool = False
 
     def __len__(self) -> int:
         return len(self.start) - 1
@@ -43,6 +46,16 @@ class Sparse:
     def size(self) -> int:
         """Bytes of its arrays."""
         return self.start.nbytes + self.column.nbytes + self.value.nbytes
+
+    def __getitem__(self, rows: int | slice) -> Sparse:
+        """A context by itself, or those of a range."""
+        first, last = (rows, rows + 1) if isinstance(rows, int) else rows.indices(len(self))[:2]
+        start = self.start[first : last + 1]
+        some = slice(start[0], start[-1])
+        return Sparse(start - start[0], self.column[some], self.value[some], single=isinstance(rows, int))
+
+    def __iter__(self) -> Iterator[Sparse]:
+        return map(self.__getitem__, range(len(self)))
 
     def entries(self, rows: Index) -> tuple[Index, Index]:
         """The entries of these contexts, by index, and which of `rows` each belongs to, (f,) both."""
@@ -57,14 +70,24 @@ def encode(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Array:
     return add_up(len(entries), columns, row, entries.column % columns, entries.value)
 
 
+def merge(n: int, row: Index, column: Index, value: Array) -> Sparse:
+    """Sparse rows of entries that add up where they meet, in the order of their columns."""
+    order = np.lexsort((column, row))
+    row, column, value = row[order], column[order], value[order]
+    first = run_starts(row, column)
+    total = np.add.reduceat(value, first) if len(first) else value
+    start = np.r_[0, np.cumsum(np.bincount(row[first], minlength=n))].astype(np.int32)
+    return Sparse(start, column[first].astype(np.int32), total)
+
+
 def add_up(n: int, columns: int, row: Index, column: npt.NDArray[Any], value: Array) -> Array:
     """Dense rows, (n, columns), of entries that add up where they meet."""
     cells = np.bincount(row * columns + column, weights=value, minlength=n * columns)
     return cells.reshape(n, columns).astype(np.float64, copy=False)
 
 
-def sparse(contexts: Sequence[dict[str, Any]]) -> Sparse:
-    """Features of contexts, each a sum of few.
+def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
+    """Features of contexts in a power of two of columns, up to MOST, each a sum of few.
 
     A number counts as asinh(number) under its key, so that a price does not drown a flag; text, true, false and null
     count 1 under key and value; lists and objects count item by item. Keys that share a column add up there, with
@@ -80,7 +103,7 @@ def sparse(contexts: Sequence[dict[str, Any]]) -> Sparse:
     number = np.flatnonzero(flat & (code & _NUMBER > 0))
     value[number] *= _squeeze([values[at] for at in number.tolist()])
     if flat.all():
-        return _sort_rows(row, code // _COLUMN, value, len(contexts))
+        return _sort_rows(row, code // _COLUMN % columns, value, len(contexts))
     # items of lists and objects, path by path
     nested = [
         (row[at], *column_of(path), number)
@@ -91,13 +114,14 @@ def sparse(contexts: Sequence[dict[str, Any]]) -> Sparse:
     numbers = {at: entry[3] for at, entry in enumerate(nested) if entry[3] is not None}
     inner[2, list(numbers)] *= _squeeze(list(numbers.values()))
     row, column = np.concatenate([row[flat], inner[0].astype(np.int64)]), np.r_[code[flat] // _COLUMN, inner[1]]
-    return _sort_rows(row, column, np.concatenate([value[flat], inner[2]]), len(contexts))
+    return _sort_rows(row, column.astype(np.int64) % columns, np.concatenate([value[flat], inner[2]]), len(contexts))
 
 
 def _sort_rows(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Sparse:
     order = np.argsort(row, kind="stable")
     start = np.r_[0, np.cumsum(np.bincount(row, minlength=n))].astype(np.int32)
-    return Sparse(start, column[order].astype(np.uint8), value[order])
+    narrow = not len(column) or int(column.max()) < WIDTH  # a quarter of the memory
+    return Sparse(start, column[order].astype(np.uint8 if narrow else np.int32), value[order])
 
 
 def _codes(names: Sequence[str], values: Sequence[Any]) -> Index:
@@ -170,6 +194,6 @@ def _squeeze(values: Sequence[float]) -> Array:
 
 @lru_cache(maxsize=100_000)
 def column_of(name: str) -> tuple[int, float]:
-    """Column and sign of a name."""
+    """Column and sign of a name, among MOST columns."""
     bits = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
-    return (bits >> 1) % WIDTH, 1.0 if bits & 1 else -1.0
+    return (bits >> 1) % MOST, 1.0 if bits & 1 else -1.0

@@ -16,8 +16,8 @@ from rlrec.arrays import Array, Index
 from rlrec.errors import InputError, suggest
 from rlrec.policy import features
 
-WIDEST = 128  # columns of an encoder: a belief holds the square of that for every arm
-HASHES = (0, 1, 2, 4, 8, 16, 32, 64)  # powers of two, so that all hashed columns are equally likely
+WIDEST = 128  # columns of which a belief can hold the square for every arm
+HASHES = (0, *(1 << bits for bits in range(19)))  # powers of two, so that all hashed columns are equally likely
 FAR = 10.0  # scales from the mean beyond which a number counts no more: one slip must not tip a belief
 LARGEST = 1e6  # in a vector, which is not scaled
 LONGEST = 200  # characters of a name
@@ -37,6 +37,15 @@ class Field:
         """The names of its columns."""
         return (self.name,)
 
+    @property
+    def width(self) -> int:
+        """How many columns it has."""
+        return len(self.names)
+
+    def name_of(self, column: int) -> str:
+        """The name of one of its columns."""
+        return self.names[column]
+
     def mismatch(self, value: Any) -> str:
         """The kind of value it reads, as an error says it, where this one is of another; else an empty text."""
         raise NotImplementedError
@@ -44,6 +53,12 @@ class Field:
     def encode(self, values: Sequence[Any]) -> Array:
         """Columns (n, columns) of n values; values that are unknown, missing or of another type count 0."""
         raise NotImplementedError
+
+    def entries(self, values: Sequence[Any]) -> tuple[Index, Index, Array]:
+        """`encode` without the zeros: row, column and value of each entry."""
+        dense = self.encode(values)
+        row, column = np.nonzero(dense)
+        return row, column, dense[row, column]
 
     def spec(self) -> dict[str, Any]:
         parameters = {key: list(value) if type(value) is tuple else value for key, value in asdict(self).items()}
@@ -136,13 +151,21 @@ class Words(Field):
             raise self._wrong("values", "give a list of texts")
         object.__setattr__(self, "values", tuple(map(features.text_of, self.values)))
         check_hash(f"field {quote(self.name)}", self.hash)
-        if not self.names:
+        if not self.width:
             raise self._wrong("values", "list some, or hash them")
 
     @property
     def names(self) -> tuple[str, ...]:
         listed = (f"{self.name}{self.mark}{value}" for value in self.values)
         return (*listed, *(f"{self.name}#{at}" for at in range(self.hash)))
+
+    @property
+    def width(self) -> int:
+        return len(self.values) + self.hash
+
+    def name_of(self, column: int) -> str:
+        hashed = column - len(self.values)
+        return f"{self.name}{self.mark}{self.values[column]}" if hashed < 0 else f"{self.name}#{hashed}"
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -155,12 +178,25 @@ class Words(Field):
         column, sign = features.column_of(f"\x1f{self.name}\x1e{word}")
         return len(self.values) + column % self.hash, sign
 
-    def _table(self, n: int, row: Index, words: Sequence[str]) -> Array:
-        """Columns (n, columns) of words that stand in these rows."""
+    def _words(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
+        """The row of each word of n values, and the words."""
+        raise NotImplementedError
+
+    def encode(self, values: Sequence[Any]) -> Array:
+        row, column, sign = self._signed(*self._words(values))
+        return features.add_up(len(values), self.width + 1, row, column, sign)[:, :-1]
+
+    def entries(self, values: Sequence[Any]) -> tuple[Index, Index, Array]:
+        row, column, sign = self._signed(*self._words(values))
+        has_column = column < self.width
+        return row[has_column], column[has_column], sign[has_column]
+
+    def _signed(self, row: Index, words: Sequence[str]) -> tuple[Index, Index, Array]:
+        """Row, column and sign of words; one past the last column for a word that has none."""
         columns = {word: self._column(word) for word in set(words)}
         column = np.fromiter((columns[word][0] for word in words), np.int64, len(words))
         sign = np.fromiter((columns[word][1] for word in words), np.float64, len(words))
-        return features.add_up(n, len(self.names) + 1, row, column, sign)[:, :-1]
+        return row, column, sign
 
 
 @dataclass(frozen=True)
@@ -173,10 +209,10 @@ class Category(Words):
     def mismatch(self, value: Any) -> str:
         return "" if text(value) is not None else "a text"
 
-    def encode(self, values: Sequence[Any]) -> Array:
+    def _words(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
         words = [text(value) for value in values]
         row = np.flatnonzero([word is not None for word in words])
-        return self._table(len(values), row, [word for word in words if word is not None])
+        return row, [word for word in words if word is not None]
 
 
 @dataclass(frozen=True)
@@ -190,10 +226,10 @@ class TextSet(Words):
         fits = isinstance(value, list | tuple) and all(type(item) is str for item in value)
         return "" if fits else "a list of texts"
 
-    def encode(self, values: Sequence[Any]) -> Array:
+    def _words(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
         sets = [() if self.mismatch(value) else set(value) for value in values]
         row = np.repeat(np.arange(len(sets)), np.fromiter(map(len, sets), np.int64, len(sets)))
-        return self._table(len(values), row, list(chain.from_iterable(sets)))
+        return row, list(chain.from_iterable(sets))
 
 
 KINDS: dict[str, type[Field]] = {kind.kind: kind for kind in (Number, Flag, Category, TextSet, Vector)}
@@ -238,7 +274,8 @@ def _full(written: Any) -> Mapping[str, Any]:
 def check_hash(what: str, columns: Any) -> None:
     """Raises InputError unless something can be hashed into so many columns."""
     if type(columns) is not int or columns not in HASHES:
-        raise InputError(f"hash of {what} is {quote(columns)}", hint=f"give one of {', '.join(map(str, HASHES))}")
+        hint = f"give 0 or a power of two up to {HASHES[-1]}"
+        raise InputError(f"hash of {what} is {quote(columns)}", hint=hint)
 
 
 def is_name(name: Any) -> bool:

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, distinct_rows
+from rlrec.arrays import Array, Ids, Index, distinct_rows
 from rlrec.errors import InputError
-from rlrec.policy import solving
+from rlrec.policy import marginal, solving
 from rlrec.policy.base import Belief, Learner, between, number
 from rlrec.policy.contextual import ContextualPolicy
+from rlrec.policy.encoder import Encoded
 from rlrec.policy.families.correlated import Correlated
 from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.families.gumbel import Gumbel
@@ -48,11 +49,16 @@ class Linear(ContextualPolicy, Learner):
         if self.model not in (DISJOINT, SHARED):
             raise InputError(f"model is {self.model!r}", hint=f"it is {DISJOINT} or {SHARED}")
         between("ridge", self.ridge, 1e-9, 1e9)
-        q, p = len(self.design.context.names), len(self.design.arm.names)
+        q, p = self.design.context.width, self.design.arm.width
         if self.model == SHARED and q * p > solving.LARGEST:
             raise InputError(
                 f"a shared model of {q} context and {p} arm features has {q * p} weights",
                 hint=f"it holds {solving.LARGEST}: declare fewer features, or hash into fewer columns",
+            )
+        if self.is_sparse and self.window:
+            raise InputError(
+                f"window is {self.window:g}, and features have {q} columns",
+                hint="beliefs of so many columns forget by a discount",
             )
         super().__post_init__()
 
@@ -76,20 +82,26 @@ class Linear(ContextualPolicy, Learner):
 
     @property
     def width(self) -> int:
-        return 3 + packed_width(len(self.design.context.names))
+        return 3 if self.is_sparse else 3 + packed_width(self.design.context.width)
 
     def statistics(self, slots: SlotColumns) -> Array:
         reward, pulls = self.examined(slots.reward, slots.position)
         counted = replace(slots, reward=reward)
-        if slots.context is None:  # the caller wants counts alone
+        if slots.context is None:  # the caller wants counts alone, or contexts are sparse
             return count_slots(counted, pulls=pulls)
         weight, offset = self.credit(slots.context, slots.arm_id)
         packed = pack_each(slots.context, weight=pulls * weight, response=reward + pulls * offset)
         return count_slots(counted, packed, pulls=pulls)
 
+    def column_statistics(self, slots: SlotColumns, row: Index, value: Array) -> Array:
+        """Columns that entries of wide contexts add to the sums of their arm and column, (e, 3). row (e,): the slot of
+        each; value (e,)."""
+        reward, pulls = self.examined(slots.reward, slots.position)
+        return marginal.column_sums(value, pulls=pulls[row], reward=reward[row])
+
     def posterior(self, belief: Belief) -> solving.Disjoint | solving.Shared:
         """Posterior of the weights; it is solved once, and stored with the moments."""
-        shape, q = belief.pulls.shape, len(self.design.context.names)
+        shape, q = belief.pulls.shape, self.design.context.width
         moments = belief.moments or ArmMoments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
         name = type(self), self.model, self.ridge, self._centre, belief.alpha.tobytes(), belief.beta.tobytes()
         if name not in moments.solutions:
@@ -97,8 +109,24 @@ class Linear(ContextualPolicy, Learner):
             moments.solutions[name] = solve(belief, moments)
         return moments.solutions[name]
 
-    def index_at(self, belief: Belief, x: Array) -> Array:
-        return self.posterior(belief).mean(x)
+    def index_at(self, belief: Belief, x: Encoded) -> Array:
+        if not self.is_sparse:
+            return self.posterior(belief).mean(x)
+        columns = np.unique(x.column)
+        score = marginal.scores(x, columns, self.column_weights(belief, columns), self._intercept(belief))
+        return score[0] if x.single else score
+
+    def column_weights(self, belief: Belief, columns: Index) -> Array:
+        """Weights of some columns of sparse contexts, (c, m)."""
+        if belief.on_columns is None:
+            return np.zeros((len(columns), len(belief.pulls)))
+        centre = belief.mean() if self.design.context.intercept else np.zeros(len(belief.pulls))
+        return marginal.weights(belief.on_columns(columns), centre, ridge=self.ridge)
+
+    def _intercept(self, belief: Belief) -> Array:
+        """Weight of the intercept of each arm beside sparse contexts, (m,); 0 where there is none."""
+        mean = (belief.reward_sum + belief.alpha) / (belief.weight + self.ridge)
+        return mean if self.design.context.intercept else np.zeros_like(mean)
 
     def weights(self, belief: Belief) -> Array:
         return self.posterior(belief).by_arm
@@ -106,6 +134,9 @@ class Linear(ContextualPolicy, Learner):
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
         """Posterior mean of each arm in a context, and z posterior standard deviations to either side, (m,) each."""
         x = self.encode(context)
+        if self.is_sparse:  # without pairs of columns nothing is known of the error
+            unknown = np.full(len(belief.pulls), np.nan)
+            return self.index_at(belief, x), unknown, unknown
         posterior = self.posterior(belief)
         mean, spread = posterior.mean(x), z * self._noise * posterior.deviation(x)
         return self._link(mean), self._link(mean - spread), self._link(mean + spread)
@@ -168,9 +199,11 @@ class LinUcb(Linear):
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         return Point(self.index_at(belief, x))
 
-    def index_at(self, belief: Belief, x: Array) -> Array:
+    def index_at(self, belief: Belief, x: Encoded) -> Array:
+        if not self.alpha:
+            return super().index_at(belief, x)
         posterior = self.posterior(belief)
-        return posterior.mean(x) + self.alpha * posterior.deviation(x) if self.alpha else posterior.mean(x)
+        return posterior.mean(x) + self.alpha * posterior.deviation(x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +302,7 @@ class LogisticThompson(LinThompson):
     @property
     def _start(self) -> Array:
         """Prior mean of an arm's weights, (q,)."""
-        start = np.zeros(len(self.design.context.names))
+        start = np.zeros(self.design.context.width)
         if self.design.context.intercept:
             start[0] = self._centre
         return start
@@ -286,12 +319,14 @@ class LogisticThompson(LinThompson):
 class Softmax(Linear):
     """Arms in proportion to exp(mean / temperature): Boltzmann exploration over the linear model.
 
+    Contexts of more than 128 columns, up to 262144, have each weight fitted by itself (model disjoint).
     Source: own derivation.
     """
 
     temperature: float = 0.1
 
     purpose: ClassVar[str] = "every arm keeps a probability that falls with its distance from the best"
+    takes_sparse: ClassVar[bool] = True
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
 
     def __post_init__(self) -> None:
@@ -307,13 +342,15 @@ class Softmax(Linear):
 class SquareCb(Linear):
     """Every arm but the best with 1 / (K + gamma (best mean - its mean)), K arms; the best gets what is left.
 
-    Equal bests share it. Source: Foster & Rakhlin 2020 (inverse gap weighting).
+    Equal bests share it. Contexts of more than 128 columns, up to 262144, have each weight fitted by itself (model
+    disjoint). Source: Foster & Rakhlin 2020 (inverse gap weighting).
     """
 
     gamma: float = 10.0
 
     purpose: ClassVar[str] = "closed-form propensities, none of them 0: logs that judge other policies well"
     compares: ClassVar[bool] = True
+    takes_sparse: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         between("gamma", self.gamma, 0, 1e9)

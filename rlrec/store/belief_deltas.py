@@ -25,9 +25,9 @@ def every(unit: Unit, version_id: int) -> Iterator[Columns]:
     return bulk.stream(unit, f"{_ALL}{version_id} ORDER BY bucket, arm_id, seq", _TYPES)
 
 
-def between(unit: Unit, version_id: int, after: int, last: int) -> Iterator[Columns]:
-    """The changes of a belief after one seq up to another, by seq."""
-    chosen = f"{_ALL}{version_id} AND seq > {after} AND seq <= {last}"
+def between(unit: Unit, version_id: int, after: int, last: int, *, counts_alone: bool = False) -> Iterator[Columns]:
+    """The changes of a belief after one seq up to another, by seq. counts_alone: not those of sums on columns."""
+    chosen = f"{_ALL}{version_id} AND seq > {after} AND seq <= {last}{' AND bucket = 0' if counts_alone else ''}"
     return bulk.stream(unit, f"{chosen} ORDER BY seq, bucket, arm_id", _TYPES)
 
 

@@ -12,7 +12,8 @@ from rlrec.store.unit import Record, Unit
 SUMS = ("pulls", "reward_sum", "reward_squares")
 Sums = tuple[float, float, float]
 NOTHING: Sums = (0.0, 0.0, 0.0)
-BeliefKey = tuple[int, int]  # bucket and arm; where nothing is forgotten by a window, every bucket is 0
+BeliefKey = tuple[int, int]  # bucket and arm; where nothing is forgotten by a window, counts have bucket 0
+FIRST_COLUMN = 1  # the bucket of column 0 of sparse contexts, whose beliefs have no window
 
 
 class ArmSums(NamedTuple):
@@ -40,6 +41,17 @@ class BeliefRow(NamedTuple):
 BeliefRows = Sequence[ArmSums] | Sequence[BeliefRow]  # of a belief that forgets nothing; of any other
 
 
+class ColumnRow(NamedTuple):
+    """The sums of an arm on a column of sparse contexts; `ordinal` as in BeliefRow."""
+
+    column: int
+    arm_id: int
+    ordinal: int
+    pulls: float
+    reward_sum: float
+    reward_squares: float
+
+
 class ArmPrior(NamedTuple):
     arm_id: int
     alpha: float
@@ -53,18 +65,38 @@ _DELTA = ("version_id", "arm_id", "bucket", "seq", "ordinal", *("d_" + name for 
 
 def sums(unit: Unit, version_id: int) -> list[ArmSums]:
     """The sums of every arm of a belief that forgets nothing, by arm."""
-    return unit.select(ArmSums, "belief WHERE version_id = ? ORDER BY arm_id", version_id)
+    return unit.select(ArmSums, "belief WHERE version_id = ? AND bucket = 0 ORDER BY arm_id", version_id)
 
 
 def sums_at(unit: Unit, version_id: int, seq: int) -> list[ArmSums]:
     """The rows of `sums` as they stood after change `seq`: per arm the newest delta up to it, bit for bit."""
-    return _at(unit, ArmSums, version_id, seq, oldest=0)
+    return _at(unit, ArmSums, version_id, seq, "bucket = ?", 0)
 
 
 def rows(unit: Unit, version_id: int, *, oldest: int = 0) -> list[BeliefRow]:
     """The rows of a belief from a bucket on, by bucket and arm."""
     from_bucket = "belief WHERE version_id = ? AND bucket >= ? ORDER BY bucket, arm_id"
     return unit.select(BeliefRow, from_bucket, version_id, oldest)
+
+
+def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[BeliefRow]:
+    """The rows of a belief without those of columns, by arm; as they stood after change `seq`, where it is given."""
+    if seq is not None:
+        return _at(unit, BeliefRow, version_id, seq, "bucket = ?", 0)
+    return unit.select(BeliefRow, "belief WHERE version_id = ? AND bucket = 0 ORDER BY arm_id", version_id)
+
+
+def of_columns(
+    unit: Unit, version_id: int, columns: Collection[int] | None, *, seq: int | None = None
+) -> list[ColumnRow]:
+    """The rows of some columns of sparse contexts, None for all; as they stood after change `seq`, where given."""
+    chosen = "bucket >= ?" if columns is None else "bucket IN (?*)"
+    buckets: Any = FIRST_COLUMN if columns is None else [column + FIRST_COLUMN for column in columns]
+    if seq is None:
+        stored = unit.select(BeliefRow, f"belief WHERE version_id = ? AND {chosen}", version_id, buckets)
+    else:
+        stored = _at(unit, BeliefRow, version_id, seq, chosen, buckets)
+    return [ColumnRow(row.bucket - FIRST_COLUMN, *row[1:6]) for row in stored]
 
 
 def of_arms(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
@@ -75,12 +107,12 @@ def of_arms(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[in
 
 def rows_at(unit: Unit, version_id: int, seq: int, *, oldest: int = 0) -> list[BeliefRow]:
     """The rows of `rows` as they stood after change `seq`."""
-    return _at(unit, BeliefRow, version_id, seq, oldest=oldest)
+    return _at(unit, BeliefRow, version_id, seq, "bucket >= ?", oldest)
 
 
-def _at(unit: Unit, kind: type[Record], version_id: int, seq: int, *, oldest: int) -> list[Record]:
+def _at(unit: Unit, kind: type[Record], version_id: int, seq: int, chosen: str, buckets: Any) -> list[Record]:
     newest = (
-        "SELECT arm_id, bucket, max(seq) AS seq FROM belief_delta WHERE version_id = ? AND bucket >= ? AND seq <= ?"
+        f"SELECT arm_id, bucket, max(seq) AS seq FROM belief_delta WHERE version_id = ? AND {chosen} AND seq <= ?"
         " GROUP BY arm_id, bucket"
     )
     joined = (
@@ -88,8 +120,8 @@ def _at(unit: Unit, kind: type[Record], version_id: int, seq: int, *, oldest: in
         " ON delta.arm_id = newest.arm_id AND delta.bucket = newest.bucket AND delta.seq = newest.seq"
     )
     names = ", ".join(f"delta.{name}" for name in kind._fields)
-    chosen = f"SELECT {names} FROM {joined} WHERE delta.version_id = ? ORDER BY delta.bucket, delta.arm_id"
-    return unit.records(kind, chosen, version_id, oldest, seq, version_id)
+    in_order = f"SELECT {names} FROM {joined} WHERE delta.version_id = ? ORDER BY delta.bucket, delta.arm_id"
+    return unit.records(kind, in_order, version_id, buckets, seq, version_id)
 
 
 def add(

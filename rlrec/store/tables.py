@@ -215,7 +215,9 @@ prior = _table(
 
 # The sums that are served now, and the change of every transaction: the belief at seq s is, per arm and bucket, the
 # newest delta with seq <= s. Buckets and ordinals carry forgetting (0 where a policy does not forget); `extra`
-# carries further sums of kinds that need more than three, packed doubles.
+# carries further sums of kinds that need more than three, packed doubles. Where contexts are sparse, bucket 0 has the
+# counts of an arm, and bucket 1 + j its sums on column j: of x_j squared (pulls), of reward x_j (reward_sum) and of x_j
+# (reward_squares). Columns that no context had are not stored.
 belief = _table(
     "belief",
     _ref("version_id", "version", key=True),

@@ -200,10 +200,38 @@ def test_a_spec_that_cannot_be_is_refused_with_a_way_out(spec: Any) -> None:
     assert caught.value.hint
 
 
-def test_an_encoder_is_at_most_128_wide() -> None:
-    assert len(Encoder.of({"fields": {"x": {"vector": 127}}}).names) == 128
-    with pytest.raises(InputError, match="129 columns"):
-        Encoder.of({"fields": {"x": {"vector": 127}, "y": "flag"}})
+def test_an_encoder_of_more_than_128_columns_encodes_without_zeros() -> None:
+    assert not Encoder.of({"fields": {"x": {"vector": 127}}}).is_sparse
+    assert Encoder.of({"fields": {"x": {"vector": 127}, "y": "flag"}}).is_sparse
+
+
+@pytest.mark.parametrize("columns", [1 << 19, 3, -1, 100_000])
+def test_a_hash_is_a_power_of_two_up_to_262144(columns: int) -> None:
+    with pytest.raises(InputError, match="hash of"):
+        Encoder.of({"hash": columns})
+
+
+def test_sparse_rows_hold_what_dense_ones_do() -> None:
+    encoder = Encoder.of(
+        {"fields": {"n": "number", "t": ["x"], "l": {"list": ["p"], "hash": 8}, "b": "flag"}, "hash": 16}
+    )
+    dense, sparse = encoder.encode(ROWS), encoder.sparse(ROWS)
+    filled = np.zeros_like(dense)
+    filled[np.repeat(np.arange(len(ROWS)), np.diff(sparse.start)), sparse.column] = sparse.value
+    filled[:, 0] = 1.0  # the intercept
+    np.testing.assert_allclose(filled, dense, rtol=1e-14)
+
+
+def test_a_shorter_hash_folds_a_longer_one() -> None:
+    rows = [{"words": [f"w{number}" for number in range(50)], "price": 3.5, "new": True}]
+    long = Encoder.of({"hash": 1 << 18, "intercept": False}).sparse(rows)
+    short = Encoder.of({"hash": 64, "intercept": False}).encode(rows)[0]
+    np.testing.assert_allclose(np.bincount(long.column % 64, long.value, 64), short, atol=1e-12)
+
+
+def test_a_hashed_column_has_a_name_by_itself() -> None:
+    encoder = Encoder.of({"fields": {"n": "number", "words": {"list": ["tea"], "hash": 1024}}, "hash": 256})
+    assert [encoder.name_of(column) for column in (0, 1, 2, 3, 1200)] == [encoder.names[c] for c in (0, 1, 2, 3, 1200)]
 
 
 ROWS = [

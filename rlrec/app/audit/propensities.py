@@ -88,7 +88,8 @@ class VersionSlates:
         self.unit, self.version, self.findings = unit, version, findings
         self.prior = beliefs.prior(unit, version.id)
         self.described = designs.described(unit, version)
-        self.referred = Referred(unit, findings, reads=VersionDistribution(version, sums=[], prior=[]).learner.reads)
+        self.policy = VersionDistribution(version, sums=[], prior=[]).learner
+        self.referred = Referred(unit, findings, reads=self.policy.reads)
 
     def check(self, slates: StoredSlates) -> int:
         order = np.argsort(slates.per_decision("belief_seq"), kind="stable")
@@ -105,8 +106,9 @@ class VersionSlates:
             ordinals = slates.per_decision("belief_ordinal")[rows]
             for ordinal in np.unique(ordinals).tolist():
                 faded = self.version.ordinal if self.version.status == "frozen" else ordinal
+                columns = exact.column_sums(self.unit, self.version, self.policy, seq=int(same[0]), ordinal=faded)
                 served = VersionDistribution(
-                    self.version, sums=sums, prior=self.prior, ordinal=faded, described=self.described
+                    self.version, sums=sums, prior=self.prior, ordinal=faded, described=self.described, columns=columns
                 )
                 served.rankers = exact.drafted(self.unit, served.policy)
                 done += self._moment(slates, rows[ordinals == ordinal], served)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -12,11 +13,13 @@ import numpy.typing as npt
 
 from rlrec import policy as kinds
 from rlrec.app.distributions import sum_tables
+from rlrec.app.distributions.column_sums import ColumnSums
 from rlrec.app.distributions.designs import Described, described, policy_of
 from rlrec.app.distributions.trained import Trained
 from rlrec.arrays import Array, Ids, Index
 from rlrec.policy.base import EVERYTHING, Belief, Policy
-from rlrec.policy.contextual import is_contextual, learns_from_contexts
+from rlrec.policy.contextual import is_contextual, learns_by_column, learns_from_contexts
+from rlrec.policy.encoder import Encoded
 from rlrec.policy.floors import Floor
 from rlrec.policy.interleaving import Ranker
 from rlrec.policy.scores import Scores, unstack
@@ -31,6 +34,7 @@ from rlrec.store.unit import damaged
 
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
 CELLS = 1_000_000  # numbers that scores of several contexts are made of at a time
+WORDS = 100  # columns that a sparse context is taken to have
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,7 +90,7 @@ class VersionDistribution:
 
     ordinal: how many decisions its policy had made. sums: rows of `beliefs.sums` where these are plain, else of
     `beliefs.rows`. described: features of the arms, where the model reads them; trained: the parameters of a trained
-    kind.
+    kind; columns: sums on columns of sparse contexts, for kinds that read these.
 
     learner: what the sums are statistics of. Where that has two stages, `policy` is the second one, and eligible sets
     are lists of candidates; generator: the first stage, None where there is none. rankers: the two versions whose
@@ -94,9 +98,9 @@ class VersionDistribution:
 
     def __init__(
         self, version: Version, *, sums: BeliefRows, prior: Sequence[ArmPrior], greedy: bool = False, ordinal: int = 0,
-        described: Described | None = None, trained: Trained | None = None,
+        described: Described | None = None, trained: Trained | None = None, columns: ColumnSums | None = None,
     ) -> None:  # fmt: skip
-        self.version, self.ordinal, self.trained = version, ordinal, trained
+        self.version, self.ordinal, self.trained, self.columns = version, ordinal, trained, columns
         policy = policy_of(version)
         self.learner: Policy = policy.greedy() if greedy else policy
         self.policy = self.learner.stages[-1] if self.learner.stages else self.learner
@@ -110,7 +114,7 @@ class VersionDistribution:
             first = replace(version, policy=stored, parameters=parameters)
             self.generator = VersionDistribution(first, sums=(), prior=prior, described=described)
         self._prior_arms, self._prior = sum_tables.table(prior, 2)
-        self._rows: dict[str, Array] = {}
+        self._rows: dict[str, Encoded] = {}
         self._set_sums(sums)
 
     def _set_sums(self, sums: BeliefRows, *, among: tuple[Ids, Array] | None = None) -> None:
@@ -150,7 +154,7 @@ class VersionDistribution:
         """Encode contexts that are about to be used, all at once."""
         if is_contextual(self.policy):
             by_key = {self.reading(context): context for context in contexts}
-            rows = self.policy.design.context.encode(list(by_key.values()))
+            rows = self.policy.design.context.rows(list(by_key.values()))
             self._rows = dict(zip(by_key, rows, strict=True))
         for other in (*self.rankers, *([] if self.generator is None else [self.generator])):
             other.see(contexts)
@@ -165,13 +169,14 @@ class VersionDistribution:
             pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
             total=float(self._sums[:, 0].sum()), extra=sums[:, 3:], moments=self._moments(sums[:, 3:], arms, revision),
             trained=None if self.trained is None else self.trained.of(arms, revision),
+            on_columns=None if self.columns is None else partial(self.columns.of, arms=arms),
         )  # fmt: skip
 
     def _moments(self, packed: Array, arms: Ids, revision: int) -> ArmMoments | None:
         """Moments of the contexts that the belief learned from; None for kinds that learn from none."""
-        if not learns_from_contexts(self.policy):
+        if not learns_from_contexts(self.policy) or learns_by_column(self.policy):
             return None
-        q = len(self.policy.design.context.names)
+        q = self.policy.design.context.width
         moments = unpack(packed, q)
         if self.described is None:
             return moments
@@ -250,8 +255,8 @@ class VersionDistribution:
         if not is_contextual(policy):
             return [self.case(eligible, arms, context, keys=keys, revision=revision).scores for context in contexts]
         belief = self._eligible_belief(eligible, arms, revision)
-        x = policy.design.context.encode(contexts)
-        step = max(1, CELLS // (len(arms) * x.shape[1] ** 2))
+        x = policy.design.context.rows(contexts)
+        step = max(1, CELLS // (len(arms) * (WORDS if policy.design.context.is_sparse else x.shape[1] ** 2)))
         starts = range(0, len(x), step)
         return [scores for start in starts for scores in unstack(policy.scores_at(belief, x[start : start + step]))]
 
@@ -271,10 +276,10 @@ class VersionDistribution:
         """Cache key of a revision of the catalogue: equal for those that describe arms the same way."""
         return 0 if self.described is None else self.described.epoch(revision)
 
-    def moved(self, sums: BeliefRows, *, ordinal: int) -> VersionDistribution:
+    def moved(self, sums: BeliefRows, *, ordinal: int, columns: ColumnSums | None = None) -> VersionDistribution:
         """The same version at another moment: its samplers are brought up to date where that is cheaper."""
         distribution = copy(self)  # policy and prior are the same
-        distribution.ordinal = ordinal
+        distribution.ordinal, distribution.columns = ordinal, columns
         distribution._set_sums(sums)
         distribution._earlier = self._samplers()
         return distribution
@@ -307,7 +312,17 @@ def load(
     )  # fmt: skip
     distribution.rankers = drafted(unit, distribution.policy)
     sums, ordinal = _stored(unit, version, distribution.learner, seq, ordinal)
-    return distribution.moved(sums, ordinal=ordinal)
+    columns = column_sums(unit, version, distribution.learner, seq=seq, ordinal=ordinal)
+    return distribution.moved(sums, ordinal=ordinal, columns=columns)
+
+
+def column_sums(
+    unit: Unit, version: Version, policy: Policy, *, ordinal: int, seq: int | None = None
+) -> ColumnSums | None:
+    """The sums on columns of sparse contexts, of kinds that learn from these: they are read on demand."""
+    if not learns_by_column(policy):
+        return None
+    return ColumnSums(unit, version.id, seq=seq, ordinal=ordinal, discount=policy.forgetting.discount)
 
 
 def drafted(unit: Unit, policy: Policy) -> tuple[VersionDistribution, ...]:
@@ -328,6 +343,8 @@ def _stored(
         ordinal = version.ordinal
     elif ordinal is None:
         ordinal = policies.ordinal(unit, version.policy.id) if version.learning else version.ordinal
+    if learns_by_column(policy):
+        return beliefs.counts(unit, version.id, seq=seq), ordinal
     oldest = policy.forgetting.oldest(ordinal)
     if seq is None:
         return beliefs.rows(unit, version.id, oldest=oldest), ordinal
@@ -350,10 +367,12 @@ def renewed(
         if distribution.trained is not None:
             distribution.trained = Trained(unit, version)
     if arms is not None and not distribution.learner.forgetting:
+        distribution.columns = column_sums(unit, version, distribution.learner, ordinal=0)
         plain = has_plain_sums(distribution.learner)
         of_arms: BeliefRows = beliefs.of_arms(unit, ArmSums if plain else BeliefRow, version.id, arms)
         distribution._set_sums(of_arms, among=before._every)
         distribution._earlier = before._samplers()
         return distribution
     sums, ordinal = _stored(unit, version, distribution.learner)
-    return distribution.moved(sums, ordinal=ordinal)
+    columns = column_sums(unit, version, distribution.learner, ordinal=ordinal)
+    return distribution.moved(sums, ordinal=ordinal, columns=columns)

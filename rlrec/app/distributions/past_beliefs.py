@@ -10,6 +10,7 @@ import numpy as np
 
 from rlrec.app.distributions import designs, exact
 from rlrec.arrays import Ids
+from rlrec.policy.contextual import learns_by_column
 from rlrec.records import Version
 from rlrec.store import Unit, belief_deltas, beliefs
 from rlrec.store.bulk import Columns
@@ -18,13 +19,16 @@ from rlrec.store.bulk import Columns
 def walk(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, beliefs.BeliefRows]]:
     """The beliefs of a version at some changes (ascending): changes without a difference between them come together,
     with the rows that `VersionDistribution` takes."""
-    state, plain = _NewestChanges(), exact.has_plain_sums(designs.policy_of(version))
+    policy = designs.policy_of(version)
+    state, plain = _NewestChanges(), exact.has_plain_sums(policy)
+    by_column = learns_by_column(policy)  # sums on columns are read when they are asked for
     if not len(seqs):
         return
     first, last = int(seqs[0]), int(seqs[-1])
-    state.update((row[:2], row[2:]) for row in beliefs.rows_at(unit, version.id, first))
+    before = beliefs.counts(unit, version.id, seq=first) if by_column else beliefs.rows_at(unit, version.id, first)
+    state.update((row[:2], row[2:]) for row in before)
     at = 0
-    for chunk in belief_deltas.between(unit, version.id, first, last):
+    for chunk in belief_deltas.between(unit, version.id, first, last, counts_alone=by_column):
         seq, done = chunk["seq"], 0
         # the last change of a chunk may go on in the next one
         while at < len(seqs) and seqs[at] < seq[-1]:

@@ -11,15 +11,18 @@ import numpy as np
 
 from rlrec.app.distributions import designs
 from rlrec.app.log import reward_log, stored_contexts
-from rlrec.arrays import Array, Flags, Ids, run_starts
+from rlrec.arrays import Array, Flags, Ids, Index, run_starts
 from rlrec.policy.base import Policy
 from rlrec.policy.contextual import learns_from_contexts
+from rlrec.policy.features import Sparse
 from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.linear import Linear
 from rlrec.policy.statistics import POSITION, PROPENSITY, CountedSlot, SlotColumns
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, reader
 
 CELLS = 1 << 20  # numbers of statistics that are held at a time
+SLOTS = 20_000  # whose sparse contexts are looked at at a time
 ROUNDING = 1e-9  # of sums that were added and taken away at other weights
 
 K = TypeVar("K")
@@ -97,9 +100,14 @@ class BeliefFold:
         bucket, slots = bucket[order], slots.take(order)
         starts = run_starts(bucket, slots.arm_id)
         total, encoded, which = np.zeros((len(starts), self.policy.width)), np.zeros((0, 0)), None
+        on_columns = Totals()
         if context_ids is not None and learns_from_contexts(self.policy):
-            contexts, which = stored_contexts.distinct_contexts(self.unit, context_ids[order])
-            encoded = self.policy.design.context.encode(contexts)
+            contexts, distinct = stored_contexts.distinct_contexts(self.unit, context_ids[order])
+            if isinstance(self.policy, Linear) and self.policy.is_sparse:
+                x = self.policy.design.context.sparse(contexts)
+                on_columns = _column_sums(self.policy, slots, x, distinct, None if weight is None else weight[order])
+            else:
+                encoded, which = self.policy.design.context.encode(contexts), distinct
         # their statistics, a few at a time
         step = max(1, CELLS // self.policy.width)
         for first in range(0, len(slots), step):
@@ -112,7 +120,27 @@ class BeliefFold:
             groups = np.searchsorted(starts, first, side="right") - 1 + np.arange(len(begins) + 1)
             total[groups] += np.add.reduceat(added, np.r_[0, begins], axis=0)
         keys = zip(bucket[starts].tolist(), slots.arm_id[starts].tolist(), strict=True)
-        return dict(zip(keys, total, strict=True))
+        return dict(zip(keys, total, strict=True)) | on_columns
+
+
+def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, which: Index, weight: Array | None) -> Totals:
+    """The sums of slots on the columns of their sparse contexts. which (n,): the context of each; weight (n,)."""
+    sums = Totals()
+    for first in range(0, len(slots), SLOTS):
+        some = slots.take(slice(first, first + SLOTS))
+        # entries of the slots by column and arm
+        entries, row = x.entries(which[first : first + SLOTS])
+        added = policy.column_statistics(some, row, x.value[entries])
+        if weight is not None:
+            added *= weight[first + row][:, None]
+        bucket, arm = x.column[entries] + beliefs.FIRST_COLUMN, some.arm_id[row]
+        order = np.lexsort((arm, bucket))
+        bucket, arm = bucket[order], arm[order]
+        begins = run_starts(bucket, arm)
+        if len(begins):
+            keys = zip(bucket[begins].tolist(), arm[begins].tolist(), strict=True)
+            sums = add(sums, dict(zip(keys, np.add.reduceat(added[order], begins, axis=0), strict=True)))
+    return sums
 
 
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:

@@ -100,14 +100,14 @@ def fit_design(
     shared: fitted ones leave each other room, since a shared model holds only so many products of their features."""
     log = None if "context" in declared else selected
     context = declared.get("context", Encoder.by_hash())
-    share = LARGEST // len(context.names) if log is None else isqrt(LARGEST)
+    share = LARGEST // context.width if log is None else isqrt(LARGEST)
     arm = declared.get("arm") or _of_catalogue(unit, widest=min(share, WIDEST) if shared else WIDEST)
     if log is not None:
         fitting = EncoderFit()
         for impressions in reward_log.impressions(unit, log, draft.reward, columns=["context_id"]):
             contexts, which = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
             fitting.take([contexts[row] for row in which.tolist()])  # each as often as it comes
-        share = LARGEST // len(arm.names)
+        share = LARGEST // arm.width
         context = Encoder.of(fitting.spec(widest=min(share, WIDEST) if shared else WIDEST))
     return Design(context=context, arm=arm)
 

@@ -98,6 +98,8 @@ class ServingCache:
         if before is None:
             serving = exact.load(unit, version)
         elif before[:2] == (seq, self._revision):
+            if before[2].columns is not None:
+                before[2].columns.unit = unit  # columns of further contexts are read in this snapshot
             return before[2]
         else:
             moved = self._arms_since(version.id, before[0], seq)

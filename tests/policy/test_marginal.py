@@ -1,0 +1,83 @@
+"""Linear models of sparse contexts, against plain loops; and which kinds take them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec import policy as kinds
+from rlrec.errors import InputError
+from rlrec.policy.base import Belief
+from rlrec.policy.contextual import Design
+from rlrec.policy.encoder import Encoder
+from rlrec.policy.families.gumbel import Gumbel
+from rlrec.policy.linear import Linear, Softmax, inverse_gaps
+
+WORDS = Encoder.of({"fields": {"words": {"list": [], "hash": 1 << 18}}})
+SENTENCES: list[dict[str, Any]] = [{"words": ["tea", "milk"]}, {"words": []}, {"words": ["milk", "rum", "ice"]}]
+
+
+def belief_of(arms: int, *, seed: int = 1) -> tuple[Belief, np.ndarray[Any, Any]]:
+    """A belief with random sums on all columns, and these, (2^18, m, 3)."""
+    generator = np.random.default_rng(seed)
+    sums = generator.random((1 << 18) * arms * 3).reshape(-1, arms, 3)
+    pulls, zero = np.arange(1.0, arms + 1), np.zeros(arms)
+    return Belief(
+        pulls=pulls, reward_sum=pulls / 3, reward_squares=pulls, alpha=zero, beta=zero, total=1.0,
+        on_columns=lambda columns: sums[columns - 1],
+    ), sums  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["softmax", "squarecb"])
+def test_each_weight_is_a_regression_on_its_column(kind: str) -> None:
+    policy = kinds.make(kind, {"ridge": 2.0}, design=Design(context=WORDS))
+    assert isinstance(policy, Linear)
+    belief, sums = belief_of(4)
+    scores = policy.index_at(belief, WORDS.sparse(SENTENCES))
+    mean = belief.reward_sum / belief.pulls
+    for sentence, of_arms in zip(SENTENCES, scores, strict=True):
+        expected = belief.reward_sum / (belief.pulls + 2.0)
+        x = WORDS.sparse([sentence])
+        for column, value in zip(x.column, x.value, strict=True):
+            squares, response, total = sums[column - 1].T
+            expected = expected + value * (response - mean * total) / (squares + 2.0)
+        np.testing.assert_allclose(of_arms, expected, rtol=1e-13)
+
+
+def test_a_context_is_scored_as_it_is_among_others() -> None:
+    policy, (belief, _) = Softmax(design=Design(context=WORDS)), belief_of(3)
+    together = policy.index_at(belief, WORDS.sparse(SENTENCES))
+    alone = [policy.index(belief, context=sentence) for sentence in SENTENCES]
+    np.testing.assert_array_equal(np.array(alone), together)
+
+
+def test_distributions_are_those_of_the_kinds() -> None:
+    belief, _ = belief_of(3)
+    square = kinds.make("squarecb", {"gamma": 7.0}, design=Design(context=WORDS))
+    scores = square.scores(belief, arms=["a", "b", "c"], context=SENTENCES[0])
+    assert isinstance(scores, Gumbel)
+    mean = square.index(belief, context=SENTENCES[0])
+    assert mean is not None
+    np.testing.assert_allclose(scores.best_of_each(), inverse_gaps(mean, gamma=7.0), rtol=1e-12)
+    greedy = square.greedy().index(belief, context=SENTENCES[0])
+    np.testing.assert_array_equal(greedy, mean)
+
+
+@pytest.mark.parametrize("kind", ["linucb", "lin-thompson", "logistic-thompson", "plackett-luce", "two-stage"])
+def test_kinds_that_learn_how_columns_vary_together_hold_128(kind: str) -> None:
+    typed = {"model": "features"} if kind == "plackett-luce" else {}
+    with pytest.raises(InputError, match=r"262145 columns, and .* holds 128") as refused:
+        kinds.make(kind, typed, design=Design(context=WORDS))
+    assert "softmax, squarecb" in str(refused.value.hint)
+
+
+def test_what_sparse_contexts_do_not_go_with_is_refused() -> None:
+    design = Design(context=WORDS)
+    with pytest.raises(InputError, match="shared model"):
+        kinds.make("softmax", {"model": "shared"}, design=design)
+    with pytest.raises(InputError, match="window"):
+        kinds.make("softmax", {"window": 100.0}, design=design)
+    with pytest.raises(InputError, match="features of arms are dense"):
+        kinds.make("softmax", {}, design=Design(arm=WORDS))
