@@ -28,7 +28,7 @@ class Result:
 def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool = False) -> Result:
     """The store at the revision of this program. Raises Conflict where a timeout is not the store's own. dry_run: only
     try, and leave all as it is."""
-    before, revision = schema.upgrade(store.url, dry_run=dry_run)
+    before, revision = schema.upgrade(store.url, dry_run=dry_run, waits=store.waits)
     result = Result(revision=revision, created=before is None, migrated=before is not None and before != revision)
 
     def work(unit: Unit) -> None:

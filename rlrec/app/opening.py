@@ -6,14 +6,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 
 from rlrec.store import Store
-from rlrec.store.engine import location
+from rlrec.store.engine import Waits, location
 
 __all__ = ["Store", "open_store", "ready"]
 
 
-def open_store(db: str, *, now: int | None, notice: Callable[[str], None]) -> AbstractContextManager[Store]:
-    """The store at a URL or path. now: microseconds since 1970 UTC in place of the database's clock, or None."""
-    return closing(Store(db, now=now, notice=notice))
+def open_store(
+    db: str, *, now: int | None, notice: Callable[[str], None], waits: tuple[int | None, ...] = ()
+) -> AbstractContextManager[Store]:
+    """The store at a URL or path. now: microseconds since 1970 UTC in place of the database's clock, or None. waits: as
+    in `Waits`."""
+    return closing(Store(db, now=now, notice=notice, waits=Waits(*waits)))
 
 
 def store_files(db: str) -> list[str]:

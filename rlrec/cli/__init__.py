@@ -15,7 +15,7 @@ import click
 from rlrec import __version__
 from rlrec.cli import output, signals
 from rlrec.cli.shared import CommandGroup, Settings
-from rlrec.cli.values import CLOCK
+from rlrec.cli.values import CLOCK, DURATION
 
 # name: (module:attribute, its one-line help without the final stop). The help lists them in this order.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -182,6 +182,18 @@ def _name_variables(command: click.Command, prefix: str) -> None:
     help="The clock of this command: RFC 3339, or +31m from now.",
 )  # fmt: skip
 @click.option("--allow-future", is_flag=True, show_envvar=True, help="Log decisions under a --now far ahead.")
+@click.option(
+    "--lock-timeout", type=DURATION, show_envvar=True,
+    help="How long to wait for a lock of others [default: 30s].",
+)  # fmt: skip
+@click.option(
+    "--statement-timeout", type=DURATION, show_envvar=True,
+    help="How long a statement may take on PostgreSQL [default: what its role says].",
+)  # fmt: skip
+@click.option(
+    "--reconnect", type=DURATION, show_envvar=True,
+    help="How long to try a server again that is out of reach [default: 10s where it was reached].",
+)  # fmt: skip
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("-q", "--quiet", is_flag=True, help="Only results and errors.")
 @click.option("--no-color", is_flag=True, help="Verdicts without colour; NO_COLOR and FORCE_COLOR hold, too.")

@@ -38,6 +38,9 @@ class Settings:
     db: str = "rlrec.db"
     now: int | None = None
     allow_future: bool = False
+    lock_timeout: int | None = None
+    statement_timeout: int | None = None
+    reconnect: int | None = None
     debug: bool = False
     quiet: bool = False
     no_color: bool = False
@@ -143,7 +146,8 @@ def stored(command: Command) -> Command:
 
         chosen = settings()
         chosen.context = click.get_current_context()
-        with open_store(chosen.db, now=chosen.now, notice=notice) as store:
+        waits = chosen.lock_timeout, chosen.statement_timeout, chosen.reconnect
+        with open_store(chosen.db, now=chosen.now, notice=notice, waits=waits) as store:
             if chosen.quiet or sys.stderr is None or not sys.stderr.isatty():
                 return command(*args, store=store, **kwargs)
             from rlrec.cli.progress import ProgressLine

@@ -12,12 +12,15 @@ import sqlalchemy as sa
 
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
 from rlrec.store import decisions, engine, schema
+from rlrec.store.engine import USUAL_WAITS, Waits
 from rlrec.store.unit import Progress, Unit, no_progress
 
 __all__ = ["Store", "Unit"]
 
 T = TypeVar("T")
 ATTEMPTS = 6
+PAUSES_S = 0.05, 1.0  # between tries to reach a server, the first and the longest
+NOTICE_S = 5  # after so long without it a person is told
 ANALYSED = ("arm", "context", "eligible_set", "session", "users", "visit", "decision", "slot", "event", "import_line")
 
 
@@ -25,16 +28,47 @@ class _Undone(Exception):
     """The end of a rehearsal."""
 
 
+class _Reconnection:
+    """A server that cannot be reached: whether, and when, to try again."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._began: float | None = None
+        self._pause = PAUSES_S[0]
+        self._noticed = False
+
+    def wait(self, error: StoreBusy) -> bool:
+        """Wait before the next try; False where it makes no sense, or no longer."""
+        store, now = self._store, time.monotonic()
+        if not isinstance(error, engine.Unreachable) or store.rehearsing:
+            return False
+        began = self._began = now if self._began is None else self._began
+        limit = store.waits.reconnect
+        limit_s = (engine.RECONNECT_S if store.reached else 0) if limit is None else limit / 1e6
+        if now + self._pause - began > limit_s:
+            return False
+        if now - began > NOTICE_S and not self._noticed:
+            self._noticed = True
+            store.notice(f"{error.message or 'the server has not answered yet'}; it is tried again for {limit_s:g} s")
+        store.close()  # other connections are broken, too
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, PAUSES_S[1])
+        return True
+
+
 class Store:
     """A database, and the clock of one command. `now` (microseconds) replaces the database's clock.
     `notice` takes one line that a person should know and no result says."""
 
-    def __init__(self, db: str, *, now: int | None = None, notice: Callable[[str], None] = print) -> None:
-        self.url = engine.location(db)
+    def __init__(
+        self, db: str, *, now: int | None = None, notice: Callable[[str], None] = print, waits: Waits = USUAL_WAITS
+    ) -> None:
+        self.url, self.waits = engine.location(db), waits
         self.where = engine.printable(self.url)
         self.notice, self.now = notice, now
         self.progress: Progress = no_progress
         self._engine: sa.Engine | None = None
+        self.reached = False  # whether the server has answered before
         self._clock_noticed = False  # that the clock lies before the newest decision
         self._stored = False  # something that a retry of the command would store again
         self._rehearsal: sa.Connection | None = None
@@ -47,7 +81,7 @@ class Store:
     @property
     def engine(self) -> sa.Engine:
         if self._engine is None:
-            self._engine = engine.connect(self.url)
+            self._engine = engine.connect(self.url, waits=self.waits)
         return self._engine
 
     @contextmanager
@@ -56,11 +90,21 @@ class Store:
         if self._snapshot is not None:
             yield self._snapshot
             return
-        try:
-            with self._transaction(write=False) as connection:
-                yield self._unit(connection)
-        except StoreBusy as error:
-            raise self._truthful(error) from error.__cause__
+        reconnection = _Reconnection(self)
+        while True:
+            began = False
+            try:
+                with self._transaction(write=False) as connection:
+                    unit = self._unit(connection)
+                    began = True
+                    yield unit
+                return
+            except engine.Retry as error:  # a replica takes in what the snapshot no longer allows
+                hint = "a retry is safe; hot_standby_feedback or max_standby_streaming_delay of a replica make it rarer"
+                raise StoreBusy(f"{self.where} ended a long read: {str(error)[:200]}", hint=hint) from error
+            except StoreBusy as error:
+                if began or not reconnection.wait(error):
+                    raise self._truthful(error) from error.__cause__
 
     @contextmanager
     def snapshot(self) -> Iterator[Unit]:
@@ -96,6 +140,11 @@ class Store:
             with self._rehearsal.begin_nested():
                 yield self._rehearsal
 
+    @property
+    def rehearsing(self) -> bool:
+        """Whether what is written belongs to a transaction that is taken back."""
+        return self._rehearsal is not None
+
     def complaints(self) -> list[str]:
         """Complaints of SQLite about its file, readable or not; PostgreSQL has no such check."""
         if self.engine.dialect.name != "sqlite":
@@ -113,30 +162,63 @@ class Store:
         that name it. SQLite then does not look them up once more; nobody else can take them away before the end.
         repeatable: the same work once more changes nothing, by its keys or by what it is (work without a key lowers
         `Unit.repeatable`): where the connection breaks at the end, a retry is safe."""
-        for attempt in range(ATTEMPTS):
+        attempt, reconnection = 0, _Reconnection(self)
+        while attempt < ATTEMPTS:
             try:
                 with self._transaction(write=True, sound=sound) as connection:
                     unit = self._unit(connection, write=True)
                     unit.repeatable = repeatable
                     result = work(unit)
-                self._stored |= not unit.repeatable
-                return result
+                return self._note(result, unit)
             except OutcomeUnknown as error:
-                if not unit.repeatable:
+                committed = self._committed(unit, reconnection)
+                if committed:
+                    return self._note(result, unit)
+                if committed is None and not unit.repeatable:
                     raise
                 hint = "a retry is safe: what is stored already is not stored again"
-                raise StoreBusy(error.message, hint=hint) from error
+                busy = engine.Unreachable(error.message, hint=engine.RETRY_HINT if committed is False else hint)
+                if not reconnection.wait(busy):
+                    raise self._truthful(busy) from error
             except StoreBusy as error:
-                raise self._truthful(error) from error.__cause__
+                if not reconnection.wait(error):
+                    raise self._truthful(error) from error.__cause__
             except engine.Retry as error:
                 reason = error
                 time.sleep(random.uniform(0, 0.02) * 2**attempt)
+                attempt += 1
         failed = f"the store {self.where} failed: {str(reason)[:300]}"
         if reason.state == engine.UNIQUE:  # other writers would have been seen by now
             raise engine.NotUnique(failed)
         if reason.state == engine.DANGLING:
             raise RlrecError(failed)
         raise StoreBusy(f"the store {self.where} is busy: {ATTEMPTS} tries met other writers", hint=engine.RETRY_HINT)
+
+    def _note(self, result: T, unit: Unit) -> T:
+        self._stored |= not unit.repeatable
+        return result
+
+    def _committed(self, unit: Unit, reconnection: _Reconnection) -> bool | None:
+        """Whether the server has committed a transaction whose connection broke after COMMIT was sent; None where it
+        cannot tell: it does not come back, or a replica took over."""
+        while unit.transaction is not None:
+            server, number = unit.transaction
+            try:
+                with engine.transaction(self.engine, write=False, where=self.where) as connection:
+                    same = connection.info.get("server") == server
+                    state = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (number,)) if same else None
+                    status = state.scalar_one() if state is not None else None
+            except StoreBusy as error:
+                if not reconnection.wait(error):
+                    return None
+            except (RlrecError, engine.Retry):
+                return None
+            else:
+                if status != "in progress":
+                    return None if status is None else bool(status == "committed")
+                if not reconnection.wait(engine.Unreachable("")):
+                    return None
+        return None
 
     def analyse(self) -> None:
         """Let PostgreSQL count what many new rows changed: without it, the next queries may take the wrong way. Where
@@ -156,6 +238,7 @@ class Store:
         unit = Unit(connection, now=engine.clock(connection) if self.now is None else self.now)
         unit.progress = self.progress
         schema.check(unit, where=self.where, write=write)
+        self.reached = True
         newest = decisions.newest(unit)
         if newest is None or newest <= unit.now:
             return unit

@@ -11,8 +11,8 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -27,7 +27,7 @@ SETTINGS = ("foreign_keys = ON", "synchronous = NORMAL", "cache_size = -64000", 
 CONNECT_TIMEOUT_S = 8
 # A client that stops in a writing transaction holds its locks no longer than this.
 IDLE_TIMEOUT = "set_config('idle_in_transaction_session_timeout', '120s', true)"
-# Of PostgreSQL: what queries rely on, whatever the role or the database sets. A lock timeout of theirs holds.
+# Of PostgreSQL: what queries rely on, whatever the role or the database sets.
 POSTGRES_SETTINGS = {
     "client_encoding": "'UTF8'",
     "standard_conforming_strings": "'on'",
@@ -35,16 +35,24 @@ POSTGRES_SETTINGS = {
     "array_nulls": "'on'",
     "extra_float_digits": "'1'",  # doubles come back as they were stored
     "default_transaction_isolation": "'read committed'",
-    "lock_timeout": f"CASE current_setting('lock_timeout') WHEN '0' THEN '{BUSY_TIMEOUT_S}s'"
-    " ELSE current_setting('lock_timeout') END",
 }
-_SET = ", ".join(f"set_config('{name}', {value}, false)" for name, value in POSTGRES_SETTINGS.items())
+# Where nobody set a lock timeout, one that ends before the statement timeout does: a wait for a lock is said as such.
+_LOCK_TIMEOUT = f"""CASE
+    WHEN current_setting('lock_timeout') <> '0' THEN current_setting('lock_timeout')
+    WHEN current_setting('statement_timeout')::interval BETWEEN '1ms' AND '{BUSY_TIMEOUT_S}s'
+        THEN greatest(1, 900 * extract(epoch FROM current_setting('statement_timeout')::interval))::int || 'ms'
+    ELSE '{BUSY_TIMEOUT_S}s' END"""
+# Which server this is: ids of its transactions mean nothing to another one, or after a replica took over.
+_SERVER = """SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg_control_system()
+    WHERE NOT pg_is_in_recovery()"""
+RECONNECT_S = 10
 URL_HINT = "use a path, sqlite:///FILE or postgresql://HOST/NAME"
 RETRY_HINT = "nothing was stored; a retry is safe"
+ROLES_HINT = "`rlrec db roles` prints the rights that a server, a trainer and a reader need"
 # PostgreSQL asks for the whole transaction again: serialization failure, deadlock; and a key that came in meanwhile, or
 # a row that was deleted, which the next try will find.
 RETRIED = {"40001", "40P01", "23505", "23503"}
-UNIQUE, DANGLING, LOCKED, CANCELED, READ_ONLY, NO_SCHEMA, IDLE = (
+UNIQUE, DANGLING, LOCKED, CANCELED, READ_ONLY, NO_SCHEMA, IDLE, FORBIDDEN, DISK_FULL = (
     "23505",
     "23503",
     "55P03",
@@ -52,6 +60,8 @@ UNIQUE, DANGLING, LOCKED, CANCELED, READ_ONLY, NO_SCHEMA, IDLE = (
     "25006",
     "3F000",
     "25P03",
+    "42501",
+    "53100",
 )
 OUT_OF_RANGE = ("22003", "2200H")  # a number, or a sequence of ids, beyond 64 bits
 UNTRANSLATABLE = ("22P05", "22021")
@@ -61,6 +71,23 @@ UNREACHABLE = ("08", "53300", "57P", IDLE)
 
 class CorruptFile(RlrecError):
     """SQLite cannot read its file."""
+
+
+class Waits(NamedTuple):
+    """How long to wait, in microseconds. lock: for a lock that others hold; None: what the role or the database says,
+    else 30 s. statement: for a single statement; None: what these say. reconnect: for a server that cannot be reached;
+    None: 10 s for one that was reached before."""
+
+    lock: int | None = None
+    statement: int | None = None
+    reconnect: int | None = None
+
+
+USUAL_WAITS = Waits()
+
+
+class Unreachable(StoreBusy):
+    """The server cannot be reached, or ended the connection before COMMIT was sent."""
 
 
 class NotUnique(RlrecError):
@@ -107,32 +134,46 @@ def printable(url: URL) -> str:
     return url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
 
 
-def connect(url: URL, *, create: bool = False) -> sa.Engine:
+def connect(url: URL, *, create: bool = False, waits: Waits = USUAL_WAITS) -> sa.Engine:
     """An engine on `url`. SQLite: `create` alone may make the file; without it nothing appears by looking."""
     if url.drivername == "sqlite":
-        return _sqlite(str(url.database), create=create)
+        return _sqlite(str(url.database), create=create, timeout_s=lock_timeout_s(waits))
     try:
-        import psycopg  # noqa: F401  (its absence is a matter of installation, said in one line)
+        import psycopg
     except ImportError as error:
         raise RlrecError("PostgreSQL needs the driver psycopg", hint="pip install 'rlrec[postgres]'") from error
     arguments = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
     engine = sa.create_engine(url, connect_args=arguments, pool_size=2)
+    values = dict(POSTGRES_SETTINGS)
+    for name, micros in (("statement_timeout", waits.statement), ("lock_timeout", waits.lock)):
+        if micros is not None:  # to PostgreSQL 0 is no limit
+            values[name] = f"'{max(1, micros // 1000)}ms'"
+    configured = ", ".join(f"set_config('{name}', {value}, false)" for name, value in values.items())
 
     @event.listens_for(engine, "connect", insert=True)
-    def configure(connection: Any, record: object) -> None:
+    def configure(connection: Any, record: sa.pool.ConnectionPoolEntry) -> None:
         connection.autocommit = True
-        connection.execute(f"SELECT {_SET}")
+        connection.execute(f"SELECT {configured}")
+        if waits.lock is None:
+            connection.execute(f"SELECT set_config('lock_timeout', {_LOCK_TIMEOUT}, false)")
+        with suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFunction):
+            record.info["server"] = connection.execute(_SERVER).fetchone()
         connection.autocommit = False
 
     return engine
 
 
-def _sqlite(path: str, *, create: bool) -> sa.Engine:
+def lock_timeout_s(waits: Waits) -> float:
+    """How long SQLite waits for its one lock."""
+    return BUSY_TIMEOUT_S if waits.lock is None else waits.lock / 1e6
+
+
+def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
     mode = "rwc" if create else "rw"
 
     def open_file() -> sqlite3.Connection:
         name = f"file:{quote(os.path.abspath(path))}?mode={mode}"
-        connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+        connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=timeout_s)
         try:
             for setting in SETTINGS:
                 connection.execute(f"PRAGMA {setting}")
@@ -247,6 +288,8 @@ def _sqlite_error(error: BaseException | None, *, where: str) -> Exception:
         return RlrecError(f"{where} is not a database", hint="give another path with --db")
     if name == "SQLITE_CONSTRAINT_UNIQUE":
         return NotUnique(f"the store {where} failed: {message}")
+    if name == "SQLITE_FULL":
+        return disk_full(where)
     if name.startswith("SQLITE_CORRUPT"):
         return CorruptFile(f"the store {where} failed: {message}", hint="`rlrec doctor` says where the file is damaged")
     return RlrecError(f"the store {where} failed: {message}")
@@ -286,8 +329,12 @@ def creation_error(error: sqlite3.Error, *, where: str) -> Exception:
 
 
 def _postgres_error(error: BaseException | None, *, where: str) -> Exception:
+    from psycopg import InterfaceError, OperationalError
+
     state = getattr(error, "sqlstate", None)
     message = " ".join(str(error).split())
+    if state is None and not isinstance(error, OperationalError | InterfaceError):  # of the driver, before it sent
+        return RlrecError(f"the store {where} failed: {message[:300]}")
     if state in RETRIED:
         again = Retry(message)
         again.state = state
@@ -296,13 +343,15 @@ def _postgres_error(error: BaseException | None, *, where: str) -> Exception:
         return out_of_date(where)
     if state == "3D000" or (state is None and "database" in message and "does not exist" in message):
         return CheckFailed(f"no database at {where}", hint="create it with createdb, then run `rlrec init`")
-    refusals = ("authentication", "no password", 'role "')
+    if state is None and "permission denied for database" in message:
+        return RlrecError(f"{where} refused the login: {message[:200]}", hint=ROLES_HINT)
+    refusals = ("authentication", "no password", 'role "', "no pg_hba.conf entry")
     if state in ("28P01", "28000") or (state is None and any(words in message for words in refusals)):
         return RlrecError(f"{where} refused the login", hint="check user and password (PGPASSWORD, ~/.pgpass)")
     if state == LOCKED:
         return locked(where)
     if state is None or state.startswith(UNREACHABLE):
-        return StoreBusy(f"cannot reach {where}: {message[:200]}", hint=RETRY_HINT)
+        return (StoreBusy if state == IDLE else Unreachable)(f"cannot reach {where}: {message[:200]}", hint=RETRY_HINT)
     return _refusal(state, message, where=where) or RlrecError(f"the store {where} failed: {message[:300]}")
 
 
@@ -313,16 +362,24 @@ def _refusal(state: str, message: str, *, where: str) -> RlrecError | None:
     if state == OUT_OF_RANGE[1]:
         return ids_exhausted("rows")
     if state == CANCELED:
-        hint = "raise the statement_timeout of the role or of the database"
+        hint = "raise the statement_timeout of the role or of the database, or --statement-timeout"
         return RlrecError(f"{where} stopped a statement: {message[:200]}", hint=hint)
     if state == READ_ONLY:
         hint = "see default_transaction_read_only of the role and of the database, or name the primary server"
         return RlrecError(f"the store {where} cannot be written: it is read-only", hint=hint)
+    if state == FORBIDDEN:
+        return RlrecError(f"{where} refused: {message[:200]}", hint=ROLES_HINT)
+    if state == DISK_FULL:
+        return disk_full(where)
     if state == NO_SCHEMA:
         return CheckFailed(f"no schema to create tables in at {where}", hint="create the schema of its search_path")
     if state in UNTRANSLATABLE:
         return RlrecError(f"{where} cannot hold every character: {message[:200]}", hint="its encoding must be UTF8")
     return None
+
+
+def disk_full(where: str) -> RlrecError:
+    return RlrecError(f"the disk of {where} is full", hint="nothing was stored: make room, and repeat")
 
 
 def _out_of_range() -> InputError:

@@ -38,8 +38,11 @@ def revision(connection: sa.Connection, *, where: str) -> str | None:
 def check(unit: Unit, *, where: str, write: bool = False) -> None:
     """One SELECT. Raises CheckFailed unless the store is at the revision this program was written for.
     write: the transaction of a client that stops in it is ended by the server (see `engine.IDLE_TIMEOUT`)."""
-    columns = f"version_num, {engines.IDLE_TIMEOUT}" if write and unit.postgres else "version_num"
+    numbered = write and unit.postgres
+    columns = f"version_num, pg_current_xact_id()::text, {engines.IDLE_TIMEOUT}" if numbered else "version_num"
     rows = unit.ask(f"SELECT {columns} FROM {VERSION_TABLE}")
+    if numbered and rows and (server := unit.connection.info.get("server")):
+        unit.transaction = server, rows[0][1]
     if len(rows) != 1 or rows[0][0] != HEAD:
         raise _wrong_revision([row[0] for row in rows], where=where) or engines.out_of_date(where)
 
@@ -80,7 +83,7 @@ def migrations() -> Path:
     return inside if inside.is_dir() else package.parent / "migrations"
 
 
-def upgrade(url: URL, *, dry_run: bool = False) -> tuple[str | None, str]:
+def upgrade(url: URL, *, dry_run: bool = False, waits: engines.Waits = engines.USUAL_WAITS) -> tuple[str | None, str]:
     """Bring the store to the head under one lock: its revision before (None: no store) and now.
     Safe to run many times at once. dry_run: take it back at the end."""
     where = engines.printable(url)
@@ -89,10 +92,10 @@ def upgrade(url: URL, *, dry_run: bool = False) -> tuple[str | None, str]:
         if dry_run and not os.path.lexists(where):
             _check_folder(where)
             return None, HEAD
-    engine = engines.connect(url, create=not dry_run)
+    engine = engines.connect(url, create=not dry_run, waits=waits)
     try:
         if url.drivername == "sqlite" and not dry_run:
-            _switch_to_wal(engine, where=where)
+            _switch_to_wal(engine, where=where, wait_s=engines.lock_timeout_s(waits))
         with engines.transaction(engine, write=True, where=where) as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
@@ -148,9 +151,9 @@ def _refuse_foreign(tables: Sequence[str], *, where: str, other: str) -> None:
         raise RlrecError(message, hint=f"give {other} with --db")
 
 
-def _switch_to_wal(engine: sa.Engine, *, where: str) -> None:
+def _switch_to_wal(engine: sa.Engine, *, where: str, wait_s: float) -> None:
     """WAL is kept in the file. The switch needs the file for a moment and does not wait, so we ask again."""
-    deadline = time.monotonic() + engines.BUSY_TIMEOUT_S
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             with closing(engine.raw_connection()) as raw:

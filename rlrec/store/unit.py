@@ -37,6 +37,8 @@ class Unit:
         self.connection, self.now = connection, now
         self.postgres = connection.dialect.name == "postgresql"
         self.repeatable = False  # whether the same work once more would change nothing
+        # the server and its number for a transaction that writes; None where it cannot say whether that was committed
+        self.transaction: tuple[Any, str] | None = None
         self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
         self.alongside = False  # whether that was tried: the snapshot stays as it is
 

@@ -313,7 +313,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Any:
     calls = []
 
     @contextmanager
-    def open_store(db: str, *, now: int, notice: Any) -> Iterator[Any]:
+    def open_store(db: str, *, now: int, notice: Any, **_: Any) -> Iterator[Any]:
         calls.append((db, now))
         notice(f"opened {db}")
         yield "the store"

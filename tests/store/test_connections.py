@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import pytest
 from rlrec.app.init import init
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
 from rlrec.store import Store, Unit, decisions, engine
+from rlrec.store.engine import Waits
 from tests.app.shop import ask, stocked, tell
-from tests.conftest import runner
+from tests.conftest import Said, runner
 
 ROLE = {
     "extra_float_digits": "-15",
@@ -88,6 +90,43 @@ def test_a_writer_behind_a_held_lock_waits_for_a_bounded_time(postgres: str) -> 
             store.write(lambda unit: unit.tell("UPDATE settings SET salt = 'x'"))
         assert time.monotonic() - began < 10
         assert refused.value.hint == engine.RETRY_HINT
+
+
+@pytest.mark.parametrize(
+    ("role", "waits", "limit"),
+    [
+        ({}, Waits(), "30s"),
+        ({"lock_timeout": "700"}, Waits(), "700ms"),
+        ({"statement_timeout": "2000"}, Waits(), "1800ms"),
+        ({"statement_timeout": "1h"}, Waits(), "30s"),
+        ({"lock_timeout": "700"}, Waits(lock=5_000_000), "5s"),
+        ({}, Waits(lock=0, statement=3_000_000), "1ms"),
+    ],
+)
+def test_a_wait_for_a_lock_ends_before_the_statement_does(
+    postgres: str, role: dict[str, str], waits: Waits, limit: str
+) -> None:
+    with closing(Store(options(postgres, **role), waits=waits)) as store, store.read() as unit:
+        assert unit.ask_value("SELECT current_setting('lock_timeout')") == limit
+
+
+@pytest.mark.parametrize("command", [["recommend", "--policy", "home", "--session", "s"], ["feedback", "1", "click"]])
+def test_a_command_behind_a_held_lock_ends_with_exit_4_within_its_time(db: str, command: list[str]) -> None:
+    with closing(Store(db)) as store:
+        stocked(store, home="thompson")
+        ask(store)
+        with ThreadPoolExecutor() as pool:
+
+            def held(unit: Unit) -> Said:
+                unit.tell("UPDATE policy_head SET ordinal = ordinal")
+                run = pool.submit(runner(db), *command, env={"RLREC_LOCK_TIMEOUT": "300ms"})
+                return run.result(timeout=20)
+
+            began = time.monotonic()
+            said = store.write(held)
+    assert time.monotonic() - began < 5
+    assert (said.exit_code, said.stderr.count("\n")) == (4, 1)
+    assert "is locked by another process" in said.stderr
 
 
 def test_every_wait_has_an_end_unless_somebody_set_another(postgres: str) -> None:
@@ -195,11 +234,17 @@ def break_at(store: Store, monkeypatch: pytest.MonkeyPatch, *, after: bool) -> N
     monkeypatch.setattr(psycopg.Connection, "commit", broken)
 
 
+def unnumbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server does not say which one it is, so that nobody can ask later for the end of a transaction."""
+    monkeypatch.setattr(engine, "_SERVER", engine._SERVER + " AND false")
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_a_connection_that_breaks_at_the_end_leaves_the_outcome_unknown(
     postgres: str, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
-    with closing(Store(postgres)) as store:
+    unnumbered(monkeypatch)
+    with closing(Store(postgres, waits=Waits(reconnect=0))) as store:
         with store.read():
             pass
         break_at(store, monkeypatch, after=after)
@@ -211,6 +256,27 @@ def test_a_connection_that_breaks_at_the_end_leaves_the_outcome_unknown(
         assert "a retry is safe" in str(safe.value.hint)
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_the_server_tells_whether_a_commit_without_an_answer_was_stored(
+    postgres: str, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    def count(unit: Unit) -> int:
+        unit.tell("UPDATE settings SET catalogue_revision = catalogue_revision + 1")
+        return int(unit.ask_value("SELECT catalogue_revision FROM settings"))
+
+    with closing(Store(postgres)) as store:
+        commit = psycopg.Connection.commit
+        break_at(store, monkeypatch, after=after)
+        broken = psycopg.Connection.commit
+
+        def once(connection: Any) -> None:
+            monkeypatch.setattr(psycopg.Connection, "commit", commit)
+            broken(connection)
+
+        monkeypatch.setattr(psycopg.Connection, "commit", once)
+        assert [store.write(count), store.write(count)] == [1, 2]
+
+
 def test_a_connection_that_breaks_before_the_end_stores_nothing(postgres: str) -> None:
     def end(unit: Unit) -> None:
         unit.tell("UPDATE settings SET salt = 'y'")
@@ -218,7 +284,7 @@ def test_a_connection_that_breaks_before_the_end_stores_nothing(postgres: str) -
         administer(postgres, f"SELECT pg_terminate_backend({pid})")
         unit.tell("UPDATE settings SET salt = 'z'")
 
-    with closing(Store(postgres)) as store:
+    with closing(Store(postgres, waits=Waits(reconnect=0))) as store:
         with pytest.raises(StoreBusy) as broken:
             store.write(end)
         assert broken.value.hint == engine.RETRY_HINT
@@ -295,6 +361,7 @@ def test_a_stopped_client_does_not_hold_its_locks_for_ever(postgres: str, monkey
 def test_only_a_key_makes_a_retry_safe(
     postgres: str, monkeypatch: pytest.MonkeyPatch, key: str | None, code: int
 ) -> None:
+    unnumbered(monkeypatch)
     with closing(Store(postgres)) as store:
         stocked(store, home="uniform")
         first = ask(store)
@@ -305,7 +372,7 @@ def test_only_a_key_makes_a_retry_safe(
     ):
         with monkeypatch.context() as patch, closing(Store(postgres)) as store:
             break_at(store, patch, after=True)
-            said = run(*command)
+            said = run("--reconnect", "0s", *command)
         assert (said.exit_code, "nobody knows" in said.stderr) == (code, True)
         assert ("a retry is safe" in said.stderr) == (code == 4)
 
