@@ -108,7 +108,8 @@ def delete_user(unit: Unit, key: str) -> _UserRows | None:
     removals.delete_decisions(unit, ids)
     removals.delete_sessions(unit, rows.id, rows.sessions)
     sets = {each.eligible_id for each in rows.decisions} | {each.catalogue_id or 0 for each in rows.decisions}
-    removals.delete_contents(unit, {each.context_id for each in rows.decisions}, sets)
+    contexts = {each.context_id for each in rows.decisions} | {each.features_id or 0 for each in rows.decisions}
+    removals.delete_contents(unit, contexts, sets)
     settings.note_removal(unit, max(ids, default=0))
     settings.add_run(unit, removals.FORGET, {"decisions": len(ids), "events": rows.events})
     return rows

@@ -21,29 +21,30 @@ PORTION = 5_000  # decisions that are deleted, or read, at once
 # Tables whose rows belong to one decision, those that name others first.
 OF_DECISION = (
     "last_decision", "team_draft", "candidate_list", "shadow_decision", "route_decision", "import_line",
-    "feedback_key", "event", "slot",
+    "decision_features", "slot_set", "logged_support", "feedback_key", "event", "slot",
 )  # fmt: skip
 # Columns that PostgreSQL looks up for every row that is deleted elsewhere, and that no index of the schema begins with.
 LOOKED_UP = {
     "feedback_key": "decision_id", "import_line": "decision_id", "last_decision": "decision_id",
     "shadow_decision": "decision_id", "decision": "context_id, eligible_id", "candidate_list": "catalogue_id",
-    "assignment": "session_id, user_id", "session": "user_id",
+    "decision_features": "context_id", "assignment": "session_id, user_id", "session": "user_id",
 }  # fmt: skip
 
 
 class OwnedDecision(NamedTuple):
-    """A decision, and the rows that it names."""
+    """A decision, and the rows that it names. features_id: the context with the features of its arms."""
 
     policy_id: int
     id: int
     context_id: int
     eligible_id: int
     catalogue_id: int | None
+    features_id: int | None
 
 
 _OWNER = (
-    "SELECT d.policy_id, d.id, d.context_id, d.eligible_id, c.catalogue_id FROM decision d"
-    " LEFT JOIN candidate_list c ON c.decision_id = d.id"
+    "SELECT d.policy_id, d.id, d.context_id, d.eligible_id, c.catalogue_id, f.context_id FROM decision d"
+    " LEFT JOIN candidate_list c ON c.decision_id = d.id LEFT JOIN decision_features f ON f.decision_id = d.id"
 )
 
 
@@ -103,7 +104,7 @@ _UNNAMED = "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} {where} {nam
 _NAMES = {
     "session": "EXCEPT SELECT session_id FROM visit EXCEPT SELECT session_id FROM assignment",
     "users": "EXCEPT SELECT user_id FROM session EXCEPT SELECT user_id FROM assignment",
-    "context": "EXCEPT SELECT context_id FROM decision",
+    "context": "EXCEPT SELECT context_id FROM decision EXCEPT SELECT context_id FROM decision_features",
     "eligible_set": "EXCEPT SELECT eligible_id FROM decision EXCEPT SELECT catalogue_id FROM candidate_list"
     " EXCEPT SELECT catalogue_id FROM settings",
 }

@@ -19,7 +19,7 @@ from rlrec.errors import CheckFailed, RlrecError
 from rlrec.store import engine as engines
 from rlrec.store.unit import Unit
 
-HEAD = "0009"  # the revision that `tables` describes: the only thing a command checks, with one SELECT
+HEAD = "0010"  # the revision that `tables` describes: the only thing a command checks, with one SELECT
 VERSION_TABLE = "rlrec_version"
 COPYING = "copy-"  # begins the revision of a database that a store is being copied to
 LOCK = 0x726C726563  # the advisory lock that serialises migrations on PostgreSQL

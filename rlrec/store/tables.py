@@ -393,7 +393,9 @@ shadow = _table(
 # policy's counters when the belief was read; seq: the change by which it was stored; ordinal: its own, where the
 # policy forgets. size: the length of the page; fewer slots than that is a partial page of an imported log. source:
 # policy, version and experiment that an imported line named, JSON. history: the visit as the decision saw it, packed
-# (`policy/history.py`); null where it is not stored (imported, or older).
+# (`policy/history.py`); null where it is not stored (imported, or older). keep_probability: how likely the log that it
+# was imported from kept such a row (null: it keeps all); estimated: 1 where its propensities were not logged, but
+# computed when it was imported.
 decision = _table(
     "decision",
     _ref("policy_id", "policy"),
@@ -418,6 +420,8 @@ decision = _table(
     _ref("run_id", "run", null=True),
     Column("source", TEXT),
     Column("history", BYTES),
+    Column("keep_probability", REAL, _probability("keep_probability")),
+    Column("estimated", SMALL, _flag("estimated")),
     UniqueConstraint("session_id", "visit", "step"),
     CheckConstraint("step >= 0", name="step_positive"),
     CheckConstraint("size > 0", name="size_positive"),
@@ -525,6 +529,26 @@ candidate_list = _table(
     *_columns(TEXT, "arms", "propensities"),
     Column("log_propensity", REAL, nullable=False),
     CheckConstraint("log_propensity <= 0 AND log_propensity >= -1e308", name="log_propensity_range"),
+)
+
+# What an imported line says beside its slate, where it does. Features of arms for that decision alone, in place of the
+# catalogue's: {arm key: features}, in a context.
+decision_features = _table(
+    "decision_features",
+    _ref("decision_id", "decision", key=True),
+    _ref("context_id", "context"),
+)
+# The arms that each position could show, where these differ: JSON, a list of ids for each position.
+slot_set = _table(
+    "slot_set",
+    _ref("decision_id", "decision", key=True),
+    Column("arms", TEXT, nullable=False),
+)
+# The probability of each eligible arm at the first position, packed doubles in order of their ids.
+logged_support = _table(
+    "logged_support",
+    _ref("decision_id", "decision", key=True),
+    Column("probabilities", BYTES, nullable=False),
 )
 
 # Curves of examination: how likely the eye reaches a position, against the first one. Numbered under a name; they
