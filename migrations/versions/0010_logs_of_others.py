@@ -1,5 +1,5 @@
-"""Logs of others: how likely the log kept a row, propensities that were estimated, features of the arms of one decision,
-the arms that each position could show, and the full vector of probabilities."""
+"""Logs of others: how likely the log kept a row, whether propensities were estimated, features of the arms of one
+decision, the arms that each position could show, and the full vector of probabilities."""
 
 import sqlalchemy as sa
 from alembic import op

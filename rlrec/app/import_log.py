@@ -102,6 +102,8 @@ class _Import:
 
     def run(self) -> ImportSummary:
         rejected = sum(map(self._decode, self.files))
+        for line in self.files[0].join(self.files):
+            self.store.notice(line)
         if not self.bad_lines.quarantine:
             with self.store.read() as unit:
                 self._check(unit)

@@ -17,8 +17,8 @@ from rlrec.cli.values import NAME, Parsed, Registered, parse_file
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE|-...")
 @click.option(
     "--layout", type=Registered("rlrec.app.imports.layouts:READERS"), required=True,
-    help="csv: any table, with --map. jsonl: one decision a line, as export-log writes them. obd: Open Bandit Dataset "
-    "CSV. All may be gzip.",
+    help="csv: any table, with --map. dsjson: lines of Vowpal Wabbit and Azure Personalizer. jsonl: one decision a "
+    "line, as export-log writes them. obd: Open Bandit Dataset CSV. All may be gzip.",
 )  # fmt: skip
 @click.option(
     "--policy", type=NAME, metavar="NAME",
@@ -28,16 +28,23 @@ from rlrec.cli.values import NAME, Parsed, Registered, parse_file
     "--map", "columns", type=Parsed("file", parse_file), metavar="FILE",
     help="csv: a file of JSON that says which column is what.",
 )  # fmt: skip
+@click.option(
+    "--reward-from",
+    metavar="KEY",
+    help="dsjson: the key of a line that holds its reward.  [default: minus _label_cost]",
+)
+@click.option("--arm-id", metavar="FIELD", help="dsjson: the field of an action that names its arm, such as i.id.")
 @refusing
 @stored
 @rehearsable
 @examples(
     "rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl",
     "rlrec import-log log.csv --layout csv --map map.json --policy shop",
+    "rlrec import-log 2026-08-25_00.json --layout dsjson --policy personalizer --arm-id i.id",
 )
 def import_log(
     store: Store, show: Show, refusals: Refusals, files: Sequence[str], layout: str, policy: str | None,
-    columns: dict[str, Any] | None,
+    columns: dict[str, Any] | None, reward_from: str | None, arm_id: str | None,
 ) -> None:  # fmt: skip
     """Take in logs from elsewhere, to estimate on and to learn from.
 
@@ -54,13 +61,19 @@ def import_log(
     column. `arm` is all that must be there; there are also marginal, position, events ({"click": COLUMN, ...} in place
     of a reward), and decision: rows with one value there, one after the other, are the slots of one decision.
 
+    dsjson: the first action of `a` (from 1), or of each `_a` in `_outcomes` (from 0), was shown; the event id is the
+    request id; an arm is called as its action (`id`, `i.id` or `_tag`), else by a digest of its features. Rewards are
+    minus `_label_cost`; --reward-from names another key: _original_label_cost, o (the values of observations) or
+    o.KEY. Observations in other lines of these files join their decision. Lines with `_skipLearn`, decisions that
+    nobody activated and lines of checkpoints are `skipped`; `pdrop` is the share of lines that the log has dropped.
+
     For `train-pg`, and for policies that read the session, a line of jsonl says in `state` what was known of its visit
     then: {"step": 0} at the first step; later on step, gap_s (since the last decision), shown (slots so far), reward
     (of them), and history, the last 64 of them, oldest first: [{"arm": A, "ago": decisions ago, "reward": R}, ...]."""
     from rlrec.app import import_log as use_case
     from rlrec.app.imports.layouts.base import Options, Source
 
-    options = Options(map=columns)
+    options = Options(map=columns, reward_from=reward_from, arm_id=arm_id)
     sources = [Source(file=_rereadable(file, refusals), name=file, decode=lines.decode_group) for file in files]
     bad_lines = use_case.BadLines(quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading)
     result = use_case.import_log(

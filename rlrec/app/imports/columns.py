@@ -58,7 +58,10 @@ class LogColumns:
     number: of the line; context and state: canonical JSON; eligible: the index of a decision's eligible arms (keys,
     in order) in `eligible_sets`; size: the length of the page; source: JSON of what the line calls its policy and
     belief; history: what it says was known of the visit; candidates: LoggedCandidates, or None; reward: what a line
-    states beside its events; digest: 16 bytes of the line, its identity in the end; text: the line, for those who
+    states beside its events; keep_probability: how likely the log kept such a line; estimated: 1 where its propensities
+    were computed here; action_features: JSON of the features of its arms, by key; slot_sets: the arms that each
+    position could show, where these differ; support: the probability of each eligible arm at position 1, by key;
+    digest: 16 bytes of the line, its identity in the end; text: the line, for those who
     quote it."""
 
     number: Sequence[int]
@@ -82,6 +85,11 @@ class LogColumns:
     history: Column = NULL
     candidates: Column = NULL
     reward: Column = NULL
+    keep_probability: Column = NULL
+    estimated: Column = NULL
+    action_features: Column = NULL
+    slot_sets: Column = NULL
+    support: Column = NULL
     digest: Sequence[bytes] = ()
     text: Column = NULL
 

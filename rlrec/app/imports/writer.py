@@ -4,7 +4,7 @@ refused. Each group is a transaction."""
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import Any, NamedTuple
@@ -175,6 +175,7 @@ class GroupWriter:
             "log_propensity": rows.log_propensity, "seed": rows.seed, "request_key": rows.request_id,
             "history": NULL if rows.history == NULL else [shown and next(packed) for shown in history],
             "source": rows.source, "belief_seq": Same(0), "imported": Same(1), "run_id": Same(self.state.run),
+            "keep_probability": rows.keep_probability, "estimated": rows.estimated,
             "catalogue_revision": Same(self.settings.catalogue_revision),
         })  # fmt: skip
         slots = rows.slots
@@ -185,6 +186,7 @@ class GroupWriter:
         })  # fmt: skip
         if rows.candidates != NULL:
             self._candidates(values(rows.candidates, n), ids, arm_ids)
+        self._action_data(rows, ids, arm_ids)
         self._write("import_line", {
             "policy_id": policy_id if isinstance(policy_id, Same) else _picked(policy_id, group.order),
             "digest": _picked(rows.digest, group.order), "decision_id": _picked(ids, group.order),
@@ -207,7 +209,7 @@ class GroupWriter:
             keys |= set() if listed is None else set(listed.catalogue or ())
         ids = arms.ids(self.unit, keys)
         if new := keys - ids.keys():
-            arms.put(self.unit, dict.fromkeys(new, "{}"))
+            arms.put(self.unit, dict.fromkeys(new, "{}") | _first_features(rows, new))
             self.settings = settings.get(self.unit)
             ids |= arms.ids(self.unit, new)
         return ids
@@ -224,6 +226,27 @@ class GroupWriter:
              json.dumps(each.propensities), each.log_propensity)
             for number, each in with_list
         ])  # fmt: skip
+
+    def _action_data(self, rows: LogColumns, ids: Sequence[int], arm_ids: Mapping[str, int]) -> None:
+        """Features of arms, arms of positions, and probabilities of all arms, of the decisions that have them."""
+        if features := _present(rows.action_features, ids):
+            contexts = contents.contexts(self.unit, {text for _, text in features})
+            columns = {
+                "decision_id": [number for number, _ in features],
+                "context_id": [contexts[text] for _, text in features],
+            }
+            self._write("decision_features", columns)
+        if sets := _present(rows.slot_sets, ids):
+            texts = [json.dumps([sorted(map(arm_ids.__getitem__, arms)) for arms in listed]) for _, listed in sets]
+            self._write("slot_set", {"decision_id": [number for number, _ in sets], "arms": texts})
+        if supports := _present(rows.support, ids):
+            packed = [
+                np.array(
+                    [value for _, value in sorted((arm_ids[arm], p) for arm, p in by_arm.items())], "<f8"
+                ).tobytes()
+                for _, by_arm in supports
+            ]
+            self._write("logged_support", {"decision_id": [number for number, _ in supports], "probabilities": packed})
 
     def _context_ids(self, rows: LogColumns) -> Mapping[str, int]:
         """Ids of the contexts of these rows; those of the groups before are remembered."""
@@ -308,6 +331,23 @@ class GroupWriter:
             "steps": Same(1) if isinstance(step, Same) else [step[index] + 1 for index in order],
         })  # fmt: skip
         return visit, step
+
+
+def _present(column: Column, ids: Sequence[int]) -> list[tuple[int, Any]]:
+    """The decisions that have a value in a column, with it."""
+    if isinstance(column, Same):
+        return []
+    return [(number, value) for number, value in zip(ids, column, strict=True) if value is not None]
+
+
+def _first_features(rows: LogColumns, new: Set[str]) -> dict[str, str]:
+    """The features of new arms, as the first decision that has some says."""
+    features: dict[str, str] = {}
+    for text in () if isinstance(rows.action_features, Same) else dict.fromkeys(rows.action_features):
+        by_arm = json.loads(text) if text is not None and len(features) < len(new) else {}
+        for arm in new & by_arm.keys() - features.keys():
+            features[arm] = canonical.text(by_arm[arm])
+    return features
 
 
 def _picked(column: Any, order: Sequence[Any]) -> Sequence[Any]:

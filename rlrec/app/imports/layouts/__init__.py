@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 READERS = {
     "obd": "rlrec.app.imports.layouts.obd:Obd",
     "jsonl": "rlrec.app.imports.layouts.jsonl:Jsonl",
+    "dsjson": "rlrec.app.imports.layouts.dsjson:DsJson",
     "csv": "rlrec.app.imports.layouts.csv_map:CsvMap",
 }
 WRITERS = {"jsonl": "rlrec.app.imports.layouts.jsonl:write"}

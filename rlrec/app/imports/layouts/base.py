@@ -134,6 +134,10 @@ class Layout(ABC):
     def end(self) -> None:  # noqa: B027 (most layouts need nothing more)
         """All lines were decoded. Raises InputError where the file as a whole cannot be taken."""
 
+    def join(self, files: Sequence[Layout]) -> list[str]:
+        """All files were decoded; called for the first of them. Lines for a person."""
+        return []
+
     def complete(self, rows: LogColumns) -> LogColumns:
         """Decoded rows with what is known only at the end of the file, and with what depends on their identity."""
         return rows
@@ -236,12 +240,17 @@ class Layout(ABC):
             self.policies.setdefault(self.policy, rows.number[0])
         self.names_keys |= any(column != NULL for column in (rows.user, rows.request_id, rows.events.key))
 
-    def groups(self) -> Iterator[LogColumns]:
-        """The decoded decisions, group by group, each with the identity of its line."""
+    def spooled(self) -> Iterator[LogColumns]:
+        """The rows that were decoded, group by group."""
         self._spool.seek(0)
-        counts: dict[bytes, int] = {}
         while self._spool.peek(1):
             rows: LogColumns = pickle.load(self._spool)
+            yield rows
+
+    def groups(self) -> Iterator[LogColumns]:
+        """The decoded decisions, group by group, each with the identity of its line."""
+        counts: dict[bytes, int] = {}
+        for rows in self.spooled():
             if self._repeated:
                 rows = replace(rows, digest=[self._identity(digest, counts) for digest in rows.digest])
             yield self.complete(rows)

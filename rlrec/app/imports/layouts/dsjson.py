@@ -1,0 +1,478 @@
+"""The lines of Vowpal Wabbit's decision service (`dsjson`), which Azure Personalizer logs too: cb, ccb and slates.
+
+A line is a decision with its reward, or the reward of a decision in another line, joined by the event id. In cb `a`
+ranks actions from 1, the first was shown; in `_outcomes` of ccb and slates `_a` counts them from 0, in slates within
+the actions of the slot. A cost is a reward with the sign turned.
+Source: the pages DSJSON, Conditional Contextual Bandit and Slates of Vowpal Wabbit's wiki.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from math import isfinite, log
+from typing import Any, NamedTuple, cast
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots, transposed, values
+from rlrec.app.imports.layouts.base import (
+    Decoded,
+    Layout,
+    Observation,
+    Options,
+    RefusedLine,
+    Source,
+    key,
+    probability,
+    refused,
+)
+from rlrec.app.inputs import canonical
+from rlrec.errors import InputError
+from rlrec.policy import reward as rewards
+from rlrec.store.loading import Same
+
+DEFAULT_POLICY = "imported"
+AT_ONCE = 1_000  # lines decoded at once
+CACHE = 2_000  # lists of actions remembered
+FLOAT32 = 1e-4  # how far float32 probabilities, some printed with six digits, may sum from 1
+ARM_IDS = ("id", "i.id", "_tag")  # where an action has its id
+CONTINUOUS = ("_label_ca", "_ca", "pdf", "pdf_value")
+REWARD = "reward"
+ROW = (
+    "number", "eligible", "session", "at", "context", "size", "log_propensity", "request_id", "keep_probability",
+    "action_features", "slot_sets", "support",
+)  # fmt: skip
+
+
+class SlotOutcome(Struct):
+    """A slot of ccb or slates. a: the actions that it ranks, the first was shown; p: their probabilities."""
+
+    a: list[int] | int = field(name="_a")
+    p: list[float] | float = field(name="_p")
+    cost: float | None = field(name="_label_cost", default=None)
+    observations: list[Any] = field(name="_o", default_factory=list)
+    id: str | None = field(name="_id", default=None)
+
+
+class DsJsonLine(Struct):
+    """A line; keys that are not read may stand beside these."""
+
+    c: dict[str, Any] | None = None
+    a: list[int] | None = None
+    p: list[float] | None = None
+    o: list[Any] = field(default_factory=list)
+    outcomes: list[SlotOutcome] | None = field(name="_outcomes", default=None)
+    event_id: str | None = field(name="EventId", default=None)
+    timestamp: str | None = field(name="Timestamp", default=None)
+    cost: float | None = field(name="_label_cost", default=None)
+    probability: float | None = field(name="_label_probability", default=None)
+    action: int | None = field(name="_label_Action", default=None)
+    original_cost: float | None = field(name="_original_label_cost", default=None)
+    skip_learn: bool = field(name="_skipLearn", default=False)
+    deferred: bool = field(name="DeferredAction", default=False)
+    not_activated: bool = field(name="_deferred", default=False)
+    pdrop: float = 0.0
+    baseline: list[int] | None = field(name="_ba", default=None)
+    apprentice: bool = field(name="_apprentice", default=False)
+    reward: float | None = field(name="RewardValue", default=None)
+    enqueued: str | None = field(name="EnqueuedTimeUtc", default=None)
+    observations: list[Any] = field(name="Observations", default_factory=list)
+    action_taken: bool = field(name="ActionTaken", default=False)
+    label_ca: Any | UnsetType = field(name="_label_ca", default=UNSET)
+    ca: Any | UnsetType = field(name="_ca", default=UNSET)
+    pdf: Any | UnsetType = UNSET
+
+
+class Actions(NamedTuple):
+    """The actions of a line. arms: a key each; eligible: these in order; slots: the slot of each in slates, else none;
+    features: JSON of the features by arm, None where there are none."""
+
+    arms: Sequence[str]
+    eligible: tuple[str, ...]
+    slots: Sequence[int] | None
+    features: str | None
+
+
+class ShownAction(NamedTuple):
+    """A slot. arms: those that it could show, with their probabilities where the line has all of them."""
+
+    arm: str
+    propensity: float
+    arms: Sequence[str]
+    probabilities: Sequence[float]
+    cost: float | None
+    observations: Sequence[Any]
+
+
+class DsJson(Layout):
+    """Lines of a decision service."""
+
+    reads = frozenset({"reward_from", "arm_id"})
+
+    def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
+        super().__init__(source, policy=policy or DEFAULT_POLICY, now=now, options=options)
+        self._observed: dict[str, list[tuple[str, float, int | None]]] = defaultdict(list)
+        self._activated: set[str] = set()
+        self._inactive: set[str] = set()
+        self._actions: dict[str, Actions] = {}
+
+    # -- lines --
+
+    def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
+        rows, slots, events = list[Any](), list[Any](), list[Any]()
+        bad, observations, skipped = list[RefusedLine](), list[Observation](), 0
+        sets, set_index = list[tuple[str, ...]](), dict[tuple[str, ...], int]()
+        for number, text, line in self._lines(numbers, texts):
+            try:
+                if line is None or _is_skipped(line, text):
+                    skipped += 1
+                elif isinstance(line, InputError):
+                    raise line
+                elif _is_observation(line):
+                    observations.append(self._observation(line))
+                else:
+                    row, row_slots, row_events, eligible = self._row(line)
+                    slots += [(len(rows), *slot) for slot in row_slots]
+                    events += [(len(rows), *event) for event in row_events]
+                    rows.append((number, set_index.setdefault(eligible, len(sets)), *row))
+                    if len(set_index) > len(sets):
+                        sets.append(eligible)
+            except InputError as error:
+                bad.append(refused(error, number, text))
+        columns = LogColumns(
+            policy=Same(self.policy), eligible_sets=sets,
+            slots=LoggedSlots(**transposed(SLOT, slots)), events=LoggedEvents(**transposed(EVENT, events)),
+            **transposed(ROW, rows),
+        )  # fmt: skip
+        return Decoded(columns, bad, skipped, observations)
+
+    def _lines(
+        self, numbers: Sequence[int], texts: list[bytes]
+    ) -> Iterator[tuple[int, bytes, DsJsonLine | InputError | None]]:
+        """Each line with what it decodes to, None for a line that is no object: those of checkpoints begin with [."""
+        for start in range(0, len(texts), AT_ONCE):
+            group = list(zip(numbers[start : start + AT_ONCE], texts[start : start + AT_ONCE], strict=True))
+            objects = [line for line in group if not line[1].startswith(b"[")]
+            decoded = dict(zip((n for n, _ in objects), self.source.decode(objects, DsJsonLine), strict=True))
+            yield from ((number, text, decoded.get(number)) for number, text in group)
+
+    def _observation(self, line: DsJsonLine) -> Observation:
+        """The reward of a decision in another line."""
+        at = None if line.enqueued is None else self.time(line.enqueued, "EnqueuedTimeUtc")
+        value = line.reward if line.reward is not None else _observed_sum(line.observations, None)
+        _check_bounded(value, "RewardValue")
+        events = () if value is None else ((REWARD, value, at),)
+        return Observation(key(cast(str, line.event_id), "EventId"), events, _activates(line, line.observations))
+
+    def _row(self, line: DsJsonLine) -> tuple[Any, list[Any], list[Any], tuple[str, ...]]:
+        """The values of a decision in the order of ROW, its slots, its events, and its eligible arms."""
+        if line.c is None:
+            raise InputError("a decision without its actions", hint="`c` holds them in `_multi`", field="c")
+        actions = self._actions_of(line.c)
+        shown = self._outcomes(line, actions) if line.outcomes is not None else [_top(line, actions)]
+        if len({slot.arm for slot in shown}) < len(shown):
+            raise InputError("an action is shown twice", field="_outcomes")
+        apprentice = line.apprentice or line.baseline is not None
+        inactive = (line.deferred or line.not_activated) and not _activates(line, line.o)
+        slots = [
+            (position, slot.arm, None if apprentice else slot.propensity,
+             slot.propensity if actions.slots and not apprentice else None,
+             None if apprentice else _smallest(slot), int(inactive))
+            for position, slot in enumerate(shown, 1)
+        ]  # fmt: skip
+        at = None if line.timestamp is None else self.time(line.timestamp, "Timestamp")
+        event_id = None if line.event_id is None else key(line.event_id, "EventId")
+        context = {name: value for name, value in line.c.items() if name != "_multi"}
+        log_propensity = None if apprentice else min(0.0, sum(log(slot.propensity) for slot in shown))
+        row = (
+            event_id, at, canonical.text(context), len(shown), log_propensity, event_id, _keep_probability(line.pdrop),
+            actions.features, _slot_sets(shown, actions), None if apprentice else _support(shown[0], actions),
+        )  # fmt: skip
+        return row, slots, list(self._rewards(line, shown)), actions.eligible
+
+    # -- actions --
+
+    def _actions_of(self, context: Mapping[str, Any]) -> Actions:
+        listed = context.get("_multi")
+        if not isinstance(listed, list) or not listed or not all(isinstance(action, dict) for action in listed):
+            raise InputError("it lists no actions", field="c._multi")
+        text = canonical.text(listed)
+        actions = self._actions.get(text)
+        if actions is None:
+            if len(self._actions) >= CACHE:
+                self._actions.clear()
+            actions = self._actions[text] = self._keyed(listed)
+        return actions
+
+    def _keyed(self, listed: Sequence[Mapping[str, Any]]) -> Actions:
+        """Actions with their arms: the id where there is one, else a digest of the features; equal ones are counted."""
+        arms, count = list[str](), Counter[str]()
+        for action in listed:
+            arm = self._arm(action)
+            count[arm] += 1
+            arms.append(arm if count[arm] == 1 else f"{arm}#{count[arm]}")
+        slots = [action.get("_slot_id") for action in listed]
+        if any(slot is not None for slot in slots) and not all(isinstance(slot, int) for slot in slots):
+            raise InputError("some actions have a slot, others have none", field="c._multi._slot_id")
+        features = {
+            arm: {name: value for name, value in action.items() if name not in ("_tag", "_slot_id")}
+            for arm, action in zip(arms, listed, strict=True)
+        }
+        text = canonical.text(features) if any(features.values()) else None
+        return Actions(arms, tuple(sorted(arms)), None if slots[0] is None else cast(list[int], slots), text)
+
+    def _arm(self, action: Mapping[str, Any]) -> str:
+        named = (self.options.arm_id,) if self.options.arm_id else ARM_IDS
+        for path in named:
+            value: Any = action
+            for name in path.split("."):
+                value = value.get(name) if isinstance(value, dict) else None
+            if isinstance(value, str | int) and not isinstance(value, bool):
+                return key(str(value), f"c._multi.{path}")
+        if self.options.arm_id:
+            raise InputError(f"an action has no {self.options.arm_id!r}", field="c._multi")
+        return blake2b(canonical.text(action).encode(), digest_size=8).hexdigest()
+
+    def _outcomes(self, line: DsJsonLine, actions: Actions) -> list[ShownAction]:
+        """The slots of ccb or slates."""
+        outcomes, shown = cast(list[SlotOutcome], line.outcomes), list[ShownAction]()
+        if not outcomes:
+            raise InputError("no outcome", field="_outcomes")
+        listed = cast(Mapping[str, Any], line.c).get("_slots")
+        for index, outcome in enumerate(outcomes):
+            path = f"_outcomes[{index}]"
+            slot = listed[index] if isinstance(listed, list) and index < len(listed) else None
+            available = _available(actions, index, slot, {each.arm for each in shown})
+            ranked = outcome.a if isinstance(outcome.a, list) else [outcome.a]
+            p = outcome.p if isinstance(outcome.p, list) else [outcome.p]
+            arms = [arm for arm, _ in available] if actions.slots else actions.arms
+            chosen = _ranked(ranked, p, arms, first=0, path=path, names=("_a", "_p"))
+            eligible = [arm for arm, is_left in available if is_left]
+            if not set(chosen) <= set(eligible):
+                raise InputError("it ranks an action that its slot could not show", field=f"{path}._a")
+            complete = len(ranked) > 1 or len(eligible) == 1
+            shown.append(ShownAction(
+                chosen[0], cast(float, probability(p[0], f"{path}._p")), chosen if complete else eligible,
+                p if complete else (), None if actions.slots else outcome.cost, outcome.observations,
+            ))  # fmt: skip
+        return shown
+
+    # -- rewards --
+
+    def _rewards(self, line: DsJsonLine, shown: Sequence[ShownAction]) -> Iterator[tuple[int | None, str, float]]:
+        """The reward of each slot that has one, and that of the page in slates."""
+        by_slot = line.outcomes is None or any(slot.cost is not None for slot in shown)
+        for position, slot in enumerate(shown, 1) if by_slot else ():
+            cost = line.cost if line.outcomes is None else slot.cost
+            value = self._reward(line, cost, line.o if line.outcomes is None else slot.observations)
+            if value is not None:
+                yield position, REWARD, value
+        if not by_slot and (value := self._reward(line, line.cost, line.o)) is not None:
+            yield (1 if len(shown) == 1 else None), REWARD, value
+
+    def _reward(self, line: DsJsonLine, cost: float | None, observations: Sequence[Any]) -> float | None:
+        """The reward, None where nothing was observed: a cost of 0 without an observation says no more."""
+        name = self.options.reward_from
+        if name is None or name == "_label_cost":
+            value = None if cost is None or (cost == 0 and not observations) else -cost
+        elif name == "_original_label_cost":
+            value = None if line.original_cost is None else -line.original_cost
+        else:  # o, or o.KEY
+            value = _observed_sum(observations, name.partition(".")[2] or None)
+        _check_bounded(value, name or "_label_cost")
+        return None if value is None else value + 0.0  # no -0.0
+
+    # -- what is known at the end --
+
+    def observe(self, observations: Sequence[Observation]) -> None:
+        for observation in observations:
+            self._observed[observation.key] += observation.events
+            if observation.activates:
+                self._activated.add(observation.key)
+
+    def note(self, rows: LogColumns) -> None:
+        super().note(rows)
+        inactive = {row for row, censored in zip(rows.slots.row, values(rows.slots.censored, len(rows.slots.row)),
+                                                 strict=True) if censored}  # fmt: skip
+        names = values(rows.request_id, len(rows))
+        self._inactive.update(names[row] for row in inactive if names[row] is not None)
+        self.skipped += sum(names[row] is None for row in inactive)
+
+    def join(self, files: Sequence[Layout]) -> list[str]:
+        """Give every file the observations of all, and count the decisions that nobody activated: lines for a
+        person."""
+        others = [file for file in files if isinstance(file, DsJson)]
+        observed, activated = defaultdict[str, list[tuple[str, float, int | None]]](list), set[str]()
+        for file in others:
+            activated |= file._activated
+            for name, events in file._observed.items():
+                observed[name] += events
+        for file in others:
+            file._observed, file._activated = observed, activated
+            file.skipped += len(file._inactive - activated)
+        if not observed:
+            return []
+        named = {name for file in others for rows in file.spooled() for name in values(rows.request_id, len(rows))}
+        unmatched = len(observed.keys() - named)
+        return [f"{unmatched} observations name no decision of these files"] if unmatched else []
+
+    def complete(self, rows: LogColumns) -> LogColumns:
+        """With the observations that came in other lines, without the decisions that nobody activated, and a session
+        for each decision."""
+        names, n_slots = values(rows.request_id, len(rows)), len(rows.slots.row)
+        censored = values(rows.slots.censored, n_slots)
+        if any(censored):
+            inactive = {row for row, mark in zip(rows.slots.row, censored, strict=True) if mark}
+            rows = replace(rows, slots=replace(rows.slots, censored=Same(0)))
+            rows = rows.select([row not in inactive or names[row] in self._activated for row in range(len(rows))])
+            names = values(rows.request_id, len(rows))
+        rows = self._with_observations(rows, names)
+        ats = values(rows.at, len(rows))
+        sessions = [
+            name if name is not None else f"{self.policy}/{at or 0}/{digest[:12].hex()}"
+            for name, at, digest in zip(names, ats, rows.digest, strict=True)
+        ]
+        return replace(rows, session=sessions)
+
+    def _with_observations(self, rows: LogColumns, names: Sequence[str | None]) -> LogColumns:
+        joined = [
+            (row, kind, value, at) for row, name in enumerate(names)
+            for kind, value, at in (self._observed.get(name, ()) if name is not None else ())
+        ]  # fmt: skip
+        if not joined:
+            return rows
+        n, served_at, sizes = len(rows.events.row), values(rows.at, len(rows)), values(rows.size, len(rows))
+        logged = (values(column, n) for column in (rows.events.position, rows.events.kind, rows.events.value))
+        events = list(zip(rows.events.row, *logged, [None] * n, strict=True))
+        for row, kind, value, at in joined:
+            after = None if at is None else max(at, self.now if served_at[row] is None else served_at[row])
+            events.append((row, 1 if sizes[row] == 1 else None, kind, value, after))
+        events.sort(key=lambda event: event[0])
+        return replace(rows, events=LoggedEvents(**transposed((*EVENT, "at"), events)))
+
+
+SLOT = ("row", "position", "arm", "propensity", "marginal", "min_propensity", "censored")
+EVENT = ("row", "position", "kind", "value")
+
+
+# -- lines --
+
+
+def _is_skipped(line: DsJsonLine | InputError, text: bytes) -> bool:
+    """Whether the format itself marks the line: not to be learned from, or of a checkpoint."""
+    if isinstance(line, InputError):
+        return False
+    if line.c is None and line.event_id is None and line.outcomes is None:
+        return b"checkpoint" in text[:100]
+    return line.skip_learn
+
+
+def _is_observation(line: DsJsonLine) -> bool:
+    if UNSET is not line.label_ca or UNSET is not line.ca or UNSET is not line.pdf:
+        hint = "rlrec chooses among arms that can be listed; cut the range into a few of them"
+        raise InputError("a log of continuous actions", hint=hint, field="_label_ca")
+    observes = line.reward is not None or line.observations or line.action_taken
+    return line.c is None and line.event_id is not None and bool(observes)
+
+
+def _activates(line: DsJsonLine, observations: Sequence[Any]) -> bool:
+    """Whether somebody says that the decision was shown."""
+    marks = [each for each in observations if isinstance(each, dict)]
+    return line.action_taken or any(
+        each.get("ActionTaken") is True or each.get("DeferredAction") is False for each in marks
+    )
+
+
+def _keep_probability(pdrop: float) -> float | None:
+    if not 0 <= pdrop < 1:
+        raise InputError(f"{pdrop!r} is no probability of a line that was dropped", hint="[0, 1)", field="pdrop")
+    return 1 - pdrop if pdrop else None
+
+
+def _check_bounded(value: float | None, name: str) -> None:
+    if value is not None and not (isfinite(value) and rewards.is_bounded(value)):
+        raise InputError(f"{value!r} is too large", hint=f"values stay within {rewards.LIMIT:g}", field=name)
+
+
+def _observed_sum(observations: Sequence[Any], name: str | None) -> float | None:
+    """The sum of what was observed: of numbers, or of the key of this name; None where there is none."""
+    observed = [each.get("v") if isinstance(each, dict) else each for each in observations]
+    if name is not None:
+        observed = [each.get(name) if isinstance(each, dict) else None for each in observed]
+    numbers = [each for each in observed if isinstance(each, int | float) and not isinstance(each, bool)]
+    return float(sum(numbers)) if numbers else None
+
+
+# -- slots --
+
+
+def _top(line: DsJsonLine, actions: Actions) -> ShownAction:
+    """The action that was shown in cb: the first of `a`."""
+    ranked = line.a if line.a is not None else [] if line.action is None else [line.action]
+    p = line.p if line.p is not None else [] if line.probability is None else [line.probability]
+    if not ranked or not p:
+        hint = "`a` ranks the actions, `p` has their probabilities"
+        raise InputError("it does not say which action was shown with which probability", hint=hint, field="a")
+    arms = _ranked(ranked, p, actions.arms, first=1, path="", names=("a", "p"))
+    if line.action is not None and line.action != ranked[0]:
+        raise InputError(f"action {line.action} is not the first of `a`, {ranked[0]}", field="_label_Action")
+    if line.probability is not None and abs(line.probability - p[0]) > FLOAT32:
+        raise InputError(f"{line.probability!r} is not the first of `p`, {p[0]!r}", field="_label_probability")
+    complete = len(ranked) == len(actions.arms)
+    propensity = cast(float, probability(p[0], "p"))
+    return ShownAction(arms[0], propensity, arms if complete else actions.eligible, p if complete else (), None, line.o)
+
+
+def _ranked(
+    ranked: Sequence[int], p: Sequence[float], arms: Sequence[str], *, first: int, path: str, names: tuple[str, str]
+) -> list[str]:
+    """The arms of ranked actions, which are numbered from `first`. Raises InputError where they, or their
+    probabilities, cannot be."""
+    at_a, at_p = (f"{path}.{name}".lstrip(".") for name in names)
+    if len(ranked) != len(p):
+        raise InputError(f"{len(p)} probabilities of {len(ranked)} actions", field=at_p)
+    if not ranked or len(set(ranked)) < len(ranked):
+        raise InputError("an action is ranked twice, or none", field=at_a)
+    for number in ranked:
+        if not first <= number < len(arms) + first:
+            raise InputError(f"{number} is none of the {len(arms)} actions", hint=f"counted from {first}", field=at_a)
+    if not all(0 <= each <= 1 for each in p):
+        raise InputError("a probability outside [0, 1]", field=at_p)
+    if len(p) > 1 and abs(sum(p) - 1) > FLOAT32:
+        raise InputError(f"probabilities that sum to {sum(p)!r}", field=at_p)
+    return [arms[number - first] for number in ranked]
+
+
+def _available(actions: Actions, index: int, slot: Any, shown: set[str]) -> list[tuple[str, bool]]:
+    """The actions of a slot, and whether it could show each: in slates its own, else all or `_inc`, but those above."""
+    if actions.slots is not None:
+        return [(arm, True) for arm, of_slot in zip(actions.arms, actions.slots, strict=True) if of_slot == index]
+    included = slot.get("_inc") if isinstance(slot, dict) else None
+    if included is not None and not (isinstance(included, list) and all(isinstance(each, int) for each in included)):
+        raise InputError("`_inc` is no list of actions", field=f"c._slots[{index}]._inc")
+    chosen = range(len(actions.arms)) if included is None else set(included)
+    return [(arm, number in chosen and arm not in shown) for number, arm in enumerate(actions.arms)]
+
+
+def _smallest(slot: ShownAction) -> float | None:
+    """The smallest probability of the arms of a slot, where all are known."""
+    return min(slot.probabilities) if slot.probabilities else None
+
+
+def _slot_sets(shown: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str, ...], ...] | None:
+    """The arms that each slot could show; None where that is all that were left."""
+    left = set(actions.eligible)
+    differs = False
+    for slot in shown:
+        differs |= set(slot.arms) != left
+        left.discard(slot.arm)
+    return tuple(tuple(sorted(slot.arms)) for slot in shown) if differs else None
+
+
+def _support(top: ShownAction, actions: Actions) -> dict[str, float] | None:
+    """The probability of each eligible arm at the first position, where all are known."""
+    by_arm = dict(zip(top.arms, top.probabilities, strict=False))
+    return {arm: by_arm.get(arm, 0.0) for arm in actions.eligible} if top.probabilities else None

@@ -1,0 +1,175 @@
+"""Logs of Vowpal Wabbit and Personalizer, written for these tests from the documented format: counts and estimates are
+those of a plain script, lines that cannot be are refused by number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.app.logs import summary
+from tests.conftest import Run, Said
+
+Line = dict[str, Any]
+DISHES = [{"i": {"id": dish}, "j": [{"price": price}]} for dish, price in (("soup", 4), ("pasta", 8), ("salad", 6))]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def rank(
+    n: int, a: Iterable[int] = (1, 2, 3), p: Iterable[float] = (0.5, 0.25, 0.25), cost: float = 0, **more: Any
+) -> Line:
+    """A ranking event of a contextual bandit: actions are counted from 1."""
+    a, p = list(a), list(p)
+    return {
+        "_label_cost": cost, "_label_probability": p[0], "_label_Action": a[0], "_labelIndex": a[0] - 1,
+        "Timestamp": f"2026-01-31T12:{n // 60 % 60:02}:{n % 60:02}.0000000Z", "Version": "1", "EventId": f"e{n}",
+        "a": a, "c": {"User": {"hour": n % 24}, "_multi": DISHES}, "p": p, "VWState": {"m": "N/A"}, **more,
+    }  # fmt: skip
+
+
+def reward(n: int, value: float, **more: Any) -> Line:
+    """A reward that was received after its event was written."""
+    return {"RewardValue": value, "EnqueuedTimeUtc": "2026-01-31T12:20:00Z", "EventId": f"e{n}",
+            "Observations": [{"v": value, "EventId": f"e{n}", "ActionId": None}], **more}  # fmt: skip
+
+
+def imported(run: Run, *lines: Line | str, options: Iterable[str] = ()) -> Said:
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    Path("log.json").write_text("".join(f"{text}\n" for text in texts))
+    return run("import-log", "log.json", "--layout", "dsjson", "--policy", "rank", "--json", *options)
+
+
+def values(run: Run, estimators: str) -> list[float]:
+    rows = run("evaluate", "uniform", "--log", "policy=rank", "--estimator", estimators, "--json").json
+    return [row["value"] for row in rows]
+
+
+def log(number: int) -> list[Line]:
+    """Rankings with float32 probabilities, each with its cost."""
+    random = np.random.default_rng(5)
+    lines = []
+    for n in range(number):
+        p = random.dirichlet([3, 2, 1]).astype(np.float32)
+        first = int(random.choice(3, p=p.astype(float) / p.astype(float).sum()))
+        order = [first, *sorted(set(range(3)) - {first})]
+        cost = -float(random.random() < (0.2, 0.5, 0.8)[first])
+        lines.append(rank(n, [arm + 1 for arm in order], [float(p[arm]) for arm in order], cost))
+    return lines
+
+
+def test_estimates_are_those_of_a_plain_script(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 50)
+    lines = log(400)
+    assert imported(run, *lines).json == summary(accepted=400)
+    weights = np.array([1 / 3 / line["p"][0] for line in lines])
+    rewards = np.array([-line["_label_cost"] for line in lines])
+    plain = [float((weights * rewards).mean()), float((weights * rewards).sum() / weights.sum())]
+    assert values(run, "ips,snips") == pytest.approx(plain, abs=1e-9)
+    assert imported(run, *lines).json == summary(duplicates=400)
+
+
+def test_a_line_becomes_a_decision(run: Run) -> None:
+    """`a` counts from 1, the event id is the request id, and the id of an action its arm."""
+    imported(run, rank(7, (2, 1, 3), (0.5, 0.125, 0.375), -1))
+    (line,) = run("export-log", "-").lines
+    (slot,) = line["slate"]
+    assert (line["request_id"], slot["arm"], slot["propensity"], slot["min_propensity"]) == ("e7", "pasta", 0.5, 0.125)
+    assert (line["eligible"], line["context"], line["reward"]) == (
+        ["pasta", "salad", "soup"], {"User": {"hour": 7}}, 1.0
+    )  # fmt: skip
+    assert run("arm", "list", "--json").json[0]["features"] == {"i": {"id": "pasta"}, "j": [{"price": 8}]}
+
+
+def test_rewards_in_other_lines_join_by_event_id(run: Run) -> None:
+    """Whether they come before or after their decision, in this file or in the next."""
+    Path("late.json").write_text(json.dumps(reward(2, 0.5)) + "\n")
+    said = imported(run, reward(1, 1.0), rank(1), rank(2), reward(9, 1.0), options=["late.json"])
+    assert said.json == summary(accepted=2)
+    assert "1 observations name no decision" in said.stderr
+    rewards = {line["request_id"]: line["reward"] for line in run("export-log", "-").lines}
+    assert rewards == {"e1": 1.0, "e2": 0.5}
+
+
+def test_lines_that_the_format_marks_are_skipped(run: Run) -> None:
+    """Not to be learned from, never activated, or of a checkpoint; an activation may come in another line."""
+    lines = [
+        rank(1, _skipLearn=True),
+        rank(2, DeferredAction=True, _deferred=True),
+        rank(3, DeferredAction=True, o=[{"EventId": "e3", "DeferredAction": False}]),
+        rank(4, DeferredAction=True),
+        {"EventId": "e4", "ActionTaken": True},
+        rank(5),
+        '["checkpoint", 7]',
+        '{"checkpoint_info": {"reward_function_type": 0}}',
+    ]
+    assert imported(run, *lines).json == summary(accepted=3, skipped=4)
+    assert [line["request_id"] for line in run("export-log", "-").lines] == ["e3", "e4", "e5"]
+    assert not any(
+        slot["censored"] for line in run("export-log", "-").lines for slot in line["slate"] if "censored" in slot
+    )
+
+
+def test_what_an_apprentice_showed_has_no_propensity(run: Run) -> None:
+    """It showed what it was told to, whatever its probabilities."""
+    imported(run, rank(1, _ba=[1, 2, 3]))
+    assert run("export-log", "-").lines[0]["slate"][0]["propensity"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [((), 0.25), (("--reward-from", "_original_label_cost"), 0.75), (("--reward-from", "o"), 0.5),
+     (("--reward-from", "o.dwell"), 0.125)],
+)  # fmt: skip
+def test_a_reward_comes_from_another_key(run_sqlite: Run, options: Iterable[str], expected: float) -> None:
+    seen = [{"v": 0.5, "EventId": "e1"}] if "o.dwell" not in options else [{"v": {"dwell": 0.125}, "EventId": "e1"}]
+    imported(run_sqlite, rank(1, cost=-0.25, o=seen, _original_label_cost=-0.75), options=options)
+    assert run_sqlite("export-log", "-").lines[0]["reward"] == expected
+
+
+def test_an_arm_without_an_id_is_called_by_its_features(run_sqlite: Run) -> None:
+    """Equal features, in any order, are one arm; `--arm-id` names another field."""
+    actions = [{"TAction": {"topic": topic, "size": 1}} for topic in ("tea", "milk")]
+    line = rank(1, (1, 2), (0.5, 0.5), c={"_multi": actions})
+    turned = rank(2, (2, 1), (0.5, 0.5), c={"_multi": [{"TAction": {"size": 1, "topic": "milk"}}, actions[0]]})
+    imported(run_sqlite, line, turned)
+    first, second = run_sqlite("export-log", "-").lines
+    assert first["slate"][0]["arm"] == second["slate"][0]["arm"]
+    said = imported(run_sqlite, rank(3, (1, 2), (0.5, 0.5), c=line["c"]), options=["--arm-id", "TAction.topic"])
+    assert said.json["accepted"] == 1
+    assert run_sqlite("export-log", "-").lines[-1]["eligible"] == ["milk", "tea"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (rank(2, (0, 1, 2)), "counted from 1"),
+        (rank(2, (1, 2, 4)), "none of the 3 actions"),
+        (rank(2, (1, 1, 3)), "twice"),
+        (rank(2, p=(0.5, 0.5)), "field p"),
+        (rank(2, p=(0.5, 0.5, 0.5)), "sum to 1.5"),
+        (rank(2, p=(0.0, 0.5, 0.5)), "no probability of something shown"),
+        (rank(2, _label_Action=3), "field _label_Action"),
+        (rank(2, _label_probability=0.9), "field _label_probability"),
+        (rank(2, pdrop=1.0), "field pdrop"),
+        (rank(2, c={"User": {}}), "field c._multi"),
+        (rank(2, Timestamp="2999-01-01T00:00:00Z"), "in the future"),
+        (rank(2, cost=1e300), "too large"),
+        ({"EventId": "e2", "c": {"_multi": DISHES}}, "which action was shown"),
+        ({"EventId": "e2", "_label_ca": {"action": 1.5, "cost": 0, "pdf_value": 0.1}, "c": {}}, "continuous actions"),
+        ('{"_label_cost":-1,"EventId"', "line 2"),
+        ("plain text", "line 2"),
+        ({"EventId": "e2"}, "without its actions"),
+    ],
+)
+def test_a_damaged_line_is_named(run_sqlite: Run, bad: Line | str, reason: str) -> None:
+    said = imported(run_sqlite, rank(1), bad, rank(3))
+    assert (said.exit_code, "log.json line 2" in said.error["error"]) == (2, True)
+    assert reason in said.error["error"] + str(said.error["hint"])
