@@ -153,6 +153,13 @@ def test_a_reward_without_events_is_an_event(run: Run) -> None:
     assert [one["reward"] for one in exported(run)] == [0.5, 1.0, 0.0]
 
 
+def test_an_event_without_a_position_belongs_to_the_slot_of_a_slate_of_one(run: Run) -> None:
+    imported(run, lines({"events": [{"kind": "click", "value": 1}]}), "--policy", "logged")
+    (decision,) = exported(run)
+    assert (decision["reward"], decision["events"][0]["position"]) == (1.0, 1)
+    assert run("evaluate", "logged", "--estimator", "snips", "--json").json[0]["value"] == 1.0
+
+
 def test_a_session_without_visits_is_cut_by_its_pauses(run: Run) -> None:
     times = ("00:00", "00:10", "01:30", "01:31")
     imported(run, lines(*({"at": f"2026-01-01T{time}:00Z"} for time in times)))

@@ -235,10 +235,10 @@ def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: 
     assert said.json == summary(
         accepted=9, clipped=4, ignored=2, clipped_share=4 / 9, ignored_kinds=["dwell_s"])  # fmt: skip
     assert said.stderr.splitlines() == [
-        "4 decisions have rewards that 'default' clips to 0 to 1; `rlrec reward define` another one, and estimate with"
-        " --reward",
-        "2 decisions have rewards or events that 'default' ignores (it does not weigh dwell_s); `rlrec reward define`"
-        " another one, and estimate with --reward",
+        "rewards of 4 decisions: 'default' clips them to 0 to 1; `rlrec reward define NAME reward=1` counts them, and"
+        " `evaluate --reward NAME` judges by that",
+        "events or rewards of 2 decisions: 'default' ignores them (it does not weigh dwell_s); `rlrec reward define"
+        " NAME dwell_s=1` counts them, and `evaluate --reward NAME` judges by that",
     ]
     again = run("import-log", "-", "--layout", "jsonl", "--json", stdin="".join(stars))
     assert (again.json["clipped"], again.stderr) == (0, "")

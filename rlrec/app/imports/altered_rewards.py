@@ -37,14 +37,23 @@ class AlteredRewards:
         if self.definition is None:
             return lines
         name, low, high = self.definition.name, self.definition.clip_low, self.definition.clip_high
-        way_out = "`rlrec reward define` another one, and estimate with --reward"
         if self.clipped:
             span = f"{-np.inf if low is None else low:g} to {np.inf if high is None else high:g}"
-            lines.append(f"{self.clipped} decisions have rewards that {name!r} clips to {span}; {way_out}")
+            lines.append(
+                f"rewards of {self.clipped:,} decisions: {name!r} clips them to {span}; {_way_out(['reward'])}"
+            )
         if self.ignored:
-            kinds = f" (it does not weigh {', '.join(sorted(self.kinds)[:5])})" if self.kinds else ""
-            lines.append(f"{self.ignored} decisions have rewards or events that {name!r} ignores{kinds}; {way_out}")
+            kinds = sorted(self.kinds)[:5]
+            weighed = f" (it does not weigh {', '.join(kinds)})" if kinds else ""
+            lines.append(
+                f"events or rewards of {self.ignored:,} decisions: {name!r} ignores them{weighed}; {_way_out(kinds)}"
+            )
         return lines
+
+
+def _way_out(kinds: Sequence[str]) -> str:
+    terms = ",".join(f"{kind}=1" for kind in kinds) or "..."
+    return f"`rlrec reward define NAME {terms}` counts them, and `evaluate --reward NAME` judges by that"
 
 
 def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> AlteredRewards:

@@ -202,7 +202,7 @@ class Jsonl(Layout):
             events = [self._event(event, slots, at, f"events[{n}]") for n, event in enumerate(decision.events)]
         elif decision.reward is not None:
             _check_bounded(decision.reward, "reward")
-            events = [LineEvent(slots[0].position if len(slots) == 1 else None, "reward", decision.reward)]
+            events = [LineEvent(_only_position(slots), "reward", decision.reward)]
         else:
             events = []
         _check_keys(events)
@@ -219,7 +219,13 @@ class Jsonl(Layout):
             raise InputError("the event lies before its decision", field=f"{path}.at")
         _check_bounded(event.value, f"{path}.value")
         feedback_key = None if event.key is None else key(event.key, f"{path}.key")
-        return LineEvent(event.position, event.kind, event.value, at, feedback_key)
+        position = _only_position(slots) if event.position is None else event.position
+        return LineEvent(position, event.kind, event.value, at, feedback_key)
+
+
+def _only_position(slots: Sequence[LineSlot]) -> int | None:
+    """The position of the slot of a page of one: an event without a position belongs to it, as in feedback."""
+    return slots[0].position if len(slots) == 1 else None
 
 
 def _slots(decision: DecisionLine) -> Sequence[LineSlot]:
