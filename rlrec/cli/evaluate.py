@@ -21,7 +21,6 @@ SHOWN = {
 }  # fmt: skip
 DROP = ("version", "rows", "unit", "reasons", "ess", "lift over served")
 VERDICTS = ("insufficient", "weak", "ok")
-DOUBTS = {"in-sample", "carry-over"}  # reasons beside which an interval says nothing for sure
 
 
 class _Command(click.Command):
@@ -57,7 +56,11 @@ class _Command(click.Command):
     help="Filter of the log, e.g. policy=home,since=2026-01-01; keys: policy, version, experiment, variant, route "
     "(that decisions were asked for by), since, until and split (train, tune or gate) [default: all].",
 )  # fmt: skip
-@click.option("--reward", metavar="NAME", help="Reward definition [default: the target's own].")
+@click.option(
+    "--reward", metavar="NAME",
+    help="Reward definition [default: what each policy learns; `uniform`: what those beside it learn, else those that "
+    "served].",
+)  # fmt: skip
 @click.option(
     "--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount per step of a session, between 0 and 1."
 )
@@ -179,7 +182,8 @@ def evaluate(store: Store, show: Show, plot: str | None, **request: Any) -> None
         save_plot(plot, estimated(estimates, estimates[0].estimate.unit))
     rows = [row.to_json() for row in estimates]
     show(rows, table=_view(rows, request["by"], use_case.explained(estimates)))
-    conclude(show, "; ".join(map(_sentence, _chosen(rows))) if request["by"] is None else _counts(rows, request["by"]))
+    by = request["by"]
+    conclude(show, *([_counts(rows, by)] if by else map(_sentence, _chosen(rows))))
 
 
 def _view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
@@ -200,10 +204,18 @@ def _view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str
 
 
 def _served(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line with what the rows of these estimates earned as they were served."""
-    served = sorted({row["served"] for row in rows if row["served"] is not None})
-    span = " to ".join(dict.fromkeys(map(cell, served[:1] + served[-1:])))
-    return [f"per {rows[0]['unit']}: what served earned {span}"] if served else []
+    """A line with what the rows of these estimates earned as they were served, for each of the rewards."""
+    by_reward: dict[str, list[float]] = {}
+    for row in rows:
+        if row["served"] is not None:
+            by_reward.setdefault(row["reward"], []).append(row["served"])
+    spans = {
+        name: " to ".join(dict.fromkeys((cell(min(served)), cell(max(served))))) for name, served in by_reward.items()
+    }
+    several = len(by_reward) > 1
+    texts = [f"{span} of reward {name}" if several else span for name, span in spans.items()]
+    lines = [f"per {rows[0]['unit']}: what served earned {', '.join(texts)}"] if texts else []
+    return lines + ["the targets learn different rewards: --reward judges all by one"] * several
 
 
 def _lift(row: Mapping[str, Any]) -> Figures | None:
@@ -248,7 +260,7 @@ def _sentence(row: Mapping[str, Any]) -> str:
     if row["lift"] is not None and None not in (row["lift_lower"], row["lift_upper"]):
         better, worse = row["lift_lower"] > 0, row["lift_upper"] < 0
         sure = "more" if better else "less" if worse else "not surely more or less"
-        if (better or worse) and not DOUBTS & set(row["reasons"]):
+        if (better or worse) and row["verdict"] == "ok":
             sure = f"surely {sure}"
         text += f": {sure} than what served ({_percent(row['lift'])} %)"
     return text + (f"; weak: {', '.join(row['reasons'])}" if row["verdict"] == "weak" else "")

@@ -72,11 +72,12 @@ class Show:
             return tables.csv(table.headers, table.rows)
         return tables.csv_records(plain.records(result) if flat is None else iter(flat), columns)
 
-    def below(self, text: str) -> None:
-        """Write a line below a table, wrapped on a terminal."""
+    def below(self, *lines: str) -> None:
+        """Write lines below a table, wrapped on a terminal."""
         from rlrec.cli import tables
 
-        write(b"\n" + tables.wrapped(text, self.screen).encode("utf-8", "backslashreplace"))
+        text = "".join(tables.wrapped(line, self.screen) for line in lines)
+        write(b"\n" + text.encode("utf-8", "backslashreplace"))
         flush()
 
     def stream(self, groups: Iterable[Iterable[Any]], *, rehearsal: AbstractContextManager[None] | None = None) -> None:

@@ -77,15 +77,16 @@ def notice(text: str) -> None:
         click.echo(text, err=True)
 
 
-def conclude(show: Show, text: str) -> None:
-    """Say the result in plain words: below a table on a terminal, else on stderr; never with --quiet, and never beside
-    json or csv."""
+def conclude(show: Show, *sentences: str) -> None:
+    """Say the result in plain words, a line each: below a table on a terminal, else on stderr; never with --quiet, and
+    never beside json or csv."""
     if show.format != "table" or settings().quiet:
         return
-    if show.screen.width is None:
-        notice(text)
+    if show.screen.width is not None:
+        show.below(*sentences)
     else:
-        show.below(text)
+        for sentence in sentences:
+            notice(sentence)
 
 
 def suggest_next(show: Show, command: str, effect: str) -> None:

@@ -65,6 +65,27 @@ def test_a_table_tells_from_which_step_on_a_log_is_no_support(sqlite_db: str, ru
     assert "horizon: from step 0 on the effective sample size for home@2 is below 5 % of the sessions" in notes
 
 
+def test_a_built_in_is_judged_by_what_the_policies_beside_it_or_of_the_log_learn(
+    sqlite_db: str, run_sqlite: Run
+) -> None:
+    def rewards(*targets: str) -> dict[str, str]:
+        said = run_sqlite(*LATER, "evaluate", *targets, "--estimator", "snips", "--json")
+        return {row["target"]: row["reward"] for row in said.json}
+
+    logs.catalogue(sqlite_db, 4)
+    for reward in ("done", "other"):
+        assert run_sqlite("reward", "define", reward, "finished=1").exit_code == 0
+        run_sqlite("policy", "create", reward, "--kind", "uniform", "--reward", reward)
+    for session in ("s1", "s2"):
+        run_sqlite("--now", "2026-01-01", "recommend", "--policy", "done", "--session", session)
+    assert rewards("uniform") == {"uniform": "done"}
+    assert rewards("uniform", "other") == {"uniform": "other", "other": "other"}
+    assert rewards("uniform", "done", "other") == {"uniform": "default", "done": "done", "other": "other"}
+    table = run_sqlite(*LATER, "evaluate", "done", "other", "--estimator", "snips").stdout
+    assert "what served earned 0 of reward done, 0 of reward other" in table
+    assert "--reward judges all by one" in table
+
+
 def test_groups_are_named(log: Any, run_sqlite: Run) -> None:
     said = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "snips", "--by", "arm", "--json")
     assert [(one["by"], one["group"]) for one in said.json] == [("arm", f"a{arm}") for arm in range(4)]

@@ -96,7 +96,9 @@ class Evaluation:
     ) -> Evaluation:
         """paired: targets to compare, in place of those that the request names. Raises InputError for an unknown target
         or reward."""
-        resolved = paired or targets.resolve(unit, request.targets, reward=request.reward, greedy=request.greedy)
+        resolved = paired or targets.resolve(
+            unit, request.targets, reward=request.reward, greedy=request.greedy, selection=selection
+        )
         extent = reader.extent(unit, selection)
         by_user = request.cluster in (None, "user")
         spanning = by_user and sessions.any_user(unit)

@@ -15,10 +15,11 @@ from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
 from rlrec.policy import TEAM_DRAFT
 from rlrec.policy.two_stage import ranking_seeds
-from rlrec.records import Reward, Version
-from rlrec.store import Unit, policies
+from rlrec.records import Head, Reward, Version
+from rlrec.store import Unit, policies, reader
 from rlrec.store.beliefs import ArmWeights
 from rlrec.store.bulk import Columns
+from rlrec.store.reader import Selection
 
 BUILT_IN = ("uniform",)
 
@@ -83,27 +84,44 @@ class Target:
         return self.serving is not None and self.serving.generator is not None
 
 
-def resolve(unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool) -> list[Target]:
-    """The targets as they stand now. A policy wins over a built-in of its name. Raises InputError for an unknown
-    one."""
+def resolve(
+    unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool, selection: Selection | None = None
+) -> list[Target]:
+    """The targets as they stand now. A policy wins over a built-in of its name. selection: the log to judge them on.
+    Raises InputError for an unknown one."""
     versions = lookup.resolve(unit, names)
     definition = None if reward is None else lookup.reward(unit, reward)
-    return [_target(unit, name, versions[name], definition, greedy=greedy) for name in dict.fromkeys(names)]
+    of_policies = [live[0].reward for live in versions.values() if not isinstance(live, InputError)]
+    targets = []
+    for name in dict.fromkeys(names):
+        live = versions[name]
+        if not isinstance(live, InputError):
+            targets.append(_target(unit, *live, definition, greedy=greedy))
+        elif name in BUILT_IN:
+            targets.append(_built_in(name, definition or _shared_reward(unit, of_policies, selection), greedy=greedy))
+        else:
+            raise _unknown(unit, name, live)
+    return targets
 
 
-def _target(unit: Unit, name: str, live: object, reward: Reward | None, *, greedy: bool) -> Target:
-    if isinstance(live, InputError):
-        if name in BUILT_IN:
-            return _built_in(name, reward or lookup.reward(unit, "default"), greedy=greedy)
-        raise _unknown(unit, name, live)
-    assert isinstance(live, tuple)
-    version, head = live
+def _shared_reward(unit: Unit, of_policies: Sequence[Reward], selection: Selection | None) -> Reward:
+    """The reward that judges a built-in: what the policies beside it learn, or without any, what those that served the
+    log learn; `default` where these differ."""
+    if not of_policies and selection is not None:
+        served = {row.version_id for row in reader.version_counts(unit, selection)}
+        of_policies = [version.reward for version in policies.by_id(unit, served).values()]
+    rewards = {reward.id: reward for reward in of_policies}
+    return next(iter(rewards.values())) if len(rewards) == 1 else lookup.reward(unit, "default")
+
+
+def _target(unit: Unit, version: Version, head: Head, reward: Reward | None, *, greedy: bool) -> Target:
     logged = version.policy.kind == "logged"
     if version.policy.kind == TEAM_DRAFT:
         hint = "judge the two rankers, which `rlrec experiment list` names"
+        name = version.policy.name
         raise InputError(f"target {name!r} is an interleaving, whose propensities depend on coins", hint=hint)
     if logged and greedy:
-        raise InputError(f"target {name!r} is the policy of an imported log: it has no greedy form")
+        raise InputError(f"target {version.policy.name!r} is the policy of an imported log: it has no greedy form")
     return Target(
         name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=reward or version.reward,
         serving=None if logged else exact.load(unit, version, greedy=greedy),
