@@ -11,7 +11,7 @@ from typing import TypedDict
 import numpy as np
 
 from rlrec.app.evaluation import log_rows
-from rlrec.app.evaluation.log_reader import LogReader
+from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.logger_marginals import LoggerMarginals
 from rlrec.app.evaluation.request import EmptyLog, Evaluation
@@ -155,7 +155,7 @@ class FloorComparison:
 
     def batches(self) -> Iterator[LoggedBatch]:
         """The log of the policy, with the seeds that targets with samples need."""
-        return self.reader.to_judge(self.evaluation.judged_columns, marginals=0)
+        return self.reader.to_judge(Reading(columns=self.evaluation.judged_columns, marginals=0))
 
     def sums(self, logged: LoggedBatch) -> ExplorationSums:
         """The sums of one batch."""

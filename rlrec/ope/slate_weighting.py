@@ -201,7 +201,7 @@ def by_slot(course: SlateCourse, weight: Array, emphasis: Array, bound: Array) -
 
 def examination(curve: PositionCurve, positions: int) -> Array:
     """Examination of positions 1 to `positions`, (k,). Raises InputError where the curve ends above the last one."""
-    if curve is FLAT:
+    if curve == FLAT:
         return np.ones(positions)
     if len(curve.examination) < positions:
         raise InputError(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlrec.arrays import Ids
+from rlrec.arrays import Ids, take
 from rlrec.store.bulk import Columns, PendingQuery
 from rlrec.store.unit import Unit
 from rlrec.times import DAY_US
@@ -122,6 +122,13 @@ class ContextTexts:
             return self.texts
         return [self.texts[index] for index in np.searchsorted(self.ids, ids).tolist()]
 
+    @classmethod
+    def joined(cls, several: Sequence[ContextTexts]) -> ContextTexts:
+        """All of them, each once."""
+        ids, first = np.unique(np.concatenate([each.ids for each in several]), return_index=True)
+        texts = [text for each in several for text in each.texts]
+        return cls(ids, [texts[index] for index in first.tolist()])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -139,6 +146,35 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.slots["decision_id"])
+
+    def of_rows(self, rows: Ids) -> Batch:
+        """These rows, of whole decisions, with all that belongs to them."""
+        if len(rows) == len(self):
+            return self
+        slots = take(self.slots, rows)
+        sessions = slots["session_id"]
+        visits, keys = (
+            columns and take(columns, np.isin(columns["session_id"], sessions)) for columns in (self.visits, self.keys)
+        )
+        events = take(self.events, np.isin(self.events["decision_id"], slots["decision_id"]))
+        return replace(self, slots=slots, events=events, visits=visits, keys=keys)
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """The rows of several batches, which share no session, as one."""
+        if len(batches) == 1:
+            return batches[0]
+        columns = {
+            name: _joined([getattr(batch, name) for batch in batches])
+            for name in ("slots", "events", "visits", "keys")
+            if getattr(batches[0], name) is not None
+        }
+        texts = [batch.contexts for batch in batches if batch.contexts is not None]
+        return cls(**columns, contexts=ContextTexts.joined(texts) if len(texts) == len(batches) else None)
+
+
+def _joined(tables: Sequence[Columns]) -> Columns:
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
 def batches(
@@ -325,6 +361,8 @@ def ask_events(
 ) -> PendingQuery:
     """Some of EVENTS for the events of decisions `d` that pass all tests. of: the tables in order of the loops."""
     tables = f"{of} WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
+    if unit.postgres:  # SQLite has them in order of their numbers, in which values are added up
+        tables += " ORDER BY e.decision_id, e.number"
     return _ask(unit, {name: EVENTS[name] for name in names}, tables)
 
 
@@ -400,18 +438,19 @@ def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
 
 class LogExtent(NamedTuple):
     """The extent of some decisions: positions of the longest slate, decisions of the longest visit up to the last one,
-    and the smallest and the largest id of the versions that served; 0 where there are none."""
+    the smallest and the largest id of the versions that served, 0 where there are none; and how many they are."""
 
     positions: int
     steps: int
     first_version: int
     last_version: int
+    decisions: int
 
 
 def extent(unit: Unit, selection: Selection) -> LogExtent:
     """The extent of the selected decisions."""
     largest = ("max(d.size)", "max(d.step) + 1", "min(d.version_id)", "max(d.version_id)")
-    columns = ", ".join(f"coalesce({each}, 0)" for each in largest)
+    columns = ", ".join(f"coalesce({each}, 0)" for each in (*largest, "count(*)"))
     return unit.records(LogExtent, f"SELECT {columns} FROM decision d WHERE {_all(selection)}")[0]
 
 

@@ -7,9 +7,11 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
+import pytest
 
 from rlrec.app import evaluate, feedback, policy, recommend
-from rlrec.store import Store, arms
+from rlrec.app.log import partitions
+from rlrec.store import Store, arms, reader
 
 START = 1_769_904_000_000_000  # 2026-02-01
 MINUTE = 60_000_000
@@ -92,3 +94,11 @@ def one(db: str, target: str, estimator: str, **asked: Any) -> dict[str, Any]:
     """One estimate."""
     (found,) = judged(db, target, estimators=estimator, **asked)
     return found
+
+
+def in_batches(patch: pytest.MonkeyPatch, size: int) -> None:
+    """Let logs be read in batches of so many decisions, and partitions hold as many; few rows wait in memory."""
+    real = reader.batches
+    patch.setattr(reader, "batches", lambda unit, selection, **named: real(unit, selection, size=size, **named))
+    patch.setattr(partitions, "BATCH", size)
+    patch.setattr(partitions, "ROOM", 1_000)

@@ -13,6 +13,7 @@ import pytest
 
 from rlrec.app import evaluate, policy, versions
 from rlrec.app.evaluation import loggers, probabilities, targets
+from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics
 from rlrec.policy import slate
@@ -187,8 +188,7 @@ def test_a_learner_is_in_sample_on_its_own_rows(slates: Any) -> None:
 def test_neither_batches_nor_their_size_change_an_estimate(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pages_of_three(db, pages=500)
     whole = logs.judged(db, "uniform", "log")
-    real = reader.batches
-    monkeypatch.setattr(reader, "batches", lambda unit, selection, **asked: real(unit, selection, size=97, **asked))
+    logs.in_batches(monkeypatch, 97)
     for one, other in zip(whole, logs.judged(db, "uniform", "log"), strict=True):
         assert one.keys() == other.keys()
         for key, value in one.items():
@@ -311,8 +311,8 @@ def test_a_log_of_censored_pages_is_an_empty_one(db: str) -> None:
 def test_memory_is_bounded_by_the_batch(slates: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak over six times the log, in batches of 500 pages, is that over the log itself, but for a fifth."""
     monkeypatch.setattr(diagnostics, "N_LARGEST", 1_000)
-    real = reader.batches
-    monkeypatch.setattr(reader, "batches", lambda unit, selection, **asked: real(unit, selection, size=500, **asked))
+    logs.in_batches(monkeypatch, 500)
+    monkeypatch.setattr(partitions, "BUCKETS", 2)  # of several batches each, once or six times the log
 
     def peak() -> int:
         tracemalloc.start()

@@ -14,6 +14,7 @@ import pytest
 from rlrec.app import feedback, recommend, versions
 from rlrec.app import session as sessions
 from rlrec.app.log import ended_visits as visiting
+from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics
 from rlrec.store import Store, reader
@@ -140,8 +141,7 @@ def test_neither_batches_nor_their_size_change_an_estimate(
 ) -> None:
     fixed(sqlite_db, tmp_path, pages=200)
     whole = logs.judged(sqlite_db, "rule", estimators=ALL)
-    real = reader.batches
-    monkeypatch.setattr(reader, "batches", lambda unit, selection, **asked: real(unit, selection, size=33, **asked))
+    logs.in_batches(monkeypatch, 33)
     for one, other in zip(whole, logs.judged(sqlite_db, "rule", estimators=ALL), strict=True):
         for key, value in one.items():
             close = isinstance(value, float | tuple)
@@ -153,8 +153,8 @@ def test_memory_is_bounded_by_the_batch(sqlite_db: str, tmp_path: Path, monkeypa
     """Peak over six times the log, in batches of 500 pages, is that over the log itself, but for a fifth."""
     fixed(sqlite_db, tmp_path, pages=3_000)
     monkeypatch.setattr(diagnostics, "N_LARGEST", 1_000)
-    real = reader.batches
-    monkeypatch.setattr(reader, "batches", lambda unit, selection, **asked: real(unit, selection, size=500, **asked))
+    logs.in_batches(monkeypatch, 500)
+    monkeypatch.setattr(partitions, "BUCKETS", 2)  # of several batches each, once or six times the log
 
     def peak() -> int:
         tracemalloc.start()

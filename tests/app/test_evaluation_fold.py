@@ -19,8 +19,9 @@ from rlrec.app.evaluation.fold import LogPartial
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import LoggedBatch
 from rlrec.app.evaluation.request import Evaluation, Request
+from rlrec.app.log import partitions
 from rlrec.ope.estimate import Estimate
-from rlrec.store import Store, Unit, arms, reader
+from rlrec.store import Store, Unit, arms
 from rlrec.store.reader import Selection
 from tests.app import logs
 
@@ -43,13 +44,12 @@ def slates(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> s
 @pytest.fixture(scope="module", params=["impression", "session", "slate"])
 def folded(slates: str, request: pytest.FixtureRequest) -> tuple[Partials, Callable[[LogPartial], list[Estimate]]]:
     """Partials of small batches, folded after the store was closed; and a function from their sum to estimates."""
-    real = reader.batches
     asked = Request(targets=["uniform", "other"], estimators=request.param, by="hour", gamma=0.9)
     with pytest.MonkeyPatch.context() as patch, closing(logs.at(slates, 1e6)) as store, store.read() as unit:
-        patch.setattr(reader, "batches", lambda unit, selection, **named: real(unit, selection, size=40, **named))
+        patch.setattr(partitions, "BATCH", 40)
         evaluation, (of_rows,), log = estimates.prepare(unit, asked, estimates.estimators(asked), Selection())
         models = fold.models_of(of_rows, evaluation, log)
-        batches = list(of_rows.to_judge(log))
+        batches = list(log.to_judge(of_rows.judged_on))
     partials = [fold.fold(of_rows, evaluation, batch, models) for batch in batches]
 
     def finish(whole: LogPartial) -> list[Estimate]:
@@ -110,7 +110,7 @@ def test_folding_twice_gives_the_same(slates: str) -> None:
     with closing(logs.at(slates, 1e6)) as store, store.read() as unit:
         evaluation, (of_rows,), log = estimates.prepare(unit, asked, estimates.estimators(asked), Selection())
         models = fold.models_of(of_rows, evaluation, log)
-        (batch,) = of_rows.to_judge(log)
+        (batch,) = log.to_judge(of_rows.judged_on)
     once, again = (fold.fold(of_rows, evaluation, batch, models) for _ in range(2))
     first, second = (fold.estimates(of_rows, evaluation, partial, cluster="user") for partial in (once, again))
     assert first == second
@@ -135,4 +135,4 @@ def test_batches_are_cut_where_eligible_sets_are_large(
     asked = Request(targets=["uniform"], estimators=unit)
     with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as opened:
         _, (of_rows,), log = estimates.prepare(opened, asked, estimates.estimators(asked), Selection())
-        assert [len(batch.eligible) for batch in of_rows.to_judge(log)] == [1, 1, 1]
+        assert [len(batch.eligible) for batch in log.to_judge(of_rows.judged_on)] == [1, 1, 1]

@@ -17,9 +17,9 @@ from rlrec import ope
 from rlrec.app.evaluation import estimates, fold
 from rlrec.app.evaluation.fixed_loggers import FixedLoggers, LoggersMet
 from rlrec.app.evaluation.request import Request
+from rlrec.app.log import partitions
 from rlrec.ope.sessions import SessionFold
 from rlrec.ope.strata import Stratum
-from rlrec.store import reader
 from rlrec.store.reader import Selection
 from tests.app import logs
 from tests.conftest import runner
@@ -132,12 +132,12 @@ def test_nothing_is_weighed_where_memory_allows_one_logger() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", ["impression", "session", "slate"])
 def test_batches_of_several_loggers_add_up_in_any_order(db: str, monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
-    request, read = Request(targets=["target"], estimators=unit, interval="normal"), reader.batches
-    monkeypatch.setattr(reader, "batches", lambda unit, selection, **named: read(unit, selection, size=200, **named))
+    request = Request(targets=["target"], estimators=unit, interval="normal")
+    monkeypatch.setattr(partitions, "BATCH", 200)
     with closing(logs.at(db, 1e6)) as store, store.read() as opened:
         evaluation, (of_rows,), log = estimates.prepare(opened, request, estimates.estimators(request), Selection())
         models = fold.models_of(of_rows, evaluation, log)
-        partials = [fold.fold(of_rows, evaluation, batch, models) for batch in of_rows.to_judge(log)]
+        partials = [fold.fold(of_rows, evaluation, batch, models) for batch in log.to_judge(of_rows.judged_on)]
     assert len(partials) > 10
     orders = [partials, [partials[number] for number in np.random.default_rng(1).permutation(len(partials))]]
     (first, second) = (

@@ -2,7 +2,7 @@
 
 A unit (impressions, sessions) says which rows of a batch it uses and what a target makes of them; all else is the same
 for every unit. A fold reads nothing and changes nothing: partials of batches in any order, split anywhere between
-sessions, add up to the same.
+sessions, add up to the same figures, and in the order of partitions to the same bits.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from rlrec.app.evaluation import groups
+from rlrec.app.evaluation import groups, passes
 from rlrec.app.evaluation.candidates import Inclusion
 from rlrec.app.evaluation.fixed_loggers import LoggersMet, RowStrata
-from rlrec.app.evaluation.log_reader import LogReader
+from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.log_rows import LoggedBatch, RowGroup, propensity_bets
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
+from rlrec.compute import Engine
 from rlrec.ope import carry_over, honesty, slots_above, visit_carry_over
 from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, Fold, widened
 from rlrec.ope.honesty import BetSums
@@ -138,11 +139,13 @@ class RowUnit(Protocol[R, M]):
     def logging_states(self) -> bool:
         """Whether targets are judged on the states that the logger brought about."""
 
-    def to_fit(self, reader: LogReader) -> Iterable[LoggedBatch]:
-        """The log, to fit a model on."""
+    @property
+    def fitted_on(self) -> Reading:
+        """The reading of the log to fit a model on."""
 
-    def to_judge(self, reader: LogReader) -> Iterable[LoggedBatch]:
-        """The log, to judge targets on."""
+    @property
+    def judged_on(self) -> Reading:
+        """The reading of the log to judge targets on."""
 
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
         """The rows that can be judged by, and what became of the others."""
@@ -169,19 +172,50 @@ class RowUnit(Protocol[R, M]):
         """The error where no row could be used."""
 
 
-def models_of(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader) -> dict[int, M]:
+@dataclass(frozen=True, kw_only=True)
+class FitPass(Generic[R, M]):
+    """The pass in which the models of a unit are fitted: sums by the id of a reward."""
+
+    unit: RowUnit[R, M]
+    evaluation: Evaluation
+
+    def __call__(self, reader: LogReader, /) -> Mapping[int, Any]:
+        return reduce(add_each, map(self._sums, reader.to_fit(self.unit.fitted_on)), {})
+
+    def _sums(self, logged: LoggedBatch) -> dict[int, Any]:
+        rewards = {shared.reward.id: shared.reward for shared in self.evaluation.shared}
+        rows_of = {key: self.unit.usable(logged, reward)[0] for key, reward in rewards.items()}
+        return {key: self.unit.model_sums(logged, rows) for key, rows in rows_of.items() if len(rows)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgePass(Generic[R, M]):
+    """The pass in which targets are judged, with fitted models by the id of a reward."""
+
+    unit: RowUnit[R, M]
+    evaluation: Evaluation
+    models: Mapping[int, M]
+
+    def __call__(self, reader: LogReader, /) -> LogPartial:
+        batches = reader.to_judge(self.unit.judged_on)
+        return _sum((fold(self.unit, self.evaluation, logged, self.models) for logged in batches), self.evaluation)
+
+
+def _sum(partials: Iterable[LogPartial], evaluation: Evaluation) -> LogPartial:
+    return reduce(lambda left, right: _checked(left + right, evaluation), partials, LogPartial())
+
+
+def models_of(
+    unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None
+) -> dict[int, M]:
     """A model for each reward, by its id: the one given, or one fitted in a pass over the log of its own."""
     rewards = {shared.reward.id: shared.reward for shared in evaluation.shared}
     if not unit.modelled:
         return {}
     if unit.model is not None:
         return dict.fromkeys(rewards, unit.model)
-
-    def sums_of(logged: LoggedBatch) -> dict[int, Any]:
-        rows_of = {key: unit.usable(logged, reward)[0] for key, reward in rewards.items()}
-        return {key: unit.model_sums(logged, rows) for key, rows in rows_of.items() if len(rows)}
-
-    sums: Mapping[int, Any] = reduce(add_each, map(sums_of, unit.to_fit(reader)), {})
+    partials = passes.results(reader, unit.fitted_on, FitPass(unit=unit, evaluation=evaluation), engine)
+    sums: Mapping[int, Any] = reduce(add_each, partials, {})
     return {key: unit.fitted(of_reward, rewards[key]) for key, of_reward in sums.items()}
 
 
@@ -276,11 +310,12 @@ def _checked(partial: LogPartial, evaluation: Evaluation) -> LogPartial:
     return partial
 
 
-def total(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader) -> LogPartial:
-    """The partial of the whole log. Raises EmptyLog where a target has nothing to be judged by."""
-    models = models_of(unit, evaluation, reader)
-    partials = (fold(unit, evaluation, logged, models) for logged in unit.to_judge(reader))
-    of_log = reduce(lambda left, right: _checked(left + right, evaluation), partials, LogPartial())
+def total(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None) -> LogPartial:
+    """The partial of the whole log. engine: that works on its partitions, None for this process. Raises EmptyLog
+    where a target has nothing to be judged by."""
+    models = models_of(unit, evaluation, reader, engine)
+    work = JudgePass(unit=unit, evaluation=evaluation, models=models)
+    of_log = _sum(passes.results(reader, unit.judged_on, work, engine), evaluation)
     for number, shared in enumerate(evaluation.shared):
         counts = of_log.counts.get(number, RowCounts())
         if not counts.used:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rlrec.app.evaluation import log_rows, reward_models
 from rlrec.app.evaluation.fold import RowCounts
-from rlrec.app.evaluation.log_reader import LogReader
+from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
@@ -51,11 +51,13 @@ class ImpressionUnit:
             model=table,
         )
 
-    def to_fit(self, reader: LogReader) -> Iterator[LoggedBatch]:
-        return reader.to_fit(log_rows.FITTED)
+    @property
+    def fitted_on(self) -> Reading:
+        return Reading(columns=log_rows.FITTED)
 
-    def to_judge(self, reader: LogReader) -> Iterator[LoggedBatch]:
-        return reader.to_judge(self.evaluation.judged_columns)
+    @property
+    def judged_on(self) -> Reading:
+        return Reading(columns=self.evaluation.judged_columns)
 
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
         rows, immature = log_rows.usable(logged.log, reward, now=self.evaluation.now)

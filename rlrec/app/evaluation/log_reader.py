@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,9 +15,10 @@ from rlrec.app.evaluation.groups import Grouping
 from rlrec.app.evaluation.log_rows import CLUSTERS, LoggedBatch
 from rlrec.app.evaluation.loggers import Loggers, unknown_support
 from rlrec.app.evaluation.request import Evaluation
+from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
-from rlrec.arrays import Array, Flags, Ids, distinct, run_starts, take
-from rlrec.store import Unit, contents, reader, settings
+from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
+from rlrec.store import Unit, contents, settings
 from rlrec.store import candidates as candidate_lists
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch
@@ -26,39 +27,54 @@ from rlrec.store.unit import StoredRows
 CELLS = 4_000_000  # arms of eligible sets that are held at a time
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The part of the log that a pass reads.
+
+    columns: of the log; visits: with the visits of their sessions, and without what only impressions need: slates and
+    the support of the loggers. marginals: down to which position slots have a column `logger_marginals`,
+    (n, marginals), as of `LoggerMarginals`; 0: only the contexts that this needs. pairs: with `logger_pairs`, too."""
+
+    columns: Collection[str]
+    visits: bool = False
+    marginals: int | None = None
+    pairs: bool = False
+
+
 class LogReader:
     """The log of one evaluation, batch by batch, as often as it is wanted.
 
     It alone asks the store, and remembers what later batches need again; folds see `LoggedBatch`es alone. progress: is
-    called before each batch."""
+    called before each batch. rows: batches of one partition, in place of the log."""
 
-    def __init__(self, unit: Unit, evaluation: Evaluation, *, progress: Callable[[], None] = lambda: None) -> None:
-        self.unit, self.evaluation, self.progress = unit, evaluation, progress
-        self.contexts = ContextCache(unit, fields=evaluation.fields, encode=evaluation.encode)
+    def __init__(
+        self, unit: Unit, evaluation: Evaluation, *, progress: Callable[[], None] = lambda: None,
+        rows: Iterable[Batch] | None = None, contexts: ContextCache | None = None,
+    ) -> None:  # fmt: skip
+        self.unit, self.evaluation, self.progress, self._rows = unit, evaluation, progress, rows
+        self.contexts = contexts or ContextCache(unit, fields=evaluation.fields, encode=evaluation.encode)
         self.loggers = Loggers(unit, evaluation.arms)
         self.marginals = logger_marginals.LoggerMarginals(self.loggers)
         self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)
         self._eligible: dict[int, Ids] = {}
         self._lists = candidate_lists.any_list(unit)
-        self._inclusions = candidates.DERIVED  # distributions that may still be worked out
+        self._inclusions = candidates.DERIVED  # distributions of a partition that may still be worked out
 
-    def to_fit(self, columns: Collection[str], *, visits: bool = False) -> Iterator[LoggedBatch]:
+    def to_fit(self, reading: Reading) -> Iterator[LoggedBatch]:
         """Batches that a model is fitted on: with their contexts, without what targets are asked about."""
-        for log in self._batches(columns, visits):
+        for log in self._batches(reading.columns, reading.visits):
             contexts, context = self.contexts.table(log.slots["context_id"], log.contexts)
             slots = log.slots | {"context": context, "cluster": self._clusters(log)}
             yield LoggedBatch(log=replace(log, slots=slots), contexts=contexts, eligible={})
 
-    def to_judge(
-        self, columns: Collection[str], *, visits: bool = False, marginals: int | None = None, pairs: bool = False
-    ) -> Iterator[LoggedBatch]:
-        """Batches that targets are judged on. visits: with the visits of their sessions, and without what only
-        impressions need: slates and the support of the loggers. marginals: down to which position slots have a column
-        `logger_marginals`, (n, marginals), as of `LoggerMarginals`; 0: only the contexts that this needs. pairs: with
-        `logger_pairs`, too."""
-        for batch in self._batches(columns, visits):
+    def to_judge(self, reading: Reading) -> Iterator[LoggedBatch]:
+        """Batches that targets are judged on."""
+        marginals = reading.marginals
+        for batch in self._batches(reading.columns, reading.visits):
             for log, eligible in self._portions(batch, marginals or 0):
-                yield self._logged(log, eligible, impressions=not visits, marginals=marginals, pairs=pairs)
+                yield self._logged(
+                    log, eligible, impressions=not reading.visits, marginals=marginals, pairs=reading.pairs
+                )
 
     def to_locate(self, columns: Collection[str], *, positions: int) -> Iterator[LoggedBatch]:
         """Batches that positions are compared on: with the contexts that loggers read and, where there
@@ -67,14 +83,22 @@ class LogReader:
             for log, eligible in self._portions(batch, positions):
                 yield self._logged(log, eligible, impressions=False, marginals=positions)
 
-    def _batches(self, columns: Collection[str], visits: bool) -> Iterator[Batch]:
+    def partitions(self, columns: Collection[str], *, visits: bool = False) -> Iterator[Iterator[Batch]]:
+        """The rows of each partition of the log, as the store has them: each is read to its end before the next one."""
         needed, selection = {*columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
-        for batch in reader.batches(
-            self.unit, selection, columns=needed, wanted=self.contexts.wanted, visits=visits,
-            keys=selection.splits is not None,
-        ):  # fmt: skip
-            self.progress()
-            yield self._without_moved(batch)
+        return partitions.read(
+            self.unit, selection, self.evaluation.partitions, columns=needed, wanted=self.contexts.wanted,
+            visits=visits, keys=selection.splits is not None,
+        )  # fmt: skip
+
+    def _batches(self, columns: Collection[str], visits: bool) -> Iterator[Batch]:
+        for batches in self.partitions(columns, visits=visits) if self._rows is None else (self._rows,):
+            # what may be worked out anew is counted for each partition, whoever reads it
+            self.loggers.forget_support()
+            self._inclusions = candidates.DERIVED
+            for batch in batches:
+                self.progress()
+                yield self._without_moved(batch)
 
     def _without_moved(self, batch: Batch) -> Batch:
         """The batch without sessions whose user came later and belongs to another split."""
@@ -82,12 +106,8 @@ class LogReader:
         if wanted is None or batch.keys is None:
             return batch
         stays = np.isin(owner_splits(settings.get(self.unit).split_salt, batch.keys), list(wanted))
-        slots = ~np.isin(batch.slots["session_id"], batch.keys["session_id"][~stays])
-        if slots.all():
-            return batch
-        remaining = take(batch.slots, slots)
-        events = np.isin(batch.events["decision_id"], remaining["decision_id"])
-        return replace(batch, slots=remaining, events=take(batch.events, events))
+        moved = batch.keys["session_id"][~stays]
+        return batch.of_rows(np.flatnonzero(~np.isin(batch.slots["session_id"], moved)))
 
     def _clusters(self, log: Batch) -> Ids:
         return log_rows.clusters(log.slots, self.evaluation.cluster)
@@ -105,13 +125,11 @@ class LogReader:
         cells = np.full(len(sets), marginals, np.int64)
         cells[first] += [sizes[key] for key in sets[first].tolist()]
         starts = run_starts(sessions)
-        portion = np.cumsum(cells)[starts] // CELLS
-        cuts = [*starts[run_starts(portion)].tolist(), len(sets)]
+        filled = np.cumsum(cells)[starts] // CELLS
+        cuts = [*starts[run_starts(filled)].tolist(), len(sets)]
         for start, end in pairwise(cuts):
-            slots = take(batch.slots, slice(start, end))
-            inside = np.isin(batch.events["decision_id"], slots["decision_id"])
-            eligible = self._eligible_sets(set(slots["eligible_id"].tolist()))
-            yield replace(batch, slots=slots, events=take(batch.events, inside)), eligible
+            portion = batch.of_rows(np.arange(start, end))
+            yield portion, self._eligible_sets(set(portion.slots["eligible_id"].tolist()))
 
     def _logged(
         self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool, marginals: int | None, pairs: bool = False

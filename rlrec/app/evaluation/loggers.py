@@ -41,6 +41,10 @@ class Loggers:
         self._versions |= policies.by_id(self.unit, wanted - self._versions.keys())
         return {key: self._versions[key] for key in wanted}
 
+    def forget_support(self) -> None:
+        """Forget which arms loggers could not show, and how many distributions that took."""
+        self._zeros.clear()
+
     def reads(self, slots: Columns, unknown: Flags) -> set[str]:
         """The fields of the context that the loggers of rows depend on. unknown (n,): these rows."""
         return {field for key in self.versions(slots["version_id"][unknown]) for field in self.policy(key).reads}

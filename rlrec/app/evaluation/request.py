@@ -13,6 +13,7 @@ from rlrec.app.evaluation.list_probabilities import ListScorer
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.state_probabilities import StateScorer
 from rlrec.app.evaluation.targets import Target
+from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Unit, arms, reader, sessions
@@ -109,6 +110,11 @@ class Evaluation:
             cluster="user" if spanning else "session" if by_user else str(request.cluster), spanning=spanning,
             now=unit.now, loggers=weighable, paired=paired is not None,
         )  # fmt: skip
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions the log is read in."""
+        return partitions.number_for(self.extent.decisions)
 
     @property
     def fields(self) -> frozenset[str]:

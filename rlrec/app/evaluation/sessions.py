@@ -13,7 +13,7 @@ import numpy as np
 from rlrec.app.evaluation import visit_carry_over
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.fold import RowCounts
-from rlrec.app.evaluation.log_reader import LogReader
+from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
@@ -58,11 +58,13 @@ class SessionUnit:
         cutoffs = {key: Cutoff.of(unit, reward) for key, reward in rewards.items()}
         return cls(evaluation=evaluation, fold=fold, cutoffs=cutoffs)
 
-    def to_fit(self, reader: LogReader) -> Iterator[LoggedBatch]:
-        return reader.to_fit(ended_visits.READ, visits=True)
+    @property
+    def fitted_on(self) -> Reading:
+        return Reading(columns=ended_visits.READ, visits=True)
 
-    def to_judge(self, reader: LogReader) -> Iterator[LoggedBatch]:
-        return reader.to_judge((*ended_visits.READ, *self.evaluation.lesson_columns), visits=True)
+    @property
+    def judged_on(self) -> Reading:
+        return Reading(columns=(*ended_visits.READ, *self.evaluation.lesson_columns), visits=True)
 
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
         visits, unused = ended_visits.usable(logged.log, reward, self.cutoffs[reward.id])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from rlrec.app.evaluation import log_rows, logger_marginals, slate_probabilities
 from rlrec.app.evaluation.fold import RowCounts, any_slot
-from rlrec.app.evaluation.log_reader import LogReader
+from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
@@ -110,12 +110,15 @@ class SlateUnit:
             strict=strict,
         )
 
-    def to_fit(self, reader: LogReader) -> Iterator[LoggedBatch]:
-        return reader.to_fit((*log_rows.FITTED, "size"))
+    @property
+    def fitted_on(self) -> Reading:
+        return Reading(columns=(*log_rows.FITTED, "size"))
 
-    def to_judge(self, reader: LogReader) -> Iterator[LoggedBatch]:
+    @property
+    def judged_on(self) -> Reading:
         marginals = self.wanted.positions if self.wanted.tabled else 0
-        return reader.to_judge(self.evaluation.judged_columns, marginals=marginals or None, pairs=self.wanted.additive)
+        columns = self.evaluation.judged_columns
+        return Reading(columns=columns, marginals=marginals or None, pairs=self.wanted.additive)
 
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
         """Raises PartialPages where a position of a page is missing."""

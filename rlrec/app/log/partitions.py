@@ -1,0 +1,97 @@
+"""The log in partitions of whole persons. They, and the order of rows in each, follow from the selected decisions, so
+that sums over partitions, in their order, have the same bits wherever the log is stored and whoever adds them up."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, closing
+from tempfile import SpooledTemporaryFile
+from typing import IO
+
+import numpy as np
+
+from rlrec.arrays import Ids, run_starts
+from rlrec.store import Unit, reader
+from rlrec.store.bulk import Columns
+from rlrec.store.reader import ABSENT, Batch, Selection
+
+BUCKETS = 64  # that persons are in; a partition has one of them or several
+BATCH = reader.BATCH  # decisions of a partition at most, as long as there are buckets, and of a batch, about
+ROOM = 256_000_000  # bytes of rows that wait for their partition in memory; the others wait in files
+PERSONS = ("user_id", "user_digest", "session_digest")  # the columns that tell the bucket
+
+
+def number_for(decisions: int) -> int:
+    """The number of partitions of a log of so many decisions: a power of two."""
+    number = 1
+    while number < BUCKETS and decisions > number * BATCH:
+        number *= 2
+    return number
+
+
+def buckets(slots: Columns) -> Ids:
+    """The bucket of each row, (n,), by the key of its user, else of its session."""
+    digest = np.where(slots["user_id"] != ABSENT, slots["user_digest"], slots["session_digest"])
+    return (digest >> 1) % BUCKETS
+
+
+def read(
+    unit: Unit, selection: Selection, number: int, *, columns: Collection[str],
+    wanted: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
+) -> Iterator[Iterator[Batch]]:  # fmt: skip
+    """The batches of each partition of the selected log, whole sessions by their ids; each partition is read to its end
+    before the next one. wanted, visits, keys: as of `reader.batches`; contexts come along where there is one
+    partition alone."""
+    if number == 1:
+        yield cut(reader.batches(unit, selection, columns=columns, wanted=wanted, visits=visits, keys=keys))
+        return
+    needed = {*columns, *PERSONS}
+    with ExitStack() as stack:
+        files = [stack.enter_context(_spool(number)) for _ in range(number)]
+        for batch in reader.batches(unit, selection, columns=needed, visits=visits, keys=keys):
+            partition = buckets(batch.slots) % number
+            for index in np.unique(partition).tolist():
+                pickle.dump(batch.of_rows(np.flatnonzero(partition == index)), files[index], pickle.HIGHEST_PROTOCOL)
+        for file in files:
+            file.seek(0)
+            with closing(file):
+                yield cut(_pieces(file))
+
+
+def _spool(number: int) -> IO[bytes]:
+    return SpooledTemporaryFile(max_size=max(1, ROOM // number))
+
+
+def _pieces(file: IO[bytes]) -> Iterator[Batch]:
+    while True:
+        try:
+            yield pickle.load(file)
+        except EOFError:
+            return
+
+
+def cut(pieces: Iterable[Batch]) -> Iterator[Batch]:
+    """The same rows in batches that end with the session in which the count of decisions reaches BATCH."""
+    waiting: list[Batch] = []
+    count = 0
+    for piece in pieces:
+        left: Batch | None = piece
+        while left is not None:
+            decisions, sessions = run_starts(left.slots["decision_id"]), run_starts(left.slots["session_id"])
+            ends = np.r_[sessions[1:], len(left)]
+            index = int(np.searchsorted(np.searchsorted(decisions, ends), BATCH - count))
+            if index >= len(ends) - 1:
+                waiting.append(left)
+                count += len(decisions)
+                left = None
+            else:
+                end = int(ends[index])
+                waiting.append(left.of_rows(np.arange(end)))
+                left = left.of_rows(np.arange(end, len(left)))
+                count = BATCH
+            if count >= BATCH:
+                batch, waiting, count = Batch.joined(waiting), [], 0
+                yield batch
+    if waiting:
+        yield Batch.joined(waiting)

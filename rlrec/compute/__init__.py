@@ -1,0 +1,5 @@
+"""Where the partitions of a log are worked on: in this process, in several, or on a cluster."""
+
+from rlrec.compute.protocol import Engine, Partition, Task
+
+__all__ = ["Engine", "Partition", "Task"]

@@ -1,0 +1,61 @@
+"""Values on their way to another process, with the open store that they hold replaced by the one there."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from functools import lru_cache
+from io import BytesIO
+from types import MethodType
+from typing import Any, TypeVar
+
+from rlrec.errors import RlrecError
+
+R = TypeVar("R", bound=Callable[..., Any])
+_HANDLE = "handle"
+_CACHED = type(lru_cache(len))
+
+
+def pack(value: Any, *, handle: object = None) -> bytes:
+    """The value in bytes. handle: what stays here; whoever unpacks it puts something else in its place."""
+    buffer = BytesIO()
+    _Pickler(buffer, handle).dump(value)
+    return buffer.getvalue()
+
+
+def unpack(data: bytes, *, handle: object = None) -> Any:
+    """The value that was packed, a new one each time."""
+    return _Unpickler(BytesIO(data), handle).load()
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, buffer: BytesIO, handle: object) -> None:
+        super().__init__(buffer, pickle.HIGHEST_PROTOCOL)
+        self._handle = handle
+
+    def persistent_id(self, value: Any) -> str | None:
+        return _HANDLE if self._handle is not None and value is self._handle else None
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, RlrecError):  # its arguments are by name
+            return _raised, (type(value), value.args), vars(value)
+        if isinstance(value, _CACHED) and isinstance(value.__wrapped__, MethodType):  # without what it remembers
+            return _cached, (value.__wrapped__, value.cache_parameters()["maxsize"])
+        return NotImplemented
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, buffer: BytesIO, handle: object) -> None:
+        super().__init__(buffer)
+        self._handle = handle
+
+    def persistent_load(self, name: str) -> object:
+        return self._handle
+
+
+def _raised(kind: type[RlrecError], args: tuple[Any, ...]) -> RlrecError:
+    return kind.__new__(kind, *args)
+
+
+def _cached(function: R, size: int | None) -> Any:
+    return lru_cache(maxsize=size)(function)
