@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from rlrec.errors import CheckFailed, InputError, RlrecError
+from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
 from rlrec.store import engine, schema
 from rlrec.store import tables as t
 from rlrec.store.unit import Row, Unit, quoted
@@ -30,7 +30,7 @@ def fingerprint(unit: Unit) -> str:
     marks: list[Any] = [unit.ask_value(f"SELECT count(*) FROM {table.name}") for table in TABLES]
     marks += unit.ask("SELECT policy_id, seq, ordinal, live_id FROM policy_head ORDER BY policy_id")
     marks += unit.ask("SELECT max(last_at), count(ended_at), max(ended_at) FROM visit")
-    marks += unit.ask("SELECT catalogue_revision, catalogue_id, removals FROM settings")
+    marks += unit.ask("SELECT salt, created_at, catalogue_revision, catalogue_id, removals FROM settings")
     marks += unit.ask("SELECT id, status, entered_to FROM version ORDER BY id")
     marks += unit.ask("SELECT (SELECT count(stopped_at) FROM shadow), (SELECT count(user_id) FROM session)")
     return blake2b(repr(marks).encode(), digest_size=10).hexdigest()
@@ -123,9 +123,13 @@ class CopyTarget:
 
     @contextmanager
     def write(self) -> Iterator[Unit]:
-        """A transaction on a database that is no store yet."""
-        with engine.transaction(self._engine, write=True, where=self.where, sound=True) as connection:
-            yield Unit(connection, now=0)
+        """A transaction on a database that is no store yet. Raises StoreBusy where another process fills it, too."""
+        try:
+            with engine.transaction(self._engine, write=True, where=self.where, sound=True) as connection:
+                yield Unit(connection, now=0)
+        except (engine.Retry, engine.NotUnique) as error:
+            message = f"another process copies to {self.where}"
+            raise StoreBusy(message, hint="let it end; repeat the command where it was stopped") from error
 
     def close(self) -> None:
         self._engine.dispose()

@@ -286,7 +286,7 @@ def _sqlite_error(error: BaseException | None, *, where: str) -> Exception:
         return RlrecError(f"the store {where} cannot be written", hint="check who owns the file and its folder")
     if name == "SQLITE_NOTADB":
         return RlrecError(f"{where} is not a database", hint="give another path with --db")
-    if name == "SQLITE_CONSTRAINT_UNIQUE":
+    if name in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"):
         return NotUnique(f"the store {where} failed: {message}")
     if name == "SQLITE_FULL":
         return disk_full(where)

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from rlrec.app import db_copy
+from rlrec.errors import StoreBusy
 from rlrec.store import Store, copying
 from rlrec.store.tables import metadata
 from tests.app.shop import done
@@ -97,6 +98,33 @@ def test_a_copy_of_what_has_changed_since_is_refused(
     refused = runner(source)("db", "copy", "--to", target)
     assert (refused.exit_code, refused.stderr.count("\n")) == (3, 1)
     assert "has changed since" in refused.stderr
+
+
+def test_two_copies_to_one_place_do_not_mix(source: str, tmp_path: Path, empty_db: str) -> None:
+    for target in (str(tmp_path / "copy.db"), empty_db):
+        with (
+            closing(Store(source)) as store,
+            store.read() as unit,
+            closing(copying.CopyTarget(target, copying.fingerprint(unit))) as other,
+        ):
+            other.begin()
+            batch = next(copying.rows(unit, copying.TABLES[0], skip=0))
+            other.add(copying.TABLES[0], batch)
+            with pytest.raises(StoreBusy, match="another process copies to"):
+                other.add(copying.TABLES[0], batch)
+        assert done(runner(source)("db", "copy", "--to", target, "--json")).json["resumed"]
+        assert content(target) == content(source)
+
+
+def test_a_copy_of_another_store_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Even where as many rows are in it."""
+    marks = set[str]()
+    for name in ("a", "b"):
+        done(runner(str(tmp_path / name))("init"))
+        done(runner(str(tmp_path / name))("arm", "add", name))
+        with closing(Store(str(tmp_path / name))) as store, store.read() as unit:
+            marks.add(copying.fingerprint(unit))
+    assert len(marks) == 2
 
 
 @pytest.mark.parametrize("to", ["source.db", "./link.db", "full.db", "other.db"])
