@@ -61,3 +61,9 @@ def suggest(word: str, names: list[str], *, cutoff: float = 0.6) -> str | None:
 
     near = get_close_matches(word, names, n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(near)}?" if near else None
+
+
+def quantity(number: int | str, noun: str) -> str:
+    """A number, or the text of one, with its noun: 1 slot, 2,000 slots."""
+    text = number if isinstance(number, str) else f"{number:,}"
+    return f"{text} {noun}{'' if text == '1' else 's'}"

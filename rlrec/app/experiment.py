@@ -11,7 +11,7 @@ from rlrec.app.evaluation import holdout, interleaved
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import belief_versions
 from rlrec.arrays import finite_or_none
-from rlrec.errors import Conflict, InputError
+from rlrec.errors import Conflict, InputError, quantity
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit, experiments, policies, routes, settings
 from rlrec.store.experiments import Experiment
@@ -344,7 +344,7 @@ def show(store: Store, name: str, *, rewards: Sequence[str] = (), level: float =
             outlook = maturity.outlook(unit, selection, wait_us=wait_us, command=command)
     figures, sums, labels = collected.outcomes, collected.sums, collected.groups.labels
     if sums.censored:
-        store.notice(f"{sums.censored} decisions with a censored slot are left out")
+        store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
     if outlook is not None:
         store.notice(f"no decision of {name} is mature yet: {outlook}")
     shares, units = _shares(experiment), [assigned.get(variant.id, 0) for variant in experiment.variants]

@@ -18,7 +18,7 @@ from rlrec.app.evaluation.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array, Ids, finite_or_none
-from rlrec.errors import InputError
+from rlrec.errors import InputError, quantity
 from rlrec.ope import intervals
 from rlrec.ope.moments import Moments, moments
 from rlrec.ope.paired import Minus
@@ -208,7 +208,7 @@ class FloorComparison:
     def no_row(self, total: ExplorationSums) -> EmptyLog:
         """The error where nothing could be compared."""
         if total.waiting:
-            return self.evaluation.shared[0].immature(f"{total.waiting} impressions of {self.name}")
+            return self.evaluation.shared[0].immature(f"{quantity(total.waiting, 'impression')} of {self.name}")
         hint = (
             "imports, two rankers, samples of correlated scores and kinds that read the session have none by position"
         )

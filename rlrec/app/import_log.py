@@ -20,7 +20,7 @@ from rlrec.app.imports.conflicts import EarlierLines
 from rlrec.app.imports.layouts.base import Layout, Options, RefusedLine, Source
 from rlrec.app.imports.visit_numbers import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportState, PreparedRows
-from rlrec.errors import InputError
+from rlrec.errors import InputError, quantity
 from rlrec.store import Store, Unit, loading, settings
 
 
@@ -166,7 +166,9 @@ class _Import:
                     rejected += len(bad)
                     for error, text in bad:
                         if not self.bad_lines.quarantine:
-                            error.hint = f"{state.accepted} lines are stored; the same command goes on after them"
+                            error.hint = (
+                                f"stored: {quantity(state.accepted, 'line')}; the same command goes on after them"
+                            )
                         self.bad_lines.refuse(error, text)
         summary = ImportSummary(
             accepted=state.accepted, duplicates=state.duplicates, rejected=rejected, clipped=state.altered.clipped,

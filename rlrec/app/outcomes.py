@@ -10,7 +10,7 @@ from rlrec.app.evaluation import interleaved, unit_outcomes
 from rlrec.app.evaluation.request import EmptyLog
 from rlrec.app.evaluation.unit_outcomes import ANONYMOUS_UNITS, BY, NAMED, USERS, DifferenceRow, OutcomeRow, Study
 from rlrec.app.inputs import filters, lookup
-from rlrec.errors import InputError
+from rlrec.errors import InputError, quantity
 from rlrec.ope import intervals
 from rlrec.ope import outcomes as estimates
 from rlrec.store import Store, Unit, bulk
@@ -62,7 +62,7 @@ def outcomes(store: Store, request: Request) -> Result:
         hint = "widen --log, or leave out --users and --age" if narrowed else "serve with `rlrec recommend`"
         raise EmptyLog("no unit is selected", hint=hint)
     if sums.censored:
-        store.notice(f"{sums.censored} decisions with a censored slot are left out")
+        store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
     rows, differences = unit_outcomes.to_json(figures)
     return {
         "unit": study.experiment.unit if study.experiment else "user" if figures.any_user else "session",

@@ -18,7 +18,7 @@ from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.arrays import finite_or_none, run_starts
-from rlrec.errors import CheckFailed, InputError
+from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.ope import click_models, positions
 from rlrec.ope.click_models import Cells, ClickSums
 from rlrec.ope.positions import EstimatedCurve, OverlapSums, PositionRows
@@ -130,7 +130,7 @@ def _estimate(unit: Unit, request: Request, definition: Reward, selection: Selec
 def _nothing_usable(evaluation: Evaluation, waiting: int) -> InputError:
     """The error where no impression can be used."""
     if waiting:
-        what = f"empty log: none of the {waiting} impressions selected is mature"
+        what = f"empty log: of {quantity(waiting, 'impression')} selected, none is mature"
         return InputError(what, hint="wait, or widen --log")
     return evaluation.nothing_selected("impression")
 

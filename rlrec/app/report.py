@@ -16,7 +16,7 @@ from rlrec.app.experiment import VariantComparison
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.policy import PolicyBelief
 from rlrec.app.positions import CurveAnswer
-from rlrec.errors import RlrecError, StoreBusy
+from rlrec.errors import RlrecError, StoreBusy, quantity
 from rlrec.records import StoredPolicy, Version
 from rlrec.store import Store, Unit, bulk, experiments, policies, reader
 from rlrec.store.experiments import Experiment
@@ -243,7 +243,9 @@ class _Gathering:
         chosen = [each for each in stored if self.chosen is None or self._concerned(each)]
         chosen.sort(key=lambda each: (each.status != "running", -each.created_at))
         if len(chosen) > EXPERIMENTS:
-            self._remark("experiments", f"{len(chosen) - EXPERIMENTS} older ones: see `rlrec experiment list`.")
+            self._remark(
+                "experiments", f"{quantity(len(chosen) - EXPERIMENTS, 'older one')}: see `rlrec experiment list`."
+            )
         filled = (self._fill("experiments", experiment.show, self.store, each.name) for each in chosen[:EXPERIMENTS])
         return [each for each in filled if each is not None]
 
@@ -255,7 +257,7 @@ class _Gathering:
     def _curves(self) -> list[CurveAnswer]:
         newest_of = {row["curve"]: row["number"] for row in positions.listing(self.store)}
         if len(newest_of) > CURVES:
-            self._remark("positions", f"{len(newest_of) - CURVES} more curves: see `rlrec position list`.")
+            self._remark("positions", f"{quantity(len(newest_of) - CURVES, 'more curve')}: see `rlrec position list`.")
         return [positions.show(self.store, f"{name}@{number}") for name, number in [*newest_of.items()][-CURVES:]]
 
     def _trained(self) -> list[Training]:

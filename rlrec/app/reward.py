@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from rlrec.app.feedback import FeedbackTransaction, Line
 from rlrec.app.learning.ledger import Ledger
-from rlrec.errors import Conflict, InputError
+from rlrec.errors import Conflict, InputError, quantity
 from rlrec.policy import reward as rewards
 from rlrec.records import Reward, Transform
 from rlrec.store import Store, Unit, policies, returns
@@ -75,7 +75,7 @@ def define(store: Store, request: Request) -> Result:
 
     result, derived = store.write(work, repeatable=True)
     if derived:
-        store.notice(f"{derived} visits in which users came back have got their event `{RETURN}`")
+        store.notice(f"users came back in {quantity(derived, 'visit')}: these have got their event `{RETURN}`")
     return result
 
 

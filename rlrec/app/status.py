@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 
 from rlrec.app.audit import clock
 from rlrec.app.audit.findings import Findings
+from rlrec.errors import quantity
 from rlrec.records import StoredPolicy, Version
 from rlrec.store import Store, Unit, activity, decisions, experiments, policies, routes, schema
 from rlrec.store.activity import PolicyLog
@@ -80,7 +81,9 @@ def status(store: Store) -> Status:
             if served[policy.id] >= SILENT:
                 _check_outage(unit, live[policy.name].version, findings)
         if doctor is not None and doctor["errors"]:
-            findings.error(DOCTOR, "store", f"doctor found {doctor['errors']} errors at {doctor['at']}; run it again")
+            findings.error(
+                DOCTOR, "store", f"doctor found {quantity(doctor['errors'], 'error')} at {doctor['at']}; run it again"
+            )
         return {
             "revision": schema.HEAD, "arms": sizes.arms, "users": sizes.users, "sessions": sizes.sessions,
             "decisions": sum(log.decisions for log in logs.values()), "events": sizes.events,

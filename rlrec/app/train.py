@@ -30,7 +30,7 @@ from rlrec.app.training.dataset_writer import DatasetWriter, WriteReport
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import NoLease, TrainingLease
 from rlrec.app.training.page_weights import AUTO, SLATE, SLOT, TOP_K, WEIGHTS, PageWeights
-from rlrec.errors import InputError, suggest
+from rlrec.errors import InputError, quantity, suggest
 from rlrec.ope.paired import Minus, gate_alpha
 from rlrec.policy.baseline import BASELINES
 from rlrec.policy.gradient import Parameters
@@ -170,7 +170,9 @@ class _TrainingRun:
             looks = _looks(unit, self.parent)
         new, least = self.report.new, self.request.min_new
         if new < least:
-            self.store.notice(f"nothing new: {new} sessions since the last training, and --min-new is {least}")
+            self.store.notice(
+                f"nothing new: {quantity(new, 'session')} since the last training, and --min-new is {least:,}"
+            )
             return _result(self.parent, self.live.number, new, NO_GATE, seed=self.seed)
         # the ascent on the visits that teach, and the look of the gate
         self.arms = writer.arms
@@ -222,9 +224,13 @@ class _TrainingRun:
         others = unused.left_out - unused.silent + report.unrecorded + unused.waiting
         if not report.visits and unused.silent and not others:
             hint = "train on what `rlrec recommend` served, or on an import that says how likely each slate was"
-            raise InputError(f"none of the {unused.silent} sessions has propensities for whole slates", hint=hint)
+            raise InputError(
+                f"of {quantity(unused.silent, 'session')}, none has propensities for whole slates", hint=hint
+            )
         if not self.dataset.splits[TRAIN].visits:
-            elsewhere = f"none of {report.visits} sessions is in the split that teaches" if report.visits else ""
+            elsewhere = (
+                f"of {quantity(report.visits, 'session')}, none is in the split that teaches" if report.visits else ""
+            )
             why = elsewhere or _unused(report) or "no session has ended"
             raise InputError(f"empty log to train on: {why}", hint=self._way_out())
         if report.largest > LARGEST:
@@ -296,9 +302,10 @@ class _TrainingRun:
     def _epoch(self, point: Epoch) -> None:
         self.lease.renew()
         named = {"gain": point.gain, "above": point.lower, "entropy": point.entropy, "KL": point.kl, "ESS": point.ess}
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in named.items() if value is not None)
-        few = "" if point.supported else " (too few for the gate)"
-        self.progress(f"epoch {point.epoch} of {self.request.epochs}: {figures}{few}, clipped {point.clipped:.1%}")
+        figures = [f"{name} {value:.4g}" for name, value in named.items() if value is not None]
+        few = [] if point.supported else ["too few for the gate"]
+        texts = ", ".join([*figures, *few, f"clipped {point.clipped:.1%}"])
+        self.progress(f"epoch {point.epoch} of {self.request.epochs}: {texts}")
 
     def _candidate(self, parameters: Parameters) -> tuple[Version, list[ArmWeights]]:
         """The version as it will be stored, but for its id and number, and the weights of its arms by their ids."""

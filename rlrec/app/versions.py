@@ -8,7 +8,7 @@ from rlrec.app.inputs import lookup
 from rlrec.app.learning import belief_versions
 from rlrec.app.learning.belief_versions import VersionSummary, is_complete, summary
 from rlrec.app.log import maturity
-from rlrec.errors import CheckFailed, InputError
+from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit, beliefs, decisions, policies, reader, settings
 from rlrec.store.reader import Selection
@@ -107,7 +107,8 @@ def freeze(store: Store, reference: str) -> Frozen:
     frozen = store.write(work)
     if immature:
         store.notice(
-            f"{immature} slots are not mature yet, the last at {ready}; version {frozen['version']} leaves them out"
+            f"not mature yet: {quantity(immature, 'slot')}, the last at {ready}; "
+            f"version {frozen['version']} leaves them out"
         )
     return frozen
 

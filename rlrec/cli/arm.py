@@ -16,7 +16,7 @@ from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Lines, Store, examples, lines_argument, rehearsable, stored
 from rlrec.cli.strict import not_utf8
 from rlrec.cli.values import KEY, OBJECT, parse_key
-from rlrec.errors import InputError
+from rlrec.errors import InputError, quantity
 
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
@@ -111,7 +111,7 @@ def _header(cells: list[str]) -> list[str]:
 
 def _features(header: list[str], cells: list[str]) -> dict[str, Any]:
     if len(cells) != len(header):
-        raise InputError(f"{len(cells)} cells, but {len(header)} columns")
+        raise InputError(f"{quantity(len(cells), 'cell')}, but {quantity(len(header), 'column')}")
     named = zip(header[1:], cells[1:], strict=True)
     return {name: _value(cell) for name, cell in named if cell != ""}
 

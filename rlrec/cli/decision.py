@@ -11,6 +11,7 @@ from rlrec.cli.session import brief, candidates_text, events_text
 from rlrec.cli.shared import CommandGroup, Store, examples, stored
 from rlrec.cli.tables import cell, pairs
 from rlrec.cli.values import DECISION
+from rlrec.errors import quantity
 
 N_ARMS = 20  # in a table; the other formats have all
 
@@ -52,7 +53,7 @@ def _view(result: Result) -> View:
     ]
     headers = ["arm", "pulls", "mean", "score", *(f"p at {position}" for position in positions)]
     more = len(result["arms"]) - len(rows)
-    left_out = [f"{more} less likely arms are left out; --json has all"] if more else []
+    left_out = [f"left out: {quantity(more, 'less likely arm')}; --json has all"] if more else []
     return View(title=[*_title(result), *_slots(result), *left_out], headers=headers, rows=rows)
 
 
@@ -60,10 +61,10 @@ def _title(result: Result) -> list[str]:
     who = f"session {result['session']}, visit {result['visit']}, step {result['step']}, user {cell(result['user'])}"
     variant = f", variant {result['experiment']}/{result['variant']}" if result["variant"] is not None else ""
     policy = f"policy {result['policy']}, version {result['version']}, kind {result['kind']}{variant}"
-    eligible, of_list = f"{result['eligible']} eligible arms", ""
+    eligible, of_list = quantity(result["eligible"], "eligible arm"), ""
     if "candidates" in result:
-        eligible, of_list = f"{result['eligible']} candidates", " given the candidates"
-        eligible += f" of {result['catalogue']} eligible arms" if result["catalogue"] is not None else ""
+        eligible, of_list = quantity(result["eligible"], "candidate"), " given the candidates"
+        eligible += f" of {quantity(result['catalogue'], 'eligible arm')}" if result["catalogue"] is not None else ""
     return [
         f"decision {result['decision_id']} at {result['at']}: {who}",
         f"{policy}, belief {result['belief_seq']}, floor {cell(result['floor'])}",

@@ -9,9 +9,8 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, conclude, examples, stored
-from rlrec.cli.text import counted
 from rlrec.cli.values import Integer
-from rlrec.errors import CheckFailed
+from rlrec.errors import CheckFailed, quantity
 
 if TYPE_CHECKING:
     from rlrec.app.doctor import Report
@@ -56,14 +55,14 @@ def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None
         show(report, table=_view(report, use_case.overview(report)), columns=COLUMNS, flat=flat)
     if report.ok:
         warnings = sum(finding.severity == "warning" for finding in report.findings)
-        result = f"no error, {counted(warnings, 'warning')}" if warnings else "nothing is wrong"
+        result = f"no error, {quantity(warnings, 'warning')}" if warnings else "nothing is wrong"
         conclude(
-            show, f"{len(use_case.CHECKS)} checks of {counted(report.checked['decisions'], 'decision')}: {result}."
+            show, f"{len(use_case.CHECKS)} checks of {quantity(report.checked['decisions'], 'decision')}: {result}."
         )
     else:
         errors = sum(finding.severity == "error" for finding in report.findings)
         hint = "nothing was changed; restore a backup, or `rlrec export-log` what is sound"
-        raise CheckFailed(f"doctor found {errors} error{'s' if errors > 1 else ''}", hint=hint)
+        raise CheckFailed(f"doctor found {quantity(errors, 'error')}", hint=hint)
 
 
 def _view(report: Report, overview: list[dict[str, Any]]) -> View:
@@ -75,5 +74,5 @@ def _view(report: Report, overview: list[dict[str, Any]]) -> View:
 
 
 def _verdict(errors: int, warnings: int) -> str:
-    counts = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in ((errors, "error"), (warnings, "warning")) if n]
+    counts = [quantity(n, word) for n, word in ((errors, "error"), (warnings, "warning")) if n]
     return ", ".join(counts) or "ok"

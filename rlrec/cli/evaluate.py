@@ -12,6 +12,7 @@ from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, conclude, examples, stored
 from rlrec.cli.tables import Figures, cell
 from rlrec.cli.values import NUMBER, Integer
+from rlrec.errors import quantity
 
 MODEL = click.Path(exists=True, dir_okay=False)
 SHOWN = {
@@ -247,7 +248,7 @@ def _counts(rows: Sequence[Mapping[str, Any]], by: str) -> str:
     """How much of the estimates by group can be relied on."""
     groups, verdicts = len({row["group"] for row in rows}), [row["verdict"] for row in rows]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in reversed(VERDICTS) if verdict in verdicts)
-    return f"{len(rows)} estimates by {by}, {groups} groups: {counts}."
+    return f"{quantity(len(rows), 'estimate')} by {by}, {quantity(groups, 'group')}: {counts}."
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

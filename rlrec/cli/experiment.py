@@ -14,7 +14,7 @@ from rlrec.cli.shared import CommandGroup, Store, conclude, examples, rehearsabl
 from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
-from rlrec.errors import InputError
+from rlrec.errors import InputError, quantity
 
 if TYPE_CHECKING:
     from rlrec.app.experiment import ExperimentSummary, VariantComparison, VariantSpec
@@ -210,7 +210,8 @@ def _view(result: VariantComparison, level: float) -> View:
 def _interleaved(result: VariantComparison, title: list[str]) -> View:
     title[0] += ", interleaved: both versions fill every slate"
     title += [*map(_difference, result["differences"]), *_coins(result["sample_ratio"])]
-    title += [f"{result['ties']} units credit both teams alike"] if result.get("ties") is not None else []
+    if (ties := result.get("ties")) is not None:
+        title.append(f"credit for both teams alike: {quantity(ties, 'unit')}")
     notes = [
         "a mean is the credit of the slots that a team picked, half of each slate: it earns more alone",
         f"there are no outcomes per {result['unit']} to compare: everybody sees both versions",

@@ -9,6 +9,7 @@ import click
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, examples, stored
 from rlrec.cli.values import NUMBER, Integer
+from rlrec.errors import quantity
 
 DAYS = ("day", "rows", "cost", "lower", "upper")
 
@@ -39,7 +40,7 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
 
     result = use_case.exploration(store, use_case.Request(**request))
     title = [
-        f"{result['policy']}, reward {result['reward']}, {result['rows']} slots: exploration costs "
+        f"{result['policy']}, reward {result['reward']}, {quantity(result['rows'], 'slot')}: exploration costs "
         f"{_figure(result['cost'])} a slot [{_figure(result['lower'])}, {_figure(result['upper'])}], "
         f"{_figure(result['total'])} in total; a slot earned {_figure(result['mean'])} as served",
     ]

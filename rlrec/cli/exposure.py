@@ -9,6 +9,7 @@ import click
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, examples, stored
+from rlrec.errors import quantity
 
 ARMS = ("arm", "realised", "expected", "rate", "lower", "upper", "age_days")
 DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floor_share", "young_share")
@@ -53,7 +54,8 @@ def exposure(store: Store, show: Show, plot: str | None, **request: Any) -> None
     figures = ((name, cast(float | None, value)) for name, value in catalogue.items() if name != "arms")
     counted = "every slot is a pull" if result["curve"] is None else f"pulls counted by curve {result['curve']}"
     title = [
-        f"{result['decisions']} decisions, {result['slots']} slots, {catalogue['arms']} eligible arms",
+        f"{quantity(result['decisions'], 'decision')}, {quantity(result['slots'], 'slot')}, "
+        f"{quantity(catalogue['arms'], 'eligible arm')}",
         f"rates of reward {result['reward']}; {counted}",
         ", ".join(f"{name} {value:.3g}" for name, value in figures if value is not None),
     ]
@@ -61,7 +63,8 @@ def exposure(store: Store, show: Show, plot: str | None, **request: Any) -> None
     if result["underived"]:
         why = "imports, two rankers, samples of correlated scores, kinds that read the session"
         notes = [
-            f"expected exposure is unknown: {result['underived']} decisions have no probabilities of all arms ({why})"
+            f"expected exposure is unknown: {quantity(result['underived'], 'decision')} without probabilities of all "
+            f"arms ({why})"
         ]
     if result["curve"] is None and result["slots"] > result["decisions"]:
         notes.append("an arm that stands low has a lower rate; `rlrec position fit` estimates a curve that tells")

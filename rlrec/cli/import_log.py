@@ -10,8 +10,8 @@ import click
 from rlrec.cli import lines
 from rlrec.cli.output import Show
 from rlrec.cli.shared import FILE, Refusals, Store, conclude, examples, refusing, rehearsable, stored, suggest_next
-from rlrec.cli.text import counted
 from rlrec.cli.values import NAME, Parsed, Registered, parse_file
+from rlrec.errors import quantity
 
 
 @click.command("import-log")
@@ -83,8 +83,8 @@ def import_log(
     show(result)
     conclude(
         show,
-        f"{counted(result.accepted, 'new decision')}, {result.duplicates:,} stored before, "
-        f"{counted(result.rejected, 'line')} refused.",
+        f"{quantity(result.accepted, 'new decision')}, {result.duplicates:,} stored before, "
+        f"{quantity(result.rejected, 'line')} refused.",
     )
     log = f" --log policy={policy}" if policy else ""
     suggest_next(show, f"evaluate uniform{log}", "estimates what another policy would have earned")

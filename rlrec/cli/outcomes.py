@@ -11,6 +11,7 @@ from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, examples, stored
 from rlrec.cli.values import DURATION, NAME, NUMBER, format_duration
+from rlrec.errors import quantity
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.unit_outcomes import DifferenceRow, OutcomeRow
@@ -114,7 +115,7 @@ def _title(result: Result, age_us: int | None) -> list[str]:
     new, returning, unit = result["new"], result["returning"], result["unit"]
     units = count_units(unit, new + returning, result["anonymous"])
     return [
-        f"outcomes{of}{by}: {units}, {new} new, {returning} with earlier visits",
+        f"outcomes{of}{by}: {units}, {new:,} new, {returning:,} with earlier visits",
         f"intervals at level {result['level']:g}, clustered by {unit}; rewards of mature decisions",
         *([] if age_us is None else [f"over the first {format_duration(age_us)} of each {unit}"]),
     ]
@@ -122,8 +123,8 @@ def _title(result: Result, age_us: int | None) -> list[str]:
 
 def count_units(unit: str, units: int, anonymous: int) -> str:
     """How many units there are, and how many of them are sessions without a user. unit: user or session."""
-    share = f" ({anonymous} of them sessions without a user: {100 * anonymous / units:.3g} %)" if anonymous else ""
-    return f"{units} {'unit' if anonymous else unit}s{share}"
+    share = f" ({anonymous:,} of them sessions without a user: {100 * anonymous / units:.3g} %)" if anonymous else ""
+    return f"{quantity(units, 'unit' if anonymous else unit)}{share}"
 
 
 def _flat(result: Result) -> list[dict[str, Any]]:

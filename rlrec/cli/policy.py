@@ -12,6 +12,7 @@ from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, by_name, examples, printed, rehearsable, stored, suggest_next
 from rlrec.cli.tables import bar, cell, decimals, interval
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
+from rlrec.errors import quantity
 
 if TYPE_CHECKING:
     from rlrec.app.policy import Audience, CountingCurve, PolicyVersion
@@ -152,9 +153,9 @@ def _learned_from(row: VersionHistory) -> str:
     record = row["learned_from"]
     texts = [f"version {record['rebuilt_from']} again"] if "rebuilt_from" in record else []
     if "sessions" in record:
-        texts.append(f"{record['sessions']:,} sessions")
+        texts.append(quantity(record["sessions"], "session"))
     elif "slots" in record:
-        texts.append(f"{record['slots']:,} slots")
+        texts.append(quantity(record["slots"], "slot"))
     if record.get("filter"):
         texts.append(f"of {record['filter']}")
     if row["status"] == "learning":
@@ -261,16 +262,16 @@ def _others(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]
     if len(shown) == len(arms):
         return []
     mass = sum(arm["probability"] or 0.0 for arm in arms) - sum(arm["probability"] or 0.0 for arm in shown)
-    return [f"{len(arms) - len(shown)} more arms have {mass:.1%} of the probability together; --all shows them", ""]
+    return [f"{quantity(len(arms) - len(shown), 'more arm')} with {mass:.1%} of the probability; --all shows all", ""]
 
 
 def _exposure(exposure: Mapping[str, Mapping[str, float | None]], arms: int) -> list[str]:
     """One line on how evenly the catalogue was shown, and would be now."""
     texts = {"served": "served so far", "now": "at position 1 now"}
     described = [
-        f"{texts[name]}: as even as {figures['effective_arms']:.3g} equal arms of {arms} (Gini {figures['gini']:.2f})"
+        f"{texts[name]}: as even as {quantity(f'{effective:.3g}', 'equal arm')} of {arms} (Gini {figures['gini']:.2f})"
         for name, figures in exposure.items()
-        if figures["gini"] is not None
+        if figures["gini"] is not None and (effective := figures["effective_arms"]) is not None
     ]
     return [f"exposure {'; '.join(described)}"] if described else []
 
@@ -300,7 +301,7 @@ def _training(training: dict[str, Any] | None, *, curve: bool) -> list[str | Vie
     rows = [[point.get(name) for name in CURVE] for point in points]
     headers = [CURVE_HEADERS.get(name, name) for name in CURVE]
     grid = [View(headers, rows, drop=CURVE_DROP)] if rows else []
-    epochs = f"{len(training['curve'])} epochs{'' if curve else ' (--curve shows them)'}"
+    epochs = f"{quantity(len(training['curve']), 'epoch')}{'' if curve else ' (--curve shows them)'}"
     text = f"learning curve, estimated on the tuning split of the log: {epochs}, {best}"
     return [text, *grid, _gate(training["gate"]), ""]
 
@@ -309,11 +310,12 @@ def _gate(gate: dict[str, Any]) -> str:
     if gate["candidate"] is None:
         return "gate: not used for this version"
     shown = {name: cell(value) for name, value in gate.items()}
+    sessions = quantity(gate["sessions"] or 0, "session")
     reasons = f": {shown['reasons']}" if gate["reasons"] else ""
     return (
         f"gate: {'passed' if gate['passed'] else 'not passed'}, gain over version {shown['against']} "
         f"{shown['estimate']} in [{shown['lower']}, {shown['upper']}] (value {shown['value']} against "
-        f"{shown['live_value']}) by {shown['estimator']} on {shown['sessions']} sessions, ess {shown['ess']}, "
+        f"{shown['live_value']}) by {shown['estimator']} on {sessions}, ess {shown['ess']}, "
         f"candidate {shown['candidate']} at alpha {shown['alpha']}, {shown['verdict']}{reasons}"
     )
 
@@ -362,7 +364,9 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
 def _audience(audience: Audience) -> str:
     """The words behind a version that say whom it serves."""
     through = f" through {', '.join(audience['routes'])}" if audience["routes"] else ""
-    served = f"is live: {audience['decisions_24h']:,} decisions in 24 h" if audience["live"] else "is not live"
+    served = (
+        f"is live: {quantity(audience['decisions_24h'], 'decision')} in 24 h" if audience["live"] else "is not live"
+    )
     return served + through
 
 

@@ -11,6 +11,7 @@ from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, rehearsable, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import NAME
+from rlrec.errors import quantity
 
 if TYPE_CHECKING:
     from rlrec.app.positions import CurveAnswer
@@ -99,7 +100,7 @@ def _show(show: Show, result: CurveAnswer, plot: str | None) -> None:
         save_plot(plot, examined([result]))
     title = [
         f"curve {result['curve']}@{result['number']}, model {result['model']}, method {result['method']}, "
-        f"reward {result['reward']}, {result['clusters']} clusters",
+        f"reward {result['reward']}, {quantity(result['clusters'], 'cluster')}",
         f"estimated at {result['created_at']} from {result['log'] or 'the log'}",
     ]
     notes = explained(result)

@@ -13,7 +13,7 @@ from rlrec.cli.shared import CommandGroup, Store, examples, rehearsable, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name
-from rlrec.errors import CheckFailed, InputError
+from rlrec.errors import CheckFailed, InputError, quantity
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.paired_gate import GateOptions, Guard, RouteGate
@@ -182,15 +182,15 @@ def _gate(gate: RouteGate) -> str:
         f", guard {guard['guard']} {100 * (guard['lower'] or 0):+.3g} % at least" for guard in gate["guards"]
     )
     return (
-        "gate: gain over {against} {estimate}, lower bound {lower}, by {estimator} on {n} rows, look {candidate} of "
-        "the year".format(**figures)
+        "gate: gain over {against} {estimate}, lower bound {lower}, by {estimator} on {rows}, look {candidate} of "
+        "the year".format(**figures, rows=quantity(gate["n"] or 0, "row"))
         + held
     )
 
 
 def _shadow(row: ShadowReport) -> str:
     return (
-        f"in its shadow {row['shadow']} since {row['since']}: {row['decisions']:,} decisions, "
+        f"in its shadow {row['shadow']} since {row['since']}: {quantity(row['decisions'], 'decision')}, "
         f"{row['weighed']:,} weighed, mean weight {cell(row['mean_weight'])}, ESS {cell(row['ess'])}"
     )
 

@@ -6,7 +6,7 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Store, conclude, examples, rehearsable, stored
-from rlrec.cli.text import counted
+from rlrec.errors import quantity
 
 
 @click.command()
@@ -19,5 +19,5 @@ def settle(store: Store, show: Show) -> None:
 
     result = use_case.settle(store)
     show(result)
-    entered = counted(result.settled, "slot")
+    entered = quantity(result.settled, "slot")
     conclude(show, f"{entered} entered the beliefs, {result.open:,} wait for the end of their window.")

@@ -16,7 +16,7 @@ from rlrec.cli.output import FORMATS, Show
 from rlrec.cli.text import printable, truncate
 from rlrec.cli.values import masked, passwords, recoded
 from rlrec.cli.views import Screen
-from rlrec.errors import InputError, LinesRefused, suggest
+from rlrec.errors import InputError, LinesRefused, quantity, suggest
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -292,7 +292,7 @@ def _created(path: str) -> BinaryIO:
 def refused(count: int, *, hint: str | None = None) -> LinesRefused:
     """The error at the end of an input of which some lines were refused."""
     stored = "would be stored" if settings().dry_run else "is stored"
-    return LinesRefused(f"{count} line{'s' if count > 1 else ''} refused, the rest {stored}", hint=hint)
+    return LinesRefused(f"{quantity(count, 'line')} refused, the rest {stored}", hint=hint)
 
 
 class Lines:

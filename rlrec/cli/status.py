@@ -9,8 +9,7 @@ import click
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, examples, stored
 from rlrec.cli.tables import short_times, sparkline
-from rlrec.cli.text import counted
-from rlrec.errors import CheckFailed
+from rlrec.errors import CheckFailed, quantity
 
 if TYPE_CHECKING:
     from rlrec.app.status import Status
@@ -48,13 +47,13 @@ def status(store: Store, show: Show) -> None:
 def _view(result: Status) -> View:
     numbers = {"arm": result["arms"], "user": result["users"], "session": result["sessions"]}
     numbers |= {"decision": result["decisions"], "event": result["events"]}
-    sizes = ", ".join(counted(number, noun) for noun, number in numbers.items())
+    sizes = ", ".join(quantity(number, noun) for noun, number in numbers.items())
     waiting, hours = result["waiting"], result["events_by_hour"]
-    immature = counted(waiting["immature"], "immature decision")
+    immature = quantity(waiting["immature"], "immature decision")
     title = [
         f"schema {result['revision']}: {sizes}",
         f"events by hour, the last 24: {sparkline(hours)}  {sum(hours):,}, at most {max(hours):,} an hour",
-        f"waiting: {immature}, {counted(waiting['unsettled'], 'unsettled slot')}",
+        f"waiting: {immature}, {quantity(waiting['unsettled'], 'unsettled slot')}",
         f"last training: {_training(result['training'])}; last doctor: {_doctor(result['doctor'])}",
     ]
     notes: list[str | View] = []
@@ -73,7 +72,11 @@ def _training(run: dict[str, Any] | None) -> str:
 
 
 def _doctor(run: dict[str, Any] | None) -> str:
-    return "never" if run is None else f"{run['errors']} errors, {run['warnings']} warnings at {_minute(run)}"
+    return (
+        "never"
+        if run is None
+        else f"{quantity(run['errors'], 'error')}, {quantity(run['warnings'], 'warning')} at {_minute(run)}"
+    )
 
 
 def _minute(run: dict[str, Any]) -> str:

@@ -18,11 +18,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: 1 slot, 2,000 slots."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def unstorable(text: str) -> str | None:
     """Why no database takes `text`: a NUL, or half of a surrogate pair. None if it does."""
     if "\0" in text:

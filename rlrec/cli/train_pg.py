@@ -12,7 +12,7 @@ from rlrec.cli.output import Show, View
 from rlrec.cli.shared import NOTHING_STORED, Store, by_name, conclude, examples, notice, stored, suggest_next
 from rlrec.cli.tables import cell
 from rlrec.cli.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
-from rlrec.errors import CheckFailed, InputError
+from rlrec.errors import CheckFailed, InputError, quantity
 
 CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_number(text))
 
@@ -139,8 +139,8 @@ def _view(result: Mapping[str, Any]) -> View:
     best = "none better than the start" if not result["best_epoch"] else f"the best {result['best_epoch']}"
     title = [
         f"policy {result['policy']}, version {result['version']} from version {result['parent']}: trained on "
-        f"{result['sessions']:,} sessions, epochs {result['epochs']}, {best}; weights by {result['weights']}, "
-        f"seed {result['seed']}",
+        f"{quantity(result['sessions'], 'session')}, epochs {result['epochs']}, {best}; "
+        f"weights by {result['weights']}, seed {result['seed']}",
     ]
     names = ("sessions", "gain", "lower", "upper", "ess", "verdict", "reasons")
     tune = [None, result["tune_estimate"], result["tune_lower"], None, result["tune_ess"], None, None]

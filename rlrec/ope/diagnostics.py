@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.arrays import Array, Flags
+from rlrec.errors import quantity
 from rlrec.ope.base import LogBatch
 
 # Number of the largest weights and weighted rewards that a partial has: the top 1 % of ten million rows, and the tail
@@ -385,8 +386,12 @@ def _few_rewards(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     )
     product = "ESS x weighted share of rewards that are not the default"
     return [
-        *([f"{_span(too_few)} non-zero weighted rewards, fewer than {_NONZERO} (insufficient)"] if too_few else []),
-        *([f"{_span(enough)} non-zero weighted rewards"] if enough else []),
+        *(
+            [f"{quantity(_span(too_few), 'non-zero weighted reward')}, fewer than {_NONZERO} (insufficient)"]
+            if too_few
+            else []
+        ),
+        *([quantity(_span(enough), "non-zero weighted reward")] if enough else []),
         *([f"{product} is {_span(short)}, below {_REWARDS} (weak)"] if short else []),
         *(["too few rewards for a bound (it is null)"] if open_ended else []),
     ]

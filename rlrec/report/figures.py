@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlrec.errors import quantity
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
 from rlrec.times import parse
 
@@ -71,7 +72,8 @@ def over_time(answer: Outcomes, metric: str = "reward_per_visit") -> Figure | No
             [Series(name, points)], x_name=f"{period} (UTC), {' to '.join(years)}",
             y_name=f"{name}{unit}; band: {level}",
         ),
-        description=f"A line over {len(points)} {period}s with its interval of {level}, clustered by {answer['unit']}.",
+        description=f"A line over {quantity(len(points), period)} with its interval of {level}, "
+        f"clustered by {answer['unit']}.",
         headers=[f"{period} from", name, "lower", "upper", f"{answer['unit']}s", "notes"],
         rows=[
             [row["group"], row["value"], row["lower"], row["upper"], row["units"], ", ".join(row["reasons"])]
@@ -338,9 +340,9 @@ def exposed(answer: Exposure) -> Figure:
         if total >= slots / 2:
             break
         half, total = half + 1, total + row["realised"]
-    spread = "" if even is None else f", as even as {number(even)} equal arms"
+    spread = "" if even is None else f", as even as {quantity(number(even), 'equal arm')}"
     return Figure(
-        title=f"{half} of {len(arms)} arms {'has' if half == 1 else 'have'} half of the slots{spread}",
+        title=f"{half} of {quantity(len(arms), 'arm')} {'has' if half == 1 else 'have'} half of the slots{spread}",
         drawing=bars(
             [
                 Bar(row["arm"], 100 * row["realised"] / slots, row["expected"] and 100 * row["expected"] / slots)
@@ -348,7 +350,7 @@ def exposed(answer: Exposure) -> Figure:
             ],
             x_name="share of the slots, %; tick: as probabilities expect",
         ),
-        description=f"One bar an arm, the {len(shown)} with the most of {answer['slots']} slots.",
+        description=f"One bar an arm, the {len(shown)} with the most of {quantity(answer['slots'], 'slot')}.",
         headers=["arm", "slots", "expected", "mean reward", "lower", "upper"],
         rows=[[row["arm"], row["realised"], row["expected"], row["rate"], row["lower"], row["upper"]] for row in shown],
     )
@@ -370,7 +372,7 @@ def evenness(answer: Exposure) -> Figure | None:
             [Series("effective arms", points)], x_name=f"day (UTC), {days[-1]['day'][:4]}",
             y_name="effective arms: as many equal ones are as even",
         ),
-        description=f"A line over {len(points)} days.",
+        description=f"A line over {quantity(len(points), 'day')}.",
         headers=[header.replace("_", " ") for header in headers],
         rows=[[*map(dict(day).get, headers)] for day in days],
     )  # fmt: skip
@@ -421,7 +423,8 @@ def learned(policy: str, version: int, training: Mapping[str, Any], *, live: boo
             [Series("gain", points, marked)], x_name="epoch; the ring: the one that was taken",
             y_name="gain over the start, per visit or slot (tuning visits)", level=0.0,
         ),
-        description=f"A line over {len(points)} epochs with its interval of 95 %, on visits that did not teach.",
+        description=f"A line over {quantity(len(points), 'epoch')} with its interval of 95 %, "
+        "on visits that did not teach.",
         headers=["epoch", "gain", "lower", "upper", "effective sample size", "entropy", "KL"],
         rows=[[row.get(header) for header in headers] for row in curve],
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlrec.errors import quantity
 from rlrec.report import figures, svg
 from rlrec.report.figures import Figure, present
 from rlrec.report.svg import escape, number
@@ -80,7 +81,7 @@ def _span(answer: Result) -> str:
     as_of = f'<span class="soft">as of {answer.created_at[:16]}Z{chosen}</span>'
     if answer.first is None or answer.last is None:
         return f"{EMPTY} {as_of}" if not answer.log else f"No decision is selected. {as_of}"
-    return f"{answer.decisions:,} decisions from {_date(answer.first)} to {_date(answer.last)} {as_of}"
+    return f"{quantity(answer.decisions, 'decision')} from {_date(answer.first)} to {_date(answer.last)} {as_of}"
 
 
 def _date(time: str) -> str:
@@ -195,7 +196,7 @@ def _health(answer: Result) -> str:
     warnings = sum(finding.severity == "warning" for finding in answer.findings)
     if not grave and not warnings:
         return "Quick checks of the clock, of what waits, and of the newest decisions warn of nothing. " + FULL
-    return f"Quick checks: {grave} errors, {warnings} warnings. {FULL}"
+    return f"Quick checks: {quantity(grave, 'error')}, {quantity(warnings, 'warning')}. {FULL}"
 
 
 FULL = "<code>rlrec doctor</code> audits everything."

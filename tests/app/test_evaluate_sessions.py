@@ -268,7 +268,7 @@ def test_visits_wait_until_they_are_over_and_so_are_their_windows(db: str) -> No
         sessions.end(store, "ended")
     with closing(logs.at(db, 5)) as store:
         one_visit(store, "open")
-    with pytest.raises(InputError, match="none of the 2 sessions selected is over") as caught:
+    with pytest.raises(InputError, match="of 2 sessions selected, none is over") as caught:
         logs.judged(db, "uniform", estimators="tis", minutes=20)
     assert "30 minutes" in str(caught.value.hint)
     assert [logs.one(db, "uniform", "tis", minutes=minutes)["n"] for minutes in (34, 36)] == [1, 2]
@@ -348,5 +348,5 @@ def test_sessions_without_propensities_are_counted(sqlite_db: str, tmp_path: Pat
     assert logs.one(sqlite_db, "rule", "tis")["left_out"] == 1
     with closing(logs.at(sqlite_db, 5)) as store:
         store.write(lambda unit: unit.tell("UPDATE decision SET imported = 1, log_propensity = NULL"))
-    with pytest.raises(InputError, match="none of the 20 sessions selected has propensities"):
+    with pytest.raises(InputError, match="of 20 sessions selected, none has propensities"):
         logs.one(sqlite_db, "rule", "tis")

@@ -186,7 +186,7 @@ def test_a_page_with_a_censored_slot_is_left_out(pages: str) -> None:
     assert "no-propensity" in row["reasons"]
     lines = (json.dumps({"decision_id": number, "censor": True}) + "\n" for number in range(1, 201))
     run("feedback", "--input", "-", stdin="".join(lines))
-    with pytest.raises(evaluate.EmptyLog, match="every one of the 200 pages selected has a censored slot"):
+    with pytest.raises(evaluate.EmptyLog, match="of 200 pages selected, each has a censored slot"):
         logs.one(pages, "uniform", "rips")
 
 

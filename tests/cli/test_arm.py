@@ -56,7 +56,7 @@ def test_csv_has_numbers_where_json_would(run_sqlite: Run, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        (b"arm,n\na1,1\na2\n", "line 3: 1 cells, but 2 columns"),
+        (b"arm,n\na1,1\na2\n", "line 3: 1 cell, but 2 columns"),
         (b"arm,n\na1,1\n\xff,2\n", "line 3: not UTF-8: byte 0xff at column 1. write it as UTF-8"),
         (b'[{"arm": "a1"}]\n', "jq -c '.[]' makes lines"),
         (b'arm,n\na1,"1\n', "line 2: not CSV"),

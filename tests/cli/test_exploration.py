@@ -105,7 +105,7 @@ def test_what_cannot_be_compared_is_refused(shop: Run, options: list[str], words
 def test_what_is_not_mature_must_wait(shop: Run) -> None:
     refused = shop("exploration")
     assert refused.exit_code == 2
-    assert "none of the 400 impressions of home selected is mature" in refused.stderr
+    assert "of 400 impressions of home selected, none is mature" in refused.stderr
     assert "30 minutes" in refused.stderr
 
 

@@ -132,7 +132,7 @@ def test_an_imported_log_has_no_expected_exposure(shop: Run, tmp_path: Any) -> N
     figures = exposure(shop, "--policy", "old")
     assert [row["expected"] for row in figures["arms"]] == [None, None]
     assert figures["underived"] == 1
-    assert "1 decisions have no probabilities of all arms" in shop("exposure", "--policy", "old").stdout
+    assert "1 decision without probabilities of all arms" in shop("exposure", "--policy", "old").stdout
     assert figures["catalogue"]["expected_gini"] is None
     assert figures["catalogue"]["floor_share"] is None
     assert figures["catalogue"]["coverage"] == 0.5

@@ -68,7 +68,7 @@ def test_doctor_reports_a_log_that_lies_ahead(shop: Run) -> None:
     assert said.exit_code == 3
     errors = [finding for finding in said.json["findings"] if finding["severity"] == "error"]
     assert [finding["check"] for finding in errors] == ["clock"]
-    assert "1 decisions lie ahead of the database's clock" in errors[0]["detail"]
+    assert "1 decision ahead of the database's clock" in errors[0]["detail"]
 
 
 def test_a_repair_lets_time_go_on_and_changes_no_reward(frozen: Run) -> None:

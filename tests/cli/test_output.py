@@ -3,15 +3,18 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from rlrec.cli.output import Show, View
+from tests.conftest import Run
 
 
 @dataclass(frozen=True)
@@ -176,3 +179,31 @@ def test_an_iterator_is_not_read_to_its_end_before_the_first_line(capfdbinary: A
 
     Show("ndjson")(rows())
     assert seen == [b'{"n": 1}\n']
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate uniform", "evaluate uniform --estimator snips,dr,wdr --by arm", "outcomes", "outcomes --by day",
+        "exposure", "exploration", "policy show home", "policy versions home", "policy diff home home",
+        "decision show 1", "session show s", "session list", "experiment show ab", "report -", "status", "doctor",
+        "position fit home", "train-pg visits", "policy freeze home", "settle", "export-log - --format csv",
+        "import-log log --layout jsonl --policy old", "policy create p2 --kind thompson --from-log policy=home",
+    ],
+)  # fmt: skip
+def test_what_is_there_once_is_named_in_the_singular(
+    run_sqlite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    early, later = ("--now", "2026-01-01"), ("--now", "2026-01-01T03:00:00Z")
+    for text in (
+        "arm add a", "policy create home --kind thompson", "policy create visits --kind gradient",
+        "experiment create ab --variant a=home --variant b=visits",
+        "recommend --policy home --session s --user u", "feedback 1 click --position 1",
+    ):  # fmt: skip
+        assert run_sqlite(*early, *text.split()).exit_code == 0, text
+    Path("log").write_text(run_sqlite(*later, "export-log", "-").stdout.replace('"s"', '"t"'))
+    said = run_sqlite(*later, *words.split())
+    text = re.sub(r"<style>.*?</style>|<[^>]*>", " ", said.stdout, flags=re.DOTALL) + said.stderr
+    assert "rror" in text or said.exit_code in (0, 3)
+    assert re.findall(r"(?<![\d.,@-])1 (?:[a-z-]+ ){0,2}(?!has\b|its\b)[a-z]+[^si]s\b", text) == []

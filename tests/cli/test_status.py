@@ -157,7 +157,7 @@ def test_a_kind_that_nobody_weighs_is_noticed_once_in_a_store(run: Run) -> None:
     [
         (["evaluate", "uniform"], "the first at 12:30Z, in 25 min; to look now: `rlrec --now 2026-01-01T12:30:01Z"),
         (["evaluate", "uniform", "--estimator", "pdis"], "the first at 13:00Z, in 55 min; to look now: `rlrec --now"),
-        (["policy", "freeze", "home"], "4 slots are not mature yet, the last at 12:30Z, in 25 min; version 2"),
+        (["policy", "freeze", "home"], "not mature yet: 4 slots, the last at 12:30Z, in 25 min; version 2"),
         (["train-pg", "visits"], "the first at 13:00Z, in 55 min; to look now: `rlrec --now 2026-01-01T13:00:01Z"),
     ],
 )  # fmt: skip

@@ -138,7 +138,7 @@ def test_nothing_new_exits_0(train: Run, rows: Callable[[], Any]) -> None:
     said = train("visits", "--min-new", 1_001, "--promote", "if-better", "--json")
     assert (said.exit_code, said.json["promoted"], said.json["trained"]) == (0, False, False)
     assert set(said.json) >= KEYS
-    assert said.stderr.startswith("nothing new: 1000 sessions")
+    assert said.stderr.startswith("nothing new: 1,000 sessions")
     assert train("visits", "--min-new", 1_001, before=("-q",)).stderr == ""
     assert rows() == before
 
@@ -202,7 +202,7 @@ WRONG: list[tuple[list[Any], str]] = [
     (["visits", "--shaping", "session:reward=x"], "'x' is not a number"),
     (["visits", "--shaping", "session:reward=nan"], "nan"),
     (["visits", "--shaping", "session:reward=1", "--shaping", "session:reward=2"], "twice"),
-    (["visits", "--log", "split=gate"], "sessions is in the split that teaches"),
+    (["visits", "--log", "split=gate"], "sessions, none is in the split that teaches"),
     (["visit"], "did you mean visits"),
     (["visits@1"], "--from-version"),
     (["visits@9"], "--from-version"),

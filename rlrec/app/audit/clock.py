@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from rlrec.app.audit.findings import Findings
-from rlrec.errors import CheckFailed, InputError
+from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.store import Store, Unit, decisions, settings
 from rlrec.times import DAY_US, written
 
@@ -24,8 +24,9 @@ def check(unit: Unit, *, findings: Findings) -> None:
         severity = "error" if ahead.by > DAY_US else "warning"
         findings.add(
             CHECK, severity, "store",
-            f"{ahead.decisions} decisions lie ahead of the database's clock, the newest at {written(ahead.newest)}: "
-            "until then time stands still and nothing matures; see `rlrec doctor --repair-clock`",
+            f"{quantity(ahead.decisions, 'decision')} ahead of the database's clock, the newest at "
+            f"{written(ahead.newest)}: until then time stands still and nothing matures; "
+            "see `rlrec doctor --repair-clock`",
         )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from rlrec.app.audit.arm_counts import SumsByArm, members
 from rlrec.app.audit.findings import Findings
 from rlrec.arrays import Array, Ids, take
+from rlrec.errors import quantity
 from rlrec.records import StoredPolicy
 from rlrec.store import Unit
 from rlrec.store.bulk import Columns
@@ -68,7 +69,7 @@ class Starving:
         if len(hungry):
             longest = hungry[np.argsort(-since[hungry], kind="stable")]
             arms = ", ".join(map(self._waiting, longest[:NAMED].tolist()))
-            detail = f"{len(hungry)} active arm{'s' if len(hungry) > 1 else ''} not shown for long: {arms}"
+            detail = f"{quantity(len(hungry), 'active arm')} not shown for long: {arms}"
             more = ", ..." if len(hungry) > NAMED else ""
             findings.warning(
                 STARVING, f"policy {self.policy.name}", f"{detail}{more}; a floor would keep them in the log"

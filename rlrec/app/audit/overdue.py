@@ -10,6 +10,7 @@ import numpy as np
 
 from rlrec.app.audit.findings import Findings
 from rlrec.arrays import Array, Ids
+from rlrec.errors import quantity
 from rlrec.records import StoredPolicy, Version
 from rlrec.store import Unit, audit
 from rlrec.store.reader import Batch
@@ -71,8 +72,9 @@ class Outage:
             findings.warning(
                 OUTAGE,
                 f"policy {self.version.policy.name}",
-                f"no event that reward {self.version.reward.name} weighs came to the last {len(due)} decisions, since "
-                f"decision {ids[last]} of {written(int(at[last]))}; {len(delays)} of {len(old)} before had one, "
+                f"no event that reward {self.version.reward.name} weighs came to the last "
+                f"{quantity(len(due), 'decision')}, since decision {ids[last]} of {written(int(at[last]))}; "
+                f"{len(delays)} of {len(old)} before had one, "
                 f"{due.mean():.0%} of them in the time that has passed by now: chance {chance:.1g}",
             )
 
@@ -109,8 +111,9 @@ def overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings) -> N
         before = unit.now - version.reward.window_us
         count, since = audit.overdue(unit, version.policy.id, first=version.entered_to + 1, before=before)
         if count and since is not None:
-            detail = f"version {version.number}: {count} slots since {written(since)} wait to enter the belief"
-            findings.warning(WAITING, f"policy {version.policy.name}", f"{detail}; run `rlrec settle`")
+            waiting = f"waiting to enter the belief since {written(since)}: {quantity(count, 'slot')}"
+            detail = f"version {version.number}: {waiting}; run `rlrec settle`"
+            findings.warning(WAITING, f"policy {version.policy.name}", detail)
 
 
 class Rounded:
@@ -128,5 +131,6 @@ class Rounded:
 
     def finish(self, findings: Findings) -> None:
         if self.count:
-            detail = f"{self.count} slots have a propensity that rounded to 0, the first in decision {self.first}"
+            slots = quantity(self.count, "slot")
+            detail = f"{slots} with a propensity that rounded to 0, the first in decision {self.first}"
             findings.warning(ROUNDED, f"policy {self.policy.name}", detail)

@@ -12,6 +12,7 @@ from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.slates import position_curve
+from rlrec.errors import quantity
 from rlrec.ope.base import ImpressionEstimator, LogBatch
 from rlrec.ope.direct import RidgeSums
 from rlrec.ope.impressions import ImpressionFold
@@ -98,7 +99,7 @@ class ImpressionUnit:
 
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         if counts.waiting:
-            return shared.immature(f"{counts.waiting} impressions")
+            return shared.immature(quantity(counts.waiting, "impression"))
         if shared.policy_id is not None:
             name = shared.members[0][1].target.name
             return EmptyLog(f"no impression of policy {name!r} is selected", hint="widen --log")

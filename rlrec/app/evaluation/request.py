@@ -67,7 +67,7 @@ class SharedRows:
         """The error where no row is old enough."""
         minutes = self.reward.window_us / 60e6
         hint = f"a decision counts when the window of reward {self.reward.name}, {minutes:g} minutes, is over"
-        return EmptyLog(f"none of the {rows} selected is mature", hint=hint, wait_us=self.reward.window_us)
+        return EmptyLog(f"of {rows} selected, none is mature", hint=hint, wait_us=self.reward.window_us)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,7 +21,7 @@ from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums
 from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits
 from rlrec.arrays import Array, take
-from rlrec.errors import InputError
+from rlrec.errors import InputError, quantity
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionFold
 from rlrec.ope.visit_carry_over import VisitCarryOverSums
@@ -138,7 +138,7 @@ class SessionUnit:
         if counts.waiting:
             idle, window = cutoff.timeout_us / 60e6, cutoff.window_us / 60e6
             return EmptyLog(
-                f"none of the {counts.waiting} sessions selected is over, or their reward windows are not",
+                f"of {quantity(counts.waiting, 'session')} selected, none is over, or the reward windows are not",
                 hint=f"one ends by `rlrec session end`, or {idle:g} minutes after its last decision; the window of "
                 f"reward {shared.reward.name} is {window:g} minutes",
                 wait_us=cutoff.timeout_us + cutoff.window_us,
@@ -146,14 +146,15 @@ class SessionUnit:
         if counts.other_policy:
             name = shared.members[0][1].target.name
             return EmptyLog(f"no whole session of policy {name!r} is selected", hint="widen --log")
+        selected = f"of {quantity(counts.left_out, 'session')} selected, none"
         if counts.silent:
             return EmptyLog(
-                f"none of the {counts.left_out} sessions selected has propensities for whole slates",
+                f"{selected} has propensities for whole slates",
                 hint="judge by what `rlrec recommend` served, or by an import that says how likely each slate was",
             )
         if counts.left_out:
             return EmptyLog(
-                f"none of the {counts.left_out} sessions selected is whole: --log cuts them, or a slot is censored",
+                f"{selected} is whole: --log cuts them, or a slot is censored",
                 hint="widen --log, or --uncensor",
             )
         return self.evaluation.nothing_selected("session")

@@ -18,7 +18,7 @@ from rlrec.app.evaluation.reward_models import FittedRewardModel, RewardModelFit
 from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
-from rlrec.errors import InputError
+from rlrec.errors import InputError, quantity
 from rlrec.ope.direct import RidgeSums
 from rlrec.ope.slate_weighting import Iips, Interpol, Pbm, Pi
 from rlrec.ope.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
@@ -184,12 +184,12 @@ class SlateUnit:
 
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         if counts.waiting:
-            return shared.immature(f"{counts.waiting} pages")
+            return shared.immature(quantity(counts.waiting, "page"))
         if counts.other_policy:
             return EmptyLog(f"no page of policy {shared.members[0][1].target.name!r} is selected", hint="widen --log")
         if counts.left_out:
             return EmptyLog(
-                f"every one of the {counts.left_out} pages selected has a censored slot",
+                f"of {quantity(counts.left_out, 'page')} selected, each has a censored slot",
                 hint="widen --log, or --uncensor",
             )
         return self.evaluation.nothing_selected("page")

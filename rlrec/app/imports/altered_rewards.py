@@ -10,6 +10,7 @@ import numpy as np
 
 from rlrec.app.imports.columns import NULL, LogColumns, values
 from rlrec.arrays import Flags
+from rlrec.errors import quantity
 from rlrec.policy import reward as rewards
 from rlrec.records import Reward
 from rlrec.store.events import CENSOR
@@ -39,15 +40,13 @@ class AlteredRewards:
         name, low, high = self.definition.name, self.definition.clip_low, self.definition.clip_high
         if self.clipped:
             span = f"{-np.inf if low is None else low:g} to {np.inf if high is None else high:g}"
-            lines.append(
-                f"rewards of {self.clipped:,} decisions: {name!r} clips them to {span}; {_way_out(['reward'])}"
-            )
+            what = f"rewards of {quantity(self.clipped, 'decision')}"
+            lines.append(f"{what}: {name!r} clips them to {span}; {_way_out(['reward'])}")
         if self.ignored:
             kinds = sorted(self.kinds)[:5]
             weighed = f" (it does not weigh {', '.join(kinds)})" if kinds else ""
-            lines.append(
-                f"events or rewards of {self.ignored:,} decisions: {name!r} ignores them{weighed}; {_way_out(kinds)}"
-            )
+            what = f"events or rewards of {quantity(self.ignored, 'decision')}"
+            lines.append(f"{what}: {name!r} ignores them{weighed}; {_way_out(kinds)}")
         return lines
 
 
