@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from importlib import import_module
 from typing import Any, NoReturn, cast
@@ -114,8 +115,12 @@ class Program(CommandGroup):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
         standalone_mode: bool = True, **extra: Any,
     ) -> Any:  # fmt: skip
-        if not standalone_mode or (complete_var or COMPLETE) in os.environ:
-            return super().main(args, "rlrec", complete_var, standalone_mode=standalone_mode, **extra)
+        if not standalone_mode:
+            return super().main(args, "rlrec", complete_var, standalone_mode=False, **extra)
+        if (complete_var or COMPLETE) in os.environ:
+            with suppress(Exception):  # of a broken rlrec.toml, say: a traceback would stand in the line that is typed
+                super().main(args, "rlrec", complete_var, **extra)
+            sys.exit(1)
         sys.exit(self.run(list(sys.argv[1:] if args is None else args), **extra))
 
     def run(self, args: list[str], **extra: Any) -> int:

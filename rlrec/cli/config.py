@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -38,7 +39,10 @@ class Config:
         """paths: those that exist, the nearest first."""
         self.values: Table = {}
         for path in reversed(paths):
-            _merge(self.values, _read(path), path)
+            try:
+                _merge(self.values, _read(path), path)
+            except RecursionError:
+                raise InputError(f"{path}: tables or lists are nested too deep") from None
         context = click.Context(program)
         commands = program.list_commands(context)
         tables = {key for key, value in self.values.items() if key in commands and isinstance(value, dict)}
@@ -68,6 +72,8 @@ def option_name(option: click.Option) -> str:
 
 def _read(path: str) -> Table:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise InputError(f"{path}: not a plain file")
         with open(path, "rb") as file:
             return tomllib.load(file)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -96,7 +102,7 @@ def _defaults(
     defaults: Table = {} if form is None or FORMAT not in options else {str(options[FORMAT].name): _typed(form)}
     for key, value in table.items():
         if key in options:
-            defaults[str(options[key].name)] = _typed(value)
+            defaults[str(options[key].name)] = _default(options[key], value, ".".join((*names, key)))
         elif key not in inner or not isinstance(value, dict):
             hint = suggest(key, list({*options, *inner, *others}))
             raise InputError(
@@ -108,7 +114,17 @@ def _defaults(
 
 
 def _options(command: click.Command) -> list[click.Option]:
-    return [param for param in command.params if isinstance(param, click.Option) and param.expose_value]
+    """The options that may have a default; consent is never one."""
+    options = (param for param in command.params if isinstance(param, click.Option) and param.expose_value)
+    return [option for option in options if option.name != "yes"]
+
+
+def _default(option: click.Option, value: Any, name: str) -> Any:
+    """The default of an option. Raises InputError for a list where it takes one value."""
+    default = _typed(value)
+    if isinstance(default, list) and not option.multiple:
+        raise InputError(f"{_path(value)}: {name} takes one value, and is given a list")
+    return [default] if option.multiple and not isinstance(default, list) else default
 
 
 def _path(value: Any) -> str:

@@ -103,6 +103,8 @@ class Retry(Exception):
 def location(db: str) -> URL:
     """The database meant by a URL or by a path. Raises InputError for a scheme rlrec does not speak, and for a URL
     whose password cannot be told from the rest."""
+    if "\0" in db:
+        raise InputError("the database URL or path holds a NUL", hint="give another path with --db")
     if "://" not in db:
         if re.match(r"(postgres|sqlite)\w*(\+\w+)?:|\w[\w+.-]*:.*@", db):
             raise InputError("the database URL has no //", hint=URL_HINT)

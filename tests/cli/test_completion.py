@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.shell_completion import ShellComplete
@@ -71,3 +72,12 @@ def test_a_shell_is_answered(shop: str) -> None:
     env = {"_RLREC_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "5", "PATH": ""}
     done = subprocess.run([sys.executable, "-m", "rlrec"], env=env, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("plain,other\nplain,other@test/b\nplain,other@1\n", "")
+
+
+@pytest.mark.slow
+def test_a_broken_file_of_defaults_writes_nothing_into_the_line(tmp_path: Path) -> None:
+    (tmp_path / "rlrec.toml").write_text("db = ")
+    env = {"_RLREC_COMPLETE": "bash_complete", "COMP_WORDS": "rlrec policy show ", "COMP_CWORD": "3", "PATH": ""}
+    command = [sys.executable, "-m", "rlrec"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")

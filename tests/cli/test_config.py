@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ def test_the_nearer_wins(folder: Path, run_sqlite: Run, sqlite_db: str) -> None:
         ("[policy]\nname = 1", "Error: rlrec.toml: unknown key policy.name. see `rlrec --help`\n"),
         ("[policy.show]\ncontxt = '{}'", "Error: rlrec.toml: unknown key policy.show.contxt. did you mean context?\n"),
         ("db = ", "Error: rlrec.toml: not TOML: Invalid value (at end of document).\n"),
+        ("db = ['a', 'b']", "Error: rlrec.toml: db takes one value, and is given a list.\n"),
+        ("[db.forget]\nyes = true", "Error: rlrec.toml: unknown key db.forget.yes. see `rlrec --help`\n"),
+        (f"a = {'[' * 5000}{']' * 5000}", "Error: rlrec.toml: tables or lists are nested too deep.\n"),
+        (f"a{'.a' * 3000} = 1", "Error: rlrec.toml: tables or lists are nested too deep.\n"),
+        ('db = "a\\u0000b"', "Error: the database URL or path holds a NUL. give another path with --db\n"),
         ("now = 'noon'", None),
     ],
 )
@@ -98,6 +104,17 @@ def test_what_is_wrong_is_named(folder: Path, text: str, line: str | None) -> No
     told = rlrec("policy", "list")
     assert (told.exit_code, told.stdout) == (2, "")
     assert told.stderr == line or (line is None and "(from rlrec.toml)" in told.stderr)
+
+
+def test_only_a_plain_file_is_read(folder: Path) -> None:
+    os.mkfifo(folder / "rlrec.toml")
+    told = rlrec("policy", "list")
+    assert (told.exit_code, told.stderr) == (2, "Error: rlrec.toml: not a plain file.\n")
+
+
+def test_an_option_that_is_repeated_takes_one_value_too(folder: Path, run_sqlite: Run) -> None:
+    (folder / "rlrec.toml").write_text('[policy.create]\nparam = "floor=0.25"\n')
+    assert run_sqlite("policy", "create", "home", "--kind", "thompson", "--json").json["params"]["floor"] == 0.25
 
 
 def test_passwords_are_not_shown(folder: Path) -> None:
