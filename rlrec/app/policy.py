@@ -23,8 +23,7 @@ from rlrec.errors import Conflict, InputError, suggest
 from rlrec.ope.exposure import spread
 from rlrec.policy import means, slate
 from rlrec.policy.base import Belief, Examined, Policy
-from rlrec.policy.contextual import is_contextual
-from rlrec.policy.linear import Linear
+from rlrec.policy.contextual import ContextualPolicy, is_contextual
 from rlrec.records import Arm, Head, Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit, activity, arms, beliefs, bulk, decisions, policies, routes, settings
 from rlrec.store.unit import parse
@@ -337,8 +336,10 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         mean, lower, upper = policy.interval(belief, context=context, z=Z)
         if distribution.columns is None:
             weights = [dict(zip(policy.features, row, strict=True)) for row in policy.weights(belief).tolist()]
-        else:
-            weights = _largest_weights(cast(Linear, policy), belief, distribution.columns.columns())
+        if policy.design.context.is_sparse:
+            columns = policy.design.columns if distribution.columns is None else distribution.columns.columns()
+            largest = _largest_weights(policy, belief, columns)
+            weights = [row | more for row, more in zip(weights or [{}] * len(largest), largest, strict=True)]
     else:  # NaN for a trained kind, whose scores are not rewards
         mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
     mean, lower, upper = means.widened(mean, lower, upper, _curve_error(unit, version, policy, belief))
@@ -356,7 +357,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     ]  # fmt: skip
 
 
-def _largest_weights(policy: Linear, belief: Belief, columns: Ids) -> list[dict[str, float]]:
+def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> list[dict[str, float]]:
     """For each arm the LARGEST weights of columns of sparse contexts, by name."""
     weights, largest = policy.column_weights(belief, columns), list[dict[str, float]]()
     for column in weights.T:

@@ -176,12 +176,16 @@ class _TrainingRun:
             return _result(self.parent, self.live.number, new, NO_GATE, seed=self.seed)
         # the ascent on the visits that teach, and the look of the gate
         self.arms = writer.arms
-        self.dataset.arrange({TRAIN: self.request.batch, TUNE: VISITS})
+        start = reader.parameters_of(self.arms)
+        if self.policy.is_sparse:
+            self.policy, start = self.policy.with_columns(self.dataset.columns, start)
+        weighed = self.policy.design.columns if self.policy.is_sparse else None
+        self.dataset.arrange({TRAIN: self.request.batch, TUNE: VISITS}, weighed=weighed)
         self.lease.renew()
         self._check()
         if unused := _unused(self.report):
             self.store.notice(f"sessions that are not used: {unused}")
-        trained = self._train(reader.parameters_of(self.arms))
+        trained = self._train(start)
         candidate, weights = self._candidate(trained.parameters)
         gate = self._look(candidate, weights, judged, trained, looks)
         with self.store.rehearsal() if self.request.dry_run else nullcontext():
@@ -312,7 +316,7 @@ class _TrainingRun:
         rows, shared = self.policy.pack(parameters)
         packed = (row.astype("<f8").tobytes() for row in rows)
         weights = sorted(map(ArmWeights, self.arms.tolist(), packed))
-        stored = {**self.parent.parameters, "shared": shared}
+        stored = {**self.parent.parameters, **self.policy.design.to_json(), "shared": shared}
         return replace(self.parent, status="frozen", parameters=stored), weights
 
     def _look(

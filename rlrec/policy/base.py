@@ -296,7 +296,7 @@ class BetaLearner(Learner):
 P = TypeVar("P")
 
 
-def unchecked_copy(policy: P, **parameters: float) -> P:
+def unchecked_copy(policy: P, **parameters: Any) -> P:
     """The policy with other parameters, which its constructor may refuse: it is never stored and logs nothing."""
     other = copy(policy)
     for name, value in parameters.items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeGuard
 
 import numpy as np
 
-from rlrec.arrays import Array
+from rlrec.arrays import Array, Ids, Index
 from rlrec.policy.base import Belief, Policy
 from rlrec.policy.encoder import Encoded, Encoder
 from rlrec.policy.scores import Scores
@@ -21,22 +22,28 @@ class Design:
     immutable.
 
     context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; arms that are
-    missing have the prior's."""
+    missing have the prior's. columns: those of sparse contexts that a trained model weighs, ascending."""
 
     context: Encoder = field(default_factory=Encoder.by_hash)
     arm: Encoder = field(default_factory=Encoder.by_hash)
     anchor: Mapping[int, Array] = field(default_factory=dict)
+    columns: Ids = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """The design from what `to_json` gave."""
         anchor = {int(arm): np.array(weights, np.float64) for arm, weights in document.get("anchor", {}).items()}
-        return cls(context=Encoder.of(document["context"]), arm=Encoder.of(document["arm"]), anchor=anchor)
+        columns = np.frombuffer(b64decode(document.get("columns", "")), "<i4").astype(np.int64)
+        return cls(
+            context=Encoder.of(document["context"]), arm=Encoder.of(document["arm"]), anchor=anchor, columns=columns
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The design as JSON."""
         anchor = {str(arm): weights.tolist() for arm, weights in sorted(self.anchor.items())}
-        return {"context": self.context.spec(), "arm": self.arm.spec(), **({"anchor": anchor} if anchor else {})}
+        columns = b64encode(self.columns.astype("<i4").tobytes()).decode()
+        fitted = {"anchor": anchor, "columns": columns}
+        return {"context": self.context.spec(), "arm": self.arm.spec()} | {k: v for k, v in fitted.items() if v}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +100,10 @@ class ContextualPolicy(Policy):
     @abstractmethod
     def weights(self, belief: Belief) -> Array:
         """The weight of each feature in the score of each arm, (..., m, features)."""
+
+    def column_weights(self, belief: Belief, columns: Index) -> Array:
+        """Weights of some columns of sparse contexts, (c, m), of kinds that take these."""
+        raise NotImplementedError
 
     @abstractmethod
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:

@@ -23,6 +23,7 @@ WIDTH = 64
 MOST = 1 << 18  # columns of any hash; a shorter one takes the lowest bits of the same number
 NUMBERS = frozenset({int, float})
 _LARGEST = sys.float_info.max
+_CELLS = 1 << 21  # products of entries that are held at a time
 # A code: the column in fours, 2 for the sign -, 1 for a number.
 _COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
 
@@ -39,6 +40,11 @@ class Sparse:
     value: Array
     single: bool = False
 
+    @classmethod
+    def nothing(cls, n: int) -> Sparse:
+        """n contexts without features."""
+        return cls(np.zeros(n + 1, np.int32), np.empty(0, np.int32), np.empty(0))
+
     def __len__(self) -> int:
         return len(self.start) - 1
 
@@ -47,8 +53,12 @@ class Sparse:
         """Bytes of its arrays."""
         return self.start.nbytes + self.column.nbytes + self.value.nbytes
 
-    def __getitem__(self, rows: int | slice) -> Sparse:
-        """A context by itself, or those of a range."""
+    def __getitem__(self, rows: int | slice | Index) -> Sparse:
+        """A context by itself, those of a range, or those of these rows, in that order."""
+        if isinstance(rows, np.ndarray):
+            entries, which = self.entries(rows)
+            start = np.r_[0, np.cumsum(np.bincount(which, minlength=len(rows)))].astype(np.int32)
+            return Sparse(start, self.column[entries], self.value[entries])
         first, last = (rows, rows + 1) if isinstance(rows, int) else rows.indices(len(self))[:2]
         start = self.start[first : last + 1]
         some = slice(start[0], start[-1])
@@ -56,6 +66,38 @@ class Sparse:
 
     def __iter__(self) -> Iterator[Sparse]:
         return map(self.__getitem__, range(len(self)))
+
+    @property
+    def row(self) -> Index:
+        """The context of each entry, (e,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.start))
+
+    def among(self, columns: Index) -> Sparse:
+        """The entries on some columns, ascending, numbered by their index among these."""
+        if not len(columns):
+            return Sparse(np.zeros_like(self.start), self.column[:0], self.value[:0], single=self.single)
+        index = np.minimum(np.searchsorted(columns, self.column), len(columns) - 1)
+        among = columns[index] == self.column
+        start = np.r_[0, np.cumsum(among)][self.start].astype(np.int32)
+        return Sparse(start, index[among].astype(np.int32), self.value[among], single=self.single)
+
+    def times(self, weights: Array) -> Array:
+        """The product with weights of columns (c, m), (n, m)."""
+        product = np.zeros((len(self), weights.shape[1]), weights.dtype)
+        step = max(1, _CELLS * len(self) // max(1, weights.shape[1] * len(self.column)))
+        for first in range(0, len(self), step):
+            some = self[first : first + step]
+            filled = np.flatnonzero(np.diff(some.start))
+            if len(filled):
+                entries = weights[some.column] * some.value[:, None]
+                product[first + filled] = np.add.reduceat(entries, some.start[filled], axis=0)
+        return product
+
+    def transposed_times(self, values: Array, width: int) -> Array:
+        """The product of its transpose with values of contexts (n, m), (width, m)."""
+        row = self.row
+        products = (np.bincount(self.column, self.value * column[row], width) for column in values.T)
+        return np.column_stack([*products]) if values.shape[1] else np.zeros((width, 0))
 
     def entries(self, rows: Index) -> tuple[Index, Index]:
         """The entries of these contexts, by index, and which of `rows` each belongs to, (f,) both."""

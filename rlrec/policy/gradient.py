@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, run_starts
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Examined, between, fraction
+from rlrec.policy.base import Belief, Examined, between, fraction, unchecked_copy
 from rlrec.policy.contextual import ContextualPolicy
+from rlrec.policy.encoder import Encoded
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
+from rlrec.policy.features import Sparse
 from rlrec.policy.scores import Scores
 
 if TYPE_CHECKING:
@@ -37,12 +39,14 @@ class State:
     """n states as a policy reads them.
 
     x (n, d): features of context and session. row (e,), arm (e,), memory (e, 4): arms shown before in the visit, each
-    once a row, and their features (MEMORY). All without unit: squeezed to the size of 1."""
+    once a row, and their features (MEMORY). All without unit: squeezed to the size of 1. words: what else a sparse
+    context has, by the columns that the policy weighs."""
 
     x: Array
     row: Index
     arm: Ids
     memory: Array
+    words: Sparse | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -55,12 +59,14 @@ class State:
         entries = np.flatnonzero(row >= 0)
         if (np.diff(rows) < 0).any():
             entries = entries[np.argsort(row[entries], kind="stable")]
-        return State(self.x[rows], row[entries], self.arm[entries], self.memory[entries])
+        words = None if self.words is None else self.words[rows]
+        return State(self.x[rows], row[entries], self.arm[entries], self.memory[entries], words)
 
     def between(self, start: int, end: int) -> State:
         """The states from `start` to before `end`; `row` has to ascend."""
         low, high = np.searchsorted(self.row, (start, end)).tolist()
-        return State(self.x[start:end], self.row[low:high] - start, self.arm[low:high], self.memory[low:high])
+        words = None if self.words is None else self.words[start:end]
+        return State(self.x[start:end], self.row[low:high] - start, self.arm[low:high], self.memory[low:high], words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,8 @@ class Gradient(ContextualPolicy, Examined):
     bilinear: weights on the products of features of state and arm, for all arms. Either has a bias for each arm of its
     log, and weights on what the visit has shown of the arm itself (how often, how recently by `recency` ^ decisions
     ago, what it earned) and of arms with its features. An arm that is new to it is scored by its features. Where slots
-    are trained by themselves (`train-pg --top-k`), `position` divides what they earned by their examination.
+    are trained by themselves (`train-pg --top-k`), `position` divides what they earned by their examination. Contexts
+    may have up to 262144 columns with model linear: it weighs those that its log has.
     """
 
     model: str = LINEAR
@@ -84,6 +91,7 @@ class Gradient(ContextualPolicy, Examined):
     stateful: ClassVar[bool] = True
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
     uses_arm_features = True
+    takes_sparse: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.model not in (LINEAR, BILINEAR):
@@ -91,8 +99,13 @@ class Gradient(ContextualPolicy, Examined):
         between("temperature", self.temperature, 1e-9, 1e9)
         fraction("recency", self.recency)
         super().__post_init__()
+        if self.is_sparse and self.model == BILINEAR:
+            raise InputError(
+                f"model is {self.model!r}, and contexts have {self.design.context.width} columns",
+                hint=f"use model {LINEAR}, or hash into fewer columns",
+            )
         features = Counter(self.features)
-        if taken := [name for name in self.design.context.names if features[name] > 1]:
+        if taken := [name for name in self._context_names if features[name] > 1]:
             raise InputError(
                 f"a feature of contexts is named {taken[0]!r}, as a weight of every session is", hint="rename the field"
             )
@@ -100,19 +113,28 @@ class Gradient(ContextualPolicy, Examined):
     # -- states --
 
     @property
+    def _context_names(self) -> tuple[str, ...]:
+        """Names of the features of contexts among those of a state; of sparse contexts the intercept alone."""
+        context = self.design.context
+        return ("1",) * context.intercept if context.is_sparse else context.names
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """Names of the features of a state, (d,)."""
+        """Names of the features of a state, (d,); weights of words stand behind those of these."""
         similar = (f"{how}:{name}" for how in ("shown", "faded") for name in self.design.arm.names)
-        return (*self.design.context.names, *(f"session:{name}" for name in SESSION), *similar)
+        return (*self._context_names, *(f"session:{name}" for name in SESSION), *similar)
 
     @property
     def _faded_columns(self) -> slice:
         """Columns of the faded counts of arm features among the features of a state."""
-        return slice(len(self.names) - len(self.design.arm.names), None)
+        return slice(len(self.names) - len(self.design.arm.names), len(self.names))
 
-    def states(self, context: Array, history: History, described: Array) -> State:
+    def states(self, context: Encoded, history: History, described: Array) -> State:
         """States by their encoded context (n, q) and history; described (e, p): features of the arms remembered."""
-        n, rows = len(history), history.rows
+        n, rows, words = len(history), history.rows, None
+        if self.is_sparse:
+            words = context.among(self.design.columns)
+            context = np.ones((n, len(self._context_names)))
         faded: Array = np.power(self.recency, history.ago - 1.0)
         # features of the arms remembered
         row, arm, memory = memory_of(history, faded)
@@ -125,16 +147,28 @@ class Gradient(ContextualPolicy, Examined):
         ])  # fmt: skip
         # sums of the features of the arms shown, and the same faded
         shown, fading = (_feature_sums(rows, described, weight, n) for weight in (np.ones(len(rows)), faded))
-        return State(np.hstack([context, session, np.sign(shown) * np.log1p(np.abs(shown)), fading]), row, arm, memory)
+        x = np.hstack([context, session, np.sign(shown) * np.log1p(np.abs(shown)), fading])
+        return State(x, row, arm, memory, words)
 
     # -- scores --
 
     def nothing(self, arms: int) -> Parameters:
         """Parameters that know nothing: every arm is as good as any other."""
-        d, p, h = len(self.names), len(self.design.arm.names), len(MEMORY)
+        d, p, h = len(self.names) + len(self.design.columns), len(self.design.arm.names), len(MEMORY)
         of_arm = {"bias": (arms,), "linear": (arms, d if self.model == LINEAR else 0), "own": (arms, h)}
         of_all = {"cross": (p, d if self.model == BILINEAR else 1), "history": (h,), "similar": (p,)}
         return {name: np.zeros(shape) for name, shape in (of_arm | of_all).items()}
+
+    def with_columns(self, columns: Ids, parameters: Parameters) -> tuple[Gradient, Parameters]:
+        """The policy that weighs these columns of sparse contexts, too, and its parameters: 0 for those that are
+        new."""
+        d, before = len(self.names), self.design.columns
+        columns = np.union1d(before, columns)
+        linear = np.zeros((len(parameters["linear"]), d + len(columns)))
+        linear[:, :d] = parameters["linear"][:, :d]
+        linear[:, d + np.searchsorted(columns, before)] = parameters["linear"][:, d:]
+        policy = unchecked_copy(self, design=replace(self.design, columns=columns))
+        return policy, {**parameters, "linear": linear}
 
     def pack(self, parameters: Parameters) -> tuple[Array, dict[str, Any]]:
         """Parameters as they are stored: a row for each arm, (m, 5 + d), and the others as JSON."""
@@ -184,23 +218,39 @@ class Gradient(ContextualPolicy, Examined):
 
     # -- a visit that begins --
 
-    def index_at(self, belief: Belief, x: Array) -> Array:
+    def index_at(self, belief: Belief, x: Encoded) -> Array:
         """Noiseless scores at the beginning of a visit in contexts x (..., q), (..., m)."""
+        if self.is_sparse:
+            score = self._sparse_index(belief, x)
+            return score[0] if x.single else score
         if belief.trained is None:
             return np.zeros((*x.shape[:-1], belief.pulls.shape[-1]))
         parameters, described = belief.trained
         weights, bias, _ = self.effective(parameters, described)
         return x @ weights[:, : x.shape[-1]].T + bias
 
-    def scores_at(self, belief: Belief, x: Array) -> Scores:
+    def _sparse_index(self, belief: Belief, x: Sparse) -> Array:
+        if belief.trained is None:
+            return np.zeros((len(x), belief.pulls.shape[-1]))
+        weights, bias, _ = self.effective(*belief.trained)
+        by_intercept = weights[:, : len(self._context_names)].sum(axis=1)
+        return bias + by_intercept + x.among(self.design.columns).times(weights[:, len(self.names) :].T)
+
+    def scores_at(self, belief: Belief, x: Encoded) -> Scores:
         return self.distribution(self.index_at(belief, x))
+
+    def column_weights(self, belief: Belief, columns: Index) -> Array:
+        if belief.trained is None:
+            return np.zeros((len(columns), len(belief.pulls)))
+        weights = self.effective(*belief.trained)[0][:, len(self.names) :]
+        return weights[:, np.searchsorted(self.design.columns, columns)].T
 
     def weights(self, belief: Belief) -> Array:
         """Weight of each of `features` in each arm's score, (m, d + 5)."""
         if belief.trained is None:
             return np.zeros((len(belief.pulls), len(self.features)))
         weights, bias, memory = self.effective(*belief.trained)
-        return np.column_stack([bias, weights, memory])
+        return np.column_stack([bias, weights[:, : len(self.names)], memory])
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
         """NaN for every arm: the scores are no rewards."""
@@ -216,14 +266,17 @@ def restrict(state: State, arms: Ids) -> State:
     """The states with the memory of these arms alone, ascending ids (m,); arms are numbered by their index in these."""
     index = np.minimum(np.searchsorted(arms, state.arm), len(arms) - 1)
     among = arms[index] == state.arm
-    return State(state.x, state.row[among], index[among], state.memory[among])
+    return State(state.x, state.row[among], index[among], state.memory[among], state.words)
 
 
 def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
     """Noiseless score of m arms in n states, (n, m), by what `Gradient.effective` gives; arms of the states are
     indices of the m."""
     weights, bias, memory = (values.astype(state.x.dtype, copy=False) for values in effective)
-    score = state.x @ weights.T
+    d = state.x.shape[1]
+    score = state.x @ weights[:, :d].T
+    if state.words is not None:
+        score += state.words.times(weights[:, d:].T)
     if bias.any():
         score += bias
     cells = state.row * len(weights) + state.arm  # in one row of all: half the time

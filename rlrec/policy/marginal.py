@@ -28,9 +28,4 @@ def weights(sums: Array, mean: Array, *, ridge: float) -> Array:
 def scores(x: Sparse, columns: Index, weights: Array, mean: Array) -> Array:
     """Mean reward of m arms in n contexts, (n, m), by the weights (c, m) of their columns, ascending, and the arms'
     means without any."""
-    added = weights[np.searchsorted(columns, x.column)] * x.value[:, None]
-    score = np.tile(mean, (len(x), 1))
-    filled = np.flatnonzero(np.diff(x.start))
-    if len(filled):
-        score[filled] += np.add.reduceat(added, x.start[filled], axis=0)
-    return score
+    return mean + x.among(columns).times(weights)

@@ -195,6 +195,7 @@ class _Chunk:
         columns = slates.gain[rows], slates.raw[rows], slates.scale[rows]
         self.gain, self.raw, self.scale = (values.reshape(len(values), -1) for values in columns)
         m = len(slates.arms)
+        self.n_words = effective[0].shape[1] - self.state.x.shape[1]
         self.cells = self.state.row * m + self.state.arm
         self.at = self.shown + (np.arange(len(self.shown)) * m)[:, None]
         self.many = np.full((len(self.shown), 1), m) if self.eligible is None else self.eligible.sum(1, keepdims=True)
@@ -326,17 +327,22 @@ class _Chunk:
     def by_effective(self, by_score: Array) -> tuple[Array, Array, Array]:
         """Gradients by what `Gradient.effective` gives, from derivatives (n, m) by the scores."""
         m, remembered = by_score.shape[1], by_score.reshape(-1)[self.cells]
+        by_weights = by_score.T @ self.state.x
+        if self.n_words:
+            words = self.state.words
+            of_words = np.zeros((self.n_words, m)) if words is None else words.transposed_times(by_score, self.n_words)
+            by_weights = np.hstack([by_weights, of_words.T])
         history = [
             np.bincount(self.state.arm, weights=remembered * column, minlength=m) for column in self.state.memory.T
         ]
-        return (
-            by_score.T @ self.state.x, np.ones(len(by_score), by_score.dtype) @ by_score, np.column_stack(history),
-        )  # fmt: skip
+        return by_weights, np.ones(len(by_score), by_score.dtype) @ by_score, np.column_stack(history)
 
     def figures(self, scored: SlateScores) -> dict[str, float]:
         """The figures of the chunk, as GradientSums has them."""
         x = self.state.x
         size = 1.0 + np.einsum("nd,nd->n", x, x).astype(np.float64)[:, None]
+        if (words := self.state.words) is not None:
+            size[:, 0] += np.bincount(words.row, words.value.astype(np.float64) ** 2, len(x))
         square, weight = scored.square * size / self.temperature**2, scored.weight
         length = np.abs(self.gain) * np.sqrt(square)
         return {

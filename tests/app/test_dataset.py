@@ -15,6 +15,7 @@ import pytest
 from rlrec.app.training import dataset as spooling
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.errors import RlrecError
+from rlrec.policy.features import merge
 
 SPLITS = (0, 1, 2)
 
@@ -91,7 +92,25 @@ def test_what_was_written_is_read(spool: Dataset, size: int) -> None:
     assert found == sorted((one for part in parts for one in every(part)), key=lambda visit: (visit[1], visit[0]))
     assert {one.name for one in fields(VisitRows)} == {
         name for names in (spooling.VISIT, spooling.DECISION, spooling.SLOT, spooling.ARM) for name in names
-    } | {"eligible_sets", "eligible"}
+    } | {"eligible_sets", "eligible", "words"}
+
+
+def test_words_that_are_weighed_are_read(spool: Dataset) -> None:
+    """Each at its decision, by the index of its column among those that are weighed."""
+    written, rng = rows(20, seed=1), np.random.default_rng(4)
+    dense = rng.integers(-1, 2, (len(written.size), 30)) * rng.integers(0, 2, (len(written.size), 30))
+    row, column = np.nonzero(dense)
+    spool.add(replace(written, words=merge(len(dense), row, column, dense[row, column].astype(np.float64))))
+    teaching = np.repeat(written.split == 0, written.length)
+    assert spool.columns.tolist() == np.flatnonzero(dense[teaching].any(axis=0)).tolist()
+    weighed = np.array([3, 7, 20])
+    spool.arrange({0: 5}, weighed=weighed)
+    by_name = {name: dense[a:b] for name, a, b in zip(written.name, written.start, written.start[1:], strict=False)}
+    for found in spool.splits[0].batches():
+        assert found.words is not None
+        filled = np.zeros((len(found.words), 3))
+        filled[found.words.row, found.words.column] = found.words.value
+        np.testing.assert_array_equal(filled, np.vstack([by_name[name] for name in found.name])[:, weighed])
 
 
 def test_the_order_of_writing_makes_no_difference(spool: Dataset) -> None:

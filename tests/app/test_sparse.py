@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import doctor, feedback, policy, rebuild, recommend, versions
+from rlrec.app import doctor, feedback, policy, rebuild, recommend, train, versions
 from rlrec.app.distributions import exact
 from rlrec.app.learning import slot_statistics
 from rlrec.app.serving.cache import ServingCache
+from rlrec.errors import InputError
 from rlrec.policy.encoder import Encoder
 from rlrec.store import arms, beliefs, policies
 from tests.app import logs
@@ -139,3 +140,50 @@ def test_a_warm_process_serves_what_a_new_one_would(db: str) -> None:
         warm = [recommend.recommend_group(store, [each], seed=1, cache=cache, dry_run=True)[0] for each in requests]
         cold = [recommend.recommend_group(store, [each], seed=1, dry_run=True)[0] for each in requests]
     assert warm == cold
+
+
+def test_a_bandit_with_sparse_contexts_is_not_copied_into_a_trained_kind(sqlite_db: str) -> None:
+    log(sqlite_db)
+    request = policy.Request(name="copy", kind="gradient", from_policy="words")
+    with closing(logs.at(sqlite_db, 1e4)) as store, pytest.raises(InputError, match="262145 columns"):
+        policy.create(store, request)
+
+
+# -- gradient --
+
+
+def trained(db: str, name: str, features: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """A gradient policy after `train-pg` on the log of `log`."""
+    with closing(logs.at(db, 1e4)) as store:
+        policy.create(store, policy.Request(name=name, kind="gradient", parameters={"floor": "0.1"}, features=features))
+        request = train.Request(name=name, log="policy=log", seed=1, promote="always", baseline="mean", **options)
+        return dict(train.train(store, request))
+
+
+def test_sparse_contexts_train_what_dense_ones_do(sqlite_db: str) -> None:
+    """The same words as columns of their own: only signs of hashed columns differ, and what rounding leaves."""
+    db, words = sqlite_db, VOCABULARY[:100]
+    logs.catalogue(db, len(RATES))
+    logs.create(db, "log", "uniform")
+    contexts = [{"words": [word for word in each["words"] if word in words]} for each in sentences(600, seed=4)]
+    logs.serve(db, "log", pages=600, rates=RATES, contexts=contexts)
+    trained(db, "dense", {"context": {"fields": {"words": {"list": words}}}}, epochs=2)
+    trained(db, "hashed", FEATURES, epochs=2)
+    dense, hashed = (logs.one(db, name, "ips", log="policy=log", interval="normal") for name in ("dense", "hashed"))
+    assert dense["value"] != pytest.approx(0.3)
+    assert hashed["value"] == pytest.approx(dense["value"], rel=1e-4)
+    assert hashed["max_weight"] == pytest.approx(dense["max_weight"], rel=1e-4)
+
+
+def test_a_trained_version_is_served_shown_and_audited(db: str) -> None:
+    logs.catalogue(db, len(RATES))
+    logs.create(db, "log", "uniform")
+    logs.serve(db, "log", pages=300, rates=RATES, contexts=sentences(300, seed=4))
+    first = trained(db, "learner", FEATURES, epochs=2)
+    logs.serve(db, "learner", pages=40, rates=RATES, contexts=sentences(40, seed=5), start=2e4)
+    with closing(logs.at(db, 1e5)) as store:
+        assert not doctor.doctor(store, doctor.Request()).findings
+        shown = policy.show(store, "learner", context={"words": VOCABULARY[:3]})
+        again = train.train(store, train.Request(name="learner", seed=1, promote="always", epochs=1))
+    assert all(any(name.startswith("words#") for name in row["weights"]) for row in shown["arms"])
+    assert again["version"] == first["version"] + 1

@@ -79,5 +79,7 @@ def test_what_sparse_contexts_do_not_go_with_is_refused() -> None:
         kinds.make("softmax", {"model": "shared"}, design=design)
     with pytest.raises(InputError, match="window"):
         kinds.make("softmax", {"window": 100.0}, design=design)
+    with pytest.raises(InputError, match="bilinear"):
+        kinds.make("gradient", {"model": "bilinear"}, design=design)
     with pytest.raises(InputError, match="features of arms are dense"):
         kinds.make("softmax", {}, design=Design(arm=WORDS))

@@ -9,6 +9,7 @@ from rlrec.app.audit.stored_slates import CHECK, Derived, Referred, Stored, Stor
 from rlrec.app.distributions.trained import EligibleGroup, Trained
 from rlrec.arrays import Array, Flags, Index
 from rlrec.policy import slate
+from rlrec.policy.encoder import Encoded
 from rlrec.policy.history import REMEMBERED, History, sound, unpack
 from rlrec.records import Version
 from rlrec.store import Unit, audit
@@ -45,7 +46,7 @@ class SessionSlates:
         cases = self.trained.cases(state, slates.per_decision("eligible_id"), revision)
         return sum(self._case(slates, case) for case in cases)
 
-    def _contexts(self, slates: StoredSlates) -> Array:
+    def _contexts(self, slates: StoredSlates) -> Encoded:
         ids, which = np.unique(slates.per_decision("context_id"), return_inverse=True)
         self.referred.read(ids)
         return self.trained.encoded([self.referred.context(key) for key in ids.tolist()])[which.reshape(-1)]

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlrec.app.distributions import designs
 from rlrec.arrays import Array, Ids, distinct
+from rlrec.policy.encoder import Encoded
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, restrict, score_states
 from rlrec.policy.history import History
 from rlrec.records import Version
@@ -60,11 +61,11 @@ class Trained:
             parameters[name] = values
         return parameters
 
-    def encoded(self, contexts: Sequence[Mapping[str, Any]]) -> Array:
+    def encoded(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
         """Features of contexts, (n, q)."""
-        return self.policy.design.context.encode(contexts)
+        return self.policy.design.context.rows(contexts)
 
-    def states(self, context: Array, history: History, revision: Ids) -> State:
+    def states(self, context: Encoded, history: History, revision: Ids) -> State:
         """States of decisions by encoded contexts (n, q), what they remember, and the catalogue of each, (n,)."""
         return self.policy.states(context, history, self._features(history.arm, revision[history.rows]))
 

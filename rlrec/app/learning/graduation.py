@@ -70,6 +70,11 @@ def encoders(version: Version) -> dict[str, Encoder]:
     if not version.contextual:
         return {}
     design = Design.from_json(version.parameters)
+    if design.context.is_sparse:
+        raise InputError(
+            f"contexts of {version.policy.name} have {design.context.width} columns: it is not copied",
+            hint="create the policy with its --features, and train it on that log: train-pg --log",
+        )
     return {"context": design.context, "arm": design.arm}
 
 

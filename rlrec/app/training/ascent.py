@@ -16,6 +16,7 @@ from rlrec.app.training.holdout_value import HoldoutValue
 from rlrec.arrays import Array, Ids
 from rlrec.errors import RlrecError
 from rlrec.policy import baseline, reinforce, returns
+from rlrec.policy.features import Sparse
 from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.reinforce import Adam, GradientSums, LoggedSlates, Objective
 
@@ -238,17 +239,24 @@ def _point(epoch: int, now: Parameters, sums: GradientSums, tune: HoldoutValue |
 
 
 STATE = ("x", "row", "arm", "memory")
+WORDS = {"start": "i4", "column": "i4", "value": "f4"}
 SLATES = ("arms", "described", "shown", "log_propensity", "gain", "raw", "scale")
 
 
 def to_arrays(slates: LoggedSlates) -> dict[str, npt.NDArray[Any]]:
     arrays = {name: getattr(slates.state, name) for name in STATE} | {name: getattr(slates, name) for name in SLATES}
+    for name, dtype in WORDS.items():  # none at all without words
+        words = slates.state.words
+        arrays[f"word_{name}"] = np.asarray(() if words is None else getattr(words, name), dtype)
     eligible = np.zeros((len(slates), 0), np.bool_) if slates.eligible is None else slates.eligible
     return arrays | {"eligible": np.packbits(eligible, axis=1)}
 
 
 def from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> LoggedSlates:
-    state, bits = State(*(arrays[name] for name in STATE)), arrays["eligible"]
+    start, column, value = (arrays[f"word_{name}"] for name in WORDS)
+    of_state = {name: arrays[name] for name in STATE}
+    state = State(**of_state, words=Sparse(start, column, value) if len(start) else None)
+    bits = arrays["eligible"]
     eligible = np.unpackbits(bits, axis=1, count=len(arrays["arms"])).view(np.bool_) if bits.size else None
     return LoggedSlates(state=state, eligible=eligible, **{name: arrays[name] for name in SLATES})
 

@@ -99,5 +99,5 @@ def _block(rows: VisitRows, state: State, sets: Sequence[EligibleSet], local: Id
         eligible = mask[local]
     return DecisionBlock(
         rows=members, arms=arms, described=features[arms], shown=index[shown], eligible=eligible,
-        state=State(state.x, state.row, index[state.arm], state.memory),
+        state=State(state.x, state.row, index[state.arm], state.memory, state.words),
     )  # fmt: skip

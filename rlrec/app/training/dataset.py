@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.evaluation.fixed_loggers import LoggersMet
+from rlrec.app.log.splits import TRAIN
 from rlrec.app.training.array_file import ArrayFile, RowFile
-from rlrec.arrays import Array, Ids, Index, distinct, offsets
+from rlrec.arrays import Array, Flags, Ids, Index, distinct, offsets
 from rlrec.ope.strata import OTHERS, Stratum
+from rlrec.policy.features import Sparse
 from rlrec.policy.gradient import State
 
 
@@ -53,7 +55,7 @@ class VisitRows:
     One a slot, (i,): shown, the index of its arm; earned, its reward; divided, that over the examination of its
     position; logged, its log propensity whatever stands above; conditional, that given the slots above.
     One an arm remembered, (e,), if it is eligible: arm, its index; memory (e, 4), what is known of it.
-    Indices of arms are those among all that are trained."""
+    Indices of arms are those among all that are trained. words: what else sparse contexts of the decisions have."""
 
     eligible_sets: Sequence[EligibleSet]
     name: npt.NDArray[np.uint64]
@@ -76,6 +78,7 @@ class VisitRows:
     conditional: Array
     arm: Ids
     memory: Array
+    words: Sparse | None = None
 
     def __len__(self) -> int:
         return len(self.name)
@@ -92,7 +95,8 @@ class VisitRows:
 
     def state(self) -> State:
         """The states of the decisions."""
-        return State(self.x, np.repeat(np.arange(len(self.eligible)), self.remembered), self.arm, self.memory)
+        row = np.repeat(np.arange(len(self.eligible)), self.remembered)
+        return State(self.x, row, self.arm, self.memory, self.words)
 
 
 # Columns and how they are written: features are of the size of 1, and indices are small.
@@ -101,9 +105,10 @@ DECISION = {"size": "i4", "remembered": "i4", "log_propensity": "f8", "reward": 
 SET = {"catalogue": "i4", "begin": "i8", "count": "i4"}  # one a decision: where its eligible set is written
 SLOT = {"shown": "i4", "earned": "f8", "divided": "f8", "logged": "f8", "conditional": "f8"}
 ARM = {"arm": "i4", "memory": "f4"}
+WORD = {"column": "i4", "value": "f4"}  # of sparse contexts, "words" a decision
 VISIT = {"name": "u8", "split": "i1", "cluster": "i8", "stratum": "i1", "length": "i4"}
 SETS = ("catalogue", "count", "eligible_arms")  # one an eligible set of a batch; then the arms of all of them
-INDEX = (*VISIT.values(), "i4", "i4")  # one a visit; then how many slots and arms it has
+INDEX = (*VISIT.values(), "i4", "i4", "i4")  # one a visit; then how many slots, arms and words it has
 
 
 class DatasetSplit:
@@ -145,7 +150,14 @@ class DatasetSplit:
         catalogue, count, arms = (columns.pop(name) for name in SETS)
         pieces = np.split(arms, np.cumsum(count)[:-1])
         sets = [EligibleSet(self._catalogues[at], piece) for at, piece in zip(catalogue.tolist(), pieces, strict=True)]
-        return VisitRows(eligible_sets=sets, **columns)
+        words = _words_of(columns)
+        return VisitRows(eligible_sets=sets, words=words if len(words.column) else None, **columns)
+
+
+def _words_of(columns: dict[str, Any]) -> Sparse:
+    """The words of decisions, which are taken out of these columns."""
+    words, column, value = (columns.pop(name) for name in ("words", *WORD))
+    return Sparse(offsets(words.astype(np.int64)).astype(np.int32), column, value)
 
 
 class Dataset:
@@ -160,6 +172,12 @@ class Dataset:
         self._files: list[RowFile] = []
         self._eligible, self._n_eligible = RowFile({"arm": np.empty(0, "i4")}), 0
         self._index: list[list[npt.NDArray[Any]]] = []
+        self._has_column = np.zeros(0, np.bool_)
+
+    @property
+    def columns(self) -> Ids:
+        """The columns of sparse contexts that visits which teach have, ascending."""
+        return np.flatnonzero(self._has_column)
 
     def close(self) -> None:
         """Let the files go."""
@@ -174,13 +192,26 @@ class Dataset:
             {name: np.asarray(getattr(rows, name), dtype) for name, dtype in columns.items()}
             for columns in (DECISION, SLOT, ARM)
         ]
+        words = rows.words or Sparse.nothing(len(rows.eligible))
+        many = np.diff(words.start)
+        tables[0]["words"] = many
+        tables.append({name: np.asarray(getattr(words, name), dtype) for name, dtype in WORD.items()})
+        self._note_columns(words, np.repeat(rows.split == TRAIN, rows.length))
         tables[0] |= self._write_sets(rows)
         self._files = self._files or [RowFile(columns) for columns in tables]
         for file, columns in zip(self._files, tables, strict=True):
             file.append(columns)
-        counts = (np.add.reduceat(lengths, rows.start[:-1]) for lengths in (rows.size, rows.remembered))
+        lengths = rows.size, rows.remembered, many
+        counts = (np.add.reduceat(of_decision, rows.start[:-1]) for of_decision in lengths)
         index = (*(getattr(rows, name) for name in VISIT), *counts)
         self._index.append([np.asarray(values, dtype) for values, dtype in zip(index, INDEX, strict=True)])
+
+    def _note_columns(self, words: Sparse, teaches: Flags) -> None:
+        columns = words.column[teaches[words.row]]
+        if len(columns):
+            width = max(len(self._has_column), int(columns.max()) + 1)
+            self._has_column = np.pad(self._has_column, (0, width - len(self._has_column)))
+            self._has_column[columns] = True
 
     def _write_sets(self, rows: VisitRows) -> dict[str, npt.NDArray[Any]]:
         """Write the eligible sets of some visits: the columns SET of their decisions."""
@@ -198,8 +229,9 @@ class Dataset:
             for name, values in zip(SET, (catalogue, begin, count), strict=True)
         }
 
-    def arrange(self, sizes: Mapping[int, int]) -> None:
-        """Put all that was written into splits, those named, in batches of at most so many visits."""
+    def arrange(self, sizes: Mapping[int, int], *, weighed: Ids | None = None) -> None:
+        """Put all that was written into splits, those named, in batches of at most so many visits. weighed: the columns
+        of sparse contexts that stay, numbered by their index among these."""
         written = zip(*self._index, strict=True) if self._index else [[np.empty(0, dtype)] for dtype in INDEX]
         name, split, cluster, stratum, *lengths = (np.concatenate(column) for column in written)
         begins = [np.cumsum(length, dtype=np.int64) - length for length in lengths]
@@ -215,6 +247,8 @@ class Dataset:
                 columns: dict[str, npt.NDArray[Any]] = dict(zip(VISIT, of_visits, strict=True))
                 for file, begin, length in zip(self._files, begins, lengths, strict=True):
                     columns |= file.gather(begin[visits], length[visits].astype(np.int64))
+                words = _words_of(columns).among(np.empty(0, np.int64) if weighed is None else weighed)
+                columns |= {"words": np.diff(words.start), "column": words.column, "value": words.value}
                 self.splits[number].add(columns | self._read_sets(*(columns.pop(column) for column in SET)))
         for file in (self._eligible, *self._files):
             file.close()

@@ -20,6 +20,7 @@ from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRow
 from rlrec.app.training.holdout_value import ESTIMATOR
 from rlrec.arrays import Flags, Ids, distinct, take
 from rlrec.ope.sessions import SessionFold
+from rlrec.policy.features import Sparse
 from rlrec.policy.gradient import by_row
 from rlrec.records import Reward
 from rlrec.store import Unit, arms, contents, reader, sessions, settings
@@ -184,7 +185,8 @@ class DatasetWriter:
         eligible, revision = visits.per_decision("eligible_id"), visits.per_decision("catalogue_revision")
         # the states
         contexts, which = stored_contexts.distinct_contexts(self.unit, visits.per_decision("context_id"))
-        state = self.reader.states(self.reader.encoded(contexts)[which], visits.histories(), revision)
+        encoded = self.reader.encoded(contexts)[which]
+        state = self.reader.states(encoded, visits.histories(), revision)
         # remembered arms that are eligible
         sets, of_decision = self._sets(eligible, revision)
         remembered, n_arms = self._positions(state.arm), len(self.arms)
@@ -208,6 +210,7 @@ class DatasetWriter:
             default=visits.default.astype(np.int64), x=state.x, shown=self._positions(slots["arm_id"]),
             earned=earned, divided=divided, logged=logged,
             conditional=np.log(slots["propensity"]), arm=remembered[in_set], memory=state.memory[in_set],
+            words=encoded if isinstance(encoded, Sparse) else None,
         )  # fmt: skip
 
     def _positions(self, ids: Ids) -> Ids:
