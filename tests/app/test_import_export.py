@@ -112,7 +112,23 @@ def test_arms_that_are_remembered_are_added(lived: Run, other: Run) -> None:
     assert "gone" in {one["arm"] for one in other("arm", "list", "--format", "ndjson").lines}
 
 
-@pytest.mark.parametrize("state", [{}, {"mood": 3}, {"step": 2, "gap_s": 1, "recent": []}, {"history": ["a"]}])
+def test_states_follow_from_the_rows_before(lived: Run, other: Run, db: str, tmp_path: Path) -> None:
+    """As serving stored them: with what had been received until then. A line that says something is left alone."""
+    other("arm", "add", "b"), other("arm", "add", "a"), other("arm", "add", "c")
+    lived("recommend", "--policy", "home", "--session", "s0")
+    first = exported(lived)
+    imported(other, "".join(json.dumps(line | {"state": {}}) + "\n" for line in first))
+    assert [line["state"] for line in exported(other)] == [line["state"] for line in first]
+    assert histories(str(tmp_path / "other.db")) == histories(db)
+
+
+def test_states_are_not_known_where_a_step_is_missing(lived: Run, other: Run) -> None:
+    last = [line for line in exported(lived) if line["step"]][-1]
+    imported(other, json.dumps(last | {"state": {}}) + "\n")
+    assert exported(other)[0]["state"] == {}
+
+
+@pytest.mark.parametrize("state", [{"mood": 3}, {"step": 2, "gap_s": 1, "recent": []}, {"history": ["a"]}])
 def test_a_line_that_does_not_tell_leaves_it_unknown(run_sqlite: Run, sqlite_db: str, state: dict[str, Any]) -> None:
     imported(run_sqlite, lines({"state": state}))
     assert histories(sqlite_db) == [(0, canonical.text(state), None)]

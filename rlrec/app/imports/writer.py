@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlrec.app.imports import altered_rewards, conflicts, policies
+from rlrec.app.imports import altered_rewards, conflicts, policies, session_histories
 from rlrec.app.imports.altered_rewards import AlteredRewards
-from rlrec.app.imports.columns import NULL, LogColumns, LoggedCandidates, distinct, mapped, values
+from rlrec.app.imports.columns import EMPTY, NULL, LogColumns, LoggedCandidates, distinct, mapped, values
 from rlrec.app.imports.layouts.base import RefusedLine, refused
 from rlrec.app.imports.visit_numbers import VisitMoves, VisitNumbers
 from rlrec.app.inputs import canonical
@@ -29,6 +29,7 @@ from rlrec.store.loading import Column, Same
 from rlrec.store.sessions import Session
 
 CONTEXTS = 50_000  # whose ids are remembered
+FIRST_STATE = '{"step":0}'
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,9 @@ class GroupWriter:
         contexts = self._context_ids(rows)
         session_ids = self._session_ids(group, stored)
         visit, step = self._visits(rows, session_ids, at, stored)
+        states, packed_histories, unknown = _first_states(rows, step, [shown and next(packed) for shown in history])
         ids = decisions.reserve(unit, n)
+        names = values(rows.policy, n)
         owners = {name: owner for name in distinct(rows.policy) if isinstance(owner := self.owners[name], Version)}
         seq = mapped(rows.policy, {name: stored_policies.raise_seq(unit, self.ids[name]) for name in sorted(owners)})
         policy_id = mapped(rows.policy, self.ids)
@@ -171,9 +174,9 @@ class GroupWriter:
             "id": ids, "policy_id": policy_id, "seq": seq,
             "version_id": mapped(rows.policy, {name: owner.id for name, owner in owners.items()}),
             "session_id": session_ids, "visit": visit, "step": step, "context_id": mapped(rows.context, contexts),
-            "state": rows.state, "eligible_id": self._eligible_ids(rows, arm_ids), "size": rows.size, "at": at,
+            "state": states, "eligible_id": self._eligible_ids(rows, arm_ids), "size": rows.size, "at": at,
             "log_propensity": rows.log_propensity, "seed": rows.seed, "request_key": rows.request_id,
-            "history": NULL if rows.history == NULL else [shown and next(packed) for shown in history],
+            "history": packed_histories,
             "source": rows.source, "belief_seq": Same(0), "imported": Same(1), "run_id": Same(self.state.run),
             "keep_probability": rows.keep_probability, "estimated": rows.estimated,
             "catalogue_revision": Same(self.settings.catalogue_revision),
@@ -192,6 +195,13 @@ class GroupWriter:
             "digest": _picked(rows.digest, group.order), "decision_id": _picked(ids, group.order),
         })  # fmt: skip
         self._events(rows, ids, at, seq)
+        by_owner: dict[str, list[int]] = {}
+        for row in unknown:
+            by_owner.setdefault(names[row], []).append(row)
+        for name, of_name in by_owner.items():
+            session_histories.derive(
+                unit, {session_ids[row] for row in of_name}, {ids[row] for row in of_name}, owners[name].reward
+            )
         for name, owner in owners.items():
             of_owner = [name == other for other in values(rows.policy, n)] if len(owners) > 1 else [True] * n
             served_at = list(compress(at, of_owner))
@@ -331,6 +341,25 @@ class GroupWriter:
             "steps": Same(1) if isinstance(step, Same) else [step[index] + 1 for index in order],
         })  # fmt: skip
         return visit, step
+
+
+def _first_states(
+    rows: LogColumns, step: Column, histories: Sequence[bytes | None]
+) -> tuple[Column, Column, Sequence[int]]:
+    """State and history of each row, and the rows of which they follow from earlier ones: where a line says neither,
+    they are those of a first decision at step 0. A log that dropped lines does not say what came before."""
+    n = len(rows)
+    if (rows.history, rows.state, rows.keep_probability, step) == (NULL, EMPTY, NULL, Same(0)):
+        return Same(FIRST_STATE), Same(b""), ()
+    states, keep = list(values(rows.state, n)), values(rows.keep_probability, n)
+    packed, unknown = list(histories), list[int]()
+    for row, number in enumerate(values(step, n)):
+        if states[row] == EMPTY.value and packed[row] is None and keep[row] is None:
+            if number:
+                unknown.append(row)
+            else:
+                states[row], packed[row] = FIRST_STATE, b""
+    return states, packed, unknown
 
 
 def _present(column: Column, ids: Sequence[int]) -> list[tuple[int, Any]]:
