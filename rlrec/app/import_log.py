@@ -11,15 +11,18 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
-from rlrec.app.imports import conflicts, layouts, policies
+from rlrec.app.imports import altered_rewards, conflicts, layouts, policies, propensities
+from rlrec.app.imports.altered_rewards import AlteredRewards
 from rlrec.app.imports.background import BackgroundItems
-from rlrec.app.imports.columns import LogColumns
+from rlrec.app.imports.columns import LogColumns, distinct, values
 from rlrec.app.imports.conflicts import EarlierLines
 from rlrec.app.imports.layouts.base import Layout, Options, RefusedLine, Source
+from rlrec.app.imports.propensities import ChoiceWeights
 from rlrec.app.imports.visit_numbers import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportState, PreparedRows
+from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, quantity
 from rlrec.store import Store, Unit, loading, settings
 
@@ -32,6 +35,8 @@ class Request:
     layout: str
     policy: str | None = None
     options: Options = field(default_factory=Options)
+    propensity: str | None = None  # one of propensities.KINDS, for rows without any
+    check: bool = False  # count, and store nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +112,48 @@ class _Import:
         if not self.bad_lines.quarantine:
             with self.store.read() as unit:
                 self._check(unit)
+        if self.request.check:
+            with self.store.read() as unit:
+                return self._count(unit, rejected)
         return self._store(rejected)
+
+    def _groups(self, file: Layout) -> Iterator[LogColumns]:
+        """The rows of a file, with propensities where these are wanted."""
+        if self.request.propensity is None:
+            return file.groups()
+        weights = self._weights
+        return (propensities.fill(rows, weights) for rows in file.groups())
+
+    @cached_property
+    def _weights(self) -> ChoiceWeights:
+        """Weights of the arms, which give rows without propensities some."""
+        if self.request.propensity == "uniform":
+            return ChoiceWeights()
+        return propensities.fit(rows for file in self.files for rows in file.groups())
+
+    def _count(self, unit: Unit, rejected: int) -> ImportSummary:
+        """The summary of what would be stored."""
+        accepted, duplicates, altered = 0, 0, AlteredRewards()
+        lines = set[tuple[str, bytes]]()
+        for file in self.files:
+            self.bad_lines.reading(file.source.name)
+            for rows in self._groups(file):
+                total = len(rows)
+                for name in distinct(rows.policy):
+                    owner = policies.find(unit, name)
+                    if owner is not None:
+                        rows = rows.without_lines(name, loading.stored_lines(unit, owner.policy.id, rows.digest))
+                    rows = rows.without_lines(name, {digest for of_name, digest in lines if of_name == name})
+                if len(self.files) > 1:
+                    lines.update(zip(values(rows.policy, len(rows)), rows.digest, strict=True))
+                accepted, duplicates = accepted + len(rows), duplicates + total - len(rows)
+                for name in distinct(rows.policy):
+                    owner = policies.find(unit, name)
+                    of_name = rows.select([name == other for other in values(rows.policy, len(rows))])
+                    at = [unit.now if time is None else time for time in values(of_name.at, len(of_name))]
+                    reward = lookup.reward(unit, "default") if owner is None else owner.reward
+                    altered += altered_rewards.find(reward, of_name, at)
+        return self._summary(accepted, duplicates, rejected, altered)
 
     def _decode(self, file: Layout) -> int:
         """Decode a file: the number of its lines that are refused."""
@@ -156,7 +202,7 @@ class _Import:
         for file in self.files:
             self.bad_lines.reading(file.source.name)
             state = replace(state, marks=())
-            prepared = (PreparedRows.of(rows, salt=self.salt) for rows in file.groups())
+            prepared = (PreparedRows.of(rows, salt=self.salt) for rows in self._groups(file))
             with closing(BackgroundItems(prepared)) as groups:
                 for group in groups:
                     work = partial(_write, state=state, group=group)
@@ -170,18 +216,21 @@ class _Import:
                                 f"stored: {quantity(state.accepted, 'line')}; the same command goes on after them"
                             )
                         self.bad_lines.refuse(error, text)
-        summary = ImportSummary(
-            accepted=state.accepted, duplicates=state.duplicates, rejected=rejected, clipped=state.altered.clipped,
-            ignored=state.altered.ignored, skipped=sum(file.skipped for file in self.files),
-            clipped_share=state.altered.clipped / max(state.accepted, 1), ignored_kinds=sorted(state.altered.kinds),
-        )  # fmt: skip
+        summary = self._summary(state.accepted, state.duplicates, rejected, state.altered)
         if state.run is not None:
             end = partial(settings.end_run, run_id=state.run, result=asdict(summary))
             self.store.write(end, repeatable=True)
             self.store.analyse()
-        for line in state.altered.notices():
-            self.store.notice(line)
         return summary
+
+    def _summary(self, accepted: int, duplicates: int, rejected: int, altered: AlteredRewards) -> ImportSummary:
+        for line in altered.notices():
+            self.store.notice(line)
+        return ImportSummary(
+            accepted=accepted, duplicates=duplicates, rejected=rejected, clipped=altered.clipped,
+            ignored=altered.ignored, skipped=sum(file.skipped for file in self.files),
+            clipped_share=altered.clipped / max(accepted, 1), ignored_kinds=sorted(altered.kinds),
+        )  # fmt: skip
 
 
 def _write(unit: Unit, *, state: ImportState, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:

@@ -34,6 +34,12 @@ from rlrec.errors import quantity
     metavar="KEY",
     help="dsjson: the key of a line that holds its reward.  [default: minus _label_cost]",
 )
+@click.option(
+    "--propensity", type=click.Choice(["uniform", "fitted"]),
+    help="For decisions without propensities: those of a uniform logger, or fitted to what was shown, arm by arm. "
+    "Estimates by them are weak, and pass no gate.",
+)  # fmt: skip
+@click.option("--check", is_flag=True, help="Read and count, and store nothing.")
 @click.option("--arm-id", metavar="FIELD", help="dsjson: the field of an action that names its arm, such as i.id.")
 @refusing
 @stored
@@ -41,11 +47,13 @@ from rlrec.errors import quantity
 @examples(
     "rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl",
     "rlrec import-log log.csv --layout csv --map map.json --policy shop",
+    "rlrec import-log log.csv --layout csv --map map.json --check",
+    "rlrec import-log clicks.csv --layout csv --map map.json --policy shop --propensity fitted",
     "rlrec import-log 2026-08-25_00.json --layout dsjson --policy personalizer --arm-id i.id",
 )
 def import_log(
     store: Store, show: Show, refusals: Refusals, files: Sequence[str], layout: str, policy: str | None,
-    columns: dict[str, Any] | None, reward_from: str | None, arm_id: str | None,
+    propensity: str | None, check: bool, columns: dict[str, Any] | None, reward_from: str | None, arm_id: str | None,
 ) -> None:  # fmt: skip
     """Take in logs from elsewhere, to estimate on and to learn from.
 
@@ -53,9 +61,10 @@ def import_log(
     Imported decisions are mature at once and teach no belief by themselves. A line that names no policy, where --policy
     does not either, goes to a policy called `imported`.
 
-    All lines are checked before the first one is stored. They are stored in portions, so that others are served
-    meanwhile; an import that was stopped goes on where it ended when the same command runs again. The summary counts
-    the decisions whose rewards the policy's reward definition clips or ignores.
+    All lines are checked before the first one is stored; --check does no more than that, and counts. They are stored
+    in portions, so that others are served meanwhile; an import that was stopped goes on where it ended when the same
+    command runs again. The summary counts the decisions whose rewards the policy's reward definition clips or ignores,
+    and the lines that the format itself leaves out (`skipped`).
 
     csv: the map is JSON, such as {"session": "visit_id", "user": "user_id", "at": "time", "arm": "item",
     "propensity": "p", "reward": "clicked", "eligible": "items", "context": ["hour", "country"]}: each word names a
@@ -77,15 +86,18 @@ def import_log(
     options = Options(map=columns, reward_from=reward_from, arm_id=arm_id)
     sources = [Source(file=_rereadable(file, refusals), name=file, decode=lines.decode_group) for file in files]
     bad_lines = use_case.BadLines(quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading)
-    result = use_case.import_log(
-        store, use_case.Request(files=sources, layout=layout, policy=policy, options=options), bad_lines
+    request = use_case.Request(
+        files=sources, layout=layout, policy=policy, options=options, propensity=propensity, check=check
     )
+    result = use_case.import_log(store, request, bad_lines)
     show(result)
     conclude(
         show,
         f"{quantity(result.accepted, 'new decision')}, {result.duplicates:,} stored before, "
         f"{quantity(result.rejected, 'line')} refused.",
     )
+    if check:
+        return
     log = f" --log policy={policy}" if policy else ""
     suggest_next(show, f"evaluate uniform{log}", "estimates what another policy would have earned")
 

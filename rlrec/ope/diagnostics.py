@@ -44,6 +44,8 @@ REASONS = {
     "wide-interval": "half the interval is wider than half the difference (weak)",
     "clipping-bias": "the bias that changed weights may cause exceeds the standard error; no interval shows it (weak)",
     "in-sample": "the target learned from rows of this log (weak)",
+    "estimated-propensity": "propensities were not logged, but computed when the log was imported (weak): no interval "
+    "shows their error",
     "no-interval": "no valid interval exists: the error of dm's model is not in any (weak)",
     "few-replicates": "the level is too high for 2,000 bootstrap replicates: a bound is null",
     "no-reward-range": "the reward has no clip, which this interval needs: a bound is null",
@@ -76,7 +78,8 @@ _BETWEEN_VISITS = (
 _INSUFFICIENT = frozenset({"wrong-propensities"})
 # Reasons from the caller or from the interval that allow no verdict better than weak.
 _WEAK = frozenset({
-    "in-sample", "no-interval", "clipping-bias", "wide-interval", "logging-candidates", "carry-over", "dependent-slots",
+    "in-sample", "estimated-propensity", "no-interval", "clipping-bias", "wide-interval", "logging-candidates",
+    "carry-over", "dependent-slots",
 })  # fmt: skip
 
 _SUMS = (

@@ -46,6 +46,8 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "seed": (np.int64, "coalesce(d.seed, 0)"),
     "log_propensity": (np.float64, "coalesce(d.log_propensity, 1.0)"),
     "imported": (np.bool_, "d.imported"),
+    "estimated": (np.bool_, "coalesce(d.estimated, 0)"),
+    "keep_probability": (np.float64, "coalesce(d.keep_probability, 1.0)"),
     **_numbers_of("s", "position", "arm_id"),
     **{name: (np.float64, f"coalesce(s.{name}, {_NONE})") for name in ("propensity", "marginal", "min_propensity")},
     "score": (np.float64, f"coalesce(s.score, {NO_SCORE})"),

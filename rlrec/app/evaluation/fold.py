@@ -72,14 +72,16 @@ class GroupPartial(Sums):
     """Sums of one target over the rows of one group.
 
     sums: of the estimators. learned: whether the target learned from one of these rows. no_state: rows that
-    the target could not be asked about. listed: whether one of them was ranked from a list of candidates. replicas:
-    sums by parts of the simulated pages of the target, by their number."""
+    the target could not be asked about. listed: whether one of them was ranked from a list of candidates; estimated:
+    whether one has propensities that were not logged. replicas: sums by parts of the simulated pages of the target, by
+    their number."""
 
     sums: Any
     replicas: Mapping[int, Any]
     learned: bool
     no_state: int
     listed: bool
+    estimated: bool
 
     def __add__(self, other: Self) -> Self:
         """Both sums; rows without a simulated page are the same in every part of them."""
@@ -260,7 +262,7 @@ def _of_targets(
     """Sums of every target, group and stratum over some rows."""
     partials = {}
     batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
-    listed = any_slot(rows, logged.lists.listed(slots))
+    listed, estimated = any_slot(rows, logged.lists.listed(slots)), any_slot(rows, slots["estimated"])
     number_of_strata = len(row_strata.strata)
     codes = slots["group"][rows.begins] * number_of_strata + row_strata.codes
     members = list(groups.members(codes, len(logged.groups) * number_of_strata))
@@ -288,6 +290,7 @@ def _of_targets(
                 learned=bool((learned if judged is None else learned[judged]).any()),
                 no_state=0 if judged is None else among - len(judged),
                 listed=bool((listed if chosen is None else listed[chosen]).any()),
+                estimated=bool((estimated if chosen is None else estimated[chosen]).any()),
             )
     return partials
 
@@ -345,6 +348,7 @@ def estimates(
             for of_group in of_groups.values():
                 reasons = {
                     "in-sample": of_group.learned, "no-propensity": others > 0,
+                    "estimated-propensity": of_group.estimated,
                     "no-candidates" if target.listing else "no-state": of_group.no_state > 0,
                     "carry-over": carried and target.serving is not None,
                     "dependent-slots": dependent and target.serving is not None,

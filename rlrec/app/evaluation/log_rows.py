@@ -34,7 +34,7 @@ CLUSTERS = {
 FITTED = ("at", "context_id", "imported", "arm_id", "censored")
 JUDGED = (
     *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size",
-    "propensity", "marginal", "min_propensity", "visit", "step",
+    "propensity", "marginal", "min_propensity", "visit", "step", "estimated", "keep_probability",
 )  # fmt: skip
 DRAWN = ("session_digest", "visit", "step")  # for targets whose decisions draw for themselves, too: `decision_digests`
 STATES = (*DRAWN, "recorded", "history")  # for targets that read the session, too

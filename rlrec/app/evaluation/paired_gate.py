@@ -221,13 +221,15 @@ class Gain:
 
     sides, estimates: of the candidate and of what serves. in_sample: whether the candidate has learned from some rows.
     (What serves may have learned from its own log: that flatters it, and makes the gate stricter.) silent: whether rows
-    without propensities were left out; carries_over: whether the rewards of impressions depend on the visit so far.
-    simulated: both sides by parts of the pages that were simulated for one of them."""
+    without propensities were left out; estimated: whether some propensities were not logged; carries_over: whether the
+    rewards of impressions depend on the visit so far. simulated: both sides by parts of the pages that were simulated
+    for one of them."""
 
     sides: Sequence[EstimatorFold]
     estimates: Sequence[Estimate]
     in_sample: bool
     silent: bool
+    estimated: bool
     carries_over: bool
     simulated: Sequence[tuple[EstimatorFold, EstimatorFold]] = ()
 
@@ -256,13 +258,14 @@ class Gain:
         return cls(
             sides=at_ends, estimates=[of_number[0], of_number[1]], in_sample=sums[0].learned,
             silent=any(counts.silent for counts in partial.counts.values()) or any(s.weights.left_out for s in at_ends),
+            estimated=any(side.estimated for side in sums),
             carries_over=any(map(carry_over.is_significant, partial.carry_over.values())),
             simulated=list(zip(ours, theirs, strict=True)),
         )  # fmt: skip
 
     def passes(self, verdict: str) -> bool:
         """Whether the log may judge the candidate, and can."""
-        return verdict != VERDICTS[0] and not self.in_sample
+        return verdict != VERDICTS[0] and not self.in_sample and not self.estimated
 
     def judge(self, measure: type[Minus], alpha: float) -> tuple[PairedDifference, str, list[str]]:
         """The difference, the verdict on it, and its reasons."""
@@ -297,6 +300,8 @@ def refusal(gate: RouteGate) -> str | None:
 
 
 def _refusals(gate: RouteGate) -> Iterator[str]:
+    if "estimated-propensity" in gate["reasons"]:
+        yield "the propensities of its log were not logged, but computed when it was imported"
     if "in-sample" in gate["reasons"]:
         yield "it has learned from visits that the gate judges by, and may have from every later one"
     if gate["verdict"] == VERDICTS[0]:

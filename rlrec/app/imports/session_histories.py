@@ -1,4 +1,4 @@
-"""What was known of a visit at each of its imported decisions, from the rows before it, where its line does not say."""
+"""States and histories of imported decisions whose lines do not say them, from the rows before in their visit."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _histories(batch: Batch, chosen: Ids, *, first: Ids, begin: Ids, definition:
     start = offsets(count)
     for index in _with_late_events(batch, chosen, first, begin).tolist():
         low, high = int(since[index]), int(before[index])
-        of_slot, of_page = _rewards(_known(batch, low, high, int(at[chosen[index]])), definition)
+        of_slot, of_page = _rewards(_until(batch, low, high, int(at[chosen[index]])), definition)
         reward[index] = of_slot.sum() + of_page.sum()
         earned[start[index] : start[index + 1]] = of_slot[len(of_slot) - count[index] :]
     step = slots["step"][first[chosen]]
@@ -115,7 +115,7 @@ def _with_late_events(batch: Batch, chosen: Ids, first: Ids, begin: Ids) -> Ids:
     return np.flatnonzero(highest > slots["at"][first[chosen]])
 
 
-def _known(batch: Batch, low: int, high: int, time: int) -> Batch:
+def _until(batch: Batch, low: int, high: int, time: int) -> Batch:
     """The slots from `low` to `high`, with the events of these until a time."""
     slots, events = take(batch.slots, slice(low, high)), batch.events
     inside = np.flatnonzero(np.isin(events["decision_id"], slots["decision_id"]))

@@ -1,0 +1,101 @@
+"""Propensities for rows of a log that has none: as a uniform logger would have them, or fitted to what was shown."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import groupby
+from math import log
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from rlrec.app.imports.columns import LogColumns, values
+
+KINDS = ("uniform", "fitted")
+STEPS = 200  # of the fit, at most
+CLOSE = 1e-9  # relative change of weights at which the fit ends
+
+
+class ChoiceWeights:
+    """Weights of arms: among some arms each is shown with a probability in proportion. None: all weigh the same."""
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        self.weights = weights
+        self._sums: dict[tuple[str, ...], float] = {}
+
+    def of(self, arm: str) -> float:
+        return 1.0 if self.weights is None else self.weights[arm]
+
+    def total(self, arms: tuple[str, ...]) -> float:
+        """The sum over some arms."""
+        if self.weights is None:
+            return float(len(arms))
+        if arms not in self._sums:
+            self._sums[arms] = sum(map(self.weights.__getitem__, arms))
+        return self._sums[arms]
+
+
+def fit(groups: Iterable[LogColumns]) -> ChoiceWeights:
+    """Weights by which what the log shows is most likely, each slot as a choice among the eligible arms.
+
+    Source: Hunter (2004), MM algorithms for generalized Bradley-Terry models, eq. 30."""
+    offered, wins = Counter[tuple[str, ...]](), defaultdict[str, int](int)
+    for rows in groups:
+        sets = values(rows.eligible, len(rows))
+        offered.update(rows.eligible_sets[sets[row]] for row in rows.slots.row)
+        for arm in rows.slots.arm:
+            wins[arm] += 1
+    arms = sorted(set().union(*offered)) if offered else []
+    index = {arm: number for number, arm in enumerate(arms)}
+    members = [np.array([index[arm] for arm in listed], np.int64) for listed in offered]
+    counts = np.array(list(offered.values()), np.float64)
+    won, weights = np.array([wins[arm] for arm in arms], np.float64), np.full(len(arms), 1 / max(len(arms), 1))
+    for _ in range(STEPS):
+        expected = np.zeros(len(arms))
+        for listed, count in zip(members, counts, strict=True):
+            if (total := weights[listed].sum()) > 0:
+                expected[listed] += count / total
+        new = np.divide(won, expected, out=np.zeros(len(arms)), where=expected > 0)
+        new /= new.sum()
+        if np.allclose(new, weights, rtol=CLOSE, atol=0):
+            break
+        weights = new
+    return ChoiceWeights(dict(zip(arms, weights.tolist(), strict=True)))
+
+
+def fill(rows: LogColumns, weights: ChoiceWeights) -> LogColumns:
+    """The rows with a propensity in each slot of decisions that have none, these marked as estimated.
+
+    Below a position that the log does not show, a slot has the marginal of its arm in place of a propensity."""
+    slots, n = rows.slots, len(rows.slots.row)
+    propensity, marginal = list(values(slots.propensity, n)), list(values(slots.marginal, n))
+    logs, estimated = list(values(rows.log_propensity, len(rows))), [0] * len(rows)
+    positions, sets = values(slots.position, n), values(rows.eligible, len(rows))
+    sizes, listed = values(rows.size, len(rows)), values(rows.slot_sets, len(rows))
+    for row, of_row in groupby(enumerate(slots.row), itemgetter(1)):
+        indexes = [index for index, _ in of_row]
+        if any(propensity[index] is not None or marginal[index] is not None for index in indexes):
+            continue
+        estimated[row], shown, total_log = 1, list[str](), 0.0
+        arms = rows.eligible_sets[sets[row]]
+        for number, index in enumerate(indexes):
+            of_slot = arms if listed[row] is None else listed[row][number]
+            left = weights.total(of_slot) - sum(weights.of(arm) for arm in shown if arm in of_slot)
+            arm = slots.arm[index]
+            if positions[index] == number + 1:
+                propensity[index] = min(1.0, weights.of(arm) / left)
+                total_log += log(propensity[index])
+            else:
+                marginal[index] = min(1.0, weights.of(arm) / weights.total(of_slot))
+            shown.append(arm)
+        if len(indexes) == sizes[row] and propensity[indexes[-1]] is not None:
+            logs[row] = min(0.0, total_log)
+    changed = replace(slots, propensity=propensity, marginal=marginal)
+    return replace(rows, slots=changed, log_propensity=logs, estimated=_or_null(estimated))
+
+
+def _or_null(marks: list[int]) -> Any:
+    return [mark or None for mark in marks]

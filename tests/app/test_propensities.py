@@ -1,0 +1,97 @@
+"""Logs without propensities, and imports that only count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.app.imports import propensities
+from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots
+from rlrec.store.loading import Same
+from tests.app.logs import summary
+from tests.conftest import Run, Said
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def line(n: int, arms: Iterable[str] = ("a",), eligible: str = "abc", **more: Any) -> dict[str, Any]:
+    return {"session": f"s{n}", "slate": [{"arm": arm} for arm in arms], "eligible": list(eligible), **more}
+
+
+def imported(run: Run, lines: Iterable[dict[str, Any]], *options: str) -> Said:
+    Path("log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    return run("import-log", "log.jsonl", "--layout", "jsonl", "--policy", "old", "--json", *options)
+
+
+def slots(run: Run) -> list[list[tuple[float | None, float | None]]]:
+    lines = run("export-log", "-").lines
+    return [[(slot["propensity"], slot["marginal"]) for slot in each["slate"]] for each in lines]
+
+
+def test_a_uniform_logger_draws_from_those_left(run: Run) -> None:
+    partial = line(2) | {"slate": [{"arm": "b", "position": 2}], "k": 3}
+    known = line(3) | {"slate": [{"arm": "a", "propensity": 0.9}]}
+    assert imported(run, [line(1, "ca"), partial, known], "--propensity", "uniform").json["accepted"] == 3
+    assert slots(run) == [[(1 / 3, None), (1 / 2, None)], [(None, 1 / 3)], [(0.9, None)]]
+
+
+def test_fitted_propensities_are_those_of_a_logger_that_weighs_arms(run: Run) -> None:
+    """Among the same arms they are shares; among others, what makes the log most likely."""
+    shown = [line(n, "a" if n % 4 else "b", "ab") for n in range(400)]
+    shown += [line(400 + n, "b" if n % 3 else "c", "bc") for n in range(300)]
+    imported(run, shown, "--propensity", "fitted")
+    by_pair = {(each["slate"][0]["arm"], len(each["eligible"]), "a" in each["eligible"]): each["slate"][0]["propensity"]
+               for each in run("export-log", "-").lines}  # fmt: skip
+    expected = {("a", 2, True): 0.75, ("b", 2, True): 0.25, ("b", 2, False): 2 / 3, ("c", 2, False): 1 / 3}
+    assert by_pair == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_fit_finds_the_weights_of_a_logger() -> None:
+    random, truth = np.random.default_rng(2), {"a": 0.5, "b": 0.3, "c": 0.15, "d": 0.05}
+    sets = [tuple(sorted(each)) for each in {frozenset(each) for each in permutations("abcd", 3)}]
+    which = random.integers(len(sets), size=20_000)
+    chances = [np.array([truth[arm] for arm in arms]) for arms in sets]
+    arms = [sets[n][random.choice(3, p=chances[n] / chances[n].sum())] for n in which.tolist()]
+    row = list(range(len(arms)))
+    columns = LogColumns(
+        number=row, session=[""] * len(row), context=["{}"] * len(row), eligible=which.tolist(), eligible_sets=sets,
+        size=Same(1), slots=LoggedSlots(row=row, position=Same(1), arm=arms),
+        events=LoggedEvents(row=(), position=(), kind=(), value=()),
+    )  # fmt: skip
+    weights = propensities.fit([columns])
+    assert {arm: weights.of(arm) for arm in truth} == pytest.approx(truth, abs=0.02)
+
+
+def test_estimates_by_estimated_propensities_are_weak_and_pass_no_gate(run: Run) -> None:
+    random = np.random.default_rng(1)
+    lines = [line(n, arm, reward=int(arm == "a")) for n, arm in enumerate(random.choice(list("abc"), 3000))]
+    imported(run, lines, "--propensity", "uniform")
+    (row,) = run("evaluate", "uniform", "--log", "policy=old", "--estimator", "snips", "--json").json
+    assert (row["verdict"], row["reasons"]) == ("weak", ["estimated-propensity"])
+    Path("best.csv").write_text("arm,probability\na,0.9\nb,0.05\nc,0.05\n")
+    Path("worst.csv").write_text("arm,probability\na,0.05\nb,0.05\nc,0.9\n")
+    for name in ("best", "worst"):
+        run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={name}.csv")
+    run("route", "create", "front", "--to", "worst")
+    said = run("route", "set", "front", "--to", "best", "--require", "if-better")
+    assert (said.exit_code, "computed when it was imported" in said.stderr) == (3, True)
+
+
+def test_a_check_counts_what_an_import_stores_and_stores_nothing(run: Run) -> None:
+    lines = [line(1, reward=5), line(2, events=[{"kind": "wink"}]), line(3)]
+    imported(run, lines[:1])
+    Path("more.jsonl").write_text(json.dumps(lines[2]) + "\n")
+    checked = imported(run, lines, "more.jsonl", "--check")
+    assert len(run("export-log", "-").lines) == 1
+    assert checked.json == summary(accepted=2, duplicates=2, ignored=1, ignored_kinds=["wink"])
+    assert imported(run, lines, "more.jsonl").json == checked.json
+    assert imported(run, [*lines, line(4) | {"session": ""}], "--check").exit_code == 2
