@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib import import_module
@@ -47,17 +48,26 @@ class EvaluateOptions(TypedDict, total=False):
     target_samples: int
 
 
+class _OfThread(threading.local):
+    """A cache for each thread: several that changed one would mix one belief with another."""
+
+    def __init__(self) -> None:
+        from rlrec.app.serving.cache import ServingCache
+
+        self.cache = ServingCache()
+
+
 class Recommender:
-    """An open store; `rlrec.open(db)` makes one. Close it, or use it in a `with` block; each thread needs its own.
+    """An open store; `rlrec.open(db)` makes one. Close it, or use it in a `with` block. Threads and forked processes
+    may share it.
 
     Errors are those of the commands: `rlrec.errors.RlrecError`, of which InputError names the field that is wrong."""
 
     def __init__(self, db: str, *, now: str | None = None, notice: Callable[[str], None] | None = None) -> None:
         from rlrec.app.opening import Store
-        from rlrec.app.serving.cache import ServingCache
 
         self.store = Store(db, now=None if now is None else parse_time(now), notice=notice or _to_stderr)
-        self._cache = ServingCache()
+        self._of_thread = _OfThread()
 
     def __enter__(self) -> Recommender:
         return self
@@ -88,7 +98,7 @@ class Recommender:
             k=k, arms=arms, request_id=request_id,
         )  # fmt: skip
         request = _raised(recommend.checked(line))
-        return use_case.recommend(self.store, request, seed=seed, dry_run=dry_run, cache=self._cache)
+        return use_case.recommend(self.store, request, seed=seed, dry_run=dry_run, cache=self._of_thread.cache)
 
     def feedback(
         self, decision_id: int | None = None, events: Mapping[str, float] | None = None, *,

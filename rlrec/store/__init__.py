@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +69,8 @@ class Store:
         self.notice, self.now = notice, now
         self.progress: Progress = no_progress
         self._engine: sa.Engine | None = None
+        self._process = os.getpid()  # whose connections the engine has
+        self._inherited: list[sa.Engine] = []
         self.reached = False  # whether the server has answered before
         self._clock_noticed = False  # that the clock lies before the newest decision
         self._stored = False  # something that a retry of the command would store again
@@ -75,11 +78,14 @@ class Store:
         self._snapshot: Unit | None = None
 
     def close(self) -> None:
-        if self._engine is not None:
+        if self._engine is not None and self._process == os.getpid():
             self._engine.dispose()
 
     @property
     def engine(self) -> sa.Engine:
+        if self._engine is not None and self._process != os.getpid():  # a fork: its parent goes on with these
+            self._inherited.append(self._engine)  # not even closed
+            self._engine, self._process = None, os.getpid()
         if self._engine is None:
             self._engine = engine.connect(self.url, waits=self.waits)
         return self._engine

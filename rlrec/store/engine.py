@@ -175,7 +175,8 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
 
     def open_file() -> sqlite3.Connection:
         name = f"file:{quote(os.path.abspath(path))}?mode={mode}"
-        connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=timeout_s)
+        # The pool hands a connection to one thread at a time.
+        connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=timeout_s, check_same_thread=False)
         try:
             for setting in SETTINGS:
                 connection.execute(f"PRAGMA {setting}")

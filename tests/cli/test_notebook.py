@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.cli.test_pipe import ask, lines, stocked
 from tests.conftest import Run, runner
 
 CLOCK = "2026-03-01T00:00:00Z"
+processes = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
@@ -141,3 +144,34 @@ def test_importing_the_package_loads_nothing() -> None:
     code = "import sys; before = set(sys.modules); import rlrec; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["__future__", "rlrec"]
+
+
+def talk(opened: Recommender, name: str, n: int = 30) -> None:
+    """Requests and clicks, one after another, of a session of this name."""
+    for number in range(n):
+        answer = opened.recommend("home", session=name, k=2, request_id=f"{name}-{number}")
+        assert (answer["session"], answer["request_id"]) == (name, f"{name}-{number}")
+        opened.feedback(answer["decision_id"], {"click": 1}, position=1)
+
+
+@pytest.mark.slow
+def test_threads_share_a_store_and_log_what_was_drawn(shop: Run, db: str) -> None:
+    with rlrec.open(db) as opened, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: talk(opened, name), "abcd"))
+    assert shop("doctor", "--json").json["ok"]
+    assert shop("status", "--json").json["decisions"] == 140
+
+
+@pytest.mark.slow
+def test_a_forked_process_has_connections_of_its_own(shop: Run, db: str) -> None:
+    with rlrec.open(db) as opened:
+        talk(opened, "parent", 1)
+        children = [processes.Process(target=talk, args=(opened, name)) for name in "abc"]
+        for child in children:
+            child.start()
+        talk(opened, "parent-again")
+        for child in children:
+            child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert shop("doctor", "--json").json["ok"]
+    assert shop("status", "--json").json["decisions"] == 141
