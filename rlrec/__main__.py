@@ -1,3 +1,4 @@
 from rlrec.cli import main
 
-main()
+if __name__ == "__main__":  # workers of a cluster import it under another name
+    main()

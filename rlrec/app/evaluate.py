@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from rlrec.app.evaluation import estimates
 from rlrec.app.evaluation.candidates import Inclusion
 from rlrec.app.evaluation.estimates import EstimateRow
+from rlrec.app.evaluation.passes import HERE, Workers
 from rlrec.app.evaluation.request import EmptyLog, Request
 from rlrec.app.inputs import filters
 from rlrec.app.log import maturity
 from rlrec.ope import diagnostics
 from rlrec.store import Store, bulk
 
-__all__ = ["EmptyLog", "Request", "evaluate", "explained"]
+__all__ = ["EmptyLog", "Request", "Workers", "evaluate", "explained"]
 
 
-def evaluate(store: Store, request: Request) -> list[EstimateRow]:
+def evaluate(store: Store, request: Request, workers: Workers = HERE) -> list[EstimateRow]:
     """An estimate for every target, group and estimator, from one snapshot of the log.
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
@@ -24,7 +25,8 @@ def evaluate(store: Store, request: Request) -> list[EstimateRow]:
     with store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, request.log)
         try:
-            return estimates.answer(unit, request, estimators, selection)
+            with workers.opened(store, unit.now) as engine:
+                return estimates.answer(unit, request, estimators, selection, engine)
         except EmptyLog as error:
             if error.wait_us is not None:
                 command = f"evaluate {' '.join(request.targets)}"

@@ -15,6 +15,7 @@ from rlrec.cli.values import NUMBER, Integer
 from rlrec.errors import quantity
 
 MODEL = click.Path(exists=True, dir_okay=False)
+ENGINES = ("local", "dask")
 SHOWN = {
     "target": "target", "version": "version", "group": "group", "estimator": "estimator", "unit": "unit",
     "value": "value", "lower": "lower", "upper": "upper", "lift": "lift over served", "ess": "ess", "n": "rows",
@@ -22,6 +23,27 @@ SHOWN = {
 }  # fmt: skip
 DROP = ("version", "rows", "unit", "reasons", "ess", "lift over served")
 VERDICTS = ("insufficient", "weak", "ok")
+
+
+def workers_options(command: Any) -> Any:
+    """The options that say who works on the partitions of a log."""
+    for option in (
+        click.option(
+            "--scheduler", metavar="ADDRESS", help="Of a Dask cluster that runs, e.g. tcp://127.0.0.1:8786; with "
+            "--engine dask. Without it a cluster of --jobs workers is started on this machine.",
+        ),
+        click.option(
+            "--engine", type=click.Choice(ENGINES), default="local", show_default=True,
+            help="Who works on the log: processes of this machine, or Dask (pip install 'rlrec[cluster]').",
+        ),
+        click.option(
+            "--jobs", type=Integer(1), default=1, show_default=True, metavar="N",
+            help="Processes that work on the log at a time. A log of more than 50,000 decisions has partitions that "
+            "they share; the figures are the same to the last bit.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 class _Command(click.Command):
@@ -92,14 +114,18 @@ class _Command(click.Command):
     "--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap and of simulated pages."
 )
 @plot_option
+@workers_options
 @stored
 @examples(
     "rlrec evaluate home uniform --plot home.svg",
     "rlrec evaluate home@2 --log policy=home,since=2026-01-01 --by position --json",
     "rlrec evaluate home uniform --estimator wdr,pdis --gamma 0.9 --log split=gate",
     "rlrec evaluate home uniform --estimator rips,sn-iips,pbm:home",
+    "rlrec evaluate home uniform --jobs 2",
 )
-def evaluate(store: Store, show: Show, plot: str | None, **request: Any) -> None:
+def evaluate(
+    store: Store, show: Show, plot: str | None, jobs: int, engine: str, scheduler: str | None, **request: Any
+) -> None:
     """Estimate from the log what policies would have earned.
 
     A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`. All
@@ -176,7 +202,8 @@ def evaluate(store: Store, show: Show, plot: str | None, **request: Any) -> None
                      position-model), and its age"""
     from rlrec.app import evaluate as use_case
 
-    estimates = use_case.evaluate(store, use_case.Request(**request))
+    workers = use_case.Workers(jobs=jobs, engine=engine, scheduler=scheduler)
+    estimates = use_case.evaluate(store, use_case.Request(**request), workers)
     if plot is not None:
         from rlrec.report.figures import estimated
 

@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol
 
-Task = bytes
-"""The parameters of a pass over the log, as `packing.pack` makes them: a callable that takes a partition."""
+from rlrec.errors import RlrecError
 
-Partition = Any
-"""A partition of the log, which can be pickled: its rows, or where they are."""
+DEATHS = 4  # of workers on one partition, after which it is refused
+
+
+class Runner(Protocol):
+    """Runs a task, the packed parameters of a pass, on a partition. Runner and partition can be pickled."""
+
+    def __call__(self, task: bytes, partition: Any, /) -> Any: ...
 
 
 class Engine(Protocol):
-    """Works on partitions."""
+    """Works on partitions. mixed: whether some of its processors compute with other instructions than this one, so that
+    results may differ in their last bits."""
 
-    def map(self, task: Task, partitions: Iterable[Partition]) -> Iterator[tuple[int, Any]]:
+    mixed: bool
+
+    def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """The number of each partition and its result, in any order. An error of a task is raised here."""
+
+    def close(self) -> None:
+        """End the workers that it started."""
+
+
+class Fingerprint(NamedTuple):
+    """The versions and the processor that results depend on."""
+
+    versions: tuple[str, ...]
+    processor: tuple[str, ...]
+
+
+def fingerprint() -> Fingerprint:
+    """The fingerprint of this process."""
+    from importlib.metadata import version
+
+    features: dict[str, bool] = import_module("numpy._core._multiarray_umath").__cpu_features__
+    versions = tuple(f"{name} {version(name)}" for name in ("rlrec", "numpy"))
+    python = f"python {sys.version_info.major}.{sys.version_info.minor}"
+    return Fingerprint((*versions, python), tuple(sorted(name for name, present in features.items() if present)))
+
+
+def is_mixed(of_worker: Fingerprint, here: Fingerprint) -> bool:
+    """Whether the processors differ. Raises RlrecError where versions do."""
+    for theirs, ours in zip(of_worker.versions, here.versions, strict=True):
+        if theirs != ours:
+            raise RlrecError(f"a worker has {theirs}, and this process {ours}", hint="give all of them one environment")
+    return of_worker.processor != here.processor
+
+
+def deadly_partition(number: int) -> RlrecError:
+    """The error of a partition that ends its workers."""
+    return RlrecError(
+        f"partition {number} of the log has ended its worker {DEATHS} times",
+        hint="a worker may have too little memory: start fewer on a machine, or narrow --log",
+    )

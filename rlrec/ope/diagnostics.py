@@ -54,6 +54,7 @@ REASONS = {
     "an arm at a position; `left_out` counts them",
     "no-pairs": "nothing is estimated: pi cannot weigh some pages, whose logger was not uniform and has too many "
     "slates to list, or whose probabilities of arms at positions are not known",
+    "mixed-cpus": "workers have processors of several kinds: figures agree to 1e-12, not to the last bit",
     "no-state": "rows or visits without a recorded session state were left out; `left_out` counts them",
     "refuted": "the estimate is more than 3 standard errors of the difference from that of rips, cascade-dr or sips, "
     "which assume less (weak): the reward of a slot depends on what other slots show",

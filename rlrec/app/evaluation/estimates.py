@@ -19,6 +19,7 @@ from rlrec.app.evaluation.sessions import SessionUnit
 from rlrec.app.evaluation.slates import PartialPages, SlateUnit
 from rlrec.app.evaluation.targets import Target
 from rlrec.app.inputs import lookup
+from rlrec.compute import Engine
 from rlrec.errors import InputError
 from rlrec.ope import intervals
 from rlrec.ope.base import Estimator
@@ -105,14 +106,16 @@ def _any_modelled(estimators: Mapping[str, Estimator]) -> bool:
     return any(estimator.modelled for estimator in estimators.values())
 
 
-def answer(unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection) -> list[EstimateRow]:
-    """An estimate for every target, group and estimator, from one snapshot of these decisions. Raises EmptyLog where
-    none of them can be used."""
+def answer(
+    unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, engine: Engine | None = None
+) -> list[EstimateRow]:
+    """An estimate for every target, group and estimator, from one snapshot of these decisions. engine: as of
+    `fold.total`. Raises EmptyLog where none of them can be used."""
     evaluation, units, log = prepare(unit, request, estimators, selection)
     partials = []
     for of_rows in list(units):
         try:
-            partials.append(fold.total(of_rows, evaluation, log))
+            partials.append(fold.total(of_rows, evaluation, log, engine))
         except PartialPages:
             if estimators.slates_named:
                 raise
@@ -125,7 +128,11 @@ def answer(unit: Unit, request: Request, estimators: ope.EstimatorChoice, select
         for of_rows, partial in zip(units, partials, strict=True)
     ]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
-    return _rows(evaluation, estimators, by_unit, inclusion)
+    rows = _rows(evaluation, estimators, by_unit, inclusion)
+    if engine is not None and engine.mixed:
+        mixed = (replace(row.estimate, reasons=(*row.estimate.reasons, "mixed-cpus")) for row in rows)
+        return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed, strict=True)]
+    return rows
 
 
 def prepare(

@@ -5,14 +5,21 @@ that nothing a process remembers of others can change a bit of the result."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.request import Evaluation
+from rlrec.app.inputs import lookup
 from rlrec.compute import Engine, packing
-from rlrec.store import Unit
+from rlrec.errors import InputError
+from rlrec.store import Store, Unit
 from rlrec.store.reader import Batch
+
+ENGINES = ("local", "dask")
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -49,3 +56,56 @@ def result(packed: bytes, unit: Unit, batches: Iterable[Batch], reader: LogReade
     if reader is None:
         return work(LogReader(unit, work.evaluation, rows=batches))
     return work(LogReader(unit, work.evaluation, rows=batches, contexts=reader.contexts, progress=reader.progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreRunner:
+    """Works on partitions in another process, with a connection of its own. What it asks the store for never changes;
+    what changes comes with the partition.
+
+    url: with its password; now: the clock."""
+
+    url: str = field(repr=False)
+    now: int
+
+    def __call__(self, task: bytes, partition: Iterable[Batch], /) -> Any:
+        with closing(Store(self.url)) as store, store.read() as unit:
+            unit.now = self.now
+            return result(task, unit, partition)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who works on partitions. jobs: processes; engine: local or dask; scheduler: of a cluster that runs."""
+
+    jobs: int = 1
+    engine: str = "local"
+    scheduler: str | None = None
+
+    @contextmanager
+    def opened(self, store: Store, now: int) -> Iterator[Engine | None]:
+        """The engine; None to work in this process. Raises InputError for an unknown one."""
+        if self.engine not in ENGINES:
+            raise lookup.unknown("engine", self.engine, ENGINES, hint=f"one of {', '.join(ENGINES)}")
+        if self.scheduler is not None and self.engine != "dask":
+            raise InputError("--scheduler is given, and --engine is local", hint="add --engine dask")
+        url = store.url
+        if url.drivername == "sqlite":
+            url = url.set(database=os.path.abspath(url.database or ""))
+        runner = StoreRunner(url=url.render_as_string(hide_password=False), now=now)
+        if self.engine == "dask":
+            from rlrec.compute.cluster import Cluster
+
+            engine: Engine = Cluster(self.jobs, runner, scheduler=self.scheduler)
+        elif self.jobs == 1:
+            yield None
+            return
+        else:
+            from rlrec.compute.local import Processes
+
+            engine = Processes(self.jobs, runner)
+        with closing(engine):
+            yield engine
+
+
+HERE = Workers()

@@ -1,0 +1,99 @@
+"""Work on partitions on a Dask cluster: one that runs at an address, or one of this machine that ends with the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from rlrec.compute import packing
+from rlrec.compute.protocol import Fingerprint, Runner, deadly_partition, fingerprint, is_mixed
+from rlrec.errors import InputError, RlrecError
+
+TIMEOUT_S = 5
+AHEAD = 2  # partitions a worker that are handed over before they are done
+# Set before numpy is loaded. Dask's own threshold makes numpy twice as slow.
+WORKERS = {"MALLOC_TRIM_THRESHOLD_": "", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+class SchedulerAbsent(RlrecError):
+    """No scheduler answers."""
+
+    code = 4
+
+
+class Cluster:
+    """An engine of Dask workers. Dask works on the partition of a worker that was lost once more."""
+
+    def __init__(self, jobs: int, runner: Runner, *, scheduler: str | None) -> None:
+        """Raises InputError without Dask, SchedulerAbsent where no scheduler answers."""
+        try:
+            import dask
+            import distributed
+        except ImportError:
+            raise InputError("--engine dask needs Dask", hint="pip install 'rlrec[cluster]'") from None
+        self.mixed, self._runner, self._here = False, runner, fingerprint()
+        self._cluster: Any = None
+        with dask.config.set({"distributed.nanny.pre-spawn-environ": WORKERS}):
+            if scheduler is None:
+                start: Any = distributed.LocalCluster
+                self._cluster = start(
+                    n_workers=jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
+                )
+        try:
+            connect: Any = distributed.Client
+            self.client = connect(self._cluster or scheduler, timeout=TIMEOUT_S, set_as_default=False)
+        except (OSError, ValueError) as error:
+            reason = f"no scheduler answers at {scheduler}" if isinstance(error, OSError) else str(error)
+            raise SchedulerAbsent(reason, hint="start one: dask scheduler --host 127.0.0.1") from error
+
+    def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        """See `Engine.map`. The task is a future of its own: it is handed over once, and can be made again."""
+        import distributed
+
+        shared = self.client.submit(bytes, task, pure=False)
+        orders = enumerate(partitions)
+        completed: Any = distributed.as_completed
+        running = completed(loop=self.client.loop, with_results=True, raise_errors=False)
+        count = 0
+        while True:
+            workers = max(1, len(self.client.scheduler_info()["workers"]))
+            while count < AHEAD * workers and (order := next(orders, None)):
+                number, partition = order
+                key = f"rlrec-partition-{number}-{shared.key}"
+                running.add(self.client.submit(_run, self._runner, shared, partition, key=key))
+                count += 1
+            if not count:
+                return
+            future, answer = next(running)
+            count -= 1
+            number = int(future.key.split("-")[2])
+            if future.status != "finished":
+                error = future.exception()
+                raise deadly_partition(number) if isinstance(error, distributed.KilledWorker) else _failed(error)
+            of_worker, message = answer
+            self.mixed |= is_mixed(of_worker, self._here)
+            future.release()
+            result = packing.unpack(message)
+            if isinstance(result, RlrecError):
+                raise result
+            yield number, result
+
+    def close(self) -> None:
+        """End what was started here; a cluster at an address goes on."""
+        with suppress(OSError, TimeoutError):
+            self.client.close()
+            if self._cluster is not None:
+                self._cluster.close()
+
+
+def _run(runner: Runner, task: bytes, partition: Any) -> tuple[Fingerprint, bytes]:
+    """The fingerprint of the worker, and its packed result or error."""
+    try:
+        return fingerprint(), packing.pack(runner(task, partition))
+    except RlrecError as error:
+        return fingerprint(), packing.pack(error)
+
+
+def _failed(error: BaseException | None) -> RlrecError:
+    return RlrecError(f"a worker failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")

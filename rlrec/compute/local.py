@@ -1,0 +1,99 @@
+"""Work on partitions in several processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from rlrec.compute import packing, worker
+from rlrec.compute.protocol import DEATHS, Runner, deadly_partition
+from rlrec.errors import RlrecError
+
+
+class _PartitionWork(NamedTuple):
+    """A partition that is worked on: its number, and the message that says so."""
+
+    number: int
+    message: bytes
+
+
+class Processes:
+    """An engine of so many processes, started when they are first needed."""
+
+    mixed = False  # they have one processor
+
+    def __init__(self, jobs: int, runner: Runner) -> None:
+        self._jobs, self._runner = jobs, runner
+        self._idle: list[_Process] = []
+
+    def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        """See `Engine.map`. A partition whose process ends is worked on again."""
+        orders = (_PartitionWork(*each) for each in enumerate(pickle.dumps((task, each), 5) for each in partitions))
+        again: list[_PartitionWork] = []
+        busy: dict[_Process, _PartitionWork] = {}
+        deaths: Counter[int] = Counter()
+        with DefaultSelector() as selector:
+            try:
+                while True:
+                    while len(busy) < self._jobs and (order := again.pop() if again else next(orders, None)):
+                        process = self._idle.pop() if self._idle else _Process(self._runner)
+                        busy[process] = order
+                        selector.register(process.answers, EVENT_READ, process)
+                        process.send(order.message)
+                    if not busy:
+                        return
+                    for key, _ in selector.select():
+                        process = cast(_Process, key.data)
+                        order, message = busy.pop(process), worker.read(process.answers)
+                        selector.unregister(process.answers)
+                        if message is None:
+                            process.close()
+                            deaths[order.number] += 1
+                            if deaths[order.number] == DEATHS:
+                                raise deadly_partition(order.number)
+                            again.append(order)
+                            continue
+                        self._idle.append(process)
+                        answer = packing.unpack(message)
+                        if isinstance(answer, RlrecError):
+                            raise answer
+                        yield order.number, answer
+            finally:
+                for process in busy:
+                    process.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+class _Process:
+    def __init__(self, runner: Runner) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(worker.__file__))], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={"OPENBLAS_NUM_THREADS": "1", **os.environ},
+        )  # fmt: skip
+        self._questions = cast(BinaryIO, self._process.stdin)
+        self.answers = cast(BinaryIO, self._process.stdout)
+        self.send(pickle.dumps(sys.path))
+        self.send(pickle.dumps(runner))
+
+    def send(self, message: bytes) -> None:
+        with suppress(BrokenPipeError):  # its answer will say that it has ended
+            worker.write(self._questions, message)
+
+    def close(self) -> None:
+        self._process.kill()  # it only reads
+        with suppress(OSError):
+            self._questions.close()
+        self.answers.close()
+        self._process.wait()

@@ -1,0 +1,54 @@
+"""A process that works on partitions. It is run as a file: the process that started it says first where modules are.
+
+Messages are pickles with their length before them: (path, runner), then (task, partition) each; each is answered by a
+packed result."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+from typing import Any, BinaryIO
+
+LENGTH = 8  # bytes
+
+
+def write(stream: BinaryIO, message: bytes) -> None:
+    stream.write(len(message).to_bytes(LENGTH, "little"))
+    stream.write(message)
+    stream.flush()
+
+
+def read(stream: BinaryIO) -> bytes | None:
+    """The next message; None at the end, or where the other side ended in the middle of one."""
+    start = stream.read(LENGTH)
+    message = stream.read(int.from_bytes(start, "little")) if len(start) == LENGTH else b""
+    return message if message else None
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it ends it
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what is printed spoils no answer
+    questions = sys.stdin.buffer
+    sys.path[:] = pickle.loads(read(questions) or b"")
+
+    from rlrec.compute import packing
+    from rlrec.errors import RlrecError
+
+    runner = pickle.loads(read(questions) or b"")
+    while (message := read(questions)) is not None:
+        task, partition = pickle.loads(message)
+        answer: Any
+        try:
+            answer = runner(task, partition)
+        except RlrecError as error:
+            answer = error
+        except Exception as error:
+            answer = RlrecError(f"a worker failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        write(answers, packing.pack(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Engines: whoever works on the partitions of a log, and whatever happens to workers, the figures are the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlrec.app import evaluate
+from rlrec.app.evaluation import passes
+from rlrec.app.evaluation.passes import StoreRunner, Workers
+from rlrec.compute.cluster import Cluster, SchedulerAbsent
+from rlrec.compute.local import Processes
+from rlrec.compute.packing import pack, unpack
+from rlrec.compute.protocol import Engine, Fingerprint, fingerprint, is_mixed
+from rlrec.errors import InputError, RlrecError
+from tests.app import logs
+
+
+def judged(db: str, workers: Workers = passes.HERE, **options: Any) -> list[dict[str, Any]]:
+    request = evaluate.Request(targets=["uniform", "log"], estimators="impression,session,tis,sips", **options)
+    with closing(logs.at(db, 1e6)) as store:
+        return [row.to_json() for row in evaluate.evaluate(store, request, workers)]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> str:
+    """A log of slates for users who come back."""
+    path = tmp_path_factory.mktemp("engines") / "log.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    serve(str(path))
+    return str(path)
+
+
+def serve(db: str) -> None:
+    logs.catalogue(db, 5)
+    logs.create(db, "log", "thompson", floor="0.2")
+    contexts = [{"hour": hour} for hour in range(3)]
+    logs.serve(db, "log", pages=400, rates=(0.1, 0.2, 0.3, 0.4, 0.5), size=2, users=60, contexts=contexts)
+
+
+@pytest.fixture(autouse=True)
+def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    logs.in_batches(monkeypatch, 60)
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_bits(served: str) -> None:
+    assert judged(served, Workers(jobs=2), by="hour") == judged(served, by="hour")
+
+
+@pytest.mark.slow
+def test_processes_read_either_store(db: str) -> None:
+    serve(db)
+    assert judged(db, Workers(jobs=2)) == judged(db)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_cluster_gives_the_same_bits(served: str, jobs: int) -> None:
+    assert judged(served, Workers(jobs=jobs, engine="dask")) == judged(served)
+
+
+# -- workers that end --
+
+
+class Mortal(StoreRunner):
+    """A runner whose process is killed on its third partition, once: files of the folder MORTAL count them."""
+
+    def __call__(self, task: bytes, partition: Any, /) -> Any:
+        for number in range(3):
+            try:
+                os.close(os.open(f"{os.environ['MORTAL']}/{number}", os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                continue
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            break
+        return super().__call__(task, partition)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "dask"])
+def test_the_partition_of_a_lost_worker_is_worked_on_again(
+    served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    expected = judged(served)
+    monkeypatch.setenv("MORTAL", str(tmp_path))
+    monkeypatch.setattr(passes, "StoreRunner", Mortal)
+    assert judged(served, Workers(jobs=2, engine=engine)) == expected
+    assert (tmp_path / "2").exists()
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """A runner that the third partition kills."""
+
+    def __call__(self, task: bytes, partition: int, /) -> Any:
+        if partition == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return partition
+
+
+@pytest.fixture(params=["local", pytest.param("dask", marks=pytest.mark.slow)])
+def poisoned(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    local = request.param == "local"
+    with closing(Processes(2, Poisoned()) if local else Cluster(2, Poisoned(), scheduler=None)) as engine:
+        yield engine
+
+
+def test_a_partition_that_ends_four_workers_is_named(poisoned: Engine) -> None:
+    with pytest.raises(RlrecError, match="partition 3 of the log has ended its worker 4 times"):
+        dict(poisoned.map(b"", range(6)))
+
+
+# -- what is refused --
+
+
+@pytest.mark.slow
+def test_an_error_of_a_task_is_raised_as_it_is(served: str) -> None:
+    with pytest.raises(InputError) as caught:
+        judged(served, Workers(jobs=2), by="colour")
+    assert "no context of the log has the field 'colour'" in caught.value.message
+
+
+def test_an_error_with_a_hint_comes_through_a_pipe() -> None:
+    error = unpack(pack(InputError("no", hint="yes", line=3)))
+    assert (type(error), error.message, error.hint, error.line) == (InputError, "no", "yes", 3)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_not_there_is_said_in_time() -> None:
+    with pytest.raises(SchedulerAbsent, match=r"no scheduler answers at tcp://127.0.0.1:9") as caught:
+        Cluster(1, Poisoned(), scheduler="tcp://127.0.0.1:9")
+    assert caught.value.code == 4
+
+
+def test_workers_with_other_versions_are_refused_and_other_processors_are_told() -> None:
+    here = fingerprint()
+    assert not is_mixed(fingerprint(), here)
+    assert is_mixed(Fingerprint(here.versions, ("ABACUS",)), here)
+    with pytest.raises(RlrecError, match=r"a worker has numpy 0\.1, and this process numpy"):
+        is_mixed(Fingerprint((here.versions[0], "numpy 0.1", here.versions[2]), here.processor), here)
+
+
+def test_a_scheduler_without_dask_is_refused(served: str) -> None:
+    with pytest.raises(InputError, match="--scheduler is given, and --engine is local"):
+        judged(served, Workers(scheduler="tcp://127.0.0.1:9"))
