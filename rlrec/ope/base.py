@@ -36,6 +36,7 @@ class RewardColumns:
     largest: the largest weight that any choice could have had; NaN (or inf) where no bound is known
     unsupported: the target's probability of choices the logger gave 0; NaN where that is unknown
     default: whether the reward is the default; without it, a reward of 0 counts as the default
+    count: how many rows each stands for, 1 / the probability that the log kept it; 1 without it
 
     Raises InputError for a wrong shape or a value outside its range."""
 
@@ -46,6 +47,7 @@ class RewardColumns:
     largest: Array | None = None
     unsupported: Array | None = None
     default: Flags | None = None
+    count: Array | None = None
 
     def __post_init__(self) -> None:
         for name, values in self.columns().items():
@@ -58,6 +60,8 @@ class RewardColumns:
                 require(name, column, np.isfinite(column), "a finite number")
         if self.unsupported is not None:
             require("unsupported", self.unsupported, ~(self.unsupported < -ROUNDING), "0 or more")
+        if self.count is not None:
+            require("count", self.count, (self.count >= 1) & np.isfinite(self.count), "1 or more")
 
     def columns(self) -> dict[str, Any]:
         """The columns that the batch has, by name."""
@@ -67,6 +71,10 @@ class RewardColumns:
     def n_rows(self, name: str) -> int:
         """Length of the column of that name."""
         return len(self.reward)
+
+    def counted(self, column: Array) -> Array:
+        """A column of rows with each value as often as its row counts; (n,) or (n, c)."""
+        return column if self.count is None else (column.T * self.count).T
 
     @cached_property
     def not_default(self) -> Flags:

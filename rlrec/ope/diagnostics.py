@@ -186,22 +186,26 @@ def weights(batch: LogBatch) -> Weights:
         bound=float(np.nan_to_num(bounds[used], nan=np.inf, posinf=np.inf).max(initial=0.0)),
         unsupported=batch.unsupported,
         left_out=int((~used).sum()),
+        count=None if batch.count is None else batch.count[used],
     )
     return replace(of_weights, rewards=int(np.count_nonzero(batch.reward)))
 
 
 def weight_diagnostics(
     weight: Array, *, weighted_reward: Array, reward: Array, not_default: Flags, largest: float, bound: float,
-    unsupported: Array | None, left_out: int,
+    unsupported: Array | None, left_out: int, count: Array | None = None,
 ) -> Weights:  # fmt: skip
-    """Diagnostics of rows that can be weighed, (n,) each; unsupported: of any rows."""
+    """Diagnostics of rows that can be weighed, (n,) each; unsupported: of any rows; count: how often each counts."""
+    if count is not None:
+        weight, weighted_reward, reward = weight * count, weighted_reward * count, reward * count
     size, nonzero = np.abs(weighted_reward), int(np.count_nonzero(weighted_reward))
     mass = unsupported if unsupported is not None else np.empty(0)
     return Weights(
         rows=len(weight), left_out=left_out, rewards=nonzero, weighted_rewards=nonzero, weight=float(weight.sum()),
         not_default=float(weight[not_default].sum()), largest=largest, bound=bound,
         unsupported=float(np.nansum(mass)), n_unsupported=int((~np.isnan(mass)).sum()), reward_size=float(size.sum()),
-        earned=float(reward.sum()), counted=float(len(weight)),
+        earned=float(reward.sum()),
+        counted=float(len(weight) if count is None else count.sum()),
         top_weights=_top(weight), top_rewards=_top(size[size > 0]),
     )  # fmt: skip
 

@@ -267,7 +267,7 @@ class EstimatorFold:
             return 0.0
         (low, high), (least, most) = reward_range, self.predictions
         largest_error = max(high - low, high - least, most - low) if self.estimator.modelled else high - low
-        return finite_or_none(self.distorted / self.n * largest_error)
+        return finite_or_none(self.distorted / self.weights.counted * largest_error)
 
     def _notes(self, bias: float | None) -> list[str]:
         error = self.value_and_error[1]

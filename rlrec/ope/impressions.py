@@ -69,11 +69,12 @@ class ImpressionFold:
             if not terms.keys() >= set(estimator.columns):
                 terms.update(zip(estimator.columns, estimator.terms(batch).T, strict=True))
         predicted = np.empty(0) if batch.predicted is None else batch.predicted
-        matrix = np.column_stack([terms[name] for name in self.columns])
+        matrix = batch.counted(np.column_stack([terms[name] for name in self.columns]))
+        distortions = [each.distortion(batch) if each.biased else np.zeros(0) for each in self.estimators.values()]
         return ImpressionPartial(
             moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning),
             diagnostics.weights(batch),
-            np.array([each.distortion(batch).sum() if each.biased else 0.0 for each in self.estimators.values()]),
+            np.array([(batch.counted(each) if len(each) else each).sum() for each in distortions]),
             (float(predicted.min(initial=np.inf)), float(predicted.max(initial=-np.inf))),
         )
 

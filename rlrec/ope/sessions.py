@@ -101,7 +101,7 @@ class SessionFold:
         if (longest := int(batch.length.max(initial=0))) > self.horizon:
             raise InputError(f"a visit has {longest} steps, more than the horizon of {self.horizon}")
         course = Course(batch, self.gamma)
-        terms = np.column_stack([getattr(course, name) for name in self.columns])
+        terms = batch.counted(np.column_stack([getattr(course, name) for name in self.columns]))
         return SessionPartial(
             moments(terms, batch.cluster, columns=self.columns, spanning=self.spanning),
             self._steps(course) if self.by_step else None,
@@ -112,18 +112,18 @@ class SessionFold:
         )
 
     def _steps(self, course: Course) -> Steps:
-        columns = {name: getattr(course, name) for name in self.by_step}
-        batch = course.batch
-        return steps(columns, course.ratio, cluster=batch.cluster, length=batch.length, horizon=self.horizon)
+        batch, count = course.batch, _counts(course)
+        columns = {name: getattr(course, name) * count for name in self.by_step}
+        return steps(columns, course.ratio * count, cluster=batch.cluster, length=batch.length, horizon=self.horizon)
 
     def _by_step(self, course: Course) -> Array:
         """Sums of w_t, w_t^2 and |gamma^t r_t| over all visits at every step, (3, horizon)."""
         length, all_visits = course.batch.length, np.zeros(len(course.batch), np.int64)
+        count = _counts(course)
         at: dict[str, Any] = {"cluster": all_visits, "length": length, "horizon": self.horizon}
-        size, weight = steps({"size": course.discount * np.abs(course.batch.reward)}, course.ratio, **at).sums.sum(
-            axis=0
-        )
-        (square,) = steps({}, course.ratio**2, **at).sums.sum(axis=0)
+        sizes = {"size": course.discount * np.abs(course.batch.reward) * count}
+        size, weight = steps(sizes, course.ratio * count, **at).sums.sum(axis=0)
+        (square,) = steps({}, (course.ratio * count) ** 2, **at).sums.sum(axis=0)
         return np.array([weight, square, size])
 
     @cached_property
@@ -182,11 +182,17 @@ class SessionFold:
         return [at_end(partial, each, label=label, summary=summary) for label, each in self.estimators.items()]
 
 
+def _counts(course: Course) -> Array | float:
+    """How often the visit of each decision counts, (n,)."""
+    batch = course.batch
+    return 1.0 if batch.count is None else np.repeat(batch.count, batch.length)
+
+
 def _diagnose(course: Course, weight: Array, *, weighted_reward: Array, largest: Array) -> Weights:
     return diagnostics.weight_diagnostics(
         weight, weighted_reward=weighted_reward, reward=course.logged_return, not_default=course.rewarded,
         largest=float(largest.max(initial=0.0)), bound=float(course.bound.max(initial=0.0)),
-        unsupported=course.batch.unsupported, left_out=course.batch.left_out,
+        unsupported=course.batch.unsupported, left_out=course.batch.left_out, count=course.batch.count,
     )  # fmt: skip
 
 

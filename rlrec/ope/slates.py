@@ -55,7 +55,7 @@ class SlateBatch(VisitBatch):
     target_at, logged_at (n, k): these probabilities at positions 1 to k; 0 below the end of the slate.
     additive (n,): what each slot adds to the weight of a reward that is a sum over slots, of `pseudo_inverse`."""
 
-    by_visit: ClassVar[tuple[str, ...]] = ("cluster", "page")
+    by_visit: ClassVar[tuple[str, ...]] = ("cluster", "count", "page")
     page: Array
     marginal_ratio: Array | None = None
     largest_marginal: Array | None = None
@@ -227,10 +227,12 @@ class SlateFold:
                     not_default=course.rewarded[used],
                     largest=float(weight[used].max(initial=0.0)), bound=float(bound[used].max(initial=0.0)),
                     unsupported=batch.unsupported, left_out=batch.left_out + int((~used).sum()),
+                    count=None if batch.count is None else batch.count[used],
                 )
                 for weight, bound in ((weighed.weight, weighed.bound), (of_page, course.bound))
             )  # fmt: skip
-        matrix, page_size = np.column_stack(terms), float(np.nansum(np.abs(course.weighted_page_events)))
+        matrix, page_events = batch.counted(np.column_stack(terms)), batch.counted(course.weighted_page_events)
+        page_size = float(np.nansum(np.abs(page_events)))
         sums = moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning)
         return SlatePartial(sums, weights, of_slates, page_size)
 

@@ -48,6 +48,7 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "imported": (np.bool_, "d.imported"),
     "estimated": (np.bool_, "coalesce(d.estimated, 0)"),
     "keep_probability": (np.float64, "coalesce(d.keep_probability, 1.0)"),
+    "subsampled": (np.bool_, "CASE WHEN d.keep_probability IS NULL THEN 0 ELSE 1 END"),
     **_numbers_of("s", "position", "arm_id"),
     **{name: (np.float64, f"coalesce(s.{name}, {_NONE})") for name in ("propensity", "marginal", "min_propensity")},
     "score": (np.float64, f"coalesce(s.score, {NO_SCORE})"),

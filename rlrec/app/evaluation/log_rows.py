@@ -31,10 +31,10 @@ CLUSTERS = {
     "row": ("session_digest", "visit", "step"),
 }
 # The columns that are read to fit a reward model, and to judge a target; those of CLUSTERS too.
-FITTED = ("at", "context_id", "imported", "arm_id", "censored")
+FITTED = ("at", "context_id", "imported", "arm_id", "censored", "keep_probability")
 JUDGED = (
     *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size",
-    "propensity", "marginal", "min_propensity", "visit", "step", "estimated", "keep_probability",
+    "propensity", "marginal", "min_propensity", "visit", "step", "estimated", "subsampled",
 )  # fmt: skip
 DRAWN = ("session_digest", "visit", "step")  # for targets whose decisions draw for themselves, too: `decision_digests`
 STATES = (*DRAWN, "recorded", "history")  # for targets that read the session, too
@@ -179,6 +179,12 @@ def _hashed(digest: Ids, number: Ids, *, salt: int) -> Ids:
     return np.where(number == 0, digest, hash_bits(digest ^ number, salt=salt).view(np.int64))
 
 
+def counts_of(slots: Columns) -> Array | None:
+    """How many rows each stands for, (n,): 1 / the probability that the log kept it; None where it kept all."""
+    keep = slots["keep_probability"]
+    return None if (keep == 1).all() else 1 / keep
+
+
 def usable(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:
     """The rows of a batch that are judged by under a reward definition, and how many others are not yet mature."""
     rewarded, slots = reward_log.with_rewards(batch, definition), batch.slots
@@ -191,7 +197,7 @@ def carry_over(rows: ImpressionRows, arms: ArmTable, *, positions: int) -> CellS
     """The sums of the test of carry-over, of the first arms by their keys; None where no visit has a second step.
     positions: of the longest slate of the log."""
     slots = rows.slots
-    if not slots["step"].any():
+    if not slots["step"].any() or slots["subsampled"].any():
         return None
     cell, cells = _cells(slots, arms, positions)
     return carry_over_sums(
@@ -205,7 +211,7 @@ def slots_above(rows: ImpressionRows, attraction: Array, arms: ArmTable, *, posi
     attraction: of the arm of each row; positions: as in `carry_over`."""
     slots = rows.slots
     cell, cells = _cells(slots, arms, positions)
-    cell = np.where(np.isnan(slots["marginal"]), -1, cell)
+    cell = np.where(np.isnan(slots["marginal"]) | slots["subsampled"], -1, cell)
     return slots_above_sums(
         rows.reward, attraction=attraction, cell=cell, cells=cells, decision=slots["decision_id"],
         position=slots["position"], cluster=slots["cluster"],
@@ -225,7 +231,7 @@ def propensity_bets(logged: LoggedBatch, arms: ArmTable) -> BetSums:
     slots = logged.log.slots
     top = run_starts(slots["decision_id"])
     p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
-    usable = (slots["position"][top] == 1) & (p > 0)
+    usable = (slots["position"][top] == 1) & (p > 0) & ~slots["subsampled"][top]
     top, p = top[usable], p[usable]
     # in how many decisions each arm was eligible
     first, which = distinct(slots["eligible_id"][top])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.evaluation.contexts import ContextTable
-from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows
+from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, counts_of
 from rlrec.app.inputs import parameters
 from rlrec.arrays import Array, Ids, take
 from rlrec.errors import InputError, suggest
@@ -65,11 +65,14 @@ class RewardModelFit:
 
     def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RidgeSums:
         examined = looks(rows, self.examination)  # (r - look q)^2 = look^2 (r / look - q)^2
+        weight = None if examined is None else examined**2
+        if (count := counts_of(rows.slots)) is not None:
+            weight = count if weight is None else weight * count
         return self.ridge.sums(
             rows.reward if examined is None else rows.reward / examined,
             self.arms.rank[self.arms.index(rows.slots["arm_id"])], position=self.position(rows),
             cluster=rows.slots["cluster"], context=contexts.encoded, code=rows.slots["context"],
-            weight=None if examined is None else examined**2,
+            weight=weight,
         )  # fmt: skip
 
     def position(self, rows: ImpressionRows) -> Ids:

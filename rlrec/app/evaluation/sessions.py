@@ -14,7 +14,7 @@ from rlrec.app.evaluation import visit_carry_over
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.fold import RowCounts
 from rlrec.app.evaluation.log_reader import LogReader, Reading
-from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
+from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch, counts_of
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums, TargetSlates
@@ -97,6 +97,7 @@ class SessionUnit:
     def batch_of(
         self, logged: LoggedBatch, rows: EndedVisits, model: ReturnModel | None
     ) -> Callable[[Scorer], VisitBatch]:
+        count = counts_of(rows.slots)
         decisions, slates = self._decisions(rows, logged.contexts) if model else None, lowest(rows)
 
         def batch(scorer: Scorer) -> VisitBatch:
@@ -120,6 +121,7 @@ class SessionUnit:
                 start=rows.start, reward=rows.reward, log_ratio=log_slate - rows.per_decision("log_propensity"),
                 cluster=rows.per_visit("cluster"), predicted=predicted, expected=expected, largest=-smallest,
                 unsupported=unsupported, default=rows.default,
+                count=None if count is None else count[rows.begins],
             )  # fmt: skip
 
         return batch

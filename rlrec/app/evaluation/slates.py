@@ -156,10 +156,11 @@ class SlateUnit:
         wanted = replace(self.wanted, joint=self.wanted.joint or bool((rows.page != 0).any()))
         if self.strict and wanted.additive:
             _require_pairs(slots)
-        predicted = None if values is None else values.predicted
+        predicted, count = None if values is None else values.predicted, log_rows.counts_of(slots)
         shared: dict[str, Any] = {
             "start": rows.start, "reward": impressions.reward, "page": rows.page, "default": impressions.default,
             "cluster": slots["cluster"][rows.begins], "predicted": predicted,
+            "count": None if count is None else count[rows.begins],
         }  # fmt: skip
 
         def batch(scorer: Scorer) -> SlateBatch:

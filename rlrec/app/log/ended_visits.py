@@ -157,6 +157,12 @@ def _usable(batch: reader.Batch, visits: EndedVisits, cutoff: Cutoff) -> tuple[E
     over = cutoff.over(stored)[index] | imported
     steps = np.diff(visits.start)
     entire = (steps == stored["steps"][index]) & (visits.per_decision("step")[visits.start[1:] - 1] == steps - 1)
+    if (
+        "keep_probability" in visits.slots
+    ):  # where the log dropped lines, a visit of several is never known to be entire
+        entire &= (steps == 1) | np.logical_and.reduceat(
+            visits.per_decision("keep_probability") == 1, visits.start[:-1]
+        )
     # logged: every slate has a propensity, and all its slots; counted: none is censored
     logged = ~np.isnan(visits.per_decision("log_propensity")) & (np.diff(visits.first) == visits.per_decision("size"))
     counted = ~np.logical_or.reduceat(visits.slots["censored"], visits.first[:-1])

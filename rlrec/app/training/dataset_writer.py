@@ -30,7 +30,7 @@ from rlrec.store.reader import Batch, Selection
 READ = (
     "at", "imported", "censored", "context_id", "eligible_id", "catalogue_revision", "size", "split", "visit", "step",
     "arm_id", "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded", "created_at",
-    "policy_id", "version_id", "variant_id", "user_id", "user_digest", "session_digest",
+    "policy_id", "version_id", "variant_id", "user_id", "user_digest", "session_digest", "keep_probability",
 )  # fmt: skip
 
 COUNTED = (

@@ -31,17 +31,23 @@ from rlrec.app.imports.layouts.base import (
     probability,
     refused,
 )
-from rlrec.app.imports.layouts.jsonl import TIGHT
+from rlrec.app.imports.layouts.jsonl import DEFAULT_POLICY, TIGHT
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, suggest
 from rlrec.policy import reward as rewards
 from rlrec.store.loading import Column, Same
 
-DEFAULT_POLICY = "imported"
 SINGLE = (
     "decision", "session", "user", "at", "arm", "propensity", "marginal", "position", "reward", "eligible",
+    "keep_probability",
 )  # fmt: skip
-OF_DECISION = ("session", "user", "at", "eligible")  # columns that are equal in all rows of a decision
+OF_DECISION = (
+    "session",
+    "user",
+    "at",
+    "eligible",
+    "keep_probability",
+)  # columns that are equal in all rows of a decision
 DELIMITERS = ",\t;|"
 CACHE = 50_000  # cells remembered of a column
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
@@ -222,6 +228,7 @@ class CsvMap(Layout):
             context=self._contexts(decided), eligible=Same(0) if sets is None else eligible, eligible_sets=sets or (),
             size=sizes, slots=slots, log_propensity=_log_propensities(slots, sizes, starts),
             events=_logged_events(events, row, slots.position),
+            keep_probability=_nulls(self._column("keep_probability", decided, _probability)),
         )  # fmt: skip
         return Decoded(columns, [], lines=None if n == len(rows) else lengths)
 

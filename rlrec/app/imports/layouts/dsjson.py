@@ -29,15 +29,14 @@ from rlrec.app.imports.layouts.base import (
     probability,
     refused,
 )
+from rlrec.app.imports.layouts.jsonl import DEFAULT_POLICY, FLOAT32
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.policy import reward as rewards
 from rlrec.store.loading import Same
 
-DEFAULT_POLICY = "imported"
 AT_ONCE = 1_000  # lines decoded at once
 CACHE = 2_000  # lists of actions remembered
-FLOAT32 = 1e-4  # how far float32 probabilities, some printed with six digits, may sum from 1
 ARM_IDS = ("id", "i.id", "_tag")  # where an action has its id
 CONTINUOUS = ("_label_ca", "_ca", "pdf", "pdf_value")
 REWARD = "reward"

@@ -36,10 +36,12 @@ CACHE = 10_000  # eligible sets remembered
 AT_ONCE = 1_000  # lines decoded at once
 TIGHT = 1e-9  # how far a probability that is 1 may be off
 LOOSE = 1e-6  # how far probabilities that were computed apart may be
+FLOAT32 = 1e-4  # how far those in float32, some printed with six digits, may sum from 1
 USUAL = {"version": 1, "experiment": None, "variant": None, "route": None, "belief_seq": 0}  # of imported decisions
 ROW = (
     "number", "eligible", "policy", "session", "user", "visit", "step", "at", "context", "state", "size",
-    "log_propensity", "seed", "request_id", "source", "history", "reward", "candidates",
+    "log_propensity", "seed", "request_id", "source", "history", "reward", "candidates", "keep_probability",
+    "estimated", "action_features", "slot_sets", "support",
 )  # fmt: skip
 
 
@@ -105,6 +107,11 @@ class DecisionLine(Struct, forbid_unknown_fields=True):
     candidates: list[CandidateEntry] | None = None
     candidates_log_propensity: float | None = None
     catalogue: list[str] | None = None
+    keep_probability: float | None = None
+    estimated: bool = False
+    features: dict[str, dict[str, Any]] | None = None  # of arms, for this decision
+    slot_sets: list[list[str]] | None = None
+    support: dict[str, float] | None = None
 
 
 class LineSlot(NamedTuple):
@@ -179,7 +186,9 @@ class Jsonl(Layout):
             canonical.text(decision.context), canonical.text(state) if state else "{}", size, log_propensity,
             decision.seed, None if decision.request_id is None else key(decision.request_id, "request_id"),
             _source(decision, policy), shown, None if decision.events is None else decision.reward,
-            _candidates(decision, eligible),
+            _candidates(decision, eligible), probability(decision.keep_probability, "keep_probability"),
+            1 if decision.estimated else None, _features(decision, eligible), _slot_sets(decision, slots, eligible),
+            _support(decision, slots, eligible),
         )  # fmt: skip
         return row, slots, self._events(decision, slots, at), eligible
 
@@ -277,6 +286,41 @@ def _candidates(decision: DecisionLine, eligible: Sequence[str]) -> LoggedCandid
     return LoggedCandidates(
         tuple(listed), propensities, product if log_propensity is None else log_propensity, catalogue
     )  # fmt: skip
+
+
+def _features(decision: DecisionLine, eligible: Sequence[str]) -> str | None:
+    if decision.features is None:
+        return None
+    if unknown := decision.features.keys() - set(eligible):
+        raise InputError(f"arm {min(unknown)[:80]!r} has features, but was not eligible", field="features")
+    return canonical.text(decision.features)
+
+
+def _slot_sets(
+    decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]
+) -> tuple[tuple[str, ...], ...] | None:
+    """The arms that each position of the slate could show, where a line says so."""
+    if decision.slot_sets is None:
+        return None
+    sets = tuple(tuple(sorted(set(arms))) for arms in decision.slot_sets)
+    if len(sets) != len(slots) or any(slot.arm not in arms for slot, arms in zip(slots, sets, strict=False)):
+        raise InputError("each slot has a list of arms, with the one that was shown", field="slot_sets")
+    if not set().union(*sets) <= set(eligible):
+        raise InputError("a slot lists an arm that was not eligible", field="slot_sets")
+    return sets
+
+
+def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]) -> dict[str, float] | None:
+    """The probability of each eligible arm at position 1, where a line has them."""
+    if decision.support is None:
+        return None
+    sums = sum(decision.support.values())
+    if decision.support.keys() != set(eligible) or abs(sums - 1) > FLOAT32 or min(decision.support.values()) < 0:
+        raise InputError("no probabilities of the eligible arms that sum to 1", field="support")
+    top = slots[0]
+    if top.position == 1 and top.propensity is not None and abs(decision.support[top.arm] - top.propensity) > FLOAT32:
+        raise InputError(f"it is not {top.propensity!r} for the arm at position 1", field="support")
+    return decision.support
 
 
 def _size(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]) -> int:
