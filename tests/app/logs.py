@@ -11,6 +11,7 @@ import pytest
 
 from rlrec.app import evaluate, feedback, policy, recommend
 from rlrec.app.log import partitions
+from rlrec.arrays import Array
 from rlrec.store import Store, arms, reader
 
 START = 1_769_904_000_000_000  # 2026-02-01
@@ -44,7 +45,7 @@ def serve(
     name: str,
     *,
     pages: int,
-    rates: Sequence[float],
+    rates: Sequence[float] | Array,
     size: int = 1,
     group: int = 500,
     start: float = 1.0,
@@ -56,8 +57,9 @@ def serve(
     curve: Sequence[float] = (1.0,) * 100,
 ) -> int:
     """`pages` decisions of a policy, `group` at a time every `minutes`, `together` a session; arm i is clicked with
-    rates[i] where it is examined, by its position: the clicks."""
+    rates[i], or on a page of its own with rates[page, i], where it is examined, by its position: the clicks."""
     generator, clicks = np.random.default_rng(seed), 0
+    by_page = np.broadcast_to(rates, (pages, np.shape(rates)[-1]))
     for number, first in enumerate(range(0, pages, group)):
         with closing(at(db, start + number * minutes)) as store:
             asked = [
@@ -75,9 +77,9 @@ def serve(
             ]
             lines = [
                 feedback.Line(decision_id=one["decision_id"], position=slot["position"], events={"click": 1.0})
-                for one in answers
+                for page, one in enumerate(answers, first)
                 for slot in one["slate"]
-                if generator.random() < rates[int(slot["arm"][1:])] * curve[slot["position"] - 1]
+                if generator.random() < by_page[page, int(slot["arm"][1:])] * curve[slot["position"] - 1]
             ]
             clicks += len(lines)
             feedback.feedback_stream(store, lambda told=lines: [told], quarantine=False, rejected=print)

@@ -125,7 +125,6 @@ def test_a_request_reads_the_columns_of_its_context_alone(db: str) -> None:
         ids = np.array(sorted(arm.id for arm in arms.every(unit)))
         served.case("all", ids, {"words": ["w1", "w2", "never"]}, keys={})
         assert len(served.columns.read) == 3
-        assert len(served.columns) <= 3 * len(ids)
         assert len(served.columns.columns()) > 100
 
 

@@ -2,75 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from rlrec.arrays import Array, Ids, Index
+from rlrec.arrays import Array, Ids, Index, run_starts
 from rlrec.store import Unit, beliefs
 from rlrec.store.beliefs import SUMS, ColumnRow
 
 ENTIRE = 2_000  # columns from which on the whole belief is read at once
+CACHED = 50_000  # columns that are kept beside those of a request
 
 
 class ColumnSums:
     """The sums on the columns of one version, as they stand or stood after change `seq`: rows of columns that nobody
     asks for are not read.
 
-    unit: of one snapshot, since more is read later; ordinal, discount: of a belief that fades. read: the columns that
-    were asked for, ascending."""
+    unit: of one snapshot, since more is read later; ordinal, discount: of a belief that fades. read: by column, the
+    arms that have sums there, ascending, and these."""
 
     def __init__(
         self, unit: Unit, version_id: int, *, seq: int | None = None, ordinal: int = 0, discount: float = 1.0
     ) -> None:
         self.unit, self.version_id, self.seq = unit, version_id, seq
         self.ordinal, self.discount = ordinal, discount
-        self._columns = self._arms = np.empty(0, np.int64)  # of each row; rows by column and arm
-        self._sums, self.read = np.zeros((0, len(SUMS))), np.empty(0, np.int64)
+        self.read: dict[int, tuple[Ids, Array]] = {}
         self._complete = False
 
-    def __len__(self) -> int:
-        """Rows that were read."""
-        return len(self._sums)
-
     def of(self, columns: Index, arms: Ids) -> Array:
-        """The sums on some columns for some arms, (c, m, 3); 0 where there are none. Both ascend."""
-        self._fetch(columns)
+        """The sums on some columns for some arms, ascending, (c, m, 3); 0 where there are none."""
+        wanted = columns.tolist()
+        self._fetch(wanted)
         total = np.zeros((len(columns), len(arms), len(SUMS)))
-        if not len(self._columns):
+        stored = [self.read.get(column, _NOTHING) for column in wanted]
+        if not stored:
             return total
-        # rows of these columns
-        low, high = (np.searchsorted(self._columns, columns, side) for side in ("left", "right"))
-        count = high - low
-        row = np.repeat(low - np.r_[0, np.cumsum(count)[:-1]], count) + np.arange(count.sum())
-        # those of these arms
-        index = np.minimum(np.searchsorted(arms, self._arms[row]), len(arms) - 1)
-        among = arms[index] == self._arms[row]
-        total[np.repeat(np.arange(len(columns)), count)[among], index[among]] = self._sums[row[among]]
+        # rows of these columns, and those of these arms among them
+        row = np.repeat(np.arange(len(columns)), [len(of_column) for of_column, _ in stored])
+        arm, sums = (np.concatenate(parts) for parts in zip(*stored, strict=True))
+        index = np.minimum(np.searchsorted(arms, arm), len(arms) - 1)
+        among = arms[index] == arm
+        total[row[among], index[among]] = sums[among]
         return total
 
     def columns(self) -> Ids:
         """The columns on which there are sums, ascending."""
         self._fetch(None)
-        return np.unique(self._columns)
+        return np.array(sorted(column for column, (arms, _) in self.read.items() if len(arms)), np.int64)
 
-    def _fetch(self, columns: Index | None) -> None:
+    def _fetch(self, columns: Sequence[int] | None) -> None:
         """Read the rows of columns that were not read before; None: of all."""
         if self._complete:
             return
-        missing = None if columns is None else np.setdiff1d(columns, self.read)
+        missing = None if columns is None else [column for column in columns if column not in self.read]
         if missing is None or len(missing) > ENTIRE:
-            self._complete = True
-            self._set(beliefs.of_columns(self.unit, self.version_id, None, seq=self.seq))
-        elif len(missing):
-            self.read = np.union1d(self.read, missing)
-            self._set(beliefs.of_columns(self.unit, self.version_id, missing.tolist(), seq=self.seq), more=True)
+            self._complete, missing = True, None
+        if missing and len(self.read) > CACHED:
+            self.read, missing = {}, list(columns or ())
+        if missing is None or missing:
+            self._add(beliefs.of_columns(self.unit, self.version_id, missing, seq=self.seq))
+            self.read |= {column: self.read.get(column, _NOTHING) for column in missing or ()}
 
-    def _set(self, rows: list[ColumnRow], *, more: bool = False) -> None:
-        """Take the sums of rows, faded; more: beside those that are there."""
+    def _add(self, rows: list[ColumnRow]) -> None:
+        """Take the sums of rows, faded."""
         table = np.array(rows, np.float64).reshape(len(rows), len(ColumnRow._fields))
+        table = table[np.lexsort((table[:, 1], table[:, 0]))]
         column, arm, then = table[:, :3].T.astype(np.int64)
         sums = table[:, 3:] * (self.discount ** (self.ordinal - then))[:, None]
-        if more:
-            column, arm = np.r_[self._columns, column], np.r_[self._arms, arm]
-            sums = np.concatenate([self._sums, sums])
-        order = np.lexsort((arm, column))
-        self._columns, self._arms, self._sums = column[order], arm[order], sums[order]
+        starts = run_starts(column)
+        pieces = zip(np.split(arm, starts[1:]), np.split(sums, starts[1:]), strict=True)
+        self.read |= dict(zip(column[starts].tolist(), pieces, strict=False))
+
+
+_NOTHING = np.empty(0, np.int64), np.zeros((0, len(SUMS)))
