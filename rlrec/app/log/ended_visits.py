@@ -21,7 +21,7 @@ READ = (
     "at", "imported", "censored", "policy_id", "version_id", "belief_seq", "belief_ordinal", "seed", "context_id",
     "eligible_id", "catalogue_revision", "variant_id", "size", "user_id", "user_digest", "session_digest", "split",
     "visit", "step", "arm_id", "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded",
-    "created_at", "estimated", "keep_probability",
+    "created_at", "estimated", "keep_probability", "subsampled",
 )  # fmt: skip
 LONGEST = 1_000  # decisions of a visit
 
