@@ -184,7 +184,7 @@ class Client:
         keep = True
         try:
             while keep and not self.front.draining and (first := await self._first_byte()):
-                if self._n_bytes > BLOCK:
+                if self._n_bytes > BLOCK or self._answers.qsize() >= GROUP:
                     await self._answers.join()
                 async with asyncio.timeout(self.limits.slow_s):
                     request = await self._request(first)

@@ -24,7 +24,7 @@ import pytest
 
 from rlrec.app import doctor
 from rlrec.app.pipe import Pipe
-from rlrec.cli.http import Front, Limits
+from rlrec.cli.http import GROUP, Front, Limits
 from rlrec.cli.serve import SharedWriter, listening
 from rlrec.errors import Conflict, InputError, RlrecError
 from rlrec.store import Store, decisions, engine, events
@@ -327,6 +327,23 @@ def test_whoever_does_not_take_an_answer_is_cut_off(kiosk: str, tmp_path: Path) 
 
     front = fronted(kiosk, talk, listen=f"unix:{tmp_path}/s.sock", slow_s=0.3)  # whose buffers are small
     assert (front.waiting_bytes, front.clients) == (0, {})
+
+
+def test_requests_without_lines_wait_for_their_answers_too(kiosk: str, tmp_path: Path) -> None:
+    """Whoever asks on and takes no answer fills no memory."""
+    longest = 0
+
+    def talk(address: str, front: Front) -> None:
+        nonlocal longest
+        with Client(address) as client:
+            client.socket.settimeout(1)
+            with pytest.raises(TimeoutError):
+                client.socket.sendall(b"GET /healthz HTTP/1.1\r\n\r\n" * 100_000)
+            (waiting,) = front.clients.values()
+            longest = waiting._answers.qsize()
+
+    fronted(kiosk, talk, listen=f"unix:{tmp_path}/s.sock")
+    assert 0 < longest <= GROUP
 
 
 HEAD = b"POST /pipe HTTP/1.1\r\n"
