@@ -78,6 +78,14 @@ def recommend_group(
     decisions are, in the same transaction."""
     seed = int.from_bytes(os.urandom(8)) if seed is None else seed
     cache = ServingCache() if cache is None else cache
+    work = partial(_recommend_group, store, requests, seed=seed, dry_run=dry_run, cache=cache, also=also)
+    return store.until_reached(work)
+
+
+def _recommend_group(
+    store: Store, requests: Sequence[Request | InputError], *, seed: int, dry_run: bool, cache: ServingCache,
+    also: FeedbackGroup | None,
+) -> list[Answer | InputError]:  # fmt: skip
     lock_all = False
     for _ in range(TRIES):
         with store.read() as unit:

@@ -41,12 +41,13 @@ class _Reconnection:
     def wait(self, error: StoreBusy) -> bool:
         """Wait before the next try; False where it makes no sense, or no longer."""
         store, now = self._store, time.monotonic()
-        if not isinstance(error, engine.Unreachable) or store.rehearsing:
+        if not isinstance(error, engine.Unreachable) or error.exhausted or store.rehearsing:
             return False
         began = self._began = now if self._began is None else self._began
         limit = store.waits.reconnect
         limit_s = (engine.RECONNECT_S if store.reached else 0) if limit is None else limit / 1e6
         if now + self._pause - began > limit_s:
+            error.exhausted = True
             return False
         if now - began > NOTICE_S and not self._noticed:
             self._noticed = True
@@ -199,6 +200,17 @@ class Store:
         if reason.state == engine.DANGLING:
             raise RlrecError(failed)
         raise StoreBusy(f"the store {self.where} is busy: {ATTEMPTS} tries met other writers", hint=engine.RETRY_HINT)
+
+    def until_reached(self, work: Callable[[], T]) -> T:
+        """The result of `work`, done again where a connection breaks. Its last transaction alone may store what a
+        second try would store again."""
+        reconnection = _Reconnection(self)
+        while True:
+            try:
+                return work()
+            except engine.Unreachable as error:
+                if not reconnection.wait(error):
+                    raise
 
     def _note(self, result: T, unit: Unit) -> T:
         self._stored |= not unit.repeatable

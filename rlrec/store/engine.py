@@ -87,7 +87,10 @@ USUAL_WAITS = Waits()
 
 
 class Unreachable(StoreBusy):
-    """The server cannot be reached, or ended the connection before COMMIT was sent."""
+    """The server cannot be reached, or ended the connection before COMMIT was sent. `exhausted`: it was tried again for
+    as long as anybody wants to wait."""
+
+    exhausted = False
 
 
 class NotUnique(RlrecError):

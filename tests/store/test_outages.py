@@ -1,0 +1,134 @@
+"""A server that is stopped at once and started again: nothing acknowledged is lost, nothing is counted twice, and every
+client finishes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from typing import Any
+
+import psycopg
+import pytest
+
+from rlrec.app.doctor import Request as Audit
+from rlrec.app.doctor import doctor
+from rlrec.app.feedback import Line, feedback
+from rlrec.app.init import init
+from rlrec.store import Store
+from rlrec.store.engine import Waits
+from tests.app.shop import ask, stocked
+from tests.conftest import runner
+from tests.store.servers import ROOT_RUNS_AS, PostgresServer, new_server
+
+CLIENTS = 4
+ROUNDS = 40  # of a client; was run with 60, and three kills
+processes = multiprocessing.get_context("forkserver")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(postgres_server: str) -> Iterator[PostgresServer]:
+    """Beside the one of all tests, which has made the user that it runs as."""
+    with new_server() as running:
+        yield running
+
+
+def named(server: PostgresServer, name: str, more: str = "") -> str:
+    """The name of a new database."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} {more}")
+    return name
+
+
+def client(db: str, number: int, answers: Any) -> None:
+    """Recommend and tell what happened; every second round has a request id and a key."""
+    acknowledged = []
+    with closing(Store(db, waits=Waits(reconnect=60_000_000))) as store:
+        for turn in range(ROUNDS):
+            key = f"{number}-{turn}" if turn % 2 else None
+            decision_id = ask(store, session=f"s{number}-{turn}", request_id=key)["decision_id"]
+            feedback(store, Line(decision_id=decision_id, events={"click": 1.0}, key=key))
+            acknowledged.append(decision_id)
+    answers.put(acknowledged)
+
+
+def count(store: Store) -> int:
+    with store.read() as unit:
+        return int(unit.ask_value("SELECT count(*) FROM decision"))
+
+
+def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: PostgresServer) -> None:
+    db = server.url(named(server, "killed"))
+    with closing(Store(db)) as store:
+        init(store)
+        stocked(store, home="thompson")
+        answers = processes.Queue()
+        clients = [processes.Process(target=client, args=(db, number, answers)) for number in range(CLIENTS)]
+        for process in clients:
+            process.start()
+        while count(store) < CLIENTS * ROUNDS / 3:
+            time.sleep(0.02)
+        server.stop("immediate")
+        time.sleep(0.3)
+        server.start()
+        acknowledged = [decision_id for _ in clients for decision_id in answers.get(timeout=40)]
+        for process in clients:
+            process.join(30)
+            assert process.exitcode == 0
+        with store.read() as unit:
+            decisions = [row[0] for row in unit.ask("SELECT id FROM decision ORDER BY id")]
+            events = [row[0] for row in unit.ask("SELECT decision_id FROM event ORDER BY decision_id")]
+            pulls, rewards = unit.ask("SELECT sum(pulls), sum(reward_sum) FROM belief")[0]
+        assert decisions == events == sorted(acknowledged)
+        assert pulls == rewards == len(acknowledged) == CLIENTS * ROUNDS
+        assert [found for found in doctor(store, Audit()).findings if found.severity == "error"] == []
+
+
+# -- a full disk --
+
+
+@pytest.fixture
+def small_disk(server: PostgresServer) -> Iterator[PostgresServer]:
+    """The server, restarted where it sees a file system of 32 MB in its folder `small`."""
+    probe = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"]
+    if os.geteuid() or shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("needs a file system of its own")
+    user, folder = pwd.getpwnam(ROOT_RUNS_AS), server.folder / "small"
+    folder.mkdir()
+    mount = f'mount -t tmpfs -o size=32m,uid={user.pw_uid},gid={user.pw_gid},mode=700 none {folder} && exec "$@"'
+    server.stop("fast")
+    server.start(inside=["unshare", "-m", "sh", "-c", mount, "sh"])
+    yield server
+    server.stop("fast")
+    server.start()
+
+
+def test_a_full_disk_is_said_in_one_line_and_nothing_is_half_stored(small_disk: PostgresServer) -> None:
+    with psycopg.connect(small_disk.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE TABLESPACE small LOCATION '{small_disk.folder}/small'")
+    db = small_disk.url(named(small_disk, "filling", "TABLESPACE small"))
+    run = runner(db)
+    with closing(Store(db)) as store, psycopg.connect(db, autocommit=True) as other:
+        init(store)
+        stocked(store, home="thompson")
+        other.execute("CREATE TABLE filler (text text)")
+        with suppress(psycopg.errors.DiskFull):
+            while True:
+                other.execute("INSERT INTO filler SELECT repeat('x', 500) FROM generate_series(1, 100)")
+        for number in range(2_000):
+            said = run("recommend", "--policy", "home", "--session", f"s{number}", "--json")
+            if said.exit_code:
+                break
+        assert (said.exit_code, said.stderr.count("\n")) == (1, 1)
+        assert said.error["error"].startswith("the disk of postgresql://")
+        assert "nothing was stored" in said.error["hint"]
+        other.execute("DROP TABLE filler")
+        assert run("recommend", "--policy", "home", "--session", f"s{number}").exit_code == 0
+        assert run("doctor").exit_code == 0
