@@ -1,4 +1,4 @@
-"""rlrec db: forget a user, prune old decisions, back up and copy the store."""
+"""rlrec db: forget a user, prune old decisions, back up and copy the store, print rights for roles."""
 
 from __future__ import annotations
 
@@ -9,9 +9,20 @@ from typing import Any
 
 import click
 
-from rlrec.cli.output import Show
-from rlrec.cli.shared import CommandGroup, Store, check_target, conclude, examples, notice, safe, settings, stored
-from rlrec.cli.values import TIME
+from rlrec.cli.output import Show, write
+from rlrec.cli.shared import (
+    CommandGroup,
+    Store,
+    check_target,
+    conclude,
+    examples,
+    notice,
+    printed,
+    safe,
+    settings,
+    stored,
+)
+from rlrec.cli.values import NAME, TIME
 
 Command = Callable[..., Any]
 
@@ -133,3 +144,26 @@ def copy(store: Store, show: Show, to: str, dry_run: bool) -> None:
     from rlrec.app import db_copy as use_case
 
     show(use_case.copy(store, use_case.Request(to=to, dry_run=dry_run)))
+
+
+@db.command()
+@click.option("--prefix", type=NAME, default="rlrec", show_default=True, help="Of the names of the roles.")
+@printed
+@examples("rlrec db roles > roles.sql && psql shop -f roles.sql", "rlrec db roles --prefix shop --json")
+def roles(show: Show, prefix: str) -> None:
+    """Print SQL that makes roles on PostgreSQL, with the rights they need and no more.
+
+    PREFIX_reader reads: `evaluate`, `report`, `status`, `doctor`. PREFIX_server serves: `recommend`, `feedback`,
+    `pipe`, `serve`, `settle`, `session end`; it cannot change or delete what is logged, nor define anything.
+    PREFIX_trainer defines, imports, trains and promotes, too. `init`, `db forget`, `db prune` and `db copy` are for the
+    owner of the tables.
+
+    The roles have no login: `GRANT shop_server TO web` gives a login their rights. Run the script as the owner of the
+    tables who may create roles; it may be run again, and should be after each `init` that migrates."""
+    from rlrec.app.db_roles import grants
+
+    granted = grants(prefix)
+    if show.format == "table":
+        write("".join(f"{grant.statement}\n" for grant in granted).encode())
+    else:
+        show(granted)

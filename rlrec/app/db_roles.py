@@ -1,0 +1,7 @@
+"""The script that gives roles of PostgreSQL their rights on a store."""
+
+from __future__ import annotations
+
+from rlrec.store.roles import Grant, grants
+
+__all__ = ["Grant", "grants"]

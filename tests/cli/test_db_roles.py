@@ -1,0 +1,109 @@
+"""Roles with the rights that `db roles` grants: each can do its work on a real server, and no more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.conftest import Run, _create, runner
+
+pytestmark = pytest.mark.slow
+AsRole = Callable[[str], Run]
+
+
+@pytest.fixture
+def roles(postgres_server: str, postgres_template: str) -> Iterator[AsRole]:
+    """A runner for each role on one store, after the script, which may run twice."""
+    prefix = f"r{time.time_ns()}"
+    db = _create(postgres_server, prefix, postgres_template)
+    names = [f"{prefix}_{role}" for role in ("server", "trainer", "reader")]
+    with psycopg.connect(db, autocommit=True) as owner:
+        for _ in range(2):
+            owner.execute(runner(db)("db", "roles", "--prefix", prefix).stdout)
+        for name in names:
+            owner.execute(f"CREATE ROLE {name}_login LOGIN")
+            owner.execute(f"GRANT {name} TO {name}_login")
+        owner.execute("REVOKE CONNECT ON DATABASE " + prefix + " FROM PUBLIC")
+        yield lambda role: runner(db.replace("//postgres:", f"//{prefix}_{role}_login:"))
+        for name in names:
+            owner.execute(f"DROP OWNED BY {name}; DROP ROLE {name}_login; DROP ROLE {name}")
+
+
+def done(run: Run, *lines: str, stdin: str | None = None) -> None:
+    for line in lines:
+        said = run(*line.split(), stdin=stdin)
+        assert said.exit_code == 0, (line, said.stderr)
+
+
+def set_up(roles: AsRole) -> None:
+    done(
+        roles("trainer"),
+        "arm add a", "arm add b", "arm add c", "arm retire c", "arm restore c",
+        "reward define slow click=1 --learn settled --window 0s", "reward define back return=1,click=1 --clip 0,1",
+        "policy create home --kind thompson --param floor=0.1",
+        "policy create late --kind epsilon-greedy --reward slow",
+        "policy create two --kind uniform", "policy create pg --kind gradient",
+        "experiment create ab --variant a=home --variant b=two --unit user",
+        "route create main --to home",
+    )  # fmt: skip
+
+
+def serve(roles: AsRole) -> None:
+    ask = '{"op": "recommend", "policy": "pg", "session": "p%d", "k": 2, "context": {"x": 1}, "request_id": "q%d"}\n'
+    tell = '{"op": "feedback", "request_id": "q%d", "position": 1, "events": {"click": 1}}\n'
+    done(
+        roles("server"),
+        "recommend --policy home --session s1 --user u1 -k 2 --request-id r1", "recommend --policy late --session s1",
+        "recommend --experiment ab --session s2 --user u2", "recommend --policy main --session s3 --user u1",
+        "feedback 1 click --position 1 --key k1", "feedback 1 --position 2 --censor", "feedback 2 click seen=3",
+        "settle", "session end s1", "recommend --policy home --session s1 --user u1",
+    )  # fmt: skip
+    done(roles("server"), "pipe", stdin="".join((ask + tell) % (n, n, n) for n in range(60)))
+
+
+def test_each_role_can_do_its_work(roles: AsRole, tmp_path: Path) -> None:
+    set_up(roles)
+    serve(roles)
+    done(
+        roles("trainer"),
+        "policy freeze home", "policy promote home@2", "policy rollback home", "policy rebuild home --reward back",
+        "--now +2h train-pg pg --epochs 1 --log policy=pg --promote always",
+        "experiment stop ab", "route set main --to two", "policy shadow main home",
+        "route rollback main", "arm add d",
+    )  # fmt: skip
+    export = tmp_path / "log.jsonl"
+    done(
+        roles("reader"),
+        "status", "--now +2h evaluate uniform --log policy=pg", "policy list", "policy show home", "session show s1",
+        "experiment show ab", "exposure", "outcomes", "decision show 1", f"report {tmp_path}/page.html", "doctor",
+        f"export-log {export}",
+    )  # fmt: skip
+    line = '{"session": "x", "slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"]}'
+    done(roles("trainer"), "policy create old --kind logged")
+    done(roles("trainer"), "import-log - --layout jsonl --policy old", stdin=line)
+
+
+@pytest.mark.parametrize(
+    ("role", "line"),
+    [
+        ("reader", "recommend --policy home --session s9"),
+        ("reader", "feedback 1 click"),
+        ("server", "policy create more --kind uniform"),
+        ("server", "policy freeze home"),
+        ("server", "arm retire a"),
+        ("trainer", "db prune --before 2100-01-01 --yes"),
+        ("server", "db forget --user u1 --yes"),
+        ("reader", "arm add z"),
+    ],
+)
+def test_what_a_role_may_not_do_is_refused_in_one_line(roles: AsRole, role: str, line: str) -> None:
+    done(roles("trainer"), "arm add a", "policy create home --kind thompson")
+    done(roles("server"), "recommend --policy home --session s1 --user u1")
+    said = roles(role)(*line.split())
+    assert (said.exit_code, said.stdout, said.stderr.count("\n")) == (1, "", 1)
+    assert any(words in said.stderr for words in ("permission denied", "must be owner"))
+    assert "rlrec db roles" in said.stderr
