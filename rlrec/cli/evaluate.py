@@ -173,9 +173,11 @@ def evaluate(
       k_hat          shape of the tail of the weights, where they have no bound
       cluster_share  largest share of the estimate that one cluster carries
       mean_weight_z  standard errors between the mean weight and 1
-      served         mean reward of the same rows as they were logged;  lift,
-                     lift_lower, lift_upper: by how much value, lower and upper
-                     are above it, as shares of it, which is taken as it is
+      served         mean reward of the same rows as they were logged
+      lift           by how much value is above served, as a share of it;
+                     lift_lower, lift_upper and lift_std_error hold the doubt in
+                     both, from the same clusters; null where what served may
+                     have earned 0
       bias_bound     the largest bias that changed weights can cause
       safe_lower     lower minus bias_bound: what a gate should compare
       left_out       rows without a propensity, which weights cannot use; sessions

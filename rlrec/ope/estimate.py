@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
 from rlrec.arrays import Array, finite_or_none
 from rlrec.ope import diagnostics, intervals
-from rlrec.ope.base import Estimator, Ratio
+from rlrec.ope.base import Estimator, Ratio, RewardColumns, Smooth
 from rlrec.ope.diagnostics import Diagnosis, Weights
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, WeightSums
-from rlrec.ope.moments import ClusterSummary
+from rlrec.ope.moments import ClusterSummary, Steps, steps
 from rlrec.ope.strata import LoggerWeight, WeightSpread
 
 ANY_REWARD: Bounds = (-np.inf, np.inf)
@@ -47,7 +47,10 @@ class Estimate:
     loggers, logger_weights: how many loggers were weighed by the spread of their weights, and how much a row of each
         counts; 1 and none where all rows count once
     simultaneous: the intervals of all groups hold together with probability `level`, not one by one
-    served: mean reward of the same rows as they were logged, each as often as it counts"""
+    served: mean reward of the same rows as they were logged, each as often as it counts
+    lift: by how much `value` is above that, as a share of it; lift_std_error, lift_lower, lift_upper: with the
+        uncertainty of both, which are from the same clusters; the bounds are as many errors away as those of `value`,
+        and None where what served may have earned 0"""
 
     estimator: str
     estimand: str
@@ -86,6 +89,30 @@ class Estimate:
     loggers: int = 1
     logger_weights: tuple[LoggerWeight, ...] = ()
     served: float | None = None
+    lift: float | None = None
+    lift_lower: float | None = None
+    lift_upper: float | None = None
+    lift_std_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Lift:
+    """An estimate above what was earned by the same rows, as a share of the size of that: V / |S| - S / |S|, where S is
+    the ratio of the last two columns."""
+
+    estimator: Smooth
+
+    def value(self, mean: Array) -> Array:
+        value, served = self.estimator.value(mean[..., :-2]), mean[..., -2] / mean[..., -1]
+        return (value - served) / np.abs(served)
+
+    def gradient(self, mean: Array) -> Array:
+        """dV / |S| - V / S dS / |S|."""
+        served = mean[..., -2] / mean[..., -1]
+        ratio = self.estimator.value(mean[..., :-2]) / served
+        by_value = self.estimator.gradient(mean[..., :-2])
+        by_served = np.stack([np.ones_like(served), -served], axis=-1) / mean[..., -1:]
+        return np.concatenate([by_value, -ratio[..., None] * by_served], axis=-1) / np.abs(served)[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +146,14 @@ class EstimatorFold:
     """One estimator at the end of a fold: its columns of the sums, and the estimate that they make.
 
     distorted: sum of |weight - weight used|; predictions: least and largest value of the reward model
-    weight_column: the column of the weights that the effective sample size is about"""
+    weight_column: the column of the weights that the effective sample size is about
+    earned (m, 2): rewards as they were logged, and rows, of the units of the summary: see `earned_by_unit`"""
 
     label: str
     estimator: Estimator
     summary: ClusterSummary
     weights: Weights
+    earned: Array
     distorted: float = 0.0
     predictions: Bounds = (np.inf, -np.inf)
     weight_column: str = "weight"
@@ -155,6 +184,39 @@ class EstimatorFold:
     def value_and_error(self) -> tuple[float, float]:
         """Value and standard error; NaN where there is none."""
         return self._from_sums() if self.n else (np.nan, np.nan)
+
+    @cached_property
+    def lift_and_error(self) -> tuple[float, float]:
+        """The estimate above what served, as a share of that, and the standard error of it; NaN where there is none. Of
+        a target whose sums are those of what served it is 0."""
+        units = np.column_stack([self.units, self.earned])
+        if not self.n or len(units) < 2:
+            return np.nan, np.nan
+        with np.errstate(all="ignore"):
+            equal = np.allclose(units[:, :2], units[:, -2:], rtol=1e-9, atol=0.0)
+            sample = intervals.studentised_bootstrap(Lift(self.estimator), units, seed=0, number=0)
+        return (0.0, 0.0) if equal and np.isfinite(sample.value) else (sample.value, sample.error)
+
+    def _lift(self, bounds: Bounds, options: FinishOptions) -> dict[str, Any]:
+        """The fields of the lift. bounds: of the value, which say how many errors away a bound lies."""
+        (value, error), (lift, lift_error) = self.value_and_error, self.lift_and_error
+        figures: dict[str, Any] = {"lift": finite_or_none(lift)}
+        if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all() or not self._earns(options.level):
+            return figures
+        low = high = lift
+        if lift_error:
+            low, high = (lift + (bound - value) / error * lift_error if error else np.nan for bound in bounds)
+        if self.estimator.self_normalised and options.reward_range[0] >= 0:
+            low = max(low, -1.0)
+        return figures | {
+            "lift_lower": finite_or_none(low), "lift_upper": finite_or_none(high), "lift_std_error": lift_error,
+        }  # fmt: skip
+
+    def _earns(self, level: float) -> bool:
+        """Whether what served surely did not earn 0: a ratio to it has no interval else."""
+        sample = intervals.studentised_bootstrap(Ratio(), self.earned, seed=0, number=0)
+        low, high = intervals.normal(sample.value, sample.error, level) if sample.error else (sample.value,) * 2
+        return not low <= 0 <= high
 
     def _from_sums(self) -> tuple[float, float]:
         total, moment = self.summary.total[self.columns], self.summary.moment[np.ix_(self.columns, self.columns)]
@@ -217,7 +279,7 @@ class EstimatorFold:
             nonzero=diagnosis.nonzero, reward_share=diagnosis.reward_share,
             mean_weight_z=finite_or_none(diagnosis.mean_weight_z), left_out=weights.left_out,
             safe_lower=None if lower is None or bias is None else lower - bias, simultaneous=together is not None,
-            served=finite_or_none(weights.served),
+            served=finite_or_none(weights.served), **self._lift(of_interval, options),
         )  # fmt: skip
 
     @cached_property
@@ -278,6 +340,14 @@ class EstimatorFold:
         ]
 
 
+def earned_by_unit(batch: RewardColumns, reward: Array, used: Array) -> Steps:
+    """Rewards as they were logged, and numbers of rows, per cluster or block: they add up, in the order of the units of
+    `ClusterSummary`, and never take more than 4,096 rows. reward (n,); used (n,): 1 for rows that are weighed, else
+    0."""
+    columns, once = {"earned": batch.counted(np.where(used > 0, reward, 0.0))}, np.ones(len(used), np.int64)
+    return steps(columns, batch.counted(used), cluster=batch.cluster, length=once, horizon=1)
+
+
 class Partial(Protocol):
     """Sums over some batches of the log: they add up."""
 
@@ -328,7 +398,14 @@ def widened(estimate: Estimate, replicas: Sequence[Estimate], *, within: Bounds)
     error, bounds = intervals.stretched(estimate.value, estimate.std_error, (low, high), values)
     lower, upper = (finite_or_none(min(max(bound, within[0]), within[1])) for bound in bounds)
     safe = None if lower is None or estimate.bias_bound is None else lower - estimate.bias_bound
-    return replace(estimate, std_error=error, lower=lower, upper=upper, safe_lower=safe)
+    wider = replace(estimate, std_error=error, lower=lower, upper=upper, safe_lower=safe)
+    lifts = [replica.lift for replica in replicas if replica.lift is not None]
+    if estimate.lift is None or not estimate.lift_std_error:
+        return wider
+    low, high = (np.nan if bound is None else bound for bound in (estimate.lift_lower, estimate.lift_upper))
+    error, bounds = intervals.stretched(estimate.lift, estimate.lift_std_error, (low, high), lifts)
+    lower, upper = map(finite_or_none, bounds)
+    return replace(wider, lift_std_error=error, lift_lower=lower, lift_upper=upper)
 
 
 def estimand(unit: str, *, greedy: bool = False) -> str:

@@ -12,9 +12,9 @@ from rlrec.arrays import Array
 from rlrec.ope import diagnostics, intervals, strata
 from rlrec.ope.base import ImpressionEstimator, LogBatch
 from rlrec.ope.diagnostics import Weights
-from rlrec.ope.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions
+from rlrec.ope.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates
-from rlrec.ope.moments import Moments, aligned, moments
+from rlrec.ope.moments import Moments, Steps, aligned, moments
 from rlrec.ope.slates import PositionCurve
 from rlrec.ope.strata import WeightSpread, spread_of
 
@@ -23,11 +23,13 @@ from rlrec.ope.strata import WeightSpread, spread_of
 class ImpressionPartial:
     """Sums over rows of the log: `partial(batch_1) + partial(batch_2)`.
 
+    earned: what was earned as served, per cluster or block
     distorted: sum of |weight - weight used| per estimator
     predictions: least and largest value of the reward model; (inf, -inf) without one"""
 
     moments: Moments
     weights: Weights
+    earned: Steps
     distorted: Array
     predictions: Bounds
 
@@ -36,6 +38,7 @@ class ImpressionPartial:
         return ImpressionPartial(
             self.moments + other.moments,
             self.weights + other.weights,
+            self.earned + other.earned,
             self.distorted + other.distorted,
             (min(low, other_low), max(high, other_high)),
         )
@@ -64,7 +67,8 @@ class ImpressionFold:
         """The sums of one batch; those of an empty batch are the zero of the sum.
         Raises InputError if an estimator needs a reward model and the batch has none."""
         weighted = batch.weight * batch.reward
-        terms = dict(zip(CORE, (batch.usable.astype(np.float64), batch.weight, weighted), strict=True))
+        used = batch.usable.astype(np.float64)
+        terms = dict(zip(CORE, (used, batch.weight, weighted), strict=True))
         for estimator in self.estimators.values():
             if not terms.keys() >= set(estimator.columns):
                 terms.update(zip(estimator.columns, estimator.terms(batch).T, strict=True))
@@ -74,6 +78,7 @@ class ImpressionFold:
         return ImpressionPartial(
             moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning),
             diagnostics.weights(batch),
+            earned_by_unit(batch, batch.reward, used),
             np.array([(batch.counted(each) if len(each) else each).sum() for each in distortions]),
             (float(predicted.min(initial=np.inf)), float(predicted.max(initial=-np.inf))),
         )
@@ -93,8 +98,8 @@ class ImpressionFold:
         by_column = np.where([name in unweighted for name in self.columns], 1.0, factor)
         (times,) = factor.tolist()
         return ImpressionPartial(
-            partial.moments.scaled(by_column), partial.weights.scaled(times), partial.distorted * times,
-            partial.predictions,
+            partial.moments.scaled(by_column), partial.weights.scaled(times), partial.earned.scaled(times),
+            partial.distorted * times, partial.predictions,
         )  # fmt: skip
 
     def way(self, label: str) -> int | None:
@@ -152,8 +157,8 @@ class ImpressionFold:
         summary = partial.moments.summary()
         return [
             EstimatorFold(
-                label=label, estimator=estimator, summary=summary, weights=partial.weights, distorted=distorted,
-                predictions=partial.predictions,
+                label=label, estimator=estimator, summary=summary, weights=partial.weights,
+                earned=partial.earned.sums[:, :, 0], distorted=distorted, predictions=partial.predictions,
             )
             for (label, estimator), distorted in zip(self.estimators.items(), partial.distorted.tolist(), strict=True)
         ]  # fmt: skip

@@ -15,7 +15,7 @@ from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals, strata
 from rlrec.ope.base import ROUNDING
 from rlrec.ope.diagnostics import Diagnosis, Weights
-from rlrec.ope.estimate import ANY_REWARD, HEAVY, USUAL, Estimate, EstimatorFold, FinishOptions
+from rlrec.ope.estimate import ANY_REWARD, HEAVY, USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, Studentised
 from rlrec.ope.moments import BLOCKS, ClusterSummary, Moments, Steps, moments, steps
 from rlrec.ope.sequential import SessionEstimator
@@ -40,6 +40,7 @@ class SessionPartial:
 
     moments: Moments
     steps: Steps | None
+    earned: Steps
     by_step: Array
     end: Weights
     along: Weights
@@ -51,6 +52,7 @@ class SessionPartial:
         return SessionPartial(
             self.moments + other.moments,
             None if self.steps is None or other.steps is None else self.steps + other.steps,
+            self.earned + other.earned,
             self.by_step + other.by_step,
             self.end + other.end,
             self.along + other.along,
@@ -105,6 +107,7 @@ class SessionFold:
         return SessionPartial(
             moments(terms, batch.cluster, columns=self.columns, spanning=self.spanning),
             self._steps(course) if self.by_step else None,
+            earned_by_unit(batch, course.logged_return, np.ones(len(batch))),
             self._by_step(course),
             _diagnose(course, course.weight, weighted_reward=course.weighted_return, largest=course.weight),
             _diagnose(course, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.most),
@@ -148,6 +151,7 @@ class SessionFold:
         return SessionPartial(
             partial.moments.scaled(np.full(len(self.columns), times)),
             None if partial.steps is None else partial.steps.scaled(times),
+            partial.earned.scaled(times),
             partial.by_step * np.array([[times], [times**2], [times]]),
             partial.end.scaled(times),
             partial.along.scaled(times),
@@ -300,7 +304,7 @@ def at_end(
 ) -> SessionEstimatorFold:
     """The estimator at the end of a fold. summary: of the partial's moments."""
     return SessionEstimatorFold(
-        label=label, estimator=estimator, summary=summary, steps=partial.steps,
+        label=label, estimator=estimator, summary=summary, steps=partial.steps, earned=partial.earned.sums[:, :, 0],
         support=Support.of(partial), returns=partial.returns, weight_column=estimator.weight_column,
         weights=partial.end if estimator.weight_column == "weight" else partial.along,
     )  # fmt: skip

@@ -18,9 +18,18 @@ from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals, strata
 from rlrec.ope.base import TABLES, Estimator, Ratio, require
 from rlrec.ope.diagnostics import Weights
-from rlrec.ope.estimate import ANY_REWARD, CORE, NEGLIGIBLE, USUAL, Estimate, EstimatorFold, FinishOptions
+from rlrec.ope.estimate import (
+    ANY_REWARD,
+    CORE,
+    NEGLIGIBLE,
+    USUAL,
+    Estimate,
+    EstimatorFold,
+    FinishOptions,
+    earned_by_unit,
+)
 from rlrec.ope.intervals import Replicates
-from rlrec.ope.moments import ClusterSummary, Moments, moments
+from rlrec.ope.moments import ClusterSummary, Moments, Steps, moments
 from rlrec.ope.paired import Minus
 from rlrec.ope.strata import WeightSpread, spread_of
 from rlrec.ope.visits import HEAVIEST, Course, VisitBatch
@@ -169,11 +178,13 @@ class SlateEstimator(Estimator):
 @dataclass(frozen=True, eq=False)
 class SlatePartial(Sums):
     """Sums over slates: `partial(batch_1) + partial(batch_2)`. weights: diagnostics by the name of a weighing;
-    of_slates: the same of the ratios of whole slates, as far as known; page_size: sum of |weighted page events|"""
+    of_slates: the same of the ratios of whole slates, as far as known; earned: by the name of a weighing, what its
+    slates earned as served; page_size: sum of |weighted page events|"""
 
     moments: Moments
     weights: Mapping[str, Weights]
     of_slates: Mapping[str, Weights]
+    earned: Mapping[str, Steps]
     page_size: float
 
 
@@ -211,7 +222,7 @@ class SlateFold:
         Raises InputError if an estimator needs a column that the batch lacks."""
         course = SlateCourse(batch)
         terms: list[Array] = []
-        weights, of_slates = {}, {}
+        weights, of_slates, earned = {}, {}, {}
         for name, estimator in self.weighings.items():
             weighed = estimator.weigh(course)
             used = ~np.isnan(weighed.weight + weighed.weighted_reward)
@@ -221,6 +232,7 @@ class SlateFold:
                 *(_or_zero(used, each) for each in (weighed.weight, weighed.weighted_reward, of_page)),
             ]
             terms += [_or_zero(used, course.robust_return)] if name in self.robust else []
+            earned[name] = earned_by_unit(batch, course.page_reward, used.astype(np.float64))
             weights[name], of_slates[name] = (
                 diagnostics.weight_diagnostics(
                     weight[used], weighted_reward=weighed.weighted_reward[used], reward=course.page_reward[used],
@@ -234,7 +246,7 @@ class SlateFold:
         matrix, page_events = batch.counted(np.column_stack(terms)), batch.counted(course.weighted_page_events)
         page_size = float(np.nansum(np.abs(page_events)))
         sums = moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning)
-        return SlatePartial(sums, weights, of_slates, page_size)
+        return SlatePartial(sums, weights, of_slates, earned, page_size)
 
     @property
     def most_loggers(self) -> int:
@@ -252,6 +264,7 @@ class SlateFold:
             partial.moments.scaled(np.array([times[column.rpartition(" ")[0]] for column in self.columns])),
             {name: weights.scaled(times[name]) for name, weights in partial.weights.items()},
             {name: weights.scaled(times[name]) for name, weights in partial.of_slates.items()},
+            {name: earned.scaled(times[name]) for name, earned in partial.earned.items()},
             partial.page_size * float(factor.mean()),
         )
 
@@ -281,7 +294,7 @@ class SlateFold:
             of_estimator = EstimatorFold(
                 label=label, estimator=estimator, summary=by_weighing[name],
                 weights=(partial.of_slates if paged else partial.weights)[name],
-                weight_column="of_slate" if paged else "weight",
+                weight_column="of_slate" if paged else "weight", earned=partial.earned[name].sums[:, :, 0],
             )  # fmt: skip
             estimate = of_estimator.estimate(replace(options, extra_reasons=reasons), drawn.get(name))
             if estimator.entire and estimate.left_out:
@@ -317,7 +330,8 @@ class SlateFold:
 def _nothing(estimate: Estimate) -> Estimate:
     """The row of an estimate that was not made."""
     figures = (
-        "value", "std_error", "lower", "upper", "safe_lower", "ess", "max_weight", "mean_weight", "top1_share", "k_hat",
+        "value", "std_error", "lower", "upper", "safe_lower", "lift", "lift_lower", "lift_upper", "lift_std_error",
+        "ess", "max_weight", "mean_weight", "top1_share", "k_hat",
     )  # fmt: skip
     absent: dict[str, Any] = dict.fromkeys(figures)
     return replace(estimate, **absent, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))

@@ -185,11 +185,9 @@ def _best(rows: Sequence[EstimateRow], unit: str) -> str:
     row = max(judged, key=lambda row: row.estimate.value or 0.0)
     each = row.estimate
     text = f"{row.target} would earn {interval(each.value, each.lower, each.upper)} per {unit} ({_verdict(row)})"
-    if each.served is None or each.lower is None or each.upper is None:
+    if each.served is None or each.lift_lower is None or each.lift_upper is None:
         return text
-    sure = (
-        "more than" if each.lower > each.served else "less than" if each.upper < each.served else "not surely more than"
-    )
+    sure = "more than" if each.lift_lower > 0 else "less than" if each.lift_upper < 0 else "not surely more than"
     return f"{text}, {sure} what served ({number(each.served)})"
 
 

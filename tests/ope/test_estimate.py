@@ -33,6 +33,35 @@ def test_an_estimand_says_what_is_estimated() -> None:
     assert estimate.estimand == "mean reward per impression, greedy, logging states"
 
 
+def test_a_lift_has_the_doubt_in_both_of_its_sides() -> None:
+    """The delta method for V / S - 1 by hand: the clusters' sums of rows, weights, weighted rewards and rewards."""
+    batch, _ = drawn(3, sessions=50)
+    columns = np.ones(len(batch)), batch.weight, batch.weight * batch.reward, batch.reward
+    rows, weight, weighted, reward = (np.bincount(batch.cluster, weights=column) for column in columns)
+    for estimate, denominator in zip(judged(batch, "ips,snips", interval="normal"), (rows, weight), strict=True):
+        value, served = weighted.sum() / denominator.sum(), reward.sum() / rows.sum()
+        of_value = (weighted - value * denominator) / denominator.sum()
+        influence = of_value / served - value / served**2 * (reward - served * rows) / rows.sum()
+        error = np.sqrt(50 / 49 * (influence**2).sum())
+        assert estimate.lift == pytest.approx(value / served - 1)
+        assert estimate.lift_std_error == pytest.approx(error, rel=1e-9)
+        bounds = (value / served - 1 - 1.959964 * error, value / served - 1 + 1.959964 * error)
+        assert (estimate.lift_lower, estimate.lift_upper) == pytest.approx(bounds, rel=1e-6)
+
+
+def test_what_served_is_as_good_as_itself() -> None:
+    batch, _ = drawn(4)
+    for estimate in judged(replace(batch, target=batch.propensity), "ips,snips"):
+        assert (estimate.lift, estimate.lift_lower, estimate.lift_upper) == (0.0, 0.0, 0.0)
+
+
+def test_a_share_of_what_may_be_nothing_has_no_bounds() -> None:
+    batch, _ = drawn(5)
+    once = replace(batch, reward=(np.arange(len(batch)) == 7).astype(np.float64))
+    for estimate in judged(once, "ips,snips"):
+        assert (estimate.lift_lower, estimate.lift_upper) == (None, None)
+
+
 def awkward() -> dict[str, LogBatch]:
     row = HAND.where(np.array([0]))
     tiny = replace(HAND, propensity=np.array([1e-300, 5e-324, 0.5, 0.5]))

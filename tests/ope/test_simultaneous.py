@@ -58,7 +58,8 @@ def test_bounds_are_wider_and_nothing_else_changes(interval: str) -> None:
     for of_group, alone in zip(together(batches, **asked), apart(batches, **asked), strict=True):
         for wide, narrow in zip(of_group, alone, strict=True):
             assert (np.array([1, -1]) * (bounds(wide) - bounds(narrow)) < 0).all()
-            unchanged = {name: getattr(narrow, name) for name in ("lower", "upper", "safe_lower", "simultaneous")}
+            of_bounds = ("lower", "upper", "safe_lower", "lift_lower", "lift_upper", "simultaneous")
+            unchanged = {name: getattr(narrow, name) for name in of_bounds}
             assert replace(wide, **unchanged) == narrow
             assert (wide.simultaneous, narrow.simultaneous) == (True, False)
 

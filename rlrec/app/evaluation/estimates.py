@@ -29,6 +29,7 @@ from rlrec.store.reader import Selection
 
 ONCE_A_SLOT, ONCE_A_SLATE = ("position", "arm"), ("step",)  # of the fields that rows are grouped by
 PAIRED = {"pi", "sn-pi"}  # asked for by name, they refuse what they cannot weigh
+LIFT = "lift", "lift_lower", "lift_upper", "lift_std_error"
 CHOSEN = "snips"  # the usual estimator by arm: the logger chose the arm, so that it must be self-normalised
 
 
@@ -49,16 +50,10 @@ class EstimateRow:
         """The row as `evaluate --json` has it."""
         row = {"target": self.target, "version": self.version, **asdict(self.estimate), "reward": self.reward}
         row["reasons"] = list(self.estimate.reasons)
-        for name, value in (("lift", "value"), ("lift_lower", "lower"), ("lift_upper", "upper")):
-            row[name] = _lift(row[value], row["served"])
+        row |= {name: row.pop(name) for name in LIFT}  # they come last
         if self.inclusion.decisions:
             row["smallest_inclusion"] = self.inclusion.smallest
         return row if self.by is None else {**row, "by": self.by, "group": self.group.label}
-
-
-def _lift(value: float | None, served: float | None) -> float | None:
-    """By how much a value is above what was earned as served, as a share of that; None where that is 0."""
-    return None if value is None or not served else (value - served) / abs(served)
 
 
 def estimators(request: Request) -> ope.EstimatorChoice:
