@@ -103,6 +103,11 @@ class _Command(click.Command):
 )  # fmt: skip
 @click.option("--reward-model-by", metavar="FIELD", help="The field of the context that `value` in the file means.")
 @click.option(
+    "--reward-model-hash", type=Integer(0), default=0, metavar="COLUMNS",
+    help="Let each arm have a weight of the contexts' words and values in the model q, hashed into so many columns: a "
+    "power of two up to 262144 [default: one weight for all arms, 64 columns].",
+)  # fmt: skip
+@click.option(
     "--target-samples", type=Integer(0), default=1_000, show_default=True, metavar="N",
     help="Pages simulated in each context, where the probability of an arm at a position has no closed form (target "
     "of model=shared Thompson): unbiased. Per slate also 32 in each decision of a target that reads the session. "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -28,14 +28,20 @@ class ContextTable:
     fields that contexts have, as far as they were looked at."""
 
     def __init__(
-        self, size: int, values: dict[str, list[Any]], names: frozenset[str], features: Callable[[], Array]
+        self, size: int, values: dict[str, list[Any]], names: frozenset[str], features: Sequence[FeatureRows]
     ) -> None:
         self.size, self.values, self.names, self._features = size, values, names, features
 
     @cached_property
     def encoded(self) -> Array:
         """Features of every context, (m, width)."""
-        return self._features()
+        return _dense(self.size, self._features)
+
+    @cached_property
+    def sparse(self) -> features.Sparse:
+        """Features of every context without the zeros, in as many columns as the cache hashes into."""
+        row, column, value = _entries(self._features)
+        return features.merge(self.size, row, column, value)
 
     def coded(self, field: str, name: Any = repr) -> tuple[Ids, list[Any]]:
         """Which distinct value of a field each context has, (m,), and those values; `name` says which are the same."""
@@ -68,11 +74,13 @@ class ContextTable:
 class ContextCache:
     """The contexts of one evaluation, each decoded once as long as there is room.
 
-    encode: whether their features are wanted. fields: that every batch needs. What comes first is cached: every pass
-    over a log comes along in the same order."""
+    encode: whether their features are wanted; columns: of these, a power of two. fields: that every batch needs. What
+    comes first is cached: every pass over a log comes along in the same order."""
 
-    def __init__(self, unit: Unit, *, fields: Collection[str] = (), encode: bool = False) -> None:
-        self.unit, self.fields, self.encode = unit, frozenset(fields), encode
+    def __init__(
+        self, unit: Unit, *, fields: Collection[str] = (), encode: bool = False, columns: int = features.WIDTH
+    ) -> None:
+        self.unit, self.fields, self.encode, self.columns = unit, frozenset(fields), encode, columns
         self._names: set[str] = set()
         self._values: dict[str, dict[int, Any]] = {}
         self._features = _FeatureCache()
@@ -96,7 +104,7 @@ class ContextCache:
         fresh, sparse = self._read(missing, read.of(missing), wanted)
         parts = self._features.of(ids, missing, sparse) if self.encode else []
         values = self._of(ids, fresh)
-        return ContextTable(len(ids), values, frozenset(self._names), lambda: _dense(len(ids), parts)), code
+        return ContextTable(len(ids), values, frozenset(self._names), parts), code
 
     def _missing(self, ids: Ids, fields: Collection[str]) -> Ids:
         cached = self._features.has(ids) if self.encode else np.ones(len(ids), np.bool_)
@@ -121,7 +129,7 @@ class ContextCache:
                 names = set[str]().union(*decoded)
                 self._names |= names if len(self._names) < NAMES else names & {*fields}
             if self.encode:
-                sparse.append(features.sparse(decoded))
+                sparse.append(features.sparse(decoded, self.columns))
         return values, sparse
 
     def _of(self, ids: Ids, fresh: Mapping[str, dict[int, Any]]) -> dict[str, list[Any]]:
@@ -183,11 +191,15 @@ FeatureRows = tuple[features.Sparse, Ids, Ids]
 
 
 def _dense(m: int, parts: Sequence[FeatureRows]) -> Array:
-    cells, values = [np.empty(0, np.int64)], [np.empty(0)]
+    row, column, value = _entries(parts)
+    return features.add_up(m, features.WIDTH, row, column % features.WIDTH, value)
+
+
+def _entries(parts: Sequence[FeatureRows]) -> tuple[Ids, Ids, Array]:
+    """Context, column and value of each entry."""
+    gathered = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     for sparse, rows, indices in parts:
         entries, which = sparse.entries(rows)
-        cells.append(indices[which] * features.WIDTH + sparse.column[entries])
-        values.append(sparse.value[entries])
-    size = m * features.WIDTH
-    dense = np.bincount(np.concatenate(cells), weights=np.concatenate(values), minlength=size)
-    return dense.reshape(m, features.WIDTH).astype(np.float64, copy=False)
+        gathered.append((indices[which], sparse.column[entries].astype(np.int64), sparse.value[entries]))
+    row, column, value = map(np.concatenate, zip(*gathered, strict=True))
+    return row, column, value

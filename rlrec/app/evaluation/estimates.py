@@ -24,6 +24,7 @@ from rlrec.errors import InputError
 from rlrec.ope import intervals
 from rlrec.ope.base import Estimator
 from rlrec.ope.estimate import Estimate
+from rlrec.policy.fields import check_hash
 from rlrec.store import Unit
 from rlrec.store.reader import Selection
 
@@ -74,6 +75,11 @@ def estimators(request: Request) -> ope.EstimatorChoice:
     if request.position is not None and not _any_modelled(chosen.impressions):
         hint = "add dm or dr to --estimator; pbm:CURVE names its own"
         raise InputError("--position is given, and no estimator has a reward model that uses it", hint=hint)
+    if request.reward_model_hash:
+        check_hash("the reward model", request.reward_model_hash)
+        if request.reward_model is not None or not _any_modelled(chosen.impressions):
+            hint = "leave out --reward-model, and add dm or dr to --estimator"
+            raise InputError("--reward-model-hash is given, and no reward model is fitted to the log", hint=hint)
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
     for rows, judging, finer in (

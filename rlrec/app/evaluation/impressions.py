@@ -14,7 +14,6 @@ from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.slates import position_curve
 from rlrec.errors import quantity
 from rlrec.ope.base import ImpressionEstimator, LogBatch
-from rlrec.ope.direct import RidgeSums
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.visit_carry_over import VisitCarryOverSums
 from rlrec.ope.within_cells import CellSums
@@ -48,7 +47,9 @@ class ImpressionUnit:
         return cls(
             evaluation=evaluation,
             fold=ImpressionFold(estimators=estimators, spanning=evaluation.spanning, curve=curve),
-            fit=reward_models.RewardModelFit(arms=arms, positions=positions, examination=examination),
+            fit=reward_models.RewardModelFit(
+                arms=arms, positions=positions, examination=examination, columns=request.reward_model_hash
+            ),
             model=table,
         )
 
@@ -64,10 +65,10 @@ class ImpressionUnit:
         rows, immature = log_rows.usable(logged.log, reward, now=self.evaluation.now)
         return rows, RowCounts(selected=len(logged.log), waiting=immature)
 
-    def model_sums(self, logged: LoggedBatch, rows: ImpressionRows) -> RidgeSums:
+    def model_sums(self, logged: LoggedBatch, rows: ImpressionRows) -> reward_models.RewardModelSums:
         return self.fit.sums(rows, logged.contexts)
 
-    def fitted(self, sums: RidgeSums, reward: Reward) -> reward_models.RewardModel:
+    def fitted(self, sums: reward_models.RewardModelSums, reward: Reward) -> reward_models.RewardModel:
         return self.fit.finish(sums, reward)
 
     def carry_over(self, rows: ImpressionRows) -> CellSums | None:

@@ -18,6 +18,7 @@ from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
 from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
+from rlrec.policy.features import WIDTH
 from rlrec.store import Unit, contents, settings
 from rlrec.store import candidates as candidate_lists
 from rlrec.store.bulk import Columns
@@ -52,7 +53,10 @@ class LogReader:
         rows: Iterable[Batch] | None = None, contexts: ContextCache | None = None,
     ) -> None:  # fmt: skip
         self.unit, self.evaluation, self.progress, self._rows = unit, evaluation, progress, rows
-        self.contexts = contexts or ContextCache(unit, fields=evaluation.fields, encode=evaluation.encode)
+        columns = evaluation.request.reward_model_hash or WIDTH
+        self.contexts = contexts or ContextCache(
+            unit, fields=evaluation.fields, encode=evaluation.encode, columns=columns
+        )
         self.loggers = Loggers(unit, evaluation.arms)
         self.marginals = logger_marginals.LoggerMarginals(self.loggers)
         self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)

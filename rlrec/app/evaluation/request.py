@@ -47,6 +47,7 @@ class Request:
     greedy: bool = False
     reward_model: str | None = None
     reward_model_by: str | None = None
+    reward_model_hash: int = 0
     position: str | None = None
     seed: int = 0
     target_samples: int = 1_000

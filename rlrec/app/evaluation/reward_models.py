@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, counts_of
+from rlrec.app.evaluation.sparse_rewards import ContextMoments, SparseModel, SparseValues
 from rlrec.app.inputs import parameters
 from rlrec.arrays import Array, Ids, take
 from rlrec.errors import InputError, suggest
 from rlrec.ope.direct import Model, RewardTable, Ridge, RidgeSums
 from rlrec.policy import features
 from rlrec.policy.reward import bounds
-from rlrec.records import Reward
+from rlrec.records import Reward, Sums
 
 ANY = "*"  # in a table: the arms, or the values, that no row names
 POSITIONS = 32  # positions with an effect of their own; those below share the last one's
 
 
-class ModelValues:
+class ModelValues(Protocol):
     """Values of a batch by a model. predicted (n,): of the arm shown."""
+
+    predicted: Array
+
+    def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
+        """Mean of some rows of the batch under the shares (m, arms) of the case each has."""
+
+
+class DenseValues:
+    """`ModelValues` of a model that looks at dense contexts, or at none."""
 
     def __init__(self, model: Model | RewardTable, arm: Ids, *, looks: Array | None = None, **columns: Any) -> None:
         """arm (n,): index of each; looks (n,): examination of each row's position, where the model values an arm that
@@ -35,7 +45,6 @@ class ModelValues:
         self._model, self._looks, self._columns = model, looks, columns
 
     def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        """Mean of some rows of the batch under the shares (m, arms) of the case each has."""
         mean = self._model.expected(shares, case=case, **take(self._columns, rows))
         return mean if self._looks is None else self._looks[rows] * mean
 
@@ -51,38 +60,60 @@ def looks(rows: ImpressionRows, examination: Sequence[float]) -> Array | None:
 class RewardModelFit:
     """The first pass over the log: sums of the normal equations, batch by batch, in the order of the arms' keys.
     positions: of the longest slate; examination: of a curve, by which the value of an arm is multiplied in place of
-    an effect of the position."""
+    an effect of the position; columns: into which contexts are hashed where arms have a weight of each, else 0."""
 
     arms: ArmTable
     positions: int
     examination: tuple[float, ...] = ()
+    columns: int = 0
 
     @cached_property
     def ridge(self) -> Ridge:
-        """A ridge regression on arm, position and hashed context."""
+        """A ridge regression on arm, position and, where arms have no weights of its columns, hashed context."""
         positions = 1 if self.examination else max(1, min(self.positions, POSITIONS))
-        return Ridge(arms=max(1, len(self.arms)), positions=positions, features=features.WIDTH)
+        width = 0 if self.columns else features.WIDTH
+        return Ridge(arms=max(1, len(self.arms)), positions=positions, features=width)
 
-    def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RidgeSums:
+    def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RewardModelSums:
         examined = looks(rows, self.examination)  # (r - look q)^2 = look^2 (r / look - q)^2
         weight = None if examined is None else examined**2
         if (count := counts_of(rows.slots)) is not None:
             weight = count if weight is None else weight * count
-        return self.ridge.sums(
-            rows.reward if examined is None else rows.reward / examined,
-            self.arms.rank[self.arms.index(rows.slots["arm_id"])], position=self.position(rows),
-            cluster=rows.slots["cluster"], context=contexts.encoded, code=rows.slots["context"],
-            weight=weight,
+        reward = rows.reward if examined is None else rows.reward / examined
+        arm, cluster = self.arms.rank[self.arms.index(rows.slots["arm_id"])], rows.slots["cluster"]
+        sums = self.ridge.sums(
+            reward, arm, position=self.position(rows), cluster=cluster, weight=weight, **self.context(rows, contexts)
+        )
+        if not self.columns:
+            return RewardModelSums(sums)
+        pulls = np.ones(len(reward)) if weight is None else weight
+        moments = ContextMoments.of(
+            contexts, rows, arm=arm, arms=self.ridge.arms, fold=self.ridge.fold(cluster), folds=self.ridge.folds,
+            pulls=pulls, reward=pulls * reward,
         )  # fmt: skip
+        return RewardModelSums(sums, {self.columns: moments})
+
+    def context(self, rows: ImpressionRows, contexts: ContextTable) -> dict[str, Any]:
+        """The dense features of the ridge regression."""
+        return {} if self.columns else {"context": contexts.encoded, "code": rows.slots["context"]}
 
     def position(self, rows: ImpressionRows) -> Ids:
         return np.minimum(rows.slots["position"], self.ridge.positions)
 
-    def finish(self, sums: RidgeSums, definition: Reward | None) -> FittedRewardModel:
+    def finish(self, sums: RewardModelSums, definition: Reward | None) -> FittedRewardModel:
         """The model, its values cut at the reward's range; of anything but one reward (None) they are not cut."""
         reach = (bounds(definition) if definition else None) or (-np.inf, np.inf)
-        model = self.ridge.finish(sums, reward_range=reach)
-        return FittedRewardModel(self, replace(model, effects=model.effects[:, self.arms.rank]))
+        model = self.ridge.finish(sums.ridge, reward_range=reach)
+        sparse = SparseModel.of(model, sums.ridge, sums.moments[self.columns]) if self.columns else None
+        return FittedRewardModel(self, replace(model, effects=model.effects[:, self.arms.rank]), sparse)
+
+
+@dataclass(frozen=True, eq=False)
+class RewardModelSums(Sums):
+    """The sums that a model is fitted by. moments: on sparse contexts, by their columns; empty where none are."""
+
+    ridge: RidgeSums
+    moments: Mapping[int, ContextMoments] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +122,19 @@ class FittedRewardModel:
 
     fit: RewardModelFit
     model: Model
+    sparse: SparseModel | None = None
 
     def rows(self, rows: ImpressionRows, contexts: ContextTable) -> ModelValues:
         fold = self.fit.ridge.fold(rows.slots["cluster"])
         position = self.fit.position(rows)
-        offset = self.model.offset(fold, position, context=contexts.encoded, code=rows.slots["context"])
+        offset = self.model.offset(fold, position, **self.fit.context(rows, contexts))
         arm, examined = self.fit.arms.index(rows.slots["arm_id"]), looks(rows, self.fit.examination)
-        return ModelValues(self.model, arm, looks=examined, fold=fold, offset=offset)
+        if self.sparse is not None:
+            rank = self.fit.arms.rank
+            return SparseValues(
+                self.sparse, contexts, rows, arm=rank[arm], rank=rank, fold=fold, offset=offset, looks=examined
+            )
+        return DenseValues(self.model, arm, looks=examined, fold=fold, offset=offset)
 
     def attraction(self, rows: ImpressionRows) -> Array:
         """The effect of the arm of each row, (n,), wherever it stands and whoever looks."""
@@ -118,7 +155,7 @@ class TabledRewardModel:
 
     def rows(self, rows: ImpressionRows, contexts: ContextTable) -> ModelValues:
         arm, examined = self.arms.index(rows.slots["arm_id"]), looks(rows, self.examination)
-        return ModelValues(self.table, arm, looks=examined, value=self._value(rows, contexts))
+        return DenseValues(self.table, arm, looks=examined, value=self._value(rows, contexts))
 
     def attraction(self, rows: ImpressionRows) -> Array:
         """The mean value of the arm of each row, (n,)."""

@@ -14,12 +14,11 @@ from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
-from rlrec.app.evaluation.reward_models import FittedRewardModel, RewardModelFit
+from rlrec.app.evaluation.reward_models import FittedRewardModel, RewardModelFit, RewardModelSums
 from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
 from rlrec.errors import InputError, quantity
-from rlrec.ope.direct import RidgeSums
 from rlrec.ope.slate_weighting import Iips, Interpol, Pbm, Pi
 from rlrec.ope.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
 from rlrec.ope.visit_carry_over import VisitCarryOverSums
@@ -129,10 +128,10 @@ class SlateUnit:
         counts = RowCounts(selected=len(pages), waiting=int((~mature).sum()), left_out=int((mature & censored).sum()))
         return pages.take(mature & ~censored), counts
 
-    def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> RidgeSums:
+    def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> RewardModelSums:
         return self.fit.sums(replace(rows.impressions, reward=rows.left), logged.contexts)
 
-    def fitted(self, sums: RidgeSums, reward: Reward) -> FittedRewardModel:
+    def fitted(self, sums: RewardModelSums, reward: Reward) -> FittedRewardModel:
         return self.fit.finish(sums, None)
 
     def carry_over(self, rows: CompletePages) -> CellSums | None:
