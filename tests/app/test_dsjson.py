@@ -173,3 +173,85 @@ def test_a_damaged_line_is_named(run_sqlite: Run, bad: Line | str, reason: str) 
     said = imported(run_sqlite, rank(1), bad, rank(3))
     assert (said.exit_code, "log.json line 2" in said.error["error"]) == (2, True)
     assert reason in said.error["error"] + str(said.error["hint"])
+
+
+def slots_of(number: int, kind: str) -> list[Line]:
+    """Pages of ccb, whose second slot may show two of the four dishes, or of slates, with dishes and drinks."""
+    random = np.random.default_rng(7)
+    names = ["soup", "pasta", "salad", "rice"] if kind == "ccb" else ["soup", "pasta", "tea", "milk", "water"]
+    actions = [{"id": name} | ({} if kind == "ccb" else {"_slot_id": int(n > 1)}) for n, name in enumerate(names)]
+    lines = []
+    for n in range(number):
+        first = random.permutation(4).tolist() if kind == "ccb" else random.permutation(2).tolist()
+        second = [arm for arm in (1, 3) if arm != first[0]] if kind == "ccb" else random.permutation(3).tolist()
+        outcomes = list[Line]()
+        for ranked in (first, second):
+            p = random.dirichlet(np.ones(len(ranked)) * 5).astype(np.float32).astype(float).tolist()
+            outcomes.append({"_a": ranked, "_p": p, "_id": f"{n}-{len(outcomes)}"})
+        cost = [-float(random.random() < 0.5) for _ in outcomes]
+        if kind == "ccb":
+            outcomes = [each | {"_label_cost": value, "_o": []} for each, value in zip(outcomes, cost, strict=True)]
+        lines.append({
+            "Timestamp": f"2026-01-31T12:{n // 60 % 60:02}:{n % 60:02}Z", "Version": "1", "EventId": f"e{n}",
+            "c": {"User": {"hour": 9}, "_multi": actions, "_slots": [{}, {"_inc": [1, 3]} if kind == "ccb" else {}]},
+            "_outcomes": outcomes, "VWState": {"m": "N/A"}, **({} if kind == "ccb" else {"_label_cost": sum(cost)}),
+        })  # fmt: skip
+    return lines
+
+
+def test_the_slots_of_ccb_are_weighed_by_their_own_actions(run: Run) -> None:
+    """The second slot chooses from what `_inc` names and the first has left."""
+    lines = slots_of(300, "ccb")
+    assert imported(run, *lines).json == summary(accepted=300)
+    weights, rewards = [], []
+    for line in lines:
+        prefix = 1.0
+        for outcome in line["_outcomes"]:
+            prefix *= 1 / len(outcome["_a"]) / outcome["_p"][0]
+            weights.append(prefix)
+            rewards.append(-outcome["_label_cost"])
+    w, r = np.array(weights), np.array(rewards)
+    plain = [float((w * r).mean()), float((w * r).sum() / w.sum())]
+    assert values(run, "ips,snips") == pytest.approx(plain, abs=1e-9)
+    pages = float((w[1::2] * (r[::2] + r[1::2])).mean())
+    assert values(run, "sips") == pytest.approx([pages], abs=1e-9)
+
+
+def test_slates_are_weighed_slot_by_slot_and_earn_as_a_page(run: Run) -> None:
+    lines = slots_of(300, "slates")
+    assert imported(run, *lines).json["accepted"] == 300
+    ratios = np.array([
+        [1 / len(outcome["_a"]) / outcome["_p"][0] for outcome in line["_outcomes"]] for line in lines
+    ])  # fmt: skip
+    rewards = np.array([-line["_label_cost"] for line in lines])
+    joint = ratios.prod(axis=1)
+    plain = [
+        float((joint * rewards).mean()),
+        float((joint * rewards).sum() / joint.sum()),
+        float(((ratios.sum(axis=1) - 1) * rewards).mean()),
+    ]
+    assert values(run, "sips,sn-sips,pi") == pytest.approx(plain, abs=1e-9)
+
+
+def test_a_page_of_slates_comes_as_it_was(run: Run) -> None:
+    imported(run, slots_of(1, "slates")[0])
+    (line,) = run("export-log", "-").lines
+    assert [slot["marginal"] == slot["propensity"] for slot in line["slate"]] == [True, True]
+    assert line["eligible"] == ["milk", "pasta", "soup", "tea", "water"]
+    assert [event["position"] for event in line["events"]] in ([None], [])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"_a": [4], "_p": [1.0]}, "none of the 4 actions"),
+        ({"_a": [0, 3], "_p": [0.5, 0.5]}, "could not show"),
+        ({"_a": [1, 3], "_p": [0.5]}, "1 probabilities of 2 actions"),
+    ],
+)
+def test_a_damaged_slot_is_named(run_sqlite: Run, change: Line, reason: str) -> None:
+    line = slots_of(1, "ccb")[0]
+    line["_outcomes"][1] |= change
+    said = imported(run_sqlite, rank(1), line)
+    assert (said.exit_code, "log.json line 2, field _outcomes[1]" in said.error["error"]) == (2, True)
+    assert reason in said.error["error"]

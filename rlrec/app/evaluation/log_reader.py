@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from rlrec.app.evaluation import candidates, log_rows, logger_marginals
+from rlrec.app.evaluation import candidates, log_rows, logger_marginals, slot_sets
 from rlrec.app.evaluation.contexts import ContextCache, ContextTable
 from rlrec.app.evaluation.groups import Grouping
 from rlrec.app.evaluation.log_rows import CLUSTERS, LoggedBatch
@@ -21,6 +21,7 @@ from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
 from rlrec.policy.features import WIDTH
 from rlrec.store import Unit, contents, settings
 from rlrec.store import candidates as candidate_lists
+from rlrec.store import slot_sets as stored_slot_sets
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch
 from rlrec.store.unit import StoredRows
@@ -62,6 +63,7 @@ class LogReader:
         self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)
         self._eligible: dict[int, Ids] = {}
         self._lists = candidate_lists.any_list(unit)
+        self._slot_sets = stored_slot_sets.any_set(unit)
         self._inclusions = candidates.DERIVED  # distributions of a partition that may still be worked out
 
     def to_fit(self, reading: Reading) -> Iterator[LoggedBatch]:
@@ -149,6 +151,10 @@ class LogReader:
         if lists.lists:
             fields |= self.marginals.reads(slots)
         contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
+        if self._slot_sets:
+            sets = stored_slot_sets.find(self.unit, np.unique(slots["decision_id"]).tolist())
+            column, of_slots = slot_sets.column(slots, sets)
+            slots, eligible = slots | {slot_sets.SLOT_SET: column}, {**eligible, **of_slots}
         groups, group = self.grouping.of(slots, contexts, context)
         slots = slots | {"context": context, "group": group, "cluster": self._clusters(log)}
         if slots.keys() >= {*log_rows.DRAWN}:

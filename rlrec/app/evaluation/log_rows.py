@@ -232,6 +232,8 @@ def propensity_bets(logged: LoggedBatch, arms: ArmTable) -> BetSums:
     top = run_starts(slots["decision_id"])
     p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
     usable = (slots["position"][top] == 1) & (p > 0) & ~slots["subsampled"][top]
+    if "slot_set" in slots:  # these do not choose among the eligible arms
+        usable &= slots["slot_set"][top] == 0
     top, p = top[usable], p[usable]
     # in how many decisions each arm was eligible
     first, which = distinct(slots["eligible_id"][top])

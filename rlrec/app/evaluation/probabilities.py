@@ -14,6 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from rlrec.app.distributions.exact import VersionDistribution
+from rlrec.app.evaluation import slot_sets
 from rlrec.app.evaluation.cases import REPLICAS, Block, CaseName, CaseRows, TargetProbabilities, decision_block
 from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, LoggedBatch, counts_of
 from rlrec.app.evaluation.reward_models import ModelValues
@@ -104,7 +105,9 @@ class Scorer:
     ) -> TargetProbabilities:  # fmt: skip
         """The probabilities of the rows. beside: is handed the rows as they are worked out, some at a time; joint: also
         those whose marginals are simulated, once more, with the samples of each decision (`aside`)."""
-        of_target = TargetProbabilities.zeros(self._prefixed(rows.slots))
+        of_target, has_sets = TargetProbabilities.zeros(self._prefixed(rows.slots)), slot_sets.flags(rows.slots)
+        logged_slots = rows.slots
+        rows = slot_sets.as_decisions(rows)
         for some in self._worked_out(rows, logged, models=values is not None, joint=joint):
             if some.aside:
                 assert beside is not None
@@ -117,6 +120,9 @@ class Scorer:
             if beside is not None and len(some.indices):
                 beside(some)
         of_target.complete_unsupported(rows.slots)
+        if has_sets is not None:
+            prefixed = has_sets & of_target.prefixed
+            of_target.target[prefixed] = slot_sets.down_to_rows(logged_slots, has_sets, of_target.target)[prefixed]
         return of_target
 
     def _prefixed(self, slots: Columns) -> Flags:

@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from rlrec.app.evaluation import visit_carry_over
+from rlrec.app.evaluation import slot_sets, visit_carry_over
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.fold import RowCounts
 from rlrec.app.evaluation.log_reader import LogReader, Reading
@@ -97,6 +97,9 @@ class SessionUnit:
     def batch_of(
         self, logged: LoggedBatch, rows: EndedVisits, model: ReturnModel | None
     ) -> Callable[[Scorer], VisitBatch]:
+        if slot_sets.flags(rows.slots) is not None:
+            hint = "judge slates, by --estimator sips,iips, or slots, by ips,snips"
+            raise InputError("whole visits cannot be judged where slots have sets of arms of their own", hint=hint)
         count = counts_of(rows.slots)
         decisions, slates = self._decisions(rows, logged.contexts) if model else None, lowest(rows)
 

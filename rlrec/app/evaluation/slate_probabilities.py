@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlrec.app.evaluation import slot_sets
 from rlrec.app.evaluation.cases import CaseRows, places
 from rlrec.app.evaluation.list_probabilities import ListCaseRows
 from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, LoggedBatch
@@ -86,6 +87,10 @@ def of(
         additive[even] = _of_uniform(rows.slots, table, logged)[even]
         alone = rows.slots["size"] == 1
         additive[alone] = of_target.target[alone] / rows.slots["propensity"][alone]
+    has_sets = slot_sets.flags(rows.slots)
+    if has_sets is not None and wanted.additive:  # of independent slots: 1 + sum of (ratio - 1)
+        size, ratio = rows.slots["size"][has_sets], (marginal / rows.slots["propensity"])[has_sets]
+        additive[has_sets] = ratio - 1 + 1 / size
     return SlateTarget(
         steps=np.minimum(steps, 1.0), marginal=marginal, greatest=greatest, unsupported=of_target.unsupported,
         table=table if wanted.tabled else None, additive=additive if wanted.additive else None,
@@ -95,7 +100,9 @@ def of(
 
 def without_pairs(slots: Columns) -> Flags:
     """The rows whose logger does not tell how likely pairs of slots are, (n,); pages of one slot have none."""
-    return (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1)
+    unknown: Flags = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1)
+    has_sets = slot_sets.flags(slots)
+    return unknown if has_sets is None else unknown & ~(has_sets & ~np.isnan(slots["marginal"]))
 
 
 def _of_uniform(slots: Columns, table: Array, logged: LoggedBatch) -> Array:
