@@ -9,7 +9,6 @@ from operator import attrgetter
 from typing import TypedDict
 
 from rlrec.app.learning import holdings, slot_statistics
-from rlrec.app.learning.holdings import Holding
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Store, Unit, belief_deltas, beliefs, policies, removals, settings
@@ -122,17 +121,16 @@ def _prune(unit: Unit, before: int, after: VisitKey) -> tuple[_DeletedRows, Visi
 def _store_sums(unit: Unit, versions: list[Version], decision_ids: list[int]) -> None:
     """Store what the beliefs of one policy hold of decisions that are deleted."""
     holders = holdings.of_policy(unit, versions)
-    sums = {holding.version.id: _pruned_sums(unit, holding) for holding in holders}
+    sums = {
+        holding.version.id: slot_statistics.pruned_sums(unit, holding.version, ordinal=holding.extent.ordinal)
+        for holding in holders
+    }
     for batch in removals.batches(unit, versions[0].policy.id, decision_ids):
         for holding in holders:
             before = sums[holding.version.id]
             sums[holding.version.id] = slot_statistics.add(before, holding.sums(batch))
     for holding in holders:
         beliefs.set_pruned(unit, holding.version.id, sums[holding.version.id], ordinal=holding.extent.ordinal)
-
-
-def _pruned_sums(unit: Unit, holding: Holding) -> slot_statistics.Totals:
-    return slot_statistics.pruned_sums(unit, holding.version, ordinal=holding.extent.ordinal)
 
 
 def _finish(unit: Unit, answer: Pruned) -> None:

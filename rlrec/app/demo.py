@@ -98,9 +98,9 @@ $ rlrec --now 2026-01-01T{hour:02}:10:00Z feedback --input clicks.ndjson
 """
 AFTER = """
 # The belief of `live` now: it has found the items that this audience likes, and serves them most.
-# (These are the twelve it serves most; `rlrec policy show live` has all.)
+# (These are the twelve that it shows most from now on; `rlrec policy show live` has all.)
 $ rlrec policy show live --format csv > live.csv
-head -n 1 live.csv; tail -n +2 live.csv | sort -t, -k10 -g -r | head -n 12
+(head -n 1 live.csv; tail -n +2 live.csv | sort -t, -k12 -g -r | head -n 12) | cut -d, -f 1,3,6,12
 
 # Its own log judges others. The truth for `uniform` is {uniform} clicks an impression: is it
 # inside the interval? `live` earned more than that while it was still learning (in-sample: its own log).

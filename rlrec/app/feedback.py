@@ -143,8 +143,8 @@ def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
         weighed = sorted({kind for definition in policies.rewards(unit) for kind in definition.weights})
     for kind in new:
         near = suggest(kind, weighed)
-        text = f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet"
-        store.notice(f"{text}: {near}" if near else text)
+        hint = near or f"`rlrec reward define NAME {kind}=1` makes it count"
+        store.notice(f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet: {hint}")
     if new:
         store.write(lambda unit: settings.note_kinds(unit, new), repeatable=True)
 

@@ -72,7 +72,10 @@ def status(store: Store) -> Status:
         ]  # fmt: skip
         window_us = max((policy.version.reward.window_us for policy in live.values()), default=0)
         doctor = _run(activity.last_run(unit, "doctor"))
-        findings, served = Findings(), {each.id: _served_24h(unit, each) for each in every}
+        findings, served = (
+            Findings(),
+            {each.id: activity.served_since(unit, each.id, unit.now - DAY_US) for each in every},
+        )
         if store.now is None:
             clock.check(unit, findings=findings)
         for version in settling:
@@ -118,10 +121,6 @@ def _policies(
         }
         for policy in every
     ]  # fmt: skip
-
-
-def _served_24h(unit: Unit, policy: StoredPolicy) -> int:
-    return activity.served_since(unit, policy.id, unit.now - DAY_US)
 
 
 def _routes(unit: Unit, live: dict[str, LivePolicy]) -> list[RouteStatus]:

@@ -41,6 +41,7 @@ from rlrec.store.reader import Selection, extent
 from rlrec.times import DAY_US
 
 KIND = "gradient"
+REPORTED = 10  # epochs between two that are reported
 CHOOSING = 5_000  # tuning visits by which epochs are compared, at most; the gate looks at all of its visits
 PROMOTE = ("never", "if-better", "always")
 YEAR_US = 365 * DAY_US
@@ -305,6 +306,8 @@ class _TrainingRun:
 
     def _epoch(self, point: Epoch) -> None:
         self.lease.renew()
+        if 1 < point.epoch < self.request.epochs and point.epoch % REPORTED:
+            return
         named = {"gain": point.gain, "above": point.lower, "entropy": point.entropy, "KL": point.kl, "ESS": point.ess}
         figures = [f"{name} {value:.4g}" for name, value in named.items() if value is not None]
         few = [] if point.supported else ["too few for the gate"]

@@ -57,12 +57,12 @@ class Config:
         table = self.values.get(name)  # `db` is an option, too
         return _defaults(command, table if isinstance(table, dict) else {}, (name,), form=self.values.get(FORMAT))
 
-    def path_of(self, names: Sequence[str]) -> str | None:
-        """The file that gives an option its value, by its command and name; None where none does."""
+    def value_of(self, names: Sequence[str]) -> FileValue | Table | None:
+        """The value of an option, by its command and name; None where no file has one."""
         value: Any = self.values
         for name in names:
             value = value.get(name) if isinstance(value, dict) else None
-        return value.path if isinstance(value, FileValue) else None
+        return value
 
 
 def option_name(option: click.Option) -> str:
@@ -206,7 +206,8 @@ def _source(option: click.Option, source: ParameterSource | None, names: tuple[s
     if source is ParameterSource.ENVIRONMENT:
         return variable
     config = settings().config
-    return (config.path_of(names) if config is not None else None) or "default"
+    value = None if config is None else config.value_of(names)
+    return value.path if isinstance(value, FileValue) else "default"
 
 
 def _of_commands(command: click.Command, names: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
@@ -225,7 +226,5 @@ def _of_command(names: tuple[str, ...], variables: Sequence[str]) -> tuple[str, 
         if text := os.environ.get(variable):
             return ".".join(names), masked(text, passwords(text)), variable
     config = settings().config
-    value: Any = {} if config is None else config.values
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
+    value = None if config is None else config.value_of(names)
     return None if value is None else (".".join(names), _typed(value), _path(value))

@@ -25,6 +25,7 @@ from rlrec.cli.shared import (
 from rlrec.cli.values import NAME, TIME
 
 Command = Callable[..., Any]
+NOTHING_CHANGED = "dry run: nothing was changed"
 
 
 @click.group(cls=CommandGroup)
@@ -40,7 +41,7 @@ def confirmed(question: str, *, needed: bool = True) -> Callable[[Command], Comm
         @click.option("--yes", is_flag=True, help="Do not ask.")
         @click.option("--dry-run", is_flag=True, help="Count what would be done; nothing is changed.")
         @wraps(command)
-        def run(*args: Any, yes: bool, dry_run: bool, **kwargs: Any) -> Any:
+        def run(*args: Any, yes: bool, dry_run: bool, **kwargs: Any) -> None:
             is_terminal = sys.stdin is not None and sys.stdin.isatty()
             if needed and not (yes or dry_run or is_terminal):
                 raise click.UsageError("this cannot be undone, and there is no terminal to ask: give --yes")
@@ -49,7 +50,9 @@ def confirmed(question: str, *, needed: bool = True) -> Callable[[Command], Comm
                 if not click.confirm(text, err=True):
                     notice("nothing was changed")
                     raise click.exceptions.Exit(1)
-            return command(*args, dry_run=dry_run, **kwargs)
+            command(*args, dry_run=dry_run, **kwargs)
+            if dry_run:
+                notice(NOTHING_CHANGED)
 
         return run
 
@@ -62,7 +65,7 @@ def confirmed(question: str, *, needed: bool = True) -> Callable[[Command], Comm
 @stored
 @examples("rlrec db forget --user u9 --dry-run", "rlrec db forget --user u9 --yes --json")
 def forget(store: Store, show: Show, **request: Any) -> None:
-    """Delete a user: rows, what beliefs learned from them, and their bytes.
+    """Delete a user, and what beliefs learned from them.
 
     Their sessions, visits, decisions, events, keys and assignments go, and contexts that no one else had. Beliefs are
     corrected by what the user's slots added to them: learning, frozen and retired ones, variants of experiments, and
@@ -107,9 +110,10 @@ def prune(store: Store, show: Show, **request: Any) -> None:
     pruned = use_case.prune(store, use_case.Request(**request))
     show(pruned)
     if pruned["decisions"]:
-        names = ", ".join(pruned["policies"])
+        of_policies = ", ".join(pruned["policies"])
         conclude(
-            show, f"Estimates, outcomes and training see nothing before {pruned['before']}; no rebuild of {names}."
+            show,
+            f"Lost with these visits: estimates, outcomes and training of that time, and rebuilds of {of_policies}.",
         )
 
 
@@ -127,6 +131,8 @@ def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
 
     check_target(path, "FILE")
     show(use_case.backup(store, path, dry_run=dry_run))
+    if dry_run:
+        notice(NOTHING_CHANGED)
 
 
 @db.command()

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import examples, printed
+from rlrec.cli.shared import examples, notice, printed
 from rlrec.cli.values import Integer
 
 HERE = ""  # in place of a folder that is not named
@@ -55,6 +55,8 @@ def demo(show: Show, keep: str | None, data: str | None, audience: str | None, s
     else:
         with _folder(keep) as folder:
             results = list(use_case.run(Path(folder), report=report))
+            notice(f"the store is {folder}/rlrec.db" if keep else "the store is gone; --keep FOLDER leaves it to you")
+        notice("next: `rlrec help first-steps` begins one of your own")
     if not person:
         show(results)
 

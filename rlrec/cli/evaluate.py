@@ -216,12 +216,12 @@ def evaluate(
 
         save_plot(plot, estimated(estimates, estimates[0].estimate.unit))
     rows = [row.to_json() for row in estimates]
-    show(rows, table=_view(rows, request["by"], use_case.explained(estimates)))
+    show(rows, table=view(rows, request["by"], use_case.explained(estimates)))
     by = request["by"]
     conclude(show, *([_counts(rows, by)] if by else map(_sentence, _chosen(rows))))
 
 
-def _view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
+def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
     """A table for each unit."""
     views = []
     for unit in dict.fromkeys(row["unit"] for row in rows):

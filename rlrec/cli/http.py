@@ -302,7 +302,7 @@ class Client:
         """Hand the request to the writer, and queue its answer."""
         if request.target in POSTED:
             if request.method != b"POST":
-                raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, "lines come by POST")
+                raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, f"POST lines to {POSTED[1]}, GET {HEALTH}")
             await self._handle_lines(request)
         elif request.target == HEALTH:
             if request.method not in (b"GET", b"HEAD"):

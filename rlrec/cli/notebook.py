@@ -145,6 +145,13 @@ class Estimates(list["EstimateRow"]):
         super().__init__(rows)
         self.notes = notes
 
+    def __repr__(self) -> str:
+        """The table of `rlrec evaluate`."""
+        from rlrec.cli import evaluate, tables
+        from rlrec.cli.views import Screen
+
+        return tables.view(evaluate.view(self.to_json(), self[0].by, self.notes), Screen()) if self else "[]"
+
     def to_json(self) -> list[dict[str, Any]]:
         """The rows as `evaluate --json` has them."""
         return [row.to_json() for row in self]

@@ -219,7 +219,8 @@ def show_(
         f"versions: {', '.join(map(_version, result['version_list']))}",
     ]
     if "features" in result:
-        title.append(f"reads {_fields(result['features']['context'])}; shown for the context {cell(context)}")
+        asked = f"shown for the context {cell(context)}" if context else "shown for an empty context (see --context)"
+        title.append(f"reads {_fields(result['features']['context'])}; {asked}")
     title += _exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"]))
     notes = [*_training(result["training"], curve=curve), *map(_drift, result["drift"])]
     arms, table = result["arms"], View.of(result["arms"], headers)
@@ -267,13 +268,14 @@ def _others(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]
 
 def _exposure(exposure: Mapping[str, Mapping[str, float | None]], arms: int) -> list[str]:
     """One line on how evenly the catalogue was shown, and would be now."""
-    texts = {"served": "served so far", "now": "at position 1 now"}
+    texts = {"served": "so far", "now": "now, at position 1,"}
     described = [
-        f"{texts[name]}: as even as {quantity(f'{effective:.3g}', 'equal arm')} of {arms} (Gini {figures['gini']:.2f})"
+        f"{texts[name]} as even as {effective:.3g} of {quantity(arms, 'arm')} shown equally often "
+        f"(Gini {figures['gini']:.2f})"
         for name, figures in exposure.items()
         if figures["gini"] is not None and (effective := figures["effective_arms"]) is not None
     ]
-    return [f"exposure {'; '.join(described)}"] if described else []
+    return [f"exposure: {'; '.join(described)}"] if described else []
 
 
 def _counting(counting: CountingCurve | None) -> str:
@@ -325,9 +327,12 @@ def _fields(encoder: dict[str, Any]) -> str:
 
 
 def _drift(change: dict[str, Any]) -> str:
-    where = "of the policy" if change["arm"] is None else f"of {change['arm']}"
-    since = f"since decision {change['decision_id']} of {change['at']}"
-    return f"drift: the mean reward {where} changed from {change['before']:.4g} to {change['after']:.4g} {since}"
+    where = "" if change["arm"] is None else f"of {change['arm']} "
+    learning = "; learning does that, too" if change["arm"] is None else ""
+    return (
+        f"drift: the mean reward {where}at position 1 went from {change['before']:.4g} to {change['after']:.4g} at "
+        f"about decision {change['decision_id']} of {change['at']}{learning}"
+    )
 
 
 def _largest(weights: dict[str, float]) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("route", "policy", "version", "experiment", "since", "live", "reference")
 LOOK = ("estimator", "reward", "against", "estimate", "lower", "upper", "alpha", "n", "ess", "verdict", "reasons")
+LOOK_DROP = ("alpha", "n", "reward", "against", "estimator")
 GUARD_FIGURES = ("guard", "least", "estimator", "value", "lower", "verdict", "passed")
 HISTORY = ("at", "reference", "experiment", "by")
 
@@ -173,7 +174,7 @@ def _look(result: RouteSummary) -> View:
             f"the gain is that of a slot; whole visits {support} it: "
             "{estimate} a visit, {lower} to {upper}, by {estimator}, ess {ess}".format(**figures)
         )
-    return View.of([result["gate"]], LOOK, title=title, notes=notes)
+    return View.of([result["gate"]], LOOK, title=title, notes=notes, drop=LOOK_DROP)
 
 
 def _gate(gate: RouteGate) -> str:

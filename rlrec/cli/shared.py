@@ -118,6 +118,14 @@ class HelpWanted(click.UsageError):
 class CommandGroup(click.Group):
     """A group of commands that suggests near names; use it as `@click.group(cls=CommandGroup)`."""
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands with their whole first sentences, which click would cut."""
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(limit=1_000)) for name, command in commands.items() if command]
+            )
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not self.invoke_without_command and not ctx.resilient_parsing:
             raise HelpWanted(ctx.get_help(), ctx)

@@ -285,5 +285,5 @@ def _sheet(record: Mapping[str, Any], screen: Screen) -> str:
     nested = {key: value for key, value in lists.items() if value and all(map(single, value))}
     flat = {key: value for key, value in record.items() if key not in nested}
     width = max(map(len, flat), default=0)
-    lines = "".join(wrapped(f"{key.ljust(width)}  {cell(value)}", screen) for key, value in flat.items())
+    lines = "".join(wrapped(f"{key.ljust(width)}  {cell(value) or '-'}", screen) for key, value in flat.items())
     return lines + "".join(f"\n{printable(key)}\n{table(value, None, screen)}" for key, value in nested.items())

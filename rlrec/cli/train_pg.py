@@ -117,7 +117,7 @@ def train_pg(
     options = use_case.Request(name=reference, shaping=_shaping(shapings), **request)
     result = use_case.train(store, options, progress=notice)
     why, training = result.pop("why", None), result.pop("training", None)
-    show(result, table=_view(result) if result["trained"] else None, flat=[result])
+    show(result, table=_view(result) if result["trained"] else _untrained(result), flat=[result])
     if result["trained"]:
         conclude(show, _sentence(result))
         if plot is not None and training is not None:
@@ -151,6 +151,11 @@ def _view(result: Mapping[str, Any]) -> View:
     ] if result["against"] else []  # fmt: skip
     rows = [["tune", *tune], *([] if result["candidate"] is None else [["gate", *gate]])]
     return View(["split", *names], rows, title=title, notes=notes, drop=("reasons", "sessions"))
+
+
+def _untrained(result: Mapping[str, Any]) -> View:
+    """What there is to say where too little was new."""
+    return View(["policy", "trained", "new sessions"], [[result["policy"], result["trained"], result["sessions"]]])
 
 
 def _sentence(result: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.errors import quantity
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
-from rlrec.times import parse
+from rlrec.times import DAY_US, parse
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.estimates import EstimateRow
@@ -29,7 +29,8 @@ METRICS = {
     "decisions_per_visit": "decisions per visit",
 }  # fmt: skip
 COMPARED = ("reward_per_unit", "reward_per_visit", "visits", "retention", "returned_7d")
-RETURNED = ("returned_7d", "returned_1d")  # the first of these that enough periods have
+RETURNED = {"returned_7d": 7, "returned_1d": 1}  # days; the first of these that most periods have, else the last
+PERIOD_US = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -53,10 +54,13 @@ def percent(share: float | None) -> str:
 # -- over time --
 
 
-def over_time(answer: Outcomes, metric: str = "reward_per_visit") -> Figure | None:
-    """A metric of `outcomes` by hour, day or week, of the first reward; None where no period has it."""
+def over_time(answer: Outcomes, metric: str = "reward_per_visit", *, until: int | None = None) -> Figure | None:
+    """A metric of `outcomes` by hour, day or week, of the first reward; None where no period has it. until: the end of
+    the last period, at most."""
     rows = [row for row in answer["outcomes"] if row["metric"] == metric]
     rows = [row for row in rows if row["reward"] == rows[0]["reward"]]
+    if until is not None:
+        rows = [row for row in rows if parse(str(row["group"])) + PERIOD_US[str(answer["by"])] <= until]
     if all(row["value"] is None for row in rows):
         return None
     period, name = str(answer["by"]), METRICS[metric].format(unit=answer["unit"])
@@ -117,15 +121,15 @@ def _change(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow], pe
     return f"{figures}, {change} {'more' if row['lower'] > 0 else 'less'} than {begins} {first}"
 
 
-def returning(answer: Outcomes) -> Figure | None:
-    """Returning visitors over time; None where nobody could have come again yet, or no user is known."""
-    if "no-users" in answer["reasons"]:
+def returning(answer: Outcomes, log_end: str | None) -> Figure | None:
+    """Returning visitors over time, as long before the end of the log as they have to come again; None where nobody
+    could have come again yet, or no user is known."""
+    if "no-users" in answer["reasons"] or log_end is None:
         return None
-    for metric in RETURNED:
-        rows = [row for row in answer["outcomes"] if row["metric"] == metric]
-        if sum(row["value"] is not None for row in rows) > len(rows) / 2:
-            return over_time(answer, metric)
-    return None
+    periods = len({row["group"] for row in answer["outcomes"]})
+    until = {metric: parse(log_end) - days * DAY_US for metric, days in RETURNED.items()}
+    figures = present(over_time(answer, metric, until=until[metric]) for metric in RETURNED)
+    return next((figure for figure in figures if len(figure.rows) > periods / 2), figures[-1] if figures else None)
 
 
 # -- estimates --
@@ -296,6 +300,7 @@ def believed(answer: PolicyBelief) -> Figure | None:
     if not shown:
         return None
     top, chance = shown[0], "at position 1"
+    context = "with an empty context, " if "features" in answer else ""
     if any(row["mean"] is not None for row in shown):
         drawing = forest(
             [
@@ -313,9 +318,9 @@ def believed(answer: PolicyBelief) -> Figure | None:
     more = f"the {MOST} of {len(listed)} arms that are shown most" if len(listed) > MOST else "all active arms"
     headers = ["arm", "probability", "mean", "lower", "upper", "pulls", "served"]
     return Figure(
-        title=f"{name} shows all {len(listed)} arms about as often"
+        title=f"{context}{name} shows all {len(listed)} arms about as often"
         if _is_even(listed)
-        else f"{name} shows {top['arm']} most ({percent(top['probability'])} {chance}){belief}",
+        else f"{context}{name} shows {top['arm']} most ({percent(top['probability'])} {chance}){belief}",
         drawing=drawing,
         description=f"One interval of 95 % an arm; {more}; kind {answer['kind']}.",
         headers=headers,
@@ -338,9 +343,10 @@ def exposed(answer: Exposure) -> Figure:
         if total >= slots / 2:
             break
         half, total = half + 1, total + row["realised"]
-    spread = "" if even is None else f", as even as {quantity(number(even), 'equal arm')}"
+    spread = "" if even is None else f"; they are spread as over {quantity(number(even), 'arm')} shown equally often"
+    verb = "fills" if half == 1 else "fill"
     return Figure(
-        title=f"{half} of {quantity(len(arms), 'arm')} {'has' if half == 1 else 'have'} half of the slots{spread}",
+        title=f"{half} of {quantity(len(arms), 'arm')} {verb} half of the slots or more{spread}",
         drawing=bars(
             [
                 Bar(row["arm"], 100 * row["realised"] / slots, row["expected"] and 100 * row["expected"] / slots)
@@ -355,7 +361,7 @@ def exposed(answer: Exposure) -> Figure:
 
 
 def evenness(answer: Exposure) -> Figure | None:
-    """How many equal arms each day was as even as; None for fewer than three days."""
+    """Effective arms of each day: as many, shown equally often, are as even; None for fewer than three days."""
     days = answer.get("days", [])
     if len(days) < 3:
         return None
@@ -364,11 +370,11 @@ def evenness(answer: Exposure) -> Figure | None:
     span = f"{number(min(counts))} to {number(max(counts))}" if counts else "an unknown number of"
     headers = ("day", "decisions", "slots", "effective_arms", "coverage", "gini", "floor_share")
     return Figure(
-        title=f"A day is as even as {span} equal arms; the newest one, {_day(days[-1]['day'])}, as "
-        f"{number(days[-1]['effective_arms'])}",
+        title=f"A day's slots are spread as over {span} arms shown equally often; those of {_day(days[-1]['day'])} as "
+        f"over {number(days[-1]['effective_arms'])}",
         drawing=chart(
             [Series("effective arms", points)], x_name=f"day (UTC), {days[-1]['day'][:4]}",
-            y_name="effective arms: as many equal ones are as even",
+            y_name="arms that, shown equally often, are as even",
         ),
         description=f"A line over {quantity(len(points), 'day')}.",
         headers=[header.replace("_", " ") for header in headers],

@@ -93,7 +93,7 @@ def _sections(answer: Result) -> Iterator[Section]:
     over_time = answer.over_time
     yield Section(
         "time", "Over time", "What a visit earned, and who came back.",
-        [] if over_time is None else present([figures.over_time(over_time), figures.returning(over_time)]),
+        [] if over_time is None else present([figures.over_time(over_time), figures.returning(over_time, answer.last)]),
         _no_returns(answer) + _reasons(answer),
     )  # fmt: skip
     newest = "" if answer.judged is None else f" From the newest {answer.judged:,} decisions."
@@ -176,7 +176,7 @@ def _folded(summary: str, inner: str) -> str:
 
 
 def _no_returns(answer: Result) -> str:
-    if answer.over_time is None or figures.returning(answer.over_time) is not None:
+    if answer.over_time is None or figures.returning(answer.over_time, answer.last) is not None:
         return ""
     if "no-users" in answer.over_time["reasons"]:
         return _list(["Who came back is not known: no decision names a user (`recommend --user`)."])

@@ -66,6 +66,13 @@ def test_the_audit_still_checks_beliefs_whose_slots_are_gone(healthy: str) -> No
 
 
 @BOTH
+def test_a_dry_run_says_that_nothing_was_changed(healthy: str) -> None:  # noqa: F811
+    words = ("--now", LATE, "db", "prune", "--before", BEFORE, "--yes")
+    assert "nothing was changed" in done(runner(healthy)(*words, "--dry-run")).stderr
+    assert "nothing was changed" not in done(runner(healthy)(*words)).stderr
+
+
+@BOTH
 def test_after_a_prune_everything_goes_on(healthy: str) -> None:  # noqa: F811
     """Freezing, feedback, serving and forgetting leave a store that the audit is content with."""
     run = runner(healthy)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -34,6 +35,22 @@ def test_every_step_says_why_and_repeats_in_silence() -> None:
     steps = [*demo.before(), *demo.live(), *demo.after(0.004)]
     assert all(step.why and step.command for step in steps)
     assert sum(step.quiet for step in steps) == 3 * (demo.HOURS - 1)
+
+
+def test_the_list_of_arms_is_by_the_column_that_its_comment_names(tmp_path: Path) -> None:
+    (tmp_path / "rlrec").write_text("#!/bin/sh\ncat policy.csv\n")
+    (tmp_path / "rlrec").chmod(0o755)
+    columns = "arm,status,served,pending,pulls,reward_sum,mean,lower,upper,ipw_mean,p_best,probability"
+    rows = [f"a{n},active,{10 * n},0,9,1,0.1,0,1,{9 - n},0.2,0.{n}" for n in (2, 3, 1)]
+    (tmp_path / "policy.csv").write_text("\n".join([columns, *rows]) + "\n")
+    command = next(step.command for step in demo.after() if "show live" in step.command)
+    said = subprocess.run(["sh", "-c", f"PATH=.:$PATH; {command}"], cwd=tmp_path, capture_output=True, text=True)
+    assert said.stdout.splitlines() == [
+        "arm,served,reward_sum,probability",
+        "a3,30,1,0.3",
+        "a2,20,1,0.2",
+        "a1,10,1,0.1",
+    ]
 
 
 def test_the_wheel_takes_the_samples_along() -> None:

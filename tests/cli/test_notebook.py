@@ -92,6 +92,11 @@ def test_input_is_checked_as_lines_are(notebook: Recommender, keys: dict[str, An
     assert refused.value.field == field
 
 
+def test_estimates_read_as_the_table_of_the_command(notebook: Recommender, shop: Run) -> None:
+    estimates = notebook.evaluate("home", "uniform", estimators="snips")
+    assert repr(estimates) == shop("--now", CLOCK, "evaluate", "home", "uniform", "--estimator", "snips").stdout
+
+
 def test_options_of_evaluate_are_those_of_the_use_case(notebook: Recommender) -> None:
     assert {*EvaluateOptions.__annotations__} == {field.name for field in fields(Request)} - {"targets"}
     with pytest.raises(InputError, match="level"):

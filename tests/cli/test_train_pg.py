@@ -72,6 +72,15 @@ def test_the_result_alone_goes_to_stdout(train: Run) -> None:
     assert train("visits", *QUICK, "--json", before=("-q",)).stderr == ""
 
 
+@pytest.mark.slow
+def test_every_tenth_epoch_is_reported_and_too_little_news_in_a_line(train: Run) -> None:
+    said = train("visits", "--epochs", "12", "--patience", "12", "--seed", "1")
+    reported = [line.split(" of")[0] for line in said.stderr.splitlines() if line.startswith("epoch")]
+    assert reported == ["epoch 1", "epoch 10", "epoch 12"]
+    again = train("visits", "--min-new", "1", before=("-q",))
+    assert again.stdout.splitlines()[2].split() == ["visits", "no", "0"]
+
+
 @pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
 def test_every_format_has_it(train: Run, form: str) -> None:
     said = train("visits", *QUICK, "--format", form, before=("-q",))

@@ -303,7 +303,10 @@ def _refusals(gate: RouteGate) -> Iterator[str]:
     if "estimated-propensity" in gate["reasons"]:
         yield "the propensities of its log were not logged, but computed when it was imported"
     if "in-sample" in gate["reasons"]:
-        yield "it has learned from visits that the gate judges by, and may have from every later one"
+        yield (
+            "it has learned from visits that the gate judges by, and may have from every later one; "
+            "a copy by `rlrec policy freeze` learns no more, and can be judged"
+        )
     if gate["verdict"] == VERDICTS[0]:
         yield f"the log cannot tell ({', '.join(gate['reasons'])}; {gate['estimator']}, ess {_figure(gate['ess'])})"
     lower = gate["lower"]
