@@ -219,8 +219,10 @@ def show_(
         f"versions: {', '.join(map(_version, result['version_list']))}",
     ]
     if "features" in result:
-        asked = f"shown for the context {cell(context)}" if context else "shown for an empty context (see --context)"
-        title.append(f"reads {_fields(result['features']['context'])}; {asked}")
+        shown_for = (
+            f"shown for the context {cell(context)}" if context else "shown for an empty context (see --context)"
+        )
+        title.append(f"reads {_fields(result['features']['context'])}; {shown_for}")
     title += _exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"]))
     notes = [*_training(result["training"], curve=curve), *map(_drift, result["drift"])]
     arms, table = result["arms"], View.of(result["arms"], headers)

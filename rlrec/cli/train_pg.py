@@ -154,7 +154,7 @@ def _view(result: Mapping[str, Any]) -> View:
 
 
 def _untrained(result: Mapping[str, Any]) -> View:
-    """What there is to say where too little was new."""
+    """The answer where too few sessions are new, in a line."""
     return View(["policy", "trained", "new sessions"], [[result["policy"], result["trained"], result["sessions"]]])
 
 
