@@ -183,6 +183,9 @@ def _name_variables(command: click.Command, prefix: str) -> None:
 )  # fmt: skip
 @click.option("--db", default="rlrec.db", show_default=True, show_envvar=True, metavar="URL_OR_PATH", help="The store.")
 @click.option(
+    "--read-db", show_envvar=True, metavar="URL_OR_PATH", help="Where commands read that write nothing; a replica."
+)
+@click.option(
     "--now", type=CLOCK, show_envvar=True, metavar="TIME",
     help="The clock of this command: RFC 3339, or +31m from now.",
 )  # fmt: skip

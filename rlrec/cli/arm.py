@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Lines, Store, examples, lines_argument, rehearsable, stored
+from rlrec.cli.shared import CommandGroup, Lines, Store, examples, lines_argument, reading, rehearsable, stored
 from rlrec.cli.strict import not_utf8
 from rlrec.cli.values import KEY, OBJECT, parse_key
 from rlrec.errors import InputError, quantity
@@ -126,7 +126,7 @@ def _value(cell: str) -> str | float:
 
 @arm.command("list")
 @click.option("--exposure", is_flag=True, help="Slots of each arm in the log, expected and realised, and its rate.")
-@stored
+@reading
 @examples("rlrec arm list --format csv", "rlrec arm list --exposure")
 def list_(store: Store, show: Show, exposure: bool) -> None:
     """List all arms, retired ones too.

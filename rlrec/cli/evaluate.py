@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, conclude, examples, stored
+from rlrec.cli.shared import Store, conclude, examples, reading
 from rlrec.cli.tables import Figures, cell
 from rlrec.cli.values import NUMBER, Integer
 from rlrec.errors import quantity
@@ -120,7 +120,7 @@ class _Command(click.Command):
 )
 @plot_option
 @workers_options
-@stored
+@reading
 @examples(
     "rlrec evaluate home uniform --plot home.svg",
     "rlrec evaluate home@2 --log policy=home,since=2026-01-01 --by position --json",

@@ -10,7 +10,7 @@ import click
 
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, conclude, examples, rehearsable, stored
+from rlrec.cli.shared import CommandGroup, Store, conclude, examples, reading, rehearsable, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
@@ -119,7 +119,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
 )  # fmt: skip
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @plot_option
-@stored
+@reading
 @examples("rlrec experiment show ab", "rlrec experiment show ab --reward default")
 def show_(store: Store, show: Show, name: str, rewards: Sequence[str], level: float, plot: str | None) -> None:
     """Show what became of each variant's units, the differences, and the check of the split.
@@ -321,7 +321,7 @@ def stop(store: Store, show: Show, name: str, promote: str | None) -> None:
 
 
 @experiment.command("list")
-@stored
+@reading
 @examples("rlrec experiment list")
 def list_(store: Store, show: Show) -> None:
     """List experiments with their variants."""

@@ -9,7 +9,7 @@ import click
 from rlrec.cli import output
 from rlrec.cli.files import complete_file
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, check_target, examples, notice, stored
+from rlrec.cli.shared import Store, check_target, examples, notice, reading
 from rlrec.cli.values import Registered
 
 
@@ -20,7 +20,7 @@ from rlrec.cli.values import Registered
     help="One JSON object a decision.",
 )  # fmt: skip
 @click.option("--log", metavar="FILTER", help="Which decisions, e.g. policy=home,since=2026-01-01. Default: all.")
-@stored
+@reading
 @examples("rlrec export-log - --log policy=home > home.jsonl")
 def export_log(store: Store, show: Show, path: str, layout: str, log: str | None) -> None:
     """Write the log, one decision a line.

@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, examples, stored
+from rlrec.cli.shared import Store, examples, reading
 from rlrec.cli.values import DURATION, NAME, NUMBER, format_duration
 from rlrec.errors import quantity
 
@@ -46,7 +46,7 @@ DIFFERENCE = {  # column of a csv: key of a difference
 )  # fmt: skip
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @plot_option
-@stored
+@reading
 @examples(
     "rlrec outcomes --by week --plot week.svg",
     "rlrec outcomes --experiment ab --reward default --json",

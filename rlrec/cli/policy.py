@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, by_name, examples, printed, rehearsable, stored, suggest_next
+from rlrec.cli.shared import CommandGroup, Store, by_name, examples, printed, reading, rehearsable, stored, suggest_next
 from rlrec.cli.tables import bar, cell, decimals, interval
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 from rlrec.errors import quantity
@@ -117,7 +117,7 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
 
 
 @policy.command("list")
-@stored
+@reading
 @examples("rlrec policy list")
 def list_(store: Store, show: Show) -> None:
     """List all policies at their live version."""
@@ -131,7 +131,7 @@ def list_(store: Store, show: Show) -> None:
 
 @policy.command("versions")
 @click.argument("name", metavar="NAME")
-@stored
+@reading
 @examples("rlrec policy versions home")
 def versions_(store: Store, show: Show, name: str) -> None:
     """List the versions of a policy: what each was made from and learned from, its gate, and when it was live."""
@@ -182,7 +182,7 @@ def _live_time(version: int, time: LiveTime) -> str:
 @click.option("--all", "every", is_flag=True, help=f"All arms on a terminal, not just the {N_ARMS} most likely ones.")
 @click.option("--curve", is_flag=True, help="The learning curve of a version made by train-pg, epoch by epoch.")
 @plot_option
-@stored
+@reading
 @examples("rlrec policy show home", "rlrec policy show visits --curve")
 def show_(
     store: Store, show: Show, reference: str, context: dict[str, Any], every: bool, curve: bool, plot: str | None
@@ -346,7 +346,7 @@ def _largest(weights: dict[str, float]) -> str:
 @policy.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@stored
+@reading
 @examples("rlrec policy diff home home@2")
 def diff(store: Store, show: Show, first: str, second: str) -> None:
     """Compare what two policies, or two versions of one policy, believe about each arm, and whom they serve.

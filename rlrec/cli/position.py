@@ -8,7 +8,7 @@ import click
 
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, examples, rehearsable, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import NAME
 from rlrec.errors import quantity
@@ -54,7 +54,7 @@ def fit(store: Store, show: Show, plot: str | None, **request: Any) -> None:
 
 
 @position.command("list")
-@stored
+@reading
 @examples("rlrec position list")
 def list_(store: Store, show: Show) -> None:
     """List all curves."""
@@ -68,7 +68,7 @@ def list_(store: Store, show: Show) -> None:
 @position.command("show")
 @click.argument("reference", metavar="NAME[@N]")
 @plot_option
-@stored
+@reading
 @examples("rlrec position show home", "rlrec position show home --plot home.svg")
 def show_(store: Store, show: Show, reference: str, plot: str | None) -> None:
     """Show a curve, its intervals, and which click model the log preferred."""
@@ -80,7 +80,7 @@ def show_(store: Store, show: Show, reference: str, plot: str | None) -> None:
 @position.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@stored
+@reading
 @examples("rlrec position diff home@1 home@2")
 def diff(store: Store, show: Show, first: str, second: str) -> None:
     """Compare two curves; a difference is B minus A."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, examples, rehearsable, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
 from rlrec.cli.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
 from rlrec.errors import InputError
 
@@ -73,7 +73,7 @@ def define(store: Store, show: Show, **request: Any) -> None:
 
 
 @reward.command("list")
-@stored
+@reading
 @examples("rlrec reward list")
 def list_(store: Store, show: Show) -> None:
     """List all reward definitions."""
@@ -93,7 +93,7 @@ def _terms(row: Definition) -> str:
 @reward.command()
 @click.argument("name", type=NAME, default="default")
 @click.option("--log", metavar="FILTER", help="Look only at these decisions: policy=NAME,since=TIME and so on.")
-@stored
+@reading
 @examples("rlrec reward delays", "rlrec reward delays default --log policy=home")
 def delays(store: Store, show: Show, name: str, log: str | None) -> None:
     """Show how much reward arrives within each window, to choose one.

@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.experiment import SHARE, parse_share
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, examples, rehearsable, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name
@@ -136,7 +136,7 @@ def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOption
 
 @route.command("show")
 @click.argument("name", type=NAME)
-@stored
+@reading
 @examples("rlrec route show front")
 def show_(store: Store, show: Show, name: str) -> None:
     """Show what a route serves, since when and why, and what it served before, newest first."""
@@ -197,7 +197,7 @@ def _shadow(row: ShadowReport) -> str:
 
 
 @route.command("list")
-@stored
+@reading
 @examples("rlrec route list")
 def list_(store: Store, show: Show) -> None:
     """List routes with what they serve."""

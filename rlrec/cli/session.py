@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, examples, rehearsable, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
 from rlrec.cli.tables import cell, pairs
 from rlrec.cli.values import KEY, NAME, NUMBER, Integer
 
@@ -34,7 +34,7 @@ def session() -> None:
 
 @session.command("list")
 @click.option("--limit", type=Integer(0), default=100, show_default=True, help="How many; 0 for all.")
-@stored
+@reading
 @examples("rlrec session list --limit 20")
 def list_(store: Store, show: Show, limit: int) -> None:
     """List sessions, newest first."""
@@ -48,7 +48,7 @@ def list_(store: Store, show: Show, limit: int) -> None:
 @click.option("--visit", type=Integer(1), help="Number of the visit.  [default: the newest]")
 @click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount of the return.")
 @click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: each decision's own]")
-@stored
+@reading
 @examples("rlrec session show s1")
 def show_(store: Store, show: Show, **request: Any) -> None:
     """Show a visit step by step: state, slate, propensities, events, reward, return."""

@@ -36,6 +36,7 @@ class Settings:
     """The options before the command, and what an error may need to know of the command that runs."""
 
     db: str = "rlrec.db"
+    read_db: str | None = None
     now: int | None = None
     allow_future: bool = False
     lock_timeout: int | None = None
@@ -169,6 +170,19 @@ def stored(command: Command) -> Command:
                 line.clear()
 
     return run
+
+
+def reading(command: Command) -> Command:
+    """Gives a command that only reads what `stored` gives, with the store of --read-db where there is one."""
+    run = stored(command)
+
+    @wraps(run)
+    def read(*args: Any, **kwargs: Any) -> Any:
+        chosen = settings()
+        chosen.db = chosen.read_db or chosen.db
+        return run(*args, **kwargs)
+
+    return read
 
 
 def drawing(command: Command) -> Command:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, examples, stored
+from rlrec.cli.shared import Store, examples, reading
 from rlrec.cli.tables import short_times, sparkline
 from rlrec.errors import CheckFailed, quantity
 
@@ -20,7 +20,7 @@ EXPERIMENTS = ("experiment", "unit", "units", "variants", "created_at")
 
 
 @click.command()
-@stored
+@reading
 @examples("rlrec status", "rlrec status --json")
 def status(store: Store, show: Show) -> None:
     """Show what a store holds, what its policies do, and what waits.

@@ -370,7 +370,7 @@ def _refusal(state: str, message: str, *, where: str) -> RlrecError | None:
     if state == CANCELED:
         hint = "raise the statement_timeout of the role or of the database, or --statement-timeout"
         return RlrecError(f"{where} stopped a statement: {message[:200]}", hint=hint)
-    if state == READ_ONLY:
+    if state == READ_ONLY or "during recovery" in message:
         hint = "see default_transaction_read_only of the role and of the database, or name the primary server"
         return RlrecError(f"the store {where} cannot be written: it is read-only", hint=hint)
     if state == FORBIDDEN:
@@ -406,8 +406,11 @@ def out_of_date(where: str) -> CheckFailed:
 
 
 def clock(connection: sa.Connection) -> int:
-    """Microseconds since 1970 UTC, by the database's clock (SQLite: this machine's)."""
+    """Microseconds since 1970 UTC, by the database's clock (SQLite: this machine's). That of a replica is the time up
+    to which it has everything: what it does not have yet must not look as if it had not happened."""
     if connection.dialect.name == "sqlite":
         return time.time_ns() // 1000
-    seconds = connection.exec_driver_sql("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+    replayed = "WHEN pg_is_in_recovery() THEN coalesce(pg_last_xact_replay_timestamp(), 'epoch')"
+    now = f"CASE {replayed} ELSE clock_timestamp() END"
+    seconds = connection.exec_driver_sql(f"SELECT (extract(epoch FROM {now}) * 1000000)::bigint")
     return int(seconds.scalar_one())

@@ -43,6 +43,7 @@ def test_each_value_has_its_source(folder: Path) -> None:
         "db": ("near.db", "rlrec.toml"),
         "now": ("2026-01-01T00:00:00.000000Z", "--now"),
         "allow-future": (True, "RLREC_ALLOW_FUTURE"),
+        "read-db": (None, "default"),
         "lock-timeout": (None, "default"),
         "statement-timeout": (None, "default"),
         "reconnect": (None, "default"),

@@ -39,6 +39,10 @@ class PostgresServer:
     def create(self) -> None:
         self.run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
 
+    def copy(self, primary: PostgresServer) -> None:
+        """Become a replica of another server."""
+        self.run("pg_basebackup", "-h", str(primary.folder), "-U", "postgres", "-D", str(self.data), "-R", "-c", "fast")
+
     def start(self, inside: Sequence[str] = ()) -> None:
         options = " ".join(f"-c {setting}" for setting in self.settings)
         log = str(self.folder / "log")
@@ -49,8 +53,8 @@ class PostgresServer:
 
 
 @contextmanager
-def new_server(*settings: str) -> Iterator[PostgresServer]:
-    """A server that runs, and is gone at the end."""
+def new_server(*settings: str, of: PostgresServer | None = None) -> Iterator[PostgresServer]:
+    """A server that runs, and is gone at the end. of: the one whose replica it is."""
     with tempfile.TemporaryDirectory(prefix="rlrec-server-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         if os.geteuid() == 0:
@@ -58,7 +62,10 @@ def new_server(*settings: str) -> Iterator[PostgresServer]:
             os.chown(folder, user.pw_uid, user.pw_gid)
         folder.chmod(0o755)
         server = PostgresServer(folder, settings=settings)
-        server.create()
+        if of is None:
+            server.create()
+        else:
+            server.copy(of)
         server.start()
         try:
             yield server

@@ -1,0 +1,81 @@
+"""Reading commands on a replica."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from rlrec.app.init import init
+from rlrec.store import Store, bulk
+from tests.app.shop import ask, stocked, tell
+from tests.conftest import runner
+from tests.store.servers import PostgresServer, new_server
+
+pytestmark = pytest.mark.slow
+Servers = tuple[PostgresServer, PostgresServer]
+
+
+@pytest.fixture(scope="module")
+def servers(postgres_server: str) -> Iterator[Servers]:
+    """A primary with a small store, and its replica."""
+    with new_server() as primary:
+        with closing(Store(primary.url())) as store:
+            init(store)
+            stocked(store, home="thompson")
+            for number in range(20):
+                tell(store, ask(store, session=f"s{number}"), 1, click=1)
+        with new_server(of=primary) as replica:
+            yield primary, replica
+
+
+def catch_up(servers: Servers) -> None:
+    def count(server: PostgresServer) -> int:
+        with closing(Store(server.url())) as store, store.read() as unit:
+            return int(unit.ask_value("SELECT count(*) FROM decision"))
+
+    wanted = count(servers[0])
+    while count(servers[1]) < wanted:
+        time.sleep(0.02)
+
+
+def test_reading_commands_read_the_replica_and_others_write_to_the_primary(servers: Servers) -> None:
+    primary, replica = (server.url() for server in servers)
+    run = runner(primary)
+    catch_up(servers)
+    evaluate = ["--now", "+1h", "evaluate", "uniform", "--json"]
+    assert run("--read-db", replica, *evaluate).json == run(*evaluate).json
+    asked = run("--read-db", replica, "recommend", "--policy", "home", "--session", "new", "--json")
+    assert asked.exit_code == 0
+    catch_up(servers)
+    shown = run("decision", "show", asked.json["decision_id"], "--json", env={"RLREC_READ_DB": replica})
+    assert shown.json["session"] == "new"
+    gone = run("--read-db", replica.replace("/postgres?", "/none?"), "status")
+    assert (gone.exit_code, "no database" in gone.stderr) == (3, True)
+
+
+def test_a_replica_takes_no_writes(servers: Servers) -> None:
+    said = runner(servers[1].url())("recommend", "--policy", "home", "--session", "s")
+    assert (said.exit_code, said.stderr.count("\n")) == (1, 1)
+    assert "read-only" in said.stderr
+
+
+def test_the_time_of_a_replica_is_that_of_the_last_change_it_has(servers: Servers) -> None:
+    catch_up(servers)
+    with closing(Store(servers[0].url())) as store, closing(Store(servers[1].url())) as copy:
+        with store.read() as unit:
+            changed = unit.now
+        time.sleep(0.3)
+        with copy.read() as unit:
+            assert unit.ask_value("SELECT max(at) FROM decision") <= unit.now <= changed
+
+
+def test_a_second_process_reads_the_snapshot_of_a_replica(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "_is_long", lambda unit: True)
+    catch_up(servers)
+    with closing(Store(servers[1].url())) as copy, copy.read() as unit, bulk.alongside(unit):
+        assert unit.arrow_worker is not None
+        query = bulk.PendingQuery(unit, "SELECT count(*) FROM decision", {"n": int})
+        assert query.columns()["n"].tolist() == [unit.ask_value("SELECT count(*) FROM decision")]
