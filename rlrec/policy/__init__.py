@@ -106,12 +106,13 @@ def _check_width(kind: str, cls: type[Policy], design: Design) -> None:
     """Raises InputError where features have more columns than a kind holds."""
     from rlrec.policy.fields import WIDEST
 
-    takes_sparse = getattr(cls, "takes_sparse", False)
-    for side, encoder, allowed in (("contexts", design.context, takes_sparse), ("arms", design.arm, False)):
-        if encoder.is_sparse and not allowed:
-            limit = f"{kind} learns how columns vary together" if side == "contexts" else "features of arms are dense"
-            others = ", ".join(other for other in KINDS if getattr(load(other), "takes_sparse", False))
-            hint = f"hash into fewer columns{f'; {others} take more' if side == 'contexts' else ''}"
-            raise InputError(
-                f"features of {side} have {encoder.width} columns, and {limit}: it holds {WIDEST}", hint=hint
-            )
+    if design.context.is_sparse and not getattr(cls, "takes_sparse", False):
+        others = ", ".join(other for other in KINDS if getattr(load(other), "takes_sparse", False))
+        raise InputError(
+            f"features of contexts have {design.context.width} columns, and {kind} holds {WIDEST}: it learns how they "
+            "vary together",
+            hint=f"hash into fewer columns, or use {others}",
+        )
+    if design.arm.is_sparse:
+        hint = "list fewer values and hash the rest into fewer columns"
+        raise InputError(f"features of arms have {design.arm.width} columns, and a policy holds {WIDEST}", hint=hint)

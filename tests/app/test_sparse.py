@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import doctor, feedback, policy, rebuild, recommend, train, versions
+from rlrec.app import db_forget, db_prune, doctor, feedback, policy, rebuild, recommend, train, versions
 from rlrec.app.distributions import exact
 from rlrec.app.learning import slot_statistics
 from rlrec.app.serving.cache import ServingCache
@@ -186,3 +186,47 @@ def test_a_trained_version_is_served_shown_and_audited(db: str) -> None:
         again = train.train(store, train.Request(name="learner", seed=1, promote="always", epochs=1))
     assert all(any(name.startswith("words#") for name in row["weights"]) for row in shown["arms"])
     assert again["version"] == first["version"] + 1
+
+
+# -- what leaves a log --
+
+
+def served_then_settled(db: str, **parameters: str) -> None:
+    """A log of ten users, and a frozen version beside the one that learns."""
+    logs.catalogue(db, len(RATES))
+    create(db, "words", floor="0.1", **parameters)
+    logs.serve(db, "words", pages=120, rates=RATES, contexts=sentences(120), group=10, users=10)
+    with closing(logs.at(db, 500)) as store:
+        versions.freeze(store, "words")
+
+
+@pytest.mark.parametrize("parameters", [{}, {"discount": "0.98"}])
+def test_a_user_who_is_forgotten_leaves_the_columns(db: str, parameters: dict[str, str]) -> None:
+    served_then_settled(db, **parameters)
+    with closing(logs.at(db, 1e5)) as store:
+        assert db_forget.forget(store, db_forget.Request(user="u3")).get("beliefs") == 2
+        assert not doctor.doctor(store, doctor.Request()).findings
+        rebuild.rebuild(store, rebuild.Request(reference="words"))
+    assert_same(sums_of(db, "words@1"), sums_of(db, "words@3"))
+
+
+def test_a_pruned_log_leaves_the_columns_as_they_are(db: str) -> None:
+    served_then_settled(db)
+    before = sums_of(db, "words@1")
+    with closing(logs.at(db, 1e5)) as store:
+        pruned = db_prune.prune(store, db_prune.Request(before=logs.START + 8 * logs.MINUTE))
+        assert pruned["decisions"] > 10
+        assert not doctor.doctor(store, doctor.Request()).findings
+    assert_same(before, sums_of(db, "words@1"))
+
+
+def test_a_whole_context_is_hashed(sqlite_db: str) -> None:
+    logs.catalogue(sqlite_db, len(RATES))
+    with closing(logs.at(sqlite_db, 0)) as store:
+        features = {"context": {"hash": 4096}}
+        policy.create(store, policy.Request(name="words", kind="softmax", features=features))
+    logs.serve(sqlite_db, "words", pages=50, rates=RATES, contexts=sentences(50))
+    with closing(logs.at(sqlite_db, 1e5)) as store:
+        assert not doctor.doctor(store, doctor.Request()).findings
+        shown = policy.show(store, "words", context=sentences(1)[0])
+    assert all(name.startswith("#") for row in shown["arms"] for name in row["weights"])

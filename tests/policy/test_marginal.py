@@ -68,7 +68,7 @@ def test_distributions_are_those_of_the_kinds() -> None:
 @pytest.mark.parametrize("kind", ["linucb", "lin-thompson", "logistic-thompson", "plackett-luce", "two-stage"])
 def test_kinds_that_learn_how_columns_vary_together_hold_128(kind: str) -> None:
     typed = {"model": "features"} if kind == "plackett-luce" else {}
-    with pytest.raises(InputError, match=r"262145 columns, and .* holds 128") as refused:
+    with pytest.raises(InputError, match=f"262145 columns, and {kind} holds 128") as refused:
         kinds.make(kind, typed, design=Design(context=WORDS))
     assert "softmax, squarecb" in str(refused.value.hint)
 
@@ -81,5 +81,5 @@ def test_what_sparse_contexts_do_not_go_with_is_refused() -> None:
         kinds.make("softmax", {"window": 100.0}, design=design)
     with pytest.raises(InputError, match="bilinear"):
         kinds.make("gradient", {"model": "bilinear"}, design=design)
-    with pytest.raises(InputError, match="features of arms are dense"):
+    with pytest.raises(InputError, match="features of arms have 262145 columns"):
         kinds.make("softmax", {}, design=Design(arm=WORDS))
