@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rlrec.app.evaluation import estimates
 from rlrec.app.evaluation.candidates import Inclusion
 from rlrec.app.evaluation.estimates import EstimateRow
 from rlrec.app.evaluation.passes import HERE, Workers
 from rlrec.app.evaluation.request import EmptyLog, Request
+from rlrec.app.imports import parquet_files
 from rlrec.app.inputs import filters
 from rlrec.app.log import maturity
-from rlrec.ope import diagnostics
+from rlrec.ope import EstimatorChoice, diagnostics
 from rlrec.store import Store, bulk
 
 __all__ = ["EmptyLog", "Request", "Workers", "evaluate", "explained"]
@@ -22,6 +24,11 @@ def evaluate(store: Store, request: Request, workers: Workers = HERE) -> list[Es
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
     estimators = estimates.estimators(request)
+    with parquet_files.opened(store, request.log) as (log_store, log):
+        return _evaluate(log_store, replace(request, log=log), estimators, workers)
+
+
+def _evaluate(store: Store, request: Request, estimators: EstimatorChoice, workers: Workers) -> list[EstimateRow]:
     with store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, request.log)
         try:

@@ -77,7 +77,8 @@ class _Command(click.Command):
 @click.option(
     "--log", metavar="FILTER",
     help="Filter of the log, e.g. policy=home,since=2026-01-01; keys: policy, version, experiment, variant, route "
-    "(that decisions were asked for by), since, until and split (train, tune or gate) [default: all].",
+    "(that decisions were asked for by), since, until and split (train, tune or gate); or "
+    "parquet:DIR[,FILTER], a folder of `export-log --layout parquet` [default: all].",
 )  # fmt: skip
 @click.option(
     "--reward", metavar="NAME",

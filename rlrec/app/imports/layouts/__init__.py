@@ -17,7 +17,11 @@ READERS = {
     "dsjson": "rlrec.app.imports.layouts.dsjson:DsJson",
     "csv": "rlrec.app.imports.layouts.csv_map:CsvMap",
 }
-WRITERS = {"jsonl": "rlrec.app.imports.layouts.jsonl:write"}
+WRITERS = {
+    "jsonl": "rlrec.app.imports.layouts.jsonl:write",
+    "parquet": "rlrec.app.imports.parquet_files:export",
+}
+FOLDERS = ("parquet",)  # layouts that are written into a folder, by functions of the store and the folder
 
 
 def reader(name: str) -> type[Layout]:
@@ -26,7 +30,12 @@ def reader(name: str) -> type[Layout]:
 
 
 def writer(name: str) -> Writer:
-    """The function that turns records of the log into the bytes of a layout."""
+    """The function that turns records of the log into the bytes of a layout of one file."""
+    return _load(WRITERS[name])
+
+
+def folder_writer(name: str) -> Callable[..., Any]:
+    """The function that appends the log of a store to a folder."""
     return _load(WRITERS[name])
 
 

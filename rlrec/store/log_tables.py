@@ -1,0 +1,122 @@
+"""The log as rows of its tables, to be kept in files; and a store of such rows in a file of SQLite, to be read like any
+other one."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from rlrec.store import bulk, copying, schema
+from rlrec.store import tables as t
+from rlrec.store.unit import Row, Unit, quoted
+
+# Of each decision, beside its slots.
+CHILDREN = (t.slot, t.candidate_list, t.route_decision, t.decision_features, t.slot_set, t.logged_support, t.team_draft)
+# Rows that belong to decisions and to those who come: a store of a log's rows has no others.
+LOG = (
+    *CHILDREN, t.users, t.session, t.visit, t.context, t.decision, t.event, t.last_decision, t.shadow_decision,
+    t.feedback_key, t.import_line, t.assignment,
+)  # fmt: skip
+
+
+def names(table: sa.Table) -> list[str]:
+    """The names of the columns of a table."""
+    return [column.name for column in table.columns]
+
+
+def rows_of(unit: Unit, table: sa.Table, column: str, values: Collection[int]) -> list[Row]:
+    """The rows of a table, all columns, whose column has one of these values; in order of its key."""
+    order = quoted(column.name for column in table.primary_key)
+    text = f'SELECT {quoted(names(table))} FROM "{table.name}" WHERE "{column}" IN (?*) ORDER BY {order}'
+    return unit.ask(text, values)
+
+
+def event_keys(unit: Unit) -> Iterator[Sequence[Sequence[Any]]]:
+    """Decision and number of all events, some at a time."""
+    return bulk.portions(unit, "SELECT decision_id, number FROM event ORDER BY decision_id, number")
+
+
+_OF_SESSION = "FROM session v LEFT JOIN users u ON u.id = v.user_id WHERE v.id IN (?*)"
+
+
+def person_digests(unit: Unit, sessions: Collection[int]) -> dict[int, tuple[int | None, int | None]]:
+    """The digests of the user (None: not known) and the key of each session."""
+    return {row[0]: (row[1], row[2]) for row in unit.ask(f"SELECT v.id, u.digest, v.digest {_OF_SESSION}", sessions)}
+
+
+def person_keys(unit: Unit, sessions: Collection[int]) -> dict[int, tuple[str, str | None]]:
+    """The key of each session, and that of its user."""
+    return {row[0]: (row[1], row[2]) for row in unit.ask(f"SELECT v.id, v.key, u.key {_OF_SESSION}", sessions)}
+
+
+def visits(unit: Unit) -> Iterator[Sequence[Sequence[Any]]]:
+    """All columns of all visits, then of their sessions (key, user, split, creation, digest) and their users (key,
+    digest)."""
+    columns = [*(f"w.{name}" for name in names(t.visit)), "v.key", "v.user_id", "v.split", "v.created_at", "v.digest"]
+    text = (
+        f"SELECT {', '.join(columns)}, u.key, u.digest FROM visit w JOIN session v ON v.id = w.session_id"
+        " LEFT JOIN users u ON u.id = v.user_id ORDER BY w.session_id, w.number"
+    )
+    return bulk.portions(unit, text)
+
+
+class PrivateStore:
+    """A store of this process, in a file of SQLite that ends with it: the catalogue of another one, with its policies,
+    beliefs and definitions, and the rows of a log that are put into it."""
+
+    def __init__(self, unit: Unit, path: str) -> None:
+        engine = sa.create_engine(f"sqlite:///{path}")
+        t.metadata.create_all(engine)
+        engine.dispose()
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        for setting in ("journal_mode = OFF", "synchronous = OFF", "foreign_keys = OFF"):
+            self._connection.execute(f"PRAGMA {setting}")
+        self._connection.execute("BEGIN")
+        self._connection.execute(f"CREATE TABLE {schema.VERSION_TABLE} (version_num TEXT)")
+        self._connection.execute(f"INSERT INTO {schema.VERSION_TABLE} VALUES (?)", (schema.HEAD,))
+        for table in copying.TABLES:
+            if table not in LOG:
+                for batch in copying.rows(unit, table, skip=0):
+                    self.add(table.name, names(table), batch)
+
+    def add(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Put rows into a table; a row whose key is there stays as it is."""
+        marks = ", ".join("?" * len(columns))
+        self._connection.executemany(f'INSERT OR IGNORE INTO "{table}" ({quoted(columns)}) VALUES ({marks})', rows)
+
+    def replace(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Put rows into a table; a row whose key is there is replaced."""
+        marks = ", ".join("?" * len(columns))
+        self._connection.executemany(f'INSERT OR REPLACE INTO "{table}" ({quoted(columns)}) VALUES ({marks})', rows)
+
+    def finish(self) -> None:
+        """Let slots say whether they are censored, by the last event that does, and close the file."""
+        last = (
+            "SELECT value FROM event e WHERE e.decision_id = slot.decision_id AND e.position = slot.position"
+            " AND e.kind = '!censor' ORDER BY e.number DESC LIMIT 1"
+        )
+        marked = "SELECT DISTINCT decision_id, position FROM event WHERE kind = '!censor'"
+        self._connection.execute(
+            f"UPDATE slot SET censored = CAST(({last}) AS INTEGER) WHERE (decision_id, position) IN ({marked})"
+        )
+        self._connection.execute("COMMIT")
+        self._connection.execute("ANALYZE")
+        self._connection.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@contextmanager
+def private_store(unit: Unit) -> Iterator[tuple[PrivateStore, str]]:
+    """A private store with the catalogue of a unit, and its path."""
+    with tempfile.TemporaryDirectory(prefix="rlrec-log-") as folder:
+        path = os.path.join(folder, "log.db")
+        with closing(PrivateStore(unit, path)) as store:
+            yield store, path

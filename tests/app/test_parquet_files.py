@@ -1,0 +1,222 @@
+"""The log in a folder of Parquet: exact, appended to at once, and read like that of a store."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from rlrec.app import evaluate
+from rlrec.app.evaluation.passes import HERE, Workers
+from rlrec.app.imports import parquet_files
+from rlrec.errors import CheckFailed, InputError, RlrecError
+from tests.app import logs
+from tests.conftest import runner
+
+pytestmark = pytest.mark.slow
+ALL = "impression,session,slate"
+
+
+def judged(db: str, *, log: str | None = None, workers: Workers = HERE, **options: Any) -> list[dict[str, Any]]:
+    request = evaluate.Request(targets=["uniform", "log", "lin"], estimators=ALL, log=log, **options)
+    with closing(logs.at(db, 1e6)) as store:
+        return [row.to_json() for row in evaluate.evaluate(store, request, workers)]
+
+
+def export(db: str, folder: Path, **options: Any) -> tuple[int, int]:
+    """The decisions in the folder, and how many of them are new."""
+    with closing(logs.at(db, 1e6)) as store:
+        written = parquet_files.export(store, str(folder), **options)
+    assert written.files == len([*folder.rglob("*.parquet")])
+    return written.decisions, written.new
+
+
+def serve(db: str, *, pages: int = 400, seed: int = 1, start: float = 1.0) -> None:
+    contexts = [{"hour": hour} for hour in range(3)]
+    rates = (0.1, 0.2, 0.3, 0.4, 0.5)
+    logs.serve(db, "log", pages=pages, rates=rates, size=2, users=60, contexts=contexts, seed=seed, start=start)
+
+
+def prepare(db: str) -> str:
+    logs.catalogue(db, 5)
+    logs.create(db, "log", "thompson", floor="0.2")
+    logs.create(db, "lin", "lin-thompson", floor="0.1")
+    serve(db)
+    return db
+
+
+@pytest.fixture
+def served(db: str) -> str:
+    """A log of slates for users who come back, on either database."""
+    return prepare(db)
+
+
+@pytest.fixture
+def folder(served: str, tmp_path: Path) -> Path:
+    export(served, tmp_path / "log")
+    return tmp_path / "log"
+
+
+def change(db: str, text: str) -> None:
+    with closing(logs.at(db, 1e6)) as store:
+        store.write(lambda unit: unit.tell(text))
+
+
+@pytest.mark.parametrize("options", [{}, {"by": "hour"}, {"cluster": "session", "gamma": 0.9}])
+def test_a_folder_gives_the_bits_of_its_store(
+    served: str, folder: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs.in_batches(monkeypatch, 60)
+    assert judged(served, log=f"parquet:{folder}", **options) == judged(served, **options)
+
+
+@pytest.mark.parametrize("workers", [Workers(jobs=2), Workers(jobs=2, engine="dask")])
+def test_workers_give_the_bits_of_a_folder(
+    tmp_path: Path, sqlite_db: str, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(prepare(sqlite_db), tmp_path / "log")
+    logs.in_batches(monkeypatch, 60)
+    assert judged(sqlite_db, log=f"parquet:{tmp_path / 'log'}", workers=workers) == judged(sqlite_db)
+
+
+def test_a_filter_follows_the_folder(served: str, folder: Path) -> None:
+    assert judged(served, log=f"parquet:{folder},split=train") == judged(served, log="split=train")
+
+
+@pytest.mark.parametrize("db", ["postgres"], indirect=True)
+def test_both_databases_give_the_same_bits(
+    sqlite_db: str, db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same lines, imported into either one."""
+    logs.in_batches(monkeypatch, 60)
+    source = tmp_path / "source.db"
+    source.write_bytes(Path(sqlite_db).read_bytes())
+    lines = runner(prepare(str(source)))("export-log", "-").stdout
+    answers = []
+    for target in (sqlite_db, db):
+        assert runner(target)("import-log", "-", "--layout", "jsonl", "--policy", "log", stdin=lines).exit_code == 0
+        request = evaluate.Request(targets=["uniform"], estimators=ALL)
+        with closing(logs.at(target, 1e6)) as store:
+            answers.append([row.to_json() for row in evaluate.evaluate(store, request)])
+    assert answers[0] == answers[1]
+
+
+# -- appending --
+
+
+def test_only_what_is_new_is_appended(served: str, folder: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*.parquet")}
+    assert export(served, folder) == (400, 0)
+    serve(served, pages=100, seed=2, start=1_000)
+    assert export(served, folder) == (500, 100)
+    assert {path: path.read_bytes() for path in before} == before
+    assert judged(served, log=f"parquet:{folder}") == judged(served)
+
+
+def test_late_events_and_censoring_are_appended(served: str, folder: Path) -> None:
+    run = runner(served)
+    for words in (("7", "click=1", "--position", "1"), ("9", "--censor", "--position", "2")):
+        assert run("--now", "2026-02-01T00:05:00Z", "feedback", *words).exit_code == 0
+    stale = judged(served, log=f"parquet:{folder}")
+    assert export(served, folder) == (400, 0)
+    assert stale != judged(served, log=f"parquet:{folder}") == judged(served)
+
+
+def test_a_bucket_holds_whole_users(sqlite_db: str, tmp_path: Path) -> None:
+    export(prepare(sqlite_db), tmp_path / "log")
+    buckets: dict[str, set[str]] = {}
+    for path in (tmp_path / "log" / "decisions").rglob("*.parquet"):
+        for user in pq.ParquetFile(path).read(columns=["user"]).column(0).to_pylist():
+            buckets.setdefault(user, set()).add(path.parent.name)
+    assert len(buckets) == 60
+    assert {len(each) for each in buckets.values()} == {1}
+
+
+def test_the_columns_are_readable_by_themselves(sqlite_db: str, tmp_path: Path) -> None:
+    export(prepare(sqlite_db), tmp_path / "log")
+    path = next((tmp_path / "log" / "decisions").rglob("*.parquet"))
+    row = pq.ParquetFile(path).read().to_pylist()[0]
+    assert (row["policy"], row["version"], row["eligible"]) == ("log", 1, ["a0", "a1", "a2", "a3", "a4"])
+    assert {slot["arm"] for slot in row["slot"]} <= {*row["eligible"]}
+    assert json.loads(row["context"]).keys() == {"hour"}
+    assert row["at"].isoformat().startswith("2026-02-01T")
+
+
+def test_a_stopped_export_leaves_what_was_there(
+    sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "log"
+    export(prepare(sqlite_db), folder)
+    before = set(folder.rglob("*"))
+    serve(sqlite_db, pages=50, seed=2, start=1_000)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet_files, "_write_visits", stop)
+        with pytest.raises(KeyboardInterrupt):
+            export(sqlite_db, folder)
+    assert {path for path in folder.rglob("*") if path.is_file()} <= before
+    assert export(sqlite_db, folder) == (450, 50)
+
+
+# -- what is refused --
+
+
+def refusal(db: str, folder: Path, kind: type[RlrecError]) -> str:
+    with pytest.raises(kind) as caught:
+        judged(db, log=f"parquet:{folder}")
+    return caught.value.message
+
+
+def test_a_damaged_folder_is_refused_by_its_file(sqlite_db: str, tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    export(prepare(sqlite_db), folder)
+    path = next((folder / "decisions").rglob("*.parquet"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert f"cannot read {path}" in refusal(sqlite_db, folder, RlrecError)
+    path.unlink()
+    assert f"cannot read {path}" in refusal(sqlite_db, folder, RlrecError)
+
+
+def test_a_missing_column_is_named(sqlite_db: str, tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    export(prepare(sqlite_db), folder)
+    path = next((folder / "decisions").rglob("*.parquet"))
+    pq.write_table(pq.ParquetFile(path).read().drop_columns(["eligible_arms"]), path)
+    assert refusal(sqlite_db, folder, RlrecError) == f"{path} has no column eligible_arms"
+
+
+def test_a_folder_of_another_store_is_refused(sqlite_db: str, tmp_path: Path) -> None:
+    export(prepare(sqlite_db), tmp_path / "log")
+    with closing(sqlite3.connect(sqlite_db)) as connection:
+        connection.execute("UPDATE settings SET salt = 'another'")
+        connection.commit()
+    assert "holds the log of another store" in refusal(sqlite_db, tmp_path / "log", CheckFailed)
+    with pytest.raises(CheckFailed, match="holds the log of another store"):
+        export(sqlite_db, tmp_path / "log")
+
+
+def test_a_folder_without_a_log_is_refused(sqlite_db: str, tmp_path: Path) -> None:
+    prepare(sqlite_db)
+    assert refusal(sqlite_db, tmp_path, InputError) == f"{tmp_path} holds no log"
+    (tmp_path / "letter").write_text("dear")
+    with pytest.raises(InputError, match="is not empty, and no log"):
+        export(sqlite_db, tmp_path)
+
+
+def test_the_command_counts(sqlite_db: str, tmp_path: Path) -> None:
+    logs.catalogue(sqlite_db, 2)
+    logs.create(sqlite_db, "log", "uniform")
+    logs.serve(sqlite_db, "log", pages=1, rates=(0.0, 0.0))
+    run, words = runner(sqlite_db), ("export-log", str(tmp_path / "log"), "--layout", "parquet", "--json")
+    assert run(*words).json == {"files": 2, "decisions": 1, "new": 1}
+    assert run(*words).json == {"files": 2, "decisions": 1, "new": 0}
+    assert run("export-log", "-", "--layout", "parquet").exit_code == 2
