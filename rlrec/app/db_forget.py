@@ -98,6 +98,7 @@ def forget(store: Store, request: Request) -> Forgotten:
 
 def delete_user(unit: Unit, key: str) -> _UserRows | None:
     """Delete the rows of a user and correct beliefs, under the locks of all policies."""
+    settings.lock(unit)
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])
     rows = _read(unit, key)
     if rows is None:

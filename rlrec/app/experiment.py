@@ -113,10 +113,12 @@ def create(store: Store, request: Request) -> ExperimentSummary:
         stored = experiments.by_name(unit, [request.name]).get(request.name)
         if stored is not None:
             return _existing(unit, stored, request)
+        removals = settings.get(unit).removals
         forks = [fork(unit, variant) for variant in request.variants]
         drafted = interleaved.versions(unit, request.interleave) if request.interleave else []
 
     def work(unit: Unit) -> ExperimentSummary:
+        settings.lock_removals(unit, removals)
         if start(unit, request, forks, drafted) is None:
             return _existing(unit, experiments.by_name(unit, [request.name])[request.name], request)
         settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})

@@ -124,6 +124,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         store.notice("a shared model has no prior per arm: this prior changes nothing")
     with store.read() as unit, bulk.alongside(unit) if request.from_log or popular else nullcontext():
         initial, new = NO_BELIEF, policies.by_name(unit, request.name) is None
+        removals = settings.get(unit).removals
         if new:
             encoders = declared if copied is None else graduation.encoders(copied) | (declared or {})
             initial = warm_start(
@@ -140,6 +141,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         stored = policies.by_name(unit, request.name)
         if stored is not None:
             return _existing(unit, stored, definition)
+        settings.lock_removals(unit, removals)
         lookup.refuse_route_name(unit, request.name)
         definition_of_reward = lookup.reward(unit, request.reward)
         policy.check(definition_of_reward)

@@ -51,6 +51,7 @@ class _Plan(NamedTuple):
     draft: Version
     sums: Totals
     record: Mapping[str, Any]
+    removals: int | None
 
 
 def rebuild(store: Store, request: Request) -> RebuiltVersion:
@@ -108,7 +109,7 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     record = {"rebuilt_from": source.number, **initial.record}
     if since is not None:
         record["since"] = written(since[1])
-    return _Plan(replace(draft, parameters=initial.parameters), initial.sums, record)
+    return _Plan(replace(draft, parameters=initial.parameters), initial.sums, record, settings.get(unit).removals)
 
 
 def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
@@ -126,6 +127,7 @@ def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | No
 def _begin(unit: Unit, plan: _Plan) -> int:
     """The id of the version, with nothing of the policy's past in it yet; or of one that an earlier rebuild left
     incomplete."""
+    settings.lock_removals(unit, plan.removals)
     draft, policy = plan.draft, plan.draft.policy
     head = policies.lock(unit, [policy.id])[policy.id]
     versions = policies.versions(unit, [policy.id])

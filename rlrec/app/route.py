@@ -122,9 +122,12 @@ def set_route(store: Store, request: Request) -> RouteSummary:
         looks = routes.looks(unit, before.route_id, since=unit.now - YEAR_US)
         gate, earlier = (None, None) if request.gate is None else _look(unit, before, request, looks)
         ramp = None if request.share is None else _ramp(unit, before, request)
+        removals = settings.get(unit).removals
         forks = [] if ramp is None else [experiment.fork(unit, variant) for variant in ramp.variants]
 
     def work(unit: Unit) -> RouteSummary:
+        if ramp is not None:
+            settings.lock_removals(unit, removals)
         now = lookup.route(unit, request.name, lock=True)
         _refuse_ramp(now)
         same = now.id == before.id and looks == routes.looks(unit, now.route_id, since=unit.now - YEAR_US)

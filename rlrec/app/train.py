@@ -30,12 +30,12 @@ from rlrec.app.training.dataset_writer import DatasetWriter, WriteReport
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import NoLease, TrainingLease
 from rlrec.app.training.page_weights import AUTO, SLATE, SLOT, TOP_K, WEIGHTS, PageWeights
-from rlrec.errors import InputError, quantity, suggest
+from rlrec.errors import InputError, StoreBusy, quantity, suggest
 from rlrec.ope.paired import Minus, gate_alpha
 from rlrec.policy.baseline import BASELINES
 from rlrec.policy.gradient import Parameters
 from rlrec.records import Version
-from rlrec.store import Store, Unit, beliefs, bulk, policies, settings
+from rlrec.store import Store, Unit, beliefs, bulk, policies, removals, settings
 from rlrec.store.beliefs import ArmWeights
 from rlrec.store.reader import Selection, extent
 from rlrec.times import DAY_US
@@ -148,6 +148,7 @@ class _TrainingRun:
     def run(self) -> Result:
         # the log becomes a dataset, in one snapshot
         with self.store.read() as unit, bulk.alongside(unit):
+            self.forgotten = removals.count_forgotten(unit)
             reader = Trained(unit, self.parent)
             self.policy = reader.policy
             self._check_shaping()
@@ -358,6 +359,9 @@ class _TrainingRun:
         gate: GateReport, record: Mapping[str, Any],
     ) -> Result:  # fmt: skip
         """Store the version, and promote it or not: in one transaction, while the lease holds."""
+        settings.lock(unit)
+        if removals.count_forgotten(unit) != self.forgotten:  # an hour's work, but it rests on their visits
+            raise StoreBusy("rows of a user were deleted meanwhile", hint="nothing was stored; train again")
         self.lease.check(unit)
         of_policy = self.parent.policy
         head = policies.lock(unit, [of_policy.id])[of_policy.id]

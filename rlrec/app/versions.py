@@ -84,6 +84,7 @@ def freeze(store: Store, reference: str) -> Frozen:
     The belief is read in one snapshot; the copy stands at the change that the snapshot saw.
     """
     with store.read() as unit:
+        removals = settings.get(unit).removals
         source, head = _learning(unit, reference)
         sums, last = belief_versions.fork(unit, source)
         immature = decisions.count_slots_after(unit, source.policy.id, first=last + 1) if source.learning else 0
@@ -91,6 +92,7 @@ def freeze(store: Store, reference: str) -> Frozen:
         ready = maturity.moment(newest + source.reward.window_us, unit.now)
 
     def work(unit: Unit) -> Frozen:
+        settings.lock_removals(unit, removals)
         policies.lock(unit, [source.policy.id])
         number = policies.versions(unit, [source.policy.id])[-1].number + 1
         version_id = belief_versions.copy(

@@ -69,6 +69,11 @@ def count_events(unit: Unit, decision_ids: Sequence[int]) -> int:
     return sum(int(unit.ask_value(counted, portion)) for portion in _portions(decision_ids))
 
 
+def count_forgotten(unit: Unit) -> int:
+    """How many times a user was forgotten."""
+    return int(unit.ask_value("SELECT count(*) FROM run WHERE command = ?", FORGET))
+
+
 def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator[Batch]:
     """Some decisions of one policy (ascending), imported ones too: slots by decision and position, and all events."""
     for portion in _portions(decision_ids):

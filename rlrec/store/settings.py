@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from rlrec.errors import CheckFailed
+from rlrec.errors import CheckFailed, StoreBusy
 from rlrec.store.contents import digest
 from rlrec.store.unit import Unit
 
@@ -44,6 +44,14 @@ def lock(unit: Unit) -> None:
     """Let no other transaction that asks for the same lock go on before this one ends."""
     if unit.postgres:
         unit.ask("SELECT id FROM settings FOR NO KEY UPDATE")
+
+
+def lock_removals(unit: Unit, removals: int | None) -> None:
+    """Let no command delete decisions before this transaction ends. Raises StoreBusy where one did since there were so
+    many removals: what was read then may rest on rows of a user who is forgotten."""
+    lock(unit)
+    if get(unit).removals != removals:
+        raise StoreBusy("decisions were deleted meanwhile", hint="nothing was stored; a retry is safe")
 
 
 def exist(unit: Unit) -> bool:

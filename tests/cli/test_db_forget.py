@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from rlrec.app import db_forget, recommend
 from rlrec.app.recommend import Request, recommend_group
 from rlrec.app.serving.cache import ServingCache
-from rlrec.store import Store
+from rlrec.store import Store, Unit
 from tests.app.shop import done
 from tests.app.test_doctor import healthy, postgres_grown, sql, sqlite_grown  # noqa: F401 (fixtures)
 from tests.conftest import Run, runner
@@ -272,3 +273,42 @@ def test_a_group_that_was_planned_before_is_planned_anew(
     (answer,) = recommend_group(store, [Request(policy="home", session="s1", user="u2", context={"who": 1})])
     assert (answer["user"], answer["visit"], len(deleted)) == ("u2", 1, 1)
     assert run("doctor").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "policy freeze greedy",
+        "policy rebuild greedy",
+        "policy create new --kind thompson --from-log policy=ts",
+        "policy create new --kind thompson --prior-from policy=ts",
+        "policy create new --kind gradient --from-policy greedy",
+        "experiment create new --variant a=greedy --variant b=ucb",
+        "route set front --to greedy --share 50%",
+        "train-pg pg --epochs 1",
+    ],
+)
+@BOTH
+def test_what_read_a_user_who_was_forgotten_meanwhile_stores_nothing(
+    healthy: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+) -> None:
+    run, users, read = runner(healthy), ["u0", "u1", "u2"], Store.read
+    at(run, "policy", "create", "pg", "--kind", "gradient")
+    at(run, "route", "create", "front", "--to", "uniform")
+
+    @contextmanager
+    def forget_behind(store: Store) -> Iterator[Unit]:
+        with read(store) as unit:
+            yield unit
+        if users:
+            with closing(Store(healthy)) as other:
+                other.write(lambda unit: db_forget.delete_user(unit, users.pop()), sound=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "read", forget_behind)
+        refused = run("--now", LATE, *line.split())
+    assert (refused.exit_code, "were deleted meanwhile" in refused.stderr) == (4, True), refused.stderr
+    assert run("--now", LATE, *line.split()).exit_code == 0
+    assert run("--now", LATE, "doctor").exit_code == 0
