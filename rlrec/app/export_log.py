@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from rlrec.app.inputs import filters
 from rlrec.app.log.slot_values import reward_of
 from rlrec.app.serving import decision_json
 from rlrec.records import Decision, Slot
-from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, policies, reader
+from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, imported_data, policies, reader
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import StoredRows, parse
 
@@ -39,6 +39,9 @@ def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:
     lists = candidates.find(unit, [number for number in ids if "candidates" in answers[number]])
     drawn_from = {number: each.catalogue_id for number, each in lists.items() if each.catalogue_id is not None}
     catalogues = _eligible(unit, set(drawn_from.values()))
+    imported = [number for number in ids if stored[number].imported]
+    beside = imported_data.find(unit, imported) if imported else {}
+    by_arm = _arms_of_imported(unit, stored, beside)
     for number in ids:
         decision = stored[number]
         of_decision = [event for event in stored_events.get(number, ()) if event.kind != CENSOR]
@@ -52,7 +55,26 @@ def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:
             "seed": decision.seed,
             "belief_seq": source.get("belief_seq", decision.belief_seq),
             "events": decision_json.events(of_decision),
+            **by_arm.get(number, {}),
         }
+
+
+def _arms_of_imported(
+    unit: Unit, stored: Mapping[int, Decision], beside: Mapping[int, Mapping[str, Any]]
+) -> dict[int, Record]:
+    """The data of imported lines beside their slates, with the keys of arms in place of ids."""
+    with_arms = {number for number, data in beside.items() if data.keys() & {"slot_sets", "support"}}
+    sets = contents.eligible_arms(unit, {stored[number].eligible_id for number in with_arms})
+    keys = arms.keys(unit, {arm for arm_ids in sets.values() for arm in arm_ids})
+    records = {number: dict(data) for number, data in beside.items()}
+    for number in with_arms:
+        record = records[number]
+        if "slot_sets" in record:
+            record["slot_sets"] = [sorted(keys[arm] for arm in of_slot) for of_slot in record["slot_sets"]]
+        if "support" in record:
+            eligible = sorted(sets[stored[number].eligible_id])
+            record["support"] = dict(sorted(zip(map(keys.__getitem__, eligible), record["support"], strict=True)))
+    return records
 
 
 def _eligible(unit: Unit, ids: Collection[int]) -> dict[int, list[str]]:

@@ -18,8 +18,8 @@ from rlrec.errors import quantity
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE|-...")
 @click.option(
     "--layout", type=Registered("rlrec.app.imports.layouts:READERS"), required=True,
-    help="csv: any table, with --map. dsjson: lines of Vowpal Wabbit and Azure Personalizer. jsonl: one decision a "
-    "line, as export-log writes them. obd: Open Bandit Dataset CSV. All may be gzip.",
+    help="csv, parquet: any table, with --map. dsjson: lines of Vowpal Wabbit and Azure Personalizer. jsonl: one "
+    "decision a line, as export-log writes them. obd: Open Bandit Dataset CSV. All but parquet may be gzip.",
 )  # fmt: skip
 @click.option(
     "--policy", type=NAME, metavar="NAME",
@@ -27,7 +27,7 @@ from rlrec.errors import quantity
 )  # fmt: skip
 @click.option(
     "--map", "columns", type=Parsed("file", parse_file), metavar="FILE",
-    help="csv: a file of JSON that says which column is what.",
+    help="csv, parquet: a file of JSON that says which column is what.",
 )  # fmt: skip
 @click.option(
     "--reward-from",

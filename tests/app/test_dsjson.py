@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.app.logs import summary
-from tests.conftest import Run, Said
+from tests.conftest import Run, Said, runner
 
 Line = dict[str, Any]
 DISHES = [{"i": {"id": dish}, "j": [{"price": price}]} for dish, price in (("soup", 4), ("pasta", 8), ("salad", 6))]
@@ -21,6 +21,14 @@ DISHES = [{"i": {"id": dish}, "j": [{"price": price}]} for dish, price in (("sou
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Run:
+    """Commands on an empty store of their own."""
+    run = runner(str(tmp_path / "other.db"))
+    run("init")
+    return run
 
 
 def rank(
@@ -239,6 +247,18 @@ def test_a_page_of_slates_comes_as_it_was(run: Run) -> None:
     assert [slot["marginal"] == slot["propensity"] for slot in line["slate"]] == [True, True]
     assert line["eligible"] == ["milk", "pasta", "soup", "tea", "water"]
     assert [event["position"] for event in line["events"]] in ([None], [])
+
+
+def test_what_such_lines_hold_comes_back_from_an_export(run: Run, other: Run) -> None:
+    """Features of actions, the arms of slots, the probabilities of all arms, and how much of the log was kept."""
+    imported(run, rank(1, (2, 1, 3), (0.5, 0.125, 0.375), pdrop=0.25), slots_of(1, "slates")[0] | {"EventId": "page"})
+    lines = run("export-log", "-").lines
+    assert (lines[0]["keep_probability"], lines[0]["support"]) == (0.75, {"pasta": 0.5, "salad": 0.375, "soup": 0.125})
+    assert lines[0]["features"]["pasta"] == {"i": {"id": "pasta"}, "j": [{"price": 8}]}
+    assert sorted(map(len, lines[1]["slot_sets"])) == [2, 3]
+    other("import-log", "-", "--layout", "jsonl", stdin=run("export-log", "-").stdout)
+    again = other("export-log", "-").lines
+    assert [line | {"decision_id": 0} for line in again] == [line | {"decision_id": 0} for line in lines]
 
 
 @pytest.mark.parametrize(

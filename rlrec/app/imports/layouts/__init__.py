@@ -15,6 +15,7 @@ READERS = {
     "obd": "rlrec.app.imports.layouts.obd:Obd",
     "jsonl": "rlrec.app.imports.layouts.jsonl:Jsonl",
     "dsjson": "rlrec.app.imports.layouts.dsjson:DsJson",
+    "parquet": "rlrec.app.imports.layouts.parquet:Parquet",
     "csv": "rlrec.app.imports.layouts.csv_map:CsvMap",
 }
 WRITERS = {

@@ -339,6 +339,9 @@ def _check_probabilities(decision: DecisionLine, n_eligible: int) -> None:
     all arms left at a position sum to 1."""
     for index, entry in enumerate(decision.slate):
         n_left = n_eligible + 1 - (index + 1 if entry.position is None else entry.position)
+        if decision.slot_sets is not None and index < len(decision.slot_sets):
+            above = {each.arm for each in decision.slate[:index]}
+            n_left = len(set(decision.slot_sets[index]) - above)
         path = f"slate[{index}]"
         if n_left == 1:
             _check_certain(entry.propensity, f"{path}.propensity", "no other eligible arm was left at its position")

@@ -1,0 +1,85 @@
+"""A table in Parquet, by a map of its columns as for `csv`: its rows are written as CSV, into a file without a name.
+
+Row n is line n + 1 in messages, as if the file began with a header."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, BinaryIO, cast
+
+from rlrec.app.imports.layouts.base import Options, Source
+from rlrec.app.imports.layouts.csv_map import ColumnMap, CsvMap
+from rlrec.errors import InputError, suggest
+
+ROWS = 50_000  # at once
+
+
+class Parquet(CsvMap):
+    """A table of columns; `options.map` names those that are read."""
+
+    def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
+        if options is None or options.map is None:
+            raise InputError("the layout parquet needs a map of its columns", hint="--map FILE")
+        columns = ColumnMap.of(options.map)
+        wanted = dict.fromkeys(chain(columns.columns.values(), columns.events.values(), columns.context))
+        self._rows_as_csv = _as_csv(source, list(wanted))
+        super().__init__(
+            Source(file=self._rows_as_csv, name=source.name, decode=source.decode),
+            policy=policy, now=now, options=options,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        super().close()
+        self._rows_as_csv.close()
+
+
+def _as_csv(source: Source, wanted: list[str]) -> BinaryIO:
+    """The wanted columns of a file. Raises InputError where it is no such file, or lacks one of them."""
+    try:
+        import pyarrow as pa
+        from pyarrow import csv, parquet
+    except ImportError:
+        raise InputError("the layout parquet needs pyarrow", hint="pip install 'rlrec[parquet]'") from None
+    copy = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (closed with the layout)
+    try:
+        file = parquet.ParquetFile(source.file)
+        names = file.schema_arrow.names
+        for name in wanted:
+            if names.count(name) != 1:
+                reason = "has no column" if name not in names else "names twice the column"
+                raise InputError(f"{source.name} {reason} {name!r}", hint=suggest(name, names, cutoff=0.5))
+        options = csv.WriteOptions(include_header=False)
+        copy.write((",".join(json.dumps(name).replace('\\"', '""') for name in wanted) + "\n").encode())
+        for batch in file.iter_batches(batch_size=ROWS, columns=wanted):
+            columns = [_printable(batch.column(batch.schema.get_field_index(name))) for name in wanted]
+            csv.write_csv(pa.record_batch(columns, names=wanted), copy, options)
+    except (pa.ArrowException, OSError) as error:
+        copy.close()
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(f"{source.name} is no whole Parquet file: {reason}", hint="fetch it again") from None
+    except InputError:
+        copy.close()
+        raise
+    copy.flush()
+    return copy
+
+
+def _printable(column: Any) -> Any:
+    """A column as CSV can hold it: times in UTC, and lists as JSON."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        return column.cast(pa.timestamp("us", "UTC" if kind.tz else None)).cast(pa.string())
+    if pa.types.is_nested(kind):
+        return pa.array(list(_texts(column)), pa.string())
+    return column
+
+
+def _texts(column: Any) -> Iterator[str | None]:
+    return (None if value is None else json.dumps(value, ensure_ascii=False) for value in column.to_pylist())
