@@ -237,7 +237,8 @@ class _TrainingRun:
             elsewhere = (
                 f"of {quantity(report.visits, 'session')}, none is in the split that teaches" if report.visits else ""
             )
-            why = elsewhere or _unused(report) or "no session has ended"
+            counts = _unused(report)
+            why = elsewhere or (f"sessions that are not used: {counts}" if counts else "no session has ended")
             raise InputError(f"empty log to train on: {why}", hint=self._way_out())
         if report.largest > LARGEST:
             raise InputError(
@@ -395,7 +396,7 @@ def _unused(report: WriteReport) -> str:
     """How many sessions do not teach, and why."""
     unused = report.unused
     counts = (
-        (unused.waiting, "that go on, or their reward windows do"),
+        (unused.waiting, "not over, or still within their reward windows"),
         (unused.left_out, "cut by the filter, with a censored slot, or without propensities"),
         (report.unrecorded, "whose states at the time of their decisions are not recorded"),
         (report.unnamed, "whose user came later and belongs to another split"),

@@ -278,8 +278,9 @@ def _difference(row: Mapping[str, Any], *, bare: bool = False) -> str:
 
 
 def _ratio(row: dict[str, float | None]) -> str:
-    alarm = _alarm(row["p_value"], "the split is not as defined; do not trust the differences")
-    return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{alarm}"
+    fine = "" if row["p_value"] is None else ": the split is as defined"
+    verdict = _alarm(row["p_value"], "the split is not as defined; do not trust the differences") or fine
+    return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{verdict}"
 
 
 def _coins(row: dict[str, float | None]) -> list[str]:

@@ -144,7 +144,8 @@ def _key(row: OutcomeRow | DifferenceRow) -> tuple[str | None, str, str | None]:
 
 
 def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> View:
-    """The outcomes, metric by metric, with the differences from the first group where there are some."""
+    """The outcomes, metric by metric, with the differences from the first group where there are some; a line for all
+    groups of a metric that none of them has yet."""
     by_key = {_key(row): row for row in differences}
     several = len({row["reward"] for row in rows}) > 2  # rewards and none
     adjusted = any("narrowed" in row for row in differences)
@@ -154,9 +155,16 @@ def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> Vi
         headers += ["narrower by %"] if adjusted else []
     body, before = list[list[Any]](), None
     order = list(dict.fromkeys(map(_metric, rows)))
+    valued = {_metric(row) for row in rows if row["value"] is not None}
     for row in sorted(rows, key=lambda row: order.index(_metric(row))):
         name = f"{row['metric']} {row['reward']}" if several and row["reward"] else row["metric"]
-        line: list[Any] = ["" if name == before else name, *([row["group"]] if differences else [])]
+        has_value = _metric(row) in valued
+        if name == before and not has_value:
+            continue
+        line: list[Any] = [
+            "" if name == before else name,
+            *([row["group"] if has_value else ""] if differences else []),
+        ]
         line += [row["value"], row["lower"], row["upper"], row["units"]]
         if differences:
             line += _difference_cells(by_key.get(_key(row)), adjusted=adjusted)

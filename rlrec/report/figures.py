@@ -300,7 +300,7 @@ def believed(answer: PolicyBelief) -> Figure | None:
     if not shown:
         return None
     top, chance = shown[0], "at position 1"
-    context = "with an empty context, " if "features" in answer else ""
+    context = "With an empty context, " if "features" in answer else ""
     if any(row["mean"] is not None for row in shown):
         drawing = forest(
             [

@@ -11,6 +11,7 @@ from rlrec.report.figures import Figure, present
 from rlrec.report.svg import escape, number
 
 if TYPE_CHECKING:
+    from rlrec.app.outcomes import Result as Outcomes
     from rlrec.app.report import Result
 
 STYLE = """
@@ -91,10 +92,11 @@ def _date(time: str) -> str:
 def _sections(answer: Result) -> Iterator[Section]:
     """The sections that have something to show or to say."""
     over_time = answer.over_time
+    returning = None if over_time is None else figures.returning(over_time, answer.last)
     yield Section(
         "time", "Over time", "What a visit earned, and who came back.",
-        [] if over_time is None else present([figures.over_time(over_time), figures.returning(over_time, answer.last)]),
-        _no_returns(answer) + _reasons(answer),
+        [] if over_time is None else present([figures.over_time(over_time), returning]),
+        ("" if over_time is None or returning else _no_returns(over_time)) + _reasons(answer),
     )  # fmt: skip
     newest = "" if answer.judged is None else f" From the newest {answer.judged:,} decisions."
     yield Section(
@@ -113,7 +115,7 @@ def _sections(answer: Result) -> Iterator[Section]:
               for name in undecided),
     )  # fmt: skip
     yield Section(
-        "beliefs", "What policies believe", "In the empty context, where they read one.",
+        "beliefs", "What policies believe", "Each arm with the reward that a slot of it is believed to earn.",
         present(map(figures.believed, answer.beliefs)),
     )  # fmt: skip
     exposure = answer.exposure
@@ -175,12 +177,10 @@ def _folded(summary: str, inner: str) -> str:
     return f"<details><summary>{summary}</summary>{inner}</details>" if inner else ""
 
 
-def _no_returns(answer: Result) -> str:
-    if answer.over_time is None or figures.returning(answer.over_time, answer.last) is not None:
-        return ""
-    if "no-users" in answer.over_time["reasons"]:
+def _no_returns(over_time: Outcomes) -> str:
+    if "no-users" in over_time["reasons"]:
         return _list(["Who came back is not known: no decision names a user (`recommend --user`)."])
-    return _list(["Who came back cannot be said yet: visits have to be over for a day."])
+    return _list(["Who came back cannot be said yet: the log has to go on for a day after a visit."])
 
 
 def _reasons(answer: Result) -> str:

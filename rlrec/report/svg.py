@@ -144,6 +144,7 @@ def interval(value: float | None, lower: float | None, upper: float | None, *, u
     half = (upper - lower) / 2
     size = math.floor(math.log10(half))
     decimals = max(0, (1 if half < 3 * 10**size else 0) - size)
+    decimals += any(each and not float(f"{each:.{decimals}f}") for each in (value, lower, upper))  # no bound is -0.0
     return f"{value:,.{decimals}f}{unit} [{lower:,.{decimals}f}, {upper:,.{decimals}f}]"
 
 

@@ -229,7 +229,7 @@ def test_visits_that_go_on_or_are_young_do_not_teach(shop: Store) -> None:
     serve(shop, visits=30, start=LATER - 40 * MINUTE, prefix="young")
     notices = told(clock(shop, LATER - 12 * MINUTE))  # more than the reward window, less than both
     assert trained(shop)["sessions"] == 120
-    assert any("30 that go on, or their reward windows do" in line for line in notices)
+    assert any("30 not over, or still within their reward windows" in line for line in notices)
 
 
 def test_a_visit_that_was_ended_teaches_once_its_windows_are_over(shop: Store) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -172,6 +173,16 @@ def test_show_for_a_person_says_difference_and_split(ready_sqlite: Any) -> None:
 def test_show_refuses_what_it_does_not_know(ready_sqlite: Any, words: list[str]) -> None:
     create(ready_sqlite)
     assert ready_sqlite("experiment", "show", "ab", *words).exit_code == 2
+
+
+def test_a_metric_that_no_variant_has_yet_takes_one_line(ready_sqlite: Any) -> None:
+    create(ready_sqlite)
+    lines = "".join(f'{{"experiment": "ab", "session": "s{n}", "user": "u{n}"}}\n' for n in range(20))
+    ready_sqlite("recommend", "--input", "-", stdin=lines)
+    rows = [line.split() for line in ready_sqlite("experiment", "show", "ab").stdout.splitlines()]
+    after = {row[0]: below for row, below in pairwise(rows) if row}
+    assert after["visits"][0] == "b"
+    assert after["returned_1d"][0] == "returned_7d"
 
 
 def test_another_reward_judges_old_decisions(ready: Any) -> None:

@@ -269,7 +269,7 @@ def test_a_log_that_is_too_young_says_what_it_waits_for(run_sqlite: Run, sqlite_
     with closing(opening(Path(sqlite_db))) as store:
         serve(opened(store), visits=50)
     said = run_sqlite("--now", "2027-01-15T08:10:00Z", "-q", "train-pg", "visits")
-    one_line(said, 2, "empty log to train on", "50 that go on, or their reward windows do")
+    one_line(said, 2, "empty log to train on", "50 not over, or still within their reward windows")
 
 
 def test_a_store_without_arms_says_so_in_one_line(run_sqlite: Run) -> None:

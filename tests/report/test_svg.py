@@ -107,6 +107,7 @@ def test_an_interval_has_the_digits_that_its_bounds_are_apart() -> None:
     assert svg.interval(2.4567, 2.3312, 2.5901) == "2.46 [2.33, 2.59]"
     assert svg.interval(0.2491, 0.24045, 0.25712) == "0.249 [0.240, 0.257]"
     assert svg.interval(0.5, None, 1.0) == "0.5 [\u2013, 1]"
+    assert svg.interval(-0.3355, -0.6572, -0.01375) == "-0.34 [-0.66, -0.01]"
 
 
 def test_every_mode_has_its_colours_and_none_needs_a_variable() -> None:
