@@ -36,7 +36,13 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     "of the other visits of the set at that step.",
 )  # fmt: skip
 @click.option("--epochs", type=Integer(1, 10_000), default=60, show_default=True, help="Passes over the log, at most.")
-@click.option("--lr", type=NUMBER, default=0.005, show_default=True, help="Step size of Adam, at first.")
+@click.option(
+    "--lr",
+    type=NUMBER,
+    default=0.005,
+    show_default=True,
+    help="Step size, at first: of Adam, or of the natural steps of slots.",
+)
 @click.option("--batch", type=Integer(1, 1_000_000), default=500, show_default=True, help="Visits of one step.")
 @click.option("--entropy", type=NUMBER, default=0.0, show_default=True, help="Reward of a nat of entropy.")
 @click.option(

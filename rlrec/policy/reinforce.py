@@ -421,6 +421,26 @@ def log_conditionals(
     return log_probability
 
 
+def chi_squares(
+    score: Array, reference: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
+) -> Array:
+    """Chi-squared divergence of each slot, given those above, from its distribution under reference scores, (n, k): the
+    variance of its weight, whatever the log has shown at the position itself.
+
+    score, reference (n, m): scores of the arms under both; shown, eligible: see `log_conditionals`."""
+    many, floors, divergences = _many(score, eligible), at_positions(floor, shown.shape[1]), np.zeros(shown.shape)
+    ours, theirs = (
+        remaining(each if eligible is None else np.where(eligible, each, -np.inf), shown, temperature=temperature)
+        for each in (score, reference)
+    )
+    for position, (new, old) in enumerate(zip(ours, theirs, strict=True)):
+        softmax = 1 - floors[position]
+        uniform = floors[position] / np.maximum(many - position, 1)[:, None]
+        logged = np.maximum(uniform + softmax * old, 1e-300)  # of arms that are not left, new and old are 0
+        divergences[:, position] = ((softmax * (new - old)) ** 2 / logged).sum(axis=1)
+    return divergences
+
+
 def probabilities(score: Array, eligible: Flags | None = None, *, temperature: float, floor: Floor) -> Array:
     """Probability of each arm at position 1, (n, m), by scores (n, m); rows sum to 1. eligible (n, m): arms that each
     may show, None: all."""

@@ -81,6 +81,7 @@ def test_training_by_slots_finds_what_the_gate_lets_pass(run_sqlite: Run) -> Non
     answer = run_sqlite(*LATER, "train-pg", "pg", "--seed", 1, "--promote", "if-better", "--json")
     assert (answer.exit_code, answer.json["promoted"], answer.json["weights"]) == (0, True, "slot")
     assert (answer.json["estimator"], answer.json["visits"]["passed"]) == ("dr", True)
+    assert answer.json["ess_wanted"] <= answer.json["tune_ess"] <= 900
     arms = run_sqlite("policy", "show", "pg", "--json").json["arms"]
     mean = sum(row["probability"] * RATES[int(row["arm"].removeprefix("arm"))] for row in arms)
     assert mean > np.mean(RATES) + 0.002  # one step is small: whole visits must still support it

@@ -352,3 +352,26 @@ def test_shaped_returns_are_returns_of_shaped_rewards() -> None:
 def test_models_differ_in_what_is_shared() -> None:
     assert policy().nothing(3)["linear"].shape == (3, len(policy().names))
     assert policy(model=BILINEAR).nothing(3)["linear"].shape == (3, 0)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_chi_squares_are_the_variances_of_the_weights_of_slots(size: int) -> None:
+    rng, floor = np.random.default_rng(5), 0.1
+    ours, theirs = rng.normal(size=(2, 6, 5))
+    shown = np.array([rng.permutation(5)[:size] for _ in range(6)])
+    eligible = np.ones((6, 5), np.bool_)
+    eligible[0] = np.isin(np.arange(5), [*shown[0], *np.setdiff1d(np.arange(5), shown[0])[:1]])
+    options = {"temperature": 1.0, "floor": floor}
+    expected = np.zeros(shown.shape)
+    for position in range(size):
+        for arm in range(5):  # every arm that may stand at this position, given those above
+            rows = np.flatnonzero(eligible[:, arm] & ~(shown[:, :position] == arm).any(axis=1))
+            slates = np.column_stack([shown[rows, :position], np.full(len(rows), arm)])
+            log_new, log_old = (
+                reinforce.log_conditionals(each[rows], slates, eligible[rows], **options)[:, position]
+                for each in (ours, theirs)
+            )
+            expected[rows, position] += np.exp(2 * log_new - log_old)
+    np.testing.assert_allclose(
+        reinforce.chi_squares(ours, theirs, shown, eligible, **options), expected - 1, atol=1e-12
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,23 @@ from rlrec.errors import RlrecError
 from rlrec.policy import baseline, reinforce, returns
 from rlrec.policy.features import Sparse
 from rlrec.policy.gradient import Gradient, Parameters, State
+from rlrec.policy.natural import GradientMoments, NaturalSteps, centred
 from rlrec.policy.reinforce import Adam, GradientSums, LoggedSlates, Objective
+from rlrec.records import add_each
 
 Z = 2.0  # epochs are compared by their gain less so many standard errors,
 SLOT_Z = 1.0  # or so many where slots are judged by themselves: their error is small, and the gate is strict
+DRAWS = 3  # of random signs in place of gains, by which the diagonal of the Fisher matrix is estimated
 SMALLEST_RATE = 1 / 32  # of the step size: where a step of that size leaves what the log supports, the ascent ends
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How to ascend. discounted: gamma^t multiplies the gradient at step t. batch: visits of a batch, which is one step
-    of Adam; lr: the size of that step at first. clip_weight: the largest importance weight; None: no limit.
-    weights: whether slates have one weight each (slate), or slots one each, given the slots above (slot); with top_k
-    above 0 slots have theirs whatever stands above, as one of so many that are drawn with replacement.
+    """How to ascend. discounted: gamma^t multiplies the gradient at step t. batch: visits of a batch, which is one
+    step: of Adam, or a natural one (`policy/natural.py`) where slots have weights of their own; lr: the size of that
+    step at first. clip_weight: the largest importance weight; None: no limit. weights: whether slates have one weight
+    each (slate), or slots one each, given the slots above (slot); with top_k above 0 slots have theirs whatever stands
+    above, as one of so many that are drawn with replacement.
     patience: epochs without a better one after which it ends. kl_stop: mean KL(start || now) at which it ends.
     shaping: potential of a state, as weights of its features by name."""
 
@@ -112,6 +117,8 @@ class Trainer:
         self._credit = 0.0, 1.0
         self.later = agreement(map(self._gradient, train.batches())) if options.objective.by_slot else 1.0
         self._credit = 1.0, self.later
+        by_slot = options.objective.by_slot
+        self._first: Adam | NaturalSteps = self._natural_steps(train) if by_slot else Adam.start(start)
         self._file = ArrayFile()  # what every epoch reads, computed once
         for rows in train.batches():
             self._file.add([to_arrays(slates) for slates in self.slates(rows)])
@@ -119,6 +126,28 @@ class Trainer:
     def _gradient(self, rows: VisitRows) -> Parameters:
         """The gradient of some visits at the start."""
         return reinforce.sums(self.policy, self.start, self.slates(rows), self.options.objective).gradient
+
+    def _natural_steps(self, train: DatasetSplit) -> NaturalSteps:
+        """The natural steps from the start. Source of the Fisher diagonal by random signs: Bekas, Kokiopoulou & Saad
+        2007."""
+        rng, counts, features = np.random.default_rng(0), np.zeros(3), np.zeros(len(self.policy.names))
+        for rows in train.batches():
+            features += rows.x.sum(axis=0, dtype=np.float64)
+            counts += [1, len(rows.eligible), len(rows.shown)]
+        moments, mean_state = GradientMoments(*(Parameters() for _ in range(3))), features / max(1, counts[1])
+        for rows in train.batches():
+            slates = list(self.slates(rows))
+            gradient, *drawn = (
+                centred(reinforce.sums(self.policy, self.start, each, self.options.objective).gradient, mean_state)
+                for each in (slates, *(_with_random_signs(slates, rng) for _ in range(DRAWS)))
+            )
+            squares, *fisher = ({name: values**2 for name, values in each.items()} for each in (gradient, *drawn))
+            moments += GradientMoments(gradient, squares, reduce(add_each, fisher))
+        batches, decisions, slots = counts.tolist()
+        fisher_mean = {name: values / DRAWS for name, values in moments.fisher.items()}
+        return NaturalSteps.of(
+            replace(moments, fisher=fisher_mean), mean_state, batches=batches, decisions=decisions, slots=slots
+        )
 
     def close(self) -> None:
         """Let the file of the decisions go."""
@@ -170,11 +199,11 @@ class Trainer:
 
         An epoch that leaves what the tuning visits support is taken back, and the next ones take half the step."""
         start = self.start
-        now, adam, rate = start, Adam.start(start), self.options.lr
+        now, optimizer, rate = start, self._first, self.options.lr
         supported = tune is not None and tune.reference_ess >= tune.wanted_ess
         best, best_rank, best_parameters, curve = 0, (False, -np.inf), start, list[Epoch]()
         for epoch in range(1, self.options.epochs + 1):
-            moved, moved_adam, sums = self._epoch(now, adam, rate)
+            moved, moved_optimizer, sums = self._epoch(now, optimizer, rate)
             point = _point(epoch, moved, sums, tune, rate)
             curve.append(point)
             if progress is not None:
@@ -187,14 +216,16 @@ class Trainer:
             elif epoch - best >= self.options.patience:
                 break
             if not supported or point.supported:
-                now, adam, supported = moved, moved_adam, point.supported
+                now, optimizer, supported = moved, moved_optimizer, point.supported
                 continue
             rate /= 2
             if rate < self.options.lr * SMALLEST_RATE:
                 break
         return TrainingResult(parameters=best_parameters, best=best, curve=curve, promising=best_rank > (True, 0.0))
 
-    def _epoch(self, now: Parameters, adam: Adam, rate: float) -> tuple[Parameters, Adam, GradientSums]:
+    def _epoch(
+        self, now: Parameters, optimizer: Adam | NaturalSteps, rate: float
+    ) -> tuple[Parameters, Adam | NaturalSteps, GradientSums]:
         total = reinforce.zero_sums(now)
         for number in range(len(self._file)):
             slates = [from_arrays(group) for group in self._file.read(number)]
@@ -204,9 +235,14 @@ class Trainer:
                 raise RlrecError(
                     "the parameters grew beyond all numbers", hint=f"--lr {self.options.lr:g} is too large"
                 )
-            now, adam = adam.step(now, sums.mean, rate=rate)
+            now, optimizer = optimizer.step(now, sums.mean, rate=rate)
             total = total + sums
-        return now, adam, total
+        return now, optimizer, total
+
+
+def _with_random_signs(slates: Iterable[LoggedSlates], rng: np.random.Generator) -> list[LoggedSlates]:
+    """The slates with gains of 1 or -1 drawn by chance."""
+    return [replace(each, gain=rng.choice((-1.0, 1.0), each.gain.shape)) for each in slates]
 
 
 def agreement(gradients: Iterable[Parameters]) -> float:

@@ -28,7 +28,8 @@ from rlrec.records import add_each
 ESTIMATOR = "wdr"
 VISITS = 500  # visits of a batch of those that are held out
 CELLS = 1 << 19  # scores that are worked out at a time: what follows from them stays near the processor
-MARGIN = 2.0  # between the ESS that is wanted here and the least that a gate judges by: splits differ by chance
+MARGIN = 1.3  # between the ESS that is wanted here and the least that a gate judges by: splits differ by chance,
+SLOT_MARGIN = 1.0  # or this where the ESS is that of whole distributions, whatever was shown
 ByStratum = Mapping[Stratum, SessionPartial]
 FEW = 50  # replicates of an interval that nobody looks at
 
@@ -52,7 +53,7 @@ class HoldoutValue:
     """The value of parameters on visits that did not teach them, compared with that of other parameters.
 
     wanted_ess: effective visits that parameters must have here for the gate to judge them; reference_ess: those of the
-    reference."""
+    reference. Where slots are judged by themselves, the effective visits are no more than `expected_ess`."""
 
     def __init__(
         self, split: DatasetSplit, policy: Gradient, reference: Parameters, *, gamma: float, values: ReturnModel,
@@ -72,7 +73,8 @@ class HoldoutValue:
             clusters, self._slots = map(np.concatenate, zip(*columns, strict=True))
             self._cluster = np.unique(clusters, return_inverse=True)[1]
         visits = float(sum(partial.end.rows for partial in self._of_reference.values()))
-        self.wanted_ess = MARGIN * max(LEAST_ESS * visits / (gate or visits), SUPPORTED * visits)
+        margin = MARGIN if by_position is None else SLOT_MARGIN
+        self.wanted_ess = margin * max(LEAST_ESS * visits / (gate or visits), SUPPORTED * visits)
         self.reference_ess = self._estimate(self._of_reference).ess or 0.0
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
@@ -81,13 +83,15 @@ class HoldoutValue:
         a tenth of the error."""
         partial, (entropy, kl) = self.partials(parameters), self._entropy_and_divergence(parameters)
         estimate = self._estimate(partial)
+        ess = estimate.ess
         if self.by_position is None:
             paired = self.difference(partial, alpha=0.025, replicates=FEW)
             gain, error = paired.value, paired.std_error
         else:
             gain, error = self.slot_gain(parameters)
+            ess = min(ess or 0.0, self.expected_ess(parameters))
         return {
-            "value": estimate.value, "gain": gain, "ess": estimate.ess, "entropy": entropy, "kl": kl,
+            "value": estimate.value, "gain": gain, "ess": ess, "entropy": entropy, "kl": kl,
             "lower": None if error is None or gain is None else gain - z * error,
             "upper": None if error is None or gain is None else gain + z * error,
         }  # fmt: skip
@@ -168,6 +172,21 @@ class HoldoutValue:
             weighed = np.exp(np.minimum(log_slots - rows.conditional, reinforce.HIGHEST)) * (rows.earned - mean)
             values.append(np.add.reduceat(weighed, rows.first[rows.start[:-1]]))
         return np.concatenate(values)
+
+    def expected_ess(self, parameters: Parameters) -> float:
+        """Effective visits that the log of the reference would have, by the divergence of every slot that the visits
+        came to. Weights of what happened to be shown miss the rare slots that hold most of their variance."""
+        visits, second_moment = 0, 0.0
+        for rows in self.split.batches(self.most):
+            growth = np.empty(len(rows.eligible))
+            for block in self._portions(rows):
+                scores = self._score(parameters, block), self._score(self.reference, block)
+                divergences = reinforce.chi_squares(*scores, block.shown, block.eligible, **self._served)
+                growth[block.rows] = np.log1p(divergences).sum(axis=1)
+            of_visits = np.add.reduceat(growth, rows.start[:-1])
+            visits += len(of_visits)
+            second_moment += float(np.exp(np.minimum(of_visits, reinforce.HIGHEST)).sum())
+        return visits**2 / second_moment
 
     def _portions(self, rows: VisitRows) -> Iterator[DecisionBlock]:
         for block in blocks(rows):
