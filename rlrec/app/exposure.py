@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
@@ -16,6 +16,7 @@ from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import LoggedBatch
 from rlrec.app.evaluation.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
+from rlrec.app.imports import parquet_files
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_starts, take
 from rlrec.errors import InputError
@@ -119,8 +120,12 @@ def exposure(store: Store, request: Request) -> Result:
     Raises InputError for unknown names, and an empty log."""
     if request.by not in (None, "day"):
         raise InputError(f"exposure has no groups by {request.by!r}", hint="--by day, or none")
-    with store.read() as unit, bulk.alongside(unit):
-        return answer(unit, request)
+    with (
+        parquet_files.opened(store, request.log) as (log_store, log),
+        log_store.read() as unit,
+        bulk.alongside(unit),
+    ):
+        return answer(unit, replace(request, log=log))
 
 
 def beside(store: Store, listed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from rlrec.app.evaluation.log_rows import FITTED, ImpressionRows
 from rlrec.app.evaluation.logger_marginals import COLUMN
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
+from rlrec.app.imports import parquet_files
 from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.arrays import finite_or_none, run_starts
 from rlrec.errors import CheckFailed, InputError, quantity
@@ -77,9 +78,13 @@ def fit(store: Store, request: Request) -> CurveAnswer:
     Raises CheckFailed where not even the second position can be compared with the first; nothing is stored then."""
     if request.positions is not None and request.positions < 2:
         raise InputError(f"--positions is {request.positions}", hint="a curve compares two positions or more")
-    with store.read() as unit, bulk.alongside(unit):
+    with (
+        parquet_files.opened(store, request.log) as (log_store, log),
+        log_store.read() as unit,
+        bulk.alongside(unit),
+    ):
         definition = lookup.reward(unit, request.reward)
-        selection = filters.selection(unit, request.log)
+        selection = filters.selection(unit, log)
         size = min(request.positions or MOST, reader.extent(unit, selection).positions)
         estimated = _estimate(unit, request, definition, selection, size)
     return store.write(partial(_store, request=request, definition=definition, estimated=estimated))

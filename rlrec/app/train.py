@@ -20,6 +20,7 @@ from rlrec.app.evaluation.paired_gate import (
     visits_refusal,
     visits_report,
 )  # fmt: skip
+from rlrec.app.imports import parquet_files
 from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.log import ended_visits, lineage, maturity
 from rlrec.app.log.ended_visits import Cutoff
@@ -116,8 +117,8 @@ def train(store: Store, request: Request, *, progress: Callable[[str], None] = l
         parent = _parent(unit, request)
     seed = int.from_bytes(os.urandom(8)) >> 1 if request.seed is None else request.seed
     of_run = NoLease() if request.dry_run else TrainingLease(store, parent.policy)
-    with of_run as lease, closing(Dataset()) as dataset:
-        return _TrainingRun(store, request, parent, seed, lease, dataset, progress).run()
+    with of_run as lease, parquet_files.opened(store, request.log) as (log_store, log), closing(Dataset()) as dataset:
+        return _TrainingRun(store, request, parent, seed, lease, dataset, progress, log_store, log).run()
 
 
 def _parent(unit: Unit, request: Request) -> Version:
@@ -140,14 +141,16 @@ class _TrainingRun:
 
     def __init__(
         self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease | NoLease,
-        dataset: Dataset, progress: Callable[[str], None],
+        dataset: Dataset, progress: Callable[[str], None], log_store: Store, log: str | None,
     ) -> None:  # fmt: skip
+        """log_store, log: where the log is, and its filter."""
         self.store, self.request, self.parent, self.seed = store, request, parent, seed
         self.lease, self.dataset, self.progress = lease, dataset, progress
+        self.log_store, self.log = log_store, log
 
     def run(self) -> Result:
         # the log becomes a dataset, in one snapshot
-        with self.store.read() as unit, bulk.alongside(unit):
+        with self.log_store.read() as unit, bulk.alongside(unit):
             self.forgotten = removals.count_forgotten(unit)
             reader = Trained(unit, self.parent)
             self.policy = reader.policy
@@ -205,7 +208,7 @@ class _TrainingRun:
         return curve.examination
 
     def _selection(self, unit: Unit) -> Selection:
-        selected = filters.selection(unit, self.request.log)
+        selected = filters.selection(unit, self.log)
         bounds = [since for since in (self.request.since, selected.since) if since is not None]
         return replace(selected, since=max(bounds, default=None))
 
@@ -213,7 +216,7 @@ class _TrainingRun:
         report, options = self.report, asdict(self.request) | {"seed": self.seed}
         del options["dry_run"]
         record = lineage.record(
-            unit, self.request.log or "", selection, last_id=report.last_id, window_us=self.parent.reward.window_us,
+            unit, self.log or "", selection, last_id=report.last_id, window_us=self.parent.reward.window_us,
             slots=report.slots,
         )  # fmt: skip
         return record | {"now": unit.now, "splits": [TRAIN, TUNE], "sessions": report.visits, "options": options}
@@ -334,7 +337,7 @@ class _TrainingRun:
         if not self.report.gate or not promising:
             return NO_GATE
         live, of_split = f"{self.live.policy.name}@{self.live.number}", replace(selection, splits=[GATE])
-        with self.store.read() as unit, bulk.alongside(unit):
+        with self.log_store.read() as unit, bulk.alongside(unit):
             serving = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)
             sides = [targets.trained(unit, candidate, weights), *serving]
             options: dict[str, Any] = {"gamma": self.request.gamma, "progress": self.lease.renew}

@@ -24,7 +24,7 @@ def position() -> None:
 
 @position.command()
 @click.argument("name", type=NAME)
-@click.option("--log", metavar="FILTER", help="Use only these decisions: policy=NAME,since=TIME and so on.")
+@click.option("--log", metavar="FILTER", help="Filter of the log, or parquet:DIR, as in `evaluate` [default: all].")
 @click.option("--reward", default="default", show_default=True, help="Reward definition whose events are clicks.")
 @click.option(
     "--positions", type=click.IntRange(min=2), metavar="K", help="Down to this position.  [default: the longest page]"

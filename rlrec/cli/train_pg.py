@@ -20,8 +20,9 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
 @click.command("train-pg")
 @click.argument("reference", metavar="NAME")
 @click.option(
-    "--log", metavar="FILTER", help="Filter of the log, e.g. policy=home [default: sessions of all policies]."
-)
+    "--log", metavar="FILTER",
+    help="Filter of the log, e.g. policy=home, or parquet:DIR[,FILTER] [default: sessions of all policies].",
+)  # fmt: skip
 @click.option("--since", type=TIME, metavar="TIME", help="Sessions that began at this time or later.")
 @click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount of the return per step, 0 to 1.")
 @click.option(

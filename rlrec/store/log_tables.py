@@ -3,11 +3,8 @@ other one."""
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -111,12 +108,3 @@ class PrivateStore:
 
     def close(self) -> None:
         self._connection.close()
-
-
-@contextmanager
-def private_store(unit: Unit) -> Iterator[tuple[PrivateStore, str]]:
-    """A private store with the catalogue of a unit, and its path."""
-    with tempfile.TemporaryDirectory(prefix="rlrec-log-") as folder:
-        path = os.path.join(folder, "log.db")
-        with closing(PrivateStore(unit, path)) as store:
-            yield store, path

@@ -106,6 +106,27 @@ def test_both_databases_give_the_same_bits(
     assert answers[0] == answers[1]
 
 
+READERS = {
+    "train-pg": ("train-pg", "pg", "--seed", "1", "--epochs", "2", "--dry-run"),
+    "exposure": ("exposure", "--by", "day"),
+    "position fit": ("position", "fit", "curve", "--dry-run"),
+}
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_other_commands_read_a_folder(served: str, tmp_path: Path, command: str) -> None:
+    logs.create(served, "pg", "gradient", minutes=3)
+    export(served, tmp_path / "log")
+    run = runner(served)
+    answers = [
+        run("--now", "2026-03-01T00:00:00Z", *READERS[command], *log, "--json")
+        for log in ((), ("--log", f"parquet:{tmp_path / 'log'}"))
+    ]
+    assert [answer.exit_code for answer in answers] == [0, 0], answers
+    first, second = ({name: value for name, value in answer.json.items() if name != "log"} for answer in answers)
+    assert first == second
+
+
 # -- appending --
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import chain
@@ -349,18 +350,18 @@ def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
     pa, manifest = load_pyarrow(), Manifest.read(folder)
     if manifest is None:
         raise InputError(f"{folder} holds no log", hint=f"`rlrec export-log {folder} --layout parquet` writes one")
-    with store.read() as unit:
-        if manifest.store != mark(unit):
-            raise CheckFailed(f"{folder} holds the log of another store", hint="give that store with --db")
-        with log_tables.private_store(unit) as (private, path):
-            _load(pa, folder, manifest, private, unit.progress)
-            private.finish()
-            log_store = Store(path, now=unit.now, notice=store.notice)
+    with tempfile.TemporaryDirectory(prefix="rlrec-log-") as directory:
+        path = os.path.join(directory, "log.db")
+        with store.read() as unit:
+            if manifest.store != mark(unit):
+                raise CheckFailed(f"{folder} holds the log of another store", hint="give that store with --db")
+            with closing(log_tables.PrivateStore(unit, path)) as private:
+                _load(pa, folder, manifest, private, unit.progress)
+                private.finish()
+            now = unit.now
+        with closing(Store(path, now=now, notice=store.notice)) as log_store:
             log_store.progress = store.progress
-            try:
-                yield log_store, selected or None
-            finally:
-                log_store.close()
+            yield log_store, selected or None
 
 
 def _load(pa: Any, folder: str, manifest: Manifest, private: log_tables.PrivateStore, progress: Any) -> None:
