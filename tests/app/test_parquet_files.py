@@ -225,6 +225,15 @@ def test_a_folder_of_another_store_is_refused(sqlite_db: str, tmp_path: Path) ->
         export(sqlite_db, tmp_path / "log")
 
 
+def test_a_folder_with_a_forgotten_user_is_refused(sqlite_db: str, tmp_path: Path) -> None:
+    export(prepare(sqlite_db), tmp_path / "log")
+    with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as unit:
+        user = unit.ask_value("SELECT min(key) FROM users")
+    assert runner(sqlite_db)("db", "forget", "--user", user, "--yes").exit_code == 0
+    assert "may hold a user whom the store has forgotten since" in refusal(sqlite_db, tmp_path / "log", CheckFailed)
+    assert export(sqlite_db, tmp_path / "new")[0] < 400
+
+
 def test_a_folder_without_a_log_is_refused(sqlite_db: str, tmp_path: Path) -> None:
     prepare(sqlite_db)
     assert refusal(sqlite_db, tmp_path, InputError) == f"{tmp_path} holds no log"

@@ -24,7 +24,7 @@ from rlrec.app.inputs import filters
 from rlrec.app.log import partitions
 from rlrec.arrays import Ids
 from rlrec.errors import CheckFailed, InputError, RlrecError
-from rlrec.store import Store, Unit, arms, contents, decisions, log_tables, policies, reader, settings
+from rlrec.store import Store, Unit, arms, contents, decisions, log_tables, policies, reader, removals, settings
 from rlrec.store import tables as t
 from rlrec.store.contents import digest
 from rlrec.times import written
@@ -41,9 +41,11 @@ READABLE = ("session", "user", "policy", "version", "context", "eligible", "elig
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The files of a folder that count, by dataset, and the store that they are of."""
+    """The files of a folder that count, by dataset, and the store that they are of. forgotten: how many times it had
+    forgotten a user."""
 
     store: str
+    forgotten: int
     files: Mapping[str, Sequence[str]]
     decisions: int = 0
 
@@ -55,11 +57,19 @@ class Manifest:
                 stored = json.load(file)
             if stored["format"] != FORMAT:
                 raise CheckFailed(f"{folder} was written by a newer rlrec", hint="install that one")
-            return cls(store=stored["store"], files=stored["files"], decisions=stored["decisions"])
+            return cls(**{name: stored[name] for name in ("store", "forgotten", "files", "decisions")})
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RlrecError(f"cannot read {folder}/{MANIFEST}: {error}", hint="export to another folder") from None
+
+    def check(self, unit: Unit, folder: str) -> None:
+        """Raises CheckFailed for the log of another store, and where a user was forgotten who may be in the folder."""
+        if self.store != mark(unit):
+            raise CheckFailed(f"{folder} holds the log of another store", hint="give that store, or another folder")
+        if self.forgotten != removals.count_forgotten(unit):
+            hint = "remove it, and export the log to another folder"
+            raise CheckFailed(f"{folder} may hold a user whom the store has forgotten since", hint=hint)
 
     def write(self, folder: str) -> None:
         """Replace the manifest of a folder at once."""
@@ -135,9 +145,10 @@ def export(store: Store, folder: str, *, log: str | None = None) -> Written:
     """Append the selected decisions, events and visits that the folder lacks, from one snapshot."""
     pa = load_pyarrow()
     with store.read() as unit:
-        manifest = Manifest.read(folder) or Manifest(store=mark(unit), files={name: [] for name in DATASETS})
-        if manifest.store != mark(unit):
-            raise CheckFailed(f"{folder} holds the log of another store", hint="export to another folder")
+        manifest = Manifest.read(folder) or Manifest(
+            store=mark(unit), forgotten=removals.count_forgotten(unit), files={name: [] for name in DATASETS}
+        )
+        manifest.check(unit, folder)
         if not os.path.exists(os.path.join(folder, MANIFEST)) and os.path.isdir(folder) and os.listdir(folder):
             raise InputError(f"{folder} is not empty, and no log", hint="name a folder that is not there yet")
         writer = _FileWriter(pa, folder, manifest)
@@ -353,8 +364,7 @@ def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
     with tempfile.TemporaryDirectory(prefix="rlrec-log-") as directory:
         path = os.path.join(directory, "log.db")
         with store.read() as unit:
-            if manifest.store != mark(unit):
-                raise CheckFailed(f"{folder} holds the log of another store", hint="give that store with --db")
+            manifest.check(unit, folder)
             with closing(log_tables.PrivateStore(unit, path)) as private:
                 _load(pa, folder, manifest, private, unit.progress)
                 private.finish()
