@@ -31,7 +31,8 @@ def copy(store: Store, request: Request) -> Copy:
         answer = Copy(to=where, tables=len(copying.TABLES), rows=copying.count_rows(unit), resumed=False)
         if request.dry_run:
             return answer
-        with closing(copying.CopyTarget(request.to, copying.fingerprint(unit))) as target:
+        file = None if "://" in store.where else store.where
+        with closing(copying.CopyTarget(request.to, copying.fingerprint(unit), like=file)) as target:
             answer["resumed"] = target.begin()
             done = 0
             for table in copying.TABLES:

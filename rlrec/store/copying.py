@@ -41,6 +41,11 @@ def is_same_file(path: str, other: str) -> bool:
     return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
+def create(path: str, *, like: str) -> None:
+    """Create an empty file that nobody may read who may not read the other one."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, os.stat(like).st_mode & 0o777 | 0o600))
+
+
 def size(unit: Unit) -> int:
     """The bytes of the file of an SQLite store."""
     return int(unit.ask_value("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"))
@@ -67,11 +72,11 @@ class CopyTarget:
     """The database that a store is copied to. Until the copy is complete its revision is `schema.COPYING` and the
     fingerprint of the source, so that no command takes it for a store."""
 
-    def __init__(self, db: str, source: str) -> None:
-        """source: the fingerprint."""
+    def __init__(self, db: str, source: str, *, like: str | None = None) -> None:
+        """source: the fingerprint. like: the file of the source, whose rights a new file gets."""
         self.url, self.mark = engine.location(db), schema.COPYING + source
         self.where = engine.printable(self.url)
-        self._engine = engine.connect(self.url)
+        self._engine, self._like = engine.connect(self.url), like
 
     def begin(self) -> bool:
         """Make the tables, or find those of a copy that was stopped: whether it is that. Raises CheckFailed where the
@@ -82,6 +87,9 @@ class CopyTarget:
         if stored.startswith(schema.COPYING):
             hint = "the store has changed since: empty the target and begin again"
             raise CheckFailed(f"{self.where} holds the beginning of another copy", hint=hint)
+        if self._like is not None and self.url.drivername == "sqlite":
+            with suppress(OSError):  # it is there, or cannot be made: said below
+                create(self.where, like=self._like)
         schema.upgrade(self.url)
         with self.write() as unit:
             filled = {table.name for table in TABLES if unit.ask_row(f'SELECT 1 FROM "{table.name}" LIMIT 1')}
@@ -153,6 +161,7 @@ def backup(store: Store, path: str) -> int:
     complete and on the disk. Raises InputError where the file exists, RlrecError where it cannot be written."""
     draft = os.path.join(os.path.dirname(os.path.abspath(path)), f".rlrec-{os.urandom(8).hex()}")
     try:
+        create(draft, like=store.where)
         with closing(sqlite3.connect(draft, isolation_level=None)) as target, store.read() as unit:
             _write_snapshot(unit, target, path)
         size = os.stat(draft).st_size

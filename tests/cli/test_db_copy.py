@@ -193,6 +193,13 @@ def test_a_backup_is_a_store_and_never_replaces_a_file(source: str, tmp_path: Pa
     assert not list(tmp_path.glob(".rlrec-*"))
 
 
+def test_who_may_not_read_a_store_may_not_read_its_copies(source: str, tmp_path: Path) -> None:
+    os.chmod(source, 0o600)
+    done(runner(source)("db", "backup", tmp_path / "backup.db"))
+    done(runner(source)("db", "copy", "--to", tmp_path / "copy.db"))
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("backup.db", "copy.db")] == [0o600, 0o600]
+
+
 def test_a_disk_that_is_full_leaves_no_backup_behind(source: str, tmp_path: Path) -> None:
     words = f"ulimit -f 100; exec {sys.executable} -m rlrec --db {source} db backup {tmp_path / 'b.db'}"
     said = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
