@@ -107,6 +107,8 @@ def _recommend_group(
             if cache.weighs_returns:
                 locked |= policies_of_last(unit, [plan.request for plan in planned.values()])
             locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
+        if repeated:
+            store.flush()
         if not interned:
             _intern(store, bodies, sets, cache)
         ledgers: list[Ledger] = []

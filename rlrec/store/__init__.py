@@ -201,6 +201,13 @@ class Store:
             raise RlrecError(failed)
         raise StoreBusy(f"the store {self.where} is busy: {ATTEMPTS} tries met other writers", hint=engine.RETRY_HINT)
 
+    def flush(self) -> None:
+        """Wait until all that was committed so far, by whomever, is on disk: what a reader saw may not be yet."""
+        if self.engine.dialect.name == "postgresql" and self._rehearsal is None:
+            with engine.transaction(self.engine, write=True, where=self.where) as connection:
+                server = connection.info.get("server")
+                connection.info["flush"] = server is not None and bool(server[2])
+
     def until_reached(self, work: Callable[[], T]) -> T:
         """The result of `work`, done again where a connection breaks. Its last transaction alone may store what a
         second try would store again."""
@@ -226,6 +233,8 @@ class Store:
                     same = connection.info.get("server") == server
                     state = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (number,)) if same else None
                     status = state.scalar_one() if state is not None else None
+                if status == "committed":
+                    self.flush()
             except StoreBusy as error:
                 if not reconnection.wait(error):
                     return None

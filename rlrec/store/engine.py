@@ -42,9 +42,15 @@ _LOCK_TIMEOUT = f"""CASE
     WHEN current_setting('statement_timeout')::interval BETWEEN '1ms' AND '{BUSY_TIMEOUT_S}s'
         THEN greatest(1, 900 * extract(epoch FROM current_setting('statement_timeout')::interval))::int || 'ms'
     ELSE '{BUSY_TIMEOUT_S}s' END"""
-# Which server this is: ids of its transactions mean nothing to another one, or after a replica took over.
-_SERVER = """SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg_control_system()
-    WHERE NOT pg_is_in_recovery()"""
+# The locks of a transaction go before it is on disk, so that nobody who waits for them waits for the disk as well; who
+# committed waits for it after that, in `flush`. True, unless the role wants no such wait.
+EARLY_RELEASE = """CASE WHEN current_setting('synchronous_commit') <> 'off'
+    THEN set_config('synchronous_commit', 'off', true) END IS NOT NULL"""
+# Which server this is (ids of its transactions mean nothing to another one, or after a replica took over), and whether
+# the role may do what `flush` does.
+_SERVER = """SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_lsn()), 8),
+    (SELECT bool_and(has_function_privilege(oid, 'execute')) FROM pg_proc WHERE proname = 'pg_logical_emit_message')
+    FROM pg_control_system() WHERE NOT pg_is_in_recovery()"""
 RECONNECT_S = 10
 URL_HINT = "use a path, sqlite:///FILE or postgresql://HOST/NAME"
 RETRY_HINT = "nothing was stored; a retry is safe"
@@ -225,13 +231,16 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
         with (
             engine.connect().execution_options(**options) as connection,
             nullcontext() if postgres or not sound else _without_foreign_keys(connection),
-            connection.begin(),
         ):
-            yield connection
-            if write and not postgres and connection.info["file"] != _file(where):
-                message = f"the store {where} was deleted or replaced while it was open"
-                raise RlrecError(message, hint="nothing more was stored")
-            committing = write
+            connection.info["flush"] = False
+            with connection.begin():
+                yield connection
+                if write and not postgres and connection.info["file"] != _file(where):
+                    message = f"the store {where} was deleted or replaced while it was open"
+                    raise RlrecError(message, hint="nothing more was stored")
+                committing = write
+            if connection.info["flush"]:
+                flush(connection)
     except UnicodeEncodeError as error:
         raise InputError("a name is not valid Unicode", hint="check the encoding of your shell") from error
     except OverflowError as error:
@@ -249,6 +258,18 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
                 hint="look before you repeat it: without a key it may be stored twice",
             )
         raise ours from error
+
+
+def flush(connection: sa.Connection) -> None:
+    """Wait until all that PostgreSQL has committed so far is on disk, and on a synchronous replica, as its setting
+    `synchronous_commit` says: the flush of a commit covers all before it."""
+    driver: Any = connection.connection.driver_connection
+    driver.autocommit = True
+    try:
+        driver.execute("SELECT pg_logical_emit_message(true, 'rlrec', '')")
+    finally:
+        if not driver.closed:
+            driver.autocommit = False
 
 
 def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:

@@ -38,11 +38,14 @@ def revision(connection: sa.Connection, *, where: str) -> str | None:
 def check(unit: Unit, *, where: str, write: bool = False) -> None:
     """One SELECT. Raises CheckFailed unless the store is at the revision this program was written for.
     write: the transaction of a client that stops in it is ended by the server (see `engine.IDLE_TIMEOUT`)."""
-    numbered = write and unit.postgres
-    columns = f"version_num, pg_current_xact_id()::text, {engines.IDLE_TIMEOUT}" if numbered else "version_num"
-    rows = unit.ask(f"SELECT {columns} FROM {VERSION_TABLE}")
-    if numbered and rows and (server := unit.connection.info.get("server")):
-        unit.transaction = server, rows[0][1]
+    columns, server = ["version_num"], unit.connection.info.get("server") if write and unit.postgres else None
+    if write and unit.postgres:
+        columns.append(engines.IDLE_TIMEOUT)
+    if server is not None:
+        columns += ["pg_current_xact_id()::text", engines.EARLY_RELEASE if server[2] else "false"]
+    rows = unit.ask(f"SELECT {', '.join(columns)} FROM {VERSION_TABLE}")
+    if server is not None and rows:
+        unit.transaction, unit.connection.info["flush"] = (server, rows[0][2]), rows[0][3]
     if len(rows) != 1 or rows[0][0] != HEAD:
         raise _wrong_revision([row[0] for row in rows], where=where) or engines.out_of_date(where)
 

@@ -277,6 +277,50 @@ def test_the_server_tells_whether_a_commit_without_an_answer_was_stored(
         assert [store.write(count), store.write(count)] == [1, 2]
 
 
+def test_a_connection_that_breaks_before_the_flush_is_asked_for_it_again(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, flushed = engine.flush, list[int]()
+
+    def broken(connection: Any) -> None:
+        pid = connection.connection.driver_connection.info.backend_pid
+        if not flushed:
+            administer(postgres, f"SELECT pg_terminate_backend({pid})")
+        flushed.append(pid)
+        flush(connection)
+
+    with closing(Store(postgres)) as store:
+        monkeypatch.setattr(engine, "flush", broken)
+        store.write(lambda unit: unit.tell("UPDATE settings SET catalogue_revision = catalogue_revision + 1"))
+        with store.read() as unit:
+            assert unit.ask_value("SELECT catalogue_revision FROM settings") == 1
+    assert len(set(flushed)) == 2
+
+
+def test_locks_go_before_the_flush_and_answers_come_after_it(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush, waited = engine.flush, list[int]()
+
+    def slow(connection: Any) -> None:
+        if not waited:
+            waited.append(1)
+            with closing(Store(postgres, waits=Waits(lock=2_000_000))) as other:
+                other.write(work)
+        flush(connection)
+
+    with closing(Store(postgres)) as store:
+        monkeypatch.setattr(engine, "flush", slow)
+        store.write(work)
+        with store.read() as unit:
+            distance = "pg_wal_lsn_diff(pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn())"
+            assert unit.ask_value(f"SELECT {distance}") < 1_000
+
+
+def test_a_role_that_waits_for_no_disk_is_left_alone(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "flush", lambda connection: pytest.fail("it does not want to wait"))
+    with closing(Store(options(postgres, synchronous_commit="off"))) as store:
+        store.write(work)
+
+
 def test_a_connection_that_breaks_before_the_end_stores_nothing(postgres: str) -> None:
     def end(unit: Unit) -> None:
         unit.tell("UPDATE settings SET salt = 'y'")
