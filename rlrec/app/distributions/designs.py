@@ -48,11 +48,13 @@ def described(unit: Unit, version: Version) -> Described | None:
 
 
 class Described:
-    """Features of arms at any revision of the catalogue."""
+    """Features of arms at any revision of the catalogue. A revision below 0 stands for what the log says of the arms of
+    one decision."""
 
     def __init__(self, unit: Unit, encoder: Encoder) -> None:
         self._encoder = encoder
         self._history: dict[int, list[tuple[int, str]]] = {}
+        self.of_decisions: Mapping[int, Mapping[int, str]] = {}  # by revision below 0: the features of arms
         changed = set[int]()
         for arm, revision, features in catalogue.revisions(unit):
             past = self._history.setdefault(arm, [])
@@ -64,11 +66,11 @@ class Described:
 
     def epoch(self, revision: int) -> int:
         """Equal for revisions between which no description changed."""
-        return bisect_right(self._changes, revision)
+        return revision if revision < 0 else bisect_right(self._changes, revision)
 
     def epochs(self, revisions: Ids) -> Ids:
         """`epoch` of each, (n,)."""
-        return np.searchsorted(self._changes, revisions, side="right")
+        return np.where(revisions < 0, revisions, np.searchsorted(self._changes, revisions, side="right"))
 
     def of(self, arms: Ids, revision: int) -> Array:
         """Features of arms, (m, p)."""
@@ -76,6 +78,9 @@ class Described:
 
     def _description(self, arm: int, revision: int) -> str:
         """The description of an arm then; the first one where it had none yet."""
+        if revision < 0:
+            features = self.of_decisions[revision].get(arm)
+            return self._description(arm, NOW) if features is None else features
         past = self._history.get(arm, [(0, "{}")])
         return past[max(0, bisect_right(past, revision, key=itemgetter(0)) - 1)][1]
 

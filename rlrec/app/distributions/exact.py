@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rlrec import policy as kinds
 from rlrec.app.distributions import sum_tables
 from rlrec.app.distributions.column_sums import ColumnSums
-from rlrec.app.distributions.designs import Described, described, policy_of
+from rlrec.app.distributions.designs import NOW, Described, described, policy_of
 from rlrec.app.distributions.trained import Trained
 from rlrec.arrays import Array, Ids, Index
 from rlrec.policy.base import EVERYTHING, Belief, Policy
@@ -180,10 +180,11 @@ class VersionDistribution:
         moments = unpack(packed, q)
         if self.described is None:
             return moments
-        epoch = self.described.epoch(revision)
+        learned = NOW if revision < 0 else revision  # what was learned is of the catalogue's arms
+        epoch = self.described.epoch(learned)
         if epoch not in self._pools:  # solved once, whoever is eligible
             everyone, of_arms = (unpack(self._sums[:, 3:], q), self._arms) if len(self._arms) else (moments, arms)
-            self._pools[epoch] = replace(everyone, arm_features=self.described.of(of_arms, revision))
+            self._pools[epoch] = replace(everyone, arm_features=self.described.of(of_arms, learned))
         return replace(moments, arm_features=self.described.of(arms, revision), pool=self._pools[epoch])
 
     def reading(self, context: Mapping[str, Any]) -> str:

@@ -271,6 +271,7 @@ def _of_targets(
         flags = [hidden for hidden in hidden_from.values() if hidden is not None]
         hidden_from = dict.fromkeys(hidden_from, np.logical_or.reduce(flags) if flags else None)
     for number, scorer in shared.members:
+        scorer.describe(logged)
         batch = batch_of(scorer)
         replicas = scorer.replicas(slots, logged, marginals=unit.simulates)
         of_replicas = [batch_of(replica) for replica in replicas]

@@ -19,7 +19,7 @@ from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
 from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
 from rlrec.policy.features import WIDTH
-from rlrec.store import Unit, contents, settings
+from rlrec.store import Unit, contents, decision_features, settings
 from rlrec.store import candidates as candidate_lists
 from rlrec.store import slot_sets as stored_slot_sets
 from rlrec.store.bulk import Columns
@@ -63,6 +63,9 @@ class LogReader:
         self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)
         self._eligible: dict[int, Ids] = {}
         self._lists = candidate_lists.any_list(unit)
+        serving = [each.serving for each in evaluation.targets if each.serving is not None]
+        describing = any(each.described or each.trained for each in serving)
+        self._features = describing and decision_features.any_features(unit)
         self._slot_sets = stored_slot_sets.any_set(unit)
         self._inclusions = candidates.DERIVED  # distributions of a partition that may still be worked out
 
@@ -151,6 +154,9 @@ class LogReader:
         if lists.lists:
             fields |= self.marginals.reads(slots)
         contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
+        features: Mapping[int, Mapping[int, str]] = {}
+        if self._features:
+            slots, features = self._with_features(slots)
         if self._slot_sets:
             sets = stored_slot_sets.find(self.unit, np.unique(slots["decision_id"]).tolist())
             column, of_slots = slot_sets.column(slots, sets)
@@ -170,8 +176,24 @@ class LogReader:
             slots = {**slots, logger_marginals.PAIRS: which}
         return LoggedBatch(
             log=replace(log, slots=slots), contexts=contexts, groups=groups, eligible=eligible, zeros=zeros,
-            pairs=listed, lists=self._with_inclusion(lists, slots, contexts),
+            pairs=listed, lists=self._with_inclusion(lists, slots, contexts), features=features,
         )  # fmt: skip
+
+    def _with_features(self, slots: Columns) -> tuple[Columns, Mapping[int, Mapping[int, str]]]:
+        """The slots with a number below 0 as the revision of decisions whose arms have features of their own, and these
+        features."""
+        decision_id = slots["decision_id"]
+        contexts = decision_features.contexts(self.unit, np.unique(decision_id).tolist())
+        if not contexts:
+            return slots, {}
+        revision = np.array([-contexts.get(number, 0) for number in decision_id.tolist()], np.int64)
+        ids = {key: arm for arm, key in self.evaluation.arms.keys.items()}
+        features = decision_features.by_context(self.unit, set(contexts.values()))
+        by_arm = {
+            -context: {ids[key]: text for key, text in of_context.items() if key in ids}
+            for context, of_context in features.items()
+        }
+        return slots | {"catalogue_revision": np.where(revision < 0, revision, slots["catalogue_revision"])}, by_arm
 
     def _logged_lists(self, slots: Columns) -> candidates.LoggedLists:
         """The lists of candidates of a batch."""

@@ -47,6 +47,13 @@ class Scorer:
     _blocks: dict[CaseName, Block] = field(default_factory=dict)
     _cells: int = 0
 
+    def describe(self, logged: LoggedBatch) -> None:
+        """Take in what a batch says of the arms of single decisions."""
+        serving = self.target.serving
+        for described in (serving and serving.described, serving and serving.trained and serving.trained.described):
+            if described:
+                described.of_decisions = logged.features
+
     def log_batch(self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None) -> LogBatch:
         """The rows as one batch for the estimators per impression.
 

@@ -1,0 +1,65 @@
+"""Features of arms for one decision stand in for those of the catalogue."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Run
+
+READ = {"context": {"fields": {}}, "arm": {"fields": {"price": "number"}}}
+PRICES: dict[str, dict[str, Any]] = {"a": {"price": 0}, "b": {"price": 3}}
+SWAPPED = {"a": PRICES["b"], "b": PRICES["a"]}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def imported(run: Run, policy: str, arm: str, reward: float, **more: Any) -> None:
+    lines = [
+        {"session": f"{policy}{arm}{n}", "eligible": ["a", "b"], "slate": [{"arm": arm, "propensity": 0.5}],
+         "reward": reward, **more}
+        for n in range(20)
+    ]  # fmt: skip
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    assert run("import-log", "-", "--layout", "jsonl", "--policy", policy, stdin=text).exit_code == 0
+
+
+@pytest.fixture
+def cheap(run: Run) -> Run:
+    """A store with a policy that has learned to show what is cheap, from a log of the catalogue."""
+    run("arm", "import", "-", stdin="".join(json.dumps({"arm": arm, "features": PRICES[arm]}) + "\n" for arm in PRICES))
+    for arm in "ab":
+        imported(run, "old", arm, float(arm == "a"))
+    Path("read.json").write_text(json.dumps(READ))
+    run("policy", "create", "cheap", "--kind", "softmax", "--param", "model=shared", "--param", "temperature=0.3",
+        "--features", "read.json", "--from-log", "policy=old")  # fmt: skip
+    return run
+
+
+def value(run: Run, policy: str) -> float:
+    (row,) = run("evaluate", "cheap", "--log", f"policy={policy}", "--estimator", "ips", "--json").json
+    return float(row["value"])
+
+
+def test_a_target_reads_the_features_of_the_decision(cheap: Run) -> None:
+    """`a` at the price of `b` is shown as often as `b` was; an arm that the line does not describe is as it was."""
+    imported(cheap, "plain-a", "a", 1.0)
+    imported(cheap, "plain-b", "b", 1.0)
+    imported(cheap, "swapped-a", "a", 1.0, features=SWAPPED)
+    imported(cheap, "partly-b", "b", 1.0, features={"a": PRICES["a"]})
+    plain = value(cheap, "plain-a"), value(cheap, "plain-b")
+    assert plain[0] > plain[1] + 0.2
+    assert value(cheap, "swapped-a") == pytest.approx(plain[1], abs=1e-12)
+    assert value(cheap, "partly-b") == pytest.approx(plain[1], abs=1e-12)
+
+
+def test_features_of_an_arm_that_was_not_eligible_are_refused(run_sqlite: Run) -> None:
+    line = {"session": "s", "eligible": ["a"], "slate": [{"arm": "a"}], "features": {"b": {"price": 1}}}
+    said = run_sqlite("import-log", "-", "--layout", "jsonl", stdin=json.dumps(line))
+    assert (said.exit_code, "field features" in said.stderr) == (2, True)
