@@ -105,7 +105,7 @@ Result = TypedDict("Result", {
     "candidate": int | None, "alpha": float | None, "gate_sessions": int | None, "tune_estimate": float | None,
     "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None, "weights": str | None,
     "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int, "why": NotRequired[str | None],
-    "training": NotRequired[Mapping[str, Any]],
+    "training": NotRequired[Mapping[str, Any] | None],
 })  # fmt: skip
 
 
@@ -420,7 +420,7 @@ def _result(
         "promoted": promoted, "reasons": gate["reasons"] or [], "gate_sessions": gate["sessions"],
         "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "ess_wanted": None, "weights": None,
         "trained": trained is not None, "epochs": 0 if trained is None else len(trained.curve),
-        "best_epoch": None if trained is None else trained.best, "seed": seed,
+        "best_epoch": None if trained is None else trained.best, "seed": seed, "training": None,
     }  # fmt: skip
     return cast(Result, {name: fields[name] for name in Result.__annotations__ if name in fields})
 
