@@ -118,16 +118,14 @@ class _Gathering:
             first=written(first) if decisions else None, last=written(last) if decisions else None,
         )  # fmt: skip
         self.every = {each.id: each for each in policies.all_policies(unit)}
-        self.live = {each.version.policy.id: each.version for each in policies.live(unit, self._names()).values()}
-        self.served = self._served(unit)
+        live = policies.live(unit, [each.name for each in self.every.values()])
+        self.live = {each.version.policy.id: each.version for each in live.values()}
+        self.served = self._count_traffic()
         self._bounds = {size: reader.newest_at(unit, self.selection, size) for size in (JUDGED, EXPOSED)}
 
-    def _names(self) -> list[str]:
-        return [each.name for each in self.every.values()]
-
-    def _served(self, unit: Unit) -> Counter[int]:
-        """Decisions of each policy, those of its variants included, and what the answer says of it."""
-        owners = {version.id: version for version in policies.versions(unit, list(self.every))}
+    def _count_traffic(self) -> Counter[int]:
+        """Decisions of each policy, those of its variants included; the answer gets its table of them."""
+        owners = {version.id: version for version in policies.versions(self.unit, list(self.every))}
         count, day = Counter[int](), dict[int, int]()
         for row in self.days:
             base = owners[row.version_id].policy.base_id or owners[row.version_id].policy.id

@@ -290,7 +290,8 @@ def _sentence(row: Mapping[str, Any]) -> str:
     """An estimate in plain words."""
     name = row["target"] if row["version"] is None else f"{row['target']}@{row['version']}"
     if row["verdict"] == "insufficient" or row["value"] is None:
-        return f"{name}: this log cannot tell ({', '.join(row['reasons'])})"
+        nothing = f"; no row earned anything by reward {row['reward']}" if row["served"] == 0 else ""
+        return f"{name}: this log cannot tell ({', '.join(row['reasons'])}){nothing}"
     low, high = (f"{100 * row['level']:g} % {cell(row['lower'])}", cell(row["upper"]))
     text = f"{name} would earn {cell(row['value'])} per {row['unit']} ({low} to {high}, {row['estimator']})"
     if row["lift"] is not None and None not in (row["lift_lower"], row["lift_upper"]):

@@ -84,6 +84,8 @@ def test_a_built_in_is_judged_by_what_the_policies_beside_it_or_of_the_log_learn
     table = run_sqlite(*LATER, "evaluate", "done", "other", "--estimator", "snips").stdout
     assert "what served earned 0 of reward done, 0 of reward other" in table
     assert "--reward judges all by one" in table
+    alone = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "snips").stderr
+    assert "this log cannot tell (low-ess, few-rewards); no row earned anything by reward done" in alone
 
 
 def test_groups_are_named(log: Any, run_sqlite: Run) -> None:
