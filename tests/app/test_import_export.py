@@ -10,16 +10,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rlrec.app import import_log
 from rlrec.app.export_log import export_log
+from rlrec.app.imports import visit_numbers
 from rlrec.app.imports.layouts.base import Source
 from rlrec.app.imports.layouts.obd import Obd
+from rlrec.app.imports.visit_numbers import VisitMoves, VisitNumbers
 from rlrec.app.init import init
 from rlrec.app.inputs import canonical
 from rlrec.cli.lines import decode_group
-from rlrec.store import Store
+from rlrec.store import Store, settings
 from rlrec.store.loading import Same
 from tests.app.logs import summary
 from tests.conftest import Run, filled, runner
@@ -446,3 +449,19 @@ def test_others_are_served_between_the_portions_of_an_import(
     monkeypatch.setattr(Store, "write", write_and_look)
     imported(run_sqlite, lines(*({"session": f"s{n}"} for n in range(7))))
     assert stored == [2, 4, 6, 7, 7]
+
+
+def test_visits_of_new_sessions_are_those_that_are_assigned_row_by_row(sqlite_db: str) -> None:
+    random, timeout_us = np.random.default_rng(8), 30 * 60_000_000
+    session_ids = random.integers(1, 40, 500).tolist()
+    at = np.cumsum(random.exponential(2 * 60_000_000, 500)).astype(np.int64).tolist()
+    derived = visit_numbers.of_new_sessions(session_ids, at, timeout_us=timeout_us)
+    with closing(Store(sqlite_db)) as store, store.read() as unit:
+        numbers = VisitNumbers(unit, (), settings.get(unit), VisitMoves())
+        assigned = [numbers.assign(number, None, None, time) for number, time in zip(session_ids, at, strict=True)]
+    assert derived is not None
+    assert list(zip(derived.visit, derived.step, strict=True)) == assigned
+    names = ("session_id", "number", "started_at", "last_at", "steps", "ended_at")
+    by_key = [tuple(getattr(visit, name) for name in names) for _, visit in sorted(numbers.changed.items())]
+    assert list(zip(*(derived.visits[name] for name in names), strict=True)) == by_key
+    assert visit_numbers.of_new_sessions([1, 1], [5, 4], timeout_us=timeout_us) is None

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
+
+from rlrec.arrays import numbers_in_runs, run_starts
 from rlrec.store import Unit, loading, sessions
+from rlrec.store.loading import Column
 from rlrec.store.sessions import Visit
 from rlrec.store.settings import StoreSettings
 
@@ -18,6 +23,39 @@ class VisitMoves:
 
     to: dict[tuple[int, int], int] = field(default_factory=dict)
     targets: set[tuple[int, int]] = field(default_factory=set)
+
+
+class NewVisits(NamedTuple):
+    """The visit and the step of each row, and the columns of the visits by session and number."""
+
+    visit: list[int]
+    step: list[int]
+    visits: dict[str, Column]
+
+
+def of_new_sessions(session_ids: Sequence[int], at: Sequence[int], *, timeout_us: int) -> NewVisits | None:
+    """The visits of rows whose sessions have no others, as `VisitNumbers` assigns them; None without rows, and where
+    those of a session are not in order of time."""
+    sessions, times = np.array(session_ids, np.int64), np.array(at, np.int64)
+    order = np.argsort(sessions, kind="stable")
+    sessions, times = sessions[order], times[order]
+    same, gap = sessions[1:] == sessions[:-1], np.diff(times)
+    if not len(times) or (same & (gap < 0)).any():
+        return None
+    # where sessions and visits begin
+    begins = np.r_[True, ~same | (gap > timeout_us)]
+    first = np.flatnonzero(begins)
+    number = numbers_in_runs(run_starts(sessions[first]), len(first)) + 1
+    steps = np.diff(first, append=len(times))
+    # back in the order of the rows
+    visit, step = np.empty((2, len(times)), np.int64)
+    visit[order], step[order] = np.repeat(number, steps), numbers_in_runs(first, len(times))
+    last = times[first + steps - 1].tolist()
+    visits: dict[str, Column] = {
+        "session_id": sessions[first].tolist(), "number": number.tolist(), "started_at": times[first].tolist(),
+        "last_at": last, "ended_at": last, "steps": steps.tolist(),
+    }  # fmt: skip
+    return NewVisits(visit.tolist(), step.tolist(), visits)
 
 
 class VisitNumbers:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlrec.app.imports import altered_rewards, conflicts, policies, session_histories
+from rlrec.app.imports import altered_rewards, conflicts, policies, session_histories, visit_numbers
 from rlrec.app.imports.altered_rewards import AlteredRewards
 from rlrec.app.imports.columns import EMPTY, NULL, LogColumns, LoggedCandidates, distinct, mapped, values
 from rlrec.app.imports.layouts.base import RefusedLine, refused
@@ -324,12 +324,7 @@ class GroupWriter:
         """Visit and step of each row; the visits are stored."""
         n = len(rows)
         if stored or len(set(session_ids)) < n:
-            session_numbers = {session.id for session in stored.values()}
-            numbers = VisitNumbers(self.unit, session_numbers, self.settings, self.state.moves)
-            listed = zip(session_ids, values(rows.visit, n), values(rows.step, n), at, strict=True)
-            assigned = [numbers.assign(*row) for row in listed]
-            numbers.write()
-            return [visit for visit, _ in assigned], [step for _, step in assigned]
+            return self._visits_of_many(rows, session_ids, at, {session.id for session in stored.values()})
         # each row is all there is of its session
         visit = Same(1) if rows.visit == NULL else [number or 1 for number in values(rows.visit, n)]
         step = Same(0) if rows.step == NULL else [number or 0 for number in values(rows.step, n)]
@@ -341,6 +336,25 @@ class GroupWriter:
             "steps": Same(1) if isinstance(step, Same) else [step[index] + 1 for index in order],
         })  # fmt: skip
         return visit, step
+
+    def _visits_of_many(
+        self, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], stored: Set[int]
+    ) -> tuple[Column, Column]:
+        """Visit and step of rows of which several have one session, or a stored one (ids); the visits are stored."""
+        n = len(rows)
+        is_new = [(rows.visit, rows.step) == (NULL, NULL) and number not in stored for number in session_ids]
+        ids, times = list(compress(session_ids, is_new)), list(compress(at, is_new))
+        new = visit_numbers.of_new_sessions(ids, times, timeout_us=self.settings.session_timeout_us)
+        if new is None:
+            is_new = [False] * n
+        numbers = VisitNumbers(self.unit, stored, self.settings, self.state.moves)
+        derived = iter(() if new is None else zip(new.visit, new.step, strict=True))
+        listed = zip(is_new, session_ids, values(rows.visit, n), values(rows.step, n), at, strict=True)
+        assigned = [next(derived) if is_derived else numbers.assign(*row) for is_derived, *row in listed]
+        numbers.write()
+        if new is not None and ids:
+            self._write("visit", {**new.visits, "recent": Same("[]")})
+        return [visit for visit, _ in assigned], [step for _, step in assigned]
 
 
 def _first_states(
