@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, BinaryIO
 
 import click
 
 from rlrec.cli import lines
 from rlrec.cli.output import Show
-from rlrec.cli.shared import FILE, Refusals, Store, conclude, examples, refusing, rehearsable, stored, suggest_next
+from rlrec.cli.shared import (
+    FILE,
+    NOTHING_STORED,
+    Refusals,
+    Store,
+    conclude,
+    dry_run_option,
+    examples,
+    notice,
+    refusing,
+    rehearsal,
+    stored,
+    suggest_next,
+)
 from rlrec.cli.values import NAME, Parsed, Registered, parse_file
 from rlrec.errors import quantity
 
@@ -43,7 +57,7 @@ from rlrec.errors import quantity
 @click.option("--arm-id", metavar="FIELD", help="dsjson: the field of an action that names its arm, such as i.id.")
 @refusing
 @stored
-@rehearsable
+@dry_run_option
 @examples(
     "rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl",
     "rlrec import-log log.csv --layout csv --map map.json --policy shop",
@@ -53,7 +67,8 @@ from rlrec.errors import quantity
 )
 def import_log(
     store: Store, show: Show, refusals: Refusals, files: Sequence[str], layout: str, policy: str | None,
-    propensity: str | None, check: bool, columns: dict[str, Any] | None, reward_from: str | None, arm_id: str | None,
+    dry_run: bool, propensity: str | None, check: bool, columns: dict[str, Any] | None, reward_from: str | None,
+    arm_id: str | None,
 ) -> None:  # fmt: skip
     """Take in logs from elsewhere, to estimate on and to learn from.
 
@@ -89,7 +104,8 @@ def import_log(
     request = use_case.Request(
         files=sources, layout=layout, policy=policy, options=options, propensity=propensity, check=check
     )
-    result = use_case.import_log(store, request, bad_lines)
+    with rehearsal(store) if dry_run else nullcontext():
+        result = use_case.import_log(store, request, bad_lines)
     show(result)
     conclude(
         show,
@@ -97,6 +113,8 @@ def import_log(
         f"{quantity(result.rejected, 'line')} refused.",
     )
     if check:
+        notice(NOTHING_STORED)
+    if check or dry_run:
         return
     log = f" --log policy={policy}" if policy else ""
     suggest_next(show, f"evaluate uniform{log}", "estimates what another policy would have earned")
