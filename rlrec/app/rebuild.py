@@ -14,12 +14,13 @@ from rlrec.app.learning import belief_versions, warm_start
 from rlrec.app.learning.belief_versions import VersionSummary, add_settled, is_complete, summary
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.learning.slot_statistics import Totals
+from rlrec.app.learning.warm_start import Weights
 from rlrec.app.log import reward_log
 from rlrec.errors import CheckFailed, InputError
 from rlrec.policy import drift
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
-from rlrec.store import Store, Unit, decisions, policies, reader, settings
+from rlrec.store import Store, Unit, beliefs, decisions, policies, reader, settings
 from rlrec.times import written
 
 PORTION = 50_000  # slots that enter in a transaction
@@ -46,12 +47,14 @@ class Request:
 
 
 class _Plan(NamedTuple):
-    """The source with the reward and the parameters of the new version, its initial sums, and the record of these."""
+    """The source with the reward and the parameters of the new version, its initial sums, the record of these, and the
+    weights around which they are taken."""
 
     draft: Version
     sums: Totals
     record: Mapping[str, Any]
     removals: int | None
+    weights: Weights
 
 
 def rebuild(store: Store, request: Request) -> RebuiltVersion:
@@ -109,7 +112,11 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     record = {"rebuilt_from": source.number, **initial.record}
     if since is not None:
         record["since"] = written(since[1])
-    return _Plan(replace(draft, parameters=initial.parameters), initial.sums, record, settings.get(unit).removals)
+    weights = initial.weights
+    if not initial.sums and draft.parameters.get("context") == source.parameters.get("context"):
+        weights = beliefs.weights(unit, source.id)
+    draft = replace(draft, parameters=initial.parameters)
+    return _Plan(draft, initial.sums, record, settings.get(unit).removals, weights)
 
 
 def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
@@ -140,7 +147,7 @@ def _begin(unit: Unit, plan: _Plan) -> int:
     version_id = belief_versions.copy(
         unit, draft, policy_id=policy.id, number=number, status="learning", seq=head.seq, ordinal=head.ordinal,
         sums={key: fade * numbers for key, numbers in plan.sums.items()}, entered_to=0,
-        learned_from={**plan.record, "ripe": ripe},
+        learned_from={**plan.record, "ripe": ripe}, weights=plan.weights,
     )  # fmt: skip
     settings.add_run(unit, "policy rebuild", {"policy": policy.name, "version": number})
     return version_id

@@ -31,8 +31,9 @@ class Belief:
     pulls, reward_sum, reward_squares: what the belief counts, without prior. alpha, beta: the prior as pseudo-counts of
     reward and of its absence, 0 where there is none. total: pulls of all arms that the belief knows, a number or
     (..., 1). extra (..., m, w): sums of the kind's own statistics. moments: those of kinds that need the context,
-    unpacked. on_columns: sums (c, m, 3) on columns (c,) of sparse contexts, for kinds that read these; they are read
-    when they are asked for. trained: parameters of a trained kind, of these arms, and the features of these, (m, p).
+    unpacked. on_columns: for kinds that read sparse contexts, sums on columns (c,), and behind them the weights of the
+    anchor, (c, m, 4); they are read when they are asked for. trained: parameters of a trained kind, of these arms, and
+    the features of these, (m, p).
     """
 
     pulls: Array

@@ -45,6 +45,13 @@ class Sparse:
         """n contexts without features."""
         return cls(np.zeros(n + 1, np.int32), np.empty(0, np.int32), np.empty(0))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Sparse]) -> Sparse:
+        """The contexts of several, one after another."""
+        counts = np.concatenate([np.diff(part.start) for part in parts])
+        column, value = (np.concatenate([getattr(part, name) for part in parts]) for name in ("column", "value"))
+        return cls(np.r_[0, np.cumsum(counts)].astype(np.int32), column, value)
+
     def __len__(self) -> int:
         return len(self.start) - 1
 

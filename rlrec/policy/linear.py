@@ -82,12 +82,15 @@ class Linear(ContextualPolicy, Learner):
 
     @property
     def width(self) -> int:
-        return 3 if self.is_sparse else 3 + packed_width(self.design.context.width)
+        return 4 if self.is_sparse else 3 + packed_width(self.design.context.width)
 
     def statistics(self, slots: SlotColumns) -> Array:
         reward, pulls = self.examined(slots.reward, slots.position)
         counted = replace(slots, reward=reward)
-        if slots.context is None:  # the caller wants counts alone, or contexts are sparse
+        if self.is_sparse:
+            anchored = np.zeros(len(slots)) if slots.anchored is None else slots.anchored
+            return count_slots(counted, (pulls * anchored)[:, None], pulls=pulls)
+        if slots.context is None:  # the caller wants counts alone
             return count_slots(counted, pulls=pulls)
         weight, offset = self.credit(slots.context, slots.arm_id)
         packed = pack_each(slots.context, weight=pulls * weight, response=reward + pulls * offset)
@@ -97,6 +100,8 @@ class Linear(ContextualPolicy, Learner):
         """Columns that entries of wide contexts add to the sums of their arm and column, (e, 3). row (e,): the slot of
         each; value (e,)."""
         reward, pulls = self.examined(slots.reward, slots.position)
+        if slots.anchored is not None:
+            reward = reward - pulls * slots.anchored
         return marginal.column_sums(value, pulls=pulls[row], reward=reward[row])
 
     def posterior(self, belief: Belief) -> solving.Disjoint | solving.Shared:
@@ -120,13 +125,21 @@ class Linear(ContextualPolicy, Learner):
         """Weights of some columns of sparse contexts, (c, m)."""
         if belief.on_columns is None:
             return np.zeros((len(columns), len(belief.pulls)))
-        centre = belief.mean() if self.design.context.intercept else np.zeros(len(belief.pulls))
-        return marginal.weights(belief.on_columns(columns), centre, ridge=self.ridge)
+        sums = belief.on_columns(columns)
+        centre = self._mean_left(belief, 0.0)
+        return marginal.weights(sums[..., :3], centre, ridge=self.ridge, anchor=sums[..., 3])
 
     def _intercept(self, belief: Belief) -> Array:
         """Weight of the intercept of each arm beside sparse contexts, (m,); 0 where there is none."""
-        mean = (belief.reward_sum + belief.alpha) / (belief.weight + self.ridge)
-        return mean if self.design.context.intercept else np.zeros_like(mean)
+        return self._mean_left(belief, self.ridge)
+
+    def _mean_left(self, belief: Belief, ridge: float) -> Array:
+        """Mean of what the anchor leaves of the rewards of each arm, (m,)."""
+        mean, weight = np.zeros(len(belief.pulls)), belief.weight + ridge
+        if not self.design.context.intercept:
+            return mean
+        anchored = 0.0 if belief.extra is None else belief.extra[:, 0]
+        return np.divide(belief.reward_sum + belief.alpha - anchored, weight, out=mean, where=weight > 0)
 
     def weights(self, belief: Belief) -> Array:
         return self.posterior(belief).by_arm
@@ -319,7 +332,8 @@ class LogisticThompson(LinThompson):
 class Softmax(Linear):
     """Arms in proportion to exp(mean / temperature): Boltzmann exploration over the linear model.
 
-    Contexts of more than 128 columns, up to 262144, have each weight fitted by itself (model disjoint).
+    Contexts of more than 128 columns, up to 262144, have each weight fitted by itself, around those that --from-log
+    fits together (model disjoint).
     Source: own derivation.
     """
 
@@ -342,8 +356,8 @@ class Softmax(Linear):
 class SquareCb(Linear):
     """Every arm but the best with 1 / (K + gamma (best mean - its mean)), K arms; the best gets what is left.
 
-    Equal bests share it. Contexts of more than 128 columns, up to 262144, have each weight fitted by itself (model
-    disjoint). Source: Foster & Rakhlin 2020 (inverse gap weighting).
+    Equal bests share it. Contexts of more than 128 columns, up to 262144, have each weight fitted by itself, around
+    those that --from-log fits together (model disjoint). Source: Foster & Rakhlin 2020 (inverse gap weighting).
     """
 
     gamma: float = 10.0

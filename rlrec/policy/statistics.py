@@ -29,7 +29,8 @@ class CountedSlot(NamedTuple):
 class SlotColumns:
     """Slots with their rewards as columns, (n,) each; None for those that their kind does not need.
 
-    context (n, q): encoded by the design of the policy; the others are as in `CountedSlot`."""
+    context (n, q): encoded by the design of the policy; anchored (n,): what the anchor of a policy that reads sparse
+    contexts predicts; the others are as in `CountedSlot`."""
 
     arm_id: Ids
     reward: Array
@@ -37,6 +38,7 @@ class SlotColumns:
     position: Ids | None = None
     propensity: Array | None = None
     context: Array | None = None
+    anchored: Array | None = None
 
     def __len__(self) -> int:
         return len(self.reward)

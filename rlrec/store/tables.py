@@ -216,8 +216,9 @@ prior = _table(
 # The sums that are served now, and the change of every transaction: the belief at seq s is, per arm and bucket, the
 # newest delta with seq <= s. Buckets and ordinals carry forgetting (0 where a policy does not forget); `extra`
 # carries further sums of kinds that need more than three, packed doubles. Where contexts are sparse, bucket 0 has the
-# counts of an arm, and bucket 1 + j its sums on column j: of x_j squared (pulls), of reward x_j (reward_sum) and of x_j
-# (reward_squares). Columns that no context had are not stored.
+# counts of an arm (extra: what the weights of a fit predict of them), and bucket 1 + j its sums on column j: of x_j
+# squared (pulls), of what is left of the reward times x_j (reward_sum) and of x_j (reward_squares). Columns that no
+# context had are not stored.
 belief = _table(
     "belief",
     _ref("version_id", "version", key=True),
@@ -257,7 +258,8 @@ pruned_sums = _table(
     rowid=False,
 )
 
-# Weights of arms of a trained version, packed doubles; they never change.
+# Weights of arms of a trained version, packed doubles; of a version with sparse contexts that was fitted to a log, the
+# columns (four bytes each) and then the weights, around which its sums are taken. They never change.
 arm_weights = _table(
     "arm_weights",
     _ref("version_id", "version", key=True),

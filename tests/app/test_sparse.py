@@ -52,9 +52,8 @@ def sums_of(db: str, reference: str) -> slot_statistics.Totals:
 
 
 def assert_same(first: slot_statistics.Totals, second: slot_statistics.Totals) -> None:
-    zero = np.zeros(3)
     for key in first.keys() | second.keys():
-        np.testing.assert_allclose(first.get(key, zero), second.get(key, zero), atol=1e-9)
+        np.testing.assert_allclose(first.get(key, 0.0), second.get(key, 0.0), atol=1e-9)
 
 
 @pytest.mark.parametrize("parameters", [{}, {"discount": "0.99"}])
@@ -230,3 +229,55 @@ def test_a_whole_context_is_hashed(sqlite_db: str) -> None:
         assert not doctor.doctor(store, doctor.Request()).findings
         shown = policy.show(store, "words", context=sentences(1)[0])
     assert all(name.startswith("#") for row in shown["arms"] for name in row["weights"])
+
+
+# -- fitted to a log --
+
+
+def fitted(db: str, kind: str = "softmax", **parameters: str) -> None:
+    """A policy that starts from a log of ten users, and goes on learning."""
+    logs.catalogue(db, len(RATES))
+    logs.create(db, "log", "uniform")
+    logs.serve(db, "log", pages=200, rates=RATES, contexts=sentences(200, seed=6), users=10)
+    with closing(logs.at(db, 500)) as store:
+        policy.create(store, policy.Request(
+            name="words", kind=kind, parameters={"ridge": "3", "floor": "0.1", **parameters}, features=FEATURES,
+            from_log="policy=log",
+        ))  # fmt: skip
+    logs.serve(db, "words", pages=60, rates=RATES, contexts=sentences(60, seed=7), start=1000, group=10)
+
+
+def probabilities(db: str, reference: str) -> list[float]:
+    with closing(logs.at(db, 1e5)) as store:
+        return [row["probability"] for row in policy.show(store, reference, context=sentences(1, seed=6)[0])["arms"]]
+
+
+@pytest.mark.parametrize("parameters", [{}, {"discount": "0.98"}])
+def test_a_fitted_policy_goes_on_exactly(db: str, parameters: dict[str, str]) -> None:
+    fitted(db, **parameters)
+    with closing(logs.at(db, 1e5)) as store:
+        assert not doctor.doctor(store, doctor.Request()).findings
+        versions.freeze(store, "words")
+        rebuild.rebuild(store, rebuild.Request(reference="words"))
+        assert not doctor.doctor(store, doctor.Request()).findings
+    first = probabilities(db, "words@1")
+    assert max(first) > 0.5
+    np.testing.assert_allclose(probabilities(db, "words@2"), first, rtol=1e-9)
+    np.testing.assert_allclose(probabilities(db, "words@3"), first, rtol=1e-6)
+
+
+def test_a_user_of_the_log_is_taken_out_and_named(db: str) -> None:
+    fitted(db)
+    with closing(logs.at(db, 1e5)) as store:
+        forgotten = db_forget.forget(store, db_forget.Request(user="u3"))
+        assert forgotten["retrain"] == ["words@1"]
+        assert not doctor.doctor(store, doctor.Request()).findings
+
+
+def test_other_features_start_without_the_fit(sqlite_db: str) -> None:
+    fitted(sqlite_db)
+    with closing(logs.at(sqlite_db, 1e5)) as store:
+        other = {"context": {"fields": {"words": {"list": [], "hash": 1024}}}}
+        rebuild.rebuild(store, rebuild.Request(reference="words", features=other))
+        assert not doctor.doctor(store, doctor.Request()).findings
+    assert max(probabilities(sqlite_db, "words@2")) > 0.4

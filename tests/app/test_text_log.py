@@ -20,17 +20,19 @@ from rlrec.policy.features import Sparse
 from rlrec.store import Unit, arms, policies, reader
 from tests.app import logs
 
-ARMS, WORDS, LENGTH, TEXTS = 5, 9_800, 20, 12_000
+ARMS, TOPICS, WORDS, LENGTH, TEXTS = 5, 12, 10_500, 20, 12_000
 FEATURES = {"context": {"fields": {"words": {"list": [], "hash": 1 << 18}}}}
 
 
 def texts(seed: int = 1) -> tuple[list[dict[str, Any]], Array]:
-    """Texts with words as frequent as in a language, and the click rate of each arm, by the weights of their words."""
+    """Texts on topics, with words as frequent as in a language, and the click rate of each arm, by the weights of their
+    words."""
     rng = np.random.default_rng(seed)
-    frequency, weights = np.arange(1, WORDS + 1) ** -0.9, rng.normal(size=(WORDS, ARMS))
-    words = [np.unique(rng.choice(WORDS, LENGTH, p=frequency / frequency.sum())) for _ in range(TEXTS)]
+    frequency = np.arange(1, WORDS + 1) ** -0.8 * np.exp(1.5 * rng.normal(size=(TOPICS, WORDS)))
+    frequency, weights = frequency / frequency.sum(axis=1, keepdims=True), rng.normal(size=(WORDS, ARMS))
+    words = [np.unique(rng.choice(WORDS, LENGTH, p=frequency[topic])) for topic in rng.integers(TOPICS, size=TEXTS)]
     logit = np.array([weights[text].sum(axis=0) for text in words])
-    rates = 1 / (1 + np.exp(1 - 1.5 * logit / logit.std()))
+    rates = 1 / (1 + np.exp(1 - 1.5 * (logit - logit.mean(axis=0)) / logit.std()))
     return [{"words": [f"w{word}" for word in text]} for text in words], rates
 
 

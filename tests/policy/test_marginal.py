@@ -9,24 +9,27 @@ import pytest
 
 from rlrec import policy as kinds
 from rlrec.errors import InputError
+from rlrec.policy import marginal
 from rlrec.policy.base import Belief
 from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.families.gumbel import Gumbel
+from rlrec.policy.features import merge
 from rlrec.policy.linear import Linear, Softmax, inverse_gaps
+from rlrec.policy.marginal import Anchor
 
 WORDS = Encoder.of({"fields": {"words": {"list": [], "hash": 1 << 18}}})
 SENTENCES: list[dict[str, Any]] = [{"words": ["tea", "milk"]}, {"words": []}, {"words": ["milk", "rum", "ice"]}]
 
 
 def belief_of(arms: int, *, seed: int = 1) -> tuple[Belief, np.ndarray[Any, Any]]:
-    """A belief with random sums on all columns, and these, (2^18, m, 3)."""
+    """A belief with random sums on all columns and weights in its anchor, and these, (2^18, m, 4)."""
     generator = np.random.default_rng(seed)
-    sums = generator.random((1 << 18) * arms * 3).reshape(-1, arms, 3)
+    sums = generator.random((1 << 18) * arms * 4).reshape(-1, arms, 4)
     pulls, zero = np.arange(1.0, arms + 1), np.zeros(arms)
     return Belief(
         pulls=pulls, reward_sum=pulls / 3, reward_squares=pulls, alpha=zero, beta=zero, total=1.0,
-        on_columns=lambda columns: sums[columns - 1],
+        extra=np.full((arms, 1), 0.25), on_columns=lambda columns: sums[columns - 1],
     ), sums  # fmt: skip
 
 
@@ -36,13 +39,13 @@ def test_each_weight_is_a_regression_on_its_column(kind: str) -> None:
     assert isinstance(policy, Linear)
     belief, sums = belief_of(4)
     scores = policy.index_at(belief, WORDS.sparse(SENTENCES))
-    mean = belief.reward_sum / belief.pulls
+    mean = (belief.reward_sum - 0.25) / belief.pulls
     for sentence, of_arms in zip(SENTENCES, scores, strict=True):
-        expected = belief.reward_sum / (belief.pulls + 2.0)
+        expected = (belief.reward_sum - 0.25) / (belief.pulls + 2.0)
         x = WORDS.sparse([sentence])
         for column, value in zip(x.column, x.value, strict=True):
-            squares, response, total = sums[column - 1].T
-            expected = expected + value * (response - mean * total) / (squares + 2.0)
+            squares, response, total, anchor = sums[column - 1].T
+            expected = expected + value * (response - mean * total + anchor * squares) / (squares + 2.0)
         np.testing.assert_allclose(of_arms, expected, rtol=1e-13)
 
 
@@ -83,3 +86,27 @@ def test_what_sparse_contexts_do_not_go_with_is_refused() -> None:
         kinds.make("gradient", {"model": "bilinear"}, design=design)
     with pytest.raises(InputError, match="features of arms have 262145 columns"):
         kinds.make("softmax", {}, design=Design(arm=WORDS))
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_a_fit_solves_the_regression_on_all_columns_together(intercept: bool) -> None:
+    """And a belief that has seen the same slots stays there."""
+    rng = np.random.default_rng(5)
+    dense = rng.integers(-1, 2, (200, 30)) * rng.integers(0, 2, (200, 30)).astype(np.float64)
+    pulls, reward, row, column = rng.random(200), rng.random(200), *np.nonzero(dense)
+    x = merge(200, row, column, dense[row, column])
+    anchor = Anchor.of([(7, marginal.fit(x, pulls=pulls, reward=reward, ridge=3.0, intercept=intercept))])
+    fitted = anchor.at(np.arange(30), np.full(30, 7))
+    # the normal equations, with a column of ones that has no penalty
+    ones = np.column_stack([dense, np.full(200, float(intercept))])
+    penalty = np.diag([*[3.0] * 30, float(not intercept)])
+    expected = np.linalg.solve(ones.T @ (pulls[:, None] * ones) + penalty, ones.T @ reward)
+    np.testing.assert_allclose(fitted, expected[:30], atol=1e-8)
+    # the sums around the fit
+    predicted = anchor.predicted(x, np.arange(200), np.full(200, 7))
+    left = reward - pulls * predicted
+    sums = np.zeros((30, 1, 3))
+    np.add.at(sums[:, 0], column, marginal.column_sums(dense[row, column], pulls=pulls[row], reward=left[row]))
+    mean = np.array([left.sum() / pulls.sum() if intercept else 0.0])
+    weights = marginal.weights(sums, mean, ridge=3.0, anchor=fitted[:, None])
+    np.testing.assert_allclose(weights[:, 0], expected[:30], atol=1e-8)

@@ -98,7 +98,7 @@ class VersionSlates:
         moments: Iterable[tuple[Ids, BeliefRows]] = [(seq, [])]
         if lineage.learns(self.version):
             moments = past_beliefs.walk(self.unit, self.version, np.unique(seq))
-        done = 0
+        done, columns = 0, None
         for same, sums in moments:
             begin, end = int(np.searchsorted(seq, same[0], "left")), int(np.searchsorted(seq, same[-1], "right"))
             self.unit.progress("slates drawn again", end, end / len(order))
@@ -106,7 +106,9 @@ class VersionSlates:
             ordinals = slates.per_decision("belief_ordinal")[rows]
             for ordinal in np.unique(ordinals).tolist():
                 faded = self.version.ordinal if self.version.status == "frozen" else ordinal
-                columns = exact.column_sums(self.unit, self.version, self.policy, seq=int(same[0]), ordinal=faded)
+                columns = exact.column_sums(
+                    self.unit, self.version, self.policy, seq=int(same[0]), ordinal=faded, before=columns
+                )
                 served = VersionDistribution(
                     self.version, sums=sums, prior=self.prior, ordinal=faded, described=self.described, columns=columns
                 )

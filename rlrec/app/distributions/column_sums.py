@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, run_starts
+from rlrec.policy.marginal import Anchor
 from rlrec.store import Unit, beliefs
 from rlrec.store.beliefs import SUMS, ColumnRow
 
@@ -18,22 +19,27 @@ class ColumnSums:
     """The sums on the columns of one version, as they stand or stood after change `seq`: rows of columns that nobody
     asks for are not read.
 
-    unit: of one snapshot, since more is read later; ordinal, discount: of a belief that fades. read: by column, the
-    arms that have sums there, ascending, and these."""
+    anchor: read from the store where it is None; it never changes. unit: of one snapshot, since more is read later;
+    ordinal, discount: of a belief that fades. read: by column, the arms that have sums there, ascending, and these."""
 
     def __init__(
-        self, unit: Unit, version_id: int, *, seq: int | None = None, ordinal: int = 0, discount: float = 1.0
-    ) -> None:
+        self, unit: Unit, version_id: int, *, seq: int | None = None, ordinal: int = 0, discount: float = 1.0,
+        anchor: Anchor | None = None,
+    ) -> None:  # fmt: skip
         self.unit, self.version_id, self.seq = unit, version_id, seq
         self.ordinal, self.discount = ordinal, discount
+        self.anchor = Anchor.of(beliefs.weights(unit, version_id)) if anchor is None else anchor
         self.read: dict[int, tuple[Ids, Array]] = {}
         self._complete = False
 
     def of(self, columns: Index, arms: Ids) -> Array:
-        """The sums on some columns for some arms, ascending, (c, m, 3); 0 where there are none."""
+        """The sums on some columns for some arms, ascending, and their weights in the anchor, (c, m, 4); 0 where there
+        are none."""
         wanted = columns.tolist()
         self._fetch(wanted)
-        total = np.zeros((len(columns), len(arms), len(SUMS)))
+        total = np.zeros((len(columns), len(arms), len(SUMS) + 1))
+        pairs = np.repeat(columns, len(arms)), np.tile(arms, len(columns))
+        total[..., -1] = self.anchor.at(*pairs).reshape(total.shape[:2])
         stored = [self.read.get(column, _NOTHING) for column in wanted]
         if not stored:
             return total
@@ -42,7 +48,7 @@ class ColumnSums:
         arm, sums = (np.concatenate(parts) for parts in zip(*stored, strict=True))
         index = np.minimum(np.searchsorted(arms, arm), len(arms) - 1)
         among = arms[index] == arm
-        total[row[among], index[among]] = sums[among]
+        total[row[among], index[among], :-1] = sums[among]
         return total
 
     def columns(self) -> Ids:

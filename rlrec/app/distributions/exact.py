@@ -318,12 +318,15 @@ def load(
 
 
 def column_sums(
-    unit: Unit, version: Version, policy: Policy, *, ordinal: int, seq: int | None = None
-) -> ColumnSums | None:
-    """The sums on columns of sparse contexts, of kinds that learn from these: they are read on demand."""
+    unit: Unit, version: Version, policy: Policy, *, ordinal: int, seq: int | None = None,
+    before: ColumnSums | None = None,
+) -> ColumnSums | None:  # fmt: skip
+    """The sums on columns of sparse contexts, of kinds that learn from these: they are read on demand. before: those of
+    the version at another moment."""
     if not learns_by_column(policy):
         return None
-    return ColumnSums(unit, version.id, seq=seq, ordinal=ordinal, discount=policy.forgetting.discount)
+    anchor, discount = None if before is None else before.anchor, policy.forgetting.discount
+    return ColumnSums(unit, version.id, seq=seq, ordinal=ordinal, discount=discount, anchor=anchor)
 
 
 def drafted(unit: Unit, policy: Policy) -> tuple[VersionDistribution, ...]:
@@ -368,12 +371,12 @@ def renewed(
         if distribution.trained is not None:
             distribution.trained = Trained(unit, version)
     if arms is not None and not distribution.learner.forgetting:
-        distribution.columns = column_sums(unit, version, distribution.learner, ordinal=0)
+        distribution.columns = column_sums(unit, version, distribution.learner, ordinal=0, before=before.columns)
         plain = has_plain_sums(distribution.learner)
         of_arms: BeliefRows = beliefs.of_arms(unit, ArmSums if plain else BeliefRow, version.id, arms)
         distribution._set_sums(of_arms, among=before._every)
         distribution._earlier = before._samplers()
         return distribution
     sums, ordinal = _stored(unit, version, distribution.learner)
-    columns = column_sums(unit, version, distribution.learner, ordinal=ordinal)
+    columns = column_sums(unit, version, distribution.learner, ordinal=ordinal, before=before.columns)
     return distribution.moved(sums, ordinal=ordinal, columns=columns)

@@ -131,7 +131,9 @@ class LoggerMarginals:
             first, last = np.searchsorted(seq, same[0], "left"), np.searchsorted(seq, same[-1], "right")
             ordinals = ordinal[first:last] if policy.forgetting else np.zeros(last - first, np.int64)
             for at in np.unique(ordinals).tolist():
-                columns = exact.column_sums(self.loggers.unit, version, served.learner, seq=int(same[0]), ordinal=at)
+                columns = exact.column_sums(
+                    self.loggers.unit, version, served.learner, seq=int(same[0]), ordinal=at, before=served.columns
+                )
                 served = served.moved(sums, ordinal=at, columns=columns)
                 yield rows[first:last][ordinals == at], served
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from rlrec.app.learning import slot_statistics
@@ -70,16 +70,16 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
 
 def copy(
     unit: Unit, source: Version, *, policy_id: int, number: int, status: str, seq: int, ordinal: int, sums: Totals,
-    learned_from: Mapping[str, Any], entered_to: int | None = None,
+    learned_from: Mapping[str, Any], entered_to: int | None = None, weights: Sequence[tuple[int, bytes]] | None = None,
 ) -> int:  # fmt: skip
     """The id of a new version with these sums, as of the policy's `ordinal`, and with the source's prior and design;
-    its first delta is `seq`."""
+    its first delta is `seq`. weights: of arms, packed; None for the source's."""
     version_id = policies.add_version(
         unit, policy_id=policy_id, number=number, status=status, reward_id=source.reward.id, seq=seq, ordinal=ordinal,
         parent_id=source.id, parameters=source.parameters, entered_to=entered_to, learned_from=learned_from,
     )  # fmt: skip
     beliefs.add_prior(unit, version_id, beliefs.prior(unit, source.id))
-    beliefs.add_weights(unit, version_id, beliefs.weights(unit, source.id))
+    beliefs.add_weights(unit, version_id, beliefs.weights(unit, source.id) if weights is None else weights)
     if sums:
         beliefs.add(unit, version_id, seq=seq, changes=sums, ordinal=ordinal)
     return version_id

@@ -17,6 +17,7 @@ from rlrec.policy.contextual import learns_from_contexts
 from rlrec.policy.features import Sparse
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import Linear
+from rlrec.policy.marginal import Anchor
 from rlrec.policy.statistics import POSITION, PROPENSITY, CountedSlot, SlotColumns
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, reader
@@ -34,13 +35,19 @@ class BeliefFold:
     """Adds slots up for the belief of one version, at the weight that they have when its policy has made `ordinal`
     decisions."""
 
-    def __init__(self, unit: Unit, version: Version, *, ordinal: int) -> None:
-        self.unit, self.version, self.ordinal = unit, version, ordinal
+    def __init__(self, unit: Unit, version: Version, *, ordinal: int, anchor: Anchor | None = None) -> None:
+        """anchor: of a version that is not stored yet."""
+        self.unit, self.version, self.ordinal, self._anchor = unit, version, ordinal, anchor
         self.forgetting = Forgetting.of(version.policy.params)
 
     @cached_property
     def policy(self) -> Policy:
         return designs.policy_of(self.version)
+
+    @cached_property
+    def anchor(self) -> Anchor:
+        """The weights around which sums on sparse contexts are taken."""
+        return Anchor.of(beliefs.weights(self.unit, self.version.id)) if self._anchor is None else self._anchor
 
     def sums(self, impressions: reward_log.RewardedSlots, *, rows: Flags | None = None) -> Totals:
         """The sums of impressions, or of some of their rows. RewardedSlots without an `ordinal` do not fade."""
@@ -105,6 +112,7 @@ class BeliefFold:
             contexts, distinct = stored_contexts.distinct_contexts(self.unit, context_ids[order])
             if isinstance(self.policy, Linear) and self.policy.is_sparse:
                 x = self.policy.design.context.sparse(contexts)
+                slots = replace(slots, anchored=self.anchor.predicted(x, distinct, slots.arm_id))
                 on_columns = _column_sums(self.policy, slots, x, distinct, None if weight is None else weight[order])
             else:
                 encoded, which = self.policy.design.context.encode(contexts), distinct

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,12 +15,16 @@ from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import lineage, reward_log, stored_contexts
+from rlrec.arrays import Array
 from rlrec.errors import InputError
+from rlrec.policy import marginal
 from rlrec.policy.contextual import Design, is_contextual
 from rlrec.policy.encoder import Encoder, EncoderFit
+from rlrec.policy.features import Sparse
 from rlrec.policy.fields import WIDEST
 from rlrec.policy.gradient import BILINEAR
-from rlrec.policy.linear import SHARED
+from rlrec.policy.linear import SHARED, Linear
+from rlrec.policy.marginal import Anchor
 from rlrec.policy.odds import FEATURES
 from rlrec.policy.solving import LARGEST
 from rlrec.records import Version
@@ -31,6 +35,9 @@ from rlrec.store.unit import parse
 
 ROUNDS = 8  # of Newton's method
 CLOSE = 1e-8
+Weights = Sequence[tuple[int, bytes]]
+"""Weights by the ids of arms, packed."""
+
 HASHED = 16  # columns for the features of arms, as long as there are none to fit to
 
 
@@ -40,7 +47,7 @@ class InitialBelief:
     arms, by their ids, of a trained kind, and the version that it is a copy of."""
 
     sums: Totals = field(default_factory=dict)
-    weights: Sequence[tuple[int, bytes]] = ()
+    weights: Weights = ()
     parent_id: int | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -65,11 +72,13 @@ def warm_start(
         designs.policy_of(version)  # refuses more features than its model holds
     if selected is None or from_log is None or not kinds.load(kind).online:
         return InitialBelief(parameters=version.parameters)
-    version, sums, slots, last = fit_to_log(unit, version, selected)
-    if not slots:
+    fitted = fit_to_log(unit, version, selected)
+    if not fitted.slots:
         raise InputError("the log has no mature decision to learn from", hint="import a log, or widen the filter")
-    record = lineage.record(unit, from_log, selected, last_id=last, window_us=reward.window_us, slots=slots)
-    return InitialBelief(sums=sums, record=record, parameters=version.parameters)
+    record = lineage.record(
+        unit, from_log, selected, last_id=fitted.last_id, window_us=reward.window_us, slots=fitted.slots
+    )
+    return InitialBelief(sums=fitted.sums, record=record, parameters=fitted.version.parameters, weights=fitted.weights)
 
 
 def refit(unit: Unit, version: Version, *, fresh: bool) -> InitialBelief:
@@ -80,16 +89,17 @@ def refit(unit: Unit, version: Version, *, fresh: bool) -> InitialBelief:
     record = version.learned_from
     fitted_to = {name: record[name] for name in ("prior",) if name in record}
     sums: Totals = {}
+    weights: Weights = ()
     if "selection" in record and not fresh:
         selected = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
-        version, sums, slots, _ = fit_to_log(unit, version, selected)
+        version, sums, slots, _, weights = fit_to_log(unit, version, selected)
         names = ("filter", "selection", "last_id", "now", "window_us")
         fitted_to |= {name: record[name] for name in names if name in record} | {"slots": slots}
     policy = designs.policy_of(version)
     if is_contextual(policy) and policy.expands and not sums:
         of_policy = Selection(policy_ids=[version.policy.id], first_id=version.since or None, imported=False)
-        version = fit_to_log(unit, version, of_policy)[0]
-    return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters)
+        version = fit_to_log(unit, version, of_policy).version
+    return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters, weights=weights)
 
 
 def fit_design(
@@ -124,17 +134,53 @@ def _of_catalogue(unit: Unit, *, widest: int) -> Encoder:
     return Encoder.of(fitting.spec(widest=widest))
 
 
-def fit_to_log(unit: Unit, version: Version, selected: Selection) -> tuple[Version, Totals, int, int]:
-    """A draft fitted to a log: with the anchor of its model; its sums around that; how many slots; and the last id.
+class LogFit(NamedTuple):
+    """A draft fitted to a log: with the anchor of its model; its sums around that; how many slots; the last id; and the
+    weights of arms by their ids, where contexts are sparse."""
+
+    version: Version
+    sums: Totals
+    slots: int
+    last_id: int
+    weights: Weights = ()
+
+
+def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
+    """A draft fitted to a log.
 
     A logistic model is expanded around its weights; repeating that until they stay is Newton's method."""
+    policy = designs.policy_of(version)
+    if isinstance(policy, Linear) and policy.is_sparse:
+        weights = _fit_columns(unit, version, policy, selected)
+        fold = BeliefFold(unit, version, ordinal=0, anchor=Anchor.of(weights))
+        return LogFit(version, *fold.of_log(selected, columns=["context_id"]), weights)
     for rounds_left in reversed(range(ROUNDS)):
         total, slots, last = BeliefFold(unit, version, ordinal=0).of_log(selected, columns=["context_id"])
         expanded = expand(unit, version, total) if rounds_left else None
         if expanded is None:
             break
         version = expanded
-    return version, total, slots, last
+    return LogFit(version, total, slots, last)
+
+
+def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selection) -> Weights:
+    """The weights of each arm on all columns of sparse contexts together. The contexts of the log are held."""
+    parts: list[tuple[Sparse, Array, Array, Array]] = []
+    for impressions in reward_log.impressions(unit, selected, version.reward, columns=["context_id"]):
+        contexts, which = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
+        reward, pulls = policy.examined(impressions.reward, impressions.slots["position"])
+        parts.append((policy.design.context.sparse(contexts)[which], impressions.slots["arm_id"], pulls, reward))
+    if not parts:
+        return []
+    x = Sparse.joined([each for each, *_ in parts])
+    arm, pulls, reward = (np.concatenate(columns) for columns in zip(*(each[1:] for each in parts), strict=True))
+    return [
+        (number, marginal.fit(
+            x[rows], pulls=pulls[rows], reward=reward[rows], ridge=policy.ridge,
+            intercept=policy.design.context.intercept,
+        ))
+        for number, rows in ((number, np.flatnonzero(arm == number)) for number in np.unique(arm).tolist())
+    ]  # fmt: skip
 
 
 def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
