@@ -48,8 +48,8 @@ class Sparse:
     @classmethod
     def joined(cls, parts: Sequence[Sparse]) -> Sparse:
         """The contexts of several, one after another."""
-        counts = np.concatenate([np.diff(part.start) for part in parts])
-        column, value = (np.concatenate([getattr(part, name) for part in parts]) for name in ("column", "value"))
+        counts = np.concatenate([np.diff(piece.start) for piece in parts])
+        column, value = (np.concatenate([getattr(piece, name) for piece in parts]) for name in ("column", "value"))
         return cls(np.r_[0, np.cumsum(counts)].astype(np.int32), column, value)
 
     def __len__(self) -> int:

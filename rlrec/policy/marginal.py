@@ -69,7 +69,7 @@ class Anchor:
         return np.where(self.key[index] == key, self.value[index], 0.0)
 
     def predicted(self, x: Sparse, which: Index, arm: Ids) -> Array:
-        """What it predicts of slots, (n,), beside their arms' means; which (n,): the context of each."""
+        """Predictions of the rewards of slots, (n,), beside their arms' means; which (n,): the context of each."""
         if not len(self.key):
             return np.zeros(len(arm))
         entries, row = x.entries(which)
