@@ -126,7 +126,8 @@ def _until(batch: Batch, low: int, high: int, time: int) -> Batch:
 
 def _states(past: History, keys: Mapping[int, str]) -> list[str]:
     """Canonical JSON of the states that serving would have stored."""
-    names = [json.dumps(keys[arm], ensure_ascii=False) for arm in past.arm.tolist()]
+    texts = {arm: json.dumps(key, ensure_ascii=False) for arm, key in keys.items()}
+    names = [texts[arm] for arm in past.arm.tolist()]
     bounds = zip(past.start[:-1].tolist(), past.start[1:].tolist(), strict=True)
     recent = [",".join(names[max(low, high - RECENT) : high]) for low, high in bounds]
     rows = zip(past.gap_s.tolist(), recent, past.step.tolist(), strict=True)
