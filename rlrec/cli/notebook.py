@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from operator import index
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypedDict, TypeVar, Unpack
 
 from rlrec.cli import feedback, plain, recommend
 from rlrec.cli.lines import decode
@@ -87,8 +88,7 @@ class Recommender:
         dry_run: draw, and store nothing."""
         from rlrec.app import recommend as use_case
 
-        if seed is not None and not 0 <= seed < 2**64:
-            raise InputError(f"seed is {seed}", hint="it has 64 bits", field="seed")
+        seed = None if seed is None else _seed(seed)
         if self.store.now is not None and not dry_run:
             from rlrec.app.audit.clock import refuse_far_ahead
 
@@ -235,9 +235,20 @@ def _line(kind: type[T], **values: Any) -> T:
     """The line of a stream that has these values, decoded as strictly. Raises InputError."""
     try:
         raw = plain.dumps({name: value for name, value in values.items() if value is not None})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(str(error)) from None
     return decode(raw.encode("utf-8", "surrogatepass"), kind)
+
+
+def _seed(seed: SupportsIndex) -> int:
+    """A seed, of whatever library its integer is. Raises InputError."""
+    try:
+        number = index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**64:
+        raise InputError(f"seed is {seed}", hint="it is a whole number of 64 bits", field="seed")
+    return number
 
 
 def _raised(checked: Checked | InputError) -> Checked:

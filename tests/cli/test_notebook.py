@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.cli.test_pipe import ask, lines, stocked
 from tests.conftest import Run, runner
 
 CLOCK = "2026-03-01T00:00:00Z"
+DEEP: dict[str, Any] = reduce(lambda inner, _: {"x": inner}, range(3000), dict[str, Any]())
 processes = multiprocessing.get_context("fork")
 
 
@@ -81,7 +83,9 @@ def test_what_is_recorded_is_stored_once(notebook: Recommender) -> None:
         ({"session": "s", "k": "2"}, "k", "expected a whole number"),
         ({"session": "s", "context": {"x": float("nan")}}, None, "not JSON compliant"),
         ({"session": "s", "context": {"x": {1, 2}}}, None, "cannot show a set"),
+        ({"session": "s", "context": DEEP}, None, "recursion depth"),
         ({"session": "s", "seed": -1}, "seed", "seed is -1"),
+        ({"session": "s", "seed": 1.5}, "seed", "seed is 1.5"),
         ({"session": "s", "policy": "hom"}, "policy", "unknown policy 'hom'"),
         ({"session": "s", "arms": ["zz"]}, "arms", "zz"),
     ],
