@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlrec.store import Store
 from tests.conftest import Run
 
 READ = {"context": {"fields": {}}, "arm": {"fields": {"price": "number"}}}
@@ -63,3 +65,16 @@ def test_features_of_an_arm_that_was_not_eligible_are_refused(run_sqlite: Run) -
     line = {"session": "s", "eligible": ["a"], "slate": [{"arm": "a"}], "features": {"b": {"price": 1}}}
     said = run_sqlite("import-log", "-", "--layout", "jsonl", stdin=json.dumps(line))
     assert (said.exit_code, "field features" in said.stderr) == (2, True)
+
+
+def test_what_a_line_said_of_its_arms_is_forgotten_with_its_user(run: Run, db: str) -> None:
+    line = {
+        "session": "s", "user": "u1", "eligible": ["a", "b"], "slate": [{"arm": "a", "propensity": 0.5}],
+        "features": PRICES, "support": {"a": 0.5, "b": 0.5}, "slot_sets": [["a", "b"]],
+    }  # fmt: skip
+    run("import-log", "-", "--layout", "jsonl", stdin=json.dumps(line))
+    assert run("db", "forget", "--user", "u1", "--yes").exit_code == 0
+    with closing(Store(db)) as store, store.read() as unit:
+        for table in ("decision_features", "slot_set", "logged_support"):
+            assert unit.ask(f"SELECT count(*) FROM {table}") == [(0,)]
+        assert unit.ask("SELECT body FROM context WHERE body LIKE '%price%'") == []
