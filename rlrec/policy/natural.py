@@ -29,8 +29,9 @@ class GradientMoments(Sums):
 
 @dataclass(frozen=True, eq=False)
 class NaturalSteps:
-    """An ascent by natural steps. sizes: step size of each parameter; mean_state (d,): mean features of a state, which
-    weights of states are orthogonal to: what they have in common with the bias belongs to the bias."""
+    """An ascent by natural steps. sizes: step size of each parameter; mean_state (d,): mean features of a state, and of
+    its words behind them, which weights of states are orthogonal to: what they have in common with the bias belongs to
+    the bias."""
 
     sizes: Parameters
     mean_state: Array

@@ -173,6 +173,18 @@ def test_sparse_contexts_train_what_dense_ones_do(sqlite_db: str) -> None:
     assert hashed["max_weight"] == pytest.approx(dense["max_weight"], rel=1e-4)
 
 
+@pytest.mark.parametrize("options", [{"weights": "slate"}, {"weights": "slot"}, {"top_k": 2}])
+def test_pages_with_sparse_contexts_are_trained_and_served(sqlite_db: str, options: dict[str, Any]) -> None:
+    db = sqlite_db
+    logs.catalogue(db, len(RATES))
+    logs.create(db, "log", "uniform")
+    logs.serve(db, "log", pages=400, rates=RATES, contexts=sentences(400, seed=4), size=2, together=1)
+    assert trained(db, "learner", FEATURES, epochs=2, **options)["trained"]
+    logs.serve(db, "learner", pages=20, rates=RATES, contexts=sentences(20, seed=5), size=2, start=2e4)
+    with closing(logs.at(db, 1e5)) as store:
+        assert not doctor.doctor(store, doctor.Request()).findings
+
+
 def test_a_trained_version_is_served_shown_and_audited(db: str) -> None:
     logs.catalogue(db, len(RATES))
     logs.create(db, "log", "uniform")

@@ -130,9 +130,12 @@ class Trainer:
     def _natural_steps(self, train: DatasetSplit) -> NaturalSteps:
         """The natural steps from the start. Source of the Fisher diagonal by random signs: Bekas, Kokiopoulou & Saad
         2007."""
-        rng, counts, features = np.random.default_rng(0), np.zeros(3), np.zeros(len(self.policy.names))
+        rng, counts, n_features = np.random.default_rng(0), np.zeros(3), len(self.policy.names)
+        features = np.zeros(n_features + len(self.policy.design.columns))
         for rows in train.batches():
-            features += rows.x.sum(axis=0, dtype=np.float64)
+            features[:n_features] += rows.x.sum(axis=0, dtype=np.float64)
+            if (words := rows.words) is not None:
+                np.add.at(features, n_features + words.column, words.value)
             counts += [1, len(rows.eligible), len(rows.shown)]
         moments, mean_state = GradientMoments(*(Parameters() for _ in range(3))), features / max(1, counts[1])
         for rows in train.batches():
