@@ -79,7 +79,11 @@ class Unit:
 
     def tell_each(self, text: str, rows: Iterable[Row]) -> None:
         """Run a statement that changes rows once for every row of values."""
-        self.driver.executemany(_of_postgres(text) if self.postgres else text, rows)
+        values = rows if isinstance(rows, list) else list(rows)
+        if self.postgres and len(values) == 1:  # for a single row psycopg's pipeline of many takes longer than the row
+            self.driver.execute(_of_postgres(text), values[0])
+        else:
+            self.driver.executemany(_of_postgres(text) if self.postgres else text, values)
 
     def _run(self, text: str, values: Sequence[Any]) -> Any:
         cursor = self.driver
