@@ -40,6 +40,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "postgres": streams.on_postgres,
     "pipe": pipe.pipe,
     "serve": serve.serve,
+    "serve-postgres": serve.on_postgres,
     "import": logs.importing,
     "evaluate": logs.evaluating,
     "exact": exact.exact,

@@ -15,7 +15,7 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 from tests.benchmarks.measure import Figure, Setting, environment, rlrec
-from tests.benchmarks.shops import SOON, Lite, copied, ndjson, stocked
+from tests.benchmarks.shops import SOON, Lite, Postgres, Shop, copied, ndjson, postgres_server, stocked
 
 CLIENTS, PIPES, REQUESTS = 16, 8, 4_000  # requests: of all clients together
 START_S = 120.0
@@ -24,14 +24,23 @@ Talk = Callable[[bytes], bytes]
 
 def serve(setting: Setting) -> Iterator[Figure]:
     """Requests a second of 16 clients of one server, and of 8 pipes on one store; each waits for its answer."""
+    yield _against_pipes("serve", stocked(Lite(setting), setting), setting)
+
+
+def on_postgres(setting: Setting) -> Iterator[Figure]:
+    """The same on PostgreSQL, where pipes wait for each other only to change the belief."""
+    with postgres_server(setting) as url:
+        yield _against_pipes("PostgreSQL: serve", stocked(Postgres(url), setting), setting)
+
+
+def _against_pipes(name: str, base: Shop, setting: Setting) -> Figure:
     size = setting.size(REQUESTS)
-    base = stocked(Lite(setting), setting)
     with copied(base) as shop, server(shop.db) as address:
         served = rate([partial(http_client, address)] * CLIENTS, size // CLIENTS)
     with copied(base) as shop:
         piped = rate([partial(pipe_client, shop.db)] * PIPES, size // PIPES)
-    yield Figure(
-        name=f"serve, {CLIENTS} clients, against {PIPES} pipes", value=served, unit="/s", reference=piped, at_least=3.0
+    return Figure(
+        name=f"{name}, {CLIENTS} clients, against {PIPES} pipes", value=served, unit="/s", reference=piped, at_least=3.0
     )
 
 
