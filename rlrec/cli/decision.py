@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli.cells import cell, pairs
 from rlrec.cli.output import Show, View
 from rlrec.cli.session import brief, candidates_text, events_text
 from rlrec.cli.shared import CommandGroup, Store, examples, reading
-from rlrec.cli.tables import cell, pairs
 from rlrec.cli.values import DECISION
 from rlrec.errors import quantity
 

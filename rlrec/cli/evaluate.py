@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from rlrec.cli.cells import Figures, cell
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, conclude, examples, reading
-from rlrec.cli.tables import Figures, cell
 from rlrec.cli.values import NUMBER, Integer
 from rlrec.errors import quantity
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli.cells import cell
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
-from rlrec.cli.tables import cell
 from rlrec.cli.values import NAME
 from rlrec.errors import quantity
 

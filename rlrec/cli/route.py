@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from rlrec.cli.cells import cell
 from rlrec.cli.experiment import SHARE, parse_share
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
-from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name
 from rlrec.errors import CheckFailed, InputError, quantity

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli.cells import cell, pairs
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
-from rlrec.cli.tables import cell, pairs
 from rlrec.cli.values import KEY, NAME, NUMBER, Integer
 
 FLAT = (

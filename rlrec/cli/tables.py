@@ -1,33 +1,17 @@
-"""Tables that a person reads, and csv.
-
-In a pipe a table has everything, at its natural width. On a terminal no line is wider than that: columns are left out
-in the order that their view declares, long texts are elided, lines above and below a table are wrapped."""
+"""Tables that a person reads, and csv. In a pipe a table has everything, at its natural width."""
 
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
+from rlrec.cli.cells import FILLER, Column, cell
 from rlrec.cli.plain import dumps, mapping, single
 from rlrec.cli.text import printable
 from rlrec.cli.views import Screen, View
-
-GAP = "  "
-ELLIPSIS = "..."
-FILLER = "\0"  # no cell holds one, and len() counts it
-TEXT_WIDTH = 16  # to which the cells of a text are elided before a declared column is left out
-MIN_WIDTH = 6  # of an elided column
-TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{6}Z")
-COLOURS = {"ok": 32, "weak": 33, "warning": 33, "insufficient": 31, "error": 31}
-BOUNDED = ("value", "lower", "upper")  # columns that have the same decimals
-VERDICTS = ("verdict", "result", "severity")  # columns that are coloured
-COLOURED = re.compile(rf"(?:\d+ )?({'|'.join(COLOURS)})")
-BLOCKS, STEPS = " ▏▎▍▌▋▊▉█", "▁▂▃▄▅▆▇█"
 
 
 def _csv_cell(value: Any) -> Any:
@@ -62,183 +46,31 @@ def _row(record: Any, keys: Sequence[str]) -> list[Any]:
     return [values.get(key) for key in keys]
 
 
-# -- cells --
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        raise ValueError(f"cannot show {value}")
-    if value == int(value) and abs(value) < 1e15:
-        return str(int(value))
-    return f"{value:.1f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
-
-
-def cell(value: Any) -> str:
-    """A value as a person reads it in a table: text verbatim, but nothing that moves the cursor."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return str(int(value))
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, float):
-        return _number(value)
-    decoded = json.loads(dumps(value))
-    if isinstance(decoded, list) and not any(isinstance(item, dict | list) for item in decoded):
-        return ", ".join(map(cell, decoded))
-    return cell(decoded) if not isinstance(decoded, dict | list) else printable(dumps(decoded))
-
-
-def short_times(text: str) -> str:
-    """A text with its times to the second, as a terminal shows them."""
-    return TIME.sub(r"\1 \2", text)
-
-
-def decimals(values: Iterable[Any]) -> int | None:
-    """How many decimals a column of these values has, so that the largest shows four digits; None for whole numbers,
-    and for texts."""
-    numbers = [abs(value) for value in values if _numeric(value)]
-    if all(value == int(value) for value in numbers if math.isfinite(value)):
-        return None
-    return min(max(3 - math.floor(math.log10(max(numbers))), 0), 6)
-
-
-def fixed(value: float, places: int) -> str:
-    """A number with so many decimals; one that would show as 0 in few digits."""
-    text = f"{value:.{places}f}"
-    return text if value == 0 or float(text) else f"{value:.1g}"
-
-
-class Figures(str):
-    """Several numbers in a cell, which is never elided."""
-
-
-def interval(value: float | None, lower: float | None, upper: float | None, places: int | None) -> Figures:
-    """A value with its interval in one cell; places: decimals of all three."""
-    texts = ["-" if each is None else fixed(each, places or 0) for each in (value, lower, upper)]
-    return Figures(texts[0] if lower is None and upper is None else "{} [{}, {}]".format(*texts))
-
-
-def pairs(record: Mapping[str, Any]) -> str:
-    """A record in a cell, without the marks of JSON: hour=9 device=ios."""
-    return " ".join(f"{key}={_plain(value)}" for key, value in record.items())
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"({pairs(value)})"
-    return f"({', '.join(map(_plain, value))})" if isinstance(value, list) else cell(value)
-
-
-def bar(share: float, *, width: int = 10) -> str:
-    """A bar whose length is a share of `width`."""
-    eighths = round(8 * width * min(max(share, 0.0), 1.0))
-    return (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip()
-
-
-def sparkline(numbers: Sequence[float]) -> str:
-    """Columns as high as these numbers against the largest; nothing but a base line for zeros."""
-    top = max(numbers, default=0) or 1
-    return "".join(STEPS[math.ceil(7 * number / top)] for number in numbers)
-
-
-def text_width(text: str) -> int:
-    """How many columns of a terminal a text takes."""
-    if text.isascii():
-        return len(text)
-    from unicodedata import combining, east_asian_width
-
-    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def elide(text: str, width: int) -> str:
-    """`text` in at most `width` columns."""
-    if text_width(text) <= width:
-        return text
-    text = text[: 2 * width]  # a long one is cut at once
-    while text_width(text) > max(width - len(ELLIPSIS), 0):
-        text = text[:-1]
-    return (text + ELLIPSIS)[:width]
-
-
-# -- grids --
-
-
-def _numeric(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-class _Column:
-    """A column with its cells as text; numbers stand to the right."""
-
-    def __init__(self, header: str, values: Sequence[Any], screen: Screen, places: int | None) -> None:
-        self.header = header
-        self.numeric = any(map(_numeric, values)) and all(value is None or _numeric(value) for value in values)
-        texts = [value for value in values if isinstance(value, str)]
-        self.rigid = self.numeric or any(isinstance(text, Figures) or TIME.fullmatch(text) for text in texts)
-        self.cells = list(map(cell, values))
-        if screen.width is not None:
-            self.cells = list(map(short_times, self.cells))
-            if self.numeric and places is not None:
-                self.cells = ["-" if value is None else fixed(value, places) for value in values]
-        self.natural = self.width = max(map(text_width, [header, *self.cells]))
-
-    @property
-    def least(self) -> int:
-        return self.natural if self.rigid else min(self.natural, TEXT_WIDTH)
-
-    def drawn(self, text: str, screen: Screen) -> str:
-        """A cell as tabulate gets it: elided, coloured, and with a filler for each second column of a character."""
-        text = elide(text, self.width)
-        filler = FILLER * (text_width(text) - len(text))
-        word = COLOURED.match(text) if screen.colour and self.header in VERDICTS else None
-        return filler + text if word is None else f"{filler}\x1b[{COLOURS[word[1]]}m{text}\x1b[0m"
-
-
-def _fit(columns: Sequence[_Column], width: int, drop: Sequence[str]) -> list[_Column]:
-    """The columns that are shown in this width, texts among them narrower than they are."""
-    shown = list(columns)
-    undeclared = [column.header for column in reversed(columns[1:]) if column.header not in drop]
-    for header in [*drop, *undeclared]:
-        if sum(column.least for column in shown) + len(GAP) * (len(shown) - 1) <= width:
-            break
-        shown = [column for column in shown if column.header != header]
-    over = sum(column.width for column in shown) + len(GAP) * (len(shown) - 1) - width
-    while over > 0:
-        texts = [column for column in shown if not column.rigid] or shown
-        widest = max(texts, key=lambda column: column.width)
-        if widest.width <= MIN_WIDTH:
-            break
-        widest.width -= 1
-        over -= 1
-    return shown
-
-
 def _grid(view: View, screen: Screen) -> str:
     """Columns of verbatim cells."""
     body = [list(row) for row in view.rows]
     values = list(zip(*body, strict=True)) if body else [()] * len(view.headers)
     named = list(zip(view.headers, values, strict=True))
-    bounded = decimals(chain(*(column for header, column in named if header in BOUNDED))) if view.fixed else None
-    places = [bounded if header in BOUNDED else decimals(column) for header, column in named] if view.fixed else []
-    columns = [
-        _Column(*each, screen, digits) for each, digits in zip(named, places or [None] * len(named), strict=True)
-    ]
-    shown = columns if screen.width is None else _fit(columns, screen.width, view.drop)
-    text = _drawn(shown, screen)
+    if screen == Screen():
+        return _drawn([Column(*each) for each in named], padding=2)
+    from rlrec.cli import terminal
+
+    columns = terminal.columns_of(view, named, screen)
+    if screen.width is None:
+        return _drawn(columns, padding=2)
+    shown = terminal.fit(columns, screen.width, view.drop)
     hidden = [column.header for column in columns if column not in shown]
+    text = _drawn(shown, padding=0)  # of a header: a terminal has no room for it
     return text + (wrapped(f"not shown: {', '.join(hidden)} (--format csv has all)", screen) if hidden else "")
 
 
-def _drawn(columns: Sequence[_Column], screen: Screen) -> str:
+def _drawn(columns: Sequence[Column], *, padding: int) -> str:
     import tabulate
 
-    tabulate.MIN_PADDING = 2 if screen.width is None else 0  # of a header: a terminal has no room for it
+    tabulate.MIN_PADDING = padding
     text = tabulate.tabulate(
-        list(zip(*([column.drawn(text, screen) for text in column.cells] for column in columns), strict=True)),
-        headers=[column.drawn(column.header, screen) for column in columns],
+        list(zip(*([column.drawn(text) for text in column.cells] for column in columns), strict=True)),
+        headers=[column.drawn(column.header) for column in columns],
         colalign=["right" if column.numeric else "left" for column in columns],
         disable_numparse=True,
         preserve_whitespace=True,
@@ -250,13 +82,9 @@ def wrapped(line: str, screen: Screen) -> str:
     """A line above or below a table; on a terminal on several ones where it is too long."""
     if screen.width is None:
         return printable(line) + "\n"
-    text = short_times(printable(line))
-    if text_width(text) <= screen.width:
-        return text + "\n"
-    from textwrap import wrap
+    from rlrec.cli.terminal import fold
 
-    folded = wrap(text, screen.width, subsequent_indent=GAP, break_on_hyphens=False)
-    return "".join(elide(row, screen.width) + "\n" for row in folded)
+    return fold(line, screen.width)
 
 
 def view(view: View, screen: Screen) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from rlrec.cli.cells import cell
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import NOTHING_STORED, Store, by_name, conclude, examples, notice, stored, suggest_next
-from rlrec.cli.tables import cell
 from rlrec.cli.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
 from rlrec.errors import CheckFailed, InputError, quantity
 

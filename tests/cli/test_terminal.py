@@ -184,7 +184,8 @@ def test_a_pipe_has_no_colour_unless_forced(run: Run) -> None:
 
 
 def test_wide_characters_count_twice() -> None:
-    from rlrec.cli.tables import elide, text_width
+    from rlrec.cli.cells import text_width
+    from rlrec.cli.terminal import elide
 
     assert text_width("日本") == 4
     assert elide("日本日本日本", 8) == "日本..."
@@ -192,7 +193,8 @@ def test_wide_characters_count_twice() -> None:
 
 @pytest.mark.parametrize("width", [None, 80])
 def test_columns_stay_aligned_beside_wide_characters(width: int | None) -> None:
-    from rlrec.cli.tables import text_width, view
+    from rlrec.cli.cells import text_width
+    from rlrec.cli.tables import view
 
     text = view(View(["arm", "verdict"], [["日本", "ok"], ["1e5", "weak"]]), Screen(width, colour=True))
     ends = [text_width(ESCAPE.sub("", line).rpartition("  ")[0]) for line in text.splitlines()]
@@ -204,7 +206,7 @@ def test_columns_stay_aligned_beside_wide_characters(width: int | None) -> None:
     ("numbers", "line"), [([0, 0], "▁▁"), ([1, 2, 4], "▃▅█"), ([], "")]
 )  # fmt: skip
 def test_a_sparkline_is_relative_to_its_largest(numbers: list[Any], line: str) -> None:
-    from rlrec.cli.tables import sparkline
+    from rlrec.cli.terminal import sparkline
 
     assert sparkline(numbers) == line
 
