@@ -85,15 +85,24 @@ class Program(CommandGroup):
             return super().get_command(ctx, cmd_name)
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = cast(click.Command, getattr(import_module(module), attribute))
-        _add_globals(command, self.params)
         _name_variables(command, f"RLREC_{cmd_name}")
         if (config := ctx.ensure_object(Settings).config) is not None:
             ctx.default_map = {**(ctx.default_map or {}), cmd_name: config.of_command(command, cmd_name)}
         if COMPLETE in os.environ:
             from rlrec.cli.completion import attach
 
+            _add_globals(command, self.params)
             attach(command, cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, behind = super().resolve_command(ctx, args)
+        typed = {word.partition("=")[0] for word in behind if word[:1] == "-"}
+        if command is not None and not typed <= _options(command):
+            _add_globals(command, self.params)
+        return name, command, behind
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -138,6 +147,12 @@ class Program(CommandGroup):
 
             return report_failure(error, settings, args)
         return code
+
+
+def _options(command: click.Command) -> set[str]:
+    """The options of a command, or of all commands of a group."""
+    own = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    return own.union(*map(_options, getattr(command, "commands", {}).values()))
 
 
 def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -192,7 +191,9 @@ class Store:
                     raise self._truthful(error) from error.__cause__
             except engine.Retry as error:
                 reason = error
-                time.sleep(random.uniform(0, 0.02) * 2**attempt)
+                from random import uniform
+
+                time.sleep(uniform(0, 0.02) * 2**attempt)
                 attempt += 1
         failed = f"the store {self.where} failed: {str(reason)[:300]}"
         if reason.state == engine.UNIQUE:  # other writers would have been seen by now

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import sqlite3
 import time
@@ -169,7 +168,9 @@ def _switch_to_wal(engine: sa.Engine, *, where: str, wait_s: float) -> None:
             raise engines.translate(error, where=where) from error
         if time.monotonic() > deadline:
             raise engines.locked(where)
-        time.sleep(random.uniform(0.002, 0.02))
+        from random import uniform
+
+        time.sleep(uniform(0.002, 0.02))
 
 
 def _run_alembic(connection: sa.Connection, before: str | None, *, where: str) -> None:
