@@ -151,8 +151,8 @@ class Program(CommandGroup):
 
 def _options(command: click.Command) -> set[str]:
     """The options of a command, or of all commands of a group."""
-    own = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
-    return own.union(*map(_options, getattr(command, "commands", {}).values()))
+    options = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    return options.union(*map(_options, getattr(command, "commands", {}).values()))
 
 
 def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> None:

@@ -8,6 +8,7 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, examples, reading
+from rlrec.cli.terminal import short_times, sparkline
 from rlrec.errors import CheckFailed, quantity
 
 if TYPE_CHECKING:
