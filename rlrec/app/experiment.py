@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -319,10 +319,14 @@ def _shares(experiment: Experiment) -> dict[int, float]:
     return {variant.id: variant.weight / total for variant in experiment.variants}
 
 
-def show(store: Store, name: str, *, rewards: Sequence[str] = (), level: float = 0.95) -> VariantComparison:
+def show(
+    store: Store, name: str, *, rewards: Sequence[str] = (), level: float = 0.95, log: str | None = None
+) -> VariantComparison:
     """Outcomes per unit under these rewards (none: those that the variants learn), their differences, earnings per
-    decision under the first of them, and whether the split is as defined."""
+    decision under the first of them, and whether the split is as defined. log: a filter of the decisions; the split and
+    the holdout are checked on all."""
     from rlrec.app.evaluation import unit_outcomes
+    from rlrec.app.inputs import filters
     from rlrec.app.log import maturity
     from rlrec.ope import comparison, intervals, outcomes
     from rlrec.store import bulk
@@ -334,8 +338,12 @@ def show(store: Store, name: str, *, rewards: Sequence[str] = (), level: float =
         serving = _versions(unit, experiment)
         definitions = unit_outcomes.rewards_of(unit, rewards, experiment)
         if references := interleaved.rankers(experiment):
+            if log:
+                raise InputError("an interleaved experiment is compared on all of its log", hint="leave out --log")
             return _interleaved(unit, experiment, references, definitions[0], level=level)
         study = unit_outcomes.of_experiment(experiment, definitions)
+        if log:
+            study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
         collected = unit_outcomes.collect(unit, study, level=level)
         assigned = experiments.count_units(unit, experiment.id)
         uniform = holdout.compared(unit, experiment, definitions[0], level=level)

@@ -118,10 +118,13 @@ def create(store: Store, show: Show, **request: Any) -> None:
     help="Reward definition; may be repeated [default: what the variants learn].",
 )  # fmt: skip
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
+@click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all of the experiment].")
 @plot_option
 @reading
 @examples("rlrec experiment show ab", "rlrec experiment show ab --reward default")
-def show_(store: Store, show: Show, name: str, rewards: Sequence[str], level: float, plot: str | None) -> None:
+def show_(
+    store: Store, show: Show, name: str, rewards: Sequence[str], level: float, log: str | None, plot: str | None
+) -> None:
     """Show what became of each variant's units, the differences, and the check of the split.
 
     Outcomes per unit come first (see `rlrec outcomes`): a variant that brings people back causes decisions, so that a
@@ -132,10 +135,10 @@ def show_(store: Store, show: Show, name: str, rewards: Sequence[str], level: fl
 
     With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
     (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
-    trust estimates from this log."""
+    trust estimates from this log. --log narrows neither the holdout nor the check of the split."""
     from rlrec.app import experiment as use_case
 
-    result = use_case.show(store, name, rewards=rewards, level=level)
+    result = use_case.show(store, name, rewards=rewards, level=level, log=log)
     if plot is not None:
         from rlrec.report.figures import compared
 

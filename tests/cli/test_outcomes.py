@@ -136,3 +136,11 @@ def test_csv_has_a_line_for_each_outcome(ready_sqlite: Run) -> None:
 def test_ndjson_is_one_object(ready_sqlite: Run) -> None:
     shown = ready_sqlite("--now", LATER, "outcomes", "--format", "ndjson").stdout
     assert json.loads(shown)["unit"] == "user"
+
+
+def test_an_experiment_is_shown_on_a_part_of_its_log(ready_sqlite: Run) -> None:
+    narrowed = "since=2030-01-02"
+    shown = ready_sqlite("--now", LATER, "experiment", "show", "ab", "--log", narrowed, "--json").json
+    counted = ready_sqlite("--now", LATER, "outcomes", "--experiment", "ab", "--log", narrowed, "--json").json
+    assert shown["outcomes"] == counted["outcomes"]
+    assert shown["outcomes"] != ready_sqlite("--now", LATER, "experiment", "show", "ab", "--json").json["outcomes"]
