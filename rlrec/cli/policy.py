@@ -203,7 +203,8 @@ def show_(
 
     result = use_case.show(store, reference, context)
     if plot is not None:
-        from rlrec.report.figures import believed, learned
+        from rlrec.report.curves import learned
+        from rlrec.report.figures import believed
 
         training = result["training"]
         live = result["version"] == result["live"]

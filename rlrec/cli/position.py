@@ -95,7 +95,7 @@ def _show(show: Show, result: CurveAnswer, plot: str | None) -> None:
     from rlrec.app.positions import explained
 
     if plot is not None:
-        from rlrec.report.figures import examined
+        from rlrec.report.curves import examined
 
         save_plot(plot, examined([result]))
     title = [

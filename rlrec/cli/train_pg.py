@@ -128,7 +128,7 @@ def train_pg(
     if result["trained"]:
         conclude(show, _sentence(result))
         if plot is not None and training is not None:
-            from rlrec.report.figures import learned
+            from rlrec.report.curves import learned
 
             live = result["promoted"]
             save_plot(plot, learned(result["policy"], result["version"], training, live=live))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.errors import quantity
-from rlrec.report import figures, svg
+from rlrec.report import curves, figures, svg
 from rlrec.report.figures import Figure, present
 from rlrec.report.svg import escape, number
 
@@ -126,9 +126,9 @@ def _sections(answer: Result) -> Iterator[Section]:
     )  # fmt: skip
     yield Section(
         "positions", "Positions", "How likely each position is looked at.",
-        [figures.examined(answer.curves)] if answer.curves else [],
+        [curves.examined(answer.curves)] if answer.curves else [],
     )  # fmt: skip
-    trained = (figures.learned(each.policy, each.version, each.report, live=each.live) for each in answer.trained)
+    trained = (curves.learned(each.policy, each.version, each.report, live=each.live) for each in answer.trained)
     yield Section("training", "Training", "Learning curves of trained versions.", present(trained))
     yield Section("health", "Health", _health(answer), [], _findings(answer) + _traffic(answer))
 

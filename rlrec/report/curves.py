@@ -1,0 +1,70 @@
+"""Figures of curves: how likely positions are looked at, and how versions were trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlrec.errors import quantity
+from rlrec.report.figures import Figure
+from rlrec.report.svg import PlotPoint, Series, chart, interval
+
+if TYPE_CHECKING:
+    from rlrec.app.positions import CurveAnswer
+
+
+def examined(answers: Sequence[CurveAnswer]) -> Figure:
+    """How likely positions are looked at, by one, two or three curves."""
+    series = [
+        Series(
+            f"{answer['curve']}@{answer['number']}",
+            [
+                PlotPoint(row["position"], row["examination"], row["lower"], row["upper"], str(row["position"]))
+                for row in answer["positions"]
+            ],
+        )
+        for answer in answers
+    ]
+    lowest = answers[0]["positions"][-1]
+    times = interval(lowest["examination"], lowest["lower"], lowest["upper"])
+    headers = ["position", "examination", "lower", "upper", "rewards", "slots"]
+    return Figure(
+        title=f"Position {lowest['position']} is looked at {times} times as often as position 1 ({series[0].name})",
+        drawing=chart(series, x_name="position from the top", y_name="examination, against position 1", level=1.0),
+        description="A line with its interval of 95 % for each curve.",
+        headers=["curve", *headers],
+        rows=[
+            [each.name, *(row[header] for header in headers)]
+            for each, answer in zip(series, answers, strict=True)
+            for row in answer["positions"]
+        ],
+    )
+
+
+def learned(policy: str, version: int, training: Mapping[str, Any], *, live: bool) -> Figure | None:
+    """The learning curve of a version; None where no epoch was stored."""
+    curve, best, gate = training["curve"], training["best"], training["gate"]
+    if not curve:
+        return None
+    points = [PlotPoint(row["epoch"], row["gain"], row["lower"], row["upper"], str(row["epoch"])) for row in curve]
+    marked = next((count for count, row in enumerate(curve) if row["epoch"] == best), None)
+    headers = ["epoch", "gain", "lower", "upper", "ess", "entropy", "kl"]
+    return Figure(
+        title=f"{policy}@{version}: {_passed(gate)}; {'live' if live else 'not live'}",
+        drawing=chart(
+            [Series("gain", points, marked)], x_name="epoch; the ring: the one that was taken",
+            y_name="gain over the start, per visit or slot (tuning visits)", level=0.0,
+        ),
+        description=f"A line over {quantity(len(points), 'epoch')} with its interval of 95 %, "
+        "on visits that did not teach.",
+        headers=["epoch", "gain", "lower", "upper", "effective sample size", "entropy", "KL"],
+        rows=[[row.get(header) for header in headers] for row in curve],
+    )  # fmt: skip
+
+
+def _passed(gate: Mapping[str, Any]) -> str:
+    if gate["candidate"] is None:
+        return "the gate was not used"
+    gain = interval(gate["estimate"], gate["lower"], gate["upper"])
+    unit = "visit" if gate.get("visits") is None else "slot"
+    return f"{'' if gate['passed'] else 'not '}surely better, gain {gain} per {unit} over version {gate['against']}"
