@@ -168,7 +168,7 @@ def training(db: str, *words: str) -> Iterator[subprocess.Popen[str]]:
     assert process.stderr is not None
     try:
         for line in process.stderr:
-            if line.startswith("epoch 3 "):
+            if line.startswith("epoch 10 "):
                 break
         yield process
     finally:
