@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import reduce
+from math import sqrt
 from operator import add
 from typing import Any
 
@@ -28,8 +29,7 @@ from rlrec.records import add_each
 ESTIMATOR = "wdr"
 VISITS = 500  # visits of a batch of those that are held out
 CELLS = 1 << 19  # scores that are worked out at a time: what follows from them stays near the processor
-MARGIN = 1.3  # between the ESS that is wanted here and the least that a gate judges by: splits differ by chance,
-SLOT_MARGIN = 1.0  # or this where the ESS is that of whole distributions, whatever was shown
+CHANCE = 5.0  # of the square root of an ESS is wanted above the least that a gate judges by: splits differ by chance
 ByStratum = Mapping[Stratum, SessionPartial]
 FEW = 50  # replicates of an interval that nobody looks at
 
@@ -73,8 +73,8 @@ class HoldoutValue:
             clusters, self._slots = map(np.concatenate, zip(*columns, strict=True))
             self._cluster = np.unique(clusters, return_inverse=True)[1]
         visits = float(sum(partial.end.rows for partial in self._of_reference.values()))
-        margin = MARGIN if by_position is None else SLOT_MARGIN
-        self.wanted_ess = margin * max(LEAST_ESS * visits / (gate or visits), SUPPORTED * visits)
+        least = max(LEAST_ESS * visits / (gate or visits), SUPPORTED * visits)
+        self.wanted_ess = least + CHANCE * sqrt(least)
         self.reference_ess = self._estimate(self._of_reference).ess or 0.0
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
