@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlrec.cli.plain import dumps
 from rlrec.cli.text import printable
 
-GAP = "  "  # between columns
+FILLER = "\0"  # no cell holds one, and len() counts it
 
 
 def is_number(value: Any) -> bool:
@@ -81,11 +81,6 @@ class Column:
         """How wide its widest text is."""
         return max(map(text_width, [self.header, *self.cells]))
 
-    def drawn(self, width: int) -> Iterator[str]:
-        """Header and cells in this width."""
-        for text in self._texts(width):
-            blank = " " * (width - text_width(text))
-            yield blank + text if self.numeric else text + blank
-
-    def _texts(self, width: int) -> list[str]:
-        return [self.header, *self.cells]
+    def drawn(self, text: str) -> str:
+        """A text of it as tabulate gets it: with a filler for each second column of a character."""
+        return FILLER * (text_width(text) - len(text)) + text

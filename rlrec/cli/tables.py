@@ -8,7 +8,7 @@ from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
-from rlrec.cli.cells import GAP, Column, cell, text_width
+from rlrec.cli.cells import FILLER, Column, cell
 from rlrec.cli.plain import dumps, mapping, single
 from rlrec.cli.text import printable
 from rlrec.cli.views import Screen, View
@@ -51,31 +51,31 @@ def _grid(view: View, screen: Screen) -> str:
     body = [list(row) for row in view.rows]
     values = list(zip(*body, strict=True)) if body else [()] * len(view.headers)
     named = list(zip(view.headers, values, strict=True))
-    if screen.width is None and not screen.colour:
-        plain = [Column(*each) for each in named]
-        return _drawn(plain, _natural(plain))
+    if screen == Screen():
+        return _drawn([Column(*each) for each in named], padding=2)
     from rlrec.cli import terminal
 
     columns = terminal.columns_of(view, named, screen)
     if screen.width is None:
-        return _drawn(columns, _natural(columns))
+        return _drawn(columns, padding=2)
     shown = terminal.fit(columns, screen.width, view.drop)
     hidden = [column.header for column in columns if column not in shown]
-    text = _drawn(shown, [column.width for column in shown])
+    text = _drawn(shown, padding=0)  # of a header: a terminal has no room for it
     return text + (wrapped(f"not shown: {', '.join(hidden)} (--format csv has all)", screen) if hidden else "")
 
 
-def _natural(columns: Sequence[Column]) -> list[int]:
-    """The widths of columns in a pipe."""
-    return [max(text_width(column.header) + len(GAP), column.natural) for column in columns]
+def _drawn(columns: Sequence[Column], *, padding: int) -> str:
+    import tabulate
 
-
-def _drawn(columns: Sequence[Column], widths: Sequence[int]) -> str:
-    """Header, rule and rows."""
-    drawn = [column.drawn(width) for column, width in zip(columns, widths, strict=True)]
-    lines = [GAP.join(texts).rstrip() for texts in zip(*drawn, strict=True)]
-    lines.insert(1, GAP.join("-" * width for width in widths))
-    return "".join(f"{line}\n" for line in lines)
+    tabulate.MIN_PADDING = padding
+    text = tabulate.tabulate(
+        list(zip(*([column.drawn(text) for text in column.cells] for column in columns), strict=True)),
+        headers=[column.drawn(column.header) for column in columns],
+        colalign=["right" if column.numeric else "left" for column in columns],
+        disable_numparse=True,
+        preserve_whitespace=True,
+    )
+    return text.replace(FILLER, "") + "\n"
 
 
 def wrapped(line: str, screen: Screen) -> str:

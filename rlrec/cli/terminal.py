@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
-from rlrec.cli.cells import GAP, Column, Figures, is_number, text_width
+from rlrec.cli.cells import FILLER, Column, Figures, is_number, text_width
 from rlrec.cli.text import printable
 from rlrec.cli.views import Screen, View
 
+GAP = "  "
 ELLIPSIS = "..."
 TEXT_WIDTH = 16  # to which the cells of a text are elided before a declared column is left out
 MIN_WIDTH = 6  # of an elided column
@@ -94,14 +95,12 @@ class TerminalColumn(Column):
         """The width that it needs."""
         return self.natural if self.rigid else min(self.natural, TEXT_WIDTH)
 
-    def drawn(self, width: int) -> Iterator[str]:
-        """Header and cells in this width, verdicts coloured."""
-        for text in super().drawn(width):
-            word, bare = COLOURED.match(text) if self.coloured else None, text.rstrip()
-            yield text if word is None else f"\x1b[{COLOURS[word[1]]}m{bare}\x1b[0m{text[len(bare) :]}"
-
-    def _texts(self, width: int) -> list[str]:
-        return [elide(text, width) for text in super()._texts(width)]
+    def drawn(self, text: str) -> str:
+        """A text of it elided, and coloured."""
+        text = elide(text, self.width)
+        word = COLOURED.match(text) if self.coloured else None
+        filler = FILLER * (text_width(text) - len(text))
+        return filler + text if word is None else f"{filler}\x1b[{COLOURS[word[1]]}m{text}\x1b[0m"
 
 
 def columns_of(view: View, named: Sequence[tuple[str, Sequence[Any]]], screen: Screen) -> list[TerminalColumn]:
