@@ -10,7 +10,7 @@ from rlrec.app.evaluation.candidates import Inclusion
 from rlrec.app.evaluation.estimates import EstimateRow
 from rlrec.app.evaluation.passes import HERE, Workers
 from rlrec.app.evaluation.request import EmptyLog, Request
-from rlrec.app.imports import parquet_files
+from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters
 from rlrec.app.log import maturity
 from rlrec.ope import EstimatorChoice, diagnostics
@@ -24,7 +24,7 @@ def evaluate(store: Store, request: Request, workers: Workers = HERE) -> list[Es
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
     estimators = estimates.estimators(request)
-    with parquet_files.opened(store, request.log) as (log_store, log):
+    with log_stores.opened(store, request.log) as (log_store, log):
         return _evaluate(log_store, replace(request, log=log), estimators, workers)
 
 

@@ -16,7 +16,7 @@ from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import LoggedBatch
 from rlrec.app.evaluation.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
-from rlrec.app.imports import parquet_files
+from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_starts, take
 from rlrec.errors import InputError
@@ -121,7 +121,7 @@ def exposure(store: Store, request: Request) -> Result:
     if request.by not in (None, "day"):
         raise InputError(f"exposure has no groups by {request.by!r}", hint="--by day, or none")
     with (
-        parquet_files.opened(store, request.log) as (log_store, log),
+        log_stores.opened(store, request.log) as (log_store, log),
         log_store.read() as unit,
         bulk.alongside(unit),
     ):

@@ -16,7 +16,7 @@ from rlrec.app.evaluation.log_rows import FITTED, ImpressionRows
 from rlrec.app.evaluation.logger_marginals import COLUMN
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
-from rlrec.app.imports import parquet_files
+from rlrec.app.imports import log_stores
 from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.arrays import finite_or_none, run_starts
 from rlrec.errors import CheckFailed, InputError, quantity
@@ -79,7 +79,7 @@ def fit(store: Store, request: Request) -> CurveAnswer:
     if request.positions is not None and request.positions < 2:
         raise InputError(f"--positions is {request.positions}", hint="a curve compares two positions or more")
     with (
-        parquet_files.opened(store, request.log) as (log_store, log),
+        log_stores.opened(store, request.log) as (log_store, log),
         log_store.read() as unit,
         bulk.alongside(unit),
     ):

@@ -20,7 +20,7 @@ from rlrec.app.evaluation.paired_gate import (
     visits_refusal,
     visits_report,
 )  # fmt: skip
-from rlrec.app.imports import parquet_files
+from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.log import ended_visits, lineage, maturity
 from rlrec.app.log.ended_visits import Cutoff
@@ -117,7 +117,7 @@ def train(store: Store, request: Request, *, progress: Callable[[str], None] = l
         parent = _parent(unit, request)
     seed = int.from_bytes(os.urandom(8)) >> 1 if request.seed is None else request.seed
     of_run = NoLease() if request.dry_run else TrainingLease(store, parent.policy)
-    with of_run as lease, parquet_files.opened(store, request.log) as (log_store, log), closing(Dataset()) as dataset:
+    with of_run as lease, log_stores.opened(store, request.log) as (log_store, log), closing(Dataset()) as dataset:
         return _TrainingRun(store, request, parent, seed, lease, dataset, progress, log_store, log).run()
 
 

@@ -44,6 +44,7 @@ class EvaluateOptions(TypedDict, total=False):
     greedy: bool
     reward_model: str | None
     reward_model_by: str | None
+    reward_model_hash: int
     position: str | None
     seed: int
     target_samples: int

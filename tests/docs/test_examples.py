@@ -22,7 +22,17 @@ EXAMPLES = re.compile(r"^ *Examples?:\n((?: +\S.*\n?)+)", re.MULTILINE)
 ELSEWHERE = {
     "rlrec demo",  # a minute of its own
     "rlrec serve --listen 127.0.0.1:8080", "rlrec serve --listen unix:rlrec.sock",  # until a signal: cli/test_serve.py
+    "rlrec db roles > roles.sql && psql shop -f roles.sql",  # needs a client of PostgreSQL: cli/test_db_roles.py
 }  # fmt: skip
+
+FILES = {  # that examples name
+    "map.json": '{"arm": "item", "at": "at", "reward": "clicked"}',
+    "log.csv": "item,at,clicked\ntea,2026-01-01T09:00:00Z,1\ncoffee,2026-01-01T09:00:07Z,0\n",
+    "clicks.csv": "item,at,clicked\ntea,2026-01-01T09:00:00Z,1\ncoffee,2026-01-01T09:00:07Z,0\n",
+    "2026-08-25_00.json": '{"_label_cost": -1, "_label_probability": 1.0, "_label_Action": 1, "_labelIndex": 0, '
+    '"Timestamp": "2026-01-01T09:00:00Z", "Version": "1", "EventId": "e1", "a": [1], "p": [1.0], '
+    '"c": {"_multi": [{"i": {"id": "soup"}}]}}\n',
+}
 
 
 def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
@@ -103,8 +113,16 @@ def test_every_command_has_an_example_that_uses_it() -> None:
 def test_an_example_runs(prepared: Path, tmp_path: Path, line: str) -> None:
     shutil.copy(prepared, tmp_path)
     (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
     done = subprocess.run(["bash", "-c", RLREC + line], cwd=tmp_path, capture_output=True, text=True, check=False,
                           stdin=subprocess.DEVNULL, timeout=120)  # fmt: skip
     assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
-    written = {path.name for path in tmp_path.iterdir()} - {"rlrec.db", "rlrec.db-wal", "rlrec.db-shm", "sample_data"}
+    written = {path.name for path in tmp_path.iterdir()} - {
+        "rlrec.db",
+        "rlrec.db-wal",
+        "rlrec.db-shm",
+        "sample_data",
+        *FILES,
+    }
     assert done.stdout or written

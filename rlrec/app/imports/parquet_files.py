@@ -29,7 +29,6 @@ from rlrec.store import tables as t
 from rlrec.store.contents import digest
 from rlrec.times import written
 
-PREFIX = "parquet:"  # begins a --log that is a folder
 MANIFEST = "manifest.json"
 FORMAT = 1
 GROUP = 5_000  # decisions that are read at a time
@@ -351,13 +350,8 @@ def _table(pa: Any, folder: str, path: str, columns: Sequence[str]) -> Any:
 
 
 @contextmanager
-def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
-    """The store to read a log from, and the filter of it: a private one, where the log is `parquet:DIR`, or
-    `parquet:DIR,FILTER`, with the policies and definitions of this store."""
-    if log is None or not log.startswith(PREFIX):
-        yield store, log
-        return
-    folder, _, selected = log.removeprefix(PREFIX).partition(",")
+def opened(store: Store, folder: str) -> Iterator[Store]:
+    """A private store with the log of a folder, and with the policies and definitions of this store."""
     pa, manifest = load_pyarrow(), Manifest.read(folder)
     if manifest is None:
         raise InputError(f"{folder} holds no log", hint=f"`rlrec export-log {folder} --layout parquet` writes one")
@@ -371,7 +365,7 @@ def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
             now = unit.now
         with closing(Store(path, now=now, notice=store.notice)) as log_store:
             log_store.progress = store.progress
-            yield log_store, selected or None
+            yield log_store
 
 
 def _load(pa: Any, folder: str, manifest: Manifest, private: log_tables.PrivateStore, progress: Any) -> None:
