@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -561,7 +562,7 @@ def test_52_an_answer_has_what_a_log_elsewhere_needs(shop: Run) -> None:
 def test_53_a_check_is_an_exit_code(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
     assert shop("doctor").exit_code == 0
     assert shop("--now", "2026-01-02", "status").exit_code == 0
-    with sqlite3.connect(sqlite_db) as connection:
+    with closing(sqlite3.connect(sqlite_db)) as connection, connection:
         connection.execute("UPDATE slot SET propensity = 0.9 WHERE decision_id = 1")
     assert (shop("doctor").exit_code, shop("status").exit_code) == (3, 3)
     assert shop("init", "--check").exit_code == 0

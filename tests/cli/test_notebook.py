@@ -83,7 +83,6 @@ def test_what_is_recorded_is_stored_once(notebook: Recommender) -> None:
         ({"session": "s", "k": "2"}, "k", "expected a whole number"),
         ({"session": "s", "context": {"x": float("nan")}}, None, "not JSON compliant"),
         ({"session": "s", "context": {"x": {1, 2}}}, None, "cannot show a set"),
-        ({"session": "s", "context": DEEP}, None, "recursion depth"),
         ({"session": "s", "seed": -1}, "seed", "seed is -1"),
         ({"session": "s", "seed": 1.5}, "seed", "seed is 1.5"),
         ({"session": "s", "policy": "hom"}, "policy", "unknown policy 'hom'"),
@@ -94,6 +93,11 @@ def test_input_is_checked_as_lines_are(notebook: Recommender, keys: dict[str, An
     with pytest.raises(InputError, match=words) as refused:
         notebook.recommend(**({"policy": "home"} | keys))
     assert refused.value.field == field
+
+
+def test_a_context_nested_too_deep_is_refused(notebook: Recommender) -> None:
+    with pytest.raises(InputError, match="recursion depth|nested more than 64 deep"):  # as deep as the interpreter gets
+        notebook.recommend(policy="home", session="s", context=DEEP)
 
 
 def test_estimates_read_as_the_table_of_the_command(notebook: Recommender, shop: Run) -> None:
