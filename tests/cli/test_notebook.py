@@ -96,7 +96,9 @@ def test_input_is_checked_as_lines_are(notebook: Recommender, keys: dict[str, An
 
 
 def test_a_context_nested_too_deep_is_refused(notebook: Recommender) -> None:
-    with pytest.raises(InputError, match="recursion depth|nested more than 64 deep"):  # as deep as the interpreter gets
+    with pytest.raises(
+        InputError, match=r"recursion depth|nested more than 64 deep"
+    ):  # as deep as the interpreter gets
         notebook.recommend(policy="home", session="s", context=DEEP)
 
 
