@@ -57,11 +57,16 @@ class _Command(click.Command):
                 formatter.write_dl(described)
 
 
+def _joined(_ctx: click.Context, _param: click.Parameter, lists: tuple[str, ...]) -> str | None:
+    """All the lists as one list; None where there is none."""
+    return ",".join(lists) or None
+
+
 @click.command(cls=_Command)
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option(
-    "--estimator", "estimators", metavar="LIST",
-    help="Names from the list below, or the groups impression, session, slate (what needs no curve), all (slate only "
+    "--estimator", "estimators", multiple=True, metavar="LIST", callback=_joined,
+    help="Names from the list below, repeatable, or the groups impression, session, slate (what needs no curve), all (slate only "
     "where pages are complete and longer than one slot) [default: ips,snips,dr; with --by arm: snips].",
 )  # fmt: skip
 @click.option(

@@ -55,6 +55,13 @@ def test_sessions_and_impressions_stand_in_the_order_asked(log: Any, run_sqlite:
     assert list(said.json[0]) == list(said.json[1])
 
 
+@pytest.mark.slow
+def test_repeated_lists_of_estimators_are_one(log: Any, run_sqlite: Run) -> None:
+    repeated = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "dr", "--estimator", "ips,snips", "--json")
+    assert repeated.json == run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "dr,ips,snips", "--json").json
+    assert {row["estimator"] for row in repeated.json} == {"dr", "ips", "snips"}
+
+
 def test_a_table_tells_from_which_step_on_a_log_is_no_support(sqlite_db: str, run_sqlite: Run) -> None:
     logs.catalogue(sqlite_db, 40)
     logs.create(sqlite_db, "log", "uniform")
