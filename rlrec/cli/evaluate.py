@@ -66,8 +66,8 @@ def _joined(_ctx: click.Context, _param: click.Parameter, lists: tuple[str, ...]
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option(
     "--estimator", "estimators", multiple=True, metavar="LIST", callback=_joined,
-    help="Names from the list below, repeatable, or the groups impression, session, slate (what needs no curve), all (slate only "
-    "where pages are complete and longer than one slot) [default: ips,snips,dr; with --by arm: snips].",
+    help="Names from the list below, or the groups impression, session, slate (what needs no curve), all (slate only "
+    "where pages are complete and longer than one slot); repeatable [default: ips,snips,dr; with --by arm: snips].",
 )  # fmt: skip
 @click.option(
     "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
