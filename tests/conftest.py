@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 import signal
 import sqlite3
 import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from click.testing import CliRunner
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the program does, before numpy is imported
 
 from rlrec.app.init import init
+from rlrec.app.inputs import seeds
 from rlrec.store import Store
 
 
@@ -51,6 +53,36 @@ class Said:
 
 
 Run = Callable[..., Said]
+
+
+_draws = seeds.source = random.Random()
+"""Every seed and salt that a test leaves to chance, in this process."""
+
+
+@contextmanager
+def draws_of(name: str) -> Iterator[None]:
+    """Inside, what is left to chance follows from the name alone; afterwards it goes on as before."""
+    before = _draws.getstate()
+    _draws.seed(name)
+    try:
+        yield
+    finally:
+        _draws.setstate(before)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test draws the same in every run, whatever ran before."""
+    _draws.seed(item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Iterator[None]:
+    """So does what tests share, whichever of them comes first."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with draws_of(f"{fixturedef.baseid}::{fixturedef.argname}[{getattr(request, 'param_index', 0)}]"):
+        return (yield)
 
 
 def _made(db: str) -> None:
@@ -159,7 +191,8 @@ def filled(db: str, fill: Callable[..., object], *words: object) -> Run:
     if copied and key in _filled:
         Path(db).write_bytes(_filled[key])
     else:
-        fill(db, *words)
+        with draws_of(f"{fill.__module__}.{fill.__qualname__}{words}"):
+            fill(db, *words)
     if copied:
         _filled[key] = Path(db).read_bytes()
     return runner(db)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 
+from rlrec.app.inputs import seeds
 from rlrec.errors import Conflict
 from rlrec.records import Reward
 from rlrec.store import Store, Unit, policies, schema, settings
@@ -34,7 +34,7 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
     def work(unit: Unit) -> None:
         if not settings.exist(unit):
             timeout = TIMEOUT_US if session_timeout_us is None else session_timeout_us
-            settings.create(unit, session_timeout_us=timeout, salt=settings.BY_KEY + secrets.token_hex(16))
+            settings.create(unit, session_timeout_us=timeout, salt=settings.BY_KEY + seeds.source.randbytes(16).hex())
             policies.add_reward(unit, DEFAULT_REWARD)
             settings.add_run(unit, "init", {"revision": revision, "session_timeout_us": timeout})
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -11,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from rlrec.app.feedback import FeedbackGroup, FeedbackTransaction, Line
+from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.app.learning.slot_keys import ServedSlate
 from rlrec.app.serving import assignment, decision_json, planned_requests
@@ -76,7 +76,7 @@ def recommend_group(
     All draws of the group come from the beliefs before it. requests: anything with the fields of Request. seed: 64
     bits; None: random ones. cache: what earlier groups of the process have read. also: feedback that is stored once the
     decisions are, in the same transaction."""
-    seed = int.from_bytes(os.urandom(8)) if seed is None else seed
+    seed = seed_or_random(seed)
     cache = ServingCache() if cache is None else cache
     work = partial(_recommend_group, store, requests, seed=seed, dry_run=dry_run, cache=cache, also=also)
     return store.until_reached(work)

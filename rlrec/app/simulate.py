@@ -14,6 +14,7 @@ from rlrec.app.audiences import environments
 from rlrec.app.audiences.environments import Crowd, DailyCrowd, VisitFigures
 from rlrec.app.feedback import Line
 from rlrec.app.inputs import canonical, lookup
+from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.pipe import Pipe
 from rlrec.app.recommend import Answer
 from rlrec.app.serving import requests
@@ -64,7 +65,7 @@ def simulate(store: Store, request: Request) -> Result:
     window of the reward, so that every decision is mature by `ended_at`."""
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
-    seed = environments.seed_or_random(request.seed)
+    seed = seed_or_random(request.seed)
     with store.read() as unit:
         versions, experiment = _serving(unit, request)
         first, newest = decisions.peek(unit), decisions.newest(unit)

@@ -9,6 +9,7 @@ from typing import TypedDict
 from rlrec import policy as kinds
 from rlrec.app.audiences import environments, in_memory
 from rlrec.app.inputs import lookup, parameters
+from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.arrays import Array, plain_number
 from rlrec.errors import InputError
 from rlrec.policy.base import Policy
@@ -51,7 +52,7 @@ def study(store: Store, request: Request) -> Result:
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     policy, name = _policy(store, request, audience, names)
-    seed = environments.seed_or_random(request.seed)
+    seed = seed_or_random(request.seed)
     if isinstance(audience, Visitors):
         totals = in_memory.visit(
             policy, audience, runs=request.runs, visits=request.sessions, seed=seed, names=names, size=request.size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from rlrec.app.evaluation.paired_gate import (
 )  # fmt: skip
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup, parameters
+from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.log import ended_visits, lineage, maturity
 from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
@@ -115,7 +115,7 @@ def train(store: Store, request: Request, *, progress: Callable[[str], None] = l
     check(request)
     with store.read() as unit:
         parent = _parent(unit, request)
-    seed = int.from_bytes(os.urandom(8)) >> 1 if request.seed is None else request.seed
+    seed = seed_or_random(request.seed, bits=63)
     of_run = NoLease() if request.dry_run else TrainingLease(store, parent.policy)
     with of_run as lease, log_stores.opened(store, request.log) as (log_store, log), closing(Dataset()) as dataset:
         return _TrainingRun(store, request, parent, seed, lease, dataset, progress, log_store, log).run()

@@ -85,11 +85,6 @@ def visit_figures(
     }  # fmt: skip
 
 
-def seed_or_random(seed: int | None) -> int:
-    """The seed, or 64 random bits."""
-    return int.from_bytes(os.urandom(8)) if seed is None else seed
-
-
 def _parse(word: str, text: str, default: Any) -> Any:
     """A value of the type that the default has."""
     if word == "rates":

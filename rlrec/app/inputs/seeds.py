@@ -1,0 +1,13 @@
+"""Seeds of commands: the user's, or random bits of the operating system."""
+
+from __future__ import annotations
+
+from random import Random, SystemRandom
+
+source: Random = SystemRandom()
+"""Origin of every bit that nobody chose; whoever sets a seeded one instead makes all draws repeatable."""
+
+
+def seed_or_random(seed: int | None, *, bits: int = 64) -> int:
+    """The seed, or random bits."""
+    return source.getrandbits(bits) if seed is None else seed
