@@ -144,7 +144,8 @@ def _start_worker(unit: Unit) -> ArrowWorker | None:
 def _of_sqlite(unit: Unit) -> dict[str, Any]:
     path = next(row[2] for row in unit.ask("PRAGMA database_list") if row[1] == "main")
     options = {"adbc.sqlite.query.batch_rows": "65536"}
-    return {"driver": "adbc_driver_sqlite", "uri": f"file:{quote(path)}?mode=ro", "options": options}
+    immutable = "&immutable=1" if "unchanged" in unit.connection.info else ""
+    return {"driver": "adbc_driver_sqlite", "uri": f"file:{quote(path)}?mode=ro{immutable}", "options": options}
 
 
 def _of_postgres(unit: Unit) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ BATCH = 20_000  # rows in a transaction
 TABLES = [table for table in t.metadata.sorted_tables if table is not t.lease]  # a lease is of a process, not of a log
 OF_EMPTY = ("settings", "reward", "run")  # tables in which `init` stores something
 PAGES = 10_000  # of SQLite, that a backup takes at once
+DRAFT = ".unfinished-"  # of the name of a backup, until it is complete
 
 
 def fingerprint(unit: Unit) -> str:
@@ -159,13 +162,16 @@ def _set_sequence(unit: Unit, table: str) -> None:
 def backup(store: Store, path: str) -> int:
     """Write a snapshot of an SQLite store to a file that is not there yet: its size. It gets its name once it is
     complete and on the disk. Raises InputError where the file exists, RlrecError where it cannot be written."""
-    draft = os.path.join(os.path.dirname(os.path.abspath(path)), f".rlrec-{os.urandom(8).hex()}")
+    _clear_drafts(path)
+    draft = f"{path}{DRAFT}{os.urandom(4).hex()}"
     try:
         create(draft, like=store.where)
-        with closing(sqlite3.connect(draft, isolation_level=None)) as target, store.read() as unit:
-            _write_snapshot(unit, target, path)
-        size = os.stat(draft).st_size
-        _name(draft, path)
+        with open(draft, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with closing(sqlite3.connect(draft, isolation_level=None)) as target, store.read() as unit:
+                _write_snapshot(unit, target, path)
+            size = os.stat(draft).st_size
+            _name(draft, path)
         return size
     except FileExistsError:
         raise InputError(f"{path} exists already", hint="name a file that is not there") from None
@@ -176,11 +182,20 @@ def backup(store: Store, path: str) -> int:
             os.unlink(draft)
 
 
+def _clear_drafts(path: str) -> None:
+    """Delete what backups to the same file left that were killed. Who still writes a draft holds its lock."""
+    for draft in glob.glob(f"{glob.escape(path)}{DRAFT}{'[0-9a-f]' * 8}"):
+        with suppress(OSError), open(draft, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(draft)
+
+
 def _write_snapshot(unit: Unit, target: sqlite3.Connection, path: str) -> None:
     source = unit.connection.connection.driver_connection
     assert source is not None
     try:
         target.execute("PRAGMA synchronous = FULL")
+        target.execute("PRAGMA journal_mode = OFF")  # no file beside a draft that may be killed
         source.backup(target, pages=PAGES)
     except sqlite3.Error as error:  # of the target: a snapshot can be read
         raise _unwritable(path, error) from error

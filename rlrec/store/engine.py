@@ -180,9 +180,8 @@ def lock_timeout_s(waits: Waits) -> float:
 
 
 def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
-    mode = "rwc" if create else "rw"
-
     def open_file() -> sqlite3.Connection:
+        mode = "ro&immutable=1" if is_frozen(path) else "rwc" if create else "rw"
         name = f"file:{quote(os.path.abspath(path))}?mode={mode}"
         # The pool hands a connection to one thread at a time.
         connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=timeout_s, check_same_thread=False)
@@ -194,11 +193,16 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
             raise
         return connection
 
-    engine = sa.create_engine("sqlite+pysqlite://", creator=open_file, poolclass=sa.pool.QueuePool, pool_size=2)
+    pool: dict[str, Any] = {"poolclass": sa.QueuePool, "pool_size": 2}
+    if is_frozen(path):  # what a connection has read of it may be old
+        pool = {"poolclass": sa.NullPool}
+    engine = sa.create_engine("sqlite+pysqlite://", creator=open_file, **pool)
 
     @event.listens_for(engine, "connect")
     def remember(connection: sqlite3.Connection, record: sa.pool.ConnectionPoolEntry) -> None:
         record.info["file"] = _file(path)
+        if is_frozen(path):
+            record.info["unchanged"] = _state(path)
 
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
@@ -206,6 +210,21 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
         connection.connection.cursor().execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def is_frozen(path: str) -> bool:
+    """Whether this is a file that SQLite can only read, without its locks: it lies in a folder in which nothing can be
+    made, and no log lies beside it, as of somebody who writes."""
+    folder = os.path.dirname(os.path.abspath(path))
+    return os.path.isfile(path) and not os.access(folder, os.W_OK) and not _state(path)[1]
+
+
+def _state(path: str) -> tuple[int, int, int]:
+    """Size and time of a file, and the bytes of its log: another one after whatever anybody writes."""
+    with suppress(OSError):
+        status, log = os.stat(path), path + "-wal"
+        return status.st_mtime_ns, os.path.getsize(log) if os.path.exists(log) else 0, status.st_size
+    return 0, 0, 0
 
 
 def _file(path: str) -> tuple[int, int] | None:
@@ -238,6 +257,8 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
                 if write and not postgres and connection.info["file"] != _file(where):
                     message = f"the store {where} was deleted or replaced while it was open"
                     raise RlrecError(message, hint="nothing more was stored")
+                if connection.info.get("unchanged") not in (None, _state(where)):
+                    raise StoreBusy(f"the store {where} was written while it was read", hint="repeat the command")
                 committing = write
             if connection.info["flush"]:
                 flush(connection)
@@ -305,6 +326,9 @@ def _sqlite_error(error: BaseException | None, *, where: str) -> Exception:
     message = str(error)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return locked(where)
+    if name in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY") and _state(where)[1]:
+        hint = f"copy it together with {where}-wal to a folder of yours, and read that"
+        return RlrecError(f"the store {where} was not closed, and its folder cannot be written", hint=hint)
     if name == "SQLITE_CANTOPEN":
         return _open_error(where)
     if "no such table" in message or "no such column" in message:

@@ -96,7 +96,7 @@ def upgrade(url: URL, *, dry_run: bool = False, waits: engines.Waits = engines.U
             return None, HEAD
     engine = engines.connect(url, create=not dry_run, waits=waits)
     try:
-        if url.drivername == "sqlite" and not dry_run:
+        if url.drivername == "sqlite" and not dry_run and not engines.is_frozen(where):
             _switch_to_wal(engine, where=where, wait_s=engines.lock_timeout_s(waits))
         with engines.transaction(engine, write=True, where=where) as connection:
             if connection.dialect.name == "postgresql":

@@ -190,7 +190,27 @@ def test_a_backup_is_a_store_and_never_replaces_a_file(source: str, tmp_path: Pa
     assert (refused.exit_code, refused.stderr.count("\n"), Path(target).read_bytes()) == (2, 1, before)
     nowhere = runner(source)("db", "backup", tmp_path / "no" / "b.db")
     assert (nowhere.exit_code, nowhere.stderr.count("\n")) == (1, 1)
-    assert not list(tmp_path.glob(".rlrec-*"))
+    assert not list(tmp_path.glob("*.unfinished-*"))
+
+
+def test_a_killed_backup_leaves_a_draft_that_the_next_one_deletes(source: str, tmp_path: Path) -> None:
+    target = tmp_path / "b.db"
+    script = (
+        "import sqlite3, sys; from rlrec.store import copying as c; c._name = lambda *_: (print(1), sys.stdin.read())"
+    )
+    command = f"{script}; from rlrec.cli import main; main()"
+    words = [sys.executable, "-u", "-c", command, "--db", source, "db", "backup", str(target)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        done(runner(source)("db", "backup", tmp_path / "other.db"))
+        (draft,) = tmp_path.glob("b.db.unfinished-*")
+        done(runner(source)("db", "backup", target))
+        assert draft.exists()  # somebody still writes it
+        process.kill()
+    target.unlink()
+    done(runner(source)("db", "backup", target))
+    assert sorted(path.name for path in tmp_path.glob("*b.db*")) == ["b.db"]
 
 
 def test_who_may_not_read_a_store_may_not_read_its_copies(source: str, tmp_path: Path) -> None:
