@@ -339,11 +339,19 @@ def _sqlite_error(error: BaseException | None, *, where: str) -> Exception:
         return RlrecError(f"{where} is not a database", hint="give another path with --db")
     if name in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"):
         return NotUnique(f"the store {where} failed: {message}")
-    if name == "SQLITE_FULL":
+    if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _has_no_room(where)):
         return disk_full(where)
     if name.startswith("SQLITE_CORRUPT"):
         return CorruptFile(f"the store {where} failed: {message}", hint="`rlrec doctor` says where the file is damaged")
     return RlrecError(f"the store {where} failed: {message}")
+
+
+def _has_no_room(path: str) -> bool:
+    """Whether the disk of a file could not even take the files that SQLite keeps beside it."""
+    with suppress(OSError):
+        disk = os.statvfs(os.path.dirname(os.path.abspath(path)))
+        return disk.f_bavail * disk.f_frsize < 1 << 16
+    return False
 
 
 def locked(where: str) -> StoreBusy:

@@ -110,8 +110,25 @@ def test_a_wait_for_a_lock_ends_before_the_statement_does(
         assert unit.ask_value("SELECT current_setting('lock_timeout')") == limit
 
 
-@pytest.mark.parametrize("command", [["recommend", "--policy", "home", "--session", "s"], ["feedback", "1", "click"]])
+DRAW, TELL = ["recommend", "--policy", "home", "--session", "s"], ["feedback", "1", "click"]
+
+
+@pytest.mark.parametrize("command", [DRAW, TELL])
 def test_a_command_behind_a_held_lock_ends_with_exit_4_within_its_time(db: str, command: list[str]) -> None:
+    said = behind_a_lock(db, command, RLREC_LOCK_TIMEOUT="300ms")
+    assert (said.exit_code, said.stderr.count("\n")) == (4, 1)
+    assert "is locked by another process" in said.stderr
+
+
+def test_a_statement_that_takes_too_long_ends_the_command_with_exit_1(postgres: str) -> None:
+    said = behind_a_lock(postgres, DRAW, RLREC_LOCK_TIMEOUT="10s", RLREC_STATEMENT_TIMEOUT="300ms")
+    assert (said.exit_code, said.stderr.count("\n")) == (1, 1)
+    assert "stopped a statement" in said.stderr
+    assert "--statement-timeout" in said.stderr
+
+
+def behind_a_lock(db: str, command: list[str], **env: str) -> Said:
+    """What a command says while somebody else holds the policy's lock; it ends within 5 s."""
     with closing(Store(db)) as store:
         stocked(store, home="thompson")
         ask(store)
@@ -119,14 +136,12 @@ def test_a_command_behind_a_held_lock_ends_with_exit_4_within_its_time(db: str, 
 
             def held(unit: Unit) -> Said:
                 unit.tell("UPDATE policy_head SET ordinal = ordinal")
-                run = pool.submit(runner(db), *command, env={"RLREC_LOCK_TIMEOUT": "300ms"})
-                return run.result(timeout=20)
+                return pool.submit(runner(db), *command, env=env).result(timeout=20)
 
             began = time.monotonic()
             said = store.write(held)
     assert time.monotonic() - began < 5
-    assert (said.exit_code, said.stderr.count("\n")) == (4, 1)
-    assert "is locked by another process" in said.stderr
+    return said
 
 
 def test_every_wait_has_an_end_unless_somebody_set_another(postgres: str) -> None:

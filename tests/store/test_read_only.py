@@ -1,4 +1,5 @@
-"""A store in a folder in which nothing can be made: it is read like any other, or one line says what to do."""
+"""A store in a folder in which nothing can be made, or on a full disk: it is read like any other, or one line says what
+to do."""
 
 from __future__ import annotations
 
@@ -78,6 +79,23 @@ def test_a_store_that_was_not_closed_needs_its_log(shelf: Path, command: Command
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert f"copy it together with {shelf}/rlrec.db-wal" in refused.stderr
     assert runner(str(copies[0]))("--now", LATE, "status").exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_in_one_line_whoever_meets_it(sqlite_grown: Path, tmp_path: Path) -> None:  # noqa: F811
+    mount = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=4m none /mnt && exec "$@"', "sh"]
+    if os.geteuid() or shutil.which("unshare") is None or subprocess.run([*mount, "true"], check=False).returncode:
+        pytest.skip("needs a file system of its own")
+    script = """cp $2 /mnt/s.db; cat /dev/zero > /mnt/fill 2> /dev/null
+        for words in "$3" status; do $1 -m rlrec --db /mnt/s.db --json $words; echo $? >&2; done
+        rm /mnt/fill; $1 -m rlrec --db /mnt/s.db doctor > /dev/null 2>&1; echo $? >&2"""
+    draw = "recommend --policy ts --session new"
+    words = [*mount, "sh", "-c", script, "sh", sys.executable, str(sqlite_grown), draw]
+    said = subprocess.run(words, capture_output=True, text=True, check=True)
+    draws, code, reads, last, healthy = said.stderr.splitlines()
+    assert (said.stdout, code, last, healthy) == ("", "1", "1", "0")
+    assert "the disk of /mnt/s.db is full" in draws
+    assert "the disk of /mnt/s.db is full" in reads
 
 
 def test_who_reads_without_locks_notices_a_writer(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
