@@ -87,7 +87,7 @@ def test_a_full_disk_is_said_in_one_line_whoever_meets_it(sqlite_grown: Path, tm
     if os.geteuid() or shutil.which("unshare") is None or subprocess.run([*mount, "true"], check=False).returncode:
         pytest.skip("needs a file system of its own")
     script = """cp $2 /mnt/s.db; cat /dev/zero > /mnt/fill 2> /dev/null
-        for words in "$3" status; do $1 -m rlrec --db /mnt/s.db --json $words; echo $? >&2; done
+        for words in "$3" status; do $1 -m rlrec --db /mnt/s.db $words; echo $? >&2; done
         rm /mnt/fill; $1 -m rlrec --db /mnt/s.db doctor > /dev/null 2>&1; echo $? >&2"""
     draw = "recommend --policy ts --session new"
     words = [*mount, "sh", "-c", script, "sh", sys.executable, str(sqlite_grown), draw]
