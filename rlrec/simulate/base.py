@@ -105,6 +105,12 @@ def highest(means: Array, positions: int) -> Array:
     return -np.sort(-means, axis=1)[:, :positions]
 
 
+def within(name: str, value: float, least: float, most: float) -> None:
+    """Raises InputError unless a parameter is between the two."""
+    if not least <= value <= most:
+        raise InputError(f"{name} is {value:g}", hint=f"it is from {least:g} to {most:g}")
+
+
 def checked(values: Sequence[float]) -> Array:
     """Mean rewards of arms, (1, m). Raises InputError unless they are rates of two arms or more."""
     if len(values) < 2:

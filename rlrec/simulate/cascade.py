@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Flags
-from rlrec.errors import InputError
-from rlrec.simulate.base import highest
+from rlrec.simulate.base import highest, within
 from rlrec.simulate.bernoulli import Bernoulli
 from rlrec.simulate.pbm import RATES
 
@@ -24,8 +23,7 @@ class Cascade(Bernoulli):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.resume <= 1:
-            raise InputError(f"resume is {self.resume:g}", hint="it is a probability")
+        within("resume", self.resume, 0, 1)
 
     def respond(self, attraction: Array) -> tuple[Array, Array]:
         if attraction.ndim == 1:

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.simulate.base import World
+from rlrec.simulate.base import World, within
 
 MODELS = ("linear", "logistic")
 SPAN = 0.45  # that a linear mean goes up and down from 1/2: it never leaves [0, 1], so that the model is right
@@ -28,9 +28,8 @@ class Contextual(World):
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise InputError(f"model is {self.model!r}", hint=f"it is {' or '.join(MODELS)}")
-        for name, least, most in (("arms", 2, 10_000), ("features", 1, 100)):
-            if not least <= getattr(self, name) <= most:
-                raise InputError(f"{name} is {getattr(self, name)}", hint=f"it is from {least} to {most}")
+        within("arms", self.arms, 2, 10_000)
+        within("features", self.features, 1, 100)
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}", hint="it is 0 or more")
         drawn = np.random.default_rng(self.seed).standard_normal((self.arms, self.features))

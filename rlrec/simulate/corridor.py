@@ -8,7 +8,8 @@ from math import sqrt
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.visitors import LONGEST, Visitors, within
+from rlrec.simulate.base import within
+from rlrec.simulate.visitors import LONGEST, Visitors
 
 LEFT, RIGHT = 0, 1
 SWITCHED = 1  # the square on which the arms do the opposite

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 
 import numpy as np
 
 from rlrec.arrays import Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import Step
+from rlrec.simulate.base import Step, within
 from rlrec.simulate.bernoulli import Bernoulli
 
 SHAPES = ("exponential", "fixed")
@@ -27,8 +26,7 @@ class Delayed(Bernoulli):
         super().__post_init__()
         if self.shape not in SHAPES:
             raise InputError(f"shape is {self.shape!r}", hint=f"it is {' or '.join(SHAPES)}")
-        if not (isfinite(self.delay) and 0 <= self.delay <= 1e6):
-            raise InputError(f"delay is {self.delay:g}", hint="it counts decisions, from 0 to a million")
+        within("delay", self.delay, 0, 1e6)
 
     def step(self, actions: Index) -> Step:
         observation, reward, terminated, truncated, info = super().step(actions)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.errors import InputError
-from rlrec.simulate.base import Step
+from rlrec.simulate.base import Step, within
 from rlrec.simulate.bernoulli import Bernoulli
 from rlrec.simulate.pbm import RATES
 
@@ -25,8 +24,7 @@ class Page(Bernoulli):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.topics <= self.arms:
-            raise InputError(f"topics is {self.topics}", hint=f"it is from 1 to the number of arms, {self.arms}")
+        within("topics", self.topics, 1, self.arms)
         self._topic = np.arange(self.arms) % self.topics
 
     def features_of(self, arm: int) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.errors import InputError
-from rlrec.simulate.base import highest
+from rlrec.simulate.base import highest, within
 from rlrec.simulate.bernoulli import Bernoulli
 
 RATES = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.1, 0.08, 0.05)
@@ -25,8 +24,7 @@ class PositionBased(Bernoulli):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.power <= 10:
-            raise InputError(f"power is {self.power:g}", hint="it is from 0 (every position) to 10")
+        within("power", self.power, 0, 10)
 
     def respond(self, attraction: Array) -> tuple[Array, Array]:
         positions = 1 if attraction.ndim == 1 else attraction.shape[1]

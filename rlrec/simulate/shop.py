@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import Step
-from rlrec.simulate.visitors import LONGEST, Regulars, within
+from rlrec.simulate.base import Step, within
+from rlrec.simulate.visitors import LONGEST, Regulars
 
 FULL = 3  # looks at a category within a visit after which it satiates no further
 CATEGORIES, DEEPEST = 5, 30  # most categories, and largest levels and cap: the chain of a visit stays small

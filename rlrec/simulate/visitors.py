@@ -104,9 +104,3 @@ class Regulars(Visitors):
             more = max(len(self._traits), int(visitors.max()) + 1 - len(self._traits))
             self._traits = np.append(self._traits, np.full(more, self.start))
         self._visitors[seats] = visitors
-
-
-def within(name: str, value: float, least: float, most: float) -> None:
-    """Raises InputError unless a parameter is between the two."""
-    if not least <= value <= most:
-        raise InputError(f"{name} is {value:g}", hint=f"it is from {least:g} to {most:g}")
