@@ -54,7 +54,7 @@ class _Correction:
 
     def take(self, batch: Batch) -> None:
         """Add the slots of a batch of one policy."""
-        if self.holding is not None and batch.slots["policy_id"][0] == self.version.policy.id:
+        if self.holding is not None:
             self.slots = slot_statistics.add(self.slots, self.holding.sums(batch))
         for origin in self.origins:
             self.initial = slot_statistics.add(self.initial, origin.sums(batch))
@@ -143,11 +143,8 @@ def _read(unit: Unit, key: str) -> _UserRows | None:
     sessions = removals.sessions_of(unit, user_id)
     owned = removals.decisions_of(unit, sessions)
     every = policies.versions(unit, [policy.id for policy in policies.all_policies(unit)])
-    corrections, logs = (
-        _corrections(unit, every),
-        {version.id: _logs_of_parameters(version, every) for version in every},
-    )
-    retrain = set[int]()
+    corrections, retrain = _corrections(unit, every), set[int]()
+    logs = {version.id: _logs_of_parameters(version, every) for version in every}
     for policy_id, group in groupby(owned, attrgetter("policy_id")):
         for batch in removals.batches(unit, policy_id, [decision.id for decision in group]):
             retrain |= {key for key, read in logs.items() if any(log.rows(batch.slots).any() for log in read)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from rlrec.app.learning import holdings, slot_statistics
 from rlrec.policy.forgetting import Forgetting
-from rlrec.records import Version
+from rlrec.records import Sums, Version
 from rlrec.store import Store, Unit, belief_deltas, beliefs, policies, removals, settings
 from rlrec.store.removals import OwnedDecision, VisitKey
 from rlrec.times import written
@@ -32,16 +32,12 @@ Pruned = TypedDict("Pruned", {
 })  # fmt: skip
 
 
-@dataclass(kw_only=True)
-class _DeletedRows:
+@dataclass(frozen=True, kw_only=True)
+class _DeletedRows(Sums):
     visits: int = 0
     decisions: int = 0
     events: int = 0
-    policies: set[str] = field(default_factory=set)
-
-    def add(self, other: _DeletedRows) -> None:
-        self.visits, self.decisions = self.visits + other.visits, self.decisions + other.decisions
-        self.events, self.policies = self.events + other.events, self.policies | other.policies
+    policies: frozenset[str] = frozenset()
 
     def answer(self, before: int) -> Pruned:
         return {
@@ -61,7 +57,7 @@ def prune(store: Store, request: Request) -> Pruned:
         longest = max(reward.window_us for reward in policies.rewards(unit))
         before = min(request.before, unit.now - longest)
         while request.dry_run and (visits := _old_visits(unit, before, after)):
-            counts.add(_count(unit, visits, removals.decisions_of_visits(unit, visits)))
+            counts += _count(unit, visits, removals.decisions_of_visits(unit, visits))
             after = visits[-1]
     if request.dry_run:
         return counts.answer(before)
@@ -69,7 +65,7 @@ def prune(store: Store, request: Request) -> Pruned:
         last: VisitKey | None = FIRST
         while last is not None:
             portion, last = store.write(partial(_prune, before=before, after=last), sound=True)
-            counts.add(portion)
+            counts += portion
             store.progress("decisions", counts.decisions, None)
         store.write(lambda unit: _finish(unit, counts.answer(before)), sound=True)
     removals.erase(store)
@@ -94,7 +90,7 @@ def _count(unit: Unit, visits: list[VisitKey], owned: list[OwnedDecision]) -> _D
     return _DeletedRows(
         visits=len(visits), decisions=len(owned),
         events=removals.count_events(unit, [decision.id for decision in owned]),
-        policies={names[decision.policy_id] for decision in owned},
+        policies=frozenset(names[decision.policy_id] for decision in owned),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.learning import extents, slot_statistics
 from rlrec.app.learning.extents import Extent
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
-from rlrec.arrays import Array, take
+from rlrec.arrays import Array
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.beliefs import NOTHING, BeliefKey
@@ -45,9 +45,7 @@ class Slots:
 
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch to every belief that holds them."""
-        imported = batch.slots["imported"]
-        if imported.any():  # they teach no belief
-            batch = Batch(slots=take(batch.slots, ~imported), events=batch.events)
+        batch = extents.drawn(batch)
         if not len(batch):
             return
         wrong = np.flatnonzero(extents.censored(batch) != batch.slots["censored"])[:100]

@@ -57,6 +57,12 @@ def sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
     return fold.sums(impressions, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
 
 
+def drawn(batch: Batch) -> Batch:
+    """The rows of a batch that this store drew: imported decisions teach no belief."""
+    imported = batch.slots["imported"]
+    return Batch(slots=take(batch.slots, ~imported), events=batch.events) if imported.any() else batch
+
+
 def as_of(batch: Batch, seq: int | None) -> Batch:
     """The batch as it stood after change `seq`; None: as it stands."""
     if seq is None:

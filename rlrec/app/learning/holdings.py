@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from rlrec.app.learning import extents
 from rlrec.app.learning.extents import Extent
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
-from rlrec.arrays import take
 from rlrec.records import Version
 from rlrec.store import Unit, policies, removals
 from rlrec.store.reader import Batch
@@ -25,10 +24,9 @@ class Holding:
     fold: BeliefFold
 
     def sums(self, batch: Batch) -> Totals:
-        """The sums of those slots of a batch that a belief holds."""
-        imported = batch.slots["imported"]  # they teach no belief
-        drawn = Batch(slots=take(batch.slots, ~imported), events=batch.events) if imported.any() else batch
-        if not len(drawn):
+        """The sums of those slots of a batch, of one policy, that a belief holds."""
+        drawn = extents.drawn(batch)
+        if not len(drawn) or drawn.slots["policy_id"][0] != self.version.policy.id:
             return {}
         sums = extents.sums(self.fold, extents.as_of(drawn, self.extent.seq), self.extent.last)
         return {key: numbers for key, numbers in sums.items() if numbers.any()}

@@ -50,26 +50,13 @@ class CopiedBelief:
 
     def sums(self, batch: Batch) -> Totals:
         """The sums of those slots of a batch that were copied."""
-        drawn = batch.slots["imported"] == 0
-        if batch.slots["policy_id"][0] != self.fold.version.policy.id or not drawn.any():
+        drawn = extents.drawn(batch)
+        if not len(drawn) or drawn.slots["policy_id"][0] != self.fold.version.policy.id:
             return {}
-        then = _received_by(Batch(slots=take(batch.slots, drawn), events=batch.events), self.received_by)
-        return extents.sums(self.fold, then, self.last)
+        return extents.sums(self.fold, _received_by(drawn, self.received_by), self.last)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CopiedVersion:
-    """A frozen version of another policy, which is copied as it stands."""
-
-    holding: Holding
-
-    def sums(self, batch: Batch) -> Totals:
-        """The sums of those slots of a batch that were copied."""
-        of_policy = batch.slots["policy_id"][0] == self.holding.version.policy.id
-        return self.holding.sums(batch) if of_policy else {}
-
-
-Origin = FittedLog | CopiedBelief | CopiedVersion
+Origin = FittedLog | CopiedBelief | Holding
 
 
 def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordinal: int) -> list[Origin]:
@@ -90,10 +77,9 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
         copied = BeliefFold(unit, parent, ordinal=ordinal)
         if record:
             result.append(CopiedBelief(last=int(record["last_id"]), received_by=version.created_at, fold=copied))
-        else:
+        else:  # a frozen version, which is copied as it stands
             siblings = [other for other in by_id.values() if other.policy.id == parent.policy.id]
-            of_parent = (each for each in holdings.of_policy(unit, siblings) if each.version.id == parent.id)
-            result += [CopiedVersion(holding=holding) for holding in of_parent]
+            result += [each for each in holdings.of_policy(unit, siblings) if each.version.id == parent.id]
     return result + origins(unit, parent, by_id, ordinal=ordinal)
 
 
