@@ -24,7 +24,7 @@ from rlrec.ope.exposure import spread
 from rlrec.policy import means, slate
 from rlrec.policy.base import Belief, Examined, Policy
 from rlrec.policy.contextual import ContextualPolicy, is_contextual
-from rlrec.records import Arm, Head, Reward, StoredPolicy, Version
+from rlrec.records import Arm, Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit, activity, arms, beliefs, bulk, decisions, policies, routes, settings
 from rlrec.store.unit import parse
 from rlrec.times import DAY_US, written
@@ -265,15 +265,16 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
             "versions": summary["versions"], **_features(version), "live": live.number,
             "drift": _drift(unit, version), "learned_from": dict(version.learned_from),
             "training": policies.report(unit, version.id), "created_at": written(version.created_at),
-            "version_list": [_listed(other, head) for other in policies.versions(unit, [version.policy.id])],
+            "version_list": [
+                {
+                    "version": other.number, "status": other.status, "live": other.id == head.live_id,
+                    "created_at": written(other.created_at),
+                }
+                for other in policies.versions(unit, [version.policy.id])
+            ],
             "exposure": {"served": _spread(listed, "served"), "now": _spread(listed, "probability")},
             "counting": _counting(unit, version),
         }  # fmt: skip
-
-
-def _listed(version: Version, head: Head) -> PolicyVersion:
-    created_at, live = written(version.created_at), version.id == head.live_id
-    return {"version": version.number, "status": version.status, "live": live, "created_at": created_at}
 
 
 def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float | None]:
@@ -364,7 +365,7 @@ def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> 
     weights, largest = policy.column_weights(belief, columns), list[dict[str, float]]()
     for column in weights.T:
         order = np.argsort(-np.abs(column), kind="stable")[:LARGEST]
-        names = map(policy.design.context.name_of, columns[order].tolist())
+        names = map(policy.design.context.names.__getitem__, columns[order].tolist())
         largest.append(dict(zip(names, column[order].tolist(), strict=True)))
     return largest
 

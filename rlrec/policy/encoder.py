@@ -87,17 +87,6 @@ class Encoder:
         named = chain.from_iterable(field.names for field in self.fields)
         return (*["1"][: int(self.intercept)], *named, *(f"#{at}" for at in range(self.columns)))
 
-    def name_of(self, column: int) -> str:
-        """The name of a column, without those of all others."""
-        column -= int(self.intercept)
-        if column < 0:
-            return "1"
-        for reader in self.fields:
-            if column < reader.width:
-                return reader.name_of(column)
-            column -= reader.width
-        return f"#{column}"
-
     def spec(self) -> dict[str, Any]:
         """The encoder as JSON, in full."""
         fields = {field.name: field.spec() for field in self.fields}

@@ -42,10 +42,6 @@ class Field:
         """How many columns it has."""
         return len(self.names)
 
-    def name_of(self, column: int) -> str:
-        """The name of one of its columns."""
-        return self.names[column]
-
     def mismatch(self, value: Any) -> str:
         """The kind of value it reads, as an error says it, where this one is of another; else an empty text."""
         raise NotImplementedError
@@ -162,10 +158,6 @@ class Words(Field):
     @property
     def width(self) -> int:
         return len(self.values) + self.hash
-
-    def name_of(self, column: int) -> str:
-        hashed = column - len(self.values)
-        return f"{self.name}{self.mark}{self.values[column]}" if hashed < 0 else f"{self.name}#{hashed}"
 
     @cached_property
     def _index(self) -> dict[str, int]:

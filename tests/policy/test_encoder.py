@@ -229,11 +229,6 @@ def test_a_shorter_hash_folds_a_longer_one() -> None:
     np.testing.assert_allclose(np.bincount(long.column % 64, long.value, 64), short, atol=1e-12)
 
 
-def test_a_hashed_column_has_a_name_by_itself() -> None:
-    encoder = Encoder.of({"fields": {"n": "number", "words": {"list": ["tea"], "hash": 1024}}, "hash": 256})
-    assert [encoder.name_of(column) for column in (0, 1, 2, 3, 1200)] == [encoder.names[c] for c in (0, 1, 2, 3, 1200)]
-
-
 ROWS = [
     {"n": 1.0, "b": True, "t": "x", "l": ["p", "q"], "v": [1, 2], "o": {"z": 1}, "m": "text", "k": 7},
     {"n": 3.0, "b": False, "t": "y", "l": ["p"], "v": [3, 4], "o": {"z": 2}, "m": 5, "k": 7},
