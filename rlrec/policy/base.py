@@ -5,7 +5,7 @@ This module and the kinds that read no context import no numpy: a single `feedba
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -116,7 +116,7 @@ class Policy(Counts, ABC):
         return ()
 
     @abstractmethod
-    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         """The distribution of the noisy score of each arm, (m,), by which a slate is ranked. arms: keys of the eligible
         arms, in the order of their ids, as in `belief`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeGuard
 
@@ -83,7 +83,7 @@ class ContextualPolicy(Policy):
         """Features of a context, (q,)."""
         return self.design.context.rows([context or {}])[0]
 
-    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         return self.scores_at(belief, self.encode(context))
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -64,7 +64,7 @@ class Exp3(Learner):
         assert slots.propensity is not None
         return np.insert(columns, 3, columns[:, 1] / slots.propensity, axis=1)
 
-    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.families.gumbel import Gumbel
         from rlrec.policy.families.point import Point
 

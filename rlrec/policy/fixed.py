@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,12 +16,12 @@ ANY = "*"  # the context value whose probabilities hold where no row names the v
 
 
 class _Unlearned(Policy):
-    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         import numpy as np
 
         from rlrec.policy.families.point import Point
 
-        return Point(np.zeros(len(arms)))
+        return Point(np.zeros(belief.pulls.shape[-1]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Fixed(_Unlearned, Floored):
     def reads(self) -> tuple[str, ...]:
         return () if self.by is None else (self.by,)
 
-    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         import numpy as np
 
         from rlrec.policy.families.gumbel import Gumbel

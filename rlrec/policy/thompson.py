@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +23,7 @@ class Thompson(BetaLearner):
     prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
     unit_rewards: ClassVar[str] = "thompson counts it fractionally"
 
-    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.families.beta import Beta
 
         return Beta(*self.beta_posterior(belief))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -166,7 +166,7 @@ class TwoStage(Policy):
     def exploration(self) -> Floor:
         return self.stages[1].exploration
 
-    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         return self.stages[1].scores(self._second(belief), arms=arms, context=context)
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:

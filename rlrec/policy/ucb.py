@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Learner, number
+from rlrec.policy.base import Belief, Learner, between
 from rlrec.policy.reward import LIMIT
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ class _Optimist(Learner):
         """Upper confidence bound of each arm, (..., m); weight: its pulls with the prior, above 0; log_t = ln t."""
         raise NotImplementedError
 
-    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.families.point import Point
 
         return Point(self.index(belief))
@@ -50,9 +49,7 @@ class Ucb(_Optimist):
     purpose: ClassVar[str] = "optimism without randomness; give it a floor, or its log judges nothing else"
 
     def __post_init__(self) -> None:
-        number("c", self.c)
-        if not 0 <= self.c <= LIMIT:
-            raise InputError(f"c is {self.c:g}", hint=f"it is 0 or more, and at most {LIMIT:g}")
+        between("c", self.c, 0, LIMIT)
         super().__post_init__()
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:

@@ -111,7 +111,7 @@ def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) 
         (["--kind", "ucb", "--param", "c=x"], "parameter c is 'x'", "finite number"),
         (["--kind", "ucb", "--param", "c=nan"], "parameter c is 'nan'", "finite number"),
         (["--kind", "ucb", "--param", "c=1_0"], "parameter c is '1_0'", "finite number"),
-        (["--kind", "ucb", "--param", "c=-1"], "c is -1", "0 or more"),
+        (["--kind", "ucb", "--param", "c=-1"], "c is -1", "between 0 and"),
         (["--kind", "thompson", "--param", "floor=1.5"], "floor is 1.5", "between 0 and 1"),
         (["--kind", "thompson", "--param", "floor"], "has no '='", "NAME=VALUE"),
         (["--kind", "ucb", "--param", "c=1", "--param", "c=2"], "'c' is given twice", None),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -67,22 +67,6 @@ class EligibleDistribution:
             return nothing
         values = self.index[arms]
         return np.where(np.isfinite(values), values, nothing)
-
-
-class _KeysOf(Sequence[str]):
-    """The keys of arms, each looked up when it is asked for: few kinds ask."""
-
-    def __init__(self, arms: Ids, keys: Mapping[int, str]) -> None:
-        self._arms, self._keys = arms, keys
-
-    def __len__(self) -> int:
-        return len(self._arms)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._keys[int(self._arms[index])]
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self._keys.__getitem__, self._arms.tolist())
 
 
 class VersionDistribution:
@@ -231,7 +215,8 @@ class VersionDistribution:
                 x = self._rows[reading] if reading in self._rows else policy.encode(context)
                 scores, index = policy.scores_at(belief, x), policy.index_at(belief, x)
             else:
-                scores = policy.scores(belief, arms=_KeysOf(arms, keys), context=context)
+                # each key is looked up when it is asked for: few kinds ask
+                scores = policy.scores(belief, arms=map(keys.__getitem__, arms), context=context)
                 index = policy.index(belief, context=context)
             self._distributions[name] = EligibleDistribution(
                 arms=arms, scores=scores, index=index, floor=policy.exploration, reads=policy.reads,

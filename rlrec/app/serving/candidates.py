@@ -1,4 +1,4 @@
-"""Lists of candidates of a group, and the slates that the second stage makes of them."""
+"""Lists of candidates of a group."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlrec.app.distributions.exact import EligibleDistribution
-from rlrec.app.serving.requests import SharedDistribution
 from rlrec.arrays import Ids, Words
-from rlrec.policy.slate import Draw
-from rlrec.policy.two_stage import ranking_seeds
 from rlrec.store.candidates import CandidateList
 from rlrec.store.unit import Row
 
@@ -33,30 +30,6 @@ class DrawnCandidates(NamedTuple):
     def row(self, decision_id: int, catalogue_id: int) -> Row:
         """A row of `candidates.COLUMNS`."""
         return decision_id, catalogue_id, json.dumps(self.arms), json.dumps(self.propensities), self.log_propensity
-
-
-class RankedCandidates(NamedTuple):
-    """A list and the slate of it: its distribution, and the draw of one slate from that."""
-
-    candidates: DrawnCandidates
-    case: EligibleDistribution
-    drawn: Draw
-
-
-def draw(
-    shared: SharedDistribution, decision_ids: Ids, seeds: Words, keys: Mapping[int, str]
-) -> list[RankedCandidates]:
-    """The lists and slates of decisions that share the distribution of their lists."""
-    ranker, ranked = shared.ranker, []
-    assert ranker is not None
-    for row, candidates in enumerate(drawn_lists(shared.case, shared.candidates, decision_ids, seeds)):
-        eligible = candidates.eligible
-        arms = np.array(eligible, np.int64)
-        slates = ranker.case(eligible, arms, shared.context, keys=keys, revision=shared.revision)
-        alone = slice(row, row + 1)
-        drawn = slates.pages(shared.size).draw(seeds=ranking_seeds(seeds[alone]), decisions=decision_ids[alone])
-        ranked.append(RankedCandidates(candidates, slates, drawn))
-    return ranked
 
 
 def drawn_lists(case: EligibleDistribution, size: int, decision_ids: Ids, seeds: Words) -> list[DrawnCandidates]:

@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from rlrec.app.distributions import exact
 from rlrec.app.serving import candidates
-from rlrec.app.serving.candidates import DrawnCandidates, RankedCandidates
+from rlrec.app.serving.candidates import DrawnCandidates
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Ids, Index, Words
 from rlrec.policy import slate
 from rlrec.policy.history import History
 from rlrec.policy.interleaving import TeamDraftSampler
+from rlrec.policy.two_stage import ranking_seeds
 from rlrec.store.team_drafts import TEAMS
 from rlrec.store.unit import Row
 
@@ -111,7 +112,7 @@ def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys:
     case = shared.case
     seeds = np.full(len(decision_ids), seed, np.uint64)
     if shared.ranker is not None:
-        return [_ranked_slate(ranked, keys) for ranked in candidates.draw(shared, decision_ids, seeds, keys)]
+        return _ranked(shared, shared.ranker, seeds, decision_ids, keys)
     if case.rankers is not None:
         return _drafted(case, TeamDraftSampler(case.rankers, shared.size), seeds, decision_ids, keys)
     drawn = case.pages(shared.size).draw(seeds=seeds, decisions=decision_ids)
@@ -141,10 +142,19 @@ def add_teams(answer: Sequence[dict[str, Any]], teams: str | None) -> None:
         slot["team"] = team
 
 
-def _ranked_slate(ranked: RankedCandidates, keys: Mapping[int, str]) -> DrawnSlate:
-    (slate,) = _slates_of(ranked.case, ranked.drawn, slice(None), keys)
-    slate.candidates, slate.listed = ranked.candidates, candidates.to_json(ranked.candidates, keys)
-    return slate
+def _ranked(
+    shared: SharedDistribution, ranker: exact.VersionDistribution, seeds: Words, decision_ids: Ids,
+    keys: Mapping[int, str],
+) -> list[DrawnSlate]:  # fmt: skip
+    """The slates of decisions that share the distribution of their lists of candidates."""
+    slates: list[DrawnSlate] = []
+    for row, listed in enumerate(candidates.drawn_lists(shared.case, shared.candidates, decision_ids, seeds)):
+        arms, alone = np.array(listed.eligible, np.int64), slice(row, row + 1)
+        case = ranker.case(listed.eligible, arms, shared.context, keys=keys, revision=shared.revision)
+        drawn = case.pages(shared.size).draw(seeds=ranking_seeds(seeds[alone]), decisions=decision_ids[alone])
+        slates += _slates_of(case, drawn, slice(None), keys)
+        slates[-1].candidates, slates[-1].listed = listed, candidates.to_json(listed, keys)
+    return slates
 
 
 def _slates_of(
