@@ -13,8 +13,7 @@ from rlrec.app.inputs import lookup, parameters
 from rlrec.app.learning import belief_versions, warm_start
 from rlrec.app.learning.belief_versions import VersionSummary, add_settled, is_complete, summary
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.learning.slot_statistics import Totals
-from rlrec.app.learning.warm_start import Weights
+from rlrec.app.learning.warm_start import InitialBelief
 from rlrec.app.log import reward_log
 from rlrec.errors import CheckFailed, InputError
 from rlrec.policy import drift
@@ -47,14 +46,11 @@ class Request:
 
 
 class _Plan(NamedTuple):
-    """The source with the reward and the parameters of the new version, its initial sums, the record of these, and the
-    weights around which they are taken."""
+    """The source with the reward and the parameters of the new version, and what that starts from."""
 
     draft: Version
-    sums: Totals
-    record: Mapping[str, Any]
+    initial: InitialBelief
     removals: int | None
-    weights: Weights
 
 
 def rebuild(store: Store, request: Request) -> RebuiltVersion:
@@ -73,7 +69,7 @@ def rebuild(store: Store, request: Request) -> RebuiltVersion:
         pass
     with store.read() as unit:
         answer = summary(unit, policies.by_id(unit, [version_id])[version_id])
-        return {**answer, "parent": plan.draft.number, "rebuilt": True, "since": plan.record.get("since")}
+        return {**answer, "parent": plan.draft.number, "rebuilt": True, "since": plan.initial.record.get("since")}
 
 
 def _plan(unit: Unit, request: Request) -> _Plan | None:
@@ -112,11 +108,10 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     record = {"rebuilt_from": source.number, **initial.record}
     if since is not None:
         record["since"] = written(since[1])
-    weights = initial.weights
+    initial = replace(initial, record=record)
     if not initial.sums and draft.parameters.get("context") == source.parameters.get("context"):
-        weights = beliefs.weights(unit, source.id)
-    draft = replace(draft, parameters=initial.parameters)
-    return _Plan(draft, initial.sums, record, settings.get(unit).removals, weights)
+        initial = replace(initial, weights=beliefs.weights(unit, source.id))
+    return _Plan(replace(draft, parameters=initial.parameters), initial, settings.get(unit).removals)
 
 
 def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
@@ -146,8 +141,8 @@ def _begin(unit: Unit, plan: _Plan) -> int:
     ripe = decisions.newest_before(unit, policy.id, before=unit.now - draft.reward.window_us)
     version_id = belief_versions.copy(
         unit, draft, policy_id=policy.id, number=number, status="learning", seq=head.seq, ordinal=head.ordinal,
-        sums={key: fade * numbers for key, numbers in plan.sums.items()}, entered_to=0,
-        learned_from={**plan.record, "ripe": ripe}, weights=plan.weights,
+        sums={key: fade * numbers for key, numbers in plan.initial.sums.items()}, entered_to=0,
+        learned_from={**plan.initial.record, "ripe": ripe}, weights=plan.initial.weights,
     )  # fmt: skip
     settings.add_run(unit, "policy rebuild", {"policy": policy.name, "version": number})
     return version_id

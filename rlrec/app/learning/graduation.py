@@ -87,14 +87,6 @@ class _Case(NamedTuple):
     weight: float
 
 
-class _Served(NamedTuple):
-    """Slates of one eligible set, each as often as its `gain`, with the probability that the version served it with.
-    expected: whether they are all that there are."""
-
-    slates: LoggedSlates
-    expected: bool
-
-
 def graduate(unit: Unit, version: Version, initial: InitialBelief, typed: Mapping[str, Any]) -> InitialBelief:
     """The belief of a trained policy, with the weights that copy a version as it stands; its record has the KL that
     remains. initial: the belief without weights. Raises InputError where the version has no exact probabilities."""
@@ -125,12 +117,10 @@ class _Graduation:
             fitted["bias"][self._index(case.arms)] = self._start(case)
         kl = 0.0
         if cases:
-            slates = self._slates(cases, seed=1)
+            slates, expected = self._slates(cases, seed=1)
             if not closed:
-                fitted = imitation.fit(
-                    self.policy, fitted, [each.slates for each in slates], contextual=self.contextual
-                )
-            kl = self._divergence(fitted, slates if slates[0].expected else self._slates(cases, seed=2))
+                fitted = imitation.fit(self.policy, fitted, slates, contextual=self.contextual)
+            kl = self._divergence(fitted, slates if expected else self._slates(cases, seed=2)[0])
         rows, shared = self.policy.pack(fitted)
         weights = [(arm, row.astype("<f8").tobytes()) for arm, row in zip(self.arms.tolist(), rows, strict=True)]
         return replace(
@@ -187,8 +177,9 @@ class _Graduation:
             )
         return distribution
 
-    def _slates(self, cases: Sequence[_Case], *, seed: int) -> list[_Served]:
-        """Slates that the version draws in these cases: all arms, where that is few enough; else drawn by a seed."""
+    def _slates(self, cases: Sequence[_Case], *, seed: int) -> tuple[list[LoggedSlates], bool]:
+        """Slates that the version draws in these cases, by eligible set, each as often as its `gain`: all arms, where
+        that is few enough, else drawn by a seed; and whether they are all that there are."""
         expected = all(case.size == 1 for case in cases) and sum(len(case.arms) ** 2 for case in cases) <= CELLS
         total, groups = sum(case.weight for case in cases), defaultdict[tuple[tuple[int, ...], int], list[Any]](list)
         for number, case in enumerate(cases):
@@ -204,10 +195,8 @@ class _Graduation:
                 log_served = np.log(draw.propensity).sum(axis=1)
             x = np.broadcast_to(self.policy.encode(case.context), (len(shown), len(self.policy.design.context.names)))
             groups[case.arms, case.size].append((x, shown, weight, log_served))
-        return [
-            _Served(self._logged(arm_ids, *map(np.concatenate, zip(*rows, strict=True))), expected)
-            for (arm_ids, _), rows in groups.items()
-        ]
+        columns = ((arm_ids, zip(*rows, strict=True)) for (arm_ids, _), rows in groups.items())
+        return [self._logged(arm_ids, *map(np.concatenate, each)) for arm_ids, each in columns], expected
 
     def _logged(
         self, arm_ids: tuple[int, ...], x: Array, shown: Index, weight: Array, log_served: Array
@@ -222,10 +211,10 @@ class _Graduation:
             scale=np.ones(n),
         )  # fmt: skip
 
-    def _divergence(self, fitted: Parameters, served: Sequence[_Served]) -> float:
+    def _divergence(self, fitted: Parameters, served: Sequence[LoggedSlates]) -> float:
         """Mean KL(version || fitted) of a slate, in nats."""
         total, weight = 0.0, 0.0
-        for slates in [each.slates for each in served]:
+        for slates in served:
             log_ratio = slates.log_propensity - imitation.log_probability(self.policy, fitted, slates)
             total, weight = total + float(slates.gain @ log_ratio), weight + float(slates.gain.sum())
         return max(0.0, total / weight)
