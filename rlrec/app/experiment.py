@@ -271,11 +271,8 @@ def _promoted(
         hint = f"`rlrec route set {route.route} --to {variant.policy}` serves what it learned"
         raise InputError(f"experiment {experiment.name} is stopped already", hint=hint)
     version = _versions(unit, experiment)[variant.id]
-    return (variant.policy_id, None) if version.learning else _source(unit, version)
-
-
-def _source(unit: Unit, version: Version) -> tuple[int, int]:
-    """The ids of the policy and the version that a frozen variant is a copy of."""
+    if version.learning:
+        return variant.policy_id, None
     assert version.parent_id is not None
     source = policies.by_id(unit, [version.parent_id])[version.parent_id]
     return source.policy.id, source.id

@@ -137,7 +137,7 @@ class FloorComparison:
         """Raises InputError for unknown names and for kinds that have no greedy form here."""
         name = _name(unit, request)
         version = lookup.version(unit, name)[0]
-        chosen = ",".join([f"policy={name}", *([request.log] if request.log else [])])
+        chosen = filters.joined(f"policy={name}", request.log)
         others = sorted(
             policy.name
             for policy in policies.all_policies(unit)
@@ -217,12 +217,12 @@ class FloorComparison:
     def answer(self, total: ExplorationSums) -> Result:
         """The figures of the sums of the log."""
         rows, cost, lower, upper = self._cost(total.cost)
-        n = round(rows)
+        n, served = round(rows), total.cost.summary().total
         days = ((day, *self._cost(sums)) for day, sums in sorted(total.days.items()))
         weights = zip(self.evaluation.targets, total.weights.tolist(), strict=True)
         return {
             "policy": self.name, "reward": self.evaluation.targets[0].reward.name, "rows": n,
-            "mean": self._mean(total.cost), "cost": cost,
+            "mean": float(served[2] / served[3]), "cost": cost,
             "lower": lower, "upper": upper, "total": None if cost is None else cost * n,
             "by_day": [
                 {"day": written(day * DAY_US)[:10], "rows": round(rows), "cost": cost, "lower": lower, "upper": upper}
@@ -245,11 +245,6 @@ class FloorComparison:
         sample = intervals.studentised_bootstrap(Minus(Snips()), summary.units, seed=self.request.seed)
         lower, upper = sample.bounds(self.request.level) if len(sample.t) else (np.nan, np.nan)
         return float(of_rows), finite_or_none(sample.value), finite_or_none(lower), finite_or_none(upper)
-
-    def _mean(self, sums: Moments) -> float:
-        """Mean reward as served."""
-        total = sums.summary().total
-        return float(total[2] / total[3])
 
     def _risen(self, total: ExplorationSums) -> list[RisenArm]:
         """Arms that would mostly not have been shown without exploration in some period, and have more than an equal

@@ -25,7 +25,7 @@ from rlrec.policy import features
 from rlrec.policy.base import examined_slots
 from rlrec.policy.means import widened
 from rlrec.policy.reward import bounds
-from rlrec.records import Arm, Reward, Sums, Version
+from rlrec.records import Arm, Reward, Sums
 from rlrec.store import Store, Unit, arms, bulk
 from rlrec.store.bulk import Columns
 from rlrec.store.curves import Curve
@@ -163,19 +163,19 @@ class Census:
     @classmethod
     def of(cls, unit: Unit, request: Request) -> Census:
         """Raises InputError for unknown names."""
-        of_name = [f"policy={request.policy}"] if request.policy else []
-        log = ",".join([*of_name, *([request.log] if request.log else [])]) or None
+        log = filters.joined(request.policy and f"policy={request.policy}", request.log) or None
         selection = filters.selection(unit, log)
         evaluation = Evaluation.of(unit, EvaluationRequest(targets=(), log=log), selection)
         of_policy = None if request.policy is None else lookup.version(unit, request.policy)[0]
         reward = (
             of_policy.reward if of_policy and not request.reward else lookup.reward(unit, request.reward or "default")
         )
+        position = request.position or (of_policy and of_policy.params.get("position"))
         catalogue = arms.every(unit)
         return cls(
             evaluation=evaluation, reader=LogReader(unit, evaluation), reward=reward, by_day=request.by == "day",
             added_at=np.array([arm.added_at for arm in catalogue], np.int64), described=described(catalogue),
-            curve=_curve(unit, request, of_policy),
+            curve=lookup.curve(unit, position) if position else None,
         )  # fmt: skip
 
     # -- sums --
@@ -185,9 +185,11 @@ class Census:
         rows, _ = log_rows.usable(logged.log, self.reward, now=self.evaluation.now)
         position = rows.slots["position"]
         reward, examined = examined_slots(rows.reward, position, self.curve.examination if self.curve else ())
+        errors = np.array(self.curve.errors if self.curve else [0.0])
         of_rates = RateSums.of(
             arm=self.evaluation.arms.index(rows.slots["arm_id"]), cluster=rows.slots["cluster"],
-            examined=examined, reward=reward, arms=len(self.added_at), doubt=self._doubt(position),
+            examined=examined, reward=reward, arms=len(self.added_at),
+            doubt=errors[np.minimum(position, len(errors)) - 1],
         )  # fmt: skip
         slots = logged.log.slots
         day = slots["at"] // DAY_US if self.by_day else np.zeros(len(logged.log), np.int64)
@@ -195,10 +197,6 @@ class Census:
         for number in np.unique(day).tolist():
             days[number if self.by_day else None] = self._sums(take(slots, day == number), logged)
         return ExposurePartial(days=days, rates=of_rates)
-
-    def _doubt(self, position: Ids) -> float | Array:
-        """Half the width of an interval of 95 % of the examination of each slot, in logarithms, (n,)."""
-        return np.array(self.curve.errors)[np.minimum(position, len(self.curve.errors)) - 1] if self.curve else 0.0
 
     def _sums(self, slots: Columns, logged: LoggedBatch) -> ExposureSums:
         starts = run_starts(slots["decision_id"])
@@ -310,12 +308,6 @@ class Census:
                 if day is not None
             ]  # fmt: skip
         return result
-
-
-def _curve(unit: Unit, request: Request, version: Version | None) -> Curve | None:
-    """The curve that counts pulls: the one asked for, else that of the policy."""
-    reference = request.position or (version and version.params.get("position"))
-    return lookup.curve(unit, reference) if reference else None
 
 
 def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:

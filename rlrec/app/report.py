@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -17,7 +17,6 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.policy import PolicyBelief
 from rlrec.app.positions import CurveAnswer
 from rlrec.errors import RlrecError, StoreBusy, quantity
-from rlrec.records import StoredPolicy, Version
 from rlrec.store import Store, Unit, bulk, experiments, policies, reader
 from rlrec.store.experiments import Experiment
 from rlrec.times import DAY_US, written
@@ -44,9 +43,8 @@ class Request:
     @property
     def filter(self) -> str:
         """The decisions as a filter of the log."""
-        named = [f"policy={self.policy}"] if self.policy else []
-        since = [f"since={written(self.since)}"] if self.since is not None else []
-        return ",".join([*named, *([self.log] if self.log else []), *since])
+        since = None if self.since is None else f"since={written(self.since)}"
+        return filters.joined(self.policy and f"policy={self.policy}", self.log, since)
 
 
 class PolicyTraffic(NamedTuple):
@@ -154,7 +152,8 @@ class _Gathering:
         answer.trained = fill("training", self._trained) or []
         beliefs = (fill("beliefs", policy.show, self.store, self.every[key].name) for key in self._shown())
         answer.beliefs = [belief for belief in beliefs if belief is not None]
-        answer.findings = fill("health", self._findings) or []
+        chosen = [self.every[key] for key in self._shown()]
+        answer.findings = fill("health", newest.check, self.unit, chosen, on_its_clock=self.store.now is None) or []
         return answer
 
     def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -259,21 +258,12 @@ class _Gathering:
         return [positions.show(self.store, f"{name}@{number}") for name, number in [*newest_of.items()][-CURVES:]]
 
     def _trained(self) -> list[Training]:
-        trained = [
-            Training(version.policy.name, version.number, self.live[version.policy.id].id == version.id, report)
-            for version in self._gradients()
-            if (report := policies.report(self.unit, version.id)) is not None
-        ]
-        newest_of: dict[str, list[Training]] = defaultdict(list)
-        for each in trained:
-            newest_of[each.policy].append(each)
-        return [each for of_policy in newest_of.values() for each in of_policy[-1:]][:TRAINED]
-
-    def _gradients(self) -> Sequence[Version]:
-        """The versions of policies that are trained."""
-        owners = [key for key, each in self.every.items() if each.kind == "gradient" and each.base_id is None]
-        return policies.versions(self.unit, [key for key in owners if self.chosen is None or key == self.chosen.id])
-
-    def _findings(self) -> list[Finding]:
-        chosen: list[StoredPolicy] = [self.every[key] for key in self._shown()]
-        return newest.check(self.unit, chosen, on_its_clock=self.store.now is None)
+        """The newest training of each policy."""
+        shown = self.every if self.chosen is None else [self.chosen.id]
+        owners = [key for key in shown if self.every[key].kind == "gradient" and self.every[key].base_id is None]
+        trained: dict[int, Training] = {}
+        for version in policies.versions(self.unit, owners):
+            if (report := policies.report(self.unit, version.id)) is not None:
+                live = self.live[version.policy.id].id == version.id
+                trained[version.policy.id] = Training(version.policy.name, version.number, live, report)
+        return list(trained.values())[:TRAINED]

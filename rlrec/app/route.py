@@ -41,12 +41,9 @@ class Request:
         """The command of `route set` with these options."""
         share = "" if self.share is None else f" --share {100 * self.share:.12g}%"
         gate = "" if self.gate is None else f" --require {IF_BETTER}"
-        guards = (
-            ""
-            if self.gate is None
-            else "".join(f" --guard {guard.name}:{100 * guard.least:.12g}%" for guard in self.gate.guards)
-        )
-        return f"route set {self.name} --to {self.to}{share}{gate}{guards}"
+        guards = self.gate.guards if self.gate else ()
+        guarded = "".join(f" --guard {guard.name}:{100 * guard.least:.12g}%" for guard in guards)
+        return f"route set {self.name} --to {self.to}{share}{gate}{guarded}"
 
 
 # What a route serves. version: the number that serves now; live: whether it is the policy's live one, which the route

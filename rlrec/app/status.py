@@ -72,10 +72,9 @@ def status(store: Store) -> Status:
         ]  # fmt: skip
         window_us = max((policy.version.reward.window_us for policy in live.values()), default=0)
         doctor = _run(activity.last_run(unit, "doctor"))
-        findings, served = (
-            Findings(),
-            {each.id: activity.served_since(unit, each.id, unit.now - DAY_US) for each in every},
-        )
+        findings, day = Findings(), unit.now - DAY_US
+        served = {policy.id: activity.served_since(unit, policy.id, day) for policy in every}
+        routed = activity.routed_since(unit, day)
         if store.now is None:
             clock.check(unit, findings=findings)
         for version in settling:
@@ -90,11 +89,18 @@ def status(store: Store) -> Status:
         return {
             "revision": schema.HEAD, "arms": sizes.arms, "users": sizes.users, "sessions": sizes.sessions,
             "decisions": sum(log.decisions for log in logs.values()), "events": sizes.events,
-            "policies": _policies(unit, every, live, logs, served), "routes": _routes(unit, live),
+            "policies": _policies(unit, every, live, logs, served),
+            "routes": [_route(change, live, routed.get(change.route_id, 0)) for change in routes.every(unit)],
             "experiments": [_experiment(unit, row) for row in experiments.every(unit) if row.status == "running"],
             "waiting": {
-                "immature": sum(_immature(unit, each.version) for each in live.values()),
-                "unsettled": sum(_unsettled(unit, version) for version in settling),
+                "immature": sum(
+                    activity.served_since(unit, version.policy.id, unit.now - version.reward.window_us)
+                    for version, _ in live.values()
+                ),
+                "unsettled": sum(
+                    decisions.count_slots_after(unit, version.policy.id, first=(version.entered_to or 0) + 1)
+                    for version in settling
+                ),
             },
             "events_by_hour": activity.events_by_hour(unit, hours=HOURS, window_us=window_us),
             "warnings": [asdict(finding) for finding in findings.listed()],
@@ -123,11 +129,6 @@ def _policies(
     ]  # fmt: skip
 
 
-def _routes(unit: Unit, live: dict[str, LivePolicy]) -> list[RouteStatus]:
-    served = activity.routed_since(unit, unit.now - DAY_US)
-    return [_route(change, live, served.get(change.route_id, 0)) for change in routes.every(unit)]
-
-
 def _route(change: RouteChange, live: dict[str, LivePolicy], served: int) -> RouteStatus:
     follows = change.number is None
     return {
@@ -144,15 +145,6 @@ def _experiment(unit: Unit, experiment: Experiment) -> ExperimentStatus:
         "units": activity.units_of_experiment(unit, experiment.id),
         "variants": [variant.label for variant in experiment.variants], "created_at": written(experiment.created_at),
     }  # fmt: skip
-
-
-def _immature(unit: Unit, version: Version) -> int:
-    """Decisions of a policy within the reward window of its live version."""
-    return activity.served_since(unit, version.policy.id, unit.now - version.reward.window_us)
-
-
-def _unsettled(unit: Unit, version: Version) -> int:
-    return decisions.count_slots_after(unit, version.policy.id, first=(version.entered_to or 0) + 1)
 
 
 def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:

@@ -182,7 +182,7 @@ def tabled(path: str, *, by: str | None, arms: ArmTable, examination: tuple[floa
     """The model in a CSV file; with a curve its rewards are those of position 1.
 
     Raises InputError where it names an arm the catalogue lacks, or lacks one of its."""
-    rewards = parameters.reward_model(Path(path), by=by is not None)
+    rewards = parameters.tables(Path(path), "reward", by=by is not None)
     if not rewards:
         raise InputError(f"{path} holds no reward", hint="one row an arm: arm,reward")
     keys = set(arms.keys.values())

@@ -15,6 +15,11 @@ IN_FILTER = " in the log filter"
 SPLITS = ("train", "tune", "gate")  # by the numbers that sessions have
 
 
+def joined(*filters: str | None) -> str:
+    """The filter of decisions that all of these select; None and "" select all."""
+    return ",".join(filter(None, filters))
+
+
 def parse(text: str) -> dict[str, str]:
     """The pairs of a filter. Raises InputError for an unknown key or one given twice."""
     pairs: dict[str, str] = {}

@@ -31,8 +31,8 @@ def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
         stage, dot, undotted = name.rpartition(".")
         if undotted in FILES:
             by = f"{stage}{dot}by" in texts
-            tables = _tables(Path(text), "probability", by=by)
-            parameters[name] = tables if by else tables.get(ANY, {})
+            by_value = tables(Path(text), "probability", by=by)
+            parameters[name] = by_value if by else by_value.get(ANY, {})
         elif isinstance(defaults[name], float):
             parameters[name] = _number(text, f"parameter {name}")
         else:
@@ -87,7 +87,8 @@ def _number(text: str, name: str) -> float:
 
 
 def _rows(path: Path, *headers: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Numbered rows of a CSV that has one of these headers. Raises InputError naming file and line."""
+    """Numbered rows of a CSV that has one of these headers. Raises InputError naming file and line; for an arm that
+    comes twice, too."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reading = csv.DictReader(file)
@@ -96,23 +97,25 @@ def _rows(path: Path, *headers: tuple[str, ...]) -> Iterator[tuple[int, dict[str
                 raise InputError(
                     f"{path} begins with {','.join(reading.fieldnames or ())!r}", hint=f"it needs {wanted}"
                 )
+            keys = set[tuple[str | None, str]]()
             for row in reading:
                 if None in row or None in row.values():
                     raise InputError(f"{path} line {reading.line_num} has not as many cells as its header")
+                if (key := (row.get("value"), row["arm"])) in keys:
+                    raise InputError(f"{path} line {reading.line_num} names arm {row['arm']!r} twice")
+                keys.add(key)
                 yield reading.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
+def tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
     """The number in a column per arm: for each value of a context field, or all under ANY."""
-    tables: dict[str, dict[str, float]] = {}
+    by_value: dict[str, dict[str, float]] = {}
     for line, row in _rows(path, ("value", "arm", column) if by else ("arm", column)):
-        table = tables.setdefault(row["value"] if by else ANY, {})
-        if row["arm"] in table:
-            raise InputError(f"{path} line {line} names arm {row['arm']!r} twice")
+        table = by_value.setdefault(row["value"] if by else ANY, {})
         table[row["arm"]] = _number(row[column], f"{path} line {line}, the {column}")
-    return tables
+    return by_value
 
 
 def features(declared: Mapping[str, Any]) -> dict[str, Encoder]:
@@ -135,8 +138,6 @@ def prior(path: Path) -> dict[str, tuple[float, float]]:
     priors: dict[str, tuple[float, float]] = {}
     for line, row in _rows(path, ("arm", "alpha", "beta"), ("arm", "mean", "variance")):
         where = f"{path} line {line}"
-        if row["arm"] in priors:
-            raise InputError(f"{where} names arm {row['arm']!r} twice")
         if "alpha" in row:
             alpha, beta = _number(row["alpha"], f"{where}, alpha"), _number(row["beta"], f"{where}, beta")
         else:
@@ -150,13 +151,3 @@ def prior(path: Path) -> dict[str, tuple[float, float]]:
             )
         priors[row["arm"]] = alpha, beta
     return priors
-
-
-def reward_model(path: Path, *, by: bool) -> dict[str, dict[str, float]]:
-    """Rewards per value of a context field and arm; without `by` all under ANY."""
-    return _tables(path, "reward", by=by)
-
-
-def rates(path: Path) -> dict[str, float]:
-    """Click rates per arm."""
-    return _tables(path, "rate", by=False).get(ANY, {})

@@ -48,22 +48,19 @@ class LearnedFrom:
 def matching(slots: Columns, selection: Selection) -> Flags:
     """Which rows of the log are selected, (n,): `Selection.conditions` on arrays."""
     rows = np.ones(len(slots["decision_id"]), np.bool_)
-    for name in ("policy", "version", "variant", "route"):
-        wanted = getattr(selection, f"{name}_ids")
+    for name, wanted in (
+        ("policy_id", selection.policy_ids), ("version_id", selection.version_ids), ("split", selection.splits),
+        ("variant_id", selection.variant_ids), ("route_id", selection.route_ids),
+    ):  # fmt: skip
         if wanted is not None:
-            rows &= np.isin(slots[f"{name}_id"], list(wanted))
-    if selection.since is not None:
-        rows &= slots["at"] >= selection.since
-    if selection.until is not None:
-        rows &= slots["at"] < selection.until
-    if selection.first_id is not None:
-        rows &= slots["decision_id"] >= selection.first_id
-    if selection.last_id is not None:
-        rows &= slots["decision_id"] <= selection.last_id
-    if selection.imported is not None:
-        rows &= slots["imported"] == selection.imported
-    if selection.splits is not None:
-        rows &= np.isin(slots["split"], list(selection.splits))
+            rows &= np.isin(slots[name], list(wanted))
+    for name, compared, value in (
+        ("at", np.greater_equal, selection.since), ("at", np.less, selection.until),
+        ("decision_id", np.greater_equal, selection.first_id), ("decision_id", np.less_equal, selection.last_id),
+        ("imported", np.equal, selection.imported),
+    ):  # fmt: skip
+        if value is not None:
+            rows &= compared(slots[name], value)
     return rows
 
 
