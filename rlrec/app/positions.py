@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import zip_longest
 from typing import Any, TypedDict
 
@@ -78,6 +77,8 @@ def fit(store: Store, request: Request) -> CurveAnswer:
     Raises CheckFailed where not even the second position can be compared with the first; nothing is stored then."""
     if request.positions is not None and request.positions < 2:
         raise InputError(f"--positions is {request.positions}", hint="a curve compares two positions or more")
+    with store.read() as unit:
+        removals = settings.get(unit).removals
     with (
         log_stores.opened(store, request.log) as (log_store, log),
         log_store.read() as unit,
@@ -87,7 +88,12 @@ def fit(store: Store, request: Request) -> CurveAnswer:
         selection = filters.selection(unit, log)
         size = min(request.positions or MOST, reader.extent(unit, selection).positions)
         estimated = _estimate(unit, request, definition, selection, size)
-    return store.write(partial(_store, request=request, definition=definition, estimated=estimated))
+
+    def work(unit: Unit) -> CurveAnswer:
+        settings.lock_removals(unit, removals)
+        return _store(unit, request, definition, estimated)
+
+    return store.write(work)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -179,9 +179,6 @@ def _figures(gate: RouteGate) -> dict[str, Any]:
 def _ramp(unit: Unit, before: RouteChange, request: Request) -> experiment.Request:
     """The experiment by which a share of a route's users gets something else."""
     assert request.share is not None
-    if not 0 < request.share < 1:
-        hint = "it lies between 0 and 100 %: write 5% or 0.05"
-        raise InputError(f"the share is {100 * request.share:.12g} %", hint=hint)
     number, names = routes.count_ramps(unit, before.route_id) + 1, {each.name for each in experiments.every(unit)}
     while (name := f"{before.route[:NAME_LENGTH]}-ramp-{number}") in names:
         number += 1

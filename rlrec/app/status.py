@@ -39,8 +39,9 @@ Waiting = TypedDict("Waiting", {"immature": int, "unsettled": int})
 
 
 class Status(TypedDict):
-    """Answer of `status`. arms: that may be served; experiments: that run; events_by_hour: of the last 24 hours, the
-    present one last; warnings: findings, as of `doctor`; training and doctor: the last runs, None without one."""
+    """Answer of `status`. arms: that may be served; policies: without the variants of stopped experiments that no route
+    serves; experiments: that run; events_by_hour: of the last 24 hours, the present one last; warnings: findings, as of
+    `doctor`; training and doctor: the last runs, None without one."""
 
     revision: str
     arms: int
@@ -86,12 +87,18 @@ def status(store: Store) -> Status:
             findings.error(
                 DOCTOR, "store", f"doctor found {quantity(doctor['errors'], 'error')} at {doctor['at']}; run it again"
             )
+        running = [row for row in experiments.every(unit) if row.status == "running"]
+        changes = routes.every(unit)
+        ended = {each.id for each in every if each.base_id is not None}
+        ended -= {variant.policy_id for row in running for variant in row.variants}
+        ended -= {change.policy_id for change in changes}
+        listed = [each for each in every if each.id not in ended]
         return {
             "revision": schema.HEAD, "arms": sizes.arms, "users": sizes.users, "sessions": sizes.sessions,
             "decisions": sum(log.decisions for log in logs.values()), "events": sizes.events,
-            "policies": _policies(unit, every, live, logs, served),
-            "routes": [_route(change, live, routed.get(change.route_id, 0)) for change in routes.every(unit)],
-            "experiments": [_experiment(unit, row) for row in experiments.every(unit) if row.status == "running"],
+            "policies": _policies(unit, listed, live, logs, served),
+            "routes": [_route(change, live, routed.get(change.route_id, 0)) for change in changes],
+            "experiments": [_experiment(unit, row) for row in running],
             "waiting": {
                 "immature": sum(
                     activity.served_since(unit, version.policy.id, unit.now - version.reward.window_us)

@@ -17,6 +17,7 @@ from rlrec import __version__
 from rlrec.cli import output, signals
 from rlrec.cli.shared import CommandGroup, Settings
 from rlrec.cli.values import CLOCK, DURATION
+from rlrec.errors import InputError
 
 # name: (module:attribute, its one-line help without the final stop). The help lists them in this order.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -52,6 +53,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 CONFIG = "rlrec.toml"
+HELP = {"-h", "--help"}
 COMPLETE = "_RLREC_COMPLETE"  # set by the shell that asks how a word may go on
 YOUNG = 200_000  # objects; imports make half of them, and nothing that a collector could find
 EPILOG = """\b
@@ -99,6 +101,11 @@ class Program(CommandGroup):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, behind = super().resolve_command(ctx, args)
+        settings = ctx.ensure_object(Settings)
+        if name == "help":
+            settings.broken_config = None
+        elif settings.broken_config is not None and HELP.isdisjoint(behind):
+            raise settings.broken_config
         typed = {word.partition("=")[0] for word in behind if word[:1] == "-"}
         if command is not None and not typed <= _options(command):
             _add_globals(command, self.params)
@@ -112,8 +119,11 @@ class Program(CommandGroup):
         if paths := [*filter(os.path.exists, (CONFIG, os.path.join(home, "rlrec", CONFIG)))]:
             from rlrec.cli.config import Config
 
-            settings.config = Config(self, paths)
-            extra["default_map"] = settings.config.of_program
+            try:
+                settings.config = Config(self, paths)
+                extra["default_map"] = settings.config.of_program
+            except InputError as error:
+                settings.broken_config = error  # raised where a command runs: help is shown all the same
         return super().make_context(info_name, args, parent, **extra)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -194,7 +204,7 @@ def _name_variables(command: click.Command, prefix: str) -> None:
 
 @click.group(
     cls=Program, name="rlrec", epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "RLREC"},
+    context_settings={"help_option_names": sorted(HELP), "auto_envvar_prefix": "RLREC"},
 )  # fmt: skip
 @click.option("--db", default="rlrec.db", show_default=True, show_envvar=True, metavar="URL_OR_PATH", help="The store.")
 @click.option(

@@ -52,12 +52,19 @@ def parse_variant(text: str) -> VariantSpec:
     return VariantSpec(label=parse_name(label), policy=policy, weight=share)
 
 
-def parse_share(text: str) -> float:
-    """The share of all units in 1% or 0.01."""
+def parse_percent(text: str) -> float:
+    """The number in 1% or 0.01."""
     try:
         return parse_number(f"{text[:-1]}e-2" if text.endswith("%") else text)
     except InputError:
         raise InputError(f"'{truncate(text)}' is not a share", hint="write 1% or 0.01") from None
+
+
+def parse_share(text: str) -> float:
+    """The share of all units, neither none nor all."""
+    if not 0 < (share := parse_percent(text)) < 1:
+        raise InputError(f"the share is {100 * share:.12g} %", hint="it lies between 0 and 100 %: write 5% or 0.05")
+    return share
 
 
 def parse_references(text: str) -> tuple[str, ...]:

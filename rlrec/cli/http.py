@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 from io import BytesIO
+from math import inf
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 from rlrec.cli.lines import groups
@@ -30,14 +32,16 @@ NumberedLines = Sequence[tuple[int, bytes]]
 
 
 class Limits(NamedTuple):
-    """head_bytes and body_bytes: of a request; waiting_bytes: of all bodies. idle_s: between requests; slow_s: for a
-    request to arrive once it has begun, and for a client to take an answer; drain_s: for answers at the end."""
+    """head_bytes and body_bytes: of a request; waiting_bytes: of all bodies. idle_s: between requests,
+    and short_idle_s where others want to come in; slow_s: for a request to arrive once it has begun, and for a client
+    to take an answer; drain_s: for answers at the end."""
 
     clients: int = 512
     head_bytes: int = 32_768
     body_bytes: int = 10_000_000
     waiting_bytes: int = 200_000_000
     idle_s: float = 300.0
+    short_idle_s: float = 5.0
     slow_s: float = 30.0
     drain_s: float = 40.0
 
@@ -95,7 +99,7 @@ class Front:
 
     def __init__(self, writer: Writer, limits: Limits) -> None:
         self.writer, self.limits = writer, limits
-        self.draining = False
+        self.draining = self.was_full = False
         self.waiting_bytes = 0
         self.clients: dict[asyncio.Task[None], Client] = {}
 
@@ -124,12 +128,24 @@ class Front:
         task = asyncio.current_task()
         assert task is not None
         client = Client(self, reader, writer)
-        full = len(self.clients) >= self.limits.clients
+        full = len(self.clients) >= self.limits.clients and not self._make_room()
         self.clients[task] = client
         try:
             await client.run(full=full)
         finally:
             del self.clients[task]
+
+    def _make_room(self) -> bool:
+        """Whether a connection that has been idle for long enough is closed now. Says once that there is none."""
+        loop = asyncio.get_running_loop()
+        since, longest = min(((client.idle_since, client) for client in self.clients.values()), key=itemgetter(0))
+        if loop.time() - since >= self.limits.short_idle_s:
+            longest.stop()
+            return True
+        if not self.was_full:
+            self.was_full = True
+            loop.call_exception_handler({"message": f"{self.limits.clients} clients at once: others are answered 503"})
+        return False
 
 
 class Client:
@@ -138,14 +154,15 @@ class Client:
     def __init__(self, front: Front, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.front, self.reader, self.writer = front, reader, writer
         self.limits = front.limits
-        self.idle = False
+        self.idle_since = inf  # time of the loop; while a request arrives or is handled, never
         self._answers = asyncio.Queue[Pending | None]()
         self._n_lines = self._n_bytes = 0  # of requests that have no answer yet
         self._receiving: asyncio.Task[bool] | None = None
 
     def stop(self, *, only_idle: bool = False) -> None:
         """Read no further request."""
-        if self._receiving is not None and (self.idle or not only_idle):
+        if self._receiving is not None and (self.idle_since < inf or not only_idle):
+            self.idle_since = inf
             self._receiving.cancel()
 
     def abort(self) -> None:
@@ -202,7 +219,7 @@ class Client:
 
     async def _first_byte(self) -> bytes:
         """The first byte of a request; empty where none comes."""
-        self.idle = True
+        self.idle_since = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self.limits.idle_s):
                 while (byte := await self.reader.read(1)) in (b"\r", b"\n"):  # some clients end a body with a line
@@ -211,7 +228,7 @@ class Client:
         except TimeoutError:
             return b""
         finally:
-            self.idle = False
+            self.idle_since = inf
 
     async def _request(self, first: bytes) -> HttpRequest:
         """The request that begins with `first`. Raises RequestRefused."""

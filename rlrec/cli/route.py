@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from rlrec.cli.cells import cell
-from rlrec.cli.experiment import SHARE, parse_share
+from rlrec.cli.experiment import SHARE, parse_percent
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
 from rlrec.cli.text import truncate
@@ -38,7 +38,7 @@ def parse_guard(text: str) -> Guard:
 
     name, colon, limit = text.rpartition(":")
     try:
-        least = parse_share(limit) if colon else 0.0
+        least = parse_percent(limit) if colon else 0.0
     except InputError:
         colon = ""
     if not colon or not name.strip() or not -1 < least < 1:

@@ -51,6 +51,7 @@ class Settings:
     context: click.Context | None = None
     before_notice: Callable[[], None] = staticmethod(lambda: None)  # takes a line of progress away
     config: Any = None  # a Config, where there is an rlrec.toml
+    broken_config: InputError | None = None
 
 
 def settings() -> Settings:
@@ -239,6 +240,8 @@ def printed(command: Command) -> Command:
         if as_json and form != "json" and typed:
             raise click.UsageError(f"--json and --format {form} contradict each other")
         form = "json" if as_json else "ndjson" if form == JSONL else form
+        if broken := settings().broken_config:
+            raise broken
         settings().format = form
         show = Show(form, plain=settings().no_color, typed=typed)
         return command(*args, show=show, **kwargs)

@@ -13,7 +13,8 @@ import pytest
 
 from rlrec.app import positions
 from rlrec.app.positions import CurveAnswer
-from rlrec.errors import CheckFailed, InputError, RlrecError
+from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
+from rlrec.store import settings
 from tests.app import logs
 from tests.conftest import Run
 
@@ -45,6 +46,25 @@ def test_a_policy_that_learns_leaves_a_log_that_tells_the_curve(db: str) -> None
     assert examination(answer) == pytest.approx(CURVE, rel=0.25)
     assert [position["slots"] for position in answer["positions"]] == [3_000] * 3
     assert all(p["lower"] <= c <= p["upper"] for p, c in zip(answer["positions"], CURVE, strict=True))
+
+
+@pytest.mark.slow
+def test_what_read_rows_that_were_deleted_meanwhile_stores_nothing(
+    sqlite_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served(sqlite_db, "uniform", pages=400)
+    estimate = positions._estimate
+
+    def remove_behind(*arguments: Any) -> Any:
+        with closing(logs.at(sqlite_db, 1e6)) as other:
+            other.write(lambda unit: settings.note_removal(unit, 1))
+        return estimate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(positions, "_estimate", remove_behind)
+        with pytest.raises(StoreBusy, match="deleted meanwhile"):
+            fitted(sqlite_db)
+    assert fitted(sqlite_db)["number"] == 1
 
 
 @pytest.mark.slow

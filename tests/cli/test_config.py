@@ -107,6 +107,15 @@ def test_what_is_wrong_is_named(folder: Path, text: str, line: str | None) -> No
     assert told.stderr == line or (line is None and "(from rlrec.toml)" in told.stderr)
 
 
+@pytest.mark.parametrize("text", ["db = ", "dbb = 1"])
+def test_help_does_not_need_the_file(folder: Path, text: str) -> None:
+    (folder / "rlrec.toml").write_text(text)
+    for words in (["--help"], ["recommend", "-h"], ["policy", "create", "--help"], ["help", "cron"], ["--version"]):
+        assert (rlrec(*words).exit_code, rlrec(*words).stderr) == (0, "")
+    for words in (["feedback", "1", "--key", "-h"], ["recommend", "--nonsense"], ["arm", "add", "--", "-h"]):
+        assert rlrec(*words).stderr.startswith("Error: rlrec.toml: ")
+
+
 def test_only_a_plain_file_is_read(folder: Path) -> None:
     os.mkfifo(folder / "rlrec.toml")
     told = rlrec("policy", "list")

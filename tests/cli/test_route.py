@@ -289,6 +289,11 @@ def test_a_share_outside_of_its_range_is_refused(ready_sqlite: Run, share: str) 
     assert "5% or 0.05" in done.stderr or "1% or 0.01" in done.stderr
 
 
+def test_a_share_is_checked_before_the_store_is_read(ready_sqlite: Run) -> None:
+    done = ready_sqlite("route", "set", "nowhere", "--to", "nothing", "--share", "200%")
+    assert (done.exit_code, "the share is 200 %" in done.stderr) == (2, True)
+
+
 def test_while_a_ramp_runs_the_route_is_set_by_its_end_alone(ready_sqlite: Run) -> None:
     ramp(ready_sqlite)
     refused = ready_sqlite("route", "set", "home", "--to", "u")

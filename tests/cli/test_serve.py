@@ -397,6 +397,31 @@ def test_too_many_clients_are_told_to_come_again(kiosk: str) -> None:
     fronted(kiosk, talk, clients=1)
 
 
+def test_whoever_is_idle_for_the_longest_time_makes_room(kiosk: str) -> None:
+    def talk(address: str, front: Front) -> None:
+        with Client(address) as first, Client(address) as second:
+            for client in (first, second, first):
+                assert client.post(ask())
+            time.sleep(0.2)
+            with Client(address) as third:
+                assert third.post(ask())
+                assert second.file.read() == b""
+                assert first.post(ask())
+        assert not front.was_full
+
+    fronted(kiosk, talk, clients=2, short_idle_s=0.1)
+
+
+@slow
+def test_a_server_without_room_says_so_once(kiosk: str) -> None:
+    with served(kiosk) as (address, child), ExitStack() as stack:
+        clients = [stack.enter_context(Client(address)) for _ in range(Limits().clients)]
+        assert clients[-1].post(ask())
+        refused = [stack.enter_context(Client(address)).read()[0] for _ in range(3)]
+        assert refused == [503] * 3
+        assert ended(child) == (0, b"512 clients at once: others are answered 503\n")
+
+
 def test_an_idle_connection_is_closed(kiosk: str) -> None:
     def talk(address: str, _: Front) -> None:
         with Client(address) as client:

@@ -24,6 +24,22 @@ def _filled(run: Run, *, reward: str = "default") -> None:
     assert run("--now", T0, "feedback", 1, "click").exit_code == 0
 
 
+def test_variants_are_listed_as_long_as_they_serve(run: Run) -> None:
+    _filled(run)
+    run("policy", "create", "other", "--kind", "uniform")
+
+    def listed() -> set[str]:
+        return {row["policy"] for row in run("status", "--json").json["policies"]}
+
+    own = listed()
+    run("route", "set", "front", "--to", "other", "--share", "50%")
+    assert listed() == own | {"home@front-ramp-1/current", "other@front-ramp-1/candidate"}
+    run("experiment", "stop", "front-ramp-1", "--promote", "candidate")
+    assert listed() == own | {"other@front-ramp-1/candidate"}
+    run("route", "set", "front", "--to", "home")
+    assert listed() == own
+
+
 def test_an_empty_store_has_a_status(run: Run) -> None:
     status = run("status", "--json").json
     assert status.keys() >= KEYS
