@@ -122,20 +122,20 @@ def test_errors_are_clustered_over_users_of_several_loggers() -> None:
 
 @pytest.mark.slow
 def test_estimates_over_many_loggers_are_unbiased_and_cover() -> None:
-    """600 logs of 8 loggers; alarms falsely in fewer than 1 of 1,000 seeds. In the same rows, without halves, the bias
+    """300 logs of 8 loggers; alarms falsely in fewer than 1 of 1,000 seeds. In the same rows, without halves, the bias
     is .3 standard errors."""
     generator, fold, truth = np.random.default_rng(7), fold_of("ips", "snips"), float(TARGET @ RATES)
     loggers = {f"l{number}": leaning(9 if number == 0 else 0, 0.7) for number in range(8)}
     estimates = [
         weighed(fold, {name: log(logger, 1_000, generator) for name, logger in loggers.items()})[0]
-        for _ in range(600)
+        for _ in range(300)
     ]  # fmt: skip
     for of_label in zip(*estimates, strict=True):
         values, errors = (np.array([getattr(each, name) for each in of_label]) for name in ("value", "std_error"))
         bias = (values.mean() - truth) / values.std()
         covered = np.mean(np.abs(values - truth) < 1.96 * errors)
-        assert abs(bias) < 3.3 / np.sqrt(600)
-        assert covered > 0.95 - 3.3 * np.sqrt(0.05 * 0.95 / 600)
+        assert abs(bias) < 3.3 / np.sqrt(300)
+        assert covered > 0.95 - 3.3 * np.sqrt(0.05 * 0.95 / 300)
 
 
 def test_two_targets_that_are_compared_count_loggers_alike() -> None:

@@ -1,4 +1,4 @@
-"""Draws: a million pages against the logged probabilities, determinism, and speed."""
+"""Draws: pages by the hundred thousand against the logged probabilities, determinism, and speed."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ FAMILIES: dict[str, Scores] = {
     "gumbel": Gumbel(np.array([0.0, 1.0, -1.0, 0.5, 0.5, 2.0])),
 }
 ALARM = 1e-6  # of a false alarm, in each test of frequencies
+DRAWS = 250_000  # the quantiles behind them are compared exactly below
 
 
 def assert_frequencies(counts: Array, expected: Array) -> None:
@@ -40,25 +41,23 @@ def assert_frequencies(counts: Array, expected: Array) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("floor", [0.0, 0.2])
-def test_a_million_pages_come_as_often_as_logged(family: str, floor: float) -> None:
+def test_pages_come_as_often_as_logged(family: str, floor: float) -> None:
     slates = np.array(list(itertools.permutations(range(6), 3)))
-    code, counts = slates @ np.array([36, 6, 1]), np.zeros(216)
-    for batch in range(10):
-        decisions = np.arange(100_000) + 100_000 * batch
-        drawn = draw(FAMILIES[family], size=3, floor=floor, seeds=np.full(100_000, 77, np.uint64), decisions=decisions)
-        counts += np.bincount(drawn.slates @ np.array([36, 6, 1]), minlength=216)
+    seeds, decisions, digits = np.full(DRAWS, 77, np.uint64), np.arange(DRAWS), np.array([36, 6, 1])
+    drawn = draw(FAMILIES[family], size=3, floor=floor, seeds=seeds, decisions=decisions)
+    counts = np.bincount(drawn.slates @ digits, minlength=216)[slates @ digits]
     joint = conditionals(FAMILIES[family], slates, floor=floor).prod(axis=1)
-    assert_frequencies(counts[code], 1e6 * joint)
+    assert_frequencies(counts.astype(float), DRAWS * joint)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("floor", [0.0, 0.2])
-def test_a_million_single_arms_come_as_often_as_logged(family: str, floor: float) -> None:
-    seeds, decisions = np.full(1_000_000, 78, np.uint64), np.arange(1_000_000)
+def test_single_arms_come_as_often_as_logged(family: str, floor: float) -> None:
+    seeds, decisions = np.full(DRAWS, 78, np.uint64), np.arange(DRAWS)
     drawn = draw(FAMILIES[family], size=1, floor=floor, seeds=seeds, decisions=decisions)
     counts = np.bincount(drawn.slates[:, 0], minlength=6)
-    assert_frequencies(counts.astype(float), 1e6 * first(FAMILIES[family], floor=floor))
+    assert_frequencies(counts.astype(float), DRAWS * first(FAMILIES[family], floor=floor))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
