@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from rlrec.app.evaluation.passes import StoreRunner, Workers
 from rlrec.compute.cluster import Cluster, SchedulerAbsent
 from rlrec.compute.local import Processes
 from rlrec.compute.packing import pack, unpack
-from rlrec.compute.protocol import Engine, Fingerprint, fingerprint, is_mixed
+from rlrec.compute.protocol import Fingerprint, fingerprint, is_mixed
 from rlrec.errors import InputError, RlrecError
 from tests.app import logs
 
@@ -56,15 +55,16 @@ def test_processes_give_the_same_bits(served: str) -> None:
 
 
 @pytest.mark.slow
-def test_processes_read_either_store(db: str) -> None:
+@pytest.mark.parametrize("db", ["postgres"], indirect=True)
+def test_processes_read_a_server(db: str) -> None:
     serve(db)
     assert judged(db, Workers(jobs=2)) == judged(db)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_cluster_gives_the_same_bits(served: str, jobs: int) -> None:
-    assert judged(served, Workers(jobs=jobs, engine="dask")) == judged(served)
+def test_a_cluster_gives_the_same_bits(served: str) -> None:
+    """Of one worker; below one of two does, although it loses one."""
+    assert judged(served, Workers(engine="dask")) == judged(served)
 
 
 # -- workers that end --
@@ -107,16 +107,23 @@ class Poisoned:
         return partition
 
 
-@pytest.fixture(params=["local", pytest.param("dask", marks=pytest.mark.slow)])
-def poisoned(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    local = request.param == "local"
-    with closing(Processes(2, Poisoned()) if local else Cluster(2, Poisoned(), scheduler=None)) as engine:
-        yield engine
+@pytest.mark.slow
+def test_a_partition_that_ends_four_workers_is_named() -> None:
+    with (
+        closing(Processes(2, Poisoned())) as engine,
+        pytest.raises(RlrecError, match="partition 3 of the log has ended its worker 4 times"),
+    ):
+        dict(engine.map(b"", range(6)))
 
 
-def test_a_partition_that_ends_four_workers_is_named(poisoned: Engine) -> None:
-    with pytest.raises(RlrecError, match="partition 3 of the log has ended its worker 4 times"):
-        dict(poisoned.map(b"", range(6)))
+@pytest.mark.slow
+def test_a_partition_that_ends_four_workers_of_a_cluster_ends_the_work() -> None:
+    """Dask blames the partitions that wait at the same worker, too: which one it names is chance."""
+    with (
+        closing(Cluster(2, Poisoned(), scheduler=None)) as engine,
+        pytest.raises(RlrecError, match=r"partition [0-5] of the log has ended its worker 4 times"),
+    ):
+        dict(engine.map(b"", range(6)))
 
 
 # -- what is refused --
