@@ -7,8 +7,10 @@ from typing import Any, NotRequired, cast
 
 import numpy as np
 
-from rlrec.app.audit.stored_slates import near
-from rlrec.app.distributions import candidate_lists, exact
+from rlrec.app.audit import propensities
+from rlrec.app.audit.findings import Findings
+from rlrec.app.audit.stored_slates import DRAWS
+from rlrec.app.distributions import exact
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.log.slot_values import reward_of
@@ -25,7 +27,6 @@ from rlrec.policy.two_stage import RANKING
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, policies, team_drafts
 from rlrec.store.candidates import CandidateList
-from rlrec.store.events import CENSOR
 from rlrec.store.team_drafts import TEAMS
 from rlrec.store.unit import damaged, parse
 
@@ -65,8 +66,8 @@ def show(store: Store, decision_id: int) -> Result:
         answer, state = (read(unit, stored)[decision_id] for read in (decision_json.answers, decision_json.states))
         bodies = contents.context_bodies(unit, [decision.context_id])
         context = parse(bodies[decision.context_id], f"body of context {decision.context_id}")
-        counted = [event for event in received if event.kind != CENSOR]
-        derived = DerivedDecision(unit, decision, version, context)
+        derived, findings = DerivedDecision(unit, decision, version, context), Findings()
+        propensities.check(unit, np.array([] if derived.case is None else [decision_id], np.int64), findings=findings)
     del answer["duplicate"]
     return cast(Result, answer | {
         "kind": version.policy.kind,
@@ -80,15 +81,15 @@ def show(store: Store, decision_id: int) -> Result:
         "floor": derived.floor(),
         "slate": [
             entry | derived.of_slot(slot)
-            | {"reward": reward_of(version.reward, decision, counted, position=slot.position)}
+            | {"reward": reward_of(version.reward, decision, received, position=slot.position)}
             for entry, slot in zip(answer["slate"], decision.slots, strict=True)
         ],
-        "agrees": derived.agrees(),
+        "agrees": None if derived.case is None else all(found.check == DRAWS for found in findings.listed()),
         "arms": derived.table(),
         **derived.features(),
         "events": decision_json.events(received),
         "reward_definition": version.reward.name,
-        "reward": reward_of(version.reward, decision, counted, position=None),
+        "reward": reward_of(version.reward, decision, received, position=None),
     })  # fmt: skip
 
 
@@ -107,7 +108,6 @@ class DerivedDecision:
         self.trained: Trained | None = None
         self.state: State | None = None
         self.listed: CandidateList | None = None
-        self.list_agrees = True
         self.catalogue: int | None = None
         teams = team_drafts.find(unit, [decision.id]).get(decision.id, "")
         self.teams = np.array([[TEAMS.index(team) for team in teams]], np.intp)
@@ -117,7 +117,8 @@ class DerivedDecision:
             served = exact.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
             if served.generator is not None:
                 self.listed = candidates.find(unit, [decision.id]).get(decision.id)
-                self.list_agrees = self._list_agrees(served, context, unit)
+                if self.listed is not None and (key := self.listed.catalogue_id) is not None:
+                    self.catalogue = len(contents.eligible_arms(unit, [key])[key])
             self._derive(served, context)
 
     def _derive(self, served: VersionDistribution, context: Mapping[str, Any]) -> None:
@@ -158,20 +159,6 @@ class DerivedDecision:
         if self.state:  # below the top they are not worked out for every decision
             self.marginal = np.vstack([self.marginal, np.full((len(shown) - 1, len(self.arms)), np.nan)])
 
-    def _list_agrees(self, served: VersionDistribution, context: Mapping[str, Any], unit: Unit) -> bool:
-        """Whether the list of candidates has the probability that is stored."""
-        if self.listed is None or self.listed.catalogue_id is None:
-            return False
-        key, revision = self.listed.catalogue_id, self.decision.catalogue_revision
-        catalogue = contents.eligible_arms(unit, [key])[key]
-        self.catalogue = len(catalogue)
-        names = arms.keys(unit, catalogue)
-        case = served.candidates(key, np.array(catalogue, np.int64), context, keys=names, revision=revision)
-        seeds = np.array([unsigned(self.decision.seed or 0)], np.uint64)
-        lists, ids = np.array([self.listed.arms], np.int64), np.array([self.decision.id])
-        derived = candidate_lists.conditionals(case, lists, seeds=seeds, decisions=ids)
-        return bool(near(np.array([self.listed.propensities]), derived).all())
-
     def floor(self) -> float | list[float] | None:
         """The exploration at every position, or at each of those shown; None where nothing can be derived."""
         floor = None if self.case is None else self.case.floor
@@ -187,15 +174,6 @@ class DerivedDecision:
             "min_propensity": slot.min_propensity, "censored": slot.censored, "rounded": slot.rounded,
             "derived_propensity": conditional, "derived_marginal": marginal,  # it may have no closed form
         }  # fmt: skip
-
-    def agrees(self) -> bool | None:
-        """Whether every probability that is stored is the one derived again; None where nothing can be derived."""
-        if self.case is None:
-            return None
-        at = np.arange(len(self.shown)), self.shown
-        stored = np.array([(slot.propensity, slot.marginal) for slot in self.decision.slots], np.float64).T
-        derived = np.array([self.conditional[at], self.marginal[at]])
-        return self.list_agrees and bool((near(stored, derived) | np.isnan(stored)).all())
 
     def features(self) -> dict[str, Any]:
         """The features of context and visit that are not 0, for a policy that reads the visit."""

@@ -13,7 +13,6 @@ from rlrec.app.serving import decision_json
 from rlrec.errors import InputError
 from rlrec.records import Decision, Event, Reward
 from rlrec.store import Store, Unit, contents, decisions, events, policies, returns, sessions, settings
-from rlrec.store.events import CENSOR
 from rlrec.store.sessions import Session, Visit
 from rlrec.store.unit import parse
 from rlrec.times import written
@@ -137,14 +136,13 @@ def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[Step]:
 def _step(
     decision: Decision, stored: Sequence[Event], answer: Mapping[str, Any], *, context: str, reward: Reward
 ) -> Step:
-    counted = [event for event in stored if event.kind != CENSOR]
     slate = [
-        {**entry, "censored": slot.censored, "reward": reward_of(reward, decision, counted, position=slot.position)}
+        {**entry, "censored": slot.censored, "reward": reward_of(reward, decision, stored, position=slot.position)}
         for entry, slot in zip(answer["slate"], decision.slots, strict=True)
     ]
     fields = {
         **answer, "context": parse(context, f"context of decision {answer['decision_id']}"), "slate": slate,
-        "events": decision_json.events(stored), "reward": reward_of(reward, decision, counted, position=None),
+        "events": decision_json.events(stored), "reward": reward_of(reward, decision, stored, position=None),
     }  # fmt: skip
     return cast(Step, {name: fields[name] for name in Step.__annotations__ if name in fields})
 

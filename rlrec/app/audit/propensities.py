@@ -7,21 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app.audit import candidate_lists, team_drafts
+from rlrec.app.audit import candidate_lists
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.audit.session_slates import SessionSlates
 from rlrec.app.audit.stored_slates import ABSOLUTE, CHECK, RELATIVE, Derived, Referred, Stored, StoredSlates, complete
 from rlrec.app.distributions import designs, exact, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.log import lineage
-from rlrec.arrays import Array, Ids, Index, run_starts
-from rlrec.policy import sampler, slate
+from rlrec.arrays import Flags, Ids, Index, run_starts
+from rlrec.policy import slate
+from rlrec.policy.interleaving import TeamDraftSampler
 from rlrec.policy.scores import Scores
 from rlrec.policy.two_stage import ranking_seeds
 from rlrec.records import Version
-from rlrec.store import Unit, audit, beliefs, policies
+from rlrec.store import Unit, audit, beliefs, policies, team_drafts
 from rlrec.store.beliefs import BeliefRows
 from rlrec.store.reader import Batch
+from rlrec.store.team_drafts import TEAMS
 
 ALL = 10_000  # decisions that are derived again unless asked otherwise
 PORTION = 50_000  # decisions of a sample that are held at once
@@ -155,10 +157,10 @@ class VersionSlates:
             if case.rankers is None:
                 derived = _derive(case, stored, size)
             else:
-                teams, readable = team_drafts.stored_teams(self.unit, stored, size)
+                teams, readable = _stored_teams(self.unit, stored, size)
                 for key in stored.ids[~readable].tolist():
                     self.findings.error(CHECK, f"decision {key}", "it does not say which ranker picked each slot")
-                derived = team_drafts.derive(case, stored, size, teams)
+                derived = _derive_draft(case, TeamDraftSampler(case.rankers, size), stored, teams)
             stored.compare(derived, of=its, findings=self.findings)
         return len(group)
 
@@ -166,17 +168,37 @@ class VersionSlates:
 def _derive(case: EligibleDistribution, stored: Stored, size: int) -> Derived:
     places = np.searchsorted(case.arms, stored.arms)
     score = case.noiseless(places).astype(np.float64)
-    if size == 1 and not case.scores.samples:
-        return _single(case, stored, places, score)
     draw = slate.draw(case.scores, size=size, floor=case.floor, seeds=stored.seeds, decisions=stored.ids)
     redrawn = (draw.slates != places).any(axis=1)
     propensity, marginal, minimum = draw.propensity, draw.marginal, draw.minimum
-    minimum[redrawn] = stored.min_propensity[redrawn]
+    if size > 1 or case.scores.samples:
+        minimum[redrawn] = stored.min_propensity[redrawn]
     for rows, scores in _by_scores(case.scores, stored, np.flatnonzero(redrawn)):
         propensity[rows] = slate.conditionals(scores, places[rows], floor=case.floor)
         table = slate.marginals(scores, size=size, floor=case.floor)
         marginal[rows] = table[np.arange(size), places[rows]]
     return Derived(redrawn, propensity, marginal, minimum, score)
+
+
+def _stored_teams(unit: Unit, stored: Stored, size: int) -> tuple[Index, Flags]:
+    """The teams of slates that two rankers drafted, (n, size), and which of these are readable, (n,); those of others
+    are 0."""
+    by_decision = team_drafts.find(unit, stored.ids.tolist())
+    texts = [by_decision.get(key, "") for key in stored.ids.tolist()]
+    readable = np.array([len(text) == size and set(text) <= set(TEAMS) for text in texts], np.bool_)
+    teams = np.zeros((len(texts), size), np.intp)
+    for row in np.flatnonzero(readable).tolist():
+        teams[row] = [TEAMS.index(letter) for letter in texts[row]]
+    return teams, readable
+
+
+def _derive_draft(case: EligibleDistribution, sampler: TeamDraftSampler, stored: Stored, teams: Index) -> Derived:
+    """Slates and teams drawn again, and the propensities of the stored ones given their teams."""
+    places, drawn = np.searchsorted(case.arms, stored.arms), sampler.draw(seeds=stored.seeds, decisions=stored.ids)
+    redrawn = (drawn.slates != places).any(axis=1) | (drawn.teams != teams).any(axis=1)
+    minimum = np.where(redrawn[:, None], stored.min_propensity, drawn.minimum)
+    score = case.noiseless(places).astype(np.float64)
+    return Derived(redrawn, sampler.conditionals(places, teams), drawn.marginal, minimum, score)
 
 
 def _by_scores(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[Index, Scores]]:
@@ -186,13 +208,3 @@ def _by_scores(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[In
             yield np.array([row]), scores.of_decision(int(stored.seeds[row]), int(stored.ids[row]))
     elif rows.size:
         yield rows, scores
-
-
-def _single(case: EligibleDistribution, stored: Stored, places: Index, score: Array) -> Derived:
-    """Slates of one position, drawn again: the inverse of the distribution at the decision's first word."""
-    chance = slate.first(case.scores, floor=case.floor)
-    cumulative = np.cumsum(chance)
-    uniform = sampler.uniforms(stored.seeds, stored.ids, words=1)[:, 0]
-    arm = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
-    redrawn = np.minimum(arm, np.flatnonzero(chance)[-1]) != places[:, 0]
-    return Derived(redrawn, chance[places], chance[places], np.full(places.shape, chance.min()), score)
