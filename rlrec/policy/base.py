@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, prod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from rlrec.errors import InputError
@@ -180,7 +180,7 @@ class Floored(Policy):
     explore_slots: str = ""
 
     def __post_init__(self) -> None:
-        fraction("floor", self.floor)
+        between("floor", self.floor, 0, 1)
         if self.explore_slots and not self.floor:
             raise InputError(
                 f"explore_slots is {self.explore_slots!r}, and the floor is 0",
@@ -305,11 +305,6 @@ def unchecked_copy(policy: P, **parameters: Any) -> P:
     return other
 
 
-def fraction(name: str, value: float) -> None:
-    """Raises InputError unless a parameter is a number in [0, 1]."""
-    between(name, value, 0, 1)
-
-
 def between(name: str, value: float, low: float, high: float) -> None:
     """Raises InputError unless a parameter is a number in [low, high]."""
     number(name, value)
@@ -325,7 +320,4 @@ def number(name: str, value: float) -> None:
 
 def any_of(*probabilities: float) -> float:
     """Probability that one of several explorations takes place, each tried after the other: 1 - prod(1 - p)."""
-    none = 1.0
-    for probability in probabilities:
-        none *= 1.0 - probability
-    return 1.0 - none
+    return 1.0 - prod(1.0 - probability for probability in probabilities)

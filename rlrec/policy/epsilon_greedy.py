@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlrec.policy.base import Belief, Learner, fraction
+from rlrec.policy.base import Belief, Learner, between
 from rlrec.policy.floors import Floor
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class EpsilonGreedy(Learner):
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "epsilon")
 
     def __post_init__(self) -> None:
-        fraction("epsilon", self.epsilon)
+        between("epsilon", self.epsilon, 0, 1)
         super().__post_init__()
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Floored, Policy, fraction
+from rlrec.policy.base import Belief, Floored, Policy, between
 
 if TYPE_CHECKING:
     from rlrec.policy.scores import Scores
@@ -65,7 +65,7 @@ class Fixed(_Unlearned, Floored):
         for value, table in tables:
             where = f" for value {value!r}" if self.by else ""
             for arm, probability in table.items():
-                fraction(f"the probability of {arm!r}{where}", probability)
+                between(f"the probability of {arm!r}{where}", probability, 0, 1)
             total = sum(table.values())
             if abs(total - 1) > 1e-6:
                 raise InputError(f"the probabilities{where} add up to {total:.9g}", hint="they must add up to 1")

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, run_starts
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Examined, between, fraction, unchecked_copy
+from rlrec.policy.base import Belief, Examined, between, unchecked_copy
 from rlrec.policy.contextual import ContextualPolicy
 from rlrec.policy.encoder import Encoded
 from rlrec.policy.families.gumbel import Gumbel
@@ -97,7 +97,7 @@ class Gradient(ContextualPolicy, Examined):
         if self.model not in (LINEAR, BILINEAR):
             raise InputError(f"model is {self.model!r}", hint=f"it is {LINEAR} or {BILINEAR}")
         between("temperature", self.temperature, 1e-9, 1e9)
-        fraction("recency", self.recency)
+        between("recency", self.recency, 0, 1)
         super().__post_init__()
         if self.is_sparse and self.model == BILINEAR:
             raise InputError(
@@ -220,36 +220,30 @@ class Gradient(ContextualPolicy, Examined):
 
     def index_at(self, belief: Belief, x: Encoded) -> Array:
         """Noiseless scores at the beginning of a visit in contexts x (..., q), (..., m)."""
-        if self.is_sparse:
-            score = self._sparse_index(belief, x)
-            return score[0] if x.single else score
-        if belief.trained is None:
-            return np.zeros((*x.shape[:-1], belief.pulls.shape[-1]))
-        parameters, described = belief.trained
-        weights, bias, _ = self.effective(parameters, described)
-        return x @ weights[:, : x.shape[-1]].T + bias
-
-    def _sparse_index(self, belief: Belief, x: Sparse) -> Array:
-        if belief.trained is None:
-            return np.zeros((len(x), belief.pulls.shape[-1]))
-        weights, bias, _ = self.effective(*belief.trained)
+        weights, bias, _ = self._trained(belief)
+        if not self.is_sparse:
+            return x @ weights[:, : x.shape[-1]].T + bias
         by_intercept = weights[:, : len(self._context_names)].sum(axis=1)
-        return bias + by_intercept + x.among(self.design.columns).times(weights[:, len(self.names) :].T)
+        score = bias + by_intercept + x.among(self.design.columns).times(weights[:, len(self.names) :].T)
+        return score[0] if x.single else score
+
+    def _trained(self, belief: Belief) -> tuple[Array, Array, Array]:
+        """`effective` of what a belief was trained to."""
+        if belief.trained is not None:
+            return self.effective(*belief.trained)
+        arms = belief.pulls.shape[-1]
+        return self.effective(self.nothing(arms), np.zeros((arms, len(self.design.arm.names))))
 
     def scores_at(self, belief: Belief, x: Encoded) -> Scores:
         return self.distribution(self.index_at(belief, x))
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
-        if belief.trained is None:
-            return np.zeros((len(columns), len(belief.pulls)))
-        weights = self.effective(*belief.trained)[0][:, len(self.names) :]
+        weights = self._trained(belief)[0][:, len(self.names) :]
         return weights[:, np.searchsorted(self.design.columns, columns)].T
 
     def weights(self, belief: Belief) -> Array:
         """Weight of each of `features` in each arm's score, (m, d + 5)."""
-        if belief.trained is None:
-            return np.zeros((len(belief.pulls), len(self.features)))
-        weights, bias, memory = self.effective(*belief.trained)
+        weights, bias, memory = self._trained(belief)
         return np.column_stack([bias, weights[:, : len(self.names)], memory])
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:

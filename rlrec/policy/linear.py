@@ -118,7 +118,7 @@ class Linear(ContextualPolicy, Learner):
         if not self.is_sparse:
             return self.posterior(belief).mean(x)
         columns = np.unique(x.column)
-        score = marginal.scores(x, columns, self.column_weights(belief, columns), self._intercept(belief))
+        score = marginal.scores(x, columns, self.column_weights(belief, columns), self._mean_left(belief, self.ridge))
         return score[0] if x.single else score
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
@@ -129,12 +129,9 @@ class Linear(ContextualPolicy, Learner):
         centre = self._mean_left(belief, 0.0)
         return marginal.weights(sums[..., :3], centre, ridge=self.ridge, anchor=sums[..., 3])
 
-    def _intercept(self, belief: Belief) -> Array:
-        """Weight of the intercept of each arm beside sparse contexts, (m,); 0 where there is none."""
-        return self._mean_left(belief, self.ridge)
-
     def _mean_left(self, belief: Belief, ridge: float) -> Array:
-        """Mean of what the anchor leaves of the rewards of each arm, (m,)."""
+        """Mean of what the anchor leaves of the rewards of each arm, shrunk by `ridge` pulls of 0, (m,): the weight of
+        its intercept beside sparse contexts; 0 where there is none."""
         mean, weight = np.zeros(len(belief.pulls)), belief.weight + ridge
         if not self.design.context.intercept:
             return mean

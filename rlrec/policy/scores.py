@@ -25,8 +25,9 @@ class Order(Protocol):
     def ranks(self, size: int) -> Array:
         """Probability that each arm stands at rank 1..size of the order, (size, m); NaN where no closed form exists."""
 
-    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
-        """Probability that each arm is the best of those left below prefix (k,), given that prefix, (m,)."""
+    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
+        """Probability that each arm is the best of those left below each of prefixes (n, k), given that prefix,
+        (n, m)."""
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         """Probability that the arm at each position is the best of those left, given the arms above it, (n, k).
@@ -42,15 +43,8 @@ class DrawnOrder(Order):
     def ranking(self, keys: Array, size: int) -> Index:
         """The first `size` arms of the order that uniforms keys (n, m) draw, (n, size)."""
 
-    @abstractmethod
-    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
-        """`next_arm` below each of many prefixes (n, k), (n, m)."""
-
-    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
-        return self.next_arms(prefix[None], floor=floor)[0]
-
     def best(self) -> Array:
-        return self.next_arm(np.empty(0, np.intp), floor=0.0)
+        return self.next_arms(np.empty((1, 0), np.intp), floor=0.0)[0]
 
     def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
         """At each position of slates (n, k) in order, `next_arms` below the distinct slates above, (u, m), and which of

@@ -113,19 +113,14 @@ def remaining(scores: Scores, prefix: Index, *, floor: Floor) -> Array:
     """Probability of each arm at the position after prefix (k,), k < m, given that prefix, (m,); the sum is 1.
 
     0 for the arms in it; else the same as `conditionals`, and with the same errors."""
-    prefix = np.asarray(prefix, np.intp)
-    probability = scores.order(len(prefix) + 1).next_arm(prefix, floor=floor)
-    mixed = _mix_floor(probability, at_positions(floor, len(prefix) + 1)[-1], len(scores) - len(prefix))
-    mixed[prefix] = 0.0
-    return mixed
+    return remaining_each(scores, np.asarray(prefix, np.intp)[None], floor=floor)[0]
 
 
 def remaining_each(scores: Scores, prefixes: Index, *, floor: Floor) -> Array:
-    """`remaining` below each of many prefixes (n, k), (n, m), for exact scores."""
-    order = scores.order(prefixes.shape[1] + 1)
-    assert isinstance(order, DrawnOrder)
+    """`remaining` below each of many prefixes (n, k), (n, m)."""
     k = prefixes.shape[1]
-    mixed = _mix_floor(order.next_arms(prefixes, floor=floor), at_positions(floor, k + 1)[-1], len(scores) - k)
+    probability = scores.order(k + 1).next_arms(prefixes, floor=floor)
+    mixed = _mix_floor(probability, at_positions(floor, k + 1)[-1], len(scores) - k)
     mixed[np.arange(len(prefixes))[:, None], prefixes] = 0.0
     return mixed
 
@@ -303,9 +298,9 @@ class SlateSampler:
         for row, (seed, decision) in enumerate(zip(seeds.tolist(), decisions.tolist(), strict=True)):
             order = self._scores.of_decision(seed, decision).order(self._size)
             for position in range(self._size):
-                prefix = slates[row, :position]
-                left = np.delete(np.arange(self._arms), prefix)
-                mixed = _mix_floor(order.next_arm(prefix, floor=self._floor)[left], floors[position], len(left))
+                above = slates[[row], :position]
+                left = np.delete(np.arange(self._arms), above[0])
+                mixed = _mix_floor(order.next_arms(above, floor=self._floor)[0, left], floors[position], len(left))
                 drawn = _invert(mixed, mixed.cumsum(), uniform[row, position])
                 slates[row, position] = left[drawn]
                 propensity[row, position], least[row, position] = mixed[drawn], mixed.min()

@@ -71,17 +71,18 @@ class ContinuousOrder(DrawnOrder):
         tabulated = self._tabulated if together >= self._positions else self._tabulate(together)
         return maximum.ranks(tabulated.table, size)[:, tabulated.row]
 
-    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
+    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
+        return np.array([self._next_arm(prefix, at_positions(floor, len(prefix))) for prefix in prefixes])
+
+    def _next_arm(self, prefix: Index, floors: Array) -> Array:
+        """`next_arms` below one prefix (k,), (m,). floors (k,)."""
         table, row = self._tabulated.table, self._tabulated.row
         sweep = _Sweep(table, table.log_all()[None], len(row))
-        for arm, uniform in zip(prefix, at_positions(floor, len(prefix)), strict=True):
+        for arm, uniform in zip(prefix, floors, strict=True):
             sweep.show(np.zeros(1, np.intp), row[arm : arm + 1], uniform)
         probability = (sweep.weight() @ table.hazard.T)[0, row]
         probability[prefix] = 0.0
         return probability / probability.sum()  # 1, but for what a prefix that hardly occurs loses below the nodes
-
-    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
-        return np.array([self.next_arm(prefix, floor=floor) for prefix in prefixes])
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         table, row = self._tabulated.table, self._tabulated.row
@@ -120,7 +121,7 @@ class ContinuousOrder(DrawnOrder):
         for position, (weight, above, begins) in enumerate(self._descend(slates, at_positions(floor, slates.shape[1]))):
             probability = (weight @ table.hazard.T)[:, row]
             probability[np.arange(len(first))[:, None], slates[first, :position]] = 0.0
-            yield probability / probability.sum(axis=1, keepdims=True), above  # as in `next_arm`
+            yield probability / probability.sum(axis=1, keepdims=True), above  # as in `_next_arm`
             first = np.flatnonzero(begins)
 
     def _descend(self, slates: Index, floors: Array) -> Iterator[tuple[Array, Index, Flags]]:

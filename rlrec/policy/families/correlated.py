@@ -106,8 +106,8 @@ class SampledOrder:
         ranks[0] = self.best()
         return ranks
 
-    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
-        return self._best(frozenset(prefix.tolist()))
+    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
+        return np.array([self._best(frozenset(prefix)) for prefix in prefixes.tolist()])
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         probability, smallest = np.empty(slates.shape), np.zeros(slates.shape)
