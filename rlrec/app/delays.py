@@ -76,7 +76,7 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
 
 def _weighed(batch: Batch, definition: Reward, uncensored: Flags) -> Batch:
     """The weighed events of a batch, and the decisions that have any: every other one earned the default."""
-    weighed = reward_log.kind_numbers(batch, definition) >= 0
+    weighed = reward_log.kind_numbers(batch, definition.weights) >= 0
     weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][uncensored])
     events = take(batch.events, weighed)
     rows = np.isin(batch.slots["decision_id"], events["decision_id"])

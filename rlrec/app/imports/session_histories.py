@@ -11,7 +11,6 @@ from rlrec.app.inputs import canonical
 from rlrec.app.log import reward_log
 from rlrec.app.serving.open_sessions import RECENT
 from rlrec.arrays import Array, Ids, numbers_in_runs, offsets, piece_rows, run_starts, take
-from rlrec.policy import reward as rewards
 from rlrec.policy.history import REMEMBERED, History
 from rlrec.records import Reward
 from rlrec.store import Unit, arms, reader
@@ -88,16 +87,9 @@ def _rewards(batch: Batch, definition: Reward, first: Ids | None = None) -> tupl
     """The reward of each slot, and that of each page at its first slot, (n,) each."""
     decision_id = batch.slots["decision_id"]
     first = run_starts(decision_id) if first is None else first
-    reward = reward_log.with_rewards(batch, definition).reward
-    events, pages = batch.events, np.zeros(len(decision_id))
-    of_page = events["position"] == 0
-    order = np.argsort(decision_id[first], kind="stable")
-    index = np.searchsorted(decision_id[first[order]], events["decision_id"][of_page])
-    pages[first] = rewards.of_pages(
-        definition, n=len(first), page=order[index], kind=reward_log.kind_numbers(batch, definition)[of_page],
-        value=events["value"][of_page], age_us=events["age_us"][of_page],
-    )  # fmt: skip
-    return reward, pages
+    pages = np.zeros(len(decision_id))
+    pages[first] = reward_log.page_events(batch, definition, decision_id[first])
+    return reward_log.with_rewards(batch, definition).reward, pages
 
 
 def _with_late_events(batch: Batch, chosen: Ids, first: Ids, begin: Ids) -> Ids:

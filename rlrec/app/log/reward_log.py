@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -50,7 +50,7 @@ def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True)
     """A batch with the rewards of a definition; settled_only: count events inside the window alone."""
     slot, of_slot = _slot_of_event(batch)
     reward, default = rewards.of_slots(
-        definition, n=len(batch), slot=slot[of_slot], kind=kind_numbers(batch, definition)[of_slot],
+        definition, n=len(batch), slot=slot[of_slot], kind=kind_numbers(batch, definition.weights)[of_slot],
         value=batch.events["value"][of_slot], age_us=batch.events["age_us"][of_slot], settled_only=settled_only,
     )  # fmt: skip
     return RewardedSlots(slots=batch.slots, reward=reward, default=default)
@@ -58,11 +58,9 @@ def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True)
 
 def event_sums(batch: Batch, *, most: int) -> dict[str, Array]:
     """Sum of the values of each kind of event at every slot, (n,): of the most frequent kinds."""
-    kinds = batch.events["kind"].tolist()
-    counts = Counter(kinds)
+    counts = Counter(batch.events["kind"].tolist())
     frequent = sorted(counts, key=lambda kind: (-counts[kind], kind))[:most]
-    numbers = defaultdict(lambda: -1, zip(frequent, range(len(frequent)), strict=True))
-    number = np.fromiter(map(numbers.__getitem__, kinds), np.int64, len(kinds))
+    number = kind_numbers(batch, frequent)
     slot, of_slot = _slot_of_event(batch)
     sums: dict[str, Array] = {}
     for index, kind in enumerate(frequent):
@@ -72,10 +70,10 @@ def event_sums(batch: Batch, *, most: int) -> dict[str, Array]:
     return sums
 
 
-def kind_numbers(batch: Batch, definition: Reward) -> Ids:
-    """The number of each event's kind among those that the definition weighs; -1 where it does not."""
+def kind_numbers(batch: Batch, of_kinds: Collection[str]) -> Ids:
+    """The number of each event's kind among some kinds; -1 for any other."""
     kinds = batch.events["kind"].tolist()
-    numbers = defaultdict(lambda: -1, zip(definition.weights, range(len(definition.weights)), strict=True))
+    numbers = defaultdict(lambda: -1, zip(of_kinds, range(len(of_kinds)), strict=True))
     return np.fromiter(map(numbers.__getitem__, kinds), np.int64, len(kinds))
 
 
@@ -141,7 +139,7 @@ def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
     page = order[index]
     of_page = (events["position"] == 0) & (decision_ids[page] == events["decision_id"])
     return rewards.of_pages(
-        definition, n=len(decision_ids), page=page[of_page], kind=kind_numbers(batch, definition)[of_page],
+        definition, n=len(decision_ids), page=page[of_page], kind=kind_numbers(batch, definition.weights)[of_page],
         value=events["value"][of_page], age_us=events["age_us"][of_page],
     )  # fmt: skip
 
