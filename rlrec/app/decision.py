@@ -84,7 +84,7 @@ def show(store: Store, decision_id: int) -> Result:
             | {"reward": reward_of(version.reward, decision, received, position=slot.position)}
             for entry, slot in zip(answer["slate"], decision.slots, strict=True)
         ],
-        "agrees": None if derived.case is None else all(found.check == DRAWS for found in findings.listed()),
+        "agrees": None if derived.case is None else all(row.check == DRAWS for row in findings.listed()),
         "arms": derived.table(),
         **derived.features(),
         "events": decision_json.events(received),
