@@ -27,9 +27,20 @@ def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]
         data[number]["features"] = parse(bodies[context], f"features of decision {number}")
     for number, sets in slot_sets.find(unit, decision_ids).items():
         data[number]["slot_sets"] = sets
-    supports = "SELECT decision_id, probabilities FROM logged_support WHERE decision_id IN (?*)"
-    for number, packed in unit.ask(supports, decision_ids):
+    for number, probabilities in supports(unit, decision_ids).items():
+        data[number]["support"] = probabilities.tolist()
+    return dict(data)
+
+
+def any_support(unit: Unit) -> bool:
+    """Whether some decision has the probabilities of all its arms."""
+    return unit.ask_row("SELECT decision_id FROM logged_support LIMIT 1") is not None
+
+
+def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float]]:
+    """Probabilities at position 1 of the eligible arms, in order of their ids, of these decisions that have them."""
+    rows = unit.ask("SELECT decision_id, probabilities FROM logged_support WHERE decision_id IN (?*)", decision_ids)
+    for number, packed in rows:
         if len(packed) % 8:
             raise damaged(f"the support of decision {number} is damaged")
-        data[number]["support"] = array("d", bytes(packed)).tolist()
-    return dict(data)
+    return {number: array("d", bytes(packed)) for number, packed in rows}

@@ -78,3 +78,21 @@ def test_what_a_line_said_of_its_arms_is_forgotten_with_its_user(run: Run, db: s
         for table in ("decision_features", "slot_set", "logged_support"):
             assert unit.ask(f"SELECT count(*) FROM {table}") == [(0,)]
         assert [body for (body,) in unit.ask("SELECT body FROM context") if "price" in body] == []
+
+
+def test_arms_without_a_logged_probability_are_unsupported(run: Run) -> None:
+    """`uniform` wants a third of c where the line says that it had no chance, half of it where the slot could show a
+    and c alone; where all arms had one, nothing; what stands below position 1 is not known."""
+    none, some = {"a": 0.5, "b": 0.5, "c": 0.0}, {"a": 0.25, "b": 0.25, "c": 0.5}
+    lines = [
+        {"support": none, "slate": [{"arm": "a", "propensity": 0.5}]},
+        {"support": some, "slate": [{"arm": "a", "propensity": 0.25}]},
+        {"support": {"a": 1.0, "b": 0.0, "c": 0.0}, "slot_sets": [["a", "c"]],
+         "slate": [{"arm": "a", "propensity": 1.0}]},
+        {"support": none, "slate": [{"arm": "b", "propensity": 0.5}, {"arm": "a", "propensity": 0.5}]},
+    ]  # fmt: skip
+    said = [json.dumps({"session": f"s{n}", "eligible": [*"abc"], **line}) for n, line in enumerate(lines)]
+    assert run("import-log", "-", "--layout", "jsonl", stdin="\n".join(said)).exit_code == 0
+    (row,) = run("evaluate", "uniform", "--estimator", "snips", "--json").json
+    assert row["unsupported"] == pytest.approx((1 / 3 + 0 + 1 / 2 + 1 / 3) / 4, abs=1e-12)
+    assert "unsupported" in row["reasons"]

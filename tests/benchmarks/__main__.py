@@ -26,6 +26,7 @@ from tests.benchmarks import (
     streams,
     training,
     unbiased,
+    verdicts,
 )
 from tests.benchmarks.measure import Figure, Setting, table
 
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "exact": exact.exact,
     "regret": regret.regret,
     "unbiased": unbiased.unbiased,
+    "verdicts": verdicts.verdicts,
     "epochs": epochs.epochs,
     "training": training.training,
     "gate": gates.gates,

@@ -13,13 +13,13 @@ from rlrec.app.evaluation import candidates, log_rows, logger_marginals, slot_se
 from rlrec.app.evaluation.contexts import ContextCache, ContextTable
 from rlrec.app.evaluation.groups import Grouping
 from rlrec.app.evaluation.log_rows import CLUSTERS, LoggedBatch
-from rlrec.app.evaluation.loggers import Loggers, unknown_support
+from rlrec.app.evaluation.loggers import Loggers, logged_zeros, unknown_support
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
 from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
 from rlrec.policy.features import WIDTH
-from rlrec.store import Unit, contents, decision_features, settings
+from rlrec.store import Unit, contents, decision_features, imported_data, settings
 from rlrec.store import candidates as candidate_lists
 from rlrec.store import slot_sets as stored_slot_sets
 from rlrec.store.bulk import Columns
@@ -67,6 +67,7 @@ class LogReader:
         describing = any(each.described or each.trained for each in serving)
         self._features = describing and decision_features.any_features(unit)
         self._slot_sets = stored_slot_sets.any_set(unit)
+        self._supports = imported_data.any_support(unit)
         self._inclusions = candidates.DERIVED  # distributions of a partition that may still be worked out
 
     def to_fit(self, reading: Reading) -> Iterator[LoggedBatch]:
@@ -168,6 +169,10 @@ class LogReader:
         if impressions:
             support, zeros = self.loggers.support(slots, contexts, eligible)
             slots |= support
+            if self._supports:
+                unsure = slots["decision_id"][slots["imported"] & ~slots["full"]]
+                supports = imported_data.supports(self.unit, np.unique(unsure).tolist())
+                slots |= logged_zeros(slots, supports, eligible, zeros)
         if marginals:
             derived = self.marginals.of(slots, contexts, eligible, positions=marginals)
             slots = {**slots, logger_marginals.COLUMN: derived}

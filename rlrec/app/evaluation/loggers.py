@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from rlrec.app.distributions import designs, exact
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.log_rows import ArmTable
+from rlrec.app.evaluation.slot_sets import SLOT_SET
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy import slate
@@ -134,6 +135,26 @@ class Loggers:
 
     def _load(self, version_id: int, seq: int, ordinal: int) -> exact.VersionDistribution:
         return exact.load(self.unit, self._versions[version_id], seq=seq, ordinal=ordinal)
+
+
+def logged_zeros(
+    slots: Columns, supports: Mapping[int, Sequence[float]], eligible: Mapping[int, Ids], zeros: list[Flags | None]
+) -> Columns:
+    """The columns `unknown_support` and `logger_case` with the slots on top whose lines say which arms had no chance;
+    these arms, (1, m), are appended to `zeros`, once for equal ones. supports: of decisions, as of the store."""
+    numbers: dict[tuple[int, bytes], int] = {}
+    unknown, case = slots["unknown_support"].copy(), slots["logger_case"].copy()
+    sets, of_slots = slots["eligible_id"], slots.get(SLOT_SET, np.zeros(len(case), np.int64))
+    top = np.flatnonzero((slots["position"] == 1) & np.isin(slots["decision_id"], list(supports)))
+    for row, decision in zip(top.tolist(), slots["decision_id"][top].tolist(), strict=True):
+        without, judged = np.array(supports[decision]) == 0, int(of_slots[row] or sets[row])
+        arms = np.searchsorted(eligible[int(sets[row])], eligible[judged])
+        name = judged, without[arms].tobytes()
+        if name not in numbers:
+            numbers[name] = len(zeros)
+            zeros.append(without[None, arms])
+        unknown[row], case[row] = True, numbers[name]
+    return {"unknown_support": unknown, "logger_case": case}
 
 
 def unknown_support(slots: Columns) -> Columns:
