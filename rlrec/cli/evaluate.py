@@ -71,8 +71,8 @@ def _joined(_ctx: click.Context, _param: click.Parameter, lists: tuple[str, ...]
 )  # fmt: skip
 @click.option(
     "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
-    help="bootstrap-t (of ips, snips, tis and wis with a weight above 20: no narrower than cressie-read), normal, or "
-    "cressie-read.",
+    help="bootstrap-t (with a weight above 20 of ips, snips, tis, wis and those with dr in their names per impression: "
+    "no narrower than cressie-read), normal, or cressie-read.",
 )  # fmt: skip
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the interval.")
 @click.option(

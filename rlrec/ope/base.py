@@ -164,6 +164,7 @@ class Estimator(Ratio, ABC):
     modelled: ClassVar[bool] = False  # uses a reward model: the batch must have `predicted` and `expected`
     self_normalised: ClassVar[bool] = False  # stays inside the reward's range: bounds are cut there
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")  # that are valid for it; () if none is
+    widens: ClassVar[bool] = False  # with large weights, to the interval of Cressie and Read at least
     biased: ClassVar[bool] = False  # changes weights on purpose: `distortion` is by how much
     lacking: ClassVar[str] = "no-propensity"  # the reason where rows that cannot be weighed were left out
 

@@ -16,6 +16,7 @@ class Dr(ImpressionEstimator):
     long as q was not fitted on the same cluster; a good model leaves small errors to weigh."""
 
     modelled: ClassVar[bool] = True
+    widens: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -82,6 +83,7 @@ class Sndr(ImpressionEstimator):
 
     columns: ClassVar[tuple[str, ...]] = (repr(Dr()), "rows", "weighable_expected", "weighted_error", "weight")
     modelled: ClassVar[bool] = True
+    widens: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:
         predicted, expected = model_of(batch, self.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ CORE = ("rows", "weight", "weighted_reward")
 # digits, are that far.
 NEGLIGIBLE = 1e-4
 # Beyond this largest weight bootstrap-t alone is too narrow: few rows carry the estimate, and those that would carry it
-# otherwise are missing. An interval of ips, snips, tis or wis is then at least as wide as that of Cressie and Read.
+# otherwise are missing. An interval of estimators that `widen` is then at least as wide as that of Cressie and Read.
 HEAVY = 20.0
 
 
@@ -157,7 +157,6 @@ class EstimatorFold:
     distorted: float = 0.0
     predictions: Bounds = (np.inf, -np.inf)
     weight_column: str = "weight"
-    core: ClassVar[tuple[str, str, str]] = CORE
 
     @cached_property
     def columns(self) -> list[int]:
@@ -233,28 +232,31 @@ class EstimatorFold:
         if drawn is None:
             return intervals.normal(value, error, options.level)
         low, high = intervals.bootstrap_t(self.estimator, drawn, columns=self.columns, level=options.level)
-        if self.weights.largest > HEAVY and "cressie-read" in self.estimator.intervals:
-            low, high = self.widened((low, high), options)
-        return low, high
-
-    def widened(self, bounds: Bounds, options: FinishOptions) -> Bounds:
-        """The interval, at least as wide as that of Cressie and Read where this one is finite."""
-        (low, high), (below, above) = bounds, self._cressie_read(options)
+        if not (self.weights.largest > HEAVY and self.estimator.widens):
+            return low, high
+        below, above = self._cressie_read(options)
         return min(low, below if below > -np.inf else low), max(high, above if above < np.inf else high)
 
     def _cressie_read(self, options: FinishOptions) -> Bounds:
         """Bounds over clusters with w = A / mbar and r = B / A: A, B sums of weights and weighted rewards, mbar mean
-        rows per cluster."""
-        rows, weight, reward = self.summary.index(self.core)
+        rows per cluster. Where a model is corrected, r is its error: B is a cluster's estimate, less the value for
+        each row, so that what a missing cluster adds to it is the worst error the model could make."""
+        rows, weight, reward = self.summary.index(("rows", "weight", self.estimator.columns[0]))
         total, moment, most = self.summary.total, self.summary.moment, self.summary.most
-        mbar = total[rows] / self.clusters
+        mbar, (least, largest), value = total[rows] / self.clusters, options.reward_range, 0.0
+        if self.estimator.modelled:
+            value = self.value_and_error[0]
+            least, largest = least - self.predictions[1], largest - self.predictions[0]
+        centred = moment[reward, reward] - 2 * value * moment[rows, reward] + value**2 * moment[rows, rows]
         sums = WeightSums(
-            n=self.clusters, w=float(total[weight] / mbar), wr=float(total[reward] / mbar),
-            w2=float(moment[weight, weight] / mbar**2), w2r=float(moment[weight, reward] / mbar**2),
-            w2r2=float(moment[reward, reward] / mbar**2),
+            n=self.clusters, w=float(total[weight] / mbar), wr=float((total[reward] - value * total[rows]) / mbar),
+            w2=float(moment[weight, weight] / mbar**2),
+            w2r=float((moment[weight, reward] - value * moment[weight, rows]) / mbar**2),
+            w2r2=float(centred / mbar**2),
         )  # fmt: skip
-        largest = float(max(self.weights.bound * most[rows], most[weight]) / mbar)
-        return intervals.cressie_read(sums, largest=largest, reward=options.reward_range, level=options.level)
+        bound = float(max(self.weights.bound * most[rows], most[weight]) / mbar)
+        low, high = intervals.cressie_read(sums, largest=bound, reward=(least, largest), level=options.level)
+        return value + low, value + high
 
     def estimate(self, options: FinishOptions, drawn: Replicates | None, *, together: Bounds | None = None) -> Estimate:
         """The estimate as reported. together: its bounds, where those of several groups hold together."""

@@ -26,22 +26,19 @@ class SessionEstimator(Estimator):
     weight_column: ClassVar[str] = "weight"  # of a visit: effective sample size and tail are about it
     step_column: ClassVar[str | None] = None
 
-    @property
-    def by_visit(self) -> bool:
-        """Whether it weighs the return of a visit by one weight, whose mean is 1."""
-        return self.columns[0] == "weighted_return"
-
 
 class Tis(SessionEstimator):
     """Mean of weight x return, the weight that of the whole session: unbiased; its variance grows with every step."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_return", "rows")
+    widens: ClassVar[bool] = True
 
 
 class Wis(SessionEstimator):
     """tis divided by the mean weight: slightly biased, and steadier."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_return", "weight")
+    widens: ClassVar[bool] = True
 
 
 class Pdis(SessionEstimator):

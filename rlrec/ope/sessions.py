@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals, strata
 from rlrec.ope.base import ROUNDING
 from rlrec.ope.diagnostics import Diagnosis, Weights
-from rlrec.ope.estimate import ANY_REWARD, HEAVY, USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
+from rlrec.ope.estimate import USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, Studentised
 from rlrec.ope.moments import BLOCKS, ClusterSummary, Moments, Steps, moments, steps
 from rlrec.ope.sequential import SessionEstimator
@@ -163,10 +163,10 @@ class SessionFold:
         return 0
 
     def finish(self, partial: SessionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
-        """One estimate for each estimator, in their order; no reward range applies to returns.
+        """One estimate for each estimator, in their order; returns range as far as those of the log.
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
         intervals.check(options.interval, options.level, estimators=self.estimators)
-        options = replace(options, reward_range=ANY_REWARD)
+        options = replace(options, reward_range=partial.returns)
         summary, drawn = partial.moments.summary(), None
         if options.interval == "bootstrap-t" and any(kind.step_column is None for kind in self.estimators.values()):
             drawn = intervals.replicates(summary, seed=options.seed, number=options.replicates)
@@ -255,8 +255,6 @@ class SessionEstimatorFold(EstimatorFold):
     estimator: SessionEstimator
     steps: Steps | None
     support: Support
-    returns: Bounds
-    core: ClassVar[tuple[str, str, str]] = ("rows", "weight", "weighted_return")
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
@@ -288,9 +286,7 @@ class SessionEstimatorFold(EstimatorFold):
 
     def bounds(self, options: FinishOptions, drawn: Replicates | None) -> Bounds:
         if self.estimator.step_column is None:
-            bounds = super().bounds(options, drawn)
-            heavy = drawn is not None and self.weights.largest > HEAVY and self.estimator.by_visit
-            return self.widened(bounds, replace(options, reward_range=self.returns)) if heavy else bounds
+            return super().bounds(options, drawn)
         value, error = self.value_and_error
         if not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN
@@ -305,6 +301,6 @@ def at_end(
     """The estimator at the end of a fold. summary: of the partial's moments."""
     return SessionEstimatorFold(
         label=label, estimator=estimator, summary=summary, steps=partial.steps, earned=partial.earned.sums[:, :, 0],
-        support=Support.of(partial), returns=partial.returns, weight_column=estimator.weight_column,
+        support=Support.of(partial), weight_column=estimator.weight_column,
         weights=partial.end if estimator.weight_column == "weight" else partial.along,
     )  # fmt: skip

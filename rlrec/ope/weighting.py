@@ -16,6 +16,7 @@ class Ips(ImpressionEstimator):
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
+    widens: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:
         return np.column_stack([batch.weight * batch.reward, batch.usable])
@@ -27,6 +28,7 @@ class Snips(ImpressionEstimator):
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
     self_normalised: ClassVar[bool] = True
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
+    widens: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:
         return np.column_stack([batch.weight * batch.reward, batch.weight])
