@@ -6,7 +6,6 @@ import numpy as np
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.audit.stored_slates import CHECK, DRAWS, Referred, StoredSlates, near
-from rlrec.app.distributions import candidate_lists
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.arrays import Array, Ids, Index, Words
 from rlrec.policy.slate import SMALLEST
@@ -51,7 +50,7 @@ def _compare(
     """Compare lists whose distribution is the same with those drawn and derived again."""
     stored = np.array([listed.arms for listed in lists])
     drawn = case.pages(stored.shape[1]).draw(seeds=seeds, decisions=decisions, lists=True)
-    derived = candidate_lists.conditionals(case, stored, seeds=seeds, decisions=decisions)
+    derived = case.list_conditionals(stored, seeds=seeds, decisions=decisions)
     for listed, again, chances in zip(lists, case.arms[drawn.slates].tolist(), derived, strict=True):
         if listed.arms != again:
             findings.error(DRAWS, f"decision {listed.decision_id}", "its seed draws another list of candidates")

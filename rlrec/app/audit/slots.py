@@ -8,8 +8,8 @@ import numpy as np
 
 from rlrec.app.audit.beliefs import TOLERANCE, BeliefHistory, sums_text
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.app.learning import extents, slot_statistics
-from rlrec.app.learning.extents import Extent
+from rlrec.app.learning import holdings, slot_statistics
+from rlrec.app.learning.holdings import Extent
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.arrays import Array
 from rlrec.records import Version
@@ -33,7 +33,7 @@ class Slots:
         self._unreadable: dict[Extent, str] = {}  # why
         by_id = {version.id: version for version in versions}
         for version in versions:
-            provenance = extents.provenance(version, by_id, policies.ordinal(unit, version.policy.id))
+            provenance = holdings.provenance(version, by_id, policies.ordinal(unit, version.policy.id))
             if provenance is not None:
                 root, extent = self._provenance[version.id] = provenance
                 try:
@@ -45,10 +45,10 @@ class Slots:
 
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch to every belief that holds them."""
-        batch = extents.drawn(batch)
+        batch = holdings.drawn(batch)
         if not len(batch):
             return
-        wrong = np.flatnonzero(extents.censored(batch) != batch.slots["censored"])[:100]
+        wrong = np.flatnonzero(holdings.censored(batch) != batch.slots["censored"])[:100]
         pairs = zip(batch.slots["decision_id"][wrong].tolist(), batch.slots["position"][wrong].tolist(), strict=True)
         self._wrongly_censored.extend(pairs)
         complete: dict[tuple[int, int, int], Totals] = {}  # sums of the complete batch, which extents may share
@@ -59,11 +59,11 @@ class Slots:
             fold, shared = self._folds[extent], (extent.distinct, extent.reward_id, extent.ordinal)
             try:
                 if not _covers(extent, batch):
-                    change = extents.sums(fold, extents.as_of(batch, extent.seq), extent.last)
+                    change = holdings.sums(fold, holdings.as_of(batch, extent.seq), extent.last)
                 elif shared in complete:
                     change = complete[shared]
                 else:
-                    change = complete[shared] = extents.sums(fold, batch, None)
+                    change = complete[shared] = holdings.sums(fold, batch, None)
                 self._total[extent] = slot_statistics.add(total, change)
             except UNREADABLE as error:
                 self._unreadable[extent] = str(error)

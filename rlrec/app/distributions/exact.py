@@ -16,7 +16,8 @@ from rlrec.app.distributions import sum_tables
 from rlrec.app.distributions.column_sums import ColumnSums
 from rlrec.app.distributions.designs import NOW, Described, described, policy_of
 from rlrec.app.distributions.trained import Trained
-from rlrec.arrays import Array, Ids, Index
+from rlrec.arrays import Array, Ids, Index, Words
+from rlrec.policy import slate
 from rlrec.policy.base import EVERYTHING, Belief, Policy
 from rlrec.policy.contextual import is_contextual, learns_by_column, learns_from_contexts
 from rlrec.policy.encoder import Encoded
@@ -59,6 +60,22 @@ class EligibleDistribution:
             earlier = self.earlier.get(size)
             self.samplers[size] = SlateSampler(self.scores, size=size, floor=self.floor, before=earlier)
         return self.samplers[size]
+
+    def list_conditionals(self, lists: Ids, *, seeds: Words, decisions: Ids) -> Array:
+        """Probability of each candidate given those before it, (n, k); 0 for lists that are not made of these arms.
+
+        lists (n, k): ids in order. seeds, decisions (n,): those of correlated scores, whose samples each decision
+        draws."""
+        index = np.minimum(np.searchsorted(self.arms, lists), len(self.arms) - 1)
+        possible = np.flatnonzero((self.arms[index] == lists).all(axis=1))
+        probability = np.zeros(lists.shape)
+        if not self.scores.samples:
+            probability[possible] = slate.conditionals(self.scores, index[possible], floor=self.floor)
+            return probability
+        for row in possible.tolist():
+            scores = self.scores.of_decision(int(seeds[row]), int(decisions[row]))
+            probability[row] = slate.conditionals(scores, index[row : row + 1], floor=self.floor)[0]
+        return probability
 
     def noiseless(self, arms: Index) -> npt.NDArray[np.object_]:
         """The noiseless score of arms 0..m - 1, same shape; None where there is none, or it is infinite (no pulls)."""

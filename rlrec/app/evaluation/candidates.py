@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlrec.app.distributions import candidate_lists, designs
+from rlrec.app.distributions import designs
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.log import lineage
@@ -113,7 +113,7 @@ class LoggedLists:
         arms, seeds = np.array([each.arms for each in lists]), np.zeros(len(rows), np.uint64)
         with np.errstate(divide="ignore"):
             numbers = slots["decision_digest"][rows] if case.scores.samples else rows
-            chance = np.log(candidate_lists.conditionals(case, arms, seeds=seeds, decisions=numbers))
+            chance = np.log(case.list_conditionals(arms, seeds=seeds, decisions=numbers))
         return chance.sum(axis=1) - np.array([each.log_propensity for each in lists])
 
 
@@ -156,7 +156,8 @@ def smallest_inclusion(
             context, at = values[int(codes[slots["context"][rows[example]]])], int(revision[example])
             of_lists = served.candidates(int(catalogue[example]), arms, context, keys=keys, revision=at)
             group = rows[case == number]
-            included = candidate_lists.inclusion(of_lists, size)[np.searchsorted(arms, slots["arm_id"][group])]
+            shown = np.searchsorted(arms, slots["arm_id"][group])
+            included = of_lists.pages(size).marginals.sum(axis=0)[shown]
             if not np.isnan(included).any():  # correlated scores have no closed form
                 decisions = len(np.unique(slots["decision_id"][group]))
                 total += Inclusion(float(min(1.0, included.min())), decisions)

@@ -1,18 +1,92 @@
-"""The beliefs of a policy with what they hold of its log."""
+"""The beliefs of a policy with what they hold of its log: which slots and events, and what these add up to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from rlrec.app.learning import extents
-from rlrec.app.learning.extents import Extent
+import numpy as np
+
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
+from rlrec.app.log import reward_log
+from rlrec.arrays import Flags, take
+from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit, policies, removals
+from rlrec.store.events import CENSOR
 from rlrec.store.reader import Batch
 
 HELD_UNTIL = "held_until"  # in the record of a retired version: the last change before it ended
+
+
+class Extent(NamedTuple):
+    """The slots and events that a belief holds: decisions up to `last`, events up to change `seq` (None: all), faded
+    until `ordinal`. `distinct` is 0 where all beliefs of its policy that learn the same reward are equal."""
+
+    distinct: int
+    reward_id: int
+    last: int | None
+    seq: int | None
+    ordinal: int
+
+
+def provenance(
+    version: Version, by_id: Mapping[int, Version], now: int, *, roots: Collection[str] = ("learning",)
+) -> tuple[Version, Extent] | None:
+    """The learning belief that a version is or was frozen from, and its extent; None where that is not known.
+    now: the policy's ordinal; roots: the status of beliefs that frozen ones are traced back to."""
+    if version.learning:
+        return version, Extent(_distinct(version), version.reward.id, version.entered_to, None, now)
+    if version.status != "frozen":
+        return None
+    base = version
+    while (parent := by_id.get(base.parent_id or 0)) is not None and parent.status not in roots:
+        base = parent
+    record = base.learned_from
+    if parent is None or record.get("policy_id") != version.policy.id or "selection" in record:
+        return None
+    return parent, Extent(_distinct(parent), parent.reward.id, int(record["last_id"]), base.seq, version.ordinal)
+
+
+def _distinct(version: Version) -> int:
+    same = not (version.contextual or version.since or Forgetting.of(version.params) or version.params.get("position"))
+    return 0 if same else version.id
+
+
+def sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
+    """The sums of the slots of a batch that a belief holds, up to a decision."""
+    impressions = reward_log.with_rewards(batch, fold.version.reward, settled_only=False)
+    rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= fold.version.since)
+    return fold.sums(impressions, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
+
+
+def drawn(batch: Batch) -> Batch:
+    """The rows of a batch that this store drew: imported decisions teach no belief."""
+    imported = batch.slots["imported"]
+    return Batch(slots=take(batch.slots, ~imported), events=batch.events) if imported.any() else batch
+
+
+def as_of(batch: Batch, seq: int | None) -> Batch:
+    """The batch as it stood after change `seq`; None: as it stands."""
+    if seq is None:
+        return batch
+    then = Batch(slots=batch.slots, events=take(batch.events, batch.events["seq"] <= seq))
+    return Batch(slots=batch.slots | {"censored": censored(then)}, events=then.events)
+
+
+def censored(batch: Batch) -> Flags:
+    """Which slots are censored by the last of their `!censor` events, (n,)."""
+    events = take(batch.events, batch.events["kind"] == CENSOR)
+    events = take(events, np.argsort(events["number"], kind="stable"))
+    width = int(max(batch.slots["position"].max(initial=0), events["position"].max(initial=0))) + 1
+    slots = batch.slots["decision_id"] * width + batch.slots["position"]  # ascending, as they were read
+    wanted = events["decision_id"] * width + events["position"]
+    row = np.minimum(np.searchsorted(slots, wanted), max(0, len(slots) - 1))
+    exists = slots[row] == wanted if len(slots) else np.zeros(len(wanted), np.bool_)
+    flags = np.zeros(len(slots), np.bool_)
+    flags[row[exists]] = events["value"][exists] == 1.0  # of several events of one slot the last one stays
+    return flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +99,11 @@ class Holding:
 
     def sums(self, batch: Batch) -> Totals:
         """The sums of those slots of a batch, of one policy, that a belief holds."""
-        drawn = extents.drawn(batch)
-        if not len(drawn) or drawn.slots["policy_id"][0] != self.version.policy.id:
+        rows = drawn(batch)
+        if not len(rows) or rows.slots["policy_id"][0] != self.version.policy.id:
             return {}
-        sums = extents.sums(self.fold, extents.as_of(drawn, self.extent.seq), self.extent.last)
-        return {key: numbers for key, numbers in sums.items() if numbers.any()}
+        held = sums(self.fold, as_of(rows, self.extent.seq), self.extent.last)
+        return {key: numbers for key, numbers in held.items() if numbers.any()}
 
 
 def of_policy(unit: Unit, versions: Sequence[Version]) -> list[Holding]:
@@ -40,7 +114,7 @@ def of_policy(unit: Unit, versions: Sequence[Version]) -> list[Holding]:
         if version.status == "retired":
             traced: tuple[Version, Extent] | None = version, _extent_of_retired(unit, version)
         else:
-            traced = extents.provenance(version, by_id, now, roots=("learning", "retired"))
+            traced = provenance(version, by_id, now, roots=("learning", "retired"))
         if traced is not None:
             root, extent = traced
             holdings.append(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app.learning import extents, holdings
+from rlrec.app.learning import holdings
 from rlrec.app.learning.holdings import Holding
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import lineage, reward_log
@@ -50,10 +50,10 @@ class CopiedBelief:
 
     def sums(self, batch: Batch) -> Totals:
         """The sums of those slots of a batch that were copied."""
-        drawn = extents.drawn(batch)
+        drawn = holdings.drawn(batch)
         if not len(drawn) or drawn.slots["policy_id"][0] != self.fold.version.policy.id:
             return {}
-        return extents.sums(self.fold, _received_by(drawn, self.received_by), self.last)
+        return holdings.sums(self.fold, _received_by(drawn, self.received_by), self.last)
 
 
 Origin = FittedLog | CopiedBelief | Holding
@@ -86,5 +86,5 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
 def _received_by(batch: Batch, time: int) -> Batch:
     """The batch as it stood at a time."""
     then = Batch(slots=batch.slots, events=take(batch.events, batch.events["received_at"] <= time))
-    censored = np.where(batch.slots["imported"], batch.slots["censored"], extents.censored(then))
+    censored = np.where(batch.slots["imported"], batch.slots["censored"], holdings.censored(then))
     return Batch(slots=batch.slots | {"censored": censored}, events=then.events)
