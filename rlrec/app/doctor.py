@@ -95,12 +95,9 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
         if store.now is None:
             clock.check(unit, findings=findings)
         tested = derived = 0
-        with findings.unreadable("dangling", "store"):
-            dangling.check(unit, findings=findings)
-        with findings.unreadable("history", "store"):
-            visit_histories.check(unit, findings=findings)
-        with findings.unreadable("returns", "store"):
-            returned_users.check(unit, findings=findings)
+        for check in (dangling, visit_histories, returned_users):
+            with findings.unreadable(check.CHECK, "store"):
+                check.check(unit, findings=findings)
         with findings.unreadable("beliefs", "store"):
             for policy in policies.all_policies(unit):
                 with findings.unreadable("beliefs", f"policy {policy.name}"):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.arrays import Array, Index, piece_rows, run_starts
+from rlrec.arrays import Array, Index, look_up, piece_rows, run_starts
 
 WIDTH = 64
 MOST = 1 << 18  # columns of any hash; a shorter one takes the lowest bits of the same number
@@ -81,10 +81,7 @@ class Sparse:
 
     def among(self, columns: Index) -> Sparse:
         """The entries on some columns, ascending, numbered by their index among these."""
-        if not len(columns):
-            return Sparse(np.zeros_like(self.start), self.column[:0], self.value[:0], single=self.single)
-        index = np.minimum(np.searchsorted(columns, self.column), len(columns) - 1)
-        among = columns[index] == self.column
+        index, among = look_up(columns, self.column)
         start = np.r_[0, np.cumsum(among)][self.start].astype(np.int32)
         return Sparse(start, index[among].astype(np.int32), self.value[among], single=self.single)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, Index, run_starts
+from rlrec.arrays import Array, Ids, Index, look_up, run_starts
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, Examined, between, unchecked_copy
 from rlrec.policy.contextual import ContextualPolicy
@@ -258,8 +258,7 @@ class Gradient(ContextualPolicy, Examined):
 
 def restrict(state: State, arms: Ids) -> State:
     """The states with the memory of these arms alone, ascending ids (m,); arms are numbered by their index in these."""
-    index = np.minimum(np.searchsorted(arms, state.arm), len(arms) - 1)
-    among = arms[index] == state.arm
+    index, among = look_up(arms, state.arm)
     return State(state.x, state.row[among], index[among], state.memory[among], state.words)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, Index, distinct_rows, piece_rows, run_starts
+from rlrec.arrays import Array, Ids, Index, distinct_rows, look_up, piece_rows, run_starts
 from rlrec.policy import slate
 from rlrec.policy.families.correlated import Correlated, Sampled
 from rlrec.policy.floors import Floor
@@ -125,8 +125,7 @@ class ListMixture:
         first, counts = tree.below[depth]
         pair, longer = np.repeat(np.arange(len(lists)), counts[node]), piece_rows(first[node], counts[node])
         wanted = lists[pair] * self.arms + tree.arm[depth + 1][longer]
-        cell = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-        has = np.flatnonzero(self._keys[cell] == wanted)
+        cell, has = look_up(self._keys, wanted)
         return pair[has], longer[has], cell[has] % self.lists.shape[1]
 
     @cached_property

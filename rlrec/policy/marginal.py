@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, Index
+from rlrec.arrays import Array, Ids, Index, look_up
 from rlrec.policy.features import Sparse
 
 
@@ -62,11 +62,10 @@ class Anchor:
 
     def at(self, column: Index, arm: Ids) -> Array:
         """The weight of each column for each arm, by pairs, (k,)."""
-        if not len(self.key):
-            return np.zeros(len(column))
-        key = column.astype(np.int64) << _ARM_BITS | arm
-        index = np.minimum(np.searchsorted(self.key, key), len(self.key) - 1)
-        return np.where(self.key[index] == key, self.value[index], 0.0)
+        index, has_weight = look_up(self.key, column.astype(np.int64) << _ARM_BITS | arm)
+        weight = np.zeros(len(column))
+        weight[has_weight] = self.value[index[has_weight]]
+        return weight
 
     def predicted(self, x: Sparse, which: Index, arm: Ids) -> Array:
         """Predictions of the rewards of slots, (n,), beside their arms' means; which (n,): the context of each."""

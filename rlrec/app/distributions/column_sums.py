@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, Index, run_starts
+from rlrec.arrays import Array, Ids, Index, look_up, run_starts
 from rlrec.policy.marginal import Anchor
 from rlrec.store import Unit, beliefs
 from rlrec.store.beliefs import SUMS, ColumnRow
@@ -46,8 +46,7 @@ class ColumnSums:
         # rows of these columns, and those of these arms among them
         row = np.repeat(np.arange(len(columns)), [len(of_column) for of_column, _ in stored])
         arm, sums = (np.concatenate(parts) for parts in zip(*stored, strict=True))
-        index = np.minimum(np.searchsorted(arms, arm), len(arms) - 1)
-        among = arms[index] == arm
+        index, among = look_up(arms, arm)
         total[row[among], index[among], :-1] = sums[among]
         return total
 

@@ -16,7 +16,7 @@ from rlrec.app.distributions import sum_tables
 from rlrec.app.distributions.column_sums import ColumnSums
 from rlrec.app.distributions.designs import NOW, Described, described, policy_of
 from rlrec.app.distributions.trained import Trained
-from rlrec.arrays import Array, Ids, Index, Words
+from rlrec.arrays import Array, Ids, Index, Words, look_up
 from rlrec.policy import slate
 from rlrec.policy.base import EVERYTHING, Belief, Policy
 from rlrec.policy.contextual import is_contextual, learns_by_column, learns_from_contexts
@@ -66,8 +66,8 @@ class EligibleDistribution:
 
         lists (n, k): ids in order. seeds, decisions (n,): those of correlated scores, whose samples each decision
         draws."""
-        index = np.minimum(np.searchsorted(self.arms, lists), len(self.arms) - 1)
-        possible = np.flatnonzero((self.arms[index] == lists).all(axis=1))
+        index, eligible = look_up(self.arms, lists)
+        possible = np.flatnonzero(eligible.all(axis=1))
         probability = np.zeros(lists.shape)
         if not self.scores.samples:
             probability[possible] = slate.conditionals(self.scores, index[possible], floor=self.floor)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from rlrec.app.distributions import designs
-from rlrec.arrays import Array, Ids, distinct
+from rlrec.arrays import Array, Ids, distinct, look_up
 from rlrec.policy.encoder import Encoded
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, restrict, score_states
 from rlrec.policy.history import History
@@ -52,8 +52,7 @@ class Trained:
 
     def parameters_of(self, arms: Ids) -> Parameters:
         """The version's parameters for these arms; those of an arm that it was not trained on are 0."""
-        index = np.minimum(np.searchsorted(self.arms, arms), max(0, len(self.arms) - 1))
-        trained = self.arms[index] == arms if len(self.arms) else np.zeros(len(arms), np.bool_)
+        index, trained = look_up(self.arms, arms)
         parameters = dict(self.parameters)
         for name in OF_ARM:
             values = np.zeros((len(arms), *self.parameters[name].shape[1:]))

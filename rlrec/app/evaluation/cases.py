@@ -10,7 +10,7 @@ import numpy as np
 
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.reward_models import ModelValues
-from rlrec.arrays import Array, Flags, Ids, Index, distinct, offsets
+from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets
 from rlrec.policy import slate
 from rlrec.policy.floors import Floor
 from rlrec.policy.scores import Scores, cells
@@ -97,8 +97,8 @@ def places(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index,
     case = np.zeros(len(slates), np.intp) if case is None else case
     arms, stride = np.atleast_2d(arms), max(int(arms[..., -1].max()), int(slates.max(initial=0))) + 1
     keys, wanted = (np.arange(len(arms))[:, None] * stride + arms).ravel(), case[:, None] * stride + slates
-    index, ordered = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1), np.sort(slates, axis=1)
-    possible = (keys[index] == wanted).all(axis=1) & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
+    (index, exists), ordered = look_up(keys, wanted), np.sort(slates, axis=1)
+    possible = exists.all(axis=1) & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
     return np.minimum(index - case[:, None] * arms.shape[1], arms.shape[1] - 1), possible
 
 
@@ -129,9 +129,7 @@ class CaseRows:
         """Where each row's arm stands among the arms of its case, and whether it does."""
         stride = max(int(self.arm.max(initial=0)), *(int(block.arms[-1]) for block in self.blocks)) + 1
         keys = np.concatenate([number * stride + block.arms for number, block in enumerate(self.blocks)])
-        wanted = self.case * stride + self.arm
-        index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        eligible = keys[index] == wanted
+        index, eligible = look_up(keys, self.case * stride + self.arm)
         return np.where(eligible, index - offsets(arms)[self.case], 0), eligible
 
     def at_positions(self, positions: int) -> Array:

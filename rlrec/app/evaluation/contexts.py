@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.log import stored_contexts
-from rlrec.arrays import Array, Flags, Ids, distinct
+from rlrec.arrays import Array, Flags, Ids, distinct, look_up
 from rlrec.policy import features
 from rlrec.policy.base import EVERYTHING
 from rlrec.store import Unit, reader
@@ -155,7 +155,7 @@ class _FeatureCache:
 
     def has(self, ids: Ids) -> Flags:
         """Which of these are cached, (m,)."""
-        return self._ids[self._indices(ids)] == ids if len(self._ids) else np.zeros(len(ids), np.bool_)
+        return look_up(self._ids, ids)[1]
 
     def of(self, ids: Ids, fresh: Ids, sparse: Sequence[features.Sparse]) -> list[FeatureRows]:
         """The features of contexts: those of `fresh` are handed over in portions, the others are cached."""
@@ -168,13 +168,10 @@ class _FeatureCache:
         return rows + cached
 
     def _cached(self, ids: Ids, at: Ids) -> Iterator[FeatureRows]:
-        which, row = np.divmod(self._where[self._indices(ids[at])], PORTION) if len(at) else (at, at)
+        which, row = np.divmod(self._where[look_up(self._ids, ids[at])[0]], PORTION)
         for number in which[distinct(which)[0]].tolist():
             chosen = which == number
             yield self._portions[number], row[chosen], at[chosen]
-
-    def _indices(self, ids: Ids) -> Ids:
-        return np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
 
     def _add(self, ids: Ids, sparse: Sequence[features.Sparse]) -> None:
         count = int(np.searchsorted(np.cumsum([portion.size for portion in sparse]), ROOM - self._size, side="right"))

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.app.log import lineage
-from rlrec.arrays import Ids, run_starts
+from rlrec.arrays import Ids, look_up, run_starts
 from rlrec.ope import strata
 from rlrec.ope.strata import OTHERS, Stratum
 from rlrec.records import Sums
@@ -79,8 +79,8 @@ class FixedLoggers:
         # the logger of each slot, and of the first row of each cluster or of each row
         ids = np.array(list(self.names)[:most], np.int64)
         order = np.argsort(ids)
-        index = np.minimum(np.searchsorted(ids[order], slots["version_id"]), len(ids) - 1)
-        logger = np.where(ids[order][index] == slots["version_id"], order[index], -1)
+        index, weighable = look_up(ids[order], slots["version_id"])
+        logger = np.where(weighable, order[index], -1)
         starts = begins if spanning else begins[run_starts(slots["cluster"][begins])]
         of_slot = np.repeat(logger[starts], np.diff(np.r_[starts, len(logger)]))
         of_row = of_slot[begins]

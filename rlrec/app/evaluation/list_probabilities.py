@@ -13,10 +13,10 @@ from zlib import crc32
 import numpy as np
 
 from rlrec.app.evaluation.cases import REPLICAS, Block, CaseName, CaseRows
-from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
+from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch, arms_of_sets
 from rlrec.app.evaluation.probabilities import CASES, CELLS, Scorer
 from rlrec.app.evaluation.reward_models import ModelValues
-from rlrec.arrays import Array, Flags, Ids, Index, distinct
+from rlrec.arrays import Array, Flags, Ids, Index
 from rlrec.policy import list_mixture, slate
 from rlrec.policy.families.correlated import Correlated
 from rlrec.policy.list_mixture import ListMixture, SampledLists
@@ -59,8 +59,7 @@ class ListScorer(Scorer):
 
     def _drawable(self, slots: Columns, logged: LoggedBatch) -> Flags:
         """The rows without a list where the first stage could have drawn one that fills the slate, (n,)."""
-        first, which = distinct(slots["eligible_id"])
-        arms = np.array([len(logged.eligible[key]) for key in slots["eligible_id"][first].tolist()], np.int64)[which]
+        arms = arms_of_sets(slots["eligible_id"], logged.eligible)
         length = self.serving.learner.listed
         return ~logged.lists.listed(slots) & (arms >= length) & (slots["size"] <= length)
 

@@ -137,6 +137,12 @@ def course(slots: Columns) -> Columns:
     return {"repeats": repeats, "length": longest[visit]}
 
 
+def arms_of_sets(eligible_id: Ids, eligible: Mapping[int, Ids]) -> Ids:
+    """How many arms the eligible set of each row has, (n,)."""
+    first, which = distinct(eligible_id)
+    return np.array([len(eligible[key]) for key in eligible_id[first].tolist()], np.int64)[which]
+
+
 def _starts(slots: Columns) -> Ids:
     """Index of the first row of each row's slate, (n,)."""
     starts, n = run_starts(slots["decision_id"]), len(slots["decision_id"])

@@ -13,6 +13,7 @@ import numpy as np
 
 from rlrec.app.distributions import exact, past_beliefs
 from rlrec.app.evaluation.contexts import ContextTable
+from rlrec.app.evaluation.log_rows import arms_of_sets
 from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, run_starts
@@ -220,8 +221,7 @@ def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Ite
     imported = np.flatnonzero(slots["imported"])
     if not len(imported):
         return
-    first, which = distinct(slots["eligible_id"][imported])
-    arms = np.array([len(eligible[key]) for key in slots["eligible_id"][imported][first].tolist()])[which]
+    arms = arms_of_sets(slots["eligible_id"][imported], eligible)
     first, which = distinct(slots["version_id"][imported])
     others = np.bincount(which, weights=~_is_uniform(slots, imported, arms), minlength=len(first))[which]
     rows = imported[others == 0]
@@ -242,9 +242,7 @@ def _is_uniform(slots: Columns, rows: Ids, arms: Ids) -> Flags:
 
 def _drawn_evenly(slots: Columns, eligible: Mapping[int, Ids]) -> Flags:
     """Which rows were drawn uniformly among the arms left, (n,): the arm shown and the least likely one agree."""
-    first, which = distinct(slots["eligible_id"])
-    arms = np.array([len(eligible[key]) for key in slots["eligible_id"][first].tolist()], np.int64)[which]
-    left = np.maximum(arms - slots["position"] + 1, 1)
+    left = np.maximum(arms_of_sets(slots["eligible_id"], eligible) - slots["position"] + 1, 1)
     least = np.where(np.isnan(slots["min_propensity"]), slots["propensity"], slots["min_propensity"])
     even: Flags = (np.abs(slots["propensity"] * left - 1) <= _AGREEING) & (np.abs(least * left - 1) <= _AGREEING)
     return even

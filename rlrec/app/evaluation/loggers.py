@@ -9,7 +9,7 @@ import numpy as np
 
 from rlrec.app.distributions import designs, exact
 from rlrec.app.evaluation.contexts import ContextTable
-from rlrec.app.evaluation.log_rows import ArmTable
+from rlrec.app.evaluation.log_rows import ArmTable, arms_of_sets
 from rlrec.app.evaluation.slot_sets import SLOT_SET
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, distinct
@@ -79,8 +79,7 @@ class Loggers:
         version, size, sets, position = (
             slots[name][deeper] for name in ("version_id", "size", "eligible_id", "position")
         )
-        first, which = distinct(sets)
-        arms = np.array([len(eligible[key]) for key in sets[first].tolist()], np.int64)[which]
+        arms = arms_of_sets(sets, eligible)
         first, which = distinct(version, size, arms)
         for case, row in enumerate(first.tolist()):
             k, m, floor = int(size[row]), int(arms[row]), self.policy(int(version[row])).exploration

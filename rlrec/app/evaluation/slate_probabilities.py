@@ -9,12 +9,12 @@ import numpy as np
 from rlrec.app.evaluation import slot_sets
 from rlrec.app.evaluation.cases import CaseRows, places
 from rlrec.app.evaluation.list_probabilities import ListCaseRows
-from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, LoggedBatch
+from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, LoggedBatch, arms_of_sets
 from rlrec.app.evaluation.logger_marginals import PAIRS, UNIFORM, UNKNOWN
 from rlrec.app.evaluation.probabilities import CELLS, Scorer
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.state_probabilities import StateCaseRows
-from rlrec.arrays import Array, Flags, distinct, run_starts
+from rlrec.arrays import Array, Flags, run_starts
 from rlrec.ope import pseudo_inverse
 from rlrec.policy import slate
 from rlrec.store.bulk import Columns
@@ -107,8 +107,7 @@ def without_pairs(slots: Columns) -> Flags:
 
 def _of_uniform(slots: Columns, table: Array, logged: LoggedBatch) -> Array:
     """The weight of `pi` on uniform pages, slot by slot, (n,)."""
-    first, which = distinct(slots["eligible_id"])
-    arms = np.array([len(logged.eligible[key]) for key in slots["eligible_id"][first].tolist()], np.int64)[which]
+    arms = arms_of_sets(slots["eligible_id"], logged.eligible)
     here = np.take_along_axis(table, slots["position"][:, None] - 1, axis=1)[:, 0]
     return pseudo_inverse.of_uniform(here, table.sum(axis=1), size=slots["size"], arms=arms)
 

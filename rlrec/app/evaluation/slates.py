@@ -265,6 +265,5 @@ def _pages(batch: reader.Batch, definition: Reward) -> CompletePages:
     # a page is in one cluster, whatever the unit
     slots = {**slots, "cluster": np.repeat(slots["cluster"][first], size)}
     impressions = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
-    decisions = slots["decision_id"][first]
-    page = reward_log.page_events(batch, definition, decisions) if len(decisions) else np.zeros(0)
+    page = reward_log.page_events(batch, definition, slots["decision_id"][first])
     return CompletePages(impressions=impressions, start=offsets(size), page=page)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.log_rows import ImpressionRows
-from rlrec.arrays import Array, Ids, run_starts
+from rlrec.arrays import Array, Ids, piece_rows, run_starts
 from rlrec.ope.direct import Model, RidgeSums
 from rlrec.policy import marginal
 
@@ -81,8 +81,7 @@ class SparseModel:
         """Weights of some columns, ascending, (c, a)."""
         arms = self.mean.shape[1]
         low, high = np.searchsorted(self.moments.key, [columns * arms, (columns + 1) * arms])
-        count = high - low
-        entry = np.repeat(low - np.cumsum(count) + count, count) + np.arange(int(count.sum()))
+        count, entry = high - low, piece_rows(low, high - low)
         weights = np.zeros((len(columns), arms))
         column = np.repeat(np.arange(len(columns)), count)
         weights[column, self.moments.key[entry] % arms] = self.weights[fold, entry]

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import reward_log
-from rlrec.arrays import Flags, take
+from rlrec.arrays import Flags, look_up, take
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit, policies, removals
@@ -81,9 +81,7 @@ def censored(batch: Batch) -> Flags:
     events = take(events, np.argsort(events["number"], kind="stable"))
     width = int(max(batch.slots["position"].max(initial=0), events["position"].max(initial=0))) + 1
     slots = batch.slots["decision_id"] * width + batch.slots["position"]  # ascending, as they were read
-    wanted = events["decision_id"] * width + events["position"]
-    row = np.minimum(np.searchsorted(slots, wanted), max(0, len(slots) - 1))
-    exists = slots[row] == wanted if len(slots) else np.zeros(len(wanted), np.bool_)
+    row, exists = look_up(slots, events["decision_id"] * width + events["position"])
     flags = np.zeros(len(slots), np.bool_)
     flags[row[exists]] = events["value"][exists] == 1.0  # of several events of one slot the last one stays
     return flags

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from rlrec.app.log import slot_values
-from rlrec.arrays import Array, Flags, Ids, numbers_in_runs, run_starts, take
+from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, run_starts, take
 from rlrec.policy import reward as rewards
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
@@ -85,10 +85,8 @@ def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
     events, which = np.unique(batch.events["decision_id"] * positions + batch.events["position"], return_inverse=True)
     # slots are looked up among events, which are fewer
     slot = np.full(len(events), -1, np.int64)
-    if len(events):
-        index = np.minimum(np.searchsorted(events, slots), len(events) - 1)
-        rows = np.flatnonzero(events[index] == slots)
-        slot[index[rows]] = rows
+    index, has_events = look_up(events, slots)
+    slot[index[has_events]] = np.flatnonzero(has_events)
     return slot[which], slot[which] >= 0
 
 
@@ -135,13 +133,11 @@ def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> 
 def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
     """The reward of the page events of each decision, (n,): those inside the window, without default and clip."""
     events, order = batch.events, np.argsort(decision_ids)
-    index = np.minimum(np.searchsorted(decision_ids, events["decision_id"], sorter=order), len(decision_ids) - 1)
-    page = order[index]
-    of_page = (events["position"] == 0) & (decision_ids[page] == events["decision_id"])
-    return rewards.of_pages(
-        definition, n=len(decision_ids), page=page[of_page], kind=kind_numbers(batch, definition.weights)[of_page],
-        value=events["value"][of_page], age_us=events["age_us"][of_page],
-    )  # fmt: skip
+    index, of_page = look_up(decision_ids[order], events["decision_id"])
+    of_page &= events["position"] == 0
+    kind, page = kind_numbers(batch, definition.weights)[of_page], order[index[of_page]]
+    value, age_us = events["value"][of_page], events["age_us"][of_page]
+    return rewards.of_pages(definition, n=len(decision_ids), page=page, kind=kind, value=value, age_us=age_us)
 
 
 def mature(slots: Columns, definition: Reward, *, now: int) -> Flags:

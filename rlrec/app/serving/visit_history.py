@@ -8,6 +8,7 @@ import numpy as np
 
 from rlrec.app.serving.open_sessions import OpenSession
 from rlrec.app.serving.recent_slots import LAST_STEP, SLOT_BYTES, RecentSlots
+from rlrec.arrays import look_up
 from rlrec.policy import reward as rewards
 from rlrec.policy.history import Floats, History, Ints
 from rlrec.records import Reward
@@ -87,8 +88,7 @@ class EventRewards:
         self, slots: RecentSlots, row: Ints, definitions: Sequence[Reward], earned: Floats, page_earned: Floats
     ) -> None:
         """Write what slots have earned into `earned`, and what slates have into `page_earned` at their last slots."""
-        nearest = np.minimum(np.searchsorted(self._ids, slots.decision), len(self._ids) - 1)
-        with_events = np.flatnonzero(self._ids[nearest] == slots.decision)
+        with_events = np.flatnonzero(look_up(self._ids, slots.decision)[1])
         last = np.append(slots.decision[1:] != slots.decision[:-1], True)
         columns = (with_events, *(column[with_events] for column in (slots.decision, slots.position, row, last)))
         for index, decision, position, session, ends in zip(*(column.tolist() for column in columns), strict=True):
