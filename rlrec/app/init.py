@@ -34,7 +34,7 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
     def work(unit: Unit) -> None:
         if not settings.exist(unit):
             timeout = TIMEOUT_US if session_timeout_us is None else session_timeout_us
-            settings.create(unit, session_timeout_us=timeout, salt=settings.BY_KEY + seeds.source.randbytes(16).hex())
+            settings.create(unit, session_timeout_us=timeout, salt=settings.BY_KEY + seeds.random_salt())
             policies.add_reward(unit, DEFAULT_REWARD)
             settings.add_run(unit, "init", {"revision": revision, "session_timeout_us": timeout})
         else:

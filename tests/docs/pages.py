@@ -85,7 +85,7 @@ def install(folder: Path, *extras: str) -> Path:
     # Splits of users depend on a random word of the store. Here it is the same each time, so that figures are.
     program = folder / "bin" / "rlrec"
     program.write_text(
-        f"#!{folder}/bin/python\nimport secrets\nsecrets.token_hex = lambda count: 'salt'\n"
+        f"#!{folder}/bin/python\nfrom rlrec.app.inputs import seeds\nseeds.random_salt = lambda: 'salt'\n"
         "from rlrec.cli import main\nmain()\n"
     )
     program.chmod(0o755)

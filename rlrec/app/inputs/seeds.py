@@ -11,3 +11,8 @@ source: Random = SystemRandom()
 def seed_or_random(seed: int | None, *, bits: int = 64) -> int:
     """The seed, or random bits."""
     return source.getrandbits(bits) if seed is None else seed
+
+
+def random_salt() -> str:
+    """32 hexadecimal digits."""
+    return source.randbytes(16).hex()
