@@ -9,16 +9,8 @@ from math import isfinite
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.distributions.trained import Trained
-from rlrec.app.evaluation import targets
-from rlrec.app.evaluation.paired_gate import (
-    BY_VISIT,
-    Gain,
-    VisitsReport,
-    page_gains,
-    unlearned,
-    visits_refusal,
-    visits_report,
-)  # fmt: skip
+from rlrec.app.evaluation import paired_gate, targets
+from rlrec.app.evaluation.paired_gate import BY_VISIT, Gain, VisitsReport
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.inputs.seeds import seed_or_random
@@ -32,7 +24,6 @@ from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import NoLease, TrainingLease
 from rlrec.app.training.page_weights import AUTO, SLATE, SLOT, TOP_K, WEIGHTS, PageWeights
 from rlrec.errors import InputError, StoreBusy, quantity, suggest
-from rlrec.ope.paired import Minus, gate_alpha
 from rlrec.policy.baseline import BASELINES
 from rlrec.policy.gradient import Parameters
 from rlrec.records import Version
@@ -85,12 +76,13 @@ def check(request: Request) -> None:
 
 
 # The look of the gate at a candidate, as it is stored; without a look all is None. candidate: its number in this year;
-# alpha: the probability of error at this look.
+# alpha: the probability of error at this look; repeated: whether an earlier version had the same one, which this is.
 GateReport = TypedDict("GateReport", {
     "estimator": str | None, "against": int | None, "candidate": int | None, "alpha": float | None,
     "value": float | None, "live_value": float | None, "estimate": float | None, "std_error": float | None,
     "lower": float | None, "upper": float | None, "ess": float | None, "sessions": int | None, "verdict": str | None,
     "reasons": list[str] | None, "visits": VisitsReport | None, "passed": bool | None,
+    "repeated": bool | None,
 })  # fmt: skip
 NO_GATE: GateReport = dict.fromkeys(GateReport.__annotations__)  # type: ignore[assignment]
 
@@ -101,7 +93,7 @@ Result = TypedDict("Result", {
     "policy": str, "version": int, "parent": int, "sessions": int, "estimate": float | None, "lower": float | None,
     "promoted": bool, "upper": float | None, "value": float | None, "live_value": float | None, "against": int | None,
     "estimator": str | None, "ess": float | None, "verdict": str | None, "reasons": list[str],
-    "visits": VisitsReport | None,
+    "visits": VisitsReport | None, "repeated": bool | None,
     "candidate": int | None, "alpha": float | None, "gate_sessions": int | None, "tune_estimate": float | None,
     "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None, "weights": str | None,
     "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int, "why": NotRequired[str | None],
@@ -157,7 +149,7 @@ class _TrainingRun:
             self._check_shaping()
             self.live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
             selection = self._selection(unit)
-            judged = unlearned(unit, selection, f"{self.live.policy.name}@{self.live.number}")
+            judged = paired_gate.unlearned(unit, selection, f"{self.live.policy.name}@{self.live.number}")
             writer = DatasetWriter(
                 unit, reader, self.parent.reward, seed=self.seed, dataset=self.dataset, examination=self._curve(unit)
             )
@@ -329,10 +321,11 @@ class _TrainingRun:
 
     def _look(
         self, candidate: Version, weights: Sequence[ArmWeights], selection: Selection, trained: TrainingResult,
-        looks: int,
+        looks: Sequence[GateReport],
     ) -> GateReport:  # fmt: skip
         """The gate's one look at this candidate, by the figures of `evaluate`; NO_GATE where the tuning visits promise
-        nothing, or nothing of the gate split is selected."""
+        nothing, or nothing of the gate split is selected. A look with the figures of an earlier one is that one: it
+        tells nothing new, and spends no error. looks: of this year."""
         promising = self.request.promote != "if-better" or trained.promising
         if not self.report.gate or not promising:
             return NO_GATE
@@ -342,21 +335,16 @@ class _TrainingRun:
             sides = [targets.trained(unit, candidate, weights), *serving]
             options: dict[str, Any] = {"gamma": self.request.gamma, "progress": self.lease.renew}
             if extent(unit, of_split).positions > 1 and self.request.weights == SLOT:
-                gain, visits = page_gains(unit, sides, of_split, **options)
+                gain, visits = paired_gate.page_gains(unit, sides, of_split, **options)
             else:
                 gain, visits = Gain.of(BY_VISIT, unit, sides, of_split, **options), None
-        alpha = gate_alpha(looks + 1)
-        difference, verdict, reasons = gain.judge(Minus, alpha)
-        of_visits = None if visits is None else visits_report(visits, alpha)
-        passed = difference.is_gain and gain.passes(verdict) and (of_visits is None or of_visits["passed"])
-        value, live_value = (estimate.value for estimate in gain.estimates)
-        return {
-            "estimator": gain.estimates[0].estimator, "against": self.live.number, "candidate": looks + 1,
-            "alpha": alpha, "value": value, "live_value": live_value, "estimate": difference.value,
-            "std_error": difference.std_error, "lower": difference.lower, "upper": difference.upper,
-            "ess": difference.ess, "sessions": (visits or gain).estimates[0].n, "verdict": verdict, "reasons": reasons,
-            "visits": of_visits, "passed": passed,
+        spent = sum(not look["repeated"] for look in looks)
+        report: dict[str, Any] = {
+            **paired_gate.judged(gain, visits, spent), "against": self.live.number,
+            "sessions": (visits or gain).estimates[0].n, "repeated": False,
         }  # fmt: skip
+        earlier = next((look for look in looks if paired_gate.is_repeated(report, look)), None)
+        return cast(GateReport, report) if earlier is None else {**earlier, "repeated": True}
 
     def _store(
         self, unit: Unit, candidate: Version, weights: Sequence[ArmWeights], trained: TrainingResult,
@@ -449,12 +437,12 @@ def _why(gate: GateReport, trained: TrainingResult, *, same: bool, wanted_ess: f
     if gate["verdict"] == "insufficient":
         return f"the gate split does not tell: {', '.join(gate['reasons'] or [])}"
     if (gate["lower"] or 0.0) > 0 and (visits := gate["visits"]) is not None:
-        return visits_refusal(visits)
+        return paired_gate.visits_refusal(visits)
     lower = "unknown" if gate["lower"] is None else f"{gate['lower']:.4g}"
     return f"the lower bound of its gain over version {gate['against']}, {lower}, is not above 0"
 
 
-def _looks(unit: Unit, parent: Version) -> int:
-    """How many candidates the gate has looked at within a year."""
+def _looks(unit: Unit, parent: Version) -> list[GateReport]:
+    """The looks of the gate within a year."""
     reports = policies.reports(unit, parent.policy.id, since=unit.now - YEAR_US)
-    return sum(report["gate"]["candidate"] is not None for report in reports)
+    return [{**NO_GATE, **report["gate"]} for report in reports if report["gate"]["candidate"] is not None]

@@ -42,6 +42,8 @@ REASONS = {
     "mean-weight": "the mean weight is more than 3 standard errors from 1 (weak), or so far below 0.99 (insufficient): "
     "propensities are wrong, or what would carry the most weight is so rare that it did not occur",
     "wide-interval": "half the interval is wider than half the difference (weak)",
+    "rare-rewards": "the gain would not stand one reward more than the log holds, the largest one, lost (weak): with "
+    "more visits rare rewards tell",
     "clipping-bias": "the bias that changed weights may cause exceeds the standard error; no interval shows it (weak)",
     "in-sample": "the target learned from rows of this log (weak)",
     "estimated-propensity": "propensities were not logged, but computed when the log was imported (weak): no interval "
@@ -79,8 +81,8 @@ _BETWEEN_VISITS = (
 _INSUFFICIENT = frozenset({"wrong-propensities"})
 # Reasons from the caller or from the interval that allow no verdict better than weak.
 _WEAK = frozenset({
-    "in-sample", "estimated-propensity", "no-interval", "clipping-bias", "wide-interval", "logging-candidates",
-    "carry-over", "dependent-slots",
+    "in-sample", "estimated-propensity", "no-interval", "clipping-bias", "wide-interval", "rare-rewards",
+    "logging-candidates", "carry-over", "dependent-slots",
 })  # fmt: skip
 
 _SUMS = (

@@ -18,6 +18,7 @@ from rlrec.ope import diagnostics, intervals
 from rlrec.ope.base import Smooth
 from rlrec.ope.estimate import EstimatorFold
 from rlrec.ope.intervals import UNKNOWN, Bounds, Studentised, studentised_bootstrap
+from rlrec.ope.likelihood import lower_bound
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionPartial, at_end
 from rlrec.ope.tails import t_quantile
@@ -102,12 +103,13 @@ def difference(
 def compare(
     ours: EstimatorFold, theirs: EstimatorFold, *, measure: type[Minus] = Minus, alpha: float = 0.025,
     extra_reasons: tuple[str, ...] = (), seed: int = 0, replicates: int = intervals.REPLICATES,
-    simulated: Sequence[tuple[EstimatorFold, EstimatorFold]] = (),
+    simulated: Sequence[tuple[EstimatorFold, EstimatorFold]] = (), rare: float = 0.0,
 ) -> PairedDifference:  # fmt: skip
     """One target less another, by one estimator of any unit at the end of a fold over the same rows.
     measure: Minus or Relative; alpha: chance of each bound to be on the wrong side, in (0, 0.5); extra_reasons: as in
     `FinishOptions`; simulated: both sides by equal parts of the pages that were simulated for a target, whose error
-    clusters do not show. Raises InputError for an alpha out of range, ValueError for folds over different rows."""
+    clusters do not show; rare: the largest reward, which a log may hold too few of. Raises InputError for an alpha out
+    of range, ValueError for folds over different rows."""
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
     (rows,) = ours.summary.index(("rows",))
@@ -116,7 +118,18 @@ def compare(
     sample = _bootstrap(ours, theirs, measure, seed=seed, number=replicates)
     ess = min(side.diagnosis.ess or 0.0 for side in (ours, theirs))
     equal = np.array_equal(ours.summary.units, theirs.summary.units) and np.array_equal(ours.units, theirs.units)
-    low, high = (0.0, 0.0) if ours.n and equal else _bounds(sample, alpha, freedom=ess - 1)
+    low, high = 0.0, 0.0
+    doubtful = False
+    if not (ours.n and equal):
+        freedom = max(ess - 1, 1.0)
+        low, high = studentised = _bounds(sample, alpha, freedom=freedom)
+        if np.isfinite(studentised).any():
+            terms, one_reward = _terms(ours, theirs, measure), rare / ours.summary.total[rows]
+            if measure is Relative:
+                one_reward /= abs(theirs.value_and_error[0])
+            tails: dict[str, float] = {"loss": len(terms) * one_reward, "reach": -t_quantile(alpha, freedom)}
+            low, high = min(low, lower_bound(terms, **tails)), max(high, -lower_bound(-terms, **tails))
+            doubtful = low <= 0 < studentised[0]
     values = [_bootstrap(*sides, measure, number=0).value for sides in simulated]
     error, (low, high) = intervals.stretched(sample.value, sample.error, (low, high), values)
     bounded = np.isfinite([low, high]).all()
@@ -125,6 +138,7 @@ def compare(
         *extra_reasons,
         *(["no-propensity"] if ours.weights.left_out or theirs.weights.left_out else []),
         *(["wide-interval"] if broad else []),
+        *(["rare-rewards"] if doubtful else []),
         *([] if bounded else ["few-rewards"]),
     ]
     verdict, reasons = _verdict(ours, theirs, tuple(extra))
@@ -142,25 +156,25 @@ def _bootstrap(
         return studentised_bootstrap(measure(ours.estimator), units, seed=seed, number=number)
 
 
+def _terms(ours: EstimatorFold, theirs: EstimatorFold, measure: type[Minus]) -> Array:
+    """Terms of the clusters, (m,), whose mean is the difference: that and m times their influence on it."""
+    units, estimator = np.column_stack([ours.units, theirs.units]), measure(ours.estimator)
+    total = units.sum(axis=0)
+    terms: Array = estimator.value(total) + len(units) * (units @ estimator.gradient(total))
+    return terms
+
+
 def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
-    """Bootstrap-t; where the replicates are too few for alpha, Student's t, moved outwards by the skewness that their
-    quantiles show at the smallest level they are enough for.
-    freedom: degrees of freedom of Student's t: the effective sample size less one.
-    Source: own derivation: the first term of the Edgeworth expansion of a studentised mean moves its quantile at z by
-    a multiple of 2 z^2 + 1."""
+    """Bootstrap-t; where the replicates are too few for alpha, those at the smallest level they are enough for, and
+    Student's t where it is farther."""
     if not sample.error > 0 or not len(sample.t):
         return UNKNOWN
-    # the smallest alpha that the replicates are enough for
     enough = max(alpha, _BEYOND / (len(sample.t) + 1))
-    if enough == alpha or enough >= 0.5:
-        return sample.bounds(1 - 2 * alpha)
-    # there, how far each bound lies beyond Student's t
-    near, far = (-t_quantile(level, max(freedom, 1.0)) for level in (enough, alpha))
+    if enough >= 0.5:
+        return UNKNOWN
     low, high = sample.bounds(1 - 2 * enough)
-    shifts = [max(0.0, reach / sample.error - near) for reach in (sample.value - low, high - sample.value)]
-    # Student's t at alpha, shifted in proportion to 2 z^2 + 1
-    below, above = (sample.error * (far + (2 * far**2 + 1) / (2 * near**2 + 1) * shift) for shift in shifts)
-    return sample.value - below, sample.value + above
+    reach = 0.0 if enough == alpha else -t_quantile(alpha, freedom) * sample.error
+    return min(low, sample.value - reach), max(high, sample.value + reach)
 
 
 def _verdict(ours: EstimatorFold, theirs: EstimatorFold, extra: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

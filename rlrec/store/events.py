@@ -130,6 +130,13 @@ def by_decision(
     return by_decision
 
 
+def largest(unit: Unit, kinds: Collection[str], *, of_slots: bool) -> dict[str, float]:
+    """The largest value of each of these kinds that has come, in absolute terms; of_slots: those of pages are left
+    out."""
+    chosen = f"FROM event WHERE kind IN (?*){' AND position IS NOT NULL' if of_slots else ''}"
+    return dict(unit.ask(f"SELECT kind, MAX(ABS(value)) {chosen} GROUP BY kind", kinds))
+
+
 def add(unit: Unit, rows: Iterable[Row]) -> None:
     """Store events, rows of Event. The caller holds the lock of the decision's policy."""
     unit.insert("event", Event._fields, rows)

@@ -530,9 +530,13 @@ def test_a_version_that_went_live_meanwhile_stays(shop: Store) -> None:
 
 @pytest.mark.slow
 def test_each_look_of_the_gate_costs(shop: Store) -> None:
-    found = [trained(shop) for _ in range(3)]
-    assert [one["candidate"] for one in found] == [1, 2, 3]
-    assert [one["alpha"] for one in found] == pytest.approx([0.3 / (np.pi * j) ** 2 for j in (1, 2, 3)], rel=1e-12)
+    looks = [trained(shop, seed=seed) for seed in (1, 2, 3)]
+    assert [look["candidate"] for look in looks] == [1, 2, 3]
+    assert [look["alpha"] for look in looks] == pytest.approx([0.3 / (np.pi * j) ** 2 for j in (1, 2, 3)], rel=1e-12)
+    again, another = trained(shop, seed=2), trained(shop, seed=4)
+    figures = ("candidate", "alpha", "estimate", "lower")
+    assert [again[name] for name in figures] == [looks[1][name] for name in figures]
+    assert (again["repeated"], another["repeated"], another["candidate"]) == (True, False, 4)
     clock(shop, LATER + 366 * 24 * 60 * MINUTE)
     assert trained(shop)["candidate"] == 1
 

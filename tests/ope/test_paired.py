@@ -109,6 +109,15 @@ def test_a_small_alpha_is_no_nearer_than_students() -> None:
     assert (gain.upper or 0) >= gain.value + reach
 
 
+def test_a_gain_smaller_than_one_rare_reward_is_not_sure() -> None:
+    (first, second), _ = walks(3, [[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]], visits=8000, users=8000)
+    sure, doubtful = compared(first, second), compared(first, second, rare=1e4)
+    assert (sure.lower or 0) > 0
+    assert (doubtful.lower or 0) <= 0
+    assert "rare-rewards" in doubtful.reasons
+    assert (compared(first, second, rare=1.0).lower or 0) > 0
+
+
 @pytest.mark.slow
 def test_an_interval_wider_than_the_difference_is_weak() -> None:
     (first, second), _ = walks(3, [[0.3, 0.4, 0.3], [0.35, 0.3, 0.35]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 from rlrec.app.evaluation import estimates, fold, returns, targets
 from rlrec.app.evaluation.request import EmptyLog, Request
@@ -18,8 +18,9 @@ from rlrec.ope.estimate import Estimate, EstimatorFold
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.paired import Minus, PairedDifference, Relative, compare, gate_alpha
 from rlrec.ope.sessions import SUPPORTED, SessionFold
-from rlrec.records import Reward
-from rlrec.store import Unit, policies, reader
+from rlrec.policy.reward import of_slot
+from rlrec.records import Event, Reward
+from rlrec.store import Unit, events, policies, reader
 from rlrec.store.reader import Selection
 
 BY_VISIT, BY_IMPRESSION = "wdr", "dr"
@@ -61,15 +62,23 @@ VisitsReport = TypedDict("VisitsReport", {
     "estimator": str, "estimate": float | None, "lower": float | None, "upper": float | None, "ess": float | None,
     "verdict": str, "reasons": list[str], "passed": bool,
 })  # fmt: skip
-# A look of the gate. against: what serves; candidate: its number in this year; alpha: the probability of error at this
-# look; n: impressions or visits that both were judged by; since_decision: the first one, where earlier ones taught the
-# candidate.
-RouteGate = TypedDict("RouteGate", {
-    "estimator": str, "reward": str, "against": str, "candidate": int, "alpha": float, "value": float | None,
-    "live_value": float | None, "estimate": float | None, "std_error": float | None, "lower": float | None,
-    "upper": float | None, "ess": float | None, "n": int, "verdict": str, "reasons": list[str],
-    "visits": VisitsReport | None, "guards": list[GuardReport], "passed": bool, "since_decision": int | None,
+# The judgement of a look. candidate: its number in this year; alpha: the probability of error at this look.
+Judgement = TypedDict("Judgement", {
+    "estimator": str, "candidate": int, "alpha": float, "value": float | None, "live_value": float | None,
+    "estimate": float | None, "std_error": float | None, "lower": float | None, "upper": float | None,
+    "ess": float | None, "verdict": str, "reasons": list[str], "visits": VisitsReport | None, "passed": bool,
 })  # fmt: skip
+
+
+class RouteGate(Judgement):
+    """A look of a route's gate. against: what serves; n: impressions or visits that both were judged by;
+    since_decision: the first one, where earlier ones taught the candidate."""
+
+    reward: str
+    against: str
+    n: int
+    guards: list[GuardReport]
+    since_decision: int | None
 
 
 def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
@@ -94,17 +103,28 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
             else "visits from now on can judge it: let some be served, or begin a ramp (--share 5%)"
         )
         raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=way_out) from error
-    difference, verdict, reasons = _judge(gain, Minus, alpha)
-    of_visits = None if visits is None else visits_report(visits, alpha)
-    guards = [_guard_report(guard, gain_of[guard.name], alpha) for guard in options.guards]
-    (candidate, serving), passed = gain.estimates, difference.is_gain and gain.passes(verdict)
-    passed = passed and (of_visits is None or of_visits["passed"])
+    figures, guards = (
+        judged(gain, visits, looks),
+        [_guard_report(each, gain_of[each.name], alpha) for each in options.guards],
+    )
     return {
-        "estimator": candidate.estimator, "reward": reward.name, "against": options.current, "candidate": looks + 1,
-        "alpha": alpha, "value": candidate.value, "live_value": serving.value, "estimate": difference.value,
-        "std_error": difference.std_error, "lower": difference.lower, "upper": difference.upper,
-        "ess": difference.ess, "n": candidate.n, "verdict": verdict, "reasons": reasons, "visits": of_visits,
-        "guards": guards, "passed": passed and all(guard["passed"] for guard in guards), "since_decision": since,
+        **figures, "reward": reward.name, "against": options.current, "n": gain.estimates[0].n, "guards": guards,
+        "passed": figures["passed"] and all(guard["passed"] for guard in guards), "since_decision": since,
+    }  # fmt: skip
+
+
+def judged(gain: Gain, visits: Gain | None, looks: int) -> Judgement:
+    """The judgement of a gain, and of the same by whole visits where slots decide. looks: of this year before it."""
+    alpha = gate_alpha(looks + 1)
+    difference, verdict, reasons = _judge(gain, Minus, alpha)
+    of_visits = None if visits is None else _visits_report(visits, alpha)
+    candidate, serving = gain.estimates
+    return {
+        "estimator": candidate.estimator, "candidate": looks + 1, "alpha": alpha, "value": candidate.value,
+        "live_value": serving.value, "estimate": difference.value, "std_error": difference.std_error,
+        "lower": difference.lower, "upper": difference.upper, "ess": difference.ess, "verdict": verdict,
+        "reasons": reasons, "visits": of_visits,
+        "passed": difference.is_gain and gain.passes(verdict) and (of_visits is None or of_visits["passed"]),
     }  # fmt: skip
 
 
@@ -172,7 +192,7 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
     return slots, Gain.of(BY_VISIT, unit, sides, selection, **options)
 
 
-def visits_report(visits: Gain, alpha: float) -> VisitsReport:
+def _visits_report(visits: Gain, alpha: float) -> VisitsReport:
     """The report of whole visits where slots decide: it passes where enough of them are effective, so the candidate
     is near what was logged, and they do not say that it is worse."""
     difference, verdict, reasons = _judge(visits, Minus, alpha)
@@ -222,8 +242,8 @@ class Gain:
     sides, estimates: of the candidate and of what serves. in_sample: whether the candidate has learned from some rows.
     (What serves may have learned from its own log: that flatters it, and makes the gate stricter.) silent: whether rows
     without propensities were left out; estimated: whether some propensities were not logged; carries_over: whether the
-    rewards of impressions depend on the visit so far. simulated: both sides by parts of the pages that were simulated
-    for one of them."""
+    rewards of impressions depend on the visit so far. rare: the largest reward that one event has brought. simulated:
+    both sides by parts of the pages that were simulated for one of them."""
 
     sides: Sequence[EstimatorFold]
     estimates: Sequence[Estimate]
@@ -231,6 +251,7 @@ class Gain:
     silent: bool
     estimated: bool
     carries_over: bool
+    rare: float = 0.0
     simulated: Sequence[tuple[EstimatorFold, EstimatorFold]] = ()
 
     @classmethod
@@ -260,6 +281,7 @@ class Gain:
             silent=any(counts.silent for counts in partial.counts.values()) or any(s.weights.left_out for s in at_ends),
             estimated=any(side.estimated for side in sums),
             carries_over=any(map(carry_over.is_significant, partial.carry_over.values())),
+            rare=_largest_reward(unit, sides[0].reward, of_slots=estimator == BY_IMPRESSION),
             simulated=list(zip(ours, theirs, strict=True)),
         )  # fmt: skip
 
@@ -270,28 +292,37 @@ class Gain:
     def judge(self, measure: type[Minus], alpha: float) -> tuple[PairedDifference, str, list[str]]:
         """The difference, the verdict on it, and its reasons."""
         candidate, current = self.estimates
-        difference = compare(*self.sides, measure=measure, alpha=alpha, simulated=self.simulated)
+        difference = compare(*self.sides, measure=measure, alpha=alpha, simulated=self.simulated, rare=self.rare)
         verdict = min(difference.verdict, candidate.verdict, current.verdict, key=VERDICTS.index)
         reasons = {*difference.reasons, *candidate.reasons, *(set(current.reasons) - {"in-sample"})}
         return difference, verdict, sorted(reasons, key=list(diagnostics.REASONS).index)
 
 
+def _largest_reward(unit: Unit, definition: Reward, *, of_slots: bool) -> float:
+    """The largest reward, less the default, that one event of the log has brought; of_slots: slots alone earn it."""
+    if definition is returns.REWARD:
+        return 1.0
+    values = events.largest(unit, definition.weights, of_slots=of_slots).items()
+    one_event = [Event(0, 1, kind, sign * value, 0, 0) for kind, value in values for sign in (-1, 1)]
+    rewards = (of_slot(definition, [event], served_at=0) for event in one_event)
+    return max((abs(reward - definition.default) for reward in rewards), default=0.0)
+
+
 # The figures of a look that follow from what it compares and from the log, whatever its number.
 _EVIDENCE = (
-    "estimator", "reward", "against", "value", "live_value", "estimate", "std_error", "ess", "n", "since_decision",
+    "estimator", "reward", "against", "value", "live_value", "estimate", "std_error", "ess", "n", "sessions",
+    "since_decision",
 )  # fmt: skip
 
 
-def is_repeated(gate: RouteGate, earlier: Mapping[str, Any]) -> bool:
+def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
     """Whether a look compares what an earlier one of the same candidate did, by the same rows: all figures agree."""
-    if earlier.keys() != gate.keys():
-        return False
     sides = [
-        [look[name] for name in _EVIDENCE]
-        + [(guard["guard"], guard["least"], guard["estimator"], guard["value"]) for guard in look["guards"]]
-        for look in (cast(Mapping[str, Any], gate), earlier)
+        [look.get(name) for name in _EVIDENCE]
+        + [[guard[name] for name in ("guard", "least", "estimator", "value")] for guard in look.get("guards", ())]
+        for look in (gate, earlier)
     ]
-    return sides[0] == sides[1]
+    return earlier.keys() == gate.keys() and sides[0] == sides[1]
 
 
 def refusal(gate: RouteGate) -> str | None:
