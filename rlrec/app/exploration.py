@@ -20,8 +20,8 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array, Ids, finite_or_none
 from rlrec.errors import InputError, quantity
 from rlrec.ope import intervals
+from rlrec.ope.differences import Minus
 from rlrec.ope.moments import Moments, moments
-from rlrec.ope.paired import Minus
 from rlrec.ope.weighting import Snips
 from rlrec.policy import TEAM_DRAFT
 from rlrec.records import Sums

@@ -11,8 +11,9 @@ import numpy as np
 
 from rlrec.arrays import Array, finite_or_none
 from rlrec.ope import diagnostics, intervals
-from rlrec.ope.base import Estimator, Ratio, RewardColumns, Smooth
+from rlrec.ope.base import Estimator, Ratio, RewardColumns
 from rlrec.ope.diagnostics import Diagnosis, Weights
+from rlrec.ope.differences import Relative
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, WeightSums
 from rlrec.ope.moments import ClusterSummary, Steps, steps
 from rlrec.ope.strata import LoggerWeight, WeightSpread
@@ -95,26 +96,6 @@ class Estimate:
     lift_std_error: float | None = None
 
 
-@dataclass(frozen=True)
-class Lift:
-    """An estimate above what was earned by the same rows, as a share of the size of that: V / |S| - S / |S|, where S is
-    the ratio of the last two columns."""
-
-    estimator: Smooth
-
-    def value(self, mean: Array) -> Array:
-        value, served = self.estimator.value(mean[..., :-2]), mean[..., -2] / mean[..., -1]
-        return (value - served) / np.abs(served)
-
-    def gradient(self, mean: Array) -> Array:
-        """dV / |S| - V / S dS / |S|."""
-        served = mean[..., -2] / mean[..., -1]
-        ratio = self.estimator.value(mean[..., :-2]) / served
-        by_value = self.estimator.gradient(mean[..., :-2])
-        by_served = np.stack([np.ones_like(served), -served], axis=-1) / mean[..., -1:]
-        return np.concatenate([by_value, -ratio[..., None] * by_served], axis=-1) / np.abs(served)[..., None]
-
-
 @dataclass(frozen=True, kw_only=True)
 class FinishOptions:
     """How to finish a fold, and words for its report.
@@ -193,7 +174,7 @@ class EstimatorFold:
             return np.nan, np.nan
         with np.errstate(all="ignore"):
             equal = np.allclose(units[:, :2], units[:, -2:], rtol=1e-9, atol=0.0)
-            sample = intervals.studentised_bootstrap(Lift(self.estimator), units, seed=0, number=0)
+            sample = intervals.studentised_bootstrap(Relative(self.estimator, Ratio()), units, seed=0, number=0)
         return (0.0, 0.0) if equal and np.isfinite(sample.value) else (sample.value, sample.error)
 
     def _lift(self, bounds: Bounds, options: FinishOptions) -> dict[str, Any]:

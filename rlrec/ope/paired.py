@@ -15,7 +15,8 @@ import numpy as np
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals
-from rlrec.ope.base import Smooth
+from rlrec.ope.base import Ratio
+from rlrec.ope.differences import Minus
 from rlrec.ope.estimate import EstimatorFold
 from rlrec.ope.intervals import UNKNOWN, Bounds, Studentised, studentised_bootstrap
 from rlrec.ope.likelihood import lower_bound
@@ -60,36 +61,6 @@ def gate_alpha(candidate: int) -> float:
     return ALPHA * 6 / (pi**2 * candidate**2)
 
 
-@dataclass(frozen=True)
-class Minus:
-    """An estimate of one target minus that of another; their columns lie side by side."""
-
-    estimator: Smooth
-
-    def value(self, mean: Array) -> Array:
-        ours, theirs = np.split(mean, 2, axis=-1)
-        return self.estimator.value(ours) - self.estimator.value(theirs)
-
-    def gradient(self, mean: Array) -> Array:
-        ours, theirs = np.split(mean, 2, axis=-1)
-        return np.concatenate([self.estimator.gradient(ours), -self.estimator.gradient(theirs)], axis=-1)
-
-
-@dataclass(frozen=True)
-class Relative(Minus):
-    """The same, as a share of the size of the other target's estimate."""
-
-    def value(self, mean: Array) -> Array:
-        ours, theirs = map(self.estimator.value, np.split(mean, 2, axis=-1))
-        return (ours - theirs) / np.abs(theirs)
-
-    def gradient(self, mean: Array) -> Array:
-        (ours, theirs), size = np.split(mean, 2, axis=-1), np.abs(self.estimator.value(np.split(mean, 2, axis=-1)[1]))
-        ratio = self.estimator.value(ours) / self.estimator.value(theirs)
-        by_ours, by_theirs = self.estimator.gradient(ours), self.estimator.gradient(theirs)
-        return np.concatenate([by_ours, -ratio[..., None] * by_theirs], axis=-1) / size[..., None]
-
-
 def difference(
     partial: SessionPartial, against: SessionPartial, *, estimator: SessionEstimator, **options: Any
 ) -> PairedDifference:
@@ -101,66 +72,75 @@ def difference(
 
 
 def compare(
-    ours: EstimatorFold, theirs: EstimatorFold, *, measure: type[Minus] = Minus, alpha: float = 0.025,
+    ours: EstimatorFold, theirs: EstimatorFold | None, *, measure: type[Minus] = Minus, alpha: float = 0.025,
     extra_reasons: tuple[str, ...] = (), seed: int = 0, replicates: int = intervals.REPLICATES,
-    simulated: Sequence[tuple[EstimatorFold, EstimatorFold]] = (), rare: float = 0.0,
+    simulated: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = (), rare: float = 0.0,
 ) -> PairedDifference:  # fmt: skip
     """One target less another, by one estimator of any unit at the end of a fold over the same rows.
-    measure: Minus or Relative; alpha: chance of each bound to be on the wrong side, in (0, 0.5); extra_reasons: as in
-    `FinishOptions`; simulated: both sides by equal parts of the pages that were simulated for a target, whose error
-    clusters do not show; rare: the largest reward, which a log may hold too few of. Raises InputError for an alpha out
-    of range, ValueError for folds over different rows."""
+    theirs: None for what served, whose rewards need no weights. measure: Minus or Relative; alpha: chance of each bound
+    to be on the wrong side, in (0, 0.5); extra_reasons: as in `FinishOptions`; simulated: both sides by equal parts of
+    the pages that were simulated for a target, whose error clusters do not show; rare: the largest reward, which a log
+    may hold too few of. Raises InputError for an alpha out of range, ValueError for folds over different rows."""
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
+    folds = [ours, *([] if theirs is None else [theirs])]
     (rows,) = ours.summary.index(("rows",))
-    if not np.array_equal(ours.summary.units[:, rows], theirs.summary.units[:, rows]):
+    if any(not np.array_equal(ours.summary.units[:, rows], fold.summary.units[:, rows]) for fold in folds):
         raise ValueError("the two targets were not estimated on the same rows")
-    sample = _bootstrap(ours, theirs, measure, seed=seed, number=replicates)
-    ess = min(side.diagnosis.ess or 0.0 for side in (ours, theirs))
-    equal = np.array_equal(ours.summary.units, theirs.summary.units) and np.array_equal(ours.units, theirs.units)
-    low, high = 0.0, 0.0
-    doubtful = False
-    if not (ours.n and equal):
+    units, of_difference = _sides(ours, theirs, measure)
+    sample, ess = _bootstrap(units, of_difference, seed, replicates), min(fold.diagnosis.ess or 0.0 for fold in folds)
+    low, high, doubtful = 0.0, 0.0, False
+    if not (ours.n and theirs is not None and _equal(ours, theirs)):
         freedom = max(ess - 1, 1.0)
-        low, high = studentised = _bounds(sample, alpha, freedom=freedom)
-        if np.isfinite(studentised).any():
-            terms, one_reward = _terms(ours, theirs, measure), rare / ours.summary.total[rows]
-            if measure is Relative:
-                one_reward /= abs(theirs.value_and_error[0])
-            tails: dict[str, float] = {"loss": len(terms) * one_reward, "reach": -t_quantile(alpha, freedom)}
-            low, high = min(low, lower_bound(terms, **tails)), max(high, -lower_bound(-terms, **tails))
-            doubtful = low <= 0 < studentised[0]
-    values = [_bootstrap(*sides, measure, number=0).value for sides in simulated]
+        low, high = _bounds(sample, alpha, freedom=freedom)
+        if np.isfinite([low, high]).any():
+            terms, loss = (
+                _terms(units, of_difference),
+                rare / ours.summary.total[rows] / of_difference.unit(units.sum(0)),
+            )
+            tails: dict[str, float] = {"loss": len(terms) * float(loss), "reach": -t_quantile(alpha, freedom)}
+            least = lower_bound(terms, **tails)
+            doubtful = least <= 0 < low
+            low, high = min(low, least), max(high, -lower_bound(-terms, **tails))
+    values = [_bootstrap(*_sides(*pair, measure), 0, 0).value for pair in simulated]
     error, (low, high) = intervals.stretched(sample.value, sample.error, (low, high), values)
     bounded = np.isfinite([low, high]).all()
     broad = not bounded or high - low > abs(sample.value)
     extra = [
         *extra_reasons,
-        *(["no-propensity"] if ours.weights.left_out or theirs.weights.left_out else []),
+        *(["no-propensity"] if any(fold.weights.left_out for fold in folds) else []),
         *(["wide-interval"] if broad else []),
         *(["rare-rewards"] if doubtful else []),
         *([] if bounded else ["few-rewards"]),
     ]
-    verdict, reasons = _verdict(ours, theirs, tuple(extra))
+    verdict, reasons = _verdict(folds, tuple(extra))
     return PairedDifference(
         value=finite_or_none(sample.value), std_error=finite_or_none(error), lower=finite_or_none(low),
         upper=finite_or_none(high), alpha=alpha, ess=ess, clusters=ours.clusters, verdict=verdict, reasons=reasons,
     )  # fmt: skip
 
 
-def _bootstrap(
-    ours: EstimatorFold, theirs: EstimatorFold, measure: type[Minus], *, number: int, seed: int = 0
-) -> Studentised:
-    units = np.column_stack([ours.units, theirs.units])
+def _sides(ours: EstimatorFold, theirs: EstimatorFold | None, measure: type[Minus]) -> tuple[Array, Minus]:
+    """The columns of both sides, and the difference that they make."""
+    if theirs is None:
+        return np.column_stack([ours.units, ours.earned]), measure(ours.estimator, Ratio())
+    return np.column_stack([ours.units, theirs.units]), measure(ours.estimator)
+
+
+def _equal(ours: EstimatorFold, theirs: EstimatorFold) -> bool:
+    """Whether all sums of both are the same."""
+    return np.array_equal(ours.summary.units, theirs.summary.units) and np.array_equal(ours.units, theirs.units)
+
+
+def _bootstrap(units: Array, of_difference: Minus, seed: int, number: int) -> Studentised:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return studentised_bootstrap(measure(ours.estimator), units, seed=seed, number=number)
+        return studentised_bootstrap(of_difference, units, seed=seed, number=number)
 
 
-def _terms(ours: EstimatorFold, theirs: EstimatorFold, measure: type[Minus]) -> Array:
+def _terms(units: Array, of_difference: Minus) -> Array:
     """Terms of the clusters, (m,), whose mean is the difference: that and m times their influence on it."""
-    units, estimator = np.column_stack([ours.units, theirs.units]), measure(ours.estimator)
     total = units.sum(axis=0)
-    terms: Array = estimator.value(total) + len(units) * (units @ estimator.gradient(total))
+    terms: Array = of_difference.value(total) + len(units) * (units @ of_difference.gradient(total))
     return terms
 
 
@@ -177,7 +157,7 @@ def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
     return min(low, sample.value - reach), max(high, sample.value + reach)
 
 
-def _verdict(ours: EstimatorFold, theirs: EstimatorFold, extra: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    verdicts = [diagnostics.verdict(side.diagnosis, extra=extra) for side in (ours, theirs)]
+def _verdict(folds: Sequence[EstimatorFold], extra: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    verdicts = [diagnostics.verdict(fold.diagnosis, extra=extra) for fold in folds]
     worst = min((verdict for verdict, _ in verdicts), key=("insufficient", "weak", "ok").index)
     return worst, tuple(reason for reason in diagnostics.REASONS if any(reason in why for _, why in verdicts))

@@ -18,6 +18,7 @@ from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals, strata
 from rlrec.ope.base import TABLES, Estimator, Ratio, require
 from rlrec.ope.diagnostics import Weights
+from rlrec.ope.differences import Minus
 from rlrec.ope.estimate import (
     ANY_REWARD,
     CORE,
@@ -30,7 +31,6 @@ from rlrec.ope.estimate import (
 )
 from rlrec.ope.intervals import Replicates
 from rlrec.ope.moments import ClusterSummary, Moments, Steps, moments
-from rlrec.ope.paired import Minus
 from rlrec.ope.strata import WeightSpread, spread_of
 from rlrec.ope.visits import HEAVIEST, Course, VisitBatch
 from rlrec.records import Sums

@@ -11,10 +11,11 @@ import pytest
 from rlrec import ope
 from rlrec.errors import InputError
 from rlrec.ope.base import LogBatch, Ratio
+from rlrec.ope.differences import Relative
 from rlrec.ope.estimate import FinishOptions
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.moments import BLOCKS
-from rlrec.ope.paired import PairedDifference, Relative, compare, difference
+from rlrec.ope.paired import PairedDifference, compare, difference
 from rlrec.ope.sessions import SessionFold
 from rlrec.ope.visits import VisitBatch
 from tests.ope.test_visits import HAND

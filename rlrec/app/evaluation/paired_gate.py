@@ -14,9 +14,10 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.splits import GATE
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope import carry_over, diagnostics
+from rlrec.ope.differences import Minus, Relative
 from rlrec.ope.estimate import Estimate, EstimatorFold
 from rlrec.ope.impressions import ImpressionFold
-from rlrec.ope.paired import Minus, PairedDifference, Relative, compare, gate_alpha
+from rlrec.ope.paired import PairedDifference, compare, gate_alpha
 from rlrec.ope.sessions import SUPPORTED, SessionFold
 from rlrec.policy.reward import of_slot
 from rlrec.records import Event, Reward
@@ -252,7 +253,7 @@ class Gain:
     estimated: bool
     carries_over: bool
     rare: float = 0.0
-    simulated: Sequence[tuple[EstimatorFold, EstimatorFold]] = ()
+    simulated: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = ()
 
     @classmethod
     def of(
@@ -303,8 +304,8 @@ def _largest_reward(unit: Unit, definition: Reward, *, of_slots: bool) -> float:
     if definition is returns.REWARD:
         return 1.0
     values = events.largest(unit, definition.weights, of_slots=of_slots).items()
-    one_event = [Event(0, 1, kind, sign * value, 0, 0) for kind, value in values for sign in (-1, 1)]
-    rewards = (of_slot(definition, [event], served_at=0) for event in one_event)
+    single = [Event(0, 1, kind, sign * value, 0, 0) for kind, value in values for sign in (-1, 1)]
+    rewards = (of_slot(definition, [event], served_at=0) for event in single)
     return max((abs(reward - definition.default) for reward in rewards), default=0.0)
 
 
