@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from rlrec.app.inputs import filters
-from rlrec.app.log.slot_values import reward_of
+from rlrec.app.log.slot_values import rewards_of
 from rlrec.app.serving import decision_json
 from rlrec.records import Decision, Slot
 from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, imported_data, policies, reader
@@ -18,19 +18,25 @@ GROUP = 1_000
 Record = dict[str, Any]
 
 
-def export_log(store: Store, *, log: str | None = None) -> Iterator[Record]:
-    """Every selected decision in order of its id, from one snapshot; memory is bounded by a group of them."""
+def export_log(store: Store, *, log: str | None = None, detailed: bool = False) -> Iterator[Record]:
+    """Every selected decision in order of its id, from one snapshot; memory is bounded by a group of them. detailed:
+    with `rewards` by position (None: of the page), and `catalogue_features`, those of the arms of the store."""
     with store.read() as unit:
+        more = {"catalogue_features": _catalogue_features(unit)} if detailed else None
         selection = filters.selection(unit, log)
         low = exported = 0
         last = decisions.peek(unit)
         while ids := reader.ids_after(unit, selection, low=low, limit=GROUP):
-            yield from _records(unit, ids)
+            yield from _records(unit, ids, more)
             low, exported = ids[-1], exported + len(ids)
             unit.progress("decisions", exported, low / last)
 
 
-def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:
+def _catalogue_features(unit: Unit) -> dict[str, Any]:
+    return {arm.key: json.loads(arm.features) for arm in arms.every(unit) if arm.features != "{}"}
+
+
+def _records(unit: Unit, ids: Collection[int], more: Record | None) -> Iterator[Record]:
     stored, stored_events = decisions.find(unit, ids), events.by_decision(unit, ids)
     answers, states = decision_json.answers(unit, stored), decision_json.states(unit, stored)
     versions = policies.by_id(unit, {decision.version_id for decision in stored.values()})
@@ -46,16 +52,19 @@ def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:
         decision = stored[number]
         of_decision = [event for event in stored_events.get(number, ()) if event.kind != CENSOR]
         source = json.loads(decision.source) if decision.source else {}
+        shown = [slot.position for slot in decision.slots]
+        rewards = rewards_of(versions[decision.version_id].reward, of_decision, served_at=decision.at, shown=shown)
         yield _with_slots({**answers[number]}, decision) | {
             "context": parse(contexts[decision.context_id], f"body of context {decision.context_id}"),
             "state": states[number],
             "eligible": eligible[decision.eligible_id],
             **({"catalogue": catalogues[drawn_from[number]]} if number in drawn_from else {}),
-            "reward": reward_of(versions[decision.version_id].reward, decision, of_decision, position=None),
+            "reward": sum(rewards.values()),
             "seed": decision.seed,
             "belief_seq": source.get("belief_seq", decision.belief_seq),
             "events": decision_json.events(of_decision),
             **by_arm.get(number, {}),
+            **({} if more is None else more | {"rewards": rewards}),
         }
 
 

@@ -84,7 +84,8 @@ def import_log(
     csv: the map is JSON, such as {"session": "visit_id", "user": "user_id", "at": "time", "arm": "item",
     "propensity": "p", "reward": "clicked", "eligible": "items", "context": ["hour", "country"]}: each word names a
     column. `arm` is all that must be there; there are also marginal, position, events ({"click": COLUMN, ...} in place
-    of a reward), and decision: rows with one value there, one after the other, are the slots of one decision.
+    of a reward), and decision: rows with one value there, one after the other, are the slots of one decision. A table
+    of `export-log --layout csv` needs no map.
 
     dsjson: the first action of `a` (from 1), or of each `_a` in `_outcomes` (from 0), was shown; the event id is the
     request id; an arm is called as its action (`id`, `i.id` or `_tag`), else by a digest of its features. Rewards are

@@ -106,6 +106,18 @@ def test_rewards_in_other_lines_join_by_event_id(run: Run) -> None:
     assert rewards == {"e1": 1.0, "e2": 0.5}
 
 
+def test_an_observation_joins_the_slot_that_it_names(run: Run) -> None:
+    """By the `_id` of its outcome, as by the event id of a decision."""
+    page = slots_of(1, "ccb")[0]
+    for outcome in page["_outcomes"]:
+        outcome["_label_cost"] = 0
+    late = [{"RewardValue": value, "EventId": name} for name, value in (("0-1", 0.75), ("0-7", 1.0))]
+    said = imported(run, *late, page)
+    assert "1 observations name no decision" in said.stderr
+    (line,) = run("export-log", "-").lines
+    assert [(event["position"], event["kind"], event["value"]) for event in line["events"]] == [(2, "reward", 0.75)]
+
+
 def test_lines_that_the_format_marks_are_skipped(run: Run) -> None:
     """Not to be learned from, never activated, or of a checkpoint; an activation may come in another line."""
     lines = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate, compress
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar, cast
 
 from rlrec.store.loading import Column, Same
@@ -17,7 +18,8 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedSlots:
-    """Slots, named as in the table `slot`, but the arm by its key. row: index of each slot's decision, ascending."""
+    """Slots, named as in the table `slot`, but the arm by its key. row: index of each slot's decision, ascending;
+    id: the name by which other lines know it, not stored."""
 
     row: Sequence[int]
     position: Column
@@ -28,6 +30,7 @@ class LoggedSlots:
     score: Column = NULL
     censored: Column = ZERO
     rounded: Column = ZERO
+    id: Column = NULL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +108,22 @@ class LogColumns:
         return replace(
             selected, slots=_of_decisions(self.slots, keep, index), events=_of_decisions(self.events, keep, index)
         )
+
+    def with_events(self, more: Iterable[tuple[int, tuple[Any, ...]]]) -> LogColumns:
+        """These decisions with further events: the row of each, and its values in the order of `LoggedEvents`."""
+        n, names = len(self.events.row), [field.name for field in fields(self.events)]
+        logged = list(zip(*(values(getattr(self.events, name), n) for name in names), strict=True))
+        events = sorted(logged + [(row, *event) for row, event in more], key=itemgetter(0))
+        return replace(self, events=LoggedEvents(**transposed(names, events)))
+
+    def in_sessions(self) -> LogColumns:
+        """These decisions, those without a session in one of their own."""
+        n = len(self)
+        sessions = values(self.session or NULL, n)
+        if None not in sessions:
+            return self
+        listed = zip(sessions, values(self.policy, n), values(self.at, n), self.digest, strict=True)
+        return replace(self, session=[name or f"{of}/{at or 0}/{digest[:12].hex()}" for name, of, at, digest in listed])
 
     def without_lines(self, policy: str, digests: Set[bytes]) -> LogColumns:
         """These decisions less those of the policy whose line has one of the digests."""

@@ -23,11 +23,20 @@ def reward_from(
     definition: Reward, events: Iterable[Event], *, served_at: int, position: int | None, shown: Iterable[int]
 ) -> float:
     """`reward_of`, for a decision that was served at `served_at` and showed the positions `shown`."""
-    by_slot = by_position(events)
     if position is not None:
-        return rewards.of_slot(definition, by_slot.get(position, ()), served_at=served_at)
-    slots = [rewards.of_slot(definition, by_slot.get(slot, ()), served_at=served_at) for slot in shown]
-    return sum(slots) + rewards.of_page(definition, by_slot.get(None, ()), served_at=served_at)
+        return rewards.of_slot(definition, by_position(events).get(position, ()), served_at=served_at)
+    return sum(rewards_of(definition, events, served_at=served_at, shown=shown).values())
+
+
+def rewards_of(
+    definition: Reward, events: Iterable[Event], *, served_at: int, shown: Iterable[int]
+) -> dict[int | None, float]:
+    """The reward of each slot by its position, and last, under None, what page events are worth."""
+    by_slot = by_position(events)
+    earned: dict[int | None, float] = {
+        slot: rewards.of_slot(definition, by_slot.get(slot, ()), served_at=served_at) for slot in shown
+    }
+    return earned | {None: rewards.of_page(definition, by_slot.get(None, ()), served_at=served_at)}
 
 
 def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlrec.app.imports.layouts.base import Layout
-
-    Writer = Callable[[Iterable[dict[str, Any]]], Iterator[bytes]]
+    from rlrec.app.imports.layouts.writing import LayoutWriter
 
 READERS = {
     "obd": "rlrec.app.imports.layouts.obd:Obd",
@@ -19,7 +18,9 @@ READERS = {
     "csv": "rlrec.app.imports.layouts.csv_map:CsvMap",
 }
 WRITERS = {
-    "jsonl": "rlrec.app.imports.layouts.jsonl:write",
+    "jsonl": "rlrec.app.imports.layouts.writing:JsonLines",
+    "csv": "rlrec.app.imports.layouts.csv_writer:CsvWriter",
+    "dsjson": "rlrec.app.imports.layouts.dsjson_writer:DsJsonWriter",
     "parquet": "rlrec.app.imports.parquet_files:export",
 }
 FOLDERS = ("parquet",)  # layouts that are written into a folder, by functions of the store and the folder
@@ -30,8 +31,8 @@ def reader(name: str) -> type[Layout]:
     return _load(READERS[name])
 
 
-def writer(name: str) -> Writer:
-    """The function that turns records of the log into the bytes of a layout of one file."""
+def writer(name: str) -> type[LayoutWriter]:
+    """The class that writes a layout of one file."""
     return _load(WRITERS[name])
 
 

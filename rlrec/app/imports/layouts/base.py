@@ -24,13 +24,14 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 
-from rlrec import times
 from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import NULL, LogColumns, distinct
+from rlrec.app.imports.layouts import fields
 from rlrec.errors import InputError
 
 GROUP = 50_000  # lines
 GROUP_BYTES = 1 << 25  # about
+AT_ONCE = 1_000  # lines of JSON decoded at once
 BLOCK = 1 << 20
 LINE_BYTES = 10_000_000
 SPANNED = 1_000  # lines of a decision
@@ -52,6 +53,15 @@ class Source:
     file: str | BinaryIO
     name: str
     decode: Decode
+
+    def lines(
+        self, numbers: Sequence[int], texts: Sequence[bytes], kind: type[T]
+    ) -> Iterator[tuple[int, bytes, T | InputError]]:
+        """Each line with what it decodes to."""
+        for start in range(0, len(texts), AT_ONCE):
+            group = list(zip(numbers[start : start + AT_ONCE], texts[start : start + AT_ONCE], strict=True))
+            for (number, text), line in zip(group, self.decode(group, kind), strict=True):
+                yield number, text, line
 
 
 class RefusedLine(NamedTuple):
@@ -143,15 +153,8 @@ class Layout(ABC):
         return rows
 
     def time(self, text: str, field: str) -> int:
-        """Microseconds since 1970 UTC. Raises InputError for what is no time, or lies in the future."""
-        try:
-            at = times.parse(text)
-        except InputError as error:
-            error.field = field
-            raise
-        if at > self.now:
-            raise InputError(f"{text[:40]} lies in the future", hint="check it and the clock", field=field)
-        return at
+        """Microseconds since 1970 UTC, as `fields.time` reads them."""
+        return fields.time(text, field, now=self.now)
 
     # -- passes --
 
@@ -334,19 +337,3 @@ def _cut(number: int, block: bytes, numbers: list[int], texts: list[bytes]) -> N
     if not all(lines) or any(map(bytes.isspace, lines)):
         numbers[:] = [number for number, text in zip(numbers, texts, strict=True) if text.strip()]
         texts[:] = [text for text in texts if text.strip()]
-
-
-def key(text: str, field: str) -> str:
-    """A key of an arm, a session, a user, a request or a line. Raises InputError unless it can be stored."""
-    if not 0 < len(text) <= 200:
-        raise InputError(f"a key has 1 to 200 characters, this one {len(text)}", field=field)
-    if "\x00" in text:
-        raise InputError("a key holds no NUL", field=field)
-    return text
-
-
-def probability(value: float | None, field: str) -> float | None:
-    """The value, checked. Raises InputError unless it lies above 0 and is at most 1, or is None."""
-    if value is not None and not 0 < value <= 1:
-        raise InputError(f"{value!r} is no probability of something shown", hint="it lies in (0, 1]", field=field)
-    return value

@@ -8,61 +8,36 @@ from __future__ import annotations
 
 import csv
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, pairwise
-from math import isfinite, log
-from typing import Any, NamedTuple, TypeVar, cast
+from itertools import chain, groupby, pairwise
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
+from msgspec import UNSET
 
-from rlrec import times
-from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, values
-from rlrec.app.imports.layouts.base import (
-    SPANNED,
-    Decoded,
-    Layout,
-    Options,
-    RefusedLine,
-    Source,
-    key,
-    probability,
-    refused,
-)
-from rlrec.app.imports.layouts.jsonl import DEFAULT_POLICY, TIGHT
-from rlrec.app.inputs import canonical
+from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, transposed, values
+from rlrec.app.imports.layouts import csv_cells, csv_pages, csv_writer, fields
+from rlrec.app.imports.layouts.base import SPANNED, Decoded, Layout, Options, RefusedLine, Source, refused
 from rlrec.errors import InputError, suggest
 from rlrec.policy import reward as rewards
 from rlrec.store.loading import Column, Same
 
-SINGLE = (
-    "decision", "session", "user", "at", "arm", "propensity", "marginal", "position", "reward", "eligible",
-    "keep_probability",
-)  # fmt: skip
-OF_DECISION = (
-    "session",
-    "user",
-    "at",
-    "eligible",
-    "keep_probability",
-)  # columns that are equal in all rows of a decision
+OF_DECISION = ("at", "eligible", *csv_cells.OF_DECISION)  # words for columns that are equal in all rows of a decision
+SINGLE = ("decision", "arm", "reward", *OF_DECISION, *csv_cells.OF_SLOT)  # words for one column
 DELIMITERS = ",\t;|"
 CACHE = 50_000  # cells remembered of a column
-NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-WORDS = {"true": "true", "True": "true", "false": "false", "False": "false"}
-EPOCH_UNITS = ((10**11, 1_000_000), (10**14, 1_000), (10**17, 1))  # below: seconds, milliseconds, microseconds
 
 V = TypeVar("V")
 
 
 class ColumnMap(NamedTuple):
-    """Which column holds what. columns: by the words of SINGLE; events: the column of each kind; context: those of the
-    context, in order of their names."""
+    """Which column holds what. columns: by the words of SINGLE; events: the column of each kind, or one of lists of
+    events in JSON; context: its columns, in order of their names, or one of objects in JSON."""
 
     columns: Mapping[str, str]
-    events: Mapping[str, str]
+    events: Mapping[str, str] | str
     context: Sequence[str]
 
     @classmethod
@@ -75,32 +50,39 @@ class ColumnMap(NamedTuple):
             raise InputError(f"the map has no use for {word!r}", hint=suggest(word, [*SINGLE, "events", "context"]))
         columns = {word: entries[word] for word in SINGLE if word in entries}
         events, context = entries.get("events", {}), entries.get("context", [])
-        if not isinstance(events, dict) or not isinstance(context, list):
-            raise InputError('"events" is an object of kind: column, "context" a list of columns', hint=hint)
-        for kind in events:
+        if not isinstance(events, dict | str) or not isinstance(context, list | str):
+            reason = '"events" is an object of kind: column, "context" a list of columns, or either a column of JSON'
+            raise InputError(reason, hint=hint)
+        for kind in () if isinstance(events, str) else events:
             if not rewards.KIND.fullmatch(kind):
                 raise InputError(f"{kind[:80]!r} is no kind of event", hint="letters, digits, _ and .", field="events")
-        for name in chain(columns.values(), events.values(), context):
+        column_map = cls(columns, events, context if isinstance(context, str) else sorted(set(context)))
+        for name in column_map.names:
             if not isinstance(name, str):
                 raise InputError(f"{json.dumps(name)[:80]} is no name of a column", hint=hint)
         if "arm" not in columns:
             raise InputError("the map does not say which column holds the arm", hint=hint)
         if "reward" in columns and events:
             raise InputError('the map has "reward" and "events"', hint="a reward is an event of the kind reward")
-        return cls(columns, events, sorted(set(context)))
+        return column_map
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all columns, each once."""
+        listed = [self.events] if isinstance(self.events, str) else self.events.values()
+        of_context = [self.context] if isinstance(self.context, str) else self.context
+        return list(dict.fromkeys(chain(self.columns.values(), listed, of_context)))
 
 
 class CsvMap(Layout):
-    """A table with a header; `options.map` names its columns."""
+    """A table with a header; `options.map` names its columns. What `export-log` has written needs none."""
 
     headed = True
     reads = frozenset({"map"})
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
-        if options is None or options.map is None:
-            raise InputError("the layout csv needs a map of its columns", hint="--map FILE")
-        self.map = ColumnMap.of(options.map)
-        super().__init__(source, policy=policy or DEFAULT_POLICY, now=now, options=options)
+        self.map = ColumnMap.of(csv_writer.MAP if options is None or options.map is None else options.map)
+        super().__init__(source, policy=policy, now=now, options=options)
         self._parsed: dict[str, dict[str, Any]] = {}
         self._arms: set[str] = set()
         self._largest = 0  # page
@@ -112,14 +94,17 @@ class CsvMap(Layout):
         line = text.decode(errors="replace")
         self._delimiter = max(DELIMITERS, key=line.count)
         names = self._cells(text)
-        for name in chain(self.map.columns.values(), self.map.events.values(), self.map.context):
+        if self.options.map is None and tuple(names) != csv_writer.COLUMNS:
+            raise InputError("the layout csv needs a map of its columns", hint="--map FILE")
+        if "policy" not in self.map.columns:
+            self.policy = self.policy or fields.DEFAULT_POLICY
+        for name in self.map.names:
             if names.count(name) != 1:
                 reason = "has no column" if name not in names else "names twice the column"
                 raise InputError(f"the header {reason} {name!r}", hint=suggest(name, names, cutoff=0.5))
         self._width = len(names)
-        self._index = {word: names.index(name) for word, name in self.map.columns.items()}
-        self._event_index = {kind: names.index(name) for kind, name in self.map.events.items()}
-        self._context_index = [names.index(name) for name in self.map.context]
+        self._number = {name: names.index(name) for name in self.map.names}
+        self._index = {word: self._number[name] for word, name in self.map.columns.items()}
         self._spans = "decision" in self._index or {"session", "at", "position"} <= self._index.keys()
 
     def goes_on(self, text: bytes, following: bytes) -> bool:
@@ -204,8 +189,9 @@ class CsvMap(Layout):
         """Raises InputError where a cell cannot be what its column holds."""
         cells = list(zip(*rows, strict=True))
         self._slots(cells)
-        self._decision_columns(cells)
-        self._event_columns(cells)
+        self._stated(csv_cells.OF_DECISION, cells)
+        ats = self._times("at", cells) if "at" in self._index else ()
+        self._events(cells, [0], Same(1), ats or [None])
 
     def _decoded(self, numbers: Sequence[int], rows: list[list[str]]) -> Decoded:
         """The decisions of rows that can all be taken. Raises InputError where one cannot."""
@@ -213,22 +199,26 @@ class CsvMap(Layout):
         starts = self._starts(rows, cells)
         n, first = len(starts), starts if len(starts) < len(rows) else range(len(rows))
         decided = cells if n == len(rows) else [_picked(column, first) for column in cells]
-        slots, (eligible, sets), events = self._slots(cells), self._eligible_sets(decided), self._event_columns(cells)
         lengths = [end - start for start, end in pairwise([*starts, len(rows)])]
         row = list(chain.from_iterable([index] * count for index, count in enumerate(lengths)))
-        slots = replace(slots, row=row)
+        slots, (eligible, sets) = replace(self._slots(cells), row=row), self._eligible_sets(decided)
         if n < len(rows):
-            slots = self._numbered(slots, lengths)
+            slots = _numbered(slots, lengths)
             self._check_equal(cells, starts, row)
-        sizes = _last_positions(slots, starts, len(rows))
-        _check(slots, sizes, None if sets is None else [sets[index] for index in eligible])
-        session, user, at = self._decision_columns(decided)
+        stated = self._stated(csv_cells.OF_DECISION, decided)
+        policy, states = stated.pop("policy", NULL), stated.pop("state", NULL)
+        if states != NULL:
+            stated["state"], stated["history"] = zip(*(each or ("{}", None) for each in states), strict=True)
+        sizes = csv_pages.sizes(slots, starts, stated.pop("size", NULL))
+        csv_pages.check(slots, sizes, eligible, sets)
+        at = self._times("at", decided) if "at" in self._index else NULL
+        logs = stated.pop("log_propensity", NULL)
         columns = LogColumns(
-            number=_picked(numbers, first), policy=Same(self.policy), session=session, user=user, at=at,
-            context=self._contexts(decided), eligible=Same(0) if sets is None else eligible, eligible_sets=sets or (),
-            size=sizes, slots=slots, log_propensity=_log_propensities(slots, sizes, starts),
-            events=_logged_events(events, row, slots.position),
-            keep_probability=_nulls(self._column("keep_probability", decided, _probability)),
+            number=_picked(numbers, first), policy=Same(self.policy) if self.policy else policy,
+            session=stated.pop("session", ()), at=at, context=self._contexts(decided),
+            eligible=Same(0) if sets is None else eligible, eligible_sets=sets or (), size=sizes, slots=slots,
+            log_propensity=csv_pages.log_propensities(slots, sizes, starts) if logs == NULL else logs,
+            events=self._events(cells, row, slots.position, values(at, n)), **stated,
         )  # fmt: skip
         return Decoded(columns, [], lines=None if n == len(rows) else lengths)
 
@@ -243,88 +233,102 @@ class CsvMap(Layout):
 
     def _check_equal(self, cells: Sequence[Sequence[str]], starts: list[int], row: list[int]) -> None:
         """Raises InputError where the rows of a decision differ in what it has once."""
-        chosen = [self._index[word] for word in OF_DECISION if word in self._index] + self._context_index
-        for column in map(cells.__getitem__, chosen):
+        chosen = [self._index[word] for word in OF_DECISION if word in self._index]
+        for column in map(cells.__getitem__, chosen + [self._number[name] for name in self._of_context]):
             if any(column[starts[index]] != cell for index, cell in zip(row, column, strict=True)):
                 raise InputError("the rows of one decision differ in what it has once: its session, user, time, "
                                  "eligible arms or context")  # fmt: skip
 
     # -- columns --
 
-    def _each(self, name: str, cells: Sequence[str], parse: Callable[[str], V]) -> list[V]:
+    def _each(self, word: str, cells: Sequence[str], name: str, parse: csv_cells.Parse) -> list[Any]:
         """The parsed cells of a column; equal cells are parsed once."""
-        parsed: dict[str, V] = self._parsed.setdefault(name, {})
+        parsed = self._parsed.setdefault(f"{word} {name}", {})
         with suppress(KeyError):
             return list(map(parsed.__getitem__, cells))
         if len(parsed) > CACHE:
             parsed.clear()
-        parsed.update((cell, parse(cell)) for cell in set(cells).difference(parsed))
+        parsed.update((cell, parse(cell, name)) for cell in set(cells).difference(parsed))
         return list(map(parsed.__getitem__, cells))
 
-    def _column(self, word: str, cells: Sequence[Sequence[str]], parse: Callable[[str, str], V]) -> list[V] | None:
-        """The parsed column of a word of the map, None where the table has none."""
-        if word not in self._index:
-            return None
-        name = self.map.columns[word]
-        return self._each(name, cells[self._index[word]], lambda cell: parse(cell, name))
+    def _column(self, word: str, cells: Sequence[Sequence[str]], parse: csv_cells.Parse) -> list[Any]:
+        """The parsed column of a word that the map has."""
+        return self._each(word, cells[self._index[word]], self.map.columns[word], parse)
+
+    def _stated(self, words: Mapping[str, csv_cells.Parse], cells: Sequence[Sequence[str]]) -> dict[str, Any]:
+        """The parsed columns of the words that the map has."""
+        return {word: _nulls(self._column(word, cells, parse)) for word, parse in words.items() if word in self._index}
 
     def _slots(self, cells: Sequence[Sequence[str]]) -> LoggedSlots:
         """One slot a row, without the index of its decision."""
-        propensity, marginal = (self._column(word, cells, _probability) for word in ("propensity", "marginal"))
-        arm, position = self._column("arm", cells, key), self._column("position", cells, _position)
-        return LoggedSlots(
-            row=(), arm=arm or (), position=Same(1) if position is None else position,
-            propensity=_nulls(propensity), marginal=_nulls(marginal),
-        )  # fmt: skip
+        stated = {"position": Same(1)} | self._stated(csv_cells.OF_SLOT, cells)
+        return LoggedSlots(row=(), **stated)
 
-    def _numbered(self, slots: LoggedSlots, lengths: Sequence[int]) -> LoggedSlots:
-        """The slots with their positions in order: those of a decision as the table has them, else as they come."""
-        if isinstance(slots.position, Same):
-            return replace(slots, position=list(chain.from_iterable(range(1, count + 1) for count in lengths)))
-        return slots
-
-    def _decision_columns(self, cells: Sequence[Sequence[str]]) -> tuple[Sequence[str], Column, Column]:
-        """Session, user and time of decisions, from the cells of their first rows."""
-        session, user = self._column("session", cells, key), self._column("user", cells, _key_or_none)
-        at = self._times(self.map.columns["at"], cells[self._index["at"]]) if "at" in self._index else NULL
-        return session or (), _nulls(user), at
-
-    def _times(self, name: str, cells: Sequence[str]) -> Sequence[int]:
-        ats = _instants(cells)
+    def _times(self, word: str, cells: Sequence[Sequence[str]]) -> Sequence[int]:
+        name, column = self.map.columns[word], cells[self._index[word]]
+        ats = csv_cells.instants(column)
         if ats is None:
-            return self._each(name, cells, lambda cell: _epoch(cell) or self.time(cell, name))
+            return self._each(word, column, name, lambda cell, name: csv_cells.epoch(cell) or self.time(cell, name))
         if ats and max(ats) > self.now:
             raise InputError("one lies in the future", field=name)
         return ats
 
     def _eligible_sets(self, cells: Sequence[Sequence[str]]) -> tuple[Sequence[int], Sequence[tuple[str, ...]] | None]:
         """The index of the eligible arms of each decision, and the sets; None where the table has none."""
-        listed = self._column("eligible", cells, _arms)
-        if listed is None:
+        if "eligible" not in self._index:
             return (), None
-        index: dict[tuple[str, ...], int] = {}
-        return [index.setdefault(arms, len(index)) for arms in listed], list(index)
+        listed = self._column("eligible", cells, csv_cells.arms)
+        sets = {id(each): each for each in listed}
+        index = {key: number for number, key in enumerate(sets)}
+        return [index[id(each)] for each in listed], list(sets.values())
 
-    def _event_columns(self, cells: Sequence[Sequence[str]]) -> dict[str, list[float | None]]:
-        """The value of each kind of event in each row, None without one."""
+    def _events(
+        self, cells: Sequence[Sequence[str]], row: Sequence[int], position: Column, served_at: Sequence[int | None]
+    ) -> LoggedEvents:  # fmt: skip
+        """The events on the slots of their rows."""
+        events = self.map.events
+        if isinstance(events, str):
+            listed = self._each("events", cells[self._number[events]], events, csv_cells.events)
+            return self._listed_events(listed, row, values(position, len(row)), served_at)
         if "reward" in self._index:
-            return {"reward": self._column("reward", cells, _value) or []}
-        columns = ((kind, index, self.map.events[kind]) for kind, index in self._event_index.items())
-        return {
-            kind: self._each(f"events {name}", cells[index], lambda cell, name=name: _count(cell, name))  # type: ignore[misc]  # bound here
-            for kind, index, name in columns
-        }
+            columns = {"reward": self._column("reward", cells, csv_cells.number)}
+        else:
+            columns = {
+                kind: self._each("event", cells[self._number[name]], name, csv_cells.count)
+                for kind, name in events.items()
+            }
+        return csv_pages.events(columns, row, values(position, len(row)))
+
+    def _listed_events(
+        self, listed: Sequence[Sequence[fields.EventEntry]], row: Sequence[int], positions: Sequence[int],
+        served_at: Sequence[int | None],
+    ) -> LoggedEvents:  # fmt: skip
+        name, events = "events", list[tuple[int, fields.LineEvent]]()
+        for index, position, entries in zip(row, positions, listed, strict=True):
+            for entry in entries:
+                at = position if entry.position is UNSET else entry.position
+                if at not in (position, None):
+                    raise InputError(f"an event at position {at} stands in the row of {position}", field=name)
+                event = fields.event(entry, position=at, served_at=served_at[index], now=self.now, path=name)
+                events.append((index, event))
+        for _, of_decision in groupby(events, itemgetter(0)):
+            fields.check_keys([event for _, event in of_decision])
+        rows = ((index, *event) for index, event in events)
+        return LoggedEvents(**transposed(("row", *fields.LineEvent._fields), rows))
+
+    @property
+    def _of_context(self) -> Sequence[str]:
+        return [self.map.context] if isinstance(self.map.context, str) else self.map.context
 
     def _contexts(self, cells: Sequence[Sequence[str]]) -> list[str]:
         """Canonical JSON of the columns of the context, empty cells left out."""
-        named = zip(self.map.context, self._context_index, strict=True)
-        pieces = [
-            self._each(f"context {name}", cells[index], lambda cell, name=name: _piece(name, cell))  # type: ignore[misc]  # bound here
-            for name, index in named
-        ]
-        if not pieces:
+        parse = csv_cells.objects if isinstance(self.map.context, str) else csv_cells.piece
+        columns = [self._each("context", cells[self._number[name]], name, parse) for name in self._of_context]
+        if not columns:
             return ["{}"] * len(cells[0])
-        return [f"{{{','.join(filter(None, row))}}}" for row in zip(*pieces, strict=True)]
+        if parse is csv_cells.objects:
+            return columns[0]
+        return [f"{{{','.join(filter(None, row))}}}" for row in zip(*columns, strict=True)]
 
     # -- what is known at the end --
 
@@ -347,176 +351,19 @@ class CsvMap(Layout):
         each decision in one of its own."""
         if "eligible" not in self._index:
             rows = replace(rows, eligible_sets=(self._eligible,))
-        if "session" not in self._index:
-            ats = values(rows.at, len(rows))
-            named = zip(ats, rows.digest, strict=True)
-            rows = replace(rows, session=[f"{self.policy}/{at or 0}/{digest[:12].hex()}" for at, digest in named])
-        return rows
-
-
-# -- cells --
+        return rows.in_sessions()
 
 
 def _picked(column: Sequence[V], indexes: Sequence[int]) -> Sequence[V]:
     return column if indexes == range(len(column)) else [column[index] for index in indexes]
 
 
-def _nulls(column: Sequence[Any] | None) -> Column:
-    return NULL if column is None or not any(value is not None for value in column) else column
+def _nulls(column: Sequence[Any]) -> Column:
+    return NULL if column and all(value is None for value in column) else column
 
 
-def _key_or_none(cell: str, name: str) -> str | None:
-    return key(cell, name) if cell else None
-
-
-def _probability(cell: str, name: str) -> float | None:
-    return probability(_value(cell, name), name)
-
-
-def _position(cell: str, name: str) -> int:
-    if not (cell.isascii() and cell.isdigit() and len(cell) < 7 and int(cell) > 0):
-        raise InputError(f"{cell[:40]!r} is no position", hint="they count from 1", field=name)
-    return int(cell)
-
-
-def _value(cell: str, name: str) -> float | None:
-    """The number in a cell, None in an empty one."""
-    if not cell:
-        return None
-    try:
-        value = float(cell) if "_" not in cell else float("nan")
-    except ValueError:
-        value = float("nan")
-    if not isfinite(value):
-        raise InputError(f"{cell[:40]!r} is no finite number", field=name)
-    if not rewards.is_bounded(value):
-        raise InputError(f"{value!r} is too large", hint=f"values stay within {rewards.LIMIT:g}", field=name)
-    return value
-
-
-def _count(cell: str, name: str) -> float | None:
-    """The value of an event; None where a cell says that there was none."""
-    word = WORDS.get(cell)
-    return {"true": 1.0, "false": None}[word] if word else _value(cell, name) or None
-
-
-def _piece(name: str, cell: str) -> str:
-    """A field of the context: a number where the cell looks like one in JSON, true, false, or text."""
-    if not cell:
-        return ""
-    if NUMBER.fullmatch(cell) and isfinite(float(cell)):
-        text = canonical.text(json.loads(cell))
-    else:
-        text = WORDS.get(cell) or json.dumps(cell, ensure_ascii=False)
-    return f"{json.dumps(name, ensure_ascii=False)}:{text}"
-
-
-def _arms(cell: str, name: str) -> tuple[str, ...]:
-    """The arms that a cell lists: JSON, or keys between |, ; or commas."""
-    if cell.startswith("["):
-        try:
-            listed = json.loads(cell)
-        except ValueError:
-            raise InputError(f"{cell[:40]!r} is no JSON list", field=name) from None
-        keys = [str(arm) if isinstance(arm, str | int) and not isinstance(arm, bool) else "" for arm in listed]
-    else:
-        keys = cell.split(next((mark for mark in "|;" if mark in cell), ","))
-    return tuple(sorted({key(arm.strip(), name) for arm in keys}))
-
-
-def _instants(cells: Sequence[str]) -> list[int] | None:
-    """Microseconds since 1970 of times that all look like 2026-01-31T12:00:00Z, of one length; else None."""
-    ends = {cell[19:] for cell in cells} if len(cells) < 100 else {cell[-1:] for cell in cells}
-    if set(map(len, cells)) & {0} or len(set(map(len, cells))) != 1 or any(cell[10:11] not in "T " for cell in cells):
-        return None
-    if not all(end.endswith("Z") or end.isdigit() or not end for end in ends):
-        return None
-    stripped = [cell.removesuffix("Z") for cell in cells]
-    if len(stripped[0]) < 19 or any(cell[4] != "-" for cell in stripped):
-        return None
-    with suppress(ValueError):
-        instants = np.array(stripped, f"U{len(stripped[0])}").astype("datetime64[us]").astype(np.int64)
-        return instants.tolist() if instants.min() >= times.FIRST else None
-    return None
-
-
-def _epoch(cell: str) -> int | None:
-    """Microseconds since 1970 of a time written as a number: of seconds, milliseconds or microseconds, by its size."""
-    if not re.fullmatch(r"[0-9]{9,17}(\.[0-9]+)?", cell):
-        return None
-    value = float(cell) if "." in cell else int(cell)
-    return next(int(value * unit) for limit, unit in EPOCH_UNITS if value < limit)
-
-
-# -- slots --
-
-
-def _last_positions(slots: LoggedSlots, starts: Sequence[int], n: int) -> Column:
-    """The length of each page: its last position."""
+def _numbered(slots: LoggedSlots, lengths: Sequence[int]) -> LoggedSlots:
+    """The slots with their positions in order: those of a decision as the table has them, else as they come."""
     if isinstance(slots.position, Same):
-        return slots.position
-    if len(starts) == n:
-        return slots.position
-    bounds = pairwise([*starts, n])
-    return [max(slots.position[start:end]) for start, end in bounds]
-
-
-def _check(slots: LoggedSlots, sizes: Column, eligible: Sequence[tuple[str, ...]] | None) -> None:
-    """Raises InputError for a page that no policy can have shown."""
-    n = len(slots.arm)
-    positions, propensities = values(slots.position, n), values(slots.propensity, n)
-    if slots.row and len(slots.row) > slots.row[-1] + 1:
-        for column, what in ((slots.arm, "an arm is shown twice"), (positions, "a position is filled twice")):
-            if len(set(zip(slots.row, column, strict=True))) < n:
-                raise InputError(what)
-        for (row, position), (other, following) in pairwise(zip(slots.row, positions, strict=True)):
-            if row == other and following < position:
-                raise InputError("the rows of a decision are in order of position")
-    if eligible is None:
-        return
-    members = {arms: frozenset(arms) for arms in set(eligible)}
-    listed = zip(slots.row, slots.arm, positions, propensities, strict=True)
-    size = values(sizes, len(eligible))
-    for row, arm, position, propensity in listed:
-        arms = eligible[row]
-        if arm not in members[arms]:
-            raise InputError(f"arm {arm[:80]!r} was shown, but not eligible")
-        if size[row] > len(arms):
-            raise InputError(f"a page of {size[row]}, but only {len(arms)} arms were eligible")
-        if len(arms) == position and propensity is not None and propensity < 1 - TIGHT:
-            raise InputError(f"{propensity!r} must be 1: no other eligible arm was left at its position")
-
-
-def _log_propensities(slots: LoggedSlots, sizes: Column, starts: Sequence[int]) -> Column:
-    """The log of the probability of each page, None where it is not complete."""
-    n = len(slots.arm)
-    if slots.propensity == NULL:
-        return NULL
-    logs = [None if value is None else min(0.0, log(value)) for value in values(slots.propensity, n)]
-    bounds, lengths = pairwise([*starts, n]), values(sizes, len(starts))
-    totals = []
-    for (start, end), size in zip(bounds, lengths, strict=True):
-        of_page = logs[start:end]
-        is_complete = end - start == size and None not in of_page
-        totals.append(min(0.0, sum(cast(list[float], of_page))) if is_complete else None)
-    return totals
-
-
-def _logged_events(columns: Mapping[str, list[float | None]], row: Sequence[int], position: Column) -> LoggedEvents:
-    """Events on the slots of their rows."""
-    positions = values(position, len(row))
-    if len(columns) == 1:
-        ((kind, column),) = columns.items()
-        chosen = [n for n, value in enumerate(column) if value is not None]
-        return LoggedEvents(
-            row=[row[n] for n in chosen], position=[positions[n] for n in chosen], kind=Same(kind),
-            value=[column[n] for n in chosen],
-        )  # fmt: skip
-    listed = [
-        (row[n], positions[n], kind, value)
-        for n, of_row in enumerate(zip(*columns.values(), strict=True))
-        for kind, value in zip(columns, of_row, strict=True)
-        if value is not None
-    ]
-    rows, positions, kinds, amounts = zip(*listed, strict=True) if listed else ((), (), (), ())
-    return LoggedEvents(row=rows, position=positions, kind=kinds, value=amounts)
+        return replace(slots, position=list(chain.from_iterable(range(1, count + 1) for count in lengths)))
+    return slots

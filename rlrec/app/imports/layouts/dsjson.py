@@ -12,37 +12,35 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from math import isfinite, log
+from itertools import chain, compress
+from math import log
 from typing import Any, NamedTuple, cast
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots, transposed, values
-from rlrec.app.imports.layouts.base import (
-    Decoded,
-    Layout,
-    Observation,
-    Options,
-    RefusedLine,
-    Source,
+from rlrec.app.imports.columns import LogColumns, distinct, values
+from rlrec.app.imports.layouts.base import Decoded, Layout, Observation, Options, RefusedLine, Source, refused
+from rlrec.app.imports.layouts.fields import (
+    DEFAULT_POLICY,
+    FLOAT32,
+    GatheredLines,
+    LineEvent,
+    LineSlot,
+    bounded,
     key,
     probability,
-    refused,
 )
-from rlrec.app.imports.layouts.jsonl import DEFAULT_POLICY, FLOAT32
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
-from rlrec.policy import reward as rewards
 from rlrec.store.loading import Same
 
-AT_ONCE = 1_000  # lines decoded at once
 CACHE = 2_000  # lists of actions remembered
 ARM_IDS = ("id", "i.id", "_tag")  # where an action has its id
 CONTINUOUS = ("_label_ca", "_ca", "pdf", "pdf_value")
 REWARD = "reward"
 ROW = (
-    "number", "eligible", "session", "at", "context", "size", "log_propensity", "request_id", "keep_probability",
-    "action_features", "slot_sets", "support",
+    "session", "user", "at", "context", "size", "log_propensity", "request_id", "keep_probability", "action_features",
+    "slot_sets", "support",
 )  # fmt: skip
 
 
@@ -74,6 +72,8 @@ class DsJsonLine(Struct):
     deferred: bool = field(name="DeferredAction", default=False)
     not_activated: bool = field(name="_deferred", default=False)
     pdrop: float = 0.0
+    session: str | None = None  # this and `user` are no keys of the format: `export-log` writes them
+    user: str | None = None
     baseline: list[int] | None = field(name="_ba", default=None)
     apprentice: bool = field(name="_apprentice", default=False)
     reward: float | None = field(name="RewardValue", default=None)
@@ -104,6 +104,7 @@ class ShownAction(NamedTuple):
     probabilities: Sequence[float]
     cost: float | None
     observations: Sequence[Any]
+    id: str | None = None
 
 
 class DsJson(Layout):
@@ -121,53 +122,33 @@ class DsJson(Layout):
     # -- lines --
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        rows, slots, events = list[Any](), list[Any](), list[Any]()
-        bad, observations, skipped = list[RefusedLine](), list[Observation](), 0
-        sets, set_index = list[tuple[str, ...]](), dict[tuple[str, ...], int]()
-        for number, text, line in self._lines(numbers, texts):
+        decisions, bad, observations = GatheredLines(ROW), list[RefusedLine](), list[Observation]()
+        objects = [not text.startswith(b"[") for text in texts]  # as lines of checkpoints do
+        skipped = objects.count(False)
+        numbers, texts = list(compress(numbers, objects)), list(compress(texts, objects))
+        for number, text, line in self.source.lines(numbers, texts, DsJsonLine):
             try:
-                if line is None or _is_skipped(line, text):
-                    skipped += 1
-                elif isinstance(line, InputError):
+                if isinstance(line, InputError):
                     raise line
+                if _is_skipped(line, text):
+                    skipped += 1
                 elif _is_observation(line):
                     observations.append(self._observation(line))
                 else:
-                    row, row_slots, row_events, eligible = self._row(line)
-                    slots += [(len(rows), *slot) for slot in row_slots]
-                    events += [(len(rows), *event) for event in row_events]
-                    rows.append((number, set_index.setdefault(eligible, len(sets)), *row))
-                    if len(set_index) > len(sets):
-                        sets.append(eligible)
+                    decisions.add(number, *self._row(line))
             except InputError as error:
                 bad.append(refused(error, number, text))
-        columns = LogColumns(
-            policy=Same(self.policy), eligible_sets=sets,
-            slots=LoggedSlots(**transposed(SLOT, slots)), events=LoggedEvents(**transposed(EVENT, events)),
-            **transposed(ROW, rows),
-        )  # fmt: skip
-        return Decoded(columns, bad, skipped, observations)
-
-    def _lines(
-        self, numbers: Sequence[int], texts: list[bytes]
-    ) -> Iterator[tuple[int, bytes, DsJsonLine | InputError | None]]:
-        """Each line with what it decodes to, None for a line that is no object: those of checkpoints begin with [."""
-        for start in range(0, len(texts), AT_ONCE):
-            group = list(zip(numbers[start : start + AT_ONCE], texts[start : start + AT_ONCE], strict=True))
-            objects = [line for line in group if not line[1].startswith(b"[")]
-            decoded = dict(zip((n for n, _ in objects), self.source.decode(objects, DsJsonLine), strict=True))
-            yield from ((number, text, decoded.get(number)) for number, text in group)
+        return Decoded(decisions.columns(policy=Same(self.policy)), bad, skipped, observations)
 
     def _observation(self, line: DsJsonLine) -> Observation:
         """The reward of a decision in another line."""
         at = None if line.enqueued is None else self.time(line.enqueued, "EnqueuedTimeUtc")
         value = line.reward if line.reward is not None else _observed_sum(line.observations, None)
-        _check_bounded(value, "RewardValue")
-        events = () if value is None else ((REWARD, value, at),)
+        events = () if value is None else ((REWARD, bounded(value, "RewardValue"), at),)
         return Observation(key(cast(str, line.event_id), "EventId"), events, _activates(line, line.observations))
 
-    def _row(self, line: DsJsonLine) -> tuple[Any, list[Any], list[Any], tuple[str, ...]]:
-        """The values of a decision in the order of ROW, its slots, its events, and its eligible arms."""
+    def _row(self, line: DsJsonLine) -> tuple[tuple[str, ...], Any, list[LineSlot], list[LineEvent]]:
+        """The eligible arms of a decision, its values in the order of ROW, its slots, and its events."""
         if line.c is None:
             raise InputError("a decision without its actions", hint="`c` holds them in `_multi`", field="c")
         actions = self._actions_of(line.c)
@@ -177,20 +158,25 @@ class DsJson(Layout):
         apprentice = line.apprentice or line.baseline is not None
         inactive = (line.deferred or line.not_activated) and not _activates(line, line.o)
         slots = [
-            (position, slot.arm, None if apprentice else slot.propensity,
-             slot.propensity if actions.slots and not apprentice else None,
-             None if apprentice else _smallest(slot), int(inactive))
+            LineSlot(
+                position, slot.arm, None if apprentice else slot.propensity,
+                slot.propensity if actions.slots and not apprentice else None,
+                None if apprentice else _smallest(slot), censored=int(inactive), id=slot.id,
+            )
             for position, slot in enumerate(shown, 1)
         ]  # fmt: skip
         at = None if line.timestamp is None else self.time(line.timestamp, "Timestamp")
         event_id = None if line.event_id is None else key(line.event_id, "EventId")
-        context = {name: value for name, value in line.c.items() if name != "_multi"}
+        session = event_id if line.session is None else key(line.session, "session")
+        context = {name: value for name, value in line.c.items() if name != "_multi" and not _is_bare(name, value)}
         log_propensity = None if apprentice else min(0.0, sum(log(slot.propensity) for slot in shown))
+        user = None if line.user is None else key(line.user, "user")
         row = (
-            event_id, at, canonical.text(context), len(shown), log_propensity, event_id, _keep_probability(line.pdrop),
-            actions.features, _slot_sets(shown, actions), None if apprentice else _support(shown[0], actions),
+            session, user, at, canonical.text(context), len(shown), log_propensity, event_id,
+            _keep_probability(line.pdrop), actions.features, _slot_sets(shown, actions),
+            None if apprentice else _support(shown[0], actions),
         )  # fmt: skip
-        return row, slots, list(self._rewards(line, shown)), actions.eligible
+        return actions.eligible, row, slots, list(self._rewards(line, shown))
 
     # -- actions --
 
@@ -216,10 +202,7 @@ class DsJson(Layout):
         slots = [action.get("_slot_id") for action in listed]
         if any(slot is not None for slot in slots) and not all(isinstance(slot, int) for slot in slots):
             raise InputError("some actions have a slot, others have none", field="c._multi._slot_id")
-        features = {
-            arm: {name: value for name, value in action.items() if name not in ("_tag", "_slot_id")}
-            for arm, action in zip(arms, listed, strict=True)
-        }
+        features = {arm: _features(action, arm) for arm, action in zip(arms, listed, strict=True)}
         text = canonical.text(features) if any(features.values()) else None
         return Actions(arms, tuple(sorted(arms)), None if slots[0] is None else cast(list[int], slots), text)
 
@@ -255,22 +238,22 @@ class DsJson(Layout):
             complete = len(ranked) > 1 or len(eligible) == 1
             shown.append(ShownAction(
                 chosen[0], cast(float, probability(p[0], f"{path}._p")), chosen if complete else eligible,
-                p if complete else (), None if actions.slots else outcome.cost, outcome.observations,
+                p if complete else (), None if actions.slots else outcome.cost, outcome.observations, outcome.id,
             ))  # fmt: skip
         return shown
 
     # -- rewards --
 
-    def _rewards(self, line: DsJsonLine, shown: Sequence[ShownAction]) -> Iterator[tuple[int | None, str, float]]:
+    def _rewards(self, line: DsJsonLine, shown: Sequence[ShownAction]) -> Iterator[LineEvent]:
         """The reward of each slot that has one, and that of the page in slates."""
         by_slot = line.outcomes is None or any(slot.cost is not None for slot in shown)
         for position, slot in enumerate(shown, 1) if by_slot else ():
             cost = line.cost if line.outcomes is None else slot.cost
             value = self._reward(line, cost, line.o if line.outcomes is None else slot.observations)
             if value is not None:
-                yield position, REWARD, value
+                yield LineEvent(position, REWARD, value)
         if not by_slot and (value := self._reward(line, line.cost, line.o)) is not None:
-            yield (1 if len(shown) == 1 else None), REWARD, value
+            yield LineEvent(1 if len(shown) == 1 else None, REWARD, value)
 
     def _reward(self, line: DsJsonLine, cost: float | None, observations: Sequence[Any]) -> float | None:
         """The reward, None where nothing was observed: a cost of 0 without an observation says no more."""
@@ -281,8 +264,7 @@ class DsJson(Layout):
             value = None if line.original_cost is None else -line.original_cost
         else:  # o, or o.KEY
             value = _observed_sum(observations, name.partition(".")[2] or None)
-        _check_bounded(value, name or "_label_cost")
-        return None if value is None else value + 0.0  # no -0.0
+        return None if value is None else bounded(value, name or "_label_cost") + 0.0  # no -0.0
 
     # -- what is known at the end --
 
@@ -314,9 +296,10 @@ class DsJson(Layout):
             file.skipped += len(file._inactive - activated)
         if not observed:
             return []
-        named = {name for file in others for rows in file.spooled() for name in values(rows.request_id, len(rows))}
-        unmatched = len(observed.keys() - named)
-        return [f"{unmatched} observations name no decision of these files"] if unmatched else []
+        unmatched = set(observed)
+        for rows in (rows for file in others for rows in file.spooled()):
+            unmatched -= distinct(rows.request_id) | distinct(rows.slots.id)
+        return [f"{len(unmatched)} observations name no decision of these files"] if unmatched else []
 
     def complete(self, rows: LogColumns) -> LogColumns:
         """With the observations that came in other lines, without the decisions that nobody activated, and a session
@@ -327,46 +310,43 @@ class DsJson(Layout):
             inactive = {row for row, mark in zip(rows.slots.row, censored, strict=True) if mark}
             rows = replace(rows, slots=replace(rows.slots, censored=Same(0)))
             rows = rows.select([row not in inactive or names[row] in self._activated for row in range(len(rows))])
-            names = values(rows.request_id, len(rows))
-        rows = self._with_observations(rows, names)
-        ats = values(rows.at, len(rows))
-        sessions = [
-            name if name is not None else f"{self.policy}/{at or 0}/{digest[:12].hex()}"
-            for name, at, digest in zip(names, ats, rows.digest, strict=True)
-        ]
-        return replace(rows, session=sessions)
+        return self._with_observations(rows).in_sessions()
 
-    def _with_observations(self, rows: LogColumns, names: Sequence[str | None]) -> LogColumns:
-        joined = [
-            (row, kind, value, at) for row, name in enumerate(names)
-            for kind, value, at in (self._observed.get(name, ()) if name is not None else ())
-        ]  # fmt: skip
-        if not joined:
+    def _with_observations(self, rows: LogColumns) -> LogColumns:
+        """With the observations that name a decision, or a slot of it."""
+        if not self._observed:
             return rows
-        n, served_at, sizes = len(rows.events.row), values(rows.at, len(rows)), values(rows.size, len(rows))
-        logged = (values(column, n) for column in (rows.events.position, rows.events.kind, rows.events.value))
-        events = list(zip(rows.events.row, *logged, [None] * n, strict=True))
-        for row, kind, value, at in joined:
-            after = None if at is None else max(at, self.now if served_at[row] is None else served_at[row])
-            events.append((row, 1 if sizes[row] == 1 else None, kind, value, after))
-        events.sort(key=lambda event: event[0])
-        return replace(rows, events=LoggedEvents(**transposed((*EVENT, "at"), events)))
-
-
-SLOT = ("row", "position", "arm", "propensity", "marginal", "min_propensity", "censored")
-EVENT = ("row", "position", "kind", "value")
+        named = ((row, None, name) for row, name in enumerate(values(rows.request_id, len(rows))))
+        slots, n_slots = rows.slots, len(rows.slots.row)
+        listed = zip(slots.row, values(slots.position, n_slots), values(slots.id, n_slots), strict=True)
+        served_at, sizes = values(rows.at, len(rows)), values(rows.size, len(rows))
+        joined = list[tuple[int, LineEvent]]()
+        for row, position, name in chain(named, listed):
+            for kind, value, at in self._observed.get(name, ()) if name is not None else ():
+                after = None if at is None else max(at, self.now if served_at[row] is None else served_at[row])
+                joined.append((row, LineEvent(1 if sizes[row] == 1 else position, kind, value, after)))
+        return rows.with_events(joined) if joined else rows
 
 
 # -- lines --
 
 
-def _is_skipped(line: DsJsonLine | InputError, text: bytes) -> bool:
+def _is_skipped(line: DsJsonLine, text: bytes) -> bool:
     """Whether the format itself marks the line: not to be learned from, or of a checkpoint."""
-    if isinstance(line, InputError):
-        return False
     if line.c is None and line.event_id is None and line.outcomes is None:
         return b"checkpoint" in text[:100]
     return line.skip_learn
+
+
+def _is_bare(name: str, value: Any) -> bool:
+    """Whether a key of the context says of the slots of ccb no more than which actions each could show."""
+    return name == "_slots" and isinstance(value, list) and all(slot == {} or slot.keys() == {"_inc"} for slot in value)
+
+
+def _features(action: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """The features of an action; none where it has its arm alone, as in lines of `export-log`."""
+    features = {name: value for name, value in action.items() if name not in ("_tag", "_slot_id")}
+    return {} if action.get("_tag") == arm and features == {"i": {"id": arm}} else features
 
 
 def _is_observation(line: DsJsonLine) -> bool:
@@ -389,11 +369,6 @@ def _keep_probability(pdrop: float) -> float | None:
     if not 0 <= pdrop < 1:
         raise InputError(f"{pdrop!r} is no probability of a line that was dropped", hint="[0, 1)", field="pdrop")
     return 1 - pdrop if pdrop else None
-
-
-def _check_bounded(value: float | None, name: str) -> None:
-    if value is not None and not (isfinite(value) and rewards.is_bounded(value)):
-        raise InputError(f"{value!r} is too large", hint=f"values stay within {rewards.LIMIT:g}", field=name)
 
 
 def _observed_sum(observations: Sequence[Any], name: str | None) -> float | None:

@@ -5,41 +5,42 @@ Neither a propensity nor a marginal has to be there: such a row is stored, and l
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from math import log
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, field
 
-from rlrec.app.imports.columns import LogColumns, LoggedCandidates, LoggedEvents, LoggedSlots, transposed
-from rlrec.app.imports.layouts.base import (
-    Decoded,
-    Layout,
-    Options,
-    RefusedLine,
-    Source,
+from rlrec.app.imports.columns import LoggedCandidates
+from rlrec.app.imports.layouts.base import Decoded, Layout, Options, RefusedLine, Source, refused
+from rlrec.app.imports.layouts.fields import (
+    DEFAULT_POLICY,
+    FLOAT32,
+    LOOSE,
+    TIGHT,
+    EventEntry,
+    GatheredLines,
+    LineEvent,
+    LineSlot,
+    at_least,
+    bounded,
+    check_keys,
+    event,
     key,
+    log_probability,
+    policy_name,
     probability,
-    refused,
+    share,
 )
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.policy import history
-from rlrec.policy import reward as rewards
 from rlrec.store.events import CENSOR
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-DEFAULT_POLICY = "imported"
 CACHE = 10_000  # eligible sets remembered
-AT_ONCE = 1_000  # lines decoded at once
-TIGHT = 1e-9  # how far a probability that is 1 may be off
-LOOSE = 1e-6  # how far probabilities that were computed apart may be
-FLOAT32 = 1e-4  # how far those in float32, some printed with six digits, may sum from 1
 USUAL = {"version": 1, "experiment": None, "variant": None, "route": None, "belief_seq": 0}  # of imported decisions
 ROW = (
-    "number", "eligible", "policy", "session", "user", "visit", "step", "at", "context", "state", "size",
+    "policy", "session", "user", "visit", "step", "at", "context", "state", "size",
     "log_propensity", "seed", "request_id", "source", "history", "reward", "candidates", "keep_probability",
     "estimated", "action_features", "slot_sets", "support",
 )  # fmt: skip
@@ -62,14 +63,6 @@ class SlateEntry(Struct, forbid_unknown_fields=True):
 class CandidateEntry(Struct, forbid_unknown_fields=True):
     arm: str
     propensity: float
-
-
-class EventEntry(Struct, forbid_unknown_fields=True):
-    kind: str
-    position: int | None = None
-    value: float = 1.0
-    at: str | None = None
-    key: str | None = None
 
 
 class DecisionLine(Struct, forbid_unknown_fields=True):
@@ -114,29 +107,6 @@ class DecisionLine(Struct, forbid_unknown_fields=True):
     support: dict[str, float] | None = None
 
 
-class LineSlot(NamedTuple):
-    """A slot of a line, as LoggedSlots names its fields."""
-
-    position: int
-    arm: str
-    propensity: float | None
-    marginal: float | None
-    min_propensity: float | None
-    score: float | None
-    censored: int
-    rounded: int
-
-
-class LineEvent(NamedTuple):
-    """An event of a line, as LoggedEvents names its fields."""
-
-    position: int | None
-    kind: str
-    value: float
-    at: int | None = None
-    key: str | None = None
-
-
 class Jsonl(Layout):
     """One decision a line; the keys of `recommend --json` and what `export-log` adds."""
 
@@ -145,31 +115,18 @@ class Jsonl(Layout):
         self._sets: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        rows, slots, events, bad = list[Any](), list[Any](), list[Any](), list[RefusedLine]()
-        sets, set_index = list[tuple[str, ...]](), dict[int, int]()
-        for start in range(0, len(texts), AT_ONCE):
-            group = list(zip(numbers[start : start + AT_ONCE], texts[start : start + AT_ONCE], strict=True))
-            for decision, (number, text) in zip(self.source.decode(group, DecisionLine), group, strict=True):
-                try:
-                    row, row_slots, row_events, eligible = self._row(decision)
-                except InputError as error:
-                    bad.append(refused(error, number, text))
-                    continue
-                slots += [(len(rows), *slot) for slot in row_slots]
-                events += [(len(rows), *event) for event in row_events]
-                rows.append((number, set_index.setdefault(id(eligible), len(sets)), *row))
-                if len(set_index) > len(sets):
-                    sets.append(eligible)
-        columns = LogColumns(
-            eligible_sets=sets, slots=LoggedSlots(**transposed(("row", *LineSlot._fields), slots)),
-            events=LoggedEvents(**transposed(("row", *LineEvent._fields), events)), **transposed(ROW, rows),
-        )  # fmt: skip
-        return Decoded(columns, bad)
+        decisions, bad = GatheredLines(ROW), list[RefusedLine]()
+        for number, text, line in self.source.lines(numbers, texts, DecisionLine):
+            try:
+                decisions.add(number, *self._row(line))
+            except InputError as error:
+                bad.append(refused(error, number, text))
+        return Decoded(decisions.columns(), bad)
 
     def _row(
         self, decision: DecisionLine | InputError
-    ) -> tuple[Any, Sequence[LineSlot], Sequence[LineEvent], tuple[str, ...]]:
-        """The values of a line in the order of ROW, its slots, its events, and its eligible arms."""
+    ) -> tuple[tuple[str, ...], Any, Sequence[LineSlot], Sequence[LineEvent]]:
+        """The eligible arms of a line, its values in the order of ROW, its slots, and its events."""
         if isinstance(decision, InputError):
             raise decision
         slots = _slots(decision)
@@ -179,10 +136,10 @@ class Jsonl(Layout):
         at = None if decision.at is None else self.time(decision.at, "at")
         log_propensity = _log_propensity(decision, slots, size)
         state, shown = history.from_json(decision.state) if decision.state else (decision.state, None)
-        policy = self.policy or _policy(decision)
+        policy = self.policy or policy_name(DEFAULT_POLICY if decision.policy is None else decision.policy, "policy")
         row = (
             policy, key(decision.session, "session"), None if decision.user is None else key(decision.user, "user"),
-            _at_least(decision.visit, 1, "visit"), _at_least(decision.step, 0, "step"), at,
+            at_least(decision.visit, 1, "visit"), at_least(decision.step, 0, "step"), at,
             canonical.text(decision.context), canonical.text(state) if state else "{}", size, log_propensity,
             decision.seed, None if decision.request_id is None else key(decision.request_id, "request_id"),
             _source(decision, policy), shown, None if decision.events is None else decision.reward,
@@ -190,7 +147,7 @@ class Jsonl(Layout):
             1 if decision.estimated else None, _features(decision, eligible), _slot_sets(decision, slots, eligible),
             _support(decision, slots, eligible),
         )  # fmt: skip
-        return row, slots, self._events(decision, slots, at), eligible
+        return eligible, row, slots, self._events(decision, slots, at)
 
     def _eligible(self, decision: DecisionLine, slots: Sequence[LineSlot]) -> tuple[str, ...]:
         """The keys of the eligible arms in order; the same object for lines that list the same."""
@@ -208,28 +165,21 @@ class Jsonl(Layout):
     def _events(self, decision: DecisionLine, slots: Sequence[LineSlot], at: int | None) -> Sequence[LineEvent]:
         """The events of a line; a reward without events is one itself, and so is the mark of a censored slot."""
         if decision.events is not None:
-            events = [self._event(event, slots, at, f"events[{n}]") for n, event in enumerate(decision.events)]
+            events = [self._event(entry, slots, at, f"events[{n}]") for n, entry in enumerate(decision.events)]
         elif decision.reward is not None:
-            _check_bounded(decision.reward, "reward")
+            bounded(decision.reward, "reward")
             events = [LineEvent(_only_position(slots), "reward", decision.reward)]
         else:
             events = []
-        _check_keys(events)
+        check_keys(events)
         return events + [LineEvent(slot.position, CENSOR, 1.0) for slot in slots if slot.censored]
 
-    def _event(self, event: EventEntry, slots: Sequence[LineSlot], served_at: int | None, path: str) -> LineEvent:
-        if not rewards.KIND.fullmatch(event.kind):
-            hint = "letters, digits, _ and ., at most 64"
-            raise InputError(f"{event.kind[:80]!r} is no kind of event", hint=hint, field=f"{path}.kind")
-        if event.position is not None and all(event.position != slot.position for slot in slots):
-            raise InputError(f"position {event.position} was not shown", field=f"{path}.position")
-        at = None if event.at is None else self.time(event.at, f"{path}.at")
-        if at is not None and (self.now if served_at is None else served_at) > at:
-            raise InputError("the event lies before its decision", field=f"{path}.at")
-        _check_bounded(event.value, f"{path}.value")
-        feedback_key = None if event.key is None else key(event.key, f"{path}.key")
-        position = _only_position(slots) if event.position is None else event.position
-        return LineEvent(position, event.kind, event.value, at, feedback_key)
+    def _event(self, entry: EventEntry, slots: Sequence[LineSlot], served_at: int | None, path: str) -> LineEvent:
+        position = None if entry.position is UNSET else entry.position
+        if position is not None and all(position != slot.position for slot in slots):
+            raise InputError(f"position {position} was not shown", field=f"{path}.position")
+        position = _only_position(slots) if position is None else position
+        return event(entry, position=position, served_at=served_at, now=self.now, path=path)
 
 
 def _only_position(slots: Sequence[LineSlot]) -> int | None:
@@ -245,17 +195,12 @@ def _slots(decision: DecisionLine) -> Sequence[LineSlot]:
     for index, entry in enumerate(decision.slate):
         path = f"slate[{index}]"
         position = index + 1 if entry.position is None else entry.position
-        _at_least(position, 1, f"{path}.position")
-        if entry.min_propensity is not None and not 0 <= entry.min_propensity <= 1:
-            raise InputError(f"{entry.min_propensity!r} is no probability", field=f"{path}.min_propensity")
+        at_least(position, 1, f"{path}.position")
         propensity = probability(entry.propensity, f"{path}.propensity")
         marginal = probability(entry.marginal, f"{path}.marginal")
-        slots.append(
-            LineSlot(
-                position, key(entry.arm, f"{path}.arm"), propensity, marginal, entry.min_propensity, entry.score,
-                int(entry.censored), int(entry.rounded),
-            )
-        )  # fmt: skip
+        smallest = share(entry.min_propensity, f"{path}.min_propensity")
+        arm, marks = key(entry.arm, f"{path}.arm"), (int(entry.censored), int(entry.rounded))
+        slots.append(LineSlot(position, arm, propensity, marginal, smallest, entry.score, *marks))
     if len({slot.position for slot in slots}) < len(slots):
         raise InputError("a position is filled twice", field="slate")
     if len({slot.arm for slot in slots}) < len(slots):
@@ -274,9 +219,7 @@ def _candidates(decision: DecisionLine, eligible: Sequence[str]) -> LoggedCandid
     for index, entry in enumerate(decision.candidates):
         probability(entry.propensity, f"candidates[{index}].propensity")
     propensities = tuple(entry.propensity for entry in decision.candidates)
-    log_propensity = decision.candidates_log_propensity
-    if log_propensity is not None and log_propensity > 0:
-        raise InputError(f"{log_propensity!r} is the log of no probability", field="candidates_log_propensity")
+    log_propensity = log_probability(decision.candidates_log_propensity, "candidates_log_propensity")
     catalogue = (
         None if decision.catalogue is None else tuple(sorted({key(arm, "catalogue") for arm in decision.catalogue}))
     )
@@ -366,19 +309,9 @@ def _log_propensity(decision: DecisionLine, slots: Sequence[LineSlot], size: int
     """The line's own, or that of the product of all conditionals."""
     probability(decision.propensity or None, "propensity")
     if decision.log_propensity is not None:
-        if decision.log_propensity > 0:
-            raise InputError(f"{decision.log_propensity!r} is the log of no probability", field="log_propensity")
-        return decision.log_propensity
+        return log_probability(decision.log_propensity, "log_propensity")
     conditionals = [slot.propensity for slot in slots if slot.propensity is not None]
     return min(0.0, sum(map(log, conditionals))) if len(conditionals) == size else None
-
-
-def _policy(decision: DecisionLine) -> str:
-    name = DEFAULT_POLICY if decision.policy is None else decision.policy
-    if not NAME.fullmatch(name):
-        hint = "letters, digits, _ . -, at most 64; or give --policy"
-        raise InputError(f"{name[:80]!r} is no name of a policy", hint=hint, field="policy")
-    return name
 
 
 def _source(decision: DecisionLine, policy: str) -> str | None:
@@ -386,32 +319,3 @@ def _source(decision: DecisionLine, policy: str) -> str | None:
     usual = {"policy": policy} | USUAL
     stated = {name: value for name in usual if (value := getattr(decision, name)) is not None}
     return None if usual | stated == usual else canonical.text(stated)
-
-
-def _at_least(value: int | None, least: int, field: str) -> int | None:
-    if value is not None and not least <= value < 2**31:
-        raise InputError(f"{value} is out of range", hint=f"it counts from {least}", field=field)
-    return value
-
-
-def _check_keys(events: Sequence[LineEvent]) -> None:
-    """Raises InputError unless a feedback key names one line: one position, one time, each kind once."""
-    first: dict[str, tuple[int | None, int | None]] = {}
-    kinds: set[tuple[str, str]] = set()
-    for index, event in enumerate(events):
-        if event.key is not None:
-            same = first.setdefault(event.key, (event.position, event.at)) == (event.position, event.at)
-            if not same or (event.key, event.kind) in kinds:
-                raise InputError(f"feedback key {event.key!r} names two lines", field=f"events[{index}].key")
-            kinds.add((event.key, event.kind))
-
-
-def _check_bounded(value: float, field: str) -> None:
-    """Raises InputError where a value is so large that rewards could not be summed."""
-    if not rewards.is_bounded(value):
-        raise InputError(f"{value!r} is too large", hint=f"values stay within {rewards.LIMIT:g}", field=field)
-
-
-def write(records: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    """Records of the log as lines of JSON."""
-    return (f"{json.dumps(record, ensure_ascii=False, allow_nan=False)}\n".encode() for record in records)

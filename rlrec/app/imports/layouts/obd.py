@@ -28,10 +28,9 @@ from rlrec.app.imports.layouts.base import (
     Options,
     RefusedLine,
     Source,
-    key,
-    probability,
     refused,
 )
+from rlrec.app.imports.layouts.fields import key, probability
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.store.loading import Same

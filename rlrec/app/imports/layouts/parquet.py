@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from itertools import chain
 from typing import Any, BinaryIO, cast
 
 from rlrec.app.imports.layouts.base import Options, Source
@@ -23,9 +22,7 @@ class Parquet(CsvMap):
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
         if options is None or options.map is None:
             raise InputError("the layout parquet needs a map of its columns", hint="--map FILE")
-        columns = ColumnMap.of(options.map)
-        wanted = dict.fromkeys(chain(columns.columns.values(), columns.events.values(), columns.context))
-        self._rows_as_csv = _as_csv(source, list(wanted))
+        self._rows_as_csv = _as_csv(source, ColumnMap.of(options.map).names)
         super().__init__(
             Source(file=self._rows_as_csv, name=source.name, decode=source.decode),
             policy=policy, now=now, options=options,

@@ -1,0 +1,168 @@
+"""The cells of a table in CSV: the text of each becomes what its column holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from math import isfinite
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from rlrec import times
+from rlrec.app.imports.layouts.fields import (
+    EventEntry,
+    at_least,
+    bounded,
+    key,
+    log_probability,
+    policy_name,
+    probability,
+    share,
+)
+from rlrec.app.inputs import canonical
+from rlrec.errors import InputError
+from rlrec.policy import history
+
+NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+WORDS = {"true": "true", "True": "true", "false": "false", "False": "false"}
+EPOCH_UNITS = ((10**11, 1_000_000), (10**14, 1_000), (10**17, 1))  # below: seconds, milliseconds, microseconds
+
+Parse = Callable[[str, str], Any]  # of a cell, and of the name of its column
+
+
+def _position(cell: str, name: str) -> int:
+    if not (cell.isascii() and cell.isdigit() and len(cell) < 7 and int(cell) > 0):
+        raise InputError(f"{cell[:40]!r} is no position", hint="they count from 1", field=name)
+    return int(cell)
+
+
+def number(cell: str, name: str) -> float | None:
+    """The number in a cell, None in an empty one."""
+    if not cell:
+        return None
+    try:
+        value = float(cell) if "_" not in cell else float("nan")
+    except ValueError:
+        value = float("nan")
+    if not isfinite(value):
+        raise InputError(f"{cell[:40]!r} is no finite number", field=name)
+    return bounded(value, name)
+
+
+def count(cell: str, name: str) -> float | None:
+    """The value of an event; None where a cell says that there was none."""
+    word = WORDS.get(cell)
+    return {"true": 1.0, "false": None}[word] if word else number(cell, name) or None
+
+
+def piece(cell: str, name: str) -> str:
+    """A field of the context: a number where the cell looks like one in JSON, true, false, or text."""
+    if not cell:
+        return ""
+    if NUMBER.fullmatch(cell) and isfinite(float(cell)):
+        text = canonical.text(json.loads(cell))
+    else:
+        text = WORDS.get(cell) or json.dumps(cell, ensure_ascii=False)
+    return f"{json.dumps(name, ensure_ascii=False)}:{text}"
+
+
+def arms(cell: str, name: str) -> tuple[str, ...]:
+    """The arms that a cell lists: JSON, or keys between |, ; or commas."""
+    if cell.startswith("["):
+        try:
+            listed = json.loads(cell)
+        except ValueError:
+            raise InputError(f"{cell[:40]!r} is no JSON list", field=name) from None
+        keys = [str(arm) if isinstance(arm, str | int) and not isinstance(arm, bool) else "" for arm in listed]
+    else:
+        keys = list(map(str.strip, cell.split(next((mark for mark in "|;" if mark in cell), ","))))
+    return tuple(sorted({key(arm, name) for arm in keys}))
+
+
+def instants(cells: Sequence[str]) -> list[int] | None:
+    """Microseconds since 1970 of times that all look like 2026-01-31T12:00:00Z, of one length; else None."""
+    ends = {cell[19:] for cell in cells} if len(cells) < 100 else {cell[-1:] for cell in cells}
+    if set(map(len, cells)) & {0} or len(set(map(len, cells))) != 1 or any(cell[10:11] not in "T " for cell in cells):
+        return None
+    if not all(end.endswith("Z") or end.isdigit() or not end for end in ends):
+        return None
+    stripped = [cell.removesuffix("Z") for cell in cells]
+    if len(stripped[0]) < 19 or any(cell[4] != "-" for cell in stripped):
+        return None
+    with suppress(ValueError):
+        instants = np.array(stripped, f"U{len(stripped[0])}").astype("datetime64[us]").astype(np.int64)
+        return instants.tolist() if instants.min() >= times.FIRST else None
+    return None
+
+
+def epoch(cell: str) -> int | None:
+    """Microseconds since 1970 of a time written as a number: of seconds, milliseconds or microseconds, by its size."""
+    if not re.fullmatch(r"[0-9]{9,17}(\.[0-9]+)?", cell):
+        return None
+    value = float(cell) if "." in cell else int(cell)
+    return next(int(value * unit) for limit, unit in EPOCH_UNITS if value < limit)
+
+
+def states(cell: str, name: str) -> tuple[str, Any] | None:
+    """The state of a decision, as canonical JSON, and the history of its visit, from a cell that holds both in JSON."""
+    if not cell:
+        return None
+    state, shown = history.from_json(_json(cell, name, dict[str, Any]))
+    return canonical.text(state), shown
+
+
+def objects(cell: str, name: str) -> str:
+    """Canonical JSON of a cell that holds an object."""
+    return canonical.text(_json(cell or "{}", name, dict[str, Any]))
+
+
+def events(cell: str, name: str) -> list[EventEntry]:
+    """The events that a cell lists in JSON."""
+    return _json(cell, name, list[EventEntry]) if cell else []
+
+
+def _json(cell: str, name: str, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(cell, type=kind)
+    except msgspec.MsgspecError as error:
+        raise InputError(f"{cell[:40]!r} is no JSON as expected: {error}", field=name) from None
+
+
+def _optional(parse: Parse) -> Parse:
+    return lambda cell, name: parse(cell, name) if cell else None
+
+
+def _integer(least: int) -> Parse:
+    def parse(cell: str, name: str) -> int | None:
+        if not cell.isascii() or not cell.isdigit():
+            raise InputError(f"{cell[:40]!r} is no whole number", field=name)
+        return at_least(int(cell[:20]), least, name)
+
+    return _optional(parse)
+
+
+OF_SLOT: Mapping[str, Parse] = {
+    "arm": key,
+    "position": _position,
+    "propensity": lambda cell, name: probability(number(cell, name), name),
+    "marginal": lambda cell, name: probability(number(cell, name), name),
+    "min_propensity": lambda cell, name: share(number(cell, name), name),
+    "score": number,
+}
+OF_DECISION: Mapping[str, Parse] = {
+    "session": key,
+    "user": _optional(key),
+    "request_id": _optional(key),
+    "policy": policy_name,
+    "visit": _integer(1),
+    "step": _integer(0),
+    "state": states,
+    "size": _integer(1),
+    "log_propensity": lambda cell, name: log_probability(number(cell, name), name),
+    "keep_probability": lambda cell, name: probability(number(cell, name), name),
+    "estimated": lambda cell, name: 1 if count(cell, name) else None,
+}

@@ -1,0 +1,147 @@
+"""Logs that leave in a layout come back by it: what `evaluate` says of them is what it says of the log in jsonl."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.app import logs
+from tests.conftest import Run, runner
+
+RULE = "value,arm,probability\n" + "".join(
+    f"{hour},a{arm},{0.4 if arm == hour else 0.15}\n" for hour in range(3) for arm in range(5)
+)
+CONTEXTS = [{"hour": hour, "list": [1, "5"], "text": 'a "b", c\nd', "flag": hour == 1} for hour in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rule.csv").write_text(RULE)
+
+
+def serve(db: str, *, size: int, users: int | None = 40) -> Run:
+    logs.catalogue(db, 5)
+    logs.create(db, "log", "thompson", floor="0.2")
+    logs.serve(
+        db, "log", pages=300, rates=(0.1, 0.2, 0.3, 0.4, 0.5), size=size, users=users, contexts=CONTEXTS, group=50
+    )  # fmt: skip
+    return runner(db)
+
+
+def fresh(name: str) -> Run:
+    run = runner(str(Path(name).absolute()))
+    run("init")
+    return run
+
+
+def taken(run: Run, layout: str, change: Callable[[str], str] = str) -> list[dict[str, Any]]:
+    """What `evaluate` says in a fresh store of the log of this one, after a trip by a layout."""
+    text = change(run("export-log", "-", "--layout", layout).stdout)
+    other = fresh(f"{layout}.db")
+    said = other("import-log", "-", "--layout", layout, "--policy", "shop", "--json", stdin=text)
+    assert said.exit_code == 0, said.stderr
+    other("policy", "create", "rule", "--kind", "fixed", "--param", "probabilities=rule.csv", "--param", "by=hour")
+    asked = ("--estimator", "impression,session,slate", "--interval", "normal", "--json")
+    rows: list[dict[str, Any]] = other("evaluate", "uniform", "rule", "--log", "policy=shop", *asked).json
+    return rows
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_table_in_csv_gives_the_same_estimates(run: Run, db: str, size: int) -> None:
+    """It needs no map, and has times, users, visits, contexts and events as they are."""
+    serve(db, size=size)
+    assert taken(run, "csv") == taken(run, "jsonl")
+
+
+def poorer(text: str) -> str:
+    """Lines of jsonl without what those of a decision service have no keys for."""
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line in lines:
+        line["state"] = {}
+        line["slate"] = [{name: slot[name] for name in ("position", "arm", "propensity")} for slot in line["slate"]]
+        line["events"] = [event | {"at": None} for event in line["events"]]
+    return "".join(f"{json.dumps(line)}\n" for line in lines)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_lines_of_a_decision_service_give_the_same_estimates(run: Run, db: str, size: int) -> None:
+    """As jsonl without what these have no keys for: marginals, smallest probabilities, times of events."""
+    serve(db, size=size)
+    rows, expected = taken(run, "dsjson"), taken(run, "jsonl", poorer)
+    assert len(rows) == len(expected) > 10
+    for row, of_jsonl in zip(rows, expected, strict=True):
+        for name, value in of_jsonl.items():
+            same = pytest.approx(value, rel=1e-9, abs=1e-12) if isinstance(value, float) else value
+            assert row[name] == same, (row["estimator"], name)
+
+
+def test_a_row_is_a_slot(run: Run, db: str) -> None:
+    serve(db, size=2)
+    run("feedback", "1", "share=1")  # of the page
+    rows = list(csv.DictReader(io.StringIO(run("export-log", "-", "--layout", "csv").stdout)))
+    records = run("export-log", "-").lines
+    assert len(rows) == 600
+    for record, of_page in zip(records, (rows[n : n + 2] for n in range(0, 600, 2)), strict=True):
+        assert [json.loads(row["context"]) for row in of_page] == [record["context"]] * 2
+        assert [row["arm"] for row in of_page] == [slot["arm"] for slot in record["slate"]]
+        assert [float(row["propensity"]) for row in of_page] == [slot["propensity"] for slot in record["slate"]]
+        assert sum(float(row["reward"]) for row in of_page) == record["reward"]
+        events = [event for row in of_page for event in json.loads(row["events"] or "[]")]
+        assert sorted(event["kind"] for event in events) == sorted(event["kind"] for event in record["events"])
+    assert [event.get("position", 0) for event in json.loads(rows[0]["events"]) if event["kind"] == "share"] == [None]
+
+
+def test_what_a_layout_cannot_hold_is_counted(run: Run, db: str) -> None:
+    serve(db, size=2)
+    run("feedback", "1", "--censor", "--position", "2")
+    said = run("export-log", "log.json", "--layout", "dsjson", "--json")
+    assert (said.exit_code, said.json["exported"]) == (0, 299)
+    assert (
+        "left out, since dsjson cannot hold them (decisions): censored (1), marginals (299), min_propensity (299)"
+        in said.stderr
+    )
+    said = run("export-log", "log.csv.gz", "--layout", "csv", "--json")
+    assert (said.exit_code, said.json["exported"]) == (0, 300)
+    assert "since csv cannot hold them (decisions): censored (1); jsonl holds all" in said.stderr
+    assert run("export-log", "log.jsonl", "--json").stderr.count("left out") == 0
+
+
+def test_a_key_with_a_line_break_is_no_cell(run_sqlite: Run) -> None:
+    run = run_sqlite
+    run("arm", "add", "a"), run("policy", "create", "p", "--kind", "uniform")
+    run("recommend", "--policy", "p", "--session", "two\nlines")
+    said = run("export-log", "log.csv", "--layout", "csv")
+    assert (said.exit_code, Path("log.csv").exists()) == (2, False)
+    assert "a key of decision 1 has a line break" in said.stderr
+
+
+def test_support_and_sets_of_slots_leave_as_they_came(run_sqlite: Run) -> None:
+    """The probabilities of all arms as `a` and `p`, what a slot could show as `_inc`."""
+    line = {
+        "session": "s", "eligible": ["a", "b", "c"], "at": "2026-01-01T00:00:00Z", "request_id": "r1", "reward": 1.0,
+        "keep_probability": 0.5, "features": {"b": {"price": 3}}, "slate": [{"arm": "b", "propensity": 0.25}],
+        "support": {"a": 0.5, "b": 0.25, "c": 0.25},
+    }  # fmt: skip
+    page = {
+        "session": "s", "eligible": ["a", "b", "c"], "at": "2026-01-01T00:01:00Z", "request_id": "r2",
+        "slate": [{"arm": "b", "propensity": 0.5}, {"arm": "c", "propensity": 0.5}],
+        "slot_sets": [["a", "b"], ["a", "c"]], "events": [{"kind": "reward", "position": 2, "value": 0.5}],
+    }  # fmt: skip
+    text = "".join(f"{json.dumps(each)}\n" for each in (line, page))
+    assert run_sqlite("import-log", "-", "--layout", "jsonl", stdin=text).exit_code == 0
+    cb, ccb = run_sqlite("export-log", "-", "--layout", "dsjson").lines
+    assert (cb["a"], cb["p"], cb["_label_cost"], cb["pdrop"]) == ([2, 1, 3], [0.25, 0.5, 0.25], -1.0, 0.5)
+    assert cb["c"]["_multi"][:2] == [{"_tag": "a", "i": {"id": "a"}}, {"_tag": "b", "price": 3}]
+    assert ccb["c"]["_slots"] == [{"_inc": [0, 1]}, {"_inc": [0, 2]}]
+    assert [each["_label_cost"] for each in ccb["_outcomes"]] == [0.0, -0.5]
+    other = fresh("other.db")
+    lines = f"{json.dumps(cb)}\n{json.dumps(ccb)}\n"
+    assert other("import-log", "-", "--layout", "dsjson", stdin=lines).exit_code == 0
+    assert other("export-log", "-", "--layout", "dsjson").lines == [cb, ccb]
