@@ -32,8 +32,10 @@ from rlrec.policy.fields import (
     check_hash,
     is_name,
     is_number,
+    objects,
     parse_field,
     quote,
+    value_of,
 )
 
 _KEYS = ["intercept", "fields", "hash"]
@@ -103,7 +105,7 @@ class Encoder:
 
         Missing values, null, categories that are not listed and fields that are not read are fine."""
         for reader in self.fields:
-            value = values.get(reader.name)
+            value = value_of(values, reader.name)
             if value is not None and (expected := reader.mismatch(value)):
                 raise _unfit(what, reader.name, value, hint=f"the policy reads {expected}")
         for name, value in values.items() if self.columns else ():
@@ -115,7 +117,7 @@ class Encoder:
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Array:
         """Features of n objects, (n, columns); values that are unknown, missing or of another type count 0."""
         blocks = [np.ones((len(rows), int(self.intercept)))]
-        blocks += [field.encode([row.get(field.name) for row in rows]) for field in self.fields]
+        blocks += [field.encode([value_of(row, field.name) for row in rows]) for field in self.fields]
         if self.columns:
             blocks.append(features.encode([dict(row) for row in rows], self.columns))
         return np.hstack(blocks)
@@ -128,7 +130,7 @@ class Encoder:
         """Features of n objects without the zeros, and without the intercept; each column once a row."""
         shift, parts = int(self.intercept), [_NO_ENTRIES]
         for reader in self.fields:
-            row, column, value = reader.entries([row.get(reader.name) for row in rows])
+            row, column, value = reader.entries([value_of(row, reader.name) for row in rows])
             parts.append((row, column + shift, value))
             shift += reader.width
         if self.columns:
@@ -174,8 +176,13 @@ class EncoderFit:
     def take(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Counts some objects."""
         columns: dict[str, list[Any]] = defaultdict(list)
-        for name, value in chain.from_iterable(row.items() for row in rows):
-            columns[name].append(value)
+        waiting = list(chain.from_iterable(row.items() for row in rows))
+        while waiting:
+            for name, value in waiting:
+                columns[name].append(value)
+            within = ((name, objects(value)) for name, value in waiting if isinstance(value, dict | list))
+            items = ((name, item) for name, inner in within for row in inner for item in row.items())
+            waiting = [(f"{name}.{key}", value) for name, (key, value) in items]
         more = EncoderFit({name: _count_values(values) for name, values in columns.items() if is_name(name)})
         self.fields = (self + more).fields
 
@@ -191,8 +198,8 @@ class EncoderFit:
 
         A field is of the type that more than half of its values have: numbers get their mean and standard deviation,
         texts and lists of texts a column for each of the `most` frequent and a hash for the others, vectors have one
-        length. Fields without such a type, and objects inside objects, are left out. An encoder that is too wide lists
-        fewer texts, then drops its widest fields, of these the rarest first."""
+        length; `a.b` is the field b of objects in a. Fields without such a type are left out. An encoder that is too
+        wide lists fewer texts, then drops its widest fields, of these the rarest first."""
         by_name = sorted(self.fields.items())
         fields: list[Field] = []
         for listed in range(most, -1, -1):

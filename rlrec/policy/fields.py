@@ -274,6 +274,22 @@ def is_name(name: Any) -> bool:
     return isinstance(name, str) and 1 <= len(name) <= LONGEST and "\0" not in name
 
 
+def value_of(values: Mapping[str, Any], name: str) -> Any:
+    """The value of a field: under its name, or for `User.name` inside an object `User`, or the first such object of a
+    list; None where there is none."""
+    value = values.get(name)
+    if value is not None or "." not in name:
+        return value
+    head, _, path = name.partition(".")
+    within = (value_of(inner, path) for inner in objects(values.get(head)))
+    return next((value for value in within if value is not None), None)
+
+
+def objects(value: Any) -> list[Mapping[str, Any]]:
+    """The objects that a value is, or that a list holds."""
+    return [inner for inner in (value if type(value) is list else [value]) if isinstance(inner, Mapping)]
+
+
 def is_number(value: Any, largest: float = sys.float_info.max) -> bool:
     return type(value) in features.NUMBERS and -largest <= value <= largest
 

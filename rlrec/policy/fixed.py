@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, Floored, Policy, between
+from rlrec.policy.fields import value_of
 
 if TYPE_CHECKING:
     from rlrec.policy.scores import Scores
@@ -89,7 +90,7 @@ class Fixed(_Unlearned, Floored):
             return self.probabilities
         from rlrec.policy.features import text_of
 
-        value = context.get(self.by)
+        value = value_of(context, self.by)
         name = ANY if value is None else text_of(value)
         table: Mapping[str, float] | None = self.probabilities.get(name, self.probabilities.get(ANY))
         if table is None:

@@ -12,7 +12,7 @@ import pytest
 from rlrec.errors import InputError
 from rlrec.policy.base import EVERYTHING
 from rlrec.policy.encoder import Encoder, EncoderFit
-from rlrec.policy.fields import WIDEST
+from rlrec.policy.fields import WIDEST, value_of
 
 FULL = {
     "fields": {
@@ -243,6 +243,7 @@ def test_a_fitted_spec_has_the_type_of_every_field() -> None:
         "k": {"type": "number", "mean": 7.0, "scale": 1.0},
         "l": {"type": "list", "values": ["p", "q"], "hash": 0},
         "n": {"type": "number", "mean": 3.0, "scale": 1.63299},
+        "o.z": {"type": "number", "mean": 1.5, "scale": 0.5},
         "t": {"type": "category", "values": ["y", "x"], "hash": 0},
         "v": {"type": "vector", "length": 2},
     }
@@ -307,3 +308,34 @@ def test_texts_without_end_take_a_bounded_memory() -> None:
 def test_fields_whose_columns_share_a_name_are_not_both_fitted() -> None:
     spec = fitted([{"1": 5, "a": "b", "a=b": True}])
     assert list(spec["fields"]) == ["a"]
+
+
+# -- objects inside objects, as the namespaces of Vowpal Wabbit --
+
+NAMESPACES = [
+    {"User": {"name": name, "age": age}, "From": [{"time": time}], "hour": 9}
+    for name, age, time in (("Tom", 20, "noon"), ("Ann", 40, "night"), ("Tom", 30, "noon"))
+]
+
+
+def test_a_field_may_lie_inside_an_object() -> None:
+    spec = {"fields": {"User.name": ["Tom", "Ann"], "From.time": ["night"], "User.height": "number"}}
+    assert [encoded(spec, values) for values in NAMESPACES] == [
+        {"1": 1, "User.name=Tom": 1},
+        {"1": 1, "User.name=Ann": 1, "From.time=night": 1},
+        {"1": 1, "User.name=Tom": 1},
+    ]
+
+
+def test_a_name_with_a_dot_goes_before_a_path() -> None:
+    values = {"a.b": 1, "a": {"b": 2, "c.d": 3}}
+    assert [value_of(values, name) for name in ("a.b", "a.c.d", "a.x", "x.a")] == [1, 3, None, None]
+
+
+def test_a_fit_takes_fields_of_objects() -> None:
+    assert list(fitted(NAMESPACES)["fields"]) == ["From.time", "User.age", "User.name", "hour"]
+
+
+def test_a_value_inside_an_object_has_its_type() -> None:
+    with pytest.raises(InputError, match=r'"User.name" is 5.5'):
+        Encoder.of({"fields": {"User.name": ["Tom"]}}).check({"User": {"name": 5.5}})

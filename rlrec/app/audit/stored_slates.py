@@ -14,6 +14,7 @@ from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.arrays import Array, Flags, Ids, Index, offsets, piece_rows, run_starts, take
 from rlrec.policy import slate
 from rlrec.policy.base import EVERYTHING
+from rlrec.policy.fields import value_of
 from rlrec.store import Unit, arms, contents
 from rlrec.store.bulk import Columns
 
@@ -69,7 +70,7 @@ class Referred:
             try:
                 context = json.loads(body)
                 names = context if self.reads == EVERYTHING else self.reads
-                self._contexts[key] = {name: context.get(name) for name in names}
+                self._contexts[key] = {name: value_of(context, name) for name in names}
             except UNREADABLE:
                 self.findings.error(CHECK, f"context {key}", "it cannot be read")
 

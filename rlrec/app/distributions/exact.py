@@ -21,6 +21,7 @@ from rlrec.policy import slate
 from rlrec.policy.base import EVERYTHING, Belief, Policy
 from rlrec.policy.contextual import is_contextual, learns_by_column, learns_from_contexts
 from rlrec.policy.encoder import Encoded
+from rlrec.policy.fields import value_of
 from rlrec.policy.floors import Floor
 from rlrec.policy.interleaving import Ranker
 from rlrec.policy.scores import Scores, unstack
@@ -193,7 +194,7 @@ class VersionDistribution:
         reads = self.learner.reads
         if reads == EVERYTHING:
             return repr(context)
-        return repr([context.get(field) for field in reads]) if reads else ""
+        return repr([value_of(context, field) for field in reads]) if reads else ""
 
     def check(self, context: Mapping[str, Any]) -> None:
         """Raises InputError where a context does not have the types that the policy's features declare."""

@@ -12,6 +12,7 @@ from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Flags, Ids, distinct, look_up
 from rlrec.policy import features
 from rlrec.policy.base import EVERYTHING
+from rlrec.policy.fields import value_of
 from rlrec.store import Unit, reader
 
 ROOM = 64_000_000  # bytes of features that are cached
@@ -122,12 +123,13 @@ class ContextCache:
         for start in range(0, len(ids), PORTION):
             decoded = stored_contexts.decoded(ids[start : start + PORTION], texts[start : start + PORTION])
             keys = ids[start : start + PORTION].tolist() if fields else []
+            names = set[str]().union(*decoded) if fields else set()
             for field in fields:
-                read = decoded if field == ENTIRE else [context.get(field) for context in decoded]
+                read = decoded if field == ENTIRE else [value_of(context, field) for context in decoded]
                 values[field].update(zip(keys, read, strict=True))
-            if fields:
-                names = set[str]().union(*decoded)
-                self._names |= names if len(self._names) < NAMES else names & {*fields}
+                if "." in field and any(value is not None for value in read):
+                    names.add(field)
+            self._names |= names if len(self._names) < NAMES else names & {*fields}
             if self.encode:
                 sparse.append(features.sparse(decoded, self.columns))
         return values, sparse
