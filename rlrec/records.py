@@ -107,6 +107,11 @@ class Version:
         return {**self.policy.params, **{name: self.parameters[name] for name in CURVE if name in self.parameters}}
 
     @property
+    def reference(self) -> str:
+        """POLICY@V, as commands take it."""
+        return f"{self.policy.name}@{self.number}"
+
+    @property
     def learning(self) -> bool:
         return self.status == "learning"
 

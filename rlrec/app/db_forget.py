@@ -92,7 +92,7 @@ def forget(store: Store, request: Request) -> Forgotten:
         return {"user": request.user, "decisions": 0, "events": 0, "beliefs": 0, "retrain": []}
     return {
         "user": request.user, "decisions": len(rows.decisions), "events": rows.events, "beliefs": len(rows.corrections),
-        "retrain": [f"{version.policy.name}@{version.number}" for version in rows.retrain],
+        "retrain": [version.reference for version in rows.retrain],
     }  # fmt: skip
 
 

@@ -75,10 +75,9 @@ def prune(store: Store, request: Request) -> Pruned:
 def _old_visits(unit: Unit, before: int, after: VisitKey) -> list[VisitKey]:
     """The next visits that may go, VISITS at most."""
     entered_to: dict[int, int] = {}
-    for version in policies.learning(unit, [policy.id for policy in policies.all_policies(unit)]):
-        if version.entered_to is not None:
-            last = entered_to.get(version.policy.id, version.entered_to)
-            entered_to[version.policy.id] = min(last, version.entered_to)
+    for version in policies.settling(unit):
+        last = version.entered_to or 0
+        entered_to[version.policy.id] = min(entered_to.get(version.policy.id, last), last)
     timeout_us = settings.get(unit).session_timeout_us
     return removals.old_visits(
         unit, before=before, timeout_us=timeout_us, entered_to=entered_to, after=after, limit=VISITS

@@ -11,8 +11,7 @@ def _versions(unit: Unit) -> Iterable[str]:
     every = policies.all_policies(unit)
     yield from (policy.name for policy in every)
     plain = [policy.id for policy in every if "@" not in policy.name]  # variants have no numbers
-    for version in policies.versions(unit, plain):
-        yield f"{version.policy.name}@{version.number}"
+    yield from (version.reference for version in policies.versions(unit, plain))
 
 
 def _curves(unit: Unit) -> Iterable[str]:

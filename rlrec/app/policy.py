@@ -327,7 +327,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     )  # fmt: skip
     distribution, catalogue = exact.load(unit, version), arms.every(unit)
     if distribution.rankers:
-        named = " and ".join(f"{each.version.policy.name}@{each.version.number}" for each in distribution.rankers)
+        named = " and ".join(each.version.reference for each in distribution.rankers)
         raise InputError(f"{version.policy.name} is drafted from two rankers", hint=f"look at {named}")
     distribution.check(context)
     if not catalogue:

@@ -7,7 +7,6 @@ from functools import partial
 
 from rlrec.app.learning.belief_versions import add_settled
 from rlrec.app.learning.ledger import Ledger
-from rlrec.records import Version
 from rlrec.store import Store, Unit, decisions, policies
 
 PORTION = 50_000  # slots that enter in a transaction
@@ -23,21 +22,16 @@ def settle(store: Store) -> Result:
     """Enter every slot whose window is over into the beliefs that learn `settled`. `open`: slots that still wait."""
     settled = 0
     with store.read() as unit:
-        policy_ids = {version.policy.id for version in _settling(unit)}
+        policy_ids = {version.policy.id for version in policies.settling(unit)}
     for policy_id in sorted(policy_ids):
         while entered := store.write(partial(_portion, policy_id=policy_id), repeatable=True):
             settled += entered
     with store.read() as unit:
-        waiting = sum(
-            decisions.count_slots_after(unit, version.policy.id, first=(version.entered_to or 0) + 1)
-            for version in _settling(unit)
+        left = sum(
+            decisions.count_slots_after(unit, version.policy.id, version.entered_to or 0)
+            for version in policies.settling(unit)
         )
-    return Result(settled=settled, open=waiting)
-
-
-def _settling(unit: Unit) -> list[Version]:
-    learning = policies.learning(unit, [policy.id for policy in policies.all_policies(unit)])
-    return [version for version in learning if version.entered_to is not None]
+    return Result(settled=settled, open=left)
 
 
 def _portion(unit: Unit, policy_id: int) -> int:

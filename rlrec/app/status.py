@@ -67,10 +67,7 @@ def status(store: Store) -> Status:
         live = StoredRows("policy", policies.live(unit, {policy.name for policy in every}).items())
         logs = activity.of_policies(unit)
         sizes = activity.sizes(unit)
-        settling = [
-            version for version in policies.learning(unit, [policy.id for policy in every])
-            if version.entered_to is not None
-        ]  # fmt: skip
+        settling = policies.settling(unit)
         window_us = max((policy.version.reward.window_us for policy in live.values()), default=0)
         doctor = _run(activity.last_run(unit, "doctor"))
         findings, day = Findings(), unit.now - DAY_US
@@ -105,7 +102,7 @@ def status(store: Store) -> Status:
                     for version, _ in live.values()
                 ),
                 "unsettled": sum(
-                    decisions.count_slots_after(unit, version.policy.id, first=(version.entered_to or 0) + 1)
+                    decisions.count_slots_after(unit, version.policy.id, version.entered_to or 0)
                     for version in settling
                 ),
             },

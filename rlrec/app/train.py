@@ -149,7 +149,7 @@ class _TrainingRun:
             self._check_shaping()
             self.live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
             selection = self._selection(unit)
-            judged = paired_gate.unlearned(unit, selection, f"{self.live.policy.name}@{self.live.number}")
+            judged = paired_gate.unlearned(unit, selection, self.live.reference)
             writer = DatasetWriter(
                 unit, reader, self.parent.reward, seed=self.seed, dataset=self.dataset, examination=self._curve(unit)
             )
@@ -329,7 +329,7 @@ class _TrainingRun:
         promising = self.request.promote != "if-better" or trained.promising
         if not self.report.gate or not promising:
             return NO_GATE
-        live, of_split = f"{self.live.policy.name}@{self.live.number}", replace(selection, splits=[GATE])
+        live, of_split = self.live.reference, replace(selection, splits=[GATE])
         with self.log_store.read() as unit, bulk.alongside(unit):
             serving = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)
             sides = [targets.trained(unit, candidate, weights), *serving]

@@ -87,7 +87,7 @@ def freeze(store: Store, reference: str) -> Frozen:
         removals = settings.get(unit).removals
         source, head = _learning(unit, reference)
         sums, last = belief_versions.fork(unit, source)
-        immature = decisions.count_slots_after(unit, source.policy.id, first=last + 1) if source.learning else 0
+        immature = decisions.count_slots_after(unit, source.policy.id, last) if source.learning else 0
         newest = reader.newest_at(unit, Selection(policy_ids=[source.policy.id], imported=False), 1) or unit.now
         ready = maturity.moment(newest + source.reward.window_us, unit.now)
 

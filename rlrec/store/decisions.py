@@ -161,11 +161,11 @@ def nth_newest(unit: Unit, policy_id: int, n: int) -> int:
     return int(unit.ask_value(f"SELECT id FROM decision WHERE {chosen}", policy_id, n - 1) or 0)
 
 
-def count_slots_after(unit: Unit, policy_id: int, *, first: int) -> int:
-    """The number of slots of the decisions drawn from a policy, from id `first` on."""
+def count_slots_after(unit: Unit, policy_id: int, last: int) -> int:
+    """The number of slots of the decisions drawn from a policy after the one of id `last`."""
     joined = "slot JOIN decision ON decision.id = slot.decision_id"
-    counted = f"SELECT count(*) FROM {joined} WHERE policy_id = ? AND decision.id >= ? AND imported = 0"
-    return int(unit.ask_value(counted, policy_id, first))
+    counted = f"SELECT count(*) FROM {joined} WHERE policy_id = ? AND decision.id > ? AND imported = 0"
+    return int(unit.ask_value(counted, policy_id, last))
 
 
 def slot_counts(unit: Unit, *, policy_id: int, version_id: int | None = None) -> dict[int, int]:

@@ -124,14 +124,19 @@ def learning(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
     return _versions(unit, f"version.policy_id IN (?*) AND version.status = 'learning' {_IN_ORDER}", policy_ids)
 
 
+def settling(unit: Unit) -> list[Version]:
+    """All learning versions that slots enter when their window is over, by policy and number."""
+    return _versions(unit, f"version.status = 'learning' AND version.entered_to IS NOT NULL {_IN_ORDER}")
+
+
 def by_id(unit: Unit, version_ids: Collection[int]) -> dict[int, Version]:
     return StoredRows(
         "version", ((version.id, version) for version in _versions(unit, "version.id IN (?*)", version_ids))
     )
 
 
-def _versions(unit: Unit, chosen: str, ids: Collection[int]) -> list[Version]:
-    return [_version(row) for row in unit.ask(f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE {chosen}", ids)]
+def _versions(unit: Unit, chosen: str, *ids: Collection[int]) -> list[Version]:
+    return [_version(row) for row in unit.ask(f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE {chosen}", *ids)]
 
 
 class LivePolicy(NamedTuple):

@@ -151,7 +151,7 @@ class VersionSlates:
         case = served.case(eligible, arms[0], context, keys=arms[1], revision=revision)
         group = group[np.isin(slates.per_slot("arm_id", group, size), case.arms).all(axis=1)]
         if len(group):
-            stored, its = Stored(slates, group, size), f"the belief of {self.version.policy.name}@{self.version.number}"
+            stored, its = Stored(slates, group, size), f"the belief of {self.version.reference}"
             if served.generator is not None:
                 stored.seeds = ranking_seeds(stored.seeds)
             if case.rankers is None:

@@ -84,7 +84,7 @@ class SessionSlates:
             except UNREADABLE as error:
                 self.findings.error(CHECK, f"decision {stored.ids[0]}", f"it cannot be derived again: {error}")
                 continue
-            its = f"the weights of {self.version.policy.name}@{self.version.number} and the history"
+            its = f"the weights of {self.version.reference} and the history"
             stored.compare(derived, of=its, findings=self.findings)
             done += len(rows)
         return done

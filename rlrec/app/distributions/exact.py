@@ -129,11 +129,11 @@ class VersionDistribution:
         if among is not None:
             arms, table = sum_tables.replaced(*among, arms, table)
         if len(arms) and table.shape[1] != self.learner.width:
-            belief = f"the belief of {self.version.policy.name}@{self.version.number}"
+            belief = f"the belief of {self.version.reference}"
             raise damaged(f"{belief} has {table.shape[1]} sums of an arm, where its kind counts {self.learner.width}")
         self._every = arms, table
         for row in np.flatnonzero(table[:, 0] < -1e-6)[:1].tolist():  # below what rounding explains
-            belief = f"the belief of {self.version.policy.name}@{self.version.number}"
+            belief = f"the belief of {self.version.reference}"
             raise damaged(f"{belief} counts {table[row, 0]:g} pulls of arm {arms[row]}")
         if self.generator is not None:
             first, second = cast(TwoStage, self.learner).columns

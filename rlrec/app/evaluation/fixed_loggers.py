@@ -49,7 +49,7 @@ class FixedLoggers:
         counts = reader.version_counts(unit, selection)
         versions = policies.by_id(unit, [each.version_id for each in counts])
         fixed = {
-            key: f"{version.policy.name}@{version.number}"
+            key: version.reference
             for key, version in versions.items()
             if version.status == "frozen" or not lineage.learns(version)
         }

@@ -64,7 +64,7 @@ class Grouping:
             return {value: written(value * DAY_US)[:10] for value in wanted}
         if self.by == "version":
             versions = self.loggers.versions(values)
-            return {value: f"{versions[value].policy.name}@{versions[value].number}" for value in wanted}
+            return {value: versions[value].reference for value in wanted}
         if self.by == "policy":
             shown = {policy.id: policy.display_name for policy in policies.all_policies(self.unit)}
             return {value: shown[value] for value in wanted}

@@ -177,7 +177,7 @@ def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
     )
     if study.by == "policy":
         return {version.id: version.policy.display_name for version in listed}
-    return {version.id: f"{version.policy.name}@{version.number}" for version in listed}
+    return {version.id: version.reference for version in listed}
 
 
 def metrics(study: Study) -> list[Metric]:

@@ -170,9 +170,8 @@ class _Graduation:
         ids = np.array(case.arms, np.int64)
         distribution = self.distribution.case(case.arms, ids, case.context, keys=self.keys, revision=designs.NOW)
         if distribution.scores.samples:
-            reference = f"{self.version.policy.name}@{self.version.number}"
             raise InputError(
-                f"{reference} cannot be copied: its probabilities are shares of samples",
+                f"{self.version.reference} cannot be copied: its probabilities are shares of samples",
                 hint="name a policy whose probabilities are exact",
             )
         return distribution
