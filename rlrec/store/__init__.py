@@ -173,8 +173,9 @@ class Store:
             try:
                 with self._transaction(write=True, sound=sound) as connection:
                     unit = self._unit(connection, write=True)
-                    unit.repeatable = repeatable
+                    unit.repeatable, unit.gathers = repeatable, True
                     result = work(unit)
+                    unit.send()
                 return self._note(result, unit)
             except OutcomeUnknown as error:
                 committed = self._committed(unit, reconnection)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlrec.records import Head, Reward, StoredPolicy, Transform, Version
-from rlrec.store.unit import Row, StoredRows, Unit, damaged, parse
+from rlrec.store.unit import Row, StoredRows, Unit, parse
 
 _REWARD = (
     "reward.id, reward.name, reward.weights, reward.window_us, reward.default_value, reward.clip_low, reward.clip_high,"
@@ -155,15 +155,13 @@ def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
     """The heads of these policies, locked in order of id until the transaction ends."""
     until = " FOR NO KEY UPDATE" if unit.postgres else ""
     heads = unit.select(Head, f"policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}", policy_ids)
-    return {head.policy_id: head for head in heads}
+    return StoredRows("policy_head", ((head.policy_id, head) for head in heads))
 
 
-def raise_seq(unit: Unit, policy_id: int) -> int:
-    """The number of the policy's next change. The caller holds the head's lock."""
-    seq = unit.ask_value("UPDATE policy_head SET seq = seq + 1 WHERE policy_id = ? RETURNING seq", policy_id)
-    if seq is None:
-        raise damaged(f"row {policy_id} of table policy_head is gone")
-    return int(seq)
+def raise_seq(unit: Unit, head: Head) -> int:
+    """The number of the policy's next change. head: as it was when it was locked."""
+    unit.note("UPDATE policy_head SET seq = ? WHERE policy_id = ?", head.seq + 1, head.policy_id)
+    return head.seq + 1
 
 
 def ordinal(unit: Unit, policy_id: int) -> int:
@@ -185,7 +183,7 @@ def note_pruned(unit: Unit, newest: Mapping[int, int]) -> None:
 
 def raise_ordinal(unit: Unit, policy_id: int, *, by: int) -> None:
     """Count further decisions of a policy. The caller holds the head's lock."""
-    unit.tell("UPDATE policy_head SET ordinal = ordinal + ? WHERE policy_id = ?", by, policy_id)
+    unit.note("UPDATE policy_head SET ordinal = ordinal + ? WHERE policy_id = ?", by, policy_id)
 
 
 def add_policy(

@@ -63,6 +63,13 @@ _SESSIONS = (
 )
 
 
+_ADDED = (
+    "INSERT INTO session (key, user_id, split, created_at, digest)"
+    " SELECT * FROM unnest(?::text[], ?::bigint[], ?::smallint[], ?::bigint[], ?::bigint[])"
+    " ON CONFLICT (key) DO NOTHING RETURNING key, id"
+)
+
+
 def user_ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
     """The id of each of these users that is stored."""
     return dict(unit.ask("SELECT key, id FROM users WHERE key IN (?*)", keys)) if keys else {}
@@ -113,11 +120,15 @@ def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
     return StoredRows("session", ((session.id, session) for session in rows))
 
 
-def add(unit: Unit, rows: Iterable[tuple[str, int | None, int]]) -> None:
-    """Store new sessions (key, user_id, split); one that another writer has stored meanwhile stays as it is."""
+def add(unit: Unit, rows: Iterable[tuple[str, int | None, int]]) -> dict[str, int]:
+    """Store new sessions (key, user_id, split); one that another writer has stored meanwhile stays as it is. The ids of
+    those that were stored, where PostgreSQL says them."""
     ordered = sorted(rows, key=lambda row: row[0])
     values = [(key, user_id, split, unit.now, key_digest(key)) for key, user_id, split in ordered]
+    if unit.postgres:
+        return dict(unit.ask(_ADDED, *map(list, zip(*values, strict=True))))
     unit.insert("session", ("key", "user_id", "split", "created_at", "digest"), values, on_conflict="(key) DO NOTHING")
+    return {}
 
 
 def set_user(unit: Unit, users: Mapping[int, int]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,7 +35,9 @@ class Unit:
     progress: Progress = staticmethod(no_progress)
 
     def __init__(self, connection: sa.Connection, *, now: int) -> None:
-        self.connection, self.now = connection, now
+        self._connection, self.now = connection, now
+        self._waiting: list[tuple[str, Sequence[Any]]] = []  # changes that go together with the next query
+        self.gathers = False  # whether few changes wait: who sets it sends them at the end
         self.postgres = connection.dialect.name == "postgresql"
         self.repeatable = False  # whether the same work once more would change nothing
         # the server and its number for a transaction that writes; None where it cannot say whether that was committed
@@ -49,9 +52,29 @@ class Unit:
     # -- SQL text: `?` stands for a value, `IN (?*)` for membership in a list --
 
     @cached_property
+    def _cursor(self) -> Any:
+        return self._connection.connection.cursor()
+
+    @property
     def driver(self) -> Any:
         """A cursor of the driver, inside this transaction."""
-        return self.connection.connection.cursor()
+        if self._waiting:
+            self.send()
+        return self._cursor
+
+    @property
+    def connection(self) -> sa.Connection:
+        """The connection of this transaction."""
+        if self._waiting:
+            self.send()
+        return self._connection
+
+    def send(self) -> None:
+        """Carry out the changes that wait, in their order: on PostgreSQL in one round trip."""
+        waiting, self._waiting = self._waiting, []
+        with self._connection.connection.pipeline() if len(waiting) > 1 else nullcontext():
+            for text, values in waiting:
+                self._cursor.execute(text, values)
 
     def ask(self, text: str, *values: Any) -> list[Row]:
         """All rows of a query."""
@@ -77,6 +100,14 @@ class Unit:
         """Change something: how many rows were touched."""
         return int(self._run(text, values).rowcount)
 
+    def note(self, text: str, *values: Any) -> None:
+        """Change something whose number of rows nobody asks for. On PostgreSQL it waits for the next query or the end
+        of the transaction, so that several changes take one round trip."""
+        if self.gathers and self.postgres:
+            self._waiting.append((_of_postgres(text), [_listed(value) for value in values]))
+        else:
+            self.tell(text, *values)
+
     def tell_each(self, text: str, rows: Iterable[Row]) -> None:
         """Run a statement that changes rows once for every row of values."""
         values = rows if isinstance(rows, list) else list(rows)
@@ -96,6 +127,9 @@ class Unit:
         values = rows if isinstance(rows, list) else list(rows)
         if self.postgres and len(values) > FEW:
             self._insert_many(table, columns, values, on_conflict)
+        elif self.postgres and self.gathers:
+            text = _of_postgres(_insertion(table, tuple(columns), on_conflict))
+            self._waiting += [(text, row) for row in values]
         elif values:
             self.tell_each(_insertion(table, tuple(columns), on_conflict), values)
 

@@ -27,6 +27,7 @@ from tests.benchmarks import (
     training,
     unbiased,
     verdicts,
+    writers,
 )
 from tests.benchmarks.measure import Figure, Setting, table
 
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "feedback": streams.feedback,
     "feedback-mixed": streams.feedback_mixed,
     "postgres": streams.on_postgres,
+    "hot-arm": writers.hot_arm,
     "pipe": pipe.pipe,
     "serve": serve.serve,
     "serve-postgres": serve.on_postgres,

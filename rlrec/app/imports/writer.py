@@ -92,7 +92,7 @@ class GroupWriter:
         self.unit = unit
         self.owners = {name: self._owner(name) for name in sorted(state.policies)}
         self.ids = {name: owner.policy.id for name, owner in self.owners.items() if isinstance(owner, Version)}
-        stored_policies.lock(unit, list(self.ids.values()))
+        self.heads = stored_policies.lock(unit, list(self.ids.values()))
         self.settings = settings.get(unit)
         if state.marks != loading.marks(unit, self.ids.values()):
             lines = {number: loading.few_lines(unit, number) for number in self.ids.values()}
@@ -168,7 +168,9 @@ class GroupWriter:
         ids = decisions.reserve(unit, n)
         names = values(rows.policy, n)
         owners = {name: owner for name in distinct(rows.policy) if isinstance(owner := self.owners[name], Version)}
-        seq = mapped(rows.policy, {name: stored_policies.raise_seq(unit, self.ids[name]) for name in sorted(owners)})
+        seq = mapped(
+            rows.policy, {name: stored_policies.raise_seq(unit, self.heads[self.ids[name]]) for name in owners}
+        )
         policy_id = mapped(rows.policy, self.ids)
         self._write("decision", {
             "id": ids, "policy_id": policy_id, "seq": seq,

@@ -19,11 +19,11 @@ from rlrec.app.log.slot_values import by_position, decision_propensities
 from rlrec.policy import reward as rewards
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.statistics import CountedSlot
-from rlrec.records import Event, StoredPolicy, Version
+from rlrec.records import Event, Head, StoredPolicy, Version
 from rlrec.store import Unit, beliefs, decisions, events, policies
 from rlrec.store.beliefs import BeliefKey
 from rlrec.store.events import CENSOR, FeedbackTarget
-from rlrec.store.unit import Row
+from rlrec.store.unit import Row, StoredRows
 
 if TYPE_CHECKING:
     from rlrec.policy.base import Policy
@@ -59,6 +59,7 @@ class Ledger:
     def __init__(self, unit: Unit, policy_ids: Collection[int]) -> None:
         self.unit = unit
         self.learning: dict[int, list[Version]] = defaultdict(list)
+        self._heads = StoredRows[int, Head]("policy_head")
         self._locked = set[int]()
         self._settled = set[int]()
         self._seq: dict[int, int] = {}
@@ -78,7 +79,8 @@ class Ledger:
             return
         if self.unit.postgres and self._locked and min(new) < max(self._locked):
             raise Unordered
-        self.ordinal |= {policy_id: head.ordinal for policy_id, head in policies.lock(self.unit, new).items()}
+        self._heads |= policies.lock(self.unit, new)
+        self.ordinal |= {policy_id: self._heads[policy_id].ordinal for policy_id in self._heads.keys() & new}
         self._locked |= new
         if self.unit.postgres:  # others may have decided while we waited
             self.unit.now = max(self.unit.now, decisions.newest(self.unit) or 0)
@@ -110,7 +112,7 @@ class Ledger:
     def seq(self, policy_id: int) -> int:
         """The number of this transaction's change of a policy."""
         if policy_id not in self._seq:
-            self._seq[policy_id] = policies.raise_seq(self.unit, policy_id)
+            self._seq[policy_id] = policies.raise_seq(self.unit, self._heads[policy_id])
         return self._seq[policy_id]
 
     def fields(self, policy_id: int) -> SlotFields:

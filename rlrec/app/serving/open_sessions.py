@@ -94,8 +94,13 @@ class OpenSessions:
         user_ids = sessions.intern_users(self.unit, {user for user in new.values() if user is not None})
         numbers = splits(settings.split_salt, [user or key for key, user in new.items()])
         users = [user_ids.get(user or "") for user in new.values()]
-        sessions.add(self.unit, list(zip(new, users, numbers, strict=True)))
-        self.by_key |= self._read(new)
+        ids = sessions.add(self.unit, list(zip(new, users, numbers, strict=True)))
+        for key, user_id in zip(new, users, strict=True):
+            if key in ids:  # nobody else has seen it
+                row = (key, ids[key], user_id, new[key], *[None] * 7)
+                self.by_key[key] = OpenSession(sessions.SessionVisit._make(row))
+        if others := new.keys() - ids.keys():
+            self.by_key |= self._read(others)
 
     def _restore_slots(self) -> None:
         """Read the recent slots of visits that go on, and were stored by a release that kept no history."""
