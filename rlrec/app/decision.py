@@ -7,13 +7,13 @@ from typing import Any, NotRequired, cast
 
 import numpy as np
 
+from rlrec.app import session
 from rlrec.app.audit import propensities
 from rlrec.app.audit.findings import Findings
 from rlrec.app.audit.stored_slates import DRAWS
 from rlrec.app.distributions import exact
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.distributions.trained import Trained
-from rlrec.app.log.slot_values import reward_of
 from rlrec.app.serving import decision_json
 from rlrec.app.serving.draws import unsigned
 from rlrec.arrays import Array, Index, finite_or_none
@@ -25,10 +25,10 @@ from rlrec.policy.gradient import MEMORY, State
 from rlrec.policy.interleaving import TeamDraftSampler
 from rlrec.policy.two_stage import RANKING
 from rlrec.records import Decision, Slot, Version
-from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, policies, team_drafts
+from rlrec.store import Store, Unit, arms, candidates, contents, decisions, policies, team_drafts
 from rlrec.store.candidates import CandidateList
 from rlrec.store.team_drafts import TEAMS
-from rlrec.store.unit import damaged, parse
+from rlrec.store.unit import damaged
 
 
 class Result(decision_json.Answer):
@@ -62,34 +62,25 @@ def show(store: Store, decision_id: int) -> Result:
         if not decision.imported and len(decision.slots) != decision.size:
             raise damaged(f"decision {decision_id} has {len(decision.slots)} of its {decision.size} slots")
         version = policies.by_id(unit, [decision.version_id])[decision.version_id]
-        received = events.by_decision(unit, [decision_id]).get(decision_id, [])
-        answer, state = (read(unit, stored)[decision_id] for read in (decision_json.answers, decision_json.states))
-        bodies = contents.context_bodies(unit, [decision.context_id])
-        context = parse(bodies[decision.context_id], f"body of context {decision.context_id}")
-        derived, findings = DerivedDecision(unit, decision, version, context), Findings()
+        record = session.records(unit, stored)[decision_id]
+        derived, findings = DerivedDecision(unit, decision, version, record["context"]), Findings()
         propensities.check(unit, np.array([] if derived.case is None else [decision_id], np.int64), findings=findings)
-    del answer["duplicate"]
-    return cast(Result, answer | {
+    del record["duplicate"]
+    return cast(Result, record | {
         "kind": version.policy.kind,
         "params": dict(version.params),
         "belief_seq": decision.belief_seq,
         "seed": None if decision.seed is None else unsigned(decision.seed),
-        "context": context,
-        "state": state,
         "eligible": len(derived.arms),
         "catalogue": derived.catalogue,
         "floor": derived.floor(),
         "slate": [
-            entry | derived.of_slot(slot)
-            | {"reward": reward_of(version.reward, decision, received, position=slot.position)}
-            for entry, slot in zip(answer["slate"], decision.slots, strict=True)
+            entry | derived.of_slot(slot) for entry, slot in zip(record["slate"], decision.slots, strict=True)
         ],
         "agrees": None if derived.case is None else all(row.check == DRAWS for row in findings.listed()),
         "arms": derived.table(),
         **derived.features(),
-        "events": decision_json.events(received),
         "reward_definition": version.reward.name,
-        "reward": reward_of(version.reward, decision, received, position=None),
     })  # fmt: skip
 
 
@@ -171,7 +162,7 @@ class DerivedDecision:
             at = slot.position - 1, self.shown[slot.position - 1]
             conditional, marginal = float(self.conditional[at]), finite_or_none(self.marginal[at])
         return {
-            "min_propensity": slot.min_propensity, "censored": slot.censored, "rounded": slot.rounded,
+            "min_propensity": slot.min_propensity, "rounded": slot.rounded,
             "derived_propensity": conditional, "derived_marginal": marginal,  # it may have no closed form
         }  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from rlrec.app.inputs.canonical import line_digest
 from rlrec.app.learning.ledger import Ledger, Unordered
-from rlrec.app.log.slot_values import reward_from
+from rlrec.app.log.slot_values import reward_of
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import reward as rewards
 from rlrec.policy.reward import LIMIT
@@ -333,7 +333,7 @@ class FeedbackTransaction:
             decision_id=decision_id,
             events=count if stored else 0,
             duplicates=0 if stored else count,
-            reward=reward_from(
+            reward=reward_of(
                 self.rewards[target.version_id], of_decision, served_at=served_at,
                 position=1 if size == 1 else line.position, shown=self.pages.get(decision_id, ()),
             ),

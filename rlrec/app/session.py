@@ -8,10 +8,10 @@ from itertools import accumulate
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.inputs import lookup
-from rlrec.app.log.slot_values import reward_of
+from rlrec.app.log.slot_values import rewards_of
 from rlrec.app.serving import decision_json
 from rlrec.errors import InputError
-from rlrec.records import Decision, Event, Reward
+from rlrec.records import Decision, Reward
 from rlrec.store import Store, Unit, contents, decisions, events, policies, returns, sessions, settings
 from rlrec.store.sessions import Session, Visit
 from rlrec.store.unit import parse
@@ -120,31 +120,32 @@ def _chosen(visits: Sequence[Visit], request: Request) -> Visit:
 
 
 def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[Step]:
-    visited, events_of = decisions.find(unit, ids), events.by_decision(unit, ids)
-    answers, states = decision_json.answers(unit, visited), decision_json.states(unit, visited)
-    versions = policies.by_id(unit, {decision.version_id for decision in visited.values()})
-    bodies = contents.context_bodies(unit, {decision.context_id for decision in visited.values()})
-    return [
-        _step(
-            decision, events_of.get(key, []), {**answers[key], "state": states[key]},
-            context=bodies[decision.context_id], reward=reward or versions[decision.version_id].reward,
-        )
-        for key, decision in ((key, visited[key]) for key in ids)
-    ]  # fmt: skip
+    shown = records(unit, decisions.find(unit, ids), reward)
+    return [cast(Step, {name: shown[key][name] for name in Step.__annotations__ if name in shown[key]}) for key in ids]
 
 
-def _step(
-    decision: Decision, stored: Sequence[Event], answer: Mapping[str, Any], *, context: str, reward: Reward
-) -> Step:
-    slate = [
-        {**entry, "censored": slot.censored, "reward": reward_of(reward, decision, stored, position=slot.position)}
-        for entry, slot in zip(answer["slate"], decision.slots, strict=True)
-    ]
-    fields = {
-        **answer, "context": parse(context, f"context of decision {answer['decision_id']}"), "slate": slate,
-        "events": decision_json.events(stored), "reward": reward_of(reward, decision, stored, position=None),
-    }  # fmt: skip
-    return cast(Step, {name: fields[name] for name in Step.__annotations__ if name in fields})
+def records(unit: Unit, logged: Mapping[int, Decision], reward: Reward | None = None) -> dict[int, dict[str, Any]]:
+    """The answer of each decision with its context, state and events, and what its slots and its page earned, by this
+    reward or by that of its version."""
+    events_of = events.by_decision(unit, list(logged))
+    answers, states = decision_json.answers(unit, logged), decision_json.states(unit, logged)
+    versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
+    bodies = contents.context_bodies(unit, {decision.context_id for decision in logged.values()})
+    shown: dict[int, dict[str, Any]] = {}
+    for number, decision in logged.items():
+        received, definition = events_of.get(number, []), reward or versions[decision.version_id].reward
+        positions = [slot.position for slot in decision.slots]
+        earned = rewards_of(definition, received, served_at=decision.at, shown=positions)
+        slate = [
+            entry | {"censored": slot.censored, "reward": earned[slot.position]}
+            for entry, slot in zip(answers[number]["slate"], decision.slots, strict=True)
+        ]
+        shown[number] = answers[number] | {
+            "context": parse(bodies[decision.context_id], f"body of context {decision.context_id}"),
+            "state": states[number], "slate": slate, "events": decision_json.events(received),
+            "reward": sum(earned.values()),
+        }  # fmt: skip
+    return shown
 
 
 Ended = TypedDict("Ended", {

@@ -4,25 +4,19 @@ The propensity that weighs a slot is the marginal at its position, else the prob
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from rlrec.policy import reward as rewards
-from rlrec.records import Decision, Event, Reward
+from rlrec.records import Event, Reward
 from rlrec.store import Unit, decisions
 
 LEAST = 1e-300  # what a propensity is rounded to
 
 
-def reward_of(definition: Reward, decision: Decision, events: Sequence[Event], *, position: int | None) -> float:
-    """A slot's reward, or without a position the page's: its slots' rewards and what page events are worth."""
-    shown = [slot.position for slot in decision.slots]
-    return reward_from(definition, events, served_at=decision.at, position=position, shown=shown)
-
-
-def reward_from(
+def reward_of(
     definition: Reward, events: Iterable[Event], *, served_at: int, position: int | None, shown: Iterable[int]
 ) -> float:
-    """`reward_of`, for a decision that was served at `served_at` and showed the positions `shown`."""
+    """A slot's reward, or without a position the page's: its slots' rewards and what page events are worth."""
     if position is not None:
         return rewards.of_slot(definition, by_position(events).get(position, ()), served_at=served_at)
     return sum(rewards_of(definition, events, served_at=served_at, shown=shown).values())
