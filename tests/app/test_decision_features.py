@@ -49,6 +49,7 @@ def value(run: Run, policy: str) -> float:
     return float(row["value"])
 
 
+@pytest.mark.slow
 def test_a_target_reads_the_features_of_the_decision(cheap: Run) -> None:
     """`a` at the price of `b` is shown as often as `b` was; an arm that the line does not describe is as it was."""
     imported(cheap, "plain-a", "a", 1.0)

@@ -12,7 +12,7 @@ from rlrec.app.distributions import exact
 from rlrec.app.inputs import lookup
 from rlrec.simulate.shop import Shop
 from rlrec.store import Store, Unit
-from tests.conftest import Run, runner
+from tests.conftest import Run, filled, runner
 from tests.simulate import shops
 
 
@@ -21,34 +21,38 @@ def served(run: Run, name: str) -> dict[str, float]:
     return {row["arm"]: row["probability"] for row in run("policy", "show", name, "--json").json["arms"]}
 
 
-def taught(run: Run, kind: str, audience: str = "bernoulli", *options: str) -> None:
+def served_by(db: str, kind: str, audience: str = "bernoulli") -> None:
     """A bandit `ts` of a kind that has served an audience."""
+    run = runner(db)
     run("policy", "create", "ts", "--kind", kind, "--param", "floor=0.05")
-    run("simulate", audience, "--policy", "ts", "--sessions", "300", "--seed", "1", *options)
+    run("simulate", audience, "--policy", "ts", "--sessions", "300", "--seed", "1")
 
 
 def graduated(run: Run, *options: str) -> Any:
     return run("policy", "create", "pg", "--kind", "gradient", "--from-policy", "ts", *options, "--json").json
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["thompson", "epsilon-greedy", "ucb", "uniform"])
-def test_version_1_serves_what_the_bandit_serves(run_sqlite: Run, kind: str) -> None:
-    taught(run_sqlite, kind)
+def test_version_1_serves_what_the_bandit_serves(sqlite_db: str, run_sqlite: Run, kind: str) -> None:
+    filled(sqlite_db, served_by, kind)
     answer = graduated(run_sqlite)
     assert answer["kl"] < 1e-9
     assert served(run_sqlite, "pg") == pytest.approx(served(run_sqlite, "ts"), abs=1e-6)
     assert graduated(run_sqlite) == answer | {"created": False}
 
 
-def test_an_arm_that_is_new_to_it_counts_as_a_mean_one(run_sqlite: Run) -> None:
-    taught(run_sqlite, "thompson")
+@pytest.mark.slow
+def test_an_arm_that_is_new_to_it_counts_as_a_mean_one(sqlite_db: str, run_sqlite: Run) -> None:
+    filled(sqlite_db, served_by, "thompson")
     graduated(run_sqlite)
     run_sqlite("arm", "add", "new")
     assert served(run_sqlite, "pg")["new"] == pytest.approx(1 / 11, abs=1e-6)
 
 
-def test_a_floor_that_is_given_counts_and_the_kl_says_what_it_costs(run_sqlite: Run) -> None:
-    taught(run_sqlite, "thompson")
+@pytest.mark.slow
+def test_a_floor_that_is_given_counts_and_the_kl_says_what_it_costs(sqlite_db: str, run_sqlite: Run) -> None:
+    filled(sqlite_db, served_by, "thompson")
     answer = graduated(run_sqlite, "--param", "floor=0.5")
     assert answer["params"]["floor"] == 0.5
     before, after = (np.array(list(served(run_sqlite, name).values())) for name in ("ts", "pg"))
@@ -62,15 +66,17 @@ def test_a_copy_explores_where_its_bandit_does_not(run_sqlite: Run) -> None:
     assert graduated(run_sqlite)["params"]["floor"] == 0.02
 
 
-def test_a_bandit_that_reads_contexts_is_copied_with_its_features(run_sqlite: Run) -> None:
-    taught(run_sqlite, "softmax", "contextual")
+@pytest.mark.slow
+def test_a_bandit_that_reads_contexts_is_copied_with_its_features(sqlite_db: str, run_sqlite: Run) -> None:
+    filled(sqlite_db, served_by, "softmax", "contextual")
     assert graduated(run_sqlite)["kl"] < 1e-4
     features = [run_sqlite("policy", "show", name, "--json").json["features"] for name in ("ts", "pg")]
     assert features[0] == features[1]
 
 
-def test_what_the_bandit_learned_from_is_in_the_sample_of_version_1(run_sqlite: Run) -> None:
-    taught(run_sqlite, "thompson")
+@pytest.mark.slow
+def test_what_the_bandit_learned_from_is_in_the_sample_of_version_1(sqlite_db: str, run_sqlite: Run) -> None:
+    filled(sqlite_db, served_by, "thompson")
     graduated(run_sqlite)
     assert "in-sample" in run_sqlite("evaluate", "pg", "--json").json[0]["reasons"]
 

@@ -9,17 +9,18 @@ import pytest
 
 from rlrec.app.training.ascent import agreement
 from tests.app import trained
-from tests.conftest import Run
+from tests.conftest import Run, filled, runner
 
 LATER = ("--now", "2026-03-01T00:00:00Z")
 RATES = [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
 
 
-def pages(run: Run, *, sessions: int = 900) -> None:
+def pages(db: str) -> None:
     """A store with the log of a uniform policy `pg`: visits of six pages of three."""
+    run = runner(db)
     run("policy", "create", "pg", "--kind", "gradient", "--param", "floor=0.1")
     rates = "rates=" + ",".join(map(str, RATES))
-    options = ("--sessions", sessions, "--group", 300, "--seed", 1)
+    options = ("--sessions", 900, "--group", 300, "--seed", 1)
     run("simulate", "pbm", "--policy", "pg", "-k", 3, "--steps", 6, *options, "--env", rates)
 
 
@@ -42,8 +43,9 @@ def gate(run: Run, db: str, bias: list[float]) -> Any:
     return run(*LATER, "route", "set", "home", "--to", "pg@2", "--require", "if-better", "--json")
 
 
+@pytest.mark.slow
 def test_a_near_better_page_passes_by_its_slots(run_sqlite: Run, sqlite_db: str) -> None:
-    pages(run_sqlite)
+    filled(sqlite_db, pages)
     answer = gate(run_sqlite, sqlite_db, [0.3, 0.2, 0.1, 0.0, -0.1, -0.2])
     look = answer.json["gate"]
     assert (answer.exit_code, look["estimator"], look["passed"]) == (0, "dr", True)
@@ -53,8 +55,9 @@ def test_a_near_better_page_passes_by_its_slots(run_sqlite: Run, sqlite_db: str)
     assert look["visits"]["upper"] - look["visits"]["lower"] > 18 * (look["upper"] - look["lower"])
 
 
+@pytest.mark.slow
 def test_a_page_far_from_what_was_logged_is_refused_whatever_its_slots_say(run_sqlite: Run, sqlite_db: str) -> None:
-    pages(run_sqlite)
+    filled(sqlite_db, pages)
     answer = gate(run_sqlite, sqlite_db, [9.0, 7.0, 5.0, 0.0, 0.0, 0.0])
     look = answer.json["gate"]
     assert look["lower"] > 0
@@ -62,22 +65,25 @@ def test_a_page_far_from_what_was_logged_is_refused_whatever_its_slots_say(run_s
     assert "too far from what was logged" in answer.stderr
 
 
+@pytest.mark.slow
 def test_the_table_says_what_whole_visits_say(run_sqlite: Run, sqlite_db: str) -> None:
-    pages(run_sqlite)
+    filled(sqlite_db, pages)
     trained.version(sqlite_db, "pg", bias=[0.3, 0.2, 0.1, 0.0, -0.1, -0.2], minutes=60 * 24 * 40)
     run_sqlite(*LATER, "route", "create", "home", "--to", "pg@1")
     answer = run_sqlite(*LATER, "route", "set", "home", "--to", "pg@2", "--require", "if-better")
     assert "the gain is that of a slot; whole visits support it: " in answer.stdout
 
 
+@pytest.mark.slow
 def test_a_worse_page_is_refused(run_sqlite: Run, sqlite_db: str) -> None:
-    pages(run_sqlite)
+    filled(sqlite_db, pages)
     answer = gate(run_sqlite, sqlite_db, [-0.2, -0.1, 0.0, 0.0, 0.1, 0.2])
     assert (answer.exit_code, answer.json["gate"]["passed"]) == (3, False)
 
 
-def test_training_by_slots_finds_what_the_gate_lets_pass(run_sqlite: Run) -> None:
-    pages(run_sqlite)
+@pytest.mark.slow
+def test_training_by_slots_finds_what_the_gate_lets_pass(run_sqlite: Run, sqlite_db: str) -> None:
+    filled(sqlite_db, pages)
     answer = run_sqlite(*LATER, "train-pg", "pg", "--seed", 1, "--promote", "if-better", "--json")
     assert (answer.exit_code, answer.json["promoted"], answer.json["weights"]) == (0, True, "slot")
     assert (answer.json["estimator"], answer.json["visits"]["passed"]) == ("dr", True)

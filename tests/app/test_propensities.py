@@ -71,6 +71,7 @@ def test_the_fit_finds_the_weights_of_a_logger() -> None:
     assert {arm: weights.of(arm) for arm in truth} == pytest.approx(truth, abs=0.02)
 
 
+@pytest.mark.slow
 def test_estimates_by_estimated_propensities_are_weak_and_pass_no_gate(run: Run) -> None:
     random = np.random.default_rng(1)
     lines = [line(n, arm, reward=int(arm == "a")) for n, arm in enumerate(random.choice(list("abc"), 3000))]

@@ -71,6 +71,7 @@ def test_an_old_log_makes_no_estimate_worse(db: str, estimator: str) -> None:
     assert both["n"] == near["n"] + old["n"]
 
 
+@pytest.mark.slow
 def test_the_row_says_how_much_each_logger_counts(db: str) -> None:
     row = judged(db, FIXED)
     weights = {each["version"]: each for each in row["logger_weights"]}

@@ -235,6 +235,7 @@ def test_what_visitors_with_memory_cannot_be_served_is_refused(shop: Store, give
         visited(shop, **given)
 
 
+@pytest.mark.slow
 def test_a_page_is_clicked_as_a_page(shop: Store) -> None:
     """Its clicks are events without a position: worth something to the page, and nothing to a slot."""
     figures = served(

@@ -56,6 +56,7 @@ def assert_same(first: slot_statistics.Totals, second: slot_statistics.Totals) -
         np.testing.assert_allclose(first.get(key, 0.0), second.get(key, 0.0), atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameters", [{}, {"discount": "0.99"}])
 def test_a_rebuilt_belief_is_the_one_that_learned(db: str, parameters: dict[str, str]) -> None:
     log(db, **parameters)
@@ -68,6 +69,7 @@ def test_a_rebuilt_belief_is_the_one_that_learned(db: str, parameters: dict[str,
     assert_same(learned, sums_of(db, "words@3"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "parameters"), [("softmax", {}), ("squarecb", {"discount": "0.95"})])
 def test_the_audit_derives_every_propensity_again(db: str, kind: str, parameters: dict[str, str]) -> None:
     log(db, kind, floor="0.05", **parameters)
@@ -90,6 +92,7 @@ def test_late_events_lead_to_the_belief_that_prompt_ones_do(db: str) -> None:
     assert_same(sums_of(db, "words@1"), sums_of(db, "words@2"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["softmax", "squarecb"])
 def test_a_target_is_weighed_by_its_regression_on_each_column(db: str, kind: str) -> None:
     log(db, kind)
@@ -211,6 +214,7 @@ def served_then_settled(db: str, **parameters: str) -> None:
         versions.freeze(store, "words")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameters", [{}, {"discount": "0.98"}])
 def test_a_user_who_is_forgotten_leaves_the_columns(db: str, parameters: dict[str, str]) -> None:
     served_then_settled(db, **parameters)
@@ -221,6 +225,7 @@ def test_a_user_who_is_forgotten_leaves_the_columns(db: str, parameters: dict[st
     assert_same(sums_of(db, "words@1"), sums_of(db, "words@3"))
 
 
+@pytest.mark.slow
 def test_a_pruned_log_leaves_the_columns_as_they_are(db: str) -> None:
     served_then_settled(db)
     before = sums_of(db, "words@1")
@@ -264,6 +269,7 @@ def probabilities(db: str, reference: str) -> list[float]:
         return [row["probability"] for row in policy.show(store, reference, context=sentences(1, seed=6)[0])["arms"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameters", [{}, {"discount": "0.98"}])
 def test_a_fitted_policy_goes_on_exactly(db: str, parameters: dict[str, str]) -> None:
     fitted(db, **parameters)

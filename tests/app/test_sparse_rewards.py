@@ -69,6 +69,7 @@ def test_moments_of_batches_add_up() -> None:
         np.testing.assert_array_equal(total.sums, dense[total.key])
 
 
+@pytest.mark.slow
 def test_several_processes_fit_the_same_model(run_sqlite: Run, sqlite_db: str) -> None:
     log(sqlite_db)
     command = (

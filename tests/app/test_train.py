@@ -314,6 +314,7 @@ def test_what_the_gate_sees_does_not_teach(shop: Store, tmp_path: Path) -> None:
     assert one["value"] != two["value"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_gate_says_what_evaluate_and_the_gate_of_a_route_say(db: str, size: int) -> None:
     """By the same rows, reward and discount: users have several visits, and one came late."""
@@ -400,6 +401,7 @@ def test_slots_are_weighed_where_they_earn_or_joint_weights_are_hopeless(changed
     assert replace(looked, **changed).chosen == weights
 
 
+@pytest.mark.slow
 def test_the_answer_says_how_pages_were_weighed(sqlite: Store) -> None:
     serve(opened(sqlite), size=2)
     lines: list[str] = []
@@ -496,6 +498,7 @@ def test_never_promotes_nothing(shop: Store) -> None:
     assert live(shop) == 1
 
 
+@pytest.mark.slow
 def test_a_good_candidate_is_promoted(sqlite: Store) -> None:
     opened(sqlite)
     serve(sqlite, visits=1_500, steps=2, liked=lambda key, step, before: key == "tea")
@@ -622,6 +625,7 @@ def test_estimates_are_of_the_unshaped_reward(shop: Store) -> None:
 # -- arms, slates, loggers --
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_pages_teach_by_their_joint_probability(sqlite: Store, size: int) -> None:
     opened(sqlite, parameters={"floor": "0.05"})
@@ -636,6 +640,7 @@ def test_pages_teach_by_their_joint_probability(sqlite: Store, size: int) -> Non
     assert again["value"] == pytest.approx(again["live_value"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_arms_come_and_go(sqlite: Store) -> None:
     """What is retired keeps what it taught, and an arm never seen is scored by its features."""
     opened(sqlite)

@@ -105,6 +105,7 @@ def test_a_list_and_its_slate_are_logged_with_their_propensities(catalogue: Run)
     assert (shown["candidates"], shown["eligible"], shown["agrees"]) == (answer["candidates"], 3, True)
 
 
+@pytest.mark.slow
 def test_both_beliefs_learn_and_the_log_is_sound(catalogue: Run) -> None:
     params = ("--param", "first.floor=0.1", "--param", "second.floor=0.1", "--param", "discount=0.99")
     created(catalogue, "p", *params, first="plackett-luce", second="thompson")
@@ -188,6 +189,7 @@ def test_another_first_stage_is_weighed_by_the_list_too(catalogue: Run, leaning:
         assert other["mean_weight"] > 0
 
 
+@pytest.mark.slow
 def test_the_product_of_both_finds_what_the_target_earns(catalogue: Run, leaning: str) -> None:
     """Within 4 standard errors, of clicks and of the weights."""
     created(catalogue, "log")
@@ -283,6 +285,7 @@ def plain(catalogue: Run, leaning: str) -> Answers:
     return served(catalogue, "plain", n=100)
 
 
+@pytest.mark.slow
 def test_a_log_without_lists_judges_by_the_mean_over_lists(catalogue: Run, plain: Answers) -> None:
     """20 sets of candidates and 40,000 draws: the estimates are some 0.003 from those of the sum over all lists."""
     wanted = exact(plain)
@@ -322,6 +325,7 @@ def test_a_log_of_uniform_pages_agrees_with_what_the_target_earns(kiosk: Run, le
         assert abs(row["value"] - truth["value"]) < 4 * error, row["estimator"]
 
 
+@pytest.mark.slow
 def test_an_imported_log_gives_the_same_figures_in_reverse_order(kiosk: Run, tmp_path: Any, leaning: str) -> None:
     done(kiosk("policy", "create", "plain", "--kind", "uniform"))
     served(kiosk, "plain", n=40)
@@ -355,6 +359,7 @@ def test_the_mass_on_arms_that_the_logger_could_not_show_is_that_of_all_lists(
     assert "unsupported" in row["reasons"]
 
 
+@pytest.mark.slow
 def test_a_log_with_lists_and_without_takes_each_row_as_it_is(kiosk: Run, leaning: str) -> None:
     """Half of the pages are weighed given their list, which is exact, half by the mean over lists."""
     leaning_target(kiosk, leaning)

@@ -116,9 +116,8 @@ class Bar:
 
     def __init__(self, path: Path, *, sessions: int, seed: int) -> None:
         self.db, self.sessions, self.seed, self.audience = str(path), sessions, seed, Barista()
-        with patch(
-            "rlrec.app.inputs.seeds.random_salt", return_value=f"{seed:032x}"
-        ):  # of the splits: the same figures every time
+        # the salt of the splits: the same figures every time
+        with patch("rlrec.app.inputs.seeds.random_salt", return_value=f"{seed:032x}"):
             self.say("init")
         self.say("policy", "create", "first", "--kind", "thompson", "--param", "floor=0.1")
         self.say("policy", "create", "bar", "--kind", "gradient")

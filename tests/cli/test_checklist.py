@@ -334,6 +334,7 @@ def test_31_the_source_of_each_value_is_said(shop: Run, tmp_path: Path, monkeypa
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_32_a_file_of_the_folder_or_of_xdg_gives_defaults(tmp_path: Path) -> None:
     (tmp_path / "rlrec").mkdir()
     (tmp_path / "rlrec/rlrec.toml").write_text('format = "json"\n')

@@ -179,6 +179,7 @@ def test_a_killed_copy_of_twenty_thousand_decisions_goes_on(sqlite_db: str, empt
 # -- backups --
 
 
+@pytest.mark.slow
 def test_a_backup_is_a_store_and_never_replaces_a_file(source: str, tmp_path: Path) -> None:
     target = str(tmp_path / "backup.db")
     answer = done(runner(source)("db", "backup", target, "--json")).json

@@ -27,6 +27,7 @@ def at(run: Run, *words: object, **more: Any) -> Any:
     return done(run("--now", LATE, *words, "--json", **more)).json
 
 
+@pytest.mark.slow
 @BOTH
 def test_beliefs_forget_what_the_slots_of_a_user_added(healthy: str) -> None:  # noqa: F811
     run = runner(healthy)
@@ -65,6 +66,7 @@ def test_a_belief_that_forgot_everybody_is_empty(healthy: str) -> None:  # noqa:
     assert run("--now", LATE, "doctor").exit_code == 0
 
 
+@pytest.mark.slow
 @BOTH
 def test_copies_of_a_belief_and_what_was_fitted_to_its_log_forget_too(healthy: str) -> None:  # noqa: F811
     """Nothing came in since they were made, so that they equal the belief that they come from."""
@@ -90,6 +92,7 @@ def test_copies_of_a_belief_and_what_was_fitted_to_its_log_forget_too(healthy: s
     assert run("--now", LATE, "doctor").exit_code == 0
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_log_that_faded_is_forgotten_as_it_faded(healthy: str) -> None:  # noqa: F811
     """Two beliefs of one log and one past, one of them rebuilt, agree afterwards."""
@@ -107,6 +110,7 @@ def test_a_log_that_faded_is_forgotten_as_it_faded(healthy: str) -> None:  # noq
     assert run("--now", LATE, "doctor").exit_code == 0
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_retired_belief_forgets_what_it_held_when_it_ended(healthy: str) -> None:  # noqa: F811
     """It equals one that was frozen at that moment, whatever has come in since."""
@@ -275,6 +279,7 @@ def test_a_group_that_was_planned_before_is_planned_anew(
     assert run("doctor").exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [

@@ -22,6 +22,7 @@ def at(run: Run, *words: object, **more: Any) -> Any:
     return done(run("--now", LATE, *words, "--json", **more)).json
 
 
+@pytest.mark.slow
 @BOTH
 def test_beliefs_stay_to_the_last_bit_and_the_audit_is_content(
     healthy: str,  # noqa: F811

@@ -77,6 +77,7 @@ def test_a_policy_without_exploration_gives_nothing_away(shop: Run) -> None:
     assert figures["cost"] == 0.0
 
 
+@pytest.mark.slow
 def test_an_arm_that_exploration_brought_up_has_risen(run: Run) -> None:
     """The worst arm becomes the best one half-way: only the floor still shows it by then."""
     run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.2", "--param", "discount=0.95")

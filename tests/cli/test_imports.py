@@ -80,6 +80,7 @@ def test_a_single_feedback_imports_no_numpy(shop: Run, sqlite_db: str, words: li
     assert not names & (ONCE | {"numpy", "rlrec.cli.tables", "rlrec.store.returns"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -1,4 +1,4 @@
-"""Every example line of every help text runs, in a shell, on a store such as the examples speak of."""
+"""Every example line of every help text runs on a store such as the examples speak of; in a shell if it needs one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from rlrec.cli import program
 from tests.conftest import runner
@@ -19,6 +20,7 @@ from tests.conftest import runner
 ROOT = Path(__file__).resolve().parents[2]
 RLREC = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}\nset -euo pipefail\n'
 EXAMPLES = re.compile(r"^ *Examples?:\n((?: +\S.*\n?)+)", re.MULTILINE)
+OF_SHELLS = re.compile(r"[|&;<>$`*]|^(?!rlrec )")
 ELSEWHERE = {
     "rlrec demo",  # a minute of its own
     "rlrec serve --listen 127.0.0.1:8080", "rlrec serve --listen unix:rlrec.sock",  # until a signal: cli/test_serve.py
@@ -98,6 +100,17 @@ def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return path
 
 
+def in_shell(line: str) -> tuple[int, str, str]:
+    done = subprocess.run(["bash", "-c", RLREC + line], capture_output=True, text=True, check=False,
+                          stdin=subprocess.DEVNULL, timeout=120)  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def in_process(line: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(program, shlex.split(line)[1:], prog_name="rlrec")
+    return done.exit_code, done.stdout, done.stderr
+
+
 def test_every_command_has_an_example_that_uses_it() -> None:
     lacking = [
         path
@@ -110,14 +123,14 @@ def test_every_command_has_an_example_that_uses_it() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", sorted(set(LINES) - ELSEWHERE))
-def test_an_example_runs(prepared: Path, tmp_path: Path, line: str) -> None:
+def test_an_example_runs(prepared: Path, tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(prepared, tmp_path)
     (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
-    done = subprocess.run(["bash", "-c", RLREC + line], cwd=tmp_path, capture_output=True, text=True, check=False,
-                          stdin=subprocess.DEVNULL, timeout=120)  # fmt: skip
-    assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
+    monkeypatch.chdir(tmp_path)
+    code, stdout, stderr = in_shell(line) if OF_SHELLS.search(line) else in_process(line)
+    assert (code, "Error" in stderr) == (0, False), stderr
     written = {path.name for path in tmp_path.iterdir()} - {
         "rlrec.db",
         "rlrec.db-wal",
@@ -125,4 +138,4 @@ def test_an_example_runs(prepared: Path, tmp_path: Path, line: str) -> None:
         "sample_data",
         *FILES,
     }
-    assert done.stdout or written
+    assert stdout or written

@@ -163,6 +163,7 @@ def rows(path: Path) -> dict[str, list[Any]]:
         return {name: connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
 
 
+@pytest.mark.slow
 def test_an_old_store_works(old: Path) -> None:
     run = runner(str(old))
     run("init")
@@ -205,6 +206,7 @@ def pulls(run: Any, policy: str) -> dict[str, float]:
     return {row["arm"]: row["pulls"] for row in run("policy", "show", policy, "--json").json["arms"]}
 
 
+@pytest.mark.slow
 def test_the_story_makes_the_kept_store_of_today(tmp_path: Path) -> None:
     kept = tmp_path / "kept.db"
     with closing(sqlite3.connect(kept)) as connection:

@@ -148,6 +148,7 @@ def by_definition(clicked: list[dict[str, Any]]) -> dict[int, float]:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("create", [(), ("--reward", "slow")])
 def test_a_belief_sums_rewards_over_marginals_however_it_learns(run: Run, db: str, create: tuple[str, ...]) -> None:
     done(run("reward", "define", "slow", "click=1", "--clip", "0,1", "--learn", "settled", "--window", "1s"))

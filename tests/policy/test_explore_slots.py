@@ -112,6 +112,7 @@ def test_what_the_floor_guarantees_is_below_every_marginal() -> None:
     assert guaranteed(SIZE, M, floor=(0.2, 0.0)).tolist() == pytest.approx([0.04, 0, 0], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_log_of_named_positions_is_sound_and_judges_others(run: Run) -> None:
     done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(M))))
     words = ("--param", "floor=0.5", "--param", "explore_slots=2")

@@ -32,6 +32,7 @@ def test_a_series_has_its_value_at_a_point_of_its_own(terms: int) -> None:
     assert at(x, series) == pytest.approx(numpys.legval(x, series, tensor=False), abs=1e-13)
 
 
+@pytest.mark.slow
 def test_scores_do_not_load_numpys_polynomials() -> None:
     code = "import sys, rlrec.policy.families.beta; sys.exit('numpy.polynomial' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -117,6 +117,7 @@ def test_the_bound_is_where_the_divergence_reaches_its_doubt() -> None:
     assert kl_bound(rate, doubt) == pytest.approx(right, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_bound_is_tighter_than_pinskers() -> None:
     rng = np.random.default_rng(9)
     rate, doubt = rng.random(500), 10 ** rng.uniform(-20, 300, 500)

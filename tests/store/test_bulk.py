@@ -64,6 +64,7 @@ def same(some: list[Batch], others: list[Batch]) -> None:
                 np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1_000, 6])
 def test_both_ways_of_reading_give_the_same_columns(served: Store, size: int) -> None:
     with served.read() as unit:
