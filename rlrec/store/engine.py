@@ -24,7 +24,7 @@ from rlrec.errors import CheckFailed, InputError, OutcomeUnknown, RlrecError, St
 BUSY_TIMEOUT_S = 30
 # Of SQLite: pages that a stream changes again and again are copied out of the log every 32 MB, not every 4.
 SETTINGS = ("foreign_keys = ON", "synchronous = NORMAL", "cache_size = -64000", "wal_autocheckpoint = 8000")
-CONNECT_TIMEOUT_S = 8
+CONNECT_TIMEOUT_S = 6
 # A client that stops in a writing transaction holds its locks no longer than this.
 IDLE_TIMEOUT = "set_config('idle_in_transaction_session_timeout', '120s', true)"
 # Of PostgreSQL: what queries rely on, whatever the role or the database sets.

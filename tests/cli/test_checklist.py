@@ -66,12 +66,6 @@ def cpu_seconds(*command: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def modules(*words: str) -> set[str]:
-    """The packages that a command loads."""
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "rlrec", *words], capture_output=True, text=True)
-    return {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
-
-
 def options(command: click.Command) -> Iterator[click.Option]:
     return (param for param in command.params if isinstance(param, click.Option))
 
@@ -118,9 +112,21 @@ def test_04_the_version_comes_at_once() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["--help"], ["recommend", "--help"], ["evaluate", "--help"], ["policy", "--help"]])
-def test_05_help_loads_nothing_heavy(words: list[str]) -> None:
-    assert not modules(*words) & {"sqlalchemy", "scipy", "alembic"}
+def test_05_help_comes_at_once_and_loads_nothing_heavy() -> None:
+    """Every help of the program, one after the other in one process, loads less than what is heavy."""
+    script = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from rlrec.cli import program\n"
+        "for path in sys.argv[1:]:\n"
+        "    assert CliRunner().invoke(program, [*path.split()[1:], '--help']).exit_code == 0, path\n"
+        "print(*sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *COMMANDS], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "rlrec" in loaded
+    assert not loaded & {"sqlalchemy", "scipy", "alembic", "psycopg", "pyarrow", "tabulate"}
+    assert min(cpu_seconds(sys.executable, "-m", "rlrec", "--help") for _ in range(5)) <= 0.15
 
 
 @pytest.mark.parametrize(
@@ -166,6 +172,31 @@ def test_10_results_come_as_table_json_ndjson_and_csv(shop: Run) -> None:
     rows = list(csv.DictReader(io.StringIO(shop("arm", "list", "--format", "csv").stdout)))
     assert [row["arm"] for row in rows] == [arm["arm"] for arm in arms]
     assert shop("arm", "list", "--format", "table").stdout == shop("arm", "list").stdout
+
+
+@pytest.mark.slow
+def test_10_csv_is_that_of_rfc_4180(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
+    odd = 'tea, "green"\nand black'
+    assert shop("arm", "add", odd, "--features", json.dumps({"note": odd})).exit_code == 0
+    text = process("--db", sqlite_db, "arm", "list", "--format", "csv", folder=tmp_path).stdout.decode()
+    rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    assert (odd, len({len(row) for row in rows})) == (rows[-1][0], 1)
+    assert text.count("\r\n") == len(rows)
+    assert text.endswith("\r\n")
+
+
+@pytest.mark.slow
+def test_10_a_line_is_written_before_the_last_one_is_read(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "recommend", "--input", "-", "--format", "jsonl"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for number in (91, 92):
+            child.stdin.write((REQUEST % (number, number)).encode())
+            child.stdin.flush()
+            assert json.loads(child.stdout.readline())["session"] == f"s{number}"
+        child.stdin.close()
+        assert (child.stdout.read(), child.wait(20)) == (b"", 0)
 
 
 def test_11_with_json_an_error_is_json(shop: Run) -> None:
@@ -382,6 +413,33 @@ def test_36_an_option_has_one_meaning_and_a_long_name(shop: Run) -> None:
                     short.setdefault(name, set()).add(max(option.opts, key=len))
                     assert len(option.opts) > 1, path
     assert {name: long for name, long in short.items() if len(long) > 1} == {}
+
+
+# options that take values of another sort in another command, where design.md names them
+SEVERAL = {
+    "--by": "each command has groups of its own",
+    "--features": "those of an arm; how a kind reads them",
+    "--layout": "of imports, and of exports",
+    "--position": "a slot of `feedback`; elsewhere a position curve",
+}
+
+
+def test_36_a_long_option_takes_values_of_one_sort() -> None:
+    sorts: dict[str, set[Any]] = {}
+    for command in COMMANDS.values():
+        for option in options(command):
+            kind = tuple(option.type.choices) if isinstance(option.type, click.Choice) else option.type.name
+            named = "name" if kind in ("text", "name", "key") else kind
+            sorts.setdefault(max(option.opts, key=len), set()).add((named, option.is_flag, option.nargs))
+    assert {name for name, several in sorts.items() if len(several) > 1} == SEVERAL.keys()
+
+
+def test_36_ids_may_begin_with_a_dash(shop: Run) -> None:
+    words = ["--policy", "home", "--session", "-s", "--user=-u", "--request-id", "--", "--arms=-dash"]
+    answer = shop("recommend", *words, "--json").json
+    assert (answer["session"], answer["request_id"], answer["slate"][0]["arm"]) == ("-s", "--", "-dash")
+    assert shop("feedback", answer["decision_id"], "--key=-k", "--", "click=2").exit_code == 0
+    assert shop("session", "show", "--json", "--", "-s").json["session"] == "-s"
     assert shop("arm", "retire", "--", "-dash").exit_code == 0
 
 
@@ -406,21 +464,38 @@ def test_37_a_reader_may_leave_early(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_38_ctrl_c_ends_long_work_at_once(tmp_path: Path) -> None:
-    process("init", folder=tmp_path)
-    process("policy", "create", "p", "--kind", "uniform", folder=tmp_path)
-    words = ["simulate", "bernoulli", "--policy", "p", "--sessions", "9999999", "--group", "100"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "rlrec", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    with child as working:
-        while b"decisions" not in process("status", folder=tmp_path).stdout.replace(b" 0 decisions", b""):
-            time.sleep(0.1)
-        sent = time.monotonic()
-        working.send_signal(signal.SIGINT)
-        _, written = working.communicate(timeout=20)
-        assert time.monotonic() - sent < 3
-    assert (working.returncode, written) == (130, b"Error: interrupted.\n")
+    """The best of three: a machine that is busy with other work may answer late. Training has its lease by then."""
+    at = ["--now", "2026-01-01"]
+    process(*at, "init", folder=tmp_path)
+    process(*at, "policy", "create", "u", "--kind", "uniform", folder=tmp_path)
+    process(*at, "policy", "create", "pg", "--kind", "gradient", folder=tmp_path)
+    served = ["simulate", "barista", "--policy", "u", "--sessions", "400", "--group", "100", "--seed", "1"]
+    assert process(*at, *served, folder=tmp_path).returncode == 0
+    words = ["--now", "2026-02-01", "train-pg", "pg", "--epochs", "10000", "--batch", "1", "--patience", "10000"]
+    waited = []
+    for _ in range(3):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "rlrec", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        with child as working:
+            while not _leases(tmp_path / "rlrec.db"):
+                assert working.poll() is None
+                time.sleep(0.05)
+            time.sleep(0.5)
+            sent = time.monotonic()
+            working.send_signal(signal.SIGINT)
+            _, written = working.communicate(timeout=20)
+            waited.append(time.monotonic() - sent)
+        assert (working.returncode, written) == (130, b"Error: interrupted.\n")
+    assert min(waited) <= 1
+    assert _leases(tmp_path / "rlrec.db") == 0
     assert process("--now", "2027-01-01", "doctor", folder=tmp_path).returncode == 0
+    assert process("policy", "versions", "pg", "--format", "csv", folder=tmp_path).stdout.count(b"\n") == 2
+
+
+def _leases(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("SELECT count(*) FROM lease").fetchone()[0])
 
 
 @pytest.mark.slow
@@ -431,7 +506,7 @@ def test_39_a_server_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
         began = time.monotonic()
         url = f"postgresql://u@127.0.0.1:{mute.getsockname()[1]}/x"
         done = process("--db", url, "arm", "list", "--json", folder=tmp_path)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began <= 10
     error = json.loads(done.stderr)
     assert (done.returncode, error["code"]) == (4, 4)
     assert error["hint"]
