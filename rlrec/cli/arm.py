@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Lines, Store, examples, lines_argument, reading, rehearsable, stored
 from rlrec.cli.strict import not_utf8
@@ -34,9 +35,7 @@ def arm() -> None:
 @examples('rlrec arm add a1 --features \'{"topic": "tea", "price": 3.5}\'')
 def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
     """Add an arm, or give a known one other features."""
-    from rlrec.app import arm as use_case
-
-    show(use_case.put(store, lambda: [[use_case.ArmFeatures(arm=key, features=features)]]))
+    show(app.arm.put(store, lambda: [[app.arm.ArmFeatures(arm=key, features=features)]]))
 
 
 @arm.command("import")
@@ -49,12 +48,10 @@ def import_(store: Store, show: Show, lines: Lines) -> None:
 
     FILE holds one JSON object a line, {"arm": "a1", "features": {...}}, or is a CSV whose first column is `arm` and
     whose other columns are features. Importing again updates."""
-    from rlrec.app import arm as use_case
-
     lines.copy_unless_file()
     as_groups = _json_groups if lines.first_byte() in (b"{", b"[") else _csv_groups
-    groups = partial(as_groups, lines, use_case.ArmFeatures)
-    changes = use_case.put(store, groups, at_once=not lines.refusals.quarantine)
+    groups = partial(as_groups, lines, app.arm.ArmFeatures)
+    changes = app.arm.put(store, groups, at_once=not lines.refusals.quarantine)
     show(asdict(changes) | {"rejected": lines.refusals.count})
 
 
@@ -132,14 +129,10 @@ def list_(store: Store, show: Show, exposure: bool) -> None:
     """List all arms, retired ones too.
 
     --exposure adds what `rlrec exposure` says of each arm; null for one that was never eligible."""
-    from rlrec.app import arm as use_case
-
-    arms = use_case.listing(store)
+    arms = app.arm.listing(store)
     headers, added = ["arm", "status", "features", "added"], []
     if exposure:
-        from rlrec.app import exposure as exposures
-
-        arms, added = exposures.beside(store, arms), [*exposures.OF_ARM]
+        arms, added = app.exposure.beside(store, arms), [*app.exposure.OF_ARM]
     table = View.of([arm | {"added": arm["added_at"]} for arm in arms], [*headers, *added])
     show(arms, table=table, columns=[*headers[:3], "added_at", "retired_at", *added])
 
@@ -151,9 +144,7 @@ def list_(store: Store, show: Show, exposure: bool) -> None:
 @examples("rlrec arm retire a1 a2")
 def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Take arms out of the catalogue; their log stays."""
-    from rlrec.app import arm as use_case
-
-    show(use_case.retire(store, keys, retired=True))
+    show(app.arm.retire(store, keys, retired=True))
 
 
 @arm.command()
@@ -163,6 +154,4 @@ def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
 @examples("rlrec arm restore a1")
 def restore(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Make retired arms eligible again."""
-    from rlrec.app import arm as use_case
-
-    show(use_case.retire(store, keys, retired=False))
+    show(app.arm.retire(store, keys, retired=False))

@@ -8,6 +8,7 @@ from functools import partial
 import click
 from click.shell_completion import CompletionItem
 
+from rlrec.cli import app
 from rlrec.cli.shared import Settings
 
 # the sort of name that an option takes, by its name or by its metavar
@@ -52,13 +53,12 @@ def _items(sorts: tuple[str, ...], listed: bool, ctx: click.Context, incomplete:
 
 def _names(ctx: click.Context, sort: str) -> list[str]:
     """The names of a sort; none where the store cannot be read."""
-    from rlrec.app import names
     from rlrec.app.opening import open_store
     from rlrec.errors import RlrecError
 
-    if sort not in names.IN_STORE:
-        return names.program_names(sort)
+    if sort not in app.names.IN_STORE:
+        return app.names.program_names(sort)
     chosen = vars(ctx.ensure_object(Settings)).get("db") or ctx.find_root().params.get("db") or Settings.db
     with suppress(RlrecError), open_store(chosen, now=None, notice=lambda _: None) as store:
-        return names.stored_names(store, sort)
+        return app.names.stored_names(store, sort)
     return []

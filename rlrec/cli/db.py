@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.output import Show, write
 from rlrec.cli.shared import (
     CommandGroup,
@@ -76,9 +77,7 @@ def forget(store: Store, show: Show, **request: Any) -> None:
     that moment. In PostgreSQL the rows are deleted; VACUUM FULL, and the end of its backups and archives, erase their
     bytes. Backups, exports and files of rejected lines are yours to delete; who imports a log again brings its users
     back."""
-    from rlrec.app import db_forget as use_case
-
-    forgotten = use_case.forget(store, use_case.Request(**request))
+    forgotten = app.db_forget.forget(store, app.db_forget.Request(**request))
     show(forgotten)
     if forgotten["retrain"]:
         versions = ", ".join(forgotten["retrain"])
@@ -105,9 +104,7 @@ def prune(store: Store, show: Show, **request: Any) -> None:
     Afterwards nothing reads that time: estimates, outcomes, experiments and training see the visits that are left, and
     the beliefs of the policies named cannot be rebuilt. Feedback for a deleted decision is refused, a request id or an
     imported line that was deleted counts as new. Where that matters, `export-log` or `db backup` first."""
-    from rlrec.app import db_prune as use_case
-
-    pruned = use_case.prune(store, use_case.Request(**request))
+    pruned = app.db_prune.prune(store, app.db_prune.Request(**request))
     show(pruned)
     if pruned["decisions"]:
         of_policies = ", ".join(pruned["policies"])
@@ -127,10 +124,8 @@ def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
 
     Others may read and write meanwhile. The file appears once it is complete; one that exists is never replaced. It is
     a store like any other: `rlrec --db FILE doctor` checks it. PostgreSQL has pg_dump."""
-    from rlrec.app import db_copy as use_case
-
     check_target(path, "FILE")
-    show(use_case.backup(store, path, dry_run=dry_run))
+    show(app.db_copy.backup(store, path, dry_run=dry_run))
     if dry_run:
         notice(NOTHING_CHANGED)
 
@@ -147,9 +142,7 @@ def copy(store: Store, show: Show, to: str, dry_run: bool) -> None:
     equal to the last digit. Rows are written in batches; after a stop the same command goes on, as long as the store
     has not changed. Until the end no command takes the target for a store. Stop what writes first: what comes in
     during the copy stays behind."""
-    from rlrec.app import db_copy as use_case
-
-    show(use_case.copy(store, use_case.Request(to=to, dry_run=dry_run)))
+    show(app.db_copy.copy(store, app.db_copy.Request(to=to, dry_run=dry_run)))
 
 
 @db.command()

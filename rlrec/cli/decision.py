@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.cells import cell, pairs
 from rlrec.cli.output import Show, View
 from rlrec.cli.session import brief, candidates_text, events_text
@@ -30,9 +31,7 @@ def decision() -> None:
 @examples("rlrec decision show 1")
 def show_(store: Store, show: Show, decision_id: int) -> None:
     """Show one decision: the belief it was drawn from, the probability of each arm, and what is stored."""
-    from rlrec.app import decision as use_case
-
-    result = use_case.show(store, decision_id)
+    result = app.decision.show(store, decision_id)
     show(result, table=_view(result), flat=[_flat(result, slot) for slot in result["slate"]])
 
 

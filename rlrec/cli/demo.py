@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.output import Show
 from rlrec.cli.shared import examples, notice, printed
 from rlrec.cli.values import Integer
@@ -35,26 +36,24 @@ def demo(show: Show, keep: str | None, data: str | None, audience: str | None, s
     """Show the whole loop on a real log, in under a minute.
 
     Works in a throwaway store, and shows every command that it runs."""
-    from rlrec.app import demo as use_case
-
     if data == HERE:
-        folder = str(use_case.samples())
+        folder = str(app.demo.samples())
         show(folder if show.format == "table" else {"folder": folder})
         return
     if data is not None:
-        show(use_case.copy_samples(Path(data), dry_run=dry_run))
+        show(app.demo.copy_samples(Path(data), dry_run=dry_run))
         return
     if audience is not None:
-        for line in use_case.clicks(Path(audience), sys.stdin, seed=seed):
+        for line in app.demo.clicks(Path(audience), sys.stdin, seed=seed):
             click.echo(line)
         return
     person = show.format == "table"
     report = partial(click.echo, nl=False) if person else lambda text: None
     if dry_run:
-        results = use_case.plan(report=report)
+        results = app.demo.plan(report=report)
     else:
         with _folder(keep) as folder:
-            results = list(use_case.run(Path(folder), report=report))
+            results = list(app.demo.run(Path(folder), report=report))
             notice(f"the store is {folder}/rlrec.db" if keep else "the store is gone; --keep FOLDER leaves it to you")
         notice("next: `rlrec help first-steps` begins one of your own")
     if not person:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, conclude, examples, stored
 from rlrec.cli.values import Integer
@@ -38,26 +39,25 @@ def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None
     with their events and visits, back by one distance, so that the newest is of now. It says how many it moved and by
     how many seconds, and nothing else is audited. It is the only command that changes logged times; stop what writes
     first."""
-    from rlrec.app import doctor as use_case
     from rlrec.app.audit.clock import repair
 
     if repair_clock:
         show(repair(store))
         return
 
-    options = use_case.Request(**request)
-    report = use_case.doctor(store, options)
-    use_case.note(store, options, report)
+    options = app.doctor.Request(**request)
+    report = app.doctor.doctor(store, options)
+    app.doctor.note(store, options, report)
     if show.format == "ndjson":
         show(report.findings)
     else:
         flat = [asdict(finding) for finding in report.findings]
-        show(report, table=_view(report, use_case.overview(report)), columns=COLUMNS, flat=flat)
+        show(report, table=_view(report, app.doctor.overview(report)), columns=COLUMNS, flat=flat)
     if report.ok:
         warnings = sum(finding.severity == "warning" for finding in report.findings)
         result = f"no error, {quantity(warnings, 'warning')}" if warnings else "nothing is wrong"
         conclude(
-            show, f"{len(use_case.CHECKS)} checks of {quantity(report.checked['decisions'], 'decision')}: {result}."
+            show, f"{len(app.doctor.CHECKS)} checks of {quantity(report.checked['decisions'], 'decision')}: {result}."
         )
     else:
         errors = sum(finding.severity == "error" for finding in report.findings)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.cells import Figures, cell
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
@@ -213,16 +214,14 @@ def evaluate(
                      (max-t over the same bootstrap, else Bonferroni)
       curve, curve_age_days   the position curve that the estimate rests on (reason
                      position-model), and its age"""
-    from rlrec.app import evaluate as use_case
-
-    workers = use_case.Workers(jobs=jobs, engine=engine, scheduler=scheduler)
-    estimates = use_case.evaluate(store, use_case.Request(**request), workers)
+    workers = app.evaluate.Workers(jobs=jobs, engine=engine, scheduler=scheduler)
+    estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)
     if plot is not None:
         from rlrec.report.figures import estimated
 
         save_plot(plot, estimated(estimates, estimates[0].estimate.unit))
     rows = [row.to_json() for row in estimates]
-    show(rows, table=view(rows, request["by"], use_case.explained(estimates)))
+    show(rows, table=view(rows, request["by"], app.evaluate.explained(estimates)))
     by = request["by"]
     conclude(show, *([_counts(rows, by)] if by else map(_sentence, _chosen(rows))))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.cells import cell
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
@@ -113,9 +114,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
     With --interleave both versions fill every slate (team draft): for every two positions a coin decides who picks
     first. Each slot logs its team, and its propensity given the coins; `show` credits rewards to teams. Every visitor
     compares both, so that far fewer of them tell which one ranks better."""
-    from rlrec.app import experiment as use_case
-
-    show(use_case.create(store, use_case.Request(**request)))
+    show(app.experiment.create(store, app.experiment.Request(**request)))
 
 
 @experiment.command("show")
@@ -143,9 +142,7 @@ def show_(
     With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
     (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
     trust estimates from this log. --log narrows neither the holdout nor the check of the split."""
-    from rlrec.app import experiment as use_case
-
-    result = use_case.show(store, name, rewards=rewards, level=level, log=log)
+    result = app.experiment.show(store, name, rewards=rewards, level=level, log=log)
     if plot is not None:
         from rlrec.report.figures import compared
 
@@ -326,9 +323,7 @@ def stop(store: Store, show: Show, name: str, promote: str | None) -> None:
     The route of a ramp serves again what it served before, or what is promoted: the variant with the belief that it has
     learned.
     """
-    from rlrec.app import experiment as use_case
-
-    show(use_case.stop(store, name, promote=promote))
+    show(app.experiment.stop(store, name, promote=promote))
 
 
 @experiment.command("list")
@@ -336,9 +331,7 @@ def stop(store: Store, show: Show, name: str, promote: str | None) -> None:
 @examples("rlrec experiment list")
 def list_(store: Store, show: Show) -> None:
     """List experiments with their variants."""
-    from rlrec.app import experiment as use_case
-
-    result = use_case.listing(store)
+    result = app.experiment.listing(store)
     show(result, table=View.of([{**row, "variants": _split(row)} for row in result], COLUMNS), columns=COLUMNS)
 
 

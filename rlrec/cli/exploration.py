@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, examples, reading
 from rlrec.cli.values import NUMBER, Integer
@@ -36,9 +37,7 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
       ess            effective sample size, in rows, for judging `uniform` and the
                      other policies by this log
       without_floor  the same for a log of as many rows without exploration"""
-    from rlrec.app import exploration as use_case
-
-    result = use_case.exploration(store, use_case.Request(**request))
+    result = app.exploration.exploration(store, app.exploration.Request(**request))
     title = [
         f"{result['policy']}, reward {result['reward']}, {quantity(result['rows'], 'slot')}: exploration costs "
         f"{_figure(result['cost'])} a slot [{_figure(result['lower'])}, {_figure(result['upper'])}], "

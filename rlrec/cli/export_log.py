@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import click
 
-from rlrec.cli import output
+from rlrec.cli import app, output
 from rlrec.cli.files import complete_file
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Store, check_target, examples, notice, reading
@@ -52,7 +52,6 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
     `rlrec help machines` has its columns; evaluate and exposure read it by `--log parquet:DIR`.
 
     --format is that of the summary; to stdout goes the log alone."""
-    from rlrec.app import export_log as use_case
     from rlrec.app.imports import layouts
 
     if layout in layouts.FOLDERS:
@@ -63,7 +62,7 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
     if os.path.isdir(path):
         raise InputError(f"PATH {path} is a folder", hint="name a file; --layout parquet writes folders")
     writer = layouts.writer(layout)()
-    lines = writer.lines(use_case.export_log(store, log=log, detailed=writer.detailed))
+    lines = writer.lines(app.export_log.export_log(store, log=log, detailed=writer.detailed))
     if path == "-":
         if sys.stdout is not None and sys.stdout.isatty():  # the log itself shows how far it is
             store.progress = lambda *_: None

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, examples, reading
@@ -43,9 +44,7 @@ def exposure(store: Store, show: Show, plot: str | None, **request: Any) -> None
       young_share      share of slots with an arm added less than 7 days before
       variety          mean distance (1 - cosine) of two arms of a slate, by the
                        features of the catalogue"""
-    from rlrec.app import exposure as use_case
-
-    result = use_case.exposure(store, use_case.Request(**request))
+    result = app.exposure.exposure(store, app.exposure.Request(**request))
     if plot is not None:
         from rlrec.report.figures import evenness, exposed
 

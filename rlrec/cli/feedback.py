@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Lines, Store, examples, lines_input, rehearsable, stored
 from rlrec.cli.values import DECISION, KEY, TIME, Integer, parse_number
@@ -37,8 +38,6 @@ def feedback(
     VALUE is 1 if not given. Without --position a slate of one slot means that slot, a longer slate the page. With
     --input each line is {"decision_id": 7, "position": 1, "events": {"click": 1}, "at": "...", "key": "..."};
     `request_id` may stand for `decision_id`, and "censor": true or false censors or puts back."""
-    from rlrec.app import feedback as use_case
-
     if censor and uncensor:
         raise click.UsageError("--censor and --uncensor contradict each other")
     flag = censor if censor or uncensor else None
@@ -46,15 +45,15 @@ def feedback(
         if decision_id is not None or any(value is not None for value in (flag, *options.values())):
             raise click.UsageError("--input and a single decision do not go together")
         lines.copy_unless_file()
-        summary = use_case.feedback_stream(
-            store, lambda: _groups(lines, use_case.Line), quarantine=lines.refusals.quarantine, rejected=lines.refuse
-        )
+        groups = partial(_groups, lines, app.feedback.Line)
+        quarantine = lines.refusals.quarantine
+        summary = app.feedback.feedback_stream(store, groups, quarantine=quarantine, rejected=lines.refuse)
         show(replace(summary, rejected=lines.refusals.count))
         return
     if decision_id is None:
         raise click.UsageError("Missing argument 'DECISION_ID'.")
-    line = use_case.Line(decision_id=decision_id, events=_events(events), censor=flag, **options)
-    show(use_case.feedback(store, line))
+    line = app.feedback.Line(decision_id=decision_id, events=_events(events), censor=flag, **options)
+    show(app.feedback.feedback(store, line))
 
 
 def _events(words: Sequence[str]) -> dict[str, float]:

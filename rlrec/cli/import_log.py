@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from rlrec.cli import lines
+from rlrec.cli import app, lines
 from rlrec.cli.output import Show
 from rlrec.cli.shared import (
     FILE,
@@ -96,17 +96,18 @@ def import_log(
     For `train-pg`, and for policies that read the session, a line of jsonl says in `state` what was known of its visit
     then: {"step": 0} at the first step; later on step, gap_s (since the last decision), shown (slots so far), reward
     (of them), and history, the last 64 of them, oldest first: [{"arm": A, "ago": decisions ago, "reward": R}, ...]."""
-    from rlrec.app import import_log as use_case
     from rlrec.app.imports.layouts.base import Options, Source
 
     options = Options(map=columns, reward_from=reward_from, arm_id=arm_id)
     sources = [Source(file=_rereadable(file, refusals), name=file, decode=lines.decode_group) for file in files]
-    bad_lines = use_case.BadLines(quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading)
-    request = use_case.Request(
+    bad_lines = app.import_log.BadLines(
+        quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading
+    )
+    request = app.import_log.Request(
         files=sources, layout=layout, policy=policy, options=options, propensity=propensity, check=check
     )
     with rehearsal(store) if dry_run else nullcontext():
-        result = use_case.import_log(store, request, bad_lines)
+        result = app.import_log.import_log(store, request, bad_lines)
     show(result)
     conclude(
         show,

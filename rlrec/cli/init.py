@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.output import Show
 from rlrec.cli.shared import NOTHING_STORED, Store, dry_run_option, examples, notice, stored, suggest_next
 from rlrec.cli.values import DURATION
@@ -21,12 +22,10 @@ def init(store: Store, show: Show, session_timeout: int | None, check: bool, dry
     """Create the store, or bring it up to date.
 
     Safe to repeat, and to run many times at once."""
-    from rlrec.app import init as use_case
-
     if check:
-        show(use_case.check(store))
+        show(app.init.check(store))
         return
-    result = use_case.init(store, session_timeout_us=session_timeout, dry_run=dry_run)
+    result = app.init.init(store, session_timeout_us=session_timeout, dry_run=dry_run)
     show(result)
     if dry_run:
         notice(NOTHING_STORED)

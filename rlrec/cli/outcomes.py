@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, examples, reading
@@ -93,17 +94,15 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
     variant have had less than 90 % of the visits that they make in the time of the experiment, or the difference is
     another one for those of its first half (p below 0.001), the reason is `young-units`: `--age 14d` compares units
     over their first 14 days."""
-    from rlrec.app import outcomes as use_case
-
     period = request["by"] if request["by"] in PERIODS else None
     if plot is not None and period is None:
         raise click.UsageError("--plot draws the reward of a visit over time: add --by hour, day or week")
-    result = use_case.outcomes(store, use_case.Request(**request))
+    result = app.outcomes.outcomes(store, app.outcomes.Request(**request))
     if plot is not None:
         from rlrec.report.figures import over_time
 
         save_plot(plot, over_time(result))
-    notes = use_case.explanations([*result["outcomes"], *result["differences"]], result["reasons"])
+    notes = app.outcomes.explanations([*result["outcomes"], *result["differences"]], result["reasons"])
     table = _periods(result["outcomes"], period) if period else grid(result["outcomes"], result["differences"])
     if period:
         notes.append(f"+-: half the interval; *: partial-{period}; --json has differences from the first {period}")

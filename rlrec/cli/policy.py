@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.cells import cell
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
@@ -39,9 +40,7 @@ def policy() -> None:
 @examples("rlrec policy kinds")
 def kinds(show: Show) -> None:
     """List the kinds of policy, their parameters, and when to use each."""
-    from rlrec.app import policy as use_case
-
-    result = use_case.list_kinds()
+    result = app.policy.list_kinds()
     rows = [[row["kind"], " ".join(_pair(*pair) for pair in row["parameters"].items()), row["when"]] for row in result]
     show(result, table=View(headers=["kind", "parameters", "when to use it"], rows=rows))
 
@@ -105,9 +104,7 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
 
     With --from-policy version 1 is fitted to what the bandit would serve now to its newest 2,000 requests; `kl` is what
     is left between the two, per slate in nats. `train-pg` goes on from there, on the bandit's log."""
-    from rlrec.app import policy as use_case
-
-    result = use_case.create(store, use_case.Request(parameters=by_name(params, "parameter"), **request))
+    result = app.policy.create(store, app.policy.Request(parameters=by_name(params, "parameter"), **request))
     show(result)
     if not result["created"]:
         return
@@ -122,9 +119,7 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
 @examples("rlrec policy list")
 def list_(store: Store, show: Show) -> None:
     """List all policies at their live version."""
-    from rlrec.app import policy as use_case
-
-    result = use_case.listing(store)
+    result = app.policy.listing(store)
     headers = ["policy", "version", "kind", "params", "reward", "status"]
     table = View.of([{**row, "params": _parameters(row["params"])} for row in result], headers)
     show(result, table=table, columns=[*headers, "versions"])
@@ -136,9 +131,7 @@ def list_(store: Store, show: Show) -> None:
 @examples("rlrec policy versions home")
 def versions_(store: Store, show: Show, name: str) -> None:
     """List the versions of a policy: what each was made from and learned from, its gate, and when it was live."""
-    from rlrec.app import versions as use_case
-
-    result = use_case.history(store, name)
+    result = app.versions.history(store, name)
     gates = {row["version"]: None if row["gate"] is None else _verdict(row["gate"]) for row in result}
     rows = [{**row, "learned_from": _learned_from(row), "gate": gates[row["version"]]} for row in result]
     headers = ["version", "status", "live", "parent", "created_at", "learned_from", "gate"]
@@ -199,9 +192,7 @@ def show_(
 
     On a terminal arms stand by their probability, the likeliest first, and means with their intervals; in a pipe, in
     csv and in json all of them in the order of the catalogue, a column a figure. ndjson has a line an arm."""
-    from rlrec.app import policy as use_case
-
-    result = use_case.show(store, reference, context)
+    result = app.policy.show(store, reference, context)
     if plot is not None:
         from rlrec.report.curves import learned
         from rlrec.report.figures import believed
@@ -354,12 +345,10 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
     """Compare what two policies, or two versions of one policy, believe about each arm, and whom they serve.
 
     A and B are NAME or NAME@V; a difference is B minus A."""
-    from rlrec.app import policy as use_case
-
-    result = use_case.diff(store, first, second)
-    columns = ["arm", "status", *(f"{name}_{side}" for name in use_case.COMPARED for side in ("a", "b", "difference"))]
+    result = app.policy.diff(store, first, second)
     sides = {"a": first, "b": second}
-    audiences = {side: use_case.audience(store, name) for side, name in sides.items()}
+    columns = ["arm", "status", *(f"{name}_{side}" for name in app.policy.COMPARED for side in (*sides, "difference"))]
+    audiences = {side: app.policy.audience(store, name) for side, name in sides.items()}
     title = [f"{side}: {name}{_counting(audiences[side]['counting'])}" for side, name in sides.items()]
     title += [f"{side} {_audience(audience)}" for side, audience in audiences.items()]
     changes = [row["probability_difference"] for row in result]
@@ -396,9 +385,7 @@ def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
 
     The past enters in ranges, so that other commands can work meanwhile. A rebuild that was killed continues where it
     stopped when the same command is run again. A logistic model is expanded around its present weights."""
-    from rlrec.app import rebuild as use_case
-
-    show(use_case.rebuild(store, use_case.Request(reference=reference, **request)))
+    show(app.rebuild.rebuild(store, app.rebuild.Request(reference=reference, **request)))
 
 
 @policy.command()
@@ -408,9 +395,7 @@ def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
 @examples("rlrec policy retire home@3")
 def retire(store: Store, show: Show, reference: str) -> None:
     """End the learning of a version that is not live; its belief stays as it is."""
-    from rlrec.app import versions as use_case
-
-    show(use_case.retire(store, reference))
+    show(app.versions.retire(store, reference))
 
 
 @policy.command()
@@ -420,9 +405,7 @@ def retire(store: Store, show: Show, reference: str) -> None:
 @examples("rlrec policy freeze home")
 def freeze(store: Store, show: Show, reference: str) -> None:
     """Copy a belief, without the slots that are not mature, into an immutable version; it is not live."""
-    from rlrec.app import versions as use_case
-
-    show(use_case.freeze(store, reference))
+    show(app.versions.freeze(store, reference))
 
 
 @policy.command()
@@ -432,9 +415,7 @@ def freeze(store: Store, show: Show, reference: str) -> None:
 @examples("rlrec policy promote home@2")
 def promote(store: Store, show: Show, reference: str) -> None:
     """Make a version live."""
-    from rlrec.app import versions as use_case
-
-    show(use_case.promote(store, reference))
+    show(app.versions.promote(store, reference))
 
 
 @policy.command()
@@ -451,11 +432,9 @@ def shadow(store: Store, show: Show, route: str, challenger: str | None, stop: b
     that it cannot read). `rlrec route show` has the mean weight, near 1 where what is served supports the challenger,
     and the effective sample size (ESS) so far.
     """
-    from rlrec.app import shadow as use_case
-
     if stop == (challenger is not None):
         raise click.UsageError("give a challenger, or --stop")
-    show(use_case.stop(store, route) if challenger is None else use_case.start(store, route, challenger))
+    show(app.shadow.stop(store, route) if challenger is None else app.shadow.start(store, route, challenger))
 
 
 @policy.command()
@@ -465,6 +444,4 @@ def shadow(store: Store, show: Show, route: str, challenger: str | None, stop: b
 @examples("rlrec policy rollback home")
 def rollback(store: Store, show: Show, name: str) -> None:
     """Return to the version that was live before the last promote."""
-    from rlrec.app import versions as use_case
-
-    show(use_case.rollback(store, name))
+    show(app.versions.rollback(store, name))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.cells import cell
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
@@ -48,9 +49,7 @@ def fit(store: Store, show: Show, plot: str | None, **request: Any) -> None:
     nothing is stored and the exit code is 3. Curves never change: NAME means the newest one, NAME@N always the same.
 
     The models are compared by their likelihood on pages that were held out."""
-    from rlrec.app import positions as use_case
-
-    _show(show, use_case.fit(store, use_case.Request(**request)), plot)
+    _show(show, app.positions.fit(store, app.positions.Request(**request)), plot)
 
 
 @position.command("list")
@@ -58,10 +57,8 @@ def fit(store: Store, show: Show, plot: str | None, **request: Any) -> None:
 @examples("rlrec position list")
 def list_(store: Store, show: Show) -> None:
     """List all curves."""
-    from rlrec.app import positions as use_case
-
     headers = ["curve", "number", "model", "method", "reward", "positions", "created_at"]
-    result = use_case.listing(store)
+    result = app.positions.listing(store)
     show(result, columns=headers)
 
 
@@ -72,9 +69,7 @@ def list_(store: Store, show: Show) -> None:
 @examples("rlrec position show home", "rlrec position show home --plot home.svg")
 def show_(store: Store, show: Show, reference: str, plot: str | None) -> None:
     """Show a curve, its intervals, and which click model the log preferred."""
-    from rlrec.app import positions as use_case
-
-    _show(show, use_case.show(store, reference), plot)
+    _show(show, app.positions.show(store, reference), plot)
 
 
 @position.command()
@@ -84,9 +79,7 @@ def show_(store: Store, show: Show, reference: str, plot: str | None) -> None:
 @examples("rlrec position diff home@1 home@2")
 def diff(store: Store, show: Show, first: str, second: str) -> None:
     """Compare two curves; a difference is B minus A."""
-    from rlrec.app import positions as use_case
-
-    result = use_case.diff(store, first, second)
+    result = app.positions.diff(store, first, second)
     columns = ["position", "examination_a", "examination_b", "difference"]
     show(result, table=View.of(result, columns, title=[f"a: {first}", f"b: {second}"]), columns=columns)
 

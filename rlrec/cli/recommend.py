@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, drawing, examples, input_option, refused, settings, stored
 from rlrec.cli.values import KEY, KEYS, OBJECT, Integer
@@ -46,15 +47,13 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
     With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms and
     request_id; it is answered in order, a group of lines at a time. A group ends where nothing more waits; with --seed
     only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}."""
-    from rlrec.app import recommend as use_case
-
     if source is not None:
         _refuse_single(request)
         stream(store, show, source, line_type(), checked, seed=seed, dry_run=dry_run)
         return
     if request["session"] is None:
         raise click.UsageError("Missing option '--session'.")
-    answer = use_case.recommend(store, use_case.Request(**request), seed=seed, dry_run=dry_run)
+    answer = app.recommend.recommend(store, app.recommend.Request(**request), seed=seed, dry_run=dry_run)
     of_list = " given the candidates" if "candidates" in answer else ""
     title = [
         f"decision {answer['decision_id'] or '(dry run)'}: {answer['policy']} version {answer['version']}, "

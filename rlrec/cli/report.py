@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.files import write_text
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Store, check_target, examples, reading
@@ -30,11 +31,10 @@ def report(store: Store, show: Show, file: str, title: str | None, **request: An
 
     Estimates are from the newest 100,000 decisions, exposure from the newest 10,000. The page is written beside FILE
     first, and then renamed."""
-    from rlrec.app import report as use_case
     from rlrec.report.page import page
 
     check_target(file, "FILE")
-    answer = use_case.report(store, use_case.Request(**request))
+    answer = app.report.report(store, app.report.Request(**request))
     text = page(answer, title or "What the recommender does")
     size = write_text(file, text)
     if file != "-":

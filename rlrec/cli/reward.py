@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
 from rlrec.cli.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
@@ -67,9 +68,7 @@ def define(store: Store, show: Show, **request: Any) -> None:
     page of that decision, and of a slate of one slot to the slot; beliefs learn from slots alone. Choose a --window in
     which users come back. A definition that weighs it credits the earlier visits of the log too; imported ones have the
     events that they came with. From then on `feedback` refuses a `return` by hand, which would count a visit twice."""
-    from rlrec.app import reward as use_case
-
-    show(use_case.define(store, use_case.Request(**request)))
+    show(app.reward.define(store, app.reward.Request(**request)))
 
 
 @reward.command("list")
@@ -77,9 +76,7 @@ def define(store: Store, show: Show, **request: Any) -> None:
 @examples("rlrec reward list")
 def list_(store: Store, show: Show) -> None:
     """List all reward definitions."""
-    from rlrec.app import reward as use_case
-
-    definitions = use_case.listing(store)
+    definitions = app.reward.listing(store)
     headers = ["reward", "weights", "window_s", "default", "clip", "learn", "late"]
     table = View.of([{**row, "weights": _terms(row)} for row in definitions], headers)
     show(definitions, table=table, columns=[*headers, "transforms"])
@@ -111,9 +108,7 @@ def delays(store: Store, show: Show, name: str, log: str | None) -> None:
       events                weighed events inside the window, of these decisions
       reward_per_decision   the mean reward of these, from events in the window
       own                   whether it is the window of the definition"""
-    from rlrec.app import delays as use_case
-
-    rows = use_case.delays(store, name, log=log)
+    rows = app.delays.delays(store, name, log=log)
     result = [{"window": format_duration(round(row["window_s"] * 1e6)), **row} for row in rows]
     headers = ["window", "share", "events", "decisions", "reward_per_decision"]
     marked = [{**row, "window": f"{row['window']}{' *' if row['own'] else ''}"} for row in result]

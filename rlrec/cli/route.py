@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.cells import cell
 from rlrec.cli.experiment import SHARE, parse_percent
 from rlrec.cli.output import Show, View
@@ -66,9 +67,7 @@ def route() -> None:
 @examples("rlrec route create front --to home")
 def create(store: Store, show: Show, **request: Any) -> None:
     """Create a route. Routes and policies share one namespace."""
-    from rlrec.app import route as use_case
-
-    show(use_case.create(store, use_case.Request(**request)))
+    show(app.route.create(store, app.route.Request(**request)))
 
 
 @route.command("set")
@@ -111,10 +110,8 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     difference is above the limit. `return` needs no definition: it is the share of visits that the same user follows by
     another one within 7 days.
     """
-    from rlrec.app import route as use_case
-
     gate = _gate_options(require, {name: request.pop(name) for name in GATE})
-    result = use_case.set_route(store, use_case.Request(gate=gate, **request))
+    result = app.route.set_route(store, app.route.Request(gate=gate, **request))
     why = result.pop("why", None)
     show(result, table=_look(result) if "gate" in result else None)
     if why is not None:
@@ -140,9 +137,7 @@ def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOption
 @examples("rlrec route show front")
 def show_(store: Store, show: Show, name: str) -> None:
     """Show what a route serves, since when and why, and what it served before, newest first."""
-    from rlrec.app import route as use_case
-
-    result = use_case.show(store, name)
+    result = app.route.show(store, name)
     show(result, table=_view(result))
 
 
@@ -201,9 +196,7 @@ def _shadow(row: ShadowReport) -> str:
 @examples("rlrec route list")
 def list_(store: Store, show: Show) -> None:
     """List routes with what they serve."""
-    from rlrec.app import route as use_case
-
-    show(use_case.listing(store), columns=COLUMNS)
+    show(app.route.listing(store), columns=COLUMNS)
 
 
 @route.command()
@@ -213,6 +206,4 @@ def list_(store: Store, show: Show) -> None:
 @examples("rlrec route rollback front")
 def rollback(store: Store, show: Show, name: str) -> None:
     """Serve again what the route served before its last change; once more goes back one more. A ramp ends with it."""
-    from rlrec.app import route as use_case
-
-    show(use_case.rollback(store, name))
+    show(app.route.rollback(store, name))

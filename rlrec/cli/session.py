@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.cells import cell, pairs
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
@@ -38,9 +39,7 @@ def session() -> None:
 @examples("rlrec session list --limit 20")
 def list_(store: Store, show: Show, limit: int) -> None:
     """List sessions, newest first."""
-    from rlrec.app import session as use_case
-
-    show(use_case.listing(store, limit=limit or None), columns=COLUMNS)
+    show(app.session.listing(store, limit=limit or None), columns=COLUMNS)
 
 
 @session.command("show")
@@ -52,9 +51,7 @@ def list_(store: Store, show: Show, limit: int) -> None:
 @examples("rlrec session show s1")
 def show_(store: Store, show: Show, **request: Any) -> None:
     """Show a visit step by step: state, slate, propensities, events, reward, return."""
-    from rlrec.app import session as use_case
-
-    visit = use_case.show(store, use_case.Request(**request))
+    visit = app.session.show(store, app.session.Request(**request))
     show(visit, table=_timeline(visit), columns=FLAT, flat=_flat(visit))
 
 
@@ -138,6 +135,4 @@ def candidates_text(answer: Answer, *, first: int) -> list[str]:
 @examples("rlrec session end s1")
 def end(store: Store, show: Show, key: str) -> None:
     """End the newest visit of a session; its next decision opens another visit."""
-    from rlrec.app import session as use_case
-
-    show(use_case.end(store, key))
+    show(app.session.end(store, key))

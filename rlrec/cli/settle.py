@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Store, conclude, examples, rehearsable, stored
 from rlrec.errors import quantity
@@ -15,9 +16,7 @@ from rlrec.errors import quantity
 @examples("rlrec settle --json")
 def settle(store: Store, show: Show) -> None:
     """Learn from slots of `settled` rewards whose window is over."""
-    from rlrec.app import settle as use_case
-
-    result = use_case.settle(store)
+    result = app.settle.settle(store)
     show(result)
     entered = quantity(result.settled, "slot")
     conclude(show, f"{entered} entered the beliefs, {result.open:,} wait for the end of their window.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Store, by_name, drawing, dry_run_option, examples, rehearsal, stored
 from rlrec.cli.values import PAIR, Integer
@@ -83,20 +84,16 @@ def simulate(store: Store, show: Show, ephemeral: bool, dry_run: bool, **options
     once.
 
     With --dry-run, other writers wait until all sessions are served."""
-    from rlrec.app import simulate as use_case
-
     for option in ("parameters", "params"):
         options[option] = by_name(options[option], "parameter")
     if ephemeral:
-        from rlrec.app import study
-
         if dry_run:
             raise click.UsageError("--ephemeral stores nothing: leave out --dry-run")
-        show(study.study(store, study.Request(**_study(**options))))
+        show(app.study.study(store, app.study.Request(**_study(**options))))
         return
-    request = use_case.Request(**_request(**options))
+    request = app.simulate.Request(**_request(**options))
     with rehearsal(store) if dry_run else nullcontext():
-        result = use_case.simulate(store, request)
+        result = app.simulate.simulate(store, request)
     show(result)
 
 

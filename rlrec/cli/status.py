@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, examples, reading
 from rlrec.cli.terminal import short_times, sparkline
@@ -32,9 +33,7 @@ def status(store: Store, show: Show) -> None:
     decisions_24h counts what was served in the last 24 hours. An immature decision is within the reward window of its
     policy: estimates and training do not use it yet. Unsettled slots have not entered the beliefs of rewards that are
     learned when they are `settled`."""
-    from rlrec.app import status as use_case
-
-    result = use_case.status(store)
+    result = app.status.status(store)
     show(result, table=_view(result), flat=result["policies"])
     if warnings := result["warnings"]:
         first = warnings[0]

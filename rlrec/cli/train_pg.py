@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from rlrec.cli import app
 from rlrec.cli.cells import cell
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
@@ -119,10 +120,8 @@ def train_pg(
     has alpha = 0.05 x 6 / (pi^2 j^2). Every run uses the gate; if-better does only where the 20 % for tuning show a
     gain. Where every epoch is worse than the start, the best one still makes a version, which `--promote always` makes
     live."""
-    from rlrec.app import train as use_case
-
-    options = use_case.Request(name=reference, shaping=_shaping(shapings), **request)
-    result = use_case.train(store, options, progress=notice)
+    options = app.train.Request(name=reference, shaping=_shaping(shapings), **request)
+    result = app.train.train(store, options, progress=notice)
     why, training = result.pop("why", None), result.pop("training", None)
     show(result, table=_view(result) if result["trained"] else _untrained(result), flat=[result])
     if result["trained"]:

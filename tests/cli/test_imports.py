@@ -18,7 +18,7 @@ BARE = {
     "rlrec.cli",
     "rlrec.errors",
     "rlrec.times",
-    *(f"rlrec.cli.{name}" for name in ["output", "shared", "signals", "text", "values", "views"]),
+    *(f"rlrec.cli.{name}" for name in ["app", "output", "shared", "signals", "text", "values", "views"]),
 }
 
 

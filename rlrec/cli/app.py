@@ -1,0 +1,20 @@
+"""The use cases, each imported when a command asks for it: `app.policy.show` is `rlrec.app.policy.show`."""
+
+# mypy: implicit-reexport
+# ruff: noqa: F401, I001 (imports for the type checker, which does not see what __getattr__ does)
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlrec.app import (
+        arm, db_copy, db_forget, db_prune, decision, delays, demo, doctor, evaluate, experiment, exploration,
+        export_log, exposure, feedback, import_log, init, names, outcomes, policy, positions, rebuild, recommend,
+        report, reward, route, session, settle, shadow, simulate, status, study, train, versions,
+    )  # fmt: skip
+
+
+def __getattr__(name: str) -> ModuleType:
+    return import_module(f"rlrec.app.{name}")
