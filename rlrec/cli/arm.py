@@ -14,7 +14,7 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Lines, Store, examples, lines_argument, reading, rehearsable, stored
+from rlrec.cli.shared import CommandGroup, Lines, Store, lines_argument, reading, writing
 from rlrec.cli.strict import not_utf8
 from rlrec.cli.values import KEY, OBJECT, parse_key
 from rlrec.errors import InputError, quantity
@@ -30,9 +30,7 @@ def arm() -> None:
 @arm.command()
 @click.argument("key", type=KEY)
 @click.option("--features", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The features of the arm.")
-@stored
-@rehearsable
-@examples('rlrec arm add a1 --features \'{"topic": "tea", "price": 3.5}\'')
+@writing('rlrec arm add a1 --features \'{"topic": "tea", "price": 3.5}\'')
 def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
     """Add an arm, or give a known one other features."""
     show(app.arm.put(store, lambda: [[app.arm.ArmFeatures(arm=key, features=features)]]))
@@ -40,9 +38,7 @@ def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
 
 @arm.command("import")
 @lines_argument
-@stored
-@rehearsable
-@examples('printf \'{"arm": "a1"}\\n{"arm": "a2"}\\n\' | rlrec arm import -')
+@writing('printf \'{"arm": "a1"}\\n{"arm": "a2"}\\n\' | rlrec arm import -')
 def import_(store: Store, show: Show, lines: Lines) -> None:
     """Add many arms from a file, or change their features.
 
@@ -123,8 +119,7 @@ def _value(cell: str) -> str | float:
 
 @arm.command("list")
 @click.option("--exposure", is_flag=True, help="Slots of each arm in the log, expected and realised, and its rate.")
-@reading
-@examples("rlrec arm list --format csv", "rlrec arm list --exposure")
+@reading("rlrec arm list --format csv", "rlrec arm list --exposure")
 def list_(store: Store, show: Show, exposure: bool) -> None:
     """List all arms, retired ones too.
 
@@ -139,9 +134,7 @@ def list_(store: Store, show: Show, exposure: bool) -> None:
 
 @arm.command()
 @click.argument("keys", type=KEY, nargs=-1, required=True)
-@stored
-@rehearsable
-@examples("rlrec arm retire a1 a2")
+@writing("rlrec arm retire a1 a2")
 def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Take arms out of the catalogue; their log stays."""
     show(app.arm.retire(store, keys, retired=True))
@@ -149,9 +142,7 @@ def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
 
 @arm.command()
 @click.argument("keys", type=KEY, nargs=-1, required=True)
-@stored
-@rehearsable
-@examples("rlrec arm restore a1")
+@writing("rlrec arm restore a1")
 def restore(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Make retired arms eligible again."""
     show(app.arm.retire(store, keys, retired=False))

@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import CommandGroup, examples, printed, settings
+from rlrec.cli.shared import CommandGroup, printed, settings
 from rlrec.cli.values import masked, passwords
 from rlrec.errors import InputError, suggest
 from rlrec.times import written
@@ -169,8 +169,7 @@ def config() -> None:
 
 
 @config.command("show")
-@printed
-@examples("rlrec config show")
+@printed("rlrec config show")
 def show_(show: Show) -> None:
     """Show options of the program, and those of commands that have a value, with its source.
 

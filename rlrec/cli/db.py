@@ -11,18 +11,7 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.output import Show, write
-from rlrec.cli.shared import (
-    CommandGroup,
-    Store,
-    check_target,
-    conclude,
-    examples,
-    notice,
-    printed,
-    safe,
-    settings,
-    stored,
-)
+from rlrec.cli.shared import CommandGroup, Store, check_target, conclude, notice, printed, safe, settings, stored
 from rlrec.cli.values import NAME, TIME
 
 Command = Callable[..., Any]
@@ -63,8 +52,7 @@ def confirmed(question: str, *, needed: bool = True) -> Callable[[Command], Comm
 @db.command()
 @click.option("--user", required=True, metavar="KEY", help="The user.")
 @confirmed("Delete all rows of user {user!r} from {store}? This cannot be undone.")
-@stored
-@examples("rlrec db forget --user u9 --dry-run", "rlrec db forget --user u9 --yes --json")
+@stored("rlrec db forget --user u9 --dry-run", "rlrec db forget --user u9 --yes --json")
 def forget(store: Store, show: Show, **request: Any) -> None:
     """Delete a user, and what beliefs learned from them.
 
@@ -91,8 +79,7 @@ def forget(store: Store, show: Show, **request: Any) -> None:
 @db.command()
 @click.option("--before", type=TIME, required=True, metavar="TIME", help="Visits that ended before it go.")
 @confirmed("Delete the decisions before that time, with their events, from {store}? This cannot be undone.")
-@stored
-@examples("rlrec db prune --before 2025-01-01 --dry-run", "rlrec db prune --before 2025-01-01 --yes --json")
+@stored("rlrec db prune --before 2025-01-01 --dry-run", "rlrec db prune --before 2025-01-01 --yes --json")
 def prune(store: Store, show: Show, **request: Any) -> None:
     """Delete old decisions with their events; beliefs stay as they are.
 
@@ -117,8 +104,7 @@ def prune(store: Store, show: Show, **request: Any) -> None:
 @db.command()
 @click.argument("path", type=click.Path(dir_okay=False), metavar="FILE")
 @click.option("--dry-run", is_flag=True, help="Say how large it would be; nothing is written.")
-@stored
-@examples("rlrec db backup backup.db")
+@stored("rlrec db backup backup.db")
 def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
     """Write a snapshot of an SQLite store to a new file.
 
@@ -133,8 +119,7 @@ def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
 @db.command()
 @click.option("--to", required=True, metavar="URL_OR_PATH", help="Where to; a new file or an empty database.")
 @confirmed("Copy {store} to {to}?", needed=False)
-@stored
-@examples("rlrec db copy --to copy.db --json", "rlrec db copy --to postgresql://localhost/rlrec --dry-run")
+@stored("rlrec db copy --to copy.db --json", "rlrec db copy --to postgresql://localhost/rlrec --dry-run")
 def copy(store: Store, show: Show, to: str, dry_run: bool) -> None:
     """Copy the store to another database, row by row.
 
@@ -147,8 +132,7 @@ def copy(store: Store, show: Show, to: str, dry_run: bool) -> None:
 
 @db.command()
 @click.option("--prefix", type=NAME, default="rlrec", show_default=True, help="Of the names of the roles.")
-@printed
-@examples("rlrec db roles > roles.sql && psql shop -f roles.sql", "rlrec db roles --prefix shop --json")
+@printed("rlrec db roles > roles.sql && psql shop -f roles.sql", "rlrec db roles --prefix shop --json")
 def roles(show: Show, prefix: str) -> None:
     """Print SQL that makes roles on PostgreSQL, with the rights they need and no more.
 

@@ -10,7 +10,7 @@ from rlrec.cli import app
 from rlrec.cli.cells import cell, pairs
 from rlrec.cli.output import Show, View
 from rlrec.cli.session import brief, candidates_text, events_text
-from rlrec.cli.shared import CommandGroup, Store, examples, reading
+from rlrec.cli.shared import CommandGroup, Store, reading
 from rlrec.cli.values import DECISION
 from rlrec.errors import quantity
 
@@ -27,8 +27,7 @@ def decision() -> None:
 
 @decision.command("show")
 @click.argument("decision_id", type=DECISION, metavar="ID")
-@reading
-@examples("rlrec decision show 1")
+@reading("rlrec decision show 1")
 def show_(store: Store, show: Show, decision_id: int) -> None:
     """Show one decision: the belief it was drawn from, the probability of each arm, and what is stored."""
     result = app.decision.show(store, decision_id)

@@ -12,7 +12,7 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.output import Show
-from rlrec.cli.shared import examples, notice, printed
+from rlrec.cli.shared import notice, printed
 from rlrec.cli.values import Integer
 
 HERE = ""  # in place of a folder that is not named
@@ -30,8 +30,7 @@ HERE = ""  # in place of a folder that is not named
 )  # fmt: skip
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the audience.")
 @click.option("--dry-run", is_flag=True, help="List the commands, or the files of --data, and write none.")
-@printed
-@examples("rlrec demo", "rlrec demo --data sample_data", 'ls "$(rlrec demo --data)"')
+@printed("rlrec demo", "rlrec demo --data sample_data", 'ls "$(rlrec demo --data)"')
 def demo(show: Show, keep: str | None, data: str | None, audience: str | None, seed: int, dry_run: bool) -> None:
     """Show the whole loop on a real log, in under a minute.
 

@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, conclude, examples, stored
+from rlrec.cli.shared import Store, conclude, stored
 from rlrec.cli.values import Integer
 from rlrec.errors import CheckFailed, quantity
 
@@ -26,8 +26,7 @@ COLUMNS = ("check", "severity", "subject", "detail")
 )  # fmt: skip
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the sample.")
 @click.option("--repair-clock", is_flag=True, help="Put decisions ahead of the database's clock back, up to now.")
-@stored
-@examples("rlrec doctor --json", "rlrec doctor --repair-clock")
+@stored("rlrec doctor --json", "rlrec doctor --repair-clock")
 def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None:
     """Audit the store: beliefs, propensities, draws, references, time.
 

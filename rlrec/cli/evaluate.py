@@ -11,7 +11,7 @@ from rlrec.cli import app
 from rlrec.cli.cells import Figures, cell
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, conclude, examples, reading
+from rlrec.cli.shared import Store, conclude, reading
 from rlrec.cli.values import NUMBER, Integer
 from rlrec.errors import quantity
 
@@ -127,8 +127,7 @@ def _joined(_ctx: click.Context, _param: click.Parameter, lists: tuple[str, ...]
 )
 @plot_option
 @workers_options
-@reading
-@examples(
+@reading(
     "rlrec evaluate home uniform --plot home.svg",
     "rlrec evaluate home@2 --log policy=home,since=2026-01-01 --by position --json",
     "rlrec evaluate home uniform --estimator wdr,pdis --gamma 0.9 --log split=gate",

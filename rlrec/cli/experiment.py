@@ -12,7 +12,7 @@ from rlrec.cli import app
 from rlrec.cli.cells import cell
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, conclude, examples, reading, rehearsable, stored
+from rlrec.cli.shared import CommandGroup, Store, conclude, reading, writing
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
 from rlrec.errors import InputError, quantity
@@ -101,9 +101,7 @@ def experiment() -> None:
     "--interleave", type=REFERENCES, default=(), metavar="A,B",
     help="Two frozen versions that fill every slate in turns, in place of variants.",
 )  # fmt: skip
-@stored
-@rehearsable
-@examples(
+@writing(
     "rlrec experiment create ab --variant a=home --variant b=other --unit session",
     "rlrec experiment create safe --variant a=home --holdout-uniform 1%",
     "rlrec experiment create rank --interleave home@2,other@2",
@@ -126,8 +124,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all of the experiment].")
 @plot_option
-@reading
-@examples("rlrec experiment show ab", "rlrec experiment show ab --reward default")
+@reading("rlrec experiment show ab", "rlrec experiment show ab --reward default")
 def show_(
     store: Store, show: Show, name: str, rewards: Sequence[str], level: float, log: str | None, plot: str | None
 ) -> None:
@@ -314,9 +311,7 @@ def _holdout(row: dict[str, Any]) -> str:
 @click.option(
     "--promote", type=NAME, metavar="LABEL", help="Variant that the route serves from now on, where this is its ramp."
 )
-@stored
-@rehearsable
-@examples("rlrec experiment stop ab", "rlrec experiment stop cart-ramp-1 --promote candidate")
+@writing("rlrec experiment stop ab", "rlrec experiment stop cart-ramp-1 --promote candidate")
 def stop(store: Store, show: Show, name: str, promote: str | None) -> None:
     """Stop serving from an experiment; its log stays.
 
@@ -327,8 +322,7 @@ def stop(store: Store, show: Show, name: str, promote: str | None) -> None:
 
 
 @experiment.command("list")
-@reading
-@examples("rlrec experiment list")
+@reading("rlrec experiment list")
 def list_(store: Store, show: Show) -> None:
     """List experiments with their variants."""
     result = app.experiment.listing(store)

@@ -8,7 +8,7 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, examples, reading
+from rlrec.cli.shared import Store, reading
 from rlrec.cli.values import NUMBER, Integer
 from rlrec.errors import quantity
 
@@ -21,8 +21,7 @@ DAYS = ("day", "rows", "cost", "lower", "upper")
 @click.option("--reward", metavar="NAME", help="Reward definition [default: the policy's].")
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap.")
-@reading
-@examples("rlrec exploration --policy home", "rlrec exploration --policy home --log since=2026-01-01 --json")
+@reading("rlrec exploration --policy home", "rlrec exploration --policy home --log since=2026-01-01 --json")
 def exploration(store: Store, show: Show, **request: Any) -> None:
     """Show what exploration costs, and what it earns.
 

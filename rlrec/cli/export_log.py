@@ -11,7 +11,7 @@ import click
 from rlrec.cli import app, output
 from rlrec.cli.files import complete_file
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, check_target, examples, notice, reading
+from rlrec.cli.shared import Store, check_target, notice, reading
 from rlrec.cli.values import Registered
 from rlrec.errors import InputError
 
@@ -24,8 +24,7 @@ from rlrec.errors import InputError
     "is a folder, to which what is new is appended (pip install 'rlrec[parquet]').",
 )  # fmt: skip
 @click.option("--log", metavar="FILTER", help="Which decisions, e.g. policy=home,since=2026-01-01. Default: all.")
-@reading
-@examples(
+@reading(
     "rlrec export-log - --log policy=home > home.jsonl",
     "rlrec export-log log.csv.gz --layout csv",
     "rlrec export-log log.json --layout dsjson --log policy=home",

@@ -9,7 +9,7 @@ import click
 from rlrec.cli import app
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, examples, reading
+from rlrec.cli.shared import Store, reading
 from rlrec.errors import quantity
 
 ARMS = ("arm", "realised", "expected", "rate", "lower", "upper", "age_days")
@@ -23,8 +23,7 @@ DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floo
 @click.option("--reward", metavar="NAME", help="Reward of the rates [default: the policy's, or `default`].")
 @click.option("--position", metavar="CURVE", help="Curve that counts pulls of the rates [default: the policy's].")
 @plot_option
-@reading
-@examples("rlrec exposure --policy home --plot home.svg", "rlrec exposure --log since=2026-01-01 --by day --json")
+@reading("rlrec exposure --policy home --plot home.svg", "rlrec exposure --log since=2026-01-01 --by day --json")
 def exposure(store: Store, show: Show, plot: str | None, **request: Any) -> None:
     """Show how much of the log each arm had, and how evenly.
 

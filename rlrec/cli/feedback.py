@@ -11,7 +11,7 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Lines, Store, examples, lines_input, rehearsable, stored
+from rlrec.cli.shared import Lines, Store, lines_input, writing
 from rlrec.cli.values import DECISION, KEY, TIME, Integer, parse_number
 from rlrec.errors import InputError
 from rlrec.times import parse as parse_time
@@ -26,9 +26,7 @@ from rlrec.times import parse as parse_time
 @click.option("--censor", is_flag=True, help="Take slots out of beliefs and estimates.")
 @click.option("--uncensor", is_flag=True, help="Put them back.")
 @lines_input
-@stored
-@rehearsable
-@examples("rlrec feedback 17 click dwell_s=31.5 --position 1")
+@writing("rlrec feedback 17 click dwell_s=31.5 --position 1")
 def feedback(
     store: Store, show: Show, lines: Lines | None, decision_id: int | None, events: Sequence[str], censor: bool,
     uncensor: bool, **options: Any,

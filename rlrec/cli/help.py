@@ -15,7 +15,7 @@ import click
 
 from rlrec import __version__
 from rlrec.cli.output import Show, View, write
-from rlrec.cli.shared import examples, printed
+from rlrec.cli.shared import printed
 from rlrec.errors import InputError, suggest
 
 FOLDER = Path(__file__).resolve().parent.parent / "help"
@@ -115,8 +115,7 @@ def _complete(context: click.Context, param: click.Parameter, incomplete: str) -
 @click.command("help")
 @click.argument("words", nargs=-1, metavar="[TOPIC | COMMAND...]", shell_complete=_complete)
 @click.option("--man", is_flag=True, help="Write all pages as one for `man`.")
-@printed
-@examples("rlrec help", "rlrec help judging", "rlrec help policy create", "rlrec help --man > rlrec.1")
+@printed("rlrec help", "rlrec help judging", "rlrec help policy create", "rlrec help --man > rlrec.1")
 def show_help(show: Show, words: Sequence[str], man: bool) -> None:
     """Show a page of the manual, or the help of a command.
 

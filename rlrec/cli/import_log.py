@@ -17,7 +17,6 @@ from rlrec.cli.shared import (
     Store,
     conclude,
     dry_run_option,
-    examples,
     notice,
     refusing,
     rehearsal,
@@ -56,15 +55,14 @@ from rlrec.errors import quantity
 @click.option("--check", is_flag=True, help="Read and count, and store nothing.")
 @click.option("--arm-id", metavar="FIELD", help="dsjson: the field of an action that names its arm, such as i.id.")
 @refusing
-@stored
-@dry_run_option
-@examples(
+@stored(
     "rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl",
     "rlrec import-log log.csv --layout csv --map map.json --policy shop",
     "rlrec import-log log.csv --layout csv --map map.json --check",
     "rlrec import-log clicks.csv --layout csv --map map.json --policy shop --propensity fitted",
     "rlrec import-log 2026-08-25_00.json --layout dsjson --policy personalizer --arm-id i.id",
 )
+@dry_run_option
 def import_log(
     store: Store, show: Show, refusals: Refusals, files: Sequence[str], layout: str, policy: str | None,
     dry_run: bool, propensity: str | None, check: bool, columns: dict[str, Any] | None, reward_from: str | None,

@@ -6,7 +6,7 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.output import Show
-from rlrec.cli.shared import NOTHING_STORED, Store, dry_run_option, examples, notice, stored, suggest_next
+from rlrec.cli.shared import NOTHING_STORED, Store, dry_run_option, notice, stored, suggest_next
 from rlrec.cli.values import DURATION
 
 
@@ -16,8 +16,7 @@ from rlrec.cli.values import DURATION
 )
 @click.option("--check", is_flag=True, help="Only look: exit 3 where the store is missing or out of date.")
 @dry_run_option
-@stored
-@examples("rlrec --db shop.db init --session-timeout 45m")
+@stored("rlrec --db shop.db init --session-timeout 45m")
 def init(store: Store, show: Show, session_timeout: int | None, check: bool, dry_run: bool) -> None:
     """Create the store, or bring it up to date.
 

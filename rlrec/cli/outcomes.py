@@ -10,7 +10,7 @@ import click
 from rlrec.cli import app
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, examples, reading
+from rlrec.cli.shared import Store, reading
 from rlrec.cli.values import DURATION, NAME, NUMBER, format_duration
 from rlrec.errors import quantity
 
@@ -47,8 +47,7 @@ DIFFERENCE = {  # column of a csv: key of a difference
 )  # fmt: skip
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @plot_option
-@reading
-@examples(
+@reading(
     "rlrec outcomes --by week --plot week.svg",
     "rlrec outcomes --experiment ab --reward default --json",
     "rlrec outcomes --experiment ab --adjust --age 7d",

@@ -10,7 +10,7 @@ import click
 
 from rlrec.cli import feedback, recommend
 from rlrec.cli.output import Show
-from rlrec.cli.shared import FILE, Store, drawing, dry_run_option, examples, rehearsal, stored
+from rlrec.cli.shared import FILE, Store, drawing, dry_run_option, rehearsal, stored
 from rlrec.errors import InputError
 
 
@@ -19,10 +19,9 @@ from rlrec.errors import InputError
     "--input", "source", type=FILE, default="-", show_default=True, metavar="FILE|-", help="Where the lines are read."
 )
 @click.option("--seed", type=recommend.SEED, help="Seed of the draws [default: 64 random bits].")
-@stored
+@stored('printf \'{"op": "recommend", "policy": "home", "session": "s1"}\\n\' | rlrec pipe')
 @drawing
 @dry_run_option
-@examples('printf \'{"op": "recommend", "policy": "home", "session": "s1"}\\n\' | rlrec pipe')
 def pipe(store: Store, show: Show, source: str, seed: int | None, dry_run: bool) -> None:
     """Answer requests and feedback in one warm process.
 

@@ -11,7 +11,7 @@ from rlrec.cli import app
 from rlrec.cli.cells import cell
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, by_name, examples, printed, reading, rehearsable, stored, suggest_next
+from rlrec.cli.shared import CommandGroup, Store, by_name, printed, reading, suggest_next, writing
 from rlrec.cli.terminal import bar, decimals, interval
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 from rlrec.errors import quantity
@@ -36,8 +36,7 @@ def policy() -> None:
 
 
 @policy.command()
-@printed
-@examples("rlrec policy kinds")
+@printed("rlrec policy kinds")
 def kinds(show: Show) -> None:
     """List the kinds of policy, their parameters, and when to use each."""
     result = app.policy.list_kinds()
@@ -84,9 +83,7 @@ def _pair(name: str, value: Any) -> str:
     "--from-policy", metavar="NAME[@V]",
     help="For kind gradient: start as close as it can to what this bandit serves now, with its floor, at least 0.02.",
 )  # fmt: skip
-@stored
-@rehearsable
-@examples(
+@writing(
     "rlrec policy create home --kind thompson --param floor=0.02",
     "rlrec policy create trained --kind gradient --from-policy home",
 )
@@ -115,8 +112,7 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
 
 
 @policy.command("list")
-@reading
-@examples("rlrec policy list")
+@reading("rlrec policy list")
 def list_(store: Store, show: Show) -> None:
     """List all policies at their live version."""
     result = app.policy.listing(store)
@@ -127,8 +123,7 @@ def list_(store: Store, show: Show) -> None:
 
 @policy.command("versions")
 @click.argument("name", metavar="NAME")
-@reading
-@examples("rlrec policy versions home")
+@reading("rlrec policy versions home")
 def versions_(store: Store, show: Show, name: str) -> None:
     """List the versions of a policy: what each was made from and learned from, its gate, and when it was live."""
     result = app.versions.history(store, name)
@@ -176,8 +171,7 @@ def _live_time(version: int, time: LiveTime) -> str:
 @click.option("--all", "every", is_flag=True, help=f"All arms on a terminal, not just the {N_ARMS} most likely ones.")
 @click.option("--curve", is_flag=True, help="The learning curve of a version made by train-pg, epoch by epoch.")
 @plot_option
-@reading
-@examples("rlrec policy show home", "rlrec policy show visits --curve")
+@reading("rlrec policy show home", "rlrec policy show visits --curve")
 def show_(
     store: Store, show: Show, reference: str, context: dict[str, Any], every: bool, curve: bool, plot: str | None
 ) -> None:
@@ -339,8 +333,7 @@ def _largest(weights: dict[str, float]) -> str:
 @policy.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@reading
-@examples("rlrec policy diff home home@2")
+@reading("rlrec policy diff home home@2")
 def diff(store: Store, show: Show, first: str, second: str) -> None:
     """Compare what two policies, or two versions of one policy, believe about each arm, and whom they serve.
 
@@ -377,9 +370,7 @@ def _audience(audience: Audience) -> str:
     "--after-drift", type=click.Choice(["adwin", "page-hinkley"]),
     help="Use only decisions since rewards last changed; without a change, nothing is done.",
 )  # fmt: skip
-@stored
-@rehearsable
-@examples("rlrec policy rebuild home --reward default", "rlrec policy rebuild home --position home")
+@writing("rlrec policy rebuild home --reward default", "rlrec policy rebuild home --position home")
 def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
     """Compute a belief again from the stored events, as a new version that goes on learning; it is not live.
 
@@ -390,9 +381,7 @@ def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
 
 @policy.command()
 @click.argument("reference", metavar="NAME@V")
-@stored
-@rehearsable
-@examples("rlrec policy retire home@3")
+@writing("rlrec policy retire home@3")
 def retire(store: Store, show: Show, reference: str) -> None:
     """End the learning of a version that is not live; its belief stays as it is."""
     show(app.versions.retire(store, reference))
@@ -400,9 +389,7 @@ def retire(store: Store, show: Show, reference: str) -> None:
 
 @policy.command()
 @click.argument("reference", metavar="NAME[@V]")
-@stored
-@rehearsable
-@examples("rlrec policy freeze home")
+@writing("rlrec policy freeze home")
 def freeze(store: Store, show: Show, reference: str) -> None:
     """Copy a belief, without the slots that are not mature, into an immutable version; it is not live."""
     show(app.versions.freeze(store, reference))
@@ -410,9 +397,7 @@ def freeze(store: Store, show: Show, reference: str) -> None:
 
 @policy.command()
 @click.argument("reference", metavar="NAME@V")
-@stored
-@rehearsable
-@examples("rlrec policy promote home@2")
+@writing("rlrec policy promote home@2")
 def promote(store: Store, show: Show, reference: str) -> None:
     """Make a version live."""
     show(app.versions.promote(store, reference))
@@ -422,9 +407,7 @@ def promote(store: Store, show: Show, reference: str) -> None:
 @click.argument("route", type=NAME)
 @click.argument("challenger", metavar="[POLICY[@V]]", required=False)
 @click.option("--stop", is_flag=True, help="End the challenger; what was weighed stays.")
-@stored
-@rehearsable
-@examples("rlrec policy shadow front other")
+@writing("rlrec policy shadow front other")
 def shadow(store: Store, show: Show, route: str, challenger: str | None, stop: bool) -> None:
     """Log beside every decision of a route the probability that a challenger would have given to the slate shown.
 
@@ -439,9 +422,7 @@ def shadow(store: Store, show: Show, route: str, challenger: str | None, stop: b
 
 @policy.command()
 @click.argument("name")
-@stored
-@rehearsable
-@examples("rlrec policy rollback home")
+@writing("rlrec policy rollback home")
 def rollback(store: Store, show: Show, name: str) -> None:
     """Return to the version that was live before the last promote."""
     show(app.versions.rollback(store, name))

@@ -10,7 +10,7 @@ from rlrec.cli import app
 from rlrec.cli.cells import cell
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
+from rlrec.cli.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.values import NAME
 from rlrec.errors import quantity
 
@@ -35,11 +35,7 @@ def position() -> None:
     help="Click model: by position, down to the first click, or on after a click with a probability.",
 )  # fmt: skip
 @plot_option
-@stored
-@rehearsable
-@examples(
-    "rlrec position fit home --log policy=home", "rlrec policy create home2 --kind thompson --param position=home"
-)
+@writing("rlrec position fit home --log policy=home", "rlrec policy create home2 --kind thompson --param position=home")
 def fit(store: Store, show: Show, plot: str | None, **request: Any) -> None:
     """Estimate the examination of each position against the first one, and store the curve under the next number.
 
@@ -53,8 +49,7 @@ def fit(store: Store, show: Show, plot: str | None, **request: Any) -> None:
 
 
 @position.command("list")
-@reading
-@examples("rlrec position list")
+@reading("rlrec position list")
 def list_(store: Store, show: Show) -> None:
     """List all curves."""
     headers = ["curve", "number", "model", "method", "reward", "positions", "created_at"]
@@ -65,8 +60,7 @@ def list_(store: Store, show: Show) -> None:
 @position.command("show")
 @click.argument("reference", metavar="NAME[@N]")
 @plot_option
-@reading
-@examples("rlrec position show home", "rlrec position show home --plot home.svg")
+@reading("rlrec position show home", "rlrec position show home --plot home.svg")
 def show_(store: Store, show: Show, reference: str, plot: str | None) -> None:
     """Show a curve, its intervals, and which click model the log preferred."""
     _show(show, app.positions.show(store, reference), plot)
@@ -75,8 +69,7 @@ def show_(store: Store, show: Show, reference: str, plot: str | None) -> None:
 @position.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@reading
-@examples("rlrec position diff home@1 home@2")
+@reading("rlrec position diff home@1 home@2")
 def diff(store: Store, show: Show, first: str, second: str) -> None:
     """Compare two curves; a difference is B minus A."""
     result = app.positions.diff(store, first, second)

@@ -11,7 +11,7 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, drawing, examples, input_option, refused, settings, stored
+from rlrec.cli.shared import Store, drawing, input_option, refused, settings, stored
 from rlrec.cli.values import KEY, KEYS, OBJECT, Integer
 from rlrec.errors import InputError, RlrecError
 
@@ -38,9 +38,8 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 @click.option("--seed", type=SEED, help="Seed of the draw [default: 64 random bits].")
 @click.option("--dry-run", is_flag=True, help="Draw, and store nothing.")
 @input_option
-@stored
+@stored("rlrec recommend --policy home --session s1 --user u1 -k 3 --json")
 @drawing
-@examples("rlrec recommend --policy home --session s1 --user u1 -k 3 --json")
 def recommend(store: Store, show: Show, source: str | None, seed: int | None, dry_run: bool, **request: Any) -> None:
     """Draw a slate and log it with its exact propensities.
 

@@ -9,7 +9,7 @@ import click
 from rlrec.cli import app
 from rlrec.cli.files import write_text
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, check_target, examples, reading
+from rlrec.cli.shared import Store, check_target, reading
 from rlrec.cli.values import NAME, TIME
 
 
@@ -20,8 +20,7 @@ from rlrec.cli.values import NAME, TIME
 @click.option("--since", type=TIME, metavar="TIME", help="Only decisions from this time on.")
 @click.option("--title", help="Heading of the page [default: What the recommender does].")
 @click.option("--estimates/--no-estimates", default=True, help="Whether to estimate what policies would earn.")
-@reading
-@examples("rlrec report store.html", "rlrec report home.html --policy home --since 2026-01-01 --title 'Front page'")
+@reading("rlrec report store.html", "rlrec report home.html --policy home --since 2026-01-01 --title 'Front page'")
 def report(store: Store, show: Show, file: str, title: str | None, **request: Any) -> None:
     """Write a page about the store, with figures, to show to others.
 

@@ -8,7 +8,7 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
+from rlrec.cli.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
 from rlrec.errors import InputError
 
@@ -48,9 +48,7 @@ def reward() -> None:
     "--late", type=click.Choice(["count", "ignore"]), default="count", show_default=True,
     help="Whether events after the window still correct a belief (estimates never count them).",
 )  # fmt: skip
-@stored
-@rehearsable
-@examples(
+@writing(
     "rlrec reward define basket 'click=0.1, purchase=1' --window 1d --clip 0,1",
     "rlrec reward define reading 'click=0.2, log1p(min(dwell_s,600))=0.1'",
     "rlrec reward define durable 'click=0.05, purchase=2, return=1' --window 7d",
@@ -72,8 +70,7 @@ def define(store: Store, show: Show, **request: Any) -> None:
 
 
 @reward.command("list")
-@reading
-@examples("rlrec reward list")
+@reading("rlrec reward list")
 def list_(store: Store, show: Show) -> None:
     """List all reward definitions."""
     definitions = app.reward.listing(store)
@@ -90,8 +87,7 @@ def _terms(row: Definition) -> str:
 @reward.command()
 @click.argument("name", type=NAME, default="default")
 @click.option("--log", metavar="FILTER", help="Look only at these decisions: policy=NAME,since=TIME and so on.")
-@reading
-@examples("rlrec reward delays", "rlrec reward delays default --log policy=home")
+@reading("rlrec reward delays", "rlrec reward delays default --log policy=home")
 def delays(store: Store, show: Show, name: str, log: str | None) -> None:
     """Show how much reward arrives within each window, to choose one.
 

@@ -11,7 +11,7 @@ from rlrec.cli import app
 from rlrec.cli.cells import cell
 from rlrec.cli.experiment import SHARE, parse_percent
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
+from rlrec.cli.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name
 from rlrec.errors import CheckFailed, InputError, quantity
@@ -62,9 +62,7 @@ def route() -> None:
 @route.command()
 @click.argument("name", type=NAME)
 @to_option
-@stored
-@rehearsable
-@examples("rlrec route create front --to home")
+@writing("rlrec route create front --to home")
 def create(store: Store, show: Show, **request: Any) -> None:
     """Create a route. Routes and policies share one namespace."""
     show(app.route.create(store, app.route.Request(**request)))
@@ -88,9 +86,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @click.option("--reward", metavar="NAME", help="What better means.  [default: what the route's policy learns]")
 @click.option("--log", metavar="FILTER", help="The log that the gate judges by.  [default: all of it]")
 @click.option("--gamma", type=NUMBER, help="Discount per step of a visit for the gate.  [default: 1]")
-@stored
-@rehearsable
-@examples("rlrec route set front --to home@2", "rlrec route set front --to home@2 --share 5%")
+@writing("rlrec route set front --to home@2", "rlrec route set front --to home@2 --share 5%")
 def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     """Lead a route to another policy or version, from the next decision on.
 
@@ -133,8 +129,7 @@ def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOption
 
 @route.command("show")
 @click.argument("name", type=NAME)
-@reading
-@examples("rlrec route show front")
+@reading("rlrec route show front")
 def show_(store: Store, show: Show, name: str) -> None:
     """Show what a route serves, since when and why, and what it served before, newest first."""
     result = app.route.show(store, name)
@@ -192,8 +187,7 @@ def _shadow(row: ShadowReport) -> str:
 
 
 @route.command("list")
-@reading
-@examples("rlrec route list")
+@reading("rlrec route list")
 def list_(store: Store, show: Show) -> None:
     """List routes with what they serve."""
     show(app.route.listing(store), columns=COLUMNS)
@@ -201,9 +195,7 @@ def list_(store: Store, show: Show) -> None:
 
 @route.command()
 @click.argument("name", type=NAME)
-@stored
-@rehearsable
-@examples("rlrec route rollback front")
+@writing("rlrec route rollback front")
 def rollback(store: Store, show: Show, name: str) -> None:
     """Serve again what the route served before its last change; once more goes back one more. A ramp ends with it."""
     show(app.route.rollback(store, name))

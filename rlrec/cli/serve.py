@@ -23,7 +23,7 @@ from rlrec.cli import plain, recommend, signals
 from rlrec.cli.http import GROUP, Answered, Front, Limits, NumberedLines
 from rlrec.cli.output import Show
 from rlrec.cli.pipe import line_reader, line_type
-from rlrec.cli.shared import Store, drawing, examples, notice, safe, settings, stored
+from rlrec.cli.shared import Store, drawing, notice, safe, settings, stored
 from rlrec.errors import Conflict, InputError, RlrecError, StoreBusy
 
 if TYPE_CHECKING:
@@ -39,9 +39,8 @@ BACKLOG = 1_024
     help="A socket in the file system, or a port; port 0 takes a free one.",
 )  # fmt: skip
 @click.option("--allow-remote", is_flag=True, help="Listen on an address that other machines can reach.")
-@stored
+@stored("rlrec serve --listen unix:rlrec.sock", "rlrec serve --listen 127.0.0.1:8080")
 @drawing
-@examples("rlrec serve --listen unix:rlrec.sock", "rlrec serve --listen 127.0.0.1:8080")
 def serve(store: Store, show: Show, address: str, allow_remote: bool) -> None:
     """Answer the lines of `pipe` to many clients over HTTP.
 

@@ -11,7 +11,7 @@ import click
 from rlrec.cli import app
 from rlrec.cli.cells import cell, pairs
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, examples, reading, rehearsable, stored
+from rlrec.cli.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.values import KEY, NAME, NUMBER, Integer
 
 FLAT = (
@@ -35,8 +35,7 @@ def session() -> None:
 
 @session.command("list")
 @click.option("--limit", type=Integer(0), default=100, show_default=True, help="How many; 0 for all.")
-@reading
-@examples("rlrec session list --limit 20")
+@reading("rlrec session list --limit 20")
 def list_(store: Store, show: Show, limit: int) -> None:
     """List sessions, newest first."""
     show(app.session.listing(store, limit=limit or None), columns=COLUMNS)
@@ -47,8 +46,7 @@ def list_(store: Store, show: Show, limit: int) -> None:
 @click.option("--visit", type=Integer(1), help="Number of the visit.  [default: the newest]")
 @click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount of the return.")
 @click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: each decision's own]")
-@reading
-@examples("rlrec session show s1")
+@reading("rlrec session show s1")
 def show_(store: Store, show: Show, **request: Any) -> None:
     """Show a visit step by step: state, slate, propensities, events, reward, return."""
     visit = app.session.show(store, app.session.Request(**request))
@@ -130,9 +128,7 @@ def candidates_text(answer: Answer, *, first: int) -> list[str]:
 
 @session.command("end")
 @click.argument("key", type=KEY)
-@stored
-@rehearsable
-@examples("rlrec session end s1")
+@writing("rlrec session end s1")
 def end(store: Store, show: Show, key: str) -> None:
     """End the newest visit of a session; its next decision opens another visit."""
     show(app.session.end(store, key))

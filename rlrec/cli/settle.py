@@ -6,14 +6,12 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, conclude, examples, rehearsable, stored
+from rlrec.cli.shared import Store, conclude, writing
 from rlrec.errors import quantity
 
 
 @click.command()
-@stored
-@rehearsable
-@examples("rlrec settle --json")
+@writing("rlrec settle --json")
 def settle(store: Store, show: Show) -> None:
     """Learn from slots of `settled` rewards whose window is over."""
     result = app.settle.settle(store)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial, wraps
 from inspect import cleandoc
@@ -27,6 +27,7 @@ else:
 
 T = TypeVar("T")
 Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 JSONL = "jsonl"  # another name of ndjson
 NOTHING_STORED = "dry run: nothing was stored"
 FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
@@ -147,10 +148,12 @@ class CommandGroup(click.Group):
 # -- the store and the output --
 
 
-def stored(command: Command) -> Command:
-    """Gives the command `store`, open while it runs, and what `printed` gives."""
+def stored(*lines: str) -> Decorator:
+    """Gives a command `store`, open while it runs, and what `printed` gives. lines: examples that end its help."""
+    return lambda command: printed(*lines)(_with_store(command))
 
-    @printed
+
+def _with_store(command: Command) -> Command:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         from rlrec.app.opening import open_store
@@ -173,17 +176,26 @@ def stored(command: Command) -> Command:
     return run
 
 
-def reading(command: Command) -> Command:
+def reading(*lines: str) -> Decorator:
     """Gives a command that only reads what `stored` gives, with the store of --read-db where there is one."""
-    run = stored(command)
 
-    @wraps(run)
-    def read(*args: Any, **kwargs: Any) -> Any:
-        chosen = settings()
-        chosen.db = chosen.read_db or chosen.db
-        return run(*args, **kwargs)
+    def add(command: Command) -> Command:
+        run = stored(*lines)(command)
 
-    return read
+        @wraps(run)
+        def read(*args: Any, **kwargs: Any) -> Any:
+            chosen = settings()
+            chosen.db = chosen.read_db or chosen.db
+            return run(*args, **kwargs)
+
+        return read
+
+    return add
+
+
+def writing(*lines: str) -> Decorator:
+    """Gives a command what `stored` gives, and --dry-run, which takes back all that it stores."""
+    return lambda command: stored(*lines)(_rehearsable(command))
 
 
 def drawing(command: Command) -> Command:
@@ -203,9 +215,7 @@ def drawing(command: Command) -> Command:
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be stored, and store nothing.")
 
 
-def rehearsable(command: Command) -> Command:
-    """Adds --dry-run, which takes back all that the command stores; write it below `stored`."""
-
+def _rehearsable(command: Command) -> Command:
     @dry_run_option
     @wraps(command)
     def run(*args: Any, store: Store, dry_run: bool, **kwargs: Any) -> None:
@@ -226,9 +236,12 @@ def rehearsal(store: Store) -> Iterator[None]:
     notice(NOTHING_STORED)
 
 
-def printed(command: Command) -> Command:
-    """Adds --format and --json; gives the command `show`."""
+def printed(*lines: str) -> Decorator:
+    """Adds --format and --json; gives the command `show`. lines: examples that end its help."""
+    return lambda command: _with_show(_with_examples(command, lines))
 
+
+def _with_show(command: Command) -> Command:
     @click.option(
         "--format", "form", type=click.Choice([*FORMATS, JSONL]), default="table", show_default=True,
         help="How to print the result; jsonl is ndjson.",
@@ -249,16 +262,11 @@ def printed(command: Command) -> Command:
     return run
 
 
-def examples(*lines: str) -> Callable[[Command], Command]:
-    """A decorator that ends the help of a command with these lines; write it right above the function."""
-
-    def add(command: Command) -> Command:
-        listed = "".join(f"\n  {line}" for line in lines)
-        word = "Examples" if len(lines) > 1 else "Example"
-        command.__doc__ = f"{cleandoc(command.__doc__ or '')}\n\n\b\n{word}:{listed}"
-        return command
-
-    return add
+def _with_examples(command: Command, lines: Sequence[str]) -> Command:
+    listed = "".join(f"\n  {line}" for line in lines)
+    word = "Examples" if len(lines) > 1 else "Example"
+    command.__doc__ = f"{cleandoc(command.__doc__ or '')}\n\n\b\n{word}:{listed}"
+    return command
 
 
 def by_name(pairs: Iterable[tuple[str, str]], label: str) -> dict[str, str]:

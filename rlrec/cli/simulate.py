@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, by_name, drawing, dry_run_option, examples, rehearsal, stored
+from rlrec.cli.shared import Store, by_name, drawing, dry_run_option, rehearsal, stored
 from rlrec.cli.values import PAIR, Integer
 
 LIMIT = 10_000_000  # of sessions, steps, runs
@@ -37,16 +37,15 @@ LIMIT = 10_000_000  # of sessions, steps, runs
 @click.option(
     "--param", "params", type=PAIR, multiple=True, metavar="K=V", help="A parameter of that kind; repeatable."
 )
-@stored
-@drawing
-@dry_run_option
-@examples(
+@stored(
     "rlrec simulate bernoulli --policy home --sessions 200 --env rates=0.5,0.4,0.3,0.2,0.1",
     "rlrec simulate drift --ephemeral --kind thompson --param discount=0.9975 --runs 20 --steps 2000",
     "rlrec simulate shop --ephemeral --kind thompson -k 5 --sessions 50 --runs 20",
     "rlrec simulate barista --ephemeral --kind uniform --runs 20 --sessions 50",
     "rlrec simulate bernoulli --experiment ab --sessions 200 --env rates=0.5,0.4,0.3,0.2,0.1",
 )
+@drawing
+@dry_run_option
 def simulate(store: Store, show: Show, ephemeral: bool, dry_run: bool, **options: Any) -> None:
     """Serve a simulated audience whose best arm or policy is known.
 

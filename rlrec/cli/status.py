@@ -8,7 +8,7 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, examples, reading
+from rlrec.cli.shared import Store, reading
 from rlrec.cli.terminal import short_times, sparkline
 from rlrec.errors import CheckFailed, quantity
 
@@ -21,8 +21,7 @@ EXPERIMENTS = ("experiment", "unit", "units", "variants", "created_at")
 
 
 @click.command()
-@reading
-@examples("rlrec status", "rlrec status --json")
+@reading("rlrec status", "rlrec status --json")
 def status(store: Store, show: Show) -> None:
     """Show what a store holds, what its policies do, and what waits.
 

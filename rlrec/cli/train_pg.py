@@ -11,7 +11,7 @@ from rlrec.cli import app
 from rlrec.cli.cells import cell
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import NOTHING_STORED, Store, by_name, conclude, examples, notice, stored, suggest_next
+from rlrec.cli.shared import NOTHING_STORED, Store, by_name, conclude, notice, stored, suggest_next
 from rlrec.cli.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
 from rlrec.errors import CheckFailed, InputError, quantity
 
@@ -91,8 +91,7 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     "--dry-run", is_flag=True, help="Train and judge, and store nothing: no version, and no look of the gate."
 )
 @plot_option
-@stored
-@examples(
+@stored(
     'rlrec train-pg visits --promote if-better --min-new 1000 || echo "not better"',
     "rlrec train-pg visits --gamma 0.95 --entropy 0.01 --seed 1 --json",
     "rlrec train-pg visits --plot curve.svg",

@@ -34,14 +34,14 @@ class Row(msgspec.Struct, forbid_unknown_fields=True):
 @click.command()
 @click.option("-k", "size", type=Integer(), default=1, help="How many.")
 @click.option("--at", type=TIME)
-@printed
+@printed()
 def echo(show: Any, size: int, at: str) -> None:
     """Say it back."""
     show({"size": size, "at": at, "word": "é"})
 
 
 @click.command()
-@printed
+@printed()
 def many(show: Any) -> None:
     """A long list."""
     show({"n": n} for n in range(100_000))
@@ -49,7 +49,7 @@ def many(show: Any) -> None:
 
 @click.command()
 @click.argument("how")
-@printed
+@printed()
 def fail(show: Any, how: Any) -> None:
     """Go wrong."""
     raise {
@@ -65,7 +65,7 @@ def fail(show: Any, how: Any) -> None:
 
 
 @click.command()
-@stored
+@stored()
 def peek(store: Store, show: Any) -> None:
     """Look into the store."""
     notice("a line for a person")
@@ -73,7 +73,7 @@ def peek(store: Store, show: Any) -> None:
 
 
 @click.command()
-@printed
+@printed()
 @lines_input
 def load(lines: Lines | None, show: Any) -> None:
     """Read lines."""
@@ -90,7 +90,7 @@ def load(lines: Lines | None, show: Any) -> None:
 
 
 @click.command()
-@printed
+@printed()
 @input_option
 def answer(source: Any, show: Any) -> None:
     """Answer lines."""
@@ -114,7 +114,7 @@ def thing() -> None:
 
 @thing.command()
 @click.option("--some-size", "n", default=1)
-@printed
+@printed()
 def add(show: Any, n: int) -> None:
     """Add a thing."""
     show({"n": n})
