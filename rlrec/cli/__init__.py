@@ -17,6 +17,7 @@ from rlrec import __version__
 from rlrec.cli import output, signals
 from rlrec.cli.shared import CommandGroup, Settings
 from rlrec.cli.values import CLOCK, DURATION
+from rlrec.cli.views import terminal_columns
 from rlrec.errors import InputError
 
 # name: (module:attribute, its one-line help without the final stop). The help lists them in this order.
@@ -124,6 +125,7 @@ class Program(CommandGroup):
                 extra["default_map"] = settings.config.of_program
             except InputError as error:
                 settings.broken_config = error  # raised where a command runs: help is shown all the same
+        extra.setdefault("terminal_width", max(min(terminal_columns(), 80) - 2, 50))  # as click has it
         return super().make_context(info_name, args, parent, **extra)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -8,7 +8,6 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import NamedTuple
 
 import click
@@ -16,6 +15,7 @@ import click
 from rlrec import __version__
 from rlrec.cli.output import Show, View, write
 from rlrec.cli.shared import printed
+from rlrec.cli.views import terminal_columns
 from rlrec.errors import InputError, suggest
 
 FOLDER = Path(__file__).resolve().parent.parent / "help"
@@ -130,7 +130,7 @@ def show_help(show: Show, words: Sequence[str], man: bool) -> None:
         return
     page = next((page for page in pages() if [page.topic] == [*words]), None)
     screen = sys.stdin.isatty() and sys.stdout.isatty()
-    width = min(get_terminal_size().columns, 100) if screen else 0
+    width = min(terminal_columns(), 100) if screen else 0
     text = for_terminal(page.text, width) if page else _command_help(words)
     if show.format != "table":
         show(page or {"command": " ".join(words), "text": text})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from shutil import get_terminal_size
 from typing import TextIO
+
+from rlrec.cli.views import terminal_columns
 
 PATIENCE_S = 1.0  # what takes no longer shows nothing
 PAUSE_S = 0.2
@@ -31,14 +32,14 @@ class ProgressLine:
         if took < PATIENCE_S or now - self._written < PAUSE_S:
             return
         left = f", {_duration(took * (1 - share) / share)} left" if share else ""
-        width = get_terminal_size().columns - 1
+        width = terminal_columns() - 1
         self._write(f"\r{f'{rows:,} {what}, {rows / took:,.0f} a second{left}'[:width]:{width}}")
         self._written, self._visible = now, True
 
     def clear(self) -> None:
         """Take the line away, for other lines to follow."""
         if self._visible:
-            self._write(f"\r{'':{get_terminal_size().columns - 1}}\r")
+            self._write(f"\r{'':{terminal_columns() - 1}}\r")
             self._visible = False
 
     def _write(self, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
@@ -35,11 +36,17 @@ class Screen(NamedTuple):
     def of(cls, stream: TextIO | None, *, plain: bool = False) -> Screen:
         """The terminal that a stream is, as COLUMNS, NO_COLOR, FORCE_COLOR and TERM say. plain: without colour."""
         terminal, env = stream is not None and stream.isatty(), os.environ
-        width = None
-        if terminal:
-            from shutil import get_terminal_size
-
-            width = get_terminal_size().columns
         forced = env.get("FORCE_COLOR", "0") not in ("", "0")
         off = plain or env.get("NO_COLOR") or (env.get("TERM") == "dumb" and not forced)
-        return cls(width, (terminal or forced) and not off)
+        return cls(terminal_columns() if terminal else None, (terminal or forced) and not off)
+
+
+def terminal_columns() -> int:
+    """Columns of the terminal, by COLUMNS or its own, else 80; `shutil` has the same, and loads what unpacks archives."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
+    except (AttributeError, ValueError, OSError):
+        return 80
