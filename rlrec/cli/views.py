@@ -42,7 +42,7 @@ class Screen(NamedTuple):
 
 
 def terminal_columns() -> int:
-    """Columns of the terminal, by COLUMNS or its own, else 80; `shutil` has the same, and loads what unpacks archives."""
+    """Columns of the terminal, by COLUMNS or its own, else 80. `shutil` says the same, and loads all of compression."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns):
         return int(columns)
