@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, Floored, Policy, between
-from rlrec.policy.fields import value_of
 
 if TYPE_CHECKING:
     from rlrec.policy.scores import Scores
@@ -89,6 +88,7 @@ class Fixed(_Unlearned, Floored):
         if self.by is None:
             return self.probabilities
         from rlrec.policy.features import text_of
+        from rlrec.policy.fields import value_of
 
         value = value_of(context, self.by)
         name = ANY if value is None else text_of(value)
