@@ -27,11 +27,6 @@ def add(unit: Unit, rows: Iterable[Row]) -> None:
     unit.insert("candidate_list", COLUMNS, rows)
 
 
-def any_list(unit: Unit) -> bool:
-    """Whether the store has a list."""
-    return unit.ask_row("SELECT decision_id FROM candidate_list LIMIT 1") is not None
-
-
 def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, CandidateList]:
     """The lists of these decisions; those without one are left out."""
     rows = unit.ask(f"SELECT {', '.join(COLUMNS)} FROM candidate_list WHERE decision_id IN (?*)", decision_ids)

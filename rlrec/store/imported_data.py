@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections import defaultdict
 from collections.abc import Collection
 from typing import Any
 
-from rlrec.store import contents, slot_sets
+from rlrec.store import contents
 from rlrec.store.unit import Unit, damaged, parse
 
 
@@ -21,20 +22,20 @@ def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]
             data[number]["keep_probability"] = keep_probability
         if estimated:
             data[number]["estimated"] = True
-    features = unit.ask("SELECT decision_id, context_id FROM decision_features WHERE decision_id IN (?*)", decision_ids)
-    bodies = contents.context_bodies(unit, {context for _, context in features})
-    for number, context in features:
+    context_ids = feature_contexts(unit, decision_ids)
+    bodies = contents.context_bodies(unit, set(context_ids.values()))
+    for number, context in context_ids.items():
         data[number]["features"] = parse(bodies[context], f"features of decision {number}")
-    for number, sets in slot_sets.find(unit, decision_ids).items():
+    for number, sets in slot_sets(unit, decision_ids).items():
         data[number]["slot_sets"] = sets
     for number, probabilities in supports(unit, decision_ids).items():
         data[number]["support"] = probabilities.tolist()
     return dict(data)
 
 
-def any_support(unit: Unit) -> bool:
-    """Whether some decision has the probabilities of all its arms."""
-    return unit.ask_row("SELECT decision_id FROM logged_support LIMIT 1") is not None
+def any_row(unit: Unit, table: str) -> bool:
+    """Whether some decision has a row in a table of what not every one has."""
+    return unit.ask_row(f"SELECT decision_id FROM {table} LIMIT 1") is not None
 
 
 def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float]]:
@@ -44,3 +45,25 @@ def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float
         if len(packed) % 8:
             raise damaged(f"the support of decision {number} is damaged")
     return {number: array("d", bytes(packed)) for number, packed in rows}
+
+
+def slot_sets(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[list[int]]]:
+    """The ids of the arms that each slot could show, from the top, of those of these decisions where they differ."""
+    rows = unit.ask("SELECT decision_id, arms FROM slot_set WHERE decision_id IN (?*)", decision_ids)
+    return {number: parse(arms, f"arms of the slots of decision {number}", list) for number, arms in rows}
+
+
+def feature_contexts(unit: Unit, decision_ids: Collection[int]) -> dict[int, int]:
+    """By decision the context that holds features of arms for it alone, in place of those of the catalogue."""
+    query = "SELECT decision_id, context_id FROM decision_features WHERE decision_id IN (?*)"
+    return dict(unit.ask(query, decision_ids))
+
+
+def features(unit: Unit, context_ids: Collection[int]) -> dict[int, dict[str, str]]:
+    """JSON of the features of each arm, by its key, in these contexts."""
+    bodies = contents.context_bodies(unit, context_ids)
+    listed = {number: parse(body, f"body of context {number}") for number, body in bodies.items()}
+    return {
+        number: {key: json.dumps(features, ensure_ascii=False) for key, features in by_arm.items()}
+        for number, by_arm in listed.items()
+    }

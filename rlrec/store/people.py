@@ -87,9 +87,3 @@ def ask_decisions(
     tests = [among("d.session_id", sessions), *(f"+{test}" for test in selection.conditions())]
     slots = reader.ask_slots(unit, names, tests, order="d.id, s.position")
     return slots, reader.ask_events(unit, reader.EVENT_COLUMNS, tests)
-
-
-def versions(unit: Unit, selection: Selection) -> set[int]:
-    """The ids of the versions that served selected decisions."""
-    tests = " AND ".join(selection.conditions()) or "1 = 1"
-    return {row[0] for row in unit.ask(f"SELECT DISTINCT d.version_id FROM decision d WHERE {tests}")}

@@ -404,17 +404,10 @@ def last_id(unit: Unit, policy_id: int) -> int:
     return int(unit.ask_value("SELECT coalesce(max(id), 0) FROM decision WHERE policy_id = ?", policy_id))
 
 
-class VersionCount(NamedTuple):
-    """How many of some decisions a version served."""
-
-    version_id: int
-    decisions: int
-
-
-def version_counts(unit: Unit, selection: Selection) -> list[VersionCount]:
+def version_counts(unit: Unit, selection: Selection) -> dict[int, int]:
     """How many of the selected decisions each version served."""
     text = f"SELECT d.version_id, count(*) FROM decision d WHERE {_all(selection)} GROUP BY d.version_id"
-    return unit.records(VersionCount, text)
+    return dict(unit.ask(text))
 
 
 class DayCount(NamedTuple):

@@ -60,12 +60,6 @@ def history(unit: Unit, route_id: int) -> list[RouteChange]:
     return unit.records(RouteChange, f"{_CHANGES} WHERE route.id = ? ORDER BY c.id", route_id)
 
 
-def ramped(unit: Unit, experiment_id: int) -> RouteChange | None:
-    """The newest change of the route that an experiment is the ramp of; None for another experiment."""
-    changes = unit.records(RouteChange, f"{_CHANGES} WHERE c.experiment_id = ? AND {_NEWEST}", experiment_id)
-    return changes[0] if changes else None
-
-
 def lock(unit: Unit, name: str) -> RouteChange | None:
     """The newest change of a route, which nobody else changes until the transaction ends."""
     until = " FOR NO KEY UPDATE" if unit.postgres else ""

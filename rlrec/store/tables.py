@@ -66,12 +66,33 @@ def _ref(name: str, target: str, *, null: bool = False, key: bool = False) -> Co
     return Column(name, BIG, sa.ForeignKey(f"{target}.id"), nullable=null, primary_key=key, autoincrement=False)
 
 
-def _columns(kind: TypeEngine[Any], *names: str, null: bool = False) -> list[Column[Any]]:
-    return [Column(name, kind, nullable=null) for name in names]
+def _refs(*targets: str, key: bool = False) -> list[Column[Any]]:
+    """References that are named after their tables; those with a question mark may be null."""
+    return [_ref(f"{name.rstrip('?')}_id", name.rstrip("?"), null=name.endswith("?"), key=key) for name in targets]
+
+
+def _columns(kind: TypeEngine[Any], *names: str) -> list[Column[Any]]:
+    """Columns of one type; those whose name ends with a question mark may be null."""
+    return [Column(name.rstrip("?"), kind, nullable=name.endswith("?")) for name in names]
 
 
 def _sums(prefix: str = "") -> list[Column[Any]]:
     return _columns(REAL, *(prefix + name for name in ("pulls", "reward_sum", "reward_squares")))
+
+
+def _beliefs(name: str, *more: Column[Any]) -> sa.Table:
+    """A table of sums by version, bucket and arm. more: its further columns."""
+    finite = map(_finite, ("pulls", "reward_sum", "reward_squares"))
+    return _table(
+        name, _ref("version_id", "version", key=True), Column("bucket", BIG, primary_key=True, autoincrement=False),
+        _ref("arm_id", "arm", key=True), *more, Column("ordinal", BIG, nullable=False), *_sums(),
+        Column("extra", BYTES), *finite, rowid=False,
+    )  # fmt: skip
+
+
+def _of_decision(name: str, *columns: Column[Any] | sa.Constraint) -> sa.Table:
+    """A table that has a row, at most, for each decision."""
+    return _table(name, _ref("decision_id", "decision", key=True), *columns)
 
 
 # One row: what `init` decided for the whole store, and today's catalogue: its revision (raised by every change of an
@@ -80,11 +101,9 @@ def _sums(prefix: str = "") -> list[Column[Any]]:
 settings = _table(
     "settings",
     Column("id", SMALL, primary_key=True, autoincrement=False),
-    *_columns(BIG, "created_at", "session_timeout_us"),
+    *_columns(BIG, "created_at", "session_timeout_us", "catalogue_revision", "removals?", "removed_to?"),
     Column("salt", TEXT, nullable=False),
-    Column("catalogue_revision", BIG, nullable=False),
     _ref("catalogue_id", "eligible_set", null=True),
-    *_columns(BIG, "removals", "removed_to", null=True),
     CheckConstraint("id = 1", name="one_row"),
     CheckConstraint("session_timeout_us > 0", name="session_timeout_positive"),
 )
@@ -92,17 +111,15 @@ settings = _table(
 # Who changed what, when: commands that import, define, freeze, promote. Never a single recommend or feedback.
 run = _table(
     "run",
-    *_columns(TEXT, "command", "options"),
+    *_columns(TEXT, "command", "options", "result?"),
     Column("at", BIG, nullable=False),
-    Column("result", TEXT),
 )
 
 # The catalogue as it is today. features: canonical JSON; retired_at: null while the arm may be served.
 arm = _table(
     "arm",
     *_columns(TEXT, "key", "features"),
-    Column("added_at", BIG, nullable=False),
-    Column("retired_at", BIG),
+    *_columns(BIG, "added_at", "retired_at?"),
     UniqueConstraint("key"),
     _key(),
 )
@@ -138,12 +155,9 @@ context = _table(
 # Reward definitions; they never change. weights: by event kind, JSON (see `policies._terms`).
 reward = _table(
     "reward",
-    *_columns(TEXT, "name", "weights"),
-    Column("window_us", BIG, nullable=False),
-    Column("default_value", REAL, nullable=False),
-    *_columns(REAL, "clip_low", "clip_high", null=True),
-    *_columns(TEXT, "learn", "late"),
-    Column("created_at", BIG, nullable=False),
+    *_columns(TEXT, "name", "weights", "learn", "late"),
+    *_columns(BIG, "window_us", "created_at"),
+    *_columns(REAL, "default_value", "clip_low?", "clip_high?"),
     UniqueConstraint("name"),
     CheckConstraint("window_us >= 0", name="window_positive"),
     CheckConstraint("clip_low <= clip_high", name="clip_order"),
@@ -167,15 +181,10 @@ policy = _table(
 version = _table(
     "version",
     _ref("policy_id", "policy"),
-    Column("number", BIG, nullable=False),
-    Column("status", TEXT, nullable=False),
+    *_columns(BIG, "number", "seq", "ordinal", "entered_to?", "created_at"),
+    *_columns(TEXT, "status", "learned_from", "parameters?", "report?"),
     _ref("reward_id", "reward"),
     _ref("parent_id", "version", null=True),
-    *_columns(BIG, "seq", "ordinal"),
-    Column("entered_to", BIG),
-    Column("learned_from", TEXT, nullable=False),
-    *_columns(TEXT, "parameters", "report", null=True),
-    Column("created_at", BIG, nullable=False),
     UniqueConstraint("policy_id", "number"),
     CheckConstraint("number > 0", name="number_positive"),
     _choice("status", "learning", "frozen", "retired"),
@@ -186,27 +195,23 @@ version = _table(
 policy_head = _table(
     "policy_head",
     _ref("policy_id", "policy", key=True),
-    *_columns(BIG, "seq", "ordinal"),
+    *_columns(BIG, "seq", "ordinal", "pruned_to?"),
     _ref("live_id", "version"),
-    Column("pruned_to", BIG),
 )
 
 # Every promotion of a version, and which version was live before it; rolled_back_at: null while it stands.
 promotion = _table(
     "promotion",
-    _ref("policy_id", "policy"),
-    _ref("version_id", "version"),
+    *_refs("policy", "version"),
     _ref("previous_id", "version"),
-    Column("at", BIG, nullable=False),
-    Column("rolled_back_at", BIG),
+    *_columns(BIG, "at", "rolled_back_at?"),
     Index(None, "policy_id", "id"),
 )
 
 # Priors of arms that do not have the default of the kind: alpha and beta (pseudo-counts of successes and failures).
 prior = _table(
     "prior",
-    _ref("version_id", "version", key=True),
-    _ref("arm_id", "arm", key=True),
+    *_refs("version", "arm", key=True),
     *_columns(REAL, "alpha", "beta"),
     CheckConstraint("alpha > 0 AND alpha <= 1e308", name="alpha_positive"),
     CheckConstraint("beta > 0 AND beta <= 1e308", name="beta_positive"),
@@ -219,51 +224,18 @@ prior = _table(
 # counts of an arm (extra: what the weights of a fit predict of them), and bucket 1 + j its sums on column j: of x_j
 # squared (pulls), of what is left of the reward times x_j (reward_sum) and of x_j (reward_squares). Columns that no
 # context had are not stored.
-belief = _table(
-    "belief",
-    _ref("version_id", "version", key=True),
-    Column("bucket", BIG, primary_key=True, autoincrement=False),
-    _ref("arm_id", "arm", key=True),
-    Column("ordinal", BIG, nullable=False),
-    *_sums(),
-    Column("extra", BYTES),
-    *map(_finite, ("pulls", "reward_sum", "reward_squares")),
-    rowid=False,
-)
-belief_delta = _table(
-    "belief_delta",
-    _ref("version_id", "version", key=True),
-    Column("bucket", BIG, primary_key=True, autoincrement=False),
-    _ref("arm_id", "arm", key=True),
-    Column("seq", BIG, primary_key=True, autoincrement=False),
-    Column("ordinal", BIG, nullable=False),
-    *_sums("d_"),
-    *_sums(),
-    Column("extra", BYTES),
-    *map(_finite, ("pulls", "reward_sum", "reward_squares")),
-    rowid=False,
-)
+belief = _beliefs("belief")
+belief_delta = _beliefs("belief_delta", Column("seq", BIG, primary_key=True, autoincrement=False), *_sums("d_"))
 
 # Sums of slots that a belief holds and whose rows were pruned, faded until `ordinal`: without them nothing would tell
 # what the belief should be.
-pruned_sums = _table(
-    "pruned_sums",
-    _ref("version_id", "version", key=True),
-    Column("bucket", BIG, primary_key=True, autoincrement=False),
-    _ref("arm_id", "arm", key=True),
-    Column("ordinal", BIG, nullable=False),
-    *_sums(),
-    Column("extra", BYTES),
-    *map(_finite, ("pulls", "reward_sum", "reward_squares")),
-    rowid=False,
-)
+pruned_sums = _beliefs("pruned_sums")
 
 # Weights of arms of a trained version, packed doubles; of a version with sparse contexts that was fitted to a log, the
 # columns (four bytes each) and then the weights, around which its sums are taken. They never change.
 arm_weights = _table(
     "arm_weights",
-    _ref("version_id", "version", key=True),
-    _ref("arm_id", "arm", key=True),
+    *_refs("version", "arm", key=True),
     Column("weights", BYTES, nullable=False),
     rowid=False,
 )
@@ -292,8 +264,7 @@ session = _table(
     Column("key", TEXT, nullable=False),
     _ref("user_id", "users", null=True),
     Column("split", SMALL, nullable=False),
-    Column("created_at", BIG, nullable=False),
-    Column("digest", BIG),
+    *_columns(BIG, "created_at", "digest?"),
     UniqueConstraint("key"),
     _key(),
     CheckConstraint("split IN (0, 1, 2)", name="split_known"),
@@ -319,8 +290,7 @@ visit = _table(
 experiment = _table(
     "experiment",
     *_columns(TEXT, "name", "unit", "salt", "status", "definition"),
-    Column("created_at", BIG, nullable=False),
-    Column("stopped_at", BIG),
+    *_columns(BIG, "created_at", "stopped_at?"),
     UniqueConstraint("name"),
     _choice("unit", "user", "session"),
     _choice("status", "running", "stopped"),
@@ -340,8 +310,7 @@ assignment = _table(
     "assignment",
     _ref("experiment_id", "experiment"),
     _ref("user_id", "users", null=True),
-    _ref("session_id", "session", null=True),
-    _ref("variant_id", "variant"),
+    *_refs("session?", "variant"),
     Column("at", BIG, nullable=False),
     CheckConstraint("(user_id IS NULL) <> (session_id IS NULL)", name="one_unit"),
     UniqueConstraint("experiment_id", "user_id"),
@@ -360,8 +329,7 @@ gate_look = _table(
     "gate_look",
     _ref("route_id", "route"),
     Column("at", BIG, nullable=False),
-    _ref("policy_id", "policy"),
-    _ref("version_id", "version"),
+    *_refs("policy", "version"),
     Column("report", TEXT, nullable=False),
     Index(None, "route_id", "at"),
 )
@@ -372,9 +340,7 @@ route_change = _table(
     "route_change",
     _ref("route_id", "route"),
     Column("at", BIG, nullable=False),
-    _ref("policy_id", "policy"),
-    _ref("version_id", "version", null=True),
-    _ref("experiment_id", "experiment", null=True),
+    *_refs("policy", "version?", "experiment?"),
     Column("command", TEXT, nullable=False),
     _ref("look_id", "gate_look", null=True),
     _ref("restored_id", "route_change", null=True),
@@ -383,11 +349,8 @@ route_change = _table(
 # A challenger that is compared with what a route serves, without serving: from one time to another.
 shadow = _table(
     "shadow",
-    _ref("route_id", "route"),
-    _ref("policy_id", "policy"),
-    _ref("version_id", "version", null=True),
-    Column("started_at", BIG, nullable=False),
-    Column("stopped_at", BIG),
+    *_refs("route", "policy", "version?"),
+    *_columns(BIG, "started_at", "stopped_at?"),
     Index(None, "route_id", "id"),
 )
 
@@ -400,12 +363,8 @@ shadow = _table(
 # computed when it was imported.
 decision = _table(
     "decision",
-    _ref("policy_id", "policy"),
-    _ref("version_id", "version"),
-    Column("belief_seq", BIG, nullable=False),
-    Column("belief_ordinal", BIG),
-    Column("seq", BIG, nullable=False),
-    Column("ordinal", BIG),
+    *_refs("policy", "version"),
+    *_columns(BIG, "belief_seq", "belief_ordinal?", "seq", "ordinal?"),
     _ref("session_id", "session"),
     *_columns(BIG, "visit", "step"),
     _ref("context_id", "context"),
@@ -437,11 +396,7 @@ decision = _table(
 )
 # The last decision of every user that was not imported, which an event `return` credits when they come back. It is
 # written while some reward weighs that event.
-last_decision = _table(
-    "last_decision",
-    _ref("user_id", "users", key=True),
-    _ref("decision_id", "decision"),
-)
+last_decision = _table("last_decision", _ref("user_id", "users", key=True), _ref("decision_id", "decision"))
 # The arms of a decision by position. propensity: given the positions above; marginal: of that arm at that position;
 # min_propensity: the smallest conditional of any arm still left there. censored: by the last `!censor` event.
 slot = _table(
@@ -449,7 +404,7 @@ slot = _table(
     _ref("decision_id", "decision", key=True),
     Column("position", BIG, primary_key=True, autoincrement=False),
     _ref("arm_id", "arm"),
-    *_columns(REAL, "propensity", "marginal", "min_propensity", "score", null=True),
+    *_columns(REAL, "propensity?", "marginal?", "min_propensity?", "score?"),
     *_columns(SMALL, "censored", "rounded"),
     CheckConstraint("position > 0", name="position_positive"),
     *map(_probability, ("propensity", "marginal")),
@@ -460,16 +415,11 @@ slot = _table(
 )
 
 # The route by which a decision was asked for.
-route_decision = _table(
-    "route_decision",
-    _ref("decision_id", "decision", key=True),
-    _ref("route_id", "route"),
-)
+route_decision = _of_decision("route_decision", _ref("route_id", "route"))
 # The log of the probability that a challenger would have given to the slate of a decision; null where it has none.
 shadow_decision = _table(
     "shadow_decision",
-    _ref("shadow_id", "shadow", key=True),
-    _ref("decision_id", "decision", key=True),
+    *_refs("shadow", "decision", key=True),
     Column("log_probability", REAL),
     CheckConstraint("log_probability <= 0 AND log_probability >= -1e308", name="log_probability_range"),
     rowid=False,
@@ -477,11 +427,8 @@ shadow_decision = _table(
 
 # Who picked each slot of an interleaved slate: a letter a position, A for the first ranker and B for the second. The
 # propensities of its slots are given these.
-team_draft = _table(
-    "team_draft",
-    _ref("decision_id", "decision", key=True),
-    Column("teams", TEXT, nullable=False),
-    CheckConstraint("length(teams) > 0", name="teams_named"),
+team_draft = _of_decision(
+    "team_draft", Column("teams", TEXT, nullable=False), CheckConstraint("length(teams) > 0", name="teams_named")
 )
 
 # Events are numbered within their decision, under the lock of its policy; seq: the change that stored them. Without a
@@ -524,9 +471,8 @@ import_line = _table(
 
 # The candidates that the first stage of a decision drew from a catalogue (null where that is not known), ids in order,
 # with their propensities, each given those before; the eligible set of the decision is that of its candidates.
-candidate_list = _table(
+candidate_list = _of_decision(
     "candidate_list",
-    _ref("decision_id", "decision", key=True),
     _ref("catalogue_id", "eligible_set", null=True),
     *_columns(TEXT, "arms", "propensities"),
     Column("log_propensity", REAL, nullable=False),
@@ -535,32 +481,19 @@ candidate_list = _table(
 
 # What an imported line says beside its slate, where it does. Features of arms for that decision alone, in place of the
 # catalogue's: {arm key: features}, in a context.
-decision_features = _table(
-    "decision_features",
-    _ref("decision_id", "decision", key=True),
-    _ref("context_id", "context"),
-)
+decision_features = _of_decision("decision_features", _ref("context_id", "context"))
 # The arms that each position could show, where these differ: JSON, a list of ids for each position.
-slot_set = _table(
-    "slot_set",
-    _ref("decision_id", "decision", key=True),
-    Column("arms", TEXT, nullable=False),
-)
+slot_set = _of_decision("slot_set", Column("arms", TEXT, nullable=False))
 # The probability of each eligible arm at the first position, packed doubles in order of their ids.
-logged_support = _table(
-    "logged_support",
-    _ref("decision_id", "decision", key=True),
-    Column("probabilities", BYTES, nullable=False),
-)
+logged_support = _of_decision("logged_support", Column("probabilities", BYTES, nullable=False))
 
 # Curves of examination: how likely the eye reaches a position, against the first one. Numbered under a name; they
 # never change. options: of the command; positions: the curve, JSON; report: how it was estimated, JSON.
 position_curve = _table(
     "position_curve",
-    Column("name", TEXT, nullable=False),
+    *_columns(TEXT, "name", "model", "method", "options", "positions", "report"),
     *_columns(BIG, "number", "created_at"),
     _ref("reward_id", "reward"),
-    *_columns(TEXT, "model", "method", "options", "positions", "report"),
     UniqueConstraint("name", "number"),
     _key("name"),
     CheckConstraint("number > 0", name="number_positive"),

@@ -46,14 +46,13 @@ class FixedLoggers:
         selection."""
         if extent.first_version == extent.last_version:
             return cls()
-        counts = reader.version_counts(unit, selection)
-        versions = policies.by_id(unit, [each.version_id for each in counts])
+        decisions = reader.version_counts(unit, selection)
+        versions = policies.by_id(unit, decisions)
         fixed = {
             key: version.reference
             for key, version in versions.items()
             if version.status == "frozen" or not lineage.learns(version)
         }
-        decisions = {each.version_id: each.decisions for each in counts}
         most = sorted(fixed, key=lambda key: (-decisions[key], fixed[key]))[: strata.MOST]
         if len(most) < 2:
             return cls()

@@ -19,9 +19,8 @@ from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
 from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
 from rlrec.policy.features import WIDTH
-from rlrec.store import Unit, contents, decision_features, imported_data, settings
+from rlrec.store import Unit, contents, imported_data, settings
 from rlrec.store import candidates as candidate_lists
-from rlrec.store import slot_sets as stored_slot_sets
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch
 from rlrec.store.unit import StoredRows
@@ -62,12 +61,12 @@ class LogReader:
         self.marginals = logger_marginals.LoggerMarginals(self.loggers)
         self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)
         self._eligible: dict[int, Ids] = {}
-        self._lists = candidate_lists.any_list(unit)
+        self._lists = imported_data.any_row(unit, "candidate_list")
         serving = [each.serving for each in evaluation.targets if each.serving is not None]
         describing = any(each.described or each.trained for each in serving)
-        self._features = describing and decision_features.any_features(unit)
-        self._slot_sets = stored_slot_sets.any_set(unit)
-        self._supports = imported_data.any_support(unit)
+        self._features = describing and imported_data.any_row(unit, "decision_features")
+        self._slot_sets = imported_data.any_row(unit, "slot_set")
+        self._supports = imported_data.any_row(unit, "logged_support")
         self._inclusions = candidates.DERIVED  # distributions of a partition that may still be worked out
 
     def to_fit(self, reading: Reading) -> Iterator[LoggedBatch]:
@@ -159,7 +158,7 @@ class LogReader:
         if self._features:
             slots, features = self._with_features(slots)
         if self._slot_sets:
-            sets = stored_slot_sets.find(self.unit, np.unique(slots["decision_id"]).tolist())
+            sets = imported_data.slot_sets(self.unit, np.unique(slots["decision_id"]).tolist())
             column, of_slots = slot_sets.column(slots, sets)
             slots, eligible = slots | {slot_sets.SLOT_SET: column}, {**eligible, **of_slots}
         groups, group = self.grouping.of(slots, contexts, context)
@@ -188,12 +187,12 @@ class LogReader:
         """The slots with a number below 0 as the revision of decisions whose arms have features of their own, and these
         features."""
         decision_id = slots["decision_id"]
-        contexts = decision_features.contexts(self.unit, np.unique(decision_id).tolist())
+        contexts = imported_data.feature_contexts(self.unit, np.unique(decision_id).tolist())
         if not contexts:
             return slots, {}
         revision = np.array([-contexts.get(number, 0) for number in decision_id.tolist()], np.int64)
         ids = {key: arm for arm, key in self.evaluation.arms.keys.items()}
-        features = decision_features.by_context(self.unit, set(contexts.values()))
+        features = imported_data.features(self.unit, set(contexts.values()))
         by_arm = {
             -context: {ids[key]: text for key, text in of_context.items() if key in ids}
             for context, of_context in features.items()

@@ -163,7 +163,7 @@ def unlearned(unit: Unit, selection: Selection, serving: str) -> Selection:
     if first is None:
         return selection
     later = replace(selection, first_id=max(first, selection.first_id or 0))
-    gate = sum(each.decisions for each in reader.version_counts(unit, replace(later, splits=[GATE])))
+    gate = sum(reader.version_counts(unit, replace(later, splits=[GATE])).values())
     return later if gate >= ENOUGH else selection
 
 

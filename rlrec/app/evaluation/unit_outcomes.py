@@ -169,7 +169,7 @@ def period_label(start: int, by: str) -> str:
 
 def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
     """The policy, or the version, of each version that served selected decisions, in the order of names."""
-    served = people.versions(unit, study.selection)
+    served = reader.version_counts(unit, study.selection)
     owners = {policy.id for policy in policies.all_policies(unit)}
     listed = sorted(
         (version for version in policies.versions(unit, owners) if version.id in served),
