@@ -224,13 +224,27 @@ class _Import:
         return summary
 
     def _summary(self, accepted: int, duplicates: int, rejected: int, altered: AlteredRewards) -> ImportSummary:
-        for line in altered.notices():
+        for line in [*altered.notices(), *self._on_propensities(duplicates)]:
             self.store.notice(line)
         return ImportSummary(
             accepted=accepted, duplicates=duplicates, rejected=rejected, clipped=altered.clipped,
             ignored=altered.ignored, skipped=sum(file.skipped for file in self.files),
             clipped_share=altered.clipped / max(accepted, 1), ignored_kinds=sorted(altered.kinds),
         )  # fmt: skip
+
+    def _on_propensities(self, duplicates: int) -> Iterator[str]:
+        """Lines for a person: who judges by rows without propensities, and who has them already."""
+        without, wanted = sum(file.without_propensity for file in self.files), self.request.propensity
+        if without and wanted is None:
+            yield (
+                f"{quantity(without, 'decision')} without a propensity: estimates leave them out; "
+                "--propensity uniform or fitted gives them some, in a store that does not have these lines yet"
+            )
+        if without and wanted is not None and duplicates:
+            yield (
+                f"{quantity(duplicates, 'line')} stored before, with the propensities of that time: "
+                "--propensity does not change them, another store takes them anew"
+            )
 
 
 def _write(unit: Unit, *, state: ImportState, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:

@@ -164,6 +164,8 @@ def within_unit_hint(definition: Reward) -> str:
     ]
     command = f"rlrec reward define {definition.name[:59]}-unit '{', '.join(terms)}' {' '.join(options)}"
     most = f"the most that a slot earns{'' if clipped else ' with one event of each kind'}"
+    if "reward" in definition.weights and not clipped:
+        most += " of at most 1 (for ratings up to 5 divide the weight of `reward` by 5)"
     return f"`{command}` counts in units of {unit:g}, {most}; --reward {definition.name} still judges in its own"
 
 

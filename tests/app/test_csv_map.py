@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlrec.app.imports.layouts import csv_cells
 from tests.app.logs import summary
 from tests.conftest import Run
 
@@ -138,7 +139,8 @@ def test_decisions_whose_rows_contradict_each_other_are_set_apart(run_sqlite: Ru
     command = ("import-log", "log.csv", "--layout", "csv", "--map", "map.json")
     said = run_sqlite(*command, "--on-error", "quarantine", "--rejects", "bad.jsonl", "--json")
     assert (said.exit_code, said.json) == (5, summary(accepted=2, rejected=1))
-    assert json.loads(Path("bad.jsonl").read_text())["line"] == 3
+    bad = json.loads(Path("bad.jsonl").read_text())
+    assert (bad["line"], "'country'" in bad["error"]) == (3, True)
 
 
 @pytest.mark.parametrize(
@@ -166,3 +168,16 @@ def test_a_table_needs_a_map_and_other_layouts_have_no_use_for_one(run_sqlite: R
 def test_times_come_in_several_forms(run_sqlite: Run, text: str) -> None:
     imported(run_sqlite, HEADER + row().replace("2026-01-31T12:00:00Z", text))
     assert run_sqlite("export-log", "-").lines[0]["at"] == "2026-01-31T12:00:00.000000Z"
+
+
+def test_times_with_an_offset_are_read_one_by_one() -> None:
+    assert csv_cells.instants(["2026-01-31T13:00:00+01:00"] * 200) is None
+    assert csv_cells.instants(["2026-01-31T12:00:00.5Z"] * 2) == [1_769_860_800_500_000] * 2
+
+
+def test_decisions_without_propensities_are_said(run_sqlite: Run) -> None:
+    command = ("import-log", "log.csv", "--layout", "csv", "--map", "map.json", "--policy", "shop")
+    Path("log.csv").write_text(HEADER + row(1, p="") + row(2))
+    assert "1 decision without a propensity" in run_sqlite(*command).stderr
+    assert "1 line stored before" not in (said := run_sqlite(*command, "--propensity", "uniform").stderr)
+    assert "2 lines stored before, with the propensities of that time" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from math import log, log1p
 from typing import Any
@@ -174,3 +175,11 @@ def test_arrays_say_what_single_pages_say(
     page = np.array([row[0] for row in drawn], np.int64)
     found = rewards.of_pages(one, n=5, page=page, **columns(one, drawn))
     assert found == pytest.approx(single, abs=1e-9, rel=1e-9)
+
+
+def test_the_way_into_the_unit_interval_speaks_of_ratings() -> None:
+    stars = Reward(id=2, name="stars", weights={"reward": 1.0}, window_us=1_800_000_000, default=0.0, clip_low=None,
+                   clip_high=None, learn="served", late="count")  # fmt: skip
+    assert "divide the weight of `reward` by 5" in rewards.within_unit_hint(stars)
+    assert "divide" not in rewards.within_unit_hint(replace(stars, weights={"click": 1.0}))
+    assert "reward=0.2" in rewards.within_unit_hint(replace(stars, clip_low=0.0, clip_high=5.0))

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
 import numpy as np
 
 from rlrec.app.imports.background import BackgroundItems
-from rlrec.app.imports.columns import NULL, LogColumns, distinct
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, values
 from rlrec.app.imports.layouts import fields
 from rlrec.errors import InputError
 
@@ -119,6 +119,7 @@ class Layout(ABC):
         self.now = now
         self.options = options or Options()
         self.skipped = 0  # lines that the format marks as no decision, so far
+        self.without_propensity = 0  # decisions, so far
         self.policies: dict[str, int] = {}  # the line that names each policy first
         self.decoded, self.share = 0, 0.0  # lines that were decoded so far, and the share of the file that was read
         self.names_keys = False  # whether some line names a request, a key of feedback or a user
@@ -236,6 +237,7 @@ class Layout(ABC):
 
     def note(self, rows: LogColumns) -> None:
         """Remember of decoded rows what is known only at the end of the file."""
+        self.without_propensity += values(rows.log_propensity, len(rows)).count(None)
         if self.policy is None:
             for name in distinct(rows.policy) - self.policies.keys():
                 self.policies[name] = rows.number[list(cast(Sequence[str], rows.policy)).index(name)]

@@ -233,11 +233,12 @@ class CsvMap(Layout):
 
     def _check_equal(self, cells: Sequence[Sequence[str]], starts: list[int], row: list[int]) -> None:
         """Raises InputError where the rows of a decision differ in what it has once."""
-        chosen = [self._index[word] for word in OF_DECISION if word in self._index]
-        for column in map(cells.__getitem__, chosen + [self._number[name] for name in self._of_context]):
+        names = [self.map.columns[word] for word in OF_DECISION if word in self._index]
+        for name in [*names, *self._of_context]:
+            column = cells[self._number[name]]
             if any(column[starts[index]] != cell for index, cell in zip(row, column, strict=True)):
-                raise InputError("the rows of one decision differ in what it has once: its session, user, time, "
-                                 "eligible arms or context")  # fmt: skip
+                hint = "a decision has its session, user, time, eligible arms and context once"
+                raise InputError(f"the rows of one decision differ in the column {name!r}", hint=hint)
 
     # -- columns --
 
