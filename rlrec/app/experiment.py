@@ -1,18 +1,17 @@
-"""Experiments: split users or sessions between policies, and compare what the variants earned."""
+"""Experiments: split users or sessions between policies, and stop that."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from rlrec.app.evaluation import holdout, interleaved
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import belief_versions
-from rlrec.arrays import finite_or_none
-from rlrec.errors import Conflict, InputError, quantity
-from rlrec.records import Reward, Version
+from rlrec.errors import Conflict, InputError
+from rlrec.records import Version
 from rlrec.store import Store, Unit, experiments, policies, routes, settings
 from rlrec.store.experiments import Experiment
 from rlrec.store.routes import RouteChange
@@ -21,12 +20,7 @@ from rlrec.store.unit import StoredRows, damaged, parse
 from rlrec.times import written
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluation.unit_outcomes import DifferenceRow, OutcomeRow
     from rlrec.app.learning.slot_statistics import Totals
-    from rlrec.ope.comparison import VariantMean
-    from rlrec.ope.outcomes import OutcomeDifference
-
-DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,26 +64,6 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
     "stopped_at": str | None, "created": NotRequired[bool], "already_stopped": NotRequired[bool],
     "interleave": NotRequired[list[str]], "route": NotRequired[str], "promoted": NotRequired[str],
 })  # fmt: skip
-
-
-class VariantComparison(TypedDict):
-    """Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the
-    variants and their differences per decision, under the first reward; checks of the split. reasons: of caution."""
-
-    experiment: str
-    status: str
-    unit: str
-    variants: list[dict[str, Any]]
-    differences: list[dict[str, Any]]
-    sample_ratio: dict[str, float | None]
-    holdout: dict[str, Any] | None
-    outcomes: list[OutcomeRow]
-    unit_differences: list[DifferenceRow]
-    reasons: list[str]
-    decisions_per_unit: list[dict[str, Any]]
-    anonymous: NotRequired[int]
-    ties: NotRequired[int | None]
-    interleave: NotRequired[list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +244,7 @@ def _promoted(
     if experiment.status == "stopped" and route.command != command:
         hint = f"`rlrec route set {route.route} --to {variant.policy}` serves what it learned"
         raise InputError(f"experiment {experiment.name} is stopped already", hint=hint)
-    version = _versions(unit, experiment)[variant.id]
+    version = versions_of(unit, experiment)[variant.id]
     if version.learning:
         return variant.policy_id, None
     assert version.parent_id is not None
@@ -279,7 +253,7 @@ def _promoted(
 
 
 def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
-    serving, shares = _versions(unit, experiment), _shares(experiment)
+    serving, shares = versions_of(unit, experiment), shares_of(experiment)
     if references := interleaved.rankers(experiment):
         resolved = [lookup.version(unit, reference)[0] for reference in references]
         variants = [_row(team, version, 0.5) for team, version in zip(TEAMS, resolved, strict=True)]
@@ -303,7 +277,7 @@ def _row(label: str, version: Version, weight: float) -> VariantRow:
     }  # fmt: skip
 
 
-def _versions(unit: Unit, experiment: Experiment) -> dict[int, Version]:
+def versions_of(unit: Unit, experiment: Experiment) -> dict[int, Version]:
     """The live version of each variant's policy, by the variant's id."""
     if not experiment.variants:
         raise damaged(f"the variants of experiment {experiment.name} are gone")
@@ -311,127 +285,6 @@ def _versions(unit: Unit, experiment: Experiment) -> dict[int, Version]:
     return {variant.id: live[variant.policy][0] for variant in experiment.variants}
 
 
-def _shares(experiment: Experiment) -> dict[int, float]:
+def shares_of(experiment: Experiment) -> dict[int, float]:
     total = sum(variant.weight for variant in experiment.variants)
     return {variant.id: variant.weight / total for variant in experiment.variants}
-
-
-def show(
-    store: Store, name: str, *, rewards: Sequence[str] = (), level: float = 0.95, log: str | None = None
-) -> VariantComparison:
-    """Outcomes per unit under these rewards (none: those that the variants learn), their differences, earnings per
-    decision under the first of them, and whether the split is as defined. log: a filter of the decisions; the split and
-    the holdout are checked on all."""
-    from rlrec.app.evaluation import unit_outcomes
-    from rlrec.app.inputs import filters
-    from rlrec.app.log import maturity
-    from rlrec.ope import comparison, intervals, outcomes
-    from rlrec.store import bulk
-    from rlrec.store.reader import Selection
-
-    intervals.check_level(level)
-    with store.read() as unit, bulk.alongside(unit):
-        experiment = lookup.experiment(unit, name)
-        serving = _versions(unit, experiment)
-        definitions = unit_outcomes.rewards_of(unit, rewards, experiment)
-        if references := interleaved.rankers(experiment):
-            if log:
-                raise InputError("an interleaved experiment is compared on all of its log", hint="leave out --log")
-            return _interleaved(unit, experiment, references, definitions[0], level=level)
-        study = unit_outcomes.of_experiment(experiment, definitions)
-        if log:
-            study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
-        collected = unit_outcomes.collect(unit, study, level=level)
-        assigned = experiments.count_units(unit, experiment.id)
-        uniform = holdout.compared(unit, experiment, definitions[0], level=level)
-        outlook = None
-        if assigned and not any(collected.sums.sessions):
-            selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
-            wait_us, command = definitions[0].window_us, f"experiment show {name}"
-            outlook = maturity.outlook(unit, selection, wait_us=wait_us, command=command)
-    figures, sums, labels = collected.outcomes, collected.sums, collected.groups.labels
-    if sums.censored:
-        store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
-    if outlook is not None:
-        store.notice(f"no decision of {name} is mature yet: {outlook}")
-    shares, units = _shares(experiment), [assigned.get(variant.id, 0) for variant in experiment.variants]
-    chi2, p_value = comparison.sample_ratio(units, [variant.weight for variant in experiment.variants])
-    rows, unit_differences = unit_outcomes.to_json(collected)
-    decisions_per_unit, per_decision = outcomes.per_decision(0)
-    differences, more_decisions = (
-        [_difference(figures.difference(number, metric), labels) for number in range(1, len(units))]
-        for metric in (per_decision, decisions_per_unit)
-    )
-    for number, row in enumerate(more_decisions, start=1):
-        row["differ"] = figures.differ(number, decisions_per_unit)
-    return {
-        "experiment": experiment.name,
-        "status": experiment.status,
-        "unit": experiment.unit,
-        "variants": [
-            {
-                "variant": variant.label, "policy": serving[variant.id].policy.display_name,
-                "weight": shares[variant.id], "units": assigned.get(variant.id, 0),
-                **_earnings(figures.mean(number, per_decision), int(sums.sessions[number]), level),
-            }
-            for number, variant in enumerate(experiment.variants)
-        ],
-        "differences": differences,
-        "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}), "holdout": uniform,
-        "outcomes": rows, "unit_differences": unit_differences,
-        "reasons": [
-            *([DECISIONS_DIFFER] if any(row["differ"] for row in more_decisions) else []),
-            *([unit_outcomes.ANONYMOUS_UNITS] if sums.anonymous else []),
-            *([YOUNG_UNITS] if any(YOUNG_UNITS in row["reasons"] for row in unit_differences) else []),
-        ],
-        "decisions_per_unit": more_decisions, "anonymous": sums.anonymous,
-    }  # fmt: skip
-
-
-def _difference(row: OutcomeDifference, labels: Sequence[str | None]) -> dict[str, Any]:
-    return {
-        "variant": labels[row.group], "against": labels[0], "value": row.value, "lower": row.lower,
-        "upper": row.upper, "p_value": row.p_value,
-    }  # fmt: skip
-
-
-def _interleaved(
-    unit: Unit, experiment: Experiment, references: Sequence[str], definition: Reward, *, level: float
-) -> VariantComparison:
-    """The credit of each team: means a decision of the rewards of its slots."""
-    from rlrec.ope import comparison
-
-    credit = interleaved.credit(unit, experiment, definition, level=level)
-    chi2, p_value = comparison.sample_ratio([credit.first_picks, credit.decisions - credit.first_picks], [1.0, 1.0])
-    units = sum(experiments.count_units(unit, experiment.id).values())
-    return {
-        "experiment": experiment.name,
-        "status": experiment.status,
-        "unit": experiment.unit,
-        "variants": [
-            {
-                "variant": team, "policy": reference, "weight": 0.5, "units": units,
-                **_earnings(mean, credit.sessions, level), "wins": wins,
-            }
-            for team, reference, mean, wins in zip(TEAMS, references, credit.means, credit.wins[:2], strict=True)
-        ],
-        "differences": [{"variant": TEAMS[1], "against": TEAMS[0], **_finite(credit.difference)}],
-        "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}),
-        "holdout": None,
-        "outcomes": [],
-        "unit_differences": [],
-        "reasons": ["interleaved"],
-        "decisions_per_unit": [],
-        "ties": credit.wins[2],
-        "interleave": list(references),
-    }  # fmt: skip
-
-
-def _earnings(mean: VariantMean, sessions: int, level: float) -> dict[str, Any]:
-    lower, upper = mean.bounds(level)
-    figures = {"reward_per_unit": mean.per_unit, "mean": mean.value, "lower": lower, "upper": upper}
-    return {"sessions": sessions, "decisions": mean.decisions, **_finite(figures)}
-
-
-def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: finite_or_none(value) for name, value in figures.items()}

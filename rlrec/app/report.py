@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from rlrec.app import evaluate, experiment, exposure, outcomes, policy, positions
+from rlrec.app import compare, evaluate, exposure, outcomes, policy, positions
 from rlrec.app.audit import newest
 from rlrec.app.audit.findings import Finding
+from rlrec.app.compare import VariantComparison
 from rlrec.app.evaluation.estimates import EstimateRow
-from rlrec.app.experiment import VariantComparison
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.policy import PolicyBelief
 from rlrec.app.positions import CurveAnswer
@@ -243,7 +243,7 @@ class _Gathering:
             self._remark(
                 "experiments", f"{quantity(len(chosen) - EXPERIMENTS, 'older one')}: see `rlrec experiment list`."
             )
-        filled = (self._fill("experiments", experiment.show, self.store, each.name) for each in chosen[:EXPERIMENTS])
+        filled = (self._fill("experiments", compare.show, self.store, each.name) for each in chosen[:EXPERIMENTS])
         return [each for each in filled if each is not None]
 
     def _concerned(self, each: Experiment) -> bool:

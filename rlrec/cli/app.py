@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rlrec.app import (
-        arm, db_copy, db_forget, db_prune, decision, delays, demo, doctor, evaluate, experiment, exploration,
+        arm, compare, db_copy, db_forget, db_prune, decision, delays, demo, doctor, evaluate, experiment, exploration,
         export_log, exposure, feedback, import_log, init, names, outcomes, policy, positions, rebuild, recommend,
         report, reward, route, session, settle, shadow, simulate, status, study, train, versions,
     )  # fmt: skip

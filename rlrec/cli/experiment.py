@@ -18,7 +18,8 @@ from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
 from rlrec.errors import InputError, quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.experiment import ExperimentSummary, VariantComparison, VariantSpec
+    from rlrec.app.compare import VariantComparison
+    from rlrec.app.experiment import ExperimentSummary, VariantSpec
 
 COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
 DIFFERENCE = {  # column of a csv: key of a difference per decision
@@ -139,7 +140,7 @@ def show_(
     With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
     (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
     trust estimates from this log. --log narrows neither the holdout nor the check of the split."""
-    result = app.experiment.show(store, name, rewards=rewards, level=level, log=log)
+    result = app.compare.show(store, name, rewards=rewards, level=level, log=log)
     if plot is not None:
         from rlrec.report.figures import compared
 

@@ -10,9 +10,9 @@ from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, ch
 from rlrec.times import parse
 
 if TYPE_CHECKING:
+    from rlrec.app.compare import VariantComparison
     from rlrec.app.evaluation.estimates import EstimateRow
     from rlrec.app.evaluation.unit_outcomes import DifferenceRow, OutcomeRow
-    from rlrec.app.experiment import VariantComparison
     from rlrec.app.exposure import Result as Exposure
     from rlrec.app.outcomes import Result as Outcomes
     from rlrec.app.policy import PolicyBelief

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import experiment, feedback, policy, recommend
+from rlrec.app import compare, experiment, feedback, policy, recommend
 from rlrec.app.experiment import Request, VariantSpec
 from rlrec.app.init import init
 from rlrec.app.serving import assignment
@@ -202,10 +202,10 @@ def test_line_of_a_group_inherits_the_user_of_an_earlier_one(at: Clocked) -> Non
 def test_shares_follow_the_weights(at: Clocked) -> None:
     split(at(0), VariantSpec(label="a", policy="u", weight=1.0), VariantSpec(label="b", policy="u", weight=3.0))
     labels = [answer["variant"] for answer in ask_all(at(1), *map(str, range(400)), experiment="ab")]
-    units = experiment.show(at(1), "ab")["variants"]
+    units = compare.show(at(1), "ab")["variants"]
     assert [row["units"] for row in units] == [labels.count("a"), labels.count("b")]
     assert [row["weight"] for row in units] == [0.25, 0.75]
-    assert experiment.show(at(1), "ab")["sample_ratio"]["p_value"] > 1e-6
+    assert compare.show(at(1), "ab")["sample_ratio"]["p_value"] > 1e-6
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3])
@@ -245,7 +245,7 @@ def test_a_variant_named_as_the_holdout_is_refused(at: Clocked) -> None:
     with pytest.raises(InputError, match="two variants are named holdout"):
         experiment.create(at(0), Request(name="ab", variants=variants, holdout=0.1))
     assert experiment.create(at(0), Request(name="ab", variants=variants))["created"]
-    assert experiment.show(at(0), "ab")["holdout"] is None
+    assert compare.show(at(0), "ab")["holdout"] is None
 
 
 def test_stopped_experiment_serves_nobody(at: Clocked) -> None:
@@ -266,7 +266,7 @@ def test_figures_come_from_mature_events_inside_the_window(at: Clocked) -> None:
     click(at(2), *ids(answers[::4]))
     click(at(60), answers[1]["decision_id"])  # too late to count
     ask(at(61), "young", user="u0", experiment="ab")
-    found = experiment.show(at(62), "ab")
+    found = compare.show(at(62), "ab")
     for row in found["variants"]:
         mine = [n for n, answer in enumerate(answers) if answer["variant"] == row["variant"]]
         clicks = sum(n % 4 == 0 for n in mine)
@@ -282,7 +282,7 @@ def test_page_reward_counts_slots_and_page_events_and_leaves_censored_pages_out(
     click(at(2), *shown, position=1)
     click(at(2), *shown)
     feedback.feedback(at(3), feedback.Line(decision_id=shown[0], position=2, censor=True))
-    found = experiment.show(at(60), "ab")
+    found = compare.show(at(60), "ab")
     assert {row["mean"] for row in found["variants"]} == {2.0}
     assert sum(row["decisions"] for row in found["variants"]) == 19
     assert all(row["lower"] is None for row in found["variants"])  # no variation seen is no certainty
@@ -290,7 +290,7 @@ def test_page_reward_counts_slots_and_page_events_and_leaves_censored_pages_out(
 
 def test_experiment_without_decisions_has_figures_of_nothing(at: Clocked) -> None:
     split(at(0))
-    found = experiment.show(at(1), "ab")
+    found = compare.show(at(1), "ab")
     assert json.dumps(found, allow_nan=False)
     assert found["sample_ratio"] == {"chi2": None, "p_value": None}
     assert found["holdout"] is None
@@ -301,7 +301,7 @@ def test_experiment_without_decisions_has_figures_of_nothing(at: Clocked) -> Non
 
 def test_a_holdout_without_decisions_has_no_figures(at: Clocked) -> None:
     experiment.create(at(0), Request(name="ab", variants=[VariantSpec(label="a", policy="ts")], holdout=0.01))
-    found = experiment.show(at(1), "ab")["holdout"]
+    found = compare.show(at(1), "ab")["holdout"]
     assert (found["share"], found["verdict"], found["reasons"]) == (0.01, "insufficient", ["no-rows"])
     assert {found[name] for name in ("value", "estimate", "difference", "p_value")} == {None}
 
@@ -312,9 +312,9 @@ def test_batches_add_up_to_the_whole(at: Clocked, monkeypatch: pytest.MonkeyPatc
     split(at(0), by="user")
     sessions, users = [f"s{n}" for n in range(30)], [f"u{n % 7}" for n in range(30)]
     click(at(2), *ids(ask_all(at(1), *sessions, users=users, experiment="ab")[::3]))
-    whole = experiment.show(at(60), "ab")
+    whole = compare.show(at(60), "ab")
     monkeypatch.setattr(reader.batches, "__kwdefaults__", {**(reader.batches.__kwdefaults__ or {}), "size": 4})
-    assert experiment.show(at(60), "ab") == whole
+    assert compare.show(at(60), "ab") == whole
 
 
 # -- false alarms --
@@ -337,7 +337,7 @@ def test_a_true_difference_is_found_and_covered(tmp_path: Path) -> None:
         rates = [{"bad": 0.1, "good": 0.4}[answer["slate"][0]["arm"]] for answer in answers]
         click(store, *np.array(ids(answers))[rng.random(900) < rates].tolist())
     with closing(Store(str(tmp_path / "x.db"), now=START + 60 * MINUTE)) as later:
-        found = experiment.show(later, "ab", level=0.9999)["differences"][0]
+        found = compare.show(later, "ab", level=0.9999)["differences"][0]
     assert found["p_value"] < 1e-6
     assert found["lower"] < 0.9 * 0.3 < found["upper"]  # the floor shows either arm in one of ten
 
@@ -367,7 +367,7 @@ def held_out(tmp_path: Path) -> Iterator[Any]:
 def test_what_a_holdout_earned_is_what_was_estimated(held_out: Any) -> None:
     """False alarm: three in 10,000."""
     store, mean = held_out
-    found = experiment.show(store, "ab", level=0.9999)["holdout"]
+    found = compare.show(store, "ab", level=0.9999)["holdout"]
     assert found["value"] == pytest.approx(mean)
     assert found["lower"] < 0.4 < found["upper"]
     assert found["estimate_lower"] < 0.4 < found["estimate_upper"]
@@ -381,4 +381,4 @@ def test_propensities_that_are_wrong_are_found_by_the_holdout(held_out: Any) -> 
     store, _ = held_out
     third = "UPDATE slot SET propensity = 0.34, marginal = 0.34, min_propensity = 0.1 WHERE propensity <> ?"
     store.write(lambda unit: unit.tell(third, 1 / 3))
-    assert experiment.show(store, "ab")["holdout"]["p_value"] < 1e-6
+    assert compare.show(store, "ab")["holdout"]["p_value"] < 1e-6

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import arm, experiment, feedback, policy, recommend, reward, session, versions
+from rlrec.app import arm, compare, experiment, feedback, policy, recommend, reward, session, versions
 from rlrec.app.experiment import Request as Split
 from rlrec.app.experiment import VariantSpec
 from rlrec.app.inputs import lookup
@@ -328,7 +328,7 @@ def test_an_experiment_whose_units_are_young_says_so(store: Store, late: int) ->
         recommend.recommend_group(clock(store, START + day * DAY), lines)
     clock(store, START + 11 * DAY)
     young = ["young-units"] if late else []
-    assert experiment.show(store, "ab")["reasons"] == young
+    assert compare.show(store, "ab")["reasons"] == young
     for users in (None, "new"):
         result = outcomes(store, Request(experiment="ab", users=users))
         reasons = [row["reasons"] for row in result["differences"] if row["metric"] == "visits"]
