@@ -271,11 +271,10 @@ def _percent(share: float) -> str:
 
 def _chosen(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """For each target the estimate with the best verdict of those of the first unit; of equal ones the last, whose
-    estimator does the most."""
+    estimator does the most. One without a valid interval stands for no other."""
     chosen: dict[Any, Mapping[str, Any]] = {}
-    for row in rows:
-        if row["unit"] != rows[0]["unit"]:
-            continue
+    of_unit = [row for row in rows if row["unit"] == rows[0]["unit"]]
+    for row in [row for row in of_unit if row["std_error"] is not None] or of_unit:
         best = chosen.get(key := (row["target"], row["version"]))
         if best is None or VERDICTS.index(row["verdict"]) >= VERDICTS.index(best["verdict"]):
             chosen[key] = row
@@ -298,8 +297,8 @@ def _sentence(row: Mapping[str, Any]) -> str:
     low, high = (f"{100 * row['level']:g} % {cell(row['lower'])}", cell(row["upper"]))
     text = f"{name} would earn {cell(row['value'])} per {row['unit']} ({low} to {high}, {row['estimator']})"
     if row["lift"] is not None and None not in (row["lift_lower"], row["lift_upper"]):
-        better, worse = row["lift_lower"] > 0, row["lift_upper"] < 0
-        sure = "more" if better else "less" if worse else "not surely more or less"
+        better, worse, same = row["lift_lower"] > 0, row["lift_upper"] < 0, row["lift_lower"] == row["lift_upper"] == 0
+        sure = "more" if better else "less" if worse else "no more and no less" if same else "not surely more or less"
         if (better or worse) and row["verdict"] == "ok":
             sure = f"surely {sure}"
         text += f": {sure} than what served ({_percent(row['lift'])} %)"

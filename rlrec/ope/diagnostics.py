@@ -24,7 +24,7 @@ _ESS = {
     "below 1,000 (weak)": 1_000,
     "below 5 % of the clusters (weak)": _ESS_SHARE,
 }
-_NONZERO = 5  # weighted rewards
+LEAST_REWARDS = 5  # that are weighed and not 0
 _REWARDS = 30  # ESS x weighted share of rewards that are not the default
 
 # Every reason a verdict can give, worst first. `insufficient` and `weak` say which verdict the reason can lead to.
@@ -34,10 +34,11 @@ REASONS = {
     "all weights are wrong; `rlrec doctor` names the arms of policies that served",
     "low-ess": f"effective sample size {'; '.join(_ESS)}",
     "short-horizon": "the log does not support the steps that carry 90 % of the return (insufficient)",
-    "few-rewards": f"fewer than {_NONZERO} non-zero weighted rewards (insufficient); ESS x weighted share of rewards "
-    f"that are not the default below {_REWARDS} (weak); too few rewards for a bound (it is null)",
+    "few-rewards": f"fewer than {LEAST_REWARDS} non-zero weighted rewards (insufficient); ESS x weighted share of "
+    f"rewards that are not the default below {_REWARDS} (weak); too few rewards for a bound (it is null)",
     "heavy-tail": "no largest weight is known and k-hat of their tail is above 0.7 (insufficient)",
     "unsupported": "the target has more than 1 % on arms the logger gave 0 (insufficient)",
+    "no-variation": "all rewards are the same so far, which is no certainty: no bound is known (weak)",
     "one-cluster": "one cluster carries more than 20 % of the estimate (weak)",
     "mean-weight": "the mean weight is more than 3 standard errors from 1 (weak), or so far below 0.99 (insufficient): "
     "propensities are wrong, or what would carry the most weight is so rare that it did not occur",
@@ -82,7 +83,7 @@ _INSUFFICIENT = frozenset({"wrong-propensities"})
 # Reasons from the caller or from the interval that allow no verdict better than weak.
 _WEAK = frozenset({
     "in-sample", "estimated-propensity", "no-interval", "clipping-bias", "wide-interval", "rare-rewards",
-    "logging-candidates", "carry-over", "dependent-slots",
+    "logging-candidates", "carry-over", "dependent-slots", "no-variation",
 })  # fmt: skip
 
 _SUMS = (
@@ -294,7 +295,7 @@ def _insufficient(diagnosis: Diagnosis) -> list[str]:
         *(["no-rows"] if not diagnosis.n else []),
         *(["low-ess"] if short else []),
         *(["short-horizon"] if diagnosis.short_horizon else []),
-        *(["few-rewards"] if diagnosis.nonzero < _NONZERO else []),
+        *(["few-rewards"] if diagnosis.nonzero < LEAST_REWARDS else []),
         *(["heavy-tail"] if (diagnosis.k_hat or 0) > 0.7 else []),
         *(["unsupported"] if (diagnosis.unsupported or 0) > 0.01 else []),
         *(["mean-weight"] if diagnosis.mean_weight_upper is not None and diagnosis.mean_weight_upper < 0.99 else []),
@@ -382,22 +383,22 @@ def _position_model(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _few_rewards(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     nonzero = [estimate["nonzero"] for estimate in estimates]
-    too_few = [number for number in nonzero if number < _NONZERO]
-    enough = [number for number in nonzero if number >= _NONZERO]
+    too_few = [number for number in nonzero if number < LEAST_REWARDS]
+    enough = [number for number in nonzero if number >= LEAST_REWARDS]
     effective = [
         _effective_rewards(estimate["ess"], estimate["reward_share"])
         for estimate in estimates
         if estimate["reward_share"] is not None
     ]
     short = [number for number in effective if number < _REWARDS]
-    other = {"no-interval", "few-replicates", "no-reward-range"}  # these explain a null bound themselves
+    other = {"no-interval", "few-replicates", "no-reward-range", "no-variation"}  # they explain a null bound
     open_ended = any(
         None in (estimate["lower"], estimate["upper"]) and not other & {*estimate["reasons"]} for estimate in estimates
     )
     product = "ESS x weighted share of rewards that are not the default"
     return [
         *(
-            [f"{quantity(_span(too_few), 'non-zero weighted reward')}, fewer than {_NONZERO} (insufficient)"]
+            [f"{quantity(_span(too_few), 'non-zero weighted reward')}, fewer than {LEAST_REWARDS} (insufficient)"]
             if too_few
             else []
         ),

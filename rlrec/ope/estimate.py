@@ -243,6 +243,7 @@ class EstimatorFold:
         """The estimate as reported. together: its bounds, where those of several groups hold together."""
         of_interval = self.bounds(options, drawn) if together is None else together
         lower, upper, bound_reasons = _report(of_interval, self.estimator, options)
+        bound_reasons = [] if self._is_constant else bound_reasons
         (value, error), bias = self.value_and_error, self._bias_bound(options.reward_range)
         weights, diagnosis = self.weights, self.diagnosis
         if options.chosen:
@@ -314,11 +315,18 @@ class EstimatorFold:
         largest_error = max(high - low, high - least, most - low) if self.estimator.modelled else high - low
         return finite_or_none(self.distorted / self.weights.counted * largest_error)
 
+    @property
+    def _is_constant(self) -> bool:
+        """Whether there are rewards, and an estimate without any error: all clusters say the same."""
+        some = self.diagnosis.nonzero >= diagnostics.LEAST_REWARDS and bool(self.estimator.intervals)
+        return some and self.value_and_error[1] == 0
+
     def _notes(self, bias: float | None) -> list[str]:
         error = self.value_and_error[1]
         doubtful = self.estimator.biased and (bias is None or bias > (error if np.isfinite(error) else 0.0))
         return [
             *(["clipping-bias"] if doubtful else []),
+            *(["no-variation"] if self._is_constant else []),
             *([self.estimator.lacking] if self.estimator.weighted and self.weights.left_out else []),
         ]
 

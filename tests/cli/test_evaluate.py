@@ -259,3 +259,41 @@ def test_a_log_whose_propensities_are_false_judges_nothing(run_sqlite: Run, tmp_
     )
     assert (uniform["verdict"], uniform["reasons"][0]) == ("insufficient", "wrong-propensities")
     assert "wrong-propensities" not in itself["reasons"]
+
+
+# -- logs that tell little --
+
+
+def test_an_imported_row_that_showed_an_arm_for_sure_supports_no_other(run_sqlite: Run) -> None:
+    """`uniform` wants half of b, which had no chance; the last sentence says so, though dm has a value."""
+    line = {"eligible": ["a", "b"], "slate": [{"position": 1, "arm": "a", "propensity": 1.0}]}
+    lines = [json.dumps({"session": f"s{n}", "reward": n % 3 // 2, **line}) for n in range(100)]
+    run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
+    rows = run_sqlite("evaluate", "uniform", "--estimator", "snips,dm", "--json").json
+    assert [row["unsupported"] for row in rows] == [0.5, 0.5]
+    assert "uniform: this log cannot tell" in run_sqlite("evaluate", "uniform", "--estimator", "snips,dm").stderr
+
+
+def test_the_last_sentence_never_rests_on_a_model_alone(run_sqlite: Run) -> None:
+    """40 effective visits are too few; dm, which weighs nothing, is weak."""
+    lines = [
+        json.dumps({"session": f"s{n}", "reward": n % 3 // 2, "eligible": ["a", "b"],
+                    "slate": [{"position": 1, "arm": "ab"[n % 2], "propensity": 0.5}]})
+        for n in range(40)
+    ]  # fmt: skip
+    run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
+    rows = run_sqlite("evaluate", "uniform", "--estimator", "snips,dm", "--json").json
+    assert [row["verdict"] for row in rows] == ["insufficient", "weak"]
+    assert "uniform: this log cannot tell" in run_sqlite("evaluate", "uniform", "--estimator", "snips,dm").stderr
+
+
+def test_rewards_that_are_all_the_same_are_no_certainty(run_sqlite: Run) -> None:
+    line = {"eligible": ["a", "b"], "reward": 1}
+    lines = [
+        json.dumps({"session": f"s{n}", "slate": [{"position": 1, "arm": "ab"[n % 2], "propensity": 0.5}], **line})
+        for n in range(2_000)
+    ]
+    run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
+    rows = run_sqlite("evaluate", "uniform", "--estimator", "ips,snips,dr,wdr", "--json").json
+    assert [(row["verdict"], row["reasons"]) for row in rows] == [("weak", ["no-variation"])] * 4
+    assert "no more and no less than what served" in run_sqlite("evaluate", "uniform").stderr

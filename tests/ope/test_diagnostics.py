@@ -169,7 +169,7 @@ def test_a_default_that_is_not_zero_is_no_news() -> None:
     content = replace(batch, reward=np.ones(len(batch)), default=np.arange(len(batch)) > 10)
     (estimate,) = judged(content, "snips", interval="normal", reward_range=(0.0, 1.0))
     assert estimate.nonzero == len(batch)
-    assert (estimate.verdict, estimate.reasons) == ("weak", ("few-rewards",))
+    assert (estimate.verdict, estimate.reasons) == ("weak", ("few-rewards", "no-variation"))
 
 
 @pytest.mark.slow

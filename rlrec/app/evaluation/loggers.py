@@ -158,9 +158,9 @@ def logged_zeros(
 
 def unknown_support(slots: Columns) -> Columns:
     """alone: the rows of which only the arm shown had a chance; unknown_support: those where only a belief can tell."""
-    without = ~slots["imported"] & (slots["min_propensity"] == 0)
-    alone = without & (slots["marginal"] >= CERTAIN)
-    return {"alone": alone, "unknown_support": without & ~alone}
+    shown = np.where(slots["position"] == 1, slots["propensity"], slots["marginal"])
+    alone = (shown >= CERTAIN) & ~(slots["min_propensity"] > 0)
+    return {"alone": alone, "unknown_support": ~slots["imported"] & (slots["min_propensity"] == 0) & ~alone}
 
 
 @lru_cache(maxsize=1_000)
