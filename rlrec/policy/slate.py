@@ -17,7 +17,6 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Ids, Index, Words, run_starts
 from rlrec.policy import plackett_luce
 from rlrec.policy.floors import Floor, at_positions
-from rlrec.policy.pooled import pooled
 from rlrec.policy.sampler import uniforms, uniforms_at
 from rlrec.policy.scores import DrawnOrder, Order, Scores, top
 from rlrec.policy.sweep import ContinuousOrder
@@ -69,6 +68,8 @@ def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
 def marginals_each(many: Sequence[Scores], *, size: int, floor: Floor, shared: bool = False) -> list[Array]:
     """`marginals` of many scores of equally many arms; independent continuous ones are worked out together, also at one
     position where many cases share a few scores."""
+    from rlrec.policy.pooled import pooled  # a single request needs none of it
+
     orders = [scores.order(size) for scores in many]
     alone = size == 1 and not (shared and isinstance(orders[0], ContinuousOrder))
     together = None if alone else pooled(orders, positions=size)
@@ -169,6 +170,8 @@ def _swept(
     orders: Sequence[Order], case: Index, slates: Index, arms: int, floor: Floor
 ) -> Iterator[tuple[Index, Iterator[tuple[Array, Index]]]]:
     """Slates in order of their cases and arms, some at a time, with `Order.each_position` of them."""
+    from rlrec.policy.pooled import pooled
+
     order, k = np.lexsort((*slates.T[::-1], case)), slates.shape[1]
     swept = isinstance(orders[0], ContinuousOrder) and _few_of_each(len(orders), arms, slates)
     together = pooled(orders, positions=k) if swept else None

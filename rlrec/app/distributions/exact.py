@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,6 @@ from rlrec import policy as kinds
 from rlrec.app.distributions import sum_tables
 from rlrec.app.distributions.column_sums import ColumnSums
 from rlrec.app.distributions.designs import NOW, Described, described, policy_of
-from rlrec.app.distributions.trained import Trained
 from rlrec.arrays import Array, Ids, Index, Words, look_up
 from rlrec.policy import slate
 from rlrec.policy.base import EVERYTHING, Belief, Policy
@@ -33,6 +32,9 @@ from rlrec.records import CURVE, Version
 from rlrec.store import Unit, beliefs, policies
 from rlrec.store.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows
 from rlrec.store.unit import damaged
+
+if TYPE_CHECKING:
+    from rlrec.app.distributions.trained import Trained
 
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
 CELLS = 1_000_000  # numbers that scores of several contexts are made of at a time
@@ -309,7 +311,7 @@ def load(
     """A version as it stands, or as it stood after change `seq` of its policy.
 
     ordinal: how many decisions the policy had made by then; None for now."""
-    trained = Trained(unit, version, greedy=greedy) if kinds.load(version.policy.kind).stateful else None
+    trained = _trained(unit, version, greedy=greedy) if kinds.load(version.policy.kind).stateful else None
     distribution = VersionDistribution(
         version, sums=(), prior=beliefs.prior(unit, version.id), greedy=greedy, described=described(unit, version),
         trained=trained,
@@ -318,6 +320,12 @@ def load(
     sums, ordinal = _stored(unit, version, distribution.learner, seq, ordinal)
     columns = column_sums(unit, version, distribution.learner, seq=seq, ordinal=ordinal)
     return distribution.moved(sums, ordinal=ordinal, columns=columns)
+
+
+def _trained(unit: Unit, version: Version, *, greedy: bool = False) -> Trained:
+    from rlrec.app.distributions.trained import Trained  # bandits need none of it
+
+    return Trained(unit, version, greedy=greedy)
 
 
 def column_sums(
@@ -372,7 +380,7 @@ def renewed(
     if described_anew:
         distribution.described = described(unit, version)
         if distribution.trained is not None:
-            distribution.trained = Trained(unit, version)
+            distribution.trained = _trained(unit, version)
     if arms is not None and not distribution.learner.forgetting:
         distribution.columns = column_sums(unit, version, distribution.learner, ordinal=0, before=before.columns)
         plain = has_plain_sums(distribution.learner)
