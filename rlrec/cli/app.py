@@ -1,4 +1,5 @@
-"""The use cases, each imported when a command asks for it: `app.policy.show` is `rlrec.app.policy.show`."""
+"""The use cases, each imported when a command asks for it: `app.policy.show` is `rlrec.app.policy.show`; and the
+figures."""
 
 # mypy: implicit-reexport
 # ruff: noqa: F401, I001 (imports for the type checker, which does not see what __getattr__ does)
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
         export_log, exposure, feedback, import_log, init, names, outcomes, policy, positions, rebuild, recommend,
         report, reward, route, session, settle, shadow, simulate, status, study, train, versions,
     )  # fmt: skip
+    from rlrec.report import curves, figures
 
 
 def __getattr__(name: str) -> ModuleType:
-    return import_module(f"rlrec.app.{name}")
+    return import_module(f"rlrec.{'report' if name in ('curves', 'figures') else 'app'}.{name}")

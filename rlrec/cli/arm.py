@@ -13,8 +13,9 @@ from typing import Any
 import click
 
 from rlrec.cli import app
+from rlrec.cli.inputs import Lines, lines_argument
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Lines, Store, lines_argument, reading, writing
+from rlrec.cli.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.strict import not_utf8
 from rlrec.cli.values import KEY, OBJECT, parse_key
 from rlrec.errors import InputError, quantity

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from rlrec.cli import app
+from rlrec.cli.inputs import check_target
 from rlrec.cli.output import Show, write
-from rlrec.cli.shared import CommandGroup, Store, check_target, conclude, notice, printed, safe, settings, stored
+from rlrec.cli.shared import CommandGroup, Store, conclude, notice, printed, safe, settings, stored
 from rlrec.cli.values import NAME, TIME
 
 Command = Callable[..., Any]

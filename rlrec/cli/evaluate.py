@@ -216,9 +216,7 @@ def evaluate(
     workers = app.evaluate.Workers(jobs=jobs, engine=engine, scheduler=scheduler)
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)
     if plot is not None:
-        from rlrec.report.figures import estimated
-
-        save_plot(plot, estimated(estimates, estimates[0].estimate.unit))
+        save_plot(plot, app.figures.estimated(estimates, estimates[0].estimate.unit))
     rows = [row.to_json() for row in estimates]
     show(rows, table=view(rows, request["by"], app.evaluate.explained(estimates)))
     by = request["by"]

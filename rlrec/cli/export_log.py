@@ -10,8 +10,9 @@ import click
 
 from rlrec.cli import app, output
 from rlrec.cli.files import complete_file
+from rlrec.cli.inputs import check_target
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, check_target, notice, reading
+from rlrec.cli.shared import Store, notice, reading
 from rlrec.cli.values import Registered
 from rlrec.errors import InputError
 

@@ -45,9 +45,7 @@ def exposure(store: Store, show: Show, plot: str | None, **request: Any) -> None
                        features of the catalogue"""
     result = app.exposure.exposure(store, app.exposure.Request(**request))
     if plot is not None:
-        from rlrec.report.figures import evenness, exposed
-
-        save_plot(plot, evenness(result) or exposed(result))
+        save_plot(plot, app.figures.evenness(result) or app.figures.exposed(result))
     catalogue = result["catalogue"]
     figures = ((name, cast(float | None, value)) for name, value in catalogue.items() if name != "arms")
     counted = "every slot is a pull" if result["curve"] is None else f"pulls counted by curve {result['curve']}"

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from rlrec.cli import app
+from rlrec.cli.inputs import Lines, lines_input
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Lines, Store, lines_input, writing
+from rlrec.cli.shared import Store, writing
 from rlrec.cli.values import DECISION, KEY, TIME, Integer, parse_number
 from rlrec.errors import InputError
 from rlrec.times import parse as parse_time

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import click
 
 from rlrec.cli import output
-from rlrec.cli.shared import check_target
+from rlrec.cli.inputs import check_target
 from rlrec.errors import InputError, RlrecError
 
 if TYPE_CHECKING:

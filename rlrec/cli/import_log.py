@@ -9,20 +9,9 @@ from typing import Any, BinaryIO
 import click
 
 from rlrec.cli import app, lines
+from rlrec.cli.inputs import FILE, Refusals, refusing
 from rlrec.cli.output import Show
-from rlrec.cli.shared import (
-    FILE,
-    NOTHING_STORED,
-    Refusals,
-    Store,
-    conclude,
-    dry_run_option,
-    notice,
-    refusing,
-    rehearsal,
-    stored,
-    suggest_next,
-)
+from rlrec.cli.shared import NOTHING_STORED, Store, conclude, dry_run_option, notice, rehearsal, stored, suggest_next
 from rlrec.cli.values import NAME, Parsed, Registered, parse_file
 from rlrec.errors import quantity
 

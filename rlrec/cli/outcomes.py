@@ -98,9 +98,7 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
         raise click.UsageError("--plot draws the reward of a visit over time: add --by hour, day or week")
     result = app.outcomes.outcomes(store, app.outcomes.Request(**request))
     if plot is not None:
-        from rlrec.report.figures import over_time
-
-        save_plot(plot, over_time(result))
+        save_plot(plot, app.figures.over_time(result))
     notes = app.outcomes.explanations([*result["outcomes"], *result["differences"]], result["reasons"])
     table = _periods(result["outcomes"], period) if period else grid(result["outcomes"], result["differences"])
     if period:

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from rlrec.cli import feedback, recommend
+from rlrec.cli.inputs import FILE
 from rlrec.cli.output import Show
-from rlrec.cli.shared import FILE, Store, drawing, dry_run_option, rehearsal, stored
+from rlrec.cli.shared import Store, drawing, dry_run_option, rehearsal, stored
 from rlrec.errors import InputError
 
 

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
-from rlrec.cli import app
-from rlrec.cli.cells import cell
+from rlrec.cli import app, policy_view
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, by_name, printed, reading, suggest_next, writing
-from rlrec.cli.terminal import bar, decimals, interval
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
-from rlrec.errors import quantity
 
-if TYPE_CHECKING:
-    from rlrec.app.policy import Audience, CountingCurve, PolicyVersion
-    from rlrec.app.versions import LiveTime, VersionHistory
-
-CURVE_DROP = ("without_baseline", "variance", "clipped", "kl", "entropy", "lr", "value")
-N_ARMS = 20  # on a terminal
 FILE = click.Path(exists=True, dir_okay=False)
-CURVE_HEADERS = {"variance_without_baseline": "without_baseline"}  # headers that differ from the key
-CURVE = (
-    "epoch", "lr", "value", "gain", "lower", "upper", "ess", "entropy", "kl", "clipped", "variance",
-    "variance_without_baseline",
-)  # fmt: skip
 
 
 @click.group(cls=CommandGroup)
@@ -40,27 +26,7 @@ def policy() -> None:
 def kinds(show: Show) -> None:
     """List the kinds of policy, their parameters, and when to use each."""
     result = app.policy.list_kinds()
-    rows = [[row["kind"], " ".join(_pair(*pair) for pair in row["parameters"].items()), row["when"]] for row in result]
-    show(result, table=View(headers=["kind", "parameters", "when to use it"], rows=rows))
-
-
-def _parameters(parameters: dict[str, Any]) -> str:
-    """The parameters of one policy that have a value, tables as `...`; rare ones where they change something."""
-    idle = {"discount": 1.0, "window": 0.0}
-
-    def shows(name: str, value: Any) -> bool:
-        undotted = name.rpartition(".")[2]  # that of a stage
-        return value not in (None, "") and idle.get(undotted) != value and undotted != "examination"
-
-    used = {name: value for name, value in parameters.items() if shows(name, value)}
-    return " ".join(f"{name}=..." if isinstance(value, dict) else _pair(name, value) for name, value in used.items())
-
-
-def _pair(name: str, value: Any) -> str:
-    """A parameter as `--param` takes it; its name alone where it has no value, or a table."""
-    if isinstance(value, float):
-        return f"{name}={value:g}"
-    return f"{name}={value}" if isinstance(value, str) and value else name
+    show(result, table=policy_view.of_kinds(result))
 
 
 @policy.command()
@@ -117,7 +83,7 @@ def list_(store: Store, show: Show) -> None:
     """List all policies at their live version."""
     result = app.policy.listing(store)
     headers = ["policy", "version", "kind", "params", "reward", "status"]
-    table = View.of([{**row, "params": _parameters(row["params"])} for row in result], headers)
+    table = View.of([{**row, "params": policy_view.parameters(row["params"])} for row in result], headers)
     show(result, table=table, columns=[*headers, "versions"])
 
 
@@ -127,40 +93,7 @@ def list_(store: Store, show: Show) -> None:
 def versions_(store: Store, show: Show, name: str) -> None:
     """List the versions of a policy: what each was made from and learned from, its gate, and when it was live."""
     result = app.versions.history(store, name)
-    gates = {row["version"]: None if row["gate"] is None else _verdict(row["gate"]) for row in result}
-    rows = [{**row, "learned_from": _learned_from(row), "gate": gates[row["version"]]} for row in result]
-    headers = ["version", "status", "live", "parent", "created_at", "learned_from", "gate"]
-    times = sorted((time["at"], row["version"], time) for row in result for time in row["promoted"])
-    notes = [_live_time(version, time) for _, version, time in times]
-    show(
-        result, table=View.of(rows, headers, notes=notes, drop=["parent", "created_at"]), columns=[*headers, "promoted"]
-    )
-
-
-def _learned_from(row: VersionHistory) -> str:
-    """The log that a version learned from, in a few words."""
-    record = row["learned_from"]
-    texts = [f"version {record['rebuilt_from']} again"] if "rebuilt_from" in record else []
-    if "sessions" in record:
-        texts.append(quantity(record["sessions"], "session"))
-    elif "slots" in record:
-        texts.append(quantity(record["slots"], "slot"))
-    if record.get("filter"):
-        texts.append(f"of {record['filter']}")
-    if row["status"] == "learning":
-        texts.append("its own decisions")
-    elif "last_id" in record and not texts:
-        texts.append(f"decisions up to {record['last_id']}")
-    return ", ".join(texts) or "-"
-
-
-def _verdict(gate: Mapping[str, Any]) -> str:
-    return f"{'passed' if gate['passed'] else 'not passed'}: {cell(gate['estimate'])} above {cell(gate['lower'])}"
-
-
-def _live_time(version: int, time: LiveTime) -> str:
-    until = "" if time["until"] is None else f" to {time['until']} ({time['ended_by']})"
-    return f"version {version} {'is' if not until else 'was'} live from {time['at']} ({time['by']}){until}"
+    show(result, table=policy_view.of_versions(result), columns=[*policy_view.VERSIONS, "promoted"])
 
 
 @policy.command("show")
@@ -168,7 +101,7 @@ def _live_time(version: int, time: LiveTime) -> str:
 @click.option(
     "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The context, for a kind that reads one."
 )
-@click.option("--all", "every", is_flag=True, help=f"All arms on a terminal, not just the {N_ARMS} most likely ones.")
+@click.option("--all", "every", is_flag=True, help="All arms on a terminal, not just the 20 likeliest ones.")
 @click.option("--curve", is_flag=True, help="The learning curve of a version made by train-pg, epoch by epoch.")
 @plot_option
 @reading("rlrec policy show home", "rlrec policy show visits --curve")
@@ -188,146 +121,14 @@ def show_(
     csv and in json all of them in the order of the catalogue, a column a figure. ndjson has a line an arm."""
     result = app.policy.show(store, reference, context)
     if plot is not None:
-        from rlrec.report.curves import learned
-        from rlrec.report.figures import believed
-
-        training = result["training"]
         live = result["version"] == result["live"]
-        curve_of = None if training is None else learned(result["policy"], result["version"], training, live=live)
-        save_plot(plot, curve_of or believed(result))
-    headers = [
-        "arm", "status", "served", "pending", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best",
-        "probability",
-    ]  # fmt: skip
-    title = [
-        f"{result['policy']} version {result['version']} ({result['status']}; live: {result['live']}), "
-        f"kind {result['kind']} {_parameters(result['params'])}".rstrip(),
-        f"learns reward {result['reward']}{_counting(result['counting'])}",
-        f"versions: {', '.join(map(_version, result['version_list']))}",
-    ]
-    if "features" in result:
-        shown_for = (
-            f"shown for the context {cell(context)}" if context else "shown for an empty context (see --context)"
-        )
-        title.append(f"reads {_fields(result['features']['context'])}; {shown_for}")
-    title += _exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"]))
-    notes = [*_training(result["training"], curve=curve), *map(_drift, result["drift"])]
-    arms, table = result["arms"], View.of(result["arms"], headers)
-    if show.screen.width is not None:
-        arms, table = _likeliest(arms, None if every else N_ARMS)
-        notes = [*_others(result["arms"], arms), *notes]
-    notes += [f"weights of {row['arm']}: {_largest(row['weights'])}" for row in arms if "weights" in row]
+        curve_of = app.curves.learned(result["policy"], result["version"], result["training"], live=live)
+        save_plot(plot, curve_of or app.figures.believed(result))
+    terminal = show.screen.width is not None
+    table = policy_view.of_belief(result, context, every=every, curve=curve, terminal=terminal)
     of_version = {"policy": result["policy"], "version": result["version"]}
     lines = ({**of_version, **arm} for arm in result["arms"])
-    show(result, table=table._replace(title=title, notes=notes), lines=lines)
-
-
-def _likeliest(arms: Sequence[dict[str, Any]], most: int | None) -> tuple[list[dict[str, Any]], View]:
-    """The arms that are likeliest to be served, and a table of them for a terminal."""
-    ranked = sorted(arms, key=lambda arm: -(arm["probability"] or 0.0))[:most]
-    places = decimals(arm[name] for arm in ranked for name in ("mean", "lower", "upper"))
-    largest = max((arm["probability"] or 0.0 for arm in ranked), default=0.0) or 1.0
-    rows = [
-        {
-            **arm, "mean [95 %]": interval(arm["mean"], arm["lower"], arm["upper"], places),
-            "": bar((arm["probability"] or 0.0) / largest),
-        }
-        for arm in ranked
-    ]  # fmt: skip
-    retired = any(arm["status"] != "active" for arm in ranked)
-    headers = ["arm", *(["status"] if retired else []), "served", "pending", "pulls", "reward_sum"]
-    headers += [
-        *(["mean [95 %]"] if any(arm["mean"] is not None for arm in ranked) else []),
-        "ipw_mean",
-        "p_best",
-        "probability",
-        "",
-    ]
-    drop = ["ipw_mean", "reward_sum", "pending", "p_best", "pulls", "status", "served"]
-    return ranked, View.of(rows, headers, drop=drop, fixed=True)
-
-
-def _others(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line about the arms that are not shown; none where all are."""
-    if len(shown) == len(arms):
-        return []
-    mass = sum(arm["probability"] or 0.0 for arm in arms) - sum(arm["probability"] or 0.0 for arm in shown)
-    return [f"{quantity(len(arms) - len(shown), 'more arm')} with {mass:.1%} of the probability; --all shows all", ""]
-
-
-def _exposure(exposure: Mapping[str, Mapping[str, float | None]], arms: int) -> list[str]:
-    """One line on how evenly the catalogue was shown, and would be now."""
-    texts = {"served": "so far", "now": "now, at position 1,"}
-    described = [
-        f"{texts[name]} as even as {effective:.3g} of {quantity(arms, 'arm')} shown equally often "
-        f"(Gini {figures['gini']:.2f})"
-        for name, figures in exposure.items()
-        if figures["gini"] is not None and (effective := figures["effective_arms"]) is not None
-    ]
-    return [f"exposure: {'; '.join(described)}"] if described else []
-
-
-def _counting(counting: CountingCurve | None) -> str:
-    """The words that say by which curve pulls count; none where each is one."""
-    if counting is None:
-        return ""
-    held = "in" if counting["in_bounds"] else "not in"
-    return (
-        f"; pulls count by the examination of their position, curve {counting['curve']}: its error is {held} the bounds"
-    )
-
-
-def _version(row: PolicyVersion) -> str:
-    return f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}"
-
-
-def _training(training: dict[str, Any] | None, *, curve: bool) -> list[str | View]:
-    """Lines about the training of a version; none where it was not trained. curve: epoch by epoch."""
-    if training is None:
-        return []
-    best = f"the best is epoch {training['best']}" if training["best"] else "none is better than the start"
-    points = (
-        training["curve"] if curve else [point for point in training["curve"] if point["epoch"] == training["best"]]
-    )
-    rows = [[point.get(name) for name in CURVE] for point in points]
-    headers = [CURVE_HEADERS.get(name, name) for name in CURVE]
-    grid = [View(headers, rows, drop=CURVE_DROP)] if rows else []
-    epochs = f"{quantity(len(training['curve']), 'epoch')}{'' if curve else ' (--curve shows them)'}"
-    text = f"learning curve, estimated on the tuning split of the log: {epochs}, {best}"
-    return [text, *grid, _gate(training["gate"]), ""]
-
-
-def _gate(gate: dict[str, Any]) -> str:
-    if gate["candidate"] is None:
-        return "gate: not used for this version"
-    shown = {name: cell(value) for name, value in gate.items()}
-    sessions = quantity(gate["sessions"] or 0, "session")
-    reasons = f": {shown['reasons']}" if gate["reasons"] else ""
-    return (
-        f"gate: {'passed' if gate['passed'] else 'not passed'}, gain over version {shown['against']} "
-        f"{shown['estimate']} in [{shown['lower']}, {shown['upper']}] (value {shown['value']} against "
-        f"{shown['live_value']}) by {shown['estimator']} on {sessions}, ess {shown['ess']}, "
-        f"candidate {shown['candidate']} at alpha {shown['alpha']}, {shown['verdict']}{reasons}"
-    )
-
-
-def _fields(encoder: dict[str, Any]) -> str:
-    return ", ".join(encoder["fields"]) or ("the whole context, hashed" if encoder.get("hash") else "nothing")
-
-
-def _drift(change: dict[str, Any]) -> str:
-    where = "" if change["arm"] is None else f"of {change['arm']} "
-    learning = "; learning does that, too" if change["arm"] is None else ""
-    return (
-        f"drift: the mean reward {where}at position 1 went from {change['before']:.4g} to {change['after']:.4g} at "
-        f"about decision {change['decision_id']} of {change['at']}{learning}"
-    )
-
-
-def _largest(weights: dict[str, float]) -> str:
-    """The ten weights of the largest size."""
-    largest = sorted(weights.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:10]
-    return ", ".join(f"{name} {weight:+.3g}" for name, weight in largest if weight) or "all 0"
+    show(result, table=table, lines=lines)
 
 
 @policy.command()
@@ -339,26 +140,10 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
 
     A and B are NAME or NAME@V; a difference is B minus A."""
     result = app.policy.diff(store, first, second)
-    sides = {"a": first, "b": second}
-    columns = ["arm", "status", *(f"{name}_{side}" for name in app.policy.COMPARED for side in (*sides, "difference"))]
-    audiences = {side: app.policy.audience(store, name) for side, name in sides.items()}
-    title = [f"{side}: {name}{_counting(audiences[side]['counting'])}" for side, name in sides.items()]
-    title += [f"{side} {_audience(audience)}" for side, audience in audiences.items()]
-    changes = [row["probability_difference"] for row in result]
-    if result and None not in changes:
-        moved = sum(map(abs, changes)) / 2
-        title.append(f"b in place of a would show {moved:.1%} of requests another arm at position 1")
-    drop = ("status", "pulls_difference", "mean_difference", "pulls_a", "pulls_b", "mean_a", "mean_b")
-    show(result, table=View.of(result, columns, title=title, drop=drop), columns=columns)
-
-
-def _audience(audience: Audience) -> str:
-    """The words behind a version that say whom it serves."""
-    through = f" through {', '.join(audience['routes'])}" if audience["routes"] else ""
-    served = (
-        f"is live: {quantity(audience['decisions_24h'], 'decision')} in 24 h" if audience["live"] else "is not live"
-    )
-    return served + through
+    sides = ("a", "b", "difference")
+    columns = ["arm", "status", *(f"{name}_{side}" for name in app.policy.COMPARED for side in sides)]
+    audiences = [(name, app.policy.audience(store, name)) for name in (first, second)]
+    show(result, table=policy_view.of_difference(result, columns, audiences), columns=columns)
 
 
 @policy.command()

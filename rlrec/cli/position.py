@@ -81,9 +81,7 @@ def _show(show: Show, result: CurveAnswer, plot: str | None) -> None:
     from rlrec.app.positions import explained
 
     if plot is not None:
-        from rlrec.report.curves import examined
-
-        save_plot(plot, examined([result]))
+        save_plot(plot, app.curves.examined([result]))
     title = [
         f"curve {result['curve']}@{result['number']}, model {result['model']}, method {result['method']}, "
         f"reward {result['reward']}, {quantity(result['clusters'], 'cluster')}",

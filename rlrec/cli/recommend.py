@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli import app
+from rlrec.cli.inputs import input_option, refused
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, drawing, input_option, refused, settings, stored
+from rlrec.cli.shared import Store, drawing, settings, stored
 from rlrec.cli.values import KEY, KEYS, OBJECT, Integer
 from rlrec.errors import InputError, RlrecError
 

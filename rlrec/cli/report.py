@@ -8,8 +8,9 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.files import write_text
+from rlrec.cli.inputs import check_target
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, check_target, reading
+from rlrec.cli.shared import Store, reading
 from rlrec.cli.values import NAME, TIME
 
 

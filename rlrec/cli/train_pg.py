@@ -126,10 +126,8 @@ def train_pg(
     if result["trained"]:
         conclude(show, _sentence(result))
         if plot is not None and training is not None:
-            from rlrec.report.curves import learned
-
             live = result["promoted"]
-            save_plot(plot, learned(result["policy"], result["version"], training, live=live))
+            save_plot(plot, app.curves.learned(result["policy"], result["version"], training, live=live))
         if not options.dry_run:
             _suggest_next(show, result)
     if options.dry_run:

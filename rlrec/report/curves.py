@@ -41,11 +41,11 @@ def examined(answers: Sequence[CurveAnswer]) -> Figure:
     )
 
 
-def learned(policy: str, version: int, training: Mapping[str, Any], *, live: bool) -> Figure | None:
-    """The learning curve of a version; None where no epoch was stored."""
-    curve, best, gate = training["curve"], training["best"], training["gate"]
-    if not curve:
+def learned(policy: str, version: int, training: Mapping[str, Any] | None, *, live: bool) -> Figure | None:
+    """The learning curve of a version; None where it was not trained, or no epoch was stored."""
+    if training is None or not training["curve"]:
         return None
+    curve, best, gate = training["curve"], training["best"], training["gate"]
     points = [PlotPoint(row["epoch"], row["gain"], row["lower"], row["upper"], str(row["epoch"])) for row in curve]
     marked = next((count for count, row in enumerate(curve) if row["epoch"] == best), None)
     headers = ["epoch", "gain", "lower", "upper", "ess", "entropy", "kl"]

@@ -10,8 +10,9 @@ import click
 import msgspec
 import pytest
 
+from rlrec.cli.inputs import Refusals
 from rlrec.cli.lines import decode, decode_group, groups, key_type
-from rlrec.cli.shared import Refusals, Settings
+from rlrec.cli.shared import Settings
 from rlrec.cli.strict import LIMIT, decode_json
 from rlrec.errors import InputError
 

@@ -20,7 +20,8 @@ from click.testing import CliRunner
 from rlrec import __version__, cli
 from rlrec.cli import lines as reading
 from rlrec.cli import values
-from rlrec.cli.shared import CommandGroup, Lines, input_option, lines_input, notice, printed, refusing, settings, stored
+from rlrec.cli.inputs import Lines, input_option, lines_input, refusing
+from rlrec.cli.shared import CommandGroup, notice, printed, settings, stored
 from rlrec.cli.values import TIME, Integer
 from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
 from rlrec.store import Store
