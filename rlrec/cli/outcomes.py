@@ -66,8 +66,8 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
     Per visit:
       returned_1d, _7d,     share of visits after whose end the user began
       _28d                  another one within so many days, whoever served
-                            it; only visits count that ended so long before the
-                            newest decision
+                            it; only visits count that ended that long ago
+                            (of a log that has ended, look at its end: --now)
       decisions_per_visit,  of visits that are over; minutes from the first
       minutes_per_visit     decision to the last
       reward_per_visit      of mature decisions, by visits that have one

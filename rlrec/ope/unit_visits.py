@@ -119,9 +119,8 @@ class UnitSums:
         return replace(self.take(rows), group=group[rows])
 
 
-def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, log_end: int = NEVER) -> UnitSums:
-    """The sums of every unit in every group. now: the time at which windows are over, for all or of each visit;
-    log_end: the newest decision of all, after which nobody is seen to return."""
+def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> UnitSums:
+    """The sums of every unit in every group. now: the time at which windows are over, for all or of each visit."""
     # stays: the visits of each group, as far as it served them
     first, stay = distinct(decisions.group, decisions.visit)
     group, visit, n = decisions.group[first], decisions.visit[first], len(first)
@@ -152,11 +151,10 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, log
         "decisions": add(over * _sums(stay, np.ones(len(stay)), n)),
         "minutes": add(over * (ended - begun) / MINUTE),
     }
-    # returns: of visits whose window was over when the log ended
+    # returns: of visits whose window is over
     gap = visits.next_start[visit] - visits.ended_at[visit]
-    until = np.minimum(_at(now, visit), log_end)
     for days in DAYS:
-        at_risk = over & recognised & (visits.ended_at[visit] + days * DAY < until)
+        at_risk = over & recognised & (visits.ended_at[visit] + days * DAY < _at(now, visit))
         columns |= {f"at_risk_{days}d": add(at_risk), f"returned_{days}d": add(at_risk & (gap <= days * DAY))}
     # rewards: of mature decisions
     for number, (reward, mature) in enumerate(zip(decisions.rewards, decisions.mature, strict=True)):

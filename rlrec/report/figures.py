@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.errors import quantity
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
-from rlrec.times import parse
+from rlrec.times import DAY_US, parse
 
 if TYPE_CHECKING:
     from rlrec.app.compare import VariantComparison
@@ -28,7 +28,8 @@ METRICS = {
     "decisions_per_visit": "decisions per visit",
 }  # fmt: skip
 COMPARED = ("reward_per_unit", "reward_per_visit", "visits", "retention", "returned_7d")
-RETURNED = ("returned_7d", "returned_1d")  # the first of these that most periods have, else the last
+RETURNED = {"returned_7d": 7, "returned_1d": 1}  # days; the first of these that most periods have, else the last
+PERIOD_US = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -52,12 +53,13 @@ def percent(share: float | None) -> str:
 # -- over time --
 
 
-def over_time(answer: Outcomes, metric: str = "reward_per_visit") -> Figure | None:
-    """A metric of `outcomes` by hour, day or week, of the first reward; None where no period has it."""
+def over_time(answer: Outcomes, metric: str = "reward_per_visit", *, until: int | None = None) -> Figure | None:
+    """A metric of `outcomes` by hour, day or week, of the first reward; None where no period has it. until: the end of
+    the last period, at most."""
     rows = [row for row in answer["outcomes"] if row["metric"] == metric]
     rows = [row for row in rows if row["reward"] == rows[0]["reward"]]
-    if metric in RETURNED:  # the newest visits had no time to be followed by another one
-        rows = [row for row in rows if row["value"] is not None]
+    if until is not None:
+        rows = [row for row in rows if parse(str(row["group"])) + PERIOD_US[str(answer["by"])] <= until]
     if all(row["value"] is None for row in rows):
         return None
     period, name = str(answer["by"]), METRICS[metric].format(unit=answer["unit"])
@@ -118,12 +120,14 @@ def _change(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow], pe
     return f"{figures}, {change} {'more' if row['lower'] > 0 else 'less'} than {begins} {first}"
 
 
-def returning(answer: Outcomes) -> Figure | None:
-    """Returning visitors over time; None where nobody could have come again yet, or no user is known."""
-    if "no-users" in answer["reasons"]:
+def returning(answer: Outcomes, log_end: str | None) -> Figure | None:
+    """Returning visitors over time, as long before the end of the log as they have to come again; None where nobody
+    could have come again yet, or no user is known."""
+    if "no-users" in answer["reasons"] or log_end is None:
         return None
     periods = len({row["group"] for row in answer["outcomes"]})
-    figures = present(over_time(answer, metric) for metric in RETURNED)
+    until = {metric: parse(log_end) - days * DAY_US for metric, days in RETURNED.items()}
+    figures = present(over_time(answer, metric, until=until[metric]) for metric in RETURNED)
     return next((figure for figure in figures if len(figure.rows) > periods / 2), figures[-1] if figures else None)
 
 

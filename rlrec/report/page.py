@@ -92,7 +92,7 @@ def _date(time: str) -> str:
 def _sections(answer: Result) -> Iterator[Section]:
     """The sections that have something to show or to say."""
     over_time = answer.over_time
-    returning = None if over_time is None else figures.returning(over_time)
+    returning = None if over_time is None else figures.returning(over_time, answer.last)
     yield Section(
         "time", "Over time", "What a visit earned, and who came back.",
         [] if over_time is None else present([figures.over_time(over_time), returning]),

@@ -77,7 +77,7 @@ def count(
 ) -> Sums:  # fmt: skip
     """Numerator and denominator of every metric, group and unit. chosen: which decisions count; of_users: whether
     some user is known, so that returns are of users alone."""
-    now, label, log_end = unit.now, labels(by), unit.ask_value("SELECT max(at) FROM decision")
+    now, label = unit.now, labels(by)
     stays: dict[Any, list[Row]] = defaultdict(list)
     sums: Sums = defaultdict(lambda: defaultdict(lambda: (0.0, 0.0)))
     visits = unit.ask(
@@ -118,7 +118,7 @@ def count(
             minutes = (max(row.at for row in rows) - min(row.at for row in rows)) / 60e6
             add(group, "minutes_per_visit", key, minutes, 1)
         for n in (1, 7, 28):
-            if over and end + n * DAY < log_end and (user is not None or not of_users):
+            if over and end + n * DAY < now and (user is not None or not of_users):
                 came = any(end < start <= end + n * DAY for start in starts[person(session, user)])
                 add(group, f"returned_{n}d", key, came, 1)
         for name, reward in rewards.items():

@@ -303,7 +303,6 @@ class StudyFold:
         self._assigned = (0, 0) if ageing is None else experiments.assignment_times(unit, ageing.id)
         needed = ageing is not None or study.age_us is not None
         self._last_at = reader.times(unit, study.selection)[1] if needed else 0
-        self._log_end = reader.times(unit, Selection())[1]
 
     def nothing(self) -> StudySums:
         """The sums of no unit."""
@@ -333,7 +332,7 @@ class StudyFold:
         if self.study.age_us is not None:
             young = self._of_age(columns, visits, decisions)
             decisions, slots = decisions.take(young), take(slots, young)
-        units = unit_sums(visits, decisions, now=self.unit.now, log_end=self._log_end)
+        units = unit_sums(visits, decisions, now=self.unit.now)
         # whether a unit had a visit before the one that it was assigned in, or first served in
         assigned_at = columns["entry_at"][units.visit]
         earlier = (assigned_at != ABSENT) & (assigned_at < units.entry)
