@@ -1,4 +1,4 @@
-"""What `policy` shows: beliefs, versions and comparisons as tables, with their sentences."""
+"""Views of `policy`: beliefs, versions and comparisons as tables, with their sentences."""
 
 from __future__ import annotations
 
