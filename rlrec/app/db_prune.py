@@ -96,9 +96,7 @@ def _count(unit: Unit, visits: list[VisitKey], owned: list[OwnedDecision]) -> _D
 def _prune(unit: Unit, before: int, after: VisitKey) -> tuple[_DeletedRows, VisitKey | None]:
     """Delete the next visits, under the locks of all policies: what was deleted, and the last of the visits; None
     where there are no more."""
-    settings.lock(unit)
-    every = [policy.id for policy in policies.all_policies(unit)]
-    policies.lock(unit, every)
+    every = removals.lock_all(unit)
     visits = _old_visits(unit, before, after)
     if not visits:
         return _DeletedRows(), None
@@ -132,9 +130,7 @@ def _store_sums(unit: Unit, versions: list[Version], decision_ids: list[int]) ->
 def _finish(unit: Unit, answer: Pruned) -> None:
     """Delete what nothing names any more, merge changes of beliefs from which no decision is left, and record the
     command."""
-    settings.lock(unit)
-    every = [policy.id for policy in policies.all_policies(unit)]
-    policies.lock(unit, every)
+    every = removals.lock_all(unit)
     removals.delete_unused(unit)
     for version in policies.versions(unit, every):
         discount, last = Forgetting.of(version.policy.params).discount, removals.oldest_belief(unit, version.policy.id)

@@ -13,7 +13,7 @@ from rlrec.store import bulk, reader
 from rlrec.store import tables as t
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch
-from rlrec.store.unit import Row, Unit
+from rlrec.store.unit import Row, Unit, slices
 
 BATCH = 20_000  # decisions, or rows of a stream
 MOST = 50  # rows that one test names
@@ -40,8 +40,7 @@ def ranges(unit: Unit, policy_id: int, *, first: int = 1, size: int = BATCH) -> 
 def slots_of(unit: Unit, decision_ids: Sequence[int]) -> Columns:
     """The slots of some decisions, with the columns of `ranges` and their scores."""
     names = (*_SLOTS, "score")
-    portions = (decision_ids[start : start + 5_000] for start in range(0, max(1, len(decision_ids)), 5_000))
-    inside = (f"d.id IN ({reader.numbers(portion)})" for portion in portions)
+    inside = (f"d.id IN ({reader.numbers(portion)})" for portion in list(slices(decision_ids, 5_000)) or [[]])
     queries = (reader.ask_slots(unit, names, [test], order="d.id, s.position") for test in inside)
     slots = [reader.read_slots(query) for query in queries]
     joined = {name: np.concatenate([columns[name] for columns in slots]) for name in names}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 
-from rlrec.store.unit import StoredRows, Unit, parse
+from rlrec.store.unit import StoredRows, Unit, parse, slices
 
 PORTION = 10_000  # digests asked for at once, each a value of its own
 
@@ -68,8 +68,7 @@ def _intern(
 
 def _ids(unit: Unit, table: str, named: Mapping[bytes, object]) -> dict[bytes, int]:
     wanted, ids = list(named), dict[bytes, int]()
-    for start in range(0, len(wanted), PORTION):
-        portion = wanted[start : start + PORTION]
+    for portion in slices(wanted, PORTION):
         rows = unit.ask(f"SELECT digest, id FROM {table} WHERE digest IN (?*)", portion)
         ids.update((bytes(key), number) for key, number in rows)
     return ids

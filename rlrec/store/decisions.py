@@ -24,9 +24,12 @@ class SlotPropensity(NamedTuple):
     marginal: float | None
 
 
+NEWEST = "SELECT max(at) FROM decision WHERE imported = 0"
+
+
 def newest(unit: Unit) -> int | None:
     """The time of the newest decision that was not imported."""
-    at = unit.ask_value("SELECT max(at) FROM decision WHERE imported = 0")
+    at = unit.ask_value(NEWEST)
     return None if at is None else int(at)
 
 

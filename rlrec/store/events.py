@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlrec.records import Event
-from rlrec.store.unit import Row, Unit
+from rlrec.store.unit import Row, Unit, slices
 
 if TYPE_CHECKING:
     from rlrec.arrays import Ids
@@ -73,8 +73,7 @@ def targets(unit: Unit, wanted: Sequence[Wanted]) -> list[FeedbackTarget]:
         text = _TARGETS.format(wanted=_ARRAYS) + "ORDER BY w.rank"
         return unit.records(FeedbackTarget, text, [decision for decision, _ in wanted], [slot for _, slot in wanted])
     targets: list[FeedbackTarget] = []
-    for first in range(0, len(wanted), PORTION):
-        portion = wanted[first : first + PORTION]
+    for portion in slices(wanted, PORTION):
         targets += unit.records(FeedbackTarget, _targets_sqlite(len(portion)), *chain.from_iterable(portion))
     return targets
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
 from typing import Any, NamedTuple
 
 from rlrec.store.sessions import Visit
-from rlrec.store.unit import Row, Unit, quoted
+from rlrec.store.unit import Row, Unit, quoted, slices
 
 ROWS = 5_000  # in one statement of SQLite
 VALUES = 32_000  # in one statement of SQLite, which takes 32,766
@@ -68,7 +68,7 @@ def _insertion(table: str, names: Sequence[str], chosen: Sequence[str], width: i
 def stored_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
     """The digests, among these, of lines that the policy has imported before."""
     chosen = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
-    return {bytes(row[0]) for portion in _portions(digests) for row in unit.ask(chosen, policy_id, portion)}
+    return {bytes(row[0]) for portion in slices(digests, PORTION) for row in unit.ask(chosen, policy_id, portion)}
 
 
 def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
@@ -84,17 +84,13 @@ def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
     if not keys or not (unit.postgres or unit.ask_value(between, min(keys), max(keys))):
         return set()
     chosen = "SELECT key FROM session WHERE key IN (?*)"
-    return {row[0] for portion in _portions(list(keys)) for row in unit.ask(chosen, portion)}
+    return {row[0] for portion in slices(list(keys), PORTION) for row in unit.ask(chosen, portion)}
 
 
 def marks(unit: Unit, policy_ids: Collection[int]) -> list[Row]:
     """Equal only as long as nobody changes one of these policies, which are locked, or deletes decisions."""
     columns = "policy_id, seq, (SELECT removals FROM settings)"
     return unit.ask(f"SELECT {columns} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id", list(policy_ids))
-
-
-def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (values[start : start + PORTION] for start in range(0, len(values), PORTION))
 
 
 def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, dict[int, Visit]]:

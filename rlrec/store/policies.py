@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlrec.records import Head, Reward, StoredPolicy, Transform, Version
+from rlrec.store import decisions
 from rlrec.store.unit import Row, StoredRows, Unit, parse
 
 _REWARD = (
@@ -24,6 +25,7 @@ _POLICIES = "policy LEFT JOIN policy AS base ON base.id = policy.base_id"
 _VERSIONS = f"{_POLICIES} JOIN version ON version.policy_id = policy.id JOIN reward ON reward.id = version.reward_id"
 _VERSION_ROW = f"{_POLICY}, {_VERSION}, {_REWARD}"
 _IN_ORDER = "ORDER BY version.policy_id, version.number"
+_LEARNING = f"version.status = 'learning' {_IN_ORDER}"
 _HEAD = "policy_head.policy_id, policy_head.seq, policy_head.ordinal, policy_head.live_id"
 
 
@@ -119,11 +121,6 @@ def version_numbers(unit: Unit) -> dict[int, list[int]]:
     return numbers
 
 
-def learning(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
-    """The versions of these policies that still learn, by policy and number."""
-    return _versions(unit, f"version.policy_id IN (?*) AND version.status = 'learning' {_IN_ORDER}", policy_ids)
-
-
 def settling(unit: Unit) -> list[Version]:
     """All learning versions that slots enter when their window is over, by policy and number."""
     return _versions(unit, f"version.status = 'learning' AND version.entered_to IS NOT NULL {_IN_ORDER}")
@@ -153,9 +150,32 @@ def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
 
 def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
     """The heads of these policies, locked in order of id until the transaction ends."""
+    return _heads(unit.ask(*_lock(unit, policy_ids)))
+
+
+def _lock(unit: Unit, policy_ids: Collection[int]) -> tuple[str, Collection[int]]:
     until = " FOR NO KEY UPDATE" if unit.postgres else ""
-    heads = unit.select(Head, f"policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}", policy_ids)
-    return StoredRows("policy_head", ((head.policy_id, head) for head in heads))
+    return f"SELECT {_HEAD} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}", policy_ids
+
+
+def _heads(rows: Iterable[Row]) -> dict[int, Head]:
+    return StoredRows("policy_head", ((row[0], Head._make(row)) for row in rows))
+
+
+class LockedPolicies(NamedTuple):
+    """learning: the versions that still learn, by policy and number; newest_at: when the newest decision of any policy
+    was drawn, 0 where none was."""
+
+    heads: dict[int, Head]
+    learning: list[Version]
+    newest_at: int
+
+
+def lock_learning(unit: Unit, policy_ids: Collection[int]) -> LockedPolicies:
+    """These policies, locked as by `lock`, and what others may have changed while we waited."""
+    learning = f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE version.policy_id IN (?*) AND {_LEARNING}"
+    heads, versions, newest = unit.ask_all(_lock(unit, policy_ids), (learning, policy_ids), (decisions.NEWEST,))
+    return LockedPolicies(_heads(heads), list(map(_version, versions)), newest[0][0] or 0)
 
 
 def raise_seq(unit: Unit, head: Head) -> int:

@@ -8,9 +8,9 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.errors import RlrecError, StoreBusy
-from rlrec.store import engine, reader
+from rlrec.store import engine, policies, reader, settings
 from rlrec.store.reader import Batch
-from rlrec.store.unit import Unit
+from rlrec.store.unit import Unit, slices
 
 if TYPE_CHECKING:
     from rlrec.store import Store
@@ -48,6 +48,12 @@ _OWNER = (
 )
 
 
+def lock_all(unit: Unit) -> list[int]:
+    """The ids of all policies, which are locked: nobody draws, or is told, before the transaction ends."""
+    settings.lock(unit)
+    return [*policies.lock(unit, [policy.id for policy in policies.all_policies(unit)])]
+
+
 def user_id(unit: Unit, key: str) -> int | None:
     """The id of a user; None where there is no such user."""
     return unit.ask_value("SELECT id FROM users WHERE key = ?", key)
@@ -66,7 +72,7 @@ def decisions_of(unit: Unit, session_ids: Collection[int]) -> list[OwnedDecision
 def count_events(unit: Unit, decision_ids: Sequence[int]) -> int:
     """The number of events of some decisions."""
     counted = "SELECT count(*) FROM event WHERE decision_id IN (?*)"
-    return sum(int(unit.ask_value(counted, portion)) for portion in _portions(decision_ids))
+    return sum(int(unit.ask_value(counted, portion)) for portion in slices(decision_ids, PORTION))
 
 
 def count_forgotten(unit: Unit) -> int:
@@ -76,7 +82,7 @@ def count_forgotten(unit: Unit) -> int:
 
 def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator[Batch]:
     """Some decisions of one policy (ascending), imported ones too: slots by decision and position, and all events."""
-    for portion in _portions(decision_ids):
+    for portion in slices(decision_ids, PORTION):
         inside = [f"d.id IN ({reader.numbers(portion)})"]
         events = tuple(reader.EVENTS)
         yield reader.between(unit, policy_id, portion[0], portion[-1], tests=inside, events=events)
@@ -84,7 +90,7 @@ def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator
 
 def delete_decisions(unit: Unit, decision_ids: Sequence[int]) -> None:
     """Delete decisions with all rows that belong to them."""
-    for portion in _portions(decision_ids):
+    for portion in slices(decision_ids, PORTION):
         for table in OF_DECISION:
             unit.tell(f"DELETE FROM {table} WHERE decision_id IN (?*)", portion)
         unit.tell("DELETE FROM decision WHERE id IN (?*)", portion)
@@ -237,7 +243,3 @@ def lookups(store: Store) -> Iterator[None]:
         yield
     finally:
         store.write(lambda unit: unit.tell(f"DROP INDEX IF EXISTS {', '.join(names)}"), repeatable=True)
-
-
-def _portions(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (ids[start : start + PORTION] for start in range(0, len(ids), PORTION))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from rlrec.store.contents import key_digest
-from rlrec.store.unit import Row, StoredRows, Unit, damaged
+from rlrec.store.unit import Record, Row, StoredRows, Unit, damaged
 
 
 class Session(NamedTuple):
@@ -87,32 +87,29 @@ def intern_users(unit: Unit, keys: Collection[str]) -> dict[str, int]:
 
 def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, Session]:
     """The stored sessions among these keys. lock: they are locked in order of key."""
-    if lock:
-        _lock(unit, keys)
-    rows = unit.records(Session, f"{_SESSIONS} WHERE session.key IN (?*)", keys)
+    rows = _locked(unit, Session, f"{_SESSIONS} WHERE session.key IN (?*)", keys, lock=lock)
     return {session.key: session for session in rows}
 
 
 def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -> list[SessionVisit]:
     """The stored sessions among these keys, each with its newest visit. lock: they are locked in order of key."""
-    if lock:
-        _lock(unit, keys)
     newest = "(SELECT max(number) FROM visit WHERE visit.session_id = session.id)"
-    return unit.records(
-        SessionVisit,
+    chosen = (
         "SELECT session.key, session.id, session.user_id, users.key, last.number, last.started_at, last.last_at,"
         " last.steps, last.recent, last.ended_at, last.history"
         " FROM session LEFT JOIN users ON users.id = session.user_id"
         f" LEFT JOIN visit AS last ON last.session_id = session.id AND last.number = {newest}"
-        " WHERE session.key IN (?*)",
-        keys,
+        " WHERE session.key IN (?*)"
     )
+    return _locked(unit, SessionVisit, chosen, keys, lock=lock)
 
 
-def _lock(unit: Unit, keys: Collection[str]) -> None:
-    if unit.postgres:
-        in_order = 'ORDER BY key COLLATE "C" FOR NO KEY UPDATE'
-        unit.ask(f"SELECT id FROM session WHERE key IN (?*) {in_order}", keys)
+def _locked(unit: Unit, kind: type[Record], chosen: str, keys: Collection[str], *, lock: bool) -> list[Record]:
+    """Records of sessions, which on PostgreSQL are locked before they are read."""
+    if not (lock and unit.postgres):
+        return unit.records(kind, chosen, keys)
+    first = 'SELECT id FROM session WHERE key IN (?*) ORDER BY key COLLATE "C" FOR NO KEY UPDATE'
+    return list(map(kind._make, unit.ask_all((first, keys), (chosen, keys))[1]))
 
 
 def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:

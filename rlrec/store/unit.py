@@ -6,7 +6,7 @@ more than the query. SQLAlchemy builds those that are derived from tables (`audi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
@@ -88,6 +88,18 @@ class Unit:
         """Records whose fields are columns of a table. source: what stands behind FROM."""
         return self.records(kind, _selection(kind, source), *values)
 
+    def ask_all(self, *queries: tuple[Any, ...]) -> list[list[Row]]:
+        """All rows of each of several queries, texts with their values, which are carried out in their order: on
+        PostgreSQL in one round trip, each of them on what was committed before it began."""
+        if not self.postgres:
+            return [self.ask(*query) for query in queries]
+        connection: Any = self.connection.connection
+        cursors = [connection.cursor() for _ in queries]
+        with connection.pipeline():
+            for cursor, (text, *values) in zip(cursors, queries, strict=True):
+                cursor.execute(_of_postgres(text), [_listed(value) for value in values])
+        return [cursor.fetchall() for cursor in cursors]
+
     def ask_row(self, text: str, *values: Any) -> Row | None:
         return self._run(text, values).fetchone()
 
@@ -168,6 +180,11 @@ class Unit:
 @lru_cache(maxsize=256)
 def _selection(kind: type[NamedTuple], source: str) -> str:
     return f"SELECT {', '.join(kind._fields)} FROM {source}"
+
+
+def slices(values: Sequence[V], size: int) -> Iterator[Sequence[V]]:
+    """All values, `size` at a time."""
+    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 def quoted(columns: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from tests.benchmarks.shops import Postgres, postgres_server, tell
 WRITERS = 16
 ROUNDS = 400  # of a recommendation and its feedback, a writer
 processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload([__name__])  # a start costs more than many rounds
 
 
 def hot_arm(setting: Setting) -> Iterator[Figure]:

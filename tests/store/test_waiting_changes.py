@@ -24,6 +24,17 @@ def test_a_query_sees_the_changes_that_wait(store: Store) -> None:
     assert store.write(work) == (2, 2)
 
 
+def test_queries_that_go_together_are_answered_each(store: Store) -> None:
+    def work(unit: Unit) -> list[list[tuple[object, ...]]]:
+        unit.note(ADDED, "a")
+        unit.note(ADDED, "b")
+        return unit.ask_all(
+            ("SELECT key FROM arm WHERE key IN (?*) ORDER BY key", ["a", "b"]), ("SELECT count(*) FROM users",)
+        )
+
+    assert [[*map(tuple, rows)] for rows in store.write(work)] == [[("a",), ("b",)], [(0,)]]
+
+
 def test_changes_that_nobody_asks_for_are_stored_in_their_order(store: Store) -> None:
     def work(unit: Unit) -> None:
         unit.note(ADDED, "a")

@@ -79,12 +79,12 @@ class Ledger:
             return
         if self.unit.postgres and self._locked and min(new) < max(self._locked):
             raise Unordered
-        self._heads |= policies.lock(self.unit, new)
-        self.ordinal |= {policy_id: self._heads[policy_id].ordinal for policy_id in self._heads.keys() & new}
+        locked = policies.lock_learning(self.unit, new)
+        self._heads |= locked.heads
+        self.ordinal |= {policy_id: head.ordinal for policy_id, head in locked.heads.items()}
         self._locked |= new
-        if self.unit.postgres:  # others may have decided while we waited
-            self.unit.now = max(self.unit.now, decisions.newest(self.unit) or 0)
-        for version in policies.learning(self.unit, new):
+        self.unit.now = max(self.unit.now, locked.newest_at)
+        for version in locked.learning:
             self.learning[version.policy.id].append(version)
 
     def require(self, policy_ids: Collection[int]) -> None:
