@@ -164,6 +164,26 @@ def test_a_table_needs_a_map_and_other_layouts_have_no_use_for_one(run_sqlite: R
     assert "no use for --map" in run_sqlite("import-log", "log.csv", "--layout", "jsonl", "--map", "map.json").stderr
 
 
+@pytest.mark.slow
+def test_train_pg_learns_from_a_table(run: Run) -> None:
+    """The second arm of a visit pays where it is not the first one: the state follows from the rows of the visit."""
+    random, arms = np.random.default_rng(4), "abc"
+    lines = [HEADER]
+    for n in range(1500):
+        first, second = random.choice(3, size=2).tolist()
+        for minute, arm, click in ((0, first, 0), (1, second, int(first != second))):
+            lines.append(
+                f"v{n},u{n},2026-01-{n % 28 + 1:02}T12:{minute:02}:00Z,1,{arms[arm]},{1 / 3!r},{click},a|b|c,9,de\n"
+            )
+    assert imported(run, "".join(lines)).json == summary(accepted=3000)
+    states = {line["step"]: line["state"] for line in run("export-log", "-").lines}
+    assert (states[0]["step"], states[1]["step"], states[1]["shown"]) == (0, 1, 1)
+    assert run("policy", "create", "pg", "--kind", "gradient").exit_code == 0
+    said = run("train-pg", "pg", "--log", "policy=shop", "--seed", "1", "--epochs", "3", "--json")
+    assert said.exit_code == 0, said.stderr
+    assert (said.json["version"], said.json["trained"], said.json["tune_estimate"] > 0) == (2, True, True)
+
+
 @pytest.mark.parametrize("text", ["1769860800", "1769860800000", "2026-01-31 12:00:00", "2026-01-31T13:00:00+01:00"])
 def test_times_come_in_several_forms(run_sqlite: Run, text: str) -> None:
     imported(run_sqlite, HEADER + row().replace("2026-01-31T12:00:00Z", text))

@@ -8,15 +8,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow.parquet as pq
 import pytest
 
 from rlrec.app import evaluate
 from rlrec.app.evaluation.passes import HERE, Workers
-from rlrec.app.imports import parquet_files
+from rlrec.app.imports import parquet_export
 from rlrec.errors import CheckFailed, InputError, RlrecError
 from tests.app import logs
-from tests.conftest import runner
+from tests.conftest import Run, runner
 
 pytestmark = pytest.mark.slow
 ALL = "impression,session,slate"
@@ -31,7 +32,7 @@ def judged(db: str, *, log: str | None = None, workers: Workers = HERE, **option
 def export(db: str, folder: Path, **options: Any) -> tuple[int, int]:
     """The decisions in the folder, and how many of them are new."""
     with closing(logs.at(db, 1e6)) as store:
-        written = parquet_files.export(store, str(folder), **options)
+        written = parquet_export.export(store, str(folder), **options)
     assert written.files == len([*folder.rglob("*.parquet")])
     return written.decisions, written.new
 
@@ -180,7 +181,7 @@ def test_a_stopped_export_leaves_what_was_there(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(parquet_files, "_write_visits", stop)
+        patch.setattr(parquet_export, "_write_visits", stop)
         with pytest.raises(KeyboardInterrupt):
             export(sqlite_db, folder)
     assert {path for path in folder.rglob("*") if path.is_file()} <= before
@@ -213,6 +214,33 @@ def test_a_missing_column_is_named(sqlite_db: str, tmp_path: Path) -> None:
     path = next((folder / "decisions").rglob("*.parquet"))
     pq.write_table(pq.ParquetFile(path).read().drop_columns(["eligible_arms"]), path)
     assert refusal(sqlite_db, folder, RlrecError) == f"{path} has no column eligible_arms"
+
+
+@pytest.mark.parametrize("protocol", ["file", "memory"])
+def test_a_folder_may_be_a_url(served: str, folder: Path, protocol: str) -> None:
+    url = f"{protocol}://{folder}"
+    if protocol == "memory":
+        fsspec.filesystem("memory").put(str(folder), str(folder), recursive=True)
+    assert judged(served, log=f"parquet:{url},split=train") == judged(served, log="split=train")
+    if protocol == "memory":
+        files = fsspec.filesystem("memory")
+        path = next(name for name in files.find(f"{folder}/decisions") if name.endswith(".parquet"))
+        files.pipe(path, files.cat(path)[:1000])
+        with pytest.raises(RlrecError, match=f"cannot read {url}/decisions"):
+            judged(served, log=f"parquet:{url}")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("s3://bucket/log", "s3fs"),
+        ("nowhere://bucket/log", "Protocol not known: nowhere"),
+        ("file:///nowhere/log", "holds no log"),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_refused_in_a_line(run_sqlite: Run, url: str, reason: str) -> None:
+    said = run_sqlite("evaluate", "uniform", "--log", f"parquet:{url}", "--json")
+    assert (said.exit_code, reason in said.error["error"]) == (2, True), said.stderr
 
 
 def test_a_folder_of_another_store_is_refused(sqlite_db: str, tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ PREFIX = "parquet:"  # begins a --log that is a folder
 
 @contextmanager
 def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
-    """The store to read a log from, and the filter of it. log: a filter; or `parquet:DIR`, or `parquet:DIR,FILTER`."""
+    """The store to read a log from, and the filter of it. log: a filter, `parquet:DIR`, or `parquet:DIR,FILTER`; where
+    DIR may be a URL."""
     if log is None or not log.startswith(PREFIX):
         yield store, log
         return
-    from rlrec.app.imports import parquet_files  # with the definitions of all tables, which other logs do not need
+    from rlrec.app.imports import parquet_log  # with definitions of all tables, which other logs do not need
 
     folder, _, selected = log.removeprefix(PREFIX).partition(",")
-    with parquet_files.opened(store, folder) as log_store:
+    with parquet_log.opened(store, folder) as log_store:
         yield log_store, selected or None

@@ -10,29 +10,17 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-import numpy as np
-
-from rlrec.app.inputs import filters
-from rlrec.app.log import partitions
-from rlrec.arrays import Ids
 from rlrec.errors import CheckFailed, InputError, RlrecError
-from rlrec.store import Store, Unit, arms, contents, decisions, log_tables, policies, reader, removals, settings
+from rlrec.store import Unit, log_tables, removals, settings
 from rlrec.store import tables as t
-from rlrec.store.contents import digest
-from rlrec.times import written
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-GROUP = 5_000  # decisions that are read at a time
-FILES = 500  # that are written to at a time
 DATASETS = ("decisions", "events", "visits")
 SESSION = ("session", "user_id", "split", "created_at", "session_digest", "user", "user_digest")
 READABLE = ("session", "user", "policy", "version", "context", "eligible", "eligible_arms", "arm_features")
@@ -52,7 +40,7 @@ class Manifest:
     def read(cls, folder: str) -> Manifest | None:
         """The manifest of a folder; None where it has none. Raises RlrecError where it cannot be read."""
         try:
-            with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
+            with opened_file(folder, MANIFEST) as file:
                 stored = json.load(file)
             if stored["format"] != FORMAT:
                 raise CheckFailed(f"{folder} was written by a newer rlrec", hint="install that one")
@@ -83,6 +71,26 @@ class Manifest:
 def mark(unit: Unit) -> str:
     """A text that names the store that a log was written by."""
     return blake2b(settings.get(unit).salt.encode(), digest_size=8).hexdigest()
+
+
+def opened_file(folder: str, path: str) -> BinaryIO:
+    """A file of a folder, which may be a URL that fsspec knows. Raises OSError where it cannot be read."""
+    if "://" not in folder:
+        return open(os.path.join(folder, path), "rb")
+    try:
+        import fsspec
+    except ImportError:
+        raise InputError(f"{folder} needs fsspec", hint="pip install fsspec") from None
+    try:
+        files, root = fsspec.core.url_to_fs(folder)
+        return cast(BinaryIO, files.open(f"{root.rstrip('/')}/{path}", "rb"))
+    except OSError:
+        raise
+    except (ImportError, ValueError) as error:  # a protocol whose package is not there, or that is none
+        hint = "s3:// needs s3fs, gs:// gcsfs, abfs:// adlfs, https:// aiohttp: pip install PACKAGE"
+        raise InputError(f"cannot read {folder}: {' '.join(str(error).split())[:200]}", hint=hint) from None
+    except Exception as error:  # each protocol has its own, such as for credentials
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def load_pyarrow() -> Any:
@@ -128,313 +136,16 @@ def schemas(pa: Any) -> dict[str, Any]:
     }
 
 
-# -- writing --
-
-
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """The counts of a folder: its files, all decisions in it, and the new ones."""
-
-    files: int
-    decisions: int
-    new: int
-
-
-def export(store: Store, folder: str, *, log: str | None = None) -> Written:
-    """Append the selected decisions, events and visits that the folder lacks, from one snapshot."""
-    pa = load_pyarrow()
-    with store.read() as unit:
-        manifest = Manifest.read(folder) or Manifest(
-            store=mark(unit), forgotten=removals.count_forgotten(unit), files={name: [] for name in DATASETS}
-        )
-        manifest.check(unit, folder)
-        if not os.path.exists(os.path.join(folder, MANIFEST)) and os.path.isdir(folder) and os.listdir(folder):
-            raise InputError(f"{folder} is not empty, and no log", hint="name a folder that is not there yet")
-        writer = _FileWriter(pa, folder, manifest)
-        try:
-            new = _write_new(unit, writer, filters.selection(unit, log))
-            manifest = replace(manifest, files=writer.finish(), decisions=manifest.decisions + new)
-            os.makedirs(folder, exist_ok=True)
-            manifest.write(folder)
-        except OSError as error:
-            raise RlrecError(f"cannot write {folder}: {(error.strerror or str(error)).lower()}") from error
-        finally:
-            writer.remove_drafts()
-    return Written(files=sum(map(len, manifest.files.values())), decisions=manifest.decisions, new=new)
-
-
-def _write_new(unit: Unit, writer: _FileWriter, selection: reader.Selection) -> int:
-    """Write what the folder lacks: how many decisions."""
-    stored, new = writer.stored("decisions", "decision_id"), list[int]()
-    low, last = 0, decisions.peek(unit)
-    while ids := reader.ids_after(unit, selection, low=low, limit=GROUP):
-        low = ids[-1]
-        wanted = np.array(ids)[~np.isin(ids, stored)].tolist()
-        if wanted:
-            rows = log_tables.rows_of(unit, t.decision, "id", wanted)
-            writer.add("decisions", _folders(unit, rows), _decision_rows(unit, rows))
-            new += wanted
-        unit.progress("decisions", len(new), low / max(last, 1))
-    every = np.union1d(stored, np.array(new, np.int64))
-    _write_events(unit, writer, every)
-    _write_visits(unit, writer)
-    return len(new)
-
-
-def _write_events(unit: Unit, writer: _FileWriter, decision_ids: Ids) -> None:
-    """Write the events of these decisions that the folder lacks: those of a decision are numbered as they come."""
-    owner, number = writer.stored("events", "decision_id"), writer.stored("events", "number")
-    last = np.full(len(decision_ids), -1, np.int64)
-    np.maximum.at(last, np.searchsorted(decision_ids, owner), number)
-    for portion in log_tables.event_keys(unit):
-        keys = np.array(portion, np.int64).reshape(-1, 2)
-        keys = keys[np.isin(keys[:, 0], decision_ids)]
-        keys = keys[keys[:, 1] > last[np.searchsorted(decision_ids, keys[:, 0])]]
-        if len(keys):
-            wanted, lacking = np.unique(keys[:, 0]).tolist(), set(map(tuple, keys.tolist()))
-            owners = log_tables.rows_of(unit, t.decision, "id", wanted)
-            folder_of = dict(zip(wanted, _folders(unit, owners), strict=True))
-            rows = [
-                row for row in log_tables.rows_of(unit, t.event, "decision_id", wanted) if (row[0], row[1]) in lacking
-            ]
-            writer.add("events", [folder_of[row[0]] for row in rows], rows)
-
-
-def _write_visits(unit: Unit, writer: _FileWriter) -> None:
-    """Write the visits of sessions in the folder whose newest row there is another one."""
-    names = [field.name for field in writer.schemas["visits"]]
-    compared = [names.index(name) for name in ("session_id", "number", "last_at", "steps", "ended_at", "user_id")]
-    stored = set(zip(*(writer.stored("visits", names[index], plain=True) for index in compared), strict=True))
-    sessions = set(writer.stored("decisions", "session_id").tolist())
-    started = names.index("started_at")
-    for portion in log_tables.visits(unit):
-        rows = [row for row in portion if tuple(row[index] for index in compared) not in stored and row[0] in sessions]
-        digests = [(row[names.index("user_digest")], row[names.index("session_digest")]) for row in rows]
-        writer.add("visits", [_folder(row[started], *each) for row, each in zip(rows, digests, strict=True)], rows)
-
-
-def _folders(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[str]:
-    """The folder of each decision, by its rows."""
-    columns = log_tables.names(t.decision)
-    session, at = columns.index("session_id"), columns.index("at")
-    digests = log_tables.person_digests(unit, {row[session] for row in rows})
-    return [_folder(row[at], *digests[row[session]]) for row in rows]
-
-
-def _folder(at: int, user_digest: int | None, session_digest: int | None) -> str:
-    digest = session_digest or 0 if user_digest is None else user_digest
-    return f"day={written(at)[:10]}/bucket={(digest >> 1) % partitions.BUCKETS:02d}"
-
-
-def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """The rows of decisions with those of their slots and of whatever else belongs to them, as of `schemas`."""
-    columns = log_tables.names(t.decision)
-    index = {name: columns.index(name) for name in columns}
-    ids = [row[0] for row in rows]
-    children = [_children(unit, table, ids) for table in log_tables.CHILDREN]
-    features = {row[0]: row[1] for row in log_tables.rows_of(unit, t.decision_features, "decision_id", ids)}
-    bodies = contents.context_bodies(unit, {*(row[index["context_id"]] for row in rows), *features.values()})
-    sets = contents.eligible_arms(unit, {row[index["eligible_id"]] for row in rows})
-    keys = {arm.id: arm.key for arm in arms.every(unit)}
-    versions = policies.by_id(unit, {row[index["version_id"]] for row in rows})
-    people = log_tables.person_keys(unit, {row[index["session_id"]] for row in rows})
-    complete = []
-    for row in rows:
-        of_decision = [each.get(row[0], []) for each in children]
-        of_decision[0] = [(*slot, keys[slot[1]]) for slot in of_decision[0]]
-        version, eligible = versions[row[index["version_id"]]], list(sets[row[index["eligible_id"]]])
-        complete.append([
-            *row, *of_decision, *people[row[index["session_id"]]], version.policy.name, version.number,
-            bodies[row[index["context_id"]]], [keys[arm] for arm in eligible], eligible,
-            bodies[features[row[0]]] if row[0] in features else None,
-        ])  # fmt: skip
-    return complete
-
-
-def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tuple[Any, ...]]]:
-    """The rows of a table of each decision, without its id."""
-    position = log_tables.names(table).index("decision_id")
-    of_decision: dict[int, list[tuple[Any, ...]]] = {}
-    for row in log_tables.rows_of(unit, table, "decision_id", ids):
-        of_decision.setdefault(row[position], []).append((*row[:position], *row[position + 1 :]))
-    return of_decision
-
-
-class _FileWriter:
-    """Writes new files into a folder. They have names of their own until all of them are complete."""
-
-    def __init__(self, pa: Any, folder: str, manifest: Manifest) -> None:
-        self.schemas, self._pa, self._folder, self._manifest = schemas(pa), pa, folder, manifest
-        self._open: dict[tuple[str, str], Any] = {}
-        self._names: dict[str, str] = {}  # of complete files by that of their drafts
-        self._number = 1 + max(
-            (int(path.rpartition("-")[2].split(".")[0]) for path in chain(*manifest.files.values())), default=0
-        )
-
-    def stored(self, dataset: str, column: str, *, plain: bool = False) -> Any:
-        """A column of all files of a dataset, those of this export included: an array, or a list that has None."""
-        self._close(set())
-        paths = [*self._manifest.files[dataset], *(draft for draft in self._names if draft.startswith(dataset))]
-        columns = [_table(self._pa, self._folder, path, [column]).column(0) for path in paths]
-        values: list[Any] = [value for each in columns for value in each.to_pylist()] if plain else []
-        if plain:
-            return values
-        return np.concatenate([np.empty(0, np.int64), *(each.to_numpy() for each in columns)])
-
-    def add(self, dataset: str, folders: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Write rows, each into its folder."""
-        by_folder: dict[str, list[Sequence[Any]]] = {}
-        for folder, row in zip(folders, rows, strict=True):
-            by_folder.setdefault(folder, []).append(row)
-        schema = self.schemas[dataset]
-        for folder, some in sorted(by_folder.items()):
-            arrays = [
-                self._pa.array(values, field.type)
-                for values, field in zip(zip(*some, strict=True), schema, strict=True)
-            ]
-            self._file(dataset, folder).write_table(self._pa.Table.from_arrays(arrays, schema=schema))
-        if len(self._open) > FILES:
-            self._close({(dataset, folder) for folder in by_folder})
-
-    def _file(self, dataset: str, folder: str) -> Any:
-        if (dataset, folder) not in self._open:
-            directory = f"{dataset}/{folder}"
-            os.makedirs(os.path.join(self._folder, directory), exist_ok=True)
-            draft = f"{directory}/.part-{self._number:06d}-{os.urandom(4).hex()}"
-            self._names[draft] = f"{directory}/part-{self._number:06d}.parquet"
-            self._number += 1
-            path = os.path.join(self._folder, draft)
-            self._open[dataset, folder] = self._pa.parquet.ParquetWriter(path, self.schemas[dataset])
-        return self._open[dataset, folder]
-
-    def _close(self, needed: Collection[tuple[str, str]]) -> None:
-        for key in [key for key in self._open if key not in needed]:
-            self._open.pop(key).close()
-
-    def finish(self) -> dict[str, list[str]]:
-        """Give the new files their names: all files of each dataset."""
-        self._close(set())
-        files = {name: [*paths] for name, paths in self._manifest.files.items()}
-        for draft, name in self._names.items():
-            path = os.path.join(self._folder, draft)
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(path, os.path.join(self._folder, name))
-            files[name.partition("/")[0]].append(name)
-        return files
-
-    def remove_drafts(self) -> None:
-        """Close what is open, and take away what has no name yet."""
-        with suppress(OSError):
-            self._close(set())
-        for draft in self._names:
-            with suppress(OSError):
-                os.unlink(os.path.join(self._folder, draft))
-
-
-# -- reading --
-
-
-def _table(pa: Any, folder: str, path: str, columns: Sequence[str]) -> Any:
+def table(pa: Any, folder: str, path: str, columns: Sequence[str]) -> Any:
     """Columns of a file. Raises RlrecError where it is damaged, gone, or lacks one of them."""
     where = os.path.join(folder, path)
     try:
-        file = pa.parquet.ParquetFile(where)
-        for name in columns:
-            if name not in file.schema_arrow.names:
-                raise RlrecError(f"{where} has no column {name}", hint="export the log to another folder")
-        return file.read(columns=list(columns))
+        with opened_file(folder, path) as opened:
+            file = pa.parquet.ParquetFile(opened)
+            for name in columns:
+                if name not in file.schema_arrow.names:
+                    raise RlrecError(f"{where} has no column {name}", hint="export the log to another folder")
+            return file.read(columns=list(columns))
     except (OSError, pa.ArrowInvalid) as error:
         reason = " ".join(str(error).split())[:200]
         raise RlrecError(f"cannot read {where}: {reason}", hint="export the log to another folder") from error
-
-
-@contextmanager
-def opened(store: Store, folder: str) -> Iterator[Store]:
-    """A private store with the log of a folder, and with the policies and definitions of this store."""
-    pa, manifest = load_pyarrow(), Manifest.read(folder)
-    if manifest is None:
-        raise InputError(f"{folder} holds no log", hint=f"`rlrec export-log {folder} --layout parquet` writes one")
-    with tempfile.TemporaryDirectory(prefix="rlrec-log-") as directory:
-        path = os.path.join(directory, "log.db")
-        with store.read() as unit:
-            manifest.check(unit, folder)
-            with closing(log_tables.PrivateStore(unit, path)) as private:
-                _load(pa, folder, manifest, private, unit.progress)
-                private.finish()
-            now = unit.now
-        with closing(Store(path, now=now, notice=store.notice)) as log_store:
-            log_store.progress = store.progress
-            yield log_store
-
-
-def _load(pa: Any, folder: str, manifest: Manifest, private: log_tables.PrivateStore, progress: Any) -> None:
-    """Put the rows of all files into a private store."""
-    columns_of = schemas(pa)
-    decision = log_tables.names(t.decision)
-    for number, path in enumerate(manifest.files["decisions"]):
-        table = _table(pa, folder, path, columns_of["decisions"].names)
-        columns = {name: table.column(name) for name in columns_of["decisions"].names}
-        columns["at"] = columns["at"].cast(pa.int64())
-        values = {name: columns[name].to_pylist() for name in ("decision_id", *decision[1:], "context", "arm_features")}
-        ids = values["decision_id"]
-        private.add("decision", decision, zip(ids, *(values[name] for name in decision[1:]), strict=True))
-        _add_contexts(private, values["context_id"], values["context"])
-        _add_sets(private, values["eligible_id"], columns["eligible_arms"].to_pylist())
-        for child in log_tables.CHILDREN:
-            names = [name for name in log_tables.names(child) if name != "decision_id"]
-            rows = _nested(columns[child.name], ids, names)
-            private.add(child.name, ["decision_id", *names], rows)
-            if child is t.decision_features:
-                context_of = {row[0]: row[1] for row in rows}
-                texts = dict(zip(ids, values["arm_features"], strict=True))
-                _add_contexts(private, context_of.values(), [texts[key] for key in context_of])
-        progress("decisions", (number + 1), (number + 1) / len(manifest.files["decisions"]))
-    for path in manifest.files["events"]:
-        names = columns_of["events"].names
-        private.add("event", names, zip(*_table(pa, folder, path, names).to_pydict().values(), strict=True))
-    for path in manifest.files["visits"]:
-        _add_visits(private, _table(pa, folder, path, columns_of["visits"].names).to_pydict())
-
-
-def _add_contexts(private: log_tables.PrivateStore, ids: Iterable[int], texts: Iterable[str]) -> None:
-    bodies = dict(zip(ids, texts, strict=True))
-    rows = ((key, digest(text), text) for key, text in bodies.items())
-    private.add("context", ("id", "digest", "body"), rows)
-
-
-def _add_sets(private: log_tables.PrivateStore, ids: Iterable[int], sets: Iterable[list[int]]) -> None:
-    texts = {
-        key: (len(members), json.dumps(members, separators=(",", ":"))) for key, members in zip(ids, sets, strict=True)
-    }
-    rows = ((key, digest(text), size, text) for key, (size, text) in texts.items())
-    private.add("eligible_set", ("id", "digest", "size", "arms"), rows)
-
-
-def _nested(column: Any, ids: Sequence[int], names: Sequence[str]) -> list[tuple[Any, ...]]:
-    """The rows of a table that lie in a column of lists, with the ids of their decisions."""
-    lists = column.combine_chunks()
-    lists = lists.chunk(0) if hasattr(lists, "chunks") else lists
-    owners = np.array(ids, np.int64)[lists.value_parent_indices().to_numpy()].tolist()
-    flat = lists.flatten()
-    return list(zip(owners, *(flat.field(name).to_pylist() for name in names), strict=True))
-
-
-def _add_visits(private: log_tables.PrivateStore, columns: Mapping[str, list[Any]]) -> None:
-    """Put visits, their sessions and users in place of earlier rows of these."""
-    names = log_tables.names(t.visit)
-    private.replace("visit", names, zip(*(columns[name] for name in names), strict=True))
-    sessions = {
-        row[0]: row
-        for row in zip(
-            *(columns[name] for name in ("session_id", "session", "user_id", "split", "created_at", "session_digest")),
-            strict=True,
-        )
-    }
-    private.replace("session", ("id", "key", "user_id", "split", "created_at", "digest"), sessions.values())
-    users = {
-        row[0]: row
-        for row in zip(*(columns[name] for name in ("user_id", "user", "user_digest")), strict=True)
-        if row[0] is not None
-    }
-    private.replace("users", ("id", "key", "digest"), users.values())

@@ -21,7 +21,7 @@ WRITERS = {
     "jsonl": "rlrec.app.imports.layouts.writing:JsonLines",
     "csv": "rlrec.app.imports.layouts.csv_writer:CsvWriter",
     "dsjson": "rlrec.app.imports.layouts.dsjson_writer:DsJsonWriter",
-    "parquet": "rlrec.app.imports.parquet_files:export",
+    "parquet": "rlrec.app.imports.parquet_export:export",
 }
 FOLDERS = ("parquet",)  # layouts that are written into a folder, by functions of the store and the folder
 

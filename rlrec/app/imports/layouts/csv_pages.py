@@ -61,13 +61,16 @@ def log_propensities(slots: LoggedSlots, sizes: Column, starts: Sequence[int]) -
     n = len(slots.arm)
     if slots.propensity == NULL:
         return NULL
-    logs = [None if value is None else min(0.0, log(value)) for value in values(slots.propensity, n)]
+    log_of = {value: None if value is None else log(value) for value in set(values(slots.propensity, n))}
+    logs = [log_of[value] for value in values(slots.propensity, n)]
+    if n == len(starts) and isinstance(sizes, Same) and sizes.value == 1:
+        return logs
     bounds, lengths = pairwise([*starts, n]), values(sizes, len(starts))
     totals = []
     for (start, end), size in zip(bounds, lengths, strict=True):
         of_page = logs[start:end]
         is_complete = end - start == size and None not in of_page
-        totals.append(min(0.0, sum(cast(list[float], of_page))) if is_complete else None)
+        totals.append(sum(cast(list[float], of_page)) if is_complete else None)
     return totals
 
 

@@ -1,0 +1,225 @@
+"""Export into a folder of Parquet: what it lacks is appended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from rlrec.app.imports.parquet_files import DATASETS, MANIFEST, Manifest, load_pyarrow, mark, schemas, table
+from rlrec.app.inputs import filters
+from rlrec.app.log import partitions
+from rlrec.arrays import Ids
+from rlrec.errors import InputError, RlrecError
+from rlrec.store import Store, Unit, arms, contents, decisions, log_tables, policies, reader, removals
+from rlrec.store import tables as t
+from rlrec.times import written
+
+GROUP = 5_000  # decisions that are read at a time
+FILES = 500  # that are written to at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """The counts of a folder: its files, all decisions in it, and the new ones."""
+
+    files: int
+    decisions: int
+    new: int
+
+
+def export(store: Store, folder: str, *, log: str | None = None) -> Written:
+    """Append the selected decisions, events and visits that the folder lacks, from one snapshot."""
+    pa = load_pyarrow()
+    with store.read() as unit:
+        manifest = Manifest.read(folder) or Manifest(
+            store=mark(unit), forgotten=removals.count_forgotten(unit), files={name: [] for name in DATASETS}
+        )
+        manifest.check(unit, folder)
+        if not os.path.exists(os.path.join(folder, MANIFEST)) and os.path.isdir(folder) and os.listdir(folder):
+            raise InputError(f"{folder} is not empty, and no log", hint="name a folder that is not there yet")
+        writer = _FileWriter(pa, folder, manifest)
+        try:
+            new = _write_new(unit, writer, filters.selection(unit, log))
+            manifest = replace(manifest, files=writer.finish(), decisions=manifest.decisions + new)
+            os.makedirs(folder, exist_ok=True)
+            manifest.write(folder)
+        except OSError as error:
+            raise RlrecError(f"cannot write {folder}: {(error.strerror or str(error)).lower()}") from error
+        finally:
+            writer.remove_drafts()
+    return Written(files=sum(map(len, manifest.files.values())), decisions=manifest.decisions, new=new)
+
+
+def _write_new(unit: Unit, writer: _FileWriter, selection: reader.Selection) -> int:
+    """Write what the folder lacks: how many decisions."""
+    stored, new = writer.stored("decisions", "decision_id"), list[int]()
+    low, last = 0, decisions.peek(unit)
+    while ids := reader.ids_after(unit, selection, low=low, limit=GROUP):
+        low = ids[-1]
+        wanted = np.array(ids)[~np.isin(ids, stored)].tolist()
+        if wanted:
+            rows = log_tables.rows_of(unit, t.decision, "id", wanted)
+            writer.add("decisions", _folders(unit, rows), _decision_rows(unit, rows))
+            new += wanted
+        unit.progress("decisions", len(new), low / max(last, 1))
+    every = np.union1d(stored, np.array(new, np.int64))
+    _write_events(unit, writer, every)
+    _write_visits(unit, writer)
+    return len(new)
+
+
+def _write_events(unit: Unit, writer: _FileWriter, decision_ids: Ids) -> None:
+    """Write the events of these decisions that the folder lacks: those of a decision are numbered as they come."""
+    owner, number = writer.stored("events", "decision_id"), writer.stored("events", "number")
+    last = np.full(len(decision_ids), -1, np.int64)
+    np.maximum.at(last, np.searchsorted(decision_ids, owner), number)
+    for portion in log_tables.event_keys(unit):
+        keys = np.array(portion, np.int64).reshape(-1, 2)
+        keys = keys[np.isin(keys[:, 0], decision_ids)]
+        keys = keys[keys[:, 1] > last[np.searchsorted(decision_ids, keys[:, 0])]]
+        if len(keys):
+            wanted, lacking = np.unique(keys[:, 0]).tolist(), set(map(tuple, keys.tolist()))
+            owners = log_tables.rows_of(unit, t.decision, "id", wanted)
+            folder_of = dict(zip(wanted, _folders(unit, owners), strict=True))
+            rows = [
+                row for row in log_tables.rows_of(unit, t.event, "decision_id", wanted) if (row[0], row[1]) in lacking
+            ]
+            writer.add("events", [folder_of[row[0]] for row in rows], rows)
+
+
+def _write_visits(unit: Unit, writer: _FileWriter) -> None:
+    """Write the visits of sessions in the folder whose newest row there is another one."""
+    names = [field.name for field in writer.schemas["visits"]]
+    compared = [names.index(name) for name in ("session_id", "number", "last_at", "steps", "ended_at", "user_id")]
+    stored = set(zip(*(writer.stored("visits", names[index], plain=True) for index in compared), strict=True))
+    sessions = set(writer.stored("decisions", "session_id").tolist())
+    started = names.index("started_at")
+    for portion in log_tables.visits(unit):
+        rows = [row for row in portion if tuple(row[index] for index in compared) not in stored and row[0] in sessions]
+        digests = [(row[names.index("user_digest")], row[names.index("session_digest")]) for row in rows]
+        writer.add("visits", [_folder(row[started], *each) for row, each in zip(rows, digests, strict=True)], rows)
+
+
+def _folders(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[str]:
+    """The folder of each decision, by its rows."""
+    columns = log_tables.names(t.decision)
+    session, at = columns.index("session_id"), columns.index("at")
+    digests = log_tables.person_digests(unit, {row[session] for row in rows})
+    return [_folder(row[at], *digests[row[session]]) for row in rows]
+
+
+def _folder(at: int, user_digest: int | None, session_digest: int | None) -> str:
+    digest = session_digest or 0 if user_digest is None else user_digest
+    return f"day={written(at)[:10]}/bucket={(digest >> 1) % partitions.BUCKETS:02d}"
+
+
+def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """The rows of decisions with those of their slots and of whatever else belongs to them, as of `schemas`."""
+    columns = log_tables.names(t.decision)
+    index = {name: columns.index(name) for name in columns}
+    ids = [row[0] for row in rows]
+    children = [_children(unit, table, ids) for table in log_tables.CHILDREN]
+    features = {row[0]: row[1] for row in log_tables.rows_of(unit, t.decision_features, "decision_id", ids)}
+    bodies = contents.context_bodies(unit, {*(row[index["context_id"]] for row in rows), *features.values()})
+    sets = contents.eligible_arms(unit, {row[index["eligible_id"]] for row in rows})
+    keys = {arm.id: arm.key for arm in arms.every(unit)}
+    versions = policies.by_id(unit, {row[index["version_id"]] for row in rows})
+    people = log_tables.person_keys(unit, {row[index["session_id"]] for row in rows})
+    complete = []
+    for row in rows:
+        of_decision = [each.get(row[0], []) for each in children]
+        of_decision[0] = [(*slot, keys[slot[1]]) for slot in of_decision[0]]
+        version, eligible = versions[row[index["version_id"]]], list(sets[row[index["eligible_id"]]])
+        complete.append([
+            *row, *of_decision, *people[row[index["session_id"]]], version.policy.name, version.number,
+            bodies[row[index["context_id"]]], [keys[arm] for arm in eligible], eligible,
+            bodies[features[row[0]]] if row[0] in features else None,
+        ])  # fmt: skip
+    return complete
+
+
+def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tuple[Any, ...]]]:
+    """The rows of a table of each decision, without its id."""
+    position = log_tables.names(table).index("decision_id")
+    of_decision: dict[int, list[tuple[Any, ...]]] = {}
+    for row in log_tables.rows_of(unit, table, "decision_id", ids):
+        of_decision.setdefault(row[position], []).append((*row[:position], *row[position + 1 :]))
+    return of_decision
+
+
+class _FileWriter:
+    """Writes new files into a folder. They have names of their own until all of them are complete."""
+
+    def __init__(self, pa: Any, folder: str, manifest: Manifest) -> None:
+        self.schemas, self._pa, self._folder, self._manifest = schemas(pa), pa, folder, manifest
+        self._open: dict[tuple[str, str], Any] = {}
+        self._names: dict[str, str] = {}  # of complete files by that of their drafts
+        self._number = 1 + max(
+            (int(path.rpartition("-")[2].split(".")[0]) for path in chain(*manifest.files.values())), default=0
+        )
+
+    def stored(self, dataset: str, column: str, *, plain: bool = False) -> Any:
+        """A column of all files of a dataset, those of this export included: an array, or a list that has None."""
+        self._close(set())
+        paths = [*self._manifest.files[dataset], *(draft for draft in self._names if draft.startswith(dataset))]
+        columns = [table(self._pa, self._folder, path, [column]).column(0) for path in paths]
+        values: list[Any] = [value for each in columns for value in each.to_pylist()] if plain else []
+        if plain:
+            return values
+        return np.concatenate([np.empty(0, np.int64), *(each.to_numpy() for each in columns)])
+
+    def add(self, dataset: str, folders: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Write rows, each into its folder."""
+        by_folder: dict[str, list[Sequence[Any]]] = {}
+        for folder, row in zip(folders, rows, strict=True):
+            by_folder.setdefault(folder, []).append(row)
+        schema = self.schemas[dataset]
+        for folder, some in sorted(by_folder.items()):
+            arrays = [
+                self._pa.array(values, field.type)
+                for values, field in zip(zip(*some, strict=True), schema, strict=True)
+            ]
+            self._file(dataset, folder).write_table(self._pa.Table.from_arrays(arrays, schema=schema))
+        if len(self._open) > FILES:
+            self._close({(dataset, folder) for folder in by_folder})
+
+    def _file(self, dataset: str, folder: str) -> Any:
+        if (dataset, folder) not in self._open:
+            directory = f"{dataset}/{folder}"
+            os.makedirs(os.path.join(self._folder, directory), exist_ok=True)
+            draft = f"{directory}/.part-{self._number:06d}-{os.urandom(4).hex()}"
+            self._names[draft] = f"{directory}/part-{self._number:06d}.parquet"
+            self._number += 1
+            path = os.path.join(self._folder, draft)
+            self._open[dataset, folder] = self._pa.parquet.ParquetWriter(path, self.schemas[dataset])
+        return self._open[dataset, folder]
+
+    def _close(self, needed: Collection[tuple[str, str]]) -> None:
+        for key in [key for key in self._open if key not in needed]:
+            self._open.pop(key).close()
+
+    def finish(self) -> dict[str, list[str]]:
+        """Give the new files their names: all files of each dataset."""
+        self._close(set())
+        files = {name: [*paths] for name, paths in self._manifest.files.items()}
+        for draft, name in self._names.items():
+            path = os.path.join(self._folder, draft)
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(path, os.path.join(self._folder, name))
+            files[name.partition("/")[0]].append(name)
+        return files
+
+    def remove_drafts(self) -> None:
+        """Close what is open, and take away what has no name yet."""
+        with suppress(OSError):
+            self._close(set())
+        for draft in self._names:
+            with suppress(OSError):
+                os.unlink(os.path.join(self._folder, draft))
