@@ -113,7 +113,7 @@ def test_a_gain_is_where_its_interval_says() -> None:
     """At 90 % coverage fewer than two of three once in 36 runs."""
     claims = [claim(seed, visits=3_000) for seed in (0, 6, 10)]
     assert sum(one.covers for one in claims) >= 2
-    assert all(one.said.verdict in ("weak", "insufficient") for one in claims if one.wide)
+    assert all(each.estimate.verdict in ("weak", "insufficient") for each in claims if each.is_broad)
 
 
 @pytest.mark.slow

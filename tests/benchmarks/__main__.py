@@ -18,6 +18,7 @@ from tests.benchmarks import (
     epochs,
     exact,
     gates,
+    graduation,
     logs,
     pipe,
     regret,
@@ -54,6 +55,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "training": training.training,
     "gate": gates.gates,
     "barista": barista.barista,
+    "graduation": graduation.graduation,
     "large": startup.large,
 }
 QUICK = 0.1

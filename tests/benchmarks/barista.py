@@ -39,21 +39,21 @@ COVERED = 0.9
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """What the gate's visits say of a gain, and what it is."""
+    """A gain by the visits of the gate, and its true value."""
 
-    said: PairedDifference
+    estimate: PairedDifference
     truth: float
 
     @property
     def covers(self) -> bool:
         """An end that is not known covers all on its side."""
-        low, high = self.said.lower, self.said.upper
+        low, high = self.estimate.lower, self.estimate.upper
         return (low is None or low <= self.truth) and (high is None or self.truth <= high)
 
     @property
-    def wide(self) -> bool:
+    def is_broad(self) -> bool:
         """Whether half the interval is wider than half the gain."""
-        low, high, gain = self.said.lower, self.said.upper, self.said.value
+        low, high, gain = self.estimate.lower, self.estimate.upper, self.estimate.value
         return low is None or high is None or gain is None or high - low > abs(gain)
 
 
@@ -65,22 +65,22 @@ def claim(seed: int, *, visits: int = VISITS) -> Claim:
         start, entropy = earlier(), ENTROPY[1]
     live = Server(parameters=start, blind=True)
     spool = spooled(live, drawn(live, audience, visits=visits, seed=seed), seed=seed)
-    with closing(night(spool, start, options=TrainingOptions(entropy=entropy, epochs=1 + seed * 7 % 30))) as found:
-        new = replace(live, parameters=found.climbed.parameters)
-        return Claim(found.gain((1 - LEVEL) / 2), value(new, audience) - value(live, audience))
+    with closing(night(spool, start, options=TrainingOptions(entropy=entropy, epochs=1 + seed * 7 % 30))) as trained:
+        new = replace(live, parameters=trained.climbed.parameters)
+        return Claim(trained.gain((1 - LEVEL) / 2), value(new, audience) - value(live, audience))
 
 
 @lru_cache(maxsize=1)
 def earlier() -> Parameters:
-    """What uniform visits teach."""
+    """The parameters that uniform visits teach."""
     live = Server(parameters=KIND.nothing(4), blind=True)
     spool = spooled(live, drawn(live, Barista(), visits=EARLIER, seed=SEEDS), seed=SEEDS)
-    with closing(night(spool, live.parameters, options=TrainingOptions(entropy=ENTROPY[0]))) as found:
-        return found.climbed.parameters
+    with closing(night(spool, live.parameters, options=TrainingOptions(entropy=ENTROPY[0]))) as trained:
+        return trained.climbed.parameters
 
 
 def value(server: Server, audience: Barista) -> float:
-    """Of a policy that does not see rewards, exactly."""
+    """The exact value of a policy that does not see rewards."""
     return bars.value_of(audience, lambda items: server.chances(items, np.zeros(items.shape)))
 
 
@@ -94,7 +94,7 @@ PLAYED = 20_000  # visits by which a version is valued
 GOAL, WITHOUT = 0.95, 0.8  # of the optimum
 
 
-class Worth(NamedTuple):
+class Value(NamedTuple):
     """Mean reward of a visit, and its standard error."""
 
     value: float
@@ -103,12 +103,11 @@ class Worth(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """What became of one: the value of the candidate, whether it was promoted, and the value of what is live then; with
-    standard errors."""
+    """The value of the candidate of a round, whether it was promoted, and the value of what is live then."""
 
-    candidate: Worth
+    candidate: Value
     promoted: bool
-    live: Worth
+    live: Value
 
 
 class Bar:
@@ -118,47 +117,48 @@ class Bar:
         self.db, self.sessions, self.seed, self.audience = str(path), sessions, seed, Barista()
         # the salt of the splits: the same figures every time
         with patch("rlrec.app.inputs.seeds.random_salt", return_value=f"{seed:032x}"):
-            self.say("init")
-        self.say("policy", "create", "first", "--kind", "thompson", "--param", "floor=0.1")
-        self.say("policy", "create", "bar", "--kind", "gradient")
+            self.run("init")
+        self.run("policy", "create", "first", "--kind", "thompson", "--param", "floor=0.1")
+        self.run("policy", "create", "bar", "--kind", "gradient")
 
-    def say(self, *words: object, may_refuse: bool = False) -> Any:
-        """What a command answers."""
-        done = CliRunner().invoke(program, ["-q", "--db", self.db, *map(str, words), "--json"], catch_exceptions=False)
-        if done.exit_code and not (may_refuse and done.exit_code == 3):
-            raise RuntimeError(f"{words} exited with {done.exit_code}: {done.stderr}")
-        return json.loads(done.stdout)
+    def run(self, *words: object, may_refuse: bool = False) -> Any:
+        """The answer of a command."""
+        arguments = ["-q", "--db", self.db, *map(str, words), "--json"]
+        result = CliRunner().invoke(program, arguments, catch_exceptions=False)
+        if result.exit_code and not (may_refuse and result.exit_code == 3):
+            raise RuntimeError(f"{words} exited with {result.exit_code}: {result.stderr}")
+        return json.loads(result.stdout)
 
     def rounds(self, number: int) -> Iterator[Round]:
         """Log, train, gate, and promote, again and again."""
-        for place in range(number):
-            yield self.round(place)
+        for index in range(number):
+            yield self.round(index)
 
-    def round(self, place: int) -> Round:
-        """One of them. The first is served by Thompson sampling, the others by what is live."""
-        seed, who = self.seed * 10 + place, "bar" if place else "first"
-        asked = ("--policy", who, "--sessions", self.sessions, "--group", GROUP, "--seed", seed)
-        served = self.say("simulate", "barista", *asked)
-        options = ("--since", served["started_at"], "--seed", seed, "--entropy", ENTROPY[place], "--patience", PATIENCE)
+    def round(self, index: int) -> Round:
+        """A round. The first is served by Thompson sampling, the others by what is live."""
+        seed, policy = self.seed * 10 + index, "bar" if index else "first"
+        audience = ("--policy", policy, "--sessions", self.sessions, "--group", GROUP, "--seed", seed)
+        served = self.run("simulate", "barista", *audience)
+        options = ("--since", served["started_at"], "--seed", seed, "--entropy", ENTROPY[index], "--patience", PATIENCE)
         words = ("--now", served["ended_at"], "train-pg", "bar", "--promote", "if-better", *options)
-        made = self.say(*words, may_refuse=True)
-        return Round(self.worth(f"bar@{made['version']}"), made["promoted"], self.worth("bar"))
+        trained = self.run(*words, may_refuse=True)
+        return Round(self.value(f"bar@{trained['version']}"), trained["promoted"], self.value("bar"))
 
-    def worth(self, name: str) -> Worth:
-        """Of a version, from the mean rewards of visits that are played in memory."""
+    def value(self, name: str) -> Value:
+        """The value of a version, from the mean rewards of visits that are played in memory."""
         log = drawn(self.server(name), self.audience, visits=PLAYED, seed=self.seed)
-        each = (log.expected * log.inside).sum(axis=1)
-        return Worth(float(each.mean()), float(each.std(ddof=1)) / sqrt(len(each)))
+        reward = (log.expected * log.inside).sum(axis=1)
+        return Value(float(reward.mean()), float(reward.std(ddof=1)) / sqrt(len(reward)))
 
     def server(self, name: str) -> Server:
         """A version as visits are played with it."""
         with closing(Store(self.db)) as store, store.read() as unit:
             trained = Trained(unit, lookup.version(unit, name)[0])
-            ids = {one.key: one.id for one in arms.every(unit)}
-            found = np.array([ids[name] for name in simulate.names(self.audience.arms)])
+            ids = {arm.key: arm.id for arm in arms.every(unit)}
+            items = np.array([ids[name] for name in simulate.names(self.audience.arms)])
             return Server(
-                parameters=trained.parameters_of(found), kind=trained.policy, context=trained.encoded([{}])[0],
-                described=trained.described.of(found, NEWEST), gap_s=GROUP,
+                parameters=trained.parameters_of(items), kind=trained.policy, context=trained.encoded([{}])[0],
+                described=trained.described.of(items, NEWEST), gap_s=GROUP,
             )  # fmt: skip
 
 
@@ -174,19 +174,19 @@ def barista(setting: Setting) -> Iterator[Figure]:
 def covering(setting: Setting) -> Iterator[Figure]:
     """By what logged, and together."""
     claims = [claim(seed) for seed in range(max(int(SEEDS * setting.scale), 10))]
-    for what, chosen in (("a uniform log", claims[::2]), ("the log of an earlier version", claims[1::2])):
-        yield _coverage(what, chosen)
+    for log, chosen in (("a uniform log", claims[::2]), ("the log of an earlier version", claims[1::2])):
+        yield _coverage(log, chosen)
     yield _coverage("both", claims, at_least=COVERED)
-    wide = [one.said.verdict for one in claims if one.wide]
-    called = sum(verdict in ("weak", "insufficient") for verdict in wide)
-    told = f"called weak, or worse, where half the width is more than half the gain, {called} of {len(wide)}"
-    yield Figure(name=told, value=called / max(1, len(wide)), unit="", at_least=1.0)
+    broad = [claim.estimate.verdict for claim in claims if claim.is_broad]
+    called = sum(verdict in ("weak", "insufficient") for verdict in broad)
+    text = f"called weak, or worse, where half the width is more than half the gain, {called} of {len(broad)}"
+    yield Figure(name=text, value=called / max(1, len(broad)), unit="", at_least=1.0)
 
 
-def _coverage(what: str, claims: Sequence[Claim], *, at_least: float | None = None) -> Figure:
-    n, share = len(claims), float(np.mean([one.covers for one in claims]))
-    told = f"new minus live, {what}: intervals that cover the truth, of {n} (+- {sqrt(share * (1 - share) / n):.2g})"
-    return Figure(name=told, value=share, unit="", at_least=at_least)
+def _coverage(log: str, claims: Sequence[Claim], *, at_least: float | None = None) -> Figure:
+    n, share = len(claims), float(np.mean([claim.covers for claim in claims]))
+    text = f"new minus live, {log}: intervals that cover the truth, of {n} (+- {sqrt(share * (1 - share) / n):.2g})"
+    return Figure(name=text, value=share, unit="", at_least=at_least)
 
 
 def climbing(setting: Setting) -> Iterator[Figure]:
@@ -195,8 +195,8 @@ def climbing(setting: Setting) -> Iterator[Figure]:
     best, (fixed, _) = audience.optimum(), audience.context_free()
     yield Figure(name="the best context-free policy, of the optimum", value=fixed / best, unit="", at_most=WITHOUT)
     for seed in range(1, max(int(STORES * setting.scale), 1) + 1):
-        found = list(Bar(setting.path(".db"), sessions=setting.size(SESSIONS), seed=seed).rounds(ROUNDS))
-        course = ", ".join(f"{one.candidate.value / best:.3f}{'' if one.promoted else ' (refused)'}" for one in found)
-        live = found[-1].live
-        told = f"store {seed}: candidates {course}; live in the end (+- {live.error / best:.1g})"
-        yield Figure(name=told, value=live.value / best, unit="", at_least=GOAL)
+        course = list(Bar(setting.path(".db"), sessions=setting.size(SESSIONS), seed=seed).rounds(ROUNDS))
+        candidates = (f"{each.candidate.value / best:.3f}{'' if each.promoted else ' (refused)'}" for each in course)
+        live = course[-1].live
+        text = f"store {seed}: candidates {', '.join(candidates)}; live in the end (+- {live.error / best:.1g})"
+        yield Figure(name=text, value=live.value / best, unit="", at_least=GOAL)

@@ -18,19 +18,19 @@ RUNS, MONTHS, NIGHTS = 500, 200, 30
 VISITS, MANY = 2_000, 4_000
 RATE = 0.3
 VALUE = 4 * RATE  # of a visit
-ALIKE = Shelf(rates=(RATE,) * 4)
+EQUAL = Shelf(rates=(RATE,) * 4)
 RICHER = Shelf(rates=(RATE, RATE, RATE + 0.21))  # a gain of four standard errors on the gate's part of MANY visits
 WORSE, MUCH, LITTLE = 0.01, 0.5, 0.1
 FIRST = Shelf(
     rates=(RATE * (1 + WORSE / (MUCH - LITTLE)), RATE, RATE, RATE)
 )  # MUCH of it is worth 1 % more than LITTLE
 LEANING = 0.5  # standard deviation of a log odds
-FALSE_ALARMS, FOUND = 0.05, 0.9
+FALSE_ALARMS, POWER = 0.05, 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What became of a candidate. passed: what the gate alone says; gain: its estimate; ratio: in standard errors."""
+    """A look at a candidate. passed: the gate alone lets it pass; gain: its estimate; ratio: in standard errors."""
 
     promising: bool
     passed: bool
@@ -43,10 +43,10 @@ class Look:
         return self.promising and self.passed
 
     @classmethod
-    def at(cls, found: Night, candidate: int = 1) -> Look:
-        gain = found.gain(gate_alpha(candidate))
+    def at(cls, trained: Night, candidate: int = 1) -> Look:
+        gain = trained.gain(gate_alpha(candidate))
         return cls(
-            promising=found.climbed.promising, passed=gain.is_gain, gain=gain.value or 0.0,
+            promising=trained.climbed.promising, passed=gain.is_gain, gain=gain.value or 0.0,
             ratio=(gain.value or 0.0) / (gain.std_error or np.inf),
         )  # fmt: skip
 
@@ -54,77 +54,81 @@ class Look:
 def gates(setting: Setting) -> Iterator[Figure]:
     """Shares of runs; `gate alone`: had every candidate been looked at, whatever the tune split said of it."""
     runs, months = setting.size(RUNS), setting.size(MONTHS)
-    for what, looks in (
+    for name, looks in (
         ("equal candidates", [equal(seed) for seed in range(runs)]),
         (f"candidates {WORSE:.0%} worse", [worse(seed) for seed in range(runs)]),
     ):
-        yield _mean(f"{what}: estimated gain, of the value of a visit", [one.gain / VALUE for one in looks])
-        yield _share(f"{what}: promoted", [one.promoted for one in looks], at_most=FALSE_ALARMS)
-        yield _share(f"{what}: gate alone", [one.passed for one in looks])
+        yield _mean(f"{name}: estimated gain, of the value of a visit", [look.gain / VALUE for look in looks])
+        yield _share(f"{name}: promoted", [look.promoted for look in looks], at_most=FALSE_ALARMS)
+        yield _share(f"{name}: gate alone", [look.passed for look in looks])
     looks = [better(seed) for seed in range(runs)]
-    yield _mean("a gain, in standard errors", [one.ratio for one in looks])
-    yield _share("that gain: promoted", [one.promoted for one in looks], at_least=FOUND)
-    yield _share("that gain: gate alone", [one.passed for one in looks])
-    found = [month(seed) for seed in range(months)]
-    yield _share(f"{NIGHTS} nights of equal candidates: any promoted", [one[0] for one in found], at_most=FALSE_ALARMS)
-    yield _share(f"{NIGHTS} nights of them: gate alone, any", [one[1] for one in found])
+    yield _mean("a gain, in standard errors", [look.ratio for look in looks])
+    yield _share("that gain: promoted", [look.promoted for look in looks], at_least=POWER)
+    yield _share("that gain: gate alone", [look.passed for look in looks])
+    of_months = [month(seed) for seed in range(months)]
+    yield _share(
+        f"{NIGHTS} nights of equal candidates: any promoted",
+        [promoted for promoted, _ in of_months],
+        at_most=FALSE_ALARMS,
+    )
+    yield _share(f"{NIGHTS} nights of them: gate alone, any", [passed for _, passed in of_months])
 
 
-def _mean(what: str, found: Sequence[float]) -> Figure:
-    n = len(found)
-    error = float(np.std(found, ddof=1)) / sqrt(n)
-    return Figure(name=f"{what}, mean of {n:,} (+- {error:.2g})", value=float(np.mean(found)), unit="")
+def _mean(name: str, values: Sequence[float]) -> Figure:
+    n = len(values)
+    error = float(np.std(values, ddof=1)) / sqrt(n)
+    return Figure(name=f"{name}, mean of {n:,} (+- {error:.2g})", value=float(np.mean(values)), unit="")
 
 
-def _share(what: str, found: Sequence[bool], *, at_most: float | None = None, at_least: float | None = None) -> Figure:
-    n, share = len(found), float(np.mean(found))
-    told = f"{what}, {sum(found)} of {n:,} (+- {sqrt(share * (1 - share) / n):.2g})"
-    return Figure(name=told, value=share, unit="", at_most=at_most, at_least=at_least)
+def _share(name: str, passed: Sequence[bool], *, at_most: float | None = None, at_least: float | None = None) -> Figure:
+    n, share = len(passed), float(np.mean(passed))
+    text = f"{name}, {sum(passed)} of {n:,} (+- {sqrt(share * (1 - share) / n):.2g})"
+    return Figure(name=text, value=share, unit="", at_most=at_most, at_least=at_least)
 
 
 def equal(seed: int) -> Look:
     """All arms are worth the same: wherever the climb leads, it is to nothing better. Every other one begins at a
     version that is not live, and far from that which is."""
     start = leaning(seed, 4)
-    with closing(climbed(ALIKE, start, live=leaning(seed + RUNS, 4) if seed % 2 else None, seed=seed)) as found:
-        return Look.at(found)
+    with closing(climbed(EQUAL, start, live=leaning(seed + RUNS, 4) if seed % 2 else None, seed=seed)) as trained:
+        return Look.at(trained)
 
 
 def worse(seed: int) -> Look:
     """Live shows much of an arm that is a little better, of which the log tells next to nothing; the candidate comes
     from a version that shows little of it."""
     start, live = (KIND.nothing(4) for _ in range(2))
-    for one, share in ((start, LITTLE), (live, MUCH)):
-        one["bias"][0] = np.log(share / (1 - share) * 3)
-    with closing(climbed(FIRST, start, live=live, seed=seed)) as found:
-        return Look.at(found)
+    for parameters, share in ((start, LITTLE), (live, MUCH)):
+        parameters["bias"][0] = np.log(share / (1 - share) * 3)
+    with closing(climbed(FIRST, start, live=live, seed=seed)) as trained:
+        return Look.at(trained)
 
 
 def better(seed: int) -> Look:
-    """One arm is better, and live shows all alike."""
-    with closing(climbed(RICHER, KIND.nothing(3), visits=MANY, seed=seed)) as found:
-        return Look.at(found)
+    """One arm is better, and live shows all equally."""
+    with closing(climbed(RICHER, KIND.nothing(3), visits=MANY, seed=seed)) as trained:
+        return Look.at(trained)
 
 
 def month(seed: int, *, nights: int = NIGHTS, visits: int = VISITS) -> tuple[bool, bool]:
     """Whether any night of equal candidates brings a promotion; and whether one would, were all of them looked at.
 
     As `train-pg` does it, a look that is not taken spends nothing."""
-    start, looks, promoted, passed = leaning(seed, len(ALIKE.rates)), 0, False, False
+    start, looks, promoted, passed = leaning(seed, len(EQUAL.rates)), 0, False, False
     for number in range(nights):
-        with closing(climbed(ALIKE, start, visits=visits, seed=(seed + 1) * 1_000 + number)) as found:
-            passed |= Look.at(found, number + 1).passed
-            if found.climbed.promising:
+        with closing(climbed(EQUAL, start, visits=visits, seed=(seed + 1) * 1_000 + number)) as trained:
+            passed |= Look.at(trained, number + 1).passed
+            if trained.climbed.promising:
                 looks += 1
-                promoted |= Look.at(found, looks).promoted
+                promoted |= Look.at(trained, looks).promoted
     return promoted, passed
 
 
 def leaning(seed: int, arms: int) -> Parameters:
     """A policy that likes some arms more than others."""
-    found = KIND.nothing(arms)
-    found["bias"][:] = np.random.default_rng(seed).normal(scale=LEANING, size=arms)
-    return found
+    parameters = KIND.nothing(arms)
+    parameters["bias"][:] = np.random.default_rng(seed).normal(scale=LEANING, size=arms)
+    return parameters
 
 
 def climbed(

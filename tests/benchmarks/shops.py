@@ -146,21 +146,21 @@ def stocked(shop: Shop, setting: Setting) -> Shop:
 
 
 def posteriors(arms: int) -> list[tuple[float, float]]:
-    """Beta posteriors of click rates of 1 to 4 % after 100 to 10,000 pulls, no two alike."""
+    """Beta posteriors of click rates of 1 to 4 % after 100 to 10,000 pulls, no two equal."""
     draw = random.Random(3)
-    found = []
+    rates = []
     for _ in range(arms):
         pulls = 10 ** draw.uniform(2, 4)
         clicks = pulls * draw.uniform(0.01, 0.04)
-        found.append((1 + clicks, 1 + pulls - clicks))
-    return found
+        rates.append((1 + clicks, 1 + pulls - clicks))
+    return rates
 
 
 def logged(shop: Shop, setting: Setting, decisions: int, *, visit: int = 1) -> Shop:
     """A stocked store and a log of `log`, 2 % clicks: `visit` decisions each of sessions s1, s2, ..., three a user."""
     stocked(shop, setting)
     contexts = [{"device": f"d{n % 3}", "hour": n % 24, "segment": f"g{n}"} for n in range(setting.size(CONTEXTS))]
-    seeds = [{"policy": "log", "session": f"c{n}", "context": one} for n, one in enumerate(contexts)]
+    seeds = [{"policy": "log", "session": f"c{n}", "context": context} for n, context in enumerate(contexts)]
     tell(shop, "recommend", "--input", "-", lines=seeds)
     with closing(shop.connect()) as connection:
         _fill(connection, decisions, visit, postgres=shop.postgres)
@@ -209,10 +209,10 @@ UPDATE policy_head SET seq = {seq} + 1 WHERE policy_id = {policy};
 
 def _fill(connection: Any, decisions: int, visit: int, *, postgres: bool) -> None:
     names = ("decision", "session", "policy", "version", "seq", "eligible", "revision", "context", "contexts", "arm")
-    found = dict(zip(names, connection.execute(LAST).fetchone(), strict=True))
+    newest = dict(zip(names, connection.execute(LAST).fetchone(), strict=True))
     visits = decisions // visit
     script = FILL.format(
-        **found, visit=visit, user=visits // 3, at=SERVED, pace=PACE, arms=ARMS, chance=1 / ARMS,
+        **newest, visit=visit, user=visits // 3, at=SERVED, pace=PACE, arms=ARMS, chance=1 / ARMS,
         log_propensity=-math.log(ARMS), sums=SUMS, hash="(i * 2654435761 % 4294967296)",
         visits=NUMBERS.format(visits), decisions=NUMBERS.format(visits * visit), users=NUMBERS.format(visits // 3),
     )  # fmt: skip
@@ -245,8 +245,8 @@ def reminded(shop: Shop) -> Shop:
         rows = connection.execute(
             f"{shown} JOIN visit v ON v.session_id = d.session_id AND v.history IS NULL"
         ).fetchall()
-        one = (1).to_bytes(open_sessions.COUNT, "little")
-        blobs = [(one + recent_slots.pack_slot(decision, 0, 1, arm), session) for session, decision, arm in rows]
+        count = (1).to_bytes(open_sessions.COUNT, "little")
+        blobs = [(count + recent_slots.pack_slot(decision, 0, 1, arm), session) for session, decision, arm in rows]
         connection.execute("BEGIN")
         connection.cursor().executemany(f"UPDATE visit SET history = {mark} WHERE session_id = {mark}", blobs)
         connection.execute("COMMIT")
