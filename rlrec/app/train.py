@@ -29,7 +29,7 @@ from rlrec.policy.gradient import Parameters
 from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, bulk, policies, removals, settings
 from rlrec.store.beliefs import ArmWeights
-from rlrec.store.reader import Selection, extent
+from rlrec.store.reader import Selection, extent, version_counts
 from rlrec.times import DAY_US
 
 KIND = "gradient"
@@ -76,7 +76,8 @@ def check(request: Request) -> None:
 
 
 # The look of the gate at a candidate, as it is stored; without a look all is None. candidate: its number in this year;
-# alpha: the probability of error at this look; repeated: whether an earlier version had the same one, which this is.
+# alpha: the probability of error at this look; against: the live version, None for what served the log; repeated:
+# whether an earlier version had the same look, which this is.
 GateReport = TypedDict("GateReport", {
     "estimator": str | None, "against": int | None, "candidate": int | None, "alpha": float | None,
     "value": float | None, "live_value": float | None, "estimate": float | None, "std_error": float | None,
@@ -324,8 +325,9 @@ class _TrainingRun:
         looks: Sequence[GateReport],
     ) -> GateReport:  # fmt: skip
         """The gate's one look at this candidate, by the figures of `evaluate`; NO_GATE where the tuning visits promise
-        nothing, or nothing of the gate split is selected. A look with the figures of an earlier one is that one: it
-        tells nothing new, and spends no error. looks: of this year."""
+        nothing, or nothing of the gate split is selected. It is compared with the live version; where that has never
+        served these visits, and they cannot tell its value, with what they earned. A look with the figures of an
+        earlier one is that one: it tells nothing new, and spends no error. looks: of this year."""
         promising = self.request.promote != "if-better" or trained.promising
         if not self.report.gate or not promising:
             return NO_GATE
@@ -338,9 +340,13 @@ class _TrainingRun:
                 gain, visits = paired_gate.page_gains(unit, sides, of_split, **options)
             else:
                 gain, visits = Gain.of(BY_VISIT, unit, sides, of_split, **options), None
+            served = self.live.id in version_counts(unit, of_split)
+        over_live = served or [side.verdict == "insufficient" for side in gain.estimates] != [False, True]
+        if not over_live:
+            gain, visits = gain.over_served, None if visits is None else visits.over_served
         spent = sum(not look["repeated"] for look in looks)
         report: dict[str, Any] = {
-            **paired_gate.judged(gain, visits, spent), "against": self.live.number,
+            **paired_gate.judged(gain, visits, spent), "against": self.live.number if over_live else None,
             "sessions": (visits or gain).estimates[0].n, "repeated": False,
         }  # fmt: skip
         earlier = next((look for look in looks if paired_gate.is_repeated(report, look)), None)
@@ -439,7 +445,8 @@ def _why(gate: GateReport, trained: TrainingResult, *, same: bool, wanted_ess: f
     if (gate["lower"] or 0.0) > 0 and (visits := gate["visits"]) is not None:
         return paired_gate.visits_refusal(visits)
     lower = "unknown" if gate["lower"] is None else f"{gate['lower']:.4g}"
-    return f"the lower bound of its gain over version {gate['against']}, {lower}, is not above 0"
+    against = "what served" if gate["against"] is None else f"version {gate['against']}"
+    return f"the lower bound of its gain over {against}, {lower}, is not above 0"
 
 
 def _looks(unit: Unit, parent: Version) -> list[GateReport]:

@@ -193,8 +193,9 @@ def _gate(gate: dict[str, Any]) -> str:
     shown = {name: cell(value) for name, value in gate.items()}
     sessions = quantity(gate["sessions"] or 0, "session")
     reasons = f": {shown['reasons']}" if gate["reasons"] else ""
+    against = "what served" if gate["against"] is None else f"version {shown['against']}"
     return (
-        f"gate: {'passed' if gate['passed'] else 'not passed'}, gain over version {shown['against']} "
+        f"gate: {'passed' if gate['passed'] else 'not passed'}, gain over {against} "
         f"{shown['estimate']} in [{shown['lower']}, {shown['upper']}] (value {shown['value']} against "
         f"{shown['live_value']}) by {shown['estimator']} on {sessions}, ess {shown['ess']}, "
         f"candidate {shown['candidate']} at alpha {shown['alpha']}, {shown['verdict']}{reasons}"

@@ -149,9 +149,9 @@ def _view(result: Mapping[str, Any]) -> View:
     tune = [None, result["tune_estimate"], result["tune_lower"], None, result["tune_ess"], None, None]
     gate = [result[name] for name in ("gate_sessions", "estimate", "lower", "upper", "ess", "verdict", "reasons")]
     unit = "session" if result["visits"] is None else "slot"
-    notes = [
-        f"value {cell(result['value'])} per {unit} against {cell(result['live_value'])} of version {result['against']}"
-    ] if result["against"] else []  # fmt: skip
+    against = "what served" if result["against"] is None else f"version {result['against']}"
+    values = f"value {cell(result['value'])} per {unit} against {cell(result['live_value'])} of {against}"
+    notes = [values] if result["candidate"] else []
     rows = [["tune", *tune], *([] if result["candidate"] is None else [["gate", *gate]])]
     return View(["split", *names], rows, title=title, notes=notes, drop=("reasons", "sessions"))
 
@@ -173,8 +173,9 @@ def _sentence(result: Mapping[str, Any]) -> str:
     bound = "" if lower is None else f", {100 * (1 - result['alpha']):.3g} % above {cell(lower)}"
     if unsupported:
         fate = f"whole visits do not support it, so {fate}"
+    against = "what served" if result["against"] is None else f"{result['policy']}@{result['against']}"
     return (
-        f"{new} is {'surely' if better else 'not surely'} better than {result['policy']}@{result['against']}: gain "
+        f"{new} is {'surely' if better else 'not surely'} better than {against}: gain "
         f"{cell(result['estimate'])}{of_slot}{bound}; {fate}."
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.arrays import Array
-from rlrec.policy import reinforce
+from rlrec.policy import plackett_luce, reinforce
 from rlrec.policy.floors import at_positions
 from rlrec.policy.gradient import BILINEAR, OF_ARM, Gradient, Parameters, score_states
 from rlrec.policy.reinforce import LoggedSlates, Objective
@@ -55,7 +55,7 @@ def log_probability(policy: Gradient, parameters: Parameters, slates: LoggedSlat
     of_arms = {name: parameters[name][slates.arms] for name in OF_ARM}
     score = score_states(policy.effective({**parameters, **of_arms}, slates.described), slates.state)
     temperature, floor = policy.temperature, policy.exploration
-    return reinforce.log_joint(score, slates.shown, slates.eligible, temperature=temperature, floor=floor)
+    return plackett_luce.log_joint(score, slates.shown, slates.eligible, temperature=temperature, floor=floor)
 
 
 def _free(policy: Gradient, start: Parameters, *, contextual: bool) -> dict[str, npt.NDArray[np.bool_]]:

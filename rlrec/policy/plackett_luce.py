@@ -1,4 +1,4 @@
-"""Softmax of many rows of scores, and of the arms left at each position of their slates."""
+"""Probabilities of slates by rows of scores: the softmax of the arms left at each position, with a floor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rlrec.arrays import Array, Index
+from rlrec.arrays import Array, Flags, Index
+from rlrec.policy.floors import Floor, at_positions
 
 
 def softmax(score: Array, *, temperature: float = 1.0) -> Array:
@@ -31,3 +32,71 @@ def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Itera
         if position:
             left[rows, slates[:, position - 1]] = -np.inf
         yield softmax(left, temperature=temperature)
+
+
+def log_joint(score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor) -> Array:
+    """Log of the probability of slates, (n,); see `log_conditionals`."""
+    return log_conditionals(score, shown, eligible, temperature=temperature, floor=floor).sum(axis=1)
+
+
+def log_conditionals(
+    score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
+) -> Array:
+    """Log of the probability of each slot given those above, (n, k), by scores (n, m) of arms; shown (n, k) indices;
+    eligible (n, m): arms that each may show, None: all.
+
+    temperature 0: the best score, equal bests share. Source: own derivation (Plackett-Luce with a floor: at every
+    position the softmax of the arms left)."""
+    rows, log_probability, many = np.arange(len(shown)), np.zeros(shown.shape), _many(score, eligible)
+    allowed = score if eligible is None else np.where(eligible, score, -np.inf)
+    floors = at_positions(floor, shown.shape[1])
+    for position, of_arms in enumerate(remaining(allowed, shown, temperature=temperature)):
+        left, uniform = many - position, floors[position]
+        of_shown = of_arms[rows, shown[:, position]]
+        with np.errstate(divide="ignore"):  # the only arm left is certain
+            log_probability[:, position] = np.where(left > 1, np.log(uniform / left + (1 - uniform) * of_shown), 0.0)
+        if (left == 1).all():
+            break
+    return log_probability
+
+
+def chi_squares(
+    score: Array, reference: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
+) -> Array:
+    """Chi-squared divergence of each slot, given those above, from its distribution under reference scores, (n, k): the
+    variance of its weight, whatever the log has shown at the position itself.
+
+    score, reference (n, m): scores of the arms under both; shown, eligible: see `log_conditionals`."""
+    many, floors, divergences = _many(score, eligible), at_positions(floor, shown.shape[1]), np.zeros(shown.shape)
+    ours, theirs = (
+        remaining(each if eligible is None else np.where(eligible, each, -np.inf), shown, temperature=temperature)
+        for each in (score, reference)
+    )
+    for position, (new, old) in enumerate(zip(ours, theirs, strict=True)):
+        softmax = 1 - floors[position]
+        uniform = floors[position] / np.maximum(many - position, 1)[:, None]
+        logged = np.maximum(uniform + softmax * old, 1e-300)  # of arms that are not left, new and old are 0
+        divergences[:, position] = ((softmax * (new - old)) ** 2 / logged).sum(axis=1)
+    return divergences
+
+
+def probabilities(score: Array, eligible: Flags | None = None, *, temperature: float, floor: Floor) -> Array:
+    """Probability of each arm at position 1, (n, m), by scores (n, m); rows sum to 1. eligible (n, m): arms that each
+    may show, None: all."""
+    mixed = softmax(score if eligible is None else np.where(eligible, score, -np.inf), temperature=temperature)
+    if explored := at_positions(floor, 1).item():
+        mixed *= 1 - explored
+        uniform = (explored / _many(score, eligible)).astype(mixed.dtype)[:, None]
+        mixed += uniform if eligible is None else uniform * eligible
+    return mixed
+
+
+def _many(score: Array, eligible: Flags | None) -> Index:
+    """How many arms each row may show, (n,)."""
+    return np.full(len(score), score.shape[1]) if eligible is None else eligible.sum(axis=1)
+
+
+def divergence(old: Array, new: Array) -> Array:
+    """KL(old || new) of distributions over arms, (n,) in nats, both (n, m)."""
+    ratio = np.log(np.maximum(old, 1e-30)) - np.log(np.maximum(new, 1e-30))
+    return np.einsum("nm,nm->n", old, ratio)

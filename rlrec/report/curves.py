@@ -67,4 +67,5 @@ def _passed(gate: Mapping[str, Any]) -> str:
         return "the gate was not used"
     gain = interval(gate["estimate"], gate["lower"], gate["upper"])
     unit = "visit" if gate.get("visits") is None else "slot"
-    return f"{'' if gate['passed'] else 'not '}surely better, gain {gain} per {unit} over version {gate['against']}"
+    against = "what served" if gate["against"] is None else f"version {gate['against']}"
+    return f"{'' if gate['passed'] else 'not '}surely better, gain {gain} per {unit} over {against}"

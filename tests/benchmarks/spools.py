@@ -15,7 +15,7 @@ from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRow
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.arrays import Array, Flags, Index
 from rlrec.ope.paired import PairedDifference
-from rlrec.policy import reinforce
+from rlrec.policy import plackett_luce
 from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.gradient import Gradient, Parameters, State
@@ -95,7 +95,7 @@ class Server:
         """Probability of each arm after these, (n, m)."""
         where = self.state(arms, rewards)
         score = self.kind.scores_of(self.parameters, where, arms=np.arange(self.arms), described=self.features)
-        return reinforce.probabilities(score, temperature=self.kind.temperature, floor=self.kind.floor)
+        return plackett_luce.probabilities(score, temperature=self.kind.temperature, floor=self.kind.floor)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from math import exp, log, sqrt
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy import reinforce, returns
+from rlrec.policy import plackett_luce, reinforce, returns
 from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.gradient import Gradient, Parameters, State
@@ -135,7 +135,7 @@ def started(kind: Gradient, runs: int) -> Parameters:
 def right(parameters: Parameters, runs: int) -> Array:
     """Probability of going right, (runs,)."""
     score = parameters["linear"][:, :runs].T
-    return reinforce.probabilities(score, temperature=1.0, floor=0.0)[:, RIGHT]
+    return plackett_luce.probabilities(score, temperature=1.0, floor=0.0)[:, RIGHT]
 
 
 def bounded(linear: Array) -> Array:

@@ -11,7 +11,7 @@ import pytest
 from rlrec import policy as kinds
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
-from rlrec.policy import reinforce, slate
+from rlrec.policy import plackett_luce, reinforce, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.gradient import Gradient, State
@@ -33,7 +33,7 @@ def score_functions(scores: Array, pages: Index) -> Array:
     none = np.zeros(0, np.int64)
     found = []
     for page in pages:
-        log_propensity = reinforce.log_joint(scores[None], page[None], temperature=1.0, floor=0.0)
+        log_propensity = plackett_luce.log_joint(scores[None], page[None], temperature=1.0, floor=0.0)
         logged = LoggedSlates(
             state=State(x, none, none, np.zeros((0, 4))), arms=np.arange(m),
             described=np.zeros((m, len(kind.design.arm.names))), shown=page[None], log_propensity=log_propensity,

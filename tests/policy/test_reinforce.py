@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Index
-from rlrec.policy import reinforce, returns
+from rlrec.policy import plackett_luce, reinforce, returns
 from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.fields import Number, Vector
@@ -61,8 +61,8 @@ def score(kind: Gradient, parameters: Parameters, pages: LoggedSlates) -> Array:
 def value(kind: Gradient, parameters: Parameters, pages: LoggedSlates, *, entropy: float = 0.0) -> float:
     """What the objective adds up to: sum of scale (weight x gain + entropy)."""
     found = score(kind, parameters, pages)
-    joint = reinforce.log_joint(found, pages.shown, temperature=kind.temperature, floor=kind.exploration)
-    soft = reinforce.probabilities(found, temperature=kind.temperature, floor=0.0)
+    joint = plackett_luce.log_joint(found, pages.shown, temperature=kind.temperature, floor=kind.exploration)
+    soft = plackett_luce.probabilities(found, temperature=kind.temperature, floor=0.0)
     bonus = -entropy * (soft * np.log(soft)).sum(axis=1)
     return float((pages.scale * (np.exp(joint - pages.log_propensity) * pages.gain + bonus)).sum())
 
@@ -258,7 +258,7 @@ def test_pages_of_all_arms_have_probabilities_that_sum_to_one() -> None:
     scores, orders = np.random.default_rng(4).normal(size=4), np.array(list(permutations(range(4), 3)))
     many = np.repeat(scores[None], len(orders), axis=0)
     for temperature, floor in ((0.5, 0.0), (1.0, 0.3), (0.0, 0.2)):
-        joint = reinforce.log_joint(many, orders, temperature=temperature, floor=floor)
+        joint = plackett_luce.log_joint(many, orders, temperature=temperature, floor=floor)
         assert np.exp(joint).sum() == pytest.approx(1, abs=1e-12)
 
 
@@ -303,7 +303,7 @@ def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 
         gradient = reinforce.sums(kind, parameters, [pages], objective).mean
         parameters, climb = climb.step(parameters, gradient, rate=rate / (1 + 10 * step / steps))
     score = kind.scores_of(parameters, nobody, arms=np.arange(m), described=pages.described)
-    return reinforce.probabilities(score[:1], temperature=1.0, floor=0.0)[0]
+    return plackett_luce.probabilities(score[:1], temperature=1.0, floor=0.0)[0]
 
 
 @pytest.mark.slow
@@ -368,10 +368,10 @@ def test_chi_squares_are_the_variances_of_the_weights_of_slots(size: int) -> Non
             rows = np.flatnonzero(eligible[:, arm] & ~(shown[:, :position] == arm).any(axis=1))
             slates = np.column_stack([shown[rows, :position], np.full(len(rows), arm)])
             log_new, log_old = (
-                reinforce.log_conditionals(each[rows], slates, eligible[rows], **options)[:, position]
+                plackett_luce.log_conditionals(each[rows], slates, eligible[rows], **options)[:, position]
                 for each in (ours, theirs)
             )
             expected[rows, position] += np.exp(2 * log_new - log_old)
     np.testing.assert_allclose(
-        reinforce.chi_squares(ours, theirs, shown, eligible, **options), expected - 1, atol=1e-12
+        plackett_luce.chi_squares(ours, theirs, shown, eligible, **options), expected - 1, atol=1e-12
     )

@@ -104,10 +104,8 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
             else "visits from now on can judge it: let some be served, or begin a ramp (--share 5%)"
         )
         raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=way_out) from error
-    figures, guards = (
-        judged(gain, visits, looks),
-        [_guard_report(each, gain_of[each.name], alpha) for each in options.guards],
-    )
+    figures = judged(gain, visits, looks)
+    guards = [_guard_report(guard, gain_of[guard.name], alpha) for guard in options.guards]
     return {
         **figures, "reward": reward.name, "against": options.current, "n": gain.estimates[0].n, "guards": guards,
         "passed": figures["passed"] and all(guard["passed"] for guard in guards), "since_decision": since,
@@ -119,12 +117,12 @@ def judged(gain: Gain, visits: Gain | None, looks: int) -> Judgement:
     alpha = gate_alpha(looks + 1)
     difference, verdict, reasons = _judge(gain, Minus, alpha)
     of_visits = None if visits is None else _visits_report(visits, alpha)
-    candidate, serving = gain.estimates
+    candidate, *serving = gain.estimates
     return {
         "estimator": candidate.estimator, "candidate": looks + 1, "alpha": alpha, "value": candidate.value,
-        "live_value": serving.value, "estimate": difference.value, "std_error": difference.std_error,
-        "lower": difference.lower, "upper": difference.upper, "ess": difference.ess, "verdict": verdict,
-        "reasons": reasons, "visits": of_visits,
+        "live_value": serving[0].value if serving else candidate.served, "estimate": difference.value,
+        "std_error": difference.std_error, "lower": difference.lower, "upper": difference.upper, "ess": difference.ess,
+        "verdict": verdict, "reasons": reasons, "visits": of_visits,
         "passed": difference.is_gain and gain.passes(verdict) and (of_visits is None or of_visits["passed"]),
     }  # fmt: skip
 
@@ -240,7 +238,8 @@ def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
 class Gain:
     """A candidate and what serves, judged on the same rows by one estimator and one reward.
 
-    sides, estimates: of the candidate and of what serves. in_sample: whether the candidate has learned from some rows.
+    sides, estimates: of the candidate and of what serves; without a second the log stands for what serves. in_sample:
+    whether the candidate has learned from some rows.
     (What serves may have learned from its own log: that flatters it, and makes the gate stricter.) silent: whether rows
     without propensities were left out; estimated: whether some propensities were not logged; carries_over: whether the
     rewards of impressions depend on the visit so far. rare: the largest reward that one event has brought. simulated:
@@ -286,16 +285,23 @@ class Gain:
             simulated=list(zip(ours, theirs, strict=True)),
         )  # fmt: skip
 
+    @property
+    def over_served(self) -> Gain:
+        """The gain over what the log earned, which needs no weights."""
+        simulated = [(ours, None) for ours, _ in self.simulated]
+        return replace(self, sides=self.sides[:1], estimates=self.estimates[:1], simulated=simulated)
+
     def passes(self, verdict: str) -> bool:
         """Whether the log may judge the candidate, and can."""
         return verdict != VERDICTS[0] and not self.in_sample and not self.estimated
 
     def judge(self, measure: type[Minus], alpha: float) -> tuple[PairedDifference, str, list[str]]:
         """The difference, the verdict on it, and its reasons."""
-        candidate, current = self.estimates
-        difference = compare(*self.sides, measure=measure, alpha=alpha, simulated=self.simulated, rare=self.rare)
-        verdict = min(difference.verdict, candidate.verdict, current.verdict, key=VERDICTS.index)
-        reasons = {*difference.reasons, *candidate.reasons, *(set(current.reasons) - {"in-sample"})}
+        ours, theirs = self.sides[0], self.sides[1] if len(self.sides) > 1 else None
+        difference = compare(ours, theirs, measure=measure, alpha=alpha, simulated=self.simulated, rare=self.rare)
+        verdict = min(difference.verdict, *(side.verdict for side in self.estimates), key=VERDICTS.index)
+        of_serving = {reason for side in self.estimates[1:] for reason in side.reasons} - {"in-sample"}
+        reasons = {*difference.reasons, *self.estimates[0].reasons, *of_serving}
         return difference, verdict, sorted(reasons, key=list(diagnostics.REASONS).index)
 
 

@@ -18,7 +18,7 @@ from rlrec.app.evaluation.probabilities import CELLS, Scorer
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.visit_values import TargetSlates
 from rlrec.arrays import Array, Flags, Ids, piece_rows, run_starts, take
-from rlrec.policy import history, reinforce, slate
+from rlrec.policy import history, plackett_luce, slate
 from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.plackett_luce import softmax
 from rlrec.policy.sampler import uniforms_at
@@ -58,7 +58,7 @@ class StateScorer(Scorer):
                 rows=group.rows,
                 log_slate=_log_slates(group, rows, **served),
                 arms=self.arms.rank[self.arms.index(group.arms)],
-                share=reinforce.probabilities(group.score, None, **served) if shares else group.score,
+                share=plackett_luce.probabilities(group.score, None, **served) if shares else group.score,
                 case=np.arange(len(group.rows)),
             )
 
@@ -81,7 +81,7 @@ class StateCaseRows:
     def __init__(self, trained: Trained, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids) -> None:
         self.arms, self.score, self.rows = group.arms, group.score, rows
         self.served: dict[str, Any] = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
-        self.probability = reinforce.probabilities(self.score, None, **self.served)
+        self.probability = plackett_luce.probabilities(self.score, None, **self.served)
         self.indices = piece_rows(starts, counts)
         self.which = np.repeat(np.arange(len(counts)), counts)
         self.depth, self.position = (rows.slots[name][self.indices] for name in ("depth", "position"))
@@ -99,7 +99,7 @@ class StateCaseRows:
             order, possible = self._slates(lower, depth + 1)
             of_target.target[self.indices[lower]] = 0.0
             lower, order = lower[possible], order[possible]
-            joint = reinforce.log_joint(self.score[self.which[lower]], order, None, **self.served)
+            joint = plackett_luce.log_joint(self.score[self.which[lower]], order, None, **self.served)
             of_target.target[self.indices[lower]] = np.exp(joint)
 
     def at_positions(self, positions: int, *, runs: int, seed: int) -> Array:
@@ -174,7 +174,7 @@ def _log_slates(group: EligibleGroup, rows: ImpressionRows, *, temperature: floa
         same = np.flatnonzero(depth == deep)
         order, possible = places(group.arms, rows.shown[start[same][:, None] + np.arange(deep + 1)])
         same, order = same[possible], order[possible]
-        log_slate[same] = reinforce.log_joint(group.score[same], order, temperature=temperature, floor=floor)
+        log_slate[same] = plackett_luce.log_joint(group.score[same], order, temperature=temperature, floor=floor)
     return log_slate
 
 

@@ -22,7 +22,7 @@ from rlrec.ope.paired import PairedDifference, difference
 from rlrec.ope.sessions import SUPPORTED, SessionFold, SessionPartial
 from rlrec.ope.strata import Stratum, Weighting
 from rlrec.ope.visits import VisitBatch
-from rlrec.policy import reinforce
+from rlrec.policy import plackett_luce, reinforce
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, score_states
 from rlrec.records import add_each
 
@@ -142,12 +142,12 @@ class HoldoutValue:
         given those above, is written into log_slots."""
         for block in self._portions(rows):
             score, at, shown = self._score(parameters, block), block.rows, block.shown
-            probability = reinforce.probabilities(score, block.eligible, **self._served)
+            probability = plackett_luce.probabilities(score, block.eligible, **self._served)
             if shown.shape[1] == 1:
                 with np.errstate(divide="ignore"):
                     log_shown = np.log(probability[np.arange(len(at)), shown[:, 0]])[:, None]
             else:
-                log_shown = reinforce.log_conditionals(score, shown, block.eligible, **self._served)
+                log_shown = plackett_luce.log_conditionals(score, shown, block.eligible, **self._served)
             log_slots[rows.first[at][:, None] + np.arange(shown.shape[1])] = log_shown
             cases = np.arange(len(at))
             yield TargetSlates(rows=at, log_slate=log_shown.sum(axis=1), arms=block.arms, share=probability, case=cases)
@@ -181,7 +181,7 @@ class HoldoutValue:
             growth = np.empty(len(rows.eligible))
             for block in self._portions(rows):
                 scores = self._score(parameters, block), self._score(self.reference, block)
-                divergences = reinforce.chi_squares(*scores, block.shown, block.eligible, **self._served)
+                divergences = plackett_luce.chi_squares(*scores, block.shown, block.eligible, **self._served)
                 growth[block.rows] = np.log1p(divergences).sum(axis=1)
             of_visits = np.add.reduceat(growth, rows.start[:-1])
             visits += len(of_visits)
@@ -199,11 +199,11 @@ class HoldoutValue:
         sums = np.zeros(3)
         for block in self._portions(next(self.split.batches())):
             old, new = (
-                reinforce.probabilities(self._score(of, block), block.eligible, **self._served)
+                plackett_luce.probabilities(self._score(of, block), block.eligible, **self._served)
                 for of in (self.reference, parameters)
             )
             entropy = -(new * np.log(np.maximum(new, 1e-30))).sum()
-            sums += [len(block.rows), float(entropy), float(reinforce.divergence(old, new).sum())]
+            sums += [len(block.rows), float(entropy), float(plackett_luce.divergence(old, new).sum())]
         return float(sums[1] / sums[0]), float(sums[2] / sums[0])
 
     @property
