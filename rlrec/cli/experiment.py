@@ -34,6 +34,7 @@ _NO_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
 DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
 ALARM = 0.001  # p-value of a check below which something is wrong with the split or the log
+ODD = 0.01  # p-value below which it is not said to be right
 
 
 def parse_variant(text: str) -> VariantSpec:
@@ -281,7 +282,7 @@ def _difference(row: Mapping[str, Any], *, bare: bool = False) -> str:
 
 
 def _ratio(row: dict[str, float | None]) -> str:
-    fine = "" if row["p_value"] is None else ": the split is as defined"
+    fine = "" if (p := row["p_value"]) is None else ": the split is as defined" if p >= ODD else ": odd, but no alarm"
     verdict = _alarm(row["p_value"], "the split is not as defined; do not trust the differences") or fine
     return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{verdict}"
 
