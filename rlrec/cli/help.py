@@ -21,7 +21,7 @@ from rlrec.errors import InputError, suggest
 FOLDER = Path(__file__).resolve().parent.parent / "help"
 ORDER = (
     "first-steps", "overview", "contexts", "rewards", "own-logs", "judging", "experiments", "visits", "cron",
-    "back-end", "notebooks", "postgresql", "machines", "data", "commands", "formats", "schema", "exit-codes",
+    "back-end", "notebooks", "postgresql", "machines", "scale", "data", "commands", "formats", "schema", "exit-codes",
     "environment", "speed", "glossary",
 )  # fmt: skip
 

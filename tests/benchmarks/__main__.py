@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +27,7 @@ from tests.benchmarks import (
     verdicts,
     writers,
 )
-from tests.benchmarks.measure import Figure, Setting, table
+from tests.benchmarks.measure import Figure, Setting, machine, table
 
 Benchmark = Callable[[Setting], Iterator[Figure]]
 BENCHMARKS: dict[str, Benchmark] = {
@@ -114,17 +111,6 @@ def _kept(figures: Iterable[Figure], store: list[Figure]) -> Iterator[Figure]:
     for one in figures:
         store.append(one)
         yield one
-
-
-def machine() -> str:
-    """What the figures were measured on."""
-    import numpy
-
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return (
-        f"{os.cpu_count()} cores ({platform.machine()}), load {load}; Python {platform.python_version()}, "
-        f"SQLite {sqlite3.sqlite_version}, numpy {numpy.__version__}"
-    )
 
 
 if __name__ == "__main__":

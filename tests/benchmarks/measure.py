@@ -6,6 +6,8 @@ import gc
 import json
 import math
 import os
+import platform
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -179,6 +181,17 @@ def growth(name: str, seconds: Mapping[int, float]) -> Figure:
 
 def three(size: int) -> list[int]:
     return [size // 10, size // 3, size]
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    import numpy
+
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), load {load}; Python {platform.python_version()}, "
+        f"SQLite {sqlite3.sqlite_version}, numpy {numpy.__version__}"
+    )
 
 
 # -- the table --

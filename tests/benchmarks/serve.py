@@ -45,10 +45,10 @@ def _against_pipes(name: str, base: Shop, setting: Setting) -> Figure:
 
 
 @contextmanager
-def server(db: str) -> Iterator[tuple[str, int]]:
-    """The address of a server, which ends with the block."""
+def server(db: str, now: str = SOON["RLREC_NOW"]) -> Iterator[tuple[str, int]]:
+    """The address of a server with this clock, which ends with the block."""
     command = rlrec("--db", db, "serve", "--listen", "127.0.0.1:0", "--json")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(SOON)) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment({"RLREC_NOW": now})) as child:
         assert child.stdout is not None
         try:
             host, _, port = json.loads(child.stdout.readline())["listen"].rpartition(":")
