@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import re
 import statistics
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from tests.benchmarks.shops import ARMS, Lite, Postgres, Shop, ndjson, postgres_
 SIZE, FEW = 40_000, 400  # decisions of the first full day; of the day before it, which stands for the start-up
 SLOTS, VISIT, VISITS, CLICKS = 5, 4, 3, 0.5  # of a page; decisions of a visit; visits of a user; clicks of a decision
 SHORT, LONG = 2, 6  # epochs
-DAYS = [f"2026-01-0{day}" for day in range(1, 6)]  # the last one is for `serve`
+DAYS = [f"2026-01-0{day}" for day in range(1, 5)]  # the last one is for `serve`
 NOON, MATURE = "T12:00:00Z", "2026-02-01"
 DAY_S, DAY_H, MONTH_D = 86_400, 24, 30
 MICRO, GB = 1e-6, 1e9
@@ -117,7 +118,7 @@ def costs(shop: Shop, setting: Setting, postmaster: int | None = None) -> dict[s
     tell(shop, "arm", "import", "-", lines=[{"arm": f"a{number}"} for number in range(1, ARMS + 1)])
     for name, kind in (("home", "thompson"), ("visits", "gradient")):
         tell(shop, "policy", "create", name, "--kind", kind, "--param", "floor=0.05")
-    sizes, total = [min(FEW, size // 2), size, size, 2 * size], 0
+    sizes, total = [min(FEW, size // 2), size, 2 * size], 0
     train = ("train-pg", "visits", "--dry-run", "--seed", 1, "--epochs")
     judge = ("evaluate", "uniform", "--estimator", "ips,snips,dr")
     for day, number in zip(DAYS, sizes, strict=False):
@@ -326,6 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="for the stores, some GB")
     parser.add_argument("--costs", metavar="FILE", help="measured before (--json): extrapolate alone")
     parser.add_argument("--json", metavar="FILE", help="write the costs there too")
+    parser.add_argument("--page", metavar="FILE", help="put the tables in the place of those in this page")
     for field in fields(Plan):
         flag = "--" + field.name.replace("_", "-")
         parser.add_argument(flag, type=type(field.default), default=field.default,
@@ -333,15 +335,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = vars(parser.parse_args(arguments))
     plan = Plan(**{field.name: asked[field.name] for field in fields(Plan)})
     if asked["costs"]:
-        both = json.loads(Path(asked["costs"]).read_text())
+        measured, *both = json.loads(Path(asked["costs"]).read_text())
         lite, postgres = ({name: Cost(*row) for name, row in part.items()} for part in both)
     else:
+        measured = 3 * int(SIZE * asked["scale"])
         lite, postgres = measure(Path(asked["folder"]), asked["scale"])
     if asked["json"]:
-        Path(asked["json"]).write_text(json.dumps([lite, postgres], indent=1) + "\n")
-    print(*cost_table(lite, postgres), "", *plan_table(plan, postgres), "", sep="\n")
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}")
+        Path(asked["json"]).write_text(json.dumps([measured, lite, postgres], indent=1) + "\n")
+    tables = ["\n".join(cost_table(lite, postgres)), "\n".join(plan_table(plan, postgres))]
+    conditions = f"Measured on {datetime.now(UTC):%Y-%m-%d} with {measured:,} decisions; {machine()}"
+    print(*tables, conditions, sep="\n\n")
+    if asked["page"]:
+        page = Path(asked["page"])
+        page.write_text(replaced(page.read_text(), tables, conditions))
     return 0
+
+
+def replaced(page: str, tables: Sequence[str], conditions: str) -> str:
+    """A page with these tables in the place of those with the same first cell in their head, and these conditions."""
+    for table in tables:
+        head = re.escape(re.split(r" {2,}| \|", table)[0])
+        page = re.sub(rf"^{head}.*\n(?:\|.*\n)+", lambda _, table=table: f"{table}\n", page, flags=re.MULTILINE)
+    return re.sub(r"^Measured on \d.*$", conditions, page, flags=re.MULTILINE)
 
 
 def measure(folder: Path, scale: float) -> list[dict[str, Cost]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from math import isnan
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.scale import ROWS, Cost, Plan, Use, cost, main, needs, number, totals
+from tests.benchmarks.scale import ROWS, Cost, Plan, Use, cost, main, needs, number, replaced, totals
+from tests.docs.pages import ROOT
 
 LINE = [Use(100, 5.2, 1.1), Use(1_000, 7.0, 2.0), Use(2_000, 9.0, 3.0), Use(4_000, 13.0, 5.0)]
 EACH = {name: Cost(0.0) for name in ROWS}
+ROWS_SHOWN = [*ROWS.values(), *(need.what for need in needs(Plan(), EACH))]
 
 
 def test_a_cost_is_the_slope_of_the_line() -> None:
@@ -87,12 +90,27 @@ def test_numbers_have_three_digits(value: float, shown: str) -> None:
     assert number(value) == shown
 
 
+def test_tables_of_a_page_are_replaced() -> None:
+    page = "# T\n\n| a  |  b |\n| -- | -: |\n| x  |  1 |\n\nMeasured on 2026-01-01.\n\n| c |\n| - |\n| 2 |\n\nEnd\n"
+    tables = ["| a   | b |\n| --- | -: |\n| yy  | 3 |", "| d |\n| - |\n| 4 |"]
+    assert replaced(page, tables, "Measured on 2026-02-02") == (
+        "# T\n\n| a   | b |\n| --- | -: |\n| yy  | 3 |\n\nMeasured on 2026-02-02\n\n| c |\n| - |\n| 2 |\n\nEnd\n"
+    )
+
+
+def test_the_page_has_the_tables_of_the_script() -> None:
+    page = (ROOT / "rlrec" / "help" / "scale.md").read_text(encoding="utf-8")
+    assert [what for what in ROWS_SHOWN if f"| {what}" not in page] == []
+    assert re.search(r"^Measured on \d{4}-\d\d-\d\d with [\d,]+ decisions", page, re.MULTILINE)
+
+
 @pytest.mark.slow
 def test_costs_are_measured_and_extrapolated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "costs.json"
     assert main(["--scale", "0.01", "--folder", str(tmp_path), "--json", str(path)]) == 0
     measured = capsys.readouterr().out
-    lite, postgres = json.loads(path.read_text())
+    decisions, lite, postgres = json.loads(path.read_text())
+    assert decisions == 1_200
     assert set(lite) == set(postgres) == set(ROWS)
     # A decision has a page of five, and half an event: more than 200 bytes, whatever holds them.
     assert min(lite["stored"][0], postgres["stored"][0], lite["parquet"][0], postgres["wal"][0]) > 200
