@@ -28,7 +28,7 @@ from rlrec.store import Store
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandResult:
     """What a command said."""
 
     exit_code: int
@@ -52,7 +52,7 @@ class Said:
         return json.loads(self.stderr)
 
 
-Run = Callable[..., Said]
+Run = Callable[..., CommandResult]
 
 
 _draws = seeds.source = random.Random()
@@ -85,7 +85,7 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.Fix
         return (yield)
 
 
-def _made(db: str) -> None:
+def initialise(db: str) -> None:
     """An empty store whose splits are the same in every run: no test rests on the chance of a salt."""
     with closing(Store(db)) as store:
         init(store)
@@ -117,7 +117,7 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whoever runs the tests may have a store and a clock of their own. Where no bytecode is to be written beside the
     source, the processes that tests start share a folder for it: they need not compile the program each time."""
     for name in [name for name in os.environ if name.startswith("RLREC_")]:
@@ -131,7 +131,7 @@ def _nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "empty.db"
-    _made(str(path))
+    initialise(str(path))
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path
@@ -175,7 +175,7 @@ def _create(server: str, name: str, template: str = "template1") -> str:
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: str) -> str:
     url = _create(postgres_server, "empty")
-    _made(url)
+    initialise(url)
     return "empty"
 
 
@@ -227,9 +227,9 @@ def store(db: str) -> Iterator[Store]:
 def runner(db: str) -> Run:
     from rlrec.cli import program
 
-    def run(*args: object, stdin: str | bytes | None = None, env: dict[str, str] | None = None) -> Said:
+    def run(*args: object, stdin: str | bytes | None = None, env: dict[str, str] | None = None) -> CommandResult:
         result = CliRunner().invoke(program, ["--db", db, *map(str, args)], input=stdin, env=env, prog_name="rlrec")
-        return Said(result.exit_code, result.stdout, result.stderr)
+        return CommandResult(result.exit_code, result.stdout, result.stderr)
 
     return run
 

@@ -64,16 +64,16 @@ class Import:
 
 def modules(root: Path) -> dict[str, Path]:
     """Every module below a package, by its dotted name."""
-    found = {}
+    result = {}
     for path in sorted(root.rglob("*.py")):
         parts = [root.name, *path.relative_to(root).with_suffix("").parts]
-        found[".".join(parts).removesuffix(".__init__")] = path
-    return found
+        result[".".join(parts).removesuffix(".__init__")] = path
+    return result
 
 
-def imports(path: Path, known: Iterable[str], *, package: str) -> list[Import]:
+def imports(path: Path, stored: Iterable[str], *, package: str) -> list[Import]:
     """What a module imports; of `from a import b` the module a.b where there is one."""
-    names = set(known)
+    names = set(stored)
 
     def visit(node: ast.AST, late: bool, typing: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
@@ -121,63 +121,65 @@ def room(name: str) -> str:
 
 def upstairs(module: str, imported: str) -> bool:
     """Whether a room of `app/` imports one that is not below it."""
-    own, other = floor(module), floor(imported)
-    if own is None or other is None or room(module) == room(imported):
+    separate, other = floor(module), floor(imported)
+    if separate is None or other is None or room(module) == room(imported):
         return False
-    return other > own or (other == own < len(ROOMS))
+    return other > separate or (other == separate < len(ROOMS))
 
 
-def complaint(module: str, one: Import) -> str | None:
+def complaint(module: str, item: Import) -> str | None:
     """What is wrong with an import, if anything is."""
     home = layer(module)
-    if within(one.name, NOWHERE):
-        return f"imports {one.name}, which nothing may"
-    if within(one.name, ["alembic"]) and module != "rlrec.store.schema":
+    if within(item.name, NOWHERE):
+        return f"imports {item.name}, which nothing may"
+    if within(item.name, ["alembic"]) and module != "rlrec.store.schema":
         return "imports alembic, which store/schema.py alone may"
-    if within(one.name, FOREIGN.get(home, ())):
-        return f"imports {one.name}, which {home} never does"
-    if (module, one.name) == DOOR and (one.late or one.typing):
+    if within(item.name, FOREIGN.get(home, ())):
+        return f"imports {item.name}, which {home} never does"
+    if (module, item.name) == DOOR and (item.late or item.typing):
         return None
-    if not one.late and not one.typing and within(one.name, LATE.get(home, ())):
-        return f"imports {one.name} outside of a function"
-    if not one.name.startswith("rlrec") or one.name in {*SHARED, ARRAYS}:
-        standard = one.name.split(".")[0] in sys.stdlib_module_names or one.name in SHARED
-        return None if standard or module not in SHARED else f"imports {one.name}: it may use the standard library only"
-    if home and layer(one.name) not in {home, *ARROWS[home]}:
-        return f"imports {one.name}: {home} -> {layer(one.name) or 'the top'} is no arrow"
-    if upstairs(module, one.name):
-        return f"imports {one.name}: app/{room(module)} lies below app/{room(one.name)}, or beside it"
-    return None if home or module == "rlrec.__main__" else f"imports {one.name}: what all may use knows no layer"
+    if not item.late and not item.typing and within(item.name, LATE.get(home, ())):
+        return f"imports {item.name} outside of a function"
+    if not item.name.startswith("rlrec") or item.name in {*SHARED, ARRAYS}:
+        standard = item.name.split(".")[0] in sys.stdlib_module_names or item.name in SHARED
+        return (
+            None if standard or module not in SHARED else f"imports {item.name}: it may use the standard library only"
+        )
+    if home and layer(item.name) not in {home, *ARROWS[home]}:
+        return f"imports {item.name}: {home} -> {layer(item.name) or 'the top'} is no arrow"
+    if upstairs(module, item.name):
+        return f"imports {item.name}: app/{room(module)} lies below app/{room(item.name)}, or beside it"
+    return None if home or module == "rlrec.__main__" else f"imports {item.name}: what all may use knows no layer"
 
 
 def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
     """Modules that import each other, be it inside a function or for the type checker; a shortest round each."""
-    found: dict[frozenset[str], list[str]] = {}
+    result: dict[frozenset[str], list[str]] = {}
     for start in sorted(graph):
-        ways, seen = [[start]], set()
+        ways, observed = [[start]], set()
         while ways:
             way = ways.pop(0)
             for following in sorted(graph.get(way[-1], ())):
                 if following == start:
-                    found.setdefault(frozenset(way), [*way, start])
+                    result.setdefault(frozenset(way), [*way, start])
                     ways = []
                     break
-                if following not in seen:
-                    seen.add(following)
+                if following not in observed:
+                    observed.add(following)
                     ways.append([*way, following])
-    return list(found.values())
+    return list(result.values())
 
 
 def problems(root: Path) -> list[str]:
     """Every wrong arrow and every cycle, one line each."""
-    known = modules(root)
-    said, graph = [], dict[str, set[str]]()
-    for module, path in known.items():
+    stored = modules(root)
+    result, graph = [], dict[str, set[str]]()
+    for module, path in stored.items():
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-        found = imports(path, known, package=package)
-        said += [f"{module}:{one.line} {what}" for one in found if (what := complaint(module, one))]
-        graph[module] = {one.name for one in found if one.name in known}
-    return said + [" -> ".join(round_trip) for round_trip in cycles(graph)]
+        outcome = imports(path, stored, package=package)
+        result += [f"{module}:{row.line} {what}" for row in outcome if (what := complaint(module, row))]
+        graph[module] = {row.name for row in outcome if row.name in stored}
+    return result + [" -> ".join(round_trip) for round_trip in cycles(graph)]
 
 
 @pytest.mark.slow
@@ -186,9 +188,9 @@ def test_every_import_follows_an_arrow() -> None:
 
 
 def test_every_layer_is_looked_at() -> None:
-    found = modules(ROOT)
-    assert {layer(name) for name in found} >= {"cli", "app", "policy", "ope", "store"}
-    assert {name for name in found if not layer(name)} == {*SHARED, ARRAYS, "rlrec.__main__"}
+    result = modules(ROOT)
+    assert {layer(name) for name in result} >= {"cli", "app", "policy", "ope", "store"}
+    assert {name for name in result if not layer(name)} == {*SHARED, ARRAYS, "rlrec.__main__"}
 
 
 def test_every_folder_of_the_use_cases_is_a_room_with_a_floor() -> None:
@@ -247,9 +249,9 @@ def test_a_wrong_import_is_caught(tmp_path: Path, path: str, text: str, what: st
     (root / "store" / "a.py").write_text("")
     assert problems(root) == []
     (root / path).write_text(text + "\n")
-    found = problems(root)
-    assert len(found) == 1
-    assert what in found[0]
+    result = problems(root)
+    assert len(result) == 1
+    assert what in result[0]
 
 
 @pytest.mark.parametrize("text", ["def f():\n    from rlrec.app import b", "import click\nfrom rlrec.errors import x"])

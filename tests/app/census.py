@@ -127,10 +127,10 @@ def count(
                 add(group, f"reward_per_visit {name}", key, sum(values), 1)
                 add(group, f"reward_per_unit {name}", key, sum(values), 0)
     for group, key in {(group, key) for group, key, *_ in stays}:
-        seen = sums[group, "visits"][key][0]
-        sums[group, "visits"][key] = seen, 1
+        observed = sums[group, "visits"][key][0]
+        sums[group, "visits"][key] = observed, 1
         if key[0] == "user" or by_session or not of_users:
-            sums[group, "retention"][key] = float(seen > 1), 1
+            sums[group, "retention"][key] = float(observed > 1), 1
         sums[group, "active_days"][key] = len(days[group, key]), 1
         for name in rewards:
             if key in sums[group, f"reward_per_unit {name}"]:

@@ -39,53 +39,53 @@ def remembering(store: Store, *names: str, learns: str = "default") -> None:
         policy.create(store, policy.Request(name=name, kind=kind, parameters=params, reward=learns))
 
 
-def defined(unit: Unit, made: Version) -> dict[BeliefKey, Any]:
+def defined(unit: Unit, answers: Version) -> dict[BeliefKey, Any]:
     """The sums of a version when its policy has made as many decisions as now."""
-    mine, ordinal = designs.policy_of(made), policies.ordinal(unit, made.policy.id)
-    memory: Any = mine.forgetting
-    ids = [int(key) for batch in _ranges(unit, made) for key in np.unique(batch.slots["decision_id"])]
-    happened, total = events.by_decision(unit, ids), dict[BeliefKey, Any]()
+    selected, ordinal = designs.policy_of(answers), policies.ordinal(unit, answers.policy.id)
+    memory: Any = selected.forgetting
+    ids = [int(key) for batch in _ranges(unit, answers) for key in np.unique(batch.slots["decision_id"])]
+    effect, total = events.by_decision(unit, ids), dict[BeliefKey, Any]()
     for decision in decisions.find(unit, ids).values():
-        told, then = by_position(happened.get(decision.id, ())), decision.ordinal or 0
+        reported, then = by_position(effect.get(decision.id, ())), decision.ordinal or 0
         context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])
         for slot in decision.slots:
-            reward = slot_reward(made, told.get(slot.position, ()), served_at=decision.at)
-            place = memory.bucket(then), slot.arm_id
-            if place[0] < memory.oldest(ordinal):
+            reward = slot_reward(answers, reported.get(slot.position, ()), served_at=decision.at)
+            index = memory.bucket(then), slot.arm_id
+            if index[0] < memory.oldest(ordinal):
                 continue
             sums = np.zeros(3) if reward is None else np.array([1.0, reward, reward**2])
-            row = memory.discount ** (ordinal - then) * np.r_[sums, _moments(mine, context, slot.arm_id, sums)]
-            total[place] = total.get(place, 0.0) + row
+            row = memory.discount ** (ordinal - then) * np.r_[sums, _moments(selected, context, slot.arm_id, sums)]
+            total[index] = total.get(index, 0.0) + row
     return total
 
 
-def _ranges(unit: Unit, made: Version) -> Any:
-    last = reader.last_id(unit, made.policy.id) if made.entered_to is None else made.entered_to
-    return reader.ranges(unit, made.policy.id, first=max(1, made.since), last=last)
+def _ranges(unit: Unit, answers: Version) -> Any:
+    last = reader.last_id(unit, answers.policy.id) if answers.entered_to is None else answers.entered_to
+    return reader.ranges(unit, answers.policy.id, first=max(1, answers.since), last=last)
 
 
-def _moments(mine: Any, context: Any, arm: int, sums: Any) -> Any:
-    if not mine.contextual:
+def _moments(selected: Any, context: Any, arm: int, sums: Any) -> Any:
+    if not selected.contextual:
         return []
-    x = mine.design.context.encode([context])
-    weight, offset = mine.credit(x, np.array([arm]))
+    x = selected.design.context.encode([context])
+    weight, offset = selected.credit(x, np.array([arm]))
     gram, response = sums[0] * weight[0] * np.outer(x[0], x[0]), (sums[1] + sums[0] * offset[0]) * x[0]
     return np.r_[gram[np.triu_indices(len(gram))], response]
 
 
-def gap(one: dict[BeliefKey, Any], other: dict[BeliefKey, Any]) -> float:
+def gap(item: dict[BeliefKey, Any], other: dict[BeliefKey, Any]) -> float:
     """The largest difference of two beliefs, in units of 1 + what is larger."""
-    places = one.keys() | other.keys()
-    pairs = [(np.asarray(one.get(place, 0.0)), np.asarray(other.get(place, 0.0))) for place in places]
+    places = item.keys() | other.keys()
+    pairs = [(np.asarray(item.get(index, 0.0)), np.asarray(other.get(index, 0.0))) for index in places]
     return max((float((abs(a - b) / (1 + np.maximum(abs(a), abs(b)))).max()) for a, b in pairs), default=0.0)
 
 
 def wrong(store: Store, name: str, number: int | None = None) -> float:
     """How far a belief is from its definition."""
     with store.read() as unit:
-        made = version(unit, name, number)
-        ordinal = policies.ordinal(unit, made.policy.id) if made.learning else made.ordinal
-        return gap(slot_statistics.stored_sums(unit, made, ordinal=ordinal), defined(unit, made))
+        answers = version(unit, name, number)
+        ordinal = policies.ordinal(unit, answers.policy.id) if answers.learning else answers.ordinal
+        return gap(slot_statistics.stored_sums(unit, answers, ordinal=ordinal), defined(unit, answers))
 
 
 def arm_ids(distribution: VersionDistribution) -> Ids:

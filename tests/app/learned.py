@@ -36,20 +36,20 @@ def trained(store: Store, name: str, *, seed: int = 3, report: Any = REPORT, pro
 
     def work(unit: Unit) -> int:
         parent = version(unit, name)
-        policy, known = cast(Gradient, designs.policy_of(parent)), arms.every(unit)
+        policy, stored = cast(Gradient, designs.policy_of(parent)), arms.every(unit)
         rng = np.random.default_rng(seed)
-        drawn = {key: rng.normal(size=values.shape) for key, values in policy.nothing(len(known)).items()}
+        drawn = {key: rng.normal(size=values.shape) for key, values in policy.nothing(len(stored)).items()}
         rows, shared = policy.pack(drawn)
         number = policies.versions(unit, [parent.policy.id])[-1].number + 1
-        made = policies.add_version(
+        answers = policies.add_version(
             unit, policy_id=parent.policy.id, number=number, status="frozen", reward_id=parent.reward.id,
             seq=parent.seq, ordinal=parent.ordinal, parent_id=parent.id, learned_from={"sessions": 60},
             parameters={**parent.parameters, "shared": shared}, report=report,
         )  # fmt: skip
         packed = (row.astype("<f8").tobytes() for row in rows)
-        beliefs.add_weights(unit, made, zip(sorted(arm.id for arm in known), packed, strict=True))
+        beliefs.add_weights(unit, answers, zip(sorted(arm.id for arm in stored), packed, strict=True))
         if promote:
-            policies.promote(unit, parent.policy.id, version_id=made, previous_id=parent.id)
+            policies.promote(unit, parent.policy.id, version_id=answers, previous_id=parent.id)
         return number
 
     return store.write(work)

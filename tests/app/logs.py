@@ -32,7 +32,7 @@ def at(db: str, minutes: float) -> Store:
 def catalogue(db: str, number: int) -> None:
     """Arms a0, a1, ..."""
     with closing(at(db, 0)) as store:
-        store.write(lambda unit: arms.put(unit, {f"a{place}": "{}" for place in range(number)}))
+        store.write(lambda unit: arms.put(unit, {f"a{index}": "{}" for index in range(number)}))
 
 
 def create(db: str, name: str, kind: str, *, minutes: float = 0, **parameters: str) -> None:
@@ -62,7 +62,7 @@ def serve(
     by_page = np.broadcast_to(rates, (pages, np.shape(rates)[-1]))
     for number, first in enumerate(range(0, pages, group)):
         with closing(at(db, start + number * minutes)) as store:
-            asked = [
+            options = [
                 recommend.Request(
                     policy=name,
                     session=f"{name}-{seed}-{page // together}",
@@ -73,29 +73,31 @@ def serve(
                 for page in range(first, min(first + group, pages))
             ]
             answers = [
-                one for one in recommend.recommend_group(store, asked, seed=seed + number) if isinstance(one, dict)
+                answer
+                for answer in recommend.recommend_group(store, options, seed=seed + number)
+                if isinstance(answer, dict)
             ]
             lines = [
-                feedback.Line(decision_id=one["decision_id"], position=slot["position"], events={"click": 1.0})
-                for page, one in enumerate(answers, first)
-                for slot in one["slate"]
+                feedback.Line(decision_id=answer["decision_id"], position=slot["position"], events={"click": 1.0})
+                for page, answer in enumerate(answers, first)
+                for slot in answer["slate"]
                 if generator.random() < by_page[page, int(slot["arm"][1:])] * curve[slot["position"] - 1]
             ]
             clicks += len(lines)
-            feedback.feedback_stream(store, lambda told=lines: [told], quarantine=False, rejected=print)
+            feedback.feedback_stream(store, lambda reported=lines: [reported], quarantine=False, rejected=print)
     return clicks
 
 
-def judged(db: str, *targets: str, minutes: float = 1e6, **asked: Any) -> list[dict[str, Any]]:
+def judged(db: str, *targets: str, minutes: float = 1e6, **options: Any) -> list[dict[str, Any]]:
     """What `evaluate` says of the log, long after it by default."""
     with closing(at(db, minutes)) as store:
-        return [row.to_json() for row in evaluate.evaluate(store, evaluate.Request(targets=targets, **asked))]
+        return [row.to_json() for row in evaluate.evaluate(store, evaluate.Request(targets=targets, **options))]
 
 
-def one(db: str, target: str, estimator: str, **asked: Any) -> dict[str, Any]:
+def estimate(db: str, target: str, estimator: str, **options: Any) -> dict[str, Any]:
     """One estimate."""
-    (found,) = judged(db, target, estimators=estimator, **asked)
-    return found
+    (row,) = judged(db, target, estimators=estimator, **options)
+    return row
 
 
 def in_batches(patch: pytest.MonkeyPatch, size: int) -> None:

@@ -15,7 +15,7 @@ from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, policies, reader
 from rlrec.store.beliefs import Sums
 from rlrec.store.tables import metadata
-from tests.conftest import Said
+from tests.conftest import CommandResult
 
 START = 1_800_000_000_000_000
 SECOND = 1_000_000
@@ -53,15 +53,15 @@ def stocked(store: Store, *, arms: Sequence[str] = "abcde", **kinds: str) -> Sto
     return store
 
 
-def ask(store: Store, name: str = "home", session: str = "s", size: int = 1, **rest: Any) -> Answer:
-    seed = rest.pop("seed", None)
-    return recommend(store, Request(policy=name, session=session, size=size, **rest), seed=seed)
+def ask(store: Store, name: str = "home", session: str = "s", size: int = 1, **options: Any) -> Answer:
+    seed = options.pop("seed", None)
+    return recommend(store, Request(policy=name, session=session, size=size, **options), seed=seed)
 
 
-def tell(store: Store, decision: Answer | int, position: int | None = None, **rest: Any) -> Any:
+def tell(store: Store, decision: Answer | int, position: int | None = None, **options: Any) -> Any:
     number = decision if isinstance(decision, int) else decision["decision_id"]
-    kept = {name: rest.pop(name) for name in ("at", "key", "censor") if name in rest}
-    return feedback(store, Line(decision_id=number, position=position, events=rest, **kept))
+    retained = {name: options.pop(name) for name in ("at", "key", "censor") if name in options}
+    return feedback(store, Line(decision_id=number, position=position, events=options, **retained))
 
 
 def tell_all(store: Store, lines: Sequence[Line]) -> None:
@@ -77,7 +77,7 @@ def version(unit: Unit, name: str, number: int | None = None) -> Version:
     """The live version of a policy, or that number."""
     live = policies.live(unit, [name])[name][0]
     every = policies.versions(unit, [live.policy.id])
-    return live if number is None else next(one for one in every if one.number == number)
+    return live if number is None else next(item for item in every if item.number == number)
 
 
 def sums(store: Store, name: str, number: int | None = None) -> dict[int, Sums]:
@@ -94,17 +94,19 @@ def added_up(store: Store, name: str) -> dict[int, Sums]:
         belief = version(unit, name, 1)
         last = reader.last_id(unit, belief.policy.id) if belief.entered_to is None else belief.entered_to
         for batch in reader.ranges(unit, belief.policy.id, first=1, last=last):
-            found = reward_log.with_rewards(batch, belief.reward, settled_only=False)
-            kept = zip(found.slots["arm_id"].tolist(), found.reward.tolist(), ~found.slots["censored"], strict=True)
-            for arm_id, earned in [(arm_id, earned) for arm_id, earned, counts in kept if counts]:
+            result = reward_log.with_rewards(batch, belief.reward, settled_only=False)
+            retained = zip(
+                result.slots["arm_id"].tolist(), result.reward.tolist(), ~result.slots["censored"], strict=True
+            )
+            for arm_id, earned in [(arm_id, earned) for arm_id, earned, counts in retained if counts]:
                 pulls, rewards, squares = total.get(arm_id, (0.0, 0.0, 0.0))
                 total[arm_id] = pulls + 1, rewards + earned, squares + earned**2
     return {arm_id: row for arm_id, row in total.items() if any(row)}
 
 
-def apart(one: Mapping[int, Sums], other: Mapping[int, Sums]) -> float:
+def apart(item: Mapping[int, Sums], other: Mapping[int, Sums]) -> float:
     """The largest difference of two beliefs."""
-    pairs = [(one.get(key, (0, 0, 0)), other.get(key, (0, 0, 0))) for key in one.keys() | other.keys()]
+    pairs = [(item.get(key, (0, 0, 0)), other.get(key, (0, 0, 0))) for key in item.keys() | other.keys()]
     return max((abs(a - b) for left, right in pairs for a, b in zip(left, right, strict=True)), default=0.0)
 
 
@@ -119,6 +121,6 @@ def dump(store: Store, *, without: Iterable[str] = ()) -> dict[str, list[Any]]:
         }
 
 
-def done(said: Said) -> Said:
-    assert said.exit_code == 0, said.stderr
-    return said
+def done(result: CommandResult) -> CommandResult:
+    assert result.exit_code == 0, result.stderr
+    return result

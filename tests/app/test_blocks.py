@@ -29,15 +29,15 @@ def cases(number: int, rng: np.random.Generator) -> list[EligibleSet]:
     ]
 
 
-def rows(known: list[EligibleSet], rng: np.random.Generator, *, n: int = 60) -> VisitRows:
+def rows(eligible_sets: list[EligibleSet], rng: np.random.Generator, *, n: int = 60) -> VisitRows:
     """One visit of n decisions, each of any case, with one or two slots and two arms remembered."""
-    case, size = rng.integers(0, len(known), n), rng.integers(1, 3, n)
-    picked = [rng.choice(known[one].arms, 2, replace=False) for one in case]
+    case, size = rng.integers(0, len(eligible_sets), n), rng.integers(1, 3, n)
+    picked = [rng.choice(eligible_sets[item].arms, 2, replace=False) for item in case]
     shown = np.concatenate([two[:k] for two, k in zip(picked, size, strict=True)])
     ones = np.ones(n)
     return VisitRows(
-        eligible_sets=known, name=np.ones(1, np.uint64), split=np.zeros(1, np.int64), cluster=np.ones(1, np.int64),
-        stratum=np.zeros(1, np.int64),
+        eligible_sets=eligible_sets, name=np.ones(1, np.uint64), split=np.zeros(1, np.int64),
+        cluster=np.ones(1, np.int64), stratum=np.zeros(1, np.int64),
         length=np.array([n]), eligible=case, size=size, remembered=np.full(n, 2), log_propensity=-rng.uniform(1, 3, n),
         reward=rng.normal(size=n), default=np.zeros(n, np.int64), lowest=-ones, shown=shown,
         x=rng.normal(size=(n, len(KIND.names))),
@@ -47,11 +47,11 @@ def rows(known: list[EligibleSet], rng: np.random.Generator, *, n: int = 60) -> 
     )  # fmt: skip
 
 
-def gradient(told: VisitRows, *, slots: bool = False) -> GradientSums:
+def gradient(decision_rows: VisitRows, *, slots: bool = False) -> GradientSums:
     rng = np.random.default_rng(3)
     parameters = {name: rng.normal(size=values.shape) for name, values in KIND.nothing(ARMS).items()}
-    gain = rng.normal(size=len(told.eligible))
-    groups = grouped(told, gain, gain + 1, np.ones(len(gain)), slots=slots)
+    gain = rng.normal(size=len(decision_rows.eligible))
+    groups = grouped(decision_rows, gain, gain + 1, np.ones(len(gain)), slots=slots)
     objective = Objective(clip=5.0, entropy=0.1, top=2 if slots else 0)
     return reinforce.sums(KIND, parameters, groups, objective)
 
@@ -63,40 +63,43 @@ def test_every_decision_stands_in_one_block_with_its_own_arms(
 ) -> None:
     monkeypatch.setattr(blocking, "MASK", mask)
     rng = np.random.default_rng(number)
-    known = cases(number, rng)
-    told = rows(known, rng)
-    found = list(blocks(told))
-    assert sorted(np.concatenate([one.rows for one in found]).tolist()) == list(range(60))
-    for block in found:
-        for place, row in enumerate(block.rows.tolist()):
-            case, slots = known[told.eligible[row]], slice(told.first[row], told.first[row + 1])
-            mine = slice(None) if block.eligible is None else block.eligible[place]
-            assert block.arms[mine].tolist() == case.arms.tolist()
+    eligible_sets = cases(number, rng)
+    decision_rows = rows(eligible_sets, rng)
+    result = list(blocks(decision_rows))
+    assert sorted(np.concatenate([row.rows for row in result]).tolist()) == list(range(60))
+    for block in result:
+        for index, row in enumerate(block.rows.tolist()):
+            case, slots = (
+                eligible_sets[decision_rows.eligible[row]],
+                slice(decision_rows.first[row], decision_rows.first[row + 1]),
+            )
+            selected = slice(None) if block.eligible is None else block.eligible[index]
+            assert block.arms[selected].tolist() == case.arms.tolist()
             assert (block.described == case.catalogue.features[0]).all()
-            assert block.arms[block.shown[place]].tolist() == told.shown[slots].tolist()
-            arms = block.state.arm[block.state.row == place]
-            assert block.arms[arms].tolist() == told.arm[2 * row : 2 * row + 2].tolist()
+            assert block.arms[block.shown[index]].tolist() == decision_rows.shown[slots].tolist()
+            arms = block.state.arm[block.state.row == index]
+            assert block.arms[arms].tolist() == decision_rows.arm[2 * row : 2 * row + 2].tolist()
 
 
 def test_few_calls_take_the_place_of_many() -> None:
     rng = np.random.default_rng(1)
-    known = cases(40, rng)
-    assert len(list(blocks(rows(known, rng)))) == 4  # two catalogues, two lengths of a page
+    eligible_sets = cases(40, rng)
+    assert len(list(blocks(rows(eligible_sets, rng)))) == 4  # two catalogues, two lengths of a page
 
 
 @pytest.mark.parametrize(("arms", "together"), [(100, 2_000), (1_000, 2_000), (20_000, 32), (1_000_000, 32)])
 def test_sets_of_many_arms_are_worked_out_some_at_a_time(arms: int, together: int) -> None:
     """The larger the catalogue, the less a union of candidates is worth."""
     rng = np.random.default_rng(6)
-    one = Catalogue(np.ones((arms, 1)))
-    known = [EligibleSet(one, np.sort(rng.choice(arms, 50, replace=False))) for _ in range(2_000)]
-    assert blocking._sets_at_a_time(known, [2] * 2_000) == together
+    item = Catalogue(np.ones((arms, 1)))
+    eligible_sets = [EligibleSet(item, np.sort(rng.choice(arms, 50, replace=False))) for _ in range(2_000)]
+    assert blocking._sets_at_a_time(eligible_sets, [2] * 2_000) == together
 
 
 def test_a_mask_is_small_whatever_the_calls_cost() -> None:
-    one = Catalogue(np.ones((10_000, 1)))
-    known = [EligibleSet(one, np.arange(number, number + 5_000)) for number in range(1_000)]
-    together = blocking._sets_at_a_time(known, [5] * 1_000)
+    item = Catalogue(np.ones((10_000, 1)))
+    eligible_sets = [EligibleSet(item, np.arange(number, number + 5_000)) for number in range(1_000)]
+    together = blocking._sets_at_a_time(eligible_sets, [5] * 1_000)
     assert 1 < together * 5 * 5_999 <= blocking.MASK
 
 
@@ -104,11 +107,11 @@ def test_a_mask_is_small_whatever_the_calls_cost() -> None:
 @pytest.mark.parametrize("slots", [False, True])
 def test_the_gradient_is_the_same_together_and_apart(monkeypatch: pytest.MonkeyPatch, slots: bool, mask: int) -> None:
     rng = np.random.default_rng(2)
-    known = cases(40, rng)
-    told = rows(known, rng)
-    together = gradient(told, slots=slots)
+    eligible_sets = cases(40, rng)
+    decision_rows = rows(eligible_sets, rng)
+    together = gradient(decision_rows, slots=slots)
     monkeypatch.setattr(blocking, "MASK", mask)
-    apart = gradient(told, slots=slots)
+    apart = gradient(decision_rows, slots=slots)
     for name, values in together.gradient.items():
         assert values == pytest.approx(apart.gradient[name], abs=1e-11), name
     assert (together.mass, together.square) == (pytest.approx(apart.mass), pytest.approx(apart.square))
@@ -117,10 +120,10 @@ def test_the_gradient_is_the_same_together_and_apart(monkeypatch: pytest.MonkeyP
 def test_decisions_are_read_as_they_were_written() -> None:
     """All groups of a batch through one map."""
     rng = np.random.default_rng(5)
-    known = cases(6, rng)
-    told = rows(known, rng)
+    eligible_sets = cases(6, rng)
+    decision_rows = rows(eligible_sets, rng)
     gain, file = rng.normal(size=60), ArrayFile()
-    written = list(grouped(told, gain, gain, np.ones(60)))
+    written = list(grouped(decision_rows, gain, gain, np.ones(60)))
     for batch in (written, written[:1]):
         file.add([to_arrays(slates) for slates in batch])
     first, second = ([from_arrays(group) for group in file.read(number)] for number in range(len(file)))
@@ -140,7 +143,7 @@ def test_sets_are_of_one_kind() -> None:
     some.add([{"a": np.ones(2), "b": np.zeros((0, 3), np.int32)}, {"a": np.ones(0), "b": np.ones((1, 3), np.int32)}])
     with pytest.raises(ValueError, match="another kind"):
         some.add([{"a": np.ones(2, np.float32), "b": np.zeros((0, 3), np.int32)}])
-    assert [{name: one.tolist() for name, one in group.items()} for group in some.read(0)] == [
+    assert [{name: item.tolist() for name, item in group.items()} for group in some.read(0)] == [
         {"a": [1, 1], "b": []}, {"a": [], "b": [[1, 1, 1]]},
     ]  # fmt: skip
     some.close()

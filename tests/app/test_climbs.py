@@ -30,16 +30,16 @@ def test_a_baseline_leads_out_of_the_corridor_sooner() -> None:
 
 
 def test_neither_way_gets_less_likely_than_one_in_twenty() -> None:
-    found = training.bounded(np.array([[3.0, 0.1], [-3.0, 0.2]]))
-    assert found.sum(axis=0) == pytest.approx([0, 0.3])
-    assert 1 / (1 + np.exp(found[0, 0] - found[1, 0])) == pytest.approx(0.05)
-    assert found[:, 1].tolist() == [0.1, 0.2]
+    result = training.bounded(np.array([[3.0, 0.1], [-3.0, 0.2]]))
+    assert result.sum(axis=0) == pytest.approx([0, 0.3])
+    assert 1 / (1 + np.exp(result[0, 0] - result[1, 0])) == pytest.approx(0.05)
+    assert result[:, 1].tolist() == [0.1, 0.2]
 
 
 # -- the gate --
 
 
-def said(lower: float | None, verdict: str = "ok") -> PairedDifference:
+def difference(lower: float | None, verdict: str = "ok") -> PairedDifference:
     return PairedDifference(
         value=1.0, std_error=0.5, lower=lower, upper=2.0, alpha=0.03, ess=100.0, clusters=100, verdict=verdict,
         reasons=(),
@@ -47,8 +47,8 @@ def said(lower: float | None, verdict: str = "ok") -> PairedDifference:
 
 
 def test_a_candidate_passes_if_its_gain_is_sure() -> None:
-    assert said(0.1, "weak").is_gain
-    assert not any(gain.is_gain for gain in (said(0.0), said(None), said(0.1, "insufficient")))
+    assert difference(0.1, "weak").is_gain
+    assert not any(gain.is_gain for gain in (difference(0.0), difference(None), difference(0.1, "insufficient")))
 
 
 def test_all_looks_of_a_year_together_err_with_5_percent() -> None:
@@ -61,14 +61,14 @@ def test_all_looks_of_a_year_together_err_with_5_percent() -> None:
 def test_candidates_that_are_no_better_stay_out() -> None:
     """One in 500 passes: two of sixteen once in 2,000 runs."""
     looks = [of(seed) for seed in range(8) for of in (gates.equal, gates.worse)]
-    assert sum(one.promoted for one in looks) < 2
+    assert sum(look.promoted for look in looks) < 2
 
 
 @pytest.mark.slow
 def test_a_gain_of_four_standard_errors_gets_through() -> None:
     """92 % pass: fewer than three of five once in 200 runs."""
     looks = [gates.better(seed) for seed in range(5)]
-    assert sum(one.promoted for one in looks) >= 3
+    assert sum(look.promoted for look in looks) >= 3
 
 
 @pytest.mark.slow
@@ -83,10 +83,10 @@ def test_nights_of_equal_candidates_promote_none() -> None:
 def test_an_epoch_beyond_what_the_log_supports_is_taken_back() -> None:
     live = Server(parameters=KIND.nothing(4))
     spool = spooled(live, drawn(live, Barista(), visits=1_000, seed=1), seed=1)
-    with closing(night(spool, live.parameters, options=TrainingOptions(lr=0.2))) as found:
-        curve, best = found.climbed.curve, found.climbed.best_epoch
-        wanted = found.judge.wanted_ess
-        assert (found.judge.reference_ess, wanted) == (pytest.approx(200), pytest.approx(50 + 5 * 50**0.5))
+    with closing(night(spool, live.parameters, options=TrainingOptions(lr=0.2))) as result:
+        curve, best = result.climbed.curve, result.climbed.best_epoch
+        wanted = result.judge.wanted_ess
+        assert (result.judge.reference_ess, wanted) == (pytest.approx(200), pytest.approx(50 + 5 * 50**0.5))
     assert [point.supported for point in curve] == [(point.ess or 0) >= wanted for point in curve]
     beyond = [not point.supported for point in curve]
     assert [point.lr for point in curve] == [0.2 / 2 ** sum(beyond[:number]) for number in range(len(curve))]
@@ -112,13 +112,13 @@ def test_visits_are_worth_what_is_counted() -> None:
 def test_a_gain_is_where_its_interval_says() -> None:
     """At 90 % coverage fewer than two of three once in 36 runs."""
     claims = [claim(seed, visits=3_000) for seed in (0, 6, 10)]
-    assert sum(one.covers for one in claims) >= 2
+    assert sum(each.covers for each in claims) >= 2
     assert all(each.estimate.verdict in ("weak", "insufficient") for each in claims if each.is_broad)
 
 
 @pytest.mark.slow
 def test_a_round_of_2000_visits_beats_the_best_policy_without_memory(tmp_path: Path) -> None:
     bar = Bar(tmp_path / "bar.db", sessions=2_000, seed=1)
-    found, (without, _) = bar.round(1), bar.audience.context_free()
-    assert found.promoted
-    assert found.live.value - 4 * found.live.error > without + 0.1 * bar.audience.optimum()
+    result, (without, _) = bar.round(1), bar.audience.context_free()
+    assert result.promoted
+    assert result.live.value - 4 * result.live.error > without + 0.1 * bar.audience.optimum()

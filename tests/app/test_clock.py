@@ -19,10 +19,10 @@ from tests.conftest import Run
 WINDOW = 10 * MINUTE  # of every reward in the shop
 
 
-def answers(store: Store, requests: list[Request], **rest: Any) -> list[Answer]:
-    found = recommend_group(store, requests, **rest)
-    assert not [one for one in found if isinstance(one, InputError)]
-    return found  # type: ignore[return-value]
+def answers(store: Store, requests: list[Request], **options: Any) -> list[Answer]:
+    result = recommend_group(store, requests, **options)
+    assert not [row for row in result if isinstance(row, InputError)]
+    return result  # type: ignore[return-value]
 
 
 def pulls(store: Store, name: str, number: int | None = None) -> float:
@@ -51,13 +51,13 @@ def test_now_lies_not_before_the_newest_decision(store: Store) -> None:
 def test_a_clock_that_went_back_stands_still(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     stocked(clock(store, START), home="uniform")
     first = ask(store)
-    told: list[str] = []
-    clock(store, None).notice = told.append
+    reported: list[str] = []
+    clock(store, None).notice = reported.append
     monkeypatch.setattr(engines, "clock", lambda _: START - 5 * SECOND)
     assert ask(store)["at"] == written(START)
     assert tell(store, first, click=1).events == 1
-    assert told
-    assert "lies before its newest decision" in told[0]
+    assert reported
+    assert "lies before its newest decision" in reported[0]
 
 
 def test_an_imported_decision_does_not_move_the_clock(store: Store) -> None:
@@ -84,9 +84,9 @@ def test_an_event_lies_between_its_decision_and_now(store: Store) -> None:
 def test_a_visit_ends_after_half_an_hour_without_a_decision(store: Store) -> None:
     stocked(clock(store, START), home="uniform")
     times = [0, 30, 60, 90]  # minutes: each within half an hour of the one before
-    seen = [ask(clock(store, START + t * MINUTE)) for t in times]
-    seen.append(ask(clock(store, START + 120 * MINUTE + 1)))
-    assert [(one["visit"], one["step"]) for one in seen] == [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]
+    observed = [ask(clock(store, START + t * MINUTE)) for t in times]
+    observed.append(ask(clock(store, START + 120 * MINUTE + 1)))
+    assert [(answer["visit"], answer["step"]) for answer in observed] == [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]
 
 
 def test_another_timeout_holds_for_the_whole_store(run_sqlite: Run, tmp_path: Any) -> None:
@@ -103,8 +103,8 @@ def test_another_timeout_holds_for_the_whole_store(run_sqlite: Run, tmp_path: An
 
 def test_steps_count_a_visit_over_all_policies(store: Store) -> None:
     stocked(clock(store, START), home="uniform", other="thompson")
-    seen = [ask(store, name, "s") for name in ("home", "other", "home")]
-    assert [one["step"] for one in seen] == [0, 1, 2]
+    observed = [ask(store, name, "s") for name in ("home", "other", "home")]
+    assert [answer["step"] for answer in observed] == [0, 1, 2]
 
 
 # -- maturity --
@@ -124,8 +124,8 @@ def test_a_served_decision_counts_at_once_and_a_settled_one_after_its_window(sto
     stocked(clock(store, START), counted="uniform/counted", settled="uniform/settled")
     shown = [ask(store, name, size=2) for name in ("counted", "settled")]
     assert (pulls(store, "counted"), pulls(store, "settled")) == (2, 0)
-    for one in shown:
-        tell(store, one, 1, click=1)
+    for slot in shown:
+        tell(store, slot, 1, click=1)
     assert (pulls(store, "counted"), pulls(store, "settled")) == (2, 0)
     assert settle.settle(clock(store, START + WINDOW)) == settle.Result(settled=0, open=2)
     assert settle.settle(clock(store, START + WINDOW + 1)) == settle.Result(settled=2, open=0)
@@ -172,18 +172,18 @@ def test_a_group_is_drawn_from_the_belief_before_it(store: Store) -> None:
     stocked(clock(store, START), home="thompson")
     group = [Request(policy="home", session=f"s{i % 2}") for i in range(6)]
     first, second = answers(store, group, seed=1), answers(store, group, seed=2)
-    assert [one["slate"][0]["propensity"] for one in first] == pytest.approx([0.2] * 6, abs=1e-12)
+    assert [answer["slate"][0]["propensity"] for answer in first] == pytest.approx([0.2] * 6, abs=1e-12)
     with store.read() as unit:
-        found = decisions.find(unit, [one["decision_id"] for one in [*first, *second]])
-    assert [(one.belief_seq, one.seq) for one in found.values()] == [(0, 1)] * 6 + [(1, 2)] * 6
+        result = decisions.find(unit, [answer["decision_id"] for answer in [*first, *second]])
+    assert [(row.belief_seq, row.seq) for row in result.values()] == [(0, 1)] * 6 + [(1, 2)] * 6
     assert pulls(store, "home") == 12
-    assert len({one["slate"][0]["propensity"] for one in second}) > 1
+    assert len({answer["slate"][0]["propensity"] for answer in second}) > 1
 
 
 def test_a_second_line_of_a_session_sees_the_first(store: Store) -> None:
     stocked(clock(store, START), home="uniform")
     first, other, second = answers(store, [Request(policy="home", session=key) for key in ("s", "t", "s")])
-    assert [one["step"] for one in (first, other, second)] == [0, 0, 1]
+    assert [answer["step"] for answer in (first, other, second)] == [0, 0, 1]
     with store.read() as unit:
         states = [row[0] for row in unit.rows(sa.select(tables.decision.c.state).order_by(tables.decision.c.id))]
     assert states[0] == states[1] == '{"step":0}'
@@ -207,8 +207,8 @@ def test_the_same_store_and_seed_draw_the_same(store: Store) -> None:
 
 def test_the_next_decision_under_a_seed_is_another_draw(store: Store) -> None:
     stocked(clock(store, START), home="uniform")
-    found = answers(store, [Request(policy="home", session="s") for _ in range(40)], seed=7)
-    assert {one["slate"][0]["arm"] for one in found} == set("abcde")  # false alarm: 5 * 0.8**40 = 7e-4, seeded
+    result = answers(store, [Request(policy="home", session="s") for _ in range(40)], seed=7)
+    assert {answer["slate"][0]["arm"] for answer in result} == set("abcde")  # false alarm: 5 * 0.8**40 = 7e-4, seeded
 
 
 def test_changes_of_the_catalogue_are_seen_by_the_next_draw_alone(store: Store) -> None:

@@ -55,28 +55,28 @@ def consistent(store: Store, name: str) -> None:
     with store.read() as unit:
         visits = unit.rows(sa.select(tables.visit.c.session_id, tables.visit.c.number, tables.visit.c.steps))
         rows = unit.rows(
-            sa.select(*(tables.decision.c[one] for one in ("session_id", "visit", "step", "at", "id", "policy_id")))
+            sa.select(*(tables.decision.c[item] for item in ("session_id", "visit", "step", "at", "id", "policy_id")))
         )
-        found = decisions.find(unit, [row[4] for row in rows])
+        result = decisions.find(unit, [row[4] for row in rows])
         forgot = Findings()
         visit_histories.check(unit, findings=forgot)
     assert forgot.listed() == []
-    assert all(one.history is not None for one in found.values())
+    assert all(row.history is not None for row in result.values())
     for session, number, steps in visits:
-        mine = sorted(row[2:4] for row in rows if row[:2] == (session, number))
-        assert [step for step, _ in mine] == list(range(steps))
-        assert all(before[1] <= after[1] for before, after in pairwise(mine))
+        selected = sorted(row[2:4] for row in rows if row[:2] == (session, number))
+        assert [step for step, _ in selected] == list(range(steps))
+        assert all(before[1] <= after[1] for before, after in pairwise(selected))
     for policy in {row[5] for row in rows}:
         times = [row[3] for row in sorted(rows, key=lambda row: row[4]) if row[5] == policy]
         assert times == sorted(times)
-    assert all(len(one.slots) == one.size for one in found.values())
+    assert all(len(row.slots) == row.size for row in result.values())
 
 
 @pytest.mark.slow
 def test_no_event_of_many_processes_is_lost(store: Store, db: str) -> None:
     stocked(store, home="uniform/plain", other="uniform/plain")
-    made = [ask(store, name, f"s{i}", 2) for name in ("home", "other") for i in range(4)]
-    slots = [(one["decision_id"], position) for one in made for position in (1, 2)]
+    answers = [ask(store, name, f"s{i}", 2) for name in ("home", "other") for i in range(4)]
+    slots = [(answer["decision_id"], position) for answer in answers for position in (1, 2)]
     together(tells, db, [(number, EVENTS, slots) for number in range(WRITERS)])
     for name in ("home", "other"):
         consistent(store, name)
@@ -87,10 +87,10 @@ def test_no_event_of_many_processes_is_lost(store: Store, db: str) -> None:
 def test_files_about_policies_in_any_order_wait_for_each_other_in_one(store: Store, db: str) -> None:
     names = ("a", "b", "c")
     stocked(store, **dict.fromkeys(names, "uniform/plain"))
-    made = [ask(store, name)["decision_id"] for name in names]
-    orders = [made if number % 2 else made[::-1] for number in range(WRITERS)]
-    found = together(files, db, [(number, EVENTS // 4, order) for number, order in enumerate(orders)])
-    assert sum(found) == len(everything(store, tables.event, "key")) == WRITERS * (EVENTS // 4) * len(names)
+    answers = [ask(store, name)["decision_id"] for name in names]
+    orders = [answers if number % 2 else answers[::-1] for number in range(WRITERS)]
+    result = together(files, db, [(number, EVENTS // 4, order) for number, order in enumerate(orders)])
+    assert sum(result) == len(everything(store, tables.event, "key")) == WRITERS * (EVENTS // 4) * len(names)
     for name in names:
         consistent(store, name)
 
@@ -98,11 +98,11 @@ def test_files_about_policies_in_any_order_wait_for_each_other_in_one(store: Sto
 @pytest.mark.slow
 def test_draws_of_many_processes_keep_their_order(store: Store, db: str) -> None:
     stocked(store, home="thompson", other="uniform")
-    found = together(asks, db, [(number, EVENTS // 2, ("home", "other")) for number in range(WRITERS)])
-    assert all(one == found[0] for one in found)
+    result = together(asks, db, [(number, EVENTS // 2, ("home", "other")) for number in range(WRITERS)])
+    assert all(row == result[0] for row in result)
     for name in ("home", "other"):
         consistent(store, name)
-    shared = len(found[0])
+    shared = len(result[0])
     assert len(everything(store, tables.decision, "id")) == shared + WRITERS * (EVENTS // 2 - shared)
 
 
@@ -159,9 +159,9 @@ def audited(store: Store) -> None:
     """Every learning belief of policies that forget or see contexts is what its definition says."""
     for name in REMEMBERING:
         with store.read() as unit:
-            mine = policies.versions(unit, [version(unit, name).policy.id])
-        assert max(wrong(store, name, one.number) for one in mine if one.learning) < 1e-9
-    assert [one for one in doctor(store, Request()).findings if one.severity == "error"] == []
+            versions = policies.versions(unit, [version(unit, name).policy.id])
+        assert max(wrong(store, name, item.number) for item in versions if item.learning) < 1e-9
+    assert [finding for finding in doctor(store, Request()).findings if finding.severity == "error"] == []
 
 
 @pytest.mark.slow
@@ -178,23 +178,23 @@ def test_beliefs_that_forget_or_see_contexts_lose_nothing_to_many_processes(stor
 
 def killed(work: Callable[..., None], db: str, prefix: str, after_s: float) -> list[tuple[str, str, int]]:
     """What a process said was done before a SIGKILL ended it, some time after it had begun."""
-    mine, its = processes.Pipe(duplex=False)
+    selected, its = processes.Pipe(duplex=False)
     process = processes.Process(target=work, args=(db, prefix, its))
     process.start()
     its.close()
-    said = [mine.recv()]
+    result = [selected.recv()]
     until = time.monotonic() + after_s
     try:
         while (left := until - time.monotonic()) > 0:
-            if mine.poll(left):
-                said.append(mine.recv())
+            if selected.poll(left):
+                result.append(selected.recv())
         process.kill()
         while True:
-            said.append(mine.recv())
+            result.append(selected.recv())
     except EOFError:
         process.join()
     assert process.exitcode == -9
-    return said
+    return result
 
 
 @pytest.mark.slow
@@ -209,8 +209,8 @@ def test_a_killed_rebuild_is_gone_on_with(store: Store, db: str) -> None:
             newest = policies.versions(unit, [version(unit, name).policy.id])[-1]
             begun = newest.number > 1 and not is_complete(newest)
         remembers(store, (10 + after, 1, REMEMBERING))
-        made = rebuild.rebuild(store, rebuild.Request(reference=f"{name}@1"))
-        assert made["version"] == newest.number + (not begun)
+        answers = rebuild.rebuild(store, rebuild.Request(reference=f"{name}@1"))
+        assert answers["version"] == newest.number + (not begun)
     audited(store)
 
 
@@ -218,15 +218,15 @@ def test_a_killed_rebuild_is_gone_on_with(store: Store, db: str) -> None:
 @pytest.mark.parametrize("work", [loops, pipes])
 def test_what_was_acknowledged_survives_a_kill(store: Store, db: str, work: Callable[..., None]) -> None:
     stocked(store, home="thompson")
-    chance, said = random.Random(7), list[tuple[str, str, int]]()
+    chance, result = random.Random(7), list[tuple[str, str, int]]()
     for kill in range(KILLS):
-        said += killed(work, db, str(kill), chance.uniform(0, 0.3))
+        result += killed(work, db, str(kill), chance.uniform(0, 0.3))
         dump(store)
     requests = everything(store, tables.decision, "request_key", "id")
     events = everything(store, tables.event, "key", "kind", "decision_id")
     keys = everything(store, tables.feedback_key, "key", "decision_id")
-    assert {(key, number) for what, key, number in said if what == "decision"} <= set(requests)
-    assert {(key, number) for what, key, number in said if what == "event"} <= set(keys)
+    assert {(key, number) for what, key, number in result if what == "decision"} <= set(requests)
+    assert {(key, number) for what, key, number in result if what == "event"} <= set(keys)
     assert sorted(events) == sorted((key, kind, number) for key, number in keys for kind in ("click", "seen"))
     consistent(store, "home")
     if not db.startswith("postgresql"):

@@ -45,42 +45,42 @@ def test_features_and_fields_are_those_of_the_text_however_much_is_kept(
         cache = ContextCache(unit, fields=["device"], encode=True)
         for number, ids in enumerate(2 * batches()):
             more = ["n"] if number % 4 == 3 else []
-            found, code = cache.table(ids, read(unit, cache, ids), fields=more)
-            mine = [BODIES[key - 1] for key in ids.tolist()]
-            np.testing.assert_allclose(found.encoded[code], features.encode(mine), rtol=1e-12)
+            result, code = cache.table(ids, read(unit, cache, ids), fields=more)
+            selected = [BODIES[key - 1] for key in ids.tolist()]
+            np.testing.assert_allclose(result.encoded[code], features.encode(selected), rtol=1e-12)
             for field in ["device", *more]:
-                assert [found.values[field][place] for place in code] == [body.get(field) for body in mine]
-        assert found.names == {"n", "device", "tags"}
+                assert [result.values[field][index] for index in code] == [body.get(field) for body in selected]
+        assert result.names == {"n", "device", "tags"}
 
 
 def test_a_reading_is_what_a_policy_sees_of_a_row(filled: Any) -> None:
     ids = np.random.default_rng(5).integers(1, len(BODIES) + 1, size=300)
-    seen: dict[tuple[str, ...], Callable[[Any], Any]] = {
+    observed: dict[tuple[str, ...], Callable[[Any], Any]] = {
         (): lambda body: {},
         ("device",): lambda body: {"device": body["device"]},
         ("tags", "device"): lambda body: {"tags": body.get("tags"), "device": body["device"]},
         ("*",): lambda body: body,
     }
     with filled.read() as unit:
-        cache = ContextCache(unit, fields={name for fields in seen for name in fields})
+        cache = ContextCache(unit, fields={name for fields in observed for name in fields})
         for _ in range(2):
-            found, context = cache.table(ids, read(unit, cache, ids))
-            for fields, sees in seen.items():
+            result, context = cache.table(ids, read(unit, cache, ids))
+            for fields, sees in observed.items():
                 expected = [sees(BODIES[key - 1]) for key in ids.tolist()]
-                code, readings = found.reading(fields)
+                code, readings = result.reading(fields)
                 assert [readings[number] for number in code[context]] == expected
-                assert [found.read(fields, number) for number in context.tolist()] == expected
-                assert len({repr(one) for one in readings}) == len(readings)
+                assert [result.read(fields, number) for number in context.tolist()] == expected
+                assert len({repr(reading) for reading in readings}) == len(readings)
 
 
 def test_a_context_is_read_once(filled: Any) -> None:
     with filled.read() as unit:
-        cache, asked = ContextCache(unit, encode=True), []
+        cache, options = ContextCache(unit, encode=True), []
         for ids in 2 * batches():
             texts = read(unit, cache, ids)
-            asked += texts.ids.tolist()
+            options += texts.ids.tolist()
             cache.table(ids, texts)
-    assert len(asked) == len(set(asked))
+    assert len(options) == len(set(options))
 
 
 def test_nothing_is_read_where_nothing_is_wanted(filled: Any) -> None:

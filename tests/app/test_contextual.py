@@ -29,8 +29,8 @@ READ = {"context": {"fields": {"hour": "number", "device": list(DEVICES)}}, "arm
 def contexts(number: int, *, seed: int = 1) -> list[dict[str, Any]]:
     generator = np.random.default_rng(seed)
     return [
-        {"hour": float(hour), "device": str(device), "noise": place}
-        for place, (hour, device) in enumerate(
+        {"hour": float(hour), "device": str(device), "noise": index}
+        for index, (hour, device) in enumerate(
             zip(generator.normal(size=number), generator.choice(DEVICES, number), strict=True)
         )
     ]
@@ -38,8 +38,8 @@ def contexts(number: int, *, seed: int = 1) -> list[dict[str, Any]]:
 
 def describe(db: str, prices: list[float], *, minutes: float = 0) -> None:
     with closing(logs.at(db, minutes)) as store:
-        found = {f"a{place}": json.dumps({"price": price}) for place, price in enumerate(prices)}
-        store.write(lambda unit: arms.put(unit, found))
+        result = {f"a{index}": json.dumps({"price": price}) for index, price in enumerate(prices)}
+        store.write(lambda unit: arms.put(unit, result))
 
 
 def create(db: str, name: str, kind: str, *, declared: bool = True, **parameters: str) -> None:
@@ -48,24 +48,24 @@ def create(db: str, name: str, kind: str, *, declared: bool = True, **parameters
         policy.create(store, policy.Request(name=name, kind=kind, parameters=parameters, features=features))
 
 
-def prepared(db: str, kind: str, *, size: int = 1, pages: int = 150, **asked: Any) -> None:
+def prepared(db: str, kind: str, *, size: int = 1, pages: int = 150, **options: Any) -> None:
     """A log of `uniform`, and a policy `lin` that has learned from decisions of its own."""
     describe(db, [0.0, 0.5, 1.0, 2.0])
     logs.create(db, "log", "uniform")
-    create(db, "lin", kind, **asked)
+    create(db, "lin", kind, **options)
     logs.serve(db, "lin", pages=60, rates=RATES, size=size, contexts=contexts(60, seed=2), group=20)
     logs.serve(db, "log", pages=pages, rates=RATES, size=size, contexts=contexts(pages), start=10)
 
 
 def scores(unit: Unit, name: str, batch: reader.Batch) -> Any:
     """What a policy makes of each row of a log, one by one, with its floor."""
-    made = targets.resolve(unit, [name], reward=None, greedy=False)[0].serving
+    answers = targets.resolve(unit, [name], reward=None, greedy=False)[0].serving
     bodies = contents.context_bodies(unit, set(batch.slots["context_id"].tolist()))
-    known = np.array(sorted(arm.id for arm in arms.every(unit)))
+    arm_ids = np.array(sorted(arm.id for arm in arms.every(unit)))
     keys = {arm.id: arm.key for arm in arms.every(unit)}
     rows = zip(batch.slots["context_id"].tolist(), batch.slots["catalogue_revision"].tolist(), strict=True)
-    found = [made.case("all", known, json.loads(bodies[key]), keys=keys, revision=at).scores for key, at in rows]
-    return found, known, made.policy.exploration
+    result = [answers.case("all", arm_ids, json.loads(bodies[key]), keys=keys, revision=at).scores for key, at in rows]
+    return result, arm_ids, answers.policy.exploration
 
 
 def log_of(unit: Unit, name: str) -> reader.Batch:
@@ -76,23 +76,23 @@ def log_of(unit: Unit, name: str) -> reader.Batch:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "asked"),
+    ("kind", "options"),
     [
         ("softmax", {"model": "shared"}), ("plackett-luce", {"model": "features"}), ("linucb", {}),
         ("squarecb", {"declared": False}),
         ("linucb", {"model": "shared", "discount": "0.99"}), ("lin-thompson", {"window": "40"}),
     ],
 )  # fmt: skip
-def test_a_row_is_scored_in_its_own_context(sqlite_db: str, kind: str, asked: dict[str, Any]) -> None:
+def test_a_row_is_scored_in_its_own_context(sqlite_db: str, kind: str, options: dict[str, Any]) -> None:
     db = sqlite_db
-    prepared(db, kind, floor="0.1", **asked)
+    prepared(db, kind, floor="0.1", **options)
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
         batch = log_of(unit, "log")
-        found, known, floor = scores(unit, "lin", batch)
-    place = np.searchsorted(known, batch.slots["arm_id"])
-    shares = np.array([slate.first(one, floor=floor)[at] for one, at in zip(found, place, strict=True)])
+        result, arm_ids, floor = scores(unit, "lin", batch)
+    index = np.searchsorted(arm_ids, batch.slots["arm_id"])
+    shares = np.array([slate.first(item, floor=floor)[at] for item, at in zip(result, index, strict=True)])
     clicked = np.isin(batch.slots["decision_id"], batch.events["decision_id"])
-    estimate = logs.one(db, "lin", "ips", log="policy=log", interval="normal")
+    estimate = logs.estimate(db, "lin", "ips", log="policy=log", interval="normal")
     assert estimate["value"] == pytest.approx((shares / 0.25 * clicked).mean(), rel=1e-9)
     assert estimate["max_weight"] == pytest.approx(4 * shares.max(), rel=1e-9)
     assert len(set(shares.round(12))) > 1
@@ -104,8 +104,8 @@ def test_values_that_no_encoder_expects_count_as_missing(sqlite_db: str) -> None
     odd = [{"hour": "late", "device": 7}, {"hour": None, "device": ["tv"]}, {"hour": {"h": 1}}, {"else": [1, "a", {}]}]
     logs.serve(db, "log", pages=100, rates=RATES, contexts=odd, seed=5, start=30)
     logs.serve(db, "log", pages=100, rates=RATES, contexts=[{}], seed=6, start=40)
-    found = logs.judged(db, "lin", estimators="ips", by="hour", interval="normal")
-    groups = {one["group"]: one["max_weight"] for one in found if not isinstance(one["group"], float)}
+    rows = logs.judged(db, "lin", estimators="ips", by="hour", interval="normal")
+    groups = {row["group"]: row["max_weight"] for row in rows if not isinstance(row["group"], float)}
     assert len(groups) == 3
     assert len(set(groups.values())) == 1
 
@@ -134,17 +134,17 @@ def test_correlated_scores_are_weighed_by_the_page_as_shown(shared: Any) -> None
     """Samples by the digest of the decision, the page down to the row on both sides."""
     with closing(logs.at(shared, 1e6)) as store, store.read() as unit:
         batch = log_of(unit, "log")
-        found, known, floor = scores(unit, "lin", batch)
+        result, arm_ids, floor = scores(unit, "lin", batch)
         columns = ("session_digest", "visit", "step")
         (of_decisions,) = reader.batches(unit, Selection(), columns=(*columns, "policy_id"))
     digests = dict(zip(of_decisions.slots["decision_id"], decision_digests(of_decisions.slots), strict=True))
-    pages = np.searchsorted(known, batch.slots["arm_id"]).reshape(-1, 2)
+    pages = np.searchsorted(arm_ids, batch.slots["arm_id"]).reshape(-1, 2)
     decisions = batch.slots["decision_id"][::2].tolist()
-    assert all(isinstance(one, Correlated) for one in found)
-    drawn = [one.of_decision(0, int(digests[key])) for one, key in zip(found[::2], decisions, strict=True)]
-    steps = [slate.conditionals(one, page[None], floor=floor)[0] for one, page in zip(drawn, pages, strict=True)]
+    assert all(isinstance(row, Correlated) for row in result)
+    drawn = [item.of_decision(0, int(digests[key])) for item, key in zip(result[::2], decisions, strict=True)]
+    steps = [slate.conditionals(item, page[None], floor=floor)[0] for item, page in zip(drawn, pages, strict=True)]
     weight = np.cumprod(steps, axis=1) / np.cumprod(batch.slots["propensity"].reshape(-1, 2), axis=1)
-    estimate = logs.one(shared, "lin", "ips", log="policy=log", interval="normal", target_samples=0)
+    estimate = logs.estimate(shared, "lin", "ips", log="policy=log", interval="normal", target_samples=0)
     assert (estimate["n"], estimate["left_out"]) == (800, 0)
     assert estimate["mean_weight"] == pytest.approx(weight.mean(), rel=1e-9)
     assert estimate["max_weight"] == pytest.approx(weight.max(), rel=1e-9)
@@ -159,8 +159,8 @@ def test_the_very_belief_that_drew_a_row_draws_it_again(shared: Any) -> None:
         versions.promote(store, "lin@2")
     logs.serve(shared, "lin", pages=60, rates=RATES, size=2, contexts=contexts(60, seed=4), start=1001, seed=9)
     describe(shared, [2.0, 1.0, 0.5, 0.0], minutes=1100)
-    (found,) = logs.judged(shared, "lin", estimators="ips", log="policy=lin,version=2", interval="normal")
-    assert (found["n"], found["max_weight"], found["mean_weight"]) == (120, pytest.approx(1), pytest.approx(1))
+    (row,) = logs.judged(shared, "lin", estimators="ips", log="policy=lin,version=2", interval="normal")
+    assert (row["n"], row["max_weight"], row["mean_weight"]) == (120, pytest.approx(1), pytest.approx(1))
     (other,) = logs.judged(shared, "lin@1", estimators="ips", log="policy=lin,version=2", interval="normal")
     assert other["max_weight"] > 1.01
 
@@ -173,22 +173,22 @@ def test_a_row_with_a_marginal_alone_says_nothing_of_correlated_scores(sqlite_db
                 "UPDATE slot SET propensity = NULL, min_propensity = NULL WHERE position = 2"
             )
         )
-    asked = {"estimators": "ips,dr,dm", "log": "policy=log", "interval": "normal"}
-    found = logs.judged(sqlite_db, "lin", **asked, target_samples=0)
-    assert [(one["n"], one["left_out"]) for one in found] == [(50, 50), (50, 50), (100, 50)]
-    simulated = logs.judged(sqlite_db, "lin", **asked)
-    assert [(one["n"], one["left_out"]) for one in simulated] == [(100, 0)] * 3
+    options = {"estimators": "ips,dr,dm", "log": "policy=log", "interval": "normal"}
+    rows = logs.judged(sqlite_db, "lin", **options, target_samples=0)
+    assert [(row["n"], row["left_out"]) for row in rows] == [(50, 50), (50, 50), (100, 50)]
+    simulated = logs.judged(sqlite_db, "lin", **options)
+    assert [(row["n"], row["left_out"]) for row in simulated] == [(100, 0)] * 3
 
 
 @pytest.mark.slow
 def test_a_correlated_target_is_judged_right(shared: Any) -> None:
     """Seeded. A right estimate is outside four standard errors in 6 of 100,000 runs."""
     with closing(logs.at(shared, 1e6)) as store, store.read() as unit:
-        found, known, floor = scores(unit, "lin", log_of(unit, "log"))
+        result, arm_ids, floor = scores(unit, "lin", log_of(unit, "log"))
         keys = {arm.id: arm.key for arm in arms.every(unit)}
-    rates = np.array([RATES[int(keys[arm][1:])] for arm in known.tolist()])
+    rates = np.array([RATES[int(keys[arm][1:])] for arm in arm_ids.tolist()])
     numbers, seeds = np.arange(1, 5), np.full(4, 77, np.uint64)
-    pages = [slate.draw(one, size=2, floor=floor, seeds=seeds, decisions=numbers).slates for one in found[::2]]
+    pages = [slate.draw(row, size=2, floor=floor, seeds=seeds, decisions=numbers).slates for row in result[::2]]
     for estimate in logs.judged(shared, "lin", estimators="ips,snips,dr", log="policy=log", interval="normal"):
         assert abs(estimate["value"] - rates[np.array(pages)].mean()) < 4 * estimate["std_error"]
         assert estimate["unsupported"] == 0.0
@@ -196,9 +196,9 @@ def test_a_correlated_target_is_judged_right(shared: Any) -> None:
 
 @pytest.mark.slow
 def test_another_seed_simulates_other_pages(shared: Any) -> None:
-    asked = {"estimator": "ips", "log": "policy=log", "interval": "normal"}
+    requests = {"estimator": "ips", "log": "policy=log", "interval": "normal"}
     once, again, other, more = (
-        logs.one(shared, "lin", **asked, **options)["value"]
+        logs.estimate(shared, "lin", **requests, **options)["value"]
         for options in ({}, {}, {"seed": 1}, {"target_samples": 4_000})
     )
     assert once == again != other
@@ -209,9 +209,9 @@ def test_another_seed_simulates_other_pages(shared: Any) -> None:
 def test_intervals_hold_the_error_of_simulated_pages(shared: Any) -> None:
     """Seeded. The variance over 24 seeds on one log, against what few pages add to the squared error: right ones are
     more than a factor of 3 apart in fewer than 1 of 1,000 runs."""
-    asked = {"estimator": "ips", "log": "policy=log", "interval": "normal"}
-    many = logs.one(shared, "lin", **asked, target_samples=1_000)
-    few = [logs.one(shared, "lin", **asked, target_samples=16, seed=seed) for seed in range(24)]
+    options = {"estimator": "ips", "log": "policy=log", "interval": "normal"}
+    many = logs.estimate(shared, "lin", **options, target_samples=1_000)
+    few = [logs.estimate(shared, "lin", **options, target_samples=16, seed=seed) for seed in range(24)]
     spread = np.var([row["value"] for row in few], ddof=1)
     added = np.mean([row["std_error"] ** 2 - many["std_error"] ** 2 for row in few])
     assert 1 / 3 < added / spread < 3
@@ -220,7 +220,7 @@ def test_intervals_hold_the_error_of_simulated_pages(shared: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> tuple[str, Array]:
+def broad_logs(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> tuple[str, Array]:
     """Twelve logs of uniform pages of 5 of 50 for 400 users each, a day apart, and a shared model that has learned
     from 20 pages of its own; the arms' rates."""
     path = str(tmp_path_factory.mktemp("wide") / "wide.db")
@@ -234,21 +234,21 @@ def wide(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> tup
     logs.create(path, "lin", "lin-thompson", model="shared")
     logs.serve(path, "lin", pages=20, rates=rates.tolist(), size=5)
     for day in range(12):
-        asked = {"size": 5, "users": 400, "together": 1, "start": 1440.0 * (day + 1), "seed": day}
-        logs.serve(path, "log", pages=400, rates=rates.tolist(), **asked)
+        options = {"size": 5, "users": 400, "together": 1, "start": 1440.0 * (day + 1), "seed": day}
+        logs.serve(path, "log", pages=400, rates=rates.tolist(), **options)
     return path, rates
 
 
 @pytest.mark.slow
-def test_pages_of_many_arms_can_judge_a_shared_model(wide: tuple[str, Array]) -> None:
+def test_pages_of_many_arms_can_judge_a_shared_model(broad_logs: tuple[str, Array]) -> None:
     """Seeded: twelve logs at 95 %, fewer than 9 intervals with the truth in 1 of 500 runs."""
-    path, rates = wide
+    path, rates = broad_logs
     with closing(logs.at(path, 1e6)) as store, store.read() as unit:
-        (one, *_), known, floor = scores(unit, "lin", log_of(unit, "lin"))
+        (item, *_), arm_ids, floor = scores(unit, "lin", log_of(unit, "lin"))
         keys = {arm.id: arm.key for arm in arms.every(unit)}
-    of_arms = rates[[int(keys[arm][1:]) for arm in known.tolist()]]
+    of_arms = rates[[int(keys[arm][1:]) for arm in arm_ids.tolist()]]
     rng = np.random.default_rng(8)
-    truth = float((slate.simulated_marginals(one, size=5, floor=floor, runs=50_000, rng=rng) @ of_arms).sum())
+    truth = float((slate.simulated_marginals(item, size=5, floor=floor, runs=50_000, rng=rng) @ of_arms).sum())
     rows = logs.judged(path, "lin", estimators="iips,sn-iips", by="day", log="policy=log")
     for estimator in ("iips", "sn-iips"):
         days = [row for row in rows if row["estimator"] == estimator]
@@ -266,8 +266,8 @@ def test_an_audit_derives_decisions_in_contexts_again(db: str, kind: str, model:
     describe(db, [2.0, 1.0, 0.5, 0.0], minutes=20)
     logs.serve(db, "lin", pages=40, rates=RATES, size=2, contexts=contexts(40, seed=8), group=20, seed=3, start=30)
     with closing(logs.at(db, 1e6)) as store:
-        found = doctor.doctor(store, doctor.Request())
-    assert (found.ok, found.findings) == (True, [])
+        result = doctor.doctor(store, doctor.Request())
+    assert (result.ok, result.findings) == (True, [])
 
 
 def test_what_a_logger_could_not_show_is_told_in_its_context(sqlite_db: str) -> None:
@@ -277,4 +277,4 @@ def test_what_a_logger_could_not_show_is_told_in_its_context(sqlite_db: str) -> 
     create(db, "lin", "linucb", model="shared")
     logs.serve(db, "lin", pages=40, rates=RATES, size=2, contexts=contexts(40), group=20)
     describe(db, [0.0, 9.0, 0.0, 9.0], minutes=20)
-    assert logs.one(db, "uniform", "snips")["unsupported"] == pytest.approx(0.5)
+    assert logs.estimate(db, "uniform", "snips")["unsupported"] == pytest.approx(0.5)

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.conftest import Said, filled, runner
+from tests.conftest import CommandResult, filled, runner
 
 KINDS = ["lin-thompson", "logistic-thompson"]
 
@@ -24,18 +24,18 @@ def serve(db: str, kind: str) -> None:
     run = runner(db)
     lines = [{"arm": key, "features": {"genre": genre}} for key, genre in zip("abcd", "xyxy", strict=True)]
     run("arm", "import", "-", stdin="".join(json.dumps(line) + "\n" for line in lines))
-    told = run("policy", "create", "p", "--kind", kind, "--param", "model=shared", "--param", "samples=50")
-    assert told.exit_code == 0
+    answer = run("policy", "create", "p", "--kind", kind, "--param", "model=shared", "--param", "samples=50")
+    assert answer.exit_code == 0
     for day in range(2):
-        asked = [
+        options = [
             {"policy": "p", "session": f"{day}-{n}", "k": 1 + 2 * (n % 2), "context": {"hour": n % 3}} for n in range(8)
         ]
-        answers = run("recommend", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in asked)).lines
-        for one in answers:
-            run("feedback", str(one["decision_id"]), "click", "--position", "1")
+        answers = run("recommend", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in options)).lines
+        for answer in answers:
+            run("feedback", str(answer["decision_id"]), "click", "--position", "1")
 
 
-def bent(db: str, statement: str) -> Said:
+def bent(db: str, statement: str) -> CommandResult:
     with closing(sqlite3.connect(db)) as connection, connection:
         connection.execute(statement)
     return runner(db)("doctor", "--json")
@@ -48,19 +48,23 @@ def test_what_is_logged_is_derived_again(served: str) -> None:
     for number in (2, 3):
         shown = run("decision", "show", str(number), "--json").json
         assert shown["agrees"] is True
-        assert [one["marginal"] is None for one in shown["slate"]] == [False, *[True] * (len(shown["slate"]) - 1)]
-        assert [one["derived_marginal"] is None for one in shown["slate"]][1:] == [True] * (len(shown["slate"]) - 1)
+        assert [slot["marginal"] is None for slot in shown["slate"]] == [False, *[True] * (len(shown["slate"]) - 1)]
+        assert [slot["derived_marginal"] is None for slot in shown["slate"]][1:] == [True] * (len(shown["slate"]) - 1)
 
 
 @pytest.mark.parametrize("number", [9, 10])
 def test_a_propensity_of_other_samples_is_found(served: str, number: int) -> None:
-    found = bent(served, f"UPDATE slot SET propensity = propensity * 0.9 WHERE decision_id = {number} AND position = 1")
-    assert found.exit_code == 3
-    assert ("propensities", f"decision {number}") in [(one["check"], one["subject"]) for one in found.json["findings"]]
+    result = bent(
+        served, f"UPDATE slot SET propensity = propensity * 0.9 WHERE decision_id = {number} AND position = 1"
+    )
+    assert result.exit_code == 3
+    assert ("propensities", f"decision {number}") in [
+        (finding["check"], finding["subject"]) for finding in result.json["findings"]
+    ]
 
 
 @pytest.mark.slow
 def test_another_seed_draws_other_slates(served: str) -> None:
-    found = bent(served, "UPDATE decision SET seed = seed + 1")
-    assert found.exit_code == 3
-    assert "draws" in {one["check"] for one in found.json["findings"]}
+    result = bent(served, "UPDATE decision SET seed = seed + 1")
+    assert result.exit_code == 3
+    assert "draws" in {finding["check"] for finding in result.json["findings"]}

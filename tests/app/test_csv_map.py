@@ -92,8 +92,8 @@ def test_an_arm_and_a_reward_are_enough(run: Run) -> None:
     """The arms of the file are eligible, and each row is a session of its own."""
     Path("map.json").write_text('{"arm": "item", "reward": "stars"}')
     Path("log.csv").write_text("item;stars\na;0.5\nb;\n")
-    said = run("import-log", "log.csv", "--layout", "csv", "--map", "map.json", "--json")
-    assert said.json == summary(accepted=2)
+    result = run("import-log", "log.csv", "--layout", "csv", "--map", "map.json", "--json")
+    assert result.json == summary(accepted=2)
     first, second = run("export-log", "-").lines
     assert (first["eligible"], first["reward"], second["reward"]) == (["a", "b"], 0.5, 0.0)
     assert (first["policy"], first["slate"][0]["propensity"]) == ("imported", None)
@@ -127,18 +127,18 @@ def test_rows_of_one_decision_are_one_slate(run: Run) -> None:
     ],
 )
 def test_a_bad_row_is_named(run_sqlite: Run, bad: str, reason: str) -> None:
-    said = imported(run_sqlite, HEADER + row(1) + bad + row(2))
-    assert said.exit_code == 2
-    assert "log.csv line 3" in said.error["error"]
-    assert reason in said.error["error"] + str(said.error["hint"])
+    result = imported(run_sqlite, HEADER + row(1) + bad + row(2))
+    assert result.exit_code == 2
+    assert "log.csv line 3" in result.error["error"]
+    assert reason in result.error["error"] + str(result.error["hint"])
 
 
 def test_decisions_whose_rows_contradict_each_other_are_set_apart(run_sqlite: Run) -> None:
     text = HEADER + row(1) + row(2) + row(2, "b").replace(",1,b", ",2,b").replace(",de", ",fr") + row(3)
     Path("log.csv").write_text(text)
     command = ("import-log", "log.csv", "--layout", "csv", "--map", "map.json")
-    said = run_sqlite(*command, "--on-error", "quarantine", "--rejects", "bad.jsonl", "--json")
-    assert (said.exit_code, said.json) == (5, summary(accepted=2, rejected=1))
+    result = run_sqlite(*command, "--on-error", "quarantine", "--rejects", "bad.jsonl", "--json")
+    assert (result.exit_code, result.json) == (5, summary(accepted=2, rejected=1))
     bad = json.loads(Path("bad.jsonl").read_text())
     assert (bad["line"], "'country'" in bad["error"]) == (3, True)
 
@@ -154,8 +154,8 @@ def test_decisions_whose_rows_contradict_each_other_are_set_apart(run_sqlite: Ru
     ],
 )  # fmt: skip
 def test_a_map_that_does_not_fit_is_named(run_sqlite: Run, change: dict[str, Any], word: str) -> None:
-    said = imported(run_sqlite, HEADER + row(), **change)
-    assert (said.exit_code, word in said.error["error"]) == (2, True)
+    result = imported(run_sqlite, HEADER + row(), **change)
+    assert (result.exit_code, word in result.error["error"]) == (2, True)
 
 
 def test_a_table_needs_a_map_and_other_layouts_have_no_use_for_one(run_sqlite: Run) -> None:
@@ -199,5 +199,5 @@ def test_decisions_without_propensities_are_said(run_sqlite: Run) -> None:
     command = ("import-log", "log.csv", "--layout", "csv", "--map", "map.json", "--policy", "shop")
     Path("log.csv").write_text(HEADER + row(1, p="") + row(2))
     assert "1 decision without a propensity" in run_sqlite(*command).stderr
-    assert "1 line stored before" not in (said := run_sqlite(*command, "--propensity", "uniform").stderr)
-    assert "2 lines stored before, with the propensities of that time" in said
+    assert "1 line stored before" not in (output := run_sqlite(*command, "--propensity", "uniform").stderr)
+    assert "2 lines stored before, with the propensities of that time" in output

@@ -25,7 +25,7 @@ CATALOGUES = [Catalogue(np.full((9, 1), value)) for value in (1.0, 2.0)]
 
 def cases(rng: np.random.Generator) -> list[EligibleSet]:
     """Four eligible sets out of six, in any order."""
-    six = [EligibleSet(one, np.array(places)) for one in CATALOGUES for places in ([0, 2, 5], [0, 8], list(range(9)))]
+    six = [EligibleSet(item, np.array(places)) for item in CATALOGUES for places in ([0, 2, 5], [0, 8], list(range(9)))]
     return [six[number] for number in rng.permutation(6)[:4]]
 
 
@@ -48,49 +48,49 @@ def rows(n: int, *, seed: int = 1, width: int = 3) -> VisitRows:
     )  # fmt: skip
 
 
-def visit(found: VisitRows, place: int) -> list[object]:
+def visit(result: VisitRows, index: int) -> list[object]:
     """Everything that is known of one visit."""
-    mine = slice(found.start[place], found.start[place + 1])
-    slots = slice(found.first[mine.start], found.first[mine.stop])
-    ends = np.r_[0, np.cumsum(found.remembered)]
-    arms = slice(ends[mine.start], ends[mine.stop])
-    told: list[object] = [int(getattr(found, name)[place]) for name in spooling.VISIT]
-    told += [named(found.eligible_sets[number]) for number in found.eligible[mine].tolist()]
-    for names, part in ((spooling.DECISION, mine), (spooling.SLOT, slots), (spooling.ARM, arms)):
-        told += [getattr(found, name)[part].tolist() for name in names]
-    return told
+    selected = slice(result.start[index], result.start[index + 1])
+    slots = slice(result.first[selected.start], result.first[selected.stop])
+    ends = np.r_[0, np.cumsum(result.remembered)]
+    arms = slice(ends[selected.start], ends[selected.stop])
+    flat: list[object] = [int(getattr(result, name)[index]) for name in spooling.VISIT]
+    flat += [named(result.eligible_sets[number]) for number in result.eligible[selected].tolist()]
+    for names, piece in ((spooling.DECISION, selected), (spooling.SLOT, slots), (spooling.ARM, arms)):
+        flat += [getattr(result, name)[piece].tolist() for name in names]
+    return flat
 
 
 def named(case: EligibleSet) -> tuple[bytes, list[int]]:
     return case.catalogue.digest, case.arms.tolist()
 
 
-def every(found: VisitRows) -> list[list[object]]:
-    return [visit(found, place) for place in range(len(found))]
+def every(result: VisitRows) -> list[list[object]]:
+    return [visit(result, number) for number in range(len(result))]
 
 
 def read(spool: Dataset, split: int, *, size: int = 7) -> list[list[object]]:
     """The visits of a split, and the sets that they lie in."""
     spool.arrange(dict.fromkeys(SPLITS, size))
-    return [one for found in spool.splits[split].batches() for one in every(found)]
+    return [item for batch in spool.splits[split].batches() for item in every(batch)]
 
 
 @pytest.fixture
 def spool() -> Iterator[Dataset]:
-    with closing(Dataset()) as made:
-        yield made
+    with closing(Dataset()) as answers:
+        yield answers
 
 
 @pytest.mark.parametrize("size", [1, 7, 5_000])
 def test_what_was_written_is_read(spool: Dataset, size: int) -> None:
     """Whole, by split and name, whatever the size of a set."""
     parts = [rows(20, seed=1), rows(1, seed=2), rows(30, seed=3)]
-    for part in parts:
-        spool.add(part)
+    for piece in parts:
+        spool.add(piece)
     spool.arrange(dict.fromkeys(SPLITS, size))
-    found = [visit for split in SPLITS for one in spool.splits[split].batches() for visit in every(one)]
-    assert found == sorted((one for part in parts for one in every(part)), key=lambda visit: (visit[1], visit[0]))
-    assert {one.name for one in fields(VisitRows)} == {
+    result = [visit for split in SPLITS for batch in spool.splits[split].batches() for visit in every(batch)]
+    assert result == sorted((item for piece in parts for item in every(piece)), key=lambda visit: (visit[1], visit[0]))
+    assert {field.name for field in fields(VisitRows)} == {
         name for names in (spooling.VISIT, spooling.DECISION, spooling.SLOT, spooling.ARM) for name in names
     } | {"eligible_sets", "eligible", "words"}
 
@@ -106,20 +106,20 @@ def test_words_that_are_weighed_are_read(spool: Dataset) -> None:
     weighed = np.array([3, 7, 20])
     spool.arrange({0: 5}, weighed=weighed)
     by_name = {name: dense[a:b] for name, a, b in zip(written.name, written.start, written.start[1:], strict=False)}
-    for found in spool.splits[0].batches():
-        assert found.words is not None
-        filled = np.zeros((len(found.words), 3))
-        filled[found.words.row, found.words.column] = found.words.value
-        np.testing.assert_array_equal(filled, np.vstack([by_name[name] for name in found.name])[:, weighed])
+    for batch in spool.splits[0].batches():
+        assert batch.words is not None
+        filled = np.zeros((len(batch.words), 3))
+        filled[batch.words.row, batch.words.column] = batch.words.value
+        np.testing.assert_array_equal(filled, np.vstack([by_name[name] for name in batch.name])[:, weighed])
 
 
 def test_the_order_of_writing_makes_no_difference(spool: Dataset) -> None:
     parts = [rows(20, seed=1), rows(30, seed=2)]
     with closing(Dataset()) as other:
-        for part in parts:
-            spool.add(part)
-        for part in parts[::-1]:
-            other.add(part)
+        for piece in parts:
+            spool.add(piece)
+        for piece in parts[::-1]:
+            other.add(piece)
         assert read(spool, 1) == read(other, 1)
 
 
@@ -127,38 +127,40 @@ def test_eligible_sets_are_numbered_by_what_they_are(spool: Dataset) -> None:
     """Each once in a set of visits, whatever the order in which they were written, and how often."""
     parts = [rows(20, seed=seed) for seed in range(1, 6)]
     with closing(Dataset()) as other:
-        for part in parts:
-            spool.add(part)
-        for part in parts[::-1]:
-            other.add(part)
-        for one in (spool, other):
-            one.arrange(dict.fromkeys(SPLITS, 40))
-        sets, others = ([found for split in SPLITS for found in one.splits[split].batches()] for one in (spool, other))
-        for found, again in zip(sets, others, strict=True):
-            told = [named(case) for case in found.eligible_sets]
-            assert told == sorted(told)
-            assert len({name for name, _ in told}) == 2
-            assert len(told) == 6 == len({str(one) for one in told})
-            assert told == [named(case) for case in again.eligible_sets]
-            assert (found.eligible == again.eligible).all()
+        for piece in parts:
+            spool.add(piece)
+        for piece in parts[::-1]:
+            other.add(piece)
+        for item in (spool, other):
+            item.arrange(dict.fromkeys(SPLITS, 40))
+        sets, others = (
+            [batch for split in SPLITS for batch in item.splits[split].batches()] for item in (spool, other)
+        )
+        for result, again in zip(sets, others, strict=True):
+            flat = [named(case) for case in result.eligible_sets]
+            assert flat == sorted(flat)
+            assert len({name for name, _ in flat}) == 2
+            assert len(flat) == 6 == len({str(line) for line in flat})
+            assert flat == [named(case) for case in again.eligible_sets]
+            assert (result.eligible == again.eligible).all()
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(100, [23]), (23, [23]), (12, [12, 11]), (10, [8, 8, 7]), (1, [1] * 23)])
 def test_sets_are_of_about_one_size(spool: Dataset, size: int, sizes: list[int]) -> None:
     spool.add(replace(rows(23), split=np.zeros(23, np.int64)))
     spool.arrange({0: size})
-    assert [len(one) for one in spool.splits[0].batches()] == sizes
+    assert [len(batch) for batch in spool.splits[0].batches()] == sizes
     assert spool.splits[0].visits == 23
 
 
 def test_the_first_sets_alone_are_read_on_demand(spool: Dataset) -> None:
     spool.add(rows(60))
     spool.arrange({0: 5})
-    whole = [every(one) for one in spool.splits[0].batches()]
-    sizes = np.cumsum([len(one) for one in whole])
+    complete = [every(batch) for batch in spool.splits[0].batches()]
+    sizes = np.cumsum([len(item) for item in complete])
     for most in (1, 5, 9, 11, 1_000):
-        some = [every(one) for one in spool.splits[0].batches(most)]
-        assert some == whole[: max(1, int((sizes <= most).sum()))]
+        some = [every(batch) for batch in spool.splits[0].batches(most)]
+        assert some == complete[: max(1, int((sizes <= most).sum()))]
 
 
 def test_a_part_knows_its_longest_visit_and_whether_clusters_come_back(spool: Dataset) -> None:
@@ -182,23 +184,23 @@ def test_nothing_written_is_nothing_read(spool: Dataset) -> None:
 def test_states_without_features_or_memories(spool: Dataset) -> None:
     spool.add(rows(9, width=0))
     spool.arrange({0: 9})
-    (found,) = spool.splits[0].batches()
-    assert found.state().x.shape == (int(found.length.sum()), 0)
+    (batch,) = spool.splits[0].batches()
+    assert batch.state().x.shape == (int(batch.length.sum()), 0)
 
 
 def test_what_is_read_stays_as_it_was_written(spool: Dataset) -> None:
     spool.add(rows(9))
     spool.arrange({0: 9})
-    (found,) = spool.splits[0].batches()
+    (batch,) = spool.splits[0].batches()
     with pytest.raises(ValueError, match="read-only"):
-        found.x[:] = 0
+        batch.x[:] = 0
 
 
 def test_its_files_have_no_name_and_go_with_it() -> None:
     before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
-    with closing(Dataset()) as made:
-        made.add(rows(9))
-        assert read(made, 0)
+    with closing(Dataset()) as answers:
+        answers.add(rows(9))
+        assert read(answers, 0)
     after = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
     assert after == before
 

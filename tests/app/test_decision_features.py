@@ -64,8 +64,8 @@ def test_a_target_reads_the_features_of_the_decision(cheap: Run) -> None:
 
 def test_features_of_an_arm_that_was_not_eligible_are_refused(run_sqlite: Run) -> None:
     line = {"session": "s", "eligible": ["a"], "slate": [{"arm": "a"}], "features": {"b": {"price": 1}}}
-    said = run_sqlite("import-log", "-", "--layout", "jsonl", stdin=json.dumps(line))
-    assert (said.exit_code, "field features" in said.stderr) == (2, True)
+    result = run_sqlite("import-log", "-", "--layout", "jsonl", stdin=json.dumps(line))
+    assert (result.exit_code, "field features" in result.stderr) == (2, True)
 
 
 def test_what_a_line_said_of_its_arms_is_forgotten_with_its_user(run: Run, db: str) -> None:
@@ -92,8 +92,8 @@ def test_arms_without_a_logged_probability_are_unsupported(run: Run) -> None:
          "slate": [{"arm": "a", "propensity": 1.0}]},
         {"support": none, "slate": [{"arm": "b", "propensity": 0.5}, {"arm": "a", "propensity": 0.5}]},
     ]  # fmt: skip
-    said = [json.dumps({"session": f"s{n}", "eligible": [*"abc"], **line}) for n, line in enumerate(lines)]
-    assert run("import-log", "-", "--layout", "jsonl", stdin="\n".join(said)).exit_code == 0
+    result = [json.dumps({"session": f"s{n}", "eligible": [*"abc"], **line}) for n, line in enumerate(lines)]
+    assert run("import-log", "-", "--layout", "jsonl", stdin="\n".join(result)).exit_code == 0
     (row,) = run("evaluate", "uniform", "--estimator", "snips", "--json").json
     assert row["unsupported"] == pytest.approx((1 / 3 + 0 + 1 / 2 + 1 / 3) / 4, abs=1e-12)
     assert "unsupported" in row["reasons"]

@@ -42,7 +42,7 @@ def priced(store: Store, prices: float) -> None:
 
 def draw(store: Store, n: int, *names: str, seed: int, size: int = 1, field: str = "policy") -> list[Any]:
     chance = random.Random(seed)
-    asked = [
+    options = [
         Request(
             **{field: chance.choice(names)},
             session=f"{seed}-{i}",
@@ -51,41 +51,44 @@ def draw(store: Store, n: int, *names: str, seed: int, size: int = 1, field: str
         )
         for i in range(n)
     ]
-    return list(recommend_group(store, asked, seed=seed))
+    return list(recommend_group(store, options, seed=seed))
 
 
-def click(store: Store, made: list[Answer], value: float = 1.0, **rest: Any) -> None:
-    tell_all(store, [Line(decision_id=one["decision_id"], position=1, events={"click": value}, **rest) for one in made])
+def click(store: Store, answers: list[Answer], value: float = 1.0, **options: Any) -> None:
+    tell_all(
+        store,
+        [Line(decision_id=answer["decision_id"], position=1, events={"click": value}, **options) for answer in answers],
+    )
 
 
 def audited(store: Store) -> list[Any]:
-    return [one for one in doctor(store, Audit()).findings if one.severity == "error"]
+    return [finding for finding in doctor(store, Audit()).findings if finding.severity == "error"]
 
 
 def numbers(store: Store, name: str) -> list[int]:
     """Versions whose belief a definition tells: all but the frozen ones."""
     with store.read() as unit:
-        mine = policies.versions(unit, [version(unit, name).policy.id])
-    return [one.number for one in mine if one.status == "learning"]
+        selected = policies.versions(unit, [version(unit, name).policy.id])
+    return [item.number for item in selected if item.status == "learning"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [0, 1])
 def test_any_history_leaves_the_belief_of_the_definition(store: Store, half: int) -> None:
     """Pages of three, late and negative events, censoring, other rewards, frozen and promoted versions."""
-    names, chance, made = list(MEMORIES)[half::2], random.Random(half), list[Any]()
+    names, chance, answers = list(MEMORIES)[half::2], random.Random(half), list[Any]()
     shop(store)
-    for place, name in enumerate(names):
-        remembering(store, name, learns=("counted", "ignored", "settled")[place % 3])
+    for index, name in enumerate(names):
+        remembering(store, name, learns=("counted", "ignored", "settled")[index % 3])
     for step in range(12):
         store.now = (store.now or 0) + chance.choice([1, SECOND, MINUTE, 11 * MINUTE])
-        made += draw(store, 12, *names, seed=step, size=chance.randint(1, 3))
+        answers += draw(store, 12, *names, seed=step, size=chance.randint(1, 3))
         lines = [
             Line(
-                decision_id=one["decision_id"], position=chance.randint(1, len(one["slate"])),
+                decision_id=answer["decision_id"], position=chance.randint(1, len(answer["slate"])),
                 events={"click": chance.choice([1, -1, 0.3])}, censor=chance.choice([None, None, True, False]),
             )
-            for one in chance.sample(made, 10)
+            for answer in chance.sample(answers, 10)
         ]  # fmt: skip
         tell_all(store, lines)
         name = chance.choice(names)
@@ -112,10 +115,10 @@ def killed(monkeypatch: pytest.MonkeyPatch, after: int, work: Callable[[], Any])
     left = iter([True] * after)
     portion = rebuild._portion
 
-    def dies(*args: Any, **rest: Any) -> bool:
+    def dies(*args: Any, **options: Any) -> bool:
         if not next(left, False):
             raise Killed
-        return portion(*args, **rest)
+        return portion(*args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(rebuild, "_portion", dies)
@@ -133,12 +136,12 @@ def test_a_rebuild_that_was_cut_short_goes_on_while_others_write(
     early = draw(store, 100, *NAMES, seed=1)
     store.now = START + 11 * MINUTE
     for after, name in enumerate(NAMES):
-        asked = rebuild.Request(reference=name)
-        killed(monkeypatch, after % 3, lambda asked=asked: rebuild.rebuild(store, asked))
+        requests = rebuild.Request(reference=name)
+        killed(monkeypatch, after % 3, lambda options=requests: rebuild.rebuild(store, options))
         with pytest.raises(InputError, match="caught up"):
             versions.promote(store, f"{name}@2")
-    made = draw(store, 40, *NAMES, seed=2)
-    click(store, early[::2] + made[::3])
+    answers = draw(store, 40, *NAMES, seed=2)
+    click(store, early[::2] + answers[::3])
     assert max(wrong(store, name, 2) for name in NAMES) < CLOSE  # as far as they have come
     for name in NAMES:
         assert rebuild.rebuild(store, rebuild.Request(reference=name))["version"] == 2
@@ -162,11 +165,11 @@ def test_what_was_before_a_change_never_enters_what_starts_after_it(
         click(store, draw(store, 150, name, seed=2))
     store.now += 11 * MINUTE
     for name, before in zip(("fades", "sees"), early, strict=True):
-        asked = rebuild.Request(reference=name, after_drift="adwin")
-        killed(monkeypatch, 0, lambda asked=asked: rebuild.rebuild(store, asked))
+        requests = rebuild.Request(reference=name, after_drift="adwin")
+        killed(monkeypatch, 0, lambda options=requests: rebuild.rebuild(store, options))
         if learns == "counted":  # slots of the other enter by any command: it would be finished
             draw(store, 3, name, seed=3)
-        assert rebuild.rebuild(store, asked)["version"] == 2
+        assert rebuild.rebuild(store, requests)["version"] == 2
         click(store, before, censor=True)
         click(store, draw(store, 5, name, seed=4))
     assert max(wrong(store, name, number) for name in ("fades", "sees") for number in (1, 2)) < CLOSE
@@ -202,13 +205,13 @@ def test_variants_go_on_from_the_ordinal_of_their_fork(store: Store) -> None:
     labels = dict(zip("vwxyz", [*NAMES, "ends@2"], strict=True))
     wanted = [experiment.VariantSpec(label=label, policy=name) for label, name in labels.items()]
     experiment.create(store, experiment.Request(name="e", variants=wanted, by="session"))
-    made = draw(store, 100, "e", seed=2, field="experiment")
-    click(store, early[::3] + made[::2])
+    answers = draw(store, 100, "e", seed=2, field="experiment")
+    click(store, early[::3] + answers[::2])
     with store.read() as unit:
         for label, name in labels.items():
             its, base = version(unit, f"{name.split('@')[0]}@e/{label}"), version(unit, name.split("@")[0])
-            mine = sum(one["variant"] == label for one in made)
-            assert policies.ordinal(unit, its.policy.id) == its.ordinal + (0 if name == "shares" else mine)
+            selected = sum(answer["variant"] == label for answer in answers)
+            assert policies.ordinal(unit, its.policy.id) == its.ordinal + (0 if name == "shares" else selected)
             assert its.ordinal == policies.ordinal(unit, base.policy.id)
     assert max(wrong(store, name) for name in NAMES) < CLOSE
     assert audited(store) == []
@@ -229,10 +232,10 @@ def test_decisions_count_while_nobody_learns(store: Store) -> None:
         rebuild.rebuild(store, rebuild.Request(reference=name))
     with store.read() as unit:
         for name in names:
-            made = version(unit, name, 3)
+            answers = version(unit, name, 3)
             ages = decisions.find(unit, list(range(1, 101)))
-            mine = [one.ordinal for one in ages.values() if one.policy_id == made.policy.id]
-            assert mine == list(range(1, made.ordinal + 1))
+            selected = [age.ordinal for age in ages.values() if age.policy_id == answers.policy.id]
+            assert selected == list(range(1, answers.ordinal + 1))
     assert max(wrong(store, name, 3) for name in names) < CLOSE
     assert audited(store) == []
 
@@ -246,16 +249,16 @@ def test_what_has_faded_to_nothing_counts_as_nothing(store: Store) -> None:
     names = {"fades": "thompson", "bound": "kl-ucb", "sees": "linucb", "bends": "logistic-thompson"}
     shop(store)
     for name, kind in names.items():
-        asked = {"discount": "0.5", "floor": "0.1"}
-        policy.create(store, policy.Request(name=name, kind=kind, parameters=asked, reward="counted"))
+        options = {"discount": "0.5", "floor": "0.1"}
+        policy.create(store, policy.Request(name=name, kind=kind, parameters=options, reward="counted"))
     early = draw(store, 40, *names, seed=1)
     for name in names:
         recommend_group(store, [Request(policy=name, session=f"{name}-{i}", arms=["a"]) for i in range(1_200)], seed=2)
     click(store, early, censor=True)
     with store.read() as unit:
         for name in names:
-            known = exact.load(unit, version(unit, name))
-            pulls = known.belief(arm_ids(known)).pulls
+            stored = exact.load(unit, version(unit, name))
+            pulls = stored.belief(arm_ids(stored)).pulls
             assert (pulls[0], pulls[1:].any()) == (2, False)
     draw(store, 20, *names, seed=3)
     assert max(wrong(store, name) for name in names) < CLOSE
@@ -267,13 +270,13 @@ def test_arms_whose_slots_were_all_censored_count_as_nothing(store: Store) -> No
     """What is left of their sums is rounding, some of it below 0."""
     names = ("fades", "sees-fading", "soft")
     shop(store, *names)
-    made = [one for turn in range(4) for one in draw(store, 40, *names, seed=turn)]
-    click(store, made[::2])
-    click(store, made, censor=True)
+    answers = [item for turn in range(4) for item in draw(store, 40, *names, seed=turn)]
+    click(store, answers[::2])
+    click(store, answers, censor=True)
     with store.read() as unit:
         for name in names:
-            known = exact.load(unit, version(unit, name))
-            belief = known.belief(arm_ids(known))
+            stored = exact.load(unit, version(unit, name))
+            belief = stored.belief(arm_ids(stored))
             assert (belief.pulls.any(), belief.reward_sum.any(), belief.total) == (False, False, 0)
     draw(store, 20, *names, seed=9)
     assert audited(store) == []
@@ -283,8 +286,8 @@ def test_arms_whose_slots_were_all_censored_count_as_nothing(store: Store) -> No
 def test_windows_of_any_length(store: Store, window: int) -> None:
     shop(store)
     for name in ("ucb", "linucb"):
-        asked = {"window": str(window), "floor": "0.1"}
-        policy.create(store, policy.Request(name=name, kind=name, parameters=asked, reward="counted"))
+        options = {"window": str(window), "floor": "0.1"}
+        policy.create(store, policy.Request(name=name, kind=name, parameters=options, reward="counted"))
     for turn in range(4):
         click(store, draw(store, 30, "ucb", "linucb", seed=turn)[::2])
     assert max(wrong(store, name) for name in ("ucb", "linucb")) < CLOSE
@@ -294,12 +297,12 @@ def test_windows_of_any_length(store: Store, window: int) -> None:
 @pytest.mark.slow
 def test_a_context_of_a_hundred_features(store: Store) -> None:
     shop(store)
-    wide = {"context": {"fields": {"taste": {"type": "vector", "length": 99}}}}
-    policy.create(store, policy.Request(name="wide", kind="lin-thompson", reward="counted", features=wide))
+    broad = {"context": {"fields": {"taste": {"type": "vector", "length": 99}}}}
+    policy.create(store, policy.Request(name="wide", kind="lin-thompson", reward="counted", features=broad))
     rng = np.random.default_rng(1)
     for turn in range(2):
         tastes = [{"taste": rng.normal(size=99).tolist()} for _ in range(30)]
-        asked = [Request(policy="wide", session=f"{turn}-{i}", context=one) for i, one in enumerate(tastes)]
-        click(store, list(recommend_group(store, asked, seed=turn))[::2])
+        options = [Request(policy="wide", session=f"{turn}-{i}", context=taste) for i, taste in enumerate(tastes)]
+        click(store, list(recommend_group(store, options, seed=turn))[::2])
     assert wrong(store, "wide") < CLOSE
     assert audited(store) == []

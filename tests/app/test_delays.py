@@ -31,8 +31,8 @@ def later(store: Store, decision: int, delay: int, position: int | None = None, 
     tell(clock(store, START + delay), decision, position, **events)
 
 
-def shares(store: Store, now: int, name: str = "default", **rest: Any) -> dict[float, float]:
-    return {row["window_s"] / 60: row["share"] for row in delays.delays(clock(store, now), name, **rest)}
+def shares(store: Store, now: int, name: str = "default", **options: Any) -> dict[float, float]:
+    return {row["window_s"] / 60: row["share"] for row in delays.delays(clock(store, now), name, **options)}
 
 
 def test_shares_multiply_from_the_longest_window_down(shop: Store) -> None:
@@ -73,8 +73,8 @@ def test_the_reward_of_a_window_is_the_definitions_without_the_default(shop: Sto
 
 
 def test_a_page_with_a_censored_slot_is_left_out(shop: Store) -> None:
-    kept, dropped = (serve(shop, at=START, size=2) for _ in range(2))
-    later(shop, kept, 2 * MINUTE, 1, click=1)
+    retained, dropped = (serve(shop, at=START, size=2) for _ in range(2))
+    later(shop, retained, 2 * MINUTE, 1, click=1)
     later(shop, dropped, 0, 1, click=1)
     later(shop, dropped, 0, 2, censor=True)
     assert shares(shop, START + 6 * MINUTE) == {1: 0, 5: 1}
@@ -99,10 +99,10 @@ def test_an_imported_decision_is_old_enough_for_every_window(shop: Store) -> Non
 def test_batches_add_up(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(9):
         later(shop, serve(shop, at=START, session=f"s{number}"), number * 5 * MINUTE, click=1)
-    whole = delays.delays(clock(shop, START + DAY))
+    complete = delays.delays(clock(shop, START + DAY))
     cut = reader.batches
-    monkeypatch.setattr(reader, "batches", lambda *args, **rest: cut(*args, **rest, size=2))
-    assert delays.delays(shop) == whole
+    monkeypatch.setattr(reader, "batches", lambda *args, **options: cut(*args, **options, size=2))
+    assert delays.delays(shop) == complete
 
 
 def test_a_log_where_nothing_arrived_is_refused(shop: Store) -> None:

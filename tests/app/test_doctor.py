@@ -23,7 +23,7 @@ from rlrec.ope import betting
 from rlrec.store import Store, policies
 from rlrec.store import audit as store_audit
 from tests.app.shop import done
-from tests.conftest import Run, Said, _create, runner
+from tests.conftest import CommandResult, Run, _create, runner
 
 Row = tuple[Any, ...]
 START, LATER, LAST = "2026-01-01T00:00:00Z", "2026-01-01T00:20:00Z", "2026-01-01T02:00:00Z"
@@ -37,20 +37,20 @@ def grown(db: str, folder: Path) -> None:
     (folder / "fixed.csv").write_text(FIXED)
     (folder / "read.json").write_text(json.dumps(READ))
 
-    def do(at: str, *args: object, stdin: str | None = None) -> Said:
+    def do(at: str, *args: object, stdin: str | None = None) -> CommandResult:
         return done(run("--now", at, "-q", *args, stdin=stdin))
 
     def serve(at: str, name: str, *, sessions: str, field: str = "policy", n: int = 30) -> list[Any]:
-        asked = [
+        options = [
             {field: name, "session": f"{sessions}{i // 3}", "user": f"u{i // 9}", "k": 1 + 2 * (i % 2)}
             | {"context": {"page": "xyz"[i % 3]}}
             for i in range(n)
         ]
-        lines = "".join(json.dumps(line) + "\n" for line in asked)
+        lines = "".join(json.dumps(line) + "\n" for line in options)
         return do(at, "recommend", "--input", "-", "--seed", len(sessions), "--format", "ndjson", stdin=lines).lines
 
     def tell(at: str, decisions: list[Any]) -> None:
-        ids = [one["decision_id"] for one in decisions]
+        ids = [answer["decision_id"] for answer in decisions]
         lines = [{"decision_id": key, "position": 1, "events": {"click": 1, "seen": 1}} for key in ids[::3]]
         lines += [{"decision_id": key, "events": {"reward": 0.5}, "key": f"k{key}"} for key in ids[1::5]]
         lines += [{"decision_id": key, "position": 1, "events": {"click": -1}} for key in ids[::9]]
@@ -78,10 +78,12 @@ def grown(db: str, folder: Path) -> None:
         more += [word for param in params for word in ("--param", param)]
         do(START, "policy", "create", name, "--kind", kind, *more)
     served = {name: 30 for name, _, _ in policies} | dict.fromkeys(remembering, 12)
-    first = [one for name, n in served.items() for one in serve(START, name, sessions=f"{name}-", n=n)]
+    first = [item for name, n in served.items() for item in serve(START, name, sessions=f"{name}-", n=n)]
     tell(LATER, first)
     do(LATER, "arm", "retire", "a5")
-    again = [one for name, n in served.items() for one in serve("2026-01-01T00:40:00Z", name, sessions=f"{name}-", n=n)]
+    again = [
+        item for name, n in served.items() for item in serve("2026-01-01T00:40:00Z", name, sessions=f"{name}-", n=n)
+    ]
     do("2026-01-01T00:45:00Z", "policy", "freeze", "fades")
     do("2026-01-01T00:45:00Z", "policy", "freeze", "sees")
     do("2026-01-01T00:45:00Z", "policy", "freeze", "ts")
@@ -140,11 +142,11 @@ def sql(db: str, *statements: str) -> list[Row]:
 
     with psycopg.connect(db) as server:
         server.execute("SET session_replication_role = replica")
-        found: list[Row] = []
+        result: list[Row] = []
         for statement in statements:
             cursor = server.execute(statement)
-            found = cursor.fetchall() if cursor.description else []
-        return found
+            result = cursor.fetchall() if cursor.description else []
+        return result
 
 
 def audit(db: str, **options: Any) -> Report:
@@ -153,7 +155,7 @@ def audit(db: str, **options: Any) -> Report:
 
 
 def errors(report: Report) -> set[tuple[str, str]]:
-    return {(one.check, one.subject) for one in report.findings if one.severity == "error"}
+    return {(finding.check, finding.subject) for finding in report.findings if finding.severity == "error"}
 
 
 BOTH = pytest.mark.parametrize("healthy", ["sqlite", "postgres"], indirect=True)
@@ -182,7 +184,7 @@ def test_every_long_check_says_how_far_it_is(healthy: str) -> None:
 
 PAGE = "(SELECT min(d.id) FROM decision d JOIN policy p ON p.id = d.policy_id WHERE p.name = 'ts' AND d.size = 3)"
 KEY = "(SELECT max(key) FROM feedback_key WHERE digest <> (SELECT min(digest) FROM feedback_key))"
-ONE = "(SELECT max(d.id) FROM decision d JOIN policy p ON p.id = d.policy_id WHERE p.name = 'ucb' AND d.size = 1)"
+UCB = "(SELECT max(d.id) FROM decision d JOIN policy p ON p.id = d.policy_id WHERE p.name = 'ucb' AND d.size = 1)"
 CLICK = (
     "(SELECT max(e.decision_id) FROM event e JOIN decision d ON d.id = e.decision_id JOIN policy p"
     " ON p.id = d.policy_id WHERE p.name = 'ts' AND e.kind = 'seen' AND NOT EXISTS"
@@ -239,22 +241,22 @@ BENT: dict[str, tuple[list[str], str, str]] = {
     ),
     "weighed event gone": ([f"DELETE FROM event WHERE kind = 'click' AND decision_id = {CLICK}"], "slots", "policy ts"),
     "other event gone": ([f"DELETE FROM event WHERE number = 1 AND decision_id = {CLICK}"], "dangling", CLICK),
-    "propensity": ([f"UPDATE slot SET propensity = 0.99 * propensity WHERE decision_id = {ONE}"], "propensities", ONE),
+    "propensity": ([f"UPDATE slot SET propensity = 0.99 * propensity WHERE decision_id = {UCB}"], "propensities", UCB),
     "propensity and log": (
         [
-            f"UPDATE slot SET propensity = 0.99 * propensity, marginal = 0.99 * marginal WHERE decision_id = {ONE}",
-            f"UPDATE decision SET log_propensity = log_propensity + ln(0.99) WHERE id = {ONE}",
+            f"UPDATE slot SET propensity = 0.99 * propensity, marginal = 0.99 * marginal WHERE decision_id = {UCB}",
+            f"UPDATE decision SET log_propensity = log_propensity + ln(0.99) WHERE id = {UCB}",
         ],
-        "propensities", ONE,
+        "propensities", UCB,
     ),
     "marginal": ([f"UPDATE slot SET marginal = NULL WHERE decision_id = {PAGE}"], "propensities", PAGE),
     "smallest": ([f"UPDATE slot SET min_propensity = 0.001 WHERE decision_id = {PAGE}"], "propensities", PAGE),
     "log": ([f"UPDATE decision SET log_propensity = log_propensity - 1e-6 WHERE id = {PAGE}"], "propensities", PAGE),
-    "belief named": ([f"UPDATE decision SET belief_seq = 0 WHERE id = {ONE}"], "propensities", ONE),
-    "arm": ([f"UPDATE slot SET arm_id = 1 + arm_id % 4 WHERE decision_id = {ONE}"], "draws", ONE),
-    "arm's belief": ([f"UPDATE slot SET arm_id = 1 + arm_id % 4 WHERE decision_id = {ONE}"], "slots", "policy ucb"),
+    "belief named": ([f"UPDATE decision SET belief_seq = 0 WHERE id = {UCB}"], "propensities", UCB),
+    "arm": ([f"UPDATE slot SET arm_id = 1 + arm_id % 4 WHERE decision_id = {UCB}"], "draws", UCB),
+    "arm's belief": ([f"UPDATE slot SET arm_id = 1 + arm_id % 4 WHERE decision_id = {UCB}"], "slots", "policy ucb"),
     "seed": ([f"UPDATE decision SET seed = 12345 WHERE id = {PAGE}"], "draws", PAGE),
-    "arm not eligible": ([f"UPDATE slot SET arm_id = 5 WHERE decision_id = {ONE}"], "dangling", ONE),
+    "arm not eligible": ([f"UPDATE slot SET arm_id = 5 WHERE decision_id = {UCB}"], "dangling", UCB),
     "history": ([f"UPDATE decision SET history = x'' WHERE id = {THIRD}"], "history", THIRD),
     "history in pieces": ([f"UPDATE decision SET history = substr(history, 2) WHERE id = {THIRD}"], "history", THIRD),
     "history without end": (
@@ -263,11 +265,11 @@ BENT: dict[str, tuple[list[str], str, str]] = {
     ),
     "arm remembered": ([f"UPDATE slot SET arm_id = 1 + arm_id % 4 WHERE decision_id = {SECOND}"], "history", THIRD),
     "page": ([f"DELETE FROM slot WHERE position = 3 AND decision_id = {PAGE}"], "dangling", PAGE),
-    "censored": ([f"UPDATE slot SET censored = 1 - censored WHERE decision_id = {ONE}"], "slots", ONE),
+    "censored": ([f"UPDATE slot SET censored = 1 - censored WHERE decision_id = {UCB}"], "slots", UCB),
     "decision gone": ([f"DELETE FROM decision WHERE id = {PAGE}"], "dangling", "session ts-0 visit 1"),
     "visit": (["UPDATE visit SET steps = steps + 1 WHERE session_id = 1"], "dangling", "session ts-0 visit 1"),
     "user": (["DELETE FROM users WHERE id = 1"], "dangling", "session id 1"),
-    "other policy": ([f"UPDATE decision SET version_id = {VERSION.format(1)} WHERE id = {ONE}"], "dangling", ONE),
+    "other policy": ([f"UPDATE decision SET version_id = {VERSION.format(1)} WHERE id = {UCB}"], "dangling", UCB),
     "counter": (["UPDATE policy_head SET seq = 2 WHERE policy_id = 1"], "beliefs", TS),
     "eligible set": (["UPDATE eligible_set SET arms = '[1,2]' WHERE id = 1"], "dangling", "eligible_set 1"),
     "no JSON": (["UPDATE eligible_set SET arms = '[1,2' WHERE id = 1"], "dangling", "eligible_set 1"),
@@ -307,7 +309,7 @@ BENT: dict[str, tuple[list[str], str, str]] = {
     ),
     "encoder": ([PAGES.format('"x"', '"w"', "sees")], "slots", "policy sees"),
     "arm's encoder": ([PAGES.format('"price"', '"rank"', "shares")], "propensities", "decision"),
-    "state": ([f"UPDATE decision SET state = '{{' WHERE id = {ONE}"], "dangling", ONE),
+    "state": ([f"UPDATE decision SET state = '{{' WHERE id = {UCB}"], "dangling", UCB),
     "features": (["UPDATE arm SET features = '7' WHERE id = 2"], "dangling", "arm 2"),
     "earlier features": (["UPDATE arm_history SET features = '{' WHERE arm_id = 3"], "dangling", "arm 3"),
     "history of a visit": (
@@ -337,7 +339,7 @@ BENT: dict[str, tuple[list[str], str, str]] = {
         [f"UPDATE event SET kind = 'other' WHERE key = {KEY}"], "dangling",
         f"(SELECT decision_id FROM feedback_key WHERE key = {KEY})",
     ),
-    "score": ([f"UPDATE slot SET score = score + 0.01 WHERE decision_id = {ONE}"], "propensities", ONE),
+    "score": ([f"UPDATE slot SET score = score + 0.01 WHERE decision_id = {UCB}"], "propensities", UCB),
     "score on a page": (
         [f"UPDATE slot SET score = 7 WHERE position = 2 AND decision_id = {PAGE}"], "propensities", PAGE,
     ),
@@ -363,7 +365,9 @@ def test_a_file_with_overwritten_pages_has_the_findings_of_sqlite(sqlite_db: str
     Path(sqlite_db).write_bytes(content)
     report = run("doctor", "--json")
     assert report.exit_code == 3
-    assert any(one["subject"] == "file" and "SQLite says" in one["detail"] for one in report.json["findings"])
+    assert any(
+        finding["subject"] == "file" and "SQLite says" in finding["detail"] for finding in report.json["findings"]
+    )
 
 
 ALSO_ON_POSTGRES = [
@@ -402,16 +406,16 @@ def test_what_was_bent_is_found(healthy: str, bent: str) -> None:
 
 def test_an_error_is_exit_3_after_the_report(healthy: str) -> None:
     sql(healthy, "UPDATE visit SET steps = steps + 1 WHERE session_id = 1 AND number = 1")
-    said = runner(healthy)("doctor", "--json")
-    assert said.exit_code == 3
-    assert list(said.json) == ["ok", "findings", "checked"]
-    assert said.json["findings"] == [
+    result = runner(healthy)("doctor", "--json")
+    assert result.exit_code == 3
+    assert list(result.json) == ["ok", "findings", "checked"]
+    assert result.json["findings"] == [
         {
             "check": "dangling", "severity": "error", "subject": "session ts-0 visit 1",
             "detail": "it says 4 steps and has 3 decisions",
         }
     ]  # fmt: skip
-    assert said.error["code"] == 3
+    assert result.error["code"] == 3
 
 
 @pytest.mark.slow
@@ -423,9 +427,9 @@ def test_every_format_has_one_layout_whatever_was_found(healthy: str) -> None:
     bent = run("doctor", "--sample", "5").stdout.splitlines()
     assert (bent[0], len([line for line in bent if line.endswith(("ok", "1 error"))])) == (fine[0], len(CHECKS))
     assert "error dangling, session ts-0 visit 1: it says 4 steps and has 3 decisions" in bent
-    found = run("doctor", "--json").json["findings"]
-    assert run("doctor", "--format", "ndjson").lines == found
-    assert run("doctor", "--format", "csv").stdout.splitlines()[1:] == [",".join(found[0].values())]
+    findings = run("doctor", "--json").json["findings"]
+    assert run("doctor", "--format", "ndjson").lines == findings
+    assert run("doctor", "--format", "csv").stdout.splitlines()[1:] == [",".join(findings[0].values())]
 
 
 def test_nothing_is_changed_by_looking(sqlite_grown: Path) -> None:
@@ -438,7 +442,7 @@ def test_nothing_is_changed_by_looking(sqlite_grown: Path) -> None:
 def test_a_sample_is_said_and_the_same_each_time(sqlite_grown: Path) -> None:
     first, again = audit(str(sqlite_grown), sample=7), audit(str(sqlite_grown), sample=7)
     assert first == again
-    assert [(one.severity, one.check) for one in first.findings] == [("info", "propensities")]
+    assert [(finding.severity, finding.check) for finding in first.findings] == [("info", "propensities")]
     assert "7 of 546" in first.findings[0].detail
 
 
@@ -484,8 +488,8 @@ def test_argmax_of_our_own_policy_is_caught_by_its_counts(db: str) -> None:
     for arm in ("a1", "a2", "a3"):
         done(run("arm", "add", arm))
     done(run("policy", "create", "u", "--kind", "uniform"))
-    asked = "".join(json.dumps({"policy": "u", "session": f"s{i}"}) + "\n" for i in range(200))
-    done(run("recommend", "--input", "-", stdin=asked))
+    options = "".join(json.dumps({"policy": "u", "session": f"s{i}"}) + "\n" for i in range(200))
+    done(run("recommend", "--input", "-", stdin=options))
     sql(db, "UPDATE slot SET arm_id = 1")
     report = audit(db)
     assert {("shown", f"policy u arm {arm}") for arm in ("a1", "a2", "a3")} <= errors(report)
@@ -509,15 +513,18 @@ def looks(chance: Any, arm: Any, *, every: int) -> Iterator[Tally]:
     bets, counts = np.zeros((betting.BETS, m)), np.zeros((4, m))
     for start in range(0, len(arm), every):
         p, hit = chance[start : start + every], arm[start : start + every, None] == np.arange(m)
-        own, least = p[hit], p.min(axis=1)
+        separate, least = p[hit], p.min(axis=1)
         missed = betting.log_factors_not_shown(least)
         bets = (
             betting.spread_wealth(bets)
             + missed.sum(axis=1, keepdims=True)
-            + (betting.log_factors_shown(own, least) - missed) @ hit
+            + (betting.log_factors_shown(separate, least) - missed) @ hit
         )
-        counts += np.array([np.ones_like(own), np.zeros_like(own), 1 / own, (1 - own) / own**2]) @ hit
-        counts[0], counts[1] = start + len(own), counts[1] + hit.sum(axis=0)
+        counts += (
+            np.array([np.ones_like(separate), np.zeros_like(separate), 1 / separate, (1 - separate) / separate**2])
+            @ hit
+        )
+        counts[0], counts[1] = start + len(separate), counts[1] + hit.sum(axis=0)
         yield Tally(1 + np.arange(m), counts[0], counts[1], counts[2], counts[3], bets)
 
 
@@ -547,7 +554,7 @@ def test_a_logger_that_turns_wrong_after_a_long_honest_time_is_caught() -> None:
 
 
 @pytest.fixture
-def clicked(sqlite_db: str) -> tuple[str, Callable[..., Said]]:
+def clicked(sqlite_db: str) -> tuple[str, Callable[..., CommandResult]]:
     """A policy whose first 100 decisions had a click each other time, and 300 silent ones an hour later."""
     run = runner(sqlite_db)
     for arm in ("a1", "a2"):
@@ -556,45 +563,47 @@ def clicked(sqlite_db: str) -> tuple[str, Callable[..., Said]]:
     done(run("--now", START, "policy", "create", "p", "--kind", "uniform", "--reward", "slow"))
 
     def serve(at: str, n: int) -> list[Any]:
-        asked = "".join(json.dumps({"policy": "p", "session": f"{at}{i}"}) + "\n" for i in range(n))
-        return done(run("--now", at, "recommend", "--input", "-", "--format", "ndjson", stdin=asked)).lines
+        options = "".join(json.dumps({"policy": "p", "session": f"{at}{i}"}) + "\n" for i in range(n))
+        return done(run("--now", at, "recommend", "--input", "-", "--format", "ndjson", stdin=options)).lines
 
-    told = [{"decision_id": one["decision_id"], "events": {"click": 1}} for one in serve(START, 100)[::2]]
-    lines = "".join(json.dumps(line) + "\n" for line in told)
+    reported = [{"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in serve(START, 100)[::2]]
+    lines = "".join(json.dumps(line) + "\n" for line in reported)
     done(run("--now", LATER, "feedback", "--input", "-", stdin=lines))
     serve("2026-01-01T01:00:00Z", 300)
     return sqlite_db, run
 
 
-def test_a_reward_outage_is_a_warning(clicked: tuple[str, Callable[..., Said]]) -> None:
-    found = done(clicked[1]("--now", LAST, "doctor", "--json")).json
-    told = [(one["check"], one["severity"], one["subject"]) for one in found["findings"]]
-    assert found["ok"]
-    assert ("reward-outage", "warning", "policy p") in told
-    assert ("waiting", "warning", "policy p") in told
+def test_a_reward_outage_is_a_warning(clicked: tuple[str, Callable[..., CommandResult]]) -> None:
+    answer = done(clicked[1]("--now", LAST, "doctor", "--json")).json
+    reported = [(finding["check"], finding["severity"], finding["subject"]) for finding in answer["findings"]]
+    assert answer["ok"]
+    assert ("reward-outage", "warning", "policy p") in reported
+    assert ("waiting", "warning", "policy p") in reported
 
 
-def test_silence_of_the_immature_is_no_outage(clicked: tuple[str, Callable[..., Said]]) -> None:
-    found = done(clicked[1]("--now", "2026-01-01T01:10:00Z", "doctor", "--json")).json
-    assert "reward-outage" not in {one["check"] for one in found["findings"]}
+def test_silence_of_the_immature_is_no_outage(clicked: tuple[str, Callable[..., CommandResult]]) -> None:
+    answer = done(clicked[1]("--now", "2026-01-01T01:10:00Z", "doctor", "--json")).json
+    assert "reward-outage" not in {finding["check"] for finding in answer["findings"]}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("until", "seen"), [(40, {"reward-outage"}), (48, set())])
-def test_an_outage_is_seen_before_the_window_is_over(sqlite_db: str, until: int, seen: set[str]) -> None:
+@pytest.mark.parametrize(("until", "observed"), [(40, {"reward-outage"}), (48, set())])
+def test_an_outage_is_seen_before_the_window_is_over(sqlite_db: str, until: int, observed: set[str]) -> None:
     """Of 50 decisions each fourth minute one half is clicked within a minute; then nothing comes until minute 57."""
     run = runner(sqlite_db)
     done(run("--now", START, "arm", "add", "a1"))
     done(run("--now", START, "policy", "create", "p", "--kind", "uniform"))
     for minute in range(0, 60, 4):
         lines = "".join(json.dumps({"policy": "p", "session": f"s{minute}-{i}"}) + "\n" for i in range(50))
-        asked = ("recommend", "--input", "-", "--format", "ndjson")
-        made = done(run("--now", f"2026-01-01T00:{minute:02}:00Z", *asked, stdin=lines)).lines
-        told = [{"decision_id": one["decision_id"], "events": {"click": 1}} for one in made[::2] if minute < until]
-        lines = "".join(json.dumps(line) + "\n" for line in told)
+        options = ("recommend", "--input", "-", "--format", "ndjson")
+        answers = done(run("--now", f"2026-01-01T00:{minute:02}:00Z", *options, stdin=lines)).lines
+        reported = [
+            {"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in answers[::2] if minute < until
+        ]
+        lines = "".join(json.dumps(line) + "\n" for line in reported)
         done(run("--now", f"2026-01-01T00:{minute + 1:02}:00Z", "feedback", "--input", "-", stdin=lines))
     report = done(run("--now", "2026-01-01T00:57:00Z", "doctor", "--json")).json
-    assert {one["check"] for one in report["findings"]} == seen
+    assert {finding["check"] for finding in report["findings"]} == observed
 
 
 def test_silence_weighs_each_decision_by_what_was_due() -> None:
@@ -615,7 +624,7 @@ def test_a_day_without_the_nightly_delivery_is_no_pause() -> None:
     assert overdue.paused(at, nightly[nightly < 800])
 
 
-def served(run: Callable[..., Said], name: str, *, n: int = 1_000) -> None:
+def served(run: Callable[..., CommandResult], name: str, *, n: int = 1_000) -> None:
     lines = "".join(json.dumps({"policy": name, "session": f"{name}{i}"}) + "\n" for i in range(n))
     done(run("-q", "recommend", "--input", "-", "--seed", 1, stdin=lines))
 
@@ -629,16 +638,16 @@ def test_starving_arms_and_a_log_of_one_arm_are_warnings(sqlite_db: str, tmp_pat
         (tmp_path / name).write_text(f"arm,probability\n{table}\n")
         done(run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={tmp_path / name}"))
         served(run, name)
-    found = audit(sqlite_db).findings
-    assert [(one.check, one.severity, one.subject) for one in found] == [
+    findings = audit(sqlite_db).findings
+    assert [(finding.check, finding.severity, finding.subject) for finding in findings] == [
         ("starving", "warning", "policy one"),
         ("entropy", "warning", "policy one"),
         ("starving", "warning", "policy two"),
     ]
-    assert found[0].detail.startswith("2 active arms not shown for long: a2 (in 1,000 decisions, not ever), a3 (")
-    assert "1.000 arms" in found[1].detail
+    assert findings[0].detail.startswith("2 active arms not shown for long: a2 (in 1,000 decisions, not ever), a3 (")
+    assert "1.000 arms" in findings[1].detail
     done(run("arm", "retire", "a2", "a3"))
-    assert [(one.check, one.subject) for one in audit(sqlite_db).findings] == [("entropy", "policy one")]
+    assert [(finding.check, finding.subject) for finding in audit(sqlite_db).findings] == [("entropy", "policy one")]
 
 
 def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
@@ -654,13 +663,13 @@ def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
         "UPDATE decision SET at = at + id",
     )
     with closing(Store(sqlite_db)) as store, store.read() as unit:
-        policy, hungry, found = policies.all_policies(unit)[0], [], Findings()
+        policy, hungry, result = policies.all_policies(unit)[0], [], Findings()
         for size in (2_000, 300):
             fold = Starving(unit, policy, active={1: "a1", 2: "a2"})
             for batch in store_audit.ranges(unit, policy.id, size=size):
                 fold.take(batch)
-            fold.finish(found)
-            hungry.append(found.listed()[-1].detail)
+            fold.finish(result)
+            hungry.append(result.listed()[-1].detail)
     assert "1 active arm not shown for long: a2 (in 1,500 decisions, not since" in hungry[0]
     assert hungry[0] == hungry[1]
 
@@ -681,11 +690,11 @@ def test_a_decision_is_the_answer_to_its_request(run_sqlite: Run, sqlite_db: str
     run_sqlite("route", "create", "front", "--to", "home")
     run_sqlite("route", "create", "ramped", "--to", "home")
     run_sqlite("route", "set", "ramped", "--to", "home", "--share", "50%")
-    asked = (
+    options = (
         ["--policy=home"], ["--policy=home@1", "--arms=c,a"], ["--experiment=tea", '--context={"h": 1}'],
         ["--policy=front"], ["--policy=ramped", "--arms=c,a"],
     )  # fmt: skip
-    for number, words in enumerate(asked, 1):
+    for number, words in enumerate(options, 1):
         session = f"--session=s{number}", f"--user=u{number}", f"--request-id=r{number}"
         assert run_sqlite("recommend", *words, *session).exit_code == 0
         assert (
@@ -700,4 +709,6 @@ def test_rounded_propensities_are_a_warning(healthy: str) -> None:
     sql(healthy, f"UPDATE slot SET rounded = 1 WHERE decision_id = {PAGE}")
     report = audit(healthy)
     assert report.ok
-    assert [(one.check, one.severity, one.subject) for one in report.findings] == [("rounded", "warning", "policy ts")]
+    assert [(finding.check, finding.severity, finding.subject) for finding in report.findings] == [
+        ("rounded", "warning", "policy ts")
+    ]

@@ -18,7 +18,7 @@ from rlrec.app.audit.reward_drift import RewardDrift, recent
 from rlrec.app.doctor import Request, doctor
 from rlrec.store import Store, arms, audit, policies
 from rlrec.store.reader import Batch
-from tests.conftest import Run, Said, runner
+from tests.conftest import CommandResult, Run, runner
 
 FIRST, THEN = "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"
 RATES = {"a1": 0.1, "a2": 0.1, "a3": 0.4}
@@ -26,23 +26,23 @@ CHANGED = RATES | {"a1": 0.8}
 LAST, THEN_FIRST = 450, 1051  # decisions of `home` before the change and after it
 
 
-def done(said: Said) -> Said:
-    assert said.exit_code == 0, said.stderr
-    return said
+def done(result: CommandResult) -> CommandResult:
+    assert result.exit_code == 0, result.stderr
+    return result
 
 
 def serve(run: Run, name: str, at: str, rates: Mapping[str, float], *, n: int, size: int = 1, seed: int = 1) -> None:
     """n pages of a policy, and the clicks on their slots."""
-    asked = "".join(json.dumps({"policy": name, "session": f"{name}{at}{i}", "k": size}) + "\n" for i in range(n))
-    drawn = run("--now", at, "recommend", "--input", "-", "--seed", seed, "--format", "ndjson", stdin=asked)
+    options = "".join(json.dumps({"policy": name, "session": f"{name}{at}{i}", "k": size}) + "\n" for i in range(n))
+    drawn = run("--now", at, "recommend", "--input", "-", "--seed", seed, "--format", "ndjson", stdin=options)
     rng = np.random.default_rng(seed)
-    told = [
+    lines = [
         {"decision_id": page["decision_id"], "position": slot["position"], "events": {"click": 1}}
         for page in done(drawn).lines
         for slot in page["slate"]
         if rng.random() < rates[slot["arm"]]
     ]
-    done(run("--now", at, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in told)))
+    done(run("--now", at, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines)))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def drifted(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def drift(db: str) -> list[Finding]:
     with closing(Store(db)) as store:
-        return [one for one in doctor(store, Request(sample=0)).findings if one.check == "drift"]
+        return [finding for finding in doctor(store, Request(sample=0)).findings if finding.check == "drift"]
 
 
 def looked(
@@ -76,28 +76,28 @@ def looked(
         if params:
             live = replace(live, policy=replace(live.policy, kind="epsilon-greedy", params=params))
         live = replace(live, parameters=parameters or {})
-        found = RewardDrift(unit, live, {arm.id: arm.key for arm in arms.every(unit)})
+        result = RewardDrift(unit, live, {arm.id: arm.key for arm in arms.every(unit)})
         for batch in audit.ranges(unit, live.policy.id, size=100):
-            found.take(batch)
-        told = Findings()
-        found.finish(told)
-    return told.listed()
+            result.take(batch)
+        lines = Findings()
+        result.finish(lines)
+    return lines.listed()
 
 
 @pytest.mark.slow
 def test_an_arm_that_gets_better_is_a_warning_and_its_policy_is_told(drifted: str) -> None:
     """The streams without a change alarm falsely with probability below 0.0002."""
-    found = drift(drifted)
-    assert [(one.severity, one.subject) for one in found] == [
+    result = drift(drifted)
+    assert [(finding.severity, finding.subject) for finding in result] == [
         ("warning", "policy home arm a1"), ("info", "policy home"),
     ]  # fmt: skip
-    assert "beliefs still count what came before" in found[0].detail
-    assert "learning does that too" in found[1].detail
+    assert "beliefs still count what came before" in result[0].detail
+    assert "learning does that too" in result[1].detail
 
 
-@pytest.mark.parametrize("asked", [{"params": {"discount": 0.99}}, {"parameters": {"context": [], "arm": []}}])
-def test_drift_that_the_policy_copes_with_is_no_warning(drifted: str, asked: dict[str, Any]) -> None:
-    assert {one.severity for one in looked(drifted, **asked)} == {"info"}
+@pytest.mark.parametrize("options", [{"params": {"discount": 0.99}}, {"parameters": {"context": [], "arm": []}}])
+def test_drift_that_the_policy_copes_with_is_no_warning(drifted: str, options: dict[str, Any]) -> None:
+    assert {finding.severity for finding in looked(drifted, **options)} == {"info"}
 
 
 def test_batches_of_any_size_tell_the_same(drifted: str) -> None:
@@ -106,9 +106,9 @@ def test_batches_of_any_size_tell_the_same(drifted: str) -> None:
 
 def test_a_change_is_dated_and_measured(drifted: str) -> None:
     with closing(Store(drifted)) as store, store.read() as unit:
-        found = recent(unit, policies.live(unit, ["home"])["home"][0])
-        a1 = found.pop(arms.ids(unit, ["a1"])["a1"])
-    assert list(found) == ["policy"]
+        result = recent(unit, policies.live(unit, ["home"])["home"][0])
+        a1 = result.pop(arms.ids(unit, ["a1"])["a1"])
+    assert list(result) == ["policy"]
     assert LAST - 30 < a1["decision_id"] < THEN_FIRST + 30
     assert THEN_FIRST < a1["noticed"] < THEN_FIRST + 150
     assert a1["at"] == ("2026-01-01T01:00:00.000000Z" if a1["decision_id"] > LAST else "2026-01-01T00:00:00.000000Z")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.app.logs import summary
-from tests.conftest import Run, Said, runner
+from tests.conftest import CommandResult, Run, runner
 
 Line = dict[str, Any]
 DISHES = [{"i": {"id": dish}, "j": [{"price": price}]} for dish, price in (("soup", 4), ("pasta", 8), ("salad", 6))]
@@ -49,7 +49,7 @@ def reward(n: int, value: float, **more: Any) -> Line:
             "Observations": [{"v": value, "EventId": f"e{n}", "ActionId": None}], **more}  # fmt: skip
 
 
-def imported(run: Run, *lines: Line | str, options: Iterable[str] = ()) -> Said:
+def imported(run: Run, *lines: Line | str, options: Iterable[str] = ()) -> CommandResult:
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     Path("log.json").write_text("".join(f"{text}\n" for text in texts))
     return run("import-log", "log.json", "--layout", "dsjson", "--policy", "rank", "--json", *options)
@@ -99,9 +99,9 @@ def test_a_line_becomes_a_decision(run: Run) -> None:
 def test_rewards_in_other_lines_join_by_event_id(run: Run) -> None:
     """Whether they come before or after their decision, in this file or in the next."""
     Path("late.json").write_text(json.dumps(reward(2, 0.5)) + "\n")
-    said = imported(run, reward(1, 1.0), rank(1), rank(2), reward(9, 1.0), options=["late.json"])
-    assert said.json == summary(accepted=2)
-    assert "1 observations name no decision" in said.stderr
+    result = imported(run, reward(1, 1.0), rank(1), rank(2), reward(9, 1.0), options=["late.json"])
+    assert result.json == summary(accepted=2)
+    assert "1 observations name no decision" in result.stderr
     rewards = {line["request_id"]: line["reward"] for line in run("export-log", "-").lines}
     assert rewards == {"e1": 1.0, "e2": 0.5}
 
@@ -112,8 +112,8 @@ def test_an_observation_joins_the_slot_that_it_names(run: Run) -> None:
     for outcome in page["_outcomes"]:
         outcome["_label_cost"] = 0
     late = [{"RewardValue": value, "EventId": name} for name, value in (("0-1", 0.75), ("0-7", 1.0))]
-    said = imported(run, *late, page)
-    assert "1 observations name no decision" in said.stderr
+    result = imported(run, *late, page)
+    assert "1 observations name no decision" in result.stderr
     (line,) = run("export-log", "-").lines
     assert [(event["position"], event["kind"], event["value"]) for event in line["events"]] == [(2, "reward", 0.75)]
 
@@ -149,8 +149,8 @@ def test_what_an_apprentice_showed_has_no_propensity(run: Run) -> None:
      (("--reward-from", "o.dwell"), 0.125)],
 )  # fmt: skip
 def test_a_reward_comes_from_another_key(run_sqlite: Run, options: Iterable[str], expected: float) -> None:
-    seen = [{"v": 0.5, "EventId": "e1"}] if "o.dwell" not in options else [{"v": {"dwell": 0.125}, "EventId": "e1"}]
-    imported(run_sqlite, rank(1, cost=-0.25, o=seen, _original_label_cost=-0.75), options=options)
+    observed = [{"v": 0.5, "EventId": "e1"}] if "o.dwell" not in options else [{"v": {"dwell": 0.125}, "EventId": "e1"}]
+    imported(run_sqlite, rank(1, cost=-0.25, o=observed, _original_label_cost=-0.75), options=options)
     assert run_sqlite("export-log", "-").lines[0]["reward"] == expected
 
 
@@ -162,8 +162,8 @@ def test_an_arm_without_an_id_is_called_by_its_features(run_sqlite: Run) -> None
     imported(run_sqlite, line, turned)
     first, second = run_sqlite("export-log", "-").lines
     assert first["slate"][0]["arm"] == second["slate"][0]["arm"]
-    said = imported(run_sqlite, rank(3, (1, 2), (0.5, 0.5), c=line["c"]), options=["--arm-id", "TAction.topic"])
-    assert said.json["accepted"] == 1
+    result = imported(run_sqlite, rank(3, (1, 2), (0.5, 0.5), c=line["c"]), options=["--arm-id", "TAction.topic"])
+    assert result.json["accepted"] == 1
     assert run_sqlite("export-log", "-").lines[-1]["eligible"] == ["milk", "tea"]
 
 
@@ -190,9 +190,9 @@ def test_an_arm_without_an_id_is_called_by_its_features(run_sqlite: Run) -> None
     ],
 )
 def test_a_damaged_line_is_named(run_sqlite: Run, bad: Line | str, reason: str) -> None:
-    said = imported(run_sqlite, rank(1), bad, rank(3))
-    assert (said.exit_code, "log.json line 2" in said.error["error"]) == (2, True)
-    assert reason in said.error["error"] + str(said.error["hint"])
+    result = imported(run_sqlite, rank(1), bad, rank(3))
+    assert (result.exit_code, "log.json line 2" in result.error["error"]) == (2, True)
+    assert reason in result.error["error"] + str(result.error["hint"])
 
 
 def slots_of(number: int, kind: str) -> list[Line]:
@@ -284,6 +284,6 @@ def test_what_such_lines_hold_comes_back_from_an_export(run: Run, other: Run) ->
 def test_a_damaged_slot_is_named(run_sqlite: Run, change: Line, reason: str) -> None:
     line = slots_of(1, "ccb")[0]
     line["_outcomes"][1] |= change
-    said = imported(run_sqlite, rank(1), line)
-    assert (said.exit_code, "log.json line 2, field _outcomes[1]" in said.error["error"]) == (2, True)
-    assert reason in said.error["error"]
+    result = imported(run_sqlite, rank(1), line)
+    assert (result.exit_code, "log.json line 2, field _outcomes[1]" in result.error["error"]) == (2, True)
+    assert reason in result.error["error"]

@@ -28,33 +28,33 @@ from tests.benchmarks.regret import FIGURES, TWO
 from tests.conftest import Run
 from tests.simulate import bars, shops
 
-ONE = np.ones((1, 1))  # a context without features
+NO_FEATURES = np.ones((1, 1))  # a context without features
 
 
-def played(kind: str, params: dict[str, Any], name: str, given: dict[str, Any], *, runs: int, steps: int) -> Totals:
-    return study(kinds.make(kind, params), simulate.make(name, given), runs=runs, steps=steps, seed=1)
+def played(kind: str, params: dict[str, Any], name: str, inputs: dict[str, Any], *, runs: int, steps: int) -> Totals:
+    return study(kinds.make(kind, params), simulate.make(name, inputs), runs=runs, steps=steps, seed=1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "params", "name", "given", "steps", "regret"), FIGURES)
+@pytest.mark.parametrize(("kind", "params", "name", "inputs", "steps", "regret"), FIGURES)
 def test_regret_is_what_others_found(
-    kind: str, params: dict[str, Any], name: str, given: dict[str, Any], steps: int, regret: float
+    kind: str, params: dict[str, Any], name: str, inputs: dict[str, Any], steps: int, regret: float
 ) -> None:
     """Within 10 % and three standard errors of 100 runs; of 1,000 runs: `python -m tests.benchmarks -k regret`."""
-    found = played(kind, params, name, given, runs=100, steps=steps).regret
-    assert abs(found.mean() - regret) < 0.1 * regret + 3 * found.std(ddof=1) / 10
+    result = played(kind, params, name, inputs, runs=100, steps=steps).regret
+    assert abs(result.mean() - regret) < 0.1 * regret + 3 * result.std(ddof=1) / 10
 
 
 def test_a_study_is_its_seed() -> None:
-    one, again = (played("thompson", {}, "bernoulli", TWO, runs=20, steps=50) for _ in range(2))
-    assert np.array_equal(one.reward, again.reward)
+    item, again = (played("thompson", {}, "bernoulli", TWO, runs=20, steps=50) for _ in range(2))
+    assert np.array_equal(item.reward, again.reward)
 
 
 def test_the_uniform_policy_regrets_the_gap_of_the_means() -> None:
     """False-alarm rate 6e-5: four standard errors."""
-    found = played("uniform", {}, "bernoulli", TWO, runs=200, steps=500)
-    assert abs(found.regret.mean() - 25) < 4 * 0.05 * sqrt(500 / 200)
-    assert np.allclose(found.optimum, 450)
+    result = played("uniform", {}, "bernoulli", TWO, runs=200, steps=500)
+    assert abs(result.regret.mean() - 25) < 4 * 0.05 * sqrt(500 / 200)
+    assert np.allclose(result.optimum, 450)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def _sums(params: dict[str, Any], late: int) -> tuple[Array, Array]:
     beliefs = RunBeliefs(kinds.make("thompson", params), 1, ["arm0", "arm1"])
     for step in range(6):
         beliefs.add_due_rewards(step)
-        beliefs.add(np.array([step % 2]), np.ones(1), ONE, np.array([float(late)]))
+        beliefs.add(np.array([step % 2]), np.ones(1), NO_FEATURES, np.array([float(late)]))
     beliefs.add_due_rewards(6)
     belief = beliefs.belief()
     return belief.pulls[0], belief.reward_sum[0]
@@ -145,15 +145,15 @@ def test_a_discount_weighs_by_the_ordinal_of_the_decision_however_late_its_rewar
 
 @pytest.mark.parametrize(("late", "rewards"), [(0, [1.0, 2.0]), (1, [1.0, 1.0]), (3, [0.0, 0.0])])
 def test_a_window_holds_the_newest_decisions_and_their_late_rewards(late: int, rewards: list[float]) -> None:
-    found = _sums({"window": 3.0}, late)
-    assert (found[0].tolist(), found[1].tolist()) == ([1.0, 2.0], rewards)
+    result = _sums({"window": 3.0}, late)
+    assert (result[0].tolist(), result[1].tolist()) == ([1.0, 2.0], rewards)
 
 
 def test_a_window_counts_in_whole_buckets() -> None:
     beliefs = RunBeliefs(kinds.make("thompson", {"window": 100.0}), 1, ["arm0", "arm1"])  # buckets of three ordinals
     for step in range(1_000):
         beliefs.add_due_rewards(step)
-        beliefs.add(np.array([0]), np.ones(1), ONE, None)
+        beliefs.add(np.array([0]), np.ones(1), NO_FEATURES, None)
         newest, oldest = beliefs.ordinal, Forgetting(window=100).oldest(beliefs.ordinal) * 3
         assert beliefs.belief().pulls[0, 0] == newest - max(oldest, 1) + 1
         assert np.array_equal(beliefs.belief().total, [[beliefs.belief().pulls[0, 0]]])
@@ -182,11 +182,11 @@ def test_moments_are_the_sums_of_what_was_shown(kind: str, params: dict[str, Any
     left = policy.forgetting.discount ** np.arange(19, -1, -1) * (np.arange(1, 21) >= policy.forgetting.oldest(20))
     reward[20 - late :] = 0
     weight, offset = policy.credit(x, arms)
-    mine = arms[:, None] == np.arange(3)
-    found = beliefs.belief().moments
-    assert found is not None
-    assert np.allclose(found.gram[0], np.einsum("n,na,nq,nr->aqr", left * weight, mine, x, x))
-    assert np.allclose(found.response[0], np.einsum("n,na,nq->aq", left * (reward + offset), mine, x))
+    selected = arms[:, None] == np.arange(3)
+    moments = beliefs.belief().moments
+    assert moments is not None
+    assert np.allclose(moments.gram[0], np.einsum("n,na,nq,nr->aqr", left * weight, selected, x, x))
+    assert np.allclose(moments.response[0], np.einsum("n,na,nq->aq", left * (reward + offset), selected, x))
 
 
 @pytest.mark.slow
@@ -204,32 +204,34 @@ def test_a_shared_model_tells_arms_apart_by_name() -> None:
 
 def _regret(kind: str, *, runs: int, **params: Any) -> Array:
     audience = simulate.make("contextual", {"model": "logistic"})
-    seen = design(audience, simulate.names(audience.arms), model=params.get("model"))
-    return study(kinds.make(kind, params, design=seen), audience, runs=runs, steps=400, seed=1).regret
+    observed = design(audience, simulate.names(audience.arms), model=params.get("model"))
+    return study(kinds.make(kind, params, design=observed), audience, runs=runs, steps=400, seed=1).regret
 
 
 def test_visits_are_played_to_their_end_in_every_run() -> None:
     """False-alarm rate 6e-5 each: four standard errors of 200 runs of 50 visits."""
     bar = Barista()
-    found = visit(kinds.make("uniform", {}), bar, runs=200, visits=50, seed=1)
+    result = visit(kinds.make("uniform", {}), bar, runs=200, visits=50, seed=1)
     uniform = np.full(bar.chain.expected.shape, 1 / bar.arms)
-    for values, exact in ((found.reward, bars.value(bar, uniform)), (found.decisions, bars.length(bar, uniform))):
+    for values, exact in ((result.reward, bars.value(bar, uniform)), (result.decisions, bars.length(bar, uniform))):
         assert abs(values.mean() / 50 - exact) < 4 * values.std(ddof=1) / 50 / sqrt(200)
-    assert np.allclose(found.optimum, 50 * 6.12)
-    assert abs(found.regret.mean() - 50 * (6.12 - bars.value(bar, uniform))) < 4 * found.regret.std(ddof=1) / sqrt(200)
+    assert np.allclose(result.optimum, 50 * 6.12)
+    assert abs(result.regret.mean() - 50 * (6.12 - bars.value(bar, uniform))) < 4 * result.regret.std(ddof=1) / sqrt(
+        200
+    )
 
 
 def test_every_visit_is_of_a_new_visitor_or_of_one_who_comes_again() -> None:
-    found = visit(kinds.make("uniform", {}), simulate.make("choc-kale", {}), runs=50, visits=40, seed=1)
-    assert found.visitors is not None
-    assert found.returned is not None
-    assert np.all((found.returned > 0) & (found.returned <= found.visitors) & (found.visitors < 40))
-    assert np.all(found.returned <= 40 - found.visitors)
+    result = visit(kinds.make("uniform", {}), simulate.make("choc-kale", {}), runs=50, visits=40, seed=1)
+    assert result.visitors is not None
+    assert result.returned is not None
+    assert np.all((result.returned > 0) & (result.returned <= result.visitors) & (result.visitors < 40))
+    assert np.all(result.returned <= 40 - result.visitors)
 
 
 def test_costs_are_learned_as_rewards_below_0() -> None:
     beliefs = RunBeliefs(kinds.make("epsilon-greedy", {}), 1, ["left", "right"])
-    beliefs.add(np.array([1]), np.array([-1.0]), ONE, None)
+    beliefs.add(np.array([1]), np.array([-1.0]), NO_FEATURES, None)
     belief = beliefs.belief()
     assert (belief.mean()[0].tolist(), belief.reward_squares[0].tolist()) == ([0, -1], [0, 1])
 

@@ -39,14 +39,14 @@ def obd(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Any:
     run = runner(str(path))
     for name in ("random", "bts"):
         assert run("import-log", f"{SAMPLE}/{name}_all.csv.gz", "--layout", "obd", "--policy", name).exit_code == 0
-    made = run("policy", "create", "ts", "--kind", "thompson", "--prior", f"{SAMPLE}/bts_all_prior.csv")
-    assert made.exit_code == 0, made.stderr
+    answer = run("policy", "create", "ts", "--kind", "thompson", "--prior", f"{SAMPLE}/bts_all_prior.csv")
+    assert answer.exit_code == 0, answer.stderr
     return str(path)
 
 
-def estimates(db: str, *names: str, **asked: Any) -> list[dict[str, Any]]:
+def estimates(db: str, *names: str, **options: Any) -> list[dict[str, Any]]:
     with closing(Store(db)) as store:
-        return [row.to_json() for row in evaluate.evaluate(store, evaluate.Request(targets=names, **asked))]
+        return [row.to_json() for row in evaluate.evaluate(store, evaluate.Request(targets=names, **options))]
 
 
 # -- a real log --
@@ -64,41 +64,41 @@ def test_a_real_log_gives_the_figures_of_its_readme(obd: Any) -> None:
 
 @pytest.mark.slow
 def test_bootstrap_t_is_skewed_where_one_click_carries_the_estimate(obd: Any) -> None:
-    (wide,) = estimates(obd, "ts", estimators="snips", log="policy=random")
+    (row,) = estimates(obd, "ts", estimators="snips", log="policy=random")
     (narrow,) = estimates(obd, "ts", estimators="snips", log="policy=random", interval="normal")
-    assert wide["lower"] == pytest.approx(0.0018, abs=2e-4)
-    assert 0.0180 <= wide["upper"] <= 0.0191
+    assert row["lower"] == pytest.approx(0.0018, abs=2e-4)
+    assert 0.0180 <= row["upper"] <= 0.0191
     assert [narrow["lower"], narrow["upper"]] == pytest.approx([0.0005, 0.0091], abs=1e-4)
 
 
 @pytest.mark.slow
 def test_what_the_log_taught_is_in_sample_also_after_a_freeze(obd: Any) -> None:
     with closing(Store(obd)) as store:
-        asked = policy.Request(
+        options = policy.Request(
             name="greedy", kind="epsilon-greedy", parameters={"epsilon": "0"}, from_log="policy=random"
         )
-        policy.create(store, asked)
+        policy.create(store, options)
         versions.freeze(store, "greedy")
-    found = estimates(obd, "greedy", "greedy@2", estimators="snips", log="policy=random")
-    assert [("in-sample" in one["reasons"], one["verdict"] == "ok") for one in found] == [(True, False)] * 2
+    rows = estimates(obd, "greedy", "greedy@2", estimators="snips", log="policy=random")
+    assert [("in-sample" in row["reasons"], row["verdict"] == "ok") for row in rows] == [(True, False)] * 2
     (other,) = estimates(obd, "greedy@2", estimators="snips", log="policy=bts")
     assert "in-sample" not in other["reasons"]
 
 
 @pytest.mark.slow
 def test_a_log_without_support_is_not_called_ok(obd: Any) -> None:
-    for found in estimates(obd, "uniform", log="policy=bts"):
-        assert found["verdict"] != "ok"
-        assert found["ess"] == pytest.approx(340.4, abs=1)
+    for row in estimates(obd, "uniform", log="policy=bts"):
+        assert row["verdict"] != "ok"
+        assert row["ess"] == pytest.approx(340.4, abs=1)
 
 
 @pytest.mark.slow
 def test_the_policy_of_an_imported_log_is_judged_by_its_own_rows(obd: Any) -> None:
-    found = estimates(obd, "random", "bts", estimators="ips,snips,dm,dr")
-    assert [one["n"] for one in found] == [10_000] * 8
-    by_weight = [one["value"] for one in found if one["estimator"] != "dm"]
+    rows = estimates(obd, "random", "bts", estimators="ips,snips,dm,dr")
+    assert [row["n"] for row in rows] == [10_000] * 8
+    by_weight = [row["value"] for row in rows if row["estimator"] != "dm"]
     assert by_weight == pytest.approx([0.0038] * 3 + [0.0042] * 3, rel=1e-9)
-    assert all("no-propensity" in one["reasons"] for one in found)
+    assert all("no-propensity" in row["reasons"] for row in rows)
 
 
 @pytest.mark.slow
@@ -112,10 +112,10 @@ def test_rows_as_clusters_are_sessions_where_each_row_is_a_session(obd: Any) -> 
 
 @pytest.mark.parametrize(("field", "groups"), [("position", 3), ("day", 7), ("arm", 80), ("user_feature_1", 6)])
 def test_groups_share_out_the_rows(obd: Any, field: str, groups: Any) -> None:
-    found = estimates(obd, "uniform", estimators="snips", log="policy=random", by=field, interval="normal")
-    assert len({one["group"] for one in found}) == len(found)
-    assert sum(one["n"] for one in found) == 10_000
-    assert len(found) == pytest.approx(groups, abs=0 if field != "user_feature_1" else 6)
+    rows = estimates(obd, "uniform", estimators="snips", log="policy=random", by=field, interval="normal")
+    assert len({row["group"] for row in rows}) == len(rows)
+    assert sum(row["n"] for row in rows) == 10_000
+    assert len(rows) == pytest.approx(groups, abs=0 if field != "user_feature_1" else 6)
 
 
 @pytest.mark.slow
@@ -128,9 +128,9 @@ def test_a_field_that_no_context_has_is_refused_with_near_ones(obd: Any) -> None
 def test_a_given_reward_model_is_all_that_dm_knows(obd: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.csv"
     path.write_text("arm,reward\n" + "".join(f"{arm},{arm / 1000}\n" for arm in range(40)) + "*,0.5\n")
-    (found,) = estimates(obd, "uniform", estimators="dm", log="policy=random", reward_model=str(path))
-    assert found["value"] == pytest.approx((sum(range(40)) / 1000 + 40 * 0.5) / 80)
-    assert (found["lower"], found["reasons"]) == (None, ["no-interval"])
+    (row,) = estimates(obd, "uniform", estimators="dm", log="policy=random", reward_model=str(path))
+    assert row["value"] == pytest.approx((sum(range(40)) / 1000 + 40 * 0.5) / 80)
+    assert (row["lower"], row["reasons"]) == (None, ["no-interval"])
 
 
 # -- known truths --
@@ -163,9 +163,9 @@ def slates(logged_slates: Any, tmp_path: Path) -> Any:
 def truth(db: str, name: str) -> float:
     """Mean reward per impression that a target has on these arms."""
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
-        made = targets.resolve(unit, [name], reward=None, greedy=False)[0].serving
+        answers = targets.resolve(unit, [name], reward=None, greedy=False)[0].serving
         keys = {arm.id: arm.key for arm in arms.every(unit)}
-        case = made.case("all", np.array(sorted(keys)), {}, keys=keys)
+        case = answers.case("all", np.array(sorted(keys)), {}, keys=keys)
         shares = slate.marginals(case.scores, size=3, floor=case.floor)
     return float((shares @ [RATES[int(keys[arm][1:])] for arm in sorted(keys)]).mean())
 
@@ -173,71 +173,71 @@ def truth(db: str, name: str) -> float:
 @pytest.mark.slow
 def test_pages_of_a_learning_logger_judge_a_uniform_target(slates: Any) -> None:
     """Seeded. A right estimate is outside four standard errors in 6 of 100,000 runs."""
-    for found in logs.judged(slates, "uniform", estimators="ips,snips,dr", interval="normal"):
-        assert abs(found["value"] - 0.175) < 4 * found["std_error"]
-        assert (found["n"], found["clusters"], found["cluster"], found["unsupported"]) == (6_000, 400, "user", 0.0)
-        assert abs(found["mean_weight_z"]) < 4
+    for row in logs.judged(slates, "uniform", estimators="ips,snips,dr", interval="normal"):
+        assert abs(row["value"] - 0.175) < 4 * row["std_error"]
+        assert (row["n"], row["clusters"], row["cluster"], row["unsupported"]) == (6_000, 400, "user", 0.0)
+        assert abs(row["mean_weight_z"]) < 4
 
 
 def test_a_learner_is_in_sample_on_its_own_rows(slates: Any) -> None:
-    found = logs.one(slates, "log", "snips", interval="normal")
-    assert "in-sample" in found["reasons"]
-    assert abs(found["value"] - truth(slates, "log")) < 5 * found["std_error"]
+    row = logs.estimate(slates, "log", "snips", interval="normal")
+    assert "in-sample" in row["reasons"]
+    assert abs(row["value"] - truth(slates, "log")) < 5 * row["std_error"]
 
 
 def test_neither_batches_nor_their_size_change_an_estimate(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pages_of_three(db, pages=500)
-    whole = logs.judged(db, "uniform", "log")
+    rows = logs.judged(db, "uniform", "log")
     logs.in_batches(monkeypatch, 97)
-    for one, other in zip(whole, logs.judged(db, "uniform", "log"), strict=True):
-        assert one.keys() == other.keys()
-        for key, value in one.items():
+    for item, other in zip(rows, logs.judged(db, "uniform", "log"), strict=True):
+        assert item.keys() == other.keys()
+        for key, value in item.items():
             assert other[key] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value), key
 
 
 def test_without_marginals_both_sides_are_the_page_down_to_the_row(slates: Any) -> None:
     """Seeded; four standard errors as above."""
     change(slates, "UPDATE slot SET marginal = NULL")
-    found = logs.one(slates, "uniform", "ips", interval="normal")
+    row = logs.estimate(slates, "uniform", "ips", interval="normal")
     with closing(logs.at(slates, 1e6)) as store, store.read() as unit:
         (batch,) = reader.batches(unit, reader.Selection())
     shown = batch.slots["propensity"].reshape(-1, 3)
     weight = (1 / np.cumprod([6, 5, 4])) / np.cumprod(shown, axis=1)
-    assert found["max_weight"] == pytest.approx(weight.max())
-    assert found["mean_weight"] == pytest.approx(weight.mean())
-    assert abs(found["value"] - 0.175) < 4 * found["std_error"]
+    assert row["max_weight"] == pytest.approx(weight.max())
+    assert row["mean_weight"] == pytest.approx(weight.mean())
+    assert abs(row["value"] - 0.175) < 4 * row["std_error"]
 
 
 def test_a_row_with_a_marginal_alone_is_weighed_and_one_with_nothing_is_counted(slates: Any) -> None:
     change(slates, "UPDATE slot SET propensity = NULL, min_propensity = NULL WHERE position = 2")
     change(slates, "UPDATE slot SET propensity = NULL, marginal = NULL, min_propensity = NULL WHERE position = 3")
-    found = logs.one(slates, "uniform", "snips")
-    assert (found["n"], found["left_out"]) == (4_000, 2_000)
-    assert "no-propensity" in found["reasons"]
+    row = logs.estimate(slates, "uniform", "snips")
+    assert (row["n"], row["left_out"]) == (4_000, 2_000)
+    assert "no-propensity" in row["reasons"]
 
 
 def test_no_weight_passes_the_bound_that_is_called_provable(slates: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    observed = []
     real = probabilities.Scorer.log_batch
 
-    def watched(self: Any, **given: Any) -> Any:
-        seen.append(real(self, **given))
-        return seen[-1]
+    def watched(self: Any, **params: Any) -> Any:
+        observed.append(real(self, **params))
+        return observed[-1]
 
     monkeypatch.setattr(probabilities.Scorer, "log_batch", watched)
     logs.judged(slates, "uniform", "log", estimators="ips")
-    for batch in seen:
+    for batch in observed:
         assert np.isfinite(batch.largest).all()
         assert (batch.weight <= batch.largest * (1 + 1e-9)).all()
-    assert max(batch.largest.max() for batch in seen) < 100
+    assert max(batch.largest.max() for batch in observed) < 100
 
 
 def test_todays_catalogue_does_not_matter(slates: Any) -> None:
-    before = logs.one(slates, "uniform", "ips")
+    before = logs.estimate(slates, "uniform", "ips")
     with closing(logs.at(slates, 1e5)) as store:
         store.write(lambda unit: arms.put(unit, {"new": "{}"}))
         store.write(lambda unit: arms.retire(unit, ["a0"], retired=True))
-    assert logs.one(slates, "uniform", "ips") == before
+    assert logs.estimate(slates, "uniform", "ips") == before
 
 
 # -- support --
@@ -247,11 +247,11 @@ def test_a_logger_without_exploration_judges_nothing_else(db: str) -> None:
     logs.catalogue(db, 4)
     logs.create(db, "log", "ucb")
     logs.serve(db, "log", pages=400, rates=RATES, group=20)
-    found = logs.one(db, "uniform", "snips")
-    assert found["verdict"] == "insufficient"
-    assert "unsupported" in found["reasons"]
+    row = logs.estimate(db, "uniform", "snips")
+    assert row["verdict"] == "insufficient"
+    assert "unsupported" in row["reasons"]
     # the first group met four untried arms, a tie of all: nothing was without support there
-    assert found["unsupported"] == pytest.approx(0.75 * 380 / 400, abs=0.03)
+    assert row["unsupported"] == pytest.approx(0.75 * 380 / 400, abs=0.03)
 
 
 def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(
@@ -262,10 +262,10 @@ def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(
     path.write_text("arm,probability\na0,0.5\na1,0.3\na2,0.2\n")
     logs.create(db, "log", "fixed", probabilities=str(path))
     logs.serve(db, "log", pages=400, rates=RATES)
-    assert logs.one(db, "uniform", "snips")["unsupported"] == pytest.approx(0.25)
-    assert logs.one(db, "log", "snips")["unsupported"] == 0.0
+    assert logs.estimate(db, "uniform", "snips")["unsupported"] == pytest.approx(0.25)
+    assert logs.estimate(db, "log", "snips")["unsupported"] == 0.0
     monkeypatch.setattr(loggers, "DERIVED", 0)  # more distributions than may be worked out
-    assert logs.one(db, "uniform", "snips")["unsupported"] is None
+    assert logs.estimate(db, "uniform", "snips")["unsupported"] is None
 
 
 # -- time --
@@ -277,9 +277,9 @@ def test_silence_counts_and_young_decisions_do_not(db: str) -> None:
     logs.catalogue(db, 3)
     logs.create(db, "log", "uniform")
     logs.serve(db, "log", pages=3_000, rates=[0.05] * 3, group=150, minutes=3)
-    found = logs.one(db, "uniform", "snips", minutes=60.5)
-    assert found["n"] == 10 * 150  # served up to minute 30.5
-    assert found["lower"] < 0.05 < found["upper"]
+    row = logs.estimate(db, "uniform", "snips", minutes=60.5)
+    assert row["n"] == 10 * 150  # served up to minute 30.5
+    assert row["lower"] < 0.05 < row["upper"]
 
 
 def test_a_log_that_is_too_young_is_an_empty_one(db: str) -> None:
@@ -298,7 +298,7 @@ def test_a_log_of_censored_pages_is_an_empty_one(db: str) -> None:
     logs.create(db, "log", "uniform")
     logs.serve(db, "log", pages=10, rates=RATES)
     change(db, "UPDATE slot SET censored = 1 WHERE decision_id > 4")
-    assert logs.one(db, "uniform", "ips")["n"] == 4
+    assert logs.estimate(db, "uniform", "ips")["n"] == 4
     change(db, "UPDATE slot SET censored = 1")
     with pytest.raises(InputError, match="censored"):
         logs.judged(db, "uniform")
@@ -324,7 +324,7 @@ def test_memory_is_bounded_by_the_batch(slates: Any, monkeypatch: pytest.MonkeyP
     logs.judged(slates, "uniform")  # imports
     once = peak()
     multiply(slates, 6)
-    assert logs.one(slates, "uniform", "ips", interval="normal")["n"] == 36_000
+    assert logs.estimate(slates, "uniform", "ips", interval="normal")["n"] == 36_000
     assert peak() < 1.2 * once
 
 
@@ -352,11 +352,11 @@ def test_a_split_of_the_log_can_be_asked_for(db: str) -> None:
     logs.catalogue(db, 3)
     logs.create(db, "log", "uniform")
     logs.serve(db, "log", pages=400, rates=RATES)
-    found = [logs.one(db, "uniform", "ips", log=f"split={name}")["n"] for name in ("train", "tune", "gate")]
+    result = [logs.estimate(db, "uniform", "ips", log=f"split={name}")["n"] for name in ("train", "tune", "gate")]
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
         counted = unit.ask("SELECT split, count(*) FROM session GROUP BY split ORDER BY split")
-    assert found == [2 * count for _, count in counted]
-    assert sum(found) == 400
+    assert result == [2 * count for _, count in counted]
+    assert sum(result) == 400
 
 
 def test_a_trained_version_is_not_in_sample_on_the_gate_split(db: str) -> None:
@@ -365,11 +365,11 @@ def test_a_trained_version_is_not_in_sample_on_the_gate_split(db: str) -> None:
     logs.create(db, "home", "gradient")
     logs.serve(db, "log", pages=100, rates=RATES, start=3.0)
     trained.version(db, "home", bias=[0.1, 0, 0], minutes=200, selection={}, last_id=10**6, now=10**18, splits=[0, 1])
-    found = [
-        "in-sample" in logs.one(db, "home", "ips", log=filtered)["reasons"]
+    result = [
+        "in-sample" in logs.estimate(db, "home", "ips", log=filtered)["reasons"]
         for filtered in ("split=train", "split=tune", "split=gate", None)
     ]
-    assert found == [True, True, False, True]
+    assert result == [True, True, False, True]
 
 
 # -- names --
@@ -379,9 +379,9 @@ def test_a_policy_wins_over_a_built_in_of_its_name(db: str) -> None:
     logs.catalogue(db, 3)
     logs.create(db, "log", "uniform")
     logs.serve(db, "log", pages=200, rates=RATES)
-    assert logs.one(db, "uniform", "ips")["version"] is None
+    assert logs.estimate(db, "uniform", "ips")["version"] is None
     logs.create(db, "uniform", "epsilon-greedy", epsilon="0.2", minutes=2)
-    assert logs.one(db, "uniform", "ips")["version"] == 1
+    assert logs.estimate(db, "uniform", "ips")["version"] == 1
 
 
 def test_groups_of_arms_do_not_need_a_mean_weight_of_1(sqlite_db: str) -> None:
@@ -390,14 +390,14 @@ def test_groups_of_arms_do_not_need_a_mean_weight_of_1(sqlite_db: str) -> None:
     logs.create(sqlite_db, "home", "epsilon-greedy", epsilon="0.3")
     logs.serve(sqlite_db, "log", pages=300, rates=RATES)
     logs.serve(sqlite_db, "home", pages=300, rates=RATES, start=500.0)
-    found = logs.judged(sqlite_db, "home", log="policy=log", by="arm")
-    assert {one["estimator"] for one in found} == {"snips"}
-    assert max(one["mean_weight"] for one in found) > 1.5
-    assert all(one["mean_weight_z"] is None and "mean-weight" not in one["reasons"] for one in found)
+    rows = logs.judged(sqlite_db, "home", log="policy=log", by="arm")
+    assert {row["estimator"] for row in rows} == {"snips"}
+    assert max(row["mean_weight"] for row in rows) > 1.5
+    assert all(row["mean_weight_z"] is None and "mean-weight" not in row["reasons"] for row in rows)
 
 
 @pytest.mark.parametrize(
-    ("asked", "said", "hint"),
+    ("options", "result", "hint"),
     [
         ({"targets": ["unifrom"]}, "unknown target", "uniform"),
         ({"targets": ["lgo"]}, "unknown target", "log"),
@@ -415,12 +415,14 @@ def test_groups_of_arms_do_not_need_a_mean_weight_of_1(sqlite_db: str) -> None:
         ({"targets": ["log"], "level": 1.0}, "level", ""),
     ],
 )
-def test_what_cannot_be_asked_is_refused_by_name(sqlite_db: str, asked: dict[str, Any], said: str, hint: Any) -> None:
+def test_what_cannot_be_asked_is_refused_by_name(
+    sqlite_db: str, options: dict[str, Any], result: str, hint: Any
+) -> None:
     logs.catalogue(sqlite_db, 3)
     logs.create(sqlite_db, "log", "uniform")
     logs.serve(sqlite_db, "log", pages=10, rates=RATES)
-    with pytest.raises(InputError, match=said) as caught:
-        logs.judged(sqlite_db, *asked.pop("targets"), **asked)
+    with pytest.raises(InputError, match=result) as caught:
+        logs.judged(sqlite_db, *options.pop("targets"), **options)
     assert hint in (caught.value.hint or "")
 
 
@@ -429,7 +431,7 @@ def test_greedy_is_the_target_without_its_floor(sqlite_db: str) -> None:
     logs.create(sqlite_db, "log", "uniform")
     logs.create(sqlite_db, "home", "epsilon-greedy", epsilon="0.5")
     logs.serve(sqlite_db, "log", pages=600, rates=RATES)
-    served, greedy = (logs.one(sqlite_db, "home", "ips", greedy=greedy) for greedy in (False, True))
+    served, greedy = (logs.estimate(sqlite_db, "home", "ips", greedy=greedy) for greedy in (False, True))
     assert served["max_weight"] == greedy["max_weight"] == pytest.approx(1.0)  # nothing known yet: all tie
     assert "greedy" in greedy["estimand"]
     assert "as served" in served["estimand"]
@@ -442,7 +444,7 @@ def test_contexts_are_what_a_target_by_field_is_asked_with(db: str, tmp_path: Pa
     logs.create(db, "log", "uniform")
     logs.create(db, "rule", "fixed", probabilities=str(path), by="device")
     logs.serve(db, "log", pages=400, rates=RATES, contexts=[{"device": "phone"}, {"device": "tv", "n": 2.0}])
-    found = logs.judged(db, "rule", estimators="ips", by="device", interval="normal")
-    assert [(one["group"], one["n"]) for one in found] == [("phone", 200), ("tv", 200)]
-    assert [one["max_weight"] for one in found] == pytest.approx([2.0, 1.5])
-    assert [one["group"] for one in logs.judged(db, "rule", estimators="ips", by="n", interval="normal")] == [2.0, None]
+    rows = logs.judged(db, "rule", estimators="ips", by="device", interval="normal")
+    assert [(row["group"], row["n"]) for row in rows] == [("phone", 200), ("tv", 200)]
+    assert [row["max_weight"] for row in rows] == pytest.approx([2.0, 1.5])
+    assert [row["group"] for row in logs.judged(db, "rule", estimators="ips", by="n", interval="normal")] == [2.0, None]

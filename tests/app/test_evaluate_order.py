@@ -67,8 +67,8 @@ def backward(db: str, tmp_path: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("cluster", [None, "row"])
 def test_a_reversed_log_gives_the_same_figures(obd: str, backward: str, cluster: str | None) -> None:
-    asked = {"estimators": "impression", "cluster": cluster}
-    check_equal(judged(obd, "ts", "uniform", **asked), judged(backward, "ts", "uniform", **asked))
+    options = {"estimators": "impression", "cluster": cluster}
+    check_equal(judged(obd, "ts", "uniform", **options), judged(backward, "ts", "uniform", **options))
 
 
 # -- a log with users, visits of several pages, and slates --
@@ -93,8 +93,8 @@ def import_lines(db: str, lines: Sequence[str], names: Sequence[str]) -> str:
     log = "".join(line + "\n" for line in lines)
     assert run("import-log", "-", "--layout", "jsonl", "--policy", "log", stdin=log).exit_code == 0
     for name, params in {"lin": [], "shared": ["--param", "model=shared", "--param", "samples=50"]}.items():
-        asked = ("policy", "create", name, "--kind", "lin-thompson", *params, "--from-log", "policy=log")
-        assert run(*asked).exit_code == 0
+        options = ("policy", "create", name, "--kind", "lin-thompson", *params, "--from-log", "policy=log")
+        assert run(*options).exit_code == 0
     return db
 
 
@@ -118,15 +118,15 @@ def shuffled(lines: list[str], db: str) -> str:
 def test_shuffled_sessions_give_the_same_figures(
     forward: str, shuffled: str, target: str, options: dict[str, str]
 ) -> None:
-    asked = {"estimators": "all", "gamma": 0.9, **options}
-    check_equal(judged(forward, target, **asked), judged(shuffled, target, **asked))
+    requests = {"estimators": "all", "gamma": 0.9, **options}
+    check_equal(judged(forward, target, **requests), judged(shuffled, target, **requests))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("samples", [0, 200])
 def test_samples_of_decisions_follow_digests(forward: str, shuffled: str, samples: int) -> None:
-    asked = {"estimators": "ips,dr,sips,iips", "target_samples": samples}
-    check_equal(judged(forward, "shared", **asked), judged(shuffled, "shared", **asked))
+    options = {"estimators": "ips,dr,sips,iips", "target_samples": samples}
+    check_equal(judged(forward, "shared", **options), judged(shuffled, "shared", **options))
 
 
 @pytest.mark.slow

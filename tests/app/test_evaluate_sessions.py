@@ -45,7 +45,7 @@ def visits(db: str, size: int = 1) -> Any:
     arms = batch.slots["arm_id"] - batch.slots["arm_id"].min()
     clicked = set(zip(batch.events["decision_id"].tolist(), batch.events["position"].tolist(), strict=True))
     places = zip(batch.slots["decision_id"].tolist(), batch.slots["position"].tolist(), strict=True)
-    reward = np.array([float(place in clicked) for place in places])
+    reward = np.array([float(index in clicked) for index in places])
     return arms.reshape(-1, 2, size), reward.reshape(-1, 2, size)
 
 
@@ -57,8 +57,8 @@ def by_hand(ratio: Any, reward: Any, gamma: float = 1.0) -> Any:
     return [np.mean(weight * gained), np.mean(along), (weight * gained).sum() / weight.sum()]
 
 
-def values(db: str, target: Any, estimators: str = "tis,pdis,wis", **asked: Any) -> Any:
-    return [one["value"] for one in logs.judged(db, target, estimators=estimators, interval="normal", **asked)]
+def values(db: str, target: Any, estimators: str = "tis,pdis,wis", **options: Any) -> Any:
+    return [row["value"] for row in logs.judged(db, target, estimators=estimators, interval="normal", **options)]
 
 
 # -- exactness --
@@ -88,11 +88,11 @@ def test_a_target_that_reads_the_session_is_weighed_in_its_states(db: str) -> No
     logs.serve(db, "log", pages=60, rates=(0.2, 0.7, 0.5), start=3.0)
     arms, reward = visits(db)
     before = [[set(), {visit[0][0]}] for visit in arms.tolist()]
-    chance = np.array([[trained.chances(BIAS, LAST, one, floor=0.1) for one in visit] for visit in before])
+    chance = np.array([[trained.chances(BIAS, LAST, item, floor=0.1) for item in visit] for visit in before])
     ratio = 3 * np.take_along_axis(chance, arms, axis=2)[..., 0]
     assert values(db, "home") == pytest.approx(by_hand(ratio, reward[..., 0]))
-    found = logs.judged(db, "home", estimators=ALL, interval="normal")
-    assert all("logging-states" not in one["reasons"] for one in found)
+    rows = logs.judged(db, "home", estimators=ALL, interval="normal")
+    assert all("logging-states" not in row["reasons"] for row in rows)
 
 
 def test_a_page_of_two_is_weighed_by_its_joint_probability_in_its_state(sqlite_db: str) -> None:
@@ -119,8 +119,8 @@ def test_a_target_with_samples_is_judged_by_those_of_each_decision(sqlite_db: st
     with closing(logs.at(sqlite_db, 2)) as store:
         versions.freeze(store, "lin")
     logs.serve(sqlite_db, "lin@2", pages=20, rates=(0.2, 0.7, 0.5), size=2, start=60, seed=2)
-    found = logs.one(sqlite_db, "lin@2", "tis", log="version=2", interval="normal")
-    assert (found["n"], found["max_weight"], found["mean_weight"]) == (10, pytest.approx(1), pytest.approx(1))
+    row = logs.estimate(sqlite_db, "lin@2", "tis", log="version=2", interval="normal")
+    assert (row["n"], row["max_weight"], row["mean_weight"]) == (10, pytest.approx(1), pytest.approx(1))
 
 
 @pytest.mark.slow
@@ -128,10 +128,10 @@ def test_a_model_of_returns_brings_no_bias_in(db: str, tmp_path: Path) -> None:
     """Seeded: on 300 visits, robust and plain estimates of one truth are within their errors of each other."""
     fixed(db, tmp_path, pages=600)
     truth = 2 * np.dot(SHARES, RATES)
-    for found in logs.judged(db, "rule", estimators=ALL, interval="normal"):
-        assert abs(found["value"] - truth) < 4 * found["std_error"], found["estimator"]
-        assert (found["unit"], found["n"], found["unsupported"]) == ("session", 300, 0.0)
-    plain, robust = (logs.one(db, "rule", name, interval="normal") for name in ("pdis", "dr-rl"))
+    for row in logs.judged(db, "rule", estimators=ALL, interval="normal"):
+        assert abs(row["value"] - truth) < 4 * row["std_error"], row["estimator"]
+        assert (row["unit"], row["n"], row["unsupported"]) == ("session", 300, 0.0)
+    plain, robust = (logs.estimate(db, "rule", name, interval="normal") for name in ("pdis", "dr-rl"))
     assert robust["std_error"] < plain["std_error"]
 
 
@@ -140,10 +140,10 @@ def test_neither_batches_nor_their_size_change_an_estimate(
     sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fixed(sqlite_db, tmp_path, pages=200)
-    whole = logs.judged(sqlite_db, "rule", estimators=ALL)
+    rows = logs.judged(sqlite_db, "rule", estimators=ALL)
     logs.in_batches(monkeypatch, 33)
-    for one, other in zip(whole, logs.judged(sqlite_db, "rule", estimators=ALL), strict=True):
-        for key, value in one.items():
+    for item, other in zip(rows, logs.judged(sqlite_db, "rule", estimators=ALL), strict=True):
+        for key, value in item.items():
             close = isinstance(value, float | tuple)
             assert other[key] == (pytest.approx(value, rel=1e-9) if close else value), key
 
@@ -166,7 +166,7 @@ def test_memory_is_bounded_by_the_batch(sqlite_db: str, tmp_path: Path, monkeypa
     logs.judged(sqlite_db, "rule", estimators=ALL)  # imports
     once = peak()
     multiply(sqlite_db, 6)
-    assert logs.one(sqlite_db, "rule", "tis", interval="normal")["n"] == 9_000
+    assert logs.estimate(sqlite_db, "rule", "tis", interval="normal")["n"] == 9_000
     assert peak() < 1.2 * once
 
 
@@ -176,15 +176,15 @@ def test_memory_is_bounded_by_the_batch(sqlite_db: str, tmp_path: Path, monkeypa
 @pytest.mark.slow
 def test_units_may_be_mixed_and_answers_come_in_the_order_asked(sqlite_db: str, tmp_path: Path) -> None:
     fixed(sqlite_db, tmp_path)
-    found = logs.judged(sqlite_db, "rule", "uniform", estimators="wdr,ips,pdis,dr", interval="normal")
-    assert [one["estimator"] for one in found] == ["wdr", "ips", "pdis", "dr"] * 2
-    assert [(one["unit"], one["n"]) for one in found][:2] == [("session", 20), ("impression", 40)]
-    assert found[0]["estimand"] == "mean return per session, as served, gamma 1"
-    assert (len(found[0]["ess_by_step"]), found[1]["ess_by_step"]) == (2, None)
+    rows = logs.judged(sqlite_db, "rule", "uniform", estimators="wdr,ips,pdis,dr", interval="normal")
+    assert [row["estimator"] for row in rows] == ["wdr", "ips", "pdis", "dr"] * 2
+    assert [(row["unit"], row["n"]) for row in rows][:2] == [("session", 20), ("impression", 40)]
+    assert rows[0]["estimand"] == "mean return per session, as served, gamma 1"
+    assert (len(rows[0]["ess_by_step"]), rows[1]["ess_by_step"]) == (2, None)
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "result"),
     [
         ({"gamma": 1.5}, "gamma is 1.5"),
         ({"gamma": float("nan")}, "gamma"),
@@ -196,11 +196,11 @@ def test_units_may_be_mixed_and_answers_come_in_the_order_asked(sqlite_db: str, 
     ],
 )
 def test_what_cannot_be_asked_of_a_session_is_refused(
-    sqlite_db: str, tmp_path: Path, asked: dict[str, Any], said: str
+    sqlite_db: str, tmp_path: Path, options: dict[str, Any], result: str
 ) -> None:
     fixed(sqlite_db, tmp_path)
-    with pytest.raises(InputError, match=said):
-        logs.judged(sqlite_db, "rule", estimators="wdr", **asked)
+    with pytest.raises(InputError, match=result):
+        logs.judged(sqlite_db, "rule", estimators="wdr", **options)
 
 
 def test_groups_are_those_where_a_session_begins(db: str, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_groups_are_those_where_a_session_begins(db: str, tmp_path: Path) -> Non
     logs.serve(db, "log", pages=40, rates=RATES, contexts=[{"device": "phone"}, {"device": "tv"}])
     logs.serve(db, "other", pages=20, rates=RATES, start=3000)
     count = {
-        by: [(one["group"], one["n"]) for one in logs.judged(db, "uniform", estimators="tis", by=by)]
+        by: [(row["group"], row["n"]) for row in logs.judged(db, "uniform", estimators="tis", by=by)]
         for by in ("device", "policy", "day")
     }
     assert count["device"] == [("phone", 20), (None, 10)]
@@ -223,8 +223,8 @@ def test_clusters_are_users_where_they_are_known(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 2)
     logs.create(sqlite_db, "log", "uniform")
     logs.serve(sqlite_db, "log", pages=80, rates=RATES, users=10)
-    by_user, by_session = (logs.one(sqlite_db, "uniform", "wdr", cluster=by) for by in (None, "session"))
-    assert [(one["cluster"], one["clusters"]) for one in (by_user, by_session)] == [("user", 10), ("session", 40)]
+    by_user, by_session = (logs.estimate(sqlite_db, "uniform", "wdr", cluster=by) for by in (None, "session"))
+    assert [(item["cluster"], item["clusters"]) for item in (by_user, by_session)] == [("user", 10), ("session", 40)]
 
 
 def test_a_session_that_is_too_long_is_refused_unless_the_filter_leaves_it_out(
@@ -232,54 +232,54 @@ def test_a_session_that_is_too_long_is_refused_unless_the_filter_leaves_it_out(
 ) -> None:
     fixed(sqlite_db, tmp_path)
     monkeypatch.setattr(visiting, "LONGEST", 2)
-    assert logs.one(sqlite_db, "rule", "tis")["n"] == 20
+    assert logs.estimate(sqlite_db, "rule", "tis")["n"] == 20
     with closing(logs.at(sqlite_db, 5)) as store:
-        one_visit(store, "long", pages=3)
+        serve_visit(store, "long", pages=3)
     with pytest.raises(InputError, match="a session of 3 decisions is longer than the 2"):
-        logs.one(sqlite_db, "rule", "tis")
-    assert logs.one(sqlite_db, "rule", "tis", log="until=2026-02-01T00:03:00Z")["n"] == 20
+        logs.estimate(sqlite_db, "rule", "tis")
+    assert logs.estimate(sqlite_db, "rule", "tis", log="until=2026-02-01T00:03:00Z")["n"] == 20
 
 
 def test_a_filter_that_cuts_sessions_leaves_them_out(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 2)
     logs.create(sqlite_db, "log", "uniform")
     with closing(logs.at(sqlite_db, 0)) as store:
-        one_visit(store, "cut", pages=1)
+        serve_visit(store, "cut", pages=1)
     with closing(logs.at(sqlite_db, 5)) as store:
-        one_visit(store, "cut", pages=1)
-        one_visit(store, "whole")
-    found = logs.one(sqlite_db, "uniform", "tis", log="since=2026-02-01T00:03:00Z")
-    assert (found["n"], found["left_out"]) == (1, 1)
+        serve_visit(store, "cut", pages=1)
+        serve_visit(store, "whole")
+    row = logs.estimate(sqlite_db, "uniform", "tis", log="since=2026-02-01T00:03:00Z")
+    assert (row["n"], row["left_out"]) == (1, 1)
 
 
 # -- which visits --
 
 
-def one_visit(store: Store, name: str = "s", *, pages: int = 2) -> Any:
+def serve_visit(store: Store, name: str = "s", *, pages: int = 2) -> Any:
     answers = [recommend.recommend(store, recommend.Request(policy="log", session=name)) for _ in range(pages)]
-    return [one["decision_id"] for one in answers]
+    return [answer["decision_id"] for answer in answers]
 
 
 def test_visits_wait_until_they_are_over_and_so_are_their_windows(db: str) -> None:
     logs.catalogue(db, 2)
     logs.create(db, "log", "uniform")
     with closing(logs.at(db, 0)) as store:
-        one_visit(store, "ended")
+        serve_visit(store, "ended")
         sessions.end(store, "ended")
     with closing(logs.at(db, 5)) as store:
-        one_visit(store, "open")
+        serve_visit(store, "open")
     with pytest.raises(InputError, match="of 2 sessions selected, none is over") as caught:
         logs.judged(db, "uniform", estimators="tis", minutes=20)
     assert "30 minutes" in str(caught.value.hint)
-    assert [logs.one(db, "uniform", "tis", minutes=minutes)["n"] for minutes in (34, 36)] == [1, 2]
+    assert [logs.estimate(db, "uniform", "tis", minutes=minutes)["n"] for minutes in (34, 36)] == [1, 2]
 
 
 def test_a_censored_slot_leaves_its_session_out(db: str, tmp_path: Path) -> None:
     fixed(db, tmp_path)
     with closing(logs.at(db, 5)) as store:
         feedback.feedback(store, feedback.Line(decision_id=3, events={}, censor=True))
-    found = logs.one(db, "rule", "tis")
-    assert (found["n"], found["left_out"], "no-propensity" in found["reasons"]) == (19, 1, True)
+    row = logs.estimate(db, "rule", "tis")
+    assert (row["n"], row["left_out"], "no-propensity" in row["reasons"]) == (19, 1, True)
 
 
 @pytest.mark.slow
@@ -301,10 +301,11 @@ def test_a_session_is_in_sample_only_in_a_split_that_taught(db: str) -> None:
     logs.create(db, "home", "gradient")
     logs.serve(db, "log", pages=100, rates=RATES, start=3.0)
     trained.version(db, "home", bias=[0.1, 0], minutes=200, selection={}, last_id=10**6, now=10**18, splits=[0, 1])
-    found = [
-        "in-sample" in logs.one(db, "home", "tis", log=f"split={name}")["reasons"] for name in ("train", "tune", "gate")
+    result = [
+        "in-sample" in logs.estimate(db, "home", "tis", log=f"split={name}")["reasons"]
+        for name in ("train", "tune", "gate")
     ]
-    assert found == [True, True, False]
+    assert result == [True, True, False]
 
 
 def test_greedy_is_the_best_arm_of_every_state(sqlite_db: str) -> None:
@@ -315,9 +316,9 @@ def test_greedy_is_the_best_arm_of_every_state(sqlite_db: str) -> None:
     logs.serve(sqlite_db, "log", pages=200, rates=(0.2, 0.7, 0.5), start=3.0)
     arms, reward = visits(sqlite_db)
     best = [[0, int(np.argmax(trained.chances(BIAS, LAST, {visit[0][0]})))] for visit in arms.tolist()]
-    found = logs.judged(sqlite_db, "home", estimators="tis", greedy=True, interval="normal")[0]
-    assert found["value"] == pytest.approx(by_hand(3.0 * (arms[..., 0] == best), reward[..., 0])[0])
-    assert found["estimand"] == "mean return per session, greedy, gamma 1"
+    rows = logs.judged(sqlite_db, "home", estimators="tis", greedy=True, interval="normal")[0]
+    assert rows["value"] == pytest.approx(by_hand(3.0 * (arms[..., 0] == best), reward[..., 0])[0])
+    assert rows["estimand"] == "mean return per session, greedy, gamma 1"
 
 
 # -- imports --
@@ -333,20 +334,20 @@ def test_the_policy_of_an_imported_log_is_judged_by_its_own_sessions(
     other = tmp_path / "other.db"
     run = runner(str(other))
     run("init")
-    said = run("--now", "2026-03-01", "import-log", str(path), "--layout", "jsonl", "--policy", "old")
-    assert said.exit_code == 0, said.stderr
+    result = run("--now", "2026-03-01", "import-log", str(path), "--layout", "jsonl", "--policy", "old")
+    assert result.exit_code == 0, result.stderr
     old = run("--now", "2026-03-02", "evaluate", "old", "--estimator", ALL, "--json").json
     uniform = run("--now", "2026-03-02", "evaluate", "uniform", "--estimator", "tis,wpdis", "--json").json
-    assert [one["n"] for one in old + uniform] == [20] * 8
-    assert [one["value"] for one in old + uniform] == pytest.approx([reward.sum() / 20] * 8)
+    assert [item["n"] for item in old + uniform] == [20] * 8
+    assert [item["value"] for item in old + uniform] == pytest.approx([reward.sum() / 20] * 8)
 
 
 def test_sessions_without_propensities_are_counted(sqlite_db: str, tmp_path: Path) -> None:
     fixed(sqlite_db, tmp_path)
     with closing(logs.at(sqlite_db, 5)) as store:
         store.write(lambda unit: unit.tell("UPDATE decision SET imported = 1, log_propensity = NULL WHERE id <= 2"))
-    assert logs.one(sqlite_db, "rule", "tis")["left_out"] == 1
+    assert logs.estimate(sqlite_db, "rule", "tis")["left_out"] == 1
     with closing(logs.at(sqlite_db, 5)) as store:
         store.write(lambda unit: unit.tell("UPDATE decision SET imported = 1, log_propensity = NULL"))
     with pytest.raises(InputError, match="of 20 sessions selected, none has propensities"):
-        logs.one(sqlite_db, "rule", "tis")
+        logs.estimate(sqlite_db, "rule", "tis")

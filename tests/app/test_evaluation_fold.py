@@ -44,18 +44,18 @@ def slates(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> s
 @pytest.fixture(scope="module", params=["impression", "session", "slate"])
 def folded(slates: str, request: pytest.FixtureRequest) -> tuple[Partials, Callable[[LogPartial], list[Estimate]]]:
     """Partials of small batches, folded after the store was closed; and a function from their sum to estimates."""
-    asked = Request(targets=["uniform", "other"], estimators=request.param, by="hour", gamma=0.9)
+    options = Request(targets=["uniform", "other"], estimators=request.param, by="hour", gamma=0.9)
     with pytest.MonkeyPatch.context() as patch, closing(logs.at(slates, 1e6)) as store, store.read() as unit:
         patch.setattr(partitions, "BATCH", 40)
-        evaluation, (of_rows,), log = estimates.prepare(unit, asked, estimates.estimators(asked), Selection())
+        evaluation, (of_rows,), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
         models = fold.models_of(of_rows, evaluation, log)
         batches = list(log.to_judge(of_rows.judged_on))
     partials = [fold.fold(of_rows, evaluation, batch, models) for batch in batches]
 
-    def finish(whole: LogPartial) -> list[Estimate]:
-        found = fold.estimates(of_rows, evaluation, whole, cluster="user")
-        names = groups.in_order({group for _, group in found})
-        return [estimate for number in (0, 1) for group in names for estimate in found[number, group]]
+    def finish(complete: LogPartial) -> list[Estimate]:
+        rows = fold.estimates(of_rows, evaluation, complete, cluster="user")
+        names = groups.in_order({group for _, group in rows})
+        return [estimate for number in (0, 1) for group in names for estimate in rows[number, group]]
 
     return partials, finish
 
@@ -81,8 +81,8 @@ def test_partials_add_up_in_any_order_and_grouping(folded: Any) -> None:
 @pytest.mark.slow
 def test_an_empty_partial_is_the_zero_of_the_sum(folded: Any) -> None:
     partials, finish = folded
-    whole = reduce(add, partials)
-    check_equal(finish(LogPartial() + whole + LogPartial()), finish(whole))
+    complete = reduce(add, partials)
+    check_equal(finish(LogPartial() + complete + LogPartial()), finish(complete))
 
 
 def test_a_partial_is_not_changed_by_what_is_added_to_it(folded: Any) -> None:
@@ -97,18 +97,18 @@ def test_a_partial_holds_no_handle(folded: Any) -> None:
     partials, _ = folded
     reached, waiting = set[int](), [partials[0]]
     while waiting:
-        one = waiting.pop()
-        if id(one) in reached or isinstance(one, type):
+        item = waiting.pop()
+        if id(item) in reached or isinstance(item, type):
             continue
-        reached.add(id(one))
-        assert not isinstance(one, Store | Unit | LogReader | LoggedBatch | Evaluation), one
-        waiting += gc.get_referents(one)
+        reached.add(id(item))
+        assert not isinstance(item, Store | Unit | LogReader | LoggedBatch | Evaluation), item
+        waiting += gc.get_referents(item)
 
 
 def test_folding_twice_gives_the_same(slates: str) -> None:
-    asked = Request(targets=["uniform"], estimators=",".join(ope.GROUPS["impression"]))
+    options = Request(targets=["uniform"], estimators=",".join(ope.GROUPS["impression"]))
     with closing(logs.at(slates, 1e6)) as store, store.read() as unit:
-        evaluation, (of_rows,), log = estimates.prepare(unit, asked, estimates.estimators(asked), Selection())
+        evaluation, (of_rows,), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
         models = fold.models_of(of_rows, evaluation, log)
         (batch,) = log.to_judge(of_rows.judged_on)
     once, again = (fold.fold(of_rows, evaluation, batch, models) for _ in range(2))
@@ -132,7 +132,7 @@ def test_batches_are_cut_where_eligible_sets_are_large(
     for before, after in zip(expected, logs.judged(sqlite_db, "uniform", estimators=unit), strict=True):
         figures = [(row["value"], row["ess"] or 0.0, row["n"]) for row in (before, after)]
         assert figures[0] == pytest.approx(figures[1], rel=1e-12)
-    asked = Request(targets=["uniform"], estimators=unit)
+    options = Request(targets=["uniform"], estimators=unit)
     with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as opened:
-        _, (of_rows,), log = estimates.prepare(opened, asked, estimates.estimators(asked), Selection())
+        _, (of_rows,), log = estimates.prepare(opened, options, estimates.estimators(options), Selection())
         assert [len(batch.eligible) for batch in log.to_judge(of_rows.judged_on)] == [1, 1, 1]

@@ -22,8 +22,8 @@ RATES = [0.6, 0.5, 0.4, 0.3]
 
 def curve(db: str, *values: float, name: str = "home", minutes: float = 0) -> None:
     """A stored curve with these values."""
-    rows = [{"position": place, "examination": value, "lower": None, "upper": None, "rewards": 9, "slots": 9}
-            for place, value in enumerate(values or CURVE, 1)]  # fmt: skip
+    rows = [{"position": index, "examination": value, "lower": None, "upper": None, "rewards": 9, "slots": 9}
+            for index, value in enumerate(values or CURVE, 1)]  # fmt: skip
     report = {"clusters": 1, "reasons": [], "preferred": None, "log_likelihood": {}}
 
     def work(unit: Unit) -> None:
@@ -194,9 +194,9 @@ def test_bad_curves_are_refused(run_sqlite: Run, sqlite_db: str) -> None:
     assert "no parameter 'position'" in refused(sqlite_db, "uniform", position="home")
     assert "no parameter 'examination'" in refused(sqlite_db, "thompson", examination="1,2")
     run_sqlite("reward", "define", "base", "click=1", "--default", "0.1", "--clip", "0,1")
-    said = run_sqlite("policy", "create", "p", "--kind", "thompson", "--param", "position=home", "--reward", "base")
-    assert (said.exit_code, said.stderr.count("\n")) == (2, 1)
-    assert "takes a slot that nobody looked at to be worth 0" in said.stderr
+    result = run_sqlite("policy", "create", "p", "--kind", "thompson", "--param", "position=home", "--reward", "base")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "takes a slot that nobody looked at to be worth 0" in result.stderr
 
 
 def test_a_curve_of_another_reward_is_named_when_a_belief_counts_by_it(run_sqlite: Run, sqlite_db: str) -> None:
@@ -205,9 +205,11 @@ def test_a_curve_of_another_reward_is_named_when_a_belief_counts_by_it(run_sqlit
     create = ["policy", "create", "--kind", "thompson", "--param", "position=home"]
     created = run_sqlite(*create, "p", "--reward", "seconds")
     rebuilt = run_sqlite("--now", "2026-06-01", "policy", "rebuild", "home", "--reward", "seconds")
-    for said in (created, rebuilt):
-        assert said.exit_code == 0
-        assert said.stderr.startswith("curve home@1 was estimated for another reward than seconds: `rlrec position fit")
+    for result in (created, rebuilt):
+        assert result.exit_code == 0
+        assert result.stderr.startswith(
+            "curve home@1 was estimated for another reward than seconds: `rlrec position fit"
+        )
     assert "another reward" not in run_sqlite(*create, "q").stderr
 
 
@@ -235,8 +237,8 @@ def test_bounds_hold_the_error_of_the_curve(sqlite_db: str) -> None:
     served(sqlite_db)
     with closing(logs.at(sqlite_db, 1e6)) as store:
         exact = shown(store)["arms"]
-        bounds = json.dumps([{"position": place, "examination": value, "lower": value / 1.5, "upper": value * 1.5,
-                              "rewards": 9, "slots": 9} for place, value in enumerate(CURVE, 1)])  # fmt: skip
+        bounds = json.dumps([{"position": index, "examination": value, "lower": value / 1.5, "upper": value * 1.5,
+                              "rewards": 9, "slots": 9} for index, value in enumerate(CURVE, 1)])  # fmt: skip
         store.write(lambda unit: unit.tell("UPDATE position_curve SET positions = ?", bounds))
         unsure = shown(store)["arms"]
     for before, after in zip(exact, unsure, strict=True):
@@ -249,9 +251,9 @@ def test_a_belief_without_misses_by_position_is_damaged(sqlite_db: str, run_sqli
     served(sqlite_db)
     with closing(Store(sqlite_db)) as store:
         store.write(lambda unit: unit.tell("UPDATE belief SET extra = ?", bytes(8)))
-    said = run_sqlite("policy", "show", "home")
-    assert said.exit_code == 1
-    assert "the belief of home@1 has 4 sums of an arm, where its kind counts 6" in said.stderr
+    result = run_sqlite("policy", "show", "home")
+    assert result.exit_code == 1
+    assert "the belief of home@1 has 4 sums of an arm, where its kind counts 6" in result.stderr
 
 
 # -- doctor --
@@ -259,7 +261,11 @@ def test_a_belief_without_misses_by_position_is_damaged(sqlite_db: str, run_sqli
 
 def warned(db: str) -> list[str]:
     with closing(logs.at(db, 1e6)) as store:
-        return [one.detail for one in doctor.doctor(store, doctor.Request()).findings if one.check == "positions"]
+        return [
+            finding.detail
+            for finding in doctor.doctor(store, doctor.Request()).findings
+            if finding.check == "positions"
+        ]
 
 
 @pytest.mark.slow
@@ -318,7 +324,7 @@ def weights(db: str, **options: Any) -> list[bytes]:
     with closing(logs.at(db, 1e6)) as store:
         answer = train.train(store, train.Request(name="visits", seed=2, epochs=1, top_k=3, **options))
         with store.read() as unit:
-            (version,) = (one for one in policies.versions(unit, [2]) if one.number == answer["version"])
+            (version,) = (version for version in policies.versions(unit, [2]) if version.number == answer["version"])
             return [row for _, row in beliefs.weights(unit, version.id)]
 
 
@@ -331,8 +337,8 @@ def test_slots_that_train_by_themselves_are_paid_by_their_examination(sqlite_db:
     logs.create(sqlite_db, "home", "uniform")
     logs.create(sqlite_db, "visits", "gradient", position="home")
     logs.serve(sqlite_db, "home", pages=300, rates=RATES, size=3, curve=CURVE, group=100)
-    own, named, flat = weights(sqlite_db), weights(sqlite_db, position="home"), weights(sqlite_db, position="flat")
-    assert own == named != flat
+    separate, named, flat = weights(sqlite_db), weights(sqlite_db, position="home"), weights(sqlite_db, position="flat")
+    assert separate == named != flat
     with pytest.raises(InputError, match="unknown position curve"):
         weights(sqlite_db, position="hom")
 
@@ -341,7 +347,7 @@ def test_slots_that_train_by_themselves_are_paid_by_their_examination(sqlite_db:
 
 
 def estimated(db: str, estimator: str, **options: Any) -> dict[str, Any]:
-    return logs.one(db, "uniform", estimator, log="policy=home", **options)
+    return logs.estimate(db, "uniform", estimator, log="policy=home", **options)
 
 
 @pytest.mark.slow

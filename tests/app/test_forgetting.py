@@ -21,9 +21,9 @@ from rlrec.records import Version
 from rlrec.store import Store, Unit
 from tests.app.defined import arm_ids
 from tests.app.shop import done
-from tests.conftest import Said, runner
+from tests.conftest import CommandResult, runner
 
-Run = Callable[..., Said]
+Run = Callable[..., CommandResult]
 MEMORIES = {"discount": "discount=0.9", "window": "window=64"}
 ARMS = ("a1", "a2", "a3")
 
@@ -39,8 +39,8 @@ def shop(request: pytest.FixtureRequest, db: str) -> tuple[str, Run, str]:
 
 
 def serve(run: Run, n: int, *, seed: int, size: int = 1) -> list[dict[str, Any]]:
-    asked = "".join(json.dumps({"policy": "p", "session": f"s{seed}-{i}", "k": size}) + "\n" for i in range(n))
-    return done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=asked)).lines
+    options = "".join(json.dumps({"policy": "p", "session": f"s{seed}-{i}", "k": size}) + "\n" for i in range(n))
+    return done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=options)).lines
 
 
 def tell(run: Run, lines: list[dict[str, Any]]) -> None:
@@ -55,10 +55,10 @@ def believed(db: str, name: str = "p") -> dict[int, tuple[float, ...]]:
 
 
 def counted(unit: Unit, version: Version) -> dict[int, tuple[float, ...]]:
-    known = exact.load(unit, version)
-    ids = arm_ids(known)
-    belief = known.belief(ids)
-    return {int(arm): (belief.pulls[place], belief.reward_sum[place]) for place, arm in enumerate(ids)}
+    stored = exact.load(unit, version)
+    ids = arm_ids(stored)
+    belief = stored.belief(ids)
+    return {int(arm): (belief.pulls[index], belief.reward_sum[index]) for index, arm in enumerate(ids)}
 
 
 def expected(kind: str, served: list[dict[str, Any]], clicked: set[int]) -> dict[str, list[float]]:
@@ -75,21 +75,21 @@ def expected(kind: str, served: list[dict[str, Any]], clicked: set[int]) -> dict
     return total
 
 
-def same(found: dict[int, tuple[float, ...]], wanted: dict[str, list[float]]) -> bool:
-    names = {arm: place for place, arm in enumerate(ARMS, 1)}
-    rows = [(found.get(place, (0.0, 0.0)), wanted.get(arm, [0.0, 0.0])) for arm, place in names.items()]
-    return all(np.allclose(one, other, rtol=1e-9, atol=1e-9) for one, other in rows)
+def same(result: dict[int, tuple[float, ...]], wanted: dict[str, list[float]]) -> bool:
+    names = {arm: index for index, arm in enumerate(ARMS, 1)}
+    rows = [(result.get(name, (0.0, 0.0)), wanted.get(arm, [0.0, 0.0])) for arm, name in names.items()]
+    return all(np.allclose(item, other, rtol=1e-9, atol=1e-9) for item, other in rows)
 
 
 def test_sums_are_those_of_the_definition_whatever_the_order(shop: tuple[str, Run, str]) -> None:
     db, run, kind = shop
     served = serve(run, 40, seed=1)
-    early = {one["decision_id"] for one in served[::3]}
-    tell(run, [{"decision_id": one, "events": {"click": 1}, "position": 1} for one in early])
+    early = {answer["decision_id"] for answer in served[::3]}
+    tell(run, [{"decision_id": item, "events": {"click": 1}, "position": 1} for item in early])
     served += serve(run, 70, seed=2)
     assert same(believed(db), expected(kind, served, early))
-    late = {one["decision_id"] for one in served[1::3]} - early
-    tell(run, [{"decision_id": one, "events": {"click": 1}, "position": 1} for one in sorted(late, reverse=True)])
+    late = {answer["decision_id"] for answer in served[1::3]} - early
+    tell(run, [{"decision_id": item, "events": {"click": 1}, "position": 1} for item in sorted(late, reverse=True)])
     assert same(believed(db), expected(kind, served, early | late))
 
 
@@ -98,7 +98,10 @@ def test_every_propensity_is_derived_again(shop: tuple[str, Run, str]) -> None:
     db, run, _ = shop
     for turn in range(6):
         served = serve(run, 25, seed=turn, size=1 + turn % 2)
-        tell(run, [{"decision_id": one["decision_id"], "events": {"click": 1}, "position": 1} for one in served[::2]])
+        tell(
+            run,
+            [{"decision_id": answer["decision_id"], "events": {"click": 1}, "position": 1} for answer in served[::2]],
+        )
     done(run("feedback", served[0]["decision_id"], "--censor"))
     with closing(Store(db)) as store:
         report = doctor(store, Request())
@@ -123,7 +126,7 @@ def test_a_frozen_memory_fades_no_more(shop: tuple[str, Run, str]) -> None:
 def test_a_retired_memory_serves_as_it_ended(shop: tuple[str, Run, str]) -> None:
     db, run, _ = shop
     served = serve(run, 80, seed=1)
-    tell(run, [{"decision_id": one["decision_id"], "events": {"click": 1}, "position": 1} for one in served[::2]])
+    tell(run, [{"decision_id": answer["decision_id"], "events": {"click": 1}, "position": 1} for answer in served[::2]])
     for words in (("rebuild", "p"), ("promote", "p@2"), ("retire", "p@1")):
         done(run("policy", *words))
     serve(run, 70, seed=2)
@@ -144,8 +147,8 @@ def test_a_stream_sees_that_a_memory_was_retired(shop: tuple[str, Run, str]) -> 
     cache = ServingCache()
     with closing(Store(db)) as store:
         for turn in range(6):
-            asked = [Page(policy=name, session=f"{name}-{turn}") for name in ("p", "p@1")]
-            recommend_group(store, asked, cache=cache)
+            options = [Page(policy=name, session=f"{name}-{turn}") for name in ("p", "p@1")]
+            recommend_group(store, options, cache=cache)
             if turn == 2:
                 versions.retire(store, "p@1")
         assert doctor(store, Request()).findings == []
@@ -176,17 +179,17 @@ def test_a_decision_writes_only_the_arms_it_shows(shop: tuple[str, Run, str]) ->
 
 
 @pytest.mark.parametrize(
-    ("given", "what"),
+    ("params", "what"),
     [("discount=0", "discount is 0"), ("discount=1.1", "discount is 1.1"), ("window=-1", "window is -1"),
      ("window=2.5", "window is 2.5")],
 )  # fmt: skip
-def test_what_cannot_be_forgotten_is_refused(run_sqlite: Run, given: str, what: str) -> None:
-    said = run_sqlite("policy", "create", "q", "--kind", "ucb", "--param", given)
-    assert said.exit_code == 2
-    assert what in said.stderr
+def test_what_cannot_be_forgotten_is_refused(run_sqlite: Run, params: str, what: str) -> None:
+    result = run_sqlite("policy", "create", "q", "--kind", "ucb", "--param", params)
+    assert result.exit_code == 2
+    assert what in result.stderr
 
 
 def test_one_memory_at_a_time(run_sqlite: Run) -> None:
     both = ("--param", "discount=0.9", "--param", "window=10")
-    said = run_sqlite("policy", "create", "q", "--kind", "ucb", *both)
-    assert (said.exit_code, "both given" in said.stderr) == (2, True)
+    result = run_sqlite("policy", "create", "q", "--kind", "ucb", *both)
+    assert (result.exit_code, "both given" in result.stderr) == (2, True)

@@ -83,8 +83,8 @@ def test_the_first_bad_line_is_named_whichever_process_reads_it(
     monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
     path = tmp_path / "log.jsonl"
     path.write_text("".join("{}\n" if n >= bad else LINE % f"s{n}" for n in range(7)))
-    said = run_sqlite("import-log", path, "--layout", "jsonl")
-    assert (said.exit_code, f"line {bad + 1}, field session" in said.stderr) == (2, True)
+    result = run_sqlite("import-log", path, "--layout", "jsonl")
+    assert (result.exit_code, f"line {bad + 1}, field session" in result.stderr) == (2, True)
     assert run_sqlite("export-log", "-").stdout == ""
 
 
@@ -105,8 +105,8 @@ def test_a_line_beyond_every_bound_is_named(run_sqlite: Run, tmp_path: Path, mon
     monkeypatch.setattr("rlrec.app.imports.layouts.base.BLOCK", 100)
     path = tmp_path / "log.jsonl"
     path.write_text(LINE % "s1" + LINE % ("s" * 1_000) + LINE % "s2")
-    said = run_sqlite("import-log", path, "--layout", "jsonl")
-    assert (said.exit_code, "line 2" in said.stderr, "longer than" in said.stderr) == (2, True, True)
+    result = run_sqlite("import-log", path, "--layout", "jsonl")
+    assert (result.exit_code, "line 2" in result.stderr, "longer than" in result.stderr) == (2, True, True)
 
 
 @pytest.mark.slow

@@ -41,9 +41,9 @@ def lines(*changes: dict[str, Any]) -> str:
 
 
 def imported(run: Run, text: str, *options: str) -> Any:
-    said = run("import-log", "-", "--layout", "jsonl", "--json", *options, stdin=text)
-    assert said.exit_code == 0, said.stderr
-    return said.json
+    result = run("import-log", "-", "--layout", "jsonl", "--json", *options, stdin=text)
+    assert result.exit_code == 0, result.stderr
+    return result.json
 
 
 def exported(run: Run, *options: str) -> list[Any]:
@@ -51,7 +51,7 @@ def exported(run: Run, *options: str) -> list[Any]:
 
 
 def without_ids(records: list[Any]) -> list[Any]:
-    return [{key: value for key, value in one.items() if key != "decision_id"} for one in records]
+    return [{key: value for key, value in record.items() if key != "decision_id"} for record in records]
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def live(db: str) -> None:
     run("arm", "add", "b"), run("arm", "add", "a"), run("arm", "add", "c")
     run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1")
     for number in range(4):
-        asked = ("--session", f"s{number % 2}", "--user", f"u{number % 2}", "--context", '{"hour": 9, "x": 1.5}')
-        run("recommend", "--policy", "home", *asked, "-k", "2", "--request-id", f"r{number}", "--seed", "7")
+        options = ("--session", f"s{number % 2}", "--user", f"u{number % 2}", "--context", '{"hour": 9, "x": 1.5}')
+        run("recommend", "--policy", "home", *options, "-k", "2", "--request-id", f"r{number}", "--seed", "7")
     run("feedback", "1", "click", "dwell_s=2.5", "--position", "1", "--key", "k1")
     run("feedback", "2", "purchase=5")
     run("feedback", "3", "--censor", "--position", "2")
@@ -85,7 +85,7 @@ def live(db: str) -> None:
 
 def test_what_was_exported_comes_back_but_for_its_ids(lived: Run, other: Run) -> None:
     first = exported(lived)
-    imported(other, "".join(json.dumps(one) + "\n" for one in first))
+    imported(other, "".join(json.dumps(answer) + "\n" for answer in first))
     assert len(first) == 4
     assert without_ids(exported(other)) == without_ids(first)
 
@@ -100,9 +100,9 @@ def test_what_was_known_of_a_visit_comes_back(lived: Run, other: Run, db: str, t
     other("arm", "add", "b"), other("arm", "add", "a"), other("arm", "add", "c")
     lived("recommend", "--policy", "home", "--session", "s0")
     first = exported(lived)
-    assert [len(one["state"].get("history", ())) for one in first] == [0, 0, 2, 2, 4]
+    assert [len(answer["state"].get("history", ())) for answer in first] == [0, 0, 2, 2, 4]
     assert (first[4]["state"]["rewards"], first[4]["state"]["reward"]) == ([1.0, 0.0, 0.0, 0.0], 1.0)
-    imported(other, "".join(json.dumps(one) + "\n" for one in first))
+    imported(other, "".join(json.dumps(answer) + "\n" for answer in first))
     assert histories(str(tmp_path / "other.db")) == histories(db)
     assert other("decision", "show", 5, "--json").json["state"] == first[4]["state"]
 
@@ -112,7 +112,7 @@ def test_arms_that_are_remembered_are_added(lived: Run, other: Run) -> None:
     last["state"]["history"][0]["arm"] = "gone"
     imported(other, json.dumps(last) + "\n")
     assert exported(other)[0]["state"] == last["state"]
-    assert "gone" in {one["arm"] for one in other("arm", "list", "--format", "ndjson").lines}
+    assert "gone" in {slot["arm"] for slot in other("arm", "list", "--format", "ndjson").lines}
 
 
 def test_states_follow_from_the_rows_before(lived: Run, other: Run, db: str, tmp_path: Path) -> None:
@@ -139,19 +139,21 @@ def test_a_line_that_does_not_tell_leaves_it_unknown(run_sqlite: Run, sqlite_db:
 
 
 def test_an_export_has_the_keys_of_recommend_and_of_the_log(lived: Run) -> None:
-    asked = lived("recommend", "--policy", "home", "--session", "s9", "--json").json
+    answer = lived("recommend", "--policy", "home", "--session", "s9", "--json").json
     last = exported(lived)[-1]
     more = ["context", "state", "eligible", "reward", "seed", "belief_seq", "events"]
-    assert list(last) == [*asked, *more]
-    assert {key: last[key] for key in asked if key != "slate"} == {key: asked[key] for key in asked if key != "slate"}
+    assert list(last) == [*answer, *more]
+    assert {key: last[key] for key in answer if key != "slate"} == {
+        key: answer[key] for key in answer if key != "slate"
+    }
 
 
 def test_a_known_request_id_is_a_conflict(lived: Run) -> None:
-    text = "".join(json.dumps(one) + "\n" for one in exported(lived))
-    said = lived("import-log", "-", "--layout", "jsonl", "--policy", "copy", stdin=text)
-    assert said.exit_code == 6
-    assert "line 1" in said.stderr
-    assert "request_id" in said.stderr
+    text = "".join(json.dumps(item) + "\n" for item in exported(lived))
+    result = lived("import-log", "-", "--layout", "jsonl", "--policy", "copy", stdin=text)
+    assert result.exit_code == 6
+    assert "line 1" in result.stderr
+    assert "request_id" in result.stderr
     assert len(exported(lived)) == 4
 
 
@@ -167,9 +169,11 @@ def test_a_line_is_known_by_its_bytes_and_how_often_they_came(run: Run) -> None:
 def test_a_reward_without_events_is_an_event(run: Run) -> None:
     page = [{"arm": "a", "propensity": 0.2}, {"arm": "b", "propensity": 0.2}]
     imported(run, lines({"reward": 0.5}, {"slate": page, "reward": 1}, {"reward": 9, "events": []}))
-    events = [[(event["position"], event["kind"], event["value"]) for event in one["events"]] for one in exported(run)]
+    events = [
+        [(event["position"], event["kind"], event["value"]) for event in item["events"]] for item in exported(run)
+    ]
     assert events == [[(1, "reward", 0.5)], [(None, "reward", 1.0)], []]
-    assert [one["reward"] for one in exported(run)] == [0.5, 1.0, 0.0]
+    assert [item["reward"] for item in exported(run)] == [0.5, 1.0, 0.0]
 
 
 def test_an_event_without_a_position_belongs_to_the_slot_of_a_slate_of_one(run: Run) -> None:
@@ -183,37 +187,37 @@ def test_a_session_without_visits_is_cut_by_its_pauses(run: Run) -> None:
     times = ("00:00", "00:10", "01:30", "01:31")
     imported(run, lines(*({"at": f"2026-01-01T{time}:00Z"} for time in times)))
     imported(run, lines({"at": "2026-01-01T01:40:00Z"}))
-    assert [(one["visit"], one["step"]) for one in exported(run)] == [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+    assert [(item["visit"], item["step"]) for item in exported(run)] == [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
 
 
 def test_visits_that_are_taken_move_to_the_next_number(lived: Run) -> None:
-    mine = [{"session": "s0", "user": "u0", "visit": 1, "step": step} for step in (0, 1, 5)]
-    imported(lived, lines(*mine))
-    assert [(one["visit"], one["step"]) for one in exported(lived)[-3:]] == [(2, 0), (2, 1), (2, 5)]
+    selected = [{"session": "s0", "user": "u0", "visit": 1, "step": step} for step in (0, 1, 5)]
+    imported(lived, lines(*selected))
+    assert [(item["visit"], item["step"]) for item in exported(lived)[-3:]] == [(2, 0), (2, 1), (2, 5)]
     live = lived("recommend", "--policy", "home", "--session", "s0", "--json").json
     assert (live["visit"], live["step"]) == (3, 0)
 
 
 def test_a_session_keeps_its_user(run: Run) -> None:
     imported(run, lines({"user": "u1"}))
-    said = run("import-log", "-", "--layout", "jsonl", stdin=lines({"user": "u2"}))
-    assert said.exit_code == 6
-    assert "belongs to user 'u1'" in said.stderr
+    result = run("import-log", "-", "--layout", "jsonl", stdin=lines({"user": "u2"}))
+    assert result.exit_code == 6
+    assert "belongs to user 'u1'" in result.stderr
 
 
 def test_an_imported_line_says_what_it_said(run: Run) -> None:
-    told = {"policy": "shop", "version": 7, "experiment": "e", "variant": "b", "belief_seq": 12, "request_id": "r"}
-    imported(run, lines(told), "--policy", "log")
-    one = exported(run, "--log", "policy=log")[0]
-    assert {key: one[key] for key in told} == told
+    reported = {"policy": "shop", "version": 7, "experiment": "e", "variant": "b", "belief_seq": 12, "request_id": "r"}
+    imported(run, lines(reported), "--policy", "log")
+    item = exported(run, "--log", "policy=log")[0]
+    assert {key: item[key] for key in reported} == reported
 
 
 def test_feedback_reaches_imported_decisions_and_teaches_nothing(run: Run) -> None:
     imported(run, lines({"request_id": "r"}))
-    said = run("feedback", 1, "click", "--json")
-    assert said.json["reward"] == 1.0
+    result = run("feedback", 1, "click", "--json")
+    assert result.json["reward"] == 1.0
     shown = run("policy", "show", "imported", "--json").json
-    assert [one["pulls"] for one in shown["arms"]] == [0, 0, 0, 0]
+    assert [arm["pulls"] for arm in shown["arms"]] == [0, 0, 0, 0]
     assert exported(run)[0]["events"][0]["kind"] == "click"
 
 
@@ -253,9 +257,9 @@ def test_a_feedback_key_stays_one_line(run: Run) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_by_field(run_sqlite: Run, change: dict[str, Any], field: str) -> None:
-    said = run_sqlite("import-log", "-", "--layout", "jsonl", stdin=lines({}, change))
-    assert said.exit_code == 2
-    assert f"line 2, field {field}" in said.stderr
+    result = run_sqlite("import-log", "-", "--layout", "jsonl", stdin=lines({}, change))
+    assert result.exit_code == 2
+    assert f"line 2, field {field}" in result.stderr
     assert exported(run_sqlite) == []
 
 
@@ -273,14 +277,14 @@ def test_a_page_of_all_arms_comes_back(run_sqlite: Run, other: Run, kind: str) -
     for number in range(6):
         run_sqlite("recommend", "--policy", "home", "--session", f"s{number}", "-k", 3)
         run_sqlite("feedback", number + 1, "click", "--position", 1)
-    told = exported(run_sqlite)
-    imported(other, "".join(json.dumps(one) + "\n" for one in told), "--policy", "log")
-    assert [one["slate"] for one in exported(other)] == [one["slate"] for one in told]
+    reported = exported(run_sqlite)
+    imported(other, "".join(json.dumps(line) + "\n" for line in reported), "--policy", "log")
+    assert [item["slate"] for item in exported(other)] == [answer["slate"] for answer in reported]
 
 
 def test_the_store_is_as_it_was_where_one_line_is_refused(run: Run) -> None:
-    said = run("import-log", "-", "--layout", "jsonl", stdin=lines({"request_id": "r"}, {"request_id": "r"}))
-    assert said.exit_code == 6
+    result = run("import-log", "-", "--layout", "jsonl", stdin=lines({"request_id": "r"}, {"request_id": "r"}))
+    assert result.exit_code == 6
     assert run("arm", "list", "--json").json == []
     assert run("policy", "list", "--json").json == []
 
@@ -292,19 +296,19 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_groups")
 def test_what_cannot_be_read_is_told_before_what_the_store_refuses(run: Run) -> None:
-    many = [{"session": f"s{place}"} for place in range(4)]
+    many = [{"session": f"s{number}"} for number in range(4)]
     text = lines({"request_id": "r"}, *many, {"request_id": "r"}, *many, {"slate": []}, *many)
-    said = run("import-log", "-", "--layout", "jsonl", stdin=text)
-    assert said.exit_code == 2
-    assert "line 11, field slate" in said.stderr
+    result = run("import-log", "-", "--layout", "jsonl", stdin=text)
+    assert result.exit_code == 2
+    assert "line 11, field slate" in result.stderr
     assert run("policy", "list", "--json").json == []
 
 
 @pytest.mark.usefixtures("small_groups")
 def test_policies_may_be_named_late_in_a_file(run: Run) -> None:
     assert imported(run, lines(*({"policy": name} for name in "bbbbacab"))) == summary(accepted=8)
-    assert [one["policy"] for one in exported(run)] == [*"bbbbacab"]
-    assert [one["policy"] for one in run("policy", "list", "--json").json] == ["a", "b", "c"]
+    assert [item["policy"] for item in exported(run)] == [*"bbbbacab"]
+    assert [row["policy"] for row in run("policy", "list", "--json").json] == ["a", "b", "c"]
 
 
 def source(path: Path) -> Source:
@@ -321,13 +325,13 @@ def test_an_obd_context_is_canonical(tmp_path: Path) -> None:
     )
     with closing(Obd(source(path), policy="random", now=2 * 10**15)) as layout:
         assert list(layout.decode_all(with_text=False)) == [[]]
-        [found] = layout.groups()
+        [result] = layout.groups()
     features = {"user_feature_1": 'a "b", ü', "user_feature_0": "x"}
     affinities = {"user-item_affinity_2": 2.0, "user-item_affinity_10": 1.5}
-    assert found.context[0] == canonical.text(features | affinities)
-    assert found.context[1] == canonical.text({"user_feature_1": "y", "user_feature_0": "x"})
-    assert (found.eligible, found.eligible_sets, found.size) == (Same(0), (("10", "2", "7"),), Same(3))
-    assert (found.at, found.events.row, found.events.position) == ([1574553600500000, 1574553600000000], [0], [3])
+    assert result.context[0] == canonical.text(features | affinities)
+    assert result.context[1] == canonical.text({"user_feature_1": "y", "user_feature_0": "x"})
+    assert (result.eligible, result.eligible_sets, result.size) == (Same(0), (("10", "2", "7"),), Same(3))
+    assert (result.at, result.events.row, result.events.position) == ([1574553600500000, 1574553600000000], [0], [3])
 
 
 @pytest.mark.slow
@@ -345,8 +349,8 @@ def test_a_partial_page_comes_back_as_one(run_sqlite: Run, other: Run, tmp_path:
     (tmp_path / "some.csv").write_bytes(b"".join(head))
     run_sqlite("import-log", tmp_path / "some.csv", "--layout", "obd", "--policy", "random")
     first = exported(run_sqlite)
-    assert {one["slate"][0]["position"] for one in first} == {1, 2, 3}
-    imported(other, "".join(json.dumps(one) + "\n" for one in first))
+    assert {answer["slate"][0]["position"] for answer in first} == {1, 2, 3}
+    imported(other, "".join(json.dumps(answer) + "\n" for answer in first))
     assert without_ids(exported(other)) == without_ids(first)
 
 
@@ -355,11 +359,11 @@ def test_groups_of_a_file_see_each_other(db: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("rlrec.app.export_log.GROUP", 2)
     path = tmp_path / "log.jsonl"
     path.write_text(lines(*({"session": f"s{n % 2}", "visit": 1, "step": n, "user": "u"} for n in range(7))))
-    told = import_log.BadLines(quarantine=False, refuse=lambda error, text: None, reading=lambda name: None)
+    reported = import_log.BadLines(quarantine=False, refuse=lambda error, text: None, reading=lambda name: None)
     with closing(Store(db)) as store:
-        import_log.import_log(store, import_log.Request(files=[source(path)], layout="jsonl"), told)
-        found = [(one["session"], one["visit"], one["step"], one["user"]) for one in export_log(store)]
-    assert found == [(f"s{n % 2}", 1, n, "u") for n in range(7)]
+        import_log.import_log(store, import_log.Request(files=[source(path)], layout="jsonl"), reported)
+        result = [(item["session"], item["visit"], item["step"], item["user"]) for item in export_log(store)]
+    assert result == [(f"s{n % 2}", 1, n, "u") for n in range(7)]
 
 
 def test_imported_visits_are_ended(sqlite_db: str, run_sqlite: Run) -> None:
@@ -374,9 +378,9 @@ def test_imported_visits_are_ended(sqlite_db: str, run_sqlite: Run) -> None:
 def test_nothing_is_stored_where_an_earlier_group_contradicts_a_line(run: Run, change: dict[str, Any]) -> None:
     first = {"request_id": "r", "user": "u1", "events": [{"kind": "click", "key": "k"}]}
     text = lines(first, *({"session": f"t{n}"} for n in range(5)), {"session": "s1"} | change)
-    said = run("import-log", "-", "--layout", "jsonl", stdin=text)
-    assert (said.exit_code, said.stdout) == (6, "")
-    assert "line 7, field" in said.stderr
+    result = run("import-log", "-", "--layout", "jsonl", stdin=text)
+    assert (result.exit_code, result.stdout) == (6, "")
+    assert "line 7, field" in result.stderr
     assert exported(run) == []
     assert run("policy", "list", "--json").json == []
 

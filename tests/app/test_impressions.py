@@ -32,13 +32,13 @@ SMALL = {  # so that a few lines are many groups
 
 def rows(*changes: dict[str, object]) -> list[list[str]]:
     """One a second, but for what is changed."""
-    found = []
+    result = []
     for second, change in enumerate(changes):
         usual = dict(
             zip(NAMES, (f"2019-11-24 00:00:{second:02d}.000000+00:00", second, 1, 0, 0.5, "x", 0.0), strict=True)
         )
-        found.append([str(value) for value in (usual | change).values()])
-    return found
+        result.append([str(value) for value in (usual | change).values()])
+    return result
 
 
 def written(path: Path, lines: Sequence[Sequence[str]], *, quoted: bool = False) -> Path:
@@ -48,17 +48,18 @@ def written(path: Path, lines: Sequence[Sequence[str]], *, quoted: bool = False)
 
 
 def taken_in(run: Run, *files: Path) -> Any:
-    said = run("import-log", *files, "--layout", "obd", "--policy", "random", "--json")
-    assert said.exit_code == 0, said.stderr
-    return said.json
+    result = run("import-log", *files, "--layout", "obd", "--policy", "random", "--json")
+    assert result.exit_code == 0, result.stderr
+    return result.json
 
 
 def log(run: Run) -> list[Any]:
     """What the export says of each line: arm, position, marginal, time, clicks, page."""
     return [
-        (one["slate"][0]["arm"], one["slate"][0]["position"], one["slate"][0]["marginal"], one["at"],
-         [(event["kind"], event["position"], event["at"]) for event in one["events"]], one["k"], one["eligible"])
-        for one in run("export-log", "-").lines
+        (answer["slate"][0]["arm"], answer["slate"][0]["position"], answer["slate"][0]["marginal"], answer["at"],
+         [(event["kind"], event["position"], event["at"]) for event in answer["events"]],
+         answer["k"], answer["eligible"])
+        for answer in run("export-log", "-").lines
     ]  # fmt: skip
 
 
@@ -93,18 +94,18 @@ def test_an_unusual_file_says_the_same(run_sqlite: Run, sqlite_db: str, tmp_path
     if change == "order":
         lines.reverse()
     taken_in(run_sqlite, written(tmp_path / "log.csv", lines, quoted=change == "quoted"))
-    found = log(run_sqlite)
-    assert [(one[0], one[1], one[2], len(one[4])) for one in sorted(found, key=lambda one: one[3])] == [
+    result = log(run_sqlite)
+    assert [(item[0], item[1], item[2], len(item[4])) for item in sorted(result, key=lambda each: each[3])] == [
         (row[1], int(row[2]), float(row[4]), int(row[3])) for row in VARIED
     ]
-    assert [one[3] for one in found] == sorted((one[3] for one in found), reverse=change == "order")
+    assert [row[3] for row in result] == sorted((item[3] for item in result), reverse=change == "order")
     with closing(sqlite3.connect(sqlite_db)) as connection:
         (salt,) = connection.execute("SELECT salt FROM settings").fetchone()
         stored = connection.execute(
             "SELECT key, split, decision.at, started_at, last_at, ended_at, steps FROM session"
             " JOIN decision ON session_id = session.id JOIN visit USING (session_id)"
         ).fetchall()
-    assert all(part == split(salt, key) for key, part, *_ in stored)
+    assert all(piece == split(salt, key) for key, piece, *_ in stored)
     assert all(set(times) == {times[0]} and steps == 1 for _, _, *times, steps in stored)
 
 
@@ -117,49 +118,49 @@ def test_a_line_that_comes_twice_is_two_lines(run: Run, tmp_path: Path, monkeypa
 
 
 def test_two_files_of_one_command_may_overlap(run: Run, tmp_path: Path) -> None:
-    one, two = written(tmp_path / "one.csv", VARIED[:5]), written(tmp_path / "two.csv", VARIED[3:])
-    assert taken_in(run, one, two) == summary(accepted=7, duplicates=2)
+    item, two = written(tmp_path / "one.csv", VARIED[:5]), written(tmp_path / "two.csv", VARIED[3:])
+    assert taken_in(run, item, two) == summary(accepted=7, duplicates=2)
 
 
 def test_sessions_that_a_store_has_already_are_joined(run: Run, tmp_path: Path) -> None:
     path = written(tmp_path / "log.csv", VARIED)
     taken_in(run, path)
-    copied = [one | {"policy": None} for one in run("export-log", "-").lines]
+    copied = [line | {"policy": None} for line in run("export-log", "-").lines]
     text = "".join(
-        json.dumps({key: one[key] for key in ("session", "slate", "eligible", "at")}) + "\n" for one in copied
+        json.dumps({key: item[key] for key in ("session", "slate", "eligible", "at")}) + "\n" for item in copied
     )
     assert run("import-log", "-", "--layout", "jsonl", "--policy", "copy", stdin=text).exit_code == 0
-    sessions = {one["session"].replace("random/", "other/") for one in copied}
+    sessions = {item["session"].replace("random/", "other/") for item in copied}
     text = text.replace("random/", "other/")
     assert run("import-log", "-", "--layout", "jsonl", "--policy", "copy", stdin=text).exit_code == 0
-    said = run("import-log", path, "--layout", "obd", "--policy", "other", "--json").json
-    assert said == summary(accepted=7)
-    mine = run("export-log", "-", "--log", "policy=other").lines
-    assert {one["session"] for one in mine} == sessions
-    assert {(one["visit"], one["step"]) for one in mine} == {(1, 1)}
+    answer = run("import-log", path, "--layout", "obd", "--policy", "other", "--json").json
+    assert answer == summary(accepted=7)
+    answers = run("export-log", "-", "--log", "policy=other").lines
+    assert {item["session"] for item in answers} == sessions
+    assert {(item["visit"], item["step"]) for item in answers} == {(1, 1)}
 
 
-@pytest.mark.parametrize("place", [0, 1, 4, 6])
+@pytest.mark.parametrize("index", [0, 1, 4, 6])
 def test_nothing_is_stored_where_any_line_is_bad(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: int
 ) -> None:
     monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
-    bad = [*VARIED[:place], [*VARIED[place][:3], "maybe", *VARIED[place][4:]], *VARIED[place + 1 :]]
+    bad = [*VARIED[:index], [*VARIED[index][:3], "maybe", *VARIED[index][4:]], *VARIED[index + 1 :]]
     fine, path = written(tmp_path / "fine.csv", VARIED[:2]), written(tmp_path / "log.csv", bad)
-    said = run("import-log", fine, path, "--layout", "obd", "--policy", "random")
-    assert said.exit_code == 2
-    assert f"{path} line {place + 2}, field click" in said.stderr
+    result = run("import-log", fine, path, "--layout", "obd", "--policy", "random")
+    assert result.exit_code == 2
+    assert f"{path} line {index + 2}, field click" in result.stderr
     assert run("export-log", "-").stdout == ""
     assert run("policy", "list", "--json").json == []
 
 
 def test_bad_lines_are_set_apart_in_order(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
-    lines = [[*row[:3], "maybe", *row[4:]] if place in (1, 2, 5) else row for place, row in enumerate(VARIED)]
+    lines = [[*row[:3], "maybe", *row[4:]] if index in (1, 2, 5) else row for index, row in enumerate(VARIED)]
     rejects = tmp_path / "bad.jsonl"
     command = ("import-log", written(tmp_path / "log.csv", lines), "--layout", "obd", "--policy", "random", "--json")
-    said = run(*command, "--on-error", "quarantine", "--rejects", rejects)
-    assert said.json == summary(accepted=4, rejected=3)
+    result = run(*command, "--on-error", "quarantine", "--rejects", rejects)
+    assert result.json == summary(accepted=4, rejected=3)
     assert [json.loads(line)["line"] for line in rejects.read_text().splitlines()] == [3, 4, 7]
 
 
@@ -169,7 +170,7 @@ def test_no_row_of_an_import_dangles(run_sqlite: Run, sqlite_db: str, tmp_path: 
     path = written(tmp_path / "log.csv", [*VARIED, *VARIED[:3]])
     if layout == "jsonl":
         taken_in(run_sqlite, path)
-        path.write_text("".join(map(_told, range(10), run_sqlite("export-log", "-").lines)))
+        path.write_text("".join(map(_line, range(10), run_sqlite("export-log", "-").lines)))
     for _ in range(2):
         assert run_sqlite("import-log", path, "--layout", layout, "--policy", layout).exit_code == 0
     with closing(sqlite3.connect(sqlite_db)) as connection:
@@ -198,11 +199,11 @@ def test_another_value_of_a_key_is_found_in_any_run() -> None:
     assert first.differing(keys[[80, 80, 81]], keys[[5, 6, 7]]).tolist() == [False, True, False]
 
 
-def _told(place: int, one: dict[str, Any]) -> str:
+def _line(index: int, item: dict[str, Any]) -> str:
     """A line of a session with a user, several decisions, and a click under a key."""
-    event = {"kind": "click", "position": one["slate"][0]["position"], "key": f"k{place}"}
-    line = {name: one[name] for name in ("slate", "eligible", "k", "at")} | {"events": [event]}
-    return json.dumps(line | {"session": f"s{place % 4}", "user": f"u{place % 2}"}) + "\n"
+    event = {"kind": "click", "position": item["slate"][0]["position"], "key": f"k{index}"}
+    line = {name: item[name] for name in ("slate", "eligible", "k", "at")} | {"events": [event]}
+    return json.dumps(line | {"session": f"s{index % 4}", "user": f"u{index % 2}"}) + "\n"
 
 
 def test_foreign_keys_are_looked_up_again(sqlite_db: str) -> None:

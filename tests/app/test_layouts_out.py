@@ -45,11 +45,11 @@ def taken(run: Run, layout: str, change: Callable[[str], str] = str) -> list[dic
     """What `evaluate` says in a fresh store of the log of this one, after a trip by a layout."""
     text = change(run("export-log", "-", "--layout", layout).stdout)
     other = fresh(f"{layout}.db")
-    said = other("import-log", "-", "--layout", layout, "--policy", "shop", "--json", stdin=text)
-    assert said.exit_code == 0, said.stderr
+    result = other("import-log", "-", "--layout", layout, "--policy", "shop", "--json", stdin=text)
+    assert result.exit_code == 0, result.stderr
     other("policy", "create", "rule", "--kind", "fixed", "--param", "probabilities=rule.csv", "--param", "by=hour")
-    asked = ("--estimator", "impression,session,slate", "--interval", "normal", "--json")
-    rows: list[dict[str, Any]] = other("evaluate", "uniform", "rule", "--log", "policy=shop", *asked).json
+    options = ("--estimator", "impression,session,slate", "--interval", "normal", "--json")
+    rows: list[dict[str, Any]] = other("evaluate", "uniform", "rule", "--log", "policy=shop", *options).json
     return rows
 
 
@@ -101,15 +101,15 @@ def test_a_row_is_a_slot(run: Run, db: str) -> None:
 def test_what_a_layout_cannot_hold_is_counted(run: Run, db: str) -> None:
     serve(db, size=2)
     run("feedback", "1", "--censor", "--position", "2")
-    said = run("export-log", "log.json", "--layout", "dsjson", "--json")
-    assert (said.exit_code, said.json["exported"]) == (0, 299)
+    result = run("export-log", "log.json", "--layout", "dsjson", "--json")
+    assert (result.exit_code, result.json["exported"]) == (0, 299)
     assert (
         "left out, since dsjson cannot hold them (decisions): censored (1), marginals (299), min_propensity (299)"
-        in said.stderr
+        in result.stderr
     )
-    said = run("export-log", "log.csv.gz", "--layout", "csv", "--json")
-    assert (said.exit_code, said.json["exported"]) == (0, 300)
-    assert "since csv cannot hold them (decisions): censored (1); jsonl holds all" in said.stderr
+    result = run("export-log", "log.csv.gz", "--layout", "csv", "--json")
+    assert (result.exit_code, result.json["exported"]) == (0, 300)
+    assert "since csv cannot hold them (decisions): censored (1); jsonl holds all" in result.stderr
     assert run("export-log", "log.jsonl", "--json").stderr.count("left out") == 0
 
 
@@ -117,9 +117,9 @@ def test_a_key_with_a_line_break_is_no_cell(run_sqlite: Run) -> None:
     run = run_sqlite
     run("arm", "add", "a"), run("policy", "create", "p", "--kind", "uniform")
     run("recommend", "--policy", "p", "--session", "two\nlines")
-    said = run("export-log", "log.csv", "--layout", "csv")
-    assert (said.exit_code, Path("log.csv").exists()) == (2, False)
-    assert "a key of decision 1 has a line break" in said.stderr
+    result = run("export-log", "log.csv", "--layout", "csv")
+    assert (result.exit_code, Path("log.csv").exists()) == (2, False)
+    assert "a key of decision 1 has a line break" in result.stderr
 
 
 def test_support_and_sets_of_slots_leave_as_they_came(run_sqlite: Run) -> None:

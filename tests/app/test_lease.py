@@ -65,15 +65,15 @@ def test_a_second_trainer_is_told_who_and_since_when(shop: Store, db: str) -> No
         policy = version(unit, "visits").policy
     before = dump(shop, without=["lease"])
     with TrainingLease(shop, policy), closing(Store(db, now=LATER, notice=ignored)) as rival:
-        mine = held(shop)
-        assert mine is not None
+        selected = held(shop)
+        assert selected is not None
         with pytest.raises(StoreBusy) as refused:
             trained(rival)
         assert refused.value.message == (
             f"policy visits is being trained by process {os.getpid()} on {socket.gethostname()} "
-            f"since {written(mine.taken_at)}"
+            f"since {written(selected.taken_at)}"
         )
-        assert held(shop) == mine
+        assert held(shop) == selected
     assert dump(shop) == before | {"lease": []}
     assert trained(shop)["version"] == 2
 
@@ -83,8 +83,8 @@ def test_policies_are_trained_side_by_side(shop: Store) -> None:
 
     policy.create(shop, policy.Request(name="others", kind="gradient"))
     with shop.read() as unit:
-        one = version(unit, "others").policy
-    with TrainingLease(shop, one):
+        item = version(unit, "others").policy
+    with TrainingLease(shop, item):
         assert trained(shop)["version"] == 2
 
 
@@ -102,8 +102,8 @@ def test_a_lease_of_another_machine_ends_on_the_databases_clock(shop: Store) -> 
 def test_a_process_of_this_machine_that_is_no_more_is_not_waited_for(shop: Store) -> None:
     with shop.read() as unit:
         policy = version(unit, "visits").policy
-    with TrainingLease(shop, policy) as mine:
-        machine, pid, started, _ = mine.token.split("/")
+    with TrainingLease(shop, policy) as selected:
+        machine, pid, started, _ = selected.token.split("/")
     now = int(time.time() * 1e6)
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -128,9 +128,9 @@ def test_whoever_has_lost_the_lease_stores_nothing(shop: Store, db: str) -> None
     with pytest.raises(StoreBusy, match="was lost"):
         train.train(shop, train.Request(**QUICK), progress=steal)
     assert dump(shop, without=["lease"]) == before
-    found = held(shop)
-    assert found is not None
-    assert found.holder == "thief"
+    result = held(shop)
+    assert result is not None
+    assert result.holder == "thief"
 
 
 def test_a_sign_of_life_moves_the_end(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,9 +138,9 @@ def test_a_sign_of_life_moves_the_end(shop: Store, monkeypatch: pytest.MonkeyPat
     ends = []
 
     def look(text: str) -> None:
-        found = held(shop)
-        assert found is not None
-        ends.append(found.expires_at)
+        result = held(shop)
+        assert result is not None
+        ends.append(result.expires_at)
 
     train.train(shop, train.Request(**QUICK), progress=look)
     assert len(ends) == 2
@@ -148,12 +148,12 @@ def test_a_sign_of_life_moves_the_end(shop: Store, monkeypatch: pytest.MonkeyPat
     assert abs(ends[1] / SECOND - time.time() - LASTS_S) < 30
 
 
-@pytest.mark.parametrize("asked", [{}, {"log": "policy=visits"}, {"shaping": {"none": 1.0}}, {"min_new": 1000}])
-def test_a_lease_ends_with_its_training(shop: Store, asked: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", [{}, {"log": "policy=visits"}, {"shaping": {"none": 1.0}}, {"min_new": 1000}])
+def test_a_lease_ends_with_its_training(shop: Store, options: dict[str, Any]) -> None:
     try:
-        trained(shop, **asked)
+        trained(shop, **options)
     except InputError:
-        assert asked
+        assert options
     assert held(shop) is None
 
 
@@ -200,8 +200,8 @@ def test_a_training_that_was_killed_trains_the_same_as_one_that_was_not(sqlite_d
         with closing(twin(store, tmp_path)) as other:
             with training(sqlite_db, *LONG) as process:
                 process.kill()
-            for one in (store, other):
-                assert trained(one)["version"] == 2
+            for item in (store, other):
+                assert trained(item)["version"] == 2
             assert apart(parameters(store), parameters(other)) == 0.0
 
 
@@ -242,7 +242,7 @@ def test_a_training_that_is_ended_leaves_no_files(
 @pytest.mark.slow
 def test_a_second_command_exits_4(shop: Store, db: str) -> None:
     with training(db, *LONG) as process:
-        said = runner(db)("--now", NOW, "train-pg", "visits", "--json")
-    assert (said.exit_code, said.stdout) == (4, "")
-    assert f"process {process.pid} on" in said.error["error"]
-    assert "retry is safe" in said.error["hint"]
+        result = runner(db)("--now", NOW, "train-pg", "visits", "--json")
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert f"process {process.pid} on" in result.error["error"]
+    assert "retry is safe" in result.error["hint"]

@@ -53,10 +53,10 @@ END = START + 60 * MINUTE
 # -- any order --
 
 
-def scripted(random: random.Random, made: Sequence[dict[str, Any]]) -> tuple[list[Line], list[Line]]:
+def scripted(random: random.Random, answers: Sequence[dict[str, Any]]) -> tuple[list[Line], list[Line]]:
     """Lines that may come in any order, some keyed and to be repeated, and lines that close: the last word on slots."""
     lines, last = list[Line](), list[Line]()
-    for answer in made:
+    for answer in answers:
         number, size = answer["decision_id"], len(answer["slate"])
         for _ in range(random.randint(0, 4)):
             kinds = random.sample(["click", "dwell_s", "seen"], random.randint(1, 2))
@@ -112,36 +112,36 @@ class Rewind:
 def expected(unit: Unit, name: str, lines: Sequence[Line]) -> dict[int, Sums]:
     """The belief by the definition of the reward alone: sums of values, then default or clip, then per arm."""
     belief = version(unit, name)
-    asked, total = REWARDS[name], defaultdict[int, Any](lambda: np.zeros(3))
-    weights = {kind: float(weight) for kind, weight in (p.split("=") for p in asked.weights.split(", "))}
-    own = unit.rows(sa.select(tables.decision.c.id).where(tables.decision.c.policy_id == belief.policy.id))
-    for decision in decisions.find(unit, [row[0] for row in own]).values():
+    options, total = REWARDS[name], defaultdict[int, Any](lambda: np.zeros(3))
+    weights = {kind: float(weight) for kind, weight in (p.split("=") for p in options.weights.split(", "))}
+    rows = unit.rows(sa.select(tables.decision.c.id).where(tables.decision.c.policy_id == belief.policy.id))
+    for decision in decisions.find(unit, [row[0] for row in rows]).values():
         for slot in decision.slots:
             if not slot.censored:
-                r = worth(asked, weights, decision, slot.position, lines)
+                r = worth(options, weights, decision, slot.position, lines)
                 total[slot.arm_id] += (1, r, r * r)
     return {arm: tuple(row) for arm, row in total.items()}
 
 
-def worth(asked: Any, weights: dict[str, float], decision: Decision, position: int, lines: Sequence[Line]) -> float:
-    found = [
+def worth(options: Any, weights: dict[str, float], decision: Decision, position: int, lines: Sequence[Line]) -> float:
+    result = [
         weights[kind] * value
         for line in lines
         if line.decision_id == decision.id and (line.position or (1 if decision.size == 1 else None)) == position
         for kind, value in line.events.items()
-        if kind in weights and (asked.late == "count" or line.at - decision.at <= asked.window_us)
+        if kind in weights and (options.late == "count" or line.at - decision.at <= options.window_us)
     ]
-    if not found:
-        return float(asked.default)
-    return float(np.clip(sum(found), *asked.clip)) if asked.clip else sum(found)
+    if not result:
+        return float(options.default)
+    return float(np.clip(sum(result), *options.clip)) if options.clip else sum(result)
 
 
 @pytest.mark.slow
 def test_any_order_of_events_gives_the_same_beliefs(store: Store) -> None:
     stocked(clock(store, START), **{name: f"uniform/{name}" for name in REWARDS})
     chance = random.Random(8)
-    made = [ask(store, name, f"s{i}", 1 + i % 3, seed=i) for name in REWARDS for i in range(7)]
-    lines, last = scripted(chance, made)
+    answers = [ask(store, name, f"s{i}", 1 + i % 3, seed=i) for name in REWARDS for i in range(7)]
+    lines, last = scripted(chance, answers)
     rewind = Rewind(store)
     for _ in range(ORDERS):
         store.write(rewind)
@@ -165,9 +165,9 @@ def test_a_correction_takes_back_what_was_told(store: Store) -> None:
 
 def test_a_late_event_counts_as_the_reward_says(store: Store) -> None:
     stocked(clock(store, START), counted="uniform/counted", ignored="uniform/ignored")
-    made = {name: ask(store, name) for name in ("counted", "ignored")}
+    answers = {name: ask(store, name) for name in ("counted", "ignored")}
     clock(store, END)
-    for name, answer in made.items():
+    for name, answer in answers.items():
         tell(store, answer, click=1, at=START + 10 * MINUTE + 1)
         assert [row[1] for row in sums(store, name).values()] == [1.0 if name == "counted" else 0.0]
         tell(store, answer, click=1, at=START + 10 * MINUTE)
@@ -225,20 +225,20 @@ def test_a_line_refused_in_a_group_leaves_the_others(store: Store) -> None:
 def test_a_key_names_what_the_canonical_form_names() -> None:
     values = [1.0, -0.0, 0.5, 1e15, -3.25e-7, 2.0**62, 2.0**63, 1e100]
     for value, position, censor in product(values, (None, 3), (None, True, False)):
-        told: dict[str, float] = {"dwell_s": value, "click": 1.0}
-        meant = [7, position, told] + ([] if censor is None else [censor])
-        assert canonical.line_digest(7, position, told, censor) == canonical.digest_of(meant)
+        reported: dict[str, float] = {"dwell_s": value, "click": 1.0}
+        meant = [7, position, reported] + ([] if censor is None else [censor])
+        assert canonical.line_digest(7, position, reported, censor) == canonical.digest_of(meant)
 
 
 def test_a_group_teaches_what_its_lines_teach_one_by_one(store: Store) -> None:
     """Slots alike and not, several events of one, late ones, censored ones; two groups of one transaction."""
     stocked(clock(store, START), **{name: f"uniform/{name}" for name in REWARDS})
     chance = random.Random(3)
-    made = [ask(store, name, f"s{i}", 1 + i % 3, seed=i, arms="abc") for name in REWARDS for i in range(10)]
+    answers = [ask(store, name, f"s{i}", 1 + i % 3, seed=i, arms="abc") for name in REWARDS for i in range(10)]
     lines = [
         Line(
-            decision_id=(one := chance.choice(made))["decision_id"],
-            position=chance.choice([None, *range(1, len(one["slate"]) + 1)]),
+            decision_id=(item := chance.choice(answers))["decision_id"],
+            position=chance.choice([None, *range(1, len(item["slate"]) + 1)]),
             events={chance.choice(["click", "dwell_s", "seen"]): chance.choice([1.0, 1.0, -1.0, 0.25])},
             at=START + chance.choice([0, 0, 600, 601]) * SECOND,
             censor=chance.choice([None] * 9 + [True, False]),
@@ -257,28 +257,28 @@ def test_a_file_is_one_change_of_each_policy(store: Store) -> None:
     """In any order of policies: where a later group would wait out of order, all are locked before the first."""
     stocked(store, home="thompson", other="thompson")
     first, second = ask(store, "home"), ask(store, "other")
-    groups = [[Line(decision_id=one["decision_id"], events={"click": 1.0})] for one in (second, first, second)]
+    groups = [[Line(decision_id=answer["decision_id"], events={"click": 1.0})] for answer in (second, first, second)]
     summary = feedback_stream(store, lambda: groups, quarantine=False, rejected=print)
     assert (summary.accepted, summary.duplicates) == (3, 0)
     with store.read() as unit:
-        told = unit.ask("SELECT decision_id, number, seq FROM event ORDER BY decision_id, number")
+        rows = unit.ask("SELECT decision_id, number, seq FROM event ORDER BY decision_id, number")
         deltas = unit.ask("SELECT version_id, d_reward_sum FROM belief_delta WHERE d_pulls = 0 ORDER BY version_id")
-    assert told == [(first["decision_id"], 1, 2), (second["decision_id"], 1, 2), (second["decision_id"], 2, 2)]
+    assert rows == [(first["decision_id"], 1, 2), (second["decision_id"], 1, 2), (second["decision_id"], 2, 2)]
     assert [row[1] for row in deltas] == [1.0, 1.0]  # the second click is clipped away
 
 
 def test_a_group_inside_a_larger_transaction_shares_its_change(store: Store) -> None:
     stocked(store, home="thompson")
-    number, shown = (made := ask(store, size=2))["decision_id"], [slot["arm"] for slot in made["slate"]]
+    number, shown = (rows := ask(store, size=2))["decision_id"], [slot["arm"] for slot in rows["slate"]]
 
     def work(unit: Unit) -> list[Any]:
         policy_id = decisions.find(unit, [number])[number].policy_id
         ledger = Ledger(unit, [policy_id])
         ledger.serve(policy_id, [ServedSlate([(1, arm, 1.0, 1.0)], 0, 0) for arm in arms.ids(unit, shown).values()])
         lines = [Line(decision_id=number, position=1, events={"click": 1.0}), Line(decision_id=0)]
-        said = [FeedbackTransaction(unit, ledger, some, set(), answers=True).answer() for some in (lines, lines[:1])]
+        result = [FeedbackTransaction(unit, ledger, some, set(), answers=True).answer() for some in (lines, lines[:1])]
         ledger.close()
-        return said
+        return result
 
     (first, refused), (second,) = store.write(work)
     assert (first.reward, second.reward, type(refused)) == (1.0, 1.0, InputError)
@@ -293,7 +293,7 @@ def test_a_group_inside_a_larger_transaction_shares_its_change(store: Store) -> 
 
 def busy_loop(store: Store, chance: random.Random) -> list[tuple[str, int, list[Any]]]:
     """Recommend and tell at random; after every command the seq and the belief of each version, as they stood."""
-    seen, made = list[tuple[str, int, list[Any]]](), list[dict[str, Any]]()
+    observed, answers = list[tuple[str, int, list[Any]]](), list[dict[str, Any]]()
     names = ("home", "ucb", "greedy")
     for step in range(STEPS):
         now = START + step * 20 * SECOND
@@ -305,16 +305,16 @@ def busy_loop(store: Store, chance: random.Random) -> list[tuple[str, int, list[
                 )
                 for _ in range(chance.choice([1, 1, 5]))
             ]  # fmt: skip
-            found = recommend_group(clock(store, now), group)
-            made += [answer for answer in found if not isinstance(answer, InputError)]
-        elif made:
-            answer = chance.choice(made)
+            result = recommend_group(clock(store, now), group)
+            answers += [answer for answer in result if not isinstance(answer, InputError)]
+        elif answers:
+            answer = chance.choice(answers)
             value = chance.choice([1, -1, 0.3])
             tell(clock(store, now), answer, chance.randint(1, len(answer["slate"])), click=value)
         with store.read() as unit:
             for name, (belief, head) in policies.live(unit, names).items():
-                seen.append((name, head.seq, beliefs.sums(unit, belief.id)))
-    return seen
+                observed.append((name, head.seq, beliefs.sums(unit, belief.id)))
+    return observed
 
 
 def prepared(store: Store) -> Store:
@@ -329,11 +329,11 @@ def prepared(store: Store) -> Store:
 
 @pytest.mark.slow
 def test_the_belief_of_any_moment_comes_back_bit_for_bit(store: Store) -> None:
-    seen = busy_loop(prepared(store), random.Random(5))
-    assert len(seen) == 3 * STEPS
+    observed = busy_loop(prepared(store), random.Random(5))
+    assert len(observed) == 3 * STEPS
     with store.read() as unit:
         live = policies.live(unit, ["home", "ucb", "greedy"])
-        for name, seq, rows in seen:
+        for name, seq, rows in observed:
             assert beliefs.sums_at(unit, live[name][0].id, seq) == rows
 
 
@@ -342,9 +342,9 @@ def test_a_past_belief_gives_the_logged_propensities_again(store: Store) -> None
     busy_loop(prepared(store), random.Random(6))
     with store.read() as unit:
         ids = [row[0] for row in unit.rows(sa.select(tables.decision.c.id))]
-        found = decisions.find(unit, ids)
-        assert len(found) > STEPS
-        assert max(redrawn(unit, decision) for decision in found.values()) <= 1e-12
+        result = decisions.find(unit, ids)
+        assert len(result) > STEPS
+        assert max(redrawn(unit, decision) for decision in result.values()) <= 1e-12
 
 
 def redrawn(unit: Unit, decision: Decision) -> float:
@@ -354,11 +354,13 @@ def redrawn(unit: Unit, decision: Decision) -> float:
     served = exact.load(unit, belief, seq=decision.belief_seq)
     case = served.case(0, eligible, {}, keys=arms.keys(unit, eligible.tolist()))
     seeds = np.array([unsigned(decision.seed or 0)], np.uint64)
-    made = slate.draw(case.scores, size=decision.size, floor=case.floor, seeds=seeds, decisions=np.array([decision.id]))
-    assert eligible[made.slates[0]].tolist() == [slot.arm_id for slot in decision.slots]
+    answers = slate.draw(
+        case.scores, size=decision.size, floor=case.floor, seeds=seeds, decisions=np.array([decision.id])
+    )
+    assert eligible[answers.slates[0]].tolist() == [slot.arm_id for slot in decision.slots]
     logged = [(slot.propensity, slot.marginal, slot.min_propensity) for slot in decision.slots]
-    again = np.column_stack([made.propensity[0], made.marginal[0], made.minimum[0]])
-    joint = abs(np.log(made.propensity[0]).sum() - (decision.log_propensity or 0))
+    again = np.column_stack([answers.propensity[0], answers.marginal[0], answers.minimum[0]])
+    joint = abs(np.log(answers.propensity[0]).sum() - (decision.log_propensity or 0))
     return max(float(np.abs(again - np.array(logged, np.float64)).max()), float(joint))
 
 
@@ -367,12 +369,12 @@ def test_changes_are_numbered_by_the_transaction_that_made_them(store: Store) ->
     first, second = ask(store, size=3), ask(store, size=3)
     tell(store, first, 1, click=1)
     with store.read() as unit:
-        found = decisions.find(unit, [first["decision_id"], second["decision_id"]])
-        happened: list[Event] = events.by_decision(unit, [first["decision_id"]])[first["decision_id"]]
-        asked = "SELECT seq FROM belief_delta WHERE version_id = ? ORDER BY seq, arm_id"
-        deltas = unit.ask(asked, version(unit, "home").id)
-    assert [(one.belief_seq, one.seq) for one in found.values()] == [(0, 1), (1, 2)]
-    assert [event.seq for event in happened] == [3]
+        result = decisions.find(unit, [first["decision_id"], second["decision_id"]])
+        effect: list[Event] = events.by_decision(unit, [first["decision_id"]])[first["decision_id"]]
+        options = "SELECT seq FROM belief_delta WHERE version_id = ? ORDER BY seq, arm_id"
+        deltas = unit.ask(options, version(unit, "home").id)
+    assert [(row.belief_seq, row.seq) for row in result.values()] == [(0, 1), (1, 2)]
+    assert [event.seq for event in effect] == [3]
     assert [row[0] for row in deltas] == [1, 1, 1, 2, 2, 2, 3]
 
 

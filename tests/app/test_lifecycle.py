@@ -27,30 +27,30 @@ def stocked(db: str, kind: str) -> None:
     assert run("--now", EARLIER, "policy", "create", "home", "--kind", kind).exit_code == 0
     serve(run, EARLIER, 30, k=3)
     lines = [{"decision_id": n, "position": 1 + n % 3, "events": {"click": 1}} for n in range(1, 31, 5)]
-    run("--now", EARLIER, "feedback", "--input", "-", stdin="".join(json.dumps(one) + "\n" for one in lines))
+    run("--now", EARLIER, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines))
 
 
-def serve(run: Run, now: str, number: int, **asked: Any) -> list[list[str]]:
+def serve(run: Run, now: str, number: int, **options: Any) -> list[list[str]]:
     """The arms of so many pages."""
-    line = json.dumps({"policy": "home", "session": "s", **asked}) + "\n"
+    line = json.dumps({"policy": "home", "session": "s", **options}) + "\n"
     answers = run("--now", now, "recommend", "--input", "-", "--seed", 1, stdin=line * number).lines
     return [[slot["arm"] for slot in answer["slate"]] for answer in answers]
 
 
-def known(run: Run) -> dict[str, dict[str, Any]]:
+def definitions(run: Run) -> dict[str, dict[str, Any]]:
     return {row["arm"]: row for row in run("policy", "show", "home", "--json").json["arms"]}
 
 
 def counted(run: Run, arm: str) -> tuple[float, float]:
-    row = known(run)[arm]
+    row = definitions(run)[arm]
     return row["pulls"], row["reward_sum"]
 
 
 def test_arms_restrict_one_request_alone(shop: Run) -> None:
-    before = known(shop)["a2"]
+    before = definitions(shop)["a2"]
     assert {arm for page in serve(shop, LATER, 20, arms=["a1", "a3"]) for arm in page} <= {"a1", "a3"}
     assert {*serve(shop, LATER, 1, arms=["a1", "a3"], k=2)[0]} == {"a1", "a3"}
-    after = known(shop)
+    after = definitions(shop)
     assert (after["a2"]["pulls"], after["a2"]["reward_sum"]) == (before["pulls"], before["reward_sum"])
     assert after["a1"]["pulls"] + after["a3"]["pulls"] == 60 + 22
     assert {*serve(shop, LATER, 1, k=3)[0]} == {"a1", "a2", "a3"}
@@ -61,9 +61,9 @@ def test_a_retired_arm_leaves_at_once_and_keeps_what_it_earned(shop: Run) -> Non
     shop("--now", LATER, "arm", "retire", "a1")
     assert {arm for page in serve(shop, LATER, 20, k=2) for arm in page} == {"a2", "a3"}
     assert counted(shop, "a1") == before
-    assert (known(shop)["a1"]["status"], known(shop)["a1"]["probability"]) == ("retired", 0)
-    asked = ["recommend", "--policy", "home", "--session", "s"]
-    assert [shop("--now", LATER, *asked, *more).exit_code for more in (["-k", 3], ["--arms", "a1"])] == [2, 2]
+    assert (definitions(shop)["a1"]["status"], definitions(shop)["a1"]["probability"]) == ("retired", 0)
+    options = ["recommend", "--policy", "home", "--session", "s"]
+    assert [shop("--now", LATER, *options, *more).exit_code for more in (["-k", 3], ["--arms", "a1"])] == [2, 2]
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_a_late_event_of_a_retired_arm_still_counts_and_restored_it_is_known(sho
 @pytest.mark.slow
 def test_an_arm_added_in_mid_flight_is_explored(shop: Run) -> None:
     shop("--now", LATER, "arm", "add", "new")
-    assert known(shop)["new"]["probability"] > 0
+    assert definitions(shop)["new"]["probability"] > 0
     assert counted(shop, "new") == (0, 0)
     shown = serve(shop, LATER, 200)
     assert ["new"] in shown

@@ -40,8 +40,8 @@ def version(
 
 
 def rows(*chain: Any) -> Any:
-    found = [lesson.rows(SLOTS) for lesson in lineage.learned_from(chain)]
-    return np.flatnonzero(np.logical_or.reduce([np.zeros(6, bool), *found])).tolist()
+    result = [lesson.rows(SLOTS) for lesson in lineage.learned_from(chain)]
+    return np.flatnonzero(np.logical_or.reduce([np.zeros(6, bool), *result])).tolist()
 
 
 def test_a_learner_learned_from_its_own_decisions_and_never_from_imported_ones() -> None:
@@ -86,8 +86,8 @@ def test_a_trained_version_learned_from_two_splits_of_three() -> None:
 
 def test_only_a_lesson_of_splits_and_routes_has_to_read_them() -> None:
     record = {"selection": {}, "last_id": 6}
-    found = [
-        lineage.learned_from([version("gradient", status="frozen", learned_from=one)])[0].columns
-        for one in (record, {**record, "splits": [0, 1]}, {"selection": {"splits": [0], "route_ids": [1]}})
+    result = [
+        lineage.learned_from([version("gradient", status="frozen", learned_from=item)])[0].columns
+        for item in (record, {**record, "splits": [0, 1]}, {"selection": {"splits": [0], "route_ids": [1]}})
     ]
-    assert found == [set(), {"split"}, {"split", "route_id"}]
+    assert result == [set(), {"split"}, {"split", "route_id"}]

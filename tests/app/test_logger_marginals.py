@@ -27,14 +27,14 @@ def derived(db: str, *, positions: int, hide: bool = True) -> tuple[Columns, Arr
         reader = LogReader(unit, evaluation)
         slots, tables = [], []
         for batch in reader.to_locate(log_rows.JUDGED, positions=positions):
-            seen = batch.log.slots
-            nothing = {"marginal": np.full(len(seen["arm_id"]), np.nan)} if hide else {}
-            tables.append(reader.marginals.of(seen | nothing, batch.contexts, batch.eligible, positions=positions))
-            slots.append(seen)
+            observed = batch.log.slots
+            nothing = {"marginal": np.full(len(observed["arm_id"]), np.nan)} if hide else {}
+            tables.append(reader.marginals.of(observed | nothing, batch.contexts, batch.eligible, positions=positions))
+            slots.append(observed)
         return {name: np.concatenate([some[name] for some in slots]) for name in slots[0]}, np.concatenate(tables)
 
 
-def at_own(slots: Columns, table: Array) -> Array:
+def at_position(slots: Columns, table: Array) -> Array:
     return table[np.arange(len(table)), slots["position"] - 1]
 
 
@@ -55,7 +55,7 @@ def test_they_are_the_logged_ones_of_every_belief(sqlite_db: str, kind: str, par
     logs.create(sqlite_db, "home", kind, **parameters)
     logs.serve(sqlite_db, "home", pages=30, rates=RATES, size=3, group=1)
     slots, table = derived(sqlite_db, positions=4)
-    assert np.allclose(at_own(slots, table), slots["marginal"], rtol=1e-9, atol=1e-12)
+    assert np.allclose(at_position(slots, table), slots["marginal"], rtol=1e-9, atol=1e-12)
     assert (table[:, 3] == 0).all()
 
 
@@ -68,8 +68,8 @@ def test_a_frozen_version_has_them_while_others_learn(db: str) -> None:
     logs.serve(db, "home@2", pages=20, rates=RATES, size=2, group=5, start=60, seed=2)
     slots, table = derived(db, positions=2)
     inside = slots["position"] <= 2
-    own = at_own({"position": slots["position"][inside]}, table[inside])
-    assert np.allclose(own, slots["marginal"][inside], rtol=1e-9)
+    separate = at_position({"position": slots["position"][inside]}, table[inside])
+    assert np.allclose(separate, slots["marginal"][inside], rtol=1e-9)
 
 
 def test_contextual_kinds_have_them_by_context(sqlite_db: str) -> None:
@@ -78,7 +78,7 @@ def test_contextual_kinds_have_them_by_context(sqlite_db: str) -> None:
     contexts = [{"x": 0.0}, {"x": 1.0}, {"x": 2.0}]
     logs.serve(sqlite_db, "home", pages=30, rates=RATES, size=2, group=4, contexts=contexts)
     slots, table = derived(sqlite_db, positions=2)
-    assert np.allclose(at_own(slots, table), slots["marginal"], rtol=1e-9)
+    assert np.allclose(at_position(slots, table), slots["marginal"], rtol=1e-9)
 
 
 def test_what_cannot_be_derived_is_unknown_but_for_what_was_logged(run_sqlite: Run, sqlite_db: str) -> None:

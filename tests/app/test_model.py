@@ -82,83 +82,83 @@ class Model:
 
     # -- draw --
 
-    def eligible(self, asked: dict[str, Any]) -> set[str]:
+    def eligible(self, options: dict[str, Any]) -> set[str]:
         active = {key for key, on in self.arms.items() if on}
-        return active if asked["arms"] is None else active & set(asked["arms"])
+        return active if options["arms"] is None else active & set(options["arms"])
 
-    def refusal(self, asked: dict[str, Any]) -> type[Exception] | int | None:
+    def refusal(self, options: dict[str, Any]) -> type[Exception] | int | None:
         """What a request meets: the decision it had before, an error, or nothing."""
-        content = self.content(asked)
-        if asked["request_id"] in self.requests:
-            known, place = self.requests[asked["request_id"]]
-            return place if known == content else Conflict
-        if any(key not in self.arms for key in asked["arms"] or ""):
+        content = self.content(options)
+        if options["request_id"] in self.requests:
+            stored, index = self.requests[options["request_id"]]
+            return index if stored == content else Conflict
+        if any(key not in self.arms for key in options["arms"] or ""):
             return InputError
-        if len(self.eligible(asked)) < max(1, asked["size"]):
+        if len(self.eligible(options)) < max(1, options["size"]):
             return InputError
-        user = self.sessions.get(asked["session"], {}).get("user")
-        return Conflict if user and asked["user"] and user != asked["user"] else None
+        user = self.sessions.get(options["session"], {}).get("user")
+        return Conflict if user and options["user"] and user != options["user"] else None
 
-    def content(self, asked: dict[str, Any]) -> Any:
-        wanted = None if asked["arms"] is None else frozenset(asked["arms"])
-        return asked["policy"], asked["session"], asked["user"], asked["size"], wanted
+    def content(self, options: dict[str, Any]) -> Any:
+        wanted = None if options["arms"] is None else frozenset(options["arms"])
+        return options["policy"], options["session"], options["user"], options["size"], wanted
 
-    def drawn(self, asked: dict[str, Any], shown: list[str]) -> dict[str, Any]:
+    def drawn(self, options: dict[str, Any], shown: list[str]) -> dict[str, Any]:
         """The decision that a request makes; the store says which arms were drawn."""
-        session = self.sessions.setdefault(asked["session"], {"user": None, "visit": 0, "last": None, "steps": 0})
-        session["user"] = session["user"] or asked["user"]
+        session = self.sessions.setdefault(options["session"], {"user": None, "visit": 0, "last": None, "steps": 0})
+        session["user"] = session["user"] or options["user"]
         if session["last"] is None or self.now - session["last"] > TIMEOUT:
             session |= {"visit": session["visit"] + 1, "steps": 0}
-        made = {
-            "policy": asked["policy"], "arms": shown, "at": self.now, "visit": session["visit"],
-            "step": session["steps"], "user": session["user"], "version": self.live[asked["policy"]][-1],
+        answers = {
+            "policy": options["policy"], "arms": shown, "at": self.now, "visit": session["visit"],
+            "step": session["steps"], "user": session["user"], "version": self.live[options["policy"]][-1],
             "events": [], "censored": set(),
         }  # fmt: skip
         session |= {"last": self.now, "steps": session["steps"] + 1}
-        self.decisions.append(made)
-        if asked["request_id"] is not None:
-            self.requests[asked["request_id"]] = self.content(asked), len(self.decisions) - 1
-        return made
+        self.decisions.append(answers)
+        if options["request_id"] is not None:
+            self.requests[options["request_id"]] = self.content(options), len(self.decisions) - 1
+        return answers
 
     # -- learn --
 
     def settle(self, name: str) -> int:
         """Decisions older than their window enter: how many slots."""
         overdue = [
-            place
-            for place, one in enumerate(self.decisions)
-            if one["policy"] == name and self.now - one["at"] > WINDOW and place not in self.entered[name]
+            index
+            for index, decision in enumerate(self.decisions)
+            if decision["policy"] == name and self.now - decision["at"] > WINDOW and index not in self.entered[name]
         ]
         self.entered[name] |= set(overdue)
-        return sum(len(self.decisions[place]["arms"]) for place in overdue)
+        return sum(len(self.decisions[index]["arms"]) for index in overdue)
 
-    def worth(self, one: dict[str, Any], position: int | None) -> float:
+    def worth(self, item: dict[str, Any], position: int | None) -> float:
         """The reward of a slot, or of what happened to the page itself."""
-        asked = REWARDS[one["policy"]]
-        weights = {k: float(w) for k, w in (part.split("=") for part in asked.weights.split(", "))}
-        found = [
+        options = REWARDS[item["policy"]]
+        weights = {k: float(w) for k, w in (piece.split("=") for piece in options.weights.split(", "))}
+        result = [
             weights[kind] * value
-            for where, kind, value, at in one["events"]
-            if where == position and kind in weights and (asked.late == "count" or at - one["at"] <= WINDOW)
+            for where, kind, value, at in item["events"]
+            if where == position and kind in weights and (options.late == "count" or at - item["at"] <= WINDOW)
         ]
         if position is None:
-            return sum(found)
-        if not found:
-            return float(asked.default)
-        return min(max(sum(found), asked.clip[0]), asked.clip[1]) if asked.clip else sum(found)
+            return sum(result)
+        if not result:
+            return float(options.default)
+        return min(max(sum(result), options.clip[0]), options.clip[1]) if options.clip else sum(result)
 
-    def page(self, one: dict[str, Any]) -> float:
-        return sum(self.worth(one, position) for position in [*range(1, len(one["arms"]) + 1), None])
+    def page(self, item: dict[str, Any]) -> float:
+        return sum(self.worth(item, position) for position in [*range(1, len(item["arms"]) + 1), None])
 
     def belief(self, name: str, *, mature: bool = False) -> dict[str, tuple[float, float, float]]:
         """Sums per arm of the slots that the learning belief holds; mature: of those that a frozen one takes."""
         total: dict[str, list[float]] = {}
-        for place, one in enumerate(self.decisions):
-            ripe = self.now - one["at"] > WINDOW
-            held = ripe if mature else REWARDS[name].learn == "served" or place in self.entered[name]
-            for position, key in enumerate(one["arms"], 1):
-                if one["policy"] == name and held and position not in one["censored"]:
-                    r = self.worth(one, position)
+        for index, decision in enumerate(self.decisions):
+            ripe = self.now - decision["at"] > WINDOW
+            held = ripe if mature else REWARDS[name].learn == "served" or index in self.entered[name]
+            for position, key in enumerate(decision["arms"], 1):
+                if decision["policy"] == name and held and position not in decision["censored"]:
+                    r = self.worth(decision, position)
                     sums = total.setdefault(key, [0.0, 0.0, 0.0])
                     total[key] = [sums[0] + 1, sums[1] + r, sums[2] + r * r]
         return {key: (row[0], row[1], row[2]) for key, row in total.items()}
@@ -210,116 +210,116 @@ class Commands(RuleBasedStateMachine):
 
     @rule(group=st.lists(requests, min_size=1, max_size=3))
     def recommend(self, group: list[dict[str, Any]]) -> None:
-        made = [Request(**asked) for asked in group]
-        answers = recommend_group(self.tick(), made)
+        created = [Request(**options) for options in group]
+        answers = recommend_group(self.tick(), created)
         claimed: set[str] = set()  # request ids of this group whose session turned out to be somebody else's
-        for asked, answer in zip(group, answers, strict=True):
-            self.answered(asked, answer, claimed)
-        for asked, answer in zip(group, answers, strict=True):
+        for options, answer in zip(group, answers, strict=True):
+            self.answered(options, answer, claimed)
+        for options, answer in zip(group, answers, strict=True):
             if isinstance(answer, dict):  # a group gives a session its user in one transaction
-                assert answer["user"] == self.model.sessions[asked["session"]]["user"]
+                assert answer["user"] == self.model.sessions[options["session"]]["user"]
 
-    def answered(self, asked: dict[str, Any], answer: Any, claimed: set[str]) -> None:
-        refused = Conflict if asked["request_id"] in claimed else self.model.refusal(asked)
+    def answered(self, options: dict[str, Any], answer: Any, claimed: set[str]) -> None:
+        refused = Conflict if options["request_id"] in claimed else self.model.refusal(options)
         if isinstance(refused, type):
             assert type(answer) is refused, (answer, refused)
-            if refused is Conflict and asked["request_id"] not in {None, *self.model.requests}:
-                claimed.add(asked["request_id"])
+            if refused is Conflict and options["request_id"] not in {None, *self.model.requests}:
+                claimed.add(options["request_id"])
             return
         assert isinstance(answer, dict), answer
         shown = [slot["arm"] for slot in answer["slate"]]
         if isinstance(refused, int):
-            one = self.model.decisions[refused]
+            decisions = self.model.decisions[refused]
             assert answer["duplicate"]
-            assert answer["decision_id"] == one["id"]
+            assert answer["decision_id"] == decisions["id"]
         else:
-            self.model.settle(asked["policy"])
-            m, k = len(self.model.eligible(asked)), asked["size"]
-            one = self.model.drawn(asked, shown) | {"id": answer["decision_id"]}
-            self.model.decisions[-1] = one
+            self.model.settle(options["policy"])
+            m, k = len(self.model.eligible(options)), options["size"]
+            decisions = self.model.drawn(options, shown) | {"id": answer["decision_id"]}
+            self.model.decisions[-1] = decisions
             assert not answer["duplicate"]
-            assert set(shown) <= self.model.eligible(asked)
-            if asked["policy"] in PLAIN:
+            assert set(shown) <= self.model.eligible(options)
+            if options["policy"] in PLAIN:
                 assert [slot["propensity"] for slot in answer["slate"]] == pytest.approx(
                     [1 / (m - p) for p in range(k)]
                 )
-        assert len(set(shown)) == len(shown) == asked["size"]
+        assert len(set(shown)) == len(shown) == options["size"]
         assert [answer[name] for name in ("visit", "step", "version")] == [
-            one[name] for name in ("visit", "step", "version")
+            decisions[name] for name in ("visit", "step", "version")
         ]
-        assert shown == one["arms"]
+        assert shown == decisions["arms"]
 
     @rule(line=lines)
     def feedback(self, line: dict[str, Any]) -> None:
-        made, one = self.line(line)
-        wanted = self.told(made, one)
+        answers, item = self.line(line)
+        wanted = self.outcome_of(answers, item)
         if isinstance(wanted, type):
             with pytest.raises(wanted) as caught:
-                feedback(self.tick(), made)
+                feedback(self.tick(), answers)
             assert type(caught.value) is wanted
             return
-        said = feedback(self.tick(), made)
-        self.model.settle(one["policy"])
-        assert (said.events, said.duplicates) == wanted
-        assert said.reward == pytest.approx(self.reward(made, one), abs=1e-9)
+        result = feedback(self.tick(), answers)
+        self.model.settle(item["policy"])
+        assert (result.events, result.duplicates) == wanted
+        assert result.reward == pytest.approx(self.reward(answers, item), abs=1e-9)
 
     @rule(group=st.lists(lines, min_size=2, max_size=5))
-    def feedback_in_one_transaction(self, group: list[dict[str, Any]]) -> None:
+    def feedback_in_a_transaction(self, group: list[dict[str, Any]]) -> None:
         """Good lines are stored and bad ones refused, all in one transaction."""
         refused, settled = 0, set()
-        made = []
+        answers = []
         for line in group:
-            asked, one = self.line(line)
-            made.append(asked)
-            refused += isinstance(self.told(asked, one), type)
-            settled |= {one["policy"]} if one else set()
-        told: list[InputError] = []
-        summary = feedback_stream(self.tick(), lambda: [made], quarantine=True, rejected=told.append)
+            options, item = self.line(line)
+            answers.append(options)
+            refused += isinstance(self.outcome_of(options, item), type)
+            settled |= {item["policy"]} if item else set()
+        reported: list[InputError] = []
+        summary = feedback_stream(self.tick(), lambda: [answers], quarantine=True, rejected=reported.append)
         for name in settled:
             self.model.settle(name)
-        assert (summary.rejected, len(told)) == (refused, refused)
+        assert (summary.rejected, len(reported)) == (refused, refused)
 
     def line(self, line: dict[str, Any]) -> tuple[Line, dict[str, Any] | None]:
-        known = self.model.decisions
-        one = known[line["decision"] % len(known)] if known and line["decision"] >= 0 else None
-        at = None if line["age"] is None else (one["at"] if one else START) + line["age"]
-        kept = {name: line[name] for name in ("position", "events", "key", "censor")}
-        return Line(decision_id=one["id"] if one else 10**9, at=at, **kept), one
+        decisions = self.model.decisions
+        item = decisions[line["decision"] % len(decisions)] if decisions and line["decision"] >= 0 else None
+        at = None if line["age"] is None else (item["at"] if item else START) + line["age"]
+        retained = {name: line[name] for name in ("position", "events", "key", "censor")}
+        return Line(decision_id=item["id"] if item else 10**9, at=at, **retained), item
 
-    def told(self, line: Line, one: dict[str, Any] | None) -> type[Exception] | tuple[int, int]:
+    def outcome_of(self, line: Line, item: dict[str, Any] | None) -> type[Exception] | tuple[int, int]:
         """What the store should say of a line; the model takes it in."""
-        size = len(one["arms"]) if one else 0
-        if one is None or (line.position or 1) > size:
+        size = len(item["arms"]) if item else 0
+        if item is None or (line.position or 1) > size:
             return InputError
         position = 1 if size == 1 else line.position
         count = len(line.events) + (line.censor is not None)
-        content = one["id"], position, {k: float(v) for k, v in line.events.items()}, line.censor, line.at
+        content = item["id"], position, {k: float(v) for k, v in line.events.items()}, line.censor, line.at
         if line.key in self.model.keys:
             return (0, count) if self.model.keys[line.key] == content else Conflict
         at = self.model.now if line.at is None else line.at
-        if not count or not one["at"] <= at <= self.model.now:
+        if not count or not item["at"] <= at <= self.model.now:
             return InputError
-        one["events"] += [(position, kind, value, at) for kind, value in line.events.items()]
+        item["events"] += [(position, kind, value, at) for kind, value in line.events.items()]
         if line.censor is not None:
             positions = set(range(1, size + 1)) if line.position is None else {line.position}
-            one["censored"] = one["censored"] | positions if line.censor else one["censored"] - positions
+            item["censored"] = item["censored"] | positions if line.censor else item["censored"] - positions
         if line.key is not None:
             self.model.keys[line.key] = content
         return count, 0
 
-    def reward(self, line: Line, one: dict[str, Any]) -> float:
-        if len(one["arms"]) == 1 or line.position is not None:
-            return self.model.worth(one, line.position or 1)
-        return self.model.page(one)
+    def reward(self, line: Line, item: dict[str, Any]) -> float:
+        if len(item["arms"]) == 1 or line.position is not None:
+            return self.model.worth(item, line.position or 1)
+        return self.model.page(item)
 
     @rule()
     def settle(self) -> None:
         settling = [name for name in NAMES if REWARDS[name].learn == "settled"]
         settled = sum(self.model.settle(name) for name in settling)
         waiting = [
-            len(one["arms"])
-            for place, one in enumerate(self.model.decisions)
-            if one["policy"] in settling and place not in self.model.entered[one["policy"]]
+            len(decision["arms"])
+            for index, decision in enumerate(self.model.decisions)
+            if decision["policy"] in settling and index not in self.model.entered[decision["policy"]]
         ]
         assert settle.settle(self.tick()) == settle.Result(settled=settled, open=sum(waiting))
 
@@ -327,9 +327,9 @@ class Commands(RuleBasedStateMachine):
 
     @rule(name=names)
     def freeze(self, name: str) -> None:
-        made = versions.freeze(self.tick(), f"{name}@1")
+        answers = versions.freeze(self.tick(), f"{name}@1")
         self.model.frozen[name].append(self.model.belief(name, mature=True))
-        assert made["version"] == len(self.model.frozen[name]) + 1
+        assert answers["version"] == len(self.model.frozen[name]) + 1
 
     @precondition(lambda self: any(self.model.frozen.values()))
     @rule(name=names, number=st.integers(1, 4))
@@ -357,15 +357,17 @@ class Commands(RuleBasedStateMachine):
     def beliefs_agree(self) -> None:
         with self.tick().read() as unit:
             live = policies.live(unit, NAMES)
-            shown = {one.id: one.key for one in arms.every(unit)}
+            shown = {item.id: item.key for item in arms.every(unit)}
             for name in live:
-                found = policies.versions(unit, [live[name][0].policy.id])
+                result = policies.versions(unit, [live[name][0].policy.id])
                 right = [self.model.belief(name), *self.model.frozen[name]]
                 if name in REMEMBERING:
-                    now = policies.ordinal(unit, found[0].policy.id)
-                    assert gap(slot_statistics.stored_sums(unit, found[0], ordinal=now), defined(unit, found[0])) < 1e-9
+                    now = policies.ordinal(unit, result[0].policy.id)
+                    assert (
+                        gap(slot_statistics.stored_sums(unit, result[0], ordinal=now), defined(unit, result[0])) < 1e-9
+                    )
                     continue
-                for version, wanted in zip(found, right, strict=True):
+                for version, wanted in zip(result, right, strict=True):
                     held = {shown[row[0]]: row[1:] for row in beliefs.sums(unit, version.id)}
                     assert apart(held, wanted) < 1e-9
 
@@ -377,30 +379,32 @@ class Commands(RuleBasedStateMachine):
                 .join(tables.session, tables.session.c.id == tables.visit.c.session_id)
                 .order_by(tables.visit.c.number)
             )
-            told = unit.ask_value("SELECT count(*) FROM event WHERE kind <> '!censor'")
-            made = unit.ask_value("SELECT count(*) FROM decision")
-            known = unit.ask_value("SELECT count(*) FROM feedback_key")
+            reported = unit.ask_value("SELECT count(*) FROM event WHERE kind <> '!censor'")
+            answers = unit.ask_value("SELECT count(*) FROM decision")
+            stored = unit.ask_value("SELECT count(*) FROM feedback_key")
         newest = {key: (number, steps, last) for key, number, steps, last in visits}
-        assert newest == {key: (one["visit"], one["steps"], one["last"]) for key, one in self.model.sessions.items()}
-        assert told == sum(len(one["events"]) for one in self.model.decisions)
-        assert (made, known) == (len(self.model.decisions), len(self.model.keys))
+        assert newest == {
+            key: (session["visit"], session["steps"], session["last"]) for key, session in self.model.sessions.items()
+        }
+        assert reported == sum(len(decision["events"]) for decision in self.model.decisions)
+        assert (answers, stored) == (len(self.model.decisions), len(self.model.keys))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_the_store_and_its_model_agree(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    made: list[Store] = []
+    answers: list[Store] = []
 
     def make() -> Store:
         if kind == "sqlite":
             path = tmp_path / f"{uuid.uuid4().hex}.db"
             shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
-            made.append(Store(str(path)))
+            answers.append(Store(str(path)))
         else:
             template = request.getfixturevalue("postgres_template")
-            made.append(Store(_create(request.getfixturevalue("postgres_server"), f"m{uuid.uuid4().hex}", template)))
-        made[-1].notice = lambda _: None
-        return made[-1]
+            answers.append(Store(_create(request.getfixturevalue("postgres_server"), f"m{uuid.uuid4().hex}", template)))
+        answers[-1].notice = lambda _: None
+        return answers[-1]
 
     few = settings(
         max_examples=EXAMPLES[kind], stateful_step_count=STEPS, deadline=None, derandomize=True, database=None,

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.app.logs import summary
-from tests.conftest import Run, Said
+from tests.conftest import CommandResult, Run
 
 MAP = {
     "session": "visit", "at": "time", "arm": "item", "propensity": "p", "events": {"click": "clicked"},
@@ -38,7 +38,7 @@ def table(number: int = 3, **changes: Any) -> pa.Table:
     return pa.table(columns | changes)
 
 
-def imported(run: Run, rows: pa.Table, **changes: Any) -> Said:
+def imported(run: Run, rows: pa.Table, **changes: Any) -> CommandResult:
     parquet.write_table(rows, "log.parquet")
     Path("map.json").write_text(json.dumps({**MAP, **changes}))
     return run("import-log", "log.parquet", "--layout", "parquet", "--map", "map.json", "--policy", "shop", "--json")
@@ -53,11 +53,11 @@ def test_a_row_becomes_what_the_map_says(run: Run) -> None:
     assert imported(run, table()).json == summary(duplicates=3)
 
 
-def test_a_file_that_is_cut_or_lacks_a_column_is_refused_in_a_line(run_sqlite: Run) -> None:
+def test_a_file_that_is_cut_or_lacks_a_column_is_refuses(run_sqlite: Run) -> None:
     assert "no column 'prob'" in imported(run_sqlite, table(), propensity="prob").error["error"]
     assert "log.parquet line 2, field p" in imported(run_sqlite, table(p=[0.0, 0.5, 0.5])).error["error"]
     imported(run_sqlite, table(300))
     content = Path("log.parquet").read_bytes()
     Path("log.parquet").write_bytes(content[: len(content) // 2])
-    said = run_sqlite("import-log", "log.parquet", "--layout", "parquet", "--map", "map.json")
-    assert (said.exit_code, "no whole Parquet file" in said.stderr, len(said.stderr.splitlines())) == (2, True, 1)
+    result = run_sqlite("import-log", "log.parquet", "--layout", "parquet", "--map", "map.json")
+    assert (result.exit_code, "no whole Parquet file" in result.stderr, len(result.stderr.splitlines())) == (2, True, 1)

@@ -14,12 +14,12 @@ from tests.app.shop import START, added_up, clock, stocked, sums
 from tests.app.workers import together
 
 
-def request(session: str = "s", **rest: Any) -> Request:
-    return Request(**{"policy": "home", "session": session} | rest)
+def request(session: str = "s", **options: Any) -> Request:
+    return Request(**{"policy": "home", "session": session} | options)
 
 
-def click(**rest: Any) -> Line:
-    return Line(**{"events": {"click": 1.0}} | rest)
+def click(**options: Any) -> Line:
+    return Line(**{"events": {"click": 1.0}} | options)
 
 
 @pytest.fixture
@@ -29,29 +29,31 @@ def pipe(store: Store) -> Pipe:
 
 def test_each_line_is_answered_in_its_place(pipe: Pipe) -> None:
     first = pipe.group([request()])[0]
-    found = pipe.group([click(decision_id=1), request("t"), InputError("bad"), click(decision_id=99), request("u")])
-    assert found[0] == Result(decision_id=first["decision_id"], events=1, duplicates=0, reward=1.0)
-    assert [found[place]["session"] for place in (1, 4)] == ["t", "u"]
-    assert [str(found[place]) for place in (2, 3)] == ["bad", "unknown decision 99"]
+    result = pipe.group([click(decision_id=1), request("t"), InputError("bad"), click(decision_id=99), request("u")])
+    assert result[0] == Result(decision_id=first["decision_id"], events=1, duplicates=0, reward=1.0)
+    assert [result[index]["session"] for index in (1, 4)] == ["t", "u"]
+    assert [str(result[index]) for index in (2, 3)] == ["bad", "unknown decision 99"]
 
 
 def test_feedback_of_a_group_is_seen_by_the_next_one(pipe: Pipe) -> None:
     shown = pipe.group([request()])[0]["slate"][0]["arm"]
-    same, known = pipe.group([click(decision_id=1), request(size=5)])[1], pipe.group([request(size=5)])[0]
-    scores = [{slot["arm"]: slot["score"] for slot in answer["slate"]}[shown] for answer in (same, known)]
+    same, stored = pipe.group([click(decision_id=1), request(size=5)])[1], pipe.group([request(size=5)])[0]
+    scores = [{slot["arm"]: slot["score"] for slot in answer["slate"]}[shown] for answer in (same, stored)]
     assert scores == pytest.approx([1 / 3, 2 / 4])  # Beta(1, 2), then a click and one more silent slot: Beta(2, 2)
 
 
 def test_feedback_may_name_a_request_of_its_own_group(pipe: Pipe, store: Store) -> None:
-    asked, told, again = pipe.group([request(request_id="r"), click(request_id="r", key="k"), request(request_id="r")])
-    assert told == Result(decision_id=asked["decision_id"], events=1, duplicates=0, reward=1.0)
-    assert again == asked | {"duplicate": True}
-    arm = asked["slate"][0]["arm"]
+    options, reported, again = pipe.group(
+        [request(request_id="r"), click(request_id="r", key="k"), request(request_id="r")]
+    )
+    assert reported == Result(decision_id=options["decision_id"], events=1, duplicates=0, reward=1.0)
+    assert again == options | {"duplicate": True}
+    arm = options["slate"][0]["arm"]
     with store.read() as unit:
-        found = decisions.find(unit, [1])[1]
+        result = decisions.find(unit, [1])[1]
     assert sums(store, "home") == added_up(store, "home")
-    assert sums(store, "home")[found.slots[0].arm_id] == (1.0, 1.0, 1.0), arm
-    assert found.seq == 1
+    assert sums(store, "home")[result.slots[0].arm_id] == (1.0, 1.0, 1.0), arm
+    assert result.seq == 1
 
 
 def test_a_group_teaches_every_policy_that_it_speaks_of(pipe: Pipe, store: Store) -> None:
@@ -93,13 +95,13 @@ def test_an_error_of_the_database_undoes_the_whole_group(
 
 
 def test_a_kind_that_nobody_weighs_is_told_once(pipe: Pipe, store: Store) -> None:
-    said: list[str] = []
-    store.notice = said.append
+    result: list[str] = []
+    store.notice = result.append
     pipe.group([request()])
     for _ in range(2):
         pipe.group([click(decision_id=1, events={"wink": 1.0})])
-    assert len(said) == 1
-    assert "'wink'" in said[0]
+    assert len(result) == 1
+    assert "'wink'" in result[0]
 
 
 def test_a_warm_pipe_sees_what_others_change(pipe: Pipe, store: Store) -> None:
@@ -124,7 +126,7 @@ def chatter(store: Store, number: int) -> int:
             request(f"{number}-{name}", policy=name, request_id=f"{number}-{i}-{name}") for name in names
         ]
         lines += [click(request_id=f"{number}-{last}-{name}") for name in names]
-        assert not [one for one in pipe.group(lines) if isinstance(one, InputError) and i]
+        assert not [item for item in pipe.group(lines) if isinstance(item, InputError) and i]
         last = i
     return 2 * 20
 

@@ -67,7 +67,7 @@ def test_the_gradient_is_that_of_the_expected_return(model: str, gamma: float) -
     kind = Gradient(design=DESIGN, model=model, floor=0.1, temperature=0.8)
     rng = np.random.default_rng(2)
     parameters = {name: rng.normal(scale=0.4, size=values.shape) for name, values in kind.nothing(ARMS).items()}
-    found = climbed(kind, parameters, gamma)
+    result = climbed(kind, parameters, gamma)
     for name, values in parameters.items():
         slope = np.zeros_like(values)
         for cell in np.ndindex(values.shape):
@@ -75,5 +75,5 @@ def test_the_gradient_is_that_of_the_expected_return(model: str, gamma: float) -
             aside[cell] = 1e-5
             up, down = (value(kind, {**parameters, name: values + sign * aside}, gamma) for sign in (1, -1))
             slope[cell] = (up - down) / 2e-5
-        assert found[name] == pytest.approx(slope, rel=1e-6, abs=1e-8), name
-    assert max(np.abs(values).max(initial=0) for values in found.values()) > 0.01
+        assert result[name] == pytest.approx(slope, rel=1e-6, abs=1e-8), name
+    assert max(np.abs(values).max(initial=0) for values in result.values()) > 0.01

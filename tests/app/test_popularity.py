@@ -25,9 +25,9 @@ def log(sqlite_db: str) -> Any:
     return sqlite_db
 
 
-def make(db: str, name: str = "p", kind: str = "thompson", *, minutes: int = 100, **asked: Any) -> Any:
+def make(db: str, name: str = "p", kind: str = "thompson", *, minutes: int = 100, **options: Any) -> Any:
     with closing(logs.at(db, minutes)) as store:
-        return policy.create(store, policy.Request(name=name, kind=kind, **asked))
+        return policy.create(store, policy.Request(name=name, kind=kind, **options))
 
 
 def prior(db: str, name: str = "p") -> Any:
@@ -46,8 +46,8 @@ def earned(db: str) -> Any:
 
 
 def test_an_arm_starts_from_its_mean_shrunk_to_that_of_all(log: Any) -> None:
-    made = make(log, prior_from="policy=u", prior_weight=4.0)
-    assert made["created"]
+    answers = make(log, prior_from="policy=u", prior_weight=4.0)
+    assert answers["created"]
     sums = earned(log)
     overall = sum(reward for _, reward in sums.values()) / 60
     for arm, (alpha, beta) in prior(log)[0].items():
@@ -75,18 +75,18 @@ def test_what_a_prior_was_learned_from_is_known_beside_what_taught_the_belief(lo
 def test_an_estimate_on_the_log_of_its_prior_is_in_sample(log: Any) -> None:
     make(log, prior_from="policy=u")
     make(log, "fresh")
-    assert "in-sample" in logs.one(log, "p", "snips", log="policy=u")["reasons"]
-    assert "in-sample" not in logs.one(log, "fresh", "snips", log="policy=u")["reasons"]
+    assert "in-sample" in logs.estimate(log, "p", "snips", log="policy=u")["reasons"]
+    assert "in-sample" not in logs.estimate(log, "fresh", "snips", log="policy=u")["reasons"]
     logs.serve(log, "u", pages=60, rates=(*RATES, 0.5), start=200, seed=2)
     later = "policy=u,since=2026-02-01T02:00:00Z"
-    assert "in-sample" not in logs.one(log, "p", "snips", log=later)["reasons"]
+    assert "in-sample" not in logs.estimate(log, "p", "snips", log=later)["reasons"]
 
 
 def test_a_copy_remembers_what_its_prior_was_learned_from(log: Any) -> None:
     make(log, prior_from="policy=u")
     with closing(logs.at(log, 101)) as store:
         versions.freeze(store, "p")
-    assert "in-sample" in logs.one(log, "p@2", "snips", log="policy=u")["reasons"]
+    assert "in-sample" in logs.estimate(log, "p@2", "snips", log="policy=u")["reasons"]
 
 
 def test_the_same_again_is_fine_and_another_weight_a_conflict(log: Any) -> None:
@@ -99,7 +99,7 @@ def test_the_same_again_is_fine_and_another_weight_a_conflict(log: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "what"),
+    ("options", "what"),
     [
         ({"prior_weight": 3.0}, "no log to weigh"),
         ({"prior_from": "", "prior": "prior.csv"}, "do not go together"),
@@ -110,8 +110,8 @@ def test_the_same_again_is_fine_and_another_weight_a_conflict(log: Any) -> None:
         ({"prior_from": "", "kind": "ucb", "reward": "open"}, "may leave [0, 1]"),
     ],
 )
-def test_what_makes_no_prior_is_refused(log: Any, asked: dict[str, Any], what: str) -> None:
+def test_what_makes_no_prior_is_refused(log: Any, options: dict[str, Any], what: str) -> None:
     with closing(logs.at(log, 100)) as store:
         reward.define(store, reward.Request(name="open", weights="dwell_s=1"))
     with pytest.raises(InputError, match=re.escape(what)):
-        make(log, **asked)
+        make(log, **options)

@@ -124,9 +124,9 @@ def imported(run: Run, path: Path, *, by_context: bool, policy: str = "np") -> N
             device = int(generator.integers(3))
             order = np.roll(np.arange(3), device) if by_context else generator.permutation(3)
             clicks = [
-                {"kind": "click", "position": place + 1, "at": "2026-01-01T00:00:01Z"}
-                for place, arm in enumerate(order[:2])
-                if generator.random() < (0.3 + 0.2 * arm) * CURVE[place]
+                {"kind": "click", "position": index + 1, "at": "2026-01-01T00:00:01Z"}
+                for index, arm in enumerate(order[:2])
+                if generator.random() < (0.3 + 0.2 * arm) * CURVE[index]
             ]
             line = {
                 "session": f"{policy}{page}", "context": {"device": device}, "eligible": ["a0", "a1", "a2"],
@@ -166,9 +166,9 @@ def test_an_import_whose_positions_follow_the_context_is_refused(
     run_sqlite: Run, sqlite_db: str, tmp_path: Path
 ) -> None:
     imported(run_sqlite, tmp_path / "log.jsonl", by_context=True)
-    said = run_sqlite("position", "fit", "home", "--json")
-    assert (said.exit_code, said.error["code"]) == (3, 3)
-    assert "vary only with the context" in said.error["error"]
+    result = run_sqlite("position", "fit", "home", "--json")
+    assert (result.exit_code, result.error["code"]) == (3, 3)
+    assert "vary only with the context" in result.error["error"]
     assert run_sqlite("position", "list", "--json").json == []
 
 
@@ -196,10 +196,10 @@ def test_the_commands_answer_as_the_contract_says(run_sqlite: Run, sqlite_db: st
 def test_pages_without_a_slot_are_left_out(sqlite_db: str) -> None:
     """The first slot of every second page is censored: the curve is that of the other pages, and it is said."""
     served(sqlite_db, "uniform", pages=2_000)
-    whole = fitted(sqlite_db, name="before")
+    complete = fitted(sqlite_db, name="before")
     with closing(sqlite3.connect(sqlite_db)) as connection, connection:
         connection.execute("UPDATE slot SET censored = 1 WHERE position = 1 AND decision_id % 2 = 0")
     answer = fitted(sqlite_db, name="after")
     assert "partial-pages" in answer["reasons"]
     assert [position["slots"] for position in answer["positions"]] == [1_000] * 3
-    assert examination(answer) == pytest.approx(examination(whole), rel=0.3)
+    assert examination(answer) == pytest.approx(examination(complete), rel=0.3)

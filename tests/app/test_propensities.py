@@ -15,7 +15,7 @@ from rlrec.app.imports import propensities
 from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots
 from rlrec.store.loading import Same
 from tests.app.logs import summary
-from tests.conftest import Run, Said
+from tests.conftest import CommandResult, Run
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def line(n: int, arms: Iterable[str] = ("a",), eligible: str = "abc", **more: An
     return {"session": f"s{n}", "slate": [{"arm": arm} for arm in arms], "eligible": list(eligible), **more}
 
 
-def imported(run: Run, lines: Iterable[dict[str, Any]], *options: str) -> Said:
+def imported(run: Run, lines: Iterable[dict[str, Any]], *options: str) -> CommandResult:
     Path("log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
     return run("import-log", "log.jsonl", "--layout", "jsonl", "--policy", "old", "--json", *options)
 
@@ -39,8 +39,8 @@ def slots(run: Run) -> list[list[tuple[float | None, float | None]]]:
 
 def test_a_uniform_logger_draws_from_those_left(run: Run) -> None:
     partial = line(2) | {"slate": [{"arm": "b", "position": 2}], "k": 3}
-    known = line(3) | {"slate": [{"arm": "a", "propensity": 0.9}]}
-    assert imported(run, [line(1, "ca"), partial, known], "--propensity", "uniform").json["accepted"] == 3
+    stored = line(3) | {"slate": [{"arm": "a", "propensity": 0.9}]}
+    assert imported(run, [line(1, "ca"), partial, stored], "--propensity", "uniform").json["accepted"] == 3
     assert slots(run) == [[(1 / 3, None), (1 / 2, None)], [(None, 1 / 3)], [(0.9, None)]]
 
 
@@ -83,8 +83,8 @@ def test_estimates_by_estimated_propensities_are_weak_and_pass_no_gate(run: Run)
     for name in ("best", "worst"):
         run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={name}.csv")
     run("route", "create", "front", "--to", "worst")
-    said = run("route", "set", "front", "--to", "best", "--require", "if-better")
-    assert (said.exit_code, "computed when it was imported" in said.stderr) == (3, True)
+    result = run("route", "set", "front", "--to", "best", "--require", "if-better")
+    assert (result.exit_code, "computed when it was imported" in result.stderr) == (3, True)
 
 
 def test_a_check_counts_what_an_import_stores_and_stores_nothing(run: Run) -> None:

@@ -34,9 +34,9 @@ def shop(store: Store) -> Store:
     return stocked(store, home="epsilon-greedy/durable", other="epsilon-greedy/durable", plain="uniform")
 
 
-def visit(store: Store, at: int, *, user: str | None = "u", session: str | None = None, **rest: Any) -> Answer:
+def visit(store: Store, at: int, *, user: str | None = "u", session: str | None = None, **options: Any) -> Answer:
     """A decision at a time, in a session of its own unless one is named."""
-    return ask(clock(store, at), session=session or f"{user} at {at}", user=user, **rest)
+    return ask(clock(store, at), session=session or f"{user} at {at}", user=user, **options)
 
 
 def returns(store: Store) -> dict[int, list[tuple[int | None, int]]]:
@@ -67,11 +67,11 @@ def test_the_last_decision_of_the_visit_before_is_credited_in_the_transaction_of
 
 
 def test_each_visit_credits_the_one_before_across_sessions_and_policies(shop: Store) -> None:
-    made = [
+    answers = [
         visit(shop, START, session="a"), visit(shop, START + DAY, name="other"),
         visit(shop, START + 2 * DAY, session="a", name="plain"), visit(shop, START + 3 * DAY, name="other"),
     ]  # fmt: skip
-    assert list(returns(shop)) == [answer["decision_id"] for answer in made[:3]]
+    assert list(returns(shop)) == [answer["decision_id"] for answer in answers[:3]]
     assert sound(shop, "home", "other", "plain")
 
 
@@ -140,14 +140,14 @@ def test_nothing_is_recorded_where_no_reward_weighs_it(store: Store) -> None:
 
 def test_a_definition_credits_the_visits_before_it(store: Store) -> None:
     stocked(clock(store, START), home="epsilon-greedy", other="uniform")
-    made = [visit(store, START + day * DAY, name=("home", "other")[day % 2]) for day in range(4)]
+    answers = [visit(store, START + day * DAY, name=("home", "other")[day % 2]) for day in range(4)]
     visit(store, START + 3 * DAY, user="v")
     for _ in range(2):
         reward.define(store, DURABLE)
     reward.define(store, reward.Request(name="again", weights="return=2"))
-    assert list(returns(store)) == [answer["decision_id"] for answer in made[:3]]
+    assert list(returns(store)) == [answer["decision_id"] for answer in answers[:3]]
     visit(store, START + 4 * DAY)
-    assert returns(store)[made[3]["decision_id"]] == [(1, START + 4 * DAY)]
+    assert returns(store)[answers[3]["decision_id"]] == [(1, START + 4 * DAY)]
     rebuild.rebuild(store, rebuild.Request(reference="home", reward="durable"))
     assert sound(store, "home")
 

@@ -14,8 +14,8 @@ from tests.app.workers import calls_route, names_route, ramps_route, together
 CALLERS, RAMPS = 16, 6
 
 
-def either(store: Store, one: tuple[Callable[..., Any], Any]) -> Any:
-    work, argument = one
+def either(store: Store, item: tuple[Callable[..., Any], Any]) -> Any:
+    work, argument = item
     return work(store, argument)
 
 

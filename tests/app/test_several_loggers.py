@@ -55,8 +55,8 @@ def db(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> str:
     return db
 
 
-def judged(db: str, log: str | None, **asked: Any) -> dict[str, Any]:
-    return logs.one(db, "target", asked.pop("estimators", "snips"), log=log, **asked)
+def judged(db: str, log: str | None, **options: Any) -> dict[str, Any]:
+    return logs.estimate(db, "target", options.pop("estimators", "snips"), log=log, **options)
 
 
 @pytest.mark.slow
@@ -165,12 +165,13 @@ def test_the_gate_of_training_weighs_loggers_as_evaluate_does(sqlite_db: str, tm
     logs.create(sqlite_db, "pg", "gradient")
     logs.serve(sqlite_db, "old", pages=2_000, rates=RATES)
     logs.serve(sqlite_db, "near", pages=2_000, rates=RATES, seed=2, start=20)
-    asked = ("train-pg", "pg", "--epochs", "1", "--seed", "1", "--json")
-    result = runner(sqlite_db)("--now", "2026-02-03T00:00:00Z", *asked)
+    options = ("train-pg", "pg", "--epochs", "1", "--seed", "1", "--json")
+    result = runner(sqlite_db)("--now", "2026-02-03T00:00:00Z", *options)
     assert result.exit_code == 0, result.stderr
     gate = json.loads(result.stdout)
     both, near = (
-        logs.one(sqlite_db, f"pg@{gate['version']}", "wdr", log=f"split=gate{more}") for more in ("", ",policy=near")
+        logs.estimate(sqlite_db, f"pg@{gate['version']}", "wdr", log=f"split=gate{more}")
+        for more in ("", ",policy=near")
     )
     assert both["loggers"] == 2
     assert gate["value"] == pytest.approx(both["value"], abs=both["std_error"])  # by another model

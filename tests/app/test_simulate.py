@@ -29,35 +29,35 @@ def shop(store: Store) -> Store:
     return store
 
 
-def served(shop: Store, **rest: Any) -> dict[str, Any]:
-    given = {
+def served(shop: Store, **options: Any) -> dict[str, Any]:
+    params = {
         "environment": "bernoulli",
         "policy": "home",
         "sessions": 12,
         "parameters": {"rates": "0.9,0.1"},
         "seed": 1,
     }
-    return {**simulate(shop, Request(**given | rest))}
+    return {**simulate(shop, Request(**params | options))}
 
 
 def times(store: Store) -> list[int]:
     with store.read() as unit:
-        found = decisions.find(unit, [*range(1, decisions.peek(unit))])
-    return [(found[number].at - START) // SECOND for number in sorted(found)]
+        result = decisions.find(unit, [*range(1, decisions.peek(unit))])
+    return [(result[number].at - START) // SECOND for number in sorted(result)]
 
 
 def test_the_belief_is_what_the_audience_gave(shop: Store) -> None:
-    found = served(shop, size=2, group=5, steps=2)
-    assert (found["decisions"], found["optimum_per_session"], found["regret"]) == (24, pytest.approx(2), 0)
-    assert sum(one[1] for one in sums(shop, "home").values()) == found["reward"]
+    result = served(shop, size=2, group=5, steps=2)
+    assert (result["decisions"], result["optimum_per_session"], result["regret"]) == (24, pytest.approx(2), 0)
+    assert sum(item[1] for item in sums(shop, "home").values()) == result["reward"]
     assert sums(shop, "home") == added_up(shop, "home")
     assert doctor(shop, Audit(sample=50)).ok
 
 
 def test_the_clock_starts_in_2026_and_stands_a_second_later_after_every_decision(shop: Store) -> None:
-    found = served(shop, sessions=3, group=2, steps=2)
+    result = served(shop, sessions=3, group=2, steps=2)
     assert times(shop) == [0, 0, 2, 2, 4, 5]
-    assert found["ended_at"] == "2026-01-01T00:00:06.000000Z"
+    assert result["ended_at"] == "2026-01-01T00:00:06.000000Z"
 
 
 def test_the_next_simulation_starts_at_the_newest_decision(shop: Store) -> None:
@@ -70,20 +70,20 @@ def test_the_next_simulation_starts_at_the_newest_decision(shop: Store) -> None:
 def test_steps_of_a_session_are_one_visit(shop: Store) -> None:
     served(shop, sessions=2, group=2, steps=3)
     with shop.read() as unit:
-        found = decisions.find(unit, [*range(1, 7)])
-    assert [(found[number].visit, found[number].step) for number in sorted(found)] == [
+        result = decisions.find(unit, [*range(1, 7)])
+    assert [(result[number].visit, result[number].step) for number in sorted(result)] == [
         (1, 0), (1, 0), (1, 1), (1, 1), (1, 2), (1, 2),
     ]  # fmt: skip
 
 
 def test_a_click_comes_when_its_time_has_come_and_the_last_ones_are_waited_for(shop: Store) -> None:
-    given = {"rates": "1,1", "delay": "3", "shape": "fixed"}
-    found = served(shop, environment="delayed", parameters=given, sessions=5)
+    params = {"rates": "1,1", "delay": "3", "shape": "fixed"}
+    result = served(shop, environment="delayed", parameters=params, sessions=5)
     with shop.read() as unit:
-        happened = [one for group in events.by_decision(unit, [*range(1, 6)]).values() for one in group]
-    assert [(one.at - START) // SECOND for one in happened] == [3, 4, 5, 6, 7]
-    assert [(one.received_at - START) // SECOND for one in happened] == [3, 4, 5, 6, 7]
-    assert (found["reward"], found["ended_at"]) == (5, "2026-01-01T00:00:07.000000Z")
+        effect = [item for group in events.by_decision(unit, [*range(1, 6)]).values() for item in group]
+    assert [(item.at - START) // SECOND for item in effect] == [3, 4, 5, 6, 7]
+    assert [(item.received_at - START) // SECOND for item in effect] == [3, 4, 5, 6, 7]
+    assert (result["reward"], result["ended_at"]) == (5, "2026-01-01T00:00:07.000000Z")
 
 
 def test_contexts_are_logged(shop: Store) -> None:
@@ -108,7 +108,7 @@ def test_arms_of_an_audience_take_the_places_of_as_many_in_the_catalogue(shop: S
     served(shop, parameters={"rates": "1,0"}, sessions=30)
     with shop.read() as unit:
         keys: dict[int, str] = dict(unit.ask("SELECT id, key FROM arm"))
-    assert {keys[arm]: bool(found[1]) for arm, found in sums(shop, "home").items()} == {"cocoa": True, "tea": False}
+    assert {keys[arm]: bool(result[1]) for arm, result in sums(shop, "home").items()} == {"cocoa": True, "tea": False}
 
 
 def test_an_audience_that_does_not_fit_the_catalogue_is_refused(shop: Store) -> None:
@@ -137,19 +137,19 @@ def test_an_experiment_and_a_route_are_served_like_a_policy(shop: Store) -> None
 # -- visitors with memory --
 
 
-def visited(shop: Store, environment: str = "barista", **rest: Any) -> dict[str, Any]:
-    return served(shop, environment=environment, parameters=rest.pop("parameters", {}), **rest)
+def visited(shop: Store, environment: str = "barista", **options: Any) -> dict[str, Any]:
+    return served(shop, environment=environment, parameters=options.pop("parameters", {}), **options)
 
 
 @pytest.mark.slow
 def test_visits_are_played_to_their_end_and_ended(shop: Store) -> None:
-    found = visited(shop, sessions=25, group=4)
+    result = visited(shop, sessions=25, group=4)
     with shop.read() as unit:
         steps, ends = zip(*unit.ask("SELECT steps, ended_at FROM visit"), strict=True)
-        assert unit.ask_value("SELECT count(*) FROM decision") == found["decisions"] == sum(steps)
+        assert unit.ask_value("SELECT count(*) FROM decision") == result["decisions"] == sum(steps)
     assert (len(steps), max(steps) <= 8, None in ends) == (25, True, False)
-    assert found["session_length"] == sum(steps) / 25
-    assert (found["optimum_per_session"], found["context_free_per_session"]) == (
+    assert result["session_length"] == sum(steps) / 25
+    assert (result["optimum_per_session"], result["context_free_per_session"]) == (
         pytest.approx(6.12),
         pytest.approx(4.733, abs=1e-3),
     )
@@ -168,36 +168,36 @@ def test_groups_stay_full_while_visits_are_to_come(shop: Store) -> None:
 
 
 def test_every_decision_is_mature_when_a_simulation_with_memory_is_over(shop: Store) -> None:
-    found = visited(shop, sessions=3)
+    result = visited(shop, sessions=3)
     with shop.read() as unit:
         newest = decisions.newest(unit)
     assert newest is not None
-    assert parse(found["ended_at"]) - newest > 30 * 60 * SECOND
+    assert parse(result["ended_at"]) - newest > 30 * 60 * SECOND
     shop.now = None
     assert parse(visited(shop, sessions=1)["started_at"]) == newest
 
 
 def test_a_visitor_who_comes_again_is_the_same_user_in_a_new_session_later(shop: Store) -> None:
-    found = visited(shop, "choc-kale", sessions=60, group=3, parameters={"away": "20"})
+    result = visited(shop, "choc-kale", sessions=60, group=3, parameters={"away": "20"})
     with shop.read() as unit:
         rows = unit.ask(
             "SELECT user_id, started_at, ended_at FROM visit JOIN session ON session.id = session_id"
             " ORDER BY user_id, started_at"
         )
-    pairs = [(one, other) for one, other in pairwise(rows) if one[0] == other[0]]
-    assert found["visitors"] == len({row[0] for row in rows}) < 60 == len(rows)
-    assert all(other[1] - one[2] >= 20 * SECOND for one, other in pairs)
-    assert found["retention"] == len({one[0] for one, _ in pairs}) / found["visitors"] > 0
-    assert found["visits_per_visitor"] == 60 / found["visitors"]
+    pairs = [(item, other) for item, other in pairwise(rows) if item[0] == other[0]]
+    assert result["visitors"] == len({row[0] for row in rows}) < 60 == len(rows)
+    assert all(other[1] - item[2] >= 20 * SECOND for item, other in pairs)
+    assert result["retention"] == len({item[0] for item, _ in pairs}) / result["visitors"] > 0
+    assert result["visits_per_visitor"] == 60 / result["visitors"]
 
 
 def test_a_step_of_the_corridor_is_an_event_of_minus_1(store: Store) -> None:
     reward.define(store, reward.Request(name="steps", weights="reward=1", clip=(-1, 0)))
     policy.create(store, policy.Request(name="home", kind="uniform", reward="steps"))
-    found = visited(store, "corridor", sessions=20, group=5)
-    assert found["reward"] == -found["decisions"] == sum(one[1] for one in sums(store, "home").values())
-    assert found["regret"] == pytest.approx(20 * found["optimum_per_session"] + found["decisions"])
-    assert (found["visits_per_visitor"], found["retention"]) == (1, None)
+    result = visited(store, "corridor", sessions=20, group=5)
+    assert result["reward"] == -result["decisions"] == sum(item[1] for item in sums(store, "home").values())
+    assert result["regret"] == pytest.approx(20 * result["optimum_per_session"] + result["decisions"])
+    assert (result["visits_per_visitor"], result["retention"]) == (1, None)
 
 
 def test_a_reward_that_does_not_see_what_is_given_is_told(shop: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,9 +206,9 @@ def test_a_reward_that_does_not_see_what_is_given_is_told(shop: Store, capsys: p
 
 
 def test_audiences_without_memory_know_nobody_again(shop: Store) -> None:
-    found = served(shop, steps=3)
+    result = served(shop, steps=3)
     words = ("context_free_per_session", "visitors", "visits_per_visitor", "retention")
-    assert (found["session_length"], [found[word] for word in words]) == (3, [None] * 4)
+    assert (result["session_length"], [result[word] for word in words]) == (3, [None] * 4)
 
 
 @pytest.mark.slow
@@ -223,16 +223,18 @@ def test_one_seed_gives_one_log_of_visits(sqlite_template: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("params", "result"),
     [
         ({"steps": 3}, "end by themselves"),
         ({"size": 2}, "one arm at a time"),
         ({"group": 2_000, "sessions": 2_000}, "a session ends after 1800"),
     ],
 )
-def test_what_visitors_with_memory_cannot_be_served_is_refused(shop: Store, given: dict[str, int], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        visited(shop, **given)
+def test_what_visitors_with_memory_cannot_be_served_is_refused(
+    shop: Store, params: dict[str, int], result: str
+) -> None:
+    with pytest.raises(InputError, match=result):
+        visited(shop, **params)
 
 
 @pytest.mark.slow

@@ -64,8 +64,8 @@ def slots(db: str) -> dict[str, Array]:
     return dict(zip(("propensity", "marginal", "reward"), columns.reshape(3, -1, 2), strict=True))
 
 
-def value(db: str, target: str, estimator: str, **asked: Any) -> float:
-    answer = logs.one(db, target, estimator, interval="normal", **asked)
+def value(db: str, target: str, estimator: str, **options: Any) -> float:
+    answer = logs.estimate(db, target, estimator, interval="normal", **options)
     assert answer["unit"] == "slate"
     return float(answer["value"])
 
@@ -127,7 +127,7 @@ def test_a_target_that_reads_the_session_is_judged_by_position(pages: str) -> No
         assert row["mean_weight"] == pytest.approx(1, abs=4 / np.sqrt(row["ess"]))
         assert abs(row["value"] - rips["value"]) < 4 * (row["std_error"] + rips["std_error"])
     assert iips["ess"] > rips["ess"]
-    unknown = logs.one(pages, "grad", "iips", target_samples=0)
+    unknown = logs.estimate(pages, "grad", "iips", target_samples=0)
     assert (unknown["left_out"], "no-marginal" in unknown["reasons"]) == (200, True)
 
 
@@ -144,7 +144,7 @@ def test_a_slate_of_one_slot_is_an_impression(sqlite_db: str) -> None:
 
 def test_pi_lists_the_slates_of_a_learning_logger(pages: str) -> None:
     """Against the pseudo-inverse of what the logger's belief at each page says, for a page reward that is a sum."""
-    row = logs.one(pages, "uniform", "pi")
+    row = logs.estimate(pages, "uniform", "pi")
     assert row["mean_weight"] == pytest.approx(1, abs=4 / np.sqrt(row["ess"]))
     assert row["left_out"] == 0
 
@@ -156,7 +156,7 @@ def test_pi_refuses_slates_that_are_too_many(sqlite_db: str) -> None:
     logs.serve(sqlite_db, "log", pages=40, rates=[0.3] * 30, size=4, group=20)
     logs.serve(sqlite_db, "even", pages=20, rates=[0.3] * 30, size=4, start=50)
     with pytest.raises(InputError, match="pi cannot weigh decision 21: its logger was not uniform") as refused:
-        logs.one(sqlite_db, "uniform", "pi")
+        logs.estimate(sqlite_db, "uniform", "pi")
     assert "iips" in str(refused.value.hint)
     (closed,) = logs.judged(sqlite_db, "uniform", estimators="pi", log="policy=even")
     assert closed["mean_weight"] == pytest.approx(1, abs=1e-12)
@@ -181,13 +181,13 @@ def test_a_page_earns_its_events_too(pages: str) -> None:
 def test_a_page_with_a_censored_slot_is_left_out(pages: str) -> None:
     run = runner(pages)
     assert run("feedback", 7, "--censor", "--position", 2).exit_code == 0
-    row = logs.one(pages, "uniform", "rips")
+    row = logs.estimate(pages, "uniform", "rips")
     assert (row["n"], row["left_out"]) == (199, 1)
     assert "no-propensity" in row["reasons"]
     lines = (json.dumps({"decision_id": number, "censor": True}) + "\n" for number in range(1, 201))
     run("feedback", "--input", "-", stdin="".join(lines))
     with pytest.raises(evaluate.EmptyLog, match="of 200 pages selected, each has a censored slot"):
-        logs.one(pages, "uniform", "rips")
+        logs.estimate(pages, "uniform", "rips")
 
 
 PARTIAL = {
@@ -225,7 +225,7 @@ def test_all_has_no_slates_of_single_slots(sqlite_db: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"estimators": "pbm"}, "pbm needs a position curve"),
         ({"estimators": "pbm:hom"}, "unknown position curve 'hom'"),
@@ -237,27 +237,27 @@ def test_all_has_no_slates_of_single_slots(sqlite_db: str) -> None:
         ({"estimators": "rips", "interval": "cressie-read"}, "does not exist for rips"),
     ],
 )
-def test_bad_input_is_refused(pages: str, asked: dict[str, str], message: str) -> None:
+def test_bad_input_is_refused(pages: str, options: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        logs.judged(pages, "uniform", **asked)
+        logs.judged(pages, "uniform", **options)
 
 
 def test_a_curve_that_is_too_short_is_refused(pages: str) -> None:
     logs.serve(pages, "log", pages=1, rates=RATES, size=3, seed=9, start=50)
     with pytest.raises(InputError, match="curve home@1 ends at position 2, and slates have 3"):
-        logs.one(pages, "uniform", "pbm:home")
+        logs.estimate(pages, "uniform", "pbm:home")
 
 
 def test_a_row_says_its_curve_and_its_age(pages: str) -> None:
-    row = logs.one(pages, "uniform", "pbm:home", minutes=3 * 24 * 60)
+    row = logs.estimate(pages, "uniform", "pbm:home", minutes=3 * 24 * 60)
     assert (row["curve"], row["curve_age_days"]) == ("home@1", pytest.approx(3.0))
     assert "position-model" in row["reasons"]
 
 
 def test_rows_as_clusters_are_slates(pages: str) -> None:
-    row = logs.one(pages, "uniform", "rips", cluster="row")
+    row = logs.estimate(pages, "uniform", "rips", cluster="row")
     assert (row["cluster"], row["clusters"], row["n"]) == ("row", 200, 200)
 
 
 def test_a_target_that_learned_from_the_pages_is_said_to_have(pages: str) -> None:
-    assert "in-sample" in logs.one(pages, "log", "rips")["reasons"]
+    assert "in-sample" in logs.estimate(pages, "log", "rips")["reasons"]

@@ -115,7 +115,7 @@ def test_a_target_is_weighed_by_its_regression_on_each_column(db: str, kind: str
             case = served.case("all", ids, context, keys={})
             assert case.index is not None
             np.testing.assert_allclose(case.index, expected, rtol=1e-12)
-    assert logs.one(db, "words", "ips", log="policy=log")["n"] == 40
+    assert logs.estimate(db, "words", "ips", log="policy=log")["n"] == 40
 
 
 def test_a_request_reads_the_columns_of_its_context_alone(db: str) -> None:
@@ -170,7 +170,9 @@ def test_sparse_contexts_train_what_dense_ones_do(sqlite_db: str) -> None:
     logs.serve(db, "log", pages=600, rates=RATES, contexts=contexts)
     trained(db, "dense", {"context": {"fields": {"words": {"list": words}}}}, epochs=2)
     trained(db, "hashed", FEATURES, epochs=2)
-    dense, hashed = (logs.one(db, name, "ips", log="policy=log", interval="normal") for name in ("dense", "hashed"))
+    dense, hashed = (
+        logs.estimate(db, name, "ips", log="policy=log", interval="normal") for name in ("dense", "hashed")
+    )
     assert dense["value"] != pytest.approx(0.3)
     assert hashed["value"] == pytest.approx(dense["value"], rel=1e-4)
     assert hashed["max_weight"] == pytest.approx(dense["max_weight"], rel=1e-4)

@@ -53,7 +53,7 @@ def test_the_direct_method_is_the_mean_of_plain_regressions(db: str) -> None:
             residual = reward[rows] - reward[rows].mean()
             weights = dense[rows].T @ residual / ((dense[rows] ** 2).sum(axis=0) + PENALTY)
             values[fold == number, each] += dense[fold == number] @ weights
-    estimate = logs.one(db, "uniform", "dm", log="policy=log", reward_model_hash=COLUMNS)
+    estimate = logs.estimate(db, "uniform", "dm", log="policy=log", reward_model_hash=COLUMNS)
     assert estimate["value"] == pytest.approx(np.clip(values, 0, 1).mean(), rel=1e-12)
 
 
@@ -62,8 +62,8 @@ def test_moments_of_batches_add_up() -> None:
     keys = [np.unique(rng.integers(0, 50, 30)) for _ in range(3)]
     parts = [ContextMoments(key, rng.integers(0, 9, (len(key), 5, 3)).astype(np.float64)) for key in keys]
     dense = np.zeros((50, 5, 3))
-    for part in parts:
-        dense[part.key] += part.sums
+    for piece in parts:
+        dense[piece.key] += piece.sums
     for total in (parts[0] + parts[1] + parts[2], parts[2] + (parts[0] + parts[1])):
         np.testing.assert_array_equal(total.key, np.unique(np.concatenate(keys)))
         np.testing.assert_array_equal(total.sums, dense[total.key])

@@ -32,60 +32,60 @@ def logged(db: str, *, size: int = 1, pages: int = 120) -> list[list[list[int]]]
 
 def weights(visits: list[list[list[int]]], *, last: float = LAST, floor: float = 0.0) -> list[float]:
     """Of every page, whose uniform propensity is 1/3 or 1/6."""
-    found = []
+    result = []
     for visit in visits:
         for before, shown in zip([[], *visit], visit, strict=False):
             chance = trained.chances(BIAS, last, set(before), floor=floor)
-            found.append(trained.page(chance, shown) * (3 if len(shown) == 1 else 6))
-    return found
+            result.append(trained.page(chance, shown) * (3 if len(shown) == 1 else 6))
+    return result
 
 
 def test_a_row_is_weighed_in_the_state_that_was_logged(db: str) -> None:
     visits = logged(db)
-    found = logs.one(db, "home", "ips", interval="normal")
-    assert found["mean_weight"] == pytest.approx(np.mean(weights(visits)))
-    assert found["max_weight"] == pytest.approx(max(weights(visits)))
-    assert abs(found["mean_weight"] - np.mean(weights(visits, last=0.0))) > 1e-3
-    assert (found["unsupported"], "logging-states" in found["reasons"]) == (0.0, True)
+    row = logs.estimate(db, "home", "ips", interval="normal")
+    assert row["mean_weight"] == pytest.approx(np.mean(weights(visits)))
+    assert row["max_weight"] == pytest.approx(max(weights(visits)))
+    assert abs(row["mean_weight"] - np.mean(weights(visits, last=0.0))) > 1e-3
+    assert (row["unsupported"], "logging-states" in row["reasons"]) == (0.0, True)
 
 
 def test_a_state_is_not_made_anew_from_the_log(sqlite_db: str) -> None:
     visits = logged(sqlite_db)
     with closing(trained.stored(sqlite_db)) as store:
         store.write(lambda unit: unit.tell("UPDATE decision SET history = x'' WHERE step = 1"))
-    found = logs.one(sqlite_db, "home", "ips", interval="normal")
-    assert found["mean_weight"] == pytest.approx(np.mean(weights(visits, last=0.0)))
+    row = logs.estimate(sqlite_db, "home", "ips", interval="normal")
+    assert row["mean_weight"] == pytest.approx(np.mean(weights(visits, last=0.0)))
 
 
 def test_rows_without_a_state_are_left_out_and_counted(db: str) -> None:
     visits = logged(db)
     with closing(trained.stored(db)) as store:
         store.write(lambda unit: unit.tell("UPDATE decision SET history = NULL WHERE step = 1"))
-    for found in logs.judged(db, "home", estimators="impression", interval="normal"):
-        assert (found["n"], found["left_out"], "no-state" in found["reasons"]) == (60, 60, True)
-    found, other = logs.judged(db, "home", "uniform", estimators="ips", interval="normal")
-    assert found["mean_weight"] == pytest.approx(np.mean(weights(visits)[::2]))
+    for row in logs.judged(db, "home", estimators="impression", interval="normal"):
+        assert (row["n"], row["left_out"], "no-state" in row["reasons"]) == (60, 60, True)
+    row, other = logs.judged(db, "home", "uniform", estimators="ips", interval="normal")
+    assert row["mean_weight"] == pytest.approx(np.mean(weights(visits)[::2]))
     assert (other["n"], "no-state" in other["reasons"]) == (120, False)
 
 
 def test_below_position_1_both_sides_are_the_page_down_to_the_row(db: str) -> None:
     visits = logged(db, size=2)
-    found = logs.judged(db, "home", estimators="ips", by="position", interval="normal")
+    rows = logs.judged(db, "home", estimators="ips", by="position", interval="normal")
     tops = [  # of a page of two both were shown just before
         trained.chances(BIAS, LAST, set(before))[page[0]] * 3
         for visit in visits
         for before, page in zip([[], *visit], visit, strict=False)
     ]
-    assert [one["mean_weight"] for one in found] == pytest.approx([np.mean(tops), np.mean(weights(visits))])
-    assert [one["left_out"] for one in found] == [0, 0]
+    assert [row["mean_weight"] for row in rows] == pytest.approx([np.mean(tops), np.mean(weights(visits))])
+    assert [row["left_out"] for row in rows] == [0, 0]
 
 
 def test_greedy_is_the_best_arm_of_the_state(sqlite_db: str) -> None:
     visits = logged(sqlite_db)
-    found = logs.judged(sqlite_db, "home", estimators="ips", interval="normal", greedy=True)[0]
+    rows = logs.judged(sqlite_db, "home", estimators="ips", interval="normal", greedy=True)[0]
     greedy = [3.0 * (shown == best) for shown, best in _best(visits)]
-    assert found["mean_weight"] == pytest.approx(np.mean(greedy))
-    assert "greedy" in found["estimand"]
+    assert rows["mean_weight"] == pytest.approx(np.mean(greedy))
+    assert "greedy" in rows["estimand"]
 
 
 def _best(visits: list[list[list[int]]]) -> Iterator[Any]:
@@ -98,13 +98,13 @@ def test_a_reward_model_is_averaged_over_what_the_state_makes_likely(sqlite_db: 
     visits = logged(sqlite_db)
     path = tmp_path / "model.csv"
     path.write_text("arm,reward\na0,0.1\na1,0.4\na2,0.9\n")
-    found = logs.one(sqlite_db, "home", "dm", reward_model=str(path))
+    row = logs.estimate(sqlite_db, "home", "dm", reward_model=str(path))
     expected = [
         trained.chances(BIAS, LAST, set(before)) @ [0.1, 0.4, 0.9]
         for visit in visits
         for before, _ in zip([[], *visit], visit, strict=False)
     ]
-    assert found["value"] == pytest.approx(np.mean(expected))
+    assert row["value"] == pytest.approx(np.mean(expected))
 
 
 def test_what_a_greedy_logger_never_shows_is_unsupported(sqlite_db: str) -> None:
@@ -112,25 +112,25 @@ def test_what_a_greedy_logger_never_shows_is_unsupported(sqlite_db: str) -> None
     logs.create(sqlite_db, "log", "epsilon-greedy", epsilon="0")
     logs.create(sqlite_db, "home", "gradient")
     logs.serve(sqlite_db, "log", pages=100, rates=(0.9, 0.1, 0.1), start=3.0, group=20)
-    found = logs.one(sqlite_db, "home", "ips", interval="normal")
-    assert 0.4 < found["unsupported"] < 0.67
-    assert "unsupported" in found["reasons"]
+    row = logs.estimate(sqlite_db, "home", "ips", interval="normal")
+    assert 0.4 < row["unsupported"] < 0.67
+    assert "unsupported" in row["reasons"]
 
 
 @pytest.mark.slow
 def test_on_its_own_log_every_weight_is_1(db: str) -> None:
     """Whatever a state says: contexts, features of arms, rewards that came between the pages of a visit."""
     with closing(logs.at(db, 0)) as store:
-        store.write(lambda unit: arms.put(unit, {f"a{place}": f'{{"size": {place}}}' for place in range(4)}))
+        store.write(lambda unit: arms.put(unit, {f"a{number}": f'{{"size": {number}}}' for number in range(4)}))
     logs.create(db, "home", "gradient", floor="0.1")
     with closing(logs.at(db, 1)) as store:
         learned.trained(store, "home")
     contexts = [{"device": "phone", "n": 2.0}, {"device": "tv"}, {}]
     logs.serve(db, "home", pages=40, rates=[0.5] * 4, size=2, start=3.0, group=1, minutes=0.1, contexts=contexts)
-    for found in logs.judged(db, "home", estimators="ips,tis", interval="normal"):
-        assert [found["max_weight"], found["mean_weight"]] == pytest.approx([1, 1], rel=1e-9)
+    for row in logs.judged(db, "home", estimators="ips,tis", interval="normal"):
+        assert [row["max_weight"], row["mean_weight"]] == pytest.approx([1, 1], rel=1e-9)
     plain = logs.judged(db, "uniform", estimators="ips,tis", interval="normal")
-    assert min(one["max_weight"] for one in plain) > 1.05
+    assert min(row["max_weight"] for row in plain) > 1.05
 
 
 def test_a_logger_that_reads_the_session_says_itself_what_it_could_show(sqlite_db: str) -> None:
@@ -142,7 +142,7 @@ def test_a_logger_that_reads_the_session_says_itself_what_it_could_show(sqlite_d
     assert (same["max_weight"], same["unsupported"], other["unsupported"]) == (pytest.approx(1.0), 0.0, 0.0)
     with closing(trained.stored(sqlite_db)) as store:
         store.write(lambda unit: unit.tell("UPDATE slot SET min_propensity = 0"))
-    assert logs.one(sqlite_db, "uniform", "ips", interval="normal")["unsupported"] is None
+    assert logs.estimate(sqlite_db, "uniform", "ips", interval="normal")["unsupported"] is None
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_a_target_that_no_row_says_anything_of_is_told_as_such(sqlite_db: str) -
     logged(sqlite_db)
     with closing(trained.stored(sqlite_db)) as store:
         store.write(lambda unit: unit.tell("UPDATE decision SET history = NULL"))
-    for found in logs.judged(sqlite_db, "home", estimators="all"):
-        assert (found["n"], found["value"], found["verdict"]) == (0, None, "insufficient"), found["estimator"]
-        assert {"no-rows", "no-state"} <= {*found["reasons"]}
-        assert found["left_out"] == (60 if found["unit"] == "session" else 120)
+    for row in logs.judged(sqlite_db, "home", estimators="all"):
+        assert (row["n"], row["value"], row["verdict"]) == (0, None, "insufficient"), row["estimator"]
+        assert {"no-rows", "no-state"} <= {*row["reasons"]}
+        assert row["left_out"] == (60 if row["unit"] == "session" else 120)

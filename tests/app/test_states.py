@@ -37,16 +37,18 @@ def grown(db: str, folder: Path) -> None:
     def do(minute: int, *args: object, stdin: str | None = None) -> Any:
         return done(run("--now", START.format(minute), "-q", *args, stdin=stdin))
 
-    def serve(minute: int, **asked: Any) -> None:
+    def serve(minute: int, **options: Any) -> None:
         lines = [
-            {"policy": "home", "session": f"s{i % 9}", "k": 1 + 2 * (i % 2), "context": {"page": "xy"[i % 2]}} | asked
+            {"policy": "home", "session": f"s{i % 9}", "k": 1 + 2 * (i % 2), "context": {"page": "xy"[i % 2]}} | options
             for i in range(27)
         ]
         text = "".join(json.dumps({name: v for name, v in line.items() if v is not None}) + "\n" for line in lines)
-        made = do(minute, "recommend", "--input", "-", "--seed", 5, "--format", "ndjson", stdin=text).lines
-        told = [{"decision_id": one["decision_id"], "position": 1, "events": {"click": 1.5}} for one in made[::2]]
-        told += [{"decision_id": one["decision_id"], "events": {"click": 0.5}} for one in made[::5]]
-        do(minute, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in told))
+        answers = do(minute, "recommend", "--input", "-", "--seed", 5, "--format", "ndjson", stdin=text).lines
+        reported = [
+            {"decision_id": answer["decision_id"], "position": 1, "events": {"click": 1.5}} for answer in answers[::2]
+        ]
+        reported += [{"decision_id": answer["decision_id"], "events": {"click": 0.5}} for answer in answers[::5]]
+        do(minute, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in reported))
 
     for number in range(6):
         features = {"price": number / 3, "kind": ["tea", "milk"][number % 2]}
@@ -90,7 +92,7 @@ def audit(db: str) -> Report:
 
 
 def errors(report: Report) -> set[tuple[str, str]]:
-    return {(one.check, one.subject) for one in report.findings if one.severity == "error"}
+    return {(finding.check, finding.subject) for finding in report.findings if finding.severity == "error"}
 
 
 def change(db: str, statement: str, *values: Any) -> None:
@@ -98,7 +100,7 @@ def change(db: str, statement: str, *values: Any) -> None:
         store.write(lambda unit: unit.tell(statement, *values))
 
 
-def asked(db: str, statement: str) -> list[Any]:
+def rows_of(db: str, statement: str) -> list[Any]:
     with closing(Store(db)) as store, store.read() as unit:
         return unit.ask(statement)
 
@@ -109,7 +111,7 @@ def late(db: str, size: int = 1) -> tuple[int, bytes]:
         "SELECT d.id, d.history FROM decision d JOIN version v ON v.id = d.version_id"
         f" WHERE v.number = 2 AND d.step > 2 AND d.size = {size} ORDER BY d.id LIMIT 1"
     )
-    key, packed = asked(db, chosen)[0]
+    key, packed = rows_of(db, chosen)[0]
     return key, bytes(packed)
 
 
@@ -145,7 +147,7 @@ def test_another_seed_or_arm_is_found(served: str, size: int) -> None:
 
 def test_a_changed_weight_is_found(served: str) -> None:
     """Of one arm, or of all."""
-    rows = asked(served, "SELECT w.version_id, w.arm_id, w.weights FROM arm_weights w ORDER BY 1, 2")
+    rows = rows_of(served, "SELECT w.version_id, w.arm_id, w.weights FROM arm_weights w ORDER BY 1, 2")
     version, arm, packed = rows[0]
     moved = np.frombuffer(packed, "<f8") + np.eye(1, len(packed) // 8)[0]
     change(
@@ -199,7 +201,7 @@ def test_another_history_is_found(served: str, bent: str, size: int) -> None:
 
 
 def test_a_first_decision_that_remembers_is_found(served: str) -> None:
-    key = asked(served, "SELECT max(id) FROM decision WHERE step = 0")[0][0]
+    key = rows_of(served, "SELECT max(id) FROM decision WHERE step = 0")[0][0]
     _, packed = late(served)
     change(served, "UPDATE decision SET history = ? WHERE id = ?", packed, key)
     assert ("propensities", f"decision {key}") in errors(audit(served))

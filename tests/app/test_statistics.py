@@ -48,7 +48,7 @@ def served(run: Run, *create: object) -> dict[int, list[float]]:
     done(run("policy", "create", "p", "--kind", "examined", *create))
     lines = "".join(json.dumps({"policy": "p", "session": f"s{page}", "k": 3}) + "\n" for page in range(40))
     answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=lines)).lines
-    clicks = [{"decision_id": one["decision_id"], "position": 2, "events": {"click": 1}} for one in answers[::2]]
+    clicks = [{"decision_id": answer["decision_id"], "position": 2, "events": {"click": 1}} for answer in answers[::2]]
     done(run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in clicks)))
     total = {arm: [0.0, 0.0] for arm in range(1, 4)}
     for number, answer in enumerate(answers):
@@ -67,8 +67,8 @@ def stored(db: str, name: str, number: int = 1) -> dict[int, Any]:
     return {arm: row[:2] for (_, arm), row in sums.items()}
 
 
-def same(found: dict[int, Any], expected: dict[int, list[float]]) -> bool:
-    return found.keys() == expected.keys() and all(np.allclose(found[arm], expected[arm]) for arm in found)
+def same(result: dict[int, Any], expected: dict[int, list[float]]) -> bool:
+    return result.keys() == expected.keys() and all(np.allclose(result[arm], expected[arm]) for arm in result)
 
 
 @pytest.mark.parametrize("create", [(), ("--reward", "slow"), ("--param", "discount=1")])

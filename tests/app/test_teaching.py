@@ -66,10 +66,10 @@ def designs(policy: Linear) -> Iterator[tuple[Array, Array]]:
 def test_features_are_fitted_and_weights_are_those_of_the_ridge(logged: tuple[str, Run]) -> None:
     db, run = logged
     done(run("policy", "create", "lin", "--kind", "lin-thompson", "--from-log", "policy=old"))
-    policy, found, _ = weights(db, "lin")
+    policy, result, _ = weights(db, "lin")
     assert set(policy.design.context.names) == {"1", "device=ios", "device=web", "hour"}
-    for (x, click), mine in zip(designs(policy), found, strict=True):
-        assert mine == pytest.approx(np.linalg.solve(x.T @ x + np.eye(4), x.T @ click), abs=1e-9)
+    for (x, click), selected in zip(designs(policy), result, strict=True):
+        assert selected == pytest.approx(np.linalg.solve(x.T @ x + np.eye(4), x.T @ click), abs=1e-9)
 
 
 def test_a_logistic_model_ends_at_the_mode_of_its_posterior(logged: tuple[str, Run]) -> None:
@@ -77,14 +77,14 @@ def test_a_logistic_model_ends_at_the_mode_of_its_posterior(logged: tuple[str, R
 
     db, run = logged
     done(run("policy", "create", "log", "--kind", "logistic-thompson", "--from-log", "policy=old"))
-    policy, found, _ = weights(db, "log")
-    for (x, click), mine in zip(designs(policy), found, strict=True):
+    policy, result, _ = weights(db, "log")
+    for (x, click), selected in zip(designs(policy), result, strict=True):
 
         def loss(w: Array, x: Array = x, click: Array = click) -> float:
             return float(np.logaddexp(0, x @ w).sum() - click @ x @ w + w @ w / 2)
 
         best = minimize(loss, np.zeros(4), tol=1e-12).x
-        assert mine == pytest.approx(best, abs=1e-4)
+        assert selected == pytest.approx(best, abs=1e-4)
 
 
 def test_sums_are_those_of_the_anchor_when_the_steps_run_out(
@@ -93,10 +93,10 @@ def test_sums_are_those_of_the_anchor_when_the_steps_run_out(
     monkeypatch.setattr(warm_start, "ROUNDS", 1)
     db, run = logged
     done(run("policy", "create", "log", "--kind", "logistic-thompson", "--from-log", "policy=old"))
-    policy, found, _ = weights(db, "log")
-    for (x, click), mine in zip(designs(policy), found, strict=True):
+    policy, result, _ = weights(db, "log")
+    for (x, click), selected in zip(designs(policy), result, strict=True):
         step = np.linalg.solve(x.T @ x / 4 + np.eye(4), x.T @ (click - 0.5))  # of Newton, from 0
-        assert mine == pytest.approx(step, abs=1e-9)
+        assert selected == pytest.approx(step, abs=1e-9)
 
 
 @pytest.mark.slow
@@ -106,8 +106,8 @@ def test_what_was_taught_passes_the_audit(logged: tuple[str, Run]) -> None:
         done(run("policy", "create", kind, "--kind", kind, "--param", "floor=0.1", "--from-log", "policy=old"))
         for turn in range(3):
             context = json.dumps({"hour": turn, "device": "web"})
-            said = done(run("recommend", "--policy", kind, "--session", turn, "--context", context, "--json"))
-            done(run("feedback", said.json["decision_id"], "click"))
+            result = done(run("recommend", "--policy", kind, "--session", turn, "--context", context, "--json"))
+            done(run("feedback", result.json["decision_id"], "click"))
     with closing(Store(db)) as store:
         assert doctor(store, Audit()).ok
 
@@ -115,38 +115,38 @@ def test_what_was_taught_passes_the_audit(logged: tuple[str, Run]) -> None:
 def test_a_log_it_learned_from_is_no_judge(logged: tuple[str, Run]) -> None:
     _, run = logged
     done(run("policy", "create", "lin", "--kind", "softmax", "--from-log", "policy=old"))
-    found = done(run("evaluate", "lin", "--log", "policy=old", "--estimator", "ips", "--json")).json
-    assert "in-sample" in json.dumps(found[0]["reasons"])
+    answer = done(run("evaluate", "lin", "--log", "policy=old", "--estimator", "ips", "--json")).json
+    assert "in-sample" in json.dumps(answer[0]["reasons"])
 
 
 def test_show_names_weights_and_looks_into_a_context(logged: tuple[str, Run]) -> None:
     _, run = logged
     done(run("policy", "create", "lin", "--kind", "lin-thompson", "--from-log", "policy=old"))
     by_device = [
-        done(run("policy", "show", "lin", "--context", json.dumps({"device": one}), "--json")).json["arms"]
-        for one in DEVICES
+        done(run("policy", "show", "lin", "--context", json.dumps({"device": item}), "--json")).json["arms"]
+        for item in DEVICES
     ]
     assert set(by_device[0][0]["weights"]) == {"1", "device=ios", "device=web", "hour"}
     assert by_device[1][1]["mean"] > by_device[0][1]["mean"] + 0.1  # a1 is for the web
     assert by_device[1][1]["p_best"] > 0.9
-    said = run("policy", "show", "lin", "--context", '{"hour": "nine"}')
-    assert (said.exit_code, said.stderr.count("\n")) == (2, 1)
+    result = run("policy", "show", "lin", "--context", '{"hour": "nine"}')
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
 
 
 def test_rebuilding_moves_where_a_model_is_expanded(logged: tuple[str, Run]) -> None:
     db, run = logged
     done(run("policy", "create", "log", "--kind", "logistic-thompson", "--param", "floor=0.2"))
-    asked = "".join(json.dumps({"policy": "log", "session": f"x{i}"}) + "\n" for i in range(300))
-    served = done(run("--now", "2026-01-01", "recommend", "--input", "-", "--format", "ndjson", stdin=asked)).lines
-    told = "".join(
-        json.dumps({"decision_id": one["decision_id"], "events": {"click": 1}}) + "\n" for one in served[::20]
+    options = "".join(json.dumps({"policy": "log", "session": f"x{i}"}) + "\n" for i in range(300))
+    served = done(run("--now", "2026-01-01", "recommend", "--input", "-", "--format", "ndjson", stdin=options)).lines
+    reported = "".join(
+        json.dumps({"decision_id": answer["decision_id"], "events": {"click": 1}}) + "\n" for answer in served[::20]
     )
-    done(run("--now", "2026-01-01T00:01:00Z", "feedback", "--input", "-", stdin=told))
-    made = done(run("--now", "2026-01-02", "policy", "rebuild", "log", "--json")).json
-    assert (made["version"], made["parent"], made["rebuilt"]) == (2, 1, True)
-    counts = np.bincount([int(one["slate"][0]["arm"][1]) for one in served], minlength=2)
-    clicks = np.bincount([int(one["slate"][0]["arm"][1]) for one in served[::20]], minlength=2)
-    _, found, _ = weights(db, "log@2")
-    for n, hits, row in zip(counts, clicks, found, strict=True):
+    done(run("--now", "2026-01-01T00:01:00Z", "feedback", "--input", "-", stdin=reported))
+    answers = done(run("--now", "2026-01-02", "policy", "rebuild", "log", "--json")).json
+    assert (answers["version"], answers["parent"], answers["rebuilt"]) == (2, 1, True)
+    counts = np.bincount([int(answer["slate"][0]["arm"][1]) for answer in served], minlength=2)
+    clicks = np.bincount([int(answer["slate"][0]["arm"][1]) for answer in served[::20]], minlength=2)
+    _, result, _ = weights(db, "log@2")
+    for n, hits, row in zip(counts, clicks, result, strict=True):
         chance = 1 / (1 + np.exp(-row[0]))
         assert n * chance + row[0] == pytest.approx(hits, abs=1e-3)  # the score equation of intercept and ridge

@@ -62,7 +62,7 @@ def test_a_bandit_reaches_a_linear_model_less_one_standard_error(sqlite_db: str,
         policy.create(store, policy.Request(
             name="ours", kind=kind, parameters={"ridge": "50"}, features=FEATURES, from_log="policy=log,split=train",
         ))  # fmt: skip
-    estimate = logs.one(db, "ours", "snips", log="policy=log,split=gate", interval="normal", greedy=True)
+    estimate = logs.estimate(db, "ours", "snips", log="policy=log,split=gate", interval="normal", greedy=True)
     with closing(logs.at(db, 1e4)) as store, store.read() as unit:
         (rows, arm, clicked), (judged, _, _) = served(unit, TRAIN), served(unit, GATE)
         version = policies.versions(unit, [policies.by_name(unit, "ours").id])[0]

@@ -69,11 +69,11 @@ def shop(logged: Path, tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-def told(store: Store) -> list[str]:
+def notices_of(store: Store) -> list[str]:
     """What the store notices from now on."""
-    found: list[str] = []
-    store.notice = found.append
-    return found
+    result: list[str] = []
+    store.notice = result.append
+    return result
 
 
 def learned(store: Store, number: int) -> dict[str, Any]:
@@ -102,8 +102,8 @@ def taken_in(db: str, groups: list[list[str]], keys: list[str]) -> Store:
     policy.create(store, policy.Request(name="visits", kind="gradient", features=FEATURES))
     run = runner(db)
     for lines in groups:
-        said = run("--now", "2027-01-16T08:00:00Z", "import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
-        assert said.exit_code == 0, said.stderr
+        result = run("--now", "2027-01-16T08:00:00Z", "import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
+        assert result.exit_code == 0, result.stderr
     return store
 
 
@@ -115,7 +115,7 @@ def test_the_order_of_a_log_makes_no_difference(sqlite_template: Path, tmp_path:
     with closing(Store(str(tmp_path / "first.db"))) as first:
         serve(opened(first), size=size, users=50, eligible=lambda number: SETS[number % 6])
         trained(first, gamma=0.9, entropy=0.01)
-        found = [parameters(first)]
+        result = [parameters(first)]
     run = runner(str(tmp_path / "first.db"))
     lines = run("--now", "2027-01-16T08:00:00Z", "export-log", "-").stdout.splitlines()
     for turn in (1, 2):
@@ -124,8 +124,8 @@ def test_the_order_of_a_log_makes_no_difference(sqlite_template: Path, tmp_path:
         keys = random.Random(turn).sample(ARMS, len(ARMS))
         with closing(imported(sqlite_template, tmp_path / f"{turn}.db", groups, keys)) as other:
             trained(other, gamma=0.9, entropy=0.01)
-            found.append(parameters(other))
-    assert max(apart(found[0], other) for other in found[1:]) <= 1e-12
+            result.append(parameters(other))
+    assert max(apart(result[0], other) for other in result[1:]) <= 1e-12
 
 
 def salted(db: str, salt: str) -> str:
@@ -183,29 +183,29 @@ def test_how_much_is_read_at_a_time_makes_no_difference(
 
 
 def test_without_a_seed_the_one_drawn_trains_the_same_again(shop: Store) -> None:
-    found = trained(shop, seed=None)
-    trained(shop, seed=found["seed"])
-    assert learned(shop, 2)["options"]["seed"] == found["seed"]
+    result = trained(shop, seed=None)
+    trained(shop, seed=result["seed"])
+    assert learned(shop, 2)["options"]["seed"] == result["seed"]
     assert apart(parameters(shop, 2), parameters(shop, 3)) == 0.0
 
 
 def test_either_database_trains(store: Store) -> None:
     opened(store)
     serve(store, size=2, users=60)
-    found = trained(store, promote="always")
-    assert (found["version"], found["promoted"], found["sessions"], live(store)) == (2, True, 120, 2)
+    result = trained(store, promote="always")
+    assert (result["version"], result["promoted"], result["sessions"], live(store)) == (2, True, 120, 2)
     assert set(parameters(store)) == {*ARMS, "cross", "history", "similar"}
     serve(store, name="visits", visits=20, start=LATER, prefix="n", size=2)
 
 
 def test_either_database_trains_the_same(db: str, sqlite: Store) -> None:
     with closing(Store(db, notice=ignored)) as store:
-        found = []
-        for one in (store, sqlite) if db != str(sqlite.url.database) else (store,):
-            serve(opened(one), size=2, users=60, eligible=lambda number: SETS[number % 6])
-            trained(one, gamma=0.9)
-            found.append(parameters(one))
-        assert apart(found[0], found[-1]) <= 1e-12
+        result = []
+        for item in (store, sqlite) if db != str(sqlite.url.database) else (store,):
+            serve(opened(item), size=2, users=60, eligible=lambda number: SETS[number % 6])
+            trained(item, gamma=0.9)
+            result.append(parameters(item))
+        assert apart(result[0], result[-1]) <= 1e-12
 
 
 # -- what teaches --
@@ -215,11 +215,11 @@ def test_either_database_trains_the_same(db: str, sqlite: Store) -> None:
 def test_a_policy_learns_what_pleases_later(shop: Store) -> None:
     """Tea, but not twice in a row, as the arm's own history says."""
     trained(shop, epochs=20, lr=0.02, patience=20, promote="always")
-    found = serve(shop, name="visits", visits=400, start=LATER + MINUTE, prefix="n", seed=7)
-    tea = np.mean([page["slate"][0]["arm"] == "tea" for page in found[0]])
+    result = serve(shop, name="visits", visits=400, start=LATER + MINUTE, prefix="n", seed=7)
+    tea = np.mean([page["slate"][0]["arm"] == "tea" for page in result[0]])
     again = np.mean([
         after["slate"][0]["arm"] == "tea"
-        for before, after in zip(found[0], found[1], strict=True) if before["slate"][0]["arm"] == "tea"
+        for before, after in zip(result[0], result[1], strict=True) if before["slate"][0]["arm"] == "tea"
     ])  # fmt: skip
     assert tea > 0.35
     assert again < tea - 0.1
@@ -227,7 +227,7 @@ def test_a_policy_learns_what_pleases_later(shop: Store) -> None:
 
 def test_visits_that_go_on_or_are_young_do_not_teach(shop: Store) -> None:
     serve(shop, visits=30, start=LATER - 40 * MINUTE, prefix="young")
-    notices = told(clock(shop, LATER - 12 * MINUTE))  # more than the reward window, less than both
+    notices = notices_of(clock(shop, LATER - 12 * MINUTE))  # more than the reward window, less than both
     assert trained(shop)["sessions"] == 120
     assert any("30 not over, or still within their reward windows" in line for line in notices)
 
@@ -243,7 +243,7 @@ def test_a_visit_that_was_ended_teaches_once_its_windows_are_over(shop: Store) -
 
 def test_a_visit_with_a_censored_slot_does_not_teach(shop: Store) -> None:
     feedback.feedback(shop, feedback.Line(decision_id=5, position=1, censor=True))
-    notices = told(shop)
+    notices = notices_of(shop)
     assert trained(shop)["sessions"] == 119
     assert any("1 cut by the filter, with a censored slot" in line for line in notices)
 
@@ -274,7 +274,7 @@ def test_since_means_visits_that_began_then_or_later(shop: Store) -> None:
 def test_visits_without_an_end_are_left_out(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a robot asked is no visit, and judging one takes memory by its length."""
     serve(shop, visits=2, steps=5, start=LATER, prefix="robot")
-    notices = told(clock(shop, LATER + 300 * MINUTE))
+    notices = notices_of(clock(shop, LATER + 300 * MINUTE))
     monkeypatch.setattr(ended_visits, "LONGEST", 4)
     assert trained(shop)["sessions"] == 120
     assert "sessions that are not used: 2 of more than 4 decisions" in notices
@@ -297,9 +297,9 @@ def split_of(store: Store, split: int) -> list[str]:
 
 def clicked(store: Store, split: int) -> Store:
     """Every page of a part is clicked ten times more."""
-    asked = "SELECT decision.id FROM decision JOIN session ON session.id = session_id WHERE split = ?"
+    options = "SELECT decision.id FROM decision JOIN session ON session.id = session_id WHERE split = ?"
     with store.read() as unit:
-        ids = [number for (number,) in unit.ask(asked, split)]
+        ids = [number for (number,) in unit.ask(options, split)]
     at = START + 2 * MINUTE
     lines = [feedback.Line(decision_id=number, events={"reward": 10.0 + number % 3}, at=at) for number in ids]
     tell_all(store, lines)
@@ -308,10 +308,10 @@ def clicked(store: Store, split: int) -> Store:
 
 def test_what_the_gate_sees_does_not_teach(shop: Store, tmp_path: Path) -> None:
     with closing(clicked(twin(shop, tmp_path), 2)) as other:
-        one, two = trained(shop), trained(other)
+        item, two = trained(shop), trained(other)
         assert apart(parameters(shop), parameters(other)) == 0.0
-    assert (one["version"], one["gate_sessions"]) == (two["version"], two["gate_sessions"])
-    assert one["value"] != two["value"]
+    assert (item["version"], item["gate_sessions"]) == (two["version"], two["gate_sessions"])
+    assert item["value"] != two["value"]
 
 
 @pytest.mark.slow
@@ -326,16 +326,16 @@ def test_the_gate_says_what_evaluate_and_the_gate_of_a_route_say(db: str, size: 
         with store.read() as unit:
             gate = policies.reports(unit, version(unit, "visits").policy.id, since=0)[-1]["gate"]
     run = runner(db)
-    now, asked = ("--now", "2027-01-16T08:00:00Z"), ("--gamma", 0.9, "--json")
+    now, options = ("--now", "2027-01-16T08:00:00Z"), ("--gamma", 0.9, "--json")
     targets = ("visits@2", "visits@1", "--estimator", gate["estimator"])
-    ours, theirs = run(*now, "evaluate", *targets, "--log", "split=gate", *asked).json
+    ours, theirs = run(*now, "evaluate", *targets, "--log", "split=gate", *options).json
     assert gate["value"] == pytest.approx(ours["value"], rel=1e-9)
     assert gate["live_value"] == pytest.approx(theirs["value"], rel=1e-9)
     assert gate["ess"] == pytest.approx(min(ours["ess"], theirs["ess"]), rel=1e-9)
-    (visits,) = run(*now, "evaluate", "visits@2", "--estimator", "wdr", "--log", "split=gate", *asked).json
+    (visits,) = run(*now, "evaluate", "visits@2", "--estimator", "wdr", "--log", "split=gate", *options).json
     assert (gate["estimator"], gate["sessions"]) == ("wdr" if size == 1 else "dr", visits["n"])
     assert run(*now, "route", "create", "home", "--to", "visits@1").exit_code == 0
-    route = run(*now, "route", "set", "home", "--to", "visits@2", "--require", "if-better", *asked).json["gate"]
+    route = run(*now, "route", "set", "home", "--to", "visits@2", "--require", "if-better", *options).json["gate"]
     for name in ("value", "live_value", "estimate", "std_error", "lower", "upper", "ess"):
         assert gate[name] == pytest.approx(route[name], rel=1e-9)
     assert [gate[name] for name in ("verdict", "reasons", "visits")] == [
@@ -351,9 +351,9 @@ def test_what_tunes_chooses_the_epoch_and_teaches_nothing(shop: Store, tmp_path:
 
 
 def test_the_visits_of_a_user_stay_in_one_part(shop: Store) -> None:
-    found = [{f"u{int(key[1:]) % 60}" for key in split_of(shop, part)} for part in range(3)]
-    assert all(found)
-    assert len(set.union(*found)) == sum(map(len, found)) == 60
+    result = [{f"u{int(key[1:]) % 60}" for key in split_of(shop, number)} for number in range(3)]
+    assert all(result)
+    assert len(set.union(*result)) == sum(map(len, result)) == 60
 
 
 def test_a_session_whose_user_came_later_is_left_out_where_the_part_would_change(sqlite: Store) -> None:
@@ -361,14 +361,14 @@ def test_a_session_whose_user_came_later_is_left_out_where_the_part_would_change
     serve(sqlite, visits=60, steps=1)
     serve(sqlite, visits=60, steps=2, users=1, start=START + MINUTE)  # all of them are one user's
     with sqlite.read() as unit:
-        own = [split for (split,) in unit.ask("SELECT split FROM session")]
-    notices = told(sqlite)
-    kept = max(own.count(part) for part in range(3))
+        separate = [split for (split,) in unit.ask("SELECT split FROM session")]
+    notices = notices_of(sqlite)
+    retained = max(separate.count(number) for number in range(3))
     try:
         sessions = trained(sqlite)["sessions"]
     except InputError:
         return  # the user belongs to a part that does not teach
-    assert sessions <= kept
+    assert sessions <= retained
     assert any("belongs to another split" in line for line in notices)
 
 
@@ -421,16 +421,16 @@ def test_the_answer_says_how_pages_were_weighed(sqlite: Store) -> None:
 
 
 def test_a_version_records_what_made_it(shop: Store) -> None:
-    asked = {"gamma": 0.9, "log": "policy=base", "shaping": {"session:reward": 0.5}, "clip_weight": None}
-    trained(shop, **asked)
+    options = {"gamma": 0.9, "log": "policy=base", "shaping": {"session:reward": 0.5}, "clip_weight": None}
+    trained(shop, **options)
     with shop.read() as unit:
-        made, report = version(unit, "visits", 2), policies.report(unit, version(unit, "visits", 2).id)
+        answers, report = version(unit, "visits", 2), policies.report(unit, version(unit, "visits", 2).id)
         parent = version(unit, "visits", 1)
-    kept = made.learned_from
-    assert (made.parent_id, made.status, made.reward.name) == (parent.id, "frozen", "default")
-    assert (kept["filter"], kept["last_id"], kept["now"]) == ("policy=base", 360, LATER)
-    assert (kept["splits"], kept["sessions"], kept["slots"]) == ([0, 1], 120, 360)
-    assert kept["options"].items() >= {"seed": 1, "epochs": 2, "batch": 40, "baseline": "value", **asked}.items()
+    retained = answers.learned_from
+    assert (answers.parent_id, answers.status, answers.reward.name) == (parent.id, "frozen", "default")
+    assert (retained["filter"], retained["last_id"], retained["now"]) == ("policy=base", 360, LATER)
+    assert (retained["splits"], retained["sessions"], retained["slots"]) == ([0, 1], 120, 360)
+    assert retained["options"].items() >= {"seed": 1, "epochs": 2, "batch": 40, "baseline": "value", **options}.items()
     assert report is not None
     assert [point["epoch"] for point in report["curve"]] == [1, 2]
     assert report["gate"]["estimator"] == "wdr"
@@ -459,9 +459,9 @@ def test_versions_start_from_the_live_one_or_the_one_named(shop: Store) -> None:
 
 
 def test_nothing_new_does_nothing(shop: Store) -> None:
-    before, notices = dump(shop), told(shop)
-    found = trained(shop, min_new=121)
-    assert (found["trained"], found["promoted"], found["sessions"], found["version"]) == (False, False, 120, 1)
+    before, notices = dump(shop), notices_of(shop)
+    result = trained(shop, min_new=121)
+    assert (result["trained"], result["promoted"], result["sessions"], result["version"]) == (False, False, 120, 1)
     assert any("nothing new" in line for line in notices)
     assert dump(shop) == before
 
@@ -479,8 +479,8 @@ def test_new_is_what_came_since_the_last_training(shop: Store, promote: str) -> 
 
 
 def test_the_answer_has_the_same_keys_with_and_without_a_version(shop: Store) -> None:
-    found = [set(trained(shop, min_new=number)) - {"why"} for number in (1, 10_000)]
-    assert found[0] == found[1]
+    result = [set(trained(shop, min_new=number)) - {"why"} for number in (1, 10_000)]
+    assert result[0] == result[1]
 
 
 # -- promotion --
@@ -502,18 +502,18 @@ def test_never_promotes_nothing(shop: Store) -> None:
 def test_a_good_candidate_is_promoted(sqlite: Store) -> None:
     opened(sqlite)
     serve(sqlite, visits=1_500, steps=2, liked=lambda key, step, before: key == "tea")
-    found = trained(sqlite, lr=0.02, epochs=3, batch=200, promote="if-better")
-    assert found["promoted"]
-    assert found["lower"] > 0
-    assert (live(sqlite), found["against"], found["candidate"]) == (2, 1, 1)
+    result = trained(sqlite, lr=0.02, epochs=3, batch=200, promote="if-better")
+    assert result["promoted"]
+    assert result["lower"] > 0
+    assert (live(sqlite), result["against"], result["candidate"]) == (2, 1, 1)
 
 
 def test_a_candidate_that_nothing_speaks_for_is_kept_and_not_promoted(sqlite: Store) -> None:
     opened(sqlite)
     serve(sqlite, visits=300, steps=2, liked=lambda key, step, before: bool(hash((step, len(before))) % 2))
-    found = trained(sqlite, promote="if-better")
-    assert (found["promoted"], live(sqlite), found["version"]) == (False, 1, 2)
-    assert found["why"]
+    result = trained(sqlite, promote="if-better")
+    assert (result["promoted"], live(sqlite), result["version"]) == (False, 1, 2)
+    assert result["why"]
 
 
 def test_a_version_that_went_live_meanwhile_stays(shop: Store) -> None:
@@ -525,10 +525,10 @@ def test_a_version_that_went_live_meanwhile_stays(shop: Store) -> None:
         if text.startswith("epoch 2"):
             versions.promote(rival, "visits@2")
 
-    asked = {"name": "visits", "seed": 2, "epochs": 2, "batch": 40, "promote": "if-better"}
-    found = train.train(shop, train.Request(**asked), progress=meanwhile)
+    options = {"name": "visits", "seed": 2, "epochs": 2, "batch": 40, "promote": "if-better"}
+    result = train.train(shop, train.Request(**options), progress=meanwhile)
     rival.close()
-    assert (found["promoted"], found["why"], live(shop)) == (False, "another version went live meanwhile", 2)
+    assert (result["promoted"], result["why"], live(shop)) == (False, "another version went live meanwhile", 2)
 
 
 @pytest.mark.slow
@@ -574,34 +574,36 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 def test_every_option_changes_what_is_learned(shop: Store) -> None:
-    made = {name: trained(shop, patience=9, **asked)["version"] for name, asked in {"plain": {}, **OPTIONS}.items()}
-    found = {name: parameters(shop, number) for name, number in made.items()}
-    names = list(found)
-    alike = [
-        (one, other) for place, one in enumerate(names) for other in names[place + 1 :]
-        if apart(found[one], found[other]) < 1e-6
+    answers = {
+        name: trained(shop, patience=9, **options)["version"] for name, options in {"plain": {}, **OPTIONS}.items()
+    }
+    result = {name: parameters(shop, number) for name, number in answers.items()}
+    names = list(result)
+    equal = [
+        (name, other) for index, name in enumerate(names) for other in names[index + 1 :]
+        if apart(result[name], result[other]) < 1e-6
     ]  # fmt: skip
-    assert alike == []
+    assert equal == []
 
 
 @pytest.mark.slow
 def test_without_discounting_gamma_still_shapes_the_return(shop: Store) -> None:
-    for asked in ({"gamma": 1.0}, {"gamma": 1.0, "discounted": False}, {"gamma": 0.5}, {"gamma": 0.0}):
-        trained(shop, **asked)
+    for options in ({"gamma": 1.0}, {"gamma": 1.0, "discounted": False}, {"gamma": 0.5}, {"gamma": 0.0}):
+        trained(shop, **options)
     assert apart(parameters(shop, 2), parameters(shop, 3)) == 0.0
     assert apart(parameters(shop, 4), parameters(shop, 5)) > 1e-4
 
 
 def test_patience_ends_the_climb(shop: Store) -> None:
-    found = trained(shop, epochs=50, lr=0.3, patience=2)
-    assert found["epochs"] == found["best_epoch"] + 2 < 50
+    result = trained(shop, epochs=50, lr=0.3, patience=2)
+    assert result["epochs"] == result["best_epoch"] + 2 < 50
 
 
 def test_a_kl_limit_ends_the_climb_and_its_last_epoch_does_not_count(shop: Store) -> None:
-    found = trained(shop, epochs=50, lr=0.02, kl_stop=0.05, patience=50)
+    result = trained(shop, epochs=50, lr=0.02, kl_stop=0.05, patience=50)
     curve = policy.show(shop, "visits@2")["training"]["curve"]
     assert curve[-1]["kl"] > 0.05 >= curve[-2]["kl"]
-    assert found["best_epoch"] < found["epochs"] == len(curve)
+    assert result["best_epoch"] < result["epochs"] == len(curve)
 
 
 def test_clipping_takes_a_share_and_says_so(shop: Store) -> None:
@@ -630,8 +632,8 @@ def test_estimates_are_of_the_unshaped_reward(shop: Store) -> None:
 def test_pages_teach_by_their_joint_probability(sqlite: Store, size: int) -> None:
     opened(sqlite, parameters={"floor": "0.05"})
     serve(sqlite, size=size, eligible=lambda number: SETS[number % 3])
-    found = trained(sqlite, promote="always")
-    assert found["sessions"] == 120
+    result = trained(sqlite, promote="always")
+    assert result["sessions"] == 120
     pages = serve(sqlite, name="visits", size=size, visits=40, start=LATER, prefix="n")
     joint = [np.prod([slot["propensity"] for slot in page["slate"]]) for page in pages[0]]
     assert joint == pytest.approx([page["propensity"] for page in pages[0]])
@@ -654,7 +656,7 @@ def test_arms_come_and_go(sqlite: Store) -> None:
     )
     trained(sqlite, epochs=10, lr=0.05, patience=10, promote="always")
     arm.put(sqlite, lambda: [[arm.ArmFeatures(arm="lava", features={"heat": 2.0})]])
-    shown = {one["arm"]: one["probability"] for one in policy.show(sqlite, "visits")["arms"]}
+    shown = {row["arm"]: row["probability"] for row in policy.show(sqlite, "visits")["arms"]}
     assert shown["fire"] == pytest.approx(shown["lava"], rel=1e-9)
     assert shown["lava"] > shown["ice"]
     serve(
@@ -684,9 +686,9 @@ def test_a_visit_teaches_with_arms_as_they_were_described(sqlite: Store, tmp_pat
 def test_any_kind_may_have_logged(sqlite: Store, logger: str) -> None:
     opened(sqlite, logger=logger)
     serve(sqlite, size=2)
-    found = trained(sqlite)
-    assert found["sessions"] == 120
-    assert 0 < found["ess"] <= found["gate_sessions"]
+    result = trained(sqlite)
+    assert result["sessions"] == 120
+    assert 0 < result["ess"] <= result["gate_sessions"]
 
 
 def test_variants_of_an_experiment_teach(shop: Store) -> None:
@@ -702,8 +704,8 @@ def test_another_reward_teaches_otherwise(shop: Store) -> None:
     policy.create(shop, policy.Request(name="averse", kind="gradient", reward="bad", features=FEATURES))
     for name in ("visits", "averse"):
         trained(shop, name=name)
-    one, two = parameters(shop), parameters(shop, name="averse")
-    assert one["tea"][0] > 0 > two["tea"][0]
+    item, two = parameters(shop), parameters(shop, name="averse")
+    assert item["tea"][0] > 0 > two["tea"][0]
     assert json.loads(json.dumps(learned(shop, 2))) == learned(shop, 2)
 
 

@@ -45,15 +45,15 @@ def served(run: Run, policy: str, *, n: int = 60, k: int = 2, groups: int = 1, s
     """Answers with clicks by the rates of the arms; a click of a slot is in `clicked`."""
     rng, answers = random.Random(seed), Answers()
     for group in range(groups):
-        asked = [{"policy": policy, "session": f"s{seed}-{group}-{row}", "k": k} for row in range(n // groups)]
-        lines = "".join(json.dumps(line) + "\n" for line in asked)
-        said = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed + group, stdin=lines))
-        for answer in said.lines:
+        options = [{"policy": policy, "session": f"s{seed}-{group}-{row}", "k": k} for row in range(n // groups)]
+        lines = "".join(json.dumps(line) + "\n" for line in options)
+        result = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed + group, stdin=lines))
+        for answer in result.lines:
             slots = [slot | {"clicked": rng.random() < RATES[slot["arm"]]} for slot in answer["slate"]]
             answers.append(answer | {"slate": slots})
         clicks = [
             {"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}}
-            for answer in answers[-len(said.lines) :] for slot in answer["slate"] if slot["clicked"]
+            for answer in answers[-len(result.lines) :] for slot in answer["slate"] if slot["clicked"]
         ]  # fmt: skip
         done(run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in clicks)))
     return answers
@@ -61,10 +61,10 @@ def served(run: Run, policy: str, *, n: int = 60, k: int = 2, groups: int = 1, s
 
 def race(weights: dict[str, float], left: str | list[str], arms: list[str]) -> float:
     """Probability of arms in this order, each by its weight among those left."""
-    chance, rest = 1.0, list(left)
+    chance, options = 1.0, list(left)
     for arm in arms:
-        chance *= weights[arm] / sum(weights[other] for other in rest)
-        rest.remove(arm)
+        chance *= weights[arm] / sum(weights[other] for other in options)
+        options.remove(arm)
     return chance
 
 
@@ -113,7 +113,7 @@ def test_both_beliefs_learn_and_the_log_is_sound(catalogue: Run) -> None:
     late = answers[-20:]
     assert all(abs(entry["propensity"] - 1 / 6) > 1e-3 for answer in late for entry in answer["candidates"][:1])
     assert any(abs(slot["propensity"] - 1 / 3) > 1e-2 for answer in late for slot in answer["slate"][:1])
-    first = [sum(answer["candidates"][place]["arm"] == "a" for place in range(3) for answer in late)]
+    first = [sum(answer["candidates"][number]["arm"] == "a" for number in range(3) for answer in late)]
     assert first[0] > 10  # half of 20 would be chance
     assert done(catalogue("doctor", "--json")).json["ok"]
 
@@ -140,16 +140,16 @@ def test_a_ranker_that_reads_contexts_learns_too(catalogue: Run, tmp_path: Any) 
 )
 def test_lists_and_slates_that_cannot_be_are_refused(catalogue: Run, words: list[str], says: str) -> None:
     created(catalogue, "p")
-    said = catalogue("recommend", "--policy", "p", "--session", "s", "--json", *words)
-    assert (said.exit_code, says in said.error["error"]) == (2, True)
+    result = catalogue("recommend", "--policy", "p", "--session", "s", "--json", *words)
+    assert (result.exit_code, says in result.error["error"]) == (2, True)
     assert done(catalogue("session", "list", "--json")).json == []
 
 
 def test_a_list_that_is_longer_than_the_catalogue_is_the_policys_fault(kiosk: Run) -> None:
     done(kiosk("policy", "create", "long", "--kind", "two-stage", "--param", "candidates=9"))
-    said = kiosk("recommend", "--policy", "long", "--session", "s")
-    assert said.exit_code == 2
-    assert said.stderr.startswith("Error: --policy: 9 candidates are wanted, but only 6 arms are eligible")
+    result = kiosk("recommend", "--policy", "long", "--session", "s")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: --policy: 9 candidates are wanted, but only 6 arms are eligible")
 
 
 # -- judging --
@@ -212,8 +212,8 @@ def test_a_target_that_draws_from_the_catalogue_is_flagged(catalogue: Run) -> No
     assert "logging-candidates" in row["reasons"]
     assert row["mean_weight"] == pytest.approx(1)  # it ranks the candidates that were drawn
     assert 0 < row["smallest_inclusion"] < 1
-    said = catalogue("--now", "2030-01-01T00:00:00Z", "evaluate", "uniform")
-    assert "the smallest probability with which an arm that was shown was a candidate is" in said.stdout
+    result = catalogue("--now", "2030-01-01T00:00:00Z", "evaluate", "uniform")
+    assert "the smallest probability with which an arm that was shown was a candidate is" in result.stdout
 
 
 def test_without_samples_a_log_without_lists_judges_no_ranker_of_them(catalogue: Run) -> None:
@@ -251,8 +251,8 @@ def leaning_target(run: Run, leaning: str) -> None:
 
 
 def estimates(run: Run, names: str, *words: object, target: str = "target") -> list[dict[str, Any]]:
-    asked = ("evaluate", target, "--estimator", names, "--interval", "normal", "--json", *words)
-    rows: list[dict[str, Any]] = done(run("--now", "2030-01-01T00:00:00Z", *asked)).json
+    options = ("evaluate", target, "--estimator", names, "--interval", "normal", "--json", *words)
+    rows: list[dict[str, Any]] = done(run("--now", "2030-01-01T00:00:00Z", *options)).json
     return rows
 
 
@@ -420,9 +420,9 @@ def test_doctor_derives_lists_again(kiosk: Run, sqlite_db: str, change: str, say
     done(kiosk("recommend", "--policy", "p", "--session", "s", "--seed", "1"))
     with closing(sqlite3.connect(sqlite_db)) as connection, connection:
         connection.execute(f"UPDATE candidate_list SET {change}")
-    said = kiosk("doctor", "--json")
-    assert said.exit_code == 3
-    assert any(says in finding["detail"] for finding in said.json["findings"])
+    result = kiosk("doctor", "--json")
+    assert result.exit_code == 3
+    assert any(says in finding["detail"] for finding in result.json["findings"])
     assert done(kiosk("decision", "show", 1, "--json")).json["agrees"] is change.startswith("arms")
 
 
@@ -479,19 +479,19 @@ def test_a_list_from_an_unknown_catalogue_judges_no_other_first_stage(kiosk: Run
 def test_lines_whose_candidates_cannot_be_are_refused(kiosk: Run, change: dict[str, Any], says: str) -> None:
     pair = [{"arm": "a", "propensity": 0.5}, {"arm": "b", "propensity": 0.5}]
     line = {"session": "s", "slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"], "candidates": pair}
-    said = kiosk("import-log", "-", "--layout", "jsonl", "--json", stdin=json.dumps(line | change) + "\n")
-    assert (said.exit_code, says in said.error["error"]) == (2, True)
+    result = kiosk("import-log", "-", "--layout", "jsonl", "--json", stdin=json.dumps(line | change) + "\n")
+    assert (result.exit_code, says in result.error["error"]) == (2, True)
 
 
 def test_tables_name_the_list_that_a_propensity_is_given(kiosk: Run) -> None:
     created(kiosk, "both", second="thompson")
-    said = kiosk("recommend", "--policy", "both", "--session", "s", "-k", 2, "--seed", 3)
+    result = kiosk("recommend", "--policy", "both", "--session", "s", "-k", 2, "--seed", 3)
     answer = kiosk("decision", "show", 1, "--json").json
     listed = ", ".join(entry["arm"] + f" {entry['propensity']:.4g}" for entry in answer["candidates"])
     line = f"candidates, propensity {1 / 120:.4g} in this order: {listed}"
     shown = kiosk("decision", "show", 1).stdout.splitlines()
-    assert said.stdout.splitlines()[0].endswith(" given the candidates")
-    assert line in said.stdout.splitlines()
+    assert result.stdout.splitlines()[0].endswith(" given the candidates")
+    assert line in result.stdout.splitlines()
     assert line in shown
     assert "3 candidates of 6 eligible arms" in shown[2]
     assert (answer["eligible"], answer["catalogue"]) == (3, 6)

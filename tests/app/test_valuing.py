@@ -17,9 +17,15 @@ def visits(seed: int = 1, *, number: int = 200, longest: int = 5) -> tuple[Decis
     n = int(start[-1])
     row = np.flatnonzero(generator.random(n) < 0.7)
     top, arm = generator.integers(0, ARMS, n), generator.integers(0, ARMS, len(row))
-    own = np.column_stack([np.ones(len(row)), *generator.random((3, len(row)))])
+    separate = np.column_stack([np.ones(len(row)), *generator.random((3, len(row)))])
     decisions = Decisions(
-        start=start, cluster=np.arange(number), top=top, x=generator.normal(size=(n, 3)), row=row, arm=arm, memory=own
+        start=start,
+        cluster=np.arange(number),
+        top=top,
+        x=generator.normal(size=(n, 3)),
+        row=row,
+        arm=arm,
+        memory=separate,
     )
     return decisions, top - 0.5 * decisions.memory_of_top()[:, 0] + generator.normal(size=n) / 10
 
@@ -62,8 +68,8 @@ def test_it_finds_what_an_arm_earns_and_what_memory_takes_off() -> None:
 
 @pytest.mark.slow
 def test_fits_add_up_and_late_steps_share_one() -> None:
-    (one, gained), (other, more) = visits(1), visits(2, longest=2 * STEPS)
-    both = ReturnSums.of(one, gained, gamma=0.9, arms=ARMS) + ReturnSums.of(other, more, gamma=0.9, arms=ARMS)
-    again = ReturnSums.of(other, more, gamma=0.9, arms=ARMS) + ReturnSums.of(one, gained, gamma=0.9, arms=ARMS)
+    (item, gained), (other, more) = visits(1), visits(2, longest=2 * STEPS)
+    both = ReturnSums.of(item, gained, gamma=0.9, arms=ARMS) + ReturnSums.of(other, more, gamma=0.9, arms=ARMS)
+    again = ReturnSums.of(other, more, gamma=0.9, arms=ARMS) + ReturnSums.of(item, gained, gamma=0.9, arms=ARMS)
     assert both.finish().predicted(other) == pytest.approx(again.finish().predicted(other))
     assert other.steps.max() == STEPS

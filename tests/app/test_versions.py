@@ -166,14 +166,14 @@ def test_a_frozen_version_says_all_that_it_learned_from(shop: str) -> None:
     logged = [show(shop, 0, "strict", "a1", clicked=1), show(shop, 0, "strict", "a2")]
     with at(shop, 40) as store:
         policies.create(store, policies.Request(name="pupil", kind="thompson", from_log="policy=strict"))
-    own = show(shop, 41, "pupil", "a2", clicked=42)
+    separate = show(shop, 41, "pupil", "a2", clicked=42)
     with at(shop, 80) as store:
         versions.freeze(store, "pupil")
         assert sums(store, "pupil@2") == {1: (1, 1, 1), 2: (2, 1, 1)}
         with store.read() as unit:
             version, _ = lookup.version(unit, "pupil@2")
             lessons = lineage.learned_from(lineage.ancestry(unit, version))
-    assert [lesson.selection.last_id for lesson in lessons] == [own, max(logged)]
+    assert [lesson.selection.last_id for lesson in lessons] == [separate, max(logged)]
     assert lessons[0].selection.policy_ids != lessons[1].selection.policy_ids
 
 
@@ -181,8 +181,8 @@ def test_a_fork_names_the_newest_decision_it_holds(shop: str) -> None:
     ids = [show(shop, minute, "home", "a1") for minute in (0, 10, 20)]
     with at(shop, 41) as store, store.read() as unit:
         version, _ = lookup.version(unit, "home")
-        found, last = belief_versions.fork(unit, version)[:2]
-        assert (last, {arm: tuple(sums) for (_, arm), sums in found.items()}) == (ids[1], {1: (2, 0, 0)})
+        result, last = belief_versions.fork(unit, version)[:2]
+        assert (last, {arm: tuple(sums) for (_, arm), sums in result.items()}) == (ids[1], {1: (2, 0, 0)})
 
 
 def test_what_is_live_comes_back_in_order(shop: str) -> None:

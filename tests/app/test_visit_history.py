@@ -29,17 +29,17 @@ def shop(store: Store) -> Store:
 
 def blob(store: Store, answer: Any) -> bytes:
     with store.read() as unit:
-        found = decisions.find(unit, [answer["decision_id"]])[answer["decision_id"]].history
-    assert found is not None
-    return bytes(found)
+        result = decisions.find(unit, [answer["decision_id"]])[answer["decision_id"]].history
+    assert result is not None
+    return bytes(result)
 
 
-def known(store: Store, answer: Any) -> tuple[float, int, float, list[tuple[str, int, float]]]:
+def remembered(store: Store, answer: Any) -> tuple[float, int, float, list[tuple[str, int, float]]]:
     """Gap in seconds, slots shown before, their reward so far, and (arm, ago, reward) of those remembered."""
     packed = blob(store, answer)
-    found = history.unpack([packed], [answer["step"]])
+    result = history.unpack([packed], [answer["step"]])
     entries = [(KEYS[arm - 1], ago, earned) for arm, ago, earned in histories.entries(packed)]
-    return found.gap_s.item(), found.shown.item(), found.reward.item(), entries
+    return result.gap_s.item(), result.shown.item(), result.reward.item(), entries
 
 
 def arms(answer: Any) -> list[str]:
@@ -51,8 +51,8 @@ def test_a_decision_remembers_every_slot_before_it(shop: Store) -> None:
     third = ask(clock(shop, START + 5 * SECOND))
     (a, b), (c,) = arms(first), arms(second)
     assert blob(shop, first) == b""
-    assert known(shop, second) == (3, 2, 0, [(a, 1, 0), (b, 1, 0)])
-    assert known(shop, third) == (2, 3, 0, [(a, 2, 0), (b, 2, 0), (c, 1, 0)])
+    assert remembered(shop, second) == (3, 2, 0, [(a, 1, 0), (b, 1, 0)])
+    assert remembered(shop, third) == (2, 3, 0, [(a, 2, 0), (b, 2, 0), (c, 1, 0)])
 
 
 def test_a_reward_that_came_later_is_not_in_the_state(shop: Store) -> None:
@@ -61,9 +61,9 @@ def test_a_reward_that_came_later_is_not_in_the_state(shop: Store) -> None:
     tell(shop, first, click=1)
     third = ask(shop)
     tell(shop, second, click=3)
-    assert [earned for *_, earned in known(shop, second)[3]] == [0]
-    assert [earned for *_, earned in known(shop, third)[3]] == [1, 0]
-    assert known(shop, third)[2] == 1
+    assert [earned for *_, earned in remembered(shop, second)[3]] == [0]
+    assert [earned for *_, earned in remembered(shop, third)[3]] == [1, 0]
+    assert remembered(shop, third)[2] == 1
 
 
 def test_only_events_inside_the_window_count(shop: Store) -> None:
@@ -72,17 +72,17 @@ def test_only_events_inside_the_window_count(shop: Store) -> None:
     clock(shop, START + 20 * MINUTE)
     tell(shop, shown[0], click=1, at=START + 10 * MINUTE)
     tell(shop, shown[1], click=1, at=START + 10 * MINUTE + 1)
-    assert [earned for *_, earned in known(shop, ask(shop))[3]] == [1, 0]
+    assert [earned for *_, earned in remembered(shop, ask(shop))[3]] == [1, 0]
 
 
 def test_nothing_known_and_censored_are_the_default_reward(shop: Store) -> None:
     shown = [ask(shop, "dwell") for _ in range(4)]
-    for one in shown[1:3]:
-        tell(shop, one, dwell_s=100, unweighed=3)
-        tell(shop, one, censor=True)
+    for slot in shown[1:3]:
+        tell(shop, slot, dwell_s=100, unweighed=3)
+        tell(shop, slot, censor=True)
     tell(shop, shown[2], censor=False)
     tell(shop, shown[3], unweighed=3)
-    *_, reward, entries = known(shop, ask(shop, "dwell"))
+    *_, reward, entries = remembered(shop, ask(shop, "dwell"))
     assert [earned for *_, earned in entries] == pytest.approx([0.1, 0.1, 1.3, 0.1])
     assert reward == pytest.approx(1.6)
 
@@ -90,15 +90,15 @@ def test_nothing_known_and_censored_are_the_default_reward(shop: Store) -> None:
 def test_rewards_are_those_of_the_definition_that_decides(shop: Store) -> None:
     tell(shop, ask(shop), click=1, dwell_s=10)
     ask(shop, "dwell")
-    assert [earned for *_, earned in known(shop, ask(shop, "dwell"))[3]] == pytest.approx([1.13, 0.1])
-    assert [earned for *_, earned in known(shop, ask(shop, "home"))[3]] == [1, 0, 0]
+    assert [earned for *_, earned in remembered(shop, ask(shop, "dwell"))[3]] == pytest.approx([1.13, 0.1])
+    assert [earned for *_, earned in remembered(shop, ask(shop, "home"))[3]] == [1, 0, 0]
 
 
 def test_what_pages_earned_is_in_the_reward_so_far(shop: Store) -> None:
     first = ask(shop, size=2)
     tell(shop, first, 2, click=1)
     tell(shop, first, None, click=5)
-    *_, reward, entries = known(shop, ask(shop))
+    *_, reward, entries = remembered(shop, ask(shop))
     assert (reward, [earned for *_, earned in entries]) == (6, [0, 1])
 
 
@@ -108,17 +108,17 @@ def test_the_last_64_slots_are_remembered(shop: Store) -> None:
     tell(shop, shown[0], None, click=1)
     tell(shop, shown[1], 1, click=9)
     tell(shop, shown[1], 2, click=1)
-    _, count, reward, entries = known(shop, ask(shop))
+    _, count, reward, entries = remembered(shop, ask(shop))
     assert (count, len(entries), reward) == (70, history.REMEMBERED, 1)
     assert [(arm, ago) for arm, ago, _ in entries] == [
-        (arm, 14 - step) for step, one in enumerate(shown) for arm in arms(one)
+        (arm, 14 - step) for step, slot in enumerate(shown) for arm in arms(slot)
     ][-64:]
 
 
 def test_a_long_visit_remembers_how_long_ago(shop: Store) -> None:
     """Past the steps that a memory tells apart."""
     shown = group(shop, *[request()] * 140)
-    *_, entries = known(shop, ask(shop))
+    *_, entries = remembered(shop, ask(shop))
     assert [(arm, ago) for arm, ago, _ in entries] == [(arms(shown[140 - ago])[0], ago) for ago in range(64, 0, -1)]
 
 
@@ -134,11 +134,11 @@ def test_of_a_long_page_the_last_slots_are_remembered(store: Store) -> None:
     assert [earned for *_, earned in entries] == [2, *[0] * 62, 3]
 
 
-@pytest.mark.parametrize(("position", "kept"), [(1, 1), (2**17 - 1, 2**17 - 1), (2**17 + 5, 2**17 - 1)])
-def test_a_memory_holds_numbers_of_any_size(position: int, kept: int) -> None:
-    found = recent_slots.RecentSlots.unpack([recent_slots.pack_slot(2**40 - 1, 2**20 + 3, position, 2**32 - 1)])
-    told = (found.decision, found.position, found.step, found.arm)
-    assert [column.item() for column in told] == [2**40 - 1, kept, 3, 2**32 - 1]
+@pytest.mark.parametrize(("position", "retained"), [(1, 1), (2**17 - 1, 2**17 - 1), (2**17 + 5, 2**17 - 1)])
+def test_a_memory_holds_numbers_of_any_size(position: int, retained: int) -> None:
+    result = recent_slots.RecentSlots.unpack([recent_slots.pack_slot(2**40 - 1, 2**20 + 3, position, 2**32 - 1)])
+    reported = (result.decision, result.position, result.step, result.arm)
+    assert [column.item() for column in reported] == [2**40 - 1, retained, 3, 2**32 - 1]
 
 
 def test_visit_2_starts_with_nothing(shop: Store) -> None:
@@ -149,7 +149,7 @@ def test_visit_2_starts_with_nothing(shop: Store) -> None:
     clock(shop, START + 31 * MINUTE)
     again = ask(shop, session="t")
     assert (blob(shop, again), again["visit"]) == (b"", 2)
-    assert known(shop, ask(shop, session="t"))[1] == 1
+    assert remembered(shop, ask(shop, session="t"))[1] == 1
 
 
 # -- groups --
@@ -159,24 +159,24 @@ def group(store: Store, *lines: Any) -> list[Any]:
     return Pipe(store).group(lines)
 
 
-def request(name: str = "s", **rest: Any) -> Request:
-    return Request(policy="home", session=name, **rest)
+def request(name: str = "s", **options: Any) -> Request:
+    return Request(policy="home", session=name, **options)
 
 
 def test_a_second_line_of_one_session_in_a_group_sees_the_first(shop: Store) -> None:
     first, strange, second, third = group(shop, request(size=2), request("t"), request(), request())
     (a, b), (c,) = arms(first), arms(second)
     assert blob(shop, strange) == b""
-    assert known(shop, second) == (0, 2, 0, [(a, 1, 0), (b, 1, 0)])
-    assert known(shop, third)[3] == [(a, 2, 0), (b, 2, 0), (c, 1, 0)]
+    assert remembered(shop, second) == (0, 2, 0, [(a, 1, 0), (b, 1, 0)])
+    assert remembered(shop, third)[3] == [(a, 2, 0), (b, 2, 0), (c, 1, 0)]
 
 
 def test_events_of_the_same_group_are_not_known(shop: Store) -> None:
     before = ask(shop)
-    told = Line(decision_id=before["decision_id"], events={"click": 1.0})
-    _, second, _, third = group(shop, told, request(), told, request())
-    assert [earned for *_, earned in known(shop, second)[3] + known(shop, third)[3]] == [0, 0, 0]
-    assert [earned for *_, earned in known(shop, ask(shop))[3]] == [2, 0, 0]
+    reported = Line(decision_id=before["decision_id"], events={"click": 1.0})
+    _, second, _, third = group(shop, reported, request(), reported, request())
+    assert [earned for *_, earned in remembered(shop, second)[3] + remembered(shop, third)[3]] == [0, 0, 0]
+    assert [earned for *_, earned in remembered(shop, ask(shop))[3]] == [2, 0, 0]
 
 
 def test_events_of_others_between_ones_own_do_not_mix(shop: Store) -> None:
@@ -185,17 +185,17 @@ def test_events_of_others_between_ones_own_do_not_mix(shop: Store) -> None:
     for number in range(20):
         tell(shop, ask(shop, session=f"x{number}"), click=7)
     late = [ask(shop, session=name) for name in "st"]
-    for worth, one in enumerate(early + late):
-        tell(shop, one, click=worth)
-    found = group(shop, *(request(name) for name in "st"))
-    assert [[earned for *_, earned in known(shop, one)[3]] for one in found] == [[0, 2], [1, 3]]
+    for worth, item in enumerate(early + late):
+        tell(shop, item, click=worth)
+    result = group(shop, *(request(name) for name in "st"))
+    assert [[earned for *_, earned in remembered(shop, row)[3]] for row in result] == [[0, 2], [1, 3]]
 
 
 def test_an_open_visit_from_before_histories_were_kept_is_remembered(shop: Store) -> None:
     expected = [(arm, 3 - step, 0.0) for step in range(3) for arm in arms(ask(shop, size=2))]
     shop.write(lambda unit: unit.tell("UPDATE visit SET history = NULL"))
-    assert known(shop, ask(shop))[3] == expected
-    assert known(shop, ask(shop))[1] == 7
+    assert remembered(shop, ask(shop))[3] == expected
+    assert remembered(shop, ask(shop))[1] == 7
 
 
 # -- for those who only look, and for kinds that read the visit --
@@ -215,7 +215,7 @@ def test_a_broken_memory_is_told_in_one_line(shop: Store) -> None:
 def test_of_a_long_visit_from_before_the_last_slots_are_remembered(shop: Store) -> None:
     shown = [arm for _ in range(15) for arm in arms(ask(shop, size=5))]
     shop.write(lambda unit: unit.tell("UPDATE visit SET history = NULL"))
-    _, count, _, entries = known(shop, ask(shop))
+    _, count, _, entries = remembered(shop, ask(shop))
     assert (count, [arm for arm, *_ in entries]) == (75, shown[-64:])
 
 
@@ -227,23 +227,23 @@ def test_what_a_session_would_be_can_be_looked_at(shop: Store) -> None:
         opened = OpenSessions(unit, settings.get(unit), [("s", None), ("new", "u")], read_only=True)
         arrived = [opened.arrive("s"), opened.arrive("new")]
         definition = version(unit, "home").reward
-        seen = HistoryReader(unit, arrived, [definition]).histories(arrived, [definition] * 2)
+        observed = HistoryReader(unit, arrived, [definition]).histories(arrived, [definition] * 2)
         steps, names = [session.steps for session in arrived], unit.ask_value("SELECT count(*) FROM session")
     assert (steps, names) == ([2, 0], 1)
-    assert seen.packed() == [blob(shop, ask(shop)), b""]
+    assert observed.packed() == [blob(shop, ask(shop)), b""]
 
 
 def test_what_reads_the_visit_is_drawn_in_its_turn(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a session its second line is drawn when the first one has been shown."""
     turns: list[tuple[Sequence[int], list[int], list[bytes]]] = []
 
-    def spy(plans: Any, ids: Any, *rest: Any, histories: History) -> Any:
+    def spy(plans: Any, ids: Any, *options: Any, histories: History) -> Any:
         turns.append((list(plans), histories.step.tolist(), histories.packed()))
-        return draws.draw(plans, ids, *rest)
+        return draws.draw(plans, ids, *options)
 
     reads_visits = property(lambda shared: shared.version.policy.name == "home")
     monkeypatch.setattr(requests.SharedDistribution, "stateful", reads_visits)
     monkeypatch.setattr(recommend, "draw_stateful", spy)
-    found = group(shop, request(), request("t"), Request(policy="other", session="s"), request(), request("t"))
+    result = group(shop, request(), request("t"), Request(policy="other", session="s"), request(), request("t"))
     assert [(places, steps) for places, steps, _ in turns] == [([0, 1], [0, 0]), ([4], [1]), ([3], [2])]
-    assert turns[1][2] + turns[2][2] == [blob(shop, found[4]), blob(shop, found[3])]
+    assert turns[1][2] + turns[2][2] == [blob(shop, result[4]), blob(shop, result[3])]

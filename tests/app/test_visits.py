@@ -46,27 +46,27 @@ def read(
 
 
 def _read(unit: Unit, selection: Selection, definition: Reward) -> tuple[list[EndedVisits], UnusedVisits]:
-    found, total = [], UnusedVisits()
-    for _, some, told in ended_visits.batches(unit, selection, definition, Cutoff.of(unit, definition)):
-        found.append(some)
-        total += told
-    return [one for one in found if len(one)], total
+    result, total = [], UnusedVisits()
+    for _, some, batch in ended_visits.batches(unit, selection, definition, Cutoff.of(unit, definition)):
+        result.append(some)
+        total += batch
+    return [row for row in result if len(row)], total
 
 
-def lengths(found: list[EndedVisits]) -> list[int]:
-    return [length for one in found for length in np.diff(one.start).tolist()]
+def lengths(result: list[EndedVisits]) -> list[int]:
+    return [length for row in result for length in np.diff(row.start).tolist()]
 
 
-def rewards(found: list[EndedVisits]) -> list[float]:
-    return [value for one in found for value in one.reward.tolist()]
+def rewards(result: list[EndedVisits]) -> list[float]:
+    return [value for row in result for value in row.reward.tolist()]
 
 
 def test_a_visit_counts_when_it_is_over_and_its_windows_are(shop: Store) -> None:
     pages(shop, "s", 0, SECOND)
     last = SECOND + HALF
     assert read(shop, last) == ([], UnusedVisits(waiting=1))
-    found, told = read(shop, last + 1)
-    assert (lengths(found), told) == ([2], UnusedVisits())
+    result, reported = read(shop, last + 1)
+    assert (lengths(result), reported) == ([2], UnusedVisits())
 
 
 def test_a_visit_that_was_ended_waits_for_its_windows_alone(shop: Store) -> None:
@@ -82,10 +82,10 @@ def test_a_visit_that_was_ended_waits_for_its_windows_alone(shop: Store) -> None
 
 def test_the_visits_of_a_session_are_told_apart(shop: Store) -> None:
     pages(shop, "s", 0, SECOND, 2 * HALF, 2 * HALF + SECOND, 2 * HALF + 2 * SECOND)
-    found, _ = read(shop, 5 * HALF)
-    assert lengths(found) == [2, 3]
-    assert [one.per_visit("visit").tolist() for one in found] == [[1, 2]]
-    assert [returns.steps(one.start).tolist() for one in found] == [[0, 1, 0, 1, 2]]
+    result, _ = read(shop, 5 * HALF)
+    assert lengths(result) == [2, 3]
+    assert [row.per_visit("visit").tolist() for row in result] == [[1, 2]]
+    assert [returns.steps(row.start).tolist() for row in result] == [[0, 1, 0, 1, 2]]
 
 
 def test_short_visits_do_not_come_first(shop: Store) -> None:
@@ -100,8 +100,8 @@ def test_short_visits_do_not_come_first(shop: Store) -> None:
 def test_those_that_began_before_one_that_goes_on_count(shop: Store) -> None:
     pages(shop, "before", 0)
     pages(shop, "on", SECOND, HALF)
-    found, told = read(shop, HALF + 2 * SECOND)
-    assert (lengths(found), told) == ([1], UnusedVisits(waiting=1))
+    result, reported = read(shop, HALF + 2 * SECOND)
+    assert (lengths(result), reported) == ([1], UnusedVisits(waiting=1))
 
 
 def test_a_visit_of_more_than_a_day_holds_nothing_up(shop_sqlite: Store) -> None:
@@ -110,17 +110,17 @@ def test_a_visit_of_more_than_a_day_holds_nothing_up(shop_sqlite: Store) -> None
     pages(shop_sqlite, "robot", *times[:-2])
     pages(shop_sqlite, "guest", times[-3] + 1)
     pages(shop_sqlite, "robot", *times[-2:])
-    found, told = read(shop_sqlite, times[-1] + 1)
-    assert (lengths(found), told) == ([1], UnusedVisits(waiting=1))
+    result, reported = read(shop_sqlite, times[-1] + 1)
+    assert (lengths(result), reported) == ([1], UnusedVisits(waiting=1))
 
 
 def test_the_reward_of_a_page_is_that_of_its_slots_and_its_own(shop: Store) -> None:
     first, second = pages(shop, "s", 0, SECOND, size=2)
     for position, events in ((1, {"click": 1.0}), (2, {"click": 1.0}), (None, {"reward": 0.25})):
         tell(clock(shop, START + 2 * SECOND), first, position, **events)
-    found, _ = read(shop, 2 * HALF)
-    assert rewards(found) == [2.25, 0.0]
-    assert found[0].default.tolist() == [False, True]
+    result, _ = read(shop, 2 * HALF)
+    assert rewards(result) == [2.25, 0.0]
+    assert result[0].default.tolist() == [False, True]
     assert second == first + 1
 
 
@@ -134,21 +134,21 @@ def test_an_event_after_the_window_earns_nothing(shop: Store) -> None:
 def test_an_event_of_a_page_counts_as_one(shop: Store) -> None:
     first, _ = pages(shop, "s", 0, SECOND, size=2)
     tell(clock(shop, START + SECOND), first, click=1)
-    (found,) = read(shop, 3 * HALF)[0]
-    assert (found.reward.tolist(), found.default.tolist()) == ([1.0, 0.0], [False, True])
+    (result,) = read(shop, 3 * HALF)[0]
+    assert (result.reward.tolist(), result.default.tolist()) == ([1.0, 0.0], [False, True])
 
 
 def test_a_censored_slot_takes_the_visit_out_and_back(shop: Store) -> None:
     first, _ = pages(shop, "s", 0, SECOND)
     pages(shop, "t", SECOND)
-    for censor, kept in ((True, [1]), (False, [2, 1])):
+    for censor, retained in ((True, [1]), (False, [2, 1])):
         feedback.feedback(shop, feedback.Line(decision_id=first, position=1, censor=censor))
-        found, told = read(shop, 3 * HALF)
-        assert (lengths(found), told.left_out) == (kept, 2 - len(kept))
+        result, reported = read(shop, 3 * HALF)
+        assert (lengths(result), reported.left_out) == (retained, 2 - len(retained))
 
 
 @pytest.mark.parametrize(
-    ("cut", "kept"),
+    ("cut", "retained"),
     [
         (Selection(since=START + SECOND), [1]),
         (Selection(until=START + SECOND), []),
@@ -156,24 +156,28 @@ def test_a_censored_slot_takes_the_visit_out_and_back(shop: Store) -> None:
         (Selection(until=START + 2 * SECOND), [2]),
     ],
 )
-def test_a_visit_that_a_selection_cuts_is_left_out(shop: Store, cut: Selection, kept: list[int]) -> None:
+def test_a_visit_that_a_selection_cuts_is_left_out(shop: Store, cut: Selection, retained: list[int]) -> None:
     pages(shop, "s", 0, SECOND)
     pages(shop, "t", 2 * SECOND)
-    found, told = read(shop, 3 * HALF, cut)
-    assert lengths(found) == kept
-    assert told.waiting == told.silent == 0
-    assert told.left_out == (kept != [2])
+    result, reported = read(shop, 3 * HALF, cut)
+    assert lengths(result) == retained
+    assert reported.waiting == reported.silent == 0
+    assert reported.left_out == (retained != [2])
 
 
 def test_what_each_decision_knew_is_what_it_kept(shop: Store) -> None:
     first, second = pages(shop, "s", 0, 5 * SECOND, size=2)
     tell(clock(shop, START + 6 * SECOND), first, 1, click=1)
     pages(shop, "s", 9 * SECOND, size=2)
-    found, _ = read(shop, 3 * HALF)
-    known = found[0].histories()
-    assert (known.gap_s.tolist(), known.shown.tolist(), known.reward.tolist()) == ([0, 5, 4], [0, 2, 4], [0, 0, 1])
-    assert known.ago.tolist() == [1, 1, 2, 2, 1, 1]
-    assert isinstance(known, history.History)
+    result, _ = read(shop, 3 * HALF)
+    histories = result[0].histories()
+    assert (histories.gap_s.tolist(), histories.shown.tolist(), histories.reward.tolist()) == (
+        [0, 5, 4],
+        [0, 2, 4],
+        [0, 0, 1],
+    )
+    assert histories.ago.tolist() == [1, 1, 2, 2, 1, 1]
+    assert isinstance(histories, history.History)
     assert second == first + 1
 
 
@@ -187,12 +191,12 @@ def test_batches_split_no_session(shop_sqlite: Store, monkeypatch: pytest.Monkey
 def test_taking_some_visits_takes_their_decisions_and_slots(shop_sqlite: Store) -> None:
     for number, size in enumerate((1, 2, 3)):
         pages(shop_sqlite, f"s{number}", *(second * SECOND for second in (9 * number, 9 * number + 1)), size=size)
-    ((found,), _) = read(shop_sqlite, 3 * HALF)
-    some = found.take(np.array([True, False, True]))
+    ((result,), _) = read(shop_sqlite, 3 * HALF)
+    some = result.take(np.array([True, False, True]))
     assert (len(some), np.diff(some.start).tolist(), np.diff(some.first).tolist()) == (2, [2, 2], [1, 1, 3, 3])
     assert some.per_decision("decision_id").tolist() == [1, 2, 5, 6]
-    assert some.per_visit("session_id").tolist() == found.per_visit("session_id")[[0, 2]].tolist()
-    assert found.take(np.ones(3, np.bool_)) is found
+    assert some.per_visit("session_id").tolist() == result.per_visit("session_id")[[0, 2]].tolist()
+    assert result.take(np.ones(3, np.bool_)) is result
 
 
 def imported(store: Store, *rows: dict[str, Any]) -> None:
@@ -201,10 +205,10 @@ def imported(store: Store, *rows: dict[str, Any]) -> None:
     from tests.conftest import runner
 
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    said = runner(str(store.url.database))(
+    result = runner(str(store.url.database))(
         "--now", "2027-01-15T08:00:00Z", "import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=text
     )
-    assert said.exit_code == 0, said.stderr
+    assert result.exit_code == 0, result.stderr
 
 
 def line(session_key: str, **changed: Any) -> dict[str, Any]:
@@ -220,6 +224,6 @@ def test_imported_visits_are_old_enough_and_count_where_their_pages_are_whole(sh
         line("twice", at="2027-01-01T00:00:09Z", slate=[{"arm": "b", "propensity": 0.5}]),
         line("silent", slate=[{"arm": "a", "marginal": 0.5}]),
     )
-    found, told = read(shop_sqlite, 1)
-    assert sorted(lengths(found)) == [1, 2]
-    assert told == UnusedVisits(left_out=1, silent=1)
+    result, reported = read(shop_sqlite, 1)
+    assert sorted(lengths(result)) == [1, 2]
+    assert reported == UnusedVisits(left_out=1, silent=1)

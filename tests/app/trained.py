@@ -22,21 +22,21 @@ def version(db: str, name: str, *, bias: list[float], last: float = 0.0, minutes
 def _add(unit: Any, name: str, bias: list[float], last: float, record: Any) -> None:
     parent, head = policies.live(unit, [name])[name]
     kind: Any = designs.policy_of(parent)
-    known = sorted(arms.every(unit), key=lambda arm: arm.key)
-    parameters = kind.nothing(len(known))
+    recorded = sorted(arms.every(unit), key=lambda arm: arm.key)
+    parameters = kind.nothing(len(recorded))
     parameters["bias"][:] = bias
     parameters["history"][:] = [0.0, 0.0, last, 0.0]
     rows, shared = kind.pack(parameters)
     number = policies.versions(unit, [parent.policy.id])[-1].number + 1
-    made = policies.add_version(
+    answers = policies.add_version(
         unit, policy_id=parent.policy.id, number=number, status="frozen", reward_id=parent.reward.id, seq=head.seq,
         ordinal=head.ordinal, parent_id=parent.id, learned_from=record,
         parameters={**parent.parameters, "shared": shared}, report={},
     )  # fmt: skip
     beliefs.add_weights(
-        unit, made, ((arm.id, row.astype("<f8").tobytes()) for arm, row in zip(known, rows, strict=True))
+        unit, answers, ((arm.id, row.astype("<f8").tobytes()) for arm, row in zip(recorded, rows, strict=True))
     )
-    policies.promote(unit, parent.policy.id, version_id=made, previous_id=head.live_id)
+    policies.promote(unit, parent.policy.id, version_id=answers, previous_id=head.live_id)
 
 
 def chances(bias: list[float], last: float, before: set[int], *, floor: float = 0.0) -> npt.NDArray[np.float64]:
@@ -48,11 +48,11 @@ def chances(bias: list[float], last: float, before: set[int], *, floor: float = 
 
 def page(chance: npt.NDArray[np.float64], shown: list[int]) -> float:
     """Probability of an ordered page without a floor."""
-    left, found = chance.copy(), 1.0
+    left, result = chance.copy(), 1.0
     for arm in shown:
-        found *= left[arm] / left.sum()
+        result *= left[arm] / left.sum()
         left[arm] = 0.0
-    return found
+    return result
 
 
 def stored(db: str) -> Store:

@@ -39,8 +39,8 @@ def opened(
         lambda: [[arm.ArmFeatures(arm=key, features={"heat": SHAPES.get(key, 0.0)}) for key in keys]],
     )
     policy.create(store, policy.Request(name="base", kind=logger, parameters={"floor": "0.3"}))
-    made = policy.Request(name="visits", kind="gradient", parameters=parameters or {}, features=features)
-    policy.create(store, made)
+    answers = policy.Request(name="visits", kind="gradient", parameters=parameters or {}, features=features)
+    policy.create(store, answers)
     return store
 
 
@@ -59,9 +59,9 @@ def serve(
 ) -> list[list[dict[str, Any]]]:  # fmt: skip
     """Visits side by side, a decision of each in a group; what they like is clicked. The answers, step by step."""
     before: dict[int, list[str]] = {number: [] for number in range(visits)}
-    found = []
+    result = []
     for step in range(steps):
-        asked = [
+        options = [
             Request(
                 policy=None if experiment else name, experiment=experiment, session=f"{prefix}{number}", size=size,
                 user=None if users is None else f"u{number % users}", context={"hour": float(number % 24)},
@@ -69,26 +69,26 @@ def serve(
             )
             for number in before
         ]  # fmt: skip
-        made: list[Any] = recommend_group(clock(store, start + 10 * step * SECOND), asked, seed=seed + step)
-        told = []
-        for number, answer in enumerate(made):
+        answers: list[Any] = recommend_group(clock(store, start + 10 * step * SECOND), options, seed=seed + step)
+        reported = []
+        for number, answer in enumerate(answers):
             keys = [slot["arm"] for slot in answer["slate"]]
             for position, key in enumerate(keys, 1):
                 if liked(key, step, before[number]):
-                    told.append(Line(decision_id=answer["decision_id"], position=position, events={"click": 1.0}))
+                    reported.append(Line(decision_id=answer["decision_id"], position=position, events={"click": 1.0}))
             before[number] = keys
-        tell_all(clock(store, start + (10 * step + 5) * SECOND), told)
-        found.append(made)
+        tell_all(clock(store, start + (10 * step + 5) * SECOND), reported)
+        result.append(answers)
     clock(store, LATER)
-    return found
+    return result
 
 
 QUICK: dict[str, Any] = {"name": "visits", "seed": 1, "epochs": 2, "batch": 40}
 
 
-def trained(store: Store, **asked: Any) -> dict[str, Any]:
+def trained(store: Store, **options: Any) -> dict[str, Any]:
     """What a short training answers."""
-    return {**train.train(store, train.Request(**QUICK | asked))}
+    return {**train.train(store, train.Request(**QUICK | options))}
 
 
 def parameters(store: Store, number: int | None = None, *, name: str = "visits") -> dict[str, Any]:
@@ -101,18 +101,18 @@ def _parameters(unit: Unit, name: str, number: int | None) -> dict[str, Any]:
     from rlrec.store import policies
 
     newest = policies.versions(unit, [version(unit, name).policy.id])[-1].number
-    made = Trained(unit, version(unit, name, number or newest))
-    keys = arms.keys(unit, made.arms.tolist())
-    rows, shared = made.policy.pack(made.parameters)
-    return {keys[one]: row for one, row in zip(made.arms.tolist(), rows, strict=True)} | {
+    answers = Trained(unit, version(unit, name, number or newest))
+    keys = arms.keys(unit, answers.arms.tolist())
+    rows, shared = answers.policy.pack(answers.parameters)
+    return {keys[item]: row for item, row in zip(answers.arms.tolist(), rows, strict=True)} | {
         name: np.array(values) for name, values in shared.items()
     }
 
 
-def apart(one: Mapping[str, npt.ArrayLike], other: Mapping[str, npt.ArrayLike]) -> float:
+def apart(item: Mapping[str, npt.ArrayLike], other: Mapping[str, npt.ArrayLike]) -> float:
     """The largest difference of two sets of parameters."""
-    assert one.keys() == other.keys()
-    return max(float(np.abs(np.subtract(one[name], other[name])).max(initial=0.0)) for name in one)
+    assert item.keys() == other.keys()
+    return max(float(np.abs(np.subtract(item[name], other[name])).max(initial=0.0)) for name in item)
 
 
 def twin(store: Store, folder: Path, name: str = "twin.db") -> Store:

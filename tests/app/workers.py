@@ -25,35 +25,35 @@ processes.set_forkserver_preload([__name__])
 def together(work: Callable[..., Any], db: str, many: Sequence[Any]) -> list[Any]:
     """What `work(store, one)` returns for each of many, in a process each, all at once; raises where one failed."""
     barrier, ends, started = processes.Barrier(len(many)), [], []
-    for one in many:
-        mine, its = processes.Pipe()
-        process = processes.Process(target=_run, args=(work, db, one, barrier, its))
+    for item in many:
+        selected, its = processes.Pipe()
+        process = processes.Process(target=_run, args=(work, db, item, barrier, its))
         process.start()
         its.close()
-        ends.append(mine)
+        ends.append(selected)
         started.append(process)
-    said = [end.recv() for end in ends]
+    result = [end.recv() for end in ends]
     for process in started:
         process.join()
-    failed = [what for ok, what in said if not ok]
+    failed = [what for ok, what in result if not ok]
     assert not failed, failed[0]
-    return [what for _, what in said]
+    return [what for _, what in result]
 
 
-def _run(work: Callable[..., Any], db: str, one: Any, barrier: Any, pipe: Connection) -> None:
+def _run(work: Callable[..., Any], db: str, item: Any, barrier: Any, pipe: Connection) -> None:
     import traceback
 
     try:
         with closing(Store(db)) as store:
             barrier.wait(60)
-            pipe.send((True, work(store, one)))
+            pipe.send((True, work(store, item)))
     except Exception:
         pipe.send((False, traceback.format_exc()))
 
 
-def tells(store: Store, one: tuple[int, int, Sequence[tuple[int, int]]]) -> int:
+def tells(store: Store, item: tuple[int, int, Sequence[tuple[int, int]]]) -> int:
     """Send events, each under a key of its own, to random ones of (decision, position)."""
-    number, count, slots = one
+    number, count, slots = item
     chance = random.Random(number)
     for i in range(count):
         decision, position = chance.choice(slots)
@@ -61,9 +61,9 @@ def tells(store: Store, one: tuple[int, int, Sequence[tuple[int, int]]]) -> int:
     return count
 
 
-def files(store: Store, one: tuple[int, int, Sequence[int]]) -> int:
+def files(store: Store, item: tuple[int, int, Sequence[int]]) -> int:
     """Send files of several groups, each group about another decision, under the one clock of all."""
-    number, count, decisions = one
+    number, count, decisions = item
     for i in range(count):
         groups = [
             [Line(decision_id=decision, position=1, events={"click": 1.0}, key=f"{number}-{i}-{decision}")] * 2
@@ -73,22 +73,22 @@ def files(store: Store, one: tuple[int, int, Sequence[int]]) -> int:
     return count * len(decisions)
 
 
-def asks(store: Store, one: tuple[int, int, Sequence[str]]) -> dict[str, int]:
+def asks(store: Store, item: tuple[int, int, Sequence[str]]) -> dict[str, int]:
     """Draw for a few sessions; every third request has an id that all processes use: the decision each id got."""
-    number, count, names = one
-    chance, found = random.Random(number), dict[str, int]()
+    number, count, names = item
+    chance, result = random.Random(number), dict[str, int]()
     for i in range(count):
         if i % 3 == 0:
             name = names[i % len(names)]
-            found[f"r{i}"] = ask(store, name, f"s{i % 4}", 2, request_id=f"r{i}")["decision_id"]
+            result[f"r{i}"] = ask(store, name, f"s{i % 4}", 2, request_id=f"r{i}")["decision_id"]
         else:
             ask(store, chance.choice(names), f"s{chance.randint(0, 3)}", chance.randint(1, 3), user=None)
-    return found
+    return result
 
 
-def claims(store: Store, one: tuple[str, int, int]) -> int:
+def claims(store: Store, item: tuple[str, int, int]) -> int:
     """Use request ids and feedback keys that others use for another policy at the same time: how many it got."""
-    name, decision, count = one
+    name, decision, count = item
     won = 0
     for i in range(count):
         for work in (
@@ -109,42 +109,42 @@ def defines(store: Store, number: int) -> None:
         stocked(store, arms=[f"{i}{letter}" for letter in "abcde"], **{f"p{i}": "thompson"})
 
 
-def mixes(store: Store, one: tuple[int, int]) -> None:
+def mixes(store: Store, item: tuple[int, int]) -> None:
     """Arms come and go, beliefs are frozen and promoted, slots settle, while slates are drawn and told about."""
     from rlrec.app import arm, settle, versions
 
-    number, count = one
+    number, count = item
     chance = random.Random(number)
     for i in range(count):
         shown = ask(store, chance.choice(["home", "late"]), f"s{chance.randint(0, 3)}", 2)
         tell(store, shown, chance.randint(1, 2), click=chance.choice([1, -1]), key=f"{number}-{i}")
         if i % 5 == number % 5:
             arm.retire(store, ["a"], retired=i % 2 == 0)
-            made = versions.freeze(store, "home")
-            versions.promote(store, f"home@{made['version']}")
+            answers = versions.freeze(store, "home")
+            versions.promote(store, f"home@{answers['version']}")
             versions.rollback(store, "home")
             settle.settle(store)
 
 
-def remembers(store: Store, one: tuple[int, int, Sequence[str]]) -> None:
+def remembers(store: Store, each: tuple[int, int, Sequence[str]]) -> None:
     """Draw in contexts and tell, one by one, in groups and as a stream; rebuild and freeze: all on the same few."""
     from rlrec.app import rebuild, versions
     from rlrec.app.pipe import Pipe, Request
 
-    number, count, names = one
+    number, count, names = each
     chance, stream = random.Random(number), Pipe(store)
     for i in range(count):
         context = {"hour": chance.random(), "device": chance.choice("xyz")}
         shown = ask(store, chance.choice(names), f"s{number}", 3, context=context)
         tell(store, shown, chance.randint(1, 3), click=chance.choice([1, -1]), censor=chance.choice([None, True]))
-        asked: list[Any] = []
+        options: list[Any] = []
         for name in names:
             key = f"{number}-{i}-{name}"
-            asked.append(Request(policy=name, session=f"s{number}", size=2, request_id=key, context=context))
-            asked.append(Line(request_id=key, position=2, events={"click": 1.0}, key=key))
-        stream.group(asked)
-        told = [Line(request_id=one.request_id, position=1, events={"click": 0.5}) for one in asked[::2]]
-        feedback_stream(store, lambda told=told: [told], quarantine=False, rejected=print)
+            options.append(Request(policy=name, session=f"s{number}", size=2, request_id=key, context=context))
+            options.append(Line(request_id=key, position=2, events={"click": 1.0}, key=key))
+        stream.group(options)
+        printed = [Line(request_id=item.request_id, position=1, events={"click": 0.5}) for item in options[::2]]
+        feedback_stream(store, lambda reported=printed: [reported], quarantine=False, rejected=print)
         if i == number % count:
             rebuild.rebuild(store, rebuild.Request(reference=f"{names[number % len(names)]}@1"))
             versions.freeze(store, names[number % len(names)])
@@ -180,18 +180,18 @@ def pipes(db: str, prefix: str, pipe: Connection) -> None:
         stream = Pipe(store)
         for i in range(1_000_000):
             key = f"{prefix}-{i}"
-            told = Line(request_id=key, position=1 + i % 2, events={"click": 1.0, "seen": 1.0}, key=key)
-            shown, _ = stream.group([Request(policy="home", session=f"s{i % 3}", size=2, request_id=key), told])
+            reported = Line(request_id=key, position=1 + i % 2, events={"click": 1.0, "seen": 1.0}, key=key)
+            shown, _ = stream.group([Request(policy="home", session=f"s{i % 3}", size=2, request_id=key), reported])
             pipe.send(("decision", key, shown["decision_id"]))
             pipe.send(("event", key, shown["decision_id"]))
 
 
-def calls_route(store: Store, one: tuple[int, int]) -> list[Any]:
+def calls_route(store: Store, item: tuple[int, int]) -> list[Any]:
     """Ask a route, alone and in groups of a stream, until so many of its ramps have ended: all answers."""
     from rlrec.app.pipe import Pipe, Request
     from rlrec.store import experiments
 
-    number, rounds = one
+    number, rounds = item
     stream, answers, ended = Pipe(store), list[Any](), 0
     while ended < rounds:
         with store.read() as unit:
@@ -226,11 +226,11 @@ def ramps_route(store: Store, rounds: int) -> list[Any]:
     return []
 
 
-def names_route(store: Store, one: tuple[int, int]) -> list[str]:
+def names_route(store: Store, item: tuple[int, int]) -> list[str]:
     """Give names to policies or to routes, which others do at the same time: those that it got."""
     from rlrec.app import policy, route
 
-    number, count = one
+    number, count = item
     won = []
     for name in (f"name{i}" for i in range(count)):
         try:
@@ -244,10 +244,10 @@ def names_route(store: Store, one: tuple[int, int]) -> list[str]:
     return won
 
 
-def returns_by_hand(store: Store, one: tuple[int, int]) -> dict[int, bool]:
+def returns_by_hand(store: Store, item: tuple[int, int]) -> dict[int, bool]:
     """Begin visits of one user and record each return by hand: for each decision but the last whether it was accepted.
     In the middle the first process defines a reward by which returns record themselves."""
-    number, count = one
+    number, count = item
     accepted, before = dict[int, bool](), None
     for i in range(count):
         if number == 0 and i == count // 2:
@@ -265,10 +265,10 @@ def returns_by_hand(store: Store, one: tuple[int, int]) -> dict[int, bool]:
     return accepted
 
 
-def visits(store: Store, one: tuple[int, int, Sequence[str]]) -> int:
+def visits(store: Store, item: tuple[int, int, Sequence[str]]) -> int:
     """Begin visits of a few users in sessions that others do not know, and end most of them; each request is sent twice
     under its id. The policies take turns."""
-    number, count, names = one
+    number, count, names = item
     chance = random.Random(number)
     for i in range(count):
         key, user, size = f"{number}-{i}", f"u{chance.randrange(3)}", chance.randint(1, 2)

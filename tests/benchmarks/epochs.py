@@ -26,7 +26,7 @@ FEATURES = {
                            "device": [f"d{n}" for n in range(7)]}},
     "arm": {"fields": {}},
 }  # fmt: skip
-WIDE = 32  # features of a state: 25 of the context, 5 of the session, 2 of the arms shown
+STATE_SIZE = 32  # features of a state: 25 of the context, 5 of the session, 2 of the arms shown
 PORTION = 20_000
 
 # One epoch in float32, as one would write it by hand over arrays in memory: softmax, clipped weights, Adam.
@@ -73,21 +73,21 @@ def epochs(setting: Setting) -> Iterator[Figure]:
     calls: dict[str, Callable[[], Sample]] = {str(number): partial(_train, shop) for number, shop in shops.items()}
     calls["one epoch"] = partial(_train, shops[size], epochs=1)
     taught = round(0.6 * size)
-    shape = [STEPS, ARMS, WIDE]
+    shape = [STEPS, ARMS, STATE_SIZE]
     calls["reference"] = partial(_reference, [taught, *shape, EPOCHS])
     calls["its start"] = partial(_reference, [taught, *shape, 0])
-    found = medians(setting.times(REPEATS), calls)
-    seconds = {name: setting.seconds(sample) for name, sample in found.items()}
+    result = medians(setting.times(REPEATS), calls)
+    seconds = {name: setting.seconds(sample) for name, sample in result.items()}
     reference = (seconds["reference"] - seconds["its start"]) / EPOCHS
-    whole = (seconds[str(size)] - seconds[str(FEW)]) / EPOCHS
+    complete = (seconds[str(size)] - seconds[str(FEW)]) / EPOCHS
     more = (seconds[str(size)] - seconds["one epoch"]) / (EPOCHS - 1)
     name = f"train-pg, {size:,} sessions of {STEPS}"
-    yield Figure(name=f"{name}: an epoch of {EPOCHS}, all that the command does included", value=whole, unit="s",
+    yield Figure(name=f"{name}: an epoch of {EPOCHS}, all that the command does included", value=complete, unit="s",
                  reference=reference, at_most=2)  # fmt: skip
     yield Figure(name=f"{name}: one epoch more, with what judges it", value=more, unit="s", reference=reference)
     only = seconds["one epoch"] - seconds[str(FEW)]
     yield Figure(name=f"{name}: a single epoch, the read included", value=only, unit="s", reference=reference)
-    peaks = [found[str(number)].memory for number in sizes]
+    peaks = [result[str(number)].memory for number in sizes]
     shown = ", ".join(f"{peak:.0f} MB at {number:,}" for number, peak in zip(sizes, peaks, strict=True))
     yield Figure(name=f"train-pg: peak memory ({shown})", value=peaks[-1], unit="MB", reference=peaks[-2], at_most=FLAT)
     yield growth("train-pg", beyond(seconds, FEW, sizes))
@@ -136,20 +136,20 @@ SHOWN = """SELECT d.id, d.step, s.arm_id, e.number IS NOT NULL FROM decision d J
 
 def _remember(connection: sqlite3.Connection) -> None:
     """The histories of the log, one visit after another."""
-    told = connection.execute(SHOWN)
-    while rows := list(islice(told, PORTION * STEPS)):
+    reported = connection.execute(SHOWN)
+    while rows := list(islice(reported, PORTION * STEPS)):
         connection.executemany("UPDATE decision SET history = ? WHERE id = ?", _histories(np.array(rows)))
 
 
 def _histories(rows: Any) -> list[tuple[bytes, int]]:
     from tests.policy import histories
 
-    found = []
+    result = []
     starts = [*np.flatnonzero(rows[:, 1] == 0).tolist(), len(rows)]
     for start, end in pairwise(starts):
         visit = rows[start:end].tolist()
         for step, (number, _, _, _) in enumerate(visit):
             past = [(arm, step - at, float(clicked)) for at, (_, _, arm, clicked) in enumerate(visit[:step])]
             blob = histories.pack(50, step, sum(earned for _, _, earned in past), past) if step else b""
-            found.append((blob, number))
-    return found
+            result.append((blob, number))
+    return result

@@ -24,7 +24,7 @@ def exact(setting: Setting) -> Iterator[Figure]:
     fresh, spent = count(1), {}
     for arms, goal in GOALS.items():
         alpha, beta = np.array(posteriors(arms)).T
-        found = first(Beta(alpha, beta), floor=0.0)
+        result = first(Beta(alpha, beta), floor=0.0)
 
         def ours(alpha: Array = alpha, beta: Array = beta) -> Sample:
             scores = Beta(alpha * (1 + 1e-6 * next(fresh)), beta)
@@ -36,9 +36,9 @@ def exact(setting: Setting) -> Iterator[Figure]:
             "gemm": partial(timed, partial(gemm, arms)),
         }
         medians(2, calls)
-        taken = {name: 1000 * setting.seconds(one) for name, one in medians(setting.times(31), calls).items()}
+        taken = {name: 1000 * setting.seconds(item) for name, item in medians(setting.times(31), calls).items()}
         spent[arms] = taken["ours"] / 1000
-        error = float(np.abs(found - by_scipy(alpha, beta)).max())
+        error = float(np.abs(result - by_scipy(alpha, beta)).max())
         name = f"exact Thompson probabilities, {arms:,} arms"
         yield Figure(name=name, value=taken["ours"], unit="ms", at_most=goal)
         yield Figure(name=f"{name}: error", value=error, unit="", at_most=1e-9)

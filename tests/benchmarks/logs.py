@@ -35,16 +35,16 @@ def importing(setting: Setting) -> Iterator[Figure]:
     tell(base, "init")
     _take_in(base, obd(setting.path(".csv"), FEW, first=0))
     calls: dict[str, Callable[[], Sample]] = {str(rows): partial(_import, base, file) for rows, file in files.items()}
-    with copied(base) as whole:
-        _take_in(whole, files[size])
-        calls["reference"] = partial(_written, base, whole)
-        found = medians(setting.times(REPEATS), calls)
-    seconds = {name: setting.seconds(sample) for name, sample in found.items()}
+    with copied(base) as complete:
+        _take_in(complete, files[size])
+        calls["reference"] = partial(_written, base, complete)
+        result = medians(setting.times(REPEATS), calls)
+    seconds = {name: setting.seconds(sample) for name, sample in result.items()}
     spent = beyond(seconds, FEW, sizes)
     rate = (size - FEW) / spent[size]
     yield Figure(name="import-log: rows a second", value=rate, unit="/s", at_least=100_000)
     yield Figure(name="import-log: to executemany", value=rate, unit="/s", reference=size / seconds["reference"])
-    yield from _memory("import-log", found, sizes)
+    yield from _memory("import-log", result, sizes)
     yield growth("import-log", spent)
 
 
@@ -57,9 +57,9 @@ def _take_in(shop: Shop, file: Path) -> Sample:
     return process(rlrec("--db", shop.db, "import-log", file, "--layout", "obd", "--policy", "random"))
 
 
-def _written(base: Shop, whole: Shop) -> Sample:
+def _written(base: Shop, complete: Shop) -> Sample:
     with copied(base) as shop:
-        return replay.written(shop, [replay.imported(base, whole)])
+        return replay.written(shop, [replay.imported(base, complete)])
 
 
 def obd(path: Path, rows: int, *, first: int) -> Path:
@@ -84,7 +84,7 @@ def _impressions() -> Iterator[str]:
     while True:
         at += timedelta(microseconds=draw.randint(1, 1_000_000))
         user = ",".join(
-            draw.choices(known, cum_weights=chance)[0] for known, chance in zip(values, weights, strict=True)
+            draw.choices(stored, cum_weights=chance)[0] for stored, chance in zip(values, weights, strict=True)
         )
         likes = plain
         if draw.random() < LIKES:
@@ -121,12 +121,12 @@ def evaluating(setting: Setting) -> Iterator[Figure]:
     shops = {rows: logged(Lite(setting), setting, rows, visit=4) for rows in (FEW, *sizes)}
     calls: dict[str, Callable[[], Sample]] = {str(rows): partial(_evaluate, shop) for rows, shop in shops.items()}
     calls["reference"] = partial(process, [*python(READ), shops[size].db, *COLUMNS])
-    found = medians(setting.times(REPEATS), calls)
-    seconds = {name: setting.seconds(sample) for name, sample in found.items()}
+    result = medians(setting.times(REPEATS), calls)
+    seconds = {name: setting.seconds(sample) for name, sample in result.items()}
     name = "evaluate, six estimators, from start to exit"
     yield Figure(name=name, value=seconds[str(size)], unit="s", reference=seconds["reference"], at_most=4)
-    yield Figure(name="evaluate: resident memory", value=found[str(size)].memory, unit="MB", at_most=400)
-    yield from _memory("evaluate", found, sizes)
+    yield Figure(name="evaluate: resident memory", value=result[str(size)].memory, unit="MB", at_most=400)
+    yield from _memory("evaluate", result, sizes)
     yield growth("evaluate", beyond(seconds, FEW, sizes))
 
 
@@ -135,7 +135,7 @@ def _evaluate(shop: Shop) -> Sample:
     return process(rlrec("--db", shop.db, "evaluate", "home", *options), added=LATER)
 
 
-def _memory(name: str, found: Mapping[str, Sample], sizes: Sequence[int]) -> Iterator[Figure]:
-    peaks = [found[str(rows)].memory for rows in sizes]
+def _memory(name: str, result: Mapping[str, Sample], sizes: Sequence[int]) -> Iterator[Figure]:
+    peaks = [result[str(rows)].memory for rows in sizes]
     shown = ", ".join(f"{peak:.0f} MB at {rows:,}" for rows, peak in zip(sizes, peaks, strict=True))
     yield Figure(name=f"{name}: peak memory ({shown})", value=peaks[-1], unit="MB", reference=peaks[-2], at_most=FLAT)

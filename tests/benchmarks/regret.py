@@ -32,15 +32,15 @@ def regret(setting: Setting) -> Iterator[Figure]:
     from rlrec.app.audiences.in_memory import study
 
     runs = setting.size(RUNS)
-    for kind, params, name, given, steps, reference in FIGURES:
-        policy, audience = kinds.make(kind, params), simulate.make(name, given)
+    for kind, params, name, inputs, steps, reference in FIGURES:
+        policy, audience = kinds.make(kind, params), simulate.make(name, inputs)
         watch = Stopwatch()
         with watch:
-            found = study(policy, audience, runs=runs, steps=steps, seed=1).regret
-        mean, error = float(found.mean()), float(found.std(ddof=1)) / sqrt(runs)
-        told = " ".join([kind, *(f"{key}={value:.4g}" for key, value in params.items())])
-        what = f"{told}, {audience.arms} arms ({name}), {steps:,} decisions"
+            result = study(policy, audience, runs=runs, steps=steps, seed=1).regret
+        mean, error = float(result.mean()), float(result.std(ddof=1)) / sqrt(runs)
+        reported = " ".join([kind, *(f"{key}={value:.4g}" for key, value in params.items())])
+        what = f"{reported}, {audience.arms} arms ({name}), {steps:,} decisions"
         yield Figure(name=f"{what}: regret, +- {error:.2g}", value=mean, unit="", reference=reference)
         yield Figure(name=f"{what}: off by", value=abs(mean / reference - 1), unit="", at_most=WITHIN)
-        speed, goal = runs * steps / setting.seconds(watch.sample), FAST if given is TEN else None
+        speed, goal = runs * steps / setting.seconds(watch.sample), FAST if inputs is TEN else None
         yield Figure(name=f"{what}: decisions a second", value=speed, unit="/s", at_least=goal)

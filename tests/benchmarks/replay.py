@@ -56,13 +56,13 @@ DECIDED = [
     (f"SELECT d.seq, s.* FROM slot s JOIN decision d ON d.id = s.decision_id WHERE{NEW} ORDER BY d.id", "slot", ""),
     *CHANGED,
 ]  # fmt: skip
-TOLD = (
+CLICKS = (
     " FROM event e JOIN decision d ON d.id = e.decision_id {joined}WHERE d.policy_id = {{policy}} AND e.seq > {{seq}}"
 )
 HEARD = [
-    (f"SELECT e.seq, e.*{TOLD.format(joined='')} ORDER BY e.decision_id, e.number", "event", ""),
+    (f"SELECT e.seq, e.*{CLICKS.format(joined='')} ORDER BY e.decision_id, e.number", "event", ""),
     ("SELECT DISTINCT e.seq, k.*"
-     + TOLD.format(joined="JOIN feedback_key k ON k.key = e.key AND k.decision_id = e.decision_id ")
+     + CLICKS.format(joined="JOIN feedback_key k ON k.key = e.key AND k.decision_id = e.decision_id ")
      + " ORDER BY k.key", "feedback_key", ""),
     *CHANGED,
 ]  # fmt: skip
@@ -79,7 +79,7 @@ def marks(shop: Shop, policy: str) -> dict[str, int]:
 
 def groups(shop: Shop, before: Mapping[str, int], queries: Iterable[tuple[str, str, str]]) -> list[Group]:
     """What a command wrote beyond `before`, change by change."""
-    found: dict[int, Group] = {}
+    result: dict[int, Group] = {}
     with closing(shop.connect()) as connection:
         for sql, table, key in queries:
             answer = connection.execute(sql.format(**before))
@@ -88,27 +88,27 @@ def groups(shop: Shop, before: Mapping[str, int], queries: Iterable[tuple[str, s
             for seq, *row in answer:
                 parts.setdefault(seq, []).append(tuple(row))
             for seq, rows in parts.items():
-                found.setdefault(seq, []).append(Rows(table, columns, rows, key))
-    return [group for _, group in sorted(found.items())]
+                result.setdefault(seq, []).append(Rows(table, columns, rows, key))
+    return [group for _, group in sorted(result.items())]
 
 
 def portions(group: Group, places: Mapping[object, int], *, size: int = 1000) -> list[Group]:
     """One change as the command met it: its events and keys by groups of `size` lines, all else at the end.
 
     places: the line of each key and, for events without one, of each decision."""
-    found: dict[int, Group] = {}
-    rest = []
-    for part in group:
-        if part.table not in ("event", "feedback_key"):
-            rest.append(part)
+    result: dict[int, Group] = {}
+    options = []
+    for piece in group:
+        if piece.table not in ("event", "feedback_key"):
+            options.append(piece)
             continue
-        key, decision = part.columns.index("key"), part.columns.index("decision_id")
+        key, decision = piece.columns.index("key"), piece.columns.index("decision_id")
         parts: dict[int, list[Row]] = {}
-        for row in part.rows:
+        for row in piece.rows:
             parts.setdefault(places[row[key] or row[decision]] // size, []).append(row)
         for number, rows in parts.items():
-            found.setdefault(number, []).append(replace(part, rows=rows))
-    return [*(group for _, group in sorted(found.items())), rest]
+            result.setdefault(number, []).append(replace(piece, rows=rows))
+    return [*(group for _, group in sorted(result.items())), options]
 
 
 def written(shop: Shop, transactions: Iterable[Iterable[Group]]) -> Sample:
@@ -116,10 +116,10 @@ def written(shop: Shop, transactions: Iterable[Iterable[Group]]) -> Sample:
     watch = Stopwatch()
     connection = shop.connect()
     write: Callable[[Any, Rows], None] = _copy if shop.postgres else executemany
-    for part in transactions:
+    for transaction in transactions:
         with watch:
             connection.execute("BEGIN" if shop.postgres else "BEGIN IMMEDIATE")
-        for group in part:
+        for group in transaction:
             for rows in group:
                 with watch:
                     write(connection, rows)
@@ -177,8 +177,8 @@ def imported(before: Shop, after: Shop) -> Iterator[Group]:
         for low in range(decision, last, PORTION):
             portion = f"BETWEEN {low + 1} AND {low + PORTION}"
             new_run, new_context, _ = connection.execute(f"{LAST} WHERE id {portion}").fetchone()
-            said = {"portion": portion, "run": run, "context": context, "last_context": new_context}
-            yield [rows for sql, table in IMPORTED if (rows := _rows(connection, sql.format(**said), table)).rows]
+            result = {"portion": portion, "run": run, "context": context, "last_context": new_context}
+            yield [rows for sql, table in IMPORTED if (rows := _rows(connection, sql.format(**result), table)).rows]
             run, context = new_run, max(context, new_context)
 
 

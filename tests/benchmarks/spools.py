@@ -83,11 +83,11 @@ class Server:
     def state(self, arms: Index, rewards: Array) -> State:
         """States after these arms, that earned this, (n, t) each, oldest first."""
         n, t = arms.shape
-        step, known = np.full(n, t), np.zeros_like(rewards) if self.blind else rewards
+        step, stored = np.full(n, t), np.zeros_like(rewards) if self.blind else rewards
         history = History(
-            step=step, gap_s=np.full(n, self.gap_s if t else 0.0), shown=step, reward=known.sum(axis=1),
+            step=step, gap_s=np.full(n, self.gap_s if t else 0.0), shown=step, reward=stored.sum(axis=1),
             start=np.arange(n + 1) * t, arm=arms.ravel().astype(np.int64), ago=np.tile(np.arange(t, 0, -1), n),
-            earned=known.ravel(),
+            earned=stored.ravel(),
         )  # fmt: skip
         return self.kind.states(np.tile(self.context, (n, 1)), history, self.features[arms.ravel()])
 
@@ -113,13 +113,13 @@ class Log:
 
     @property
     def inside(self) -> Flags:
-        found: Flags = np.arange(self.arms.shape[1]) < self.length[:, None]
-        return found
+        result: Flags = np.arange(self.arms.shape[1]) < self.length[:, None]
+        return result
 
 
 def drawn(server: Server, audience: Visitors, *, visits: int, seed: int) -> Log:
     """Visits that a policy served."""
-    rng, world = (np.random.default_rng(one) for one in np.random.SeedSequence(seed).spawn(2))
+    rng, world = (np.random.default_rng(item) for item in np.random.SeedSequence(seed).spawn(2))
     shape = visits, audience.cap
     arms, length, there = np.zeros(shape, np.intp), np.zeros(visits, np.intp), np.arange(visits)
     rewards, expected, logged, lowest = np.zeros((4, *shape))
@@ -146,7 +146,7 @@ def spooled(server: Server, log: Log, *, seed: int) -> Dataset:
     split = np.searchsorted(np.cumsum(SHARES)[:-1], np.arange(n) / n, side="right")
     inside, total = log.inside, int(log.length.sum())
     ones, reward, logged = np.ones(total, np.int64), log.rewards[inside], log.log_propensity[inside]
-    x, remembered, own = _together(server, log)
+    x, remembered, separate = _together(server, log)
     spool.add(
         VisitRows(
             eligible_sets=[EligibleSet(Catalogue(server.features), np.arange(server.arms))],
@@ -154,8 +154,8 @@ def spooled(server: Server, log: Log, *, seed: int) -> Dataset:
             stratum=np.zeros(n, np.int64),
             length=log.length, eligible=ones - 1, size=ones, remembered=remembered, log_propensity=logged,
             reward=reward, default=(reward == 0).astype(np.int64), lowest=log.lowest[inside], x=x,
-            shown=log.arms[inside], earned=reward, divided=reward, logged=logged, conditional=logged, arm=own[0],
-            memory=own[1],
+            shown=log.arms[inside], earned=reward, divided=reward, logged=logged, conditional=logged, arm=separate[0],
+            memory=separate[1],
         )
     )  # fmt: skip
     return spool
@@ -164,18 +164,18 @@ def spooled(server: Server, log: Log, *, seed: int) -> Dataset:
 def _together(server: Server, log: Log) -> tuple[Array, Index, tuple[Index, Array]]:
     """Features of all decisions, visit by visit; how many arms each remembers; and which, with what is known."""
     rows, steps = np.nonzero(log.inside)
-    place = np.full(log.arms.shape, -1)
-    place[rows, steps] = np.arange(len(rows))
+    index = np.full(log.arms.shape, -1)
+    index[rows, steps] = np.arange(len(rows))
     x = np.empty((len(rows), len(server.kind.names)))
     parts = list[tuple[Index, Index, Array]]()
     for step in range(log.arms.shape[1]):
-        mine = np.flatnonzero(log.length > step)
-        found = server.state(log.arms[mine, :step], log.rewards[mine, :step])
-        x[place[mine, step]] = found.x
-        parts.append((place[mine, step][found.row], found.arm.astype(np.intp), found.memory))
-    row, arm, own = (np.concatenate(column) for column in zip(*parts, strict=True))
+        selected = np.flatnonzero(log.length > step)
+        state = server.state(log.arms[selected, :step], log.rewards[selected, :step])
+        x[index[selected, step]] = state.x
+        parts.append((index[selected, step][state.row], state.arm.astype(np.intp), state.memory))
+    row, arm, separate = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((arm, row))
-    return x, np.bincount(row, minlength=len(rows)), (arm[order], own[order])
+    return x, np.bincount(row, minlength=len(rows)), (arm[order], separate[order])
 
 
 # -- training, and the gate --
@@ -209,9 +209,9 @@ def night(
     arms, gamma = len(start["bias"]), options.gamma
     spool.arrange({TRAIN: options.batch, TUNE: VISITS, GATE: VISITS})
     values = fit_values(spool.splits[TRAIN], gamma=gamma, arms=arms)
-    asked: dict[str, Any] = {"gamma": gamma, "values": values}
-    tune = HoldoutValue(spool.splits[TUNE], kind, start, most=CHOOSING, **asked)
+    requests: dict[str, Any] = {"gamma": gamma, "values": values}
+    tune = HoldoutValue(spool.splits[TUNE], kind, start, most=CHOOSING, **requests)
     with closing(Trainer(spool.splits[TRAIN], kind, options, start)) as climber:
         climbed = climber.train(tune)
-    asked["values"] = fit_values(spool.splits[GATE], gamma=gamma, arms=arms)  # cross-fitted, as the gate has it
-    return Night(climbed, HoldoutValue(spool.splits[GATE], kind, start if live is None else live, **asked), spool)
+    requests["values"] = fit_values(spool.splits[GATE], gamma=gamma, arms=arms)  # cross-fitted, as the gate has it
+    return Night(climbed, HoldoutValue(spool.splits[GATE], kind, start if live is None else live, **requests), spool)

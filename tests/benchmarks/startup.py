@@ -44,9 +44,9 @@ def startup(setting: Setting) -> Iterator[Figure]:
         "feedback once": feedback,
         "feedback once --json": partial(feedback, "--json"),
     }
-    found = _milliseconds(setting, calls)
+    result = _milliseconds(setting, calls)
     for name, (reference, goal) in GOALS.items():
-        yield Figure(name=name, value=found[name], unit="ms", reference=found[reference], at_most=goal)
+        yield Figure(name=name, value=result[name], unit="ms", reference=result[reference], at_most=goal)
 
 
 def large(setting: Setting) -> Iterator[Figure]:
@@ -54,10 +54,10 @@ def large(setting: Setting) -> Iterator[Figure]:
     size = setting.size(LOG)
     few, many = (logged(Lite(setting), setting, decisions, visit=4) for decisions in (1_000, size))
     calls = {name: partial(process, _recommend(shop)) for name, shop in (("few", few), ("many", many))}
-    found = _milliseconds(setting, calls)
+    result = _milliseconds(setting, calls)
     many.drop()
     name = f"recommend once with {size:,} decisions in the log, against 1,000"
-    yield Figure(name=name, value=found["many"], unit="ms", reference=found["few"], at_most=1.1)
+    yield Figure(name=name, value=result["many"], unit="ms", reference=result["few"], at_most=1.1)
 
 
 def _recommend(shop: Shop) -> Sequence[str]:
@@ -67,5 +67,5 @@ def _recommend(shop: Shop) -> Sequence[str]:
 def _milliseconds(setting: Setting, calls: Mapping[str, Callable[[], Sample]]) -> dict[str, float]:
     """Medians, after one round that leaves everything warm."""
     medians(1, calls)
-    found = medians(setting.times(REPEATS), calls)
-    return {name: 1000 * setting.seconds(sample) for name, sample in found.items()}
+    result = medians(setting.times(REPEATS), calls)
+    return {name: 1000 * setting.seconds(sample) for name, sample in result.items()}

@@ -63,7 +63,7 @@ def feedback(setting: Setting) -> Iterator[Figure]:
     base = served(Lite(setting), setting, size)
     by_group = ["feedback", "--on-error", "quarantine", "--rejects", str(setting.path(".rejects"))]
     for name, lines, rate in (("with keys", _keyed(_clicks(size)), 40_000), ("without keys", _clicks(size), 80_000)):
-        stream = Stream(setting, base, lines, replay.HEARD, ["feedback"], whole=True)
+        stream = Stream(setting, base, lines, replay.HEARD, ["feedback"], complete=True)
         yield from stream.figures(f"feedback --input, {name}", at_least=1 / 3, rate=rate)
         stream = Stream(setting, base, lines, replay.HEARD, by_group)
         yield from stream.figures(f"feedback --input by groups, {name}", at_least=1 / 3, rate=rate)
@@ -76,7 +76,7 @@ def feedback_mixed(setting: Setting) -> Iterator[Figure]:
     draw = random.Random(9)
     kinds = [{"dwell_s": 12.5}, {"click": 1.0}, {"click": 1.0, "dwell_s": 40.0}]
     lines = [{"decision_id": FIRST + draw.randrange(size // 4), "events": draw.choice(kinds)} for _ in range(size)]
-    stream = Stream(setting, base, _keyed(lines), replay.HEARD, ["feedback"], whole=True)
+    stream = Stream(setting, base, _keyed(lines), replay.HEARD, ["feedback"], complete=True)
     yield from stream.figures("feedback --input, many events a decision", at_least=1 / 3)
 
 
@@ -91,29 +91,29 @@ def on_postgres(setting: Setting) -> Iterator[Figure]:
         base.drop()
         base = served(Postgres(server), setting, size)
         for name, lines in (("with keys", _keyed(_clicks(size))), ("without keys", _clicks(size))):
-            stream = Stream(setting, base, lines, replay.HEARD, ["feedback"], whole=True)
+            stream = Stream(setting, base, lines, replay.HEARD, ["feedback"], complete=True)
             yield from stream.figures(f"PostgreSQL: feedback --input, {name}", at_least=1 / 4)
         base.drop()
 
 
 class Stream:
-    """A command that reads lines, on copies of `base`. whole: all of its groups are one transaction."""
+    """A command that reads lines, on copies of `base`. complete: all of its groups are one transaction."""
 
     def __init__(
         self, setting: Setting, base: Shop, lines: Sequence[Line], queries: Sequence[tuple[str, str, str]],
-        command: Sequence[str], *, whole: bool = False,
+        command: Sequence[str], *, complete: bool = False,
     ) -> None:  # fmt: skip
         self.setting, self.base, self.lines, self.queries = setting, base, lines, queries
-        self.command, self.whole = command, whole
+        self.command, self.complete = command, complete
 
     def figures(self, name: str, *, at_least: float, rate: float | None = None) -> Iterator[Figure]:
         """Lines a second without the start-up, against the reference, against `rate`; and how the time grows."""
         *_, size = sizes = three(len(self.lines))
         calls: dict[str, Callable[[], Sample]] = {str(n): partial(self._command, n) for n in (FEW, *sizes)}
         calls["reference"] = partial(self._reference, self._groups())
-        found = medians(self.setting.times(5), calls)
+        result = medians(self.setting.times(5), calls)
         # The server of PostgreSQL works in other processes: only the wall clock sees it.
-        seconds = {n: s.wall if self.base.postgres else self.setting.seconds(s) for n, s in found.items()}
+        seconds = {n: s.wall if self.base.postgres else self.setting.seconds(s) for n, s in result.items()}
         spent = beyond(seconds, FEW, sizes)
         lines = (size - FEW) / spent[size]
         yield Figure(name=name, value=lines, unit="/s", reference=size / seconds["reference"], at_least=at_least)
@@ -138,15 +138,15 @@ class Stream:
         before = replay.marks(self.base, "home")
         with copied(self.base) as shop:
             self._run(shop, len(self.lines))
-            found = replay.groups(shop, before, self.queries)
-        if not self.whole:
-            return found
+            groups = replay.groups(shop, before, self.queries)
+        if not self.complete:
+            return groups
         places = {line.get("key", line["decision_id"]): number for number, line in enumerate(self.lines)}
-        return [portion for group in found for portion in replay.portions(group, places)]
+        return [portion for group in groups for portion in replay.portions(group, places)]
 
     def _reference(self, groups: Sequence[replay.Group]) -> Sample:
         with copied(self.base) as shop:
-            return replay.written(shop, [groups] if self.whole else [[group] for group in groups])
+            return replay.written(shop, [groups] if self.complete else [[group] for group in groups])
 
 
 def _visitors(size: int) -> list[Line]:

@@ -17,10 +17,12 @@ from tests.benchmarks.shops import Lite, logged
 
 @pytest.mark.slow
 def test_a_row_is_measured_against_its_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = tmp_path / "found.json"
-    main(["-k", "recommend-new", "--scale", "0.001", "--repeats", "1", "--folder", str(tmp_path), "--json", str(found)])
+    result = tmp_path / "found.json"
+    main(
+        ["-k", "recommend-new", "--scale", "0.001", "--repeats", "1", "--folder", str(tmp_path), "--json", str(result)]
+    )
     assert "BROKE" not in capsys.readouterr().out
-    first, *_ = json.loads(found.read_text())["figures"]
+    first, *_ = json.loads(result.read_text())["figures"]
     assert first["reference"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
 
@@ -30,7 +32,7 @@ def test_the_prepared_log_is_sound(tmp_path: Path) -> None:
     setting = Setting(folder=tmp_path, scale=0.01)
     shop = logged(Lite(setting), setting, 400, visit=4)
     audit = CliRunner().invoke(program, ["--db", shop.db, "doctor", "--json"])
-    checks = {one["check"] for one in json.loads(audit.stdout)["findings"]}
+    checks = {finding["check"] for finding in json.loads(audit.stdout)["findings"]}
     assert checks == {"draws"}  # its arms were not drawn from its seeds
 
 

@@ -65,17 +65,17 @@ def toy() -> Iterator[Figure]:
     )  # fmt: skip
     best = float(climbed(reward, LOGGED, Objective())[-1])
     yield Figure(name="the toy: with correction, the best item", value=best, unit="", at_least=0.999)
-    for what, found, ends in (
+    for what, result, ends in (
         ("weights cut at e^3", climbed(reward, LOGGED, Objective(clip=exp(3)))[-2:], (0.594, 0.406)),
         ("two of a page", climbed(few, np.full(10, 0.1), Objective(top=2))[:2], (10 / 19, 9 / 19)),
     ):
-        off = float(abs(found - np.array(ends)).max())
+        off = float(abs(result - np.array(ends)).max())
         yield Figure(name=f"the toy: {what}, from {ends[0]:.3f} and {ends[1]:.3f}", value=off, unit="", at_most=CLOSE)
 
 
 def values(chances: Array) -> list[float]:
     """Of policies that go right with these probabilities, exactly."""
-    return [Corridor().value(one) for one in chances.tolist()]
+    return [Corridor().value(chance) for chance in chances.tolist()]
 
 
 def mean(earned: Array) -> tuple[float, float]:
@@ -99,10 +99,10 @@ def walks(*, rate: float, baseline: float = 0.0, runs: int, episodes: int, seed:
     rate: step size; baseline: that of a learned scalar, which begins at 0 (0: there is none)."""
     seeds = np.random.SeedSequence(seed).spawn(-(-runs // TOGETHER))
     parts = [
-        _walks(np.random.default_rng(one), rate=rate, baseline=baseline, runs=len(mine), episodes=episodes)
-        for one, mine in zip(seeds, np.array_split(np.arange(runs), len(seeds)), strict=True)
+        _walks(np.random.default_rng(item), rate=rate, baseline=baseline, runs=len(seed), episodes=episodes)
+        for item, seed in zip(seeds, np.array_split(np.arange(runs), len(seeds)), strict=True)
     ]
-    return Walks(np.hstack([one.earned for one in parts]), np.concatenate([one.right for one in parts]))
+    return Walks(np.hstack([item.earned for item in parts]), np.concatenate([piece.right for piece in parts]))
 
 
 def _walks(rng: np.random.Generator, *, rate: float, baseline: float, runs: int, episodes: int) -> Walks:
@@ -111,25 +111,27 @@ def _walks(rng: np.random.Generator, *, rate: float, baseline: float, runs: int,
     kind = Gradient(design=Design(context=names, arm=Encoder.of({"fields": {}})))
     audience, parameters, scalar = Corridor(), started(kind, runs), np.zeros(runs)
     audience.reset(runs, np.random.default_rng(rng.integers(2**63)))
-    earned, known = np.empty((episodes, runs)), np.eye(runs, len(kind.names))
+    earned, stored = np.empty((episodes, runs)), np.eye(runs, len(kind.names))
     for episode in range(episodes):
         arms, gained, start = episode_of(audience, right(parameters, runs), rng)
         earned[episode], length = gained[start[:-1]], np.diff(start)
         for step in range(int(length.max())):
-            mine = np.flatnonzero(length > step)
-            rows = start[mine] + step
-            gain = gained[rows] - scalar[mine]
-            scalar[mine] += baseline * gain
-            moved = reinforce.sums(kind, parameters, [pages(known[mine], arms[rows], gain)], OPEN).gradient["linear"]
+            selected = np.flatnonzero(length > step)
+            rows = start[selected] + step
+            gain = gained[rows] - scalar[selected]
+            scalar[selected] += baseline * gain
+            moved = reinforce.sums(kind, parameters, [pages(stored[selected], arms[rows], gain)], OPEN).gradient[
+                "linear"
+            ]
             parameters["linear"] = bounded(parameters["linear"] + rate * moved)
     return Walks(earned, right(parameters, runs))
 
 
 def started(kind: Gradient, runs: int) -> Parameters:
     """Parameters that go right with the lowest probability in every run."""
-    found = kind.nothing(2)
-    found["linear"][RIGHT, :runs] = log(LOWEST / (1 - LOWEST))
-    return found
+    result = kind.nothing(2)
+    result["linear"][RIGHT, :runs] = log(LOWEST / (1 - LOWEST))
+    return result
 
 
 def right(parameters: Parameters, runs: int) -> Array:
@@ -142,10 +144,10 @@ def bounded(linear: Array) -> Array:
     """Weights for which no arm is less likely than the lowest: both are moved alike, as a gradient moves them."""
     apart = linear[RIGHT] - linear[1 - RIGHT]
     beyond = (apart - np.clip(apart, log(LOWEST / (1 - LOWEST)), log((1 - LOWEST) / LOWEST))) / 2
-    found = linear.copy()
-    found[RIGHT] -= beyond
-    found[1 - RIGHT] += beyond
-    return found
+    result = linear.copy()
+    result[RIGHT] -= beyond
+    result[1 - RIGHT] += beyond
+    return result
 
 
 def episode_of(audience: Corridor, chance: Array, rng: np.random.Generator) -> tuple[Index, Array, Index]:

@@ -47,19 +47,19 @@ ALL: list[tuple[str, Params]] = [*((kind, {}) for kind in DRAWN), *BESIDE]
 def unbiased(setting: Setting) -> Iterator[Figure]:
     """What IPS says of `uniform` on the logs of each kind."""
     for seed, (kind, params) in enumerate(ALL):  # rows that shared their uniforms would err together
-        told = " ".join([kind, *(f"{key}={value}" for key, value in params.items())])
+        reported = " ".join([kind, *(f"{key}={value}" for key, value in params.items())])
         # samples are drawn for every decision, which takes ten times as long as one quadrature a group
         runs = setting.size(RUNS) // (4 if "samples" in params else 1)
-        found = judged(logs(made(kind, params, arms=len(EASY), floor=FLOOR), EASY, runs=runs, seed=seed))
-        off, share = abs(error(found, EASY)), covered(found, EASY)
-        yield Figure(name=f"{told}: mean of {runs:,}, standard errors off", value=off, unit="", at_most=OFF)
-        yield Figure(name=f"{told}: coverage {share:.4f}, off by", value=abs(share - 0.95), unit="", at_most=AROUND)
+        rows = judged(logs(policy_of(kind, params, arms=len(EASY), floor=FLOOR), EASY, runs=runs, seed=seed))
+        off, share = abs(error(rows, EASY)), covered(rows, EASY)
+        yield Figure(name=f"{reported}: mean of {runs:,}, standard errors off", value=off, unit="", at_most=OFF)
+        yield Figure(name=f"{reported}: coverage {share:.4f}, off by", value=abs(share - 0.95), unit="", at_most=AROUND)
         few = max(runs // 10, 10)
-        hard = judged(logs(made(kind, params, arms=len(HARD), floor=LOW_FLOOR), HARD, runs=few, seed=seed))
-        yield Figure(name=f"{told}: the hard case is called weak", value=doubted(hard), unit="", at_least=WEAK)
+        hard = judged(logs(policy_of(kind, params, arms=len(HARD), floor=LOW_FLOOR), HARD, runs=few, seed=seed))
+        yield Figure(name=f"{reported}: the hard case is called weak", value=doubted(hard), unit="", at_least=WEAK)
 
 
-def made(kind: str, params: Params, *, arms: int, floor: float) -> Policy:
+def policy_of(kind: str, params: Params, *, arms: int, floor: float) -> Policy:
     """A policy; where arms share a model, it knows them by name."""
     names = simulate.names(arms)
     needed = {"probabilities": falling(names)} if kind == "fixed" else {}
@@ -70,7 +70,7 @@ def made(kind: str, params: Params, *, arms: int, floor: float) -> Policy:
 def falling(names: Sequence[str]) -> dict[str, float]:
     """Probabilities that fall from arm to arm."""
     total = len(names) * (len(names) + 1) / 2
-    return {name: (len(names) - place) / total for place, name in enumerate(names)}
+    return {name: (len(names) - index) / total for index, name in enumerate(names)}
 
 
 # -- logs --
@@ -105,10 +105,10 @@ def logs(policy: Policy, rates: Sequence[float], *, runs: int, decisions: int = 
 
 def _served(policy: Policy, beliefs: RunBeliefs, x: Array, seeds: Words, ids: Index) -> tuple[Index, Array, Array]:
     """Arms of these decisions, their propensities and the smallest ones, (runs, decisions) each."""
-    pages = (slate.SlateSampler(one, size=1, floor=policy.exploration) for one in _beliefs(policy, beliefs, x))
+    pages = (slate.SlateSampler(item, size=1, floor=policy.exploration) for item in _beliefs(policy, beliefs, x))
     drawn = [page.draw(seeds=seed.repeat(len(ids)), decisions=ids) for page, seed in zip(pages, seeds, strict=True)]
-    parts = ([one.slates, one.marginal, one.minimum] for one in drawn)
-    arms, marginal, minimum = (np.stack(part)[..., 0] for part in zip(*parts, strict=True))
+    parts = ([slot.slates, slot.marginal, slot.minimum] for slot in drawn)
+    arms, marginal, minimum = (np.stack(piece)[..., 0] for piece in zip(*parts, strict=True))
     return arms, marginal, minimum
 
 
@@ -123,13 +123,13 @@ def _beliefs(policy: Policy, beliefs: RunBeliefs, x: Array) -> list[Scores]:
 # -- estimates --
 
 
-def judged(found: Logs) -> list[Estimate]:
+def judged(result: Logs) -> list[Estimate]:
     """The estimate of `uniform` by IPS on each run's log, as `evaluate` makes it."""
     fold = ImpressionFold(estimators=ope.parse("ips").impressions, spanning=False)
-    rows = np.arange(found.reward.shape[1])
-    target = np.full(len(rows), 1 / found.arms)
+    rows = np.arange(result.reward.shape[1])
+    target = np.full(len(rows), 1 / result.arms)
     estimates = list[Estimate]()
-    for reward, propensity, minimum in zip(found.reward, found.propensity, found.minimum, strict=True):
+    for reward, propensity, minimum in zip(result.reward, result.propensity, result.minimum, strict=True):
         batch = LogBatch(
             reward=reward, propensity=propensity, target=target, cluster=rows, largest=target / minimum,
             unsupported=np.zeros(len(rows)), default=reward == 0,
@@ -138,18 +138,18 @@ def judged(found: Logs) -> list[Estimate]:
     return estimates
 
 
-def error(found: Sequence[Estimate], rates: Sequence[float]) -> float:
+def error(result: Sequence[Estimate], rates: Sequence[float]) -> float:
     """What the mean of the values is above the truth, in its standard errors."""
-    off = np.array([one.value for one in found], np.float64) - np.mean(rates)
+    off = np.array([row.value for row in result], np.float64) - np.mean(rates)
     return float(off.mean() / off.std(ddof=1) * sqrt(len(off)))
 
 
-def covered(found: Sequence[Estimate], rates: Sequence[float]) -> float:
+def covered(result: Sequence[Estimate], rates: Sequence[float]) -> float:
     """The share of intervals that hold the truth."""
-    lower, upper = (np.array([getattr(one, name) for one in found], np.float64) for name in ("lower", "upper"))
+    lower, upper = (np.array([getattr(row, name) for row in result], np.float64) for name in ("lower", "upper"))
     return float(((lower <= np.mean(rates)) & (np.mean(rates) <= upper)).mean())
 
 
-def doubted(found: Sequence[Estimate]) -> float:
+def doubted(result: Sequence[Estimate]) -> float:
     """The share of estimates that are not called `ok`."""
-    return float(np.mean([one.verdict in ("weak", "insufficient") for one in found]))
+    return float(np.mean([row.verdict in ("weak", "insufficient") for row in result]))

@@ -28,7 +28,7 @@ LOGS, FRESH = 100, 40_000
 ESTIMATORS = ope.parse("session").sessions
 MISSED, FLAGGED, ALARMED = 0.06, 0.95, 0.01
 LONGEST = 14  # steps of the chain
-MADE = "2026-01-01T00:00:00Z"
+LOGGED_AT = "2026-01-01T00:00:00Z"
 
 
 class Chain:
@@ -167,10 +167,10 @@ def flagged(setting: Setting, audience: str, *options: str, seed: int, sessions:
         return json.loads(answer.stdout)
 
     with patch("secrets.token_hex", return_value=f"{seed:032x}"):  # of the draws: the same figures every time
-        run("init", now=MADE)
-    run("policy", "create", "u", "--kind", "uniform", now=MADE)
+        run("init", now=LOGGED_AT)
+    run("policy", "create", "u", "--kind", "uniform", now=LOGGED_AT)
     served = ("--sessions", str(sessions), "--group", "500", "--seed", str(seed), *options)
-    now = run("simulate", audience, "--policy", "u", *served, now=MADE)["ended_at"]
+    now = run("simulate", audience, "--policy", "u", *served, now=LOGGED_AT)["ended_at"]
     run("policy", "create", "ts", "--kind", "thompson", "--from-log", "policy=u", now=now)
     run("policy", "freeze", "ts", now=now)
     rows: list[Mapping[str, Any]] = run("evaluate", "ts", "--estimator", "snips,dr", now=now)

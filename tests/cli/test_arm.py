@@ -74,19 +74,19 @@ def test_csv_has_numbers_where_json_would(run_sqlite: Run, tmp_path: Path) -> No
 )
 def test_a_bad_line_is_named_and_nothing_is_stored(run_sqlite: Run, tmp_path: Path, text: bytes, what: str) -> None:
     (tmp_path / "arms").write_bytes(text)
-    said = run_sqlite("arm", "import", tmp_path / "arms")
-    assert said.exit_code == 2
-    assert what in said.stderr
-    assert said.stderr.count("\n") == 1
+    result = run_sqlite("arm", "import", tmp_path / "arms")
+    assert result.exit_code == 2
+    assert what in result.stderr
+    assert result.stderr.count("\n") == 1
     assert arms(run_sqlite) == {}
 
 
 @pytest.mark.parametrize("text", ["arm,n\na1,1\na2\na3,3\n", '{"arm": "a1"}\n{"arm": ""}\n{"arm": "a3"}\n'])
 def test_quarantine_keeps_the_good_lines(run_sqlite: Run, tmp_path: Path, text: str) -> None:
     rejects = tmp_path / "rejects"
-    said = run_sqlite("arm", "import", "-", "--on-error", "quarantine", "--rejects", rejects, "--json", stdin=text)
-    assert said.exit_code == 5
-    assert said.json == {"added": 2, "updated": 0, "unchanged": 0, "rejected": 1}
+    result = run_sqlite("arm", "import", "-", "--on-error", "quarantine", "--rejects", rejects, "--json", stdin=text)
+    assert result.exit_code == 5
+    assert result.json == {"added": 2, "updated": 0, "unchanged": 0, "rejected": 1}
     assert json.loads(rejects.read_text())["line"] in (2, 3)
     assert list(arms(run_sqlite)) == ["a1", "a3"]
 
@@ -109,8 +109,8 @@ def test_a_retired_arm_is_eligible_no_more_until_restored(run: Run) -> None:
 
 def test_an_unknown_arm_is_named_with_near_ones_and_none_is_retired(run: Run) -> None:
     run("arm", "add", "coffee")
-    said = run("arm", "retire", "coffee", "cofee", "--json")
-    assert (said.exit_code, said.error["hint"]) == (2, "did you mean coffee?")
+    result = run("arm", "retire", "coffee", "cofee", "--json")
+    assert (result.exit_code, result.error["hint"]) == (2, "did you mean coffee?")
     assert run("arm", "list", "--json").json[0]["status"] == "active"
 
 

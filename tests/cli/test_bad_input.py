@@ -15,7 +15,7 @@ import pytest
 
 from rlrec.store import Store
 from tests.app.shop import START, dump
-from tests.conftest import Run, Said, _create, filled, runner
+from tests.conftest import CommandResult, Run, _create, filled, runner
 
 NOW = "2027-01-15T08:00:00Z"  # START
 LATER = "2027-01-15T08:00:10Z"
@@ -58,14 +58,14 @@ def rows(request: pytest.FixtureRequest) -> Callable[[], dict[str, list[Any]]]:
     return read
 
 
-def one_line(said: Said, code: int, *words: str) -> None:
+def refuses(result: CommandResult, code: int, *words: str) -> None:
     """One line of error, nothing else, and no traceback."""
-    assert said.exit_code == code, said
-    assert said.stdout == ""
-    assert said.stderr.count("\n") == 1, said.stderr
-    assert said.stderr.startswith("Error: ")
-    assert not any(word in said.stderr for word in ("Traceback", "unexpected", "sqlalchemy", "psycopg"))
-    assert all(word in said.stderr for word in words), said.stderr
+    assert result.exit_code == code, result
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert not any(word in result.stderr for word in ("Traceback", "unexpected", "sqlalchemy", "psycopg"))
+    assert all(word in result.stderr for word in words), result.stderr
 
 
 Rows = Callable[[], dict[str, list[Any]]]
@@ -146,13 +146,13 @@ COMMANDS: list[tuple[int, list[Any], str]] = [
 
 def test_a_wrong_command_says_so_and_stores_nothing(shop: Run, rows: Rows) -> None:
     before = rows()
-    for code, words, said in COMMANDS:
-        one_line(shop("--now", LATER, *words), code, said)
+    for code, words, result in COMMANDS:
+        refuses(shop("--now", LATER, *words), code, result)
     assert rows() == before
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "result"),
     [
         (["feedback", "click"], "'click' is not a decision id. it is the number that recommend answered"),
         (["feedback", 1, "click=x"], "event click: 'x' is not a number"),
@@ -164,56 +164,56 @@ def test_a_wrong_command_says_so_and_stores_nothing(shop: Run, rows: Rows) -> No
         (["policy", "show", "hom"], "Error: NAME: unknown policy 'hom'"),
     ],
 )
-def test_a_message_speaks_of_what_was_typed(shop_sqlite: Run, words: list[Any], said: str) -> None:
-    one_line(shop_sqlite("--now", LATER, *words), 2, said)
+def test_a_message_speaks_of_what_was_typed(shop_sqlite: Run, words: list[Any], result: str) -> None:
+    refuses(shop_sqlite("--now", LATER, *words), 2, result)
 
 
 def test_a_message_names_the_variable_that_was_set(shop_sqlite: Run) -> None:
     words = ["recommend", "--policy", "home", "--session", "s1"]
     refused = shop_sqlite(*words, env={"RLREC_RECOMMEND_K": "two"})
-    one_line(refused, 2, "'-k'", "'two' is not a whole number", "RLREC_RECOMMEND_K")
+    refuses(refused, 2, "'-k'", "'two' is not a whole number", "RLREC_RECOMMEND_K")
     unknown = shop_sqlite("--now", LATER, "recommend", "--session", "s1", env={"RLREC_RECOMMEND_POLICY": "hom"})
-    one_line(unknown, 2, "--policy (from RLREC_RECOMMEND_POLICY): unknown policy 'hom'")
+    refuses(unknown, 2, "--policy (from RLREC_RECOMMEND_POLICY): unknown policy 'hom'")
     for name in ("RLREC_NOW", "RLREC_DEBUG", "RLREC_QUIET"):
-        one_line(shop_sqlite("arm", "list", env={name: "garbage"}), 2, "'garbage'", f"(from {name})")
+        refuses(shop_sqlite("arm", "list", env={name: "garbage"}), 2, "'garbage'", f"(from {name})")
 
 
 def test_an_id_is_written_as_it_was_printed(shop_sqlite: Run, rows: Rows) -> None:
     before = rows()
     for word in ("01", "+1", "1_0", "\u0661", "0", "-1", str(2**63), HUGE):
         for words in (["feedback", "--", word, "click"], ["decision", "show", "--", word]):
-            one_line(shop_sqlite("--now", LATER, *words), 2, "ID")
+            refuses(shop_sqlite("--now", LATER, *words), 2, "ID")
     assert rows() == before
 
 
 def test_numbers_at_the_end_of_their_range_are_one_line(shop: Run) -> None:
     last = 2**63 - 1
-    one_line(shop("--now", LATER, "feedback", last, "click"), 2, f"unknown decision {last}")
-    one_line(shop("--now", LATER, "decision", "show", last), 2, f"unknown decision {last}")
+    refuses(shop("--now", LATER, "feedback", last, "click"), 2, f"unknown decision {last}")
+    refuses(shop("--now", LATER, "decision", "show", last), 2, f"unknown decision {last}")
     for visit in (2**31, last):
-        one_line(shop("--now", LATER, "session", "show", "s1", "--visit", visit), 2, f"no visit {visit}")
-    one_line(shop("--now", LATER, "session", "show", "s1", "--visit", last + 1), 2, "does not fit into 64 bits")
+        refuses(shop("--now", LATER, "session", "show", "s1", "--visit", visit), 2, f"no visit {visit}")
+    refuses(shop("--now", LATER, "session", "show", "s1", "--visit", last + 1), 2, "does not fit into 64 bits")
     assert shop("--now", LATER, "session", "list", "--limit", last, "--json").json[0]["session"] == "s1"
     for position in (2**15, 2**31, last):
-        said = shop("--now", LATER, "feedback", 1, "click", "--position", position)
-        one_line(said, 2, f"position {position} of decision 1 was not shown")
+        result = shop("--now", LATER, "feedback", 1, "click", "--position", position)
+        refuses(result, 2, f"position {position} of decision 1 was not shown")
 
 
 def test_errors_are_json_where_results_are(shop_sqlite: Run) -> None:
-    for code, words, part in COMMANDS:
-        said = shop_sqlite("--now", LATER, *words, "--json")
-        assert (said.exit_code, said.stdout) == (code, "")
-        assert sorted(said.error) == ["code", "error", "hint"]
-        assert said.error["code"] == code
-        assert part in said.error["error"] + str(said.error["hint"])
+    for code, words, piece in COMMANDS:
+        result = shop_sqlite("--now", LATER, *words, "--json")
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert sorted(result.error) == ["code", "error", "hint"]
+        assert result.error["code"] == code
+        assert piece in result.error["error"] + str(result.error["hint"])
 
 
 def test_a_policy_without_eligible_arms_says_so(shop_sqlite: Run, rows: Rows) -> None:
     shop_sqlite("--now", NOW, "arm", "retire", "a", "b", "c")
     before = rows()
     for more in ([], ["--arms", "a"]):
-        said = shop_sqlite("--now", LATER, "recommend", "--policy", "home", "--session", "s1", *more)
-        one_line(said, 2, "no arm is eligible")
+        result = shop_sqlite("--now", LATER, "recommend", "--policy", "home", "--session", "s1", *more)
+        refuses(result, 2, "no arm is eligible")
     assert rows() == before
 
 
@@ -270,23 +270,23 @@ def raw(line: str | bytes) -> bytes:
 
 def test_one_bad_line_stops_all_and_stores_nothing(shop: Run, rows: Rows) -> None:
     before = rows()
-    for line, part in LINES:
-        said = shop("--now", LATER, "feedback", "--input", "-", stdin=GOOD + raw(line) + GOOD)
-        one_line(said, 2, "<stdin> line 2", part)
+    for line, piece in LINES:
+        result = shop("--now", LATER, "feedback", "--input", "-", stdin=GOOD + raw(line) + GOOD)
+        refuses(result, 2, "<stdin> line 2", piece)
     assert rows() == before
 
 
 def test_bad_lines_go_to_the_rejects_and_good_ones_in(shop: Run, rows: Rows, tmp_path: Path) -> None:
     lines = b"".join(GOOD + raw(line) for line, _ in LINES)
     rejects = tmp_path / "rejects.ndjson"
-    said = shop(
+    result = shop(
         "--now", LATER, "feedback", "--input", "-", "--on-error", "quarantine", "--rejects", rejects, "--json",
         stdin=lines,
     )  # fmt: skip
-    assert said.exit_code == 5
-    assert said.json == {"accepted": len(LINES), "duplicates": 0, "rejected": len(LINES)}
-    told = [json.loads(line) for line in rejects.read_text().splitlines()]
-    assert sorted(one["line"] for one in told) == list(range(2, 2 * len(LINES) + 1, 2))
+    assert result.exit_code == 5
+    assert result.json == {"accepted": len(LINES), "duplicates": 0, "rejected": len(LINES)}
+    reported = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert sorted(line["line"] for line in reported) == list(range(2, 2 * len(LINES) + 1, 2))
     assert len(rows()["event"]) == 1 + len(LINES)
 
 
@@ -315,11 +315,11 @@ REQUESTS: list[tuple[str | bytes, str]] = [
 
 def test_refused_requests_are_answered_in_place_and_leave_nothing(shop: Run, rows: Rows) -> None:
     before = rows()
-    said = shop("--now", LATER, "recommend", "--input", "-", stdin=b"".join(raw(line) for line, _ in REQUESTS))
-    assert said.exit_code == 5
-    assert [answer["line"] for answer in said.lines] == list(range(1, len(REQUESTS) + 1))
-    for answer, (_, part) in zip(said.lines, REQUESTS, strict=True):
-        assert part in answer["error"] + str(answer["field"])
+    result = shop("--now", LATER, "recommend", "--input", "-", stdin=b"".join(raw(line) for line, _ in REQUESTS))
+    assert result.exit_code == 5
+    assert [answer["line"] for answer in result.lines] == list(range(1, len(REQUESTS) + 1))
+    for answer, (_, piece) in zip(result.lines, REQUESTS, strict=True):
+        assert piece in answer["error"] + str(answer["field"])
     assert rows() == before
 
 
@@ -329,8 +329,8 @@ def test_refused_requests_are_answered_in_place_and_leave_nothing(shop: Run, row
 def test_a_clock_before_the_newest_decision_is_refused(shop: Run, rows: Rows) -> None:
     before = rows()
     for words in (["recommend", "--policy", "home", "--session", "s1"], ["feedback", 1, "click"], ["arm", "list"]):
-        one_line(shop("--now", "2027-01-15T07:59:59Z", *words), 2, "before the newest decision")
-        one_line(shop("--now", "later", *words), 2, "later")
+        refuses(shop("--now", "2027-01-15T07:59:59Z", *words), 2, "before the newest decision")
+        refuses(shop("--now", "later", *words), 2, "later")
     assert rows() == before
 
 
@@ -351,39 +351,39 @@ def outdated(path: Path, template: Path, revision: str) -> str:
 
 @pytest.mark.parametrize("words", [["arm", "list"], ["arm", "add", "a"], ["feedback", 1, "click"], ["init", "--check"]])
 def test_a_store_that_is_none_is_named(tmp_path: Path, sqlite_template: Path, words: list[Any]) -> None:
-    one_line(runner(picture(tmp_path))(*words), 1, "store.png is not a database")
-    one_line(runner(str(tmp_path))(*words), 1, "is a folder")
-    one_line(runner(str(tmp_path / "none.db"))(*words), 3, "no store", f"`rlrec --db {tmp_path}/none.db init`")
-    one_line(runner(str(tmp_path / "no" / "none.db"))(*words), 3, "its folder does not exist")
-    one_line(runner(outdated(tmp_path, sqlite_template, "0000"))(*words), 3, "out of date", "/old.db init`")
-    one_line(runner(outdated(tmp_path, sqlite_template, "9999"))(*words), 3, "newer rlrec")
-    one_line(runner("mysql://h/x")(*words), 2, "mysql")
+    refuses(runner(picture(tmp_path))(*words), 1, "store.png is not a database")
+    refuses(runner(str(tmp_path))(*words), 1, "is a folder")
+    refuses(runner(str(tmp_path / "none.db"))(*words), 3, "no store", f"`rlrec --db {tmp_path}/none.db init`")
+    refuses(runner(str(tmp_path / "no" / "none.db"))(*words), 3, "its folder does not exist")
+    refuses(runner(outdated(tmp_path, sqlite_template, "0000"))(*words), 3, "out of date", "/old.db init`")
+    refuses(runner(outdated(tmp_path, sqlite_template, "9999"))(*words), 3, "newer rlrec")
+    refuses(runner("mysql://h/x")(*words), 2, "mysql")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old.db", "store.png"]
     assert (tmp_path / "store.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_log_is_not_written_where_no_folder_is(tmp_path: Path, sqlite_db: str) -> None:
     path = tmp_path / "no" / "log.jsonl"
-    said = runner(sqlite_db)("export-log", str(path))
-    one_line(said, 1, f"cannot write {path}: no such file", f"make its folder first: {tmp_path / 'no'}")
-    assert ".part" not in said.stderr
+    result = runner(sqlite_db)("export-log", str(path))
+    refuses(result, 1, f"cannot write {path}: no such file", f"make its folder first: {tmp_path / 'no'}")
+    assert ".part" not in result.stderr
 
 
 def test_an_unreachable_server_is_busy_and_said_at_once(tmp_path: Path) -> None:
     began = time.monotonic()
-    said = runner("postgresql://u:secret@127.0.0.1:1/x?connect_timeout=3")("arm", "list")
-    one_line(said, 4, "cannot reach", "a retry is safe")
-    assert "secret" not in said.stderr
+    result = runner("postgresql://u:secret@127.0.0.1:1/x?connect_timeout=3")("arm", "list")
+    refuses(result, 4, "cannot reach", "a retry is safe")
+    assert "secret" not in result.stderr
     assert time.monotonic() - began < 5
 
 
 def test_a_database_that_is_not_there_is_a_missing_store(postgres_server: str) -> None:
-    one_line(runner(postgres_server.format("nowhere"))("arm", "list"), 3, "no database", "createdb")
+    refuses(runner(postgres_server.format("nowhere"))("arm", "list"), 3, "no database", "createdb")
 
 
 @pytest.mark.slow
 def test_an_empty_database_is_no_store(empty_db: str) -> None:
-    one_line(runner(empty_db)("arm", "list"), 3, "rlrec --db", "init`")
+    refuses(runner(empty_db)("arm", "list"), 3, "rlrec --db", "init`")
 
 
 @pytest.fixture
@@ -397,8 +397,8 @@ def guarded(postgres_server: str) -> Iterator[str]:
         row = connection.execute("SHOW hba_file").fetchone()
         assert row is not None
         rules = Path(row[0])
-        kept = rules.read_text()
-        rules.write_text("local all guest scram-sha-256\n" + kept)
+        text = rules.read_text()
+        rules.write_text("local all guest scram-sha-256\n" + text)
         connection.execute("SELECT pg_reload_conf()")
     guest = url.replace("postgres:@", "guest:WORD@").replace("postgres@", "guest:WORD@")
     for _ in range(200):  # until the server has read its rules again
@@ -408,18 +408,18 @@ def guarded(postgres_server: str) -> Iterator[str]:
             break
         time.sleep(0.05)
     yield guest
-    rules.write_text(kept)
+    rules.write_text(text)
 
 
 def test_a_wrong_password_is_said_and_not_printed(guarded: str) -> None:
     for word in ("wrong-one", ""):
-        said = runner(guarded.replace("WORD", word))("arm", "list")
-        one_line(said, 1, "refused the login")
-        assert "wrong-one" not in said.stderr
-    one_line(runner(guarded.replace("guest:", "nobody-of-that-name:"))("arm", "list"), 1, "refused the login")
-    said = runner(guarded.replace("WORD", "right-one"))("arm", "list")
-    one_line(said, 3, "guest:***@", "init`")
-    assert "right-one" not in said.stderr
+        result = runner(guarded.replace("WORD", word))("arm", "list")
+        refuses(result, 1, "refused the login")
+        assert "wrong-one" not in result.stderr
+    refuses(runner(guarded.replace("guest:", "nobody-of-that-name:"))("arm", "list"), 1, "refused the login")
+    result = runner(guarded.replace("WORD", "right-one"))("arm", "list")
+    refuses(result, 3, "guest:***@", "init`")
+    assert "right-one" not in result.stderr
 
 
 # -- as a real process --
@@ -441,9 +441,9 @@ def process(db: str, *words: str | bytes) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_a_store_that_may_not_be_written_can_be_read(sqlite_db: str) -> None:
     Path(sqlite_db).chmod(0o444)
-    said = process(sqlite_db, "arm", "add", "a")
-    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1)
-    assert "cannot be written" in said.stderr
+    result = process(sqlite_db, "arm", "add", "a")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert "cannot be written" in result.stderr
     assert process(sqlite_db, "arm", "list", "--json").stdout == "[]\n"
 
 
@@ -452,26 +452,26 @@ def test_a_store_that_may_not_be_read_says_so(sqlite_db: str) -> None:
     file = Path(sqlite_db)
     for denied in (file, file.parent):
         denied.chmod(0)
-        said = process(sqlite_db, "arm", "list")
+        result = process(sqlite_db, "arm", "list")
         denied.chmod(0o700)
-        assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1)
-        assert "permission denied" in said.stderr
+        assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+        assert "permission denied" in result.stderr
 
 
 @pytest.mark.slow
 def test_a_folder_that_takes_no_file_is_no_place_to_init(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    said = process(str(tmp_path / "x.db"), "init")
+    result = process(str(tmp_path / "x.db"), "init")
     tmp_path.chmod(0o700)
-    assert (said.returncode, said.stdout) == (1, "")
-    assert said.stderr == f"Error: cannot create {tmp_path}/x.db: permission denied. choose another path with --db\n"
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"Error: cannot create {tmp_path}/x.db: permission denied. choose another path with --db\n"
 
 
 @pytest.mark.slow
 def test_bytes_that_are_no_text_are_refused(sqlite_db: str) -> None:
-    said = process(sqlite_db, "arm", "add", b"a\xff")
-    assert (said.returncode, said.stdout) == (2, "")
-    assert "not valid Unicode" in said.stderr
+    result = process(sqlite_db, "arm", "add", b"a\xff")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "not valid Unicode" in result.stderr
     assert process(sqlite_db, "arm", "list", "--json").stdout == "[]\n"
 
 
@@ -486,11 +486,11 @@ def test_a_stderr_that_is_full_changes_no_exit_code(shop_sqlite: Run, sqlite_db:
 
 def test_an_error_about_a_value_from_the_environment_names_the_variable(run_sqlite: Run) -> None:
     for option, value in (("LOG", "foo"), ("ESTIMATOR", "best"), ("REWARD", "zz"), ("LEVEL", "2")):
-        said = run_sqlite("evaluate", "uniform", env={f"RLREC_EVALUATE_{option}": value})
-        assert (said.exit_code, f"(from RLREC_EVALUATE_{option})" in said.stderr) == (2, True), said.stderr
+        result = run_sqlite("evaluate", "uniform", env={f"RLREC_EVALUATE_{option}": value})
+        assert (result.exit_code, f"(from RLREC_EVALUATE_{option})" in result.stderr) == (2, True), result.stderr
 
 
 def test_a_version_is_named_by_its_number_alone(run_sqlite: Run) -> None:
     run_sqlite("policy", "create", "home", "--kind", "thompson")
-    said = [run_sqlite("policy", "show", f"home@{number}").exit_code for number in ("1", "01", "+1", "1.0")]
-    assert said == [0, 2, 2, 2]
+    result = [run_sqlite("policy", "show", f"home@{number}").exit_code for number in ("1", "01", "+1", "1.0")]
+    assert result == [0, 2, 2, 2]

@@ -54,9 +54,9 @@ def process(
 ) -> subprocess.CompletedProcess[bytes]:
     """The program, run to its end in a folder."""
     command = [sys.executable, "-m", "rlrec", *map(str, words)]
-    given = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
+    params = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
     variables = {**os.environ, **(env or {})}
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, timeout=60, check=False, **given)
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, timeout=60, check=False, **params)
 
 
 def cpu_seconds(*command: str) -> float:
@@ -135,9 +135,9 @@ def test_05_help_comes_at_once_and_loads_nothing_heavy() -> None:
      (["policy", "create", "x", "--kind", "thomson"], "thompson"), (["policy", "show", "hone"], "home")],
 )  # fmt: skip
 def test_06_a_word_that_is_misspelt_gets_a_near_one(shop: Run, words: list[str], near: str) -> None:
-    said = shop(*words)
-    assert (said.exit_code, said.stdout) == (2, "")
-    assert re.search(rf"did you mean {near}\b", said.stderr)
+    result = shop(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert re.search(rf"did you mean {near}\b", result.stderr)
 
 
 # -- output --
@@ -145,15 +145,15 @@ def test_06_a_word_that_is_misspelt_gets_a_near_one(shop: Run, words: list[str],
 
 @pytest.mark.parametrize(("word", "meant"), [("rec", "recommend"), ("dec", "decision"), ("eval", "evaluate")])
 def test_07_commands_are_not_abbreviated(shop: Run, word: str, meant: str) -> None:
-    said = shop(word)
-    assert (said.exit_code, said.stdout) == (2, "")
-    assert f"did you mean {meant}?" in said.stderr
+    result = shop(word)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"did you mean {meant}?" in result.stderr
 
 
 def test_08_stdout_has_data_alone(shop: Run) -> None:
-    said = shop("feedback", "1", "frown", "--position", "1", "--json")
-    assert said.json["events"] == 1
-    assert "frown" in said.stderr
+    result = shop("feedback", "1", "frown", "--position", "1", "--json")
+    assert result.json["events"] == 1
+    assert "frown" in result.stderr
     assert shop("arm", "list", "--json").stderr == ""
 
 
@@ -200,8 +200,8 @@ def test_10_a_line_is_written_before_the_last_one_is_read(shop: Run, sqlite_db: 
 
 
 def test_11_with_json_an_error_is_json(shop: Run) -> None:
-    said = shop("policy", "show", "nobody", "--json")
-    assert (said.exit_code, said.error.keys(), said.error["code"]) == (2, {"error", "hint", "code"}, 2)
+    result = shop("policy", "show", "nobody", "--json")
+    assert (result.exit_code, result.error.keys(), result.error["code"]) == (2, {"error", "hint", "code"}, 2)
 
 
 def test_12_a_dash_is_stdin_or_stdout(shop: Run, tmp_path: Path) -> None:
@@ -228,14 +228,14 @@ def test_15_a_bad_line_is_named_by_file_line_column_field_and_text(run_sqlite: R
     path.write_text('{"arm": "a"}\n{"arm": 3}\n')
     assert "arms.ndjson line 2, field arm: expected text, got 3" in run_sqlite("arm", "import", path).stderr
     path.write_text('{"arm": "a"}\n{"arm": "b",,}\n')
-    said = run_sqlite("arm", "import", path)
-    assert re.search(r"arms\.ndjson line 2: not JSON: .* at column 13, near '.*\"b\",,}'", said.stderr)
+    result = run_sqlite("arm", "import", path)
+    assert re.search(r"arms\.ndjson line 2: not JSON: .* at column 13, near '.*\"b\",,}'", result.stderr)
 
 
 def test_16_an_array_in_place_of_lines_gets_a_hint(run_sqlite: Run) -> None:
-    said = run_sqlite("arm", "import", "-", stdin='[{"arm": "a"}, {"arm": "b"}]')
-    assert said.exit_code == 2
-    assert "jq -c '.[]'" in said.stderr
+    result = run_sqlite("arm", "import", "-", stdin='[{"arm": "a"}, {"arm": "b"}]')
+    assert result.exit_code == 2
+    assert "jq -c '.[]'" in result.stderr
 
 
 def test_17_no_line_is_dropped_silently(shop: Run, tmp_path: Path) -> None:
@@ -243,8 +243,8 @@ def test_17_no_line_is_dropped_silently(shop: Run, tmp_path: Path) -> None:
     assert shop("feedback", "--input", "-", stdin=lines).exit_code == 2
     assert shop("decision", "show", "1", "--json").json["events"] == []
     rejects = tmp_path / "bad.ndjson"
-    said = shop("feedback", "--input", "-", "--on-error", "quarantine", "--rejects", rejects, "--json", stdin=lines)
-    assert (said.exit_code, said.json["accepted"], said.json["rejected"]) == (5, 1, 1)
+    result = shop("feedback", "--input", "-", "--on-error", "quarantine", "--rejects", rejects, "--json", stdin=lines)
+    assert (result.exit_code, result.json["accepted"], result.json["rejected"]) == (5, 1, 1)
     assert json.loads(rejects.read_text())["line"] == 2
 
 
@@ -266,17 +266,17 @@ def test_19_quiet_leaves_results_and_errors(shop: Run) -> None:
 
 
 def test_20_a_notice_comes_once(shop: Run) -> None:
-    said = [shop("feedback", "1", "clik", "--position", "1").stderr for _ in range(2)]
-    assert "did you mean click?" in said[0]
-    assert said[1] == ""
+    result = [shop("feedback", "1", "clik", "--position", "1").stderr for _ in range(2)]
+    assert "did you mean click?" in result[0]
+    assert result[1] == ""
 
 
 def test_21_the_unexpected_is_a_line_that_says_what_to_do(shop: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlrec.app.arm.listing", None)
-    said = shop("arm", "list")
-    assert (said.exit_code, said.stderr.count("\n")) == (1, 1)
-    assert "Traceback" not in said.stderr
-    assert "--debug" in said.stderr
+    result = shop("arm", "list")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "Traceback" not in result.stderr
+    assert "--debug" in result.stderr
 
 
 def test_22_an_error_says_what_which_value_and_what_next(tmp_path: Path) -> None:
@@ -287,15 +287,15 @@ def test_22_an_error_says_what_which_value_and_what_next(tmp_path: Path) -> None
 
 def test_23_counts_of_a_change_add_up(shop: Run) -> None:
     lines = '{"decision_id": 1, "position": 1, "events": {"click": 1}, "key": "a"}\n' * 2
-    said = shop("feedback", "--input", "-", "--json", stdin=lines).json
-    assert said == {"accepted": 1, "duplicates": 1, "rejected": 0}
+    answer = shop("feedback", "--input", "-", "--json", stdin=lines).json
+    assert answer == {"accepted": 1, "duplicates": 1, "rejected": 0}
     assert shop("arm", "import", "-", "--json", stdin=ARMS).json["unchanged"] == 6
 
 
 def test_24_the_state_is_easy_to_see(shop: Run) -> None:
-    said = shop("status", "--json").json
-    assert (said["arms"], said["decisions"], said["policies"][0]["policy"]) == (6, 10, "home")
-    assert said["revision"]
+    answer = shop("status", "--json").json
+    assert (answer["arms"], answer["decisions"], answer["policies"][0]["policy"]) == (6, 10, "home")
+    assert answer["revision"]
     arms = shop("policy", "show", "home", "--json").json["arms"]
     assert {"arm", "pulls", "mean", "lower", "upper"} <= arms[0].keys()
 
@@ -313,8 +313,8 @@ def test_25_a_dry_run_counts_and_leaves_the_file(shop: Run, sqlite_db: str) -> N
 @pytest.mark.slow
 def test_26_what_deletes_asks_or_refuses(shop: Run, sqlite_db: str) -> None:
     for words in (["db", "forget", "--user", "u1"], ["db", "prune", "--before", "2026-01-02"]):
-        said = shop(*words)
-        assert (said.exit_code, "--yes" in said.stderr) == (2, True)
+        result = shop(*words)
+        assert (result.exit_code, "--yes" in result.stderr) == (2, True)
         assert "[y/N]" in terminal(sqlite_db, *words, typed="n\n")
         assert shop(*words, "--dry-run").exit_code == 0
         assert shop("status", "--json").json["decisions"] == 10
@@ -399,8 +399,8 @@ def test_34_a_password_is_never_printed(tmp_path: Path) -> None:
 
 
 def test_35_options_before_a_command_work_behind_it(shop: Run, tmp_path: Path) -> None:
-    said = shop("arm", "list", "--db", tmp_path / "other.db")
-    assert (said.exit_code, f"no store at {tmp_path}/other.db" in said.stderr) == (3, True)
+    result = shop("arm", "list", "--db", tmp_path / "other.db")
+    assert (result.exit_code, f"no store at {tmp_path}/other.db" in result.stderr) == (3, True)
     assert shop("-q", "policy", "list", "--format", "json").json == shop("policy", "list", "-q", "--json").json
 
 
@@ -625,8 +625,8 @@ def test_50_nothing_uses_the_network(tmp_path: Path) -> None:
 
 
 def test_51_init_may_be_repeated(run_sqlite: Run) -> None:
-    said = run_sqlite("init", "--json")
-    assert (said.exit_code, said.json["created"], said.json["migrated"]) == (0, False, False)
+    result = run_sqlite("init", "--json")
+    assert (result.exit_code, result.json["created"], result.json["migrated"]) == (0, False, False)
 
 
 def test_52_an_answer_has_what_a_log_elsewhere_needs(shop: Run) -> None:

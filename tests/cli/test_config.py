@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from rlrec.cli import program
 from tests.cli.test_pipe import lines, stocked
-from tests.conftest import Run, Said
+from tests.conftest import CommandResult, Run
 
 
 @pytest.fixture
@@ -22,13 +22,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def rlrec(*args: object, env: dict[str, str] | None = None) -> Said:
+def rlrec(*args: object, env: dict[str, str] | None = None) -> CommandResult:
     result = CliRunner().invoke(program, [*map(str, args)], env=env, prog_name="rlrec")
-    return Said(result.exit_code, result.stdout, result.stderr)
+    return CommandResult(result.exit_code, result.stdout, result.stderr)
 
 
-def values(said: Said) -> dict[str, tuple[Any, str]]:
-    return {row["option"]: (row["value"], row["source"]) for row in said.json}
+def values(result: CommandResult) -> dict[str, tuple[Any, str]]:
+    return {row["option"]: (row["value"], row["source"]) for row in result.json}
 
 
 def test_each_value_has_its_source(folder: Path) -> None:
@@ -72,12 +72,12 @@ def test_the_nearer_wins(folder: Path, run_sqlite: Run, sqlite_db: str) -> None:
         f'db = "{sqlite_db}"\nformat = "json"\n[recommend]\npolicy = "home"\nk = 2\n[policy.show]\nformat = "csv"\n'
     )
     (folder / "rlrec.toml").write_text(config)
-    asked = ("recommend", "--session", "s", "--dry-run")
-    assert len(rlrec(*asked).json["slate"]) == 2
-    assert len(rlrec(*asked, "-k", 1, env={"RLREC_RECOMMEND_K": "2"}).json["slate"]) == 1
-    assert len(rlrec(*asked, env={"RLREC_RECOMMEND_K": "1"}).json["slate"]) == 1
-    assert len(rlrec(*asked, "--size", 1, env={"RLREC_RECOMMEND_SIZE": "2"}).json["slate"]) == 1
-    assert len(rlrec(*asked, env={"RLREC_RECOMMEND_SIZE": "1"}).json["slate"]) == 1
+    options = ("recommend", "--session", "s", "--dry-run")
+    assert len(rlrec(*options).json["slate"]) == 2
+    assert len(rlrec(*options, "-k", 1, env={"RLREC_RECOMMEND_K": "2"}).json["slate"]) == 1
+    assert len(rlrec(*options, env={"RLREC_RECOMMEND_K": "1"}).json["slate"]) == 1
+    assert len(rlrec(*options, "--size", 1, env={"RLREC_RECOMMEND_SIZE": "2"}).json["slate"]) == 1
+    assert len(rlrec(*options, env={"RLREC_RECOMMEND_SIZE": "1"}).json["slate"]) == 1
     assert rlrec("policy", "show", "home").stdout.startswith("arm,")
     assert "[default: 2; x>=1]" in " ".join(rlrec("recommend", "--help").stdout.split())
     (folder / "in").write_text(lines({"policy": "home", "session": "s"}))
@@ -102,9 +102,9 @@ def test_the_nearer_wins(folder: Path, run_sqlite: Run, sqlite_db: str) -> None:
 )
 def test_what_is_wrong_is_named(folder: Path, text: str, line: str | None) -> None:
     (folder / "rlrec.toml").write_text(text)
-    told = rlrec("policy", "list")
-    assert (told.exit_code, told.stdout) == (2, "")
-    assert told.stderr == line or (line is None and "(from rlrec.toml)" in told.stderr)
+    reported = rlrec("policy", "list")
+    assert (reported.exit_code, reported.stdout) == (2, "")
+    assert reported.stderr == line or (line is None and "(from rlrec.toml)" in reported.stderr)
 
 
 @pytest.mark.parametrize("text", ["db = ", "dbb = 1"])
@@ -118,8 +118,8 @@ def test_help_does_not_need_the_file(folder: Path, text: str) -> None:
 
 def test_only_a_plain_file_is_read(folder: Path) -> None:
     os.mkfifo(folder / "rlrec.toml")
-    told = rlrec("policy", "list")
-    assert (told.exit_code, told.stderr) == (2, "Error: rlrec.toml: not a plain file.\n")
+    reported = rlrec("policy", "list")
+    assert (reported.exit_code, reported.stderr) == (2, "Error: rlrec.toml: not a plain file.\n")
 
 
 def test_an_option_that_is_repeated_takes_one_value_too(folder: Path, run_sqlite: Run) -> None:

@@ -13,8 +13,8 @@ import pytest
 from rlrec import policy as kinds
 from rlrec.store import Store
 from tests.app.shop import START, dump
-from tests.cli.test_bad_input import one_line
-from tests.conftest import Run, Said, filled, runner
+from tests.cli.test_bad_input import refuses
+from tests.conftest import CommandResult, Run, filled, runner
 
 NOW = ["--now", "2027-01-15T08:00:00Z"]  # START
 READ = {
@@ -106,10 +106,10 @@ HARMLESS = [
 @pytest.mark.parametrize("policy", ["own", "all"])
 def test_a_context_that_does_not_fit_is_refused_and_stores_nothing(shop: Run, rows: Rows, policy: str) -> None:
     before = rows()
-    for context, field, part in UNFIT:
-        said = shop(*NOW, "recommend", "--policy", policy, "--session", "s1", "--context", context)
-        one_line(said, 2, "--context", field, part)
-        one_line(shop(*NOW, "policy", "show", policy, "--context", context), 2, "--context", field, part)
+    for context, field, piece in UNFIT:
+        result = shop(*NOW, "recommend", "--policy", policy, "--session", "s1", "--context", context)
+        refuses(result, 2, "--context", field, piece)
+        refuses(shop(*NOW, "policy", "show", policy, "--context", context), 2, "--context", field, piece)
     assert rows() == before
 
 
@@ -118,27 +118,27 @@ def test_a_stream_refuses_such_a_context_in_its_place(shop: Run, rows: Rows, com
     before = rows()
     line = '{"op": "recommend", ' if command == "pipe" else "{"
     lines = "".join(f'{line}"policy": "own", "session": "s1", "context": {context}}}\n' for context, *_ in UNFIT)
-    said = shop(*NOW, command, "--input", "-", stdin=lines)
-    assert said.exit_code == 5
-    assert [answer["line"] for answer in said.lines] == list(range(1, len(UNFIT) + 1))
-    for answer, (_, field, part) in zip(said.lines, UNFIT, strict=True):
+    result = shop(*NOW, command, "--input", "-", stdin=lines)
+    assert result.exit_code == 5
+    assert [answer["line"] for answer in result.lines] == list(range(1, len(UNFIT) + 1))
+    for answer, (_, field, piece) in zip(result.lines, UNFIT, strict=True):
         assert answer["field"].startswith(f"context.{field}")
-        assert part in answer["error"]
+        assert piece in answer["error"]
     assert rows() == before
 
 
 def test_missing_and_unknown_values_of_a_context_are_fine(shop: Run) -> None:
     for policy in ("own", "all"):
         for context in HARMLESS:
-            said = shop(*NOW, "recommend", "--policy", policy, "--session", "s1", "--context", context, "--dry-run")
-            assert (said.exit_code, said.stderr) == (0, ""), context
+            result = shop(*NOW, "recommend", "--policy", policy, "--session", "s1", "--context", context, "--dry-run")
+            assert (result.exit_code, result.stderr) == (0, ""), context
 
 
 def test_an_arm_that_a_model_cannot_read_is_one_without_these_features(shop: Run) -> None:
     shop(*NOW, "arm", "add", "odd", "--features", '{"price": "cheap", "hot": [1]}')
-    found = {one["arm"]: one for one in shop("policy", "show", "all", "--json").json["arms"]}
-    assert [found["odd"][name] for name in ("mean", "lower", "upper")] == [
-        pytest.approx(found["b"][name]) for name in ("mean", "lower", "upper")
+    result = {slot["arm"]: slot for slot in shop("policy", "show", "all", "--json").json["arms"]}
+    assert [result["odd"][name] for name in ("mean", "lower", "upper")] == [
+        pytest.approx(result["b"][name]) for name in ("mean", "lower", "upper")
     ]
 
 
@@ -192,10 +192,10 @@ def test_a_mistake_in_a_features_file_is_told_and_stores_nothing(
     shop: Run, rows: Rows, write: Callable[[Any], Path]
 ) -> None:
     before = rows()
-    for content, part in MISTAKES:
+    for content, piece in MISTAKES:
         file = ["--features", write(content)]
-        one_line(shop(*NOW, "policy", "create", "p", "--kind", "linucb", "--param", "model=shared", *file), 2, part)
-        one_line(shop(*NOW, "policy", "rebuild", "all", *file), 2, part)
+        refuses(shop(*NOW, "policy", "create", "p", "--kind", "linucb", "--param", "model=shared", *file), 2, piece)
+        refuses(shop(*NOW, "policy", "rebuild", "all", *file), 2, piece)
     assert rows() == before
 
 
@@ -204,25 +204,25 @@ def test_a_features_file_belongs_to_a_kind_that_reads_contexts(
 ) -> None:
     before = rows()
     named = ["--features", write(READ)]
-    one_line(shop(*NOW, "policy", "create", "p", "--kind", "thompson", *named), 2, "reads no context")
-    one_line(shop(*NOW, "policy", "create", "p", "--kind", "linucb", "--features", tmp_path / "no"), 2, "cannot read")
-    one_line(shop(*NOW, "policy", "create", "p", "--kind", "linucb", "--features", tmp_path), 2, "cannot read")
+    refuses(shop(*NOW, "policy", "create", "p", "--kind", "thompson", *named), 2, "reads no context")
+    refuses(shop(*NOW, "policy", "create", "p", "--kind", "linucb", "--features", tmp_path / "no"), 2, "cannot read")
+    refuses(shop(*NOW, "policy", "create", "p", "--kind", "linucb", "--features", tmp_path), 2, "cannot read")
     assert rows() == before
 
 
 def test_the_features_that_are_shown_can_be_given_again(shop: Run, write: Callable[[Any], Path]) -> None:
-    found = shop("policy", "show", "own", "--json").json["features"]
-    assert found["context"]["fields"]["taste"] == {"type": "vector", "length": 2}
-    again = ["policy", "create", "own", "--kind", "lin-thompson", "--features", write(found), "--json"]
+    features = shop("policy", "show", "own", "--json").json["features"]
+    assert features["context"]["fields"]["taste"] == {"type": "vector", "length": 2}
+    again = ["policy", "create", "own", "--kind", "lin-thompson", "--features", write(features), "--json"]
     assert shop(*NOW, *again).json["created"] is False
 
 
 def test_a_rebuild_keeps_the_features_that_it_is_not_given(shop: Run, write: Callable[[Any], Path]) -> None:
-    made = shop(*NOW, "policy", "rebuild", "all", "--features", write({"context": {"fields": {"hour": "number"}}}))
-    assert made.exit_code == 0
-    found = shop("policy", "show", "all@2", "--json").json["features"]
-    assert list(found["context"]["fields"]) == ["hour"]
-    assert sorted(found["arm"]["fields"]) == ["hot", "price"]
+    answer = shop(*NOW, "policy", "rebuild", "all", "--features", write({"context": {"fields": {"hour": "number"}}}))
+    assert answer.exit_code == 0
+    features = shop("policy", "show", "all@2", "--json").json["features"]
+    assert list(features["context"]["fields"]) == ["hour"]
+    assert sorted(features["arm"]["fields"]) == ["hot", "price"]
 
 
 @pytest.mark.slow
@@ -236,8 +236,8 @@ def test_what_is_fitted_for_a_shared_model_fits_into_it(shop: Run) -> None:
     assert shop(*NOW, "recommend", "--input", "-", stdin=lines).exit_code == 0
     later = ["--now", "2027-01-15T09:00:00Z"]
     for name, more in (("fitted", ["--from-log", "policy=own"]), ("hashed", [])):
-        made = [*later, "policy", "create", name, "--kind", "softmax", "--param", "model=shared", *more]
-        assert shop(*made).exit_code == 0
+        answers = [*later, "policy", "create", name, "--kind", "softmax", "--param", "model=shared", *more]
+        assert shop(*answers).exit_code == 0
         assert shop(*later, "recommend", "--policy", name, "--session", "y").exit_code == 0
 
 
@@ -281,13 +281,13 @@ def test_a_parameter_out_of_range_is_told(shop: Run, rows: Rows, kind: str) -> N
     for name, default in kinds.parameters(kind).items():
         never = ("", "x", "NaN", "inf", "1e999", "1_0") if isinstance(default, float) else ()
         for value in (*OUTSIDE[name], *never):
-            made = shop(*NOW, "policy", "create", "p", "--kind", kind, "--param", f"{name}={value}")
-            one_line(made, 2, name)
+            answer = shop(*NOW, "policy", "create", "p", "--kind", kind, "--param", f"{name}={value}")
+            refuses(answer, 2, name)
     assert rows() == before
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("words", "piece"),
     [
         (["--kind", "lin-tompson"], "did you mean lin-thompson"),
         (["--kind", "linucb", "--param", "samples=3"], "no parameter 'samples'"),
@@ -300,10 +300,10 @@ def test_a_parameter_out_of_range_is_told(shop: Run, rows: Rows, kind: str) -> N
         (["--kind", "softmax", "--from-log", "policy=owl"], "unknown policy 'owl'"),
     ],
 )
-def test_a_policy_that_cannot_be_is_told(shop: Run, rows: Rows, words: list[str], part: str) -> None:
+def test_a_policy_that_cannot_be_is_told(shop: Run, rows: Rows, words: list[str], piece: str) -> None:
     shop(*NOW, "reward", "define", "money", "purchase=1")
     before = rows()
-    one_line(shop(*NOW, "policy", "create", "p", *words), 2, part)
+    refuses(shop(*NOW, "policy", "create", "p", *words), 2, piece)
     assert rows() == before
 
 
@@ -341,7 +341,7 @@ COMMANDS: list[tuple[list[Any], str]] = [
 
 def test_other_commands_tell_what_they_cannot_do(shop: Run, rows: Rows) -> None:
     before = rows()
-    for words, part in COMMANDS:
-        said: Said = shop(*NOW, *words)
-        one_line(said, 2, part)
+    for words, piece in COMMANDS:
+        result: CommandResult = shop(*NOW, *words)
+        refuses(result, 2, piece)
     assert rows() == before

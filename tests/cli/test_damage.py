@@ -34,11 +34,11 @@ def test_a_session_whose_steps_are_damaged_is_named(run: Run, store: Store, chan
     run("arm", "add", "a"), run("policy", "create", "home", "--kind", "uniform")
     run("recommend", "--policy", "home", "--session", "s")
     store.write(lambda unit: unit.tell(change))
-    said = run("recommend", "--policy", "home", "--session", "s")
-    assert said.exit_code == 1
-    assert said.stderr.startswith("Error: the store is damaged: a visit of session 's' counts fewer steps than its")
-    assert "rlrec doctor" in said.stderr
-    assert said.stderr.count("\n") == 1
+    result = run("recommend", "--policy", "home", "--session", "s")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: the store is damaged: a visit of session 's' counts fewer steps than its")
+    assert "rlrec doctor" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_the_damaged_row_is_named(shop: Run, sqlite_db: str, change: str, words:
     with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as connection:
         connection.execute("PRAGMA ignore_check_constraints = ON")
         connection.execute(change)
-    said = shop(*ASK, *words)
-    assert (said.exit_code, said.stdout) == (1, "")
-    error = json.loads(said.stderr.splitlines()[-1])
+    result = shop(*ASK, *words)
+    assert (result.exit_code, result.stdout) == (1, "")
+    error = json.loads(result.stderr.splitlines()[-1])
     assert where in error["error"]
     assert "rlrec doctor" in error["hint"]
 
@@ -103,5 +103,5 @@ def test_commands_that_read_the_log_name_the_damaged_row(
     with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as connection:
         connection.execute("UPDATE decision SET at = at - 86400000000")
         connection.execute(change)
-    said = shop(*words)
-    assert (said.exit_code, where in said.stderr) == (1, True), said.stderr
+    result = shop(*words)
+    assert (result.exit_code, where in result.stderr) == (1, True), result.stderr

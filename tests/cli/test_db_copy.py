@@ -160,8 +160,8 @@ def test_a_killed_copy_of_twenty_thousand_decisions_goes_on(sqlite_db: str, empt
     engine = sa.create_engine(empty_db.replace("postgresql://", "postgresql+psycopg://"))
     while process.poll() is None:
         with engine.connect() as connection:
-            is_made = sa.inspect(connection).has_table("pruned_sums")
-            if is_made and connection.execute(sa.text("SELECT 1 FROM session LIMIT 1")).first():
+            is_answers = sa.inspect(connection).has_table("pruned_sums")
+            if is_answers and connection.execute(sa.text("SELECT 1 FROM session LIMIT 1")).first():
                 break
         time.sleep(0.01)
     engine.dispose()
@@ -223,9 +223,9 @@ def test_who_may_not_read_a_store_may_not_read_its_copies(source: str, tmp_path:
 
 def test_a_disk_that_is_full_leaves_no_backup_behind(source: str, tmp_path: Path) -> None:
     words = f"ulimit -f 100; exec {sys.executable} -m rlrec --db {source} db backup {tmp_path / 'b.db'}"
-    said = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
-    assert (said.returncode, said.stderr.count("\n")) == (1, 1)
-    assert f"cannot write {tmp_path / 'b.db'}" in said.stderr
+    result = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert f"cannot write {tmp_path / 'b.db'}" in result.stderr
     assert [path.name for path in tmp_path.iterdir() if path.name != "source.db"] == []
 
 

@@ -61,7 +61,9 @@ def test_the_audit_still_checks_beliefs_whose_slots_are_gone(healthy: str) -> No
     sql(healthy, "UPDATE pruned_sums SET pulls = pulls + 1 WHERE version_id = 1 AND arm_id = 1")
     doctored = run("--now", LATE, "doctor", "--json")
     subjects = {
-        (found["check"], found["subject"]) for found in doctored.json["findings"] if found["severity"] == "error"
+        (finding["check"], finding["subject"])
+        for finding in doctored.json["findings"]
+        if finding["severity"] == "error"
     }
     assert (doctored.exit_code, subjects) == (3, {("slots", "policy ts arm a1")})
 
@@ -125,8 +127,8 @@ def test_what_is_not_mature_or_not_settled_stays(run: Run) -> None:
     for time, session in (("00:00", "a"), ("00:20", "b"), ("00:40", "b"), ("01:00", "b"), ("01:20", "c")):
         do(time, "recommend", "--policy", "fast", "--session", session)
     do("01:20", "recommend", "--policy", "slow", "--session", "d")
-    whole = do("02:10", "db", "prune", "--before", "2026-01-01T00:50:00Z", "--yes")
-    assert (whole["visits"], whole["decisions"], whole["policies"]) == (1, 1, ["fast"])
+    complete = do("02:10", "db", "prune", "--before", "2026-01-01T00:50:00Z", "--yes")
+    assert (complete["visits"], complete["decisions"], complete["policies"]) == (1, 1, ["fast"])
     waiting = do("03:00", "db", "prune", "--before", "2026-01-01T02:30:00Z", "--yes")
     assert (waiting["before"], waiting["visits"]) == ("2026-01-01T02:00:00.000000Z", 2)  # d has not entered its belief
     do("03:00", "settle")

@@ -35,8 +35,8 @@ def roles(postgres_server: str, postgres_template: str) -> Iterator[AsRole]:
 
 def done(run: Run, *lines: str, stdin: str | None = None) -> None:
     for line in lines:
-        said = run(*line.split(), stdin=stdin)
-        assert said.exit_code == 0, (line, said.stderr)
+        result = run(*line.split(), stdin=stdin)
+        assert result.exit_code == 0, (line, result.stderr)
 
 
 def set_up(roles: AsRole) -> None:
@@ -103,7 +103,7 @@ def test_each_role_can_do_its_work(roles: AsRole, tmp_path: Path) -> None:
 def test_what_a_role_may_not_do_is_refused_in_one_line(roles: AsRole, role: str, line: str) -> None:
     done(roles("trainer"), "arm add a", "policy create home --kind thompson")
     done(roles("server"), "recommend --policy home --session s1 --user u1")
-    said = roles(role)(*line.split())
-    assert (said.exit_code, said.stdout, said.stderr.count("\n")) == (1, "", 1)
-    assert any(words in said.stderr for words in ("permission denied", "must be owner"))
-    assert "rlrec db roles" in said.stderr
+    result = roles(role)(*line.split())
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert any(words in result.stderr for words in ("permission denied", "must be owner"))
+    assert "rlrec db roles" in result.stderr

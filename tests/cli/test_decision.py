@@ -22,7 +22,14 @@ def prepared(db: str) -> None:
     for key in ("x", "y", "z"):
         run("arm", "add", key)
     for kind, parameters in KINDS.items():
-        run("policy", "create", kind, "--kind", kind, *(word for one in parameters for word in ("--param", one)))
+        run(
+            "policy",
+            "create",
+            kind,
+            "--kind",
+            kind,
+            *(word for parameter in parameters for word in ("--param", parameter)),
+        )
 
 
 @pytest.fixture
@@ -45,34 +52,34 @@ def test_probabilities_are_derived_again_from_the_belief_of_then(ready: Any, kin
     ready("feedback", serve(ready, kind), "click")
     number = serve(ready, kind, "-k", "2")
     ready("feedback", serve(ready, kind), "click")  # what is learned later does not matter
-    found = ready("decision", "show", number, "--json").json
-    assert found["agrees"] is True
-    assert sum(arm["pulls"] for arm in found["arms"]) == 1
-    for place, slot in enumerate(found["slate"]):
-        assert sum(arm["probabilities"][place] for arm in found["arms"]) == pytest.approx(1)
+    answer = ready("decision", "show", number, "--json").json
+    assert answer["agrees"] is True
+    assert sum(arm["pulls"] for arm in answer["arms"]) == 1
+    for index, slot in enumerate(answer["slate"]):
+        assert sum(arm["probabilities"][index] for arm in answer["arms"]) == pytest.approx(1)
         assert slot["derived_propensity"] == pytest.approx(slot["propensity"])
         assert slot["derived_marginal"] == pytest.approx(slot["marginal"])
 
 
 def test_arm_above_has_no_probability_below(ready_sqlite: Any) -> None:
-    found = ready_sqlite("decision", "show", serve(ready_sqlite, "thompson", "-k", "3"), "--json").json
-    top = next(arm for arm in found["arms"] if arm["arm"] == found["slate"][0]["arm"])
+    answer = ready_sqlite("decision", "show", serve(ready_sqlite, "thompson", "-k", "3"), "--json").json
+    top = next(arm for arm in answer["arms"] if arm["arm"] == answer["slate"][0]["arm"])
     assert top["probabilities"][1:] == [0.0, 0.0]
 
 
 def test_events_and_reward_stand_beside(ready: Any) -> None:
     number = serve(ready, "thompson", "-k", "2")
     ready("feedback", number, "click", "--position", "1")
-    found = ready("decision", "show", number, "--json").json
-    assert [slot["reward"] for slot in found["slate"]] == [1.0, 0.0]
-    assert (found["reward"], found["reward_definition"], len(found["events"])) == (1.0, "default", 1)
+    answer = ready("decision", "show", number, "--json").json
+    assert [slot["reward"] for slot in answer["slate"]] == [1.0, 0.0]
+    assert (answer["reward"], answer["reward_definition"], len(answer["events"])) == (1.0, "default", 1)
 
 
 def test_eligible_arms_are_those_of_the_request(ready: Any) -> None:
     number = serve(ready, "uniform", "--arms", "x,z")
     ready("arm", "retire", "x")
-    found = ready("decision", "show", number, "--json").json
-    assert {arm["arm"]: arm["probabilities"] for arm in found["arms"]} == {"x": [0.5], "z": [0.5]}
+    answer = ready("decision", "show", number, "--json").json
+    assert {arm["arm"]: arm["probabilities"] for arm in answer["arms"]} == {"x": [0.5], "z": [0.5]}
 
 
 def test_tampered_propensity_is_noticed(ready: Any, store: Store) -> None:
@@ -88,8 +95,8 @@ def test_variant_of_an_experiment_is_derived_from_its_fork(ready: Any) -> None:
     ready("feedback", serve(ready, "thompson"), "click")
     ready("experiment", "create", "ab", "--variant", "a=thompson", "--variant", "b=thompson", "--unit", "session")
     answer = ready("recommend", "--experiment", "ab", "--session", "s2", "-k", "2", "--json").json
-    found = ready("decision", "show", answer["decision_id"], "--json").json
-    assert (found["experiment"], found["variant"], found["agrees"]) == ("ab", answer["variant"], True)
+    result = ready("decision", "show", answer["decision_id"], "--json").json
+    assert (result["experiment"], result["variant"], result["agrees"]) == ("ab", answer["variant"], True)
 
 
 @pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
@@ -99,18 +106,18 @@ def test_every_format_shows_a_decision(ready_sqlite: Any, form: Any) -> None:
     assert "thompson" in shown.stdout or form == "csv"
 
 
-@pytest.mark.parametrize(("word", "said"), [("99", "unknown decision 99"), ("x", "not a decision id")])
-def test_unknown_decision_is_exit_2(ready_sqlite: Any, word: Any, said: str) -> None:
+@pytest.mark.parametrize(("word", "result"), [("99", "unknown decision 99"), ("x", "not a decision id")])
+def test_unknown_decision_is_exit_2(ready_sqlite: Any, word: Any, result: str) -> None:
     refused = ready_sqlite("decision", "show", word)
     assert refused.exit_code == 2
-    assert said in refused.stderr
+    assert result in refused.stderr
 
 
 def test_csv_has_a_row_a_slot_under_the_keys_of_json(ready_sqlite: Any) -> None:
     number = serve(ready_sqlite, "thompson", "-k", "2")
     slate = ready_sqlite("decision", "show", number, "--json").json["slate"]
-    said = ready_sqlite("decision", "show", number, "--format", "csv").stdout
-    rows = list(csv.DictReader(io.StringIO(said, newline="")))
+    output = ready_sqlite("decision", "show", number, "--format", "csv").stdout
+    rows = list(csv.DictReader(io.StringIO(output, newline="")))
     assert [(row["decision_id"], row["arm"]) for row in rows] == [(str(number), slot["arm"]) for slot in slate]
     assert set(slate[0]) < set(rows[0])
     assert [float(row["derived_propensity"]) for row in rows] == [slot["derived_propensity"] for slot in slate]

@@ -19,16 +19,16 @@ def test_the_audience_answers_slates_with_feedback_lines(run_sqlite: Run, tmp_pa
     rates.write_text("arm,mean\na,1.0\nb,\n", encoding="utf-8")
     slate = [{"position": 1, "arm": "b"}, {"position": 2, "arm": "a"}]
     answers = [{"decision_id": 7, "slate": slate}, {"line": 2, "error": "unknown policy"}]
-    said = run_sqlite("demo", "--audience", rates, stdin="\n".join(map(json.dumps, answers)))
-    assert said.lines == [{"decision_id": 7, "position": 2, "events": {"click": 1}}]
+    result = run_sqlite("demo", "--audience", rates, stdin="\n".join(map(json.dumps, answers)))
+    assert result.lines == [{"decision_id": 7, "position": 2, "events": {"click": 1}}]
 
 
 def test_rates_without_their_columns_are_named(run_sqlite: Run, tmp_path: Path) -> None:
     rates = tmp_path / "rates.csv"
     rates.write_text("item,rate\na,1.0\n", encoding="utf-8")
-    said = run_sqlite("demo", "--audience", rates, stdin="")
-    assert (said.exit_code, said.stderr.count("\n")) == (2, 1)
-    assert str(rates) in said.stderr
+    result = run_sqlite("demo", "--audience", rates, stdin="")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert str(rates) in result.stderr
 
 
 def test_every_step_says_why_and_repeats_in_silence() -> None:
@@ -44,8 +44,8 @@ def test_the_list_of_arms_is_by_the_column_that_its_comment_names(tmp_path: Path
     rows = [f"a{n},active,{10 * n},0,9,1,0.1,0,1,{9 - n},0.2,0.{n}" for n in (2, 3, 1)]
     (tmp_path / "policy.csv").write_text("\n".join([columns, *rows]) + "\n")
     command = next(step.command for step in demo.after() if "show live" in step.command)
-    said = subprocess.run(["sh", "-c", f"PATH=.:$PATH; {command}"], cwd=tmp_path, capture_output=True, text=True)
-    assert said.stdout.splitlines() == [
+    result = subprocess.run(["sh", "-c", f"PATH=.:$PATH; {command}"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.stdout.splitlines() == [
         "arm,served,reward_sum,probability",
         "a3,30,1,0.3",
         "a2,20,1,0.2",

@@ -33,8 +33,8 @@ def test_an_imported_value_stays_readable(shop: Run, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     line = {"session": "i", "slate": [{"arm": "a", "propensity": 1}], "eligible": ["a"], "reward": 1e200}
     log.write_text(json.dumps(line), encoding="utf-8")
-    said = shop("import-log", log, "--layout", "jsonl")
-    assert (said.exit_code, "too large" in said.stderr) == (2, True)
+    result = shop("import-log", log, "--layout", "jsonl")
+    assert (result.exit_code, "too large" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("words", [["--default", "1e200"], ["--clip", "1e200,1e201"]])
@@ -44,19 +44,19 @@ def test_a_reward_that_no_belief_could_sum_is_not_defined(shop: Run, words: list
 
 @pytest.mark.parametrize("name", ["home@²", "\udcff"])
 def test_strange_names_are_unknown_not_unexpected(shop: Run, name: str) -> None:
-    said = shop("policy", "show", name)
-    assert (said.exit_code, "unexpected" in said.stderr) == (2, False)
+    result = shop("policy", "show", name)
+    assert (result.exit_code, "unexpected" in result.stderr) == (2, False)
 
 
 def test_a_page_has_a_longest_length(shop: Run) -> None:
-    said = shop("recommend", "--policy", "home", "--session", "s", "-k", 501)
-    assert (said.exit_code, "at most 500" in said.stderr) == (2, True)
+    result = shop("recommend", "--policy", "home", "--session", "s", "-k", 501)
+    assert (result.exit_code, "at most 500" in result.stderr) == (2, True)
 
 
 def test_by_arm_only_self_normalised_estimates_are_given(shop: Run) -> None:
     """In the rows that show an arm the mean weight is not 1: ips would be off by it."""
     shop("feedback", 1, "x")
     later = ("--now", "2099-01-01", "evaluate", "uniform", "--by", "arm", "--json")
-    found = shop(*later).json
-    assert [(one["group"], one["estimator"]) for one in found] == [("a", "snips")]
+    answer = shop(*later).json
+    assert [(row["group"], row["estimator"]) for row in answer] == [("a", "snips")]
     assert shop(*later, "--estimator", "ips").exit_code == 2

@@ -16,7 +16,7 @@ from rlrec.cli import program
 from rlrec.cli.shared import NOTHING_STORED
 from rlrec.store import Store
 from tests.cli.test_pipe import FLUSH, ask, lines, tell
-from tests.conftest import Run, Said, filled, runner
+from tests.conftest import CommandResult, Run, filled, runner
 from tests.docs.test_examples import leaves
 
 EARLY, CLOCK = ("--now", "2026-02-01T00:00:00Z"), ("--now", "2026-03-01T00:00:00Z")
@@ -87,8 +87,8 @@ def fill(db: str) -> None:
         ("experiment create test --variant a=home --variant b=other", None),
         ("recommend --input -", lines(*pages)),
     ):
-        said = run(*EARLY, *shlex.split(text), stdin=stdin)
-        assert said.exit_code == 0, (text, said.stderr)
+        result = run(*EARLY, *shlex.split(text), stdin=stdin)
+        assert result.exit_code == 0, (text, result.stderr)
 
 
 def content(db: str) -> dict[str, list[Any]]:
@@ -102,7 +102,7 @@ def content(db: str) -> dict[str, list[Any]]:
 def test_a_dry_run_answers_as_the_command_does_and_stores_nothing(shop: Run, db: str, line: str) -> None:
     before = content(db)
 
-    def run(*more: str) -> Said:
+    def run(*more: str) -> CommandResult:
         return shop(*CLOCK, *shlex.split(line), "--json", *more)
 
     dry = run("--dry-run")

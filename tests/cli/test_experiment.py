@@ -38,13 +38,13 @@ def create(run: Run, *words: Any) -> Any:
 
 
 def test_create_says_what_runs_and_again_changes_nothing(ready: Any) -> None:
-    made, again = create(ready, "--json"), create(ready, "--json")
-    assert (made.exit_code, again.exit_code) == (0, 0)
-    assert made.json["variants"] == [
+    answers, again = create(ready, "--json"), create(ready, "--json")
+    assert (answers.exit_code, again.exit_code) == (0, 0)
+    assert answers.json["variants"] == [
         {"variant": "a", "policy": "home", "version": 1, "learns": True, "weight": 0.25},
         {"variant": "b", "policy": "other", "version": 1, "learns": True, "weight": 0.75},
     ]
-    assert again.json == made.json | {"created": False}
+    assert again.json == answers.json | {"created": False}
 
 
 def test_another_definition_is_a_conflict(ready: Any) -> None:
@@ -54,7 +54,7 @@ def test_another_definition_is_a_conflict(ready: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variants", "said"),
+    ("variants", "result"),
     [
         (["a=home"], "at least two"),
         (["a=home", "b=hom"], "did you mean home?"),
@@ -68,22 +68,24 @@ def test_another_definition_is_a_conflict(ready: Any) -> None:
         (["a=home", "a=other"], "another label"),
     ],
 )
-def test_impossible_variants_are_refused(ready_sqlite: Any, variants: Any, said: str) -> None:
-    refused = ready_sqlite("experiment", "create", "ab", *(word for one in variants for word in ("--variant", one)))
+def test_impossible_variants_are_refused(ready_sqlite: Any, variants: Any, result: str) -> None:
+    refused = ready_sqlite(
+        "experiment", "create", "ab", *(word for variant in variants for word in ("--variant", variant))
+    )
     assert refused.exit_code == 2
-    assert said in refused.stderr
+    assert result in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
 def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
     create(ready, "--unit", "session")
     ready("recommend", "--experiment", "ab", "--session", "s1")
-    found = ready("--now", LATER, "experiment", "show", "ab", "--json").json
-    assert list(found) == [
+    answer = ready("--now", LATER, "experiment", "show", "ab", "--json").json
+    assert list(answer) == [
         "experiment", "status", "unit", "variants", "differences", "sample_ratio", "holdout", "outcomes",
         "unit_differences", "reasons", "decisions_per_unit", "anonymous",
     ]  # fmt: skip
-    assert found["holdout"] is None
+    assert answer["holdout"] is None
     keys = (
         "variant",
         "policy",
@@ -96,15 +98,17 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
         "lower",
         "upper",
     )
-    assert [list(row) for row in found["variants"]] == [list(keys)] * 2
-    assert [list(row) for row in found["differences"]] == [["variant", "against", "value", "lower", "upper", "p_value"]]
-    assert list(found["sample_ratio"]) == ["chi2", "p_value"]
-    assert sum(row["decisions"] for row in found["variants"]) == 1
+    assert [list(row) for row in answer["variants"]] == [list(keys)] * 2
+    assert [list(row) for row in answer["differences"]] == [
+        ["variant", "against", "value", "lower", "upper", "p_value"]
+    ]
+    assert list(answer["sample_ratio"]) == ["chi2", "p_value"]
+    assert sum(row["decisions"] for row in answer["variants"]) == 1
 
 
 def served(run: Run, *words: Any, pages: int = 30) -> Any:
     """An experiment by session, and its pages, every third one with a click."""
-    made = run("experiment", "create", "ab", "--variant", "a=home", "--unit", "session", *words, "--json")
+    answer = run("experiment", "create", "ab", "--variant", "a=home", "--unit", "session", *words, "--json")
     lines = "".join(f'{{"experiment": "ab", "session": "s{n}"}}\n' for n in range(pages))
     run("recommend", "--input", "-", "--seed", 3, stdin=lines)
     run(
@@ -113,27 +117,27 @@ def served(run: Run, *words: Any, pages: int = 30) -> Any:
         "-",
         stdin="".join(f'{{"decision_id": {n}, "events": {{"click": 1}}}}\n' for n in range(1, pages, 3)),
     )
-    return made
+    return answer
 
 
 def test_one_variant_and_a_uniform_holdout_are_an_experiment(ready: Any) -> None:
-    made = served(ready, "--holdout-uniform", "50%").json
-    assert made["variants"] == [
+    answer = served(ready, "--holdout-uniform", "50%").json
+    assert answer["variants"] == [
         {"variant": "a", "policy": "home", "version": 1, "learns": True, "weight": 0.5},
         {"variant": "holdout", "policy": "uniform", "version": 1, "learns": True, "weight": 0.5},
     ]
-    found = ready("--now", LATER, "experiment", "show", "ab", "--json").json["holdout"]
-    assert list(found) == [
+    result = ready("--now", LATER, "experiment", "show", "ab", "--json").json["holdout"]
+    assert list(result) == [
         "label", "share", "value", "lower", "upper", "estimate", "estimate_lower", "estimate_upper", "difference",
         "p_value", "verdict", "reasons",
     ]  # fmt: skip
     (truth,) = ready(
         "--now", LATER, "evaluate", "uniform", "--log", "variant=holdout", "--estimator", "snips", "--json"
     ).json
-    assert (found["share"], found["value"], found["lower"]) == (0.5, truth["value"], truth["lower"])
-    assert found["difference"] == pytest.approx(found["estimate"] - found["value"])
-    said = ready("--now", LATER, "experiment", "show", "ab").stdout
-    assert "holdout (0.5 of units): uniform earned" in said
+    assert (result["share"], result["value"], result["lower"]) == (0.5, truth["value"], truth["lower"])
+    assert result["difference"] == pytest.approx(result["estimate"] - result["value"])
+    output = ready("--now", LATER, "experiment", "show", "ab").stdout
+    assert "holdout (0.5 of units): uniform earned" in output
 
 
 @pytest.mark.parametrize("share", ["2%", "0.02"])
@@ -190,8 +194,8 @@ def test_another_reward_judges_old_decisions(ready: Any) -> None:
     ready("reward", "define", "buys", "purchase=5", "--window", "1h")
     number = ready("recommend", "--experiment", "ab", "--session", "s1", "--json").json["decision_id"]
     ready("feedback", number, "purchase=2")
-    found = ready("--now", LATER, "experiment", "show", "ab", "--reward", "buys", "--json").json
-    assert sorted([row["mean"] for row in found["variants"]], key=lambda mean: mean is None) == [10.0, None]
+    answer = ready("--now", LATER, "experiment", "show", "ab", "--reward", "buys", "--json").json
+    assert sorted([row["mean"] for row in answer["variants"]], key=lambda mean: mean is None) == [10.0, None]
 
 
 def test_stopped_experiment_refuses_requests_with_exit_2(ready: Any) -> None:
@@ -234,13 +238,15 @@ def test_csv_compares_every_variant_with_the_first(ready_sqlite: Any) -> None:
         ready_sqlite("recommend", "--experiment", "ab", "--session", f"s{number}")
         if number % 3:
             ready_sqlite("feedback", number + 1, "click")
-    found = ready_sqlite("--now", LATER, "experiment", "show", "ab", "--json").json["differences"][0]
-    said = ready_sqlite("--now", LATER, "experiment", "show", "ab", "--format", "csv").stdout
-    first, second = csv.DictReader(io.StringIO(said, newline=""))
+    answer = ready_sqlite("--now", LATER, "experiment", "show", "ab", "--json").json["differences"][0]
+    output = ready_sqlite("--now", LATER, "experiment", "show", "ab", "--format", "csv").stdout
+    first, second = csv.DictReader(io.StringIO(output, newline=""))
     columns = ("difference", "difference_lower", "difference_upper", "p_value")
     assert [*second].index("unit_difference") < [*second].index("difference")
     assert [first[name] for name in columns] == [""] * 4
-    assert [float(second[name]) for name in columns] == [found[name] for name in ("value", "lower", "upper", "p_value")]
+    assert [float(second[name]) for name in columns] == [
+        answer[name] for name in ("value", "lower", "upper", "p_value")
+    ]
 
 
 def bring_back(db: str) -> None:
@@ -268,11 +274,11 @@ def bring_back(db: str) -> None:
 
 def test_a_variant_that_brings_users_back_but_earns_less_per_decision_is_said_to(sqlite_db: str) -> None:
     run = filled(sqlite_db, bring_back)
-    found = run("--now", LATER, "experiment", "show", "ab", "--json").json
-    per_unit = {row["metric"]: row for row in found["unit_differences"]}
-    assert found["differences"][0]["upper"] < 0 < per_unit["reward_per_unit"]["lower"]
+    answer = run("--now", LATER, "experiment", "show", "ab", "--json").json
+    per_unit = {row["metric"]: row for row in answer["unit_differences"]}
+    assert answer["differences"][0]["upper"] < 0 < per_unit["reward_per_unit"]["lower"]
     assert per_unit["visits"]["lower"] > 0
-    assert found["reasons"] == ["decisions-differ"]
+    assert answer["reasons"] == ["decisions-differ"]
     text = run("--now", LATER, "experiment", "show", "ab").stdout
     assert text.index("b - a per user: reward default") < text.index("reward_per_unit") < text.index(" a decision")
     assert "a decision, p" not in text
@@ -315,6 +321,6 @@ def test_an_interleaved_experiment_has_no_outcomes_per_unit(ready_sqlite: Any) -
         ready_sqlite("policy", "create", name, "--kind", "uniform")
     ready_sqlite("experiment", "create", "rank", "--interleave", "other@1,third@1", "--unit", "session")
     ready_sqlite("recommend", "--experiment", "rank", "--session", "s1", "-k", 2)
-    found = ready_sqlite("--now", LATER, "experiment", "show", "rank", "--json").json
-    assert (found["outcomes"], found["unit_differences"], found["reasons"]) == ([], [], ["interleaved"])
+    answer = ready_sqlite("--now", LATER, "experiment", "show", "rank", "--json").json
+    assert (answer["outcomes"], answer["unit_differences"], answer["reasons"]) == ([], [], ["interleaved"])
     assert "no outcomes per session" in ready_sqlite("--now", LATER, "experiment", "show", "rank").stdout

@@ -52,9 +52,9 @@ def test_the_answer_has_the_keys_of_the_contract_in_order(shop: Run) -> None:
 
 
 def test_a_value_is_one_unless_given(shop: Run) -> None:
-    found = shop("feedback", 1, "click=0.25", "dwell_s=31.5", "--json")
-    assert (found.json["events"], found.json["reward"]) == (2, 0.25)
-    assert "no reward definition weighs 'dwell_s'" in found.stderr
+    result = shop("feedback", 1, "click=0.25", "dwell_s=31.5", "--json")
+    assert (result.json["events"], result.json["reward"]) == (2, 0.25)
+    assert "no reward definition weighs 'dwell_s'" in result.stderr
     assert shop("feedback", 1, "click", "click=2").exit_code == 2
 
 
@@ -109,17 +109,17 @@ def test_censor_takes_slots_out_of_the_belief_and_uncensor_puts_them_back(shop: 
     ],
 )
 def test_what_is_no_feedback_is_refused(kiosk: Run, words: list[Any], what: str) -> None:
-    said = kiosk("feedback", *words, "--json")
-    assert (said.exit_code, said.error["code"], said.stdout) == (2, 2, "")
-    assert what in said.error["error"]
+    result = kiosk("feedback", *words, "--json")
+    assert (result.exit_code, result.error["code"], result.stdout) == (2, 2, "")
+    assert what in result.error["error"]
     assert clicks(kiosk) == 0
 
 
 def test_every_format_says_the_same(kiosk: Run) -> None:
     words = ["feedback", 1, "click", "--key", "k"]
     kiosk(*words)
-    found = kiosk(*words, "--json").json
-    assert kiosk(*words, "--format", "ndjson").lines == [found]
+    answer = kiosk(*words, "--json").json
+    assert kiosk(*words, "--format", "ndjson").lines == [answer]
     assert kiosk(*words, "--format", "csv").stdout.splitlines() == ["decision_id,events,duplicates,reward", "1,0,1,1.0"]
     assert kiosk(*words).stdout.splitlines()[0].split() == ["decision_id", "1"]
 
@@ -153,8 +153,8 @@ FIELDS = [
 
 
 def test_many_lines_are_stored_in_one_go(shop: Run) -> None:
-    said = shop("feedback", "--input", "-", "--json", stdin=lines(*GOOD))
-    assert (said.exit_code, list(said.json.items())) == (0, [("accepted", 3), ("duplicates", 1), ("rejected", 0)])
+    result = shop("feedback", "--input", "-", "--json", stdin=lines(*GOOD))
+    assert (result.exit_code, list(result.json.items())) == (0, [("accepted", 3), ("duplicates", 1), ("rejected", 0)])
     assert (pulls(shop), clicks(shop)) == (3, 2)
     again = shop("feedback", "--input", "-", "--json", stdin=lines(GOOD[0])).json
     assert again == {"accepted": 0, "duplicates": 1, "rejected": 0}
@@ -162,18 +162,18 @@ def test_many_lines_are_stored_in_one_go(shop: Run) -> None:
 
 @pytest.mark.parametrize(("bad", "field"), list(zip(BAD, FIELDS, strict=True)))
 def test_one_bad_line_and_nothing_is_stored(kiosk: Run, bad: Any, field: str | None) -> None:
-    said = kiosk("feedback", "--input", "-", "--json", stdin=lines(*GOOD, bad))
-    assert said.exit_code == (6 if field == "key" else 2)
-    assert "<stdin> line 5" in said.error["error"]
-    assert field is None or f"field {field}" in said.error["error"]
-    assert (said.stdout, clicks(kiosk), pulls(kiosk)) == ("", 0, 4)
+    result = kiosk("feedback", "--input", "-", "--json", stdin=lines(*GOOD, bad))
+    assert result.exit_code == (6 if field == "key" else 2)
+    assert "<stdin> line 5" in result.error["error"]
+    assert field is None or f"field {field}" in result.error["error"]
+    assert (result.stdout, clicks(kiosk), pulls(kiosk)) == ("", 0, 4)
 
 
 def test_quarantine_stores_the_good_lines_and_keeps_the_bad_ones(shop: Run, tmp_path: Path) -> None:
     (tmp_path / "in").write_text(lines(*GOOD, *BAD))
     words = ["--on-error", "quarantine", "--rejects", tmp_path / "bad", "--json"]
-    said = shop("feedback", "--input", tmp_path / "in", *words)
-    assert (said.exit_code, said.json) == (5, {"accepted": 3, "duplicates": 1, "rejected": len(BAD)})
+    result = shop("feedback", "--input", tmp_path / "in", *words)
+    assert (result.exit_code, result.json) == (5, {"accepted": 3, "duplicates": 1, "rejected": len(BAD)})
     rejects = sorted(map(json.loads, (tmp_path / "bad").read_text().splitlines()), key=lambda row: row["line"])
     assert [(row["line"], row["field"]) for row in rejects] == list(enumerate(FIELDS, 5))
     assert [row["text"] for row in rejects] == lines(*BAD).splitlines()
@@ -212,6 +212,6 @@ def test_nothing_to_settle_is_fine(kiosk: Run) -> None:
 
 
 def test_censor_and_uncensor_contradict_each_other(kiosk: Run) -> None:
-    said = kiosk("feedback", 1, "--censor", "--uncensor")
-    assert (said.exit_code, said.stderr.count("\n")) == (2, 1)
-    assert "--censor and --uncensor contradict each other" in said.stderr
+    result = kiosk("feedback", 1, "--censor", "--uncensor")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "--censor and --uncensor contradict each other" in result.stderr

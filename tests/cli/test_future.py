@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.test_bad_input import one_line
+from tests.cli.test_bad_input import refuses
 from tests.conftest import Run
 
 FAR = ("--now", "2099-01-01T00:00:00Z")
@@ -39,8 +39,8 @@ def frozen(shop: Run) -> Run:
     ],
 )
 def test_a_clock_far_ahead_logs_nothing_unless_asked_for(shop: Run, words: tuple[object, ...]) -> None:
-    one_line(shop(*FAR, *words, stdin=""), 2, "--now 2099-01-01T00:00:00.000000Z lies far ahead", "--allow-future")
-    one_line(shop(*words, stdin="", env={"RLREC_NOW": FAR[1]}), 2, "RLREC_NOW")
+    refuses(shop(*FAR, *words, stdin=""), 2, "--now 2099-01-01T00:00:00.000000Z lies far ahead", "--allow-future")
+    refuses(shop(*words, stdin="", env={"RLREC_NOW": FAR[1]}), 2, "RLREC_NOW")
     assert shop("--allow-future", *FAR, *words, stdin="").exit_code == 0
 
 
@@ -64,9 +64,9 @@ def test_a_store_in_a_time_of_its_own_goes_on_in_it(run: Run) -> None:
 def test_doctor_reports_a_log_that_lies_ahead(shop: Run) -> None:
     assert shop("doctor").exit_code == 0
     shop("--allow-future", *FAR, *RECOMMEND, "s2")
-    said = shop("doctor", "--json")
-    assert said.exit_code == 3
-    errors = [finding for finding in said.json["findings"] if finding["severity"] == "error"]
+    result = shop("doctor", "--json")
+    assert result.exit_code == 3
+    errors = [finding for finding in result.json["findings"] if finding["severity"] == "error"]
     assert [finding["check"] for finding in errors] == ["clock"]
     assert "1 decision ahead of the database's clock" in errors[0]["detail"]
 
@@ -87,9 +87,9 @@ def test_a_repair_lets_time_go_on_and_changes_no_reward(frozen: Run) -> None:
 def test_a_repair_twice_or_of_a_sound_store_changes_nothing(frozen: Run) -> None:
     frozen("doctor", "--repair-clock")
     assert frozen("doctor", "--repair-clock", "--json").json == {"decisions": 0, "seconds": 0.0}
-    one_line(frozen(*FAR, "doctor", "--repair-clock"), 2, "leave out --now")
+    refuses(frozen(*FAR, "doctor", "--repair-clock"), 2, "leave out --now")
 
 
 def test_a_repair_waits_until_there_is_room(frozen: Run) -> None:
     frozen("--allow-future", "--now", "2099-01-03", *RECOMMEND, "s4")
-    one_line(frozen("-q", "doctor", "--repair-clock"), 3, "repeat the repair after")
+    refuses(frozen("-q", "doctor", "--repair-clock"), 3, "repeat the repair after")

@@ -30,30 +30,30 @@ def row(item: object = 0, position: object = 1, click: object = 0, share: object
 def test_bad_lines_are_set_apart(run: Run, tmp_path: Path) -> None:
     rejects = tmp_path / "bad.jsonl"
     text = LINE % "s1" + "{}\n" + LINE % "s2" + "\n" + LINE % ""
-    said = run(
+    result = run(
         "import-log", "-", "--layout", "jsonl", "--on-error", "quarantine", "--rejects", rejects, "--json", stdin=text
     )
-    assert said.exit_code == 5
-    assert said.json == summary(accepted=2, rejected=2)
-    told = [json.loads(line) for line in rejects.read_text().splitlines()]
-    assert [(one["line"], one["field"]) for one in told] == [(2, "session"), (5, "session")]
+    assert result.exit_code == 5
+    assert result.json == summary(accepted=2, rejected=2)
+    reported = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [(line["line"], line["field"]) for line in reported] == [(2, "session"), (5, "session")]
 
 
 def test_several_files_one_of_them_packed(run_sqlite: Run, tmp_path: Path) -> None:
-    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl.gz"
-    one.write_text(LINE % "s1" + LINE % "s2")
+    item, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl.gz"
+    item.write_text(LINE % "s1" + LINE % "s2")
     two.write_bytes(gzip.compress((LINE % "s2" + LINE % "s3").encode()))
-    said = run_sqlite("import-log", one, two, "--layout", "jsonl", "--json")
-    assert said.json == summary(accepted=3, duplicates=1)
+    result = run_sqlite("import-log", item, two, "--layout", "jsonl", "--json")
+    assert result.json == summary(accepted=3, duplicates=1)
 
 
 def test_an_error_names_its_own_file(run_sqlite: Run, tmp_path: Path) -> None:
-    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    one.write_text(LINE % "s1")
+    item, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    item.write_text(LINE % "s1")
     two.write_text(LINE % "s2" + LINE.replace("0.5", "5e-324e") % "s3")
-    said = run_sqlite("import-log", one, two, "--layout", "jsonl")
-    assert said.exit_code == 2
-    assert f"{two} line 2" in said.stderr
+    result = run_sqlite("import-log", item, two, "--layout", "jsonl")
+    assert result.exit_code == 2
+    assert f"{two} line 2" in result.stderr
     assert run_sqlite("export-log", "-").stdout == ""
 
 
@@ -77,18 +77,18 @@ def test_an_error_names_its_own_file(run_sqlite: Run, tmp_path: Path) -> None:
 def test_a_bad_row_is_named(run_sqlite: Run, tmp_path: Path, bad: str, field: str) -> None:
     path = tmp_path / "log.csv"
     path.write_text(HEADER + row() + bad)
-    said = run_sqlite("import-log", path, "--layout", "obd", "--policy", "random")
-    assert said.exit_code == 2
-    assert f"{path} line 3" in said.stderr
-    assert field in said.stderr
+    result = run_sqlite("import-log", path, "--layout", "obd", "--policy", "random")
+    assert result.exit_code == 2
+    assert f"{path} line 3" in result.stderr
+    assert field in result.stderr
 
 
 def test_a_missing_column_is_named(run_sqlite: Run, tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("timestamp,item_id,click\n")
-    said = run_sqlite("import-log", path, "--layout", "obd", "--policy", "random")
-    assert said.exit_code == 2
-    assert "'position'" in said.stderr
+    result = run_sqlite("import-log", path, "--layout", "obd", "--policy", "random")
+    assert result.exit_code == 2
+    assert "'position'" in result.stderr
 
 
 def test_obd_needs_a_policy_and_that_must_be_a_logged_one(run: Run, tmp_path: Path) -> None:
@@ -116,19 +116,19 @@ def test_a_file_is_exported_whole_or_not_at_all(run_sqlite: Run, tmp_path: Path)
     assert gzip.decompress(path.read_bytes()).decode() == run_sqlite("export-log", "-").stdout
     assert run_sqlite("export-log", path, "--log", "policy=importd").exit_code == 2
     assert len(gzip.decompress(path.read_bytes()).splitlines()) == 2
-    assert [one.name for one in tmp_path.iterdir() if "part" in one.name] == []
+    assert [item.name for item in tmp_path.iterdir() if "part" in item.name] == []
 
 
 def test_an_export_is_filtered(run_sqlite: Run) -> None:
     for policy in ("one", "two"):
         run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", policy, stdin=LINE % policy)
-    found = run_sqlite("export-log", "-", "--log", "policy=two").lines
-    assert [one["session"] for one in found] == ["two"]
+    answers = run_sqlite("export-log", "-", "--log", "policy=two").lines
+    assert [item["session"] for item in answers] == ["two"]
 
 
 def test_a_store_that_is_missing_is_named(run_sqlite: Run, tmp_path: Path) -> None:
-    said = run_sqlite("--db", tmp_path / "none.db", "export-log", tmp_path / "log.jsonl")
-    assert said.exit_code == 3
+    result = run_sqlite("--db", tmp_path / "none.db", "export-log", tmp_path / "log.jsonl")
+    assert result.exit_code == 3
     assert not (tmp_path / "log.jsonl").exists()
     assert not (tmp_path / "none.db").exists()
 
@@ -168,8 +168,8 @@ def test_no_output_is_written_over_the_store(run_sqlite: Run, sqlite_db: str, tm
             ["arm", "import", "-", *rejects],
             ["feedback", "--input", "-", *rejects],
         ):
-            said = run_sqlite(*words, stdin="{}\n")
-            assert (said.exit_code, "is the store itself" in said.stderr) == (2, True), words
+            result = run_sqlite(*words, stdin="{}\n")
+            assert (result.exit_code, "is the store itself" in result.stderr) == (2, True), words
     assert run_sqlite("export-log", "-").stdout == before
 
 
@@ -187,11 +187,11 @@ def test_an_export_touches_no_file_but_its_own(run_sqlite: Run, tmp_path: Path) 
     other.write_text("mine")
     (tmp_path / "log.part").symlink_to(other)
     link.symlink_to(path)
-    before = {one.name for one in tmp_path.iterdir()}
+    before = {item.name for item in tmp_path.iterdir()}
     assert run_sqlite("export-log", link).exit_code == 0
     assert (link.is_symlink(), path.is_symlink(), other.read_text()) == (True, False, "mine")
     assert path.read_text() == run_sqlite("export-log", "-").stdout
-    assert {one.name for one in tmp_path.iterdir()} == before | {"log"}
+    assert {item.name for item in tmp_path.iterdir()} == before | {"log"}
 
 
 @pytest.mark.slow
@@ -199,16 +199,16 @@ def test_exports_to_one_path_at_a_time_are_each_complete(run_sqlite: Run, sqlite
     run_sqlite("import-log", "-", "--layout", "jsonl", stdin="".join(LINE % f"s{n}" for n in range(500)))
     command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "export-log", str(tmp_path / "log")]
     running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
-    assert [one.wait() for one in running] == [0] * 4
+    assert [item.wait() for item in running] == [0] * 4
     assert (tmp_path / "log").read_text() == run_sqlite("export-log", "-").stdout
 
 
 def test_a_foreign_line_is_told_where_its_arm_belongs(run_sqlite: Run) -> None:
     flat = '{"session": "s1", "arm": "a", "propensity": 0.5, "reward": 1}\n'
-    said = run_sqlite("import-log", "-", "--layout", "jsonl", "--json", stdin=flat).error
-    assert said["error"] == "<stdin> line 1, field arm: unknown field"
-    assert said["hint"].startswith("it stands in `slate`, for example {")
-    example = said["hint"].partition("for example ")[2].partition("; ")[0]
+    result = run_sqlite("import-log", "-", "--layout", "jsonl", "--json", stdin=flat).error
+    assert result["error"] == "<stdin> line 1, field arm: unknown field"
+    assert result["hint"].startswith("it stands in `slate`, for example {")
+    example = result["hint"].partition("for example ")[2].partition("; ")[0]
     assert run_sqlite("import-log", "-", "--layout", "jsonl", stdin=example + "\n").exit_code == 0
     missing = run_sqlite("import-log", "-", "--layout", "jsonl", stdin='{"session": "s1"}\n')
     assert "field slate: is missing. for example {" in missing.stderr
@@ -231,10 +231,10 @@ def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: 
         event % (2, '{"kind": "click"}', 1),
         event % (3, "", 9),
     ]
-    said = run("import-log", "-", "--layout", "jsonl", "--json", stdin="".join(stars + others))
-    assert said.json == summary(
+    result = run("import-log", "-", "--layout", "jsonl", "--json", stdin="".join(stars + others))
+    assert result.json == summary(
         accepted=9, clipped=4, ignored=2, clipped_share=4 / 9, ignored_kinds=["dwell_s"])  # fmt: skip
-    assert said.stderr.splitlines() == [
+    assert result.stderr.splitlines() == [
         "rewards of 4 decisions: 'default' clips them to 0 to 1; `rlrec reward define NAME reward=1` counts them, and"
         " `evaluate --reward NAME` judges by that",
         "events or rewards of 2 decisions: 'default' ignores them (it does not weigh dwell_s); `rlrec reward define"
@@ -261,8 +261,8 @@ def test_a_copy_of_the_input_has_no_name(sqlite_db: str, tmp_path: Path, words: 
 
 def test_a_log_of_bad_lines_alone_stores_nothing(run: Run, tmp_path: Path) -> None:
     words = ["import-log", "-", "--layout", "jsonl", "--on-error", "quarantine", "--rejects", tmp_path / "bad"]
-    said = run(*words, "--json", stdin="{}\n" * 3)
-    assert (said.exit_code, said.json["accepted"], said.json["rejected"]) == (5, 0, 3)
+    result = run(*words, "--json", stdin="{}\n" * 3)
+    assert (result.exit_code, result.json["accepted"], result.json["rejected"]) == (5, 0, 3)
     assert run("policy", "list", "--json").json == []
 
 
@@ -270,5 +270,5 @@ def test_every_layout_is_found_in_the_registry_of_its_direction(run_sqlite: Run,
     assert all(issubclass(layouts.reader(name), Layout) for name in layouts.READERS)
     assert all(callable(layouts.writer(name)) for name in layouts.WRITERS)
     for name in layouts.READERS.keys() - layouts.WRITERS.keys():
-        said = run_sqlite("export-log", tmp_path / "log", "--layout", name)
-        assert (said.exit_code, f"'{name}' is not" in said.stderr) == (2, True)
+        result = run_sqlite("export-log", tmp_path / "log", "--layout", name)
+        assert (result.exit_code, f"'{name}' is not" in result.stderr) == (2, True)

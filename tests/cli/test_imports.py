@@ -25,12 +25,12 @@ BARE = {
 def ran(db: str, *words: object) -> tuple[set[str], str]:
     """The modules that a real command imported (with the packages they are in), and its stdout."""
     command = [sys.executable, "-X", "importtime", "-m", "rlrec", "--db", db, *map(str, words)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True)
-    lines = [line for line in said.stderr.splitlines() if line.startswith("import time:")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("import time:")]
     names = {line.rsplit("|", 1)[1].strip() for line in lines[1:]}
-    other = [line for line in said.stderr.splitlines() if not line.startswith("import time:")]
+    other = [line for line in result.stderr.splitlines() if not line.startswith("import time:")]
     assert other == []
-    return names, said.stdout
+    return names, result.stdout
 
 
 @pytest.fixture
@@ -119,16 +119,16 @@ atexit.register(lambda: print(gc.get_freeze_count() > 10_000, flush=True))
 sys.argv[1:] = ["--version"]
 main()
 """
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert said.stdout.splitlines()[1:] == ["True"]
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[1:] == ["True"]
 
 
 def test_results_alone_go_to_stdout(shop: Run, sqlite_db: str) -> None:
-    said = runner(sqlite_db)("feedback", 1, "unheard_of", "--json")
-    assert said.json["events"] == 1
-    assert said.stderr.count("\n") == 1
+    result = runner(sqlite_db)("feedback", 1, "unheard_of", "--json")
+    assert result.json["events"] == 1
+    assert result.stderr.count("\n") == 1
     assert runner(sqlite_db)("--quiet", "feedback", 1, "unheard_of", "--json").stderr == ""
     for form in ("table", "json", "ndjson", "csv"):
-        told = runner(sqlite_db)("recommend", "--policy", "uniform", "--session", "s1", "--format", form)
-        assert (told.exit_code, told.stderr) == (0, "")
-        assert told.stdout
+        answer = runner(sqlite_db)("recommend", "--policy", "uniform", "--session", "s1", "--format", form)
+        assert (answer.exit_code, answer.stderr) == (0, "")
+        assert answer.stdout

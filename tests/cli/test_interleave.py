@@ -17,7 +17,7 @@ from tests.conftest import Run, filled, runner
 def freeze(run: Run, folder: Any, name: str, order: str) -> None:
     """A frozen version 2 that ranks these arms in this order."""
     prior = folder / f"{name}.csv"
-    rows = [f"{arm},{10 - place},{1 + place}" for place, arm in enumerate(order)]
+    rows = [f"{arm},{10 - index},{1 + index}" for index, arm in enumerate(order)]
     prior.write_text("arm,alpha,beta\n" + "\n".join(rows) + "\n")
     create = ["policy", "create", name, "--kind", "epsilon-greedy", "--param", "epsilon=0", "--prior", prior]
     assert run(*create).exit_code == 0

@@ -93,14 +93,14 @@ def test_lines_are_numbered_across_blocks(read: Any) -> None:
 def test_a_producer_that_waits_for_its_answer_gets_it(pipe: tuple[str, int]) -> None:
     path, start = pipe
     os.write(start, b"one\n")
-    seen = []
+    observed = []
     for group in groups(path, eager=True):
-        seen.append([raw for _, raw in group])
-        if len(seen) < 3:
-            os.write(start, b"next\nhalf" if len(seen) == 1 else b" of it\n")
+        observed.append([raw for _, raw in group])
+        if len(observed) < 3:
+            os.write(start, b"next\nhalf" if len(observed) == 1 else b" of it\n")
         else:
             os.close(start)
-    assert seen == [[b"one"], [b"next"], [b"half of it"]]
+    assert observed == [[b"one"], [b"next"], [b"half of it"]]
 
 
 def test_a_group_that_is_not_eager_waits_for_the_end(pipe: tuple[str, int]) -> None:
@@ -252,7 +252,7 @@ ODD = [
 ]  # fmt: skip
 
 
-def one_by_one(group: Any) -> Any:
+def singly(group: Any) -> Any:
     def tried(number: int, raw: Any) -> Any:
         try:
             return decode(raw, Line, line=number)
@@ -270,13 +270,13 @@ def plain(values: Any) -> Any:
 def test_a_group_is_decoded_like_its_lines(first: Any) -> None:
     for second in ODD:
         group = [(3, b'{"key": "x"}'), (4, first), (7, second)]
-        assert plain(decode_group(group, Line)) == plain(one_by_one(group))
+        assert plain(decode_group(group, Line)) == plain(singly(group))
 
 
 @pytest.mark.parametrize("parts", [(b'{"context": {"a": {}', b"{}}}", b"{} {}"), (b'{"key": "}', b'{"}', b"{}{}")])
 def test_values_that_lie_across_lines_are_none(parts: Any) -> None:
     group = list(enumerate(parts, 1))
-    assert plain(decode_group(group, Line)) == plain(one_by_one(group))
+    assert plain(decode_group(group, Line)) == plain(singly(group))
 
 
 def test_a_good_group_is_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,12 +301,12 @@ def test_a_good_group_is_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_a_key_is_checked_on_the_way(raw: Any, message: Any, field: str) -> None:
     kind = msgspec.defstruct("Kind", [("key", key_type(), "a"), ("arms", list[key_type()] | None, None)])
-    (found,) = decode_group([(5, raw)], kind)
+    (result,) = decode_group([(5, raw)], kind)
     if message is None:
-        assert len(found.arms[0]) == 200
+        assert len(result.arms[0]) == 200
     else:
-        assert message in found.message
-        assert (found.field, found.line) == (field, 5)
+        assert message in result.message
+        assert (result.field, result.line) == (field, 5)
 
 
 def test_any_json_is_decoded_as_strictly() -> None:

@@ -47,7 +47,7 @@ def test_a_policy_learns_and_serves_by_fields_inside_objects(run: Run, tmp_path:
 
 def test_estimates_by_a_field_inside_an_object(run: Run, tmp_path: Path) -> None:
     run("import-log", log(tmp_path / "log.ndjson"), "--layout", "jsonl", "--policy", "old")
-    said = run("evaluate", "uniform", "--estimator", "snips", "--by", "User.name", "--json")
-    assert {row["group"]: row["value"] for row in said.json} == {"Tom": 0.5, "Ann": 0.5}
+    result = run("evaluate", "uniform", "--estimator", "snips", "--by", "User.name", "--json")
+    assert {row["group"]: row["value"] for row in result.json} == {"Tom": 0.5, "Ann": 0.5}
     unknown = run("evaluate", "uniform", "--estimator", "snips", "--by", "User.age")
     assert (unknown.exit_code, "User.age" in unknown.stderr) == (2, True)

@@ -67,8 +67,8 @@ def test_what_is_recorded_is_stored_once(notebook: Recommender) -> None:
     drawn = notebook.recommend("home", session="n1", request_id="r1")
     assert notebook.recommend("home", session="n1", request_id="r1") == drawn | {"duplicate": True}
     at = datetime(2026, 3, 1, tzinfo=UTC)
-    told = notebook.feedback(request_id="r1", events={"click": 1}, at=at, key="k")
-    assert asdict(told) == {"decision_id": drawn["decision_id"], "events": 1, "duplicates": 0, "reward": 1.0}
+    reported = notebook.feedback(request_id="r1", events={"click": 1}, at=at, key="k")
+    assert asdict(reported) == {"decision_id": drawn["decision_id"], "events": 1, "duplicates": 0, "reward": 1.0}
     assert notebook.feedback(drawn["decision_id"], {"click": 1}, at=str(at), key="k").duplicates == 1
     with pytest.raises(Conflict):
         notebook.feedback(drawn["decision_id"], {"click": 2}, key="k")

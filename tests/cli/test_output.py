@@ -139,15 +139,15 @@ def test_a_view_has_its_title_above(shown: Any) -> None:
 
 
 def test_a_stream_sends_each_group_before_the_next_is_made(capfdbinary: Any) -> None:
-    seen = []
+    observed = []
 
     def groups() -> Iterator[Any]:
         for n in range(3):
             yield [{"n": n}, {"n": n}]
-            seen.append(capfdbinary.readouterr().out.count(b"\n"))
+            observed.append(capfdbinary.readouterr().out.count(b"\n"))
 
     Show("table").stream(groups())
-    assert seen == [2, 2, 2]
+    assert observed == [2, 2, 2]
 
 
 @pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), [float("nan")], {"a": -float("inf")}])
@@ -159,26 +159,26 @@ def test_a_stream_prints_no_nan(value: float, capfdbinary: Any) -> None:
 
 def test_a_stream_shows_what_any_result_may_hold(capfdbinary: Any) -> None:
     at = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    kept = {"arm": "crème 😀 ˿ÿ", "x": 1.7976931348623157e308, "none": None, "n": -(2**63)}
-    Show("json").stream([[ANSWER, {"at": at.isoformat(), "x": (1, 1 / 3)}], [kept], [{"big": 2**70}]])
+    retained = {"arm": "crème 😀 ˿ÿ", "x": 1.7976931348623157e308, "none": None, "n": -(2**63)}
+    Show("json").stream([[ANSWER, {"at": at.isoformat(), "x": (1, 1 / 3)}], [retained], [{"big": 2**70}]])
     lines = capfdbinary.readouterr().out.decode().splitlines()
     assert [json.loads(line) for line in lines[1:]] == [
-        {"at": "2026-01-31T12:00:00+00:00", "x": [1, 1 / 3]}, kept, {"big": 2**70},
+        {"at": "2026-01-31T12:00:00+00:00", "x": [1, 1 / 3]}, retained, {"big": 2**70},
     ]  # fmt: skip
     assert json.loads(lines[0])["slate"][1]["arm"] == "1e5"
     assert "crème 😀" in lines[2]
 
 
 def test_an_iterator_is_not_read_to_its_end_before_the_first_line(capfdbinary: Any) -> None:
-    seen = []
+    observed = []
 
     def rows() -> Iterator[Any]:
         yield {"n": 1}
-        seen.append(capfdbinary.readouterr().out)
+        observed.append(capfdbinary.readouterr().out)
         yield {"n": 2}
 
     Show("ndjson")(rows())
-    assert seen == [b'{"n": 1}\n']
+    assert observed == [b'{"n": 1}\n']
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_what_is_there_once_is_named_in_the_singular(
     ):  # fmt: skip
         assert run_sqlite(*early, *text.split()).exit_code == 0, text
     Path("log").write_text(run_sqlite(*later, "export-log", "-").stdout.replace('"s"', '"t"'))
-    said = run_sqlite(*later, *words.split())
-    text = re.sub(r"<style>.*?</style>|<[^>]*>", " ", said.stdout, flags=re.DOTALL) + said.stderr
-    assert "rror" in text or said.exit_code in (0, 3)
+    result = run_sqlite(*later, *words.split())
+    text = re.sub(r"<style>.*?</style>|<[^>]*>", " ", result.stdout, flags=re.DOTALL) + result.stderr
+    assert "rror" in text or result.exit_code in (0, 3)
     assert re.findall(r"(?<![\d.,@-])1 (?:[a-z-]+ ){0,2}(?!has\b|its\b|fills\b)[a-z]+[^si]s\b", text) == []

@@ -34,8 +34,8 @@ def stocked(run: Run) -> Run:
     return run
 
 
-def lines(*said: Mapping[str, Any] | str) -> str:
-    return "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in said)
+def lines(*result: Mapping[str, Any] | str) -> str:
+    return "".join((item if isinstance(item, str) else json.dumps(item)) + "\n" for item in result)
 
 
 def ask(**keys: Any) -> dict[str, Any]:
@@ -47,21 +47,21 @@ def tell(**keys: Any) -> dict[str, Any]:
 
 
 def test_requests_and_feedback_are_answered_in_order(shop: Run) -> None:
-    said = shop(
+    result = shop(
         "pipe", "--seed", 1,
         stdin=lines(ask(request_id="r1"), FLUSH, tell(decision_id=1, key="k"), ask(), tell(decision_id=1, key="k")),
     )  # fmt: skip
-    assert (said.exit_code, said.stderr) == (0, "")
-    first, told, second, again = said.lines
+    assert (result.exit_code, result.stderr) == (0, "")
+    first, reported, second, again = result.lines
     assert (first["decision_id"], first["request_id"], first["duplicate"]) == (1, "r1", False)
-    assert told == {"decision_id": 1, "events": 1, "duplicates": 0, "reward": 1.0}
+    assert reported == {"decision_id": 1, "events": 1, "duplicates": 0, "reward": 1.0}
     assert (second["decision_id"], second["step"]) == (2, 1)
     assert again == {"decision_id": 1, "events": 0, "duplicates": 1, "reward": 1.0}
 
 
 def test_what_a_group_teaches_the_next_one_knows(shop: Run) -> None:
-    asked = lines(ask(), ask(), FLUSH, ask(), FLUSH, tell(decision_id=1), tell(decision_id=2), FLUSH)
-    answers = shop("pipe", "--seed", 1, stdin=asked).lines
+    options = lines(ask(), ask(), FLUSH, ask(), FLUSH, tell(decision_id=1), tell(decision_id=2), FLUSH)
+    answers = shop("pipe", "--seed", 1, stdin=options).lines
     assert [answer["propensity"] for answer in answers[:2]] == [0.5, 0.5]  # nothing was tried yet
     arms = {row["arm"]: row for row in shop("policy", "show", "home", "--json").json["arms"]}
     assert sum(row["pulls"] for row in arms.values()) == 3
@@ -69,14 +69,14 @@ def test_what_a_group_teaches_the_next_one_knows(shop: Run) -> None:
 
 
 def test_feedback_may_name_a_request_of_its_group(shop: Run) -> None:
-    said = shop("pipe", "--seed", 1, stdin=lines(ask(request_id="r1"), tell(request_id="r1"), tell(request_id="r2")))
-    assert said.exit_code == 5
-    assert said.lines[1] == {"decision_id": 1, "events": 1, "duplicates": 0, "reward": 1.0}
-    assert said.lines[2]["line"] == 3
+    result = shop("pipe", "--seed", 1, stdin=lines(ask(request_id="r1"), tell(request_id="r1"), tell(request_id="r2")))
+    assert result.exit_code == 5
+    assert result.lines[1] == {"decision_id": 1, "events": 1, "duplicates": 0, "reward": 1.0}
+    assert result.lines[2]["line"] == 3
 
 
 def test_bad_lines_are_refused_in_place(shop: Run) -> None:
-    said = shop(
+    result = shop(
         "pipe", "--json",
         stdin=lines(
             ask(), "not json", {"session": "s"}, {"op": "recomend"}, ask(k=0), ask(session=""), ask(policy="none"),
@@ -85,9 +85,9 @@ def test_bad_lines_are_refused_in_place(shop: Run) -> None:
             FLUSH | {"now": True}, ask(session="s2"),
         ),
     )  # fmt: skip
-    assert said.exit_code == 5
-    assert "15 lines refused, the rest is stored" in said.stderr
-    answers = said.lines
+    assert result.exit_code == 5
+    assert "15 lines refused, the rest is stored" in result.stderr
+    answers = result.lines
     assert [answer.get("decision_id") for answer in answers] == [1, *[None] * 15, 2]
     assert [answer["line"] for answer in answers[1:-1]] == [*range(2, 17)]
     assert all(list(answer) == ["line", "error", "field", "code"] for answer in answers[1:-1])
@@ -114,9 +114,9 @@ def test_a_seed_makes_the_same_answers(sqlite_db: str, kiosk: Run, tmp_path: Pat
 
 
 def test_what_the_pipe_draws_a_stream_draws(kiosk: Run) -> None:
-    asked = [{key: value for key, value in ask(session=f"s{n}").items() if key != "op"} for n in range(20)]
-    dry = kiosk("recommend", "--input", "-", "--seed", 3, "--dry-run", stdin=lines(*asked)).lines
-    piped = kiosk("pipe", "--seed", 3, stdin=lines(*({"op": "recommend"} | one for one in asked))).lines
+    options = [{key: value for key, value in ask(session=f"s{n}").items() if key != "op"} for n in range(20)]
+    dry = kiosk("recommend", "--input", "-", "--seed", 3, "--dry-run", stdin=lines(*options)).lines
+    piped = kiosk("pipe", "--seed", 3, stdin=lines(*({"op": "recommend"} | item for item in options))).lines
     assert [answer["slate"] for answer in piped] == [answer["slate"] for answer in dry]
 
 
@@ -136,11 +136,11 @@ def test_a_caller_that_waits_is_answered_line_by_line(sqlite_db: str, kiosk: Run
 
 
 def test_a_pipe_of_nothing_still_needs_a_store(tmp_path: Path) -> None:
-    said = runner(str(tmp_path / "none.db"))("pipe", stdin="")
-    assert (said.exit_code, "no store" in said.stderr) == (3, True)
+    result = runner(str(tmp_path / "none.db"))("pipe", stdin="")
+    assert (result.exit_code, "no store" in result.stderr) == (3, True)
 
 
 def test_an_unweighed_event_is_told_on_stderr(kiosk: Run) -> None:
-    said = kiosk("pipe", "--seed", 1, stdin=lines(ask(), FLUSH, tell(decision_id=1, events={"unheard_of": 1})))
-    assert (said.exit_code, said.lines[1]["events"]) == (0, 1)
-    assert "no reward definition weighs 'unheard_of'" in said.stderr
+    result = kiosk("pipe", "--seed", 1, stdin=lines(ask(), FLUSH, tell(decision_id=1, events={"unheard_of": 1})))
+    assert (result.exit_code, result.lines[1]["events"]) == (0, 1)
+    assert "no reward definition weighs 'unheard_of'" in result.stderr

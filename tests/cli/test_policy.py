@@ -47,10 +47,10 @@ def stocked(db: str) -> None:
 
 
 def test_every_kind_says_its_parameters_and_when_to_use_it(run_sqlite: Run) -> None:
-    found = run_sqlite("policy", "kinds", "--json").json
-    assert [one["kind"] for one in found] == list(KINDS)
-    assert list(found[0]) == ["kind", "parameters", "when", "what"]
-    by_kind = {one["kind"]: one["parameters"] for one in found}
+    answer = run_sqlite("policy", "kinds", "--json").json
+    assert [policy["kind"] for policy in answer] == list(KINDS)
+    assert list(answer[0]) == ["kind", "parameters", "when", "what"]
+    by_kind = {policy["kind"]: policy["parameters"] for policy in answer}
     assert by_kind["epsilon-greedy"] == {
         "epsilon": 0.1,
         "floor": 0.0,
@@ -60,7 +60,7 @@ def test_every_kind_says_its_parameters_and_when_to_use_it(run_sqlite: Run) -> N
         "position": "",
     }
     assert list(by_kind["ucb"]) == ["c", "floor", "explore_slots", "discount", "window", "position"]
-    assert all(one["when"] and one["what"] for one in found)
+    assert all(row["when"] and row["what"] for row in answer)
 
 
 def test_kinds_need_no_store(tmp_path: Path) -> None:
@@ -77,16 +77,16 @@ def test_kinds_need_no_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "fixed"])
 def test_every_kind_can_be_created_listed_and_shown(run: Run, kind: str) -> None:
     arms(run, "a1", "a2")
-    made = run("policy", "create", "p", "--kind", kind, "--json").json
-    assert list(made) == ["policy", "version", "kind", "params", "reward", "status", "versions", "created"]
-    assert run("policy", "list", "--json").json == [{key: made[key] for key in made if key != "created"}]
-    found = run("policy", "show", "p", "--json").json
-    assert [key for key in found if key in ("policy", "version", "kind", "params", "reward", "arms")] == [
+    answer = run("policy", "create", "p", "--kind", kind, "--json").json
+    assert list(answer) == ["policy", "version", "kind", "params", "reward", "status", "versions", "created"]
+    assert run("policy", "list", "--json").json == [{key: answer[key] for key in answer if key != "created"}]
+    result = run("policy", "show", "p", "--json").json
+    assert [key for key in result if key in ("policy", "version", "kind", "params", "reward", "arms")] == [
         "policy", "version", "kind", "params", "reward", "arms",
     ]  # fmt: skip
-    assert [[key for key in row if key != "weights"] for row in found["arms"]] == [SHOWN, SHOWN]
-    assert all(("weights" in row) == make(kind, {}).contextual for row in found["arms"])
-    probabilities = [row["probability"] for row in found["arms"]]
+    assert [[key for key in row if key != "weights"] for row in result["arms"]] == [SHOWN, SHOWN]
+    assert all(("weights" in row) == make(kind, {}).contextual for row in result["arms"])
+    probabilities = [row["probability"] for row in result["arms"]]
     unknown = kind in ("logged", "two-stage")
     assert probabilities == ([None, None] if unknown else pytest.approx([0.5, 0.5]))
 
@@ -96,8 +96,8 @@ def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) 
     assert run(*create).json["created"] is True
     assert run(*create, "--param", "epsilon=0.10", "--param", "floor=0").json["created"] is False
     for other in (["--param", "epsilon=0.2"], ["--kind", "ucb"]):
-        said = run(*create, *other)
-        assert (said.exit_code, said.error["code"]) == (6, 6)
+        result = run(*create, *other)
+        assert (result.exit_code, result.error["code"]) == (6, 6)
     assert run("policy", "list", "--json").json[0]["params"] == {
         "epsilon": 0.1, "floor": 0.0, "explore_slots": "", "discount": 1.0, "window": 0.0, "position": "",
     }  # fmt: skip
@@ -132,10 +132,10 @@ def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) 
 )
 def test_what_cannot_be_created_is_refused(run_sqlite: Run, words: list[str], what: str, hint: str | None) -> None:
     run_sqlite("reward", "define", "open", "dwell_s=1")
-    said = run_sqlite("policy", "create", "p", *words, "--json")
-    assert (said.exit_code, said.error["code"]) == (2, 2)
-    assert what in said.error["error"]
-    assert hint is None or hint in said.error["hint"]
+    result = run_sqlite("policy", "create", "p", *words, "--json")
+    assert (result.exit_code, result.error["code"]) == (2, 2)
+    assert what in result.error["error"]
+    assert hint is None or hint in result.error["hint"]
     assert run_sqlite("policy", "list", "--json").json == []
 
 
@@ -194,12 +194,12 @@ def test_a_prior_replaces_the_default_of_the_arms_it_names(run_sqlite: Run, tmp_
     arms(run_sqlite, "a1", "a2")
     (tmp_path / "prior.csv").write_text("\ufeff" + text)
     run_sqlite("policy", "create", "p", "--kind", "thompson", "--prior", tmp_path / "prior.csv")
-    found = shown(run_sqlite, "p")
-    assert found["a1"]["mean"] == pytest.approx(0.25)
-    assert found["a2"]["mean"] == 0.5
-    assert (found["a1"]["pulls"], found["a1"]["reward_sum"]) == (0, 0)
+    result = shown(run_sqlite, "p")
+    assert result["a1"]["mean"] == pytest.approx(0.25)
+    assert result["a2"]["mean"] == 0.5
+    assert (result["a1"]["pulls"], result["a1"]["reward_sum"]) == (0, 0)
     # P(Beta(2, 6) > U) is the mean of Beta(2, 6)
-    assert found["a1"]["p_best"] == pytest.approx(0.25, abs=1e-9)
+    assert result["a1"]["p_best"] == pytest.approx(0.25, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -221,9 +221,9 @@ def test_a_prior_replaces_the_default_of_the_arms_it_names(run_sqlite: Run, tmp_
 def test_what_is_no_prior_is_refused(run_sqlite: Run, tmp_path: Path, text: str, what: str) -> None:
     arms(run_sqlite, "a1")
     (tmp_path / "prior.csv").write_text(text)
-    said = run_sqlite("policy", "create", "p", "--kind", "thompson", "--prior", tmp_path / "prior.csv")
-    assert said.exit_code == 2
-    assert what in said.stderr
+    result = run_sqlite("policy", "create", "p", "--kind", "thompson", "--prior", tmp_path / "prior.csv")
+    assert result.exit_code == 2
+    assert what in result.stderr
     assert run_sqlite("policy", "list", "--json").json == []
 
 
@@ -235,8 +235,8 @@ def test_a_prior_from_a_log_is_shown_as_pulls_that_no_belief_counts(run: Run) ->
     run("--now", "2026-01-01T12:00:00Z", "feedback", "1", "click")
     create = ["policy", "create", "p", "--kind", "uniform", "--prior-from", "policy=u", "--prior-weight", "2"]
     assert "ignores the prior when it draws" in run("--now", "2026-01-01T13:00:00Z", *create).stderr
-    found = shown(run, "p")
-    assert {key: (row["pulls"], row["mean"]) for key, row in found.items()} == {"a1": (0, 0.375), "a2": (0, 0.125)}
+    result = shown(run, "p")
+    assert {key: (row["pulls"], row["mean"]) for key, row in result.items()} == {"a1": (0, 0.375), "a2": (0, 0.125)}
 
 
 def test_another_prior_is_another_policy(run_sqlite: Run, tmp_path: Path) -> None:
@@ -276,23 +276,23 @@ def test_fixed_probabilities_may_depend_on_a_field_of_the_context(run: Run, tmp_
 )
 def test_what_are_no_probabilities_is_refused(run_sqlite: Run, tmp_path: Path, text: str, what: str) -> None:
     (tmp_path / "p.csv").write_text(text)
-    said = run_sqlite("policy", "create", "f", "--kind", "fixed", "--param", f"probabilities={tmp_path / 'p.csv'}")
-    assert said.exit_code == 2
-    assert what in said.stderr
+    result = run_sqlite("policy", "create", "f", "--kind", "fixed", "--param", f"probabilities={tmp_path / 'p.csv'}")
+    assert result.exit_code == 2
+    assert what in result.stderr
 
 
 # -- look --
 
 
 def test_show_has_what_the_belief_counts_and_what_would_be_served(shop: Run) -> None:
-    found = shown(shop, "home")
-    assert [(row["served"], row["pulls"], row["reward_sum"]) for row in found.values()] == [
+    result = shown(shop, "home")
+    assert [(row["served"], row["pulls"], row["reward_sum"]) for row in result.values()] == [
         (1, 1, 1), (1, 1, 0), (0, 0, 0),
     ]  # fmt: skip
-    assert [row["mean"] for row in found.values()] == pytest.approx([2 / 3, 1 / 3, 1 / 2])
-    assert found["a1"]["lower"] == pytest.approx(0.025**0.5)  # of Beta(2, 1)
-    assert sum(row["p_best"] for row in found.values()) == pytest.approx(1)
-    for row in found.values():
+    assert [row["mean"] for row in result.values()] == pytest.approx([2 / 3, 1 / 3, 1 / 2])
+    assert result["a1"]["lower"] == pytest.approx(0.025**0.5)  # of Beta(2, 1)
+    assert sum(row["p_best"] for row in result.values()) == pytest.approx(1)
+    for row in result.values():
         assert row["probability"] == pytest.approx(0.1 + 0.7 * row["p_best"])
 
 
@@ -314,9 +314,9 @@ def test_show_tells_what_is_pending_from_what_earned_nothing(run: Run, learn: st
 
 def test_a_retired_arm_is_shown_and_not_served(shop: Run) -> None:
     shop("arm", "retire", "a1")
-    found = shown(shop, "home")
-    assert (found["a1"]["status"], found["a1"]["p_best"], found["a1"]["probability"]) == ("retired", None, 0)
-    assert found["a2"]["probability"] + found["a3"]["probability"] == pytest.approx(1)
+    result = shown(shop, "home")
+    assert (result["a1"]["status"], result["a1"]["p_best"], result["a1"]["probability"]) == ("retired", None, 0)
+    assert result["a2"]["probability"] + result["a3"]["probability"] == pytest.approx(1)
 
 
 def test_a_retired_version_does_not_come_back(shop: Run) -> None:
@@ -329,20 +329,20 @@ def test_a_retired_version_does_not_come_back(shop: Run) -> None:
 
 
 def test_every_format_shows_the_same_policy(shop: Run) -> None:
-    found = shop("policy", "show", "home", "--json").json
-    version = {"policy": "home", "version": found["version"]}
-    assert shop("policy", "show", "home", "--format", "ndjson").lines == [version | arm for arm in found["arms"]]
+    answer = shop("policy", "show", "home", "--json").json
+    version = {"policy": "home", "version": answer["version"]}
+    assert shop("policy", "show", "home", "--format", "ndjson").lines == [version | arm for arm in answer["arms"]]
     read = list(csv.DictReader(io.StringIO(shop("policy", "show", "home", "--format", "csv").stdout)))
     assert [row["arm"] for row in read] == ["a1", "a2", "a3"]
-    assert float(read[0]["p_best"]) == found["arms"][0]["p_best"]
+    assert float(read[0]["p_best"]) == answer["arms"][0]["p_best"]
     table = shop("policy", "show", "home").stdout
     assert table.startswith("home version 1 (learning; live: 1), kind thompson floor=0.3\nlearns reward default\n")
 
 
 @pytest.mark.parametrize("command", ["show", "freeze", "promote", "rollback"])
 def test_an_unknown_policy_is_named_with_near_ones(shop: Run, command: str) -> None:
-    said = shop("policy", command, "hme@1" if command == "promote" else "hme", "--json")
-    assert (said.exit_code, said.error["hint"]) == (2, "did you mean home?")
+    result = shop("policy", command, "hme@1" if command == "promote" else "hme", "--json")
+    assert (result.exit_code, result.error["hint"]) == (2, "did you mean home?")
     if command not in ("rollback",):
         assert "no version 7" in shop("policy", command, "home@7", "--json").error["error"]
 
@@ -358,9 +358,9 @@ def test_a_belief_is_taught_from_a_log_and_says_which(run: Run) -> None:
     assert run("--now", "2026-01-01T12:30:00Z", *create).exit_code == 2  # nothing is mature yet
     assert run("--now", "2026-01-01T12:31:00Z", *create).json["created"] is True
     assert run(*create).json["created"] is False
-    found = run("policy", "show", "g", "--json").json
-    assert {row["arm"]: (row["pulls"], row["reward_sum"]) for row in found["arms"]} == {"a1": (0, 0), "a2": (3, 1)}
-    assert (found["learned_from"]["filter"], found["learned_from"]["last_id"]) == ("policy=u", 3)
+    answer = run("policy", "show", "g", "--json").json
+    assert {row["arm"]: (row["pulls"], row["reward_sum"]) for row in answer["arms"]} == {"a1": (0, 0), "a2": (3, 1)}
+    assert (answer["learned_from"]["filter"], answer["learned_from"]["last_id"]) == ("policy=u", 3)
 
 
 # -- compare --
@@ -423,8 +423,8 @@ def test_freeze_leaves_out_what_is_not_mature(run: Run) -> None:
     assert {arm: (row["pulls"], row["reward_sum"]) for arm, row in shown(run, "home@2").items()} == {
         "a1": (1, 1), "a2": (0, 0),
     }  # fmt: skip
-    found = run("policy", "show", "home@2", "--json").json
-    assert found["learned_from"]["last_id"] == 1
+    answer = run("policy", "show", "home@2", "--json").json
+    assert answer["learned_from"]["last_id"] == 1
     assert shown(run, "home")["a2"]["pulls"] == 1
 
 
@@ -436,8 +436,8 @@ def test_promotions_are_rolled_back_one_by_one(run: Run) -> None:
         assert run("policy", "promote", f"home@{version}").exit_code == 0
     assert run("policy", "rollback", "home", "--json").json == {"policy": "home", "version": 2, "previous": 3}
     assert run("policy", "rollback", "home", "--json").json == {"policy": "home", "version": 1, "previous": 2}
-    said = run("policy", "rollback", "home", "--json")
-    assert (said.exit_code, said.error["code"]) == (3, 3)
+    result = run("policy", "rollback", "home", "--json")
+    assert (result.exit_code, result.error["code"]) == (3, 3)
 
 
 def test_promote_names_a_version_and_rollback_none(shop: Run) -> None:

@@ -80,14 +80,14 @@ def load(lines: Lines | None, show: Any) -> None:
     """Read lines."""
     if lines is None:
         raise InputError("nothing to read")
-    kept = []
+    retained = []
     for group in lines.groups(Row):
         for number, row in group:
             if row.n < 0:
                 lines.refuse(InputError("n is negative", field="n", line=number))
             else:
-                kept.append(row.n)
-    show({"kept": kept, "rejected": lines.refusals.count})
+                retained.append(row.n)
+    show({"kept": retained, "rejected": lines.refusals.count})
 
 
 @click.command()
@@ -122,13 +122,13 @@ def add(show: Any, n: int) -> None:
 
 
 APART = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}  # click 8.1
-OWN = [echo, many, fail, peek, load, answer, wait, thing]
+PROBES = [echo, many, fail, peek, load, answer, wait, thing]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The program with the commands above: arguments in, the finished command out."""
-    monkeypatch.setattr(cli, "COMMANDS", {c.name: (f"{__name__}:{c.name}", c.get_short_help_str(200)) for c in OWN})
+    monkeypatch.setattr(cli, "COMMANDS", {c.name: (f"{__name__}:{c.name}", c.get_short_help_str(200)) for c in PROBES})
 
     def invoke(*args: Any, stdin: Any = None, **env: Any) -> Any:
         runner = CliRunner(env={"RLREC_DB": None, **env}, **APART)
@@ -138,8 +138,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 SCRIPT = """
-from tests.cli.test_program import OWN, cli
-cli.COMMANDS.update({command.name: (f"tests.cli.test_program:{command.name}", "") for command in OWN})
+from tests.cli.test_program import PROBES, cli
+cli.COMMANDS.update({command.name: (f"tests.cli.test_program:{command.name}", "") for command in PROBES})
 cli.main()
 """
 
@@ -273,9 +273,9 @@ def test_wrong_usage_is_one_line_and_exit_2(run: Run, args: Any, line: Any) -> N
 )
 def test_with_json_an_error_is_json(run: Run, args: Any, env: Any) -> None:
     result = run(*args, **env)
-    told = json.loads(result.stderr)
-    assert list(told) == ["error", "hint", "code"]
-    assert told["code"] == result.exit_code
+    reported = json.loads(result.stderr)
+    assert list(reported) == ["error", "hint", "code"]
+    assert reported["code"] == result.exit_code
     assert result.stdout == ""
 
 
@@ -367,8 +367,8 @@ LINES = '{"n": 1}\n{"n": "2"}\n{"n": -3}\n{"n": 4}\n'
 def test_fail_stops_at_the_first_bad_line(run: Run) -> None:
     result = run("load", "--input", "-", stdin=LINES)
     assert (result.exit_code, result.stdout) == (2, "")
-    place = 'Error: <stdin> line 2, field n: expected a whole number, got "2". nothing was stored'
-    assert result.stderr.startswith(place)
+    index = 'Error: <stdin> line 2, field n: expected a whole number, got "2". nothing was stored'
+    assert result.stderr.startswith(index)
 
 
 def test_quarantine_keeps_good_lines_and_says_why_the_others_fell(run: Run, tmp_path: Path) -> None:
@@ -451,8 +451,8 @@ def test_keys_are_utf8_in_any_locale() -> None:
 @pytest.mark.parametrize("args", [("echo",), ("--help",), ("many", "--format", "ndjson")])
 def test_a_full_disk_is_one_line_and_exit_1(args: Any) -> None:
     with open("/dev/full", "wb") as full, process(*args, stdout=full) as child:
-        told = child.communicate(timeout=20)[1]
-    assert (child.returncode, told) == (1, b"Error: cannot write the output: No space left on device.\n")
+        reported = child.communicate(timeout=20)[1]
+    assert (child.returncode, reported) == (1, b"Error: cannot write the output: No space left on device.\n")
 
 
 @pytest.mark.slow

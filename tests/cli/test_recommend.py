@@ -39,7 +39,7 @@ def stock(run: Run) -> None:
 
 
 def lines(*requests: Mapping[str, Any] | str) -> str:
-    return "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in requests)
+    return "".join((request if isinstance(request, str) else json.dumps(request)) + "\n" for request in requests)
 
 
 def ask(**keys: Any) -> dict[str, Any]:
@@ -47,16 +47,16 @@ def ask(**keys: Any) -> dict[str, Any]:
 
 
 def test_the_answer_has_the_keys_of_the_contract_in_order(shop: Run) -> None:
-    found = shop("recommend", "--policy", "u", "--session", "s1", "--user", "u1", "-k", 2, "--json").json
-    assert list(found) == KEYS
-    assert [list(slot) for slot in found["slate"]] == [["position", "arm", "propensity", "marginal", "score"]] * 2
-    assert [slot["position"] for slot in found["slate"]] == [1, 2]
-    assert [slot["propensity"] for slot in found["slate"]] == pytest.approx([1 / 4, 1 / 3])
-    assert [slot["marginal"] for slot in found["slate"]] == pytest.approx([1 / 4, 1 / 4])
-    assert found["propensity"] == pytest.approx(1 / 12)
-    assert exp(found["log_propensity"]) == pytest.approx(found["propensity"])
-    rest = {key: found[key] for key in KEYS if key not in ("slate", "at", "propensity", "log_propensity")}
-    assert rest == {
+    answer = shop("recommend", "--policy", "u", "--session", "s1", "--user", "u1", "-k", 2, "--json").json
+    assert list(answer) == KEYS
+    assert [list(slot) for slot in answer["slate"]] == [["position", "arm", "propensity", "marginal", "score"]] * 2
+    assert [slot["position"] for slot in answer["slate"]] == [1, 2]
+    assert [slot["propensity"] for slot in answer["slate"]] == pytest.approx([1 / 4, 1 / 3])
+    assert [slot["marginal"] for slot in answer["slate"]] == pytest.approx([1 / 4, 1 / 4])
+    assert answer["propensity"] == pytest.approx(1 / 12)
+    assert exp(answer["log_propensity"]) == pytest.approx(answer["propensity"])
+    options = {key: answer[key] for key in KEYS if key not in ("slate", "at", "propensity", "log_propensity")}
+    assert options == {
         "decision_id": 1, "request_id": None, "session": "s1", "visit": 1, "step": 0, "user": "u1", "policy": "u",
         "version": 1, "experiment": None, "variant": None, "duplicate": False, "route": None,
     }  # fmt: skip
@@ -64,8 +64,8 @@ def test_the_answer_has_the_keys_of_the_contract_in_order(shop: Run) -> None:
 
 def test_steps_of_a_session_count_and_its_user_is_inherited(shop: Run) -> None:
     shop("recommend", "--policy", "u", "--session", "s1", "--user", "u1")
-    found = shop("recommend", "--policy", "u", "--session", "s1", "--json").json
-    assert (found["visit"], found["step"], found["user"]) == (1, 1, "u1")
+    answer = shop("recommend", "--policy", "u", "--session", "s1", "--json").json
+    assert (answer["visit"], answer["step"], answer["user"]) == (1, 1, "u1")
     assert shop("recommend", "--policy", "u", "--session", "s1", "--user", "u2").exit_code == 6
 
 
@@ -74,15 +74,15 @@ def test_a_retry_under_its_request_id_answers_the_stored_decision(shop: Run) -> 
     first = shop(*words, "--context", '{"a": 1, "b": [1, 2]}', "--arms", "a1,a2").json
     again = shop(*words, "--context", '{"b": [1, 2.0], "a": 1}', "--arms", '["a2", "a1"]').json
     assert again == first | {"duplicate": True}
-    said = shop(*words, "--context", '{"a": 1, "b": [2, 1]}', "--arms", "a1,a2")
-    assert (said.exit_code, said.error["code"]) == (6, 6)
+    result = shop(*words, "--context", '{"a": 1, "b": [2, 1]}', "--arms", "a1,a2")
+    assert (result.exit_code, result.error["code"]) == (6, 6)
     assert shop("recommend", "--policy", "u", "--session", "s1", "--json").json["decision_id"] == 2
 
 
 @pytest.mark.parametrize("arms", ["a2", '["a2"]', " a2"])
 def test_arms_are_a_comma_list_or_a_json_array(kiosk: Run, arms: str) -> None:
-    found = kiosk("recommend", "--policy", "u", "--session", "s1", "--arms", arms, "--json").json
-    assert (found["slate"][0]["arm"], found["propensity"]) == ("a2", 1)
+    answer = kiosk("recommend", "--policy", "u", "--session", "s1", "--arms", arms, "--json").json
+    assert (answer["slate"][0]["arm"], answer["propensity"]) == ("a2", 1)
 
 
 @pytest.mark.parametrize(
@@ -109,17 +109,17 @@ def test_arms_are_a_comma_list_or_a_json_array(kiosk: Run, arms: str) -> None:
 def test_what_cannot_be_drawn_is_refused_and_leaves_no_trace(
     kiosk: Run, words: list[str], code: int, what: str
 ) -> None:
-    said = kiosk("recommend", "--session", "s1", *words, "--json")
-    assert (said.exit_code, said.error["code"], said.stdout) == (code, code, "")
-    assert what in said.error["error"]
+    result = kiosk("recommend", "--session", "s1", *words, "--json")
+    assert (result.exit_code, result.error["code"], result.stdout) == (code, code, "")
+    assert what in result.error["error"]
     assert kiosk("recommend", "--policy", "u", "--session", "s2", "--json").json["decision_id"] == 1
 
 
 def test_no_arm_at_all_is_refused(run_sqlite: Run) -> None:
     run_sqlite("policy", "create", "u", "--kind", "uniform")
-    said = run_sqlite("recommend", "--policy", "u", "--session", "s1")
-    assert (said.exit_code, said.stderr.count("\n")) == (2, 1)
-    assert "no arm is eligible" in said.stderr
+    result = run_sqlite("recommend", "--policy", "u", "--session", "s1")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "no arm is eligible" in result.stderr
 
 
 def test_a_dry_run_draws_what_the_next_command_would_and_writes_nothing(kiosk: Run, sqlite_db: str) -> None:
@@ -134,8 +134,8 @@ def test_a_dry_run_draws_what_the_next_command_would_and_writes_nothing(kiosk: R
 
 def test_the_same_seed_gives_the_same_draw_and_the_next_decision_another(kiosk: Run) -> None:
     def page(**_: Any) -> list[str]:
-        found = kiosk("recommend", "--policy", "u", "--session", "s", "-k", 4, "--seed", 5, "--json").json
-        return [slot["arm"] for slot in found["slate"]]
+        answer = kiosk("recommend", "--policy", "u", "--session", "s", "-k", 4, "--seed", 5, "--json").json
+        return [slot["arm"] for slot in answer["slate"]]
 
     assert len({tuple(page()) for _ in range(8)}) > 1
 
@@ -148,11 +148,11 @@ def test_a_context_that_is_not_read_is_said_once_for_each_policy(kiosk: Run, dry
     kiosk("policy", "create", "v", "--kind", "uniform")
     with_context = [ask(context={"hour": n}, session=f"s{n}", policy="uv"[n % 2]) for n in range(6)]
     words = ("recommend", "--input", "-", *dry)
-    said = kiosk(*words, stdin=lines(ask(), *with_context, {"op": "flush"}, *with_context)).stderr
-    assert [said.count(UNREAD), said.count(UNREAD.replace(" u ", " v "))] == [1, 1]
+    output = kiosk(*words, stdin=lines(ask(), *with_context, {"op": "flush"}, *with_context)).stderr
+    assert [output.count(UNREAD), output.count(UNREAD.replace(" u ", " v "))] == [1, 1]
     assert "context" not in kiosk(*words, stdin=lines(ask(), ask(context={}))).stderr
-    one = kiosk("recommend", "--policy", "u", "--session", "s", "--context", '{"hour": 9}', *dry)
-    assert (one.exit_code, UNREAD in one.stderr) == (0, True)
+    answer = kiosk("recommend", "--policy", "u", "--session", "s", "--context", '{"hour": 9}', *dry)
+    assert (answer.exit_code, UNREAD in answer.stderr) == (0, True)
 
 
 def test_a_context_that_is_read_is_no_news(kiosk: Run, tmp_path: Path) -> None:
@@ -168,9 +168,9 @@ def test_a_context_that_is_read_is_no_news(kiosk: Run, tmp_path: Path) -> None:
 
 def test_every_format_shows_the_same_slate(kiosk: Run) -> None:
     words = ["recommend", "--policy", "u", "--session", "s", "--request-id", "r"]
-    found = kiosk(*words, "--json").json | {"duplicate": True}
-    assert kiosk(*words, "--format", "ndjson").lines == [found]
-    slot = found["slate"][0]
+    result = kiosk(*words, "--json").json | {"duplicate": True}
+    assert kiosk(*words, "--format", "ndjson").lines == [result]
+    slot = result["slate"][0]
     rows = kiosk(*words, "--format", "csv").stdout.splitlines()
     assert rows == ["decision_id,position,arm,propensity,marginal,score", f"1,1,{slot['arm']},0.25,0.25,"]
     assert "decision 1: u version 1, propensity 0.25, answered before" in kiosk(*words).stdout
@@ -180,15 +180,15 @@ def test_every_format_shows_the_same_slate(kiosk: Run) -> None:
 
 
 def test_a_stream_answers_each_line_in_order_and_refuses_in_place(shop: Run) -> None:
-    said = shop(
+    result = shop(
         "recommend", "--input", "-", "--json",
         stdin=lines(
             ask(user="u1"), "not json", ask(policy="v"), ask(session="s2", k=9), ask(k="2"), ask(seesion="s3"),
             ask(session=""), ask(arms=["a9"]), ask(context={"a": 1e300}, k=2), {"policy": "u"}, ask(user="u2"),
         ),
     )  # fmt: skip
-    assert said.exit_code == 5
-    answers = said.lines
+    assert result.exit_code == 5
+    answers = result.lines
     assert [answer.get("decision_id") for answer in answers] == [1, *[None] * 7, 2, None, None]
     refused = [answer for answer in answers if "error" in answer]
     assert all(list(answer) == ["line", "error", "field", "code"] for answer in refused)
@@ -196,24 +196,24 @@ def test_a_stream_answers_each_line_in_order_and_refuses_in_place(shop: Run) -> 
     assert [answer["field"] for answer in refused] == [
         None, "policy", "k", "k", "seesion", "session", "arms", "session", "user",
     ]  # fmt: skip
-    assert "9 lines refused" in said.stderr
+    assert "9 lines refused" in result.stderr
 
 
 def test_a_group_sees_the_steps_within_it_and_the_belief_before_it(shop: Run) -> None:
     shop("policy", "create", "ucb", "--kind", "ucb")
-    one = ask(policy="ucb", arms=["a1", "a2"])
-    answers = shop("recommend", "--input", "-", "--seed", 1, stdin=lines(one, one, one)).lines
+    rows = ask(policy="ucb", arms=["a1", "a2"])
+    answers = shop("recommend", "--input", "-", "--seed", 1, stdin=lines(rows, rows, rows)).lines
     assert [answer["step"] for answer in answers] == [0, 1, 2]
     assert [answer["propensity"] for answer in answers] == [0.5] * 3  # nothing was tried yet: both are first
-    answers = shop("recommend", "--input", "-", "--seed", 1, stdin=lines(one, '{"op":"flush"}', one, one)).lines
+    answers = shop("recommend", "--input", "-", "--seed", 1, stdin=lines(rows, '{"op":"flush"}', rows, rows)).lines
     assert [answer["step"] for answer in answers] == [3, 4, 5]
     assert {answer["propensity"] for answer in answers} <= {0.5, 1.0}
 
 
 def test_a_flush_ends_a_group(shop: Run) -> None:
     shop("policy", "create", "ucb", "--kind", "ucb")
-    one = ask(policy="ucb", arms=["a1", "a2"])
-    flushed = lines(one, '{"op": "flush"}', one)
+    rows = ask(policy="ucb", arms=["a1", "a2"])
+    flushed = lines(rows, '{"op": "flush"}', rows)
     answers = shop("recommend", "--input", "-", "--seed", 1, stdin=flushed).lines
     assert [answer["propensity"] for answer in answers] == [0.5, 1.0]  # the second one knows what the first one tried
     assert answers[0]["slate"][0]["arm"] != answers[1]["slate"][0]["arm"]
@@ -221,15 +221,15 @@ def test_a_flush_ends_a_group(shop: Run) -> None:
 
 def test_the_second_of_two_lines_with_one_request_id_is_the_duplicate(shop: Run) -> None:
     first, second, other = ask(request_id="r"), ask(request_id="r"), ask(request_id="r", k=2)
-    said = shop("recommend", "--input", "-", stdin=lines(first, second, other))
-    assert [answer.get("duplicate") for answer in said.lines] == [False, True, None]
-    assert said.lines[0]["decision_id"] == said.lines[1]["decision_id"]
-    assert (said.exit_code, said.lines[2]["field"]) == (5, "request_id")
+    result = shop("recommend", "--input", "-", stdin=lines(first, second, other))
+    assert [answer.get("duplicate") for answer in result.lines] == [False, True, None]
+    assert result.lines[0]["decision_id"] == result.lines[1]["decision_id"]
+    assert (result.exit_code, result.lines[2]["field"]) == (5, "request_id")
 
 
 def test_a_stream_draws_what_single_commands_draw(kiosk: Run, tmp_path: Path) -> None:
-    asked = [ask(session=f"s{n}", k=2) for n in range(5)]
-    (tmp_path / "in").write_text(lines(*asked))
+    options = [ask(session=f"s{n}", k=2) for n in range(5)]
+    (tmp_path / "in").write_text(lines(*options))
     dry = kiosk("recommend", "--input", tmp_path / "in", "--seed", 9, "--dry-run").lines
     stream = kiosk("recommend", "--input", tmp_path / "in", "--seed", 9).lines
     assert [answer["slate"] for answer in dry] == [answer["slate"] for answer in stream]
@@ -239,19 +239,19 @@ def test_a_stream_draws_what_single_commands_draw(kiosk: Run, tmp_path: Path) ->
 
 
 def test_an_empty_stream_is_answered_with_nothing(kiosk: Run) -> None:
-    said = kiosk("recommend", "--input", "-", stdin="\n\r\n")
-    assert (said.exit_code, said.stdout) == (0, "")
+    result = kiosk("recommend", "--input", "-", stdin="\n\r\n")
+    assert (result.exit_code, result.stdout) == (0, "")
 
 
 @pytest.mark.parametrize(
     "words", [["-k", "1"], ["--context", "{}"], ["--policy", "u"], ["--session", "s"], ["--request-id", "r"]]
 )
 def test_a_stream_takes_no_options_of_one_page(kiosk: Run, words: list[str]) -> None:
-    said = kiosk("recommend", "--input", "-", *words, stdin=lines(ask()))
-    assert (said.exit_code, said.stdout) == (2, "")
-    assert f"--input and {words[0]} do not go together" in said.stderr
+    result = kiosk("recommend", "--input", "-", *words, stdin=lines(ask()))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"--input and {words[0]} do not go together" in result.stderr
 
 
 def test_a_stream_of_nothing_still_needs_a_store(tmp_path: Path) -> None:
-    said = runner(str(tmp_path / "none.db"))("recommend", "--input", "-", stdin="")
-    assert (said.exit_code, "no store" in said.stderr) == (3, True)
+    result = runner(str(tmp_path / "none.db"))("recommend", "--input", "-", stdin="")
+    assert (result.exit_code, "no store" in result.stderr) == (3, True)

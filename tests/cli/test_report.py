@@ -102,8 +102,8 @@ def test_its_parts_agree_while_others_write(shop: Run, store: Store) -> None:
             assert shop("--now", LATER, "--allow-future", *served, f"new{n}").exit_code == 0
 
     store.now, store.progress = parse(LATER), serve_more
-    made = report(store, Request())
-    assert (next(writes, None), pages.page(made, "What the recommender does")) == (None, before)
+    answers = report(store, Request())
+    assert (next(writes, None), pages.page(answers, "What the recommender does")) == (None, before)
 
 
 def test_what_lies_before_a_long_pause_is_not_shown_over_time(run_sqlite: Run) -> None:

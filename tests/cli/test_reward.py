@@ -22,8 +22,8 @@ def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) 
     again = ["reward", "define", "basket", "purchase=1.0,click=.1", "--window", "24h", "--clip", "0,1", "--json"]
     assert run(*again).json == first | {"created": False}
     for other in (["--learn", "settled"], ["--late", "ignore"], ["--default", "0.5"], ["--window", "2d"]):
-        said = run(*BASKET, *other)
-        assert (said.exit_code, said.error["code"]) == (6, 6)
+        result = run(*BASKET, *other)
+        assert (result.exit_code, result.error["code"]) == (6, 6)
     assert len(run("reward", "list", "--json").json) == 2
 
 
@@ -41,16 +41,16 @@ READING = "click=0.2, log1p(min(dwell_s,600))=0.1, min(purchase, 5)=2, log1p(sha
 
 
 def test_a_definition_says_what_becomes_of_each_sum(run: Run) -> None:
-    said = run("reward", "define", "reading", READING, "--json").json
-    assert said["weights"] == {"click": 0.2, "dwell_s": 0.1, "purchase": 2.0, "share": 1.0}
-    assert said["transforms"] == {
+    answer = run("reward", "define", "reading", READING, "--json").json
+    assert answer["weights"] == {"click": 0.2, "dwell_s": 0.1, "purchase": 2.0, "share": 1.0}
+    assert answer["transforms"] == {
         "dwell_s": "log1p(min(dwell_s,600))", "purchase": "min(purchase,5)", "share": "log1p(share)",
     }  # fmt: skip
     again = "log1p( share )=1, min(purchase,5.0)=2,click=.2,log1p (min(dwell_s , 6e2))=0.1"
-    assert run("reward", "define", "reading", again, "--json").json == said | {"created": False}
+    assert run("reward", "define", "reading", again, "--json").json == answer | {"created": False}
     for other in (READING.replace("600", "601"), READING.replace("log1p(share)", "share")):
         assert run("reward", "define", "reading", other).exit_code == 6
-    assert run("reward", "list", "--json").json[1] == {key: said[key] for key in said if key != "created"}
+    assert run("reward", "list", "--json").json[1] == {key: answer[key] for key in answer if key != "created"}
     assert "log1p(min(dwell_s,600))=0.1" in run("reward", "list").stdout
 
 
@@ -125,9 +125,9 @@ def test_every_format_lists_the_same_rewards(run_sqlite: Run) -> None:
     ],
 )
 def test_what_is_no_definition_is_refused(run_sqlite: Run, words: list[str], what: str) -> None:
-    said = run_sqlite("reward", "define", "bad", *words, "--json")
-    assert (said.exit_code, said.error["code"]) == (2, 2)
-    assert what in said.error["error"]
+    result = run_sqlite("reward", "define", "bad", *words, "--json")
+    assert (result.exit_code, result.error["code"]) == (2, 2)
+    assert what in result.error["error"]
     assert len(run_sqlite("reward", "list", "--json").json) == 1
 
 

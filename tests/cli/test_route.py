@@ -152,7 +152,7 @@ def test_the_same_create_again_changes_nothing(ready: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "result"),
     [
         (["show", "hom"], "did you mean home?"),
         (["set", "hom", "--to", "ts"], "unknown route"),
@@ -162,10 +162,10 @@ def test_the_same_create_again_changes_nothing(ready: Run) -> None:
         (["create", "a b", "--to", "ts"], "a b"),
     ],
 )
-def test_unknown_names_are_refused_in_one_line(ready_sqlite: Run, words: list[str], said: str) -> None:
+def test_unknown_names_are_refused_in_one_line(ready_sqlite: Run, words: list[str], result: str) -> None:
     done = ready_sqlite("route", *words)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert said in done.stderr
+    assert result in done.stderr
 
 
 def test_a_route_is_no_policy_elsewhere_and_the_error_says_so(ready_sqlite: Run) -> None:

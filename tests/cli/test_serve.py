@@ -88,8 +88,8 @@ class Client:
         self.file.readline()
         return status, body
 
-    def post(self, *said: Any) -> list[Any]:
-        self.socket.sendall(http(lines(*said)))
+    def post(self, *result: Any) -> list[Any]:
+        self.socket.sendall(http(lines(*result)))
         status, body = self.read()
         assert status == 200
         return [json.loads(line) for line in body.splitlines()]
@@ -147,13 +147,13 @@ def fronted(
 @slow
 def test_bodies_are_answered_as_a_pipe_answers_them(shop: str) -> None:
     with served(shop) as (address, child), Client(address) as client:
-        told = client.post(
+        reported = client.post(
             ask(request_id="r1"), "not json", FLUSH, tell(decision_id=1, key="k"), ask(k=5), tell(decision_id=99)
         )
-        assert [answer.get("decision_id") for answer in told] == [1, None, 1, None, None]
-        assert [answer.get("line") for answer in told] == [None, 2, None, 5, 6]
-        assert [list(answer) for answer in told[3:]] == [["line", "error", "field", "code"]] * 2
-        assert client.post(ask(request_id="r1"))[0] == told[0] | {"duplicate": True}
+        assert [answer.get("decision_id") for answer in reported] == [1, None, 1, None, None]
+        assert [answer.get("line") for answer in reported] == [None, 2, None, 5, 6]
+        assert [list(answer) for answer in reported[3:]] == [["line", "error", "field", "code"]] * 2
+        assert client.post(ask(request_id="r1"))[0] == reported[0] | {"duplicate": True}
         assert client.health()["ok"] is True
         assert ended(child) == (0, b"")
 
@@ -197,8 +197,10 @@ def converse(address: str, number: int, rounds: int, barrier: Any, answers: Any)
         barrier.wait(60)
         for step in range(rounds):
             request = f"{number}-{step}"
-            drawn, told = client.post(ask(session=request, request_id=request), tell(request_id=request, key=request))
-            assert (drawn["session"], told["decision_id"]) == (request, drawn["decision_id"])
+            drawn, reported = client.post(
+                ask(session=request, request_id=request), tell(request_id=request, key=request)
+            )
+            assert (drawn["session"], reported["decision_id"]) == (request, drawn["decision_id"])
             answers.put((request, drawn["decision_id"]))
 
 
@@ -235,13 +237,13 @@ def test_a_killed_server_loses_no_answer_that_a_client_has(shop: str) -> None:
             for step in range(10_000):
                 request = f"{number}-{step}"
                 try:
-                    drawn, told = client.post(
+                    drawn, reported = client.post(
                         ask(session=request, request_id=request), tell(request_id=request, key=request)
                     )
                 except (OSError, IndexError):
                     return
                 acknowledged[request] = drawn["decision_id"]
-                assert told["events"] == 1
+                assert reported["events"] == 1
 
     with served(shop) as (address, child):
         threads = [threading.Thread(target=chat, args=(address, number)) for number in range(4)]
@@ -501,14 +503,14 @@ def test_a_socket_of_a_dead_server_is_replaced_and_of_a_living_one_refused(tmp_p
     ],
 )
 def test_an_address_that_cannot_be_is_refused(kiosk: str, address: str, code: int, words: str) -> None:
-    told = runner(kiosk)("serve", "--listen", address)
-    assert (told.exit_code, told.stdout, words in told.stderr) == (code, "", True)
+    answer = runner(kiosk)("serve", "--listen", address)
+    assert (answer.exit_code, answer.stdout, words in answer.stderr) == (code, "", True)
 
 
 def test_a_port_in_use_is_a_conflict(kiosk: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        told = runner(kiosk)("serve", "--listen", f"127.0.0.1:{other.getsockname()[1]}")
-    assert (told.exit_code, "listens on" in told.stderr) == (6, True)
+        answer = runner(kiosk)("serve", "--listen", f"127.0.0.1:{other.getsockname()[1]}")
+    assert (answer.exit_code, "listens on" in answer.stderr) == (6, True)
 
 
 def test_a_server_needs_a_store(tmp_path: Path) -> None:

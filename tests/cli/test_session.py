@@ -45,11 +45,11 @@ def test_timeline_has_state_slate_events_reward_and_return(ready: Any) -> None:
     ready("--now", DAY + "00:02:00Z", "feedback", first, "click")
     ready("--now", DAY + "00:02:00Z", "feedback", second, "click", "--position", "2", "--key", "f1")
     ready("--now", DAY + "00:02:00Z", "feedback", second, "click=3")
-    found = show(ready, "00:03:00Z", "--gamma", "0.5")
-    one, two = found["decisions"]
-    assert (found["user"], found["visit"], found["visits"], found["ended_at"]) == ("u1", 1, 1, None)
-    assert (one["context"], one["state"], one["reward"], one["return"]) == ({"hour": 9}, {"step": 0}, 1.0, 3.0)
-    arm = one["slate"][0]["arm"]
+    result = show(ready, "00:03:00Z", "--gamma", "0.5")
+    item, two = result["decisions"]
+    assert (result["user"], result["visit"], result["visits"], result["ended_at"]) == ("u1", 1, 1, None)
+    assert (item["context"], item["state"], item["reward"], item["return"]) == ({"hour": 9}, {"step": 0}, 1.0, 3.0)
+    arm = item["slate"][0]["arm"]
     assert two["state"] == {
         "gap_s": 60, "recent": [arm], "step": 1, "shown": 1, "reward": 0.0, "rewards": [0.0],
         "history": [{"arm": arm, "ago": 1, "reward": 0.0}],
@@ -134,9 +134,9 @@ def test_list_is_newest_first_and_says_when_it_is_cut(ready: Any) -> None:
 def test_every_format_shows_a_session(ready_sqlite: Any, form: Any) -> None:
     ask(ready_sqlite, "00:00:00Z")
     for words in (("session", "list"), ("session", "show", "s1"), ("session", "end", "s1")):
-        said = ready_sqlite("--now", DAY + "00:01:00Z", *words, "--format", form)
-        assert (said.exit_code, said.stderr) == (0, "")
-        assert "s1" in said.stdout or form == "csv"
+        result = ready_sqlite("--now", DAY + "00:01:00Z", *words, "--format", form)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert "s1" in result.stdout or form == "csv"
 
 
 def test_csv_has_a_whole_row_for_every_slot(ready_sqlite: Any) -> None:
@@ -144,8 +144,8 @@ def test_csv_has_a_whole_row_for_every_slot(ready_sqlite: Any) -> None:
     ask(ready_sqlite, "00:01:00Z")
     ready_sqlite("--now", DAY + "00:02:00Z", "feedback", 1, "click=0.123456789", "--position", "2")
     ready_sqlite("--now", DAY + "00:02:00Z", "feedback", 1, "scroll=3")
-    said = ready_sqlite("--now", DAY + "00:03:00Z", "session", "show", "s1", "--format", "csv")
-    rows = list(csv.DictReader(io.StringIO(said.stdout, newline="")))
+    result = ready_sqlite("--now", DAY + "00:03:00Z", "session", "show", "s1", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(result.stdout, newline="")))
     assert [(row["session"], row["decision_id"], row["position"]) for row in rows] == [
         ("s1", "1", "1"),
         ("s1", "1", "2"),

@@ -11,15 +11,15 @@ STUDY = ["simulate", "bernoulli", "--ephemeral", "--runs", "3", "--steps", "20"]
 
 def test_a_study_needs_no_store_and_makes_none(tmp_path: Path) -> None:
     run = runner(str(tmp_path / "none.db"))
-    found = run(*STUDY, "--kind", "thompson", "--env", "rates=0.9,0.8", "--seed", "1", "--json").json
-    assert (found["environment"], found["policy"], found["runs"], found["decisions"]) == (
+    answer = run(*STUDY, "--kind", "thompson", "--env", "rates=0.9,0.8", "--seed", "1", "--json").json
+    assert (answer["environment"], answer["policy"], answer["runs"], answer["decisions"]) == (
         "bernoulli",
         "thompson",
         3,
         20,
     )
-    assert found["optimum_per_session"] == pytest.approx(18)
-    assert found["regret_std_error"] > 0
+    assert answer["optimum_per_session"] == pytest.approx(18)
+    assert answer["regret_std_error"] > 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -38,19 +38,19 @@ def test_a_study_of_a_contextual_kind_sees_the_context(run_sqlite: Run) -> None:
 
 
 def test_a_single_run_has_no_standard_error(run_sqlite: Run) -> None:
-    found = run_sqlite("simulate", "drift", "--ephemeral", "--kind", "ucb", "--steps", "9", "--json").json
-    assert (found["runs"], found["regret_std_error"], found["reward_std_error"]) == (1, None, None)
+    answer = run_sqlite("simulate", "drift", "--ephemeral", "--kind", "ucb", "--steps", "9", "--json").json
+    assert (answer["runs"], answer["regret_std_error"], answer["reward_std_error"]) == (1, None, None)
 
 
 @pytest.mark.parametrize("words", [["barista"], ["choc-kale"], ["shop"], ["corridor"]])
 def test_what_visitors_with_memory_are_worth_stands_beside_reward(run_sqlite: Run, words: list[str]) -> None:
     run_sqlite("policy", "create", "home", "--kind", "uniform")
-    given = ["simulate", *words, "--policy", "home", "--sessions", "30", "--seed", "1", "--json"]
-    served, studied = run_sqlite(*given, "--group", "10").json, run_sqlite(*given, "--ephemeral").json
-    for found in (served, studied):
-        assert found["session_length"] == found["decisions"] / 30
-        assert found["visits_per_visitor"] == pytest.approx(30 / found["visitors"])
-        assert (found["retention"] is None) == (words not in (["choc-kale"], ["shop"]))
+    params = ["simulate", *words, "--policy", "home", "--sessions", "30", "--seed", "1", "--json"]
+    served, studied = run_sqlite(*params, "--group", "10").json, run_sqlite(*params, "--ephemeral").json
+    for answer in (served, studied):
+        assert answer["session_length"] == answer["decisions"] / 30
+        assert answer["visits_per_visitor"] == pytest.approx(30 / answer["visitors"])
+        assert (answer["retention"] is None) == (words not in (["choc-kale"], ["shop"]))
     for word in ("optimum_per_session", "context_free_per_session", "optimum_per_visitor"):
         assert served[word] == studied[word]
 
@@ -58,8 +58,8 @@ def test_what_visitors_with_memory_are_worth_stands_beside_reward(run_sqlite: Ru
 def test_an_audience_with_arms_of_its_own_says_what_the_catalogue_lacks(run_sqlite: Run) -> None:
     run_sqlite("policy", "create", "home", "--kind", "uniform")
     run_sqlite("arm", "add", "left")
-    found = run_sqlite("simulate", "corridor", "--policy", "home", "--sessions", "3")
-    assert (found.exit_code, found.stderr.count("`rlrec arm add right`")) == (2, 1)
+    result = run_sqlite("simulate", "corridor", "--policy", "home", "--sessions", "3")
+    assert (result.exit_code, result.stderr.count("`rlrec arm add right`")) == (2, 1)
 
 
 def test_rates_of_a_file_name_the_arms(run_sqlite: Run, tmp_path: Path) -> None:
@@ -67,13 +67,13 @@ def test_rates_of_a_file_name_the_arms(run_sqlite: Run, tmp_path: Path) -> None:
     rates.write_text("arm,rate\ntea,1\ncocoa,0\n", encoding="utf-8")
     run_sqlite("policy", "create", "home", "--kind", "uniform")
     words = ["--policy", "home", "--sessions", "9", "--env", f"rates={rates}", "--json"]
-    found = run_sqlite("simulate", "bernoulli", *words).json
-    shown = {one["arm"]: one["reward_sum"] for one in run_sqlite("policy", "show", "home", "--json").json["arms"]}
-    assert shown == {"cocoa": 0, "tea": found["reward"]}
+    answer = run_sqlite("simulate", "bernoulli", *words).json
+    shown = {slot["arm"]: slot["reward_sum"] for slot in run_sqlite("policy", "show", "home", "--json").json["arms"]}
+    assert shown == {"cocoa": 0, "tea": answer["reward"]}
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "result"),
     [
         (["bernouli", "--kind", "ucb"], "did you mean bernoulli?"),
         (["bernoulli", "--kind", "ucbb"], "unknown kind 'ucbb'"),
@@ -103,15 +103,15 @@ def test_rates_of_a_file_name_the_arms(run_sqlite: Run, tmp_path: Path) -> None:
         (["shop", "--kind", "ucb", "--env", "bait=50"], "bait is 50"),
     ],
 )
-def test_what_cannot_be_studied_is_said_in_one_line(run_sqlite: Run, words: list[str], said: str) -> None:
-    found = run_sqlite("simulate", *words, "--ephemeral")
-    assert (found.exit_code, found.stdout) == (2, "")
-    assert said in found.stderr.replace("\n", " ")
-    assert found.stderr.count("Error") == 1
+def test_what_cannot_be_studied_is_said_in_one_line(run_sqlite: Run, words: list[str], result: str) -> None:
+    answer = run_sqlite("simulate", *words, "--ephemeral")
+    assert (answer.exit_code, answer.stdout) == (2, "")
+    assert result in answer.stderr.replace("\n", " ")
+    assert answer.stderr.count("Error") == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "result"),
     [
         (["--policy", "home"], "Missing option '--sessions'"),
         (["--sessions", "9"], "Missing option '--policy' or '--experiment'"),
@@ -124,8 +124,8 @@ def test_what_cannot_be_studied_is_said_in_one_line(run_sqlite: Run, words: list
         (["--policy", "home", "--sessions", "0"], "--sessions"),
     ],
 )
-def test_what_cannot_be_served_is_said_in_one_line(run_sqlite: Run, words: list[str], said: str) -> None:
+def test_what_cannot_be_served_is_said_in_one_line(run_sqlite: Run, words: list[str], result: str) -> None:
     run_sqlite("policy", "create", "home", "--kind", "uniform")
-    found = run_sqlite("simulate", "bernoulli", *words)
-    assert (found.exit_code, found.stdout) == (2, "")
-    assert said in found.stderr
+    answer = run_sqlite("simulate", "bernoulli", *words)
+    assert (answer.exit_code, answer.stdout) == (2, "")
+    assert result in answer.stderr

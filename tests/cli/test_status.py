@@ -31,13 +31,13 @@ def test_variants_are_listed_as_long_as_they_serve(run: Run) -> None:
     def listed() -> set[str]:
         return {row["policy"] for row in run("status", "--json").json["policies"]}
 
-    own = listed()
+    separate = listed()
     run("route", "set", "front", "--to", "other", "--share", "50%")
-    assert listed() == own | {"home@front-ramp-1/current", "other@front-ramp-1/candidate"}
+    assert listed() == separate | {"home@front-ramp-1/current", "other@front-ramp-1/candidate"}
     run("experiment", "stop", "front-ramp-1", "--promote", "candidate")
-    assert listed() == own | {"other@front-ramp-1/candidate"}
+    assert listed() == separate | {"other@front-ramp-1/candidate"}
     run("route", "set", "front", "--to", "home")
-    assert listed() == own
+    assert listed() == separate
 
 
 def test_an_empty_store_has_a_status(run: Run) -> None:
@@ -98,8 +98,8 @@ def test_events_that_stop_coming_are_a_warning(run_sqlite: Run) -> None:
         if hour == 1:
             assert run_sqlite(*clock, "feedback", "--input", "-", stdin=clicks).exit_code == 0
             assert run_sqlite("--now", "2026-01-02T01:50:00Z", "status").exit_code == 0
-    said = run_sqlite("--now", "2026-01-02T05:00:00Z", "status", "--json")
-    assert (said.exit_code, [row["check"] for row in said.json["warnings"]]) == (3, ["reward-outage"])
+    result = run_sqlite("--now", "2026-01-02T05:00:00Z", "status", "--json")
+    assert (result.exit_code, [row["check"] for row in result.json["warnings"]]) == (3, ["reward-outage"])
 
 
 def test_a_running_experiment_is_listed(run: Run) -> None:
@@ -149,14 +149,14 @@ def test_versions_have_the_keys_of_the_contract(run_sqlite: Run) -> None:
     rows = run_sqlite("policy", "versions", "home", "--json").json
     keys = {"version", "status", "live", "parent", "created_at", "learned_from", "gate", "promoted"}
     assert [row.keys() >= keys for row in rows] == [True]
-    said = run_sqlite("policy", "versions", "home")
-    assert "version 1 is live from 2026-01-01T12:00:00.000000Z (policy create)" in said.stdout
+    result = run_sqlite("policy", "versions", "home")
+    assert "version 1 is live from 2026-01-01T12:00:00.000000Z (policy create)" in result.stdout
 
 
 def test_versions_of_a_version_are_refused(run_sqlite: Run) -> None:
     _filled(run_sqlite)
-    said = run_sqlite("policy", "versions", "home@1", "--json")
-    assert (said.exit_code, json.loads(said.stderr)["code"]) == (2, 2)
+    result = run_sqlite("policy", "versions", "home@1", "--json")
+    assert (result.exit_code, json.loads(result.stderr)["code"]) == (2, 2)
 
 
 def test_a_kind_that_nobody_weighs_is_noticed_once_in_a_store(run: Run) -> None:
@@ -187,8 +187,8 @@ def test_an_experiment_says_when_its_decisions_are_mature(run_sqlite: Run) -> No
     _filled(run_sqlite)
     run_sqlite("--now", T0, "experiment", "create", "ab", "--variant", "x=home", "--variant", "y=home")
     run_sqlite("--now", T0, "recommend", "--experiment", "ab", "--session", "e1", "--user", "u1")
-    said = run_sqlite("--now", "2026-01-01T12:05:00Z", "experiment", "show", "ab")
-    assert "no decision of ab is mature yet: the first at 12:30Z, in 25 min" in said.stderr
+    result = run_sqlite("--now", "2026-01-01T12:05:00Z", "experiment", "show", "ab")
+    assert "no decision of ab is mature yet: the first at 12:30Z, in 25 min" in result.stderr
 
 
 def test_the_time_to_look_shows_the_estimate(run_sqlite: Run) -> None:
@@ -211,8 +211,8 @@ def test_the_time_to_look_shows_the_estimate(run_sqlite: Run) -> None:
 def test_a_command_ends_with_a_sentence_or_the_next_command(run_sqlite: Run, command: list[str], text: str) -> None:
     _filled(run_sqlite)
     run_sqlite("--now", T0, "experiment", "create", "ab", "--variant", "x=home", "--variant", "y=home")
-    said = run_sqlite("--now", LATER, *command)
-    assert text in said.stderr.splitlines()[-1]
+    result = run_sqlite("--now", LATER, *command)
+    assert text in result.stderr.splitlines()[-1]
     for quiet in (["-q", "--now", LATER, *command], ["--now", LATER, *command, "--json"]):
         assert text not in run_sqlite(*quiet).stderr
 

@@ -124,7 +124,7 @@ def test_of_an_unknown_outcome_only_lines_with_keys_are_sent_again(
         pipe = Pipe(store)
         pipe.answer([Request(policy="home", session="s")])
         monkeypatch.setattr(psycopg.Connection, "commit", broken)
-        keyed, bare, told, untold = pipe.answer([
+        keyed, bare, reported, untold = pipe.answer([
             Request(policy="home", session="s", request_id="r"), Request(policy="home", session="t"),
             Line(decision_id=1, events={"click": 1.0}, key="k"), Line(decision_id=1, events={"seen": 1.0}),
         ])  # fmt: skip
@@ -132,10 +132,10 @@ def test_of_an_unknown_outcome_only_lines_with_keys_are_sent_again(
         if numbered:
             assert isinstance(bare, dict)
             assert [keyed["duplicate"], bare["duplicate"]] == [False, False]
-            assert all(isinstance(line, Result) and line.events == 1 for line in (told, untold))
+            assert all(isinstance(line, Result) and line.events == 1 for line in (reported, untold))
         else:
             assert keyed["duplicate"] is after
-            assert told == Result(decision_id=1, events=1 - after, duplicates=int(after), reward=1.0)
+            assert reported == Result(decision_id=1, events=1 - after, duplicates=int(after), reward=1.0)
             assert all(isinstance(line, InputError) and "nobody knows" in str(line) for line in (bare, untold))
         with store.read() as unit:
             counts = [unit.ask_value(f"SELECT count(*) FROM {table}") for table in ("decision", "event")]
@@ -174,6 +174,6 @@ def test_patience_ends(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlrec.app.pipe.PATIENCE_S", 0.3)
     with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        said = runner(sqlite_db)("pipe", "--json", stdin=lines(ask()))
-    assert (said.exit_code, said.stdout) == (4, "")
-    assert "retry is safe" in json.loads(said.stderr.splitlines()[-1])["hint"]
+        result = runner(sqlite_db)("pipe", "--json", stdin=lines(ask()))
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert "retry is safe" in json.loads(result.stderr.splitlines()[-1])["hint"]

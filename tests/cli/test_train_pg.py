@@ -14,8 +14,8 @@ import pytest
 from rlrec.store import Store
 from tests.app.shop import dump
 from tests.app.visitors import LATER, opened, serve
-from tests.cli.test_bad_input import one_line
-from tests.conftest import Run, Said, runner
+from tests.cli.test_bad_input import refuses
+from tests.conftest import CommandResult, Run, runner
 
 NOW = "2027-01-16T08:00:00Z"  # LATER
 QUICK = ("--seed", 1, "--epochs", 2)
@@ -45,8 +45,8 @@ def train(path: Path) -> Run:
     """`rlrec train-pg` on a log of 1,000 visits; further words come first."""
     run = runner(str(path))
 
-    def command(*words: object, before: tuple[object, ...] = (), **rest: Any) -> Said:
-        return run("--now", NOW, *before, "train-pg", *words, **rest)
+    def command(*words: object, before: tuple[object, ...] = (), **options: Any) -> CommandResult:
+        return run("--now", NOW, *before, "train-pg", *words, **options)
 
     return command
 
@@ -62,20 +62,20 @@ def rows(path: Path) -> Callable[[], dict[str, list[Any]]]:
 
 @pytest.mark.slow
 def test_the_result_alone_goes_to_stdout(train: Run) -> None:
-    said = train("visits", *QUICK, "--json")
-    assert said.exit_code == 0
-    assert set(said.json) >= KEYS
-    assert (said.json["policy"], said.json["version"], said.json["parent"], said.json["sessions"]) == (
+    result = train("visits", *QUICK, "--json")
+    assert result.exit_code == 0
+    assert set(result.json) >= KEYS
+    assert (result.json["policy"], result.json["version"], result.json["parent"], result.json["sessions"]) == (
         "visits", 2, 1, 1_000
     )  # fmt: skip
-    assert [line.split(":")[0] for line in said.stderr.splitlines()] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] == ["epoch 1 of 2", "epoch 2 of 2"]
     assert train("visits", *QUICK, "--json", before=("-q",)).stderr == ""
 
 
 @pytest.mark.slow
 def test_every_tenth_epoch_is_reported_and_too_little_news_in_a_line(train: Run) -> None:
-    said = train("visits", "--epochs", "12", "--patience", "12", "--seed", "1")
-    reported = [line.split(" of")[0] for line in said.stderr.splitlines() if line.startswith("epoch")]
+    result = train("visits", "--epochs", "12", "--patience", "12", "--seed", "1")
+    reported = [line.split(" of")[0] for line in result.stderr.splitlines() if line.startswith("epoch")]
     assert reported == ["epoch 1", "epoch 10", "epoch 12"]
     again = train("visits", "--min-new", "1", before=("-q",))
     assert again.stdout.splitlines()[2].split() == ["visits", "no", "0"]
@@ -83,10 +83,10 @@ def test_every_tenth_epoch_is_reported_and_too_little_news_in_a_line(train: Run)
 
 @pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
 def test_every_format_has_it(train: Run, form: str) -> None:
-    said = train("visits", *QUICK, "--format", form, before=("-q",))
-    assert (said.exit_code, said.stderr) == (0, "")
-    assert "visits" in said.stdout
-    assert "nan" not in said.stdout.lower()
+    result = train("visits", *QUICK, "--format", form, before=("-q",))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "visits" in result.stdout
+    assert "nan" not in result.stdout.lower()
 
 
 def test_a_dry_run_answers_the_same_and_stores_nothing(train: Run, path: Path) -> None:
@@ -99,16 +99,16 @@ def test_a_dry_run_answers_the_same_and_stores_nothing(train: Run, path: Path) -
 
 
 def test_its_plot_is_that_of_the_new_version(train: Run, path: Path, tmp_path: Path) -> None:
-    one, other = tmp_path / "one.svg", tmp_path / "other.svg"
-    assert train("visits", *QUICK, "--plot", one).exit_code == 0
+    item, other = tmp_path / "one.svg", tmp_path / "other.svg"
+    assert train("visits", *QUICK, "--plot", item).exit_code == 0
     assert runner(str(path))("--now", NOW, "policy", "show", "visits@2", "--plot", other).exit_code == 0
-    assert one.read_text() == other.read_text()
+    assert item.read_text() == other.read_text()
 
 
 def test_a_better_one_is_promoted_with_exit_0(train: Run, path: Path) -> None:
-    said = train("visits", "--seed", 1, "--epochs", 4, "--lr", 0.01, "--promote", "if-better", "--json")
-    assert (said.exit_code, said.json["promoted"]) == (0, True)
-    assert said.json["lower"] > 0
+    result = train("visits", "--seed", 1, "--epochs", 4, "--lr", 0.01, "--promote", "if-better", "--json")
+    assert (result.exit_code, result.json["promoted"]) == (0, True)
+    assert result.json["lower"] > 0
     back = runner(str(path))("--now", NOW, "policy", "rollback", "visits", "--json")
     assert (back.exit_code, back.json["version"], back.json["previous"]) == (0, 1, 2)
 
@@ -116,38 +116,38 @@ def test_a_better_one_is_promoted_with_exit_0(train: Run, path: Path) -> None:
 @pytest.mark.parametrize("lr", [5.0, 50.0])
 def test_one_that_is_not_better_exits_3_with_the_numbers(train: Run, lr: float) -> None:
     """The document on stdout, the error on stderr; the version is kept."""
-    said = train("visits", *QUICK, "--lr", lr, "--promote", "if-better", "--json", before=("-q",))
-    assert said.exit_code == 3
-    assert set(said.json) >= KEYS
-    assert not said.json["promoted"]
-    assert said.error["code"] == 3
-    assert "version 2 of visits was not promoted" in said.error["error"]
+    result = train("visits", *QUICK, "--lr", lr, "--promote", "if-better", "--json", before=("-q",))
+    assert result.exit_code == 3
+    assert set(result.json) >= KEYS
+    assert not result.json["promoted"]
+    assert result.error["code"] == 3
+    assert "version 2 of visits was not promoted" in result.error["error"]
 
 
 def test_in_a_table_the_error_is_one_line(train: Run) -> None:
-    said = train("visits", *QUICK, "--lr", 5.0, "--promote", "if-better", before=("-q",))
-    assert (said.exit_code, said.stderr.count("\n")) == (3, 1)
-    assert said.stderr.startswith("Error: version 2 of visits was not promoted: ")
-    assert said.stdout.startswith("policy ")
+    result = train("visits", *QUICK, "--lr", 5.0, "--promote", "if-better", before=("-q",))
+    assert (result.exit_code, result.stderr.count("\n")) == (3, 1)
+    assert result.stderr.startswith("Error: version 2 of visits was not promoted: ")
+    assert result.stdout.startswith("policy ")
 
 
 def test_too_few_sessions_say_how_few(run_sqlite: Run, sqlite_db: str) -> None:
     with closing(opening(Path(sqlite_db))) as store:
         serve(opened(store), visits=100)
-    said = run_sqlite("--now", NOW, "-q", "train-pg", "visits", *QUICK, "--promote", "if-better", "--json")
-    assert (said.exit_code, said.json["estimate"]) == (3, None)
-    assert 0 < said.json["tune_ess"] < 100
-    assert said.json["tune_lower"] <= said.json["tune_estimate"]
-    assert "the log supports no step" in said.error["error"]
-    assert f"where {said.json['ess_wanted']:.0f} are wanted" in said.error["error"]
+    result = run_sqlite("--now", NOW, "-q", "train-pg", "visits", *QUICK, "--promote", "if-better", "--json")
+    assert (result.exit_code, result.json["estimate"]) == (3, None)
+    assert 0 < result.json["tune_ess"] < 100
+    assert result.json["tune_lower"] <= result.json["tune_estimate"]
+    assert "the log supports no step" in result.error["error"]
+    assert f"where {result.json['ess_wanted']:.0f} are wanted" in result.error["error"]
 
 
 def test_nothing_new_exits_0(train: Run, rows: Callable[[], Any]) -> None:
     before = rows()
-    said = train("visits", "--min-new", 1_001, "--promote", "if-better", "--json")
-    assert (said.exit_code, said.json["promoted"], said.json["trained"]) == (0, False, False)
-    assert set(said.json) >= KEYS
-    assert said.stderr.startswith("nothing new: 1,000 sessions")
+    result = train("visits", "--min-new", 1_001, "--promote", "if-better", "--json")
+    assert (result.exit_code, result.json["promoted"], result.json["trained"]) == (0, False, False)
+    assert set(result.json) >= KEYS
+    assert result.stderr.startswith("nothing new: 1,000 sessions")
     assert train("visits", "--min-new", 1_001, before=("-q",)).stderr == ""
     assert rows() == before
 
@@ -161,10 +161,10 @@ def test_always_goes_live(train: Run, path: Path) -> None:
 
 
 def test_options_come_from_the_environment_too(train: Run) -> None:
-    said = train("visits", env={"RLREC_TRAIN_PG_EPOCHS": "1", "RLREC_TRAIN_PG_SEED": "7"})
-    assert said.exit_code == 0
-    assert "seed 7\n" in said.stdout
-    assert "epoch 1 of 1" in said.stderr
+    result = train("visits", env={"RLREC_TRAIN_PG_EPOCHS": "1", "RLREC_TRAIN_PG_SEED": "7"})
+    assert result.exit_code == 0
+    assert "seed 7\n" in result.stdout
+    assert "epoch 1 of 1" in result.stderr
 
 
 @pytest.mark.slow
@@ -172,8 +172,8 @@ def test_clipping_can_be_none(train: Run, path: Path) -> None:
     for clip in ("none", "20", "1e3"):
         assert train("visits", *QUICK, "--clip-weight", clip).exit_code == 0
     with closing(opening(path)) as store, store.read() as unit:
-        kept = [json.loads(text) for (text,) in unit.ask("SELECT learned_from FROM version WHERE number > 1")]
-    assert [one["options"]["clip_weight"] for one in kept] == [None, 20.0, 1000.0]
+        retained = [json.loads(text) for (text,) in unit.ask("SELECT learned_from FROM version WHERE number > 1")]
+    assert [item["options"]["clip_weight"] for item in retained] == [None, 20.0, 1000.0]
 
 
 # -- wrong questions --
@@ -223,20 +223,20 @@ WRONG: list[tuple[list[Any], str]] = [
 @pytest.mark.slow
 def test_a_wrong_question_is_answered_in_one_line_and_stores_nothing(train: Run, rows: Callable[[], Any]) -> None:
     before = rows()
-    for words, part in WRONG:
-        one_line(train(*words), 2, part)
+    for words, piece in WRONG:
+        refuses(train(*words), 2, piece)
     assert rows() == before
 
 
 def test_its_error_is_json_where_the_result_is(train: Run) -> None:
-    for words, part in WRONG:
-        said = train(*words, "--json")
-        assert (said.exit_code, said.stdout, said.error["code"]) == (2, "", 2)
-        assert part in said.error["error"] + str(said.error["hint"])
+    for words, piece in WRONG:
+        result = train(*words, "--json")
+        assert (result.exit_code, result.stdout, result.error["code"]) == (2, "", 2)
+        assert piece in result.error["error"] + str(result.error["hint"])
 
 
 def test_an_error_names_what_was_typed(train: Run) -> None:
-    one_line(train("visit"), 2, "NAME: unknown policy 'visit'")
+    refuses(train("visit"), 2, "NAME: unknown policy 'visit'")
 
 
 def test_a_log_without_propensities_teaches_nothing(run_sqlite: Run) -> None:
@@ -246,37 +246,37 @@ def test_a_log_without_propensities_teaches_nothing(run_sqlite: Run) -> None:
         ["policy", "create", "visits", "--kind", "gradient"],
     ):
         assert run_sqlite(*words).exit_code == 0
-    said = run_sqlite("-q", "train-pg", "visits")
-    one_line(said, 2, "has propensities for whole slates")
+    result = run_sqlite("-q", "train-pg", "visits")
+    refuses(result, 2, "has propensities for whole slates")
 
 
 def test_sessions_without_rewards_teach_nothing(path: Path, run_sqlite: Run, sqlite_db: str) -> None:
     with closing(opening(Path(sqlite_db))) as store:
         serve(opened(store), visits=50, liked=lambda key, step, before: False)
-    said = run_sqlite("--now", NOW, "-q", "train-pg", "visits")
-    one_line(said, 2, "no session has an event that reward default weighs")
+    result = run_sqlite("--now", NOW, "-q", "train-pg", "visits")
+    refuses(result, 2, "no session has an event that reward default weighs")
 
 
 def test_an_empty_log_teaches_nothing(run_sqlite: Run, sqlite_db: str) -> None:
     with closing(opening(Path(sqlite_db))) as store:
         opened(store)
-    one_line(run_sqlite("--now", NOW, "train-pg", "visits"), 2, "empty log to train on")
-    said = run_sqlite("--now", NOW, "train-pg", "visits", "--min-new", 1, "--json")
-    assert (said.exit_code, said.json["trained"]) == (0, False)
+    refuses(run_sqlite("--now", NOW, "train-pg", "visits"), 2, "empty log to train on")
+    result = run_sqlite("--now", NOW, "train-pg", "visits", "--min-new", 1, "--json")
+    assert (result.exit_code, result.json["trained"]) == (0, False)
 
 
 def test_a_log_that_is_too_young_says_what_it_waits_for(run_sqlite: Run, sqlite_db: str) -> None:
     with closing(opening(Path(sqlite_db))) as store:
         serve(opened(store), visits=50)
-    said = run_sqlite("--now", "2027-01-15T08:10:00Z", "-q", "train-pg", "visits")
-    one_line(said, 2, "empty log to train on", "50 not over, or still within their reward windows")
+    result = run_sqlite("--now", "2027-01-15T08:10:00Z", "-q", "train-pg", "visits")
+    refuses(result, 2, "empty log to train on", "50 not over, or still within their reward windows")
 
 
 def test_a_store_without_arms_says_so_in_one_line(run_sqlite: Run) -> None:
     assert run_sqlite("policy", "create", "visits", "--kind", "gradient").exit_code == 0
-    one_line(run_sqlite("train-pg", "visits"), 2, "empty log to train on")
+    refuses(run_sqlite("train-pg", "visits"), 2, "empty log to train on")
 
 
 def test_a_clock_that_is_behind_is_told_of_once(path: Path) -> None:
-    said = runner(str(path))("train-pg", "visits", *QUICK)
-    assert said.stderr.count("lies before its newest decision") <= 1
+    result = runner(str(path))("train-pg", "visits", *QUICK)
+    assert result.stderr.count("lies before its newest decision") <= 1

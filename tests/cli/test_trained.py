@@ -33,8 +33,8 @@ def stocked(db: str) -> None:
     for number in range(1, 5):
         run("arm", "add", f"a{number}", "--features", json.dumps({"price": number}))
     features.write_text(json.dumps(READ))
-    made = run("policy", "create", "home", "--kind", "gradient", "--param", "floor=0.1", "--features", features)
-    assert made.exit_code == 0, made.stderr
+    answer = run("policy", "create", "home", "--kind", "gradient", "--param", "floor=0.1", "--features", features)
+    assert answer.exit_code == 0, answer.stderr
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def practised(db: str) -> None:
 
 def visit(run: Run, *pages: int, name: str = "home", session: str = "s") -> list[Any]:
     """Decisions of one visit by their lengths; each first slot is clicked."""
-    made = []
+    answers = []
     for size in pages:
-        asked = ("--session", session, "-k", size, "--context", '{"hour": 9}', "--seed", 4, "--json")
-        made.append(run("recommend", "--policy", name, *asked).json)
-        assert run("feedback", made[-1]["decision_id"], "click", "--position", 1).exit_code == 0
-    return made
+        options = ("--session", session, "-k", size, "--context", '{"hour": 9}', "--seed", 4, "--json")
+        answers.append(run("recommend", "--policy", name, *options).json)
+        assert run("feedback", answers[-1]["decision_id"], "click", "--position", 1).exit_code == 0
+    return answers
 
 
 # -- one decision --
@@ -65,28 +65,28 @@ def visit(run: Run, *pages: int, name: str = "home", session: str = "s") -> list
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_decision_is_derived_from_what_it_remembers(learned: Run, size: int) -> None:
     *_, last = visit(learned, 2, 1, size)
-    found = learned("decision", "show", last["decision_id"], "--json").json
-    assert (found["agrees"], found["version"], len(found["arms"])) == (True, 2, 4)
-    for position, slot in enumerate(found["slate"]):
+    answer = learned("decision", "show", last["decision_id"], "--json").json
+    assert (answer["agrees"], answer["version"], len(answer["arms"])) == (True, 2, 4)
+    for position, slot in enumerate(answer["slate"]):
         assert slot["derived_propensity"] == pytest.approx(slot["propensity"], rel=1e-9)
         assert (slot["derived_marginal"] is None) == (slot["marginal"] is None) == (position > 0)
-        arm = next(one for one in found["arms"] if one["arm"] == slot["arm"])
+        arm = next(arm for arm in answer["arms"] if arm["arm"] == slot["arm"])
         assert arm["score"] == pytest.approx(slot["score"])
         assert arm["probabilities"][position] == pytest.approx(slot["propensity"])
     for position in range(size):
-        assert sum(one["probabilities"][position] for one in found["arms"]) == pytest.approx(1)
+        assert sum(arm["probabilities"][position] for arm in answer["arms"]) == pytest.approx(1)
 
 
 def test_a_person_sees_what_the_policy_saw(learned: Run) -> None:
     first, second = visit(learned, 2, 1)
-    begins, found = (learned("decision", "show", one["decision_id"], "--json").json for one in (first, second))
+    begins, result = (learned("decision", "show", answer["decision_id"], "--json").json for answer in (first, second))
     assert begins["features"] == {"1": 1.0, "hour": 9.0}
-    assert all(one["seen"] == {} for one in begins["arms"])
-    features = found["features"]
+    assert all(arm["seen"] == {} for arm in begins["arms"])
+    features = result["features"]
     assert (features["session:step"], features["session:reward"]) == pytest.approx((np.log(2), np.arcsinh(1)))
     top, below = (slot["arm"] for slot in first["slate"])
-    seen = {one["arm"]: one["seen"] for one in found["arms"] if one["seen"]}
-    assert seen == {
+    observed = {slot["arm"]: slot["seen"] for slot in result["arms"] if slot["seen"]}
+    assert observed == {
         top: pytest.approx({"count": np.log(2), "faded": 1, "last": 1, "earned": np.arcsinh(1)}),
         below: pytest.approx({"count": np.log(2), "faded": 1, "last": 1}),
     }
@@ -114,9 +114,9 @@ def bent(db: str, statement: str) -> None:
 def test_what_does_not_agree_is_told(learned: Run, sqlite_db: str, change: str, agrees: bool | None) -> None:
     *_, last = visit(learned, 2, 3)
     bent(sqlite_db, change)
-    said = learned("decision", "show", last["decision_id"], "--json")
-    assert said.exit_code == 0
-    assert said.json["agrees"] is agrees
+    result = learned("decision", "show", last["decision_id"], "--json")
+    assert result.exit_code == 0
+    assert result.json["agrees"] is agrees
     assert learned("decision", "show", last["decision_id"]).exit_code == 0
 
 
@@ -126,15 +126,15 @@ def test_a_variant_serves_what_its_version_serves(learned: Run) -> None:
     learned("experiment", "create", "e", "--variant", "a=home", "--variant", "b=home@2", "--unit", "session")
     for session in ("u1", "u2", "u3", "u4"):
         for _ in range(3):
-            asked = ("--session", session, "--context", '{"hour": 9}', "-k", 2, "--json")
-            made = learned("recommend", "--experiment", "e", *asked).json
-            learned("feedback", made["decision_id"], "click", "--position", 2)
-            found = learned("decision", "show", made["decision_id"], "--json").json
-            assert found["agrees"]
-            if not made["step"]:
+            options = ("--session", session, "--context", '{"hour": 9}', "-k", 2, "--json")
+            answer = learned("recommend", "--experiment", "e", *options).json
+            learned("feedback", answer["decision_id"], "click", "--position", 2)
+            result = learned("decision", "show", answer["decision_id"], "--json").json
+            assert result["agrees"]
+            if not answer["step"]:
                 other = {row["arm"]: row["probability"] for row in shown(learned, "home@2", hour=9)["arms"]}
-                mine = {row["arm"]: row["probabilities"][0] for row in found["arms"]}
-                assert mine == pytest.approx(other)
+                selected = {row["arm"]: row["probabilities"][0] for row in result["arms"]}
+                assert selected == pytest.approx(other)
     assert learned("doctor", "--json").json["findings"] == []
 
 
@@ -146,33 +146,33 @@ def shown(run: Run, reference: str, **context: Any) -> Any:
 
 
 def test_weights_stand_under_the_names_of_features(learned: Run) -> None:
-    found = shown(learned, "home")
-    assert found["training"] == REPORT
-    for arm in found["arms"]:
+    result = shown(learned, "home")
+    assert result["training"] == REPORT
+    for arm in result["arms"]:
         assert list(arm["weights"]) == NAMES
         assert all(arm["weights"].values())
         assert arm["mean"] is arm["lower"] is arm["upper"] is None
-    assert sum(arm["probability"] for arm in found["arms"]) == pytest.approx(1)
-    assert len({round(arm["probability"], 9) for arm in found["arms"]}) == 4
+    assert sum(arm["probability"] for arm in result["arms"]) == pytest.approx(1)
+    assert len({round(arm["probability"], 9) for arm in result["arms"]}) == 4
 
 
 def test_a_version_that_is_not_trained_is_uniform(learned: Run) -> None:
-    found = shown(learned, "home@1")
-    assert found["training"] is None
-    assert [arm["probability"] for arm in found["arms"]] == pytest.approx([0.25] * 4)
-    said = learned("policy", "show", "home@1").stdout
-    assert "epoch" not in said
-    assert "gate" not in said
+    result = shown(learned, "home@1")
+    assert result["training"] is None
+    assert [arm["probability"] for arm in result["arms"]] == pytest.approx([0.25] * 4)
+    output = learned("policy", "show", "home@1").stdout
+    assert "epoch" not in output
+    assert "gate" not in output
 
 
 def test_a_person_sees_how_it_learned(learned: Run) -> None:
-    said = learned("policy", "show", "home", "--curve").stdout.splitlines()
-    start = next(row for row, line in enumerate(said) if line.split()[:2] == ["epoch", "lr"])
-    assert said[start].split() == [
+    result = learned("policy", "show", "home", "--curve").stdout.splitlines()
+    start = next(row for row, line in enumerate(result) if line.split()[:2] == ["epoch", "lr"])
+    assert result[start].split() == [
         "epoch", "lr", "value", "gain", "lower", "upper", "ess", "entropy", "kl", "clipped", "variance",
         "without_baseline",
     ]  # fmt: skip
-    curve = said[start + 2 : start + 4]
+    curve = result[start + 2 : start + 4]
     assert curve[0].split() == [
         "1",
         "-",
@@ -188,8 +188,8 @@ def test_a_person_sees_how_it_learned(learned: Run) -> None:
         "8",
     ]
     assert curve[1].split() == ["2", "-", "-", "-", "-", "-", "-", "-", "-", "0", "1", "4"]
-    assert said[start - 1].endswith("the best is epoch 1")
-    gate = next(line for line in said if line.startswith("gate"))
+    assert result[start - 1].endswith("the best is epoch 1")
+    gate = next(line for line in result if line.startswith("gate"))
     assert gate == (
         "gate: passed, gain over version 1 0.25 in [0.125, 0.375] (value 0.75 against 0.5) by wdr on 60 sessions,"
         " ess 40.5, candidate 2 at alpha 0.0125, weak: low-ess"
@@ -204,8 +204,8 @@ def test_a_gate_that_never_looked_is_said(shop: Run, sqlite_db: str) -> None:
 
 @pytest.mark.parametrize("form", ["table", "csv", "ndjson", "json"])
 def test_every_format_shows_a_trained_policy(learned: Run, form: str) -> None:
-    said = learned("policy", "show", "home", "--format", form)
-    assert (said.exit_code, said.stderr) == (0, "")
+    result = learned("policy", "show", "home", "--format", form)
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_two_versions_are_compared(learned: Run) -> None:
@@ -218,11 +218,11 @@ def test_two_versions_are_compared(learned: Run) -> None:
 
 
 def test_kinds_tell_of_it(run_sqlite: Run) -> None:
-    found = next(one for one in run_sqlite("policy", "kinds", "--json").json if one["kind"] == "gradient")
-    assert found["parameters"] == {
+    result = next(policy for policy in run_sqlite("policy", "kinds", "--json").json if policy["kind"] == "gradient")
+    assert result["parameters"] == {
         "model": "linear", "temperature": 1.0, "recency": 0.7, "floor": 0.0, "explore_slots": "", "position": "",
     }  # fmt: skip
-    assert "train-pg" in found["when"]
+    assert "train-pg" in result["when"]
     assert "gradient" in run_sqlite("policy", "kinds").stdout
 
 
@@ -234,8 +234,8 @@ def probabilities(run: Run, reference: str) -> list[float]:
 
 
 def test_freezing_copies_what_was_trained(learned: Run) -> None:
-    made = learned("policy", "freeze", "home", "--json")
-    assert (made.exit_code, made.json["version"], made.json["parent"]) == (0, 3, 2)
+    answers = learned("policy", "freeze", "home", "--json")
+    assert (answers.exit_code, answers.json["version"], answers.json["parent"]) == (0, 3, 2)
     assert probabilities(learned, "home@3") == probabilities(learned, "home@2")
     assert [row["weights"] for row in shown(learned, "home@3")["arms"]] == [
         row["weights"] for row in shown(learned, "home@2")["arms"]
@@ -256,12 +256,12 @@ def test_what_learns_nothing_cannot_be_retired(learned: Run) -> None:
 
 
 def test_versions_go_live_and_back(learned: Run) -> None:
-    trained_one = probabilities(learned, "home")
+    trained_item = probabilities(learned, "home")
     assert learned("policy", "rollback", "home").exit_code == 0
     assert probabilities(learned, "home") == pytest.approx([0.25] * 4)
     assert visit(learned, 1)[0]["version"] == 1
     assert learned("policy", "promote", "home@2").exit_code == 0
-    assert probabilities(learned, "home") == trained_one
+    assert probabilities(learned, "home") == trained_item
     assert visit(learned, 1)[0]["version"] == 2
 
 
@@ -274,20 +274,20 @@ def test_features_are_fitted_to_a_log(shop: Run) -> None:
         shop("recommend", "--policy", "u", "--session", number, "--context", json.dumps({"page": page}))
     shop("--now", "2099-01-01T00:00:00Z", "settle")
     now = ("--now", "2099-01-01T00:00:00Z", "policy", "create", "fits", "--kind", "gradient")
-    made = shop(*now, "--from-log", "policy=u", "--json")
-    assert made.exit_code == 0, made.stderr
-    found = shown(shop, "fits")
-    assert list(found["features"]["context"]["fields"]) == ["page"]
-    assert list(found["features"]["arm"]["fields"]) == ["price"]
-    assert {"page=x", "page=y"} <= set(found["arms"][0]["weights"])
+    answer = shop(*now, "--from-log", "policy=u", "--json")
+    assert answer.exit_code == 0, answer.stderr
+    result = shown(shop, "fits")
+    assert list(result["features"]["context"]["fields"]) == ["page"]
+    assert list(result["features"]["arm"]["fields"]) == ["price"]
+    assert {"page=x", "page=y"} <= set(result["arms"][0]["weights"])
     assert visit(shop, 2, 1, name="fits")[1]["step"] == 1
 
 
-@pytest.mark.parametrize("asked", [("--prior",), ("--prior-from", "policy=home")])
-def test_a_prior_is_refused(shop: Run, tmp_path: Path, asked: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("options", [("--prior",), ("--prior-from", "policy=home")])
+def test_a_prior_is_refused(shop: Run, tmp_path: Path, options: tuple[str, ...]) -> None:
     (tmp_path / "prior.csv").write_text("arm,alpha,beta\na1,2,3\n")
-    given = (*asked, tmp_path / "prior.csv") if len(asked) == 1 else asked
-    refused = shop("policy", "create", "new", "--kind", "gradient", *given, "--json")
+    params = (*options, tmp_path / "prior.csv") if len(options) == 1 else options
+    refused = shop("policy", "create", "new", "--kind", "gradient", *params, "--json")
     assert refused.exit_code == 2
     assert "no prior" in refused.error["error"]
 

@@ -99,7 +99,7 @@ REWARD = Reward(
 )  # fmt: skip
 
 
-def made(kind: str, **parameters: Any) -> Policy:
+def policy_of(kind: str, **parameters: Any) -> Policy:
     kind, _, model = kind.partition(" ")
     return kinds.make(kind, ({"model": model} if model else {}) | REQUIRED.get(kind, {}) | parameters)
 
@@ -120,7 +120,7 @@ def belief_of(policy: Policy) -> Belief:
 
 def slots_of(policy: Policy, arm: Index, clicks: Array) -> SlotColumns:
     """Slots of arms 0 to 5 (their ids are one more), as a kind is given them: the first `clicks` of an arm earn 1."""
-    nth = np.array([(arm[:row] == one).sum() for row, one in enumerate(arm)])
+    nth = np.array([(arm[:row] == item).sum() for row, item in enumerate(arm)])
     hours = [{"hour": int(7 * row % 24)} for row in range(len(arm))]
     return SlotColumns(
         arm_id=arm + 1, reward=(nth < clicks[arm]).astype(float), ordinal=np.arange(len(arm)) + 1,
@@ -144,8 +144,8 @@ def remembered(policy: Any, context: dict[str, Any]) -> Array:
     visits = history.unpack(blobs, np.array([0, 3]))
     x = policy.design.context.encode([context] * 2)
     state = policy.states(x, visits, described[visits.arm - 1])
-    found: Array = policy.scores_of(parameters, state, arms=np.arange(1, 7), described=described)
-    return found
+    result: Array = policy.scores_of(parameters, state, arms=np.arange(1, 7), described=described)
+    return result
 
 
 def moments_of(policy: Policy, packed: Array) -> ArmMoments | None:
@@ -175,7 +175,11 @@ def impossible() -> list[tuple[str, str, Any]]:
 
 def off_default(kind: str, name: str) -> Policy:
     value, beside = ITS_OFF.get((kind, name), OFF.get(name)), BESIDE.get(name, {})
-    return made(kind, **value) if isinstance(value, dict) and name in value else made(kind, **beside, **{name: value})
+    return (
+        policy_of(kind, **value)
+        if isinstance(value, dict) and name in value
+        else policy_of(kind, **beside, **{name: value})
+    )
 
 
 def looks(policy: Policy) -> list[Array]:
@@ -186,8 +190,8 @@ def looks(policy: Policy) -> list[Array]:
     shares = [slate.marginals(scores_of(policy, context), size=size, floor=share) for context in CONTEXTS]
     if policy.stateful:  # and in visits that go on
         logits = [cast(Any, policy).distribution(remembered(policy, context)[1]) for context in CONTEXTS]
-        shares += [slate.marginals(one, size=1, floor=share) for one in logits]
-    return [np.append(one, beside) for one in shares]
+        shares += [slate.marginals(logit, size=1, floor=share) for logit in logits]
+    return [np.append(share, beside) for share in shares]
 
 
 def quick(cases: list[tuple[str, float]]) -> list[Any]:
@@ -198,17 +202,17 @@ def quick(cases: list[tuple[str, float]]) -> list[Any]:
 @pytest.mark.parametrize("kind", SERVED)
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_probabilities_of_the_eligible_arms_sum_to_one(kind: str, context: dict[str, Any]) -> None:
-    found = distribution(made(kind), context)
-    assert found.shape == (6,)
-    assert found.min() >= 0
-    assert found.sum() == pytest.approx(1, abs=1e-12)
+    result = distribution(policy_of(kind), context)
+    assert result.shape == (6,)
+    assert result.min() >= 0
+    assert result.sum() == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", SERVED)
 def test_one_eligible_arm_is_certain(kind: str) -> None:
-    policy = made(kind)
-    one = np.array([3.0])
-    belief = Belief(pulls=one, reward_sum=one / 3, reward_squares=one / 3, alpha=one, beta=one, total=3.0)
+    policy = policy_of(kind)
+    item = np.array([3.0])
+    belief = Belief(pulls=item, reward_sum=item / 3, reward_squares=item / 3, alpha=item, beta=item, total=3.0)
     scores = policy.scores(belief, arms=["a"], context={})
     assert slate.first(scores, floor=policy.exploration) == pytest.approx([1.0], abs=1e-12)
 
@@ -221,7 +225,7 @@ def test_every_parameter_is_tried_here() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), [pair for pair in parameters() if pair not in TRAINS])
 def test_a_parameter_off_its_default_changes_something(kind: str, name: str) -> None:
-    usual = looks(made(kind, **BESIDE.get(name, {})))
+    usual = looks(policy_of(kind, **BESIDE.get(name, {})))
     changes = [not np.allclose(a, b) for a, b in zip(usual, looks(off_default(kind, name)), strict=True)]
     assert any(changes)
 
@@ -229,7 +233,7 @@ def test_a_parameter_off_its_default_changes_something(kind: str, name: str) -> 
 @pytest.mark.parametrize(("kind", "name", "value"), impossible())
 def test_an_impossible_parameter_is_refused(kind: str, name: str, value: Any) -> None:
     with pytest.raises(InputError, match=r"is|add up|needs"):
-        made(kind, **{name: value})
+        policy_of(kind, **{name: value})
 
 
 @pytest.mark.parametrize("kind", kinds.KINDS)
@@ -244,9 +248,9 @@ def test_what_lacks_a_default_is_required(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "floor"), quick([*FLOORS, *((kind, 1.0) for kind in FLOORED)]))
 def test_exploration_mixes_with_a_uniform_arm(kind: str, floor: float) -> None:
-    policy = made(kind, floor=floor)
+    policy = policy_of(kind, floor=floor)
     tempered = type(scores_of(policy)) is not type(scores_of(policy.greedy()))  # greedy takes the noise off, too
-    without = made(kind, floor=0.0) if tempered else policy.greedy()
+    without = policy_of(kind, floor=0.0) if tempered else policy.greedy()
     share = any_of(getattr(policy, "epsilon", 0.0), floor)
     assert policy.exploration == pytest.approx(any_of(share, without.exploration), abs=1e-15)
     assert distribution(policy) == pytest.approx(share / 6 + (1 - share) * distribution(without), abs=1e-12)
@@ -256,7 +260,7 @@ def test_exploration_mixes_with_a_uniform_arm(kind: str, floor: float) -> None:
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_what_a_visit_has_seen_changes_what_is_served(kind: str, context: dict[str, Any]) -> None:
     """And at its beginning a visit is served what the belief alone says."""
-    policy: Any = made(kind)
+    policy: Any = policy_of(kind)
     logits = (policy.distribution(score) for score in remembered(policy, context))
     begins, goes_on = (slate.first(scores, floor=policy.exploration) for scores in logits)
     assert begins == pytest.approx(distribution(policy, context), abs=1e-12)
@@ -266,13 +270,13 @@ def test_what_a_visit_has_seen_changes_what_is_served(kind: str, context: dict[s
 
 @pytest.mark.parametrize("kind", kinds.KINDS)
 def test_greedy_explores_no_more(kind: str) -> None:
-    assert made(kind).greedy().exploration == 0
-    assert made(kind).greedy().greedy() == made(kind).greedy()
+    assert policy_of(kind).greedy().exploration == 0
+    assert policy_of(kind).greedy().greedy() == policy_of(kind).greedy()
 
 
 @pytest.mark.parametrize("kind", kinds.KINDS)
 def test_a_kind_says_when_to_use_it_and_knows_its_reward(kind: str) -> None:
-    policy = made(kind)
+    policy = policy_of(kind)
     policy.check(REWARD)
     assert 0 < len(policy.purpose) < 100
     assert policy.__doc__
@@ -283,7 +287,7 @@ def test_a_kind_says_when_to_use_it_and_knows_its_reward(kind: str) -> None:
 def test_the_label_of_a_log_cannot_be_drawn_from() -> None:
     assert [kind for kind in kinds.KINDS if kind not in SERVED] == ["logged"]
     with pytest.raises(InputError, match="no parameter 'floor'"):
-        made("logged", floor=0.1)
+        policy_of("logged", floor=0.1)
 
 
 def test_shares_of_exploration_multiply_what_is_kept() -> None:
@@ -297,7 +301,7 @@ def test_shares_of_exploration_multiply_what_is_kept() -> None:
 @cache
 def page(kind: str, floor: float) -> tuple[Any, Floor]:
     few = {"samples": 100.0} if kind in CORRELATED else {}
-    policy = made(kind, floor=floor, **few)
+    policy = policy_of(kind, floor=floor, **few)
     return scores_of(policy), policy.exploration
 
 
@@ -314,10 +318,10 @@ def test_marginals_are_sums_of_joints(kind: str, floor: float) -> None:
     scores, share = page(kind, floor)
     joint = slate.conditionals(scores, PAGES, floor=share).prod(axis=1)
     sums = [np.bincount(PAGES[:, position], weights=joint, minlength=6) for position in range(3)]
-    found = slate.marginals(scores, size=3, floor=share)
+    marginals = slate.marginals(scores, size=3, floor=share)
     closed = 1 if kind in CORRELATED else 3  # positions that have a closed form
-    assert found[:closed] == pytest.approx(np.array(sums)[:closed], abs=1e-9)
-    assert np.isnan(found[closed:]).all()
+    assert marginals[:closed] == pytest.approx(np.array(sums)[:closed], abs=1e-9)
+    assert np.isnan(marginals[closed:]).all()
 
 
 @pytest.mark.parametrize(("kind", "floor"), FLOORS)
@@ -343,13 +347,13 @@ def test_frequencies_match_propensities(kind: str, floor: float, size: int) -> N
     drawn = slate.draw(scores, size=size, floor=share, seeds=np.full(n, 7, np.uint64), decisions=np.arange(n))
     pages = np.array(list(permutations(range(6), size)), np.intp)
     each = [scores.of_decision(7, row) for row in (range(n) if alone else [0])]
-    joints = np.array([slate.conditionals(one, pages, floor=share).prod(axis=1) for one in each])
+    joints = np.array([slate.conditionals(item, pages, floor=share).prod(axis=1) for item in each])
     expected = n * joints.mean(axis=0)
     digits = 6 ** np.arange(size)
-    _, place = np.unique(np.r_[pages @ digits, drawn.slates @ digits], return_inverse=True)
-    count = np.bincount(place[len(pages) :], minlength=len(pages))[place[: len(pages)]]
+    _, index = np.unique(np.r_[pages @ digits, drawn.slates @ digits], return_inverse=True)
+    count = np.bincount(index[len(pages) :], minlength=len(pages))[index[: len(pages)]]
     assert p_value(count, expected) > FALSE_ALARM
-    page_of = np.argsort(place[: len(pages)])[place[len(pages) :]]
+    page_of = np.argsort(index[: len(pages)])[index[len(pages) :]]
     logged = drawn.propensity.prod(axis=1)
     assert logged == pytest.approx(joints[np.arange(n) if alone else 0, page_of], abs=1e-9)
 
@@ -379,17 +383,17 @@ def log(n: int, *, seed: int) -> tuple[list[list[Event]], dict[str, Any]]:
     lists: list[list[Event]] = [[] for _ in range(n)]
     for row in zip(slot.tolist(), kind.tolist(), value.tolist(), age.tolist(), strict=True):
         lists[row[0]].append(Event(decision_id=1, position=1, kind=row[1], value=row[2], at=row[3], received_at=99))
-    place = np.array([list(REWARD.weights).index(one) if one in REWARD.weights else -1 for one in kind])
-    return lists, {"n": n, "slot": slot, "kind": place, "value": value, "age_us": age}
+    index = np.array([list(REWARD.weights).index(item) if item in REWARD.weights else -1 for item in kind])
+    return lists, {"n": n, "slot": slot, "kind": index, "value": value, "age_us": age}
 
 
-ONLINE = [kind for kind in kinds.KINDS if made(kind).online]
+ONLINE = [kind for kind in kinds.KINDS if policy_of(kind).online]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ONLINE if CONTEXT not in made(kind).needs])
+@pytest.mark.parametrize("kind", [kind for kind in ONLINE if CONTEXT not in policy_of(kind).needs])
 def test_one_slot_adds_what_arrays_add(kind: str) -> None:
     lists, arrays = log(500, seed=3)
-    policy, reward = made(kind), rewards.of_slots(REWARD, **arrays)[0]
+    policy, reward = policy_of(kind), rewards.of_slots(REWARD, **arrays)[0]
     slots = replace(slots_of(policy, np.random.default_rng(4).integers(0, 6, 500), CLICKS), reward=reward)
     rows = zip(slots.arm_id, slots.ordinal, slots.position, slots.propensity, lists, strict=True)
     entries = [
@@ -402,7 +406,7 @@ def test_one_slot_adds_what_arrays_add(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ONLINE)
 def test_sums_of_two_logs_add_up_to_those_of_both(kind: str) -> None:
-    policy = made(kind)
+    policy = policy_of(kind)
     slots = slots_of(policy, np.random.default_rng(6).integers(0, 6, 400), CLICKS)
     half = np.arange(400) < 150
     parts = [policy.statistics(slots.take(rows)).sum(axis=0) for rows in (half, ~half)]
@@ -416,15 +420,15 @@ def members(protocol: type) -> set[str]:
 
 @pytest.mark.parametrize("kind", kinds.KINDS)
 def test_a_kind_has_what_its_protocol_declares(kind: str) -> None:
-    policy = made(kind)
+    policy = policy_of(kind)
     protocols: list[type] = [Policy]
     protocols += [ContextualPolicy] if is_contextual(policy) else []
-    assert [name for one in protocols for name in members(one) if not hasattr(policy, name)] == []
+    assert [name for item in protocols for name in members(item) if not hasattr(policy, name)] == []
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SERVED if kind not in NO_STAGE])
 def test_a_score_depends_on_other_eligible_arms_where_the_kind_says_so(kind: str) -> None:
-    policy, some = made(kind), np.array([1, 2, 4])
+    policy, some = policy_of(kind), np.array([1, 2, 4])
     every = belief_of(policy)
     pulls, rewards, squares, alpha, beta = (
         getattr(every, name)[some] for name in ("pulls", "reward_sum", "reward_squares", "alpha", "beta")

@@ -102,5 +102,5 @@ def test_sample_data_is_copied_from_the_package(run_sqlite: Run, tmp_path: Path)
     assert run_sqlite("demo", "--data", folder).exit_code == 0  # the same files again are fine
     assert (folder / "random_all.csv.gz").read_bytes() == (ROOT / "sample_data" / "random_all.csv.gz").read_bytes()
     (folder / "README.md").write_text("mine", encoding="utf-8")
-    said = run_sqlite("demo", "--data", folder)
-    assert (said.exit_code, (folder / "README.md").read_text(encoding="utf-8")) == (2, "mine")
+    result = run_sqlite("demo", "--data", folder)
+    assert (result.exit_code, (folder / "README.md").read_text(encoding="utf-8")) == (2, "mine")

@@ -85,7 +85,7 @@ def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) ->
          "--env", "rates=0.5,0.4,0.3,0.2,0.1", "--seed", "1"],
         *[["--now", "2026-01-01T13:00:00Z", "position", "fit", "home", "--log", "policy=home"]] * 2,
     ]  # fmt: skip
-    given = {
+    params = {
         "arm": "".join(f'{{"arm": "a{n}"}}\n' for n in range(1, 6)),
         "recommend": "".join(page % (n, n) for n in range(1, 21)),
         "feedback": "".join(
@@ -95,8 +95,8 @@ def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) ->
         ),
     }
     for step in steps:
-        said = run(*clock, *step, stdin=given.get(step[0]))
-        assert said.exit_code == 0, (step, said.stderr)
+        result = run(*clock, *step, stdin=params.get(step[0]))
+        assert result.exit_code == 0, (step, result.stderr)
     return path
 
 

@@ -115,9 +115,9 @@ def test_the_pages_are_one_for_man(run_sqlite: Run) -> None:
     [(["judgin"], "judging"), (["recomend"], "recommend"), (["policy", "creat"], "create"), (["zzz"], "rlrec help")],
 )
 def test_a_topic_that_does_not_exist_is_exit_2(run_sqlite: Run, words: list[str], near: str) -> None:
-    said = run_sqlite("help", *words)
-    assert (said.exit_code, said.stdout) == (2, "")
-    assert near in said.stderr
+    result = run_sqlite("help", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert near in result.stderr
 
 
 @pytest.mark.parametrize("path", pages.PATHS, ids=lambda path: path.stem)

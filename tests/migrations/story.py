@@ -45,7 +45,7 @@ STORY: list[tuple[str, list[str]]] = [
 ]  # fmt: skip
 
 
-def told(folder: Path) -> Path:
+def build_store(folder: Path) -> Path:
     """The store that the story makes."""
     prior = folder / "prior.csv"
     prior.write_text("arm,alpha,beta\na1,2,8\n")
@@ -59,7 +59,7 @@ def told(folder: Path) -> Path:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(told(Path(folder)))) as connection:
+    with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(build_store(Path(folder)))) as connection:
         sys.stdout.writelines(f"{line}\n".replace(f"{folder}/", "") for line in connection.iterdump())
 
 

@@ -64,33 +64,33 @@ def ddl(path: Path, *, without: str = "") -> dict[str, list[str]]:
 
     A column that was added stands in the text where ALTER TABLE puts it, on a line with the one before."""
     with closing(sqlite3.connect(path)) as connection:
-        found = connection.execute(
+        result = connection.execute(
             "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type <> 'view' AND tbl_name <> ?", [without]
         )
-        return {name: sorted(parts(text)) for name, text in found}
+        return {name: sorted(parts(text)) for name, text in result}
 
 
 def parts(text: str) -> list[str]:
     """What stands before, between and behind the commas of the outermost brackets, blanks made alike."""
-    depth, found = 0, [""]
+    depth, result = 0, [""]
     for sign in text:
         depth += (sign == "(") - (sign == ")")
         if depth == 1 and sign in "(,":
-            found.append("")
+            result.append("")
         elif depth == 0 and sign == ")":
-            found.append(sign)
+            result.append(sign)
         else:
-            found[-1] += sign
-    return [" ".join(part.split()) for part in found]
+            result[-1] += sign
+    return [" ".join(row.split()) for row in result]
 
 
 def test_postgres_has_the_constraints_of_the_tables(postgres_server: str, request: pytest.FixtureRequest) -> None:
     migrated = postgres_server.format(request.getfixturevalue("postgres_template"))
-    made = request.getfixturevalue("empty_db")
-    engine = sa.create_engine(made.replace("postgresql://", "postgresql+psycopg://"))
+    answers = request.getfixturevalue("empty_db")
+    engine = sa.create_engine(answers.replace("postgresql://", "postgresql+psycopg://"))
     metadata.create_all(engine)
     engine.dispose()
-    assert constraints(migrated) == constraints(made)
+    assert constraints(migrated) == constraints(answers)
 
 
 def constraints(url: str) -> set[tuple[Any, ...]]:
@@ -144,8 +144,8 @@ def test_an_old_store_upgrades_and_keeps_its_data(old: Path) -> None:
     run, before = runner(str(old)), rows(old)
     assert run("init", "--json").json["revision"] == HEAD
     assert run("init", "--check", "--json").json == {"revision": HEAD, "created": False, "migrated": False}
-    assert {name: len(found) for name, found in rows(old).items() if name in before} == {
-        name: len(found) for name, found in before.items()
+    assert {name: len(result) for name, result in rows(old).items() if name in before} == {
+        name: len(outcome) for name, outcome in before.items()
     }
     assert [line["arm"] for line in run("arm", "list", "--format", "ndjson").lines] == ["a1", "a2", "a3"]
 
@@ -177,9 +177,9 @@ def test_an_old_store_works(old: Path) -> None:
     assert run("policy", "rollback", "home", "--json").json["version"] == 1
     assert pulls(run, "home") == {"a1": 1, "a2": 0, "a3": 2}
     assert pulls(run, "slow") == {"a1": 1, "a2": 1, "a3": 0}
-    kept = run("decision", "show", 4, "--json").json
+    answer = run("decision", "show", 4, "--json").json
     new = run("recommend", "--experiment", "ab", "--session", "s5", "--user", "u2", "--json").json
-    assert (new["variant"], new["policy"], new["decision_id"]) == (kept["variant"], kept["policy"], 6)
+    assert (new["variant"], new["policy"], new["decision_id"]) == (answer["variant"], answer["policy"], 6)
 
 
 def test_rewards_that_weigh_an_event_that_now_records_itself_are_named(old: Path) -> None:
@@ -195,7 +195,7 @@ def test_what_an_old_store_did_not_remember_stays_unknown(old: Path) -> None:
     """Its decisions have what they had; a visit that goes on is remembered whole."""
     before, run = rows(old)["decision"], runner(str(old))
     run("init")
-    assert [row[: len(mine)] for row, mine in zip(rows(old)["decision"], before, strict=True)] == before
+    assert [row[: len(selected)] for row, selected in zip(rows(old)["decision"], before, strict=True)] == before
     new = run("--now", "2026-01-01T14:05:30Z", "recommend", "--policy", "slow", "--session", "s3", "--json").json
     state = run("decision", "show", new["decision_id"], "--json").json["state"]
     assert (new["visit"], new["step"], state["shown"], len(state["history"])) == (1, 1, 1, 1)
@@ -208,13 +208,13 @@ def pulls(run: Any, policy: str) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_the_story_makes_the_kept_store_of_today(tmp_path: Path) -> None:
-    kept = tmp_path / "kept.db"
-    with closing(sqlite3.connect(kept)) as connection:
+    retained = tmp_path / "kept.db"
+    with closing(sqlite3.connect(retained)) as connection:
         connection.executescript((HERE / f"{HEAD}.sql").read_text(encoding="utf-8"))
-    made = story.told(tmp_path)
-    assert ddl(kept) == ddl(made)
-    assert {name: len(found) for name, found in rows(kept).items()} == {
-        name: len(one) for name, one in rows(made).items()
+    answers = story.build_store(tmp_path)
+    assert ddl(retained) == ddl(answers)
+    assert {name: len(result) for name, result in rows(retained).items()} == {
+        name: len(item) for name, item in rows(answers).items()
     }
 
 

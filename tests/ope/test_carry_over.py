@@ -55,8 +55,8 @@ def test_the_smallest_p_value_alarms() -> None:
 
 
 def test_sums_of_portions_add_up() -> None:
-    whole, portions = visits(2, users=200, tired=0.2), visits(2, users=200, tired=0.2, portions=3)
-    assert p_value(portions) == pytest.approx(p_value(whole), rel=1e-9)
+    complete, portions = visits(2, users=200, tired=0.2), visits(2, users=200, tired=0.2, portions=3)
+    assert p_value(portions) == pytest.approx(p_value(complete), rel=1e-9)
 
 
 def test_a_log_of_first_steps_says_nothing() -> None:

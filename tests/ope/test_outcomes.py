@@ -31,7 +31,7 @@ def visits(person: Sequence[int], started: Sequence[float], hours: float = 1, *,
     return Visits(person=unit, unit=unit, started_at=started_at, ended_at=ended_at, over=ended_at < now * DAY)
 
 
-def one_each(of: Visits, group: Ids | None = None, reward: Array | None = None) -> ServedDecisions:
+def decision_each(of: Visits, group: Ids | None = None, reward: Array | None = None) -> ServedDecisions:
     """A decision at the begin of each visit."""
     n = len(of.person)
     return ServedDecisions(
@@ -48,14 +48,14 @@ def test_a_return_begins_after_the_end_and_within_the_window() -> None:
     day = 1 + 1 / 24
     of = visits([5, 5, 5, 9], [0, 0.01, day, 0.5])
     assert of.next_start.tolist() == [round(day * DAY), round(day * DAY), NEVER, NEVER]
-    assert unit_sums(of, one_each(of), now=100 * DAY).columns["returned_1d"].tolist() == [2, 0]
+    assert unit_sums(of, decision_each(of), now=100 * DAY).columns["returned_1d"].tolist() == [2, 0]
     later = replace(of, started_at=of.started_at + np.array([0, 0, 1, 0]))
-    assert unit_sums(later, one_each(later), now=100 * DAY).columns["returned_1d"].tolist() == [1, 0]
+    assert unit_sums(later, decision_each(later), now=100 * DAY).columns["returned_1d"].tolist() == [1, 0]
 
 
 def test_a_visit_is_at_risk_by_its_age_alone() -> None:
     of = visits([1, 1, 2], [0, 0.5, 0.9])
-    sums = unit_sums(of, one_each(of), now=round(1.6 * DAY))
+    sums = unit_sums(of, decision_each(of), now=round(1.6 * DAY))
     assert sums.columns["at_risk_1d"].tolist() == [2, 0]
     assert sums.columns["at_risk_7d"].tolist() == [0, 0]
 
@@ -190,7 +190,7 @@ def test_units_that_are_all_alike_in_each_variant_differ_where_they_are_seven() 
     metric = METRICS["visits"]
     for users, differ in ((6, False), (7, True)):
         of = visits([*range(2 * users), *range(users)], [1.0] * 2 * users + [3.0] * users)
-        sums = outcomes.fold(unit_sums(of, one_each(of, (of.unit < users).astype(np.int64)), now=NOW), [metric])
+        sums = outcomes.fold(unit_sums(of, decision_each(of, (of.unit < users).astype(np.int64)), now=NOW), [metric])
         figures = Outcomes(sums=sums, groups=2, level=0.95)
         assert figures.differ(1, metric) is differ
         assert (figures.difference(1, metric).value, figures.difference(1, metric).p_value) == (1.0, None)
@@ -199,7 +199,7 @@ def test_units_that_are_all_alike_in_each_variant_differ_where_they_are_seven() 
 def test_an_interval_per_unit_is_students_of_the_units_figures() -> None:
     """Four users with 1, 2, 3 and 6 visits: mean 3, standard error sqrt(14 / 12), 97.5 % quantile of t at 3: 3.1824."""
     of = visits(np.repeat([1, 2, 3, 4], [1, 2, 3, 6]).tolist(), np.arange(12).tolist())
-    sums = outcomes.fold(unit_sums(of, one_each(of), now=NOW), [METRICS["visits"], METRICS["returned_1d"]])
+    sums = outcomes.fold(unit_sums(of, decision_each(of), now=NOW), [METRICS["visits"], METRICS["returned_1d"]])
     row, _ = Outcomes(sums=sums, groups=1, level=0.95).rows([METRICS["visits"], METRICS["returned_1d"]])
     reach = 3.18244630 * np.sqrt(14 / 12)
     assert (row.value, row.units) == (3.0, 4)
@@ -277,10 +277,10 @@ def test_batches_of_whole_persons_add_up(users: int) -> None:
     every = outcomes.fold(
         unit_sums(log.visits, log.decisions, now=NOW), [*METRICS.values()], past=past, shared=True
     )  # fmt: skip
-    whole = Outcomes(sums=every, groups=2, level=0.95, adjusted=True)
+    complete = Outcomes(sums=every, groups=2, level=0.95, adjusted=True)
     for metric in METRICS.values():
-        first, second = added.difference(1, metric), whole.difference(1, metric)
+        first, second = added.difference(1, metric), complete.difference(1, metric)
         for name in ("value", "lower", "upper", "p_value", "theta", "narrowed"):
             figure = getattr(second, name)
             assert getattr(first, name) == (figure and pytest.approx(figure, rel=1e-8, abs=1e-12))
-        assert added.mean(1, metric).value == pytest.approx(whole.mean(1, metric).value, rel=1e-12)
+        assert added.mean(1, metric).value == pytest.approx(complete.mean(1, metric).value, rel=1e-12)

@@ -53,15 +53,15 @@ def test_overlap_is_exact_on_the_complete_log() -> None:
 
 def test_batches_in_any_order_add_up_to_the_same() -> None:
     rows = ranked(2, pages=2_000)
-    parts = [take(rows, np.flatnonzero(rows.page % 4 == part)) for part in (3, 1, 0, 2)]
-    sums = [positions.overlap(part, spanning=True) for part in parts]
+    parts = [take(rows, np.flatnonzero(rows.page % 4 == piece)) for piece in (3, 1, 0, 2)]
+    sums = [positions.overlap(piece, spanning=True) for piece in parts]
     assert values(positions.chained(sums[0] + sums[1] + (sums[2] + sums[3]))) == pytest.approx(values(fitted(rows)))
 
 
 def test_positions_that_follow_from_the_context_are_no_overlap() -> None:
     rows = ranked(3, pages=2_000)
-    own = np.arange(1, 6) == rows.position[:, None]
-    certain = PositionRows(**{**vars(rows), "marginals": own.astype(np.float64)})
+    separate = np.arange(1, 6) == rows.position[:, None]
+    certain = PositionRows(**{**vars(rows), "marginals": separate.astype(np.float64)})
     curve = fitted(certain)
     assert (values(curve), curve.reasons) == ([1.0], ("no-overlap:2",))
 
@@ -113,7 +113,7 @@ def test_dependent_clicks_go_on_after_half_of_the_clicks() -> None:
 
 def test_sums_of_clicks_add_up() -> None:
     rows = ranked(8, pages=1_000, model="dcm")
-    parts = [clicked(take(rows, np.flatnonzero(rows.page % 2 == part)), "dcm") for part in (1, 0)]
+    parts = [clicked(take(rows, np.flatnonzero(rows.page % 2 == piece)), "dcm") for piece in (1, 0)]
     both, together = parts[0] + parts[1], clicked(rows, "dcm")
     assert np.array_equal(both.examined, together.examined)
     assert values(click_models.curve(both, model="dcm")) == pytest.approx(

@@ -38,13 +38,13 @@ def pages(seed: int, *, clusters: int = 150, positions: int = 5) -> list[LogBatc
     return batches
 
 
-def together(batches: list[LogBatch], names: str = "ips,snips", **asked: object) -> list[list[Estimate]]:
-    fold, options = ImpressionFold(estimators=ope.parse(names).impressions, spanning=True), FinishOptions(**asked)
+def together(batches: list[LogBatch], names: str = "ips,snips", **requests: object) -> list[list[Estimate]]:
+    fold, options = ImpressionFold(estimators=ope.parse(names).impressions, spanning=True), FinishOptions(**requests)
     return fold.finish_together([(fold.partial(batch), options) for batch in batches])
 
 
-def apart(batches: list[LogBatch], names: str = "ips,snips", **asked: object) -> list[list[Estimate]]:
-    fold, options = ImpressionFold(estimators=ope.parse(names).impressions, spanning=True), FinishOptions(**asked)
+def apart(batches: list[LogBatch], names: str = "ips,snips", **requests: object) -> list[list[Estimate]]:
+    fold, options = ImpressionFold(estimators=ope.parse(names).impressions, spanning=True), FinishOptions(**requests)
     return [fold.finish(fold.partial(batch), options) for batch in batches]
 
 
@@ -54,14 +54,14 @@ def bounds(estimate: Estimate) -> Array:
 
 @pytest.mark.parametrize("interval", ["bootstrap-t", "normal", "cressie-read"])
 def test_bounds_are_wider_and_nothing_else_changes(interval: str) -> None:
-    batches, asked = pages(1), {"interval": interval, "reward_range": (0.0, 1.0)}
-    for of_group, alone in zip(together(batches, **asked), apart(batches, **asked), strict=True):
-        for wide, narrow in zip(of_group, alone, strict=True):
-            assert (np.array([1, -1]) * (bounds(wide) - bounds(narrow)) < 0).all()
+    batches, options = pages(1), {"interval": interval, "reward_range": (0.0, 1.0)}
+    for of_group, alone in zip(together(batches, **options), apart(batches, **options), strict=True):
+        for broad, narrow in zip(of_group, alone, strict=True):
+            assert (np.array([1, -1]) * (bounds(broad) - bounds(narrow)) < 0).all()
             of_bounds = ("lower", "upper", "safe_lower", "lift_lower", "lift_upper", "simultaneous")
             unchanged = {name: getattr(narrow, name) for name in of_bounds}
-            assert replace(wide, **unchanged) == narrow
-            assert (wide.simultaneous, narrow.simultaneous) == (True, False)
+            assert replace(broad, **unchanged) == narrow
+            assert (broad.simultaneous, narrow.simultaneous) == (True, False)
 
 
 def test_a_single_group_is_as_it_was() -> None:

@@ -21,11 +21,11 @@ Polynomial = list[Fraction]
 
 def pages(orders: Mapping[Order, Fraction], size: int, floor: Fraction) -> dict[Order, Fraction]:
     """Probability of every ordered page, by playing the procedure through on every order of the vector."""
-    found: dict[Order, Fraction] = defaultdict(Fraction)
+    result: dict[Order, Fraction] = defaultdict(Fraction)
 
     def fill(page: Order, left: Order, chance: Fraction) -> None:
         if len(page) == size:
-            found[page] += chance
+            result[page] += chance
             return
         for arm in left:
             share = floor / len(left) + (1 - floor) * (arm == left[0])
@@ -34,30 +34,30 @@ def pages(orders: Mapping[Order, Fraction], size: int, floor: Fraction) -> dict[
 
     for order, chance in orders.items():
         fill((), order, chance)
-    return found
+    return result
 
 
 def beta_orders(alpha: Sequence[int], beta: Sequence[int]) -> dict[Order, Fraction]:
     """Probability of every order of Beta scores with whole parameters: their densities are polynomials."""
     densities = [_beta_density(a, b) for a, b in zip(alpha, beta, strict=True)]
-    found = {}
+    result = {}
     for order in itertools.permutations(range(len(alpha))):
         below: Polynomial = [Fraction(1)]
         for arm in reversed(order):  # from the smallest score up
             below = _integrated(_product(densities[arm], below))
-        found[order] = sum(below, Fraction(0))  # at 1
-    return found
+        result[order] = sum(below, Fraction(0))  # at 1
+    return result
 
 
 def luce_orders(weights: Sequence[int]) -> dict[Order, Fraction]:
     """Probability of every order when each place goes to an arm left in proportion to its weight."""
-    found = {}
+    result = {}
     for order in itertools.permutations(range(len(weights))):
         chance = Fraction(1)
-        for place, arm in enumerate(order):
-            chance *= Fraction(weights[arm], sum(weights[a] for a in order[place:]))
-        found[order] = chance
-    return found
+        for index, arm in enumerate(order):
+            chance *= Fraction(weights[arm], sum(weights[a] for a in order[index:]))
+        result[order] = chance
+    return result
 
 
 def point_orders(values: Sequence[float]) -> dict[Order, Fraction]:

@@ -25,7 +25,7 @@ def cold(rng: Generator, arms: int) -> tuple[Array, Array]:
     return np.ones(arms), np.ones(arms)
 
 
-def wide(rng: Generator, arms: int) -> tuple[Array, Array]:
+def broad(rng: Generator, arms: int) -> tuple[Array, Array]:
     parameters: Array = 10.0 ** rng.uniform(-1, rng.uniform(1, 6), (2, arms))
     return parameters[0], parameters[1]
 
@@ -36,7 +36,7 @@ def clicks(rng: Generator, arms: int) -> tuple[Array, Array]:
     return 1.0 + hits, 1.0 + pulls - hits
 
 
-STARTS = {"cold": cold, "wide": wide, "clicks": clicks}
+STARTS = {"cold": cold, "wide": broad, "clicks": clicks}
 
 
 def pulled(rng: Generator, alpha: Array, beta: Array, *, most: float) -> tuple[Array, Array]:
@@ -61,10 +61,10 @@ def test_a_walk_of_small_changes_equals_a_fresh_computation(start: str, arms: in
     for _ in range(60 if arms < 1000 else 15):
         alpha, beta = pulled(rng, alpha, beta, most=most)
         pages = renew(pages, Beta(alpha, beta))
-        found, fresh = pages.first, first(Beta(alpha, beta), floor=0.0)
-        assert found == pytest.approx(fresh, abs=1e-12)
-        assert found[fresh > 1e-6] == pytest.approx(fresh[fresh > 1e-6], rel=1e-8)
-        assert found.sum() == pytest.approx(1, abs=1e-11)
+        result, fresh = pages.first, first(Beta(alpha, beta), floor=0.0)
+        assert result == pytest.approx(fresh, abs=1e-12)
+        assert result[fresh > 1e-6] == pytest.approx(fresh[fresh > 1e-6], rel=1e-8)
+        assert result.sum() == pytest.approx(1, abs=1e-11)
 
 
 @pytest.mark.slow
@@ -82,14 +82,14 @@ def test_a_long_walk_ends_where_an_independent_path_does() -> None:
 def test_few_pulls_leave_the_nodes_in_place() -> None:
     rng = np.random.default_rng(2)
     alpha, beta = clicks(rng, 100)
-    pages, kept = SlateSampler(Beta(alpha, beta), size=1, floor=0.0), 0
+    pages, retained = SlateSampler(Beta(alpha, beta), size=1, floor=0.0), 0
     for _ in range(100):
         _ = pages.first
         nodes = pages._order._tabulated.table  # type: ignore[attr-defined]
         alpha, beta = pulled(rng, alpha, beta, most=0.0)
         pages = renew(pages, Beta(alpha, beta))
-        kept += pages._order._tabulated.table is nodes  # type: ignore[attr-defined]
-    assert kept >= 90
+        retained += pages._order._tabulated.table is nodes  # type: ignore[attr-defined]
+    assert retained >= 90
 
 
 def test_an_arm_that_could_not_win_comes_back() -> None:
@@ -103,7 +103,7 @@ def test_an_arm_that_could_not_win_comes_back() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.3, 3.0])
 def test_arms_that_gather_stay_exact(weight: float) -> None:
-    """Where many come to compete, the chance of being the best turns steep in panels that were wide enough before."""
+    """Where many come to compete, the chance of being the best turns steep in panels that were broad enough before."""
     rng = np.random.default_rng(5)
     pulls: Array = 10.0 ** rng.uniform(0, 3, 300)
     alpha, beta = 1 + pulls * rng.uniform(0.01, 0.06, 300), 1 + pulls
@@ -146,12 +146,12 @@ def test_longer_pages_keep_up_too(size: int) -> None:
     for _ in range(25):
         alpha, beta = pulled(rng, alpha, beta, most=1.0)
         pages = renew(pages, Beta(alpha, beta))
-        found = pages.draw(seeds=seeds, decisions=decisions)
+        result = pages.draw(seeds=seeds, decisions=decisions)
         fresh = SlateSampler(Beta(alpha, beta), size=size, floor=0.05).draw(seeds=seeds, decisions=decisions)
-        assert np.array_equal(found.slates, fresh.slates)
-        assert found.propensity == pytest.approx(fresh.propensity, rel=1e-8, abs=1e-12)
-        assert found.marginal == pytest.approx(fresh.marginal, rel=1e-8, abs=1e-12)
-        assert found.minimum == pytest.approx(fresh.minimum, rel=1e-6, abs=1e-12)
+        assert np.array_equal(result.slates, fresh.slates)
+        assert result.propensity == pytest.approx(fresh.propensity, rel=1e-8, abs=1e-12)
+        assert result.marginal == pytest.approx(fresh.marginal, rel=1e-8, abs=1e-12)
+        assert result.minimum == pytest.approx(fresh.minimum, rel=1e-6, abs=1e-12)
 
 
 def test_normal_scores_keep_up_while_the_best_mean_moves() -> None:

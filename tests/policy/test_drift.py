@@ -52,10 +52,10 @@ def in_a_loop(rewards: list[float], *, min_instances: int, delta: float, thresho
 def test_page_hinkley_in_arrays_is_page_hinkley_in_a_loop(alpha: float) -> None:
     scale = np.repeat([1.0, 3.0, 0.5, 2.0, 0.1, 4.0, 1.0], 2500)
     rewards = np.random.default_rng(5).random(len(scale)) * scale
-    asked = FADING | {"alpha": alpha, "threshold": 20.0}
-    found = [one.alarm for one in detect(rewards, method="page-hinkley", **asked)]
-    assert len(found) > 3
-    assert found == in_a_loop(rewards.tolist(), **asked)
+    options = FADING | {"alpha": alpha, "threshold": 20.0}
+    result = [item.alarm for item in detect(rewards, method="page-hinkley", **options)]
+    assert len(result) > 3
+    assert result == in_a_loop(rewards.tolist(), **options)
 
 
 @pytest.mark.parametrize(("direction", "alarms"), [("up", 1), ("down", 1), ("both", 2)])
@@ -69,23 +69,23 @@ def test_a_stream_in_chunks_is_the_same_stream(method: str) -> None:
     rewards = clicks(np.repeat([0.05, 0.3, 0.1, 0.8], 3000), 12_000, seed=7)
     marks = np.arange(12_000) * 3 + 1
     ends = [0, 1, 31, 32, 700, 705, 5000, 12_000]
-    part = detector(method)
-    found = [one for a, b in pairwise(ends) for one in part.take(rewards[a:b], marks=marks[a:b])]
-    whole = detect(rewards, method=method)
-    assert len(whole) == 3
-    assert [(one.start, one.alarm) for one in found] == [(3 * one.start + 1, 3 * one.alarm + 1) for one in whole]
-    assert [one.before for one in found] == pytest.approx([one.before for one in whole], abs=1e-12)
-    assert [one.after for one in found] == pytest.approx([one.after for one in whole], abs=1e-12)
+    piece = detector(method)
+    result = [item for a, b in pairwise(ends) for item in piece.take(rewards[a:b], marks=marks[a:b])]
+    complete = detect(rewards, method=method)
+    assert len(complete) == 3
+    assert [(row.start, row.alarm) for row in result] == [(3 * item.start + 1, 3 * item.alarm + 1) for item in complete]
+    assert [row.before for row in result] == pytest.approx([item.before for item in complete], abs=1e-12)
+    assert [row.after for row in result] == pytest.approx([item.after for item in complete], abs=1e-12)
 
 
 @pytest.mark.parametrize(("method", "latest"), [("adwin", 300), ("page-hinkley", 700)])
 def test_a_click_rate_that_trebles_is_noticed_and_nothing_before(method: str, latest: float) -> None:
     """40 seeded streams: both raised no false alarm in 200 others of 2,000 rewards, so one here is below 1 in 5."""
     rate = np.repeat([0.05, 0.15], 2000)
-    found = [detect(clicks(rate, 4000, seed=1000 + seed), method=method) for seed in range(40)]
-    assert [one for changes in found for one in changes if one.alarm < 2000] == []
-    assert np.median([changes[0].alarm - 2000 for changes in found]) < latest
-    assert all(abs(changes[0].before - 0.05) < 0.03 < changes[0].after - 0.05 for changes in found)
+    result = [detect(clicks(rate, 4000, seed=1000 + seed), method=method) for seed in range(40)]
+    assert [change for changes in result for change in changes if change.alarm < 2000] == []
+    assert np.median([changes[0].alarm - 2000 for changes in result]) < latest
+    assert all(abs(changes[0].before - 0.05) < 0.03 < changes[0].after - 0.05 for changes in result)
 
 
 def test_adwin_is_silent_where_nothing_changes() -> None:
@@ -100,9 +100,9 @@ def test_a_constant_never_drifts(method: str) -> None:
 
 def test_adwin_fits_rewards_of_any_scale() -> None:
     rewards = clicks(np.repeat([0.05, 0.3], 2000), 4000, seed=3)
-    found = [(one.start, one.alarm) for one in detect(rewards)]
-    assert len(found) == 1
-    assert [(one.start, one.alarm) for one in detect(1e6 * rewards - 3e5)] == found
+    result = [(item.start, item.alarm) for item in detect(rewards)]
+    assert len(result) == 1
+    assert [(item.start, item.alarm) for item in detect(1e6 * rewards - 3e5)] == result
 
 
 def test_a_window_holds_five_buckets_of_each_size() -> None:
@@ -116,12 +116,12 @@ def test_a_window_holds_five_buckets_of_each_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "asked"),
+    ("method", "options"),
     [
         ("adwim", {}), ("adwin", {"delta": 2}), ("adwin", {"clock": 0}), ("page-hinkley", {"alpha": 0.5}),
         ("page-hinkley", {"direction": "sideways"}), ("page-hinkley", {"threshold": float("nan")}),
     ],
 )  # fmt: skip
-def test_what_cannot_be_asked_is_refused(method: str, asked: dict[str, Any]) -> None:
+def test_what_cannot_be_asked_is_refused(method: str, options: dict[str, Any]) -> None:
     with pytest.raises(InputError):
-        detect(STEP, method=method, **asked)
+        detect(STEP, method=method, **options)

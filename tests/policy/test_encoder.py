@@ -291,15 +291,15 @@ def test_a_fitted_encoder_fits_the_limit() -> None:
     assert len(Encoder.of(fitted(rows)).names) in (WIDEST - 1, WIDEST)
     assert fields["s"] == {"type": "category", "values": ["s0", "s1", "s2"], "hash": 0}
     assert len(fields["t"]["values"]) == len(fields["u"]["values"]) < 20
-    wide = [{f"n{at:03}": 1.0 for at in range(300)} | {"v": [0.0] * 120}, {"n299": 2.0}]
-    kept = fitted(wide)["fields"]
-    assert (len(kept), "v" in kept, "n299" in kept, "n000" in kept) == (WIDEST - 1, False, True, True)
+    broad = [{f"n{at:03}": 1.0 for at in range(300)} | {"v": [0.0] * 120}, {"n299": 2.0}]
+    retained = fitted(broad)["fields"]
+    assert (len(retained), "v" in retained, "n299" in retained, "n000" in retained) == (WIDEST - 1, False, True, True)
 
 
 def test_texts_without_end_take_a_bounded_memory() -> None:
     fitting = EncoderFit()
-    for part in range(3):
-        fitting.take([{"id": f"{part}-{at}", "same": "x"} for at in range(8_000)] + [{"id": "often"}] * 2)
+    for number in range(3):
+        fitting.take([{"id": f"{number}-{at}", "same": "x"} for at in range(8_000)] + [{"id": "often"}] * 2)
     assert len(fitting.fields["id"].words) <= 10_001
     assert fitting.fields["id"].words.total() == 24_006
     assert fitting.spec(most=1)["fields"]["id"] == {"type": "category", "values": ["often"], "hash": 8}

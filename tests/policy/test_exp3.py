@@ -56,8 +56,8 @@ def test_two_steps_by_hand() -> None:
     assert probabilities(policy, belief_of(np.zeros((2, 4)))) == pytest.approx([0.5, 0.5], abs=1e-15)
     # arm 0 earns 1 at probability 1/2: its gain is 2
     p_0 = 0.8 * exp(0.2) / (exp(0.2) + 1) + 0.1
-    one = belief_after(policy, [0], [1.0], [0.5], m=2)
-    assert probabilities(policy, one) == pytest.approx([p_0, 1 - p_0], abs=1e-15)
+    item = belief_after(policy, [0], [1.0], [0.5], m=2)
+    assert probabilities(policy, item) == pytest.approx([p_0, 1 - p_0], abs=1e-15)
     # then arm 1 earns 0.5 at 1 - p_0
     two = belief_after(policy, [0, 1], [1.0, 0.5], [0.5, 1 - p_0], m=2)
     w_0, w_1 = exp(0.2), exp(0.1 * 0.5 / (1 - p_0))
@@ -67,8 +67,8 @@ def test_two_steps_by_hand() -> None:
 
 def test_eta_stands_for_gamma_over_the_eligible_arms() -> None:
     sums = np.column_stack([np.zeros((4, 3)), [3.0, 1.0, 0.0, 2.0]])
-    usual, told = (kinds.make("exp3", {"gamma": 0.2, "eta": eta}) for eta in (0.0, 0.05))
-    assert probabilities(usual, belief_of(sums)) == pytest.approx(probabilities(told, belief_of(sums)), abs=1e-15)
+    usual, reported = (kinds.make("exp3", {"gamma": 0.2, "eta": eta}) for eta in (0.0, 0.05))
+    assert probabilities(usual, belief_of(sums)) == pytest.approx(probabilities(reported, belief_of(sums)), abs=1e-15)
     assert probabilities(usual.greedy(), belief_of(sums)).tolist() == [1.0, 0.0, 0.0, 0.0]
 
 
@@ -80,12 +80,12 @@ def test_gains_are_estimated_without_bias() -> None:
 
 
 def test_rewards_beyond_the_unit_interval_are_refused() -> None:
-    wide = Reward(
+    broad = Reward(
         id=1, name="wide", weights={"click": 1.0}, window_us=1, default=0.0, clip_low=0.0, clip_high=2.0,
         learn="served", late="count",
     )  # fmt: skip
     with pytest.raises(InputError, match=r"may leave \[0, 1\]"):
-        kinds.make("exp3", {}).check(wide)
+        kinds.make("exp3", {}).check(broad)
 
 
 @pytest.mark.slow
@@ -118,14 +118,16 @@ def played(run: Run, *create: object, n: int = 120) -> list[dict[str, Any]]:
     done(run("policy", "create", "p", "--kind", "exp3", *create))
     rng, clicked = random.Random(1), list[dict[str, Any]]()
     for seed in range(4):  # the later ones from what the earlier ones taught
-        asked = [{"policy": "p", "session": f"s{seed}-{page}", "k": 2} for page in range(n // 4)]
-        lines = "".join(json.dumps(line) + "\n" for line in asked)
+        options = [{"policy": "p", "session": f"s{seed}-{page}", "k": 2} for page in range(n // 4)]
+        lines = "".join(json.dumps(line) + "\n" for line in options)
         answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=lines)).lines
         slots = [slot | {"id": answer["decision_id"]} for answer in answers for slot in answer["slate"]]
         clicks = [slot for slot in slots if rng.random() < {"a": 0.7, "b": 0.3, "c": 0.1}[slot["arm"]]]
-        told = [{"decision_id": s["id"], "position": s["position"], "events": {"click": 1}} for s in clicks]
-        rng.shuffle(told)
-        done(run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in told + told[:5])))
+        reported = [{"decision_id": s["id"], "position": s["position"], "events": {"click": 1}} for s in clicks]
+        rng.shuffle(reported)
+        done(
+            run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in reported + reported[:5]))
+        )
         clicked += clicks
     return clicked
 

@@ -51,8 +51,8 @@ def joint(family: str, floors: tuple[float, ...]) -> Array:
 def test_pages_and_marginals_are_exact(family: str, floors: tuple[float, ...]) -> None:
     scores, expected = FAMILIES[family], joint(family, floors)
     assert expected.sum() == pytest.approx(1, abs=1e-12)
-    found = slate.conditionals(scores, PAGES, floor=floors).prod(axis=1)
-    assert found == pytest.approx(expected, abs=1e-12)
+    result = slate.conditionals(scores, PAGES, floor=floors).prod(axis=1)
+    assert result == pytest.approx(expected, abs=1e-12)
     sums = [np.bincount(PAGES[:, position], weights=expected, minlength=M) for position in range(SIZE)]
     assert slate.marginals(scores, size=SIZE, floor=floors) == pytest.approx(np.array(sums), abs=1e-12)
 
@@ -106,7 +106,7 @@ def test_what_the_floor_guarantees_is_below_every_marginal() -> None:
     for floors in FLOORS:
         least = guaranteed(SIZE, M, floor=floors)
         marginals = [slate.marginals(scores, size=SIZE, floor=floors) for scores in FAMILIES.values()]
-        assert all((found.min(axis=1) >= least - 1e-12).all() for found in marginals)
+        assert all((marginal.min(axis=1) >= least - 1e-12).all() for marginal in marginals)
     # who is certain at position 1 never stands at position 2
     assert guaranteed(SIZE, M, floor=(0.0, 0.3, 0.0)).tolist() == [0, 0, 0]
     assert guaranteed(SIZE, M, floor=(0.2, 0.0)).tolist() == pytest.approx([0.04, 0, 0], abs=1e-12)
@@ -117,8 +117,8 @@ def test_a_log_of_named_positions_is_sound_and_judges_others(run: Run) -> None:
     done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(M))))
     words = ("--param", "floor=0.5", "--param", "explore_slots=2")
     done(run("policy", "create", "p", "--kind", "thompson", *words))
-    asked = "".join(json.dumps({"policy": "p", "session": f"s{row}", "k": 3}) + "\n" for row in range(200))
-    answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=asked)).lines
+    options = "".join(json.dumps({"policy": "p", "session": f"s{row}", "k": 3}) + "\n" for row in range(200))
+    answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=options)).lines
     assert all(slot["propensity"] >= 0.5 / 4 - 1e-12 for answer in answers for slot in answer["slate"][1:2])
     assert done(run("doctor", "--json")).json["ok"]
     assert done(run("decision", "show", 1, "--json")).json["floor"] == [0, 0.5, 0]

@@ -8,8 +8,8 @@ from rlrec.policy import features
 
 
 def test_equal_contexts_have_equal_vectors_whatever_the_order_of_their_keys() -> None:
-    one, other = features.encode([{"hour": 9, "device": "phone"}, {"device": "phone", "hour": 9.0}])
-    assert np.array_equal(one, other)
+    item, other = features.encode([{"hour": 9, "device": "phone"}, {"device": "phone", "hour": 9.0}])
+    assert np.array_equal(item, other)
 
 
 def test_other_values_and_other_kinds_of_value_have_other_vectors() -> None:
@@ -36,7 +36,7 @@ def test_numbers_grow_slowly_and_never_overflow() -> None:
 
 def test_a_context_has_the_same_vector_in_any_company() -> None:
     contexts: list[dict[str, Any]] = [{"x": 1e308}, {"x": 10**400}, {"x": [10**400, 1e308]}]
-    assert np.array_equal(features.encode(contexts), np.vstack([features.encode([one]) for one in contexts]))
+    assert np.array_equal(features.encode(contexts), np.vstack([features.encode([context]) for context in contexts]))
 
 
 def test_no_context_is_no_row() -> None:

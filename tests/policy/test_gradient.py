@@ -38,9 +38,9 @@ def visits() -> History:
 
 
 def states(kind: Gradient) -> State:
-    found = visits()
-    described = np.array([[1.0, PRICE[arm]] for arm in found.arm.tolist()])
-    return kind.states(kind.design.context.encode([{"hour": 7}, {"hour": 9}]), found, described)
+    result = visits()
+    described = np.array([[1.0, PRICE[arm]] for arm in result.arm.tolist()])
+    return kind.states(kind.design.context.encode([{"hour": 7}, {"hour": 9}]), result, described)
 
 
 def random_parameters(kind: Gradient, arms: int = 3, seed: int = 1) -> Parameters:
@@ -67,10 +67,10 @@ def test_features_of_context_and_session_by_hand() -> None:
 
 def test_features_of_the_arms_seen_by_hand() -> None:
     """How often, how recently, whether just now, and what they earned, faded."""
-    found = states(policy(recency=0.5))
-    assert (found.row.tolist(), found.arm.tolist()) == ([1, 1], [2, 3])
-    assert found.memory[0] == pytest.approx([np.log(3), 0.25 + 1, 1, np.arcsinh(0.25 * 0.25 + 0.75)])
-    assert found.memory[1] == pytest.approx([np.log(2), 0.5, 0, np.arcsinh(0.5 * 3)])
+    result = states(policy(recency=0.5))
+    assert (result.row.tolist(), result.arm.tolist()) == ([1, 1], [2, 3])
+    assert result.memory[0] == pytest.approx([np.log(3), 0.25 + 1, 1, np.arcsinh(0.25 * 0.25 + 0.75)])
+    assert result.memory[1] == pytest.approx([np.log(2), 0.5, 0, np.arcsinh(0.5 * 3)])
 
 
 @pytest.mark.parametrize(("recency", "faded"), [(1.0, [2, 1]), (0.0, [1, 0])])
@@ -80,32 +80,32 @@ def test_recency_1_forgets_nothing_and_0_all_but_the_last(recency: float, faded:
 
 def test_an_arm_twice_on_the_page_before_was_shown_last_once() -> None:
     blob = histories.pack(0, 2, 2.0, [(2, 1, 1.0), (2, 1, 1.0)])
-    found = policy().states(np.zeros((1, 2)), history.unpack([blob], np.array([1])), np.ones((2, 2)))
-    assert found.memory.tolist() == [pytest.approx([np.log(3), 2, 1, np.arcsinh(2)])]
+    result = policy().states(np.zeros((1, 2)), history.unpack([blob], np.array([1])), np.ones((2, 2)))
+    assert result.memory.tolist() == [pytest.approx([np.log(3), 2, 1, np.arcsinh(2)])]
 
 
 def test_states_of_visits_that_begin_know_of_no_arm() -> None:
-    found = policy().states(np.ones((4, 2)), History.nothing(4), np.zeros((0, 2)))
-    assert len(found) == 4
-    assert (len(found.row), found.memory.shape) == (0, (0, 4))
-    assert not found.x[:, 2:].any()
+    result = policy().states(np.ones((4, 2)), History.nothing(4), np.zeros((0, 2)))
+    assert len(result) == 4
+    assert (len(result.row), result.memory.shape) == (0, (0, 4))
+    assert not result.x[:, 2:].any()
 
 
 def test_states_do_not_depend_on_those_beside_them() -> None:
-    kind, found = policy(), visits()
-    described = np.array([[1.0, PRICE[arm]] for arm in found.arm.tolist()])
-    alone = kind.states(np.ones((1, 2)), found.take(np.array([1])), described)
-    beside = kind.states(np.ones((2, 2)), found, described).take(np.array([1]))
+    kind, result = policy(), visits()
+    described = np.array([[1.0, PRICE[arm]] for arm in result.arm.tolist()])
+    alone = kind.states(np.ones((1, 2)), result.take(np.array([1])), described)
+    beside = kind.states(np.ones((2, 2)), result, described).take(np.array([1]))
     for name in ("x", "row", "arm", "memory"):
         np.testing.assert_array_equal(getattr(alone, name), getattr(beside, name))
 
 
 @pytest.mark.parametrize("rows", [[1, 0], [1], [0], []])
 def test_states_can_be_taken_in_any_order(rows: list[int]) -> None:
-    kind, whole = policy(), states(policy())
-    taken = whole.take(np.array(rows, np.intp))
+    kind, complete = policy(), states(policy())
+    taken = complete.take(np.array(rows, np.intp))
     parameters = random_parameters(kind)
-    score = kind.scores_of(parameters, whole, arms=ARMS, described=DESCRIBED)
+    score = kind.scores_of(parameters, complete, arms=ARMS, described=DESCRIBED)
     assert len(taken) == len(rows)
     assert kind.scores_of(parameters, taken, arms=ARMS, described=DESCRIBED) == pytest.approx(score[rows])
 
@@ -113,18 +113,18 @@ def test_states_can_be_taken_in_any_order(rows: list[int]) -> None:
 # -- scores --
 
 
-def by_hand(kind: Gradient, parameters: Parameters, state: State, row: int, place: int) -> float:
+def by_hand(kind: Gradient, parameters: Parameters, state: State, row: int, index: int) -> float:
     """The score of one arm in one state, term by term."""
-    x, z, p = state.x[row], DESCRIBED[place], DESCRIBED.shape[1]
+    x, z, p = state.x[row], DESCRIBED[index], DESCRIBED.shape[1]
     faded = x[-p:]
-    total = float(parameters["bias"][place] + (z * parameters["similar"]) @ faded)
+    total = float(parameters["bias"][index] + (z * parameters["similar"]) @ faded)
     if kind.model == BILINEAR:
         total += float(z @ parameters["cross"] @ x)
     else:
-        total += float(parameters["linear"][place] @ x + z @ parameters["cross"][:, 0])
-    for its, arm, own in zip(state.row.tolist(), state.arm.tolist(), state.memory, strict=True):
-        if (its, arm) == (row, ARMS[place]):
-            total += float(own @ (parameters["history"] + parameters["own"][place]))
+        total += float(parameters["linear"][index] @ x + z @ parameters["cross"][:, 0])
+    for its, arm, separate in zip(state.row.tolist(), state.arm.tolist(), state.memory, strict=True):
+        if (its, arm) == (row, ARMS[index]):
+            total += float(separate @ (parameters["history"] + parameters["own"][index]))
     return total
 
 
@@ -132,18 +132,20 @@ def by_hand(kind: Gradient, parameters: Parameters, state: State, row: int, plac
 def test_scores_are_sums_of_their_terms(model: str) -> None:
     kind, state = policy(model=model), states(policy(model=model))
     parameters = random_parameters(kind)
-    found = kind.scores_of(parameters, state, arms=ARMS, described=DESCRIBED)
-    expected = [[by_hand(kind, parameters, state, row, place) for place in range(3)] for row in range(2)]
-    assert found == pytest.approx(np.array(expected))
+    scores_of = kind.scores_of(parameters, state, arms=ARMS, described=DESCRIBED)
+    expected = [[by_hand(kind, parameters, state, row, number) for number in range(3)] for row in range(2)]
+    assert scores_of == pytest.approx(np.array(expected))
 
 
 @pytest.mark.parametrize("model", ["linear", "bilinear"])
 def test_arms_seen_but_not_eligible_have_no_score(model: str) -> None:
     kind = policy(model=model)
     parameters, state = random_parameters(kind), states(kind)
-    whole = kind.scores_of(parameters, state, arms=ARMS, described=DESCRIBED)
-    kept = {name: values[1:] if name in ("bias", "linear", "own") else values for name, values in parameters.items()}
-    assert kind.scores_of(kept, state, arms=ARMS[1:], described=DESCRIBED[1:]) == pytest.approx(whole[:, 1:])
+    scores_of = kind.scores_of(parameters, state, arms=ARMS, described=DESCRIBED)
+    retained = {
+        name: values[1:] if name in ("bias", "linear", "own") else values for name, values in parameters.items()
+    }
+    assert kind.scores_of(retained, state, arms=ARMS[1:], described=DESCRIBED[1:]) == pytest.approx(scores_of[:, 1:])
 
 
 @pytest.mark.parametrize("model", ["linear", "bilinear"])
@@ -155,8 +157,8 @@ def test_an_arm_never_trained_is_scored_by_its_features(model: str) -> None:
         parameters[name] = np.zeros_like(parameters[name])
     described = np.array([[1.0, 4.0], [1.0, 4.0], [1.0, -4.0]])
     beginning = states(kind).take(np.array([0]))
-    alike, again, other = kind.scores_of(parameters, beginning, arms=np.array([7, 8, 9]), described=described)[0]
-    assert alike == again != other
+    equal, again, other = kind.scores_of(parameters, beginning, arms=np.array([7, 8, 9]), described=described)[0]
+    assert equal == again != other
 
 
 @pytest.mark.parametrize("model", ["linear", "bilinear"])
@@ -165,17 +167,17 @@ def test_parameters_packed_and_unpacked_are_the_same(model: str) -> None:
     parameters = random_parameters(kind, 4)
     rows, both = kind.pack(parameters)
     assert rows.shape == (4, 1 + parameters["linear"].shape[1] + 4)
-    found = kind.unpack(np.frombuffer(rows.tobytes(), "<f8"), both)
-    assert found.keys() == parameters.keys()
+    result = kind.unpack(np.frombuffer(rows.tobytes(), "<f8"), both)
+    assert result.keys() == parameters.keys()
     for name, values in parameters.items():
-        np.testing.assert_array_equal(found[name], values)
+        np.testing.assert_array_equal(result[name], values)
 
 
 @pytest.mark.parametrize("model", ["linear", "bilinear"])
 def test_nothing_stored_is_nothing_known(model: str) -> None:
     kind = policy(model=model)
-    found, nothing = kind.unpack(np.zeros(0), {}), kind.nothing(0)
-    assert {name: values.shape for name, values in found.items()} == {
+    result, nothing = kind.unpack(np.zeros(0), {}), kind.nothing(0)
+    assert {name: values.shape for name, values in result.items()} == {
         name: values.shape for name, values in nothing.items()
     }
 
@@ -191,10 +193,10 @@ def test_weights_by_name_make_the_score(model: str) -> None:
     )  # fmt: skip
     weights = kind.weights(belief)
     assert weights.shape == (3, len(kind.features))
-    own = np.array([*(state.memory[state.arm == arm][0] for arm in (2, 3)), np.zeros(4)])
-    told = np.column_stack([np.ones(3), np.tile(state.x[1], (3, 1)), own])
+    separate = np.array([*(state.memory[state.arm == arm][0] for arm in (2, 3)), np.zeros(4)])
+    reported = np.column_stack([np.ones(3), np.tile(state.x[1], (3, 1)), separate])
     score = kind.scores_of(parameters, state, arms=ARMS, described=DESCRIBED)[1]
-    assert (weights * told).sum(axis=1) == pytest.approx(score)
+    assert (weights * reported).sum(axis=1) == pytest.approx(score)
     assert len(set(kind.features)) == len(kind.features)
 
 
@@ -244,26 +246,26 @@ def test_frequencies_match_propensities(size: int, floor: float) -> None:
         code = drawn.slates[which::3] @ digits
         count = np.bincount(code, minlength=5**size)[pages @ digits]
         assert p_value(count, n / 3 * joint) > FALSE_ALARM
-        place = dict(zip((pages @ digits).tolist(), joint.tolist(), strict=True))
+        index = dict(zip((pages @ digits).tolist(), joint.tolist(), strict=True))
         logged = drawn.propensity[which::3].prod(axis=1)
-        assert logged == pytest.approx(np.array([place[one] for one in code.tolist()]), abs=1e-12)
+        assert logged == pytest.approx(np.array([index[item] for item in code.tolist()]), abs=1e-12)
 
 
-def assert_same(found: Draw, expected: Draw) -> None:
+def assert_same(result: Draw, expected: Draw) -> None:
     """Slates to the last one; probabilities as far as doubles go; marginals at the top."""
-    np.testing.assert_array_equal(found.slates, expected.slates)
+    np.testing.assert_array_equal(result.slates, expected.slates)
     for name in ("propensity", "minimum"):
-        assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-12)
-    assert found.marginal[:, 0] == pytest.approx(expected.marginal[:, 0], abs=1e-12)
-    assert np.isnan(found.marginal[:, 1:]).all()
+        assert getattr(result, name) == pytest.approx(getattr(expected, name), abs=1e-12)
+    assert result.marginal[:, 0] == pytest.approx(expected.marginal[:, 0], abs=1e-12)
+    assert np.isnan(result.marginal[:, 1:]).all()
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("size", [1, 3])
 def test_equal_logits_are_drawn_as_pages_of_one_belief(size: int, floor: float) -> None:
-    one, n = np.array([0.3, -1.0, 2.0, 0.3, 0.0]), 2_000
-    expected = slate.SlateSampler(Gumbel(one), size=size, floor=floor).draw(**words(n))
-    assert_same(slate.draw_each(np.tile(one, (n, 1)), size=size, floor=floor, **words(n)), expected)
+    item, n = np.array([0.3, -1.0, 2.0, 0.3, 0.0]), 2_000
+    expected = slate.SlateSampler(Gumbel(item), size=size, floor=floor).draw(**words(n))
+    assert_same(slate.draw_each(np.tile(item, (n, 1)), size=size, floor=floor, **words(n)), expected)
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -276,8 +278,8 @@ def test_what_is_logged_of_a_page_is_what_was_drawn(size: int) -> None:
 def test_the_only_arm_left_is_certain(floor: float) -> None:
     drawn = slate.draw_each(np.array([[5.0], [-5.0]]), size=1, floor=floor, **words(2))
     assert drawn.propensity.tolist() == drawn.minimum.tolist() == [[1.0], [1.0]]
-    whole = slate.draw_each(logits(20, 3), size=3, floor=floor, **words(20))
-    assert (whole.propensity[:, 2] == 1.0).all()
+    complete = slate.draw_each(logits(20, 3), size=3, floor=floor, **words(20))
+    assert (complete.propensity[:, 2] == 1.0).all()
 
 
 @pytest.mark.parametrize("largest", [5, 2**40, 2**62])

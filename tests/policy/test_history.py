@@ -35,26 +35,26 @@ BLOBS = [b"" if packed is None else pack(*packed) for packed in PACKED]
 STEPS = np.array([0, 2, 450, 0, 1, 3, 255, 1, 256])
 
 
-def of(found: History, row: int) -> list[tuple[int, int, float]]:
+def of(result: History, row: int) -> list[tuple[int, int, float]]:
     """The entries of one decision."""
-    mine = slice(*found.start[row : row + 2])
-    columns = (found.arm, found.ago, found.earned)
-    return list(zip(*(column[mine].tolist() for column in columns), strict=True))
+    selected = slice(*result.start[row : row + 2])
+    columns = (result.arm, result.ago, result.earned)
+    return list(zip(*(column[selected].tolist() for column in columns), strict=True))
 
 
 def test_arrays_hold_what_each_decision_packed() -> None:
-    found = history.unpack(BLOBS, STEPS)
-    assert found.gap_s[:5].tolist() == [0, 1.5, 2**40 / 1e6, 0, 0]
-    assert found.shown[:5].tolist() == [0, 2, 900, 0, 1]
-    assert found.reward[:5].tolist() == [0, 0.5, -3.25, 0, 1e100]
-    assert [of(found, row) for row in range(len(BLOBS))] == [packed[3] if packed else [] for packed in PACKED]
-    assert found.rows.tolist() == [1] * 2 + [2] * 64 + [4] + [5] * 3 + [6] * 2 + [7] * 2 + [8] * 2
+    result = history.unpack(BLOBS, STEPS)
+    assert result.gap_s[:5].tolist() == [0, 1.5, 2**40 / 1e6, 0, 0]
+    assert result.shown[:5].tolist() == [0, 2, 900, 0, 1]
+    assert result.reward[:5].tolist() == [0, 0.5, -3.25, 0, 1e100]
+    assert [of(result, row) for row in range(len(BLOBS))] == [packed[3] if packed else [] for packed in PACKED]
+    assert result.rows.tolist() == [1] * 2 + [2] * 64 + [4] + [5] * 3 + [6] * 2 + [7] * 2 + [8] * 2
 
 
 def test_entries_are_those_that_were_packed() -> None:
     """The sign of a zero too."""
-    for told in ([(7, 3, 0.1), (8, 2, -0.0), (9, 1, 0.0)], [(2**40, 300, 1.5), (1, 1, 0.0)], entries(64)):
-        assert repr(entries_of(pack(1, 900, 2.5, told))) == repr(told)
+    for reported in ([(7, 3, 0.1), (8, 2, -0.0), (9, 1, 0.0)], [(2**40, 300, 1.5), (1, 1, 0.0)], entries(64)):
+        assert repr(entries_of(pack(1, 900, 2.5, reported))) == repr(reported)
 
 
 def test_bytes_are_those_of_the_format() -> None:
@@ -79,22 +79,22 @@ def test_what_was_unpacked_packs_to_the_same_bytes() -> None:
 
 @pytest.mark.parametrize("rows", [[4, 2, 2], [], [0, 3], [1]])
 def test_rows_can_be_taken_in_any_order(rows: list[int]) -> None:
-    found = history.unpack(BLOBS, STEPS).take(np.array(rows, np.int64))
-    assert found.packed() == [BLOBS[row] for row in rows]
-    assert found.step.tolist() == STEPS[rows].tolist()
+    result = history.unpack(BLOBS, STEPS).take(np.array(rows, np.int64))
+    assert result.packed() == [BLOBS[row] for row in rows]
+    assert result.step.tolist() == STEPS[rows].tolist()
 
 
 def test_rows_can_be_taken_by_a_mask() -> None:
-    found = history.unpack(BLOBS, STEPS)
-    assert found.take(found.step > 0).packed() == [blob for blob in BLOBS if blob]
+    result = history.unpack(BLOBS, STEPS)
+    assert result.take(result.step > 0).packed() == [blob for blob in BLOBS if blob]
 
 
 def test_a_first_decision_remembers_nothing() -> None:
-    found, none = history.unpack([b"", b""], np.zeros(2, np.int64)), History.nothing(2)
+    result, none = history.unpack([b"", b""], np.zeros(2, np.int64)), History.nothing(2)
     for name in ("step", "gap_s", "shown", "reward", "start", "arm", "ago", "earned"):
-        one, other = getattr(found, name), getattr(none, name)
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
+        item, other = getattr(result, name), getattr(none, name)
+        assert item.dtype == other.dtype
+        np.testing.assert_array_equal(item, other)
 
 
 @pytest.mark.parametrize("blob", [blob for blob in BLOBS if blob])
@@ -104,10 +104,10 @@ def test_bytes_that_are_no_history_are_told(blob: bytes) -> None:
     beyond = blob[:24] + (bits | 1 << 63).to_bytes(8, "little") + blob[32:]
     many = blob[:8] + bytes([count ^ 0x7F]) + blob[9:]
     broken = [blob[:-1], blob[:-8], blob + bytes(8), blob[:24], many, *([beyond] if len(blob) < 500 else [])]
-    for one in broken:
-        assert not history.is_packed(one)
+    for item in broken:
+        assert not history.is_packed(item)
         with pytest.raises(RlrecError, match="damaged"):
-            history.unpack([b"", one], np.array([0, 1]))
+            history.unpack([b"", item], np.array([0, 1]))
 
 
 def test_first_decisions_keep_nothing_and_all_others_something() -> None:
@@ -125,32 +125,32 @@ def state(blob: bytes, step: int, gap_s: float) -> dict[str, object]:
 
 
 def test_rewards_lie_beside_the_recent_arms() -> None:
-    told = state(BLOBS[2], 450, 1.0)
-    assert told["rewards"] == [i / 7 for i in range(54, 64)]
-    assert told["history"][-1] == {"arm": "tea", "ago": 1, "reward": 9.0}
+    reported = state(BLOBS[2], 450, 1.0)
+    assert reported["rewards"] == [i / 7 for i in range(54, 64)]
+    assert reported["history"][-1] == {"arm": "tea", "ago": 1, "reward": 9.0}
     assert history.to_json(History.nothing(1), KEYS) == [{}]
 
 
 @pytest.mark.parametrize(("blob", "step", "gap_s"), [(BLOBS[1], 2, 1.5), (BLOBS[2], 450, 2**40 / 1e6)])
 def test_what_is_shown_packs_to_the_same_bytes(blob: bytes, step: int, gap_s: float) -> None:
-    told = state(blob, step, gap_s)
-    kept, found = history.from_json(told)
-    assert found is not None
-    assert history.pack([found], {key: arm for arm, key in KEYS.items()}) == [blob]
-    assert kept == {name: told[name] for name in ("step", "gap_s", "recent")}
+    reported = state(blob, step, gap_s)
+    retained, result = history.from_json(reported)
+    assert result is not None
+    assert history.pack([result], {key: arm for arm, key in KEYS.items()}) == [blob]
+    assert retained == {name: reported[name] for name in ("step", "gap_s", "recent")}
 
 
 def test_a_first_state_is_known_to_remember_nothing() -> None:
-    kept, found = history.from_json({"step": 0})
-    assert kept == {"step": 0}
-    assert found is not None
-    assert history.pack([found], {}) == [b""]
+    retained, result = history.from_json({"step": 0})
+    assert retained == {"step": 0}
+    assert result is not None
+    assert history.pack([result], {}) == [b""]
 
 
 def test_what_follows_from_the_history_need_not_be_told() -> None:
-    told = state(BLOBS[1], 2, 1.5)
-    short = {name: told[name] for name in told if name not in ("rewards", "recent")}
-    assert history.from_json(short) == ({"step": 2, "gap_s": 1.5}, history.from_json(told)[1])
+    reported = state(BLOBS[1], 2, 1.5)
+    short = {name: reported[name] for name in reported if name not in ("rewards", "recent")}
+    assert history.from_json(short) == ({"step": 2, "gap_s": 1.5}, history.from_json(reported)[1])
 
 
 WRONG = [
@@ -161,6 +161,6 @@ WRONG = [
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_a_state_of_another_shape_is_left_alone(wrong: dict[str, object]) -> None:
-    told = state(BLOBS[1], 2, 1.5) | wrong
-    assert history.from_json(told) == (told, None)
+    reported = state(BLOBS[1], 2, 1.5) | wrong
+    assert history.from_json(reported) == (reported, None)
     assert history.from_json({}) == ({}, None)

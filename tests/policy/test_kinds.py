@@ -33,23 +33,23 @@ def belief(
 
 
 def reward(**changed: Any) -> Reward:
-    known: dict[str, Any] = {
+    stored: dict[str, Any] = {
         "id": 1, "name": "r", "weights": {"click": 1.0}, "window_us": 60, "default": 0.0, "clip_low": 0.0,
         "clip_high": 1.0, "learn": "served", "late": "count",
     }  # fmt: skip
-    return Reward(**known | changed)
+    return Reward(**stored | changed)
 
 
-def served(policy: Policy, known: Belief, *, arms: str = "abc", context: dict[str, Any] | None = None) -> Array:
-    return slate.first(policy.scores(known, arms=list(arms), context=context or {}), floor=policy.exploration)
+def served(policy: Policy, stored: Belief, *, arms: str = "abc", context: dict[str, Any] | None = None) -> Array:
+    return slate.first(policy.scores(stored, arms=list(arms), context=context or {}), floor=policy.exploration)
 
 
 # -- epsilon-greedy --
 
 
 def test_ties_share_probability() -> None:
-    found = served(kinds.make("epsilon-greedy", {"epsilon": 0.3}), belief([10, 20, 5], [5, 10, 1]))
-    assert found == pytest.approx([0.45, 0.45, 0.1], abs=1e-15)
+    result = served(kinds.make("epsilon-greedy", {"epsilon": 0.3}), belief([10, 20, 5], [5, 10, 1]))
+    assert result == pytest.approx([0.45, 0.45, 0.1], abs=1e-15)
 
 
 def test_an_arm_without_pulls_has_mean_zero() -> None:
@@ -59,22 +59,22 @@ def test_an_arm_without_pulls_has_mean_zero() -> None:
 
 
 def test_a_prior_moves_the_mean() -> None:
-    known = belief([10, 0, 0], [2, 0, 0], prior=(1, 3))
-    assert kinds.make("epsilon-greedy", {}).index(known, context={}) == pytest.approx([3 / 14, 1 / 4, 1 / 4])
+    stored = belief([10, 0, 0], [2, 0, 0], prior=(1, 3))
+    assert kinds.make("epsilon-greedy", {}).index(stored, context={}) == pytest.approx([3 / 14, 1 / 4, 1 / 4])
 
 
 def test_epsilon_and_floor_are_one_mechanism() -> None:
-    found = served(kinds.make("epsilon-greedy", {"epsilon": 0.1, "floor": 0.2}), belief([1, 1, 1], [1, 0, 0]))
-    assert found == pytest.approx([1 - 0.28 + 0.28 / 3, 0.28 / 3, 0.28 / 3], abs=1e-15)
+    result = served(kinds.make("epsilon-greedy", {"epsilon": 0.1, "floor": 0.2}), belief([1, 1, 1], [1, 0, 0]))
+    assert result == pytest.approx([1 - 0.28 + 0.28 / 3, 0.28 / 3, 0.28 / 3], abs=1e-15)
 
 
 # -- ucb --
 
 
 def test_the_index_is_mean_and_bonus() -> None:
-    found = kinds.make("ucb", {"c": 2.0}).index(belief([16, 4, 1], [8, 1, 0]), context={})
+    result = kinds.make("ucb", {"c": 2.0}).index(belief([16, 4, 1], [8, 1, 0]), context={})
     bonus = 2 * np.sqrt(np.log(22) / np.array([16, 4, 1]))
-    assert found == pytest.approx(np.array([0.5, 0.25, 0]) + bonus, abs=1e-14)
+    assert result == pytest.approx(np.array([0.5, 0.25, 0]) + bonus, abs=1e-14)
 
 
 def test_an_arm_never_tried_comes_first() -> None:
@@ -84,8 +84,8 @@ def test_an_arm_never_tried_comes_first() -> None:
 
 
 def test_the_clock_of_ucb_counts_arms_that_are_not_eligible() -> None:
-    found = kinds.make("ucb", {"c": 1.0}).index(belief([4, 4, 4], [0, 0, 0], total=99), context={})
-    assert found == pytest.approx([np.sqrt(np.log(100) / 4)] * 3)
+    result = kinds.make("ucb", {"c": 1.0}).index(belief([4, 4, 4], [0, 0, 0], total=99), context={})
+    assert result == pytest.approx([np.sqrt(np.log(100) / 4)] * 3)
 
 
 def test_c_zero_is_greedy() -> None:
@@ -96,14 +96,14 @@ def test_c_zero_is_greedy() -> None:
 
 
 def test_the_posterior_counts_rewards_fractionally() -> None:
-    found = kinds.make("thompson", {}).scores(belief([10, 0], [2.5, 0], prior=(1, 1)), arms=["a", "b"], context={})
-    assert isinstance(found, Beta)
-    assert (found.alpha.tolist(), found.beta.tolist()) == ([3.5, 1], [8.5, 1])
+    scores = kinds.make("thompson", {}).scores(belief([10, 0], [2.5, 0], prior=(1, 1)), arms=["a", "b"], context={})
+    assert isinstance(scores, Beta)
+    assert (scores.alpha.tolist(), scores.beta.tolist()) == ([3.5, 1], [8.5, 1])
 
 
 def test_the_second_arm_is_best_with_29_of_33() -> None:
-    known = belief([6, 4], [2, 3], prior=(1, 1))  # Beta(3, 5) and Beta(4, 2)
-    assert served(kinds.make("thompson", {}), known, arms="ab")[1] == pytest.approx(29 / 33, abs=1e-12)
+    stored = belief([6, 4], [2, 3], prior=(1, 1))  # Beta(3, 5) and Beta(4, 2)
+    assert served(kinds.make("thompson", {}), stored, arms="ab")[1] == pytest.approx(29 / 33, abs=1e-12)
 
 
 @pytest.mark.parametrize("a", [LEAST, 0.1, 1e7, MOST])
@@ -155,9 +155,9 @@ def test_later_positions_renormalise() -> None:
 )
 def test_values_of_a_context_are_named_as_in_json(value: Any, arm: int) -> None:
     names = {"9": "a", "2.5": "b", "true": "c", "*": "d", "1000000": "e", "null": "a", "None": "a", "1e+06": "a"}
-    policy = fixed(by="hour", probabilities={name: {one: 1.0} for name, one in names.items()})
-    found = served(policy, belief([0] * 5, [0] * 5), arms="abcde", context={"hour": value})
-    assert found.argmax() == arm
+    policy = fixed(by="hour", probabilities={name: {item: 1.0} for name, item in names.items()})
+    result = served(policy, belief([0] * 5, [0] * 5), arms="abcde", context={"hour": value})
+    assert result.argmax() == arm
     assert policy.reads == ("hour",)
 
 

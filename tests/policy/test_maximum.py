@@ -27,7 +27,7 @@ def click_posteriors(arms: int, *, low: float, high: float, seed: int) -> Beta:
     return Beta(1.0 + clicks, 1.0 + pulls - clicks)
 
 
-def wide_posteriors(arms: int, *, high: float, seed: int) -> Beta:
+def broad_posteriors(arms: int, *, high: float, seed: int) -> Beta:
     """Both parameters log-uniform from 0.1 to 10^high."""
     rng = np.random.default_rng(seed)
     parameters: Array = 10.0 ** rng.uniform(-1, high, (2, arms))
@@ -36,8 +36,8 @@ def wide_posteriors(arms: int, *, high: float, seed: int) -> Beta:
 
 EXTREME = Beta(np.array([0.1, 0.1, 0.1, 1e7, 5.0]), np.array([0.1, 0.1, 1e7, 0.1, 0.1]))
 MIXES = {
-    "wide to 1e4": wide_posteriors(1000, high=4, seed=1),
-    "wide to 1e7": wide_posteriors(1000, high=7, seed=2),
+    "wide to 1e4": broad_posteriors(1000, high=4, seed=1),
+    "wide to 1e7": broad_posteriors(1000, high=7, seed=2),
     "few clicks": click_posteriors(1000, low=1, high=3, seed=3),
     "many clicks": click_posteriors(1000, low=3, high=7, seed=4),
     "near ties": Beta(np.linspace(4.99e5, 5.01e5, 1000), np.linspace(9.501e6, 9.499e6, 1000)),
@@ -78,7 +78,7 @@ def test_known_digits_of_two_posteriors() -> None:
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 8))])
 @pytest.mark.parametrize("high", [4, 7])
 def test_equal_to_an_independent_path_through_scipy(high: int, seed: int) -> None:
-    scores = wide_posteriors(6, high=high, seed=100 + seed)
+    scores = broad_posteriors(6, high=high, seed=100 + seed)
     assert first(scores, floor=0.0) == pytest.approx(reference.beta_first(scores.alpha, scores.beta), abs=1e-11)
 
 
@@ -130,7 +130,7 @@ def test_parameters_near_zero_and_beyond_ten_million_stay_finite() -> None:
 
 
 def test_order_of_arms_does_not_matter() -> None:
-    scores = wide_posteriors(40, high=5, seed=6)
+    scores = broad_posteriors(40, high=5, seed=6)
     shuffle = np.random.default_rng(7).permutation(40)
     shuffled = first(Beta(scores.alpha[shuffle], scores.beta[shuffle]), floor=0.0)
     assert shuffled == pytest.approx(first(scores, floor=0.0)[shuffle], abs=1e-14)

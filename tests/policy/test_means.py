@@ -15,19 +15,19 @@ from rlrec.policy.thompson import Thompson
 
 
 def belief(pulls: float, reward: float, squares: float | None = None, *, prior: tuple[float, float] = (0, 0)) -> Belief:
-    one = np.ones(1)
+    item = np.ones(1)
     return Belief(
-        pulls=one * pulls,
-        reward_sum=one * reward,
-        reward_squares=one * (reward if squares is None else squares),
-        alpha=one * prior[0],
-        beta=one * prior[1],
+        pulls=item * pulls,
+        reward_sum=item * reward,
+        reward_squares=item * (reward if squares is None else squares),
+        alpha=item * prior[0],
+        beta=item * prior[1],
         total=pulls,
     )
 
 
-def bounds(known: Belief, level: float = 0.95) -> tuple[float, float]:
-    lower, upper = means.intervals(Thompson(), known, level=level)
+def bounds(stored: Belief, level: float = 0.95) -> tuple[float, float]:
+    lower, upper = means.intervals(Thompson(), stored, level=level)
     return float(lower[0]), float(upper[0])
 
 
@@ -56,17 +56,17 @@ def test_what_nothing_is_known_of_has_no_bounds() -> None:
 
 
 def test_a_mean_takes_the_prior_in() -> None:
-    known = belief(8, 1, prior=(1, 1))
-    assert (known.mean()[0], known.weight[0]) == (0.2, 10)
+    stored = belief(8, 1, prior=(1, 1))
+    assert (stored.mean()[0], stored.weight[0]) == (0.2, 10)
     assert np.isnan(belief(0, 0).mean(unknown=np.nan)).all()
 
 
 def test_by_a_curve_an_arm_without_a_click_may_be_worth_nothing() -> None:
     curved = Thompson(position="home@1", examination=(1.0, 0.5))
-    known = replace(belief(5, 0, prior=(1, 1)), extra=np.array([[5.0, 0.0]]))
+    stored = replace(belief(5, 0, prior=(1, 1)), extra=np.array([[5.0, 0.0]]))
     clicked = replace(belief(5, 1, prior=(1, 1)), extra=np.array([[4.0, 0.0]]))
-    (lower,), (upper,) = means.intervals(curved, known)
-    assert (lower, upper) == (0.0, pytest.approx(bounds(known)[1]))
+    (lower,), (upper,) = means.intervals(curved, stored)
+    assert (lower, upper) == (0.0, pytest.approx(bounds(stored)[1]))
     assert means.intervals(curved, clicked)[0][0] == pytest.approx(bounds(clicked)[0])
 
 
@@ -78,7 +78,7 @@ def test_rewards_beyond_1_have_no_beta_interval() -> None:
 
 def test_only_kinds_that_take_rewards_for_probabilities_have_means_within_them() -> None:
     """Under a curve a reward of 10 at examination .5 is one of 20 a pull."""
-    known = replace(belief(0.5, 10, 100, prior=(1, 1)), extra=np.array([[0.0, -9.0]]))
+    stored = replace(belief(0.5, 10, 100, prior=(1, 1)), extra=np.array([[0.0, -9.0]]))
     greedy = EpsilonGreedy(position="home@1", examination=(1.0, 0.5))
-    assert greedy.index(known) == pytest.approx(11 / 2.5)
-    assert Thompson(position="home@1", examination=(1.0, 0.5)).mean(known) <= 1
+    assert greedy.index(stored) == pytest.approx(11 / 2.5)
+    assert Thompson(position="home@1", examination=(1.0, 0.5)).mean(stored) <= 1

@@ -31,7 +31,7 @@ def score_functions(scores: Array, pages: Index) -> Array:
     x = np.zeros((1, len(kind.names)))
     x[:, 0] = 1.0
     none = np.zeros(0, np.int64)
-    found = []
+    result = []
     for page in pages:
         log_propensity = plackett_luce.log_joint(scores[None], page[None], temperature=1.0, floor=0.0)
         logged = LoggedSlates(
@@ -40,8 +40,8 @@ def score_functions(scores: Array, pages: Index) -> Array:
             gain=np.ones(1), raw=np.ones(1), scale=np.ones(1),
         )  # fmt: skip
         gradient = reinforce.sums(kind, parameters, [logged], Objective()).gradient
-        found.append(gradient["linear"][:, 0])
-    return np.array(found)
+        result.append(gradient["linear"][:, 0])
+    return np.array(result)
 
 
 def test_the_log_probability_of_a_slate_and_its_gradient() -> None:
@@ -94,9 +94,9 @@ def test_arms_stand_in_proportion_to_the_power_of_their_odds(temperature: float)
 
 
 def test_rewards_beyond_the_unit_interval_are_refused() -> None:
-    wide = Reward(
+    broad = Reward(
         id=1, name="wide", weights={"click": 1.0}, window_us=1, default=0.0, clip_low=0.0, clip_high=2.0,
         learn="served", late="count",
     )  # fmt: skip
     with pytest.raises(InputError, match=r"may leave \[0, 1\]"):
-        kinds.make("plackett-luce", {}).check(wide)
+        kinds.make("plackett-luce", {}).check(broad)

@@ -12,24 +12,24 @@ from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.scores import Scores
 
 
-def cases(family: str, *, wide: float) -> list[Scores]:
+def cases(family: str, *, broad: float) -> list[Scores]:
     """Thirty cases of six of fifteen arms, some of which are equal."""
     rng = np.random.default_rng(4)
-    pulls = 10 ** rng.uniform(0, wide, 15).round(1)
+    pulls = 10 ** rng.uniform(0, broad, 15).round(1)
     rate = rng.beta(1, 5, 15).round(2) + 0.01
     chosen = [rng.choice(15, 6, replace=False) for _ in range(30)]
     if family == "gumbel":
-        return [Gumbel(np.log(rate[arms]) * wide) for arms in chosen]
+        return [Gumbel(np.log(rate[arms]) * broad) for arms in chosen]
     if family == "beta":
         return [Beta((1 + pulls * rate)[arms], (1 + pulls * (1 - rate))[arms]) for arms in chosen]
     return [Gaussian(rate[arms], (1 / np.sqrt(pulls))[arms]) for arms in chosen]
 
 
 @pytest.mark.parametrize("family", ["beta", "gaussian", "gumbel"])
-@pytest.mark.parametrize("wide", [1.0, 5.0])
+@pytest.mark.parametrize("broad", [1.0, 5.0])
 @pytest.mark.parametrize("floor", [0.0, (0.1, 0.3, 0.0)])
-def test_marginals_of_many_cases_are_those_of_each(family: str, wide: float, floor: float | tuple[float, ...]) -> None:
-    many = cases(family, wide=wide)
+def test_marginals_of_many_cases_are_those_of_each(family: str, broad: float, floor: float | tuple[float, ...]) -> None:
+    many = cases(family, broad=broad)
     together = slate.marginals_each(many, size=3, floor=floor)
     each = [slate.marginals(scores, size=3, floor=floor) for scores in many]
     assert np.array(together) == pytest.approx(np.array(each), rel=1e-8, abs=1e-12)
@@ -38,7 +38,7 @@ def test_marginals_of_many_cases_are_those_of_each(family: str, wide: float, flo
 @pytest.mark.parametrize("family", ["beta", "gaussian", "gumbel"])
 @pytest.mark.parametrize("floor", [0.0, (0.1, 0.3, 0.0)])
 def test_conditionals_of_many_cases_are_those_of_each(family: str, floor: float | tuple[float, ...]) -> None:
-    many, rng = cases(family, wide=3.0), np.random.default_rng(5)
+    many, rng = cases(family, broad=3.0), np.random.default_rng(5)
     case = rng.integers(30, size=90)
     slates = np.array([rng.choice(6, 3, replace=False) for _ in case])
     together = slate.conditionals_each(many, case, slates, floor=floor)

@@ -60,15 +60,15 @@ def score(kind: Gradient, parameters: Parameters, pages: LoggedSlates) -> Array:
 
 def value(kind: Gradient, parameters: Parameters, pages: LoggedSlates, *, entropy: float = 0.0) -> float:
     """What the objective adds up to: sum of scale (weight x gain + entropy)."""
-    found = score(kind, parameters, pages)
-    joint = plackett_luce.log_joint(found, pages.shown, temperature=kind.temperature, floor=kind.exploration)
-    soft = plackett_luce.probabilities(found, temperature=kind.temperature, floor=0.0)
+    result = score(kind, parameters, pages)
+    joint = plackett_luce.log_joint(result, pages.shown, temperature=kind.temperature, floor=kind.exploration)
+    soft = plackett_luce.probabilities(result, temperature=kind.temperature, floor=0.0)
     bonus = -entropy * (soft * np.log(soft)).sum(axis=1)
     return float((pages.scale * (np.exp(joint - pages.log_propensity) * pages.gain + bonus)).sum())
 
 
 def differences(kind: Gradient, parameters: Parameters, pages: LoggedSlates, *, entropy: float = 0.0) -> Parameters:
-    found = {name: np.zeros_like(values) for name, values in parameters.items()}
+    result = {name: np.zeros_like(values) for name, values in parameters.items()}
     for name, values in parameters.items():
         for cell in np.ndindex(values.shape):
             moved = []
@@ -76,8 +76,8 @@ def differences(kind: Gradient, parameters: Parameters, pages: LoggedSlates, *, 
                 other = values.copy()
                 other[cell] += step
                 moved.append(value(kind, {**parameters, name: other}, pages, entropy=entropy))
-            found[name][cell] = (moved[0] - moved[1]) / 2e-6
-    return found
+            result[name][cell] = (moved[0] - moved[1]) / 2e-6
+    return result
 
 
 @pytest.mark.parametrize("model", ["linear", "bilinear"])
@@ -85,9 +85,9 @@ def differences(kind: Gradient, parameters: Parameters, pages: LoggedSlates, *, 
 def test_the_gradient_equals_finite_differences(model: str, size: int, slots: str) -> None:
     kind = policy(model=model, temperature=0.7, floor=0.1, explore_slots=slots)
     pages, parameters = random_pages(kind, size=size), random_parameters(kind, 8, np.random.default_rng(2))
-    found = reinforce.sums(kind, parameters, [pages], Objective(entropy=0.3)).gradient
+    gradient = reinforce.sums(kind, parameters, [pages], Objective(entropy=0.3)).gradient
     for name, slope in differences(kind, parameters, pages, entropy=0.3).items():
-        assert found[name] == pytest.approx(slope, rel=1e-5, abs=1e-6), name
+        assert gradient[name] == pytest.approx(slope, rel=1e-5, abs=1e-6), name
 
 
 def test_sums_of_two_batches_add_up_to_those_of_both() -> None:
@@ -95,30 +95,30 @@ def test_sums_of_two_batches_add_up_to_those_of_both() -> None:
     pages, parameters = random_pages(kind, n=60), random_parameters(kind, 8, np.random.default_rng(3))
     parts = [rows_of(pages, rows) for rows in (np.arange(25), np.arange(25, 60))]
     objective = Objective(clip=2.0, entropy=0.1)
-    first, second, whole = (reinforce.sums(kind, parameters, [one], objective) for one in (*parts, pages))
+    first, second, complete = (reinforce.sums(kind, parameters, [piece], objective) for piece in (*parts, pages))
     both = first + second
-    assert all(both.gradient[name] == pytest.approx(whole.gradient[name], abs=1e-12) for name in parameters)
-    assert (both.n, both.clipped_share) == (60, pytest.approx(whole.clipped_share))
+    assert all(both.gradient[name] == pytest.approx(complete.gradient[name], abs=1e-12) for name in parameters)
+    assert (both.n, both.clipped_share) == (60, pytest.approx(complete.clipped_share))
 
 
 @pytest.mark.parametrize("entropy", [0.0, 0.1])
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
 def test_scores_of_any_size_stand_side_by_side(kind: type, entropy: float) -> None:
     """Rows whose scores lie hundreds apart give together what each gives alone, to the digits of their features."""
-    one = policy()
-    pages, parameters = random_pages(one), random_parameters(one, 8, np.random.default_rng(6))
+    item = policy()
+    pages, parameters = random_pages(item), random_parameters(item, 8, np.random.default_rng(6))
     x = pages.state.x.copy()
     parameters["linear"][:, 0] = [0, 0, 0, 1, 1, 1, 1, 1]
     x[:, 0] = np.linspace(-300, 300, len(x))
     state = replace(pages.state, x=x.astype(kind), memory=pages.state.memory.astype(kind))
     pages = replace(pages, state=state, log_propensity=np.zeros(len(x)))
     objective = Objective(entropy=entropy)
-    found = reinforce.sums(one, parameters, [pages], objective)
-    alone = [reinforce.sums(one, parameters, [rows_of(pages, np.array([row]))], objective) for row in range(len(x))]
+    sums = reinforce.sums(item, parameters, [pages], objective)
+    alone = [reinforce.sums(item, parameters, [rows_of(pages, np.array([row]))], objective) for row in range(len(x))]
     each, digits = reduce(GradientSums.__add__, alone), 1e-12 if kind is np.float64 else 1e-4
     for name, slope in each.gradient.items():
-        assert found.gradient[name] == pytest.approx(slope, abs=digits * np.abs(slope).max()), name
-    assert found.variances == pytest.approx(each.variances, rel=digits)
+        assert sums.gradient[name] == pytest.approx(slope, abs=digits * np.abs(slope).max()), name
+    assert sums.variances == pytest.approx(each.variances, rel=digits)
 
 
 @dataclass
@@ -134,11 +134,11 @@ class Plain:
 
 def plain(kind: Gradient, parameters: Parameters, pages: LoggedSlates, objective: Objective) -> Plain:
     scores = score(kind, parameters, pages).astype(np.float64) / kind.temperature
-    found = Plain(np.zeros_like(scores))
+    result = Plain(np.zeros_like(scores))
     for row, logits in enumerate(scores):
         every = np.ones(len(logits), np.bool_) if pages.eligible is None else pages.eligible[row]
         soft = np.where(every, np.exp(logits - logits[every].max()), 0)
-        told, scale, length = [], pages.scale[row], 1 + float((pages.state.x[row] ** 2).sum())
+        reported, scale, length = [], pages.scale[row], 1 + float((pages.state.x[row] ** 2).sum())
         left, slope, joint = every.copy(), np.zeros(len(logits)), 0.0
         for position, arm in enumerate(pages.shown[row]):
             if objective.top:
@@ -152,22 +152,22 @@ def plain(kind: Gradient, parameters: Parameters, pages: LoggedSlates, objective
             if objective.top or objective.by_slot:
                 factor = objective.top * (-np.expm1(joint)) ** (objective.top - 1) * scale if objective.top else scale
                 slot = (pages.log_propensity[row, position], pages.gain[row, position], pages.raw[row, position])
-                told.append((slope, joint, factor, *slot))
+                reported.append((slope, joint, factor, *slot))
         if not objective.top and not objective.by_slot:
-            told.append((slope, joint, scale, pages.log_propensity[row], pages.gain[row], pages.raw[row]))
-        for slope, joint, factor, logged, gain, raw in told:
+            reported.append((slope, joint, scale, pages.log_propensity[row], pages.gain[row], pages.raw[row]))
+        for slope, joint, factor, logged, gain, raw in reported:
             weight = np.exp(joint - logged)
-            kept, size = min(weight, objective.clip) * factor, np.sqrt((slope**2).sum() * length) / kind.temperature
-            found.moved[row] += kept * gain * slope / kind.temperature
-            found.mass += weight * factor * abs(gain) * size
-            found.clipped += (weight * factor - kept) * abs(gain) * size
-            found.square += (kept * gain * size) ** 2
-            found.raw_square += (kept * raw * size) ** 2
+            retained, size = min(weight, objective.clip) * factor, np.sqrt((slope**2).sum() * length) / kind.temperature
+            result.moved[row] += retained * gain * slope / kind.temperature
+            result.mass += weight * factor * abs(gain) * size
+            result.clipped += (weight * factor - retained) * abs(gain) * size
+            result.square += (retained * gain * size) ** 2
+            result.raw_square += (retained * raw * size) ** 2
         p = soft / soft.sum()
         spoken = np.where(p > 0, np.log(np.maximum(p, 1e-300)), 0)
         sharp = -p * (spoken - (p * spoken).sum())
-        found.moved[row] += objective.entropy * scale * sharp / kind.temperature
-    return found
+        result.moved[row] += objective.entropy * scale * sharp / kind.temperature
+    return result
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
@@ -181,8 +181,8 @@ def test_sums_are_those_of_plain_loops(
     size: int, top: int, by_slot: bool, masked: bool, apart: float, kind: type
 ) -> None:
     """Of pages and of slots, with arms that some may not show, however far apart scores are; figures too."""
-    one = policy(temperature=0.8, floor=0.05)
-    pages, parameters = random_pages(one, n=30, m=5, size=size), random_parameters(one, 8, np.random.default_rng(7))
+    item = policy(temperature=0.8, floor=0.05)
+    pages, parameters = random_pages(item, n=30, m=5, size=size), random_parameters(item, 8, np.random.default_rng(7))
     parameters["bias"] = apart * np.random.default_rng(8).normal(size=8)
     if top or by_slot:
         rng = np.random.default_rng(9)
@@ -196,44 +196,44 @@ def test_sums_are_those_of_plain_loops(
     pages, digits = replace(pages, state=state), 1e-9 if kind is np.float64 else 2e-5 * max(1, apart)
     for entropy in (0.0, 0.2):
         objective = Objective(clip=3.0, entropy=entropy, top=top, by_slot=by_slot)
-        found, told = reinforce.sums(one, parameters, [pages], objective), plain(one, parameters, pages, objective)
-        slopes = told.moved.T @ pages.state.x
-        size_of = np.abs(told.moved).sum() * 3
-        assert found.gradient["linear"][pages.arms] == pytest.approx(slopes, abs=digits * size_of)
-        assert found.mass == pytest.approx(told.mass, rel=digits)
-        assert found.clipped == pytest.approx(told.clipped, rel=digits, abs=digits * told.mass)
-        assert found.square == pytest.approx(told.square, rel=10 * digits)
-        assert found.raw_square == pytest.approx(told.raw_square, rel=10 * digits)
+        sums, reported = reinforce.sums(item, parameters, [pages], objective), plain(item, parameters, pages, objective)
+        slopes = reported.moved.T @ pages.state.x
+        size_of = np.abs(reported.moved).sum() * 3
+        assert sums.gradient["linear"][pages.arms] == pytest.approx(slopes, abs=digits * size_of)
+        assert sums.mass == pytest.approx(reported.mass, rel=digits)
+        assert sums.clipped == pytest.approx(reported.clipped, rel=digits, abs=digits * reported.mass)
+        assert sums.square == pytest.approx(reported.square, rel=10 * digits)
+        assert sums.raw_square == pytest.approx(reported.raw_square, rel=10 * digits)
 
 
 def test_a_decision_without_a_choice_teaches_nothing() -> None:
     """To the last digit but one, in float32 too, whatever its arm's score is: Adam would make steps of any noise."""
-    one = policy()
-    pages, parameters = random_pages(one, m=1), random_parameters(one, 8, np.random.default_rng(11))
+    item = policy()
+    pages, parameters = random_pages(item, m=1), random_parameters(item, 8, np.random.default_rng(11))
     state = replace(pages.state, x=pages.state.x.astype(np.float32), memory=pages.state.memory.astype(np.float32))
     for objective in (Objective(), Objective(top=1), Objective(entropy=0.1)):
-        asked = pages
+        options = pages
         if objective.top:
-            asked = replace(
+            options = replace(
                 pages, log_propensity=pages.log_propensity[:, None], gain=pages.gain[:, None], raw=pages.raw[:, None]
             )
-        found = reinforce.sums(one, parameters, [replace(asked, state=state)], objective)
-        assert all(np.abs(values).max(initial=0) < 1e-12 for values in found.gradient.values())
-        assert (found.clipped_share, found.variances) == (0, pytest.approx((0, 0), abs=1e-20))
+        sums = reinforce.sums(item, parameters, [replace(options, state=state)], objective)
+        assert all(np.abs(values).max(initial=0) < 1e-12 for values in sums.gradient.values())
+        assert (sums.clipped_share, sums.variances) == (0, pytest.approx((0, 0), abs=1e-20))
 
 
 @pytest.mark.parametrize("model", ["linear", "bilinear"])
 def test_what_all_arms_have_in_common_is_not_moved(model: str) -> None:
     """By a feature that all arms have alike, as those of a catalogue without features: in float32 too."""
-    one = policy(model=model)
-    pages, parameters = random_pages(one, n=500), random_parameters(one, 8, np.random.default_rng(12))
-    x, memory = (part.astype(np.float32) for part in (pages.state.x, pages.state.memory))
-    alike = replace(pages, state=replace(pages.state, x=x, memory=memory), described=np.full((5, 3), 0.5))
+    item = policy(model=model)
+    pages, parameters = random_pages(item, n=500), random_parameters(item, 8, np.random.default_rng(12))
+    x, memory = (piece.astype(np.float32) for piece in (pages.state.x, pages.state.memory))
+    equal = replace(pages, state=replace(pages.state, x=x, memory=memory), described=np.full((5, 3), 0.5))
     for objective in (Objective(), Objective(entropy=0.1)):
-        found = reinforce.sums(one, parameters, [alike], objective).gradient
-        assert np.abs(found["cross"]).max() < 1e-10
-        assert np.abs(found["similar"]).max() < 1e-10
-        assert np.abs(found["bias"]).max() > 1
+        gradient = reinforce.sums(item, parameters, [equal], objective).gradient
+        assert np.abs(gradient["cross"]).max() < 1e-10
+        assert np.abs(gradient["similar"]).max() < 1e-10
+        assert np.abs(gradient["bias"]).max() > 1
 
 
 @pytest.mark.filterwarnings("error")
@@ -241,17 +241,17 @@ def test_what_all_arms_have_in_common_is_not_moved(model: str) -> None:
 @pytest.mark.parametrize("apart", [100.0, 1e4, 1e30])
 def test_pages_that_show_all_that_is_left_stay_finite(apart: float, entropy: float) -> None:
     """However unlikely the last of them have become."""
-    one = policy()
-    pages, parameters = random_pages(one, size=5), random_parameters(one, 8, np.random.default_rng(13))
+    item = policy()
+    pages, parameters = random_pages(item, size=5), random_parameters(item, 8, np.random.default_rng(13))
     parameters["bias"] = -apart * np.arange(8.0)
-    x, memory = (part.astype(np.float32) for part in (pages.state.x, pages.state.memory))
+    x, memory = (piece.astype(np.float32) for piece in (pages.state.x, pages.state.memory))
     eligible = np.random.default_rng(14).random((40, 5)) < 0.5
     eligible[np.arange(40)[:, None], pages.shown[:, :2]] = True
-    for asked in (pages, replace(pages, shown=pages.shown[:, :2], eligible=eligible)):
-        asked = replace(asked, state=replace(pages.state, x=x, memory=memory))
-        found = reinforce.sums(one, parameters, [asked], Objective(entropy=entropy))
-        assert all(np.isfinite(values).all() for values in found.gradient.values())
-        assert np.isfinite([found.mass, found.clipped, found.square, found.raw_square]).all()
+    for page in (pages, replace(pages, shown=pages.shown[:, :2], eligible=eligible)):
+        page = replace(page, state=replace(pages.state, x=x, memory=memory))
+        sums = reinforce.sums(item, parameters, [page], Objective(entropy=entropy))
+        assert all(np.isfinite(values).all() for values in sums.gradient.values())
+        assert np.isfinite([sums.mass, sums.clipped, sums.square, sums.raw_square]).all()
 
 
 def test_pages_of_all_arms_have_probabilities_that_sum_to_one() -> None:
@@ -273,9 +273,9 @@ def test_a_baseline_changes_the_noise_and_not_the_gradient() -> None:
         state=state, arms=np.arange(5), described=np.zeros((5, 3)), shown=shown, gain=raw - 12, raw=raw,
         log_propensity=np.full(n, -np.log(5)), scale=np.ones(n),
     )  # fmt: skip
-    found = reinforce.sums(kind, parameters, [pages], Objective())
-    with_baseline, without = found.variances
-    assert found.mean["bias"] == pytest.approx(0.2 * (np.arange(5) - 2), abs=0.05)  # 9 standard errors: never by chance
+    sums = reinforce.sums(kind, parameters, [pages], Objective())
+    with_baseline, without = sums.variances
+    assert sums.mean["bias"] == pytest.approx(0.2 * (np.arange(5) - 2), abs=0.05)  # 9 standard errors: never by chance
     assert with_baseline < 0.05 * without
 
 
@@ -308,8 +308,8 @@ def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 
 
 @pytest.mark.slow
 def test_without_correction_the_logger_shines_through() -> None:
-    found = climbed(ITEMS.astype(float), LOGGED, Objective(corrected=False))
-    assert found == pytest.approx(ITEMS * LOGGED / (ITEMS * LOGGED).sum(), abs=1e-3)
+    result = climbed(ITEMS.astype(float), LOGGED, Objective(corrected=False))
+    assert result == pytest.approx(ITEMS * LOGGED / (ITEMS * LOGGED).sum(), abs=1e-3)
 
 
 @pytest.mark.slow
@@ -319,14 +319,14 @@ def test_with_correction_the_best_item_wins() -> None:
 
 @pytest.mark.slow
 def test_clipping_moves_the_optimum() -> None:
-    found = climbed(ITEMS.astype(float), LOGGED, Objective(clip=float(np.exp(3))))
-    assert found[-2:] == pytest.approx([0.594, 0.406], abs=1e-3)
+    result = climbed(ITEMS.astype(float), LOGGED, Objective(clip=float(np.exp(3))))
+    assert result[-2:] == pytest.approx([0.594, 0.406], abs=1e-3)
 
 
 @pytest.mark.slow
 def test_two_of_a_page_are_two_items() -> None:
-    found = climbed(np.array([10.0, 9.0, *[1.0] * 8]), np.full(10, 0.1), Objective(top=2))
-    assert found[:2] == pytest.approx([10 / 19, 9 / 19], abs=1e-3)
+    result = climbed(np.array([10.0, 9.0, *[1.0] * 8]), np.full(10, 0.1), Objective(top=2))
+    assert result[:2] == pytest.approx([10 / 19, 9 / 19], abs=1e-3)
 
 
 # -- returns --

@@ -20,11 +20,11 @@ LOG, CAP, BOTH = Transform(log1p=True), Transform(cap=2.0), Transform(log1p=True
 
 
 def definition(**changed: Any) -> Reward:
-    known: dict[str, Any] = {
+    belief: dict[str, Any] = {
         "id": 1, "name": "r", "weights": {"click": 1.0, "dwell_s": 0.01}, "window_us": 1000, "default": -0.5,
         "clip_low": None, "clip_high": None, "learn": "served", "late": "count",
     }  # fmt: skip
-    return Reward(**known | changed)
+    return Reward(**belief | changed)
 
 
 def event(kind: str, value: float = 1.0, *, at: int = 0, received_at: int = 10**9) -> Event:
@@ -67,10 +67,10 @@ def test_the_window_is_closed_and_goes_by_the_events_own_time(at: int, counts: b
 
 
 def test_a_page_has_no_default_and_no_clip() -> None:
-    one = definition(clip_low=0.0, clip_high=1.0, late="ignore")
-    assert rewards.of_page(one, [], served_at=0) == 0
+    item = definition(clip_low=0.0, clip_high=1.0, late="ignore")
+    assert rewards.of_page(item, [], served_at=0) == 0
     events = [event("click", 3), event("dwell_s", 50), event("click", at=2000)]
-    assert rewards.of_page(one, events, served_at=0) == 3.5
+    assert rewards.of_page(item, events, served_at=0) == 3.5
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ EVENTS = st.lists(
 TRANSFORMS = st.dictionaries(st.sampled_from(["click", "dwell_s"]), st.sampled_from([LOG, CAP, BOTH]))
 
 
-def columns(one: Reward, drawn: list[tuple[int, str, float, int]]) -> dict[str, Any]:
-    kinds = list(one.weights)
+def columns(item: Reward, drawn: list[tuple[int, str, float, int]]) -> dict[str, Any]:
+    kinds = list(item.weights)
     return {
         "kind": np.array([kinds.index(row[1]) if row[1] in kinds else -1 for row in drawn], np.int64),
         "value": np.array([row[2] for row in drawn], np.float64),
@@ -151,30 +151,30 @@ def test_arrays_say_what_single_slots_say(
     clip: bool,
     settled_only: bool,
 ) -> None:
-    one = definition(late=late, transforms=transforms, **({"clip_low": 0.0, "clip_high": 1.0} if clip else {}))
+    item = definition(late=late, transforms=transforms, **({"clip_low": 0.0, "clip_high": 1.0} if clip else {}))
     events = [[event(kind, value, at=at) for slot, kind, value, at in drawn if slot == n] for n in range(5)]
-    single = [rewards.of_slot(one, happened, served_at=0, settled_only=settled_only) for happened in events]
-    found, default = rewards.of_slots(
-        one,
+    single = [rewards.of_slot(item, effect, served_at=0, settled_only=settled_only) for effect in events]
+    result, default = rewards.of_slots(
+        item,
         n=5,
         slot=np.array([row[0] for row in drawn], np.int64),
         settled_only=settled_only,
-        **columns(one, drawn),
+        **columns(item, drawn),
     )
-    assert found == pytest.approx(single, abs=1e-9, rel=1e-9)
-    assert found[default].tolist() == [-0.5] * int(default.sum())
+    assert result == pytest.approx(single, abs=1e-9, rel=1e-9)
+    assert result[default].tolist() == [-0.5] * int(default.sum())
 
 
 @given(EVENTS, TRANSFORMS)
 def test_arrays_say_what_single_pages_say(
     drawn: list[tuple[int, str, float, int]], transforms: dict[str, Transform]
 ) -> None:
-    one = definition(transforms=transforms)
+    item = definition(transforms=transforms)
     events = [[event(kind, value, at=at) for page, kind, value, at in drawn if page == n] for n in range(5)]
-    single = [rewards.of_page(one, happened, served_at=0, settled_only=True) for happened in events]
+    single = [rewards.of_page(item, effect, served_at=0, settled_only=True) for effect in events]
     page = np.array([row[0] for row in drawn], np.int64)
-    found = rewards.of_pages(one, n=5, page=page, **columns(one, drawn))
-    assert found == pytest.approx(single, abs=1e-9, rel=1e-9)
+    result = rewards.of_pages(item, n=5, page=page, **columns(item, drawn))
+    assert result == pytest.approx(single, abs=1e-9, rel=1e-9)
 
 
 def test_the_way_into_the_unit_interval_speaks_of_ratings() -> None:

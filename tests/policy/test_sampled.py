@@ -31,8 +31,8 @@ def counted(values: Array, left: list[int]) -> Array:
 def test_a_share_is_the_count_of_samples() -> None:
     samples = SCORES.of_decision(7, 3)
     assert slate.first(samples, floor=0.0) == pytest.approx(counted(samples.values, [0, 1, 2, 3]), abs=1e-15)
-    found = slate.remaining(samples, np.array([2, 1]), floor=0.1)
-    assert found == pytest.approx([0.05, 0, 0, 0.05] + 0.9 * counted(samples.values, [0, 3]), abs=1e-15)
+    result = slate.remaining(samples, np.array([2, 1]), floor=0.1)
+    assert result == pytest.approx([0.05, 0, 0, 0.05] + 0.9 * counted(samples.values, [0, 3]), abs=1e-15)
 
 
 def test_equal_bests_share_a_sample() -> None:
@@ -44,8 +44,8 @@ def test_equal_bests_share_a_sample() -> None:
 @pytest.mark.parametrize("m", [2, 7, 33])
 def test_arms_of_equal_features_tie_in_every_sample(m: int) -> None:
     rng = np.random.default_rng(5)
-    alike = Correlated(np.full(m, 0.3), np.tile(rng.normal(size=5), (m, 1)), 200)
-    assert slate.first(alike.of_decision(1, 1), floor=0.0) == pytest.approx(np.full(m, 1 / m), abs=1e-14)
+    equal = Correlated(np.full(m, 0.3), np.tile(rng.normal(size=5), (m, 1)), 200)
+    assert slate.first(equal.of_decision(1, 1), floor=0.0) == pytest.approx(np.full(m, 1 / m), abs=1e-14)
 
 
 def test_samples_have_the_covariance_of_their_factor() -> None:
@@ -55,8 +55,8 @@ def test_samples_have_the_covariance_of_their_factor() -> None:
 
 
 def test_normals_are_normal_and_belong_to_their_decision() -> None:
-    found = np.sort(normals(9, 4, start=1024, count=100_001))
-    distance = np.abs(special.ndtr(found) - (np.arange(100_001) + 0.5) / 100_001).max()
+    result = np.sort(normals(9, 4, start=1024, count=100_001))
+    distance = np.abs(special.ndtr(result) - (np.arange(100_001) + 0.5) / 100_001).max()
     assert special.kolmogorov(np.sqrt(100_001) * distance) > FALSE_ALARM
     assert np.array_equal(normals(9, 4, start=1024, count=5), normals(9, 4, start=1024, count=6)[:5])
     assert not np.array_equal(normals(9, 4, start=1024, count=5), normals(9, 5, start=1024, count=5))
@@ -90,9 +90,9 @@ def test_marginals_beyond_the_first_position_have_no_closed_form() -> None:
     assert np.array_equal(drawn.marginal[:, 0], drawn.propensity[:, 0])
     assert np.isnan(drawn.marginal[:, 1:]).all()
     assert not drawn.rounded.any()
-    found = slate.marginals(SCORES.of_decision(4, 0), size=2, floor=0.1)
-    assert np.array_equal(found[0], slate.first(SCORES.of_decision(4, 0), floor=0.1))
-    assert np.isnan(found[1]).all()
+    marginals = slate.marginals(SCORES.of_decision(4, 0), size=2, floor=0.1)
+    assert np.array_equal(marginals[0], slate.first(SCORES.of_decision(4, 0), floor=0.1))
+    assert np.isnan(marginals[1]).all()
 
 
 def test_without_a_decision_the_samples_of_the_first_seed_stand() -> None:
@@ -116,8 +116,8 @@ def test_pages_come_as_often_as_their_samples_say() -> None:
 
 def test_independent_scores_as_samples_are_near_their_closed_form() -> None:
     mean, sd = np.array([0.0, 0.2, 0.1]), np.array([0.5, 0.3, 1.0])
-    found = slate.first(Correlated(mean, np.diag(sd), 50_000).of_decision(3, 1), floor=0.0)
-    assert found == pytest.approx(slate.first(Gaussian(mean, sd), floor=0.0), abs=5 * 0.5 / np.sqrt(50_000))
+    result = slate.first(Correlated(mean, np.diag(sd), 50_000).of_decision(3, 1), floor=0.0)
+    assert result == pytest.approx(slate.first(Gaussian(mean, sd), floor=0.0), abs=5 * 0.5 / np.sqrt(50_000))
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.3, (0.0, 0.5)])

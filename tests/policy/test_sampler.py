@@ -9,14 +9,14 @@ from rlrec.policy.sampler import philox, uniforms, uniforms_at
 
 PI = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0)
 # counter, key and answer of philox4x32-10 in Random123's kat_vectors
-KNOWN = [
+PUBLISHED = [
     ((0,) * 4, (0,) * 2, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
     (PI[:4], PI[4:], (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
 ]
 
 
-@pytest.mark.parametrize(("counter", "key", "answer"), KNOWN)
+@pytest.mark.parametrize(("counter", "key", "answer"), PUBLISHED)
 def test_philox_gives_the_published_answers(
     counter: tuple[int, ...], key: tuple[int, ...], answer: tuple[int, ...]
 ) -> None:
@@ -31,8 +31,8 @@ def test_words_are_the_key_the_decision_and_the_block() -> None:
     counter = (np.array([0x13198A2E], np.uint64), np.array([0x03707344], np.uint64), block, block * 0)
     w0, w1, _, _ = (int(word[0]) for word in philox(counter, (low, high)))
     expected = ((w1 << 32 | w0) >> 11) * 2.0**-53
-    found = uniforms(np.array([seed], np.uint64), np.array([decision], np.int64), words=3)
-    assert found[0, 2] == expected
+    result = uniforms(np.array([seed], np.uint64), np.array([decision], np.int64), words=3)
+    assert result[0, 2] == expected
 
 
 def test_a_row_depends_on_its_own_seed_and_decision_alone() -> None:

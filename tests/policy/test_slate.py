@@ -116,8 +116,8 @@ def test_remaining_is_the_conditional_of_every_next_arm(family: str, floor: floa
     chance = conditionals(SIX[family], ALL, floor=floor)
     possible = chance[:, :2].min(axis=1) > 1e-9
     for slate, expected in zip(ALL[possible][::17], chance[possible][::17], strict=True):
-        found = [remaining(SIX[family], slate[:p], floor=floor)[slate[p]] for p in range(3)]
-        assert found == pytest.approx(expected, abs=1e-10)
+        result = [remaining(SIX[family], slate[:p], floor=floor)[slate[p]] for p in range(3)]
+        assert result == pytest.approx(expected, abs=1e-10)
 
 
 @by_family
@@ -283,6 +283,6 @@ def test_placement_of_a_rank_by_hand() -> None:
 
 
 def test_scores_load_no_scipy() -> None:
-    modules = ["rlrec.policy.slate", *(f"{families.__name__}.{one.name}" for one in iter_modules(families.__path__))]
+    modules = ["rlrec.policy.slate", *(f"{families.__name__}.{item.name}" for item in iter_modules(families.__path__))]
     code = f"import sys, {', '.join(modules)}; sys.exit(any(name.startswith('scipy') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -86,8 +86,8 @@ def test_scores_are_drawn_by_inverse_distribution() -> None:
     table, row = order._tabulated.table, order._tabulated.row
     keys = np.random.default_rng(3).uniform(1e-6, 1, (3, 500))
     logit = quantiles(table, np.repeat(row, 500), 1 - keys.ravel()).reshape(3, 500)
-    found = special.betainc(alpha[:, None], beta[:, None], special.expit(logit))
-    assert found == pytest.approx(keys, abs=1e-12)
+    result = special.betainc(alpha[:, None], beta[:, None], special.expit(logit))
+    assert result == pytest.approx(keys, abs=1e-12)
 
 
 def test_forty_thousand_single_arms_a_second() -> None:

@@ -29,7 +29,7 @@ PAIRS = [
 LISTS = np.array(list(permutations(range(M), CANDIDATES)))
 
 
-def made(first: str, of_first: dict[str, Any], second: str, of_second: dict[str, Any]) -> Policy:
+def policy_of(first: str, of_first: dict[str, Any], second: str, of_second: dict[str, Any]) -> Policy:
     typed = {"first": first, "second": second, "candidates": float(CANDIDATES)}
     return kinds.make("two-stage", {**typed, **of_first, **of_second})
 
@@ -53,7 +53,7 @@ def outcomes(policy: Policy) -> tuple[Index, Array]:
         arms = np.sort(listed)
         places = np.array(list(permutations(range(CANDIDATES), SIZE)))
         share = slate.conditionals(scores_of(second, arms), places, floor=second.exploration).prod(axis=1)
-        rows += [[*listed, *arms[place]] for place in places]
+        rows += [[*listed, *arms[index]] for index in places]
         joint += (chance * share).tolist()
     return np.array(rows), np.array(joint)
 
@@ -74,25 +74,25 @@ def race(weight: Array, chosen: Index, *, floor: float) -> float:
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_the_joints_over_everything_sum_to_one(pair: Any) -> None:
-    _, joint = outcomes(made(*pair))
+    _, joint = outcomes(policy_of(*pair))
     assert joint.sum() == pytest.approx(1, abs=1e-12)
 
 
 def test_the_joints_are_those_of_enumeration() -> None:
-    policy = made("plackett-luce", {"first.floor": 0.2}, "plackett-luce", {"second.temperature": 0.5})
+    policy = policy_of("plackett-luce", {"first.floor": 0.2}, "plackett-luce", {"second.temperature": 0.5})
     rows, joint = outcomes(policy)
-    for row, found in zip(rows, joint, strict=True):
+    for row, result in zip(rows, joint, strict=True):
         arms = np.sort(row[:CANDIDATES])
         places = np.searchsorted(arms, row[CANDIDATES:])
         expected = race(odds(), row[:CANDIDATES], floor=0.2) * race(odds()[arms] ** 2, places, floor=0.0)
-        assert found == pytest.approx(expected, abs=1e-12)
+        assert result == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS)
 def test_draws_pass_a_chi_square_test(pair: Any) -> None:
     """One false alarm in a million."""
-    policy, n = made(*pair), 250_000
+    policy, n = policy_of(*pair), 250_000
     first, second = policy.stages
     seeds, ids = np.full(n, 11, np.uint64), np.arange(n)
     sampler = SlateSampler(scores_of(first, np.arange(M)), size=CANDIDATES, floor=first.exploration)
@@ -122,7 +122,7 @@ def slates_of(second: Policy, sets: Ids, seeds: Any, ids: Ids) -> Ids:
 
 
 def test_lists_alone_are_the_slates_that_are_drawn_with_marginals() -> None:
-    policy = made(*PAIRS[1])
+    policy = policy_of(*PAIRS[1])
     sampler = SlateSampler(scores_of(policy.stages[0], np.arange(M)), size=CANDIDATES, floor=0.0)
     seeds, ids = np.full(50, 3, np.uint64), np.arange(50)
     lists, slates = sampler.draw(seeds=seeds, decisions=ids, lists=True), sampler.draw(seeds=seeds, decisions=ids)
@@ -132,7 +132,7 @@ def test_lists_alone_are_the_slates_that_are_drawn_with_marginals() -> None:
 
 def test_one_row_of_statistics_holds_both_beliefs() -> None:
     features = {"second.model": "features"}
-    policy = made("plackett-luce", {"first.model": "features"}, "plackett-luce", features)
+    policy = policy_of("plackett-luce", {"first.model": "features"}, "plackett-luce", features)
     first, second = policy.stages
     assert policy.width == first.width + second.width - 3
     rng = np.random.default_rng(2)
@@ -145,7 +145,9 @@ def test_one_row_of_statistics_holds_both_beliefs() -> None:
 
 
 def test_parameters_are_kept_by_stage() -> None:
-    policy = made("fixed", {"first.probabilities": {"a": 0.5, "b": 0.5}}, "lin-thompson", {"second.model": "shared"})
+    policy = policy_of(
+        "fixed", {"first.probabilities": {"a": 0.5, "b": 0.5}}, "lin-thompson", {"second.model": "shared"}
+    )
     values = kinds.values(policy)
     assert (values["second.floor"], values["second.samples"], values["first.floor"]) == (0.01, 1000.0, 0.0)
     assert kinds.values(kinds.make("two-stage", values)) == values
@@ -154,7 +156,7 @@ def test_parameters_are_kept_by_stage() -> None:
 
 
 def test_greedy_ranks_without_exploration_what_is_drawn_as_before() -> None:
-    policy = made(*PAIRS[0])
+    policy = policy_of(*PAIRS[0])
     assert policy.greedy().exploration == 0
     assert policy.greedy().stages[0].exploration == 0.2
 

@@ -19,10 +19,10 @@ from tests.policy.test_kinds import belief, reward, served
 KINDS = ["ucb", "ucb-tuned", "kl-ucb"]
 
 
-def index(kind: str, known: Belief) -> Array:
-    found = kinds.make(kind, {}).index(known, context={})
-    assert found is not None
-    return found
+def index(kind: str, stored: Belief) -> Array:
+    result = kinds.make(kind, {}).index(stored, context={})
+    assert result is not None
+    return result
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,9 +56,9 @@ def test_many_beliefs_at_once_are_each_as_alone(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_arm_that_is_nearly_forgotten_has_a_finite_bound(kind: str) -> None:
-    found = index(kind, belief([5e-324, 20], [5e-324, 4], total=20))
-    assert np.isfinite(found).all()
-    assert found[0] >= 1
+    result = index(kind, belief([5e-324, 20], [5e-324, 4], total=20))
+    assert np.isfinite(result).all()
+    assert result[0] >= 1
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -73,15 +73,15 @@ def test_bounds_of_rewards_in_the_unit_interval_take_no_other(kind: str, changed
 
 
 def test_a_quarter_bounds_the_variance() -> None:
-    found = index("ucb-tuned", belief([16, 4, 1], [8, 1, 0]))
-    assert found == pytest.approx(np.array([0.5, 0.25, 0]) + np.sqrt(np.log(22) / np.array([16, 4, 1]) / 4), abs=1e-14)
+    result = index("ucb-tuned", belief([16, 4, 1], [8, 1, 0]))
+    assert result == pytest.approx(np.array([0.5, 0.25, 0]) + np.sqrt(np.log(22) / np.array([16, 4, 1]) / 4), abs=1e-14)
 
 
 def test_rewards_that_vary_little_leave_less_doubt() -> None:
-    known = replace(belief([4000, 4000], [2000, 2000]), reward_squares=np.array([2000.0, 1000.0]))
+    stored = replace(belief([4000, 4000], [2000, 2000]), reward_squares=np.array([2000.0, 1000.0]))
     doubt = np.log(8001) / 4000
     least = 0.5 + np.sqrt(doubt * np.sqrt(2 * doubt))
-    assert index("ucb-tuned", known) == pytest.approx([0.5 + np.sqrt(doubt / 4), least], abs=1e-14)
+    assert index("ucb-tuned", stored) == pytest.approx([0.5 + np.sqrt(doubt / 4), least], abs=1e-14)
 
 
 # -- kl-ucb --
@@ -90,8 +90,8 @@ def test_rewards_that_vary_little_leave_less_doubt() -> None:
 def test_an_arm_without_a_click_has_a_closed_form() -> None:
     pulls = np.array([1.0, 1, 7, 1e3, 1e6])
     assert index("kl-ucb", belief([1], [0])) == pytest.approx([0.5], abs=1e-12)
-    found = index("kl-ucb", belief(list(pulls), [0] * 5, total=2e6))
-    assert found == pytest.approx(-np.expm1(-np.log1p(2e6) / pulls), abs=1e-12)
+    result = index("kl-ucb", belief(list(pulls), [0] * 5, total=2e6))
+    assert result == pytest.approx(-np.expm1(-np.log1p(2e6) / pulls), abs=1e-12)
 
 
 def test_a_mean_of_one_is_its_own_bound() -> None:
@@ -121,6 +121,6 @@ def test_the_bound_is_where_the_divergence_reaches_its_doubt() -> None:
 def test_the_bound_is_tighter_than_pinskers() -> None:
     rng = np.random.default_rng(9)
     rate, doubt = rng.random(500), 10 ** rng.uniform(-20, 300, 500)
-    found = kl_bound(rate, doubt)
-    assert (found >= rate).all()
-    assert (found <= np.minimum(1, rate + np.sqrt(doubt / 2) + 1e-8)).all()
+    result = kl_bound(rate, doubt)
+    assert (result >= rate).all()
+    assert (result <= np.minimum(1, rate + np.sqrt(doubt / 2) + 1e-8)).all()

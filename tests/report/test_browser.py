@@ -84,7 +84,7 @@ def look(browser: Browser, path: Path, **options: Any) -> dict[str, Any]:
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(path.as_uri())
-    found = {
+    result = {
         "requests": requests, "complaints": complaints, "broader": page.evaluate(BROADER),
         "crowded": page.evaluate(CROWDED), "figures": page.locator("svg.fig").count(),
         "letter": page.evaluate("() => Math.min(...[...document.querySelectorAll('svg.fig')].map(figure =>"
@@ -92,7 +92,7 @@ def look(browser: Browser, path: Path, **options: Any) -> dict[str, Any]:
         "paper": page.evaluate("() => getComputedStyle(document.querySelector('figure')).backgroundColor"),
     }  # fmt: skip
     context.close()
-    return found
+    return result
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -100,12 +100,12 @@ def look(browser: Browser, path: Path, **options: Any) -> dict[str, Any]:
 def test_nothing_is_broader_than_the_window_cut_off_or_loaded(
     browser: Browser, page_file: Path, viewport: dict[str, int], scheme: str
 ) -> None:
-    found = look(browser, page_file, viewport=viewport, color_scheme=scheme)
-    assert found["requests"] == [page_file.as_uri()]
-    assert found["complaints"] == found["broader"] == found["crowded"] == []
-    assert found["figures"] >= 8
-    assert found["letter"] >= 10
-    assert found["paper"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 25, 29)"}[scheme]
+    result = look(browser, page_file, viewport=viewport, color_scheme=scheme)
+    assert result["requests"] == [page_file.as_uri()]
+    assert result["complaints"] == result["broader"] == result["crowded"] == []
+    assert result["figures"] >= 8
+    assert result["letter"] >= 10
+    assert result["paper"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 25, 29)"}[scheme]
 
 
 def test_on_paper_figures_are_light_and_tables_stay_away(browser: Browser, page_file: Path) -> None:

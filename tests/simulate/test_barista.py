@@ -17,12 +17,12 @@ def enumerated(bar: Barista, level: tuple[int, ...] = (0, 0), boredom: int = 0, 
     """The best that any sequence of items earns from here on, by trying them all."""
     if step == bar.cap or boredom >= bar.patience:
         return 0.0
-    found = []
+    result = []
     for item, rate in enumerate(bar.rates):
-        after = tuple(min(3, one + 2) if place == item else max(0, one - 1) for place, one in enumerate(level))
+        after = tuple(min(3, each + 2) if index == item else max(0, each - 1) for index, each in enumerate(level))
         bored = boredom + level[item] if level[item] else max(0, boredom - 1)
-        found.append(rate * (1 - bar.fade * level[item]) + enumerated(bar, after, bored, step + 1))
-    return max(found)
+        result.append(rate * (1 - bar.fade * level[item]) + enumerated(bar, after, bored, step + 1))
+    return max(result)
 
 
 def recency(items: Index, *, arms: int) -> Array:
@@ -47,7 +47,7 @@ def test_no_fixed_distribution_is_better_than_the_best_one() -> None:
     bar, rng = Barista(), np.random.default_rng(1)
     value, shares = bar.context_free()
     near = rng.dirichlet(np.ones(4), 100).tolist() + rng.dirichlet(2_000 * shares, 100).tolist()
-    assert all(bars.value(bar, np.tile(one, (len(bar.chain.states), 1))) <= value + 1e-9 for one in near)
+    assert all(bars.value(bar, np.tile(item, (len(bar.chain.states), 1))) <= value + 1e-9 for item in near)
     assert bars.value(bar, np.tile(shares, (len(bar.chain.states), 1))) == pytest.approx(value)
     assert shares.sum() == pytest.approx(1)
 
@@ -70,8 +70,8 @@ def test_a_policy_of_histories_is_worth_what_its_states_say() -> None:
 
 
 def test_a_sequence_of_items_leads_to_its_state() -> None:
-    found = bars.state(SMALL, np.array([[0, 1, 0], [0, 0, 0]]))
-    assert SMALL.chain.states[found].tolist()[0] == [3, 1, 1, 3]  # satiation of each item, boredom, step
+    state = bars.state(SMALL, np.array([[0, 1, 0], [0, 0, 0]]))
+    assert SMALL.chain.states[state].tolist()[0] == [3, 1, 1, 3]  # satiation of each item, boredom, step
     assert bars.state(SMALL, np.array([[0, 0, 0, 0]])).tolist() == [-1]
 
 
@@ -85,8 +85,8 @@ def test_guests_tip_and_stay_as_the_chain_says() -> None:
         earned, length = earned + reward * there, length + there
         there &= ~(terminated | truncated)
     uniform = np.full(bar.chain.expected.shape, 0.25)
-    for found, exact in ((earned, bars.value(bar, uniform)), (length, bars.length(bar, uniform))):
-        assert abs(found.mean() - exact) < 4 * found.std() / guests**0.5
+    for result, exact in ((earned, bars.value(bar, uniform)), (length, bars.length(bar, uniform))):
+        assert abs(result.mean() - exact) < 4 * result.std() / guests**0.5
 
 
 def test_a_bored_guest_leaves_and_any_visit_is_cut_off_at_its_cap() -> None:
@@ -109,7 +109,7 @@ def test_a_bar_without_tips_has_values_too() -> None:
     assert (Barista(rates=(0, 0)).optimum(), Barista(rates=(0, 0)).context_free()[0]) == (0, 0)
 
 
-@pytest.mark.parametrize("given", [{"rates": (0.5,) * 7}, {"fade": 1.5}, {"patience": 0}, {"cap": 0}, {"cap": 21}])
-def test_what_cannot_be_is_refused(given: dict[str, object]) -> None:
+@pytest.mark.parametrize("params", [{"rates": (0.5,) * 7}, {"fade": 1.5}, {"patience": 0}, {"cap": 0}, {"cap": 21}])
+def test_what_cannot_be_is_refused(params: dict[str, object]) -> None:
     with pytest.raises(InputError):
-        Barista(**given)
+        Barista(**params)

@@ -19,9 +19,9 @@ def test_each_arm_is_clicked_at_its_rate_in_every_position() -> None:
 def test_what_is_expected_and_best_is_known() -> None:
     audience = Bernoulli(rates=(0.1, 0.3, 0.2))
     audience.reset(2, np.random.default_rng(1))
-    *_, one = audience.step(np.array([0, 1]))
+    *_, item = audience.step(np.array([0, 1]))
     *_, page = audience.step(np.array([[0, 2], [1, 0]]))
-    assert (one["expected"].tolist(), one["optimum"].tolist()) == ([0.1, 0.3], [0.3, 0.3])
+    assert (item["expected"].tolist(), item["optimum"].tolist()) == ([0.1, 0.3], [0.3, 0.3])
     assert (page["expected"].tolist(), page["optimum"].tolist()) == ([[0.1, 0.2], [0.3, 0.1]], [0.5, 0.5])
 
 

@@ -26,8 +26,8 @@ def per_visit(audience: ChocKale, *, kale: float, visitors: int) -> tuple[float,
 def test_chocolate_takes_a_step_off_the_trait_and_kale_adds_one() -> None:
     audience = ChocKale(levels=4, low=1.0, high=1.0)
     audience.reset(2, np.random.default_rng(1))
-    shown = [np.array(one) for one in ([CHOCOLATE, KALE], [CHOCOLATE, KALE], [CHOCOLATE, KALE], [KALE, CHOCOLATE])]
-    expected = [audience.step(one)[4]["expected"].tolist() for one in shown]
+    shown = [np.array(item) for item in ([CHOCOLATE, KALE], [CHOCOLATE, KALE], [CHOCOLATE, KALE], [KALE, CHOCOLATE])]
+    expected = [audience.step(slot)[4]["expected"].tolist() for slot in shown]
     chocolate, kale = 0.8 / 2, 0.3 / 2  # times 1 + w; w goes from 1/2 down to 0, and from 1/2 up to 1
     assert np.allclose(
         expected,
@@ -58,8 +58,8 @@ def test_what_a_visit_is_worth_is_what_visitors_give() -> None:
     """False-alarm rate 6e-5: four standard errors over 20,000 visitors, seeded."""
     audience = ChocKale()
     value, shares = audience.context_free()
-    found, error = per_visit(audience, kale=float(shares[KALE]), visitors=20_000)
-    assert abs(found - value) < 4 * error
+    result, error = per_visit(audience, kale=float(shares[KALE]), visitors=20_000)
+    assert abs(result - value) < 4 * error
 
 
 def test_the_best_policy_mixes_by_the_trait_and_beats_every_fixed_one() -> None:
@@ -68,7 +68,7 @@ def test_the_best_policy_mixes_by_the_trait_and_beats_every_fixed_one() -> None:
     assert ChocKale(chocolate=0.0).optimum() == pytest.approx(ChocKale(chocolate=0.0).context_free()[0])
 
 
-@pytest.mark.parametrize("given", [{"kale": 1.5}, {"loyalty": 1.0}, {"levels": 1}, {"away": -1}, {"cap": 0}])
-def test_what_cannot_be_is_refused(given: dict[str, float]) -> None:
+@pytest.mark.parametrize("params", [{"kale": 1.5}, {"loyalty": 1.0}, {"levels": 1}, {"away": -1}, {"cap": 0}])
+def test_what_cannot_be_is_refused(params: dict[str, float]) -> None:
     with pytest.raises(InputError):
-        ChocKale(**given)
+        ChocKale(**params)

@@ -38,8 +38,8 @@ def test_visits_cost_what_the_formula_says(right: float) -> None:
 def test_a_visitor_who_never_gets_out_is_cut_off() -> None:
     audience = Corridor(cap=3)
     audience.reset(1, np.random.default_rng(1))
-    found = [audience.step(np.array([LEFT]))[2:4] for _ in range(3)]
-    assert [(bool(terminated[0]), bool(truncated[0])) for terminated, truncated in found] == [
+    result = [audience.step(np.array([LEFT]))[2:4] for _ in range(3)]
+    assert [(bool(terminated[0]), bool(truncated[0])) for terminated, truncated in result] == [
         (False, False), (False, False), (False, True),
     ]  # fmt: skip
 

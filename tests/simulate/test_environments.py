@@ -17,12 +17,12 @@ from rlrec.simulate.visitors import Visitors
 def test_rewards_have_the_mean_that_is_said(name: str) -> None:
     """False-alarm rate below 1e-4: four standard errors, seeded."""
     audience, rng = simulate.make(name, {}), np.random.default_rng(1)
-    seen = audience.reset(2_000, np.random.default_rng(2))
+    observed = audience.reset(2_000, np.random.default_rng(2))
     gap = spread = 0.0
     for _ in range(10):
         actions = rng.integers(audience.arms, size=2_000)
         following, reward, terminated, truncated, info = audience.step(actions)
-        assert seen.shape == following.shape == (2_000, audience.features)
+        assert observed.shape == following.shape == (2_000, audience.features)
         if not isinstance(audience, Visitors):
             assert not np.any(terminated | truncated)
             assert np.all(info["expected"] <= info["optimum"])
@@ -66,25 +66,25 @@ def test_an_unknown_name_is_answered_with_a_near_one() -> None:
 def test_a_jump_lasts_from_its_start_to_before_its_end() -> None:
     audience = Drift(rates=(0.5, 0.4), jumps=((1, 0.9, 2, 4),))
     audience.reset(1, np.random.default_rng(1))
-    found = [float(audience.step(np.array([1]))[4]["expected"][0]) for _ in range(6)]
-    assert found == [0.4, 0.4, 0.9, 0.9, 0.4, 0.4]
+    result = [float(audience.step(np.array([1]))[4]["expected"][0]) for _ in range(6)]
+    assert result == [0.4, 0.4, 0.9, 0.9, 0.4, 0.4]
 
 
 def test_slow_change_swings_each_arm_around_its_rate() -> None:
     audience = Drift(rates=(0.5, 0.5), jumps=(), swing=0.2, period=4)
     audience.reset(1, np.random.default_rng(1))
-    found = []
+    result = []
     for _ in range(4):
-        found.append(audience.means()[0].tolist())
+        result.append(audience.means()[0].tolist())
         audience.step(np.array([0]))
-    assert np.allclose(found, [[0.5, 0.5], [0.7, 0.3], [0.5, 0.5], [0.3, 0.7]])
+    assert np.allclose(result, [[0.5, 0.5], [0.7, 0.3], [0.5, 0.5], [0.3, 0.7]])
 
 
 def test_visitors_of_one_world_come_one_after_another() -> None:
     audience = Drift(rates=(0.5, 0.4), jumps=((1, 0.9, 2, 4),))
     audience.reset(3, np.random.default_rng(1), first=1)
-    found = [audience.step(np.array([1, 1, 1]))[4]["expected"].tolist() for _ in range(2)]
-    assert found == [[0.4, 0.9, 0.9], [0.4, 0.4, 0.4]]
+    result = [audience.step(np.array([1, 1, 1]))[4]["expected"].tolist() for _ in range(2)]
+    assert result == [[0.4, 0.9, 0.9], [0.4, 0.4, 0.4]]
 
 
 def test_delays_are_what_was_asked_for() -> None:
@@ -110,7 +110,7 @@ def test_contexts_decide_which_arm_is_best(model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "given"),
+    ("name", "params"),
     [
         ("drift", {"jumps": ((7, 0.5, 0, 1),)}),
         ("drift", {"jumps": ((1, 0.5, 5, 5),)}),
@@ -125,6 +125,6 @@ def test_contexts_decide_which_arm_is_best(model: str) -> None:
         ("contextual", {"seed": -1}),
     ],
 )
-def test_what_cannot_be_is_refused(name: str, given: dict[str, object]) -> None:
+def test_what_cannot_be_is_refused(name: str, params: dict[str, object]) -> None:
     with pytest.raises(InputError):
-        simulate.make(name, given)
+        simulate.make(name, params)

@@ -50,18 +50,18 @@ def serve(db: str) -> None:
         )
 
 
-def read(unit: Unit, **asked: Any) -> list[Batch]:
-    return list(reader.batches(unit, Selection(), **asked))
+def read(unit: Unit, **options: Any) -> list[Batch]:
+    return list(reader.batches(unit, Selection(), **options))
 
 
 def same(some: list[Batch], others: list[Batch]) -> None:
     assert len(some) == len(others)
-    for one, other in zip(some, others, strict=True):
-        for mine, theirs in ((one.slots, other.slots), (one.events, other.events)):
-            assert list(mine) == list(theirs)
-            for name in mine:
-                assert mine[name].dtype == theirs[name].dtype
-                np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+    for item, other in zip(some, others, strict=True):
+        for selected, theirs in ((item.slots, other.slots), (item.events, other.events)):
+            assert list(selected) == list(theirs)
+            for name in selected:
+                assert selected[name].dtype == theirs[name].dtype
+                np.testing.assert_array_equal(selected[name], theirs[name], err_msg=name)
 
 
 @pytest.mark.slow
@@ -75,30 +75,30 @@ def test_both_ways_of_reading_give_the_same_columns(served: Store, size: int) ->
     assert np.isnan(np.concatenate([batch.slots["marginal"] for batch in slow])).any()
 
 
-def kept(store: Store) -> dict[int, bytes | None]:
+def histories_of(store: Store) -> dict[int, bytes | None]:
     """A history for most decisions: some have no bytes, every fifth has none."""
     with store.read() as unit:
         ids = [row[0] for row in unit.ask("SELECT id FROM decision ORDER BY id")]
-    found = {number: None if number % 5 == 0 else b"\0\xffab" * (number % 4) for number in ids}
+    result = {number: None if number % 5 == 0 else b"\0\xffab" * (number % 4) for number in ids}
     store.write(lambda unit: unit.tell_each("UPDATE decision SET history = ? WHERE id = ?",
-                                            [(blob, number) for number, blob in found.items()]))  # fmt: skip
-    return found
+                                            [(blob, number) for number, blob in result.items()]))  # fmt: skip
+    return result
 
 
 @pytest.mark.parametrize("size", [1_000, 6])
 def test_bytes_come_as_they_are_stored(served: Store, size: int) -> None:
-    stored = kept(served)
+    stored = histories_of(served)
     columns = ["history", "recorded", "position"]
     with served.read() as unit:
         slow = read(unit, size=size, columns=columns)
     with served.read() as unit, bulk.alongside(unit):
         assert unit.arrow_worker is not None
         same(read(unit, size=size, columns=columns), slow)
-        one = reader.ask_slots(unit, ["history"], ["d.id = 2"], order="s.position").columns()
-    assert one["history"].tolist() == [stored[2]] * 2
+        item = reader.ask_slots(unit, ["history"], ["d.id = 2"], order="s.position").columns()
+    assert item["history"].tolist() == [stored[2]] * 2
     for batch in slow:
-        told = zip(*(batch.slots[name].tolist() for name in ("decision_id", "recorded", "history")), strict=True)
-        for number, recorded, blob in told:
+        reported = zip(*(batch.slots[name].tolist() for name in ("decision_id", "recorded", "history")), strict=True)
+        for number, recorded, blob in reported:
             assert (recorded, blob) == (stored[number] is not None, stored[number] or b"")
 
 
@@ -133,15 +133,15 @@ def test_visits_and_keys_of_a_batch_come_with_it(served: Store, size: int) -> No
 
 def joined(many: list[Columns | None]) -> list[tuple[Any, ...]]:
     """Rows of several tables of columns."""
-    return [row for one in many if one for row in zip(*(column.tolist() for column in one.values()), strict=True)]
+    return [row for item in many if item for row in zip(*(column.tolist() for column in item.values()), strict=True)]
 
 
 def test_only_the_columns_asked_for_are_read(served: Store) -> None:
     with served.read() as unit:
-        (whole,) = read(unit)
+        (complete,) = read(unit)
         (some,) = read(unit, columns=["arm_id"])
     assert list(some.slots) == ["decision_id", "session_id", "position", "arm_id"]
-    same([some], [Batch(slots={name: whole.slots[name] for name in some.slots}, events=whole.events)])
+    same([some], [Batch(slots={name: complete.slots[name] for name in some.slots}, events=complete.events)])
 
 
 def test_sessions_far_apart_are_read_whole(store: Store) -> None:
@@ -150,21 +150,21 @@ def test_sessions_far_apart_are_read_whole(store: Store) -> None:
     for number in range(30):
         ask(store, "home", "regular" if number % 10 == 0 else f"s{number}", 2)
     with store.read() as unit, bulk.alongside(unit):
-        found = read(unit, size=3)
-        (whole,) = read(unit)
-    assert len(found) > 5
-    sessions = [set(batch.slots["session_id"].tolist()) for batch in found]
+        result = read(unit, size=3)
+        (complete,) = read(unit)
+    assert len(result) > 5
+    sessions = [set(batch.slots["session_id"].tolist()) for batch in result]
     assert sum(map(len, sessions)) == len(set.union(*sessions))
-    together = np.concatenate([batch.slots["decision_id"] for batch in found])
-    np.testing.assert_array_equal(together, whole.slots["decision_id"])
+    together = np.concatenate([batch.slots["decision_id"] for batch in result])
+    np.testing.assert_array_equal(together, complete.slots["decision_id"])
 
 
 def test_an_abandoned_read_does_not_disturb_the_next(served: Store) -> None:
     with served.read() as unit, bulk.alongside(unit):
         next(reader.batches(unit, Selection(), size=6))
-        whole = read(unit)
+        complete = read(unit)
     with served.read() as unit:
-        same(whole, read(unit))
+        same(complete, read(unit))
 
 
 # -- the same snapshot --
@@ -238,8 +238,10 @@ def test_reading_gives_up_no_lock_of_this_process(sqlite_db: str) -> None:
             read(unit)
         ask(store)
         for expected in (2, 3):
-            said = subprocess.run([sys.executable, "-c", COUNT, sqlite_db], capture_output=True, check=True, text=True)
-            assert said.stdout == f"({expected},)\n"
+            result = subprocess.run(
+                [sys.executable, "-c", COUNT, sqlite_db], capture_output=True, check=True, text=True
+            )
+            assert result.stdout == f"({expected},)\n"
             ask(store)
     with closing(sqlite3.connect(sqlite_db)) as connection:
         assert connection.execute("SELECT count(*) FROM decision").fetchone() == (4,)
@@ -274,9 +276,9 @@ def test_a_process_that_died_is_an_error(served: Store) -> None:
 )
 def test_an_answer_that_cannot_be_had_is_an_error_in_one_line(served: Store, text: str, why: str) -> None:
     with served.read() as unit, bulk.alongside(unit):
-        asked = bulk.PendingQuery(unit, text, {"one": np.int64})
+        options = bulk.PendingQuery(unit, text, {"one": np.int64})
         with pytest.raises(RlrecError, match=rf"the store failed: [^\n]*{why}[^\n]*$"):
-            asked.columns()
+            options.columns()
 
 
 def test_no_password_stands_in_a_command_line(postgres_server: str, postgres_template: str) -> None:

@@ -20,7 +20,7 @@ from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
 from rlrec.store import Store, Unit, decisions, engine
 from rlrec.store.engine import Waits
 from tests.app.shop import ask, stocked, tell
-from tests.conftest import Said, runner
+from tests.conftest import CommandResult, runner
 
 ROLE = {
     "extra_float_digits": "-15",
@@ -115,33 +115,33 @@ DRAW, TELL = ["recommend", "--policy", "home", "--session", "s"], ["feedback", "
 
 @pytest.mark.parametrize("command", [DRAW, TELL])
 def test_a_command_behind_a_held_lock_ends_with_exit_4_within_its_time(db: str, command: list[str]) -> None:
-    said = behind_a_lock(db, command, RLREC_LOCK_TIMEOUT="300ms")
-    assert (said.exit_code, said.stderr.count("\n")) == (4, 1)
-    assert "is locked by another process" in said.stderr
+    result = behind_a_lock(db, command, RLREC_LOCK_TIMEOUT="300ms")
+    assert (result.exit_code, result.stderr.count("\n")) == (4, 1)
+    assert "is locked by another process" in result.stderr
 
 
 def test_a_statement_that_takes_too_long_ends_the_command_with_exit_1(postgres: str) -> None:
-    said = behind_a_lock(postgres, DRAW, RLREC_LOCK_TIMEOUT="10s", RLREC_STATEMENT_TIMEOUT="300ms")
-    assert (said.exit_code, said.stderr.count("\n")) == (1, 1)
-    assert "stopped a statement" in said.stderr
-    assert "--statement-timeout" in said.stderr
+    result = behind_a_lock(postgres, DRAW, RLREC_LOCK_TIMEOUT="10s", RLREC_STATEMENT_TIMEOUT="300ms")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "stopped a statement" in result.stderr
+    assert "--statement-timeout" in result.stderr
 
 
-def behind_a_lock(db: str, command: list[str], **env: str) -> Said:
+def behind_a_lock(db: str, command: list[str], **env: str) -> CommandResult:
     """What a command says while somebody else holds the policy's lock; it ends within 5 s."""
     with closing(Store(db)) as store:
         stocked(store, home="thompson")
         ask(store)
         with ThreadPoolExecutor() as pool:
 
-            def held(unit: Unit) -> Said:
+            def held(unit: Unit) -> CommandResult:
                 unit.tell("UPDATE policy_head SET ordinal = ordinal")
                 return pool.submit(runner(db), *command, env=env).result(timeout=20)
 
             began = time.monotonic()
-            said = store.write(held)
+            result = store.write(held)
     assert time.monotonic() - began < 5
-    return said
+    return result
 
 
 def test_every_wait_has_an_end_unless_somebody_set_another(postgres: str) -> None:
@@ -198,9 +198,9 @@ def test_an_encoding_without_every_character_is_refused_by_init(postgres_server:
 )  # fmt: skip
 def test_a_url_that_cannot_be_used_is_refused_without_its_password(db: str) -> None:
     for debug in ([], ["--debug"]):
-        said = runner(db)(*debug, "arm", "list")
-        assert said.exit_code == 2
-        assert not any(word in said.stderr for word in ("s3cret", "cret", "ret@"))
+        result = runner(db)(*debug, "arm", "list")
+        assert result.exit_code == 2
+        assert not any(word in result.stderr for word in ("s3cret", "cret", "ret@"))
     assert not Path(":memory:").exists()
 
 
@@ -212,8 +212,8 @@ def test_a_path_may_have_any_sign(tmp_path: Path) -> None:
 
 def test_options_of_a_url_are_not_printed(postgres_server: str) -> None:
     db = postgres_server.format("none") + "&options=-c%20my.password%3Ds3cret"
-    said = runner(db)("arm", "list")
-    assert (said.exit_code, "s3cret" in said.stderr, "createdb" in said.stderr) == (3, False, True)
+    result = runner(db)("arm", "list")
+    assert (result.exit_code, "s3cret" in result.stderr, "createdb" in result.stderr) == (3, False, True)
 
 
 # -- broken connections --
@@ -431,9 +431,9 @@ def test_only_a_key_makes_a_retry_safe(
     ):
         with monkeypatch.context() as patch, closing(Store(postgres)) as store:
             break_at(store, patch, after=True)
-            said = run("--reconnect", "0s", *command)
-        assert (said.exit_code, "nobody knows" in said.stderr) == (code, True)
-        assert ("a retry is safe" in said.stderr) == (code == 4)
+            result = run("--reconnect", "0s", *command)
+        assert (result.exit_code, "nobody knows" in result.stderr) == (code, True)
+        assert ("a retry is safe" in result.stderr) == (code == 4)
 
 
 # -- streams --

@@ -110,7 +110,7 @@ def test_where_no_file_can_be_the_reason_is_given(tmp_path: Path, path: str, rea
         init(store)
     assert (reason in refused.value.message, refused.value.code) == (True, 1)
     assert "rlrec init" not in (refused.value.hint or "")
-    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("table", ["customers", "session"])
@@ -172,10 +172,10 @@ def test_a_revision_before_the_first_is_unknown_to_init(store: Store) -> None:
         init(store)
 
 
-@pytest.mark.parametrize(("revision", "said"), [("0000", "out of date"), ("9999", "made by a newer rlrec")])
-def test_another_revision_is_named(store: Store, revision: str, said: str) -> None:
+@pytest.mark.parametrize(("revision", "result"), [("0000", "out of date"), ("9999", "made by a newer rlrec")])
+def test_another_revision_is_named(store: Store, revision: str, result: str) -> None:
     store.write(lambda unit: unit.tell(f"UPDATE rlrec_version SET version_num = '{revision}'"))
-    with pytest.raises(CheckFailed, match=said):
+    with pytest.raises(CheckFailed, match=result):
         check(store)
 
 

@@ -52,8 +52,8 @@ def test_only_the_holder_renews_and_releases(store: Store, policy_id: int) -> No
         assert leases.current(unit, policy_id) is None
 
 
-def takes(store: Store, one: tuple[int, int]) -> int:
-    number, policy_id = one
+def takes(store: Store, item: tuple[int, int]) -> int:
+    number, policy_id = item
     return sum(take(store, policy_id, f"{number}", now=turn, until=turn) is None for turn in range(0, 2 * TURNS, 2))
 
 
@@ -66,8 +66,8 @@ def test_of_many_that_ask_at_once_one_has_it(store: Store, db: str, policy_id: i
     assert sum(rivals) == 1
 
 
-def first(store: Store, one: tuple[int, int]) -> bool:
-    number, policy_id = one
+def first(store: Store, item: tuple[int, int]) -> bool:
+    number, policy_id = item
     return take(store, policy_id, f"rival {number}", now=1_000, until=2_000) is None
 
 
@@ -83,15 +83,15 @@ def test_weights_and_a_report_stay_with_their_version(store: Store) -> None:
 
     def work(unit: Unit) -> int:
         live = version(unit, "home")
-        made = policies.add_version(
+        answers = policies.add_version(
             unit, policy_id=live.policy.id, number=2, status="frozen", reward_id=live.reward.id, seq=0,
             learned_from={}, report={"curve": [1, 2]},
         )  # fmt: skip
-        beliefs.add_weights(unit, made, [(2, b"b\0"), (1, b"a\0")])
+        beliefs.add_weights(unit, answers, [(2, b"b\0"), (1, b"a\0")])
         assert policies.report(unit, live.id) is None
-        return made
+        return answers
 
-    made = store.write(work)
+    answers = store.write(work)
     with store.read() as unit:
-        assert beliefs.weights(unit, made) == [(1, b"a\0"), (2, b"b\0")]
-        assert policies.report(unit, made) == {"curve": [1, 2]}
+        assert beliefs.weights(unit, answers) == [(1, b"a\0"), (2, b"b\0")]
+        assert policies.report(unit, answers) == {"curve": [1, 2]}

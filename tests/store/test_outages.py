@@ -88,7 +88,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: Postgres
             pulls, rewards = unit.ask("SELECT sum(pulls), sum(reward_sum) FROM belief")[0]
         assert decisions == events == sorted(acknowledged)
         assert pulls == rewards == len(acknowledged) == CLIENTS * ROUNDS
-        assert [found for found in doctor(store, Audit()).findings if found.severity == "error"] == []
+        assert [finding for finding in doctor(store, Audit()).findings if finding.severity == "error"] == []
 
 
 # -- a full disk --
@@ -123,12 +123,12 @@ def test_a_full_disk_is_said_in_one_line_and_nothing_is_half_stored(small_disk: 
             while True:
                 other.execute("INSERT INTO filler SELECT repeat('x', 500) FROM generate_series(1, 100)")
         for number in range(2_000):
-            said = run("recommend", "--policy", "home", "--session", f"s{number}", "--json")
-            if said.exit_code:
+            result = run("recommend", "--policy", "home", "--session", f"s{number}", "--json")
+            if result.exit_code:
                 break
-        assert (said.exit_code, said.stderr.count("\n")) == (1, 1)
-        assert said.error["error"].startswith("the disk of postgresql://")
-        assert "nothing was stored" in said.error["hint"]
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+        assert result.error["error"].startswith("the disk of postgresql://")
+        assert "nothing was stored" in result.error["hint"]
         other.execute("DROP TABLE filler")
         assert run("recommend", "--policy", "home", "--session", f"s{number}").exit_code == 0
         assert run("doctor").exit_code == 0

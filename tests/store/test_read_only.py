@@ -91,9 +91,9 @@ def test_a_full_disk_is_said_in_one_line_whoever_meets_it(sqlite_grown: Path, tm
         rm /mnt/fill; $1 -m rlrec --db /mnt/s.db doctor > /dev/null 2>&1; echo $? >&2"""
     draw = "recommend --policy ts --session new"
     words = [*mount, "sh", "-c", script, "sh", sys.executable, str(sqlite_grown), draw]
-    said = subprocess.run(words, capture_output=True, text=True, check=True)
-    draws, code, reads, last, healthy = said.stderr.splitlines()
-    assert (said.stdout, code, last, healthy) == ("", "1", "1", "0")
+    result = subprocess.run(words, capture_output=True, text=True, check=True)
+    draws, code, reads, last, healthy = result.stderr.splitlines()
+    assert (result.stdout, code, last, healthy) == ("", "1", "1", "0")
     assert "the disk of /mnt/s.db is full" in draws
     assert "the disk of /mnt/s.db is full" in reads
 

@@ -47,19 +47,19 @@ def test_reading_commands_read_the_replica_and_others_write_to_the_primary(serve
     catch_up(servers)
     evaluate = ["--now", "+1h", "evaluate", "uniform", "--json"]
     assert run("--read-db", replica, *evaluate).json == run(*evaluate).json
-    asked = run("--read-db", replica, "recommend", "--policy", "home", "--session", "new", "--json")
-    assert asked.exit_code == 0
+    answer = run("--read-db", replica, "recommend", "--policy", "home", "--session", "new", "--json")
+    assert answer.exit_code == 0
     catch_up(servers)
-    shown = run("decision", "show", asked.json["decision_id"], "--json", env={"RLREC_READ_DB": replica})
+    shown = run("decision", "show", answer.json["decision_id"], "--json", env={"RLREC_READ_DB": replica})
     assert shown.json["session"] == "new"
     gone = run("--read-db", replica.replace("/postgres?", "/none?"), "status")
     assert (gone.exit_code, "no database" in gone.stderr) == (3, True)
 
 
 def test_a_replica_takes_no_writes(servers: Servers) -> None:
-    said = runner(servers[1].url())("recommend", "--policy", "home", "--session", "s")
-    assert (said.exit_code, said.stderr.count("\n")) == (1, 1)
-    assert "read-only" in said.stderr
+    result = runner(servers[1].url())("recommend", "--policy", "home", "--session", "s")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "read-only" in result.stderr
 
 
 def test_the_time_of_a_replica_is_that_of_the_last_change_it_has(servers: Servers) -> None:
