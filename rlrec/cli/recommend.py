@@ -13,6 +13,7 @@ from rlrec.cli import app
 from rlrec.cli.inputs import input_option, refused
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, drawing, settings, stored
+from rlrec.cli.text import clipped
 from rlrec.cli.values import KEY, KEYS, OBJECT, Integer
 from rlrec.errors import InputError, RlrecError
 
@@ -155,4 +156,4 @@ def answer_group(
 def refusal(error: RlrecError, number: int) -> dict[str, Any]:
     """The answer to a line that is refused."""
     message = error.message if error.hint is None else f"{error.message}: {error.hint}"
-    return {"line": number, "error": message, "field": getattr(error, "field", None), "code": error.code}
+    return {"line": number, "error": clipped(message), "field": getattr(error, "field", None), "code": error.code}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import FORMATS, Show
-from rlrec.cli.text import printable
-from rlrec.cli.values import masked, passwords, recoded
+from rlrec.cli.text import clipped, printable
+from rlrec.cli.values import masked, passwords, recoded, without
 from rlrec.cli.views import Screen
 from rlrec.errors import InputError, suggest
 
@@ -57,8 +57,8 @@ def settings() -> Settings:
 
 
 def safe(text: str, db: str) -> str:
-    """`text` for stderr: on one line, without passwords."""
-    return printable(masked(recoded(text), passwords(db)))
+    """`text` for stderr: on one line, without passwords, nor its middle where it is long."""
+    return printable(masked(clipped(without(recoded(text), passwords(db)))))
 
 
 def notice(text: str) -> None:

@@ -11,6 +11,11 @@ def truncate(text: str, limit: int = 60) -> str:
     return printable(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
+def clipped(text: str, limit: int = 2_000) -> str:
+    """`text` without its middle, where it is longer than `limit`."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+
+
 def printable(text: str) -> str:
     """`text` without anything that moves a cursor or breaks a line: such characters as escapes."""
     if text.isprintable():

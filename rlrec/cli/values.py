@@ -32,7 +32,7 @@ UNITS = {"w": 604_800 * SECOND, "d": 86_400 * SECOND, "h": 3_600 * SECOND, "m": 
 UNIT_SIZES = (*UNITS.values(), 1_000)
 DURATION_FORM = "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in (*UNITS, "ms"))
 
-USERINFO = r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/?#:@]*:)\S*@"
+USERINFO = r"(?<![A-Za-z0-9+.-])([A-Za-z0-9+.-]+://[^\s/?#:@]*:)\S*@"
 PASSWORD = r"(?i)((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)('(?:[^'\\]|\\.)*'|[^\s&;\"']*)"
 
 
@@ -44,10 +44,16 @@ def recoded(text: str) -> str:
         return text
 
 
-def masked(text: str, secrets: Sequence[str] = ()) -> str:
-    """`text` with every password in a URL or a connection string, and each of `secrets`, as `***`."""
+def without(text: str, secrets: Sequence[str]) -> str:
+    """`text` with each of `secrets` as `***`."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
+    return text
+
+
+def masked(text: str, secrets: Sequence[str] = ()) -> str:
+    """`text` with every password in a URL or a connection string, and each of `secrets`, as `***`."""
+    text = without(text, secrets)
     return re.sub(PASSWORD, r"\1***", re.sub(USERINFO, r"\1***@", text))
 
 

@@ -9,6 +9,7 @@ import pytest
 from rlrec import times
 from rlrec.cli import values
 from rlrec.errors import InputError
+from tests.conftest import Run
 
 NOON = 1_769_860_800_000_000  # 2026-01-31T12:00:00Z
 
@@ -160,3 +161,17 @@ def test_a_known_password_is_masked_wherever_it_turns_up() -> None:
     url = "postgresql://u:my%20pass word@h/db"
     shown = values.masked("bad port 'my pass word', my%20pass word", values.passwords(url))
     assert shown == "bad port '***', ***"
+
+
+def test_a_long_word_is_searched_for_passwords_once() -> None:
+    """From each of its letters it would take hours."""
+    word = "x" * 10_000_000
+    assert values.masked(word) == word
+    assert values.masked("9postgresql://u:s3cret@h/db x.y+z://u:s3cret@h") == "9postgresql://u:***@h/db x.y+z://u:***@h"
+
+
+def test_an_error_leaves_out_the_middle_of_what_is_long(run_sqlite: Run) -> None:
+    refused = run_sqlite("policy", "show", "x" * 100_000)
+    assert (refused.exit_code, len(refused.stderr) < 2_100) == (2, True)
+    line = f'{{"policy": "{"x" * 100_000}", "session": "s"}}\n'
+    assert len(run_sqlite("recommend", "--input", "-", stdin=line).lines[0]["error"]) < 2_100
