@@ -12,13 +12,15 @@ CURVE = ("position", "examination")  # of the parameters: the name of a curve, a
 
 class Sums:
     """Base of dataclasses of sums: two of them add up field by field; of mappings key by key, and a flag or a set holds
-    what either side has."""
+    what either side has. None has nothing to add."""
 
     def __add__(self, other: Self) -> Self:
         return type(self)(**{name: _add(ours, getattr(other, name)) for name, ours in vars(self).items()})
 
 
 def _add(left: Any, right: Any) -> Any:
+    if left is None or right is None:
+        return right if left is None else left
     if isinstance(left, Mapping):
         return add_each(left, right)
     return left | right if isinstance(left, bool | frozenset) else left + right

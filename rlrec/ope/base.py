@@ -26,6 +26,21 @@ NO_COLUMNS = ("start", "left_out")  # fields of batches that are no columns of r
 TABLES = ("target_at", "logged_at")  # columns that have a number for every position
 
 
+@dataclass(frozen=True)
+class Range:
+    """The least and the greatest of some values; the sum of two is the range of both."""
+
+    least: float = np.inf
+    most: float = -np.inf
+
+    @classmethod
+    def of(cls, values: Array) -> Range:
+        return cls(float(values.min(initial=np.inf)), float(values.max(initial=-np.inf)))
+
+    def __add__(self, other: Range) -> Range:
+        return Range(min(self.least, other.least), max(self.most, other.most))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RewardColumns:
     """Columns of a batch of any unit, (n,) each of its rows; checked when built.

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, finite_or_none
 from rlrec.ope import diagnostics, intervals
-from rlrec.ope.base import Estimator, Ratio, RewardColumns
+from rlrec.ope.base import Estimator, Range, Ratio, RewardColumns
 from rlrec.ope.diagnostics import Diagnosis, Weights
 from rlrec.ope.differences import Relative
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, WeightSums
@@ -126,7 +126,7 @@ USUAL = FinishOptions()
 class EstimatorFold:
     """One estimator at the end of a fold: its columns of the sums, and the estimate that they make.
 
-    distorted: sum of |weight - weight used|; predictions: least and largest value of the reward model
+    distorted: sum of |weight - weight used|; predictions: of the reward model, None without one
     weight_column: the column of the weights that the effective sample size is about
     earned (m, 2): rewards as they were logged, and rows, of the units of the summary: see `earned_by_unit`"""
 
@@ -136,7 +136,7 @@ class EstimatorFold:
     weights: Weights
     earned: Array
     distorted: float = 0.0
-    predictions: Bounds = (np.inf, -np.inf)
+    predictions: Range | None = None
     weight_column: str = "weight"
 
     @cached_property
@@ -225,9 +225,9 @@ class EstimatorFold:
         rows, weight, reward = self.summary.index(("rows", "weight", self.estimator.columns[0]))
         total, moment, most = self.summary.total, self.summary.moment, self.summary.most
         mbar, (least, largest), value = total[rows] / self.clusters, options.reward_range, 0.0
-        if self.estimator.modelled:
+        if self.predictions is not None and self.estimator.modelled:
             value = self.value_and_error[0]
-            least, largest = least - self.predictions[1], largest - self.predictions[0]
+            least, largest = least - self.predictions.most, largest - self.predictions.least
         centred = moment[reward, reward] - 2 * value * moment[rows, reward] + value**2 * moment[rows, rows]
         sums = WeightSums(
             n=self.clusters, w=float(total[weight] / mbar), wr=float((total[reward] - value * total[rows]) / mbar),
@@ -311,8 +311,10 @@ class EstimatorFold:
             return 0.0 if self.estimator.intervals else None
         if not self.distorted:
             return 0.0
-        (low, high), (least, most) = reward_range, self.predictions
-        largest_error = max(high - low, high - least, most - low) if self.estimator.modelled else high - low
+        low, high = reward_range
+        largest_error = high - low
+        if self.predictions is not None and self.estimator.modelled:
+            largest_error = max(largest_error, high - self.predictions.least, self.predictions.most - low)
         return finite_or_none(self.distorted / self.weights.counted * largest_error)
 
     @property
@@ -382,21 +384,25 @@ def widened(estimate: Estimate, replicas: Sequence[Estimate], *, within: Bounds)
     """The estimate with the error of a simulation that its rows share, and that clusters do not show. replicas: the
     same estimate by equal parts of the simulated pages, whose mean varies by their variance over their number; within:
     where bounds are cut."""
-    values = [replica.value for replica in replicas if replica.value is not None]
-    if len(values) < 2 or estimate.value is None or not estimate.std_error:
+    if len(replicas) < 2 or estimate.value is None or not estimate.std_error:
         return estimate
-    low, high = (np.nan if bound is None else bound for bound in (estimate.lower, estimate.upper))
-    error, bounds = intervals.stretched(estimate.value, estimate.std_error, (low, high), values)
-    lower, upper = (finite_or_none(min(max(bound, within[0]), within[1])) for bound in bounds)
-    safe = None if lower is None or estimate.bias_bound is None else lower - estimate.bias_bound
-    wider = replace(estimate, std_error=error, lower=lower, upper=upper, safe_lower=safe)
-    lifts = [replica.lift for replica in replicas if replica.lift is not None]
+    wider = _stretched(estimate, replicas, ("value", "std_error", "lower", "upper"), within)
+    if wider.lower is not None and wider.bias_bound is not None:
+        wider = replace(wider, safe_lower=wider.lower - wider.bias_bound)
     if estimate.lift is None or not estimate.lift_std_error:
         return wider
-    low, high = (np.nan if bound is None else bound for bound in (estimate.lift_lower, estimate.lift_upper))
-    error, bounds = intervals.stretched(estimate.lift, estimate.lift_std_error, (low, high), lifts)
-    lower, upper = map(finite_or_none, bounds)
-    return replace(wider, lift_std_error=error, lift_lower=lower, lift_upper=upper)
+    return _stretched(wider, replicas, ("lift", "lift_std_error", "lift_lower", "lift_upper"), ANY_REWARD)
+
+
+def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence[str], within: Bounds) -> Estimate:
+    """The estimate with a wider error and wider bounds of a figure, cut at a range; names: of these."""
+    value, error, *bounds = (getattr(estimate, name) for name in names)
+    low, high = (np.nan if bound is None else bound for bound in bounds)
+    values = [value for replica in replicas if (value := getattr(replica, names[0])) is not None]
+    error, reached = intervals.stretched(value, error, (low, high), values)
+    cut = (finite_or_none(min(max(bound, within[0]), within[1])) for bound in reached)
+    changed: dict[str, Any] = dict(zip(names[1:], (error, *cut), strict=True))
+    return replace(estimate, **changed)
 
 
 def estimand(unit: str, *, greedy: bool = False) -> str:

@@ -10,38 +10,29 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.ope import diagnostics, intervals, strata
-from rlrec.ope.base import ImpressionEstimator, LogBatch
+from rlrec.ope.base import ImpressionEstimator, LogBatch, Range
 from rlrec.ope.diagnostics import Weights
 from rlrec.ope.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates
 from rlrec.ope.moments import Moments, Steps, aligned, moments
 from rlrec.ope.slates import PositionCurve
 from rlrec.ope.strata import WeightSpread, spread_of
+from rlrec.records import Sums
 
 
 @dataclass(frozen=True, eq=False)
-class ImpressionPartial:
+class ImpressionPartial(Sums):
     """Sums over rows of the log: `partial(batch_1) + partial(batch_2)`.
 
     earned: what was earned as served, per cluster or block
     distorted: sum of |weight - weight used| per estimator
-    predictions: least and largest value of the reward model; (inf, -inf) without one"""
+    predictions: of the reward model, None without one"""
 
     moments: Moments
     weights: Weights
     earned: Steps
     distorted: Array
-    predictions: Bounds
-
-    def __add__(self, other: ImpressionPartial) -> ImpressionPartial:
-        (low, high), (other_low, other_high) = self.predictions, other.predictions
-        return ImpressionPartial(
-            self.moments + other.moments,
-            self.weights + other.weights,
-            self.earned + other.earned,
-            self.distorted + other.distorted,
-            (min(low, other_low), max(high, other_high)),
-        )
+    predictions: Range | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +63,6 @@ class ImpressionFold:
         for estimator in self.estimators.values():
             if not terms.keys() >= set(estimator.columns):
                 terms.update(zip(estimator.columns, estimator.terms(batch).T, strict=True))
-        predicted = np.empty(0) if batch.predicted is None else batch.predicted
         matrix = batch.counted(np.column_stack([terms[name] for name in self.columns]))
         distortions = [each.distortion(batch) if each.biased else np.zeros(0) for each in self.estimators.values()]
         return ImpressionPartial(
@@ -80,7 +70,7 @@ class ImpressionFold:
             diagnostics.weights(batch),
             earned_by_unit(batch, batch.reward, used),
             np.array([(batch.counted(each) if len(each) else each).sum() for each in distortions]),
-            (float(predicted.min(initial=np.inf)), float(predicted.max(initial=-np.inf))),
+            None if batch.predicted is None else Range.of(batch.predicted),
         )
 
     @property

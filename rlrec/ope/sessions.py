@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property, reduce
 from operator import add
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals, strata
-from rlrec.ope.base import ROUNDING
+from rlrec.ope.base import ROUNDING, Range
 from rlrec.ope.diagnostics import Diagnosis, Weights
 from rlrec.ope.estimate import USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, Studentised
@@ -21,6 +21,7 @@ from rlrec.ope.moments import BLOCKS, ClusterSummary, Moments, Steps, moments, s
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.strata import WeightSpread
 from rlrec.ope.visits import Course, VisitBatch
+from rlrec.records import Sums
 
 # The columns that diagnostics need, whichever estimators are chosen.
 _CORE = ("rows", "weight", "mean_weight")
@@ -30,13 +31,13 @@ _CARRIED = 0.9  # share of the discounted absolute return: the steps that carry 
 
 
 @dataclass(frozen=True, eq=False)
-class SessionPartial:
+class SessionPartial(Sums):
     """Sums over visits: `partial(batch_1) + partial(batch_2)`.
 
     moments: sums over clusters of the columns per visit; steps: the same at every step, None if no estimator needs them
     by_step (3, horizon): sums over visits of w_t, of its square, and of |gamma^t r_t|
     end, along: diagnostics of the weights at the end of visits, and of their means along visits
-    returns: least and largest discounted return of a visit"""
+    returns: the discounted ones of visits"""
 
     moments: Moments
     steps: Steps | None
@@ -44,20 +45,7 @@ class SessionPartial:
     by_step: Array
     end: Weights
     along: Weights
-    returns: Bounds
-
-    def __add__(self, other: SessionPartial) -> SessionPartial:
-        if (self.steps is None) != (other.steps is None):
-            raise ValueError("partials of different estimators do not add up")
-        return SessionPartial(
-            self.moments + other.moments,
-            None if self.steps is None or other.steps is None else self.steps + other.steps,
-            self.earned + other.earned,
-            self.by_step + other.by_step,
-            self.end + other.end,
-            self.along + other.along,
-            (min(self.returns[0], other.returns[0]), max(self.returns[1], other.returns[1])),
-        )
+    returns: Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +99,7 @@ class SessionFold:
             self._by_step(course),
             _diagnose(course, course.weight, weighted_reward=course.weighted_return, largest=course.weight),
             _diagnose(course, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.most),
-            (float(course.logged_return.min(initial=np.inf)), float(course.logged_return.max(initial=-np.inf))),
+            Range.of(course.logged_return),
         )
 
     def _steps(self, course: Course) -> Steps:
@@ -166,7 +154,7 @@ class SessionFold:
         """One estimate for each estimator, in their order; returns range as far as those of the log.
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
         intervals.check(options.interval, options.level, estimators=self.estimators)
-        options = replace(options, reward_range=partial.returns)
+        options = replace(options, reward_range=astuple(partial.returns))
         summary, drawn = partial.moments.summary(), None
         if options.interval == "bootstrap-t" and any(kind.step_column is None for kind in self.estimators.values()):
             drawn = intervals.replicates(summary, seed=options.seed, number=options.replicates)
