@@ -13,7 +13,7 @@ from rlrec.app.evaluation.request import EmptyLog, Request
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters
 from rlrec.app.log import maturity
-from rlrec.ope import EstimatorChoice, diagnostics
+from rlrec.ope import EstimatorChoice, verdicts
 from rlrec.store import Store, bulk
 
 __all__ = ["EmptyLog", "Request", "Workers", "evaluate", "explained"]
@@ -50,7 +50,7 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
             name = row.target if row.version is None else f"{row.target}@{row.version}"
             horizons[name] = min(horizon, horizons.get(name, horizon))
     inclusion = rows[0].inclusion if rows else Inclusion()
-    lines = diagnostics.explanations([row.to_json() for row in rows])
+    lines = verdicts.explanations([row.to_json() for row in rows])
     if any(row.estimate.loggers > 1 for row in rows):
         lines.append(_loggers(rows))
     if inclusion.decisions:

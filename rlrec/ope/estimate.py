@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any
 
 import numpy as np
 
 from rlrec.arrays import Array, finite_or_none
-from rlrec.ope import diagnostics, intervals
+from rlrec.ope import intervals, verdicts
 from rlrec.ope.base import Estimator, Range, Ratio, RewardColumns
-from rlrec.ope.diagnostics import Diagnosis, Weights
+from rlrec.ope.diagnostics import Weights
 from rlrec.ope.differences import Relative
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, WeightSums
 from rlrec.ope.moments import ClusterSummary, Steps, steps
-from rlrec.ope.strata import LoggerWeight, WeightSpread
+from rlrec.ope.strata import LoggerWeight
+from rlrec.ope.verdicts import Diagnosis
 
 ANY_REWARD: Bounds = (-np.inf, np.inf)
 # The columns that diagnostics and Cressie-Read of impressions need, whichever estimators are chosen.
@@ -104,7 +105,7 @@ class FinishOptions:
     cluster: name of the unit that was randomised, for the report
     reward_range: (low, high) of one reward, infinite where there is no clip
     greedy: the target was judged without its exploration, for the report
-    extra_reasons: words of `diagnostics.REASONS` that only the caller can know (`in-sample`, `logging-states`)
+    extra_reasons: words of `verdicts.REASONS` that only the caller can know (`in-sample`, `logging-states`)
     chosen: the rows were picked by what the logger chose, so that their mean weight need not be 1
     seed, replicates: of the bootstrap"""
 
@@ -249,7 +250,7 @@ class EstimatorFold:
         if options.chosen:
             diagnosis = replace(diagnosis, mean_weight_z=None, mean_weight_upper=None)
         extra = (*options.extra_reasons, *bound_reasons, *self._notes(bias))
-        verdict, reasons = diagnostics.verdict(diagnosis, extra=extra)
+        verdict, reasons = verdicts.verdict(diagnosis, extra=extra)
         weighted = self.estimator.weighted and self.n > 0
         return Estimate(
             estimator=self.label, estimand=estimand(self.estimator.unit, greedy=options.greedy),
@@ -320,7 +321,7 @@ class EstimatorFold:
     @property
     def _is_constant(self) -> bool:
         """Whether there are rewards, and an estimate without any error: all clusters say the same."""
-        some = self.diagnosis.nonzero >= diagnostics.LEAST_REWARDS and bool(self.estimator.intervals)
+        some = self.diagnosis.nonzero >= verdicts.LEAST_REWARDS and bool(self.estimator.intervals)
         return some and self.value_and_error[1] == 0
 
     def _notes(self, bias: float | None) -> list[str]:
@@ -339,45 +340,6 @@ def earned_by_unit(batch: RewardColumns, reward: Array, used: Array) -> Steps:
     0."""
     columns, once = {"earned": batch.counted(np.where(used > 0, reward, 0.0))}, np.ones(len(used), np.int64)
     return steps(columns, batch.counted(used), cluster=batch.cluster, length=once, horizon=1)
-
-
-class Partial(Protocol):
-    """Sums over some batches of the log: they add up."""
-
-    def __add__(self, other: Self, /) -> Self: ...
-
-
-Batch = TypeVar("Batch", contravariant=True)
-P = TypeVar("P", bound=Partial)
-
-
-class Fold(Protocol[Batch, P]):
-    """Estimators of one unit, about one target: `impressions.ImpressionFold`, `sessions.SessionFold` and
-    `slates.SlateFold`. A partial depends on the rows of its batches alone: not on their order, nor on how they were
-    split, up to rounding."""
-
-    @property
-    def estimators(self) -> Mapping[str, Estimator]:
-        """The estimators by their labels."""
-
-    @property
-    def most_loggers(self) -> int:
-        """How many loggers can be weighed."""
-
-    def way(self, label: str, /) -> int | None:
-        """The number of an estimator's way to weigh; None where it does not weigh."""
-
-    def spreads(self, partials: Sequence[P], /) -> list[WeightSpread]:
-        """How far the weights of each spread, for all ways to weigh."""
-
-    def scaled(self, partial: P, factor: Array, /) -> P:
-        """The sums of rows that count `factor` times, (g,) for g ways to weigh."""
-
-    def partial(self, batch: Batch, /) -> P:
-        """The sums of one batch; those of an empty batch are the zero of the sum."""
-
-    def finish(self, partial: P, options: FinishOptions, /) -> list[Estimate]:
-        """One estimate for each estimator, in their order."""
 
 
 def widened(estimate: Estimate, replicas: Sequence[Estimate], *, within: Bounds) -> Estimate:

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
-from rlrec.ope import diagnostics, intervals
+from rlrec.ope import intervals, verdicts
 from rlrec.ope.base import Ratio
 from rlrec.ope.differences import Minus
 from rlrec.ope.estimate import EstimatorFold
@@ -158,6 +158,6 @@ def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
 
 
 def _verdict(folds: Sequence[EstimatorFold], extra: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    verdicts = [diagnostics.verdict(fold.diagnosis, extra=extra) for fold in folds]
-    worst = min((verdict for verdict, _ in verdicts), key=("insufficient", "weak", "ok").index)
-    return worst, tuple(reason for reason in diagnostics.REASONS if any(reason in why for _, why in verdicts))
+    judged = [verdicts.verdict(fold.diagnosis, extra=extra) for fold in folds]
+    worst = min((verdict for verdict, _ in judged), key=("insufficient", "weak", "ok").index)
+    return worst, tuple(reason for reason in verdicts.REASONS if any(reason in why for _, why in judged))

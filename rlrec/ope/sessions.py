@@ -14,12 +14,13 @@ from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals, strata
 from rlrec.ope.base import ROUNDING, Range
-from rlrec.ope.diagnostics import Diagnosis, Weights
+from rlrec.ope.diagnostics import Weights
 from rlrec.ope.estimate import USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, Studentised
 from rlrec.ope.moments import BLOCKS, ClusterSummary, Moments, Steps, moments, steps
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.strata import WeightSpread
+from rlrec.ope.verdicts import LEAST_ESS, Diagnosis
 from rlrec.ope.visits import Course, VisitBatch
 from rlrec.records import Sums
 
@@ -205,7 +206,7 @@ class Support:
         weight, square, size = partial.by_step
         ess = np.divide(weight**2, square, out=np.zeros(len(weight)), where=square > 0)
         few = np.flatnonzero(ess < SUPPORTED * partial.end.rows)
-        least = max(float(diagnostics.LEAST_ESS), SUPPORTED * partial.end.rows)
+        least = max(float(LEAST_ESS), SUPPORTED * partial.end.rows)
         return cls(ess, size, least, int(few[0]) if len(few) else None)
 
     @property

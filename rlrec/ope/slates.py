@@ -15,7 +15,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
-from rlrec.ope import diagnostics, intervals, strata
+from rlrec.ope import diagnostics, intervals, strata, verdicts
 from rlrec.ope.base import TABLES, Estimator, Ratio, require
 from rlrec.ope.diagnostics import Weights
 from rlrec.ope.differences import Minus
@@ -321,7 +321,7 @@ class SlateFold:
             total, moment = summary.total[columns], summary.moment[np.ix_(columns, columns)]
             difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, estimate.clusters)
             if abs(difference) > max(_REFUTED * float(error), NEGLIGIBLE * abs(estimate.value or 0.0)):
-                reasons = sorted({*estimate.reasons, "refuted"}, key=list(diagnostics.REASONS).index)
+                reasons = sorted({*estimate.reasons, "refuted"}, key=list(verdicts.REASONS).index)
                 verdict = "weak" if estimate.verdict == "ok" else estimate.verdict
                 by_label[label] = replace(estimate, verdict=verdict, reasons=tuple(reasons))
         return list(by_label.values())

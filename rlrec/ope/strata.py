@@ -24,8 +24,8 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids
 from rlrec.ope.base import hash_bits
-from rlrec.ope.diagnostics import LEAST_ESS
 from rlrec.ope.moments import Moments
+from rlrec.ope.verdicts import LEAST_ESS
 
 MOST = 15  # loggers that are weighed, each in two halves
 _SALT = 6

@@ -66,16 +66,20 @@ def verdicts(setting: Setting) -> Iterator[Figure]:
     for case in CASES:
         audience, size, favour, visits = case
         for label, each in misses(case, logs=logs).items():
-            limit = MISSED + 3 * sqrt(MISSED * (1 - MISSED) / max(len(each), 1))
             name = f"{audience.__name__.lower()} k={size} x{favour:g}, {visits:,} visits, {label}"
             share = float(np.mean(each)) if each else 0.0
-            yield Figure(name=f"{name}: missed, of {len(each)}", value=share, unit="", at_most=limit)
+            yield Figure(name=f"{name}: missed, of {len(each)}", value=share, unit="", at_most=limit(len(each)))
     shop, pbm = (
         float(np.mean([flagged(setting, *world, seed=seed) for seed in range(logs)]))
         for world in (("shop",), ("pbm", "--steps", "5"))
     )
     yield Figure(name=f"shop: favourite flagged, of {logs}", value=shop, unit="", at_least=FLAGGED)
     yield Figure(name=f"pbm: favourite flagged, of {logs}", value=pbm, unit="", at_most=ALARMED)
+
+
+def limit(intervals: int) -> float:
+    """The share of so many intervals that may miss: 6 % and 3 standard errors."""
+    return MISSED + 3 * sqrt(MISSED * (1 - MISSED) / max(intervals, 1))
 
 
 def misses(case: Case, *, logs: int) -> dict[str, list[bool]]:

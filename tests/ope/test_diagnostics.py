@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rlrec.ope.base import LogBatch
-from rlrec.ope.diagnostics import N_LARGEST, REASONS, Diagnosis, explanations, k_hat, verdict, weights
+from rlrec.ope.diagnostics import N_LARGEST, k_hat, weights
+from rlrec.ope.verdicts import REASONS, Diagnosis, explanations, verdict
 from tests.ope import obd
 from tests.ope.cases import HAND, drawn, judged
 

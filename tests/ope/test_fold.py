@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rlrec import ope
 from rlrec.ope.base import LogBatch
-from rlrec.ope.estimate import FinishOptions, Fold, Partial
+from rlrec.ope.estimate import FinishOptions
+from rlrec.ope.fold import Fold
 from rlrec.ope.impressions import ImpressionFold, ImpressionPartial
 from rlrec.ope.sessions import SessionFold, SessionPartial
 from rlrec.ope.visits import VisitBatch
 from tests.ope import cases, visiting
 
 Batch = TypeVar("Batch")
-P = TypeVar("P", bound=Partial)
+P = TypeVar("P", bound=Any)
 
 
 def labels(fold: Fold[Batch, P], batches: list[Batch]) -> list[str]:

@@ -10,10 +10,10 @@ import pytest
 
 from rlrec import ope
 from rlrec.errors import InputError
-from rlrec.ope.diagnostics import explanations
 from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.moments import BLOCKS
 from rlrec.ope.sessions import SessionFold
+from rlrec.ope.verdicts import explanations
 from rlrec.ope.visits import VisitBatch
 from tests.ope.test_visits import HAND
 from tests.ope.visiting import by_loops, complete, folded, held, judged, ragged, walks

@@ -11,9 +11,9 @@ from rlrec import ope
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope import pseudo_inverse
-from rlrec.ope.diagnostics import explanations
 from rlrec.ope.slate_weighting import FLAT, Pbm
 from rlrec.ope.slates import PositionCurve
+from rlrec.ope.verdicts import explanations
 from tests.ope.paging import (
     ATTRACTION,
     EXAMINATION,

@@ -26,7 +26,8 @@ from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
 from rlrec.compute import Engine
 from rlrec.ope import carry_over, honesty, slots_above, visit_carry_over
-from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, Fold, widened
+from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, widened
+from rlrec.ope.fold import Fold
 from rlrec.ope.honesty import BetSums
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.strata import OTHERS, Stratum, Weighting

@@ -13,7 +13,7 @@ from rlrec.app.evaluation.targets import Target
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.splits import GATE
 from rlrec.errors import CheckFailed, InputError
-from rlrec.ope import carry_over, diagnostics
+from rlrec.ope import carry_over, verdicts
 from rlrec.ope.differences import Minus, Relative
 from rlrec.ope.estimate import Estimate, EstimatorFold
 from rlrec.ope.impressions import ImpressionFold
@@ -196,7 +196,7 @@ def _visits_report(visits: Gain, alpha: float) -> VisitsReport:
     is near what was logged, and they do not say that it is worse."""
     difference, verdict, reasons = _judge(visits, Minus, alpha)
     ess, upper = difference.ess or 0.0, difference.upper
-    near = ess >= max(diagnostics.LEAST_ESS, SUPPORTED * visits.estimates[0].n)
+    near = ess >= max(verdicts.LEAST_ESS, SUPPORTED * visits.estimates[0].n)
     return {
         "estimator": BY_VISIT, "estimate": difference.value, "lower": difference.lower, "upper": upper,
         "ess": difference.ess, "verdict": verdict, "reasons": reasons,
@@ -302,7 +302,7 @@ class Gain:
         verdict = min(difference.verdict, *(side.verdict for side in self.estimates), key=VERDICTS.index)
         of_serving = {reason for side in self.estimates[1:] for reason in side.reasons} - {"in-sample"}
         reasons = {*difference.reasons, *self.estimates[0].reasons, *of_serving}
-        return difference, verdict, sorted(reasons, key=list(diagnostics.REASONS).index)
+        return difference, verdict, sorted(reasons, key=list(verdicts.REASONS).index)
 
 
 def _largest_reward(unit: Unit, definition: Reward, *, of_slots: bool) -> float:

@@ -16,11 +16,11 @@ from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums
 from rlrec.app.training.blocks import DecisionBlock, blocks
 from rlrec.app.training.dataset import DatasetSplit, VisitRows
 from rlrec.arrays import Array
-from rlrec.ope.diagnostics import LEAST_ESS
 from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.paired import PairedDifference, difference
 from rlrec.ope.sessions import SUPPORTED, SessionFold, SessionPartial
 from rlrec.ope.strata import Stratum, Weighting
+from rlrec.ope.verdicts import LEAST_ESS
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy import plackett_luce, reinforce
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, score_states
