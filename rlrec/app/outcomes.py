@@ -8,7 +8,8 @@ from typing import TypedDict
 
 from rlrec.app.evaluation import interleaved, unit_outcomes
 from rlrec.app.evaluation.request import EmptyLog
-from rlrec.app.evaluation.unit_outcomes import ANONYMOUS_UNITS, BY, NAMED, USERS, DifferenceRow, OutcomeRow, Study
+from rlrec.app.evaluation.study import BY, NAMED, USERS, Study
+from rlrec.app.evaluation.unit_outcomes import ANONYMOUS_UNITS, DifferenceRow, OutcomeRow
 from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError, quantity
 from rlrec.ope import intervals
