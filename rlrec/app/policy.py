@@ -31,6 +31,7 @@ from rlrec.times import DAY_US, written
 
 Z = 1.959963984540054  # normal quantile of intervals of 95 %
 LARGEST = 50  # weights of an arm that are shown, where features are hashed into more columns than can be listed
+NAMED = 10  # fields that a notice names
 DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only where they have a floor
 
 
@@ -151,6 +152,11 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     answer = store.write(work, repeatable=True)
     if answer["created"]:
         parameters.notice_other_reward(store, typed, request.reward)
+    fitted = initial.parameters.get("context") if request.from_log and "context" not in (declared or {}) else None
+    if answer["created"] and fitted is not None:
+        names = [*fitted["fields"]]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        store.notice(f"reads of contexts {', '.join(names[:NAMED]) or 'nothing: the log has no field to fit'}{more}")
     unnamed = declared is None and request.from_log is None and not (copied and copied.contextual)
     if answer["created"] and policy.contextual and unnamed:
         store.notice(
