@@ -27,18 +27,18 @@ TABLES = ("target_at", "logged_at")  # columns that have a number for every posi
 
 
 @dataclass(frozen=True)
-class Range:
+class ValueRange:
     """The least and the greatest of some values; the sum of two is the range of both."""
 
     least: float = np.inf
     most: float = -np.inf
 
     @classmethod
-    def of(cls, values: Array) -> Range:
+    def of(cls, values: Array) -> ValueRange:
         return cls(float(values.min(initial=np.inf)), float(values.max(initial=-np.inf)))
 
-    def __add__(self, other: Range) -> Range:
-        return Range(min(self.least, other.least), max(self.most, other.most))
+    def __add__(self, other: ValueRange) -> ValueRange:
+        return ValueRange(min(self.least, other.least), max(self.most, other.most))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, finite_or_none
 from rlrec.ope import intervals, verdicts
-from rlrec.ope.base import Estimator, Range, Ratio, RewardColumns
+from rlrec.ope.base import Estimator, Ratio, RewardColumns, ValueRange
 from rlrec.ope.diagnostics import Weights
 from rlrec.ope.differences import Relative
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, WeightSums
@@ -137,7 +137,7 @@ class EstimatorFold:
     weights: Weights
     earned: Array
     distorted: float = 0.0
-    predictions: Range | None = None
+    predictions: ValueRange | None = None
     weight_column: str = "weight"
 
     @cached_property

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.ope import diagnostics, intervals, strata
-from rlrec.ope.base import ImpressionEstimator, LogBatch, Range
+from rlrec.ope.base import ImpressionEstimator, LogBatch, ValueRange
 from rlrec.ope.diagnostics import Weights
 from rlrec.ope.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates
@@ -32,7 +32,7 @@ class ImpressionPartial(Sums):
     weights: Weights
     earned: Steps
     distorted: Array
-    predictions: Range | None
+    predictions: ValueRange | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class ImpressionFold:
             diagnostics.weights(batch),
             earned_by_unit(batch, batch.reward, used),
             np.array([(batch.counted(each) if len(each) else each).sum() for each in distortions]),
-            None if batch.predicted is None else Range.of(batch.predicted),
+            None if batch.predicted is None else ValueRange.of(batch.predicted),
         )
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals, strata
-from rlrec.ope.base import ROUNDING, Range
+from rlrec.ope.base import ROUNDING, ValueRange
 from rlrec.ope.diagnostics import Weights
 from rlrec.ope.estimate import USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, Studentised
@@ -46,7 +46,7 @@ class SessionPartial(Sums):
     by_step: Array
     end: Weights
     along: Weights
-    returns: Range
+    returns: ValueRange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class SessionFold:
             self._by_step(course),
             _diagnose(course, course.weight, weighted_reward=course.weighted_return, largest=course.weight),
             _diagnose(course, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.most),
-            Range.of(course.logged_return),
+            ValueRange.of(course.logged_return),
         )
 
     def _steps(self, course: Course) -> Steps:
