@@ -190,7 +190,7 @@ def batches(
     needed = {*columns, "decision_id", "session_id", "position", *(["context_id"] if wanted else [])}
     names = [name for name in COLUMNS if name in needed]
     extra_queries = tuple(ask for ask, is_wanted in ((ask_visits, visits), (ask_keys, keys)) if is_wanted)
-    ranges_ahead = (_Range(unit, ids, selection.conditions(), names, extra_queries) for ids in _cuts(unit, size))
+    ranges_ahead = (_RangeQueries(unit, ids, selection.conditions(), names, extra_queries) for ids in _cuts(unit, size))
     last = int(unit.ask_value("SELECT coalesce(max(session_id), 1) FROM decision"))
     ahead, read = next(ranges_ahead, None), 0
     while ahead is not None:
@@ -228,7 +228,7 @@ class IdRange(NamedTuple):
     decisions: int
 
 
-class _Range:
+class _RangeQueries:
     """The queries of a range of sessions.
     Decisions that do not lie too far apart are read in order of their ids, which is their order on the disk: an index
     leads from one page to another. A `+` keeps the database from using an index nevertheless."""
