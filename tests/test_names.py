@@ -1,4 +1,4 @@
-"""Names say what a thing is, a class name has one meaning, and a docstring begins with what comes back."""
+"""Names say what a thing is, in tests, too; class names have one meaning, and docstrings say first what comes back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1] / "rlrec"
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent / "rlrec"
 
 EMPTY = {
     "alike", "asked", "found", "given", "happened", "kept", "known", "made", "mine", "one", "own", "part", "place",
@@ -17,13 +18,14 @@ EMPTY = {
 }  # fmt: skip
 """Words that say nothing of a thing: they may be no name, and no word of one."""
 SHARED = {"Request", "Result"}  # class names that every command may have
+UNCHECKED = {f"benchmarks/{name}.py" for name in ("__main__", "measure", "scale")}  # of tests/
 RIDDLES = ("As", "Of", "What")  # first words of a docstring that names nothing
 
 
 @cache
-def sources() -> list[tuple[str, ast.Module]]:
-    paths = sorted(ROOT.rglob("*.py"))
-    return [(str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
+def sources(root: Path = ROOT) -> list[tuple[str, ast.Module]]:
+    paths = sorted(root.rglob("*.py"))
+    return [(str(path.relative_to(root)), ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
 
 
 def bound(node: ast.AST) -> str | None:
@@ -52,6 +54,13 @@ def riddles(tree: ast.Module) -> list[str]:
 @pytest.mark.slow
 def test_no_name_says_nothing() -> None:
     assert [(path, name) for path, tree in sources() for name in empty_names(tree)] == []
+
+
+@pytest.mark.slow
+def test_no_name_of_tests_says_nothing() -> None:
+    """The name of a test is a sentence, which may have any word."""
+    names = [(path, name) for path, tree in sources(TESTS) if path not in UNCHECKED for name in empty_names(tree)]
+    assert [(path, name) for path, name in names if not name.startswith("test_")] == []
 
 
 @pytest.mark.slow

@@ -179,9 +179,9 @@ def test_train_pg_learns_from_a_table(run: Run) -> None:
     states = {line["step"]: line["state"] for line in run("export-log", "-").lines}
     assert (states[0]["step"], states[1]["step"], states[1]["shown"]) == (0, 1, 1)
     assert run("policy", "create", "pg", "--kind", "gradient").exit_code == 0
-    said = run("train-pg", "pg", "--log", "policy=shop", "--seed", "1", "--epochs", "3", "--json")
-    assert said.exit_code == 0, said.stderr
-    assert (said.json["version"], said.json["trained"], said.json["tune_estimate"] > 0) == (2, True, True)
+    result = run("train-pg", "pg", "--log", "policy=shop", "--seed", "1", "--epochs", "3", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert (result.json["version"], result.json["trained"], result.json["tune_estimate"] > 0) == (2, True, True)
 
 
 @pytest.mark.parametrize("text", ["1769860800", "1769860800000", "2026-01-31 12:00:00", "2026-01-31T13:00:00+01:00"])

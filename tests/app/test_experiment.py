@@ -35,8 +35,8 @@ def at(db: str) -> Iterator[Clocked]:
     policy.create(first, policy.Request(name="ts", kind="thompson", parameters={"floor": "0.1"}))
     policy.create(first, policy.Request(name="u", kind="uniform"))
     yield store
-    for one in opened:
-        one.close()
+    for item in opened:
+        item.close()
 
 
 def ask(store: Store, session: str, **wanted: Any) -> Any:
@@ -60,8 +60,8 @@ def ids(answers: Any) -> Any:
 
 
 def split(store: Store, *variants: Any, by: str = "session", name: str = "ab") -> Any:
-    asked = variants or (VariantSpec(label="a", policy="ts"), VariantSpec(label="b", policy="u"))
-    return experiment.create(store, Request(name=name, variants=asked, by=by))
+    options = variants or (VariantSpec(label="a", policy="ts"), VariantSpec(label="b", policy="u"))
+    return experiment.create(store, Request(name=name, variants=options, by=by))
 
 
 def pulls(store: Store, name: str) -> Any:
@@ -165,7 +165,7 @@ def test_impossible_experiments_are_refused_and_leave_nothing(at: Clocked, varia
         split(at(0), *variants)
     with at(0).read() as unit:
         assert experiments.every(unit) == []
-        assert all("@" not in one.name for one in policies.all_policies(unit))
+        assert all("@" not in item.name for item in policies.all_policies(unit))
 
 
 # -- assignment --
@@ -174,7 +174,7 @@ def test_impossible_experiments_are_refused_and_leave_nothing(at: Clocked, varia
 def test_session_keeps_its_variant(at: Clocked) -> None:
     split(at(0))
     keys = [f"s{n}" for n in range(40)]
-    first, again = ([one["variant"] for one in ask_all(at(t), *keys, experiment="ab")] for t in (1, 50))
+    first, again = ([item["variant"] for item in ask_all(at(t), *keys, experiment="ab")] for t in (1, 50))
     assert again == first
     assert len(set(first)) == 2
 
@@ -186,7 +186,7 @@ def test_user_keeps_one_variant_over_sessions_and_sessions_inherit_the_user(at: 
         ask_all(at(2), *"ABCDEFGH", users="stuvwxyz", experiment="ab"),
         ask_all(at(3), *"abcdefgh", experiment="ab"),
     )
-    first, elsewhere, inherited = ([one["variant"] for one in group] for group in answers)
+    first, elsewhere, inherited = ([item["variant"] for item in group] for group in answers)
     assert first == elsewhere == inherited
     with pytest.raises(InputError, match="assigns by user"):
         ask(at(3), "nobody", experiment="ab")
@@ -214,8 +214,8 @@ def test_a_holdout_has_its_share_of_all_units_and_the_others_their_weights(at: C
     variants = VariantSpec(label="a", policy="ts"), VariantSpec(label="b", policy="u", weight=3.0)
     experiment.create(at(0), Request(name="ab", variants=variants, holdout=share))
     with at(0).read() as unit:
-        made = experiments.by_name(unit, ["ab"])["ab"]
-    counts = Counter(assignment.hashed(made, f"u{n}").label for n in range(100_000))
+        ab = experiments.by_name(unit, ["ab"])["ab"]
+    counts = Counter(assignment.hashed(ab, f"u{n}").label for n in range(100_000))
     for label, expected in {"a": (1 - share) / 4, "b": (1 - share) * 3 / 4, "holdout": share}.items():
         assert abs(counts[label] - 1e5 * expected) < 4.5 * np.sqrt(1e5 * expected * (1 - expected))
 
@@ -226,7 +226,7 @@ def test_a_holdout_is_uniform_whatever_policy_has_that_name(at: Clocked) -> None
         at(0), Request(name="ab", variants=[VariantSpec(label="a", policy="uniform")], by="session", holdout=0.5)
     )
     answers = ask_all(at(1), *map(str, range(40)), experiment="ab")
-    assert {one["variant"] for one in answers} == {"a", "holdout"}
+    assert {answer["variant"] for answer in answers} == {"a", "holdout"}
     with at(1).read() as unit:
         assert policies.by_name(unit, "uniform@ab/holdout").kind == "uniform"
 
@@ -266,13 +266,13 @@ def test_figures_come_from_mature_events_inside_the_window(at: Clocked) -> None:
     click(at(2), *ids(answers[::4]))
     click(at(60), answers[1]["decision_id"])  # too late to count
     ask(at(61), "young", user="u0", experiment="ab")
-    found = compare.show(at(62), "ab")
-    for row in found["variants"]:
-        mine = [n for n, answer in enumerate(answers) if answer["variant"] == row["variant"]]
-        clicks = sum(n % 4 == 0 for n in mine)
-        assert (row["units"], row["sessions"], row["decisions"]) == (len(mine) // 2, len(mine), len(mine))
-        assert row["mean"] == pytest.approx(clicks / len(mine))
-        assert row["reward_per_unit"] == pytest.approx(2 * clicks / len(mine))
+    result = compare.show(at(62), "ab")
+    for row in result["variants"]:
+        selected = [n for n, answer in enumerate(answers) if answer["variant"] == row["variant"]]
+        clicks = sum(n % 4 == 0 for n in selected)
+        assert (row["units"], row["sessions"], row["decisions"]) == (len(selected) // 2, len(selected), len(selected))
+        assert row["mean"] == pytest.approx(clicks / len(selected))
+        assert row["reward_per_unit"] == pytest.approx(2 * clicks / len(selected))
         assert row["lower"] < row["mean"] < row["upper"]
 
 
@@ -282,28 +282,28 @@ def test_page_reward_counts_slots_and_page_events_and_leaves_censored_pages_out(
     click(at(2), *shown, position=1)
     click(at(2), *shown)
     feedback.feedback(at(3), feedback.Line(decision_id=shown[0], position=2, censor=True))
-    found = compare.show(at(60), "ab")
-    assert {row["mean"] for row in found["variants"]} == {2.0}
-    assert sum(row["decisions"] for row in found["variants"]) == 19
-    assert all(row["lower"] is None for row in found["variants"])  # no variation seen is no certainty
+    result = compare.show(at(60), "ab")
+    assert {row["mean"] for row in result["variants"]} == {2.0}
+    assert sum(row["decisions"] for row in result["variants"]) == 19
+    assert all(row["lower"] is None for row in result["variants"])  # no variation seen is no certainty
 
 
 def test_experiment_without_decisions_has_figures_of_nothing(at: Clocked) -> None:
     split(at(0))
-    found = compare.show(at(1), "ab")
-    assert json.dumps(found, allow_nan=False)
-    assert found["sample_ratio"] == {"chi2": None, "p_value": None}
-    assert found["holdout"] is None
-    assert found["differences"] == [
+    result = compare.show(at(1), "ab")
+    assert json.dumps(result, allow_nan=False)
+    assert result["sample_ratio"] == {"chi2": None, "p_value": None}
+    assert result["holdout"] is None
+    assert result["differences"] == [
         {"variant": "b", "against": "a"} | dict.fromkeys(("value", "lower", "upper", "p_value"))
     ]
 
 
 def test_a_holdout_without_decisions_has_no_figures(at: Clocked) -> None:
     experiment.create(at(0), Request(name="ab", variants=[VariantSpec(label="a", policy="ts")], holdout=0.01))
-    found = compare.show(at(1), "ab")["holdout"]
-    assert (found["share"], found["verdict"], found["reasons"]) == (0.01, "insufficient", ["no-rows"])
-    assert {found[name] for name in ("value", "estimate", "difference", "p_value")} == {None}
+    result = compare.show(at(1), "ab")["holdout"]
+    assert (result["share"], result["verdict"], result["reasons"]) == (0.01, "insufficient", ["no-rows"])
+    assert {result[name] for name in ("value", "estimate", "difference", "p_value")} == {None}
 
 
 def test_batches_add_up_to_the_whole(at: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,9 +312,9 @@ def test_batches_add_up_to_the_whole(at: Clocked, monkeypatch: pytest.MonkeyPatc
     split(at(0), by="user")
     sessions, users = [f"s{n}" for n in range(30)], [f"u{n % 7}" for n in range(30)]
     click(at(2), *ids(ask_all(at(1), *sessions, users=users, experiment="ab")[::3]))
-    whole = compare.show(at(60), "ab")
+    complete = compare.show(at(60), "ab")
     monkeypatch.setattr(reader.batches, "__kwdefaults__", {**(reader.batches.__kwdefaults__ or {}), "size": 4})
-    assert compare.show(at(60), "ab") == whole
+    assert compare.show(at(60), "ab") == complete
 
 
 # -- false alarms --
@@ -328,8 +328,8 @@ def test_a_true_difference_is_found_and_covered(tmp_path: Path) -> None:
         for name, share in (("dull", 0.0), ("keen", 1.0)):
             table = tmp_path / f"{name}.csv"
             table.write_text(f"arm,probability\nbad,{1 - share}\ngood,{share}\n")
-            asked = {"probabilities": str(table), "floor": "0.1"}
-            policy.create(store, policy.Request(name=name, kind="fixed", parameters=asked))
+            options = {"probabilities": str(table), "floor": "0.1"}
+            policy.create(store, policy.Request(name=name, kind="fixed", parameters=options))
         split(store, VariantSpec(label="a", policy="dull"), VariantSpec(label="b", policy="keen"), by="user")
         sessions, users = [f"s{n}" for n in range(900)], [f"u{n % 300}" for n in range(900)]
         rng = np.random.default_rng(7)
@@ -337,9 +337,9 @@ def test_a_true_difference_is_found_and_covered(tmp_path: Path) -> None:
         rates = [{"bad": 0.1, "good": 0.4}[answer["slate"][0]["arm"]] for answer in answers]
         click(store, *np.array(ids(answers))[rng.random(900) < rates].tolist())
     with closing(Store(str(tmp_path / "x.db"), now=START + 60 * MINUTE)) as later:
-        found = compare.show(later, "ab", level=0.9999)["differences"][0]
-    assert found["p_value"] < 1e-6
-    assert found["lower"] < 0.9 * 0.3 < found["upper"]  # the floor shows either arm in one of ten
+        result = compare.show(later, "ab", level=0.9999)["differences"][0]
+    assert result["p_value"] < 1e-6
+    assert result["lower"] < 0.9 * 0.3 < result["upper"]  # the floor shows either arm in one of ten
 
 
 @pytest.fixture
@@ -351,8 +351,8 @@ def held_out(tmp_path: Path) -> Iterator[Any]:
         init(store)
         store.write(lambda unit: arms.put(unit, dict.fromkeys(rates, "{}")))
         policy.create(store, policy.Request(name="ts", kind="thompson", parameters={"floor": "0.2"}))
-        asked = Request(name="ab", variants=[VariantSpec(label="a", policy="ts")], by="session", holdout=0.3)
-        experiment.create(store, asked)
+        options = Request(name="ab", variants=[VariantSpec(label="a", policy="ts")], by="session", holdout=0.3)
+        experiment.create(store, options)
         rng, held = np.random.default_rng(5), []
         for group in range(8):
             answers = ask_all(store, *(f"{group}-{n}" for n in range(500)), experiment="ab")
@@ -367,12 +367,12 @@ def held_out(tmp_path: Path) -> Iterator[Any]:
 def test_what_a_holdout_earned_is_what_was_estimated(held_out: Any) -> None:
     """False alarm: three in 10,000."""
     store, mean = held_out
-    found = compare.show(store, "ab", level=0.9999)["holdout"]
-    assert found["value"] == pytest.approx(mean)
-    assert found["lower"] < 0.4 < found["upper"]
-    assert found["estimate_lower"] < 0.4 < found["estimate_upper"]
-    assert found["p_value"] > 1e-4
-    assert found["verdict"] in ("ok", "weak")
+    result = compare.show(store, "ab", level=0.9999)["holdout"]
+    assert result["value"] == pytest.approx(mean)
+    assert result["lower"] < 0.4 < result["upper"]
+    assert result["estimate_lower"] < 0.4 < result["estimate_upper"]
+    assert result["p_value"] > 1e-4
+    assert result["verdict"] in ("ok", "weak")
 
 
 @pytest.mark.slow

@@ -239,8 +239,8 @@ def test_a_folder_may_be_a_url(served: str, folder: Path, protocol: str) -> None
     ],
 )
 def test_a_url_that_cannot_be_read_is_refused_in_a_line(run_sqlite: Run, url: str, reason: str) -> None:
-    said = run_sqlite("evaluate", "uniform", "--log", f"parquet:{url}", "--json")
-    assert (said.exit_code, reason in said.error["error"]) == (2, True), said.stderr
+    result = run_sqlite("evaluate", "uniform", "--log", f"parquet:{url}", "--json")
+    assert (result.exit_code, reason in result.error["error"]) == (2, True), result.stderr
 
 
 def test_a_folder_of_another_store_is_refused(sqlite_db: str, tmp_path: Path) -> None:

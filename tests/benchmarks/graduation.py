@@ -87,7 +87,7 @@ def climbing(setting: Setting) -> Iterator[Figure]:
         promoted += any(rounds)
         shop.run("policy", "freeze", "clicks")
         names = ("clicks@2", "pg@1", "pg")
-        bandit, first, last = (shop.value(name, played, number=ROUNDS + place) for place, name in enumerate(names, 1))
+        bandit, first, last = (shop.value(name, played, number=ROUNDS + index) for index, name in enumerate(names, 1))
         course = "".join("+" if passed else "-" for passed in rounds)
         text = f"store {seed}: {{}} against the bandit, of durable a visitor (rounds {course})"
         yield Figure(name=text.format("version 1"), value=first.reward, reference=bandit.reward, unit="")

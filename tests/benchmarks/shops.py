@@ -28,7 +28,7 @@ PRAGMAS = (
 ARMS = 100
 CONTEXTS = 2_000  # of the prepared log
 FIRST = 2  # the first decision after those of a stocked store
-MADE, SERVED = "2026-01-01T00:00:00Z", 1_767_225_660_000_000  # the prepared log begins a minute later
+PREPARED_AT, SERVED = "2026-01-01T00:00:00Z", 1_767_225_660_000_000  # the prepared log begins a minute later
 SOON, LATER = {"RLREC_NOW": "2026-01-01T00:15:00Z"}, {"RLREC_NOW": "2026-02-01T00:00:00Z"}  # visits open; all mature
 PACE = 50  # microseconds between two decisions of the prepared log
 
@@ -123,7 +123,7 @@ def postgres_server(setting: Setting) -> Iterator[str]:
         server.stop()
 
 
-def tell(shop: Shop, *arguments: object, lines: Sequence[object] = (), now: str = MADE) -> bytes:
+def tell(shop: Shop, *arguments: object, lines: Sequence[object] = (), now: str = PREPARED_AT) -> bytes:
     """A command of rlrec that prepares a store; `lines` are its stdin."""
     return said(rlrec("--db", shop.db, *arguments), stdin=ndjson(lines), added={"RLREC_NOW": now})
 

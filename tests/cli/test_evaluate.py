@@ -35,24 +35,24 @@ def logged(db: str) -> None:
 
 
 def test_json_has_the_contracts_keys_in_its_order(log: Any, run_sqlite: Run) -> None:
-    said = run_sqlite(*LATER, "evaluate", "uniform", "--json")
-    assert said.exit_code == 0, said.stderr
-    assert [one["estimator"] for one in said.json] == ["ips", "snips", "dr"]
-    for one in said.json:
-        assert list(one)[: len(CONTRACT)] == CONTRACT
-        assert one["estimand"] == "mean reward per impression, as served, logging states"
-        assert (one["level"], one["interval"], one["unit"], one["n"]) == (0.95, "bootstrap-t", "impression", 600)
-        assert one["lower"] < one["value"] < one["upper"]
+    result = run_sqlite(*LATER, "evaluate", "uniform", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [row["estimator"] for row in result.json] == ["ips", "snips", "dr"]
+    for row in result.json:
+        assert list(row)[: len(CONTRACT)] == CONTRACT
+        assert row["estimand"] == "mean reward per impression, as served, logging states"
+        assert (row["level"], row["interval"], row["unit"], row["n"]) == (0.95, "bootstrap-t", "impression", 600)
+        assert row["lower"] < row["value"] < row["upper"]
 
 
 @pytest.mark.slow
 def test_sessions_and_impressions_stand_in_the_order_asked(log: Any, run_sqlite: Run) -> None:
-    said = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "wdr,ips", "--gamma", "0.5", "--json")
-    assert [(one["estimator"], one["unit"], one["n"]) for one in said.json] == [
+    result = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "wdr,ips", "--gamma", "0.5", "--json")
+    assert [(row["estimator"], row["unit"], row["n"]) for row in result.json] == [
         ("wdr", "session", 300), ("ips", "impression", 600),
     ]  # fmt: skip
-    assert said.json[0]["estimand"] == "mean return per session, as served, gamma 0.5"
-    assert list(said.json[0]) == list(said.json[1])
+    assert result.json[0]["estimand"] == "mean return per session, as served, gamma 0.5"
+    assert list(result.json[0]) == list(result.json[1])
 
 
 @pytest.mark.slow
@@ -76,8 +76,8 @@ def test_a_built_in_is_judged_by_what_the_policies_beside_it_or_of_the_log_learn
     sqlite_db: str, run_sqlite: Run
 ) -> None:
     def rewards(*targets: str) -> dict[str, str]:
-        said = run_sqlite(*LATER, "evaluate", *targets, "--estimator", "snips", "--json")
-        return {row["target"]: row["reward"] for row in said.json}
+        result = run_sqlite(*LATER, "evaluate", *targets, "--estimator", "snips", "--json")
+        return {row["target"]: row["reward"] for row in result.json}
 
     logs.catalogue(sqlite_db, 4)
     for reward in ("done", "other"):
@@ -96,8 +96,8 @@ def test_a_built_in_is_judged_by_what_the_policies_beside_it_or_of_the_log_learn
 
 
 def test_groups_are_named(log: Any, run_sqlite: Run) -> None:
-    said = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "snips", "--by", "arm", "--json")
-    assert [(one["by"], one["group"]) for one in said.json] == [("arm", f"a{arm}") for arm in range(4)]
+    result = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "snips", "--by", "arm", "--json")
+    assert [(row["by"], row["group"]) for row in result.json] == [("arm", f"a{arm}") for arm in range(4)]
 
 
 @pytest.mark.slow
@@ -110,34 +110,34 @@ def test_the_same_seed_gives_the_same_report(log: Any, run_sqlite: Run) -> None:
 
 
 def test_a_table_explains_the_reasons_that_occur(log: Any, run_sqlite: Run) -> None:
-    said = run_sqlite(*LATER, "evaluate", "home@1", "--estimator", "ips,dm")
-    grid, _, notes = said.stdout.partition("\n\n")
+    result = run_sqlite(*LATER, "evaluate", "home@1", "--estimator", "ips,dm")
+    grid, _, notes = result.stdout.partition("\n\n")
     assert grid.split("\n")[0].split()[:3] == ["target", "version", "estimator"]
-    told = {line.split(":")[0] for line in notes.splitlines()}
-    assert {"in-sample", "no-interval", "low-ess"} <= told
-    assert "heavy-tail" not in told
+    reported = {line.split(":")[0] for line in notes.splitlines()}
+    assert {"in-sample", "no-interval", "low-ess"} <= reported
+    assert "heavy-tail" not in reported
 
 
 def test_effective_sample_sizes_of_a_table_are_whole_numbers(log: Any, run_sqlite: Run) -> None:
     head, _, *rows = run_sqlite(*LATER, "evaluate", "home", "uniform").stdout.partition("\n\n")[0].splitlines()
-    place = head.index("  ess") + 5
-    assert all(row[:place].split()[-1].isdigit() for row in rows)
+    index = head.index("  ess") + 5
+    assert all(row[:index].split()[-1].isdigit() for row in rows)
 
 
 @pytest.mark.slow
 def test_ndjson_and_csv_hold_a_row_an_estimate(log: Any, run_sqlite: Run) -> None:
     lines = run_sqlite(*LATER, "evaluate", "uniform", "--format", "ndjson").lines
     table = list(csv.DictReader(io.StringIO(run_sqlite(*LATER, "evaluate", "uniform", "--format", "csv").stdout)))
-    assert [one["estimator"] for one in lines] == [one["estimator"] for one in table] == ["ips", "snips", "dr"]
+    assert [row["estimator"] for row in lines] == [item["estimator"] for item in table] == ["ips", "snips", "dr"]
 
 
 def test_options_come_from_the_environment(log: Any, run_sqlite: Run) -> None:
-    said = run_sqlite(*LATER, "evaluate", "uniform", "--json", env={"RLREC_EVALUATE_ESTIMATOR": "clipped-ips:2"})
-    assert [one["estimator"] for one in said.json] == ["clipped-ips:2"]
+    result = run_sqlite(*LATER, "evaluate", "uniform", "--json", env={"RLREC_EVALUATE_ESTIMATOR": "clipped-ips:2"})
+    assert [row["estimator"] for row in result.json] == ["clipped-ips:2"]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "result"),
     [
         (["nobody"], "unknown target 'nobody'"),
         (["uniform", "--interval", "cressie-read"], "does not exist for dr"),
@@ -153,10 +153,10 @@ def test_options_come_from_the_environment(log: Any, run_sqlite: Run) -> None:
         ([], "Missing argument"),
     ],
 )
-def test_an_error_is_one_line_and_code_2(log: Any, run_sqlite: Run, words: list[str], said: str) -> None:
+def test_an_error_is_one_line_and_code_2(log: Any, run_sqlite: Run, words: list[str], result: str) -> None:
     answer = run_sqlite(*LATER, "evaluate", *words)
     assert answer.exit_code == 2
-    assert said in answer.stderr
+    assert result in answer.stderr
     assert answer.stderr.count("\n") == 1
 
 
@@ -169,13 +169,13 @@ def test_an_empty_log_is_said_to_be_one(run_sqlite: Run) -> None:
 
 def test_help_explains_every_figure(run_sqlite: Run) -> None:
     names = {field.name for field in fields(Estimate)} - {"estimator", "estimand", "unit", "level"}
-    said = run_sqlite("evaluate", "--help").stdout
-    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", said)] == []
+    output = run_sqlite("evaluate", "--help").stdout
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", output)] == []
 
 
 def test_help_lists_every_estimator(run_sqlite: Run) -> None:
-    said = run_sqlite("evaluate", "--help").stdout
-    assert [name for name in ope.ESTIMATORS if not re.search(rf"^  {name}(\[:|:|\s)", said, re.MULTILINE)] == []
+    output = run_sqlite("evaluate", "--help").stdout
+    assert [name for name in ope.ESTIMATORS if not re.search(rf"^  {name}(\[:|:|\s)", output, re.MULTILINE)] == []
 
 
 def test_help_has_an_example_that_runs(log: Any, run_sqlite: Run) -> None:
