@@ -7,13 +7,11 @@ from contextlib import suppress
 from typing import Any
 
 from rlrec.compute import packing
-from rlrec.compute.protocol import Fingerprint, Runner, deadly_partition, fingerprint, is_mixed
+from rlrec.compute.protocol import ENVIRONMENT, Fingerprint, Runner, deadly_partition, fingerprint, is_mixed
 from rlrec.errors import InputError, RlrecError
 
 TIMEOUT_S = 5
 AHEAD = 2  # partitions a worker that are handed over before they are done
-# Set before numpy is loaded. Dask's own threshold makes numpy twice as slow.
-WORKERS = {"MALLOC_TRIM_THRESHOLD_": "", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 class SchedulerAbsent(RlrecError):
@@ -34,7 +32,7 @@ class Cluster:
             raise InputError("--engine dask needs Dask", hint="pip install 'rlrec[cluster]'") from None
         self.mixed, self._runner, self._here = False, runner, fingerprint()
         self._cluster: Any = None
-        with dask.config.set({"distributed.nanny.pre-spawn-environ": WORKERS}):
+        with dask.config.set({"distributed.nanny.pre-spawn-environ": ENVIRONMENT}):
             if scheduler is None:
                 start: Any = distributed.LocalCluster
                 self._cluster = start(

@@ -14,7 +14,7 @@ from selectors import EVENT_READ, DefaultSelector
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from rlrec.compute import packing, worker
-from rlrec.compute.protocol import DEATHS, Runner, deadly_partition
+from rlrec.compute.protocol import DEATHS, ENVIRONMENT, Runner, deadly_partition
 from rlrec.errors import RlrecError
 
 
@@ -80,7 +80,7 @@ class _Process:
     def __init__(self, runner: Runner) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(Path(worker.__file__))], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={"OPENBLAS_NUM_THREADS": "1", **os.environ},
+            env={**ENVIRONMENT, **os.environ},
         )  # fmt: skip
         self._questions = cast(BinaryIO, self._process.stdin)
         self.answers = cast(BinaryIO, self._process.stdout)

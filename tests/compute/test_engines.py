@@ -17,7 +17,7 @@ from rlrec.app.evaluation.passes import StoreRunner, Workers
 from rlrec.compute.cluster import Cluster, SchedulerAbsent
 from rlrec.compute.local import Processes
 from rlrec.compute.packing import pack, unpack
-from rlrec.compute.protocol import Fingerprint, fingerprint, is_mixed
+from rlrec.compute.protocol import ENVIRONMENT, Fingerprint, fingerprint, is_mixed
 from rlrec.errors import InputError, RlrecError
 from tests.app import logs
 
@@ -159,3 +159,12 @@ def test_workers_with_other_versions_are_refused_and_other_processors_are_told()
 def test_a_scheduler_without_dask_is_refused(served: str) -> None:
     with pytest.raises(InputError, match="--scheduler is given, and --engine is local"):
         judged(served, Workers(scheduler="tcp://127.0.0.1:9"))
+
+
+def environment(task: bytes, partition: object) -> dict[str, str | None]:
+    return {name: os.environ.get(name) for name in ENVIRONMENT}
+
+
+def test_workers_have_one_thread_and_hold_on_to_memory() -> None:
+    with closing(Processes(1, environment)) as workers:
+        assert [answer for _, answer in workers.map(b"", [None])] == [ENVIRONMENT]

@@ -1,0 +1,143 @@
+"""A line of a decision service, its actions, and the slots that they were shown in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+from rlrec.app.imports.layouts.fields import FLOAT32, probability
+from rlrec.errors import InputError
+
+
+class SlotOutcome(Struct):
+    """A slot of ccb or slates. a: the actions that it ranks, the first was shown; p: their probabilities."""
+
+    a: list[int] | int = field(name="_a")
+    p: list[float] | float = field(name="_p")
+    cost: float | None = field(name="_label_cost", default=None)
+    observations: list[Any] = field(name="_o", default_factory=list)
+    id: str | None = field(name="_id", default=None)
+
+
+class DsJsonLine(Struct):
+    """A line; keys that are not read may stand beside these."""
+
+    c: dict[str, Any] | None = None
+    a: list[int] | None = None
+    p: list[float] | None = None
+    o: list[Any] = field(default_factory=list)
+    outcomes: list[SlotOutcome] | None = field(name="_outcomes", default=None)
+    event_id: str | None = field(name="EventId", default=None)
+    timestamp: str | None = field(name="Timestamp", default=None)
+    cost: float | None = field(name="_label_cost", default=None)
+    probability: float | None = field(name="_label_probability", default=None)
+    action: int | None = field(name="_label_Action", default=None)
+    original_cost: float | None = field(name="_original_label_cost", default=None)
+    skip_learn: bool = field(name="_skipLearn", default=False)
+    deferred: bool = field(name="DeferredAction", default=False)
+    not_activated: bool = field(name="_deferred", default=False)
+    pdrop: float = 0.0
+    session: str | None = None  # this and `user` are no keys of the format: `export-log` writes them
+    user: str | None = None
+    baseline: list[int] | None = field(name="_ba", default=None)
+    apprentice: bool = field(name="_apprentice", default=False)
+    reward: float | None = field(name="RewardValue", default=None)
+    enqueued: str | None = field(name="EnqueuedTimeUtc", default=None)
+    observations: list[Any] = field(name="Observations", default_factory=list)
+    action_taken: bool = field(name="ActionTaken", default=False)
+    label_ca: Any | UnsetType = field(name="_label_ca", default=UNSET)
+    ca: Any | UnsetType = field(name="_ca", default=UNSET)
+    pdf: Any | UnsetType = UNSET
+
+
+class Actions(NamedTuple):
+    """The actions of a line. arms: a key each; eligible: these in order; slots: the slot of each in slates, else none;
+    features: JSON of the features by arm, None where there are none."""
+
+    arms: Sequence[str]
+    eligible: tuple[str, ...]
+    slots: Sequence[int] | None
+    features: str | None
+
+
+class ShownAction(NamedTuple):
+    """A slot. arms: those that it could show, with their probabilities where the line has all of them."""
+
+    arm: str
+    propensity: float
+    arms: Sequence[str]
+    probabilities: Sequence[float]
+    cost: float | None
+    observations: Sequence[Any]
+    id: str | None = None
+
+
+def top(line: DsJsonLine, actions: Actions) -> ShownAction:
+    """The action that was shown in cb: the first of `a`."""
+    ranked = line.a if line.a is not None else [] if line.action is None else [line.action]
+    p = line.p if line.p is not None else [] if line.probability is None else [line.probability]
+    if not ranked or not p:
+        hint = "`a` ranks the actions, `p` has their probabilities"
+        raise InputError("it does not say which action was shown with which probability", hint=hint, field="a")
+    arms = ranked_arms(ranked, p, actions.arms, first=1, path="", names=("a", "p"))
+    if line.action is not None and line.action != ranked[0]:
+        raise InputError(f"action {line.action} is not the first of `a`, {ranked[0]}", field="_label_Action")
+    if line.probability is not None and abs(line.probability - p[0]) > FLOAT32:
+        raise InputError(f"{line.probability!r} is not the first of `p`, {p[0]!r}", field="_label_probability")
+    complete = len(ranked) == len(actions.arms)
+    propensity = cast(float, probability(p[0], "p"))
+    return ShownAction(arms[0], propensity, arms if complete else actions.eligible, p if complete else (), None, line.o)
+
+
+def ranked_arms(
+    ranked: Sequence[int], p: Sequence[float], arms: Sequence[str], *, first: int, path: str, names: tuple[str, str]
+) -> list[str]:
+    """The arms of ranked actions, which are numbered from `first`. Raises InputError where they, or their
+    probabilities, cannot be."""
+    at_a, at_p = (f"{path}.{name}".lstrip(".") for name in names)
+    if len(ranked) != len(p):
+        raise InputError(f"{len(p)} probabilities of {len(ranked)} actions", field=at_p)
+    if not ranked or len(set(ranked)) < len(ranked):
+        raise InputError("an action is ranked twice, or none", field=at_a)
+    for number in ranked:
+        if not first <= number < len(arms) + first:
+            raise InputError(f"{number} is none of the {len(arms)} actions", hint=f"counted from {first}", field=at_a)
+    if not all(0 <= each <= 1 for each in p):
+        raise InputError("a probability outside [0, 1]", field=at_p)
+    if len(p) > 1 and abs(sum(p) - 1) > FLOAT32:
+        raise InputError(f"probabilities that sum to {sum(p)!r}", field=at_p)
+    return [arms[number - first] for number in ranked]
+
+
+def available(actions: Actions, index: int, slot: Any, shown: set[str]) -> list[tuple[str, bool]]:
+    """The actions of a slot, and whether it could show each: in slates its own, else all or `_inc`, but those above."""
+    if actions.slots is not None:
+        return [(arm, True) for arm, of_slot in zip(actions.arms, actions.slots, strict=True) if of_slot == index]
+    included = slot.get("_inc") if isinstance(slot, dict) else None
+    if included is not None and not (isinstance(included, list) and all(isinstance(each, int) for each in included)):
+        raise InputError("`_inc` is no list of actions", field=f"c._slots[{index}]._inc")
+    chosen = range(len(actions.arms)) if included is None else set(included)
+    return [(arm, number in chosen and arm not in shown) for number, arm in enumerate(actions.arms)]
+
+
+def smallest(slot: ShownAction) -> float | None:
+    """The smallest probability of the arms of a slot, where all are known."""
+    return min(slot.probabilities) if slot.probabilities else None
+
+
+def slot_sets(shown: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str, ...], ...] | None:
+    """The arms that each slot could show; None where that is all that were left."""
+    left = set(actions.eligible)
+    differs = False
+    for slot in shown:
+        differs |= set(slot.arms) != left
+        left.discard(slot.arm)
+    return tuple(tuple(sorted(slot.arms)) for slot in shown) if differs else None
+
+
+def support(top: ShownAction, actions: Actions) -> dict[str, float] | None:
+    """The probability of each eligible arm at the first position, where all are known."""
+    by_arm = dict(zip(top.arms, top.probabilities, strict=False))
+    return {arm: by_arm.get(arm, 0.0) for arm in actions.eligible} if top.probabilities else None
