@@ -190,6 +190,8 @@ def _best(rows: Sequence[EstimateRow], unit: str) -> str:
     text = f"{row.target} would earn {interval(each.value, each.lower, each.upper)} per {unit} ({_verdict(row)})"
     if each.served is None or each.lift_lower is None or each.lift_upper is None:
         return text
+    if each.verdict != "ok":
+        return f"{text}; what served earned {number(each.served)}"
     sure = "more than" if each.lift_lower > 0 else "less than" if each.lift_upper < 0 else "not surely more than"
     return f"{text}, {sure} what served ({number(each.served)})"
 
