@@ -1,5 +1,6 @@
 """Input of one JSON object a line."""
 
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -207,7 +208,8 @@ def test_the_way_out_is_named(raw: Any, hint: Any) -> None:
     ],
 )
 def test_odd_but_right_lines_pass(raw: Any) -> None:
-    decode(raw, Line, line=1)
+    line = decode(raw, Line, line=1)
+    assert {name: getattr(line, name) for name in json.loads(raw)} == json.loads(raw)
 
 
 class Ask(msgspec.Struct, tag_field="op", tag="ask", forbid_unknown_fields=True):
