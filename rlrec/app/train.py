@@ -6,23 +6,33 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, cast
 
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.evaluation import paired_gate, targets
-from rlrec.app.evaluation.paired_gate import BY_VISIT, Gain, VisitsReport
+from rlrec.app.evaluation.paired_gate import BY_VISIT, Gain
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.inputs.seeds import seed_or_random
-from rlrec.app.log import ended_visits, lineage, maturity
+from rlrec.app.log import lineage, maturity
 from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
 from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions, TrainingResult
 from rlrec.app.training.dataset import Dataset, DatasetSplit
-from rlrec.app.training.dataset_writer import DatasetWriter, WriteReport
+from rlrec.app.training.dataset_writer import DatasetWriter
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import NoLease, TrainingLease
 from rlrec.app.training.page_weights import AUTO, SLATE, SLOT, TOP_K, WEIGHTS, PageWeights
+from rlrec.app.training.report import (
+    NO_GATE,
+    GateReport,
+    Result,
+    TuneSplit,
+    no_step,
+    result,
+    unused_sessions,
+    why_not,
+)  # fmt: skip
 from rlrec.errors import InputError, StoreBusy, quantity, suggest
 from rlrec.policy.baseline import BASELINES
 from rlrec.policy.gradient import Parameters
@@ -73,33 +83,6 @@ def check(request: Request) -> None:
     ):  # fmt: skip
         if chosen not in names:
             raise lookup.unknown(name, chosen, names, hint=f"one of {', '.join(names)}")
-
-
-# The look of the gate at a candidate, as it is stored; without a look all is None. candidate: its number in this year;
-# alpha: the probability of error at this look; against: the live version, None for what served the log; repeated:
-# whether an earlier version had the same look, which this is.
-GateReport = TypedDict("GateReport", {
-    "estimator": str | None, "against": int | None, "candidate": int | None, "alpha": float | None,
-    "value": float | None, "live_value": float | None, "estimate": float | None, "std_error": float | None,
-    "lower": float | None, "upper": float | None, "ess": float | None, "sessions": int | None, "verdict": str | None,
-    "reasons": list[str] | None, "visits": VisitsReport | None, "passed": bool | None,
-    "repeated": bool | None,
-})  # fmt: skip
-NO_GATE: GateReport = dict.fromkeys(GateReport.__annotations__)  # type: ignore[assignment]
-
-
-# trained: whether there is a new version; why: it was not promoted; training: what the version stores of it, epochs and
-# the gate.
-Result = TypedDict("Result", {
-    "policy": str, "version": int, "parent": int, "sessions": int, "estimate": float | None, "lower": float | None,
-    "promoted": bool, "upper": float | None, "value": float | None, "live_value": float | None, "against": int | None,
-    "estimator": str | None, "ess": float | None, "verdict": str | None, "reasons": list[str],
-    "visits": VisitsReport | None, "repeated": bool | None,
-    "candidate": int | None, "alpha": float | None, "gate_sessions": int | None, "tune_estimate": float | None,
-    "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None, "weights": str | None,
-    "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int, "why": NotRequired[str | None],
-    "training": NotRequired[Mapping[str, Any] | None],
-})  # fmt: skip
 
 
 def train(store: Store, request: Request, *, progress: Callable[[str], None] = lambda text: None) -> Result:
@@ -171,7 +154,7 @@ class _TrainingRun:
             self.store.notice(
                 f"nothing new: {quantity(new, 'session')} since the last training, and --min-new is {least:,}"
             )
-            return _result(self.parent, self.live.number, new, NO_GATE, seed=self.seed)
+            return result(self.parent, self.live.number, new, NO_GATE, seed=self.seed)
         # the ascent on the visits that teach, and the look of the gate
         self.arms = writer.arms
         start = reader.parameters_of(self.arms)
@@ -181,7 +164,7 @@ class _TrainingRun:
         self.dataset.arrange({TRAIN: self.request.batch, TUNE: VISITS}, weighed=weighed)
         self.lease.renew()
         self._check()
-        if unused := _unused(self.report):
+        if unused := unused_sessions(self.report):
             self.store.notice(f"sessions that are not used: {unused}")
         trained = self._train(start)
         candidate, weights = self._candidate(trained.parameters)
@@ -233,7 +216,7 @@ class _TrainingRun:
             elsewhere = (
                 f"of {quantity(report.visits, 'session')}, none is in the split that teaches" if report.visits else ""
             )
-            counts = _unused(report)
+            counts = unused_sessions(report)
             why = elsewhere or (f"sessions that are not used: {counts}" if counts else "no session has ended")
             raise InputError(f"empty log to train on: {why}", hint=self._way_out())
         if report.largest > LARGEST:
@@ -265,11 +248,11 @@ class _TrainingRun:
             self.lease.renew()
             tune = self._holdout(self.dataset.splits[TUNE], start, most=CHOOSING, by_position=trainer.by_position)
             trained = trainer.train(tune, progress=self._epoch)
-        self.wanted_ess = None if tune is None else tune.wanted_ess
+        self.tune = TuneSplit() if tune is None else TuneSplit(clusters=tune.clusters, wanted_ess=tune.wanted_ess)
         if self.request.promote != "if-better" and not trained.best:
             self.store.notice(f"no epoch was better: the new version is a copy of version {self.parent.number}")
         if self.request.promote != "if-better" and not trained.supported:
-            self.store.notice(_no_step(trained, self.wanted_ess))
+            self.store.notice(no_step(trained, self.tune))
         return trained
 
     def _weights(self, train: DatasetSplit, start: Parameters) -> str:
@@ -380,73 +363,13 @@ class _TrainingRun:
             policies.promote(unit, of_policy.id, version_id=version_id, previous_id=head.live_id)
         settings.add_run(unit, "train-pg", {"policy": of_policy.name, "version": number}, {"promoted": promoted})
         visits = self.report.visits
-        result = _result(self.parent, number, visits, gate, seed=self.seed, promoted=promoted, trained=trained)
-        result["ess_wanted"], result["weights"] = self.wanted_ess, self.request.weights
-        result["training"] = training
-        result["why"] = (
-            None if promoted or promote != "if-better" else _why(gate, trained, same=same, wanted_ess=self.wanted_ess)
+        answer = result(self.parent, number, visits, gate, seed=self.seed, promoted=promoted, trained=trained)
+        answer["ess_wanted"], answer["weights"] = self.tune.wanted_ess, self.request.weights
+        answer["training"] = training
+        answer["why"] = (
+            None if promoted or promote != "if-better" else why_not(gate, trained, same=same, tune=self.tune)
         )
-        return result
-
-
-def _unused(report: WriteReport) -> str:
-    """How many sessions do not teach, and why."""
-    unused = report.unused
-    counts = (
-        (unused.waiting, "not over, or still within their reward windows"),
-        (unused.left_out, "cut by the filter, with a censored slot, or without propensities"),
-        (report.unrecorded, "whose states at the time of their decisions are not recorded"),
-        (report.unnamed, "whose user came later and belongs to another split"),
-        (report.endless, f"of more than {ended_visits.LONGEST:,} decisions"),
-    )
-    return "; ".join(f"{count:,} {why}" for count, why in counts if count)
-
-
-def _result(
-    parent: Version, version: int, sessions: int, gate: GateReport, *, seed: int, promoted: bool = False,
-    trained: TrainingResult | None = None,
-) -> Result:  # fmt: skip
-    """The result of a run; trained: None where there was nothing new."""
-    best = None if trained is None else trained.best_epoch
-    gain, lower, ess = (None, None, None) if best is None else (best.gain, best.lower, best.ess)
-    fields = {
-        **gate, "policy": parent.policy.name, "version": version, "parent": parent.number, "sessions": sessions,
-        "promoted": promoted, "reasons": gate["reasons"] or [], "gate_sessions": gate["sessions"],
-        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "ess_wanted": None, "weights": None,
-        "trained": trained is not None, "epochs": 0 if trained is None else len(trained.curve),
-        "best_epoch": None if trained is None else trained.best, "seed": seed, "training": None,
-    }  # fmt: skip
-    return cast(Result, {name: fields[name] for name in Result.__annotations__ if name in fields})
-
-
-def _no_step(trained: TrainingResult, wanted_ess: float | None) -> str:
-    """The sentence that the log supports no step, and what to log instead."""
-    ess = max((point.ess or 0.0 for point in trained.curve), default=0.0)
-    return (
-        f"the log supports no step: {ess:.0f} effective sessions on the tune split, where {wanted_ess or 0.0:.0f} are "
-        "wanted; log with a larger floor, train on the log of newer versions (--log), collect more sessions, or start "
-        "from the policy that served them (`rlrec policy create --from-policy`)"
-    )
-
-
-def _why(gate: GateReport, trained: TrainingResult, *, same: bool, wanted_ess: float | None) -> str:
-    """Why a candidate was not promoted. same: whether the live version is still the one it was compared with;
-    wanted_ess: effective tuning visits that an epoch must have."""
-    if not same:
-        return "another version went live meanwhile"
-    if gate["candidate"] is None:
-        if trained.promising:
-            return "no session of the gate split has ended"
-        if not trained.supported:
-            return _no_step(trained, wanted_ess)
-        return "nothing on the tune split says that it is better"
-    if gate["verdict"] == "insufficient":
-        return f"the gate split does not tell: {', '.join(gate['reasons'] or [])}"
-    if (gate["lower"] or 0.0) > 0 and (visits := gate["visits"]) is not None:
-        return paired_gate.visits_refusal(visits)
-    lower = "unknown" if gate["lower"] is None else f"{gate['lower']:.4g}"
-    against = "what served" if gate["against"] is None else f"version {gate['against']}"
-    return f"the lower bound of its gain over {against}, {lower}, is not above 0"
+        return answer
 
 
 def _looks(unit: Unit, parent: Version) -> list[GateReport]:

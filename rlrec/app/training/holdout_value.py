@@ -53,7 +53,8 @@ class HoldoutValue:
     """The value of parameters on visits that did not teach them, compared with that of other parameters.
 
     wanted_ess: effective visits that parameters must have here for the gate to judge them; reference_ess: those of the
-    reference. Where slots are judged by themselves, the effective visits are no more than `expected_ess`."""
+    reference; clusters: users, or sessions without one. Where slots are judged by themselves, the effective visits are
+    no more than `expected_ess`."""
 
     def __init__(
         self, split: DatasetSplit, policy: Gradient, reference: Parameters, *, gamma: float, values: ReturnModel,
@@ -75,7 +76,8 @@ class HoldoutValue:
         visits = float(sum(partial.end.rows for partial in self._of_reference.values()))
         least = max(LEAST_ESS * visits / (gate or visits), SUPPORTED * visits)
         self.wanted_ess = least + CHANCE * sqrt(least)
-        self.reference_ess = self._estimate(self._of_reference).ess or 0.0
+        of_reference = self._estimate(self._of_reference)
+        self.reference_ess, self.clusters = of_reference.ess or 0.0, of_reference.clusters
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
         """Figures of a point of the learning curve; the bounds of the gain lie z standard errors away. Where slots are

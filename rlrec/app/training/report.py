@@ -1,0 +1,113 @@
+"""The report of a run of `train-pg`: figures, and sentences on why nothing went live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NotRequired, TypedDict, cast
+
+from rlrec.app.evaluation import paired_gate
+from rlrec.app.evaluation.paired_gate import VisitsReport
+from rlrec.app.log import ended_visits
+from rlrec.app.training.ascent import TrainingResult
+from rlrec.app.training.dataset_writer import WriteReport
+from rlrec.records import Version
+
+# The look of the gate at a candidate, as it is stored; without a look all is None. candidate: its number in this year;
+# alpha: the probability of error at this look; against: the live version, None for what served the log; repeated:
+# whether an earlier version had the same look, which this is.
+GateReport = TypedDict("GateReport", {
+    "estimator": str | None, "against": int | None, "candidate": int | None, "alpha": float | None,
+    "value": float | None, "live_value": float | None, "estimate": float | None, "std_error": float | None,
+    "lower": float | None, "upper": float | None, "ess": float | None, "sessions": int | None, "verdict": str | None,
+    "reasons": list[str] | None, "visits": VisitsReport | None, "passed": bool | None,
+    "repeated": bool | None,
+})  # fmt: skip
+NO_GATE: GateReport = dict.fromkeys(GateReport.__annotations__)  # type: ignore[assignment]
+
+
+# trained: whether there is a new version; why: it was not promoted; training: what the version stores of it, epochs and
+# the gate.
+Result = TypedDict("Result", {
+    "policy": str, "version": int, "parent": int, "sessions": int, "estimate": float | None, "lower": float | None,
+    "promoted": bool, "upper": float | None, "value": float | None, "live_value": float | None, "against": int | None,
+    "estimator": str | None, "ess": float | None, "verdict": str | None, "reasons": list[str],
+    "visits": VisitsReport | None, "repeated": bool | None,
+    "candidate": int | None, "alpha": float | None, "gate_sessions": int | None, "tune_estimate": float | None,
+    "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None, "weights": str | None,
+    "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int, "why": NotRequired[str | None],
+    "training": NotRequired[Mapping[str, Any] | None],
+})  # fmt: skip
+
+
+def unused_sessions(report: WriteReport) -> str:
+    """How many sessions do not teach, and why."""
+    unused = report.unused
+    counts = (
+        (unused.waiting, "not over, or still within their reward windows"),
+        (unused.left_out, "cut by the filter, with a censored slot, or without propensities"),
+        (report.unrecorded, "whose states at the time of their decisions are not recorded"),
+        (report.unnamed, "whose user came later and belongs to another split"),
+        (report.endless, f"of more than {ended_visits.LONGEST:,} decisions"),
+    )
+    return "; ".join(f"{count:,} {why}" for count, why in counts if count)
+
+
+def result(
+    parent: Version, version: int, sessions: int, gate: GateReport, *, seed: int, promoted: bool = False,
+    trained: TrainingResult | None = None,
+) -> Result:  # fmt: skip
+    """The result of a run; trained: None where there was nothing new."""
+    best = None if trained is None else trained.best_epoch
+    gain, lower, ess = (None, None, None) if best is None else (best.gain, best.lower, best.ess)
+    fields = {
+        **gate, "policy": parent.policy.name, "version": version, "parent": parent.number, "sessions": sessions,
+        "promoted": promoted, "reasons": gate["reasons"] or [], "gate_sessions": gate["sessions"],
+        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "ess_wanted": None, "weights": None,
+        "trained": trained is not None, "epochs": 0 if trained is None else len(trained.curve),
+        "best_epoch": None if trained is None else trained.best, "seed": seed, "training": None,
+    }  # fmt: skip
+    return cast(Result, {name: fields[name] for name in Result.__annotations__ if name in fields})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSplit:
+    """The tuning visits. clusters: users, or sessions without one; wanted_ess: how many of them must be effective."""
+
+    clusters: int = 0
+    wanted_ess: float | None = None
+
+
+def no_step(trained: TrainingResult, tune: TuneSplit) -> str:
+    """The sentence that the log supports no step, and what to log instead."""
+    wanted = tune.wanted_ess or 0.0
+    if tune.clusters < wanted:
+        return (
+            f"the log supports no step: the tune split has {tune.clusters:,} users, or sessions without one, "
+            f"where {wanted:.0f} are wanted; collect sessions of more users"
+        )
+    ess = max((point.ess or 0.0 for point in trained.curve), default=0.0)
+    return (
+        f"the log supports no step: of {tune.clusters:,} users of the tune split, or sessions without one, {ess:.0f} "
+        f"are effective, where {wanted:.0f} are wanted; log with a larger floor, train on the log of newer versions "
+        "(--log), collect more sessions, or start from the policy that served (`rlrec policy create --from-policy`)"
+    )
+
+
+def why_not(gate: GateReport, trained: TrainingResult, *, same: bool, tune: TuneSplit) -> str:
+    """Why a candidate was not promoted. same: whether the live version is still the one it was compared with."""
+    if not same:
+        return "another version went live meanwhile"
+    if gate["candidate"] is None:
+        if trained.promising:
+            return "no session of the gate split has ended"
+        if not trained.supported:
+            return no_step(trained, tune)
+        return "nothing on the tune split says that it is better"
+    if gate["verdict"] == "insufficient":
+        return f"the gate split does not tell: {', '.join(gate['reasons'] or [])}"
+    if (gate["lower"] or 0.0) > 0 and (visits := gate["visits"]) is not None:
+        return paired_gate.visits_refusal(visits)
+    lower = "unknown" if gate["lower"] is None else f"{gate['lower']:.4g}"
+    against = "what served" if gate["against"] is None else f"version {gate['against']}"
+    return f"the lower bound of its gain over {against}, {lower}, is not above 0"
