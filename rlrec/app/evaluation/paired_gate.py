@@ -26,6 +26,7 @@ from rlrec.store.reader import Selection
 
 BY_VISIT, BY_IMPRESSION = "wdr", "dr"
 ENOUGH = 1_000  # decisions of the gate split, to judge by these alone
+LOST = 0.5  # share of the largest reward that the lower bound counts as lost: of what earns it, half as much is shown
 VERDICTS = ("insufficient", "weak", "ok")
 UNKNOWN = PairedDifference(
     value=None, std_error=None, lower=None, upper=None, alpha=0.0, ess=None, clusters=0, verdict=VERDICTS[0], reasons=()
@@ -242,8 +243,8 @@ class Gain:
     whether the candidate has learned from some rows.
     (What serves may have learned from its own log: that flatters it, and makes the gate stricter.) silent: whether rows
     without propensities were left out; estimated: whether some propensities were not logged; carries_over: whether the
-    rewards of impressions depend on the visit so far. rare: the largest reward that one event has brought. simulated:
-    both sides by parts of the pages that were simulated for one of them."""
+    rewards of impressions depend on the visit so far. rare: LOST of the largest reward that one event has brought.
+    simulated: both sides by parts of the pages that were simulated for one of them."""
 
     sides: Sequence[EstimatorFold]
     estimates: Sequence[Estimate]
@@ -281,7 +282,7 @@ class Gain:
             silent=any(counts.silent for counts in partial.counts.values()) or any(s.weights.left_out for s in at_ends),
             estimated=any(side.estimated for side in sums),
             carries_over=any(map(carry_over.is_significant, partial.carry_over.values())),
-            rare=_largest_reward(unit, sides[0].reward, of_slots=estimator == BY_IMPRESSION),
+            rare=LOST * _largest_reward(unit, sides[0].reward, of_slots=estimator == BY_IMPRESSION),
             simulated=list(zip(ours, theirs, strict=True)),
         )  # fmt: skip
 
