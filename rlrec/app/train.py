@@ -324,7 +324,8 @@ class _TrainingRun:
             else:
                 gain, visits = Gain.of(BY_VISIT, unit, sides, of_split, **options), None
             served = self.live.id in version_counts(unit, of_split)
-        over_live = served or [side.verdict == "insufficient" for side in gain.estimates] != [False, True]
+        of_candidate, of_live = (side.verdict for side in gain.estimates)
+        over_live = served or of_candidate == "insufficient" or of_live != "insufficient"
         if not over_live:
             gain, visits = gain.over_served, None if visits is None else visits.over_served
         spent = sum(not look["repeated"] for look in looks)

@@ -67,17 +67,32 @@ def chi_squares(
     variance of its weight, whatever the log has shown at the position itself.
 
     score, reference (n, m): scores of the arms under both; shown, eligible: see `log_conditionals`."""
-    many, floors, divergences = _many(score, eligible), at_positions(floor, shown.shape[1]), np.zeros(shown.shape)
-    ours, theirs = (
+    sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
+    return np.stack([((new - old) ** 2 / np.maximum(old, 1e-300)).sum(axis=1) for new, old in sides], axis=1)
+
+
+def divergences(
+    score: Array, reference: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
+) -> Array:
+    """KL(reference || score) of each slot, given those above, (n, k) in nats; arguments: see `chi_squares`. Its sums
+    over slates that were drawn under the reference scores are, on average, the divergence of whole slates."""
+    sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
+    return np.stack([divergence(old, new) for new, old in sides], axis=1)
+
+
+def _slots(
+    score: Array, reference: Array, shown: Index, eligible: Flags | None, *, temperature: float, floor: Floor
+) -> Iterator[tuple[Array, Array]]:
+    """The distributions of each slot, given those above, by both scores, (n, m) each. Arms that are not left have the
+    same on both sides, so that no divergence is of them."""
+    many, floors = _many(score, eligible), at_positions(floor, shown.shape[1])
+    sides = (
         remaining(each if eligible is None else np.where(eligible, each, -np.inf), shown, temperature=temperature)
         for each in (score, reference)
     )
-    for position, (new, old) in enumerate(zip(ours, theirs, strict=True)):
-        softmax = 1 - floors[position]
+    for position, (new, old) in enumerate(zip(*sides, strict=True)):
         uniform = floors[position] / np.maximum(many - position, 1)[:, None]
-        logged = np.maximum(uniform + softmax * old, 1e-300)  # of arms that are not left, new and old are 0
-        divergences[:, position] = ((softmax * (new - old)) ** 2 / logged).sum(axis=1)
-    return divergences
+        yield uniform + (1 - floors[position]) * new, uniform + (1 - floors[position]) * old
 
 
 def probabilities(score: Array, eligible: Flags | None = None, *, temperature: float, floor: Floor) -> Array:

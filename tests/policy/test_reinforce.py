@@ -355,14 +355,15 @@ def test_models_differ_in_what_is_shared() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_chi_squares_are_the_variances_of_the_weights_of_slots(size: int) -> None:
+def test_divergences_of_slots_are_those_of_every_arm_in_turn(size: int) -> None:
+    """Chi-squared: the variance of the weights; KL: the mean logarithm of the ratio."""
     rng, floor = np.random.default_rng(5), 0.1
     ours, theirs = rng.normal(size=(2, 6, 5))
     shown = np.array([rng.permutation(5)[:size] for _ in range(6)])
     eligible = np.ones((6, 5), np.bool_)
     eligible[0] = np.isin(np.arange(5), [*shown[0], *np.setdiff1d(np.arange(5), shown[0])[:1]])
     options = {"temperature": 1.0, "floor": floor}
-    expected = np.zeros(shown.shape)
+    squares, logarithms = np.zeros((2, *shown.shape))
     for position in range(size):
         for arm in range(5):  # every arm that may stand at this position, given those above
             rows = np.flatnonzero(eligible[:, arm] & ~(shown[:, :position] == arm).any(axis=1))
@@ -371,7 +372,8 @@ def test_chi_squares_are_the_variances_of_the_weights_of_slots(size: int) -> Non
                 plackett_luce.log_conditionals(each[rows], slates, eligible[rows], **options)[:, position]
                 for each in (ours, theirs)
             )
-            expected[rows, position] += np.exp(2 * log_new - log_old)
-    np.testing.assert_allclose(
-        plackett_luce.chi_squares(ours, theirs, shown, eligible, **options), expected - 1, atol=1e-12
-    )
+            squares[rows, position] += np.exp(2 * log_new - log_old)
+            logarithms[rows, position] += np.exp(log_old) * (log_old - log_new)
+    scores = ours, theirs, shown, eligible
+    np.testing.assert_allclose(plackett_luce.chi_squares(*scores, **options), squares - 1, atol=1e-12)
+    np.testing.assert_allclose(plackett_luce.divergences(*scores, **options), logarithms, atol=1e-12)

@@ -197,15 +197,15 @@ class HoldoutValue:
                 yield block.between(start, start + step)
 
     def _entropy_and_divergence(self, parameters: Parameters) -> tuple[float, float]:
-        """Mean entropy of the parameters, and mean KL(reference || parameters), in nats, on the first batch."""
+        """Mean entropy of the parameters at position 1, and mean KL(reference || parameters) of slates, in nats, on the
+        first batch."""
         sums = np.zeros(3)
         for block in self._portions(next(self.split.batches())):
-            old, new = (
-                plackett_luce.probabilities(self._score(of, block), block.eligible, **self._served)
-                for of in (self.reference, parameters)
-            )
-            entropy = -(new * np.log(np.maximum(new, 1e-30))).sum()
-            sums += [len(block.rows), float(entropy), float(plackett_luce.divergence(old, new).sum())]
+            scores = self._score(parameters, block), self._score(self.reference, block)
+            first = plackett_luce.probabilities(scores[0], block.eligible, **self._served)
+            kl = plackett_luce.divergences(*scores, block.shown, block.eligible, **self._served)
+            entropy = -(first * np.log(np.maximum(first, 1e-30))).sum()
+            sums += [len(block.rows), float(entropy), float(kl.sum())]
         return float(sums[1] / sums[0]), float(sums[2] / sums[0])
 
     @property
