@@ -168,6 +168,7 @@ def _create(server: str, name: str, template: str = "template1") -> str:
     import psycopg
 
     with psycopg.connect(server.format("postgres"), autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     return server.format(name)
 

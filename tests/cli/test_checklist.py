@@ -486,7 +486,8 @@ def test_38_ctrl_c_ends_long_work_at_once(tmp_path: Path) -> None:
             working.send_signal(signal.SIGINT)
             _, written = working.communicate(timeout=20)
             waited.append(time.monotonic() - sent)
-        assert (working.returncode, written) == (130, b"Error: interrupted.\n")
+        assert (working.returncode, written.splitlines()[-1]) == (130, b"Error: interrupted.")  # below its epochs
+        assert b"Traceback" not in written
     assert min(waited) <= 1
     assert _leases(tmp_path / "rlrec.db") == 0
     assert process("--now", "2027-01-01", "doctor", folder=tmp_path).returncode == 0

@@ -231,6 +231,10 @@ def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: 
         event % (2, '{"kind": "click"}', 1),
         event % (3, "", 9),
     ]
+    no_propensity = (
+        "decisions without a propensity: estimates leave them out; --propensity uniform or fitted gives them some, in "
+        "a store that does not have these lines yet"
+    )
     result = run("import-log", "-", "--layout", "jsonl", "--json", stdin="".join(stars + others))
     assert result.json == summary(
         accepted=9, clipped=4, ignored=2, clipped_share=4 / 9, ignored_kinds=["dwell_s"])  # fmt: skip
@@ -239,9 +243,10 @@ def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: 
         " `evaluate --reward NAME` judges by that",
         "events or rewards of 2 decisions: 'default' ignores them (it does not weigh dwell_s); `rlrec reward define"
         " NAME dwell_s=1` counts them, and `evaluate --reward NAME` judges by that",
+        f"9 {no_propensity}",
     ]
     again = run("import-log", "-", "--layout", "jsonl", "--json", stdin="".join(stars))
-    assert (again.json["clipped"], again.stderr) == (0, "")
+    assert (again.json["clipped"], again.stderr) == (0, f"6 {no_propensity}\n")
 
 
 @pytest.mark.slow
