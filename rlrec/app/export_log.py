@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from typing import Any
 
 from rlrec.app.inputs import filters
@@ -18,7 +18,7 @@ GROUP = 1_000
 Record = dict[str, Any]
 
 
-def export_log(store: Store, *, log: str | None = None, detailed: bool = False) -> Iterator[Record]:
+def export_log(store: Store, *, log: str | None = None, detailed: bool = False) -> Generator[Record, None, None]:
     """Every selected decision in order of its id, from one snapshot; memory is bounded by a group of them. detailed:
     with `rewards` by position (None: of the page), and `catalogue_features`, those of the arms of the store."""
     with store.read() as unit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 
 import click
 
@@ -62,20 +63,22 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
     if os.path.isdir(path):
         raise InputError(f"PATH {path} is a folder", hint="name a file; --layout parquet writes folders")
     writer = layouts.writer(layout)()
-    lines = writer.lines(app.export_log.export_log(store, log=log, detailed=writer.detailed))
-    if path == "-":
-        if sys.stdout is not None and sys.stdout.isatty():  # the log itself shows how far it is
-            store.progress = lambda *_: None
-        exported = sum(1 for _ in map(output.write, lines))
-        output.flush()
-        _say_left_out(layout, writer.left_out)
-        notice(f"exported {exported}")
-        return
-    check_target(path, "PATH")
-    with complete_file(path) as file:
-        exported = sum(1 for _ in map(file.write, lines))
+    if path != "-":
+        check_target(path, "PATH")
+    elif sys.stdout is not None and sys.stdout.isatty():  # the log itself shows how far it is
+        store.progress = lambda *_: None
+    with closing(app.export_log.export_log(store, log=log, detailed=writer.detailed)) as records:
+        if path == "-":
+            exported = sum(1 for _ in map(output.write, writer.lines(records)))
+            output.flush()
+        else:
+            with complete_file(path) as file:
+                exported = sum(1 for _ in map(file.write, writer.lines(records)))
     _say_left_out(layout, writer.left_out)
-    show({"exported": exported})
+    if path == "-":
+        notice(f"exported {exported}")
+    else:
+        show({"exported": exported})
 
 
 def _say_left_out(layout: str, counts: Mapping[str, int]) -> None:
