@@ -17,6 +17,7 @@ from rlrec.app.imports.layouts.fields import (
     EventEntry,
     at_least,
     bounded,
+    finite,
     key,
     log_probability,
     policy_name,
@@ -42,15 +43,7 @@ def _position(cell: str, name: str) -> int:
 
 def number(cell: str, name: str) -> float | None:
     """The number in a cell, None in an empty one."""
-    if not cell:
-        return None
-    try:
-        value = float(cell) if "_" not in cell else float("nan")
-    except ValueError:
-        value = float("nan")
-    if not isfinite(value):
-        raise InputError(f"{cell[:40]!r} is no finite number", field=name)
-    return bounded(value, name)
+    return bounded(finite(cell, name), name) if cell else None
 
 
 def count(cell: str, name: str) -> float | None:

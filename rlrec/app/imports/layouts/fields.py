@@ -122,6 +122,17 @@ def bounded(value: float, field: str) -> float:
     return value
 
 
+def finite(text: str, field: str) -> float:
+    """The number in some text. Raises InputError where it is none, or infinite."""
+    try:
+        value = float(text) if "_" not in text else float("nan")
+    except ValueError:
+        value = float("nan")
+    if not isfinite(value):
+        raise InputError(f"{text[:40]!r} is no finite number", field=field)
+    return value
+
+
 def at_least(value: int | None, least: int, field: str) -> int | None:
     """The value, checked. Raises InputError where it is too small, or no 32 bits hold it."""
     if value is not None and not least <= value < 2**31:

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import compress
-from math import isfinite
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -30,7 +29,7 @@ from rlrec.app.imports.layouts.base import (
     Source,
     refused,
 )
-from rlrec.app.imports.layouts.fields import key, probability
+from rlrec.app.imports.layouts.fields import finite, key, probability
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.store.loading import Same
@@ -158,7 +157,7 @@ class Obd(Layout):
         if len(cells) != self._width:
             raise InputError(f"{len(cells)} cells, the header has {self._width}")
         words = {name: cells[index] for name, index in self._affinities if cells[index] != "0.0"}
-        affinities = {name: value for name, word in words.items() if (value := _number(word, name))}
+        affinities = {name: value for name, word in words.items() if (value := finite(word, name))}
         pieces = [canonical.text(affinities)[1:-1]] if affinities else []
         pieces += [_feature(name, cells[index]) for name, index in self._features]
         return f"{{{','.join(pieces)}}}"
@@ -243,7 +242,7 @@ def _position(text: str) -> int:
 
 @lru_cache(CACHE)
 def _propensity(text: str) -> float:
-    value = probability(_number(text, "propensity_score"), "propensity_score")
+    value = probability(finite(text, "propensity_score"), "propensity_score")
     assert value is not None
     return value
 
@@ -251,13 +250,3 @@ def _propensity(text: str) -> float:
 @lru_cache(CACHE)
 def _feature(name: str, text: str) -> str:
     return f"{json.dumps(name, ensure_ascii=False)}:{json.dumps(text, ensure_ascii=False)}"
-
-
-def _number(text: str, field: str) -> float:
-    try:
-        value = float(text) if "_" not in text else float("nan")
-    except ValueError:
-        value = float("nan")
-    if not isfinite(value):
-        raise InputError(f"{text[:40]!r} is no finite number", field=field)
-    return value
