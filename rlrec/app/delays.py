@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TypedDict
 
 import numpy as np
@@ -60,7 +59,7 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
     marks = _decisions(weighed.slots)
     sums, before = np.zeros((len(windows), 4)), np.zeros(len(decisions))
     for row, window in enumerate(windows):
-        within = replace(definition, window_us=window)
+        within = definition._replace(window_us=window)
         earned = reward_log.with_rewards(weighed, within).reward - definition.default
         page_reward = np.bincount(slot, weights=earned) + reward_log.page_events(weighed, within, decisions)
         old = reward_log.mature(marks, within, now=now)

@@ -49,6 +49,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Summary(Sums):
+    """How many lines of a stream were stored, or known before, or refused."""
+
     accepted: int = 0
     duplicates: int = 0
     rejected: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from math import nan
 from typing import TypedDict
@@ -68,7 +68,7 @@ def define(store: Store, request: Request) -> Result:
         if stored is None:
             policies.add_reward(unit, definition)
             derived = _derive_returns(unit) if RETURN in weights else 0
-        elif replace(stored, id=0) != definition:
+        elif stored._replace(id=0) != definition:
             hint = "definitions never change: use another name"
             raise Conflict(f"reward {request.name!r} already has another definition", hint=hint)
         return {**_to_json(definition), "created": stored is None}, derived

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from copy import copy
 from importlib import import_module
 from typing import Any, NoReturn, cast
 
@@ -169,6 +168,8 @@ def _options(command: click.Command) -> set[str]:
 
 def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> None:
     """Let the options before the command stand behind it, too, where it has none of the same name."""
+    from copy import copy
+
     taken = {name for param in command.params for name in (*param.opts, param.name)}
     for option in options:
         if isinstance(option, click.Option) and option.expose_value and taken.isdisjoint((*option.opts, option.name)):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rlrec.policy.solving import ArmMoments
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Belief:
     """Sums per arm, each (..., m), aligned with the arms of a question; many beliefs at once have axes before that one.
 
@@ -172,7 +172,7 @@ def examined_slots(reward: Array, position: Ids | None, examination: tuple[float
     return np.where(pulls > 0, reward, 0.0), pulls
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
 class Floored(Policy):
     """Base of kinds with a floor of uniform exploration, at every position or at those that `explore_slots` lists."""
 
@@ -198,7 +198,7 @@ class Floored(Policy):
         return limited(explored, any_of(*others), positions_of(self.explore_slots))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
 class Examined(Floored):
     """Base of kinds that may count by a curve: its name, `position`, and its values, `examination`.
 
@@ -262,7 +262,7 @@ class Examined(Floored):
         return examination.posterior(belief.alpha + belief.reward_sum, prior, missed, np.array(self.examination))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
 class Learner(Examined):
     """Base of kinds that learn: a floor of uniform exploration, a memory that may fade or end, and a curve."""
 
@@ -283,7 +283,7 @@ class Learner(Examined):
         return self.mean(belief)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
 class BetaLearner(Learner):
     """Base of kinds that learn from rewards in [0, 1] and have a prior: the mean is that of the Beta posterior."""
 

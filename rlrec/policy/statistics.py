@@ -25,7 +25,7 @@ class CountedSlot(NamedTuple):
     reward: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SlotColumns:
     """Slots with their rewards as columns, (n,) each; None for those that their kind does not need.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -52,7 +51,7 @@ def _terms_text(definition: Reward) -> str:
     """The stored text of weights and transforms: the inverse of `_terms`."""
     terms: dict[str, Any] = dict(definition.weights)
     for kind, transform in definition.transforms.items():
-        terms[kind] = {"weight": terms[kind], **asdict(transform)}
+        terms[kind] = {"weight": terms[kind], **transform._asdict()}
     return json.dumps(terms, sort_keys=True, separators=(",", ":"))
 
 

@@ -74,7 +74,7 @@ def looked(
     with closing(Store(db)) as store, store.read() as unit:
         live = policies.live(unit, ["home"])["home"][0]
         if params:
-            live = replace(live, policy=replace(live.policy, kind="epsilon-greedy", params=params))
+            live = replace(live, policy=live.policy._replace(kind="epsilon-greedy", params=params))
         live = replace(live, parameters=parameters or {})
         result = RewardDrift(unit, live, {arm.id: arm.key for arm in arms.every(unit)})
         for batch in audit.ranges(unit, live.policy.id, size=100):

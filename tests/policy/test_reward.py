@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import permutations
 from math import log, log1p
 from typing import Any
@@ -181,5 +180,5 @@ def test_the_way_into_the_unit_interval_speaks_of_ratings() -> None:
     stars = Reward(id=2, name="stars", weights={"reward": 1.0}, window_us=1_800_000_000, default=0.0, clip_low=None,
                    clip_high=None, learn="served", late="count")  # fmt: skip
     assert "divide the weight of `reward` by 5" in rewards.within_unit_hint(stars)
-    assert "divide" not in rewards.within_unit_hint(replace(stars, weights={"click": 1.0}))
-    assert "reward=0.2" in rewards.within_unit_hint(replace(stars, clip_low=0.0, clip_high=5.0))
+    assert "divide" not in rewards.within_unit_hint(stars._replace(weights={"click": 1.0}))
+    assert "reward=0.2" in rewards.within_unit_hint(stars._replace(clip_low=0.0, clip_high=5.0))

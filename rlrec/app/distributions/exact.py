@@ -114,7 +114,7 @@ class VersionDistribution:
         if isinstance(policy, TwoStage):
             kind, params = policy.definitions[0]
             parameters = {name: value for name, value in version.parameters.items() if name not in CURVE}
-            stored = replace(version.policy, kind=kind, params=params)  # with the curve, where the stage counts by one
+            stored = version.policy._replace(kind=kind, params=params)  # with the curve, where the stage counts by one
             first = replace(version, policy=stored, parameters=parameters)
             self.generator = VersionDistribution(first, sums=(), prior=prior, described=described)
         self._prior_arms, self._prior = sum_tables.table(prior, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> Alte
     clipped, ignored = np.zeros((2, n), np.bool_)
     of_slot = {"n": len(slot_row), "slot": slot[slot >= 0], **arrays(slot >= 0)}
     reward, _ = rewards.of_slots(definition, **of_slot)
-    unclipped, _ = rewards.of_slots(replace(definition, clip_low=None, clip_high=None), **of_slot)
+    unclipped, _ = rewards.of_slots(definition._replace(clip_low=None, clip_high=None), **of_slot)
     clipped[slot_row[reward != unclipped]] = True
     # events that count for nothing, and stated rewards that are not what the events are worth
     is_mark = np.array([name == CENSOR for name in kinds], np.bool_)
