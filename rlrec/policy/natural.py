@@ -6,66 +6,117 @@ and a group of parameters whose gradients do not agree from batch to batch stays
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from math import sqrt
 
 import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.policy.gradient import Parameters
-from rlrec.records import Sums
+from rlrec.records import add_each
 
 WEIGHTS, BIAS = "linear", "bias"
+FOLDS = 10  # sums of batches that are compared with each other
+DOUBT = 1.0  # standard errors by which the agreement of the batches is taken to be less than it looks
 
 
 @dataclass(frozen=True, eq=False)
-class GradientMoments(Sums):
-    """Sums over batches. total: of their gradients; squares: of these squared; fisher: diagonal of the Fisher matrix of
-    all slots."""
+class FoldGradients:
+    """Sums of the gradients of batches, fold by fold. sizes: batches of each fold."""
 
-    total: Parameters
-    squares: Parameters
-    fisher: Parameters
+    sums: Sequence[Parameters]
+    sizes: Sequence[int]
+
+    @classmethod
+    def of(cls, gradients: Iterable[Parameters]) -> FoldGradients:
+        """Every batch goes to the next fold."""
+        sums, sizes = [Parameters() for _ in range(FOLDS)], [0] * FOLDS
+        for number, gradient in enumerate(gradients):
+            fold = number % FOLDS
+            sums[fold], sizes[fold] = add_each(sums[fold], gradient), sizes[fold] + 1
+        filled = min(FOLDS, sum(sizes))
+        return cls(sums[:filled], sizes[:filled])
+
+    @property
+    def total(self) -> Parameters:
+        """The sum over all batches."""
+        return reduce(add_each, self.sums, Parameters())
+
+    def signal(self, *names: str) -> float:
+        """The squared length of the total of these groups that is no noise, less DOUBT standard errors, at least 0:
+        products of different folds have no noise on average. Their standard error is that of the jackknife, which is
+        too large by half where there is no signal; a single fold has none."""
+        if len(self.sums) < 2:
+            return 0.0
+        total = self.total
+        of_fold = np.array([
+            sum(float((fold[name] * (total[name] - fold[name])).sum()) for name in names) for fold in self.sums
+        ])  # fmt: skip
+        error = 2 * sqrt((1 - 1 / len(of_fold)) * float(((of_fold - of_fold.mean()) ** 2).sum()))
+        return max(0.0, float(of_fold.sum()) - DOUBT * error) / self._between
+
+    def noise(self, name: str) -> float:
+        """The squared length of the total of a group that is noise on average; 0 of a single fold."""
+        if len(self.sums) < 2:
+            return 0.0
+        total, batches = self.total[name], sum(self.sizes)
+        residuals = (fold[name] - size / batches * total for fold, size in zip(self.sums, self.sizes, strict=True))
+        return sum(float((residual**2).sum()) for residual in residuals) / self._between
+
+    @property
+    def _between(self) -> float:
+        """The share of all pairs of batches that lie in different folds."""
+        return 1 - float(sum(size**2 for size in self.sizes)) / sum(self.sizes) ** 2
 
 
 @dataclass(frozen=True, eq=False)
 class NaturalSteps:
     """An ascent by natural steps. sizes: step size of each parameter; mean_state (d,): mean features of a state, and of
     its words behind them, which weights of states are orthogonal to: what they have in common with the bias belongs to
-    the bias."""
+    the bias. shared, shares (arms,): a step of all biases, and by what their gradients make it: see `of`."""
 
     sizes: Parameters
     mean_state: Array
+    shared: Array
+    shares: Array
 
     @classmethod
     def of(
-        cls, moments: GradientMoments, mean_state: Array, *, batches: float, decisions: float, slots: float
+        cls, gradients: FoldGradients, fisher: Parameters, mean_state: Array, *, decisions: float, slots: float
     ) -> NaturalSteps:
-        """The steps that follow the posterior mean of each parameter's best value: a normal prior around 0 for every
-        group, whose variance is what products of different batches say (without noise, on average).
+        """The steps that follow the posterior mean of each parameter's best value: a normal prior for every group,
+        whose variance is what products of different batches say. Its mean is 0, and for the biases of arms what they
+        gain on average: an arm that was seldom shown is taken to be like the others, of which the most are seldom
+        shown too, and not like what was shown instead. fisher: diagonal of the Fisher matrix of all slots.
 
         A pass over all batches at rate r changes the log probability of a slot by r x batches (root mean square).
         Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher matrix, and
-        empirical Bayes shrinkage (Efron & Morris 1973)."""
+        empirical Bayes shrinkage towards a mean (Efron & Morris 1973)."""
         sizes, moved = Parameters(), 0.0
-        for name, total in moments.total.items():
-            squares, fisher = moments.squares[name], moments.fisher[name]
-            # variance of the gradients, and how much of their squares is signal
-            noise = float((squares - total**2 / batches).sum())
-            signal = float((total**2 - squares).sum()) * batches / max(1, batches - 1)
-            if signal <= 0 or not fisher.any():
+        shared = shares = np.zeros(len(fisher[BIAS]))
+        for name, total in gradients.total.items():
+            of_fisher, signal = fisher[name], gradients.signal(name)
+            if signal <= 0 or not of_fisher.any():
                 sizes[name] = np.zeros_like(total)
                 continue
             # observations that the prior is worth, in units of the Fisher matrix
-            prior = noise / float(fisher.sum()) * float((fisher**2).sum()) / signal
-            sizes[name] = np.where(fisher > 0, 1 / np.maximum(fisher + prior, 1e-300), 0.0)
-            moved += float((fisher * (sizes[name] * total) ** 2).sum())
+            prior = gradients.noise(name) / float(of_fisher.sum()) * float((of_fisher**2).sum()) / signal
+            sizes[name] = np.where(of_fisher > 0, 1 / np.maximum(of_fisher + prior, 1e-300), 0.0)
+            change = sizes[name] * total
+            if name == BIAS:
+                shared, shares = sizes[name] * prior, sizes[name] / float((sizes[name] * of_fisher).sum())
+                change = change + shared * float(shares @ total)
+            moved += float((of_fisher * change**2).sum())
         unit = np.sqrt(slots / moved) * decisions if moved else 0.0
-        return cls({name: unit * size for name, size in sizes.items()}, mean_state)
+        return cls({name: unit * size for name, size in sizes.items()}, mean_state, unit * shared, shares)
 
     def step(self, parameters: Parameters, gradient: Parameters, *, rate: float) -> tuple[Parameters, NaturalSteps]:
         """Parameters one step up, and the steps after it."""
         gradient = centred(gradient, self.mean_state)
         change = {name: rate * self.sizes[name] * values for name, values in gradient.items()}
+        change[BIAS] = change[BIAS] + rate * float(self.shares @ gradient[BIAS]) * self.shared
         if change[WEIGHTS].shape[1]:
             change[BIAS] = change[BIAS] - change[WEIGHTS] @ self.mean_state
         return {name: values + change[name] for name, values in parameters.items()}, self

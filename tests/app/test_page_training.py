@@ -25,14 +25,15 @@ def pages(db: str) -> None:
 
 
 def test_batches_that_agree_count_whole_and_noise_counts_next_to_nothing() -> None:
-    """By sums of 100 seeded draws: the standard error of the second mean is .01."""
+    """By means of 100 seeded draws: their standard error is below .03. What chance may explain is not counted: of a
+    squared sum that is signal by half, a part of that."""
     rng = np.random.default_rng(1)
     signal = {"bias": np.ones(50)}
     assert agreement([signal] * 8) == pytest.approx(1.0)
     noise = [agreement({"bias": rng.normal(size=50)} for _ in range(8)) for _ in range(100)]
-    assert np.mean(noise) < 0.15
+    assert np.mean(noise) < 0.03
     half = [agreement({"bias": 0.35 + rng.normal(size=50)} for _ in range(8)) for _ in range(100)]
-    assert np.mean(half) == pytest.approx(0.5, abs=0.08)
+    assert 0.2 < np.mean(half) < 0.5
     assert agreement([signal]) == agreement([signal, {"bias": -np.ones(50)}]) == 0.0
 
 

@@ -19,7 +19,7 @@ from rlrec.errors import RlrecError
 from rlrec.policy import baseline, reinforce, returns
 from rlrec.policy.features import Sparse
 from rlrec.policy.gradient import Gradient, Parameters, State
-from rlrec.policy.natural import GradientMoments, NaturalSteps, centred
+from rlrec.policy.natural import FoldGradients, NaturalSteps, centred
 from rlrec.policy.reinforce import Adam, GradientSums, LoggedSlates, Objective
 from rlrec.records import add_each
 
@@ -130,27 +130,29 @@ class Trainer:
     def _natural_steps(self, train: DatasetSplit) -> NaturalSteps:
         """The natural steps from the start. Source of the Fisher diagonal by random signs: Bekas, Kokiopoulou & Saad
         2007."""
-        rng, counts, n_features = np.random.default_rng(0), np.zeros(3), len(self.policy.names)
-        features = np.zeros(n_features + len(self.policy.design.columns))
+        rng, n_features, fisher = np.random.default_rng(0), len(self.policy.names), Parameters()
+        decisions, slots, features = 0, 0, np.zeros(n_features + len(self.policy.design.columns))
         for rows in train.batches():
             features[:n_features] += rows.x.sum(axis=0, dtype=np.float64)
             if (words := rows.words) is not None:
                 np.add.at(features, n_features + words.column, words.value)
-            counts += [1, len(rows.eligible), len(rows.shown)]
-        moments, mean_state = GradientMoments(*(Parameters() for _ in range(3))), features / max(1, counts[1])
-        for rows in train.batches():
-            slates = list(self.slates(rows))
-            gradient, *drawn = (
-                centred(reinforce.sums(self.policy, self.start, each, self.options.objective).gradient, mean_state)
-                for each in (slates, *(_with_random_signs(slates, rng) for _ in range(DRAWS)))
-            )
-            squares, *fisher = ({name: values**2 for name, values in each.items()} for each in (gradient, *drawn))
-            moments += GradientMoments(gradient, squares, reduce(add_each, fisher))
-        batches, decisions, slots = counts.tolist()
-        fisher_mean = {name: values / DRAWS for name, values in moments.fisher.items()}
-        return NaturalSteps.of(
-            replace(moments, fisher=fisher_mean), mean_state, batches=batches, decisions=decisions, slots=slots
-        )
+            decisions, slots = decisions + len(rows.eligible), slots + len(rows.shown)
+        mean_state = features / max(1, decisions)
+
+        def gradients() -> Iterator[Parameters]:
+            nonlocal fisher
+            for rows in train.batches():
+                slates = list(self.slates(rows))
+                gradient, *drawn = (
+                    centred(reinforce.sums(self.policy, self.start, each, self.options.objective).gradient, mean_state)
+                    for each in (slates, *(_with_random_signs(slates, rng) for _ in range(DRAWS)))
+                )
+                squares = ({name: values**2 / DRAWS for name, values in each.items()} for each in drawn)
+                fisher = reduce(add_each, squares, fisher)
+                yield gradient
+
+        of_folds = FoldGradients.of(gradients())
+        return NaturalSteps.of(of_folds, fisher, mean_state, decisions=decisions, slots=slots)
 
     def close(self) -> None:
         """Let the file of the decisions go."""
@@ -249,15 +251,12 @@ def _with_random_signs(slates: Iterable[LoggedSlates], rng: np.random.Generator)
 
 
 def agreement(gradients: Iterable[Parameters]) -> float:
-    """The part of the squared sum of the gradients of batches that is no noise, between 0 and 1: products of different
-    batches have no noise on average; 0 of one batch. What follows a slot has far more noise than its own reward: where
-    batches do not agree on where that leads, it would only blur what slots earn."""
-    total, squares, batches = Parameters(), 0.0, 0
-    for gradient in gradients:
-        total = {name: values + total.get(name, 0.0) for name, values in gradient.items()}
-        squares, batches = squares + reinforce.squared(gradient), batches + 1
-    square = reinforce.squared(total)
-    return max(0.0, (square - squares) / square * batches / (batches - 1)) if batches > 1 and square else 0.0
+    """The part of the squared sum of the gradients of batches that is surely no noise, between 0 and 1; 0 of one batch.
+    What follows a slot has far more noise than its own reward: where batches do not agree on where that leads, it would
+    only blur what slots earn."""
+    of_folds = FoldGradients.of(gradients)
+    square = reinforce.squared(of_folds.total)
+    return of_folds.signal(*of_folds.total) / square if square else 0.0
 
 
 def _point(epoch: int, now: Parameters, sums: GradientSums, tune: HoldoutValue | None, rate: float) -> Epoch:
