@@ -59,8 +59,8 @@ def test_signal_is_told_from_noise() -> None:
     rng = np.random.default_rng(5)
     assert sum(folds(rng.normal(size=(BATCHES, 6))).signal("bias") > 0 for _ in range(400)) < 60
     signal, noise = np.full(6, 0.7), rng.normal(size=(BATCHES, 6))
-    told = folds(signal + noise).signal("bias")
-    assert 0.5 < told / ((BATCHES * signal) ** 2).sum() < 1.1
+    measured = folds(signal + noise).signal("bias")
+    assert 0.5 < measured / ((BATCHES * signal) ** 2).sum() < 1.1
     assert folds(signal + noise).noise("bias") == pytest.approx(BATCHES * 6, rel=0.4)
 
 
