@@ -69,8 +69,7 @@ def show(
         outlook = None
         if assigned and not any(collected.sums.sessions):
             selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
-            wait_us, command = definitions[0].window_us, f"experiment show {name}"
-            outlook = maturity.outlook(unit, selection, wait_us=wait_us, command=command)
+            outlook = maturity.outlook(unit, selection, wait_us=definitions[0].window_us)
     figures, sums, labels = collected.outcomes, collected.sums, collected.groups.labels
     if sums.censored:
         store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")

@@ -174,9 +174,9 @@ class DerivedDecision:
 
     def table(self) -> list[dict[str, Any]]:
         """A row for each eligible arm, likeliest first: its belief, and its probability at every position given those
-        above."""
+        above; where nothing can be derived, those shown first, with the stored propensities."""
         if self.case is None or self.belief is None or self.policy is None:
-            return []
+            return self._stored_table()
         belief, state = self.belief, self.state
         mean, scores = self.policy.mean(belief, unknown=np.nan), self.case.noiseless(np.arange(len(self.arms))).tolist()
         order = np.lexsort((self.arms, *-self.conditional[::-1]))
@@ -191,6 +191,21 @@ class DerivedDecision:
                 **({} if state is None else {"seen": features.get(int(self.arms[column]), {})}),
             }
             for column in order.tolist()
+        ]  # fmt: skip
+
+    def _stored_table(self) -> list[dict[str, Any]]:
+        """A row for each eligible arm, those that were shown first; what the store does not say is None."""
+        slots = {slot.arm_id: slot for slot in self.decision.slots}
+        unknown = dict.fromkeys(("pulls", "reward_sum", "mean", "score"))
+        return [
+            {
+                "arm": self.keys[arm], **unknown,
+                "probabilities": [
+                    slots[arm].propensity if arm in slots and slots[arm].position == each.position else None
+                    for each in self.decision.slots
+                ],
+            }
+            for arm in [*slots, *(arm for arm in self.arms.tolist() if arm not in slots)]
         ]  # fmt: skip
 
 

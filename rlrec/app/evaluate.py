@@ -36,8 +36,7 @@ def _evaluate(store: Store, request: Request, estimators: EstimatorChoice, worke
                 return estimates.answer(unit, request, estimators, selection, engine)
         except EmptyLog as error:
             if error.wait_us is not None:
-                command = f"evaluate {' '.join(request.targets)}"
-                outlook = maturity.outlook(unit, selection, wait_us=error.wait_us, command=command)
+                outlook = maturity.outlook(unit, selection, wait_us=error.wait_us)
                 error.hint = "; ".join(filter(None, (error.hint, outlook)))
             raise
 

@@ -146,8 +146,7 @@ class _TrainingRun:
             record = self._record(unit, selection)
             self.outlook = None
             if not self.report.visits:
-                wait_us, command = cutoff.timeout_us + cutoff.window_us, f"train-pg {self.request.name}"
-                self.outlook = maturity.outlook(unit, selection, wait_us=wait_us, command=command)
+                self.outlook = maturity.outlook(unit, selection, wait_us=cutoff.timeout_us + cutoff.window_us)
             looks = _looks(unit, self.parent)
         new, least = self.report.new, self.request.min_new
         if new < least:
@@ -289,7 +288,8 @@ class _TrainingRun:
         self.lease.renew()
         if 1 < point.epoch < self.request.epochs and point.epoch % REPORTED:
             return
-        named = {"gain": point.gain, "above": point.lower, "entropy": point.entropy, "KL": point.kl, "ESS": point.ess}
+        named = {"gain": point.gain, "lower bound": point.lower, "entropy": point.entropy}
+        named |= {"KL": point.kl, "ESS": point.ess}
         figures = [f"{name} {value:.4g}" for name, value in named.items() if value is not None]
         few = [] if point.supported else ["too few for the gate"]
         texts = ", ".join([*figures, *few, f"clipped {point.clipped:.1%}"])

@@ -84,7 +84,7 @@ def _features(named: dict[str, float] | None) -> str:
 
 def _slots(result: Result) -> list[str]:
     verdict = {
-        None: "were not derived again",
+        None: "stand alone: what drew this decision is not in the store",
         True: "agree with those derived from the belief",
         False: "DISAGREE with those derived from the belief",
     }

@@ -195,13 +195,14 @@ def _view(result: VariantComparison, level: float) -> View:
     if "interleave" in result:
         return _interleaved(result, title)
     from rlrec.app.outcomes import explanations
-    from rlrec.cli.outcomes import count_units, grid
+    from rlrec.cli.outcomes import count_units, grid, meanings
 
     if anonymous := result["anonymous"]:
         units = sum(row["units"] for row in result["variants"])
         title.append(f"{ANONYMOUS_UNITS}: {count_units(result['unit'], units, anonymous)}")
     title += [*_leads(result), _ratio(result["sample_ratio"])]
     explained = explanations(chain(result["outcomes"], result["unit_differences"]))
+    explained += meanings(result["outcomes"], result["unit"])
     notes: list[str | View] = [
         *explained,
         *([""] if explained else []),

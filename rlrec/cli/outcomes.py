@@ -61,7 +61,9 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
     \b
     Per unit:
       visits, active_days   so far; days in UTC
-      retention             share of units with more than one visit so far
+      retention             share of units with a second visit so far, however
+                            late; grows with the log (a share of visits, and
+                            of a fixed time: returned_*)
       reward_per_unit       of mature decisions; units without one do not count
     Per visit:
       returned_1d, _7d,     share of visits after whose end the user began
@@ -100,6 +102,7 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
     if plot is not None:
         save_plot(plot, app.figures.over_time(result))
     notes = app.outcomes.explanations([*result["outcomes"], *result["differences"]], result["reasons"])
+    notes += meanings(result["outcomes"], result["unit"])
     table = _periods(result["outcomes"], period) if period else grid(result["outcomes"], result["differences"])
     if period:
         notes.append(f"+-: half the interval; *: partial-{period}; --json has differences from the first {period}")
@@ -116,6 +119,15 @@ def _title(result: Result, age_us: int | None) -> list[str]:
         f"intervals at level {result['level']:g}, clustered by {unit}; rewards of mature decisions",
         *([] if age_us is None else [f"over the first {format_duration(age_us)} of each {unit}"]),
     ]
+
+
+def meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
+    """Lines that tell metrics apart which are easily taken for each other; none where no row has both."""
+    shown = {row["metric"] for row in rows if row["value"] is not None}
+    if not {"retention", "returned_7d"} <= shown:
+        return []
+    later = "returned_7d counts visits: those that another one followed within 7 days"
+    return [f"retention counts {unit}s: those with a second visit so far. {later}"]
 
 
 def count_units(unit: str, units: int, anonymous: int) -> str:

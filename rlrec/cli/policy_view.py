@@ -147,14 +147,13 @@ def _others(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]
 
 def _exposure(exposure: Mapping[str, Mapping[str, float | None]], arms: int) -> list[str]:
     """One line on how evenly the catalogue was shown, and would be now."""
-    texts = {"served": "so far", "now": "now, at position 1,"}
+    texts = {"served": "shown so far", "now": "to be shown at position 1"}
     described = [
-        f"{texts[name]} as even as {effective:.3g} of {quantity(arms, 'arm')} shown equally often "
-        f"(Gini {figures['gini']:.2f})"
+        f"{texts[name]} like {effective:.3g} of {quantity(arms, 'arm')} in equal shares (Gini {figures['gini']:.2f})"
         for name, figures in exposure.items()
         if figures["gini"] is not None and (effective := figures["effective_arms"]) is not None
     ]
-    return [f"exposure: {'; '.join(described)}"] if described else []
+    return [f"evenness: {'; '.join(described)}"] if described else []
 
 
 def _counting(counting: CountingCurve | None) -> str:
@@ -208,7 +207,7 @@ def _fields(encoder: dict[str, Any]) -> str:
 
 def _drift(change: dict[str, Any]) -> str:
     where = "" if change["arm"] is None else f"of {change['arm']} "
-    learning = "; learning does that, too" if change["arm"] is None else ""
+    learning = "; a policy that learns causes that, too" if change["arm"] is None else ""
     return (
         f"drift: the mean reward {where}at position 1 went from {change['before']:.4g} to {change['after']:.4g} at "
         f"about decision {change['decision_id']} of {change['at']}{learning}"

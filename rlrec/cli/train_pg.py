@@ -174,10 +174,10 @@ def _sentence(result: Mapping[str, Any]) -> str:
     if unsupported:
         fate = f"whole visits do not support it, so {fate}"
     against = "what served" if result["against"] is None else f"{result['policy']}@{result['against']}"
-    return (
-        f"{new} is {'surely' if better else 'not surely'} better than {against}: gain "
-        f"{cell(result['estimate'])}{of_slot}{bound}; {fate}."
-    )
+    verdict = "is surely better" if better else "is not surely better"
+    if better and result["verdict"] == "weak":
+        verdict = f"is better, on weak evidence ({', '.join(result['reasons'])}),"
+    return f"{new} {verdict} than {against}: gain {cell(result['estimate'])}{of_slot}{bound}; {fate}."
 
 
 def _suggest_next(show: Show, result: Mapping[str, Any]) -> None:

@@ -64,8 +64,9 @@ def learned(policy: str, version: int, training: Mapping[str, Any] | None, *, li
 
 def _passed(gate: Mapping[str, Any]) -> str:
     if gate["candidate"] is None:
-        return "the gate was not used"
+        return "not judged, since the tuning visits show no gain or do not support one"
     gain = interval(gate["estimate"], gate["lower"], gate["upper"])
     unit = "visit" if gate.get("visits") is None else "slot"
     against = "what served" if gate["against"] is None else f"version {gate['against']}"
-    return f"{'' if gate['passed'] else 'not '}surely better, gain {gain} per {unit} over {against}"
+    doubt = f" (weak evidence: {', '.join(gate['reasons'] or [])})" if gate["verdict"] == "weak" else ""
+    return f"{'' if gate['passed'] else 'not '}surely better by the gate{doubt}, gain {gain} per {unit} over {against}"

@@ -181,11 +181,17 @@ def _served(rows: Sequence[EstimateRow]) -> float | None:
 
 
 def _best(rows: Sequence[EstimateRow], unit: str) -> str:
-    """The policy that would earn most, against what served, if the log tells."""
+    """The policy that would earn most, against what served, if the log tells. The log cannot tell of those that learned
+    from it."""
     judged = [row for row in rows if row.estimate.verdict != "insufficient" and row.estimate.value is not None]
-    if not judged:
-        return f"The log cannot tell yet what these policies would earn per {unit}"
-    row = max(judged, key=lambda row: row.estimate.value or 0.0)
+    independent = [row for row in judged if "in-sample" not in row.estimate.reasons]
+    if not independent:
+        served, learned = _served(rows), [row.target for row in judged]
+        earned = "" if served is None else f"; what served earned {number(served)} per {unit}"
+        if not learned:
+            return f"The log cannot tell yet what these policies would earn per {unit}{earned}"
+        return f"{' and '.join(dict.fromkeys(learned))} learned from this log, which cannot judge that{earned}"
+    row = max(independent, key=lambda row: row.estimate.value or 0.0)
     each = row.estimate
     text = f"{row.target} would earn {interval(each.value, each.lower, each.upper)} per {unit} ({_verdict(row)})"
     if each.served is None or each.lift_lower is None or each.lift_upper is None:
@@ -313,8 +319,9 @@ def believed(answer: PolicyBelief) -> Figure | None:
         belief = f", believed to earn {interval(top['mean'], top['lower'], top['upper'])}"
     else:
         drawing = bars(
-            [Bar(row["arm"], 100 * (row["probability"] or 0.0)) for row in shown], x_name=f"probability {chance}, %"
-        )
+            [Bar(row["arm"], 100 * (row["probability"] or 0.0)) for row in shown],
+            x_name=f"probability {chance}", unit="\u00a0%",
+        )  # fmt: skip
         belief = ""
     more = f"the {MOST} of {len(listed)} arms that are shown most" if len(listed) > MOST else "all active arms"
     headers = ["arm", "probability", "mean", "lower", "upper", "pulls", "served"]
@@ -344,16 +351,16 @@ def exposed(answer: Exposure) -> Figure:
         if total >= slots / 2:
             break
         half, total = half + 1, total + row["realised"]
-    spread = "" if even is None else f"; they are spread as over {quantity(number(even), 'arm')} shown equally often"
-    verb = "fills" if half == 1 else "fill"
+    spread = "" if even is None else f"; all in all they are as even as {number(even)} arms shown equally often"
     return Figure(
-        title=f"{half} of {quantity(len(arms), 'arm')} {verb} half of the slots or more{spread}",
+        title=f"Half of the slots went to {half} of {quantity(len(arms), 'arm')}{spread}",
         drawing=bars(
             [
                 Bar(row["arm"], 100 * row["realised"] / slots, row["expected"] and 100 * row["expected"] / slots)
                 for row in shown
             ],
-            x_name="share of the slots, %; tick: as probabilities expect",
+            x_name="share of the slots; tick: as probabilities expect",
+            unit="\u00a0%",
         ),
         description=f"One bar an arm, the {len(shown)} with the most of {quantity(answer['slots'], 'slot')}.",
         headers=["arm", "slots", "expected", "mean reward", "lower", "upper"],
@@ -371,8 +378,8 @@ def evenness(answer: Exposure) -> Figure | None:
     span = f"{number(min(counts))} to {number(max(counts))}" if counts else "an unknown number of"
     headers = ("day", "decisions", "slots", "effective_arms", "coverage", "gini", "floor_share")
     return Figure(
-        title=f"A day's slots are spread as over {span} arms shown equally often; those of {_day(days[-1]['day'])} as "
-        f"over {number(days[-1]['effective_arms'])}",
+        title=f"A day's slots are as even as {span} arms shown equally often; those of {_day(days[-1]['day'])} as even "
+        f"as {number(days[-1]['effective_arms'])}",
         drawing=chart(
             [Series("effective arms", points)], x_name=f"day (UTC), {days[-1]['day'][:4]}",
             y_name="arms that, shown equally often, are as even",

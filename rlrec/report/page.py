@@ -82,7 +82,9 @@ def _span(answer: Result) -> str:
     as_of = f'<span class="soft">as of {answer.created_at[:16]}Z{chosen}</span>'
     if answer.first is None or answer.last is None:
         return f"{EMPTY} {as_of}" if not answer.log else f"No decision is selected. {as_of}"
-    return f"{quantity(answer.decisions, 'decision')} from {_date(answer.first)} to {_date(answer.last)} {as_of}"
+    same = answer.first[:10] == answer.last[:10]
+    days = f"on {_date(answer.first)}," if same else f"from {_date(answer.first)} to {_date(answer.last)},"
+    return f"{quantity(answer.decisions, 'decision')} {days} {as_of}"
 
 
 def _date(time: str) -> str:
@@ -203,8 +205,7 @@ FULL = "<code>rlrec doctor</code> audits everything."
 
 
 def _findings(answer: Result) -> str:
-    rows = [[each.severity, each.check, each.subject, each.detail] for each in answer.findings]
-    return _table(["severity", "check", "about", "what"], rows) if rows else ""
+    return _list(f"{each.severity}: {each.check}, {each.subject}: {each.detail}" for each in answer.findings)
 
 
 def _traffic(answer: Result) -> str:

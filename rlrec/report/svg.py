@@ -318,16 +318,16 @@ def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None,
     return Drawing(bottom + 42, "".join(drawn))
 
 
-def bars(rows: Sequence[Bar], *, x_name: str) -> Drawing:
+def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
     """Bars below each other, each under its name and its value; their ticks are short lines across."""
     height, top = 33, 8
     bottom = top + height * len(rows) + 4
     values = [value for row in rows for value in (row.value, row.tick)]
     xs = _scale(values, 14, WIDTH - 14, zero=True)
-    drawn = _vertical(xs, top, bottom, x_name)
+    drawn = _vertical(xs, top, bottom, x_name, unit)
     for count, row in enumerate(rows):
         y = top + count * height + 19
-        drawn.append(_named(row.name, number(row.value), y - 5))
+        drawn.append(_named(row.name, number(row.value) + unit, y - 5))
         left, right = sorted((xs(0), xs(row.value)))
         drawn.append(_tag("rect", row.look, x=left, y=y, width=round(right - left, 1), height=8))
         if row.tick is not None:
@@ -341,14 +341,15 @@ def _named(name: str, note: str, y: float) -> str:
     return text(4, y, name, letters=letters) + text(WIDTH - 4, y, note, anchor="end", look="soft")
 
 
-def _vertical(xs: Scale, top: float, bottom: float, x_name: str) -> list[str]:
+def _vertical(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "") -> list[str]:
     """The vertical lines of an axis below, its numbers and its name."""
     drawn = []
     for value in ticks(xs.low, xs.high):
-        half = len(number(value)) * LETTER / 2
+        label = number(value) + unit
+        half = len(label) * LETTER / 2
         at = min(max(xs(value), half + 1), WIDTH - half - 1)
         drawn.append(_rule(xs(value), top, xs(value), bottom, "zero" if value == 0 else "grid"))
-        drawn.append(text(round(at, 1), bottom + 15, number(value), anchor="middle", look="soft"))
+        drawn.append(text(round(at, 1), bottom + 15, label, anchor="middle", look="soft"))
     return [*drawn, text(WIDTH / 2, bottom + 34, x_name, anchor="middle", look="soft")]
 
 

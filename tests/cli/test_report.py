@@ -142,6 +142,18 @@ def test_what_is_not_mature_says_so(run_sqlite: Run) -> None:
     assert "is mature" in page(run_sqlite)
 
 
+def test_what_learned_from_the_log_is_no_finding_about_it(run_sqlite: Run) -> None:
+    """`home` learned from the very rows that would judge it, and has the largest estimate."""
+    for words in (
+        ["policy", "create", "home", "--kind", "thompson", "--param", "floor=0.3"],
+        ["simulate", "bernoulli", "--env", "rates=0.6,0.2", "--policy", "home", "--sessions", "2000", "--group", "500"],
+    ):
+        assert run_sqlite(*words).exit_code == 0
+    headline, *others = re.findall(r'<a href="#estimates-\d">(.*?)</a>', page(run_sqlite))
+    assert (headline.startswith("uniform would earn 0."), others) == (True, [])
+    assert "less than what served" in headline
+
+
 def test_a_policy_narrows_the_page(shop_sqlite: Run) -> None:
     text = page(shop_sqlite, "--policy", "other", "--no-estimates")
     assert "home@1" not in text

@@ -69,7 +69,7 @@ class RewardDrift:
                 f"{change.start} of {written(at[change.start])}; ADWIN noticed it at decision {change.alarm}"
             )
             if stream == ALL_ARMS:
-                findings.add(DRIFT, "info", subject, f"{detail}; learning does that too")
+                findings.add(DRIFT, "info", subject, f"{detail}; a policy that learns causes that, too")
             else:
                 severity, more = self._judged()
                 findings.add(DRIFT, severity, f"{subject} arm {self.names.get(int(stream), stream)}", detail + more)

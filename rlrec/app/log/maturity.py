@@ -18,11 +18,11 @@ def moment(at: int, now: int) -> str:
     return f"{minute[11:] if minute[:10] == written(now)[:10] else minute}, in {-(-wait // size)} {word}"
 
 
-def outlook(unit: Unit, selection: Selection, *, wait_us: int, command: str) -> str | None:
+def outlook(unit: Unit, selection: Selection, *, wait_us: int) -> str | None:
     """When the first of the selected decisions, none of which is mature, will be, and how to look as if all were; None
     where that cannot be told. wait_us: from a decision until it counts."""
     first, last = reader.times(unit, selection)
     if first + wait_us < unit.now:
         return None
     clock = written(last + wait_us + SECOND)[:19] + "Z"
-    return f"the first at {moment(first + wait_us, unit.now)}; to look now: `rlrec --now {clock} {command} ...`"
+    return f"the first at {moment(first + wait_us, unit.now)}; to look now, add `--now {clock}`"
