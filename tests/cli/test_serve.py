@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -270,7 +272,8 @@ def test_sigterm_answers_what_has_arrived(shop: str, tmp_path: Path) -> None:
         assert idle.post(ask())
         for number, client in enumerate(clients):
             client.socket.sendall(http(lines(*(ask(session=f"{number}-{n}") for n in range(400)))))
-        time.sleep(0.05)
+        while any(any(fcntl.ioctl(client.socket, termios.TIOCOUTQ, bytes(4))) for client in clients):
+            time.sleep(0.01)  # until the server has read it all
         child.terminate()
         time.sleep(0.05)
         assert ended(child) == (0, b"")  # a second signal changes nothing

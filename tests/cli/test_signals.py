@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -51,6 +53,11 @@ def ended(child: subprocess.Popen[bytes], number: int) -> tuple[int, bytes]:
     return child.returncode, stderr
 
 
+def decisions(store: Store) -> int:
+    with store.read() as unit:
+        return int(unit.ask_value("SELECT count(*) FROM decision"))
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_waiting_pipe_ends_with_one_line(shop: str, number: signal.Signals) -> None:
     with process(shop, "pipe") as child:
@@ -63,12 +70,21 @@ def test_a_waiting_pipe_ends_with_one_line(shop: str, number: signal.Signals) ->
 
 
 def test_a_busy_process_ends_without_a_traceback_and_keeps_the_store_whole(shop: str) -> None:
-    for number in (*SIGNALS, *SIGNALS):
-        with process(shop, *LONG) as child:
-            time.sleep(0.6 + number / 50)
-            assert ended(child, number) == (128 + number, b"Error: interrupted.\n")
     with closing(Store(shop)) as store:
+        for number in (*SIGNALS, *SIGNALS):
+            with process(shop, *LONG) as child:
+                before = decisions(store)
+                while decisions(store) == before:
+                    assert child.poll() is None
+                    time.sleep(0.01)
+                time.sleep(number / 50)
+                assert ended(child, number) == (128 + number, b"Error: interrupted.\n")
         assert doctor.doctor(store, doctor.Request()).ok
+
+
+def unread(pipe: IO[bytes]) -> bool:
+    """Whether bytes wait in a pipe."""
+    return any(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
 
 
 def test_nothing_is_left_in_the_temporary_folder(shop: str, tmp_path: Path, monkeypatch: Any) -> None:
@@ -78,7 +94,8 @@ def test_nothing_is_left_in_the_temporary_folder(shop: str, tmp_path: Path, monk
         assert child.stdin is not None
         child.stdin.write(b'{"decision_id": 1, "events": {"click": 1}}\n' * 1_000)
         child.stdin.flush()
-        time.sleep(0.5)
+        while unread(child.stdin):
+            time.sleep(0.01)
         assert ended(child, signal.SIGTERM)[0] == 143
     assert set(os.listdir(tmp_path)) == before
 

@@ -248,7 +248,8 @@ def test_a_short_command_and_a_pipe_show_no_progress(run: Run, sqlite_db: str, t
     """Short by its own work: how long it waits for a busy machine does not count here."""
     clock = tmp_path / "sitecustomize.py"
     clock.write_text(
-        "import time, types\nimport rlrec.cli.progress as p\np.time = types.SimpleNamespace(monotonic=time.process_time)\n"
+        "import time, types\nimport rlrec.cli.progress as p\n"
+        "p.time = types.SimpleNamespace(monotonic=time.process_time)\n"
     )
     text = terminal(sqlite_db, "--now", NOW, "evaluate", "home", "--estimator", "snips", PYTHONPATH=str(tmp_path))
     assert ("a second" in text, "snips" in text) == (False, True)

@@ -228,8 +228,7 @@ def break_at(store: Store, monkeypatch: pytest.MonkeyPatch, *, after: bool) -> N
 
     def end(pid: int) -> None:
         administer(store.url.set(drivername="postgresql").render_as_string(hide_password=False),
-                   f"SELECT pg_terminate_backend({pid})")  # fmt: skip
-        time.sleep(0.2)
+                   f"SELECT pg_terminate_backend({pid}, 20000)")  # fmt: skip
 
     commit = psycopg.Connection.commit
 
