@@ -14,6 +14,7 @@ import subprocess
 import tomllib
 import venv
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from importlib.metadata import distribution
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from packaging.requirements import Requirement
+
+from tests import fork_server
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [ROOT / "README.md", *sorted((ROOT / "rlrec" / "help").glob("*.md"))]
@@ -72,8 +75,10 @@ def _cron_commands(crontab: str) -> Iterator[str]:
             yield f"export {line}\n"
 
 
-def install(folder: Path, *extras: str) -> Path:
-    """The `bin` of a new environment that has rlrec and what it depends on, with these extras, and nothing else."""
+@contextmanager
+def installed(folder: Path, *extras: str) -> Iterator[Path]:
+    """The `bin` of a new environment that has rlrec and what it depends on, with these extras, and nothing else. What
+    `rlrec` loads is loaded once: `tests/fork_server.py`."""
     venv.EnvBuilder(symlinks=True).create(folder)
     site = next(folder.glob("lib/python*/site-packages"))
     (site / "rlrec").symlink_to(ROOT / "rlrec")
@@ -82,14 +87,8 @@ def install(folder: Path, *extras: str) -> Path:
         for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
             if not (site / top).exists():
                 (site / top).symlink_to(str(package.locate_file(top)))
-    # Splits of users depend on a random word of the store. Here it is the same each time, so that figures are.
-    program = folder / "bin" / "rlrec"
-    program.write_text(
-        f"#!{folder}/bin/python\nfrom rlrec.app.inputs import seeds\nseeds.random_salt = lambda: 'salt'\n"
-        "from rlrec.cli import main\nmain()\n"
-    )
-    program.chmod(0o755)
-    return folder / "bin"
+    with fork_server.serving(folder / "bin" / "python", folder / "bin" / "rlrec"):
+        yield folder / "bin"
 
 
 def _dependencies(extras: tuple[str, ...]) -> set[str]:

@@ -6,6 +6,10 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -17,25 +21,31 @@ from tests.conftest import Run, _create
 from tests.docs import pages
 
 
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment with the package alone."""
-    return pages.install(tmp_path_factory.mktemp("installed"))
+@pytest.fixture(scope="module")
+def environments() -> Iterator[Callable[..., Path]]:
+    """The programs of an environment with the package, what it depends on, and these extras."""
+    with ExitStack() as stack:
+
+        @cache
+        def programs(*extras: str) -> Path:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlrec-pages-")))
+            return stack.enter_context(pages.installed(folder, *extras))
+
+        yield programs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", pages.PATHS, ids=lambda path: path.stem)
-def test_a_page_prints_what_it_shows(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_page_prints_what_it_shows(
+    path: Path, tmp_path: Path, request: pytest.FixtureRequest, environments: Callable[..., Path]
+) -> None:
     text = path.read_text(encoding="utf-8")
     replaced = {pages.SERVER_FOLDER: str(tmp_path)}
-    if extras := re.findall(r"`pip install '\.\[(\w+)\]'`", text):
-        try:
-            environment = pages.install(tmp_path / ".venv", *extras)
-        except PackageNotFoundError as missing:  # an extra of the tests may be left out
-            pytest.skip(str(missing))
-    else:
-        environment = request.getfixturevalue("environment")
-        (tmp_path / ".venv").symlink_to(environment.parent)
+    try:
+        environment = environments(*re.findall(r"`pip install '\.\[(\w+)\]'`", text))
+    except PackageNotFoundError as missing:  # an extra of the tests may be left out
+        pytest.skip(str(missing))
+    (tmp_path / ".venv").symlink_to(environment.parent)
     if pages.POSTGRES in text:
         replaced[pages.POSTGRES] = _create(request.getfixturevalue("postgres_server"), "shop")
     printed = pages.run(text, tmp_path, environment, replaced)
