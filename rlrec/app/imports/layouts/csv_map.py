@@ -95,7 +95,9 @@ class CsvMap(Layout):
         self._delimiter = max(DELIMITERS, key=line.count)
         names = self._cells(text)
         if self.options.map is None and tuple(names) != csv_writer.COLUMNS:
-            raise InputError("the layout csv needs a map of its columns", hint="--map FILE")
+            example = '{"session": COLUMN, "arm": COLUMN, "propensity": COLUMN, "reward": COLUMN}'
+            hint = f"--map FILE, with {example}; the columns are {', '.join(names)[:200]}"
+            raise InputError("the layout csv needs a map of its columns", hint=hint)
         if "policy" not in self.map.columns:
             self.policy = self.policy or fields.DEFAULT_POLICY
         for name in self.map.names:
