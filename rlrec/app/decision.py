@@ -107,7 +107,7 @@ class DerivedDecision:
         if not decision.imported:
             served = exact.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
             if served.generator is not None:
-                self.listed = candidates.find(unit, [decision.id]).get(decision.id)
+                self.listed = candidates.find_lists(unit, [decision.id]).get(decision.id)
                 if self.listed is not None and (key := self.listed.catalogue_id) is not None:
                     self.catalogue = len(contents.eligible_arms(unit, [key])[key])
             self._derive(served, context)

@@ -42,7 +42,7 @@ def _records(unit: Unit, ids: Collection[int], more: Record | None) -> Iterator[
     versions = policies.by_id(unit, {decision.version_id for decision in stored.values()})
     contexts = contents.context_bodies(unit, {decision.context_id for decision in stored.values()})
     eligible = _eligible(unit, {decision.eligible_id for decision in stored.values()})
-    lists = candidates.find(unit, [number for number in ids if "candidates" in answers[number]])
+    lists = candidates.find_lists(unit, [number for number in ids if "candidates" in answers[number]])
     drawn_from = {number: each.catalogue_id for number, each in lists.items() if each.catalogue_id is not None}
     catalogues = _eligible(unit, set(drawn_from.values()))
     imported = [number for number in ids if stored[number].imported]

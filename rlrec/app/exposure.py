@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from rlrec.app.evaluation import log_rows
-from rlrec.app.evaluation.log_reader import LogReader
+from rlrec.app.evaluation import log_rows, passes
+from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.log_rows import LoggedBatch
+from rlrec.app.evaluation.passes import HERE, Workers
 from rlrec.app.evaluation.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_starts, take
+from rlrec.compute import Engine
 from rlrec.errors import InputError
 from rlrec.ope.exposure import RateSums, rates, spread
 from rlrec.policy import features
@@ -114,7 +116,7 @@ class ExposurePartial(Sums):
     rates: RateSums
 
 
-def exposure(store: Store, request: Request) -> Result:
+def exposure(store: Store, request: Request, workers: Workers = HERE) -> Result:
     """Exposure of every arm that was eligible in the selected log, from one snapshot.
 
     Raises InputError for unknown names, and an empty log."""
@@ -124,8 +126,9 @@ def exposure(store: Store, request: Request) -> Result:
         log_stores.opened(store, request.log) as (log_store, log),
         log_store.read() as unit,
         bulk.alongside(unit),
+        workers.opened(log_store, unit.now) as engine,
     ):
-        return answer(unit, replace(request, log=log))
+        return answer(unit, replace(request, log=log), engine)
 
 
 def beside(store: Store, listed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -137,13 +140,19 @@ def beside(store: Store, listed: Sequence[dict[str, Any]]) -> list[dict[str, Any
     return [{**arm, **{name: {**none, **figures.get(arm["arm"], {})}[name] for name in OF_ARM}} for arm in listed]
 
 
-def answer(unit: Unit, request: Request) -> Result:
+def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
     """The answer of `exposure`, in an open transaction."""
     census = Census.of(unit, request)
-    partials = list(map(census.partial, census.reader.to_locate(log_rows.JUDGED, positions=0)))
-    if not partials:
+    reading = Reading(columns=log_rows.JUDGED)
+    partials = passes.results(LogReader(unit, census.evaluation), reading, census, engine)
+    total = reduce(_added, partials, None)
+    if total is None:
         raise census.evaluation.nothing_selected("decision")
-    return census.answer(reduce(add, partials))
+    return census.answer(total)
+
+
+def _added(total: ExposurePartial | None, more: ExposurePartial | None) -> ExposurePartial | None:
+    return total or more if total is None or more is None else total + more
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,7 +162,6 @@ class Census:
     counted; None where every slot counts one."""
 
     evaluation: Evaluation
-    reader: LogReader
     reward: Reward
     by_day: bool
     added_at: Ids
@@ -173,15 +181,19 @@ class Census:
         position = request.position or (of_policy and of_policy.params.get("position"))
         catalogue = arms.every(unit)
         return cls(
-            evaluation=evaluation, reader=LogReader(unit, evaluation), reward=reward, by_day=request.by == "day",
+            evaluation=evaluation, reward=reward, by_day=request.by == "day",
             added_at=np.array([arm.added_at for arm in catalogue], np.int64), described=described(catalogue),
             curve=lookup.curve(unit, position) if position else None,
         )  # fmt: skip
 
     # -- sums --
 
-    def partial(self, logged: LoggedBatch) -> ExposurePartial:
-        """The sums of one batch."""
+    def __call__(self, reader: LogReader, /) -> ExposurePartial | None:
+        """The sums of a partition; None where nothing of it is selected."""
+        batches = reader.to_locate(log_rows.JUDGED, positions=0)
+        return reduce(_added, (self._partial(logged, reader) for logged in batches), None)
+
+    def _partial(self, logged: LoggedBatch, reader: LogReader) -> ExposurePartial:
         rows, _ = log_rows.usable(logged.log, self.reward, now=self.evaluation.now)
         position = rows.slots["position"]
         reward, examined = examined_slots(rows.reward, position, self.curve.examination if self.curve else ())
@@ -195,14 +207,14 @@ class Census:
         day = slots["at"] // DAY_US if self.by_day else np.zeros(len(logged.log), np.int64)
         days: dict[int | None, ExposureSums] = {}
         for number in np.unique(day).tolist():
-            days[number if self.by_day else None] = self._sums(take(slots, day == number), logged)
+            days[number if self.by_day else None] = self._sums(take(slots, day == number), logged, reader)
         return ExposurePartial(days=days, rates=of_rates)
 
-    def _sums(self, slots: Columns, logged: LoggedBatch) -> ExposureSums:
+    def _sums(self, slots: Columns, logged: LoggedBatch, reader: LogReader) -> ExposureSums:
         starts = run_starts(slots["decision_id"])
         arm, live = self.evaluation.arms.index(slots["arm_id"]), ~slots["imported"]
         slates, variety = self._variety(arm, starts)
-        expected, underived = self._expected(slots, starts, logged)
+        expected, underived = self._expected(slots, starts, logged, reader)
         return ExposureSums(
             decisions=len(starts),
             slots=len(arm),
@@ -213,19 +225,19 @@ class Census:
                 logged.lists.catalogues_of(slots["decision_id"][starts], slots["eligible_id"][starts]), logged
             ),
             served=int(live.sum()),
-            explored=self._explored(take(slots, live)),
+            explored=_explored(take(slots, live), reader),
             young=int((slots["at"] - self.added_at[arm] < YOUNG_US)[live].sum()),
             slates=slates,
             variety=variety,
         )
 
-    def _expected(self, slots: Columns, starts: Ids, logged: LoggedBatch) -> tuple[Array, int]:
+    def _expected(self, slots: Columns, starts: Ids, logged: LoggedBatch, reader: LogReader) -> tuple[Array, int]:
         """Expected exposure, (a,): probabilities of each arm, summed over the positions of these decisions; and how
         many of them have none."""
         expected = np.zeros(len(self.added_at))
         decisions = take(slots, starts)
         derived, longest = 0, int(decisions["size"].max())
-        for case in self.reader.marginals.cases(decisions, logged.contexts, logged.eligible, positions=longest):
+        for case in reader.marginals.cases(decisions, logged.contexts, logged.eligible, positions=longest):
             expected[self.evaluation.arms.index(case.arms)] += len(case.rows) * case.marginals.sum(axis=0)
             derived += len(case.rows)
         underived = len(starts) - derived
@@ -238,17 +250,6 @@ class Census:
             arms = logged.lists.catalogues[key] if key in logged.lists.catalogues else logged.eligible[key]
             decisions[self.evaluation.arms.index(arms)] += times
         return decisions
-
-    def _explored(self, slots: Columns) -> float:
-        """How many of these slots a uniform pick fills, expected."""
-        ids, version = np.unique(slots["version_id"], return_inverse=True)
-        self.reader.loggers.versions(ids)
-        explored = 0.0
-        for number, key in enumerate(ids.tolist()):
-            floor = np.atleast_1d(self.reader.loggers.policy(key).exploration)
-            position = slots["position"][version == number]
-            explored += float(floor[np.minimum(position, len(floor)) - 1].sum())
-        return explored
 
     def _variety(self, arm: Ids, starts: Ids) -> tuple[int, float]:
         """How many slates have several arms, all described, and the sum of their mean distances between two arms."""
@@ -308,6 +309,18 @@ class Census:
                 if day is not None
             ]  # fmt: skip
         return result
+
+
+def _explored(slots: Columns, reader: LogReader) -> float:
+    """How many of these slots a uniform pick fills, expected."""
+    ids, version = np.unique(slots["version_id"], return_inverse=True)
+    reader.loggers.versions(ids)
+    explored = 0.0
+    for number, key in enumerate(ids.tolist()):
+        floor = np.atleast_1d(reader.loggers.policy(key).exploration)
+        position = slots["position"][version == number]
+        explored += float(floor[np.minimum(position, len(floor)) - 1].sum())
+    return explored
 
 
 def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import zip_longest
 from typing import Any, TypedDict
 
 import numpy as np
 
-from rlrec.app.evaluation import log_rows
-from rlrec.app.evaluation.log_reader import LogReader
+from rlrec.app.evaluation import log_rows, passes
+from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.log_rows import FITTED, ImpressionRows
 from rlrec.app.evaluation.logger_marginals import COLUMN
+from rlrec.app.evaluation.passes import HERE, Workers
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.arrays import finite_or_none, run_starts
+from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.ope import click_models, positions
 from rlrec.ope.click_models import Cells, ClickSums
@@ -71,7 +74,7 @@ CurveAnswer = TypedDict("CurveAnswer", {
 })  # fmt: skip
 
 
-def fit(store: Store, request: Request) -> CurveAnswer:
+def fit(store: Store, request: Request, workers: Workers = HERE) -> CurveAnswer:
     """Estimate a curve and store it under the next number of its name.
 
     Raises CheckFailed where not even the second position can be compared with the first; nothing is stored then."""
@@ -83,11 +86,12 @@ def fit(store: Store, request: Request) -> CurveAnswer:
         log_stores.opened(store, request.log) as (log_store, log),
         log_store.read() as unit,
         bulk.alongside(unit),
+        workers.opened(log_store, unit.now) as engine,
     ):
         definition = lookup.reward(unit, request.reward)
         selection = filters.selection(unit, log)
         size = min(request.positions or MOST, reader.extent(unit, selection).positions)
-        estimated = _estimate(unit, request, definition, selection, size)
+        estimated = _estimate(unit, request, definition, selection, size, engine)
 
     def work(unit: Unit) -> CurveAnswer:
         settings.lock_removals(unit, removals)
@@ -116,17 +120,41 @@ class _LogSums(Sums):
     partial: int
 
 
-def _estimate(unit: Unit, request: Request, definition: Reward, selection: Selection, size: int) -> _Estimated:
+@dataclass(frozen=True, kw_only=True)
+class _CurvePass:
+    """The pass over the log whose sums tell a curve down to so many positions."""
+
+    evaluation: Evaluation
+    definition: Reward
+    model: str
+    size: int
+
+    def __call__(self, log_reader: LogReader, /) -> tuple[_LogSums | None, int]:
+        """The sums, None where no row can be used, and how many rows are too young."""
+        total: tuple[_LogSums | None, int] = None, 0
+        for batch in log_reader.to_locate(_READ, positions=max(self.size, 2)):
+            rows, immature = log_rows.usable(batch.log, self.definition, now=self.evaluation.now)
+            sums = _sums(rows, self.evaluation, self.definition, self.model) if len(rows) else None
+            total = _added(total, (sums, immature))
+        return total
+
+
+def _added(total: tuple[_LogSums | None, int], more: tuple[_LogSums | None, int]) -> tuple[_LogSums | None, int]:
+    (left, waiting), (right, immature) = total, more
+    sums = left or right if left is None or right is None else left + right
+    if sums is not None and len(sums.cells.slots) > CELLS:
+        raise InputError(f"the log has more than {CELLS} contexts and arms", hint="narrow --log")
+    return sums, waiting + immature
+
+
+def _estimate(
+    unit: Unit, request: Request, definition: Reward, selection: Selection, size: int, engine: Engine | None
+) -> _Estimated:
     evaluation = Evaluation.of(unit, EvaluationRequest(targets=[], log=request.log), selection)
-    sums, waiting = None, 0
-    for batch in LogReader(unit, evaluation).to_locate(_READ, positions=max(size, 2)):
-        rows, immature = log_rows.usable(batch.log, definition, now=unit.now)
-        waiting += immature
-        if len(rows):
-            added = _sums(rows, evaluation, definition, request.model)
-            sums = added if sums is None else sums + added
-            if len(sums.cells.slots) > CELLS:
-                raise InputError(f"the log has more than {CELLS} contexts and arms", hint="narrow --log")
+    work = _CurvePass(evaluation=evaluation, definition=definition, model=request.model, size=size)
+    partials = passes.results(LogReader(unit, evaluation), Reading(columns=_READ), work, engine)
+    nothing: tuple[_LogSums | None, int] = None, 0
+    sums, waiting = reduce(_added, partials, nothing)
     if sums is None:
         raise _nothing_usable(evaluation, waiting)
     if size < 2:

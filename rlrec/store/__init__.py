@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
 from rlrec.store import decisions, engine, schema
 from rlrec.store.engine import USUAL_WAITS, Waits
+from rlrec.store.folders import LogFolder
 from rlrec.store.unit import Progress, Unit, no_progress
 
 __all__ = ["Store", "Unit"]
@@ -68,6 +69,7 @@ class Store:
         self.where = engine.printable(self.url)
         self.notice, self.now = notice, now
         self.progress: Progress = no_progress
+        self.folder: LogFolder | None = None  # that has the log of every unit that reads
         self._engine: sa.Engine | None = None
         self._process = os.getpid()  # whose connections the engine has
         self._inherited: list[sa.Engine] = []
@@ -102,7 +104,7 @@ class Store:
             try:
                 with self._transaction(write=False) as connection:
                     unit = self._unit(connection)
-                    began = True
+                    unit.folder, began = self.folder, True
                     yield unit
                 return
             except engine.Retry as error:  # a replica takes in what the snapshot no longer allows

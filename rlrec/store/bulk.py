@@ -47,6 +47,8 @@ def stream(unit: Unit, text: str, types: Types) -> Iterator[Columns]:
 
 def portions(unit: Unit, text: str) -> Iterator[Sequence[Sequence[Any]]]:
     """Rows as they come, at most BATCH at a time; the cursor is closed even where nobody reads on."""
+    if unit.folder is not None:
+        unit.folder.refuse(text)
     if unit.postgres:
         with unit.connection.execute(sa.text(text), execution_options={"stream_results": True}) as result:
             yield from result.partitions(BATCH)
@@ -103,7 +105,7 @@ def alongside(unit: Unit) -> Iterator[None]:
     Enter it before anything else is read: on SQLite the unit's snapshot is taken anew, but not for a unit that it was
     entered with before. Where there is no driver, or writers never pause for long enough, reads go through the unit's
     cursor."""
-    worker = _start_worker(unit) if not unit.alongside and _is_long(unit) else None
+    worker = _start_worker(unit) if not unit.alongside and unit.folder is None and _is_long(unit) else None
     unit.alongside = True
     if worker is None:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+from rlrec.store.folders import of_log
 from rlrec.store.unit import Row, Unit, damaged, parse
 
 
@@ -27,14 +28,19 @@ def add(unit: Unit, rows: Iterable[Row]) -> None:
     unit.insert("candidate_list", COLUMNS, rows)
 
 
-def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, CandidateList]:
+@of_log
+def find_lists(unit: Unit, decision_ids: Collection[int]) -> dict[int, CandidateList]:
     """The lists of these decisions; those without one are left out."""
     rows = unit.ask(f"SELECT {', '.join(COLUMNS)} FROM candidate_list WHERE decision_id IN (?*)", decision_ids)
-    lists = {}
-    for decision_id, catalogue_id, arms, propensities, log_propensity in rows:
-        of = f"of the candidates of decision {decision_id}"
-        both = parse(arms, f"arms {of}", list), parse(propensities, f"propensities {of}", list)
-        if len(both[0]) != len(both[1]):
-            raise damaged(f"decision {decision_id} has {len(both[0])} candidates with {len(both[1])} propensities")
-        lists[decision_id] = CandidateList(decision_id, catalogue_id, *both, log_propensity)
-    return lists
+    return {row[0]: read_list(*row) for row in rows}
+
+
+def read_list(
+    decision_id: int, catalogue_id: int | None, arms: str, propensities: str, log_propensity: float
+) -> CandidateList:
+    """The list of a row."""
+    of = f"of the candidates of decision {decision_id}"
+    both = parse(arms, f"arms {of}", list), parse(propensities, f"propensities {of}", list)
+    if len(both[0]) != len(both[1]):
+        raise damaged(f"decision {decision_id} has {len(both[0])} candidates with {len(both[1])} propensities")
+    return CandidateList(decision_id, catalogue_id, *both, log_propensity)

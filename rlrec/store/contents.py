@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 
+from rlrec.store.folders import of_log
 from rlrec.store.unit import StoredRows, Unit, parse, slices
 
 PORTION = 10_000  # digests asked for at once, each a value of its own
@@ -74,10 +75,12 @@ def _ids(unit: Unit, table: str, named: Mapping[bytes, object]) -> dict[bytes, i
     return ids
 
 
+@of_log
 def context_bodies(unit: Unit, ids: Collection[int]) -> dict[int, str]:
     return StoredRows("context", unit.ask("SELECT id, body FROM context WHERE id IN (?*)", ids))
 
 
+@of_log
 def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]]:
     """The arm ids of each eligible set, ascending."""
     rows = unit.ask("SELECT id, arms FROM eligible_set WHERE id IN (?*)", ids)
@@ -86,6 +89,7 @@ def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]
     )
 
 
+@of_log
 def set_sizes(unit: Unit, ids: Collection[int]) -> dict[int, int]:
     """How many arms each eligible set has."""
     return dict(unit.ask("SELECT id, size FROM eligible_set WHERE id IN (?*)", ids))

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlrec.records import Event
+from rlrec.store.folders import of_log
 from rlrec.store.unit import Row, Unit, slices
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def by_decision(
     return by_decision
 
 
+@of_log
 def largest(unit: Unit, kinds: Collection[str], *, of_slots: bool) -> dict[str, float]:
     """The largest value of each of these kinds that has come, in absolute terms; of_slots: those of pages are left
     out."""

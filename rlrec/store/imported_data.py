@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from rlrec.store import contents
+from rlrec.store.folders import of_log
 from rlrec.store.unit import Unit, damaged, parse
 
 
@@ -33,26 +34,40 @@ def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]
     return dict(data)
 
 
+@of_log
 def any_row(unit: Unit, table: str) -> bool:
     """Whether some decision has a row in a table of what not every one has."""
     return unit.ask_row(f"SELECT decision_id FROM {table} LIMIT 1") is not None
 
 
+@of_log
 def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float]]:
     """Probabilities at position 1 of the eligible arms, in order of their ids, of these decisions that have them."""
     rows = unit.ask("SELECT decision_id, probabilities FROM logged_support WHERE decision_id IN (?*)", decision_ids)
-    for number, packed in rows:
-        if len(packed) % 8:
-            raise damaged(f"the support of decision {number} is damaged")
-    return {number: array("d", bytes(packed)) for number, packed in rows}
+    return {number: read_support(number, packed) for number, packed in rows}
 
 
+def read_support(number: int, packed: bytes) -> array[float]:
+    """The probabilities of a row. number: of the decision."""
+    if len(packed) % 8:
+        raise damaged(f"the support of decision {number} is damaged")
+    return array("d", bytes(packed))
+
+
+@of_log
 def slot_sets(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[list[int]]]:
     """The ids of the arms that each slot could show, from the top, of those of these decisions where they differ."""
     rows = unit.ask("SELECT decision_id, arms FROM slot_set WHERE decision_id IN (?*)", decision_ids)
-    return {number: parse(arms, f"arms of the slots of decision {number}", list) for number, arms in rows}
+    return {number: read_slot_sets(number, arms) for number, arms in rows}
 
 
+def read_slot_sets(number: int, arms: str) -> list[list[int]]:
+    """The sets of a row. number: of the decision."""
+    sets: list[list[int]] = parse(arms, f"arms of the slots of decision {number}", list)
+    return sets
+
+
+@of_log
 def feature_contexts(unit: Unit, decision_ids: Collection[int]) -> dict[int, int]:
     """By decision the context that holds features of arms for it alone, in place of those of the catalogue."""
     query = "SELECT decision_id, context_id FROM decision_features WHERE decision_id IN (?*)"

@@ -3,13 +3,12 @@ other one."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from rlrec.store import bulk, copying, schema
+from rlrec.store import bulk
 from rlrec.store import tables as t
 from rlrec.store.unit import Row, Unit, quoted
 
@@ -61,50 +60,3 @@ def visits(unit: Unit) -> Iterator[Sequence[Sequence[Any]]]:
         " LEFT JOIN users u ON u.id = v.user_id ORDER BY w.session_id, w.number"
     )
     return bulk.portions(unit, text)
-
-
-class PrivateStore:
-    """A store of this process, in a file of SQLite that ends with it: the catalogue of another one, with its policies,
-    beliefs and definitions, and the rows of a log that are put into it."""
-
-    def __init__(self, unit: Unit, path: str) -> None:
-        engine = sa.create_engine(f"sqlite:///{path}")
-        t.metadata.create_all(engine)
-        engine.dispose()
-        self._connection = sqlite3.connect(path, isolation_level=None)
-        for setting in ("journal_mode = OFF", "synchronous = OFF", "foreign_keys = OFF"):
-            self._connection.execute(f"PRAGMA {setting}")
-        self._connection.execute("BEGIN")
-        self._connection.execute(f"CREATE TABLE {schema.VERSION_TABLE} (version_num TEXT)")
-        self._connection.execute(f"INSERT INTO {schema.VERSION_TABLE} VALUES (?)", (schema.HEAD,))
-        for table in copying.TABLES:
-            if table not in LOG:
-                for batch in copying.rows(unit, table, skip=0):
-                    self.add(table.name, names(table), batch)
-
-    def add(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Put rows into a table; a row whose key is there stays as it is."""
-        marks = ", ".join("?" * len(columns))
-        self._connection.executemany(f'INSERT OR IGNORE INTO "{table}" ({quoted(columns)}) VALUES ({marks})', rows)
-
-    def replace(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Put rows into a table; a row whose key is there is replaced."""
-        marks = ", ".join("?" * len(columns))
-        self._connection.executemany(f'INSERT OR REPLACE INTO "{table}" ({quoted(columns)}) VALUES ({marks})', rows)
-
-    def finish(self) -> None:
-        """Let slots say whether they are censored, by the last event that does, and close the file."""
-        last = (
-            "SELECT value FROM event e WHERE e.decision_id = slot.decision_id AND e.position = slot.position"
-            " AND e.kind = '!censor' ORDER BY e.number DESC LIMIT 1"
-        )
-        marked = "SELECT DISTINCT decision_id, position FROM event WHERE kind = '!censor'"
-        self._connection.execute(
-            f"UPDATE slot SET censored = CAST(({last}) AS INTEGER) WHERE (decision_id, position) IN ({marked})"
-        )
-        self._connection.execute("COMMIT")
-        self._connection.execute("ANALYZE")
-        self._connection.close()
-
-    def close(self) -> None:
-        self._connection.close()

@@ -11,10 +11,12 @@ from rlrec.arrays import Ids, offsets, run_starts
 from rlrec.store import bulk, reader
 from rlrec.store.bulk import PendingQuery
 from rlrec.store.experiments import Experiment
+from rlrec.store.folders import of_log
 from rlrec.store.reader import ABSENT, Selection
 from rlrec.store.unit import Unit
 
 
+@of_log
 def any_returned(unit: Unit) -> bool:
     """Whether some person has several visits."""
     text = "SELECT 1 FROM visit w JOIN session s ON s.id = w.session_id GROUP BY coalesce(-s.user_id, s.id)"

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlrec.arrays import Ids, take
 from rlrec.store.bulk import Columns, PendingQuery
+from rlrec.store.folders import of_log
 from rlrec.store.unit import Unit
 from rlrec.times import DAY_US
 
@@ -21,6 +22,10 @@ _EMPTY = ("x''", "''::bytea")  # no bytes, on SQLite and PostgreSQL
 # Decisions among which one is wanted: to read past up to so many costs less than an index, and than to look up events.
 SCANNED, NEAR = 12, 2
 _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
+_BUCKET = (
+    "(SELECT (coalesce(u.digest, owner.digest, 0) >> 1) & 63 FROM session owner"
+    " LEFT JOIN users u ON u.id = owner.user_id WHERE owner.id = d.session_id)"
+)
 _ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
 
 
@@ -93,6 +98,7 @@ class Selection:
     imported: bool | None = None
     splits: Collection[int] | None = None
     route_ids: Collection[int] | None = None
+    buckets: Collection[int] | None = None  # of 64, by the digest of the person
 
     def conditions(self) -> list[str]:
         """Tests on a decision `d`, to be joined by AND."""
@@ -104,6 +110,7 @@ class Selection:
             *([] if self.imported is None else [f"d.imported = {int(self.imported)}"]),
             *([] if self.splits is None else [f"{_SPLIT} IN ({numbers(self.splits)})"]),
             *([] if self.route_ids is None else [f"{_ROUTE} IN ({numbers(self.route_ids)})"]),
+            *([] if self.buckets is None else [f"{_BUCKET} IN ({numbers(self.buckets)})"]),
         ]
 
 
@@ -369,6 +376,12 @@ def ask_events(
     return _ask(unit, {name: EVENTS[name] for name in names}, tables)
 
 
+@of_log
+def context_texts(unit: Unit, ids: Ids) -> ContextTexts:
+    """The texts of contexts. ids: ascending."""
+    return PendingContexts(unit, ids).texts()
+
+
 class PendingContexts:
     """Contexts that are being read, by their ids, ascending."""
 
@@ -404,6 +417,7 @@ def last_id(unit: Unit, policy_id: int) -> int:
     return int(unit.ask_value("SELECT coalesce(max(id), 0) FROM decision WHERE policy_id = ?", policy_id))
 
 
+@of_log
 def version_counts(unit: Unit, selection: Selection) -> dict[int, int]:
     """How many of the selected decisions each version served."""
     text = f"SELECT d.version_id, count(*) FROM decision d WHERE {_all(selection)} GROUP BY d.version_id"
@@ -443,6 +457,7 @@ class LogExtent(NamedTuple):
     decisions: int
 
 
+@of_log
 def extent(unit: Unit, selection: Selection) -> LogExtent:
     """The extent of the selected decisions."""
     largest = ("max(d.size)", "max(d.step) + 1", "min(d.version_id)", "max(d.version_id)")
@@ -450,6 +465,7 @@ def extent(unit: Unit, selection: Selection) -> LogExtent:
     return unit.records(LogExtent, f"SELECT {columns} FROM decision d WHERE {_all(selection)}")[0]
 
 
+@of_log
 def times(unit: Unit, selection: Selection) -> tuple[int, int]:
     """The times of the first and of the last selected decision; 0 where nothing is selected."""
     columns = "coalesce(min(d.at), 0), coalesce(max(d.at), 0)"

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from rlrec.store.contents import key_digest
+from rlrec.store.folders import of_log
 from rlrec.store.unit import Record, Row, StoredRows, Unit, damaged
 
 
@@ -171,15 +172,17 @@ def listing(unit: Unit, *, limit: int | None = None) -> list[SessionSummary]:
     return unit.records(SessionSummary, f"{statement} LIMIT ?", limit)
 
 
-def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int) -> int | None:
+@of_log
+def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, now: int) -> int | None:
     """The start of the eldest visit since a time that has not ended, or whose window has not; None where there is
     none."""
     running = "(ended_at IS NULL AND last_at + ? >= ?) OR last_at + ? >= ?"
     eldest = f"SELECT min(started_at) FROM visit WHERE started_at >= ? AND ({running})"
-    started_at = unit.ask_value(eldest, since, timeout_us, unit.now, window_us, unit.now)
+    started_at = unit.ask_value(eldest, since, timeout_us, now, window_us, now)
     return None if started_at is None else int(started_at)
 
 
+@of_log
 def any_user(unit: Unit) -> bool:
     """Whether some session has a user."""
     return unit.ask_row("SELECT id FROM session WHERE user_id IS NOT NULL LIMIT 1") is not None

@@ -44,6 +44,7 @@ class Unit:
         self.transaction: tuple[Any, str] | None = None
         self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
         self.alongside = False  # whether that was tried: the snapshot stays as it is
+        self.folder: Any = None  # that has the log in place of the store: see `folders`
 
     def clock(self) -> int:
         """The database's clock at this moment, whatever `now` is."""
@@ -130,6 +131,8 @@ class Unit:
 
     def _run(self, text: str, values: Sequence[Any]) -> Any:
         cursor = self.driver
+        if self.folder is not None:
+            self.folder.refuse(text)
         if self.postgres:
             return cursor.execute(_of_postgres(text), [_listed(value) for value in values])
         return cursor.execute(*_of_sqlite(text, values)) if "(?*)" in text else cursor.execute(text, values)

@@ -19,7 +19,7 @@ def check(
 ) -> None:  # fmt: skip
     """Add a finding for every list of these decisions that differs from what their belief gives."""
     ids = slates.per_decision("decision_id")[rows]
-    lists, groups = candidates.find(unit, ids.tolist()), dict[tuple[int, int, str], list[int]]()
+    lists, groups = candidates.find_lists(unit, ids.tolist()), dict[tuple[int, int, str], list[int]]()
     names = ("eligible_id", "catalogue_revision", "context_id")
     columns = (slates.per_decision(name)[rows].tolist() for name in names)
     for row, decision, eligible, revision, context in zip(rows.tolist(), ids.tolist(), *columns, strict=True):

@@ -101,7 +101,7 @@ class ContextCache:
         wanted = self.fields | set(fields)
         missing = self._missing(ids, wanted)
         if read is None or wanted > self.fields:
-            read = reader.PendingContexts(self.unit, missing).texts()
+            read = reader.context_texts(self.unit, missing)
         fresh, sparse = self._read(missing, read.of(missing), wanted)
         parts = self._features.of(ids, missing, sparse) if self.encode else []
         values = self._of(ids, fresh)

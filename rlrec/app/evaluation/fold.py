@@ -165,7 +165,7 @@ class RowUnit(Protocol[R, M]):
     def slots_above(self, rows: R, model: M) -> CellSums | None:
         """The sums of the test of independent slots; None where rows have one slot, or are pages or visits."""
 
-    def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
+    def visit_carry_over(self, reader: LogReader, engine: Engine | None) -> Mapping[int, VisitCarryOverSums]:
         """The sums of the test of carry-over between visits, by id of the reward; none where rows are no visits."""
 
     def batch_of(self, logged: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
@@ -325,7 +325,7 @@ def total(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader, engine
         counts = of_log.counts.get(number, RowCounts())
         if not counts.used:
             raise unit.empty(shared, counts)
-    return of_log + LogPartial(visits=unit.visit_carry_over(reader))
+    return of_log + LogPartial(visits=unit.visit_carry_over(reader, engine))
 
 
 def estimates(

@@ -71,7 +71,7 @@ class LogReader:
 
     def to_fit(self, reading: Reading) -> Iterator[LoggedBatch]:
         """Batches that a model is fitted on: with their contexts, without what targets are asked about."""
-        for log in self._batches(reading.columns, reading.visits):
+        for log in self.batches(reading):
             contexts, context = self.contexts.table(log.slots["context_id"], log.contexts)
             slots = log.slots | {"context": context, "cluster": self._clusters(log)}
             yield LoggedBatch(log=replace(log, slots=slots), contexts=contexts, eligible={})
@@ -79,7 +79,7 @@ class LogReader:
     def to_judge(self, reading: Reading) -> Iterator[LoggedBatch]:
         """Batches that targets are judged on."""
         marginals = reading.marginals
-        for batch in self._batches(reading.columns, reading.visits):
+        for batch in self.batches(reading):
             for log, eligible in self._portions(batch, marginals or 0):
                 yield self._logged(
                     log, eligible, impressions=not reading.visits, marginals=marginals, pairs=reading.pairs
@@ -88,7 +88,7 @@ class LogReader:
     def to_locate(self, columns: Collection[str], *, positions: int) -> Iterator[LoggedBatch]:
         """Batches that positions are compared on: with the contexts that loggers read and, where there
         are positions, with `logger_marginals`; without the slates and the support."""
-        for batch in self._batches(columns, False):
+        for batch in self.batches(Reading(columns=columns)):
             for log, eligible in self._portions(batch, positions):
                 yield self._logged(log, eligible, impressions=False, marginals=positions)
 
@@ -100,7 +100,9 @@ class LogReader:
             visits=visits, keys=selection.splits is not None,
         )  # fmt: skip
 
-    def _batches(self, columns: Collection[str], visits: bool) -> Iterator[Batch]:
+    def batches(self, reading: Reading) -> Iterator[Batch]:
+        """Batches as they are read, with nothing that belongs to them elsewhere."""
+        columns, visits = reading.columns, reading.visits
         for batches in self.partitions(columns, visits=visits) if self._rows is None else (self._rows,):
             # what may be worked out anew is counted for each partition, whoever reads it
             self.loggers.forget_support()
@@ -201,7 +203,7 @@ class LogReader:
 
     def _logged_lists(self, slots: Columns) -> candidates.LoggedLists:
         """The lists of candidates of a batch."""
-        lists = candidate_lists.find(self.unit, np.unique(slots["decision_id"]).tolist())
+        lists = candidate_lists.find_lists(self.unit, np.unique(slots["decision_id"]).tolist())
         drawn_from = {each.catalogue_id for each in lists.values() if each.catalogue_id is not None}
         arms = contents.eligible_arms(self.unit, drawn_from)
         versions = self.loggers.versions(slots["version_id"]) if lists else {}

@@ -17,11 +17,13 @@ from rlrec.app.inputs import lookup
 from rlrec.compute import Engine, packing
 from rlrec.errors import InputError
 from rlrec.store import Store, Unit
+from rlrec.store.folders import LogFolder
 from rlrec.store.reader import Batch
 
 ENGINES = ("local", "dask")
 
 R_co = TypeVar("R_co", covariant=True)
+Partition = Iterable[Batch] | LogFolder
 
 
 class Pass(Protocol[R_co]):
@@ -35,27 +37,35 @@ class Pass(Protocol[R_co]):
 
 def results(reader: LogReader, reading: Reading, work: Pass[R_co], engine: Engine | None) -> Iterator[R_co]:
     """The results of all partitions in their order. engine: None to work on them here."""
-    packed = packing.pack(work, handle=reader.unit)
-    rows = reader.partitions(reading.columns, visits=reading.visits)
+    packed, number = packing.pack(work, handle=reader.unit), reader.evaluation.partitions
+    folder, progress = reader.unit.folder, reader.unit.progress
+    rows = folder.split(number) if folder else reader.partitions(reading.columns, visits=reading.visits)
     if engine is None:
-        for batches in rows:
+        for index, batches in enumerate(rows, 1):
             yield result(packed, reader.unit, batches, reader)
+            if folder:
+                progress("partitions", index, index / number)
         return
     early: dict[int, Any] = {}
     following = 0
-    for index, answer in engine.map(packed, map(list, rows)):
+    for index, answer in engine.map(packed, rows if folder else map(list, rows)):
         early[index] = answer
         while following in early:
             yield early.pop(following)
             following += 1
 
 
-def result(packed: bytes, unit: Unit, batches: Iterable[Batch], reader: LogReader | None = None) -> Any:
+def result(packed: bytes, unit: Unit, rows: Partition, reader: LogReader | None = None) -> Any:
     """The result of one partition. reader: whose contexts and progress are used."""
     work: Pass[Any] = packing.unpack(packed, handle=unit)
-    if reader is None:
-        return work(LogReader(unit, work.evaluation, rows=batches))
-    return work(LogReader(unit, work.evaluation, rows=batches, contexts=reader.contexts, progress=reader.progress))
+    options: dict[str, Any] = {} if reader is None else {"contexts": reader.contexts, "progress": reader.progress}
+    if not isinstance(rows, LogFolder):
+        return work(LogReader(unit, work.evaluation, rows=rows, **options))
+    log, unit.folder = unit.folder, rows
+    try:
+        return work(LogReader(unit, work.evaluation, **options))
+    finally:
+        unit.folder = log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +78,7 @@ class StoreRunner:
     url: str = field(repr=False)
     now: int
 
-    def __call__(self, task: bytes, partition: Iterable[Batch], /) -> Any:
+    def __call__(self, task: bytes, partition: Partition, /) -> Any:
         with closing(Store(self.url)) as store, store.read() as unit:
             unit.now = self.now
             return result(task, unit, partition)

@@ -21,6 +21,7 @@ from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums
 from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits
 from rlrec.arrays import Array, take
+from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionFold
@@ -89,10 +90,10 @@ class SessionUnit:
     def slots_above(self, rows: EndedVisits, model: ReturnModel) -> None:
         return None
 
-    def visit_carry_over(self, reader: LogReader) -> dict[int, VisitCarryOverSums]:
-        """One more pass over the log, of 1,000,000 decisions at most, where persons have several visits."""
+    def visit_carry_over(self, reader: LogReader, engine: Engine | None) -> Mapping[int, VisitCarryOverSums]:
+        """One more pass over the log, of some 1,000,000 decisions at most, where persons have several visits."""
         rewards = {shared.reward.id: shared.reward for shared in self.evaluation.shared}
-        return visit_carry_over.collect(reader.unit, self.evaluation.selection, rewards, self.evaluation.arms)
+        return visit_carry_over.collect(reader, rewards, engine)
 
     def batch_of(
         self, logged: LoggedBatch, rows: EndedVisits, model: ReturnModel | None

@@ -18,6 +18,7 @@ from rlrec.app.evaluation.reward_models import FittedRewardModel, RewardModelFit
 from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
+from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.slate_weighting import Iips, Interpol, Pbm, Pi
 from rlrec.ope.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
@@ -144,7 +145,7 @@ class SlateUnit:
     def slots_above(self, rows: CompletePages, model: FittedRewardModel) -> None:
         return None
 
-    def visit_carry_over(self, reader: LogReader) -> dict[int, VisitCarryOverSums]:
+    def visit_carry_over(self, reader: LogReader, engine: Engine | None) -> dict[int, VisitCarryOverSums]:
         return {}
 
     def batch_of(

@@ -3,56 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import islice
 
 import numpy as np
 
-from rlrec.app.evaluation import log_rows
-from rlrec.app.evaluation.log_rows import ArmTable
+from rlrec.app.evaluation import log_rows, passes
+from rlrec.app.evaluation.log_reader import LogReader, Reading
+from rlrec.app.evaluation.log_rows import CLUSTERS, ArmTable
+from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.log import reward_log
 from rlrec.app.log.ended_visits import visit_indices
-from rlrec.arrays import Ids, Index, run_starts
+from rlrec.app.log.partitions import BUCKETS
+from rlrec.arrays import Ids, Index, look_up, run_starts, take
+from rlrec.compute import Engine
 from rlrec.ope.visit_carry_over import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
-from rlrec.records import Reward
-from rlrec.store import Unit, contents, people, reader
+from rlrec.records import Reward, add_each
+from rlrec.store import Unit, contents, people
 from rlrec.store.bulk import Columns
 from rlrec.store.events import RETURN
-from rlrec.store.reader import Batch, Selection
+from rlrec.store.reader import Batch
 
-MOST = 1_000_000  # decisions that are read: the pass costs at most what an estimate of so many decisions reads
+MOST = 1_000_000  # decisions that are looked at, about: of a longer log those of some partitions
 CELLS = 4_000_000  # pairs of eligible set and arm that are held at a time; decisions with further sets are left out
 KINDS = 16  # of events whose means by arm are looked at, of a portion
-_READ = (
-    *reward_log.MATURITY, "decision_id", "session_id", "visit", "position", "size", "arm_id", "eligible_id",
-    "propensity", "min_propensity",
+_READING = Reading(
+    columns=(
+        *reward_log.MATURITY, *CLUSTERS["user"], "decision_id", "session_id", "visit", "position", "size", "arm_id",
+        "eligible_id", "propensity", "min_propensity",
+    ),
+    visits=True,
 )  # fmt: skip
 
 
 def collect(
-    unit: Unit, selection: Selection, rewards: Mapping[int, Reward], arms: ArmTable
-) -> dict[int, VisitCarryOverSums]:
+    reader: LogReader, rewards: Mapping[int, Reward], engine: Engine | None = None
+) -> Mapping[int, VisitCarryOverSums]:
     """The sums of the test for each reward, by its id; nothing where no person has several visits."""
-    totals: dict[int, VisitCarryOverSums] = {}
-    if not people.any_returned(unit):
-        return totals
-    decisions = 0
-    for portion in people.portions(unit):
-        query = people.ask_visits(unit, portion)
-        slots, events = people.ask_decisions(unit, portion, _READ, selection)
-        batch = Batch(slots=reader.read_slots(slots), events=events.columns())
-        if len(batch):
-            for key, sums in _sums(unit, query.columns(), batch, rewards, arms).items():
-                totals[key] = totals[key] + sums if key in totals else sums
-            decisions += len(run_starts(batch.slots["decision_id"]))
-        if decisions >= MOST:
-            break
-    return totals
+    evaluation = reader.evaluation
+    if not people.any_returned(reader.unit):
+        return {}
+    number, decisions = evaluation.partitions, evaluation.extent.decisions
+    most = min(number, max(1, MOST * number // max(1, decisions)))
+    if most < number:
+        buckets = [bucket for bucket in range(BUCKETS) if bucket % number < most]
+        evaluation = replace(evaluation, selection=replace(evaluation.selection, buckets=buckets))
+    work = VisitCarryOverPass(evaluation=evaluation, rewards=rewards)
+    of_persons = LogReader(reader.unit, evaluation, contexts=reader.contexts, progress=reader.progress)
+    return reduce(add_each, islice(passes.results(of_persons, _READING, work, engine), most), {})
 
 
-def _sums(
-    unit: Unit, visits: Columns, batch: Batch, rewards: Mapping[int, Reward], arms: ArmTable
-) -> dict[int, VisitCarryOverSums]:
-    """The sums of a portion of persons. visits: all of theirs; batch: their selected decisions."""
-    slots = batch.slots
+@dataclass(frozen=True, kw_only=True)
+class VisitCarryOverPass:
+    """The pass of the test, for rewards by their ids."""
+
+    evaluation: Evaluation
+    rewards: Mapping[int, Reward]
+
+    def __call__(self, reader: LogReader, /) -> Mapping[int, VisitCarryOverSums]:
+        batches = list(reader.batches(_READING))
+        batch = Batch.joined(batches) if batches else None
+        return _sums(reader.unit, batch, self.rewards, self.evaluation.arms) if batch is not None else {}
+
+
+def _sums(unit: Unit, batch: Batch, rewards: Mapping[int, Reward], arms: ArmTable) -> dict[int, VisitCarryOverSums]:
+    """The sums of the persons of a partition, by their selected decisions."""
+    slots, visits = batch.slots, batch.visits
+    assert visits is not None
+    of_session, selected = look_up(slots["session_id"], visits["session_id"])
+    visits, of_session = take(visits, selected), of_session[selected]
+    visits = visits | {name: slots[name][of_session] for name in CLUSTERS["user"]}
     first = run_starts(slots["decision_id"])
     visit = visit_indices(visits, slots["session_id"], slots["visit"])
     person = log_rows.clusters(visits, "user")

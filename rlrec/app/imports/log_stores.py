@@ -1,9 +1,9 @@
-"""The store that a log is read from: that of the command, or a private one with the log of a folder."""
+"""The store that a log is read from: that of the command, or the same one with the log of a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from rlrec.store import Store
 
@@ -17,8 +17,11 @@ def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
     if log is None or not log.startswith(PREFIX):
         yield store, log
         return
-    from rlrec.app.imports import parquet_log  # with definitions of all tables, which other logs do not need
+    from rlrec.app.imports.parquet_log import FolderLog  # with definitions of all tables, which other logs do not need
 
     folder, _, selected = log.removeprefix(PREFIX).partition(",")
-    with parquet_log.opened(store, folder) as log_store:
+    url = store.url.render_as_string(hide_password=False)
+    with closing(Store(url, now=store.now, notice=store.notice, waits=store.waits)) as log_store:
+        with store.read() as unit:
+            log_store.folder, log_store.progress = FolderLog(unit, folder), store.progress
         yield log_store, selected or None

@@ -136,16 +136,25 @@ def schemas(pa: Any) -> dict[str, Any]:
     }
 
 
+def _field(path: str) -> str:
+    """A field of a column of lists as NAME.FIELD, by where Parquet has it."""
+    return ".".join((path.partition(".")[0], path.rpartition(".")[2]))
+
+
 def table(pa: Any, folder: str, path: str, columns: Sequence[str]) -> Any:
-    """Columns of a file. Raises RlrecError where it is damaged, gone, or lacks one of them."""
+    """Columns of a file; NAME.FIELD is a field of the rows that lie in a column of lists. Raises RlrecError where it is
+    damaged, gone, or lacks one of them."""
     where = os.path.join(folder, path)
     try:
         with opened_file(folder, path) as opened:
             file = pa.parquet.ParquetFile(opened)
+            paths = [file.schema.column(index).path for index in range(len(file.schema))]
+            stored = {path.partition(".")[0] for path in paths} | {_field(path) for path in paths}
             for name in columns:
-                if name not in file.schema_arrow.names:
+                if name not in stored:
                     raise RlrecError(f"{where} has no column {name}", hint="export the log to another folder")
-            return file.read(columns=list(columns))
+            nested = [path for path in paths if _field(path) in columns]
+            return file.read(columns=nested if "." in columns[0] else list(columns), use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
         reason = " ".join(str(error).split())[:200]
         raise RlrecError(f"cannot read {where}: {reason}", hint="export the log to another folder") from error

@@ -107,7 +107,9 @@ class Cutoff:
         """The cutoff of this moment. A visit that has gone on for more than a day holds nothing up."""
         timeout = settings.get(unit).session_timeout_us
         since = unit.now - DAY_US - timeout
-        oldest = sessions.oldest_running(unit, timeout_us=timeout, window_us=definition.window_us, since=since)
+        oldest = sessions.oldest_running(
+            unit, timeout_us=timeout, window_us=definition.window_us, since=since, now=unit.now
+        )
         started = unit.now if oldest is None else oldest
         return cls(now=unit.now, started=started, timeout_us=timeout, window_us=definition.window_us)
 

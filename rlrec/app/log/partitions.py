@@ -43,6 +43,9 @@ def read(
     """The batches of each partition of the selected log, whole sessions by their ids; each partition is read to its end
     before the next one. wanted, visits, keys: as of `reader.batches`; contexts come along where there is one
     partition alone."""
+    if unit.folder is not None:
+        yield unit.folder.batches(selection, columns=columns, wanted=wanted, visits=visits, keys=keys)
+        return
     if number == 1:
         yield cut(reader.batches(unit, selection, columns=columns, wanted=wanted, visits=visits, keys=keys))
         return

@@ -55,7 +55,7 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
     versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
     owners = sessions.by_id(unit, {decision.session_id for decision in logged.values()})
     two_stage = (number for number, decision in logged.items() if versions[decision.version_id].policy.kind in LISTED)
-    lists = candidate_lists.find(unit, list(two_stage))
+    lists = candidate_lists.find_lists(unit, list(two_stage))
     drafted = (number for number, decision in logged.items() if versions[decision.version_id].policy.kind == TEAM_DRAFT)
     teams = team_drafts.find(unit, list(drafted))
     shown = {slot.arm_id for decision in logged.values() for slot in decision.slots}
