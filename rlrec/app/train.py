@@ -11,6 +11,7 @@ from typing import Any, cast
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.evaluation import paired_gate, targets
 from rlrec.app.evaluation.paired_gate import BY_VISIT, Gain
+from rlrec.app.evaluation.passes import HERE, Workers
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.inputs.seeds import seed_or_random
@@ -33,6 +34,7 @@ from rlrec.app.training.report import (
     unused_sessions,
     why_not,
 )  # fmt: skip
+from rlrec.compute import Engine
 from rlrec.errors import InputError, StoreBusy, quantity, suggest
 from rlrec.policy.baseline import BASELINES
 from rlrec.policy.gradient import Parameters
@@ -85,16 +87,23 @@ def check(request: Request) -> None:
             raise lookup.unknown(name, chosen, names, hint=f"one of {', '.join(names)}")
 
 
-def train(store: Store, request: Request, *, progress: Callable[[str], None] = lambda text: None) -> Result:
+def train(
+    store: Store, request: Request, workers: Workers = HERE, *, progress: Callable[[str], None] = lambda text: None
+) -> Result:
     """A new version, if there is enough to learn from. Raises InputError for a log that teaches nothing, StoreBusy
     where another process trains the policy."""
     check(request)
     with store.read() as unit:
-        parent = _parent(unit, request)
+        parent, now = _parent(unit, request), unit.now
     seed = seed_or_random(request.seed, bits=63)
     of_run = NoLease() if request.dry_run else TrainingLease(store, parent.policy)
-    with of_run as lease, log_stores.opened(store, request.log) as (log_store, log), closing(Dataset()) as dataset:
-        return _TrainingRun(store, request, parent, seed, lease, dataset, progress, log_store, log).run()
+    with (
+        of_run as lease,
+        log_stores.opened(store, request.log) as (log_store, log),
+        workers.opened(log_store, now) as engine,
+        closing(Dataset()) as dataset,
+    ):
+        return _TrainingRun(store, request, parent, seed, lease, dataset, progress, log_store, log, engine).run()
 
 
 def _parent(unit: Unit, request: Request) -> Version:
@@ -117,12 +126,12 @@ class _TrainingRun:
 
     def __init__(
         self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease | NoLease,
-        dataset: Dataset, progress: Callable[[str], None], log_store: Store, log: str | None,
+        dataset: Dataset, progress: Callable[[str], None], log_store: Store, log: str | None, engine: Engine | None,
     ) -> None:  # fmt: skip
         """log_store, log: where the log is, and its filter."""
         self.store, self.request, self.parent, self.seed = store, request, parent, seed
         self.lease, self.dataset, self.progress = lease, dataset, progress
-        self.log_store, self.log = log_store, log
+        self.log_store, self.log, self.engine = log_store, log, engine
 
     def run(self) -> Result:
         # the log becomes a dataset, in one snapshot
@@ -134,15 +143,14 @@ class _TrainingRun:
             self.live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
             selection = self._selection(unit)
             judged = paired_gate.unlearned(unit, selection, self.live.reference)
-            writer = DatasetWriter(
-                unit, reader, self.parent.reward, seed=self.seed, dataset=self.dataset, examination=self._curve(unit)
-            )
             versions = policies.versions(unit, [self.parent.policy.id])
             last_trained = max(int(version.learned_from.get("now", -1)) for version in versions)
             cutoff = Cutoff.of(unit, self.parent.reward)
-            self.report = writer.write(
-                selection, cutoff, since=last_trained, judged_from=judged.first_id or 0, progress=self.lease.renew
-            )
+            writer = DatasetWriter(
+                unit, selection, reader, self.parent.reward, cutoff, seed=self.seed, examination=self._curve(unit),
+                since=last_trained, judged_from=judged.first_id or 0,
+            )  # fmt: skip
+            self.report = writer.write(self.dataset, engine=self.engine, progress=self.lease.renew)
             record = self._record(unit, selection)
             self.outlook = None
             if not self.report.visits:
@@ -318,7 +326,9 @@ class _TrainingRun:
         with self.log_store.read() as unit, bulk.alongside(unit):
             serving = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)
             sides = [targets.trained(unit, candidate, weights), *serving]
-            options: dict[str, Any] = {"gamma": self.request.gamma, "progress": self.lease.renew}
+            options: dict[str, Any] = {
+                "gamma": self.request.gamma, "progress": self.lease.renew, "engine": self.engine
+            }  # fmt: skip
             if extent(unit, of_split).positions > 1 and self.request.weights == SLOT:
                 gain, visits = paired_gate.page_gains(unit, sides, of_split, **options)
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,10 +13,13 @@ from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, conclude, reading
 from rlrec.cli.values import NUMBER, Integer
+from rlrec.cli.workers import workers_options
 from rlrec.errors import quantity
 
+if TYPE_CHECKING:
+    from rlrec.app.evaluate import Workers
+
 MODEL = click.Path(exists=True, dir_okay=False)
-ENGINES = ("local", "dask")
 SHOWN = {
     "target": "target", "version": "version", "group": "group", "estimator": "estimator", "unit": "unit",
     "value": "value", "lower": "lower", "upper": "upper", "lift": "lift over served", "ess": "ess", "n": "rows",
@@ -24,27 +27,6 @@ SHOWN = {
 }  # fmt: skip
 DROP = ("version", "rows", "unit", "reasons", "ess", "lift over served")
 VERDICTS = ("insufficient", "weak", "ok")
-
-
-def workers_options(command: Any) -> Any:
-    """The options that say who works on the partitions of a log."""
-    for option in (
-        click.option(
-            "--scheduler", metavar="ADDRESS", help="Of a Dask cluster that runs, e.g. tcp://127.0.0.1:8786; with "
-            "--engine dask. Without it a cluster of --jobs workers is started on this machine.",
-        ),
-        click.option(
-            "--engine", type=click.Choice(ENGINES), default="local", show_default=True,
-            help="Who works on the log: processes of this machine, or Dask (pip install 'rlrec[cluster]').",
-        ),
-        click.option(
-            "--jobs", type=Integer(1), default=1, show_default=True, metavar="N",
-            help="Processes that work on the log at a time. A log of more than 50,000 decisions has partitions that "
-            "they share; the figures are the same to the last bit.",
-        ),
-    ):  # fmt: skip
-        command = option(command)
-    return command
 
 
 class _Command(click.Command):
@@ -134,9 +116,7 @@ def _joined(_ctx: click.Context, _param: click.Parameter, lists: tuple[str, ...]
     "rlrec evaluate home uniform --estimator rips,sn-iips,pbm:home",
     "rlrec evaluate home uniform --jobs 2",
 )
-def evaluate(
-    store: Store, show: Show, plot: str | None, jobs: int, engine: str, scheduler: str | None, **request: Any
-) -> None:
+def evaluate(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
     """Estimate from the log what policies would have earned.
 
     A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`. All
@@ -213,7 +193,6 @@ def evaluate(
                      (max-t over the same bootstrap, else Bonferroni)
       curve, curve_age_days   the position curve that the estimate rests on (reason
                      position-model), and its age"""
-    workers = app.evaluate.Workers(jobs=jobs, engine=engine, scheduler=scheduler)
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)
     if plot is not None:
         save_plot(plot, app.figures.estimated(estimates, estimates[0].estimate.unit))

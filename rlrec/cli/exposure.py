@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -10,7 +10,11 @@ from rlrec.cli import app
 from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, reading
+from rlrec.cli.workers import workers_options
 from rlrec.errors import quantity
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluate import Workers
 
 ARMS = ("arm", "realised", "expected", "rate", "lower", "upper", "age_days")
 DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floor_share", "young_share")
@@ -23,8 +27,9 @@ DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floo
 @click.option("--reward", metavar="NAME", help="Reward of the rates [default: the policy's, or `default`].")
 @click.option("--position", metavar="CURVE", help="Curve that counts pulls of the rates [default: the policy's].")
 @plot_option
+@workers_options
 @reading("rlrec exposure --policy home --plot home.svg", "rlrec exposure --log since=2026-01-01 --by day --json")
-def exposure(store: Store, show: Show, plot: str | None, **request: Any) -> None:
+def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
     """Show how much of the log each arm had, and how evenly.
 
     Expected exposure sums the probabilities that an arm had at each position of each decision: it has no luck in it.
@@ -43,7 +48,7 @@ def exposure(store: Store, show: Show, plot: str | None, **request: Any) -> None
       young_share      share of slots with an arm added less than 7 days before
       variety          mean distance (1 - cosine) of two arms of a slate, by the
                        features of the catalogue"""
-    result = app.exposure.exposure(store, app.exposure.Request(**request))
+    result = app.exposure.exposure(store, app.exposure.Request(**request), workers)
     if plot is not None:
         save_plot(plot, app.figures.evenness(result) or app.figures.exposed(result))
     catalogue = result["catalogue"]

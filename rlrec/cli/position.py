@@ -12,9 +12,11 @@ from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.values import NAME
+from rlrec.cli.workers import workers_options
 from rlrec.errors import quantity
 
 if TYPE_CHECKING:
+    from rlrec.app.evaluate import Workers
     from rlrec.app.positions import CurveAnswer
 
 
@@ -35,8 +37,9 @@ def position() -> None:
     help="Click model: by position, down to the first click, or on after a click with a probability.",
 )  # fmt: skip
 @plot_option
+@workers_options
 @writing("rlrec position fit home --log policy=home", "rlrec policy create home2 --kind thompson --param position=home")
-def fit(store: Store, show: Show, plot: str | None, **request: Any) -> None:
+def fit(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
     """Estimate the examination of each position against the first one, and store the curve under the next number.
 
     pbm compares neighbouring positions on the arms that the logger might have put at either, with overlap weights from
@@ -45,7 +48,7 @@ def fit(store: Store, show: Show, plot: str | None, **request: Any) -> None:
     nothing is stored and the exit code is 3. Curves never change: NAME means the newest one, NAME@N always the same.
 
     The models are compared by their likelihood on pages that were held out."""
-    _show(show, app.positions.fit(store, app.positions.Request(**request)), plot)
+    _show(show, app.positions.fit(store, app.positions.Request(**request), workers), plot)
 
 
 @position.command("list")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,11 @@ from rlrec.cli.files import plot_option, save_plot
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import NOTHING_STORED, Store, by_name, conclude, notice, stored, suggest_next
 from rlrec.cli.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
+from rlrec.cli.workers import workers_options
 from rlrec.errors import CheckFailed, InputError, quantity
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluate import Workers
 
 CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_number(text))
 
@@ -91,13 +95,20 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     "--dry-run", is_flag=True, help="Train and judge, and store nothing: no version, and no look of the gate."
 )
 @plot_option
+@workers_options
 @stored(
     'rlrec train-pg visits --promote if-better --min-new 1000 || echo "not better"',
     "rlrec train-pg visits --gamma 0.95 --entropy 0.01 --seed 1 --json",
     "rlrec train-pg visits --plot curve.svg",
 )
 def train_pg(
-    store: Store, show: Show, reference: str, shapings: Sequence[tuple[str, str]], plot: str | None, **request: Any
+    store: Store,
+    show: Show,
+    reference: str,
+    shapings: Sequence[tuple[str, str]],
+    plot: str | None,
+    workers: Workers,
+    **request: Any,
 ) -> None:
     """Train a policy gradient on logged sessions, and judge it.
 
@@ -120,7 +131,7 @@ def train_pg(
     gain. Where every epoch is worse than the start, the best one still makes a version, which `--promote always` makes
     live."""
     options = app.train.Request(name=reference, shaping=_shaping(shapings), **request)
-    result = app.train.train(store, options, progress=notice)
+    result = app.train.train(store, options, workers, progress=notice)
     why, training = result.pop("why", None), result.pop("training", None)
     show(result, table=_view(result) if result["trained"] else _untrained(result), flat=[result])
     if result["trained"]:

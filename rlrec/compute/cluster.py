@@ -36,7 +36,11 @@ class Cluster:
             if scheduler is None:
                 start: Any = distributed.LocalCluster
                 self._cluster = start(
-                    n_workers=jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
+                    n_workers=jobs,
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=50,
                 )
         try:
             connect: Any = distributed.Client

@@ -47,9 +47,11 @@ def read(
 
 def _read(unit: Unit, selection: Selection, definition: Reward) -> tuple[list[EndedVisits], UnusedVisits]:
     result, total = [], UnusedVisits()
-    for _, some, batch in ended_visits.batches(unit, selection, definition, Cutoff.of(unit, definition)):
+    cutoff = Cutoff.of(unit, definition)
+    for batch in reader.batches(unit, selection, columns=ended_visits.READ, visits=True):
+        some, unused = ended_visits.usable(batch, definition, cutoff)
         result.append(some)
-        total += batch
+        total += unused
     return [row for row in result if len(row)], total
 
 

@@ -34,12 +34,14 @@ class Reading:
 
     columns: of the log; visits: with the visits of their sessions, and without what only impressions need: slates and
     the support of the loggers. marginals: down to which position slots have a column `logger_marginals`,
-    (n, marginals), as of `LoggerMarginals`; 0: only the contexts that this needs. pairs: with `logger_pairs`, too."""
+    (n, marginals), as of `LoggerMarginals`; 0: only the contexts that this needs. pairs: with `logger_pairs`, too.
+    keys: with those of sessions."""
 
     columns: Collection[str]
     visits: bool = False
     marginals: int | None = None
     pairs: bool = False
+    keys: bool = False
 
 
 class LogReader:
@@ -92,18 +94,17 @@ class LogReader:
             for log, eligible in self._portions(batch, positions):
                 yield self._logged(log, eligible, impressions=False, marginals=positions)
 
-    def partitions(self, columns: Collection[str], *, visits: bool = False) -> Iterator[Iterator[Batch]]:
+    def partitions(self, reading: Reading) -> Iterator[Iterator[Batch]]:
         """The rows of each partition of the log, as the store has them: each is read to its end before the next one."""
-        needed, selection = {*columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
+        needed, selection = {*reading.columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
         return partitions.read(
             self.unit, selection, self.evaluation.partitions, columns=needed, wanted=self.contexts.wanted,
-            visits=visits, keys=selection.splits is not None,
+            visits=reading.visits, keys=reading.keys or selection.splits is not None,
         )  # fmt: skip
 
     def batches(self, reading: Reading) -> Iterator[Batch]:
         """Batches as they are read, with nothing that belongs to them elsewhere."""
-        columns, visits = reading.columns, reading.visits
-        for batches in self.partitions(columns, visits=visits) if self._rows is None else (self._rows,):
+        for batches in self.partitions(reading) if self._rows is None else (self._rows,):
             # what may be worked out anew is counted for each partition, whoever reads it
             self.loggers.forget_support()
             self._inclusions = candidates.DERIVED

@@ -12,6 +12,7 @@ from rlrec.app.evaluation.returns import ReturnUnit
 from rlrec.app.evaluation.targets import Target
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.splits import GATE
+from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope import carry_over, verdicts
 from rlrec.ope.differences import Minus, Relative
@@ -258,16 +259,17 @@ class Gain:
     @classmethod
     def of(
         cls, estimator: str, unit: Unit, sides: Sequence[Target], selection: Selection, *, gamma: float = 1.0,
-        log: str | None = None, progress: Callable[[], None] = lambda: None,
+        log: str | None = None, progress: Callable[[], None] = lambda: None, engine: Engine | None = None,
     ) -> Gain:  # fmt: skip
-        """sides: the candidate and what serves, with one reward; log: the filter; progress: as of `LogReader`."""
+        """sides: the candidate and what serves, with one reward; log: the filter; progress: as of `LogReader`; engine:
+        as of `fold.total`."""
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log)
         choice = estimates.estimators(request)
         evaluation, (rows,), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)
         log_reader.progress = progress
         if sides[0].reward is returns.REWARD:
             rows = ReturnUnit(**vars(rows), followed=returns.followed(unit))
-        partial = fold.total(rows, evaluation, log_reader)
+        partial = fold.total(rows, evaluation, log_reader, engine)
         finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster)
         of_number = {number: each for (number, _), (each,) in finished.items()}
         # loggers count the same on both sides of the difference

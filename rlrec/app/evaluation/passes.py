@@ -39,7 +39,7 @@ def results(reader: LogReader, reading: Reading, work: Pass[R_co], engine: Engin
     """The results of all partitions in their order. engine: None to work on them here."""
     packed, number = packing.pack(work, handle=reader.unit), reader.evaluation.partitions
     folder, progress = reader.unit.folder, reader.unit.progress
-    rows = folder.split(number) if folder else reader.partitions(reading.columns, visits=reading.visits)
+    rows = folder.split(number) if folder else reader.partitions(reading)
     if engine is None:
         for index, batches in enumerate(rows, 1):
             yield result(packed, reader.unit, batches, reader)

@@ -64,12 +64,14 @@ class VisitCarryOverPass:
     def __call__(self, reader: LogReader, /) -> Mapping[int, VisitCarryOverSums]:
         batches = list(reader.batches(_READING))
         batch = Batch.joined(batches) if batches else None
-        return _sums(reader.unit, batch, self.rewards, self.evaluation.arms) if batch is not None else {}
+        return _sums(reader.unit, batch, self.rewards, self.evaluation) if batch is not None else {}
 
 
-def _sums(unit: Unit, batch: Batch, rewards: Mapping[int, Reward], arms: ArmTable) -> dict[int, VisitCarryOverSums]:
+def _sums(
+    unit: Unit, batch: Batch, rewards: Mapping[int, Reward], evaluation: Evaluation
+) -> dict[int, VisitCarryOverSums]:
     """The sums of the persons of a partition, by their selected decisions."""
-    slots, visits = batch.slots, batch.visits
+    slots, visits, arms = batch.slots, batch.visits, evaluation.arms
     assert visits is not None
     of_session, selected = look_up(slots["session_id"], visits["session_id"])
     visits, of_session = take(visits, selected), of_session[selected]
@@ -83,7 +85,7 @@ def _sums(unit: Unit, batch: Batch, rewards: Mapping[int, Reward], arms: ArmTabl
     of_rewards, by_kind = dict[int, VisitCarryOverSums](), reward_log.event_sums(batch, most=KINDS)
     for key, definition in rewards.items():
         rewarded = reward_log.with_rewards(batch, definition)
-        counted = reward_log.mature(slots, definition, now=unit.now) & ~slots["censored"]
+        counted = reward_log.mature(slots, definition, now=evaluation.now) & ~slots["censored"]
         # return of every visit, over its mature decisions
         pages = reward_log.with_page_rewards(batch, rewarded, definition)
         earned = pages.reward * (counted[first] & ~pages.slots["censored"])

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from typing import Any, BinaryIO, cast
 
@@ -114,6 +115,7 @@ def _fields(pa: Any, table: Any, *without: str) -> list[Any]:
     return [pa.field(column.name, _type(pa, column)) for column in table.columns if column.name not in without]
 
 
+@cache
 def schemas(pa: Any) -> dict[str, Any]:
     """The columns of each dataset, in order."""
     at, text = pa.timestamp("us", "UTC"), pa.string()
@@ -150,7 +152,8 @@ def table(pa: Any, folder: str, path: str, columns: Sequence[str]) -> Any:
             file = pa.parquet.ParquetFile(opened)
             paths = [file.schema.column(index).path for index in range(len(file.schema))]
             stored = {path.partition(".")[0] for path in paths} | {_field(path) for path in paths}
-            for name in columns:
+            expected = schemas(pa).get(path.partition("/")[0], ())
+            for name in (*(field.name for field in expected), *columns):
                 if name not in stored:
                     raise RlrecError(f"{where} has no column {name}", hint="export the log to another folder")
             nested = [path for path in paths if _field(path) in columns]

@@ -99,7 +99,7 @@ class FolderLog(LogFolder):
     def _selected(self, selection: Selection) -> SelectionCounts:
         key = repr(selection)
         if key not in self._counts:
-            self._counts[key] = reduce(SelectionCounts.__add__, self._sum(lambda part: part.counts(selection)))
+            self._counts[key] = reduce(SelectionCounts.__add__, self._sum(lambda bucket: bucket.counts(selection)))
         return self._counts[key]
 
     def any_user(self) -> bool:
@@ -112,7 +112,9 @@ class FolderLog(LogFolder):
         return any(self._sum(lambda bucket: bucket.any_row(name)))
 
     def oldest_running(self, **times: int) -> int | None:
-        return min((at for at in self._sum(lambda part: part.oldest_running(**times)) if at is not None), default=None)
+        return min(
+            (at for at in self._sum(lambda bucket: bucket.oldest_running(**times)) if at is not None), default=None
+        )
 
     def largest(self, kinds: Collection[str], *, of_slots: bool) -> dict[str, float]:
         largest: dict[str, float] = {}

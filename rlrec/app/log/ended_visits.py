@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,15 +121,6 @@ class Cutoff:
     def over(self, visits: Columns) -> Flags:
         """Whether each visit is old enough, (s,)."""
         return (self.mature_from(visits) < self.now) & (visits["started_at"] < self.started)
-
-
-def batches(
-    unit: Unit, selection: reader.Selection, definition: Reward, cutoff: Cutoff, *, columns: Collection[str] = READ,
-    keys: bool = False,
-) -> Iterator[tuple[reader.Batch, EndedVisits, UnusedVisits]]:  # fmt: skip
-    """The selected log as visits, batch by batch, with the batch each comes from and what became of the others."""
-    for batch in reader.batches(unit, selection, columns=columns, visits=True, keys=keys):
-        yield (batch, *usable(batch, definition, cutoff))
 
 
 def usable(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:

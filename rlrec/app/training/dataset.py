@@ -6,10 +6,10 @@ another order trains the same parameters. Some 40 bytes a visit are in memory, a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,12 @@ class VisitRows:
 
     def __len__(self) -> int:
         return len(self.name)
+
+    def packed(self) -> Self:
+        """The same rows as they are written."""
+        kinds = {**DECISION, **SLOT, **ARM}
+        columns: dict[str, Any] = {name: np.asarray(getattr(self, name), kind) for name, kind in kinds.items()}
+        return replace(self, **columns)
 
     @property
     def start(self) -> Ids:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from rlrec import ope
 from rlrec.app.distributions.trained import Trained
+from rlrec.app.evaluation import passes
 from rlrec.app.evaluation.fixed_loggers import FixedLoggers, LoggersMet
+from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.log_rows import clusters
+from rlrec.app.evaluation.request import Evaluation, Request
 from rlrec.app.log import ended_visits, stored_contexts
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
 from rlrec.app.log.splits import GATE, TRAIN, TUNE, owner_splits
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.app.training.holdout_value import ESTIMATOR
 from rlrec.arrays import Flags, Ids, distinct, take
+from rlrec.compute import Engine
 from rlrec.ope.sessions import SessionFold
+from rlrec.ope.strata import OTHERS, Stratum
 from rlrec.policy.features import Sparse
 from rlrec.policy.gradient import by_row
-from rlrec.records import Reward
-from rlrec.store import Unit, arms, contents, reader, sessions, settings
+from rlrec.records import Reward, Sums, add_each
+from rlrec.store import Unit, arms, contents, sessions, settings
 from rlrec.store.reader import Batch, Selection
 
 # Columns that are read of every impression.
@@ -32,24 +37,12 @@ READ = (
     "arm_id", "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded", "created_at",
     "policy_id", "version_id", "variant_id", "user_id", "user_digest", "session_digest", "keep_probability",
 )  # fmt: skip
-
-COUNTED = (
-    "unnamed",
-    "unrecorded",
-    "endless",
-    "last_id",
-    "visits",
-    "gate",
-    "slots",
-    "new",
-    "rewarded",
-)  # of WriteReport
 UNWEIGHED = 700.0  # a log propensity beside which every weight is next to nothing
 CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class WriteReport:
+class WriteReport(Sums):
     """Which visits of a log went into a dataset, and why others did not.
     unused: those that are not over, incomplete, or without propensities; unnamed: those of a session that got a user of
     another split later; unrecorded: those without stored states; endless: those too long to be judged.
@@ -69,6 +62,10 @@ class WriteReport:
     new: int = 0
     rewarded: int = 0
 
+    def __add__(self, other: Self) -> Self:
+        largest, last_id = max(self.largest, other.largest), max(self.last_id, other.last_id)
+        return replace(super().__add__(other), largest=largest, last_id=last_id)
+
 
 class VisitNames(NamedTuple):
     """One a visit, (s,): its split, digests of its cluster (the user where one is known) and of the visit itself."""
@@ -82,68 +79,83 @@ class VisitNames(NamedTuple):
         return VisitNames(*(column[visits] for column in self))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WrittenVisits:
+    """The visits of a partition of the log, and what there is to say of them. strata, met: as of `Dataset`."""
+
+    report: WriteReport
+    rows: Sequence[VisitRows]
+    strata: Sequence[Stratum]
+    met: Mapping[int, LoggersMet]
+
+
 class DatasetWriter:
-    """Writes a log into a dataset, batch by batch. seed: of the digests of visits, so of the batches they fall into.
-    examination: of positions, by which what slots earned by themselves is divided."""
+    """The pass over a log that makes visits of it, as they are written to a dataset. seed: of the digests of visits, so
+    of the batches they fall into. examination: of positions, by which what slots earned by themselves is divided.
+    since: visits that could not be used at this time are new. judged_from: decision from which on visits choose the
+    epoch and are the gate's; earlier ones can only teach."""
 
     def __init__(
-        self, unit: Unit, reader: Trained, reward: Reward, *, seed: int, dataset: Dataset,
-        examination: Sequence[float] = (),
+        self, unit: Unit, selection: Selection, reader: Trained, reward: Reward, cutoff: Cutoff, *, seed: int,
+        examination: Sequence[float] = (), since: int = -1, judged_from: int = 0,
     ) -> None:  # fmt: skip
-        self.unit, self.reader, self.reward, self.seed, self.dataset = unit, reader, reward, seed, dataset
-        self.examination = examination
+        self.unit, self.reader, self.reward, self.cutoff, self.seed = unit, reader, reward, cutoff, seed
+        self.examination, self.since, self.judged_from = examination, since, judged_from
+        self.evaluation = Evaluation.of(unit, Request(targets=()), selection)
         self.salt = settings.get(unit).split_salt
         ordered = sorted(arms.every(unit), key=lambda arm: arm.key)
         self.arms: Ids = np.array([arm.id for arm in ordered], np.int64)
         self._order = np.argsort(self.arms)
         self._catalogues: dict[int, Catalogue] = {}  # by epoch
+        self._loggers = FixedLoggers.of(unit, selection, self.evaluation.extent)
+        self._most = self._most_loggers(self.evaluation.extent.steps)
+        self._strata: Sequence[Stratum] = (OTHERS,)
+        self._met: dict[int, LoggersMet] = {}
+        lessons = (name for lesson in self._loggers.every_lesson for name in lesson.columns)
+        self._reading = Reading(columns={*READ, *lessons}, visits=True, keys=True)
 
-    def write(
-        self, selection: Selection, cutoff: Cutoff, *, since: int = -1, judged_from: int = 0,
-        progress: Callable[[], None] | None = None,
-    ) -> WriteReport:  # fmt: skip
-        """Write what of the selected log can be used. since: visits that could not be used at this time are new.
-        judged_from: decision from which on visits choose the epoch and are the gate's; earlier ones can only teach."""
-        extent = reader.extent(self.unit, selection)
-        self._loggers = FixedLoggers.of(self.unit, selection, extent)
-        self._most = self._most_loggers(extent.steps)
-        total = dict.fromkeys(COUNTED, 0)
-        unused, largest = UnusedVisits(), 0.0
-        columns = {*READ, *(name for lesson in self._loggers.every_lesson for name in lesson.columns)}
-        log = ended_visits.batches(self.unit, selection, self.reward, cutoff, columns=columns, keys=True)
-        for batch, visits, unused_of_batch in log:
-            unused += unused_of_batch
+    def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
+        """Write what of the selected log can be used. engine: as of `passes.results`."""
+        report = WriteReport(unused=UnusedVisits())
+        log_reader = LogReader(self.unit, self.evaluation, progress=progress)
+        for written in passes.results(log_reader, self._reading, self, engine):
+            for rows in written.rows:
+                dataset.add(rows)
+            if written.rows:
+                dataset.strata, dataset.met = written.strata, add_each(dataset.met, written.met)
+            report += written.report
+            progress()
+        return report
+
+    def __call__(self, log_reader: LogReader, /) -> WrittenVisits:
+        """The visits of a partition that can be used."""
+        report, rows = WriteReport(unused=UnusedVisits()), list[VisitRows]()
+        for batch in log_reader.batches(self._reading):
+            visits, unused = ended_visits.usable(batch, self.reward, self.cutoff)
+            report += WriteReport(unused=unused)
             if not len(visits):
                 continue
             # which visits have states, a split that is still right, and an end
             names = self._names(batch, visits)
             recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
             same, short = names.split == visits.per_visit("split"), np.diff(visits.start) <= ended_visits.LONGEST
-            total["unrecorded"] += int((~recorded).sum())
-            total["unnamed"] += int((recorded & ~same).sum())
-            total["endless"] += int((recorded & same & ~short).sum())
             usable = recorded & same & short
+            report += WriteReport(
+                unused=UnusedVisits(), unrecorded=int((~recorded).sum()), unnamed=int((recorded & ~same).sum()),
+                endless=int((recorded & same & ~short).sum()),
+            )  # fmt: skip
             visits, names = visits.take(usable), names.take(usable)
             if len(visits):
-                later = visits.slots["decision_id"][visits.begins] >= judged_from
+                later = visits.slots["decision_id"][visits.begins] >= self.judged_from
                 written = (names.split == TRAIN) | (names.split == TUNE) & later
-                self._add(visits.take(written), names.take(written))
-                total["gate"] += int(((names.split == GATE) & later).sum())
-                total["visits"] += len(visits)
-                total["slots"] += int(visits.first[-1])
-                total["new"] += int((visits.mature_from > since).sum())
-                total["rewarded"] += int((~visits.default).sum())
-                largest = max(largest, float(np.abs(visits.reward).max()))
-                total["last_id"] = max(total["last_id"], int(visits.slots["decision_id"].max()))
-            if progress is not None:
-                progress()
-        return WriteReport(unused=unused, largest=largest, **total)
-
-    def _add(self, visits: EndedVisits, names: VisitNames) -> None:
-        """Write visits, in portions."""
-        if len(visits):
-            for portion in self._portions(visits):
-                self.dataset.add(self._rows(visits.take(portion), names.take(portion)))
+                rows += self._portions(visits.take(written), names.take(written))
+                report += WriteReport(
+                    unused=UnusedVisits(), gate=int(((names.split == GATE) & later).sum()), visits=len(visits),
+                    slots=int(visits.first[-1]), new=int((visits.mature_from > self.since).sum()),
+                    rewarded=int((~visits.default).sum()), largest=float(np.abs(visits.reward).max()),
+                    last_id=int(visits.slots["decision_id"].max()),
+                )  # fmt: skip
+        return WrittenVisits(report=report, rows=rows, strata=self._strata, met=self._met)
 
     def _most_loggers(self, steps: int) -> int:
         """How many loggers can be weighed, as `evaluate` reckons, in visits of so many decisions."""
@@ -152,16 +164,16 @@ class DatasetWriter:
         self._spanning = sessions.any_user(self.unit)
         return SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spanning=self._spanning).most_loggers
 
-    def _strata(self, visits: EndedVisits, split: Ids) -> Ids:
+    def _stratum(self, visits: EndedVisits, split: Ids) -> Ids:
         """The index of the stratum of each visit, (s,), as `evaluate` sorts them."""
         slots = visits.slots | {"cluster": clusters(visits.slots, "user")}
         strata = self._loggers.strata(slots, visits.begins, spanning=self._spanning, most=self._most)
-        self.dataset.strata = strata.strata
+        self._strata = strata.strata
         if len(strata.strata) > 1:
             of_slot = np.repeat(split, np.diff(np.r_[visits.begins, len(slots["cluster"])]))
             for number in np.unique(split).tolist():
                 met = LoggersMet(learned=self._loggers.met(take(slots, of_slot == number)), mixed=strata.mixed)
-                self.dataset.met[number] = self.dataset.met.get(number, LoggersMet()) + met
+                self._met[number] = self._met.get(number, LoggersMet()) + met
         return strata.codes
 
     def _names(self, batch: Batch, visits: EndedVisits) -> VisitNames:
@@ -174,11 +186,15 @@ class DatasetWriter:
         clusters = [f"user/{user}" if user else f"session/{key}" for user, key in zip(users, session_keys, strict=True)]
         return VisitNames(owner_splits(self.salt, keys)[row], _digests(clusters), _digests(names))
 
-    def _portions(self, visits: EndedVisits) -> Iterator[Flags]:
+    def _portions(self, visits: EndedVisits, names: VisitNames) -> Iterator[VisitRows]:
+        """The rows of visits, in portions of so many arms of eligible sets."""
+        if not len(visits):
+            return
         sizes = contents.set_sizes(self.unit, set(visits.per_decision("eligible_id").tolist()))
         portions = min(-(-sum(sizes.values()) // CELLS), len(visits))
         number = np.arange(len(visits)) * portions // len(visits)
-        return (number == portion for portion in range(portions))
+        for portion in range(portions):
+            yield self._rows(visits.take(number == portion), names.take(number == portion)).packed()
 
     def _rows(self, visits: EndedVisits, names: VisitNames) -> VisitRows:
         slots, first = visits.slots, visits.first
@@ -203,7 +219,7 @@ class DatasetWriter:
             logged = np.where(np.isinf(examined), UNWEIGHED, logged)  # below the end of the curve
         return VisitRows(
             eligible_sets=sets, name=names.name.view(np.uint64), split=names.split, cluster=names.cluster,
-            stratum=self._strata(visits, names.split), length=np.diff(visits.start), eligible=of_decision,
+            stratum=self._stratum(visits, names.split), length=np.diff(visits.start), eligible=of_decision,
             size=np.diff(first),
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
