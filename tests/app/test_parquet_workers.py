@@ -1,0 +1,210 @@
+"""Workers read the partitions of a folder themselves: every command has the figures of the store, whoever works."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlrec.app import exposure, positions, train
+from rlrec.app.evaluation import passes
+from rlrec.app.evaluation.passes import HERE, StoreRunner, Workers
+from rlrec.app.imports.parquet_log import FolderLog
+from rlrec.errors import RlrecError
+from rlrec.store import beliefs
+from tests.app import logs
+from tests.app.test_parquet_files import export, judged, prepare, serve
+from tests.conftest import Run, runner
+
+pytestmark = pytest.mark.slow
+TWO = Workers(jobs=2)
+
+
+@pytest.fixture(autouse=True)
+def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    logs.in_batches(monkeypatch, 60)
+
+
+def exposed(db: str, log: str | None, workers: Workers) -> Any:
+    with closing(logs.at(db, 1e6)) as store:
+        return exposure.exposure(store, exposure.Request(log=log, by="day"), workers)
+
+
+def fitted(db: str, log: str | None, workers: Workers) -> Any:
+    with closing(logs.at(db, 1e6)) as store:
+        answer = positions.fit(store, positions.Request(name="curve", log=log), workers)
+    return {name: value for name, value in answer.items() if name not in ("log", "number")}
+
+
+def trained(db: str, log: str | None, workers: Workers) -> list[float]:
+    """The parameters of a new version, and what the gate says of it."""
+    request = train.Request(name="pg", log=log, seed=1, epochs=3, batch=20)
+    with closing(logs.at(db, 1e6)) as store:
+        answer: dict[str, Any] = dict(train.train(store, request, workers))
+        with store.read() as unit:
+            version = int(unit.ask_value("SELECT max(id) FROM version"))
+            text = unit.ask_value("SELECT parameters FROM version WHERE id = ?", version)
+            packed = b"".join(row.weights for row in beliefs.weights(unit, version))
+    figures = [answer[name] for name in ("sessions", "gate_sessions", "tune_estimate", "ess_wanted")]
+    shared = json.loads(text)["shared"]
+    return [*memoryview(packed).cast("d"), *(x for row in shared.values() for x in flat(row)), *figures]
+
+
+def flat(values: Any) -> list[float]:
+    return [x for value in values for x in flat(value)] if isinstance(values, list) else [values]
+
+
+COMMANDS: dict[str, Callable[[str, str | None, Workers], Any]] = {
+    "exposure": exposed, "position fit": fitted, "train-pg": trained,
+}  # fmt: skip
+
+
+def test_training_on_a_folder_gives_the_parameters_of_the_store(db: str, tmp_path: Path) -> None:
+    logs.create(prepare(db), "pg", "gradient", minutes=3)
+    export(db, tmp_path / "log")
+    log = f"parquet:{tmp_path / 'log'}"
+    expected = pytest.approx(trained(db, None, HERE), rel=1e-12, abs=1e-15)
+    for of_log, workers in ((None, TWO), (log, HERE), (log, TWO), (log, Workers(engine="dask"))):
+        assert trained(db, of_log, workers) == expected
+
+
+@pytest.mark.parametrize("command", ["exposure", "position fit"])
+def test_workers_have_the_figures_of_the_store(sqlite_db: str, tmp_path: Path, command: str) -> None:
+    export(prepare(sqlite_db), tmp_path / "log")
+    run, log = COMMANDS[command], f"parquet:{tmp_path / 'log'}"
+    expected = run(sqlite_db, None, HERE)
+    assert [run(sqlite_db, None, TWO), run(sqlite_db, log, HERE), run(sqlite_db, log, TWO)] == [expected] * 3
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_needs_no_row_of_the_store(sqlite_db: str, tmp_path: Path, command: str) -> None:
+    logs.create(prepare(sqlite_db), "pg", "gradient", minutes=3)
+    export(sqlite_db, tmp_path / "log")
+    log = f"parquet:{tmp_path / 'log'}"
+    expected, estimates = COMMANDS[command](sqlite_db, log, HERE), judged(sqlite_db, log=log)
+    pruned = runner(sqlite_db)("--now", "2026-03-01T00:00:00Z", "db", "prune", "--before", "2026-02-20", "--yes")
+    assert pruned.exit_code == 0, pruned.stderr
+    assert COMMANDS[command](sqlite_db, log, HERE) == expected
+    assert judged(sqlite_db, log=log) == estimates
+
+
+def test_a_user_who_came_after_the_export_takes_the_session_along(db: str, tmp_path: Path) -> None:
+    """Its first decisions lie in the bucket of the session, its later ones in that of the user."""
+    logs.catalogue(db, 5)
+    for name, kind in (("log", "thompson"), ("lin", "lin-thompson")):
+        logs.create(db, name, kind, floor="0.2")
+    for number, users in enumerate((None, 30)):  # the same sessions once more
+        logs.serve(db, "log", pages=200, rates=(0.1, 0.5, 0.2, 0.3, 0.4), size=2, users=users, start=1 + 10 * number)
+        export(db, tmp_path / "log")
+    log = f"parquet:{tmp_path / 'log'}"
+    with closing(logs.at(db, 1e6)) as store, store.read() as unit:
+        moved = FolderLog(unit, str(tmp_path / "log"))._moved
+        assert {len(column) for column in moved} == {100}
+    assert judged(db, log=log) == judged(db) == judged(db, log=log, workers=TWO)
+
+
+def test_all_that_imports_hold_beside_slates_is_read(run: Run, db: str, tmp_path: Path) -> None:
+    lines = [
+        {
+            "session": f"s{n // 2}", "user": f"u{n // 4}", "at": f"2026-01-01T00:{n % 60:02d}:00Z", "step": n % 2,
+            "context": {"hour": n % 3}, "eligible": ["a", "b", "c"],
+            "events": [{"kind": "click", "position": 1}] * (n % 2), "keep_probability": 0.5,
+            "features": {"b": {"price": n}},
+            "slate": [{"arm": "ab"[n % 2], "propensity": 0.5}], "support": {"a": 0.5, "b": 0.5, "c": 0.0},
+        }
+        for n in range(40)
+    ]  # fmt: skip
+    slates = [
+        {
+            "session": f"t{n}", "at": "2026-01-02T00:00:00Z", "eligible": ["a", "b", "c"],
+            "slate": [{"arm": "a", "propensity": 0.5}, {"arm": "c", "propensity": 1}],
+            "slot_sets": [["a", "b"], ["a", "c"]], "events": [{"kind": "click", "position": 2}] * (n % 2),
+        }
+        for n in range(20)
+    ]  # fmt: skip
+    text = "".join(json.dumps(line) + "\n" for line in [*lines, *slates])
+    assert run("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=text).exit_code == 0
+    run("policy", "create", "one", "--kind", "lin-thompson")
+    served = run("recommend", "--policy", "one", "--session", "z", "--json")
+    assert served.exit_code == 0, served.stderr
+    export(db, tmp_path / "log")
+    words = ("evaluate", "uniform", "one", "--estimator", "impression,sips", "--by", "hour", "--json")
+    of_store = run(*words, "--log", "since=2026-01-01")
+    of_folder = run(*words, "--log", f"parquet:{tmp_path / 'log'},since=2026-01-01")
+    assert of_store.exit_code == 0, of_store.stderr
+    assert (of_folder.stdout, of_folder.stderr) == (of_store.stdout, of_store.stderr)
+
+
+class Meeting(StoreRunner):
+    """A runner whose first partition in each process waits until another process has begun one."""
+
+    def __call__(self, task: bytes, partition: Any, /) -> Any:
+        folder = Path(os.environ["MEETING"])
+        (folder / str(os.getpid())).touch()
+        patience = time.monotonic() + 60
+        while len(os.listdir(folder)) < 2 and time.monotonic() < patience:
+            time.sleep(0.01)
+        return super().__call__(task, partition)
+
+
+@pytest.mark.parametrize("engine", ["local", "dask"])
+def test_two_workers_work_at_once(sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    export(prepare(sqlite_db), tmp_path / "log")
+    (tmp_path / "met").mkdir()
+    monkeypatch.setenv("MEETING", str(tmp_path / "met"))
+    monkeypatch.setattr(passes, "StoreRunner", Meeting)
+    began = time.monotonic()
+    assert judged(sqlite_db, log=f"parquet:{tmp_path / 'log'}", workers=Workers(jobs=2, engine=engine)) == judged(
+        sqlite_db
+    )
+    assert len(os.listdir(tmp_path / "met")) == 2
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("command", ["evaluate uniform", "train-pg pg", "exposure", "position fit curve"])
+def test_a_folder_that_breaks_ends_the_command_in_a_line(sqlite_db: str, tmp_path: Path, command: str) -> None:
+    """A file that is cut in half is met by a worker."""
+    logs.create(prepare(sqlite_db), "pg", "gradient", minutes=3)
+    folder = tmp_path / "log"
+    export(sqlite_db, folder)
+    path = max((folder / "events").rglob("*.parquet"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = runner(sqlite_db)(
+        "--now", "2026-03-01T00:00:00Z", *command.split(), "--log", f"parquet:{folder}", "--jobs", "2"
+    )  # fmt: skip
+    assert (result.exit_code, f"cannot read {path}" in result.stderr) == (1, True), result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_folder_that_vanishes_in_the_middle_is_named(
+    sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(prepare(sqlite_db), tmp_path / "log")
+    partitions_of = FolderLog.split
+
+    def vanishing(self: FolderLog, number: int) -> Any:
+        for index, partition in enumerate(partitions_of(self, number)):
+            if number < 64 and index == 1:
+                shutil.rmtree(tmp_path / "log")
+            yield partition
+
+    monkeypatch.setattr(FolderLog, "split", vanishing)
+    with pytest.raises(RlrecError, match=f"cannot read {tmp_path / 'log'}"):
+        judged(sqlite_db, log=f"parquet:{tmp_path / 'log'}")
+
+
+def test_a_row_that_is_asked_of_the_store_is_refused(sqlite_db: str, tmp_path: Path) -> None:
+    export(prepare(sqlite_db), tmp_path / "log")
+    serve(sqlite_db, pages=10, seed=3, start=2_000)
+    with closing(logs.at(sqlite_db, 1e6)) as store:
+        with store.read() as unit:
+            store.folder = FolderLog(unit, str(tmp_path / "log"))
+        with store.read() as unit, pytest.raises(RlrecError, match="cannot answer SELECT id FROM decision"):
+            unit.ask("SELECT id FROM decision LIMIT 1")
