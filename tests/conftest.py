@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import sys
@@ -196,20 +197,26 @@ def sqlite_db(tmp_path: Path, sqlite_template: Path) -> str:
     return str(path)
 
 
-_filled: dict[tuple[object, ...], bytes] = {}
+_filled_files: dict[tuple[object, ...], bytes] = {}
+_filled_databases: dict[tuple[object, ...], str] = {}
 
 
 def filled(db: str, fill: Callable[..., object], *words: object) -> Run:
-    """A runner on an empty store after `fill(db, *words)`. It runs once: later stores on SQLite are copies of the file.
-    On PostgreSQL it runs each time."""
-    key, copied = (fill, *words), "://" not in db
-    if copied and key in _filled:
-        Path(db).write_bytes(_filled[key])
+    """A runner on an empty store after `fill(db, *words)`. It runs once: later stores are copies of the file, or of the
+    database."""
+    key, url = (fill, *words), re.fullmatch(r"(.*/)(\w+)(\?.*)", db) if "://" in db else None
+    if url and key in _filled_databases:
+        _create(f"{url[1]}{{}}{url[3]}", url[2], _filled_databases[key])
+    elif not url and key in _filled_files:
+        Path(db).write_bytes(_filled_files[key])
     else:
         with draws_of(f"{fill.__module__}.{fill.__qualname__}{words}"):
             fill(db, *words)
-    if copied:
-        _filled[key] = Path(db).read_bytes()
+        if url:
+            _filled_databases[key] = f"filled{len(_filled_databases)}"
+            _create(f"{url[1]}{{}}{url[3]}", _filled_databases[key], url[2])
+        else:
+            _filled_files[key] = Path(db).read_bytes()
     return runner(db)
 
 

@@ -16,7 +16,7 @@ from rlrec import ope
 from rlrec.app import evaluate
 from rlrec.store import Store
 from tests.app import logs
-from tests.conftest import runner
+from tests.conftest import filled, runner
 
 SAMPLE = Path(__file__).parents[2] / "sample_data"
 NAMES = [f"a{number}" for number in range(6)]
@@ -39,29 +39,32 @@ def check_equal(left: Sequence[Mapping[str, Any]], right: Sequence[Mapping[str, 
 # -- a log without users: every line is a session of its own --
 
 
-def import_obd(db: str, text: bytes, folder: Path) -> str:
-    path, run = folder / "random.csv", runner(db)
-    path.write_bytes(text)
-    assert run("import-log", path, "--layout", "obd", "--policy", "random").exit_code == 0
+def import_obd(db: str, *, reverse: bool) -> None:
+    head, *lines = gzip.decompress((SAMPLE / "random_all.csv.gz").read_bytes()).splitlines(keepends=True)
+    text, run = b"".join([head, *(reversed(lines) if reverse else lines)]), runner(db)
+    assert run("import-log", "-", "--layout", "obd", "--policy", "random", stdin=text).exit_code == 0
     prior = f"{SAMPLE}/bts_all_prior.csv"
     assert run("policy", "create", "ts", "--kind", "thompson", "--prior", prior).exit_code == 0
-    return db
 
 
 @pytest.fixture(scope="module")
 def obd(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> str:
     """The Open Bandit sample as it comes."""
-    folder = tmp_path_factory.mktemp("order")
-    (folder / "forward.db").write_bytes(sqlite_template.read_bytes())
-    text = gzip.decompress((SAMPLE / "random_all.csv.gz").read_bytes())
-    return import_obd(str(folder / "forward.db"), text, folder)
+    path = tmp_path_factory.mktemp("order") / "forward.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    import_obd(str(path), reverse=False)
+    return str(path)
+
+
+def reversed_obd(db: str) -> None:
+    import_obd(db, reverse=True)
 
 
 @pytest.fixture
-def backward(db: str, tmp_path: Path) -> str:
+def backward(db: str) -> str:
     """The same with its lines reversed, on either database."""
-    head, *lines = gzip.decompress((SAMPLE / "random_all.csv.gz").read_bytes()).splitlines(keepends=True)
-    return import_obd(db, b"".join([head, *reversed(lines)]), tmp_path)
+    filled(db, reversed_obd)
+    return db
 
 
 @pytest.mark.slow
@@ -75,7 +78,7 @@ def test_a_reversed_log_gives_the_same_figures(obd: str, backward: str, cluster:
 
 
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> list[str]:
+def lines(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> tuple[str, ...]:
     """An exported log of slates for users, who come in sessions of two pages."""
     path = tmp_path_factory.mktemp("lines") / "served.db"
     path.write_bytes(sqlite_template.read_bytes())
@@ -83,33 +86,35 @@ def lines(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> li
     logs.create(str(path), "ts", "thompson", floor="0.2")
     rates, contexts = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3), [{"hour": hour / 7} for hour in range(5)]
     logs.serve(str(path), "ts", pages=600, rates=rates, size=2, group=200, users=40, contexts=contexts)
-    return runner(str(path))("export-log", "-").stdout.splitlines()
+    return tuple(runner(str(path))("export-log", "-").stdout.splitlines())
 
 
-def import_lines(db: str, lines: Sequence[str], names: Sequence[str]) -> str:
+def import_lines(db: str, lines: tuple[str, ...], order: tuple[int, ...] | None = None) -> None:
+    """Import them and the arms, or the lines in this order, and the arms reversed."""
     run = runner(db)
+    names = NAMES[::-1] if order else NAMES
     arms = "".join(json.dumps({"arm": name, "features": {"size": int(name[1:])}}) + "\n" for name in names)
     assert run("arm", "import", "-", stdin=arms).exit_code == 0
-    log = "".join(line + "\n" for line in lines)
+    log = "".join(f"{lines[number]}\n" for number in order or range(len(lines)))
     assert run("import-log", "-", "--layout", "jsonl", "--policy", "log", stdin=log).exit_code == 0
     for name, params in {"lin": [], "shared": ["--param", "model=shared", "--param", "samples=50"]}.items():
         options = ("policy", "create", name, "--kind", "lin-thompson", *params, "--from-log", "policy=log")
         assert run(*options).exit_code == 0
-    return db
 
 
 @pytest.fixture(scope="module")
-def forward(lines: list[str], tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> str:
+def forward(lines: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> str:
     path = tmp_path_factory.mktemp("forward") / "forward.db"
     path.write_bytes(sqlite_template.read_bytes())
-    return import_lines(str(path), lines, NAMES)
+    import_lines(str(path), lines)
+    return str(path)
 
 
 @pytest.fixture
-def shuffled(lines: list[str], db: str) -> str:
+def shuffled(lines: tuple[str, ...], db: str) -> str:
     """The same lines, and the arms, in another order."""
-    order = np.random.default_rng(5).permutation(len(lines))
-    return import_lines(db, [lines[number] for number in order], NAMES[::-1])
+    filled(db, import_lines, lines, tuple(np.random.default_rng(5).permutation(len(lines)).tolist()))
+    return db
 
 
 @pytest.mark.slow
