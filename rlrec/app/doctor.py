@@ -42,6 +42,7 @@ CHECKS = {
     "waiting": ("policies", "policies"),
 }
 
+PARTS = "of 5 parts of the audit"
 COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # names of the counts of tables; of others a plural in -s
 
 
@@ -95,13 +96,16 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
         if store.now is None:
             clock.check(unit, findings=findings)
         tested = derived = 0
-        for check in (dangling, visit_histories, returned_users):
+        for number, check in enumerate((dangling, visit_histories, returned_users), 1):
+            unit.progress(PARTS, number, None)
             with findings.unreadable(check.CHECK, "store"):
                 check.check(unit, findings=findings)
+        unit.progress(PARTS, 4, None)
         with findings.unreadable("beliefs", "store"):
             for policy in policies.all_policies(unit):
                 with findings.unreadable("beliefs", f"policy {policy.name}"):
                     tested += _policy(unit, policy, findings, catalogue)
+        unit.progress(PARTS, 5, None)
         with findings.unreadable("propensities", "store"):
             derived = _propensities(unit, request, findings)
     checked = {COUNTED.get(table, f"{table}s"): count for table, count in counts.items()}

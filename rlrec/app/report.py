@@ -27,6 +27,7 @@ JUDGED, EXPOSED = 100_000, 10_000  # newest decisions that estimates and exposur
 GAP = 28  # days without a decision that end what is shown over time
 LONGEST = {"hour": 2, "day": 45, "week": 728}  # days that are shown by this period, at most
 TARGETS, BELIEFS, EXPERIMENTS, CURVES, TRAINED = 6, 4, 5, 3, 3  # of the most used, or the newest
+PARTS = 8
 PER_IMPRESSION, PER_SESSION = "snips", "wdr"
 UNIFORM = "uniform"
 
@@ -118,7 +119,7 @@ class _Gathering:
         self.every = {each.id: each for each in policies.all_policies(unit)}
         live = policies.live(unit, [each.name for each in self.every.values()])
         self.live = {each.version.policy.id: each.version for each in live.values()}
-        self.served = self._count_traffic()
+        self.served, self._parts = self._count_traffic(), set[str]()
         self._bounds = {size: reader.newest_at(unit, self.selection, size) for size in (JUDGED, EXPOSED)}
 
     def _count_traffic(self) -> Counter[int]:
@@ -158,6 +159,8 @@ class _Gathering:
 
     def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """A part, or None and a remark that says why there is none."""
+        self._parts.add(name)
+        self.unit.progress(f"of {PARTS} parts of the page", len(self._parts), None)
         try:
             return work(*args, **kwargs)
         except StoreBusy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 
 from rlrec.cli import app
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, conclude, stored
+from rlrec.cli.shared import NOTHING_STORED, Store, conclude, dry_run_option, notice, rehearsal, stored
 from rlrec.cli.values import Integer
 from rlrec.errors import CheckFailed, quantity
 
@@ -26,8 +27,9 @@ COLUMNS = ("check", "severity", "subject", "detail")
 )  # fmt: skip
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the sample.")
 @click.option("--repair-clock", is_flag=True, help="Put decisions ahead of the database's clock back, up to now.")
-@stored("rlrec doctor --json", "rlrec doctor --repair-clock")
-def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None:
+@dry_run_option
+@stored("rlrec doctor --json", "rlrec doctor --repair-clock --dry-run")
+def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **request: Any) -> None:
     """Audit the store: beliefs, propensities, draws, references, time.
 
     Nothing is changed; that it ran, and what it found, is noted for `rlrec status`. An error is exit 3; warnings are
@@ -41,12 +43,17 @@ def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None
     from rlrec.app.audit.clock import repair
 
     if repair_clock:
-        show(repair(store))
+        with rehearsal(store) if dry_run else nullcontext():
+            moved = repair(store)
+        show(moved)
         return
 
     options = app.doctor.Request(**request)
     report = app.doctor.doctor(store, options)
-    app.doctor.note(store, options, report)
+    if dry_run:
+        notice(NOTHING_STORED)
+    else:
+        app.doctor.note(store, options, report)
     if show.format == "ndjson":
         show(report.findings)
     else:

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from rlrec.cli.views import terminal_columns
 
-PATIENCE_S = 1.0  # what takes no longer shows nothing
+PATIENCE_S = 1.0  # a command that takes no longer shows nothing
 PAUSE_S = 0.2
 
 
@@ -18,7 +18,7 @@ class ProgressLine:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._what, self._rows = "", 0
-        self._began = self._written = time.monotonic()
+        self._start = self._began = self._written = time.monotonic()
         self._visible = False
 
     def __call__(self, what: str, rows: int, share: float | None) -> None:
@@ -29,11 +29,13 @@ class ProgressLine:
             self._began = now
         self._what, self._rows = what, rows
         took = now - self._began
-        if took < PATIENCE_S or now - self._written < PAUSE_S:
+        if now - self._start < PATIENCE_S or (self._visible and now - self._written < PAUSE_S):
             return
-        left = f", {_duration(took * (1 - share) / share)} left" if share else ""
+        is_long = took > PAUSE_S  # enough to tell how quick it is
+        pace = f", {rows / took:,.0f} a second" if is_long and rows > took else ""
+        left = f", {_duration(took * (1 - share) / share)} left" if is_long and share else ""
         width = terminal_columns() - 1
-        self._write(f"\r{f'{rows:,} {what}, {rows / took:,.0f} a second{left}'[:width]:{width}}")
+        self._write(f"\r{f'{rows:,} {what}{pace}{left}'[:width]:{width}}")
         self._written, self._visible = now, True
 
     def clear(self) -> None:

@@ -48,7 +48,18 @@ LINES = [
 ]
 DRAWING = "pipe", "simulate"
 # they have tests of their own, or need a longer log
-ELSEWHERE = {"init", "demo", "recommend", "position fit", "train-pg", "db forget", "db prune", "db backup", "db copy"}
+ELSEWHERE = {
+    "init",
+    "demo",
+    "doctor",
+    "recommend",
+    "position fit",
+    "train-pg",
+    "db forget",
+    "db prune",
+    "db backup",
+    "db copy",
+}
 
 
 @pytest.fixture
@@ -172,3 +183,19 @@ def test_the_demo_lists_its_commands(run_sqlite: Run, tmp_path: Path) -> None:
     files = run_sqlite("demo", "--data", tmp_path / "data", "--dry-run", "--json").json
     assert list(tmp_path.glob("data")) + list(tmp_path.glob("kept")) == []
     assert files == run_sqlite("demo", "--data", tmp_path / "data", "--json").json
+
+
+def test_a_rehearsed_audit_leaves_no_note_and_a_rehearsed_repair_moves_nothing(run_sqlite: Run) -> None:
+    for words in (
+        ["arm", "add", "a"],
+        ["policy", "create", "home", "--kind", "uniform"],
+        ["--now", "+9d", "--allow-future", "recommend", "--policy", "home", "--session", "s"],
+    ):
+        assert run_sqlite(*words).exit_code == 0
+    rehearsed = run_sqlite("doctor", "--repair-clock", "--dry-run", "--json")
+    assert (rehearsed.exit_code, rehearsed.json["decisions"], NOTHING_STORED in rehearsed.stderr) == (0, 1, True)
+    assert "ahead of the database's clock" in run_sqlite("doctor", "--dry-run").stdout
+    assert "last doctor: never" in run_sqlite("status").stdout
+    assert run_sqlite("doctor", "--repair-clock", "--json").json["decisions"] == 1
+    assert "ahead of" not in run_sqlite("doctor").stdout
+    assert "last doctor: 0 errors" in run_sqlite("status").stdout
