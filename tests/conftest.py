@@ -26,6 +26,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the program does, befor
 from rlrec.app.init import init
 from rlrec.app.inputs import seeds
 from rlrec.store import Store
+from tests import fork_server
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,14 @@ def empty_db(postgres_server: str) -> str:
 def store(db: str) -> Iterator[Store]:
     with closing(Store(db)) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def forked_rlrec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A program `rlrec` whose processes begin with what it loads, where a test is not about that."""
+    program = tmp_path_factory.mktemp("forked") / "rlrec"
+    with fork_server.serving(Path(sys.executable), program):
+        yield program
 
 
 def runner(db: str) -> Run:

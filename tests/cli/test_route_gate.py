@@ -31,7 +31,8 @@ def prepared(db: str, folder: Path, visits: int = 1_500) -> None:
         run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={folder / name}.csv")
     run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.1")
     run("reward", "define", "taps", "click=1, reward=1")
-    run("simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "u", "--sessions", visits, "--seed", 1)
+    audience = ("bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "u", "--sessions", visits, "--group", 100)
+    run("simulate", *audience, "--seed", 1)
     run("route", "create", "home", "--to", "u")
 
 
@@ -127,13 +128,17 @@ def test_visits_after_those_that_taught_a_candidate_can_judge_it(ready_sqlite: R
     ready_sqlite(*at, "freeze", "taught")
     early = gated(ready_sqlite, "taught@2")
     assert (early.exit_code, "visits from now on can judge it" in early.error["hint"]) == (3, True)
-    ready_sqlite("simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "u", "--sessions", 600)
+    ready_sqlite(
+        "simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "u", "--sessions", 600, "--group", 50
+    )
     later = gated(ready_sqlite, "taught@2").json["gate"]
     assert (later["since_decision"], "in-sample" in later["reasons"], later["n"] < 300) == (1501, False, True)
 
 
 def test_what_serves_may_have_learned_from_its_log(ready_sqlite: Run) -> None:
-    ready_sqlite("simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "ts", "--sessions", 300)
+    ready_sqlite(
+        "simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "ts", "--sessions", 300, "--group", 10
+    )
     ready_sqlite("--now", LATER, "route", "set", "home", "--to", "ts")
     done = gated(ready_sqlite, "good")
     assert "in-sample" not in done.json["gate"]["reasons"]
@@ -207,7 +212,7 @@ def test_what_serves_already_has_nothing_to_be_compared_with(ready_sqlite: Run) 
 def test_policies_that_read_the_visit_are_compared_by_visits(sqlite_db: str) -> None:
     run = runner(sqlite_db)
     run("policy", "create", "pg", "--kind", "gradient", "--param", "floor=0.05")
-    run("simulate", "barista", "--policy", "pg", "--sessions", "1000", "--seed", "2")
+    run("simulate", "barista", "--policy", "pg", "--sessions", "1000", "--group", "100", "--seed", "2")
     assert run("--now", LATER, "train-pg", "pg", "--seed", "1").exit_code == 0
     run("--now", LATER, "route", "create", "home", "--to", "pg@1")
     done = gated(run, "pg@2")
@@ -218,7 +223,8 @@ def test_policies_that_read_the_visit_are_compared_by_visits(sqlite_db: str) -> 
 
 def test_two_loggers_judge_both_sides_with_the_same_weights(ready: Run) -> None:
     """The rows of a logger near the candidate make its gain surer; each side alone is what `evaluate` says."""
-    ready("simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "worse", "--sessions", 1_500, "--seed", 3)
+    audience = ("bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "worse", "--sessions", 1_500, "--group", 100)
+    ready("simulate", *audience, "--seed", 3)
     gate = gated(ready, "good").json["gate"]
     ready("--now", LATER, "route", "rollback", "home")
     alone = gated(ready, "good", "--log", "policy=u").json["gate"]
@@ -268,7 +274,7 @@ def test_a_guard_of_returns_needs_no_definition(sqlite_db: str, folder: Path) ->
     for name, chocolate in (("sweet", 0.8), ("mixed", 0.45)):
         (folder / f"{name}.csv").write_text(f"arm,probability\narm0,{chocolate}\narm1,{1 - chocolate}\n")
     run("policy", "create", "u", "--kind", "uniform")
-    run("simulate", "choc-kale", "--policy", "u", "--sessions", "1200", "--seed", "2")
+    run("simulate", "choc-kale", "--policy", "u", "--sessions", "1200", "--group", "100", "--seed", "2")
     for name in ("sweet", "mixed"):
         run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={folder / name}.csv")
     run("--now", LATER, "route", "create", "home", "--to", "u")

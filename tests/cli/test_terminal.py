@@ -27,12 +27,16 @@ AT_NOON = ("--now", "2026-01-01T12:00:00Z")
 ESCAPE = re.compile(r"\x1b\[\d*m")
 
 
-def terminal(db: str, *args: object, columns: int = 80, typed: str = "", **env: str) -> str:
-    """The output of a command on a terminal of that width, stderr too. typed: what a person types there."""
+def terminal(
+    db: str, *args: object, columns: int = 80, typed: str = "", program: Path | None = None, **env: str
+) -> str:
+    """The output of a command on a terminal of that width, stderr too. typed: what a person types there. program: one
+    whose processes begin with what it loads."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     plain = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
-    command = [sys.executable, "-m", "rlrec", "--db", db, *map(str, args)]
+    words = [str(program)] if program else [sys.executable, "-m", "rlrec"]
+    command = [*words, "--db", db, *map(str, args)]
     with subprocess.Popen(
         command, stdin=slave, stdout=slave, stderr=slave, env={**plain, "TERM": "xterm", **env}
     ) as process:
@@ -104,8 +108,11 @@ CAPTURED = [
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize("command", CAPTURED, ids=" ".join)
-def test_no_line_is_wider_than_the_terminal(run: Run, sqlite_db: str, command: list[str], columns: int) -> None:
-    lines = ESCAPE.sub("", terminal(sqlite_db, "--now", NOW, *command, columns=columns)).splitlines()
+def test_no_line_is_wider_than_the_terminal(
+    run: Run, sqlite_db: str, forked_rlrec: Path, command: list[str], columns: int
+) -> None:
+    text = terminal(sqlite_db, "--now", NOW, *command, columns=columns, program=forked_rlrec)
+    lines = ESCAPE.sub("", text).splitlines()
     assert "Error" not in "".join(lines)
     assert [line for line in lines if len(line) > columns] == []
     assert len(lines) >= 4

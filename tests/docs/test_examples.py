@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from rlrec.cli import program
 from tests.conftest import runner
 
 ROOT = Path(__file__).resolve().parents[2]
-RLREC = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}\nset -euo pipefail\n'
 EXAMPLES = re.compile(r"^ *Examples?:\n((?: +\S.*\n?)+)", re.MULTILINE)
 OF_SHELLS = re.compile(r"[|&;<>$`*]|^(?!rlrec )")
 ELSEWHERE = {
@@ -100,8 +98,9 @@ def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return path
 
 
-def in_shell(line: str) -> tuple[int, str, str]:
-    done = subprocess.run(["bash", "-c", RLREC + line], capture_output=True, text=True, check=False,
+def in_shell(line: str, program: Path) -> tuple[int, str, str]:
+    script = f'rlrec() {{ {shlex.quote(str(program))} "$@"; }}\nset -euo pipefail\n{line}'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False,
                           stdin=subprocess.DEVNULL, timeout=120)  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
@@ -123,13 +122,15 @@ def test_every_command_has_an_example_that_uses_it() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", sorted(set(LINES) - ELSEWHERE))
-def test_an_example_runs(prepared: Path, tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_example_runs(
+    prepared: Path, tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch, forked_rlrec: Path
+) -> None:
     shutil.copy(prepared, tmp_path)
     (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
-    code, stdout, stderr = in_shell(line) if OF_SHELLS.search(line) else in_process(line)
+    code, stdout, stderr = in_shell(line, forked_rlrec) if OF_SHELLS.search(line) else in_process(line)
     assert (code, "Error" in stderr) == (0, False), stderr
     written = {path.name for path in tmp_path.iterdir()} - {
         "rlrec.db",
