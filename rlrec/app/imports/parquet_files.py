@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -143,21 +144,39 @@ def _field(path: str) -> str:
     return ".".join((path.partition(".")[0], path.rpartition(".")[2]))
 
 
+def filled(folder: str, path: str) -> set[str]:
+    """The columns of lists of a file that hold some row, by its statistics."""
+    pa, where = load_pyarrow(), os.path.join(folder, path)
+    with _named(pa, where), opened_file(folder, path) as opened:
+        file = pa.parquet.ParquetFile(opened).metadata
+        groups = [file.row_group(index) for index in range(file.num_row_groups)]
+        lists = [index for index in range(file.num_columns) if "." in file.schema.column(index).path]
+        chunks = [group.column(index) for group in groups for index in lists]
+        some = [each for each in chunks if each.statistics is None or each.statistics.num_values]
+        return {each.path_in_schema.partition(".")[0] for each in some}
+
+
 def table(pa: Any, folder: str, path: str, columns: Sequence[str]) -> Any:
     """Columns of a file; NAME.FIELD is a field of the rows that lie in a column of lists. Raises RlrecError where it is
     damaged, gone, or lacks one of them."""
     where = os.path.join(folder, path)
+    with _named(pa, where), opened_file(folder, path) as opened:
+        file = pa.parquet.ParquetFile(opened)
+        paths = [file.schema.column(index).path for index in range(len(file.schema))]
+        stored = {path.partition(".")[0] for path in paths} | {_field(path) for path in paths}
+        expected = schemas(pa).get(path.partition("/")[0], ())
+        for name in (*(field.name for field in expected), *columns):
+            if name not in stored:
+                raise RlrecError(f"{where} has no column {name}", hint="export the log to another folder")
+        nested = [path for path in paths if _field(path) in columns]
+        return file.read(columns=[*(name for name in columns if "." not in name), *nested], use_threads=False)
+
+
+@contextmanager
+def _named(pa: Any, where: str) -> Iterator[None]:
+    """Names the file that cannot be read inside it."""
     try:
-        with opened_file(folder, path) as opened:
-            file = pa.parquet.ParquetFile(opened)
-            paths = [file.schema.column(index).path for index in range(len(file.schema))]
-            stored = {path.partition(".")[0] for path in paths} | {_field(path) for path in paths}
-            expected = schemas(pa).get(path.partition("/")[0], ())
-            for name in (*(field.name for field in expected), *columns):
-                if name not in stored:
-                    raise RlrecError(f"{where} has no column {name}", hint="export the log to another folder")
-            nested = [path for path in paths if _field(path) in columns]
-            return file.read(columns=nested if "." in columns[0] else list(columns), use_threads=False)
+        yield
     except (OSError, pa.ArrowInvalid) as error:
         reason = " ".join(str(error).split())[:200]
         raise RlrecError(f"cannot read {where}: {reason}", hint="export the log to another folder") from error

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app.imports.parquet_files import Manifest, load_pyarrow, table
+from rlrec.app.imports.parquet_files import Manifest, filled, load_pyarrow, table
 from rlrec.app.log import lineage, partitions
 from rlrec.arrays import Flags, Ids, look_up, offsets, piece_rows, run_starts, take
 from rlrec.errors import InputError
@@ -64,7 +64,7 @@ class FolderLog(LogFolder):
                 name: [path for path in paths if _bucket(path) % number == index or _bucket(path) in arrived]
                 for name, paths in self.files.items()
             }
-            yield FolderPartition(self.folder, files, number, index, moved, partitions.BATCH)
+            yield FolderPartition(self.folder, files, number, index, moved, partitions.BATCH, self._children)
 
     @cached_property
     def _moved(self) -> tuple[Ids, Ids, Ids]:
@@ -109,7 +109,12 @@ class FolderLog(LogFolder):
         return any(self._sum(FolderPartition.any_returned))
 
     def any_row(self, name: str) -> bool:
-        return any(self._sum(lambda bucket: bucket.any_row(name)))
+        return name in self._children
+
+    @cached_property
+    def _children(self) -> frozenset[str]:
+        """The columns of lists that some decision has a row in."""
+        return frozenset[str]().union(*(filled(self.folder, path) for path in self.files["decisions"]))
 
     def oldest_running(self, **times: int) -> int | None:
         return min(
@@ -150,15 +155,17 @@ class SelectionCounts(NamedTuple):
 class FolderPartition(LogFolder):
     """The log of the persons of some buckets. It is named by its files, and reads them where it is worked on.
 
-    moved: the partition of sessions that left their bucket; batch: decisions of a batch, about."""
+    moved: the partition of sessions that left their bucket; batch: decisions of a batch, about; children: columns of
+    lists that are not empty everywhere."""
 
     def __init__(
         self, folder: str, files: Mapping[str, Sequence[str]], number: int, index: int, moved: Mapping[int, int],
-        batch: int,
+        batch: int, children: frozenset[str],
     ) -> None:  # fmt: skip
-        self._named = folder, files, number, index, moved, batch
-        self.folder, self.files, self.batch = folder, files, batch
+        self._named = folder, files, number, index, moved, batch, children
+        self.folder, self.files, self.batch, self.children = folder, files, batch, children
         self._cache: dict[Any, tuple[Any, int]] = {}
+        self._wanted: tuple[str, ...] = ()  # columns beside the index that files are read for
         self._feature_rows: dict[int, int] = {}  # the row of a context that holds features of arms
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -186,7 +193,7 @@ class FolderPartition(LogFolder):
 
     def _here(self, session: Ids, paths: Sequence[str], file: Ids) -> Flags:
         """Whether sessions belong to this partition, (n,). file: of each row, its index among the paths."""
-        _, _, number, index, moved, _ = self._named
+        _, _, number, index, moved, *_ = self._named
         home = (np.array([_bucket(path) for path in paths], np.int64) % number)[file]
         if moved:
             changed = np.array(sorted(moved), np.int64)
@@ -211,13 +218,33 @@ class FolderPartition(LogFolder):
 
     @cached_property
     def _index(self) -> Columns:
-        pieces = [_numbers(self._read(path, INDEX)) for path in self.files["decisions"]]
+        pieces = [self._file(path).decisions for path in self.files["decisions"]]
         columns = {name: _joined([piece[name] for piece in pieces], np.int64) for name in INDEX}
         columns["file"] = np.repeat(np.arange(len(pieces)), [len(piece["step"]) for piece in pieces])
         columns["line"] = _joined([np.arange(len(piece["step"])) for piece in pieces], np.int64)
         here = np.flatnonzero(self._here(columns["session_id"], self.files["decisions"], columns["file"]))
         order = here[np.lexsort((columns["decision_id"][here], columns["session_id"][here]))]
         return take(columns, order)
+
+    def _file(self, path: str) -> FileColumns:
+        """The columns of a file that are wanted: all that a pass reads of it are read at once."""
+
+        def read() -> tuple[FileColumns, int]:
+            once = [name for name in self._wanted if name not in _SLOTS]
+            slots = [name for name in self._wanted if name in _SLOTS]
+            names = dict.fromkeys([*INDEX, *(_ELSEWHERE.get(name, name) for name in once)])
+            stored = self._read(path, [*names, *(f"slot.{name}" for name in slots)])
+            decisions = {name: _of_decision(name, stored) for name in dict.fromkeys([*INDEX, *once])}
+            starts, columns = np.zeros(len(stored) + 1, np.int64), Columns()
+            if slots:
+                lists = stored.column("slot").combine_chunks()
+                starts, fields = offsets(lists.value_lengths().to_numpy()), lists.flatten()
+                columns = {name: _array(name, fields.field(name)) for name in slots}
+            size = sum(map(_size, (*decisions.values(), *columns.values())))
+            return FileColumns(decisions, starts, columns), size
+
+        result: FileColumns = self._held(path, read)
+        return result
 
     @cached_property
     def _events(self) -> Columns:
@@ -236,9 +263,7 @@ class FolderPartition(LogFolder):
         return largest
 
     def any_row(self, name: str) -> bool:
-        return any(
-            len(self._read(path, [name]).column(0).combine_chunks().flatten()) for path in self.files["decisions"]
-        )
+        return name in self.children
 
     def counts(self, selection: Selection) -> SelectionCounts:
         """The counts of the selected decisions."""
@@ -255,6 +280,8 @@ class FolderPartition(LogFolder):
 
     def _rows(self, selection: Selection) -> Ids:
         """The selected rows of the index."""
+        if selection.route_ids is not None:
+            self._wanted = tuple({*self._wanted, "route_id"})
         columns = dict(self._index)
         if selection.splits is not None:
             columns["split"] = self._of_sessions(columns["session_id"], "split")
@@ -272,6 +299,7 @@ class FolderPartition(LogFolder):
         visits: bool = False, keys: bool = False,
     ) -> Iterator[Batch]:  # fmt: skip
         """The batches of the selected log, as of `partitions.read`."""
+        self._wanted = tuple(sorted({*columns, "position"} - {*OF_SESSION, *INDEX}))
         rows = self._rows(selection)
         sessions = self._index["session_id"][rows]
         ends, begin = np.r_[run_starts(sessions)[1:], len(rows)], 0
@@ -327,49 +355,23 @@ class FolderPartition(LogFolder):
         """Columns of the slots of decisions, and how many each has, (n,)."""
         pieces, counts, begin, total = [], np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64), 0
         for path, chosen, line in self._by_file(rows):
-            starts, columns = self._slots_of(path, tuple(names))
-            counts[chosen] = np.diff(starts)[line]
-            pieces.append(take(columns, piece_rows(starts[line], counts[chosen])))
+            file = self._file(path)
+            counts[chosen] = np.diff(file.starts)[line]
+            pieces.append(take(file.slots, piece_rows(file.starts[line], counts[chosen])))
             ends = np.cumsum(counts[chosen])
             begin[chosen] = total + ends - counts[chosen]
             total += int(counts[chosen].sum())
         order = piece_rows(begin, counts)
         return {name: _joined([piece[name] for piece in pieces], COLUMNS[name][0])[order] for name in names}, counts
 
-    def _slots_of(self, path: str, names: tuple[str, ...]) -> tuple[Ids, Columns]:
-        """Where the slots of each decision of a file begin, (n + 1,), and their columns."""
-
-        def read() -> tuple[tuple[Ids, Columns], int]:
-            lists = self._read(path, [f"slot.{name}" for name in names]).column(0).combine_chunks()
-            fields = lists.flatten()
-            columns = {name: _array(name, fields.field(name)) for name in names}
-            return (offsets(lists.value_lengths().to_numpy()), columns), sum(map(_size, columns.values()))
-
-        result: tuple[Ids, Columns] = self._held((path, names), read)
-        return result
-
     def _columns(self, rows: Ids, names: Collection[str]) -> Columns:
         """Columns of decisions that are not in the index."""
         columns: Columns = {name: np.empty(len(rows), COLUMNS[name][0]) for name in names}
         for path, chosen, line in self._by_file(rows) if names else ():
+            file = self._file(path)
             for name, column in columns.items():
-                column[chosen] = self._column_of(path, name)[line]
+                column[chosen] = file.decisions[name][line]
         return columns
-
-    def _column_of(self, path: str, name: str) -> npt.NDArray[Any]:
-        def read() -> tuple[npt.NDArray[Any], int]:
-            stored = self._read(path, [_ELSEWHERE.get(name, name)]).column(0).combine_chunks()
-            if name in ("recorded", "subsampled"):
-                column = stored.is_valid().to_numpy(zero_copy_only=False)
-            elif name == "route_id":
-                column = np.full(len(stored), ABSENT)
-                column[stored.value_parent_indices().to_numpy()] = stored.flatten().field("route_id").to_numpy()
-            else:
-                column = _array(name, stored.fill_null(b"") if name in ONCE else stored)
-            return column, _size(column)
-
-        result: npt.NDArray[Any] = self._held((path, name), read)
-        return result
 
     def _by_file(self, rows: Ids) -> Iterator[tuple[str, Ids, Ids]]:
         """Each file that has some of these rows of the index: its path, which of them, and their lines in it."""
@@ -442,7 +444,7 @@ class FolderPartition(LogFolder):
     def set_sizes(self, ids: Collection[int]) -> dict[int, int]:
         return {key: len(arms) for key, arms in self.eligible_arms(ids).items()}
 
-    def _children(self, name: str, decision_ids: Collection[int]) -> dict[int, tuple[int, dict[str, Any]]]:
+    def _rows_of(self, name: str, decision_ids: Collection[int]) -> dict[int, tuple[int, dict[str, Any]]]:
         """The row of a table that some of these decisions have, behind their row of the index."""
         order = np.argsort(self._index["decision_id"])
         index, present = look_up(self._index["decision_id"][order], np.array(sorted(decision_ids), np.int64))
@@ -451,21 +453,41 @@ class FolderPartition(LogFolder):
         return {int(self._index["decision_id"][row]): (row, values[0]) for row, values in listed if values}
 
     def find_lists(self, decision_ids: Collection[int]) -> dict[int, CandidateList]:
-        rows = self._children("candidate_list", decision_ids)
+        rows = self._rows_of("candidate_list", decision_ids)
         return {key: read_list(decision_id=key, **columns) for key, (_, columns) in rows.items()}
 
     def supports(self, decision_ids: Collection[int]) -> dict[int, Any]:
-        rows = self._children("logged_support", decision_ids)
+        rows = self._rows_of("logged_support", decision_ids)
         return {key: read_support(key, columns["probabilities"]) for key, (_, columns) in rows.items()}
 
     def slot_sets(self, decision_ids: Collection[int]) -> dict[int, list[list[int]]]:
-        rows = self._children("slot_set", decision_ids)
+        rows = self._rows_of("slot_set", decision_ids)
         return {key: read_slot_sets(key, columns["arms"]) for key, (_, columns) in rows.items()}
 
     def feature_contexts(self, decision_ids: Collection[int]) -> dict[int, int]:
-        rows = self._children("decision_features", decision_ids)
+        rows = self._rows_of("decision_features", decision_ids)
         self._feature_rows |= {columns["context_id"]: row for row, columns in rows.values()}
         return {key: columns["context_id"] for key, (_, columns) in rows.items()}
+
+
+class FileColumns(NamedTuple):
+    """Columns of the decisions of a file, where the slots of each begin, (n + 1,), and columns of these."""
+
+    decisions: Columns
+    starts: Ids
+    slots: Columns
+
+
+def _of_decision(name: str, stored: Any) -> npt.NDArray[Any]:
+    """A column of decisions, by the columns of their file."""
+    column = stored.column(_ELSEWHERE.get(name, name)).combine_chunks()
+    if name in ("recorded", "subsampled"):
+        return np.asarray(column.is_valid().to_numpy(zero_copy_only=False))
+    if name == "route_id":
+        routes = np.full(len(column), ABSENT)
+        routes[column.value_parent_indices().to_numpy()] = column.flatten().field("route_id").to_numpy()
+        return routes
+    return _array(name, column.fill_null(b"") if name in ONCE else column)
 
 
 def _bucket(path: str) -> int:
