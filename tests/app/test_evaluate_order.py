@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ NAMES = [f"a{number}" for number in range(6)]
 def judged(db: str, *targets: str, **options: Any) -> list[dict[str, Any]]:
     with closing(Store(db)) as store:
         return [row.to_json() for row in evaluate.evaluate(store, evaluate.Request(targets=targets, **options))]
+
+
+judged_once = cache(judged)
+"""Of a store that no test changes: the figures that those of several others are compared with."""
 
 
 def check_equal(left: Sequence[Mapping[str, Any]], right: Sequence[Mapping[str, Any]]) -> None:
@@ -71,7 +76,7 @@ def backward(db: str) -> str:
 @pytest.mark.parametrize("cluster", [None, "row"])
 def test_a_reversed_log_gives_the_same_figures(obd: str, backward: str, cluster: str | None) -> None:
     options = {"estimators": "impression", "cluster": cluster}
-    check_equal(judged(obd, "ts", "uniform", **options), judged(backward, "ts", "uniform", **options))
+    check_equal(judged_once(obd, "ts", "uniform", **options), judged(backward, "ts", "uniform", **options))
 
 
 # -- a log with users, visits of several pages, and slates --
@@ -124,14 +129,14 @@ def test_shuffled_sessions_give_the_same_figures(
     forward: str, shuffled: str, target: str, options: dict[str, str]
 ) -> None:
     requests = {"estimators": "all", "gamma": 0.9, **options}
-    check_equal(judged(forward, target, **requests), judged(shuffled, target, **requests))
+    check_equal(judged_once(forward, target, **requests), judged(shuffled, target, **requests))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("samples", [0, 200])
 def test_samples_of_decisions_follow_digests(forward: str, shuffled: str, samples: int) -> None:
     options = {"estimators": "ips,dr,sips,iips", "target_samples": samples}
-    check_equal(judged(forward, "shared", **options), judged(shuffled, "shared", **options))
+    check_equal(judged_once(forward, "shared", **options), judged(shuffled, "shared", **options))
 
 
 @pytest.mark.slow
