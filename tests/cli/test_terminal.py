@@ -235,6 +235,12 @@ def test_a_long_command_says_how_far_it_is(sqlite_db: str, tmp_path: Path) -> No
         assert re.search(rf"\r{rows}|\r\d+ {rows}", text), (command, text)
         assert re.search(r"a second, \d+ s left", text)
         assert max(len(line) for line in re.split(r"[\r\n]", ESCAPE.sub("", text))) <= 80
+    for command, parts in (
+        (["report", str(tmp_path / "page.html")], "8 parts of the page"),
+        (["doctor"], "5 parts of"),
+    ):
+        text = terminal(sqlite_db, *command, PYTHONPATH=str(tmp_path))
+        assert re.findall(rf"\r(\d) of {parts}", text)[-1] == parts[0], (command, text)
 
 
 def test_ranges_of_decisions_say_how_many_were_read(store: Store) -> None:
