@@ -179,8 +179,9 @@ def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
             *([f"--gamma {gamma:g}"] if gamma is not None else []),
             "a target nearer to what served",
         ]
+        first = f"the first {steps} steps carry" if steps > 1 else "the first step carries"
         lines.append(
-            f"the first {steps} steps carry 90 % of the return of {estimate.get('target', 'the target')}, and of {n:,} "
+            f"{first} 90 % of the return of {estimate.get('target', 'the target')}, and of {n:,} "
             f"sessions {ess[step]:,.3g} are effective at step {step} (insufficient); ask for {' or '.join(ways)}"
         )
     return [*dict.fromkeys(lines)]

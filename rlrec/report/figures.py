@@ -190,7 +190,8 @@ def _best(rows: Sequence[EstimateRow], unit: str) -> str:
         earned = "" if served is None else f"; what served earned {number(served)} per {unit}"
         if not learned:
             return f"The log cannot tell yet what these policies would earn per {unit}{earned}"
-        return f"{' and '.join(dict.fromkeys(learned))} learned from this log, which cannot judge that{earned}"
+        names = " and ".join(dict.fromkeys(learned))
+        return f"{names} learned from this very log, so that it cannot judge what they would earn{earned}"
     row = max(independent, key=lambda row: row.estimate.value or 0.0)
     each = row.estimate
     text = f"{row.target} would earn {interval(each.value, each.lower, each.upper)} per {unit} ({_verdict(row)})"

@@ -27,8 +27,8 @@ figure{margin:0;background:var(--paper);border:1px solid var(--line);border-radi
 svg.fig{display:block;width:100%;max-width:560px;height:auto;margin:auto}
 details{margin-top:8px}summary{cursor:pointer;color:var(--soft);font-size:.9rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;background:var(--paper)}
-th,td{padding:3px 10px 3px 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top;
-unicode-bidi:isolate;white-space:nowrap}.n{text-align:right;font-variant-numeric:tabular-nums}
+th,td{padding:3px 8px 3px 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top;
+unicode-bidi:isolate;white-space:nowrap}th{white-space:normal;vertical-align:bottom}.n{text-align:right;font-variant-numeric:tabular-nums}
 .w{white-space:normal;min-width:24ch;overflow-wrap:anywhere}.d{white-space:nowrap}
 @media (max-width:500px){main{padding:8px}figure{padding:10px 6px}}
 @media print{:root{--ink:#000;--soft:#444;--line:#bbb;--paper:#fff;--page:#fff}body{font-size:10pt}

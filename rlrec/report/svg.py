@@ -135,6 +135,14 @@ def number(value: float | None) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def _short(value: float) -> str:
+    """A number in at most seven letters, as beside an axis: 2.5e-5, 125k."""
+    if 10_000 <= abs(value) < 1e6:
+        return f"{value / 1000:.4g}k"
+    mantissa, has_exponent, exponent = number(value).partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if has_exponent else mantissa
+
+
 def interval(value: float | None, lower: float | None, upper: float | None, *, unit: str = "") -> str:
     """A value and its bounds, in as many digits as these are apart."""
     if lower is None and upper is None:
@@ -245,7 +253,7 @@ def chart(
         drawn += _legend([each.name for each in series])
     drawn += [
         _rule(LEFT, ys(value), RIGHT, ys(value), "zero" if value == 0 else "grid")
-        + text(LEFT - 5, ys(value) + 4, number(value), anchor="end", look="soft")
+        + text(LEFT - 5, ys(value) + 4, _short(value), anchor="end", look="soft")
         for value in ticks(ys.low, ys.high)
     ]
     drawn += [] if level is None else [_rule(LEFT, ys(level), RIGHT, ys(level), "ref")]

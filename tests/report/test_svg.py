@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -101,6 +102,18 @@ def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None
 )
 def test_numbers_have_three_digits(value: float | None, text: str) -> None:
     assert svg.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [((0.0, 5e-5), ["0", "2e-5"]), ((-3e-5, 0.0), ["-2e-5"]), ((0.0, 3e5), ["100k"]), ((0.0, 3e9), ["1e9"])],
+)
+def test_labels_of_an_axis_have_room_beside_it(values: tuple[float, float], labels: list[str]) -> None:
+    points = [svg.PlotPoint(float(x), y) for x, y in enumerate(values)]
+    marks = svg.chart([svg.Series("s", points)], x_name="x", y_name="y").marks
+    shown = re.findall(r'<text class="soft" x="43"[^>]*>([^<]*)', marks)
+    assert {*labels} <= {*shown}
+    assert max(map(len, shown)) <= 7
 
 
 def test_an_interval_has_the_digits_that_its_bounds_are_apart() -> None:
