@@ -170,7 +170,7 @@ def flagged(setting: Setting, audience: str, *options: str, seed: int, sessions:
             raise RuntimeError(f"{arguments} exited with {answer.exit_code}: {answer.stderr}")
         return json.loads(answer.stdout)
 
-    with patch("secrets.token_hex", return_value=f"{seed:032x}"):  # of the draws: the same figures every time
+    with patch("rlrec.app.inputs.seeds.random_salt", return_value=f"{seed:032x}"):  # the same figures every time
         run("init", now=LOGGED_AT)
     run("policy", "create", "u", "--kind", "uniform", now=LOGGED_AT)
     served = ("--sessions", str(sessions), "--group", "500", "--seed", str(seed), *options)
