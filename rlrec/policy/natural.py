@@ -17,7 +17,7 @@ from rlrec.arrays import Array
 from rlrec.policy.gradient import Parameters
 from rlrec.records import add_each
 
-WEIGHTS, BIAS = "linear", "bias"
+BIAS, WEIGHTS, OWN, HISTORY = "bias", "linear", "own", "history"
 FOLDS = 10  # sums of batches that are compared with each other
 DOUBT = 1.0  # standard errors by which the agreement of the batches is taken to be less than it looks
 
@@ -72,24 +72,52 @@ class FoldGradients:
 
 
 @dataclass(frozen=True, eq=False)
+class MeanFeatures:
+    """Means over the decisions. state (d,): of the features of a state, and of its words behind them. memory
+    (arms, 4): of what a state remembers of each arm; arms that are not remembered count as zeros.
+
+    What weights of states and of memories have in common with the biases belongs to the biases: a gradient by features
+    less their mean says what is left for the others, and its group moves nothing twice."""
+
+    state: Array
+    memory: Array
+
+    def centred(self, gradient: Parameters) -> Parameters:
+        """The gradient by features less their means; models without weights of states keep theirs."""
+        bias = gradient[BIAS][:, None]
+        of_memory = bias * self.memory
+        centred = {**gradient, OWN: gradient[OWN] - of_memory, HISTORY: gradient[HISTORY] - of_memory.sum(axis=0)}
+        if not gradient[WEIGHTS].shape[1]:
+            return centred
+        return {**centred, WEIGHTS: gradient[WEIGHTS] - bias * self.state}
+
+    def change(self, centred: Parameters) -> Parameters:
+        """The change of parameters, from that of weights of features less their means."""
+        by_means = (self.memory * (centred[OWN] + centred[HISTORY])).sum(axis=1)
+        if centred[WEIGHTS].shape[1]:
+            by_means = by_means + centred[WEIGHTS] @ self.state
+        return {**centred, BIAS: centred[BIAS] - by_means}
+
+
+@dataclass(frozen=True, eq=False)
 class NaturalSteps:
-    """An ascent by natural steps. sizes: step size of each parameter; mean_state (d,): mean features of a state, and of
-    its words behind them, which weights of states are orthogonal to: what they have in common with the bias belongs to
-    the bias. shared, shares (arms,): a step of all biases, and by what their gradients make it: see `of`."""
+    """An ascent by natural steps. sizes: step size of each parameter; means: of the features. shared, shares (arms,): a
+    step of all biases, and by what their gradients make it: see `of`."""
 
     sizes: Parameters
-    mean_state: Array
+    means: MeanFeatures
     shared: Array
     shares: Array
 
     @classmethod
     def of(
-        cls, gradients: FoldGradients, fisher: Parameters, mean_state: Array, *, decisions: float, slots: float
+        cls, gradients: FoldGradients, fisher: Parameters, means: MeanFeatures, *, decisions: float, slots: float
     ) -> NaturalSteps:
         """The steps that follow the posterior mean of each parameter's best value: a normal prior for every group,
         whose variance is what products of different batches say. Its mean is 0, and for the biases of arms what they
         gain on average: an arm that was seldom shown is taken to be like the others, of which the most are seldom
-        shown too, and not like what was shown instead. fisher: diagonal of the Fisher matrix of all slots.
+        shown too, and not like what was shown instead. gradients: by features less their means; fisher: diagonal of the
+        Fisher matrix of all slots, by the same.
 
         A pass over all batches at rate r changes the log probability of a slot by r x batches (root mean square).
         Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher matrix, and
@@ -110,20 +138,12 @@ class NaturalSteps:
                 change = change + shared * float(shares @ total)
             moved += float((of_fisher * change**2).sum())
         unit = np.sqrt(slots / moved) * decisions if moved else 0.0
-        return cls({name: unit * size for name, size in sizes.items()}, mean_state, unit * shared, shares)
+        return cls({name: unit * size for name, size in sizes.items()}, means, unit * shared, shares)
 
     def step(self, parameters: Parameters, gradient: Parameters, *, rate: float) -> tuple[Parameters, NaturalSteps]:
         """Parameters one step up, and the steps after it."""
-        gradient = centred(gradient, self.mean_state)
-        change = {name: rate * self.sizes[name] * values for name, values in gradient.items()}
-        change[BIAS] = change[BIAS] + rate * float(self.shares @ gradient[BIAS]) * self.shared
-        if change[WEIGHTS].shape[1]:
-            change[BIAS] = change[BIAS] - change[WEIGHTS] @ self.mean_state
+        gradient = self.means.centred(gradient)
+        centred = {name: rate * self.sizes[name] * values for name, values in gradient.items()}
+        centred[BIAS] = centred[BIAS] + rate * float(self.shares @ gradient[BIAS]) * self.shared
+        change = self.means.change(centred)
         return {name: values + change[name] for name, values in parameters.items()}, self
-
-
-def centred(gradient: Parameters, mean_state: Array) -> Parameters:
-    """The gradient by weights of the features of states less their mean; models without such weights keep theirs."""
-    if not gradient[WEIGHTS].shape[1]:
-        return gradient
-    return {**gradient, WEIGHTS: gradient[WEIGHTS] - gradient[BIAS][:, None] * mean_state}

@@ -6,20 +6,32 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array
-from rlrec.policy.natural import FoldGradients, NaturalSteps, centred
+from rlrec.policy.gradient import Parameters
+from rlrec.policy.natural import FoldGradients, MeanFeatures, NaturalSteps
 
 BATCHES, DECISIONS, SLOTS = 40, 400.0, 1_000.0
-NO_STATE = np.zeros(0)
+
+
+def with_bias(values: Array, *, linear: int = 0) -> Parameters:
+    """Parameters of biases alone: all others are 0. linear: how many weights of states an arm has."""
+    m = len(values)
+    return {
+        "bias": values, "linear": np.zeros((m, linear)), "own": np.zeros((m, 4)), "history": np.zeros(4),
+    }  # fmt: skip
+
+
+def no_features(arms: int) -> MeanFeatures:
+    return MeanFeatures(np.zeros(0), np.zeros((arms, 4)))
 
 
 def folds(gradients: Array) -> FoldGradients:
-    """Folds of gradients by the bias, (batches, arms), and none by weights of states."""
-    return FoldGradients.of({"bias": gradient, "linear": np.zeros((len(gradient), 0))} for gradient in gradients)
+    """Folds of gradients by the bias, (batches, arms)."""
+    return FoldGradients.of(map(with_bias, gradients))
 
 
 def steps(gradients: Array, fisher: Array) -> NaturalSteps:
-    of_fisher = {"bias": fisher, "linear": np.zeros((len(fisher), 0))}
-    return NaturalSteps.of(folds(gradients), of_fisher, NO_STATE, decisions=DECISIONS, slots=SLOTS)
+    means = no_features(len(fisher))
+    return NaturalSteps.of(folds(gradients), with_bias(fisher), means, decisions=DECISIONS, slots=SLOTS)
 
 
 def test_gradients_without_noise_make_steps_of_the_gradient_over_the_fisher_matrix() -> None:
@@ -42,8 +54,7 @@ def test_an_arm_that_was_hardly_shown_follows_what_the_others_gain() -> None:
     gradient = np.append(np.array([-0.1, 0.9, 1.1, 1.0]) * fisher[:-1], 0.0)
     noise = np.random.default_rng(4).normal(0.0, np.sqrt(fisher), (BATCHES, 5))
     optimizer = steps(gradient / BATCHES + noise / BATCHES, fisher)
-    parameters = {"bias": np.zeros(5), "linear": np.zeros((5, 0))}
-    moved, _ = optimizer.step(parameters, {"bias": gradient, "linear": np.zeros((5, 0))}, rate=1.0)
+    moved, _ = optimizer.step(with_bias(np.zeros(5)), with_bias(gradient), rate=1.0)
     change = moved["bias"]
     assert change[0] < 0 < change[4] < change[1:4].max()
     # the closed form: the posterior mean under a normal prior around the mean of the arms
@@ -78,22 +89,32 @@ def test_a_group_whose_batches_do_not_agree_stays() -> None:
 def test_a_pass_changes_log_probabilities_by_the_rate_times_its_batches() -> None:
     rng, fisher, rate = np.random.default_rng(1), np.array([50.0, 20.0, 5.0]), 0.01
     gradients = rng.normal(1.0, 0.3, (BATCHES, 3))
-    optimizer, parameters = steps(gradients, fisher), {"bias": np.zeros(3), "linear": np.zeros((3, 0))}
+    optimizer, parameters = steps(gradients, fisher), with_bias(np.zeros(3))
     for gradient in gradients:
-        mean = {"bias": gradient / (DECISIONS / BATCHES), "linear": np.zeros((3, 0))}
-        parameters, optimizer = optimizer.step(parameters, mean, rate=rate)
+        parameters, optimizer = optimizer.step(parameters, with_bias(gradient / (DECISIONS / BATCHES)), rate=rate)
     change = np.sqrt((fisher * parameters["bias"] ** 2).sum() / SLOTS)
     assert change == pytest.approx(rate * BATCHES)
 
 
-def test_weights_of_states_leave_what_the_bias_explains_to_the_bias() -> None:
+def test_weights_of_features_leave_what_the_bias_explains_to_the_bias() -> None:
+    """By scores of 30 decisions among 4 arms, with two features each, and what each remembers of every arm."""
     rng = np.random.default_rng(2)
-    by_score, x = rng.normal(size=(30, 4)), rng.normal(2.0, 1.0, (30, 2))
-    gradient, mean_state = {"bias": by_score.sum(axis=0), "linear": by_score.T @ x}, x.mean(axis=0)
-    apart = centred(gradient, mean_state)
-    np.testing.assert_allclose(apart["linear"], by_score.T @ (x - mean_state), atol=1e-12)
-    optimizer = NaturalSteps(
-        {"bias": np.zeros(4), "linear": np.ones((4, 2))}, mean_state, shared=np.zeros(4), shares=np.zeros(4)
-    )
-    moved, _ = optimizer.step({"bias": np.zeros(4), "linear": np.zeros((4, 2))}, gradient, rate=0.1)
-    np.testing.assert_allclose(moved["bias"] + moved["linear"] @ mean_state, 0.0, atol=1e-12)
+    by_score, x, memory = rng.normal(size=(30, 4)), rng.normal(2.0, 1.0, (30, 2)), rng.random((30, 4, 4))
+    own = np.einsum("na,nah->ah", by_score, memory)
+    gradient = {"bias": by_score.sum(axis=0), "linear": by_score.T @ x, "own": own, "history": own.sum(axis=0)}
+    means = MeanFeatures(x.mean(axis=0), memory.mean(axis=0))
+    apart = means.centred(gradient)
+    np.testing.assert_allclose(apart["linear"], by_score.T @ (x - means.state), atol=1e-12)
+    np.testing.assert_allclose(apart["own"], np.einsum("na,nah->ah", by_score, memory - means.memory), atol=1e-12)
+    np.testing.assert_allclose(apart["history"], apart["own"].sum(axis=0), atol=1e-12)
+    # a step of these weights moves no mean score
+    sizes = {
+        **with_bias(np.zeros(4), linear=2),
+        "linear": np.ones((4, 2)),
+        "own": np.ones((4, 4)),
+        "history": np.ones(4),
+    }
+    optimizer = NaturalSteps(sizes, means, shared=np.zeros(4), shares=np.zeros(4))
+    moved, _ = optimizer.step(with_bias(np.zeros(4), linear=2), gradient, rate=0.1)
+    of_memory = (means.memory * (moved["own"] + moved["history"])).sum(axis=1)
+    np.testing.assert_allclose(moved["bias"] + moved["linear"] @ means.state + of_memory, 0.0, atol=1e-12)

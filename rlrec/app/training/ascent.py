@@ -19,7 +19,7 @@ from rlrec.errors import RlrecError
 from rlrec.policy import baseline, reinforce, returns
 from rlrec.policy.features import Sparse
 from rlrec.policy.gradient import Gradient, Parameters, State
-from rlrec.policy.natural import FoldGradients, NaturalSteps, centred
+from rlrec.policy.natural import FoldGradients, MeanFeatures, NaturalSteps
 from rlrec.policy.reinforce import Adam, GradientSums, LoggedSlates, Objective
 from rlrec.records import add_each
 
@@ -130,21 +130,15 @@ class Trainer:
     def _natural_steps(self, train: DatasetSplit) -> NaturalSteps:
         """The natural steps from the start. Source of the Fisher diagonal by random signs: Bekas, Kokiopoulou & Saad
         2007."""
-        rng, n_features, fisher = np.random.default_rng(0), len(self.policy.names), Parameters()
-        decisions, slots, features = 0, 0, np.zeros(n_features + len(self.policy.design.columns))
-        for rows in train.batches():
-            features[:n_features] += rows.x.sum(axis=0, dtype=np.float64)
-            if (words := rows.words) is not None:
-                np.add.at(features, n_features + words.column, words.value)
-            decisions, slots = decisions + len(rows.eligible), slots + len(rows.shown)
-        mean_state = features / max(1, decisions)
+        means, (decisions, slots) = self._means(train)
+        rng, fisher = np.random.default_rng(0), Parameters()
 
         def gradients() -> Iterator[Parameters]:
             nonlocal fisher
             for rows in train.batches():
                 slates = list(self.slates(rows))
                 gradient, *drawn = (
-                    centred(reinforce.sums(self.policy, self.start, each, self.options.objective).gradient, mean_state)
+                    means.centred(reinforce.sums(self.policy, self.start, each, self.options.objective).gradient)
                     for each in (slates, *(_with_random_signs(slates, rng) for _ in range(DRAWS)))
                 )
                 squares = ({name: values**2 / DRAWS for name, values in each.items()} for each in drawn)
@@ -152,7 +146,20 @@ class Trainer:
                 yield gradient
 
         of_folds = FoldGradients.of(gradients())
-        return NaturalSteps.of(of_folds, fisher, mean_state, decisions=decisions, slots=slots)
+        return NaturalSteps.of(of_folds, fisher, means, decisions=decisions, slots=slots)
+
+    def _means(self, train: DatasetSplit) -> tuple[MeanFeatures, tuple[int, int]]:
+        """The means of the features over the decisions, and how many decisions and slots there are."""
+        decisions, slots, n_features = 0, 0, len(self.policy.names)
+        state = np.zeros(n_features + len(self.policy.design.columns))
+        memory = np.zeros(self.start["own"].shape)
+        for rows in train.batches():
+            state[:n_features] += rows.x.sum(axis=0, dtype=np.float64)
+            if (words := rows.words) is not None:
+                np.add.at(state, n_features + words.column, words.value)
+            np.add.at(memory, rows.arm, rows.memory)
+            decisions, slots = decisions + len(rows.eligible), slots + len(rows.shown)
+        return MeanFeatures(state / max(1, decisions), memory / max(1, decisions)), (decisions, slots)
 
     def close(self) -> None:
         """Let the file of the decisions go."""
