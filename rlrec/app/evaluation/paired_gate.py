@@ -62,8 +62,8 @@ GuardReport = TypedDict("GuardReport", {
 })  # fmt: skip
 # The same difference by whole visits, where slots were judged by themselves.
 VisitsReport = TypedDict("VisitsReport", {
-    "estimator": str, "estimate": float | None, "lower": float | None, "upper": float | None, "ess": float | None,
-    "verdict": str, "reasons": list[str], "passed": bool,
+    "estimator": str, "n": int, "estimate": float | None, "lower": float | None, "upper": float | None,
+    "ess": float | None, "verdict": str, "reasons": list[str], "passed": bool,
 })  # fmt: skip
 # The judgement of a look. candidate: its number in this year; alpha: the probability of error at this look.
 Judgement = TypedDict("Judgement", {
@@ -198,9 +198,10 @@ def _visits_report(visits: Gain, alpha: float) -> VisitsReport:
     is near what was logged, and they do not say that it is worse."""
     difference, verdict, reasons = _judge(visits, Minus, alpha)
     ess, upper = difference.ess or 0.0, difference.upper
-    near = ess >= max(verdicts.LEAST_ESS, SUPPORTED * visits.estimates[0].n)
+    n = visits.estimates[0].n
+    near = ess >= _least_visits(n)
     return {
-        "estimator": BY_VISIT, "estimate": difference.value, "lower": difference.lower, "upper": upper,
+        "estimator": BY_VISIT, "n": n, "estimate": difference.value, "lower": difference.lower, "upper": upper,
         "ess": difference.ess, "verdict": verdict, "reasons": reasons,
         "passed": near and (upper is None or upper >= 0),
     }  # fmt: skip
@@ -361,11 +362,19 @@ def _refusals(gate: RouteGate) -> Iterator[str]:
             yield _broken(guard)
 
 
+def _least_visits(n: int) -> float:
+    """How many of n visits must be effective."""
+    return max(verdicts.LEAST_ESS, SUPPORTED * n)
+
+
 def visits_refusal(visits: VisitsReport) -> str:
     """Why whole visits do not let a candidate pass."""
     if visits["upper"] is not None and visits["upper"] < 0:
         return f"whole visits say that it is worse: its gain by {BY_VISIT} is at most {_figure(visits['upper'])}"
-    return f"it is too far from what was logged: {_figure(visits['ess'])} effective visits"
+    n, ess = visits.get("n", 0), visits["ess"] or 0.0  # looks of earlier releases have no n
+    of_all = f" of {n:,}" if n else ""
+    wanted = f"{ess:.0f}{of_all} visits are effective, where {_least_visits(n):.0f} are wanted"
+    return f"it is too far from what was logged: {wanted}"
 
 
 def _broken(guard: GuardReport) -> str:
