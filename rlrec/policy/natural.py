@@ -17,7 +17,7 @@ from rlrec.arrays import Array
 from rlrec.policy.gradient import Parameters
 from rlrec.records import add_each
 
-BIAS, WEIGHTS, OWN, HISTORY = "bias", "linear", "own", "history"
+BIAS, WEIGHTS, ARM_MEMORY, HISTORY = "bias", "linear", "own", "history"
 FOLDS = 10  # sums of batches that are compared with each other
 DOUBT = 1.0  # standard errors by which the agreement of the batches is taken to be less than it looks
 
@@ -86,14 +86,18 @@ class MeanFeatures:
         """The gradient by features less their means; models without weights of states keep theirs."""
         bias = gradient[BIAS][:, None]
         of_memory = bias * self.memory
-        centred = {**gradient, OWN: gradient[OWN] - of_memory, HISTORY: gradient[HISTORY] - of_memory.sum(axis=0)}
+        centred = {
+            **gradient,
+            ARM_MEMORY: gradient[ARM_MEMORY] - of_memory,
+            HISTORY: gradient[HISTORY] - of_memory.sum(axis=0),
+        }
         if not gradient[WEIGHTS].shape[1]:
             return centred
         return {**centred, WEIGHTS: gradient[WEIGHTS] - bias * self.state}
 
     def change(self, centred: Parameters) -> Parameters:
         """The change of parameters, from that of weights of features less their means."""
-        by_means = (self.memory * (centred[OWN] + centred[HISTORY])).sum(axis=1)
+        by_means = (self.memory * (centred[ARM_MEMORY] + centred[HISTORY])).sum(axis=1)
         if centred[WEIGHTS].shape[1]:
             by_means = by_means + centred[WEIGHTS] @ self.state
         return {**centred, BIAS: centred[BIAS] - by_means}

@@ -100,8 +100,13 @@ def test_weights_of_features_leave_what_the_bias_explains_to_the_bias() -> None:
     """By scores of 30 decisions among 4 arms, with two features each, and what each remembers of every arm."""
     rng = np.random.default_rng(2)
     by_score, x, memory = rng.normal(size=(30, 4)), rng.normal(2.0, 1.0, (30, 2)), rng.random((30, 4, 4))
-    own = np.einsum("na,nah->ah", by_score, memory)
-    gradient = {"bias": by_score.sum(axis=0), "linear": by_score.T @ x, "own": own, "history": own.sum(axis=0)}
+    of_memory = np.einsum("na,nah->ah", by_score, memory)
+    gradient = {
+        "bias": by_score.sum(axis=0),
+        "linear": by_score.T @ x,
+        "own": of_memory,
+        "history": of_memory.sum(axis=0),
+    }
     means = MeanFeatures(x.mean(axis=0), memory.mean(axis=0))
     apart = means.centred(gradient)
     np.testing.assert_allclose(apart["linear"], by_score.T @ (x - means.state), atol=1e-12)
@@ -116,5 +121,5 @@ def test_weights_of_features_leave_what_the_bias_explains_to_the_bias() -> None:
     }
     optimizer = NaturalSteps(sizes, means, shared=np.zeros(4), shares=np.zeros(4))
     moved, _ = optimizer.step(with_bias(np.zeros(4), linear=2), gradient, rate=0.1)
-    of_memory = (means.memory * (moved["own"] + moved["history"])).sum(axis=1)
-    np.testing.assert_allclose(moved["bias"] + moved["linear"] @ means.state + of_memory, 0.0, atol=1e-12)
+    mean_memory = (means.memory * (moved["own"] + moved["history"])).sum(axis=1)
+    np.testing.assert_allclose(moved["bias"] + moved["linear"] @ means.state + mean_memory, 0.0, atol=1e-12)
