@@ -504,13 +504,17 @@ def _leases(path: Path) -> int:
 
 @pytest.mark.slow
 def test_39_a_server_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
+    """The time that a server takes to refuse is that of the start of a process, however busy the machine is."""
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
-        mute.listen()
-        began = time.monotonic()
         url = f"postgresql://u@127.0.0.1:{mute.getsockname()[1]}/x"
+        began = time.monotonic()
+        assert process("--db", url, "arm", "list", "--json", folder=tmp_path).returncode == 4
+        refused = time.monotonic()
+        mute.listen()
         done = process("--db", url, "arm", "list", "--json", folder=tmp_path)
-    assert time.monotonic() - began <= 10
+        took = time.monotonic() - refused
+    assert took <= 10 + max(0.0, refused - began - 1)
     error = json.loads(done.stderr)
     assert (done.returncode, error["code"]) == (4, 4)
     assert error["hint"]
