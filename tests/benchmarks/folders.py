@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -30,7 +31,6 @@ from rlrec.arrays import Ids
 from rlrec.policy.history import History
 from rlrec.store import Store, arms, settings
 from rlrec.store.contents import key_digests
-from tests.benchmarks.measure import rlrec
 
 ARMS, HOURS, DAYS, VISITS = 20, 5, 8, 4
 START = 1_767_225_600_000_000  # 2026-01-01
@@ -76,7 +76,7 @@ def main() -> None:
 def measured(folder: Path, *words: str) -> dict[str, Any]:
     """Seconds of CPU and of the clock, the exit code, and the peaks of memory of all processes in MB, largest first."""
     before, began, peaks = os.times(), time.perf_counter(), dict[int, float]()
-    command = list(map(str, rlrec("-q", "--now", "2026-03-01", "--db", folder / "store.db", *words, "--json")))
+    command = _rlrec(folder, "2026-03-01", *words, "--json")
     with open(folder / "answer.json", "w") as answer, open(folder / "errors.txt", "w") as errors:
         process = subprocess.Popen(command, stdout=answer, stderr=errors)
         while process.poll() is None:
@@ -87,6 +87,11 @@ def measured(folder: Path, *words: str) -> dict[str, Any]:
     memory = [round(peak) for peak in sorted(peaks.values(), reverse=True)]
     return {"code": process.returncode, "cpu_s": round(cpu, 2), "wall_s": round(time.perf_counter() - began, 1),
             "mb": memory}  # fmt: skip
+
+
+def _rlrec(folder: Path, now: str, *words: str) -> list[str]:
+    """A command line."""
+    return [sys.executable, "-m", "rlrec", "-q", "--now", now, "--db", str(folder / "store.db"), *words]
 
 
 def family(pid: int) -> Iterator[int]:
@@ -116,8 +121,7 @@ def write(folder: Path, decisions: int) -> None:
         ("policy", "create", "pg", "--kind", "gradient"),
         ("policy", "create", "other", "--kind", "lin-thompson", "--param", "floor=0.1", "--param", "samples=50"),
     ):  # fmt: skip
-        subprocess.run([*map(str, rlrec("-q", "--now", "2025-12-01", "--db", folder / "store.db", *words))], check=True,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
+        subprocess.run(_rlrec(folder, "2025-12-01", *words), check=True, stdout=subprocess.DEVNULL)
     with closing(Store(str(folder / "store.db"))) as store:
         store.write(lambda unit: arms.put(unit, {f"a{number:02d}": "{}" for number in range(ARMS)}))
         with store.read() as unit:
