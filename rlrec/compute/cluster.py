@@ -12,6 +12,14 @@ from rlrec.errors import InputError, RlrecError
 
 TIMEOUT_S = 5
 AHEAD = 2  # partitions a worker that are handed over before they are done
+# What a cluster of this machine does every few milliseconds, which costs more than its work on partitions.
+_SELDOM = {
+    "distributed.nanny.pre-spawn-environ": ENVIRONMENT, "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s", "distributed.admin.system-monitor.interval": "10s",
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.worker.memory.monitor-interval": "1s", "distributed.scheduler.work-stealing-interval": "1s",
+    "distributed.scheduler.active-memory-manager.start": False,
+}  # fmt: skip
 
 
 class SchedulerAbsent(RlrecError):
@@ -32,7 +40,7 @@ class Cluster:
             raise InputError("--engine dask needs Dask", hint="pip install 'rlrec[cluster]'") from None
         self.mixed, self._runner, self._here = False, runner, fingerprint()
         self._cluster: Any = None
-        with dask.config.set({"distributed.nanny.pre-spawn-environ": ENVIRONMENT}):
+        with dask.config.set(_SELDOM):
             if scheduler is None:
                 start: Any = distributed.LocalCluster
                 self._cluster = start(
