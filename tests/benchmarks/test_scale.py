@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import shops
 from tests.benchmarks.scale import ROWS, Cost, Plan, Use, cost, main, needs, number, replaced, totals
 from tests.docs.pages import ROOT
 
@@ -105,7 +106,11 @@ def test_the_page_has_the_tables_of_the_script() -> None:
 
 
 @pytest.mark.slow
-def test_costs_are_measured_and_extrapolated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_costs_are_measured_and_extrapolated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, forked_rlrec: Path
+) -> None:
+    """Without the start of each process, which is all that so few decisions cost."""
+    monkeypatch.setattr(shops, "rlrec", lambda *words: [str(forked_rlrec), *map(str, words)])
     path = tmp_path / "costs.json"
     assert main(["--scale", "0.01", "--folder", str(tmp_path), "--json", str(path)]) == 0
     measured = capsys.readouterr().out
