@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -109,6 +110,7 @@ def _become(connection: socket.socket) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
+    time.tzset()
     sys.argv = argv
     sys.stdin = sys.__stdin__ = os.fdopen(0, encoding="utf-8")
     sys.stdout = sys.__stdout__ = os.fdopen(1, "w", encoding="utf-8")
