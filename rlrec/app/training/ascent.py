@@ -24,7 +24,7 @@ from rlrec.policy.reinforce import Adam, GradientSums, LoggedSlates, Objective
 from rlrec.records import add_each
 
 Z = 2.0  # epochs are compared by their gain less so many standard errors,
-SLOT_Z = 0.5  # or so many where slots are judged by themselves: their error is small, and the gate is strict
+SLOT_Z = 1.0  # or so many where slots are judged by themselves: their error is small, and the gate is strict
 DRAWS = 3  # of random signs in place of gains, by which the diagonal of the Fisher matrix is estimated
 SMALLEST_RATE = 1 / 32  # of the step size: where a step of that size leaves what the log supports, the ascent ends
 
