@@ -352,7 +352,8 @@ def exposed(answer: Exposure) -> Figure:
         if total >= slots / 2:
             break
         half, total = half + 1, total + row["realised"]
-    spread = "" if even is None else f"; all in all they are as even as {number(even)} arms shown equally often"
+    alone = even is None or number(even) == "1"
+    spread = "" if alone else f"; all in all they are as even as {number(even)} arms shown equally often"
     return Figure(
         title=f"Half of the slots went to {half} of {quantity(len(arms), 'arm')}{spread}",
         drawing=bars(

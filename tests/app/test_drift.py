@@ -92,7 +92,7 @@ def test_an_arm_that_gets_better_is_a_warning_and_its_policy_is_told(drifted: st
         ("warning", "policy home arm a1"), ("info", "policy home"),
     ]  # fmt: skip
     assert "beliefs still count what came before" in result[0].detail
-    assert "learning does that too" in result[1].detail
+    assert "a policy that learns causes that, too" in result[1].detail
 
 
 @pytest.mark.parametrize("options", [{"params": {"discount": 0.99}}, {"parameters": {"context": [], "arm": []}}])
