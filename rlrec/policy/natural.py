@@ -118,10 +118,9 @@ class NaturalSteps:
         cls, gradients: FoldGradients, fisher: Parameters, means: MeanFeatures, *, decisions: float, slots: float
     ) -> NaturalSteps:
         """The steps that follow the posterior mean of each parameter's best value: a normal prior for every group,
-        whose variance is what products of different batches say. Its mean is 0, and for the biases of arms what they
-        gain on average: an arm that was seldom shown is taken to be like the others, of which the most are seldom
-        shown too, and not like what was shown instead. gradients: by features less their means; fisher: diagonal of the
-        Fisher matrix of all slots, by the same.
+        whose variance is what products of different batches say. The mean of the prior is 0; that of the biases is what
+        arms gain on average, so that an arm which was seldom shown moves as the other arms do. gradients: by features
+        less their means; fisher: diagonal of the Fisher matrix of all slots, by the same.
 
         A pass over all batches at rate r changes the log probability of a slot by r x batches (root mean square).
         Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher matrix, and
