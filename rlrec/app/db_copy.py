@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import TypedDict
 
 from rlrec.errors import InputError
-from rlrec.store import Store, copying
+from rlrec.store import Store, audit, copying
 from rlrec.store.engine import location, printable
 
 
@@ -54,3 +57,22 @@ def backup(store: Store, path: str, *, dry_run: bool) -> Backup:
         with store.read() as unit:
             return Backup(file=path, bytes=copying.size(unit))
     return Backup(file=path, bytes=copying.backup(store, path))
+
+
+@contextmanager
+def temporary(store: Store) -> Iterator[Store]:
+    """A copy of the store, as an SQLite file in a private folder that is deleted at the end."""
+    with TemporaryDirectory(prefix="rlrec-") as folder:
+        path = os.path.join(folder, "copy.db")
+        if "://" in store.where:
+            copy(store, Request(to=path))
+        else:
+            copying.backup(store, path)
+        with closing(Store(path, now=store.now, notice=store.notice, waits=store.waits)) as copied:
+            yield copied
+
+
+def counts(store: Store) -> dict[str, int]:
+    """The number of rows of the log, by table."""
+    with store.read() as unit:
+        return audit.counts(unit)

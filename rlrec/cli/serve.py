@@ -12,19 +12,19 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from rlrec.cli import plain, recommend, signals
+from rlrec.cli import app, plain, recommend, signals
 from rlrec.cli.http import GROUP, Answered, Front, Limits, NumberedLines
 from rlrec.cli.output import Show
 from rlrec.cli.pipe import line_reader, line_type
-from rlrec.cli.shared import Store, drawing, notice, safe, settings, stored
-from rlrec.errors import Conflict, InputError, RlrecError, StoreBusy
+from rlrec.cli.shared import NOTHING_STORED, Store, drawing, dry_run_option, notice, safe, settings, stored
+from rlrec.errors import Conflict, InputError, RlrecError, StoreBusy, quantity
 
 if TYPE_CHECKING:
     from rlrec.app.pipe import Pipe
@@ -41,23 +41,42 @@ BACKLOG = 1_024
 @click.option("--allow-remote", is_flag=True, help="Listen on an address that other machines can reach.")
 @stored("rlrec serve --listen unix:rlrec.sock", "rlrec serve --listen 127.0.0.1:8080")
 @drawing
-def serve(store: Store, show: Show, address: str, allow_remote: bool) -> None:
+@dry_run_option
+def serve(store: Store, show: Show, address: str, allow_remote: bool, dry_run: bool) -> None:
     """Answer the lines of `pipe` to many clients over HTTP.
 
     POST lines to /pipe; the answer has a line for each. All clients' lines share groups, each of which is one
     transaction. GET /healthz says whether the store answers. SIGTERM ends the server once what has arrived is answered.
-    There is no password: whoever reaches the address can write to the store."""
+    There is no password: whoever reaches the address can write to the store.
+
+    With --dry-run, clients are served from a copy of the store, which is deleted at the end: their feedback finds their
+    decisions, and nobody waits. The copy is an SQLite file in TMPDIR, also that of a store on PostgreSQL."""
     from rlrec.app.opening import ready
     from rlrec.app.pipe import Pipe
 
     ready(store)
-    store.close()  # from here on the writer's thread has it
-    pipe = Pipe(store, patience_s=PATIENCE_S)
-    with listening(address, allow_remote=allow_remote) as (listener, name):
+    with (
+        listening(address, allow_remote=allow_remote) as (listener, name),
+        rehearsed(store) if dry_run else nullcontext(store) as served,
+    ):
+        served.close()  # from here on the writer's thread has it
+        pipe = Pipe(served, patience_s=PATIENCE_S)
         show({"listen": name})
         number = asyncio.run(run(pipe, listener))
     if number != signal.SIGTERM:
         raise signals.Interrupted(number)
+
+
+@contextmanager
+def rehearsed(store: Store) -> Iterator[Store]:
+    """A copy of the store, which is deleted at the end. Says on stderr that it is one, and what it took in."""
+    with app.db_copy.temporary(store) as copy:
+        before = app.db_copy.counts(copy)
+        notice("dry run: clients are served from a copy of the store; nothing is stored")
+        yield copy
+        after = app.db_copy.counts(copy)
+    added = (quantity(after[table] - before[table], table) for table in ("decision", "event"))
+    notice(f"{NOTHING_STORED}; it would have been {' and '.join(added)}")
 
 
 async def run(pipe: Pipe, listener: socket.socket, *, limits: Limits | None = None) -> int:
@@ -86,6 +105,7 @@ async def run(pipe: Pipe, listener: socket.socket, *, limits: Limits | None = No
     finally:
         writer.end()
         await asyncio.to_thread(writer.join)
+        pipe.store.notice = notice
     return numbers[0]
 
 

@@ -53,6 +53,7 @@ ELSEWHERE = {
     "demo",
     "doctor",
     "recommend",
+    "serve",
     "position fit",
     "train-pg",
     "db forget",

@@ -28,8 +28,10 @@ from rlrec.app import doctor
 from rlrec.app.pipe import Pipe
 from rlrec.cli.http import GROUP, Front, Limits
 from rlrec.cli.serve import SharedWriter, listening
+from rlrec.cli.shared import NOTHING_STORED
 from rlrec.errors import Conflict, InputError, RlrecError
 from rlrec.store import Store, decisions, engine, events
+from tests.cli.test_dry_run import content
 from tests.cli.test_pipe import FLUSH, ask, lines, stocked, tell
 from tests.conftest import runner
 
@@ -102,9 +104,9 @@ class Client:
 
 
 @contextmanager
-def served(db: str, listen: str = "127.0.0.1:0") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def served(db: str, listen: str = "127.0.0.1:0", *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The address of a server, and its process."""
-    command = [sys.executable, "-m", "rlrec", "--db", db, "serve", "--listen", listen, "--json"]
+    command = [sys.executable, "-m", "rlrec", "--db", db, "serve", "--listen", listen, "--json", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None
         try:
@@ -291,6 +293,29 @@ def test_sigint_ends_as_interrupted_once_all_is_answered(kiosk: str) -> None:
         child.send_signal(signal.SIGINT)
         assert child.communicate(timeout=20)[1] == b'{"error": "interrupted", "hint": null, "code": 130}\n'
         assert child.returncode == 130
+
+
+@slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_dry_run_serves_a_copy_that_goes_with_it(
+    shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    before = content(shop)
+    with served(shop, "127.0.0.1:0", "--dry-run") as (address, child), Client(address) as client:
+        assert [stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()] == [0o700]
+        drawn, learned = client.post(ask(session="t", request_id="r"), tell(request_id="r"))
+        assert client.post(tell(decision_id=drawn["decision_id"], key="k"))[0] == learned
+        runner(shop)("recommend", "--policy", "home", "--session", "of another")  # does not wait
+        child.send_signal(number)
+        first, last = child.communicate(timeout=30)[1].decode().splitlines()[:2]
+        assert (child.returncode, "from a copy" in first) == (code, True)
+        assert last == f"{NOTHING_STORED}; it would have been 1 decision and 2 events"
+    assert list(folder.iterdir()) == []
+    assert [len(content(shop)[table]) - len(before[table]) for table in ("decision", "event")] == [1, 0]
+    assert "of another" in str(content(shop)["session"])
 
 
 # -- clients that are slow, vanish, or send nonsense --
