@@ -18,6 +18,10 @@ class Sums:
     def __add__(self, other: Self) -> Self:
         return type(self)(**{name: _add(ours, getattr(other, name)) for name, ours in vars(self).items()})
 
+    def closed(self) -> Self:
+        """The sums of a partition of the log: what they are of is in no other one."""
+        return type(self)(**{name: _closed(value) for name, value in vars(self).items()})
+
 
 def _add(left: Any, right: Any) -> Any:
     if left is None or right is None:
@@ -25,6 +29,12 @@ def _add(left: Any, right: Any) -> Any:
     if isinstance(left, Mapping):
         return add_each(left, right)
     return left | right if isinstance(left, bool | frozenset) else left + right
+
+
+def _closed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _closed(each) for key, each in value.items()}
+    return value.closed() if isinstance(value, Sums) else value
 
 
 def add_each(left: Mapping[K, Any], right: Mapping[K, Any]) -> dict[K, Any]:

@@ -136,7 +136,7 @@ class _CurvePass:
             rows, immature = log_rows.usable(batch.log, self.definition, now=self.evaluation.now)
             sums = _sums(rows, self.evaluation, self.definition, self.model) if len(rows) else None
             total = _added(total, (sums, immature))
-        return total
+        return total[0] and total[0].closed(), total[1]
 
 
 def _added(total: tuple[_LogSums | None, int], more: tuple[_LogSums | None, int]) -> tuple[_LogSums | None, int]:

@@ -16,6 +16,7 @@ from rlrec.ope.base import hash_bits
 from rlrec.ope.intervals import value_and_error
 from rlrec.ope.moments import Moments, moments
 from rlrec.ope.positions import FEWEST, EstimatedCurve, LogRatio, PositionRows, count, examined
+from rlrec.records import Sums
 
 MODELS = ("pbm", "cascade", "dcm")
 HELD = 4  # one page in so many is held out, for the comparison of the models
@@ -68,7 +69,7 @@ def pages(rows: PositionRows) -> Pages:
 
 
 @dataclass(frozen=True, eq=False)
-class ClickSums:
+class ClickSums(Sums):
     """Sums of some batches: they add up.
 
     slots, clicks (A, K): by arm and position, of pages that are not held out; examined, clicked (2, A, K): those

@@ -3,10 +3,11 @@
 A cluster is known by a digest of the key of its user or session, 64 bits in an int64. Digests decide the order of sums
 and blocks, so figures do not depend on the order of the log, on how it was split, or on the ids of a store.
 
-Where a cluster can come back in a later batch (users), every cluster has a row of sums: 8 bytes of digest and 8 per
-column, which is 64 bytes for the seven columns that ips, snips, clipped-ips, dm and dr need together. Where a cluster
-ends with its session (sessions, rows), at most 4,096 have one; beyond that they collapse into second moments and 4,096
-blocks, cut by a hash of the digest, so that the memory is bounded.
+Where a cluster can come back in a later batch (users), every cluster has a row of sums until its partition of the log
+has been read: 8 bytes of digest and 8 per column, which is 64 bytes for the seven columns that ips, snips, clipped-ips,
+dm and dr need together. Where no cluster can come back (sessions, rows, users of other partitions), at most 4,096 have
+one; beyond that they collapse into second moments and 4,096 blocks, cut by a hash of the digest, so that the memory is
+bounded.
 
 Sums at every step (`Steps`) are too wide for either: beyond 4,096 clusters only blocks of them remain, whether clusters
 come back or not, and errors are those of the blocks, which are as many and as independent."""
@@ -20,6 +21,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, run_starts
 from rlrec.ope.base import hash_bits
+from rlrec.records import Sums
 
 BLOCKS = 4096
 _SALT = 1
@@ -123,7 +125,7 @@ class _Clusters:
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class Moments(Sums):
     """Sums of c columns over clusters: `moments(batch_1) + moments(batch_2)` is the moments of both.
 
     columns: names of the columns.   spanning: a cluster may come back in another batch."""
@@ -143,6 +145,10 @@ class Moments:
     def scaled(self, factor: Array) -> Moments:
         """The sums with each column multiplied by a factor above 0, (c,)."""
         return Moments(self.columns, self.spanning, self._clusters.scaled(factor))
+
+    def closed(self) -> Moments:
+        """The same, where no cluster comes back."""
+        return Moments(self.columns, False, _limit(self._clusters, spanning=False))
 
     def summary(self) -> ClusterSummary:
         """Sums, second moments and the units to draw from."""
@@ -249,8 +255,10 @@ def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:
     return (cluster, terms) if len(start) == len(cluster) else (cluster[start], np.add.reduceat(terms, start, axis=0))
 
 
-def _limit(clusters: _Clusters, spanning: bool) -> _Clusters | BlockSums:
-    return clusters if spanning or len(clusters.digests) <= BLOCKS else clusters.collapse()
+def _limit(clusters: _Clusters | BlockSums, spanning: bool) -> _Clusters | BlockSums:
+    if isinstance(clusters, BlockSums) or spanning or len(clusters.digests) <= BLOCKS:
+        return clusters
+    return clusters.collapse()
 
 
 def _blocks(clusters: _Clusters | BlockSums) -> BlockSums:

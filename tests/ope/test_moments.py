@@ -70,6 +70,20 @@ def test_memory_is_bounded_where_clusters_end() -> None:
     assert summary.present.tolist() == [100_000] * 3
 
 
+@pytest.mark.parametrize("sessions", [50, 3 * BLOCKS])
+def test_clusters_of_a_partition_are_forgotten_with_it(sessions: int) -> None:
+    fold = ImpressionFold(estimators=ope.parse("impression").impressions, spanning=True)
+    batch = drawn(6, sessions=sessions)[0]
+    partition = batch.cluster % 2
+    pieces = [fold.partial(each) for side in (0, 1) for each in parts(batch.where(partition == side), [30])]
+    (first, second), (third, fourth) = pieces[:2], pieces[2:]
+    closed = (first + second).closed() + (third + fourth).closed()
+    np.testing.assert_allclose(numbers(fold, closed), numbers(fold, fold.partial(batch)), rtol=1e-11)
+    assert len(closed.moments.summary().units) == min(BLOCKS, len(np.unique(batch.cluster)))
+    with pytest.raises(ValueError, match="do not add up"):
+        closed + first
+
+
 def test_sums_of_other_estimators_do_not_add_up() -> None:
     batch = drawn(5)[0]
     of_ips, of_dr = (

@@ -201,7 +201,8 @@ class JudgePass(Generic[R, M]):
 
     def __call__(self, reader: LogReader, /) -> LogPartial:
         batches = reader.to_judge(self.unit.judged_on)
-        return _sum((fold(self.unit, self.evaluation, logged, self.models) for logged in batches), self.evaluation)
+        partials = (fold(self.unit, self.evaluation, logged, self.models) for logged in batches)
+        return _sum(partials, self.evaluation).closed()
 
 
 def _sum(partials: Iterable[LogPartial], evaluation: Evaluation) -> LogPartial:
