@@ -25,6 +25,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the program does, befor
 
 from rlrec.app.init import init
 from rlrec.app.inputs import seeds
+from rlrec.compute import local
 from rlrec.store import Store
 from tests import fork_server
 
@@ -239,6 +240,12 @@ def forked_rlrec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     program = tmp_path_factory.mktemp("forked") / "rlrec"
     with fork_server.serving(Path(sys.executable), program):
         yield program
+
+
+@pytest.fixture
+def forked_workers(forked_rlrec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So do the processes of `--jobs`."""
+    monkeypatch.setattr(local, "COMMAND", [str(forked_rlrec), "worker"])
 
 
 def runner(db: str) -> Run:

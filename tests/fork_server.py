@@ -1,7 +1,8 @@
 """Processes of `rlrec` that begin where the program has been loaded: most of a short command is its imports.
 
 The server, run by the Python of an environment, forks a process for each program `CLIENT`, with the streams, folder,
-variables and signals of that. It imports the package alone, so the environment needs no tests."""
+variables and signals of that; where its one argument is `worker`, a process that works on partitions. It imports the
+package alone, so the environment needs no tests."""
 
 from __future__ import annotations
 
@@ -121,7 +122,11 @@ def _command() -> int:
     """The exit code of the command that this process has become."""
     from rlrec.app.inputs import seeds
     from rlrec.cli import main
+    from rlrec.compute import worker
 
+    if sys.argv[1:] == ["worker"]:
+        worker.main()
+        return 0
     # Splits of users depend on a random word of the store. Here it is the same each time, so that figures are.
     seeds.random_salt = lambda: "salt"
     try:

@@ -17,6 +17,8 @@ from rlrec.compute import packing, worker
 from rlrec.compute.protocol import DEATHS, ENVIRONMENT, Runner, deadly_partition
 from rlrec.errors import RlrecError
 
+COMMAND = [sys.executable, "-P", str(Path(worker.__file__))]
+
 
 class _PartitionWork(NamedTuple):
     """A partition that is worked on: its number, and the message that says so."""
@@ -78,10 +80,8 @@ class Processes:
 
 class _Process:
     def __init__(self, runner: Runner) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(worker.__file__))], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**ENVIRONMENT, **os.environ},
-        )  # fmt: skip
+        variables = {**ENVIRONMENT, **os.environ}
+        self._process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables)
         self._questions = cast(BinaryIO, self._process.stdin)
         self.answers = cast(BinaryIO, self._process.stdout)
         self.send(pickle.dumps(sys.path))

@@ -23,8 +23,10 @@ pytestmark = pytest.mark.slow
 ALL = "impression,session,slate"
 
 
-def judged(db: str, *, log: str | None = None, workers: Workers = HERE, **options: Any) -> list[dict[str, Any]]:
-    request = evaluate.Request(targets=["uniform", "log", "lin"], estimators=ALL, log=log, **options)
+def judged(
+    db: str, *targets: str, estimators: str = ALL, workers: Workers = HERE, **options: Any
+) -> list[dict[str, Any]]:
+    request = evaluate.Request(targets=targets or ("uniform", "log", "lin"), estimators=estimators, **options)
     with closing(logs.at(db, 1e6)) as store:
         return [row.to_json() for row in evaluate.evaluate(store, request, workers)]
 
@@ -74,15 +76,6 @@ def test_a_folder_gives_the_bits_of_its_store(
 ) -> None:
     logs.in_batches(monkeypatch, 60)
     assert judged(served, log=f"parquet:{folder}", **options) == judged(served, **options)
-
-
-@pytest.mark.parametrize("workers", [Workers(jobs=2), Workers(jobs=2, engine="dask")])
-def test_workers_give_the_bits_of_a_folder(
-    tmp_path: Path, sqlite_db: str, workers: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    export(prepare(sqlite_db), tmp_path / "log")
-    logs.in_batches(monkeypatch, 60)
-    assert judged(sqlite_db, log=f"parquet:{tmp_path / 'log'}", workers=workers) == judged(sqlite_db)
 
 
 def test_a_filter_follows_the_folder(served: str, folder: Path) -> None:

@@ -20,7 +20,7 @@ from rlrec.app.imports.parquet_log import FolderLog
 from rlrec.errors import RlrecError
 from rlrec.store import beliefs
 from tests.app import logs
-from tests.app.test_parquet_files import export, judged, prepare, serve
+from tests.app.test_parquet_files import export, judged, prepare
 from tests.conftest import Run, runner
 
 pytestmark = pytest.mark.slow
@@ -30,6 +30,23 @@ TWO = Workers(jobs=2)
 @pytest.fixture(autouse=True)
 def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     logs.in_batches(monkeypatch, 60)
+
+
+@pytest.fixture(scope="module")
+def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store, `shop.db`, and its log, `log`."""
+    folder = tmp_path_factory.mktemp("workers")
+    db = str(shutil.copy(sqlite_template, folder / "shop.db"))
+    logs.create(prepare(db), "pg", "gradient", minutes=3)
+    export(db, folder / "log")
+    return folder
+
+
+@pytest.fixture
+def exported(prepared: Path, tmp_path: Path) -> tuple[str, Path]:
+    """A store and its log, of this test alone."""
+    folder = shutil.copytree(prepared, tmp_path / "exported")
+    return str(folder / "shop.db"), folder / "log"
 
 
 def exposed(db: str, log: str | None, workers: Workers) -> Any:
@@ -66,6 +83,7 @@ COMMANDS: dict[str, Callable[[str, str | None, Workers], Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_training_on_a_folder_gives_the_parameters_of_the_store(db: str, tmp_path: Path) -> None:
     logs.create(prepare(db), "pg", "gradient", minutes=3)
     export(db, tmp_path / "log")
@@ -76,26 +94,32 @@ def test_training_on_a_folder_gives_the_parameters_of_the_store(db: str, tmp_pat
         assert trained(db, of_log, workers) == expected
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("command", ["exposure", "position fit"])
-def test_workers_have_the_figures_of_the_store(sqlite_db: str, tmp_path: Path, command: str) -> None:
-    export(prepare(sqlite_db), tmp_path / "log")
-    run, log = COMMANDS[command], f"parquet:{tmp_path / 'log'}"
-    expected = run(sqlite_db, None, HERE)
-    assert [run(sqlite_db, None, TWO), run(sqlite_db, log, HERE), run(sqlite_db, log, TWO)] == [expected] * 3
+def test_workers_have_the_figures_of_the_store(exported: tuple[str, Path], command: str) -> None:
+    db, folder = exported
+    run, log = COMMANDS[command], f"parquet:{folder}"
+    expected = run(db, None, HERE)
+    assert [run(db, None, TWO), run(db, log, HERE), run(db, log, TWO)] == [expected] * 3
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_folder_needs_no_row_of_the_store(sqlite_db: str, tmp_path: Path, command: str) -> None:
-    logs.create(prepare(sqlite_db), "pg", "gradient", minutes=3)
-    export(sqlite_db, tmp_path / "log")
-    log = f"parquet:{tmp_path / 'log'}"
-    expected, estimates = COMMANDS[command](sqlite_db, log, HERE), judged(sqlite_db, log=log)
-    pruned = runner(sqlite_db)("--now", "2026-03-01T00:00:00Z", "db", "prune", "--before", "2026-02-20", "--yes")
+def test_a_folder_needs_no_row_of_the_store(exported: tuple[str, Path]) -> None:
+    db, folder = exported
+
+    def answers() -> list[Any]:
+        log = f"parquet:{folder}"
+        return [
+            judged(db, "log", "lin", log=log, estimators="dr,wdr,sips"),
+            *(run(db, log, HERE) for run in COMMANDS.values()),
+        ]
+
+    expected = answers()
+    pruned = runner(db)("--now", "2026-03-01T00:00:00Z", "db", "prune", "--before", "2026-02-20", "--yes")
     assert pruned.exit_code == 0, pruned.stderr
-    assert COMMANDS[command](sqlite_db, log, HERE) == expected
-    assert judged(sqlite_db, log=log) == estimates
+    assert answers() == expected
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_user_who_came_after_the_export_takes_the_session_along(sqlite_db: str, tmp_path: Path) -> None:
     """Its first decisions lie in the bucket of the session, its later ones in that of the user."""
     logs.catalogue(sqlite_db, 5)
@@ -103,14 +127,15 @@ def test_a_user_who_came_after_the_export_takes_the_session_along(sqlite_db: str
         logs.create(sqlite_db, name, kind, floor="0.2")
     for number, users in enumerate((None, 30)):  # the same sessions once more
         logs.serve(
-            sqlite_db, "log", pages=200, rates=(0.1, 0.5, 0.2, 0.3, 0.4), size=2, users=users, start=1 + 10 * number
+            sqlite_db, "log", pages=100, rates=(0.1, 0.5, 0.2, 0.3, 0.4), size=2, users=users, start=1 + 10 * number
         )
         export(sqlite_db, tmp_path / "log")
     log = f"parquet:{tmp_path / 'log'}"
     with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as unit:
         moved = FolderLog(unit, str(tmp_path / "log"))._moved
-        assert {len(column) for column in moved} == {100}
-    assert judged(sqlite_db, log=log) == judged(sqlite_db) == judged(sqlite_db, log=log, workers=TWO)
+        assert {len(column) for column in moved} == {50}
+    of_log: list[dict[str, Any]] = [{}, {"log": log}, {"log": log, "workers": TWO}]
+    assert len({repr(judged(sqlite_db, "uniform", estimators="dr,wdr", **options)) for options in of_log}) == 1
 
 
 def test_all_that_imports_hold_beside_slates_is_read(run: Run, db: str, tmp_path: Path) -> None:
@@ -158,56 +183,53 @@ class Meeting(StoreRunner):
 
 
 @pytest.mark.parametrize("engine", ["local", "dask"])
-def test_two_workers_work_at_once(sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
-    export(prepare(sqlite_db), tmp_path / "log")
+def test_two_workers_work_at_once_and_give_the_bits_of_the_store(
+    exported: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    db, folder = exported
     (tmp_path / "met").mkdir()
     monkeypatch.setenv("MEETING", str(tmp_path / "met"))
     monkeypatch.setattr(passes, "StoreRunner", Meeting)
     began = time.monotonic()
-    assert judged(sqlite_db, log=f"parquet:{tmp_path / 'log'}", workers=Workers(jobs=2, engine=engine)) == judged(
-        sqlite_db
-    )
+    assert judged(db, log=f"parquet:{folder}", workers=Workers(jobs=2, engine=engine)) == judged(db)
     assert len(os.listdir(tmp_path / "met")) == 2
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("command", ["evaluate uniform", "train-pg pg", "exposure", "position fit curve"])
-def test_a_folder_that_breaks_ends_the_command_in_a_line(sqlite_db: str, tmp_path: Path, command: str) -> None:
+def test_a_folder_that_breaks_ends_the_command_in_a_line(exported: tuple[str, Path], command: str) -> None:
     """A file that is cut in half is met by a worker."""
-    logs.create(prepare(sqlite_db), "pg", "gradient", minutes=3)
-    folder = tmp_path / "log"
-    export(sqlite_db, folder)
+    db, folder = exported
     path = max((folder / "events").rglob("*.parquet"))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    result = runner(sqlite_db)(
-        "--now", "2026-03-01T00:00:00Z", *command.split(), "--log", f"parquet:{folder}", "--jobs", "2"
-    )  # fmt: skip
+    words = (*command.split(), "--log", f"parquet:{folder}", "--jobs", "2")
+    result = runner(db)("--now", "2026-03-01T00:00:00Z", *words)
     assert (result.exit_code, f"cannot read {path}" in result.stderr) == (1, True), result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_folder_that_vanishes_in_the_middle_is_named(
-    sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export(prepare(sqlite_db), tmp_path / "log")
+    db, folder = exported
     partitions_of = FolderLog.split
 
     def vanishing(self: FolderLog, number: int) -> Any:
         for index, partition in enumerate(partitions_of(self, number)):
             if number < 64 and index == 1:
-                shutil.rmtree(tmp_path / "log")
+                shutil.rmtree(folder)
             yield partition
 
     monkeypatch.setattr(FolderLog, "split", vanishing)
-    with pytest.raises(RlrecError, match=f"cannot read {tmp_path / 'log'}"):
-        judged(sqlite_db, log=f"parquet:{tmp_path / 'log'}")
+    with pytest.raises(RlrecError, match=f"cannot read {folder}"):
+        judged(db, log=f"parquet:{folder}")
 
 
-def test_a_row_that_is_asked_of_the_store_is_refused(sqlite_db: str, tmp_path: Path) -> None:
-    export(prepare(sqlite_db), tmp_path / "log")
-    serve(sqlite_db, pages=10, seed=3, start=2_000)
-    with closing(logs.at(sqlite_db, 1e6)) as store:
+def test_a_row_that_is_asked_of_the_store_is_refused(exported: tuple[str, Path]) -> None:
+    db, folder = exported
+    with closing(logs.at(db, 1e6)) as store:
         with store.read() as unit:
-            store.folder = FolderLog(unit, str(tmp_path / "log"))
+            store.folder = FolderLog(unit, str(folder))
         with store.read() as unit, pytest.raises(RlrecError, match="cannot answer SELECT id FROM decision"):
             unit.ask("SELECT id FROM decision LIMIT 1")
