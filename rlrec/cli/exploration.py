@@ -43,7 +43,8 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
         f"{_figure(result['total'])} in total; a slot earned {_figure(result['mean'])} as served",
     ]
     notes = [
-        f"ess for {row['target']}: {row['ess']:.0f}; without exploration {row['without_floor']:.0f}"
+        f"effective sample size for judging {row['target']}: {row['ess']:.0f}; without exploration it would be "
+        f"{row['without_floor']:.0f}"
         for row in result["ess"]
     ]
     notes += [

@@ -68,6 +68,8 @@ def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **req
             f"arms ({why})"
         ]
     if result["curve"] is None and result["slots"] > result["decisions"]:
-        notes.append("an arm that stands low has a lower rate; `rlrec position fit` estimates a curve that tells")
+        notes.append(
+            "arms that stand low on the page earn less for that alone; `rlrec position fit` estimates how much"
+        )
     records, columns = (result["days"], DAYS) if "days" in result else (result["arms"], ARMS)
     show(result, table=View.of(records, columns, title=title, notes=notes))

@@ -101,7 +101,7 @@ def versions_(store: Store, show: Show, name: str) -> None:
 @click.option(
     "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The context, for a kind that reads one."
 )
-@click.option("--all", "every", is_flag=True, help="All arms on a terminal, not just the 20 likeliest ones.")
+@click.option("--all", "every", is_flag=True, help="On a terminal all arms with their weights, not just the likeliest.")
 @click.option("--curve", is_flag=True, help="The learning curve of a version made by train-pg, epoch by epoch.")
 @plot_option
 @reading("rlrec policy show home", "rlrec policy show visits --curve")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rlrec.app.policy import Audience, CountingCurve, PolicyBelief, PolicyVersion
     from rlrec.app.versions import LiveTime, VersionHistory
 
-N_ARMS = 20  # on a terminal
+N_ARMS, N_WEIGHTED = 20, 5  # on a terminal: arms in the table, and of these with their weights
 BELIEF = (
     "arm", "status", "served", "pending", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best",
     "probability",
@@ -108,8 +108,11 @@ def of_belief(result: PolicyBelief, context: Mapping[str, Any], *, every: bool, 
     if terminal:
         arms, table = _likeliest(arms, None if every else N_ARMS)
         notes = [*_others(result["arms"], arms), *notes]
-    notes += [f"weights of {row['arm']}: {_largest(row['weights'])}" for row in arms if "weights" in row]
-    return table._replace(title=title, notes=notes)
+    weighted = [row for row in arms if "weights" in row]
+    most = len(weighted) if every or not terminal else N_WEIGHTED
+    notes += [f"weights of {row['arm']}: {_largest(row['weights'])}" for row in weighted[:most]]
+    notes += ["--all shows the weights of all arms"] * (len(weighted) > most)
+    return table._replace(title=title, notes=notes[:-1] if notes[-1:] == [""] else notes)
 
 
 def _likeliest(arms: Sequence[dict[str, Any]], most: int | None) -> tuple[list[dict[str, Any]], View]:
@@ -147,9 +150,10 @@ def _others(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]
 
 def _exposure(exposure: Mapping[str, Mapping[str, float | None]], arms: int) -> list[str]:
     """One line on how evenly the catalogue was shown, and would be now."""
-    texts = {"served": "shown so far", "now": "to be shown at position 1"}
+    texts = {"served": "so far", "now": "from now on, at position 1,"}
     described = [
-        f"{texts[name]} like {effective:.3g} of {quantity(arms, 'arm')} in equal shares (Gini {figures['gini']:.2f})"
+        f"{texts[name]} as if {effective:.3g} of {quantity(arms, 'arm')} were shown equally often "
+        f"(Gini {figures['gini']:.2f})"
         for name, figures in exposure.items()
         if figures["gini"] is not None and (effective := figures["effective_arms"]) is not None
     ]

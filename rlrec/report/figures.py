@@ -353,7 +353,7 @@ def exposed(answer: Exposure) -> Figure:
             break
         half, total = half + 1, total + row["realised"]
     alone = even is None or number(even) == "1"
-    spread = "" if alone else f"; all in all they are as even as {number(even)} arms shown equally often"
+    spread = "" if alone else f"; all in all it is as if {number(even)} were shown equally often"
     return Figure(
         title=f"Half of the slots went to {half} of {quantity(len(arms), 'arm')}{spread}",
         drawing=bars(
@@ -371,7 +371,7 @@ def exposed(answer: Exposure) -> Figure:
 
 
 def evenness(answer: Exposure) -> Figure | None:
-    """Effective arms of each day: as many, shown equally often, are as even; None for fewer than three days."""
+    """Effective arms of each day: that many, shown equally often, are as even; None for fewer than three days."""
     days = answer.get("days", [])
     if len(days) < 3:
         return None
@@ -380,11 +380,11 @@ def evenness(answer: Exposure) -> Figure | None:
     span = f"{number(min(counts))} to {number(max(counts))}" if counts else "an unknown number of"
     headers = ("day", "decisions", "slots", "effective_arms", "coverage", "gini", "floor_share")
     return Figure(
-        title=f"A day's slots are as even as {span} arms shown equally often; those of {_day(days[-1]['day'])} as even "
-        f"as {number(days[-1]['effective_arms'])}",
+        title=f"On a day it is as if {span} arms were shown equally often; on {_day(days[-1]['day'])}, "
+        f"{number(days[-1]['effective_arms'])}",
         drawing=chart(
             [Series("effective arms", points)], x_name=f"day (UTC), {days[-1]['day'][:4]}",
-            y_name="arms that, shown equally often, are as even",
+            y_name="arms, were they shown equally often",
         ),
         description=f"A line over {quantity(len(points), 'day')}.",
         headers=[header.replace("_", " ") for header in headers],

@@ -209,5 +209,9 @@ def _findings(answer: Result) -> str:
 
 
 def _traffic(answer: Result) -> str:
-    headers = ["policy", "decisions", "newest on", "live version", "versions", "kind"]
-    return f"<h3>What served</h3>{_table(headers, answer.traffic)}" if answer.traffic else ""
+    headers = ["policy", "decisions", "newest on", "live version", "kind"]
+    rows = [
+        [each.policy, each.decisions, each.newest, f"{each.live} of {each.versions}", each.kind]
+        for each in answer.traffic
+    ]
+    return f"<h3>What served</h3>{_table(headers, rows)}" if rows else ""

@@ -180,7 +180,7 @@ def test_policy_show_says_how_evenly_it_serves(shop: Run) -> None:
     gini = 2 * (np.arange(1, 9) * served).sum() / (8 * served.sum()) - 9 / 8
     assert shown["exposure"]["served"]["gini"] == pytest.approx(gini, abs=1e-12)
     assert shown["exposure"]["now"]["coverage"] == 1.0
-    assert "of 8 arms in equal shares (Gini" in shop("policy", "show", "home").stdout
+    assert "of 8 arms were shown equally often (Gini" in shop("policy", "show", "home").stdout
 
 
 def test_rates_count_pulls_by_a_curve(shop: Run, db: str) -> None:

@@ -140,6 +140,8 @@ def test_a_terminal_shows_the_likeliest_arms(run: Run, sqlite_db: str) -> None:
     assert arms == sorted(arms, reverse=True)
     assert "60 more arms" in text
     assert terminal(sqlite_db, "--now", NOW, "policy", "show", "home", "--all").count("article-number-") == 80
+    trained = terminal(sqlite_db, "--now", NOW, "policy", "show", "visits@2")
+    assert (trained.count("weights of article"), "--all shows the weights of all arms" in trained) == (5, True)
 
 
 def test_a_session_is_shown_without_json(run: Run) -> None:

@@ -88,7 +88,7 @@ def test_help_lists_every_page_in_one_line(run_sqlite: Run) -> None:
     topics = [row["topic"] for row in run_sqlite("help", "--json").json]
     assert sorted(topics) == sorted(path.stem for path in manual.FOLDER.glob("*.md"))
     assert topics == [*manual.ORDER]
-    assert max(map(len, run_sqlite("help").stdout.splitlines())) <= 95
+    assert max(map(len, run_sqlite("help").stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("path", pages.PATHS[1:], ids=lambda path: path.stem)
