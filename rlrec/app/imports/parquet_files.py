@@ -139,6 +139,7 @@ def schemas(pa: Any) -> dict[str, Any]:
     }
 
 
+@cache
 def _field(path: str) -> str:
     """A field of a column of lists as NAME.FIELD, by where Parquet has it."""
     return ".".join((path.partition(".")[0], path.rpartition(".")[2]))

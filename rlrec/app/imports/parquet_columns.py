@@ -1,0 +1,136 @@
+"""Columns of Parquet files as arrays.
+
+pyarrow's own way to an array loads pandas wherever that is installed, in every process: here the buffers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.app.imports.parquet_files import load_pyarrow, table
+from rlrec.arrays import Flags, Ids, offsets
+from rlrec.store.bulk import Columns
+from rlrec.store.reader import ABSENT, COLUMNS, NO_SCORE, ONCE
+
+ROOM = 128_000_000  # bytes of columns that are held, of files that the next batch may read again
+SLOTS = {"position", "arm_id", "propensity", "marginal", "min_propensity", "score", "censored", "rounded"}
+_ELSEWHERE = {"recorded": "history", "subsampled": "keep_probability", "route_id": "route_decision"}
+_DEFAULTS = {  # in place of null; 0 for other numbers
+    "variant_id": ABSENT, "user_id": ABSENT, "ended_at": ABSENT, "score": NO_SCORE, "keep_probability": 1.0,
+    **dict.fromkeys(("log_propensity", "propensity", "marginal", "min_propensity"), np.nan),
+}  # fmt: skip
+_KINDS = {"double": np.float64, "int32": np.int32}  # all other numbers, and times, are int64
+
+
+class FileColumns(NamedTuple):
+    """Columns of the decisions of a file, where the slots of each begin, (n + 1,), and columns of these."""
+
+    decisions: Columns
+    starts: Ids
+    slots: Columns
+
+
+class FileReader:
+    """Reads columns of the files of a folder, and holds those that may be read again as long as there is room."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._held: dict[Any, tuple[Any, int]] = {}
+
+    def numbers(self, path: str, names: Sequence[str]) -> Columns:
+        """Columns of a file as arrays."""
+        columns = table(load_pyarrow(), self.folder, path, names)
+        return {name: _array(name, columns.column(name).combine_chunks()) for name in names}
+
+    def decisions(self, path: str, once: Sequence[str], slots: Sequence[str]) -> FileColumns:
+        """Columns of the decisions of a file, and of their slots."""
+
+        def read() -> tuple[FileColumns, int]:
+            names = dict.fromkeys(_ELSEWHERE.get(name, name) for name in once)
+            stored = table(load_pyarrow(), self.folder, path, [*names, *(f"slot.{name}" for name in slots)])
+            columns = {name: _of_decision(name, stored) for name in once}
+            starts, of_slots = np.zeros(len(stored) + 1, np.int64), Columns()
+            if slots:
+                lists = stored.column("slot").combine_chunks()
+                starts, fields = offsets(_plain(lists.value_lengths())), lists.flatten()
+                of_slots = {name: _array(name, fields.field(name)) for name in slots}
+            return FileColumns(columns, starts, of_slots), sum(map(_size, (*columns.values(), *of_slots.values())))
+
+        result: FileColumns = self._hold((path, *once, *slots), read)
+        return result
+
+    def values(self, path: str, name: str, lines: Ids) -> list[Any]:
+        """The values of a column at these lines of a file, as Python has them."""
+        pa = load_pyarrow()
+
+        def read() -> tuple[Any, int]:
+            column = table(pa, self.folder, path, [name]).column(0).combine_chunks()
+            return column, column.nbytes
+
+        index = pa.Array.from_buffers(pa.int64(), len(lines), [None, pa.py_buffer(np.ascontiguousarray(lines))])
+        values: list[Any] = self._hold((path, name), read).take(index).to_pylist()
+        return values
+
+    def _hold(self, key: Any, read: Callable[[], tuple[Any, int]]) -> Any:
+        """A value that is read once, as long as there is room for it; the eldest ones go first."""
+        if key not in self._held:
+            value = read()
+            while self._held and value[1] + sum(size for _, size in self._held.values()) > ROOM:
+                del self._held[next(iter(self._held))]
+            self._held[key] = value
+        return self._held[key][0]
+
+
+def joined(pieces: Sequence[npt.NDArray[Any]], kind: Any) -> npt.NDArray[Any]:
+    """Pieces of a column, one after another."""
+    return np.concatenate([np.empty(0, kind), *pieces])
+
+
+def _of_decision(name: str, stored: Any) -> npt.NDArray[Any]:
+    """A column of decisions, by the columns of their file."""
+    column = stored.column(_ELSEWHERE.get(name, name)).combine_chunks()
+    if name in ("recorded", "subsampled"):
+        return _present(column)
+    if name == "route_id":
+        routes = np.full(len(column), ABSENT)
+        routes[_plain(column.value_parent_indices())] = _plain(column.flatten().field("route_id"))
+        return routes
+    if name in ONCE:
+        return np.array([value or b"" for value in column.to_pylist()], np.object_)
+    return _array(name, column)
+
+
+def _array(name: str, column: Any) -> npt.NDArray[Any]:
+    """A column of Arrow as an array, with what stands for null."""
+    if str(column.type) == "string":  # few different ones
+        encoded = column.dictionary_encode()
+        return np.array(encoded.dictionary.to_pylist(), np.object_)[_plain(encoded.indices)]
+    array = _plain(column)
+    if column.null_count:
+        array = np.where(_present(column), array, np.array(_DEFAULTS.get(name, 0), array.dtype))
+    return array.astype(COLUMNS[name][0], copy=False) if name in COLUMNS else array
+
+
+def _plain(column: Any) -> npt.NDArray[Any]:
+    """The numbers of a column; any where it is null."""
+    kind, n = _KINDS.get(str(column.type), np.int64), len(column)
+    if not n:
+        return np.empty(0, kind)
+    return np.frombuffer(column.buffers()[1], kind, count=column.offset + n)[column.offset :]
+
+
+def _present(column: Any) -> Flags:
+    """Flags of the rows that are not null, (n,)."""
+    if not column.null_count:
+        return np.ones(len(column), np.bool_)
+    end = column.offset + len(column)
+    bits = np.unpackbits(np.frombuffer(column.buffers()[0], np.uint8), count=end, bitorder="little")
+    return bits[column.offset :].astype(np.bool_)
+
+
+def _size(column: npt.NDArray[Any]) -> int:
+    """Bytes of an array, those of its objects included."""
+    return column.nbytes if column.dtype != np.object_ else column.nbytes + sum(map(len, column.tolist()))
