@@ -21,6 +21,7 @@ from rlrec.errors import InputError
 from rlrec.store import Store, decisions, policies
 from tests.app.defined import MEMORIES, arm_ids, remembering, wrong
 from tests.app.shop import MINUTE, SECOND, START, clock, stocked, tell_all, version
+from tests.conftest import ON_SQLITE
 
 CLOSE = 1e-9
 NAMES = ("fades", "ends", "sees-fading", "shares")
@@ -243,6 +244,7 @@ def test_decisions_count_while_nobody_learns(store: Store) -> None:
 # -- at the edge of numbers --
 
 
+@ON_SQLITE
 @pytest.mark.slow
 def test_what_has_faded_to_nothing_counts_as_nothing(store: Store) -> None:
     """Arms idle for 1,200 decisions at half a memory each: their weight is below the smallest number."""
@@ -282,6 +284,7 @@ def test_arms_whose_slots_were_all_censored_count_as_nothing(store: Store) -> No
     assert audited(store) == []
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("window", [1, 31, 33, 100_000])
 def test_windows_of_any_length(store: Store, window: int) -> None:
     shop(store)

@@ -372,17 +372,11 @@ def test_a_file_with_overwritten_pages_has_the_findings_of_sqlite(sqlite_db: str
 
 ALSO_ON_POSTGRES = [
     "moments cut",
-    "head's ordinal",
-    "decision's ordinal",
     "encoder",
     "belief",
-    "change gone",
     "weighed event gone",
     "propensity and log",
     "user",
-    "page",
-    "score",
-    "assignment gone",
     "weights of an experiment",
     "digest of a feedback key",
 ]

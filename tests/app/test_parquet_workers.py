@@ -20,7 +20,7 @@ from rlrec.app.imports.parquet_log import FolderLog
 from rlrec.errors import RlrecError
 from rlrec.store import beliefs
 from tests.app import logs
-from tests.app.test_parquet_files import export, judged, prepare
+from tests.app.test_parquet_files import FEW, export, judged, prepare
 from tests.conftest import Run, runner
 
 pytestmark = pytest.mark.slow
@@ -109,7 +109,7 @@ def test_a_folder_needs_no_row_of_the_store(exported: tuple[str, Path]) -> None:
     def answers() -> list[Any]:
         log = f"parquet:{folder}"
         return [
-            judged(db, "log", "lin", log=log, estimators="dr,wdr,sips"),
+            judged(db, "log", "lin", log=log, estimators=FEW),
             *(run(db, log, HERE) for run in COMMANDS.values()),
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -24,9 +25,12 @@ START = parse("2026-01-01")
 
 
 @pytest.fixture
-def shop(store: Store) -> Store:
+def shop(sqlite_db: str) -> Iterator[Store]:
+    """On SQLite alone: what reads and writes is tested where it lies."""
+    store = Store(sqlite_db)
     policy.create(store, policy.Request(name="home", kind="thompson"))
-    return store
+    yield store
+    store.close()
 
 
 def served(shop: Store, **options: Any) -> dict[str, Any]:
