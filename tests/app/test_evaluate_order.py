@@ -133,7 +133,7 @@ def test_shuffled_sessions_give_the_same_figures(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("samples", [0, 200])
+@pytest.mark.parametrize("samples", [0, 50])
 def test_samples_of_decisions_follow_digests(forward: str, shuffled: str, samples: int) -> None:
     options = {"estimators": "ips,dr,sips,iips", "target_samples": samples}
     check_equal(judged_once(forward, "shared", **options), judged(shuffled, "shared", **options))

@@ -76,10 +76,12 @@ def test_a_subsampled_log_estimates_what_all_of_it_does(sqlite_db: str, run_sqli
     """The mean over 200 subsamples is within four of its errors of the estimate by all rows: wrong once in 16,000."""
     from rlrec import ope
     from rlrec.ope.base import LogBatch
+    from rlrec.ope.estimate import FinishOptions
     from rlrec.ope.impressions import ImpressionFold
 
     rows, random = drawn(3_000, 2), np.random.default_rng(3)
     _, p, reward, keep = (np.array(column) for column in zip(*rows, strict=True))
+    normal = FinishOptions(interval="normal")
     fold = ImpressionFold(estimators=ope.parse("ips,snips").impressions, spanning=False)
 
     def values(chosen: Any, count: Any) -> list[float]:
@@ -87,7 +89,7 @@ def test_a_subsampled_log_estimates_what_all_of_it_does(sqlite_db: str, run_sqli
             reward=reward[chosen], propensity=p[chosen], target=np.full(chosen.sum(), 1 / 3),
             cluster=np.flatnonzero(chosen), count=count,
         )  # fmt: skip
-        return [estimate.value or 0.0 for estimate in fold.finish(fold.partial(batch))]
+        return [estimate.value or 0.0 for estimate in fold.finish(fold.partial(batch), normal)]
 
     of_all = np.array(values(np.ones(len(rows), np.bool_), None))
     subsamples = [random.random(len(rows)) < keep for _ in range(200)]

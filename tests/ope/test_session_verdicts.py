@@ -10,9 +10,9 @@ import pytest
 
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.shop import Shop
-from tests.benchmarks.verdicts import LOGS, Chain, limit, misses
+from tests.benchmarks.verdicts import Chain, limit, misses
 
-VISITS = 500
+LOGS, VISITS = 60, 500
 
 
 @pytest.mark.slow
@@ -22,7 +22,7 @@ VISITS = 500
 def test_intervals_that_are_not_insufficient_hold_the_truth(
     audience: Callable[[], Any], size: int, favour: float
 ) -> None:
-    """100 uniform logs of 500 visits, and a target that favours some arms: at most 6 %, plus 3 standard errors, of the
+    """60 uniform logs of 500 visits, and a target that favours some arms: at most 6 %, plus 3 standard errors, of the
     intervals of each estimator miss. The truth is that of 40,000 fresh visits, give or take 2 standard errors. If 5 %
     missed, an audience would fail in 1 of 350 runs. At full size: python -m tests.benchmarks -k verdicts."""
     missed = misses((audience, size, favour, VISITS), logs=LOGS)
