@@ -340,11 +340,18 @@ class _TrainingRun:
             gain, visits = gain.over_served, None if visits is None else visits.over_served
         spent = sum(not look["repeated"] for look in looks)
         report: dict[str, Any] = {
-            **paired_gate.judged(gain, visits, spent), "against": self.live.number if over_live else None,
-            "sessions": (visits or gain).estimates[0].n, "repeated": False,
+            **paired_gate.judged(gain, visits, spent, near=self._near(trained)),
+            "against": self.live.number if over_live else None, "sessions": (visits or gain).estimates[0].n,
+            "repeated": False,
         }  # fmt: skip
         earlier = next((look for look in looks if paired_gate.is_repeated(report, look)), None)
         return cast(GateReport, report) if earlier is None else {**earlier, "repeated": True}
+
+    def _near(self, trained: TrainingResult) -> bool:
+        """Whether the tuning visits show that the candidate is near what was logged. That does not depend on rewards,
+        and they ask for more than the gate does: few visits of the gate with large weights say nothing against it."""
+        best = trained.best_epoch
+        return self.tune.wanted_ess is not None and best is not None and best.supported
 
     def _store(
         self, unit: Unit, candidate: Version, weights: Sequence[ArmWeights], trained: TrainingResult,

@@ -14,6 +14,9 @@ from rlrec.policy.gradient import BILINEAR, OF_ARM, Gradient, Parameters, score_
 from rlrec.policy.reinforce import LoggedSlates, Objective
 
 RIDGE = 1e-6  # keeps scores finite where an arm is never shown, or always above the others
+# that of pages: scores so far apart that only the floor ever changes the upper positions could not learn from what they
+# earn, and a few percent of the order that is copied buys that
+PAGE_RIDGE = 3e-3
 STEPS = 200  # of the fit, at most
 CLOSE = 1e-8  # relative change of the loss at which it ends
 LEAST = 1e-12  # probability of an arm that is never the best
@@ -34,15 +37,15 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
     from scipy.optimize import minimize
 
     free = _free(policy, start, contextual=contextual)
-    total = sum(float(of_set.gain.sum()) for of_set in slates)
-    objective = Objective(corrected=False)
+    total, objective = sum(float(of_set.gain.sum()) for of_set in slates), Objective(corrected=False)
+    ridge = PAGE_RIDGE if any(of_set.shown.shape[1] > 1 for of_set in slates) else RIDGE
 
     def loss(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         parameters = _filled(start, free, values)
         likely = sum(float(of_set.gain @ log_probability(policy, parameters, of_set)) for of_set in slates)
         gradient = reinforce.sums(policy, parameters, slates, objective).gradient
         slope = np.concatenate([gradient[name][free[name]] for name in free])
-        return RIDGE * float(values @ values) - likely / total, 2 * RIDGE * values - slope / total
+        return ridge * float(values @ values) - likely / total, 2 * ridge * values - slope / total
 
     begin = np.concatenate([start[name][free[name]] for name in free])
     return _filled(

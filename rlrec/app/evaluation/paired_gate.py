@@ -114,11 +114,12 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
     }  # fmt: skip
 
 
-def judged(gain: Gain, visits: Gain | None, looks: int) -> Judgement:
-    """The judgement of a gain, and of the same by whole visits where slots decide. looks: of this year before it."""
+def judged(gain: Gain, visits: Gain | None, looks: int, *, near: bool = False) -> Judgement:
+    """The judgement of a gain, and of the same by whole visits where slots decide. looks: of this year before it; near:
+    whether other visits have shown that the candidate is near what was logged."""
     alpha = gate_alpha(looks + 1)
     difference, verdict, reasons = _judge(gain, Minus, alpha)
-    of_visits = None if visits is None else _visits_report(visits, alpha)
+    of_visits = None if visits is None else _visits_report(visits, alpha, near)
     candidate, *serving = gain.estimates
     return {
         "estimator": candidate.estimator, "candidate": looks + 1, "alpha": alpha, "value": candidate.value,
@@ -193,17 +194,16 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
     return slots, Gain.of(BY_VISIT, unit, sides, selection, **options)
 
 
-def _visits_report(visits: Gain, alpha: float) -> VisitsReport:
-    """The report of whole visits where slots decide: it passes where enough of them are effective, so the candidate
-    is near what was logged, and they do not say that it is worse."""
+def _visits_report(visits: Gain, alpha: float, near: bool) -> VisitsReport:
+    """The report of whole visits where slots decide: it passes where the candidate is near what was logged, as other
+    visits have shown or as many effective ones show here, and they do not say that it is worse."""
     difference, verdict, reasons = _judge(visits, Minus, alpha)
     ess, upper = difference.ess or 0.0, difference.upper
     n = visits.estimates[0].n
-    near = ess >= _least_visits(n)
     return {
         "estimator": BY_VISIT, "n": n, "estimate": difference.value, "lower": difference.lower, "upper": upper,
         "ess": difference.ess, "verdict": verdict, "reasons": reasons,
-        "passed": near and (upper is None or upper >= 0),
+        "passed": (near or ess >= _least_visits(n)) and (upper is None or upper >= 0),
     }  # fmt: skip
 
 
