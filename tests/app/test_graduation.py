@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,3 +110,19 @@ def played(unit: Unit, name: str) -> shops.Pages:
     ids = np.arange(1, Shop().arms + 1)
     case = distribution.case("all", ids, {}, keys={int(arm): f"arm{arm - 1}" for arm in ids})
     return lambda shop, rng: case.scores.noise((len(shop.looks), shop.arms), rng)
+
+
+def test_a_copy_of_pages_leaves_its_upper_positions_room_to_change(sqlite_db: str, tmp_path: Path) -> None:
+    """A bandit that is sure has one order of pages: without a floor its copy shows others at position 1, too, so that
+    training can learn of them; where an arm is all of a page, the copy shows what the bandit does."""
+    run, prior = runner(sqlite_db), tmp_path / "prior.csv"
+    prior.write_text("arm,alpha,beta\narm0,900000,100000\narm1,500000,500000\narm2,100000,900000\n")
+    for number in range(3):
+        run("arm", "add", f"arm{number}")
+    for size in (1, 3):
+        run("policy", "create", f"ts{size}", "--kind", "thompson", "--prior", prior)
+        run("recommend", "--policy", f"ts{size}", "-k", size, "--session", f"s{size}")
+        copy = ("--kind", "gradient", "--from-policy", f"ts{size}", "--param", "floor=0")
+        run("policy", "create", f"copy{size}", *copy)
+    assert served(run, "copy1")["arm0"] > 1 - 1e-9
+    assert 0.9 < served(run, "copy3")["arm0"] < 0.99

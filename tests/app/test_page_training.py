@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rlrec.app.evaluation import paired_gate, targets
+from rlrec.app.log.splits import GATE
 from rlrec.app.training.ascent import agreement
+from rlrec.store import Store
+from rlrec.store.reader import Selection
 from tests.app import trained
 from tests.conftest import Run, filled, runner
 
@@ -67,6 +73,12 @@ def test_a_page_far_from_what_was_logged_is_refused_whatever_its_slots_say(run_s
     assert re.search(
         r"too far from what was logged: \d+ of [\d,]+ visits are effective, where \d+ are wanted", answer.stderr
     )
+    # had other visits shown that it is near, as those of the tune split do in training, it would pass
+    now = round(datetime.fromisoformat(LATER[1]).timestamp() * 1e6)
+    with closing(Store(sqlite_db, now=now)) as store, store.read() as unit:
+        sides = targets.resolve(unit, ["pg@2", "pg@1"], reward=None, greedy=False)
+        gains = paired_gate.page_gains(unit, sides, Selection(splits=[GATE]))
+    assert [paired_gate.judged(*gains, 0, near=near)["passed"] for near in (False, True)] == [False, True]
 
 
 @pytest.mark.slow

@@ -183,8 +183,8 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
 
     The weights of all slots of a visit together leave next to no effective visits. Slots by themselves, in the states
     of the log, tell the gain of a near candidate with a tenth of the error and are right to first order: what follows a
-    slot is missing. So whole visits must support the candidate, too, and must not say that it is worse. Where slots
-    earn nothing, and pages do, whole visits decide."""
+    slot is missing. So whole visits must not say that it is worse. Where slots earn nothing, and pages do, whole visits
+    decide."""
     slots = Gain.of(BY_IMPRESSION, unit, sides, selection, **options)
     if not any(estimate.value for estimate in slots.estimates):
         return Gain.of(BY_VISIT, unit, sides, selection, **options), None
