@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,13 @@ from rlrec.policy.encoder import Encoder
 from rlrec.policy.features import Sparse
 from rlrec.store import Unit, arms, policies, reader
 from tests.app import logs
+from tests.conftest import filled
 
 ARMS, TOPICS, WORDS, LENGTH, TEXTS = 5, 12, 10_500, 20, 12_000
 FEATURES = {"context": {"fields": {"words": {"list": [], "hash": 1 << 18}}}}
 
 
+@cache
 def texts(seed: int = 1) -> tuple[list[dict[str, Any]], Array]:
     """Texts on topics, with words as frequent as in a language, and the click rate of each arm, by the weights of their
     words."""
@@ -34,6 +36,13 @@ def texts(seed: int = 1) -> tuple[list[dict[str, Any]], Array]:
     logit = np.array([weights[text].sum(axis=0) for text in words])
     rates = 1 / (1 + np.exp(1 - 1.5 * (logit - logit.mean(axis=0)) / logit.std()))
     return [{"words": [f"w{word}" for word in text]} for text in words], rates
+
+
+def serve(db: str) -> None:
+    contexts, rates = texts()
+    logs.catalogue(db, ARMS)
+    logs.create(db, "log", "uniform")
+    logs.serve(db, "log", pages=TEXTS, rates=rates, contexts=contexts, together=1)
 
 
 def served(unit: Unit, split: int) -> tuple[Array, Array, Array]:
@@ -55,9 +64,7 @@ def test_a_bandit_reaches_a_linear_model_less_one_standard_error(sqlite_db: str,
     two is exact; the standard error is that of the estimate."""
     db, (contexts, rates) = sqlite_db, texts()
     assert len({word for text in contexts for word in text["words"]}) > 9_500
-    logs.catalogue(db, ARMS)
-    logs.create(db, "log", "uniform")
-    logs.serve(db, "log", pages=TEXTS, rates=rates, contexts=contexts, together=1)
+    filled(db, serve)
     with closing(logs.at(db, 1e4)) as store:
         policy.create(store, policy.Request(
             name="ours", kind=kind, parameters={"ridge": "50"}, features=FEATURES, from_log="policy=log,split=train",
