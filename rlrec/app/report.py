@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from rlrec.app import compare, evaluate, exposure, outcomes, policy, positions
+from rlrec.app import compare, evaluate, exposure, outcomes, policy_beliefs, positions
 from rlrec.app.audit import newest
 from rlrec.app.audit.findings import Finding
 from rlrec.app.compare import VariantComparison
 from rlrec.app.evaluation.estimates import EstimateRow
 from rlrec.app.inputs import filters, lookup
-from rlrec.app.policy import PolicyBelief
+from rlrec.app.policy_beliefs import PolicyBelief
 from rlrec.app.positions import CurveAnswer
 from rlrec.errors import RlrecError, StoreBusy, quantity
 from rlrec.store import Store, Unit, bulk, experiments, policies, reader
@@ -151,7 +151,7 @@ class _Gathering:
         answer.experiments = fill("experiments", self._experiments) or []
         answer.curves = fill("positions", self._curves) or []
         answer.trained = fill("training", self._trained) or []
-        beliefs = (fill("beliefs", policy.show, self.store, self.every[key].name) for key in self._shown())
+        beliefs = (fill("beliefs", policy_beliefs.show, self.store, self.every[key].name) for key in self._shown())
         answer.beliefs = [belief for belief in beliefs if belief is not None]
         chosen = [self.every[key] for key in self._shown()]
         answer.findings = fill("health", newest.check, self.unit, chosen, on_its_clock=self.store.now is None) or []

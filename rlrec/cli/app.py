@@ -1,4 +1,4 @@
-"""The use cases, each imported when a command asks for it: `app.policy.show` is `rlrec.app.policy.show`; and the
+"""The use cases, each imported when a command asks for it: `app.policy.create` is `rlrec.app.policy.create`; and the
 figures."""
 
 # mypy: implicit-reexport
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rlrec.app import (
         arm, compare, db_copy, db_forget, db_prune, decision, delays, demo, doctor, evaluate, experiment, exploration,
-        export_log, exposure, feedback, import_log, init, names, outcomes, policy, positions, rebuild, recommend,
-        report, reward, route, session, settle, shadow, simulate, status, study, train, versions,
+        export_log, exposure, feedback, import_log, init, names, outcomes, policy, policy_beliefs, positions, rebuild,
+        recommend, report, reward, route, session, settle, shadow, simulate, status, study, train, versions,
     )  # fmt: skip
     from rlrec.report import curves, figures
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.estimates import EstimateRow
     from rlrec.app.export_log import Record
     from rlrec.app.feedback import Result as FeedbackResult
-    from rlrec.app.policy import PolicyBelief
+    from rlrec.app.policy_beliefs import PolicyBelief
     from rlrec.app.recommend import Answer
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ class Recommender:
 
     def policy(self, reference: str, *, context: Mapping[str, Any] | None = None) -> PolicyBelief:
         """A policy, or its version NAME@V: its belief about every arm, with the keys of `rlrec policy show --json`."""
-        from rlrec.app import policy as use_case
+        from rlrec.app import policy_beliefs as use_case
 
         return use_case.show(self.store, reference, context)
 

@@ -119,7 +119,7 @@ def show_(
 
     On a terminal arms stand by their probability, the likeliest first, and means with their intervals; in a pipe, in
     csv and in json all of them in the order of the catalogue, a column a figure. ndjson has a line an arm."""
-    result = app.policy.show(store, reference, context)
+    result = app.policy_beliefs.show(store, reference, context)
     if plot is not None:
         live = result["version"] == result["live"]
         curve_of = app.curves.learned(result["policy"], result["version"], result["training"], live=live)
@@ -139,10 +139,10 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
     """Compare what two policies, or two versions of one policy, believe about each arm, and whom they serve.
 
     A and B are NAME or NAME@V; a difference is B minus A."""
-    result = app.policy.diff(store, first, second)
+    result = app.policy_beliefs.diff(store, first, second)
     sides = ("a", "b", "difference")
-    columns = ["arm", "status", *(f"{name}_{side}" for name in app.policy.COMPARED for side in sides)]
-    audiences = [(name, app.policy.audience(store, name)) for name in (first, second)]
+    columns = ["arm", "status", *(f"{name}_{side}" for name in app.policy_beliefs.COMPARED for side in sides)]
+    audiences = [(name, app.policy_beliefs.audience(store, name)) for name in (first, second)]
     show(result, table=policy_view.of_difference(result, columns, audiences), columns=columns)
 
 

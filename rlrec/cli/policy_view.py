@@ -11,7 +11,7 @@ from rlrec.cli.views import View
 from rlrec.errors import quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.policy import Audience, CountingCurve, PolicyBelief, PolicyVersion
+    from rlrec.app.policy_beliefs import Audience, CountingCurve, PolicyBelief, PolicyVersion
     from rlrec.app.versions import LiveTime, VersionHistory
 
 N_ARMS, N_WEIGHTED = 20, 5  # on a terminal: arms in the table, and of these with their weights

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.unit_outcomes import DifferenceRow, OutcomeRow
     from rlrec.app.exposure import Result as Exposure
     from rlrec.app.outcomes import Result as Outcomes
-    from rlrec.app.policy import PolicyBelief
+    from rlrec.app.policy_beliefs import PolicyBelief
 
 MOST = 15  # rows of a figure
 ALARM = 1e-3  # p-value of the split of an experiment

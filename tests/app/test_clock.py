@@ -154,11 +154,11 @@ def test_a_command_settles_at_most_a_thousand_slots(store: Store, size: int) -> 
 
 
 def test_looking_never_settles(store: Store) -> None:
-    from rlrec.app import policy
+    from rlrec.app import policy_beliefs
 
     stocked(clock(store, START), settled="uniform/settled")
     ask(store, "settled")
-    policy.show(clock(store, START + WINDOW + 1), "settled")
+    policy_beliefs.show(clock(store, START + WINDOW + 1), "settled")
     recommend_group(store, [Request(policy="settled", session="s")], dry_run=True)
     assert pulls(store, "settled") == 0
     ask(store, "settled")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import doctor, policy, rebuild, settle, train, versions
+from rlrec.app import doctor, policy, policy_beliefs, rebuild, settle, train, versions
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.store import Store, Unit, beliefs, curves, policies
@@ -62,7 +62,7 @@ def expected(db: str, values: list[float]) -> dict[str, tuple[float, float]]:
 
 
 def shown(store: Store, reference: str = "home") -> Any:
-    return policy.show(store, reference)
+    return policy_beliefs.show(store, reference)
 
 
 def believed(db: str, reference: str = "home") -> dict[str, tuple[float, float]]:

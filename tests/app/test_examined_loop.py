@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec import policy as kinds
-from rlrec.app import policy, simulate
+from rlrec.app import policy_beliefs, simulate
 from rlrec.app.audiences.in_memory import Runs
 from rlrec.policy import means
 from rlrec.simulate.pbm import PositionBased
@@ -31,7 +31,7 @@ def looped(db: str, rates: np.ndarray, *, pages: int, seed: int) -> dict[str, di
     )  # fmt: skip
     with closing(Store(db)) as store:
         simulate.simulate(store, request)
-        return {row["arm"]: row for row in policy.show(store, "home")["arms"]}
+        return {row["arm"]: row for row in policy_beliefs.show(store, "home")["arms"]}
 
 
 def covered(beliefs: dict[str, dict[str, float]], rates: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import db_forget, db_prune, doctor, feedback, policy, rebuild, recommend, train, versions
+from rlrec.app import db_forget, db_prune, doctor, feedback, policy, policy_beliefs, rebuild, recommend, train, versions
 from rlrec.app.distributions import exact
 from rlrec.app.learning import slot_statistics
 from rlrec.app.serving.cache import ServingCache
@@ -198,7 +198,7 @@ def test_a_trained_version_is_served_shown_and_audited(db: str) -> None:
     logs.serve(db, "learner", pages=40, rates=RATES, contexts=sentences(40, seed=5), start=2e4)
     with closing(logs.at(db, 1e5)) as store:
         assert not doctor.doctor(store, doctor.Request()).findings
-        shown = policy.show(store, "learner", context={"words": VOCABULARY[:3]})
+        shown = policy_beliefs.show(store, "learner", context={"words": VOCABULARY[:3]})
         again = train.train(store, train.Request(name="learner", seed=1, promote="always", epochs=1))
     assert all(any(name.startswith("words#") for name in row["weights"]) for row in shown["arms"])
     assert again["version"] == first["version"] + 1
@@ -246,7 +246,7 @@ def test_a_whole_context_is_hashed(sqlite_db: str) -> None:
     logs.serve(sqlite_db, "words", pages=50, rates=RATES, contexts=sentences(50))
     with closing(logs.at(sqlite_db, 1e5)) as store:
         assert not doctor.doctor(store, doctor.Request()).findings
-        shown = policy.show(store, "words", context=sentences(1)[0])
+        shown = policy_beliefs.show(store, "words", context=sentences(1)[0])
     assert all(name.startswith("#") for row in shown["arms"] for name in row["weights"])
 
 
@@ -268,7 +268,8 @@ def fitted(db: str, kind: str = "softmax", **parameters: str) -> None:
 
 def probabilities(db: str, reference: str) -> list[float]:
     with closing(logs.at(db, 1e5)) as store:
-        return [row["probability"] for row in policy.show(store, reference, context=sentences(1, seed=6)[0])["arms"]]
+        shown = policy_beliefs.show(store, reference, context=sentences(1, seed=6)[0])
+    return [row["probability"] for row in shown["arms"]]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import arm, experiment, feedback, policy, recommend, reward, session, train, versions
+from rlrec.app import arm, experiment, feedback, policy, policy_beliefs, recommend, reward, session, train, versions
 from rlrec.app.log import ended_visits
 from rlrec.app.log.splits import splits
 from rlrec.app.training import dataset_writer
@@ -440,7 +440,7 @@ def test_the_learning_curve_is_shown(shop: Store) -> None:
     answer = trained(shop)
     with shop.read() as unit:
         name = version(unit, "visits", 2).policy.name
-    shown = policy.show(shop, f"{name}@2")["training"]
+    shown = policy_beliefs.show(shop, f"{name}@2")["training"]
     assert len(shown["curve"]) == answer["epochs"]
     for point in shown["curve"]:
         assert point["lower"] <= point["gain"] <= point["upper"]
@@ -618,7 +618,7 @@ def test_patience_ends_the_climb(shop: Store) -> None:
 
 def test_a_kl_limit_ends_the_climb_and_its_last_epoch_does_not_count(shop: Store) -> None:
     result = trained(shop, epochs=50, lr=0.02, kl_stop=0.05, patience=50)
-    curve = policy.show(shop, "visits@2")["training"]["curve"]
+    curve = policy_beliefs.show(shop, "visits@2")["training"]["curve"]
     assert curve[-1]["kl"] > 0.05 >= curve[-2]["kl"]
     assert result["best_epoch"] < result["epochs"] == len(curve)
 
@@ -626,7 +626,7 @@ def test_a_kl_limit_ends_the_climb_and_its_last_epoch_does_not_count(shop: Store
 def test_clipping_takes_a_share_and_says_so(shop: Store) -> None:
     for clip in (None, 20.0, 0.5):
         trained(shop, clip_weight=clip)
-    shares = [policy.show(shop, f"visits@{number}")["training"]["curve"][0]["clipped"] for number in (2, 3, 4)]
+    shares = [policy_beliefs.show(shop, f"visits@{number}")["training"]["curve"][0]["clipped"] for number in (2, 3, 4)]
     assert shares[:2] == [0.0, 0.0]
     assert 0.3 < shares[2] < 1
 
@@ -634,10 +634,10 @@ def test_clipping_takes_a_share_and_says_so(shop: Store) -> None:
 def test_estimates_are_of_the_unshaped_reward(shop: Store) -> None:
     for weight in (0.0, 1e-9):
         trained(shop, shaping={"session:reward": weight} if weight else {})
-    first, second = (policy.show(shop, f"visits@{number}")["training"]["gate"] for number in (2, 3))
+    first, second = (policy_beliefs.show(shop, f"visits@{number}")["training"]["gate"] for number in (2, 3))
     assert first["value"] == pytest.approx(second["value"], abs=1e-6)
     trained(shop, shaping={"session:reward": 100.0})
-    third = policy.show(shop, "visits@4")["training"]["gate"]
+    third = policy_beliefs.show(shop, "visits@4")["training"]["gate"]
     assert third["live_value"] == first["live_value"]
 
 
@@ -673,7 +673,7 @@ def test_arms_come_and_go(sqlite: Store) -> None:
     )
     trained(sqlite, epochs=10, lr=0.05, patience=10, promote="always")
     arm.put(sqlite, lambda: [[arm.ArmFeatures(arm="lava", features={"heat": 2.0})]])
-    shown = {row["arm"]: row["probability"] for row in policy.show(sqlite, "visits")["arms"]}
+    shown = {row["arm"]: row["probability"] for row in policy_beliefs.show(sqlite, "visits")["arms"]}
     assert shown["fire"] == pytest.approx(shown["lava"], rel=1e-9)
     assert shown["lava"] > shown["ice"]
     serve(
