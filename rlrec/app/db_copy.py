@@ -62,7 +62,7 @@ def backup(store: Store, path: str, *, dry_run: bool) -> Backup:
 @contextmanager
 def temporary(store: Store) -> Iterator[Store]:
     """A copy of the store, as an SQLite file in a private folder that is deleted at the end."""
-    with TemporaryDirectory(prefix="rlrec-") as folder:
+    with TemporaryDirectory(prefix="rlrec-dry-run-") as folder:
         path = os.path.join(folder, "copy.db")
         if "://" in store.where:
             copy(store, Request(to=path))

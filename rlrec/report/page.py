@@ -30,7 +30,8 @@ details{margin-top:8px}summary{cursor:pointer;color:var(--soft);font-size:.9rem}
 th,td{padding:3px 8px 3px 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top;
 unicode-bidi:isolate;white-space:nowrap}th{white-space:normal;vertical-align:bottom}.n{text-align:right;font-variant-numeric:tabular-nums}
 .w{white-space:normal;min-width:24ch;overflow-wrap:anywhere}.d{white-space:nowrap}
-@media (max-width:500px){main{padding:8px}figure{padding:10px 6px}}
+@media (max-width:500px){main{padding:8px}figure{padding:10px 6px}
+#health td:first-child{white-space:normal;overflow-wrap:anywhere}}
 @media print{:root{--ink:#000;--soft:#444;--line:#bbb;--paper:#fff;--page:#fff}body{font-size:10pt}
 h3{font-size:10pt}figure{break-inside:avoid}h2,h3,section>p,section>ul{break-after:avoid}a{text-decoration:none}
 .cards{grid-template-columns:1fr 1fr}details{display:none}}
@@ -209,7 +210,7 @@ def _findings(answer: Result) -> str:
 
 
 def _traffic(answer: Result) -> str:
-    headers = ["policy", "decisions", "newest on", "live version", "kind"]
+    headers = ["policy", "decisions", "newest on", "live", "kind"]
     rows = [
         [each.policy, each.decisions, each.newest, f"{each.live} of {each.versions}", each.kind]
         for each in answer.traffic

@@ -60,9 +60,9 @@ def page_file(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -
     steps: list[list[str]] = [
         ["arm", "import", "-"],
         ["policy", "create", "home", "--kind", "thompson", "--param", "floor=0.4"],
-        ["policy", "create", "b", "--kind", "uniform"],
+        ["policy", "create", "uniform-for-comparison", "--kind", "uniform"],
         ["policy", "create", "visits", "--kind", "gradient", "--param", "floor=0.5"],
-        ["experiment", "create", "ab", "--variant", "first=home", "--variant", "second=b"],
+        ["experiment", "create", "ab", "--variant", "first=home", "--variant", "second=uniform-for-comparison"],
         [*CLOCK, "simulate", "shop", "--experiment", "ab", "--sessions", "400", "-k", "3", "--group", "50",
          "--seed", "1", "--env", "arms=5", "--env", "categories=2", "--env", "bait=2", "--env", "daily=20"],
     ]  # fmt: skip
@@ -89,6 +89,8 @@ def look(browser: Browser, path: Path, **options: Any) -> dict[str, Any]:
         "crowded": page.evaluate(CROWDED), "figures": page.locator("svg.fig").count(),
         "letter": page.evaluate("() => Math.min(...[...document.querySelectorAll('svg.fig')].map(figure =>"
                                 " 12 * figure.getBoundingClientRect().width / 400))"),
+        "traffic": page.evaluate("() => (box => box.scrollWidth - box.clientWidth)"
+                                 "(document.querySelector('#health .scroll'))"),
         "paper": page.evaluate("() => getComputedStyle(document.querySelector('figure')).backgroundColor"),
     }  # fmt: skip
     context.close()
@@ -105,6 +107,7 @@ def test_nothing_is_broader_than_the_window_cut_off_or_loaded(
     assert result["complaints"] == result["broader"] == result["crowded"] == []
     assert result["figures"] >= 8
     assert result["letter"] >= 10
+    assert result["traffic"] <= 0
     assert result["paper"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 25, 29)"}[scheme]
 
 
