@@ -34,7 +34,7 @@ REASONS = {
     "mean-weight": "the mean weight is more than 3 standard errors from 1 (weak), or so far below 0.99 (insufficient): "
     "propensities are wrong, or what would carry the most weight is so rare that it did not occur",
     "wide-interval": "half the interval is wider than half the difference (weak)",
-    "rare-rewards": "large rewards are so rare that half of one more of them, had it been lost, would undo "
+    "rare-rewards": "large rewards are so rare that losing half of one more would undo "
     "the gain (weak): wait for more visits",
     "clipping-bias": "the bias that changed weights may cause exceeds the standard error; no interval shows it (weak)",
     "in-sample": "the target learned from rows of this log (weak)",

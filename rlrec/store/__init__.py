@@ -279,6 +279,7 @@ class Store:
             )
         if newest - unit.now > 1_000_000 and not self._clock_noticed:
             self._clock_noticed = True
-            self.notice(f"the clock of {self.where} lies before its newest decision; its time is used")
+            mend = "`rlrec doctor --repair-clock` puts a log right that a wrong clock wrote"
+            self.notice(f"the newest decision of {self.where} lies ahead of the clock, and its time is used; {mend}")
         unit.now = newest
         return unit

@@ -57,7 +57,7 @@ def test_a_clock_that_went_back_stands_still(store: Store, monkeypatch: pytest.M
     assert ask(store)["at"] == written(START)
     assert tell(store, first, click=1).events == 1
     assert reported
-    assert "lies before its newest decision" in reported[0]
+    assert "lies ahead of the clock" in reported[0]
 
 
 def test_an_imported_decision_does_not_move_the_clock(store: Store) -> None:

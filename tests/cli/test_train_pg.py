@@ -279,4 +279,4 @@ def test_a_store_without_arms_says_so_in_one_line(run_sqlite: Run) -> None:
 
 def test_a_clock_that_is_behind_is_told_of_once(path: Path) -> None:
     result = runner(str(path))("train-pg", "visits", *QUICK)
-    assert result.stderr.count("lies before its newest decision") <= 1
+    assert result.stderr.count("lies ahead of the clock") <= 1
