@@ -39,7 +39,7 @@ from rlrec.store import (
     shadows,
     team_drafts,
 )
-from rlrec.store.engine import NotUnique
+from rlrec.store.database_errors import NotUnique
 from rlrec.store.events import RETURN
 from rlrec.store.sessions import check_steps
 from rlrec.store.unit import Row

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
 from rlrec.store import decisions, engine, schema
+from rlrec.store.database_errors import DANGLING, RETRY_HINT, UNIQUE, CorruptFile, NotUnique, Retry, Unreachable
 from rlrec.store.engine import USUAL_WAITS, Waits
 from rlrec.store.folders import LogFolder
 from rlrec.store.unit import Progress, Unit, no_progress
@@ -41,7 +42,7 @@ class _Reconnection:
     def wait(self, error: StoreBusy) -> bool:
         """Wait before the next try; False where it makes no sense, or no longer."""
         store, now = self._store, time.monotonic()
-        if not isinstance(error, engine.Unreachable) or error.exhausted or store.rehearsing:
+        if not isinstance(error, Unreachable) or error.exhausted or store.rehearsing:
             return False
         began = self._began = now if self._began is None else self._began
         limit = store.waits.reconnect
@@ -107,7 +108,7 @@ class Store:
                     unit.folder, began = self.folder, True
                     yield unit
                 return
-            except engine.Retry as error:  # a replica takes in what the snapshot no longer allows
+            except Retry as error:  # a replica takes in what the snapshot no longer allows
                 hint = "a retry is safe; hot_standby_feedback or max_standby_streaming_delay of a replica make it rarer"
                 raise StoreBusy(f"{self.where} ended a long read: {str(error)[:200]}", hint=hint) from error
             except StoreBusy as error:
@@ -134,8 +135,8 @@ class Store:
                 raise _Undone
         except _Undone:
             pass
-        except engine.Retry as error:
-            raise StoreBusy(f"the store {self.where} is busy", hint=engine.RETRY_HINT) from error
+        except Retry as error:
+            raise StoreBusy(f"the store {self.where} is busy", hint=RETRY_HINT) from error
         finally:
             self._rehearsal = None
 
@@ -161,7 +162,7 @@ class Store:
             with engine.transaction(self.engine, write=False, where=self.where) as connection:
                 lines = connection.exec_driver_sql("PRAGMA quick_check(50)").scalars()
                 return [" ".join(line.split()) for line in lines if line != "ok"]
-        except engine.CorruptFile as error:
+        except CorruptFile as error:
             return [error.message]
 
     def write(self, work: Callable[[Unit], T], *, sound: bool = False, repeatable: bool = False) -> T:
@@ -186,24 +187,24 @@ class Store:
                 if committed is None and not unit.repeatable:
                     raise
                 hint = "a retry is safe: what is stored already is not stored again"
-                busy = engine.Unreachable(error.message, hint=engine.RETRY_HINT if committed is False else hint)
+                busy = Unreachable(error.message, hint=RETRY_HINT if committed is False else hint)
                 if not reconnection.wait(busy):
                     raise self._truthful(busy) from error
             except StoreBusy as error:
                 if not reconnection.wait(error):
                     raise self._truthful(error) from error.__cause__
-            except engine.Retry as error:
+            except Retry as error:
                 reason = error
                 from random import uniform
 
                 time.sleep(uniform(0, 0.02) * 2**attempt)
                 attempt += 1
         failed = f"the store {self.where} failed: {str(reason)[:300]}"
-        if reason.state == engine.UNIQUE:  # other writers would have been seen by now
-            raise engine.NotUnique(failed)
-        if reason.state == engine.DANGLING:
+        if reason.state == UNIQUE:  # other writers would have been seen by now
+            raise NotUnique(failed)
+        if reason.state == DANGLING:
             raise RlrecError(failed)
-        raise StoreBusy(f"the store {self.where} is busy: {ATTEMPTS} tries met other writers", hint=engine.RETRY_HINT)
+        raise StoreBusy(f"the store {self.where} is busy: {ATTEMPTS} tries met other writers", hint=RETRY_HINT)
 
     def flush(self) -> None:
         """Wait until all that was committed so far, by whomever, is on disk: what a reader saw may not be yet."""
@@ -219,7 +220,7 @@ class Store:
         while True:
             try:
                 return work()
-            except engine.Unreachable as error:
+            except Unreachable as error:
                 if not reconnection.wait(error):
                     raise
 
@@ -242,12 +243,12 @@ class Store:
             except StoreBusy as error:
                 if not reconnection.wait(error):
                     return None
-            except (RlrecError, engine.Retry):
+            except (RlrecError, Retry):
                 return None
             else:
                 if status != "in progress":
                     return None if status is None else bool(status == "committed")
-                if not reconnection.wait(engine.Unreachable("")):
+                if not reconnection.wait(Unreachable("")):
                     return None
         return None
 
@@ -260,7 +261,7 @@ class Store:
 
     def _truthful(self, error: StoreBusy) -> StoreBusy:
         """The error without the promise that a retry is safe, where the command has stored something before."""
-        if self._stored and error.hint == engine.RETRY_HINT:
+        if self._stored and error.hint == RETRY_HINT:
             error.hint = "what was stored before stays: go on behind it"
         return error
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from rlrec.records import Arm
-from rlrec.store import engine, settings
+from rlrec.store import database_errors, settings
 from rlrec.store.unit import StoredRows, Unit
 
 LAST_ID = 2**32 - 1  # the packed slots of a visit have 32 bits for an arm
@@ -54,7 +54,7 @@ def put(unit: Unit, features: Mapping[str, str]) -> tuple[int, int]:
         "arm", ("key", "features", "added_at", "retired_at"), [(key, features[key], unit.now, None) for key in new]
     )
     if new and int(unit.ask_value("SELECT max(id) FROM arm")) > LAST_ID:
-        raise engine.ids_exhausted("arms")
+        raise database_errors.ids_exhausted("arms")
     unit.tell_each("UPDATE arm SET features = ? WHERE id = ?", [(features[key], stored[key][1]) for key in changed])
     _remember(unit, [*new, *changed], revision=revision)
     return len(new), len(changed)

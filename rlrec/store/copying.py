@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
-from rlrec.store import engine, schema
+from rlrec.store import database_errors, engine, schema
 from rlrec.store import tables as t
 from rlrec.store.unit import Row, Unit, quoted
 
@@ -138,7 +138,7 @@ class CopyTarget:
         try:
             with engine.transaction(self._engine, write=True, where=self.where, sound=True) as connection:
                 yield Unit(connection, now=0)
-        except (engine.Retry, engine.NotUnique) as error:
+        except (database_errors.Retry, database_errors.NotUnique) as error:
             message = f"another process copies to {self.where}"
             raise StoreBusy(message, hint="let it end; repeat the command where it was stopped") from error
 

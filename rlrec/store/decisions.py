@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from rlrec.records import Decision, Slot
-from rlrec.store import engine
+from rlrec.store import database_errors
 from rlrec.store.unit import Row, StoredRows, Unit
 
 DECISION = Decision._fields[:-1]
@@ -41,7 +41,7 @@ def reserve(unit: Unit, count: int) -> Sequence[int]:
         first = peek(unit)
         ids = range(first, first + count)
     if ids and ids[-1] > LAST_ID:
-        raise engine.ids_exhausted("decisions")
+        raise database_errors.ids_exhausted("decisions")
     return ids
 
 

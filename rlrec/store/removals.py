@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.errors import RlrecError, StoreBusy
-from rlrec.store import engine, policies, reader, settings
+from rlrec.store import database_errors, policies, reader, settings
 from rlrec.store.reader import Batch
 from rlrec.store.unit import Unit, slices
 
@@ -217,9 +217,9 @@ def _write_anew(store: Store) -> None:
                 cursor.execute("VACUUM")
                 busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except store.engine.dialect.loaded_dbapi.Error as error:
-            raise engine.translate(error, where=store.where) from error
+            raise database_errors.translate(error, where=store.where) from error
         if busy:
-            raise StoreBusy(f"the store {store.where} is being read", hint=engine.RETRY_HINT)
+            raise StoreBusy(f"the store {store.where} is being read", hint=database_errors.RETRY_HINT)
 
 
 @contextmanager

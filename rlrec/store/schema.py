@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from rlrec.errors import CheckFailed, RlrecError
+from rlrec.store import database_errors, sqlite_files
 from rlrec.store import engine as engines
 from rlrec.store.unit import Unit
 
@@ -46,7 +47,7 @@ def check(unit: Unit, *, where: str, write: bool = False) -> None:
     if server is not None and rows:
         unit.transaction, unit.connection.info["flush"] = (server, rows[0][2]), rows[0][3]
     if len(rows) != 1 or rows[0][0] != HEAD:
-        raise _wrong_revision([row[0] for row in rows], where=where) or engines.out_of_date(where)
+        raise _wrong_revision([row[0] for row in rows], where=where) or database_errors.out_of_date(where)
 
 
 def _wrong_revision(revisions: Sequence[str], *, where: str) -> CheckFailed | None:
@@ -96,7 +97,7 @@ def upgrade(url: URL, *, dry_run: bool = False, waits: engines.Waits = engines.U
             return None, HEAD
     engine = engines.connect(url, create=not dry_run, waits=waits)
     try:
-        if url.drivername == "sqlite" and not dry_run and not engines.is_frozen(where):
+        if url.drivername == "sqlite" and not dry_run and not sqlite_files.is_frozen(where):
             _switch_to_wal(engine, where=where, wait_s=engines.lock_timeout_s(waits))
         with engines.transaction(engine, write=True, where=where) as connection:
             if connection.dialect.name == "postgresql":
@@ -163,11 +164,11 @@ def _switch_to_wal(engine: sa.Engine, *, where: str, wait_s: float) -> None:
                     return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
-                raise engines.creation_error(error, where=where) from error
+                raise database_errors.creation_error(error, where=where) from error
         except sqlite3.Error as error:
-            raise engines.translate(error, where=where) from error
+            raise database_errors.translate(error, where=where) from error
         if time.monotonic() > deadline:
-            raise engines.locked(where)
+            raise database_errors.locked(where)
         from random import uniform
 
         time.sleep(uniform(0.002, 0.02))

@@ -9,7 +9,7 @@ import pytest
 from rlrec.app.feedback import Line, Result
 from rlrec.app.pipe import Pipe, Request
 from rlrec.errors import Conflict, InputError, StoreBusy
-from rlrec.store import Store, decisions, engine
+from rlrec.store import Store, database_errors, decisions
 from tests.app.shop import START, added_up, clock, stocked, sums
 from tests.app.workers import together
 
@@ -82,7 +82,7 @@ def test_an_error_of_the_database_undoes_the_whole_group(
     from rlrec.app import feedback as use_case
 
     def fail(*_: Any, **__: Any) -> None:
-        raise engine.Retry
+        raise database_errors.Retry
 
     pipe.group([request()])
     with monkeypatch.context() as patch:

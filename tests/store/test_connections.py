@@ -17,7 +17,7 @@ import pytest
 
 from rlrec.app.init import init
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
-from rlrec.store import Store, Unit, decisions, engine
+from rlrec.store import Store, Unit, database_errors, decisions, engine
 from rlrec.store.engine import Waits
 from tests.app.shop import ask, stocked, tell
 from tests.conftest import CommandResult, runner
@@ -89,7 +89,7 @@ def test_a_writer_behind_a_held_lock_waits_for_a_bounded_time(postgres: str) -> 
         with pytest.raises(StoreBusy, match="locked by another process") as refused:
             store.write(lambda unit: unit.tell("UPDATE settings SET salt = 'x'"))
         assert time.monotonic() - began < 10
-        assert refused.value.hint == engine.RETRY_HINT
+        assert refused.value.hint == database_errors.RETRY_HINT
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_a_connection_that_breaks_before_the_end_stores_nothing(postgres: str) -
     with closing(Store(postgres, waits=Waits(reconnect=0))) as store:
         with pytest.raises(StoreBusy) as broken:
             store.write(end)
-        assert broken.value.hint == engine.RETRY_HINT
+        assert broken.value.hint == database_errors.RETRY_HINT
         store.write(work)
         with pytest.raises(StoreBusy) as broken:
             store.write(end)

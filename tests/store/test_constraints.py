@@ -11,8 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from rlrec.app.init import init
-from rlrec.store import Store, Unit, tables
-from rlrec.store import engine as engines
+from rlrec.store import Store, Unit, database_errors, tables
 from tests.app.shop import ask, stocked, tell
 from tests.conftest import _create
 
@@ -169,7 +168,7 @@ def test_a_failed_constraint_is_one_line_and_stores_nothing(used: Store) -> None
     with pytest.raises(Exception, match="failed") as caught:
         used.write(work)
     assert "\n" not in str(caught.value)
-    assert not isinstance(caught.value, engines.Retry)
+    assert not isinstance(caught.value, database_errors.Retry)
     with used.read() as unit:
         assert unit.ask_value("SELECT count(*) FROM feedback_key") == 1
 

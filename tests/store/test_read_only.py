@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rlrec.errors import StoreBusy
-from rlrec.store import Store, engine
+from rlrec.store import Store, sqlite_files
 from tests.app.shop import done
 from tests.app.test_doctor import sqlite_grown  # noqa: F401 (a fixture)
 from tests.conftest import runner
@@ -108,7 +108,7 @@ def test_who_reads_without_locks_notices_a_writer(shelf: Path, monkeypatch: pyte
             write_elsewhere(path)
         with store.read() as unit:
             assert unit.ask_value("SELECT salt FROM settings") == "other"
-    assert engine.is_frozen(path)
+    assert sqlite_files.is_frozen(path)
 
 
 def write_elsewhere(path: str) -> None:

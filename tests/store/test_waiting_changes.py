@@ -8,7 +8,7 @@ import pytest
 
 from rlrec.app.learning.ledger import Ledger
 from rlrec.errors import RlrecError
-from rlrec.store import Store, Unit, beliefs, engine
+from rlrec.store import Store, Unit, beliefs, database_errors
 from tests.app.shop import stocked, version
 
 ADDED = "INSERT INTO arm (key, features, added_at) VALUES (?, '{}', 0)"
@@ -52,7 +52,7 @@ def test_one_change_that_fails_takes_all_back(store: Store) -> None:
         unit.note(ADDED, "a")
         unit.note(ADDED, "b")
 
-    with pytest.raises(engine.NotUnique):
+    with pytest.raises(database_errors.NotUnique):
         store.write(work)
     with store.read() as unit:
         assert [unit.ask_value(f"SELECT count(*) FROM {table}") for table in ("arm", "users")] == [0, 0]
