@@ -35,6 +35,7 @@ ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # rea
 DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
 ALARM = 0.001  # p-value of a check below which something is wrong with the split or the log
 ODD = 0.01  # p-value below which it is not said to be right
+UNKNOWN = "not known yet"
 
 
 def parse_variant(text: str) -> VariantSpec:
@@ -238,9 +239,11 @@ def _leads(result: VariantComparison) -> list[str]:
 
 
 def _figures(row: Mapping[str, Any]) -> str:
+    reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
+    if row["value"] is None:
+        return UNKNOWN + reasons
     relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
     value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
-    reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
     return f"{value} [{lower}, {upper}]{relative}, p {p_value}{reasons}"
 
 
@@ -277,14 +280,18 @@ def _decisions_differ(row: Mapping[str, Any], difference: Mapping[str, Any], *, 
 
 def _difference(row: Mapping[str, Any], *, bare: bool = False) -> str:
     figures = {name: cell(value) for name, value in row.items()}
+    if row["value"] is None:
+        return "{variant} - {against}: ".format(**figures) + UNKNOWN
     interval = "" if bare else " [{lower}, {upper}]".format(**figures)
     p_value = "" if bare else f", p {figures['p_value']}"
     return f"{figures['variant']} - {figures['against']}: {figures['value']}{interval} a decision{p_value}"
 
 
 def _ratio(row: dict[str, float | None]) -> str:
-    fine = "" if (p := row["p_value"]) is None else ": the split is as defined" if p >= ODD else ": odd, but no alarm"
-    verdict = _alarm(row["p_value"], "the split is not as defined; do not trust the differences") or fine
+    if (p := row["p_value"]) is None:
+        return f"sample ratio: {UNKNOWN}"
+    fine = ": the split is as defined" if p >= ODD else ": odd, but no alarm"
+    verdict = _alarm(p, "the split is not as defined; do not trust the differences") or fine
     return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{verdict}"
 
 

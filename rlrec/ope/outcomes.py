@@ -22,8 +22,8 @@ from rlrec.ope.unit_visits import DAYS, UnitSums
 ENOUGH = 0.9  # share of their visits that units have had, from which on they are not young
 ALARM, FEW = 1e-3, 6  # p-value below which groups differ, and units that do not prove it without variation
 REASONS = {
-    "no-units": "no unit counts: nothing is mature, or nobody was served, or for as long as --age says",
-    "none-at-risk": "no visit has been over for so long",
+    "no-units": "nobody was served yet, nothing is mature, or nobody for as long as --age says",
+    "none-at-risk": "no visit ended long enough ago to say whether another one followed in time",
     "few-units": "one unit alone has no error",
     "no-variation": "all units are the same so far, which is no certainty",
     "young-units": "many units had no time yet to come again, or the difference changes with the time they had: it may"
