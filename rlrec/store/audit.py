@@ -124,8 +124,9 @@ def _all_refer(unit: Unit) -> bool:
 
 def _tables(unit: Unit) -> Iterator[sa.Table]:
     """All tables, one after another, with a word on progress."""
-    for number, table in enumerate(t.metadata.sorted_tables):
-        unit.progress("tables", number, number / len(t.metadata.sorted_tables))
+    tables = t.metadata.sorted_tables
+    for number, table in enumerate(tables):
+        unit.progress("tables", number, number / len(tables))
         yield table
 
 

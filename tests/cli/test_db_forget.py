@@ -279,21 +279,24 @@ def test_a_group_that_was_planned_before_is_planned_anew(
     assert run("doctor").exit_code == 0
 
 
+READ_THE_LOG = [
+    "policy freeze greedy",
+    "policy rebuild greedy",
+    "policy create new --kind thompson --from-log policy=ts",
+    "policy create new --kind thompson --prior-from policy=ts",
+    "policy create new --kind gradient --from-policy greedy",
+    "experiment create new --variant a=greedy --variant b=ucb",
+    "route set front --to greedy --share 50%",
+    "train-pg pg --epochs 1",
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "line",
-    [
-        "policy freeze greedy",
-        "policy rebuild greedy",
-        "policy create new --kind thompson --from-log policy=ts",
-        "policy create new --kind thompson --prior-from policy=ts",
-        "policy create new --kind gradient --from-policy greedy",
-        "experiment create new --variant a=greedy --variant b=ucb",
-        "route set front --to greedy --share 50%",
-        "train-pg pg --epochs 1",
-    ],
+    ("healthy", "line"),
+    [*(("sqlite", line) for line in READ_THE_LOG), *(("postgres", line) for line in READ_THE_LOG[:2])],
+    indirect=["healthy"],
 )
-@BOTH
 def test_what_read_a_user_who_was_forgotten_meanwhile_stores_nothing(
     healthy: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
