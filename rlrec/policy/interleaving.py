@@ -18,7 +18,7 @@ from rlrec.policy import slate
 from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.sampler import uniforms
 from rlrec.policy.scores import Scores
-from rlrec.policy.slate import SMALLEST, Draw
+from rlrec.policy.slate_draws import SMALLEST, Draw
 
 
 class Ranker(NamedTuple):

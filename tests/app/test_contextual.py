@@ -15,7 +15,7 @@ from rlrec.app import doctor, policy, versions
 from rlrec.app.evaluation import targets
 from rlrec.app.evaluation.log_rows import decision_digests
 from rlrec.arrays import Array
-from rlrec.policy import slate
+from rlrec.policy import slate, slate_draws
 from rlrec.policy.families.correlated import Correlated
 from rlrec.store import Unit, arms, contents, policies, reader
 from rlrec.store.reader import Selection
@@ -188,7 +188,7 @@ def test_a_correlated_target_is_judged_right(shared: Any) -> None:
         keys = {arm.id: arm.key for arm in arms.every(unit)}
     rates = np.array([RATES[int(keys[arm][1:])] for arm in arm_ids.tolist()])
     numbers, seeds = np.arange(1, 5), np.full(4, 77, np.uint64)
-    pages = [slate.draw(row, size=2, floor=floor, seeds=seeds, decisions=numbers).slates for row in result[::2]]
+    pages = [slate_draws.draw(row, size=2, floor=floor, seeds=seeds, decisions=numbers).slates for row in result[::2]]
     for estimate in logs.judged(shared, "lin", estimators="ips,snips,dr", log="policy=log", interval="normal"):
         assert abs(estimate["value"] - rates[np.array(pages)].mean()) < 4 * estimate["std_error"]
         assert estimate["unsupported"] == 0.0

@@ -22,7 +22,7 @@ from rlrec.app.learning.slot_keys import ServedSlate
 from rlrec.app.recommend import Request, recommend_group
 from rlrec.app.serving.draws import unsigned
 from rlrec.errors import Conflict, InputError
-from rlrec.policy import slate
+from rlrec.policy import slate_draws
 from rlrec.records import Decision, Event
 from rlrec.store import Store, Unit, arms, beliefs, contents, decisions, events, policies, tables
 from rlrec.store.beliefs import Sums
@@ -354,7 +354,7 @@ def redrawn(unit: Unit, decision: Decision) -> float:
     served = exact.load(unit, belief, seq=decision.belief_seq)
     case = served.case(0, eligible, {}, keys=arms.keys(unit, eligible.tolist()))
     seeds = np.array([unsigned(decision.seed or 0)], np.uint64)
-    answers = slate.draw(
+    answers = slate_draws.draw(
         case.scores, size=decision.size, floor=case.floor, seeds=seeds, decisions=np.array([decision.id])
     )
     assert eligible[answers.slates[0]].tolist() == [slot.arm_id for slot in decision.slots]

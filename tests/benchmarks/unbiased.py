@@ -17,7 +17,7 @@ from rlrec.arrays import Array, Index, Words
 from rlrec.ope.base import LogBatch
 from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.impressions import ImpressionFold
-from rlrec.policy import slate
+from rlrec.policy import slate_draws
 from rlrec.policy.base import Learner, Policy
 from rlrec.policy.contextual import Design, learns_from_contexts
 from rlrec.policy.encoder import Encoder
@@ -105,7 +105,7 @@ def logs(policy: Policy, rates: Sequence[float], *, runs: int, decisions: int = 
 
 def _served(policy: Policy, beliefs: RunBeliefs, x: Array, seeds: Words, ids: Index) -> tuple[Index, Array, Array]:
     """Arms of these decisions, their propensities and the smallest ones, (runs, decisions) each."""
-    pages = (slate.SlateSampler(item, size=1, floor=policy.exploration) for item in _beliefs(policy, beliefs, x))
+    pages = (slate_draws.SlateSampler(item, size=1, floor=policy.exploration) for item in _beliefs(policy, beliefs, x))
     drawn = [page.draw(seeds=seed.repeat(len(ids)), decisions=ids) for page, seed in zip(pages, seeds, strict=True)]
     parts = ([slot.slates, slot.marginal, slot.minimum] for slot in drawn)
     arms, marginal, minimum = (np.stack(piece)[..., 0] for piece in zip(*parts, strict=True))

@@ -16,7 +16,7 @@ from scipy.special import chdtrc
 from rlrec import policy as kinds
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
-from rlrec.policy import history, slate, solving
+from rlrec.policy import history, slate, slate_draws, solving
 from rlrec.policy import reward as rewards
 from rlrec.policy.base import Belief, Policy, any_of
 from rlrec.policy.contextual import ContextualPolicy, is_contextual, learns_from_contexts
@@ -344,7 +344,7 @@ def test_frequencies_match_propensities(kind: str, floor: float, size: int) -> N
     scores, share = page(kind, floor)
     alone = kind in CORRELATED
     n = 500 if alone else 100_000 if size == 1 else 10_000
-    drawn = slate.draw(scores, size=size, floor=share, seeds=np.full(n, 7, np.uint64), decisions=np.arange(n))
+    drawn = slate_draws.draw(scores, size=size, floor=share, seeds=np.full(n, 7, np.uint64), decisions=np.arange(n))
     pages = np.array(list(permutations(range(6), size)), np.intp)
     each = [scores.of_decision(7, row) for row in (range(n) if alone else [0])]
     joints = np.array([slate.conditionals(item, pages, floor=share).prod(axis=1) for item in each])

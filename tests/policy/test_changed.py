@@ -11,7 +11,8 @@ from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
 from rlrec.policy.scores import Scores
-from rlrec.policy.slate import SlateSampler, first, marginals
+from rlrec.policy.slate import first, marginals
+from rlrec.policy.slate_draws import SlateSampler
 from tests.policy import reference
 
 Generator = np.random.Generator

@@ -15,7 +15,7 @@ from rlrec import policy as kinds
 from rlrec.app.evaluation.loggers import guaranteed
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.policy import slate
+from rlrec.policy import slate, slate_draws
 from rlrec.policy.families.beta import Beta
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
@@ -63,7 +63,7 @@ def test_draws_log_what_is_exact(family: str, floors: tuple[float, ...]) -> None
     """Propensity, marginal and smallest propensity of each slot, for 5,000 pages whose frequencies pass a chi-square
     test (one false alarm in a million)."""
     scores, expected, n = FAMILIES[family], joint(family, floors), 5_000
-    drawn = slate.draw(scores, size=SIZE, floor=floors, seeds=np.full(n, 5, np.uint64), decisions=np.arange(n))
+    drawn = slate_draws.draw(scores, size=SIZE, floor=floors, seeds=np.full(n, 5, np.uint64), decisions=np.arange(n))
     index = np.zeros((M,) * SIZE, np.int64)
     index[tuple(PAGES.T)] = np.arange(len(PAGES))
     page = index[tuple(drawn.slates.T)]

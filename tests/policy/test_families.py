@@ -11,7 +11,7 @@ import pytest
 
 from rlrec.app.audiences.in_memory import draw_slates
 from rlrec.arrays import Array, Index
-from rlrec.policy import families, slate
+from rlrec.policy import families, slate_draws
 from rlrec.policy.families.point import Point
 from rlrec.policy.floors import Floor
 from rlrec.policy.scores import DrawnOrder, ExactScores, Order, Scores, cells, top, unstack
@@ -61,7 +61,7 @@ class ShuffledOrder(DrawnOrder):
 def test_slates_of_a_new_family_are_drawn_with_its_probabilities() -> None:
     """20,000 draws, four standard errors of four arms at two positions: false-alarm rate below 6e-4."""
     n, scores = 20_000, Shuffled(np.zeros(4))
-    drawn = slate.draw(scores, size=2, floor=0.1, seeds=np.full(n, 7, np.uint64), decisions=np.arange(n))
+    drawn = slate_draws.draw(scores, size=2, floor=0.1, seeds=np.full(n, 7, np.uint64), decisions=np.arange(n))
     assert drawn.propensity == pytest.approx(np.tile([1 / 4, 1 / 3], (n, 1)), abs=1e-12)
     assert drawn.marginal == pytest.approx(1 / 4, abs=1e-12)
     for position in range(2):

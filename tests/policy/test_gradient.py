@@ -9,7 +9,7 @@ import pytest
 from scipy.special import chdtrc
 
 from rlrec.arrays import Array, Ids, Index
-from rlrec.policy import history, slate
+from rlrec.policy import history, slate, slate_draws
 from rlrec.policy.base import Belief
 from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
@@ -17,7 +17,7 @@ from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.fields import Number
 from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State, by_row
 from rlrec.policy.history import History
-from rlrec.policy.slate import Draw
+from rlrec.policy.slate_draws import Draw
 from tests.policy import histories
 
 DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Number("price")]))
@@ -239,7 +239,7 @@ def test_frequencies_match_propensities(size: int, floor: float) -> None:
     """A chi-square for each of three decisions; each is wrong by chance once in a million seeds."""
     n, pages = 90_000, np.array(list(permutations(range(5), size)), np.intp)
     each = logits(n, 5)
-    drawn = slate.draw_each(each, size=size, floor=floor, **words(n))
+    drawn = slate_draws.draw_each(each, size=size, floor=floor, **words(n))
     digits = 5 ** np.arange(size)
     for which in range(3):
         joint = slate.conditionals(Gumbel(each[which]), pages, floor=floor).prod(axis=1)
@@ -264,21 +264,21 @@ def assert_same(result: Draw, expected: Draw) -> None:
 @pytest.mark.parametrize("size", [1, 3])
 def test_equal_logits_are_drawn_as_pages_of_one_belief(size: int, floor: float) -> None:
     item, n = np.array([0.3, -1.0, 2.0, 0.3, 0.0]), 2_000
-    expected = slate.SlateSampler(Gumbel(item), size=size, floor=floor).draw(**words(n))
-    assert_same(slate.draw_each(np.tile(item, (n, 1)), size=size, floor=floor, **words(n)), expected)
+    expected = slate_draws.SlateSampler(Gumbel(item), size=size, floor=floor).draw(**words(n))
+    assert_same(slate_draws.draw_each(np.tile(item, (n, 1)), size=size, floor=floor, **words(n)), expected)
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_what_is_logged_of_a_page_is_what_was_drawn(size: int) -> None:
-    drawn = slate.draw_each(logits(300, 5), size=size, floor=0.1, **words(300))
-    assert_same(slate.log_each(logits(300, 5), drawn.slates, floor=0.1), drawn)
+    drawn = slate_draws.draw_each(logits(300, 5), size=size, floor=0.1, **words(300))
+    assert_same(slate_draws.log_each(logits(300, 5), drawn.slates, floor=0.1), drawn)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.5])
 def test_the_only_arm_left_is_certain(floor: float) -> None:
-    drawn = slate.draw_each(np.array([[5.0], [-5.0]]), size=1, floor=floor, **words(2))
+    drawn = slate_draws.draw_each(np.array([[5.0], [-5.0]]), size=1, floor=floor, **words(2))
     assert drawn.propensity.tolist() == drawn.minimum.tolist() == [[1.0], [1.0]]
-    complete = slate.draw_each(logits(20, 3), size=3, floor=floor, **words(20))
+    complete = slate_draws.draw_each(logits(20, 3), size=3, floor=floor, **words(20))
     assert (complete.propensity[:, 2] == 1.0).all()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Index
-from rlrec.policy import list_mixture, slate
+from rlrec.policy import list_mixture, slate, slate_draws
 from rlrec.policy.families.beta import Beta
 from rlrec.policy.families.correlated import Correlated
 from rlrec.policy.families.gumbel import Gumbel
@@ -89,7 +89,7 @@ def test_samples_of_lists_average_to_what_decisions_draw() -> None:
     number = {tuple(arms): row for row, arms in enumerate(SLATES.tolist())}
     for decision, listed in enumerate(np.sort(drawn_lists(n, seed=6), axis=1)):
         seeds, ids = np.array([7], np.uint64), np.array([decision])
-        drawn = slate.draw(subset(scores, listed), size=PAGE, floor=FLOOR, seeds=seeds, decisions=ids)
+        drawn = slate_draws.draw(subset(scores, listed), size=PAGE, floor=FLOOR, seeds=seeds, decisions=ids)
         counts[number[tuple(listed[drawn.slates[0]].tolist())]] += 1
     error = np.sqrt(2 * of_slates / n)
     assert (np.abs(counts / n - of_slates) < 4.5 * error + 1e-3).all()

@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 from rlrec.arrays import Array
-from rlrec.policy import slate
+from rlrec.policy import slate, slate_draws
 from rlrec.policy.families.correlated import Correlated, Sampled
 from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.sampler import normals, uniforms
@@ -66,7 +66,7 @@ def test_normals_are_normal_and_belong_to_their_decision() -> None:
 @pytest.mark.parametrize("floor", [0.01, 0.2])
 def test_what_is_logged_is_exact_for_the_samples_of_the_decision(size: int, floor: float) -> None:
     seeds, decisions = np.full(50, 2**63 + 5, np.uint64), np.arange(50)
-    drawn = slate.draw(SCORES, size=size, floor=floor, seeds=seeds, decisions=decisions)
+    drawn = slate_draws.draw(SCORES, size=size, floor=floor, seeds=seeds, decisions=decisions)
     for row in range(50):
         samples = SCORES.of_decision(2**63 + 5, row)
         page = drawn.slates[row : row + 1]
@@ -77,7 +77,7 @@ def test_what_is_logged_is_exact_for_the_samples_of_the_decision(size: int, floo
 
 
 def test_a_position_is_the_inverse_of_what_remains_at_its_even_word() -> None:
-    drawn = slate.draw(SCORES, size=3, floor=0.1, seeds=np.full(9, 4, np.uint64), decisions=np.arange(9))
+    drawn = slate_draws.draw(SCORES, size=3, floor=0.1, seeds=np.full(9, 4, np.uint64), decisions=np.arange(9))
     words = uniforms(np.full(9, 4, np.uint64), np.arange(9), words=6)
     for row, page in enumerate(drawn.slates):
         for position in range(3):
@@ -86,7 +86,7 @@ def test_a_position_is_the_inverse_of_what_remains_at_its_even_word() -> None:
 
 
 def test_marginals_beyond_the_first_position_have_no_closed_form() -> None:
-    drawn = slate.draw(SCORES, size=3, floor=0.1, seeds=np.full(9, 4, np.uint64), decisions=np.arange(9))
+    drawn = slate_draws.draw(SCORES, size=3, floor=0.1, seeds=np.full(9, 4, np.uint64), decisions=np.arange(9))
     assert np.array_equal(drawn.marginal[:, 0], drawn.propensity[:, 0])
     assert np.isnan(drawn.marginal[:, 1:]).all()
     assert not drawn.rounded.any()
@@ -96,7 +96,7 @@ def test_marginals_beyond_the_first_position_have_no_closed_form() -> None:
 
 
 def test_without_a_decision_the_samples_of_the_first_seed_stand() -> None:
-    pages = slate.SlateSampler(SCORES, size=2, floor=0.1)
+    pages = slate_draws.SlateSampler(SCORES, size=2, floor=0.1)
     assert np.array_equal(pages.first, slate.first(SCORES.of_decision(0, 0), floor=0.1))
     assert np.array_equal(slate.first(SCORES, floor=0.1), slate.first(SCORES.of_decision(0, 0), floor=0.1))
 
@@ -106,7 +106,7 @@ def test_pages_come_as_often_as_their_samples_say() -> None:
     """Chi-square of the pages drawn against the mean of what each decision's own samples give them."""
     n, few = 1000, Correlated(SCORES.location, FACTOR, 20)
     pages = np.array(list(itertools.permutations(range(4), 2)), np.intp)
-    drawn = slate.draw(few, size=2, floor=0.1, seeds=np.full(n, 11, np.uint64), decisions=np.arange(n))
+    drawn = slate_draws.draw(few, size=2, floor=0.1, seeds=np.full(n, 11, np.uint64), decisions=np.arange(n))
     chances = [slate.conditionals(few.of_decision(11, row), pages, floor=0.1).prod(axis=1) for row in range(n)]
     expected = np.sum(chances, axis=0)
     count = np.array([(drawn.slates == page).all(axis=1).sum() for page in pages])
@@ -137,7 +137,7 @@ def test_simulated_marginals_are_how_often_arms_are_drawn() -> None:
     factor = np.array([[1.0, 0.2], [0.5, -0.4], [0.5, -0.4], [0.0, 0.9]])
     scores, n = Correlated(np.array([0.1, 0.2, 0.2, 0.0]), factor, samples=3), 4_000
     simulated = slate.simulated_marginals(scores, size=3, floor=0.1, runs=200_000, rng=np.random.default_rng(1))
-    drawn = slate.draw(scores, size=3, floor=0.1, seeds=np.full(n, 5, np.uint64), decisions=np.arange(n)).slates
+    drawn = slate_draws.draw(scores, size=3, floor=0.1, seeds=np.full(n, 5, np.uint64), decisions=np.arange(n)).slates
     often = np.array([np.bincount(column, minlength=4) for column in drawn.T]) / n
     assert (np.abs(often - simulated) < 5 * np.sqrt(simulated * (1 - simulated) / n) * np.sqrt(1.1)).all()
     assert simulated[:, 1] == pytest.approx(simulated[:, 2], abs=0.01)

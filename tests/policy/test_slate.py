@@ -18,7 +18,8 @@ from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
 from rlrec.policy.scores import Scores
-from rlrec.policy.slate import conditionals, draw, each_position, first, marginals, placement, remaining, remaining_each
+from rlrec.policy.slate import conditionals, each_position, first, marginals, placement, remaining, remaining_each
+from rlrec.policy.slate_draws import draw
 from tests.policy import reference
 
 FLOORS = {"no floor": Fraction(0), "floor": Fraction(1, 5)}
@@ -259,7 +260,7 @@ def test_a_floor_pick_of_a_bad_arm_says_nothing_about_the_rest() -> None:
 
 def test_an_arm_drawn_against_all_odds_is_flagged() -> None:
     """No seed draws such an arm: the rounding is asked for directly."""
-    from rlrec.policy.slate import SMALLEST, _to_log
+    from rlrec.policy.slate_draws import SMALLEST, _to_log
 
     drawn = _to_log(np.array([[0, 1]]), np.array([[0.0, 1.1]]), np.array([[0.0, 0.5]]), np.zeros((1, 2)))
     assert drawn.rounded.tolist() == [[True, False]]

@@ -16,7 +16,8 @@ from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
 from rlrec.policy.sampler import uniforms
 from rlrec.policy.scores import Scores
-from rlrec.policy.slate import conditionals, draw, first
+from rlrec.policy.slate import conditionals, first
+from rlrec.policy.slate_draws import draw
 from rlrec.policy.sweep import quantiles
 
 FAMILIES: dict[str, Scores] = {

@@ -14,7 +14,7 @@ from rlrec.arrays import Array, Ids, Index
 from rlrec.errors import InputError
 from rlrec.policy import slate
 from rlrec.policy.base import Belief, Policy
-from rlrec.policy.slate import SlateSampler
+from rlrec.policy.slate_draws import SlateSampler
 from rlrec.policy.statistics import SlotColumns
 from rlrec.policy.two_stage import ranking_seeds
 

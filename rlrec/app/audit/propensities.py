@@ -15,7 +15,7 @@ from rlrec.app.distributions import designs, exact, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, Index, run_starts
-from rlrec.policy import slate
+from rlrec.policy import slate, slate_draws
 from rlrec.policy.interleaving import TeamDraftSampler
 from rlrec.policy.scores import Scores
 from rlrec.policy.two_stage import ranking_seeds
@@ -168,7 +168,7 @@ class VersionSlates:
 def _derive(case: EligibleDistribution, stored: Stored, size: int) -> Derived:
     places = np.searchsorted(case.arms, stored.arms)
     score = case.noiseless(places).astype(np.float64)
-    draw = slate.draw(case.scores, size=size, floor=case.floor, seeds=stored.seeds, decisions=stored.ids)
+    draw = slate_draws.draw(case.scores, size=size, floor=case.floor, seeds=stored.seeds, decisions=stored.ids)
     redrawn = (draw.slates != places).any(axis=1)
     propensity, marginal, minimum = draw.propensity, draw.marginal, draw.minimum
     if size > 1 or case.scores.samples:

@@ -8,7 +8,7 @@ from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.audit.stored_slates import CHECK, Derived, Referred, Stored, StoredSlates
 from rlrec.app.distributions.trained import EligibleGroup, Trained
 from rlrec.arrays import Array, Flags, Index
-from rlrec.policy import slate
+from rlrec.policy import slate_draws
 from rlrec.policy.encoder import Encoded
 from rlrec.policy.history import REMEMBERED, History, sound, unpack
 from rlrec.records import Version
@@ -92,8 +92,8 @@ class SessionSlates:
     def _derive(self, score: Array, stored: Stored, places: Index) -> Derived:
         floor, size = self.trained.policy.exploration, places.shape[1]
         logits = score / self.trained.policy.temperature
-        draw = slate.draw_each(logits, size=size, floor=floor, seeds=stored.seeds, decisions=stored.ids)
-        logged = slate.log_each(logits, places, floor=floor)
+        draw = slate_draws.draw_each(logits, size=size, floor=floor, seeds=stored.seeds, decisions=stored.ids)
+        logged = slate_draws.log_each(logits, places, floor=floor)
         redrawn, of_shown = (draw.slates != places).any(axis=1), np.take_along_axis(score, places, axis=1)
         return Derived(redrawn, logged.propensity, logged.marginal, logged.minimum, of_shown)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.arrays import Array, Flags, Ids, Index, offsets, piece_rows, run_starts, take
-from rlrec.policy import slate
+from rlrec.policy import slate_draws
 from rlrec.policy.base import EVERYTHING
 from rlrec.policy.fields import value_of
 from rlrec.store import Unit, arms, contents
@@ -116,7 +116,7 @@ class Stored:
             for row, column in np.argwhere(wrong).tolist():
                 values = f"{its[row, column]:.12g}, not {other[row, column]:.12g}"
                 details.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
-        joint = np.log(np.maximum(derived.propensity, slate.SMALLEST)).sum(axis=1)
+        joint = np.log(np.maximum(derived.propensity, slate_draws.SMALLEST)).sum(axis=1)
         for row in np.flatnonzero(~near(np.exp(self.log), np.exp(joint))).tolist():
             details.setdefault(row, []).append(f"log_propensity is {self.log[row]:.12g}, not {joint[row]:.12g}")
         for row, what in sorted(details.items()):

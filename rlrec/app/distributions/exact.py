@@ -24,7 +24,7 @@ from rlrec.policy.fields import value_of
 from rlrec.policy.floors import Floor
 from rlrec.policy.interleaving import Ranker
 from rlrec.policy.scores import Scores, unstack
-from rlrec.policy.slate import SlateSampler
+from rlrec.policy.slate_draws import SlateSampler
 from rlrec.policy.solving import ArmMoments, unpack
 from rlrec.policy.team_draft import TeamDraft
 from rlrec.policy.two_stage import TwoStage

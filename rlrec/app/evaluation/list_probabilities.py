@@ -17,7 +17,7 @@ from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch, arms_of_s
 from rlrec.app.evaluation.probabilities import CASES, CELLS, Scorer
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.arrays import Array, Flags, Ids, Index
-from rlrec.policy import list_mixture, slate
+from rlrec.policy import list_mixture, slate_draws
 from rlrec.policy.families.correlated import Correlated
 from rlrec.policy.list_mixture import ListMixture, SampledLists
 from rlrec.policy.scores import Scores, cells, subset
@@ -108,7 +108,7 @@ class ListScorer(Scorer):
         # lists of the first stage
         first = serving.candidates(eligible, arms, context, keys=keys, revision=revision)
         number = np.arange(REPLICAS * -(-self.samples // REPLICAS))
-        drawn = slate.draw(
+        drawn = slate_draws.draw(
             subset(first.scores, order), size=serving.learner.listed, floor=first.floor,
             seeds=np.full(len(number), seed, np.uint64), decisions=number, lists=True,
         )  # fmt: skip

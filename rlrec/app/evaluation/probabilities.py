@@ -22,7 +22,7 @@ from rlrec.app.evaluation.targets import Target
 from rlrec.app.evaluation.visit_values import TargetSlates
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.ope.base import LogBatch
-from rlrec.policy import slate
+from rlrec.policy import slate, slate_draws
 from rlrec.policy.families.correlated import Correlated
 from rlrec.policy.scores import Scores
 from rlrec.store.bulk import Columns
@@ -291,7 +291,7 @@ def _with_lists(batch: LogBatch, ratio: Array) -> LogBatch:
     other, share = ratio != 0, np.exp(ratio)
     return replace(
         batch,
-        propensity=np.maximum(batch.propensity * np.exp(np.minimum(0.0, -ratio)), slate.SMALLEST),
+        propensity=np.maximum(batch.propensity * np.exp(np.minimum(0.0, -ratio)), slate_draws.SMALLEST),
         target=batch.target * np.exp(np.minimum(0.0, ratio)),
         largest=None if batch.largest is None else np.where(other, np.nan, batch.largest),
         expected=None if batch.expected is None else batch.expected * share,

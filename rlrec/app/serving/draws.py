@@ -17,7 +17,7 @@ from rlrec.app.serving import candidates
 from rlrec.app.serving.candidates import DrawnCandidates
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Ids, Index, Words
-from rlrec.policy import slate
+from rlrec.policy import slate_draws
 from rlrec.policy.history import History
 from rlrec.policy.interleaving import TeamDraftSampler
 from rlrec.policy.two_stage import ranking_seeds
@@ -99,7 +99,7 @@ def _draw_each(
     state = trained.states(context, histories, np.full(n, shared.revision))
     score = trained.scores(state, arms, shared.revision)
     # the draws
-    drawn = slate.draw_each(
+    drawn = slate_draws.draw_each(
         score / trained.policy.temperature, size=shared.size, floor=trained.policy.exploration,
         seeds=np.full(n, seed, np.uint64), decisions=decision_ids,
     )  # fmt: skip
@@ -158,7 +158,7 @@ def _ranked(
 
 
 def _slates_of(
-    case: exact.EligibleDistribution, drawn: slate.Draw, rows: slice | Index, keys: Mapping[int, str]
+    case: exact.EligibleDistribution, drawn: slate_draws.Draw, rows: slice | Index, keys: Mapping[int, str]
 ) -> list[DrawnSlate]:
     columns = (drawn.propensity, drawn.marginal, drawn.minimum, case.noiseless(drawn.slates), drawn.rounded)
     return _slates(case.arms[drawn.slates][rows], [column[rows] for column in columns], keys)

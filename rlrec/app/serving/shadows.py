@@ -13,7 +13,7 @@ from rlrec.app.serving.draws import DrawnSlate
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
-from rlrec.policy import history, slate
+from rlrec.policy import history, slate_draws
 from rlrec.store import Unit, shadows
 from rlrec.store.shadows import Shadow
 from rlrec.times import written
@@ -91,7 +91,7 @@ def _stateful(
     histories = history.unpack([packed for *_, packed in visits], np.array([step for _, step, *_ in visits], np.int64))
     state = trained.states(context, histories, np.full(len(plans), shared.revision))
     score = trained.scores(state, shared.case.arms, shared.revision)
-    logged = slate.log_each(score / trained.policy.temperature, shown, floor=trained.policy.exploration)
+    logged = slate_draws.log_each(score / trained.policy.temperature, shown, floor=trained.policy.exploration)
     with np.errstate(divide="ignore"):
         return np.where(logged.rounded, -np.inf, np.log(logged.propensity)).sum(axis=1)
 
