@@ -25,8 +25,7 @@ from rlrec.ope.moments import Moments, moments
 from rlrec.ope.weighting import Snips
 from rlrec.policy import TEAM_DRAFT
 from rlrec.records import Sums
-from rlrec.store import Store, Unit, bulk, policies
-from rlrec.store import reader as log
+from rlrec.store import Store, Unit, bulk, policies, selected
 from rlrec.times import DAY_US, written
 
 PERIODS = 20  # of equal length, between the first and the last decision: probabilities are followed over them
@@ -147,7 +146,7 @@ class FloorComparison:
         reward = request.reward or version.reward.name
         of_targets = EvaluationRequest(targets=["uniform", *others], log=chosen, reward=reward)
         evaluation = Evaluation.of(unit, of_targets, selection)
-        first, last = log.times(unit, selection)
+        first, last = selected.times(unit, selection)
         return cls(
             request=request, evaluation=evaluation, reader=LogReader(unit, evaluation), name=name,
             positions=max(1, evaluation.extent.positions), start=first, period_us=(last - first) // PERIODS + 1,

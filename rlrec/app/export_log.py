@@ -10,7 +10,7 @@ from rlrec.app.inputs import filters
 from rlrec.app.log.slot_values import rewards_of
 from rlrec.app.serving import decision_json
 from rlrec.records import Decision, Slot
-from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, imported_data, policies, reader
+from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, imported_data, policies, selected
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import StoredRows, parse
 
@@ -26,7 +26,7 @@ def export_log(store: Store, *, log: str | None = None, detailed: bool = False) 
         selection = filters.selection(unit, log)
         low = exported = 0
         last = decisions.peek(unit)
-        while ids := reader.ids_after(unit, selection, low=low, limit=GROUP):
+        while ids := selected.ids_after(unit, selection, low=low, limit=GROUP):
             yield from _records(unit, ids, more)
             low, exported = ids[-1], exported + len(ids)
             unit.progress("decisions", exported, low / last)

@@ -26,7 +26,7 @@ from rlrec.ope import click_models, positions
 from rlrec.ope.click_models import Cells, ClickSums
 from rlrec.ope.positions import EstimatedCurve, OverlapSums, PositionRows
 from rlrec.records import Reward, Sums
-from rlrec.store import Store, Unit, bulk, curves, policies, reader, settings
+from rlrec.store import Store, Unit, bulk, curves, policies, selected, settings
 from rlrec.store.curves import Curve
 from rlrec.store.reader import Selection
 from rlrec.times import written
@@ -90,7 +90,7 @@ def fit(store: Store, request: Request, workers: Workers = HERE) -> CurveAnswer:
     ):
         definition = lookup.reward(unit, request.reward)
         selection = filters.selection(unit, log)
-        size = min(request.positions or MOST, reader.extent(unit, selection).positions)
+        size = min(request.positions or MOST, selected.extent(unit, selection).positions)
         estimated = _estimate(unit, request, definition, selection, size, engine)
 
     def work(unit: Unit) -> CurveAnswer:

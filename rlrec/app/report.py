@@ -17,7 +17,7 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.policy_beliefs import PolicyBelief
 from rlrec.app.positions import CurveAnswer
 from rlrec.errors import RlrecError, StoreBusy, quantity
-from rlrec.store import Store, Unit, bulk, experiments, policies, reader
+from rlrec.store import Store, Unit, bulk, experiments, policies, selected
 from rlrec.store.experiments import Experiment
 from rlrec.times import DAY_US, written
 
@@ -109,9 +109,9 @@ class _Gathering:
         self.store, self.unit, self.request = store, unit, request
         self.selection = filters.selection(unit, request.filter)
         self.chosen = None if request.policy is None else lookup.version(unit, request.policy)[0].policy
-        self.days = reader.day_counts(unit, self.selection)
+        self.days = selected.day_counts(unit, self.selection)
         decisions = sum(row.decisions for row in self.days)
-        first, last = reader.times(unit, self.selection)
+        first, last = selected.times(unit, self.selection)
         self.answer = Result(
             created_at=written(unit.now), log=request.filter, decisions=decisions,
             first=written(first) if decisions else None, last=written(last) if decisions else None,
@@ -120,7 +120,7 @@ class _Gathering:
         live = policies.live(unit, [each.name for each in self.every.values()])
         self.live = {each.version.policy.id: each.version for each in live.values()}
         self.served, self._parts = self._count_traffic(), set[str]()
-        self._bounds = {size: reader.newest_at(unit, self.selection, size) for size in (JUDGED, EXPOSED)}
+        self._bounds = {size: selected.newest_at(unit, self.selection, size) for size in (JUDGED, EXPOSED)}
 
     def _count_traffic(self) -> Counter[int]:
         """Decisions of each policy, those of its variants included; the answer gets its table of them."""
@@ -211,7 +211,7 @@ class _Gathering:
         answer, since = self.answer, self._bounds[JUDGED]
         answer.judged = JUDGED if since is not None else None
         targets = [*dict.fromkeys([*self._targets(), UNIFORM])]
-        visits = reader.extent(self.unit, self.selection).steps > 1
+        visits = selected.extent(self.unit, self.selection).steps > 1
         names = ",".join([PER_IMPRESSION, *([PER_SESSION] if visits else [])])
         request = evaluate.Request(targets=targets, log=self._log(since), estimators=names)
         try:

@@ -41,7 +41,8 @@ from rlrec.policy.gradient import Parameters
 from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, bulk, policies, removals, settings
 from rlrec.store.beliefs import ArmWeights
-from rlrec.store.reader import Selection, extent, version_counts
+from rlrec.store.reader import Selection
+from rlrec.store.selected import extent, version_counts
 from rlrec.times import DAY_US
 
 KIND = "gradient"

@@ -10,7 +10,7 @@ from rlrec.app.learning.belief_versions import VersionSummary, is_complete, summ
 from rlrec.app.log import maturity
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.records import Head, Version
-from rlrec.store import Store, Unit, beliefs, decisions, policies, reader, settings
+from rlrec.store import Store, Unit, beliefs, decisions, policies, selected, settings
 from rlrec.store.reader import Selection
 from rlrec.times import written
 
@@ -88,7 +88,7 @@ def freeze(store: Store, reference: str) -> Frozen:
         source, head = _learning(unit, reference)
         sums, last = belief_versions.fork(unit, source)
         immature = decisions.count_slots_after(unit, source.policy.id, last) if source.learning else 0
-        newest = reader.newest_at(unit, Selection(policy_ids=[source.policy.id], imported=False), 1) or unit.now
+        newest = selected.newest_at(unit, Selection(policy_ids=[source.policy.id], imported=False), 1) or unit.now
         ready = maturity.moment(newest + source.reward.window_us, unit.now)
 
     def work(unit: Unit) -> Frozen:

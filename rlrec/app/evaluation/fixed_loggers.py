@@ -13,9 +13,10 @@ from rlrec.arrays import Ids, look_up, run_starts
 from rlrec.ope import strata
 from rlrec.ope.strata import OTHERS, Stratum
 from rlrec.records import Sums
-from rlrec.store import Unit, policies, reader
+from rlrec.store import Unit, policies, selected
 from rlrec.store.bulk import Columns
-from rlrec.store.reader import LogExtent, Selection
+from rlrec.store.reader import Selection
+from rlrec.store.selected import LogExtent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class FixedLoggers:
         selection."""
         if extent.first_version == extent.last_version:
             return cls()
-        decisions = reader.version_counts(unit, selection)
+        decisions = selected.version_counts(unit, selection)
         versions = policies.by_id(unit, decisions)
         fixed = {
             key: version.reference

@@ -22,7 +22,7 @@ from rlrec.ope.paired import PairedDifference, compare, gate_alpha
 from rlrec.ope.sessions import SUPPORTED, SessionFold
 from rlrec.policy.reward import of_slot
 from rlrec.records import Event, Reward
-from rlrec.store import Unit, events, policies, reader
+from rlrec.store import Unit, events, policies, selected
 from rlrec.store.reader import Selection
 
 BY_VISIT, BY_IMPRESSION = "wdr", "dr"
@@ -164,13 +164,13 @@ def unlearned(unit: Unit, selection: Selection, serving: str) -> Selection:
     if first is None:
         return selection
     later = replace(selection, first_id=max(first, selection.first_id or 0))
-    gate = sum(reader.version_counts(unit, replace(later, splits=[GATE])).values())
+    gate = sum(selected.version_counts(unit, replace(later, splits=[GATE])).values())
     return later if gate >= ENOUGH else selection
 
 
 def _gains(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> tuple[Gain, Gain | None]:
     """The gain that decides, and that of whole visits where slots decide."""
-    if reader.extent(unit, selection).positions < 2:
+    if selected.extent(unit, selection).positions < 2:
         return _gain(unit, options, selection, reward), None
     resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
     sides = [replace(side, reward=reward) for side in resolved]

@@ -16,8 +16,9 @@ from rlrec.app.evaluation.targets import Target
 from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.records import Reward
-from rlrec.store import Unit, arms, reader, sessions
-from rlrec.store.reader import LogExtent, Selection
+from rlrec.store import Unit, arms, selected, sessions
+from rlrec.store.reader import Selection
+from rlrec.store.selected import LogExtent
 
 
 class EmptyLog(InputError):
@@ -101,7 +102,7 @@ class Evaluation:
         resolved = paired or targets.resolve(
             unit, request.targets, reward=request.reward, greedy=request.greedy, selection=selection
         )
-        extent = reader.extent(unit, selection)
+        extent = selected.extent(unit, selection)
         by_user = request.cluster in (None, "user")
         spanning = by_user and sessions.any_user(unit)
         weighable = FixedLoggers.of(unit, selection, extent) if resolved else FixedLoggers()

@@ -10,7 +10,7 @@ import numpy as np
 from rlrec.app.evaluation import groups
 from rlrec.arrays import Ids
 from rlrec.records import Reward
-from rlrec.store import Unit, policies, reader
+from rlrec.store import Unit, policies, selected
 from rlrec.store.bulk import Columns
 from rlrec.store.experiments import Experiment
 from rlrec.store.reader import Selection
@@ -68,7 +68,7 @@ class Groups:
         if study.by in ("policy", "version"):
             return cls._of_ids("version_id", _version_labels(unit, study))
         if study.by in PERIODS:
-            return cls._of_periods(study.by, *reader.times(unit, study.selection))
+            return cls._of_periods(study.by, *selected.times(unit, study.selection))
         labels: list[str | None] = [*USERS] if study.by == "users" else [None]
         return cls(labels=labels, values=np.zeros(1, np.int64), codes=np.zeros(1, np.int64))
 
@@ -118,7 +118,7 @@ def period_label(start: int, by: str) -> str:
 
 def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
     """The policy, or the version, of each version that served selected decisions, in the order of names."""
-    served = reader.version_counts(unit, study.selection)
+    served = selected.version_counts(unit, study.selection)
     owners = {policy.id for policy in policies.all_policies(unit)}
     listed = sorted(
         (version for version in policies.versions(unit, owners) if version.id in served),

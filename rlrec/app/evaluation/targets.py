@@ -16,7 +16,7 @@ from rlrec.errors import InputError
 from rlrec.policy import TEAM_DRAFT
 from rlrec.policy.two_stage import ranking_seeds
 from rlrec.records import Head, Reward, Version
-from rlrec.store import Unit, policies, reader
+from rlrec.store import Unit, policies, selected
 from rlrec.store.beliefs import ArmWeights
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Selection
@@ -108,7 +108,7 @@ def _shared_reward(unit: Unit, of_policies: Sequence[Reward], selection: Selecti
     """The reward that judges a built-in: what the policies beside it learn, or without any, what those that served the
     log learn; `default` where these differ."""
     if not of_policies and selection is not None:
-        served = reader.version_counts(unit, selection)
+        served = selected.version_counts(unit, selection)
         of_policies = [version.reward for version in policies.by_id(unit, served).values()]
     rewards = {reward.id: reward for reward in of_policies}
     return next(iter(rewards.values())) if len(rewards) == 1 else lookup.reward(unit, "default")

@@ -21,7 +21,7 @@ from rlrec.ope import outcomes
 from rlrec.ope.outcomes import Metric, Outcome, OutcomeDifference, Outcomes, OutcomeSums
 from rlrec.ope.unit_visits import NEVER, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
-from rlrec.store import Unit, experiments, people, reader, sessions, settings
+from rlrec.store import Unit, experiments, people, reader, selected, sessions, settings
 from rlrec.store.bulk import Columns
 from rlrec.store.experiments import Experiment
 from rlrec.store.reader import ABSENT, Batch, Selection
@@ -191,7 +191,7 @@ class StudyFold:
         ageing = study.experiment if study.by == "variant" and study.age_us is None else None
         self._assigned = (0, 0) if ageing is None else experiments.assignment_times(unit, ageing.id)
         needed = ageing is not None or study.age_us is not None
-        self._last_at = reader.times(unit, study.selection)[1] if needed else 0
+        self._last_at = selected.times(unit, study.selection)[1] if needed else 0
 
     def nothing(self) -> StudySums:
         """The sums of no unit."""

@@ -16,7 +16,7 @@ from rlrec.app.inputs import filters
 from rlrec.app.log import partitions
 from rlrec.arrays import Ids
 from rlrec.errors import InputError, RlrecError
-from rlrec.store import Store, Unit, arms, contents, decisions, log_tables, policies, reader, removals
+from rlrec.store import Store, Unit, arms, contents, decisions, log_tables, policies, reader, removals, selected
 from rlrec.store import tables as t
 from rlrec.times import written
 
@@ -60,7 +60,7 @@ def _write_new(unit: Unit, writer: _FileWriter, selection: reader.Selection) -> 
     """Write what the folder lacks: how many decisions."""
     stored, new = writer.stored("decisions", "decision_id"), list[int]()
     low, last = 0, decisions.peek(unit)
-    while ids := reader.ids_after(unit, selection, low=low, limit=GROUP):
+    while ids := selected.ids_after(unit, selection, low=low, limit=GROUP):
         low = ids[-1]
         wanted = np.array(ids)[~np.isin(ids, stored)].tolist()
         if wanted:

@@ -17,7 +17,8 @@ from rlrec.arrays import Ids, look_up
 from rlrec.errors import InputError
 from rlrec.store import Unit
 from rlrec.store.folders import LogFolder
-from rlrec.store.reader import ABSENT, LogExtent, Selection
+from rlrec.store.reader import ABSENT, Selection
+from rlrec.store.selected import LogExtent
 
 
 class FolderLog(LogFolder):

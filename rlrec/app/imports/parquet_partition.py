@@ -16,7 +16,8 @@ from rlrec.store.bulk import Columns
 from rlrec.store.candidates import CandidateList, read_list
 from rlrec.store.folders import LogFolder
 from rlrec.store.imported_data import read_slot_sets, read_support
-from rlrec.store.reader import ABSENT, COLUMNS, Batch, ContextTexts, LogExtent, Selection
+from rlrec.store.reader import ABSENT, COLUMNS, Batch, ContextTexts, Selection
+from rlrec.store.selected import LogExtent
 from rlrec.store.unit import StoredRows
 
 INDEX = (

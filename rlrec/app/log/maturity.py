@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlrec.store import Unit, reader
+from rlrec.store import Unit, selected
 from rlrec.store.reader import Selection
 from rlrec.times import DAY_US, SECOND, written
 
@@ -21,7 +21,7 @@ def moment(at: int, now: int) -> str:
 def outlook(unit: Unit, selection: Selection, *, wait_us: int) -> str | None:
     """When the first of the selected decisions, none of which is mature, will be, and how to look as if all were; None
     where that cannot be told. wait_us: from a decision until it counts."""
-    first, last = reader.times(unit, selection)
+    first, last = selected.times(unit, selection)
     if first + wait_us < unit.now:
         return None
     clock = written(last + wait_us + SECOND)[:19] + "Z"
