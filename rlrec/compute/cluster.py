@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from rlrec.compute import packing
@@ -12,6 +13,7 @@ from rlrec.errors import InputError, RlrecError
 
 TIMEOUT_S = 5
 AHEAD = 2  # partitions a worker that are handed over before they are done
+RECOUNT_S = 1  # after which a cluster at an address is asked again how many workers it has
 # What a cluster of this machine does every few milliseconds, which costs more than its work on partitions.
 _SELDOM = {
     "distributed.nanny.pre-spawn-environ": ENVIRONMENT, "distributed.worker.profile.enabled": False,
@@ -40,6 +42,7 @@ class Cluster:
             raise InputError("--engine dask needs Dask", hint="pip install 'rlrec[cluster]'") from None
         self.mixed, self._runner, self._here = False, runner, fingerprint()
         self._cluster: Any = None
+        self._workers, self._ask_at = jobs, 0.0
         with dask.config.set(_SELDOM):
             if scheduler is None:
                 start: Any = distributed.LocalCluster
@@ -67,7 +70,7 @@ class Cluster:
         running = completed(loop=self.client.loop, with_results=True, raise_errors=False)
         count = 0
         while True:
-            workers = max(1, len(self.client.scheduler_info()["workers"]))
+            workers = self._count_workers()
             while count < AHEAD * workers and (order := next(orders, None)):
                 number, partition = order
                 key = f"rlrec-partition-{number}-{shared.key}"
@@ -88,6 +91,12 @@ class Cluster:
             if isinstance(result, RlrecError):
                 raise result
             yield number, result
+
+    def _count_workers(self) -> int:
+        if self._cluster is None and monotonic() > self._ask_at:
+            self._workers = max(1, len(self.client.scheduler_info()["workers"]))
+            self._ask_at = monotonic() + RECOUNT_S
+        return self._workers
 
     def close(self) -> None:
         """End what was started here; a cluster at an address goes on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
@@ -46,6 +47,7 @@ class Fingerprint(NamedTuple):
     processor: tuple[str, ...]
 
 
+@cache
 def fingerprint() -> Fingerprint:
     """The fingerprint of this process."""
     from importlib.metadata import version

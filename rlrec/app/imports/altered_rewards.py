@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app.imports.columns import NULL, LogColumns, values
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, mapped, values
 from rlrec.arrays import Flags
 from rlrec.errors import quantity
 from rlrec.policy import reward as rewards
@@ -61,16 +61,15 @@ def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> Alte
     if not len(row) and rows.reward == NULL:
         return AlteredRewards()
     # events in arrays: the slot (-1: the page), the index of the weight (-1: none), the age
-    kinds, positions, times, amounts = (
-        values(column, len(row))
-        for column in (rows.events.kind, rows.events.position, rows.events.at, rows.events.value)
-    )
+    logged, kinds = rows.events, distinct(rows.events.kind)
+    positions, times, amounts = (values(column, len(row)) for column in (logged.position, logged.at, logged.value))
     shown = values(rows.slots.position, len(slot_row))
     with_events = np.flatnonzero(np.isin(slot_row, row)).tolist()
     slot_of = {(rows.slots.row[index], shown[index]): index for index in with_events}
-    weight_of = {kind: index for index, kind in enumerate(definition.weights)}
+    weights = list(definition.weights)
+    weight_of = {kind: weights.index(kind) if kind in weights else -1 for kind in kinds}
     slot = np.array([slot_of.get(key, -1) for key in zip(rows.events.row, positions, strict=True)], np.int64)
-    kind = np.array([weight_of.get(name, -1) for name in kinds], np.int64)
+    kind = np.array(values(mapped(logged.kind, weight_of), len(row)), np.int64)
     at = np.array(served_at, np.int64)[row]
     age_us = np.array([before if time is None else time for time, before in zip(times, at, strict=True)], np.int64) - at
 
@@ -84,7 +83,7 @@ def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> Alte
     unclipped, _ = rewards.of_slots(definition._replace(clip_low=None, clip_high=None), **of_slot)
     clipped[slot_row[reward != unclipped]] = True
     # events that count for nothing, and stated rewards that are not what the events are worth
-    is_mark = np.array([name == CENSOR for name in kinds], np.bool_)
+    is_mark = np.array(values(mapped(logged.kind, {kind: kind == CENSOR for kind in kinds}), len(row)), np.bool_)
     ignored[row[~is_mark & ((kind < 0) | (age_us > definition.window_us))]] = True
     if rows.reward != NULL:
         of_page = rewards.of_pages(definition, n=n, page=row[slot < 0], **arrays(slot < 0))

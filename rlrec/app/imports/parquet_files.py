@@ -139,21 +139,32 @@ def schemas(pa: Any) -> dict[str, Any]:
     }
 
 
-@cache
 def _field(path: str) -> str:
     """A field of a column of lists as NAME.FIELD, by where Parquet has it."""
     return ".".join((path.partition(".")[0], path.rpartition(".")[2]))
+
+
+def _chunks(footer: Any, groups: int | None = None) -> Iterator[Any]:
+    """The columns of so many groups of rows, or of all, as a footer describes them. (A footer and its schema hold each
+    other: the memory of both, much for a file, would stay until somebody looks for cycles.)"""
+    for index in range(footer.num_row_groups)[:groups]:
+        group = footer.row_group(index)
+        yield from map(group.column, range(group.num_columns))
+
+
+def _names(pa: Any, schema: Any) -> set[str]:
+    """The names of all columns, and NAME.FIELD for the fields of rows that lie in a column of lists."""
+    lists = [field for field in schema if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)]
+    return {*schema.names, *(f"{field.name}.{inner.name}" for field in lists for inner in field.type.value_type)}
 
 
 def filled(folder: str, path: str) -> set[str]:
     """The columns of lists of a file that hold some row, by its statistics."""
     pa, where = load_pyarrow(), os.path.join(folder, path)
     with _named(pa, where), opened_file(folder, path) as opened:
-        file = pa.parquet.ParquetFile(opened).metadata
-        groups = [file.row_group(index) for index in range(file.num_row_groups)]
-        lists = [index for index in range(file.num_columns) if "." in file.schema.column(index).path]
-        chunks = [group.column(index) for group in groups for index in lists]
-        some = [each for each in chunks if each.statistics is None or each.statistics.num_values]
+        footer = pa.parquet.ParquetFile(opened).metadata
+        lists = [each for each in _chunks(footer) if "." in each.path_in_schema]
+        some = [each for each in lists if each.statistics is None or each.statistics.num_values]
         return {each.path_in_schema.partition(".")[0] for each in some}
 
 
@@ -163,14 +174,15 @@ def table(pa: Any, folder: str, path: str, columns: Sequence[str]) -> Any:
     where = os.path.join(folder, path)
     with _named(pa, where), opened_file(folder, path) as opened:
         file = pa.parquet.ParquetFile(opened)
-        paths = [file.schema.column(index).path for index in range(len(file.schema))]
-        stored = {path.partition(".")[0] for path in paths} | {_field(path) for path in paths}
+        stored = _names(pa, file.schema_arrow)
         expected = schemas(pa).get(path.partition("/")[0], ())
         for name in (*(field.name for field in expected), *columns):
             if name not in stored:
                 raise RlrecError(f"{where} has no column {name}", hint="export the log to another folder")
-        nested = [path for path in paths if _field(path) in columns]
-        return file.read(columns=[*(name for name in columns if "." not in name), *nested], use_threads=False)
+        nested = {name for name in columns if "." in name}
+        paths = [each.path_in_schema for each in _chunks(file.metadata, 1)] if nested else ()
+        fields = [path for path in paths if _field(path) in nested] or {name.partition(".")[0] for name in nested}
+        return file.read(columns=[*(name for name in columns if "." not in name), *fields], use_threads=False)
 
 
 @contextmanager

@@ -38,12 +38,13 @@ class FolderLog(LogFolder):
     def split(self, number: int) -> Iterator[FolderPartition]:
         """So many partitions of whole persons, a power of two."""
         session, old, home = self._moved
-        between = old % number != home % number
-        moved = dict(zip(session[between].tolist(), (home[between] % number).tolist(), strict=True))
+        left, arrived = old % number, home % number
         for index in range(number):
-            arrived, files = np.unique(old[between & (home % number == index)]), {}
+            here = (left != arrived) & ((left == index) | (arrived == index))
+            moved = dict(zip(session[here].tolist(), arrived[here].tolist(), strict=True))
+            others, files = np.unique(old[here & (arrived == index)]), {}
             for name, bucket in self._buckets.items():
-                chosen = np.flatnonzero((bucket % number == index) | np.isin(bucket, arrived))
+                chosen = np.flatnonzero((bucket % number == index) | np.isin(bucket, others))
                 files[name] = [self.files[name][file] for file in chosen.tolist()]
             yield FolderPartition(self.folder, files, number, index, moved, partitions.BATCH, self._children)
 

@@ -343,10 +343,13 @@ class GroupWriter:
         self, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], stored: Set[int]
     ) -> tuple[Column, Column]:
         """Visit and step of rows of which several have one session, or a stored one (ids); the visits are stored."""
-        n = len(rows)
-        is_new = [(rows.visit, rows.step) == (NULL, NULL) and number not in stored for number in session_ids]
+        n, unnumbered = len(rows), (rows.visit, rows.step) == (NULL, NULL)
+        is_new = [unnumbered and number not in stored for number in session_ids]
         ids, times = list(compress(session_ids, is_new)), list(compress(at, is_new))
         new = visit_numbers.of_new_sessions(ids, times, timeout_us=self.settings.session_timeout_us)
+        if new is not None and len(ids) == n:
+            self._write("visit", {**new.visits, "recent": Same("[]")})
+            return new.visit, new.step
         if new is None:
             is_new = [False] * n
         numbers = VisitNumbers(self.unit, stored, self.settings, self.state.moves)
@@ -367,6 +370,10 @@ def _first_states(
     n = len(rows)
     if (rows.history, rows.state, rows.keep_probability, step) == (NULL, EMPTY, NULL, Same(0)):
         return Same(FIRST_STATE), Same(b""), ()
+    if (rows.history, rows.state, rows.keep_probability) == (NULL, EMPTY, NULL):
+        steps = values(step, n)
+        begun = [EMPTY.value if number else FIRST_STATE for number in steps]
+        return begun, [None if number else b"" for number in steps], [row for row, number in enumerate(steps) if number]
     states, keep = list(values(rows.state, n)), values(rows.keep_probability, n)
     packed, unknown = list(histories), list[int]()
     for row, number in enumerate(values(step, n)):
