@@ -133,7 +133,8 @@ def _sections(answer: Result) -> Iterator[Section]:
     )  # fmt: skip
     trained = (curves.learned(each.policy, each.version, each.report, live=each.live) for each in answer.trained)
     yield Section("training", "Training", "Learning curves of trained versions.", present(trained))
-    yield Section("health", "Health", _health(answer), [], _findings(answer) + _traffic(answer))
+    findings = _list(f"{each.severity}: {each.check}, {each.subject}: {each.detail}" for each in answer.findings)
+    yield Section("health", "Health", _health(answer), [], findings + _traffic(answer))
 
 
 def _section(section: Section, remarks: Sequence[str]) -> str:
@@ -203,10 +204,6 @@ def _health(answer: Result) -> str:
 
 
 FULL = "<code>rlrec doctor</code> audits everything."
-
-
-def _findings(answer: Result) -> str:
-    return _list(f"{each.severity}: {each.check}, {each.subject}: {each.detail}" for each in answer.findings)
 
 
 def _traffic(answer: Result) -> str:

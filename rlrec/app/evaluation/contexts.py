@@ -36,7 +36,8 @@ class ContextTable:
     @cached_property
     def encoded(self) -> Array:
         """Features of every context, (m, width)."""
-        return _dense(self.size, self._features)
+        row, column, value = _entries(self._features)
+        return features.add_up(self.size, features.WIDTH, row, column % features.WIDTH, value)
 
     @cached_property
     def sparse(self) -> features.Sparse:
@@ -187,11 +188,6 @@ class _FeatureCache:
 
 FeatureRows = tuple[features.Sparse, Ids, Ids]
 """Some rows of features, and the indices of the contexts that have them."""
-
-
-def _dense(m: int, parts: Sequence[FeatureRows]) -> Array:
-    row, column, value = _entries(parts)
-    return features.add_up(m, features.WIDTH, row, column % features.WIDTH, value)
 
 
 def _entries(parts: Sequence[FeatureRows]) -> tuple[Ids, Ids, Array]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import groupby
 from math import log
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
 
@@ -94,8 +93,4 @@ def fill(rows: LogColumns, weights: ChoiceWeights) -> LogColumns:
         if len(indexes) == sizes[row] and propensity[indexes[-1]] is not None:
             logs[row] = min(0.0, total_log)
     changed = replace(slots, propensity=propensity, marginal=marginal)
-    return replace(rows, slots=changed, log_propensity=logs, estimated=_or_null(estimated))
-
-
-def _or_null(marks: list[int]) -> Any:
-    return [mark or None for mark in marks]
+    return replace(rows, slots=changed, log_propensity=logs, estimated=[mark or None for mark in estimated])

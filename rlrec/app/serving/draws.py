@@ -50,7 +50,7 @@ class DrawnSlate:
                 "position": position, "arm": keys[arm], "propensity": propensity, "marginal": marginal_or_none,
                 "score": score,
             })  # fmt: skip
-        self.recent = [_arm_json(keys[arm]) for arm in arms]
+        self.recent = [json.dumps(keys[arm], ensure_ascii=False) for arm in arms]
         self.candidates: DrawnCandidates | None = None
         self.listed: dict[str, Any] = {}
         self.teams: str | None = None
@@ -171,10 +171,6 @@ def _slates(arms: Ids, columns: Sequence[npt.NDArray[Any]], keys: Mapping[int, s
 
 
 @lru_cache(maxsize=10_000)
-def _arm_json(arm: str) -> str:
-    return json.dumps(arm, ensure_ascii=False)
-
-
 def signed(bits: int) -> int:
     """64 bits as the signed number that a BIGINT holds."""
     return bits - 2**64 if bits >= 2**63 else bits
