@@ -69,8 +69,8 @@ def test_draws_log_what_is_exact(family: str, floors: tuple[float, ...]) -> None
     page = index[tuple(drawn.slates.T)]
     count, possible = np.bincount(page, minlength=len(PAGES)), expected > 1e-9
     assert count[~possible].sum() == 0
-    chi2 = ((count - n * expected)[possible] ** 2 / (n * expected)[possible]).sum()
-    assert chdtrc(max(1, possible.sum() - 1), chi2) > 1e-6
+    chi2 = float(((count - n * expected)[possible] ** 2 / (n * expected)[possible]).sum())
+    assert chdtrc(max(1, int(possible.sum()) - 1), chi2) > 1e-6
     assert drawn.propensity.prod(axis=1) == pytest.approx(expected[page], abs=1e-12)
     marginals = slate.marginals(scores, size=SIZE, floor=floors)
     assert drawn.marginal == pytest.approx(marginals[np.arange(SIZE), drawn.slates], abs=1e-12)

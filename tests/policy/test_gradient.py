@@ -229,7 +229,8 @@ def p_value(count: Index, expected: Array) -> float:
     """Of a chi-square test, cells with fewer than 10 expected taken together."""
     usual = expected >= 10
     observed, wanted = (np.append(cells[usual], cells[~usual].sum()) for cells in (count, expected))
-    return float(chdtrc(usual.sum() - usual.all(), ((observed - wanted) ** 2 / np.maximum(wanted, 1)).sum()))
+    chi2 = float(((observed - wanted) ** 2 / np.maximum(wanted, 1)).sum())
+    return float(chdtrc(int(usual.sum()) - int(usual.all()), chi2))
 
 
 @pytest.mark.slow
