@@ -333,7 +333,7 @@ class _TrainingRun:
             if extent(unit, of_split).positions > 1 and self.request.weights == SLOT:
                 gain, visits = paired_gate.page_gains(unit, sides, of_split, **options)
             else:
-                gain, visits = Gain.of(BY_VISIT, unit, sides, of_split, **options), None
+                gain, visits = Gain.of(BY_VISIT, unit, sides, of_split, near=self._near(trained), **options), None
             served = self.live.id in version_counts(unit, of_split)
         of_candidate, of_live = (side.verdict for side in gain.estimates)
         over_live = served or of_candidate == "insufficient" or of_live != "insufficient"

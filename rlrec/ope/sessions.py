@@ -57,6 +57,7 @@ class SessionFold:
     gamma: discount per step, in [0, 1]
     horizon: steps of the longest visit of the whole log, at least 1
     spanning: a cluster may come back in a later batch (users). Without it a cluster must lie in one batch.
+    supported: the least share of the visits that is effective at the steps that carry the return
 
     Every cluster that spans batches takes 64 bytes at most; sums at every step, where an estimator needs them
     (wpdis, wdr), 4,096 x 8 bytes a step and column.
@@ -66,6 +67,7 @@ class SessionFold:
     gamma: float
     horizon: int
     spanning: bool
+    supported: float = SUPPORTED
 
     def __post_init__(self) -> None:
         if not 0 <= self.gamma <= 1:
@@ -161,7 +163,7 @@ class SessionFold:
             drawn = intervals.replicates(summary, seed=options.seed, number=options.replicates)
         manner = "greedy" if options.greedy else "as served"
         estimand = f"mean return per session, {manner}, gamma {self.gamma:.12g}"
-        support = Support.of(partial)
+        support = Support.of(partial, self.supported)
         along: dict[str, Any] = {
             "ess_by_step": tuple(support.ess.tolist()), "horizon": support.horizon, "return_steps": support.steps,
             "supported_gamma": support.gamma(self.gamma),
@@ -172,7 +174,9 @@ class SessionFold:
     def at_ends(self, partial: SessionPartial, summary: ClusterSummary | None = None) -> list[EstimatorFold]:
         """Each estimator at the end of a fold. summary: of the partial's moments"""
         summary = summary or partial.moments.summary()
-        return [at_end(partial, each, label=label, summary=summary) for label, each in self.estimators.items()]
+        support = Support.of(partial, self.supported)
+        of_all: dict[str, Any] = {"summary": summary, "support": support}
+        return [at_end(partial, each, label=label, **of_all) for label, each in self.estimators.items()]
 
 
 def _counts(course: Course) -> Array | float:
@@ -202,11 +206,11 @@ class Support:
     horizon: int | None  # the first step at which the ESS is below 5 % of the visits
 
     @classmethod
-    def of(cls, partial: SessionPartial) -> Support:
+    def of(cls, partial: SessionPartial, supported: float = SUPPORTED) -> Support:
         weight, square, size = partial.by_step
         ess = np.divide(weight**2, square, out=np.zeros(len(weight)), where=square > 0)
         few = np.flatnonzero(ess < SUPPORTED * partial.end.rows)
-        least = max(float(LEAST_ESS), SUPPORTED * partial.end.rows)
+        least = max(float(LEAST_ESS), supported * partial.end.rows)
         return cls(ess, size, least, int(few[0]) if len(few) else None)
 
     @property
@@ -285,11 +289,12 @@ class SessionEstimatorFold(EstimatorFold):
 
 
 def at_end(
-    partial: SessionPartial, estimator: SessionEstimator, *, label: str, summary: ClusterSummary
-) -> SessionEstimatorFold:
-    """The estimator at the end of a fold. summary: of the partial's moments."""
+    partial: SessionPartial, estimator: SessionEstimator, *, label: str, summary: ClusterSummary,
+    support: Support | None = None,
+) -> SessionEstimatorFold:  # fmt: skip
+    """The estimator at the end of a fold. summary: of the partial's moments; support: None for the usual one."""
     return SessionEstimatorFold(
         label=label, estimator=estimator, summary=summary, steps=partial.steps, earned=partial.earned.sums[:, :, 0],
-        support=Support.of(partial), weight_column=estimator.weight_column,
+        support=support or Support.of(partial), weight_column=estimator.weight_column,
         weights=partial.end if estimator.weight_column == "weight" else partial.along,
     )  # fmt: skip

@@ -176,3 +176,21 @@ def test_the_gate_of_training_weighs_loggers_as_evaluate_does(sqlite_db: str, tm
     assert both["loggers"] == 2
     assert gate["value"] == pytest.approx(both["value"], abs=both["std_error"])  # by another model
     assert min(both["ess"], gate["ess"]) >= near["ess"] > 50
+
+
+@pytest.mark.slow
+def test_versions_that_tuning_visits_have_chosen_are_weighed_apart_where_they_choose_the_next(sqlite_db: str) -> None:
+    logs.catalogue(sqlite_db, 10)
+    logs.create(sqlite_db, "pg", "gradient")
+    run = runner(sqlite_db)
+    rates = [0.9, *[0.1] * 9]
+    answers = list[dict[str, Any]]()
+    for number, options in enumerate([("--lr", "0.1", "--promote", "always"), ("--lr", "1e-9", "--epochs", "1")]):
+        logs.serve(sqlite_db, "pg", pages=6_000, rates=rates, seed=number, start=60 * number)
+        result = run("--now", f"2026-02-0{number + 2}T00:00:00Z", "train-pg", "pg", *options, "--seed", "1", "--json")
+        assert result.exit_code == 0, result.stderr
+        answers.append(json.loads(result.stdout))
+    assert answers[0]["best_epoch"] > 0
+    # 20 % of the second log, less 3 standard deviations: the first one, of other weights, takes nothing from it
+    visits = answers[1]["sessions"] - answers[0]["sessions"]
+    assert answers[1]["tune_ess"] > 0.2 * visits - 3 * (0.16 * visits) ** 0.5

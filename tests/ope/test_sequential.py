@@ -128,6 +128,19 @@ def test_the_horizon_is_where_the_log_stops_supporting_the_target() -> None:
     assert "short-horizon" in estimate.reasons
 
 
+@pytest.mark.parametrize(("supported", "reasons"), [(0.05, {"short-horizon"}), (0.0, set())])
+def test_the_share_of_effective_visits_that_is_wanted_can_be_waived(supported: float, reasons: set[str]) -> None:
+    """60 of 2,000 visits are effective: more than 50, and less than 5 %."""
+    logs = np.full(2000, -np.inf)
+    logs[:60] = 0
+    batch = VisitBatch(start=np.arange(2001), reward=np.ones(2000), log_ratio=logs, cluster=np.arange(2000))
+    fold = SessionFold(
+        estimators=ope.parse("wpdis").sessions, gamma=1.0, horizon=1, spanning=False, supported=supported
+    )
+    (estimate,) = fold.finish(fold.partial(batch), FinishOptions(interval="normal"))
+    assert {"short-horizon"} & set(estimate.reasons) == reasons
+
+
 def test_weights_that_collapse_do_not_look_supported() -> None:
     """Late weights of nearly all visits are 0: the mean weight along a visit is as even as at its start, and the late
     steps, which carry the return, are known from 3 visits of 1,000."""

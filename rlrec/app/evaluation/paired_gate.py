@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from rlrec.app.evaluation import estimates, fold, returns, targets
 from rlrec.app.evaluation.request import EmptyLog, Request
 from rlrec.app.evaluation.returns import ReturnUnit
+from rlrec.app.evaluation.sessions import SessionUnit
 from rlrec.app.evaluation.targets import Target
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.splits import GATE
@@ -261,15 +262,19 @@ class Gain:
     def of(
         cls, estimator: str, unit: Unit, sides: Sequence[Target], selection: Selection, *, gamma: float = 1.0,
         log: str | None = None, progress: Callable[[], None] = lambda: None, engine: Engine | None = None,
+        near: bool = False,
     ) -> Gain:  # fmt: skip
         """sides: the candidate and what serves, with one reward; log: the filter; progress: as of `LogReader`; engine:
-        as of `fold.total`."""
+        as of `fold.total`; near: other visits have shown that the candidate is near what was logged, so that a share of
+        effective visits is not asked of these again."""
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log)
         choice = estimates.estimators(request)
         evaluation, (rows,), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)
         log_reader.progress = progress
         if sides[0].reward is returns.REWARD:
             rows = ReturnUnit(**vars(rows), followed=returns.followed(unit))
+        if near and isinstance(rows, SessionUnit):
+            rows = replace(rows, fold=replace(rows.fold, supported=0.0))
         partial = fold.total(rows, evaluation, log_reader, engine)
         finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster)
         of_number = {number: each for (number, _), (each,) in finished.items()}

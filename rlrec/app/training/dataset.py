@@ -167,12 +167,12 @@ def _words_of(columns: dict[str, Any]) -> Sparse:
 
 
 class Dataset:
-    """Visits as they are written, and then by split. strata: by the index that visits have; met: what each split shows
-    of the loggers."""
+    """Visits as they are written, and then by split. strata: by the index that visits have; met: what they show of the
+    loggers."""
 
     def __init__(self) -> None:
         self.strata: Sequence[Stratum] = (OTHERS,)
-        self.met: dict[int, LoggersMet] = {}
+        self.met = LoggersMet()
         self.splits: dict[int, DatasetSplit] = {}
         self._catalogues: dict[bytes, Catalogue] = {}
         self._files: list[RowFile] = []
@@ -242,10 +242,10 @@ class Dataset:
         name, split, cluster, stratum, *lengths = (np.concatenate(column) for column in written)
         begins = [np.cumsum(length, dtype=np.int64) - length for length in lengths]
         self._index, catalogues = [], list(self._catalogues.values())
+        strata, index = self._fixed()
         for number, size in sizes.items():
             members = np.flatnonzero(split == number)
             members = members[np.argsort(name[members], kind="stable")]
-            strata, index = self._fixed(number)
             self.splits[number] = DatasetSplit(catalogues, cluster[members], lengths[0][members], strata)
             for visits in np.array_split(members, -(-len(members) // size)) if len(members) else ():
                 of_stratum = index[stratum[visits]]
@@ -260,11 +260,10 @@ class Dataset:
             file.close()
         self._files = []
 
-    def _fixed(self, split: int) -> tuple[list[Stratum], Ids]:
-        """The strata of a split whose loggers are fixed, and then one of all others; and for each stratum that was
-        written the index of its own."""
-        met = self.met.get(split, LoggersMet())
-        fixed = [each for each in self.strata if each.logger is not None and met.is_fixed(each.logger)]
+    def _fixed(self) -> tuple[list[Stratum], Ids]:
+        """The strata whose loggers are fixed, and then one of all others; and for each stratum that was written the
+        index of its own."""
+        fixed = [each for each in self.strata if each.logger is not None and self.met.is_fixed(each.logger)]
         index = {each: number for number, each in enumerate(fixed)}
         return [*fixed, OTHERS], np.array([index.get(each, len(fixed)) for each in self.strata], np.int8)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import NamedTuple, Self
@@ -21,13 +21,13 @@ from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
 from rlrec.app.log.splits import GATE, TRAIN, TUNE, owner_splits
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.app.training.holdout_value import ESTIMATOR
-from rlrec.arrays import Flags, Ids, distinct, take
+from rlrec.arrays import Flags, Ids, distinct
 from rlrec.compute import Engine
 from rlrec.ope.sessions import SessionFold
 from rlrec.ope.strata import OTHERS, Stratum
 from rlrec.policy.features import Sparse
 from rlrec.policy.gradient import by_row
-from rlrec.records import Reward, Sums, add_each
+from rlrec.records import Reward, Sums
 from rlrec.store import Unit, arms, contents, sessions, settings
 from rlrec.store.reader import Batch, Selection
 
@@ -86,7 +86,7 @@ class WrittenVisits:
     report: WriteReport
     rows: Sequence[VisitRows]
     strata: Sequence[Stratum]
-    met: Mapping[int, LoggersMet]
+    met: LoggersMet
 
 
 class DatasetWriter:
@@ -110,9 +110,8 @@ class DatasetWriter:
         self._loggers = FixedLoggers.of(unit, selection, self.evaluation.extent)
         self._most = self._most_loggers(self.evaluation.extent.steps)
         self._strata: Sequence[Stratum] = (OTHERS,)
-        self._met: dict[int, LoggersMet] = {}
-        lessons = (name for lesson in self._loggers.every_lesson for name in lesson.columns)
-        self._reading = Reading(columns={*READ, *lessons}, visits=True, keys=True)
+        self._met = LoggersMet()
+        self._reading = Reading(columns=READ, visits=True, keys=True)
 
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
         """Write what of the selected log can be used. engine: as of `passes.results`."""
@@ -122,7 +121,7 @@ class DatasetWriter:
             for rows in written.rows:
                 dataset.add(rows)
             if written.rows:
-                dataset.strata, dataset.met = written.strata, add_each(dataset.met, written.met)
+                dataset.strata, dataset.met = written.strata, dataset.met + written.met
             report += written.report
             progress()
         return report
@@ -164,16 +163,13 @@ class DatasetWriter:
         self._spanning = sessions.any_user(self.unit)
         return SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spanning=self._spanning).most_loggers
 
-    def _stratum(self, visits: EndedVisits, split: Ids) -> Ids:
-        """The index of the stratum of each visit, (s,), as `evaluate` sorts them."""
+    def _stratum(self, visits: EndedVisits) -> Ids:
+        """The index of the stratum of each visit, (s,). A version that learned from some of these visits counts as
+        fixed here, not so in `evaluate`: they choose an epoch, and the gate judges it by others."""
         slots = visits.slots | {"cluster": clusters(visits.slots, "user")}
         strata = self._loggers.strata(slots, visits.begins, spanning=self._spanning, most=self._most)
         self._strata = strata.strata
-        if len(strata.strata) > 1:
-            of_slot = np.repeat(split, np.diff(np.r_[visits.begins, len(slots["cluster"])]))
-            for number in np.unique(split).tolist():
-                met = LoggersMet(learned=self._loggers.met(take(slots, of_slot == number)), mixed=strata.mixed)
-                self._met[number] = self._met.get(number, LoggersMet()) + met
+        self._met += LoggersMet(mixed=strata.mixed)
         return strata.codes
 
     def _names(self, batch: Batch, visits: EndedVisits) -> VisitNames:
@@ -219,7 +215,7 @@ class DatasetWriter:
             logged = np.where(np.isinf(examined), UNWEIGHED, logged)  # below the end of the curve
         return VisitRows(
             eligible_sets=sets, name=names.name.view(np.uint64), split=names.split, cluster=names.cluster,
-            stratum=self._stratum(visits, names.split), length=np.diff(visits.start), eligible=of_decision,
+            stratum=self._stratum(visits), length=np.diff(visits.start), eligible=of_decision,
             size=np.diff(first),
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
