@@ -47,7 +47,7 @@ from rlrec.times import DAY_US
 
 KIND = "gradient"
 REPORTED = 10  # epochs between two that are reported
-CHOOSING = 5_000  # tuning visits by which epochs are compared, at most; the gate looks at all of its visits
+CHOOSING = 20_000  # tuning visits by which epochs are compared, at most; the gate looks at all of its visits
 PROMOTE = ("never", "if-better", "always")
 YEAR_US = 365 * DAY_US
 HIGHEST = 1e9
