@@ -15,7 +15,7 @@ from rlrec.ope.paired import PairedDifference
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.corridor import Corridor
 from tests.benchmarks import gates, training
-from tests.benchmarks.barista import Bar, claim, value
+from tests.benchmarks.barista import OF_BANDIT, Bar, claim, value
 from tests.benchmarks.spools import KIND, Server, drawn, night, spooled
 
 
@@ -118,7 +118,7 @@ def test_a_gain_is_where_its_interval_says() -> None:
 
 @pytest.mark.slow
 def test_a_round_of_2000_visits_beats_the_best_policy_without_memory(tmp_path: Path) -> None:
-    bar = Bar(tmp_path / "bar.db", sessions=2_000, seed=1)
+    bar = Bar(tmp_path / "bar.db", sessions=2_000, seed=1, log=OF_BANDIT)
     result, (without, _) = bar.round(1), bar.audience.context_free()
     assert result.promoted
     assert result.live.value - 4 * result.live.error > without + 0.1 * bar.audience.optimum()
