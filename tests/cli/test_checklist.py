@@ -474,8 +474,9 @@ def test_38_ctrl_c_ends_long_work_at_once(tmp_path: Path) -> None:
     words = ["--now", "2026-02-01", "train-pg", "pg", "--epochs", "10000", "--batch", "1", "--patience", "10000"]
     before = _cpu_of_children()
     child = subprocess.Popen(
-        [sys.executable, "-m", "rlrec", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+        [sys.executable, "-m", "rlrec", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
+    )  # fmt: skip
     with child as working:
         while not _leases(tmp_path / "rlrec.db"):
             assert working.poll() is None
