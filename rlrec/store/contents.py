@@ -6,10 +6,9 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 
+from rlrec.store import loading
 from rlrec.store.folders import of_log
-from rlrec.store.unit import StoredRows, Unit, parse, slices
-
-PORTION = 10_000  # digests asked for at once, each a value of its own
+from rlrec.store.unit import StoredRows, Unit, parse
 
 
 def digest(text: str) -> bytes:
@@ -30,49 +29,46 @@ def key_digests(keys: Sequence[str]) -> list[int]:
     return np.frombuffer(digests, "<i8").tolist()
 
 
+def named(texts: Collection[str]) -> dict[bytes, str]:
+    """Texts by their digests, in order of these."""
+    return dict(sorted(zip(map(digest, texts), texts, strict=True)))
+
+
 def contexts(unit: Unit, bodies: Collection[str]) -> dict[str, int]:
     """The id of each context, stored if it is new."""
-    bodies_by_digest = {digest(body): body for body in sorted(set(bodies))}
-    ids = _intern(unit, "context", bodies_by_digest, ("digest", "body"), sorted(bodies_by_digest.items()))
-    return {bodies_by_digest[key]: ids[key] for key in bodies_by_digest}
+    return named_contexts(unit, named(set(bodies)))
+
+
+def named_contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
+    """`contexts` of what has its digests, in order of these."""
+    ids = loading.ids(unit, "context", "digest", bodies)
+    new = {digest: body for digest, body in bodies.items() if digest not in ids} if ids else bodies
+    ids |= loading.add_new(unit, "context", {"digest": list(new), "body": list(new.values())})
+    return {body: ids[digest] for digest, body in bodies.items()}
 
 
 def eligible_sets(unit: Unit, sets: Collection[Sequence[int]]) -> dict[tuple[int, ...], int]:
     """The id of each set of arm ids (ascending), stored if it is new."""
     texts = {tuple(arms): json.dumps(list(arms), separators=(",", ":")) for arms in sets}
-    named = {digest(text): (arms, text) for arms, text in texts.items()}
-    rows = [(key, len(arms), text) for key, (arms, text) in sorted(named.items())]
-    ids = _intern(unit, "eligible_set", named, ("digest", "size", "arms"), rows)
-    return {arms: ids[key] for key, (arms, _) in named.items()}
+    by_digest = {digest(text): (len(arms), text, arms) for arms, text in texts.items()}
+    ids = loading.ids(unit, "eligible_set", "digest", by_digest)
+    if new := sorted(by_digest.keys() - ids.keys()):
+        sizes, bodies, _ = zip(*map(by_digest.__getitem__, new), strict=True)
+        ids |= loading.add_new(unit, "eligible_set", {"digest": new, "size": sizes, "arms": bodies})
+    return {arms: ids[key] for key, (_, _, arms) in by_digest.items()}
 
 
 def find(
     unit: Unit, bodies: Collection[str], sets: Collection[tuple[int, ...]]
 ) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
     """The ids of those of these contexts and eligible sets that are stored."""
-    named = {digest(body): body for body in bodies}
+    of_contexts = named(bodies)
     texts = {digest(json.dumps(list(arms), separators=(",", ":"))): arms for arms in sets}
-    context_ids, set_ids = _ids(unit, "context", named), _ids(unit, "eligible_set", texts)
-    return {named[key]: number for key, number in context_ids.items()}, {texts[key]: set_ids[key] for key in set_ids}
-
-
-def _intern(
-    unit: Unit, table: str, named: Mapping[bytes, object], columns: Sequence[str], rows: Sequence[tuple[object, ...]]
-) -> dict[bytes, int]:
-    ids = _ids(unit, table, named)
-    new = [row for row in rows if row[0] not in ids]
-    if new:
-        unit.insert(table, columns, new, on_conflict="(digest) DO NOTHING")
-        ids = _ids(unit, table, named)
-    return ids
-
-
-def _ids(unit: Unit, table: str, named: Mapping[bytes, object]) -> dict[bytes, int]:
-    wanted, ids = list(named), dict[bytes, int]()
-    for portion in slices(wanted, PORTION):
-        rows = unit.ask(f"SELECT digest, id FROM {table} WHERE digest IN (?*)", portion)
-        ids.update((bytes(key), number) for key, number in rows)
-    return ids
+    context_ids = loading.ids(unit, "context", "digest", of_contexts)
+    set_ids = loading.ids(unit, "eligible_set", "digest", texts)
+    return {of_contexts[key]: number for key, number in context_ids.items()}, {
+        texts[key]: set_ids[key] for key in set_ids
+    }
 
 
 @of_log

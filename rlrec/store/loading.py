@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
-from rlrec.store.sessions import Visit
 from rlrec.store.unit import Row, Unit, quoted, slices
 
 ROWS = 5_000  # in one statement of SQLite
 VALUES = 32_000  # in one statement of SQLite, which takes 32,766
 PORTION = 10_000  # keys looked up at once
 FEW = 10_000  # up to so many rows are fetched at once rather than looked up by key
+MANY = 1_000  # from so many on, one statement for many rows pays
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,29 @@ def write(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
         unit.copy(table, columns, zip(*values))  # noqa: B905 (a `Same` is repeated for ever)
     else:
         _insert(unit, table, columns)
+
+
+def add_new(unit: Unit, table: str, columns: Mapping[str, Sequence[Any]]) -> dict[Any, int]:
+    """The ids of rows that were not stored a moment ago, by their first column, which is unique; they are stored unless
+    another writer has done so meanwhile. On SQLite there is no other writer."""
+    name, keys = next(iter(columns.items()))
+    if not keys:
+        return {}
+    if unit.postgres:
+        unit.insert(table, tuple(columns), zip(*columns.values(), strict=True), on_conflict=f"({name}) DO NOTHING")
+        return ids(unit, table, name, keys)
+    new_ids = unit.reserve(table, len(keys))
+    if len(keys) < MANY:
+        unit.insert(table, ("id", *columns), zip(new_ids, *columns.values(), strict=True))
+    else:
+        _insert(unit, table, {"id": new_ids, **columns})
+    return dict(zip(keys, new_ids, strict=True))
+
+
+def ids(unit: Unit, table: str, name: str, keys: Collection[Any]) -> dict[Any, int]:
+    """The ids of the rows of a table that are stored, by the unique column of this name."""
+    chosen = f"SELECT {name}, id FROM {table} WHERE {name} IN (?*)"
+    return dict(row for portion in slices(list(keys), PORTION) for row in unit.ask(chosen, portion))
 
 
 def _insert(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
@@ -91,23 +113,3 @@ def marks(unit: Unit, policy_ids: Collection[int]) -> list[Row]:
     """Equal only as long as nobody changes one of these policies, which are locked, or deletes decisions."""
     columns = "policy_id, seq, (SELECT removals FROM settings)"
     return unit.ask(f"SELECT {columns} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id", list(policy_ids))
-
-
-def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, dict[int, Visit]]:
-    """All visits of these sessions, by session and number."""
-    by_session: dict[int, dict[int, Visit]] = defaultdict(dict)
-    for visit in unit.select(Visit, "visit WHERE session_id IN (?*)", session_ids):
-        by_session[visit.session_id][visit.number] = visit
-    return by_session
-
-
-class VisitStep(NamedTuple):
-    session_id: int
-    visit: int
-    step: int
-    imported: int
-
-
-def steps(unit: Unit, session_ids: Collection[int]) -> list[VisitStep]:
-    """The step of every decision of these sessions."""
-    return unit.select(VisitStep, "decision WHERE session_id IN (?*)", session_ids)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
+from rlrec.store import loading
 from rlrec.store.contents import key_digest
 from rlrec.store.folders import of_log
 from rlrec.store.unit import Record, Row, StoredRows, Unit, damaged
@@ -50,6 +52,13 @@ class SessionVisit(NamedTuple):
     history: bytes | None
 
 
+class VisitStep(NamedTuple):
+    session_id: int
+    visit: int
+    step: int
+    imported: int
+
+
 class SessionSummary(NamedTuple):
     session: str
     user: str | None
@@ -73,17 +82,14 @@ _ADDED = (
 
 def user_ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
     """The id of each of these users that is stored."""
-    return dict(unit.ask("SELECT key, id FROM users WHERE key IN (?*)", keys)) if keys else {}
+    return loading.ids(unit, "users", "key", keys)
 
 
 def intern_users(unit: Unit, keys: Collection[str]) -> dict[str, int]:
     """The id of each user, stored if new."""
-    ids = user_ids(unit, keys)
-    if new := sorted(set(keys) - ids.keys()):
-        rows = [(key, key_digest(key)) for key in new]
-        unit.insert("users", ("key", "digest"), rows, on_conflict="(key) DO NOTHING")
-        ids = user_ids(unit, keys)
-    return ids
+    ids = user_ids(unit, sorted(keys))
+    new = sorted(set(keys) - ids.keys())
+    return ids | loading.add_new(unit, "users", {"key": new, "digest": list(map(key_digest, new))})
 
 
 def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, Session]:
@@ -145,6 +151,19 @@ def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, Visit]:
 
 def all_visits(unit: Unit, session_id: int) -> list[Visit]:
     return unit.select(Visit, "visit WHERE session_id = ? ORDER BY number", session_id)
+
+
+def numbered_visits(unit: Unit, session_ids: Collection[int]) -> dict[int, dict[int, Visit]]:
+    """All visits of these sessions, by session and number."""
+    by_session: dict[int, dict[int, Visit]] = defaultdict(dict)
+    for visit in unit.select(Visit, "visit WHERE session_id IN (?*)", session_ids):
+        by_session[visit.session_id][visit.number] = visit
+    return by_session
+
+
+def steps(unit: Unit, session_ids: Collection[int]) -> list[VisitStep]:
+    """The step of every decision of these sessions."""
+    return unit.select(VisitStep, "decision WHERE session_id IN (?*)", session_ids)
 
 
 def put_visits(unit: Unit, visits: Iterable[Row]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.imports.columns import NULL, LogColumns, distinct, mapped, values
-from rlrec.arrays import Flags
+from rlrec.arrays import Flags, Ids, look_up
 from rlrec.errors import quantity
 from rlrec.policy import reward as rewards
 from rlrec.records import Reward
@@ -62,19 +62,22 @@ def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> Alte
         return AlteredRewards()
     # events in arrays: the slot (-1: the page), the index of the weight (-1: none), the age
     logged, kinds = rows.events, distinct(rows.events.kind)
-    positions, times, amounts = (values(column, len(row)) for column in (logged.position, logged.at, logged.value))
-    shown = values(rows.slots.position, len(slot_row))
-    with_events = np.flatnonzero(np.isin(slot_row, row)).tolist()
-    slot_of = {(rows.slots.row[index], shown[index]): index for index in with_events}
+    position = np.array(values(logged.position, len(row)), np.float64)  # NaN: the page
+    shown = _slot_keys(slot_row, np.array(values(rows.slots.position, len(slot_row)), np.int64))
+    order = np.argsort(shown, kind="stable")
+    index, is_shown = look_up(shown[order], _slot_keys(row, np.nan_to_num(position).astype(np.int64)))
+    slot = np.where(is_shown, order[index], -1)
     weights = list(definition.weights)
     weight_of = {kind: weights.index(kind) if kind in weights else -1 for kind in kinds}
-    slot = np.array([slot_of.get(key, -1) for key in zip(rows.events.row, positions, strict=True)], np.int64)
     kind = np.array(values(mapped(logged.kind, weight_of), len(row)), np.int64)
-    at = np.array(served_at, np.int64)[row]
-    age_us = np.array([before if time is None else time for time, before in zip(times, at, strict=True)], np.int64) - at
+    amounts, age_us = np.array(values(logged.value, len(row)), np.float64), np.zeros(len(row), np.int64)
+    if logged.at != NULL:
+        at = np.array(served_at, np.int64)[row].tolist()
+        times = zip(values(logged.at, len(row)), at, strict=True)
+        age_us = np.array([0 if time is None else time - before for time, before in times], np.int64)
 
     def arrays(chosen: Flags) -> dict[str, Any]:
-        return {"kind": kind[chosen], "value": np.array(amounts, np.float64)[chosen], "age_us": age_us[chosen]}
+        return {"kind": kind[chosen], "value": amounts[chosen], "age_us": age_us[chosen]}
 
     # slots whose sum is cut
     clipped, ignored = np.zeros((2, n), np.bool_)
@@ -92,3 +95,8 @@ def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> Alte
         ignored |= np.abs(stated - worth) > TOLERANCE * np.maximum(1.0, np.abs(worth))
     unweighed = frozenset(kinds) - definition.weights.keys() - {CENSOR}
     return AlteredRewards(int(clipped.sum()), int((ignored & ~clipped).sum()), unweighed, definition)
+
+
+def _slot_keys(row: Ids, position: Ids) -> Ids:
+    """A number for each slot; 0 is no position."""
+    return (row << 32) + position

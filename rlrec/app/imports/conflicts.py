@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import compress, repeat
+from operator import is_not, itemgetter
 
 import numpy as np
 
-from rlrec.app.imports.columns import LogColumns, distinct, values
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, values
 from rlrec.arrays import Flags, Ids, run_starts
 from rlrec.errors import Conflict
-from rlrec.store import Unit, decisions, events, sessions
+from rlrec.store import Unit, decisions, events, loading, sessions
+from rlrec.store.loading import Column, Same
 
 
 def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None]) -> dict[int, Conflict]:
     """The rows that are refused, by index. users: of the sessions that the store has.
 
     A row that is refused leaves no trace: what it names is free for the rows after it."""
-    keys_of = _keys(rows)
-    request_ids, owners = distinct(rows.request_id), dict(users)
-    if not request_ids and not keys_of and not distinct(rows.user):
+    requests = set(decisions.requests(unit, distinct(rows.request_id)))
+    keys = set(events.stored_keys(unit, distinct(rows.events.key)))
+    if not (requests or keys or _repeats(rows) or _differs(rows, users)):
         return {}
-    requests = set(decisions.requests(unit, request_ids))
-    keys = set(events.stored_keys(unit, set().union(*keys_of.values())))
+    keys_of, owners = _keys(rows), dict(users)
     refused: dict[int, Conflict] = {}
     columns = zip(values(rows.request_id, len(rows)), rows.session, values(rows.user, len(rows)), strict=True)
     for row, (request, session, user) in enumerate(columns):
@@ -43,10 +44,37 @@ def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None]) -> dict[
     return refused
 
 
+def _repeats(rows: LogColumns) -> bool:
+    """Whether a request id, or a feedback key, is named by two rows."""
+    listed = rows.request_id, rows.events.key
+    names = [[] if isinstance(column, Same) else [name for name in column if name is not None] for column in listed]
+    pairs = set(zip(rows.events.row, values(rows.events.key, len(rows.events.row)), strict=True)) if names[1] else set()
+    n_pairs = sum(key is not None for _, key in pairs)
+    return len(set(names[0])) < len(names[0]) or len(set(names[1])) < n_pairs
+
+
+def _differs(rows: LogColumns, users: Mapping[str, str | None]) -> bool:
+    """Whether a row has another user than the store, or than another row, has for its session."""
+    keys, of_rows = _with_user(rows)
+    owners = dict(zip(keys, of_rows, strict=True))
+    stored = {key: user for key, user in users.items() if user is not None and key in owners}
+    return list(map((owners | stored).__getitem__, keys)) != of_rows
+
+
+def _with_user(rows: LogColumns) -> tuple[list[str], list[str]]:
+    """Session and user of the rows that have one."""
+    if rows.user == NULL:
+        return [], []
+    listed = list(values(rows.user, len(rows)))
+    if None not in listed:
+        return list(rows.session), listed
+    return list(compress(rows.session, map(is_not, listed, repeat(None)))), list(filter(None, listed))
+
+
 def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:
-    """The users of the sessions that some row gives a user."""
-    with_user = compress(rows.session, (user is not None for user in values(rows.user, len(rows))))
-    return {key: session.user for key, session in sessions.find(unit, set(with_user)).items()}
+    """The users of the stored sessions that some row gives a user."""
+    stored = loading.stored_sessions(unit, set(_with_user(rows)[0]))
+    return {key: session.user for key, session in sessions.find(unit, stored).items()}
 
 
 def _keys(rows: LogColumns) -> dict[int, set[str]]:
@@ -84,24 +112,33 @@ class EarlierLines:
         """The first row that contradicts an earlier line, with the reason; None where none does.
 
         Another line with the same request id or feedback key contradicts, and another user of the same session."""
-        users = values(rows.user, len(rows))
-        named = [
-            *zip(repeat("request"), values(rows.request_id, len(rows)), range(len(rows)), repeat(None)),
-            *zip(repeat("key"), values(rows.events.key, len(rows.events.row)), rows.events.row, repeat(None)),
-            *zip(repeat("session"), rows.session, range(len(rows)), users),
-        ]  # fmt: skip
-        named = [entry for entry in named if entry[1] is not None and (entry[0] != "session" or entry[3] is not None)]
-        keys = np.fromiter((hash(entry[:2]) for entry in named), np.int64, len(named))
-        line = (self.lines + row if user is None else hash(user) for _, _, row, user in named)
-        differing = self.names.differing(keys, np.fromiter(line, np.int64, len(named)))
+        every, first = range(len(rows)), list[tuple[int, Conflict]]()
+        if (problem := self._differing("request", rows.request_id, every)) is not None:
+            first.append((problem[0], _request_conflict(problem[1])))
+        if (problem := self._differing("key", rows.events.key, rows.events.row)) is not None:
+            first.append((problem[0], _key_conflict(problem[1])))
+        if (problem := self._differing("session", rows.session, every, users=rows.user)) is not None:
+            user = values(rows.user, len(rows))[problem[0]]
+            first.append((problem[0], _user_conflict(problem[1], user, "another user")))
         self.lines += len(rows)
-        contradicting = [entry for entry, differs in zip(named, differing, strict=True) if differs]
-        if not contradicting:
+        return min(first, default=None, key=itemgetter(0))
+
+    def _differing(
+        self, kind: str, names: Column, row: Sequence[int], *, users: Column | None = None
+    ) -> tuple[int, str] | None:  # fmt: skip
+        """Row and name of the first name that came before in another line, or with another user. users: rows without
+        one name nothing."""
+        deciding = names if users is None else users
+        if deciding == NULL or not row:
             return None
-        kind, name, row, user = min(contradicting, key=lambda entry: entry[2])
-        if kind == "session":
-            return row, _user_conflict(name, user, "another user")
-        return row, _request_conflict(name) if kind == "request" else _key_conflict(name)
+        listed, of = values(names, len(row)), values(deciding, len(row))
+        if None in of:
+            is_named = [value is not None for value in of]
+            listed, row, of = (list(compress(column, is_named)) for column in (listed, row, of))
+        keys = np.fromiter(map(hash, zip(repeat(kind), listed)), np.int64, len(listed))
+        lines = self.lines + np.array(row, np.int64) if users is None else np.fromiter(map(hash, of), np.int64, len(of))
+        index = np.flatnonzero(self.names.differing(keys, lines))
+        return (row[index[0]], listed[index[0]]) if len(index) else None
 
 
 class FirstValues:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rlrec.arrays import numbers_in_runs, run_starts
-from rlrec.store import Unit, loading, sessions
+from rlrec.store import Unit, sessions
 from rlrec.store.loading import Column
 from rlrec.store.sessions import Visit
 from rlrec.store.settings import StoreSettings
@@ -66,10 +66,10 @@ class VisitNumbers:
         self.unit = unit
         self.timeout_us = settings.session_timeout_us
         self.moves = moves
-        self.visits = loading.visits(unit, stored) if stored else defaultdict(dict)
+        self.visits = sessions.numbered_visits(unit, stored) if stored else defaultdict(dict)
         self.steps: dict[tuple[int, int], set[int]] = defaultdict(set)
         self.live: set[tuple[int, int]] = set()
-        for session, visit, step, imported in loading.steps(unit, stored) if stored else ():
+        for session, visit, step, imported in sessions.steps(unit, stored) if stored else ():
             self.steps[session, visit].add(step)
             if not imported:
                 self.live.add((session, visit))

@@ -24,7 +24,6 @@ from rlrec.policy.history import ShownHistory, pack
 from rlrec.records import Version
 from rlrec.store import Unit, arms, candidates, contents, decisions, events, loading, sessions, settings
 from rlrec.store import policies as stored_policies
-from rlrec.store.contents import key_digests
 from rlrec.store.loading import Column, Same
 from rlrec.store.sessions import Session
 
@@ -56,7 +55,7 @@ class PreparedRows(NamedTuple):
     """A group of rows, and what storing them takes that follows from them alone.
 
     users: of the sessions that have one; sessions: keys in order, each with its digest and its split; session: the
-    index of each row's; order: of the rows by policy and digest."""
+    index of each row's; contexts: by their digests, in order of these; order: of the rows by policy and digest."""
 
     rows: LogColumns
     users: dict[str, str]
@@ -64,6 +63,7 @@ class PreparedRows(NamedTuple):
     digests: list[int]
     splits: list[int]
     session: Sequence[int]
+    contexts: dict[bytes, str]
     order: list[int]
 
     @classmethod
@@ -71,8 +71,10 @@ class PreparedRows(NamedTuple):
         """salt: of the splits."""
         users = {}
         if rows.user != NULL:
-            listed = zip(rows.session, values(rows.user, len(rows)), strict=True)
-            users = {key: user for key, user in reversed(list(listed)) if user is not None}
+            users = dict(zip(reversed(rows.session), reversed(values(rows.user, len(rows))), strict=True))
+            if None in users.values():
+                listed = zip(rows.session, values(rows.user, len(rows)), strict=True)
+                users = {key: user for key, user in reversed(list(listed)) if user is not None}
         keys = sorted(dict.fromkeys(rows.session))  # in their order: to sort what is sorted costs little
         halves = np.frombuffer(b"".join(rows.digest), ">u8").astype(np.uint64).reshape(-1, 2)
         policy = () if isinstance(rows.policy, Same) else (np.array(rows.policy),)
@@ -82,7 +84,9 @@ class PreparedRows(NamedTuple):
         if keys != list(rows.session):
             index = dict(zip(keys, session, strict=True))
             session = [index[key] for key in rows.session]
-        return cls(rows, users, keys, key_digests(keys), split, session, order)
+        return cls(
+            rows, users, keys, contents.key_digests(keys), split, session, contents.named(set(rows.context)), order
+        )
 
 
 class GroupWriter:
@@ -161,7 +165,7 @@ class GroupWriter:
         history = values(rows.history, n)
         arm_ids = self._arm_ids(rows, history)
         packed = iter(pack([shown for shown in history if shown is not None], arm_ids))
-        contexts = self._context_ids(rows)
+        contexts = self._context_ids(group.contexts)
         session_ids = self._session_ids(group, stored)
         visit, step = self._visits(rows, session_ids, at, stored)
         states, packed_histories, unknown = _first_states(rows, step, [shown and next(packed) for shown in history])
@@ -260,10 +264,11 @@ class GroupWriter:
             ]
             self._write("logged_support", {"decision_id": [number for number, _ in supports], "probabilities": packed})
 
-    def _context_ids(self, rows: LogColumns) -> Mapping[str, int]:
-        """Ids of the contexts of these rows; those of the groups before are remembered."""
+    def _context_ids(self, named: Mapping[bytes, str]) -> Mapping[str, int]:
+        """Ids of contexts, by their digests; those of the groups before are remembered."""
         earlier = self.state.contexts if len(self.state.contexts) <= CONTEXTS else {}
-        ids = {**earlier, **contents.contexts(self.unit, set(rows.context).difference(earlier))}
+        new = {digest: body for digest, body in named.items() if body not in earlier} if earlier else named
+        ids = {**earlier, **contents.named_contexts(self.unit, new)}
         self.state = replace(self.state, contexts=ids)
         return ids
 
@@ -302,13 +307,15 @@ class GroupWriter:
         """The session of each row; new ones are stored, in order of key, and known ones get their first user."""
         users = group.users
         user_ids = sessions.intern_users(self.unit, set(users.values())) if users else {}
-        is_new = [key not in stored for key in group.sessions] if stored else [True] * len(group.sessions)
-        keys = list(compress(group.sessions, is_new))
+        keys, digests, split = group.sessions, group.digests, group.splits
+        if stored:
+            is_new = [key not in stored for key in keys]
+            keys = list(compress(keys, is_new))
+            digests, split = list(compress(digests, is_new)), list(compress(split, is_new))
         new_ids = self.unit.reserve("session", len(keys)) if keys else ()
         if keys:
             self._write("session", {
-                "id": new_ids, "key": keys, "digest": list(compress(group.digests, is_new)),
-                "split": list(compress(group.splits, is_new)),
+                "id": new_ids, "key": keys, "digest": digests, "split": split,
                 "user_id": [user_ids.get(users.get(key, "")) for key in keys] if users else NULL,
                 "created_at": Same(self.unit.now),
             })  # fmt: skip

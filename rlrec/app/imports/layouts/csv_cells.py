@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from json.encoder import encode_basestring
 from math import isfinite
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from rlrec import times
 from rlrec.app.imports.layouts.fields import (
+    KEY_LENGTH,
     EventEntry,
     at_least,
     bounded,
@@ -29,6 +31,8 @@ from rlrec.errors import InputError
 from rlrec.policy import history
 
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+# numbers whose text is canonical as it stands: up to 15 digits, without an exponent, the last behind a point not 0
+CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,14}|-?0\.(?!0000)[0-9]{0,13}[1-9]|-?[1-9][0-9]{0,6}\.[0-9]{0,7}[1-9]")
 WORDS = {"true": "true", "True": "true", "false": "false", "False": "false"}
 EPOCH_UNITS = ((10**11, 1_000_000), (10**14, 1_000), (10**17, 1))  # below: seconds, milliseconds, microseconds
 
@@ -52,15 +56,32 @@ def count(cell: str, name: str) -> float | None:
     return {"true": 1.0, "false": None}[word] if word else number(cell, name) or None
 
 
-def piece(cell: str, name: str) -> str:
-    """A field of the context: a number where the cell looks like one in JSON, true, false, or text."""
-    if not cell:
-        return ""
-    if NUMBER.fullmatch(cell) and isfinite(float(cell)):
-        text = canonical.text(json.loads(cell))
-    else:
-        text = WORDS.get(cell) or json.dumps(cell, ensure_ascii=False)
-    return f"{json.dumps(name, ensure_ascii=False)}:{text}"
+def pieces(cells: Sequence[str], name: str) -> list[str]:
+    """The fields of contexts in a column: numbers where a cell looks like one in JSON, true, false, or texts; empty
+    where a cell is."""
+    start, is_canonical = f"{encode_basestring(name)}:", CANONICAL.fullmatch
+    texts = {cell: start + (cell if is_canonical(cell) else _json_text(cell)) for cell in set(cells)}
+    if "" in texts:
+        texts[""] = ""
+    return list(map(texts.__getitem__, cells))
+
+
+def _json_text(cell: str) -> str:
+    """The canonical JSON of a cell."""
+    if (text := WORDS.get(cell)) is not None:
+        return text
+    return _number(cell) if NUMBER.fullmatch(cell) and isfinite(float(cell)) else encode_basestring(cell)
+
+
+def _number(cell: str) -> str:
+    """The canonical text of a number in JSON."""
+    return str(int(cell)) if cell.lstrip("-").isdigit() else canonical.number(float(cell))
+
+
+def are_keys(cells: Sequence[str]) -> bool:
+    """Whether every cell is a key, as `fields.key` checks them."""
+    lengths = set(map(len, cells))
+    return bool(lengths) and min(lengths) > 0 and max(lengths) <= KEY_LENGTH and "\x00" not in "".join(cells)
 
 
 def arms(cell: str, name: str) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from rlrec.store.loading import Column, Same
 
 OF_DECISION = ("at", "eligible", *csv_cells.OF_DECISION)  # words for columns that are equal in all rows of a decision
 SINGLE = ("decision", "arm", "reward", *OF_DECISION, *csv_cells.OF_SLOT)  # words for one column
+KEYS = frozenset({"session", "user", "request_id"})  # words for keys that few rows share
 DELIMITERS = ",\t;|"
 CACHE = 50_000  # cells remembered of a column
 
@@ -202,7 +203,8 @@ class CsvMap(Layout):
         n, first = len(starts), starts if len(starts) < len(rows) else range(len(rows))
         decided = cells if n == len(rows) else [_picked(column, first) for column in cells]
         lengths = [end - start for start, end in pairwise([*starts, len(rows)])]
-        row = list(chain.from_iterable([index] * count for index, count in enumerate(lengths)))
+        of_each = ([index] * count for index, count in enumerate(lengths))
+        row = range(n) if n == len(rows) else list(chain.from_iterable(of_each))
         slots, (eligible, sets) = replace(self._slots(cells), row=row), self._eligible_sets(decided)
         if n < len(rows):
             slots = _numbered(slots, lengths)
@@ -233,7 +235,7 @@ class CsvMap(Layout):
             raise InputError(f"a decision of more than {SPANNED} rows")
         return starts
 
-    def _check_equal(self, cells: Sequence[Sequence[str]], starts: list[int], row: list[int]) -> None:
+    def _check_equal(self, cells: Sequence[Sequence[str]], starts: list[int], row: Sequence[int]) -> None:
         """Raises InputError where the rows of a decision differ in what it has once."""
         names = [self.map.columns[word] for word in OF_DECISION if word in self._index]
         for name in [*names, *self._of_context]:
@@ -246,6 +248,8 @@ class CsvMap(Layout):
 
     def _each(self, word: str, cells: Sequence[str], name: str, parse: csv_cells.Parse) -> list[Any]:
         """The parsed cells of a column; equal cells are parsed once."""
+        if word in KEYS and csv_cells.are_keys(cells):
+            return list(cells)
         parsed = self._parsed.setdefault(f"{word} {name}", {})
         with suppress(KeyError):
             return list(map(parsed.__getitem__, cells))
@@ -325,13 +329,15 @@ class CsvMap(Layout):
 
     def _contexts(self, cells: Sequence[Sequence[str]]) -> list[str]:
         """Canonical JSON of the columns of the context, empty cells left out."""
-        parse = csv_cells.objects if isinstance(self.map.context, str) else csv_cells.piece
-        columns = [self._each("context", cells[self._number[name]], name, parse) for name in self._of_context]
-        if not columns:
+        if isinstance(name := self.map.context, str):
+            return self._each("context", cells[self._number[name]], name, csv_cells.objects)
+        if not self.map.context:
             return ["{}"] * len(cells[0])
-        if parse is csv_cells.objects:
-            return columns[0]
-        return [f"{{{','.join(filter(None, row))}}}" for row in zip(*columns, strict=True)]
+        columns = [csv_cells.pieces(cells[self._number[name]], name) for name in self.map.context]
+        rows, is_complete = list(zip(*columns, strict=True)), not any("" in column for column in columns)
+        distinct = set(rows)
+        objects = [f"{{{','.join(row if is_complete else filter(None, row))}}}" for row in distinct]
+        return list(map(dict(zip(distinct, objects, strict=True)).__getitem__, rows))
 
     # -- what is known at the end --
 

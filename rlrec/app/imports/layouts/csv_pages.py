@@ -80,6 +80,8 @@ def events(
     """Events on the slots of their rows, from the values of each kind, None without one."""
     if len(columns) == 1:
         ((kind, column),) = columns.items()
+        if None not in column:
+            return LoggedEvents(row=row, position=positions, kind=Same(kind), value=column)
         chosen = [n for n, value in enumerate(column) if value is not None]
         return LoggedEvents(
             row=[row[n] for n in chosen], position=[positions[n] for n in chosen], kind=Same(kind),

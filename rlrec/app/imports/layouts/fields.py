@@ -16,6 +16,7 @@ from rlrec.policy import reward as rewards
 from rlrec.store.loading import Column
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+KEY_LENGTH = 200
 DEFAULT_POLICY = "imported"
 TIGHT = 1e-9  # how far a probability that is 1 may be off
 LOOSE = 1e-6  # how far probabilities that were computed apart may be
@@ -87,8 +88,8 @@ class GatheredLines:
 
 def key(text: str, field: str) -> str:
     """A key of an arm, a session, a user, a request or a line. Raises InputError unless it can be stored."""
-    if not 0 < len(text) <= 200:
-        raise InputError(f"a key has 1 to 200 characters, this one {len(text)}", field=field)
+    if not 0 < len(text) <= KEY_LENGTH:
+        raise InputError(f"a key has 1 to {KEY_LENGTH} characters, this one {len(text)}", field=field)
     if "\x00" in text:
         raise InputError("a key holds no NUL", field=field)
     return text
