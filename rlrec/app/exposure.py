@@ -143,8 +143,7 @@ def beside(store: Store, listed: Sequence[dict[str, Any]]) -> list[dict[str, Any
 def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
     """The answer of `exposure`, in an open transaction."""
     census = Census.of(unit, request)
-    reading = Reading(columns=log_rows.JUDGED)
-    partials = passes.results(LogReader(unit, census.evaluation), reading, census, engine)
+    partials = passes.results(LogReader(unit, census.evaluation), census, engine)
     total = reduce(_added, partials, None)
     if total is None:
         raise census.evaluation.nothing_selected("decision")
@@ -187,6 +186,10 @@ class Census:
         )  # fmt: skip
 
     # -- sums --
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(columns=log_rows.JUDGED)
 
     def __call__(self, reader: LogReader, /) -> ExposurePartial | None:
         """The sums of a partition; None where nothing of it is selected."""

@@ -129,6 +129,10 @@ class _CurvePass:
     model: str
     size: int
 
+    @property
+    def reading(self) -> Reading:
+        return Reading(columns=_READ)
+
     def __call__(self, log_reader: LogReader, /) -> tuple[_LogSums | None, int]:
         """The sums, None where no row can be used, and how many rows are too young."""
         total: tuple[_LogSums | None, int] = None, 0
@@ -152,7 +156,7 @@ def _estimate(
 ) -> _Estimated:
     evaluation = Evaluation.of(unit, EvaluationRequest(targets=[], log=request.log), selection)
     work = _CurvePass(evaluation=evaluation, definition=definition, model=request.model, size=size)
-    partials = passes.results(LogReader(unit, evaluation), Reading(columns=_READ), work, engine)
+    partials = passes.results(LogReader(unit, evaluation), work, engine)
     nothing: tuple[_LogSums | None, int] = None, 0
     sums, waiting = reduce(_added, partials, nothing)
     if sums is None:

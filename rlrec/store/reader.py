@@ -21,10 +21,6 @@ _EMPTY = ("x''", "''::bytea")  # no bytes, on SQLite and PostgreSQL
 # Decisions among which one is wanted: to read past up to so many costs less than an index, and than to look up events.
 SCANNED, NEAR = 12, 2
 _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
-_BUCKET = (
-    "(SELECT (coalesce(u.digest, owner.digest, 0) >> 1) & 63 FROM session owner"
-    " LEFT JOIN users u ON u.id = owner.user_id WHERE owner.id = d.session_id)"
-)
 _ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
 
 
@@ -97,7 +93,6 @@ class Selection:
     imported: bool | None = None
     splits: Collection[int] | None = None
     route_ids: Collection[int] | None = None
-    buckets: Collection[int] | None = None  # of 64, by the digest of the person
 
     def conditions(self) -> list[str]:
         """Tests on a decision `d`, to be joined by AND."""
@@ -109,7 +104,6 @@ class Selection:
             *([] if self.imported is None else [f"d.imported = {int(self.imported)}"]),
             *([] if self.splits is None else [f"{_SPLIT} IN ({numbers(self.splits)})"]),
             *([] if self.route_ids is None else [f"{_ROUTE} IN ({numbers(self.route_ids)})"]),
-            *([] if self.buckets is None else [f"{_BUCKET} IN ({numbers(self.buckets)})"]),
         ]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.app.evaluation import estimates, fold
+from rlrec.app.evaluation import estimates, fold, totals
 from rlrec.app.evaluation.fixed_loggers import FixedLoggers, LoggersMet
 from rlrec.app.evaluation.request import Request
 from rlrec.app.log import partitions
@@ -137,7 +137,7 @@ def test_batches_of_several_loggers_add_up_in_any_order(db: str, monkeypatch: py
     monkeypatch.setattr(partitions, "BATCH", 200)
     with closing(logs.at(db, 1e6)) as store, store.read() as opened:
         evaluation, (of_rows,), log = estimates.prepare(opened, request, estimates.estimators(request), Selection())
-        models = fold.models_of(of_rows, evaluation, log)
+        models = totals.models_of([of_rows], evaluation, log)[of_rows]
         partials = [fold.fold(of_rows, evaluation, batch, models) for batch in log.to_judge(of_rows.judged_on)]
     assert len(partials) > 10
     orders = [partials, [partials[number] for number in np.random.default_rng(1).permutation(len(partials))]]

@@ -9,14 +9,14 @@ from operator import add
 from typing import Any
 
 from rlrec import ope
-from rlrec.app.evaluation import fold, groups
+from rlrec.app.evaluation import fold, groups, totals
 from rlrec.app.evaluation.candidates import Inclusion
 from rlrec.app.evaluation.impressions import ImpressionUnit
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import CLUSTERS, RowGroup
 from rlrec.app.evaluation.request import Evaluation, Request
 from rlrec.app.evaluation.sessions import SessionUnit
-from rlrec.app.evaluation.slates import PartialPages, SlateUnit
+from rlrec.app.evaluation.slates import SlateUnit
 from rlrec.app.evaluation.targets import Target
 from rlrec.app.inputs import lookup
 from rlrec.compute import Engine
@@ -111,23 +111,14 @@ def answer(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, engine: Engine | None = None
 ) -> list[EstimateRow]:
     """An estimate for every target, group and estimator, from one snapshot of these decisions. engine: as of
-    `fold.total`. Raises EmptyLog where none of them can be used."""
+    `totals.of_log`. Raises EmptyLog where none of them can be used."""
     evaluation, units, log = prepare(unit, request, estimators, selection)
-    partials = []
-    for of_rows in list(units):
-        try:
-            partials.append(fold.total(of_rows, evaluation, log, engine))
-        except PartialPages:
-            if estimators.slates_named:
-                raise
-            units.remove(of_rows)
+    by_rows = totals.of_log(units, evaluation, log, engine, strict=estimators.slates_named)
+    partials = by_rows.values()
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
     without_users = evaluation.cluster == "user" and not any(partial.users for partial in partials)
     cluster = "session" if without_users else evaluation.cluster
-    by_unit = [
-        fold.estimates(of_rows, evaluation, partial, cluster=cluster)
-        for of_rows, partial in zip(units, partials, strict=True)
-    ]
+    by_unit = [fold.estimates(of_rows, evaluation, partial, cluster=cluster) for of_rows, partial in by_rows.items()]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
     rows = _rows(evaluation, estimators, by_unit, inclusion)
     if engine is not None and engine.mixed:

@@ -7,15 +7,15 @@ sessions, add up to the same figures, and in the order of partitions to the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
-from rlrec.app.evaluation import groups, passes
+from rlrec.app.evaluation import groups
 from rlrec.app.evaluation.candidates import Inclusion
 from rlrec.app.evaluation.fixed_loggers import LoggersMet, RowStrata
 from rlrec.app.evaluation.log_reader import LogReader, Reading
@@ -24,7 +24,6 @@ from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
-from rlrec.compute import Engine
 from rlrec.ope import carry_over, honesty, slots_above, visit_carry_over
 from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, widened
 from rlrec.ope.fold import Fold
@@ -165,62 +164,15 @@ class RowUnit(Protocol[R, M]):
     def slots_above(self, rows: R, model: M) -> CellSums | None:
         """The sums of the test of independent slots; None where rows have one slot, or are pages or visits."""
 
-    def visit_carry_over(self, reader: LogReader, engine: Engine | None) -> Mapping[int, VisitCarryOverSums]:
-        """The sums of the test of carry-over between visits, by id of the reward; none where rows are no visits."""
+    def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
+        """The sums of the test of carry-over between visits of a partition, by id of the reward; none where rows are no
+        visits."""
 
     def batch_of(self, logged: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
         """A function from a target to its batch of these rows, as estimators take it."""
 
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         """The error where no row could be used."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitPass(Generic[R, M]):
-    """The pass in which the models of a unit are fitted: sums by the id of a reward."""
-
-    unit: RowUnit[R, M]
-    evaluation: Evaluation
-
-    def __call__(self, reader: LogReader, /) -> Mapping[int, Any]:
-        return reduce(add_each, map(self._sums, reader.to_fit(self.unit.fitted_on)), {})
-
-    def _sums(self, logged: LoggedBatch) -> dict[int, Any]:
-        rewards = {shared.reward.id: shared.reward for shared in self.evaluation.shared}
-        rows_of = {key: self.unit.usable(logged, reward)[0] for key, reward in rewards.items()}
-        return {key: self.unit.model_sums(logged, rows) for key, rows in rows_of.items() if len(rows)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgePass(Generic[R, M]):
-    """The pass in which targets are judged, with fitted models by the id of a reward."""
-
-    unit: RowUnit[R, M]
-    evaluation: Evaluation
-    models: Mapping[int, M]
-
-    def __call__(self, reader: LogReader, /) -> LogPartial:
-        batches = reader.to_judge(self.unit.judged_on)
-        partials = (fold(self.unit, self.evaluation, logged, self.models) for logged in batches)
-        return _sum(partials, self.evaluation).closed()
-
-
-def _sum(partials: Iterable[LogPartial], evaluation: Evaluation) -> LogPartial:
-    return reduce(lambda left, right: _checked(left + right, evaluation), partials, LogPartial())
-
-
-def models_of(
-    unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None
-) -> dict[int, M]:
-    """A model for each reward, by its id: the one given, or one fitted in a pass over the log of its own."""
-    rewards = {shared.reward.id: shared.reward for shared in evaluation.shared}
-    if not unit.modelled:
-        return {}
-    if unit.model is not None:
-        return dict.fromkeys(rewards, unit.model)
-    partials = passes.results(reader, unit.fitted_on, FitPass(unit=unit, evaluation=evaluation), engine)
-    sums: Mapping[int, Any] = reduce(add_each, partials, {})
-    return {key: unit.fitted(of_reward, rewards[key]) for key, of_reward in sums.items()}
 
 
 def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, models: Mapping[int, M]) -> LogPartial:
@@ -254,7 +206,7 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
         inclusion=logged.lists.inclusion, carry_over=carried, slots_above=above,
         bets=propensity_bets(logged, evaluation.arms),
     )  # fmt: skip
-    return _checked(of_batch, evaluation)
+    return checked(of_batch, evaluation)
 
 
 def _of_targets(
@@ -310,23 +262,11 @@ def _where(recorded: Flags | None, chosen: Ids | None) -> Ids | None:
     return np.flatnonzero(recorded) if chosen is None else chosen[recorded[chosen]]
 
 
-def _checked(partial: LogPartial, evaluation: Evaluation) -> LogPartial:
+def checked(partial: LogPartial, evaluation: Evaluation) -> LogPartial:
+    """The same partial. Raises InputError beyond 1,000 groups."""
     if len({group for _, group, _ in partial.groups}) > groups.MOST:
         raise groups.too_many(evaluation.request.by)
     return partial
-
-
-def total(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None) -> LogPartial:
-    """The partial of the whole log. engine: that works on its partitions, None for this process. Raises EmptyLog
-    where a target has nothing to be judged by."""
-    models = models_of(unit, evaluation, reader, engine)
-    work = JudgePass(unit=unit, evaluation=evaluation, models=models)
-    of_log = _sum(passes.results(reader, unit.judged_on, work, engine), evaluation)
-    for number, shared in enumerate(evaluation.shared):
-        counts = of_log.counts.get(number, RowCounts())
-        if not counts.used:
-            raise unit.empty(shared, counts)
-    return of_log + LogPartial(visits=unit.visit_carry_over(reader, engine))
 
 
 def estimates(

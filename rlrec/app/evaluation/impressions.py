@@ -12,7 +12,6 @@ from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.slates import position_curve
-from rlrec.compute import Engine
 from rlrec.errors import quantity
 from rlrec.ope.base import ImpressionEstimator, LogBatch
 from rlrec.ope.impressions import ImpressionFold
@@ -90,7 +89,7 @@ class ImpressionUnit:
         arms, positions = self.evaluation.arms, self.fit.positions
         return log_rows.slots_above(rows, model.attraction(rows), arms, positions=positions)
 
-    def visit_carry_over(self, reader: LogReader, engine: Engine | None) -> dict[int, VisitCarryOverSums]:
+    def visit_carry_over(self, reader: LogReader) -> dict[int, VisitCarryOverSums]:
         return {}
 
     def batch_of(

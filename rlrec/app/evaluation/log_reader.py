@@ -48,13 +48,13 @@ class LogReader:
     """The log of one evaluation, batch by batch, as often as it is wanted.
 
     It alone asks the store, and remembers what later batches need again; folds see `LoggedBatch`es alone. progress: is
-    called before each batch. rows: batches of one partition, in place of the log."""
+    called before each batch. rows: batches of one partition, in place of the log; number: of it."""
 
     def __init__(
         self, unit: Unit, evaluation: Evaluation, *, progress: Callable[[], None] = lambda: None,
-        rows: Iterable[Batch] | None = None, contexts: ContextCache | None = None,
+        rows: Iterable[Batch] | None = None, number: int = 0, contexts: ContextCache | None = None,
     ) -> None:  # fmt: skip
-        self.unit, self.evaluation, self.progress, self._rows = unit, evaluation, progress, rows
+        self.unit, self.evaluation, self.progress, self.number, self._rows = unit, evaluation, progress, number, rows
         columns = evaluation.request.reward_model_hash or WIDTH
         self.contexts = contexts or ContextCache(
             unit, fields=evaluation.fields, encode=evaluation.encode, columns=columns
@@ -70,6 +70,13 @@ class LogReader:
         self._slot_sets = imported_data.any_row(unit, "slot_set")
         self._supports = imported_data.any_row(unit, "logged_support")
         self._inclusions = candidates.DERIVED  # distributions of a partition that may still be worked out
+
+    def again(self) -> LogReader:
+        """Another reader of the same rows, which remembers their contexts alone."""
+        return LogReader(
+            self.unit, self.evaluation, progress=self.progress, rows=self._rows, number=self.number,
+            contexts=self.contexts,
+        )  # fmt: skip
 
     def to_fit(self, reading: Reading) -> Iterator[LoggedBatch]:
         """Batches that a model is fitted on: with their contexts, without what targets are asked about."""
@@ -94,8 +101,9 @@ class LogReader:
             for log, eligible in self._portions(batch, positions):
                 yield self._logged(log, eligible, impressions=False, marginals=positions)
 
-    def partitions(self, reading: Reading) -> Iterator[Iterator[Batch]]:
-        """The rows of each partition of the log, as the store has them: each is read to its end before the next one."""
+    def partitions(self, reading: Reading) -> Iterator[Iterable[Batch]]:
+        """The rows of each partition of the log, as the store has them: each is read, as often as is wanted, before the
+        next one."""
         needed, selection = {*reading.columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
         return partitions.read(
             self.unit, selection, self.evaluation.partitions, columns=needed, wanted=self.contexts.wanted,
@@ -110,7 +118,14 @@ class LogReader:
             self._inclusions = candidates.DERIVED
             for batch in batches:
                 self.progress()
-                yield self._without_moved(batch)
+                yield self._without_moved(batch if self._rows is None else self._wanted(batch, reading))
+
+    def _wanted(self, batch: Batch, reading: Reading) -> Batch:
+        """The batch without what was read of it for others."""
+        wanted = {"decision_id", "session_id", "position", *partitions.PERSONS, *reading.columns}
+        wanted |= {*CLUSTERS[self.evaluation.cluster]}
+        slots = {name: column for name, column in batch.slots.items() if name in wanted}
+        return replace(batch, slots=slots, visits=batch.visits if reading.visits else None)
 
     def _without_moved(self, batch: Batch) -> Batch:
         """The batch without sessions whose user came later and belongs to another split."""

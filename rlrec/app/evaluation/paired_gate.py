@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-from rlrec.app.evaluation import estimates, fold, returns, targets
+from rlrec.app.evaluation import estimates, fold, returns, targets, totals
 from rlrec.app.evaluation.request import EmptyLog, Request
 from rlrec.app.evaluation.returns import ReturnUnit
 from rlrec.app.evaluation.sessions import SessionUnit
@@ -265,8 +265,8 @@ class Gain:
         near: bool = False,
     ) -> Gain:  # fmt: skip
         """sides: the candidate and what serves, with one reward; log: the filter; progress: as of `LogReader`; engine:
-        as of `fold.total`; near: other visits have shown that the candidate is near what was logged, so that a share of
-        effective visits is not asked of these again."""
+        as of `totals.of_log`; near: other visits have shown that the candidate is near what was logged, so that a share
+        of effective visits is not asked of these again."""
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log)
         choice = estimates.estimators(request)
         evaluation, (rows,), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)
@@ -275,7 +275,7 @@ class Gain:
             rows = ReturnUnit(**vars(rows), followed=returns.followed(unit))
         if near and isinstance(rows, SessionUnit):
             rows = replace(rows, fold=replace(rows.fold, supported=0.0))
-        partial = fold.total(rows, evaluation, log_reader, engine)
+        partial = totals.of_log([rows], evaluation, log_reader, engine)[rows]
         finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster)
         of_number = {number: each for (number, _), (each,) in finished.items()}
         # loggers count the same on both sides of the difference

@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from itertools import count
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.request import Evaluation
@@ -23,45 +24,55 @@ from rlrec.store.reader import Batch
 ENGINES = ("local", "dask")
 
 R_co = TypeVar("R_co", covariant=True)
-Partition = Iterable[Batch] | LogFolder
+
+
+class Partition(NamedTuple):
+    """A partition of the log: its number, and its batches, which can be read again, or the folder that has them."""
+
+    number: int
+    rows: Iterable[Batch] | LogFolder
 
 
 class Pass(Protocol[R_co]):
-    """The work on a partition of the log. It can be packed, with the unit as its handle."""
+    """The work on a partition of the log. It can be packed, with the unit as its handle. reading: of the partition."""
 
     @property
     def evaluation(self) -> Evaluation: ...
+    @property
+    def reading(self) -> Reading: ...
 
     def __call__(self, reader: LogReader, /) -> R_co: ...
 
 
-def results(reader: LogReader, reading: Reading, work: Pass[R_co], engine: Engine | None) -> Iterator[R_co]:
+def results(reader: LogReader, work: Pass[R_co], engine: Engine | None) -> Iterator[R_co]:
     """The results of all partitions in their order. engine: None to work on them here."""
     packed, number = packing.pack(work, handle=reader.unit), reader.evaluation.partitions
     folder, progress = reader.unit.folder, reader.unit.progress
-    rows = folder.split(number) if folder else reader.partitions(reading)
+    every: Iterable[Iterable[Batch] | LogFolder] = folder.split(number) if folder else reader.partitions(work.reading)
     if engine is None:
-        for index, batches in enumerate(rows, 1):
-            yield result(packed, reader.unit, batches, reader)
+        for done, rows in enumerate(every, 1):
+            yield result(packed, reader.unit, Partition(done - 1, rows), reader)
             if folder:
-                progress("partitions", index, index / number)
+                progress("partitions", done, done / number)
         return
+    elsewhere = (rows if isinstance(rows, LogFolder) else list(rows) for rows in every)
     early: dict[int, Any] = {}
     following = 0
-    for index, answer in engine.map(packed, rows if folder else map(list, rows)):
+    for index, answer in engine.map(packed, map(Partition, count(), elsewhere)):
         early[index] = answer
         while following in early:
             yield early.pop(following)
             following += 1
 
 
-def result(packed: bytes, unit: Unit, rows: Partition, reader: LogReader | None = None) -> Any:
+def result(packed: bytes, unit: Unit, partition: Partition, reader: LogReader | None = None) -> Any:
     """The result of one partition. reader: whose contexts and progress are used."""
     work: Pass[Any] = packing.unpack(packed, handle=unit)
     options: dict[str, Any] = {} if reader is None else {"contexts": reader.contexts, "progress": reader.progress}
-    if not isinstance(rows, LogFolder):
-        return work(LogReader(unit, work.evaluation, rows=rows, **options))
-    log, unit.folder = unit.folder, rows
+    options["number"] = partition.number
+    if not isinstance(partition.rows, LogFolder):
+        return work(LogReader(unit, work.evaluation, rows=partition.rows, **options))
+    log, unit.folder = unit.folder, partition.rows
     try:
         return work(LogReader(unit, work.evaluation, **options))
     finally:

@@ -21,7 +21,6 @@ from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums
 from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits
 from rlrec.arrays import Array, take
-from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionFold
@@ -29,16 +28,18 @@ from rlrec.ope.visit_carry_over import VisitCarryOverSums
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy.gradient import RECENCY, memory_of
 from rlrec.records import Reward
-from rlrec.store import Unit
+from rlrec.store import Unit, people
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SessionUnit:
-    """Ended visits as rows; see `fold.RowUnit`. cutoffs: which visits are old enough, by the id of a reward."""
+    """Ended visits as rows; see `fold.RowUnit`. cutoffs: which visits are old enough, by the id of a reward. returned:
+    whether persons have several visits."""
 
     evaluation: Evaluation
     fold: SessionFold
     cutoffs: Mapping[int, Cutoff]
+    returned: bool
     model: ReturnModel | None = None
     logging_states: bool = False
     simulates: bool = False
@@ -57,7 +58,7 @@ class SessionUnit:
         fold = SessionFold(estimators=estimators, gamma=gamma, horizon=horizon, spanning=spanning)
         rewards = {shared.reward.id: shared.reward for shared in evaluation.shared}
         cutoffs = {key: Cutoff.of(unit, reward) for key, reward in rewards.items()}
-        return cls(evaluation=evaluation, fold=fold, cutoffs=cutoffs)
+        return cls(evaluation=evaluation, fold=fold, cutoffs=cutoffs, returned=people.any_returned(unit))
 
     @property
     def fitted_on(self) -> Reading:
@@ -90,10 +91,9 @@ class SessionUnit:
     def slots_above(self, rows: EndedVisits, model: ReturnModel) -> None:
         return None
 
-    def visit_carry_over(self, reader: LogReader, engine: Engine | None) -> Mapping[int, VisitCarryOverSums]:
-        """One more pass over the log, of some 1,000,000 decisions at most, where persons have several visits."""
+    def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
         rewards = {shared.reward.id: shared.reward for shared in self.evaluation.shared}
-        return visit_carry_over.collect(reader, rewards, engine)
+        return visit_carry_over.collect(reader, rewards) if self.returned else {}
 
     def batch_of(
         self, logged: LoggedBatch, rows: EndedVisits, model: ReturnModel | None

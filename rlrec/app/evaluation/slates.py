@@ -13,12 +13,11 @@ from rlrec.app.evaluation.fold import RowCounts, any_slot
 from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
-from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
+from rlrec.app.evaluation.request import EmptyLog, Evaluation, PartialPages, SharedRows
 from rlrec.app.evaluation.reward_models import FittedRewardModel, RewardModelFit, RewardModelSums
 from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
-from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.slate_weighting import Iips, Interpol, Pbm, Pi
 from rlrec.ope.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
@@ -28,10 +27,6 @@ from rlrec.records import Reward
 from rlrec.store import Unit, reader
 from rlrec.store.bulk import Columns
 from rlrec.times import DAY_US
-
-
-class PartialPages(InputError):
-    """The log has pages of which it does not show every position."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,7 +140,7 @@ class SlateUnit:
     def slots_above(self, rows: CompletePages, model: FittedRewardModel) -> None:
         return None
 
-    def visit_carry_over(self, reader: LogReader, engine: Engine | None) -> dict[int, VisitCarryOverSums]:
+    def visit_carry_over(self, reader: LogReader) -> dict[int, VisitCarryOverSums]:
         return {}
 
     def batch_of(

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import reduce
-from itertools import islice
 
 import numpy as np
 
-from rlrec.app.evaluation import log_rows, passes
+from rlrec.app.evaluation import log_rows
 from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.log_rows import CLUSTERS, ArmTable
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.log import reward_log
 from rlrec.app.log.ended_visits import visit_indices
-from rlrec.app.log.partitions import BUCKETS
 from rlrec.arrays import Ids, Index, look_up, run_starts, take
-from rlrec.compute import Engine
 from rlrec.ope.visit_carry_over import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
-from rlrec.records import Reward, add_each
-from rlrec.store import Unit, contents, people
+from rlrec.records import Reward
+from rlrec.store import Unit, contents
 from rlrec.store.bulk import Columns
 from rlrec.store.events import RETURN
 from rlrec.store.reader import Batch
@@ -37,34 +32,12 @@ _READING = Reading(
 )  # fmt: skip
 
 
-def collect(
-    reader: LogReader, rewards: Mapping[int, Reward], engine: Engine | None = None
-) -> Mapping[int, VisitCarryOverSums]:
-    """The sums of the test for each reward, by its id; nothing where no person has several visits."""
+def collect(reader: LogReader, rewards: Mapping[int, Reward]) -> Mapping[int, VisitCarryOverSums]:
+    """The sums of the test for each reward, by its id, over a partition of the log: nothing beyond the first ones."""
     evaluation = reader.evaluation
-    if not people.any_returned(reader.unit):
-        return {}
-    number, decisions = evaluation.partitions, evaluation.extent.decisions
-    most = min(number, max(1, MOST * number // max(1, decisions)))
-    if most < number:
-        buckets = [bucket for bucket in range(BUCKETS) if bucket % number < most]
-        evaluation = replace(evaluation, selection=replace(evaluation.selection, buckets=buckets))
-    work = VisitCarryOverPass(evaluation=evaluation, rewards=rewards)
-    of_persons = LogReader(reader.unit, evaluation, contexts=reader.contexts, progress=reader.progress)
-    return reduce(add_each, islice(passes.results(of_persons, _READING, work, engine), most), {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisitCarryOverPass:
-    """The pass of the test, for rewards by their ids."""
-
-    evaluation: Evaluation
-    rewards: Mapping[int, Reward]
-
-    def __call__(self, reader: LogReader, /) -> Mapping[int, VisitCarryOverSums]:
-        batches = list(reader.batches(_READING))
-        batch = Batch.joined(batches) if batches else None
-        return _sums(reader.unit, batch, self.rewards, self.evaluation) if batch is not None else {}
+    most = max(1, MOST * evaluation.partitions // max(1, evaluation.extent.decisions))
+    batches = list(reader.batches(_READING)) if reader.number < most else []
+    return _sums(reader.unit, Batch.joined(batches), rewards, evaluation) if batches else {}
 
 
 def _sums(

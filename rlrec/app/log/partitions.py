@@ -6,6 +6,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
@@ -39,15 +40,15 @@ def buckets(slots: Columns) -> Ids:
 def read(
     unit: Unit, selection: Selection, number: int, *, columns: Collection[str],
     wanted: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
-) -> Iterator[Iterator[Batch]]:  # fmt: skip
-    """The batches of each partition of the selected log, whole sessions by their ids; each partition is read to its end
-    before the next one. wanted, visits, keys: as of `reader.batches`; contexts come along where there is one
-    partition alone."""
+) -> Iterator[Iterable[Batch]]:  # fmt: skip
+    """The batches of each partition of the selected log, whole sessions by their ids; each partition is read, as often
+    as is wanted (of a folder once), before the next one. wanted, visits, keys: as of `reader.batches`; contexts come
+    along where there is one partition alone."""
     if unit.folder is not None:
         yield unit.folder.batches(selection, columns=columns, wanted=wanted, visits=visits, keys=keys)
         return
     if number == 1:
-        yield cut(reader.batches(unit, selection, columns=columns, wanted=wanted, visits=visits, keys=keys))
+        yield list(cut(reader.batches(unit, selection, columns=columns, wanted=wanted, visits=visits, keys=keys)))
         return
     needed = {*columns, *PERSONS}
     with ExitStack() as stack:
@@ -57,21 +58,30 @@ def read(
             for index in np.unique(partition).tolist():
                 pickle.dump(batch.of_rows(np.flatnonzero(partition == index)), files[index], pickle.HIGHEST_PROTOCOL)
         for file in files:
-            file.seek(0)
             with closing(file):
-                yield cut(_pieces(file))
+                yield _SpooledRows(file)
 
 
 def _spool(number: int) -> IO[bytes]:
     return SpooledTemporaryFile(max_size=max(1, ROOM // number))
 
 
-def _pieces(file: IO[bytes]) -> Iterator[Batch]:
-    while True:
-        try:
-            yield pickle.load(file)
-        except EOFError:
-            return
+@dataclass(frozen=True)
+class _SpooledRows:
+    """The batches of a partition, from its file each time."""
+
+    file: IO[bytes]
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.file.seek(0)
+        return cut(self._pieces())
+
+    def _pieces(self) -> Iterator[Batch]:
+        while True:
+            try:
+                yield pickle.load(self.file)
+            except EOFError:
+                return
 
 
 def cut(pieces: Iterable[Batch]) -> Iterator[Batch]:

@@ -111,13 +111,13 @@ class DatasetWriter:
         self._most = self._most_loggers(self.evaluation.extent.steps)
         self._strata: Sequence[Stratum] = (OTHERS,)
         self._met = LoggersMet()
-        self._reading = Reading(columns=READ, visits=True, keys=True)
+        self.reading = Reading(columns=READ, visits=True, keys=True)
 
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
         """Write what of the selected log can be used. engine: as of `passes.results`."""
         report = WriteReport(unused=UnusedVisits())
         log_reader = LogReader(self.unit, self.evaluation, progress=progress)
-        for written in passes.results(log_reader, self._reading, self, engine):
+        for written in passes.results(log_reader, self, engine):
             for rows in written.rows:
                 dataset.add(rows)
             if written.rows:
@@ -129,7 +129,7 @@ class DatasetWriter:
     def __call__(self, log_reader: LogReader, /) -> WrittenVisits:
         """The visits of a partition that can be used."""
         report, rows = WriteReport(unused=UnusedVisits()), list[VisitRows]()
-        for batch in log_reader.batches(self._reading):
+        for batch in log_reader.batches(self.reading):
             visits, unused = ended_visits.usable(batch, self.reward, self.cutoff)
             report += WriteReport(unused=unused)
             if not len(visits):
