@@ -4,8 +4,8 @@ pyarrow's own way to an array loads pandas wherever that is installed, in every 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from rlrec.store.reader import ABSENT, COLUMNS, NO_SCORE, ONCE
 
 ROOM = 128_000_000  # bytes of columns that are held, of files that the next batch may read again
 SLOTS = {"position", "arm_id", "propensity", "marginal", "min_propensity", "score", "censored", "rounded"}
+STARTS = "starts"  # names where the slots of each decision begin, (n + 1,)
 _ELSEWHERE = {"recorded": "history", "subsampled": "keep_probability", "route_id": "route_decision"}
 _DEFAULTS = {  # in place of null; 0 for other numbers
     "variant_id": ABSENT, "user_id": ABSENT, "ended_at": ABSENT, "score": NO_SCORE, "keep_probability": 1.0,
@@ -25,63 +26,59 @@ _DEFAULTS = {  # in place of null; 0 for other numbers
 _KINDS = {"double": np.float64, "int32": np.int32}  # all other numbers, and times, are int64
 
 
-class FileColumns(NamedTuple):
-    """Columns of the decisions of a file, where the slots of each begin, (n + 1,), and columns of these."""
-
-    decisions: Columns
-    starts: Ids
-    slots: Columns
-
-
 class FileReader:
     """Reads columns of the files of a folder, and holds those that may be read again as long as there is room."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._held: dict[Any, tuple[Any, int]] = {}
+        self._held: dict[tuple[str, ...], tuple[Any, int]] = {}
+        self._bytes = 0
 
     def numbers(self, path: str, names: Sequence[str]) -> Columns:
         """Columns of a file as arrays."""
         columns = table(load_pyarrow(), self.folder, path, names)
         return {name: _array(name, columns.column(name).combine_chunks()) for name in names}
 
-    def decisions(self, path: str, once: Sequence[str], slots: Sequence[str]) -> FileColumns:
-        """Columns of the decisions of a file, and of their slots."""
+    def decisions(self, path: str, names: Sequence[str]) -> Columns:
+        """Columns of the decisions of a file, and of their slots; with these STARTS. All that are not held are read
+        at once."""
+        wanted = [*names, *([STARTS] if SLOTS.intersection(names) else [])]
+        held = {name: self._held[path, name][0] for name in wanted if (path, name) in self._held}
+        read = self._read(path, [name for name in wanted if name not in held]) if len(held) < len(wanted) else {}
+        for name, column in read.items():
+            self._hold((path, name), column, _size(column))
+        return held | read
 
-        def read() -> tuple[FileColumns, int]:
-            names = dict.fromkeys(_ELSEWHERE.get(name, name) for name in once)
-            stored = table(load_pyarrow(), self.folder, path, [*names, *(f"slot.{name}" for name in slots)])
-            columns = {name: _of_decision(name, stored) for name in once}
-            starts, of_slots = np.zeros(len(stored) + 1, np.int64), Columns()
-            if slots:
-                lists = stored.column("slot").combine_chunks()
-                starts, fields = offsets(_plain(lists.value_lengths())), lists.flatten()
-                of_slots = {name: _array(name, fields.field(name)) for name in slots}
-            return FileColumns(columns, starts, of_slots), sum(map(_size, (*columns.values(), *of_slots.values())))
-
-        result: FileColumns = self._hold((path, *once, *slots), read)
-        return result
+    def _read(self, path: str, names: Sequence[str]) -> Columns:
+        slots = [name for name in names if name in SLOTS] or (["position"] if STARTS in names else [])
+        once = [name for name in names if name not in SLOTS and name != STARTS]
+        of_decisions = dict.fromkeys(_ELSEWHERE.get(name, name) for name in once)
+        stored = table(load_pyarrow(), self.folder, path, [*of_decisions, *(f"slot.{name}" for name in slots)])
+        columns = {name: _of_decision(name, stored) for name in once}
+        if slots:
+            lists = stored.column("slot").combine_chunks()
+            columns[STARTS], fields = offsets(_plain(lists.value_lengths())), lists.flatten()
+            columns |= {name: _array(name, fields.field(name)) for name in slots}
+        return columns
 
     def values(self, path: str, name: str, lines: Ids) -> list[Any]:
         """The values of a column at these lines of a file, as Python has them."""
-        pa = load_pyarrow()
-
-        def read() -> tuple[Any, int]:
+        pa, key = load_pyarrow(), (path, name, "values")
+        if key in self._held:
+            column = self._held[key][0]
+        else:
             column = table(pa, self.folder, path, [name]).column(0).combine_chunks()
-            return column, column.nbytes
-
+            self._hold(key, column, column.nbytes)
         index = pa.Array.from_buffers(pa.int64(), len(lines), [None, pa.py_buffer(np.ascontiguousarray(lines))])
-        values: list[Any] = self._hold((path, name), read).take(index).to_pylist()
+        values: list[Any] = column.take(index).to_pylist()
         return values
 
-    def _hold(self, key: Any, read: Callable[[], tuple[Any, int]]) -> Any:
-        """A value that is read once, as long as there is room for it; the eldest ones go first."""
-        if key not in self._held:
-            value = read()
-            while self._held and value[1] + sum(size for _, size in self._held.values()) > ROOM:
-                del self._held[next(iter(self._held))]
-            self._held[key] = value
-        return self._held[key][0]
+    def _hold(self, key: tuple[str, ...], value: Any, size: int) -> None:
+        """Hold a value as long as there is room for it; the eldest ones go first."""
+        self._bytes += size
+        while self._held and self._bytes > ROOM:
+            self._bytes -= self._held.pop(next(iter(self._held)))[1]
+        self._held[key] = value, size
 
 
 def joined(pieces: Sequence[npt.NDArray[Any]], kind: Any) -> npt.NDArray[Any]:

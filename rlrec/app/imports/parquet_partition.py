@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlrec.app.imports.parquet_columns import SLOTS, FileColumns, FileReader, joined
+from rlrec.app.imports.parquet_columns import SLOTS, STARTS, FileReader, joined
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, look_up, piece_rows, run_starts, take
 from rlrec.store.bulk import Columns
@@ -118,7 +118,7 @@ class FolderPartition(LogFolder):
 
     @cached_property
     def _index(self) -> Columns:
-        pieces = [self._file(path).decisions for path in self.files["decisions"]]
+        pieces = [self._file(path) for path in self.files["decisions"]]
         columns = {name: joined([piece[name] for piece in pieces], np.int64) for name in INDEX}
         columns["file"] = np.repeat(np.arange(len(pieces)), [len(piece["step"]) for piece in pieces])
         columns["line"] = joined([np.arange(len(piece["step"])) for piece in pieces], np.int64)
@@ -126,10 +126,9 @@ class FolderPartition(LogFolder):
         order = here[np.lexsort((columns["decision_id"][here], columns["session_id"][here]))]
         return take(columns, order)
 
-    def _file(self, path: str) -> FileColumns:
-        """The columns of a file that are wanted: all that a pass reads of it are read at once."""
-        once = [name for name in self._wanted if name not in SLOTS]
-        return self._reader.decisions(path, [*INDEX, *once], [name for name in self._wanted if name in SLOTS])
+    def _file(self, path: str) -> Columns:
+        """The columns of a file that are wanted."""
+        return self._reader.decisions(path, [*INDEX, *self._wanted])
 
     @cached_property
     def _events(self) -> Columns:
@@ -244,8 +243,9 @@ class FolderPartition(LogFolder):
         pieces, counts, begin, total = [], np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64), 0
         for path, chosen, line in self._by_file(rows):
             file = self._file(path)
-            counts[chosen] = np.diff(file.starts)[line]
-            pieces.append(take(file.slots, piece_rows(file.starts[line], counts[chosen])))
+            counts[chosen] = np.diff(file[STARTS])[line]
+            slots = piece_rows(file[STARTS][line], counts[chosen])
+            pieces.append({name: file[name][slots] for name in names})
             ends = np.cumsum(counts[chosen])
             begin[chosen] = total + ends - counts[chosen]
             total += int(counts[chosen].sum())
@@ -258,7 +258,7 @@ class FolderPartition(LogFolder):
         for path, chosen, line in self._by_file(rows) if names else ():
             file = self._file(path)
             for name, column in columns.items():
-                column[chosen] = file.decisions[name][line]
+                column[chosen] = file[name][line]
         return columns
 
     def _by_file(self, rows: Ids) -> Iterator[tuple[str, Ids, Ids]]:
