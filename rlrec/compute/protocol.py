@@ -11,12 +11,14 @@ from typing import Any, NamedTuple, Protocol
 from rlrec.errors import RlrecError
 
 # Of workers, set before numpy is loaded: one thread each, and memory of arrays that stays with the process. A trim
-# threshold alone, an empty one too, lets glibc ask the kernel for each of them.
+# threshold alone, an empty one too, lets glibc ask the kernel for each of them; and so do threads (Dask works in one)
+# that have memory apart.
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MALLOC_TRIM_THRESHOLD_": "134217728",
     "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_ARENA_MAX": "1",
 }
 DEATHS = 4  # of workers on one partition, after which it is refused
 
