@@ -110,6 +110,10 @@ class RowFile:
         """columns: of the names, types and widths that all rows have; their rows are not written."""
         self._file = _unnamed_file()
         self._dtype = np.dtype([(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
 
     def close(self) -> None:
         """Let the file go."""
@@ -121,6 +125,7 @@ class RowFile:
         for name, values in columns.items():
             rows[name] = values
         _write(self._file, rows.tobytes())
+        self._length += len(rows)
 
     def gather(self, begins: Ids, lengths: Ids) -> dict[str, npt.NDArray[Any]]:
         """Runs of rows, end to end, column by column. They are read: a map would hold what lies around them too."""

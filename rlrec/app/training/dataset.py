@@ -1,7 +1,7 @@
 """Visits on disk: written as they come, then read in batches, in the order of digests of their names.
 
 What is read, and in which order, follows from the keys of visits and arms alone, never from ids: the same log in
-another order trains the same parameters. Some 40 bytes a visit are in memory, and only until they are in order."""
+another order trains the same parameters."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from rlrec.app.evaluation.fixed_loggers import LoggersMet
 from rlrec.app.log.splits import TRAIN
 from rlrec.app.training.array_file import ArrayFile, RowFile
+from rlrec.app.training.visit_index import VisitIndex
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, offsets
 from rlrec.ope.strata import OTHERS, Stratum
 from rlrec.policy.features import Sparse
@@ -114,7 +115,7 @@ ARM = {"arm": "i4", "memory": "f4"}
 WORD = {"column": "i4", "value": "f4"}  # of sparse contexts, "words" a decision
 VISIT = {"name": "u8", "split": "i1", "cluster": "i8", "stratum": "i1", "length": "i4"}
 SETS = ("catalogue", "count", "eligible_arms")  # one an eligible set of a batch; then the arms of all of them
-INDEX = (*VISIT.values(), "i4", "i4", "i4")  # one a visit; then how many slots, arms and words it has
+FILES = ("decisions", "slots", "arms", "words")  # a visit has rows in each
 
 
 class DatasetSplit:
@@ -122,11 +123,8 @@ class DatasetSplit:
     strata: of its visits, by their indices. visits: how many; longest: decisions of the longest; spanning: whether some
     cluster has several visits."""
 
-    def __init__(
-        self, catalogues: Sequence[Catalogue], cluster: Ids, length: Ids, strata: Sequence[Stratum] = (OTHERS,)
-    ) -> None:
-        self.strata = strata
-        self.visits, self.longest = len(length), int(length.max(initial=1))
+    def __init__(self, catalogues: Sequence[Catalogue], cluster: Ids, strata: Sequence[Stratum] = (OTHERS,)) -> None:
+        self.strata, self.visits, self.longest = strata, len(cluster), 1
         self.spanning = len(np.unique(cluster)) < len(cluster)
         self._catalogues, self._file = catalogues, ArrayFile()
 
@@ -136,6 +134,7 @@ class DatasetSplit:
 
     def add(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write one more batch: all columns of VisitRows, and those of its eligible sets."""
+        self.longest = max(self.longest, int(columns["length"].max()))
         self._file.add([columns])
 
     def batches(self, most: int | None = None) -> Iterator[VisitRows]:
@@ -177,7 +176,7 @@ class Dataset:
         self._catalogues: dict[bytes, Catalogue] = {}
         self._files: list[RowFile] = []
         self._eligible, self._n_eligible = RowFile({"arm": np.empty(0, "i4")}), 0
-        self._index: list[list[npt.NDArray[Any]]] = []
+        self._index = VisitIndex()
         self._has_column = np.zeros(0, np.bool_)
 
     @property
@@ -187,6 +186,7 @@ class Dataset:
 
     def close(self) -> None:
         """Let the files go."""
+        self._index.close()
         for file in (self._eligible, *self._files):
             file.close()
         for split in self.splits.values():
@@ -205,12 +205,15 @@ class Dataset:
         self._note_columns(words, np.repeat(rows.split == TRAIN, rows.length))
         tables[0] |= self._write_sets(rows)
         self._files = self._files or [RowFile(columns) for columns in tables]
+        # where the rows of each visit begin in each file, and how many they are
+        index: dict[str, npt.NDArray[Any]] = {name: np.asarray(getattr(rows, name), VISIT[name]) for name in VISIT}
+        lengths = np.ones(len(rows.eligible), np.int64), rows.size, rows.remembered, many
+        for name, file, of_decision in zip(FILES, self._files, lengths, strict=True):
+            count = np.add.reduceat(of_decision, rows.start[:-1])
+            index |= {f"{name}_begin": len(file) + np.cumsum(count) - count, f"{name}_count": count}
+        self._index.add(index)
         for file, columns in zip(self._files, tables, strict=True):
             file.append(columns)
-        lengths = rows.size, rows.remembered, many
-        counts = (np.add.reduceat(of_decision, rows.start[:-1]) for of_decision in lengths)
-        index = (*(getattr(rows, name) for name in VISIT), *counts)
-        self._index.append([np.asarray(values, dtype) for values, dtype in zip(index, INDEX, strict=True)])
 
     def _note_columns(self, words: Sparse, teaches: Flags) -> None:
         columns = words.column[teaches[words.row]]
@@ -238,24 +241,18 @@ class Dataset:
     def arrange(self, sizes: Mapping[int, int], *, weighed: Ids | None = None) -> None:
         """Put all that was written into splits, those named, in batches of at most so many visits. weighed: the columns
         of sparse contexts that stay, numbered by their index among these."""
-        written = zip(*self._index, strict=True) if self._index else [[np.empty(0, dtype)] for dtype in INDEX]
-        name, split, cluster, stratum, *lengths = (np.concatenate(column) for column in written)
-        begins = [np.cumsum(length, dtype=np.int64) - length for length in lengths]
-        self._index, catalogues = [], list(self._catalogues.values())
-        strata, index = self._fixed()
+        catalogues = list(self._catalogues.values())
+        strata, of_stratum = self._fixed()
         for number, size in sizes.items():
-            members = np.flatnonzero(split == number)
-            members = members[np.argsort(name[members], kind="stable")]
-            self.splits[number] = DatasetSplit(catalogues, cluster[members], lengths[0][members], strata)
-            for visits in np.array_split(members, -(-len(members) // size)) if len(members) else ():
-                of_stratum = index[stratum[visits]]
-                of_visits = (name[visits], split[visits], cluster[visits], of_stratum, lengths[0][visits])
-                columns: dict[str, npt.NDArray[Any]] = dict(zip(VISIT, of_visits, strict=True))
-                for file, begin, length in zip(self._files, begins, lengths, strict=True):
-                    columns |= file.gather(begin[visits], length[visits].astype(np.int64))
+            split = self.splits[number] = DatasetSplit(catalogues, self._index.column(number, "cluster"), strata)
+            for visits in self._index.batches(number, size):
+                columns = {name: visits[name] for name in VISIT} | {"stratum": of_stratum[visits["stratum"]]}
+                for name, file in zip(FILES, self._files, strict=True):
+                    columns |= file.gather(visits[f"{name}_begin"], visits[f"{name}_count"])
                 words = _words_of(columns).among(np.empty(0, np.int64) if weighed is None else weighed)
                 columns |= {"words": np.diff(words.start), "column": words.column, "value": words.value}
-                self.splits[number].add(columns | self._read_sets(*(columns.pop(column) for column in SET)))
+                split.add(columns | self._read_sets(*(columns.pop(column) for column in SET)))
+        self._index.close()
         for file in (self._eligible, *self._files):
             file.close()
         self._files = []
