@@ -32,7 +32,7 @@ def _evaluate(store: Store, request: Request, estimators: EstimatorChoice, worke
     with store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, request.log)
         try:
-            with workers.opened(store, unit.now) as engine:
+            with workers.opened(store, unit.now, has_reasons=True) as engine:
                 return estimates.answer(unit, request, estimators, selection, engine)
         except EmptyLog as error:
             if error.wait_us is not None:

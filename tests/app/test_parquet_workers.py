@@ -21,6 +21,7 @@ from rlrec.errors import RlrecError
 from rlrec.store import beliefs
 from tests.app import logs
 from tests.app.test_parquet_files import FEW, export, judged, prepare
+from tests.compute.test_engines import Mortal
 from tests.conftest import Run, runner
 
 pytestmark = pytest.mark.slow
@@ -92,6 +93,17 @@ def test_training_on_a_folder_gives_the_parameters_of_the_store(db: str, tmp_pat
     others = ((None, TWO), (log, HERE), (log, Workers(engine="dask")))  # on SQLite: they take half a minute
     for of_log, workers in ((log, TWO), *(others if db.endswith(".db") else ())):
         assert trained(db, of_log, workers) == expected
+
+
+def test_training_survives_a_lost_worker(
+    exported: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, folder = exported
+    expected = pytest.approx(trained(db, None, HERE), rel=1e-12, abs=1e-15)
+    monkeypatch.setenv("MORTAL", str(tmp_path))
+    monkeypatch.setattr(passes, "StoreRunner", Mortal)
+    assert trained(db, f"parquet:{folder}", Workers(jobs=2, engine="dask")) == expected
+    assert (tmp_path / "2").exists()
 
 
 @pytest.mark.usefixtures("forked_workers")

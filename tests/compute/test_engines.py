@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import evaluate
+from rlrec.app import evaluate, exposure
 from rlrec.app.evaluation import passes
 from rlrec.app.evaluation.passes import StoreRunner, Workers
 from rlrec.compute.cluster import Cluster, SchedulerAbsent
@@ -154,6 +154,21 @@ def test_workers_with_other_versions_are_refused_and_other_processors_are_told()
     assert is_mixed(Fingerprint(here.versions, ("ABACUS",)), here)
     with pytest.raises(RlrecError, match=r"a worker has numpy 0\.1, and this process numpy"):
         is_mixed(Fingerprint((here.versions[0], "numpy 0.1", here.versions[2]), here.processor), here)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [exposure.exposure, evaluate.evaluate])
+def test_mixed_processors_are_said_once(served: str, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    """By a notice, where what comes out has no reasons."""
+    monkeypatch.setattr(Processes, "mixed", True)
+    notices: list[str] = []
+    request = exposure.Request() if run is exposure.exposure else evaluate.Request(targets=["uniform"])
+    with closing(logs.at(served, 1e6)) as store:
+        store.notice = notices.append
+        answer = run(store, request, Workers(jobs=2))
+    if isinstance(answer, list):
+        assert all("mixed-cpus" in row.estimate.reasons for row in answer)
+    assert [text.partition(":")[0] for text in notices] == ([] if isinstance(answer, list) else ["mixed-cpus"])
 
 
 def test_a_scheduler_without_dask_is_refused(served: str) -> None:

@@ -14,6 +14,7 @@ from rlrec.app.evaluation.candidates import Inclusion
 from rlrec.app.evaluation.impressions import ImpressionUnit
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import CLUSTERS, RowGroup
+from rlrec.app.evaluation.passes import MIXED
 from rlrec.app.evaluation.request import Evaluation, Request
 from rlrec.app.evaluation.sessions import SessionUnit
 from rlrec.app.evaluation.slates import SlateUnit
@@ -122,7 +123,7 @@ def answer(
     inclusion = reduce(add, (partial.inclusion for partial in partials))
     rows = _rows(evaluation, estimators, by_unit, inclusion)
     if engine is not None and engine.mixed:
-        mixed = (replace(row.estimate, reasons=(*row.estimate.reasons, "mixed-cpus")) for row in rows)
+        mixed = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
         return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed, strict=True)]
     return rows
 

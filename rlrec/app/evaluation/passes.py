@@ -17,11 +17,13 @@ from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.inputs import lookup
 from rlrec.compute import Engine, packing
 from rlrec.errors import InputError
+from rlrec.ope import verdicts
 from rlrec.store import Store, Unit
 from rlrec.store.folders import LogFolder
 from rlrec.store.reader import Batch
 
 ENGINES = ("local", "dask")
+MIXED = "mixed-cpus"  # the reason where workers have other processors than this machine
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -104,8 +106,9 @@ class Workers:
     scheduler: str | None = None
 
     @contextmanager
-    def opened(self, store: Store, now: int) -> Iterator[Engine | None]:
-        """The engine; None to work in this process. Raises InputError for an unknown one."""
+    def opened(self, store: Store, now: int, *, has_reasons: bool = False) -> Iterator[Engine | None]:
+        """The engine; None to work in this process. has_reasons: of what comes out of it; else a notice says that
+        processors were mixed. Raises InputError for an unknown one."""
         if self.engine not in ENGINES:
             raise lookup.unknown("engine", self.engine, ENGINES, hint=f"one of {', '.join(ENGINES)}")
         if self.scheduler is not None and self.engine != "dask":
@@ -127,6 +130,8 @@ class Workers:
             engine = Processes(self.jobs, runner)
         with closing(engine):
             yield engine
+        if engine.mixed and not has_reasons:
+            store.notice(f"{MIXED}: {verdicts.REASONS[MIXED]}")
 
 
 HERE = Workers()
