@@ -17,7 +17,7 @@ from rlrec.app.serving import assignment, decision_json, planned_requests
 from rlrec.app.serving.assignment import RampStopped
 from rlrec.app.serving.cache import ServingCache
 from rlrec.app.serving.decision_json import Answer
-from rlrec.app.serving.draws import DrawnSlate, draw, draw_stateful, signed
+from rlrec.app.serving.draws import DrawnSlate, draw, draw_stateful, prepare, signed
 from rlrec.app.serving.open_sessions import OpenSession, OpenSessions
 from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Request, SharedDistribution
 from rlrec.app.serving.returned_users import policies_of_last, returned
@@ -111,6 +111,7 @@ def _recommend_group(
             store.flush()
         if not interned:
             _intern(store, bodies, sets, cache)
+        prepare(distributions)  # before anybody waits for the locks of this group
         ledgers: list[Ledger] = []
         write = partial(_write, planned=planned, locked=locked, seed=seed, cache=cache, also=also, ledgers=ledgers)
         try:

@@ -83,6 +83,11 @@ class SlateSampler:
         self._size, self._floor, self._arms, self._scores = size, floor, len(scores), scores
         self._order: Order = scores.order(size, before=before._order if before else None)
 
+    def prepare(self) -> None:
+        """Compute ahead what `draw` will need of the belief alone."""
+        if isinstance(self._order, DrawnOrder):
+            _ = self._cumulative if self._size == 1 else self.marginals
+
     def draw(self, *, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
         """Slates of n decisions, with the probability each of them had.
 

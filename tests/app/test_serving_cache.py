@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlrec.app import recommend as recommending
 from rlrec.app.distributions import exact
 from rlrec.app.inputs import lookup
 from rlrec.app.recommend import Request, recommend_group
@@ -66,3 +67,23 @@ def test_only_the_arms_that_moved_are_read(run: Run, db: str, monkeypatch: pytes
         monkeypatch.setattr(exact, "_stored", None)  # it reads them all
         answers = recommend_group(store, [Request(policy="p", session="s1", size=2)], cache=cache)
         assert isinstance(answers[0], dict)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_probabilities_are_computed_before_a_lock_is_taken(
+    run: Run, db: str, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Others wait for the lock of the policy, and would wait for them."""
+    done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(3))))
+    done(run("policy", "create", "p", "--kind", "thompson"))
+    computed, write = list[bool](), recommending._write
+
+    def observed(unit: Unit, **arguments: Any) -> Any:
+        for plan in arguments["planned"].values():
+            computed.append(bool({"_cumulative", "marginals"} & vars(plan.shared.case.samplers[size]).keys()))
+        return write(unit, **arguments)
+
+    monkeypatch.setattr(recommending, "_write", observed)
+    with closing(Store(db)) as store:
+        recommend_group(store, [Request(policy="p", session="s", size=size)], cache=ServingCache())
+    assert computed == [True]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from math import exp, log
 from typing import Any
@@ -54,6 +54,13 @@ class DrawnSlate:
         self.candidates: DrawnCandidates | None = None
         self.listed: dict[str, Any] = {}
         self.teams: str | None = None
+
+
+def prepare(distributions: Collection[SharedDistribution]) -> None:
+    """Compute ahead what the draws from these distributions will need, while nobody waits for a lock."""
+    for shared in distributions:
+        if not shared.stateful and shared.ranker is None and shared.case.rankers is None:
+            shared.case.pages(shared.size).prepare()
 
 
 def draw(
