@@ -39,14 +39,15 @@ class FileReader:
         columns = table(load_pyarrow(), self.folder, path, names)
         return {name: _array(name, columns.column(name).combine_chunks()) for name in names}
 
-    def decisions(self, path: str, names: Sequence[str]) -> Columns:
+    def decisions(self, path: str, names: Sequence[str], *, passing: Sequence[str] = ()) -> Columns:
         """Columns of the decisions of a file, and of their slots; with these STARTS. All that are not held are read
-        at once."""
-        wanted = [*names, *([STARTS] if SLOTS.intersection(names) else [])]
+        at once. passing: those that are not held afterwards."""
+        wanted = [*passing, *names, *([STARTS] if SLOTS.intersection(names) else [])]
         held = {name: self._held[path, name][0] for name in wanted if (path, name) in self._held}
         read = self._read(path, [name for name in wanted if name not in held]) if len(held) < len(wanted) else {}
         for name, column in read.items():
-            self._hold((path, name), column, _size(column))
+            if name not in passing:
+                self._hold((path, name), column, _size(column))
         return held | read
 
     def _read(self, path: str, names: Sequence[str]) -> Columns:

@@ -118,17 +118,13 @@ class FolderPartition(LogFolder):
 
     @cached_property
     def _index(self) -> Columns:
-        pieces = [self._file(path) for path in self.files["decisions"]]
+        pieces = [self._reader.decisions(path, self._wanted, passing=INDEX) for path in self.files["decisions"]]
         columns = {name: joined([piece[name] for piece in pieces], np.int64) for name in INDEX}
         columns["file"] = np.repeat(np.arange(len(pieces)), [len(piece["step"]) for piece in pieces])
         columns["line"] = joined([np.arange(len(piece["step"])) for piece in pieces], np.int64)
         here = np.flatnonzero(self._here(columns["session_id"], self.files["decisions"], columns["file"]))
         order = here[np.lexsort((columns["decision_id"][here], columns["session_id"][here]))]
         return take(columns, order)
-
-    def _file(self, path: str) -> Columns:
-        """The columns of a file that are wanted."""
-        return self._reader.decisions(path, [*INDEX, *self._wanted])
 
     @cached_property
     def _events(self) -> Columns:
@@ -242,7 +238,7 @@ class FolderPartition(LogFolder):
         """Columns of the slots of decisions, and how many each has, (n,)."""
         pieces, counts, begin, total = [], np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64), 0
         for path, chosen, line in self._by_file(rows):
-            file = self._file(path)
+            file = self._reader.decisions(path, self._wanted)
             counts[chosen] = np.diff(file[STARTS])[line]
             slots = piece_rows(file[STARTS][line], counts[chosen])
             pieces.append({name: file[name][slots] for name in names})
@@ -256,7 +252,7 @@ class FolderPartition(LogFolder):
         """Columns of decisions that are not in the index."""
         columns: Columns = {name: np.empty(len(rows), COLUMNS[name][0]) for name in names}
         for path, chosen, line in self._by_file(rows) if names else ():
-            file = self._file(path)
+            file = self._reader.decisions(path, self._wanted)
             for name, column in columns.items():
                 column[chosen] = file[name][line]
         return columns
