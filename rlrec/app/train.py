@@ -169,7 +169,7 @@ class _TrainingRun:
         if self.policy.is_sparse:
             self.policy, start = self.policy.with_columns(self.dataset.columns, start)
         weighed = self.policy.design.columns if self.policy.is_sparse else None
-        self.dataset.arrange({TRAIN: self.request.batch, TUNE: VISITS}, weighed=weighed)
+        self.dataset.arrange({TRAIN: self.dataset.batch(self.request.batch), TUNE: VISITS}, weighed=weighed)
         self.lease.renew()
         self._check()
         if unused := unused_sessions(self.report):

@@ -47,9 +47,11 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     type=NUMBER,
     default=0.005,
     show_default=True,
-    help="Step size, at first: of Adam, or of the natural steps of slots.",
+    help="Size of a natural step, at first: how much it changes the log probability of what was shown.",
 )
-@click.option("--batch", type=Integer(1, 1_000_000), default=500, show_default=True, help="Visits of one step.")
+@click.option(
+    "--batch", type=Integer(1, 1_000_000), default=500, show_default=True, help="Visits of one step, at most."
+)
 @click.option("--entropy", type=NUMBER, default=0.0, show_default=True, help="Reward of a nat of entropy.")
 @click.option(
     "--clip-weight", type=CLIP, default="20", show_default=True,

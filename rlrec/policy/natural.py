@@ -19,6 +19,7 @@ from rlrec.records import add_each
 
 BIAS, WEIGHTS, ARM_MEMORY, HISTORY = "bias", "linear", "own", "history"
 FOLDS = 10  # sums of batches that are compared with each other
+MOST = 100  # batches: a pass over more of them leads as far as one over so many
 DOUBT = 1.0  # standard errors by which the agreement of the batches is taken to be less than it looks
 
 
@@ -122,9 +123,9 @@ class NaturalSteps:
         arms gain on average, so that an arm which was seldom shown moves as the other arms do. gradients: by features
         less their means; fisher: diagonal of the Fisher matrix of all slots, by the same.
 
-        A pass over all batches at rate r changes the log probability of a slot by r x batches (root mean square).
-        Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher matrix, and
-        empirical Bayes shrinkage towards a mean (Efron & Morris 1973)."""
+        A pass over up to MOST batches, at rate r, changes the log probability of a slot by r x batches (root mean
+        square). Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher matrix,
+        and empirical Bayes shrinkage towards a mean (Efron & Morris 1973)."""
         sizes, moved = Parameters(), 0.0
         shared = shares = np.zeros(len(fisher[BIAS]))
         for name, total in gradients.total.items():
@@ -140,13 +141,13 @@ class NaturalSteps:
                 shared, shares = sizes[name] * prior, sizes[name] / float((sizes[name] * of_fisher).sum())
                 change = change + shared * float(shares @ total)
             moved += float((of_fisher * change**2).sum())
-        unit = np.sqrt(slots / moved) * decisions if moved else 0.0
+        unit = np.sqrt(slots / moved) * decisions * min(1.0, MOST / max(1, sum(gradients.sizes))) if moved else 0.0
         return cls({name: unit * size for name, size in sizes.items()}, means, unit * shared, shares)
 
-    def step(self, parameters: Parameters, gradient: Parameters, *, rate: float) -> tuple[Parameters, NaturalSteps]:
-        """Parameters one step up, and the steps after it."""
+    def step(self, parameters: Parameters, gradient: Parameters, *, rate: float) -> Parameters:
+        """Parameters one step up."""
         gradient = self.means.centred(gradient)
         centred = {name: rate * self.sizes[name] * values for name, values in gradient.items()}
         centred[BIAS] = centred[BIAS] + rate * float(self.shares @ gradient[BIAS]) * self.shared
         change = self.means.change(centred)
-        return {name: values + change[name] for name, values in parameters.items()}, self
+        return {name: values + change[name] for name, values in parameters.items()}

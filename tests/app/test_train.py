@@ -583,7 +583,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "clip-weight": {"clip_weight": 0.5},
     "top-k": {"top_k": 2},
     "lr": {"lr": 0.001},
-    "batch": {"batch": 20},
+    "batch": {"batch": 5},
     "epochs": {"epochs": 4},
     "shaping": {"shaping": {"session:step": 1.0}},
 }
@@ -617,7 +617,7 @@ def test_patience_ends_the_climb(shop: Store) -> None:
 
 
 def test_a_kl_limit_ends_the_climb_and_its_last_epoch_does_not_count(shop: Store) -> None:
-    result = trained(shop, epochs=50, lr=0.02, kl_stop=0.05, patience=50)
+    result = trained(shop, epochs=50, lr=0.005, kl_stop=0.05, patience=50)
     curve = policy_beliefs.show(shop, "visits@2")["training"]["curve"]
     assert curve[-1]["kl"] > 0.05 >= curve[-2]["kl"]
     assert result["best_epoch"] < result["epochs"] == len(curve)

@@ -207,7 +207,7 @@ def night(
 ) -> Night:
     """What `train-pg` does with a log: it climbs from `start`, which is live if nothing else is."""
     arms, gamma = len(start["bias"]), options.gamma
-    spool.arrange({TRAIN: options.batch, TUNE: VISITS, GATE: VISITS})
+    spool.arrange({TRAIN: spool.batch(options.batch), TUNE: VISITS, GATE: VISITS})
     values = fit_values(spool.splits[TRAIN], gamma=gamma, arms=arms)
     requests: dict[str, Any] = {"gamma": gamma, "values": values}
     tune = HoldoutValue(spool.splits[TUNE], kind, start, most=CHOOSING, **requests)

@@ -54,7 +54,7 @@ def test_an_arm_that_was_hardly_shown_follows_what_the_others_gain() -> None:
     gradient = np.append(np.array([-0.1, 0.9, 1.1, 1.0]) * fisher[:-1], 0.0)
     noise = np.random.default_rng(4).normal(0.0, np.sqrt(fisher), (BATCHES, 5))
     optimizer = steps(gradient / BATCHES + noise / BATCHES, fisher)
-    moved, _ = optimizer.step(with_bias(np.zeros(5)), with_bias(gradient), rate=1.0)
+    moved = optimizer.step(with_bias(np.zeros(5)), with_bias(gradient), rate=1.0)
     change = moved["bias"]
     assert change[0] < 0 < change[4] < change[1:4].max()
     # the closed form: the posterior mean under a normal prior around the mean of the arms
@@ -91,7 +91,7 @@ def test_a_pass_changes_log_probabilities_by_the_rate_times_its_batches() -> Non
     gradients = rng.normal(1.0, 0.3, (BATCHES, 3))
     optimizer, parameters = steps(gradients, fisher), with_bias(np.zeros(3))
     for gradient in gradients:
-        parameters, optimizer = optimizer.step(parameters, with_bias(gradient / (DECISIONS / BATCHES)), rate=rate)
+        parameters = optimizer.step(parameters, with_bias(gradient / (DECISIONS / BATCHES)), rate=rate)
     change = np.sqrt((fisher * parameters["bias"] ** 2).sum() / SLOTS)
     assert change == pytest.approx(rate * BATCHES)
 
@@ -120,6 +120,6 @@ def test_weights_of_features_leave_what_the_bias_explains_to_the_bias() -> None:
         "history": np.ones(4),
     }
     optimizer = NaturalSteps(sizes, means, shared=np.zeros(4), shares=np.zeros(4))
-    moved, _ = optimizer.step(with_bias(np.zeros(4), linear=2), gradient, rate=0.1)
+    moved = optimizer.step(with_bias(np.zeros(4), linear=2), gradient, rate=0.1)
     mean_memory = (means.memory * (moved["own"] + moved["history"])).sum(axis=1)
     np.testing.assert_allclose(moved["bias"] + moved["linear"] @ means.state + mean_memory, 0.0, atol=1e-12)

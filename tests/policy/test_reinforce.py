@@ -15,7 +15,7 @@ from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.fields import Number, Vector
 from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State
-from rlrec.policy.reinforce import Adam, GradientSums, LoggedSlates, Objective
+from rlrec.policy.reinforce import GradientSums, LoggedSlates, Objective
 
 DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Vector("taste", 2)]))
 
@@ -207,7 +207,7 @@ def test_sums_are_those_of_plain_loops(
 
 
 def test_a_decision_without_a_choice_teaches_nothing() -> None:
-    """To the last digit but one, in float32 too, whatever its arm's score is: Adam would make steps of any noise."""
+    """To the last digit but one, in float32 too, whatever its arm's score is."""
     item = policy()
     pages, parameters = random_pages(item, m=1), random_parameters(item, 8, np.random.default_rng(11))
     state = replace(pages.state, x=pages.state.x.astype(np.float32), memory=pages.state.memory.astype(np.float32))
@@ -297,11 +297,14 @@ def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 
         log_propensity=np.log(logged).reshape(shape), gain=reward.reshape(shape), raw=reward.reshape(shape),
         scale=logged * m,
     )  # fmt: skip
-    parameters = kind.nothing(m)
-    climb = Adam.start(parameters)
-    for step in range(steps):
-        gradient = reinforce.sums(kind, parameters, [pages], objective).mean
-        parameters, climb = climb.step(parameters, gradient, rate=rate / (1 + 10 * step / steps))
+    # Adam (Kingma & Ba 2015, algorithm 1)
+    parameters, mean, square = (kind.nothing(m) for _ in range(3))
+    for step in range(1, steps + 1):
+        for name, gradient in reinforce.sums(kind, parameters, [pages], objective).mean.items():
+            mean[name] = 0.9 * mean[name] + 0.1 * gradient
+            square[name] = 0.999 * square[name] + 0.001 * gradient**2
+            unit = np.sqrt(square[name] / (1 - 0.999**step)) + 1e-8
+            parameters[name] = parameters[name] + rate / (1 + 10 * step / steps) * mean[name] / (1 - 0.9**step) / unit
     score = kind.scores_of(parameters, nobody, arms=np.arange(m), described=pages.described)
     return plackett_luce.probabilities(score[:1], temperature=1.0, floor=0.0)[0]
 

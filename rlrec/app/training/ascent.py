@@ -20,7 +20,7 @@ from rlrec.policy import baseline, reinforce, returns
 from rlrec.policy.features import Sparse
 from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.natural import FoldGradients, MeanFeatures, NaturalSteps
-from rlrec.policy.reinforce import Adam, GradientSums, LoggedSlates, Objective
+from rlrec.policy.reinforce import GradientSums, LoggedSlates, Objective
 from rlrec.records import add_each
 
 Z = 2.0  # epochs are compared by their gain less so many standard errors,
@@ -32,10 +32,10 @@ SMALLEST_RATE = 1 / 32  # of the step size: where a step of that size leaves wha
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """How to ascend. discounted: gamma^t multiplies the gradient at step t. batch: visits of a batch, which is one
-    step: of Adam, or a natural one (`policy/natural.py`) where slots have weights of their own; lr: the size of that
-    step at first. clip_weight: the largest importance weight; None: no limit. weights: whether slates have one weight
-    each (slate), or slots one each, given the slots above (slot); with top_k above 0 slots have theirs whatever stands
-    above, as one of so many that are drawn with replacement.
+    natural step (`policy/natural.py`), at most; lr: the size of that step at first. clip_weight: the largest importance
+    weight; None: no limit. weights: whether slates have one weight each (slate), or slots one each, given the slots
+    above (slot); with top_k above 0 slots have theirs whatever stands above, as one of so many that are drawn with
+    replacement.
     patience: epochs without a better one after which it ends. kl_stop: mean KL(start || now) at which it ends.
     shaping: potential of a state, as weights of its features by name."""
 
@@ -117,8 +117,7 @@ class Trainer:
         self._credit = 0.0, 1.0
         self.later = agreement(map(self._gradient, train.batches())) if options.objective.by_slot else 1.0
         self._credit = 1.0, self.later
-        by_slot = options.objective.by_slot
-        self._first: Adam | NaturalSteps = self._natural_steps(train) if by_slot else Adam.start(start)
+        self._steps = self._natural_steps(train)
         self._file = ArrayFile()  # what every epoch reads, computed once
         for rows in train.batches():
             self._file.add([to_arrays(slates) for slates in self.slates(rows)])
@@ -211,11 +210,11 @@ class Trainer:
 
         An epoch that leaves what the tuning visits support is taken back, and the next ones take half the step."""
         start = self.start
-        now, optimizer, rate = start, self._first, self.options.lr
+        now, rate = start, self.options.lr
         supported = tune is not None and tune.reference_ess >= tune.wanted_ess
         best, best_rank, best_parameters, curve = 0, (False, -np.inf), start, list[Epoch]()
         for epoch in range(1, self.options.epochs + 1):
-            moved, moved_optimizer, sums = self._epoch(now, optimizer, rate)
+            moved, sums = self._epoch(now, rate)
             point = _point(epoch, moved, sums, tune, rate)
             curve.append(point)
             if progress is not None:
@@ -228,16 +227,14 @@ class Trainer:
             elif epoch - best >= self.options.patience:
                 break
             if not supported or point.supported:
-                now, optimizer, supported = moved, moved_optimizer, point.supported
+                now, supported = moved, point.supported
                 continue
             rate /= 2
             if rate < self.options.lr * SMALLEST_RATE:
                 break
         return TrainingResult(parameters=best_parameters, best=best, curve=curve, promising=best_rank > (True, 0.0))
 
-    def _epoch(
-        self, now: Parameters, optimizer: Adam | NaturalSteps, rate: float
-    ) -> tuple[Parameters, Adam | NaturalSteps, GradientSums]:
+    def _epoch(self, now: Parameters, rate: float) -> tuple[Parameters, GradientSums]:
         total = reinforce.zero_sums(now)
         for number in range(len(self._file)):
             slates = [from_arrays(group) for group in self._file.read(number)]
@@ -247,9 +244,9 @@ class Trainer:
                 raise RlrecError(
                     "the parameters grew beyond all numbers", hint=f"--lr {self.options.lr:g} is too large"
                 )
-            now, optimizer = optimizer.step(now, sums.mean, rate=rate)
+            now = self._steps.step(now, sums.mean, rate=rate)
             total = total + sums
-        return now, optimizer, total
+        return now, total
 
 
 def _with_random_signs(slates: Iterable[LoggedSlates], rng: np.random.Generator) -> list[LoggedSlates]:

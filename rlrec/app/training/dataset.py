@@ -22,6 +22,7 @@ from rlrec.arrays import Array, Flags, Ids, Index, distinct, offsets
 from rlrec.ope.strata import OTHERS, Stratum
 from rlrec.policy.features import Sparse
 from rlrec.policy.gradient import State
+from rlrec.policy.natural import FOLDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,6 +238,10 @@ class Dataset:
             name: np.array(values, SET[name])[rows.eligible]
             for name, values in zip(SET, (catalogue, begin, count), strict=True)
         }
+
+    def batch(self, most: int) -> int:
+        """Visits of a batch of those that teach: at most so many, and so few that their gradients can be compared."""
+        return max(1, min(most, -(-self._index.count(TRAIN) // FOLDS)))
 
     def arrange(self, sizes: Mapping[int, int], *, weighed: Ids | None = None) -> None:
         """Put all that was written into splits, those named, in batches of at most so many visits. weighed: the columns

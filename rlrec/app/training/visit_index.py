@@ -48,13 +48,17 @@ class VisitIndex:
                 order = np.argsort(columns["name"], kind="stable")
                 yield {name: column[order] for name, column in columns.items()}
 
+    def count(self, split: int) -> int:
+        """How many visits are in a split."""
+        return sum(len(file) for (of_split, _), file in self._files.items() if of_split == split)
+
     def column(self, split: int, name: str) -> npt.NDArray[Any]:
         """A column of all visits of a split."""
         return np.concatenate([np.empty(0, np.int64), *(columns[name] for columns in self.ordered(split))])
 
     def batches(self, split: int, size: int) -> Iterator[Columns]:
         """The visits of a split by name, in batches of about one size, at most this one."""
-        total = sum(len(file) for (of_split, _), file in self._files.items() if of_split == split)
+        total = self.count(split)
         number = -(-total // size)
         sizes = (total // number + (index < total % number) for index in range(number))
         waiting, begin, wanted = Columns(), 0, next(sizes, 0)
