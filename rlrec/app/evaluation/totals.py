@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Protocol
+from typing import Any
 
 from rlrec.app.evaluation import passes
 from rlrec.app.evaluation.fold import LogPartial, RowCounts, RowUnit, checked, fold
@@ -18,16 +18,6 @@ from rlrec.compute import Engine
 from rlrec.records import add_each
 
 AnyUnit = RowUnit[Any, Any]
-
-
-class UnitPass(Protocol):
-    """A pass for one unit, whose results add up."""
-
-    @property
-    def reading(self) -> Reading: ...
-
-    def __call__(self, reader: LogReader, /) -> Any: ...
-    def add(self, left: Any, right: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +71,7 @@ class JointPass:
     the error as its result."""
 
     evaluation: Evaluation
-    works: Sequence[UnitPass]
+    works: Sequence[FitPass | JudgePass]
 
     @property
     def reading(self) -> Reading:
@@ -94,7 +84,7 @@ class JointPass:
         return [_attempted(work, reader.again()) for work in self.works]
 
 
-def _attempted(work: UnitPass, reader: LogReader) -> Any:
+def _attempted(work: FitPass | JudgePass, reader: LogReader) -> Any:
     try:
         return work(reader)
     except PartialPages as error:
@@ -113,7 +103,7 @@ def of_log(
     judges = {
         unit: JudgePass(unit=unit, evaluation=evaluation, models=models[unit]) for unit in units if unit not in refused
     }
-    results = refused | _sums(judges, dict.fromkeys(judges, LogPartial()), reader, engine)
+    results = refused | _sums(judges, LogPartial(), reader, engine)
     partials: dict[AnyUnit, LogPartial] = {}
     for unit in units:
         partial = results[unit]
@@ -130,23 +120,22 @@ def models_of(
 ) -> dict[AnyUnit, Any]:
     """The models of each unit by the id of a reward: those given, or fitted in a pass over the log; or PartialPages."""
     rewards = {shared.reward.id: shared.reward for shared in evaluation.shared}
-    models = {unit: dict.fromkeys(rewards, unit.model) if unit.modelled and unit.model else {} for unit in units}
-    fits = {unit: FitPass(unit=unit, evaluation=evaluation) for unit in units if unit.modelled and unit.model is None}
-    sums = _sums(fits, {unit: {} for unit in fits}, reader, engine)
-    fitted = {
-        unit: result
-        if isinstance(result, PartialPages)
-        else {key: unit.fitted(of_reward, rewards[key]) for key, of_reward in result.items()}
-        for unit, result in sums.items()
+    models: dict[AnyUnit, Any] = {
+        unit: dict.fromkeys(rewards, unit.model) if unit.modelled and unit.model is not None else {} for unit in units
     }
-    return models | fitted
+    fits = {unit: FitPass(unit=unit, evaluation=evaluation) for unit in units if unit.modelled and unit.model is None}
+    for unit, sums in _sums(fits, {}, reader, engine).items():
+        models[unit] = sums
+        if not isinstance(sums, PartialPages):
+            models[unit] = {key: unit.fitted(of_reward, rewards[key]) for key, of_reward in sums.items()}
+    return models
 
 
 def _sums(
-    works: Mapping[AnyUnit, UnitPass], starts: Mapping[AnyUnit, Any], reader: LogReader, engine: Engine | None
+    works: Mapping[AnyUnit, FitPass | JudgePass], start: Any, reader: LogReader, engine: Engine | None
 ) -> dict[AnyUnit, Any]:
     """The sums of each pass over the log, or the error that one of its partitions has as its result."""
-    sums = dict(starts)
+    sums = dict.fromkeys(works, start)
     if works:
         joint = JointPass(evaluation=reader.evaluation, works=list(works.values()))
         for results in passes.results(reader, joint, engine):
