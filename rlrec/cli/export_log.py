@@ -50,7 +50,8 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
     propensity.
 
     A folder of Parquet has decisions, events and visits by day and bucket; repeated, the command appends what is new.
-    `rlrec help machines` has its columns; evaluate and exposure read it by `--log parquet:DIR`.
+    It may be a URL that fsspec knows (s3://bucket/log). `rlrec help machines` has its columns; evaluate and exposure
+    read it by `--log parquet:DIR`.
 
     --format is that of the summary; to stdout goes the log alone."""
     from rlrec.app.imports import layouts

@@ -15,6 +15,7 @@ import pytest
 from rlrec.app import evaluate
 from rlrec.app.evaluation.passes import HERE, Workers
 from rlrec.app.imports import parquet_export
+from rlrec.app.imports.parquet_files import Manifest
 from rlrec.errors import CheckFailed, InputError, RlrecError
 from tests.app import logs
 from tests.conftest import ON_SQLITE, Run, runner
@@ -192,6 +193,33 @@ def test_a_stopped_export_leaves_what_was_there(
     assert export(sqlite_db, folder) == (450, 50)
 
 
+@ON_SQLITE
+def test_a_log_is_exported_to_a_url_as_to_a_folder(served: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is new is sent when it is complete; the manifest goes last, and names nothing that is not there."""
+    files, url = fsspec.filesystem("memory"), f"memory://{folder}"
+    assert sent(served, url) == (400, 400)
+    there = {name: files.cat(name) for name in files.find(str(folder)) if name.endswith(".parquet")}
+    local = {str(path): path.read_bytes() for path in folder.rglob("*.parquet")}
+    assert there == local
+    serve(served, pages=50, seed=2, start=1_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "write", refuse)
+        with pytest.raises(RlrecError, match=r"cannot write memory://.*: no such bucket"):
+            sent(served, url)
+    assert sent(served, url) == (450, 50)
+    assert judged(served, "log", log=f"parquet:{url}", estimators=FEW) == judged(served, "log", estimators=FEW)
+
+
+def sent(db: str, url: str) -> tuple[int, int]:
+    with closing(logs.at(db, 1e6)) as store:
+        written = parquet_export.export(store, url)
+    return written.decisions, written.new
+
+
+def refuse(*_: Any) -> None:
+    raise OSError("No such bucket")
+
+
 # -- what is refused --
 
 
@@ -283,3 +311,5 @@ def test_the_command_counts(sqlite_db: str, tmp_path: Path) -> None:
     assert run(*words).json == {"files": 2, "decisions": 1, "new": 1}
     assert run(*words).json == {"files": 2, "decisions": 1, "new": 0}
     assert run("export-log", "-", "--layout", "parquet").exit_code == 2
+    assert run(*words[:1], f"file://{tmp_path}/log", *words[2:]).json == {"files": 2, "decisions": 1, "new": 0}
+    assert "s3fs" in run("export-log", "s3://bucket/log", "--layout", "parquet", "--json").error["error"]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from rlrec.app.imports.parquet_files import DATASETS, MANIFEST, Manifest, load_pyarrow, mark, schemas, table
+from rlrec.app.imports.parquet_files import DATASETS, Manifest, load_pyarrow, mark, remote_folder, schemas, table
 from rlrec.app.inputs import filters
 from rlrec.app.log import partitions
 from rlrec.arrays import Ids
 from rlrec.errors import InputError, RlrecError
 from rlrec.store import Store, Unit, arms, contents, decisions, log_tables, policies, reader, removals, selected
 from rlrec.store import tables as t
+from rlrec.store.reader import ABSENT
 from rlrec.times import written
 
 GROUP = 5_000  # decisions that are read at a time
@@ -34,26 +36,46 @@ class Written:
 
 
 def export(store: Store, folder: str, *, log: str | None = None) -> Written:
-    """Append the selected decisions, events and visits that the folder lacks, from one snapshot."""
-    pa = load_pyarrow()
-    with store.read() as unit:
-        manifest = Manifest.read(folder) or Manifest(
+    """Append the selected decisions, events and visits that the folder lacks, from one snapshot. folder: or a URL that
+    fsspec knows; its files are complete in a temporary folder before the first is sent."""
+    pa, folder = load_pyarrow(), folder.removeprefix("file://")
+    with store.read() as unit, ExitStack() as opened:
+        stored = Manifest.read(folder)
+        if stored is None and _is_filled(folder):
+            raise InputError(f"{folder} is not empty, and no log", hint="name a folder that is not there yet")
+        manifest = stored or Manifest(
             store=mark(unit), forgotten=removals.count_forgotten(unit), files={name: [] for name in DATASETS}
         )
         manifest.check(unit, folder)
-        if not os.path.exists(os.path.join(folder, MANIFEST)) and os.path.isdir(folder) and os.listdir(folder):
-            raise InputError(f"{folder} is not empty, and no log", hint="name a folder that is not there yet")
-        writer = _FileWriter(pa, folder, manifest)
+        writer = _FileWriter(pa, folder, manifest, opened.enter_context(_drafts(folder)))
+        opened.callback(writer.remove_drafts)
         try:
             new = _write_new(unit, writer, filters.selection(unit, log))
             manifest = replace(manifest, files=writer.finish(), decisions=manifest.decisions + new)
-            os.makedirs(folder, exist_ok=True)
             manifest.write(folder)
         except OSError as error:
             raise RlrecError(f"cannot write {folder}: {(error.strerror or str(error)).lower()}") from error
-        finally:
-            writer.remove_drafts()
     return Written(files=sum(map(len, manifest.files.values())), decisions=manifest.decisions, new=new)
+
+
+def _is_filled(folder: str) -> bool:
+    """Whether a folder is there, and holds something."""
+    if "://" not in folder:
+        return os.path.isdir(folder) and bool(os.listdir(folder))
+    with remote_folder(folder) as (files, root):
+        return bool(files.exists(root) and files.ls(root))
+
+
+@contextmanager
+def _drafts(folder: str) -> Iterator[str]:
+    """The folder of files that are not complete: itself where it is of this machine, so that they need a name only."""
+    if "://" in folder:
+        with TemporaryDirectory() as temporary:
+            yield temporary
+    else:
+        with suppress(OSError):  # said where something is written
+            os.makedirs(folder, exist_ok=True)
+        yield folder
 
 
 def _write_new(unit: Unit, writer: _FileWriter, selection: reader.Selection) -> int:
@@ -97,11 +119,17 @@ def _write_visits(unit: Unit, writer: _FileWriter) -> None:
     """Write the visits of sessions in the folder whose newest row there is another one."""
     names = [field.name for field in writer.schemas["visits"]]
     compared = [names.index(name) for name in ("session_id", "number", "last_at", "steps", "ended_at", "user_id")]
-    stored = set(zip(*(writer.stored("visits", names[index], plain=True) for index in compared), strict=True))
-    sessions = set(writer.stored("decisions", "session_id").tolist())
+    stored = np.stack([writer.stored("visits", names[index]) for index in compared])
+    stored = stored[:, np.argsort(stored[0], kind="stable")]
+    sessions = np.unique(writer.stored("decisions", "session_id"))
     started = names.index("started_at")
-    for portion in log_tables.visits(unit):
-        rows = [row for row in portion if tuple(row[index] for index in compared) not in stored and row[0] in sessions]
+    for portion in log_tables.visits(unit):  # in order of their sessions
+        session = [portion[0][0], portion[-1][0]] if portion else [0, -1]
+        near = slice(np.searchsorted(stored[0], session[0]), np.searchsorted(stored[0], session[1], side="right"))
+        exported = set(map(tuple, stored[:, near].T.tolist()))
+        here = set(sessions[slice(*np.searchsorted(sessions, [session[0], session[1] + 1]))].tolist())
+        states = (tuple(ABSENT if row[index] is None else row[index] for index in compared) for row in portion)
+        rows = [row for row, state in zip(portion, states, strict=True) if row[0] in here and state not in exported]
         digests = [(row[names.index("user_digest")], row[names.index("session_digest")]) for row in rows]
         writer.add("visits", [_folder(row[started], *each) for row, each in zip(rows, digests, strict=True)], rows)
 
@@ -156,22 +184,21 @@ def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tu
 class _FileWriter:
     """Writes new files into a folder. They have names of their own until all of them are complete."""
 
-    def __init__(self, pa: Any, folder: str, manifest: Manifest) -> None:
-        self.schemas, self._pa, self._folder, self._manifest = schemas(pa), pa, folder, manifest
+    def __init__(self, pa: Any, folder: str, manifest: Manifest, drafts: str) -> None:
+        """drafts: where files lie that are not complete."""
+        self.schemas, self._pa, self._folder, self._manifest, self._drafts = schemas(pa), pa, folder, manifest, drafts
         self._open: dict[tuple[str, str], Any] = {}
         self._names: dict[str, str] = {}  # of complete files by that of their drafts
         self._number = 1 + max(
             (int(path.rpartition("-")[2].split(".")[0]) for path in chain(*manifest.files.values())), default=0
         )
 
-    def stored(self, dataset: str, column: str, *, plain: bool = False) -> Any:
-        """A column of all files of a dataset, those of this export included: an array, or a list that has None."""
+    def stored(self, dataset: str, column: str) -> Ids:
+        """A column of all files of a dataset, those of this export included; ABSENT where there is no value."""
         self._close(set())
-        paths = [*self._manifest.files[dataset], *(draft for draft in self._names if draft.startswith(dataset))]
-        columns = [table(self._pa, self._folder, path, [column]).column(0) for path in paths]
-        values: list[Any] = [value for each in columns for value in each.to_pylist()] if plain else []
-        if plain:
-            return values
+        paths = [(self._folder, path) for path in self._manifest.files[dataset]]
+        paths += [(self._drafts, draft) for draft in self._names if draft.startswith(dataset)]
+        columns = (table(self._pa, folder, path, [column]).column(0).fill_null(ABSENT) for folder, path in paths)
         return np.concatenate([np.empty(0, np.int64), *(each.to_numpy() for each in columns)])
 
     def add(self, dataset: str, folders: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -192,11 +219,11 @@ class _FileWriter:
     def _file(self, dataset: str, folder: str) -> Any:
         if (dataset, folder) not in self._open:
             directory = f"{dataset}/{folder}"
-            os.makedirs(os.path.join(self._folder, directory), exist_ok=True)
+            os.makedirs(os.path.join(self._drafts, directory), exist_ok=True)
             draft = f"{directory}/.part-{self._number:06d}-{os.urandom(4).hex()}"
             self._names[draft] = f"{directory}/part-{self._number:06d}.parquet"
             self._number += 1
-            path = os.path.join(self._folder, draft)
+            path = os.path.join(self._drafts, draft)
             self._open[dataset, folder] = self._pa.parquet.ParquetWriter(path, self.schemas[dataset])
         return self._open[dataset, folder]
 
@@ -209,12 +236,19 @@ class _FileWriter:
         self._close(set())
         files = {name: [*paths] for name, paths in self._manifest.files.items()}
         for draft, name in self._names.items():
-            path = os.path.join(self._folder, draft)
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(path, os.path.join(self._folder, name))
+            self._publish(os.path.join(self._drafts, draft), name)
             files[name.partition("/")[0]].append(name)
         return files
+
+    def _publish(self, path: str, name: str) -> None:
+        """Give a complete file its name in the folder."""
+        if self._drafts != self._folder:
+            with remote_folder(self._folder) as (files, root):
+                files.put_file(path, f"{root}/{name}")
+            return
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(path, os.path.join(self._folder, name))
 
     def remove_drafts(self) -> None:
         """Close what is open, and take away what has no name yet."""
@@ -222,4 +256,4 @@ class _FileWriter:
             self._close(set())
         for draft in self._names:
             with suppress(OSError):
-                os.unlink(os.path.join(self._folder, draft))
+                os.unlink(os.path.join(self._drafts, draft))

@@ -61,10 +61,15 @@ class Manifest:
             raise CheckFailed(f"{folder} may hold a user whom the store has forgotten since", hint=hint)
 
     def write(self, folder: str) -> None:
-        """Replace the manifest of a folder at once."""
+        """Replace the manifest of a folder at once. (A remote store does that by itself.)"""
+        text = json.dumps({"format": FORMAT, **vars(self)})
+        if "://" in folder:
+            with remote_folder(folder) as (files, root):
+                files.pipe_file(f"{root}/{MANIFEST}", text.encode())
+            return
         draft = os.path.join(folder, f".{MANIFEST}-{os.urandom(8).hex()}")
         with open(draft, "x", encoding="utf-8") as file:
-            json.dump({"format": FORMAT, **vars(self)}, file)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, os.path.join(folder, MANIFEST))
@@ -79,18 +84,25 @@ def opened_file(folder: str, path: str) -> BinaryIO:
     """A file of a folder, which may be a URL that fsspec knows. Raises OSError where it cannot be read."""
     if "://" not in folder:
         return open(os.path.join(folder, path), "rb")
+    with remote_folder(folder) as (files, root):
+        return cast(BinaryIO, files.open(f"{root}/{path}", "rb"))
+
+
+@contextmanager
+def remote_folder(url: str) -> Iterator[tuple[Any, str]]:
+    """The file system of a URL that fsspec knows, and the path there. What fails inside raises OSError."""
     try:
         import fsspec
     except ImportError:
-        raise InputError(f"{folder} needs fsspec", hint="pip install fsspec") from None
+        raise InputError(f"{url} needs fsspec", hint="pip install fsspec") from None
     try:
-        files, root = fsspec.core.url_to_fs(folder)
-        return cast(BinaryIO, files.open(f"{root.rstrip('/')}/{path}", "rb"))
-    except OSError:
+        files, root = fsspec.core.url_to_fs(url)
+        yield files, root.rstrip("/")
+    except (OSError, RlrecError):
         raise
     except (ImportError, ValueError) as error:  # a protocol whose package is not there, or that is none
         hint = "s3:// needs s3fs, gs:// gcsfs, abfs:// adlfs, https:// aiohttp: pip install PACKAGE"
-        raise InputError(f"cannot read {folder}: {' '.join(str(error).split())[:200]}", hint=hint) from None
+        raise InputError(f"cannot open {url}: {' '.join(str(error).split())[:200]}", hint=hint) from None
     except Exception as error:  # each protocol has its own, such as for credentials
         raise OSError(f"{type(error).__name__}: {error}") from error
 
