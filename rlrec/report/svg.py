@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import NamedTuple
 from unicodedata import east_asian_width
 
-WIDTH, LEFT, RIGHT = 400, 48, 388  # of a figure, and of the area of a plot
+WIDTH, LEFT, RIGHT = 400, 54, 388  # of a figure, and of the area of a plot; beside it stand up to seven letters
 LETTER = 6.7  # mean width of a letter
 MARKS = ("circle", "square", "triangle")  # of the first, second and third line: colour is not all that tells them apart
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")

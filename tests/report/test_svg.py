@@ -111,7 +111,7 @@ def test_numbers_have_three_digits(value: float | None, text: str) -> None:
 def test_labels_of_an_axis_have_room_beside_it(values: tuple[float, float], labels: list[str]) -> None:
     points = [svg.PlotPoint(float(x), y) for x, y in enumerate(values)]
     marks = svg.chart([svg.Series("s", points)], x_name="x", y_name="y").marks
-    shown = re.findall(r'<text class="soft" x="43"[^>]*>([^<]*)', marks)
+    shown = re.findall(r'<text class="soft" x="49"[^>]*>([^<]*)', marks)
     assert {*labels} <= {*shown}
     assert max(map(len, shown)) <= 7
 
