@@ -125,10 +125,11 @@ def train_pg(
     THEIR later decisions. Log, train, promote, and log again to get further.
 
     The gate's `estimate` is the new version's value above that of the live one, as `evaluate --log split=gate` has
-    them: of a visit (estimator wdr), or where slots are weighed of a slot, in the states of the log (dr). Then the new
-    version must be near what was logged, by the effective visits of the 20 % that choose the epoch, and whole visits of
-    the gate must not say that it is worse (`visits`). The visits of the bandit that the live version is a copy of
-    teach, but neither choose nor judge, once it has enough of its own.
+    them: of a visit (estimator wdr), or where slots are weighed of a slot, in the states of the log (dr). The
+    20 % that choose the epoch tell whether the new version is near what was logged: 5 % of them must be effective, and
+    some more for chance. Then 50 effective visits of the gate are enough. Where slots are weighed, whole visits of the
+    gate must not say that it is worse (`visits`). The visits of the bandit that the live version is a copy of teach,
+    but neither choose nor judge, once it has enough of its own.
     `lower` is a bound that is wrong with probability `alpha`. All runs of a year together are wrong with 5 %: the j-th
     has alpha = 0.05 x 6 / (pi^2 j^2). Every run uses the gate; if-better does only where the 20 % for tuning show a
     gain. Where every epoch is worse than the start, the best one still makes a version, which `--promote always` makes

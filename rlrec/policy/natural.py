@@ -1,8 +1,9 @@
 """Steps of parameters in the unit of their own effect, shrunk where the log tells little of it.
 
-Adam moves all parameters alike, whatever they do to the policy. Where rewards are rare, most parameters say nothing but
-noise, and all moves together soon lead beyond what the log supports. A natural step moves each by what it would gain,
-and a group of parameters whose gradients do not agree from batch to batch stays where it is."""
+Steps of one size for all parameters (Adam: Kingma & Ba 2015) move them alike, whatever they do to the policy. Where
+rewards are rare or visits long, most parameters say nothing but noise, and all of them together soon lead beyond what
+the log supports. A natural step moves each by what it would gain, and a group of parameters whose gradients do not
+agree from batch to batch stays where it is."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def _effective_gradient(
 
 def _centred(weights: Array, bias: Array, history: Array) -> tuple[Array, Array, Array]:
     """The arrays of `Gradient.effective`, or its gradient, without what all arms have in common: no probability depends
-    on it. Adam would follow what rounding leaves of it, however small, and the scores of whole states would drift."""
+    on it. Steps would follow what rounding leaves of it, however small, and the scores of whole states would drift."""
     return weights - weights.mean(axis=0), bias - bias.mean(), history
 
 
