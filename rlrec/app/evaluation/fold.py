@@ -7,11 +7,12 @@ sessions, add up to the same figures, and in the order of partitions to the same
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -116,61 +117,66 @@ class LogPartial(Sums):
     bets: BetSums = field(default_factory=BetSums)
 
 
-class RowUnit(Protocol[R, M]):
-    """A unit of rows (impressions, sessions) with its estimators. R: rows of a batch; M: the model that estimators use.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowUnit(ABC, Generic[R, M]):
+    """A unit of rows (impressions, slates, sessions) with its estimators. R: rows of a batch; M: the model that
+    estimators use. It holds nothing of the store.
 
-    It holds nothing of the store."""
+    fold: the estimators about one target; model: the one that was given with the request. logging_states: whether
+    targets are judged on the states that the logger brought about; simulates: whether weights may be of marginals,
+    which are simulated for some targets."""
 
-    @property
-    def fold(self) -> Fold[Any, Any]:
-        """The estimators about one target."""
-
-    @property
-    def model(self) -> M | None:
-        """The model that was given with the request; None where there is none."""
-
-    @property
-    def simulates(self) -> bool:
-        """Whether weights may be of marginals, which are simulated for some targets."""
+    evaluation: Evaluation
+    fold: Fold[Any, Any]
+    model: M | None = None
+    logging_states: ClassVar[bool] = True
+    simulates: ClassVar[bool] = True
 
     @property
     def modelled(self) -> bool:
         """Whether a model is needed."""
+        return any(estimator.modelled for estimator in self.fold.estimators.values())
 
     @property
-    def logging_states(self) -> bool:
-        """Whether targets are judged on the states that the logger brought about."""
-
-    @property
+    @abstractmethod
     def fitted_on(self) -> Reading:
         """The reading of the log to fit a model on."""
 
     @property
+    @abstractmethod
     def judged_on(self) -> Reading:
         """The reading of the log to judge targets on."""
 
+    @abstractmethod
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
         """The rows that can be judged by, and what became of the others."""
 
+    @abstractmethod
     def model_sums(self, logged: LoggedBatch, rows: R) -> Any:
         """The sums that a model is fitted by."""
 
+    @abstractmethod
     def fitted(self, sums: Any, reward: Reward) -> M:
         """The model that was fitted by them."""
 
     def carry_over(self, rows: R) -> CellSums | None:
         """The sums of the test of carry-over; None where the rows have no second step, or are visits."""
+        return None
 
     def slots_above(self, rows: R, model: M) -> CellSums | None:
         """The sums of the test of independent slots; None where rows have one slot, or are pages or visits."""
+        return None
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
         """The sums of the test of carry-over between visits of a partition, by id of the reward; none where rows are no
         visits."""
+        return {}
 
+    @abstractmethod
     def batch_of(self, logged: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
         """A function from a target to its batch of these rows, as estimators take it."""
 
+    @abstractmethod
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         """The error where no row could be used."""
 

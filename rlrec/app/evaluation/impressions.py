@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rlrec.app.evaluation import log_rows, reward_models
-from rlrec.app.evaluation.fold import RowCounts
-from rlrec.app.evaluation.log_reader import LogReader, Reading
+from rlrec.app.evaluation.fold import RowCounts, RowUnit
+from rlrec.app.evaluation.log_reader import Reading
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
@@ -15,22 +15,17 @@ from rlrec.app.evaluation.slates import position_curve
 from rlrec.errors import quantity
 from rlrec.ope.base import ImpressionEstimator, LogBatch
 from rlrec.ope.impressions import ImpressionFold
-from rlrec.ope.visit_carry_over import VisitCarryOverSums
 from rlrec.ope.within_cells import CellSums
 from rlrec.records import Reward
 from rlrec.store import Unit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImpressionUnit:
-    """Impressions as rows; see `fold.RowUnit`. fit: of reward models on the log; model: the one given instead."""
+class ImpressionUnit(RowUnit[ImpressionRows, reward_models.RewardModel]):
+    """Impressions as rows. fit: of reward models on the log."""
 
-    evaluation: Evaluation
     fold: ImpressionFold
     fit: reward_models.RewardModelFit
-    model: reward_models.RewardModel | None
-    logging_states: bool = True
-    simulates: bool = True
 
     @classmethod
     def of(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator]) -> ImpressionUnit:
@@ -77,11 +72,7 @@ class ImpressionUnit:
     @property
     def modelled(self) -> bool:
         """Whether a model is needed: by an estimator, or to see whether slots depend on those above."""
-        return self.fit.positions > 1 or self._estimated
-
-    @property
-    def _estimated(self) -> bool:
-        return any(estimator.modelled for estimator in self.fold.estimators.values())
+        return self.fit.positions > 1 or super().modelled
 
     def slots_above(self, rows: ImpressionRows, model: reward_models.RewardModel) -> CellSums | None:
         if self.fit.positions < 2:
@@ -89,13 +80,10 @@ class ImpressionUnit:
         arms, positions = self.evaluation.arms, self.fit.positions
         return log_rows.slots_above(rows, model.attraction(rows), arms, positions=positions)
 
-    def visit_carry_over(self, reader: LogReader) -> dict[int, VisitCarryOverSums]:
-        return {}
-
     def batch_of(
         self, logged: LoggedBatch, rows: ImpressionRows, model: reward_models.RewardModel | None
     ) -> Callable[[Scorer], LogBatch]:
-        values = model.rows(rows, logged.contexts) if model is not None and self._estimated else None
+        values = model.rows(rows, logged.contexts) if model is not None and super().modelled else None
         return lambda scorer: scorer.log_batch(rows=rows, logged=logged, values=values)
 
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:

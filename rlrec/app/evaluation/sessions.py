@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from rlrec.app.evaluation import slot_sets, visit_carry_over
 from rlrec.app.evaluation.contexts import ContextTable
-from rlrec.app.evaluation.fold import RowCounts
+from rlrec.app.evaluation.fold import RowCounts, RowUnit
 from rlrec.app.evaluation.log_reader import LogReader, Reading
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch, counts_of
 from rlrec.app.evaluation.probabilities import Scorer
@@ -32,17 +33,15 @@ from rlrec.store import Unit, people
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SessionUnit:
-    """Ended visits as rows; see `fold.RowUnit`. cutoffs: which visits are old enough, by the id of a reward. returned:
+class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
+    """Ended visits as rows. cutoffs: which visits are old enough, by the id of a reward. returned:
     whether persons have several visits."""
 
-    evaluation: Evaluation
     fold: SessionFold
     cutoffs: Mapping[int, Cutoff]
     returned: bool
-    model: ReturnModel | None = None
-    logging_states: bool = False
-    simulates: bool = False
+    logging_states: ClassVar[bool] = False
+    simulates: ClassVar[bool] = False
 
     @classmethod
     def of(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SessionEstimator]) -> SessionUnit:
@@ -80,16 +79,6 @@ class SessionUnit:
 
     def fitted(self, sums: ReturnSums, reward: Reward) -> ReturnModel:
         return sums.finish()
-
-    def carry_over(self, rows: EndedVisits) -> None:
-        return None
-
-    @property
-    def modelled(self) -> bool:
-        return any(estimator.modelled for estimator in self.fold.estimators.values())
-
-    def slots_above(self, rows: EndedVisits, model: ReturnModel) -> None:
-        return None
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
         rewards = {shared.reward.id: shared.reward for shared in self.evaluation.shared}

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.evaluation import log_rows, logger_marginals, slate_probabilities
-from rlrec.app.evaluation.fold import RowCounts, any_slot
-from rlrec.app.evaluation.log_reader import LogReader, Reading
+from rlrec.app.evaluation.fold import RowCounts, RowUnit, any_slot
+from rlrec.app.evaluation.log_reader import Reading
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, PartialPages, SharedRows
@@ -21,7 +21,6 @@ from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
 from rlrec.errors import InputError, quantity
 from rlrec.ope.slate_weighting import Iips, Interpol, Pbm, Pi
 from rlrec.ope.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
-from rlrec.ope.visit_carry_over import VisitCarryOverSums
 from rlrec.ope.within_cells import CellSums
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
@@ -71,18 +70,14 @@ class CompletePages:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SlateUnit:
-    """Complete pages as rows; see `fold.RowUnit`. fit: of models of what a page still earns; wanted: what estimators
+class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
+    """Complete pages as rows. fit: of models of what a page still earns; wanted: what estimators
     need of a target; strict: pages that `pi` cannot weigh are refused, not left out."""
 
-    evaluation: Evaluation
     fold: SlateFold
     fit: RewardModelFit
     wanted: slate_probabilities.Wanted
     strict: bool
-    model: FittedRewardModel | None = None
-    logging_states: bool = True
-    simulates: bool = True
 
     @classmethod
     def of(
@@ -132,16 +127,6 @@ class SlateUnit:
 
     def carry_over(self, rows: CompletePages) -> CellSums | None:
         return log_rows.carry_over(rows.impressions, self.evaluation.arms, positions=self.wanted.positions)
-
-    @property
-    def modelled(self) -> bool:
-        return any(estimator.modelled for estimator in self.fold.estimators.values())
-
-    def slots_above(self, rows: CompletePages, model: FittedRewardModel) -> None:
-        return None
-
-    def visit_carry_over(self, reader: LogReader) -> dict[int, VisitCarryOverSums]:
-        return {}
 
     def batch_of(
         self, logged: LoggedBatch, rows: CompletePages, model: FittedRewardModel | None
