@@ -36,8 +36,8 @@ def merge(unit: Unit, version_id: int, *, after: int, last: int, discount: float
     `last`, and at any later change, is what it was. discount: of a belief that fades."""
     chosen = "SELECT bucket, arm_id FROM belief_delta WHERE version_id = ? AND seq > ? AND seq <= ?"
     several = set(unit.ask(f"{chosen} GROUP BY bucket, arm_id HAVING count(*) > 1", version_id, after, last))
-    before = {row[:2]: row for row in beliefs.rows_at(unit, version_id, after)}
-    rows = [row for row in beliefs.rows_at(unit, version_id, last) if row[:2] in several]
+    before = {row[:2]: row for row in beliefs.rows(unit, version_id, seq=after)}
+    rows = [row for row in beliefs.rows(unit, version_id, seq=last) if row[:2] in several]
     key = "version_id = ? AND bucket = ? AND arm_id = ?"
     newer = f"SELECT max(seq) FROM belief_delta WHERE {key} AND seq <= ?"
     old = [(version_id, *row[:2], after, version_id, *row[:2], last) for row in rows]

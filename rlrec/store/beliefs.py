@@ -63,39 +63,29 @@ _REPLACED = ", ".join(f"{name} = excluded.{name}" for name in _BELIEF[3:])
 _DELTA = ("version_id", "arm_id", "bucket", "seq", "ordinal", *("d_" + name for name in SUMS), *SUMS, "extra")
 
 
-def sums(unit: Unit, version_id: int) -> list[ArmSums]:
-    """The sums of every arm of a belief that forgets nothing, by arm."""
-    return unit.select(ArmSums, "belief WHERE version_id = ? AND bucket = 0 ORDER BY arm_id", version_id)
+def sums(unit: Unit, version_id: int, *, seq: int | None = None) -> list[ArmSums]:
+    """The sums of every arm of a belief that forgets nothing, by arm. seq: as they stood after this change, bit for
+    bit: per arm the newest delta up to it."""
+    return _stored(unit, ArmSums, version_id, seq, "bucket = ?", 0)
 
 
-def sums_at(unit: Unit, version_id: int, seq: int) -> list[ArmSums]:
-    """The rows of `sums` as they stood after change `seq`: per arm the newest delta up to it, bit for bit."""
-    return _at(unit, ArmSums, version_id, seq, "bucket = ?", 0)
-
-
-def rows(unit: Unit, version_id: int, *, oldest: int = 0) -> list[BeliefRow]:
-    """The rows of a belief from a bucket on, by bucket and arm."""
-    from_bucket = "belief WHERE version_id = ? AND bucket >= ? ORDER BY bucket, arm_id"
-    return unit.select(BeliefRow, from_bucket, version_id, oldest)
+def rows(unit: Unit, version_id: int, *, oldest: int = 0, seq: int | None = None) -> list[BeliefRow]:
+    """The rows of a belief from a bucket on, by bucket and arm. seq: as of `sums`."""
+    return _stored(unit, BeliefRow, version_id, seq, "bucket >= ?", oldest)
 
 
 def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[BeliefRow]:
-    """The rows of a belief without those of columns, by arm; as they stood after change `seq`, where it is given."""
-    if seq is not None:
-        return _at(unit, BeliefRow, version_id, seq, "bucket = ?", 0)
-    return unit.select(BeliefRow, "belief WHERE version_id = ? AND bucket = 0 ORDER BY arm_id", version_id)
+    """The rows of a belief without those of columns, by arm. seq: as of `sums`."""
+    return _stored(unit, BeliefRow, version_id, seq, "bucket = ?", 0)
 
 
 def of_columns(
     unit: Unit, version_id: int, columns: Collection[int] | None, *, seq: int | None = None
 ) -> list[ColumnRow]:
-    """The rows of some columns of sparse contexts, None for all; as they stood after change `seq`, where given."""
+    """The rows of some columns of sparse contexts, None for all. seq: as of `sums`."""
     chosen = "bucket >= ?" if columns is None else "bucket IN (?*)"
     buckets: Any = FIRST_COLUMN if columns is None else [column + FIRST_COLUMN for column in columns]
-    if seq is None:
-        stored = unit.select(BeliefRow, f"belief WHERE version_id = ? AND {chosen}", version_id, buckets)
-    else:
-        stored = _at(unit, BeliefRow, version_id, seq, chosen, buckets)
+    stored = _stored(unit, BeliefRow, version_id, seq, chosen, buckets)
     return [ColumnRow(row.bucket - FIRST_COLUMN, *row[1:6]) for row in stored]
 
 
@@ -105,12 +95,13 @@ def of_arms(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[in
     return unit.select(kind, chosen, version_id, list(arm_ids)) if arm_ids else []
 
 
-def rows_at(unit: Unit, version_id: int, seq: int, *, oldest: int = 0) -> list[BeliefRow]:
-    """The rows of `rows` as they stood after change `seq`."""
-    return _at(unit, BeliefRow, version_id, seq, "bucket >= ?", oldest)
-
-
-def _at(unit: Unit, kind: type[Record], version_id: int, seq: int, chosen: str, buckets: Any) -> list[Record]:
+def _stored(
+    unit: Unit, kind: type[Record], version_id: int, seq: int | None, chosen: str, buckets: Any
+) -> list[Record]:
+    """The rows of a belief in chosen buckets, by bucket and arm, now or after change `seq`."""
+    if seq is None:
+        in_order = f"belief WHERE version_id = ? AND {chosen} ORDER BY bucket, arm_id"
+        return unit.select(kind, in_order, version_id, buckets)
     newest = (
         f"SELECT arm_id, bucket, max(seq) AS seq FROM belief_delta WHERE version_id = ? AND {chosen} AND seq <= ?"
         " GROUP BY arm_id, bucket"

@@ -334,7 +334,7 @@ def test_the_belief_of_any_moment_comes_back_bit_for_bit(store: Store) -> None:
     with store.read() as unit:
         live = policies.live(unit, ["home", "ucb", "greedy"])
         for name, seq, rows in observed:
-            assert beliefs.sums_at(unit, live[name][0].id, seq) == rows
+            assert beliefs.sums(unit, live[name][0].id, seq=seq) == rows
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def test_sums_are_added_bit_for_bit_however_many_change(store: Store, width: int
         store.write(lambda unit, seq=seq, changes=changes: beliefs.add(unit, version_id, seq=seq, changes=changes))
         with store.read() as unit:
             stored = {(0, row.arm_id): row[1:] for row in beliefs.sums(unit, version_id)}
-            newest = {(0, row.arm_id): row[1:] for row in beliefs.sums_at(unit, version_id, seq)}
+            newest = {(0, row.arm_id): row[1:] for row in beliefs.sums(unit, version_id, seq=seq)}
         assert stored == newest == {key: sums for key, sums in expected.items() if key in stored}
         assert stored.keys() >= changes.keys()
     with store.read() as unit:

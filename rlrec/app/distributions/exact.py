@@ -353,17 +353,14 @@ def _stored(
 ) -> tuple[BeliefRows, int]:
     """The sums of a belief, and the ordinal that they are brought forward to."""
     if has_plain_sums(policy):
-        return beliefs.sums(unit, version.id) if seq is None else beliefs.sums_at(unit, version.id, seq), 0
+        return beliefs.sums(unit, version.id, seq=seq), 0
     if version.status == "frozen":  # it is served as it stands
         ordinal = version.ordinal
     elif ordinal is None:
         ordinal = policies.ordinal(unit, version.policy.id) if version.learning else version.ordinal
     if learns_by_column(policy):
         return beliefs.counts(unit, version.id, seq=seq), ordinal
-    oldest = policy.forgetting.oldest(ordinal)
-    if seq is None:
-        return beliefs.rows(unit, version.id, oldest=oldest), ordinal
-    return beliefs.rows_at(unit, version.id, seq, oldest=oldest), ordinal
+    return beliefs.rows(unit, version.id, oldest=policy.forgetting.oldest(ordinal), seq=seq), ordinal
 
 
 def renewed(

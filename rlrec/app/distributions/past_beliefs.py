@@ -25,7 +25,7 @@ def walk(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, beliefs
     if not len(seqs):
         return
     first, last = int(seqs[0]), int(seqs[-1])
-    before = beliefs.counts(unit, version.id, seq=first) if by_column else beliefs.rows_at(unit, version.id, first)
+    before = beliefs.counts(unit, version.id, seq=first) if by_column else beliefs.rows(unit, version.id, seq=first)
     state.update((row[:2], row[2:]) for row in before)
     at = 0
     for chunk in belief_deltas.between(unit, version.id, first, last, counts_alone=by_column):
@@ -51,6 +51,6 @@ class _NewestChanges(dict[beliefs.BeliefKey, tuple[Any, ...]]):
         self.update(zip(zip(bucket, arm, strict=True), zip(*columns, strict=True), strict=True))
 
     def rows(self, *, plain: bool) -> beliefs.BeliefRows:
-        """The rows as `beliefs.sums_at` gives them; where the belief is not plain, as `beliefs.rows_at` does."""
+        """The rows as `beliefs.sums` gives them; where the belief is not plain, as `beliefs.rows` does."""
         rows = [beliefs.BeliefRow(*key, *row) for key, row in sorted(self.items(), key=itemgetter(0))]
         return [beliefs.ArmSums(*row[1:2], *row[3:6]) for row in rows] if plain else rows
