@@ -194,15 +194,12 @@ def _create(
     unit: Unit, request: Request, typed: Mapping[str, Any], definition: Mapping[str, Any], reward: Reward,
     prior: Mapping[str, tuple[float, float]], initial: InitialBelief,
 ) -> CreatedPolicy:  # fmt: skip
-    policy_id = policies.add_policy(
-        unit, name=request.name, kind=request.kind, params=typed, definition=canonical.text(definition)
-    )
-    version_id = policies.add_version(
-        unit, policy_id=policy_id, number=1, status="learning" if kinds.load(request.kind).online else "frozen",
-        reward_id=reward.id, seq=0, entered_to=None if reward.learn == "served" else 0,
-        learned_from=initial.record, parameters=initial.parameters, parent_id=initial.parent_id,
+    _, version_id = policies.create(
+        unit, name=request.name, kind=request.kind, params=typed, definition=canonical.text(definition),
+        status="learning" if kinds.load(request.kind).online else "frozen", reward_id=reward.id,
+        entered_to=None if reward.learn == "served" else 0, learned_from=initial.record, parameters=initial.parameters,
+        parent_id=initial.parent_id,
     )  # fmt: skip
-    policies.add_head(unit, policy_id, live_id=version_id)
     beliefs.add_prior(unit, version_id, _prior_rows(unit, prior))
     beliefs.add_weights(unit, version_id, initial.weights)
     if initial.sums:

@@ -226,6 +226,16 @@ def add_version(
     )  # fmt: skip
 
 
+def create(
+    unit: Unit, *, name: str, kind: str, params: Mapping[str, Any], definition: str, **version: Any
+) -> tuple[int, int]:
+    """The ids of a new policy and of its version 1, which is live. version: the fields of that."""
+    policy_id = add_policy(unit, name=name, kind=kind, params=params, definition=definition)
+    version_id = add_version(unit, policy_id=policy_id, number=1, seq=0, **version)
+    add_head(unit, policy_id, live_id=version_id)
+    return policy_id, version_id
+
+
 def _json(record: Mapping[str, Any]) -> str:
     return json.dumps(dict(record), sort_keys=True, separators=(",", ":"))
 

@@ -35,15 +35,11 @@ def weight(share: float, others: Sequence[float]) -> float:
 
 def add_policy(unit: Unit, experiment: str, reward: Reward) -> int:
     """The uniform policy of an experiment, made of no other one: its id."""
-    policy_id = policies.add_policy(
+    policy_id, _ = policies.create(
         unit, name=f"{KIND}@{experiment}/{LABEL}", kind=KIND, params=kinds.values(kinds.make(KIND, {})),
-        definition=canonical.text({"experiment": experiment, "variant": LABEL}),
-    )  # fmt: skip
-    version_id = policies.add_version(
-        unit, policy_id=policy_id, number=1, status="learning", reward_id=reward.id, seq=0,
+        definition=canonical.text({"experiment": experiment, "variant": LABEL}), status="learning", reward_id=reward.id,
         entered_to=None if reward.learn == "served" else 0, learned_from={},
     )  # fmt: skip
-    policies.add_head(unit, policy_id, live_id=version_id)
     return policy_id
 
 

@@ -81,15 +81,11 @@ def add_policy(unit: Unit, experiment: str, drafted: Sequence[Version]) -> int:
         "first": drafted[0].id, "second": drafted[1].id, "floor": 0.0,
         "fields": list(EVERYTHING if EVERYTHING[0] in fields else fields),
     }  # fmt: skip
-    policy_id = policies.add_policy(
+    policy_id, _ = policies.create(
         unit, name=f"{kinds.TEAM_DRAFT}@{experiment}/{LABEL}", kind=kinds.TEAM_DRAFT, params=params,
-        definition=canonical.text({"experiment": experiment, "variant": LABEL}),
+        definition=canonical.text({"experiment": experiment, "variant": LABEL}), status="frozen",
+        reward_id=drafted[0].reward.id, learned_from={},
     )  # fmt: skip
-    version_id = policies.add_version(
-        unit, policy_id=policy_id, number=1, status="frozen", reward_id=drafted[0].reward.id, seq=0, entered_to=None,
-        learned_from={},
-    )  # fmt: skip
-    policies.add_head(unit, policy_id, live_id=version_id)
     return policy_id
 
 

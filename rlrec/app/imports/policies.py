@@ -30,13 +30,8 @@ def create(unit: Unit, name: str) -> Version:
     lookup.refuse_route_name(unit, name)
     parameters = asdict(kinds.make(KIND, {}))
     definition = {"kind": KIND, "params": parameters, "reward": "default", "prior": canonical.digest_of({}).hex()}
-    policy_id = policies.add_policy(
-        unit, name=name, kind=KIND, params=parameters,
-        definition=canonical.text(definition | {"from_log": None}),
+    policies.create(
+        unit, name=name, kind=KIND, params=parameters, definition=canonical.text(definition | {"from_log": None}),
+        status="frozen", reward_id=lookup.reward(unit, "default").id, learned_from={},
     )  # fmt: skip
-    version_id = policies.add_version(
-        unit, policy_id=policy_id, number=1, status="frozen",
-        reward_id=lookup.reward(unit, "default").id, seq=0, learned_from={},
-    )  # fmt: skip
-    policies.add_head(unit, policy_id, live_id=version_id)
     return lookup.version(unit, name)[0]
