@@ -14,7 +14,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids
 from rlrec.ope.tails import hotelling_above
-from rlrec.ope.within_cells import CellSums, alarms, cell_sums, slopes
+from rlrec.ope.within_cells import CellSums, cell_sums, slopes
 
 _TESTED = 2  # the first columns, step and repeats; the others are controls
 
@@ -29,11 +29,6 @@ def carry_over_sums(
     stay = log1p[length]
     columns = (log1p[step], log1p[repeats], stay, stay**2, reward)
     return cell_sums(columns, cell=cell, cells=cells, cluster=cluster)
-
-
-def is_significant(sums: CellSums) -> bool:
-    """Whether rewards depend on step or repeats, with a false alarm in 1 of 1,000 logs where they do not."""
-    return alarms(p_value(sums))
 
 
 def p_value(sums: CellSums) -> float | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, numbers_in_runs, run_starts
 from rlrec.ope.tails import t_below
-from rlrec.ope.within_cells import CellSums, alarms, cell_sums, slopes
+from rlrec.ope.within_cells import CellSums, cell_sums, slopes
 
 
 def slots_above_sums(
@@ -29,11 +29,6 @@ def slots_above_sums(
     above = before - np.repeat(before[starts], np.diff(starts, append=len(decision)))
     compared = (position > 1) & (numbers_in_runs(starts, len(decision)) == position - 1)
     return cell_sums((above, reward), cell=np.where(compared, cell, -1), cells=cells, cluster=cluster)
-
-
-def is_significant(sums: CellSums) -> bool:
-    """Whether slots below attractive arms earn less, with a false alarm in 1 of 1,000 logs where they do not."""
-    return alarms(p_value(sums))
 
 
 def p_value(sums: CellSums) -> float | None:

@@ -22,7 +22,6 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Ids, Index
 from rlrec.ope.base import hash_bits
 from rlrec.ope.tails import hotelling_above
-from rlrec.ope.within_cells import alarms
 from rlrec.records import Sums
 
 ARMS = 2_048  # arms that have a score, at most
@@ -105,11 +104,6 @@ def visit_carry_over_sums(
         rewards=add(reward),
         events={kind: np.stack([add(values != 0), add(values)]) for kind, values in events.items()},
     )
-
-
-def is_significant(sums: VisitCarryOverSums) -> bool:
-    """Whether next visits depend on what a visit showed, with a false alarm in 1 of 1,000 logs where they do not."""
-    return alarms(p_value(sums))
 
 
 def p_value(sums: VisitCarryOverSums) -> float | None:

@@ -109,11 +109,7 @@ settings = _table(
 )
 
 # Who changed what, when: commands that import, define, freeze, promote. Never a single recommend or feedback.
-run = _table(
-    "run",
-    *_columns(TEXT, "command", "options", "result?"),
-    Column("at", BIG, nullable=False),
-)
+run = _table("run", *_columns(TEXT, "command", "options", "result?"), Column("at", BIG, nullable=False))
 
 # The catalogue as it is today. features: canonical JSON; retired_at: null while the arm may be served.
 arm = _table(
@@ -250,13 +246,7 @@ lease = _table(
 # Users, by the key that requests give. digest: 64 bits of the key (`contents.key_digest`). Clusters of estimates,
 # their blocks and folds follow it, never the id: the same log in another order, or in another store, gives the same
 # figures.
-users = _table(
-    "users",
-    Column("key", TEXT, nullable=False),
-    Column("digest", BIG),
-    UniqueConstraint("key"),
-    _key(),
-)
+users = _table("users", Column("key", TEXT, nullable=False), Column("digest", BIG), UniqueConstraint("key"), _key())
 # Sessions, by the key that requests give. `split` is drawn once, when the session is created: 0 train, 1 tune, 2
 # gate. digest: as of users.
 session = _table(

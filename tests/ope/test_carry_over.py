@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import piece_rows
-from rlrec.ope.carry_over import carry_over_sums, is_significant, p_value
+from rlrec.ope.carry_over import carry_over_sums, p_value
 from rlrec.ope.within_cells import CellSums, alarms
 
 ARMS = 6
@@ -39,15 +39,15 @@ def visits(seed: int, *, users: int = 400, tired: float = 0.0, taste: float = 0.
 
 
 def test_rewards_that_fade_along_a_visit_are_noticed() -> None:
-    assert is_significant(visits(1, tired=0.4))
+    assert alarms(p_value(visits(1, tired=0.4)))
 
 
 @pytest.mark.slow
 def test_a_log_without_carry_over_raises_no_alarm() -> None:
     """100 logs of equal readers and 100 of readers who differ, and who stay the longer the more they click: at a level
     of 1 in 1,000, more than two alarms in 200 come in 1 of 800 runs."""
-    alarms = [is_significant(visits(seed, users=200, taste=taste)) for seed in range(100) for taste in (0.0, 0.6)]
-    assert sum(alarms) <= 2
+    alarmed = [alarms(p_value(visits(seed, users=200, taste=taste))) for seed in range(100) for taste in (0.0, 0.6)]
+    assert sum(alarmed) <= 2
 
 
 def test_the_smallest_p_value_alarms() -> None:
@@ -63,7 +63,7 @@ def test_a_log_of_first_steps_says_nothing() -> None:
     n = np.arange(100)
     sums = carry_over_sums(n % 2 * 1.0, cell=n % 3, cells=3, step=n * 0, repeats=n * 0, length=n * 0 + 1, cluster=n)
     assert p_value(sums) is None
-    assert not is_significant(sums)
+    assert not alarms(p_value(sums))
 
 
 def test_few_clusters_say_nothing() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.ope.slots_above import is_significant, p_value, slots_above_sums
-from rlrec.ope.within_cells import CellSums
+from rlrec.ope.slots_above import p_value, slots_above_sums
+from rlrec.ope.within_cells import CellSums, alarms
 
 ARMS, SIZE = 8, 4
 RATES = np.linspace(0.05, 0.5, ARMS)
@@ -34,15 +34,15 @@ def pages(seed: int, *, users: int = 300, stops: bool = False, eager: float = 1.
 
 
 def test_readers_who_stop_at_a_click_are_noticed() -> None:
-    assert is_significant(pages(1, stops=True, eager=0.5))
+    assert alarms(p_value(pages(1, stops=True, eager=0.5)))
 
 
 @pytest.mark.slow
 def test_readers_who_differ_raise_no_alarm() -> None:
     """200 logs of random pages and 200 of pages that are fitted to the reader. At a level of 1 in 1,000, more than
     three alarms in 400 come in 1 of 1,300 runs."""
-    alarms = [is_significant(pages(seed, fitted=fitted)) for seed in range(200) for fitted in (False, True)]
-    assert sum(alarms) <= 3
+    alarmed = [alarms(p_value(pages(seed, fitted=fitted))) for seed in range(200) for fitted in (False, True)]
+    assert sum(alarmed) <= 3
 
 
 def test_slots_of_other_slates_and_below_a_missing_one_do_not_count() -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array
-from rlrec.ope.visit_carry_over import VisitCarryOverSums, VisitDraws, is_significant, p_value, visit_carry_over_sums
+from rlrec.ope.visit_carry_over import VisitCarryOverSums, VisitDraws, p_value, visit_carry_over_sums
+from rlrec.ope.within_cells import alarms
 
 ARMS = 10
 RATES = np.linspace(0.05, 0.5, ARMS)
@@ -64,7 +65,7 @@ def visits(
 
 
 def test_visits_that_spoil_the_next_one_are_noticed() -> None:
-    assert is_significant(visits(1, users=2_000, spoils=4.0, eager=0.3))
+    assert alarms(p_value(visits(1, users=2_000, spoils=4.0, eager=0.3)))
 
 
 def test_arms_that_are_clicked_and_not_bought_are_noticed_by_their_purchases() -> None:
@@ -72,16 +73,16 @@ def test_arms_that_are_clicked_and_not_bought_are_noticed_by_their_purchases() -
     odd, apart = np.arange(ARMS) % 2, RATES - RATES.mean()
     effect = odd - odd.mean() - apart * (apart @ odd) / (apart @ apart)
     sums = visits(1, users=2_000, spoils=1.0, eager=0.3, effect=effect)
-    assert is_significant(sums)
-    assert not is_significant(replace(sums, events={}))
+    assert alarms(p_value(sums))
+    assert not alarms(p_value(replace(sums, events={})))
 
 
 @pytest.mark.slow
 def test_users_who_differ_raise_no_alarm() -> None:
     """200 logs of a logger that draws at random, and 200 of one that shows popular arms to eager users. At a level of
     1 in 1,000, more than three alarms in 400 come in 1 of 1,300 runs."""
-    alarms = [is_significant(visits(seed, fitted=fitted)) for seed in range(200) for fitted in (False, True)]
-    assert sum(alarms) <= 3
+    alarmed = [alarms(p_value(visits(seed, fitted=fitted))) for seed in range(200) for fitted in (False, True)]
+    assert sum(alarmed) <= 3
 
 
 def test_sums_of_portions_add_up() -> None:
@@ -112,4 +113,4 @@ def test_users_who_came_once_say_nothing() -> None:
         events={},
     )
     assert p_value(sums) is None
-    assert not is_significant(sums)
+    assert not alarms(p_value(sums))

@@ -25,7 +25,7 @@ from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
-from rlrec.ope import carry_over, honesty, slots_above, visit_carry_over
+from rlrec.ope import carry_over, honesty, slots_above, visit_carry_over, within_cells
 from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, widened
 from rlrec.ope.fold import Fold
 from rlrec.ope.honesty import BetSums
@@ -54,6 +54,7 @@ class Rows(Protocol):
 
 R = TypeVar("R", bound=Rows)
 M = TypeVar("M")
+S = TypeVar("S")  # of a test
 
 
 @dataclass(frozen=True)
@@ -286,10 +287,8 @@ def estimates(
         counts = partial.counts[shared_number]
         others = counts.left_out + counts.other_policy
         within, between = partial.carry_over.get(shared_number), partial.visits.get(shared.reward.id)
-        carried = within is not None and carry_over.is_significant(within)
-        carried |= between is not None and visit_carry_over.is_significant(between)
-        above = partial.slots_above.get(shared_number)
-        dependent = above is not None and slots_above.is_significant(above)
+        carried = _alarms(carry_over.p_value, within) or _alarms(visit_carry_over.p_value, between)
+        dependent = _alarms(slots_above.p_value, partial.slots_above.get(shared_number))
         for number, scorer in shared.members:
             weightings = weigh_loggers(unit, partial, [number])
             of_groups = over_loggers(partial, number, weightings)
@@ -332,6 +331,11 @@ def estimates(
                     )
                 ]
     return estimated
+
+
+def _alarms(p_value: Callable[[S], float | None], sums: S | None) -> bool:
+    """Whether a test alarms; it does not without sums."""
+    return sums is not None and within_cells.alarms(p_value(sums))
 
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting[Any]]:

@@ -21,6 +21,7 @@ from rlrec.ope.estimate import Estimate, EstimatorFold
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.paired import PairedDifference, compare, gate_alpha
 from rlrec.ope.sessions import SUPPORTED, SessionFold
+from rlrec.ope.within_cells import alarms
 from rlrec.policy.reward import of_slot
 from rlrec.records import Event, Reward
 from rlrec.store import Unit, events, policies, selected
@@ -289,7 +290,7 @@ class Gain:
             sides=at_ends, estimates=[of_number[0], of_number[1]], in_sample=sums[0].learned,
             silent=any(counts.silent for counts in partial.counts.values()) or any(s.weights.left_out for s in at_ends),
             estimated=any(side.estimated for side in sums),
-            carries_over=any(map(carry_over.is_significant, partial.carry_over.values())),
+            carries_over=any(alarms(carry_over.p_value(each)) for each in partial.carry_over.values()),
             rare=LOST * _largest_reward(unit, sides[0].reward, of_slots=estimator == BY_IMPRESSION),
             simulated=list(zip(ours, theirs, strict=True)),
         )  # fmt: skip
