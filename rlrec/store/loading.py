@@ -27,6 +27,12 @@ class Same:
 Column = Sequence[Any] | Same
 
 
+def copy_rarely(unit: Unit) -> None:
+    """Copy SQLite's log to the file every 256 MB: identities of lines change the same pages in every transaction."""
+    if not unit.postgres:
+        unit.tell("PRAGMA wal_autocheckpoint = 64000")
+
+
 def write(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
     """Rows into a table, column by column; one column at least is no `Same`."""
     if unit.postgres:

@@ -85,11 +85,12 @@ def user_ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
     return loading.ids(unit, "users", "key", keys)
 
 
-def intern_users(unit: Unit, keys: Collection[str]) -> dict[str, int]:
-    """The id of each user, stored if new."""
+def intern_users(unit: Unit, keys: Collection[str], digests: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The id of each user, stored if new. digests: of all keys, where they were computed before."""
     ids = user_ids(unit, sorted(keys))
     new = sorted(set(keys) - ids.keys())
-    return ids | loading.add_new(unit, "users", {"key": new, "digest": list(map(key_digest, new))})
+    digest = key_digest if digests is None else digests.__getitem__
+    return ids | loading.add_new(unit, "users", {"key": new, "digest": list(map(digest, new))})
 
 
 def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, Session]:

@@ -9,11 +9,13 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar
 
 from rlrec.errors import RlrecError
 
 T = TypeVar("T")
+_PIPE = 1 << 20  # bytes that wait for us
 
 
 class BackgroundItems(Iterator[T], Generic[T]):
@@ -27,14 +29,14 @@ class BackgroundItems(Iterator[T], Generic[T]):
         if sys.platform != "linux":
             self._items = iter(items)
             return
-        receiver, sender = os.pipe()
+        receiver, sender = _pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of other threads: it needs none of their locks
             self._child = os.fork()
         if not self._child:
             _send(items, sender, receiver)
         os.close(sender)
-        self._stream = open(receiver, "rb")  # noqa: SIM115 (closed by `close`)
+        self._stream = open(receiver, "rb", buffering=_PIPE)  # noqa: SIM115 (closed by `close`)
         self._items = iter(self._receive, None)
 
     def __next__(self) -> T:
@@ -57,6 +59,16 @@ class BackgroundItems(Iterator[T], Generic[T]):
         return item
 
 
+def _pipe() -> tuple[int, int]:
+    """Where to read and where to write, with room for more bytes than usual where the system gives it."""
+    from fcntl import F_SETPIPE_SZ, fcntl
+
+    receiver, sender = os.pipe()
+    with suppress(OSError):
+        fcntl(sender, F_SETPIPE_SZ, _PIPE)
+    return receiver, sender
+
+
 def _send(items: Iterable[Any], sender: int, receiver: int) -> NoReturn:
     """Work as the other process, to its end."""
     try:
@@ -66,7 +78,8 @@ def _send(items: Iterable[Any], sender: int, receiver: int) -> NoReturn:
         with open(sender, "wb") as stream:
             try:
                 for item in items:
-                    pickle.dump(item, stream, pickle.HIGHEST_PROTOCOL)
+                    # As a whole: who waits for its first bytes would wait for the work on the others, too.
+                    stream.write(pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
                     stream.flush()
                 pickle.dump(None, stream)
             except Exception as error:

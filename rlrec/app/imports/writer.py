@@ -54,14 +54,16 @@ class ImportState:
 class PreparedRows(NamedTuple):
     """A group of rows, and what storing them takes that follows from them alone.
 
-    users: of the sessions that have one; sessions: keys in order, each with its digest and its split; session: the
-    index of each row's; contexts: by their digests, in order of these; order: of the rows by policy and digest."""
+    sessions: keys in order, each with its digest, its split and its user, None without; session: the index of each
+    row's; users: the digests of their keys; contexts: by their digests, in order of these; order: of the rows by policy
+    and digest."""
 
     rows: LogColumns
-    users: dict[str, str]
     sessions: list[str]
     digests: list[int]
     splits: list[int]
+    user: Sequence[str | None]
+    users: dict[str, int]
     session: Sequence[int]
     contexts: dict[bytes, str]
     order: list[int]
@@ -69,24 +71,22 @@ class PreparedRows(NamedTuple):
     @classmethod
     def of(cls, rows: LogColumns, *, salt: str) -> PreparedRows:
         """salt: of the splits."""
-        users = {}
-        if rows.user != NULL:
-            users = dict(zip(reversed(rows.session), reversed(values(rows.user, len(rows))), strict=True))
-            if None in users.values():
-                listed = zip(rows.session, values(rows.user, len(rows)), strict=True)
-                users = {key: user for key, user in reversed(list(listed)) if user is not None}
         keys = sorted(dict.fromkeys(rows.session))  # in their order: to sort what is sorted costs little
         halves = np.frombuffer(b"".join(rows.digest), ">u8").astype(np.uint64).reshape(-1, 2)
         policy = () if isinstance(rows.policy, Same) else (np.array(rows.policy),)
         order = np.lexsort((halves[:, 1], halves[:, 0], *policy)).tolist()
-        split = splits(salt, [users.get(key, key) for key in keys] if users else keys)
+        user = list(map(_users(rows).get, keys))
+        split = splits(salt, [key if name is None else name for name, key in zip(user, keys, strict=True)])
+        users = sorted({name for name in user if name is not None})
         session: Sequence[int] = range(len(keys))  # most logs come in order
         if keys != list(rows.session):
             index = dict(zip(keys, session, strict=True))
             session = [index[key] for key in rows.session]
         return cls(
-            rows, users, keys, contents.key_digests(keys), split, session, contents.named(set(rows.context)), order
-        )
+            rows=rows, sessions=keys, digests=contents.key_digests(keys), splits=split, user=user,
+            users=dict(zip(users, contents.key_digests(users), strict=True)), session=session,
+            contexts=contents.named(set(rows.context)), order=order,
+        )  # fmt: skip
 
 
 class GroupWriter:
@@ -94,6 +94,7 @@ class GroupWriter:
 
     def __init__(self, unit: Unit, state: ImportState) -> None:
         self.unit = unit
+        loading.copy_rarely(unit)
         self.owners = {name: self._owner(name) for name in sorted(state.policies)}
         self.ids = {name: owner.policy.id for name, owner in self.owners.items() if isinstance(owner, Version)}
         self.heads = stored_policies.lock(unit, list(self.ids.values()))
@@ -305,26 +306,25 @@ class GroupWriter:
 
     def _session_ids(self, group: PreparedRows, stored: Mapping[str, Session]) -> Sequence[int]:
         """The session of each row; new ones are stored, in order of key, and known ones get their first user."""
-        users = group.users
-        user_ids = sessions.intern_users(self.unit, set(users.values())) if users else {}
-        keys, digests, split = group.sessions, group.digests, group.splits
+        user_ids = sessions.intern_users(self.unit, group.users.keys(), group.users)
+        keys, digests, split, user = group.sessions, group.digests, group.splits, group.user
         if stored:
             is_new = [key not in stored for key in keys]
-            keys = list(compress(keys, is_new))
+            keys, user = list(compress(keys, is_new)), list(compress(user, is_new))
             digests, split = list(compress(digests, is_new)), list(compress(split, is_new))
         new_ids = self.unit.reserve("session", len(keys)) if keys else ()
         if keys:
             self._write("session", {
                 "id": new_ids, "key": keys, "digest": digests, "split": split,
-                "user_id": [user_ids.get(users.get(key, "")) for key in keys] if users else NULL,
+                "user_id": [user_ids.get(name or "") for name in user] if user_ids else NULL,
                 "created_at": Same(self.unit.now),
             })  # fmt: skip
         if not stored:
             return _picked(new_ids, group.session)
-        ids = dict(zip(keys, new_ids, strict=True))
-        firsts = {key: user for key, user in users.items() if key in stored and stored[key].user is None}
-        sessions.set_user(self.unit, {stored[key].id: user_ids[user] for key, user in firsts.items()})
-        ids.update((key, session.id) for key, session in stored.items())
+        ids = dict(zip(keys, new_ids, strict=True)) | {key: session.id for key, session in stored.items()}
+        named = {key: user for key, user in zip(group.sessions, group.user, strict=True) if user is not None}
+        firsts = [key for key in named.keys() & stored.keys() if stored[key].user is None]
+        sessions.set_user(self.unit, {ids[key]: user_ids[named[key]] for key in firsts})
         return _picked(ids, group.rows.session)
 
     def _visits(
@@ -367,6 +367,12 @@ class GroupWriter:
         if new is not None and ids:
             self._write("visit", {**new.visits, "recent": Same("[]")})
         return [visit for visit, _ in assigned], [step for _, step in assigned]
+
+
+def _users(rows: LogColumns) -> dict[str, str]:
+    """The first user of each session that has one."""
+    listed = list(zip(rows.session, values(rows.user, len(rows)), strict=True))
+    return {} if rows.user == NULL else {key: user for key, user in reversed(listed) if user is not None}
 
 
 def _first_states(
