@@ -43,6 +43,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "serve": serve.serve,
     "serve-postgres": serve.on_postgres,
     "import": logs.importing,
+    "import-csv": logs.importing_csv,
     "evaluate": logs.evaluating,
     "exact": exact.exact,
     "regret": regret.regret,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from functools import partial
 from hashlib import md5
 from itertools import accumulate, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.benchmarks import replay
 from tests.benchmarks.measure import Figure, Sample, Setting, beyond, growth, medians, process, python, rlrec, three
@@ -24,42 +26,83 @@ ESTIMATORS = "ips,snips,clipped-ips:10,clipped-ips:20,dm,dr"
 
 ITEMS, POSITIONS, CLICKS, LIKES = 80, 3, 0.004, 0.045
 LEVELS = (3, 5, 8, 8)  # values of each user feature
+COLUMNS_OF_TABLE = {name: name for name in ("session", "user", "at", "arm", "propensity")} | {
+    "events": {"click": "click"}, "context": ["device", "country", "age"],
+}  # fmt: skip
 HEADER = ["", "timestamp", "item_id", "position", "click", "propensity_score"]
 
 
+class Foreign(NamedTuple):
+    """A log of one-decision sessions. write: the file from row `first` on; take_in: how it is imported."""
+
+    name: str
+    write: Callable[..., Path]
+    take_in: Callable[[Shop, Path], Sample]
+    at_least: int  # rows a second
+
+
 def importing(setting: Setting) -> Iterator[Figure]:
-    """One-decision sessions in one transaction; their contexts are as many as in the published sample."""
+    """The layout of the Open Bandit Dataset; contexts are as many as in its published sample."""
+    options = "--layout", "obd", "--policy", "random"
+    return _importing(setting, Foreign("import-log", obd, partial(_take_in, options), 100_000))
+
+
+def importing_csv(setting: Setting) -> Iterator[Figure]:
+    """A table with sessions, users and contexts."""
+    columns = setting.path(".json")
+    columns.write_text(json.dumps(COLUMNS_OF_TABLE))
+    options = "--layout", "csv", "--map", columns, "--policy", "old"
+    return _importing(setting, Foreign("import-log csv", visitors, partial(_take_in, options), 60_000))
+
+
+def _importing(setting: Setting, log: Foreign) -> Iterator[Figure]:
     *_, size = sizes = three(setting.size(ROWS))
-    files = {rows: obd(setting.path(".csv"), rows, first=FEW) for rows in (FEW, *sizes)}
+    files = {rows: log.write(setting.path(".csv"), rows, first=FEW) for rows in (FEW, *sizes)}
     base = Lite(setting)
     tell(base, "init")
-    _take_in(base, obd(setting.path(".csv"), FEW, first=0))
-    calls: dict[str, Callable[[], Sample]] = {str(rows): partial(_import, base, file) for rows, file in files.items()}
+    log.take_in(base, log.write(setting.path(".csv"), FEW, first=0))
+    calls: dict[str, Callable[[], Sample]] = {
+        str(rows): partial(_import, log, base, file) for rows, file in files.items()
+    }
     with copied(base) as complete:
-        _take_in(complete, files[size])
+        log.take_in(complete, files[size])
         calls["reference"] = partial(_written, base, complete)
         result = medians(setting.times(REPEATS), calls)
     seconds = {name: setting.seconds(sample) for name, sample in result.items()}
     spent = beyond(seconds, FEW, sizes)
     rate = (size - FEW) / spent[size]
-    yield Figure(name="import-log: rows a second", value=rate, unit="/s", at_least=100_000)
-    yield Figure(name="import-log: to executemany", value=rate, unit="/s", reference=size / seconds["reference"])
-    yield from _memory("import-log", result, sizes)
-    yield growth("import-log", spent)
+    yield Figure(name=f"{log.name}: rows a second", value=rate, unit="/s", at_least=log.at_least)
+    yield Figure(name=f"{log.name}: to executemany", value=rate, unit="/s", reference=size / seconds["reference"])
+    yield from _memory(log.name, result, sizes)
+    yield growth(log.name, spent)
 
 
-def _import(base: Shop, file: Path) -> Sample:
+def _import(log: Foreign, base: Shop, file: Path) -> Sample:
     with copied(base) as shop:
-        return _take_in(shop, file)
+        return log.take_in(shop, file)
 
 
-def _take_in(shop: Shop, file: Path) -> Sample:
-    return process(rlrec("--db", shop.db, "import-log", file, "--layout", "obd", "--policy", "random"))
+def _take_in(options: Sequence[str | Path], shop: Shop, file: Path) -> Sample:
+    return process(rlrec("--db", shop.db, "import-log", file, *options))
 
 
 def _written(base: Shop, complete: Shop) -> Sample:
     with copied(base) as shop:
         return replay.written(shop, [replay.imported(base, complete)])
+
+
+def visitors(path: Path, rows: int, *, first: int) -> Path:
+    """A table from row `first` on: 50 arms, 240 contexts, users of five sessions, 5 clicks in 100."""
+    draw, start = random.Random(first), datetime(2026, 1, 1, tzinfo=UTC)
+    contexts = [(draw.choice("abc"), draw.choice("pqrst"), draw.randint(18, 77)) for _ in range(240)]
+    with path.open("w") as file:
+        file.write("session,user,at,arm,propensity,click,device,country,age\n")
+        for n in range(first, first + rows):
+            at = (start + timedelta(seconds=n)).isoformat()
+            device, country, age = draw.choice(contexts)
+            shown = f"a{n % 50},0.02,{int(draw.random() < 0.05)}"
+            file.write(f"s{n},u{n // 5},{at},{shown},{device},{country},{age}\n")
+    return path
 
 
 def obd(path: Path, rows: int, *, first: int) -> Path:

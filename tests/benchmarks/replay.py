@@ -157,6 +157,11 @@ PORTION = 10_000
 IMPORTED = [
     ("SELECT * FROM run WHERE id > {run} ORDER BY id", "run"),
     ("SELECT * FROM context WHERE id > {context} AND id <= {last_context} ORDER BY id", "context"),
+    (
+        "SELECT DISTINCT u.* FROM users u JOIN session s ON s.user_id = u.id JOIN decision d ON d.session_id = s.id"
+        " WHERE d.id {portion} ORDER BY 1",
+        "users",
+    ),
     ("SELECT s.* FROM session s JOIN decision d ON d.session_id = s.id WHERE d.id {portion} ORDER BY 1", "session"),
     ("SELECT v.* FROM visit v JOIN decision d ON d.session_id = v.session_id WHERE d.id {portion} ORDER BY 1", "visit"),
     ("SELECT * FROM decision WHERE id {portion} ORDER BY id", "decision"),
@@ -168,7 +173,7 @@ LAST = "SELECT max(run_id), max(context_id), max(id) FROM decision"
 
 
 def imported(before: Shop, after: Shop) -> Iterator[Group]:
-    """What an import of one-decision sessions wrote, in portions of decisions."""
+    """What an import of one-decision sessions wrote, in portions of decisions, of which none divides a user."""
     with closing(before.connect()) as connection:
         run, context, decision = connection.execute(LAST).fetchone()
     with closing(after.connect()) as connection:
