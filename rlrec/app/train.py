@@ -220,6 +220,13 @@ class _TrainingRun:
             raise InputError(
                 f"of {quantity(unused.silent, 'session')}, none has propensities for whole slates", hint=hint
             )
+        if len(report.rates) > 1:
+            raise InputError(
+                "the log dropped some lines rather than others (keep_probability): what is left would teach wrong "
+                "returns",
+                hint="leave them out by --log, sample users instead of lines (`rlrec help scale`), or let a bandit "
+                "learn from these lines: `rlrec policy create NAME --kind softmax --from-log FILTER`",
+            )
         if not self.dataset.splits[TRAIN].visits:
             elsewhere = (
                 f"of {quantity(report.visits, 'session')}, none is in the split that teaches" if report.visits else ""

@@ -137,6 +137,13 @@ def test_lines_that_the_format_marks_are_skipped(run: Run) -> None:
     )
 
 
+def test_a_decision_of_a_log_that_dropped_lines_is_the_first_of_its_visit(run: Run) -> None:
+    """Its session has no other line; where another key names the session, what came before may be missing."""
+    imported(run, rank(1, pdrop=0.5), rank(2, pdrop=0.5, session="long"), rank(3))
+    states = [line["state"] for line in run("export-log", "-").lines]
+    assert states == [{"step": 0}, {}, {"step": 0}]
+
+
 def test_what_an_apprentice_showed_has_no_propensity(run: Run) -> None:
     """It showed what it was told to, whatever its probabilities."""
     imported(run, rank(1, _ba=[1, 2, 3]))

@@ -111,3 +111,28 @@ def test_visits_of_several_decisions_are_left_out(run: Run) -> None:
     """Nobody knows which of their decisions are missing."""
     imported(run, drawn(50, 5), session="same")
     assert run("evaluate", "uniform", "--log", "policy=old", "--estimator", "wis", "--json").exit_code == 2
+
+
+@pytest.mark.parametrize("kind", ["thompson", "softmax"])
+def test_what_learns_from_a_log_counts_rows_as_often_as_they_stand_for_others(run: Run, kind: str) -> None:
+    rows = [row for n, row in enumerate(drawn(400, 6)) if row[3] == 1 or n % 4 == 0]
+    imported(run, rows)
+    run("policy", "create", "taught", "--kind", kind, "--from-log", "policy=old")
+    arms = {row["arm"]: row for row in run("policy", "show", "taught", "--json").json["arms"]}
+    for arm in PROPENSITY:
+        shown = [row for row in rows if row[0] == arm]
+        assert arms[arm]["pulls"] == pytest.approx(sum(1 / row[3] for row in shown))
+        assert arms[arm]["reward_sum"] == pytest.approx(sum(row[2] / row[3] for row in shown))
+
+
+def test_lines_that_were_dropped_by_their_reward_train_nothing(run_sqlite: Run) -> None:
+    imported(run_sqlite, drawn(200, 7), state={"step": 0})
+    run_sqlite("policy", "create", "visits", "--kind", "gradient")
+    refused = run_sqlite("train-pg", "visits", "--epochs", "2")
+    assert (refused.exit_code, "keep_probability" in refused.stderr) == (2, True)
+
+
+def test_lines_that_were_dropped_at_one_rate_train(run_sqlite: Run) -> None:
+    imported(run_sqlite, [(*row, 0.25) for *row, _ in drawn(200, 8)], state={"step": 0})
+    run_sqlite("policy", "create", "visits", "--kind", "gradient")
+    assert run_sqlite("train-pg", "visits", "--epochs", "2", "--json").json["sessions"] == 200

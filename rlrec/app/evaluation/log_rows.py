@@ -188,12 +188,6 @@ def _hashed(digest: Ids, number: Ids, *, salt: int) -> Ids:
     return np.where(number == 0, digest, hash_bits(digest ^ number, salt=salt).view(np.int64))
 
 
-def counts_of(slots: Columns) -> Array | None:
-    """How many rows each stands for, (n,): 1 / the probability that the log kept it; None where it kept all."""
-    keep = slots["keep_probability"]
-    return None if (keep == 1).all() else 1 / keep
-
-
 def usable(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:
     """The rows of a batch that are judged by under a reward definition, and how many others are not yet mature."""
     rewarded, slots = reward_log.with_rewards(batch, definition), batch.slots

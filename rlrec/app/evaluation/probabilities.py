@@ -16,10 +16,11 @@ import numpy as np
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation import slot_sets
 from rlrec.app.evaluation.cases import REPLICAS, Block, CaseName, CaseRows, TargetProbabilities, decision_block
-from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, LoggedBatch, counts_of
+from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.targets import Target
 from rlrec.app.evaluation.visit_values import TargetSlates
+from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.ope.base import LogBatch
 from rlrec.policy import slate, slate_draws
@@ -69,7 +70,7 @@ class Scorer:
             predicted=None if values is None else values.predicted,
             expected=None if values is None else of_target.expected,
             largest=of_target.greatest / np.where(of_target.prefixed, smallest_prefix, slots["smallest"]),
-            unsupported=of_target.unsupported, default=rows.default, count=counts_of(slots),
+            unsupported=of_target.unsupported, default=rows.default, count=reward_log.counts_of(slots),
         )  # fmt: skip
         ratio = self.list_ratio(slots, logged)
         return batch if ratio is None else _with_lists(batch, ratio)
@@ -102,7 +103,7 @@ class Scorer:
         return LogBatch(
             reward=rows.reward, propensity=ones, target=ones, cluster=rows.slots["cluster"], predicted=predicted,
             expected=predicted, largest=ones, unsupported=np.zeros(len(rows)), default=rows.default,
-            count=counts_of(rows.slots),
+            count=reward_log.counts_of(rows.slots),
         )  # fmt: skip
 
     def probabilities(

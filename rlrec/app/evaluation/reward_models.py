@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlrec.app.evaluation.contexts import ContextTable
-from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, counts_of
+from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows
 from rlrec.app.evaluation.sparse_rewards import ContextMoments, SparseModel, SparseValues
 from rlrec.app.inputs import parameters
+from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids, take
 from rlrec.errors import InputError, suggest
 from rlrec.ope.direct import Model, RewardTable, Ridge, RidgeSums
@@ -77,7 +78,7 @@ class RewardModelFit:
     def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RewardModelSums:
         examined = looks(rows, self.examination)  # (r - look q)^2 = look^2 (r / look - q)^2
         weight = None if examined is None else examined**2
-        if (count := counts_of(rows.slots)) is not None:
+        if (count := reward_log.counts_of(rows.slots)) is not None:
             weight = count if weight is None else weight * count
         reward = rows.reward if examined is None else rows.reward / examined
         arm, cluster = self.arms.rank[self.arms.index(rows.slots["arm_id"])], rows.slots["cluster"]

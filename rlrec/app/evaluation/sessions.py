@@ -15,11 +15,11 @@ from rlrec.app.evaluation import slot_sets, visit_carry_over
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.fold import RowCounts, RowUnit
 from rlrec.app.evaluation.log_reader import LogReader, Reading
-from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch, counts_of
+from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums, TargetSlates
-from rlrec.app.log import ended_visits
+from rlrec.app.log import ended_visits, reward_log
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits
 from rlrec.arrays import Array, take
 from rlrec.errors import InputError, quantity
@@ -90,7 +90,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
         if slot_sets.flags(rows.slots) is not None:
             hint = "judge slates, by --estimator sips,iips, or slots, by ips,snips"
             raise InputError("whole visits cannot be judged where slots have sets of arms of their own", hint=hint)
-        count = counts_of(rows.slots)
+        count = reward_log.counts_of(rows.slots)
         decisions, slates = self._decisions(rows, logged.contexts) if model else None, lowest(rows)
 
         def batch(scorer: Scorer) -> VisitBatch:

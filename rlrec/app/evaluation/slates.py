@@ -136,7 +136,7 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
         wanted = replace(self.wanted, joint=self.wanted.joint or bool((rows.page != 0).any()))
         if self.strict and wanted.additive:
             _require_pairs(slots)
-        predicted, count = None if values is None else values.predicted, log_rows.counts_of(slots)
+        predicted, count = None if values is None else values.predicted, reward_log.counts_of(slots)
         shared: dict[str, Any] = {
             "start": rows.start, "reward": impressions.reward, "page": rows.page, "default": impressions.default,
             "cluster": slots["cluster"][rows.begins], "predicted": predicted,

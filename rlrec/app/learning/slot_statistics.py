@@ -61,7 +61,7 @@ class BeliefFold:
             position=slots["position"] if POSITION in self.policy.needs else None,
             propensity=slots[reward_log.SHOWN] if PROPENSITY in self.policy.needs else None,
         )  # fmt: skip
-        return self._fold(columns, slots.get("context_id"))
+        return self._fold(columns, slots.get("context_id"), reward_log.counts_of(slots))
 
     def of_log(self, selection: reader.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
         """The sums of the mature, uncensored impressions of a log; how many these are, and the newest decision.

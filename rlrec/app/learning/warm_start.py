@@ -168,7 +168,9 @@ def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selecti
     parts: list[tuple[Sparse, Array, Array, Array]] = []
     for impressions in reward_log.impressions(unit, selected, version.reward, columns=["context_id"]):
         contexts, which = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
-        reward, pulls = policy.examined(impressions.reward, impressions.slots["position"])
+        counted = policy.examined(impressions.reward, impressions.slots["position"])
+        count = reward_log.counts_of(impressions.slots)
+        reward, pulls = counted if count is None else (each * count for each in counted)
         parts.append((policy.design.context.sparse(contexts)[which], impressions.slots["arm_id"], pulls, reward))
     if not parts:
         return []

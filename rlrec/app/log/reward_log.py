@@ -105,12 +105,19 @@ def propensities_of(slots: Columns) -> Array:
     return np.where(missing, prefix, marginal)
 
 
+def counts_of(slots: Columns) -> Array | None:
+    """How many rows each stands for, (n,): 1 / the probability that the log kept it; None where it kept all."""
+    keep = slots["keep_probability"]
+    return None if (keep == 1).all() else 1 / keep
+
+
 def impressions(
     unit: Unit, selection: Selection, definition: Reward, *, columns: Sequence[str] = (), weighed: bool = False
 ) -> Iterator[RewardedSlots]:
     """The mature, uncensored impressions of the selected log, in batches of whole sessions: their arms, rewards and
     these columns. weighed: those alone that have a propensity, with their column SHOWN."""
-    columns = (*MATURITY, "arm_id", *columns, *(("position", "propensity", "marginal") if weighed else ()))
+    of_arms = (*MATURITY, "arm_id", "keep_probability")
+    columns = (*of_arms, *columns, *(("position", "propensity", "marginal") if weighed else ()))
     for batch in reader.batches(unit, selection, columns=columns):
         rows = with_rewards(batch, definition)
         counted = mature(batch.slots, definition, now=unit.now) & ~batch.slots["censored"]

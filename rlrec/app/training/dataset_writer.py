@@ -48,7 +48,7 @@ class WriteReport(Sums):
     another split later; unrecorded: those without stored states; endless: those too long to be judged.
     visits, slots: how many can be used; gate: visits of these in the split of the gate, which are not written; new:
     visits that could not be used before a time; rewarded: decisions with an event that counts; largest: absolute reward
-    of a slate; last_id: the newest decision."""
+    of a slate; last_id: the newest decision; rates: extremes of how likely the log kept its decisions."""
 
     unused: UnusedVisits
     unnamed: int = 0
@@ -61,6 +61,7 @@ class WriteReport(Sums):
     slots: int = 0
     new: int = 0
     rewarded: int = 0
+    rates: frozenset[float] = frozenset()
 
     def __add__(self, other: Self) -> Self:
         largest, last_id = max(self.largest, other.largest), max(self.last_id, other.last_id)
@@ -131,7 +132,8 @@ class DatasetWriter:
         report, rows = WriteReport(unused=UnusedVisits()), list[VisitRows]()
         for batch in log_reader.batches(self.reading):
             visits, unused = ended_visits.usable(batch, self.reward, self.cutoff)
-            report += WriteReport(unused=unused)
+            keep = batch.slots["keep_probability"]
+            report += WriteReport(unused=unused, rates=frozenset((float(keep.min()), float(keep.max()))))
             if not len(visits):
                 continue
             # which visits have states, a split that is still right, and an end

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from msgspec import UNSET
 
-from rlrec.app.imports.columns import LogColumns, distinct, values
+from rlrec.app.imports.columns import EMPTY, NULL, LogColumns, distinct, values
 from rlrec.app.imports.layouts import dsjson_slots
 from rlrec.app.imports.layouts.base import Decoded, Layout, Observation, Options, RefusedLine, Source, refused
 from rlrec.app.imports.layouts.dsjson_slots import Actions, DsJsonLine, ShownAction, SlotOutcome
@@ -33,12 +33,14 @@ from rlrec.app.imports.layouts.fields import (
 )
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
+from rlrec.policy import history
 from rlrec.store.loading import Same
 
 CACHE = 2_000  # lists of actions remembered
 ARM_IDS = ("id", "i.id", "_tag")  # where an action has its id
 CONTINUOUS = ("_label_ca", "_ca", "pdf", "pdf_value")
 REWARD = "reward"
+FIRST_STATE = canonical.text({"step": 0})
 ROW = (
     "session", "user", "at", "context", "size", "log_propensity", "request_id", "keep_probability", "action_features",
     "slot_sets", "support",
@@ -248,7 +250,7 @@ class DsJson(Layout):
             inactive = {row for row, mark in zip(rows.slots.row, censored, strict=True) if mark}
             rows = replace(rows, slots=replace(rows.slots, censored=Same(0)))
             rows = rows.select([row not in inactive or names[row] in self._activated for row in range(len(rows))])
-        return self._with_observations(rows).in_sessions()
+        return _with_states(self._with_observations(rows).in_sessions())
 
     def _with_observations(self, rows: LogColumns) -> LogColumns:
         """With the observations that name a decision, or a slot of it."""
@@ -264,6 +266,16 @@ class DsJson(Layout):
                 after = None if at is None else max(at, self.now if served_at[row] is None else served_at[row])
                 joined.append((row, LineEvent(1 if sizes[row] == 1 else position, kind, value, after)))
         return rows.with_events(joined) if joined else rows
+
+
+def _with_states(rows: LogColumns) -> LogColumns:
+    """With the states of decisions that are sessions by themselves: a log that dropped lines dropped none before
+    them."""
+    if rows.keep_probability == NULL:
+        return rows
+    alone = [name == session for name, session in zip(values(rows.request_id, len(rows)), rows.session, strict=True)]
+    states = [FIRST_STATE if is_alone else EMPTY.value for is_alone in alone]
+    return replace(rows, state=states, history=[history.FIRST if is_alone else None for is_alone in alone])
 
 
 # -- lines --
