@@ -6,10 +6,10 @@ import json
 from collections.abc import Collection, Generator, Iterator, Mapping
 from typing import Any
 
-from rlrec.app.inputs import filters
+from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.slot_values import rewards_of
 from rlrec.app.serving import decision_json
-from rlrec.records import Decision, Slot
+from rlrec.records import Decision, Reward, Slot
 from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, imported_data, policies, selected
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import StoredRows, parse
@@ -18,16 +18,20 @@ GROUP = 1_000
 Record = dict[str, Any]
 
 
-def export_log(store: Store, *, log: str | None = None, detailed: bool = False) -> Generator[Record, None, None]:
-    """Every selected decision in order of its id, from one snapshot; memory is bounded by a group of them. detailed:
-    with `rewards` by position (None: of the page), and `catalogue_features`, those of the arms of the store."""
+def export_log(
+    store: Store, *, log: str | None = None, reward: str | None = None, detailed: bool = False
+) -> Generator[Record, None, None]:
+    """Every selected decision in order of its id, from one snapshot; memory is bounded by a group of them. reward: name
+    of a definition; None: that of each policy. detailed: with `rewards` by position (None: of the page), whether
+    clipping changed these (`clipped`), and `catalogue_features`, those of the arms of the store."""
     with store.read() as unit:
+        definition = None if reward is None else lookup.reward(unit, reward)
         more = {"catalogue_features": _catalogue_features(unit)} if detailed else None
         selection = filters.selection(unit, log)
         low = exported = 0
         last = decisions.peek(unit)
         while ids := selected.ids_after(unit, selection, low=low, limit=GROUP):
-            yield from _records(unit, ids, more)
+            yield from _records(unit, ids, definition, more)
             low, exported = ids[-1], exported + len(ids)
             unit.progress("decisions", exported, low / last)
 
@@ -36,7 +40,7 @@ def _catalogue_features(unit: Unit) -> dict[str, Any]:
     return {arm.key: json.loads(arm.features) for arm in arms.every(unit) if arm.features != "{}"}
 
 
-def _records(unit: Unit, ids: Collection[int], more: Record | None) -> Iterator[Record]:
+def _records(unit: Unit, ids: Collection[int], definition: Reward | None, more: Record | None) -> Iterator[Record]:
     stored, stored_events = decisions.find(unit, ids), events.by_decision(unit, ids)
     answers, states = decision_json.answers(unit, stored), decision_json.states(unit, stored)
     versions = policies.by_id(unit, {decision.version_id for decision in stored.values()})
@@ -52,9 +56,9 @@ def _records(unit: Unit, ids: Collection[int], more: Record | None) -> Iterator[
         decision = stored[number]
         of_decision = [event for event in stored_events.get(number, ()) if event.kind != CENSOR]
         source = json.loads(decision.source) if decision.source else {}
-        shown = [slot.position for slot in decision.slots]
-        rewards = rewards_of(versions[decision.version_id].reward, of_decision, served_at=decision.at, shown=shown)
-        yield _with_slots({**answers[number]}, decision) | {
+        reward, shown = definition or versions[decision.version_id].reward, [slot.position for slot in decision.slots]
+        rewards = rewards_of(reward, of_decision, served_at=decision.at, shown=shown)
+        record = _with_slots({**answers[number]}, decision) | {
             "context": parse(contexts[decision.context_id], f"body of context {decision.context_id}"),
             "state": states[number],
             "eligible": eligible[decision.eligible_id],
@@ -64,8 +68,12 @@ def _records(unit: Unit, ids: Collection[int], more: Record | None) -> Iterator[
             "belief_seq": source.get("belief_seq", decision.belief_seq),
             "events": decision_json.events(of_decision),
             **by_arm.get(number, {}),
-            **({} if more is None else more | {"rewards": rewards}),
         }
+        if more is not None:
+            record |= more | {"rewards": rewards}
+            unclipped = reward._replace(clip_low=None, clip_high=None)
+            record["clipped"] = rewards != rewards_of(unclipped, of_decision, served_at=decision.at, shown=shown)
+        yield record
 
 
 def _arms_of_imported(

@@ -26,13 +26,14 @@ from rlrec.errors import InputError
     "is a folder, to which what is new is appended (pip install 'rlrec[parquet]').",
 )  # fmt: skip
 @click.option("--log", metavar="FILTER", help="Which decisions, e.g. policy=home,since=2026-01-01. Default: all.")
+@click.option("--reward", metavar="NAME", help="Reward definition [default: that of each policy]; not of parquet.")
 @reading(
     "rlrec export-log - --log policy=home > home.jsonl",
     "rlrec export-log log.csv.gz --layout csv",
     "rlrec export-log log.json --layout dsjson --log policy=home",
     "rlrec export-log log --layout parquet && rlrec evaluate home uniform --log parquet:log",
 )
-def export_log(store: Store, show: Show, path: str, layout: str, log: str | None) -> None:
+def export_log(store: Store, show: Show, path: str, layout: str, log: str | None, reward: str | None) -> None:
     """Write the log, one decision a line.
 
     In order of decision, to a file (gzip if it ends in .gz) or to stdout. import-log takes each layout back: jsonl with
@@ -46,8 +47,8 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
 
     dsjson: cb for pages of one slot, ccb for longer ones. An action has its arm in `_tag` (--arm-id _tag, where arms
     have a feature `id`) and the features of the arm; session and user stand beside. Rewards are those of the policy's
-    definition. No marginals, times of events, states, policies, and no decisions that are censored or lack a
-    propensity.
+    definition, or of --reward. No marginals, times of events, states, policies, and no decisions that are censored or
+    lack a propensity.
 
     A folder of Parquet has decisions, events and visits by day and bucket; repeated, the command appends what is new.
     It may be a URL that fsspec knows (s3://bucket/log). `rlrec help machines` has its columns; evaluate and exposure
@@ -57,6 +58,8 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
     from rlrec.app.imports import layouts
 
     if layout in layouts.FOLDERS:
+        if reward is not None:
+            raise InputError(f"--layout {layout} has events and no rewards", hint="leave --reward out")
         if path == "-" or os.path.isfile(path):
             raise InputError(f"--layout {layout} writes a folder, and {path} is none", hint="name a folder")
         show(layouts.folder_writer(layout)(store, path, log=log))
@@ -68,7 +71,7 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
         check_target(path, "PATH")
     elif sys.stdout is not None and sys.stdout.isatty():  # the log itself shows how far it is
         store.progress = lambda *_: None
-    with closing(app.export_log.export_log(store, log=log, detailed=writer.detailed)) as records:
+    with closing(app.export_log.export_log(store, log=log, reward=reward, detailed=writer.detailed)) as records:
         if path == "-":
             exported = sum(1 for _ in map(output.write, writer.lines(records)))
             output.flush()

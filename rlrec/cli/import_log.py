@@ -106,7 +106,8 @@ def import_log(
     if check or dry_run:
         return
     log = f" --log policy={policy}" if policy else ""
-    suggest_next(show, f"evaluate uniform{log}", "estimates what another policy would have earned")
+    reward = " --reward NAME" if result.clipped or result.ignored else ""
+    suggest_next(show, f"evaluate uniform{log}{reward}", "estimates what another policy would have earned")
 
 
 def _rereadable(file: str, refusals: Refusals) -> str | BinaryIO:

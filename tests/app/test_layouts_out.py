@@ -145,3 +145,21 @@ def test_support_and_sets_of_slots_leave_as_they_came(run_sqlite: Run) -> None:
     lines = f"{json.dumps(cb)}\n{json.dumps(ccb)}\n"
     assert other("import-log", "-", "--layout", "dsjson", stdin=lines).exit_code == 0
     assert other("export-log", "-", "--layout", "dsjson").lines == [cb, ccb]
+
+
+def test_rewards_beyond_a_definition_leave_by_another_one(run_sqlite: Run) -> None:
+    """Ratings of a slot, and what a context says of slots, come back by dsjson."""
+    run = run_sqlite
+    slots = [{"size": "large"}, {"size": "small"}]
+    page = {
+        "session": "s", "eligible": ["a", "b"], "context": {"_slots": slots}, "request_id": "r", "slate": [
+            {"arm": "b", "propensity": 0.5}, {"arm": "a", "propensity": 1.0}],
+        "events": [{"kind": "reward", "position": 2, "value": 4.0}],
+    }  # fmt: skip
+    run("import-log", "-", "--layout", "jsonl", stdin=f"{json.dumps(page)}\n")
+    run("reward", "define", "stars", "reward=1")
+    clipped = run("export-log", "log.json", "--layout", "dsjson")
+    assert "rewards beyond the range of their definition, without --reward (1)" in clipped.stderr
+    (line,) = run("export-log", "-", "--layout", "dsjson", "--reward", "stars").lines
+    assert ([slot["_label_cost"] for slot in line["_outcomes"]], line["c"]["_slots"]) == ([0.0, -4.0], slots)
+    assert run("export-log", "log", "--layout", "parquet", "--reward", "stars").exit_code == 2

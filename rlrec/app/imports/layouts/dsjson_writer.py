@@ -46,9 +46,10 @@ class DsJsonWriter(LayoutWriter):
         """Count what the line cannot hold."""
         by_slot = any(event["position"] is not None for event in record["events"])
         lost = {
+            "rewards beyond the range of their definition, without --reward": record["clipped"],
             "page rewards beside those of slots": by_slot and record["rewards"][None],
             "marginals": any(slot["marginal"] is not None for slot in record["slate"]) and len(record["slate"]) > 1,
-            "min_propensity": "support" not in record and any("min_propensity" in slot for slot in record["slate"]),
+            "min_propensity": any("min_propensity" in slot for slot in record["slate"]["support" in record :]),
             "estimated": record.get("estimated"),
         }
         self.left_out.update(name for name, is_lost in lost.items() if is_lost)
@@ -84,12 +85,16 @@ def _observed(record: Record, value: float) -> list[Record]:
 
 
 def _slots(record: Record, arms: Sequence[str]) -> list[Record]:
-    """The actions that each slot could show, where these are not all that was left."""
-    sets = record.get("slot_sets")
+    """The slots as the context describes them, and the actions that each could show, where these are not all that was
+    left."""
+    described, sets = record["context"].get("_slots"), record.get("slot_sets")
+    if not isinstance(described, list) or len(described) != len(record["slate"]):
+        described = [{} for _ in record["slate"]]
+    slots = [{name: slot[name] for name in slot if name != "_inc"} for slot in described]
     if sets is None:
-        return [{} for _ in record["slate"]]
+        return slots
     number = {arm: index for index, arm in enumerate(arms)}
-    return [{"_inc": [number[arm] for arm in of_slot]} for of_slot in sets]
+    return [slot | {"_inc": [number[arm] for arm in of_slot]} for slot, of_slot in zip(slots, sets, strict=True)]
 
 
 def _ranked(
