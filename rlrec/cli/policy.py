@@ -62,8 +62,8 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
                               "new": "flag", "tags": {"list": ["tea", "iced"], "hash": 8}, "taste": {"vector": 8}}},
        "arm": {"fields": {"price": "number", "topic": {"hash": 8}}}}
     A side that it leaves out is fitted: contexts to --from-log, or hashed without it; arms to the catalogue. Missing
-    and unknown values count 0. `policy show --json` has the complete object, as `features`. A hash of up to 262144
-    columns takes text, for softmax, squarecb and gradient (`rlrec help contexts`).
+    and unknown values count 0. `policy show --json` has the complete object, as `features`. {"text": 262144}
+    hashes the words of a text into so many columns, for softmax, squarecb and gradient (`rlrec help contexts`).
 
     With --from-policy version 1 is fitted to what the bandit would serve now to its newest 2,000 requests; `kl` is what
     is left between the two, per slate in nats. `train-pg` goes on from there, on the bandit's log."""

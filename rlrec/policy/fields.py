@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import chain
@@ -21,7 +21,7 @@ HASHES = (0, *(1 << bits for bits in range(19)))  # powers of two, so that all h
 FAR = 10.0  # scales from the mean beyond which a number counts no more: one slip must not tip a belief
 LARGEST = 1e6  # in a vector, which is not scaled
 LONGEST = 200  # characters of a name
-FORMS = 'such as "number", "flag", ["ios", "android"], {"list": ["a", "b"], "hash": 8} or {"vector": 8}'
+FORMS = 'such as "number", "flag", ["ios", "android"], {"list": ["a"], "hash": 8}, {"text": 1024} or {"vector": 8}'
 
 
 @dataclass(frozen=True)
@@ -219,16 +219,34 @@ class TextSet(Words):
         return "" if fits else "a list of texts"
 
     def _words(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
-        sets = [() if self.mismatch(value) else set(value) for value in values]
-        row = np.repeat(np.arange(len(sets)), np.fromiter(map(len, sets), np.int64, len(sets)))
-        return row, list(chain.from_iterable(sets))
+        return _in_rows([() if self.mismatch(value) else set(value) for value in values])
 
 
-KINDS: dict[str, type[Field]] = {kind.kind: kind for kind in (Number, Flag, Category, TextSet, Vector)}
+@dataclass(frozen=True)
+class Text(Words):
+    """The words of a text, as spaces part them; one that comes twice counts once."""
+
+    kind = "text"
+    mark = ":"
+
+    def mismatch(self, value: Any) -> str:
+        return "" if type(value) is str else "a text"
+
+    def _words(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
+        return _in_rows([set(value.split()) if type(value) is str else () for value in values])
+
+
+def _in_rows(sets: Sequence[Collection[str]]) -> tuple[Index, list[str]]:
+    row = np.repeat(np.arange(len(sets)), np.fromiter(map(len, sets), np.int64, len(sets)))
+    return row, list(chain.from_iterable(sets))
+
+
+KINDS: dict[str, type[Field]] = {kind.kind: kind for kind in (Number, Flag, Category, TextSet, Text, Vector)}
 # short forms in which a person may write the type and one parameter at once
 _SHORT = {
     "vector": ("vector", "length"),
     "list": ("list", "values"),
+    "text": ("text", "hash"),
     "values": ("category", "values"),
     "hash": ("category", "hash"),
 }

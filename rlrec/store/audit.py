@@ -20,7 +20,7 @@ MOST = 50  # rows that one test names
 
 _SLOTS = (
     "decision_id", "session_id", "visit", "at", "version_id", "belief_seq", "belief_ordinal", "ordinal",
-    "catalogue_revision", "context_id", "eligible_id", "size", "seed", "log_propensity",
+    "catalogue_revision", "context_id", "eligible_id", "size", "seed", "log_propensity", "keep_probability",
     "imported", "position", "arm_id", "propensity", "marginal", "min_propensity", "censored", "rounded",
 )  # fmt: skip
 _EVENTS = tuple(reader.EVENTS)

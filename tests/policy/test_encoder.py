@@ -79,6 +79,13 @@ def test_a_category_that_is_not_listed_has_a_signed_column_that_never_changes() 
     assert encoded({"fields": {"device": ["ios"]}}, {"device": "tv"}) == {"1": 1}
 
 
+def test_a_text_is_read_word_by_word() -> None:
+    words = Encoder.of({"intercept": False, "fields": {"query": {"text": 1024}}})
+    x = words.encode([{"query": "iced  tea iced"}, {"query": "tea"}, {"query": ["tea"]}])
+    assert np.abs(x).sum(axis=1).tolist() == [2.0, 1.0, 0.0]
+    assert (x[0] @ x[1], Encoder.of(words.spec())) == (1.0, words)
+
+
 def test_categories_go_by_their_names_in_json() -> None:
     encoder = Encoder.of({"fields": {"x": [True, 3]}})
     assert encoder.names == ("1", "x=true", "x=3")
