@@ -34,6 +34,7 @@ _CHANGED_BY_SERVER: Mapping[str, Sequence[str]] = {
 _CHANGED_BY_TRAINER: Mapping[str, Sequence[str]] = {
     **_CHANGED_BY_SERVER,
     "arm": ("features", "retired_at"),
+    "decision": ("state", "history"),  # of imported visits, from their rows
     "experiment": ("status", "stopped_at"),
     "lease": ("holder", "token", "taken_at", "expires_at"),
     "policy_head": ("seq", "ordinal", "live_id"),

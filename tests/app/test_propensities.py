@@ -85,6 +85,9 @@ def test_estimates_by_estimated_propensities_are_weak_and_pass_no_gate(run: Run)
     run("route", "create", "front", "--to", "worst")
     result = run("route", "set", "front", "--to", "best", "--require", "if-better")
     assert (result.exit_code, "computed when it was imported" in result.stderr) == (3, True)
+    run("policy", "create", "visits", "--kind", "gradient")
+    result = run("train-pg", "visits", "--promote", "if-better", "--epochs", "5", "--lr", "0.05", "--seed", "1")
+    assert (result.exit_code, "computed when it was imported" in result.stderr) == (3, True)
 
 
 def test_a_check_counts_what_an_import_stores_and_stores_nothing(run: Run) -> None:

@@ -82,9 +82,9 @@ def test_each_role_can_do_its_work(roles: AsRole, tmp_path: Path) -> None:
         "experiment show ab", "exposure", "outcomes", "decision show 1", f"report {tmp_path}/page.html", "doctor",
         f"export-log {export}",
     )  # fmt: skip
-    line = '{"session": "x", "slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"]}'
+    row = '{"session": "x", "at": "2026-01-31T09:00:0%dZ", "eligible": ["a"], "slate": [{"arm": "a"}]}\n'
     done(roles("trainer"), "policy create old --kind logged")
-    done(roles("trainer"), "import-log - --layout jsonl --policy old", stdin=line)
+    done(roles("trainer"), "import-log - --layout jsonl --policy old", stdin=row % 1 + row % 2)  # a visit
 
 
 @pytest.mark.parametrize(

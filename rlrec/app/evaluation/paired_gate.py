@@ -31,6 +31,7 @@ BY_VISIT, BY_IMPRESSION = "wdr", "dr"
 ENOUGH = 1_000  # decisions of the gate split, to judge by these alone
 LOST = 0.5  # share of the largest reward that the lower bound counts as lost: of what earns it, half as much is shown
 VERDICTS = ("insufficient", "weak", "ok")
+ESTIMATED = "the propensities of its log were not logged, but computed when it was imported"
 UNKNOWN = PairedDifference(
     value=None, std_error=None, lower=None, upper=None, alpha=0.0, ess=None, clusters=0, verdict=VERDICTS[0], reasons=()
 )
@@ -349,7 +350,7 @@ def refusal(gate: RouteGate) -> str | None:
 
 def _refusals(gate: RouteGate) -> Iterator[str]:
     if "estimated-propensity" in gate["reasons"]:
-        yield "the propensities of its log were not logged, but computed when it was imported"
+        yield ESTIMATED
     if "in-sample" in gate["reasons"]:
         yield (
             "it has learned from visits that the gate judges by, and may have from every later one; "
