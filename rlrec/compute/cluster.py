@@ -64,7 +64,7 @@ class Cluster:
         """See `Engine.map`. The task is a future of its own: it is handed over once, and can be made again."""
         import distributed
 
-        shared = self.client.submit(bytes, task, pure=False)
+        shared = self._submit(bytes, task, pure=False)
         orders = enumerate(partitions)
         completed: Any = distributed.as_completed
         running = completed(loop=self.client.loop, with_results=True, raise_errors=False)
@@ -74,7 +74,7 @@ class Cluster:
             while count < AHEAD * workers and (order := next(orders, None)):
                 number, partition = order
                 key = f"rlrec-partition-{number}-{shared.key}"
-                running.add(self.client.submit(_run, self._runner, shared, partition, key=key))
+                running.add(self._submit(_run, self._runner, shared, partition, key=key))
                 count += 1
             if not count:
                 return
@@ -91,6 +91,13 @@ class Cluster:
             if isinstance(result, RlrecError):
                 raise result
             yield number, result
+
+    def _submit(self, *words: Any, **options: Any) -> Any:
+        """The future of a call. Rows are meant to go along, so Dask need not warn a person of their size."""
+        import dask
+
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TiB"}):
+            return self.client.submit(*words, **options)
 
     def _count_workers(self) -> int:
         if self._cluster is None and monotonic() > self._ask_at:

@@ -126,6 +126,21 @@ def test_a_partition_that_ends_four_workers_of_a_cluster_ends_the_work() -> None
         dict(engine.map(b"", range(6)))
 
 
+@dataclass(frozen=True)
+class Weighed:
+    """A runner that says how long its partition is."""
+
+    def __call__(self, task: bytes, partition: bytes, /) -> Any:
+        return len(partition)
+
+
+@pytest.mark.slow
+def test_a_large_partition_goes_to_a_cluster_without_a_warning() -> None:
+    """Warnings are errors here."""
+    with closing(Cluster(1, Weighed(), scheduler=None)) as engine:
+        assert dict(engine.map(b"", [bytes(11_000_000)])) == {0: 11_000_000}
+
+
 # -- what is refused --
 
 
