@@ -224,6 +224,7 @@ class _Import:
         return summary
 
     def _summary(self, accepted: int, duplicates: int, rejected: int, altered: AlteredRewards) -> ImportSummary:
+        duplicates += sum(file.duplicates for file in self.files)
         for line in [*altered.notices(), *self._on_propensities(duplicates)]:
             self.store.notice(line)
         return ImportSummary(

@@ -283,10 +283,23 @@ def test_a_page_of_all_arms_comes_back(run_sqlite: Run, other: Run, kind: str) -
 
 
 def test_the_store_is_as_it_was_where_one_line_is_refused(run: Run) -> None:
-    result = run("import-log", "-", "--layout", "jsonl", stdin=lines({"request_id": "r"}, {"request_id": "r"}))
+    text = lines({"request_id": "r"}, {"request_id": "r", "session": "b"})
+    result = run("import-log", "-", "--layout", "jsonl", stdin=text)
     assert result.exit_code == 6
     assert run("arm", "list", "--json").json == []
     assert run("policy", "list", "--json").json == []
+
+
+def test_a_line_that_names_its_request_is_one_decision_however_often_it_comes(run: Run, tmp_path: Path) -> None:
+    """In a file, and in files of one command that overlap; a line without a request is as many decisions."""
+    named, other, unnamed = {"request_id": "r"}, {"request_id": "s", "session": "b"}, {"session": "c"}
+    files = str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")
+    Path(files[0]).write_text(lines(named, unnamed, named, unnamed))
+    Path(files[1]).write_text(lines(other, named))
+    for options in (("--check",), ()):
+        result = run("import-log", *files, "--layout", "jsonl", "--policy", "log", "--json", *options)
+        assert result.json == summary(accepted=4, duplicates=2)
+    assert [line["request_id"] for line in exported(run)] == ["r", None, None, "s"]
 
 
 @pytest.fixture

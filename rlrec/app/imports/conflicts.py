@@ -101,33 +101,35 @@ def _user_conflict(session: str, user: str, owner: str) -> Conflict:
 
 
 class EarlierLines:
-    """The names in the lines so far, 16 bytes each: a line that contradicts one of an earlier group is refused before
-    either is stored."""
+    """The names in the lines so far, 16 bytes each: a line that contradicts one of an earlier group or file is refused
+    before either is stored."""
 
     def __init__(self) -> None:
         self.names = FirstValues()
-        self.lines = 0  # so far
 
     def find(self, rows: LogColumns) -> tuple[int, Conflict] | None:
         """The first row that contradicts an earlier line, with the reason; None where none does.
 
-        Another line with the same request id or feedback key contradicts, and another user of the same session."""
+        Another line with the same request id or feedback key contradicts, and another user of the same session. The
+        same line, which a file has that overlaps with another, does not."""
+        if not len(rows):
+            return None
+        lines = np.frombuffer(b"".join(rows.digest), np.int64)[::2]
         every, first = range(len(rows)), list[tuple[int, Conflict]]()
-        if (problem := self._differing("request", rows.request_id, every)) is not None:
+        if (problem := self._differing("request", rows.request_id, every, lines)) is not None:
             first.append((problem[0], _request_conflict(problem[1])))
-        if (problem := self._differing("key", rows.events.key, rows.events.row)) is not None:
+        if (problem := self._differing("key", rows.events.key, rows.events.row, lines)) is not None:
             first.append((problem[0], _key_conflict(problem[1])))
-        if (problem := self._differing("session", rows.session, every, users=rows.user)) is not None:
+        if (problem := self._differing("session", rows.session, every, lines, users=rows.user)) is not None:
             user = values(rows.user, len(rows))[problem[0]]
             first.append((problem[0], _user_conflict(problem[1], user, "another user")))
-        self.lines += len(rows)
         return min(first, default=None, key=itemgetter(0))
 
     def _differing(
-        self, kind: str, names: Column, row: Sequence[int], *, users: Column | None = None
+        self, kind: str, names: Column, row: Sequence[int], lines: Ids, *, users: Column | None = None
     ) -> tuple[int, str] | None:  # fmt: skip
-        """Row and name of the first name that came before in another line, or with another user. users: rows without
-        one name nothing."""
+        """Row and name of the first name that came before in another line, or with another user. lines: the identity
+        of each row's; users: rows without one name nothing."""
         deciding = names if users is None else users
         if deciding == NULL or not row:
             return None
@@ -136,8 +138,8 @@ class EarlierLines:
             is_named = [value is not None for value in of]
             listed, row, of = (list(compress(column, is_named)) for column in (listed, row, of))
         keys = np.fromiter(map(hash, zip(repeat(kind), listed)), np.int64, len(listed))
-        lines = self.lines + np.array(row, np.int64) if users is None else np.fromiter(map(hash, of), np.int64, len(of))
-        index = np.flatnonzero(self.names.differing(keys, lines))
+        owners = lines[np.array(row)] if users is None else np.fromiter(map(hash, of), np.int64, len(of))
+        index = np.flatnonzero(self.names.differing(keys, owners))
         return (row[index[0]], listed[index[0]]) if len(index) else None
 
 

@@ -120,6 +120,7 @@ class Layout(ABC):
         self.now = now
         self.options = options or Options()
         self.skipped = 0  # lines that the format marks as no decision, so far
+        self.duplicates = 0  # lines that came before in the file, and name a request
         self.without_propensity = 0  # decisions, so far
         self.policies: dict[str, int] = {}  # the line that names each policy first
         self.decoded, self.share = 0, 0.0  # lines that were decoded so far, and the share of the file that was read
@@ -185,6 +186,8 @@ class Layout(ABC):
         self.end()
         ordered = np.sort(np.concatenate(prefixes))
         self._repeated = frozenset(prefix.tobytes() for prefix in np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
+        if self._repeated:
+            self.duplicates = self.decoded - sum(map(len, self._identified_rows()))
 
     def _decoded_groups(self, file: _Bytes, share: Sequence[int], with_text: bool) -> Iterator[Decoded]:
         """Groups of the file, those of a share of every three."""
@@ -257,19 +260,26 @@ class Layout(ABC):
 
     def groups(self) -> Iterator[LogColumns]:
         """The decoded decisions, group by group, each with the identity of its line."""
-        counts: dict[bytes, int] = {}
-        for rows in self.spooled():
-            if self._repeated:
-                rows = replace(rows, digest=[self._identity(digest, counts) for digest in rows.digest])
-            yield self.complete(rows)
+        return map(self.complete, self._identified_rows())
 
-    def _identity(self, digest: bytes, counts: dict[bytes, int]) -> bytes:
-        """16 bytes of a line and of how often it came before in the file."""
-        if digest[:8] not in self._repeated:
-            return digest
-        before = counts.get(digest, 0)
-        counts[digest] = before + 1
-        return digest if before == 0 else blake2b(digest + before.to_bytes(8), digest_size=16).digest()
+    def _identified_rows(self) -> Iterator[LogColumns]:
+        """The rows that were decoded, with 16 bytes of their line and of how often it came before in the file. A line
+        that names its request is the same decision again, and left out."""
+        if not self._repeated:
+            return self.spooled()
+        counts: dict[bytes, int] = {}
+        return (self._without_repeats(rows, counts) for rows in self.spooled())
+
+    def _without_repeats(self, rows: LogColumns, counts: dict[bytes, int]) -> LogColumns:
+        digests, is_new = list[bytes](), list[bool]()
+        for digest, request in zip(rows.digest, values(rows.request_id, len(rows)), strict=True):
+            before = 0
+            if digest[:8] in self._repeated:
+                before = counts.get(digest, 0)
+                counts[digest] = before + 1
+            is_new.append(not before or request is None)
+            digests.append(blake2b(digest + before.to_bytes(8), digest_size=16).digest() if before else digest)
+        return replace(rows, digest=digests).select(is_new)
 
 
 class LineGroup(NamedTuple):
