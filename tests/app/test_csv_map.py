@@ -1,8 +1,7 @@
-"""Tables in CSV: what the map names is stored, and estimates are those of a plain script over the file."""
+"""Tables in CSV: what the map names is stored."""
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -36,46 +35,6 @@ def imported(run: Run, text: str, **changes: Any) -> Any:
     Path("log.csv").write_text(text)
     Path("map.json").write_text(json.dumps({**MAP, **changes}))
     return run("import-log", "log.csv", "--layout", "csv", "--map", "map.json", "--policy", "shop", "--json")
-
-
-def slates(number: int) -> str:
-    """Slates of two slots, drawn by Plackett-Luce, clicked at random."""
-    random = np.random.default_rng(3)
-    lines = [HEADER]
-    for n in range(number):
-        arms, weights = ["a", "b", "c"], np.array([3.0, 2.0, 1.0])
-        for position in (1, 2):
-            p = weights / weights.sum()
-            index = random.choice(len(arms), p=p)
-            click = int(random.random() < 0.3 if arms[index] == "a" else random.random() < 0.5)
-            second = f"{n % 60:02}"
-            lines.append(f"v{n // 2},u{n // 2},2026-01-{n // 60 + 1:02}T12:00:{second}Z,{position},{arms[index]},"
-                         f"{float(p[index])!r},{click},a|b|c,{n % 24},de\n")  # fmt: skip
-            arms.pop(index)
-            weights = np.delete(weights, index)
-    return "".join(lines)
-
-
-def plain_estimates(text: str) -> tuple[float, float]:
-    """IPS and SNIPS of uniform over the slots, weighed by the prefix."""
-    total, weights, rows = 0.0, 0.0, 0
-    prefix = 1.0
-    for line in csv.DictReader(text.splitlines()):
-        position = int(line["slot"])
-        prefix = (1.0 if position == 1 else prefix) / (4 - position) / float(line["p"])
-        total, weights, rows = total + prefix * int(line["clicked"]), weights + prefix, rows + 1
-    return total / rows, total / weights
-
-
-@pytest.mark.slow
-def test_estimates_are_those_of_a_plain_script(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups end where a decision ends, whatever line of it comes last in a portion of the file."""
-    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 7)
-    text = slates(300)
-    assert imported(run, text).json == summary(accepted=300)
-    rows = run("evaluate", "uniform", "--log", "policy=shop", "--estimator", "ips,snips", "--json").json
-    assert [each["value"] for each in rows] == pytest.approx(plain_estimates(text), abs=1e-9)
-    assert imported(run, text).json == summary(duplicates=300)
 
 
 def test_a_row_becomes_what_the_map_says(run: Run) -> None:

@@ -1,5 +1,4 @@
-"""Logs of Vowpal Wabbit and Personalizer, written for these tests from the documented format: counts and estimates are
-those of a plain script, lines that cannot be are refused by number."""
+"""Lines of Vowpal Wabbit and Personalizer: what becomes of each key, and of lines that cannot be."""
 
 from __future__ import annotations
 
@@ -55,35 +54,6 @@ def imported(run: Run, *lines: Line | str, options: Iterable[str] = ()) -> Comma
     return run("import-log", "log.json", "--layout", "dsjson", "--policy", "rank", "--json", *options)
 
 
-def values(run: Run, estimators: str) -> list[float]:
-    rows = run("evaluate", "uniform", "--log", "policy=rank", "--estimator", estimators, "--json").json
-    return [row["value"] for row in rows]
-
-
-def log(number: int) -> list[Line]:
-    """Rankings with float32 probabilities, each with its cost."""
-    random = np.random.default_rng(5)
-    lines = []
-    for n in range(number):
-        p = random.dirichlet([3, 2, 1]).astype(np.float32)
-        first = int(random.choice(3, p=p.astype(float) / p.astype(float).sum()))
-        order = [first, *sorted(set(range(3)) - {first})]
-        cost = -float(random.random() < (0.2, 0.5, 0.8)[first])
-        lines.append(rank(n, [arm + 1 for arm in order], [float(p[arm]) for arm in order], cost))
-    return lines
-
-
-def test_estimates_are_those_of_a_plain_script(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 50)
-    lines = log(400)
-    assert imported(run, *lines).json == summary(accepted=400)
-    weights = np.array([1 / 3 / line["p"][0] for line in lines])
-    rewards = np.array([-line["_label_cost"] for line in lines])
-    plain = [float((weights * rewards).mean()), float((weights * rewards).sum() / weights.sum())]
-    assert values(run, "ips,snips") == pytest.approx(plain, abs=1e-9)
-    assert imported(run, *lines).json == summary(duplicates=400)
-
-
 def test_a_line_becomes_a_decision(run: Run) -> None:
     """`a` counts from 1, the event id is the request id, and the id of an action its arm."""
     imported(run, rank(7, (2, 1, 3), (0.5, 0.125, 0.375), -1))
@@ -126,12 +96,14 @@ def test_lines_that_the_format_marks_are_skipped(run: Run) -> None:
         rank(3, DeferredAction=True, o=[{"EventId": "e3", "DeferredAction": False}]),
         rank(4, DeferredAction=True),
         {"EventId": "e4", "ActionTaken": True},
+        rank(6, DeferredAction=True),
+        {"EventId": "e6", "RewardValue": None, "DeferredAction": False},
         rank(5),
         '["checkpoint", 7]',
         '{"checkpoint_info": {"reward_function_type": 0}}',
     ]
-    assert imported(run, *lines).json == summary(accepted=3, skipped=4)
-    assert [line["request_id"] for line in run("export-log", "-").lines] == ["e3", "e4", "e5"]
+    assert imported(run, *lines).json == summary(accepted=4, skipped=4)
+    assert [line["request_id"] for line in run("export-log", "-").lines] == ["e3", "e4", "e6", "e5"]
     assert not any(
         slot["censored"] for line in run("export-log", "-").lines for slot in line["slate"] if "censored" in slot
     )
@@ -144,10 +116,15 @@ def test_a_decision_of_a_log_that_dropped_lines_is_the_first_of_its_visit(run: R
     assert states == [{"step": 0}, {}, {"step": 0}]
 
 
-def test_what_an_apprentice_showed_has_no_propensity(run: Run) -> None:
-    """It showed what it was told to, whatever its probabilities."""
-    imported(run, rank(1, _ba=[1, 2, 3]))
-    assert run("export-log", "-").lines[0]["slate"][0]["propensity"] is None
+def test_a_log_of_an_apprentice_has_no_propensities(run: Run) -> None:
+    """It earned nothing where it chose another action than the baseline, which was shown; a baseline alone says
+    nothing."""
+    result = imported(run, rank(1), rank(2, (2, 1, 3), cost=0, _original_label_cost=-1.0), rank(3))
+    assert "log.json: rewards are withheld" in result.stderr
+    assert "3 decisions without a propensity" in result.stderr
+    assert {line["slate"][0]["propensity"] for line in run("export-log", "-").lines} == {None}
+    imported(run, rank(4, (2, 1, 3), cost=-1, _original_label_cost=-1.0, _ba=[1, 2, 3]))
+    assert run("export-log", "-").lines[-1]["slate"][0]["propensity"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -159,6 +136,18 @@ def test_a_reward_comes_from_another_key(run_sqlite: Run, options: Iterable[str]
     observed = [{"v": 0.5, "EventId": "e1"}] if "o.dwell" not in options else [{"v": {"dwell": 0.125}, "EventId": "e1"}]
     imported(run_sqlite, rank(1, cost=-0.25, o=observed, _original_label_cost=-0.75), options=options)
     assert run_sqlite("export-log", "-").lines[0]["reward"] == expected
+
+
+def test_slots_and_late_observations_have_the_key_of_the_reward_too(run_sqlite: Run) -> None:
+    page = slots_of(1, "ccb")[0]
+    for outcome, cost in zip(page["_outcomes"], (-0.25, -0.5), strict=True):
+        outcome |= {"_label_cost": -1.0, "_original_label_cost": cost}
+    imported(run_sqlite, page, options=["--reward-from", "_original_label_cost"])
+    late = reward(1, 1.0) | {"Observations": [{"v": {"dwell": 0.125}}]}
+    imported(run_sqlite, rank(1), late, options=["--reward-from", "o.dwell"])
+    assert [line["reward"] for line in run_sqlite("export-log", "-").lines] == [0.75, 0.125]
+    result = imported(run_sqlite, rank(2), options=["--reward-from", "_label_costs"])
+    assert (result.exit_code, "did you mean _label_cost" in result.error["hint"]) == (2, True)
 
 
 def test_an_arm_without_an_id_is_called_by_its_features(run_sqlite: Run) -> None:
@@ -224,40 +213,6 @@ def slots_of(number: int, kind: str) -> list[Line]:
             "_outcomes": outcomes, "VWState": {"m": "N/A"}, **({} if kind == "ccb" else {"_label_cost": sum(cost)}),
         })  # fmt: skip
     return lines
-
-
-def test_the_slots_of_ccb_are_weighed_by_their_own_actions(run: Run) -> None:
-    """The second slot chooses from what `_inc` names and the first has left."""
-    lines = slots_of(300, "ccb")
-    assert imported(run, *lines).json == summary(accepted=300)
-    weights, rewards = [], []
-    for line in lines:
-        prefix = 1.0
-        for outcome in line["_outcomes"]:
-            prefix *= 1 / len(outcome["_a"]) / outcome["_p"][0]
-            weights.append(prefix)
-            rewards.append(-outcome["_label_cost"])
-    w, r = np.array(weights), np.array(rewards)
-    plain = [float((w * r).mean()), float((w * r).sum() / w.sum())]
-    assert values(run, "ips,snips") == pytest.approx(plain, abs=1e-9)
-    pages = float((w[1::2] * (r[::2] + r[1::2])).mean())
-    assert values(run, "sips") == pytest.approx([pages], abs=1e-9)
-
-
-def test_slates_are_weighed_slot_by_slot_and_earn_as_a_page(run: Run) -> None:
-    lines = slots_of(300, "slates")
-    assert imported(run, *lines).json["accepted"] == 300
-    ratios = np.array([
-        [1 / len(outcome["_a"]) / outcome["_p"][0] for outcome in line["_outcomes"]] for line in lines
-    ])  # fmt: skip
-    rewards = np.array([-line["_label_cost"] for line in lines])
-    joint = ratios.prod(axis=1)
-    plain = [
-        float((joint * rewards).mean()),
-        float((joint * rewards).sum() / joint.sum()),
-        float(((ratios.sum(axis=1) - 1) * rewards).mean()),
-    ]
-    assert values(run, "sips,sn-sips,pi") == pytest.approx(plain, abs=1e-9)
 
 
 def test_a_page_of_slates_comes_as_it_was(run: Run) -> None:

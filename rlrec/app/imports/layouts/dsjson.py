@@ -32,15 +32,16 @@ from rlrec.app.imports.layouts.fields import (
     probability,
 )
 from rlrec.app.inputs import canonical
-from rlrec.errors import InputError
+from rlrec.errors import InputError, suggest
 from rlrec.policy import history
 from rlrec.store.loading import Same
 
 CACHE = 2_000  # lists of actions remembered
 ARM_IDS = ("id", "i.id", "_tag")  # where an action has its id
-CONTINUOUS = ("_label_ca", "_ca", "pdf", "pdf_value")
 REWARD = "reward"
 FIRST_STATE = canonical.text({"step": 0})
+APPRENTICE = "rewards are withheld, as from an apprentice: what it chose was not shown, so no line has a propensity"
+REWARDS = ("_label_cost", "_original_label_cost", "o")  # keys that hold one, and o.KEY
 ROW = (
     "session", "user", "at", "context", "size", "log_propensity", "request_id", "keep_probability", "action_features",
     "slot_sets", "support",
@@ -53,6 +54,10 @@ class DsJson(Layout):
     reads = frozenset({"reward_from", "arm_id"})
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
+        name = None if options is None else options.reward_from
+        if name is not None and name not in REWARDS and not name.startswith("o."):
+            hint = suggest(name, list(REWARDS)) or f"one of {', '.join(REWARDS)}, o.KEY"
+            raise InputError(f"--reward-from {name[:80]!r} is no key of a reward", hint=hint)
         super().__init__(source, policy=policy or DEFAULT_POLICY, now=now, options=options)
         self._observed: dict[str, list[tuple[str, float, int | None]]] = defaultdict(list)
         self._activated: set[str] = set()
@@ -83,7 +88,11 @@ class DsJson(Layout):
     def _observation(self, line: DsJsonLine) -> Observation:
         """The reward of a decision in another line."""
         at = None if line.enqueued is None else self.time(line.enqueued, "EnqueuedTimeUtc")
-        value = line.reward if line.reward is not None else _observed_sum(line.observations, None)
+        name = self.options.reward_from or ""
+        if name.startswith("o.") or line.reward is None:
+            value = _observed_sum(line.observations, name[2:] or None)
+        else:
+            value = line.reward
         events = () if value is None else ((REWARD, bounded(value, "RewardValue"), at),)
         return Observation(key(cast(str, line.event_id), "EventId"), events, _activates(line, line.observations))
 
@@ -95,13 +104,12 @@ class DsJson(Layout):
         shown = self._outcomes(line, actions) if line.outcomes is not None else [dsjson_slots.top(line, actions)]
         if len({slot.arm for slot in shown}) < len(shown):
             raise InputError("an action is shown twice", field="_outcomes")
-        apprentice = line.apprentice or line.baseline is not None
+        withholds = dsjson_slots.withholds(line, shown, actions)
         inactive = (line.deferred or line.not_activated) and not _activates(line, line.o)
         slots = [
             LineSlot(
-                position, slot.arm, None if apprentice else slot.propensity,
-                slot.propensity if actions.slots and not apprentice else None,
-                None if apprentice else dsjson_slots.smallest(slot), censored=int(inactive), id=slot.id,
+                position, slot.arm, slot.propensity, slot.propensity if actions.slots else None,
+                dsjson_slots.smallest(slot), censored=int(inactive), id=slot.id,
             )
             for position, slot in enumerate(shown, 1)
         ]  # fmt: skip
@@ -109,12 +117,12 @@ class DsJson(Layout):
         event_id = None if line.event_id is None else key(line.event_id, "EventId")
         session = event_id if line.session is None else key(line.session, "session")
         context = {name: value for name, value in line.c.items() if name != "_multi" and not _is_bare(name, value)}
-        log_propensity = None if apprentice else min(0.0, sum(log(slot.propensity) for slot in shown))
+        log_propensity = None if withholds else min(0.0, sum(log(slot.propensity) for slot in shown))
         user = None if line.user is None else key(line.user, "user")
         row = (
             session, user, at, canonical.text(context), len(shown), log_propensity, event_id,
             _keep_probability(line.pdrop), actions.features, dsjson_slots.slot_sets(shown, actions),
-            None if apprentice else dsjson_slots.support(shown[0], actions),
+            dsjson_slots.support(shown[0], actions),
         )  # fmt: skip
         return actions.eligible, row, slots, list(self._rewards(line, shown))
 
@@ -178,7 +186,8 @@ class DsJson(Layout):
             complete = len(ranked) > 1 or len(eligible) == 1
             shown.append(ShownAction(
                 chosen[0], cast(float, probability(p[0], f"{path}._p")), chosen if complete else eligible,
-                p if complete else (), None if actions.slots else outcome.cost, outcome.observations, outcome.id,
+                p if complete else (), None if actions.slots else outcome.cost, outcome.original_cost,
+                outcome.observations, outcome.id,
             ))  # fmt: skip
         return shown
 
@@ -186,25 +195,25 @@ class DsJson(Layout):
 
     def _rewards(self, line: DsJsonLine, shown: Sequence[ShownAction]) -> Iterator[LineEvent]:
         """The reward of each slot that has one, and that of the page in slates."""
-        by_slot = line.outcomes is None or any(slot.cost is not None for slot in shown)
-        for position, slot in enumerate(shown, 1) if by_slot else ():
-            cost = line.cost if line.outcomes is None else slot.cost
-            value = self._reward(line, cost, line.o if line.outcomes is None else slot.observations)
-            if value is not None:
-                yield LineEvent(position, REWARD, value)
-        if not by_slot and (value := self._reward(line, line.cost, line.o)) is not None:
-            yield LineEvent(1 if len(shown) == 1 else None, REWARD, value)
+        if line.outcomes is None or any(slot.cost is not None for slot in shown):
+            for position, slot in enumerate(shown, 1):
+                yield from self._reward(position, slot.cost, slot.original_cost, slot.observations)
+        else:
+            yield from self._reward(1 if len(shown) == 1 else None, line.cost, line.original_cost, line.o)
 
-    def _reward(self, line: DsJsonLine, cost: float | None, observations: Sequence[Any]) -> float | None:
-        """The reward, None where nothing was observed: a cost of 0 without an observation says no more."""
+    def _reward(
+        self, position: int | None, cost: float | None, original_cost: float | None, observations: Sequence[Any]
+    ) -> Iterator[LineEvent]:
+        """The reward, where something was observed: a cost of 0 without an observation says no more."""
         name = self.options.reward_from
         if name is None or name == "_label_cost":
             value = None if cost is None or (cost == 0 and not observations) else -cost
         elif name == "_original_label_cost":
-            value = None if line.original_cost is None else -line.original_cost
+            value = None if original_cost is None else -original_cost
         else:  # o, or o.KEY
             value = _observed_sum(observations, name.partition(".")[2] or None)
-        return None if value is None else bounded(value, name or "_label_cost") + 0.0  # no -0.0
+        if value is not None:
+            yield LineEvent(position, REWARD, bounded(value, name or "_label_cost") + 0.0)  # no -0.0
 
     # -- what is known at the end --
 
@@ -222,6 +231,11 @@ class DsJson(Layout):
         self._inactive.update(names[row] for row in inactive if names[row] is not None)
         self.skipped += sum(names[row] is None for row in inactive)
 
+    def end(self) -> None:
+        """A log in which a reward was withheld is that of an apprentice: no decision of it was drawn."""
+        if self.without_propensity:
+            self.without_propensity = self.decoded
+
     def join(self, files: Sequence[Layout]) -> list[str]:
         """Give every file the observations of all, and count the decisions that nobody activated: lines for a
         person."""
@@ -234,16 +248,18 @@ class DsJson(Layout):
         for file in others:
             file._observed, file._activated = observed, activated
             file.skipped += len(file._inactive - activated)
-        if not observed:
-            return []
+        lines = [f"{file.source.name}: {APPRENTICE}" for file in others if file.without_propensity]
         unmatched = set(observed)
-        for rows in (rows for file in others for rows in file.spooled()):
+        for rows in (rows for file in others for rows in file.spooled()) if observed else ():
             unmatched -= distinct(rows.request_id) | distinct(rows.slots.id)
-        return [f"{len(unmatched)} observations name no decision of these files"] if unmatched else []
+        return lines + ([f"{len(unmatched)} observations name no decision of these files"] if unmatched else [])
 
     def complete(self, rows: LogColumns) -> LogColumns:
         """With the observations that came in other lines, without the decisions that nobody activated, and a session
         for each decision."""
+        if self.without_propensity:
+            slots = replace(rows.slots, propensity=NULL, marginal=NULL, min_propensity=NULL)
+            rows = replace(rows, log_propensity=NULL, support=NULL, slots=slots)
         names, n_slots = values(rows.request_id, len(rows)), len(rows.slots.row)
         censored = values(rows.slots.censored, n_slots)
         if any(censored):
@@ -303,15 +319,17 @@ def _is_observation(line: DsJsonLine) -> bool:
     if UNSET is not line.label_ca or UNSET is not line.ca or UNSET is not line.pdf:
         hint = "rlrec chooses among arms that can be listed; cut the range into a few of them"
         raise InputError("a log of continuous actions", hint=hint, field="_label_ca")
-    observes = line.reward is not None or line.observations or line.action_taken
+    observes = line.reward is not None or line.observations or line.action_taken or line.deferred is not None
     return line.c is None and line.event_id is not None and bool(observes)
 
 
 def _activates(line: DsJsonLine, observations: Sequence[Any]) -> bool:
     """Whether somebody says that the decision was shown."""
     marks = [each for each in observations if isinstance(each, dict)]
-    return line.action_taken or any(
-        each.get("ActionTaken") is True or each.get("DeferredAction") is False for each in marks
+    return (
+        line.action_taken
+        or (line.c is None and line.deferred is False)
+        or any(each.get("ActionTaken") is True or each.get("DeferredAction") is False for each in marks)
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isclose
 from typing import Any, NamedTuple, cast
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from rlrec.app.imports.layouts.fields import FLOAT32, probability
+from rlrec.app.imports.layouts.fields import FLOAT32, LOOSE, probability
 from rlrec.errors import InputError
 
 
@@ -17,6 +18,7 @@ class SlotOutcome(Struct):
     a: list[int] | int = field(name="_a")
     p: list[float] | float = field(name="_p")
     cost: float | None = field(name="_label_cost", default=None)
+    original_cost: float | None = field(name="_original_label_cost", default=None)
     observations: list[Any] = field(name="_o", default_factory=list)
     id: str | None = field(name="_id", default=None)
 
@@ -36,13 +38,12 @@ class DsJsonLine(Struct):
     action: int | None = field(name="_label_Action", default=None)
     original_cost: float | None = field(name="_original_label_cost", default=None)
     skip_learn: bool = field(name="_skipLearn", default=False)
-    deferred: bool = field(name="DeferredAction", default=False)
+    deferred: bool | None = field(name="DeferredAction", default=None)
     not_activated: bool = field(name="_deferred", default=False)
     pdrop: float = 0.0
     session: str | None = None  # this and `user` are no keys of the format: `export-log` writes them
     user: str | None = None
     baseline: list[int] | None = field(name="_ba", default=None)
-    apprentice: bool = field(name="_apprentice", default=False)
     reward: float | None = field(name="RewardValue", default=None)
     enqueued: str | None = field(name="EnqueuedTimeUtc", default=None)
     observations: list[Any] = field(name="Observations", default_factory=list)
@@ -70,6 +71,7 @@ class ShownAction(NamedTuple):
     arms: Sequence[str]
     probabilities: Sequence[float]
     cost: float | None
+    original_cost: float | None
     observations: Sequence[Any]
     id: str | None = None
 
@@ -84,11 +86,13 @@ def top(line: DsJsonLine, actions: Actions) -> ShownAction:
     arms = ranked_arms(ranked, p, actions.arms, first=1, path="", names=("a", "p"))
     if line.action is not None and line.action != ranked[0]:
         raise InputError(f"action {line.action} is not the first of `a`, {ranked[0]}", field="_label_Action")
-    if line.probability is not None and abs(line.probability - p[0]) > FLOAT32:
+    passed = p[0] * (1 - line.pdrop)  # what joined logs of Personalizer call the probability of their label
+    if line.probability is not None and min(abs(line.probability - each) for each in (p[0], passed)) > FLOAT32:
         raise InputError(f"{line.probability!r} is not the first of `p`, {p[0]!r}", field="_label_probability")
     complete = len(ranked) == len(actions.arms)
     propensity = cast(float, probability(p[0], "p"))
-    return ShownAction(arms[0], propensity, arms if complete else actions.eligible, p if complete else (), None, line.o)
+    of, probabilities = (arms, p) if complete else (actions.eligible, ())
+    return ShownAction(arms[0], propensity, of, probabilities, line.cost, line.original_cost, line.o)
 
 
 def ranked_arms(
@@ -109,6 +113,20 @@ def ranked_arms(
     if len(p) > 1 and abs(sum(p) - 1) > FLOAT32:
         raise InputError(f"probabilities that sum to {sum(p)!r}", field=at_p)
     return [arms[number - first] for number in ranked]
+
+
+def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) -> bool:
+    """Whether some slot was denied its reward, as an apprentice is that chose another action than the baseline (`_ba`,
+    in cb the first): then that one was shown."""
+    if actions.slots is not None:
+        return False
+    first = 0 if line.outcomes is not None else 1
+    return any(
+        slot.original_cost is not None
+        and not isclose(slot.cost or 0.0, slot.original_cost, rel_tol=LOOSE)
+        and number - first != actions.arms.index(slot.arm)
+        for number, slot in zip(line.baseline or [1] * first, shown, strict=False)
+    )
 
 
 def available(actions: Actions, index: int, slot: Any, shown: set[str]) -> list[tuple[str, bool]]:

@@ -68,9 +68,11 @@ def _cb(record: Record, arms: Sequence[str]) -> Record:
 def _ccb(record: Record, arms: Sequence[str]) -> Record:
     """The outcome of each slot. Rewards are those of slots; where only the page has events, that of the page."""
     outcomes, observed = list[Record](), {event["position"] for event in record["events"]}
+    support, sets = record.get("support"), record.get("slot_sets") or [arms]
+    support = None if support is None else {arm: support[arm] for arm in sets[0]}
     for slot in record["slate"]:
         position = slot["position"]
-        a, p = _ranked(slot, arms, record.get("support") if position == 1 else None, first=0)
+        a, p = _ranked(slot, arms, support if position == 1 else None, first=0)
         value = record["rewards"][position]
         cost = {"_label_cost": 0.0 - value, "_o": [{"v": value}] if position in observed else []}
         shown = {"_id": f"{record['decision_id']}-{position}", "_a": a, "_p": p}
@@ -90,7 +92,7 @@ def _slots(record: Record, arms: Sequence[str]) -> list[Record]:
     described, sets = record["context"].get("_slots"), record.get("slot_sets")
     if not isinstance(described, list) or len(described) != len(record["slate"]):
         described = [{} for _ in record["slate"]]
-    slots = [{name: slot[name] for name in slot if name != "_inc"} for slot in described]
+    slots = [{key: slot[key] for key in slot if key != "_inc"} if isinstance(slot, dict) else {} for slot in described]
     if sets is None:
         return slots
     number = {arm: index for index, arm in enumerate(arms)}
@@ -102,7 +104,7 @@ def _ranked(
 ) -> tuple[list[int], list[float]]:
     """The numbers of actions, that of the slot's arm first, and their probabilities."""
     shown, propensity = slot["arm"], slot["propensity"]
-    order = [shown] if support is None else [shown, *(arm for arm in arms if arm != shown)]
+    order = [shown] if support is None else [shown, *(arm for arm in arms if arm != shown and arm in support)]
     number = {arm: index for index, arm in enumerate(arms, first)}
     p = [propensity] if support is None else [propensity, *(support[arm] for arm in order[1:])]
     return [number[arm] for arm in order], p
