@@ -12,7 +12,16 @@ import sqlalchemy as sa
 
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
 from rlrec.store import decisions, engine, schema
-from rlrec.store.database_errors import DANGLING, RETRY_HINT, UNIQUE, CorruptFile, NotUnique, Retry, Unreachable
+from rlrec.store.database_errors import (
+    AWAY_HINT,
+    DANGLING,
+    RETRY_HINT,
+    UNIQUE,
+    CorruptFile,
+    NotUnique,
+    Retry,
+    Unreachable,
+)
 from rlrec.store.engine import USUAL_WAITS, Waits
 from rlrec.store.folders import LogFolder
 from rlrec.store.unit import Progress, Unit, no_progress
@@ -261,7 +270,7 @@ class Store:
 
     def _truthful(self, error: StoreBusy) -> StoreBusy:
         """The error without the promise that a retry is safe, where the command has stored something before."""
-        if self._stored and error.hint == RETRY_HINT:
+        if self._stored and error.hint in (RETRY_HINT, AWAY_HINT):
             error.hint = "what was stored before stays: go on behind it"
         return error
 

@@ -13,6 +13,7 @@ from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
 from rlrec.store import sqlite_files
 
 RETRY_HINT = "nothing was stored; a retry is safe"
+AWAY_HINT = f"{RETRY_HINT}, and --reconnect 1m waits for a server"
 ROLES_HINT = "`rlrec db roles` prints the rights that a server, a trainer and a reader need"
 # States of PostgreSQL.
 UNIQUE, DANGLING, LOCKED, IDLE = "23505", "23503", "55P03", "25P03"
@@ -143,7 +144,8 @@ def _postgres_error(error: BaseException | None, *, where: str) -> Exception:
     if state == LOCKED:
         return locked(where)
     if state is None or state.startswith(UNREACHABLE):
-        return (StoreBusy if state == IDLE else Unreachable)(f"cannot reach {where}: {message[:200]}", hint=RETRY_HINT)
+        message = message.partition(" Is the server running")[0][:200]
+        return (StoreBusy if state == IDLE else Unreachable)(f"cannot reach {where}: {message}", hint=AWAY_HINT)
     return _refusal(state, message, where=where) or RlrecError(f"the store {where} failed: {message[:300]}")
 
 

@@ -345,7 +345,7 @@ def test_a_connection_that_breaks_before_the_end_stores_nothing(postgres: str) -
     with closing(Store(postgres, waits=Waits(reconnect=0))) as store:
         with pytest.raises(StoreBusy) as broken:
             store.write(end)
-        assert broken.value.hint == database_errors.RETRY_HINT
+        assert broken.value.hint == database_errors.AWAY_HINT
         store.write(work)
         with pytest.raises(StoreBusy) as broken:
             store.write(end)
