@@ -71,7 +71,7 @@ def test_rewards_in_other_lines_join_by_event_id(run: Run) -> None:
     Path("late.json").write_text(json.dumps(reward(2, 0.5)) + "\n")
     result = imported(run, reward(1, 1.0), rank(1), rank(2), reward(9, 1.0), options=["late.json"])
     assert result.json == summary(accepted=2)
-    assert "1 observations name no decision" in result.stderr
+    assert "1 observation without a decision" in result.stderr
     rewards = {line["request_id"]: line["reward"] for line in run("export-log", "-").lines}
     assert rewards == {"e1": 1.0, "e2": 0.5}
 
@@ -83,7 +83,7 @@ def test_an_observation_joins_the_slot_that_it_names(run: Run) -> None:
         outcome["_label_cost"] = 0
     late = [{"RewardValue": value, "EventId": name} for name, value in (("0-1", 0.75), ("0-7", 1.0))]
     result = imported(run, *late, page)
-    assert "1 observations name no decision" in result.stderr
+    assert "1 observation without a decision" in result.stderr
     (line,) = run("export-log", "-").lines
     assert [(event["position"], event["kind"], event["value"]) for event in line["events"]] == [(2, "reward", 0.75)]
 

@@ -32,7 +32,7 @@ from rlrec.app.imports.layouts.fields import (
     probability,
 )
 from rlrec.app.inputs import canonical
-from rlrec.errors import InputError, suggest
+from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy import history
 from rlrec.store.loading import Same
 
@@ -252,7 +252,8 @@ class DsJson(Layout):
         unmatched = set(observed)
         for rows in (rows for file in others for rows in file.spooled()) if observed else ():
             unmatched -= distinct(rows.request_id) | distinct(rows.slots.id)
-        return lines + ([f"{len(unmatched)} observations name no decision of these files"] if unmatched else [])
+        lines += [f"{quantity(len(unmatched), 'observation')} without a decision in these files"] if unmatched else []
+        return lines
 
     def complete(self, rows: LogColumns) -> LogColumns:
         """With the observations that came in other lines, without the decisions that nobody activated, and a session
