@@ -34,7 +34,7 @@ class Cluster:
     """An engine of Dask workers. Dask works on the partition of a worker that was lost once more."""
 
     def __init__(self, jobs: int, runner: Runner, *, scheduler: str | None) -> None:
-        """Raises InputError without Dask, SchedulerAbsent where no scheduler answers."""
+        """Raises InputError without Dask or for what is no address, SchedulerAbsent where no scheduler answers."""
         try:
             import dask
             import distributed
@@ -56,9 +56,11 @@ class Cluster:
         try:
             connect: Any = distributed.Client
             self.client = connect(self._cluster or scheduler, timeout=TIMEOUT_S, set_as_default=False)
-        except (OSError, ValueError) as error:
-            reason = f"no scheduler answers at {scheduler}" if isinstance(error, OSError) else str(error)
-            raise SchedulerAbsent(reason, hint="start one: dask scheduler --host 127.0.0.1") from error
+        except ValueError as error:
+            raise InputError(f"{scheduler!r} is no address", hint="such as tcp://127.0.0.1:8786") from error
+        except OSError as error:
+            hint = "start one: dask scheduler --host 127.0.0.1"
+            raise SchedulerAbsent(f"no scheduler answers at {scheduler}", hint=hint) from error
 
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """See `Engine.map`. The task is a future of its own: it is handed over once, and can be made again."""

@@ -161,6 +161,8 @@ def test_a_scheduler_that_is_not_there_is_said_in_time() -> None:
     with pytest.raises(SchedulerAbsent, match=r"no scheduler answers at tcp://127.0.0.1:9") as caught:
         Cluster(1, Poisoned(), scheduler="tcp://127.0.0.1:9")
     assert caught.value.code == 4
+    with pytest.raises(InputError, match="is no address"):
+        Cluster(1, Poisoned(), scheduler="127.0.0.1:port")
 
 
 def test_workers_with_other_versions_are_refused_and_other_processors_are_told() -> None:
