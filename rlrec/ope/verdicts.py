@@ -23,6 +23,8 @@ REASONS = {
     "no-rows": "no row could be used (insufficient)",
     "wrong-propensities": "some arm was shown more often than its logged propensities allow (insufficient): "
     "all weights are wrong; `rlrec doctor` names the arms of policies that served",
+    "sampled-rows": "the log dropped rows at known rates, and some of those that it has were left out (insufficient): "
+    "visits of several decisions, or without a state; what is left stands for no log",
     "low-ess": f"effective sample size {'; '.join(_ESS)}",
     "short-horizon": "the log does not support the steps that carry 90 % of the return (insufficient)",
     "few-rewards": f"fewer than {LEAST_REWARDS} non-zero weighted rewards (insufficient); ESS x weighted share of "
@@ -70,7 +72,7 @@ _BETWEEN_VISITS = (
     "logger did, and only an experiment per user can tell"
 )
 # Reasons from the caller that leave nothing to judge by.
-_LEFT_NOTHING = frozenset({"wrong-propensities"})
+_LEFT_NOTHING = frozenset({"wrong-propensities", "sampled-rows"})
 # Reasons from the caller or from the interval that allow no verdict better than weak.
 _DOUBTFUL = frozenset({
     "in-sample", "estimated-propensity", "no-interval", "clipping-bias", "wide-interval", "rare-rewards",

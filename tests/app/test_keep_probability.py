@@ -113,6 +113,23 @@ def test_visits_of_several_decisions_are_left_out(run: Run) -> None:
     assert run("evaluate", "uniform", "--log", "policy=old", "--estimator", "wis", "--json").exit_code == 2
 
 
+def test_where_visits_were_left_out_the_others_tell_nothing(run_sqlite: Run) -> None:
+    """Visits with a reward at every decision would be all that is left."""
+    visits = [row for n, row in enumerate(drawn(600, 9)) if row[3] == 1 or n % 4 == 0]
+    imported(run_sqlite, visits, policy="other")
+    imported(run_sqlite, drawn(4, 5), session="same")
+    (row,) = run_sqlite("evaluate", "uniform", "--estimator", "wis", "--json").json
+    assert (row["verdict"], "sampled-rows" in row["reasons"]) == ("insufficient", True)
+
+
+def test_rows_without_a_state_tell_nothing_about_a_policy_that_reads_it(run_sqlite: Run) -> None:
+    imported(run_sqlite, [row for n, row in enumerate(drawn(600, 9)) if row[3] == 1 or n % 4 == 0])
+    run_sqlite("policy", "create", "visits", "--kind", "gradient")
+    rows = run_sqlite("evaluate", "visits", "uniform", "--estimator", "snips", "--json").json
+    reasons = [(row["verdict"], "sampled-rows" in row["reasons"]) for row in rows]
+    assert reasons == [("insufficient", True), ("weak", False)]
+
+
 @pytest.mark.parametrize("kind", ["thompson", "softmax"])
 def test_what_learns_from_a_log_counts_rows_as_often_as_they_stand_for_others(run: Run, kind: str) -> None:
     rows = [row for n, row in enumerate(drawn(400, 6)) if row[3] == 1 or n % 4 == 0]

@@ -75,7 +75,8 @@ class GroupPartial(Sums):
 
     sums: of the estimators. learned: whether the target learned from one of these rows. no_state: rows that
     the target could not be asked about. listed: whether one of them was ranked from a list of candidates; estimated:
-    whether one has propensities that were not logged. replicas: sums by parts of the simulated pages of the target, by
+    whether one has propensities that were not logged; sampled: whether one of a log that dropped rows was left out.
+    replicas: sums by parts of the simulated pages of the target, by
     their number."""
 
     sums: Any
@@ -84,6 +85,7 @@ class GroupPartial(Sums):
     no_state: int
     listed: bool
     estimated: bool
+    sampled: bool = False
 
     def __add__(self, other: Self) -> Self:
         """Both sums; rows without a simulated page are the same in every part of them."""
@@ -239,6 +241,7 @@ def _of_targets(
         hidden = hidden_from[number]
         learned = any_slot(rows, scorer.target.taught_by(slots))
         recorded = None if hidden is None else ~any_slot(rows, hidden)
+        dropped = np.zeros(len(rows), np.bool_) if hidden is None else any_slot(rows, hidden & slots["subsampled"])
         for code, chosen in members:
             group, stratum = divmod(code, number_of_strata)
             judged = _where(recorded, chosen)
@@ -253,6 +256,7 @@ def _of_targets(
                 no_state=0 if judged is None else among - len(judged),
                 listed=bool((listed if chosen is None else listed[chosen]).any()),
                 estimated=bool((estimated if chosen is None else estimated[chosen]).any()),
+                sampled=bool((dropped if chosen is None else dropped[chosen]).any()),
             )
     return partials
 
@@ -297,6 +301,7 @@ def estimates(
                 reasons = {
                     "in-sample": of_group.learned, "no-propensity": others > 0,
                     "estimated-propensity": of_group.estimated,
+                    "sampled-rows": counts.sampled > 0 or of_group.sampled,
                     "no-candidates" if target.listing else "no-state": of_group.no_state > 0,
                     "carry-over": carried and target.serving is not None,
                     "dependent-slots": dependent and target.serving is not None,

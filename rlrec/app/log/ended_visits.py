@@ -83,11 +83,13 @@ class EndedVisits:
 @dataclass(frozen=True)
 class UnusedVisits(Sums):
     """How many visits of a log were not used: those that go on or are too young, and those that were left out: cut (a
-    filter or an import took some of their decisions away), with a censored slot, or without a propensity (silent)."""
+    filter or an import took some of their decisions away), with a censored slot, or without a propensity (silent).
+    sampled: those of several decisions of which the log may have dropped some."""
 
     waiting: int = 0
     left_out: int = 0
     silent: int = 0
+    sampled: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,19 +151,16 @@ def _usable(batch: reader.Batch, visits: EndedVisits, cutoff: Cutoff) -> tuple[E
     over = cutoff.over(stored)[index] | imported
     steps = np.diff(visits.start)
     entire = (steps == stored["steps"][index]) & (visits.per_decision("step")[visits.start[1:] - 1] == steps - 1)
-    if (
-        "keep_probability" in visits.slots
-    ):  # where the log dropped lines, a visit of several is never known to be entire
-        entire &= (steps == 1) | np.logical_and.reduceat(
-            visits.per_decision("keep_probability") == 1, visits.start[:-1]
-        )
+    # where the log dropped lines, a visit of several is never known to be entire
+    sampled = (steps > 1) & np.logical_or.reduceat(visits.per_decision("keep_probability") < 1, visits.start[:-1])
+    entire &= ~sampled
     # logged: every slate has a propensity, and all its slots; counted: none is censored
     logged = ~np.isnan(visits.per_decision("log_propensity")) & (np.diff(visits.first) == visits.per_decision("size"))
     counted = ~np.logical_or.reduceat(visits.slots["censored"], visits.first[:-1])
     spoken: Flags = np.logical_and.reduceat(logged, visits.start[:-1])
     sound = entire & spoken & np.logical_and.reduceat(counted, visits.start[:-1])
     mature_from = np.where(imported, visits.per_visit("created_at"), cutoff.mature_from(stored)[index])
-    unused = UnusedVisits(*(int(flags.sum()) for flags in (~over, over & ~sound, over & ~spoken)))
+    unused = UnusedVisits(*(int(flags.sum()) for flags in (~over, over & ~sound, over & ~spoken, over & sampled)))
     return replace(visits, mature_from=mature_from).take(over & sound), unused
 
 
