@@ -323,7 +323,7 @@ def plan_table(plan: Plan, postgres: Mapping[str, Cost]) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print both tables."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scale", description=__doc__)
-    parser.add_argument("--scale", type=float, default=1.0, help=f"sizes times this [default: 1, {SIZE:,} decisions]")
+    parser.add_argument("--scale", type=float, default=1.0, help=f"times {3 * SIZE:,} decisions [default: 1]")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="for the stores, some GB")
     parser.add_argument("--costs", metavar="FILE", help="measured before (--json): extrapolate alone")
     parser.add_argument("--json", metavar="FILE", help="write the costs there too")

@@ -125,7 +125,7 @@ def postgres_server(setting: Setting) -> Iterator[str]:
 
 def tell(shop: Shop, *arguments: object, lines: Sequence[object] = (), now: str = PREPARED_AT) -> bytes:
     """A command of rlrec that prepares a store; `lines` are its stdin."""
-    return said(rlrec("--db", shop.db, *arguments), stdin=ndjson(lines), added={"RLREC_NOW": now})
+    return said(rlrec("-q", "--db", shop.db, *arguments), stdin=ndjson(lines), added={"RLREC_NOW": now})
 
 
 def ndjson(lines: Sequence[object]) -> bytes:
