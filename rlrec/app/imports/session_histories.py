@@ -1,12 +1,14 @@
-"""States and histories of imported decisions whose lines do not say them, from the rows before in their visit."""
+"""States and histories of imported decisions whose lines do not say them, from the rows before in their visit: those
+of new sessions before they are stored, the others from the store."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from rlrec.app.imports.columns import EMPTY, NULL, LogColumns, values
 from rlrec.app.inputs import canonical
 from rlrec.app.log import reward_log
 from rlrec.app.serving.open_sessions import RECENT
@@ -14,10 +16,69 @@ from rlrec.arrays import Array, Ids, numbers_in_runs, offsets, piece_rows, run_s
 from rlrec.policy.history import REMEMBERED, History
 from rlrec.records import Reward
 from rlrec.store import Unit, arms, reader
+from rlrec.store.loading import Column, Same
 from rlrec.store.reader import Batch
 
 SESSIONS = 5_000  # read at once
-READ = ("decision_id", "session_id", "visit", "step", "at", "position", "arm_id", "recorded", "imported")
+READ = ("decision_id", "session_id", "visit", "step", "at", "position", "arm_id")
+FIRST_STATE = '{"step":0}'
+
+
+def logged(
+    rows: LogColumns, step: Column, histories: Sequence[bytes | None]
+) -> tuple[Column, Column, Sequence[int]]:  # fmt: skip
+    """State and history of each row, and the rows of which they follow from earlier ones: where a line says neither,
+    they are those of a first decision at step 0. A log that dropped lines does not say what came before."""
+    n = len(rows)
+    if (rows.history, rows.state, rows.keep_probability, step) == (NULL, EMPTY, NULL, Same(0)):
+        return Same(FIRST_STATE), Same(b""), ()
+    states, keep = list(values(rows.state, n)), values(rows.keep_probability, n)
+    packed, unknown = list(histories), list[int]()
+    for row, number in enumerate(values(step, n)):
+        if states[row] == EMPTY.value and packed[row] is None and keep[row] is None:
+            if number:
+                unknown.append(row)
+            else:
+                states[row], packed[row] = FIRST_STATE, b""
+    return states, packed, unknown
+
+
+def filled(states: Column, histories: Column, derived: Iterable[tuple[str, bytes, int]]) -> tuple[Column, Column]:
+    """Columns of states and histories with those of some rows, by their index."""
+    by_row = {row: (state, history) for state, history, row in derived}
+    if not by_row:
+        return states, histories
+    columns = zip(values(states, 0), values(histories, 0), strict=True)
+    both = [by_row.get(row, stated) for row, stated in enumerate(columns)]
+    return [state for state, _ in both], [history for _, history in both]
+
+
+def of_rows(
+    rows: LogColumns, arm_ids: Mapping[str, int], *, session_id: Sequence[int], visit: Column, step: Column,
+    at: Sequence[int],
+) -> Batch:  # fmt: skip
+    """The slots and events of rows that are not stored, each decision by the index of its row: by session, visit, step
+    and position."""
+    n, shown, events = len(rows), rows.slots, rows.events
+    row, of_event = np.array(shown.row, np.int64), np.array(events.row, np.int64)
+    named = {"session_id": session_id, "visit": visit, "step": step, "at": at}
+    of_row = {name: np.array(values(column, n), np.int64) for name, column in named.items()}
+    slots = {name: column[row] for name, column in of_row.items()} | {
+        "decision_id": row,
+        "position": np.array(values(shown.position, len(row)), np.int64),
+        "arm_id": np.array(list(map(arm_ids.__getitem__, shown.arm)), np.int64),
+    }
+    served_at = of_row["at"][of_event]
+    times = zip(values(events.at, len(of_event)), served_at.tolist(), strict=True)
+    event_columns = {
+        "decision_id": of_event,
+        "position": np.array([number or 0 for number in values(events.position, len(of_event))], np.int64),
+        "kind": np.array(values(events.kind, len(of_event)), object),
+        "value": np.array(values(events.value, len(of_event)), np.float64),
+        "age_us": np.array([0 if time is None else time - served for time, served in times], np.int64),
+    }
+    order = np.lexsort([slots[name] for name in ("position", "step", "visit", "session_id")])
+    return Batch(slots=take(slots, order), events=event_columns)
 
 
 def derive(unit: Unit, session_ids: Collection[int], decision_ids: Collection[int], definition: Reward) -> None:
@@ -25,10 +86,12 @@ def derive(unit: Unit, session_ids: Collection[int], decision_ids: Collection[in
 
     A visit of which steps are missing is left alone: nobody knows what it showed. What slots have earned is by this
     definition, from the events until the time of the decision."""
-    wanted, ordered = np.array(sorted(decision_ids), np.int64), sorted(session_ids)
+    ordered = sorted(session_ids)
     for start in range(0, len(ordered), SESSIONS):
         batch = _visits(unit, ordered[start : start + SESSIONS])
-        _store(unit, batch, wanted, definition)
+        keys = arms.keys(unit, set(batch.slots["arm_id"].tolist()))
+        changes = of_visits(batch, decision_ids, definition, keys)
+        unit.tell_each("UPDATE decision SET state = ?, history = ? WHERE id = ?", changes)
 
 
 def _visits(unit: Unit, session_ids: Sequence[int]) -> Batch:
@@ -39,7 +102,10 @@ def _visits(unit: Unit, session_ids: Sequence[int]) -> Batch:
     return Batch(slots=reader.read_slots(slots), events=events.columns())
 
 
-def _store(unit: Unit, batch: Batch, wanted: Ids, definition: Reward) -> None:
+def of_visits(
+    batch: Batch, decision_ids: Collection[int], definition: Reward, keys: Mapping[int, str]
+) -> Iterator[tuple[str, bytes, int]]:
+    """State, history and id of these decisions, as `derive` stores them. keys: of the arms."""
     slots = batch.slots
     first = run_starts(slots["decision_id"])
     visit = run_starts(slots["session_id"][first], slots["visit"][first])
@@ -48,15 +114,12 @@ def _store(unit: Unit, batch: Batch, wanted: Ids, definition: Reward) -> None:
     number = numbers_in_runs(visit, len(first))
     lengths = np.diff(visit, append=len(first))
     complete = np.repeat(np.logical_and.reduceat(step == number, visit), lengths)
-    chosen = np.flatnonzero(complete & (step > 0) & np.isin(slots["decision_id"][first], wanted))
+    wanted = np.isin(slots["decision_id"][first], np.fromiter(decision_ids, np.int64, len(decision_ids)))
+    chosen = np.flatnonzero(complete & (step > 0) & wanted)
     if not len(chosen):
-        return
+        return iter(())
     past = _histories(batch, chosen, first=first, begin=np.repeat(visit, lengths), definition=definition)
-    keys = arms.keys(unit, set(past.arm.tolist()))
-    states = _states(past, keys)
-    ids = slots["decision_id"][first[chosen]].tolist()
-    changes = zip(states, past.packed(), ids, strict=True)
-    unit.tell_each("UPDATE decision SET state = ?, history = ? WHERE id = ?", changes)
+    return zip(_states(past, keys), past.packed(), slots["decision_id"][first[chosen]].tolist(), strict=True)
 
 
 def _histories(batch: Batch, chosen: Ids, *, first: Ids, begin: Ids, definition: Reward) -> History:
@@ -70,8 +133,7 @@ def _histories(batch: Batch, chosen: Ids, *, first: Ids, begin: Ids, definition:
     entries, row = piece_rows(before - count, count), np.repeat(np.arange(len(chosen)), count)
     # what they have earned by all events, and where some of these came later, by those before
     of_slot, of_page = _rewards(batch, definition, first)
-    total = np.concatenate([[0.0], np.cumsum(of_slot + of_page)])
-    earned, reward = of_slot[entries], total[before] - total[since]
+    earned, reward = of_slot[entries], _sums_before(of_slot + of_page, first[np.unique(begin)])[before]
     start = offsets(count)
     for index in _with_late_events(batch, chosen, first, begin).tolist():
         low, high = int(since[index]), int(before[index])
@@ -81,6 +143,15 @@ def _histories(batch: Batch, chosen: Ids, *, first: Ids, begin: Ids, definition:
     step = slots["step"][first[chosen]]
     ago, gap_us = step[row] - slots["step"][entries], np.maximum(at[chosen] - at[chosen - 1], 0)
     return History(step, gap_us / 1e6, shown, reward, start, slots["arm_id"][entries], ago, earned)
+
+
+def _sums_before(values: Array, starts: Ids) -> Array:
+    """The sum of the values before each in its run, (n,): not by a difference of two sums, which would hang on what
+    else is in the batch."""
+    total, number = np.zeros(len(values)), numbers_in_runs(starts, len(values))
+    for rows in np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number)))[1:-1]:
+        total[rows] = total[rows - 1] + values[rows - 1]
+    return total
 
 
 def _rewards(batch: Batch, definition: Reward, first: Ids | None = None) -> tuple[Array, Array]:
@@ -122,5 +193,7 @@ def _states(past: History, keys: Mapping[int, str]) -> list[str]:
     names = [texts[arm] for arm in past.arm.tolist()]
     bounds = zip(past.start[:-1].tolist(), past.start[1:].tolist(), strict=True)
     recent = [",".join(names[max(low, high - RECENT) : high]) for low, high in bounds]
-    rows = zip(past.gap_s.tolist(), recent, past.step.tolist(), strict=True)
-    return [f'{{"gap_s":{canonical.number(gap)},"recent":[{arms}],"step":{step}}}' for gap, arms, step in rows]
+    gaps, index = np.unique(past.gap_s, return_inverse=True)
+    gap = list(map(list(map(canonical.number, gaps.tolist())).__getitem__, index.tolist()))
+    rows = zip(gap, recent, past.step.tolist(), strict=True)
+    return [f'{{"gap_s":{seconds},"recent":[{arms}],"step":{step}}}' for seconds, arms, step in rows]

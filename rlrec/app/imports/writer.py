@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrec.app.imports import altered_rewards, conflicts, policies, session_histories, visit_numbers
 from rlrec.app.imports.altered_rewards import AlteredRewards
-from rlrec.app.imports.columns import EMPTY, NULL, LogColumns, LoggedCandidates, distinct, mapped, values
+from rlrec.app.imports.columns import NULL, LogColumns, LoggedCandidates, distinct, mapped, values
 from rlrec.app.imports.layouts.base import RefusedLine, refused
 from rlrec.app.imports.visit_numbers import VisitMoves, VisitNumbers
 from rlrec.app.inputs import canonical
@@ -28,7 +28,6 @@ from rlrec.store.loading import Column, Same
 from rlrec.store.sessions import Session
 
 CONTEXTS = 50_000  # whose ids are remembered
-FIRST_STATE = '{"step":0}'
 
 
 @dataclass(frozen=True)
@@ -169,21 +168,30 @@ class GroupWriter:
         contexts = self._context_ids(group.contexts)
         session_ids = self._session_ids(group, stored)
         visit, step = self._visits(rows, session_ids, at, stored)
-        states, packed_histories, unknown = _first_states(rows, step, [shown and next(packed) for shown in history])
-        ids = decisions.reserve(unit, n)
         names = values(rows.policy, n)
         owners = {name: owner for name in distinct(rows.policy) if isinstance(owner := self.owners[name], Version)}
+        states, histories, unknown = session_histories.logged(rows, step, [shown and next(packed) for shown in history])
+        by_owner = {name: [row for row in unknown if names[row] == name] for name in owners}
+        earlier = {session.id for session in stored.values()}
+        if unknown:  # of new sessions they follow from these rows, of earlier ones from the store once these are in it
+            visits = session_histories.of_rows(rows, arm_ids, session_id=session_ids, visit=visit, step=step, at=at)
+            keys = {number: key for key, number in arm_ids.items()}
+            for name, of_owner in by_owner.items():
+                new = [row for row in of_owner if session_ids[row] not in earlier]
+                derived = session_histories.of_visits(visits, new, owners[name].reward, keys)
+                states, histories = session_histories.filled(states, histories, derived)
         seq = mapped(
             rows.policy, {name: stored_policies.raise_seq(unit, self.heads[self.ids[name]]) for name in owners}
         )
         policy_id = mapped(rows.policy, self.ids)
+        ids = decisions.reserve(unit, n)
         self._write("decision", {
             "id": ids, "policy_id": policy_id, "seq": seq,
             "version_id": mapped(rows.policy, {name: owner.id for name, owner in owners.items()}),
             "session_id": session_ids, "visit": visit, "step": step, "context_id": mapped(rows.context, contexts),
             "state": states, "eligible_id": self._eligible_ids(rows, arm_ids), "size": rows.size, "at": at,
             "log_propensity": rows.log_propensity, "seed": rows.seed, "request_key": rows.request_id,
-            "history": packed_histories,
+            "history": histories,
             "source": rows.source, "belief_seq": Same(0), "imported": Same(1), "run_id": Same(self.state.run),
             "keep_probability": rows.keep_probability, "estimated": rows.estimated,
             "catalogue_revision": Same(self.settings.catalogue_revision),
@@ -202,18 +210,12 @@ class GroupWriter:
             "digest": _picked(rows.digest, group.order), "decision_id": _picked(ids, group.order),
         })  # fmt: skip
         self._events(rows, ids, at, seq)
-        by_owner: dict[str, list[int]] = {}
-        for row in unknown:
-            by_owner.setdefault(names[row], []).append(row)
-        for name, of_name in by_owner.items():
-            session_histories.derive(
-                unit, {session_ids[row] for row in of_name}, {ids[row] for row in of_name}, owners[name].reward
-            )
         for name, owner in owners.items():
-            of_owner = [name == other for other in values(rows.policy, n)] if len(owners) > 1 else [True] * n
-            served_at = list(compress(at, of_owner))
-            altered = self.state.altered + altered_rewards.find(owner.reward, rows.select(of_owner), served_at)
-            self.state = replace(self.state, altered=altered)
+            old = [row for row in by_owner[name] if session_ids[row] in earlier]
+            session_histories.derive(unit, {session_ids[row] for row in old}, {ids[row] for row in old}, owner.reward)
+            is_of_owner = [name == other for other in names]
+            altered = altered_rewards.find(owner.reward, rows.select(is_of_owner), list(compress(at, is_of_owner)))
+            self.state = replace(self.state, altered=self.state.altered + altered)
 
     def _write(self, table: str, columns: Mapping[str, Column]) -> None:
         loading.write(self.unit, table, {name: column for name, column in columns.items() if column != NULL})
@@ -373,29 +375,6 @@ def _users(rows: LogColumns) -> dict[str, str]:
     """The first user of each session that has one."""
     listed = list(zip(rows.session, values(rows.user, len(rows)), strict=True))
     return {} if rows.user == NULL else {key: user for key, user in reversed(listed) if user is not None}
-
-
-def _first_states(
-    rows: LogColumns, step: Column, histories: Sequence[bytes | None]
-) -> tuple[Column, Column, Sequence[int]]:
-    """State and history of each row, and the rows of which they follow from earlier ones: where a line says neither,
-    they are those of a first decision at step 0. A log that dropped lines does not say what came before."""
-    n = len(rows)
-    if (rows.history, rows.state, rows.keep_probability, step) == (NULL, EMPTY, NULL, Same(0)):
-        return Same(FIRST_STATE), Same(b""), ()
-    if (rows.history, rows.state, rows.keep_probability) == (NULL, EMPTY, NULL):
-        steps = values(step, n)
-        begun = [EMPTY.value if number else FIRST_STATE for number in steps]
-        return begun, [None if number else b"" for number in steps], [row for row, number in enumerate(steps) if number]
-    states, keep = list(values(rows.state, n)), values(rows.keep_probability, n)
-    packed, unknown = list(histories), list[int]()
-    for row, number in enumerate(values(step, n)):
-        if states[row] == EMPTY.value and packed[row] is None and keep[row] is None:
-            if number:
-                unknown.append(row)
-            else:
-                states[row], packed[row] = FIRST_STATE, b""
-    return states, packed, unknown
 
 
 def _present(column: Column, ids: Sequence[int]) -> list[tuple[int, Any]]:
