@@ -224,9 +224,9 @@ class _Import:
         return summary
 
     def _summary(self, accepted: int, duplicates: int, rejected: int, altered: AlteredRewards) -> ImportSummary:
-        duplicates += sum(file.duplicates for file in self.files)
-        for line in [*altered.notices(), *self._on_propensities(duplicates)]:
+        for line in [*altered.notices(), *self._on_propensities(duplicates), *self._on_observations(duplicates)]:
             self.store.notice(line)
+        duplicates += sum(file.duplicates for file in self.files)
         return ImportSummary(
             accepted=accepted, duplicates=duplicates, rejected=rejected, clipped=altered.clipped,
             ignored=altered.ignored, skipped=sum(file.skipped for file in self.files),
@@ -245,6 +245,14 @@ class _Import:
             yield (
                 f"{quantity(duplicates, 'line')} stored before, with the propensities of that time: "
                 "--propensity does not change them, another store takes them anew"
+            )
+
+    def _on_observations(self, duplicates: int) -> Iterator[str]:
+        """A line for a person who brings the rewards of decisions later than these."""
+        if duplicates and any(file.observes for file in self.files):
+            yield (
+                f"{quantity(duplicates, 'line')} stored before, with the observations of that time: others do not "
+                "change them, `rlrec feedback --input` does, by request_id"
             )
 
 

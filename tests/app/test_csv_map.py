@@ -47,6 +47,11 @@ def test_a_row_becomes_what_the_map_says(run: Run) -> None:
     assert [(event["kind"], event["position"], event["value"]) for event in line["events"]] == [("click", 1, 1.0)]
 
 
+def test_a_list_of_many_arms_is_a_cell(run_sqlite: Run) -> None:
+    many = "|".join(["a", *(f"arm-with-a-long-key-{n}" for n in range(8_000))])
+    assert imported(run_sqlite, HEADER + row().replace("a|b|c", many)).json == summary(accepted=1)
+
+
 def test_an_arm_and_a_reward_are_enough(run: Run) -> None:
     """The arms of the file are eligible, and each row is a session of its own."""
     Path("map.json").write_text('{"arm": "item", "reward": "stars"}')

@@ -74,6 +74,8 @@ def test_rewards_in_other_lines_join_by_event_id(run: Run) -> None:
     assert "1 observation without a decision" in result.stderr
     rewards = {line["request_id"]: line["reward"] for line in run("export-log", "-").lines}
     assert rewards == {"e1": 1.0, "e2": 0.5}
+    again = imported(run, rank(1), reward(1, 0.25))
+    assert "1 line stored before, with the observations of that time" in again.stderr
 
 
 def test_an_observation_joins_the_slot_that_it_names(run: Run) -> None:

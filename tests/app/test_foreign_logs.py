@@ -168,7 +168,8 @@ def test_counts_and_estimates_are_those_of_a_plain_script(run: Run, lines: Forma
     share = plain.counts["clipped"] / plain.counts["accepted"]
     counts = {name: plain.counts[name] for name in COUNTS}
     assert result.json == summary(**counts, clipped_share=pytest.approx(share, abs=1e-12)), result.stderr
-    assert (f"{plain.counts['dangling']} observations name no" in result.stderr) == (plain.counts["dangling"] > 0)
+    dangling = plain.counts["dangling"]
+    assert (f"{dangling} observations without a decision" in result.stderr) == (dangling > 0)
     values = judged(run, lines)
     assert values == pytest.approx({name: estimates(plain.pages)[name] for name in values}, abs=1e-9)
     again = imported(run, lines)[1].json

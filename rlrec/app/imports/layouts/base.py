@@ -121,6 +121,7 @@ class Layout(ABC):
         self.options = options or Options()
         self.skipped = 0  # lines that the format marks as no decision, so far
         self.duplicates = 0  # lines that came before in the file, and name a request
+        self.observes = False  # whether some lines observe decisions of others
         self.without_propensity = 0  # decisions, so far
         self.policies: dict[str, int] = {}  # the line that names each policy first
         self.decoded, self.share = 0, 0.0  # lines that were decoded so far, and the share of the file that was read

@@ -19,7 +19,7 @@ from msgspec import UNSET
 
 from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, transposed, values
 from rlrec.app.imports.layouts import csv_cells, csv_pages, csv_writer, fields
-from rlrec.app.imports.layouts.base import SPANNED, Decoded, Layout, Options, RefusedLine, Source, refused
+from rlrec.app.imports.layouts.base import LINE_BYTES, SPANNED, Decoded, Layout, Options, RefusedLine, Source, refused
 from rlrec.errors import InputError, suggest
 from rlrec.policy import reward as rewards
 from rlrec.store.loading import Column, Same
@@ -29,6 +29,7 @@ SINGLE = ("decision", "arm", "reward", *OF_DECISION, *csv_cells.OF_SLOT)  # word
 KEYS = frozenset({"session", "user", "request_id"})  # words for keys that few rows share
 DELIMITERS = ",\t;|"
 CACHE = 50_000  # cells remembered of a column
+csv.field_size_limit(LINE_BYTES)  # a list of 10,000 arms is longer than the 128 KB that a cell may have elsewhere
 
 V = TypeVar("V")
 
@@ -101,10 +102,7 @@ class CsvMap(Layout):
             raise InputError("the layout csv needs a map of its columns", hint=hint)
         if "policy" not in self.map.columns:
             self.policy = self.policy or fields.DEFAULT_POLICY
-        for name in self.map.names:
-            if names.count(name) != 1:
-                reason = "has no column" if name not in names else "names twice the column"
-                raise InputError(f"the header {reason} {name!r}", hint=suggest(name, names, cutoff=0.5))
+        fields.check_columns("the header", names, self.map.names)
         self._width = len(names)
         self._number = {name: names.index(name) for name in self.map.names}
         self._index = {word: self._number[name] for word, name in self.map.columns.items()}

@@ -246,14 +246,14 @@ class DsJson(Layout):
             for name, events in file._observed.items():
                 observed[name] += events
         for file in others:
-            file._observed, file._activated = observed, activated
+            file._observed, file._activated, file.observes = observed, activated, bool(observed)
             file.skipped += len(file._inactive - activated)
         lines = [f"{file.source.name}: {APPRENTICE}" for file in others if file.without_propensity]
         unmatched = set(observed)
         for rows in (rows for file in others for rows in file.spooled()) if observed else ():
             unmatched -= distinct(rows.request_id) | distinct(rows.slots.id)
-        lines += [f"{quantity(len(unmatched), 'observation')} without a decision in these files"] if unmatched else []
-        return lines
+        missing = f"{quantity(len(unmatched), 'observation')} without a decision in these files"
+        return lines + [f"{missing}: `rlrec feedback --input` takes them, by request_id"] * bool(unmatched)
 
     def complete(self, rows: LogColumns) -> LogColumns:
         """With the observations that came in other lines, without the decisions that nobody activated, and a session

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from rlrec import times
 from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots, transposed
-from rlrec.errors import InputError
+from rlrec.errors import InputError, suggest
 from rlrec.policy import reward as rewards
 from rlrec.store.loading import Column
 
@@ -84,6 +84,15 @@ class GatheredLines:
             events=LoggedEvents(**transposed(("row", *LineEvent._fields), self._events)),
             **(transposed(self._names, self._rows) | same),
         )  # fmt: skip
+
+
+def check_columns(source: str, names: Sequence[str], wanted: Iterable[str]) -> None:
+    """Raises InputError unless every wanted column is among the names, once. source: what has these, for people."""
+    for name in wanted:
+        if name not in names:
+            raise InputError(f"{source} has no column {name!r}", hint=suggest(name, list(names), cutoff=0.5))
+        if names.count(name) > 1:
+            raise InputError(f"{source} names twice the column {name!r}", hint="rename all but the one to take")
 
 
 def key(text: str, field: str) -> str:

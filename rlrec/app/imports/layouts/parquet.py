@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, cast
 
 from rlrec.app.imports.layouts.base import Options, Source
 from rlrec.app.imports.layouts.csv_map import ColumnMap, CsvMap
-from rlrec.errors import InputError, suggest
+from rlrec.app.imports.layouts.fields import check_columns
+from rlrec.errors import InputError
 
 ROWS = 50_000  # at once
 
@@ -44,10 +45,7 @@ def _as_csv(source: Source, wanted: list[str]) -> BinaryIO:
     try:
         file = parquet.ParquetFile(source.file)
         names = file.schema_arrow.names
-        for name in wanted:
-            if names.count(name) != 1:
-                reason = "has no column" if name not in names else "names twice the column"
-                raise InputError(f"{source.name} {reason} {name!r}", hint=suggest(name, names, cutoff=0.5))
+        check_columns(source.name, names, wanted)
         options = csv.WriteOptions(include_header=False)
         copy.write((",".join(json.dumps(name).replace('\\"', '""') for name in wanted) + "\n").encode())
         for batch in file.iter_batches(batch_size=ROWS, columns=wanted):
