@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlrec.store import Store
-from tests.conftest import Run, filled, runner
+from tests.conftest import ON_SQLITE, Run, filled, runner
 
 
 def freeze(run: Run, folder: Any, name: str, order: str) -> None:
@@ -112,6 +112,7 @@ def test_an_interleaved_log_judges_other_policies(shop: Run) -> None:
     assert row["value"] == pytest.approx(1.0)
 
 
+@ON_SQLITE
 def test_experiments_list_names_the_rankers(shop: Run) -> None:
     assert "interleaved left@2 with right@2" in shop("experiment", "list").stdout
     assert "every slate" in shop("experiment", "show", "rank").stdout
@@ -138,6 +139,7 @@ def test_an_exported_log_comes_back(shop: Run, tmp_path: Any) -> None:
     assert again.json["accepted"] == 5
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -161,6 +163,7 @@ def test_the_same_again_is_fine_and_another_is_a_conflict(shop: Run) -> None:
     assert shop("experiment", "create", "rank", "--interleave", "right@2,left@2").exit_code == 6
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(("words", "message"), [(["evaluate"], "interleaving"), (["policy", "show"], "two rankers")])
 def test_what_is_drafted_has_no_belief_of_its_own(shop: Run, words: list[str], message: str) -> None:
     serve(shop, 3)
@@ -169,6 +172,7 @@ def test_what_is_drafted_has_no_belief_of_its_own(shop: Run, words: list[str], m
     assert message in refused.stderr
 
 
+@ON_SQLITE
 def test_no_person_makes_such_a_policy(shop: Run) -> None:
     refused = shop("policy", "create", "mine", "--kind", "team-draft")
     assert refused.exit_code == 2
@@ -188,6 +192,7 @@ def test_teams_that_were_changed_are_found(shop: Run, db: str, damage: str) -> N
     assert {finding["check"] for finding in result.json["findings"]} & {"propensities", "draws"}
 
 
+@ON_SQLITE
 def test_a_store_of_interleaved_slates_alone_has_no_policy_to_compare(shop: Run) -> None:
     serve(shop, 3)
     refused = shop("exploration")

@@ -165,7 +165,7 @@ def test_censoring_is_shown_by_the_names_of_its_options(ready_sqlite: Any) -> No
 
 
 @pytest.mark.parametrize("gamma", ["nan", "-0.1", "1.5", "inf"])
-def test_a_discount_that_cannot_be_is_refused(ready: Any, gamma: float) -> None:
-    refused = ready("session", "show", "s1", "--gamma", gamma)
+def test_a_discount_that_cannot_be_is_refused(ready_sqlite: Any, gamma: float) -> None:
+    refused = ready_sqlite("session", "show", "s1", "--gamma", gamma)
     assert refused.exit_code == 2
     assert len(refused.stderr.splitlines()) == 1
