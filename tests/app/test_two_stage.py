@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.app.shop import done
-from tests.conftest import Run, runner
+from tests.conftest import ON_SQLITE, Run, runner
 
 ARMS = "abcdef"
 RATES = dict(zip(ARMS, (0.7, 0.5, 0.4, 0.3, 0.2, 0.1), strict=True))
@@ -130,6 +130,7 @@ def test_a_ranker_that_reads_contexts_learns_too(catalogue: Run, tmp_path: Any) 
     assert done(catalogue("doctor", "--json")).json["ok"]
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -189,6 +190,7 @@ def test_another_first_stage_is_weighed_by_the_list_too(catalogue: Run, leaning:
         assert other["mean_weight"] > 0
 
 
+@ON_SQLITE
 @pytest.mark.slow
 def test_the_product_of_both_finds_what_the_target_earns(catalogue: Run, leaning: str) -> None:
     """Within 4 standard errors, of clicks and of the weights."""
@@ -216,6 +218,7 @@ def test_a_target_that_draws_from_the_catalogue_is_flagged(catalogue: Run) -> No
     assert "the smallest probability with which an arm that was shown was a candidate is" in result.stdout
 
 
+@ON_SQLITE
 def test_without_samples_a_log_without_lists_judges_no_ranker_of_them(catalogue: Run) -> None:
     created(catalogue, "target")
     done(catalogue("policy", "create", "plain", "--kind", "uniform"))
@@ -285,6 +288,7 @@ def plain(catalogue: Run, leaning: str) -> Answers:
     return served(catalogue, "plain", n=100)
 
 
+@ON_SQLITE
 @pytest.mark.slow
 def test_a_log_without_lists_judges_by_the_mean_over_lists(catalogue: Run, plain: Answers) -> None:
     """20 sets of candidates and 40,000 draws: the estimates are some 0.003 from those of the sum over all lists."""
@@ -296,6 +300,7 @@ def test_a_log_without_lists_judges_by_the_mean_over_lists(catalogue: Run, plain
         assert row["unsupported"] == 0
 
 
+@ON_SQLITE
 @pytest.mark.slow
 def test_few_lists_are_unbiased_and_their_error_is_in_the_interval(catalogue: Run, plain: Answers) -> None:
     """Seeded. The mean over 24 seeds within 4 standard errors, and variances that agree within a factor of 4."""
