@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 
 from rlrec.store import loading
 from rlrec.store.folders import of_log
-from rlrec.store.unit import StoredRows, Unit, parse
+from rlrec.store.unit import StoredRows, Unit, parse, to_text
 
 
 def digest(text: str) -> bytes:
@@ -49,7 +48,7 @@ def named_contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
 
 def eligible_sets(unit: Unit, sets: Collection[Sequence[int]]) -> dict[tuple[int, ...], int]:
     """The id of each set of arm ids (ascending), stored if it is new."""
-    texts = {tuple(arms): json.dumps(list(arms), separators=(",", ":")) for arms in sets}
+    texts = {tuple(arms): to_text(list(arms)) for arms in sets}
     by_digest = {digest(text): (len(arms), text, arms) for arms, text in texts.items()}
     ids = loading.ids(unit, "eligible_set", "digest", by_digest)
     if new := sorted(by_digest.keys() - ids.keys()):
@@ -63,7 +62,7 @@ def find(
 ) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
     """The ids of those of these contexts and eligible sets that are stored."""
     of_contexts = named(bodies)
-    texts = {digest(json.dumps(list(arms), separators=(",", ":"))): arms for arms in sets}
+    texts = {digest(to_text(list(arms))): arms for arms in sets}
     context_ids = loading.ids(unit, "context", "digest", of_contexts)
     set_ids = loading.ids(unit, "eligible_set", "digest", texts)
     return {of_contexts[key]: number for key, number in context_ids.items()}, {

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rlrec.records import Head, Reward, StoredPolicy, Transform, Version
 from rlrec.store import decisions
-from rlrec.store.unit import Row, StoredRows, Unit, parse
+from rlrec.store.unit import Row, StoredRows, Unit, parse, to_text
 
 _REWARD = (
     "reward.id, reward.name, reward.weights, reward.window_us, reward.default_value, reward.clip_low, reward.clip_high,"
@@ -52,7 +52,7 @@ def _terms_text(definition: Reward) -> str:
     terms: dict[str, Any] = dict(definition.weights)
     for kind, transform in definition.transforms.items():
         terms[kind] = {"weight": terms[kind], **transform._asdict()}
-    return json.dumps(terms, sort_keys=True, separators=(",", ":"))
+    return to_text(terms)
 
 
 def _policy(row: Row) -> StoredPolicy:
@@ -209,7 +209,7 @@ def add_policy(
     unit: Unit, *, name: str, kind: str, params: Mapping[str, Any], definition: str, base_id: int | None = None
 ) -> int:
     return unit.add(
-        "policy", name=name, kind=kind, params=_json(params), definition=definition, base_id=base_id,
+        "policy", name=name, kind=kind, params=to_text(dict(params)), definition=definition, base_id=base_id,
         created_at=unit.now,
     )  # fmt: skip
 
@@ -221,8 +221,9 @@ def add_version(
 ) -> int:  # fmt: skip
     return unit.add(
         "version", policy_id=policy_id, number=number, status=status, reward_id=reward_id, parent_id=parent_id, seq=seq,
-        ordinal=ordinal, entered_to=entered_to, learned_from=_json(learned_from), created_at=unit.now,
-        parameters=_json(parameters) if parameters else None, report=None if report is None else _json(report),
+        ordinal=ordinal, entered_to=entered_to, learned_from=to_text(dict(learned_from)), created_at=unit.now,
+        parameters=to_text(dict(parameters)) if parameters else None,
+        report=None if report is None else to_text(dict(report)),
     )  # fmt: skip
 
 
@@ -234,10 +235,6 @@ def create(
     version_id = add_version(unit, policy_id=policy_id, number=1, seq=0, **version)
     add_head(unit, policy_id, live_id=version_id)
     return policy_id, version_id
-
-
-def _json(record: Mapping[str, Any]) -> str:
-    return json.dumps(dict(record), sort_keys=True, separators=(",", ":"))
 
 
 def reports(unit: Unit, policy_id: int, *, since: int) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlrec.errors import RlrecError, StoreBusy
 from rlrec.store import database_errors, policies, reader, settings
 from rlrec.store.reader import Batch
-from rlrec.store.unit import Unit, slices
+from rlrec.store.unit import Unit, slices, to_text
 
 if TYPE_CHECKING:
     from rlrec.store import Store
@@ -183,8 +182,7 @@ def newest_until(unit: Unit, policy_id: int, seq: int) -> int:
 
 def set_learned_from(unit: Unit, version_id: int, learned_from: Mapping[str, Any]) -> None:
     """Store the record of what a version learned from."""
-    text = json.dumps(learned_from, sort_keys=True, separators=(",", ":"))
-    unit.tell("UPDATE version SET learned_from = ? WHERE id = ?", text, version_id)
+    unit.tell("UPDATE version SET learned_from = ? WHERE id = ?", to_text(learned_from), version_id)
 
 
 # -- bytes --

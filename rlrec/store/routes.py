@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from rlrec.store.unit import Unit
+from rlrec.store.unit import Unit, to_text
 
 
 class RouteChange(NamedTuple):
@@ -89,10 +88,10 @@ def count_ramps(unit: Unit, route_id: int) -> int:
 
 def add_look(unit: Unit, route_id: int, *, policy_id: int, version_id: int, report: Mapping[str, Any]) -> int:
     """The id of a look of a gate at a version."""
-    text = json.dumps(dict(report), sort_keys=True, separators=(",", ":"))
     return unit.add(
-        "gate_look", route_id=route_id, at=unit.now, policy_id=policy_id, version_id=version_id, report=text
-    )
+        "gate_look", route_id=route_id, at=unit.now, policy_id=policy_id, version_id=version_id,
+        report=to_text(dict(report)),
+    )  # fmt: skip
 
 
 class GateLook(NamedTuple):

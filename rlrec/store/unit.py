@@ -249,6 +249,11 @@ class StoredRows(dict[K, V]):
         raise damaged(f"row {key} of table {self.table} is gone")
 
 
+def to_text(value: Any) -> str:
+    """JSON as the store has it: without blanks, keys in order."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
 def parse(text: str, where: str, kind: type = dict) -> Any:
     """The JSON of a column. Raises RlrecError where it is none, or not of this kind; where: table, row and column."""
     try:

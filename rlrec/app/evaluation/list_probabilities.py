@@ -79,9 +79,8 @@ class ListScorer(Scorer):
         drawable = np.flatnonzero(self._drawable(rows.slots, logged) & deepest)
         yield from super()._by_case(rows, logged, models=models, joint=joint, among=drawable)
 
-    def _portions(self, cases: Ids, *, models: bool) -> Iterator[tuple[int, int]]:
-        step = min(CASES, max(1, CELLS // (REPLICAS * int(cases[:, 2].max(initial=1)) * max(1, len(self.arms)))))
-        return ((first, min(first + step, len(cases))) for first in range(0, len(cases), step))
+    def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
+        return min(CASES, max(1, CELLS // (REPLICAS * int(cases[:, 2].max(initial=1)) * max(1, len(self.arms)))))
 
     def _worked_blocks(
         self, scored: Mapping[CaseName, Scores], size: int, logged: LoggedBatch, read: Mapping[str, Mapping[str, Any]]

@@ -169,7 +169,9 @@ class Scorer:
         cases = np.column_stack([column[first] for column in columns])
         order = np.argsort(case, kind="stable")
         ends = np.searchsorted(case[order], np.arange(len(cases) + 1))
-        for start, end in self._portions(cases, models=models):
+        step = self._cases_at_a_time(cases, models=models)
+        for start in range(0, len(cases), step):
+            end = min(start + step, len(cases))
             blocks = self._blocks_of(cases[start:end], contexts, logged)
             some = order[ends[start] : ends[end]]
             yield from self._case_rows(blocks, case[some] - start, among[some], rows, joint=joint)
@@ -179,10 +181,9 @@ class Scorer:
         revision: Ids = slots["catalogue_revision"]
         return revision if self.serving.described is not None else np.zeros_like(revision)
 
-    def _portions(self, cases: Ids, *, models: bool) -> Iterator[tuple[int, int]]:
+    def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
         longest = int(cases[:, 2].max(initial=1)) if models else 1
-        step = min(CASES, max(1, CELLS // (longest * max(1, len(self.arms)))))
-        return ((first, min(first + step, len(cases))) for first in range(0, len(cases), step))
+        return min(CASES, max(1, CELLS // (longest * max(1, len(self.arms)))))
 
     def _blocks_of(self, cases: Ids, contexts: list[dict[str, object]], logged: LoggedBatch) -> list[Block]:
         """The blocks of these cases (eligible set, revision, size, context)."""
