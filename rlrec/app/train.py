@@ -22,7 +22,7 @@ from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions, TrainingR
 from rlrec.app.training.dataset import Dataset, DatasetSplit
 from rlrec.app.training.dataset_writer import DatasetWriter
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
-from rlrec.app.training.lease import NoLease, TrainingLease
+from rlrec.app.training.lease import TrainingLease
 from rlrec.app.training.page_weights import AUTO, SLATE, SLOT, TOP_K, WEIGHTS, PageWeights
 from rlrec.app.training.report import (
     NO_GATE,
@@ -97,9 +97,8 @@ def train(
     with store.read() as unit:
         parent, now = _parent(unit, request), unit.now
     seed = seed_or_random(request.seed, bits=63)
-    of_run = NoLease() if request.dry_run else TrainingLease(store, parent.policy)
     with (
-        of_run as lease,
+        TrainingLease(store, parent.policy, needed=not request.dry_run) as lease,
         log_stores.opened(store, request.log) as (log_store, log),
         workers.opened(log_store, now) as engine,
         closing(Dataset()) as dataset,
@@ -126,7 +125,7 @@ class _TrainingRun:
     """One run of the command."""
 
     def __init__(
-        self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease | NoLease,
+        self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease,
         dataset: Dataset, progress: Callable[[str], None], log_store: Store, log: str | None, engine: Engine | None,
     ) -> None:  # fmt: skip
         """log_store, log: where the log is, and its filter."""

@@ -21,16 +21,16 @@ RENEWED_S = 10
 class TrainingLease:
     """A lease for the time of a `with` block. Raises StoreBusy where another process holds it, or has taken it over.
     A process of this machine that has died is recognised at once; one of another machine when its lease runs out, by
-    the clock of the database."""
+    the clock of the database. needed: others may train during a run that stores nothing."""
 
-    def __init__(self, store: Store, policy: StoredPolicy) -> None:
-        self.store, self.policy = store, policy
+    def __init__(self, store: Store, policy: StoredPolicy, *, needed: bool = True) -> None:
+        self.store, self.policy, self.needed = store, policy, needed
         self.token = f"{_machine()}/{os.getpid()}/{_started(os.getpid())}/{uuid4().hex}"
         self._renewed = monotonic()
 
     def __enter__(self) -> Self:
         holder = f"process {os.getpid()} on {socket.gethostname()}"
-        other = self.store.write(lambda unit: self._take(unit, holder))
+        other = self.store.write(lambda unit: self._take(unit, holder)) if self.needed else None
         if other is not None:
             raise StoreBusy(
                 f"policy {self.policy.name} is being trained by {other.holder} since {written(other.taken_at)}",
@@ -39,7 +39,8 @@ class TrainingLease:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.store.write(lambda unit: leases.release(unit, self.policy.id, token=self.token))
+        if self.needed:
+            self.store.write(lambda unit: leases.release(unit, self.policy.id, token=self.token))
 
     def _take(self, unit: Unit, holder: str) -> leases.Lease | None:
         before = leases.current(unit, self.policy.id)
@@ -50,33 +51,19 @@ class TrainingLease:
 
     def renew(self) -> None:
         """Move the end of the lease, if that was done some time ago."""
-        if monotonic() - self._renewed > RENEWED_S:
+        if self.needed and monotonic() - self._renewed > RENEWED_S:
             self.store.write(self.check)
             self._renewed = monotonic()
 
     def check(self, unit: Unit) -> None:
         """Raises StoreBusy where the lease is lost: another process may have trained meanwhile."""
-        if not leases.renew(unit, self.policy.id, token=self.token, until=unit.clock() + LASTS_S * SECOND):
+        if self.needed and not leases.renew(
+            unit, self.policy.id, token=self.token, until=unit.clock() + LASTS_S * SECOND
+        ):
             raise StoreBusy(
                 f"the lease on policy {self.policy.name} was lost: another trainer has taken over",
                 hint="a retry is safe; nothing was stored",
             )
-
-
-class NoLease:
-    """In place of a lease, for a run that stores nothing: others may train meanwhile."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def renew(self) -> None:
-        pass
-
-    def check(self, unit: Unit) -> None:
-        pass
 
 
 def _dead(token: str) -> bool:
