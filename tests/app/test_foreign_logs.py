@@ -234,6 +234,7 @@ def written(rows: list[dict[str, str]], layout: str) -> None:
     Path("map.json").write_text(json.dumps(columns_of | more))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["csv", "parquet"])
 def test_a_table_with_several_rows_a_decision_is_weighed_page_by_page(run: Run, layout: str) -> None:
     rows = table(np.random.default_rng(6))
@@ -279,3 +280,33 @@ def test_refused_lines_are_those_of_a_plain_script(run: Run) -> None:
     assert sorted((each["file"], each["line"]) for each in rejects) == plain.refused
     values = judged(run, rankings)
     assert values == pytest.approx({name: estimates(plain.pages)[name] for name in values}, abs=1e-9)
+
+
+JUNK: tuple[Any, ...] = (None, True, -1, 0, 1.5, 1e308, "", "x", [], {}, [None], [[1]], {"a": 1}, [1, 1], [0.5, 0.5])
+
+
+def changed(line: Line, random: np.random.Generator) -> Line:
+    """A line in which some value, at whatever depth, is another, or gone."""
+    line = json.loads(json.dumps(line))
+    holder: Any = line
+    while True:
+        keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+        key = keys[random.integers(len(keys))]
+        if not isinstance(holder[key], dict | list) or not holder[key] or random.random() < 0.3:
+            break
+        holder = holder[key]
+    holder[key] = JUNK[random.integers(len(JUNK))]
+    if random.random() < 0.2:
+        del holder[key]
+    return line
+
+
+@pytest.mark.slow
+def test_a_line_that_is_changed_anywhere_is_taken_or_refused(run_sqlite: Run) -> None:
+    random = np.random.default_rng(8)
+    good = [line for lines in FORMATS for line in lines(random) if isinstance(line, dict)]
+    Path("log.json").write_text(text_of(changed(line, random) for line in good))
+    options = ("--policy", "shop", "--on-error", "quarantine", "--rejects", "rejects.json", "--json")
+    result = run_sqlite("import-log", "log.json", "--layout", "dsjson", *options)
+    assert (result.exit_code, result.json["accepted"] > 50, result.json["rejected"] > 50) == (5, True, True)
+    assert run_sqlite("export-log", "-", "--layout", "dsjson").exit_code == 0

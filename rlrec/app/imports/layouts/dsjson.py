@@ -307,7 +307,8 @@ def _is_skipped(line: DsJsonLine, text: bytes) -> bool:
 
 def _is_bare(name: str, value: Any) -> bool:
     """Whether a key of the context says of the slots of ccb no more than which actions each could show."""
-    return name == "_slots" and isinstance(value, list) and all(slot == {} or slot.keys() == {"_inc"} for slot in value)
+    slots = value if name == "_slots" and isinstance(value, list) else [None]
+    return all(isinstance(slot, dict) and slot.keys() <= {"_inc"} for slot in slots)
 
 
 def _features(action: Mapping[str, Any], arm: str) -> dict[str, Any]:
