@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from rlrec.store import loading
@@ -34,6 +34,16 @@ class Visit(NamedTuple):
     recent: str
     ended_at: int | None
     history: bytes | None = None
+
+
+class NewestVisit(NamedTuple):
+    """The newest visit of a session. is_live: 1 where a live request may go on with it, or decided in it."""
+
+    session_id: int
+    number: int
+    last_at: int
+    steps: int
+    is_live: int
 
 
 class SessionVisit(NamedTuple):
@@ -143,11 +153,32 @@ def set_user(unit: Unit, users: Mapping[int, int]) -> None:
         unit.tell_each("UPDATE session SET user_id = ? WHERE id = ?", rows)
 
 
+_NEWEST = "number = (SELECT max(number) FROM visit AS other WHERE other.session_id = visit.session_id)"
+_LIVE = (
+    "CASE WHEN ended_at IS NULL OR EXISTS (SELECT 1 FROM decision WHERE decision.session_id = visit.session_id"
+    " AND decision.visit = visit.number AND decision.imported = 0) THEN 1 ELSE 0 END"
+)
+
+
 def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, Visit]:
     """The newest visit of each of these sessions that has one."""
-    newest = "number = (SELECT max(number) FROM visit AS other WHERE other.session_id = visit.session_id)"
-    rows = unit.select(Visit, f"visit WHERE session_id IN (?*) AND {newest}", session_ids)
+    rows = unit.select(Visit, f"visit WHERE session_id IN (?*) AND {_NEWEST}", session_ids)
     return {visit.session_id: visit for visit in rows}
+
+
+def newest_visits(unit: Unit, session_ids: Collection[int]) -> list[NewestVisit]:
+    """The same in numbers."""
+    columns = f"session_id, number, last_at, steps, {_LIVE}"
+    return unit.records(
+        NewestVisit, f"SELECT {columns} FROM visit WHERE session_id IN (?*) AND {_NEWEST}", list(session_ids)
+    )
+
+
+def extend_visits(unit: Unit, columns: Mapping[str, Sequence[int]]) -> None:
+    """Put off the ends of visits that have further decisions."""
+    names = "last_at", "ended_at", "steps", "session_id", "number"
+    changed = "UPDATE visit SET last_at = ?, ended_at = ?, steps = ? WHERE session_id = ? AND number = ?"
+    unit.tell_each(changed, zip(*map(columns.__getitem__, names), strict=True))
 
 
 def all_visits(unit: Unit, session_id: int) -> list[Visit]:

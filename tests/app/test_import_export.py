@@ -24,6 +24,7 @@ from rlrec.app.inputs import canonical
 from rlrec.cli.lines import decode_group
 from rlrec.store import Store, settings
 from rlrec.store.loading import Same
+from rlrec.store.sessions import NewestVisit
 from tests.app.logs import summary
 from tests.conftest import Run, filled, runner
 
@@ -488,17 +489,36 @@ def test_others_are_served_between_the_portions_of_an_import(
     assert stored == [2, 4, 6, 7, 7]
 
 
-def test_visits_of_new_sessions_are_those_that_are_assigned_row_by_row(sqlite_db: str) -> None:
+def test_visits_in_order_of_time_are_those_that_are_assigned_row_by_row(sqlite_db: str) -> None:
+    """Of new sessions, and of those that have visits."""
     random, timeout_us = np.random.default_rng(8), 30 * 60_000_000
     session_ids = random.integers(1, 40, 500).tolist()
     at = np.cumsum(random.exponential(2 * 60_000_000, 500)).astype(np.int64).tolist()
-    derived = visit_numbers.of_new_sessions(session_ids, at, timeout_us=timeout_us)
     with closing(Store(sqlite_db)) as store, store.read() as unit:
         numbers = VisitNumbers(unit, (), settings.get(unit), VisitMoves())
-        assigned = [numbers.assign(number, None, None, time) for number, time in zip(session_ids, at, strict=True)]
-    assert derived is not None
-    assert list(zip(derived.visit, derived.step, strict=True)) == assigned
-    names = ("session_id", "number", "started_at", "last_at", "steps", "ended_at")
-    by_key = [tuple(getattr(visit, name) for name in names) for _, visit in sorted(numbers.changed.items())]
-    assert list(zip(*(derived.visits[name] for name in names), strict=True)) == by_key
-    assert visit_numbers.of_new_sessions([1, 1], [5, 4], timeout_us=timeout_us) is None
+        newest: list[NewestVisit] = []
+        for rows in (slice(0, 150), slice(150, 500)):
+            numbers.changed.clear()
+            ordered = visit_numbers.in_order(session_ids[rows], at[rows], newest, timeout_us=timeout_us)
+            lines = zip(session_ids[rows], at[rows], strict=True)
+            assigned = [numbers.assign(number, None, None, time) for number, time in lines]
+            assert ordered.assigned.all()
+            assert list(zip(ordered.visit.tolist(), ordered.step.tolist(), strict=True)) == assigned
+            columns = {name: np.r_[each, ordered.extended[name]] for name, each in ordered.new.items()}
+            names = [name for name in columns if name != "started_at"]
+            written = sorted(zip(*(columns[name].tolist() for name in names), strict=True))
+            assert written == [
+                tuple(getattr(visit, name) for name in names) for _, visit in sorted(numbers.changed.items())
+            ]
+            last = [max(visits.values()) for visits in numbers.visits.values()]
+            newest = [NewestVisit(each.session_id, each.number, each.last_at, each.steps, 0) for each in last]
+        assert 0 < ordered.grown.sum() < len(ordered.grown) / 2
+
+
+def test_visits_that_are_not_in_order_are_left_to_each_row() -> None:
+    """Rows that go back, rows before the newest visit, and visits with which a live request goes on."""
+    newest = [NewestVisit(3, 2, 50, 4, 0), NewestVisit(4, 1, 5, 1, 1), NewestVisit(5, 7, 10, 3, 0)]
+    ordered = visit_numbers.in_order([1, 1, 2, 3, 4, 5, 5], [9, 8, 9, 49, 9, 10, 21], newest, timeout_us=10)
+    assert ordered.assigned.tolist() == [False, False, True, False, False, True, True]
+    assert (ordered.visit[-2:].tolist(), ordered.step[-2:].tolist()) == ([7, 8], [3, 0])
+    assert ordered.grown[-2:].tolist() == [True, False]

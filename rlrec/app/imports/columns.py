@@ -145,6 +145,11 @@ def _select(columns: R, keep: Sequence[bool], *, besides: Sequence[str] = ()) ->
     return cast(R, replace(cast(Any, columns), **{name: list(compress(each, keep)) for name, each in lists.items()}))
 
 
+def picked(column: Any, order: Sequence[Any]) -> Sequence[Any]:
+    """The values of a column at some indexes; the column itself where these are all of its own."""
+    return column if order == range(len(column)) else list(map(column.__getitem__, order))
+
+
 def values(column: Column, count: int) -> Sequence[Any]:
     """The values of a column of so many rows."""
     return [column.value] * count if isinstance(column, Same) else column

@@ -19,7 +19,7 @@ from rlrec.store import Unit, arms, reader
 from rlrec.store.loading import Column, Same
 from rlrec.store.reader import Batch
 
-SESSIONS = 5_000  # read at once
+VISITS = 5_000  # read at once
 READ = ("decision_id", "session_id", "visit", "step", "at", "position", "arm_id")
 FIRST_STATE = '{"step":0}'
 
@@ -81,22 +81,25 @@ def of_rows(
     return Batch(slots=take(slots, order), events=event_columns)
 
 
-def derive(unit: Unit, session_ids: Collection[int], decision_ids: Collection[int], definition: Reward) -> None:
-    """Store state and history of these decisions, from the visits of these sessions as they are stored.
+def derive(
+    unit: Unit, visits: Collection[tuple[int, int]], decision_ids: Collection[int], definition: Reward
+) -> None:  # fmt: skip
+    """Store state and history of these decisions, from their visits (session and number) as they are stored.
 
     A visit of which steps are missing is left alone: nobody knows what it showed. What slots have earned is by this
     definition, from the events until the time of the decision."""
-    ordered = sorted(session_ids)
-    for start in range(0, len(ordered), SESSIONS):
-        batch = _visits(unit, ordered[start : start + SESSIONS])
+    ordered = sorted(visits)
+    for start in range(0, len(ordered), VISITS):
+        batch = _visits(unit, ordered[start : start + VISITS])
         keys = arms.keys(unit, set(batch.slots["arm_id"].tolist()))
         changes = of_visits(batch, decision_ids, definition, keys)
         unit.tell_each("UPDATE decision SET state = ?, history = ? WHERE id = ?", changes)
 
 
-def _visits(unit: Unit, session_ids: Sequence[int]) -> Batch:
-    """All slots and events of these sessions: by session, visit, step and position."""
-    inside = [f"d.session_id IN ({reader.numbers(session_ids)})"]
+def _visits(unit: Unit, visits: Sequence[tuple[int, int]]) -> Batch:
+    """All slots and events of these visits: by session, visit, step and position."""
+    listed = ", ".join(f"({session}, {number})" for session, number in visits)
+    inside = [f"(d.session_id, d.visit) IN (VALUES {listed})"]
     slots = reader.ask_slots(unit, READ, inside, order="d.session_id, d.visit, d.step, s.position")
     events = reader.ask_events(unit, reader.EVENT_COLUMNS, inside)
     return Batch(slots=reader.read_slots(slots), events=events.columns())

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlrec.arrays import numbers_in_runs, run_starts
-from rlrec.store import Unit, sessions
-from rlrec.store.loading import Column
-from rlrec.store.sessions import Visit
+from rlrec.app.imports.columns import NULL, LogColumns, picked, values
+from rlrec.arrays import Flags, Ids, look_up, numbers_in_runs, run_starts, take
+from rlrec.store import Unit, loading, sessions
+from rlrec.store.bulk import Columns
+from rlrec.store.loading import Column, Same
+from rlrec.store.sessions import NewestVisit, Visit
 from rlrec.store.settings import StoreSettings
 
 
@@ -25,37 +27,106 @@ class VisitMoves:
     targets: set[tuple[int, int]] = field(default_factory=set)
 
 
-class NewVisits(NamedTuple):
-    """The visit and the step of each row, and the columns of the visits by session and number."""
+class AssignedVisits(NamedTuple):
+    """Visit and step of each row; grown: the rows whose visit had begun before these."""
 
-    visit: list[int]
-    step: list[int]
-    visits: dict[str, Column]
+    visit: Column
+    step: Column
+    grown: frozenset[int] = frozenset()
 
 
-def of_new_sessions(session_ids: Sequence[int], at: Sequence[int], *, timeout_us: int) -> NewVisits | None:
-    """The visits of rows whose sessions have no others, as `VisitNumbers` assigns them; None without rows, and where
-    those of a session are not in order of time."""
-    sessions, times = np.array(session_ids, np.int64), np.array(at, np.int64)
-    order = np.argsort(sessions, kind="stable")
-    sessions, times = sessions[order], times[order]
-    same, gap = sessions[1:] == sessions[:-1], np.diff(times)
-    if not len(times) or (same & (gap < 0)).any():
-        return None
-    # where sessions and visits begin
-    begins = np.r_[True, ~same | (gap > timeout_us)]
-    first = np.flatnonzero(begins)
-    number = numbers_in_runs(run_starts(sessions[first]), len(first)) + 1
-    steps = np.diff(first, append=len(times))
-    # back in the order of the rows
-    visit, step = np.empty((2, len(times)), np.int64)
-    visit[order], step[order] = np.repeat(number, steps), numbers_in_runs(first, len(times))
-    last = times[first + steps - 1].tolist()
-    visits: dict[str, Column] = {
-        "session_id": sessions[first].tolist(), "number": number.tolist(), "started_at": times[first].tolist(),
-        "last_at": last, "ended_at": last, "steps": steps.tolist(),
+def assign(
+    unit: Unit, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], *, stored: Collection[int],
+    settings: StoreSettings, moves: VisitMoves,
+) -> AssignedVisits:  # fmt: skip
+    """The visits of rows, which are stored. stored: ids of the sessions that the store has already."""
+    n = len(rows)
+    if not stored and len(set(session_ids)) == n:
+        return _single(unit, rows, session_ids, at)
+    (visit, step), grown = np.zeros((2, n), np.int64), np.zeros(n, np.bool_)
+    singly = np.arange(n)
+    if (rows.visit, rows.step) == (NULL, NULL):
+        newest = sessions.newest_visits(unit, stored) if stored else ()
+        ordered = in_order(session_ids, at, newest, timeout_us=settings.session_timeout_us)
+        visit, step, grown, singly = ordered.visit, ordered.step, ordered.grown, np.flatnonzero(~ordered.assigned)
+        new, extended = ({name: each.tolist() for name, each in columns.items()} for columns in ordered[-2:])
+        if new["number"]:
+            loading.write(unit, "visit", {**new, "recent": Same("[]")})
+        sessions.extend_visits(unit, extended)
+    if len(singly):
+        of_rows = [session_ids[row] for row in singly.tolist()]
+        numbers = VisitNumbers(unit, set(of_rows).intersection(stored), settings, moves)
+        listed = list(zip(session_ids, values(rows.visit, n), values(rows.step, n), at, strict=True))
+        visit[singly], step[singly] = np.transpose([numbers.assign(*listed[row]) for row in singly.tolist()])
+        grown[singly] = np.fromiter(map(set(stored).__contains__, of_rows), np.bool_, len(of_rows))
+        numbers.write()
+    return AssignedVisits(visit.tolist(), step.tolist(), frozenset(np.flatnonzero(grown).tolist()))
+
+
+def _single(unit: Unit, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int]) -> AssignedVisits:
+    """The visits of rows each of which is all there is of its session."""
+    n = len(rows)
+    visit = Same(1) if rows.visit == NULL else [number or 1 for number in values(rows.visit, n)]
+    step = Same(0) if rows.step == NULL else [number or 0 for number in values(rows.step, n)]
+    order = range(n) if isinstance(session_ids, range) else sorted(range(n), key=session_ids.__getitem__)
+    at = picked(at, order)
+    loading.write(unit, "visit", {
+        "session_id": picked(session_ids, order), "started_at": at, "last_at": at, "ended_at": at,
+        "number": visit if isinstance(visit, Same) else picked(visit, order), "recent": Same("[]"),
+        "steps": Same(1) if isinstance(step, Same) else [step[index] + 1 for index in order],
+    })  # fmt: skip
+    return AssignedVisits(visit, step)
+
+
+class OrderedVisits(NamedTuple):
+    """Visits of the sessions whose rows are in order of time, (n,) a row: whether it is of such a session, its visit
+    and step, and whether the visit had begun before. new, extended: the columns of new visits and of the others, by
+    session and number."""
+
+    assigned: Flags
+    visit: Ids
+    step: Ids
+    grown: Flags
+    new: Columns
+    extended: Columns
+
+
+def in_order(
+    session_ids: Sequence[int], at: Sequence[int], newest: Sequence[NewestVisit], *, timeout_us: int
+) -> OrderedVisits:
+    """The visits of rows that name none, as `VisitNumbers` assigns them, of all sessions at once. newest: the newest
+    visit of each session that has one; where a live request may go on with it, or a row is older, or rows are not in
+    order of time, the session is left out."""
+    session, time, n = np.array(session_ids, np.int64), np.array(at, np.int64), len(at)
+    order = np.argsort(session, kind="stable")
+    session, time = session[order], time[order]
+    first = run_starts(session)
+    run = np.repeat(np.arange(len(first)), np.diff(first, append=n))
+    # the newest visit of each session, zeros without one
+    before = np.array([(0,) * len(NewestVisit._fields), *sorted(newest)], np.int64)
+    index, has = look_up(before[:, 0], session[first])
+    _, number, last_at, steps, is_live = np.where(has, before[index].T, 0)
+    # where visits begin
+    gap = np.diff(time, prepend=0)
+    gap[first] = np.where(has, time[first] - last_at, timeout_us + 1)
+    assigned = ~np.logical_or.reduceat(gap < 0, first) & (is_live == 0)
+    begins = gap > timeout_us
+    count = np.cumsum(begins)
+    visit = number[run] + count - (count - begins)[first][run]
+    # the rows of each visit
+    start = run_starts(run, visit)
+    length, of_run, is_new = np.diff(start, append=n), run[start], begins[start]
+    earlier = np.where(is_new, 0, steps[of_run])
+    step = numbers_in_runs(start, n) + np.repeat(earlier, length)
+    columns = {
+        "session_id": session[start], "number": visit[start], "started_at": time[start],
+        "last_at": time[start + length - 1], "ended_at": time[start + length - 1], "steps": earlier + length,
     }  # fmt: skip
-    return NewVisits(visit.tolist(), step.tolist(), visits)
+    back = np.argsort(order)
+    return OrderedVisits(
+        assigned=assigned[run][back], visit=visit[back], step=step[back], grown=np.repeat(~is_new, length)[back],
+        new=take(columns, assigned[of_run] & is_new), extended=take(columns, assigned[of_run] & ~is_new),
+    )  # fmt: skip
 
 
 class VisitNumbers:

@@ -13,9 +13,9 @@ import numpy as np
 
 from rlrec.app.imports import altered_rewards, conflicts, policies, session_histories, visit_numbers
 from rlrec.app.imports.altered_rewards import AlteredRewards
-from rlrec.app.imports.columns import NULL, LogColumns, LoggedCandidates, distinct, mapped, values
+from rlrec.app.imports.columns import NULL, LogColumns, LoggedCandidates, distinct, mapped, picked, values
 from rlrec.app.imports.layouts.base import RefusedLine, refused
-from rlrec.app.imports.visit_numbers import VisitMoves, VisitNumbers
+from rlrec.app.imports.visit_numbers import VisitMoves
 from rlrec.app.inputs import canonical
 from rlrec.app.log.splits import splits
 from rlrec.arrays import numbers_in_runs, run_starts
@@ -167,18 +167,20 @@ class GroupWriter:
         packed = iter(pack([shown for shown in history if shown is not None], arm_ids))
         contexts = self._context_ids(group.contexts)
         session_ids = self._session_ids(group, stored)
-        visit, step = self._visits(rows, session_ids, at, stored)
+        visit, step, grown = visit_numbers.assign(
+            unit, rows, session_ids, at, stored={session.id for session in stored.values()}, settings=self.settings,
+            moves=self.state.moves,
+        )  # fmt: skip
         names = values(rows.policy, n)
         owners = {name: owner for name in distinct(rows.policy) if isinstance(owner := self.owners[name], Version)}
         states, histories, unknown = session_histories.logged(rows, step, [shown and next(packed) for shown in history])
         by_owner = {name: [row for row in unknown if names[row] == name] for name in owners}
-        earlier = {session.id for session in stored.values()}
-        if unknown:  # of new sessions they follow from these rows, of earlier ones from the store once these are in it
-            visits = session_histories.of_rows(rows, arm_ids, session_id=session_ids, visit=visit, step=step, at=at)
+        if unknown:  # of new visits they follow from these rows, of the others from the store once these are in it
+            batch = session_histories.of_rows(rows, arm_ids, session_id=session_ids, visit=visit, step=step, at=at)
             keys = {number: key for key, number in arm_ids.items()}
             for name, of_owner in by_owner.items():
-                new = [row for row in of_owner if session_ids[row] not in earlier]
-                derived = session_histories.of_visits(visits, new, owners[name].reward, keys)
+                new = [row for row in of_owner if row not in grown]
+                derived = session_histories.of_visits(batch, new, owners[name].reward, keys)
                 states, histories = session_histories.filled(states, histories, derived)
         seq = mapped(
             rows.policy, {name: stored_policies.raise_seq(unit, self.heads[self.ids[name]]) for name in owners}
@@ -198,7 +200,7 @@ class GroupWriter:
         })  # fmt: skip
         slots = rows.slots
         self._write("slot", {
-            "decision_id": _picked(ids, slots.row), "position": slots.position, "arm_id": mapped(slots.arm, arm_ids),
+            "decision_id": picked(ids, slots.row), "position": slots.position, "arm_id": mapped(slots.arm, arm_ids),
             "propensity": slots.propensity, "marginal": slots.marginal, "min_propensity": slots.min_propensity,
             "score": slots.score, "censored": slots.censored, "rounded": slots.rounded,
         })  # fmt: skip
@@ -206,13 +208,14 @@ class GroupWriter:
             self._candidates(values(rows.candidates, n), ids, arm_ids)
         self._action_data(rows, ids, arm_ids)
         self._write("import_line", {
-            "policy_id": policy_id if isinstance(policy_id, Same) else _picked(policy_id, group.order),
-            "digest": _picked(rows.digest, group.order), "decision_id": _picked(ids, group.order),
+            "policy_id": policy_id if isinstance(policy_id, Same) else picked(policy_id, group.order),
+            "digest": picked(rows.digest, group.order), "decision_id": picked(ids, group.order),
         })  # fmt: skip
         self._events(rows, ids, at, seq)
         for name, owner in owners.items():
-            old = [row for row in by_owner[name] if session_ids[row] in earlier]
-            session_histories.derive(unit, {session_ids[row] for row in old}, {ids[row] for row in old}, owner.reward)
+            if old := sorted(grown.intersection(by_owner[name])):
+                visits = {*zip(picked(session_ids, old), picked(values(visit, n), old), strict=True)}
+                session_histories.derive(unit, visits, picked(ids, old), owner.reward)
             is_of_owner = [name == other for other in names]
             altered = altered_rewards.find(owner.reward, rows.select(is_of_owner), list(compress(at, is_of_owner)))
             self.state = replace(self.state, altered=self.state.altered + altered)
@@ -289,7 +292,7 @@ class GroupWriter:
             return
         of_decision = np.array(logged.row, np.int64)
         number = numbers_in_runs(run_starts(of_decision), len(of_decision)) + 1
-        decision_id, at = _picked(ids, logged.row), _picked(served_at, logged.row)
+        decision_id, at = picked(ids, logged.row), picked(served_at, logged.row)
         if logged.at != NULL:
             at = [
                 default if time is None else time for time, default in zip(values(logged.at, len(at)), at, strict=True)
@@ -297,7 +300,7 @@ class GroupWriter:
         self._write("event", {
             "decision_id": decision_id, "number": number.tolist(), "position": logged.position, "kind": logged.kind,
             "value": logged.value, "at": at, "received_at": Same(self.unit.now),
-            "seq": seq if isinstance(seq, Same) else _picked(seq, logged.row), "key": logged.key,
+            "seq": seq if isinstance(seq, Same) else picked(seq, logged.row), "key": logged.key,
         })  # fmt: skip
         if logged.key != NULL:
             columns = (logged.key, logged.position, logged.at, logged.kind, logged.value)
@@ -322,53 +325,12 @@ class GroupWriter:
                 "created_at": Same(self.unit.now),
             })  # fmt: skip
         if not stored:
-            return _picked(new_ids, group.session)
+            return picked(new_ids, group.session)
         ids = dict(zip(keys, new_ids, strict=True)) | {key: session.id for key, session in stored.items()}
         named = {key: user for key, user in zip(group.sessions, group.user, strict=True) if user is not None}
         firsts = [key for key in named.keys() & stored.keys() if stored[key].user is None]
         sessions.set_user(self.unit, {ids[key]: user_ids[named[key]] for key in firsts})
-        return _picked(ids, group.rows.session)
-
-    def _visits(
-        self, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], stored: Mapping[str, Session]
-    ) -> tuple[Column, Column]:
-        """Visit and step of each row; the visits are stored."""
-        n = len(rows)
-        if stored or len(set(session_ids)) < n:
-            return self._visits_of_many(rows, session_ids, at, {session.id for session in stored.values()})
-        # each row is all there is of its session
-        visit = Same(1) if rows.visit == NULL else [number or 1 for number in values(rows.visit, n)]
-        step = Same(0) if rows.step == NULL else [number or 0 for number in values(rows.step, n)]
-        order = range(n) if isinstance(session_ids, range) else sorted(range(n), key=session_ids.__getitem__)
-        at = _picked(at, order)
-        self._write("visit", {
-            "session_id": _picked(session_ids, order), "started_at": at, "last_at": at, "ended_at": at,
-            "number": visit if isinstance(visit, Same) else _picked(visit, order), "recent": Same("[]"),
-            "steps": Same(1) if isinstance(step, Same) else [step[index] + 1 for index in order],
-        })  # fmt: skip
-        return visit, step
-
-    def _visits_of_many(
-        self, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], stored: Set[int]
-    ) -> tuple[Column, Column]:
-        """Visit and step of rows of which several have one session, or a stored one (ids); the visits are stored."""
-        n, unnumbered = len(rows), (rows.visit, rows.step) == (NULL, NULL)
-        is_new = [unnumbered and number not in stored for number in session_ids]
-        ids, times = list(compress(session_ids, is_new)), list(compress(at, is_new))
-        new = visit_numbers.of_new_sessions(ids, times, timeout_us=self.settings.session_timeout_us)
-        if new is not None and len(ids) == n:
-            self._write("visit", {**new.visits, "recent": Same("[]")})
-            return new.visit, new.step
-        if new is None:
-            is_new = [False] * n
-        numbers = VisitNumbers(self.unit, stored, self.settings, self.state.moves)
-        derived = iter(() if new is None else zip(new.visit, new.step, strict=True))
-        listed = zip(is_new, session_ids, values(rows.visit, n), values(rows.step, n), at, strict=True)
-        assigned = [next(derived) if is_derived else numbers.assign(*row) for is_derived, *row in listed]
-        numbers.write()
-        if new is not None and ids:
-            self._write("visit", {**new.visits, "recent": Same("[]")})
-        return [visit for visit, _ in assigned], [step for _, step in assigned]
+        return picked(ids, group.rows.session)
 
 
 def _users(rows: LogColumns) -> dict[str, str]:
@@ -392,11 +354,6 @@ def _first_features(rows: LogColumns, new: Set[str]) -> dict[str, str]:
         for arm in new & by_arm.keys() - features.keys():
             features[arm] = canonical.text(by_arm[arm])
     return features
-
-
-def _picked(column: Any, order: Sequence[Any]) -> Sequence[Any]:
-    """The values of a column at some indexes; the column itself where these are all of its own."""
-    return column if order == range(len(column)) else list(map(column.__getitem__, order))
 
 
 def _feedback_keys(listed: Any) -> list[tuple[str, bytes, int | None, int]]:
