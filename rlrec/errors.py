@@ -59,7 +59,7 @@ def suggest(word: str, names: list[str], *, cutoff: float = 0.6) -> str | None:
     """A hint with the names nearest to a word, or None."""
     from difflib import get_close_matches
 
-    parts = [name for name in names if word in name.split("_")]
+    parts = [name for name in names if word in name.replace(".", "_").split("_")]
     near = parts[:3] or get_close_matches(word, names, n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(near)}?" if near else None
 

@@ -19,6 +19,7 @@ from rlrec.app.evaluation.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup
+from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_starts, take
 from rlrec.compute import Engine
 from rlrec.errors import InputError
@@ -200,6 +201,8 @@ class Census:
         rows, _ = log_rows.usable(logged.log, self.reward, now=self.evaluation.now)
         position = rows.slots["position"]
         reward, examined = examined_slots(rows.reward, position, self.curve.examination if self.curve else ())
+        if (count := reward_log.counts_of(rows.slots)) is not None:
+            reward, examined = reward * count, examined * count
         errors = np.array(self.curve.errors if self.curve else [0.0])
         of_rates = RateSums.of(
             arm=self.evaluation.arms.index(rows.slots["arm_id"]), cluster=rows.slots["cluster"],

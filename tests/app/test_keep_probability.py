@@ -153,3 +153,13 @@ def test_lines_that_were_dropped_at_one_rate_train(run_sqlite: Run) -> None:
     imported(run_sqlite, [(*row, 0.25) for *row, _ in drawn(200, 8)], state={"step": 0})
     run_sqlite("policy", "create", "visits", "--kind", "gradient")
     assert run_sqlite("train-pg", "visits", "--epochs", "2", "--json").json["sessions"] == 200
+
+
+def test_rates_of_arms_count_rows_as_often_as_they_stand_for_others(run_sqlite: Run) -> None:
+    rows = [row for n, row in enumerate(drawn(400, 6)) if row[3] == 1 or n % 4 == 0]
+    imported(run_sqlite, rows)
+    rate = {row["arm"]: row["rate"] for row in run_sqlite("exposure", "--json").json["arms"]}
+    for arm in PROPENSITY:
+        shown = [row for row in rows if row[0] == arm]
+        of_all = sum(1 / row[3] for row in shown)
+        assert rate[arm] == pytest.approx(sum(row[2] / row[3] for row in shown) / of_all, abs=0.02)

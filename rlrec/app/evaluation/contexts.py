@@ -18,6 +18,7 @@ from rlrec.store import Unit, reader
 ROOM = 64_000_000  # bytes of features that are cached
 VALUES = 500_000  # values of fields that are cached
 NAMES = 1_000  # of fields that are remembered, to suggest one
+SUGGESTED = 100  # contexts whose objects are looked into for that
 PORTION = 10_000  # contexts decoded at a time
 (ENTIRE,) = EVERYTHING  # as a field: the context itself
 
@@ -124,7 +125,7 @@ class ContextCache:
         for start in range(0, len(ids), PORTION):
             decoded = stored_contexts.decoded(ids[start : start + PORTION], texts[start : start + PORTION])
             keys = ids[start : start + PORTION].tolist() if fields else []
-            names = set[str]().union(*decoded) if fields else set()
+            names = set[str]().union(*decoded, _inner_names(decoded[:SUGGESTED])) if fields else set()
             for field in fields:
                 read = decoded if field == ENTIRE else [value_of(context, field) for context in decoded]
                 values[field].update(zip(keys, read, strict=True))
@@ -198,3 +199,15 @@ def _entries(parts: Sequence[FeatureRows]) -> tuple[Ids, Ids, Array]:
         gathered.append((indices[which], sparse.column[entries].astype(np.int64), sparse.value[entries]))
     row, column, value = map(np.concatenate, zip(*gathered, strict=True))
     return row, column, value
+
+
+def _inner_names(contexts: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The fields inside objects, as `value_of` calls them."""
+    return {
+        f"{name}.{inner}"
+        for context in contexts
+        for name, value in context.items()
+        for each in (value if isinstance(value, list) else [value])
+        if isinstance(each, dict)
+        for inner in each
+    }
