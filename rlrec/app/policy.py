@@ -22,6 +22,7 @@ from rlrec.store import Store, Unit, arms, beliefs, bulk, policies, settings
 from rlrec.store.unit import parse
 
 NAMED = 10  # fields that a notice names
+SENTENCE = 3  # words from which on a value is rather a text than a name
 DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only where they have a floor
 
 
@@ -121,6 +122,9 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         names = [*fitted["fields"]]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         store.notice(f"reads of contexts {', '.join(names[:NAMED]) or 'nothing: the log has no field to fit'}{more}")
+        for name in _texts(fitted["fields"]):
+            hint = f'{{"{name}": {{"text": 65536}}}} in the fields of --features reads their words'
+            store.notice(f"a text of {name} counts as one value; {hint}")
     unnamed = declared is None and request.from_log is None and not (copied and copied.contextual)
     if policy.contextual and unnamed:
         store.notice(
@@ -131,6 +135,16 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             f"{request.kind} without a floor leaves a log that cannot judge other policies: consider --param floor=0.05"
         )
     return answer
+
+
+def _texts(fields: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The fitted fields whose values are texts of several words, mostly."""
+    listed = {name: field["values"] for name, field in fields.items() if field["type"] == "category"}
+    return [
+        name
+        for name, values in listed.items()
+        if 2 * sum(len(value.split()) >= SENTENCE for value in values) > len(values)
+    ]
 
 
 def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, Any]) -> None:

@@ -345,3 +345,12 @@ def test_other_commands_tell_what_they_cannot_do(shop: Run, rows: Rows) -> None:
         result: CommandResult = shop(*NOW, *words)
         refuses(result, 2, piece)
     assert rows() == before
+
+
+def test_a_text_that_would_count_as_one_value_is_said(run_sqlite: Run) -> None:
+    contexts = [{"city": "Bad Aibling", "query": f"a tea for {number}"} for number in range(30)]
+    lines = [{"session": f"s{n}", "eligible": ["a"], "slate": [{"arm": "a"}], "context": context, "reward": 1}
+             for n, context in enumerate(contexts)]  # fmt: skip
+    run_sqlite("import-log", "-", "--layout", "jsonl", stdin="".join(f"{json.dumps(line)}\n" for line in lines))
+    messages = run_sqlite("policy", "create", "p", "--kind", "softmax", "--from-log", "policy=imported").stderr
+    assert [name for name in ("city", "query") if f"a text of {name} counts as one value" in messages] == ["query"]
