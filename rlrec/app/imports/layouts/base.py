@@ -1,8 +1,8 @@
 """The ground of all layouts: the lines of a file, a line's identity, and the logged decisions it is decoded to.
 
 Decoding checks every line, and its columns go to a file without a name; they come back from there, group by group, once
-the whole input is known to be good and what is known only at its end is known. Two processes decode, the second of them
-two of three groups. Memory is bounded by a group of lines, and 8 bytes a line.
+the whole input is known to be good and what is known only at its end is known. Two processes decode every second group
+each. Memory is bounded by a group of lines, and 8 bytes a line.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ AT_ONCE = 1_000  # lines of JSON decoded at once
 BLOCK = 1 << 20
 LINE_BYTES = 10_000_000
 SPANNED = 1_000  # lines of a decision
-SHARES = (0,), (1, 2)  # of three groups, by process: the first one also keeps what both have decoded
 BOM = b"\xef\xbb\xbf"
 
 T = TypeVar("T")
@@ -169,11 +168,9 @@ class Layout(ABC):
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
             size = os.fstat(opened.fileno()).st_size
             readers = _Bytes(opened, size), _Bytes(opened, size)
-            here, there = (
-                self._decoded_groups(each, which, with_text) for each, which in zip(readers, SHARES, strict=True)
-            )
-            with closing(BackgroundItems(there)) as background:
-                for group in filter(None, chain.from_iterable(zip_longest(here, background, background))):
+            even, odd = (self._decoded_groups(each, start, with_text) for start, each in enumerate(readers))
+            with closing(BackgroundItems(odd)) as background:
+                for group in filter(None, chain.from_iterable(zip_longest(even, background))):
                     rows = group.rows
                     self.decoded, self.share = self.decoded + len(rows), readers[0].position / max(size, 1)
                     self.skipped += group.skipped
@@ -190,14 +187,14 @@ class Layout(ABC):
         if self._repeated:
             self.duplicates = self.decoded - sum(map(len, self._identified_rows()))
 
-    def _decoded_groups(self, file: _Bytes, share: Sequence[int], with_text: bool) -> Iterator[Decoded]:
-        """Groups of the file, those of a share of every three."""
+    def _decoded_groups(self, file: _Bytes, start: int, with_text: bool) -> Iterator[Decoded]:
+        """Every second group of the file."""
         spans = type(self).goes_on is not Layout.goes_on
-        groups = _groups(file, self.source.name, range(3) if spans else share, self.headed)
+        groups = _groups(file, self.source.name, None if spans else start, self.headed)
         if self.headed:
             groups = self._without_header(groups)
         for index, numbers, texts in self._at_ends(groups) if spans else groups:
-            if index % 3 in share:
+            if index % 2 == start:
                 yield self._identified(self.decode(numbers, texts), numbers, texts, with_text)
 
     def _without_header(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
@@ -289,10 +286,10 @@ class LineGroup(NamedTuple):
     texts: list[bytes]
 
 
-def _groups(file: _Bytes, name: str, share: Sequence[int], headed: bool) -> Iterator[LineGroup]:
-    """The lines of a file in groups, blank ones left out: those of a share of every three, and that of the header."""
+def _groups(file: _Bytes, name: str, parity: int | None, headed: bool) -> Iterator[LineGroup]:
+    """The lines of a file in groups, blank ones left out. parity: of every second group alone, and that of a header."""
     for index, blocks in groupby(_blocks(file, name), itemgetter(0)):
-        if headed or index % 3 in share:
+        if headed or parity is None or index % 2 == parity:
             lines = LineGroup(index, [], [])
             for _, number, block in blocks:
                 _cut(number, block, lines.numbers, lines.texts)
