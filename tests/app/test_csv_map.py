@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlrec import times
 from rlrec.app.imports.layouts import csv_cells
 from tests.app.logs import summary
 from tests.conftest import Run
@@ -154,9 +155,32 @@ def test_times_come_in_several_forms(run_sqlite: Run, text: str) -> None:
     assert run_sqlite("export-log", "-").lines[0]["at"] == "2026-01-31T12:00:00.000000Z"
 
 
-def test_times_with_an_offset_are_read_one_by_one() -> None:
-    assert csv_cells.instants(["2026-01-31T13:00:00+01:00"] * 200) is None
-    assert csv_cells.instants(["2026-01-31T12:00:00.5Z"] * 2) == [1_769_860_800_500_000] * 2
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["2026-01-31T13:00:00+01:00", "2026-01-31T13:00:00.25+01:00"],
+        ["2026-01-31 07:30:00-04:30", "1969-12-31 23:59:59-04:30"],
+        ["2026-01-31T12:00:00.5Z", "2026-01-31T12:00:00Z"],
+        ["2026-01-31T12:00:00", "2026-01-31 12:00:00.123456"],
+    ],
+)
+def test_times_that_end_alike_are_read_at_once(cells: list[str]) -> None:
+    assert csv_cells.instants(cells) == list(map(times.parse, cells))
+
+
+@pytest.mark.parametrize("other", [
+    "2026-01-31T12:00:00+01:00", "2026-01-31", "", "2026-01-31T12:00:60Z", "2026-01-31T12:00:00.Z", "2026-01-31T12:00Z",
+    "2026-01-31T12:00:00.1234567Z", "2026-01-31T12:00:00+25:00Z", "2026-13-31T12:00:00Z", "20260131T12:00:00.00Z",
+    "0000-01-31T12:00:00Z", "2026-01-31T12:00:00-1Z", "٢٠٢٦-01-31T12:00:00Z",
+])  # fmt: skip
+def test_other_times_are_read_one_by_one(other: str) -> None:
+    assert csv_cells.instants(["2026-01-31T12:00:00Z", other]) is None
+    assert csv_cells.instants([other, "2026-01-31T12:00:00Z"]) is None
+
+
+def test_no_time_has_an_offset_of_a_day() -> None:
+    assert csv_cells.instants(["2026-01-31T12:00:00+24:00"]) is None
+    assert csv_cells.instants(["2026-01-31T12:00:00+01:60"]) is None
 
 
 def test_decisions_without_propensities_are_said(run_sqlite: Run) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import repeat
 from json.encoder import encode_basestring
 from math import isfinite
 from typing import Any
@@ -35,6 +36,12 @@ NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,14}|-?0\.(?!0000)[0-9]{0,13}[1-9]|-?[1-9][0-9]{0,6}\.[0-9]{0,7}[1-9]")
 WORDS = {"true": "true", "True": "true", "false": "false", "False": "false"}
 EPOCH_UNITS = ((10**11, 1_000_000), (10**14, 1_000), (10**17, 1))  # below: seconds, milliseconds, microseconds
+
+ENDING = re.compile(r"(?:Z|([+-])([0-9]{2}):([0-9]{2}))?$")  # of a time
+DIGITS = str.maketrans("123456789", "0" * 9)
+# of times without that, their digits all 0
+FRACTIONS = "", *("." + digits * "0" for digits in range(1, 7))
+SHAPES = {f"0000-00-00{mark}00:00:00{fraction}" for mark in "T " for fraction in FRACTIONS}
 
 Parse = Callable[[str, str], Any]  # of a cell, and of the name of its column
 
@@ -98,17 +105,18 @@ def arms(cell: str, name: str) -> tuple[str, ...]:
 
 
 def instants(cells: Sequence[str]) -> list[int] | None:
-    """Microseconds since 1970 of times that all look like 2026-01-31T12:00:00Z, of one length; else None."""
-    if set(map(len, cells)) & {0} or len(set(map(len, cells))) != 1 or any(cell[10:11] not in "T " for cell in cells):
+    """Microseconds since 1970 of times that all look like 2026-01-31T12:00:00.5, and end alike: with nothing, Z or one
+    offset from UTC; else None."""
+    if not cells or (ending := ENDING.search(cells[0])) is None or not all(map(str.endswith, cells, repeat(ending[0]))):
         return None
-    if not all(cell[-1:] in "Z0123456789" and "+" not in cell and "-" not in cell[19:] for cell in cells):
-        return None  # some have an offset from UTC
-    stripped = [cell.removesuffix("Z") for cell in cells]
-    if len(stripped[0]) < 19 or any(cell[4] != "-" for cell in stripped):
+    local = list(map(str.removesuffix, cells, repeat(ending[0])))
+    if not set("\n".join(local).translate(DIGITS).split("\n")) <= SHAPES:
         return None
+    hours, minutes = (int(digits or 0) for digits in ending.group(2, 3))
+    offset = (hours * 60 + minutes) * 60 * times.SECOND * (-1 if ending[1] == "-" else 1)
     with suppress(ValueError):
-        instants = np.array(stripped, f"U{len(stripped[0])}").astype("datetime64[us]").astype(np.int64)
-        return instants.tolist() if instants.min() >= times.FIRST else None
+        ats = np.array(local, f"U{max(map(len, local))}").astype("datetime64[us]").astype(np.int64) - offset
+        return ats.tolist() if hours < 24 and minutes < 60 and ats.min() >= times.FIRST else None
     return None
 
 
