@@ -220,12 +220,8 @@ class _TrainingRun:
                 f"of {quantity(unused.silent, 'session')}, none has propensities for whole slates", hint=hint
             )
         if len(report.rates) > 1:
-            raise InputError(
-                "the log dropped some lines rather than others (keep_probability): what is left would teach wrong "
-                "returns",
-                hint="leave them out by --log, sample users instead of lines (`rlrec help scale`), or let a bandit "
-                "learn from these lines: `rlrec policy create NAME --kind softmax --from-log FILTER`",
-            )
+            hint = "leave them out by --log, or sample users (`rlrec help scale`); a bandit can learn from them"
+            raise InputError("the log dropped lines at several rates (keep_probability): it teaches wrongly", hint=hint)
         if not self.dataset.splits[TRAIN].visits:
             elsewhere = (
                 f"of {quantity(report.visits, 'session')}, none is in the split that teaches" if report.visits else ""

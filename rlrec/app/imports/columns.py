@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from rlrec.store.loading import Column, Same
 
 NULL, ZERO, EMPTY = Same(None), Same(0), Same("{}")
+FIRST_STATE = '{"step":0}'  # of the first decision of a visit
 
 T = TypeVar("T", "LoggedSlots", "LoggedEvents")
 R = TypeVar("R")

@@ -1,5 +1,5 @@
 """States and histories of imported decisions whose lines do not say them, from the rows before in their visit: those
-of new sessions before they are stored, the others from the store."""
+of new visits before they are stored, the others from the store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from rlrec.app.imports.columns import EMPTY, NULL, LogColumns, values
+from rlrec.app.imports.columns import EMPTY, FIRST_STATE, NULL, LogColumns, values
 from rlrec.app.inputs import canonical
 from rlrec.app.log import reward_log
 from rlrec.app.serving.open_sessions import RECENT
@@ -21,7 +21,6 @@ from rlrec.store.reader import Batch
 
 VISITS = 5_000  # read at once
 READ = ("decision_id", "session_id", "visit", "step", "at", "position", "arm_id")
-FIRST_STATE = '{"step":0}'
 
 
 def logged(
@@ -44,7 +43,7 @@ def logged(
 
 
 def filled(states: Column, histories: Column, derived: Iterable[tuple[str, bytes, int]]) -> tuple[Column, Column]:
-    """Columns of states and histories with those of some rows, by their index."""
+    """Both columns with the derived states and histories. derived: state, history and index of a row each."""
     by_row = {row: (state, history) for state, history, row in derived}
     if not by_row:
         return states, histories

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from msgspec import UNSET
 
-from rlrec.app.imports.columns import EMPTY, NULL, LogColumns, distinct, values
+from rlrec.app.imports.columns import EMPTY, FIRST_STATE, NULL, LogColumns, distinct, values
 from rlrec.app.imports.layouts import dsjson_slots
 from rlrec.app.imports.layouts.base import Decoded, Layout, Observation, Options, RefusedLine, Source, refused
 from rlrec.app.imports.layouts.dsjson_slots import Actions, DsJsonLine, ShownAction, SlotOutcome
@@ -39,7 +39,6 @@ from rlrec.store.loading import Same
 CACHE = 2_000  # lists of actions remembered
 ARM_IDS = ("id", "i.id", "_tag")  # where an action has its id
 REWARD = "reward"
-FIRST_STATE = canonical.text({"step": 0})
 APPRENTICE = "rewards are withheld, as from an apprentice: what it chose was not shown, so no line has a propensity"
 REWARDS = ("_label_cost", "_original_label_cost", "o")  # keys that hold one, and o.KEY
 ROW = (
