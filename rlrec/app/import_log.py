@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from operator import itemgetter
 
 from rlrec.app.imports import altered_rewards, conflicts, layouts, policies, propensities
 from rlrec.app.imports.altered_rewards import AlteredRewards
 from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import LogColumns, distinct, values
-from rlrec.app.imports.conflicts import EarlierLines
+from rlrec.app.imports.conflicts import EarlierLines, LineNames
 from rlrec.app.imports.layouts.base import Layout, Options, RefusedLine, Source
 from rlrec.app.imports.propensities import ChoiceWeights
 from rlrec.app.imports.visit_numbers import VisitMoves
@@ -169,8 +170,11 @@ class _Import:
 
     def _check(self, unit: Unit) -> None:
         """Refuse a line that the store, or an earlier line, contradicts, while nothing is stored."""
-        earlier = EarlierLines()
-        for file in self.files:
+        of_files = [file.names() for file in self.files]
+        of_store = conflicts.names_of_store(unit)
+        disputed = LineNames.joined(of_files if of_store is None else [*of_files, of_store]).disputed()
+        earlier = EarlierLines(disputed)
+        for file, names in zip(self.files, of_files, strict=True):
             self.bad_lines.reading(file.source.name)
             owners = {}
             for name, line in file.policies.items():
@@ -179,7 +183,8 @@ class _Import:
                 except InputError as error:
                     error.line = line
                     self.bad_lines.refuse(error, b"")
-            for rows in file.groups() if file.names_keys else ():
+            may_contradict = len(names.name) and (of_store is None or len(disputed))
+            for rows in file.groups() if may_contradict else ():
                 for name, owner in owners.items():
                     if owner is not None:
                         stored = loading.stored_lines(unit, owner.policy.id, rows.digest)
@@ -187,17 +192,15 @@ class _Import:
                 self._check_group(unit, rows, earlier)
 
     def _check_group(self, unit: Unit, rows: LogColumns, earlier: EarlierLines) -> None:
-        contradicted = conflicts.find(unit, rows, conflicts.users_of_sessions(unit, rows))
-        first = min(contradicted.items(), default=None, key=lambda item: item[0]) or earlier.find(rows)
-        if first is not None:
-            row, error = first
+        contradicted = conflicts.find(unit, rows, conflicts.users_of_sessions(unit, rows), agree=True)
+        for row, error in sorted([*contradicted.items(), *earlier.find(rows)], key=itemgetter(0))[:1]:
             error.line = rows.number[row]
             self.bad_lines.refuse(error, b"")
 
     def _store(self, rejected: int) -> ImportSummary:
         request, owners = self.request, {name for file in self.files for name in file.policies}
         options = {"layout": request.layout, "policy": request.policy, "files": [file.name for file in request.files]}
-        state = ImportState(owners, options, VisitMoves())
+        state = ImportState(owners, options, VisitMoves(), agree=not self.bad_lines.quarantine)
         total, stored = sum(file.decoded for file in self.files), 0
         for file in self.files:
             self.bad_lines.reading(file.source.name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
@@ -10,7 +11,7 @@ from typing import Any
 
 from rlrec.store.unit import Row, Unit, quoted, slices
 
-ROWS = 5_000  # in one statement of SQLite
+ROWS = 1_000  # in one statement of SQLite
 VALUES = 32_000  # in one statement of SQLite, which takes 32,766
 PORTION = 10_000  # keys looked up at once
 FEW = 10_000  # up to so many rows are fetched at once rather than looked up by key
@@ -40,6 +41,20 @@ def write(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
         unit.copy(table, columns, zip(*values))  # noqa: B905 (a `Same` is repeated for ever)
     else:
         _insert(unit, table, columns)
+
+
+@contextmanager
+def without_checks(unit: Unit) -> Iterator[None]:
+    """SQLite does not look at the CHECKs of tables: for values that were checked before. Looking whether a value is
+    among three takes as long as all else of a short row."""
+    if unit.postgres:
+        yield
+        return
+    unit.tell("PRAGMA ignore_check_constraints = ON")
+    try:
+        yield
+    finally:
+        unit.tell("PRAGMA ignore_check_constraints = OFF")
 
 
 def add_new(unit: Unit, table: str, columns: Mapping[str, Sequence[Any]]) -> dict[Any, int]:
@@ -103,6 +118,19 @@ def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
     """The digests of all lines that the policy has imported; None where there are FEW or more."""
     rows = unit.ask("SELECT digest FROM import_line WHERE policy_id = ? LIMIT ?", policy_id, FEW)
     return {bytes(row[0]) for row in rows} if len(rows) < FEW else None
+
+
+def few_names(unit: Unit) -> tuple[list[str], list[str], dict[str, str]] | None:
+    """All request ids, all feedback keys, and the user of each session with one; None where the store has FEW or more
+    sessions, or of one of these."""
+    some = "(SELECT key, user_id FROM session LIMIT ?) AS s LEFT JOIN users ON users.id = s.user_id"
+    if len(of_sessions := unit.ask(f"SELECT s.key, users.key FROM {some}", FEW)) >= FEW:
+        return None
+    requests = unit.ask("SELECT request_key FROM decision WHERE request_key IS NOT NULL LIMIT ?", FEW)
+    keys = unit.ask("SELECT key FROM feedback_key LIMIT ?", FEW)
+    if max(len(requests), len(keys)) >= FEW:
+        return None
+    return [row[0] for row in requests], [row[0] for row in keys], {key: user for key, user in of_sessions if user}
 
 
 def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:

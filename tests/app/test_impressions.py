@@ -11,10 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from rlrec.app.imports.conflicts import FirstValues
 from rlrec.app.log.splits import BOUNDS, splits
 from rlrec.errors import RlrecError
 from rlrec.store import Store
@@ -23,7 +21,7 @@ from tests.conftest import Run
 
 NAMES = ["timestamp", "item_id", "position", "click", "propensity_score", "user_feature_0", "user-item_affinity_0"]
 SMALL = {  # so that a few lines are many groups
-    "rlrec.app.imports.layouts.base.GROUP": 2,
+    "rlrec.app.imports.layouts.line_groups.GROUP": 2,
     "rlrec.store.loading.ROWS": 2,
     "rlrec.store.loading.FEW": 1,
     "rlrec.store.loading.PORTION": 2,
@@ -110,7 +108,7 @@ def test_an_unusual_file_says_the_same(run_sqlite: Run, sqlite_db: str, tmp_path
 
 
 def test_a_line_that_comes_twice_is_two_lines(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
     path = written(tmp_path / "log.csv", [*VARIED, *VARIED[:3]])
     assert taken_in(run, path) == summary(accepted=10)
     more = written(tmp_path / "more.csv", [*VARIED[:3], *VARIED[:3], *VARIED[:3], *rows({"item_id": "0"})])
@@ -144,7 +142,7 @@ def test_sessions_that_a_store_has_already_are_joined(run: Run, tmp_path: Path) 
 def test_nothing_is_stored_where_any_line_is_bad(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: int
 ) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
     bad = [*VARIED[:index], [*VARIED[index][:3], "maybe", *VARIED[index][4:]], *VARIED[index + 1 :]]
     fine, path = written(tmp_path / "fine.csv", VARIED[:2]), written(tmp_path / "log.csv", bad)
     result = run("import-log", fine, path, "--layout", "obd", "--policy", "random")
@@ -155,7 +153,7 @@ def test_nothing_is_stored_where_any_line_is_bad(
 
 
 def test_bad_lines_are_set_apart_in_order(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
     lines = [[*row[:3], "maybe", *row[4:]] if index in (1, 2, 5) else row for index, row in enumerate(VARIED)]
     rejects = tmp_path / "bad.jsonl"
     command = ("import-log", written(tmp_path / "log.csv", lines), "--layout", "obd", "--policy", "random", "--json")
@@ -189,14 +187,6 @@ def test_many_splits_are_those_of_each() -> None:
     keys = [f"s{number}" for number in range(2000)]
     assert splits("salt", keys) == [split("salt", key) for key in keys]
     assert splits("salt", []) == []
-
-
-def test_another_value_of_a_key_is_found_in_any_run() -> None:
-    first = FirstValues()
-    keys = np.arange(100)
-    assert not any(first.differing(keys[start : start + 7], keys[start : start + 7]).any() for start in range(0, 70, 7))
-    assert first.differing(keys[[3, 99, 69]], keys[[4, 99, 69]]).tolist() == [True, False, False]
-    assert first.differing(keys[[80, 80, 81]], keys[[5, 6, 7]]).tolist() == [False, True, False]
 
 
 def _line(index: int, item: dict[str, Any]) -> str:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import compress, repeat
-from operator import is_not, itemgetter
+from operator import is_not
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from rlrec.app.imports.columns import NULL, LogColumns, distinct, values
-from rlrec.arrays import Flags, Ids, run_starts
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, picked, values
+from rlrec.arrays import Ids, run_starts
 from rlrec.errors import Conflict
 from rlrec.store import Unit, decisions, events, loading, sessions
-from rlrec.store.loading import Column, Same
+
+MIXED = -0x61C8864680B583EB  # an odd number that spreads hashes over 64 bits
 
 
-def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None]) -> dict[int, Conflict]:
-    """The rows that are refused, by index. users: of the sessions that the store has.
+def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, agree: bool) -> dict[int, Conflict]:
+    """The rows that are refused, by index. users: of the sessions that the store has; agree: whether it is known that
+    no row contradicts another.
 
     A row that is refused leaves no trace: what it names is free for the rows after it."""
     requests = set(decisions.requests(unit, distinct(rows.request_id)))
     keys = set(events.stored_keys(unit, distinct(rows.events.key)))
-    if not (requests or keys or _repeats(rows) or _differs(rows, users)):
+    agree = agree or not len(LineNames.of(rows).disputed())
+    if agree and not (requests or keys or _differs(rows, users)):
         return {}
     keys_of, owners = _keys(rows), dict(users)
     refused: dict[int, Conflict] = {}
@@ -44,21 +48,11 @@ def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None]) -> dict[
     return refused
 
 
-def _repeats(rows: LogColumns) -> bool:
-    """Whether a request id, or a feedback key, is named by two rows."""
-    listed = rows.request_id, rows.events.key
-    names = [[] if isinstance(column, Same) else [name for name in column if name is not None] for column in listed]
-    pairs = set(zip(rows.events.row, values(rows.events.key, len(rows.events.row)), strict=True)) if names[1] else set()
-    n_pairs = sum(key is not None for _, key in pairs)
-    return len(set(names[0])) < len(names[0]) or len(set(names[1])) < n_pairs
-
-
 def _differs(rows: LogColumns, users: Mapping[str, str | None]) -> bool:
-    """Whether a row has another user than the store, or than another row, has for its session."""
-    keys, of_rows = _with_user(rows)
-    owners = dict(zip(keys, of_rows, strict=True))
-    stored = {key: user for key, user in users.items() if user is not None and key in owners}
-    return list(map((owners | stored).__getitem__, keys)) != of_rows
+    """Whether a row has another user than the store has for its session."""
+    stored = {session: user for session, user in users.items() if user is not None}
+    columns = _with_user(rows) if stored else ()
+    return any(stored.get(session, user) != user for session, user in zip(*columns, strict=True))
 
 
 def _with_user(rows: LogColumns) -> tuple[list[str], list[str]]:
@@ -100,80 +94,100 @@ def _user_conflict(session: str, user: str, owner: str) -> Conflict:
     return Conflict(f"session {session[:80]!r} belongs to {owner}, not {user!r}", field="user")
 
 
+class _Named(NamedTuple):
+    """Names of one kind in lines: each with its row, and with what it stands for, the line or a user."""
+
+    kind: str
+    names: Sequence[str]
+    row: Sequence[int]
+    values: Sequence[str | bytes]
+
+
+def _named(rows: LogColumns) -> Iterator[_Named]:
+    """The request ids and feedback keys that rows name, and the sessions that they give a user."""
+    every, of_event = range(len(rows)), rows.events.row
+    listed = (
+        ("request", rows.request_id, every, rows.digest),
+        ("key", rows.events.key, of_event, picked(rows.digest, of_event)),
+        ("session", rows.session or NULL, every, rows.user),
+    )
+    for kind, names, row, stands_for in listed:
+        if NULL not in (names, stands_for) and row:
+            named = _Named(kind, values(names, len(row)), row, values(stands_for, len(row)))
+            if None in named.names or None in named.values:
+                keep = [None not in pair for pair in zip(named.names, named.values, strict=True)]
+                named = _Named(kind, *(cast(Any, list(compress(column, keep))) for column in named[1:]))
+            yield named
+
+
+class LineNames(NamedTuple):
+    """Names in lines, (n,), as hashes: of each name, and of it with what it stands for. No pair comes twice."""
+
+    name: Ids
+    pair: Ids
+
+    @classmethod
+    def of(cls, rows: LogColumns) -> LineNames:
+        return cls.joined(map(cls.hashed, _named(rows)))
+
+    @classmethod
+    def hashed(cls, named: _Named) -> LineNames:
+        name = _hashes(named.names) ^ hash(named.kind)
+        pair, index = np.unique(name * MIXED + _hashes(named.values), return_index=True)
+        return cls(name[index], pair)
+
+    @classmethod
+    def joined(cls, listed: Iterable[LineNames]) -> LineNames:
+        empty = np.empty(0, np.int64)
+        return cls(*map(np.concatenate, zip((empty, empty), *listed, strict=True)))
+
+    def disputed(self) -> Ids:
+        """The hashes of the names that stand for several things."""
+        name, pair = np.sort(self.name), np.sort(self.pair)
+        if len(run_starts(name)) == len(run_starts(pair)):
+            return name[:0]
+        _, index = np.unique(self.pair, return_index=True)
+        name, count = np.unique(self.name[index], return_counts=True)
+        return name[count > 1]
+
+
+def _hashes(column: Sequence[str | bytes]) -> Ids:
+    return np.fromiter(map(hash, column), np.int64, len(column))
+
+
+def names_of_store(unit: Unit) -> LineNames | None:
+    """The names in the store, as if of other lines than any of a log; None where they are many."""
+    few = loading.few_names(unit)
+    if few is None:
+        return None
+    requests, keys, users = few
+    named = ("request", requests, requests), ("key", keys, keys), ("session", list(users), list(users.values()))
+    return LineNames.joined(LineNames.hashed(_Named(kind, names, (), of)) for kind, names, of in named)
+
+
 class EarlierLines:
-    """The names in the lines so far, 16 bytes each: a line that contradicts one of an earlier group or file is refused
-    before either is stored."""
+    """The lines so far, of which disputed names are remembered with what they stood for: a line that contradicts one of
+    an earlier group or file is refused before either is stored."""
 
-    def __init__(self) -> None:
-        self.names = FirstValues()
+    def __init__(self, disputed: Ids) -> None:
+        self.disputed = disputed
+        self.values: dict[tuple[str, str], str | bytes] = {}
 
-    def find(self, rows: LogColumns) -> tuple[int, Conflict] | None:
-        """The first row that contradicts an earlier line, with the reason; None where none does.
+    def find(self, rows: LogColumns) -> Iterator[tuple[int, Conflict]]:
+        """Rows that contradict an earlier line, with the reason: of each kind of names the first.
 
         Another line with the same request id or feedback key contradicts, and another user of the same session. The
         same line, which a file has that overlaps with another, does not."""
-        if not len(rows):
-            return None
-        lines = np.frombuffer(b"".join(rows.digest), np.int64)[::2]
-        every, first = range(len(rows)), list[tuple[int, Conflict]]()
-        if (problem := self._differing("request", rows.request_id, every, lines)) is not None:
-            first.append((problem[0], _request_conflict(problem[1])))
-        if (problem := self._differing("key", rows.events.key, rows.events.row, lines)) is not None:
-            first.append((problem[0], _key_conflict(problem[1])))
-        if (problem := self._differing("session", rows.session, every, lines, users=rows.user)) is not None:
-            user = values(rows.user, len(rows))[problem[0]]
-            first.append((problem[0], _user_conflict(problem[1], user, "another user")))
-        return min(first, default=None, key=itemgetter(0))
-
-    def _differing(
-        self, kind: str, names: Column, row: Sequence[int], lines: Ids, *, users: Column | None = None
-    ) -> tuple[int, str] | None:  # fmt: skip
-        """Row and name of the first name that came before in another line, or with another user. lines: the identity
-        of each row's; users: rows without one name nothing."""
-        deciding = names if users is None else users
-        if deciding == NULL or not row:
-            return None
-        listed, of = values(names, len(row)), values(deciding, len(row))
-        if None in of:
-            is_named = [value is not None for value in of]
-            listed, row, of = (list(compress(column, is_named)) for column in (listed, row, of))
-        keys = np.fromiter(map(hash, zip(repeat(kind), listed)), np.int64, len(listed))
-        owners = lines[np.array(row)] if users is None else np.fromiter(map(hash, of), np.int64, len(of))
-        index = np.flatnonzero(self.names.differing(keys, owners))
-        return (row[index[0]], listed[index[0]]) if len(index) else None
+        for kind, names, row, stands_for in _named(rows):
+            is_disputed = np.isin(_hashes(names) ^ hash(kind), self.disputed)
+            for index in np.flatnonzero(is_disputed).tolist():
+                name, value = names[index], stands_for[index]
+                if self.values.setdefault((kind, name), value) != value:
+                    yield row[index], _conflict(kind, name, value)
+                    break
 
 
-class FirstValues:
-    """The first value that came with each key, keys and values as 64-bit numbers, in a few sorted runs.
-
-    Two names have one hash once in many millions of imports; a good line is then refused."""
-
-    def __init__(self) -> None:
-        self.runs: list[tuple[Ids, Ids]] = []
-
-    def differing(self, keys: Ids, values: Ids) -> Flags:
-        """Which keys came before, or earlier in these, with another value, (n,)."""
-        order = np.argsort(keys, kind="stable")
-        start = run_starts(keys[order])
-        unique, first = keys[order][start], values[order][start]
-        new = np.ones(len(unique), np.bool_)
-        for run_keys, run_values in self.runs:
-            index = np.minimum(np.searchsorted(run_keys, unique), len(run_keys) - 1)
-            is_in_run = run_keys[index] == unique
-            first = np.where(is_in_run, run_values[index], first)
-            new &= ~is_in_run
-        self._add(unique[new], first[new])
-        differing = np.empty(len(keys), np.bool_)
-        differing[order] = values[order] != np.repeat(first, np.diff(start, append=len(keys)))
-        return differing
-
-    def _add(self, keys: Ids, values: Ids) -> None:
-        """Add a run; the last runs are joined with it as long as they are not longer."""
-        if not len(keys):
-            return
-        while self.runs and len(self.runs[-1][0]) <= len(keys):
-            other_keys, other_values = self.runs.pop()
-            keys, values = np.concatenate([other_keys, keys]), np.concatenate([other_values, values])
-            order = np.argsort(keys)
-            keys, values = keys[order], values[order]
-        self.runs.append((keys, values))
+def _conflict(kind: str, name: str, value: str | bytes) -> Conflict:
+    if kind == "session":
+        return _user_conflict(name, str(value), "another user")
+    return _request_conflict(name) if kind == "request" else _key_conflict(name)

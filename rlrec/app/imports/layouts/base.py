@@ -7,35 +7,29 @@ each. Memory is bounded by a group of lines, and 8 bytes a line.
 
 from __future__ import annotations
 
-import gzip
-import io
 import os
 import pickle
 import tempfile
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import chain, groupby, repeat, zip_longest
-from operator import itemgetter
+from itertools import chain, zip_longest
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 
 from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import NULL, LogColumns, distinct, values
+from rlrec.app.imports.conflicts import LineNames
 from rlrec.app.imports.layouts import fields
+from rlrec.app.imports.layouts.line_groups import FileBytes, LineGroup, line_groups
+from rlrec.arrays import Ids
 from rlrec.errors import InputError
 
-GROUP = 50_000  # lines
-GROUP_BYTES = 1 << 25  # about
 AT_ONCE = 1_000  # lines of JSON decoded at once
-BLOCK = 1 << 20
-LINE_BYTES = 10_000_000
 SPANNED = 1_000  # lines of a decision
-BOM = b"\xef\xbb\xbf"
 
 T = TypeVar("T")
 
@@ -97,6 +91,34 @@ class Decoded(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Note:
+    """Facts about a group of decoded rows that are remembered until the end of their file.
+
+    policies: the line that names each first; without_propensity: decisions; digests: the first 8 bytes of each. arms
+    and largest: those shown, and the longest page, for layouts that do not say what was eligible; inactive: the request
+    id, or None, of each decision that waits for its activation."""
+
+    count: int
+    policies: Mapping[str, int]
+    names: LineNames
+    without_propensity: int
+    digests: Ids
+    arms: Set[str] = frozenset()
+    largest: int = 0
+    inactive: Sequence[str | None] = ()
+
+
+class SpooledGroup(NamedTuple):
+    """A decoded group, its rows pickled; note: None where there are none."""
+
+    rows: bytes
+    note: Note | None
+    refused: list[RefusedLine]
+    skipped: int
+    observations: Sequence[Observation]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of an import that some layouts read. map: which column of a table is what; reward_from: the key of a
     line that holds its reward; arm_id: the key of an action that holds the arm."""
@@ -112,6 +134,7 @@ class Layout(ABC):
     headed: ClassVar[bool] = False  # the first line names the columns
     wants_policy: ClassVar[bool] = False
     reads: ClassVar[frozenset[str]] = frozenset()  # names of the options that it reads
+    spans = False  # whether a decision may go over several lines
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
         self.source = source
@@ -124,9 +147,12 @@ class Layout(ABC):
         self.without_propensity = 0  # decisions, so far
         self.policies: dict[str, int] = {}  # the line that names each policy first
         self.decoded, self.share = 0, 0.0  # lines that were decoded so far, and the share of the file that was read
-        self.names_keys = False  # whether some line names a request, a key of feedback or a user
+        self.arms: set[str] = set()  # shown, see Note
+        self.largest = 0  # page, see Note
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`; nobody else can write what is unpickled)
+        self._digests = [np.empty(0, np.int64)]  # the first 8 bytes of each
         self._repeated: frozenset[bytes] = frozenset()
+        self._names: list[LineNames] = []
 
     def close(self) -> None:
         self._spool.close()
@@ -137,7 +163,7 @@ class Layout(ABC):
         """Read the first line. Raises InputError where a column is missing."""
 
     def goes_on(self, text: bytes, following: bytes) -> bool:
-        """Whether a line belongs to the decision of the line before it."""
+        """Whether a line belongs to the decision of the line before it, where the layout spans lines."""
         return False
 
     @abstractmethod
@@ -163,39 +189,37 @@ class Layout(ABC):
 
     def decode_all(self, *, with_text: bool) -> Generator[list[RefusedLine], None, None]:
         """Decode the file: the lines of each group that cannot be taken. with_text: keep the text of the others."""
-        prefixes = [np.empty(0, np.uint64)]
         file = self.source.file
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
             size = os.fstat(opened.fileno()).st_size
-            readers = _Bytes(opened, size), _Bytes(opened, size)
-            even, odd = (self._decoded_groups(each, start, with_text) for start, each in enumerate(readers))
+            readers = FileBytes(opened, size), FileBytes(opened, size)
+            even, odd = (self._spooled_groups(each, start, with_text) for start, each in enumerate(readers))
             with closing(BackgroundItems(odd)) as background:
                 for group in filter(None, chain.from_iterable(zip_longest(even, background))):
-                    rows = group.rows
-                    self.decoded, self.share = self.decoded + len(rows), readers[0].position / max(size, 1)
-                    self.skipped += group.skipped
+                    self.skipped, self.share = self.skipped + group.skipped, readers[0].position / max(size, 1)
                     self.observe(group.observations)
-                    if len(rows):
-                        prefixes.append(np.frombuffer(b"".join(rows.digest), np.uint64)[::2])
-                        self.note(rows)
-                        pickle.dump(rows, self._spool, pickle.HIGHEST_PROTOCOL)
+                    if group.note is not None:
+                        self.remember(group.note)
+                        self._spool.write(group.rows)
                     yield group.refused
         self._spool.flush()
         self.end()
-        ordered = np.sort(np.concatenate(prefixes))
+        ordered = np.sort(np.concatenate(self._digests))
         self._repeated = frozenset(prefix.tobytes() for prefix in np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
         if self._repeated:
             self.duplicates = self.decoded - sum(map(len, self._identified_rows()))
 
-    def _decoded_groups(self, file: _Bytes, start: int, with_text: bool) -> Iterator[Decoded]:
+    def _spooled_groups(self, file: FileBytes, start: int, with_text: bool) -> Iterator[SpooledGroup]:
         """Every second group of the file."""
-        spans = type(self).goes_on is not Layout.goes_on
-        groups = _groups(file, self.source.name, None if spans else start, self.headed)
+        groups = line_groups(file, self.source.name, None if self.spans else start, self.headed)
         if self.headed:
             groups = self._without_header(groups)
-        for index, numbers, texts in self._at_ends(groups) if spans else groups:
+        for index, numbers, texts in self._at_ends(groups) if self.spans else groups:
             if index % 2 == start:
-                yield self._identified(self.decode(numbers, texts), numbers, texts, with_text)
+                group = self._identified(self.decode(numbers, texts), numbers, texts, with_text)
+                note = self.note(group.rows) if len(group.rows) else None
+                rows = b"" if note is None else pickle.dumps(group.rows, pickle.HIGHEST_PROTOCOL)
+                yield SpooledGroup(rows, note, group.refused, group.skipped, group.observations)
 
     def _without_header(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
         """The groups after the header was read from the first of their lines."""
@@ -239,15 +263,31 @@ class Layout(ABC):
     def observe(self, observations: Sequence[Observation]) -> None:  # noqa: B027 (most layouts have none)
         """Remember observations of decisions in other lines."""
 
-    def note(self, rows: LogColumns) -> None:
-        """Remember of decoded rows what is known only at the end of the file."""
-        self.without_propensity += values(rows.log_propensity, len(rows)).count(None)
+    def note(self, rows: LogColumns) -> Note:
+        """Facts about decoded rows, in whichever process they are."""
+        policies = {} if self.policy is None else {self.policy: rows.number[0]}
         if self.policy is None:
-            for name in distinct(rows.policy) - self.policies.keys():
-                self.policies[name] = rows.number[list(cast(Sequence[str], rows.policy)).index(name)]
-        elif len(rows):
-            self.policies.setdefault(self.policy, rows.number[0])
-        self.names_keys |= any(column != NULL for column in (rows.user, rows.request_id, rows.events.key))
+            names = list(cast(Sequence[str], rows.policy))
+            policies = {name: rows.number[names.index(name)] for name in distinct(names)}
+        return Note(
+            count=len(rows), policies=policies, names=LineNames.of(rows),
+            without_propensity=values(rows.log_propensity, len(rows)).count(None),
+            digests=np.frombuffer(b"".join(rows.digest), np.int64)[::2].copy(),
+        )  # fmt: skip
+
+    def remember(self, note: Note) -> None:
+        """Remember the facts about a group; groups come in the order of the file."""
+        self.decoded += note.count
+        self.policies = {**note.policies, **self.policies}
+        self.without_propensity += note.without_propensity
+        self._digests.append(note.digests)
+        self._names.append(note.names)
+        self.arms |= note.arms
+        self.largest = max(self.largest, note.largest)
+
+    def names(self) -> LineNames:
+        """The names in all decoded lines."""
+        return LineNames.joined(map(LineNames.of, self.groups()) if self._repeated else self._names)
 
     def spooled(self) -> Iterator[LogColumns]:
         """The rows that were decoded, group by group."""
@@ -278,76 +318,3 @@ class Layout(ABC):
             is_new.append(not before or request is None)
             digests.append(blake2b(digest + before.to_bytes(8), digest_size=16).digest() if before else digest)
         return replace(rows, digest=digests).select(is_new)
-
-
-class LineGroup(NamedTuple):
-    group: int
-    numbers: list[int]
-    texts: list[bytes]
-
-
-def _groups(file: _Bytes, name: str, parity: int | None, headed: bool) -> Iterator[LineGroup]:
-    """The lines of a file in groups, blank ones left out. parity: of every second group alone, and that of a header."""
-    for index, blocks in groupby(_blocks(file, name), itemgetter(0)):
-        if headed or parity is None or index % 2 == parity:
-            lines = LineGroup(index, [], [])
-            for _, number, block in blocks:
-                _cut(number, block, lines.numbers, lines.texts)
-            headed = headed and not lines.texts
-            yield lines
-
-
-class _Bytes(io.RawIOBase):
-    """The first `size` bytes of a file, whoever else reads it, or adds to it."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.number, self.size, self.position = file.fileno(), size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = os.preadv(self.number, [memoryview(buffer)[: self.size - self.position]], self.position)
-        self.position += count
-        return count
-
-
-def _blocks(file: _Bytes, name: str) -> Iterator[tuple[int, int, bytes]]:
-    """The bytes of a file, gzip too, in blocks of whole lines: the group of each, the number of its first line, it."""
-    group, number, count, size = 0, 1, 0, 0
-    buffered = io.BufferedReader(file)
-    packed = buffered.peek(2)[:2] == b"\x1f\x8b"
-    stream = gzip.GzipFile(fileobj=buffered) if packed else buffered
-    try:
-        while block := stream.read(BLOCK):
-            block += stream.readline(LINE_BYTES)
-            while block:
-                lines = block.count(b"\n")
-                fits = count + lines <= GROUP
-                end = len(block) if fits else len(block) - len(block.split(b"\n", GROUP - count)[-1])
-                yield group, number, block[:end]
-                number, count, size = number + min(lines, GROUP - count), count + lines, size + end
-                if count >= GROUP or size >= GROUP_BYTES:
-                    group, count, size = group + 1, 0, 0
-                block = block[end:]
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{name} is a damaged gzip file: {error}", hint="fetch it again") from error
-
-
-def _cut(number: int, block: bytes, numbers: list[int], texts: list[bytes]) -> None:
-    """Add the lines of a block that are not blank, with their numbers."""
-    lines = block.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    if number == 1:
-        lines[0] = lines[0].removeprefix(BOM)
-    if len(block) > LINE_BYTES and len(longest := max(lines, key=len)) > LINE_BYTES:
-        message = f"longer than {LINE_BYTES // 1_000_000} MB"
-        raise InputError(message, hint="one record a line", line=number + lines.index(longest))
-    if any(map(bytes.endswith, lines, repeat(b"\r"))):
-        lines = [text.rstrip(b"\r") for text in lines]
-    numbers += range(number, number + len(lines))
-    texts += lines
-    if not all(lines) or any(map(bytes.isspace, lines)):
-        numbers[:] = [number for number, text in zip(numbers, texts, strict=True) if text.strip()]
-        texts[:] = [text for text in texts if text.strip()]

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from msgspec import UNSET
 
-from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, transposed, values
+from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, distinct, transposed, values
 from rlrec.app.imports.layouts import csv_cells, csv_pages, csv_writer, fields
-from rlrec.app.imports.layouts.base import LINE_BYTES, SPANNED, Decoded, Layout, Options, RefusedLine, Source, refused
+from rlrec.app.imports.layouts.base import SPANNED, Decoded, Layout, Note, Options, RefusedLine, Source, refused
+from rlrec.app.imports.layouts.line_groups import LINE_BYTES
 from rlrec.errors import InputError, suggest
 from rlrec.policy import reward as rewards
 from rlrec.store.loading import Column, Same
@@ -86,8 +87,7 @@ class CsvMap(Layout):
         self.map = ColumnMap.of(csv_writer.MAP if options is None or options.map is None else options.map)
         super().__init__(source, policy=policy, now=now, options=options)
         self._parsed: dict[str, dict[str, Any]] = {}
-        self._arms: set[str] = set()
-        self._largest = 0  # page
+        self.spans = "decision" in self.map.columns or {"session", "at", "position"} <= self.map.columns.keys()
         self._eligible: tuple[str, ...] = ()
 
     # -- rows --
@@ -106,11 +106,8 @@ class CsvMap(Layout):
         self._width = len(names)
         self._number = {name: names.index(name) for name in self.map.names}
         self._index = {word: self._number[name] for word, name in self.map.columns.items()}
-        self._spans = "decision" in self._index or {"session", "at", "position"} <= self._index.keys()
 
     def goes_on(self, text: bytes, following: bytes) -> bool:
-        if not self._spans:
-            return False
         try:
             return self._same_decision(self._cells(text), self._cells(following))
         except InputError:
@@ -226,7 +223,7 @@ class CsvMap(Layout):
 
     def _starts(self, rows: list[list[str]], cells: Sequence[Sequence[str]]) -> list[int]:
         """The index of the first row of each decision."""
-        if not self._spans or not rows:
+        if not self.spans or not rows:
             return list(range(len(rows)))
         starts = [0, *(n for n in range(1, len(rows)) if not self._same_decision(rows[n - 1], rows[n]))]
         if max(end - start for start, end in pairwise([*starts, len(rows)])) > SPANNED:
@@ -339,17 +336,17 @@ class CsvMap(Layout):
 
     # -- what is known at the end --
 
-    def note(self, rows: LogColumns) -> None:
-        super().note(rows)
-        if "eligible" not in self._index:
-            self._arms.update(rows.slots.arm)
-            self._largest = max(self._largest, max(values(rows.size, len(rows)), default=0))
+    def note(self, rows: LogColumns) -> Note:
+        note = super().note(rows)
+        if "eligible" in self._index:
+            return note
+        return replace(note, arms=set(rows.slots.arm), largest=max(distinct(rows.size), default=0))
 
     def end(self) -> None:
-        self._eligible = tuple(sorted(self._arms))
-        if self._largest > len(self._arms):
+        self._eligible = tuple(sorted(self.arms))
+        if self.largest > len(self.arms):
             raise InputError(
-                f"a page of {self._largest}, but {self.source.name} shows {len(self._arms)} arms only",
+                f"a page of {self.largest}, but {self.source.name} shows {len(self.arms)} arms only",
                 hint='"eligible" in the map names the column that lists the arms that could be shown',
             )
 

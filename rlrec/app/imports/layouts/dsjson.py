@@ -20,7 +20,7 @@ from msgspec import UNSET
 
 from rlrec.app.imports.columns import EMPTY, FIRST_STATE, NULL, LogColumns, distinct, values
 from rlrec.app.imports.layouts import dsjson_slots
-from rlrec.app.imports.layouts.base import Decoded, Layout, Observation, Options, RefusedLine, Source, refused
+from rlrec.app.imports.layouts.base import Decoded, Layout, Note, Observation, Options, RefusedLine, Source, refused
 from rlrec.app.imports.layouts.dsjson_slots import Actions, DsJsonLine, ShownAction, SlotOutcome
 from rlrec.app.imports.layouts.fields import (
     DEFAULT_POLICY,
@@ -222,13 +222,15 @@ class DsJson(Layout):
             if observation.activates:
                 self._activated.add(observation.key)
 
-    def note(self, rows: LogColumns) -> None:
-        super().note(rows)
-        inactive = {row for row, censored in zip(rows.slots.row, values(rows.slots.censored, len(rows.slots.row)),
-                                                 strict=True) if censored}  # fmt: skip
-        names = values(rows.request_id, len(rows))
-        self._inactive.update(names[row] for row in inactive if names[row] is not None)
-        self.skipped += sum(names[row] is None for row in inactive)
+    def note(self, rows: LogColumns) -> Note:
+        names, slots = values(rows.request_id, len(rows)), rows.slots
+        inactive = set(compress(slots.row, values(slots.censored, len(slots.row))))
+        return replace(super().note(rows), inactive=[names[row] for row in inactive])
+
+    def remember(self, note: Note) -> None:
+        super().remember(note)
+        self._inactive.update(name for name in note.inactive if name is not None)
+        self.skipped += note.inactive.count(None)
 
     def end(self) -> None:
         """A log in which a reward was withheld is that of an apprentice: no decision of it was drawn."""

@@ -20,15 +20,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from rlrec import times
-from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, values
-from rlrec.app.imports.layouts.base import (
-    Decoded,
-    Layout,
-    Options,
-    RefusedLine,
-    Source,
-    refused,
-)
+from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, distinct
+from rlrec.app.imports.layouts.base import Decoded, Layout, Note, Options, RefusedLine, Source, refused
 from rlrec.app.imports.layouts.fields import finite, key, probability
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
@@ -53,8 +46,6 @@ class Obd(Layout):
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
         super().__init__(source, policy=policy, now=now, options=options)
-        self._items: set[str] = set()
-        self._size = 0
         self._eligible: tuple[str, ...] = ()
         self._parsed: dict[str, dict[bytes, object]] = {name: {} for name in (*COLUMNS, "context")}
 
@@ -177,17 +168,15 @@ class Obd(Layout):
         )  # fmt: skip
         return Decoded(rows, bad)
 
-    def note(self, rows: LogColumns) -> None:
-        super().note(rows)
-        self._items.update(rows.slots.arm)
-        self._size = max(self._size, max(values(rows.slots.position, len(rows)), default=0))
+    def note(self, rows: LogColumns) -> Note:
+        return replace(super().note(rows), arms=set(rows.slots.arm), largest=max(distinct(rows.slots.position)))
 
     def end(self) -> None:
-        items = self._catalogue | self._items
+        items = self._catalogue | self.arms
         self._eligible = tuple(sorted(items))
-        if self._size > len(items):
+        if self.largest > len(items):
             raise InputError(
-                f"position {self._size} on a page, but {self.source.name} names {len(items)} items only",
+                f"position {self.largest} on a page, but {self.source.name} names {len(items)} items only",
                 field="position",
             )
 
@@ -196,7 +185,7 @@ class Obd(Layout):
         store."""
         ats = cast(Sequence[int], rows.at)
         sessions = [f"{self.policy}/{at}/{digest[:12].hex()}" for at, digest in zip(ats, rows.digest, strict=True)]
-        return replace(rows, session=sessions, eligible_sets=(self._eligible,), size=Same(self._size))
+        return replace(rows, session=sessions, eligible_sets=(self._eligible,), size=Same(self.largest))
 
 
 def _instants(cells: Sequence[bytes]) -> list[int]:

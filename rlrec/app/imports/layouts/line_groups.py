@@ -1,0 +1,93 @@
+"""The lines of a file, plain or gzip, in groups of bounded size."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from itertools import groupby, repeat
+from operator import itemgetter
+from typing import Any, BinaryIO, NamedTuple
+
+from rlrec.errors import InputError
+
+GROUP = 50_000  # lines
+GROUP_BYTES = 1 << 25  # about
+BLOCK = 1 << 20
+LINE_BYTES = 10_000_000
+BOM = b"\xef\xbb\xbf"
+
+
+class LineGroup(NamedTuple):
+    group: int
+    numbers: list[int]
+    texts: list[bytes]
+
+
+def line_groups(file: FileBytes, name: str, parity: int | None, headed: bool) -> Iterator[LineGroup]:
+    """The lines of a file in groups, blank ones left out. parity: of every second group alone, and that of a header."""
+    for index, blocks in groupby(_blocks(file, name), itemgetter(0)):
+        if headed or parity is None or index % 2 == parity:
+            lines = LineGroup(index, [], [])
+            for _, number, block in blocks:
+                _cut(number, block, lines.numbers, lines.texts)
+            headed = headed and not lines.texts
+            yield lines
+
+
+class FileBytes(io.RawIOBase):
+    """The first `size` bytes of a file, whoever else reads it, or adds to it."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.number, self.size, self.position = file.fileno(), size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = os.preadv(self.number, [memoryview(buffer)[: self.size - self.position]], self.position)
+        self.position += count
+        return count
+
+
+def _blocks(file: FileBytes, name: str) -> Iterator[tuple[int, int, bytes]]:
+    """The bytes of a file, gzip too, in blocks of whole lines: the group of each, the number of its first line, it."""
+    group, number, count, size = 0, 1, 0, 0
+    buffered = io.BufferedReader(file)
+    packed = buffered.peek(2)[:2] == b"\x1f\x8b"
+    stream = gzip.GzipFile(fileobj=buffered) if packed else buffered
+    try:
+        while block := stream.read(BLOCK):
+            block += stream.readline(LINE_BYTES)
+            while block:
+                lines = block.count(b"\n")
+                fits = count + lines <= GROUP
+                end = len(block) if fits else len(block) - len(block.split(b"\n", GROUP - count)[-1])
+                yield group, number, block[:end]
+                number, count, size = number + min(lines, GROUP - count), count + lines, size + end
+                if count >= GROUP or size >= GROUP_BYTES:
+                    group, count, size = group + 1, 0, 0
+                block = block[end:]
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{name} is a damaged gzip file: {error}", hint="fetch it again") from error
+
+
+def _cut(number: int, block: bytes, numbers: list[int], texts: list[bytes]) -> None:
+    """Add the lines of a block that are not blank, with their numbers."""
+    lines = block.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    if number == 1:
+        lines[0] = lines[0].removeprefix(BOM)
+    if len(block) > LINE_BYTES and len(longest := max(lines, key=len)) > LINE_BYTES:
+        message = f"longer than {LINE_BYTES // 1_000_000} MB"
+        raise InputError(message, hint="one record a line", line=number + lines.index(longest))
+    if any(map(bytes.endswith, lines, repeat(b"\r"))):
+        lines = [text.rstrip(b"\r") for text in lines]
+    numbers += range(number, number + len(lines))
+    texts += lines
+    if not all(lines) or any(map(bytes.isspace, lines)):
+        numbers[:] = [number for number, text in zip(numbers, texts, strict=True) if text.strip()]
+        texts[:] = [text for text in texts if text.strip()]

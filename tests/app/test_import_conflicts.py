@@ -1,0 +1,92 @@
+"""Lines that contradict the store, or each other: the first is named, and nothing is stored."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Run
+
+FIELDS: dict[str, Any] = {"slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"], "at": "2026-01-01"}
+STORED = {"session": "s0", "user": "u0", "request_id": "r0", "events": [{"kind": "click", "key": "k0"}]}
+OTHER = [{"session": "s0", "user": "u9"}, {"request_id": "r0"}, {"events": [{"kind": "click", "key": "k0"}]}]
+
+
+@pytest.fixture(autouse=True)
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
+
+
+@pytest.fixture(params=[1, 10_000])
+def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names of a store are looked up, or all fetched."""
+    monkeypatch.setattr("rlrec.store.loading.FEW", request.param)
+
+
+def taken_in(run: Run, lines: Sequence[dict[str, Any]], *options: str) -> Any:
+    text = "".join(json.dumps(FIELDS | line) + "\n" for line in lines)
+    return run("import-log", "-", "--layout", "jsonl", "--json", *options, stdin=text)
+
+
+def sessions(run: Run) -> list[str]:
+    return [line["session"] for line in run("export-log", "-").lines]
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("change", OTHER)
+def test_nothing_is_stored_where_the_store_contradicts_a_line(run: Run, change: dict[str, Any]) -> None:
+    assert taken_in(run, [STORED]).exit_code == 0
+    result = taken_in(run, [*({"session": f"t{n}"} for n in range(5)), {"session": "t0"} | change])
+    assert (result.exit_code, result.stdout, "line 6, field" in result.stderr) == (6, "", True)
+    assert sessions(run) == ["s0"]
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("change", OTHER)
+def test_a_line_that_contradicts_the_store_is_set_apart(run: Run, tmp_path: Path, change: dict[str, Any]) -> None:
+    assert taken_in(run, [STORED]).exit_code == 0
+    lines = [{"session": "t0"}, {"session": "t1"} | change, {"session": "t2"}, {"session": "t2"} | change]
+    result = taken_in(run, lines, "--on-error", "quarantine", "--rejects", str(tmp_path / "rejects"))
+    assert (result.json["accepted"], result.json["rejected"]) == (2, 2)
+    assert sessions(run) == ["s0", "t0", "t2"]
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("seed", range(40))
+def test_the_first_line_that_contradicts_another_is_named(run_sqlite: Run, seed: int) -> None:
+    """As a loop over the lines says; half of the logs have no such line."""
+    draw = random.Random(seed)
+    assert taken_in(run_sqlite, [STORED]).exit_code == 0
+    lines = [STORED, *(_line(draw, number, mixes=seed % 2) for number in range(1, 12))]
+    lines += draw.choices(lines, k=2)  # the same once more
+    draw.shuffle(lines)
+    expected, result = _first(lines), taken_in(run_sqlite, lines)
+    assert result.exit_code == (6 if expected else 0), result.stderr
+    assert f"line {expected}, field" in result.stderr or expected is None
+    assert len(sessions(run_sqlite)) == (1 if expected else len({json.dumps(line) for line in lines}))
+
+
+def _line(draw: random.Random, number: int, *, mixes: int) -> dict[str, Any]:
+    """A line that names its request; some have another user than others of their session, or a stored name."""
+    session = draw.randrange(4)
+    usual = number, session, number
+    request, user, key = (draw.randrange(12) if draw.random() < 0.06 * mixes else name for name in usual)
+    return {"session": f"s{session}", "user": draw.choice([None, f"u{user}"]), "request_id": f"r{request}",
+            "events": [{"kind": kind, "key": f"k{key}"} for kind in ("click", "order")]}  # fmt: skip
+
+
+def _first(lines: Sequence[dict[str, Any]]) -> int | None:
+    """The number of the first line that contradicts the store, or a line before."""
+    stored, users = {"r0": STORED, "k0": STORED}, {"s0": "u0"}
+    for number, line in enumerate(lines, 1):
+        names = line["request_id"], line["events"][0]["key"]
+        if any(stored.setdefault(name, line) != line for name in names):
+            return number
+        if line["user"] is not None and users.setdefault(line["session"], line["user"]) != line["user"]:
+            return number
+    return None
