@@ -150,7 +150,7 @@ class Layout(ABC):
         self.arms: set[str] = set()  # shown, see Note
         self.largest = 0  # page, see Note
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`; nobody else can write what is unpickled)
-        self._digests = [np.empty(0, np.int64)]  # the first 8 bytes of each
+        self._digests = [np.empty(0, np.int64)]  # the first 8 bytes of each, until all are decoded
         self._repeated: frozenset[bytes] = frozenset()
         self._names: list[LineNames] = []
 
@@ -188,7 +188,8 @@ class Layout(ABC):
     # -- passes --
 
     def decode_all(self, *, with_text: bool) -> Generator[list[RefusedLine], None, None]:
-        """Decode the file: the lines of each group that cannot be taken. with_text: keep the text of the others."""
+        """Decode the file: the lines of each group that cannot be taken. with_text: keep the text of the others, which
+        may be set apart later, and not their names."""
         file = self.source.file
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
             size = os.fstat(opened.fileno()).st_size
@@ -200,11 +201,12 @@ class Layout(ABC):
                     self.observe(group.observations)
                     if group.note is not None:
                         self.remember(group.note)
+                        self._names += [] if with_text else [group.note.names]
                         self._spool.write(group.rows)
                     yield group.refused
         self._spool.flush()
         self.end()
-        ordered = np.sort(np.concatenate(self._digests))
+        ordered, self._digests = np.sort(np.concatenate(self._digests)), []
         self._repeated = frozenset(prefix.tobytes() for prefix in np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
         if self._repeated:
             self.duplicates = self.decoded - sum(map(len, self._identified_rows()))
@@ -281,13 +283,13 @@ class Layout(ABC):
         self.policies = {**note.policies, **self.policies}
         self.without_propensity += note.without_propensity
         self._digests.append(note.digests)
-        self._names.append(note.names)
         self.arms |= note.arms
         self.largest = max(self.largest, note.largest)
 
     def names(self) -> LineNames:
-        """The names in all decoded lines."""
-        return LineNames.joined(map(LineNames.of, self.groups()) if self._repeated else self._names)
+        """The names in all decoded lines, which are forgotten."""
+        names, self._names = self._names, []
+        return LineNames.joined(map(LineNames.of, self.groups()) if self._repeated else names)
 
     def spooled(self) -> Iterator[LogColumns]:
         """The rows that were decoded, group by group."""
