@@ -184,7 +184,7 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
     located = PositionRows(
         page=slots["decision_id"], arm=evaluation.arms.rank[evaluation.arms.index(slots["arm_id"])],
         position=slots["position"], reward=rows.reward - definition.default, cluster=slots["cluster"],
-        marginals=marginals,
+        count=1 / slots["keep_probability"], marginals=marginals,
     )  # fmt: skip
     # a page that lacks a slot would count at one of two neighbours alone
     starts = run_starts(slots["decision_id"])
@@ -192,12 +192,12 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
     complete = np.repeat(counts == slots["size"][starts], counts)
     pages = located.take(complete)
     hidden = slots["imported"] & (np.isnan(marginals).sum(axis=1) > 0) & (located.position <= size)
-    clicked = (located.reward[hidden] != 0).astype(np.float64)
+    count, clicked = located.count[hidden], (located.reward[hidden] != 0).astype(np.float64)
     columns = slots["context_id"][hidden], located.arm[hidden], located.position[hidden]
     return _LogSums(
         overlap=positions.overlap(pages, spanning=evaluation.spanning),
         clicks=click_models.click_sums(pages, arms=len(evaluation.arms), model=model, spanning=evaluation.spanning),
-        cells=click_models.cells(*columns, np.ones(len(clicked)), clicked),
+        cells=click_models.cells(*columns, count, count * clicked, np.ones(len(clicked)), clicked),
         partial=int((counts != slots["size"][starts]).sum()),
     )
 

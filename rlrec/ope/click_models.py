@@ -6,7 +6,7 @@ attraction of the arm x examination."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -29,17 +29,18 @@ _ROUNDS, _SETTLED = 100, 1e-5  # of that over pages
 
 @dataclass(frozen=True, eq=False)
 class Pages:
-    """Complete pages, (p, K): arm (-1 below the end), click; cluster (p,)."""
+    """Complete pages, (p, K): arm (-1 below the end), click; cluster and count (p,), as in `PositionRows`."""
 
     arm: Ids
     click: Flags
     cluster: Ids
+    count: Array
 
     def __add__(self, other: Pages) -> Pages:
         return Pages(*(np.concatenate(each) for each in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def take(self, rows: Flags) -> Pages:
-        return Pages(self.arm[rows], self.click[rows], self.cluster[rows])
+        return Pages(*(column[rows] for column in vars(self).values()))
 
     def examined(self, model: str) -> Flags:
         """The slots that were examined for certain, (p, K): down to the first click, or to the last one of a dcm."""
@@ -65,17 +66,17 @@ def pages(rows: PositionRows) -> Pages:
     arm, click = np.full((len(starts), size), -1, np.int64), np.zeros((len(starts), size), np.bool_)
     at = number[inside], depth[inside]
     arm[at], click[at] = rows.arm[inside], rows.reward[inside] != 0
-    return Pages(arm, click, rows.cluster[starts]).take(complete)
+    return Pages(arm, click, rows.cluster[starts], rows.count[starts]).take(complete)
 
 
 @dataclass(frozen=True, eq=False)
 class ClickSums(Sums):
-    """Sums of some batches: they add up.
+    """Sums of some batches, of pages as often as they count: they add up.
 
     slots, clicks (A, K): by arm and position, of pages that are not held out; examined, clicked (2, A, K): those
     that were examined for certain under cascade and under dcm, and clicks on these. held: pages held out, a share
     1 / thinning. looks: of the model that is fitted (none for pbm), per cluster: pages down to each position, and those
-    that are examined there. totals (2, K): slots, and those with a reward."""
+    that are examined there. totals (2, K): slots of the log, and those with a reward."""
 
     slots: Array
     clicks: Array
@@ -107,19 +108,20 @@ def click_sums(rows: PositionRows, *, arms: int, model: str, spanning: bool) -> 
     shown = fitted.arm >= 0
     # by arm and position: all, and those examined for certain
     cell, click = (fitted.arm * size + np.arange(size))[shown], fitted.click[shown]
+    weight = np.repeat(fitted.count, shown.sum(axis=1))
 
     def counted(*chosen: Flags) -> Array:
-        counts = (np.bincount(cell[flags], minlength=arms * size) for flags in chosen)
+        counts = (np.bincount(cell[flags], weights=weight[flags], minlength=arms * size) for flags in chosen)
         return np.array([each.astype(np.float64).reshape(arms, size) for each in counts])
 
     looked = [fitted.examined(name)[shown] for name in MODELS[1:]]
     slots, clicks = counted(np.ones(len(cell), np.bool_), click)
     examined, clicked = counted(*looked), counted(*(flags & click for flags in looked))
     # by cluster, what is examined at each position
-    terms = np.concatenate([every.arm >= 0, every.examined(model)], axis=1)
+    terms = np.concatenate([every.arm >= 0, every.examined(model)], axis=1) * every.count[:, None]
     names = tuple(f"{name}:{position}" for name in ("pages", "examined") for position in range(1, size + 1))
     used = slice(0 if model == "pbm" else None)
-    looks = moments(terms[used].astype(np.float64), every.cluster[used], columns=names, spanning=spanning)
+    looks = moments(terms[used], every.cluster[used], columns=names, spanning=spanning)
     return ClickSums(slots, clicks, examined, clicked, every.take(out), HELD, looks, np.array(count(rows, size)))
 
 
@@ -154,10 +156,10 @@ def _going_on(sums: ClickSums) -> tuple[Array, Array]:
     below the last click was examined, (K,) each.
 
     Expectation-maximisation, on the pages held out for who looks on, on the others for the attraction of arms."""
-    held, size = sums.held, sums.slots.shape[1]
+    held, count, size = sums.held, sums.held.count, sums.slots.shape[1]
     shown, below = held.arm >= 0, _from_below(held.click)
     last = held.click & (below == 1)
-    clicks, later = held.click.sum(axis=0), (held.click & (below > 1)).sum(axis=0)
+    clicks, later = count @ held.click, count @ (held.click & (below > 1))
     unsure = shown & (below == 0) & (below[:, :1] > 0)
     going_on, looking = np.full(size, 0.5), np.full(size, 0.5)
     for _ in range(_ROUNDS):
@@ -165,12 +167,12 @@ def _going_on(sums: ClickSums) -> tuple[Array, Array]:
         attraction = _attraction(sums, "dcm", looking)
         missed = np.where(shown, 1 - attraction[held.arm], 1.0)
         nothing = np.cumprod(missed[:, ::-1], axis=1)[:, ::-1] / np.maximum(missed, _LEAST)
-        looked_on = np.where(last, going_on * nothing / (1 - going_on + going_on * nothing), 0.0)
+        looked_on = np.where(last, going_on * nothing / (1 - going_on + going_on * nothing), 0.0) * count[:, None]
         # M: means, those of rare positions near the mean of all
         mean = (later.sum() + looked_on.sum()) / max(clicks.sum(), 1)
         before, going_on = going_on, (later + looked_on.sum(axis=0) + mean) / (clicks + 1)
         on_page = np.where(unsure, looked_on.sum(axis=1)[:, None], 0.0).sum(axis=0)
-        looking = on_page / np.maximum(unsure.sum(axis=0), 1)
+        looking = on_page / np.maximum(count @ unsure, 1)
         if np.abs(going_on - before).max() < _SETTLED:
             break
     return going_on, looking
@@ -208,7 +210,7 @@ def compare(sums: ClickSums, examination: Array, *, model: str) -> Comparison:
     """The models on the pages that were held out. examination (k,): of the position-based one; pages are cut there.
     Where k is 1 the log tells none, and the others are compared on whole pages."""
     k = len(examination) if len(examination) > 1 else sums.slots.shape[1]
-    held = Pages(sums.held.arm[:, :k], sums.held.click[:, :k], sums.held.cluster)
+    held = replace(sums.held, arm=sums.held.arm[:, :k], click=sums.held.click[:, :k])
     shown = held.arm >= 0
     if not held.click.any() or not sums.clicks.any():
         return NO_COMPARISON
@@ -221,9 +223,10 @@ def compare(sums: ClickSums, examination: Array, *, model: str) -> Comparison:
     if len(examination) > 1:
         probability = {"pbm": _attraction(sums, "pbm", examination)[held.arm] * examination, **probability}
     by_page = {
-        name: np.where(shown, _log_likelihood(held, each), 0.0).sum(axis=1) for name, each in probability.items()
+        name: np.where(shown, _log_likelihood(held, each), 0.0).sum(axis=1) * held.count
+        for name, each in probability.items()
     }
-    likelihood = {name: float(each.sum() / shown.sum()) for name, each in by_page.items()}
+    likelihood = {name: float(each.sum() / (held.count @ shown.sum(axis=1))) for name, each in by_page.items()}
     best = max(likelihood, key=lambda name: likelihood[name])
     distance = by_page[best] - by_page[model]
     _, which = distinct(held.cluster)
@@ -254,24 +257,27 @@ def _chained(held: Pages, attraction: Array, going_on: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Slots and those with a reward, by context, arm and position, (m,) each: they add up."""
+    """Slots and those with a reward, by context, arm and position, (m,) each, as often as they count; and how many of
+    them the log has. They add up."""
 
     context: Ids
     arm: Ids
     position: Ids
     slots: Array
     rewards: Array
+    logged_slots: Array
+    logged_rewards: Array
 
     def __add__(self, other: Cells) -> Cells:
         columns = (np.concatenate(each) for each in zip(vars(self).values(), vars(other).values(), strict=True))
         return cells(*columns)
 
 
-def cells(context: Ids, arm: Ids, position: Ids, slots: Array, rewards: Array) -> Cells:
-    """The cells of rows, each counted as often as `slots` says."""
+def cells(context: Ids, arm: Ids, position: Ids, *sums: Array) -> Cells:
+    """The cells of rows with these sums, in the order of `Cells`."""
     first, which = distinct(context, arm, position)
-    sums = (np.bincount(which, weights=each, minlength=len(first)).astype(np.float64) for each in (slots, rewards))
-    return Cells(context[first], arm[first], position[first], *sums)
+    added = (np.bincount(which, weights=each, minlength=len(first)).astype(np.float64) for each in sums)
+    return Cells(context[first], arm[first], position[first], *added)
 
 
 def expectation_maximisation(every: Cells, *, size: int, clusters: int) -> EstimatedCurve:
@@ -283,16 +289,20 @@ def expectation_maximisation(every: Cells, *, size: int, clusters: int) -> Estim
     # arms that tell: at several positions in one context, with a reward somewhere
     telling = ((slots > 0).sum(axis=1) > 1) & (clicks.sum(axis=1) > 0)
     slots, clicks = slots[telling], clicks[telling]
-    totals = [column.sum(axis=0).astype(np.int64) for column in (clicks, slots)]
-    length, reasons = _connected(slots, clicks)
+    of_log = every.position[telling[which]] - 1
+    totals = [
+        np.bincount(of_log, weights=each[telling[which]], minlength=size).astype(np.int64)
+        for each in (every.logged_rewards, every.logged_slots)
+    ]
+    length, reasons = _connected(slots, totals[0])
     theta = _maximise(slots, clicks) if length > 1 else np.ones(size)
     value = theta[:length] / theta[0]
     unknown = np.r_[1.0, np.full(length - 1, np.nan)]
     return EstimatedCurve(positions=examined(value, unknown, unknown, *totals), reasons=reasons, clusters=clusters)
 
 
-def _connected(slots: Array, clicks: Array) -> tuple[int, tuple[str, ...]]:
-    """How many positions from the first one on can be compared with it, and why no more."""
+def _connected(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]:
+    """How many positions from the first one on can be compared with it, and why no more. rewards: of each, logged."""
     size = slots.shape[1]
     together = (slots > 0).T.astype(np.float64) @ (slots > 0) > 0
     reached = np.eye(size, dtype=np.bool_)[0]
@@ -301,7 +311,7 @@ def _connected(slots: Array, clicks: Array) -> tuple[int, tuple[str, ...]]:
     for position in range(1, size):
         if not reached[position]:
             return position, (f"no-variation:{position + 1}",)
-        if clicks[:, [0, position]].sum(axis=0).min() < FEWEST:
+        if rewards[[0, position]].min() < FEWEST:
             return position, (f"few-rewards:{position + 1}",)
     return size, ()
 

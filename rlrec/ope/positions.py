@@ -24,7 +24,7 @@ FEWEST = 10.0  # effective rewards, or slots, that each side of a comparison of 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PositionRows:
     """Slots of pages in their order, (n,) each: page, arm (a number from 0), position from 1, reward above the default,
-    and cluster.
+    cluster, and count, how many pages of a log that dropped some its page stands for.
 
     marginals (n, K): the logger's probability of the slot's arm at each position of its page; NaN where unknown."""
 
@@ -33,6 +33,7 @@ class PositionRows:
     position: Ids
     reward: Array
     cluster: Ids
+    count: Array
     marginals: Array
 
     def take(self, rows: Flags) -> PositionRows:
@@ -95,7 +96,7 @@ class OverlapSums(Sums):
 
 def overlap(rows: PositionRows, *, spanning: bool) -> OverlapSums:
     """The sums of one batch by overlap weights: with P_k the marginal of the slot's arm at position k, a slot at k
-    weighs h / P_k and one at k + 1 weighs h / P_(k+1), h = P_k P_(k+1) / (P_k + P_(k+1)). Neither exceeds 1.
+    weighs h / P_k and one at k + 1 weighs h / P_(k+1), h = P_k P_(k+1) / (P_k + P_(k+1)), as often as it counts.
 
     spanning: a cluster may come back in another batch."""
     n, size = rows.marginals.shape
@@ -108,7 +109,7 @@ def overlap(rows: PositionRows, *, spanning: bool) -> OverlapSums:
             at = np.flatnonzero(rows.position == pair + 1 + side)
             here, other = rows.marginals[at, pair + side], rows.marginals[at, pair + 1 - side]
             # h / P_k = P_(k+1) / (P_k + P_(k+1)), for the upper slot; 0 where either is not known
-            weight = np.nan_to_num(other / np.maximum(here + other, 1e-300))
+            weight = np.nan_to_num(other / np.maximum(here + other, 1e-300)) * rows.count[at]
             terms[at, 1 + 2 * pair + side] = weight * rows.reward[at]
             comparable[at] |= ~np.isnan(here + other)
             for number, chosen in enumerate((weight, weight[rewarded[at]])):

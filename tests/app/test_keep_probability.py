@@ -163,3 +163,30 @@ def test_rates_of_arms_count_rows_as_often_as_they_stand_for_others(run_sqlite: 
         shown = [row for row in rows if row[0] == arm]
         of_all = sum(1 / row[3] for row in shown)
         assert rate[arm] == pytest.approx(sum(row[2] / row[3] for row in shown) / of_all, abs=0.02)
+
+
+def two_logs(run: Run) -> None:
+    """Pages of policy `sampled`, those without a click at rate 1/2, and of policy `complete`, which has those twice."""
+    random, lines = np.random.default_rng(11), []
+    for n in range(400):
+        arms = random.permutation(["a", "b"]).tolist()
+        clicks = [at for at, arm in enumerate(arms, 1) if random.random() < {"a": 0.6, "b": 0.3}[arm] / at]
+        events = [{"kind": "click", "position": at} for at in clicks]
+        line = {"eligible": ["a", "b"], "slate": [{"arm": arm} for arm in arms], "events": events}
+        rate = {"policy": "sampled", "keep_probability": 1.0 if clicks else 0.5}
+        lines.append({"session": f"s{n}", **rate, **line})
+        lines += [{"session": f"c{n}-{times}", "policy": "complete", **line} for times in range(1 if clicks else 2)]
+    Path("log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("import-log", "log.jsonl", "--layout", "jsonl").exit_code == 0
+
+
+@pytest.mark.parametrize("model", ["pbm", "cascade"])
+def test_curves_count_pages_as_often_as_they_stand_for_others(run_sqlite: Run, model: str) -> None:
+    two_logs(run_sqlite)
+    sampled, complete = (
+        run_sqlite("position", "fit", name, "--log", f"policy={name}", "--model", model, "--json").json["positions"]
+        for name in ("sampled", "complete")
+    )
+    for of_sampled, of_complete in zip(sampled, complete, strict=True):
+        assert of_sampled["examination"] == pytest.approx(of_complete["examination"], rel=1e-9)
+        assert (of_sampled["rewards"], of_sampled["slots"]) == (of_complete["rewards"], 400)

@@ -42,6 +42,7 @@ def ranked(seed: int, *, pages: int, contexts: int = 1, arms: int = 50, noise: f
         position=np.tile(np.arange(1, size + 1), n),
         reward=click.ravel().astype(np.float64),
         cluster=np.repeat(users[np.arange(n) // 10], size),
+        count=np.ones(n * size),
         marginals=marginals.reshape(-1, size),
     )
 

@@ -45,7 +45,7 @@ def test_overlap_is_exact_on_the_complete_log() -> None:
     reward = probability * attraction[arm] * theta[position - 1]
     rows = PositionRows(
         page=np.array([0, 0, 1, 1]), arm=arm, position=position, reward=reward, cluster=np.arange(4),
-        marginals=marginals,
+        count=np.ones(4), marginals=marginals,
     )  # fmt: skip
     total = positions.overlap(rows, spanning=True).moments.summary().total
     assert total[2] / total[1] == pytest.approx(0.4, abs=1e-12)
@@ -106,6 +106,29 @@ def test_a_cascade_is_examined_down_to_the_first_click() -> None:
     assert values(curve, "lower")[1] < values(curve)[1] < values(curve, "upper")[1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["pbm", "cascade"])
+def test_pages_that_were_kept_at_several_rates_tell_the_curve_of_all_pages(model: str) -> None:
+    """In 50 samples that keep one page in five without a click below the top, and all others. Intervals of 95 % miss
+    the curve of the complete log at a position in nine of 50 once in 1,300 runs; without counts they do in all."""
+    complete, random = ranked(21, pages=4_000, model=model, noise=1.0, share=0.6), np.random.default_rng(22)
+    keep = np.where(complete.reward.reshape(-1, 5)[:, 1:].any(axis=1), 1.0, 0.2)
+
+    def curve(rows: PositionRows) -> EstimatedCurve:
+        return fitted(rows) if model == "pbm" else click_models.curve(clicked(rows, model), model=model)
+
+    expected, counted, uncounted = values(curve(complete))[1:4], np.zeros(3), np.zeros(3)
+    for _ in range(50):
+        pages = np.flatnonzero(random.random(len(keep)) < keep)
+        rows = take(complete, np.add.outer(5 * pages, np.arange(5)).ravel())
+        for covered, count in ((counted, 1 / keep[pages]), (uncounted, np.ones(len(pages)))):
+            sampled = curve(PositionRows(**{**vars(rows), "count": np.repeat(count, 5)}))
+            covered += np.less_equal(values(sampled, "lower")[1:4], expected)
+            covered -= np.less(values(sampled, "upper")[1:4], expected)
+    assert (counted > 41).all()
+    assert not uncounted.any()
+
+
 def test_dependent_clicks_go_on_after_half_of_the_clicks() -> None:
     sums = clicked(ranked(7, pages=40_000, model="dcm", share=0.4, noise=1.0), "dcm")
     assert np.abs(click_models._going_on(sums)[0][:3] - 0.5).max() < 0.12
@@ -125,7 +148,8 @@ def test_sums_of_clicks_add_up() -> None:
 
 
 def in_cells(rows: PositionRows, context: np.ndarray) -> EstimatedCurve:
-    sums = click_models.cells(context, rows.arm, rows.position, np.ones(len(rows.arm)), rows.reward)
+    columns = rows.count, rows.count * rows.reward, np.ones(len(rows.arm)), rows.reward
+    sums = click_models.cells(context, rows.arm, rows.position, *columns)
     return click_models.expectation_maximisation(sums, size=5, clusters=1)
 
 
