@@ -65,6 +65,17 @@ def test_an_arm_and_a_reward_are_enough(run: Run) -> None:
     assert first["session"] != second["session"]
 
 
+def test_a_bad_row_is_named_where_no_decision_has_several(run_sqlite: Run) -> None:
+    """Without columns that say which rows are of one decision."""
+    Path("map.json").write_text('{"arm": "item", "reward": "stars"}')
+    Path("log.csv").write_text("item;stars\na;0.5\nb;many\na;1\n")
+    command = ("import-log", "log.csv", "--layout", "csv", "--map", "map.json", "--json")
+    refused = run_sqlite(*command)
+    assert (refused.exit_code, "line 3, field stars: 'many' is no finite number" in refused.stderr) == (2, True)
+    result = run_sqlite(*command, "--on-error", "quarantine", "--rejects", "bad.jsonl")
+    assert (result.json["accepted"], result.json["rejected"]) == (2, 1)
+
+
 def test_rows_of_one_decision_are_one_slate(run: Run) -> None:
     text = "page,item,p\nx,a,0.5\nx,b,0.5\n,a,0.25\n,a,0.25\n"
     Path("map.json").write_text('{"decision": "page", "arm": "item", "propensity": "p"}')

@@ -160,7 +160,7 @@ class CsvMap(Layout):
     def _singly(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
         """The decisions that can be taken, and the others with the reasons."""
         good, bad = list[int](), list[RefusedLine]()
-        starts = [n for n in range(len(texts)) if n == 0 or not self.goes_on(texts[n - 1], texts[n])]
+        starts = [n for n in range(len(texts)) if not (n and self.spans and self.goes_on(texts[n - 1], texts[n]))]
         for first, last in pairwise([*starts, len(texts)]):
             problem = next(self._problems(numbers, texts, first, last), None)
             if problem is None:
