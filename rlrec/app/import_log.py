@@ -177,7 +177,7 @@ class _Import:
         for file, names in zip(self.files, of_files, strict=True):
             self.bad_lines.reading(file.source.name)
             owners = {}
-            for name, line in file.policies.items():
+            for name, line in sorted(file.policies.items(), key=itemgetter(1)):
                 try:
                     owners[name] = policies.find(unit, name)
                 except InputError as error:

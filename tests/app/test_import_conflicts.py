@@ -56,6 +56,38 @@ def test_a_line_that_contradicts_the_store_is_set_apart(run: Run, tmp_path: Path
     assert sessions(run) == ["s0", "t0", "t2"]
 
 
+def test_the_user_of_an_earlier_line_is_named(run_sqlite: Run) -> None:
+    lines = [{"session": "s1", "user": f"u{n}"} for n in (1, 1, 1, 2)]
+    result = taken_in(run_sqlite, lines)
+    assert "line 4, field user: session 's1' belongs to user 'u1', not 'u2'" in result.stderr
+
+
+def test_the_first_line_whose_policy_owns_no_log_is_named(run_sqlite: Run) -> None:
+    run_sqlite("arm", "add", "a")
+    for name in ("p", "q"):
+        assert run_sqlite("policy", "create", name, "--kind", "uniform").exit_code == 0
+    lines = [{"session": f"t{n}", "policy": name} for n, name in enumerate(["p", "x", "x", "q"])]
+    result = taken_in(run_sqlite, lines)
+    assert (result.exit_code, "line 1, field policy: policy 'p'" in result.stderr) == (2, True)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_session_that_follows_from_a_row_may_have_another_user(run_sqlite: Run, tmp_path: Path) -> None:
+    """A row without a session is in one of its name, which a log from elsewhere may have with another user."""
+    table, columns = tmp_path / "log.csv", tmp_path / "map.json"
+    table.write_text("arm,user\n" + "".join(f"a,u{n}\n" for n in range(5)))
+    columns.write_text('{"arm": "arm", "user": "user"}')
+    command = ("import-log", table, "--layout", "csv", "--map", columns)
+    assert run_sqlite(*command).exit_code == 0
+    *others, _, last = sessions(run_sqlite)
+    for user in ("u3", "u4"):
+        assert run_sqlite("db", "forget", "--user", user, "--yes").exit_code == 0
+    assert taken_in(run_sqlite, [{"session": last, "user": "other"}]).exit_code == 0
+    result = run_sqlite(*command)
+    assert (result.exit_code, "line 6, field user" in result.stderr) == (6, True)
+    assert sessions(run_sqlite) == [*others, last]
+
+
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("seed", range(40))
 def test_the_first_line_that_contradicts_another_is_named(run_sqlite: Run, seed: int) -> None:

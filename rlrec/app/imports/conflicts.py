@@ -182,12 +182,13 @@ class EarlierLines:
             is_disputed = np.isin(_hashes(names) ^ hash(kind), self.disputed)
             for index in np.flatnonzero(is_disputed).tolist():
                 name, value = names[index], stands_for[index]
-                if self.values.setdefault((kind, name), value) != value:
-                    yield row[index], _conflict(kind, name, value)
+                first = self.values.setdefault((kind, name), value)
+                if first != value:
+                    yield row[index], _conflict(kind, name, value, first)
                     break
 
 
-def _conflict(kind: str, name: str, value: str | bytes) -> Conflict:
+def _conflict(kind: str, name: str, value: str | bytes, first: str | bytes) -> Conflict:
     if kind == "session":
-        return _user_conflict(name, str(value), "another user")
+        return _user_conflict(name, str(value), f"user {first!r}")
     return _request_conflict(name) if kind == "request" else _key_conflict(name)

@@ -271,8 +271,9 @@ class Layout(ABC):
         if self.policy is None:
             names = list(cast(Sequence[str], rows.policy))
             policies = {name: rows.number[names.index(name)] for name in distinct(names)}
+        in_sessions = rows if rows.user == NULL else rows.in_sessions()
         return Note(
-            count=len(rows), policies=policies, names=LineNames.of(rows),
+            count=len(rows), policies=policies, names=LineNames.of(in_sessions),
             without_propensity=values(rows.log_propensity, len(rows)).count(None),
             digests=np.frombuffer(b"".join(rows.digest), np.int64)[::2].copy(),
         )  # fmt: skip
