@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlrec.compute import packing
 from rlrec.compute.protocol import ENVIRONMENT, Fingerprint, Runner, deadly_partition, fingerprint, is_mixed
@@ -83,13 +83,13 @@ class Cluster:
             future, answer = next(running)
             count -= 1
             number = int(future.key.split("-")[2])
-            if future.status != "finished":
-                error = future.exception()
+            # The status of the future may have changed since: an answer here outlives the worker that it is from.
+            if not isinstance(answer, _Answer):
+                error = answer[1] if isinstance(answer, tuple) else answer
                 raise deadly_partition(number) if isinstance(error, distributed.KilledWorker) else _failed(error)
-            of_worker, message = answer
-            self.mixed |= is_mixed(of_worker, self._here)
+            self.mixed |= is_mixed(answer.of_worker, self._here)
             future.release()
-            result = packing.unpack(message)
+            result = packing.unpack(answer.message)
             if isinstance(result, RlrecError):
                 raise result
             yield number, result
@@ -115,13 +115,19 @@ class Cluster:
                 self._cluster.close()
 
 
-def _run(runner: Runner, task: bytes, partition: Any) -> tuple[Fingerprint, bytes]:
-    """The fingerprint of the worker, and its packed result or error."""
+class _Answer(NamedTuple):
+    """The fingerprint of a worker, and its packed result or error."""
+
+    of_worker: Fingerprint
+    message: bytes
+
+
+def _run(runner: Runner, task: bytes, partition: Any) -> _Answer:
     try:
-        return fingerprint(), packing.pack(runner(task, partition))
+        return _Answer(fingerprint(), packing.pack(runner(task, partition)))
     except RlrecError as error:
-        return fingerprint(), packing.pack(error)
+        return _Answer(fingerprint(), packing.pack(error))
 
 
-def _failed(error: BaseException | None) -> RlrecError:
+def _failed(error: BaseException) -> RlrecError:
     return RlrecError(f"a worker failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")

@@ -7,6 +7,7 @@ import signal
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -124,6 +125,28 @@ def test_a_partition_that_ends_four_workers_of_a_cluster_ends_the_work() -> None
         pytest.raises(RlrecError, match=r"partition [0-5] of the log has ended its worker 4 times"),
     ):
         dict(engine.map(b"", range(6)))
+
+
+def process(task: bytes, partition: object) -> int:
+    return os.getpid()
+
+
+@pytest.mark.slow
+def test_an_answer_outlives_the_worker_of_a_cluster() -> None:
+    """Which is lost while the answer waits to be read."""
+    with closing(Cluster(1, process, scheduler=None)) as engine:
+        answers, deadline = engine.map(b"", range(2)), monotonic() + 60
+        _, number = next(answers)
+        states = [state for key, state in engine.client.futures.items() if "partition-" in key]
+        while [state.status for state in states].count("finished") < len(states):
+            assert monotonic() < deadline
+            sleep(0.01)
+        sleep(0.5)  # until the answer is here
+        os.kill(number, signal.SIGKILL)
+        while not any(state.status == "lost" for state in states):
+            assert monotonic() < deadline
+            sleep(0.01)
+        assert [answer for _, answer in answers] == [number]
 
 
 @dataclass(frozen=True)
