@@ -17,7 +17,7 @@ from rlrec.arrays import Array, Ids, finite_or_none
 from rlrec.ope import comparison
 from rlrec.ope.comparison import MeanDifference, VariantMean
 from rlrec.ope.moments import ClusterSummary, Moments
-from rlrec.ope.unit_visits import DAYS, UnitSums
+from rlrec.ope.unit_visits import DAYS, SEVERAL, UnitSums
 
 ENOUGH = 0.9  # share of their visits that units have had, from which on they are not young
 ALARM, FEW = 1e-3, 6  # p-value below which groups differ, and units that do not prove it without variation
@@ -32,6 +32,8 @@ REASONS = {
     "anonymous-units": "sessions without a user count as units of their own; retention and returned_* are of users"
     " alone, since nobody sees whether the others come again; `rlrec outcomes --users named` leaves them out",
     **{f"partial-{name}": f"the log covers this {name}, or the first one, in part" for name in ("hour", "day", "week")},
+    "sampled-rows": "the log dropped rows (keep_probability) of units with several decisions: how many visits, days and"
+    " returns it lacks is unknown, and so is what units (or visits of several decisions) had of anything",
     "no-past": "no unit had visits before its assignment: there is nothing to adjust by",
 }
 ROUNDING = 1e-12  # a variance this small beside the terms it is a difference of is none
@@ -54,6 +56,13 @@ class Metric:
     def counts_recognised(self) -> bool:
         """Whether only persons count who would be recognised under another session key."""
         return self.denominator.startswith(("recognised", "at_risk"))
+
+    @property
+    def lacking(self) -> str | None:
+        """The column of SEVERAL that says whether rows which the log dropped may be lacking; None: they never are."""
+        if self.denominator.startswith("mature_decisions"):
+            return None
+        return SEVERAL["visits" in self.denominator]
 
 
 def metrics(rewards: int, *, of_sessions: bool = False) -> list[Metric]:

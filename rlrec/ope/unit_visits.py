@@ -16,6 +16,7 @@ from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
 DAYS = (1, 7, 28)  # in which a person may return
 DAY, MINUTE = 86_400_000_000, 60_000_000
 NEVER = 2**62
+SEVERAL = ("several_of_unit", "several_of_visit")  # columns that say where the log may lack decisions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,13 +74,14 @@ class ServedDecisions:
     """Decisions of some visits, (d,) each.
 
     visit: index of its visit; group: number of its group, from 0; at; rewards, mature: of each reward definition, and
-    whether the reward counts"""
+    whether the reward counts; keep: how likely the log kept it (None: it kept all)"""
 
     visit: Ids
     group: Ids
     at: Ids
     rewards: Sequence[Array]
     mature: Sequence[Flags]
+    keep: Array | None = None
 
     @classmethod
     def none(cls, rewards: int) -> ServedDecisions:
@@ -91,6 +93,7 @@ class ServedDecisions:
         return ServedDecisions(
             visit=self.visit[rows], group=self.group[rows], at=self.at[rows],
             rewards=[column[rows] for column in self.rewards], mature=[column[rows] for column in self.mature],
+            keep=None if self.keep is None else self.keep[rows],
         )  # fmt: skip
 
 
@@ -99,7 +102,10 @@ class UnitSums:
     """Sums of units in groups, (m,) each, by group and digest; a unit has a row in every group that served it.
 
     unit: digest; group: number; entry: when the group's first decision of it was; visit: index of the visit that it
-    was in; columns: of numerators and denominators"""
+    was in; columns: of numerators and denominators, and units and visits of SEVERAL decisions that had to be kept
+
+    Where the log dropped decisions, each counts 1 / keep times; so does a visit or a unit, with the probability that
+    one of its decisions in the log was kept: exact where it has a single one, or one that was certain."""
 
     unit: Ids
     group: Ids
@@ -139,37 +145,51 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> 
     def add(values: Array | Flags) -> Array:
         return _sums(row, values, len(first))
 
+    # how many decisions, stays and units of the complete log each stands for
+    keep = np.ones(len(stay)) if decisions.keep is None else decisions.keep
+    count, stays, units = 1 / keep, 1 / _inclusion(stay, keep, n), 1 / _inclusion(row[stay], keep, len(first))
+    dropping = _sums(row[stay], keep < 1, len(first)) > 0
+    several = _sums(row[stay], np.ones(len(stay)), len(first)) > 1, add(_sums(stay, np.ones(len(stay)), n) > 1) > 0
     over = visits.over[visit] & (visits.ended_at[visit] <= _at(now, visit))
     recognised = np.ones(n, np.bool_) if visits.recognised is None else visits.recognised[visit]
     columns = {
-        "units": np.ones(len(first)),
-        "recognised": (add(recognised) > 0).astype(np.float64),
-        "visits": add(np.ones(n)),
-        "came_again": (add(np.ones(n)) > 1).astype(np.float64),
-        "active_days": _days(row[stay], decisions.at, len(first)),
-        "visits_over": add(over),
-        "decisions": add(over * _sums(stay, np.ones(len(stay)), n)),
-        "minutes": add(over * (ended - begun) / MINUTE),
+        "units": units,
+        "recognised": np.where(add(recognised) > 0, units, 0.0),
+        "visits": add(stays),
+        "came_again": np.where(add(np.ones(n)) > 1, units, 0.0),
+        "active_days": _days(row[stay], decisions.at, len(first)) * units,
+        "visits_over": add(over * stays),
+        "decisions": add(over * _sums(stay, count, n)),
+        "minutes": add(over * stays * (ended - begun) / MINUTE),
+        **{name: (dropping & flags).astype(np.float64) for name, flags in zip(SEVERAL, several, strict=True)},
     }
     # returns: of visits whose window is over
     gap = visits.next_start[visit] - visits.ended_at[visit]
     for days in DAYS:
         at_risk = over & recognised & (visits.ended_at[visit] + days * DAY < _at(now, visit))
-        columns |= {f"at_risk_{days}d": add(at_risk), f"returned_{days}d": add(at_risk & (gap <= days * DAY))}
+        returned = at_risk & (gap <= days * DAY)
+        columns |= {f"at_risk_{days}d": add(at_risk * stays), f"returned_{days}d": add(returned * stays)}
     # rewards: of mature decisions
     for number, (reward, mature) in enumerate(zip(decisions.rewards, decisions.mature, strict=True)):
-        of_stay = _sums(stay, mature, n)
+        of_stay = _sums(stay, mature * count, n)
         columns |= {
-            f"reward_{number}": add(_sums(stay, np.where(mature, reward, 0.0), n)),
+            f"reward_{number}": add(_sums(stay, np.where(mature, reward * count, 0.0), n)),
             f"mature_decisions_{number}": add(of_stay),
-            f"mature_visits_{number}": add(of_stay > 0),
+            f"mature_visits_{number}": add((of_stay > 0) * stays),
         }
-        columns[f"mature_units_{number}"] = (columns[f"mature_decisions_{number}"] > 0).astype(np.float64)
+        columns[f"mature_units_{number}"] = np.where(columns[f"mature_decisions_{number}"] > 0, units, 0.0)
     return UnitSums(unit=unit[first], group=group[first], entry=entry, visit=entered, columns=columns)
 
 
 def _sums(row: Ids, values: Array | Flags, n: int) -> Array:
     return np.bincount(row, weights=values, minlength=n).astype(np.float64)
+
+
+def _inclusion(row: Ids, keep: Array, n: int) -> Array:
+    """How likely one of the decisions of each row was kept, (n,)."""
+    dropped = np.ones(n)
+    np.multiply.at(dropped, row, 1 - keep)
+    return 1 - dropped
 
 
 def _at(now: int | Ids, visit: Ids) -> int | Ids:

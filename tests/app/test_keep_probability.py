@@ -190,3 +190,18 @@ def test_curves_count_pages_as_often_as_they_stand_for_others(run_sqlite: Run, m
     for of_sampled, of_complete in zip(sampled, complete, strict=True):
         assert of_sampled["examination"] == pytest.approx(of_complete["examination"], rel=1e-9)
         assert (of_sampled["rewards"], of_sampled["slots"]) == (of_complete["rewards"], 400)
+
+
+def test_outcomes_count_decisions_as_often_as_they_stand_for_others(run_sqlite: Run) -> None:
+    two_logs(run_sqlite)
+    sampled, complete = (
+        run_sqlite("outcomes", "--log", f"policy={name}", "--json").json["outcomes"] for name in ("sampled", "complete")
+    )
+    assert [row["value"] for row in sampled] == pytest.approx([row["value"] for row in complete], nan_ok=True)
+    assert not any("sampled-rows" in row["reasons"] for row in sampled)
+
+
+def test_units_of_several_decisions_lack_nobody_knows_what(run_sqlite: Run) -> None:
+    imported(run_sqlite, drawn(50, 5), session="same")
+    assert all("sampled-rows" in row["reasons"] for row in run_sqlite("outcomes", "--json").json["outcomes"])
+    assert "sampled-rows: the log dropped rows" in run_sqlite("outcomes").stdout

@@ -16,7 +16,7 @@ from rlrec.ope import outcomes
 from rlrec.ope.base import hash_bits
 from rlrec.ope.moments import BLOCKS
 from rlrec.ope.outcomes import Outcomes
-from rlrec.ope.unit_visits import DAY, NEVER, ServedDecisions, Visits, unit_sums
+from rlrec.ope.unit_visits import DAY, NEVER, SEVERAL, ServedDecisions, Visits, unit_sums
 
 HOUR = DAY // 24
 NOW = 40 * DAY
@@ -77,6 +77,50 @@ def test_days_decisions_and_minutes_of_visits_that_are_over() -> None:
 def test_earlier_visits_are_those_of_the_person() -> None:
     of = replace(visits([1, 1, 2], [0, 5, 5]), unit=np.array([10, 11, 12]))
     assert of.begun_before(np.array([1, 2]), of.started_at[[1, 2]]).tolist() == [1, 0]
+
+
+# -- logs that dropped decisions --
+
+
+@pytest.mark.parametrize("visits_each", [1, 4])
+def test_decisions_that_were_kept_at_several_rates_tell_what_all_of_them_earned(visits_each: int) -> None:
+    """In 50 samples that keep one decision in five without a reward, and all others. Intervals of 95 % miss the figure
+    of the complete log in nine of 50 once in 1,300 runs; without counts they do in all."""
+    random, n = np.random.default_rng(31), 4_000
+    of = visits(np.arange(n) // visits_each, np.arange(n) % visits_each * 2.0)
+    liked = random.random(n // visits_each) < 0.5
+    complete = decision_each(of, reward=(random.random(n) < 0.1 + 0.2 * liked[of.unit]).astype(np.float64))
+    keep = np.where(complete.rewards[0] > 0, 1.0, 0.2)
+    # of units with several decisions it tells the reward of a decision alone
+    names = ("per_visit", "per_decision") if visits_each > 1 else ("per_unit", "per_visit", "per_decision")
+    every = {metric.name: metric for metric in (*outcomes.metrics(1), *outcomes.per_decision(0))}
+    wanted = [every[f"reward_{name}"] for name in names]
+
+    def covers(decisions: ServedDecisions) -> list[bool]:
+        sums = outcomes.fold(unit_sums(of, decisions, now=NOW), wanted)
+        rows = Outcomes(sums=sums, groups=1, level=0.95).rows(wanted)
+        expected = complete.rewards[0].sum() / [n // visits_each if name == "per_unit" else n for name in names]
+        return [row.lower <= value <= row.upper for row, value in zip(rows, expected, strict=True)]
+
+    samples = [random.random(n) < keep for _ in range(50)]
+    counted = np.sum([covers(replace(complete, keep=keep).take(sample)) for sample in samples], axis=0)
+    assert (counted > 41).all()
+    assert not np.any([covers(complete.take(sample)) for sample in samples])
+
+
+def test_units_that_may_lack_decisions_are_counted() -> None:
+    """Of two visits, of a visit of two decisions, of a single decision."""
+    of = visits([1, 1, 2, 3], [0, 2, 0, 0])
+    visit = np.array([0, 1, 2, 2, 3])
+    decisions = ServedDecisions(
+        visit=visit, group=np.zeros(5, np.int64), at=of.started_at[visit], rewards=[np.ones(5)],
+        mature=[np.ones(5, np.bool_)], keep=np.array([0.5, 0.5, 0.5, 0.5, 0.25]),
+    )  # fmt: skip
+    columns = {name: column.tolist() for name, column in unit_sums(of, decisions, now=NOW).columns.items()}
+    assert [columns[name] for name in SEVERAL] == [[1, 1, 0], [0, 1, 0]]
+    assert columns["units"] == pytest.approx([4 / 3, 4 / 3, 4])
+    assert columns["visits"] == pytest.approx([4, 4 / 3, 4])
+    assert columns["decisions"] == [4, 4, 4]
 
 
 # -- equal variants --

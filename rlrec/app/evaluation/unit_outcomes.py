@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
@@ -19,7 +19,7 @@ from rlrec.arrays import Array, Flags, Ids, distinct, run_starts, take
 from rlrec.errors import InputError
 from rlrec.ope import outcomes
 from rlrec.ope.outcomes import Metric, Outcome, OutcomeDifference, Outcomes, OutcomeSums
-from rlrec.ope.unit_visits import NEVER, ServedDecisions, UnitSums, Visits, unit_sums
+from rlrec.ope.unit_visits import NEVER, SEVERAL, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit, experiments, people, reader, selected, sessions, settings
 from rlrec.store.bulk import Columns
@@ -29,6 +29,7 @@ from rlrec.store.reader import ABSENT, Batch, Selection
 ANONYMOUS_UNITS = "anonymous-units"
 _READ = (
     "decision_id", "session_id", "visit", "at", "version_id", "variant_id", "imported", "position", "censored",
+    "keep_probability",
 )  # fmt: skip
 AGES = 200  # parts of the time since the first assignment
 
@@ -54,7 +55,8 @@ class StudySums(Sums):
     begun, ages: of each variant, (v, AGES), visits by the age of their unit then, and units by their age at the end
     sessions: with a mature decision, of each group; censored: mature decisions that were left out
     new, returning: how many units had no visit before the one they entered in, and how many had
-    anonymous: how many are sessions without a user, where some user is known; anonymous_units: of each group"""
+    anonymous: how many are sessions without a user, where some user is known; anonymous_units: of each group
+    several: those with each column of SEVERAL, of each group"""
 
     outcomes: OutcomeSums
     older: OutcomeSums
@@ -67,6 +69,7 @@ class StudySums(Sums):
     returning: int
     anonymous: int
     anonymous_units: Array
+    several: Mapping[str, Array]
 
 
 def metrics(study: Study) -> list[Metric]:
@@ -144,8 +147,10 @@ def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow
 
     def reasons(row: Outcome | OutcomeDifference, *numbers: int) -> list[str]:
         of_users = row.metric.counts_recognised and bool(figures.sums.anonymous_units[[*numbers]].any())
+        several = figures.sums.several.get(row.metric.lacking or "")
+        lacking = several is not None and several[[*numbers]].any()
         return [
-            *row.reasons, *([ANONYMOUS_UNITS] if of_users else []),
+            *row.reasons, *([ANONYMOUS_UNITS] if of_users else []), *(["sampled-rows"] if lacking else []),
             *([f"partial-{study.by}"] if figures.groups.cut.intersection(numbers) else []),
         ]  # fmt: skip
 
@@ -199,7 +204,7 @@ class StudyFold:
         ages = np.zeros((len(none), AGES))
         return StudySums(
             outcomes=sums, older=sums, younger=sums, begun=ages, ages=ages, sessions=none, censored=0, new=0,
-            returning=0, anonymous=0, anonymous_units=none,
+            returning=0, anonymous=0, anonymous_units=none, several=dict.fromkeys(SEVERAL, none),
         )  # fmt: skip
 
     def partials(self) -> Iterator[StudySums]:
@@ -247,13 +252,17 @@ class StudyFold:
             for half in (units.entry < halfway, (units.entry >= halfway) & bool(halfway))
         )
         begun, ages = self._ages(visits, decisions, units)
+
+        def count(chosen: Flags) -> Array:
+            return np.bincount(units.group[chosen], minlength=len(self.groups.labels)).astype(np.float64)
+
         return StudySums(
             older=older, younger=younger, begun=begun, ages=ages,
             outcomes=outcomes.fold(units, self.metrics, past=past, shared=self.groups.shared),
             sessions=np.bincount(of_group, minlength=len(self.groups.labels)).astype(np.float64),
             censored=censored, new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
-            anonymous=int(anonymous[first].sum()),
-            anonymous_units=np.bincount(units.group[anonymous], minlength=len(self.groups.labels)).astype(np.float64),
+            anonymous=int(anonymous[first].sum()), anonymous_units=count(anonymous),
+            several={name: count(units.columns[name] > 0) for name in SEVERAL},
         )  # fmt: skip
 
     def _visits(self, columns: Columns) -> Visits:
@@ -281,7 +290,7 @@ class StudyFold:
         decisions = ServedDecisions(
             visit=visit_indices(columns, slots["session_id"], slots["visit"]),
             group=self.groups.number(slots) if grouped else np.zeros(len(slots["at"]), np.int64),
-            at=slots["at"], rewards=[page.reward for page in pages], mature=mature,
+            at=slots["at"], rewards=[page.reward for page in pages], mature=mature, keep=slots["keep_probability"],
         )  # fmt: skip
         counted = ~slots["censored"]
         return decisions.take(counted), take(slots, counted), int((mature[0] & ~counted).sum())
