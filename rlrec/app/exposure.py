@@ -91,10 +91,10 @@ class Result(TypedDict):
 class ExposureSums(Sums):
     """Sums over decisions; they add up. (a,) of the arms of the store.
 
-    expected: NaN once the probabilities of a decision cannot be derived; underived: how many cannot. eligible:
-    decisions in which an arm was. served: slots that the store drew; explored: how many of them a uniform pick fills,
-    expected; young: those with a young arm. slates: those of several described arms; variety: sum of their mean
-    distance between two arms."""
+    realised, expected: of a log that dropped decisions, as often as those it has stand for others; expected: NaN once
+    the probabilities of a decision cannot be derived; underived: how many cannot. eligible: decisions in which an arm
+    was. served: slots that the store drew; explored: how many of them a uniform pick fills, expected; young: those with
+    a young arm. slates: those of several described arms; variety: sum of their mean distance between two arms."""
 
     decisions: int
     slots: int
@@ -105,7 +105,7 @@ class ExposureSums(Sums):
     served: int
     explored: float
     young: int
-    slates: int
+    slates: float
     variety: float
 
 
@@ -219,12 +219,13 @@ class Census:
     def _sums(self, slots: Columns, logged: LoggedBatch, reader: LogReader) -> ExposureSums:
         starts = run_starts(slots["decision_id"])
         arm, live = self.evaluation.arms.index(slots["arm_id"]), ~slots["imported"]
-        slates, variety = self._variety(arm, starts)
+        count = 1 / slots["keep_probability"]
+        slates, variety = self._variety(arm, starts, count[starts])
         expected, underived = self._expected(slots, starts, logged, reader)
         return ExposureSums(
             decisions=len(starts),
             slots=len(arm),
-            realised=np.bincount(arm, minlength=len(self.added_at)).astype(np.float64),
+            realised=np.bincount(arm, weights=count, minlength=len(self.added_at)).astype(np.float64),
             expected=expected,
             underived=underived,
             eligible=self._eligible(
@@ -244,7 +245,8 @@ class Census:
         decisions = take(slots, starts)
         derived, longest = 0, int(decisions["size"].max())
         for case in reader.marginals.cases(decisions, logged.contexts, logged.eligible, positions=longest):
-            expected[self.evaluation.arms.index(case.arms)] += len(case.rows) * case.marginals.sum(axis=0)
+            counted = (1 / decisions["keep_probability"][case.rows]).sum()
+            expected[self.evaluation.arms.index(case.arms)] += counted * case.marginals.sum(axis=0)
             derived += len(case.rows)
         underived = len(starts) - derived
         return np.full(len(expected), np.nan) if underived else expected, underived
@@ -257,8 +259,9 @@ class Census:
             decisions[self.evaluation.arms.index(arms)] += times
         return decisions
 
-    def _variety(self, arm: Ids, starts: Ids) -> tuple[int, float]:
-        """How many slates have several arms, all described, and the sum of their mean distances between two arms."""
+    def _variety(self, arm: Ids, starts: Ids, count: Array) -> tuple[float, float]:
+        """How many slates have several arms, all described, and the sum of their mean distances between two arms, each
+        as often as it counts."""
         from scipy.sparse import csr_array
 
         n = np.diff(np.r_[starts, len(arm)])
@@ -274,8 +277,8 @@ class Census:
             )
             added = shown @ self.described
             squares = added.multiply(added).sum(axis=1)
-            total += float((1 - (squares - n[some]) / (n[some] * (n[some] - 1))).sum())
-        return len(slates), total
+            total += float((count[some] * (1 - (squares - n[some]) / (n[some] * (n[some] - 1)))).sum())
+        return float(count[slates].sum()), total
 
     # -- figures --
 
@@ -297,7 +300,7 @@ class Census:
             "arms": [
                 {
                     "arm": table.keys[int(table.ids[row])], "expected": finite_or_none(total.expected[row]),
-                    "realised": int(total.realised[row]), "rate": finite_or_none(rate[row]),
+                    "realised": round(total.realised[row]), "rate": finite_or_none(rate[row]),
                     "lower": finite_or_none(lower[row]), "upper": finite_or_none(upper[row]),
                     "age_days": (self.evaluation.now - int(self.added_at[row])) / DAY_US,
                 }
@@ -334,7 +337,7 @@ def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
     eligible = sums.eligible > 0
     realised, expected = (asdict(spread(counts[eligible])) for counts in (sums.realised, sums.expected))
     mean = popularity[eligible].mean()
-    lift = float(sums.realised @ popularity) / sums.slots / mean if mean > 0 else None
+    lift = float(sums.realised @ popularity) / float(sums.realised.sum()) / mean if mean > 0 else None
     figures = {
         "arms": int(eligible.sum()), **realised, **{f"expected_{name}": value for name, value in expected.items()},
         "floor_share": sums.explored / sums.served if sums.served else None, "popularity_lift": lift,

@@ -71,5 +71,7 @@ def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **req
         notes.append(
             "arms that stand low on the page earn less for that alone; `rlrec position fit` estimates how much"
         )
+    if (total := sum(row["realised"] for row in result["arms"])) > result["slots"]:
+        notes.append(f"the log dropped rows (keep_probability): arms and shares are of {total:,} slots")
     records, columns = (result["days"], DAYS) if "days" in result else (result["arms"], ARMS)
     show(result, table=View.of(records, columns, title=title, notes=notes))

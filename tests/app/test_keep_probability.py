@@ -205,3 +205,13 @@ def test_units_of_several_decisions_lack_nobody_knows_what(run_sqlite: Run) -> N
     imported(run_sqlite, drawn(50, 5), session="same")
     assert all("sampled-rows" in row["reasons"] for row in run_sqlite("outcomes", "--json").json["outcomes"])
     assert "sampled-rows: the log dropped rows" in run_sqlite("outcomes").stdout
+
+
+def test_exposure_counts_slots_as_often_as_they_stand_for_others(run_sqlite: Run) -> None:
+    two_logs(run_sqlite)
+    sampled, complete = (run_sqlite("exposure", "--policy", name, "--json").json for name in ("sampled", "complete"))
+    assert [row["realised"] for row in sampled["arms"]] == [row["realised"] for row in complete["arms"]]
+    assert sampled["catalogue"] == pytest.approx(complete["catalogue"])
+    assert (sampled["decisions"], sampled["slots"]) == (400, 800)
+    note = f"the log dropped rows (keep_probability): arms and shares are of {complete['slots']:,} slots"
+    assert note in run_sqlite("exposure", "--policy", "sampled").stdout
