@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from tests.conftest import Run
@@ -86,6 +88,26 @@ def test_a_session_that_follows_from_a_row_may_have_another_user(run_sqlite: Run
     result = run_sqlite(*command)
     assert (result.exit_code, "line 6, field user" in result.stderr) == (6, True)
     assert sessions(run_sqlite) == [*others, last]
+
+
+@pytest.mark.parametrize("key", ["", "s" * 201, "s\0"])
+@pytest.mark.parametrize("layout", ["jsonl", "dsjson", "csv", "parquet"])
+def test_no_layout_takes_a_key_of_a_session_that_no_table_takes(
+    run_sqlite: Run, tmp_path: Path, layout: str, key: str
+) -> None:
+    """SQLite does not look at them again while they are stored."""
+    log, columns = tmp_path / "log", tmp_path / "map.json"
+    decision = {"a": [1], "p": [1.0], "c": {"_multi": [{"_tag": "a"}]}, "EventId": "e1", "session": key}
+    columns.write_text('{"session": "s", "arm": "a"}')
+    if layout == "parquet":
+        pa.parquet.write_table(pa.table({"s": ["s1", key], "a": ["a", "a"]}), log)
+    else:
+        lines = {"jsonl": json.dumps(FIELDS | {"session": key}), "dsjson": json.dumps(decision), "csv": f"s,a\n{key},a"}
+        log.write_text(lines[layout] + "\n")
+    options = ["--map", columns] if layout in ("csv", "parquet") else []
+    result = run_sqlite("import-log", log, "--layout", layout, *options)
+    assert (result.exit_code, "key" in result.stderr or "NUL" in result.stderr) == (2, True)
+    assert sessions(run_sqlite) == []
 
 
 @pytest.mark.usefixtures("few")

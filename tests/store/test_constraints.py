@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from rlrec.app.init import init
-from rlrec.store import Store, Unit, database_errors, tables
+from rlrec.errors import RlrecError
+from rlrec.store import Store, Unit, database_errors, loading, tables
 from tests.app.shop import ask, stocked, tell
 from tests.conftest import _create
 
@@ -50,6 +51,27 @@ def copied(store: Store, table: sa.Table, **other: Any) -> Any:
         row = unit.rows(sa.select(table).order_by(*(column.desc() for column in table.primary_key)))[0]
     values = dict(zip((column.name for column in table.columns), row, strict=True))
     return sa.insert(table).values(**values | other)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_checks_are_left_out_of_the_rows_meant_alone(used: Store, fails: bool) -> None:
+    """The same statement is refused in the same transaction, after an error too."""
+
+    def insert(unit: Unit, number: int, key: str) -> None:
+        columns = {"id": [number], "key": [key], "digest": [0], "split": [0], "created_at": [0]}
+        loading.write(unit, "session", columns)
+
+    def work(unit: Unit) -> None:
+        with suppress(ZeroDivisionError), loading.without_checks(unit):
+            insert(unit, 10**9, "checked before")
+            if fails:
+                raise ZeroDivisionError
+        insert(unit, 10**9 + 1, "")
+
+    with pytest.raises(RlrecError, match="ck_session_key_length"):
+        used.write(work)
+    with used.read() as unit:
+        assert not unit.ask("SELECT id FROM session WHERE id >= ?", 10**9)
 
 
 @pytest.mark.parametrize("column", ["propensity", "marginal"])
