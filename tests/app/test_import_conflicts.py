@@ -58,6 +58,12 @@ def test_a_line_that_contradicts_the_store_is_set_apart(run: Run, tmp_path: Path
     assert sessions(run) == ["s0", "t0", "t2"]
 
 
+def test_lines_that_are_new_may_name_less_than_those_beside_them(run_sqlite: Run) -> None:
+    lines: list[dict[str, Any]] = [{"session": "t0", "request_id": "r0", "user": "u0"}, {"session": "t1"}]
+    result = taken_in(run_sqlite, [*lines, lines[0], {"session": "t2"}])
+    assert (result.json["accepted"], result.json["duplicates"]) == (3, 1)
+
+
 def test_the_user_of_an_earlier_line_is_named(run_sqlite: Run) -> None:
     lines = [{"session": "s1", "user": f"u{n}"} for n in (1, 1, 1, 2)]
     result = taken_in(run_sqlite, lines)
