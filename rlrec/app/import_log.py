@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from itertools import chain
 from operator import itemgetter
 
 from rlrec.app.imports import altered_rewards, conflicts, layouts, policies, propensities
@@ -134,7 +135,7 @@ class _Import:
 
     def _count(self, unit: Unit, rejected: int) -> ImportSummary:
         """The summary of what would be stored."""
-        accepted, duplicates, altered = 0, 0, AlteredRewards()
+        accepted, duplicates, estimated, altered = 0, 0, 0, AlteredRewards()
         lines = set[tuple[str, bytes]]()
         for file in self.files:
             self.bad_lines.reading(file.source.name)
@@ -148,13 +149,14 @@ class _Import:
                 if len(self.files) > 1:
                     lines.update(zip(values(rows.policy, len(rows)), rows.digest, strict=True))
                 accepted, duplicates = accepted + len(rows), duplicates + total - len(rows)
+                estimated += values(rows.estimated, len(rows)).count(1)
                 for name in distinct(rows.policy):
                     owner = policies.find(unit, name)
                     of_name = rows.select([name == other for other in values(rows.policy, len(rows))])
                     at = [unit.now if time is None else time for time in values(of_name.at, len(of_name))]
                     reward = lookup.reward(unit, "default") if owner is None else owner.reward
                     altered += altered_rewards.find(reward, of_name, at)
-        return self._summary(accepted, duplicates, rejected, altered)
+        return self._summary(accepted, duplicates, rejected, estimated, altered)
 
     def _decode(self, file: Layout) -> int:
         """Decode a file: the number of its lines that are refused."""
@@ -219,15 +221,18 @@ class _Import:
                                 f"stored: {quantity(state.accepted, 'line')}; the same command goes on after them"
                             )
                         self.bad_lines.refuse(error, text)
-        summary = self._summary(state.accepted, state.duplicates, rejected, state.altered)
+        summary = self._summary(state.accepted, state.duplicates, rejected, state.estimated, state.altered)
         if state.run is not None:
             end = partial(settings.end_run, run_id=state.run, result=asdict(summary))
             self.store.write(end, repeatable=True)
             self.store.analyse()
         return summary
 
-    def _summary(self, accepted: int, duplicates: int, rejected: int, altered: AlteredRewards) -> ImportSummary:
-        for line in [*altered.notices(), *self._on_propensities(duplicates), *self._on_observations(duplicates)]:
+    def _summary(
+        self, accepted: int, duplicates: int, rejected: int, estimated: int, altered: AlteredRewards
+    ) -> ImportSummary:
+        notices = altered.notices(), self._on_propensities(duplicates, estimated), self._on_observations(duplicates)
+        for line in chain.from_iterable(notices):
             self.store.notice(line)
         duplicates += sum(file.duplicates for file in self.files)
         return ImportSummary(
@@ -236,7 +241,7 @@ class _Import:
             clipped_share=altered.clipped / max(accepted, 1), ignored_kinds=sorted(altered.kinds),
         )  # fmt: skip
 
-    def _on_propensities(self, duplicates: int) -> Iterator[str]:
+    def _on_propensities(self, duplicates: int, estimated: int) -> Iterator[str]:
         """Lines for a person: who judges by rows without propensities, and who has them already."""
         without, wanted = sum(file.without_propensity for file in self.files), self.request.propensity
         if without and wanted is None:
@@ -244,6 +249,8 @@ class _Import:
                 f"{quantity(without, 'decision')} without a propensity: estimates leave them out; "
                 "--propensity uniform or fitted gives them some, in a store that does not have these lines yet"
             )
+        if estimated and wanted is not None:
+            yield f"{quantity(estimated, 'decision')} with estimated propensities ({wanted}): no gate passes by them"
         if without and wanted is not None and duplicates:
             yield (
                 f"{quantity(duplicates, 'line')} stored before, with the propensities of that time: "

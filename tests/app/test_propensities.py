@@ -40,7 +40,9 @@ def slots(run: Run) -> list[list[tuple[float | None, float | None]]]:
 def test_a_uniform_logger_draws_from_those_left(run: Run) -> None:
     partial = line(2) | {"slate": [{"arm": "b", "position": 2}], "k": 3}
     stored = line(3) | {"slate": [{"arm": "a", "propensity": 0.9}]}
-    assert imported(run, [line(1, "ca"), partial, stored], "--propensity", "uniform").json["accepted"] == 3
+    result = imported(run, [line(1, "ca"), partial, stored], "--propensity", "uniform")
+    assert result.json["accepted"] == 3
+    assert result.stderr == "2 decisions with estimated propensities (uniform): no gate passes by them\n"
     assert slots(run) == [[(1 / 3, None), (1 / 2, None)], [(None, 1 / 3)], [(0.9, None)]]
 
 
@@ -69,6 +71,14 @@ def test_the_fit_finds_the_weights_of_a_logger() -> None:
     )  # fmt: skip
     weights = propensities.fit([columns])
     assert {arm: weights.of(arm) for arm in truth} == pytest.approx(truth, abs=0.02)
+
+
+def test_what_was_estimated_before_stays_so(run_sqlite: Run) -> None:
+    logged = line(1) | {"slate": [{"arm": "a", "propensity": 0.9}]}
+    lines = [logged, line(2) | {"slate": [{"arm": "a", "propensity": 0.5}], "estimated": True}, line(3)]
+    for checked in ("--check", "--on-error=fail"):
+        assert "2 decisions with estimated" in imported(run_sqlite, lines, "--propensity", "uniform", checked).stderr
+    assert [each.get("estimated", False) for each in run_sqlite("export-log", "-").lines] == [False, True, True]
 
 
 @pytest.mark.slow

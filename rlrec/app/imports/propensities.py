@@ -71,7 +71,7 @@ def fill(rows: LogColumns, weights: ChoiceWeights) -> LogColumns:
     Below a position that the log does not show, a slot has the marginal of its arm in place of a propensity."""
     slots, n = rows.slots, len(rows.slots.row)
     propensity, marginal = list(values(slots.propensity, n)), list(values(slots.marginal, n))
-    logs, estimated = list(values(rows.log_propensity, len(rows))), [0] * len(rows)
+    logs, estimated = list(values(rows.log_propensity, len(rows))), list(values(rows.estimated, len(rows)))
     positions, sets = values(slots.position, n), values(rows.eligible, len(rows))
     sizes, listed = values(rows.size, len(rows)), values(rows.slot_sets, len(rows))
     for row, of_row in groupby(enumerate(slots.row), itemgetter(1)):
@@ -93,4 +93,4 @@ def fill(rows: LogColumns, weights: ChoiceWeights) -> LogColumns:
         if len(indexes) == sizes[row] and propensity[indexes[-1]] is not None:
             logs[row] = min(0.0, total_log)
     changed = replace(slots, propensity=propensity, marginal=marginal)
-    return replace(rows, slots=changed, log_propensity=logs, estimated=[mark or None for mark in estimated])
+    return replace(rows, slots=changed, log_propensity=logs, estimated=estimated)

@@ -45,6 +45,7 @@ class ImportState:
     agree: bool
     accepted: int = 0
     duplicates: int = 0
+    estimated: int = 0  # of those accepted
     altered: AlteredRewards = field(default_factory=AlteredRewards)
     run: int | None = None
     marks: Sequence[Any] = ()
@@ -126,7 +127,9 @@ class GroupWriter:
             is_complete = new is group.rows
             self._store(group if is_complete else PreparedRows.of(new, salt=self.settings.split_salt), stored)
         accepted, marks = self.state.accepted + len(new), loading.marks(self.unit, self.ids.values())
-        return replace(self.state, accepted=accepted, duplicates=duplicates, marks=marks), self.refused
+        estimated = self.state.estimated + values(new.estimated, len(new)).count(1)
+        state = replace(self.state, accepted=accepted, duplicates=duplicates, estimated=estimated, marks=marks)
+        return state, self.refused
 
     def _without(self, rows: LogColumns, errors: Mapping[int, InputError]) -> LogColumns:
         """The rows but those with an error, which are refused."""
