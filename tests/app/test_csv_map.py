@@ -194,6 +194,16 @@ def test_no_time_has_an_offset_of_a_day() -> None:
     assert csv_cells.instants(["2026-01-31T12:00:00+01:60"]) is None
 
 
+def test_rows_of_a_decision_that_stand_apart_are_counted(run_sqlite: Run) -> None:
+    """Each run of rows is a decision; blank names are none."""
+    Path("map.json").write_text('{"decision": "page", "arm": "item"}')
+    rows = "p1,a\np2,a\np2,b\np1,b\n,a\np3,b\n,b\n"
+    Path("log.csv").write_text("page,item\n" + rows)
+    result = run_sqlite("import-log", "log.csv", "--layout", "csv", "--map", "map.json", "--policy", "shop", "--json")
+    assert result.json["accepted"] == 6
+    assert "log.csv: the rows of 1 decision are not one after the other, and count as several" in result.stderr
+
+
 def test_decisions_without_propensities_are_said(run_sqlite: Run) -> None:
     command = ("import-log", "log.csv", "--layout", "csv", "--map", "map.json", "--policy", "shop")
     Path("log.csv").write_text(HEADER + row(1, p="") + row(2))

@@ -96,7 +96,7 @@ class Note:
 
     policies: the line that names each first; without_propensity: decisions; digests: the first 8 bytes of each. arms
     and largest: those shown, and the longest page, for layouts that do not say what was eligible; inactive: the request
-    id, or None, of each decision that waits for its activation."""
+    id, or None, of each decision that waits for its activation; named: digests of what rows call their decision."""
 
     count: int
     policies: Mapping[str, int]
@@ -106,6 +106,7 @@ class Note:
     arms: Set[str] = frozenset()
     largest: int = 0
     inactive: Sequence[str | None] = ()
+    named: Sequence[int] = ()
 
 
 class SpooledGroup(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,14 +16,16 @@ from itertools import chain, groupby, pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 from msgspec import UNSET
 
 from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, distinct, transposed, values
 from rlrec.app.imports.layouts import csv_cells, csv_pages, csv_writer, fields
 from rlrec.app.imports.layouts.base import SPANNED, Decoded, Layout, Note, Options, RefusedLine, Source, refused
 from rlrec.app.imports.layouts.line_groups import LINE_BYTES
-from rlrec.errors import InputError, suggest
+from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy import reward as rewards
+from rlrec.store import contents
 from rlrec.store.loading import Column, Same
 
 OF_DECISION = ("at", "eligible", *csv_cells.OF_DECISION)  # words for columns that are equal in all rows of a decision
@@ -89,6 +92,8 @@ class CsvMap(Layout):
         self._parsed: dict[str, dict[str, Any]] = {}
         self.spans = "decision" in self.map.columns or {"session", "at", "position"} <= self.map.columns.keys()
         self._eligible: tuple[str, ...] = ()
+        self._named: Sequence[int] = ()  # digests of what the rows that were decoded last call their decisions
+        self._all_named = array("q")
 
     # -- rows --
 
@@ -197,6 +202,8 @@ class CsvMap(Layout):
         starts = self._starts(rows, cells)
         n, first = len(starts), starts if len(starts) < len(rows) else range(len(rows))
         decided = cells if n == len(rows) else [_picked(column, first) for column in cells]
+        if "decision" in self._index:
+            self._named = contents.key_digests(list(filter(None, decided[self._index["decision"]])))
         lengths = [end - start for start, end in pairwise([*starts, len(rows)])]
         of_each = ([index] * count for index, count in enumerate(lengths))
         row = range(n) if n == len(rows) else list(chain.from_iterable(of_each))
@@ -337,12 +344,26 @@ class CsvMap(Layout):
     # -- what is known at the end --
 
     def note(self, rows: LogColumns) -> Note:
-        note = super().note(rows)
+        note = replace(super().note(rows), named=self._named)
         if "eligible" in self._index:
             return note
         return replace(note, arms=set(rows.slots.arm), largest=max(distinct(rows.size), default=0))
 
+    def remember(self, note: Note) -> None:
+        super().remember(note)
+        self._all_named.extend(note.named)
+
+    def join(self, files: Sequence[Layout]) -> list[str]:
+        counts = {file.source.name: file.scattered for file in files if isinstance(file, CsvMap) and file.scattered}
+        return [
+            f"{name}: the rows of {quantity(number, 'decision')} are not one after the other, and count as several "
+            "decisions; sort the table by them"
+            for name, number in counts.items()
+        ]
+
     def end(self) -> None:
+        ordered = np.sort(self._all_named)
+        self.scattered = len(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
         self._eligible = tuple(sorted(self.arms))
         if self.largest > len(self.arms):
             raise InputError(
