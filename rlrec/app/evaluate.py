@@ -56,6 +56,8 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
         smallest = "the smallest probability with which an arm that was shown was a candidate"
         derived = f"(decisions that were derived again: {inclusion.decisions:,})"
         lines.append(f"candidates: {smallest} is {inclusion.smallest:.3g} {derived}")
+    if any(row.paged and row.estimate.unit == "impression" and row.estimate.served == 0 for row in rows):
+        lines.append("pages: slots earned 0, and pages as such did not: --estimator sips,sn-sips judges these")
     for name, step in horizons.items():
         lines.append(f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions")
     return lines

@@ -225,6 +225,13 @@ def test_a_page_of_slates_comes_as_it_was(run: Run) -> None:
     assert [event["position"] for event in line["events"]] in ([None], [])
 
 
+def test_slots_that_earned_nothing_of_their_own_point_to_the_estimators_of_pages(run_sqlite: Run) -> None:
+    imported(run_sqlite, *slots_of(20, "slates"))
+    hint = "pages: slots earned 0, and pages as such did not: --estimator sips,sn-sips judges these"
+    assert hint in run_sqlite("evaluate", "uniform", "--estimator", "ips").stdout
+    assert hint not in run_sqlite("evaluate", "uniform", "--estimator", "sips,sn-sips").stdout
+
+
 def test_what_such_lines_hold_comes_back_from_an_export(run: Run, other: Run) -> None:
     """Features of actions, the arms of slots, the probabilities of all arms, and how much of the log was kept."""
     imported(run, rank(1, (2, 1, 3), (0.5, 0.125, 0.375), pdrop=0.25), slots_of(1, "slates")[0] | {"EventId": "page"})

@@ -38,7 +38,7 @@ CHOSEN = "snips"  # the usual estimator by arm: the logger chose the arm, so tha
 @dataclass(frozen=True, kw_only=True)
 class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
-    of the log in the lists of candidates that it was ranked from."""
+    of the log in the lists of candidates that it was ranked from; paged: whether the reward weighs events of pages."""
 
     target: str
     version: int | None
@@ -47,6 +47,7 @@ class EstimateRow:
     by: str | None
     group: RowGroup
     inclusion: Inclusion = field(default_factory=Inclusion)
+    paged: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The row as `evaluate --json` has it."""
@@ -121,7 +122,8 @@ def answer(
     cluster = "session" if without_users else evaluation.cluster
     by_unit = [fold.estimates(of_rows, evaluation, partial, cluster=cluster) for of_rows, partial in by_rows.items()]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
-    rows = _rows(evaluation, estimators, by_unit, inclusion)
+    page_kinds = frozenset[str]().union(*(partial.page_kinds for partial in partials))
+    rows = _rows(evaluation, estimators, by_unit, inclusion, page_kinds)
     if engine is not None and engine.mixed:
         mixed = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
         return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed, strict=True)]
@@ -156,6 +158,7 @@ def _rows(
     estimators: ope.EstimatorChoice,
     by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]],
     inclusion: Inclusion,
+    page_kinds: frozenset[str],
 ) -> list[EstimateRow]:
     """The estimates of all units, by target and group in the order of the request."""
     rows = []
@@ -174,6 +177,7 @@ def _rows(
                     by=evaluation.request.by,
                     group=group,
                     inclusion=inclusion,
+                    paged=not page_kinds.isdisjoint(target.reward.weights),
                 )
                 for label in estimators.labels
                 if label in by_label

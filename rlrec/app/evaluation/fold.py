@@ -106,7 +106,7 @@ class LogPartial(Sums):
     `Evaluation.shared`. names: fields that contexts have. users: whether some row that was used has a user. inclusion:
     of the arms that were shown from candidates. carry_over, slots_above: of rewards that may depend on the course of a
     visit, or on what is shown above, by number of `Evaluation.shared`. visits: of those that may depend on the person's
-    earlier visits, by id of the reward. bets: against the logged propensities."""
+    earlier visits, by id of the reward. bets: against the logged propensities. page_kinds: of events of pages."""
 
     groups: Mapping[tuple[int, RowGroup, Stratum], GroupPartial] = field(default_factory=dict)
     loggers: LoggersMet = field(default_factory=LoggersMet)
@@ -118,6 +118,7 @@ class LogPartial(Sums):
     slots_above: Mapping[int, CellSums] = field(default_factory=dict)
     visits: Mapping[int, VisitCarryOverSums] = field(default_factory=dict)
     bets: BetSums = field(default_factory=BetSums)
+    page_kinds: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -213,7 +214,7 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
     of_batch = LogPartial(
         groups=partials, loggers=loggers, counts=counts, names=logged.contexts.names, users=users,
         inclusion=logged.lists.inclusion, carry_over=carried, slots_above=above,
-        bets=propensity_bets(logged, evaluation.arms),
+        bets=propensity_bets(logged, evaluation.arms), page_kinds=logged.page_kinds,
     )  # fmt: skip
     return checked(of_batch, evaluation)
 

@@ -91,6 +91,12 @@ class LoggedBatch:
     lists: LoggedLists = field(default_factory=LoggedLists)
     features: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 
+    @property
+    def page_kinds(self) -> frozenset[str]:
+        """The kinds of the events of pages."""
+        events = self.log.events
+        return frozenset(events["kind"][events["position"] == 0].tolist())
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImpressionRows(reward_log.RewardedSlots):
