@@ -19,7 +19,8 @@ from rlrec.times import SECOND
 
 MINUTES = 1, 5, 15, 30, 60, 180, 360, 720, *(1_440 * days for days in (1, 2, 3, 7, 14, 30))
 WINDOWS_US = [60 * SECOND * minutes for minutes in MINUTES]
-DECISIONS, EVENTS, BEFORE, WITHIN = range(4)  # columns of the sums over the decisions old enough for a window
+DECISIONS, EVENTS, BEFORE, WITHIN, COUNTED = range(5)  # columns of the sums over the decisions old enough for a window
+_MARKS = (*reward_log.MATURITY, "keep_probability")
 
 
 # One window; `own` marks the window of the definition.
@@ -35,8 +36,8 @@ def delays(store: Store, name: str = "default", *, log: str | None = None) -> li
     with store.read() as unit:
         definition = lookup.reward(unit, name)
         windows = sorted({*WINDOWS_US, definition.window_us})
-        total = np.zeros((len(windows), 4))
-        for batch in reader.batches(unit, filters.selection(unit, log), columns=reward_log.MATURITY):
+        total = np.zeros((len(windows), 5))
+        for batch in reader.batches(unit, filters.selection(unit, log), columns=_MARKS):
             total += _arrived(batch, definition, windows, now=unit.now)
     with_events = np.flatnonzero(total[:, EVENTS])
     if not len(with_events):
@@ -48,8 +49,8 @@ def delays(store: Store, name: str = "default", *, log: str | None = None) -> li
 
 
 def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: int) -> Array:
-    """Columns DECISIONS to WITHIN of a batch, (windows, 4); BEFORE is the reward of the same decisions in the window
-    before."""
+    """Columns DECISIONS to COUNTED of a batch, (windows, 5); BEFORE is the reward of the same decisions in the window
+    before, COUNTED how many decisions these stand for."""
     slots = batch.slots
     uncensored = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
     served, weighed = _decisions(slots, uncensored), _weighed(batch, definition, uncensored)
@@ -57,17 +58,19 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
     decisions, slot = np.unique(weighed.slots["decision_id"], return_inverse=True)
     event = np.searchsorted(decisions, weighed.events["decision_id"])
     marks = _decisions(weighed.slots)
-    sums, before = np.zeros((len(windows), 4)), np.zeros(len(decisions))
+    sums, before = np.zeros((len(windows), 5)), np.zeros(len(decisions))
     for row, window in enumerate(windows):
         within = definition._replace(window_us=window)
         earned = reward_log.with_rewards(weighed, within).reward - definition.default
         page_reward = np.bincount(slot, weights=earned) + reward_log.page_events(weighed, within, decisions)
-        old = reward_log.mature(marks, within, now=now)
+        page_reward /= marks["keep_probability"]
+        old, every = reward_log.mature(marks, within, now=now), reward_log.mature(served, within, now=now)
         sums[row] = (
-            np.count_nonzero(reward_log.mature(served, within, now=now)),
+            np.count_nonzero(every),
             np.count_nonzero(old[event] & (weighed.events["age_us"] <= window)),
             before[old].sum(),
             page_reward[old].sum(),
+            (1 / served["keep_probability"][every]).sum(),
         )
         before = page_reward
     return sums
@@ -85,7 +88,7 @@ def _weighed(batch: Batch, definition: Reward, uncensored: Flags) -> Batch:
 def _decisions(slots: Columns, rows: Flags | slice = slice(None)) -> Columns:
     """The marks of each decision of some slots, by id."""
     _, first = np.unique(slots["decision_id"][rows], return_index=True)
-    return {name: slots[name][rows][first] for name in reward_log.MATURITY}
+    return {name: slots[name][rows][first] for name in _MARKS}
 
 
 def _rows(total: Array, windows: Sequence[int], *, definition_us: int) -> Iterator[Result]:
@@ -99,5 +102,5 @@ def _rows(total: Array, windows: Sequence[int], *, definition_us: int) -> Iterat
     for row, window, share in zip(total.tolist(), windows[: len(total)], reversed(shares), strict=True):
         yield {
             "window_s": window / 1e6, "share": share, "events": int(row[EVENTS]), "decisions": int(row[DECISIONS]),
-            "reward_per_decision": row[WITHIN] / row[DECISIONS], "own": window == definition_us,
+            "reward_per_decision": row[WITHIN] / row[COUNTED], "own": window == definition_us,
         }  # fmt: skip

@@ -215,3 +215,13 @@ def test_exposure_counts_slots_as_often_as_they_stand_for_others(run_sqlite: Run
     assert (sampled["decisions"], sampled["slots"]) == (400, 800)
     note = f"the log dropped rows (keep_probability): arms and shares are of {complete['slots']:,} slots"
     assert note in run_sqlite("exposure", "--policy", "sampled").stdout
+
+
+def test_delays_count_decisions_as_often_as_they_stand_for_others(run_sqlite: Run) -> None:
+    two_logs(run_sqlite)
+    sampled, complete = (
+        run_sqlite("reward", "delays", "--log", f"policy={name}", "--json").json for name in ("sampled", "complete")
+    )
+    names = "reward_per_decision", "share", "events"
+    assert [[row[name] for name in names] for row in sampled] == [[row[name] for name in names] for row in complete]
+    assert sampled[0]["decisions"] == 400

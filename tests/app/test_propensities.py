@@ -73,6 +73,12 @@ def test_the_fit_finds_the_weights_of_a_logger() -> None:
     assert {arm: weights.of(arm) for arm in truth} == pytest.approx(truth, abs=0.02)
 
 
+def test_the_fit_counts_decisions_as_often_as_they_stand_for_others(run_sqlite: Run) -> None:
+    lines = [line(1, "a") | {"keep_probability": 0.5}, line(2, "b"), line(3, "c")]
+    imported(run_sqlite, lines, "--propensity", "fitted")
+    assert slots(run_sqlite) == [[(pytest.approx(p), None)] for p in (0.5, 0.25, 0.25)]
+
+
 def test_what_was_estimated_before_stays_so(run_sqlite: Run) -> None:
     logged = line(1) | {"slate": [{"arm": "a", "propensity": 0.9}]}
     lines = [logged, line(2) | {"slate": [{"arm": "a", "propensity": 0.5}], "estimated": True}, line(3)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import groupby
@@ -41,12 +41,14 @@ def fit(groups: Iterable[LogColumns]) -> ChoiceWeights:
     """Weights by which what the log shows is most likely, each slot as a choice among the eligible arms.
 
     Source: Hunter (2004), MM algorithms for generalized Bradley-Terry models, eq. 30."""
-    offered, wins = Counter[tuple[str, ...]](), defaultdict[str, int](int)
+    offered, wins = defaultdict[tuple[str, ...], float](float), defaultdict[str, float](float)
     for rows in groups:
         sets = values(rows.eligible, len(rows))
-        offered.update(rows.eligible_sets[sets[row]] for row in rows.slots.row)
-        for arm in rows.slots.arm:
-            wins[arm] += 1
+        # as often as it stands for decisions of the log that were dropped
+        stands_for = [1 / (keep or 1.0) for keep in values(rows.keep_probability, len(rows))]
+        for row, arm in zip(rows.slots.row, rows.slots.arm, strict=True):
+            offered[rows.eligible_sets[sets[row]]] += stands_for[row]
+            wins[arm] += stands_for[row]
     arms = sorted(set().union(*offered)) if offered else []
     index = {arm: number for number, arm in enumerate(arms)}
     members = [np.array([index[arm] for arm in listed], np.int64) for listed in offered]
