@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from rlrec.app.imports.columns import NULL, LogColumns, distinct, picked, values
-from rlrec.arrays import Ids, run_starts
+from rlrec.arrays import Ids
 from rlrec.errors import Conflict
 from rlrec.store import Unit, decisions, events, loading, sessions
 
@@ -143,12 +143,17 @@ class LineNames(NamedTuple):
 
     def disputed(self) -> Ids:
         """The hashes of the names that stand for several things."""
-        name, pair = np.sort(self.name), np.sort(self.pair)
-        if len(run_starts(name)) == len(run_starts(pair)):
-            return name[:0]
+        if _count_changes(self.name) == _count_changes(self.pair):
+            return self.name[:0]
         _, index = np.unique(self.pair, return_index=True)
         name, count = np.unique(self.name[index], return_counts=True)
         return name[count > 1]
+
+
+def _count_changes(hashes: Ids) -> int:
+    """The number of distinct hashes, less one."""
+    ordered = np.sort(hashes)
+    return int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
 
 def _hashes(column: Sequence[str | bytes]) -> Ids:
