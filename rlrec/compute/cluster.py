@@ -69,7 +69,7 @@ class Cluster:
         shared = self._submit(bytes, task, pure=False)
         orders = enumerate(partitions)
         completed: Any = distributed.as_completed
-        running = completed(loop=self.client.loop, with_results=True, raise_errors=False)
+        running = completed(loop=self.client.loop)
         count = 0
         while True:
             workers = self._count_workers()
@@ -80,13 +80,17 @@ class Cluster:
                 count += 1
             if not count:
                 return
-            future, answer = next(running)
+            future = next(running)
             count -= 1
             number = int(future.key.split("-")[2])
-            # The status of the future may have changed since: an answer here outlives the worker that it is from.
-            if not isinstance(answer, _Answer):
-                error = answer[1] if isinstance(answer, tuple) else answer
-                raise deadly_partition(number) if isinstance(error, distributed.KilledWorker) else _failed(error)
+            try:
+                # Only now: with `with_results` Dask waits for ever for an answer that is lost on its way with its
+                # worker, and whose partition then ends workers.
+                answer: _Answer = future.result()
+            except distributed.KilledWorker as error:
+                raise deadly_partition(number) from error
+            except (Exception, distributed.CancelledError) as error:
+                raise _failed(error) from error
             self.mixed |= is_mixed(answer.of_worker, self._here)
             future.release()
             result = packing.unpack(answer.message)

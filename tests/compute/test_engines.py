@@ -7,6 +7,7 @@ import signal
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from time import monotonic, sleep
 from typing import Any
 
@@ -132,8 +133,7 @@ def process(task: bytes, partition: object) -> int:
 
 
 @pytest.mark.slow
-def test_an_answer_outlives_the_worker_of_a_cluster() -> None:
-    """Which is lost while the answer waits to be read."""
+def test_an_answer_that_is_lost_with_its_worker_is_computed_again() -> None:
     with closing(Cluster(1, process, scheduler=None)) as engine:
         answers, deadline = engine.map(b"", range(2)), monotonic() + 60
         _, number = next(answers)
@@ -141,12 +141,36 @@ def test_an_answer_outlives_the_worker_of_a_cluster() -> None:
         while [state.status for state in states].count("finished") < len(states):
             assert monotonic() < deadline
             sleep(0.01)
-        sleep(0.5)  # until the answer is here
         os.kill(number, signal.SIGKILL)
         while not any(state.status == "lost" for state in states):
             assert monotonic() < deadline
             sleep(0.01)
-        assert [answer for _, answer in answers] == [number]
+        [(_, again)] = answers
+        assert again != number
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A runner whose worker dies while its first answer is on its way, and before any other."""
+
+    folder: Path
+
+    def __call__(self, task: bytes, partition: int, /) -> bytes:
+        try:
+            (self.folder / "answered").touch(exist_ok=False)
+        except FileExistsError:
+            os._exit(1)
+        Timer(0.08, os._exit, [1]).start()
+        return bytes(100_000_000)
+
+
+@pytest.mark.slow
+def test_a_lost_answer_whose_partition_ends_workers_ends_the_work(tmp_path: Path) -> None:
+    with (
+        closing(Cluster(1, Lost(tmp_path), scheduler=None)) as engine,
+        pytest.raises(RlrecError, match="partition 0 of the log has ended its worker 4 times"),
+    ):
+        dict(engine.map(b"", range(1)))
 
 
 @dataclass(frozen=True)
