@@ -43,7 +43,7 @@ PAST = ("past_numerator", "past_denominator", "counted")
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """A ratio of columns of `UnitSums`. reward: number of its reward definition; limits: its least and largest possible
-    value; per_unit: whether the denominator of every unit that counts is 1."""
+    value; per_unit: whether the denominator counts units."""
 
     name: str
     numerator: str
@@ -60,9 +60,7 @@ class Metric:
     @property
     def lacking(self) -> str | None:
         """The column of SEVERAL that says whether rows which the log dropped may be lacking; None: they never are."""
-        if self.denominator.startswith("mature_decisions"):
-            return None
-        return SEVERAL["visits" in self.denominator]
+        return None if self.denominator.startswith("mature_decisions") else SEVERAL["visits" in self.denominator]
 
 
 def metrics(rewards: int, *, of_sessions: bool = False) -> list[Metric]:
@@ -87,13 +85,11 @@ def metrics(rewards: int, *, of_sessions: bool = False) -> list[Metric]:
 
 def per_decision(number: int) -> list[Metric]:
     """Mature decisions per unit and reward per decision, under a reward definition."""
+    decisions, units = f"mature_decisions_{number}", f"mature_units_{number}"
     return [
-        Metric(
-            name="decisions_per_unit", numerator=f"mature_decisions_{number}", denominator=f"mature_units_{number}",
-            reward=number, per_unit=True,
-        ),
+        Metric(name="decisions_per_unit", numerator=decisions, denominator=units, reward=number, per_unit=True),
         _of_reward(number, "reward_per_decision", "decisions"),
-    ]  # fmt: skip
+    ]
 
 
 def _of_reward(number: int, name: str, denominator: str) -> Metric:
