@@ -69,6 +69,29 @@ def test_a_cluster_gives_the_same_bits(served: str) -> None:
     assert judged(served, Workers(engine="dask")) == judged(served)
 
 
+class Meeting(StoreRunner):
+    """A runner that works on no partition before two workers have begun: files of the folder MEETING count them."""
+
+    def __call__(self, task: bytes, partition: Any, /) -> Any:
+        folder, deadline = Path(os.environ["MEETING"]), monotonic() + 60
+        (folder / str(os.getpid())).touch()
+        while len(list(folder.iterdir())) < 2:
+            assert monotonic() < deadline
+            sleep(0.01)
+        return super().__call__(task, partition)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "dask"])
+def test_two_workers_fold_at_the_same_time(
+    served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    monkeypatch.setenv("MEETING", str(tmp_path))
+    monkeypatch.setattr(passes, "StoreRunner", Meeting)
+    assert judged(served, Workers(jobs=2, engine=engine)) == judged(served)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 # -- workers that end --
 
 
