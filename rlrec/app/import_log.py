@@ -175,11 +175,11 @@ class _Import:
         of_files = [file.names() for file in self.files]
         of_store = conflicts.names_of_store(unit)
         names = LineNames.joined(of_files if of_store is None else [*of_files, of_store])
-        named = [len(of_file.name) for of_file in of_files]
+        counts = [len(of_file.name) for of_file in of_files]
         del of_files  # 16 bytes a name, which `names` has once more
         disputed = names.disputed()
         earlier = EarlierLines(disputed)
-        for file, n_named in zip(self.files, named, strict=True):
+        for file, count in zip(self.files, counts, strict=True):
             self.bad_lines.reading(file.source.name)
             owners = {}
             for name, line in sorted(file.policies.items(), key=itemgetter(1)):
@@ -188,7 +188,7 @@ class _Import:
                 except InputError as error:
                     error.line = line
                     self.bad_lines.refuse(error, b"")
-            may_contradict = n_named and (of_store is None or len(disputed))
+            may_contradict = count and (of_store is None or len(disputed))
             for rows in file.groups() if may_contradict else ():
                 for name, owner in owners.items():
                     if owner is not None:

@@ -96,7 +96,8 @@ class Note:
 
     policies: the line that names each first; without_propensity: decisions; digests: the first 8 bytes of each. arms
     and largest: those shown, and the longest page, for layouts that do not say what was eligible; inactive: the request
-    id, or None, of each decision that waits for its activation; named: digests of what rows call their decision."""
+    id, or None, of each decision that waits for its activation; decision_digests: of the keys of decisions in a
+    table."""
 
     count: int
     policies: Mapping[str, int]
@@ -106,7 +107,7 @@ class Note:
     arms: Set[str] = frozenset()
     largest: int = 0
     inactive: Sequence[str | None] = ()
-    named: Sequence[int] = ()
+    decision_digests: Sequence[int] = ()
 
 
 class SpooledGroup(NamedTuple):
@@ -202,7 +203,8 @@ class Layout(ABC):
                     self.observe(group.observations)
                     if group.note is not None:
                         self.remember(group.note)
-                        self._names += [] if with_text else [group.note.names]
+                        if not with_text:
+                            self._names.append(group.note.names)
                         self._spool.write(group.rows)
                     yield group.refused
         self._spool.flush()

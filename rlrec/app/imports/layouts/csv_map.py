@@ -92,8 +92,8 @@ class CsvMap(Layout):
         self._parsed: dict[str, dict[str, Any]] = {}
         self.spans = "decision" in self.map.columns or {"session", "at", "position"} <= self.map.columns.keys()
         self._eligible: tuple[str, ...] = ()
-        self._named: Sequence[int] = ()  # digests of what the rows that were decoded last call their decisions
-        self._all_named = array("q")
+        self._decision_digests: Sequence[int] = ()  # of the rows that were decoded last, see Note
+        self._all_decision_digests = array("q")
 
     # -- rows --
 
@@ -203,7 +203,7 @@ class CsvMap(Layout):
         n, first = len(starts), starts if len(starts) < len(rows) else range(len(rows))
         decided = cells if n == len(rows) else [_picked(column, first) for column in cells]
         if "decision" in self._index:
-            self._named = contents.key_digests(list(filter(None, decided[self._index["decision"]])))
+            self._decision_digests = contents.key_digests(list(filter(None, decided[self._index["decision"]])))
         lengths = [end - start for start, end in pairwise([*starts, len(rows)])]
         of_each = ([index] * count for index, count in enumerate(lengths))
         row = range(n) if n == len(rows) else list(chain.from_iterable(of_each))
@@ -344,14 +344,14 @@ class CsvMap(Layout):
     # -- what is known at the end --
 
     def note(self, rows: LogColumns) -> Note:
-        note = replace(super().note(rows), named=self._named)
+        note = replace(super().note(rows), decision_digests=self._decision_digests)
         if "eligible" in self._index:
             return note
         return replace(note, arms=set(rows.slots.arm), largest=max(distinct(rows.size), default=0))
 
     def remember(self, note: Note) -> None:
         super().remember(note)
-        self._all_named.extend(note.named)
+        self._all_decision_digests.extend(note.decision_digests)
 
     def join(self, files: Sequence[Layout]) -> list[str]:
         counts = {file.source.name: file.scattered for file in files if isinstance(file, CsvMap) and file.scattered}
@@ -362,7 +362,7 @@ class CsvMap(Layout):
         ]
 
     def end(self) -> None:
-        ordered = np.sort(self._all_named)
+        ordered = np.sort(self._all_decision_digests)
         self.scattered = len(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
         self._eligible = tuple(sorted(self.arms))
         if self.largest > len(self.arms):
