@@ -103,7 +103,7 @@ def import_log(
     )
     if check:
         notice(NOTHING_STORED)
-    if check or dry_run:
+    if check or dry_run or not result.accepted + result.duplicates:
         return
     log = f" --log policy={policy}" if policy else ""
     reward = " --reward NAME" if result.clipped or result.ignored else ""

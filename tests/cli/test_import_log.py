@@ -277,3 +277,8 @@ def test_every_layout_is_found_in_the_registry_of_its_direction(run_sqlite: Run,
     for name in layouts.READERS.keys() - layouts.WRITERS.keys():
         result = run_sqlite("export-log", tmp_path / "log", "--layout", name)
         assert (result.exit_code, f"'{name}' is not" in result.stderr) == (2, True)
+
+
+def test_a_log_without_decisions_suggests_no_estimate(run_sqlite: Run) -> None:
+    result = run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n")
+    assert (result.exit_code, result.stderr) == (0, "0 new decisions, 0 stored before, 0 lines refused.\n")
