@@ -71,7 +71,7 @@ def grants(prefix: str) -> list[Grant]:
             _on_current("REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM", "current_schema()", name),
             _on_current("GRANT CONNECT ON DATABASE %I TO", "current_database()", name),
             _on_current("GRANT USAGE ON SCHEMA %I TO", "current_schema()", name),
-            f"GRANT SELECT ON {quoted([*every, VERSION_TABLE])} TO {name}",
+            f"GRANT SELECT ON {quoted([*every, *tables.VIEWS, VERSION_TABLE])} TO {name}",
         ]
         if added:
             lines.append(f"GRANT INSERT ON {quoted(added)} TO {name}")

@@ -489,3 +489,6 @@ position_curve = _table(
     CheckConstraint("number > 0", name="number_positive"),
     _choice("model", "pbm", "cascade", "dcm"),
 )
+
+# The views for people who write SQL; a migration has their text.
+VIEWS = ("v_decision", "v_slot", "v_version")

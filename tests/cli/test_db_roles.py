@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,14 +14,17 @@ from tests.conftest import Run, _create, runner
 
 pytestmark = pytest.mark.slow
 AsRole = Callable[[str], Run]
+AsLogin = Callable[[str], str]
+ROLES = ("server", "trainer", "reader")
+SCHEMA_PAGE = Path(__file__).parents[2] / "rlrec" / "help" / "schema.md"
 
 
 @pytest.fixture
-def roles(postgres_server: str, postgres_template: str) -> Iterator[AsRole]:
-    """A runner for each role on one store, after the script, which may run twice."""
+def logins(postgres_server: str, postgres_template: str) -> Iterator[AsLogin]:
+    """The URL of one store for a login with each role, after the script, which may run twice."""
     prefix = f"r{time.time_ns()}"
     db = _create(postgres_server, prefix, postgres_template)
-    names = [f"{prefix}_{role}" for role in ("server", "trainer", "reader")]
+    names = [f"{prefix}_{role}" for role in ROLES]
     with psycopg.connect(db, autocommit=True) as owner:
         for _ in range(2):
             owner.execute(runner(db)("db", "roles", "--prefix", prefix).stdout)
@@ -28,9 +32,15 @@ def roles(postgres_server: str, postgres_template: str) -> Iterator[AsRole]:
             owner.execute(f"CREATE ROLE {name}_login LOGIN")
             owner.execute(f"GRANT {name} TO {name}_login")
         owner.execute("REVOKE CONNECT ON DATABASE " + prefix + " FROM PUBLIC")
-        yield lambda role: runner(db.replace("//postgres:", f"//{prefix}_{role}_login:"))
+        yield lambda role: db.replace("//postgres:", f"//{prefix}_{role}_login:")
         for name in names:
             owner.execute(f"DROP OWNED BY {name}; DROP ROLE {name}_login; DROP ROLE {name}")
+
+
+@pytest.fixture
+def roles(logins: AsLogin) -> AsRole:
+    """A runner for each role on one store."""
+    return lambda role: runner(logins(role))
 
 
 def done(run: Run, *lines: str, stdin: str | None = None) -> None:
@@ -107,3 +117,35 @@ def test_what_a_role_may_not_do_is_refused_in_one_line(roles: AsRole, role: str,
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert any(words in result.stderr for words in ("permission denied", "must be owner"))
     assert "rlrec db roles" in result.stderr
+
+
+def test_each_role_reads_each_documented_view(logins: AsLogin) -> None:
+    done(runner(logins("trainer")), "arm add a", "policy create home --kind thompson")
+    done(runner(logins("server")), "recommend --policy home --session s1 --user u1")
+    views = re.findall(r"^\| `(v_\w+)` \|", SCHEMA_PAGE.read_text(), re.MULTILINE)
+    assert len(views) == 3
+    for role in ROLES:
+        with psycopg.connect(logins(role)) as connection:
+            for view in views:
+                assert connection.execute(f"SELECT count(*) FROM {view}").fetchone() == (1,), (role, view)
+
+
+def test_no_role_has_a_right_that_its_documentation_does_not_name(logins: AsLogin) -> None:
+    log = ("decision", "event", "slot", "context", "eligible_set", "session", "visit", "users")
+    rights: dict[str, set[tuple[str, str]]] = {}
+    for role in ROLES:
+        with psycopg.connect(logins(role)) as connection:
+            query = "SELECT table_name, privilege_type, is_grantable FROM information_schema.role_table_grants"
+            rows = connection.execute(f"{query} WHERE grantee <> 'PUBLIC'").fetchall()
+            rights[role] = {(table, right) for table, right, _ in rows}
+            assert {grantable for *_, grantable in rows} == {"NO"}
+            for create in ("has_schema_privilege(current_schema(), 'CREATE')", "pg_has_role('postgres', 'MEMBER')"):
+                assert connection.execute(f"SELECT {create}").fetchone() == (False,), (role, create)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("UPDATE slot SET propensity = 1")
+    changing = {role: {(table, right) for table, right in rights[role] if right != "SELECT"} for role in ROLES}
+    assert changing["reader"] == set()
+    assert {right for _, right in changing["server"]} == {"INSERT"}
+    assert {table for table, _ in changing["server"]}.isdisjoint({"arm", "policy", "reward", "version", "route"})
+    assert {pair for pair in changing["trainer"] if pair[1] != "INSERT"} == {("lease", "DELETE")}
+    assert all((table, "SELECT") in rights["reader"] for table in log)

@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 from rlrec.store import Store, Unit, schema, sessions
 from rlrec.store.contents import key_digest
 from rlrec.store.schema import HEAD, VERSION_TABLE
-from rlrec.store.tables import metadata
+from rlrec.store.tables import VIEWS, metadata
 from tests.conftest import runner
 from tests.migrations import story
 
@@ -50,6 +50,10 @@ def test_the_head_equals_the_tables(store: Store) -> None:
     with store.engine.connect() as connection:
         options = {"compare_type": True, "compare_server_default": True, "version_table": VERSION_TABLE}
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+
+
+def test_the_head_has_the_views_that_roles_may_read(store: Store) -> None:
+    assert sorted(sa.inspect(store.engine).get_view_names()) == sorted(VIEWS)
 
 
 def test_sqlite_has_the_ddl_of_the_tables(sqlite_db: str, tmp_path: Path) -> None:
