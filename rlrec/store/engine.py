@@ -179,7 +179,7 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
     postgres = engine.dialect.name == "postgresql"
     options: dict[str, Any] = {"rlrec_write": write}
     if postgres and not write:
-        options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        options["isolation_level"] = "REPEATABLE READ"
     committing = False
     try:
         with (
@@ -187,6 +187,9 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
             nullcontext() if postgres or not sound else _without_foreign_keys(connection),
         ):
             connection.info["flush"] = False
+            if postgres:  # a writer has what the role or the database says: False would be READ WRITE
+                driver: Any = connection.connection.driver_connection
+                driver.read_only = None if write else True
             with connection.begin():
                 yield connection
                 if write and not postgres and connection.info["file"] != sqlite_files.identity(where):

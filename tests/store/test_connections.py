@@ -82,6 +82,26 @@ def test_what_a_role_refuses_is_said_as_it_is(postgres: str) -> None:
         assert (refused.value.code, "statement_timeout" in str(refused.value.hint)) == (1, True)
 
 
+def test_a_role_that_is_read_only_reads_and_stays_so(postgres: str) -> None:
+    with closing(Store(postgres)) as store:
+        stocked(store, home="thompson")
+        ask(store)
+    name = name_of(postgres)
+    administer(postgres, f'ALTER DATABASE "{name}" SET default_transaction_read_only TO on')
+    run = runner(postgres)
+    for line in ("status", "doctor", "policy show home", "exposure", "export-log -"):
+        assert run(*line.split()).exit_code == 0, line
+    for line in ("recommend --policy home --session s", "arm add more", "policy freeze home"):
+        result = run(*line.split())
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1), (line, result.stdout)
+        assert "default_transaction_read_only" in result.stderr
+    with closing(Store(postgres)) as store:
+        with store.read() as unit:
+            assert unit.ask_value("SELECT count(*) FROM arm") > 0
+        with pytest.raises(RlrecError, match="read-only"):  # on the connection that was read on
+            store.write(lambda unit: unit.tell("UPDATE settings SET salt = 'x'"))
+
+
 def test_a_writer_behind_a_held_lock_waits_for_a_bounded_time(postgres: str) -> None:
     with psycopg.connect(postgres) as other, closing(Store(options(postgres, lock_timeout="200"))) as store:
         other.execute("LOCK TABLE settings")
