@@ -65,8 +65,9 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
     and unknown values count 0. `policy show --json` has the complete object, as `features`. {"text": 262144}
     hashes the words of a text into so many columns, for softmax, squarecb and gradient (`rlrec help contexts`).
 
-    With --from-policy version 1 is fitted to what the bandit would serve now to its newest 2,000 requests; `kl` is what
-    is left between the two, per slate in nats. `train-pg` goes on from there, on the bandit's log."""
+    With --from-policy version 1 is fitted to what the bandit would serve now to its newest 2,000 requests, or to those
+    of the log where it served none; `kl` is what is left between the two on these requests, per slate in nats.
+    `train-pg` goes on from there, on the bandit's log."""
     result = app.policy.create(store, app.policy.Request(parameters=by_name(params, "parameter"), **request))
     show(result)
     if not result["created"]:

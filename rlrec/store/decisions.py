@@ -127,8 +127,10 @@ class DrawnRequest(NamedTuple):
     size: int
 
 
-def newest_requests(unit: Unit, policy_id: int, *, limit: int) -> list[DrawnRequest]:
-    """Requests of the newest decisions drawn from a policy."""
+def newest_requests(unit: Unit, policy_id: int | None, *, limit: int) -> list[DrawnRequest]:
+    """Requests of the newest decisions drawn from a policy; policy_id None: of the newest decisions of the log."""
+    if policy_id is None:
+        return unit.select(DrawnRequest, "decision ORDER BY id DESC LIMIT ?", limit)
     chosen = "decision WHERE policy_id = ? AND imported = 0 ORDER BY id DESC LIMIT ?"
     return unit.select(DrawnRequest, chosen, policy_id, limit)
 

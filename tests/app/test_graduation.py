@@ -75,6 +75,43 @@ def test_a_bandit_that_reads_contexts_is_copied_with_its_features(sqlite_db: str
     assert features[0] == features[1]
 
 
+def test_a_bandit_that_served_nothing_is_copied_on_the_contexts_of_the_log(run_sqlite: Run) -> None:
+    """In an empty context it would serve all arms alike: a copy of that would earn what the log earned."""
+    run_sqlite("policy", "create", "log", "--kind", "uniform")
+    run_sqlite("simulate", "contextual", "--policy", "log", "--sessions", "1000", "--group", "500", "--seed", "1")
+    run_sqlite("policy", "create", "ts", "--kind", "softmax", "--from-log", "policy=log", "--param", "floor=0.02")
+    answer = graduated(run_sqlite)
+    assert 1e-9 < answer["kl"] < 0.01
+    estimates = run_sqlite("evaluate", "ts", "pg", "--log", "policy=log", "--estimator", "dr", "--json").json
+    bandit, copy = (estimate["value"] for estimate in estimates)
+    assert copy == pytest.approx(bandit, abs=0.01)
+    assert (
+        bandit
+        > 1.1 * run_sqlite("evaluate", "log", "--log", "policy=log", "--estimator", "ips", "--json").json[0]["value"]
+    )
+
+
+def test_a_bandit_that_reads_contexts_is_not_copied_without_any(run_sqlite: Run) -> None:
+    run_sqlite("arm", "add", "a")
+    run_sqlite("policy", "create", "log", "--kind", "uniform")
+    run_sqlite("recommend", "--policy", "log", "--session", "s1")
+    run_sqlite("policy", "create", "ts", "--kind", "softmax")
+    answer = run_sqlite("policy", "create", "pg", "--kind", "gradient", "--from-policy", "ts")
+    assert answer.exit_code == 2
+    assert answer.stderr.endswith(
+        "Error: ts cannot be copied: it served nothing, and the log has no contexts. "
+        "`rlrec recommend --policy ts --context JSON` logs requests to copy it on\n"
+    )
+    run_sqlite("recommend", "--policy", "ts", "--session", "s2", "--context", '{"x": 1}')
+    assert graduated(run_sqlite)["created"]
+
+
+def test_a_bandit_that_served_nothing_is_copied_where_nothing_was_logged(run_sqlite: Run) -> None:
+    run_sqlite("arm", "add", "a")
+    run_sqlite("policy", "create", "ts", "--kind", "thompson")
+    assert graduated(run_sqlite)["kl"] == 0
+
+
 @pytest.mark.slow
 def test_what_the_bandit_learned_from_is_in_the_sample_of_version_1(sqlite_db: str, run_sqlite: Run) -> None:
     filled(sqlite_db, served_by, "thompson")

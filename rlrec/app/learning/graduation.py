@@ -140,16 +140,22 @@ class _Graduation:
         }  # fmt: skip
 
     def _cases(self) -> list[_Case]:
-        """The requests of the newest decisions of the policy, the most frequent first; without any, all active arms in
-        an empty context."""
-        drawn = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
-        if not drawn:
-            return [_Case(self.active, {}, 1, 1.0)] if self.active else []
+        """The requests of the newest decisions of the policy, or where it served nothing of the log, the most frequent
+        first; without a log, all active arms in an empty context. Raises InputError where the version reads contexts,
+        and those of the log are empty."""
+        of_policy = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
+        drawn = of_policy or decisions.newest_requests(self.unit, None, limit=NEWEST)
         read = self.contextual
         counts = Counter((row.eligible_id, row.context_id if read else 0, row.size) for row in drawn)
-        sets = contents.eligible_arms(self.unit, {eligible for eligible, _, _ in counts})
         ids = np.array(sorted({context for _, context, _ in counts}), np.int64)
-        bodies = stored_contexts.distinct_contexts(self.unit, ids)[0] if read else [{}]
+        bodies = stored_contexts.distinct_contexts(self.unit, ids)[0] if read and drawn else [{}] * len(ids)
+        if read and not of_policy and not any(bodies):
+            name = self.version.policy.name
+            hint = f"`rlrec recommend --policy {name} --context JSON` logs requests to copy it on"
+            raise InputError(f"{name} cannot be copied: it served nothing, and the log has no contexts", hint=hint)
+        if not drawn:
+            return [_Case(self.active, {}, 1, 1.0)] if self.active else []
+        sets = contents.eligible_arms(self.unit, {eligible for eligible, _, _ in counts})
         contexts = dict(zip(ids.tolist(), bodies, strict=True))
         return [
             _Case(sets[eligible], contexts[context], size, float(count))
