@@ -79,7 +79,7 @@ def forget(store: Store, request: Request) -> Forgotten:
     any other, so that the propensities of others can still be derived again. A command that could not erase the bytes
     can be repeated."""
     with store.read() as unit:
-        exists, unfinished = removals.user_id(unit, request.user) is not None, removals.unfinished(unit)
+        exists, (_, unfinished) = removals.user_id(unit, request.user) is not None, removals.count(unit)
         rows = _read(unit, request.user) if request.dry_run else None
     if not (exists or unfinished):
         raise InputError(f"unknown user {request.user!r}", hint="`rlrec session list` shows users")

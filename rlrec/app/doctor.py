@@ -19,7 +19,7 @@ from rlrec.app.audit.reward_drift import RewardDrift
 from rlrec.app.audit.slots import Slots
 from rlrec.errors import RlrecError
 from rlrec.records import Arm, StoredPolicy
-from rlrec.store import Store, Unit, arms, audit, bulk, policies, settings
+from rlrec.store import Store, Unit, arms, audit, bulk, policies, removals, settings
 
 # check: (what it looks at, the count that says how many)
 CHECKS = {
@@ -40,8 +40,13 @@ CHECKS = {
     "entropy": ("policies", "policies"),
     "positions": ("policies", "policies"),
     "waiting": ("policies", "policies"),
+    "removals": ("transactions of db forget and db prune", "removals"),
 }
 
+UNERASED = (
+    "a `db forget` or `db prune` was interrupted, and bytes of the rows that it deleted may still be in the file: "
+    "repeat the command (`db forget` takes the same user again, although the user is gone)"
+)
 PARTS = "of 5 parts of the audit"
 COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # names of the counts of tables; of others a plural in -s
 
@@ -92,6 +97,9 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
     """How much was looked at, by name."""
     with store.read() as unit, bulk.alongside(unit):
         counts = audit.counts(unit)
+        counts["removal"], unfinished = removals.count(unit)
+        if unfinished:
+            findings.warning("removals", "store", UNERASED)
         catalogue = arms.every(unit)
         if store.now is None:
             clock.check(unit, findings=findings)

@@ -188,23 +188,27 @@ def set_learned_from(unit: Unit, version_id: int, learned_from: Mapping[str, Any
 # -- bytes --
 
 
-_UNERASED = f"command IN ('{FORGET}', '{PRUNE}') AND result IS NULL"
+_REMOVALS = f"run WHERE command IN ('{FORGET}', '{PRUNE}')"
 
 
-def unfinished(unit: Unit) -> bool:
-    """Whether bytes of rows that were deleted may still be in the file."""
-    return unit.ask_row(f"SELECT id FROM run WHERE {_UNERASED}") is not None
+def count(unit: Unit) -> tuple[int, int]:
+    """How many removals there were, and after how many of them bytes of deleted rows may still be in the file."""
+    total, unfinished = unit.ask(f"SELECT count(*), count(*) - count(result) FROM {_REMOVALS}")[0]
+    return total, unfinished
 
 
 def erase(store: Store) -> None:
     """Write the file of an SQLite store anew, without the bytes of deleted rows, and empty its log. Raises StoreBusy
     where somebody else reads or writes; the command can be repeated."""
+    with store.read() as unit:  # a removal that another process begins from here on is finished by that
+        last = unit.ask_value(f"SELECT max(id) FROM {_REMOVALS}")
     try:
         _write_anew(store)
     except RlrecError as error:
         error.hint = "the rows are deleted; repeat the command to erase their bytes, too"
         raise
-    store.write(lambda unit: unit.tell(f"UPDATE run SET result = '{{}}' WHERE {_UNERASED}"))
+    finished = f"UPDATE run SET result = '{{}}' WHERE id IN (SELECT id FROM {_REMOVALS} AND result IS NULL AND id <= ?)"
+    store.write(lambda unit: unit.tell(finished, last))
 
 
 def _write_anew(store: Store) -> None:

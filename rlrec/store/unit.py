@@ -102,7 +102,8 @@ class Unit:
         return [cursor.fetchall() for cursor in cursors]
 
     def ask_row(self, text: str, *values: Any) -> Row | None:
-        return self._run(text, values).fetchone()
+        """The first row of a query; None where there is none. (All are read: SQLite keeps a query open until then.)"""
+        return next(iter(self.ask(text, *values)), None)
 
     def ask_value(self, text: str, *values: Any) -> Any:
         """The first value of the first row; None where there is no row."""

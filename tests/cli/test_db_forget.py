@@ -14,7 +14,7 @@ import pytest
 from rlrec.app import db_forget, recommend
 from rlrec.app.recommend import Request, recommend_group
 from rlrec.app.serving.cache import ServingCache
-from rlrec.store import Store, Unit
+from rlrec.store import Store, Unit, removals
 from tests.app.shop import done
 from tests.app.test_doctor import healthy, postgres_grown, sql, sqlite_grown  # noqa: F401 (fixtures)
 from tests.conftest import Run, runner
@@ -220,6 +220,38 @@ def test_what_could_not_be_erased_is_erased_by_the_same_command_again(personal: 
     assert remaining(sqlite_db) == 0
     unknown = personal("--now", LATE, "db", "forget", "--user", "zelda", "--yes")
     assert (unknown.exit_code, unknown.stderr) == (2, "Error: unknown user 'zelda'. `rlrec session list` shows users\n")
+
+
+def test_two_removals_that_were_refused_are_finished_by_the_next(personal: Run, sqlite_db: str) -> None:
+    """`doctor` says so while bytes may be left, and not afterwards."""
+    with closing(sqlite3.connect(sqlite_db)) as reading, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlrec.store.engine.BUSY_TIMEOUT_S", 0.1)
+        reading.execute("BEGIN")
+        reading.execute("SELECT count(*) FROM decision").fetchone()
+        for user in ("zelda", "max"):
+            assert personal("--now", LATE, "db", "forget", "--user", user, "--yes").exit_code == 4
+    assert [finding["check"] for finding in at(personal, "doctor")["findings"]] == ["removals"]
+    assert at(personal, "db", "forget", "--user", "zelda", "--yes")["decisions"] == 0
+    assert remaining(sqlite_db) == 0
+    assert at(personal, "doctor")["findings"] == []
+
+
+def test_a_removal_behind_the_new_file_of_another_is_not_finished_by_that(
+    personal: Run, sqlite_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_anew = removals._write_anew
+
+    def delete_behind(store: Store) -> None:
+        write_anew(store)
+        with closing(Store(sqlite_db)) as other:
+            other.write(lambda unit: db_forget.delete_user(unit, "max"), sound=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(removals, "_write_anew", delete_behind)
+        at(personal, "db", "forget", "--user", "zelda", "--yes")
+    assert [finding["check"] for finding in at(personal, "doctor")["findings"]] == ["removals"]
+    at(personal, "db", "forget", "--user", "max", "--yes")
+    assert at(personal, "doctor")["findings"] == []
 
 
 def test_without_a_terminal_nothing_is_deleted_unasked(personal: Run, sqlite_db: str) -> None:
