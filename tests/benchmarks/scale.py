@@ -365,7 +365,8 @@ def measure(folder: Path, scale: float) -> list[dict[str, Cost]]:
         setting = Setting(folder=Path(name), scale=scale)
         lite = costs(Lite(setting), setting)
         with postgres_server(setting) as url:
-            postmaster = int((setting.folder / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+            data = Path(url.partition("?host=")[2]) / "data"
+            postmaster = int((data / "postmaster.pid").read_text().splitlines()[0])
             return [lite, costs(Postgres(url), setting, postmaster)]
 
 

