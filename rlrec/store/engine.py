@@ -254,7 +254,10 @@ def clock(connection: sa.Connection) -> int:
     to which it has everything: what it does not have yet must not look as if it had not happened."""
     if connection.dialect.name == "sqlite":
         return time.time_ns() // 1000
-    replayed = "WHEN pg_is_in_recovery() THEN coalesce(pg_last_xact_replay_timestamp(), 'epoch')"
-    now = f"CASE {replayed} ELSE clock_timestamp() END"
-    seconds = connection.exec_driver_sql(f"SELECT (extract(epoch FROM {now}) * 1000000)::bigint")
-    return int(seconds.scalar_one())
+    now = "CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE clock_timestamp() END"
+    micros = "SELECT (extract(epoch FROM {}) * 1000000)::bigint"
+    replayed_to = connection.exec_driver_sql(micros.format(now)).scalar_one()
+    if replayed_to is None:  # no commit since the replica began: it has what was there at the checkpoint it began from
+        began = f"{micros.format('checkpoint_time')} FROM pg_control_checkpoint()"
+        replayed_to = connection.exec_driver_sql(began).scalar_one()
+    return int(replayed_to)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
+import psycopg
 import pytest
 
 from rlrec.app.init import init
@@ -21,7 +22,7 @@ Servers = tuple[PostgresServer, PostgresServer]
 @pytest.fixture(scope="module")
 def servers(postgres_server: str) -> Iterator[Servers]:
     """A primary with a small store, and its replica."""
-    with new_server() as primary:
+    with new_server("autovacuum=off") as primary:
         with closing(Store(primary.url())) as store:
             init(store)
             stocked(store, home="thompson")
@@ -70,6 +71,19 @@ def test_the_time_of_a_replica_is_that_of_the_last_change_it_has(servers: Server
         time.sleep(0.3)
         with copy.read() as unit:
             assert unit.ask_value("SELECT max(at) FROM decision") <= unit.now <= changed
+
+
+def test_the_time_of_a_replica_without_a_change_is_that_of_its_copy(servers: Servers) -> None:
+    with psycopg.connect(servers[0].url(), autocommit=True) as primary:
+        primary.execute("CREATE ROLE plain LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO plain")
+    assert runner(servers[0].url())("recommend", "--policy", "home", "--session", "last").exit_code == 0
+    with new_server(of=servers[0]) as fresh:
+        run = runner(fresh.url(user="plain"))
+        with closing(Store(fresh.url(user="plain"))) as copy, copy.read() as unit:
+            assert unit.ask_value("SELECT pg_last_xact_replay_timestamp()") is None
+            assert 0 <= time.time() - unit.now / 1e6 < 60
+        result = run("doctor", "--json")
+        assert (result.json["findings"], result.stderr) == ([], "")
 
 
 def test_a_second_process_reads_the_snapshot_of_a_replica(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
