@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 
-from rlrec.store import Store
+from rlrec.errors import InputError, RlrecError
+from rlrec.store import Store, settings
 from rlrec.store.engine import Waits, location
 
 __all__ = ["Store", "open_store", "ready"]
 
 
+@contextmanager
 def open_store(
-    db: str, *, now: int | None, notice: Callable[[str], None], waits: tuple[int | None, ...] = ()
-) -> AbstractContextManager[Store]:
+    db: str, *, now: int | None, notice: Callable[[str], None], waits: tuple[int | None, ...] = (),
+    primary: str | None = None,
+) -> Iterator[Store]:  # fmt: skip
     """The store at a URL or path. now: microseconds since 1970 UTC in place of the database's clock, or None. waits: as
-    in `Waits`."""
-    return closing(Store(db, now=now, notice=notice, waits=Waits(*waits)))
+    in `Waits`. primary: the store of which this one is a replica. Raises InputError where it is of another one."""
+    with closing(Store(db, now=now, notice=notice, waits=Waits(*waits))) as store:
+        if primary is not None:
+            _refuse_unrelated(store, primary)
+        yield store
+
+
+def _refuse_unrelated(replica: Store, db: str) -> None:
+    """Raises InputError where both stores can be read and one is no replica or copy of the other."""
+    with closing(Store(db, notice=lambda _: None)) as primary:
+        identity = None
+        with suppress(RlrecError), primary.read() as unit:  # a replica is read where its primary is away, too
+            identity = settings.identity(unit)
+        if identity is not None:
+            with replica.read() as unit:
+                if settings.identity(unit) != identity:
+                    message = f"--read-db is {replica.where}, which is no replica of {primary.where}"
+                    raise InputError(message, hint="name a replica of the store of --db")
 
 
 def store_files(db: str) -> list[str]:

@@ -34,6 +34,7 @@ class Settings:
 
     db: str = "rlrec.db"
     read_db: str | None = None
+    primary: str | None = None  # --db, while a command reads from --read-db
     now: int | None = None
     allow_future: bool = False
     lock_timeout: int | None = None
@@ -157,7 +158,7 @@ def _with_store(command: Command) -> Command:
         chosen = settings()
         chosen.context = click.get_current_context()
         waits = chosen.lock_timeout, chosen.statement_timeout, chosen.reconnect
-        with open_store(chosen.db, now=chosen.now, notice=notice, waits=waits) as store:
+        with open_store(chosen.db, now=chosen.now, notice=notice, waits=waits, primary=chosen.primary) as store:
             if chosen.quiet or sys.stderr is None or not sys.stderr.isatty():
                 return command(*args, store=store, **kwargs)
             from rlrec.cli.progress import ProgressLine
@@ -181,7 +182,8 @@ def reading(*lines: str) -> Decorator:
         @wraps(run)
         def read(*args: Any, **kwargs: Any) -> Any:
             chosen = settings()
-            chosen.db = chosen.read_db or chosen.db
+            if chosen.read_db:
+                chosen.db, chosen.primary = chosen.read_db, chosen.db
             return run(*args, **kwargs)
 
         return read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from rlrec.app.init import init
 from rlrec.store import Store, bulk
 from tests.app.shop import ask, stocked, tell
-from tests.conftest import runner
+from tests.conftest import initialise, runner
 from tests.store.servers import PostgresServer, new_server
 
 pytestmark = pytest.mark.slow
@@ -93,3 +94,23 @@ def test_a_second_process_reads_the_snapshot_of_a_replica(servers: Servers, monk
         assert unit.arrow_worker is not None
         query = bulk.PendingQuery(unit, "SELECT count(*) FROM decision", {"n": int})
         assert query.columns()["n"].tolist() == [unit.ask_value("SELECT count(*) FROM decision")]
+
+
+def test_a_replica_of_another_store_is_refused(db: str, tmp_path: Path) -> None:
+    other = str(tmp_path / "other.db")
+    initialise(other)
+    for read_db in (other, db):
+        refused = runner(db if read_db == other else other)("--read-db", read_db, "status")
+        assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+        assert "is no replica of" in refused.stderr
+        assert (
+            runner(db)("--read-db", read_db, "arm", "add", f"arm{read_db == db}").exit_code == 0
+        )  # reads nothing there
+
+
+def test_a_copy_is_read_beside_its_store_and_without_it(sqlite_db: str, tmp_path: Path) -> None:
+    copy = str(tmp_path / "copy.db")
+    assert runner(sqlite_db)("db", "backup", copy).exit_code == 0
+    for primary in (sqlite_db, str(tmp_path / "none.db"), "postgresql://u:@/x?host=/none"):
+        result = runner(primary)("--read-db", copy, "status", "--json")
+        assert (result.exit_code, result.stderr) == (0, "")
