@@ -312,6 +312,11 @@ def between(name: str, value: float, low: float, high: float) -> None:
         raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
 
 
+def sum_tolerance(n: int) -> float:
+    """How far the sum of n probabilities may lie from 1 where each was rounded to six decimals."""
+    return max(1e-6, n * 0.5e-6) + 1e-12
+
+
 def number(name: str, value: float) -> None:
     """Raises InputError unless a parameter is a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Floored, Policy, between
+from rlrec.policy.base import Belief, Floored, Policy, between, sum_tolerance
 
 if TYPE_CHECKING:
     from rlrec.policy.scores import Scores
@@ -67,7 +67,7 @@ class Fixed(_Unlearned, Floored):
             for arm, probability in table.items():
                 between(f"the probability of {arm!r}{where}", probability, 0, 1)
             total = sum(table.values())
-            if abs(total - 1) > 1e-6:
+            if abs(total - 1) > sum_tolerance(len(table)):
                 raise InputError(f"the probabilities{where} add up to {total:.9g}", hint="they must add up to 1")
 
     @property

@@ -8,7 +8,7 @@ from math import log
 from typing import cast
 
 from rlrec.app.imports.columns import NULL, LoggedEvents, LoggedSlots, values
-from rlrec.app.imports.layouts.fields import TIGHT
+from rlrec.app.imports.layouts.fields import is_certain
 from rlrec.errors import InputError
 from rlrec.store.loading import Column, Same
 
@@ -52,7 +52,7 @@ def check(
             raise InputError(f"arm {arm[:80]!r} was shown, but not eligible")
         if size[row] > len(arms):
             raise InputError(f"a page of {size[row]}, but only {len(arms)} arms were eligible")
-        if len(arms) == position and propensity is not None and propensity < 1 - TIGHT:
+        if len(arms) == position and not is_certain(propensity, len(arms)):
             raise InputError(f"{propensity!r} must be 1: no other eligible arm was left at its position")
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from rlrec.app.imports.layouts.fields import FLOAT32, LOOSE, probability
+from rlrec.app.imports.layouts.fields import FLOAT32, LOOSE, is_distribution, probability
 from rlrec.errors import InputError
 
 
@@ -110,7 +110,7 @@ def ranked_arms(
             raise InputError(f"{number} is none of the {len(arms)} actions", hint=f"counted from {first}", field=at_a)
     if not all(0 <= each <= 1 for each in p):
         raise InputError("a probability outside [0, 1]", field=at_p)
-    if len(p) > 1 and abs(sum(p) - 1) > FLOAT32:
+    if len(p) > 1 and not is_distribution(p):
         raise InputError(f"probabilities that sum to {sum(p)!r}", field=at_p)
     return [arms[number - first] for number in ranked]
 

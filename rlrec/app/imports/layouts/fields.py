@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -13,14 +13,14 @@ from rlrec import times
 from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots, transposed
 from rlrec.errors import InputError, suggest
 from rlrec.policy import reward as rewards
+from rlrec.policy.base import sum_tolerance
 from rlrec.store.loading import Column
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 KEY_LENGTH = 200
 DEFAULT_POLICY = "imported"
-TIGHT = 1e-9  # how far a probability that is 1 may be off
 LOOSE = 1e-6  # how far probabilities that were computed apart may be
-FLOAT32 = 1e-4  # how far those in float32, some printed with six digits, may sum from 1
+FLOAT32 = 1e-4  # how far those in float32, some printed with six digits, may be
 
 
 class EventEntry(Struct, forbid_unknown_fields=True):
@@ -109,6 +109,16 @@ def probability(value: float | None, field: str) -> float | None:
     if value is not None and not 0 < value <= 1:
         raise InputError(f"{value!r} is no probability of something shown", hint="it lies in (0, 1]", field=field)
     return value
+
+
+def is_distribution(probabilities: Collection[float]) -> bool:
+    """Whether probabilities sum to 1, as far as float32 or six decimals tell."""
+    return abs(sum(probabilities) - 1) <= max(FLOAT32, sum_tolerance(len(probabilities)))
+
+
+def is_certain(value: float | None, n_arms: int) -> bool:
+    """Whether a probability is 1 up to the rounding of those of so many arms; one that is not known may be."""
+    return value is None or value >= 1 - sum_tolerance(n_arms)
 
 
 def share(value: float | None, field: str) -> float | None:

@@ -17,7 +17,6 @@ from rlrec.app.imports.layouts.fields import (
     DEFAULT_POLICY,
     FLOAT32,
     LOOSE,
-    TIGHT,
     EventEntry,
     GatheredLines,
     LineEvent,
@@ -26,6 +25,8 @@ from rlrec.app.imports.layouts.fields import (
     bounded,
     check_keys,
     event,
+    is_certain,
+    is_distribution,
     key,
     log_probability,
     policy_name,
@@ -35,6 +36,7 @@ from rlrec.app.imports.layouts.fields import (
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.policy import history
+from rlrec.policy.base import sum_tolerance
 from rlrec.store.events import CENSOR
 
 CACHE = 10_000  # eligible sets remembered
@@ -257,8 +259,8 @@ def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequen
     """The probability of each eligible arm at position 1, where a line has them."""
     if decision.support is None:
         return None
-    sums = sum(decision.support.values())
-    if decision.support.keys() != set(eligible) or abs(sums - 1) > FLOAT32 or min(decision.support.values()) < 0:
+    probabilities = decision.support.values()
+    if decision.support.keys() != set(eligible) or not is_distribution(probabilities) or min(probabilities) < 0:
         raise InputError("no probabilities of the eligible arms that sum to 1", field="support")
     top = slots[0]
     if top.position == 1 and top.propensity is not None and abs(decision.support[top.arm] - top.propensity) > FLOAT32:
@@ -287,20 +289,21 @@ def _check_probabilities(decision: DecisionLine, n_eligible: int) -> None:
             n_left = len(set(decision.slot_sets[index]) - above)
         path = f"slate[{index}]"
         if n_left == 1:
-            _check_certain(entry.propensity, f"{path}.propensity", "no other eligible arm was left at its position")
+            why = "no other eligible arm was left at its position"
+            _check_certain(entry.propensity, n_eligible, f"{path}.propensity", why)
         if n_eligible == 1:
-            _check_certain(entry.marginal, f"{path}.marginal", "no other arm was eligible")
+            _check_certain(entry.marginal, 1, f"{path}.marginal", "no other arm was eligible")
         if entry.propensity is not None and entry.min_propensity is not None:
             least = entry.min_propensity
-            if least > entry.propensity + LOOSE or entry.propensity + (n_left - 1) * least > 1 + LOOSE:
+            if least > entry.propensity + LOOSE or entry.propensity + (n_left - 1) * least > 1 + sum_tolerance(n_left):
                 raise InputError(
                     f"{least!r} is not the smallest probability of {n_left} arms of which one has {entry.propensity!r}",
                     field=f"{path}.min_propensity",
                 )
 
 
-def _check_certain(value: float | None, field: str, why: str) -> None:
-    if value is not None and value < 1 - TIGHT:
+def _check_certain(value: float | None, n_arms: int, field: str, why: str) -> None:
+    if not is_certain(value, n_arms):
         hint = "list every arm that could have been shown in `eligible`; leave out a probability that is not known"
         raise InputError(f"{value!r} must be 1: {why}", hint=hint, field=field)
 
