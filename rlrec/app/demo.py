@@ -31,7 +31,7 @@ class DemoStep(NamedTuple):
     quiet: bool
 
 
-Result = TypedDict("Result", {"command": str, "output": str | None})  # None: not run
+Result = TypedDict("Result", {"command": str, "output": str | None})  # None: not run, or written to a terminal
 SampleFile = TypedDict("SampleFile", {"file": str, "bytes": int})
 
 
@@ -152,20 +152,25 @@ def plan(*, report: Callable[[str], None]) -> list[Result]:
     return [{"command": step.command, "output": None} for step in steps]
 
 
-def run(folder: Path, *, report: Callable[[str], None]) -> Iterator[Result]:
-    """Run every step in a folder through the shell: `report` gets each step before it runs, then its output."""
+def run(
+    folder: Path, *, report: Callable[[str], None], terminal: bool = False, colour: bool = True
+) -> Iterator[Result]:
+    """Run every step in a folder through the shell: `report` gets each step before it runs, then its output. terminal:
+    steps write there themselves, so that their tables fit it; colour: whether they may have one."""
     # `rlrec` is this very program, whatever is on the PATH, and sees no RLREC_ variable of the caller.
     function = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}; '
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RLREC_")}
+    clean |= {} if colour else {"NO_COLOR": "1"}
     for step in _play(folder):
         if not step.quiet:
             report(f"\n{step.why}\n$ {step.command}\n")
         script = ["sh", "-c", function + step.command]
-        done = subprocess.run(script, cwd=folder, env=clean, capture_output=True, text=True, check=False)
+        stdout = None if terminal and not step.quiet else subprocess.PIPE
+        done = subprocess.run(script, cwd=folder, env=clean, stdout=stdout, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise RlrecError(f"`{step.command}` failed: {done.stderr.strip() or done.returncode}")
         if not step.quiet:
-            report(done.stdout)
+            report(done.stdout or "")
         yield {"command": step.command, "output": done.stdout}
 
 

@@ -52,7 +52,8 @@ def demo(show: Show, keep: str | None, data: str | None, audience: str | None, s
         results = app.demo.plan(report=report)
     else:
         with _folder(keep) as folder:
-            results = list(app.demo.run(Path(folder), report=report))
+            terminal, colour = person and show.screen.width is not None, show.screen.colour
+            results = list(app.demo.run(Path(folder), report=report, terminal=terminal, colour=colour))
             notice(f"the store is {folder}/rlrec.db" if keep else "the store is gone; --keep FOLDER leaves it to you")
         notice("next: `rlrec help first-steps` begins one of your own")
     if not person:

@@ -5,8 +5,17 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from rlrec.app import demo
+from tests.cli.test_terminal import ESCAPE, terminal
 from tests.conftest import Run
+
+LONG_TABLE = """
+from rlrec.app import demo
+
+demo._play = lambda folder: iter([demo.DemoStep("# Why", "rlrec policy kinds", quiet=False)])
+"""
 
 
 def test_the_sample_data_is_found_with_its_licence() -> None:
@@ -51,6 +60,16 @@ def test_the_list_of_arms_is_by_the_column_that_its_comment_names(tmp_path: Path
         "a2,20,1,0.2",
         "a1,10,1,0.1",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_tables_of_a_demo_fit_its_terminal(tmp_path: Path, columns: int) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LONG_TABLE)
+    text = ESCAPE.sub("", terminal("unused.db", "demo", columns=columns, PYTHONPATH=str(tmp_path)))
+    lines = text.partition("$ rlrec policy kinds\n")[2].splitlines()
+    assert (lines[0].split()[0], len(lines) > 20) == ("kind", True)
+    assert [line for line in lines if len(line) > columns] == []
 
 
 def test_the_wheel_takes_the_samples_along() -> None:
