@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -234,6 +240,60 @@ def test_two_removals_that_were_refused_are_finished_by_the_next(personal: Run, 
     assert at(personal, "db", "forget", "--user", "zelda", "--yes")["decisions"] == 0
     assert remaining(sqlite_db) == 0
     assert at(personal, "doctor")["findings"] == []
+
+
+@contextmanager
+def interrupted_forget(run: Run, *, file_limit: int | None = None) -> Iterator[BaseProcess]:
+    """A process that forgets, and can be killed; file_limit: bytes that a file of it may have, as on a full disk."""
+
+    def work() -> None:
+        if file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        os._exit(run("--now", LATE, "db", "forget", "--user", "zelda", "--yes").exit_code)
+
+    process = get_context("fork").Process(target=work)
+    process.start()
+    yield process
+    process.kill()
+    process.join()
+
+
+def finishes(run: Run, path: str) -> bool:
+    """Whether rows or bytes were left, of which `doctor` must have told; then the same command takes them away."""
+    bytes_left, user_left = remaining(path) > 0, sql(path, "SELECT count(*) FROM users WHERE key = 'zelda'") == [(1,)]
+    is_warned = [finding["check"] for finding in at(run, "doctor")["findings"]] == ["removals"]
+    assert is_warned or user_left or not bytes_left
+    assert run("--now", LATE, "db", "forget", "--user", "zelda", "--yes").exit_code == (
+        0 if user_left or is_warned else 2
+    )
+    assert remaining(path) == 0
+    assert at(run, "doctor")["findings"] == []
+    return is_warned or user_left
+
+
+def test_a_forgotten_user_is_erased_whenever_the_command_was_killed(personal: Run, sqlite_db: str) -> None:
+    content, random = Path(sqlite_db).read_bytes(), Random(1)
+    began = time.monotonic()
+    with interrupted_forget(personal) as process:
+        process.join()
+    took, unfinished = time.monotonic() - began, 0
+    for _ in range(8):
+        Path(sqlite_db).write_bytes(content)
+        with interrupted_forget(personal) as process:
+            time.sleep(random.uniform(0.1, 0.9) * took)
+        unfinished += finishes(personal, sqlite_db)
+    assert unfinished > 0
+
+
+def test_a_forgotten_user_is_erased_after_the_disk_was_full(personal: Run, sqlite_db: str) -> None:
+    content, codes, unfinished = Path(sqlite_db).read_bytes(), list[int | None](), 0
+    for share in (0.1, 0.3, 0.5, 1, 2):  # of the file: the deletion is stopped, or writing the file anew, or neither
+        Path(sqlite_db).write_bytes(content)
+        with interrupted_forget(personal, file_limit=int(share * len(content))) as process:
+            process.join()
+        codes.append(process.exitcode)
+        unfinished += finishes(personal, sqlite_db)
+    assert (codes[0], codes[-1], unfinished) == (1, 0, 4)
 
 
 def test_a_removal_behind_the_new_file_of_another_is_not_finished_by_that(
