@@ -72,14 +72,26 @@ def option_name(option: click.Option) -> str:
 
 def _read(path: str) -> Table:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-            raise InputError(f"{path}: not a plain file")
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a pipe waits
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{path}: not a plain file")
+            _check_owner(path, status.st_uid)
             return tomllib.load(file)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
+
+
+def _check_owner(path: str, owner: int) -> None:
+    """Raises InputError for a file of somebody who is neither this user, nor root, nor who became root by sudo."""
+    user = os.geteuid()
+    if str(owner) not in ("0", str(user), os.environ.get("SUDO_UID") if user == 0 else None):
+        message = f"{path}: it belongs to user {owner}, and could send your password to a server of theirs"
+        raise InputError(
+            message, hint=f"read it; if you trust it, run `chown {user} {path}` as root, else use another folder"
+        )
 
 
 def _merge(into: Table, table: Mapping[str, Any], path: str) -> None:

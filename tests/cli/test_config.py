@@ -122,6 +122,55 @@ def test_only_a_plain_file_is_read(folder: Path) -> None:
     assert (reported.exit_code, reported.stderr) == (2, "Error: rlrec.toml: not a plain file.\n")
 
 
+FOREIGN = 65_534
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="root alone can give files away")
+
+
+def exit_code_as(uid: int, *words: str, sudo_uid: int | None = None) -> int:
+    """The exit code of a command in a process of another user."""
+    environment = {"SUDO_UID": None if sudo_uid is None else str(sudo_uid)}
+    rlrec(*words, env=environment)  # loads what that user may not be able to
+    if (child := os.fork()) == 0:
+        try:
+            os.setuid(uid)
+            os._exit(rlrec(*words, env=environment).exit_code)
+        finally:
+            os._exit(99)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@AS_ROOT
+def test_a_file_of_another_user_is_refused_in_one_line(folder: Path) -> None:
+    (folder / "rlrec.toml").write_text('db = "postgresql://db.example.net/theirs"\n')
+    os.chown(folder / "rlrec.toml", FOREIGN, FOREIGN)
+    refused = rlrec("policy", "list")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert "rlrec.toml: it belongs to user 65534, and could send your password to a server of theirs" in refused.stderr
+    assert "chown 0 rlrec.toml" in refused.stderr
+    assert rlrec("policy", "list", "--help").exit_code == 0
+
+
+@AS_ROOT
+@pytest.mark.parametrize(
+    ("owner", "uid", "sudo_uid", "code"),
+    [
+        (0, FOREIGN, None, 0),
+        (FOREIGN, FOREIGN, None, 0),
+        (FOREIGN, 0, FOREIGN, 0),
+        (1_234, 0, FOREIGN, 2),
+        (1_234, FOREIGN, None, 2),
+        (1_234, FOREIGN, 1_234, 2),  # who is not root can set SUDO_UID to anything
+    ],
+)
+def test_files_of_the_user_of_root_and_of_who_calls_sudo_are_taken(
+    folder: Path, owner: int, uid: int, sudo_uid: int | None, code: int
+) -> None:
+    (folder / "rlrec.toml").write_text('format = "json"\n')
+    os.chown(folder / "rlrec.toml", owner, owner)
+    os.chown(folder, uid, uid)
+    assert exit_code_as(uid, "config", "show", sudo_uid=sudo_uid) == code
+
+
 def test_an_option_that_is_repeated_takes_one_value_too(folder: Path, run_sqlite: Run) -> None:
     (folder / "rlrec.toml").write_text('[policy.create]\nparam = "floor=0.25"\n')
     assert run_sqlite("policy", "create", "home", "--kind", "thompson", "--json").json["params"]["floor"] == 0.25
