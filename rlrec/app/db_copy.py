@@ -51,12 +51,9 @@ def copy(store: Store, request: Request) -> Copy:
 def backup(store: Store, path: str, *, dry_run: bool) -> Backup:
     """The size of a backup. Raises InputError for a database that is no file."""
     if "://" in store.where:
-        hint = f"pg_dump --format=custom --file={path} {store.where}"
+        hint = copying.backup_command(store.where, path)
         raise InputError("PostgreSQL makes its backups itself", hint=hint)
-    if dry_run:
-        with store.read() as unit:
-            return Backup(file=path, bytes=copying.size(unit))
-    return Backup(file=path, bytes=copying.backup(store, path))
+    return Backup(file=path, bytes=copying.size(store) if dry_run else copying.backup(store, path))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rlrec.app.inputs import seeds
 from rlrec.errors import Conflict
 from rlrec.records import Reward
-from rlrec.store import Store, Unit, policies, schema, settings
+from rlrec.store import Store, Unit, copying, policies, schema, settings
 from rlrec.store.events import RETURN
 
 RETURNS_SINCE = "0008"  # the revision from which visits of users who come back are events
@@ -28,7 +28,15 @@ class Result:
 def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool = False) -> Result:
     """The store at the revision of this program. Raises Conflict where a timeout is not the store's own. dry_run: only
     try, and leave all as it is."""
-    before, revision = schema.upgrade(store.url, dry_run=dry_run, waits=store.waits)
+
+    def notice_migration(before: str) -> None:
+        file = f"{store.url.database}-{before}"
+        store.notice(
+            f"migrating the store {store.where} from revision {before} to {schema.HEAD}; only a backup leads back:"
+            f" if there is none, interrupt this and run `{copying.backup_command(store.where, file)}`"
+        )
+
+    before, revision = schema.upgrade(store.url, dry_run=dry_run, waits=store.waits, before_migration=notice_migration)
     result = Result(revision=revision, created=before is None, migrated=before is not None and before != revision)
 
     def work(unit: Unit) -> None:

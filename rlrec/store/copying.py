@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from hashlib import blake2b
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -49,9 +50,27 @@ def create(path: str, *, like: str) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, os.stat(like).st_mode & 0o777 | 0o600))
 
 
-def size(unit: Unit) -> int:
+@contextmanager
+def _snapshot(store: Store) -> Iterator[sa.Connection]:
+    """A snapshot of a store of any revision up to the head. Raises CheckFailed where there is no store."""
+    with engine.transaction(store.engine, write=False, where=store.where) as connection:
+        if schema.revision(connection, where=store.where) is None:
+            raise database_errors.out_of_date(store.where)
+        yield connection
+
+
+def size(store: Store) -> int:
     """The bytes of the file of an SQLite store."""
-    return int(unit.ask_value("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"))
+    with _snapshot(store) as connection:
+        pages = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+        return int(connection.exec_driver_sql(pages).scalar_one())
+
+
+def backup_command(where: str, path: str) -> str:
+    """The command that writes a backup of a store to a file."""
+    if "://" in where:
+        return f"pg_dump --format=custom --file={quote(path)} {quote(where)}"
+    return f"rlrec --db {quote(where)} db backup {quote(path)}"
 
 
 def count_rows(unit: Unit) -> int:
@@ -168,8 +187,8 @@ def backup(store: Store, path: str) -> int:
         create(draft, like=store.where)
         with open(draft, "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with closing(sqlite3.connect(draft, isolation_level=None)) as target, store.read() as unit:
-                _write_snapshot(unit, target, path)
+            with closing(sqlite3.connect(draft, isolation_level=None)) as target, _snapshot(store) as origin:
+                _write_snapshot(origin, target, path)
             size = os.stat(draft).st_size
             _name(draft, path)
         return size
@@ -190,8 +209,8 @@ def _clear_drafts(path: str) -> None:
             os.unlink(draft)
 
 
-def _write_snapshot(unit: Unit, target: sqlite3.Connection, path: str) -> None:
-    source = unit.connection.connection.driver_connection
+def _write_snapshot(origin: sa.Connection, target: sqlite3.Connection, path: str) -> None:
+    source = origin.connection.driver_connection
     assert source is not None
     try:
         target.execute("PRAGMA synchronous = FULL")

@@ -6,7 +6,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
@@ -86,9 +86,13 @@ def migrations() -> Path:
     return inside if inside.is_dir() else package.parent / "migrations"
 
 
-def upgrade(url: URL, *, dry_run: bool = False, waits: engines.Waits = engines.USUAL_WAITS) -> tuple[str | None, str]:
+def upgrade(
+    url: URL, *, dry_run: bool = False, waits: engines.Waits = engines.USUAL_WAITS,
+    before_migration: Callable[[str], None] = lambda revision: None,
+) -> tuple[str | None, str]:  # fmt: skip
     """Bring the store to the head under one lock: its revision before (None: no store) and now.
-    Safe to run many times at once. dry_run: take it back at the end."""
+    Safe to run many times at once. dry_run: take it back at the end. before_migration: called with the revision of an
+    older store while it is as it was."""
     where = engines.printable(url)
     if url.drivername == "sqlite":
         _refuse_foreign_file(where)
@@ -105,6 +109,8 @@ def upgrade(url: URL, *, dry_run: bool = False, waits: engines.Waits = engines.U
             before = revision(connection, where=where)
             if before is None and connection.dialect.name == "postgresql":
                 _check_database(connection, where=where)
+            if before not in (None, HEAD):
+                before_migration(str(before))
             if before != HEAD:
                 _run_alembic(connection, before, where=where)
             if dry_run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 import sqlite3
 import tomllib
 from contextlib import closing
@@ -16,6 +17,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from rlrec.app.init import init
 from rlrec.store import Store, Unit, schema, sessions
 from rlrec.store.contents import key_digest
 from rlrec.store.schema import HEAD, VERSION_TABLE
@@ -159,6 +161,34 @@ def test_a_dry_run_of_an_upgrade_tries_it_and_leaves_the_store(old: Path) -> Non
     dry = run("init", "--dry-run", "--json")
     assert (dry.exit_code, rows(old)) == (0, before)
     assert dry.json == run("init", "--json").json
+
+
+def test_a_migration_names_a_backup_that_works_before_it_begins(old: Path) -> None:
+    notices: list[tuple[str, dict[str, list[Any]]]] = []
+    before = rows(old)
+    with closing(Store(str(old), notice=lambda text: notices.append((text, rows(old))))) as store:
+        init(store, dry_run=True)
+        init(store)
+    if before["rlrec_version"] == [(HEAD,)]:
+        assert notices == []
+        return
+    assert notices[0] == notices[1] != (notices[1][0], rows(old))
+    command = shlex.split(notices[0][0].split("`")[1])
+    assert command[:3] == ["rlrec", "--db", str(old)]
+
+
+def test_a_store_of_any_revision_can_be_backed_up(old: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    dry = runner(str(old))("db", "backup", copy, "--dry-run", "--json").json
+    assert runner(str(old))("db", "backup", copy, "--json").json == dry
+    assert rows(copy) == rows(old)
+
+
+def test_another_database_is_not_backed_up_as_a_store(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "other.db")) as connection:
+        connection.execute("CREATE TABLE cats (name TEXT)")
+    refused = runner(str(tmp_path / "other.db"))("db", "backup", tmp_path / "copy.db")
+    assert (refused.exit_code, refused.stderr.count("\n"), (tmp_path / "copy.db").exists()) == (3, 1, False)
 
 
 def rows(path: Path) -> dict[str, list[Any]]:
