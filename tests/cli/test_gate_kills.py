@@ -25,11 +25,11 @@ from tests.cli.test_route_gate import prepared
 from tests.conftest import Run, filled
 
 pytestmark = pytest.mark.slow
-PATIENCE_S = 120
+PATIENCE_S = 60
 SET = ("--now", CENTURY, "route", "set", "home", "--require", "if-better", "--json", "--to")
 NOW = "2027-01-16T08:00:00Z"  # LATER
 TRAIN = ("--now", NOW, "train-pg", "visits", "--seed", "1", "--epochs", "2", "--promote", "if-better", "--json")
-WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+WAITING = "SELECT count(*) FROM pg_locks JOIN pg_class ON pg_class.oid = relation WHERE NOT granted"
 WRITES = b"begins to write\n"
 ANNOUNCED = """
 import sys
