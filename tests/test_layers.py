@@ -32,7 +32,13 @@ ROOMS = (  # of app/, from the lowest floor to the highest: a room knows the flo
     {"training", "audit", "imports", "audiences"},
 )
 DOOR = ("rlrec", "rlrec.cli.notebook")  # rlrec.open, which loads it when it is called
-SHARED = {"rlrec", "rlrec.records", "rlrec.errors", "rlrec.times"}  # standard library only: every layer may use them
+SHARED = {
+    "rlrec",
+    "rlrec.records",
+    "rlrec.errors",
+    "rlrec.times",
+    "rlrec.directions",
+}  # standard library only: every layer may use them
 ARRAYS = "rlrec.arrays"  # numpy only: every layer but cli may use it
 FOREIGN = {  # what a layer never imports from outside
     "cli": {"sqlalchemy", "alembic", "numpy", "scipy", ARRAYS},

@@ -14,6 +14,7 @@ from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, conclude, reading
 from rlrec.cli.values import NUMBER, Integer
 from rlrec.cli.workers import workers_options
+from rlrec.directions import LOG_PRECISION, direction
 from rlrec.errors import quantity
 
 if TYPE_CHECKING:
@@ -167,8 +168,8 @@ def evaluate(store: Store, show: Show, plot: str | None, workers: Workers, **req
       served         mean reward of the same rows as they were logged
       lift           by how much value is above served, as a share of it;
                      lift_lower, lift_upper and lift_std_error hold the doubt in
-                     both, from the same clusters; null where what served may
-                     have earned 0
+                     both, from the same clusters; null where the logged
+                     average may be 0
       bias_bound     the largest bias that changed weights can cause
       safe_lower     lower minus bias_bound: what a gate should compare
       left_out       rows without a propensity, which weights cannot use; sessions
@@ -230,7 +231,7 @@ def _served(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     }
     several = len(by_reward) > 1
     texts = [f"{span} of reward {name}" if several else span for name, span in spans.items()]
-    lines = [f"per {rows[0]['unit']}: what served earned {', '.join(texts)}"] if texts else []
+    lines = [f"per {rows[0]['unit']}: the logged average is {', '.join(texts)}"] if texts else []
     return lines + ["the targets learn different rewards: --reward judges all by one"] * several
 
 
@@ -274,9 +275,8 @@ def _sentence(row: Mapping[str, Any]) -> str:
     low, high = (f"{100 * row['level']:g} % {cell(row['lower'])}", cell(row["upper"]))
     text = f"{name} would earn {cell(row['value'])} per {row['unit']} ({low} to {high}, {row['estimator']})"
     if row["lift"] is not None and None not in (row["lift_lower"], row["lift_upper"]):
-        better, worse, same = row["lift_lower"] > 0, row["lift_upper"] < 0, row["lift_lower"] == row["lift_upper"] == 0
-        sure = "more" if better else "less" if worse else "no more and no less" if same else "not surely more or less"
-        if (better or worse) and row["verdict"] == "ok":
-            sure = f"surely {sure}"
-        text += f": {sure} than what served ({_percent(row['lift'])} %)"
+        sign = direction(row["lift_lower"], row["lift_upper"], within=LOG_PRECISION)
+        words = {"equal": "equal to", "unsure": "not surely more or less than"}.get(sign, f"{sign} than")
+        surely = "surely " if sign in ("more", "less") and row["verdict"] == "ok" else ""
+        text += f": {surely}{words} the logged average ({_percent(row['lift'])} %)"
     return text + (f"; weak: {', '.join(row['reasons'])}" if row["verdict"] == "weak" else "")

@@ -15,6 +15,7 @@ from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, conclude, reading, writing
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
+from rlrec.directions import of_difference
 from rlrec.errors import InputError, quantity
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ UNIT_DIFFERENCE = {  # column of a csv: key of a difference in reward per unit
     "unit_difference": "value", "unit_difference_lower": "lower", "unit_difference_upper": "upper",
     "unit_p_value": "p_value",
 }  # fmt: skip
-SURE = {"lower": 1, "upper": -1}  # sign of the bound of a sure gain, and of a sure loss
 _NO_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
 DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
@@ -158,7 +158,7 @@ def _sentence(result: VariantComparison) -> str:
     texts = [_comparison(row["group"], row, unit=result["unit"], several=several) for row in rows]
     if not rows:
         texts = [_comparison(row["variant"], row, unit="decision") for row in result["differences"]]
-    gains, losses = ({row["group"] for row in rows if (row[bound] or 0.0) * sign > 0} for bound, sign in SURE.items())
+    gains, losses = ({row["group"] for row in rows if of_difference(row) == sign} for sign in ("more", "less"))
     texts += ["the rewards disagree: decide by the one that you want"] if gains & losses else []
     return "; ".join(texts) or "There is nothing to compare."
 
@@ -168,7 +168,8 @@ def _comparison(variant: str, row: Mapping[str, Any], *, unit: str, several: boo
     by, reasons = f" by {row['reward']}" if several else "", ", ".join(row.get("reasons", ()))
     if row["value"] is None or low is None or high is None:
         return f"{variant} and {against} cannot be compared yet{by}{f' ({reasons})' if reasons else ''}"
-    word = "surely more" if low > 0 else "surely less" if high < 0 else "not surely more or less"
+    sign = of_difference(row)
+    word = f"surely {sign}" if sign in ("more", "less") else "not surely more or less"
     relative = f"{100 * row['relative']:+.1f} %, " if row.get("relative") is not None else ""
     young = " so far" if "young-units" in row.get("reasons", ()) else ""
     figures = f"{relative}{cell(low)} to {cell(high)}{f', {reasons}' if reasons else ''}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rlrec.cli.cells import cell
 from rlrec.cli.terminal import bar, decimals, interval
 from rlrec.cli.views import View
+from rlrec.directions import gate_against
 from rlrec.errors import quantity
 
 if TYPE_CHECKING:
@@ -195,13 +196,12 @@ def _gate(gate: dict[str, Any]) -> str:
         return "gate: not used for this version"
     shown = {name: cell(value) for name, value in gate.items()}
     sessions = quantity(gate["sessions"] or 0, "session")
-    reasons = f": {shown['reasons']}" if gate["reasons"] else ""
-    against = "what served" if gate["against"] is None else f"version {shown['against']}"
+    reasons = f" ({shown['reasons']})" if gate["reasons"] else ""
     return (
-        f"gate: {'passed' if gate['passed'] else 'not passed'}, gain over {against} "
-        f"{shown['estimate']} in [{shown['lower']}, {shown['upper']}] (value {shown['value']} against "
-        f"{shown['live_value']}) by {shown['estimator']} on {sessions}, ess {shown['ess']}, "
-        f"candidate {shown['candidate']} at alpha {shown['alpha']}, {shown['verdict']}{reasons}"
+        f"gate: {'passed' if gate['passed'] else 'not passed'}, {shown['verdict']}{reasons}, gain over "
+        f"{gate_against(gate)} {shown['estimate']} in [{shown['lower']}, {shown['upper']}] (value {shown['value']} "
+        f"against {shown['live_value']}) by {shown['estimator']} on {sessions}, ess {shown['ess']}, "
+        f"candidate {shown['candidate']} at alpha {shown['alpha']}"
     )
 
 

@@ -14,6 +14,7 @@ from rlrec.cli.output import Show, View
 from rlrec.cli.shared import NOTHING_STORED, Store, by_name, conclude, notice, stored, suggest_next
 from rlrec.cli.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
 from rlrec.cli.workers import workers_options
+from rlrec.directions import gate_against
 from rlrec.errors import CheckFailed, InputError, quantity
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def _view(result: Mapping[str, Any]) -> View:
     tune = [None, result["tune_estimate"], result["tune_lower"], None, result["tune_ess"], None, None]
     gate = [result[name] for name in ("gate_sessions", "estimate", "lower", "upper", "ess", "verdict", "reasons")]
     unit = "session" if result["visits"] is None else "slot"
-    against = "what served" if result["against"] is None else f"version {result['against']}"
+    against = gate_against(result)
     values = f"value {cell(result['value'])} per {unit} against {cell(result['live_value'])} of {against}"
     notes = [values] if result["candidate"] else []
     rows = [["tune", *tune], *([] if result["candidate"] is None else [["gate", *gate]])]
@@ -177,29 +178,30 @@ def _untrained(result: Mapping[str, Any]) -> View:
 
 
 def _sentence(result: Mapping[str, Any]) -> str:
-    """The fate of the new version, in plain words."""
+    """The fate of the new version, in plain words: first what decided it."""
+    from rlrec.app.evaluation.paired_gate import refusal
+
     new, fate = f"{result['policy']}@{result['version']}", "live now" if result["promoted"] else "kept, not live"
     if result["candidate"] is None:
         return f"{new} was not judged by the gate; {fate}."
-    lower = result["lower"]
+    lower, why = result["lower"], refusal(result)
     of_slot = "" if result["visits"] is None else " a slot"
-    better = lower is not None and lower > 0 and result["verdict"] != "insufficient"
-    unsupported = better and result["visits"] is not None and not result["visits"]["passed"]
     bound = "" if lower is None else f", {100 * (1 - result['alpha']):.3g} % above {cell(lower)}"
-    if unsupported:
-        fate = f"whole visits do not support it, so {fate}"
-    against = "what served" if result["against"] is None else f"{result['policy']}@{result['against']}"
-    verdict = "is surely better" if better else "is not surely better"
-    if better and result["verdict"] == "weak":
+    against = gate_against(result) if result["against"] is None else f"{result['policy']}@{result['against']}"
+    verdict = "is surely better" if why is None else "is not surely better"
+    if why is None and result["verdict"] == "weak":
         verdict = f"is better, on weak evidence ({', '.join(result['reasons'])}),"
-    return f"{new} {verdict} than {against}: gain {cell(result['estimate'])}{of_slot}{bound}; {fate}."
+    reason = "" if why is None else f"{why}; "
+    return f"{new} {verdict} than {against}: {reason}gain {cell(result['estimate'])}{of_slot}{bound}; {fate}."
 
 
 def _suggest_next(show: Show, result: Mapping[str, Any]) -> None:
+    from rlrec.app.evaluation.paired_gate import refusal
+
     name, new = result["policy"], f"{result['policy']}@{result['version']}"
     if result["promoted"]:
         suggest_next(show, f"policy rollback {name}", "goes back, should it disappoint")
-    elif (result["lower"] or 0) > 0 and result["verdict"] != "insufficient":
+    elif result["candidate"] is not None and refusal(result) is None:
         suggest_next(show, f"policy promote {new}", "lets it serve")
     else:
         suggest_next(show, f"policy show {new} --curve", "shows what became of each epoch")

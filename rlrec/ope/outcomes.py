@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlrec.arrays import Array, Ids, finite_or_none
+from rlrec.directions import rounding
 from rlrec.ope import comparison
 from rlrec.ope.comparison import MeanDifference, VariantMean
 from rlrec.ope.moments import ClusterSummary, Moments
@@ -238,9 +239,10 @@ class Outcomes:
     def differ(self, group: int, metric: Metric) -> bool:
         """Whether a group differs from the first one, with a false alarm in 1,000: by the p-value; where the units of
         each are all the same, if there are seven or more (one split in 3,432 parts them so)."""
-        difference, units = self.difference(group, metric), [self.mean(side, metric).units for side in (group, 0)]
+        difference, means = self.difference(group, metric), [self.mean(side, metric) for side in (group, 0)]
         if difference.p_value is None:
-            return bool(difference.value) and min(units) > FEW
+            parted = abs(difference.value or 0.0) > rounding(*(mean.value for mean in means))
+            return parted and min(mean.units for mean in means) > FEW
         return difference.p_value < ALARM
 
     def _row(self, group: int, metric: Metric) -> Outcome:

@@ -50,11 +50,6 @@ class PairedDifference:
     verdict: str
     reasons: tuple[str, ...]
 
-    @property
-    def is_gain(self) -> bool:
-        """Whether the first target is better, as far as the log can tell."""
-        return self.lower is not None and self.lower > 0 and self.verdict != "insufficient"
-
 
 def gate_alpha(candidate: int) -> float:
     """The probability of error at one look, candidates of a year numbered from 1: over all of them it sums to ALPHA."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rlrec.directions import gate_against
 from rlrec.errors import quantity
 from rlrec.report.figures import Figure
 from rlrec.report.svg import PlotPoint, Series, chart, interval
@@ -67,6 +68,8 @@ def _passed(gate: Mapping[str, Any]) -> str:
         return "not judged, since the tuning visits show no gain or do not support one"
     gain = interval(gate["estimate"], gate["lower"], gate["upper"])
     unit = "visit" if gate.get("visits") is None else "slot"
-    against = "what served" if gate["against"] is None else f"version {gate['against']}"
-    doubt = f" (weak evidence: {', '.join(gate['reasons'] or [])})" if gate["verdict"] == "weak" else ""
-    return f"{'' if gate['passed'] else 'not '}surely better by the gate{doubt}, gain {gain} per {unit} over {against}"
+    insufficient = gate["verdict"] == "insufficient"
+    words = {"weak": "weak evidence", "insufficient": "insufficient"}.get(gate["verdict"])
+    doubt = f" ({words}: {', '.join(gate['reasons'] or [])})" if words else ""
+    verdict = "surely better" if gate["passed"] else "not enough evidence" if insufficient else "not surely better"
+    return f"{verdict} by the gate{doubt}, gain {gain} per {unit} over {gate_against(gate)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlrec.directions import LOG_PRECISION, direction, of_difference
 from rlrec.errors import quantity
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
 from rlrec.times import DAY_US, parse
@@ -113,11 +114,12 @@ def _change(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow], pe
     if row is None or row["lower"] is None or row["upper"] is None:
         return figures
     first = _day(str(row["against"]))
-    if row["lower"] <= 0 <= row["upper"]:
+    sign = of_difference(row)
+    if sign not in ("more", "less"):
         return f"{figures}, no sure change since {'the week of ' if period == 'week' else ''}{first}"
     points = f"{abs(100 * (row['value'] or 0)):.1f} points"
     change = points if share else "" if row["relative"] is None else percent(abs(row["relative"]))
-    return f"{figures}, {change} {'more' if row['lower'] > 0 else 'less'} than {begins} {first}"
+    return f"{figures}, {change} {sign} than {begins} {first}"
 
 
 def returning(answer: Outcomes, log_end: str | None) -> Figure | None:
@@ -156,13 +158,13 @@ def estimated(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
         drawing=forest(
             drawn, level=_served(chosen),
             x_name=f"reward per {UNITS[unit]} ({', '.join(sorted({row.reward for row in chosen}))})"
-            f"{'' if _served(chosen) is None else '; dashed: what served'}",
+            f"{'' if _served(chosen) is None else '; dashed: the logged average'}",
         ),
         description=f"One interval a policy at level {chosen[0].estimate.level:g}; circles can be trusted, squares are "
         "to be read with care, grey ones cannot be told from this log.",
         headers=[
             "policy", "estimator", "value", "lower", "upper", "verdict", "reasons", "effective sample size", "rows",
-            "what served",
+            "logged average",
         ],
         rows=listed,
     )  # fmt: skip
@@ -181,13 +183,13 @@ def _served(rows: Sequence[EstimateRow]) -> float | None:
 
 
 def _best(rows: Sequence[EstimateRow], unit: str) -> str:
-    """The policy that would earn most, against what served, if the log tells. The log cannot tell of those that learned
-    from it."""
+    """The policy that would earn most, against the logged average, if the log tells. The log cannot tell of those that
+    learned from it."""
     judged = [row for row in rows if row.estimate.verdict != "insufficient" and row.estimate.value is not None]
     independent = [row for row in judged if "in-sample" not in row.estimate.reasons]
     if not independent:
         served, learned = _served(rows), [row.target for row in judged]
-        earned = "" if served is None else f"; what served earned {number(served)} per {unit}"
+        earned = "" if served is None else f"; the logged average is {number(served)} per {unit}"
         if not learned:
             return f"The log cannot tell yet what these policies would earn per {unit}{earned}"
         names = " and ".join(dict.fromkeys(learned))
@@ -198,9 +200,10 @@ def _best(rows: Sequence[EstimateRow], unit: str) -> str:
     if each.served is None or each.lift_lower is None or each.lift_upper is None:
         return text
     if each.verdict != "ok":
-        return f"{text}; what served earned {number(each.served)}"
-    sure = "more than" if each.lift_lower > 0 else "less than" if each.lift_upper < 0 else "not surely more than"
-    return f"{text}, {sure} what served ({number(each.served)})"
+        return f"{text}; the logged average is {number(each.served)}"
+    sign = direction(each.lift_lower, each.lift_upper, within=LOG_PRECISION)
+    sure = {"equal": "equal to", "unsure": "not surely more than"}.get(sign, f"{sign} than")
+    return f"{text}, {sure} the logged average ({number(each.served)})"
 
 
 # -- experiments --
@@ -219,7 +222,7 @@ def compared(answer: VariantComparison) -> Figure | None:
             continue
         scale = 100 * row["relative"] / row["value"]
         lower, upper = (None if bound is None else bound * scale for bound in (row["lower"], row["upper"]))
-        sure, look = _sure(lower, upper)
+        sure, look = _sure(row)
         name = _metric(row, answer)
         label = f"{row['group']}: {name}" if several else name
         drawn.append(Interval(label, 100 * row["relative"], lower, upper, _note(row["relative"], sure), look))
@@ -247,10 +250,8 @@ def _metric(row: DifferenceRow, answer: VariantComparison) -> str:
     return f"{name} ({row['reward']})" if several and row["reward"] else name
 
 
-def _sure(lower: float | None, upper: float | None) -> tuple[str, str]:
-    if lower is not None and lower > 0:
-        return "more", "s1"
-    return ("less", "s2") if upper is not None and upper < 0 else ("not sure", "no")
+def _sure(row: Mapping[str, Any]) -> tuple[str, str]:
+    return {"more": ("more", "s1"), "less": ("less", "s2")}.get(of_difference(row), ("not sure", "no"))
 
 
 def _interleaved(answer: VariantComparison) -> Figure | None:
@@ -260,7 +261,7 @@ def _interleaved(answer: VariantComparison) -> Figure | None:
         return None
     policies = {each["variant"]: each["policy"] for each in answer["variants"]}
     names = f"{policies[row['variant']]} less {policies[row['against']]}"
-    sure, look = _sure(row["lower"], row["upper"])
+    sure, look = _sure(row)
     figures = interval(row["value"], row["lower"], row["upper"])
     headers = ["value", "lower", "upper", "p_value"]
     return Figure(
@@ -284,7 +285,7 @@ def _decided(answer: VariantComparison) -> str:
     p_value, texts = answer["sample_ratio"]["p_value"], list[str]()
     for row in answer["unit_differences"]:
         if row["metric"] == "reward_per_unit":
-            sure, _ = _sure(row["lower"], row["upper"])
+            sure, _ = _sure(row)
             change = "" if row["relative"] is None else f" {percent(abs(row['relative']))}"
             figures = f"{interval(row['value'], row['lower'], row['upper'])} {_metric(row, answer).split(' ', 1)[1]}"
             verdict = (

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from rlrec.app.evaluation.paired_gate import refusal
 from rlrec.app.training.ascent import TrainingOptions
+from rlrec.cli.train_pg import _sentence
 from rlrec.ope import paired
-from rlrec.ope.paired import PairedDifference
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.corridor import Corridor
 from tests.benchmarks import gates, training
@@ -39,16 +42,37 @@ def test_neither_way_gets_less_likely_than_one_in_twenty() -> None:
 # -- the gate --
 
 
-def difference(lower: float | None, verdict: str = "ok") -> PairedDifference:
-    return PairedDifference(
-        value=1.0, std_error=0.5, lower=lower, upper=2.0, alpha=0.03, ess=100.0, clusters=100, verdict=verdict,
-        reasons=(),
-    )  # fmt: skip
+def gate(
+    lower: float | None, verdict: str = "ok", *, upper: float = 2.0, reasons: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A look of the gate of training."""
+    return {
+        "estimator": "wdr", "candidate": 1, "against": 1, "value": 3.0, "live_value": 2.0, "estimate": 1.0,
+        "lower": lower, "upper": upper, "alpha": 0.03, "ess": 20.4, "verdict": verdict, "reasons": list(reasons),
+        "visits": None, "policy": "visits", "version": 2, "promoted": False,
+    }  # fmt: skip
 
 
 def test_a_candidate_passes_if_its_gain_is_sure() -> None:
-    assert difference(0.1, "weak").is_gain
-    assert not any(gain.is_gain for gain in (difference(0.0), difference(None), difference(0.1, "insufficient")))
+    assert refusal(gate(0.1, "weak")) is None
+    assert None not in map(refusal, (gate(0.0), gate(None), gate(0.1, "insufficient")))
+
+
+def test_dust_is_no_gain() -> None:
+    assert refusal(gate(4e-16, upper=6e-16)) == "it is equal to version 1 within rounding"
+
+
+def test_what_learned_from_its_judges_is_refused_for_that() -> None:
+    refused = str(refusal(gate(0.1, "weak", reasons=["in-sample"])))
+    assert refused.startswith("it has learned from visits that the gate judges by")
+
+
+def test_the_reason_that_decides_comes_first() -> None:
+    sentence = _sentence(gate(0.1332, "insufficient", reasons=["low-ess"]))
+    assert sentence == (
+        "visits@2 is not surely better than visits@1: the log cannot tell (insufficient: low-ess; wdr, ESS 20); "
+        "gain 1, 97 % above 0.1332; kept, not live."
+    )
 
 
 def test_all_looks_of_a_year_together_err_with_5_percent() -> None:

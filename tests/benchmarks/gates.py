@@ -46,7 +46,8 @@ class Look:
     def at(cls, trained: Night, candidate: int = 1) -> Look:
         gain = trained.gain(gate_alpha(candidate))
         return cls(
-            promising=trained.climbed.promising, passed=gain.is_gain, gain=gain.value or 0.0,
+            promising=trained.climbed.promising, gain=gain.value or 0.0,
+            passed=(gain.lower or 0.0) > 0 and gain.verdict != "insufficient",
             ratio=(gain.value or 0.0) / (gain.std_error or np.inf),
         )  # fmt: skip
 

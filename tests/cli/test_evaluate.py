@@ -89,7 +89,7 @@ def test_a_built_in_is_judged_by_what_the_policies_beside_it_or_of_the_log_learn
     assert rewards("uniform", "other") == {"uniform": "other", "other": "other"}
     assert rewards("uniform", "done", "other") == {"uniform": "default", "done": "done", "other": "other"}
     table = run_sqlite(*LATER, "evaluate", "done", "other", "--estimator", "snips").stdout
-    assert "what served earned 0 of reward done, 0 of reward other" in table
+    assert "the logged average is 0 of reward done, 0 of reward other" in table
     assert "--reward judges all by one" in table
     alone = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "snips").stderr
     assert "this log cannot tell (low-ess, few-rewards); no row earned anything by reward done" in alone
@@ -296,4 +296,23 @@ def test_rewards_that_are_all_the_same_are_no_certainty(run_sqlite: Run) -> None
     run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
     rows = run_sqlite("evaluate", "uniform", "--estimator", "ips,snips,dr,wdr", "--json").json
     assert [(row["verdict"], row["reasons"]) for row in rows] == [("weak", ["no-variation"])] * 4
-    assert "no more and no less than what served" in run_sqlite("evaluate", "uniform").stderr
+    assert ": equal to the logged average (+0.0 %)" in run_sqlite("evaluate", "uniform").stderr
+
+
+def test_the_logs_own_policy_is_equal_to_the_logged_average(run_sqlite: Run, tmp_path: Path) -> None:
+    """Of a uniform log whose propensities have four digits: all weights are within 2 in 10,000 of 1."""
+    rng, lines = np.random.default_rng(1), []
+    for n in range(2_000):
+        eligible = list("abcdefg")[: (3, 7)[n % 2]]
+        arm = int(rng.integers(len(eligible)))
+        slate = [{"position": 1, "arm": eligible[arm], "propensity": round(1 / len(eligible), 4)}]
+        reward = int(rng.random() < 0.3 + 0.05 * arm)
+        lines.append(json.dumps({"session": f"s{n}", "reward": reward, "eligible": eligible, "slate": slate}))
+    run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
+    for estimator in ("ips", "snips", "pdis"):
+        done = run_sqlite("evaluate", "uniform", "--estimator", estimator)
+        assert "uniform would earn 0.4" in done.stderr
+        assert ": equal to the logged average (" in done.stderr
+    page = tmp_path / "page.html"
+    assert run_sqlite("report", page).exit_code == 0
+    assert ", equal to the logged average (0.4" in page.read_text()

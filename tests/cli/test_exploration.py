@@ -135,3 +135,13 @@ def test_the_table_says_it_in_a_sentence(shop: Run) -> None:
     shown = shop("--now", "2099-01-01", "exploration", "--log", "version=2").stdout
     assert "400 slots: exploration costs" in shown
     assert "effective sample size for judging uniform:" in shown
+
+
+@ON_SQLITE
+def test_a_policy_that_is_its_own_greedy_form_pays_nothing(run: Run) -> None:
+    run("arm", "add", "a")
+    run("arm", "add", "b")
+    run("policy", "create", "flat", "--kind", "uniform")
+    for n in range(4):
+        run("recommend", "--policy", "flat", "--session", f"s{n}")
+    assert "4 slots: exploration costs nothing; a slot earned 0" in run("--now", "2099-01-01", "exploration").stdout

@@ -151,7 +151,7 @@ def test_what_learned_from_the_log_is_no_finding_about_it(run_sqlite: Run) -> No
         assert run_sqlite(*words).exit_code == 0
     headline, *others = re.findall(r'<a href="#estimates-\d">(.*?)</a>', page(run_sqlite))
     assert (headline.startswith("uniform would earn 0."), others) == (True, [])
-    assert "less than what served" in headline
+    assert "less than the logged average" in headline
 
 
 def test_a_policy_narrows_the_page(shop_sqlite: Run) -> None:

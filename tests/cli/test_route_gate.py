@@ -149,7 +149,7 @@ def test_a_candidate_that_the_log_cannot_judge_is_refused(sqlite_db: str, folder
     run = filled(sqlite_db, prepared, folder, 60)
     done = gated(run, "good")
     assert (done.exit_code, done.json["gate"]["verdict"]) == (3, "insufficient")
-    assert "the log cannot tell (low-ess" in done.error["error"]
+    assert "the log cannot tell (insufficient: low-ess" in done.error["error"]
 
 
 def test_rows_without_propensities_are_refused(ready_sqlite: Run, tmp_path: Path) -> None:

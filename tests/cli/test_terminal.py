@@ -164,7 +164,14 @@ def test_estimates_are_compared_with_what_served(run: Run) -> None:
 
 def test_units_stand_apart(run: Run) -> None:
     text = run("--now", NOW, "evaluate", "home", "--estimator", "pdis,snips").stdout
-    marks = ["target ", "pdis ", "per session: what served earned", "target ", "snips ", "per impression: what served"]
+    marks = [
+        "target ",
+        "pdis ",
+        "per session: the logged average is",
+        "target ",
+        "snips ",
+        "per impression: the logged average",
+    ]
     assert re.findall("|".join(dict.fromkeys(marks)), text)[:6] == marks
 
 

@@ -14,6 +14,7 @@ from rlrec.app.evaluation.targets import Target
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.splits import GATE
 from rlrec.compute import Engine
+from rlrec.directions import gate_against, of_gate
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope import carry_over, verdicts
 from rlrec.ope.differences import Minus, Relative
@@ -124,13 +125,14 @@ def judged(gain: Gain, visits: Gain | None, looks: int, *, near: bool = False) -
     difference, verdict, reasons = _judge(gain, Minus, alpha)
     of_visits = None if visits is None else _visits_report(visits, alpha, near)
     candidate, *serving = gain.estimates
-    return {
+    judgement: Judgement = {
         "estimator": candidate.estimator, "candidate": looks + 1, "alpha": alpha, "value": candidate.value,
         "live_value": serving[0].value if serving else candidate.served, "estimate": difference.value,
         "std_error": difference.std_error, "lower": difference.lower, "upper": difference.upper, "ess": difference.ess,
-        "verdict": verdict, "reasons": reasons, "visits": of_visits,
-        "passed": difference.is_gain and gain.passes(verdict) and (of_visits is None or of_visits["passed"]),
+        "verdict": verdict, "reasons": reasons, "visits": of_visits, "passed": gain.passes(verdict),
     }  # fmt: skip
+    judgement["passed"] &= of_gate(judgement) == "more" and (of_visits is None or of_visits["passed"])
+    return judgement
 
 
 def _guarded(unit: Unit, name: str) -> Reward:
@@ -343,28 +345,29 @@ def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
     return earlier.keys() == gate.keys() and sides[0] == sides[1]
 
 
-def refusal(gate: RouteGate) -> str | None:
-    """One sentence on why a gate did not let a candidate pass; None where it did."""
+def refusal(gate: Mapping[str, Any]) -> str | None:
+    """One sentence on what decided that a gate, of a route or of training, let no candidate pass; None where it did."""
     return next(_refusals(gate), None)
 
 
-def _refusals(gate: RouteGate) -> Iterator[str]:
-    if "estimated-propensity" in gate["reasons"]:
+def _refusals(gate: Mapping[str, Any]) -> Iterator[str]:
+    reasons, direction, against = gate["reasons"] or [], of_gate(gate), gate_against(gate)
+    if "estimated-propensity" in reasons:
         yield ESTIMATED
-    if "in-sample" in gate["reasons"]:
-        yield (
-            "it has learned from visits that the gate judges by, and may have from every later one; "
-            "a copy by `rlrec policy freeze` learns no more, and can be judged"
-        )
+    if "in-sample" in reasons:
+        of_route = "; a copy by `rlrec policy freeze` learns no more, and can be judged" if "guards" in gate else ""
+        yield f"it has learned from visits that the gate judges by, and may have from every later one{of_route}"
     if gate["verdict"] == VERDICTS[0]:
-        yield f"the log cannot tell ({', '.join(gate['reasons'])}; {gate['estimator']}, ess {_figure(gate['ess'])})"
-    lower = gate["lower"]
-    if lower is None or lower <= 0:
+        ess = "" if gate["ess"] is None else f", ESS {gate['ess']:,.0f}"
+        yield f"the log cannot tell (insufficient: {', '.join(reasons)}; {gate['estimator']}{ess})"
+    if direction == "equal":
+        yield f"it is equal to {against} within rounding"
+    if direction != "more":
         gain = f"{_figure(gate['estimate'])} by {gate['estimator']}"
-        yield f"its gain over {gate['against']}, {gain}, has the lower bound {_figure(lower)}, which is not above 0"
+        yield f"its gain over {against}, {gain}, has the lower bound {_figure(gate['lower'])}, which is not above 0"
     if (visits := gate["visits"]) is not None and not visits["passed"]:
-        yield visits_refusal(visits)
-    for guard in gate["guards"]:
+        yield _visits_refusal(visits)
+    for guard in gate.get("guards", ()):
         if not guard["passed"]:
             yield _broken(guard)
 
@@ -374,7 +377,7 @@ def _least_visits(n: int) -> float:
     return max(verdicts.LEAST_ESS, SUPPORTED * n)
 
 
-def visits_refusal(visits: VisitsReport) -> str:
+def _visits_refusal(visits: VisitsReport) -> str:
     """Why whole visits do not let a candidate pass."""
     if visits["upper"] is not None and visits["upper"] < 0:
         return f"whole visits say that it is worse: its gain by {BY_VISIT} is at most {_figure(visits['upper'])}"

@@ -104,12 +104,4 @@ def why_not(gate: GateReport, trained: TrainingResult, *, same: bool, tune: Tune
         if not trained.supported:
             return no_step(trained, tune)
         return "nothing on the tune split says that it is better"
-    if gate["verdict"] == "insufficient":
-        return f"the gate split does not tell: {', '.join(gate['reasons'] or [])}"
-    if "estimated-propensity" in (gate["reasons"] or []):
-        return paired_gate.ESTIMATED
-    if (gate["lower"] or 0.0) > 0 and (visits := gate["visits"]) is not None and not visits["passed"]:
-        return paired_gate.visits_refusal(visits)
-    lower = "unknown" if gate["lower"] is None else f"{gate['lower']:.4g}"
-    against = "what served" if gate["against"] is None else f"version {gate['against']}"
-    return f"the lower bound of its gain over {against}, {lower}, is not above 0"
+    return paired_gate.refusal(gate) or "the gate did not let it pass"

@@ -1,0 +1,42 @@
+"""The direction of a difference: one rule for all sentences and gates that say more, less or equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ROUNDING = 1e-9  # of the size of the figures that are compared
+# A lift this near to 0 is within the precision of a log: propensities of four digits, or of float32, are that far off.
+LOG_PRECISION = 5e-4
+
+
+def direction(lower: float | None, upper: float | None, *, within: float) -> str:
+    """`more` or `less` where the bounds of a difference agree on it, `equal` where both are within rounding, else
+    `unsure`. within: a difference that is none; None stands for a bound that is not known."""
+    if lower is not None and lower > within:
+        return "more"
+    if upper is not None and upper < -within:
+        return "less"
+    return "unsure" if lower is None or upper is None or max(-lower, upper) > within else "equal"
+
+
+def rounding(*figures: float | None) -> float:
+    """The difference of these figures that is rounding."""
+    return ROUNDING * max((abs(figure) for figure in figures if figure is not None), default=0.0)
+
+
+def of_difference(row: Mapping[str, Any]) -> str:
+    """The direction of a difference between two groups, as `outcomes` and `experiment show` report it."""
+    base = row["value"] / row["relative"] if row.get("relative") else None
+    return direction(row["lower"], row["upper"], within=rounding(base))
+
+
+def of_gate(gate: Mapping[str, Any]) -> str:
+    """The direction of the gain that a gate looked at."""
+    return direction(gate["lower"], gate["upper"], within=rounding(gate["value"], gate["live_value"]))
+
+
+def gate_against(gate: Mapping[str, Any]) -> str:
+    """The side that a gate compared a candidate with: a reference, or the number of a version."""
+    against = gate["against"]
+    return against if isinstance(against, str) else "the logged average" if against is None else f"version {against}"
