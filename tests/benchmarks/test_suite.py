@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from rlrec.cli import program
+from tests.benchmarks import epochs, shops
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import Figure, Setting, growth, table
-from tests.benchmarks.shops import Lite, logged
+from tests.benchmarks.shops import CONTEXTS, LATER, Lite, logged
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What prepares a store starts no processes."""
+
+    def said(command: Sequence[str], *, stdin: bytes = b"", added: Mapping[str, str] | None = None) -> bytes:
+        done = CliRunner().invoke(program, command[1:], input=stdin, env=added)
+        assert done.exit_code == 0, done.stderr
+        return done.stdout_bytes
+
+    monkeypatch.setattr(shops, "said", said)
 
 
 @pytest.mark.slow
@@ -28,12 +42,24 @@ def test_a_row_is_measured_against_its_reference(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.slow
-def test_the_prepared_log_is_sound(tmp_path: Path) -> None:
+def test_the_prepared_log_is_sound(in_process: None, tmp_path: Path) -> None:
     setting = Setting(folder=tmp_path, scale=0.01)
     shop = logged(Lite(setting), setting, 400, visit=4)
     audit = CliRunner().invoke(program, ["--db", shop.db, "doctor", "--json"])
     checks = {finding["check"] for finding in json.loads(audit.stdout)["findings"]}
     assert checks == {"draws"}  # its arms were not drawn from its seeds
+
+
+@pytest.mark.slow
+def test_every_visit_of_the_log_to_train_on_is_used(in_process: None, tmp_path: Path) -> None:
+    setting = Setting(folder=tmp_path, scale=0.01)
+    shop = epochs.remembering(setting, 150)
+    train = ["train-pg", "visits", "--epochs", "3", "--patience", "3", "--seed", "1", "--log", "policy=log", "--json"]
+    trained = CliRunner().invoke(program, ["--db", shop.db, *train], env=LATER)
+    assert "left out" not in trained.stderr
+    answer = json.loads(trained.stdout)
+    sessions = 150 + setting.size(CONTEXTS)  # those of the log, and one for each context
+    assert (answer["sessions"], epochs.epochs_of(shop)) == (sessions, answer["epochs"])
 
 
 def test_a_goal_is_of_the_ratio_where_there_is_a_reference() -> None:
