@@ -276,7 +276,8 @@ class Store:
 
     def _unit(self, connection: sa.Connection, *, write: bool = False) -> Unit:
         """Time is the clock's, and never before the newest decision that this store drew itself."""
-        unit = Unit(connection, now=engine.clock(connection) if self.now is None else self.now)
+        on_clock = self.now is None
+        unit = Unit(connection, now=engine.clock(connection) if self.now is None else self.now, on_clock=on_clock)
         unit.progress = self.progress
         schema.check(unit, where=self.where, write=write)
         self.reached = True

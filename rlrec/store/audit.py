@@ -17,6 +17,8 @@ from rlrec.store.unit import Row, Unit, slices
 
 BATCH = 20_000  # decisions, or rows of a stream
 MOST = 50  # rows that one test names
+# Transactions on PostgreSQL once read the clock before they waited for a policy that others had locked.
+LONGEST_WAIT_US = 3_600_000_000
 
 _SLOTS = (
     "decision_id", "session_id", "visit", "at", "version_id", "belief_seq", "belief_ordinal", "ordinal",
@@ -161,7 +163,8 @@ _CONTRADICTIONS = {
     "event ahead of its policy": "SELECT e.decision_id FROM event e JOIN decision d ON d.id = e.decision_id"
     " JOIN policy_head h ON h.policy_id = d.policy_id WHERE e.seq > h.seq",
     "events out of order": "SELECT e.decision_id FROM event e JOIN event b ON b.decision_id = e.decision_id"
-    " AND b.number = e.number - 1 WHERE e.number > 1 AND (e.seq < b.seq OR e.received_at < b.received_at)",
+    " AND b.number = e.number - 1 WHERE e.number > 1 AND (e.seq < b.seq OR e.received_at < b.received_at"
+    f" - CASE WHEN e.seq > b.seq THEN {LONGEST_WAIT_US} ELSE 0 END)",
     "feedback key without events": "SELECT k.decision_id, k.key FROM feedback_key k WHERE NOT EXISTS"
     " (SELECT 1 FROM event e WHERE e.decision_id = k.decision_id AND e.key = k.key)",
     "decision without visit": f"SELECT c.first FROM ({_VISIT_COUNTS}) c LEFT JOIN visit v"

@@ -51,6 +51,8 @@ EARLY_RELEASE = """CASE WHEN current_setting('synchronous_commit') <> 'off'
 _SERVER = """SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_lsn()), 8),
     (SELECT bool_and(has_function_privilege(oid, 'execute')) FROM pg_proc WHERE proname = 'pg_logical_emit_message')
     FROM pg_control_system() WHERE NOT pg_is_in_recovery()"""
+_MICROS = "SELECT (extract(epoch FROM {}) * 1000000)::bigint"
+CLOCK = _MICROS.format("clock_timestamp()")  # of PostgreSQL, in a transaction that writes
 RECONNECT_S = 10
 URL_HINT = "use a path, sqlite:///FILE or postgresql://HOST/NAME"
 
@@ -255,9 +257,8 @@ def clock(connection: sa.Connection) -> int:
     if connection.dialect.name == "sqlite":
         return time.time_ns() // 1000
     now = "CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE clock_timestamp() END"
-    micros = "SELECT (extract(epoch FROM {}) * 1000000)::bigint"
-    replayed_to = connection.exec_driver_sql(micros.format(now)).scalar_one()
+    replayed_to = connection.exec_driver_sql(_MICROS.format(now)).scalar_one()
     if replayed_to is None:  # no commit since the replica began: it has what was there at the checkpoint it began from
-        began = f"{micros.format('checkpoint_time')} FROM pg_control_checkpoint()"
+        began = f"{_MICROS.format('checkpoint_time')} FROM pg_control_checkpoint()"
         replayed_to = connection.exec_driver_sql(began).scalar_one()
     return int(replayed_to)

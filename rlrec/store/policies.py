@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlrec.records import Head, Reward, StoredPolicy, Transform, Version
-from rlrec.store import decisions
+from rlrec.store import decisions, engine
 from rlrec.store.unit import Row, StoredRows, Unit, parse, to_text
 
 _REWARD = (
@@ -162,19 +162,21 @@ def _heads(rows: Iterable[Row]) -> dict[int, Head]:
 
 
 class LockedPolicies(NamedTuple):
-    """learning: the versions that still learn, by policy and number; newest_at: when the newest decision of any policy
-    was drawn, 0 where none was."""
+    """learning: the versions that still learn, by policy and number; at: the time under the lock, that of the clock or
+    of the newest decision of any policy, 0 without either."""
 
     heads: dict[int, Head]
     learning: list[Version]
-    newest_at: int
+    at: int
 
 
 def lock_learning(unit: Unit, policy_ids: Collection[int]) -> LockedPolicies:
-    """These policies, locked as by `lock`, and what others may have changed while we waited."""
+    """These policies, locked as by `lock`, and what others may have changed while we waited. PostgreSQL says its time
+    once more: a transaction begins before it waits, SQLite's after."""
     learning = f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE version.policy_id IN (?*) AND {_LEARNING}"
-    heads, versions, newest = unit.ask_all(_lock(unit, policy_ids), (learning, policy_ids), (decisions.NEWEST,))
-    return LockedPolicies(_heads(heads), list(map(_version, versions)), newest[0][0] or 0)
+    clock = [(engine.CLOCK,)] if unit.postgres and unit.on_clock else []
+    heads, versions, *times = unit.ask_all(_lock(unit, policy_ids), (learning, policy_ids), (decisions.NEWEST,), *clock)
+    return LockedPolicies(_heads(heads), list(map(_version, versions)), max(rows[0][0] or 0 for rows in times))
 
 
 def raise_seq(unit: Unit, head: Head) -> int:

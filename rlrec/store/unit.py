@@ -30,12 +30,12 @@ def no_progress(what: str, rows: int, share: float | None) -> None:
 
 
 class Unit:
-    """One transaction. `now` is its time, microseconds since 1970 UTC."""
+    """One transaction. `now` is its time, microseconds since 1970 UTC. on_clock: whether that is the database's."""
 
     progress: Progress = staticmethod(no_progress)
 
-    def __init__(self, connection: sa.Connection, *, now: int) -> None:
-        self._connection, self.now = connection, now
+    def __init__(self, connection: sa.Connection, *, now: int, on_clock: bool = False) -> None:
+        self._connection, self.now, self.on_clock = connection, now, on_clock
         self._waiting: list[tuple[str, Sequence[Any]]] = []  # changes that go together with the next query
         self.gathers = False  # whether few changes wait: who sets it sends them at the end
         self.postgres = connection.dialect.name == "postgresql"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 from typing import Any
 
@@ -17,10 +18,12 @@ from rlrec.app import rebuild
 from rlrec.app.audit import visit_histories
 from rlrec.app.audit.findings import Findings
 from rlrec.app.doctor import Request, doctor
+from rlrec.app.feedback import FeedbackTransaction, Line
 from rlrec.app.learning.belief_versions import is_complete
-from rlrec.store import Store, decisions, policies, tables
+from rlrec.app.learning.ledger import Ledger
+from rlrec.store import Store, Unit, decisions, policies, tables
 from tests.app.defined import remembering, wrong
-from tests.app.shop import added_up, apart, ask, dump, stocked, sums, version
+from tests.app.shop import added_up, apart, ask, dump, stocked, sums, tell, version
 from tests.app.workers import (
     asks,
     claims,
@@ -82,6 +85,27 @@ def test_no_event_of_many_processes_is_lost(store: Store, db: str) -> None:
         consistent(store, name)
     clicks = sum(row[1] for name in ("home", "other") for row in sums(store, name).values())
     assert clicks == WRITERS * EVENTS == len(everything(store, tables.event, "key"))
+    received = sorted(everything(store, tables.event, "decision_id", "number", "received_at"))
+    assert all(before[2] <= after[2] for before, after in pairwise(received) if before[0] == after[0])
+
+
+@pytest.mark.parametrize("db", ["postgres"], indirect=True)
+def test_an_event_has_the_time_at_which_its_policy_was_locked(store: Store, db: str) -> None:
+    """A transaction that begins first may get the lock last."""
+    stocked(store, home="uniform/plain")
+    shown = ask(store)
+
+    def last(unit: Unit) -> None:
+        with closing(Store(db)) as other:
+            tell(other, shown, click=1)
+        ledger = Ledger(unit, ())
+        line = Line(decision_id=shown["decision_id"], position=1, events={"click": 1.0})
+        assert FeedbackTransaction(unit, ledger, [line], set()).store() == [True]
+        ledger.close()
+
+    store.write(last)
+    first, second = sorted(everything(store, tables.event, "number", "at", "received_at"))
+    assert first[1:] < second[1:]
 
 
 def test_files_about_policies_in_any_order_wait_for_each_other_in_one(store: Store, db: str) -> None:

@@ -22,6 +22,7 @@ from rlrec.app.doctor import CHECKS, Report, Request, doctor
 from rlrec.ope import betting
 from rlrec.store import Store, policies
 from rlrec.store import audit as store_audit
+from rlrec.times import parse
 from tests.app.shop import done
 from tests.conftest import CommandResult, Run, _create, runner
 
@@ -396,6 +397,21 @@ def test_what_was_bent_is_found(healthy: str, bent: str) -> None:
     report = audit(healthy)
     assert not report.ok
     assert any(its == check and (subject + " ") in (where + " ") for its, where in errors(report)), report.findings
+
+
+@pytest.mark.parametrize(("earlier", "ok"), [("01:59:30", True), ("00:05:00", False)])
+def test_an_event_may_be_older_than_one_before_it_by_a_wait_for_its_lock(
+    run_sqlite: Run, sqlite_db: str, earlier: str, ok: bool
+) -> None:
+    """So the program wrote them, before it read the clock under the lock."""
+    for words in (["arm", "add", "a"], ["policy", "create", "p", "--kind", "uniform"]):
+        done(run_sqlite("--now", START, *words))
+    done(run_sqlite("--now", START, "recommend", "--policy", "p", "--session", "s"))
+    for at in ("2026-01-01T02:00:00Z", "2026-01-01T02:00:01Z"):
+        done(run_sqlite("--now", at, "feedback", 1, "click"))
+    time = parse(f"2026-01-01T{earlier}Z")
+    sql(sqlite_db, f"UPDATE event SET at = {time}, received_at = {time} WHERE number = 2")
+    assert errors(audit(sqlite_db)) == (set() if ok else {("dangling", "decision 1")})
 
 
 def test_an_error_is_exit_3_after_the_report(healthy: str) -> None:

@@ -83,7 +83,7 @@ class Ledger:
         self._heads |= locked.heads
         self.ordinal |= {policy_id: head.ordinal for policy_id, head in locked.heads.items()}
         self._locked |= new
-        self.unit.now = max(self.unit.now, locked.newest_at)
+        self.unit.now = max(self.unit.now, locked.at)
         for version in locked.learning:
             self.learning[version.policy.id].append(version)
 
