@@ -19,6 +19,7 @@ from rlrec.errors import InputError, RlrecError
 
 ARGUMENTS = {"policy": "reference"}  # field: the argument that holds it
 INTERRUPTED = 130
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)  # in the file that is the output
 PIPE_CLOSED = 141  # what a shell shows for a tool that SIGPIPE ended
 
 
@@ -70,10 +71,23 @@ def _describe(error: BaseException, settings: Settings) -> tuple[str, str | None
         return *_usage(error), error.exit_code
     if isinstance(error, OSError) and error.strerror:
         subject = f"{error.filename}: " if error.filename else ""
-        what = "cannot write the output: " if not subject and error.errno in (errno.ENOSPC, errno.EBADF) else ""
-        return f"{what}{subject}{error.strerror}", None, 1
+        what = "cannot write the output: " if not subject and error.errno in NO_ROOM else ""
+        return f"{what}{subject}{error.strerror}", None if subject else _stored_hint(settings), 1
     hint = None if settings.debug else "`rlrec doctor` says whether the store is damaged, --debug shows the traceback"
     return f"unexpected {type(error).__name__}: {error}".rstrip(": "), hint, 1
+
+
+def _stored_hint(settings: Settings) -> str | None:
+    """The hint that says what a command stored whose answer is lost; None where it stored nothing."""
+    if settings.store is None or not settings.store.has_stored:
+        return None
+    from rlrec.cli import plain
+
+    answer = settings.show.answer if settings.show else None
+    values = plain.mapping(answer).items() if plain.single(answer) else ()
+    names = [f"{name} {value}" for name, value in values if isinstance(value, str | int)]
+    result = f" ({', '.join(names[:2])})" if names else ""
+    return f"what the command did is stored{result}; a repeat without a key may store it twice"
 
 
 def _runnable(hint: str | None, settings: Settings) -> str | None:

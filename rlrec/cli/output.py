@@ -33,6 +33,7 @@ class Show:
 
     def __init__(self, form: str, *, plain: bool = False, typed: bool = True) -> None:
         self.format, self.typed = form, typed
+        self.answer: Any = None  # the result that is written
         self.before: Callable[[], None] = lambda: None  # takes a line of progress away
         self.screen = Screen.of(sys.stdout, plain=plain) if form == "table" else Screen()
 
@@ -51,6 +52,7 @@ class Show:
         from rlrec.cli import plain
 
         self.before()
+        self.answer = result
         if self.format == "json":
             _write_all(plain.document(result))
         elif self.format == "ndjson":

@@ -46,6 +46,8 @@ class Settings:
     format: str | None = None
     source: str | None = None
     dry_run: bool = False
+    store: Any = None  # of the command, once it is open
+    show: Show | None = None
     context: click.Context | None = None
     before_notice: Callable[[], None] = staticmethod(lambda: None)  # takes a line of progress away
     config: Any = None  # a Config, where there is an rlrec.toml
@@ -159,6 +161,7 @@ def _with_store(command: Command) -> Command:
         chosen.context = click.get_current_context()
         waits = chosen.lock_timeout, chosen.statement_timeout, chosen.reconnect
         with open_store(chosen.db, now=chosen.now, notice=notice, waits=waits, primary=chosen.primary) as store:
+            chosen.store = store
             if chosen.quiet or sys.stderr is None or not sys.stderr.isatty():
                 return command(*args, store=store, **kwargs)
             from rlrec.cli.progress import ProgressLine
@@ -254,7 +257,7 @@ def _with_show(command: Command) -> Command:
         if broken := settings().broken_config:
             raise broken
         settings().format = form
-        show = Show(form, plain=settings().no_color, typed=typed)
+        settings().show = show = Show(form, plain=settings().no_color, typed=typed)
         return command(*args, show=show, **kwargs)
 
     return run

@@ -85,6 +85,7 @@ class Store:
         self._inherited: list[sa.Engine] = []
         self.reached = False  # whether the server has answered before
         self._clock_noticed = False  # that the clock lies before the newest decision
+        self.has_stored = False  # whether a transaction that writes was committed
         self._stored = False  # something that a retry of the command would store again
         self._rehearsal: sa.Connection | None = None
         self._snapshot: Unit | None = None
@@ -234,6 +235,7 @@ class Store:
                     raise
 
     def _note(self, result: T, unit: Unit) -> T:
+        self.has_stored |= not self.rehearsing
         self._stored |= not unit.repeatable
         return result
 

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
@@ -207,3 +209,32 @@ def test_what_is_there_once_is_named_in_the_singular(
     text = re.sub(r"<style>.*?</style>|<[^>]*>", " ", result.stdout, flags=re.DOTALL) + result.stderr
     assert "rror" in text or result.exit_code in (0, 3)
     assert re.findall(r"(?<![\d.,@-])1 (?:[a-z-]+ ){0,2}(?!has\b|its\b|fills\b)[a-z]+[^si]s\b", text) == []
+
+
+FULL = "cannot write the output: No space left on device"
+STORED = (
+    (["recommend", "--policy", "home", "--session", "s"], "decision_id 1, session s"),
+    (["feedback", "1", "click"], "decision_id 1, events 1"),
+    (["policy", "create", "more", "--kind", "uniform"], "policy more, version 1"),
+    (["arm", "add", "b"], "added 1, updated 0"),
+)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_lost_answer_says_what_is_stored(run_sqlite: Run, sqlite_db: str, forked_rlrec: Path) -> None:
+    def onto_full_disk(*words: str) -> tuple[int, str]:
+        with open("/dev/full", "wb") as full:
+            command = [str(forked_rlrec), "--db", sqlite_db, *words, "--json"]
+            child = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+        error = json.loads(child.stderr)
+        assert error["error"] == FULL
+        return child.returncode, error["hint"]
+
+    run_sqlite("arm", "add", "a")
+    run_sqlite("policy", "create", "home", "--kind", "thompson")
+    for words, result in STORED:
+        hint = f"what the command did is stored ({result}); a repeat without a key may store it twice"
+        assert onto_full_disk(*words) == (1, hint)
+    for words in (["status"], [*STORED[0][0], "--dry-run"]):
+        assert onto_full_disk(*words) == (1, None)
+    assert run_sqlite("status", "--json").json["decisions"] == 1
