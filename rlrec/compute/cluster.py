@@ -34,7 +34,8 @@ class Cluster:
     """An engine of Dask workers. Dask works on the partition of a worker that was lost once more."""
 
     def __init__(self, jobs: int, runner: Runner, *, scheduler: str | None) -> None:
-        """Raises InputError without Dask or for what is no address, SchedulerAbsent where no scheduler answers."""
+        """Raises InputError without Dask or for what is no address, SchedulerAbsent where no scheduler answers,
+        RlrecError where a worker of this machine ends while it starts."""
         try:
             import dask
             import distributed
@@ -45,14 +46,7 @@ class Cluster:
         self._workers, self._ask_at = jobs, 0.0
         with dask.config.set(_SELDOM):
             if scheduler is None:
-                start: Any = distributed.LocalCluster
-                self._cluster = start(
-                    n_workers=jobs,
-                    threads_per_worker=1,
-                    host="127.0.0.1",
-                    dashboard_address="127.0.0.1:0",
-                    silence_logs=50,
-                )
+                self._cluster = _start(jobs)
         try:
             connect: Any = distributed.Client
             self.client = connect(self._cluster or scheduler, timeout=TIMEOUT_S, set_as_default=False)
@@ -117,6 +111,20 @@ class Cluster:
             self.client.close()
             if self._cluster is not None:
                 self._cluster.close()
+
+
+def _start(jobs: int) -> Any:
+    import distributed
+
+    start: Any = distributed.LocalCluster
+    try:
+        return start(
+            n_workers=jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
+        )
+    except Exception as error:
+        why = " ".join(str(error).split())[:300].rstrip(".")
+        hint = "a worker may have too little memory: start fewer with --jobs, or try again"
+        raise RlrecError(f"a Dask worker has ended while it started: {why}", hint=hint) from error
 
 
 class _Answer(NamedTuple):

@@ -16,6 +16,7 @@ import pytest
 from rlrec.app import evaluate, exposure
 from rlrec.app.evaluation import passes
 from rlrec.app.evaluation.passes import StoreRunner, Workers
+from rlrec.compute import cluster
 from rlrec.compute.cluster import Cluster, SchedulerAbsent
 from rlrec.compute.local import Processes
 from rlrec.compute.packing import pack, unpack
@@ -73,7 +74,7 @@ class Meeting(StoreRunner):
     """A runner that works on no partition before two workers have begun: files of the folder MEETING count them."""
 
     def __call__(self, task: bytes, partition: Any, /) -> Any:
-        folder, deadline = Path(os.environ["MEETING"]), monotonic() + 60
+        folder, deadline = Path(os.environ["MEETING"]), monotonic() + 25
         (folder / str(os.getpid())).touch()
         while len(list(folder.iterdir())) < 2:
             assert monotonic() < deadline
@@ -158,16 +159,16 @@ def process(task: bytes, partition: object) -> int:
 @pytest.mark.slow
 def test_an_answer_that_is_lost_with_its_worker_is_computed_again() -> None:
     with closing(Cluster(1, process, scheduler=None)) as engine:
-        answers, deadline = engine.map(b"", range(2)), monotonic() + 60
-        _, number = next(answers)
-        states = [state for key, state in engine.client.futures.items() if "partition-" in key]
-        while [state.status for state in states].count("finished") < len(states):
-            assert monotonic() < deadline
-            sleep(0.01)
-        os.kill(number, signal.SIGKILL)
-        while not any(state.status == "lost" for state in states):
-            assert monotonic() < deadline
-            sleep(0.01)
+        answers, deadline = engine.map(b"", range(2)), monotonic() + 25
+        first, number = next(answers)  # whose future Dask releases in a thread of its own, sooner or later
+        key = next(key for key in list(engine.client.futures) if f"partition-{1 - first}-" in key)
+        state = engine.client.futures[key]
+        for status in ("finished", "lost"):
+            while state.status != status:
+                assert monotonic() < deadline
+                sleep(0.01)
+            if status == "finished":
+                os.kill(number, signal.SIGKILL)
         [(_, again)] = answers
         assert again != number
 
@@ -188,12 +189,28 @@ class Lost:
 
 
 @pytest.mark.slow
-def test_a_lost_answer_whose_partition_ends_workers_ends_the_work(tmp_path: Path) -> None:
+def test_a_lost_answer_whose_partition_ends_workers_ends_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first death, so that the test starts few workers."""
+    monkeypatch.setitem(cluster._SELDOM, "distributed.scheduler.allowed-failures", 0)
     with (
         closing(Cluster(1, Lost(tmp_path), scheduler=None)) as engine,
-        pytest.raises(RlrecError, match="partition 0 of the log has ended its worker 4 times"),
+        pytest.raises(RlrecError, match="partition 0 of the log has ended its worker"),
     ):
         dict(engine.map(b"", range(1)))
+
+
+@pytest.mark.slow
+def test_a_worker_of_a_cluster_that_is_killed_while_it_starts_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly = tmp_path / "deadly.py"
+    deadly.write_text("import os\nos.kill(os.getpid(), 9)\n")
+    monkeypatch.setitem(cluster._SELDOM, "distributed.worker.preload", [str(deadly)])
+    with pytest.raises(RlrecError, match=r"a Dask worker has ended while it started: Nanny failed to start$") as caught:
+        Cluster(1, process, scheduler=None)
+    assert (caught.value.code, caught.value.hint is None) == (1, False)
 
 
 @dataclass(frozen=True)
