@@ -163,7 +163,8 @@ def _copied(store: Store, request: Request) -> Version | None:
         return None
     if request.kind != graduation.KIND:
         raise InputError(
-            f"kind {request.kind} does not start from another policy", hint=f"--from-policy is for {graduation.KIND}"
+            f"kind {request.kind} does not start from another policy",
+            hint=f"--from-policy is for {graduation.KIND}; a bandit learns from a log by --from-log policy=NAME",
         )
     with store.read() as unit:
         return graduation.source(unit, request.from_policy)

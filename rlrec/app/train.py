@@ -15,6 +15,7 @@ from rlrec.app.evaluation.passes import HERE, Workers
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.inputs.seeds import seed_or_random
+from rlrec.app.learning import graduation
 from rlrec.app.log import lineage, maturity
 from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
@@ -29,9 +30,9 @@ from rlrec.app.training.report import (
     GateReport,
     Result,
     TuneSplit,
-    no_step,
     result,
     unused_sessions,
+    why_copy,
     why_not,
 )  # fmt: skip
 from rlrec.compute import Engine
@@ -153,15 +154,18 @@ class _TrainingRun:
             self.report = writer.write(self.dataset, engine=self.engine, progress=self.lease.renew)
             record = self._record(unit, selection)
             self.outlook = None
-            if not self.report.visits:
-                self.outlook = maturity.outlook(unit, selection, wait_us=cutoff.timeout_us + cutoff.window_us)
+            first = min(self.report.unused.mature_from, default=None)
+            if first is not None or not self.report.visits:
+                wait_us = cutoff.timeout_us + cutoff.window_us
+                self.outlook = maturity.outlook(unit, selection, wait_us=wait_us, mature_from=first)
             looks = _looks(unit, self.parent)
         new, least = self.report.new, self.request.min_new
         if new < least:
-            self.store.notice(
-                f"nothing new: {quantity(new, 'session')} since the last training, and --min-new is {least:,}"
-            )
-            return result(self.parent, self.live.number, new, NO_GATE, seed=self.seed)
+            why = f"nothing new: {quantity(new, 'session')} since the last training, and --min-new is {least:,}"
+            if waiting := self.report.unused.waiting:
+                wait = f"{waiting:,} more count once they have ended and their reward windows are over"
+                why = "; ".join([why, ", ".join(filter(None, (wait, self.outlook)))])
+            return {**result(self.parent, self.live.number, new, NO_GATE, seed=self.seed), "why": why}
         # the ascent on the visits that teach, and the look of the gate
         self.arms = writer.arms
         start = reader.parameters_of(self.arms)
@@ -258,12 +262,16 @@ class _TrainingRun:
             self.lease.renew()
             tune = self._holdout(self.dataset.splits[TUNE], start, most=CHOOSING, by_position=trainer.by_position)
             trained = trainer.train(tune, progress=self._epoch)
-        self.tune = TuneSplit() if tune is None else TuneSplit(clusters=tune.clusters, wanted_ess=tune.wanted_ess)
-        if self.request.promote != "if-better" and not trained.best:
-            self.store.notice(f"no epoch was better: the new version is a copy of version {self.parent.number}")
-        if self.request.promote != "if-better" and not trained.supported:
-            self.store.notice(no_step(trained, self.tune))
+        nearer = "" if trained.supported else self._nearer_start()
+        self.tune = TuneSplit(nearer=nearer) if tune is None else TuneSplit(tune.clusters, tune.wanted_ess, nearer)
         return trained
+
+    def _nearer_start(self) -> str:
+        """A start from what served most of the log, and how."""
+        with self.log_store.read() as unit:
+            counts = version_counts(unit, self._selection(unit))
+            served = policies.by_id(unit, counts)
+        return graduation.way_to_copy(served[max(counts, key=lambda version_id: counts[version_id])])
 
     def _weights(self, train: DatasetSplit, start: Parameters) -> str:
         """By what slates are weighed: as the request says, else by the first visits of the log."""
@@ -387,9 +395,10 @@ class _TrainingRun:
         answer = result(self.parent, number, visits, gate, seed=self.seed, promoted=promoted, trained=trained)
         answer["ess_wanted"], answer["weights"] = self.tune.wanted_ess, self.request.weights
         answer["training"] = training
-        answer["why"] = (
-            None if promoted or promote != "if-better" else why_not(gate, trained, same=same, tune=self.tune)
-        )
+        if promote != "if-better":
+            answer["why"] = why_copy(trained, self.tune, parent=self.parent)
+        elif not promoted:
+            answer["why"] = why_not(gate, trained, same=same, tune=self.tune)
         return answer
 
 

@@ -137,8 +137,13 @@ def train_pg(
     live."""
     options = app.train.Request(name=reference, shaping=_shaping(shapings), **request)
     result = app.train.train(store, options, workers, progress=notice)
-    why, training = result.pop("why", None), result.pop("training", None)
-    show(result, table=_view(result) if result["trained"] else _untrained(result), flat=[result])
+    why, training = result["why"], result.pop("training", None)
+    refused = why is not None and result["trained"] and options.promote == "if-better"
+    noted = [] if why is None or refused else [why]
+    view = _view(result) if result["trained"] else _untrained(result)
+    show(result, table=view._replace(notes=[*view.notes, *noted]), flat=[result])
+    for text in noted if show.format != "table" else []:
+        notice(text)
     if result["trained"]:
         conclude(show, _sentence(result))
         if plot is not None and training is not None:
@@ -148,7 +153,7 @@ def train_pg(
             _suggest_next(show, result)
     if options.dry_run:
         notice(NOTHING_STORED)
-    if why is not None:
+    if refused:
         hint = "it is stored; more sessions narrow the interval, and `rlrec policy show` has the figures"
         raise CheckFailed(f"version {result['version']} of {result['policy']} was not promoted: {why}", hint=hint)
 

@@ -174,7 +174,7 @@ def test_a_kind_that_nobody_weighs_is_noticed_once_in_a_store(run: Run) -> None:
         (["evaluate", "uniform"], "the first at 12:30Z, in 25 min; to look now, add `--now 2026-01-01T12:30:01Z`"),
         (["evaluate", "uniform", "--estimator", "pdis"], "the first at 13:00Z, in 55 min; to look now, add `--now"),
         (["policy", "freeze", "home"], "not mature yet: 4 slots, the last at 12:30Z, in 25 min; version 2"),
-        (["train-pg", "visits"], "the first at 13:00Z, in 55 min; to look now, add `--now 2026-01-01T13:00:01Z`"),
+        (["train-pg", "visits"], "the first at 12:30Z, in 25 min; to look now, add `--now 2026-01-01T13:00:01Z`"),
     ],
 )  # fmt: skip
 def test_what_is_not_mature_says_when_it_will_be(run_sqlite: Run, command: list[str], text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from rlrec.store import Store
-from tests.app.shop import dump
+from tests.app.shop import MINUTE, START, dump
 from tests.app.visitors import LATER, opened, serve
 from tests.cli.test_bad_input import refuses
 from tests.conftest import CommandResult, Run, runner
@@ -148,8 +149,60 @@ def test_nothing_new_exits_0(train: Run, rows: Callable[[], Any]) -> None:
     assert (result.exit_code, result.json["promoted"], result.json["trained"]) == (0, False, False)
     assert set(result.json) >= KEYS
     assert result.stderr.startswith("nothing new: 1,000 sessions")
-    assert train("visits", "--min-new", 1_001, before=("-q",)).stderr == ""
+    assert result.json["why"] + "\n" == result.stderr
     assert rows() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--min-new", 1_001), "nothing new: 1,000 sessions since the last training, and --min-new is 1,001"),
+        (("--epochs", 1, "--lr", 50), "the log supports no step: "),
+    ],
+)
+def test_a_quiet_run_that_changes_nothing_says_why(train: Run, options: tuple[object, ...], why: str) -> None:
+    result = train("visits", "--seed", 1, *options, before=("-q",))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert why in result.stdout.splitlines()[-1]
+    assert train("visits", "--seed", 1, *options, "--json", before=("-q",)).json["why"].startswith(why)
+
+
+def test_too_little_news_says_how_many_sessions_wait_and_until_when(run_sqlite: Run, sqlite_db: str) -> None:
+    """50 visits at 8:00 and 50 at 8:05, of 20 seconds; the session timeout and the window are 30 minutes."""
+    with closing(opening(Path(sqlite_db))) as store:
+        serve(opened(store), visits=50)
+        serve(store, visits=50, start=START + 5 * MINUTE, prefix="n")
+    words = ("-q", "train-pg", "visits", "--seed", 1, "--epochs", 1, "--min-new")
+    for now, n_new, n_more, first in (("08:10", 0, 100, "08:31Z, in 21 min"), ("08:31", 50, 50, "08:36Z, in 5 min")):
+        result = run_sqlite("--now", f"2027-01-15T{now}:00Z", *words, 60, "--json")
+        assert result.json["why"].startswith(
+            f"nothing new: {n_new} sessions since the last training, and --min-new is 60; {n_more} more count once "
+            f"they have ended and their reward windows are over, the first at {first}; to look now, add `--now"
+        )
+    clock = result.json["why"].split("`")[1].split()
+    assert run_sqlite(*clock, *words, 100, "--json").json["trained"]
+
+
+def test_the_start_that_is_named_for_an_imported_log_works(run_sqlite: Run) -> None:
+    """A label of a log cannot be copied: a bandit that learned from it can. One of ten arms earns."""
+    arms = [f"a{number}" for number in range(10)]
+    lines = [
+        json.dumps(
+            {
+                "session": f"s{number}", "eligible": arms, "state": {"step": 0}, "reward": number % 10 // 9,
+                "slate": [{"position": 1, "arm": arms[number % 10], "propensity": 0.1}],
+            }
+        )
+        for number in range(600)
+    ]  # fmt: skip
+    run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin="\n".join(lines))
+    run_sqlite("policy", "create", "visits", "--kind", "gradient")
+    why = run_sqlite("-q", "train-pg", "visits", *QUICK, "--lr", 50, "--json").json["why"]
+    learn, copy = (command.split()[1:] for command in re.findall(r"`([^`]+)`", why))
+    refused = run_sqlite("policy", "create", "NAME", "--kind", "gradient", "--from-policy", "old", "--json").error
+    assert refused["hint"].replace("NAME", "BANDIT").split("`")[1].split()[1:] == learn
+    for command in (learn, copy):
+        assert run_sqlite(*command, "--json").json["created"]
 
 
 def test_always_goes_live(train: Run, path: Path) -> None:

@@ -17,6 +17,7 @@ from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Ids, Index
 from rlrec.errors import InputError
 from rlrec.policy import imitation
+from rlrec.policy.base import Policy
 from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.gradient import MEMORY, Gradient, Parameters, State
@@ -38,15 +39,31 @@ def source(unit: Unit, reference: str) -> Version:
     """The version that is copied. Raises InputError for one that no trained policy can copy."""
     version, _ = lookup.version(unit, reference)
     kind = designs.policy_of(version)
-    why = (
-        "it is trained itself" if kind.stateful
-        else "its slates have no probabilities" if not kind.served or kind.stages or kind.drafted
-        else ""
-    )  # fmt: skip
-    if why:
-        hint = "name a bandit whose probabilities are exact, such as thompson"
+    if why := _why_not(kind):
+        name = version.policy.name
+        hint = (
+            "name a bandit whose probabilities are exact, such as thompson" if kind.served
+            else f"`rlrec policy create NAME --kind softmax --from-log policy={name}` makes one that can"
+        )  # fmt: skip
         raise InputError(f"{reference} of kind {version.policy.kind} cannot be copied: {why}", hint=hint)
     return version
+
+
+def _why_not(kind: Policy) -> str:
+    """Why a kind cannot be copied; empty where it can."""
+    if kind.stateful:
+        return "it is trained itself"
+    return "its slates have no probabilities" if not kind.served or kind.stages or kind.drafted else ""
+
+
+def way_to_copy(version: Version) -> str:
+    """The commands that make a trained policy which starts as what a version served; empty where there are none."""
+    kind, create = designs.policy_of(version), "rlrec policy create"
+    if not kind.served:
+        learn = f"{create} BANDIT --kind softmax --from-log policy={version.policy.name}"
+        return f"a bandit that learned from it (`{learn}`, then `{create} NAME --kind {KIND} --from-policy BANDIT`)"
+    copy = f"{create} NAME --kind {KIND} --from-policy {version.policy.name}"
+    return "" if _why_not(kind) else f"the policy that served (`{copy}`)"
 
 
 def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:

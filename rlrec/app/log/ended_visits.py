@@ -84,12 +84,14 @@ class EndedVisits:
 class UnusedVisits(Sums):
     """How many visits of a log were not used: those that go on or are too young, and those that were left out: cut (a
     filter or an import took some of their decisions away), with a censored slot, or without a propensity (silent).
-    sampled: those of several decisions of which the log may have dropped some."""
+    sampled: those of several decisions of which the log may have dropped some. mature_from: when the first of those
+    that wait will be used, of each batch where that can be told."""
 
     waiting: int = 0
     left_out: int = 0
     silent: int = 0
     sampled: int = 0
+    mature_from: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +162,11 @@ def _usable(batch: reader.Batch, visits: EndedVisits, cutoff: Cutoff) -> tuple[E
     spoken: Flags = np.logical_and.reduceat(logged, visits.start[:-1])
     sound = entire & spoken & np.logical_and.reduceat(counted, visits.start[:-1])
     mature_from = np.where(imported, visits.per_visit("created_at"), cutoff.mature_from(stored)[index])
-    unused = UnusedVisits(*(int(flags.sum()) for flags in (~over, over & ~sound, over & ~spoken, over & sampled)))
+    waiting, left_out, silent, dropped = (
+        int(flags.sum()) for flags in (~over, over & ~sound, over & ~spoken, over & sampled)
+    )
+    first = mature_from[~over & (stored["started_at"][index] <= cutoff.started)]  # later ones wait for these
+    unused = UnusedVisits(waiting, left_out, silent, dropped, frozenset(first[first.argsort()[:1]].tolist()))
     return replace(visits, mature_from=mature_from).take(over & sound), unused
 
 

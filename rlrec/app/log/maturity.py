@@ -18,11 +18,12 @@ def moment(at: int, now: int) -> str:
     return f"{minute[11:] if minute[:10] == written(now)[:10] else minute}, in {-(-wait // size)} {word}"
 
 
-def outlook(unit: Unit, selection: Selection, *, wait_us: int) -> str | None:
-    """When the first of the selected decisions, none of which is mature, will be, and how to look as if all were; None
-    where that cannot be told. wait_us: from a decision until it counts."""
+def outlook(unit: Unit, selection: Selection, *, wait_us: int, mature_from: int | None = None) -> str | None:
+    """When the first of the selected decisions that are not mature will be, and how to look as if all were; None where
+    that cannot be told. wait_us: from a decision until it counts; mature_from: None where no decision is mature."""
     first, last = selected.times(unit, selection)
-    if first + wait_us < unit.now:
+    mature_from = first + wait_us if mature_from is None else mature_from
+    if mature_from < unit.now:
         return None
     clock = written(last + wait_us + SECOND)[:19] + "Z"
-    return f"the first at {moment(first + wait_us, unit.now)}; to look now, add `--now {clock}`"
+    return f"the first at {moment(mature_from, unit.now)}; to look now, add `--now {clock}`"

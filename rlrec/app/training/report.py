@@ -26,8 +26,8 @@ GateReport = TypedDict("GateReport", {
 NO_GATE: GateReport = dict.fromkeys(GateReport.__annotations__)  # type: ignore[assignment]
 
 
-# trained: whether there is a new version; why: it was not promoted; training: what the version stores of it, epochs and
-# the gate.
+# trained: whether there is a new version; why: there is none, or it is no better, or was not promoted; training: what
+# the version stores of it, epochs and the gate.
 Result = TypedDict("Result", {
     "policy": str, "version": int, "parent": int, "sessions": int, "estimate": float | None, "lower": float | None,
     "promoted": bool, "upper": float | None, "value": float | None, "live_value": float | None, "against": int | None,
@@ -35,7 +35,7 @@ Result = TypedDict("Result", {
     "visits": VisitsReport | None, "repeated": bool | None,
     "candidate": int | None, "alpha": float | None, "gate_sessions": int | None, "tune_estimate": float | None,
     "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None, "weights": str | None,
-    "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int, "why": NotRequired[str | None],
+    "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int, "why": str | None,
     "training": NotRequired[Mapping[str, Any] | None],
 })  # fmt: skip
 
@@ -65,17 +65,19 @@ def result(
         "promoted": promoted, "reasons": gate["reasons"] or [], "gate_sessions": gate["sessions"],
         "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "ess_wanted": None, "weights": None,
         "trained": trained is not None, "epochs": 0 if trained is None else len(trained.curve),
-        "best_epoch": None if trained is None else trained.best, "seed": seed, "training": None,
+        "best_epoch": None if trained is None else trained.best, "seed": seed, "why": None, "training": None,
     }  # fmt: skip
     return cast(Result, {name: fields[name] for name in Result.__annotations__ if name in fields})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TuneSplit:
-    """The tuning visits. clusters: users, or sessions without one; wanted_ess: how many of them must be effective."""
+    """The tuning visits. clusters: users, or sessions without one; wanted_ess: how many of them must be effective;
+    nearer: what a policy could start from to be nearer to them, and how; empty where nothing is."""
 
     clusters: int = 0
     wanted_ess: float | None = None
+    nearer: str = ""
 
 
 def no_step(trained: TrainingResult, tune: TuneSplit) -> str:
@@ -87,11 +89,18 @@ def no_step(trained: TrainingResult, tune: TuneSplit) -> str:
             f"where {wanted:.0f} are wanted; collect sessions of more users"
         )
     ess = max((point.ess or 0.0 for point in trained.curve), default=0.0)
+    collect = f"collect more sessions, or start from {tune.nearer}" if tune.nearer else "or collect more sessions"
     return (
         f"the log supports no step: of {tune.clusters:,} users of the tune split, or sessions without one, {ess:.0f} "
         f"are effective, where {wanted:.0f} are wanted; log with a larger floor, train on the log of newer versions "
-        "(--log), collect more sessions, or start from the policy that served (`rlrec policy create --from-policy`)"
+        f"(--log), {collect}"
     )
+
+
+def why_copy(trained: TrainingResult, tune: TuneSplit, *, parent: Version) -> str | None:
+    """Why the new version is no better than its parent on the tuning visits; None where it is."""
+    copied = "" if trained.best else f"no epoch was better: the new version is a copy of version {parent.number}"
+    return "; ".join(filter(None, (copied, "" if trained.supported else no_step(trained, tune)))) or None
 
 
 def why_not(gate: GateReport, trained: TrainingResult, *, same: bool, tune: TuneSplit) -> str:
