@@ -56,7 +56,8 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
     """Show visits, returns and rewards per user, and compare groups.
 
     The unit is that of the experiment, else the user where one is known, else the session. Intervals are clustered by
-    it. Every interval and p-value holds for itself alone: among many metrics one is below 0.05 by chance.
+    it. Every interval and p-value holds for itself alone: among many metrics one is below 0.05 by chance. Only variants
+    of an experiment have p-values: nobody assigned units to other groups at random.
 
     \b
     Per unit:

@@ -35,6 +35,8 @@ REASONS = {
     **{f"partial-{name}": f"the log covers this {name}, or the first one, in part" for name in ("hour", "day", "week")},
     "sampled-rows": "the log dropped rows (keep_probability) of units with several decisions: how many visits, days and"
     " returns it lacks is unknown, and so is what units (or visits of several decisions) had of anything",
+    "not-randomised": "no p-values: nobody assigned units to these groups at random, so they may differ in who came"
+    " and when; `rlrec experiment` compares policies",
     "no-past": "no unit had visits before its assignment: there is nothing to adjust by",
 }
 ROUNDING = 1e-12  # a variance this small beside the terms it is a difference of is none

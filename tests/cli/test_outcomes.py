@@ -144,3 +144,19 @@ def test_an_experiment_is_shown_on_a_part_of_its_log(ready_sqlite: Run) -> None:
     counted = ready_sqlite("--now", LATER, "outcomes", "--experiment", "ab", "--log", narrowed, "--json").json
     assert shown["outcomes"] == counted["outcomes"]
     assert shown["outcomes"] != ready_sqlite("--now", LATER, "experiment", "show", "ab", "--json").json["outcomes"]
+
+
+@pytest.mark.parametrize("by", ["policy", "version", "day", "users"])
+def test_groups_that_nobody_randomised_have_no_p_values(by: str, ready_sqlite: Any) -> None:
+    words = ("--now", LATER, "outcomes", "--by", by)
+    result = ready_sqlite(*words, "--json").json
+    assert {row["p_value"] for row in result["differences"]} == {None}
+    assert by == "users" or any(row["lower"] is not None for row in result["differences"])
+    assert "not-randomised" in result["reasons"]
+    assert ready_sqlite(*words).stdout.count("not-randomised: no p-values: nobody assigned units to these groups") == 1
+
+
+def test_variants_have_p_values(ready_sqlite: Any) -> None:
+    result = ready_sqlite("--now", LATER, "outcomes", "--experiment", "ab", "--json").json
+    assert any(row["p_value"] is not None for row in result["differences"])
+    assert "not-randomised" not in result["reasons"]

@@ -138,7 +138,8 @@ def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) 
 
 
 def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow]]:
-    """The rows of every group, and of every difference from the first one; periods without a unit are left out."""
+    """The rows of every group, and of every difference from the first one, with a p-value where units were assigned at
+    random; periods without a unit are left out."""
     study, wanted, labels = figures.study, metrics(figures.study), figures.groups.labels
     empty = {
         number for number in range(len(labels))
@@ -173,7 +174,7 @@ def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow
         difference: DifferenceRow = {
             "group": labels[row.group], "against": labels[0], "metric": row.metric.name, "reward": reward(row.metric),
             "value": row.value, "relative": row.relative, "lower": row.lower, "upper": row.upper,
-            "p_value": row.p_value, "reasons": reasons(row, row.group, 0),
+            "p_value": row.p_value if study.by == "variant" else None, "reasons": reasons(row, row.group, 0),
         }  # fmt: skip
         if figures.is_young(row.group, row.metric):
             difference["reasons"].append("young-units")
