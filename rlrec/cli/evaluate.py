@@ -156,7 +156,9 @@ def evaluate(store: Store, show: Show, plot: str | None, workers: Workers, **req
     cannot be known):
       clusters, n    clusters and rows used;  ess is over clusters (of estimators
                      step by step: by the discounted mean of a visit's weights;
-                     slot by slot: by the mean of a page's weights)
+                     slot by slot: by the mean of a page's weights, or by
+                     those of whole pages, where events of the whole page
+                     brought a tenth of the reward: mean_weight, too)
       max_weight, mean_weight   of the importance weights; the mean is near 1
       top1_share     share of the top 1 % of rows in the sum of |weight x reward|
       unsupported    the target's probability on arms that the logger gave 0

@@ -128,7 +128,8 @@ class EstimatorFold:
     """One estimator at the end of a fold: its columns of the sums, and the estimate that they make.
 
     distorted: sum of |weight - weight used|; predictions: of the reward model, None without one
-    weight_column: the column of the weights that the effective sample size is about
+    weight_column: the column of the weights that the effective sample size is about; mean_column: of those that are
+        1 on average
     earned (m, 2): rewards as they were logged, and rows, of the units of the summary: see `earned_by_unit`"""
 
     label: str
@@ -139,6 +140,7 @@ class EstimatorFold:
     distorted: float = 0.0
     predictions: ValueRange | None = None
     weight_column: str = "weight"
+    mean_column: str = "weight"
 
     @cached_property
     def columns(self) -> list[int]:
@@ -290,7 +292,7 @@ class EstimatorFold:
     @cached_property
     def _mean_weight(self) -> tuple[float | None, float | None, float | None]:
         """Mean weight per row, how many clustered standard errors it is from 1, and the mean plus 3 of these errors."""
-        columns = self.summary.index(("weight", "rows"))
+        columns = self.summary.index((self.mean_column, "rows"))
         total, moment = self.summary.total[columns], self.summary.moment[np.ix_(columns, columns)]
         n = int(self.summary.present[columns[1]])
         mean, error = (float(figure) for figure in intervals.value_and_error(Ratio(), total, moment, n))

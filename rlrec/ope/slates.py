@@ -35,7 +35,9 @@ from rlrec.ope.strata import WeightSpread, spread_of
 from rlrec.ope.visits import HEAVIEST, Course, VisitBatch
 from rlrec.records import Sums
 
-_PAGED = 0.1  # share of page events in an estimate from which on the ratios of whole slates tell of it
+# Share of page events in what was served, or in an estimate, from which on the diagnostics are those of the ratios of
+# whole slates. (Where these collapse, page events are a small share of the estimate for that alone.)
+_PAGED = 0.1
 _REFUTED = 3  # standard errors of the difference from an estimate that assumes less
 
 
@@ -179,13 +181,18 @@ class SlateEstimator(Estimator):
 class SlatePartial(Sums):
     """Sums over slates: `partial(batch_1) + partial(batch_2)`. weights: diagnostics by the name of a weighing;
     of_slates: the same of the ratios of whole slates, as far as known; earned: by the name of a weighing, what its
-    slates earned as served; page_size: sum of |weighted page events|"""
+    slates earned as served; sizes (3,): sums of |weighted page events|, and as served of |page events| and |rewards|"""
 
     moments: Moments
     weights: Mapping[str, Weights]
     of_slates: Mapping[str, Weights]
     earned: Mapping[str, Steps]
-    page_size: float
+    sizes: Array
+
+    def is_paged(self, name: str) -> bool:
+        """Whether page events carry the reward of a weighing, so that the ratios of whole slates do."""
+        weighted, served, rewards = self.sizes.tolist()
+        return bool(weighted > _PAGED * self.weights[name].reward_size or served > _PAGED * rewards)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,10 +250,10 @@ class SlateFold:
                 )
                 for weight, bound in ((weighed.weight, weighed.bound), (of_page, course.bound))
             )  # fmt: skip
-        matrix, page_events = batch.counted(np.column_stack(terms)), batch.counted(course.weighted_page_events)
-        page_size = float(np.nansum(np.abs(page_events)))
+        matrix, slots = batch.counted(np.column_stack(terms)), course.sum(np.abs(batch.reward))
+        sizes = np.abs(np.column_stack([course.weighted_page_events, batch.page, slots + np.abs(batch.page)]))
         sums = moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning)
-        return SlatePartial(sums, weights, of_slates, earned, page_size)
+        return SlatePartial(sums, weights, of_slates, earned, np.nansum(batch.counted(sizes), axis=0))
 
     @property
     def most_loggers(self) -> int:
@@ -265,7 +272,7 @@ class SlateFold:
             {name: weights.scaled(times[name]) for name, weights in partial.weights.items()},
             {name: weights.scaled(times[name]) for name, weights in partial.of_slates.items()},
             {name: earned.scaled(times[name]) for name, earned in partial.earned.items()},
-            partial.page_size * float(factor.mean()),
+            partial.sizes * float(factor.mean()),
         )
 
     def way(self, label: str) -> int | None:
@@ -290,11 +297,12 @@ class SlateFold:
             name, curve = estimator.weighing, estimator.rests_on
             assumed = {"independent-slots": estimator.apart, "position-model": curve is not None}
             reasons = (*options.extra_reasons, *(reason for reason, holds in assumed.items() if holds))
-            paged = partial.page_size > _PAGED * partial.weights[name].reward_size
+            paged = partial.is_paged(name)
+            column = "of_slate" if paged else "weight"
             of_estimator = EstimatorFold(
                 label=label, estimator=estimator, summary=by_weighing[name],
                 weights=(partial.of_slates if paged else partial.weights)[name],
-                weight_column="of_slate" if paged else "weight", earned=partial.earned[name].sums[:, :, 0],
+                weight_column=column, mean_column=column, earned=partial.earned[name].sums[:, :, 0],
             )  # fmt: skip
             estimate = of_estimator.estimate(replace(options, extra_reasons=reasons), drawn.get(name))
             if estimator.entire and estimate.left_out:

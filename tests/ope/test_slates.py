@@ -157,6 +157,24 @@ def test_rewards_of_the_page_have_the_sample_size_of_whole_slates() -> None:
     assert apart[1].ess > 1.5 * apart[0].ess
 
 
+def test_page_events_that_were_served_are_judged_by_the_slate_where_its_weights_collapse() -> None:
+    """Of a target that shows a logged slate far too seldom they are a small share of the estimate for that alone."""
+    batch = complete(by_position, page=0.5)
+    collapsed = replace(batch, log_ratio=batch.log_ratio + np.tile([0.0, np.log(0.02)], len(batch)))
+    sips, *others = judged(collapsed, "sips,rips,sn-rips,cascade-dr,iips", interval="normal")
+    assert (sips.mean_weight, sips.verdict) == (pytest.approx(0.02), "insufficient")
+    for row in others:
+        assert (row.ess, row.mean_weight, row.max_weight) == (sips.ess, sips.mean_weight, sips.max_weight)
+        assert (row.verdict, "mean-weight" in row.reasons) == ("insufficient", True)
+
+
+def test_the_mean_weight_of_page_events_is_that_of_whole_slates() -> None:
+    batch = complete(by_position, page=1.0)
+    thin = replace(batch, log_ratio=batch.log_ratio + np.tile([0.0, np.log(0.9)], len(batch)))
+    sips, *others = judged(thin, "sips,rips,iips", interval="normal")
+    assert [row.mean_weight for row in others] == [sips.mean_weight] * 2 == [pytest.approx(0.9)] * 2
+
+
 def test_pi_of_a_uniform_logger_has_a_closed_form() -> None:
     generator = np.random.default_rng(3)
     for size, arms in ((1, 4), (2, 4), (3, 5), (3, 6), (4, 4)):
