@@ -168,17 +168,26 @@ def postgres_template(postgres_server: str) -> str:
     return "empty"
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+ON_BOTH = pytest.mark.both_databases
+"""A test outside of `tests/store` of what may differ by the database."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of the store and those marked `ON_BOTH` have a `db` on either database, all others on SQLite."""
+    chosen = any("db" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "db" in metafunc.fixturenames and not chosen:
+        both = metafunc.definition.path.parent.name == "store" or metafunc.definition.get_closest_marker(ON_BOTH.name)
+        metafunc.parametrize("db", ["sqlite", "postgres"] if both else ["sqlite"], indirect=True)
+
+
+@pytest.fixture
 def db(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An initialised, empty store: a path, or a URL."""
-    if request.param == "sqlite":
+    if getattr(request, "param", "sqlite") == "sqlite":
         return str(request.getfixturevalue("sqlite_db"))
     server = request.getfixturevalue("postgres_server")
     return _create(server, f"t{uuid.uuid4().hex}", request.getfixturevalue("postgres_template"))
-
-
-ON_SQLITE = pytest.mark.parametrize("db", ["sqlite"], indirect=True)
-"""A test of what cannot differ by the database."""
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from rlrec.store import Store, decisions, tables
 from rlrec.store import engine as engines
 from rlrec.times import written
 from tests.app.shop import MINUTE, SECOND, START, ask, clock, stocked, sums, tell, version
-from tests.conftest import Run
+from tests.conftest import ON_BOTH, Run
 
 WINDOW = 10 * MINUTE  # of every reward in the shop
 
@@ -32,6 +32,7 @@ def pulls(store: Store, name: str, number: int | None = None) -> float:
 # -- the clock of a command --
 
 
+@ON_BOTH
 def test_now_is_the_clock_of_a_command(run: Run) -> None:
     run("arm", "add", "a")
     run("--now", "2026-01-01T00:00:00Z", "policy", "create", "home", "--kind", "uniform")
@@ -60,6 +61,7 @@ def test_a_clock_that_went_back_stands_still(store: Store, monkeypatch: pytest.M
     assert "lies ahead of the clock" in reported[0]
 
 
+@ON_BOTH
 def test_an_imported_decision_does_not_move_the_clock(store: Store) -> None:
     stocked(clock(store, START), home="uniform")
     ask(store)
@@ -153,6 +155,7 @@ def test_a_command_settles_at_most_a_thousand_slots(store: Store, size: int) -> 
     assert pulls(store, "settled") == min(1003 * size, before + 1000 // size * size)
 
 
+@ON_BOTH
 def test_looking_never_settles(store: Store) -> None:
     from rlrec.app import policy_beliefs
 
@@ -211,6 +214,7 @@ def test_the_next_decision_under_a_seed_is_another_draw(store: Store) -> None:
     assert {answer["slate"][0]["arm"] for answer in result} == set("abcde")  # false alarm: 5 * 0.8**40 = 7e-4, seeded
 
 
+@ON_BOTH
 def test_changes_of_the_catalogue_are_seen_by_the_next_draw_alone(store: Store) -> None:
     from rlrec.app import arm
 

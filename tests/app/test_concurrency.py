@@ -38,6 +38,9 @@ from tests.app.workers import (
     tells,
     together,
 )  # fmt: skip
+from tests.conftest import ON_BOTH
+
+pytestmark = ON_BOTH
 
 WRITERS = 4  # was run with 8
 EVENTS = 40  # a process; was run with 500

@@ -12,7 +12,7 @@ import pytest
 from rlrec import times
 from rlrec.app.imports.layouts import csv_cells
 from tests.app.logs import summary
-from tests.conftest import Run
+from tests.conftest import ON_BOTH, Run
 
 MAP = {
     "session": "visit", "user": "uid", "at": "time", "arm": "item", "propensity": "p", "position": "slot",
@@ -140,6 +140,7 @@ def test_a_table_needs_a_map_and_other_layouts_have_no_use_for_one(run_sqlite: R
     assert "no use for --map" in run_sqlite("import-log", "log.csv", "--layout", "jsonl", "--map", "map.json").stderr
 
 
+@ON_BOTH
 @pytest.mark.slow
 def test_train_pg_learns_from_a_table(run: Run) -> None:
     """The second arm of a visit pays where it is not the first one: the state follows from the rows of the visit."""

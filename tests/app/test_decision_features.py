@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlrec.store import Store
-from tests.conftest import Run
+from tests.conftest import ON_BOTH, Run
 
 READ = {"context": {"fields": {}}, "arm": {"fields": {"price": "number"}}}
 PRICES: dict[str, dict[str, Any]] = {"a": {"price": 0}, "b": {"price": 3}}
@@ -49,6 +49,7 @@ def value(run: Run, policy: str) -> float:
     return float(row["value"])
 
 
+@ON_BOTH
 @pytest.mark.slow
 def test_a_target_reads_the_features_of_the_decision(cheap: Run) -> None:
     """`a` at the price of `b` is shown as often as `b` was; an arm that the line does not describe is as it was."""
@@ -68,6 +69,7 @@ def test_features_of_an_arm_that_was_not_eligible_are_refused(run_sqlite: Run) -
     assert (result.exit_code, "field features" in result.stderr) == (2, True)
 
 
+@ON_BOTH
 def test_what_a_line_said_of_its_arms_is_forgotten_with_its_user(run: Run, db: str) -> None:
     line = {
         "session": "s", "user": "u1", "eligible": ["a", "b"], "slate": [{"arm": "a", "propensity": 0.5}],

@@ -21,7 +21,7 @@ from rlrec.errors import InputError
 from rlrec.store import Store, decisions, policies
 from tests.app.defined import MEMORIES, arm_ids, remembering, wrong
 from tests.app.shop import MINUTE, SECOND, START, clock, stocked, tell_all, version
-from tests.conftest import ON_SQLITE
+from tests.conftest import ON_BOTH
 
 CLOSE = 1e-9
 NAMES = ("fades", "ends", "sees-fading", "shares")
@@ -180,6 +180,7 @@ def test_what_was_before_a_change_never_enters_what_starts_after_it(
 # -- served --
 
 
+@ON_BOTH
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_stream_sees_arms_as_they_are_described_now(store: Store, frozen: bool) -> None:
     shop(store, "shares", learns="counted")
@@ -244,7 +245,6 @@ def test_decisions_count_while_nobody_learns(store: Store) -> None:
 # -- at the edge of numbers --
 
 
-@ON_SQLITE
 @pytest.mark.slow
 def test_what_has_faded_to_nothing_counts_as_nothing(store: Store) -> None:
     """Arms idle for 1,200 decisions at half a memory each: their weight is below the smallest number."""
@@ -284,7 +284,6 @@ def test_arms_whose_slots_were_all_censored_count_as_nothing(store: Store) -> No
     assert audited(store) == []
 
 
-@ON_SQLITE
 @pytest.mark.parametrize("window", [1, 31, 33, 100_000])
 def test_windows_of_any_length(store: Store, window: int) -> None:
     shop(store)

@@ -10,6 +10,7 @@ from rlrec.app import delays, reward
 from rlrec.errors import InputError
 from rlrec.store import Store, reader
 from tests.app.shop import MINUTE, START, ask, clock, stocked, tell
+from tests.conftest import ON_BOTH
 
 DAY = 24 * 60 * MINUTE
 
@@ -88,6 +89,7 @@ def test_a_share_is_unknown_where_later_events_cancel_the_reward(shop: Store) ->
     assert shares(shop, START + 6 * MINUTE, "slow") == {1: None, 5: 1}
 
 
+@ON_BOTH
 def test_an_imported_decision_is_old_enough_for_every_window(shop: Store) -> None:
     later(shop, serve(shop, at=START), 2 * MINUTE, click=1)
     shop.write(lambda unit: unit.tell("UPDATE decision SET imported = 1"))
@@ -105,6 +107,7 @@ def test_batches_add_up(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert delays.delays(shop) == complete
 
 
+@ON_BOTH
 def test_a_log_where_nothing_arrived_is_refused(shop: Store) -> None:
     with pytest.raises(InputError, match="no weighed event"):
         delays.delays(shop)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.app.logs import summary
-from tests.conftest import CommandResult, Run, runner
+from tests.conftest import ON_BOTH, CommandResult, Run, runner
 
 Line = dict[str, Any]
 DISHES = [{"i": {"id": dish}, "j": [{"price": price}]} for dish, price in (("soup", 4), ("pasta", 8), ("salad", 6))]
@@ -78,6 +78,7 @@ def test_rewards_in_other_lines_join_by_event_id(run: Run) -> None:
     assert "1 line stored before, with the observations of that time" in again.stderr
 
 
+@ON_BOTH
 def test_an_observation_joins_the_slot_that_it_names(run: Run) -> None:
     """By the `_id` of its outcome, as by the event id of a decision."""
     page = slots_of(1, "ccb")[0]

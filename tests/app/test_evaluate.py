@@ -19,7 +19,7 @@ from rlrec.ope import diagnostics
 from rlrec.policy import slate
 from rlrec.store import Store, arms, reader
 from tests.app import logs, trained
-from tests.conftest import runner
+from tests.conftest import ON_BOTH, runner
 
 RATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 SAMPLE = Path(__file__).parents[2] / "sample_data"
@@ -185,6 +185,7 @@ def test_a_learner_is_in_sample_on_its_own_rows(slates: Any) -> None:
     assert abs(row["value"] - truth(slates, "log")) < 5 * row["std_error"]
 
 
+@ON_BOTH
 def test_neither_batches_nor_their_size_change_an_estimate(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pages_of_three(db, pages=500)
     rows = logs.judged(db, "uniform", "log")
@@ -348,6 +349,7 @@ def multiply(db: str, times: int) -> None:
 # -- splits --
 
 
+@ON_BOTH
 def test_a_split_of_the_log_can_be_asked_for(db: str) -> None:
     logs.catalogue(db, 3)
     logs.create(db, "log", "uniform")
@@ -359,6 +361,7 @@ def test_a_split_of_the_log_can_be_asked_for(db: str) -> None:
     assert sum(result) == 400
 
 
+@ON_BOTH
 def test_a_trained_version_is_not_in_sample_on_the_gate_split(db: str) -> None:
     logs.catalogue(db, 3)
     logs.create(db, "log", "uniform")

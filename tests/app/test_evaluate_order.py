@@ -17,7 +17,7 @@ from rlrec import ope
 from rlrec.app import evaluate
 from rlrec.store import Store
 from tests.app import logs
-from tests.conftest import filled, runner
+from tests.conftest import ON_BOTH, filled, runner
 
 SAMPLE = Path(__file__).parents[2] / "sample_data"
 NAMES = [f"a{number}" for number in range(6)]
@@ -72,6 +72,7 @@ def backward(db: str) -> str:
     return db
 
 
+@ON_BOTH
 @pytest.mark.slow
 @pytest.mark.parametrize("cluster", [None, "row"])
 def test_a_reversed_log_gives_the_same_figures(obd: str, backward: str, cluster: str | None) -> None:
@@ -132,6 +133,7 @@ def test_shuffled_sessions_give_the_same_figures(
     check_equal(judged_once(forward, target, **requests), judged(shuffled, target, **requests))
 
 
+@ON_BOTH
 @pytest.mark.slow
 @pytest.mark.parametrize("samples", [0, 50])
 def test_samples_of_decisions_follow_digests(forward: str, shuffled: str, samples: int) -> None:

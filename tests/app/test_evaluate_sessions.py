@@ -21,7 +21,7 @@ from rlrec.store import Store, reader
 from tests.app import logs, trained
 from tests.app.test_evaluate import multiply
 from tests.app.test_stateful import BIAS, LAST
-from tests.conftest import Run, runner
+from tests.conftest import ON_BOTH, Run, runner
 
 RATES = (0.2, 0.7)
 SHARES = (0.8, 0.2)
@@ -203,6 +203,7 @@ def test_what_cannot_be_asked_of_a_session_is_refused(
         logs.judged(sqlite_db, "rule", estimators="wdr", **options)
 
 
+@ON_BOTH
 def test_groups_are_those_where_a_session_begins(db: str, tmp_path: Path) -> None:
     logs.catalogue(db, 2)
     logs.create(db, "log", "uniform")
@@ -274,6 +275,7 @@ def test_visits_wait_until_they_are_over_and_so_are_their_windows(db: str) -> No
     assert [logs.estimate(db, "uniform", "tis", minutes=minutes)["n"] for minutes in (34, 36)] == [1, 2]
 
 
+@ON_BOTH
 def test_a_censored_slot_leaves_its_session_out(db: str, tmp_path: Path) -> None:
     fixed(db, tmp_path)
     with closing(logs.at(db, 5)) as store:

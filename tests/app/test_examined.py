@@ -14,7 +14,7 @@ from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.store import Store, Unit, beliefs, curves, policies
 from tests.app import logs
-from tests.conftest import Run
+from tests.conftest import ON_BOTH, Run
 
 CURVE = [1.0, 0.5, 0.25]
 RATES = [0.6, 0.5, 0.4, 0.3]
@@ -138,6 +138,7 @@ def test_a_warm_start_counts_by_the_curve_too(sqlite_db: str) -> None:
     assert rows == close(expected(sqlite_db, CURVE))
 
 
+@ON_BOTH
 def test_a_rebuild_by_a_curve_makes_a_version_that_goes_on_counting_by_it(db: str) -> None:
     served(db, position="")
     plain = believed(db)

@@ -21,7 +21,7 @@ from rlrec.records import Version
 from rlrec.store import Store, Unit
 from tests.app.defined import arm_ids
 from tests.app.shop import done
-from tests.conftest import CommandResult, runner
+from tests.conftest import ON_BOTH, CommandResult, runner
 
 Run = Callable[..., CommandResult]
 MEMORIES = {"discount": "discount=0.9", "window": "window=64"}
@@ -81,6 +81,7 @@ def same(result: dict[int, tuple[float, ...]], wanted: dict[str, list[float]]) -
     return all(np.allclose(item, other, rtol=1e-9, atol=1e-9) for item, other in rows)
 
 
+@ON_BOTH
 def test_sums_are_those_of_the_definition_whatever_the_order(shop: tuple[str, Run, str]) -> None:
     db, run, kind = shop
     served = serve(run, 40, seed=1)
@@ -154,6 +155,7 @@ def test_a_stream_sees_that_a_memory_was_retired(shop: tuple[str, Run, str]) -> 
         assert doctor(store, Request()).findings == []
 
 
+@ON_BOTH
 @pytest.mark.slow
 def test_a_copy_holds_only_what_counts(shop: tuple[str, Run, str]) -> None:
     db, run, kind = shop
@@ -169,6 +171,7 @@ def test_a_copy_holds_only_what_counts(shop: tuple[str, Run, str]) -> None:
         assert doctor(store, Request()).findings == []
 
 
+@ON_BOTH
 def test_a_decision_writes_only_the_arms_it_shows(shop: tuple[str, Run, str]) -> None:
     db, run, _ = shop
     serve(run, 1, seed=1)

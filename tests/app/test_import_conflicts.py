@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import ON_BOTH, Run
+
+pytestmark = ON_BOTH
 
 FIELDS: dict[str, Any] = {"slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"], "at": "2026-01-01"}
 STORED = {"session": "s0", "user": "u0", "request_id": "r0", "events": [{"kind": "click", "key": "k0"}]}

@@ -26,7 +26,7 @@ from rlrec.store import Store, settings
 from rlrec.store.loading import Same
 from rlrec.store.sessions import NewestVisit
 from tests.app.logs import summary
-from tests.conftest import Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner
 
 SAMPLE = Path("sample_data/random_all.csv.gz")
 FOREIGN: dict[str, Any] = {
@@ -84,6 +84,7 @@ def live(db: str) -> None:
     run("feedback", "3", "--censor", "--position", "2")
 
 
+@ON_BOTH
 def test_what_was_exported_comes_back_but_for_its_ids(lived: Run, other: Run) -> None:
     first = exported(lived)
     imported(other, "".join(json.dumps(answer) + "\n" for answer in first))
@@ -96,6 +97,7 @@ def histories(db: str) -> list[tuple[Any, ...]]:
         return unit.ask("SELECT step, state, history FROM decision ORDER BY id")
 
 
+@ON_BOTH
 def test_what_was_known_of_a_visit_comes_back(lived: Run, other: Run, db: str, tmp_path: Path) -> None:
     """As bytes too, where arms have the same ids; what is shown beside a state is not stored in it."""
     other("arm", "add", "b"), other("arm", "add", "a"), other("arm", "add", "c")
@@ -388,6 +390,7 @@ def test_a_partial_page_comes_back_as_one(run_sqlite: Run, other: Run, tmp_path:
     assert without_ids(exported(other)) == without_ids(first)
 
 
+@ON_BOTH
 def test_groups_of_a_file_see_each_other(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
     monkeypatch.setattr("rlrec.app.export_log.GROUP", 2)

@@ -17,7 +17,7 @@ from rlrec.app.log.splits import BOUNDS, splits
 from rlrec.errors import RlrecError
 from rlrec.store import Store
 from tests.app.logs import summary
-from tests.conftest import Run
+from tests.conftest import ON_BOTH, Run
 
 NAMES = ["timestamp", "item_id", "position", "click", "propensity_score", "user_feature_0", "user-item_affinity_0"]
 SMALL = {  # so that a few lines are many groups
@@ -120,6 +120,7 @@ def test_two_files_of_one_command_may_overlap(run: Run, tmp_path: Path) -> None:
     assert taken_in(run, item, two) == summary(accepted=7, duplicates=2)
 
 
+@ON_BOTH
 def test_sessions_that_a_store_has_already_are_joined(run: Run, tmp_path: Path) -> None:
     path = written(tmp_path / "log.csv", VARIED)
     taken_in(run, path)

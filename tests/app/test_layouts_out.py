@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.app import logs
-from tests.conftest import Run, runner
+from tests.conftest import ON_BOTH, Run, runner
 
 RULE = "value,arm,probability\n" + "".join(
     f"{hour},a{arm},{0.4 if arm == hour else 0.15}\n" for hour in range(3) for arm in range(5)
@@ -53,6 +53,7 @@ def taken(run: Run, layout: str, change: Callable[[str], str] = str) -> list[dic
     return rows
 
 
+@ON_BOTH
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_table_in_csv_gives_the_same_estimates(run: Run, db: str, size: int) -> None:
     """It needs no map, and has times, users, visits, contexts and events as they are."""

@@ -23,7 +23,9 @@ from rlrec.store import Store, leases
 from rlrec.times import SECOND, written
 from tests.app.shop import START, clock, dump, version
 from tests.app.visitors import LATER, QUICK, apart, ignored, opened, parameters, serve, trained, twin
-from tests.conftest import runner
+from tests.conftest import ON_BOTH, runner
+
+pytestmark = ON_BOTH
 
 NOW = "2027-01-16T08:00:00Z"  # LATER
 LONG = ("--seed", "1", "--batch", "40", "--epochs", "10000", "--patience", "10000", "--lr", "1e-7")

@@ -19,7 +19,7 @@ from rlrec.app.simulate import simulate
 from rlrec.store import Store, people
 from tests.app import census
 from tests.app.shop import MINUTE, START, clock
-from tests.conftest import ON_SQLITE, runner
+from tests.conftest import runner
 
 DAY = 24 * 60 * MINUTE
 LATER = "2099-01-01T00:00:00Z"
@@ -111,7 +111,6 @@ def test_outcomes_are_those_of_a_census(store: Store) -> None:
         assert figures(outcomes(store, Request(experiment="ab", by=by, rewards=REWARDS))) == totals(counted)
 
 
-@ON_SQLITE
 @pytest.mark.slow
 def test_the_first_days_of_units_are_those_of_a_census(store: Store) -> None:
     """Three days of every unit, of units that came at least three days, and then a window, before the end."""
@@ -130,7 +129,6 @@ def test_the_first_days_of_units_are_those_of_a_census(store: Store) -> None:
     assert figures(outcomes(store, Request(experiment="ab", age_us=3 * DAY))) == totals(counted)
 
 
-@ON_SQLITE
 @pytest.mark.slow
 def test_units_of_an_experiment_by_session_are_sessions(store: Store) -> None:
     story(store, by="session")
@@ -145,7 +143,6 @@ def rows(result: Result) -> list[Any]:
     return [*result["outcomes"], *result["differences"]]
 
 
-@ON_SQLITE
 @pytest.mark.slow
 def test_portions_of_persons_add_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     story(store, moments=30)

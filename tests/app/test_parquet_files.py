@@ -18,7 +18,7 @@ from rlrec.app.imports import parquet_export
 from rlrec.app.imports.parquet_files import Manifest
 from rlrec.errors import CheckFailed, InputError, RlrecError
 from tests.app import logs
-from tests.conftest import ON_SQLITE, Run, runner
+from tests.conftest import Run, runner
 
 pytestmark = pytest.mark.slow
 ALL, FEW = "impression,session,slate", "dr,wdr,sips"
@@ -88,7 +88,6 @@ def test_a_folder_gives_the_bits_of_its_store(
     assert judged(served, log=f"parquet:{folder}", **options) == judged(served, **options)
 
 
-@ON_SQLITE
 def test_a_filter_follows_the_folder(served: str, folder: Path) -> None:
     assert judged(served, log=f"parquet:{folder},split=train") == judged(served, log="split=train")
 
@@ -193,7 +192,6 @@ def test_a_stopped_export_leaves_what_was_there(
     assert export(sqlite_db, folder) == (450, 50)
 
 
-@ON_SQLITE
 def test_a_log_is_exported_to_a_url_as_to_a_folder(served: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is new is sent when it is complete; the manifest goes last, and names nothing that is not there."""
     files, url = fsspec.filesystem("memory"), f"memory://{folder}"
@@ -248,7 +246,6 @@ def test_a_missing_column_is_named(sqlite_db: str, tmp_path: Path) -> None:
     assert refusal(sqlite_db, folder, RlrecError) == f"{path} has no column eligible_arms"
 
 
-@ON_SQLITE
 @pytest.mark.parametrize("protocol", ["file", "memory"])
 def test_a_folder_may_be_a_url(served: str, folder: Path, protocol: str) -> None:
     url = f"{protocol}://{folder}"

@@ -10,6 +10,7 @@ from rlrec.app.recommend import Request, recommend, recommend_group
 from rlrec.errors import InputError
 from rlrec.store import Store, shadows
 from tests.app.shop import stocked
+from tests.conftest import ON_BOTH
 
 
 def routed(store: Store, *, challenger: str, kind: str, **parameters: str) -> None:
@@ -54,6 +55,7 @@ def test_where_there_is_no_exact_probability_null_is_stored(store: Store) -> Non
     assert logged(store) == [None]
 
 
+@ON_BOTH
 def test_a_shadow_ends_and_another_one_follows(store: Store) -> None:
     routed(store, challenger="ts", kind="thompson", floor="0.1")
     ask(store, "a")
@@ -68,6 +70,7 @@ def test_a_shadow_ends_and_another_one_follows(store: Store) -> None:
     assert [row["decisions"] for row in route.show(store, "front")["shadows"]] == [1, 1]
 
 
+@ON_BOTH
 def test_a_group_is_weighed_at_once_and_a_direct_request_not(store: Store) -> None:
     routed(store, challenger="ts", kind="thompson", floor="0.1")
     names = ("front", "home") * 4

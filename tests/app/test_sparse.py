@@ -16,6 +16,7 @@ from rlrec.errors import InputError
 from rlrec.policy.encoder import Encoder
 from rlrec.store import arms, beliefs, policies
 from tests.app import logs
+from tests.conftest import ON_BOTH
 
 RATES = (0.1, 0.5, 0.3)
 VOCABULARY = [f"w{number}" for number in range(300)]
@@ -190,6 +191,7 @@ def test_pages_with_sparse_contexts_are_trained_and_served(sqlite_db: str, optio
         assert not doctor.doctor(store, doctor.Request()).findings
 
 
+@ON_BOTH
 def test_a_trained_version_is_served_shown_and_audited(db: str) -> None:
     logs.catalogue(db, len(RATES))
     logs.create(db, "log", "uniform")
@@ -216,6 +218,7 @@ def served_then_settled(db: str, **parameters: str) -> None:
         versions.freeze(store, "words")
 
 
+@ON_BOTH
 @pytest.mark.slow
 @pytest.mark.parametrize("parameters", [{}, {"discount": "0.98"}])
 def test_a_user_who_is_forgotten_leaves_the_columns(db: str, parameters: dict[str, str]) -> None:
@@ -227,6 +230,7 @@ def test_a_user_who_is_forgotten_leaves_the_columns(db: str, parameters: dict[st
     assert_same(sums_of(db, "words@1"), sums_of(db, "words@3"))
 
 
+@ON_BOTH
 @pytest.mark.slow
 def test_a_pruned_log_leaves_the_columns_as_they_are(db: str) -> None:
     served_then_settled(db)
@@ -287,6 +291,7 @@ def test_a_fitted_policy_goes_on_exactly(db: str, parameters: dict[str, str]) ->
     np.testing.assert_allclose(probabilities(db, "words@3"), first, rtol=1e-6)
 
 
+@ON_BOTH
 def test_a_user_of_the_log_is_taken_out_and_named(db: str) -> None:
     fitted(db)
     with closing(logs.at(db, 1e5)) as store:

@@ -16,7 +16,7 @@ from rlrec.policy import features
 from rlrec.store import contents, policies, reader
 from rlrec.store.unit import parse
 from tests.app import logs
-from tests.conftest import Run
+from tests.conftest import ON_BOTH, Run
 
 RATES = (0.2, 0.5, 0.35)
 COLUMNS = 1 << 10
@@ -33,6 +33,7 @@ def log(db: str, pages: int = 300) -> None:
     logs.serve(db, "log", pages=pages, rates=RATES, contexts=texts(pages), users=60)
 
 
+@ON_BOTH
 def test_the_direct_method_is_the_mean_of_plain_regressions(db: str) -> None:
     log(db)
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:

@@ -12,6 +12,7 @@ import pytest
 
 from rlrec.store import arms, reader
 from tests.app import learned, logs, trained
+from tests.conftest import ON_BOTH
 
 BIAS, LAST = [0.5, 0.0, -0.4], -1.5
 RATES = (0.2, 0.5, 0.8)
@@ -57,6 +58,7 @@ def test_a_state_is_not_made_anew_from_the_log(sqlite_db: str) -> None:
     assert row["mean_weight"] == pytest.approx(np.mean(weights(visits, last=0.0)))
 
 
+@ON_BOTH
 def test_rows_without_a_state_are_left_out_and_counted(db: str) -> None:
     visits = logged(db)
     with closing(trained.stored(db)) as store:

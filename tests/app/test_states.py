@@ -18,7 +18,7 @@ from rlrec.app.doctor import Report, Request, doctor
 from rlrec.store import Store
 from tests.app.learned import trained
 from tests.app.shop import done
-from tests.conftest import runner
+from tests.conftest import ON_BOTH, runner
 from tests.policy import histories
 
 READ = {
@@ -115,6 +115,7 @@ def late(db: str, size: int = 1) -> tuple[int, bytes]:
     return key, bytes(packed)
 
 
+@ON_BOTH
 def test_a_sound_store_is_content(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grown(db, tmp_path)
     monkeypatch.setattr(session_slates, "PORTION", 7)

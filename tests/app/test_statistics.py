@@ -17,7 +17,7 @@ from rlrec.policy.statistics import POSITION, CountedSlot, SlotColumns
 from rlrec.policy.thompson import Thompson
 from rlrec.store import Store, policies
 from tests.app.shop import done
-from tests.conftest import Run
+from tests.conftest import ON_BOTH, Run
 
 ARMS, LATER = ("a", "b", "c"), "2100-01-01T00:00:00Z"
 
@@ -84,6 +84,7 @@ def test_a_belief_follows_the_kind_however_it_learns(run: Run, db: str, create: 
     assert done(run("doctor", "--json")).json["ok"]
 
 
+@ON_BOTH
 def test_logs_experiments_and_priors_follow_the_kind(run: Run, db: str) -> None:
     expected = served(run)
     done(run("--now", LATER, "policy", "create", "q", "--kind", "examined", "--from-log", "policy=p"))

@@ -37,7 +37,7 @@ from tests.app.visitors import (
     trained,
     twin,
 )  # fmt: skip
-from tests.conftest import runner
+from tests.conftest import ON_BOTH, runner
 
 AB = experiment.Request(
     name="ab", by="session",
@@ -135,6 +135,7 @@ def salted(db: str, salt: str) -> str:
     return db
 
 
+@ON_BOTH
 @pytest.mark.slow
 def test_a_log_trains_the_same_in_any_store(db: str, sqlite_template: Path, tmp_path: Path) -> None:
     """In another database, under another salt, with its lines reversed: parameters, gate and splits."""
@@ -189,6 +190,7 @@ def test_without_a_seed_the_one_drawn_trains_the_same_again(shop: Store) -> None
     assert apart(parameters(shop, 2), parameters(shop, 3)) == 0.0
 
 
+@ON_BOTH
 def test_either_database_trains(store: Store) -> None:
     opened(store)
     serve(store, size=2, users=60)
@@ -314,6 +316,7 @@ def test_what_the_gate_sees_does_not_teach(shop: Store, tmp_path: Path) -> None:
     assert item["value"] != two["value"]
 
 
+@ON_BOTH
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_gate_says_what_evaluate_and_the_gate_of_a_route_say(db: str, size: int) -> None:

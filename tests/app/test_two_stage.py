@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.app.shop import done
-from tests.conftest import ON_SQLITE, Run, runner
+from tests.conftest import ON_BOTH, Run, runner
 
 ARMS = "abcdef"
 RATES = dict(zip(ARMS, (0.7, 0.5, 0.4, 0.3, 0.2, 0.1), strict=True))
@@ -89,6 +89,7 @@ def leaning(tmp_path: Any) -> str:
 # -- serving --
 
 
+@ON_BOTH
 def test_a_list_and_its_slate_are_logged_with_their_propensities(catalogue: Run) -> None:
     created(catalogue, "p", first="plackett-luce", second="thompson")
     words = ("recommend", "--policy", "p", "--session", "s", "-k", "2", "--seed", "3", "--request-id", "r", "--json")
@@ -105,6 +106,7 @@ def test_a_list_and_its_slate_are_logged_with_their_propensities(catalogue: Run)
     assert (shown["candidates"], shown["eligible"], shown["agrees"]) == (answer["candidates"], 3, True)
 
 
+@ON_BOTH
 @pytest.mark.slow
 def test_both_beliefs_learn_and_the_log_is_sound(catalogue: Run) -> None:
     params = ("--param", "first.floor=0.1", "--param", "second.floor=0.1", "--param", "discount=0.99")
@@ -130,7 +132,6 @@ def test_a_ranker_that_reads_contexts_learns_too(catalogue: Run, tmp_path: Any) 
     assert done(catalogue("doctor", "--json")).json["ok"]
 
 
-@ON_SQLITE
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -190,7 +191,6 @@ def test_another_first_stage_is_weighed_by_the_list_too(catalogue: Run, leaning:
         assert other["mean_weight"] > 0
 
 
-@ON_SQLITE
 @pytest.mark.slow
 def test_the_product_of_both_finds_what_the_target_earns(catalogue: Run, leaning: str) -> None:
     """Within 4 standard errors, of clicks and of the weights."""
@@ -207,6 +207,7 @@ def test_the_product_of_both_finds_what_the_target_earns(catalogue: Run, leaning
     assert abs(row["mean_weight"] - 1) < 0.2
 
 
+@ON_BOTH
 def test_a_target_that_draws_from_the_catalogue_is_flagged(catalogue: Run) -> None:
     created(catalogue, "log", first="plackett-luce")
     served(catalogue, "log")
@@ -218,7 +219,6 @@ def test_a_target_that_draws_from_the_catalogue_is_flagged(catalogue: Run) -> No
     assert "the smallest probability with which an arm that was shown was a candidate is" in result.stdout
 
 
-@ON_SQLITE
 def test_without_samples_a_log_without_lists_judges_no_ranker_of_them(catalogue: Run) -> None:
     created(catalogue, "target")
     done(catalogue("policy", "create", "plain", "--kind", "uniform"))
@@ -288,7 +288,6 @@ def plain(catalogue: Run, leaning: str) -> Answers:
     return served(catalogue, "plain", n=100)
 
 
-@ON_SQLITE
 @pytest.mark.slow
 def test_a_log_without_lists_judges_by_the_mean_over_lists(catalogue: Run, plain: Answers) -> None:
     """20 sets of candidates and 40,000 draws: the estimates are some 0.003 from those of the sum over all lists."""
@@ -300,7 +299,6 @@ def test_a_log_without_lists_judges_by_the_mean_over_lists(catalogue: Run, plain
         assert row["unsupported"] == 0
 
 
-@ON_SQLITE
 @pytest.mark.slow
 def test_few_lists_are_unbiased_and_their_error_is_in_the_interval(catalogue: Run, plain: Answers) -> None:
     """Seeded. The mean over 24 seeds within 4 standard errors, and variances that agree within a factor of 4."""

@@ -17,7 +17,7 @@ from rlrec.policy import history
 from rlrec.policy.history import History
 from rlrec.store import Store, decisions, settings
 from tests.app.shop import MINUTE, SECOND, START, ask, clock, stocked, tell, version
-from tests.conftest import ON_SQLITE
+from tests.conftest import ON_BOTH
 from tests.policy import histories
 
 KEYS = "abcde"  # of arms 1 to 5
@@ -67,7 +67,6 @@ def test_a_reward_that_came_later_is_not_in_the_state(shop: Store) -> None:
     assert remembered(shop, third)[2] == 1
 
 
-@ON_SQLITE
 def test_only_events_inside_the_window_count(shop: Store) -> None:
     """By their own time, whenever they were received; the definition may count late ones in beliefs."""
     shown = [ask(shop) for _ in range(2)]
@@ -77,7 +76,6 @@ def test_only_events_inside_the_window_count(shop: Store) -> None:
     assert [earned for *_, earned in remembered(shop, ask(shop))[3]] == [1, 0]
 
 
-@ON_SQLITE
 def test_nothing_known_and_censored_are_the_default_reward(shop: Store) -> None:
     shown = [ask(shop, "dwell") for _ in range(4)]
     for slot in shown[1:3]:
@@ -90,7 +88,6 @@ def test_nothing_known_and_censored_are_the_default_reward(shop: Store) -> None:
     assert reward == pytest.approx(1.6)
 
 
-@ON_SQLITE
 def test_rewards_are_those_of_the_definition_that_decides(shop: Store) -> None:
     tell(shop, ask(shop), click=1, dwell_s=10)
     ask(shop, "dwell")
@@ -106,7 +103,6 @@ def test_what_pages_earned_is_in_the_reward_so_far(shop: Store) -> None:
     assert (reward, [earned for *_, earned in entries]) == (6, [0, 1])
 
 
-@ON_SQLITE
 def test_the_last_64_slots_are_remembered(shop: Store) -> None:
     shown = [ask(shop, size=5) for _ in range(14)]
     tell(shop, shown[0], 5, click=1)
@@ -120,7 +116,6 @@ def test_the_last_64_slots_are_remembered(shop: Store) -> None:
     ][-64:]
 
 
-@ON_SQLITE
 def test_a_long_visit_remembers_how_long_ago(shop: Store) -> None:
     """Past the steps that a memory tells apart."""
     shown = group(shop, *[request()] * 140)
@@ -128,7 +123,6 @@ def test_a_long_visit_remembers_how_long_ago(shop: Store) -> None:
     assert [(arm, ago) for arm, ago, _ in entries] == [(arms(shown[140 - ago])[0], ago) for ago in range(64, 0, -1)]
 
 
-@ON_SQLITE
 def test_of_a_long_page_the_last_slots_are_remembered(store: Store) -> None:
     """With the positions that they had: an event about one of them is found."""
     keys = [f"k{number:02}" for number in range(80)]
@@ -148,7 +142,6 @@ def test_a_memory_holds_numbers_of_any_size(position: int, retained: int) -> Non
     assert [column.item() for column in reported] == [2**40 - 1, retained, 3, 2**32 - 1]
 
 
-@ON_SQLITE
 def test_visit_2_starts_with_nothing(shop: Store) -> None:
     ask(shop)
     ask(shop, session="t")
@@ -187,6 +180,7 @@ def test_events_of_the_same_group_are_not_known(shop: Store) -> None:
     assert [earned for *_, earned in remembered(shop, ask(shop))[3]] == [2, 0, 0]
 
 
+@ON_BOTH
 def test_events_of_others_between_ones_own_do_not_mix(shop: Store) -> None:
     """Whether decisions lie close together, where a range of events is read, or far apart."""
     early = [ask(shop, session=name) for name in "st"]
@@ -199,6 +193,7 @@ def test_events_of_others_between_ones_own_do_not_mix(shop: Store) -> None:
     assert [[earned for *_, earned in remembered(shop, row)[3]] for row in result] == [[0, 2], [1, 3]]
 
 
+@ON_BOTH
 def test_an_open_visit_from_before_histories_were_kept_is_remembered(shop: Store) -> None:
     expected = [(arm, 3 - step, 0.0) for step in range(3) for arm in arms(ask(shop, size=2))]
     shop.write(lambda unit: unit.tell("UPDATE visit SET history = NULL"))
@@ -209,6 +204,7 @@ def test_an_open_visit_from_before_histories_were_kept_is_remembered(shop: Store
 # -- for those who only look, and for kinds that read the visit --
 
 
+@ON_BOTH
 def test_a_broken_memory_is_told_in_one_line(shop: Store) -> None:
     ask(shop)
     broken = b"\0" * 21
@@ -227,7 +223,6 @@ def test_of_a_long_visit_from_before_the_last_slots_are_remembered(shop: Store) 
     assert (count, [arm for arm, *_ in entries]) == (75, shown[-64:])
 
 
-@ON_SQLITE
 def test_what_a_session_would_be_can_be_looked_at(shop: Store) -> None:
     ask(shop, size=2)
     tell(shop, ask(shop), click=1)

@@ -17,6 +17,7 @@ from rlrec.records import Reward
 from rlrec.store import Store, Unit, bulk, reader
 from rlrec.store.reader import Selection
 from tests.app.shop import MINUTE, SECOND, START, ask, clock, stocked, tell, version
+from tests.conftest import ON_BOTH
 
 HALF = 30 * MINUTE  # the window of the default reward, and when a visit times out
 
@@ -149,6 +150,7 @@ def test_a_censored_slot_takes_the_visit_out_and_back(shop: Store) -> None:
         assert (lengths(result), reported.left_out) == (retained, 2 - len(retained))
 
 
+@ON_BOTH
 @pytest.mark.parametrize(
     ("cut", "retained"),
     [

@@ -21,12 +21,12 @@ from tests.benchmarks.shops import CONTEXTS, LATER, Lite, logged
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What prepares a store starts no processes."""
 
-    def said(command: Sequence[str], *, stdin: bytes = b"", added: Mapping[str, str] | None = None) -> bytes:
+    def prepare(command: Sequence[str], *, stdin: bytes = b"", added: Mapping[str, str] | None = None) -> bytes:
         done = CliRunner().invoke(program, command[1:], input=stdin, env=added)
         assert done.exit_code == 0, done.stderr
         return done.stdout_bytes
 
-    monkeypatch.setattr(shops, "said", said)
+    monkeypatch.setattr(shops, "said", prepare)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 
 from rlrec.store import Store
 from tests.app.shop import START, dump
-from tests.conftest import CommandResult, Run, _create, filled, runner
+from tests.conftest import ON_BOTH, CommandResult, Run, _create, filled, runner
 
 NOW = "2027-01-15T08:00:00Z"  # START
 LATER = "2027-01-15T08:00:10Z"
@@ -144,6 +144,7 @@ COMMANDS: list[tuple[int, list[Any], str]] = [
 ]  # fmt: skip
 
 
+@ON_BOTH
 def test_a_wrong_command_says_so_and_stores_nothing(shop: Run, rows: Rows) -> None:
     before = rows()
     for code, words, result in COMMANDS:
@@ -186,6 +187,7 @@ def test_an_id_is_written_as_it_was_printed(shop_sqlite: Run, rows: Rows) -> Non
     assert rows() == before
 
 
+@ON_BOTH
 def test_numbers_at_the_end_of_their_range_are_one_line(shop: Run) -> None:
     last = 2**63 - 1
     refuses(shop("--now", LATER, "feedback", last, "click"), 2, f"unknown decision {last}")

@@ -23,7 +23,7 @@ from rlrec.app.serving.cache import ServingCache
 from rlrec.store import Store, Unit, removals
 from tests.app.shop import done
 from tests.app.test_doctor import healthy, postgres_grown, sql, sqlite_grown  # noqa: F401 (fixtures)
-from tests.conftest import Run, runner
+from tests.conftest import ON_BOTH, Run, runner
 
 START, LATE = "2026-01-01T00:00:00Z", "2026-01-01T03:00:00Z"
 BOTH = pytest.mark.parametrize("healthy", ["sqlite", "postgres"], indirect=True)
@@ -72,6 +72,7 @@ def test_a_belief_that_forgot_everybody_is_empty(healthy: str) -> None:  # noqa:
     assert run("--now", LATE, "doctor").exit_code == 0
 
 
+@ON_BOTH
 @pytest.mark.slow
 @BOTH
 def test_copies_of_a_belief_and_what_was_fitted_to_its_log_forget_too(healthy: str) -> None:  # noqa: F811
@@ -98,6 +99,7 @@ def test_copies_of_a_belief_and_what_was_fitted_to_its_log_forget_too(healthy: s
     assert run("--now", LATE, "doctor").exit_code == 0
 
 
+@ON_BOTH
 @pytest.mark.slow
 @BOTH
 def test_a_log_that_faded_is_forgotten_as_it_faded(healthy: str) -> None:  # noqa: F811
@@ -116,6 +118,7 @@ def test_a_log_that_faded_is_forgotten_as_it_faded(healthy: str) -> None:  # noq
     assert run("--now", LATE, "doctor").exit_code == 0
 
 
+@ON_BOTH
 @pytest.mark.slow
 @BOTH
 def test_a_retired_belief_forgets_what_it_held_when_it_ended(healthy: str) -> None:  # noqa: F811
@@ -383,6 +386,7 @@ READ_THE_LOG = [
 ]
 
 
+@ON_BOTH
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("healthy", "line"),

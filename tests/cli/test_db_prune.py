@@ -8,7 +8,7 @@ import pytest
 
 from tests.app.shop import done
 from tests.app.test_doctor import healthy, postgres_grown, sql, sqlite_grown  # noqa: F401 (fixtures)
-from tests.conftest import Run, runner
+from tests.conftest import ON_BOTH, Run, runner
 
 LATE, BEFORE = "2026-01-01T03:00:00Z", "2026-01-01T00:50:00Z"
 BOTH = pytest.mark.parametrize("healthy", ["sqlite", "postgres"], indirect=True)
@@ -75,6 +75,7 @@ def test_a_dry_run_says_that_nothing_was_changed(healthy: str) -> None:  # noqa:
     assert "nothing was changed" not in done(runner(healthy)(*words)).stderr
 
 
+@ON_BOTH
 @BOTH
 def test_after_a_prune_everything_goes_on(healthy: str) -> None:  # noqa: F811
     """Freezing, feedback, serving and forgetting leave a store that the audit is content with."""
@@ -114,6 +115,7 @@ def test_a_rebuild_that_would_lack_decisions_is_refused(healthy: str) -> None:  
     assert at(run, "policy", "rebuild", "taught")["rebuilt"] is True  # it has lost none
 
 
+@ON_BOTH
 def test_what_is_not_mature_or_not_settled_stays(run: Run) -> None:
     """A visit goes as a whole, or not at all."""
 

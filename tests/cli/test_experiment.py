@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner
 
 LATER = "2099-01-01T00:00:00Z"
 
@@ -120,6 +120,7 @@ def served(run: Run, *words: Any, pages: int = 30) -> Any:
     return answer
 
 
+@ON_BOTH
 def test_one_variant_and_a_uniform_holdout_are_an_experiment(ready: Any) -> None:
     answer = served(ready, "--holdout-uniform", "50%").json
     assert answer["variants"] == [

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import ON_SQLITE, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner
 
 
 @pytest.fixture
@@ -60,6 +60,7 @@ def test_the_cost_is_the_mean_of_the_greedy_arm_less_that_of_all(shop: Run) -> N
     assert sum(day["rows"] for day in figures["by_day"]) == 400
 
 
+@ON_BOTH
 def test_the_ess_that_exploration_bought(shop: Run) -> None:
     """For `uniform` weights are .25 / .85 and .25 / .05; without exploration three arms are never shown."""
     shown = np.array([line["slate"][0]["arm"] for line in shop("export-log", "-").lines if line["version"] == 2])
@@ -70,7 +71,6 @@ def test_the_ess_that_exploration_bought(shop: Run) -> None:
     assert row["without_floor"] == 0.0
 
 
-@ON_SQLITE
 def test_a_policy_without_exploration_gives_nothing_away(shop: Run) -> None:
     shop("policy", "create", "flat", "--kind", "uniform")
     shop("recommend", "--policy", "flat", "--session", "y")
@@ -78,7 +78,6 @@ def test_a_policy_without_exploration_gives_nothing_away(shop: Run) -> None:
     assert figures["cost"] == 0.0
 
 
-@ON_SQLITE
 @pytest.mark.slow
 def test_an_arm_that_exploration_brought_up_has_risen(run: Run) -> None:
     """The worst arm becomes the best one half-way: only the floor still shows it by then."""
@@ -90,7 +89,6 @@ def test_an_arm_that_exploration_brought_up_has_risen(run: Run) -> None:
     assert risen[0]["probability_then"] < 0.2 < 0.5 < risen[0]["probability_now"]
 
 
-@ON_SQLITE
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -106,7 +104,6 @@ def test_what_cannot_be_compared_is_refused(shop: Run, options: list[str], words
     assert words in refused.stderr
 
 
-@ON_SQLITE
 def test_what_is_not_mature_must_wait(shop: Run) -> None:
     refused = shop("exploration")
     assert refused.exit_code == 2
@@ -114,7 +111,6 @@ def test_what_is_not_mature_must_wait(shop: Run) -> None:
     assert "30 minutes" in refused.stderr
 
 
-@ON_SQLITE
 def test_several_policies_must_be_told_apart(shop: Run) -> None:
     shop("policy", "create", "flat", "--kind", "uniform")
     shop("recommend", "--policy", "flat", "--session", "y")
@@ -123,21 +119,18 @@ def test_several_policies_must_be_told_apart(shop: Run) -> None:
     assert "--policy flat" in refused.stderr
 
 
-@ON_SQLITE
 def test_a_store_that_served_nothing_has_nothing_to_compare(run: Run) -> None:
     refused = run("exploration")
     assert refused.exit_code == 2
     assert "no policy has served" in refused.stderr
 
 
-@ON_SQLITE
 def test_the_table_says_it_in_a_sentence(shop: Run) -> None:
     shown = shop("--now", "2099-01-01", "exploration", "--log", "version=2").stdout
     assert "400 slots: exploration costs" in shown
     assert "effective sample size for judging uniform:" in shown
 
 
-@ON_SQLITE
 def test_a_policy_that_is_its_own_greedy_form_pays_nothing(run: Run) -> None:
     run("arm", "add", "a")
     run("arm", "add", "b")

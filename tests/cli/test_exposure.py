@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlrec.store import Store, curves
-from tests.conftest import ON_SQLITE, Run, filled, runner
+from tests.conftest import Run, filled, runner
 
 ARMS: dict[str, dict[str, Any]] = {
     f"a{number}": {"genre": "xyz"[number % 3], "price": number / 10} for number in range(8)
@@ -73,7 +73,6 @@ def test_realised_figures_are_those_of_a_census(shop: Run) -> None:
     assert catalogue["coverage"] == pytest.approx(sum(share > 0 for share in shares) / 8, abs=1e-9)
 
 
-@ON_SQLITE
 def test_expected_exposure_sums_the_probabilities_of_every_decision(shop: Run) -> None:
     """Those of a page add up to its length, and what was shown scatters around them: eight arms leave six standard
     deviations once in a hundred million runs."""
@@ -94,12 +93,10 @@ def test_expected_exposure_of_a_fixed_policy_is_exact(shop: Run) -> None:
     assert figures["catalogue"]["expected_gini"] == pytest.approx(0.0, abs=1e-12)
 
 
-@ON_SQLITE
 def test_the_share_of_the_floor_is_the_floor(shop: Run) -> None:
     assert exposure(shop)["catalogue"]["floor_share"] == pytest.approx(0.1, abs=1e-12)
 
 
-@ON_SQLITE
 def test_variety_is_the_mean_distance_of_two_arms_of_a_page(shop: Run) -> None:
     largest = max(features["price"] for features in ARMS.values())
 
@@ -115,14 +112,12 @@ def test_variety_is_the_mean_distance_of_two_arms_of_a_page(shop: Run) -> None:
     assert exposure(shop)["catalogue"]["variety"] == pytest.approx(np.mean(means), abs=1e-12)
 
 
-@ON_SQLITE
 def test_days_add_up(shop: Run) -> None:
     figures = exposure(shop, "--by", "day")
     assert sum(day["decisions"] for day in figures["days"]) == figures["decisions"]
     assert sum(day["slots"] for day in figures["days"]) == figures["slots"]
 
 
-@ON_SQLITE
 def test_new_arms_are_young(shop: Run) -> None:
     catalogue = exposure(shop)["catalogue"]
     assert catalogue["young_share"] == 1.0
@@ -143,7 +138,6 @@ def test_an_imported_log_has_no_expected_exposure(shop: Run, tmp_path: Any) -> N
     assert figures["catalogue"]["coverage"] == 0.5
 
 
-@ON_SQLITE
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -159,7 +153,6 @@ def test_what_cannot_be_shown_is_refused(shop: Run, options: list[str], words: s
     assert words in refused.stderr
 
 
-@ON_SQLITE
 def test_the_table_begins_with_the_catalogue(shop: Run) -> None:
     lines = shop("exposure").stdout.splitlines()
     assert "60 decisions, 180 slots, 8 eligible arms" in lines[0]
@@ -176,13 +169,11 @@ def test_arm_list_has_the_exposure_beside(shop: Run) -> None:
     assert listed == {**figures, "late": None}
 
 
-@ON_SQLITE
 def test_arm_list_of_an_empty_log_has_no_exposure(run: Run) -> None:
     run("arm", "add", "a1")
     assert run("arm", "list", "--exposure", "--json").json[0]["expected"] is None
 
 
-@ON_SQLITE
 def test_policy_show_says_how_evenly_it_serves(shop: Run) -> None:
     shown = shop("policy", "show", "home", "--json").json
     served = np.sort([arm["served"] for arm in shown["arms"]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cli.test_bad_input import refuses
-from tests.conftest import Run
+from tests.conftest import ON_BOTH, Run
 
 FAR = ("--now", "2099-01-01T00:00:00Z")
 RECOMMEND = ("recommend", "--policy", "home", "--session")
@@ -84,6 +84,7 @@ def test_a_repair_lets_time_go_on_and_changes_no_reward(frozen: Run) -> None:
     assert (fresh.stderr, fresh.json["at"] >= after[2]["at"]) == ("", True)
 
 
+@ON_BOTH
 def test_a_repair_twice_or_of_a_sound_store_changes_nothing(frozen: Run) -> None:
     frozen("doctor", "--repair-clock")
     assert frozen("doctor", "--repair-clock", "--json").json == {"decisions": 0, "seconds": 0.0}

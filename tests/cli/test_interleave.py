@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlrec.store import Store
-from tests.conftest import ON_SQLITE, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner
 
 
 def freeze(run: Run, folder: Any, name: str, order: str) -> None:
@@ -77,6 +77,7 @@ def test_a_retry_answers_the_same(shop: Run) -> None:
     assert again == {**first, "duplicate": True}
 
 
+@ON_BOTH
 def test_rewards_are_credited_to_the_team_of_their_slot(shop: Run) -> None:
     """Clicks on what `right` picked, in every fourth decision also on what `left` picked."""
     events = [
@@ -112,7 +113,6 @@ def test_an_interleaved_log_judges_other_policies(shop: Run) -> None:
     assert row["value"] == pytest.approx(1.0)
 
 
-@ON_SQLITE
 def test_experiments_list_names_the_rankers(shop: Run) -> None:
     assert "interleaved left@2 with right@2" in shop("experiment", "list").stdout
     assert "every slate" in shop("experiment", "show", "rank").stdout
@@ -124,6 +124,7 @@ def test_experiments_list_names_the_rankers(shop: Run) -> None:
     assert shop("experiment", "stop", "rank").exit_code == 0
 
 
+@ON_BOTH
 def test_what_exploration_costs_leaves_it_out(shop: Run) -> None:
     serve(shop, 3)
     shop("recommend", "--policy", "left", "--session", "x")
@@ -139,7 +140,6 @@ def test_an_exported_log_comes_back(shop: Run, tmp_path: Any) -> None:
     assert again.json["accepted"] == 5
 
 
-@ON_SQLITE
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -163,7 +163,6 @@ def test_the_same_again_is_fine_and_another_is_a_conflict(shop: Run) -> None:
     assert shop("experiment", "create", "rank", "--interleave", "right@2,left@2").exit_code == 6
 
 
-@ON_SQLITE
 @pytest.mark.parametrize(("words", "message"), [(["evaluate"], "interleaving"), (["policy", "show"], "two rankers")])
 def test_what_is_drafted_has_no_belief_of_its_own(shop: Run, words: list[str], message: str) -> None:
     serve(shop, 3)
@@ -172,7 +171,6 @@ def test_what_is_drafted_has_no_belief_of_its_own(shop: Run, words: list[str], m
     assert message in refused.stderr
 
 
-@ON_SQLITE
 def test_no_person_makes_such_a_policy(shop: Run) -> None:
     refused = shop("policy", "create", "mine", "--kind", "team-draft")
     assert refused.exit_code == 2
@@ -180,6 +178,7 @@ def test_no_person_makes_such_a_policy(shop: Run) -> None:
     assert "team-draft" not in shop("policy", "kinds").stdout
 
 
+@ON_BOTH
 @pytest.mark.parametrize(
     "damage", ["DELETE FROM team_draft", "UPDATE team_draft SET teams = 'AA'", "UPDATE slot SET score = 0.5"]
 )
@@ -192,7 +191,6 @@ def test_teams_that_were_changed_are_found(shop: Run, db: str, damage: str) -> N
     assert {finding["check"] for finding in result.json["findings"]} & {"propensities", "draws"}
 
 
-@ON_SQLITE
 def test_a_store_of_interleaved_slates_alone_has_no_policy_to_compare(shop: Run) -> None:
     serve(shop, 3)
     refused = shop("exploration")

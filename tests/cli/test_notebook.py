@@ -20,7 +20,7 @@ from rlrec.app.evaluation.request import Request
 from rlrec.cli.notebook import EvaluateOptions, Recommender
 from rlrec.errors import CheckFailed, Conflict, InputError
 from tests.cli.test_pipe import ask, lines, stocked
-from tests.conftest import Run, runner
+from tests.conftest import ON_BOTH, Run, runner
 
 CLOCK = "2026-03-01T00:00:00Z"
 DEEP: dict[str, Any] = reduce(lambda inner, _: {"x": inner}, range(3000), dict[str, Any]())
@@ -115,6 +115,7 @@ def test_options_of_evaluate_are_those_of_the_use_case(notebook: Recommender) ->
         notebook.evaluate("home", sed=1)  # type: ignore[call-arg]
 
 
+@ON_BOTH
 def test_a_table_of_arrow_has_a_row_for_each(notebook: Recommender) -> None:
     pytest.importorskip("pyarrow")
     table = notebook.log().to_arrow()
@@ -129,6 +130,7 @@ def test_a_table_of_arrow_has_a_row_for_each(notebook: Recommender) -> None:
     assert estimates.to_arrow()["value"].to_pylist() == [row["value"] for row in estimates.to_json()]
 
 
+@ON_BOTH
 def test_a_frame_of_pandas_has_a_row_for_each(notebook: Recommender) -> None:
     pytest.importorskip("pandas")
     frame = notebook.log().to_pandas()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner
 
 LATER = "2099-01-01T00:00:00Z"
 
@@ -52,6 +52,7 @@ def test_json_has_the_keys_of_the_contract(ready: Any) -> None:
     assert {(row["group"], row["against"]) for row in result["differences"]} == {("b", "a")}
 
 
+@ON_BOTH
 def test_figures_are_those_of_the_story(ready: Any) -> None:
     result = ready("--now", LATER, "outcomes", "--json").json
     values = {row["metric"]: row["value"] for row in result["outcomes"]}

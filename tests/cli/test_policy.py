@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rlrec.policy import KINDS, make
-from tests.conftest import Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner
 
 SHOWN = [
     "arm", "status", "served", "pending", "pulls", "reward_sum", "mean", "lower", "upper", "p_best", "probability",
@@ -227,6 +227,7 @@ def test_what_is_no_prior_is_refused(run_sqlite: Run, tmp_path: Path, text: str,
     assert run_sqlite("policy", "list", "--json").json == []
 
 
+@ON_BOTH
 def test_a_prior_from_a_log_is_shown_as_pulls_that_no_belief_counts(run: Run) -> None:
     arms(run, "a1", "a2")
     run("--now", "2026-01-01T12:00:00Z", "policy", "create", "u", "--kind", "uniform")

@@ -14,7 +14,7 @@ from rlrec.report import page as pages
 from rlrec.store import Store
 from rlrec.times import parse
 from tests.cli.test_exposure import ARMS, serve
-from tests.conftest import Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner
 
 LATER = "2032-01-01T00:00:00Z"
 EVIL = "<script>alert('a & b')</script>\u202e\x1b"
@@ -82,6 +82,7 @@ def test_names_do_not_turn_the_direction_of_writing(shop_sqlite: Run) -> None:
     assert re.search("[\u202e\x1b]", page(shop_sqlite)) is None
 
 
+@ON_BOTH
 def test_estimates_and_exposure_are_from_the_newest_decisions_and_say_so(
     shop: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

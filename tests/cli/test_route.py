@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner
 
 
 def prepared(db: str) -> None:
@@ -248,6 +248,7 @@ def belief(run: Run, reference: str) -> Any:
     return run("policy", "show", reference, "--json").json["arms"]
 
 
+@ON_BOTH
 def test_a_promoted_frozen_version_is_the_version_itself(ready: Run) -> None:
     ready("route", "set", "home", "--to", "ts@2", "--share", "0.5")
     ready("experiment", "stop", "home-ramp-1", "--promote", "candidate")
@@ -318,6 +319,7 @@ def test_a_route_in_a_log_filter_is_named_as_one(ready_sqlite: Run, words: list[
     assert done.stderr == ("Error: 'home' is a route, not a policy, in the log filter. write route=home\n")
 
 
+@ON_BOTH
 def test_a_filter_picks_the_decisions_that_were_asked_for_by_a_route(ready: Run) -> None:
     for number in range(6):
         recommend(ready, f"home{number}", "--user", f"u{number}")

@@ -13,7 +13,7 @@ from rlrec.store import Store
 from rlrec.times import parse
 from tests.app import visitors
 from tests.app.shop import MINUTE, START
-from tests.conftest import Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner
 
 LATER = "2099-01-01T00:00:00Z"
 FIXED = {"good": (0.8, 0.1, 0.1), "worse": (0.1, 0.45, 0.45), "alike": (0.2, 0.6, 0.2)}
@@ -59,6 +59,7 @@ def show(run: Run) -> Any:
     return run("--now", LATER, "route", "show", "home", "--json").json
 
 
+@ON_BOTH
 def test_a_better_candidate_passes_and_its_figures_stay_in_the_history(ready: Run) -> None:
     done = gated(ready, "good")
     assert done.exit_code == 0
@@ -221,6 +222,7 @@ def test_policies_that_read_the_visit_are_compared_by_visits(sqlite_db: str) -> 
     assert done.json["estimate"] == pytest.approx(trained["estimate"], abs=2 * trained["std_error"])
 
 
+@ON_BOTH
 def test_two_loggers_judge_both_sides_with_the_same_weights(ready: Run) -> None:
     """The rows of a logger near the candidate make its gain surer; each side alone is what `evaluate` says."""
     audience = ("bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "worse", "--sessions", 1_500, "--group", 100)
@@ -251,6 +253,7 @@ def compared(db: str, change: str | None = None, *, short: int = 0) -> Any:
     return run(*now, "route", "set", "home", "--to", "visits@1", "--require", "if-better", "--json").json["gate"]
 
 
+@ON_BOTH
 def test_both_sides_are_judged_by_the_visits_that_each_can_be_asked_about(db: str) -> None:
     gate = compared(db, "UPDATE decision SET history = NULL WHERE mod(session_id, 4) = 0")
     with closing(Store(db)) as store, store.read() as unit:

@@ -33,7 +33,9 @@ from rlrec.errors import Conflict, InputError, RlrecError
 from rlrec.store import Store, decisions, engine, events
 from tests.cli.test_dry_run import content
 from tests.cli.test_pipe import FLUSH, ask, lines, stocked, tell
-from tests.conftest import runner
+from tests.conftest import ON_BOTH, runner
+
+pytestmark = ON_BOTH
 
 slow = pytest.mark.slow
 processes = multiprocessing.get_context("forkserver")

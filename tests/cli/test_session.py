@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import ON_BOTH, Run
 
 DAY = "2099-01-01T"
 
@@ -88,6 +88,7 @@ def test_ending_twice_says_so_and_changes_nothing(ready: Any) -> None:
     assert second.json == first.json | {"already_ended": True}
 
 
+@ON_BOTH
 def test_visit_that_timed_out_ended_with_its_timeout(ready: Any) -> None:
     ask(ready, "00:00:00Z")
     assert show(ready, "00:30:00Z")["ended_at"] is None

@@ -19,9 +19,9 @@ import pytest
 
 from rlrec.app import doctor
 from rlrec.store import Store
-from tests.conftest import runner
+from tests.conftest import ON_BOTH, runner
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, ON_BOTH]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REQUEST = b'{"op": "recommend", "policy": "home", "session": "s"}\n'
 LONG = ("simulate", "bernoulli", "--policy", "home", "--sessions", "1000000", "--env", "rates=0.5,0.4", "--group", "50")

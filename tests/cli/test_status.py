@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import ON_BOTH, Run
 
 T0, LATER = "2026-01-01T12:00:00Z", "2026-01-01T14:30:00Z"
 KEYS = {
@@ -102,6 +102,7 @@ def test_events_that_stop_coming_are_a_warning(run_sqlite: Run) -> None:
     assert (result.exit_code, [row["check"] for row in result.json["warnings"]]) == (3, ["reward-outage"])
 
 
+@ON_BOTH
 def test_a_running_experiment_is_listed(run: Run) -> None:
     _filled(run)
     run("--now", T0, "experiment", "create", "ab", "--variant", "x=home", "--variant", "y=home")
@@ -125,6 +126,7 @@ def test_a_missing_store_is_exit_3(tmp_path) -> None:  # type: ignore[no-untyped
     assert runner(str(tmp_path / "none.db"))("status").exit_code == 3
 
 
+@ON_BOTH
 def test_versions_say_when_they_were_live(run: Run) -> None:
     _filled(run)
     run("--now", "2026-01-02", "policy", "freeze", "home")

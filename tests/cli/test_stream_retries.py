@@ -19,7 +19,9 @@ from rlrec.app.pipe import Pipe, Request
 from rlrec.errors import InputError
 from rlrec.store import Store, engine
 from tests.cli.test_pipe import ask, lines, stocked, tell
-from tests.conftest import runner
+from tests.conftest import ON_BOTH, runner
+
+pytestmark = ON_BOTH
 
 IMPATIENT = "import sys, rlrec.store.engine as engine; engine.BUSY_TIMEOUT_S = 0.2; from rlrec.cli import main; main()"
 

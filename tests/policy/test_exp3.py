@@ -20,7 +20,7 @@ from rlrec.policy.statistics import SlotColumns
 from rlrec.records import Reward
 from rlrec.store import Store, policies
 from tests.app.shop import done
-from tests.conftest import Run
+from tests.conftest import ON_BOTH, Run
 
 OFF = {"gamma": 0.5, "eta": 0.3}
 IMPOSSIBLE: dict[str, list[Any]] = {
@@ -150,6 +150,7 @@ def by_definition(clicked: list[dict[str, Any]]) -> dict[int, float]:
     return total
 
 
+@ON_BOTH
 @pytest.mark.slow
 @pytest.mark.parametrize("create", [(), ("--reward", "slow")])
 def test_a_belief_sums_rewards_over_marginals_however_it_learns(run: Run, db: str, create: tuple[str, ...]) -> None:
@@ -182,6 +183,7 @@ def test_gains_fade_as_all_sums_do(run: Run, db: str, memory: str) -> None:
     assert done(run("doctor", "--json")).json["ok"]
 
 
+@ON_BOTH
 def test_a_log_and_an_experiment_hand_gains_on(run: Run, db: str) -> None:
     clicked, later = played(run, n=40), "2100-01-01T00:00:00Z"
     done(run("--now", later, "policy", "create", "q", "--kind", "exp3", "--from-log", "policy=p"))
