@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-from rlrec.app.evaluation import holdout, interleaved
+from rlrec.app.evaluation import holdout, interleaved, unit_outcomes
+from rlrec.app.evaluation.unit_outcomes import DifferenceRow
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import belief_versions
-from rlrec.errors import Conflict, InputError
+from rlrec.errors import CheckFailed, Conflict, InputError
 from rlrec.records import Version
-from rlrec.store import Store, Unit, experiments, policies, routes, settings
+from rlrec.store import Store, Unit, bulk, experiments, policies, routes, settings
 from rlrec.store.experiments import Experiment
 from rlrec.store.routes import RouteChange
 from rlrec.store.team_drafts import TEAMS
@@ -63,6 +64,7 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
     "experiment": str, "status": str, "unit": str, "variants": list[VariantRow], "created_at": str,
     "stopped_at": str | None, "created": NotRequired[bool], "already_stopped": NotRequired[bool],
     "interleave": NotRequired[list[str]], "route": NotRequired[str], "promoted": NotRequired[str],
+    "unit_differences": NotRequired[list[DifferenceRow]],
 })  # fmt: skip
 
 
@@ -195,27 +197,32 @@ def listing(store: Store) -> list[ExperimentSummary]:
         return [_summary(unit, experiment) for experiment in experiments.every(unit)]
 
 
-def stop(store: Store, name: str, *, promote: str | None = None) -> ExperimentSummary:
+def stop(store: Store, name: str, *, promote: str | None = None, anyway: bool = False) -> ExperimentSummary:
     """Stop serving from this experiment. Stopping it twice changes nothing; its log stays. The route of a ramp goes on
-    with what it served before, or with the variant that is promoted."""
+    with what it served before, or follows the policy whose variant is promoted. Raises CheckFailed where that one
+    surely earns less, and it is not promoted `anyway`."""
+    command = f"experiment stop {name}{'' if promote is None else f' --promote {promote}'}"
+    earned = [] if promote is None else _earned(store, name, promote, command=command)
+    if not anyway:
+        _refuse_loss(name, earned)
 
     def work(unit: Unit) -> ExperimentSummary:
-        experiment, route = lookup.experiment(unit, name), None
-        if (of_ramp := parse(experiment.definition, f"definition of experiment {name}").get("route")) is not None:
-            route = lookup.route(unit, of_ramp, lock=True)
-        more = "" if promote is None else f" --promote {promote}"
-        command = f"experiment stop {name}{more}"
+        experiment = lookup.experiment(unit, name)
+        route = _route(unit, experiment, lock=True)
         goal = None if promote is None else _promoted(unit, experiment, route, promote, command=command)
+        head = None if goal is None else policies.lock(unit, [goal.policy.id])[goal.policy.id]
         if experiments.stop(unit, experiment.id):
             settings.add_run(unit, "experiment stop", {"name": name, "promote": promote})
             if route is not None and route.experiment == name:
-                policy_id, version_id = (route.policy_id, route.version_id) if goal is None else goal
+                policy_id, version_id = (route.policy_id, route.version_id) if goal is None else (goal.policy.id, None)
                 routes.change(unit, route.route_id, policy_id=policy_id, version_id=version_id, command=command)
+            if goal is not None and head is not None and head.live_id != goal.id:
+                policies.promote(unit, goal.policy.id, version_id=goal.id, previous_id=head.live_id)
         stopped = _summary(unit, lookup.experiment(unit, name))
         if route is not None:
             stopped["route"] = route.route
         if promote is not None:
-            stopped["promoted"] = promote
+            stopped["promoted"], stopped["unit_differences"] = promote, earned
         return {**stopped, "already_stopped": experiment.status == "stopped"}
 
     stopped = store.write(work, repeatable=True)
@@ -228,11 +235,46 @@ def stop(store: Store, name: str, *, promote: str | None = None) -> ExperimentSu
     return stopped
 
 
-def _promoted(
-    unit: Unit, experiment: Experiment, route: RouteChange | None, label: str, *, command: str
-) -> tuple[int, int | None]:
-    """The ids of the policy and the version that a route is to serve: the variant's own belief where it has learned,
-    else the version that it is a copy of. Raises InputError where there is none."""
+def _route(unit: Unit, experiment: Experiment, *, lock: bool = False) -> RouteChange | None:
+    """The newest change of the route that an experiment is a ramp of; None where it is none."""
+    name = parse(experiment.definition, f"definition of experiment {experiment.name}").get("route")
+    return None if name is None else lookup.route(unit, name, lock=lock)
+
+
+def _earned(store: Store, name: str, label: str, *, command: str) -> list[DifferenceRow]:
+    """The differences in reward per unit between a variant that is to be promoted and the first one, as `experiment
+    show` has them; none where the experiment is stopped already."""
+    with store.read() as unit, bulk.alongside(unit):
+        experiment = lookup.experiment(unit, name)
+        _promoted(unit, experiment, _route(unit, experiment), label, command=command)
+        if experiment.status == "stopped":
+            return []
+        study = unit_outcomes.of_experiment(experiment, unit_outcomes.rewards_of(unit, (), experiment))
+        _, rows = unit_outcomes.to_json(unit_outcomes.collect(unit, study, level=0.95))
+    return [row for row in rows if (row["group"], row["metric"]) == (label, "reward_per_unit")]
+
+
+def _refuse_loss(name: str, earned: Sequence[DifferenceRow]) -> None:
+    """Raises CheckFailed where a variant surely earns less by some reward, and more by none."""
+    losses = [row for row in earned if (row["upper"] or 0.0) < 0]
+    if not losses or any((row["lower"] or 0.0) > 0 for row in earned):
+        return
+    figures = "; ".join(
+        f"{100 * (row['relative'] or 0.0):+.1f} % by reward {row['reward']}, {row['value']:.4g} "
+        f"[{row['lower']:.4g}, {row['upper']:.4g}], p {row['p_value']:.2g}"
+        for row in losses
+    )
+    hint = f"`rlrec experiment stop {name}` ends the ramp without it, --anyway promotes it"
+    first = losses[0]
+    raise CheckFailed(
+        f"{first['group']} was not promoted: per unit it surely earns less than {first['against']}: {figures}",
+        hint=hint,
+    )
+
+
+def _promoted(unit: Unit, experiment: Experiment, route: RouteChange | None, label: str, *, command: str) -> Version:
+    """The version that a route is to serve, and that its policy has live: the variant's own where it has learned, else
+    the one that it is a copy of. Raises InputError where there is none."""
     if route is None:
         hint = "`rlrec route set ROUTE --to POLICY --share 5%` starts one"
         raise InputError(f"experiment {experiment.name} is not the ramp of a route", hint=hint)
@@ -245,11 +287,8 @@ def _promoted(
         hint = f"`rlrec route set {route.route} --to {variant.policy}` serves what it learned"
         raise InputError(f"experiment {experiment.name} is stopped already", hint=hint)
     version = versions_of(unit, experiment)[variant.id]
-    if version.learning:
-        return variant.policy_id, None
     assert version.parent_id is not None
-    source = policies.by_id(unit, [version.parent_id])[version.parent_id]
-    return source.policy.id, source.id
+    return version if version.learning else policies.by_id(unit, [version.parent_id])[version.parent_id]
 
 
 def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec import policy as kinds
-from rlrec.app import experiment
+from rlrec.app import experiment, versions
 from rlrec.app.evaluation import paired_gate
 from rlrec.app.evaluation.paired_gate import GateOptions, GuardReport, RouteGate
 from rlrec.app.inputs import lookup
@@ -218,14 +218,24 @@ def _refuse_ramp(before: RouteChange) -> None:
 
 
 def rollback(store: Store, name: str) -> RouteSummary:
-    """Let a route serve again what it served before the last change that stands. Raises CheckFailed where there is
-    none, or where that is retired."""
+    """Let a route serve again what it served before the last change that stands. A promotion that came with that change
+    is rolled back, too. Raises CheckFailed where there is none, or where that is retired."""
 
     def work(unit: Unit) -> RouteSummary:
         newest = lookup.route(unit, name, lock=True)
-        before = _before(routes.history(unit, newest.route_id))
+        policies.lock(unit, [newest.policy_id])
+        last = policies.last_promotion(unit, newest.policy_id)
+        promoted = last is not None and last.at == newest.at and newest.command.startswith("experiment stop ")
+        before = _before(routes.history(unit, newest.route_id), promoted=promoted)
         if before is None:
-            raise CheckFailed(f"route {name} has no change to roll back")
+            hint = (
+                f"`rlrec policy rollback {newest.policy}` makes its version before live"
+                if newest.number is None
+                else None
+            )
+            raise CheckFailed(f"route {name} has no change to roll back", hint=hint)
+        if promoted:
+            versions.roll_back(unit, newest.policy)
         if newest.running and newest.experiment_id is not None:
             experiments.stop(unit, newest.experiment_id)
         version, _ = lookup.version(unit, before.reference)
@@ -239,9 +249,9 @@ def rollback(store: Store, name: str) -> RouteSummary:
     return store.write(work)
 
 
-def _before(history: Sequence[RouteChange]) -> RouteChange | None:
+def _before(history: Sequence[RouteChange], *, promoted: bool) -> RouteChange | None:
     """The newest change that stands and served something else than the route does now; None where there is none. A
-    rollback undoes all that came after the change that it returned to."""
+    rollback undoes all that came after the change that it returned to. promoted: another version is live since then."""
     standing: list[RouteChange] = []
     for change in history:
         if change.restored_id is None:
@@ -249,7 +259,9 @@ def _before(history: Sequence[RouteChange]) -> RouteChange | None:
         while standing and change.restored_id not in (None, standing[-1].id):
             standing.pop()
     now = history[-1]
-    others = (change for change in reversed(standing[:-1]) if change.reference != now.reference or now.running)
+    others = (
+        change for change in reversed(standing[:-1]) if change.reference != now.reference or now.running or promoted
+    )
     return next(others, None)
 
 

@@ -10,7 +10,7 @@ from rlrec.app.learning.belief_versions import VersionSummary, is_complete, summ
 from rlrec.app.log import maturity
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.records import Head, Version
-from rlrec.store import Store, Unit, beliefs, decisions, policies, selected, settings
+from rlrec.store import Store, Unit, beliefs, decisions, policies, routes, selected, settings
 from rlrec.store.reader import Selection
 from rlrec.times import written
 
@@ -62,14 +62,14 @@ def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
     """When each version of a policy was live, by its id. first: the version that was live from the beginning."""
     policy = first.policy
     created = "policy create" if policy.base_id is None and "@" not in policy.name else "experiment create"
-    trained = settings.trained_at(unit, policy.name)
+    trained, of_routes = settings.trained_at(unit, policy.name), routes.commands(unit)
     changes = [(first.created_at, 0, first.id, created)]
     for promotion in policies.promotions(unit, policy.id):
-        command = "train-pg" if promotion.at in trained else "policy promote"
+        command = of_routes.get(promotion.at, "train-pg" if promotion.at in trained else "policy promote")
         changes.append((promotion.at, promotion.id, promotion.version_id, command))
         if promotion.rolled_back_at is not None:  # the newest promotion is rolled back first
-            change = (promotion.rolled_back_at, -promotion.id, promotion.previous_id, "policy rollback")
-            changes.append(change)
+            command = of_routes.get(promotion.rolled_back_at, "policy rollback")
+            changes.append((promotion.rolled_back_at, -promotion.id, promotion.previous_id, command))
     changes.sort(key=lambda change: (change[0], change[1] < 0, change[1]))
     times: dict[int, list[LiveTime]] = {}
     for (at, _, version_id, command), after in zip(changes, [*changes[1:], None], strict=True):
@@ -182,21 +182,22 @@ def rollback(store: Store, name: str) -> LiveVersion:
     retired."""
     if lookup.split(name)[1] is not None:
         raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}, or promote {name}")
+    return store.write(lambda unit: roll_back(unit, name))
 
-    def work(unit: Unit) -> LiveVersion:
-        version, head = _locked(unit, name)
-        lookup.refuse_running_variant(unit, version)
-        last = policies.last_promotion(unit, version.policy.id)
-        if last is None:
-            raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back")
-        before, now = (policies.by_id(unit, [key])[key] for key in (last.previous_id, head.live_id))
-        if before.status == "retired":
-            raise CheckFailed(
-                f"version {before.number} of {version.policy.name}, which was live before, is retired",
-                hint=f"promote another: `rlrec policy promote {version.policy.name}@V`",
-            )
-        policies.roll_back(unit, version.policy.id, promotion_id=last.id, live_id=before.id)
-        settings.add_run(unit, "policy rollback", {"policy": version.policy.name, "version": before.number})
-        return {"policy": version.policy.name, "version": before.number, "previous": now.number}
 
-    return store.write(work)
+def roll_back(unit: Unit, name: str) -> LiveVersion:
+    """The version that is live again, within a transaction; see `rollback`."""
+    version, head = _locked(unit, name)
+    lookup.refuse_running_variant(unit, version)
+    last = policies.last_promotion(unit, version.policy.id)
+    if last is None:
+        raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back")
+    before, now = (policies.by_id(unit, [key])[key] for key in (last.previous_id, head.live_id))
+    if before.status == "retired":
+        raise CheckFailed(
+            f"version {before.number} of {version.policy.name}, which was live before, is retired",
+            hint=f"promote another: `rlrec policy promote {version.policy.name}@V`",
+        )
+    policies.roll_back(unit, version.policy.id, promotion_id=last.id, live_id=before.id)
+    settings.add_run(unit, "policy rollback", {"policy": version.policy.name, "version": before.number})
+    return {"policy": version.policy.name, "version": before.number, "previous": now.number}

@@ -320,14 +320,23 @@ def _holdout(row: dict[str, Any]) -> str:
 @click.option(
     "--promote", type=NAME, metavar="LABEL", help="Variant that the route serves from now on, where this is its ramp."
 )
+@click.option("--anyway", is_flag=True, help="Promote a variant that surely earns less than the first one, too.")
 @writing("rlrec experiment stop ab", "rlrec experiment stop cart-ramp-1 --promote candidate")
-def stop(store: Store, show: Show, name: str, promote: str | None) -> None:
+def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool) -> None:
     """Stop serving from an experiment; its log stays.
 
-    The route of a ramp serves again what it served before, or what is promoted: the variant with the belief that it has
-    learned.
+    The route of a ramp serves again what it served before, or follows what is promoted: the variant with the belief
+    that it has learned, or where it learns nothing the policy that it is a version of, which has this version live from
+    then on. Exit 3 where the variant surely earns less per unit than the first one, as `experiment show` has it.
     """
-    show(app.experiment.stop(store, name, promote=promote))
+    result = app.experiment.stop(store, name, promote=promote, anyway=anyway)
+    earned = result.get("unit_differences", [])
+    nested = show.format in ("json", "ndjson")
+    show({name: value for name, value in result.items() if nested or name != "unit_differences"})
+    for row in earned:
+        unsure = row["lower"] is None or row["upper"] is None or row["lower"] <= 0 <= row["upper"]
+        text = _comparison(result["promoted"], row, unit=result["unit"], several=len(earned) > 1)
+        conclude(show, f"{text}; promoted all the same." if unsure else f"{text}.")
 
 
 @experiment.command("list")

@@ -59,6 +59,11 @@ def history(unit: Unit, route_id: int) -> list[RouteChange]:
     return unit.records(RouteChange, f"{_CHANGES} WHERE route.id = ? ORDER BY c.id", route_id)
 
 
+def commands(unit: Unit) -> dict[int, str]:
+    """The command of each change of a route, by its time."""
+    return dict(unit.ask("SELECT at, command FROM route_change"))
+
+
 def lock(unit: Unit, name: str) -> RouteChange | None:
     """The newest change of a route, which nobody else changes until the transaction ends."""
     until = " FOR NO KEY UPDATE" if unit.postgres else ""

@@ -1,6 +1,7 @@
 """rlrec route: a name that callers use while what it leads to changes."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -248,11 +249,40 @@ def belief(run: Run, reference: str) -> Any:
     return run("policy", "show", reference, "--json").json["arms"]
 
 
+def live(run: Run) -> int:
+    return next(row["version"] for row in run("policy", "versions", "ts", "--json").json if row["live"])
+
+
 @ON_BOTH
-def test_a_promoted_frozen_version_is_the_version_itself(ready: Run) -> None:
+def test_a_route_follows_the_policy_of_a_frozen_version_that_was_promoted(ready: Run) -> None:
     ready("route", "set", "home", "--to", "ts@2", "--share", "0.5")
     ready("experiment", "stop", "home-ramp-1", "--promote", "candidate")
-    assert show(ready)["reference"] == "ts@2"
+    assert (show(ready)["reference"], live(ready), served(ready)) == ("ts", 2, ("ts", 2))
+    ready("policy", "freeze", "ts")
+    ready("policy", "promote", "ts@3")
+    assert served(ready) == ("ts", 3)
+
+
+@ON_BOTH
+def test_a_rollback_of_a_route_takes_the_promotion_of_its_ramp_back(ready: Run) -> None:
+    ready("route", "set", "home", "--to", "ts@2", "--share", "0.5")
+    ready("experiment", "stop", "home-ramp-1", "--promote", "candidate")
+    assert ready("route", "rollback", "home", "--json").json["version"] == 1
+    assert (live(ready), served(ready)) == (1, ("ts", 1))
+    (times,) = (row["promoted"] for row in ready("policy", "versions", "ts", "--json").json if row["version"] == 2)
+    assert [(time["by"], time["ended_by"]) for time in times] == [
+        ("experiment stop home-ramp-1 --promote candidate", "route rollback home")
+    ]
+    refused = ready("route", "rollback", "home")
+    assert (refused.exit_code, "rlrec policy rollback ts" in refused.stderr) == (3, True)
+
+
+def test_a_rollback_of_a_route_leaves_a_later_promotion_alone(ready_sqlite: Run) -> None:
+    run = ready_sqlite
+    run("route", "set", "home", "--to", "ts@2", "--share", "0.5")
+    run("experiment", "stop", "home-ramp-1", "--promote", "candidate")
+    run("policy", "promote", "ts@1")
+    assert (run("route", "rollback", "home").exit_code, live(run)) == (3, 1)
 
 
 def test_a_ramp_begins_at_a_version_that_stays_and_learns(ready_sqlite: Run) -> None:
@@ -281,6 +311,59 @@ def test_a_rollback_ends_a_ramp_and_undoes_a_promotion(ready: Run) -> None:
     assert served(ready)[0] == "u"
     assert ready("route", "rollback", "home", "--json").json["reference"] == "ts"
     assert ready("route", "rollback", "home").exit_code == 3
+
+
+def ramp_between(db: str, folder: Path, rates: str) -> None:
+    """Callers of `home` in two halves: `current` always shows arm x, `candidate` always shows arm y."""
+    run = runner(db)
+    for arm in "xy":
+        run("arm", "add", arm)
+        (folder / f"{arm}.csv").write_text(f"arm,probability\n{arm},1\n")
+        run("policy", "create", arm, "--kind", "fixed", "--param", f"probabilities={folder / arm}.csv")
+    run("route", "create", "home", "--to", "x")
+    run("route", "set", "home", "--to", "y", "--share", "50%")
+    words = ("--env", f"rates={rates}", "--policy", "home", "--sessions", 400, "--group", 400, "--seed", 1)
+    assert run("simulate", "bernoulli", *words).exit_code == 0
+
+
+STOP = ("--now", "2030-01-01", "experiment", "stop", "home-ramp-1", "--promote")
+
+
+def test_a_candidate_that_surely_loses_is_promoted_only_anyway(sqlite_db: str, tmp_path: Path) -> None:
+    """p is below 1e-9 for these rates."""
+    run = filled(sqlite_db, ramp_between, tmp_path, "0.6,0.3")
+    refused = run(*STOP, "candidate")
+    assert (refused.exit_code, refused.stderr.count("\n"), show(run)["experiment"]) == (3, 1, "home-ramp-1")
+    shown = run("--now", "2030-01-01", "experiment", "show", "home-ramp-1", "--json").json["unit_differences"]
+    (row,) = (row for row in shown if (row["metric"], row["group"]) == ("reward_per_unit", "candidate"))
+    assert f"{100 * row['relative']:+.1f} %" in refused.stderr
+    assert f"p {row['p_value']:.2g}" in refused.stderr
+    done = run(*STOP, "candidate", "--anyway", "--json").json
+    assert (done["unit_differences"][0]["value"], show(run)["policy"]) == (row["value"], "y")
+    assert run(*STOP, "candidate").exit_code == 0
+
+
+def test_the_winner_of_a_ramp_and_what_served_before_are_promoted(sqlite_db: str, tmp_path: Path) -> None:
+    run = filled(sqlite_db, ramp_between, tmp_path, "0.3,0.6")
+    assert run(*STOP, "current", "--dry-run").exit_code == 0
+    done = run(*STOP, "candidate")
+    assert (done.exit_code, show(run)["policy"]) == (0, "y")
+    assert "candidate earns surely more per user than current" in done.stderr
+
+
+def test_an_undecided_ramp_is_promoted_and_says_so(sqlite_db: str, tmp_path: Path) -> None:
+    """Equal rates: the seed decides, and with it 19 of 20 would do."""
+    run = filled(sqlite_db, ramp_between, tmp_path, "0.5,0.5")
+    done = run(*STOP, "candidate")
+    assert (done.exit_code, show(run)["policy"]) == (0, "y")
+    assert "not surely more or less" in done.stderr
+    assert "promoted all the same" in done.stderr
+
+
+def test_a_ramp_that_nobody_saw_is_promoted_and_says_so(ready_sqlite: Run) -> None:
+    ramp(ready_sqlite)
+    done = ready_sqlite("experiment", "stop", "home-ramp-1", "--promote", "candidate")
+    assert (done.exit_code, "cannot be compared yet" in done.stderr) == (0, True)
 
 
 @pytest.mark.parametrize("share", ["0", "100%", "5", "-5%", "120%", "x"])
