@@ -22,6 +22,7 @@ from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
 from rlrec.policy.reward import clip
 from rlrec.records import Reward, Version
+from rlrec.simulate import load
 from rlrec.simulate.base import Audience
 from rlrec.simulate.visitors import Visitors
 from rlrec.store import Store, Unit, arms, decisions, policies, routes, settings
@@ -56,6 +57,11 @@ Result = TypedDict("Result", {
     "visits_per_visitor": float | None, "retention": float | None, "reward_per_visitor": float | None,
     "optimum_per_visitor": float | None, "events": dict[str, float], "seed": int, "started_at": str, "ended_at": str,
 })  # fmt: skip
+
+
+def check_environment(name: str) -> None:
+    """Raises InputError for an unknown environment, with near names."""
+    load(name)
 
 
 def simulate(store: Store, request: Request) -> Result:

@@ -191,7 +191,11 @@ def roll_back(unit: Unit, name: str) -> LiveVersion:
     lookup.refuse_running_variant(unit, version)
     last = policies.last_promotion(unit, version.policy.id)
     if last is None:
-        raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back")
+        versions = policies.versions(unit, [version.policy.id])
+        others = [each.reference for each in versions if each.id != head.live_id and each.status != "retired"]
+        hint = "it has no other version; `rlrec policy list` shows the policies that could serve"
+        hint = f"`rlrec policy promote {others[-1]}` makes another version live" if others else hint
+        raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back", hint=hint)
     before, now = (policies.by_id(unit, [key])[key] for key in (last.previous_id, head.live_id))
     if before.status == "retired":
         raise CheckFailed(

@@ -83,6 +83,7 @@ def simulate(store: Store, show: Show, ephemeral: bool, dry_run: bool, **options
     once.
 
     With --dry-run, other writers wait until all sessions are served."""
+    app.simulate.check_environment(options["environment"])
     for option in ("parameters", "params"):
         options[option] = by_name(options[option], "parameter")
     if ephemeral:

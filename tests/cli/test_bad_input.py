@@ -140,6 +140,13 @@ COMMANDS: list[tuple[int, list[Any], str]] = [
     (2, ["reward", "define", "r", "click"], "is not a weight"),
     (6, ["init", "--session-timeout", "1h"], "another session timeout"),
     (2, ["recomend"], "did you mean recommend"),
+    (2, ["version"], "did you mean rlrec --version?"),
+    (2, ["policy", "create", "p", "--kind", "thompson", "--floor", "0.1"], "of a policy: --param floor=VALUE"),
+    (2, ["recommend", "--floor", "0.1"], "policy: policy create NAME --kind KIND --param floor=VALUE"),
+    (2, ["recommend", "--epsilon=0.1"], "--param epsilon=VALUE"),
+    (2, ["simulate", "bernouli"], "did you mean bernoulli?"),
+    (2, ["simulate", "nope", "--ephemeral"], "unknown environment 'nope'"),
+    (3, ["policy", "rollback", "home"], "`rlrec policy list` shows the policies that could serve"),
     (2, ["recommend", "--polcy", "home"], "did you mean --policy"),
 ]  # fmt: skip
 

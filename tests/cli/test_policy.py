@@ -329,6 +329,12 @@ def test_a_retired_version_does_not_come_back(shop: Run) -> None:
     assert shop("policy", "show", "home", "--json").json["version"] == 2
 
 
+def test_a_rollback_without_a_promotion_names_the_version_that_can_go_live(shop: Run) -> None:
+    shop("policy", "freeze", "home")
+    command = shop("policy", "rollback", "home", "--json").error["hint"].split("`")[1].split()
+    assert shop(*command[1:], "--json").json["version"] == 2
+
+
 def test_every_format_shows_the_same_policy(shop: Run) -> None:
     answer = shop("policy", "show", "home", "--json").json
     version = {"policy": "home", "version": answer["version"]}
