@@ -10,7 +10,7 @@ from rlrec.cli import app
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, reading
 from rlrec.cli.values import NUMBER, Integer
-from rlrec.directions import direction, rounding
+from rlrec.directions import rounding
 from rlrec.errors import quantity
 
 DAYS = ("day", "rows", "cost", "lower", "upper")
@@ -38,13 +38,9 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
                      other policies by this log
       without_floor  the same for a log of as many rows without exploration"""
     result = app.exploration.exploration(store, app.exploration.Request(**request))
-    low, high = (result["cost"] if bound is None else bound for bound in (result["lower"], result["upper"]))
-    costs = (
-        f"{_figure(result['cost'])} a slot [{_figure(result['lower'])}, {_figure(result['upper'])}], "
-        f"{_figure(result['total'])} in total"
-    )
-    if direction(low, high, within=rounding(result["mean"])) == "equal":
-        costs = "nothing"
+    cost, lower, upper, total = (_figure(result[name]) for name in ("cost", "lower", "upper", "total"))
+    is_rounding = result["cost"] is not None and abs(result["cost"]) <= rounding(result["mean"])
+    costs = "nothing" if is_rounding else f"{cost} a slot [{lower}, {upper}], {total} in total"
     title = [
         f"{result['policy']}, reward {result['reward']}, {quantity(result['rows'], 'slot')}: exploration costs "
         f"{costs}; a slot earned {_figure(result['mean'])} as served",
