@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+from rlrec.app import positions
 from rlrec.app.audit import beliefs, clock, dangling, propensities, requests, returned_users, visit_histories
 from rlrec.app.audit.arm_counts import ArmCounts
 from rlrec.app.audit.examination import Examination
@@ -133,7 +135,8 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
     watches = [Slots(unit, versions, histories, names), Rounded(policy)]
     if live is not None:
         watches += [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
-        watches += [Starving(unit, policy, active=active), Entropy(policy), Examination(live[0])]
+        watches += [Starving(unit, policy, active=active), Entropy(policy)]
+        watches += [Examination(live[0], partial(positions.fitted, unit))]
     for batch in audit.ranges(unit, policy.id):
         for watch in (counts, joint, *watches):
             watch.take(batch)

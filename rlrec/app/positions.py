@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import zip_longest
@@ -24,8 +24,8 @@ from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.ope import click_models, positions
 from rlrec.ope.click_models import Cells, ClickSums
-from rlrec.ope.positions import EstimatedCurve, OverlapSums, PositionRows
-from rlrec.records import Reward, Sums
+from rlrec.ope.positions import EstimatedCurve, ExaminedPosition, OverlapSums, PositionRows
+from rlrec.records import Reward, Sums, Version
 from rlrec.store import Store, Unit, bulk, curves, policies, selected, settings
 from rlrec.store.curves import Curve
 from rlrec.store.reader import Selection
@@ -89,9 +89,7 @@ def fit(store: Store, request: Request, workers: Workers = HERE) -> CurveAnswer:
         workers.opened(log_store, unit.now) as engine,
     ):
         definition = lookup.reward(unit, request.reward)
-        selection = filters.selection(unit, log)
-        size = min(request.positions or MOST, selected.extent(unit, selection).positions)
-        estimated = _estimate(unit, request, definition, selection, size, engine)
+        estimated = _estimate(unit, request, definition, filters.selection(unit, log), engine)
 
     def work(unit: Unit) -> CurveAnswer:
         settings.lock_removals(unit, removals)
@@ -152,8 +150,9 @@ def _added(total: tuple[_LogSums | None, int], more: tuple[_LogSums | None, int]
 
 
 def _estimate(
-    unit: Unit, request: Request, definition: Reward, selection: Selection, size: int, engine: Engine | None
+    unit: Unit, request: Request, definition: Reward, selection: Selection, engine: Engine | None = None
 ) -> _Estimated:
+    size = min(request.positions or MOST, selected.extent(unit, selection).positions)
     evaluation = Evaluation.of(unit, EvaluationRequest(targets=[], log=request.log), selection)
     work = _CurvePass(evaluation=evaluation, definition=definition, model=request.model, size=size)
     partials = passes.results(LogReader(unit, evaluation), work, engine)
@@ -274,6 +273,15 @@ def _store(unit: Unit, request: Request, definition: Reward, estimated: _Estimat
 
 
 # -- look --
+
+
+def fitted(unit: Unit, version: Version) -> Sequence[ExaminedPosition]:
+    """The curve that `fit` would store of the log of a version's policy; empty where it cannot be estimated."""
+    request = Request(name=version.policy.name, log=f"policy={version.policy.name}", reward=version.reward.name)
+    try:
+        return _estimate(unit, request, version.reward, filters.selection(unit, request.log)).curve.positions
+    except (CheckFailed, InputError):
+        return ()
 
 
 def listing(store: Store) -> list[CurveRow]:

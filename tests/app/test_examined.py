@@ -274,7 +274,7 @@ def test_doctor_warns_where_clicks_fall_with_the_position_and_no_curve_is_used(s
     served(sqlite_db, position="")
     logs.serve(sqlite_db, "home", pages=600, rates=RATES, size=3, curve=CURVE, group=50, start=100)
     (detail,) = warned(sqlite_db)
-    assert "of those at it, and the belief uses no curve" in detail
+    assert "of those at position 1, and the belief uses no curve" in detail
     assert "rlrec policy rebuild home --position home" in detail
 
 
@@ -287,6 +287,24 @@ def test_doctor_names_a_curve_for_a_variant_that_position_fit_takes(run_sqlite: 
     (finding,) = (line for line in run_sqlite("doctor").stdout.splitlines() if "position fit" in line)
     commands = [command.removeprefix("rlrec ").split() for command in re.findall(r"`(rlrec [^`]+)`", finding)]
     assert [run_sqlite(*command).exit_code for command in commands] == [0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["thompson", "ucb"])
+def test_doctor_has_the_figure_of_position_fit_or_none(kind: str, run_sqlite: Run) -> None:
+    """Readers look at positions 2 to 4 with .62, .46 and .38. `ucb` draws nothing, so that no curve can be fitted."""
+    run_sqlite("policy", "create", "home", "--kind", kind)
+    rates = "--env", "rates=0.3,0.25,0.25" + ",0.2" * 9, "--env", "power=0.7"
+    run_sqlite("simulate", "pbm", "--policy", "home", "--sessions", 700, "--group", 10, "-k", 4, *rates, "--seed", 1)
+    (finding,) = (line for line in run_sqlite("doctor").stdout.splitlines() if "position fit" in line)
+    fitted = run_sqlite("position", "fit", "home", "--log", "policy=home", "--json")
+    earn = "below position 1 earn less than"
+    if kind == "thompson":
+        below = fitted.json["positions"][1:]
+        share = sum(row["examination"] * row["slots"] for row in below) / sum(row["slots"] for row in below)
+        earn = f"at positions 2 to 4 earn {share:.0%} of"
+    assert fitted.exit_code == (0 if kind == "thompson" else 3)
+    assert f"at equal arms, slots {earn} those at position 1" in finding
 
 
 @pytest.mark.slow
