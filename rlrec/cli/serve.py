@@ -11,6 +11,7 @@ import signal
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from itertools import islice
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 20  # with a store that is busy, before clients are told to come again
 BACKLOG = 1_024
+LOCK_PAUSE_S = 0.05  # between tries to lock a folder
+PAUSES_BEFORE_NOTICE = 10
 
 
 @click.command()
@@ -260,10 +263,27 @@ def _locked(folder: str) -> Iterator[None]:
     """A lock on a folder: of two servers that start at once, the second one finds the first one's socket."""
     number = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(number, fcntl.LOCK_EX)
+        pauses = 0
+        while not _try_lock(number):
+            limit = 30_000_000 if (chosen := settings().lock_timeout) is None else chosen
+            if pauses * LOCK_PAUSE_S * 1e6 >= limit:
+                message = f"another process holds the lock of the folder {folder}"
+                raise StoreBusy(message, hint=f"`fuser {folder}` names it: end it, or choose another folder")
+            pauses += 1
+            if pauses == PAUSES_BEFORE_NOTICE:
+                notice(f"another process holds the lock of the folder {folder}: it is waited for, {limit / 1e6:g} s")
+            time.sleep(LOCK_PAUSE_S)
         yield
     finally:
         os.close(number)
+
+
+def _try_lock(number: int) -> bool:
+    """Whether a file is locked now; False where others hold the lock."""
+    with suppress(BlockingIOError):
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def _remove_dead(path: str) -> None:

@@ -543,6 +543,23 @@ def test_a_port_in_use_is_a_conflict(kiosk: str) -> None:
     assert (answer.exit_code, "listens on" in answer.stderr) == (6, True)
 
 
+def test_a_folder_that_another_process_locks_is_waited_for_and_named(kiosk: str, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/s.sock"
+    number = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        for timeout, n_lines in (("100ms", 1), ("1s", 2)):  # a short wait is not announced
+            began = time.monotonic()
+            answer = runner(kiosk)("--lock-timeout", timeout, "serve", "--listen", address)
+            assert (answer.exit_code, answer.stdout, answer.stderr.count("\n")) == (4, "", n_lines)
+            assert f"another process holds the lock of the folder {tmp_path}" in answer.stderr.splitlines()[-1]
+            assert time.monotonic() - began < 10
+    finally:
+        os.close(number)
+    with listening(address, allow_remote=False):  # nobody holds it any more
+        assert stat.S_ISSOCK((tmp_path / "s.sock").stat().st_mode)
+
+
 def test_a_server_needs_a_store(tmp_path: Path) -> None:
     assert runner(str(tmp_path / "none.db"))("serve", "--listen", "127.0.0.1:0").exit_code == 3
 
