@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+OUT_OF_MEMORY = "out of memory", "give the process more (ulimit -v, its container), or less to do: a narrower --log"
+
 
 class RlrecError(Exception):
     """Something failed. `hint` says what to do next; the class holds the exit code."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from mmap import mmap
 from typing import Any, NoReturn, cast
 
 import click
@@ -17,7 +18,7 @@ from rlrec.cli import output, signals
 from rlrec.cli.shared import CommandGroup, Settings
 from rlrec.cli.values import CLOCK, DURATION
 from rlrec.cli.views import terminal_columns
-from rlrec.errors import InputError
+from rlrec.errors import OUT_OF_MEMORY, InputError
 
 # name: (module:attribute, its one-line help without the final stop). The help lists them in this order.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -55,6 +56,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 CONFIG = "rlrec.toml"
 HELP = {"-h", "--help"}
 COMPLETE = "_RLREC_COMPLETE"  # set by the shell that asks how a word may go on
+NUMPY_BYTES = 90 << 20  # of addresses that its libraries and the buffer of OpenBLAS take
 YOUNG = 200_000  # objects; imports make half of them, and nothing that a collector could find
 EPILOG = """\b
 Examples:
@@ -154,10 +156,30 @@ class Program(CommandGroup):
                 code = end.exit_code
             output.flush()
         except (Exception, KeyboardInterrupt) as error:
-            from rlrec.cli.failures import report_failure
-
-            return report_failure(error, settings, args)
+            return _report_failure(error, settings, args)
         return code
+
+
+def _report_failure(error: BaseException, settings: Settings, args: list[str]) -> int:
+    """The exit code of a command that failed, also where there is no memory left to load what describes errors."""
+    try:
+        from rlrec.cli.failures import report_failure
+
+        return report_failure(error, settings, args)
+    except (MemoryError, ImportError, SystemError):
+        form = '{"error": "%s", "hint": "%s", "code": 1}\n' if "--json" in args else "Error: %s. %s\n"
+        with suppress(OSError):
+            os.write(2, (form % OUT_OF_MEMORY).encode())
+        return 1
+
+
+class _RoomForNumpy:
+    """Stands before the importers: raises OSError where OpenBLAS would end the process, for want of memory."""
+
+    @staticmethod
+    def find_spec(name: str, path: object, target: object = None) -> None:
+        if name == "numpy":
+            mmap(-1, NUMPY_BYTES).close()
 
 
 def _options(command: click.Command) -> set[str]:
@@ -248,6 +270,7 @@ def main() -> NoReturn:
     the environment says otherwise: more of them take 30 ms to start, and on a busy machine wait for each other by
     spinning (`evaluate` took three times as long)."""
     signals.install()
+    sys.meta_path.insert(0, _RoomForNumpy)
     gc.set_threshold(YOUNG)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:

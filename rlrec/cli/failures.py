@@ -15,9 +15,10 @@ import click
 from rlrec.cli import output
 from rlrec.cli.shared import HelpWanted, Settings, safe
 from rlrec.cli.values import masked, passwords
-from rlrec.errors import InputError, RlrecError
+from rlrec.errors import OUT_OF_MEMORY, InputError, RlrecError
 
 ARGUMENTS = {"policy": "reference"}  # field: the argument that holds it
+NO_MEMORY = "failed to map segment|[Cc]annot allocate memory|can't start new thread"  # of the system and of Python
 INTERRUPTED = 130
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)  # in the file that is the output
 PIPE_CLOSED = 141  # what a shell shows for a tool that SIGPIPE ended
@@ -69,6 +70,8 @@ def _describe(error: BaseException, settings: Settings) -> tuple[str, str | None
         return message, _runnable(error.hint, settings), error.code
     if isinstance(error, click.ClickException):
         return *_usage(error), error.exit_code
+    if isinstance(error, MemoryError | SystemError) or re.search(NO_MEMORY, str(error)):
+        return OUT_OF_MEMORY[0], _stored_hint(settings) or OUT_OF_MEMORY[1], 1
     if isinstance(error, OSError) and error.strerror:
         subject = f"{error.filename}: " if error.filename else ""
         what = "cannot write the output: " if not subject and error.errno in NO_ROOM else ""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rlrec.cli import app
 from rlrec.cli.values import Integer
-
-if TYPE_CHECKING:
-    pass
 
 ENGINES = ("local", "dask")
 _OPTIONS = (

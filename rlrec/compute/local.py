@@ -81,7 +81,9 @@ class Processes:
 class _Process:
     def __init__(self, runner: Runner) -> None:
         variables = {**ENVIRONMENT, **os.environ}
-        self._process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables)
+        self._process = subprocess.Popen(
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=variables
+        )
         self._questions = cast(BinaryIO, self._process.stdin)
         self.answers = cast(BinaryIO, self._process.stdout)
         self.send(pickle.dumps(sys.path))

@@ -493,6 +493,19 @@ def test_a_stderr_that_is_full_changes_no_exit_code(shop_sqlite: Run, sqlite_db:
             assert subprocess.run(command, stdout=subprocess.PIPE, stderr=full, check=False).returncode == code
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not limit addresses")
+def test_too_little_memory_is_one_line(shop_sqlite: Run, sqlite_db: str) -> None:
+    """At these limits: the libraries of numpy cannot be mapped, OpenBLAS gets no buffer, and the modules that describe
+    errors cannot be loaded (near 120 MB)."""
+    command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "evaluate", "uniform", "--json"]
+    for megabytes in (80, 100, 120, 128):
+        limited = ["sh", "-c", f'ulimit -v {megabytes << 10}; exec "$0" "$@"', *command]
+        result = subprocess.run(limited, capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1), megabytes
+        assert json.loads(result.stderr)["error"] == "out of memory", megabytes
+
+
 def test_an_error_about_a_value_from_the_environment_names_the_variable(run_sqlite: Run) -> None:
     for option, value in (("LOG", "foo"), ("ESTIMATOR", "best"), ("REWARD", "zz"), ("LEVEL", "2")):
         result = run_sqlite("evaluate", "uniform", env={f"RLREC_EVALUATE_{option}": value})
