@@ -55,6 +55,9 @@ class CommandResult:
 
 Run = Callable[..., CommandResult]
 
+PATIENCE_S = 300
+"""After so long a test gives up, whatever it waits for: other work may need all cores."""
+
 
 _draws = seeds.source = random.Random()
 """Every seed and salt that a test leaves to chance, in this process."""

@@ -17,6 +17,7 @@ from rlrec.app.session import end
 from rlrec.errors import Conflict, InputError
 from rlrec.store import Store
 from tests.app.shop import ask, stocked, tell
+from tests.conftest import PATIENCE_S
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload([__name__])
@@ -45,7 +46,7 @@ def _run(work: Callable[..., Any], db: str, item: Any, barrier: Any, pipe: Conne
 
     try:
         with closing(Store(db)) as store:
-            barrier.wait(60)
+            barrier.wait(PATIENCE_S)
             pipe.send((True, work(store, item)))
     except Exception:
         pipe.send((False, traceback.format_exc()))

@@ -22,10 +22,9 @@ from rlrec.store import Store
 from tests.app.visitors import LATER, opened, serve
 from tests.cli.test_route_gate import LATER as CENTURY
 from tests.cli.test_route_gate import prepared
-from tests.conftest import ON_BOTH, Run, filled
+from tests.conftest import ON_BOTH, PATIENCE_S, Run, filled
 
 pytestmark = [pytest.mark.slow, ON_BOTH]
-PATIENCE_S = 60
 SET = ("--now", CENTURY, "route", "set", "home", "--require", "if-better", "--json", "--to")
 NOW = "2027-01-16T08:00:00Z"  # LATER
 TRAIN = ("--now", NOW, "train-pg", "visits", "--seed", "1", "--epochs", "2", "--promote", "if-better", "--json")

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from rlrec.cli.output import Show, View
-from tests.conftest import Run
+from tests.conftest import PATIENCE_S, Run
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def test_a_lost_answer_says_what_is_stored(run_sqlite: Run, sqlite_db: str, fork
     def onto_full_disk(*words: str) -> tuple[int, str]:
         with open("/dev/full", "wb") as full:
             command = [str(forked_rlrec), "--db", sqlite_db, *words, "--json"]
-            child = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+            child = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=PATIENCE_S)
         error = json.loads(child.stderr)
         assert error["error"] == FULL
         return child.returncode, error["hint"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Run, runner
+from tests.conftest import PATIENCE_S, Run, runner
 
 FLUSH = {"op": "flush"}
 
@@ -131,7 +131,7 @@ def test_a_caller_that_waits_is_answered_line_by_line(sqlite_db: str, kiosk: Run
                 child.stdin.write(lines(line).encode())
                 child.stdin.flush()
                 assert json.loads(child.stdout.readline())["decision_id"] == number
-        _, err = child.communicate(timeout=10)
+        _, err = child.communicate(timeout=PATIENCE_S)
     assert (child.returncode, err) == (0, b"")
 
 

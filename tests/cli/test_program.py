@@ -25,7 +25,7 @@ from rlrec.cli.shared import CommandGroup, notice, printed, settings, stored
 from rlrec.cli.values import TIME, Integer
 from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
 from rlrec.store import Store
-from tests.conftest import Run
+from tests.conftest import PATIENCE_S, Run
 
 
 class Row(msgspec.Struct, forbid_unknown_fields=True):
@@ -105,7 +105,7 @@ def wait() -> None:
 
     click.echo("ready")
     sys.stdout.flush()
-    time.sleep(20)
+    time.sleep(600)
 
 
 @click.group(cls=CommandGroup)
@@ -421,7 +421,7 @@ def test_a_reader_that_leaves_early_is_no_error(form: Any, env: Any) -> None:
     with process("many", "--format", form, env=env) as child:
         assert child.stdout.readline() != b""
         child.stdout.close()
-        assert (child.wait(20), child.stderr.read()) == (141, b"")
+        assert (child.wait(PATIENCE_S), child.stderr.read()) == (141, b"")
 
 
 @pytest.mark.slow
@@ -429,7 +429,7 @@ def test_ctrl_c_is_one_line_and_130() -> None:
     with process("wait") as child:
         assert child.stdout.readline() == b"ready\n"
         child.send_signal(signal.SIGINT)
-        assert (child.wait(10), child.stderr.read()) == (130, b"Error: interrupted.\n")
+        assert (child.wait(PATIENCE_S), child.stderr.read()) == (130, b"Error: interrupted.\n")
 
 
 @pytest.mark.slow
@@ -451,7 +451,7 @@ def test_keys_are_utf8_in_any_locale() -> None:
 @pytest.mark.parametrize("args", [("echo",), ("--help",), ("many", "--format", "ndjson")])
 def test_a_full_disk_is_one_line_and_exit_1(args: Any) -> None:
     with open("/dev/full", "wb") as full, process(*args, stdout=full) as child:
-        reported = child.communicate(timeout=20)[1]
+        reported = child.communicate(timeout=PATIENCE_S)[1]
     assert (child.returncode, reported) == (1, b"Error: cannot write the output: No space left on device.\n")
 
 
@@ -463,14 +463,14 @@ def test_a_stream_answers_line_by_line() -> None:
             child.stdin.flush()
             assert json.loads(child.stdout.readline()) == {"line": number}
         child.stdin.close()
-        assert (child.wait(10), child.stderr.read()) == (0, b"")
+        assert (child.wait(PATIENCE_S), child.stderr.read()) == (0, b"")
 
 
 @pytest.mark.slow
 def test_a_terminal_as_input_is_told_what_to_do() -> None:
     ours, theirs = os.openpty()
     with process("answer", "--input", "-", stdin=theirs) as child:
-        out, err = child.communicate(timeout=10)
+        out, err = child.communicate(timeout=PATIENCE_S)
     os.close(ours)
     os.close(theirs)
     assert (child.returncode, out) == (2, b"")

@@ -19,7 +19,7 @@ import pytest
 
 from rlrec.app import doctor
 from rlrec.store import Store
-from tests.conftest import ON_BOTH, runner
+from tests.conftest import ON_BOTH, PATIENCE_S, runner
 
 pytestmark = [pytest.mark.slow, ON_BOTH]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -49,7 +49,7 @@ def process(db: str, *words: str, **streams: Any) -> Iterator[subprocess.Popen[b
 
 def ended(child: subprocess.Popen[bytes], number: int) -> tuple[int, bytes]:
     child.send_signal(number)
-    _, stderr = child.communicate(timeout=20)
+    _, stderr = child.communicate(timeout=PATIENCE_S)
     return child.returncode, stderr
 
 
@@ -103,8 +103,8 @@ def test_nothing_is_left_in_the_temporary_folder(shop: str, tmp_path: Path, monk
 def test_a_second_signal_ends_at_once_and_quietly(tmp_path: Path) -> None:
     script = (
         "import time\nfrom rlrec.cli import signals\nsignals.install()\n"
-        "try:\n    print('ready', flush=True)\n    time.sleep(60)\n"
-        "finally:\n    print('unwinding', flush=True)\n    time.sleep(60)\n"
+        "try:\n    print('ready', flush=True)\n    time.sleep(3600)\n"
+        "finally:\n    print('unwinding', flush=True)\n    time.sleep(3600)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with child:
@@ -112,7 +112,7 @@ def test_a_second_signal_ends_at_once_and_quietly(tmp_path: Path) -> None:
         for word in (b"ready\n", b"unwinding\n"):
             assert child.stdout.readline() == word
             child.send_signal(signal.SIGINT)
-        assert (child.wait(10), child.communicate()[1]) == (130, b"")
+        assert (child.wait(PATIENCE_S), child.communicate()[1]) == (130, b"")
 
 
 def test_an_ignored_signal_stays_ignored(shop: str) -> None:
@@ -127,13 +127,13 @@ def test_an_ignored_signal_stays_ignored(shop: str) -> None:
         child.stdin.write(REQUEST)
         child.stdin.close()
         assert json.loads(child.stdout.readline())["decision_id"] == 2
-        assert child.wait(10) == 0
+        assert child.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_pipe_whose_answers_cannot_be_written_fails(shop: str) -> None:
     with open("/dev/full", "wb") as full, process(shop, "pipe", stdout=full) as child:
-        _, stderr = child.communicate(REQUEST, timeout=20)
+        _, stderr = child.communicate(REQUEST, timeout=PATIENCE_S)
     assert child.returncode == 1
     assert stderr.startswith(
         b"Error: cannot write the output: No space left on device. what the command did is stored;"

@@ -19,7 +19,7 @@ from rlrec.app.pipe import Pipe, Request
 from rlrec.errors import InputError
 from rlrec.store import Store, engine
 from tests.cli.test_pipe import ask, lines, stocked, tell
-from tests.conftest import ON_BOTH, runner
+from tests.conftest import ON_BOTH, PATIENCE_S, runner
 
 pytestmark = ON_BOTH
 
@@ -65,7 +65,7 @@ def test_a_stream_waits_for_a_store_that_is_locked(sqlite_db: str, words: tuple[
             time.sleep(0.5)  # for more than one try
             other.execute("COMMIT")
         assert answer(child)["decision_id"] == 2
-        assert child.communicate(timeout=20) == ("", "")
+        assert child.communicate(timeout=PATIENCE_S) == ("", "")
     assert child.returncode == 0
 
 
@@ -94,7 +94,7 @@ def test_a_stream_connects_again_after_its_connection_was_closed(db: str) -> Non
             end_others(db)
             send(child, tell(decision_id=number))
             assert answer(child)["reward"] == 1.0
-        out, err = child.communicate(timeout=20)
+        out, err = child.communicate(timeout=PATIENCE_S)
     assert (child.returncode, out) == (0, "")
     assert all("the group is tried again" in line for line in err.splitlines()), err
     with closing(Store(db)) as store, store.read() as unit:

@@ -20,7 +20,7 @@ import pytest
 from rlrec.cli.progress import ProgressLine
 from rlrec.cli.views import Screen, View
 from rlrec.store import Store
-from tests.conftest import Run, filled, runner
+from tests.conftest import PATIENCE_S, Run, filled, runner
 
 NOW = "2026-01-02T12:00:00Z"
 AT_NOON = ("--now", "2026-01-01T12:00:00Z")
@@ -45,7 +45,7 @@ def terminal(
         chunks = list[bytes]()
         while chunk := _read(master):
             chunks.append(chunk)
-        process.wait(60)
+        process.wait(PATIENCE_S)
     os.close(master)
     return b"".join(chunks).decode().replace("\r\n", "\n")
 

@@ -23,6 +23,7 @@ from rlrec.compute.packing import pack, unpack
 from rlrec.compute.protocol import ENVIRONMENT, Fingerprint, fingerprint, is_mixed
 from rlrec.errors import InputError, RlrecError
 from tests.app import logs
+from tests.conftest import PATIENCE_S
 
 
 def judged(db: str, workers: Workers = passes.HERE, **options: Any) -> list[dict[str, Any]]:
@@ -74,7 +75,7 @@ class Meeting(StoreRunner):
     """A runner that works on no partition before two workers have begun: files of the folder MEETING count them."""
 
     def __call__(self, task: bytes, partition: Any, /) -> Any:
-        folder, deadline = Path(os.environ["MEETING"]), monotonic() + 25
+        folder, deadline = Path(os.environ["MEETING"]), monotonic() + PATIENCE_S
         (folder / str(os.getpid())).touch()
         while len(list(folder.iterdir())) < 2:
             assert monotonic() < deadline
@@ -159,7 +160,7 @@ def process(task: bytes, partition: object) -> int:
 @pytest.mark.slow
 def test_an_answer_that_is_lost_with_its_worker_is_computed_again() -> None:
     with closing(Cluster(1, process, scheduler=None)) as engine:
-        answers, deadline = engine.map(b"", range(2)), monotonic() + 25
+        answers, deadline = engine.map(b"", range(2)), monotonic() + PATIENCE_S
         first, number = next(answers)  # whose future Dask releases in a thread of its own, sooner or later
         key = next(key for key in list(engine.client.futures) if f"partition-{1 - first}-" in key)
         state = engine.client.futures[key]

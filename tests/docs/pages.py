@@ -116,7 +116,7 @@ def run(text: str, folder: Path, environment: Path, replaced: Mapping[str, str])
     variables |= {name: os.environ[name] for name in BYTECODE if name in os.environ}
     done = subprocess.run(
         ["bash", "-c", script], cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, timeout=300, check=False,
+        stderr=subprocess.STDOUT, timeout=600, check=False,
     )  # fmt: skip
     printed = done.stdout.decode()
     for word, value in replaced.items():

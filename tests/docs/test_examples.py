@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from rlrec.cli import program
-from tests.conftest import runner
+from tests.conftest import PATIENCE_S, runner
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = re.compile(r"^ *Examples?:\n((?: +\S.*\n?)+)", re.MULTILINE)
@@ -101,7 +101,7 @@ def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def in_shell(line: str, program: Path) -> tuple[int, str, str]:
     script = f'rlrec() {{ {shlex.quote(str(program))} "$@"; }}\nset -euo pipefail\n{line}'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False,
-                          stdin=subprocess.DEVNULL, timeout=120)  # fmt: skip
+                          stdin=subprocess.DEVNULL, timeout=PATIENCE_S)  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
 

@@ -20,7 +20,7 @@ from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch, Selection
 from tests.app.shop import ask, clock, stocked, tell
 from tests.app.workers import processes
-from tests.conftest import filled
+from tests.conftest import PATIENCE_S, filled
 
 READS = 8  # while another process writes; was run with 300 and three writers
 
@@ -186,7 +186,7 @@ def busy(served: Store, db: str) -> Iterator[Store]:
     ready, stop = processes.Event(), processes.Event()
     process = processes.Process(target=writes, args=(db, ready, stop))
     process.start()
-    assert ready.wait(60)
+    assert ready.wait(PATIENCE_S)
     yield clock(served, None)
     stop.set()
     process.join()

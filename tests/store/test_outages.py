@@ -23,7 +23,7 @@ from rlrec.app.init import init
 from rlrec.store import Store
 from rlrec.store.engine import Waits
 from tests.app.shop import ask, stocked
-from tests.conftest import runner
+from tests.conftest import PATIENCE_S, runner
 from tests.store.servers import ROOT_RUNS_AS, PostgresServer, new_server
 
 CLIENTS = 4
@@ -50,7 +50,7 @@ def named(server: PostgresServer, name: str, more: str = "") -> str:
 def client(db: str, number: int, answers: Any) -> None:
     """Recommend and tell what happened; every second round has a request id and a key."""
     acknowledged = []
-    with closing(Store(db, waits=Waits(reconnect=60_000_000))) as store:
+    with closing(Store(db, waits=Waits(reconnect=PATIENCE_S * 1_000_000))) as store:
         for turn in range(ROUNDS):
             key = f"{number}-{turn}" if turn % 2 else None
             decision_id = ask(store, session=f"s{number}-{turn}", request_id=key)["decision_id"]
@@ -78,9 +78,9 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: Postgres
         server.stop("immediate")
         time.sleep(0.3)
         server.start()
-        acknowledged = [decision_id for _ in clients for decision_id in answers.get(timeout=40)]
+        acknowledged = [decision_id for _ in clients for decision_id in answers.get(timeout=PATIENCE_S)]
         for process in clients:
-            process.join(30)
+            process.join(PATIENCE_S)
             assert process.exitcode == 0
         with store.read() as unit:
             decisions = [row[0] for row in unit.ask("SELECT id FROM decision ORDER BY id")]
