@@ -49,7 +49,7 @@ class Request:
 
 
 class PolicyTraffic(NamedTuple):
-    """How much a policy served, its variants in experiments included. newest: day of its newest decision."""
+    """How much a policy served; a variant in an experiment is one of its own. newest: day of its newest decision."""
 
     policy: str
     decisions: int
@@ -123,13 +123,13 @@ class _Gathering:
         self._bounds = {size: selected.newest_at(unit, self.selection, size) for size in (JUDGED, EXPOSED)}
 
     def _count_traffic(self) -> Counter[int]:
-        """Decisions of each policy, those of its variants included; the answer gets its table of them."""
+        """Decisions of each policy; the answer gets its table of them."""
         owners = {version.id: version for version in policies.versions(self.unit, list(self.every))}
         count, day = Counter[int](), dict[int, int]()
         for row in self.days:
-            base = owners[row.version_id].policy.base_id or owners[row.version_id].policy.id
-            count[base] += row.decisions
-            day[base] = row.day
+            key = owners[row.version_id].policy.id
+            count[key] += row.decisions
+            day[key] = row.day
         numbers = Counter(version.policy.id for version in owners.values())
         self.answer.traffic = [
             PolicyTraffic(
@@ -183,7 +183,7 @@ class _Gathering:
     def _shown(self) -> list[int]:
         """The ids of the policies whose beliefs are shown."""
         if self.chosen is not None:
-            return [self.chosen.id]
+            return [*self.served] or [self.chosen.id]
         online = [key for key, _ in self.served.most_common() if self.every[key].kind not in ("logged", "uniform")]
         return online[:BELIEFS] or [key for key in self.live if self.every[key].base_id is None][:BELIEFS]
 
@@ -204,8 +204,7 @@ class _Gathering:
 
     def _reward(self) -> str:
         """The reward that the policy with the most decisions learns."""
-        key = self.chosen.id if self.chosen is not None else self.served.most_common(1)[0][0]
-        return self.live[key].reward.name
+        return self.live[self.served.most_common(1)[0][0]].reward.name
 
     def _estimates(self) -> None:
         answer, since = self.answer, self._bounds[JUDGED]
@@ -226,10 +225,12 @@ class _Gathering:
         answer.reasons = evaluate.explained(answer.estimates)
 
     def _targets(self) -> list[str]:
-        """The policy that was chosen; else those that served most, and then others that can serve."""
+        """The policies that served most, of the one that was chosen where one was; else then others that can serve."""
         if self.chosen is not None:
-            return [self.chosen.name]
-        others = [each for each in self.every.values() if each.base_id is None and each.kind not in (UNIFORM, "logged")]
+            return [self.every[key].name for key in self._shown()]
+        served = {*self.served, *(self.every[key].base_id for key in self.served)}
+        unserved = [each for each in self.every.values() if each.base_id is None and each.id not in served]
+        others = [each for each in unserved if each.kind not in (UNIFORM, "logged")]
         names = [self.every[key].name for key, _ in self.served.most_common()] + [each.name for each in others]
         return [*dict.fromkeys(names)][:TARGETS]
 
@@ -250,9 +251,10 @@ class _Gathering:
         return [each for each in filled if each is not None]
 
     def _concerned(self, each: Experiment) -> bool:
-        """Whether a variant of an experiment is a copy of the policy that was chosen."""
+        """Whether a variant of an experiment is the policy that was chosen, or a copy of it."""
         assert self.chosen is not None
-        return self.chosen.id in {self.every[variant.policy_id].base_id for variant in each.variants}
+        copies = [self.every[variant.policy_id] for variant in each.variants]
+        return any(self.chosen.id in (copy.id, copy.base_id) for copy in copies)
 
     def _curves(self) -> list[CurveAnswer]:
         newest_of = {row["curve"]: row["number"] for row in positions.listing(self.store)}

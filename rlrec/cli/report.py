@@ -11,12 +11,12 @@ from rlrec.cli.files import write_text
 from rlrec.cli.inputs import check_target
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Store, reading
-from rlrec.cli.values import NAME, TIME
+from rlrec.cli.values import TIME
 
 
 @click.command()
 @click.argument("file", metavar="FILE.html|-", type=click.Path(dir_okay=False, allow_dash=True))
-@click.option("--policy", type=NAME, metavar="NAME", help="Only this policy, and decisions of it.")
+@click.option("--policy", metavar="NAME", help="Only this policy with its variants, or POLICY@EXPERIMENT/VARIANT.")
 @click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all].")
 @click.option("--since", type=TIME, metavar="TIME", help="Only decisions from this time on.")
 @click.option("--title", help="Heading of the page [default: What the recommender does].")

@@ -155,6 +155,27 @@ def test_what_learned_from_the_log_is_no_finding_about_it(run_sqlite: Run) -> No
     assert "less than the logged average" in headline
 
 
+def test_a_variant_stands_for_itself_and_its_parent_that_serves_nobody_is_not_shown(run_sqlite: Run) -> None:
+    for words in (
+        ["policy", "create", "shelf", "--kind", "thompson", "--param", "floor=0.1"],
+        ["policy", "create", "old", "--kind", "uniform"],
+        ["experiment", "create", "ranking", "--unit", "session", "--variant", "was=old", "--variant", "new=shelf"],
+        ["simulate", "bernoulli", "--experiment", "ranking", "--sessions", "200", "--env", "rates=0.5,0.4,0.1"],
+    ):
+        assert run_sqlite(*words).exit_code == 0
+    text, parent, variant = (
+        page(run_sqlite, *options) for options in ((), ("--policy", "shelf"), ("--policy", "shelf@ranking/new"))
+    )
+    for each in (text, parent, variant):
+        assert "<td>shelf@ranking/new@1</td>" in each
+        assert "<td>shelf@ranking/new</td>" in each  # in the table of what served
+        assert "<td>shelf@1</td>" not in each
+        assert "ranking: new" in each
+    assert "<td>old@ranking/was</td>" not in variant
+    refused = run_sqlite("report", "-", "--policy", "shelf@ranking/other")
+    assert (refused.exit_code, "did you mean shelf@ranking/new?" in refused.stderr) == (2, True)
+
+
 def test_a_policy_narrows_the_page(shop_sqlite: Run) -> None:
     text = page(shop_sqlite, "--policy", "other", "--no-estimates")
     assert "home@1" not in text
