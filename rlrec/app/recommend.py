@@ -93,6 +93,7 @@ def _recommend_group(
             planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
             distributions = {plan.shared for plan in planned.values()}
             _notice_unread(store, planned, cache)
+            _notice_retired(store, planned, cache)
             duplicates = (plan.decision_id for plan in group if isinstance(plan, Duplicate))
             repeated = {decision_id for decision_id in duplicates if decision_id is not None}
             # nothing is read once all is committed
@@ -137,6 +138,16 @@ def _notice_unread(store: Store, planned: Mapping[int, PlannedRequest], cache: S
         if not shared.case.reads and name not in cache.unread:
             cache.unread.add(name)
             store.notice(f"policy {name} reads no context; the context is stored all the same")
+
+
+def _notice_retired(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
+    """Say, once for each retired arm, that a request listed it in vain."""
+    for shared, listed in {plan.shared: plan.request.arms or () for plan in planned.values()}.items():
+        if len(listed) > len(shared.eligible):
+            new = sorted(set(listed) - {cache.keys[arm] for arm in shared.eligible} - cache.retired)
+            cache.retired.update(new)
+            if new:
+                store.notice(f"retired arms are left out: {', '.join(new)}; `rlrec arm restore` brings them back")
 
 
 def _intern(store: Store, bodies: set[str], sets: set[tuple[int, ...]], cache: ServingCache) -> None:

@@ -155,6 +155,22 @@ def test_a_context_that_is_not_read_is_said_once_for_each_policy(kiosk: Run, dry
     assert (answer.exit_code, UNREAD in answer.stderr) == (0, True)
 
 
+def test_a_retired_arm_of_a_list_is_named(kiosk: Run) -> None:
+    """The slate is drawn from the others; a stream says it once."""
+    kiosk("arm", "retire", "a3")
+    words = ("recommend", "--policy", "u", "--session", "s1", "--seed", 1)
+    answers = [kiosk(*words, "--dry-run", "--arms", arms, "--json") for arms in ("a1,a3", "a1")]
+    assert answers[0].json["slate"] == answers[1].json["slate"]
+    news = "retired arms are left out: a3; `rlrec arm restore` brings them back\n"
+    assert [answer.stderr for answer in answers] == [news + answers[1].stderr, answers[1].stderr]
+    stream = lines(ask(arms=["a1", "a3"]), ask(arms=["a2", "a3"]), ask(arms=["a3"]))
+    result = kiosk("recommend", "--input", "-", stdin=stream)
+    assert result.stderr.count(news) == 1
+    assert result.lines[2]["error"] == "no arm is eligible: retired: a3; `rlrec arm restore` brings them back"
+    refused = kiosk(*words, "--arms", "a1,a3", "-k", 2)
+    assert "but only 1 arms are eligible. retired: a3; `rlrec arm restore`" in refused.stderr
+
+
 def test_a_context_that_is_read_is_no_news(kiosk: Run, tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("value,arm,probability\n9,a1,1\n*,a2,1\n")
     kiosk(

@@ -25,8 +25,8 @@ class ServingCache:
     """A cache that one group of a stream leaves to the next; a single command starts with an empty one.
     contexts, sets: ids of stored contexts and eligible sets. keys: of arms. active: the arms of the present catalogue;
     unnamed: whether this set has no id yet. weighs_returns: whether some reward weighs the event `return`. unread:
-    policies that were said to read no context. policies: references to versions: their names are no routes, and never
-    will be."""
+    policies that were said to read no context; retired: arms that were said to be. policies: references to versions:
+    their names are no routes, and never will be."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
@@ -39,6 +39,7 @@ class ServingCache:
         self.unnamed = True
         self.weighs_returns = 0
         self.unread: set[str] = set()
+        self.retired: set[str] = set()
         self.policies: set[str] = set()
         self._revision: int | None = None
         self.removals: int | None = None

@@ -152,6 +152,7 @@ class _Group:
 
     def _eligible(self, request: Request) -> Eligible:
         """The ids of the arms that may be shown, ascending. Raises InputError where they are too few."""
+        retired = ""
         if request.arms is None:
             eligible = self.catalogue
         else:
@@ -162,12 +163,15 @@ class _Group:
                 twice = next(key for key in request.arms if request.arms.count(key) > 1)
                 raise InputError(f"arm {twice!r} is listed twice", hint="list each arm once", field="arms")
             eligible = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
+            retired = ", ".join(key for key in request.arms if self.ids[key] not in self._active)
+        hint = f"retired: {retired}; `rlrec arm restore` brings them back" if retired else None
         if not eligible:
-            raise InputError("no arm is eligible", hint="add arms with `rlrec arm add`, or restore some", field="arms")
+            hint = hint or "add arms with `rlrec arm add`, or restore some"
+            raise InputError("no arm is eligible", hint=hint, field="arms")
         if request.size > LONGEST:
             raise InputError(f"k is {request.size}", hint=f"a slate has at most {LONGEST} positions", field="k")
         if request.size > len(eligible):
-            raise InputError(f"k is {request.size}, but only {len(eligible)} arms are eligible", field="k")
+            raise InputError(f"k is {request.size}, but only {len(eligible)} arms are eligible", hint=hint, field="k")
         return eligible
 
     def _near(self, unknown: str) -> str:
