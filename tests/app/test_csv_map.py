@@ -11,6 +11,8 @@ import pytest
 
 from rlrec import times
 from rlrec.app.imports.layouts import csv_cells
+from rlrec.app.imports.layouts.csv_map import SINGLE, ColumnMap
+from rlrec.errors import InputError
 from tests.app.logs import summary
 from tests.conftest import ON_BOTH, Run
 
@@ -211,3 +213,31 @@ def test_decisions_without_propensities_are_said(run_sqlite: Run) -> None:
     assert "1 decision without a propensity" in run_sqlite(*command).stderr
     assert "1 line stored before" not in (output := run_sqlite(*command, "--propensity", "uniform").stderr)
     assert "2 lines stored before, with the propensities of that time" in output
+
+
+JSON = [None, True, 0, 1.5, "", "no such column", [], {}, ["item"], [["item"]], [{"a": 1}, "b"], {"click": ["item"]}]
+
+
+def test_a_map_of_any_json_is_one_or_is_named() -> None:
+    words, maps = [*SINGLE, "events", "context"], list[Any](JSON)
+    maps += [{"arm": "item", word: value} for word in words for value in JSON]
+    refused = 0
+    for columns in maps:
+        try:
+            assert all(isinstance(name, str) for name in ColumnMap.of(columns).names)
+        except InputError:
+            refused += 1
+    assert 0.5 * len(maps) < refused < len(maps)
+
+
+@pytest.mark.parametrize("layout", ["csv", "parquet"])
+def test_a_list_in_place_of_a_column_is_named_in_one_line(run_sqlite: Run, layout: str) -> None:
+    if layout == "parquet":
+        pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pa.table({"item": ["a", "b"]}), "log")
+    else:
+        Path("log").write_text("item\na\nb\n")
+    Path("map.json").write_text('{"arm": ["item"]}')
+    refused = run_sqlite("import-log", "log", "--layout", layout, "--map", "map.json")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert '["item"] is no name of a column' in refused.stderr

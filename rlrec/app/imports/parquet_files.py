@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,12 +46,11 @@ class Manifest:
         try:
             with opened_file(folder, MANIFEST) as file:
                 stored = json.load(file)
-            if stored["format"] != FORMAT:
-                raise CheckFailed(f"{folder} was written by a newer rlrec", hint="install that one")
+            _check_entries(stored, folder)
             return cls(**{name: stored[name] for name in ("store", "forgotten", "files", "decisions")})
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RlrecError(f"cannot read {folder}/{MANIFEST}: {error}", hint="export to another folder") from None
 
     def check(self, unit: Unit, folder: str) -> None:
@@ -73,6 +74,24 @@ class Manifest:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, os.path.join(folder, MANIFEST))
+
+
+def _check_entries(stored: Any, folder: str) -> None:
+    """Raises ValueError unless a manifest has the entries that an export writes, and names no other files."""
+    for name, kind in (("format", int), ("store", str), ("forgotten", int), ("files", dict), ("decisions", int)):
+        entry = stored.get(name) if isinstance(stored, dict) else None
+        if type(entry) is not kind:
+            raise ValueError(f"{name} is {json.dumps(entry)[:80]}")
+        if name == "format" and entry != FORMAT:
+            raise CheckFailed(f"{folder} was written by a newer rlrec", hint="install that one")
+    for name in DATASETS:
+        paths = stored["files"].get(name)
+        if not isinstance(paths, list):
+            raise ValueError(f"files.{name} is {json.dumps(paths)[:80]}")
+        pattern = re.compile(rf"{name}/day=\d{{4}}-\d\d-\d\d/bucket=\d\d/part-\d{{6,18}}\.parquet", re.ASCII)
+        for path, times in Counter(map(str, paths)).items():
+            if times > 1 or not pattern.fullmatch(path):
+                raise ValueError(f"files.{name} has {path[:80]!r}, which no export writes there")
 
 
 def mark(unit: Unit) -> str:

@@ -62,22 +62,26 @@ class ColumnMap(NamedTuple):
         for kind in () if isinstance(events, str) else events:
             if not rewards.KIND.fullmatch(kind):
                 raise InputError(f"{kind[:80]!r} is no kind of event", hint="letters, digits, _ and .", field="events")
-        column_map = cls(columns, events, context if isinstance(context, str) else sorted(set(context)))
-        for name in column_map.names:
+        for name in (stated := cls(columns, events, context)).entries:
             if not isinstance(name, str):
                 raise InputError(f"{json.dumps(name)[:80]} is no name of a column", hint=hint)
         if "arm" not in columns:
             raise InputError("the map does not say which column holds the arm", hint=hint)
         if "reward" in columns and events:
             raise InputError('the map has "reward" and "events"', hint="a reward is an event of the kind reward")
-        return column_map
+        return stated if isinstance(context, str) else stated._replace(context=sorted(set(context)))
+
+    @property
+    def entries(self) -> list[str]:
+        """The names of the columns, as often as the map has them."""
+        listed = [self.events] if isinstance(self.events, str) else self.events.values()
+        of_context = [self.context] if isinstance(self.context, str) else self.context
+        return [*self.columns.values(), *listed, *of_context]
 
     @property
     def names(self) -> list[str]:
         """The names of all columns, each once."""
-        listed = [self.events] if isinstance(self.events, str) else self.events.values()
-        of_context = [self.context] if isinstance(self.context, str) else self.context
-        return list(dict.fromkeys(chain(self.columns.values(), listed, of_context)))
+        return list(dict.fromkeys(self.entries))
 
 
 class CsvMap(Layout):
