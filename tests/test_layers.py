@@ -38,6 +38,7 @@ SHARED = {
     "rlrec.errors",
     "rlrec.times",
     "rlrec.directions",
+    "rlrec.drafts",
 }  # standard library only: every layer may use them
 ARRAYS = "rlrec.arrays"  # numpy only: every layer but cli may use it
 FOREIGN = {  # what a layer never imports from outside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import click
 
+from rlrec import drafts
 from rlrec.cli import output
 from rlrec.cli.inputs import check_target
 from rlrec.errors import InputError, RlrecError
@@ -37,11 +39,15 @@ plot_option = click.option(
 def complete_file(path: str) -> Iterator[BinaryIO]:
     """A file that gets its name once it is complete and on the disk; what is no plain file is written to as it is.
 
-    Until then it lies beside its place under a name that nobody else has."""
+    Until then it lies beside its place under a name that nobody else has. Those that were left there by processes that
+    were killed are removed."""
     target = os.path.realpath(path)  # where a link leads, so that the link stays one
     plain = os.path.isfile(target) or not os.path.exists(target)
-    draft = os.path.join(os.path.dirname(target), f".rlrec-{os.urandom(8).hex()}") if plain else path
-    file = _opened(draft, path, mode="xb" if plain else "wb")
+    folder = os.path.dirname(target)
+    draft = os.path.join(folder, f".rlrec-{os.urandom(8).hex()}") if plain else path
+    if plain:
+        drafts.remove_abandoned(f"{glob.escape(folder)}/.rlrec-{'[0-9a-f]' * 16}")
+    file = _opened(draft, path, plain=plain)
     try:
         with file:
             packed = gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) if path.endswith(".gz") else None
@@ -50,17 +56,16 @@ def complete_file(path: str) -> Iterator[BinaryIO]:
             if plain:
                 file.flush()
                 os.fsync(file.fileno())
-        if plain:
-            os.replace(draft, target)
+                os.replace(draft, target)
     finally:
         if plain:
             with suppress(FileNotFoundError):
                 os.unlink(draft)
 
 
-def _opened(draft: str, path: str, *, mode: str) -> BinaryIO:
+def _opened(draft: str, path: str, *, plain: bool) -> BinaryIO:
     try:
-        return cast(BinaryIO, open(draft, mode))
+        return drafts.create(draft) if plain else open(path, "wb")
     except OSError as error:
         folder = os.path.dirname(path)
         hint = f"make its folder first: {folder}" if folder and not os.path.exists(folder) else "choose another path"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import os
 import sqlite3
@@ -10,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from hashlib import blake2b
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import sqlalchemy as sa
 
+from rlrec import drafts
 from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
 from rlrec.store import database_errors, engine, schema
 from rlrec.store import tables as t
@@ -45,9 +45,9 @@ def is_same_file(path: str, other: str) -> bool:
     return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
-def create(path: str, *, like: str) -> None:
-    """Create an empty file that nobody may read who may not read the other one."""
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, os.stat(like).st_mode & 0o777 | 0o600))
+def create(path: str, *, like: str) -> BinaryIO:
+    """A new file that nobody may read who may not read the other one, locked until it is closed."""
+    return drafts.create(path, os.stat(like).st_mode & 0o777 | 0o600)
 
 
 @contextmanager
@@ -111,7 +111,7 @@ class CopyTarget:
             raise CheckFailed(f"{self.where} holds the beginning of another copy", hint=hint)
         if self._like is not None and self.url.drivername == "sqlite":
             with suppress(OSError):  # it is there, or cannot be made: said below
-                create(self.where, like=self._like)
+                create(self.where, like=self._like).close()
         schema.upgrade(self.url)
         with self.write() as unit:
             filled = {table.name for table in TABLES if unit.ask_row(f'SELECT 1 FROM "{table.name}" LIMIT 1')}
@@ -181,12 +181,10 @@ def _set_sequence(unit: Unit, table: str) -> None:
 def backup(store: Store, path: str) -> int:
     """Write a snapshot of an SQLite store to a file that is not there yet: its size. It gets its name once it is
     complete and on the disk. Raises InputError where the file exists, RlrecError where it cannot be written."""
-    _clear_drafts(path)
+    drafts.remove_abandoned(f"{glob.escape(path)}{DRAFT}{'[0-9a-f]' * 8}")
     draft = f"{path}{DRAFT}{os.urandom(4).hex()}"
     try:
-        create(draft, like=store.where)
-        with open(draft, "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with create(draft, like=store.where):
             with closing(sqlite3.connect(draft, isolation_level=None)) as target, _snapshot(store) as origin:
                 _write_snapshot(origin, target, path)
             size = os.stat(draft).st_size
@@ -198,14 +196,6 @@ def backup(store: Store, path: str) -> int:
         raise _unwritable(path, error) from error
     finally:
         with suppress(FileNotFoundError):
-            os.unlink(draft)
-
-
-def _clear_drafts(path: str) -> None:
-    """Delete what backups to the same file left that were killed. Who still writes a draft holds its lock."""
-    for draft in glob.glob(f"{glob.escape(path)}{DRAFT}{'[0-9a-f]' * 8}"):
-        with suppress(OSError), open(draft, "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(draft)
 
 

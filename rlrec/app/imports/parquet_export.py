@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from glob import iglob
 from itertools import chain
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from rlrec.app.imports.parquet_files import DATASETS, Manifest, load_pyarrow, mark, remote_folder, schemas, table
+from rlrec.app.imports.parquet_files import (
+    DATASETS,
+    MANIFEST,
+    Manifest,
+    load_pyarrow,
+    mark,
+    remote_folder,
+    schemas,
+    table,
+)
 from rlrec.app.inputs import filters
 from rlrec.app.log import partitions
 from rlrec.arrays import Ids
-from rlrec.errors import InputError, RlrecError
+from rlrec.errors import InputError, RlrecError, StoreBusy
 from rlrec.store import Store, Unit, arms, contents, decisions, log_tables, policies, reader, removals, selected
 from rlrec.store import tables as t
 from rlrec.store.reader import ABSENT
@@ -37,9 +48,16 @@ class Written:
 
 def export(store: Store, folder: str, *, log: str | None = None) -> Written:
     """Append the selected decisions, events and visits that the folder lacks, from one snapshot. folder: or a URL that
-    fsspec knows; its files are complete in a temporary folder before the first is sent."""
+    fsspec knows; its files are complete in a temporary folder before the first is sent.
+
+    The manifest of a new folder is written first: by it, what an export left there that was stopped is told from files
+    of others, and the next one goes on."""
     pa, folder = load_pyarrow(), folder.removeprefix("file://")
-    with store.read() as unit, ExitStack() as opened:
+    with store.read() as unit:
+        selection = filters.selection(unit, log)
+    with ExitStack() as opened:
+        drafts = opened.enter_context(_drafts(folder))
+        unit = opened.enter_context(store.read())
         stored = Manifest.read(folder)
         if stored is None and _is_filled(folder):
             raise InputError(f"{folder} is not empty, and no log", hint="name a folder that is not there yet")
@@ -47,10 +65,12 @@ def export(store: Store, folder: str, *, log: str | None = None) -> Written:
             store=mark(unit), forgotten=removals.count_forgotten(unit), files={name: [] for name in DATASETS}
         )
         manifest.check(unit, folder)
-        writer = _FileWriter(pa, folder, manifest, opened.enter_context(_drafts(folder)))
-        opened.callback(writer.remove_drafts)
+        writer = _FileWriter(pa, folder, manifest, drafts)
+        opened.callback(writer.close)
         try:
-            new = _write_new(unit, writer, filters.selection(unit, log))
+            if stored is None:
+                manifest.write(folder)
+            new = _write_new(unit, writer, selection)
             manifest = replace(manifest, files=writer.finish(), decisions=manifest.decisions + new)
             manifest.write(folder)
         except OSError as error:
@@ -68,14 +88,37 @@ def _is_filled(folder: str) -> bool:
 
 @contextmanager
 def _drafts(folder: str) -> Iterator[str]:
-    """The folder of files that are not complete: itself where it is of this machine, so that they need a name only."""
+    """The folder of files that are not complete: itself where it is of this machine, so that they need a name only.
+    Raises StoreBusy while another export has the lock of the folder."""
     if "://" in folder:
         with TemporaryDirectory() as temporary:
             yield temporary
-    else:
-        with suppress(OSError):  # said where something is written
+        return
+    with ExitStack() as opened:
+        with suppress(OSError):  # said where something is written, unless the file system has no locks
             os.makedirs(folder, exist_ok=True)
+            opened.callback(os.close, lock := os.open(folder, os.O_RDONLY))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreBusy(
+                    f"another export writes to {folder}", hint="repeat the command when it has ended"
+                ) from None
+            _remove_unnamed(folder)
+            opened.callback(_remove_unnamed, folder)
         yield folder
+
+
+def _remove_unnamed(folder: str) -> None:
+    """Remove the files of exports that were stopped, which the manifest does not name."""
+    manifest = Manifest.read(folder)
+    named = set(chain(*manifest.files.values())) if manifest else ()
+    parts = [f"{name}/day=*/bucket=*/{dot}part-*" for name in DATASETS for dot in ("", ".")]
+    for pattern in (f".{MANIFEST}-*", *(parts if manifest else ())):
+        for path in iglob(pattern, root_dir=folder):
+            if path not in named:
+                with suppress(OSError):
+                    os.unlink(os.path.join(folder, path))
 
 
 def _write_new(unit: Unit, writer: _FileWriter, selection: reader.Selection) -> int:
@@ -229,7 +272,11 @@ class _FileWriter:
 
     def _close(self, needed: Collection[tuple[str, str]]) -> None:
         for key in [key for key in self._open if key not in needed]:
-            self._open.pop(key).close()
+            file = self._open.pop(key)
+            try:
+                file.close()
+            finally:
+                file.is_open = False  # or pyarrow tries again as it deletes the writer, and prints why it cannot
 
     def finish(self) -> dict[str, list[str]]:
         """Give the new files their names: all files of each dataset."""
@@ -250,10 +297,8 @@ class _FileWriter:
             os.fsync(file.fileno())
         os.replace(path, os.path.join(self._folder, name))
 
-    def remove_drafts(self) -> None:
-        """Close what is open, and take away what has no name yet."""
-        with suppress(OSError):
-            self._close(set())
-        for draft in self._names:
-            with suppress(OSError):
-                os.unlink(os.path.join(self._drafts, draft))
+    def close(self) -> None:
+        """Close what is open after an error."""
+        while self._open:
+            with suppress(OSError, ValueError):
+                self._close(set())
