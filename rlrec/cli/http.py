@@ -18,13 +18,14 @@ from rlrec.cli.lines import groups
 from rlrec.errors import RlrecError, StoreBusy
 
 GROUP = 1_000  # lines of a client that may wait for the writer, or for the client to take their answers
+GROUP_BYTES = 1_000_000  # of lines, after which a group ends
 BLOCK = 65_536
 SETTLE_S = 0.1  # for what has arrived when the server is asked to end
 LINGER_S = 2.0  # in which the body of a refused request is thrown away: a closed socket would take the answer with it
 NDJSON, JSON = "application/x-ndjson", "application/json"
 POSTED, HEALTH = ("/", "/pipe"), "/healthz"
 LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/1\.([01])")
-FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?)[ \t]*")
+FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00\r\n]*)")
 LENGTH = re.compile(rb"[0-9]{1,30}")
 SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
 
@@ -32,14 +33,18 @@ NumberedLines = Sequence[tuple[int, bytes]]
 
 
 class Limits(NamedTuple):
-    """head_bytes and body_bytes: of a request; waiting_bytes: of all bodies. idle_s: between requests,
-    and short_idle_s where others want to come in; slow_s: for a request to arrive once it has begun, and for a client
-    to take an answer; drain_s: for answers at the end."""
+    """head_bytes and body_bytes: of a request; body_lines: of its body, or chunks; waiting_bytes: of all bodies, where
+    those up to small_bytes always find room. idle_s: between requests, and short_idle_s where others want to come in;
+    slow_s: for a request to arrive once it has begun, and for a client to take an answer; drain_s: for answers at the
+    end."""
 
     clients: int = 512
     head_bytes: int = 32_768
     body_bytes: int = 10_000_000
-    waiting_bytes: int = 200_000_000
+    body_lines: int = 20_000
+    line_bytes: int = 1_000_000
+    small_bytes: int = 65_536
+    waiting_bytes: int = 32_000_000
     idle_s: float = 300.0
     short_idle_s: float = 5.0
     slow_s: float = 30.0
@@ -84,6 +89,9 @@ class Writer(Protocol):
 
     def counts(self) -> dict[str, int]:
         """The counts that /healthz shows."""
+
+    async def health(self) -> Answered:
+        """Whether the store answers, after a moment at most."""
 
 
 class RequestRefused(Exception):
@@ -207,6 +215,7 @@ class Client:
                     request = await self._request(first)
                 await self._handle(request)
                 keep = request.keep
+                await asyncio.sleep(0)  # others come in between requests that are there already
         except TimeoutError:
             self._refuse(RequestRefused(HTTPStatus.REQUEST_TIMEOUT, f"no request within {self.limits.slow_s:g} s"))
             return True
@@ -222,8 +231,9 @@ class Client:
         self.idle_since = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self.limits.idle_s):
-                while (byte := await self.reader.read(1)) in (b"\r", b"\n"):  # some clients end a body with a line
-                    pass
+                for _ in range(3):  # some clients end a body with a line
+                    if (byte := await self.reader.read(1)) not in (b"\r", b"\n"):
+                        break
                 return byte
         except TimeoutError:
             return b""
@@ -242,7 +252,7 @@ class Client:
             raise RequestRefused(HTTPStatus.BAD_REQUEST, "this is no head of HTTP/1.1")
         headers: dict[bytes, bytes] = {}
         for name, value in (pair.groups() for pair in pairs if pair is not None):
-            name = name.lower()
+            name, value = name.lower(), value.strip(b" \t")
             if name in headers and name in (b"content-length", b"transfer-encoding"):
                 raise RequestRefused(HTTPStatus.BAD_REQUEST, f"two {name.decode()}")
             headers.setdefault(name, value)
@@ -269,24 +279,33 @@ class Client:
             await self._answers.join()
             self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = bytearray()
-        if length is not None:
-            await self._read(body, int(length))
-            return bytes(body)
+        try:
+            await (self._read_chunks(body) if length is None else self._read(body, int(length)))
+            self._check_size(len(body), n_lines=body.count(b"\n"))
+            self._check_size(len(body), line_bytes=max(map(len, body.split(b"\n"))))
+        except BaseException:
+            self._count_bytes(-len(body))
+            raise
+        return bytes(body)
+
+    async def _read_chunks(self, body: bytearray) -> None:
+        n_chunks = 0
         while size := await self._chunk_size():
-            self._check_size(len(body) + size)
+            self._check_size(len(body) + size, n_lines=(n_chunks := n_chunks + 1))
             await self._read(body, size)
             if await self.reader.readexactly(2) != b"\r\n":
                 raise RequestRefused(HTTPStatus.BAD_REQUEST, "a chunk is longer than it says")
+            await asyncio.sleep(0)
         while await self._line() != b"\r\n":
-            pass  # trailers
-        return bytes(body)
+            await asyncio.sleep(0)  # trailers
 
     async def _read(self, body: bytearray, size: int) -> None:
         while size:
             block = await self.reader.read(min(size, BLOCK))
             if not block:
                 raise asyncio.IncompleteReadError(bytes(body), size)
-            if self.front.waiting_bytes + len(block) > self.limits.waiting_bytes:
+            is_small = self._n_bytes + len(block) <= self.limits.small_bytes
+            if not is_small and self.front.waiting_bytes + len(block) > self.limits.waiting_bytes:
                 raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, "too much waits to be stored; try again")
             body += block
             self._count_bytes(len(block))
@@ -308,10 +327,16 @@ class Client:
         except asyncio.LimitOverrunError:
             raise RequestRefused(HTTPStatus.BAD_REQUEST, "a line between chunks is too long") from None
 
-    def _check_size(self, size: int) -> None:
-        if size > self.limits.body_bytes:
-            limit = f"a body has at most {self.limits.body_bytes:,} bytes"
-            raise RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, limit)
+    def _check_size(self, n_bytes: int, *, n_lines: int = 0, line_bytes: int = 0) -> None:
+        """Raises RequestRefused for a body with too many bytes, lines or chunks, or with too long a line."""
+        limits = self.limits
+        for number, limit, what in (
+            (n_bytes, limits.body_bytes, "a body has at most {:,} bytes"),
+            (n_lines, limits.body_lines, "a body has at most {:,} lines, or chunks"),
+            (line_bytes, limits.line_bytes, "a line has at most {:,} bytes"),
+        ):
+            if number > limit:
+                raise RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, what.format(limit))
 
     # -- handling --
 
@@ -324,23 +349,27 @@ class Client:
         elif request.target == HEALTH:
             if request.method not in (b"GET", b"HEAD"):
                 raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, f"{HEALTH} is read by GET")
-            self._answers.put_nowait(Pending(self.front.writer.submit([]), partial(self._health, request)))
+            health = asyncio.ensure_future(self.front.writer.health())
+            self._answers.put_nowait(Pending(health, partial(self._health, request)))
         else:
             raise RequestRefused(HTTPStatus.NOT_FOUND, f"POST lines to {POSTED[1]}, GET {HEALTH}")
 
     async def _handle_lines(self, request: HttpRequest) -> None:
         """Hand the lines to the writer, the next group of a body when the answers to the last one are on their way."""
-        pieces = list(groups(BytesIO(request.body), size=GROUP, eager=False, flush=True)) or [[]]
-        last, n_bytes, answered = len(pieces) - 1, len(request.body), None
-        for index, lines in enumerate(pieces):
-            if index or self._n_lines + len(lines) > GROUP:
+        pieces = groups(BytesIO(request.body), size=GROUP, eager=False, flush=True, n_bytes=GROUP_BYTES)
+        lines: NumberedLines | None = next(pieces, [])
+        before: asyncio.Future[Answered] | None = None
+        while lines is not None:
+            following, first = next(pieces, None), before is None
+            last = following is None
+            if not first or self._n_lines + len(lines) > GROUP:
                 await self._answers.join()
             self._n_lines += len(lines)
-            answered = self.front.writer.submit(lines, after=answered.result() if answered else None)
-            render = (
-                partial(self._piece, request, index == 0, index == last) if last else partial(self._response, request)
-            )
-            self._answers.put_nowait(Pending(answered, render, len(lines), n_bytes if index == last else 0))
+            before = self.front.writer.submit(lines, after=before.result() if before else None)
+            is_single = first and last
+            render = partial(self._response, request) if is_single else partial(self._piece, request, first, last)
+            self._answers.put_nowait(Pending(before, render, len(lines), len(request.body) if last else 0))
+            lines = following
 
     # -- sending --
 

@@ -44,13 +44,13 @@ WORDS = {
 
 
 def groups(
-    source: str | BinaryIO, *, size: int = 1000, eager: bool = True, flush: bool = False
+    source: str | BinaryIO, *, size: int = 1000, eager: bool = True, flush: bool = False, n_bytes: int = sys.maxsize
 ) -> Iterator[list[tuple[int, bytes]]]:
     """Lists of (line number, line), blank lines left out, each of at most `size` lines.
 
     source: a path, `-` for stdin, or a file to read from its start. eager: a group also ends as soon as no further
     complete line is waiting, so that a producer which waits for an answer gets it. flush: a line `{"op": "flush"}`
-    ends a group, and is dropped.
+    ends a group, and is dropped. n_bytes: of lines, after which a group ends.
     """
     cutter, group = _Cutter(), list[tuple[int, bytes]]()
     with _opened(source) as stream:
@@ -61,7 +61,7 @@ def groups(
                 while len(group) >= size:
                     yield group[:size]
                     del group[:size]
-                if group and ends:
+                if group and (ends or sum(len(line) for _, line in group) >= n_bytes):
                     yield group
                     group = []
             if group and (not block or (eager and not _waiting(stream))):

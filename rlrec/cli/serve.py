@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from rlrec.cli import app, plain, recommend, signals
-from rlrec.cli.http import GROUP, Answered, Front, Limits, NumberedLines
+from rlrec.cli.http import GROUP, GROUP_BYTES, Answered, Front, Limits, NumberedLines
 from rlrec.cli.output import Show
 from rlrec.cli.pipe import line_reader, line_type
 from rlrec.cli.shared import NOTHING_STORED, Store, drawing, dry_run_option, notice, safe, settings, stored
@@ -34,6 +34,8 @@ PATIENCE_S = 20  # with a store that is busy, before clients are told to come ag
 BACKLOG = 1_024
 LOCK_PAUSE_S = 0.05  # between tries to lock a folder
 PAUSES_BEFORE_NOTICE = 10
+CHECK_S = 0.05  # for the store to answer /healthz, which else says how the last group ended
+STUCK_S = 5.0  # on one group, after which /healthz says that the store is busy
 
 
 @click.command()
@@ -119,6 +121,10 @@ class Submitted(NamedTuple):
     lines: NumberedLines
     answered: asyncio.Future[Answered]
 
+    @property
+    def n_bytes(self) -> int:
+        return sum(len(line) for _, line in self.lines)
+
 
 class SharedWriter(threading.Thread):
     """The one writer of a server: all lines that wait, whoever sent them, are a group."""
@@ -129,6 +135,8 @@ class SharedWriter(threading.Thread):
         self._queue = SimpleQueue[Submitted | None]()
         self._next: Submitted | None = None  # had no room in the last group
         self._counts = {"lines": 0, "refused": 0, "groups": 0}
+        self._check: asyncio.Future[Answered] | None = None  # of the store
+        self._began, self._last = time.monotonic(), Answered(b"")  # the group at hand, and how the last one ended
 
     def submit(self, lines: NumberedLines, *, after: Answered | None = None) -> asyncio.Future[Answered]:
         submitted = Submitted(lines, self.loop.create_future())
@@ -141,6 +149,17 @@ class SharedWriter(threading.Thread):
     def counts(self) -> dict[str, int]:
         return {**self._counts, "waiting": self._queue.qsize()}
 
+    async def health(self) -> Answered:
+        """Whether the store answers; while it works on groups, whether it answered the last one, and not for long."""
+        if self._check is None or self._check.done():
+            self._check = self.submit([])
+        done, _ = await asyncio.wait([check := self._check], timeout=CHECK_S)
+        if done:
+            return check.result()
+        if (since_s := time.monotonic() - self._began) > STUCK_S:
+            return Answered(b"", StoreBusy(f"the store has worked on one group for {since_s:.0f} s"))
+        return self._last
+
     def end(self) -> None:
         """End once everything that was submitted is answered."""
         self._queue.put(None)
@@ -148,14 +167,17 @@ class SharedWriter(threading.Thread):
     def run(self) -> None:
         with closing(self.pipe.store):
             while group := self._take():
-                self.loop.call_soon_threadsafe(_deliver, group, self._answer(group))
+                self._began = time.monotonic()
+                answers = self._answer(group)
+                self._last = answers[-1]._replace(text=b"")
+                self.loop.call_soon_threadsafe(_deliver, group, answers)
 
     def _take(self) -> list[Submitted]:
         """The next group: what waits, up to GROUP lines; empty at the end."""
         submitted, self._next = self._next or self._queue.get(), None
         group, n_lines = list[Submitted](), 0
         while submitted is not None:
-            n_lines += len(submitted.lines)
+            n_lines += max(len(submitted.lines), submitted.n_bytes * GROUP // GROUP_BYTES)
             if n_lines > GROUP and group:
                 self._next = submitted
                 return group
@@ -171,15 +193,14 @@ class SharedWriter(threading.Thread):
     def _answer(self, group: Sequence[Submitted]) -> list[Answered]:
         """The answers to each of a group. Where an error stops it that is no line's, each gets its own transaction."""
         try:
-            answers = self._store([line for submitted in group for line in submitted.lines])
+            answers = iter(self._store([line for submitted in group for line in submitted.lines]))
+            return [Answered(plain.lines([*islice(answers, len(submitted.lines))])) for submitted in group]
         except Exception as error:
             if len(group) > 1 and isinstance(error, RlrecError) and not isinstance(error, StoreBusy):
                 return [self._answer([submitted])[0] for submitted in group]
             failure = self._failure(error)
             self.pipe.store.notice(failure.message)
             return [_failed(submitted.lines, failure) for submitted in group]
-        in_order = iter(answers)
-        return [Answered(plain.lines([*islice(in_order, len(submitted.lines))])) for submitted in group]
 
     def _store(self, lines: NumberedLines) -> list[Any]:
         if not lines:

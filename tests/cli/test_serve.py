@@ -7,6 +7,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -17,7 +18,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import pytest
 
 from rlrec.app import doctor
 from rlrec.app.pipe import Pipe
+from rlrec.cli import serve as serving
 from rlrec.cli.http import GROUP, Front, Limits
 from rlrec.cli.serve import SharedWriter, listening
 from rlrec.cli.shared import NOTHING_STORED
@@ -399,6 +401,9 @@ HEAD = b"POST /pipe HTTP/1.1\r\n"
         (HEAD + b"Content-Length: 2001\r\n\r\n" + b"x" * 2001, 413),
         (HEAD + b"Content-Length: " + b"0" * 20 + b"2001\r\n\r\n" + b"x" * 2001, 413),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n7d1\r\n" + b"x" * 2001, 413),
+        (HEAD + b"Content-Length: 300\r\n\r\n" + b"\n" * 300, 413),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 300, 413),
+        (HEAD + b"Content-Length: 901\r\n\r\n" + b"x" * 901, 413),
         (HEAD + b"X: " + b"x" * 9000 + b"\r\n\r\n", 431),
         (HEAD + b"Content-Length: 1500\r\n\r\n" + b"x" * 1500, 503),
     ],
@@ -411,8 +416,92 @@ def test_a_request_out_of_order_is_refused_and_ends_the_connection(kiosk: str, s
             assert (code, json.loads(body)["code"]) == (status, 2)
             assert client.file.read() == b""
 
-    front = fronted(kiosk, talk, head_bytes=8192, body_bytes=2000, waiting_bytes=1000, slow_s=0.3)
+    sizes = {"head_bytes": 8192, "body_bytes": 2000, "body_lines": 200, "line_bytes": 900}
+    front = fronted(kiosk, talk, **sizes, waiting_bytes=1000, small_bytes=500, slow_s=0.3)
     assert front.waiting_bytes == 0
+
+
+def test_bodies_that_find_no_room_are_told_to_come_again_and_small_ones_find_it(kiosk: str) -> None:
+    """A refused body gives back its bytes at once, not when its client has gone."""
+    body = lines(ask())
+
+    def talk(address: str, front: Front) -> None:
+        with Client(address) as first, Client(address) as second, Client(address) as third:
+            first.socket.sendall(http("x" * 2000)[:-200])
+            while front.waiting_bytes < 1800:
+                time.sleep(0.01)
+            for block in (http("x" * 900)[:-100], b"x" * 100):
+                second.socket.sendall(block)
+                time.sleep(0.05)
+            head = b"".join(iter(second.file.readline, b"\r\n"))
+            assert (head.split()[1], b"Retry-After: 1" in head) == (b"503", True)
+            assert front.waiting_bytes == 1800
+            assert third.post(ask())
+
+    assert len(body) < 100
+    assert fronted(kiosk, talk, waiting_bytes=2500, small_bytes=100).waiting_bytes == 0
+
+
+def test_a_head_full_of_blanks_is_read_at_once(kiosk: str) -> None:
+    """In time that grows with its length: not with the square, or the cube where a header is refused."""
+
+    def talk(address: str, _: Front) -> None:
+        for end, status in ((b"x", 200), (b"\0", 400)):
+            start = time.monotonic()
+            with Client(address) as client:
+                client.socket.sendall(HEAD + b"Content-Length: 0\r\nX: x" + b" " * 30_000 + end + b"\r\n\r\n")
+                assert client.read()[0] == status
+            assert time.monotonic() - start < 5
+
+    fronted(kiosk, talk)
+
+
+def test_blank_lines_between_requests_are_few(kiosk: str) -> None:
+    def talk(address: str, _: Front) -> None:
+        with Client(address) as client:
+            client.socket.sendall(b"\r\n" + http(lines(ask())))
+            assert client.read()[0] == 200
+            client.socket.sendall(b"\r\n" * 10 + b"\r\n\r\n")
+            assert client.read()[0] == 400
+
+    fronted(kiosk, talk)
+
+
+class Busy(Pipe):
+    """A pipe that takes a second for each group."""
+
+    def answer(self, lines: Sequence[Any]) -> list[Any]:
+        time.sleep(1)
+        return super().answer(lines)
+
+
+@slow
+def test_health_does_not_wait_for_the_lines_of_others(kiosk: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def talk(address: str, front: Front) -> None:
+        with Client(address) as busy, Client(address) as client:
+            busy.socket.sendall(http(lines(*(ask(session=f"s{n}") for n in range(GROUP + 1)))))  # two groups
+            while not front.waiting_bytes:
+                time.sleep(0.01)
+            time.sleep(0.2)
+            assert client.health()["ok"] is True
+            monkeypatch.setattr(serving, "STUCK_S", 0.1)
+            late = client.health()
+            assert (late["ok"], "has worked on one group for" in late["error"]) == (False, True)
+            assert front.writer.counts()["groups"] == 0  # the first one is at work still
+            assert len(busy.read()[1].splitlines()) == GROUP + 1
+            assert client.health()["ok"] is True
+
+    fronted(kiosk, talk, pipe=Busy)
+
+
+def test_a_group_ends_where_its_lines_are_long(kiosk: str) -> None:
+    def talk(address: str, front: Front) -> None:
+        with Client(address) as client:
+            long = [ask(session=f"s{n}", context={"text": "x" * 300_000}) for n in range(8)]
+            assert len(client.post(*long)) == 8
+        assert front.writer.counts()["groups"] == 2
+
+    fronted(kiosk, talk)
 
 
 def test_too_many_clients_are_told_to_come_again(kiosk: str) -> None:
@@ -573,3 +662,30 @@ def test_memory_is_flat_over_many_lines(kiosk: str) -> None:
             sizes.append(resident(child))
         assert sizes[-1] - sizes[0] < 64 + 20  # SQLite's own cache of the file, which is larger by then, and noise
         assert ended(child) == (0, b"")
+
+
+@slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
+def test_memory_is_bounded_over_all_clients_that_send_at_once(kiosk: str) -> None:
+    """The bodies in flight have 32 MB, and the lines of a group one: the rest is the program, and SQLite's cache."""
+    line = json.dumps(ask(context={"text": "x" * 900})).encode() + b"\n"
+    body = http(line * (9_500_000 // len(line)))
+    statuses = list[int]()
+
+    def send(address: str) -> None:
+        with Client(address) as client:
+            with suppress(OSError):  # it is refused before it has sent all
+                client.socket.sendall(body)
+            statuses.append(client.read()[0])
+
+    with served(kiosk) as (address, child):
+        senders = [threading.Thread(target=send, args=(address,)) for _ in range(20)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{child.pid}/status").read_text())
+        assert (set(statuses) <= {200, 503}, len(statuses)) == (True, 20)
+        assert peak is not None
+        assert int(peak[1]) / 1000 < 230
+        assert ended(child)[0] == 0
