@@ -87,3 +87,14 @@ def test_probabilities_are_computed_before_a_lock_is_taken(
     with closing(Store(db)) as store:
         recommend_group(store, [Request(policy="p", session="s", size=size)], cache=ServingCache())
     assert computed == [True]
+
+
+def test_contexts_that_are_remembered_have_a_bounded_size() -> None:
+    cache = ServingCache()
+    for number in range(30):
+        context = {"text": "x" * 1_000_000, "number": number}
+        text = cache.text(context)
+        cache.add({text: number}, {})
+        assert json.loads(text) == context
+    assert sum(map(len, cache.contexts)) < 11_000_000
+    assert sum(map(len, cache._texts)) < 11_000_000

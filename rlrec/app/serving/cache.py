@@ -16,8 +16,9 @@ from rlrec.store import Unit, arms, contents
 from rlrec.store.settings import StoreSettings
 from rlrec.store.unit import StoredRows
 
-CONTEXTS = 50_000  # contexts that are remembered
-SETS = 1_000  # eligible sets that are remembered
+CONTEXT_CHARS = 10_000_000  # of contexts that are remembered, with ENTRY_CHARS for each
+ENTRY_CHARS = 100
+SETS, SET_ARMS = 1_000, 10_000_000  # eligible sets that are remembered, and the arms in all of them
 Eligible = tuple[int, ...]
 
 
@@ -32,6 +33,7 @@ class ServingCache:
         self.contexts: dict[str, int] = {}
         self.sets: dict[Eligible, int] = {}
         self._texts: dict[str, str] = {}
+        self._n_chars = 0  # of `_texts`
         self.keys: dict[int, str] = StoredRows("arm")
         self._last: Eligible = ()
         self._arrays: dict[Eligible, Ids] = {}
@@ -53,8 +55,11 @@ class ServingCache:
         name = repr(context)
         text = self._texts.get(name)
         if text is None:
-            if len(self._texts) >= CONTEXTS:
+            self._n_chars += len(name) + ENTRY_CHARS
+            if self._n_chars > CONTEXT_CHARS:
                 self._texts.clear()
+                self.contexts.clear()  # the ids of the same ones, which `look_up` reads anew
+                self._n_chars = len(name) + ENTRY_CHARS
             text = self._texts[name] = canonical.text(dict(context))
         return text
 
@@ -87,7 +92,7 @@ class ServingCache:
     def array(self, eligible: Eligible) -> Ids:
         """An eligible set as an array, the same one each time."""
         if eligible not in self._arrays:
-            if len(self._arrays) >= SETS:
+            if _is_full(self._arrays):
                 self._arrays.clear()
             self._arrays[eligible] = np.array(eligible, np.int64)
         return self._arrays[eligible]
@@ -123,9 +128,7 @@ class ServingCache:
 
     def look_up(self, unit: Unit, contexts: Collection[str], sets: Collection[Eligible]) -> bool:
         """Read the ids of these contexts and eligible sets: whether all of them are stored."""
-        if len(self.contexts) >= CONTEXTS:
-            self.contexts.clear()
-        if len(self.sets) >= SETS:
+        if _is_full(self.sets):
             self.sets.clear()
         new_contexts = [context for context in contexts if context not in self.contexts]
         new_sets = [eligible for eligible in sets if eligible not in self.sets]
@@ -137,3 +140,7 @@ class ServingCache:
         """Take in the ids of contexts and eligible sets that are stored."""
         self.contexts |= contexts
         self.sets |= sets
+
+
+def _is_full(sets: Collection[Eligible]) -> bool:
+    return len(sets) >= SETS or sum(map(len, sets)) >= SET_ARMS
