@@ -57,10 +57,17 @@ class Conflict(InputError):
     code = 6
 
 
+MAX_NAMES, MAX_WORD = 1_000, 200  # that are compared
+
+
 def suggest(word: str, names: list[str], *, cutoff: float = 0.6) -> str | None:
-    """A hint with the names nearest to a word, or None."""
+    """A hint with the names nearest to a word, or None. Of very many names those are compared that begin as it does."""
+    if len(word) > MAX_WORD:
+        return None
     from difflib import get_close_matches
 
+    if len(names) > MAX_NAMES:
+        names = [name for name in names if name.startswith(word[: len(word) // 2])][:MAX_NAMES]
     parts = [name for name in names if word in name.replace(".", "_").split("_")]
     near = parts[:3] or get_close_matches(word, names, n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(near)}?" if near else None

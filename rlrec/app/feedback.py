@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 from rlrec.app.inputs.canonical import line_digest
 from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.app.log.slot_values import reward_of
-from rlrec.errors import Conflict, InputError, suggest
+from rlrec.errors import Conflict, InputError, quantity, suggest
 from rlrec.policy import reward as rewards
 from rlrec.policy.reward import LIMIT
 from rlrec.records import Event, Reward, Sums
@@ -21,6 +21,8 @@ from rlrec.store.events import CENSOR, RETURN, FeedbackKey, FeedbackTarget
 from rlrec.store.unit import Row, StoredRows
 
 T = TypeVar("T")
+MAX_KINDS = 1_000  # of events in a line
+MAX_WARNINGS = 10  # at once, of kinds of events
 NONE: Mapping[str, float] = MappingProxyType({})
 
 
@@ -134,7 +136,8 @@ class FeedbackGroup:
 
 
 def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
-    """Warn of kinds of events that count for nothing: of each once in the life of a store, and only of stored ones."""
+    """Warn of kinds of events that count for nothing: of each once in the life of a store, and only of stored ones. Of
+    many at once, the first ones are named."""
     kinds = set(unweighed)
     if not kinds:
         return
@@ -143,10 +146,15 @@ def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
     with store.read() as unit:
         new = settings.new_kinds(unit, kinds)
         weighed = sorted({kind for definition in policies.rewards(unit) for kind in definition.weights})
-    for kind in new:
+    for kind in new[:MAX_WARNINGS]:
         near = suggest(kind, weighed)
         hint = near or f"`rlrec reward define NAME {kind}=1` makes it count"
         store.notice(f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet: {hint}")
+    if len(new) > MAX_WARNINGS:
+        n_others = quantity(len(new) - MAX_WARNINGS, "other kind")
+        store.notice(
+            f"no reward definition weighs {n_others} of events either; they are stored and count for nothing yet"
+        )
     if new:
         store.write(lambda unit: settings.note_kinds(unit, new), repeatable=True)
 
@@ -260,8 +268,8 @@ class FeedbackTransaction:
             if key is not None and (key in self.new_keys or key in self.keys):
                 self._compare(line, target, position)
                 return False
-            if not served_at <= when <= now or not (values or censor is not None):
-                raise _refused_time(line, decision_id, early=when < served_at)
+            if not served_at <= when <= now or not (values or censor is not None) or len(values) > MAX_KINDS:
+                raise _refused_events(line, decision_id, early=when < served_at)
             for kind, value in values.items():
                 if kind not in self.kinds or type(value) is not float or not -LIMIT <= value <= LIMIT:
                     _check(kind, value)
@@ -356,7 +364,10 @@ def _stored_key(content: LineContent) -> FeedbackKey:
     return FeedbackKey(line_digest(decision_id, position, values, censor), at, decision_id)
 
 
-def _refused_time(line: Line, decision_id: int, *, early: bool) -> InputError:
+def _refused_events(line: Line, decision_id: int, *, early: bool) -> InputError:
+    if len(line.events) > MAX_KINDS:
+        hint = f"send at most {MAX_KINDS:,} kinds in a line"
+        return InputError(f"{len(line.events):,} kinds of events are given", hint=hint, field="events")
     if not line.events and line.censor is None:
         return InputError("no event is given", hint="for example click, or dwell_s=31.5", field="events")
     if early:

@@ -11,6 +11,7 @@ from rlrec.app.recommend import Answer, Request, recommend_group
 from rlrec.app.serving.cache import ServingCache
 from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
 from rlrec.store import Store
+from rlrec.store.settings import MAX_NOTICED
 
 __all__ = ["Line", "Pipe", "Request"]
 
@@ -61,7 +62,8 @@ class Pipe:
         if not feedback.lines:
             return list[Answer | Outcome](answers)
         warn_unweighed(self.store, feedback.unweighed - self._unweighed)
-        self._unweighed |= feedback.unweighed
+        if len(self._unweighed) < MAX_NOTICED:
+            self._unweighed |= feedback.unweighed
         in_order, outcomes = iter(answers), iter(feedback.outcomes)
         return [next(outcomes if isinstance(line, Line) else in_order) for line in lines]
 

@@ -17,6 +17,13 @@ def every(unit: Unit) -> list[Arm]:
     return unit.select(Arm, "arm ORDER BY id")
 
 
+def keys_like(unit: Unit, key: str, *, limit: int = 1_000) -> list[str]:
+    """Keys of so many arms, first those that begin as a key does."""
+    half = key[: len(key) // 2]
+    query = "SELECT key FROM arm ORDER BY substr(key, 1, ?) <> ?, id LIMIT ?"
+    return [row[0] for row in unit.ask(query, len(half), half, limit)]
+
+
 class ArmRevision(NamedTuple):
     arm_id: int
     revision: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlrec.errors import CheckFailed, StoreBusy
@@ -105,15 +105,18 @@ def trained_at(unit: Unit, policy: str) -> set[int]:
 
 
 UNWEIGHED = "notice of events"  # the command of a run that records a notice of kinds that no reward weighs
+MAX_NOTICED = 1_000  # kinds, after which no more is said
 
 
 def new_kinds(unit: Unit, kinds: Collection[str]) -> list[str]:
-    """The kinds of events of which it was not said before that no reward weighs them."""
+    """The kinds of events of which it was not said before that no reward weighs them; none once it was said often."""
     rows = unit.ask("SELECT options FROM run WHERE command = ?", UNWEIGHED)
     noticed = {kind for (options,) in rows for kind in json.loads(options)["kinds"]}
+    if len(noticed) >= MAX_NOTICED:
+        return []
     return sorted(kind for kind in kinds if digest(kind).hex() not in noticed)
 
 
-def note_kinds(unit: Unit, kinds: Collection[str]) -> None:
+def note_kinds(unit: Unit, kinds: Sequence[str]) -> None:
     """Record that it was said: by digests, so that no text of a user stays when the user is forgotten."""
-    add_run(unit, UNWEIGHED, {"kinds": [digest(kind).hex() for kind in kinds]})
+    add_run(unit, UNWEIGHED, {"kinds": [digest(kind).hex() for kind in kinds[:MAX_NOTICED]]})

@@ -58,6 +58,25 @@ def test_a_value_is_one_unless_given(shop: Run) -> None:
     assert shop("feedback", 1, "click", "click=2").exit_code == 2
 
 
+def test_a_line_has_at_most_a_thousand_kinds_of_events(kiosk: Run) -> None:
+    line = {"decision_id": 1, "events": {f"e{number}": 1 for number in range(1001)}}
+    result = kiosk("feedback", "--input", "-", "--json", stdin=json.dumps(line))
+    message = "<stdin> line 1, field events: 1,001 kinds of events are given"
+    assert (result.exit_code, result.error["error"]) == (2, message)
+
+
+def test_of_many_kinds_that_nothing_weighs_few_are_told(kiosk: Run) -> None:
+    def notices(start: int) -> list[str]:
+        line = {"decision_id": 1, "events": {f"e{number}": 1 for number in range(start, start + 600)}}
+        result = kiosk("feedback", "--input", "-", stdin=json.dumps(line))
+        assert result.exit_code == 0
+        return result.stderr.splitlines()
+
+    others = "no reward definition weighs 590 other kinds of events either; they are stored and count for nothing yet"
+    assert (len(notices(0)), notices(600)[-1]) == (11, others)
+    assert notices(1200) == []  # after a thousand
+
+
 def test_without_a_position_a_longer_slate_means_the_page(shop: Run) -> None:
     assert shop("feedback", 2, "click", "--json").json["reward"] == 1
     assert clicks(shop) == 0

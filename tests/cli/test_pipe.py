@@ -140,6 +140,16 @@ def test_a_pipe_of_nothing_still_needs_a_store(tmp_path: Path) -> None:
     assert (result.exit_code, "no store" in result.stderr) == (3, True)
 
 
+@pytest.mark.parametrize("target", ["policy", "experiment"])
+def test_near_names_are_looked_up_for_few_lines_of_a_group(kiosk: Run, target: str) -> None:
+    kiosk("policy", "create", "rival", "--kind", "thompson")
+    kiosk("experiment", "create", "homes", "--variant", "a=home", "--variant", "b=rival")
+    unknown = [{"op": "recommend", target: f"home{number}", "session": "s"} for number in range(30)]
+    errors = [answer["error"] for answer in kiosk("pipe", "--seed", 1, stdin=lines(*unknown)).lines]
+    assert [error.startswith(f"unknown {target} 'home{number}'") for number, error in enumerate(errors)] == [True] * 30
+    assert sum("did you mean home" in error for error in errors) == 10
+
+
 def test_an_unweighed_event_is_told_on_stderr(kiosk: Run) -> None:
     result = kiosk("pipe", "--seed", 1, stdin=lines(ask(), FLUSH, tell(decision_id=1, events={"unheard_of": 1})))
     assert (result.exit_code, result.lines[1]["events"]) == (0, 1)

@@ -11,7 +11,7 @@ import pytest
 from rlrec import policy as kinds
 from rlrec.app.inputs.parameters import LEAST, MOST
 from rlrec.arrays import Array
-from rlrec.errors import InputError
+from rlrec.errors import InputError, suggest
 from rlrec.policy import slate
 from rlrec.policy.base import Belief, Policy
 from rlrec.policy.families.beta import Beta
@@ -190,6 +190,14 @@ def test_near_names_are_suggested() -> None:
         kinds.make("epsilon-greedy", {"epsilom": 0.1})
     assert kind.value.hint == "did you mean thompson or lin-thompson?"
     assert parameter.value.hint == "did you mean epsilon?"
+
+
+def test_near_names_are_looked_for_where_that_is_quick() -> None:
+    """Not for words longer than any name; among many names, for those that begin as the word does."""
+    many = [f"arm-{number}" for number in range(2000)]
+    assert suggest("home" * 60, ["home" * 60 + "s"]) is None
+    assert suggest("ahome", ["home", *many]) is None
+    assert suggest("hoome", ["home", *many]) == "did you mean home?"
 
 
 def test_the_contract_names_the_defaults() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import partial
 
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Head, Reward, Version
 from rlrec.store import Unit, curves, experiments, policies, routes, settings
+
+MAX_SUGGESTIONS = 10  # of near names in a group of lines: each compares a name with all that are stored
 
 
 def split(reference: str) -> tuple[str, int | None]:
@@ -24,9 +27,12 @@ def resolve(unit: Unit, references: Collection[str]) -> dict[str, tuple[Version,
     numbered = {live[name][0].policy.id for name, number in parts.values() if number is not None and name in live}
     versions = {(version.policy.name, version.number): version for version in policies.versions(unit, numbered)}
     meant: dict[str, tuple[Version, Head] | InputError] = {}
-    for reference, (name, number) in parts.items():
+    budget = iter(range(MAX_SUGGESTIONS))
+    for reference, (name, number) in sorted(parts.items()):
         if name not in live:
-            meant[reference] = unknown_policy(unit, name, field="policy")
+            is_first = next(budget, None) is not None
+            refuse = partial(unknown_policy, unit) if is_first else partial(unknown, "policy", names=())
+            meant[reference] = refuse(name=name, field="policy")
         elif number is None:
             meant[reference] = live[name]
         elif (name, number) in versions:

@@ -57,6 +57,7 @@ class Assigner:
         to_assign = [request for request in requests if self._name(request) is not None]
         names = {name for name in map(self._name, to_assign) if name is not None}
         self.experiments = experiments.by_name(unit, names) if names else {}
+        self._budget = iter(range(lookup.MAX_SUGGESTIONS))
         self._users: dict[str, str] = {}  # by session, of earlier requests of the group
         self._sessions = sessions.find(unit, {request.session for request in to_assign}) if to_assign else {}
         self._variants = {
@@ -102,7 +103,8 @@ class Assigner:
             return None
         experiment = self.experiments.get(name)
         if experiment is None:
-            names = [experiment.name for experiment in experiments.every(self.unit)]
+            is_first = next(self._budget, None) is not None
+            names = [experiment.name for experiment in experiments.every(self.unit)] if is_first else []
             raise lookup.unknown("experiment", name, names, field="experiment")
         if error := _stopped_error(experiment):
             raise error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
@@ -160,7 +161,7 @@ class _Group:
             if unknown is not None:
                 raise InputError(f"unknown arm {unknown!r}", hint=self._near(unknown), field="arms")
             if len(set(request.arms)) < len(request.arms):
-                twice = next(key for key in request.arms if request.arms.count(key) > 1)
+                twice = next(key for key, times in Counter(request.arms).items() if times > 1)
                 raise InputError(f"arm {twice!r} is listed twice", hint="list each arm once", field="arms")
             eligible = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
             retired = ", ".join(key for key in request.arms if self.ids[key] not in self._active)
@@ -179,7 +180,7 @@ class _Group:
         near = None
         if not self._suggested:
             self._suggested = True
-            near = suggest(unknown, [arm.key for arm in arms.every(self.unit)])
+            near = suggest(unknown, arms.keys_like(self.unit, unknown))
         return near or "`rlrec arm list` shows them"
 
 
