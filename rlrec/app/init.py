@@ -8,9 +8,7 @@ from rlrec.app.inputs import seeds
 from rlrec.errors import Conflict
 from rlrec.records import Reward
 from rlrec.store import Store, Unit, copying, policies, schema, settings
-from rlrec.store.events import RETURN
 
-RETURNS_SINCE = "0008"  # the revision from which visits of users who come back are events
 TIMEOUT_US = 30 * 60 * 1_000_000
 DEFAULT_REWARD = Reward(
     id=0, name="default", weights={"click": 1.0, "reward": 1.0}, window_us=30 * 60 * 1_000_000, default=0.0,
@@ -54,8 +52,6 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
                 _check_timeout(unit, session_timeout_us)
         return result
     store.write(work, repeatable=True)
-    if before is not None and before < RETURNS_SINCE:
-        _notice_returns(store)
     return result
 
 
@@ -64,18 +60,6 @@ def _check_timeout(unit: Unit, session_timeout_us: int | None) -> None:
     if session_timeout_us is not None and settings.get(unit).session_timeout_us != session_timeout_us:
         hint = "visits were counted by it: make a new store"
         raise Conflict("the store has another session timeout already", hint=hint)
-
-
-def _notice_returns(store: Store) -> None:
-    """Say which rewards weigh a kind of event that records itself from now on."""
-    with store.read() as unit:
-        names = [reward.name for reward in policies.rewards(unit) if reward.weights.get(RETURN)]
-    if names:
-        store.notice(
-            f"from now on the event `{RETURN}` records itself where a user comes back, and these rewards weigh it:"
-            f" {', '.join(names)}; if it means something else there, send that under another kind, and define rewards"
-            " that weigh this one"
-        )
 
 
 def check(store: Store) -> Result:

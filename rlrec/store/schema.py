@@ -20,6 +20,7 @@ from rlrec.store import engine as engines
 from rlrec.store.unit import Unit
 
 HEAD = "0010"  # the revision that `tables` describes: the only thing a command checks, with one SELECT
+OLDEST = "0010"  # the oldest revision that migrations lead on from; release 0.1.0 brings older stores to it
 VERSION_TABLE = "rlrec_version"
 COPYING = "copy-"  # begins the revision of a database that a store is being copied to
 LOCK = 0x726C726563  # the advisory lock that serialises migrations on PostgreSQL
@@ -47,7 +48,7 @@ def check(unit: Unit, *, where: str, write: bool = False) -> None:
     if server is not None and rows:
         unit.transaction, unit.connection.info["flush"] = (server, rows[0][2]), rows[0][3]
     if len(rows) != 1 or rows[0][0] != HEAD:
-        raise _wrong_revision([row[0] for row in rows], where=where) or database_errors.out_of_date(where)
+        raise _wrong_revision([row[0] for row in rows], where=where) or _out_of_date(rows[0][0], where=where)
 
 
 def _wrong_revision(revisions: Sequence[str], *, where: str) -> CheckFailed | None:
@@ -70,6 +71,14 @@ def _wrong_revision(revisions: Sequence[str], *, where: str) -> CheckFailed | No
         message = f"the store {where} is at revision {revisions[0]}, made by a newer rlrec"
         return CheckFailed(message, hint="install that one")
     return None
+
+
+def _out_of_date(revision: str, *, where: str) -> CheckFailed:
+    """The refusal of a store that is older than this program, with the release that leads on from it."""
+    if revision >= OLDEST:
+        return database_errors.out_of_date(where)
+    message = f"the store {where} is at revision {revision}, and this rlrec takes stores from {OLDEST} on"
+    return CheckFailed(message, hint="back it up, then run `rlrec init` of rlrec 0.1.0, which brings it there")
 
 
 def _unknown_revision(revision: str, *, where: str) -> CheckFailed:
@@ -109,6 +118,8 @@ def upgrade(
             before = revision(connection, where=where)
             if before is None and connection.dialect.name == "postgresql":
                 _check_database(connection, where=where)
+            if before is not None and before < OLDEST:
+                raise _out_of_date(before, where=where)
             if before not in (None, HEAD):
                 before_migration(str(before))
             if before != HEAD:

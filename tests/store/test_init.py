@@ -166,13 +166,13 @@ def test_a_version_table_that_names_no_revision_is_said(store: Store, rows: list
         assert "rlrec_version" in str(refused.value) + str(refused.value.hint)
 
 
-def test_a_revision_before_the_first_is_unknown_to_init(store: Store) -> None:
-    store.write(lambda unit: unit.tell("UPDATE rlrec_version SET version_num = '0000'"))
-    with pytest.raises(CheckFailed, match="'0000', which this rlrec does not know"):
+def test_init_names_the_release_that_leads_on_from_an_older_revision(store: Store) -> None:
+    store.write(lambda unit: unit.tell("UPDATE rlrec_version SET version_num = '0009'"))
+    with pytest.raises(CheckFailed, match="at revision 0009, and this rlrec takes stores from 0010 on"):
         init(store)
 
 
-@pytest.mark.parametrize(("revision", "result"), [("0000", "out of date"), ("9999", "made by a newer rlrec")])
+@pytest.mark.parametrize(("revision", "result"), [("0009", "from 0010 on"), ("9999", "made by a newer rlrec")])
 def test_another_revision_is_named(store: Store, revision: str, result: str) -> None:
     store.write(lambda unit: unit.tell(f"UPDATE rlrec_version SET version_num = '{revision}'"))
     with pytest.raises(CheckFailed, match=result):
