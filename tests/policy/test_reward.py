@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlrec.errors import InputError
@@ -141,7 +141,14 @@ def columns(item: Reward, drawn: list[tuple[int, str, float, int]]) -> dict[str,
     }
 
 
+# the same examples in every run, however long one takes
+STEADY = settings(
+    max_examples=50, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
 @pytest.mark.slow
+@STEADY
 @given(EVENTS, TRANSFORMS, st.sampled_from(["count", "ignore"]), st.booleans(), st.booleans())
 def test_arrays_say_what_single_slots_say(
     drawn: list[tuple[int, str, float, int]],
@@ -164,6 +171,7 @@ def test_arrays_say_what_single_slots_say(
     assert result[default].tolist() == [-0.5] * int(default.sum())
 
 
+@STEADY
 @given(EVENTS, TRANSFORMS)
 def test_arrays_say_what_single_pages_say(
     drawn: list[tuple[int, str, float, int]], transforms: dict[str, Transform]
