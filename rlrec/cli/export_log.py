@@ -43,7 +43,8 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
     user, at, policy, size (of the page), log_propensity, keep_probability, estimated, eligible (a list in JSON),
     context and state (objects in JSON), then position, arm, propensity, marginal, min_propensity, score, reward, and
     events (a list in JSON; those of the page stand in its first row). No lists of candidates, and no features, sets
-    or probabilities of arms that a decision brought along.
+    or probabilities of arms that a decision brought along. A spreadsheet runs cells that begin with =, +, - or @ as
+    formulas: import the file there with all columns as text (`rlrec help formats`).
 
     dsjson: cb for pages of one slot, ccb for longer ones. An action has its arm in `_tag` (--arm-id _tag, where arms
     have a feature `id`) and the features of the arm; session and user stand beside. Rewards are those of the policy's

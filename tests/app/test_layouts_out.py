@@ -164,3 +164,17 @@ def test_rewards_beyond_a_definition_leave_by_another_one(run_sqlite: Run) -> No
     (line,) = run("export-log", "-", "--layout", "dsjson", "--reward", "stars").lines
     assert ([slot["_label_cost"] for slot in line["_outcomes"]], line["c"]["_slots"]) == ([0.0, -4.0], slots)
     assert run("export-log", "log", "--layout", "parquet", "--reward", "stars").exit_code == 2
+
+
+def test_keys_that_spreadsheets_run_as_formulas_stay_and_the_help_says_how_to_open_them(run_sqlite: Run) -> None:
+    keys = ["=1+1", "+a", "-a", "@a", "\ta"]
+    lines = [{"session": key, "slate": [{"arm": key}], "eligible": keys} for key in keys]
+    stdin = "".join(json.dumps(line) + "\n" for line in lines)
+    assert run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=stdin).exit_code == 0
+    text = run_sqlite("export-log", "-", "--layout", "csv").stdout
+    assert [row["session"] for row in csv.DictReader(io.StringIO(text))] == keys
+    other = fresh("formulas.db")
+    assert other("import-log", "-", "--layout", "csv", stdin=text).exit_code == 0
+    assert [line["slate"][0]["arm"] for line in other("export-log", "-").lines] == keys
+    for words in (["export-log", "--help"], ["help", "formats"]):
+        assert "all columns as text" in " ".join(run_sqlite(*words).stdout.split())
