@@ -63,9 +63,9 @@ def forget(store: Store, show: Show, **request: Any) -> None:
     versions that have some from rows of the user.
 
     The file of an SQLite store is written anew, so that nothing of the user is left in it; nobody else may read it at
-    that moment. Where that could not be finished, `doctor` warns until the same command was repeated. In PostgreSQL the rows are deleted; VACUUM FULL, and the end of its backups and archives, erase their
-    bytes. Backups, exports and files of rejected lines are yours to delete; who imports a log again brings its users
-    back."""
+    that moment. Where that could not be finished, `doctor` warns until the same command was repeated. In PostgreSQL
+    the rows are deleted; VACUUM FULL, and the end of its backups and archives, erase their bytes. Backups, exports and
+    files of rejected lines are yours to delete; who imports a log again brings its users back."""
     forgotten = app.db_forget.forget(store, app.db_forget.Request(**request))
     show(forgotten)
     if forgotten["retrain"]:
