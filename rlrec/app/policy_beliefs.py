@@ -159,7 +159,8 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         {
             "arm": arm.key, "status": "active" if arm.retired_at is None else "retired",
             "served": served.get(arm.id, 0), "pending": pending.get(arm.id, 0),
-            "pulls": plain_number(belief.pulls[row]), "reward_sum": plain_number(belief.reward_sum[row]),
+            "pulls": plain_number(belief.pulls[row]) if policy.served else None,
+            "reward_sum": plain_number(belief.reward_sum[row]) if policy.served else None,
             **{name: finite_or_none(column[row]) for name, column in figures.items()},
             **({"weights": weights[row]} if weights else {}),
         }

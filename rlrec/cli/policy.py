@@ -118,15 +118,18 @@ def show_(
     their plain means are too low.
     A version made by train-pg has what became of its training and the figures of the gate below.
 
-    On a terminal arms stand by their probability, the likeliest first, and means with their intervals; in a pipe, in
-    csv and in json all of them in the order of the catalogue, a column a figure. ndjson has a line an arm."""
+    Arms stand by their probability, the likeliest first, on a terminal with intervals beside their means, in a pipe a
+    column a figure; in csv and in json they are in the order of the catalogue. ndjson has a line an arm. The label of
+    an imported log has no belief: `rlrec exposure --policy NAME` has the rates of its arms."""
     result = app.policy_beliefs.show(store, reference, context)
     if plot is not None:
         live = result["version"] == result["live"]
         curve_of = app.curves.learned(result["policy"], result["version"], result["training"], live=live)
         save_plot(plot, curve_of or app.figures.believed(result))
     terminal = show.screen.width is not None
-    table = policy_view.of_belief(result, context, every=every, curve=curve, terminal=terminal)
+    table = policy_view.of_belief(
+        result, context, every=every, curve=curve, terminal=terminal, ranked=show.format == "table"
+    )
     of_version = {"policy": result["policy"], "version": result["version"]}
     lines = ({**of_version, **arm} for arm in result["arms"])
     show(result, table=table, lines=lines)

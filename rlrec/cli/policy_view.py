@@ -92,8 +92,11 @@ def _live_time(version: int, time: LiveTime) -> str:
     return f"version {version} {'is' if not until else 'was'} live from {time['at']} ({time['by']}){until}"
 
 
-def of_belief(result: PolicyBelief, context: Mapping[str, Any], *, every: bool, curve: bool, terminal: bool) -> View:
-    """A belief. every: all arms on a terminal, curve: the learning curve epoch by epoch."""
+def of_belief(
+    result: PolicyBelief, context: Mapping[str, Any], *, every: bool, curve: bool, terminal: bool, ranked: bool
+) -> View:
+    """A belief. every: all arms on a terminal, curve: the learning curve epoch by epoch; ranked: the likeliest arm
+    first."""
     title = [
         f"{result['policy']} version {result['version']} ({result['status']}; live: {result['live']}), "
         f"kind {result['kind']} {parameters(result['params'])}".rstrip(),
@@ -105,9 +108,13 @@ def of_belief(result: PolicyBelief, context: Mapping[str, Any], *, every: bool, 
         title.append(f"reads {_fields(result['features']['context'])}; shown for {named}")
     title += _exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"]))
     notes = [*_training(result["training"], curve=curve), *map(_drift, result["drift"])]
-    arms, table = result["arms"], View.of(result["arms"], BELIEF)
+    if result["kind"] == "logged":
+        title.append(f"an imported log has no belief: `rlrec exposure --policy {result['policy']}` has its rates")
+    arms = sorted(result["arms"], key=lambda arm: -(arm["probability"] or 0.0)) if ranked else result["arms"]
+    table = View.of(arms, BELIEF)
     if terminal:
-        arms, table = _likeliest(arms, None if every else N_ARMS)
+        arms = arms[: None if every else N_ARMS]
+        table = _on_terminal(arms)
         notes = [*_others(result["arms"], arms), *notes]
     weighted = [row for row in arms if "weights" in row]
     most = len(weighted) if every or not terminal else N_WEIGHTED
@@ -116,9 +123,8 @@ def of_belief(result: PolicyBelief, context: Mapping[str, Any], *, every: bool, 
     return table._replace(title=title, notes=notes[:-1] if notes[-1:] == [""] else notes)
 
 
-def _likeliest(arms: Sequence[dict[str, Any]], most: int | None) -> tuple[list[dict[str, Any]], View]:
-    """The arms that are likeliest to be served, and a table of them for a terminal."""
-    ranked = sorted(arms, key=lambda arm: -(arm["probability"] or 0.0))[:most]
+def _on_terminal(ranked: Sequence[dict[str, Any]]) -> View:
+    """A table of arms for a terminal."""
     places = decimals(arm[name] for arm in ranked for name in ("mean", "lower", "upper"))
     largest = max((arm["probability"] or 0.0 for arm in ranked), default=0.0) or 1.0
     rows = [
@@ -138,7 +144,7 @@ def _likeliest(arms: Sequence[dict[str, Any]], most: int | None) -> tuple[list[d
         "",
     ]
     drop = ["ipw_mean", "reward_sum", "pending", "p_best", "pulls", "status", "served"]
-    return ranked, View.of(rows, headers, drop=drop, fixed=True)
+    return View.of(rows, headers, drop=drop, fixed=True)
 
 
 def _others(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,27 @@ def test_a_rollback_without_a_promotion_names_the_version_that_can_go_live(shop:
     shop("policy", "freeze", "home")
     command = shop("policy", "rollback", "home", "--json").error["hint"].split("`")[1].split()
     assert shop(*command[1:], "--json").json["version"] == 2
+
+
+def test_a_pipe_has_the_arms_in_the_order_of_a_terminal(shop: Run) -> None:
+    """The likeliest first; csv and json have the order of the catalogue."""
+    answer = shop("policy", "show", "home", "--json").json["arms"]
+    ranked = sorted(answer, key=lambda arm: -arm["probability"])
+    assert ranked != answer
+    table = [line.split()[0] for line in shop("policy", "show", "home").stdout.splitlines() if line[:1] == "a"]
+    assert table == ["arm", *(arm["arm"] for arm in ranked)]
+
+
+def test_the_label_of_a_log_has_the_counts_of_its_exposure_and_points_there(run_sqlite: Run) -> None:
+    line = {"slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"], "reward": 1}
+    text = "".join(json.dumps({**line, "session": f"s{number}"}) + "\n" for number in range(3))
+    run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=text)
+    arms = run_sqlite("policy", "show", "old", "--json").json["arms"]
+    assert [(arm["served"], arm["pulls"], arm["reward_sum"]) for arm in arms] == [(3, None, None), (0, None, None)]
+    (command,) = re.findall("`rlrec ([^`]*)`", run_sqlite("policy", "show", "old").stdout)
+    assert {row["arm"]: row["realised"] for row in run_sqlite(*command.split(), "--json").json["arms"]} == {
+        arm["arm"]: arm["served"] for arm in arms
+    }
 
 
 def test_every_format_shows_the_same_policy(shop: Run) -> None:
