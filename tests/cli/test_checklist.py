@@ -389,15 +389,15 @@ def test_33_options_have_variables_that_help_names(shop: Run) -> None:
 def test_34_a_password_is_never_printed(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    urls = [f"postgresql://u:s3cret@127.0.0.1:{port}/x", f"postgresql://127.0.0.1:{port}/x?user=u&password=s3cret"]
-    for url in urls:
-        for words in ([], ["--debug"]):
-            done = process("--db", url, *words, "arm", "list", folder=tmp_path)
-            assert done.returncode == 4
-            assert b"s3cret" not in done.stdout + done.stderr
-    done = process("--db", urls[1].partition("?")[0], "arm", "list", folder=tmp_path, env={"PGPASSWORD": "s3cret"})
-    assert (done.returncode, b"s3cret" in done.stderr) == (4, False)
+        port = free.getsockname()[1]  # nobody listens there, and nobody else can
+        urls = [f"postgresql://u:s3cret@127.0.0.1:{port}/x", f"postgresql://127.0.0.1:{port}/x?user=u&password=s3cret"]
+        for url in urls:
+            for words in ([], ["--debug"]):
+                done = process("--db", url, *words, "arm", "list", folder=tmp_path)
+                assert done.returncode == 4
+                assert b"s3cret" not in done.stdout + done.stderr
+        done = process("--db", urls[1].partition("?")[0], "arm", "list", folder=tmp_path, env={"PGPASSWORD": "s3cret"})
+        assert (done.returncode, b"s3cret" in done.stderr) == (4, False)
 
 
 def test_35_options_before_a_command_work_behind_it(shop: Run, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pwd
 import shutil
 import subprocess
 import time
@@ -24,7 +23,7 @@ from rlrec.store import Store
 from rlrec.store.engine import Waits
 from tests.app.shop import ask, stocked
 from tests.conftest import PATIENCE_S, runner
-from tests.store.servers import ROOT_RUNS_AS, PostgresServer, new_server
+from tests.store.servers import PostgresServer, new_server
 
 CLIENTS = 4
 ROUNDS = 40  # of a client; was run with 60, and three kills
@@ -34,8 +33,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def server(postgres_server: str) -> Iterator[PostgresServer]:
-    """Beside the one of all tests, which has made the user that it runs as."""
+def server() -> Iterator[PostgresServer]:
     with new_server() as running:
         yield running
 
@@ -100,7 +98,8 @@ def small_disk(server: PostgresServer) -> Iterator[PostgresServer]:
     probe = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"]
     if os.geteuid() or shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode:
         pytest.skip("needs a file system of its own")
-    user, folder = pwd.getpwnam(ROOT_RUNS_AS), server.folder / "small"
+    user, folder = server.user, server.folder / "small"
+    assert user
     folder.mkdir()
     mount = f'mount -t tmpfs -o size=32m,uid={user.pw_uid},gid={user.pw_gid},mode=700 none {folder} && exec "$@"'
     server.stop("fast")

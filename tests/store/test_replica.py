@@ -21,7 +21,7 @@ Servers = tuple[PostgresServer, PostgresServer]
 
 
 @pytest.fixture(scope="module")
-def servers(postgres_server: str) -> Iterator[Servers]:
+def servers() -> Iterator[Servers]:
     """A primary with a small store, and its replica."""
     with new_server("autovacuum=off") as primary:
         with closing(Store(primary.url())) as store:
