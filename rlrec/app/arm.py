@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from rlrec import policy as kinds
 from rlrec.app.inputs import canonical, lookup
 from rlrec.records import Sums
-from rlrec.store import Store, Unit, arms
+from rlrec.store import Store, Unit, arms, beliefs, policies
 from rlrec.store.unit import parse
 from rlrec.times import written
+
+HIGH = 3  # times the mean reward of the others from which on a prior is high
+TOLD = 100  # pulls by which the others tell their mean
 
 
 class ArmFeatures(NamedTuple):
@@ -41,9 +45,33 @@ class StatusChange:
 def put(store: Store, groups: Callable[[], Iterable[Sequence[ArmFeatures]]], *, at_once: bool = True) -> ArmChanges:
     """Add arms, or give stored ones other features: all in one transaction, or a transaction a group."""
     if at_once:
-        return store.write(lambda unit: sum((_put(unit, group) for group in groups()), ArmChanges()), repeatable=True)
-    changes = (store.write(partial(_put, group=group), repeatable=True) for group in groups())
-    return sum(changes, ArmChanges())
+        changes = store.write(
+            lambda unit: sum((_put(unit, group) for group in groups()), ArmChanges()), repeatable=True
+        )
+    else:
+        stored = (store.write(partial(_put, group=group), repeatable=True) for group in groups())
+        changes = sum(stored, ArmChanges())
+    if changes.added:
+        _notice_priors(store)
+    return changes
+
+
+def _notice_priors(store: Store) -> None:
+    """Say of each policy whose prior puts a new arm far above the others, and how to set it."""
+    with store.read() as unit:
+        live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
+        totals = beliefs.totals(unit, {version.id for version, _ in live.values()})
+    for name, (version, _) in live.items():
+        (alpha, beta), (pulls, reward) = kinds.load(version.policy.kind).prior, totals.get(version.id, (0.0, 0.0))
+        if not alpha or version.contextual or pulls < TOLD:
+            continue
+        mean, others = alpha / (alpha + beta), (alpha + reward) / (alpha + beta + pulls)
+        if mean >= HIGH * others:
+            store.notice(
+                f"{name}: a new arm begins with a mean reward of {mean:.2g}, {mean / others:.2g} times that of the "
+                f"others, and may be shown most at first; `rlrec policy create NAME --kind {version.policy.kind} "
+                f"--from-log policy={name} --prior-from policy={name}` makes a policy where it begins with theirs"
+            )
 
 
 def _put(unit: Unit, group: Sequence[ArmFeatures]) -> ArmChanges:

@@ -79,6 +79,12 @@ def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[Belie
     return _stored(unit, BeliefRow, version_id, seq, "bucket = ?", 0)
 
 
+def totals(unit: Unit, version_ids: Collection[int]) -> dict[int, tuple[float, float]]:
+    """Pulls and rewards of all arms together, by version; nothing of one that has learned nothing."""
+    summed = "SELECT version_id, sum(pulls), sum(reward_sum) FROM belief WHERE version_id IN (?*) GROUP BY version_id"
+    return {version_id: (pulls, reward) for version_id, pulls, reward in unit.ask(summed, version_ids)}
+
+
 def of_columns(
     unit: Unit, version_id: int, columns: Collection[int] | None, *, seq: int | None = None
 ) -> list[ColumnRow]:

@@ -17,6 +17,24 @@ def arms(run: Run) -> dict[str, Any]:
     return {row["arm"]: row["features"] for row in run("arm", "list", "--json").json}
 
 
+def test_a_new_arm_that_begins_far_above_the_others_is_told_of(run: Run) -> None:
+    """Beta(1, 1) has a mean of 0.5, the arms of the store one of some 0.04: once for all new arms. The policy that is
+    named as the way out begins with their mean."""
+    run("policy", "create", "home", "--kind", "thompson")
+    run("policy", "create", "even", "--kind", "epsilon-greedy")
+    rates = ("--env", "rates=0.04,0.05,0.03", "--sessions", 600, "--group", 300, "--seed", 1)
+    for name in ("home", "even"):
+        run("simulate", "bernoulli", "--policy", name, *rates)
+    news = run("arm", "import", "-", stdin='{"arm": "new"}\n{"arm": "newer"}\n').stderr
+    assert news.startswith("home: a new arm begins with a mean reward of 0.5, ")
+    assert news.count("\n") == 1
+    command = news.split("`")[1].replace("NAME", "next").split()[1:]
+    assert run("--now", "2027-01-01", *command, "--json").json["created"]
+    new, old = ({a["arm"]: a for a in run("policy", "show", name, "--json").json["arms"]} for name in ("next", "home"))
+    assert new["new"]["probability"] < old["new"]["probability"] / 1.5
+    assert run("arm", "add", "new", "--features", '{"x": 1}').stderr == ""
+
+
 def test_adding_again_updates_and_the_same_again_changes_nothing(run: Run) -> None:
     add = ["arm", "add", "a1", "--json", "--features"]
     assert run(*add, '{"price": 3}').json == {"added": 1, "updated": 0, "unchanged": 0}
