@@ -15,7 +15,7 @@ from rlrec.store.unit import parse
 from rlrec.times import written
 
 HIGH = 3  # times the mean reward of the others from which on a prior is high
-TOLD = 100  # pulls by which the others tell their mean
+LEAST_PULLS = 100  # pulls by which the others tell their mean
 
 
 class ArmFeatures(NamedTuple):
@@ -63,7 +63,7 @@ def _notice_priors(store: Store) -> None:
         totals = beliefs.totals(unit, {version.id for version, _ in live.values()})
     for name, (version, _) in live.items():
         (alpha, beta), (pulls, reward) = kinds.load(version.policy.kind).prior, totals.get(version.id, (0.0, 0.0))
-        if not alpha or version.contextual or pulls < TOLD:
+        if not alpha or version.contextual or pulls < LEAST_PULLS:
             continue
         mean, others = alpha / (alpha + beta), (alpha + reward) / (alpha + beta + pulls)
         if mean >= HIGH * others:
