@@ -13,6 +13,8 @@ DAY_US = 86_400 * SECOND
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1  # years 1 to 9999
 
+zoneless: list[str] = []  # the first time of day without a zone that was read: whoever reads it clears the list
+
 _FORM = (
     r"(\d{4})-(\d\d)-(\d\d)"
     r"(?:[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,18}))?)?([Zz]|([+-])(\d\d):(\d\d))?)?"
@@ -38,6 +40,8 @@ def parse(text: str) -> int:
         raise InputError(f"{shown} is not a time", hint="write 2026-01-31T12:00:00Z, or a date")
     year, month, day, hour, minute, second = (int(digits or 0) for digits in match.group(1, 2, 3, 4, 5, 6))
     fraction, sign, offset_h, offset_m = match.group(7, 9, 10, 11)
+    if match[4] and not match[8] and not zoneless:
+        zoneless.append(text)
     leap = second == 60
     try:
         moment = datetime(year, month, day, hour, minute, second - leap, tzinfo=UTC)

@@ -13,9 +13,9 @@ from typing import Any, NoReturn, cast
 
 import click
 
-from rlrec import __version__
+from rlrec import __version__, times
 from rlrec.cli import output, signals
-from rlrec.cli.shared import CommandGroup, Settings
+from rlrec.cli.shared import CommandGroup, Settings, notice
 from rlrec.cli.values import CLOCK, DURATION
 from rlrec.cli.views import terminal_columns
 from rlrec.errors import OUT_OF_MEMORY, InputError
@@ -148,10 +148,13 @@ class Program(CommandGroup):
     def run(self, args: list[str], **extra: Any) -> int:
         """The exit code of one command line."""
         settings, code = Settings(), 0
+        times.zoneless.clear()
         try:
             try:
                 with self.make_context("rlrec", [*args], obj=settings, **extra) as ctx:
                     self.invoke(ctx)
+                    for text in times.zoneless:
+                        notice(f"a time without a zone is read as UTC, such as {text}: write {text}Z, or an offset")
             except click.exceptions.Exit as end:
                 code = end.exit_code
             output.flush()
@@ -237,7 +240,7 @@ def _name_variables(command: click.Command, prefix: str) -> None:
 )
 @click.option(
     "--now", type=CLOCK, show_envvar=True, metavar="TIME",
-    help="The clock of this command: RFC 3339, or +31m from now.",
+    help="The clock of this command: RFC 3339, UTC where no zone is named, or +31m from now.",
 )  # fmt: skip
 @click.option("--allow-future", is_flag=True, show_envvar=True, help="Log decisions under a --now far ahead.")
 @click.option(

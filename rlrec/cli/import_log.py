@@ -61,7 +61,7 @@ def import_log(
 
     Unknown arms are added. A line that was imported before is a duplicate: an overlapping file adds only what is new.
     Imported decisions are mature at once and teach no belief by themselves. A line that names no policy, where --policy
-    does not either, goes to a policy called `imported`.
+    does not either, goes to a policy called `imported`. Times without a zone are read as UTC.
 
     All lines are checked before the first one is stored; --check does no more than that, and counts. They are stored
     in portions, so that others are served meanwhile; an import that was stopped goes on where it ended when the same

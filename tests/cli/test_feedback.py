@@ -234,3 +234,19 @@ def test_censor_and_uncensor_contradict_each_other(kiosk: Run) -> None:
     result = kiosk("feedback", 1, "--censor", "--uncensor")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert "--censor and --uncensor contradict each other" in result.stderr
+
+
+def test_a_time_without_a_zone_is_told_of_once(run_sqlite: Run) -> None:
+    """It is read as UTC; a date is midnight UTC, and no news."""
+    run_sqlite("policy", "create", "p", "--kind", "uniform")
+    line = {"slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"], "reward": 1}
+    text = "".join(json.dumps({**line, "session": f"s{n}", "at": f"2026-01-01T12:00:0{n}"}) + "\n" for n in range(3))
+    words = ("import-log", "-", "--layout", "jsonl", "--policy", "old")
+    time = "2026-01-01T12:00:0{}"
+    news = f"a time without a zone is read as UTC, such as {time}: write {time}Z, or an offset\n"
+    assert run_sqlite(*words, stdin=text).stderr.count(news.format(0, 0)) == 1
+    for since, told in (("2026-01-01T12:00:02", 1), ("2026-01-01T12:00:02Z", 0), ("2026-01-01", 0)):
+        result = run_sqlite("evaluate", "uniform", "--log", f"policy=old,since={since}", "--json")
+        assert result.stderr.count(news.format(2, 2)) == result.stderr.count("zone") == told
+    result = run_sqlite("--now", "2026-01-01T12:00:02", "-q", "policy", "list")
+    assert (result.exit_code, result.stderr) == (0, "")
