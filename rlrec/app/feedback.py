@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
@@ -199,6 +200,7 @@ class FeedbackTransaction:
         self.kinds = self.weighed - {RETURN}  # of events that need no further check
         self.rewards = self._rewards() if answers else {}
         self.new: dict[int, tuple[FeedbackTarget, list[Row]]] = {}  # by decision: its first target, and its new events
+        self.of_rewards: dict[int, tuple[list[Event], int]] = {}  # by decision, up to how many of its new events
         self.new_keys: dict[str, LineContent] = {}
         self.arms: dict[tuple[int, int], int] = {}  # of further slots
         self.censored: dict[tuple[int, int], bool] = {}
@@ -337,7 +339,12 @@ class FeedbackTransaction:
             return stored
         decision_id, served_at, size = target.decision_id, target.at, target.size
         new = self.new[decision_id][1] if decision_id in self.new else ()
-        of_decision = [Event(*row) for row in (*self.before.get(decision_id, ()), *new)]
+        of_decision, n_taken = self.of_rewards.get(decision_id) or (
+            [*starmap(Event, self.before.get(decision_id, ()))],
+            0,
+        )
+        of_decision += [Event(*row) for row in new[n_taken:] if row[2] in self.weighed or row[2] == CENSOR]
+        self.of_rewards[decision_id] = of_decision, len(new)
         count = len(line.events) + (line.censor is not None)
         return Result(
             decision_id=decision_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,17 @@ def test_near_names_are_looked_up_for_few_lines_of_a_group(kiosk: Run, target: s
     errors = [answer["error"] for answer in kiosk("pipe", "--seed", 1, stdin=lines(*unknown)).lines]
     assert [error.startswith(f"unknown {target} 'home{number}'") for number, error in enumerate(errors)] == [True] * 30
     assert sum("did you mean home" in error for error in errors) == 10
+
+
+def test_events_that_nothing_weighs_do_not_slow_the_answers_after_them(kiosk: Run) -> None:
+    """Rewards are worked out from the events that count, in time that grows with their number alone."""
+    events = ({f"e{line % 5}_{number}": 1 for number in range(100)} for line in range(500))
+    body = lines(ask(), FLUSH, *(tell(decision_id=1, events=each | {"click": 1}) for each in events))
+    start = time.process_time()
+    result = kiosk("pipe", "--seed", 1, stdin=body)
+    assert [answer["events"] for answer in result.lines[1:]] == [101] * 500
+    assert result.lines[-1]["reward"] == 1
+    assert time.process_time() - start < 2.5
 
 
 def test_an_unweighed_event_is_told_on_stderr(kiosk: Run) -> None:
