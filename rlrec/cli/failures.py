@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from rlrec.cli import output
+from rlrec.cli import app, output
 from rlrec.cli.shared import HelpWanted, Settings, safe
 from rlrec.cli.values import masked, passwords
 from rlrec.errors import OUT_OF_MEMORY, InputError, RlrecError
@@ -164,22 +164,14 @@ def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | 
     word = error.option_name
     if ctx is not None and ctx.parent is None and word in ("--json", "--format"):
         return "it goes after the command"
-    if ctx is not None and (of_kind := _parameter_hint(word.removeprefix("--"), ctx.command)):
-        return of_kind
+    name = word.removeprefix("--")
+    if ctx is not None and any(name in kind["parameters"] for kind in app.policy.list_kinds()):
+        create = (
+            "" if any("--param" in param.opts for param in ctx.command.params) else "policy create NAME --kind KIND "
+        )
+        return f"{name} is a parameter of a policy: {create}--param {name}=VALUE"
     near = error.possibilities
     return f"did you mean {' or '.join(near)}?" if near else None
-
-
-def _parameter_hint(name: str, command: click.Command) -> str | None:
-    """How a parameter of a kind of policy is written; None where no kind has it."""
-    from rlrec.cli import app
-
-    if not any(name in kind["parameters"] for kind in app.policy.list_kinds()):
-        return None
-    takes = any("--param" in param.opts for param in command.params)
-    return (
-        f"{name} is a parameter of a policy: {'' if takes else 'policy create NAME --kind KIND '}--param {name}=VALUE"
-    )
 
 
 def _wants_json(error: BaseException, settings: Settings, args: list[str]) -> bool:
