@@ -66,6 +66,7 @@ def temporary(store: Store) -> Iterator[Store]:
         else:
             copying.backup(store, path)
         with closing(Store(path, now=store.now, notice=store.notice, waits=store.waits)) as copied:
+            copied.allow_future = True
             yield copied
 
 

@@ -25,7 +25,7 @@ from rlrec.store import Store, Unit, arms, audit, bulk, policies, removals, sett
 
 # check: (what it looks at, the count that says how many)
 CHECKS = {
-    "clock": ("newest decision against the clock", "decisions"),
+    "clock": ("times against the clock", "decisions"),
     "beliefs": ("changes of beliefs", "deltas"),
     "slots": ("slots that taught them", "slots"),
     "propensities": ("decisions derived again", "propensities"),
@@ -105,6 +105,8 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
         catalogue = arms.every(unit)
         if store.now is None:
             clock.check(unit, findings=findings)
+            with findings.unreadable(clock.CHECK, "store"):
+                clock.check_rows(unit, findings=findings)
         tested = derived = 0
         for number, check in enumerate((dangling, visit_histories, returned_users), 1):
             unit.progress(PARTS, number, None)

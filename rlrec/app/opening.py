@@ -15,11 +15,12 @@ __all__ = ["Store", "open_store", "ready"]
 @contextmanager
 def open_store(
     db: str, *, now: int | None, notice: Callable[[str], None], waits: tuple[int | None, ...] = (),
-    primary: str | None = None,
+    primary: str | None = None, allow_future: bool = False,
 ) -> Iterator[Store]:  # fmt: skip
     """The store at a URL or path. now: microseconds since 1970 UTC in place of the database's clock, or None. waits: as
     in `Waits`. primary: the store of which this one is a replica. Raises InputError where it is of another one."""
     with closing(Store(db, now=now, notice=notice, waits=Waits(*waits))) as store:
+        store.allow_future = allow_future
         if primary is not None:
             _refuse_unrelated(store, primary)
         yield store

@@ -78,6 +78,7 @@ def simulate(store: Store, request: Request) -> Result:
         _check_group(request, audience, timeout_us=settings.get(unit).session_timeout_us)
     if store.now is None:
         store.now = parse(FIRST) if newest is None else newest
+    store.allow_future = True  # from here on it makes its own time
     for reward in {version.reward.name: version.reward for version in versions}.values():
         _notice_unseen_reward(store, audience, reward)
     names, restricted = store.write(lambda unit: _catalogue(unit, names, audience))

@@ -242,7 +242,7 @@ def _name_variables(command: click.Command, prefix: str) -> None:
     "--now", type=CLOCK, show_envvar=True, metavar="TIME",
     help="The clock of this command: RFC 3339, UTC where no zone is named, or +31m from now.",
 )  # fmt: skip
-@click.option("--allow-future", is_flag=True, show_envvar=True, help="Log decisions under a --now far ahead.")
+@click.option("--allow-future", is_flag=True, show_envvar=True, help="Store under a --now far ahead.")
 @click.option(
     "--lock-timeout", type=DURATION, show_envvar=True,
     help="How long to wait for a lock of others [default: 30s].",

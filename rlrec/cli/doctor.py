@@ -26,7 +26,7 @@ COLUMNS = ("check", "severity", "subject", "detail")
     help="Derive the propensities of N random decisions again; without it all, or 10,000 where there are more.",
 )  # fmt: skip
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the sample.")
-@click.option("--repair-clock", is_flag=True, help="Put decisions ahead of the database's clock back, up to now.")
+@click.option("--repair-clock", is_flag=True, help="Put what lies ahead of the database's clock back, up to now.")
 @dry_run_option
 @stored("rlrec doctor --json", "rlrec doctor --repair-clock --dry-run")
 def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **request: Any) -> None:
@@ -38,8 +38,9 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
     A decision that was logged under a clock far ahead (--now, RLREC_NOW, a wrong clock of the host) makes time stand
     still: no later decision lies before it, and nothing matures. --repair-clock moves all decisions ahead of the clock,
     with their events and visits, back by one distance, so that the newest is of now. It says how many it moved and by
-    how many seconds, and nothing else is audited. It is the only command that changes logged times; stop what writes
-    first."""
+    how many seconds, and how many times of other rows (versions, sessions, runs) it put back; nothing else is audited.
+    Events ahead of the clock whose decision is not stay where they are. It is the only command that changes logged
+    times; stop what writes first."""
     from rlrec.app.audit.clock import repair
 
     if repair_clock:

@@ -162,7 +162,8 @@ def _with_store(command: Command) -> Command:
         chosen = settings()
         chosen.context = click.get_current_context()
         waits = chosen.lock_timeout, chosen.statement_timeout, chosen.reconnect
-        with open_store(chosen.db, now=chosen.now, notice=notice, waits=waits, primary=chosen.primary) as store:
+        now, future, primary = chosen.now, chosen.allow_future, chosen.primary
+        with open_store(chosen.db, now=now, allow_future=future, notice=notice, waits=waits, primary=primary) as store:
             chosen.store = store
             if chosen.quiet or sys.stderr is None or not sys.stderr.isatty():
                 return command(*args, store=store, **kwargs)

@@ -25,6 +25,7 @@ from rlrec.store.database_errors import (
 from rlrec.store.engine import USUAL_WAITS, Waits
 from rlrec.store.folders import LogFolder
 from rlrec.store.unit import Progress, Unit, no_progress
+from rlrec.times import DAY_US, written
 
 __all__ = ["Store", "Unit"]
 
@@ -69,15 +70,16 @@ class _Reconnection:
 
 
 class Store:
-    """A database, and the clock of one command. `now` (microseconds) replaces the database's clock.
-    `notice` takes one line that a person should know and no result says."""
+    """A database, and the clock of one command. `now` (microseconds) replaces the database's clock, with
+    `allow_future` also where it lies far ahead. `notice` takes one line that a person should know and no result says.
+    """
 
     def __init__(
         self, db: str, *, now: int | None = None, notice: Callable[[str], None] = print, waits: Waits = USUAL_WAITS
     ) -> None:
         self.url, self.waits = engine.location(db), waits
         self.where = engine.printable(self.url)
-        self.notice, self.now = notice, now
+        self.notice, self.now, self.allow_future = notice, now, False
         self.progress: Progress = no_progress
         self.folder: LogFolder | None = None  # that has the log of every unit that reads
         self._engine: sa.Engine | None = None
@@ -284,6 +286,8 @@ class Store:
         schema.check(unit, where=self.where, write=write)
         self.reached = True
         newest = decisions.newest(unit)
+        if write:
+            self.refuse_far_ahead(unit, newest)
         if newest is None or newest <= unit.now:
             return unit
         if self.now is not None:
@@ -296,3 +300,16 @@ class Store:
             self.notice(f"the newest decision of {self.where} lies ahead of the clock, and its time is used; {mend}")
         unit.now = newest
         return unit
+
+    def refuse_far_ahead(self, unit: Unit, newest: int | None) -> None:
+        """Raises InputError where `--now` would date what is stored far ahead of a log that follows the database's
+        clock; a log that is empty, or lies ahead already, has a time of its own (simulations, replays)."""
+        if self.now is None or newest is None or self.allow_future or self.rehearsing:
+            return
+        clock = unit.clock()
+        if newest <= clock < self.now - DAY_US:
+            raise InputError(
+                f"--now {written(self.now)} lies far ahead of the database's clock, {written(clock)}: what is stored "
+                "under it would lie in the future",
+                hint="check --now and RLREC_NOW; --allow-future stores it all the same",
+            )

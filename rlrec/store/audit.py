@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +130,14 @@ def _tables(unit: Unit) -> Iterator[sa.Table]:
     for number, table in enumerate(tables):
         unit.progress("tables", number, number / len(tables))
         yield table
+
+
+def rows_ahead(unit: Unit, *, after: int) -> Iterator[tuple[sa.Column[Any], dict[str, object], int]]:
+    """Times of rows after another, the first MOST of each column: the column, the key of the row, and the time."""
+    for column in t.time_columns():
+        keys = list(column.table.primary_key)
+        for *key, at in unit.rows(sa.select(*keys, column).where(column > after).limit(MOST)):
+            yield column, {named.name: value for named, value in zip(keys, key, strict=True)}, at
 
 
 _SLOT_COUNTS = "SELECT decision_id, count(*) AS n, max(position) AS last FROM slot GROUP BY decision_id"

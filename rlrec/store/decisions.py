@@ -229,14 +229,21 @@ def ahead(unit: Unit) -> Ahead:
     return Ahead(clock, count, first or clock, newest or clock, before)
 
 
-def put_back(unit: Unit, block: Ahead) -> None:
+def put_back(unit: Unit, block: Ahead) -> int:
     """Move decisions ahead of the clock, their events and their visits by one distance, so that the newest is of now.
-    Between a decision and its events, and between decisions, all distances stay, so that rewards stay too."""
+    Between a decision and its events, and between decisions, all distances stay, so that rewards stay too. Rows of
+    other tables that lie ahead of the clock go along, and none ends ahead of it, or before the first of the decisions:
+    how many times of these were moved."""
+    from rlrec.store.tables import time_columns  # which a single decision does without
+
     by, clock = block.by, block.clock
     ids = "SELECT id FROM decision WHERE imported = 0 AND at > ?"
     unit.tell(
         f"UPDATE event SET at = at - ?, received_at = received_at - ? WHERE decision_id IN ({ids})", by, by, clock
     )
     unit.tell("UPDATE decision SET at = at - ? WHERE imported = 0 AND at > ?", by, clock)
-    for column in ("started_at", "last_at", "ended_at"):
-        unit.tell(f"UPDATE visit SET {column} = {column} - ? WHERE {column} > ?", by, clock)
+    least, greatest = ("least", "greatest") if unit.postgres else ("min", "max")
+    others = [column for column in time_columns() if column.table.name not in ("decision", "event")]
+    moved = f"{least}({greatest}({{0}}, ?) - ?, ?) WHERE {{0}} > ?"
+    changes = (f'UPDATE "{column.table.name}" SET {column.name} = {moved.format(column.name)}' for column in others)
+    return sum(unit.tell(change, block.first, by, clock, clock) for change in changes)

@@ -6,6 +6,7 @@ column is one that SQLite's STRICT tables and PostgreSQL both enforce.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import sqlalchemy as sa
@@ -492,3 +493,9 @@ position_curve = _table(
 
 # The views for people who write SQL; a migration has their text.
 VIEWS = ("v_decision", "v_slot", "v_version")
+
+
+def time_columns() -> list[Column[Any]]:
+    """The times of all rows: of a lease, which ends ahead, and of a line, which its key keeps as it came, none."""
+    tables = (table for table in metadata.sorted_tables if table not in (lease, feedback_key))
+    return [column for table in tables for column in table.columns if re.fullmatch("at|.*_at", column.name)]

@@ -115,7 +115,7 @@ def test_a_frozen_memory_fades_no_more(shop: tuple[str, Run, str]) -> None:
     db, run, kind = shop
     served = serve(run, 30, seed=1)
     later = "2100-01-01T00:00:00Z"
-    done(run("--now", later, "policy", "freeze", "p"))
+    done(run("--allow-future", "--now", later, "policy", "freeze", "p"))
     before = believed(db, "p@2")
     serve_at = "".join(json.dumps({"policy": "p", "session": f"x{i}"}) + "\n" for i in range(30))
     done(run("--now", later, "--allow-future", "recommend", "--input", "-", stdin=serve_at))
@@ -161,7 +161,7 @@ def test_a_copy_holds_only_what_counts(shop: tuple[str, Run, str]) -> None:
     db, run, kind = shop
     serve(run, 300, seed=1)
     done(run("policy", "freeze", "p"))
-    done(run("--now", "2100-01-01T00:00:00Z", "policy", "freeze", "p"))
+    done(run("--allow-future", "--now", "2100-01-01T00:00:00Z", "policy", "freeze", "p"))
     with closing(Store(db)) as store, store.read() as unit:
         counts: dict[int, int] = dict(unit.ask("SELECT version_id, count(*) FROM belief GROUP BY version_id"))
     assert counts[1] > 100 if kind == "window" else counts[1] == len(ARMS)

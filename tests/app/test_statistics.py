@@ -75,24 +75,24 @@ def same(result: dict[int, Any], expected: dict[int, list[float]]) -> bool:
 def test_a_belief_follows_the_kind_however_it_learns(run: Run, db: str, create: tuple[str, ...]) -> None:
     done(run("reward", "define", "slow", "click=1", "--clip", "0,1", "--learn", "settled", "--window", "1s"))
     expected = served(run, *create)
-    done(run("--now", LATER, "settle"))
+    done(run("--allow-future", "--now", LATER, "settle"))
     assert same(stored(db, "p"), expected)
-    done(run("--now", LATER, "policy", "rebuild", "p"))
-    done(run("--now", LATER, "policy", "freeze", "p"))
+    done(run("--allow-future", "--now", LATER, "policy", "rebuild", "p"))
+    done(run("--allow-future", "--now", LATER, "policy", "freeze", "p"))
     assert same(stored(db, "p", 2), expected)
     assert same(stored(db, "p", 3), expected)
-    assert done(run("doctor", "--json")).json["ok"]
+    assert done(run("--now", LATER, "doctor", "--json")).json["ok"]
 
 
 @ON_BOTH
 def test_logs_experiments_and_priors_follow_the_kind(run: Run, db: str) -> None:
     expected = served(run)
-    done(run("--now", LATER, "policy", "create", "q", "--kind", "examined", "--from-log", "policy=p"))
-    done(run("--now", LATER, "experiment", "create", "x", "--variant", "a=p", "--variant", "b=q"))
+    done(run("--allow-future", "--now", LATER, "policy", "create", "q", "--kind", "examined", "--from-log", "policy=p"))
+    done(run("--allow-future", "--now", LATER, "experiment", "create", "x", "--variant", "a=p", "--variant", "b=q"))
     assert same(stored(db, "q"), expected)
     assert same(stored(db, "p@x/a"), expected)
     prior = ("--prior-from", "policy=p", "--prior-weight", 1)
-    done(run("--now", LATER, "policy", "create", "r", "--kind", "examined", *prior))
+    done(run("--allow-future", "--now", LATER, "policy", "create", "r", "--kind", "examined", *prior))
     mean = sum(row[1] for row in expected.values()) / sum(row[0] for row in expected.values())
     shown = {row["arm"]: row["mean"] for row in done(run("policy", "show", "r", "--json")).json["arms"]}
     wanted = {ARMS[arm - 1]: (row[1] + mean) / (row[0] + 1) for arm, row in expected.items()}

@@ -5,20 +5,24 @@ from __future__ import annotations
 import pytest
 
 from tests.cli.test_bad_input import refuses
-from tests.conftest import ON_BOTH, Run
+from tests.conftest import ON_BOTH, Run, filled, runner
 
 FAR = ("--now", "2099-01-01T00:00:00Z")
 RECOMMEND = ("recommend", "--policy", "home", "--session")
 
 
 @pytest.fixture
-def shop(run: Run) -> Run:
+def shop(db: str) -> Run:
     """Two arms, a policy `home`, and one decision under the clock of the database."""
+    return filled(db, stocked)
+
+
+def stocked(db: str) -> None:
+    run = runner(db)
     for arm in ("a1", "a2"):
         run("arm", "add", arm)
     run("policy", "create", "home", "--kind", "thompson")
-    run(*RECOMMEND, "s1")
-    return run
+    run(*RECOMMEND, "s1", "--user", "u1")
 
 
 @pytest.fixture
@@ -36,9 +40,23 @@ def frozen(shop: Run) -> Run:
         (*RECOMMEND, "s2"),
         ("pipe",),
         ("simulate", "bernoulli", "--policy", "home", "--sessions", 1, "--env", "rates=1,0"),
+        ("feedback", 1, "click"),
+        ("arm", "add", "a3"),
+        ("arm", "retire", "a2"),
+        ("reward", "define", "slow", "click=1"),
+        ("policy", "create", "other", "--kind", "uniform"),
+        ("policy", "create", "taught", "--kind", "thompson", "--from-log", "policy=home"),
+        ("policy", "freeze", "home"),
+        ("policy", "rebuild", "home"),
+        ("policy", "promote", "home@1"),
+        ("experiment", "create", "e", "--variant", "a=home", "--variant", "b=home"),
+        ("route", "create", "front", "--to", "home"),
+        ("session", "end", "s1"),
+        ("db", "prune", "--before", "2020-01-01", "--yes"),
+        ("db", "forget", "--user", "u1", "--yes"),
     ],
 )
-def test_a_clock_far_ahead_logs_nothing_unless_asked_for(shop: Run, words: tuple[object, ...]) -> None:
+def test_a_clock_far_ahead_stores_nothing_unless_asked_for(shop: Run, words: tuple[object, ...]) -> None:
     refuses(shop(*FAR, *words, stdin=""), 2, "--now 2099-01-01T00:00:00.000000Z lies far ahead", "--allow-future")
     refuses(shop(*words, stdin="", env={"RLREC_NOW": FAR[1]}), 2, "RLREC_NOW")
     assert shop("--allow-future", *FAR, *words, stdin="").exit_code == 0
@@ -71,6 +89,27 @@ def test_doctor_reports_a_log_that_lies_ahead(shop: Run) -> None:
     assert "1 decision ahead of the database's clock" in errors[0]["detail"]
 
 
+def rows_ahead(shop: Run) -> list[str]:
+    """The subjects of the findings of `doctor` on rows that lie ahead; there are no others."""
+    findings = [row for row in shop("doctor", "--json").json["findings"] if row["severity"] != "info"]
+    assert {(row["check"], row["severity"]) for row in findings} <= {("clock", "error")}
+    assert all("row, 2099-01-01T00:00:00.000000Z, lies ahead" in row["detail"] for row in findings)
+    return [row["subject"] for row in findings]
+
+
+def test_doctor_names_rows_that_lie_ahead(shop: Run) -> None:
+    shop("--allow-future", *FAR, "feedback", 1, "click")
+    assert rows_ahead(shop) == ["decision 1"] * 2  # at and received_at of its event
+
+
+def test_a_repair_puts_definitions_back_too(shop: Run) -> None:
+    shop("--allow-future", *FAR, "policy", "freeze", "home")
+    assert sorted(rows_ahead(shop)) == ["run id 3", "version id 2"]
+    repaired = shop("doctor", "--repair-clock", "--json").json
+    assert repaired == {"decisions": 0, "seconds": 0, "other_times": 2}
+    assert rows_ahead(shop) == []
+
+
 def test_a_repair_lets_time_go_on_and_changes_no_reward(frozen: Run) -> None:
     before = [frozen("decision", "show", number, "--json").json for number in (1, 2, 3)]
     repaired = frozen("doctor", "--repair-clock", "--json").json
@@ -87,7 +126,7 @@ def test_a_repair_lets_time_go_on_and_changes_no_reward(frozen: Run) -> None:
 @ON_BOTH
 def test_a_repair_twice_or_of_a_sound_store_changes_nothing(frozen: Run) -> None:
     frozen("doctor", "--repair-clock")
-    assert frozen("doctor", "--repair-clock", "--json").json == {"decisions": 0, "seconds": 0.0}
+    assert frozen("doctor", "--repair-clock", "--json").json == {"decisions": 0, "seconds": 0, "other_times": 0}
     refuses(frozen(*FAR, "doctor", "--repair-clock"), 2, "leave out --now")
 
 

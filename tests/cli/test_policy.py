@@ -427,13 +427,11 @@ def test_a_policy_that_needs_a_context_has_no_probability_to_compare(shop: Run, 
 
 
 def test_a_frozen_version_is_served_as_it_stands_once_promoted(shop: Run) -> None:
-    later = ["--now", "2099-01-01T00:00:00Z"]
+    later = ["--allow-future", "--now", "2099-01-01T00:00:00Z"]
     frozen = shop(*later, "policy", "freeze", "home", "--json").json
     assert (frozen["version"], frozen["status"], frozen["parent"], frozen["versions"]) == (2, "frozen", 1, [1, 2])
     assert shop(*later, "policy", "promote", "home@2", "--json").json == {"policy": "home", "version": 2, "previous": 1}
-    drawn = shop(
-        "--allow-future", *later, "recommend", "--policy", "home", "--session", "s9", "--arms", "a3", "--json"
-    ).json
+    drawn = shop(*later, "recommend", "--policy", "home", "--session", "s9", "--arms", "a3", "--json").json
     assert drawn["version"] == 2
     shop(*later, "feedback", drawn["decision_id"], "click")
     assert shown(shop, "home")["a3"]["pulls"] == 0

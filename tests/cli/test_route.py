@@ -421,7 +421,7 @@ def test_what_a_policy_learned_from_a_route_is_in_sample_there_alone(ready_sqlit
     for number in range(40):
         recommend(ready_sqlite, f"home{number}")
         ready_sqlite("recommend", "--policy", "u", "--session", f"u{number}")
-    now = ("--now", "2099-01-01T00:00:00Z")
+    now = ("--allow-future", "--now", "2099-01-01T00:00:00Z")
     ready_sqlite(*now, "policy", "create", "late", "--kind", "thompson", "--from-log", "route=home")
     ready_sqlite(*now, "policy", "freeze", "late")
     for estimator in ("snips", "pdis"):

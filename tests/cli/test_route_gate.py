@@ -52,11 +52,13 @@ def ready_sqlite(sqlite_db: str, folder: Path) -> Any:
 
 
 def gated(run: Run, to: str, *words: Any) -> Any:
-    return run("--now", LATER, "route", "set", "home", "--to", to, "--require", "if-better", *words, "--json")
+    return run(
+        "--allow-future", "--now", LATER, "route", "set", "home", "--to", to, "--require", "if-better", *words, "--json"
+    )
 
 
 def show(run: Run) -> Any:
-    return run("--now", LATER, "route", "show", "home", "--json").json
+    return run("--allow-future", "--now", LATER, "route", "show", "home", "--json").json
 
 
 @ON_BOTH
@@ -69,7 +71,7 @@ def test_a_better_candidate_passes_and_its_figures_stay_in_the_history(ready: Ru
     newest = show(ready)["history"][0]
     assert newest["by"] == "route set home --to good --require if-better"
     assert newest["gate"] == figures["gate"]
-    assert "gate: gain over u 0.1" in ready("--now", LATER, "route", "show", "home").stdout
+    assert "gate: gain over u 0.1" in ready("--allow-future", "--now", LATER, "route", "show", "home").stdout
 
 
 def test_a_candidate_that_is_no_better_is_refused_with_the_numbers(ready_sqlite: Run) -> None:
@@ -86,6 +88,7 @@ def test_every_look_of_a_year_spends_some_of_the_error(ready_sqlite: Run) -> Non
     assert [look["candidate"] for look in looks] == [1, 2, 3]
     assert [look["alpha"] for look in looks] == [gate_alpha(number) for number in (1, 2, 3)]
     later = (
+        "--allow-future",
         "--now",
         "2100-06-01T00:00:00Z",
         "route",
@@ -107,17 +110,19 @@ def test_the_same_look_again_spends_no_error(ready: Run) -> None:
     assert (first["gate"], first["repeated"]) == (again["gate"], False)
     assert (other["gate"]["candidate"], other["repeated"], again["repeated"]) == (2, False, True)
     passed = gated(ready, "good").json["gate"]
-    ready("--now", LATER, "route", "rollback", "home")
+    ready("--allow-future", "--now", LATER, "route", "rollback", "home")
     once_more = gated(ready, "good").json
     assert (once_more["gate"], once_more["changed"]) == (passed, True)
     assert show(ready)["history"][0]["gate"] == passed
     ready("simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "u", "--sessions", 50, "--seed", 5)
-    ready("--now", LATER, "route", "rollback", "home")
+    ready("--allow-future", "--now", LATER, "route", "rollback", "home")
     assert gated(ready, "good").json["gate"]["candidate"] == 4
 
 
 def test_a_candidate_that_learned_from_the_log_is_refused(ready_sqlite: Run) -> None:
-    ready_sqlite("--now", LATER, "policy", "create", "late", "--kind", "thompson", "--from-log", "policy=u")
+    ready_sqlite(
+        "--allow-future", "--now", LATER, "policy", "create", "late", "--kind", "thompson", "--from-log", "policy=u"
+    )
     done = gated(ready_sqlite, "late")
     assert (done.exit_code, "in-sample" in done.json["gate"]["reasons"]) == (3, True)
     assert "has learned from visits" in done.error["error"]
@@ -140,7 +145,7 @@ def test_what_serves_may_have_learned_from_its_log(ready_sqlite: Run) -> None:
     ready_sqlite(
         "simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "ts", "--sessions", 300, "--group", 10
     )
-    ready_sqlite("--now", LATER, "route", "set", "home", "--to", "ts")
+    ready_sqlite("--allow-future", "--now", LATER, "route", "set", "home", "--to", "ts")
     done = gated(ready_sqlite, "good")
     assert "in-sample" not in done.json["gate"]["reasons"]
     assert done.json["gate"]["against"] == "ts"
@@ -214,8 +219,8 @@ def test_policies_that_read_the_visit_are_compared_by_visits(sqlite_db: str) -> 
     run = runner(sqlite_db)
     run("policy", "create", "pg", "--kind", "gradient", "--param", "floor=0.05")
     run("simulate", "barista", "--policy", "pg", "--sessions", "1000", "--group", "100", "--seed", "2")
-    assert run("--now", LATER, "train-pg", "pg", "--seed", "1").exit_code == 0
-    run("--now", LATER, "route", "create", "home", "--to", "pg@1")
+    assert run("--allow-future", "--now", LATER, "train-pg", "pg", "--seed", "1").exit_code == 0
+    run("--allow-future", "--now", LATER, "route", "create", "home", "--to", "pg@1")
     done = gated(run, "pg@2")
     trained = run("policy", "show", "pg@2", "--json").json["training"]["gate"]
     assert (done.exit_code, done.json["estimator"], done.json["gate"]["n"]) == (0, "wdr", trained["sessions"])
@@ -228,10 +233,10 @@ def test_two_loggers_judge_both_sides_with_the_same_weights(ready: Run) -> None:
     audience = ("bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "worse", "--sessions", 1_500, "--group", 100)
     ready("simulate", *audience, "--seed", 3)
     gate = gated(ready, "good").json["gate"]
-    ready("--now", LATER, "route", "rollback", "home")
+    ready("--allow-future", "--now", LATER, "route", "rollback", "home")
     alone = gated(ready, "good", "--log", "policy=u").json["gate"]
     words = ("evaluate", "good", "u", "--estimator", "dr", "--log", "split=gate", "--json")
-    sides = ready("--now", LATER, *words).json
+    sides = ready("--allow-future", "--now", LATER, *words).json
     assert [side["loggers"] for side in sides] == [2, 2]
     assert (gate["value"], gate["live_value"]) == pytest.approx([side["value"] for side in sides], rel=1e-12)
     assert gate["n"] == sides[0]["n"] > 1.8 * alone["n"]
@@ -280,14 +285,14 @@ def test_a_guard_of_returns_needs_no_definition(sqlite_db: str, folder: Path) ->
     run("simulate", "choc-kale", "--policy", "u", "--sessions", "1200", "--group", "100", "--seed", "2")
     for name in ("sweet", "mixed"):
         run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={folder / name}.csv")
-    run("--now", LATER, "route", "create", "home", "--to", "u")
+    run("--allow-future", "--now", LATER, "route", "create", "home", "--to", "u")
     (guard,) = gated(run, "mixed", "--guard", "return:-2%").json["guards"]
     assert (guard["guard"], guard["estimator"], guard["value"] is None) == ("return", "wdr", False)
     with closing(Store(sqlite_db, now=parse(LATER))) as store, store.read() as unit:
         visits, followed = unit.ask_value("SELECT count(*) FROM visit"), len(returns.followed(unit))
     run(
-        "--now", LATER, "--allow-future", "recommend", "--policy", "u", "--session", "late"
+        "--allow-future", "--now", LATER, "recommend", "--policy", "u", "--session", "late"
     )  # the log goes on until then
-    shown = run("--now", LATER, "outcomes", "--json").json["outcomes"]
+    shown = run("--allow-future", "--now", LATER, "outcomes", "--json").json["outcomes"]
     share = next(row["value"] for row in shown if row["metric"] == "returned_7d")
     assert followed == round(share * visits) > 0

@@ -272,8 +272,8 @@ def test_features_are_fitted_to_a_log(shop: Run) -> None:
     shop("policy", "create", "u", "--kind", "uniform")
     for number, page in enumerate(["x", "y", "x"]):
         shop("recommend", "--policy", "u", "--session", number, "--context", json.dumps({"page": page}))
-    shop("--now", "2099-01-01T00:00:00Z", "settle")
-    now = ("--now", "2099-01-01T00:00:00Z", "policy", "create", "fits", "--kind", "gradient")
+    shop("--allow-future", "--now", "2099-01-01T00:00:00Z", "settle")
+    now = ("--allow-future", "--now", "2099-01-01T00:00:00Z", "policy", "create", "fits", "--kind", "gradient")
     answer = shop(*now, "--from-log", "policy=u", "--json")
     assert answer.exit_code == 0, answer.stderr
     result = shown(shop, "fits")

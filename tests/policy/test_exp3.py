@@ -156,13 +156,13 @@ def by_definition(clicked: list[dict[str, Any]]) -> dict[int, float]:
 def test_a_belief_sums_rewards_over_marginals_however_it_learns(run: Run, db: str, create: tuple[str, ...]) -> None:
     done(run("reward", "define", "slow", "click=1", "--clip", "0,1", "--learn", "settled", "--window", "1s"))
     clicked = played(run, *create)
-    done(run("--now", "2100-01-01T00:00:00Z", "settle"))
+    done(run("--allow-future", "--now", "2100-01-01T00:00:00Z", "settle"))
     assert gains(db) == pytest.approx(by_definition(clicked), rel=1e-12)
-    done(run("--now", "2100-01-01T00:00:00Z", "policy", "rebuild", "p"))
+    done(run("--allow-future", "--now", "2100-01-01T00:00:00Z", "policy", "rebuild", "p"))
     assert gains(db, 2) == pytest.approx(by_definition(clicked), rel=1e-12)
-    done(run("--now", "2100-01-01T00:00:00Z", "policy", "freeze", "p"))
+    done(run("--allow-future", "--now", "2100-01-01T00:00:00Z", "policy", "freeze", "p"))
     assert gains(db, 3) == pytest.approx(by_definition(clicked), rel=1e-12)
-    assert done(run("doctor", "--json")).json["ok"]
+    assert done(run("--now", "2100-01-01", "doctor", "--json")).json["ok"]
 
 
 def test_censored_slots_leave_the_gains_and_come_back(run: Run, db: str) -> None:
@@ -186,8 +186,8 @@ def test_gains_fade_as_all_sums_do(run: Run, db: str, memory: str) -> None:
 @ON_BOTH
 def test_a_log_and_an_experiment_hand_gains_on(run: Run, db: str) -> None:
     clicked, later = played(run, n=40), "2100-01-01T00:00:00Z"
-    done(run("--now", later, "policy", "create", "q", "--kind", "exp3", "--from-log", "policy=p"))
-    done(run("--now", later, "experiment", "create", "x", "--variant", "a=p", "--variant", "b=q"))
+    done(run("--allow-future", "--now", later, "policy", "create", "q", "--kind", "exp3", "--from-log", "policy=p"))
+    done(run("--allow-future", "--now", later, "experiment", "create", "x", "--variant", "a=p", "--variant", "b=q"))
     shown = {row["arm"]: row["score"] for row in _slate(run, "q")}
     expected = by_definition(clicked)
     assert shown == pytest.approx({arm: expected[number] for number, arm in enumerate(ARMS, 1)}, rel=1e-12)

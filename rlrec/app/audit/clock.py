@@ -4,49 +4,55 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from rlrec.app.audit.findings import Findings
+from rlrec.app.audit.findings import Findings, row_subject
 from rlrec.errors import CheckFailed, InputError, quantity
-from rlrec.store import Store, Unit, decisions, settings
+from rlrec.store import Store, Unit, audit, decisions, settings
 from rlrec.times import DAY_US, written
 
 CHECK = "clock"
 MINUTE_US = 60_000_000
 
 
-# How many decisions were put back, and by how many seconds.
-Repair = TypedDict("Repair", {"decisions": int, "seconds": float})
+# How many decisions were put back, and by how many seconds; how many times of other rows.
+Repair = TypedDict("Repair", {"decisions": int, "seconds": float, "other_times": int})
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
     """An error where the newest decision lies more than a day ahead, a warning from a minute on."""
     ahead = decisions.ahead(unit)
     if ahead.by > MINUTE_US:
-        severity = "error" if ahead.by > DAY_US else "warning"
         findings.add(
-            CHECK, severity, "store",
+            CHECK, _severity(ahead.by), "store",
             f"{quantity(ahead.decisions, 'decision')} ahead of the database's clock, the newest at "
             f"{written(ahead.newest)}: until then time stands still and nothing matures; "
             "see `rlrec doctor --repair-clock`",
         )  # fmt: skip
 
 
+def check_rows(unit: Unit, *, findings: Findings) -> None:
+    """The same of all other rows that lie behind the newest decision."""
+    now = unit.clock()
+    for column, key, at in audit.rows_ahead(unit, after=max(now + MINUTE_US, decisions.newest(unit) or 0)):
+        detail = f"{column.name} of its {column.table.name} row, {written(at)}, lies ahead of the database's clock"
+        findings.add(CHECK, _severity(at - now), row_subject(column.table.name, key), detail)
+
+
+def _severity(ahead_us: int) -> str:
+    return "error" if ahead_us > DAY_US else "warning"
+
+
 def refuse_far_ahead(store: Store) -> None:
-    """Raises InputError where `--now` would log a decision far ahead of a log that follows the database's clock; a log
-    that is empty, or lies ahead already, has a time of its own (simulations, replays). In an empty one, a notice."""
+    """Refuse a clock before decisions are drawn, as the store does when they are stored; a notice where the first
+    decision lies far ahead."""
     if store.now is None:
         return
     with store.read() as unit:
-        newest, now = decisions.newest(unit), unit.clock()
-    if newest is None and store.now > now + DAY_US:
-        store.notice(
-            f"the first decision lies far ahead of the database's clock: the store's time is {written(store.now)}"
-        )
-    elif newest is not None and newest <= now and store.now > now + DAY_US:
-        raise InputError(
-            f"--now {written(store.now)} lies far ahead of the database's clock, {written(now)}: time would stand "
-            "still until then",
-            hint="check --now and RLREC_NOW; --allow-future logs decisions there all the same",
-        )
+        newest = decisions.newest(unit)
+        store.refuse_far_ahead(unit, newest)
+        if newest is None and store.now > unit.clock() + DAY_US:
+            store.notice(
+                f"the first decision lies far ahead of the database's clock: the store's time is {written(store.now)}"
+            )
 
 
 def repair(store: Store) -> Repair:
@@ -64,9 +70,9 @@ def repair(store: Store) -> Repair:
                 hint=f"repeat the repair after {written(ready)}",
             )
         unit.now = ahead.clock
-        repaired = Repair(decisions=ahead.decisions, seconds=ahead.by / 1e6)
-        if ahead.decisions:
-            decisions.put_back(unit, ahead)
+        others = decisions.put_back(unit, ahead)
+        repaired = Repair(decisions=ahead.decisions, seconds=ahead.by / 1e6, other_times=others)
+        if ahead.decisions or others:
             settings.add_run(unit, "doctor --repair-clock", repaired)
         return repaired
 

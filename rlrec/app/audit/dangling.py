@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from rlrec.app.audit.findings import UNREADABLE, Findings
+from rlrec.app.audit.findings import UNREADABLE, Findings, row_subject
 from rlrec.app.inputs import canonical
 from rlrec.app.serving.assignment import hashed
 from rlrec.store import Unit, arms, audit, contents, experiments, settings
@@ -40,7 +40,6 @@ DETAILS = {
     "assignment of another experiment": "a unit is assigned to a variant that it does not have",
 }
 LONGEST_TIMEOUT_US = 3_660 * DAY_US
-OWNERS = {"decision": "id", "slot": "decision_id", "event": "decision_id"}
 SUBJECTS = {"visit": "session {0} visit {1}", "policy": "policy {0}", "assignment": "experiment {0}"}
 
 
@@ -48,7 +47,7 @@ def check(unit: Unit, *, findings: Findings) -> None:
     for lost in audit.dangling_rows(unit):
         for row in lost.rows:
             detail = f"{' and '.join(lost.columns)} of its {lost.table} row refers to no {lost.parent}"
-            findings.error(CHECK, _subject(lost.table, dict(zip(lost.key, row, strict=True))), detail)
+            findings.error(CHECK, row_subject(lost.table, dict(zip(lost.key, row, strict=True))), detail)
     for name, rows in audit.contradictions(unit):
         subject = SUBJECTS.get(name.partition(" ")[0], "decision {0}")
         for row in rows:
@@ -60,12 +59,6 @@ def check(unit: Unit, *, findings: Findings) -> None:
     _json(unit, findings)
     if (timeout := settings.get(unit).session_timeout_us) > LONGEST_TIMEOUT_US:
         findings.error(CHECK, "settings", f"no visit ends: its timeout is {timeout / DAY_US:,.0f} days")
-
-
-def _subject(table: str, key: Mapping[str, object]) -> str:
-    if table in OWNERS:
-        return f"decision {key[OWNERS[table]]}"
-    return f"{table} {', '.join(f'{name} {value}' for name, value in key.items())}"
 
 
 def _contents(unit: Unit, findings: Findings) -> None:

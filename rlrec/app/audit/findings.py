@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +12,16 @@ from rlrec.errors import RlrecError
 MOST = 50  # findings of one check that are listed one by one
 # what reading a bent row may end in
 UNREADABLE = (RlrecError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+OWNERS = {"decision": "id", "slot": "decision_id", "event": "decision_id"}
+
+
+def row_subject(table: str, key: Mapping[str, object]) -> str:
+    """The subject of a finding on a row, by its primary key: for the rows of a decision that decision."""
+    if table in OWNERS:
+        return f"decision {key[OWNERS[table]]}"
+    return f"{table} {', '.join(f'{name} {value}' for name, value in key.items())}"
 
 
 @dataclass(frozen=True, kw_only=True)
