@@ -22,8 +22,9 @@ _FORM = (
 
 
 def written(micros: int) -> str:
-    """RFC 3339 in UTC with microseconds: 2026-01-31T12:00:00.123456Z."""
-    moment = EPOCH + timedelta(microseconds=micros)
+    """RFC 3339 in UTC with microseconds: 2026-01-31T12:00:00.123456Z; of a time beyond the calendar its first or last
+    moment."""
+    moment = EPOCH + timedelta(microseconds=min(max(micros, FIRST), LAST))
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 

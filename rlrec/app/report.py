@@ -19,6 +19,7 @@ from rlrec.app.positions import CurveAnswer
 from rlrec.errors import RlrecError, StoreBusy, quantity
 from rlrec.store import Store, Unit, bulk, experiments, policies, selected
 from rlrec.store.experiments import Experiment
+from rlrec.store.unit import StoredRows
 from rlrec.times import DAY_US, written
 
 T = TypeVar("T")
@@ -124,7 +125,8 @@ class _Gathering:
 
     def _count_traffic(self) -> Counter[int]:
         """Decisions of each policy; the answer gets its table of them."""
-        owners = {version.id: version for version in policies.versions(self.unit, list(self.every))}
+        versions = policies.versions(self.unit, list(self.every))
+        owners = StoredRows("version", ((version.id, version) for version in versions))
         count, day = Counter[int](), dict[int, int]()
         for row in self.days:
             key = owners[row.version_id].policy.id

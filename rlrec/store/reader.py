@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlrec.arrays import Ids, take
+from rlrec.arrays import Ids, Index, take
 from rlrec.store.bulk import Columns, PendingQuery
 from rlrec.store.folders import of_log
-from rlrec.store.unit import Unit
+from rlrec.store.unit import Unit, damaged
 
 BATCH = 50_000  # decisions in a batch, about
 ABSENT = -1  # stands for a missing id
@@ -112,6 +112,15 @@ def numbers(wanted: Collection[int]) -> str:
     return ", ".join(map(str, sorted(map(int, wanted)))) or "NULL"
 
 
+def _find_rows(table: str, stored: Ids, ids: Ids) -> Index:
+    """Where ids lie among those of the rows of a table, ascending. Raises RlrecError where a row is gone."""
+    index = np.searchsorted(stored, ids)
+    gone = ids[np.append(stored, -1)[index] != ids]
+    if len(gone):
+        raise damaged(f"row {gone[0]} of table {table} is gone")
+    return index
+
+
 @dataclass(frozen=True, eq=False)
 class ContextTexts:
     """Contexts as they were stored: ids (m,) ascending, and the text of each."""
@@ -121,9 +130,9 @@ class ContextTexts:
 
     def of(self, ids: Ids) -> Sequence[str]:
         """The texts of some of these ids, ascending too."""
-        if len(ids) == len(self.ids):
+        if np.array_equal(ids, self.ids):
             return self.texts
-        return [self.texts[index] for index in np.searchsorted(self.ids, ids).tolist()]
+        return [self.texts[index] for index in _find_rows("context", self.ids, ids).tolist()]
 
     @classmethod
     def joined(cls, several: Sequence[ContextTexts]) -> ContextTexts:
@@ -267,7 +276,7 @@ class _RangeQueries:
         for query, key, names in ((self._sessions, "session_id", SESSIONS), (self._once, "decision_id", ONCE)):
             if query is not None:
                 columns = query.columns()
-                index = np.searchsorted(columns[key], slots[key])
+                index = _find_rows(key.removesuffix("_id"), columns[key], slots[key])
                 slots |= {name: column[index] for name, column in columns.items() if name in names}
         extra = {ask: query.columns() for ask, query in self._extra_queries.items()}
         slots = {name: slots[name] for name in self._names}

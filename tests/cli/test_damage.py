@@ -92,6 +92,10 @@ def test_the_damaged_row_is_named(shop: Run, sqlite_db: str, change: str, words:
             "row home@tea/a of table policy is gone",
         ),
         ("DELETE FROM version", ("evaluate", "uniform"), "row 1 of table version is gone"),
+        ("DELETE FROM version", ("report", "/dev/null"), "row 1 of table version is gone"),
+        ("DELETE FROM context", ("evaluate", "uniform"), "row 1 of table context is gone"),
+        ("DELETE FROM session", ("evaluate", "uniform"), "row 1 of table session is gone"),
+        ("DELETE FROM session", ("exposure",), "row 1 of table session is gone"),
         ("DELETE FROM arm WHERE key = 'a'", ("evaluate", "home"), "row 1 of table arm is gone"),
         ("DELETE FROM eligible_set", ("evaluate", "grad"), "row 1 of table eligible_set is gone"),
     ],
@@ -106,3 +110,16 @@ def test_commands_that_read_the_log_name_the_damaged_row(
         connection.execute(change)
     result = shop(*words)
     assert (result.exit_code, where in result.stderr) == (1, True), result.stderr
+
+
+@pytest.mark.parametrize("context", [1, 2, 3])
+def test_no_context_stands_in_for_one_that_is_gone(run_sqlite: Run, sqlite_db: str, context: int) -> None:
+    run_sqlite("arm", "add", "a"), run_sqlite("policy", "create", "lin", "--kind", "linucb")
+    for x in (1, 2, 3):
+        run_sqlite("recommend", "--policy", "lin", "--session", x, "--context", f'{{"x": {x}}}')
+    with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as connection:
+        connection.execute("UPDATE decision SET at = at - 86400000000")
+        connection.execute(f"DELETE FROM context WHERE id = {context}")
+    result = run_sqlite("evaluate", "lin")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: the store is damaged: row {context} of table context is gone.")

@@ -133,3 +133,12 @@ def test_a_repair_twice_or_of_a_sound_store_changes_nothing(frozen: Run) -> None
 def test_a_repair_waits_until_there_is_room(frozen: Run) -> None:
     frozen("--allow-future", "--now", "2099-01-03", *RECOMMEND, "s4")
     refuses(frozen("-q", "doctor", "--repair-clock"), 3, "repeat the repair after")
+
+
+def test_at_the_end_of_the_calendar_nothing_matures(run: Run) -> None:
+    end = ("--now", "9999-12-31T23:59:59Z")
+    for words in (["arm", "add", "a1"], ["policy", "create", "home", "--kind", "uniform"], [*RECOMMEND, "s1"]):
+        assert run(*end, *words).exit_code == 0
+    refuses(run(*end, "evaluate", "uniform"), 2, "none is mature. a decision counts when the window")
+    frozen = run(*end, "policy", "freeze", "home")
+    assert (frozen.exit_code, "unexpected" in frozen.stderr) == (0, False)

@@ -326,7 +326,7 @@ def ramp_between(db: str, folder: Path, rates: str) -> None:
     assert run("simulate", "bernoulli", *words).exit_code == 0
 
 
-STOP = ("--now", "2030-01-01", "experiment", "stop", "home-ramp-1", "--promote")
+STOP = ("--allow-future", "--now", "2030-01-01", "experiment", "stop", "home-ramp-1", "--promote")
 
 
 def test_a_candidate_that_surely_loses_is_promoted_only_anyway(sqlite_db: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlrec.store import Unit, selected
 from rlrec.store.reader import Selection
-from rlrec.times import DAY_US, SECOND, written
+from rlrec.times import DAY_US, LAST, SECOND, written
 
 MINUTE_US, HOUR_US = 60 * SECOND, 3_600 * SECOND
 
@@ -23,7 +23,7 @@ def outlook(unit: Unit, selection: Selection, *, wait_us: int, mature_from: int 
     that cannot be told. wait_us: from a decision until it counts; mature_from: None where no decision is mature."""
     first, last = selected.times(unit, selection)
     mature_from = first + wait_us if mature_from is None else mature_from
-    if mature_from < unit.now:
+    if mature_from < unit.now or last + wait_us + SECOND > LAST:
         return None
     clock = written(last + wait_us + SECOND)[:19] + "Z"
     return f"the first at {moment(mature_from, unit.now)}; to look now, add `--now {clock}`"
