@@ -17,7 +17,7 @@ from rlrec.store.unit import Row, Unit, slices
 
 BATCH = 20_000  # decisions, or rows of a stream
 MOST = 50  # rows that one test names
-# Transactions on PostgreSQL once read the clock before they waited for a policy that others had locked.
+# From the reading of a belief to the lock of its policy; on PostgreSQL the clock was once read before that wait, too.
 LONGEST_WAIT_US = 3_600_000_000
 
 _SLOTS = (
@@ -162,6 +162,11 @@ _CONTRADICTIONS = {
     "decision ahead of its policy": "SELECT d.id FROM decision d JOIN policy_head h ON h.policy_id = d.policy_id"
     " JOIN version v ON v.id = d.version_id"
     " WHERE d.seq > h.seq OR d.belief_seq >= d.seq OR (d.imported = 0 AND d.belief_seq < v.seq)",
+    "decision beside other beliefs": "SELECT max(id) FROM decision WHERE imported = 0 GROUP BY policy_id, seq"
+    " HAVING min(belief_seq) <> max(belief_seq)",
+    "decision from an old belief": "SELECT id FROM (SELECT id, belief_seq, max(seq) OVER (PARTITION BY policy_id"
+    f" ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING AND {LONGEST_WAIT_US} PRECEDING) AS older FROM decision"
+    " WHERE imported = 0) n WHERE belief_seq < older",
     "request without digest": "SELECT id FROM decision WHERE (imported = 0 AND request_key IS NOT NULL"
     " AND request_digest IS NULL) OR (request_key IS NULL AND request_digest IS NOT NULL)",
     "events not numbered on": "SELECT decision_id FROM event GROUP BY decision_id"

@@ -349,6 +349,10 @@ BENT: dict[str, tuple[list[str], str, str]] = {
         [f"UPDATE event SET received_at = received_at - 1, at = at - 1 WHERE number > 1 AND decision_id = {CLICK}"],
         "dangling", CLICK,
     ),
+    "belief of its change": (
+        ["UPDATE decision SET belief_seq = 1 WHERE id = (SELECT max(id) FROM decision WHERE policy_id = 4)"],
+        "dangling", "(SELECT max(id) FROM decision WHERE policy_id = 4)",
+    ),
     "narrower encoder": ([PAGES.format('"x",', "", "sees")], "slots", "policy sees"),
 }  # fmt: skip
 
@@ -397,6 +401,19 @@ def test_what_was_bent_is_found(healthy: str, bent: str) -> None:
     report = audit(healthy)
     assert not report.ok
     assert any(its == check and (subject + " ") in (where + " ") for its, where in errors(report)), report.findings
+
+
+@pytest.mark.parametrize(("seq", "ok"), [(0, False), (1, False), (2, True)])
+def test_a_decision_names_no_belief_that_was_changed_long_before(
+    run_sqlite: Run, sqlite_db: str, seq: int, ok: bool
+) -> None:
+    """Where its probabilities are the same as from the belief that it was drawn from."""
+    for words in (["arm", "add", "a"], ["policy", "create", "p", "--kind", "uniform"]):
+        done(run_sqlite("--now", START, *words))
+    for at in (START, LATER, LAST):
+        done(run_sqlite("--now", at, "recommend", "--policy", "p", "--session", "s"))
+    sql(sqlite_db, f"UPDATE decision SET belief_seq = {seq} WHERE id = 3")
+    assert errors(audit(sqlite_db)) == (set() if ok else {("dangling", "decision 3")})
 
 
 @pytest.mark.parametrize(("earlier", "ok"), [("01:59:30", True), ("00:05:00", False)])

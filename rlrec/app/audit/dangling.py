@@ -23,6 +23,8 @@ DETAILS = {
     "decision of another policy's variant": "the variant it names belongs to another policy",
     "decision of an unassigned unit": "its unit is not assigned to its variant",
     "decision ahead of its policy": "its change lies beyond the policy's counter, or before its belief",
+    "decision beside other beliefs": "a decision of the same change was drawn from another belief",
+    "decision from an old belief": "the belief it names was changed more than an hour before it was drawn",
     "request without digest": "its request id and the digest of what was asked do not go together",
     "events not numbered on": "its events are not numbered from 1 without a gap",
     "event before its decision": "an event lies before it, or was received before it happened",
