@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from rlrec.app.audit.overdue import Outage, Rounded, overdue
 from rlrec.app.audit.propensities import ALL, Joint
 from rlrec.app.audit.reward_drift import RewardDrift
 from rlrec.app.audit.slots import Slots
-from rlrec.errors import RlrecError
+from rlrec.errors import RlrecError, StoreBusy
 from rlrec.records import Arm, StoredPolicy
 from rlrec.store import Store, Unit, arms, audit, bulk, policies, removals, settings
 
@@ -49,6 +49,7 @@ UNERASED = (
     "a `db forget` or `db prune` was interrupted, and bytes of the rows that it deleted may still be in the file: "
     "repeat the command (`db forget` takes the same user again, although the user is gone)"
 )
+NOTE_WAIT_US = 500_000
 PARTS = "of 5 parts of the audit"
 COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # names of the counts of tables; of others a plural in -s
 
@@ -86,13 +87,18 @@ def doctor(store: Store, request: Request) -> Report:
 
 def note(store: Store, request: Request, report: Report) -> None:
     """Record that the store was audited, and how many errors and warnings there were, for `status`. A store whose file
-    is damaged, or that cannot be written to now, is left as it is."""
+    is damaged, or that cannot be written to now, is left as it is; where others keep it locked, a notice."""
     if any(finding.subject == "file" for finding in report.findings):
         return
     counts = Counter(f"{finding.severity}s" for finding in report.findings)
     result = {name: counts[name] for name in ("errors", "warnings")}
-    with suppress(RlrecError):
-        store.write(lambda unit: settings.add_run(unit, "doctor", asdict(request), result), repeatable=True)
+    waits = store.waits._replace(lock=min(NOTE_WAIT_US, store.waits.lock or NOTE_WAIT_US), reconnect=0)
+    db = store.url.render_as_string(hide_password=False) if "://" in store.where else store.where
+    with suppress(RlrecError), closing(Store(db, now=store.now, notice=lambda _: None, waits=waits)) as noting:
+        try:
+            noting.write(lambda unit: settings.add_run(unit, "doctor", asdict(request), result), repeatable=True)
+        except StoreBusy:
+            store.notice("others keep the store locked: `rlrec status` will not know of this audit")
 
 
 def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]:

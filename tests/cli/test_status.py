@@ -1,9 +1,12 @@
 """`status`: a store at a glance; `policy versions`: where versions come from, and when they were live."""
 
 import json
+import time
+from contextlib import closing
 
 import pytest
 
+from rlrec.store import Store, Unit
 from tests.conftest import ON_BOTH, Run
 
 T0, LATER = "2026-01-01T12:00:00Z", "2026-01-01T14:30:00Z"
@@ -111,6 +114,23 @@ def test_a_running_experiment_is_listed(run: Run) -> None:
     assert (experiment["experiment"], experiment["units"], experiment["variants"]) == ("ab", 1, ["x", "y"])
     run("--now", T0, "experiment", "stop", "ab")
     assert run("--now", T0, "status", "--json").json["experiments"] == []
+
+
+@ON_BOTH
+def test_doctor_waits_for_no_lock(run: Run, db: str) -> None:
+    with closing(Store(db)) as other:
+        other.write(lambda unit: locked_audit(unit, run))
+    assert run("status", "--json").json["doctor"] is None
+
+
+def locked_audit(unit: Unit, run: Run) -> None:
+    """An audit while a transaction keeps locked what it writes."""
+    if unit.postgres:
+        unit.tell("LOCK TABLE run IN EXCLUSIVE MODE")
+    started = time.monotonic()
+    result = run("doctor")
+    assert time.monotonic() - started < 20  # a lock is waited for 30 s
+    assert (result.exit_code, "`rlrec status` will not know of this audit" in result.stderr) == (0, True)
 
 
 def test_status_says_what_doctor_found_last(run_sqlite: Run) -> None:
