@@ -28,13 +28,11 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
     try, and leave all as it is."""
 
     def notice_migration(before: str) -> None:
-        file = f"{store.url.database}-{before}"
-        store.notice(
-            f"migrating the store {store.where} from revision {before} to {schema.HEAD}; only a backup leads back:"
-            f" if there is none, interrupt this and run `{copying.backup_command(store.where, file)}`"
-        )
+        command = copying.backup_command(store.where, f"{store.url.database}-{before}")
+        change = f"migrating the store {store.where} from revision {before} to {schema.HEAD}"
+        store.notice(f"{change}; only a backup leads back: if there is none, interrupt this and run `{command}`")
 
-    before, revision = schema.upgrade(store.url, dry_run=dry_run, waits=store.waits, before_migration=notice_migration)
+    before, revision = schema.upgrade(store.url, dry_run=dry_run, waits=store.waits, notify=notice_migration)
     result = Result(revision=revision, created=before is None, migrated=before is not None and before != revision)
 
     def work(unit: Unit) -> None:

@@ -29,14 +29,13 @@ def open_store(
 def _refuse_unrelated(replica: Store, db: str) -> None:
     """Raises InputError where both stores can be read and one is no replica or copy of the other."""
     with closing(Store(db, notice=lambda _: None)) as primary:
-        identity = None
+        salt = None
         with suppress(RlrecError), primary.read() as unit:  # a replica is read where its primary is away, too
-            identity = settings.identity(unit)
-        if identity is not None:
-            with replica.read() as unit:
-                if settings.identity(unit) != identity:
-                    message = f"--read-db is {replica.where}, which is no replica of {primary.where}"
-                    raise InputError(message, hint="name a replica of the store of --db")
+            salt = settings.get(unit).salt
+        with replica.read() as unit:
+            if salt not in (None, settings.get(unit).salt):
+                message = f"--read-db is {replica.where}, which is no replica of {primary.where}"
+                raise InputError(message, hint="name a replica of the store of --db")
 
 
 def store_files(db: str) -> list[str]:

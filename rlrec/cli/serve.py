@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 20  # with a store that is busy, before clients are told to come again
 BACKLOG = 1_024
-LOCK_PAUSE_S = 0.05  # between tries to lock a folder
-PAUSES_BEFORE_NOTICE = 10
+LOCK_TIMEOUT_S = 30  # as for a store
 CHECK_S = 0.05  # for the store to answer /healthz, which else says how the last group ended
 STUCK_S = 5.0  # on one group, after which /healthz says that the store is busy
 
@@ -284,16 +283,15 @@ def _locked(folder: str) -> Iterator[None]:
     """A lock on a folder: of two servers that start at once, the second one finds the first one's socket."""
     number = os.open(folder, os.O_RDONLY)
     try:
-        pauses = 0
-        while not _try_lock(number):
-            limit = 30_000_000 if (chosen := settings().lock_timeout) is None else chosen
-            if pauses * LOCK_PAUSE_S * 1e6 >= limit:
-                message = f"another process holds the lock of the folder {folder}"
-                raise StoreBusy(message, hint=f"`fuser {folder}` names it: end it, or choose another folder")
-            pauses += 1
-            if pauses == PAUSES_BEFORE_NOTICE:
-                notice(f"another process holds the lock of the folder {folder}: it is waited for, {limit / 1e6:g} s")
-            time.sleep(LOCK_PAUSE_S)
+        if not _try_lock(number):
+            message, timeout = f"another process holds the lock of the folder {folder}", settings().lock_timeout
+            timeout_s = LOCK_TIMEOUT_S if timeout is None else timeout / 1e6
+            notice(f"{message}: waiting up to {timeout_s:g} s")
+            deadline = time.monotonic() + timeout_s
+            while not _try_lock(number):
+                if time.monotonic() > deadline:
+                    raise StoreBusy(message, hint=f"`fuser {folder}` names it: end it, or choose another folder")
+                time.sleep(0.05)
         yield
     finally:
         os.close(number)

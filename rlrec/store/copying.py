@@ -51,19 +51,18 @@ def create(path: str, *, like: str) -> BinaryIO:
 
 
 @contextmanager
-def _snapshot(store: Store) -> Iterator[sa.Connection]:
+def _snapshot(store: Store) -> Iterator[Unit]:
     """A snapshot of a store of any revision up to the head. Raises CheckFailed where there is no store."""
     with engine.transaction(store.engine, write=False, where=store.where) as connection:
         if schema.revision(connection, where=store.where) is None:
             raise database_errors.out_of_date(store.where)
-        yield connection
+        yield Unit(connection, now=0)
 
 
 def size(store: Store) -> int:
     """The bytes of the file of an SQLite store."""
-    with _snapshot(store) as connection:
-        pages = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
-        return int(connection.exec_driver_sql(pages).scalar_one())
+    with _snapshot(store) as unit:
+        return int(unit.ask_value("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"))
 
 
 def backup_command(where: str, path: str) -> str:
@@ -185,8 +184,8 @@ def backup(store: Store, path: str) -> int:
     draft = f"{path}{DRAFT}{os.urandom(4).hex()}"
     try:
         with create(draft, like=store.where):
-            with closing(sqlite3.connect(draft, isolation_level=None)) as target, _snapshot(store) as origin:
-                _write_snapshot(origin, target, path)
+            with closing(sqlite3.connect(draft, isolation_level=None)) as target, _snapshot(store) as unit:
+                _write_snapshot(unit, target, path)
             size = os.stat(draft).st_size
             _name(draft, path)
         return size
@@ -199,8 +198,8 @@ def backup(store: Store, path: str) -> int:
             os.unlink(draft)
 
 
-def _write_snapshot(origin: sa.Connection, target: sqlite3.Connection, path: str) -> None:
-    source = origin.connection.driver_connection
+def _write_snapshot(unit: Unit, target: sqlite3.Connection, path: str) -> None:
+    source = unit.connection.connection.driver_connection
     assert source is not None
     try:
         target.execute("PRAGMA synchronous = FULL")

@@ -97,11 +97,11 @@ def migrations() -> Path:
 
 def upgrade(
     url: URL, *, dry_run: bool = False, waits: engines.Waits = engines.USUAL_WAITS,
-    before_migration: Callable[[str], None] = lambda revision: None,
+    notify: Callable[[str], None] = lambda revision: None,
 ) -> tuple[str | None, str]:  # fmt: skip
     """Bring the store to the head under one lock: its revision before (None: no store) and now.
-    Safe to run many times at once. dry_run: take it back at the end. before_migration: called with the revision of an
-    older store while it is as it was."""
+    Safe to run many times at once. dry_run: take it back at the end. notify: takes the revision of an older store
+    while it is as it was."""
     where = engines.printable(url)
     if url.drivername == "sqlite":
         _refuse_foreign_file(where)
@@ -120,9 +120,9 @@ def upgrade(
                 _check_database(connection, where=where)
             if before is not None and before < OLDEST:
                 raise _out_of_date(before, where=where)
-            if before not in (None, HEAD):
-                before_migration(str(before))
             if before != HEAD:
+                if before is not None:
+                    notify(before)
                 _run_alembic(connection, before, where=where)
             if dry_run:
                 connection.rollback()

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 from rlrec.errors import CheckFailed, StoreBusy
 from rlrec.store.contents import digest
-from rlrec.store.unit import Row, Unit
+from rlrec.store.unit import Unit
 
 BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
 
 
 class StoreSettings(NamedTuple):
-    """salt: of experiments; catalogue_id: the eligible set of the present catalogue, None until somebody needed it;
-    removals: how many commands deleted decisions; weighs_returns: whether some reward weighs the event `return`."""
+    """salt: of experiments, random: a store shares it with its replicas and copies alone; catalogue_id: the eligible
+    set of the present catalogue, None until somebody needed it; removals: how many commands deleted decisions;
+    weighs_returns: whether some reward weighs the event `return`."""
 
     session_timeout_us: int
     salt: str
@@ -56,11 +57,6 @@ def lock_removals(unit: Unit, removals: int | None) -> None:
 
 def exist(unit: Unit) -> bool:
     return unit.ask_row("SELECT id FROM settings") is not None
-
-
-def identity(unit: Unit) -> Row | None:
-    """Values that a store shares with its replicas and copies alone; None for a store that was not set up."""
-    return unit.ask_row("SELECT created_at, salt FROM settings")
 
 
 def create(unit: Unit, *, session_timeout_us: int, salt: str) -> None:

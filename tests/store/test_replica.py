@@ -13,7 +13,7 @@ import pytest
 from rlrec.app.init import init
 from rlrec.store import Store, bulk
 from tests.app.shop import ask, stocked, tell
-from tests.conftest import PATIENCE_S, initialise, runner
+from tests.conftest import PATIENCE_S, runner
 from tests.store.servers import PostgresServer, new_server
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,8 @@ def test_a_second_process_reads_the_snapshot_of_a_replica(servers: Servers, monk
 
 def test_a_replica_of_another_store_is_refused(db: str, tmp_path: Path) -> None:
     other = str(tmp_path / "other.db")
-    initialise(other)
+    with closing(Store(other)) as store:
+        init(store)  # with a salt of its own
     for read_db in (other, db):
         refused = runner(db if read_db == other else other)("--read-db", read_db, "status")
         assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
