@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 from rlrec.app import positions
@@ -144,7 +143,7 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
     if live is not None:
         watches += [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
         watches += [Starving(unit, policy, active=active), Entropy(policy)]
-        watches += [Examination(live[0], partial(positions.fitted, unit))]
+        watches += [Examination(live[0], lambda version: positions.fitted(unit, version))]
     for batch in audit.ranges(unit, policy.id):
         for watch in (counts, joint, *watches):
             watch.take(batch)

@@ -65,14 +65,13 @@ def outcomes(store: Store, request: Request) -> Result:
     if sums.censored:
         store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
     rows, differences = unit_outcomes.to_json(figures)
-    not_randomised = bool(differences) and study.by != "variant"
     return {
         "unit": study.experiment.unit if study.experiment else "user" if figures.any_user else "session",
         "outcomes": rows, "differences": differences, "by": study.by, "experiment": request.experiment,
         "level": request.level, "new": sums.new, "returning": sums.returning,
         "reasons": [
             *([] if figures.any_user else ["no-users"]), *([ANONYMOUS_UNITS] if sums.anonymous else []),
-            *(["not-randomised"] if not_randomised else []),
+            *(["not-randomised"] if differences and study.by != "variant" else []),
         ],
         "anonymous": sums.anonymous,
     }  # fmt: skip

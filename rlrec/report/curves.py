@@ -68,8 +68,6 @@ def _passed(gate: Mapping[str, Any]) -> str:
         return "not judged, since the tuning visits show no gain or do not support one"
     gain = interval(gate["estimate"], gate["lower"], gate["upper"])
     unit = "visit" if gate.get("visits") is None else "slot"
-    insufficient = gate["verdict"] == "insufficient"
-    words = {"weak": "weak evidence", "insufficient": "insufficient"}.get(gate["verdict"])
-    doubt = f" ({words}: {', '.join(gate['reasons'] or [])})" if words else ""
-    verdict = "surely better" if gate["passed"] else "not enough evidence" if insufficient else "not surely better"
-    return f"{verdict} by the gate{doubt}, gain {gain} per {unit} over {gate_against(gate)}"
+    doubt = "" if gate["verdict"] == "ok" else f" ({gate['verdict']}: {', '.join(gate['reasons'] or [])})"
+    verdict = f"{'' if gate['passed'] else 'not '}surely better by the gate{doubt}"
+    return f"{verdict}, gain {gain} per {unit} over {gate_against(gate)}"

@@ -70,7 +70,7 @@ def test_what_learned_from_its_judges_is_refused_for_that() -> None:
 def test_the_reason_that_decides_comes_first() -> None:
     sentence = _sentence(gate(0.1332, "insufficient", reasons=["low-ess"]))
     assert sentence == (
-        "visits@2 is not surely better than visits@1: the log cannot tell (insufficient: low-ess; wdr, ESS 20); "
+        "visits@2 is not surely better than visits@1: the log cannot tell (insufficient: low-ess; wdr, ESS 20.4); "
         "gain 1, 97 % above 0.1332; kept, not live."
     )
 

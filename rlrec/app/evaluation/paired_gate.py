@@ -122,7 +122,7 @@ def judged(gain: Gain, visits: Gain | None, looks: int, *, near: bool = False) -
     """The judgement of a gain, and of the same by whole visits where slots decide. looks: of this year before it; near:
     whether other visits have shown that the candidate is near what was logged."""
     alpha = gate_alpha(looks + 1)
-    difference, verdict, reasons = _judge(gain, Minus, alpha)
+    difference, verdict, reasons = gain.judge(Minus, alpha)
     of_visits = None if visits is None else _visits_report(visits, alpha, near)
     candidate, *serving = gain.estimates
     judgement: Judgement = {
@@ -202,7 +202,7 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
 def _visits_report(visits: Gain, alpha: float, near: bool) -> VisitsReport:
     """The report of whole visits where slots decide: it passes where the candidate is near what was logged, as other
     visits have shown or as many effective ones show here, and they do not say that it is worse."""
-    difference, verdict, reasons = _judge(visits, Minus, alpha)
+    difference, verdict, reasons = visits.judge(Minus, alpha)
     ess, upper = difference.ess or 0.0, difference.upper
     n = visits.estimates[0].n
     return {
@@ -224,16 +224,8 @@ def _gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward
     return Gain.of(BY_VISIT, unit, sides, selection, gamma=gamma, log=options.log)
 
 
-def _judge(gain: Gain, measure: type[Minus], alpha: float) -> tuple[PairedDifference, str, list[str]]:
-    """The judgement of a gain; it is unknown where rows without propensities were left out."""
-    if not gain.silent:
-        return gain.judge(measure, alpha)
-    reasons = [*(["in-sample"] if gain.in_sample else []), "no-propensity"]
-    return replace(UNKNOWN, alpha=alpha), UNKNOWN.verdict, reasons
-
-
 def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
-    difference, verdict, reasons = _judge(gain, Relative, alpha)
+    difference, verdict, reasons = gain.judge(Relative, alpha)
     lower = difference.lower
     passed = lower is not None and lower > guard.least and gain.passes(verdict)
     return {
@@ -309,13 +301,16 @@ class Gain:
         return verdict != VERDICTS[0] and not self.in_sample and not self.estimated
 
     def judge(self, measure: type[Minus], alpha: float) -> tuple[PairedDifference, str, list[str]]:
-        """The difference, the verdict on it, and its reasons."""
+        """The difference, the verdict on it, and its reasons; unknown where rows without propensities were left out."""
+        if self.silent:
+            reasons = [*(["in-sample"] if self.in_sample else []), "no-propensity"]
+            return replace(UNKNOWN, alpha=alpha), UNKNOWN.verdict, reasons
         ours, theirs = self.sides[0], self.sides[1] if len(self.sides) > 1 else None
         difference = compare(ours, theirs, measure=measure, alpha=alpha, simulated=self.simulated, rare=self.rare)
         verdict = min(difference.verdict, *(side.verdict for side in self.estimates), key=VERDICTS.index)
         of_serving = {reason for side in self.estimates[1:] for reason in side.reasons} - {"in-sample"}
-        reasons = {*difference.reasons, *self.estimates[0].reasons, *of_serving}
-        return difference, verdict, sorted(reasons, key=list(verdicts.REASONS).index)
+        every = {*difference.reasons, *self.estimates[0].reasons, *of_serving}
+        return difference, verdict, sorted(every, key=list(verdicts.REASONS).index)
 
 
 def _largest_reward(unit: Unit, definition: Reward, *, of_slots: bool) -> float:
@@ -358,8 +353,8 @@ def _refusals(gate: Mapping[str, Any]) -> Iterator[str]:
         of_route = "; a copy by `rlrec policy freeze` learns no more, and can be judged" if "guards" in gate else ""
         yield f"it has learned from visits that the gate judges by, and may have from every later one{of_route}"
     if gate["verdict"] == VERDICTS[0]:
-        ess = "" if gate["ess"] is None else f", ESS {gate['ess']:,.0f}"
-        yield f"the log cannot tell (insufficient: {', '.join(reasons)}; {gate['estimator']}{ess})"
+        ess = _figure(gate["ess"])
+        yield f"the log cannot tell (insufficient: {', '.join(reasons)}; {gate['estimator']}, ESS {ess})"
     if direction == "equal":
         yield f"it is equal to {against} within rounding"
     if direction != "more":
