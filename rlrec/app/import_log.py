@@ -54,7 +54,7 @@ class BadLines:
 class ImportSummary:
     """How many decisions were stored, known already, and refused; of how many the policy's definition clips or ignores
     a reward; how many lines the format marks as no decision; the share of those stored that are clipped, and the kinds
-    of events that are ignored."""
+    of events that are ignored; how many decisions of the files have no propensity, nor got one."""
 
     accepted: int
     duplicates: int
@@ -64,6 +64,7 @@ class ImportSummary:
     skipped: int
     clipped_share: float
     ignored_kinds: Sequence[str]
+    without_propensity: int
 
 
 def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSummary:
@@ -234,19 +235,21 @@ class _Import:
     def _summary(
         self, accepted: int, duplicates: int, rejected: int, estimated: int, altered: AlteredRewards
     ) -> ImportSummary:
-        notices = altered.notices(), self._on_propensities(duplicates, estimated), self._on_observations(duplicates)
-        for line in chain.from_iterable(notices):
+        without = sum(file.without_propensity for file in self.files)
+        on_propensities = self._on_propensities(without, duplicates, estimated)
+        for line in chain(altered.notices(), on_propensities, self._on_observations(duplicates)):
             self.store.notice(line)
         duplicates += sum(file.duplicates for file in self.files)
         return ImportSummary(
             accepted=accepted, duplicates=duplicates, rejected=rejected, clipped=altered.clipped,
             ignored=altered.ignored, skipped=sum(file.skipped for file in self.files),
             clipped_share=altered.clipped / max(accepted, 1), ignored_kinds=sorted(altered.kinds),
+            without_propensity=without if self.request.propensity is None else 0,
         )  # fmt: skip
 
-    def _on_propensities(self, duplicates: int, estimated: int) -> Iterator[str]:
+    def _on_propensities(self, without: int, duplicates: int, estimated: int) -> Iterator[str]:
         """Lines for a person: who judges by rows without propensities, and who has them already."""
-        without, wanted = sum(file.without_propensity for file in self.files), self.request.propensity
+        wanted = self.request.propensity
         if without and wanted is None:
             yield (
                 f"{quantity(without, 'decision')} without a propensity: estimates leave them out; "

@@ -107,7 +107,10 @@ def import_log(
         return
     log = f" --log policy={policy}" if policy else ""
     reward = " --reward NAME" if result.clipped or result.ignored else ""
-    suggest_next(show, f"evaluate uniform{log}{reward}", "estimates what another policy would have earned")
+    command, what = "evaluate uniform", "estimates what another policy would have earned"
+    if result.without_propensity >= result.accepted + result.duplicates:
+        command, what = "outcomes", "shows what it earned: without propensities it judges no other policy"
+    suggest_next(show, f"{command}{log}{reward}", what)
 
 
 def _rereadable(file: str, refusals: Refusals) -> str | BinaryIO:

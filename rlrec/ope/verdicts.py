@@ -45,9 +45,11 @@ REASONS = {
     "no-interval": "no valid interval exists: the error of dm's model is not in any (weak)",
     "few-replicates": "the level is too high for 2,000 bootstrap replicates: a bound is null",
     "no-reward-range": "the reward has no clip, which this interval needs: a bound is null",
-    "no-propensity": "rows or visits without a propensity, or cut, were left out; `left_out` counts them",
+    "no-propensity": "rows or visits without a propensity, or cut, were left out; `left_out` counts them: import the "
+    "log with the propensities of its slates, or into a new store with --propensity uniform or fitted",
     "no-marginal": "pages were left out whose logger, or whose target without --target-samples, has no probability of "
-    "an arm at a position; `left_out` counts them",
+    "an arm at a position; `left_out` counts them: log `marginal` with each slot (`rlrec help own-logs`), or judge by "
+    "rips or sips, which need propensities alone",
     "no-pairs": "nothing is estimated: pi cannot weigh some pages, whose logger was not uniform and has too many "
     "slates to list, or whose probabilities of arms at positions are not known",
     "mixed-cpus": "workers have processors of several kinds: figures agree to 1e-12, not to the last bit",

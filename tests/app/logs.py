@@ -21,7 +21,7 @@ MINUTE = 60_000_000
 def summary(**counts: Any) -> dict[str, Any]:
     """The answer of `import-log`: what is not named is 0, or none."""
     nothing = dict.fromkeys(("accepted", "duplicates", "rejected", "clipped", "ignored", "skipped"), 0)
-    return nothing | {"clipped_share": 0.0, "ignored_kinds": []} | counts
+    return nothing | {"clipped_share": 0.0, "ignored_kinds": [], "without_propensity": 0} | counts
 
 
 def at(db: str, minutes: float) -> Store:

@@ -60,7 +60,7 @@ def test_an_arm_and_a_reward_are_enough(run: Run) -> None:
     Path("map.json").write_text('{"arm": "item", "reward": "stars"}')
     Path("log.csv").write_text("item;stars\na;0.5\nb;\n")
     result = run("import-log", "log.csv", "--layout", "csv", "--map", "map.json", "--json")
-    assert result.json == summary(accepted=2)
+    assert result.json == summary(accepted=2, without_propensity=2)
     first, second = run("export-log", "-").lines
     assert (first["eligible"], first["reward"], second["reward"]) == (["a", "b"], 0.5, 0.0)
     assert (first["policy"], first["slate"][0]["propensity"]) == ("imported", None)

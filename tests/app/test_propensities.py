@@ -112,6 +112,6 @@ def test_a_check_counts_what_an_import_stores_and_stores_nothing(run: Run) -> No
     Path("more.jsonl").write_text(json.dumps(lines[2]) + "\n")
     checked = imported(run, lines, "more.jsonl", "--check")
     assert len(run("export-log", "-").lines) == 1
-    assert checked.json == summary(accepted=2, duplicates=2, ignored=1, ignored_kinds=["wink"])
+    assert checked.json == summary(accepted=2, duplicates=2, ignored=1, ignored_kinds=["wink"], without_propensity=4)
     assert imported(run, lines, "more.jsonl").json == checked.json
     assert imported(run, [*lines, line(4) | {"session": ""}], "--check").exit_code == 2

@@ -237,7 +237,8 @@ def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: 
     )
     result = run("import-log", "-", "--layout", "jsonl", "--json", stdin="".join(stars + others))
     assert result.json == summary(
-        accepted=9, clipped=4, ignored=2, clipped_share=4 / 9, ignored_kinds=["dwell_s"])  # fmt: skip
+        accepted=9, clipped=4, ignored=2, clipped_share=4 / 9, ignored_kinds=["dwell_s"], without_propensity=9,
+    )  # fmt: skip
     assert result.stderr.splitlines() == [
         "rewards of 4 decisions: 'default' clips them to 0 to 1; `rlrec reward define NAME reward=1` counts them, and"
         " `evaluate --reward NAME` judges by that",
@@ -282,3 +283,25 @@ def test_every_layout_is_found_in_the_registry_of_its_direction(run_sqlite: Run,
 def test_a_log_without_decisions_suggests_no_estimate(run_sqlite: Run) -> None:
     result = run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n")
     assert (result.exit_code, result.stderr) == (0, "0 new decisions, 0 stored before, 0 lines refused.\n")
+
+
+def test_what_a_log_without_propensities_lacks_is_named_with_a_way_to_get_it(run_sqlite: Run) -> None:
+    slate = [{"position": n, "arm": arm} for n, arm in enumerate("abc", 1)]
+    lines = [json.dumps({"session": f"s{n}", "slate": slate, "eligible": list("abc"), "reward": 1}) for n in range(3)]
+    done = run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin="\n".join(lines))
+    assert "outcomes --log policy=shop` shows what it earned" in done.stderr
+    assert "evaluate uniform" not in done.stderr
+    assert run_sqlite("outcomes", "--log", "policy=shop").exit_code == 0
+    for estimator, way in {
+        "ips": "--propensity uniform or fitted", "sips": "--propensity uniform or fitted",
+        "iips": "log `marginal` with each slot", "interpol:2": "log `marginal` with each slot",
+    }.items():  # fmt: skip
+        assert way in run_sqlite("evaluate", "uniform", "--estimator", estimator).stdout
+    refused = run_sqlite("evaluate", "uniform", "--estimator", "pi").stderr
+    assert "iips or pbm:CURVE, which need marginals" in refused
+
+
+def test_a_log_with_marginals_alone_can_judge_others(run_sqlite: Run) -> None:
+    done = run_sqlite("import-log", "sample_data/random_all.csv.gz", "--layout", "obd", "--policy", "random")
+    assert "without a propensity" not in done.stderr
+    assert "evaluate uniform --log policy=random" in done.stderr

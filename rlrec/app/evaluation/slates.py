@@ -210,7 +210,7 @@ def _require_pairs(slots: Columns) -> None:
         raise InputError(
             f"pi cannot weigh decision {decision}: its logger was not uniform, and has too many slates to list, or no "
             "exact probabilities of them",
-            hint="use iips, rips, sips or pbm:CURVE",
+            hint="use rips or sips, which need propensities alone, or iips or pbm:CURVE, which need marginals",
         )
 
 

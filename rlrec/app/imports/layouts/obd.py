@@ -172,6 +172,7 @@ class Obd(Layout):
         return replace(super().note(rows), arms=set(rows.slots.arm), largest=max(distinct(rows.slots.position)))
 
     def end(self) -> None:
+        self.without_propensity = 0  # each line has the marginal, which weighs an impression
         items = self._catalogue | self.arms
         self._eligible = tuple(sorted(items))
         if self.largest > len(items):
