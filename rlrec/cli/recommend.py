@@ -154,6 +154,8 @@ def answer_group(
 
 
 def refusal(error: RlrecError, number: int) -> dict[str, Any]:
-    """The answer to a line that is refused."""
+    """The answer to a line that is refused. The error lets go of its frames, which have the lines of its group: they
+    would stay until the garbage collector comes."""
+    error.__traceback__ = error.__context__ = None
     message = error.message if error.hint is None else f"{error.message}: {error.hint}"
     return {"line": number, "error": clipped(message), "field": getattr(error, "field", None), "code": error.code}

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlrec.app.pipe import Pipe
+from rlrec.cli import recommend
+from rlrec.cli.pipe import line_reader, line_type
+from rlrec.errors import InputError
+from rlrec.store import Store
 from tests.conftest import PATIENCE_S, Run, runner
 
 FLUSH = {"op": "flush"}
@@ -160,6 +167,25 @@ def test_events_that_nothing_weighs_do_not_slow_the_answers_after_them(kiosk: Ru
     assert [answer["events"] for answer in result.lines[1:]] == [101] * 500
     assert result.lines[-1]["reward"] == 1
     assert time.process_time() - start < 2.5
+
+
+def test_refused_lines_leave_nothing_behind_in_a_long_process(sqlite_db: str, kiosk: Run) -> None:
+    """Neither errors nor the lines of their groups wait for the garbage collector."""
+    refused = "not json", ask(sesion="s"), ask(arms=["a1", "a1"]), ask(policy="none"), tell(decision_id=99), tell()
+    numbered = list(enumerate(lines(*refused).encode().splitlines(), 1))
+    with closing(Store(sqlite_db)) as store:
+        pipe = Pipe(store)
+        recommend.answer_group(pipe, numbered, line_type(), line_reader())
+        gc.collect()
+        gc.disable()
+        try:
+            before = sum(isinstance(item, InputError) for item in gc.get_objects())
+            answers, n_refused = recommend.answer_group(pipe, numbered, line_type(), line_reader())
+            after = sum(isinstance(item, InputError) for item in gc.get_objects())
+        finally:
+            gc.enable()
+    assert (n_refused, after - before) == (len(refused), 0)
+    assert [answer["line"] for answer in answers] == [1, 2, 3, 4, 5, 6]
 
 
 def test_an_unweighed_event_is_told_on_stderr(kiosk: Run) -> None:
