@@ -25,6 +25,7 @@ from rlrec.app.init import init
 from rlrec.app.inputs import seeds
 from rlrec.compute import local
 from rlrec.store import Store
+from tests import PATIENCE_S as PATIENCE_S
 from tests import fork_server
 
 
@@ -54,9 +55,6 @@ class CommandResult:
 
 
 Run = Callable[..., CommandResult]
-
-PATIENCE_S = 300
-"""After so long a test gives up, whatever it waits for: other work may need all cores."""
 
 
 _draws = seeds.source = random.Random()

@@ -16,8 +16,8 @@ from rlrec.app.reward import define
 from rlrec.app.session import end
 from rlrec.errors import Conflict, InputError
 from rlrec.store import Store
+from tests import PATIENCE_S
 from tests.app.shop import ask, stocked, tell
-from tests.conftest import PATIENCE_S
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload([__name__])

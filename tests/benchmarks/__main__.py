@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks import (
+    alarms,
     barista,
     epochs,
     exact,
@@ -49,6 +50,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "regret": regret.regret,
     "unbiased": unbiased.unbiased,
     "verdicts": verdicts.verdicts,
+    "alarms": alarms.alarms,
     "epochs": epochs.epochs,
     "training": training.training,
     "gate": gates.gates,
