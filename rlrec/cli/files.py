@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import gzip
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager as ContextManager
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import click
@@ -37,39 +36,20 @@ plot_option = click.option(
 
 @contextmanager
 def complete_file(path: str) -> Iterator[BinaryIO]:
-    """A file that gets its name once it is complete and on the disk; what is no plain file is written to as it is.
-
-    Until then it lies beside its place under a name that nobody else has. Those that were left there by processes that
-    were killed are removed."""
+    """A file that gets its name once it is complete and on the disk; what is no plain file is written to as it is."""
     target = os.path.realpath(path)  # where a link leads, so that the link stays one
     plain = os.path.isfile(target) or not os.path.exists(target)
-    folder = os.path.dirname(target)
-    draft = os.path.join(folder, f".rlrec-{os.urandom(8).hex()}") if plain else path
-    if plain:
-        drafts.remove_abandoned(f"{glob.escape(folder)}/.rlrec-{'[0-9a-f]' * 16}")
-    file = _opened(draft, path, plain=plain)
-    try:
-        with file:
-            packed = gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) if path.endswith(".gz") else None
-            with cast(ContextManager[BinaryIO], packed or nullcontext(file)) as stream:
-                yield stream
-            if plain:
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(draft, target)
-    finally:
-        if plain:
-            with suppress(FileNotFoundError):
-                os.unlink(draft)
-
-
-def _opened(draft: str, path: str, *, plain: bool) -> BinaryIO:
-    try:
-        return drafts.create(draft) if plain else open(path, "wb")
-    except OSError as error:
-        folder = os.path.dirname(path)
-        hint = f"make its folder first: {folder}" if folder and not os.path.exists(folder) else "choose another path"
-        raise RlrecError(f"cannot write {path}: {(error.strerror or str(error)).lower()}", hint=hint) from None
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(drafts.complete(target) if plain else open(path, "wb"))  # noqa: SIM115
+        except OSError as error:
+            folder = os.path.dirname(path)
+            lacks_folder = folder and not os.path.exists(folder)
+            hint = f"make its folder first: {folder}" if lacks_folder else "choose another path"
+            raise RlrecError(f"cannot write {path}: {(error.strerror or str(error)).lower()}", hint=hint) from None
+        packed = gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) if path.endswith(".gz") else None
+        with cast(ContextManager[BinaryIO], packed or nullcontext(file)) as stream:
+            yield stream
 
 
 def write_text(path: str, text: str) -> int:

@@ -180,7 +180,7 @@ def _set_sequence(unit: Unit, table: str) -> None:
 def backup(store: Store, path: str) -> int:
     """Write a snapshot of an SQLite store to a file that is not there yet: its size. It gets its name once it is
     complete and on the disk. Raises InputError where the file exists, RlrecError where it cannot be written."""
-    drafts.remove_abandoned(f"{glob.escape(path)}{DRAFT}{'[0-9a-f]' * 8}")
+    drafts.remove_abandoned(f"{glob.escape(path)}{DRAFT}{8 * drafts.DIGIT}")
     draft = f"{path}{DRAFT}{os.urandom(4).hex()}"
     try:
         with create(draft, like=store.where):

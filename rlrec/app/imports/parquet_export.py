@@ -7,26 +7,18 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from glob import iglob
+from glob import escape, iglob
 from itertools import chain
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from rlrec.app.imports.parquet_files import (
-    DATASETS,
-    MANIFEST,
-    Manifest,
-    load_pyarrow,
-    mark,
-    remote_folder,
-    schemas,
-    table,
-)
+from rlrec.app.imports.parquet_files import DATASETS, Manifest, load_pyarrow, mark, remote_folder, schemas, table
 from rlrec.app.inputs import filters
 from rlrec.app.log import partitions
 from rlrec.arrays import Ids
+from rlrec.drafts import DIGIT, DRAFT, remove_abandoned
 from rlrec.errors import InputError, RlrecError, StoreBusy
 from rlrec.store import Store, Unit, arms, contents, decisions, log_tables, policies, reader, removals, selected
 from rlrec.store import tables as t
@@ -101,9 +93,7 @@ def _drafts(folder: str) -> Iterator[str]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StoreBusy(
-                    f"another export writes to {folder}", hint="repeat the command when it has ended"
-                ) from None
+                raise StoreBusy(f"another export writes to {folder}", hint="repeat the command later") from None
             _remove_unnamed(folder)
             opened.callback(_remove_unnamed, folder)
         yield folder
@@ -111,14 +101,13 @@ def _drafts(folder: str) -> Iterator[str]:
 
 def _remove_unnamed(folder: str) -> None:
     """Remove the files of exports that were stopped, which the manifest does not name."""
-    manifest = Manifest.read(folder)
-    named = set(chain(*manifest.files.values())) if manifest else ()
-    parts = [f"{name}/day=*/bucket=*/{dot}part-*" for name in DATASETS for dot in ("", ".")]
-    for pattern in (f".{MANIFEST}-*", *(parts if manifest else ())):
-        for path in iglob(pattern, root_dir=folder):
-            if path not in named:
-                with suppress(OSError):
-                    os.unlink(os.path.join(folder, path))
+    remove_abandoned(os.path.join(escape(folder), DRAFT + 16 * DIGIT))
+    if (manifest := Manifest.read(folder)) is not None:
+        patterns = (f"{name}/day=*/bucket=*/*part-[0-9]*" for name in DATASETS)
+        paths = (path for each in patterns for path in iglob(each, root_dir=folder, include_hidden=True))
+        for path in set(paths).difference(*manifest.files.values()):
+            with suppress(OSError):
+                os.unlink(os.path.join(folder, path))
 
 
 def _write_new(unit: Unit, writer: _FileWriter, selection: reader.Selection) -> int:
@@ -272,11 +261,8 @@ class _FileWriter:
 
     def _close(self, needed: Collection[tuple[str, str]]) -> None:
         for key in [key for key in self._open if key not in needed]:
-            file = self._open.pop(key)
-            try:
-                file.close()
-            finally:
-                file.is_open = False  # or pyarrow tries again as it deletes the writer, and prints why it cannot
+            self._open[key].close()
+            del self._open[key]
 
     def finish(self) -> dict[str, list[str]]:
         """Give the new files their names: all files of each dataset."""
@@ -299,6 +285,7 @@ class _FileWriter:
 
     def close(self) -> None:
         """Close what is open after an error."""
-        while self._open:
+        for file in self._open.values():
             with suppress(OSError, ValueError):
-                self._close(set())
+                file.close()
+            file.is_open = False  # or pyarrow tries again as it deletes the writer, and prints why it cannot

@@ -19,6 +19,7 @@ from functools import cache
 from hashlib import blake2b
 from typing import Any, BinaryIO, cast
 
+from rlrec import drafts
 from rlrec.errors import CheckFailed, InputError, RlrecError
 from rlrec.store import Unit, log_tables, removals, settings
 from rlrec.store import tables as t
@@ -68,12 +69,8 @@ class Manifest:
             with remote_folder(folder) as (files, root):
                 files.pipe_file(f"{root}/{MANIFEST}", text.encode())
             return
-        draft = os.path.join(folder, f".{MANIFEST}-{os.urandom(8).hex()}")
-        with open(draft, "x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, os.path.join(folder, MANIFEST))
+        with drafts.complete(os.path.join(folder, MANIFEST)) as file:
+            file.write(text.encode())
 
 
 def _check_entries(stored: Any, folder: str) -> None:
