@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rlrec.app import positions
-from rlrec.app.audit import beliefs, clock, dangling, propensities, requests, returned_users, visit_histories
+from rlrec.app.audit import (
+    beliefs,
+    clock,
+    dangling,
+    live_versions,
+    propensities,
+    requests,
+    returned_users,
+    visit_histories,
+)
 from rlrec.app.audit.arm_counts import ArmCounts
 from rlrec.app.audit.examination import Examination
 from rlrec.app.audit.exploration import Entropy, Starving
@@ -21,6 +30,7 @@ from rlrec.app.audit.slots import Slots
 from rlrec.errors import RlrecError, StoreBusy
 from rlrec.records import Arm, StoredPolicy
 from rlrec.store import Store, Unit, arms, audit, bulk, policies, removals, settings
+from rlrec.times import written
 
 # check: (what it looks at, the count that says how many)
 CHECKS = {
@@ -41,6 +51,7 @@ CHECKS = {
     "entropy": ("policies", "policies"),
     "positions": ("policies", "policies"),
     "waiting": ("policies", "policies"),
+    "live": ("routes and experiments against live versions", "policies"),
     "removals": ("transactions of db forget and db prune", "removals"),
 }
 
@@ -63,25 +74,28 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """`ok`: no finding is an error. `checked` counts what was looked at."""
+    """`ok`: no finding is an error. `checked` counts what was looked at; at: when, None in a damaged store."""
 
     ok: bool
     findings: list[Finding]
     checked: Mapping[str, int]
+    at: str | None = field(default=None, compare=False)
 
 
 def doctor(store: Store, request: Request) -> Report:
     """Look at everything in one snapshot; nothing is changed. Damage of the file that ends the audit is a finding."""
-    findings, checked = Findings(), {name: 0 for _, name in CHECKS.values()}
+    findings, checked, at = Findings(), {name: 0 for _, name in CHECKS.values()}, None
     for complaint in store.complaints():
         findings.error("dangling", "file", f"SQLite says: {complaint}")
     try:
+        with store.read() as unit:
+            at = written(unit.now)
         checked |= _audit(store, request, findings)
     except UNREADABLE as error:
         if not findings.count("error"):
             raise
         findings.error("dangling", "file", f"the audit could not go on: {error}")
-    return Report(ok=findings.count("error") == 0, findings=findings.listed(), checked=checked)
+    return Report(ok=findings.count("error") == 0, findings=findings.listed(), checked=checked, at=at)
 
 
 def note(store: Store, request: Request, report: Report) -> None:
@@ -117,6 +131,8 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
             unit.progress(PARTS, number, None)
             with findings.unreadable(check.CHECK, "store"):
                 check.check(unit, findings=findings)
+        with findings.unreadable(live_versions.CHECK, "store"):
+            live_versions.check(unit, findings=findings)
         unit.progress(PARTS, 4, None)
         with findings.unreadable("beliefs", "store"):
             for policy in policies.all_policies(unit):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, TypedDict
 
-from rlrec.app.audit import clock
+from rlrec.app.audit import clock, live_versions
 from rlrec.app.audit.findings import Findings
 from rlrec.errors import quantity
 from rlrec.records import StoredPolicy, Version
@@ -75,6 +75,7 @@ def status(store: Store) -> Status:
         routed = activity.routed_since(unit, day)
         if store.now is None:
             clock.check(unit, findings=findings)
+        live_versions.check(unit, findings=findings)
         for version in settling:
             _check_overdue(unit, version, findings)
         for policy in every:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any, cast
 
+from rlrec.app.audit import live_versions
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.evaluation import paired_gate, targets
 from rlrec.app.evaluation.paired_gate import BY_VISIT, Gain
@@ -44,7 +45,7 @@ from rlrec.store import Store, Unit, beliefs, bulk, policies, removals, settings
 from rlrec.store.beliefs import ArmWeights
 from rlrec.store.reader import Selection
 from rlrec.store.selected import extent, version_counts
-from rlrec.times import DAY_US
+from rlrec.times import DAY_US, written
 
 KIND = "gradient"
 REPORTED = 10  # epochs between two that are reported
@@ -104,7 +105,8 @@ def train(
         workers.opened(log_store, now) as engine,
         closing(Dataset()) as dataset,
     ):
-        return _TrainingRun(store, request, parent, seed, lease, dataset, progress, log_store, log, engine).run()
+        run = _TrainingRun(store, request, parent, seed, lease, dataset, progress, log_store, log, engine)
+        return {**run.run(), "at": written(now)}
 
 
 def _parent(unit: Unit, request: Request) -> Version:
@@ -395,6 +397,7 @@ class _TrainingRun:
         answer = result(self.parent, number, visits, gate, seed=self.seed, promoted=promoted, trained=trained)
         answer["ess_wanted"], answer["weights"] = self.tune.wanted_ess, self.request.weights
         answer["training"] = training
+        answer["passed_by"] = live_versions.lines(unit, of_policy.name) if promoted else []
         if promote != "if-better":
             answer["why"] = why_copy(trained, self.tune, parent=self.parent)
         elif not promoted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+from rlrec.app.audit import live_versions
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import belief_versions
 from rlrec.app.learning.belief_versions import VersionSummary, is_complete, summary
@@ -22,7 +23,8 @@ class Frozen(VersionSummary):
     immature: int
 
 
-LiveVersion = TypedDict("LiveVersion", {"policy": str, "version": int, "previous": int})
+# passed_by: routes and experiments that serve another version.
+LiveVersion = TypedDict("LiveVersion", {"policy": str, "version": int, "previous": int, "passed_by": list[str]})
 # A time when a version was live: from when until when (None: it is now), and the commands that began and ended it.
 LiveTime = TypedDict("LiveTime", {"at": str, "until": str | None, "by": str, "ended_by": str | None})
 # parent: the number of the version that it was made from, where that is one of the same policy; gate: see `train-pg`.
@@ -172,7 +174,7 @@ def promote(store: Store, reference: str) -> LiveVersion:
         if head.live_id != version.id:
             policies.promote(unit, version.policy.id, version_id=version.id, previous_id=head.live_id)
             settings.add_run(unit, "policy promote", {"policy": version.policy.name, "version": version.number})
-        return {"policy": version.policy.name, "version": version.number, "previous": before.number}
+        return _live_version(unit, version, before)
 
     return store.write(work)
 
@@ -204,4 +206,10 @@ def roll_back(unit: Unit, name: str) -> LiveVersion:
         )
     policies.roll_back(unit, version.policy.id, promotion_id=last.id, live_id=before.id)
     settings.add_run(unit, "policy rollback", {"policy": version.policy.name, "version": before.number})
-    return {"policy": version.policy.name, "version": before.number, "previous": now.number}
+    return _live_version(unit, before, now)
+
+
+def _live_version(unit: Unit, version: Version, before: Version) -> LiveVersion:
+    name = version.policy.name
+    passed_by = live_versions.lines(unit, name)
+    return {"policy": name, "version": version.number, "previous": before.number, "passed_by": passed_by}

@@ -77,7 +77,9 @@ def _view(report: Report, overview: list[dict[str, Any]]) -> View:
         [row["check"], row["count"], row["looked_at"], _verdict(row["errors"], row["warnings"])] for row in overview
     ]
     notes = [f"{finding.severity} {finding.check}, {finding.subject}: {finding.detail}" for finding in report.findings]
-    return View(headers=["check", "count", "looked at", "result"], rows=rows, notes=notes)
+    errors, warnings = (sum(row[name] for row in overview) for name in ("errors", "warnings"))
+    title = [f"{report.at}: {_verdict(errors, warnings)}"]
+    return View(headers=["check", "count", "looked at", "result"], rows=rows, title=title, notes=notes)
 
 
 def _verdict(errors: int, warnings: int) -> str:

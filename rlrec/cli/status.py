@@ -26,15 +26,16 @@ def status(store: Store, show: Show) -> None:
     """Show what a store holds, what its policies do, and what waits.
 
     Exit code 3 where something is wrong at a glance: decisions ahead of the clock, slots that wait to be settled,
-    events that stopped coming, errors that the last `rlrec doctor` found. It does not read the log from end to end, so
-    that it is quick on a large store; `rlrec doctor` looks into everything.
+    events that stopped coming, errors that the last `rlrec doctor` found, routes that an earlier release pinned at the
+    end of a ramp. Other routes and experiments that serve another version than the live one are named alone. It does
+    not read the log from end to end, so that it is quick on a large store; `rlrec doctor` looks into everything.
 
     decisions_24h counts what was served in the last 24 hours. An immature decision is within the reward window of its
     policy: estimates and training do not use it yet. Unsettled slots have not entered the beliefs of rewards that are
     learned when they are `settled`."""
     result = app.status.status(store)
     show(result, table=_view(result), flat=result["policies"])
-    if warnings := result["warnings"]:
+    if warnings := [row for row in result["warnings"] if row["severity"] != "info"]:
         first = warnings[0]
         more = f" ({len(warnings) - 1} more)" if len(warnings) > 1 else ""
         raise CheckFailed(
@@ -49,7 +50,7 @@ def _view(result: Status) -> View:
     waiting, hours = result["waiting"], result["events_by_hour"]
     immature = quantity(waiting["immature"], "immature decision")
     title = [
-        f"schema {result['revision']}: {sizes}",
+        f"{result['at']}, schema {result['revision']}: {sizes}",
         f"events by hour, the last 24: {sparkline(hours)}  {sum(hours):,}, at most {max(hours):,} an hour",
         f"waiting: {immature}, {quantity(waiting['unsettled'], 'unsettled slot')}",
         f"last training: {_training(result['training'])}; last doctor: {_doctor(result['doctor'])}",
@@ -66,7 +67,7 @@ def _view(result: Status) -> View:
 def _training(run: dict[str, Any] | None) -> str:
     if run is None:
         return "never"
-    return f"{run['policy']}@{run['version']} at {_minute(run)}, {'live' if run['promoted'] else 'not promoted'}"
+    return f"{run['policy']}@{run['version']} at {_minute(run)}, {'promoted' if run['promoted'] else 'not promoted'}"
 
 
 def _doctor(run: dict[str, Any] | None) -> str:

@@ -162,7 +162,8 @@ def _view(result: Mapping[str, Any]) -> View:
     """The gain of the new version over the live one on the visits that chose its epoch, and on those of the gate."""
     best = "none better than the start" if not result["best_epoch"] else f"the best {result['best_epoch']}"
     title = [
-        f"policy {result['policy']}, version {result['version']} from version {result['parent']}: trained on "
+        f"{result['at']}: policy {result['policy']}, version {result['version']} from version {result['parent']}, "
+        f"{_fate(result)}: trained on "
         f"{quantity(result['sessions'], 'session')}, epochs {result['epochs']}, {best}; "
         f"weights by {result['weights']}, seed {result['seed']}",
     ]
@@ -174,19 +175,26 @@ def _view(result: Mapping[str, Any]) -> View:
     values = f"value {cell(result['value'])} per {unit} against {cell(result['live_value'])} of {against}"
     notes = [values] if result["candidate"] else []
     rows = [["tune", *tune], *([] if result["candidate"] is None else [["gate", *gate]])]
+    notes += result["passed_by"]
     return View(["split", *names], rows, title=title, notes=notes, drop=("reasons", "sessions"))
+
+
+def _fate(result: Mapping[str, Any]) -> str:
+    if result["promoted"]:
+        return "live, but not for all callers" if result["passed_by"] else "live now"
+    return "kept, not live"
 
 
 def _untrained(result: Mapping[str, Any]) -> View:
     """The answer where too few sessions are new, in a line."""
-    return View(["policy", "trained", "new sessions"], [[result["policy"], result["trained"], result["sessions"]]])
+    return View.of([{**result, "new sessions": result["sessions"]}], ("at", "policy", "trained", "new sessions"))
 
 
 def _sentence(result: Mapping[str, Any]) -> str:
     """The fate of the new version, in plain words: first what decided it."""
     from rlrec.app.evaluation.paired_gate import refusal
 
-    new, fate = f"{result['policy']}@{result['version']}", "live now" if result["promoted"] else "kept, not live"
+    new, fate = f"{result['policy']}@{result['version']}", _fate(result)
     if result["candidate"] is None:
         return f"{new} was not judged by the gate; {fate}."
     lower, why = result["lower"], refusal(result)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rlrec.store import Store
 from tests.conftest import ON_BOTH, Run, filled, runner
 
 
@@ -275,6 +276,49 @@ def test_a_rollback_of_a_route_takes_the_promotion_of_its_ramp_back(ready: Run) 
     ]
     refused = ready("route", "rollback", "home")
     assert (refused.exit_code, "rlrec policy rollback ts" in refused.stderr) == (3, True)
+
+
+@ON_BOTH
+def test_a_route_that_an_earlier_release_pinned_is_a_warning(ready: Run, store: Store) -> None:
+    ready("route", "set", "home", "--to", "ts@2", "--share", "0.5")
+    ready("experiment", "stop", "home-ramp-1", "--promote", "candidate")
+    assert (ready("status").exit_code, "home" in ready("doctor").stdout) == (0, False)
+    second = "SELECT id FROM version WHERE number = 2 AND version.policy_id = route_change.policy_id"
+    pin = f"UPDATE route_change SET version_id = ({second}) WHERE command = ?"
+    store.write(lambda unit: unit.tell(pin, "experiment stop home-ramp-1 --promote candidate"))
+    shown, audited = ready("status"), ready("doctor")
+    assert (shown.exit_code, audited.exit_code) == (3, 0)
+    for text in (shown.stdout, audited.stdout):
+        assert "warning live, route home: serves ts@2, whichever version is live" in text
+        assert "`rlrec route set home --to ts`" in text
+    ready("route", "set", "home", "--to", "ts")
+    assert (ready("status").exit_code, served(ready)) == (0, ("ts", 2))
+
+
+def test_a_promotion_says_who_does_not_get_it(ready_sqlite: Run) -> None:
+    run = ready_sqlite
+    run("policy", "freeze", "ts")
+    assert run("policy", "promote", "ts@2", "--json").json["passed_by"] == []
+    run("experiment", "create", "ab", "--variant", "a=ts@2", "--variant", "b=u")
+    run("route", "set", "home", "--to", "ts@2")
+    route, experiment = run("policy", "promote", "ts@3", "--json").json["passed_by"]
+    assert ("route home serves ts@2" in route, "`rlrec route set home --to ts`" in route) == (True, True)
+    assert ("experiment ab serves ts@2" in experiment, "`rlrec experiment stop ab`" in experiment) == (True, True)
+    status = run("status")
+    assert (status.exit_code, status.stdout.count("info live, ")) == (0, 2)
+    run("route", "set", "home", "--to", "ts")
+    run("experiment", "stop", "ab")
+    assert run("policy", "rollback", "ts", "--json").json["passed_by"] == []
+    assert "info live" not in run("status").stdout
+
+
+def test_a_promotion_names_the_route_that_serves_what_a_ramp_learned(ready_sqlite: Run) -> None:
+    run = ready_sqlite
+    ramp(run)
+    run("experiment", "stop", "home-ramp-1", "--promote", "current")
+    (line,) = run("policy", "promote", "ts@2", "--json").json["passed_by"]
+    assert "route home serves ts@home-ramp-1/current" in line
+    assert (run("status").exit_code, "info live" in run("status").stdout) == (0, False)
 
 
 def test_a_rollback_of_a_route_leaves_a_later_promotion_alone(ready_sqlite: Run) -> None:

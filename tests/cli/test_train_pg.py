@@ -79,7 +79,7 @@ def test_every_tenth_epoch_is_reported_and_too_little_news_in_a_line(train: Run)
     reported = [line.split(" of")[0] for line in result.stderr.splitlines() if line.startswith("epoch")]
     assert reported == ["epoch 1", "epoch 10", "epoch 12"]
     again = train("visits", "--min-new", "1", before=("-q",))
-    assert again.stdout.splitlines()[2].split() == ["visits", "no", "0"]
+    assert again.stdout.splitlines()[2].split() == [NOW.replace("Z", ".000000Z"), "visits", "no", "0"]
 
 
 @pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
@@ -129,7 +129,18 @@ def test_in_a_table_the_error_is_one_line(train: Run) -> None:
     result = train("visits", *QUICK, "--lr", 5.0, "--promote", "if-better", before=("-q",))
     assert (result.exit_code, result.stderr.count("\n")) == (3, 1)
     assert result.stderr.startswith("Error: version 2 of visits was not promoted: ")
-    assert result.stdout.startswith("policy ")
+    date = NOW.replace("Z", ".000000Z")
+    assert result.stdout.startswith(f"{date}: policy visits, version 2 from version 1, kept, not live: trained on ")
+
+
+def test_the_line_of_a_night_says_who_does_not_get_what_is_live(train: Run, path: Path) -> None:
+    always = ("visits", *QUICK, "--promote", "always")
+    assert ", live now: trained on" in train(*always, before=("-q",)).stdout
+    runner(str(path))("--now", NOW, "route", "create", "front", "--to", "visits@2")
+    third = train(*always, before=("-q",)).stdout
+    assert ", live, but not for all callers: trained on" in third
+    assert "route front serves visits@2, whichever version is live: `rlrec route set front --to visits`" in third
+    assert train(*always, "--json").json["passed_by"]
 
 
 def test_too_few_sessions_say_how_few(run_sqlite: Run, sqlite_db: str) -> None:

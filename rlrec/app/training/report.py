@@ -36,7 +36,7 @@ Result = TypedDict("Result", {
     "candidate": int | None, "alpha": float | None, "gate_sessions": int | None, "tune_estimate": float | None,
     "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None, "weights": str | None,
     "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int, "why": str | None,
-    "training": NotRequired[Mapping[str, Any] | None],
+    "training": NotRequired[Mapping[str, Any] | None], "at": NotRequired[str], "passed_by": list[str],
 })  # fmt: skip
 
 
@@ -66,6 +66,7 @@ def result(
         "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "ess_wanted": None, "weights": None,
         "trained": trained is not None, "epochs": 0 if trained is None else len(trained.curve),
         "best_epoch": None if trained is None else trained.best, "seed": seed, "why": None, "training": None,
+        "passed_by": [],
     }  # fmt: skip
     return cast(Result, {name: fields[name] for name in Result.__annotations__ if name in fields})
 
