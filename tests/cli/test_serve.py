@@ -447,11 +447,11 @@ def test_a_head_full_of_blanks_is_read_at_once(kiosk: str) -> None:
 
     def talk(address: str, _: Front) -> None:
         for end, status in ((b"x", 200), (b"\0", 400)):
-            start = time.monotonic()
+            start = time.process_time()  # of the server, which is a thread here
             with Client(address) as client:
                 client.socket.sendall(HEAD + b"Content-Length: 0\r\nX: x" + b" " * 30_000 + end + b"\r\n\r\n")
                 assert client.read()[0] == status
-            assert time.monotonic() - start < 5
+            assert time.process_time() - start < 5
 
     fronted(kiosk, talk)
 
@@ -639,7 +639,7 @@ def test_a_folder_that_another_process_locks_is_waited_for_and_named(kiosk: str,
         notice, error = answer.stderr.splitlines()
         holder = f"another process holds the lock of the folder {tmp_path}"
         assert (notice, error.startswith(f"Error: {holder}.")) == (f"{holder}: waiting up to 0.3 s", True)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 25  # by default it waits for 30 s
     finally:
         os.close(number)
     with listening(address, allow_remote=False):  # nobody holds it any more
