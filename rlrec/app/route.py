@@ -229,9 +229,7 @@ def rollback(store: Store, name: str) -> RouteSummary:
         before = _before(routes.history(unit, newest.route_id), promoted=promoted)
         if before is None:
             hint = (
-                f"`rlrec policy rollback {newest.policy}` makes its version before live"
-                if newest.number is None
-                else None
+                None if last is None or newest.number else f"`rlrec policy rollback {newest.policy}` undoes a promotion"
             )
             raise CheckFailed(f"route {name} has no change to roll back", hint=hint)
         if promoted:

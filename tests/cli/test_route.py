@@ -275,7 +275,7 @@ def test_a_rollback_of_a_route_takes_the_promotion_of_its_ramp_back(ready: Run) 
         ("experiment stop home-ramp-1 --promote candidate", "route rollback home")
     ]
     refused = ready("route", "rollback", "home")
-    assert (refused.exit_code, "rlrec policy rollback ts" in refused.stderr) == (3, True)
+    assert (refused.exit_code, "rlrec policy rollback" in refused.stderr) == (3, False)
 
 
 @ON_BOTH
@@ -326,7 +326,8 @@ def test_a_rollback_of_a_route_leaves_a_later_promotion_alone(ready_sqlite: Run)
     run("route", "set", "home", "--to", "ts@2", "--share", "0.5")
     run("experiment", "stop", "home-ramp-1", "--promote", "candidate")
     run("policy", "promote", "ts@1")
-    assert (run("route", "rollback", "home").exit_code, live(run)) == (3, 1)
+    refused = run("route", "rollback", "home")
+    assert (refused.exit_code, "`rlrec policy rollback ts`" in refused.stderr, live(run)) == (3, True, 1)
 
 
 def test_a_ramp_begins_at_a_version_that_stays_and_learns(ready_sqlite: Run) -> None:
