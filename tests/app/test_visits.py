@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,10 @@ def pages(store: Store, key: str, *times: int, size: int = 1, name: str = "home"
 def read(
     store: Store, now: int, selection: Selection | None = None, name: str = "home"
 ) -> tuple[list[EndedVisits], UnusedVisits]:
-    """The visits that can be used at a time after the start, batch by batch, and what became of the others."""
+    """The visits that can be used at a time after the start, batch by batch, and how many others there are."""
     with clock(store, START + now).read() as unit, bulk.alongside(unit):
-        return _read(unit, selection or Selection(), version(unit, name).reward)
+        visits, unused = _read(unit, selection or Selection(), version(unit, name).reward)
+    return visits, replace(unused, mature_from=frozenset())
 
 
 def _read(unit: Unit, selection: Selection, definition: Reward) -> tuple[list[EndedVisits], UnusedVisits]:

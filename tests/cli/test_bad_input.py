@@ -364,7 +364,7 @@ def test_a_store_that_is_none_is_named(tmp_path: Path, sqlite_template: Path, wo
     refuses(runner(str(tmp_path))(*words), 1, "is a folder")
     refuses(runner(str(tmp_path / "none.db"))(*words), 3, "no store", f"`rlrec --db {tmp_path}/none.db init`")
     refuses(runner(str(tmp_path / "no" / "none.db"))(*words), 3, "its folder does not exist")
-    refuses(runner(outdated(tmp_path, sqlite_template, "0000"))(*words), 3, "out of date", "/old.db init`")
+    refuses(runner(outdated(tmp_path, sqlite_template, "0009"))(*words), 3, "from 0010 on", "of rlrec 0.1.0")
     refuses(runner(outdated(tmp_path, sqlite_template, "9999"))(*words), 3, "newer rlrec")
     refuses(runner("mysql://h/x")(*words), 2, "mysql")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old.db", "store.png"]
