@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import signal
 import sqlite3
 import sys
 import uuid
@@ -121,7 +122,11 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whoever runs the tests may have a store and a clock of their own. Where no bytecode is to be written beside the
-    source, the processes that tests start share a folder for it: they need not compile the program each time."""
+    source, the processes that tests start share a folder for it: they need not compile the program each time. Signals
+    that a shell has its jobs in the background ignore, or `nohup` has, reach these processes."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     for name in [name for name in os.environ if name.startswith("RLREC_")]:
         del os.environ[name]
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
