@@ -7,7 +7,7 @@ TYPE_CHECKING = False  # `typing` takes longer to load than all of this
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rlrec.cli.notebook import Recommender
+    from rlrec.api import Recommender
 
 __version__ = "0.1.0"
 
@@ -18,6 +18,6 @@ def open(  # noqa: A001 (rlrec.open)
     """The store at a path or URL, for notebooks and programs: it must exist (`rlrec init`).
 
     now: a clock in place of the database's. notice: takes lines that a person should know [default: to stderr]."""
-    from rlrec.cli.notebook import Recommender
+    from rlrec.api import Recommender
 
     return Recommender(db, now=now, notice=notice)

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import rlrec
+from rlrec.api import EvaluateOptions, Recommender
 from rlrec.app.evaluation.request import Request
-from rlrec.cli.notebook import EvaluateOptions, Recommender
 from rlrec.errors import CheckFailed, Conflict, InputError
 from tests.cli.test_pipe import ask, lines, stocked
 from tests.conftest import ON_BOTH, Run, runner
