@@ -19,7 +19,7 @@ from rlrec.app.learning.slot_statistics import ROUNDING, Totals
 from rlrec.app.log import lineage
 from rlrec.app.log.lineage import LearnedFrom
 from rlrec.errors import InputError
-from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, policies, removals, settings
 from rlrec.store.reader import Batch

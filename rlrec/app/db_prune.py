@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TypedDict
 
 from rlrec.app.learning import holdings, slot_statistics
-from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Sums, Version
 from rlrec.store import Store, Unit, belief_deltas, beliefs, policies, removals, settings
 from rlrec.store.removals import OwnedDecision, VisitKey

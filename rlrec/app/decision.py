@@ -18,12 +18,13 @@ from rlrec.app.serving import decision_json
 from rlrec.app.serving.draws import unsigned
 from rlrec.arrays import Array, Index, finite_or_none
 from rlrec.errors import InputError
-from rlrec.policy import history, slate
-from rlrec.policy.base import Belief, Policy
-from rlrec.policy.floors import at_positions
-from rlrec.policy.gradient import MEMORY, State
-from rlrec.policy.interleaving import TeamDraftSampler
-from rlrec.policy.two_stage import RANKING
+from rlrec.policy.beliefs.base import Belief, Policy
+from rlrec.policy.gradients import history
+from rlrec.policy.gradients.gradient import MEMORY, State
+from rlrec.policy.kinds.two_stage import RANKING
+from rlrec.policy.scores.floors import at_positions
+from rlrec.policy.slates import slate
+from rlrec.policy.slates.interleaving import TeamDraftSampler
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit, arms, candidates, contents, decisions, policies, team_drafts
 from rlrec.store.candidates import CandidateList

@@ -24,10 +24,10 @@ from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_st
 from rlrec.compute import Engine
 from rlrec.errors import InputError
 from rlrec.ope.exposure import RateSums, rates, spread
-from rlrec.policy import features
-from rlrec.policy.base import examined_slots
-from rlrec.policy.means import widened
-from rlrec.policy.reward import bounds
+from rlrec.policy.beliefs.base import examined_slots
+from rlrec.policy.beliefs.means import widened
+from rlrec.policy.beliefs.reward import bounds
+from rlrec.policy.contexts import features
 from rlrec.records import Arm, Reward, Sums
 from rlrec.store import Store, Unit, arms, bulk
 from rlrec.store.bulk import Columns

@@ -14,8 +14,8 @@ from rlrec.app.inputs.canonical import line_digest
 from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.app.log.slot_values import reward_of
 from rlrec.errors import Conflict, InputError, quantity, suggest
-from rlrec.policy import reward as rewards
-from rlrec.policy.reward import LIMIT
+from rlrec.policy.beliefs import reward as rewards
+from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.records import Event, Reward, Sums
 from rlrec.store import Store, Unit, decisions, events, policies
 from rlrec.store.events import CENSOR, RETURN, FeedbackKey, FeedbackTarget

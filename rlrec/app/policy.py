@@ -16,7 +16,7 @@ from rlrec.app.learning.belief_versions import VersionSummary
 from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, warm_start
 from rlrec.app.log import lineage
 from rlrec.errors import Conflict, InputError, suggest
-from rlrec.policy.base import Policy
+from rlrec.policy.beliefs.base import Policy
 from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit, arms, beliefs, bulk, policies, settings
 from rlrec.store.unit import parse

@@ -16,9 +16,10 @@ from rlrec.app.learning.belief_versions import VersionSummary
 from rlrec.arrays import Array, Ids, finite_or_none, plain_number
 from rlrec.errors import InputError
 from rlrec.ope.exposure import spread
-from rlrec.policy import means, slate
-from rlrec.policy.base import Belief, Examined, Policy
-from rlrec.policy.contextual import ContextualPolicy, is_contextual
+from rlrec.policy.beliefs import means
+from rlrec.policy.beliefs.base import Belief, Examined, Policy
+from rlrec.policy.contexts.contextual import ContextualPolicy, is_contextual
+from rlrec.policy.slates import slate
 from rlrec.records import Arm, Version
 from rlrec.store import Store, Unit, activity, arms, bulk, decisions, policies, routes
 from rlrec.times import DAY_US, written

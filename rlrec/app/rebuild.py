@@ -16,8 +16,8 @@ from rlrec.app.learning.ledger import Ledger
 from rlrec.app.learning.warm_start import InitialBelief
 from rlrec.app.log import reward_log
 from rlrec.errors import CheckFailed, InputError
-from rlrec.policy import drift
-from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.beliefs import drift
+from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, decisions, policies, reader, settings
 from rlrec.times import written

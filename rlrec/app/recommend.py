@@ -24,7 +24,7 @@ from rlrec.app.serving.returned_users import policies_of_last, returned
 from rlrec.app.serving.shadows import weigh
 from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
-from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import StoredPolicy
 from rlrec.store import (
     Store,

@@ -11,7 +11,7 @@ from typing import TypedDict
 from rlrec.app.feedback import FeedbackTransaction, Line
 from rlrec.app.learning.ledger import Ledger
 from rlrec.errors import Conflict, InputError, quantity
-from rlrec.policy import reward as rewards
+from rlrec.policy.beliefs import reward as rewards
 from rlrec.records import Reward, Transform
 from rlrec.store import Store, Unit, policies, returns
 from rlrec.store.events import RETURN

@@ -20,7 +20,7 @@ from rlrec.app.recommend import Answer
 from rlrec.app.serving import requests
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
-from rlrec.policy.reward import clip
+from rlrec.policy.beliefs.reward import clip
 from rlrec.records import Reward, Version
 from rlrec.simulate import load
 from rlrec.simulate.base import Audience

@@ -12,8 +12,8 @@ from rlrec.app.inputs import lookup, parameters
 from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.arrays import Array, plain_number
 from rlrec.errors import InputError
-from rlrec.policy.base import Policy
-from rlrec.policy.statistics import PROPENSITY
+from rlrec.policy.beliefs.base import Policy
+from rlrec.policy.beliefs.statistics import PROPENSITY
 from rlrec.records import Reward
 from rlrec.simulate.base import Audience
 from rlrec.simulate.visitors import Visitors

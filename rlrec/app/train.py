@@ -38,8 +38,8 @@ from rlrec.app.training.report import (
 )  # fmt: skip
 from rlrec.compute import Engine
 from rlrec.errors import InputError, StoreBusy, quantity, suggest
-from rlrec.policy.baseline import BASELINES
-from rlrec.policy.gradient import Parameters
+from rlrec.policy.gradients.baseline import BASELINES
+from rlrec.policy.gradients.gradient import Parameters
 from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, bulk, policies, removals, settings
 from rlrec.store.beliefs import ArmWeights

@@ -10,30 +10,30 @@ from typing import TYPE_CHECKING, Any
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
-    from rlrec.policy.base import Policy
-    from rlrec.policy.contextual import Design
+    from rlrec.policy.beliefs.base import Policy
+    from rlrec.policy.contexts.contextual import Design
 
 KINDS = {
-    "uniform": "rlrec.policy.fixed:Uniform",
-    "fixed": "rlrec.policy.fixed:Fixed",
-    "logged": "rlrec.policy.fixed:LoggedPolicy",
-    "epsilon-greedy": "rlrec.policy.epsilon_greedy:EpsilonGreedy",
-    "ucb": "rlrec.policy.ucb:Ucb",
-    "ucb-tuned": "rlrec.policy.ucb:UcbTuned",
-    "kl-ucb": "rlrec.policy.ucb:KlUcb",
-    "thompson": "rlrec.policy.thompson:Thompson",
-    "exp3": "rlrec.policy.exp3:Exp3",
-    "linucb": "rlrec.policy.linear:LinUcb",
-    "lin-thompson": "rlrec.policy.linear:LinThompson",
-    "logistic-thompson": "rlrec.policy.linear:LogisticThompson",
-    "softmax": "rlrec.policy.linear:Softmax",
-    "plackett-luce": "rlrec.policy.odds:PlackettLuce",
-    "squarecb": "rlrec.policy.linear:SquareCb",
-    "gradient": "rlrec.policy.gradient:Gradient",
-    "two-stage": "rlrec.policy.two_stage:TwoStage",
+    "uniform": "rlrec.policy.kinds.fixed:Uniform",
+    "fixed": "rlrec.policy.kinds.fixed:Fixed",
+    "logged": "rlrec.policy.kinds.fixed:LoggedPolicy",
+    "epsilon-greedy": "rlrec.policy.kinds.epsilon_greedy:EpsilonGreedy",
+    "ucb": "rlrec.policy.kinds.ucb:Ucb",
+    "ucb-tuned": "rlrec.policy.kinds.ucb:UcbTuned",
+    "kl-ucb": "rlrec.policy.kinds.ucb:KlUcb",
+    "thompson": "rlrec.policy.kinds.thompson:Thompson",
+    "exp3": "rlrec.policy.kinds.exp3:Exp3",
+    "linucb": "rlrec.policy.kinds.linear:LinUcb",
+    "lin-thompson": "rlrec.policy.kinds.linear:LinThompson",
+    "logistic-thompson": "rlrec.policy.kinds.linear:LogisticThompson",
+    "softmax": "rlrec.policy.kinds.linear:Softmax",
+    "plackett-luce": "rlrec.policy.kinds.odds:PlackettLuce",
+    "squarecb": "rlrec.policy.kinds.linear:SquareCb",
+    "gradient": "rlrec.policy.gradients.gradient:Gradient",
+    "two-stage": "rlrec.policy.kinds.two_stage:TwoStage",
 }
 TEAM_DRAFT = "team-draft"
-INTERNAL = {TEAM_DRAFT: "rlrec.policy.team_draft:TeamDraft"}  # kinds that no person creates
+INTERNAL = {TEAM_DRAFT: "rlrec.policy.kinds.team_draft:TeamDraft"}  # kinds that no person creates
 TWO_STAGE, STAGES = "two-stage", ("first", "second")
 NOT_TYPED = ("design", "of_stages")  # fields of a policy that are no parameters, or not by that name
 
@@ -104,7 +104,7 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
 
 def _check_width(kind: str, cls: type[Policy], design: Design) -> None:
     """Raises InputError where features have more columns than a kind holds."""
-    from rlrec.policy.fields import WIDEST
+    from rlrec.policy.contexts.fields import WIDEST
 
     if design.context.is_sparse and not getattr(cls, "takes_sparse", False):
         others = ", ".join(other for other in KINDS if getattr(load(other), "takes_sparse", False))

@@ -54,7 +54,7 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "score": (np.float64, f"coalesce(s.score, {NO_SCORE})"),
     "censored": (np.bool_, "s.censored"),
     "rounded": (np.bool_, "s.rounded"),
-    # The visit as the decision saw it (see `policy/history.py`), and whether that is stored: no bytes may mean either.
+    # The visit as the decision saw it (see `history.py`), and whether that is stored: no bytes may mean either.
     "recorded": (np.bool_, "CASE WHEN d.history IS NULL THEN 0 ELSE 1 END"),
     "history": (object, "coalesce(d.history, {empty})"),
 }

@@ -349,7 +349,7 @@ shadow = _table(
 # policy's counters when the belief was read; seq: the change by which it was stored; ordinal: its own, where the
 # policy forgets. size: the length of the page; fewer slots than that is a partial page of an imported log. source:
 # policy, version and experiment that an imported line named, JSON. history: the visit as the decision saw it, packed
-# (`policy/history.py`); null where it is not stored (imported, or older). keep_probability: how likely the log that it
+# (`history.py`); null where it is not stored (imported, or older). keep_probability: how likely the log that it
 # was imported from kept such a row (null: it keeps all); estimated: 1 where its propensities were not logged, but
 # computed when it was imported.
 decision = _table(

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from rlrec.app.distributions import designs
-from rlrec.policy.gradient import Gradient
+from rlrec.policy.gradients.gradient import Gradient
 from rlrec.store import Store, Unit, arms, beliefs, policies
 from tests.app.shop import version
 

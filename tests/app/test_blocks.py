@@ -10,11 +10,11 @@ from rlrec.app.training.array_file import ArrayFile
 from rlrec.app.training.ascent import from_arrays, grouped, to_arrays
 from rlrec.app.training.blocks import blocks
 from rlrec.app.training.dataset import Catalogue, EligibleSet, VisitRows
-from rlrec.policy import reinforce
-from rlrec.policy.contextual import Design
-from rlrec.policy.encoder import Encoder
-from rlrec.policy.gradient import Gradient
-from rlrec.policy.reinforce import GradientSums, Objective
+from rlrec.policy.contexts.contextual import Design
+from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.gradients import reinforce
+from rlrec.policy.gradients.gradient import Gradient
+from rlrec.policy.gradients.reinforce import GradientSums, Objective
 
 ARMS, NOBODY = 8, Encoder.of({"fields": {}})
 KIND = Gradient(design=Design(context=NOBODY, arm=NOBODY), floor=0.1)

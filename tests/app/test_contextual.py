@@ -15,8 +15,8 @@ from rlrec.app import doctor, policy, versions
 from rlrec.app.evaluation import targets
 from rlrec.app.evaluation.log_rows import decision_digests
 from rlrec.arrays import Array
-from rlrec.policy import slate, slate_draws
-from rlrec.policy.families.correlated import Correlated
+from rlrec.policy.scores.families.correlated import Correlated
+from rlrec.policy.slates import slate, slate_draws
 from rlrec.store import Unit, arms, contents, policies, reader
 from rlrec.store.reader import Selection
 from tests.app import logs

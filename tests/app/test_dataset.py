@@ -15,7 +15,7 @@ import pytest
 from rlrec.app.training import dataset as spooling
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.errors import RlrecError
-from rlrec.policy.features import merge
+from rlrec.policy.contexts.features import merge
 
 SPLITS = (0, 1, 2)
 

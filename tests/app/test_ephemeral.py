@@ -12,15 +12,15 @@ from rlrec import policy as kinds
 from rlrec import simulate
 from rlrec.app.audiences.in_memory import RunBeliefs, Totals, design, draw_slates, study, visit
 from rlrec.arrays import Array
-from rlrec.policy.families.beta import Beta
-from rlrec.policy.families.correlated import Correlated, Sampled
-from rlrec.policy.families.gaussian import Gaussian
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.families.point import Point
-from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.linear import Linear
-from rlrec.policy.scores import Scores
-from rlrec.policy.slate import first, marginals
+from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.kinds.linear import Linear
+from rlrec.policy.scores.families.beta import Beta
+from rlrec.policy.scores.families.correlated import Correlated, Sampled
+from rlrec.policy.scores.families.gaussian import Gaussian
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.scores.families.point import Point
+from rlrec.policy.scores.scores import Scores
+from rlrec.policy.slates.slate import first, marginals
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.shop import Shop
 from tests.app.test_examined import curve

@@ -16,7 +16,7 @@ from rlrec.app.evaluation import loggers, probabilities, targets
 from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics
-from rlrec.policy import slate
+from rlrec.policy.slates import slate
 from rlrec.store import Store, arms, reader
 from tests.app import logs, trained
 from tests.conftest import ON_BOTH, runner

@@ -11,7 +11,7 @@ import pytest
 from rlrec import policy as kinds
 from rlrec.app import policy_beliefs, simulate
 from rlrec.app.audiences.in_memory import Runs
-from rlrec.policy import means
+from rlrec.policy.beliefs import means
 from rlrec.simulate.pbm import PositionBased
 from rlrec.store import Store, arms
 from tests.app import logs

@@ -22,7 +22,7 @@ from rlrec.app.learning.slot_keys import ServedSlate
 from rlrec.app.recommend import Request, recommend_group
 from rlrec.app.serving.draws import unsigned
 from rlrec.errors import Conflict, InputError
-from rlrec.policy import slate_draws
+from rlrec.policy.slates import slate_draws
 from rlrec.records import Decision, Event
 from rlrec.store import Store, Unit, arms, beliefs, contents, decisions, events, policies, tables
 from rlrec.store.beliefs import Sums

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlrec.policy import KINDS, load
-from rlrec.policy.base import Learner
+from rlrec.policy.beliefs.base import Learner
 from tests.conftest import Run, filled, runner
 
 LEARNERS = [kind for kind in KINDS if issubclass(load(kind), Learner)]

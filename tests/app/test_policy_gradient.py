@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array
-from rlrec.policy import reinforce, returns
-from rlrec.policy.contextual import Design
-from rlrec.policy.encoder import Encoder
-from rlrec.policy.fields import Vector
-from rlrec.policy.gradient import Gradient, Parameters
-from rlrec.policy.reinforce import GradientSums, LoggedSlates, Objective
+from rlrec.policy.contexts.contextual import Design
+from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.fields import Vector
+from rlrec.policy.gradients import reinforce, returns
+from rlrec.policy.gradients.gradient import Gradient, Parameters
+from rlrec.policy.gradients.reinforce import GradientSums, LoggedSlates, Objective
 from tests.benchmarks.spools import NOBODY, Server
 
 STEPS, ARMS = 3, 3

@@ -13,7 +13,7 @@ from rlrec.app.distributions import exact
 from rlrec.app.learning import slot_statistics
 from rlrec.app.serving.cache import ServingCache
 from rlrec.errors import InputError
-from rlrec.policy.encoder import Encoder
+from rlrec.policy.contexts.encoder import Encoder
 from rlrec.store import arms, beliefs, policies
 from tests.app import logs
 from tests.conftest import ON_BOTH

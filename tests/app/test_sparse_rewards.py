@@ -12,7 +12,7 @@ from rlrec.app.evaluation.log_rows import clusters
 from rlrec.app.evaluation.sparse_rewards import PENALTY, ContextMoments
 from rlrec.errors import InputError
 from rlrec.ope.direct import Ridge
-from rlrec.policy import features
+from rlrec.policy.contexts import features
 from rlrec.store import contents, policies, reader
 from rlrec.store.unit import parse
 from tests.app import logs

@@ -13,8 +13,8 @@ import pytest
 from rlrec import policy as kinds
 from rlrec.app.learning import slot_statistics
 from rlrec.arrays import Array
-from rlrec.policy.statistics import POSITION, CountedSlot, SlotColumns
-from rlrec.policy.thompson import Thompson
+from rlrec.policy.beliefs.statistics import POSITION, CountedSlot, SlotColumns
+from rlrec.policy.kinds.thompson import Thompson
 from rlrec.store import Store, policies
 from tests.app.shop import done
 from tests.conftest import ON_BOTH, Run

@@ -16,7 +16,7 @@ from rlrec.app.doctor import doctor
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import warm_start
 from rlrec.arrays import Array, Ids
-from rlrec.policy.linear import Linear
+from rlrec.policy.kinds.linear import Linear
 from rlrec.store import Store
 from tests.app.shop import done
 from tests.conftest import Run, runner

@@ -15,8 +15,8 @@ from rlrec.app import policy
 from rlrec.app.distributions import exact
 from rlrec.app.log.splits import GATE, TRAIN
 from rlrec.arrays import Array
-from rlrec.policy.encoder import Encoder
-from rlrec.policy.features import Sparse
+from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.features import Sparse
 from rlrec.store import Unit, arms, policies, reader
 from tests.app import logs
 from tests.conftest import filled

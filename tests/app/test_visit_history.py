@@ -13,8 +13,8 @@ from rlrec.app.serving import draws, recent_slots, requests
 from rlrec.app.serving.open_sessions import OpenSessions
 from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import RlrecError
-from rlrec.policy import history
-from rlrec.policy.history import History
+from rlrec.policy.gradients import history
+from rlrec.policy.gradients.history import History
 from rlrec.store import Store, decisions, settings
 from tests.app.shop import MINUTE, SECOND, START, ask, clock, stocked, tell, version
 from tests.conftest import ON_BOTH

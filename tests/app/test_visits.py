@@ -13,7 +13,7 @@ import pytest
 from rlrec.app import feedback, reward, session
 from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
-from rlrec.policy import history, returns
+from rlrec.policy.gradients import history, returns
 from rlrec.records import Reward
 from rlrec.store import Store, Unit, bulk, reader
 from rlrec.store.reader import Selection

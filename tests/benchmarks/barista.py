@@ -22,7 +22,7 @@ from rlrec.app.inputs import lookup
 from rlrec.app.training.ascent import TrainingOptions
 from rlrec.cli import program
 from rlrec.ope.paired import PairedDifference
-from rlrec.policy.gradient import Parameters
+from rlrec.policy.gradients.gradient import Parameters
 from rlrec.simulate.barista import Barista
 from rlrec.store import Store, arms
 from tests.benchmarks.measure import Figure, Setting

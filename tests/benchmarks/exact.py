@@ -18,8 +18,8 @@ NODES = 512  # of the references
 
 def exact(setting: Setting) -> Iterator[Figure]:
     """Time and error for 100 and 1,000 distinct posteriors, each time of a belief that was not seen before."""
-    from rlrec.policy.families.beta import Beta
-    from rlrec.policy.slate import first
+    from rlrec.policy.scores.families.beta import Beta
+    from rlrec.policy.slates.slate import first
 
     fresh, spent = count(1), {}
     for arms, goal in GOALS.items():

@@ -28,7 +28,7 @@ from rlrec.app.imports.parquet_files import DATASETS, Manifest, mark, schemas
 from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
 from rlrec.arrays import Ids
-from rlrec.policy.history import History
+from rlrec.policy.gradients.history import History
 from rlrec.store import Store, arms, settings
 from rlrec.store.contents import key_digests
 

@@ -15,11 +15,11 @@ from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRow
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.arrays import Array, Flags, Index
 from rlrec.ope.paired import PairedDifference
-from rlrec.policy import plackett_luce
-from rlrec.policy.contextual import Design
-from rlrec.policy.encoder import Encoder
-from rlrec.policy.gradient import Gradient, Parameters, State
-from rlrec.policy.history import History
+from rlrec.policy.contexts.contextual import Design
+from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.gradients.gradient import Gradient, Parameters, State
+from rlrec.policy.gradients.history import History
+from rlrec.policy.slates import plackett_luce
 from rlrec.simulate.visitors import Visitors
 
 GAP_S = 1.0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from rlrec.policy.history import REMEMBERED
+from rlrec.policy.gradients.history import REMEMBERED
 from tests.benchmarks import replay
 from tests.benchmarks.measure import Figure, Sample, Setting, beyond, growth, medians, process, rlrec, three
 from tests.benchmarks.shops import (

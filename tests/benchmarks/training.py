@@ -10,11 +10,12 @@ from math import exp, log, sqrt
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy import plackett_luce, reinforce, returns
-from rlrec.policy.contextual import Design
-from rlrec.policy.encoder import Encoder
-from rlrec.policy.gradient import Gradient, Parameters, State
-from rlrec.policy.reinforce import LoggedSlates, Objective
+from rlrec.policy.contexts.contextual import Design
+from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.gradients import reinforce, returns
+from rlrec.policy.gradients.gradient import Gradient, Parameters, State
+from rlrec.policy.gradients.reinforce import LoggedSlates, Objective
+from rlrec.policy.slates import plackett_luce
 from rlrec.simulate.corridor import RIGHT, Corridor
 from tests.benchmarks.measure import Figure, Setting
 from tests.policy.test_reinforce import ITEMS, LOGGED, climbed

@@ -17,12 +17,12 @@ from rlrec.arrays import Array, Index, Words
 from rlrec.ope.base import LogBatch
 from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.impressions import ImpressionFold
-from rlrec.policy import slate_draws
-from rlrec.policy.base import Learner, Policy
-from rlrec.policy.contextual import Design, learns_from_contexts
-from rlrec.policy.encoder import Encoder
-from rlrec.policy.linear import SHARED
-from rlrec.policy.scores import Scores, unstack
+from rlrec.policy.beliefs.base import Learner, Policy
+from rlrec.policy.contexts.contextual import Design, learns_from_contexts
+from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.kinds.linear import SHARED
+from rlrec.policy.scores.scores import Scores, unstack
+from rlrec.policy.slates import slate_draws
 from tests.benchmarks.measure import Figure, Setting
 
 RUNS, DECISIONS = 2_000, 2_000

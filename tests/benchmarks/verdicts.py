@@ -18,8 +18,8 @@ from rlrec.cli import program
 from rlrec.ope.estimate import Estimate
 from rlrec.ope.sessions import SessionFold
 from rlrec.ope.visits import VisitBatch
-from rlrec.policy.gradient import MEMORY, RECENCY, memory_of
-from rlrec.policy.history import History
+from rlrec.policy.gradients.gradient import MEMORY, RECENCY, memory_of
+from rlrec.policy.gradients.history import History
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.shop import Shop
 from tests.benchmarks.measure import Figure, Setting

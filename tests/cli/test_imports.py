@@ -98,7 +98,7 @@ def test_a_kind_that_reads_no_context_counts_slots_without_numpy() -> None:
     script = """
 import sys
 from rlrec import policy
-from rlrec.policy.statistics import CountedSlot
+from rlrec.policy.beliefs.statistics import CountedSlot
 for kind in policy.KINDS:
     if kind not in CONTEXTUAL:
         counts = policy.make(kind, {"probabilities": {"a": 1.0}} if kind == "fixed" else {})

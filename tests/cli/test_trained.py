@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.policy.gradient import MEMORY
+from rlrec.policy.gradients.gradient import MEMORY
 from rlrec.store import Store
 from tests.app.learned import REPORT, trained
 from tests.conftest import Run, filled, runner

@@ -16,15 +16,17 @@ from scipy.special import chdtrc
 from rlrec import policy as kinds
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
-from rlrec.policy import history, slate, slate_draws, solving
-from rlrec.policy import reward as rewards
-from rlrec.policy.base import Belief, Policy, any_of
-from rlrec.policy.contextual import ContextualPolicy, is_contextual, learns_from_contexts
-from rlrec.policy.floors import Floor, at_positions
-from rlrec.policy.scores import subset
-from rlrec.policy.solving import ArmMoments
-from rlrec.policy.statistics import CONTEXT, CountedSlot, SlotColumns
-from rlrec.policy.two_stage import NO_STAGE
+from rlrec.policy.beliefs import reward as rewards
+from rlrec.policy.beliefs import solving
+from rlrec.policy.beliefs.base import Belief, Policy, any_of
+from rlrec.policy.beliefs.solving import ArmMoments
+from rlrec.policy.beliefs.statistics import CONTEXT, CountedSlot, SlotColumns
+from rlrec.policy.contexts.contextual import ContextualPolicy, is_contextual, learns_from_contexts
+from rlrec.policy.gradients import history
+from rlrec.policy.kinds.two_stage import NO_STAGE
+from rlrec.policy.scores.floors import Floor, at_positions
+from rlrec.policy.scores.scores import subset
+from rlrec.policy.slates import slate, slate_draws
 from rlrec.records import Event, Reward
 from tests.policy import histories
 

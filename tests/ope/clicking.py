@@ -6,8 +6,8 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.ope.positions import PositionRows
-from rlrec.policy import slate
-from rlrec.policy.families.gumbel import Gumbel
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.slates import slate
 
 CURVE = 1 / np.arange(1, 6)
 

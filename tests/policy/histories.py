@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlrec.policy import history
-from rlrec.policy.history import ShownHistory
+from rlrec.policy.gradients import history
+from rlrec.policy.gradients.history import ShownHistory
 
 Entry = tuple[int, int, float]  # arm, ago, reward
 

@@ -12,8 +12,8 @@ import numpy as np
 from scipy import special, stats
 
 from rlrec.arrays import Array
-from rlrec.policy.families.beta import Beta, BetaLogit
-from rlrec.policy.sweep import ContinuousOrder
+from rlrec.policy.scores.families.beta import Beta, BetaLogit
+from rlrec.policy.scores.sweep import ContinuousOrder
 
 Order = tuple[int, ...]
 Polynomial = list[Fraction]

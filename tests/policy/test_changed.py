@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array
-from rlrec.policy.families.beta import Beta
-from rlrec.policy.families.gaussian import Gaussian
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.families.point import Point
-from rlrec.policy.scores import Scores
-from rlrec.policy.slate import first, marginals
-from rlrec.policy.slate_draws import SlateSampler
+from rlrec.policy.scores.families.beta import Beta
+from rlrec.policy.scores.families.gaussian import Gaussian
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.scores.families.point import Point
+from rlrec.policy.scores.scores import Scores
+from rlrec.policy.slates.slate import first, marginals
+from rlrec.policy.slates.slate_draws import SlateSampler
 from tests.policy import reference
 
 Generator = np.random.Generator

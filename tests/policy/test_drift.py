@@ -10,7 +10,7 @@ import pytest
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.policy.drift import Adwin, Change, detector
+from rlrec.policy.beliefs.drift import Adwin, Change, detector
 
 METHODS = ["adwin", "page-hinkley"]
 FADING = {"min_instances": 30, "delta": 0.005, "threshold": 50.0, "alpha": 0.9999}

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.policy.base import EVERYTHING
-from rlrec.policy.encoder import Encoder, EncoderFit
-from rlrec.policy.fields import WIDEST, value_of
+from rlrec.policy.beliefs.base import EVERYTHING
+from rlrec.policy.contexts.encoder import Encoder, EncoderFit
+from rlrec.policy.contexts.fields import WIDEST, value_of
 
 FULL = {
     "fields": {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from rlrec.policy import examination
+from rlrec.policy.beliefs import examination
 
 CURVE = np.array([1.0, 0.5, 0.2])
 

@@ -14,9 +14,9 @@ import pytest
 from rlrec import policy as kinds
 from rlrec.app.learning import slot_statistics
 from rlrec.errors import InputError
-from rlrec.policy import slate
-from rlrec.policy.base import Belief, Policy
-from rlrec.policy.statistics import SlotColumns
+from rlrec.policy.beliefs.base import Belief, Policy
+from rlrec.policy.beliefs.statistics import SlotColumns
+from rlrec.policy.slates import slate
 from rlrec.records import Reward
 from rlrec.store import Store, policies
 from tests.app.shop import done

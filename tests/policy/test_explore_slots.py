@@ -15,10 +15,10 @@ from rlrec import policy as kinds
 from rlrec.app.evaluation.loggers import guaranteed
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.policy import slate, slate_draws
-from rlrec.policy.families.beta import Beta
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.families.point import Point
+from rlrec.policy.scores.families.beta import Beta
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.scores.families.point import Point
+from rlrec.policy.slates import slate, slate_draws
 from tests.app.shop import done
 from tests.conftest import Run
 

@@ -11,10 +11,11 @@ import pytest
 
 from rlrec.app.audiences.in_memory import draw_slates
 from rlrec.arrays import Array, Index
-from rlrec.policy import families, slate_draws
-from rlrec.policy.families.point import Point
-from rlrec.policy.floors import Floor
-from rlrec.policy.scores import DrawnOrder, ExactScores, Order, Scores, cells, top, unstack
+from rlrec.policy.scores import families
+from rlrec.policy.scores.families.point import Point
+from rlrec.policy.scores.floors import Floor
+from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, Scores, cells, top, unstack
+from rlrec.policy.slates import slate_draws
 
 FILES = [module.name for module in iter_modules(families.__path__)]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.policy import features
+from rlrec.policy.contexts import features
 
 
 def test_equal_contexts_have_equal_vectors_whatever_the_order_of_their_keys() -> None:

@@ -9,15 +9,16 @@ import pytest
 from scipy.special import chdtrc
 
 from rlrec.arrays import Array, Ids, Index
-from rlrec.policy import history, slate, slate_draws
-from rlrec.policy.base import Belief
-from rlrec.policy.contextual import Design
-from rlrec.policy.encoder import Encoder
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.fields import Number
-from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State, by_row
-from rlrec.policy.history import History
-from rlrec.policy.slate_draws import Draw
+from rlrec.policy.beliefs.base import Belief
+from rlrec.policy.contexts.contextual import Design
+from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.fields import Number
+from rlrec.policy.gradients import history
+from rlrec.policy.gradients.gradient import BILINEAR, Gradient, Parameters, State, by_row
+from rlrec.policy.gradients.history import History
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.slates import slate, slate_draws
+from rlrec.policy.slates.slate_draws import Draw
 from tests.policy import histories
 
 DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Number("price")]))

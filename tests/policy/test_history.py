@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rlrec.errors import RlrecError
-from rlrec.policy import history
-from rlrec.policy.history import History
+from rlrec.policy.gradients import history
+from rlrec.policy.gradients.history import History
 from tests.policy.histories import Entry, pack
 from tests.policy.histories import entries as entries_of
 

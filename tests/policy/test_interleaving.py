@@ -9,11 +9,11 @@ import pytest
 from scipy.stats import chisquare
 
 from rlrec.arrays import Array
-from rlrec.policy.families.beta import Beta
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.families.point import Point
-from rlrec.policy.interleaving import DraftDraw, Ranker, TeamDraftSampler, teams_of
-from rlrec.policy.scores import Scores
+from rlrec.policy.scores.families.beta import Beta
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.scores.families.point import Point
+from rlrec.policy.scores.scores import Scores
+from rlrec.policy.slates.interleaving import DraftDraw, Ranker, TeamDraftSampler, teams_of
 
 
 def drawn(sampler: TeamDraftSampler, n: int, seed: int = 3) -> DraftDraw:

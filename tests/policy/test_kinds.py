@@ -12,9 +12,9 @@ from rlrec import policy as kinds
 from rlrec.app.inputs.parameters import LEAST, MOST
 from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
-from rlrec.policy import slate
-from rlrec.policy.base import Belief, Policy
-from rlrec.policy.families.beta import Beta
+from rlrec.policy.beliefs.base import Belief, Policy
+from rlrec.policy.scores.families.beta import Beta
+from rlrec.policy.slates import slate
 from rlrec.records import Reward
 
 

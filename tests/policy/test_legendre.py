@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.polynomial import legendre as numpys
 
-from rlrec.policy.legendre import at, gauss, polynomials
+from rlrec.policy.scores.legendre import at, gauss, polynomials
 
 
 @pytest.mark.parametrize("n", [4, 16])
@@ -34,5 +34,5 @@ def test_a_series_has_its_value_at_a_point_of_its_own(terms: int) -> None:
 
 @pytest.mark.slow
 def test_scores_do_not_load_numpys_polynomials() -> None:
-    code = "import sys, rlrec.policy.families.beta; sys.exit('numpy.polynomial' in sys.modules)"
+    code = "import sys, rlrec.policy.scores.families.beta; sys.exit('numpy.polynomial' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

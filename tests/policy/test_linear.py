@@ -12,16 +12,17 @@ from scipy import optimize, special
 from rlrec import policy as kinds
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.policy import slate, solving
-from rlrec.policy.base import Belief
-from rlrec.policy.contextual import Design
-from rlrec.policy.encoder import Encoder
-from rlrec.policy.families.correlated import Correlated
-from rlrec.policy.families.gaussian import Gaussian
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.families.point import Point
-from rlrec.policy.linear import inverse_gaps
-from rlrec.policy.statistics import SlotColumns
+from rlrec.policy.beliefs import solving
+from rlrec.policy.beliefs.base import Belief
+from rlrec.policy.beliefs.statistics import SlotColumns
+from rlrec.policy.contexts.contextual import Design
+from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.kinds.linear import inverse_gaps
+from rlrec.policy.scores.families.correlated import Correlated
+from rlrec.policy.scores.families.gaussian import Gaussian
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.scores.families.point import Point
+from rlrec.policy.slates import slate
 from tests.policy.test_kinds import reward
 
 PLAIN = Design(context=Encoder.of({"intercept": False, "fields": {"v": {"type": "vector", "length": 2}}}))

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Index
-from rlrec.policy import list_mixture, slate, slate_draws
-from rlrec.policy.families.beta import Beta
-from rlrec.policy.families.correlated import Correlated
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.families.point import Point
-from rlrec.policy.list_mixture import ListMixture, SampledLists
-from rlrec.policy.scores import subset
+from rlrec.policy.scores.families.beta import Beta
+from rlrec.policy.scores.families.correlated import Correlated
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.scores.families.point import Point
+from rlrec.policy.scores.scores import subset
+from rlrec.policy.slates import list_mixture, slate, slate_draws
+from rlrec.policy.slates.list_mixture import ListMixture, SampledLists
 
 ARMS, LISTED, PAGE, FLOOR = 6, 4, 3, 0.1
 SLATES = np.array(list(permutations(range(ARMS), PAGE)))

@@ -9,14 +9,14 @@ import pytest
 
 from rlrec import policy as kinds
 from rlrec.errors import InputError
-from rlrec.policy import marginal
-from rlrec.policy.base import Belief
-from rlrec.policy.contextual import Design
-from rlrec.policy.encoder import Encoder
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.features import merge
-from rlrec.policy.linear import Linear, Softmax, inverse_gaps
-from rlrec.policy.marginal import Anchor
+from rlrec.policy.beliefs.base import Belief
+from rlrec.policy.contexts import marginal
+from rlrec.policy.contexts.contextual import Design
+from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.features import merge
+from rlrec.policy.contexts.marginal import Anchor
+from rlrec.policy.kinds.linear import Linear, Softmax, inverse_gaps
+from rlrec.policy.scores.families.gumbel import Gumbel
 
 WORDS = Encoder.of({"fields": {"words": {"list": [], "hash": 1 << 18}}})
 SENTENCES: list[dict[str, Any]] = [{"words": ["tea", "milk"]}, {"words": []}, {"words": ["milk", "rum", "ice"]}]

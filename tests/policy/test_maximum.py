@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array
-from rlrec.policy import maximum
-from rlrec.policy.families.beta import Beta, BetaLogit, stirling_error
-from rlrec.policy.families.gaussian import Gaussian
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.slate import first, marginals
-from rlrec.policy.table import tabulate
+from rlrec.policy.scores import maximum
+from rlrec.policy.scores.families.beta import Beta, BetaLogit, stirling_error
+from rlrec.policy.scores.families.gaussian import Gaussian
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.scores.table import tabulate
+from rlrec.policy.slates.slate import first, marginals
 from tests.policy import reference
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.special import betainc
 
-from rlrec.policy import means
-from rlrec.policy.base import Belief
-from rlrec.policy.epsilon_greedy import EpsilonGreedy
-from rlrec.policy.thompson import Thompson
+from rlrec.policy.beliefs import means
+from rlrec.policy.beliefs.base import Belief
+from rlrec.policy.kinds.epsilon_greedy import EpsilonGreedy
+from rlrec.policy.kinds.thompson import Thompson
 
 
 def belief(pulls: float, reward: float, squares: float | None = None, *, prior: tuple[float, float] = (0, 0)) -> Belief:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array
-from rlrec.policy.gradient import Parameters
-from rlrec.policy.natural import FoldGradients, MeanFeatures, NaturalSteps
+from rlrec.policy.gradients.gradient import Parameters
+from rlrec.policy.gradients.natural import FoldGradients, MeanFeatures, NaturalSteps
 
 BATCHES, DECISIONS, SLOTS = 40, 400.0, 1_000.0
 

@@ -11,11 +11,12 @@ import pytest
 from rlrec import policy as kinds
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
-from rlrec.policy import plackett_luce, reinforce, slate
-from rlrec.policy.base import Belief
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.gradient import Gradient, State
-from rlrec.policy.reinforce import LoggedSlates, Objective
+from rlrec.policy.beliefs.base import Belief
+from rlrec.policy.gradients import reinforce
+from rlrec.policy.gradients.gradient import Gradient, State
+from rlrec.policy.gradients.reinforce import LoggedSlates, Objective
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.slates import plackett_luce, slate
 from rlrec.records import Reward
 
 OFF = {"model": "features", "ridge": {"model": "features", "ridge": 100.0}}

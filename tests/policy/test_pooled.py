@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.policy import slate
-from rlrec.policy.families.beta import Beta
-from rlrec.policy.families.gaussian import Gaussian
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.scores import Scores
+from rlrec.policy.scores.families.beta import Beta
+from rlrec.policy.scores.families.gaussian import Gaussian
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.scores.scores import Scores
+from rlrec.policy.slates import slate
 
 
 def cases(family: str, *, broad: float) -> list[Scores]:

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Index
-from rlrec.policy import plackett_luce, reinforce, returns
-from rlrec.policy.contextual import Design
-from rlrec.policy.encoder import Encoder
-from rlrec.policy.fields import Number, Vector
-from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State
-from rlrec.policy.reinforce import GradientSums, LoggedSlates, Objective
+from rlrec.policy.contexts.contextual import Design
+from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.fields import Number, Vector
+from rlrec.policy.gradients import reinforce, returns
+from rlrec.policy.gradients.gradient import BILINEAR, Gradient, Parameters, State
+from rlrec.policy.gradients.reinforce import GradientSums, LoggedSlates, Objective
+from rlrec.policy.slates import plackett_luce
 
 DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Vector("taste", 2)]))
 

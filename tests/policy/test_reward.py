@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlrec.errors import InputError
-from rlrec.policy import reward as rewards
+from rlrec.policy.beliefs import reward as rewards
 from rlrec.records import Event, Reward, Transform
 
 LOG, CAP, BOTH = Transform(log1p=True), Transform(cap=2.0), Transform(log1p=True, cap=600.0)

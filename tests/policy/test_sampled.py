@@ -9,10 +9,10 @@ import pytest
 from scipy import special
 
 from rlrec.arrays import Array
-from rlrec.policy import slate, slate_draws
-from rlrec.policy.families.correlated import Correlated, Sampled
-from rlrec.policy.families.gaussian import Gaussian
-from rlrec.policy.sampler import normals, uniforms
+from rlrec.policy.scores.families.correlated import Correlated, Sampled
+from rlrec.policy.scores.families.gaussian import Gaussian
+from rlrec.policy.scores.sampler import normals, uniforms
+from rlrec.policy.slates import slate, slate_draws
 
 FACTOR = np.array([[0.5, 0.0], [0.3, 0.4], [0.0, 0.2], [0.3, 0.4]])
 SCORES = Correlated(np.array([0.0, 0.1, 0.2, 0.1]), FACTOR, 500)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.policy.sampler import philox, uniforms, uniforms_at
+from rlrec.policy.scores.sampler import philox, uniforms, uniforms_at
 
 PI = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0)
 # counter, key and answer of philox4x32-10 in Random123's kat_vectors

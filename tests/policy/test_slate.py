@@ -12,14 +12,22 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Index
-from rlrec.policy import families
-from rlrec.policy.families.beta import Beta
-from rlrec.policy.families.gaussian import Gaussian
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.families.point import Point
-from rlrec.policy.scores import Scores
-from rlrec.policy.slate import conditionals, each_position, first, marginals, placement, remaining, remaining_each
-from rlrec.policy.slate_draws import draw
+from rlrec.policy.scores import families
+from rlrec.policy.scores.families.beta import Beta
+from rlrec.policy.scores.families.gaussian import Gaussian
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.scores.families.point import Point
+from rlrec.policy.scores.scores import Scores
+from rlrec.policy.slates.slate import (
+    conditionals,
+    each_position,
+    first,
+    marginals,
+    placement,
+    remaining,
+    remaining_each,
+)
+from rlrec.policy.slates.slate_draws import draw
 from tests.policy import reference
 
 FLOORS = {"no floor": Fraction(0), "floor": Fraction(1, 5)}
@@ -260,7 +268,7 @@ def test_a_floor_pick_of_a_bad_arm_says_nothing_about_the_rest() -> None:
 
 def test_an_arm_drawn_against_all_odds_is_flagged() -> None:
     """No seed draws such an arm: the rounding is asked for directly."""
-    from rlrec.policy.slate_draws import SMALLEST, _to_log
+    from rlrec.policy.slates.slate_draws import SMALLEST, _to_log
 
     drawn = _to_log(np.array([[0, 1]]), np.array([[0.0, 1.1]]), np.array([[0.0, 0.5]]), np.zeros((1, 2)))
     assert drawn.rounded.tolist() == [[True, False]]
@@ -284,6 +292,9 @@ def test_placement_of_a_rank_by_hand() -> None:
 
 
 def test_scores_load_no_scipy() -> None:
-    modules = ["rlrec.policy.slate", *(f"{families.__name__}.{item.name}" for item in iter_modules(families.__path__))]
+    modules = [
+        "rlrec.policy.slates.slate",
+        *(f"{families.__name__}.{item.name}" for item in iter_modules(families.__path__)),
+    ]
     code = f"import sys, {', '.join(modules)}; sys.exit(any(name.startswith('scipy') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,15 +10,15 @@ import pytest
 from scipy import special
 
 from rlrec.arrays import Array
-from rlrec.policy.families.beta import Beta
-from rlrec.policy.families.gaussian import Gaussian
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.families.point import Point
-from rlrec.policy.sampler import uniforms
-from rlrec.policy.scores import Scores
-from rlrec.policy.slate import conditionals, first
-from rlrec.policy.slate_draws import draw
-from rlrec.policy.sweep import quantiles
+from rlrec.policy.scores.families.beta import Beta
+from rlrec.policy.scores.families.gaussian import Gaussian
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.scores.families.point import Point
+from rlrec.policy.scores.sampler import uniforms
+from rlrec.policy.scores.scores import Scores
+from rlrec.policy.scores.sweep import quantiles
+from rlrec.policy.slates.slate import conditionals, first
+from rlrec.policy.slates.slate_draws import draw
 
 FAMILIES: dict[str, Scores] = {
     "point": Point(np.array([1.0, 2.0, 2.0, 1.0, 1.0, 0.0])),

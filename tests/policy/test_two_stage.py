@@ -12,11 +12,11 @@ from scipy.special import chdtrc
 from rlrec import policy as kinds
 from rlrec.arrays import Array, Ids, Index
 from rlrec.errors import InputError
-from rlrec.policy import slate
-from rlrec.policy.base import Belief, Policy
-from rlrec.policy.slate_draws import SlateSampler
-from rlrec.policy.statistics import SlotColumns
-from rlrec.policy.two_stage import ranking_seeds
+from rlrec.policy.beliefs.base import Belief, Policy
+from rlrec.policy.beliefs.statistics import SlotColumns
+from rlrec.policy.kinds.two_stage import ranking_seeds
+from rlrec.policy.slates import slate
+from rlrec.policy.slates.slate_draws import SlateSampler
 
 M, CANDIDATES, SIZE = 6, 3, 2
 PULLS, CLICKS = np.array([20.0, 10, 10, 0, 5, 40]), np.array([9.0, 3, 3, 0, 0, 10])

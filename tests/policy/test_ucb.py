@@ -12,8 +12,8 @@ import pytest
 from rlrec import policy as kinds
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief
-from rlrec.policy.ucb import kl_bound
+from rlrec.policy.beliefs.base import Belief
+from rlrec.policy.kinds.ucb import kl_bound
 from tests.policy.test_kinds import belief, reward, served
 
 KINDS = ["ucb", "ucb-tuned", "kl-ucb"]

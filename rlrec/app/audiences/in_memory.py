@@ -11,17 +11,17 @@ import numpy as np
 
 from rlrec import simulate
 from rlrec.arrays import Array, Flags, Ids, Index
-from rlrec.policy import solving
-from rlrec.policy.base import Belief, Policy
-from rlrec.policy.contextual import Design, learns_from_contexts
-from rlrec.policy.encoder import Encoder
-from rlrec.policy.floors import at_positions
-from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.linear import SHARED
-from rlrec.policy.odds import FEATURES
-from rlrec.policy.scores import ExactScores, Scores
-from rlrec.policy.solving import ArmMoments
-from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, SlotColumns
+from rlrec.policy.beliefs import solving
+from rlrec.policy.beliefs.base import Belief, Policy
+from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.beliefs.solving import ArmMoments
+from rlrec.policy.beliefs.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, SlotColumns
+from rlrec.policy.contexts.contextual import Design, learns_from_contexts
+from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.kinds.linear import SHARED
+from rlrec.policy.kinds.odds import FEATURES
+from rlrec.policy.scores.floors import at_positions
+from rlrec.policy.scores.scores import ExactScores, Scores
 from rlrec.simulate.base import Audience, Info
 from rlrec.simulate.visitors import Visitors
 

@@ -11,7 +11,7 @@ from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import Totals
 from rlrec.arrays import Array, Flags, run_starts
-from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit, belief_deltas, beliefs
 from rlrec.store.beliefs import SUMS, BeliefKey

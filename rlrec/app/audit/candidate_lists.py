@@ -8,7 +8,7 @@ from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.audit.stored_slates import CHECK, DRAWS, Referred, StoredSlates, near
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.arrays import Array, Ids, Index, Words
-from rlrec.policy.slate_draws import SMALLEST
+from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.store import Unit, candidates
 from rlrec.store.candidates import CandidateList
 

@@ -15,10 +15,10 @@ from rlrec.app.distributions import designs, exact, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, Index, run_starts
-from rlrec.policy import slate, slate_draws
-from rlrec.policy.interleaving import TeamDraftSampler
-from rlrec.policy.scores import Scores
-from rlrec.policy.two_stage import ranking_seeds
+from rlrec.policy.kinds.two_stage import ranking_seeds
+from rlrec.policy.scores.scores import Scores
+from rlrec.policy.slates import slate, slate_draws
+from rlrec.policy.slates.interleaving import TeamDraftSampler
 from rlrec.records import Version
 from rlrec.store import Unit, audit, beliefs, policies, team_drafts
 from rlrec.store.beliefs import BeliefRows

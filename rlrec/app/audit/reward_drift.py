@@ -10,8 +10,8 @@ import numpy as np
 from rlrec.app.audit.findings import Findings
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids, distinct, run_starts
-from rlrec.policy.drift import Adwin, Change
-from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.beliefs.drift import Adwin, Change
+from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit, arms, decisions, reader
 from rlrec.store.reader import Batch

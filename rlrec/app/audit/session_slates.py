@@ -8,9 +8,9 @@ from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.audit.stored_slates import CHECK, Derived, Referred, Stored, StoredSlates
 from rlrec.app.distributions.trained import EligibleGroup, Trained
 from rlrec.arrays import Array, Flags, Index
-from rlrec.policy import slate_draws
-from rlrec.policy.encoder import Encoded
-from rlrec.policy.history import REMEMBERED, History, sound, unpack
+from rlrec.policy.contexts.encoder import Encoded
+from rlrec.policy.gradients.history import REMEMBERED, History, sound, unpack
+from rlrec.policy.slates import slate_draws
 from rlrec.records import Version
 from rlrec.store import Unit, audit
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.arrays import Array, Flags, Ids, Index, offsets, piece_rows, run_starts, take
-from rlrec.policy import slate_draws
-from rlrec.policy.base import EVERYTHING
-from rlrec.policy.fields import value_of
+from rlrec.policy.beliefs.base import EVERYTHING
+from rlrec.policy.contexts.fields import value_of
+from rlrec.policy.slates import slate_draws
 from rlrec.store import Unit, arms, contents
 from rlrec.store.bulk import Columns
 

@@ -12,8 +12,8 @@ from rlrec.app.serving import recent_slots
 from rlrec.app.serving.open_sessions import COUNT, RECENT
 from rlrec.app.serving.recent_slots import SLOT_BYTES
 from rlrec.arrays import run_starts, take
-from rlrec.policy import history
-from rlrec.policy.history import REMEMBERED
+from rlrec.policy.gradients import history
+from rlrec.policy.gradients.history import REMEMBERED
 from rlrec.store import Unit, arms, audit, reader
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Selection

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, look_up, run_starts
-from rlrec.policy.marginal import Anchor
+from rlrec.policy.contexts.marginal import Anchor
 from rlrec.store import Unit, beliefs
 from rlrec.store.beliefs import SUMS, ColumnRow
 

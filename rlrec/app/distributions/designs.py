@@ -12,9 +12,9 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.arrays import Array, Ids
-from rlrec.policy.base import Policy
-from rlrec.policy.contextual import Design, is_contextual
-from rlrec.policy.encoder import Encoder
+from rlrec.policy.beliefs.base import Policy
+from rlrec.policy.contexts.contextual import Design, is_contextual
+from rlrec.policy.contexts.encoder import Encoder
 from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Unit
 from rlrec.store import arms as catalogue

@@ -16,18 +16,18 @@ from rlrec.app.distributions import sum_tables
 from rlrec.app.distributions.column_sums import ColumnSums
 from rlrec.app.distributions.designs import NOW, Described, described, policy_of
 from rlrec.arrays import Array, Ids, Index, Words, look_up
-from rlrec.policy import slate
-from rlrec.policy.base import EVERYTHING, Belief, Policy
-from rlrec.policy.contextual import is_contextual, learns_by_column, learns_from_contexts
-from rlrec.policy.encoder import Encoded
-from rlrec.policy.fields import value_of
-from rlrec.policy.floors import Floor
-from rlrec.policy.interleaving import Ranker
-from rlrec.policy.scores import Scores, unstack
-from rlrec.policy.slate_draws import SlateSampler
-from rlrec.policy.solving import ArmMoments, unpack
-from rlrec.policy.team_draft import TeamDraft
-from rlrec.policy.two_stage import TwoStage
+from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy
+from rlrec.policy.beliefs.solving import ArmMoments, unpack
+from rlrec.policy.contexts.contextual import is_contextual, learns_by_column, learns_from_contexts
+from rlrec.policy.contexts.encoder import Encoded
+from rlrec.policy.contexts.fields import value_of
+from rlrec.policy.kinds.team_draft import TeamDraft
+from rlrec.policy.kinds.two_stage import TwoStage
+from rlrec.policy.scores.floors import Floor
+from rlrec.policy.scores.scores import Scores, unstack
+from rlrec.policy.slates import slate
+from rlrec.policy.slates.interleaving import Ranker
+from rlrec.policy.slates.slate_draws import SlateSampler
 from rlrec.records import CURVE, Version
 from rlrec.store import Unit, beliefs, policies
 from rlrec.store.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlrec.app.distributions import designs, exact
 from rlrec.arrays import Ids
-from rlrec.policy.contextual import learns_by_column
+from rlrec.policy.contexts.contextual import learns_by_column
 from rlrec.records import Version
 from rlrec.store import Unit, belief_deltas, beliefs
 from rlrec.store.bulk import Columns

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.store.beliefs import BeliefRow
 from rlrec.store.unit import Row, damaged
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from rlrec.app.distributions import designs
 from rlrec.arrays import Array, Ids, distinct, look_up
-from rlrec.policy.encoder import Encoded
-from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, restrict, score_states
-from rlrec.policy.history import History
+from rlrec.policy.contexts.encoder import Encoded
+from rlrec.policy.gradients.gradient import OF_ARM, Gradient, Parameters, State, restrict, score_states
+from rlrec.policy.gradients.history import History
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, contents
 from rlrec.store.beliefs import ArmWeights

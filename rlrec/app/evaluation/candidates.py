@@ -16,7 +16,7 @@ from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, distinct
-from rlrec.policy.two_stage import TwoStage
+from rlrec.policy.kinds.two_stage import TwoStage
 from rlrec.records import Version
 from rlrec.store.bulk import Columns
 from rlrec.store.candidates import CandidateList

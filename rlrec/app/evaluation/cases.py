@@ -11,9 +11,9 @@ import numpy as np
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets
-from rlrec.policy import slate
-from rlrec.policy.floors import Floor
-from rlrec.policy.scores import Scores, cells
+from rlrec.policy.scores.floors import Floor
+from rlrec.policy.scores.scores import Scores, cells
+from rlrec.policy.slates import slate
 from rlrec.store.bulk import Columns
 
 REPLICAS = 8  # parts that simulated pages are cut into: they tell the error of the simulation

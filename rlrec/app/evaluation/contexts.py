@@ -10,9 +10,9 @@ import numpy as np
 
 from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Flags, Ids, distinct, look_up
-from rlrec.policy import features
-from rlrec.policy.base import EVERYTHING
-from rlrec.policy.fields import value_of
+from rlrec.policy.beliefs.base import EVERYTHING
+from rlrec.policy.contexts import features
+from rlrec.policy.contexts.fields import value_of
 from rlrec.store import Unit, reader
 
 ROOM = 64_000_000  # bytes of features that are cached

@@ -25,7 +25,7 @@ from rlrec.errors import InputError
 from rlrec.ope import intervals
 from rlrec.ope.base import Estimator
 from rlrec.ope.estimate import Estimate
-from rlrec.policy.fields import check_hash
+from rlrec.policy.contexts.fields import check_hash
 from rlrec.store import Unit
 from rlrec.store.reader import Selection
 

@@ -33,7 +33,7 @@ from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.strata import OTHERS, Stratum, Weighting
 from rlrec.ope.visit_carry_over import VisitCarryOverSums
 from rlrec.ope.within_cells import CellSums
-from rlrec.policy.reward import bounds
+from rlrec.policy.beliefs.reward import bounds
 from rlrec.records import Reward, Sums, add_each
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import ABSENT

@@ -9,7 +9,7 @@ from rlrec import policy as kinds
 from rlrec.app.distributions import designs
 from rlrec.app.inputs import canonical, lookup
 from rlrec.errors import InputError
-from rlrec.policy.base import EVERYTHING
+from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.records import Reward, Version
 from rlrec.store import Unit, policies, team_drafts
 from rlrec.store.experiments import Experiment

@@ -17,11 +17,11 @@ from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch, arms_of_s
 from rlrec.app.evaluation.probabilities import CASES, CELLS, Scorer
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.arrays import Array, Flags, Ids, Index
-from rlrec.policy import list_mixture, slate_draws
-from rlrec.policy.families.correlated import Correlated
-from rlrec.policy.list_mixture import ListMixture, SampledLists
-from rlrec.policy.scores import Scores, cells, subset
-from rlrec.policy.two_stage import ranking_seeds
+from rlrec.policy.kinds.two_stage import ranking_seeds
+from rlrec.policy.scores.families.correlated import Correlated
+from rlrec.policy.scores.scores import Scores, cells, subset
+from rlrec.policy.slates import list_mixture, slate_draws
+from rlrec.policy.slates.list_mixture import ListMixture, SampledLists
 from rlrec.store.bulk import Columns
 
 

@@ -18,7 +18,7 @@ from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
 from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
-from rlrec.policy.features import WIDTH
+from rlrec.policy.contexts.features import WIDTH
 from rlrec.store import Unit, contents, imported_data, settings
 from rlrec.store import candidates as candidate_lists
 from rlrec.store.bulk import Columns

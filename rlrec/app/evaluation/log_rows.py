@@ -18,7 +18,7 @@ from rlrec.ope.carry_over import carry_over_sums
 from rlrec.ope.honesty import BetSums, bet_sums
 from rlrec.ope.slots_above import slots_above_sums
 from rlrec.ope.within_cells import CELLS, CellSums
-from rlrec.policy.slate_draws import SMALLEST
+from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import ABSENT, Batch

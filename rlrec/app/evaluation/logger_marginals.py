@@ -18,10 +18,10 @@ from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, run_starts
 from rlrec.ope import pseudo_inverse
-from rlrec.policy import slate
-from rlrec.policy.contextual import is_contextual
-from rlrec.policy.floors import Floor
-from rlrec.policy.scores import Scores
+from rlrec.policy.contexts.contextual import is_contextual
+from rlrec.policy.scores.floors import Floor
+from rlrec.policy.scores.scores import Scores
+from rlrec.policy.slates import slate
 from rlrec.records import Version
 from rlrec.store.bulk import Columns
 

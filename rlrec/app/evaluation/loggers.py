@@ -13,8 +13,8 @@ from rlrec.app.evaluation.log_rows import ArmTable, arms_of_sets
 from rlrec.app.evaluation.slot_sets import SLOT_SET
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, distinct
-from rlrec.policy import slate
-from rlrec.policy.floors import Floor
+from rlrec.policy.scores.floors import Floor
+from rlrec.policy.slates import slate
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.bulk import Columns

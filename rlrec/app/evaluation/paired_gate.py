@@ -23,7 +23,7 @@ from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.paired import PairedDifference, compare, gate_alpha
 from rlrec.ope.sessions import SUPPORTED, SessionFold
 from rlrec.ope.within_cells import alarms
-from rlrec.policy.reward import of_slot
+from rlrec.policy.beliefs.reward import of_slot
 from rlrec.records import Event, Reward
 from rlrec.store import Unit, events, policies, selected
 from rlrec.store.reader import Selection

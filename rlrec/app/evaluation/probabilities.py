@@ -23,9 +23,9 @@ from rlrec.app.evaluation.visit_values import TargetSlates
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.ope.base import LogBatch
-from rlrec.policy import slate, slate_draws
-from rlrec.policy.families.correlated import Correlated
-from rlrec.policy.scores import Scores
+from rlrec.policy.scores.families.correlated import Correlated
+from rlrec.policy.scores.scores import Scores
+from rlrec.policy.slates import slate, slate_draws
 from rlrec.store.bulk import Columns
 
 CASES = 100  # worked out at a time

@@ -18,8 +18,8 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids, take
 from rlrec.errors import InputError, suggest
 from rlrec.ope.direct import Model, RewardTable, Ridge, RidgeSums
-from rlrec.policy import features
-from rlrec.policy.reward import bounds
+from rlrec.policy.beliefs.reward import bounds
+from rlrec.policy.contexts import features
 from rlrec.records import Reward, Sums
 
 ANY = "*"  # in a table: the arms, or the values, that no row names

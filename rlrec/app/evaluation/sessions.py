@@ -27,7 +27,7 @@ from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionFold
 from rlrec.ope.visit_carry_over import VisitCarryOverSums
 from rlrec.ope.visits import VisitBatch
-from rlrec.policy.gradient import RECENCY, memory_of
+from rlrec.policy.gradients.gradient import RECENCY, memory_of
 from rlrec.records import Reward
 from rlrec.store import Unit, people
 

@@ -16,7 +16,7 @@ from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.state_probabilities import StateCaseRows
 from rlrec.arrays import Array, Flags, run_starts
 from rlrec.ope import pseudo_inverse
-from rlrec.policy import slate
+from rlrec.policy.slates import slate
 from rlrec.store.bulk import Columns
 
 PER_DECISION = 32  # pages that are simulated, at most, for a decision that has a distribution of its own

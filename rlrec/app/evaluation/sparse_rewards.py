@@ -12,7 +12,7 @@ from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.log_rows import ImpressionRows
 from rlrec.arrays import Array, Ids, piece_rows, run_starts
 from rlrec.ope.direct import Model, RidgeSums
-from rlrec.policy import marginal
+from rlrec.policy.contexts import marginal
 
 PENALTY = 100.0  # of a weight, in squares of its column: words that come together each count in full
 CELLS = 1 << 21  # values of arms that are held at a time

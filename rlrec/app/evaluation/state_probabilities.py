@@ -18,10 +18,11 @@ from rlrec.app.evaluation.probabilities import CELLS, Scorer
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.visit_values import TargetSlates
 from rlrec.arrays import Array, Flags, Ids, piece_rows, run_starts, take
-from rlrec.policy import history, plackett_luce, slate
-from rlrec.policy.floors import Floor, at_positions
-from rlrec.policy.plackett_luce import softmax
-from rlrec.policy.sampler import uniforms_at
+from rlrec.policy.gradients import history
+from rlrec.policy.scores.floors import Floor, at_positions
+from rlrec.policy.scores.sampler import uniforms_at
+from rlrec.policy.slates import plackett_luce, slate
+from rlrec.policy.slates.plackett_luce import softmax
 from rlrec.store.bulk import Columns
 
 

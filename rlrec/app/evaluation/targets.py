@@ -14,7 +14,7 @@ from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
 from rlrec.policy import TEAM_DRAFT
-from rlrec.policy.two_stage import ranking_seeds
+from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.records import Head, Reward, Version
 from rlrec.store import Unit, policies, selected
 from rlrec.store.beliefs import ArmWeights

@@ -12,8 +12,8 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, piece_rows
 from rlrec.ope.direct import Model, Ridge, RidgeSums
-from rlrec.policy import returns
-from rlrec.policy.gradient import MEMORY
+from rlrec.policy.gradients import returns
+from rlrec.policy.gradients.gradient import MEMORY
 
 STEPS = 32  # steps with a value of their own; later ones share the last one's
 

@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.app.imports.columns import NULL, LogColumns, distinct, mapped, values
 from rlrec.arrays import Flags, Ids, look_up
 from rlrec.errors import quantity
-from rlrec.policy import reward as rewards
+from rlrec.policy.beliefs import reward as rewards
 from rlrec.records import Reward
 from rlrec.store.events import CENSOR
 

@@ -13,7 +13,7 @@ from rlrec.app.inputs import canonical
 from rlrec.app.log import reward_log
 from rlrec.app.serving.open_sessions import RECENT
 from rlrec.arrays import Array, Ids, numbers_in_runs, offsets, piece_rows, run_starts, take
-from rlrec.policy.history import REMEMBERED, History
+from rlrec.policy.gradients.history import REMEMBERED, History
 from rlrec.records import Reward
 from rlrec.store import Unit, arms, reader
 from rlrec.store.loading import Column, Same

@@ -20,7 +20,7 @@ from rlrec.app.inputs import canonical
 from rlrec.app.log.splits import splits
 from rlrec.arrays import numbers_in_runs, run_starts
 from rlrec.errors import InputError
-from rlrec.policy.history import ShownHistory, pack
+from rlrec.policy.gradients.history import ShownHistory, pack
 from rlrec.records import Version
 from rlrec.store import Unit, arms, candidates, contents, decisions, events, loading, sessions, settings
 from rlrec.store import policies as stored_policies

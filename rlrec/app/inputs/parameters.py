@@ -11,7 +11,7 @@ from typing import Any
 from rlrec import policy as kinds
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, suggest
-from rlrec.policy.encoder import Encoder
+from rlrec.policy.contexts.encoder import Encoder
 from rlrec.records import Reward
 from rlrec.store import Store, Unit
 

@@ -15,7 +15,7 @@ from rlrec.app.log import lineage, reward_log
 from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError
 from rlrec.ope import adaptive
-from rlrec.policy.reward import bounds, within_unit_hint
+from rlrec.policy.beliefs.reward import bounds, within_unit_hint
 from rlrec.records import Arm, Version
 from rlrec.store import Unit, arms
 from rlrec.store.reader import Selection

@@ -16,12 +16,12 @@ from rlrec.app.learning.warm_start import InitialBelief
 from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Ids, Index
 from rlrec.errors import InputError
-from rlrec.policy import imitation
-from rlrec.policy.base import Policy
-from rlrec.policy.contextual import Design
-from rlrec.policy.encoder import Encoder
-from rlrec.policy.gradient import MEMORY, Gradient, Parameters, State
-from rlrec.policy.reinforce import LoggedSlates
+from rlrec.policy.beliefs.base import Policy
+from rlrec.policy.contexts.contextual import Design
+from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.gradients import imitation
+from rlrec.policy.gradients.gradient import MEMORY, Gradient, Parameters, State
+from rlrec.policy.gradients.reinforce import LoggedSlates
 from rlrec.records import Version
 from rlrec.store import Unit, arms, contents, decisions
 

@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import reward_log
 from rlrec.arrays import Flags, look_up, take
-from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit, policies, removals
 from rlrec.store.events import CENSOR

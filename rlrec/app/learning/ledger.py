@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.app.learning.slot_keys import ServedSlate, SlotFields, SlotKey
 from rlrec.app.log.slot_values import by_position, decision_propensities
-from rlrec.policy import reward as rewards
-from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.statistics import CountedSlot
+from rlrec.policy.beliefs import reward as rewards
+from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.beliefs.statistics import CountedSlot
 from rlrec.records import Event, Head, StoredPolicy, Version
 from rlrec.store import Unit, beliefs, decisions, events, policies
 from rlrec.store.beliefs import BeliefKey
@@ -26,7 +26,7 @@ from rlrec.store.events import CENSOR, FeedbackTarget
 from rlrec.store.unit import Row, StoredRows
 
 if TYPE_CHECKING:
-    from rlrec.policy.base import Policy
+    from rlrec.policy.beliefs.base import Policy
 
 OVERDUE = 1_000  # slots that any writing command of a policy lets in at most
 PENDING = 50_000  # changes of one belief that are held before they are added up

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rlrec import policy as kinds
 from rlrec.app.log.slot_values import slate_propensities
-from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY
+from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.beliefs.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY
 from rlrec.records import Version
 from rlrec.store.unit import Row
 
 if TYPE_CHECKING:
-    from rlrec.policy.base import Policy
+    from rlrec.policy.beliefs.base import Policy
 
 
 class SlotKey(NamedTuple):

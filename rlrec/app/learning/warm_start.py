@@ -17,16 +17,16 @@ from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import lineage, reward_log, stored_contexts
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.policy import marginal
-from rlrec.policy.contextual import Design, is_contextual
-from rlrec.policy.encoder import Encoder, EncoderFit
-from rlrec.policy.features import Sparse
-from rlrec.policy.fields import WIDEST
-from rlrec.policy.gradient import BILINEAR
-from rlrec.policy.linear import SHARED, Linear
-from rlrec.policy.marginal import Anchor
-from rlrec.policy.odds import FEATURES
-from rlrec.policy.solving import LARGEST
+from rlrec.policy.beliefs.solving import LARGEST
+from rlrec.policy.contexts import marginal
+from rlrec.policy.contexts.contextual import Design, is_contextual
+from rlrec.policy.contexts.encoder import Encoder, EncoderFit
+from rlrec.policy.contexts.features import Sparse
+from rlrec.policy.contexts.fields import WIDEST
+from rlrec.policy.contexts.marginal import Anchor
+from rlrec.policy.gradients.gradient import BILINEAR
+from rlrec.policy.kinds.linear import SHARED, Linear
+from rlrec.policy.kinds.odds import FEATURES
 from rlrec.records import Version
 from rlrec.store import Unit, arms
 from rlrec.store.beliefs import BeliefRow

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts, take
-from rlrec.policy import history, returns
+from rlrec.policy.gradients import history, returns
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit, reader, sessions, settings
 from rlrec.store.bulk import Columns

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.arrays import Flags
-from rlrec.policy.base import Belief, Policy
+from rlrec.policy.beliefs.base import Belief, Policy
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.bulk import Columns

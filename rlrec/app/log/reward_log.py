@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.app.log import slot_values
 from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, run_starts, take
-from rlrec.policy import reward as rewards
+from rlrec.policy.beliefs import reward as rewards
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
 from rlrec.store.bulk import Columns

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from rlrec.policy import reward as rewards
+from rlrec.policy.beliefs import reward as rewards
 from rlrec.records import Event, Reward
 from rlrec.store import Unit, decisions
 

@@ -11,7 +11,8 @@ import numpy as np
 from rlrec.app.serving import candidates
 from rlrec.app.serving.draws import DrawnSlate, add_teams
 from rlrec.app.serving.requests import PlannedRequest
-from rlrec.policy import TEAM_DRAFT, history
+from rlrec.policy import TEAM_DRAFT
+from rlrec.policy.gradients import history
 from rlrec.records import Decision, Event, Version
 from rlrec.store import Unit, arms, experiments, policies, routes, sessions, team_drafts
 from rlrec.store import candidates as candidate_lists

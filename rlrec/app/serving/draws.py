@@ -17,10 +17,10 @@ from rlrec.app.serving import candidates
 from rlrec.app.serving.candidates import DrawnCandidates
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Ids, Index, Words
-from rlrec.policy import slate_draws
-from rlrec.policy.history import History
-from rlrec.policy.interleaving import TeamDraftSampler
-from rlrec.policy.two_stage import ranking_seeds
+from rlrec.policy.gradients.history import History
+from rlrec.policy.kinds.two_stage import ranking_seeds
+from rlrec.policy.slates import slate_draws
+from rlrec.policy.slates.interleaving import TeamDraftSampler
 from rlrec.store.team_drafts import TEAMS
 from rlrec.store.unit import Row
 

@@ -23,7 +23,7 @@ from rlrec.app.serving.requests import (
     digest,
 )
 from rlrec.errors import Conflict, InputError, suggest
-from rlrec.policy.floors import LONGEST
+from rlrec.policy.scores.floors import LONGEST
 from rlrec.store import Unit, arms, decisions, routes, settings, shadows
 from rlrec.store.shadows import Shadow
 

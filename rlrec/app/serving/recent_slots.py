@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.policy.history import REMEMBERED, Ints
+from rlrec.policy.gradients.history import REMEMBERED, Ints
 
 POSITION, STEP = 17, 7  # bits
 LAST_POSITION, LAST_STEP = (1 << POSITION) - 1, (1 << STEP) - 1

@@ -13,7 +13,8 @@ from rlrec.app.serving.draws import DrawnSlate
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
-from rlrec.policy import history, slate_draws
+from rlrec.policy.gradients import history
+from rlrec.policy.slates import slate_draws
 from rlrec.store import Unit, shadows
 from rlrec.store.shadows import Shadow
 from rlrec.times import written

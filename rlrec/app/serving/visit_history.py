@@ -9,8 +9,8 @@ import numpy as np
 from rlrec.app.serving.open_sessions import OpenSession
 from rlrec.app.serving.recent_slots import LAST_STEP, SLOT_BYTES, RecentSlots
 from rlrec.arrays import look_up
-from rlrec.policy import reward as rewards
-from rlrec.policy.history import Floats, History, Ints
+from rlrec.policy.beliefs import reward as rewards
+from rlrec.policy.gradients.history import Floats, History, Ints
 from rlrec.records import Reward
 from rlrec.store import Unit, events
 from rlrec.store.events import CENSOR, AgedEvent

@@ -16,11 +16,11 @@ from rlrec.app.training.dataset import DatasetSplit, VisitRows
 from rlrec.app.training.holdout_value import HoldoutValue
 from rlrec.arrays import Array, Ids
 from rlrec.errors import RlrecError
-from rlrec.policy import baseline, reinforce, returns
-from rlrec.policy.features import Sparse
-from rlrec.policy.gradient import Gradient, Parameters, State
-from rlrec.policy.natural import FoldGradients, MeanFeatures, NaturalSteps
-from rlrec.policy.reinforce import GradientSums, LoggedSlates, Objective
+from rlrec.policy.contexts.features import Sparse
+from rlrec.policy.gradients import baseline, reinforce, returns
+from rlrec.policy.gradients.gradient import Gradient, Parameters, State
+from rlrec.policy.gradients.natural import FoldGradients, MeanFeatures, NaturalSteps
+from rlrec.policy.gradients.reinforce import GradientSums, LoggedSlates, Objective
 from rlrec.records import add_each
 
 Z = 2.0  # epochs are compared by their gain less so many standard errors,
@@ -32,7 +32,7 @@ SMALLEST_RATE = 1 / 32  # of the step size: where a step of that size leaves wha
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """How to ascend. discounted: gamma^t multiplies the gradient at step t. batch: visits of a batch, which is one
-    natural step (`policy/natural.py`), at most; lr: the size of that step at first. clip_weight: the largest importance
+    natural step (`natural.py`), at most; lr: the size of that step at first. clip_weight: the largest importance
     weight; None: no limit. weights: whether slates have one weight each (slate), or slots one each, given the slots
     above (slot); with top_k above 0 slots have theirs whatever stands above, as one of so many that are drawn with
     replacement.

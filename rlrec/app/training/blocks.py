@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrec.app.training.dataset import EligibleSet, VisitRows
 from rlrec.arrays import Array, Flags, Ids, Index, distinct
-from rlrec.policy.gradient import State
+from rlrec.policy.gradients.gradient import State
 
 CALL = 100_000  # scores that take as long as the fixed cost of every call
 MASK = 8_000_000  # cells of the mask of a block

@@ -20,9 +20,9 @@ from rlrec.app.training.array_file import ArrayFile, RowFile
 from rlrec.app.training.visit_index import VisitIndex
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, offsets
 from rlrec.ope.strata import OTHERS, Stratum
-from rlrec.policy.features import Sparse
-from rlrec.policy.gradient import State
-from rlrec.policy.natural import FOLDS
+from rlrec.policy.contexts.features import Sparse
+from rlrec.policy.gradients.gradient import State
+from rlrec.policy.gradients.natural import FOLDS
 
 
 @dataclass(frozen=True, eq=False)

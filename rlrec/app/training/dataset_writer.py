@@ -25,8 +25,8 @@ from rlrec.arrays import Flags, Ids, distinct
 from rlrec.compute import Engine
 from rlrec.ope.sessions import SessionFold
 from rlrec.ope.strata import OTHERS, Stratum
-from rlrec.policy.features import Sparse
-from rlrec.policy.gradient import by_row
+from rlrec.policy.contexts.features import Sparse
+from rlrec.policy.gradients.gradient import by_row
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit, arms, contents, sessions, settings
 from rlrec.store.reader import Batch, Selection

@@ -22,8 +22,9 @@ from rlrec.ope.sessions import SUPPORTED, SessionFold, SessionPartial
 from rlrec.ope.strata import Stratum, Weighting
 from rlrec.ope.verdicts import LEAST_ESS
 from rlrec.ope.visits import VisitBatch
-from rlrec.policy import plackett_luce, reinforce
-from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, score_states
+from rlrec.policy.gradients import reinforce
+from rlrec.policy.gradients.gradient import OF_ARM, Gradient, Parameters, score_states
+from rlrec.policy.slates import plackett_luce
 from rlrec.records import add_each
 
 ESTIMATOR = "wdr"

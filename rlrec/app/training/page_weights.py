@@ -8,7 +8,7 @@ import numpy as np
 
 from rlrec.app.training.dataset import VisitRows
 from rlrec.arrays import Array
-from rlrec.policy.reinforce import HIGHEST
+from rlrec.policy.gradients.reinforce import HIGHEST
 
 AUTO, SLOT, SLATE = "auto", "slot", "slate"
 WEIGHTS = (AUTO, SLOT, SLATE)

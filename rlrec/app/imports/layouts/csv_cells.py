@@ -29,7 +29,7 @@ from rlrec.app.imports.layouts.fields import (
 )
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
-from rlrec.policy import history
+from rlrec.policy.gradients import history
 
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 # numbers whose text is canonical as it stands: up to 15 digits, without an exponent, the last behind a point not 0

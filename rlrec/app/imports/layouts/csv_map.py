@@ -24,7 +24,7 @@ from rlrec.app.imports.layouts import csv_cells, csv_pages, csv_writer, fields
 from rlrec.app.imports.layouts.base import SPANNED, Decoded, Layout, Note, Options, RefusedLine, Source, refused
 from rlrec.app.imports.layouts.line_groups import LINE_BYTES
 from rlrec.errors import InputError, quantity, suggest
-from rlrec.policy import reward as rewards
+from rlrec.policy.beliefs import reward as rewards
 from rlrec.store import contents
 from rlrec.store.loading import Column, Same
 

@@ -33,7 +33,7 @@ from rlrec.app.imports.layouts.fields import (
 )
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, quantity, suggest
-from rlrec.policy import history
+from rlrec.policy.gradients import history
 from rlrec.store.loading import Same
 
 CACHE = 2_000  # lists of actions remembered

@@ -12,8 +12,8 @@ from msgspec import UNSET, Struct, UnsetType
 from rlrec import times
 from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots, transposed
 from rlrec.errors import InputError, suggest
-from rlrec.policy import reward as rewards
-from rlrec.policy.base import sum_tolerance
+from rlrec.policy.beliefs import reward as rewards
+from rlrec.policy.beliefs.base import sum_tolerance
 from rlrec.store.loading import Column
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

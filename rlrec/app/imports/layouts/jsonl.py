@@ -35,8 +35,8 @@ from rlrec.app.imports.layouts.fields import (
 )
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
-from rlrec.policy import history
-from rlrec.policy.base import sum_tolerance
+from rlrec.policy.beliefs.base import sum_tolerance
+from rlrec.policy.gradients import history
 from rlrec.store.events import CENSOR
 
 CACHE = 10_000  # eligible sets remembered

@@ -1,0 +1,1 @@
+"""Beliefs: sums that add up."""

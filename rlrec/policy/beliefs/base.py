@@ -1,0 +1,328 @@
+"""Policies: parameters in the object, knowledge in the belief, a distribution of scores out.
+
+This module and the kinds that read no context import no numpy: a single `feedback` asks them for `entry` alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass, replace
+from math import isfinite, prod
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+from rlrec.errors import InputError
+from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.beliefs.reward import bounds, within_unit_hint
+from rlrec.policy.beliefs.statistics import POSITION, CountedSlot, Counts, SlotColumns, count_slots
+from rlrec.policy.scores.floors import Floor, limited, positions_of
+from rlrec.records import Reward
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Array, Ids, Index
+    from rlrec.policy.beliefs.solving import ArmMoments
+    from rlrec.policy.scores.scores import Scores
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Belief:
+    """Sums per arm, each (..., m), aligned with the arms of a question; many beliefs at once have axes before that one.
+
+    pulls, reward_sum, reward_squares: what the belief counts, without prior. alpha, beta: the prior as pseudo-counts of
+    reward and of its absence, 0 where there is none. total: pulls of all arms that the belief knows, a number or
+    (..., 1). extra (..., m, w): sums of the kind's own statistics. moments: those of kinds that need the context,
+    unpacked. on_columns: for kinds that read sparse contexts, sums on columns (c,), and behind them the weights of the
+    anchor, (c, m, 4); they are read when they are asked for. trained: parameters of a trained kind, of these arms, and
+    the features of these, (m, p).
+    """
+
+    pulls: Array
+    reward_sum: Array
+    reward_squares: Array
+    alpha: Array
+    beta: Array
+    total: float | Array
+    extra: Array | None = None
+    moments: ArmMoments | None = None
+    on_columns: Callable[[Index], Array] | None = None
+    trained: tuple[dict[str, Array], Array] | None = None
+
+    @property
+    def weight(self) -> Array:
+        """Pulls and pseudo-pulls, (m,)."""
+        return self.pulls + self.alpha + self.beta
+
+    def mean(self, *, unknown: float = 0.0) -> Array:
+        """Posterior mean reward, (m,); `unknown` where there are neither pulls nor a prior."""
+        import numpy as np
+
+        weight = self.weight
+        return np.divide(
+            self.reward_sum + self.alpha, weight, out=np.full(weight.shape, unknown, np.float64), where=weight > 0
+        )
+
+
+EVERYTHING = ("*",)
+_NO_PRIOR = 1e-9  # pseudo-counts in place of none, for an arithmetic whose result nobody reads
+
+
+class Policy(Counts, ABC):
+    """A kind with its parameters. It never draws. Unless a kind says otherwise it counts every slot, forgets none,
+    reads no context, and learns from any reward."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    floor: float
+    purpose: ClassVar[str]  # when to use it, in one line
+    compares: ClassVar[bool] = False  # whether the score of an arm depends on which others are eligible
+    prior: ClassVar[tuple[float, float]] = (0.0, 0.0)  # alpha and beta of an arm without a prior of its own
+    no_prior: ClassVar[str] = ""  # why a prior would change nothing, where it would
+    unit_rewards: ClassVar[str] = ""  # why every reward must lie in [0, 1], where it must
+    explores_by: ClassVar[tuple[str, ...]] = ("floor",)  # parameters that are 0 where it does not explore
+    served: ClassVar[bool] = True  # whether it can be drawn from
+    online: ClassVar[bool] = True  # whether its belief learns from every decision; else a version is what made it
+    examination: tuple[float, ...] = ()  # pulls that a slot counts, by position; () for one everywhere
+    drafted: ClassVar[bool] = False  # whether two rankers take turns: probabilities are known given their coins alone
+    stateful: ClassVar[bool] = False  # whether it reads the session's state: each decision has its own distribution
+
+    @property
+    def stages(self) -> tuple[Policy, ...]:
+        """The policies that draw candidates and rank them; none where it draws slates by itself."""
+        return ()
+
+    @property
+    def listed(self) -> int:
+        """How many candidates its first stage draws; 0 where it draws slates by itself."""
+        return 0
+
+    @property
+    def contextual(self) -> bool:
+        """Whether it reads contexts through its `design`: encoders, and beliefs with moments."""
+        return False
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """How its belief forgets."""
+        return Forgetting()
+
+    @property
+    def exploration(self) -> Floor:
+        """Probability of a uniform arm at every position, in [0, 1]."""
+        return self.floor
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The fields of the context on which its distribution depends; EVERYTHING for all of them."""
+        return ()
+
+    @abstractmethod
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        """The distribution of the noisy score of each arm, (m,), by which a slate is ranked. arms: keys of the eligible
+        arms, in the order of their ids, as in `belief`."""
+
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
+        """The noiseless score of each arm, (m,): mean or index; None where the kind has none.
+
+        context: None is an empty one."""
+        return None
+
+    def beta_posterior(self, belief: Belief) -> tuple[Array, Array]:
+        """alpha and beta of the Beta posterior of each arm's mean reward, (..., m) each."""
+        import numpy as np
+
+        return belief.alpha + belief.reward_sum, belief.beta + np.maximum(belief.pulls - belief.reward_sum, 0.0)
+
+    def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
+        """Posterior mean reward of each arm, (..., m); `unknown` where there are neither pulls nor a prior."""
+        return belief.mean(unknown=unknown)
+
+    def greedy(self) -> Self:
+        """The same policy without floor and exploration."""
+        return unchecked_copy(self, **dict.fromkeys(self.explores_by, 0.0))
+
+    @classmethod
+    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Defaults that depend on the parameters that a person typed."""
+        return {}
+
+    def examined(self, reward: Array, position: Ids | None) -> tuple[Array, Array]:
+        """The rewards of slots that count, and how many pulls each slot is, (n,) each. position (n,): may be None where
+        no curve says."""
+        return examined_slots(reward, position, self.examination)
+
+    def check(self, reward: Reward) -> None:
+        """Raises InputError where the kind cannot learn from such a reward."""
+        limits = bounds(reward)
+        if self.unit_rewards and (limits is None or limits[0] < 0 or limits[1] > 1):
+            raise InputError(
+                f"reward {reward.name!r} may leave [0, 1], and {self.unit_rewards}",
+                hint=within_unit_hint(reward),
+            )
+
+
+def examined_slots(reward: Array, position: Ids | None, examination: tuple[float, ...]) -> tuple[Array, Array]:
+    """`Policy.examined` by a curve; () counts every slot once. A slot below its end counts nothing."""
+    import numpy as np
+
+    if not examination:
+        return reward, np.ones(len(reward))
+    assert position is not None
+    curve = np.append(examination, 0.0)
+    pulls = curve[np.minimum(position, len(curve)) - 1]
+    return np.where(pulls > 0, reward, 0.0), pulls
+
+
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
+class Floored(Policy):
+    """Base of kinds with a floor of uniform exploration, at every position or at those that `explore_slots` lists."""
+
+    floor: float = 0.0
+    explore_slots: str = ""
+
+    def __post_init__(self) -> None:
+        between("floor", self.floor, 0, 1)
+        if self.explore_slots and not self.floor:
+            raise InputError(
+                f"explore_slots is {self.explore_slots!r}, and the floor is 0",
+                hint="give the floor that it limits, too",
+            )
+        positions_of(self.explore_slots)  # refuses what lists none
+
+    @property
+    def exploration(self) -> Floor:
+        return self._exploration_beside()
+
+    def _exploration_beside(self, *others: float) -> Floor:
+        """Exploration by the floor where it holds, and by others at every position."""
+        explored = any_of(*others, self.floor) if others else self.floor
+        return limited(explored, any_of(*others), positions_of(self.explore_slots))
+
+
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
+class Examined(Floored):
+    """Base of kinds that may count by a curve: its name, `position`, and its values, `examination`.
+
+    A slot at position k counts examination[k - 1] pulls and its reward once; below the end of the curve it adds
+    nothing. Kinds that read no context have behind their other statistics, for each position of the curve, what the
+    slots there lacked to a reward of 1."""
+
+    position: str = ""
+    examination: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.position, str) or bool(self.position) != bool(self.examination):
+            hint = "`rlrec position fit` makes one, `rlrec position list` shows them"
+            raise InputError(f"position is {self.position!r}, which is no curve of the store", hint=hint)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({POSITION}) if self.examination else frozenset()
+
+    @property
+    def width(self) -> int:
+        return 3 + len(self.examination)
+
+    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
+        if not self.examination:
+            return super().entry(slot)
+        missed, row = [0.0] * len(self.examination), slot.position - 1
+        if row >= len(missed) or not self.examination[row]:
+            return 0.0, 0.0, 0.0, *missed
+        missed[row] = 1.0 - slot.reward
+        return self.examination[row], slot.reward, slot.reward * slot.reward, *missed
+
+    def statistics(self, slots: SlotColumns) -> Array:
+        import numpy as np
+
+        if not self.examination:
+            return super().statistics(slots)
+        reward, pulls = self.examined(slots.reward, slots.position)
+        missed, rows = np.zeros((len(slots), len(self.examination))), np.flatnonzero(pulls)
+        if len(rows):
+            assert slots.position is not None
+            missed[rows, slots.position[rows] - 1] = 1 - reward[rows]
+        return count_slots(replace(slots, reward=reward), missed, pulls=pulls)
+
+    def missed(self, belief: Belief) -> Array | None:
+        """Sums over the slots at each position of 1 less their reward, (..., m, k); None without a curve."""
+        if not self.examination or self.contextual or belief.extra is None:
+            return None
+        return belief.extra[..., -len(self.examination) :]
+
+    def beta_posterior(self, belief: Belief) -> tuple[Array, Array]:
+        missed = self.missed(belief)
+        if missed is None:
+            return super().beta_posterior(belief)
+        import numpy as np
+
+        from rlrec.policy.beliefs import examination
+
+        prior = np.maximum(belief.beta, _NO_PRIOR)
+        return examination.posterior(belief.alpha + belief.reward_sum, prior, missed, np.array(self.examination))
+
+
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
+class Learner(Examined):
+    """Base of kinds that learn: a floor of uniform exploration, a memory that may fade or end, and a curve."""
+
+    discount: float = 1.0
+    window: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("discount", self.discount)
+        number("window", self.window)
+        _ = self.forgetting  # refuses what cannot be
+
+    @property
+    def forgetting(self) -> Forgetting:
+        return Forgetting(self.discount, self.window)
+
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
+        return self.mean(belief)
+
+
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
+class BetaLearner(Learner):
+    """Base of kinds that learn from rewards in [0, 1] and have a prior: the mean is that of the Beta posterior."""
+
+    def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
+        if self.missed(belief) is None:
+            return belief.mean(unknown=unknown)
+        alpha, beta = self.beta_posterior(belief)
+        return alpha / (alpha + beta)
+
+
+P = TypeVar("P")
+
+
+def unchecked_copy(policy: P, **parameters: Any) -> P:
+    """The policy with other parameters, which its constructor may refuse: it is never stored and logs nothing."""
+    other = copy(policy)
+    for name, value in parameters.items():
+        object.__setattr__(other, name, value)
+    return other
+
+
+def between(name: str, value: float, low: float, high: float) -> None:
+    """Raises InputError unless a parameter is a number in [low, high]."""
+    number(name, value)
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
+
+
+def sum_tolerance(n: int) -> float:
+    """How far the sum of n probabilities may lie from 1 where each was rounded to six decimals."""
+    return max(1e-6, n * 0.5e-6) + 1e-12
+
+
+def number(name: str, value: float) -> None:
+    """Raises InputError unless a parameter is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise InputError(f"{name} is {value!r}", hint="give a finite number")
+
+
+def any_of(*probabilities: float) -> float:
+    """Probability that one of several explorations takes place, each tried after the other: 1 - prod(1 - p)."""
+    return 1.0 - prod(1.0 - probability for probability in probabilities)

@@ -1,0 +1,53 @@
+"""Intervals of the mean reward of each arm, for people."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from rlrec.arrays import Array
+from rlrec.policy.beliefs.base import Belief, Policy
+
+
+def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
+    """Bounds of each arm's mean reward, (m,) and (m,); NaN where nothing is known.
+
+    Rewards in [0, 1]: with a prior the equal-tailed posterior Beta interval, else Wilson's. By a curve the former
+    begins at 0 where an arm has had no reward and the posterior is highest there: many arms of long pages are hardly
+    looked at. Other rewards: the normal interval, for two pulls or more. Source: Wilson 1927 (score interval).
+    """
+    from scipy.special import betaincinv, ndtri
+
+    z = float(ndtri((1 + level) / 2))
+    lower, upper = _wilson(belief, z)
+    alpha, beta = policy.beta_posterior(belief)
+    # to rewards outside of [0, 1] no Beta belongs
+    within = belief.reward_squares <= belief.reward_sum + 1e-9 * belief.pulls
+    posterior = within & (belief.alpha + belief.beta > 0) & (alpha > 0) & (beta > 0)
+    tail = (1 - level) / 2
+    a, b = np.where(posterior, alpha, 1.0), np.where(posterior, beta, 1.0)
+    low, high = cast(Array, betaincinv(a, b, tail)), cast(Array, betaincinv(a, b, 1 - tail))
+    if policy.examination:
+        low = np.where((belief.reward_sum <= 0) & (a <= 1), 0.0, low)
+    return np.where(posterior, low, lower), np.where(posterior, high, upper)
+
+
+def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:
+    n = np.where(belief.pulls > 0, belief.pulls, np.nan)
+    mean = belief.reward_sum / n
+    within = (
+        (belief.reward_sum >= 0) & (belief.reward_sum <= belief.pulls) & (belief.reward_squares <= belief.reward_sum)
+    )
+    with np.errstate(invalid="ignore"):
+        centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
+        spread = z / (1 + z**2 / n) * np.sqrt(np.maximum(mean * (1 - mean), 0) / n + z**2 / (4 * n**2))
+        error = z * np.sqrt(np.maximum(belief.reward_squares / n - mean**2, 0) / np.where(n > 1, n - 1, np.nan))
+    return np.where(within, centre - spread, mean - error), np.where(within, centre + spread, mean + error)
+
+
+def widened(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:
+    """The means with intervals that hold the error of the curve too; bounds in [0, 1] stay there."""
+    below, above = np.hypot(mean - lower, mean * -np.expm1(-error)), np.hypot(upper - mean, mean * np.expm1(error))
+    low, high = np.where(lower >= 0, np.maximum(mean - below, 0.0), mean - below), mean + above
+    return mean, low, np.where(upper <= 1, np.minimum(high, 1.0), high)

@@ -1,0 +1,1 @@
+"""Contexts and features of arms as vectors."""

@@ -1,0 +1,335 @@
+"""Contexts and arms as named, fixed vectors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from typing import Any, Self
+
+import numpy as np
+
+from rlrec.arrays import Array
+from rlrec.errors import InputError, suggest
+from rlrec.policy.beliefs.base import EVERYTHING
+from rlrec.policy.contexts import features
+from rlrec.policy.contexts.features import Sparse
+from rlrec.policy.contexts.fields import (
+    FORMS,
+    LARGEST,
+    LONGEST,
+    WIDEST,
+    Category,
+    Field,
+    Flag,
+    Number,
+    TextSet,
+    Vector,
+    check_hash,
+    is_name,
+    is_number,
+    objects,
+    parse_field,
+    quote,
+    value_of,
+)
+
+_KEYS = ["intercept", "fields", "hash"]
+_HINT = 'write {"fields": {"hour": "number", "device": ["ios", "android"]}}'
+
+
+Encoded = Any
+"""Encoded contexts: an array (..., columns), or `Sparse` where they are wide."""
+
+
+class Encoder:
+    """Turns JSON objects into rows of numbers with names; its `spec` says all that it does.
+
+    width: how many columns; wide: more than WIDEST, so that only `sparse` encodes. reads: the fields that it looks at.
+    intercept: whether column 0 is always 1."""
+
+    def __init__(self, fields: Iterable[Field] = (), *, intercept: bool = True, columns: int = 0) -> None:
+        """`columns`: how many the whole object is hashed into. Fields are sorted by name, since JSON has no order."""
+        self.fields = tuple(sorted(fields, key=lambda field: field.name))
+        self.intercept, self.columns = intercept, columns
+        self.width = int(intercept) + sum(field.width for field in self.fields) + columns
+        self.is_sparse = self.width > WIDEST
+        self.reads = EVERYTHING if columns else tuple(field.name for field in self.fields)
+        self._check_names()
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Self:
+        """The encoder of a spec, stored or declared by a person. Raises InputError naming what is wrong with it."""
+        if not isinstance(spec, Mapping):
+            raise InputError(f"features are {quote(spec)}", hint=_HINT)
+        for key in spec:
+            if key not in _KEYS:
+                raise InputError(f"features have an unknown {quote(key)}", hint=suggest(str(key), _KEYS) or _HINT)
+        fields, intercept, columns = spec.get("fields", {}), spec.get("intercept", True), spec.get("hash", 0)
+        if not isinstance(fields, Mapping):
+            raise InputError(f"fields are {quote(fields)}", hint=f"name each with its type, {FORMS}")
+        if not isinstance(intercept, bool):
+            raise InputError(f"intercept is {quote(intercept)}", hint="give true or false")
+        check_hash("the features", columns)
+        parsed = [parse_field(name, written) for name, written in fields.items()]
+        return cls(parsed, intercept=intercept, columns=columns)
+
+    @classmethod
+    def by_hash(cls, columns: int = 16) -> Self:
+        """An intercept, and the whole object hashed into a few columns."""
+        return cls(columns=columns)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """A name for each column."""
+        named = chain.from_iterable(field.names for field in self.fields)
+        return (*["1"][: int(self.intercept)], *named, *(f"#{at}" for at in range(self.columns)))
+
+    def spec(self) -> dict[str, Any]:
+        """The encoder as JSON, in full."""
+        fields = {field.name: field.spec() for field in self.fields}
+        return {"intercept": self.intercept, "fields": fields, **({"hash": self.columns} if self.columns else {})}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoder) and self.spec() == other.spec()
+
+    def __hash__(self) -> int:
+        return hash((self.intercept, self.fields, self.columns))
+
+    def check(self, values: Mapping[str, Any], *, what: str = "context") -> None:
+        """Raises InputError, with its field, where a value is not what was declared.
+
+        Missing values, null, categories that are not listed and fields that are not read are fine."""
+        for reader in self.fields:
+            value = value_of(values, reader.name)
+            if value is not None and (expected := reader.mismatch(value)):
+                raise _unfit(what, reader.name, value, hint=f"the policy reads {expected}")
+        for name, value in values.items() if self.columns else ():
+            try:
+                json.dumps(value, allow_nan=False)
+            except ValueError:
+                raise _unfit(what, name, value, hint="give finite numbers") from None
+
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> Array:
+        """Features of n objects, (n, columns); values that are unknown, missing or of another type count 0."""
+        blocks = [np.ones((len(rows), int(self.intercept)))]
+        blocks += [field.encode([value_of(row, field.name) for row in rows]) for field in self.fields]
+        if self.columns:
+            blocks.append(features.encode([dict(row) for row in rows], self.columns))
+        return np.hstack(blocks)
+
+    def rows(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
+        """Features of n contexts, (n, columns): sparse ones where they are wide."""
+        return self.sparse(contexts) if self.is_sparse else self.encode(contexts)
+
+    def sparse(self, rows: Sequence[Mapping[str, Any]]) -> Sparse:
+        """Features of n objects without the zeros, and without the intercept; each column once a row."""
+        shift, parts = int(self.intercept), [_NO_ENTRIES]
+        for reader in self.fields:
+            row, column, value = reader.entries([value_of(row, reader.name) for row in rows])
+            parts.append((row, column + shift, value))
+            shift += reader.width
+        if self.columns:
+            hashed = features.sparse([dict(row) for row in rows], self.columns)
+            row = np.repeat(np.arange(len(rows)), np.diff(hashed.start))
+            parts.append((row, hashed.column.astype(np.int64) + shift, hashed.value))
+        return features.merge(len(rows), *map(np.concatenate, zip(*parts, strict=True)))
+
+    def _check_names(self) -> None:
+        if not self.width:
+            raise InputError("features have no columns", hint="give them an intercept, or fields")
+        if self.width > features.MOST + WIDEST:
+            hint = f"give at most {features.MOST + WIDEST}: hash into fewer"
+            raise InputError(f"features have {self.width} columns", hint=hint)
+        if self.is_sparse:  # too many to name each time; the names only show
+            return
+        if twice := [name for name, times in Counter(self.names).items() if times > 1]:
+            raise InputError(f"two columns are named {quote(twice[0])}", hint="rename or leave out one")
+
+
+_NO_ENTRIES = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+
+
+def _unfit(what: str, name: str, value: Any, *, hint: str) -> InputError:
+    return InputError(f"{quote(name)} is {quote(value)}", hint=hint, field=f"{what}.{name}")
+
+
+FEW = 8  # columns into which a fitted encoder hashes the values that it does not list
+_DISTINCT = 10_000  # texts that are counted one by one
+_FIELDS = 1_000  # that are counted
+_ENORMOUS = 1e100  # a number whose square is still far from the largest
+
+
+@dataclass
+class EncoderFit:
+    """Statistics of the fields of a log: a fold, so that chunks of a log may be taken in any order and added up.
+
+    Memory is bounded: only the first 1,000 fields count, and of a field's texts those beyond the 10,000 most frequent
+    count together."""
+
+    fields: dict[str, _FieldValues] = field(default_factory=dict)
+
+    def take(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Counts some objects."""
+        columns: dict[str, list[Any]] = defaultdict(list)
+        waiting = list(chain.from_iterable(row.items() for row in rows))
+        while waiting:
+            for name, value in waiting:
+                columns[name].append(value)
+            within = ((name, objects(value)) for name, value in waiting if isinstance(value, dict | list))
+            items = ((name, item) for name, inner in within for row in inner for item in row.items())
+            waiting = [(f"{name}.{key}", value) for name, (key, value) in items]
+        more = EncoderFit({name: _count_values(values) for name, values in columns.items() if is_name(name)})
+        self.fields = (self + more).fields
+
+    def __add__(self, other: EncoderFit) -> EncoderFit:
+        added = dict(self.fields)
+        for name, values in other.fields.items():
+            if name in added or len(added) < _FIELDS:
+                added[name] = added[name] + values if name in added else values
+        return EncoderFit(added)
+
+    def spec(self, most: int = 20, *, widest: int = WIDEST) -> dict[str, Any]:
+        """An encoder for such objects, as JSON, of at most `widest` columns.
+
+        A field is of the type that more than half of its values have: numbers get their mean and standard deviation,
+        texts and lists of texts a column for each of the `most` frequent and a hash for the others, vectors have one
+        length; `a.b` is the field b of objects in a. Fields without such a type are left out. An encoder that is too
+        wide lists fewer texts, then drops its widest fields, of these the rarest first."""
+        by_name = sorted(self.fields.items())
+        fields: list[Field] = []
+        for listed in range(most, -1, -1):
+            suggested = (values.field(name, most=most, listed=listed) for name, values in by_name)
+            fields = _without_clashes(field for field in suggested if field)
+            if _width(fields) <= widest:
+                break
+        while _width(fields) > widest:
+            fields.remove(max(fields, key=lambda field: (field.width, -self.fields[field.name].total, field.name)))
+        return Encoder(fields).spec()
+
+
+def _width(fields: Iterable[Field]) -> int:
+    return 1 + sum(field.width for field in fields)
+
+
+def _without_clashes(fields: Iterable[Field]) -> list[Field]:
+    """The fields no column of which has the name of an earlier one."""
+    taken, distinct = {"1"}, []
+    for suggested in fields:
+        if taken.isdisjoint(suggested.names):
+            taken.update(suggested.names)
+            distinct.append(suggested)
+    return distinct
+
+
+@dataclass(frozen=True)
+class _FieldValues:
+    """Statistics of the values of one field. kinds: how many there are of each type. count, mean, squares: of the
+    numbers, the last the sum of squared distances from their mean. words: how often each text came; None for those that
+    are not listed."""
+
+    kinds: Counter[str]
+    count: int
+    mean: float
+    squares: float
+    words: Counter[str | None]
+    lengths: frozenset[int]
+
+    def __add__(self, other: _FieldValues) -> _FieldValues:
+        """Source: Chan, Golub & LeVeque 1983 for mean and squares."""
+        count, difference = self.count + other.count, other.mean - self.mean
+        weight = other.count / count if count else 0.0
+        return _FieldValues(
+            kinds=self.kinds + other.kinds,
+            count=count,
+            mean=self.mean + difference * weight,
+            squares=self.squares + other.squares + difference * difference * self.count * weight,
+            words=_cap(self.words + other.words),
+            lengths=self.lengths | other.lengths,
+        )
+
+    @property
+    def total(self) -> int:
+        return self.kinds.total()
+
+    @cached_property
+    def by_frequency(self) -> list[str]:
+        """Texts, the most frequent first, then by name."""
+        return _by_frequency(self.words)
+
+    def field(self, name: str, *, most: int, listed: int) -> Field | None:
+        """The field that these values suggest; None where they suggest none. A hash that would take more columns than
+        it saves is not used, unless there are more than `most` texts."""
+        kind = next((kind for kind, times in self.kinds.items() if 2 * times > self.total), None)
+        if kind == "number":
+            return self._number(name)
+        if kind == "flag":
+            return Flag(name)
+        if kind == "vector" and len(self.lengths) == 1 and max(self.lengths) < WIDEST:
+            return Vector(name, max(self.lengths))
+        if kind not in ("category", "list"):
+            return None
+        every = not self.words[None] and len(self.by_frequency) <= min(most, listed + FEW)
+        values = tuple(self.by_frequency if every else self.by_frequency[:listed])
+        field = Category if kind == "category" else TextSet
+        return field(name, values, hash=0 if every else FEW)
+
+    def _number(self, name: str) -> Number:
+        """Mean and deviation to six digits of the latter, so that sums in another order give the same spec."""
+        scale = math.sqrt(self.squares / self.count)
+        if scale <= 1e-12 * abs(self.mean):  # constant
+            return Number(name, self.mean)
+        digits = 5 - math.floor(math.log10(scale))
+        return Number(name, round(self.mean, digits), round(scale, digits))
+
+
+def _count_values(values: Iterable[Any]) -> _FieldValues:
+    grouped: dict[str, list[Any]] = defaultdict(list)
+    for value in values:
+        grouped[_kind(value)].append(value)
+    numbers = np.array(grouped["number"] or [0.0], np.float64)
+    mean = float(numbers.mean())
+    words = chain(grouped["category"], chain.from_iterable(map(set, grouped["list"])))
+    return _FieldValues(
+        kinds=Counter({kind: len(those) for kind, those in grouped.items() if kind and those}),
+        count=len(grouped["number"]),
+        mean=mean,
+        squares=float(np.square(numbers - mean).sum()),
+        words=_cap(Counter(word if len(word) <= LONGEST else None for word in words)),
+        lengths=frozenset(map(len, grouped["vector"])),
+    )
+
+
+def _kind(value: Any) -> str:
+    """The type of field that a value suggests; empty where it suggests none."""
+    if value is None or value == []:
+        return ""
+    if isinstance(value, str):
+        return "category"
+    if isinstance(value, bool):
+        return "flag"
+    if is_number(value, _ENORMOUS):
+        return "number"
+    if isinstance(value, list | tuple):
+        if all(isinstance(item, str) for item in value):
+            return "list"
+        if all(is_number(item, LARGEST) for item in value):
+            return "vector"
+    return "other"
+
+
+def _cap(words: Counter[str | None]) -> Counter[str | None]:
+    """The most frequent texts; all others count together."""
+    if len(words) <= _DISTINCT:
+        return words
+    capped: Counter[str | None] = Counter({word: words[word] for word in _by_frequency(words)[:_DISTINCT]})
+    capped[None] = words.total() - capped.total()
+    return capped
+
+
+def _by_frequency(words: Counter[str | None]) -> list[str]:
+    return sorted((word for word in words if word is not None), key=lambda word: (-words[word], word))

@@ -1,0 +1,104 @@
+"""Linear models of sparse contexts: each weight is fitted by itself, from three sums of its arm and column.
+
+No pair of columns is looked at, so that the sums grow with the columns that came, not with their square. Where a log is
+given to start from, all weights are fitted to it together, once: sums are then those of what that fit leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from rlrec.arrays import Array, Ids, Index, look_up
+from rlrec.policy.contexts.features import Sparse
+
+
+def column_sums(value: Array, *, pulls: Array, reward: Array) -> Array:
+    """Sums that entries x_j of contexts add on their column, (e, 3): of x_j squared, reward x_j, and x_j; pulls and
+    reward (e,) are those of the slot of each."""
+    return np.column_stack([pulls * value**2, reward * value, pulls * value])
+
+
+def weights(sums: Array, mean: Array, *, ridge: float, anchor: Array | float = 0.0) -> Array:
+    """Weights of columns by themselves, (c, m), from their sums (c, m, 3) and the mean of each arm, (m,), both of
+    rewards less what the anchor (c, m) predicts.
+
+    Source: own derivation (the ridge regression of reward less mean on one column; as in naive Bayes, columns count as
+    independent; from an anchor where all columns are fitted together, it stays there)."""
+    squares, response, total = np.moveaxis(sums, -1, 0)
+    return (response - mean * total + anchor * squares) / (squares + ridge)
+
+
+def scores(x: Sparse, columns: Index, weights: Array, mean: Array) -> Array:
+    """Mean reward of m arms in n contexts, (n, m), by the weights (c, m) of their columns, ascending, and the arms'
+    means without any."""
+    return mean + x.among(columns).times(weights)
+
+
+_ARM_BITS = 40  # of a key, below its column
+STEPS, CLOSE = 200, 1e-10  # of conjugate gradients: how many at most, and the residual at which they end
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """Weights that were fitted to a log together. key (e,), ascending: column and arm; value (e,)."""
+
+    key: Ids
+    value: Array
+
+    @classmethod
+    def of(cls, packed: Iterable[tuple[int, bytes]]) -> Self:
+        """The anchor from what `packed` gave, arm by arm."""
+        keys, values = [np.empty(0, np.int64)], [np.empty(0)]
+        for arm, row in packed:
+            n = len(row) // 12
+            keys.append(np.frombuffer(row, "<i4", n).astype(np.int64) << _ARM_BITS | arm)
+            values.append(np.frombuffer(row, "<f8", n, 4 * n))
+        key, value = np.concatenate(keys), np.concatenate(values)
+        order = np.argsort(key)
+        return cls(key[order], value[order])
+
+    def at(self, column: Index, arm: Ids) -> Array:
+        """The weight of each column for each arm, by pairs, (k,)."""
+        index, has_weight = look_up(self.key, column.astype(np.int64) << _ARM_BITS | arm)
+        weight = np.zeros(len(column))
+        weight[has_weight] = self.value[index[has_weight]]
+        return weight
+
+    def predicted(self, x: Sparse, which: Index, arm: Ids) -> Array:
+        """Predictions of the rewards of slots, (n,), beside their arms' means; which (n,): the context of each."""
+        if not len(self.key):
+            return np.zeros(len(arm))
+        entries, row = x.entries(which)
+        products = x.value[entries] * self.at(x.column[entries], arm[row])
+        return np.bincount(row, products, len(arm)).astype(np.float64)
+
+
+def fit(x: Sparse, *, pulls: Array, reward: Array, ridge: float, intercept: bool) -> bytes:
+    """The weights of one arm on all columns together, packed: ridge regression by conjugate gradients.
+
+    x: of its slots; pulls, reward (n,): how often each counts, and its reward, counted so. Source: Hestenes & Stiefel
+    1952."""
+    columns = np.unique(x.column).astype(np.int64)
+    x, total = x.among(columns), float(pulls.sum())
+
+    def product(v: Array) -> Array:
+        predicted = x.times(v[:, None])[:, 0]
+        centre = pulls @ predicted / total if intercept and total else 0.0
+        return x.transposed_times((pulls * (predicted - centre))[:, None], len(columns))[:, 0] + ridge * v
+
+    centre = reward.sum() / total if intercept and total else 0.0
+    residual = x.transposed_times((reward - pulls * centre)[:, None], len(columns))[:, 0]
+    weights, direction, square = np.zeros(len(columns)), residual, float(residual @ residual)
+    least = CLOSE**2 * square
+    for _ in range(STEPS):
+        if square <= least:
+            break
+        image = product(direction)
+        step = square / float(direction @ image)
+        weights, residual = weights + step * direction, residual - step * image
+        square, before = float(residual @ residual), square
+        direction = residual + square / before * direction
+    return columns.astype("<i4").tobytes() + weights.astype("<f8").tobytes()

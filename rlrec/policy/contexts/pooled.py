@@ -1,0 +1,79 @@
+"""The orders of many cases at once, each of equally many independent continuous scores, on the nodes of one table.
+
+Where lists of candidates differ from decision to decision and the belief does not, the same scores come back in other
+combinations: they are tabulated once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from rlrec.arrays import Array, Index, distinct_rows
+from rlrec.policy.scores import maximum
+from rlrec.policy.scores.families import gumbel
+from rlrec.policy.scores.families.gumbel import PlackettLuceOrder
+from rlrec.policy.scores.scores import Order
+from rlrec.policy.scores.sweep import ContinuousOrder, descend
+from rlrec.policy.scores.table import tabulate
+
+_FEWEST = 4  # cases that one table pays for
+_NODES = 4_000  # of a table that serves all of them
+_ENTRIES = 1 << 18  # numbers in a working array
+
+
+class PooledOrders:
+    """u cases of s scores. rows (u, s): of the table."""
+
+    def __init__(self, orders: Sequence[ContinuousOrder], *, positions: int) -> None:
+        origin = max(order.origin for order in orders)
+        first = np.array([order.first + (order.origin - origin) for order in orders])
+        pairs, which = distinct_rows(np.column_stack([first.ravel(), np.ravel([order.second for order in orders])]))
+        # every score may be the best of some case
+        self.table, row = tabulate(
+            orders[0].density(*pairs.T.copy()), np.ones(len(pairs)), ranks=len(pairs), together=positions
+        )
+        self.rows: Index = row[which].reshape(first.shape)
+
+    def ranks(self, size: int) -> Array:
+        """Probability that each arm stands at rank 1..size of its case, (u, size, s)."""
+        table, (u, s) = self.table, self.rows.shape
+        ranks = np.empty((u, size, s))
+        step = max(1, _ENTRIES // (s * size * len(table.nodes)))
+        for start in range(0, u, step):
+            rows = self.rows[start : start + step].T
+            larger = maximum.others_above(table.log_cdf[rows].reshape(s, -1), size)
+            density = table.pdf(rows) * table.weights
+            ranks[start : start + step] = np.einsum("rsux,sux->urs", larger.reshape(-1, *density.shape), density)
+        return ranks
+
+    def each_position(self, case: Index, slates: Index, *, floors: Array) -> Iterator[tuple[Array, Index]]:
+        """`DrawnOrder.each_position` of slates (n, k) of arms 0..s - 1, in order of cases (n,) and of the slates."""
+        table, number, begins = self.table, np.arange(len(case)), np.ones(len(case), np.bool_)
+        begins[1:] = case[1:] != case[:-1]
+        of_prefix, first = self.rows[case[begins]], number[begins]
+        weights = descend(
+            table, table.log_cdf[of_prefix].sum(axis=1), arms=self.rows.shape[1], slates=slates,
+            rows=self.rows[case[:, None], slates], above=np.cumsum(begins) - 1, floors=floors,
+        )  # fmt: skip
+        for position, (weight, above, begins) in enumerate(weights):
+            probability = np.einsum("ux,usx->us", weight, table.hazard[of_prefix])
+            probability[np.arange(len(first))[:, None], slates[first, :position]] = 0.0
+            yield probability / probability.sum(axis=1, keepdims=True), above
+            first = number[begins]
+            of_prefix = self.rows[case[first]]
+
+
+def pooled(orders: Sequence[Order], *, positions: int) -> PooledOrders | None:
+    """The orders of cases of equally many scores together; None where a table for each is better."""
+    continuous = [order for order in map(_continuous, orders) if order is not None]
+    if len(continuous) < max(len(orders), _FEWEST) or len({order.density for order in continuous}) > 1:
+        return None
+    together = PooledOrders(continuous, positions=positions)
+    return together if len(together.table.nodes) <= _NODES else None
+
+
+def _continuous(order: Order) -> ContinuousOrder | None:
+    if isinstance(order, PlackettLuceOrder) and np.isfinite(order.logits).all():
+        return gumbel.continuous(order.logits, positions=1)
+    return order if isinstance(order, ContinuousOrder) else None

@@ -1,0 +1,310 @@
+"""A policy that is trained for whole visits: softmax over scores of arms in the state of a session."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from rlrec.arrays import Array, Ids, Index, look_up, run_starts
+from rlrec.errors import InputError
+from rlrec.policy.beliefs.base import Belief, Examined, between, unchecked_copy
+from rlrec.policy.contexts.contextual import ContextualPolicy
+from rlrec.policy.contexts.encoder import Encoded
+from rlrec.policy.contexts.features import Sparse
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.scores.families.point import Point
+from rlrec.policy.scores.scores import Scores
+
+if TYPE_CHECKING:
+    from rlrec.policy.gradients.history import History
+
+Parameters = dict[str, Array]
+"""Parameters of a trained policy by name: `bias` (m,), `linear` (m, d) and `own` (m, 4) belong to its m arms; `cross`
+(p, d) or (p, 1), `history` (4,) and `similar` (p,) to all."""
+
+LINEAR, BILINEAR = "linear", "bilinear"
+SESSION = ("step", "gap", "reward", "last", "variety")  # features of any visit
+MEMORY = ("count", "faded", "last", "earned")  # features of an arm by what the visit has shown of it
+OF_ARM, OF_ALL = ("bias", "linear", "own"), ("cross", "history", "similar")
+MINUTE = 60.0
+RECENCY = 0.7
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """n states as a policy reads them.
+
+    x (n, d): features of context and session. row (e,), arm (e,), memory (e, 4): arms shown before in the visit, each
+    once a row, and their features (MEMORY). All without unit: squeezed to the size of 1. words: what else a sparse
+    context has, by the columns that the policy weighs."""
+
+    x: Array
+    row: Index
+    arm: Ids
+    memory: Array
+    words: Sparse | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: Index) -> State:
+        """Some of the states, in that order; each at most once. The memory of each stays in its order, row by row."""
+        index = np.full(len(self), -1, np.intp)
+        index[rows] = np.arange(len(rows))
+        row = index[self.row]
+        entries = np.flatnonzero(row >= 0)
+        if (np.diff(rows) < 0).any():
+            entries = entries[np.argsort(row[entries], kind="stable")]
+        words = None if self.words is None else self.words[rows]
+        return State(self.x[rows], row[entries], self.arm[entries], self.memory[entries], words)
+
+    def between(self, start: int, end: int) -> State:
+        """The states from `start` to before `end`; `row` has to ascend."""
+        low, high = np.searchsorted(self.row, (start, end)).tolist()
+        words = None if self.words is None else self.words[start:end]
+        return State(self.x[start:end], self.row[low:high] - start, self.arm[low:high], self.memory[low:high], words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradient(ContextualPolicy, Examined):
+    """Arms in proportion to exp(score / temperature), by scores that `train-pg` learns for the return of a visit.
+
+    model linear: weights per arm on features of context and session, and effects of the arm's own features. model
+    bilinear: weights on the products of features of state and arm, for all arms. Either has a bias for each arm of its
+    log, and weights on what the visit has shown of the arm itself (how often, how recently by `recency` ^ decisions
+    ago, what it earned) and of arms with its features. An arm that is new to it is scored by its features. Where slots
+    are trained by themselves (`train-pg --top-k`), `position` divides what they earned by their examination. Contexts
+    may have up to 262144 columns with model linear: it weighs those that its log has.
+    """
+
+    model: str = LINEAR
+    temperature: float = 1.0
+    recency: float = RECENCY
+
+    purpose: ClassVar[str] = "learns from whole visits (train-pg): what is shown now changes what is liked later"
+    no_prior: ClassVar[str] = "it is uniform until it is trained"
+    online: ClassVar[bool] = False
+    stateful: ClassVar[bool] = True
+    explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
+    uses_arm_features = True
+    takes_sparse: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.model not in (LINEAR, BILINEAR):
+            raise InputError(f"model is {self.model!r}", hint=f"it is {LINEAR} or {BILINEAR}")
+        between("temperature", self.temperature, 1e-9, 1e9)
+        between("recency", self.recency, 0, 1)
+        super().__post_init__()
+        if self.is_sparse and self.model == BILINEAR:
+            raise InputError(
+                f"model is {self.model!r}, and contexts have {self.design.context.width} columns",
+                hint=f"use model {LINEAR}, or hash into fewer columns",
+            )
+        features = Counter(self.features)
+        if taken := [name for name in self._context_names if features[name] > 1]:
+            raise InputError(
+                f"a feature of contexts is named {taken[0]!r}, as a weight of every session is", hint="rename the field"
+            )
+
+    # -- states --
+
+    @property
+    def _context_names(self) -> tuple[str, ...]:
+        """Names of the features of contexts among those of a state; of sparse contexts the intercept alone."""
+        context = self.design.context
+        return ("1",) * context.intercept if context.is_sparse else context.names
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the features of a state, (d,); weights of words stand behind those of these."""
+        similar = (f"{how}:{name}" for how in ("shown", "faded") for name in self.design.arm.names)
+        return (*self._context_names, *(f"session:{name}" for name in SESSION), *similar)
+
+    @property
+    def _faded_columns(self) -> slice:
+        """Columns of the faded counts of arm features among the features of a state."""
+        return slice(len(self.names) - len(self.design.arm.names), len(self.names))
+
+    def states(self, context: Encoded, history: History, described: Array) -> State:
+        """States by their encoded context (n, q) and history; described (e, p): features of the arms remembered."""
+        n, rows, words = len(history), history.rows, None
+        if self.is_sparse:
+            words = context.among(self.design.columns)
+            context = np.ones((n, len(self._context_names)))
+        faded: Array = np.power(self.recency, history.ago - 1.0)
+        # features of the arms remembered
+        row, arm, memory = memory_of(history, faded)
+        # features of the visit
+        last = np.bincount(rows, weights=np.where(history.ago == 1, history.earned, 0.0), minlength=n)
+        variety = np.bincount(row, minlength=n)
+        session = np.column_stack([
+            np.log1p(history.step), np.arcsinh(history.gap_s / MINUTE), np.arcsinh(history.reward), np.arcsinh(last),
+            np.log1p(variety),
+        ])  # fmt: skip
+        # sums of the features of the arms shown, and the same faded
+        shown, fading = (_feature_sums(rows, described, weight, n) for weight in (np.ones(len(rows)), faded))
+        x = np.hstack([context, session, np.sign(shown) * np.log1p(np.abs(shown)), fading])
+        return State(x, row, arm, memory, words)
+
+    # -- scores --
+
+    def nothing(self, arms: int) -> Parameters:
+        """Parameters that know nothing: every arm is as good as any other."""
+        d, p, h = len(self.names) + len(self.design.columns), len(self.design.arm.names), len(MEMORY)
+        of_arm = {"bias": (arms,), "linear": (arms, d if self.model == LINEAR else 0), "own": (arms, h)}
+        of_all = {"cross": (p, d if self.model == BILINEAR else 1), "history": (h,), "similar": (p,)}
+        return {name: np.zeros(shape) for name, shape in (of_arm | of_all).items()}
+
+    def with_columns(self, columns: Ids, parameters: Parameters) -> tuple[Gradient, Parameters]:
+        """The policy that weighs these columns of sparse contexts, too, and its parameters: 0 for those that are
+        new."""
+        d, before = len(self.names), self.design.columns
+        columns = np.union1d(before, columns)
+        linear = np.zeros((len(parameters["linear"]), d + len(columns)))
+        linear[:, :d] = parameters["linear"][:, :d]
+        linear[:, d + np.searchsorted(columns, before)] = parameters["linear"][:, d:]
+        policy = unchecked_copy(self, design=replace(self.design, columns=columns))
+        return policy, {**parameters, "linear": linear}
+
+    def pack(self, parameters: Parameters) -> tuple[Array, dict[str, Any]]:
+        """Parameters as they are stored: a row for each arm, (m, 5 + d), and the others as JSON."""
+        rows = np.hstack([parameters["bias"][:, None], parameters["linear"], parameters["own"]])
+        return rows, {name: parameters[name].tolist() for name in OF_ALL}
+
+    def unpack(self, rows: Array, shared: Mapping[str, Any]) -> Parameters:
+        """Parameters from what `pack` gave; those that `shared` lacks know nothing."""
+        zeros = self.nothing(0)
+        d = zeros["linear"].shape[1]
+        of_all = {
+            name: np.array(shared[name], np.float64).reshape(zeros[name].shape) if name in shared else zeros[name]
+            for name in OF_ALL
+        }
+        rows = rows.reshape(-1, 1 + d + len(MEMORY))
+        return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + d], "own": rows[:, 1 + d :], **of_all}
+
+    def effective(self, parameters: Parameters, described: Array) -> tuple[Array, Array, Array]:
+        """Effective parameters of m arms, given their features (m, p): weights of a state (m, d), bias (m,) and weights
+        of the arm's memory (m, 4)."""
+        crossed = described @ parameters["cross"]
+        bilinear = self.model == BILINEAR
+        weights = crossed if bilinear else parameters["linear"].copy()
+        weights[:, self._faded_columns] += described * parameters["similar"]
+        bias = parameters["bias"] if bilinear else parameters["bias"] + crossed[:, 0]
+        return weights, bias, parameters["history"] + parameters["own"]
+
+    def parameter_gradient(self, weights: Array, bias: Array, memory: Array, *, described: Array) -> Parameters:
+        """The gradient by the parameters, from those by what `effective` gives: its transpose."""
+        bilinear = self.model == BILINEAR
+        return {
+            "bias": bias,
+            "linear": weights[:, :0] if bilinear else weights,
+            "own": memory,
+            "cross": described.T @ (weights if bilinear else bias[:, None]),
+            "history": memory.sum(axis=0),
+            "similar": (described * weights[:, self._faded_columns]).sum(axis=0),
+        }
+
+    def scores_of(self, parameters: Parameters, state: State, *, arms: Ids, described: Array) -> Array:
+        """Noiseless score of m arms in n states, (n, m). arms (m,): ascending ids; described (m, p): their features."""
+        return score_states(self.effective(parameters, described), restrict(state, arms))
+
+    def distribution(self, score: Array) -> Scores:
+        """The distribution of the noisy scores, from noiseless ones (..., m)."""
+        return Gumbel(score / self.temperature) if self.temperature else Point(score)
+
+    # -- a visit that begins --
+
+    def index_at(self, belief: Belief, x: Encoded) -> Array:
+        """Noiseless scores at the beginning of a visit in contexts x (..., q), (..., m)."""
+        weights, bias, _ = self._trained(belief)
+        if not self.is_sparse:
+            return x @ weights[:, : x.shape[-1]].T + bias
+        by_intercept = weights[:, : len(self._context_names)].sum(axis=1)
+        score = bias + by_intercept + x.among(self.design.columns).times(weights[:, len(self.names) :].T)
+        return score[0] if x.single else score
+
+    def _trained(self, belief: Belief) -> tuple[Array, Array, Array]:
+        """`effective` of what a belief was trained to."""
+        if belief.trained is not None:
+            return self.effective(*belief.trained)
+        arms = belief.pulls.shape[-1]
+        return self.effective(self.nothing(arms), np.zeros((arms, len(self.design.arm.names))))
+
+    def scores_at(self, belief: Belief, x: Encoded) -> Scores:
+        return self.distribution(self.index_at(belief, x))
+
+    def column_weights(self, belief: Belief, columns: Index) -> Array:
+        weights = self._trained(belief)[0][:, len(self.names) :]
+        return weights[:, np.searchsorted(self.design.columns, columns)].T
+
+    def weights(self, belief: Belief) -> Array:
+        """Weight of each of `features` in each arm's score, (m, d + 5)."""
+        weights, bias, memory = self._trained(belief)
+        return np.column_stack([bias, weights[:, : len(self.names)], memory])
+
+    def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
+        """NaN for every arm: the scores are no rewards."""
+        unknown = np.full(len(belief.pulls), np.nan)
+        return unknown, unknown, unknown
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return ("bias", *self.names, *(f"own:{name}" for name in MEMORY))
+
+
+def restrict(state: State, arms: Ids) -> State:
+    """The states with the memory of these arms alone, ascending ids (m,); arms are numbered by their index in these."""
+    index, among = look_up(arms, state.arm)
+    return State(state.x, state.row[among], index[among], state.memory[among], state.words)
+
+
+def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
+    """Noiseless score of m arms in n states, (n, m), by what `Gradient.effective` gives; arms of the states are
+    indices of the m."""
+    weights, bias, memory = (values.astype(state.x.dtype, copy=False) for values in effective)
+    d = state.x.shape[1]
+    score = state.x @ weights[:, :d].T
+    if state.words is not None:
+        score += state.words.times(weights[:, d:].T)
+    if bias.any():
+        score += bias
+    cells = state.row * len(weights) + state.arm  # in one row of all: half the time
+    score.reshape(-1)[cells] += np.einsum("eh,eh->e", state.memory, memory.take(state.arm, axis=0))
+    return score
+
+
+def by_row(rows: Index, arm: Ids) -> Index:
+    """The order of entries by row, which ascend already, and then by arm: a sort of one key takes a quarter of two."""
+    width = int(arm.max(initial=0)) + 1
+    if len(rows) and (int(rows[-1]) + 1) * width < 2**63:
+        return np.argsort(rows * width + arm, kind="stable")
+    return np.lexsort((arm, rows))
+
+
+def memory_of(history: History, faded: Array) -> tuple[Index, Ids, Array]:
+    """The memory of n decisions: row (e,) ascending, arm (e,), and the features MEMORY of each arm shown, (e, 4).
+
+    faded (entries,): what is left of each entry of the history, recency ^ (ago - 1)."""
+    rows = history.rows
+    order = by_row(rows, history.arm)
+    row, arm = rows[order], history.arm[order]
+    first = run_starts(row, arm)
+    if not len(first):
+        return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, len(MEMORY)))
+    fading = faded[order]
+    columns = (np.ones(len(row)), fading, history.ago[order] == 1, fading * history.earned[order])
+    count, recent, last, earned = np.add.reduceat(np.column_stack(columns), first, axis=0).T
+    return row[first], arm[first], np.column_stack([np.log1p(count), recent, last > 0, np.arcsinh(earned)])
+
+
+def _feature_sums(rows: Index, described: Array, weights: Array, n: int) -> Array:
+    """Sums of features of the arms that each state remembers, (n, p)."""
+    total = np.zeros((n, described.shape[1]))
+    if len(rows):
+        first = run_starts(rows)
+        total[rows[first]] = np.add.reduceat(described * weights[:, None], first, axis=0)
+    return total

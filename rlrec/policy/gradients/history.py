@@ -1,0 +1,266 @@
+"""The history of a visit as a decision saw it: of each slot shown before, the arm, how long ago, and its reward.
+
+A decision stores it packed, in little-endian words of 8 bytes. Four words come first: the microseconds since the
+decision before; 256 x the slots shown before in the visit + the slots remembered; what the visit had earned so far
+(double); and a bit for each slot remembered, from the lowest, set where the slot has earned anything but 0. Then 4
+bytes for each slot, oldest first: 256 x arm id + how many decisions ago (1: the one before), filled up to a whole word;
+then the rewards of the slots whose bit is set (doubles). Where an arm or a number of decisions is too large for that,
+the second word is inverted (~), and each slot has two words, arm and ago. The first decision of a visit has no history,
+and no bytes."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.arrays import Flags, offsets, piece_rows
+from rlrec.errors import RlrecError
+from rlrec.policy.contexts.fields import is_name
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+REMEMBERED = 64  # slots: the last ones of the visit, a bit of a word each
+WORD = 8  # bytes
+BITS = 8  # of the number of slots, and of how long ago
+LAST = (1 << BITS) - 1
+SHORT = 1 << 24  # arm ids below it are short
+RECENT = 10  # arms that a state shows by themselves
+SHOWN = ("shown", "reward", "rewards", "history")  # keys that `to_json` adds to a state
+_HEAD = struct.Struct("<qqdQ")
+HEAD = _HEAD.size // WORD
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """The histories of n decisions. The entries of decision i are start[i]:start[i + 1], oldest first."""
+
+    step: Ints  # (n,) decisions before it in the visit
+    gap_s: Floats  # (n,) since the decision before; 0 at step 0
+    shown: Ints  # (n,) slots shown before in the visit
+    reward: Floats  # (n,) what these have earned so far, page events included
+    start: Ints  # (n + 1,)
+    arm: Ints  # (e,) ids
+    ago: Ints  # (e,) decisions since it was shown; 1: the one before
+    earned: Floats  # (e,) by the events that had been received
+
+    @classmethod
+    def nothing(cls, n: int) -> History:
+        """The histories of n first decisions."""
+        none, zeros = np.zeros(0, np.int64), np.zeros(n, np.int64)
+        return cls(zeros, np.zeros(n), zeros, np.zeros(n), np.zeros(n + 1, np.int64), none, none, np.zeros(0))
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    @property
+    def rows(self) -> Ints:
+        """The decision that each entry belongs to, (e,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.start))
+
+    def take(self, rows: npt.NDArray[Any]) -> History:
+        """The histories of some decisions, by index or by mask."""
+        indices = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        counts = np.diff(self.start)[indices]
+        start, entries = offsets(counts), piece_rows(self.start[indices], counts)
+        return History(
+            self.step[indices], self.gap_s[indices], self.shown[indices], self.reward[indices], start,
+            self.arm[entries], self.ago[entries], self.earned[entries],
+        )  # fmt: skip
+
+    def packed(self) -> list[bytes]:
+        """The bytes of each history."""
+        if not self.step.any():
+            return [b""] * len(self)
+        has, rows = np.flatnonzero(self.step > 0), self.rows
+        # which histories need long slots, and which slots have earned something (-0 counts)
+        long = np.bincount(rows[(self.arm >= SHORT) | (self.ago > LAST)], minlength=len(self)) > 0
+        earning = np.ascontiguousarray(self.earned).view(np.int64) != 0
+        bits = np.zeros((len(self), REMEMBERED), np.bool_)
+        bits[rows, np.arange(len(rows)) - self.start[rows]] = earning
+        layout = WordOffsets(np.diff(self.start)[has], long[has], bits[has])
+        words = np.zeros(int(layout.size.sum()), "<i8")
+        # the four words of the head
+        reals, count = words.view("<f8"), (self.shown[has] << BITS) + layout.count
+        words[layout.begin] = np.rint(self.gap_s[has] * 1e6)
+        words[layout.begin + 1] = np.where(layout.long, ~count, count)
+        reals[layout.begin + 2] = self.reward[has]
+        words[layout.begin + 3] = np.packbits(layout.bits, axis=1, bitorder="little").view("<i8")[:, 0]
+        # the slots, and what they have earned
+        of_long = layout.of_long
+        words.view("<u4")[layout.shorts] = ((self.arm << BITS) + self.ago)[~of_long]
+        if layout.long.any():  # few are, and most have earned nothing
+            words[layout.longs] = np.column_stack([self.arm[of_long], self.ago[of_long]]).reshape(-1)
+        if earning.any():
+            reals[layout.values] = self.earned[earning]
+        joined, sizes = words.tobytes(), np.zeros(len(self), np.int64)
+        sizes[has] = WORD * layout.size
+        return [joined[low:high] for low, high in pairwise([0, *np.cumsum(sizes).tolist()])]
+
+
+class WordOffsets:
+    """Where the fields of n histories lie, in words end to end.
+
+    count (n,) of slots; long (n,): whether slots take two words each; bits (n, 64): which have earned something."""
+
+    def __init__(self, count: Ints, long: Flags, bits: Flags) -> None:
+        self.count, self.long, self.bits = count, long, bits
+        self._slots, self._earning = np.where(long, 2 * count, (count + 1) // 2), bits.sum(axis=1)
+        self.size = HEAD + self._slots + self._earning
+        self.begin = np.cumsum(self.size) - self.size
+
+    @property
+    def of_long(self) -> Flags:
+        """Whether each slot takes two words, (e,)."""
+        return np.repeat(self.long, self.count)
+
+    @property
+    def earning(self) -> Flags:
+        """Whether each slot has earned something, (e,)."""
+        return self.bits[np.arange(REMEMBERED) < self.count[:, None]]
+
+    @property
+    def shorts(self) -> Ints:
+        """Indices of the slots that take half a word, in halves of words."""
+        return piece_rows(2 * (self.begin + HEAD)[~self.long], self.count[~self.long])
+
+    @property
+    def longs(self) -> Ints:
+        """Indices of the words of the other slots."""
+        return piece_rows((self.begin + HEAD)[self.long], 2 * self.count[self.long])
+
+    @property
+    def values(self) -> Ints:
+        """Indices of what slots have earned."""
+        return piece_rows(self.begin + HEAD + self._slots, self._earning)
+
+
+def unpack(blobs: Sequence[bytes], step: Ints) -> History:
+    """The histories of n decisions from their bytes; step (n,). No bytes: there is no history, or it is not known.
+
+    Raises RlrecError where bytes are none of a history."""
+    n, size = len(blobs), np.fromiter(map(len, blobs), np.int64, len(blobs))
+    if (size % WORD).any() or ((size > 0) & (size < WORD * HEAD)).any():
+        raise _broken()
+    # the heads, and the layout that they describe
+    words, has = np.frombuffer(b"".join(blobs), "<i8"), np.flatnonzero(size)
+    begin = (np.cumsum(size) - size)[has] // WORD
+    long = words[begin + 1] < 0
+    count = np.where(long, ~words[begin + 1], words[begin + 1])
+    bits = np.unpackbits(words[begin + 3].view(np.uint8).reshape(-1, WORD), axis=1, bitorder="little").view(np.bool_)
+    layout = WordOffsets(count & LAST, long, bits)
+    earning = layout.earning
+    fits = (layout.size == size[has] // WORD) & (layout.count <= REMEMBERED)
+    if not fits.all() or earning.sum() != bits.sum():
+        raise _broken()
+    # the slots: arm and ago
+    slots, reals = np.empty((2, len(earning)), np.int64), words.view("<f8")
+    short, of_long = words.view("<u4")[layout.shorts].astype(np.int64), layout.of_long if long.any() else None
+    slots[:, slice(None) if of_long is None else ~of_long] = short >> BITS, short & LAST
+    if of_long is not None:
+        slots[:, of_long] = words[layout.longs].reshape(-1, 2).T
+    # what slots and visits have earned
+    earned, (gap, reward), (shown, counts) = np.zeros(len(earning)), np.zeros((2, n)), np.zeros((2, n), np.int64)
+    earned[earning] = reals[layout.values]
+    gap[has], reward[has], shown[has], counts[has] = words[begin] / 1e6, reals[begin + 2], count >> BITS, layout.count
+    return History(np.asarray(step, np.int64), gap, shown, reward, offsets(counts), slots[0], slots[1], earned)
+
+
+def _broken() -> RlrecError:
+    return RlrecError("the history that a decision stores is damaged", hint="`rlrec doctor` says of which decision")
+
+
+# -- histories as people and files have them --
+
+
+def is_packed(blob: bytes) -> bool:
+    """Whether these can be the bytes of a history."""
+    if not blob:
+        return True
+    if len(blob) < _HEAD.size:
+        return False
+    _, packed, _, bits = _HEAD.unpack_from(blob)
+    count = (~packed if packed < 0 else packed) & LAST
+    slots = 2 * count if packed < 0 else (count + 1) // 2
+    return count <= REMEMBERED and not bits >> count and len(blob) == WORD * (HEAD + slots + bits.bit_count())
+
+
+def sound(blobs: Sequence[bytes], step: Ints) -> Flags:
+    """Which of these can be the histories of decisions, (n,): none at the first step (n,), and some at all others."""
+    some = np.fromiter(map(bool, blobs), np.bool_, len(blobs))
+    return np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (some == (step > 0))
+
+
+def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Each history as it stands beside a state (`rewards` lie beside the state's `recent`); empty without entries."""
+    entries = list(zip(past.arm.tolist(), past.ago.tolist(), past.earned.tolist(), strict=True))
+    shown = []
+    for count, reward, (low, high) in zip(past.shown.tolist(), past.reward.tolist(), pairwise(past.start), strict=True):
+        remembered = [{"arm": keys.get(arm), "ago": ago, "reward": earned} for arm, ago, earned in entries[low:high]]
+        rewards = [entry["reward"] for entry in remembered[-RECENT:]]
+        of_slots = {"shown": count, "reward": reward, "rewards": rewards, "history": remembered}
+        shown.append(of_slots if remembered else {})
+    return shown
+
+
+class ShownHistory(NamedTuple):
+    """A history read back from what `to_json` gave; arms are keys. It has entries at all steps but the first."""
+
+    gap_s: float
+    shown: int
+    reward: float
+    entries: tuple[tuple[str, int, float], ...]
+
+
+FIRST = ShownHistory(0.0, 0, 0.0, ())
+
+
+def pack(histories: Sequence[ShownHistory], ids: Mapping[str, int]) -> list[bytes]:
+    """The bytes that decisions of another store hold. ids: of the arms there."""
+    gap_s, reward = (np.array([each[column] for each in histories], np.float64) for column in (0, 2))
+    shown, length = np.array([(each.shown, len(each.entries)) for each in histories], np.int64).reshape(-1, 2).T
+    entries = [entry for each in histories for entry in each.entries]
+    arm, ago = np.array([(ids[arm], ago) for arm, ago, _ in entries], np.int64).reshape(-1, 2).T
+    earned = np.array([earned for *_, earned in entries], np.float64)
+    step = length  # only whether it is 0 matters
+    return History(step, gap_s, shown, reward, offsets(length), arm, ago, earned).packed()
+
+
+def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory | None]:
+    """A state as it is stored, and the history beside it; None where that is missing, or not of this shape."""
+    if state == {"step": 0}:
+        return state, FIRST
+    shown = _shown_history(state) if "history" in state else None
+    return state if shown is None else {name: state[name] for name in state if name not in SHOWN}, shown
+
+
+def _shown_history(state: Mapping[str, Any]) -> ShownHistory | None:
+    try:
+        listed = [(row["arm"], row["ago"], row["reward"]) for row in state["history"]]
+        step, gap_s, count, reward = (state[name] for name in ("step", "gap_s", *SHOWN[:2]))
+        newest = [earned for *_, earned in listed[-RECENT:]]
+        valid = (
+            0 < len(listed) <= REMEMBERED
+            and all(is_name(arm) and _is_count(ago) and 1 <= ago <= step for arm, ago, _ in listed)
+            and all(_is_number(number) for number in (gap_s, reward, *(earned for *_, earned in listed)))
+            and _is_count(count) and count >= len(listed)
+            and 0 <= gap_s < 1e11
+            and state.get("rewards", newest) == newest
+        )  # fmt: skip
+    except (KeyError, TypeError):
+        return None
+    return ShownHistory(gap_s, count, reward, tuple(listed)) if valid else None
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**48
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) <= 1e308  # type: ignore[arg-type]

@@ -1,0 +1,83 @@
+"""Parameters of a trained kind under which it draws slates as another policy does: a fit of Plackett-Luce."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.arrays import Array
+from rlrec.policy.gradients import reinforce
+from rlrec.policy.gradients.gradient import BILINEAR, OF_ARM, Gradient, Parameters, score_states
+from rlrec.policy.gradients.reinforce import LoggedSlates, Objective
+from rlrec.policy.scores.floors import at_positions
+from rlrec.policy.slates import plackett_luce
+
+RIDGE = 1e-6  # keeps scores finite where an arm is never shown, or always above the others
+# that of pages: scores so far apart that only the floor ever changes the upper positions could not learn from what they
+# earn, and a few percent of the order that is copied buys that
+PAGE_RIDGE = 3e-3
+STEPS = 200  # of the fit, at most
+CLOSE = 1e-8  # relative change of the loss at which it ends
+LEAST = 1e-12  # probability of an arm that is never the best
+
+
+def scores(probability: Array, policy: Gradient) -> Array:
+    """Noiseless scores of m arms by which position 1 is drawn with this probability (m,), floor included. Their mean
+    exponential is 1, which is what an arm has that is not among them."""
+    floor = at_positions(policy.exploration, 1).item()
+    best = np.maximum(probability - floor / len(probability), 0.0) + LEAST * (1 - floor)
+    return policy.temperature * np.log(best / best.mean())
+
+
+def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, contextual: bool) -> Parameters:
+    """The parameters under which slates are most likely, each as often as its `gain`: those that minimise KL(served ||
+    policy) where served slates were drawn. contextual: whether weights on contexts are fitted beside the biases.
+    Source: maximum likelihood of Plackett-Luce with a floor, own derivation; by L-BFGS."""
+    from scipy.optimize import minimize
+
+    free = _free(policy, start, contextual=contextual)
+    total, objective = sum(float(of_set.gain.sum()) for of_set in slates), Objective(corrected=False)
+    ridge = PAGE_RIDGE if any(of_set.shown.shape[1] > 1 for of_set in slates) else RIDGE
+
+    def loss(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        parameters = _filled(start, free, values)
+        likely = sum(float(of_set.gain @ log_probability(policy, parameters, of_set)) for of_set in slates)
+        gradient = reinforce.sums(policy, parameters, slates, objective).gradient
+        slope = np.concatenate([gradient[name][free[name]] for name in free])
+        return ridge * float(values @ values) - likely / total, 2 * ridge * values - slope / total
+
+    begin = np.concatenate([start[name][free[name]] for name in free])
+    return _filled(
+        start, free, minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": CLOSE}).x
+    )
+
+
+def log_probability(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -> Array:
+    """Log of the probability of slates under the parameters, (n,)."""
+    of_arms = {name: parameters[name][slates.arms] for name in OF_ARM}
+    score = score_states(policy.effective({**parameters, **of_arms}, slates.described), slates.state)
+    temperature, floor = policy.temperature, policy.exploration
+    return plackett_luce.log_joint(score, slates.shown, slates.eligible, temperature=temperature, floor=floor)
+
+
+def _free(policy: Gradient, start: Parameters, *, contextual: bool) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which parameters the fit moves: biases, and weights on the features of contexts, not on those of sessions."""
+    free = {"bias": np.ones(start["bias"].shape, np.bool_)}
+    if contextual:
+        name = "cross" if policy.model == BILINEAR else "linear"
+        free[name] = np.zeros(start[name].shape, np.bool_)
+        free[name][:, : len(policy.design.context.names)] = True
+    return free
+
+
+def _filled(start: Parameters, free: dict[str, npt.NDArray[np.bool_]], values: npt.NDArray[np.float64]) -> Parameters:
+    """The parameters with these values in place of the free ones."""
+    parameters, first = dict(start), 0
+    for name, chosen in free.items():
+        many = int(chosen.sum())
+        parameters[name] = start[name].copy()
+        parameters[name][chosen] = values[first : first + many]
+        first += many
+    return parameters

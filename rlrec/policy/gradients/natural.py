@@ -1,0 +1,154 @@
+"""Steps of parameters in the unit of their own effect, shrunk where the log tells little of it.
+
+Steps of one size for all parameters (Adam: Kingma & Ba 2015) move them alike, whatever they do to the policy. Where
+rewards are rare or visits long, most parameters say nothing but noise, and all of them together soon lead beyond what
+the log supports. A natural step moves each by what it would gain, and a group of parameters whose gradients do not
+agree from batch to batch stays where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from math import sqrt
+
+import numpy as np
+
+from rlrec.arrays import Array
+from rlrec.policy.gradients.gradient import Parameters
+from rlrec.records import add_each
+
+BIAS, WEIGHTS, ARM_MEMORY, HISTORY = "bias", "linear", "own", "history"
+FOLDS = 10  # sums of batches that are compared with each other
+MOST = 100  # batches: a pass over more of them leads as far as one over so many
+DOUBT = 1.0  # standard errors by which the agreement of the batches is taken to be less than it looks
+
+
+@dataclass(frozen=True, eq=False)
+class FoldGradients:
+    """Sums of the gradients of batches, fold by fold. sizes: batches of each fold."""
+
+    sums: Sequence[Parameters]
+    sizes: Sequence[int]
+
+    @classmethod
+    def of(cls, gradients: Iterable[Parameters]) -> FoldGradients:
+        """Every batch goes to the next fold."""
+        sums, sizes = [Parameters() for _ in range(FOLDS)], [0] * FOLDS
+        for number, gradient in enumerate(gradients):
+            fold = number % FOLDS
+            sums[fold], sizes[fold] = add_each(sums[fold], gradient), sizes[fold] + 1
+        filled = min(FOLDS, sum(sizes))
+        return cls(sums[:filled], sizes[:filled])
+
+    @property
+    def total(self) -> Parameters:
+        """The sum over all batches."""
+        return reduce(add_each, self.sums, Parameters())
+
+    def signal(self, *names: str) -> float:
+        """The squared length of the total of these groups that is no noise, less DOUBT standard errors, at least 0:
+        products of different folds have no noise on average. Their standard error is that of the jackknife, which is
+        too large by half where there is no signal; a single fold has none."""
+        if len(self.sums) < 2:
+            return 0.0
+        total = self.total
+        of_fold = np.array([
+            sum(float((fold[name] * (total[name] - fold[name])).sum()) for name in names) for fold in self.sums
+        ])  # fmt: skip
+        error = 2 * sqrt((1 - 1 / len(of_fold)) * float(((of_fold - of_fold.mean()) ** 2).sum()))
+        return max(0.0, float(of_fold.sum()) - DOUBT * error) / self._between
+
+    def noise(self, name: str) -> float:
+        """The squared length of the total of a group that is noise on average; 0 of a single fold."""
+        if len(self.sums) < 2:
+            return 0.0
+        total, batches = self.total[name], sum(self.sizes)
+        residuals = (fold[name] - size / batches * total for fold, size in zip(self.sums, self.sizes, strict=True))
+        return sum(float((residual**2).sum()) for residual in residuals) / self._between
+
+    @property
+    def _between(self) -> float:
+        """The share of all pairs of batches that lie in different folds."""
+        return 1 - float(sum(size**2 for size in self.sizes)) / sum(self.sizes) ** 2
+
+
+@dataclass(frozen=True, eq=False)
+class MeanFeatures:
+    """Means over the decisions. state (d,): of the features of a state, and of its words behind them. memory
+    (arms, 4): of what a state remembers of each arm; arms that are not remembered count as zeros.
+
+    What weights of states and of memories have in common with the biases belongs to the biases: a gradient by features
+    less their mean says what is left for the others, and its group moves nothing twice."""
+
+    state: Array
+    memory: Array
+
+    def centred(self, gradient: Parameters) -> Parameters:
+        """The gradient by features less their means; models without weights of states keep theirs."""
+        bias = gradient[BIAS][:, None]
+        of_memory = bias * self.memory
+        centred = {
+            **gradient,
+            ARM_MEMORY: gradient[ARM_MEMORY] - of_memory,
+            HISTORY: gradient[HISTORY] - of_memory.sum(axis=0),
+        }
+        if not gradient[WEIGHTS].shape[1]:
+            return centred
+        return {**centred, WEIGHTS: gradient[WEIGHTS] - bias * self.state}
+
+    def change(self, centred: Parameters) -> Parameters:
+        """The change of parameters, from that of weights of features less their means."""
+        by_means = (self.memory * (centred[ARM_MEMORY] + centred[HISTORY])).sum(axis=1)
+        if centred[WEIGHTS].shape[1]:
+            by_means = by_means + centred[WEIGHTS] @ self.state
+        return {**centred, BIAS: centred[BIAS] - by_means}
+
+
+@dataclass(frozen=True, eq=False)
+class NaturalSteps:
+    """An ascent by natural steps. sizes: step size of each parameter; means: of the features. shared, shares (arms,): a
+    step of all biases, and by what their gradients make it: see `of`."""
+
+    sizes: Parameters
+    means: MeanFeatures
+    shared: Array
+    shares: Array
+
+    @classmethod
+    def of(
+        cls, gradients: FoldGradients, fisher: Parameters, means: MeanFeatures, *, decisions: float, slots: float
+    ) -> NaturalSteps:
+        """The steps that follow the posterior mean of each parameter's best value: a normal prior for every group,
+        whose variance is what products of different batches say. The mean of the prior is 0; that of the biases is what
+        arms gain on average, so that an arm which was seldom shown moves as the other arms do. gradients: by features
+        less their means; fisher: diagonal of the Fisher matrix of all slots, by the same.
+
+        A pass over up to MOST batches, at rate r, changes the log probability of a slot by r x batches (root mean
+        square). Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher matrix,
+        and empirical Bayes shrinkage towards a mean (Efron & Morris 1973)."""
+        sizes, moved = Parameters(), 0.0
+        shared = shares = np.zeros(len(fisher[BIAS]))
+        for name, total in gradients.total.items():
+            of_fisher, signal = fisher[name], gradients.signal(name)
+            if signal <= 0 or not of_fisher.any():
+                sizes[name] = np.zeros_like(total)
+                continue
+            # observations that the prior is worth, in units of the Fisher matrix
+            prior = gradients.noise(name) / float(of_fisher.sum()) * float((of_fisher**2).sum()) / signal
+            sizes[name] = np.where(of_fisher > 0, 1 / np.maximum(of_fisher + prior, 1e-300), 0.0)
+            change = sizes[name] * total
+            if name == BIAS:
+                shared, shares = sizes[name] * prior, sizes[name] / float((sizes[name] * of_fisher).sum())
+                change = change + shared * float(shares @ total)
+            moved += float((of_fisher * change**2).sum())
+        unit = np.sqrt(slots / moved) * decisions * min(1.0, MOST / max(1, sum(gradients.sizes))) if moved else 0.0
+        return cls({name: unit * size for name, size in sizes.items()}, means, unit * shared, shares)
+
+    def step(self, parameters: Parameters, gradient: Parameters, *, rate: float) -> Parameters:
+        """Parameters one step up."""
+        gradient = self.means.centred(gradient)
+        centred = {name: rate * self.sizes[name] * values for name, values in gradient.items()}
+        centred[BIAS] = centred[BIAS] + rate * float(self.shares @ gradient[BIAS]) * self.shared
+        change = self.means.change(centred)
+        return {name: values + change[name] for name, values in parameters.items()}

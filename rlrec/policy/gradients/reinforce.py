@@ -1,0 +1,367 @@
+"""REINFORCE on logged slates: the gradient of a batch, as sums that add up.
+
+The gain of a decision (its return less a baseline) times the importance weight of its slate moves the logits by the
+score function. All of it is exact for the policy as served, floor included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Index
+from rlrec.policy.gradients.gradient import OF_ARM, Gradient, Parameters, State, score_states
+from rlrec.policy.scores.floors import at_positions
+from rlrec.records import Sums
+
+CELLS = 1 << 19  # scores at a time: few enough to stay near the processor, and so many that each call is worth it
+HIGHEST = 700.0  # log of a weight that is cut to stay finite
+# exp of scores is taken relative to one BELOW the best of a chunk, and scores under LEAST count as LEAST: float32 holds
+# the squares then, none of them so small that a processor takes many times as long
+BELOW, LEAST = 36.0, -43.0
+DEEPEST = -300.0  # scores of arms shown, stored in float64, count from here on: slates may show all arms that are left
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoggedSlates:
+    """Decisions among one set of m arms, slates of one length.
+
+    state: of n decisions, `row` ascending; the `arm` of what they remember is an index 0..m - 1 among these arms.
+    arms (m,): indices of the arms among those that are trained; described (m, p): their features.
+    shown (n, k): indices of the arms shown. log_propensity (n,) of the slate; or (n, k) of each slot by itself.
+    gain (n,) or (n, k): return less baseline, in the unit of the reward; raw, same shape: the return alone.
+    scale (n,): what multiplies the gradient of the decision, 1 or gamma^t.
+    eligible (n, m): which of the arms each may show; None: all of them."""
+
+    state: State
+    arms: Index
+    described: Array
+    shown: Index
+    log_propensity: Array
+    gain: Array
+    raw: Array
+    scale: Array
+    eligible: Flags | None = None
+
+    def __len__(self) -> int:
+        return len(self.shown)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The objective: the mean over decisions of weight x gain, plus entropy x the entropy of position 1.
+
+    clip: the largest importance weight; corrected: whether there are weights at all (False: as if the policy
+    had logged the slates itself). top: 0 for slates by their exact joint probability; K > 0 for every slot by itself,
+    as one of K that are drawn with replacement (Chen et al. 2019). by_slot: every slot has a weight and a gain of its
+    own, given the slots above: steps of a visit that each are improved where the log went, as decisions are."""
+
+    clip: float = np.inf
+    entropy: float = 0.0
+    corrected: bool = True
+    top: int = 0
+    by_slot: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class GradientSums(Sums):
+    """The sums of a batch: `sums(a) + sums(b)` are those of both batches.
+
+    gradient: sums over decisions. n: decisions. mass, clipped: of |weight x gain x score|, and how much of it clipping
+    removed. square, raw_square: squared length of each decision's gradient (or each slot's, by itself), with the gain
+    and with the return in its place."""
+
+    gradient: Parameters
+    n: float = 0.0
+    mass: float = 0.0
+    clipped: float = 0.0
+    square: float = 0.0
+    raw_square: float = 0.0
+
+    @property
+    def mean(self) -> Parameters:
+        """The gradient of the objective."""
+        return {name: values / max(self.n, 1.0) for name, values in self.gradient.items()}
+
+    @property
+    def finite(self) -> bool:
+        """Whether no figure has overflowed."""
+        return bool(np.isfinite(self.mass + self.square + self.raw_square + squared(self.gradient)))
+
+    @property
+    def clipped_share(self) -> float:
+        """How much of |weight x gain x score| clipping removed, as a fraction."""
+        return self.clipped / self.mass if self.mass else 0.0
+
+    @property
+    def variances(self) -> tuple[float, float]:
+        """Variance of a decision's gradient (its trace), with the baseline and without one: on average the gradient is
+        the same."""
+        n = max(self.n, 1.0)
+        mean = squared(self.gradient) / n**2
+        return self.square / n - mean, self.raw_square / n - mean
+
+
+def squared(parameters: Parameters) -> float:
+    """Squared length."""
+    return float(sum((values**2).sum() for values in parameters.values()))
+
+
+def zero_sums(parameters: Parameters) -> GradientSums:
+    """The sums of no decision."""
+    return GradientSums({name: np.zeros_like(values) for name, values in parameters.items()})
+
+
+def sums(policy: Gradient, parameters: Parameters, batch: Iterable[LoggedSlates], objective: Objective) -> GradientSums:
+    """The gradient of some slates, as sums. Source: Williams 1992 (REINFORCE); weights and the top-K factor after Chen
+    et al. 2019; slates by the exact Plackett-Luce joint with a floor, own derivation."""
+    gradient, names = zero_sums(parameters).gradient, [field.name for field in fields(GradientSums)[1:]]
+    figures = dict.fromkeys(names, 0.0)
+    for slates in batch:
+        of_arms = {name: values[slates.arms] for name, values in parameters.items() if name in OF_ARM}
+        effective = policy.effective({**parameters, **of_arms}, slates.described)
+        by_effective = _effective_gradient(policy, effective, slates, objective, figures)
+        for name, values in policy.parameter_gradient(*by_effective, described=slates.described).items():
+            gradient[name][slates.arms if name in OF_ARM else ...] += values
+    return GradientSums(gradient, **figures)
+
+
+def _effective_gradient(
+    policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, objective: Objective,
+    figures: dict[str, float],
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Gradients by what `Gradient.effective` gives, chunk by chunk; the figures are added up in place."""
+    weights, bias, history = effective
+    if policy.design.context.intercept:  # the feature that is 1 in every state takes over the biases
+        weights[:, 0] += bias
+        bias = np.zeros_like(bias)
+    effective = _centred(weights, bias, history)
+    totals = tuple(np.zeros(values.shape) for values in effective)
+    step = max(1, CELLS // len(slates.arms))
+    for start in range(0, len(slates), step):
+        chunk = _Chunk(policy, effective, slates, slice(start, start + step), objective)
+        scored = chunk.slots() if objective.top else chunk.slates()
+        for name, value in chunk.figures(scored).items():
+            figures[name] += value
+        for total, more in zip(totals, chunk.by_effective(chunk.by_score(scored)), strict=True):
+            total += more
+    return _centred(*totals)
+
+
+def _centred(weights: Array, bias: Array, history: Array) -> tuple[Array, Array, Array]:
+    """The arrays of `Gradient.effective`, or its gradient, without what all arms have in common: no probability depends
+    on it. Steps would follow what rounding leaves of it, however small, and the scores of whole states would drift."""
+    return weights - weights.mean(axis=0), bias - bias.mean(), history
+
+
+@dataclass(frozen=True, eq=False)
+class SlateScores:
+    """The score functions of slates, or of slots by themselves: c columns, (n, c) each.
+
+    weight: the clipped importance weight times what multiplies it; lost: what clipping removed. square: squared length
+    of the derivative of the log probability by the logits.
+    share (n, k), spread (n, k): that derivative is, for the arm shown at a position, its share, and for every arm that
+    is left there -spread x exp of its score. joint: whether arms shown above are not left."""
+
+    weight: Array
+    lost: Array
+    square: Array
+    spread: Array
+    share: Array
+    joint: bool
+
+
+class _Chunk:
+    """A chunk of slates: exp of the scores of the arms, and what follows from them.
+
+    Only a few numbers a row are worked out position by position: the arms left at a position differ from all arms by
+    those shown above it. These are held apart, in float64, so that sums of arms left add positive numbers and subtract
+    none.
+
+    shown_exp (n, k): exp of the scores of the arms shown. other_exp (n, m): of the others; 0 where an arm was shown, or
+    is not eligible. other_sum, other_squares (n,): the sum of these, and of their squares. total (n,): the sum over all
+    arms."""
+
+    def __init__(
+        self, policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, rows: slice,
+        objective: Objective,
+    ) -> None:  # fmt: skip
+        self.temperature, self.floor, self.objective = policy.temperature, policy.exploration, objective
+        self.state = slates.state.between(rows.start, rows.stop)
+        self.shown, self.log_propensity = slates.shown[rows], slates.log_propensity[rows]
+        self.eligible = None if slates.eligible is None else slates.eligible[rows]
+        columns = slates.gain[rows], slates.raw[rows], slates.scale[rows]
+        self.gain, self.raw, self.scale = (values.reshape(len(values), -1) for values in columns)
+        m = len(slates.arms)
+        self.n_words = effective[0].shape[1] - self.state.x.shape[1]
+        self.cells = self.state.row * m + self.state.arm
+        self.at = self.shown + (np.arange(len(self.shown)) * m)[:, None]
+        self.many = np.full((len(self.shown), 1), m) if self.eligible is None else self.eligible.sum(1, keepdims=True)
+        self._exponentiate(effective)
+
+    def _exponentiate(self, effective: tuple[Array, Array, Array]) -> None:
+        """Take exp of all scores relative to one of them, which saves a pass; rows that lie too far below it relative
+        to their own best.
+
+        An arm that was not shown counts for e^LEAST of its row at least, which changes no digit. The logits are needed
+        afterwards only for the entropy."""
+        # all rows relative to the best score of the chunk
+        logits = self._logits(effective, self.state)
+        logits -= logits.max() - BELOW
+        level = logits.reshape(-1)[self.at].astype(np.float64)
+        other_exp = self._exp(logits, self.eligible)
+        ones = np.ones(other_exp.shape[1], other_exp.dtype)
+        # rows that lie too far below it
+        far = np.flatnonzero(other_exp @ ones < 1)
+        if len(far):
+            again = self._logits(effective, self.state.take(far))
+            eligible = None if self.eligible is None else self.eligible[far]
+            if eligible is not None:
+                again[~eligible] = -np.inf
+            again -= again.max(axis=1, keepdims=True)
+            level[far] = np.take_along_axis(again, self.shown[far], axis=1)
+            other_exp[far] = self._exp(again, eligible)
+            if self.objective.entropy:
+                logits[far] = again
+        # the arms shown apart from the others
+        other_exp.reshape(-1)[self.at] = 0
+        level = np.maximum(level, DEEPEST)
+        self.logits, self.level, self.other_exp, self.shown_exp = logits, level, other_exp, np.exp(level)
+        self.other_sum = (other_exp @ ones).astype(np.float64)
+        self.other_squares = np.einsum("nm,nm->n", other_exp, other_exp).astype(np.float64)
+        self.total = self.other_sum + self.shown_exp.sum(axis=1)
+
+    def _exp(self, logits: Array, eligible: Flags | None) -> Array:
+        if logits.min() < LEAST:  # looking takes less time than to clip
+            np.maximum(logits, LEAST, out=logits)
+        exponentials: Array = np.exp(logits, out=None if self.objective.entropy else logits)
+        if eligible is not None:
+            exponentials *= eligible
+        return exponentials
+
+    def _logits(self, effective: tuple[Array, Array, Array], state: State) -> Array:
+        logits = score_states(effective, state)
+        if self.temperature != 1.0:
+            logits /= self.temperature
+        return logits
+
+    def slots(self) -> SlateScores:
+        """The score functions of slots by themselves."""
+        shown, total, top = self.shown_exp, self.total[:, None], self.objective.top
+        log_probability, share = self._mixed(shown / total, left=self.many, floors=at_positions(self.floor, 1))
+        # weights, and the derivative of the probability that one of K draws shows the arm
+        probability = np.minimum(np.exp(log_probability), 1 - 1e-16)
+        factor = top * np.exp((top - 1) * np.log1p(-probability)) * self.scale
+        weight, lost = _clip(log_probability - self.log_propensity, self.objective)
+        # squared length of the derivative by the logits
+        others = (shown**2).sum(axis=1, keepdims=True) - shown**2 if shown.shape[1] > 1 else 0.0
+        squares = self.other_squares[:, None] + np.maximum(others, 0.0)
+        square = share**2 * ((1 - shown / total) ** 2 + squares / total**2)
+        return SlateScores(weight * factor, lost * factor, square, share / total, share, joint=False)
+
+    def slates(self) -> SlateScores:
+        """The score functions of slates by their joint probability: the softmax of the arms left, position by
+        position."""
+        below = _running(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
+        total = self.other_sum[:, None] + below
+        left = self.many - np.arange(self.shown.shape[1])
+        log_probability, share = self._mixed(
+            self.shown_exp / total, left=left, floors=at_positions(self.floor, left.shape[1])
+        )
+        if self.objective.by_slot:
+            weight, lost = _clip(log_probability - self.log_propensity, self.objective)
+            # squared length of the derivative by the logits, slot by slot; the arms shown below are left, too
+            squares = np.zeros(self.shown_exp.shape)
+            squares[:, :-1] = _running(self.shown_exp[:, :0:-1] ** 2)[:, ::-1]
+            squares += self.other_squares[:, None]
+            spread = share / total
+            square = (share - self.shown_exp * spread) ** 2 + spread**2 * squares
+            return SlateScores(weight * self.scale, lost * self.scale, square, spread, share, joint=True)
+        weight, lost = _clip(log_probability.sum(axis=1) - self.log_propensity, self.objective)
+        # squared length of the derivative by the logits; an arm shown at a position is left down to there
+        spread = share / total
+        down_to = _running(spread)
+        of_others = down_to[:, -1] ** 2 * self.other_squares
+        square = of_others + ((share - self.shown_exp * down_to) ** 2).sum(axis=1)
+        scale = self.scale
+        return SlateScores(weight[:, None] * scale, lost[:, None] * scale, square[:, None], spread, share, joint=True)
+
+    def _mixed(self, softmax: Array, *, left: Index, floors: Array) -> tuple[Array, Array]:
+        """Log of the probability of arms by their softmax, (n, k), floor included, and the fraction of its derivative
+        that is the softmax's."""
+        mixed = np.maximum(floors / left + (1 - floors) * softmax, 1e-300)
+        return np.log(mixed), (1 - floors) * softmax / mixed
+
+    def by_score(self, scored: SlateScores) -> Array:
+        """Derivative of the objective by the scores of each decision, (n, m); `other_exp` is used up."""
+        # of the arms shown
+        weight = scored.weight * self.gain / self.temperature
+        spread, dtype = weight * scored.spread, self.other_exp.dtype
+        every = spread.sum(axis=1, keepdims=True)
+        down_to = _running(spread) if scored.joint else every  # below an arm it is not left
+        at_shown = weight * scored.share - self.shown_exp * down_to
+        # of the others, in the memory of their exponentials
+        derivative = self.other_exp
+        of_entropy = self._entropy_gradient() if self.objective.entropy else None
+        most = float(np.finfo(dtype).max) / 1e3  # beyond it all other arms were shown, or are not eligible
+        derivative *= -np.clip(every, -most, most).astype(dtype)
+        if of_entropy:
+            derivative += of_entropy[0]
+            at_shown += of_entropy[1]
+        derivative.reshape(-1)[self.at] = at_shown.astype(dtype)  # no arm stands twice on a slate
+        return derivative
+
+    def _entropy_gradient(self) -> tuple[Array, Array]:
+        """The part of entropy in the derivative by the scores: of the arms that were not shown, (n, m), and of those
+        that were, (n, k)."""
+        dtype, gradient = self.other_exp.dtype, self.other_exp * self.logits
+        weighted = gradient.sum(axis=1, dtype=np.float64) + (self.shown_exp * self.level).sum(axis=1)
+        mean = -weighted / self.total  # entropy less the log of the total
+        factor = self.objective.entropy * self.scale[:, 0] / (self.temperature * self.total)
+        gradient += self.other_exp * mean.astype(dtype)[:, None]
+        gradient *= -factor.astype(dtype)[:, None]
+        return gradient, -factor[:, None] * self.shown_exp * (self.level + mean[:, None])
+
+    def by_effective(self, by_score: Array) -> tuple[Array, Array, Array]:
+        """Gradients by what `Gradient.effective` gives, from derivatives (n, m) by the scores."""
+        m, remembered = by_score.shape[1], by_score.reshape(-1)[self.cells]
+        by_weights = by_score.T @ self.state.x
+        if self.n_words:
+            words = self.state.words
+            of_words = np.zeros((self.n_words, m)) if words is None else words.transposed_times(by_score, self.n_words)
+            by_weights = np.hstack([by_weights, of_words.T])
+        history = [
+            np.bincount(self.state.arm, weights=remembered * column, minlength=m) for column in self.state.memory.T
+        ]
+        return by_weights, np.ones(len(by_score), by_score.dtype) @ by_score, np.column_stack(history)
+
+    def figures(self, scored: SlateScores) -> dict[str, float]:
+        """The figures of the chunk, as GradientSums has them."""
+        x = self.state.x
+        size = 1.0 + np.einsum("nd,nd->n", x, x).astype(np.float64)[:, None]
+        if (words := self.state.words) is not None:
+            size[:, 0] += np.bincount(words.row, words.value.astype(np.float64) ** 2, len(x))
+        square, weight = scored.square * size / self.temperature**2, scored.weight
+        length = np.abs(self.gain) * np.sqrt(square)
+        return {
+            "n": float(len(x)),
+            "mass": float(((weight + scored.lost) * length).sum()),
+            "clipped": float((scored.lost * length).sum()),
+            "square": float(((weight * self.gain) ** 2 * square).sum()),
+            "raw_square": float(((weight * self.raw) ** 2 * square).sum()),
+        }
+
+
+def _running(values: Array) -> Array:
+    """Sums of (n, k) from position to position; of a single one, without a pass."""
+    return np.cumsum(values, axis=1) if values.shape[1] > 1 else values
+
+
+def _clip(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:
+    """Importance weights, and what clipping removes of them."""
+    if not objective.corrected:
+        return np.ones(len(log_ratio)), np.zeros(len(log_ratio))
+    weight = np.exp(np.minimum(log_ratio, HIGHEST))
+    clipped = np.minimum(weight, objective.clip)
+    return clipped, weight - clipped

@@ -1,0 +1,99 @@
+"""Policies that do not learn: uniform, given probabilities, and the label of an imported log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rlrec.errors import InputError
+from rlrec.policy.beliefs.base import Belief, Floored, Policy, between, sum_tolerance
+
+if TYPE_CHECKING:
+    from rlrec.policy.scores.scores import Scores
+
+ANY = "*"  # the context value whose probabilities hold where no row names the value
+
+
+class _Unlearned(Policy):
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        import numpy as np
+
+        from rlrec.policy.scores.families.point import Point
+
+        return Point(np.zeros(belief.pulls.shape[-1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform(_Unlearned, Floored):
+    """Every eligible arm with the same probability, whatever the floor."""
+
+    purpose: ClassVar[str] = "pure exploration: the log that judges every other policy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggedPolicy(_Unlearned):
+    """The policy of an imported log, of which only the propensities are recorded."""
+
+    floor = 0.0
+    purpose: ClassVar[str] = "the owner of an imported log; it cannot be drawn from"
+    served: ClassVar[bool] = False
+    online: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(_Unlearned, Floored):
+    """Given probabilities, per arm or per value of one field of the context; later positions renormalise.
+
+    probabilities: arm -> probability, or with `by` value -> arm -> probability; a value that is no text is named as
+    in JSON (9, true), and "*" stands for values not named and for a context without the field. Arms that are not
+    named are shown only when no named one is left.
+    """
+
+    probabilities: Mapping[str, Any] = field(default_factory=dict)
+    by: str | None = None
+
+    purpose: ClassVar[str] = "probabilities from a file: a known policy, or a business rule by segment"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.probabilities:
+            raise InputError("kind fixed needs probabilities", hint="--param probabilities=FILE, a CSV arm,probability")
+        if self.by == "":
+            raise InputError("by is empty", hint="it names a field of the context")
+        tables = self.probabilities.items() if self.by else [("", self.probabilities)]
+        for value, table in tables:
+            where = f" for value {value!r}" if self.by else ""
+            for arm, probability in table.items():
+                between(f"the probability of {arm!r}{where}", probability, 0, 1)
+            total = sum(table.values())
+            if abs(total - 1) > sum_tolerance(len(table)):
+                raise InputError(f"the probabilities{where} add up to {total:.9g}", hint="they must add up to 1")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return () if self.by is None else (self.by,)
+
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        import numpy as np
+
+        from rlrec.policy.scores.families.gumbel import Gumbel
+
+        table = self._table(context)
+        probabilities = np.array([table.get(arm, 0.0) for arm in arms], np.float64)
+        with np.errstate(divide="ignore"):
+            return Gumbel(np.log(probabilities))
+
+    def _table(self, context: Mapping[str, Any]) -> Mapping[str, float]:
+        if self.by is None:
+            return self.probabilities
+        from rlrec.policy.contexts.features import text_of
+        from rlrec.policy.contexts.fields import value_of
+
+        value = value_of(context, self.by)
+        name = ANY if value is None else text_of(value)
+        table: Mapping[str, float] | None = self.probabilities.get(name, self.probabilities.get(ANY))
+        if table is None:
+            what = f"a context without {self.by!r}" if value is None else f"{self.by}={name!r}"
+            raise InputError(f"no probabilities for {what}", hint=f"add rows for it, or for {ANY!r}", field="context")
+        return table

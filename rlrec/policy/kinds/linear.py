@@ -1,0 +1,393 @@
+"""Kinds that see the context: a linear model of the reward, or of its logit, and ways to explore with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import log
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rlrec.arrays import Array, Ids, Index, distinct_rows
+from rlrec.errors import InputError
+from rlrec.policy.beliefs import solving
+from rlrec.policy.beliefs.base import Belief, Learner, between, number
+from rlrec.policy.beliefs.solving import ArmMoments, pack_each, packed_width
+from rlrec.policy.beliefs.statistics import CONTEXT, SlotColumns, count_slots
+from rlrec.policy.contexts import marginal
+from rlrec.policy.contexts.contextual import ContextualPolicy
+from rlrec.policy.contexts.encoder import Encoded
+from rlrec.policy.scores.families.correlated import Correlated
+from rlrec.policy.scores.families.gaussian import Gaussian
+from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.scores.families.point import Point
+from rlrec.policy.scores.scores import Scores
+
+DISJOINT, SHARED = "disjoint", "shared"
+FLOOR = 0.01  # of a policy whose propensities are fractions of samples, unless another is typed
+SAMPLES = 100_000
+
+# least standard deviations: above 0, so that a context without features draws fairly; and of the size of the scores,
+# beside which doubles cannot represent a narrower one
+_NARROWEST, _PRECISION = 1e-12, 1e-15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(ContextualPolicy, Learner):
+    """Base of the kinds below: the mean reward is linear in the features of the context.
+
+    model disjoint: weights per arm. A prior given for an arm counts as observations of its intercept, and nothing
+    where the contexts have none. model shared: one set of weights for all arms, on the products of features of the
+    context and of the arm, so that a new arm starts from those that are like it; it ignores priors of single arms.
+    ridge is the prior precision of every weight.
+    """
+
+    model: str = DISJOINT
+    ridge: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.model not in (DISJOINT, SHARED):
+            raise InputError(f"model is {self.model!r}", hint=f"it is {DISJOINT} or {SHARED}")
+        between("ridge", self.ridge, 1e-9, 1e9)
+        q, p = self.design.context.width, self.design.arm.width
+        if self.model == SHARED and q * p > solving.LARGEST:
+            raise InputError(
+                f"a shared model of {q} context and {p} arm features has {q * p} weights",
+                hint=f"it holds {solving.LARGEST}: declare fewer features, or hash into fewer columns",
+            )
+        if self.is_sparse and self.window:
+            raise InputError(
+                f"window is {self.window:g}, and features have {q} columns",
+                hint="beliefs of so many columns forget by a discount",
+            )
+        super().__post_init__()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {CONTEXT}
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return self.design.context.names
+
+    @property
+    def uses_arm_features(self) -> bool:
+        return self.model == SHARED
+
+    def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
+        """Weight (n,) of xx' and offset (n,) of the reward, by which slots count in the moments of their arms.
+
+        x (n, q) contexts, arms (n,) ids: gram grows by weight xx', response by (reward + offset) x."""
+        return np.ones(len(x)), np.zeros(len(x))
+
+    @property
+    def width(self) -> int:
+        return 4 if self.is_sparse else 3 + packed_width(self.design.context.width)
+
+    def statistics(self, slots: SlotColumns) -> Array:
+        reward, pulls = self.examined(slots.reward, slots.position)
+        counted = replace(slots, reward=reward)
+        if self.is_sparse:
+            anchored = np.zeros(len(slots)) if slots.anchored is None else slots.anchored
+            return count_slots(counted, (pulls * anchored)[:, None], pulls=pulls)
+        if slots.context is None:  # the caller wants counts alone
+            return count_slots(counted, pulls=pulls)
+        weight, offset = self.credit(slots.context, slots.arm_id)
+        packed = pack_each(slots.context, weight=pulls * weight, response=reward + pulls * offset)
+        return count_slots(counted, packed, pulls=pulls)
+
+    def column_statistics(self, slots: SlotColumns, row: Index, value: Array) -> Array:
+        """Columns that entries of wide contexts add to the sums of their arm and column, (e, 3). row (e,): the slot of
+        each; value (e,)."""
+        reward, pulls = self.examined(slots.reward, slots.position)
+        if slots.anchored is not None:
+            reward = reward - pulls * slots.anchored
+        return marginal.column_sums(value, pulls=pulls[row], reward=reward[row])
+
+    def posterior(self, belief: Belief) -> solving.Disjoint | solving.Shared:
+        """Posterior of the weights; it is solved once, and stored with the moments."""
+        shape, q = belief.pulls.shape, self.design.context.width
+        moments = belief.moments or ArmMoments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
+        name = type(self), self.model, self.ridge, self._centre, belief.alpha.tobytes(), belief.beta.tobytes()
+        if name not in moments.solutions:
+            solve = self._solve_shared if self.model == SHARED else self._solve_disjoint
+            moments.solutions[name] = solve(belief, moments)
+        return moments.solutions[name]
+
+    def index_at(self, belief: Belief, x: Encoded) -> Array:
+        if not self.is_sparse:
+            return self.posterior(belief).mean(x)
+        columns = np.unique(x.column)
+        score = marginal.scores(x, columns, self.column_weights(belief, columns), self._mean_left(belief, self.ridge))
+        return score[0] if x.single else score
+
+    def column_weights(self, belief: Belief, columns: Index) -> Array:
+        """Weights of some columns of sparse contexts, (c, m)."""
+        if belief.on_columns is None:
+            return np.zeros((len(columns), len(belief.pulls)))
+        sums = belief.on_columns(columns)
+        centre = self._mean_left(belief, 0.0)
+        return marginal.weights(sums[..., :3], centre, ridge=self.ridge, anchor=sums[..., 3])
+
+    def _mean_left(self, belief: Belief, ridge: float) -> Array:
+        """Mean of what the anchor leaves of the rewards of each arm, shrunk by `ridge` pulls of 0, (m,): the weight of
+        its intercept beside sparse contexts; 0 where there is none."""
+        mean, weight = np.zeros(len(belief.pulls)), belief.weight + ridge
+        if not self.design.context.intercept:
+            return mean
+        anchored = 0.0 if belief.extra is None else belief.extra[:, 0]
+        return np.divide(belief.reward_sum + belief.alpha - anchored, weight, out=mean, where=weight > 0)
+
+    def weights(self, belief: Belief) -> Array:
+        return self.posterior(belief).by_arm
+
+    def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
+        """Posterior mean of each arm in a context, and z posterior standard deviations to either side, (m,) each."""
+        x = self.encode(context)
+        if self.is_sparse:  # without pairs of columns nothing is known of the error
+            unknown = np.full(len(belief.pulls), np.nan)
+            return self.index_at(belief, x), unknown, unknown
+        posterior = self.posterior(belief)
+        mean, spread = posterior.mean(x), z * self._noise * posterior.deviation(x)
+        return self._link(mean), self._link(mean - spread), self._link(mean + spread)
+
+    @property
+    def _noise(self) -> float:
+        """Standard deviation of a reward around its mean; at most 1/2 for rewards in [0, 1]."""
+        return 0.5
+
+    def _link(self, mean: Array) -> Array:
+        """The mean reward, from the mean of the linear model."""
+        return mean
+
+    @property
+    def _centre(self) -> float:
+        """Prior mean of the intercept."""
+        return 0.0
+
+    def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
+        """Precision and response of the intercept that pseudo-counts stand for."""
+        return alpha + beta, alpha
+
+    def _solve_disjoint(self, belief: Belief, moments: ArmMoments) -> solving.Disjoint:
+        intercept = self.design.context.intercept
+        precision, response = self._prior(belief.alpha, belief.beta) if intercept else (np.zeros(1), np.zeros(1))
+        response = response + (self.ridge * self._centre if intercept else 0.0)
+        return solving.solve_disjoint(moments, ridge=self.ridge, precision=precision, response=response)
+
+    def _solve_shared(self, belief: Belief, moments: ArmMoments) -> solving.Shared:
+        arm_features, pool = moments.arm_features, moments.pool or moments
+        if arm_features is None:  # the arms have no description
+            arm_features = np.repeat(self.design.arm.encode([{}]), belief.pulls.shape[-1], axis=0)
+            pool = replace(moments, arm_features=arm_features)
+        # all eligible sets share the weights that the pool gives
+        name = type(self), self.ridge, self._centre
+        if name not in pool.solutions:
+            intercept = self.design.context.intercept and self.design.arm.intercept
+            response = self.ridge * self._centre if intercept else 0.0
+            pool.solutions[name] = solving.solve_shared(pool, ridge=self.ridge, response=response)
+        weights, root = pool.solutions[name]
+        return solving.Shared(weights, root, *distinct_rows(arm_features))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinUcb(Linear):
+    """The arm with the largest mean + alpha sqrt(x' A^-1 x) in the context x; equal bests share.
+
+    A is the ridge plus the sum of xx' over the slots of the arm. With floor 0 the log can judge no other policy.
+    Source: Li et al. 2010, LinUCB with disjoint models; the shared one is the same on products of features.
+    """
+
+    alpha: float = 1.0
+
+    purpose: ClassVar[str] = "optimism that sees the context; give it a floor, or its log judges nothing else"
+
+    def __post_init__(self) -> None:
+        between("alpha", self.alpha, 0, 1e6)
+        super().__post_init__()
+
+    def scores_at(self, belief: Belief, x: Array) -> Scores:
+        return Point(self.index_at(belief, x))
+
+    def index_at(self, belief: Belief, x: Encoded) -> Array:
+        if not self.alpha:
+            return super().index_at(belief, x)
+        posterior = self.posterior(belief)
+        return posterior.mean(x) + self.alpha * posterior.deviation(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinThompson(Linear):
+    """Each arm with the probability that its mean is the best, under a normal posterior of the weights.
+
+    Standard deviations are alpha sqrt(x' A^-1 x); alpha is the noise of a reward. Disjoint models have exact
+    propensities in closed form. In the shared model scores are correlated: every decision draws `samples` of its own,
+    and its propensities are fractions of them; it needs a floor, 0.01 unless another is typed.
+    Source: own derivation (the posterior of a linear model with normal noise).
+    """
+
+    alpha: float = 0.5
+    samples: float = 1000.0
+
+    purpose: ClassVar[str] = "explores where the context is new to it; the default choice for contexts"
+
+    def __post_init__(self) -> None:
+        between("alpha", self.alpha, 1e-6, 1e6)
+        between("samples", self.samples, 1, SAMPLES)
+        if self.samples != int(self.samples):
+            raise InputError(f"samples is {self.samples:g}", hint="it is a whole number")
+        super().__post_init__()
+        if self.model == SHARED and self.explore_slots:
+            raise InputError(
+                f"explore_slots is {self.explore_slots!r}, and a shared model serves fractions of samples",
+                hint="leave it out: positions without a floor could never judge rare arms",
+            )
+        if self.model == SHARED and self.floor <= 0:
+            raise InputError(
+                f"floor is {self.floor:g}, and a shared model serves fractions of samples",
+                hint=f"give it a floor above 0 (default {FLOOR:g}), or no log of it can judge rare arms",
+            )
+
+    @classmethod
+    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"floor": FLOOR} if typed.get("model") == SHARED else {}
+
+    @property
+    def _noise(self) -> float:
+        return self.alpha
+
+    def scores_at(self, belief: Belief, x: Array) -> Scores:
+        posterior = self.posterior(belief)
+        mean = posterior.mean(x)
+        if isinstance(posterior, solving.Shared):
+            return Correlated(mean, self.alpha * posterior.factor(x), int(self.samples))
+        sd = self.alpha * posterior.deviation(x)
+        far = (np.abs(mean) + sd).max(axis=-1, initial=0.0, keepdims=True)
+        return Gaussian(mean, np.maximum(sd, np.maximum(_NARROWEST, _PRECISION * far)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogisticThompson(LinThompson):
+    """Thompson sampling for clicks: the logit of the mean is linear, its posterior Laplace's approximation.
+
+    Every slot counts as in the Newton step from the weights that the version is expanded around (the prior's, at
+    first, with intercept logit(rate)); rebuilding the policy repeats that step from the weights it led to.
+    Source: own derivation (iteratively reweighted least squares, in sums that add up).
+    """
+
+    alpha: float = 1.0
+    rate: float = 0.5
+
+    purpose: ClassVar[str] = "Thompson sampling for clicks that depend on the context"
+    unit_rewards: ClassVar[str] = "logistic-thompson takes it for a probability"
+    expands: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        number("rate", self.rate)
+        if not 0 < self.rate < 1:
+            raise InputError(f"rate is {self.rate:g}", hint="it lies between 0 and 1, and is neither")
+        super().__post_init__()
+
+    def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
+        # click probability p under the weights that the model is expanded around
+        distinct, which = np.unique(arms, return_inverse=True)
+        anchors = [self.design.anchor.get(arm, self._start) for arm in distinct.tolist()]
+        logit = (x * np.array(anchors).reshape(-1, x.shape[1])[which.reshape(-1)]).sum(axis=1)
+        p = _logistic(logit)
+        # Newton's weight p (1 - p), and the working response
+        weight = p * _logistic(-logit)
+        return weight, weight * logit - p
+
+    def index_at(self, belief: Belief, x: Array) -> Array:
+        """The probability of a click."""
+        return _logistic(super().index_at(belief, x))
+
+    def _link(self, mean: Array) -> Array:
+        return _logistic(mean)
+
+    @property
+    def _centre(self) -> float:
+        return log(self.rate / (1 - self.rate))
+
+    @property
+    def _start(self) -> Array:
+        """Prior mean of an arm's weights, (q,)."""
+        start = np.zeros(self.design.context.width)
+        if self.design.context.intercept:
+            start[0] = self._centre
+        return start
+
+    def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
+        """The normal that touches the logit of their Beta at its mode."""
+        proper = (alpha > 0) & (beta > 0)
+        a, b = np.where(proper, alpha, 1.0), np.where(proper, beta, 1.0)
+        precision = np.where(proper, a * b / (a + b), 0.0)
+        return precision, precision * np.log(a / b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softmax(Linear):
+    """Arms in proportion to exp(mean / temperature): Boltzmann exploration over the linear model.
+
+    Contexts of more than 128 columns, up to 262144, have each weight fitted by itself, around those that --from-log
+    fits together (model disjoint).
+    Source: own derivation.
+    """
+
+    temperature: float = 0.1
+
+    purpose: ClassVar[str] = "every arm keeps a probability that falls with its distance from the best"
+    takes_sparse: ClassVar[bool] = True
+    explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
+
+    def __post_init__(self) -> None:
+        between("temperature", self.temperature, 1e-9, 1e9)
+        super().__post_init__()
+
+    def scores_at(self, belief: Belief, x: Array) -> Scores:
+        mean = self.index_at(belief, x)
+        return Gumbel(mean / self.temperature) if self.temperature else Point(mean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquareCb(Linear):
+    """Every arm but the best with 1 / (K + gamma (best mean - its mean)), K arms; the best gets what is left.
+
+    Equal bests share it. Contexts of more than 128 columns, up to 262144, have each weight fitted by itself, around
+    those that --from-log fits together (model disjoint). Source: Foster & Rakhlin 2020 (inverse gap weighting).
+    """
+
+    gamma: float = 10.0
+
+    purpose: ClassVar[str] = "closed-form propensities, none of them 0: logs that judge other policies well"
+    compares: ClassVar[bool] = True
+    takes_sparse: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        between("gamma", self.gamma, 0, 1e9)
+        super().__post_init__()
+
+    def scores_at(self, belief: Belief, x: Array) -> Scores:
+        return Gumbel(np.log(inverse_gaps(self.index_at(belief, x), gamma=self.gamma)))
+
+    def greedy(self) -> LinUcb:  # type: ignore[override]  # with an endless gamma it is the best mean
+        return LinUcb(
+            alpha=0.0, discount=self.discount, window=self.window, model=self.model, ridge=self.ridge,
+            design=self.design,
+        )  # fmt: skip
+
+
+def inverse_gaps(mean: Array, *, gamma: float) -> Array:
+    """Probabilities of SquareCB, shape of `mean` (..., m), in the unit of the reward; the sum is 1.
+
+    Source: Foster & Rakhlin 2020; that equal bests share is our addition."""
+    best = mean.max(axis=-1, keepdims=True)
+    first = mean == best
+    other = np.where(first, 0.0, 1.0 / (mean.shape[-1] + gamma * (best - mean)))
+    each_best = (1.0 - other.sum(axis=-1, keepdims=True)) / first.sum(axis=-1, keepdims=True)
+    return np.where(first, each_best, other)
+
+
+def _logistic(logit: Array) -> Array:
+    return 0.5 * (1.0 + np.tanh(0.5 * logit))

@@ -1,0 +1,129 @@
+"""Plackett-Luce slates by the odds of arms: scores learned per arm, or from features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rlrec.errors import InputError
+from rlrec.policy.beliefs.base import Belief, BetaLearner, between
+from rlrec.policy.beliefs.statistics import CONTEXT, SlotColumns
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Array
+    from rlrec.policy.contexts.contextual import Design
+    from rlrec.policy.kinds.linear import LogisticThompson
+    from rlrec.policy.scores.scores import Scores
+
+ARM, FEATURES = "arm", "features"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlackettLuce(BetaLearner):
+    """Arms in proportion to their odds to the power 1 / temperature: at every position, of those that are left.
+
+    Odds are p / (1 - p). model arm: p is the posterior mean of each arm, and no context is read. model features: logit
+    p is linear in the products of features of the context and of the arm, with prior precision `ridge`, so that a new
+    arm starts from those that are like it. Prefer it to `softmax` where rewards are clicks: it compares rates by their
+    ratio, so that 1 % against 2 % matters as much as 10 % against 20 %, and no temperature has to fit their size.
+    Source: Plackett 1975, Luce 1959 (the distribution over slates); Beta and Laplace posteriors as in `thompson` and
+    `logistic-thompson`.
+    """
+
+    model: str = ARM
+    temperature: float = 1.0
+    ridge: float = 1.0
+    design: Design = field(default=None, compare=False, repr=False)  # type: ignore[assignment]  # until it is needed
+
+    purpose: ClassVar[str] = "slates or candidates by click rates, with closed-form propensities: no arm has 0"
+    prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
+    unit_rewards: ClassVar[str] = "plackett-luce takes it for a probability"
+    explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
+    expands: ClassVar[bool] = True
+    uses_arm_features: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.model not in (ARM, FEATURES):
+            raise InputError(f"model is {self.model!r}", hint=f"it is {ARM} or {FEATURES}")
+        between("temperature", self.temperature, 1e-9, 1e9)
+        between("ridge", self.ridge, 1e-9, 1e9)
+        super().__post_init__()
+        if self.contextual:
+            from rlrec.policy.contexts.contextual import Design
+
+            object.__setattr__(self, "design", self.design or Design())
+            _ = self._logistic  # refuses more features than a model holds
+
+    # -- scores --
+
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        return (
+            self.scores_at(belief, self.encode(context)) if self.contextual else self._distribution(self._logit(belief))
+        )
+
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
+        """The click rate of each arm, (..., m)."""
+        return self.index_at(belief, self.encode(context)) if self.contextual else self.mean(belief)
+
+    def _logit(self, belief: Belief) -> Array:
+        """Logit of the posterior mean of each arm, (..., m)."""
+        import numpy as np
+
+        alpha, beta = self.beta_posterior(belief)
+        return np.log(alpha) - np.log(beta)
+
+    def _distribution(self, logit: Array) -> Scores:
+        from rlrec.policy.scores.families.gumbel import Gumbel
+        from rlrec.policy.scores.families.point import Point
+
+        return Gumbel(logit / self.temperature) if self.temperature else Point(logit)
+
+    # -- model features: the logistic model of `logistic-thompson`, shared by all arms (see `ContextualPolicy`) --
+
+    @property
+    def contextual(self) -> bool:
+        return self.model == FEATURES
+
+    @property
+    def _logistic(self) -> LogisticThompson:
+        from rlrec.policy.kinds.linear import FLOOR, SHARED, LogisticThompson
+
+        return LogisticThompson(
+            model=SHARED, floor=FLOOR, ridge=self.ridge, design=self.design, position=self.position,
+            examination=self.examination,
+        )  # fmt: skip
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {CONTEXT} if self.contextual else super().needs
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self._logistic.reads if self.contextual else ()
+
+    @property
+    def width(self) -> int:
+        return self._logistic.width if self.contextual else super().width
+
+    def statistics(self, slots: SlotColumns) -> Array:
+        return self._logistic.statistics(slots) if self.contextual else super().statistics(slots)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return self._logistic.features
+
+    def encode(self, context: Mapping[str, Any] | None) -> Array:
+        return self._logistic.encode(context)
+
+    def scores_at(self, belief: Belief, x: Array) -> Scores:
+        return self._distribution(self._logistic.posterior(belief).mean(x))
+
+    def index_at(self, belief: Belief, x: Array) -> Array:
+        return self._logistic.index_at(belief, x)
+
+    def weights(self, belief: Belief) -> Array:
+        return self._logistic.weights(belief)
+
+    def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
+        return self._logistic.interval(belief, context=context, z=z)

@@ -1,0 +1,200 @@
+"""Two stages: one kind draws an ordered list of candidates, and another one ranks these into the slate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from rlrec.errors import InputError
+from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy, number, unchecked_copy
+from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.beliefs.statistics import CountedSlot, SlotColumns
+from rlrec.policy.scores.floors import LONGEST, Floor
+from rlrec.records import Reward
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Array, Words
+    from rlrec.policy.contexts.contextual import Design
+    from rlrec.policy.scores.scores import Scores
+
+SHARED = ("discount", "window", "position")  # parameters of the policy, which each stage that has them shares
+COUNTS = 3  # sums of a belief that both stages read
+RANKING = 0x9E3779B97F4A7C15
+"""The second stage of a decision draws with its seed XOR this: both stages number their uniforms from 0."""
+NO_STAGE = {
+    "two-stage": "a stage draws by itself",
+    "logged": "it cannot be drawn from",
+    "gradient": "it is trained for slates that it drew from all arms",
+    "exp3": "it divides rewards by the probability of the arm shown, which has no closed form over all lists",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoStage(Policy):
+    """Candidates by one kind, in order, and the slate from these by another.
+
+    Every eligible set that it is asked about is a list of candidates, over which it is its second stage; the first one
+    draws that list from all arms (`stages`). Both learn from what was shown. Greedy, it ranks without exploration what
+    the first stage draws as before. A stage is any kind but exp3, gradient, logged and two-stage; its parameters are
+    `first.floor` and the like. `discount`, `window` and `position` are those of both. A logistic model stays expanded
+    around its prior.
+    """
+
+    first: str = "plackett-luce"
+    second: str = "thompson"
+    candidates: float = 100.0
+    discount: float = 1.0
+    window: float = 0.0
+    position: str = ""
+    examination: tuple[float, ...] = ()
+    of_stages: Mapping[str, Any] = field(default_factory=dict)
+    design: Design = field(default=None, compare=False, repr=False)  # type: ignore[assignment]  # until it is needed
+
+    purpose: ClassVar[str] = "thousands of arms: a cheap kind draws candidates, a careful one ranks them"
+    expands: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        number("candidates", self.candidates)
+        if self.candidates != int(self.candidates) or not 1 <= self.candidates <= LONGEST:
+            hint = f"it is a whole number from 1 to {LONGEST}"
+            raise InputError(f"candidates is {self.candidates:g}", hint=hint)
+        number("discount", self.discount)
+        number("window", self.window)
+        _ = self.forgetting, self.stages  # refuses what cannot be
+        if self.contextual and not self.design:
+            from rlrec.policy.contexts.contextual import Design
+
+            object.__setattr__(self, "design", Design())
+
+    @cached_property
+    def stages(self) -> tuple[Policy, Policy]:
+        return self._stage("first"), self._stage("second")
+
+    @property
+    def listed(self) -> int:
+        return int(self.candidates)
+
+    @property
+    def definitions(self) -> tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]:
+        """Kind and parameters of each stage."""
+        from rlrec import policy as kinds
+
+        first, second = map(kinds.values, self.stages)
+        return (self.first, first), (self.second, second)
+
+    def _stage(self, stage: str) -> Policy:
+        from rlrec import policy as kinds
+
+        kind = getattr(self, stage)
+        check_stage(stage, kind)
+        prefix = f"{stage}."
+        stated = {name.removeprefix(prefix): value for name, value in self.of_stages.items() if name.startswith(prefix)}
+        shared = {name: getattr(self, name) for name in SHARED if name in kinds.parameters(kind)}
+        if self.examination and "position" in shared:
+            shared[kinds.CURVE] = self.examination
+        try:
+            return kinds.make(kind, {**stated, **shared}, design=self.design)
+        except InputError as error:
+            raise InputError(f"{stage} stage: {error.message}", hint=error.hint) from None
+
+    # -- what both stages need --
+
+    @property
+    def contextual(self) -> bool:
+        return any(stage.contextual for stage in self.stages)
+
+    @property
+    def uses_arm_features(self) -> bool:
+        """Whether the scores of a stage depend on features of arms."""
+        return any(stage.contextual and getattr(stage, "uses_arm_features", False) for stage in self.stages)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.stages[0].needs | self.stages[1].needs
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        fields = dict.fromkeys(name for stage in self.stages for name in stage.reads)
+        return EVERYTHING if EVERYTHING[0] in fields else tuple(fields)
+
+    @property
+    def forgetting(self) -> Forgetting:
+        return Forgetting(self.discount, self.window)
+
+    @property
+    def width(self) -> int:
+        return self.stages[0].width + self.stages[1].width - COUNTS
+
+    @property
+    def columns(self) -> tuple[list[int], list[int]]:
+        """The columns of a belief that are those of each stage's own belief."""
+        counts, end = list(range(COUNTS)), self.stages[0].width
+        return list(range(end)), counts + list(range(end, self.width))
+
+    @property
+    def _counting(self) -> Policy:
+        """A stage whose counts are those of both: one that has the curve, if there is one."""
+        return next((stage for stage in self.stages if stage.examination), self.stages[0])
+
+    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
+        further = (number for stage in self.stages for number in stage.entry(slot)[COUNTS:])
+        return *self._counting.entry(slot)[:COUNTS], *further
+
+    def statistics(self, slots: SlotColumns) -> Array:
+        import numpy as np
+
+        further = [stage.statistics(slots)[:, COUNTS:] for stage in self.stages]
+        return np.hstack([self._counting.statistics(slots)[:, :COUNTS], *further])
+
+    def check(self, reward: Reward) -> None:
+        for stage in self.stages:
+            stage.check(reward)
+
+    # -- the second stage, over candidates --
+
+    @property
+    def floor(self) -> float:  # type: ignore[override]  # that of a stage
+        return self.stages[1].floor
+
+    @property
+    def prior(self) -> tuple[float, float]:  # type: ignore[override]  # that of a stage
+        return self.stages[1].prior
+
+    @property
+    def exploration(self) -> Floor:
+        return self.stages[1].exploration
+
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        return self.stages[1].scores(self._second(belief), arms=arms, context=context)
+
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
+        return self.stages[1].index(self._second(belief), context=context)
+
+    def _second(self, belief: Belief) -> Belief:
+        """The belief of the second stage."""
+        if belief.extra is None:
+            return belief
+        return replace(belief, extra=belief.extra[..., self.stages[0].width - COUNTS :])
+
+    def greedy(self) -> Self:
+        policy = unchecked_copy(self)
+        policy.__dict__["stages"] = self.stages[0], self.stages[1].greedy()
+        return policy
+
+
+def ranking_seeds(seeds: Words) -> Words:
+    """The seeds by which second stages draw, from those of their decisions, (n,)."""
+    import numpy as np
+
+    return np.asarray(seeds, np.uint64) ^ np.uint64(RANKING)
+
+
+def check_stage(stage: str, kind: str) -> None:
+    """Raises InputError where a kind cannot be a stage."""
+    from rlrec import policy as kinds
+
+    kinds.load(kind)
+    if kind in NO_STAGE:
+        raise InputError(f"kind {kind} cannot be the {stage} stage", hint=NO_STAGE[kind])

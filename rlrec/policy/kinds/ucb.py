@@ -1,0 +1,120 @@
+"""Upper confidence bounds: optimism about what is uncertain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rlrec.policy.beliefs.base import Belief, Learner, between
+from rlrec.policy.beliefs.reward import LIMIT
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Array
+    from rlrec.policy.scores.scores import Scores
+
+LEAST = 1e-300  # weight of an arm that is nearly forgotten: what is divided by it stays finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Optimist(Learner):
+    """The arm with the largest bound, t = 1 + the pulls of all arms; an arm without pulls comes first."""
+
+    def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
+        """Upper confidence bound of each arm, (..., m); weight: its pulls with the prior, above 0; log_t = ln t."""
+        raise NotImplementedError
+
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        from rlrec.policy.scores.families.point import Point
+
+        return Point(self.index(belief))
+
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
+        import numpy as np
+
+        bound = self._bound(belief, np.maximum(belief.weight, LEAST), np.log1p(belief.total))
+        return np.where(belief.weight > 0, bound, np.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ucb(_Optimist):
+    """The arm with the largest mean + c sqrt(ln t / n), t = 1 + the pulls of all arms; equal bests share.
+
+    c = sqrt(2) is UCB1. An arm without pulls comes first. With floor 0 the log can judge no other policy.
+    Source: Auer, Cesa-Bianchi and Fischer 2002, UCB1, for rewards in [0, 1].
+    """
+
+    c: float = 1.4142135623730951
+
+    purpose: ClassVar[str] = "optimism without randomness; give it a floor, or its log judges nothing else"
+
+    def __post_init__(self) -> None:
+        between("c", self.c, 0, LIMIT)
+        super().__post_init__()
+
+    def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
+        import numpy as np
+
+        return belief.mean() + self.c * np.sqrt(log_t / weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UcbTuned(_Optimist):
+    """The arm with the largest mean + sqrt(ln t / n * min(1/4, V)), V = its variance + sqrt(2 ln t / n).
+
+    The variance is that of its rewards, a prior counting as rewards of 1 and 0. An arm without pulls comes first.
+    Source: Auer, Cesa-Bianchi and Fischer 2002, UCB1-tuned, for rewards in [0, 1].
+    """
+
+    purpose: ClassVar[str] = "ucb that explores less where rewards vary little, as clicks do; give it a floor"
+    unit_rewards: ClassVar[str] = "ucb-tuned bounds no other"
+
+    def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
+        import numpy as np
+
+        mean, doubt = belief.mean(), log_t / weight
+        variance = np.maximum((belief.reward_squares + belief.alpha) / weight - mean**2, 0.0)
+        return mean + np.sqrt(doubt * np.minimum(0.25, variance + np.sqrt(2 * doubt)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KlUcb(_Optimist):
+    """The arm with the largest q in [mean, 1] with n kl(mean, q) <= ln t, kl between Bernoulli distributions.
+
+    An arm without pulls comes first.
+    Source: Garivier and Cappe 2011, KL-UCB with c = 0, for rewards in [0, 1].
+    """
+
+    purpose: ClassVar[str] = "the tightest bound for clicks, above all for rare ones; give it a floor"
+    unit_rewards: ClassVar[str] = "kl-ucb bounds no other"
+
+    def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
+        return kl_bound(belief.mean(), log_t / weight)
+
+
+EDGE = 1e-15  # how near to 0 and 1 a mean may come while logarithms of it are taken
+CERTAIN = 1e3  # a doubt from which the bound is 1 in doubles
+STEPS = 6  # of Newton, by which the bound is right to 1e-9
+
+
+def kl_bound(mean: Array, doubt: Array) -> Array:
+    """The largest q in [mean, 1] with kl(mean, q) <= doubt, to 1e-9 (to 1e-8 where doubt is below 1e-12), (..., m).
+
+    mean (..., m) in [0, 1], doubt (..., m) 0 or more.
+
+    Newton in u = -ln(1 - q), in which kl is convex and at last linear, from above the root: so it falls towards it.
+    It starts from the least of three bounds, for kl is at least (q-m)^2 / 2(1-m), (q-m)^2 / 2q and (1-m) u - H(m).
+    Own derivation.
+    """
+    import numpy as np
+
+    m, d = np.clip(mean, EDGE, 1 - EDGE), np.minimum(doubt, CERTAIN)
+    entropy = -m * np.log(m) - (1 - m) * np.log1p(-m)
+    above = np.minimum(m + np.sqrt(2 * (1 - m) * d), m + d + np.sqrt(d * d + 2 * m * d))
+    least = -np.log1p(-m)
+    u = np.minimum(-np.log1p(-np.minimum(above, 1 - EDGE)), (d + entropy) / (1 - m))
+    for _ in range(STEPS):
+        q = -np.expm1(-u)
+        excess = (1 - m) * u - m * np.log(q) - entropy - d
+        u = np.maximum(u - excess * q / np.maximum(q - m, EDGE), least)
+    return np.clip(-np.expm1(-u), mean, np.maximum(np.minimum(above, 1.0), mean))

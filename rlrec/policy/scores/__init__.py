@@ -1,0 +1,1 @@
+"""Distributions of noisy scores and the draw from them."""

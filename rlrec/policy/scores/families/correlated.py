@@ -1,0 +1,131 @@
+"""Scores of one posterior that all arms share: every decision is ranked by posterior samples of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from rlrec.arrays import Array, Index, distinct_rows
+from rlrec.policy.scores import sampler
+from rlrec.policy.scores.floors import Floor
+from rlrec.policy.scores.scores import Order
+
+SAMPLING = 1024
+"""The word of a decision at which its samples begin: a slate of 500 positions uses 1000 at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Correlated:
+    """Scores location + factor z, with z standard normal in d dimensions.
+
+    location (m,), factor (m, d), in the unit of the reward; samples: how many posterior draws stand for the
+    distribution, which has no closed form: each decision draws its own, and what is logged is exact for those."""
+
+    location: Array
+    factor: Array
+    samples: int
+
+    def __len__(self) -> int:
+        return len(self.location)
+
+    def order(self, positions: int, *, before: Order | None = None) -> SampledOrder:
+        return self.of_decision(0, 0).order(positions)
+
+    def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
+        z = rng.standard_normal((*shape[:-1], self.factor.shape[-1], 1))
+        return self.location + (self.factor @ z)[..., 0]
+
+    def of_decision(self, seed: int, decision: int) -> Sampled:
+        """The samples of one decision, from its words (`sampler.normals`); equal arms have equal values in each."""
+        rows, row = self._distinct
+        d = rows.shape[1] - 1
+        z = sampler.normals(seed, decision, start=SAMPLING, count=self.samples * d)
+        values = rows[:, 0] + z.reshape(self.samples, d) @ rows[:, 1:].T
+        return Sampled(values[:, row])
+
+    def of_pages(self, runs: int, size: int, rng: np.random.Generator) -> Array:
+        """The values by which each position of pages of decisions of their own ranks the arms, (size, runs, m): each
+        position takes one of the decision's samples, so that some take the same one."""
+        rows, row = self._distinct
+        z, sample = rng.standard_normal((size, runs, rows.shape[1] - 1)), rng.integers(self.samples, size=(size, runs))
+        for position in range(1, size):
+            for above in range(position):
+                same = sample[position] == sample[above]
+                z[position, same] = z[above, same]
+        return np.asarray((rows[:, 0] + z @ rows[:, 1:].T)[..., row])
+
+    @cached_property
+    def _distinct(self) -> tuple[Array, Index]:
+        """Location and factor of arms that differ, and which of these each arm has: a product may round equal rows
+        differently, and they would no longer tie."""
+        return distinct_rows(np.column_stack([self.location, self.factor]))
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """The samples of one decision: at every position an independent one of them ranks the arms that are left.
+
+    values (samples, m), in the unit of the reward."""
+
+    values: Array
+
+    def __len__(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def samples(self) -> int:
+        return len(self.values)
+
+    def order(self, positions: int, *, before: Order | None = None) -> SampledOrder:
+        return SampledOrder(self.values)
+
+    def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
+        return self.values[rng.integers(self.samples, size=shape[0])]
+
+    def of_decision(self, seed: int, decision: int) -> Sampled:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class SampledOrder:
+    """Fractions of samples (samples, m), exact for these; equal bests of a sample share it. Source: own derivation.
+
+    Positions are independent given the arms left, so that no order of the whole slate stands behind them."""
+
+    values: Array
+    _by_prefix: dict[frozenset[int], Array] = field(default_factory=dict)
+
+    def best(self) -> Array:
+        return self._best(frozenset())
+
+    def ranks(self, size: int) -> Array:
+        """The first rank; NaN for deeper ones, which have no closed form."""
+        ranks = np.full((size, self.values.shape[1]), np.nan)
+        ranks[0] = self.best()
+        return ranks
+
+    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
+        return np.array([self._best(frozenset(prefix)) for prefix in prefixes.tolist()])
+
+    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
+        probability, smallest = np.empty(slates.shape), np.zeros(slates.shape)
+        for row, arms in enumerate(slates.tolist()):
+            for position, arm in enumerate(arms):
+                best = self._best(frozenset(arms[:position]))
+                probability[row, position] = best[arm]
+                if least:
+                    smallest[row, position] = np.delete(best, arms[:position]).min()
+        return probability, smallest
+
+    def _best(self, above: frozenset[int]) -> Array:
+        """Fraction of the samples in which each arm is the best of those not above, (m,)."""
+        if above not in self._by_prefix:
+            values = self.values
+            if above:
+                values = values.copy()
+                values[:, list(above)] = -np.inf
+            first = values == values.max(axis=1, keepdims=True)
+            self._by_prefix[above] = (1 / first.sum(axis=1)) @ first / len(values)
+        return self._by_prefix[above]

@@ -1,0 +1,54 @@
+"""Normal posteriors of arms: Thompson sampling over a linear model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlrec.arrays import Array
+from rlrec.policy.scores.density import ALL, LOG_ROOT_TAU, TAIL, Rows
+from rlrec.policy.scores.scores import ExactScores, Order
+from rlrec.policy.scores.sweep import ContinuousOrder, of_density
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(ExactScores):
+    """Independent normal posteriors. mean (m,), sd (m,) above 0, both in the unit of the reward."""
+
+    mean: Array
+    sd: Array
+
+    def order(self, positions: int, *, before: Order | None = None) -> ContinuousOrder:
+        # Means are taken from the best one, so that nodes near it are exact, or from an earlier origin that is as good.
+        # A deviation that rounding would hide is raised to one that shows, for draws and probabilities alike.
+        best, earlier = float(self.mean.max()), of_density(Normal, before)
+        sd = np.maximum(self.sd, 1e-9 * np.abs(self.mean - best))
+        origin = earlier.origin if earlier and abs(best - earlier.origin) <= 100 * sd.min() else best
+        return ContinuousOrder(Normal, self.mean - origin, sd, positions=positions, origin=origin, before=before)
+
+    def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
+        return self.mean + self.sd * rng.standard_normal(shape)
+
+
+class Normal:
+    """Density of a normal score, mean and sd (g,)."""
+
+    def __init__(self, mean: Array, sd: Array) -> None:
+        self.mode, self._sd = mean, sd[:, None]
+        self.log_peak = -np.log(sd) - LOG_ROOT_TAU
+        self.step = 2 * sd
+
+    def fall(self, distance: Array, rows: Rows = ALL) -> Array:
+        return 0.5 * np.square(distance / self._sd[rows])
+
+    def slope(self, distance: Array, rows: Rows = ALL) -> Array:
+        return distance / np.square(self._sd[rows])
+
+    def reach(self) -> tuple[Array, Array]:
+        reach = math.sqrt(2 * TAIL) * self._sd[:, 0]
+        return reach, reach
+
+    def width(self, u: float) -> Array:
+        return self.step

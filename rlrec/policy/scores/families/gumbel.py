@@ -1,0 +1,156 @@
+"""Logits with Gumbel noise, the Plackett-Luce model: closed forms for slates, quadrature for the rank of an arm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rlrec.arrays import Array, Index
+from rlrec.policy.scores.density import ALL, FARTHEST, TAIL, Rows
+from rlrec.policy.scores.floors import Floor
+from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, top
+from rlrec.policy.scores.sweep import ContinuousOrder
+
+_ENTRIES = 1 << 21  # numbers in a working array
+_NEVER = -1e300  # below every finite logit plus noise
+
+
+@dataclass(frozen=True, eq=False)
+class Gumbel(ExactScores):
+    """Logits with standard Gumbel noise: the best arm is softmax(logits).
+
+    logits (m,); an arm at -inf stands below every finite one, and such arms are ordered at random."""
+
+    logits: Array
+
+    def order(self, positions: int, *, before: Order | None = None) -> PlackettLuceOrder:
+        return PlackettLuceOrder(self.logits)
+
+    def best_of_each(self) -> Array:
+        weight = np.exp(self.logits - self.logits.max(axis=-1, keepdims=True))
+        return np.asarray(weight / weight.sum(axis=-1, keepdims=True))
+
+    def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
+        return self.logits - np.log(rng.standard_exponential(shape))
+
+
+@dataclass(frozen=True, eq=False)
+class PlackettLuceOrder(DrawnOrder):
+    """Softmax of the arms left at every position, whatever was shown above and why; -inf stands last, at random.
+
+    Source: own derivation from the memoryless race of exponentials (Plackett-Luce)."""
+
+    logits: Array
+
+    @cached_property
+    def _possible(self) -> Index:
+        return np.flatnonzero(self.logits > -np.inf)
+
+    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
+        left = np.tile(self.logits, (len(prefixes), 1))
+        rows = np.arange(len(prefixes))[:, None]
+        left[rows, prefixes] = -np.inf
+        highest = left.max(axis=1, keepdims=True)
+        # where only arms at -inf are left, all of them share
+        weight = np.where(highest > -np.inf, np.exp(left - np.where(highest > -np.inf, highest, 0.0)), 1.0)
+        weight[rows, prefixes] = 0.0
+        return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+
+    def ranks(self, size: int) -> Array:
+        possible, m = self._possible, len(self.logits)
+        ranks = np.zeros((size, m))
+        inside = min(size, len(possible))
+        if inside:
+            ranks[:inside, possible] = continuous(self.logits[possible], positions=inside).ranks(inside)
+        if size > len(possible):
+            never = np.delete(np.arange(m), possible)
+            ranks[len(possible) :, never] = 1 / len(never)
+        return ranks
+
+    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
+        n, k = slates.shape
+        probability, smallest = np.empty((n, k)), np.zeros((n, k))
+        step = max(1, _ENTRIES // len(self.logits))
+        for start in range(0, n, step):
+            rows = slice(start, start + step)
+            total = self._log_left(slates[rows])
+            probability[rows] = self._of_left(self.logits[slates[rows]], total)
+            if least:
+                smallest[rows] = self._of_left(self._lowest_left(slates[rows]), total)
+        return probability, smallest
+
+    def _log_left(self, slates: Index) -> Array:
+        """Log of the summed weights of the arms left at each position, (n, k); nothing is ever subtracted."""
+        n, k = slates.shape
+        # of the arms on no position, then upwards from the last one
+        unshown = np.tile(self.logits, (n, 1))
+        np.put_along_axis(unshown, slates, -np.inf, axis=1)
+        sums = np.empty((n, k + 1))
+        sums[:, k] = _log_sum(unshown)
+        for position in reversed(range(k)):
+            sums[:, position] = np.logaddexp(sums[:, position + 1], self.logits[slates[:, position]])
+        return sums[:, :k]
+
+    def _of_left(self, logits: Array, total: Array) -> Array:
+        """Probabilities of logits (n, k) among arms left whose weights sum to exp(total), (n, k)."""
+        left = len(self.logits) - np.arange(logits.shape[1])
+        with np.errstate(invalid="ignore"):
+            probability = np.exp(logits - total)
+        return np.where(total == -np.inf, 1 / left, np.minimum(probability, 1))
+
+    def _lowest_left(self, slates: Index) -> Array:
+        """The smallest logit left at each position, (n, k)."""
+        n, k = slates.shape
+        ascending = np.argsort(self.logits, kind="stable")[:k]
+        taken, lowest = np.zeros((n, len(ascending)), dtype=bool), np.empty((n, k))
+        for position in range(k):
+            lowest[:, position] = self.logits[ascending[(~taken).argmax(axis=1)]]
+            taken |= ascending == slates[:, position, None]
+        return lowest
+
+    def ranking(self, keys: Array, size: int) -> Index:
+        with np.errstate(invalid="ignore"):
+            noisy = self.logits - np.log(-np.log(keys))
+        noisy = np.where(self.logits > -np.inf, noisy, _NEVER * (2 - keys))
+        return top(noisy, size)
+
+
+def continuous(logits: Array, *, positions: int) -> ContinuousOrder:
+    """The order of finite logits with noise as that of any continuous scores, for ranks."""
+    return ContinuousOrder(_density, logits, np.zeros(len(logits)), positions=positions)
+
+
+def _density(logits: Array, _: Array) -> GumbelLogit:
+    return GumbelLogit(logits)
+
+
+class GumbelLogit:
+    """Density of logit + standard Gumbel noise, logits (g,)."""
+
+    def __init__(self, logits: Array) -> None:
+        self.mode, self.log_peak = logits, np.full(len(logits), -1.0)
+        self.step = np.full(len(logits), 1.25)
+
+    def fall(self, distance: Array, rows: Rows = ALL) -> Array:
+        return distance + np.expm1(np.minimum(-distance, FARTHEST))
+
+    def slope(self, distance: Array, rows: Rows = ALL) -> Array:
+        return -np.expm1(np.minimum(-distance, FARTHEST))
+
+    def reach(self) -> tuple[Array, Array]:
+        ones = np.ones(len(self.mode))
+        return math.log(TAIL + 6) * ones, (TAIL + 1) * ones
+
+    def width(self, u: float) -> Array:
+        return self.step
+
+
+def _log_sum(logits: Array) -> Array:
+    """logsumexp of each row, -inf for a row of -inf."""
+    highest = logits.max(axis=1, initial=-np.inf)
+    shift = np.where(highest > -np.inf, highest, 0.0)
+    with np.errstate(divide="ignore"):
+        return shift + np.log(np.exp(logits - shift[:, None]).sum(axis=1))

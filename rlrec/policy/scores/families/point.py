@@ -1,0 +1,70 @@
+"""Fixed scores: greedy policies and upper confidence bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlrec.arrays import Array, Index
+from rlrec.policy.scores.floors import Floor
+from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order
+
+
+@dataclass(frozen=True, eq=False)
+class Point(ExactScores):
+    """Scores without noise; equal scores stand in a random order.
+
+    values (m,), any unit; +inf (an arm never tried) and -inf are allowed, NaN is not."""
+
+    values: Array
+
+    def order(self, positions: int, *, before: Order | None = None) -> PointOrder:
+        return PointOrder(self.values)
+
+    def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
+        return self.values
+
+
+@dataclass(frozen=True, eq=False)
+class PointOrder(DrawnOrder):
+    """The order of fixed scores (m,). Equal ones are shuffled once a slate, which is the same as at each position."""
+
+    values: Array
+
+    def ranks(self, size: int) -> Array:
+        # equal scores share the ranks they take together
+        _, level, count = np.unique(-self.values, return_inverse=True, return_counts=True)
+        end = np.cumsum(count)
+        rank = np.arange(size)[:, None]
+        inside = (rank >= (end - count)[level]) & (rank < end[level])
+        return inside / count[level]
+
+    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
+        left = np.ones((len(prefixes), len(self.values)), dtype=bool)
+        left[np.arange(len(prefixes))[:, None], prefixes] = False
+        best = left & (self.values == np.where(left, self.values, -np.inf).max(axis=1, keepdims=True))
+        return best / best.sum(axis=1, keepdims=True)
+
+    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
+        # levels of equal scores, best first, and how many arms of each are left; k - 1 arms use up at most k - 1 levels
+        _, level, count = np.unique(-self.values, return_inverse=True, return_counts=True)
+        n, k = slates.shape
+        shown, left = level[slates], np.tile(count[:k], (n, 1))
+        probability, smallest, slate = np.empty((n, k)), np.zeros((n, k)), np.arange(n)
+        for position in range(k):
+            # the arms of the best level left share the position
+            best = (left > 0).argmax(axis=1)
+            tied = left[slate, best]
+            probability[:, position] = np.where(shown[:, position] == best, 1 / tied, 0.0)
+            smallest[:, position] = np.where(tied == len(self.values) - position, 1 / tied, 0.0)
+            # the arm that is shown leaves its level
+            counted = shown[:, position] < left.shape[1]
+            left[slate[counted], shown[counted, position]] -= 1
+        return probability, smallest
+
+    def ranking(self, keys: Array, size: int) -> Index:
+        values = self.values
+        near = np.flatnonzero(values >= np.partition(values, -size)[-size])
+        order = np.lexsort((keys[:, near], np.broadcast_to(-values[near], (len(keys), len(near)))), axis=-1)
+        return near[order[:, :size]]

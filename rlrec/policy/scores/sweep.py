@@ -1,0 +1,286 @@
+"""The order of independent continuous scores (Thompson sampling): slates by one sweep over the nodes of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Index
+from rlrec.policy.scores import maximum
+from rlrec.policy.scores.floors import Floor, at_positions
+from rlrec.policy.scores.legendre import at
+from rlrec.policy.scores.scores import DrawnOrder, Order, top
+from rlrec.policy.scores.table import COEFFICIENT, ORDER, STOPS, ScoreTable, integrate
+from rlrec.policy.scores.tabulated import DensityOf, Tabulated
+
+_ENTRIES = 1 << 16  # numbers in a working array
+_FEW = 4  # slates
+_CACHED = 1 << 12  # scores looked up at a time
+_NEVER = 1e-13  # a probability that the nodes cannot tell from 0, with a margin
+_HUGE = 1e300  # far below the caps that matter their density, times what is almost 0, may outgrow the numbers
+
+
+class ContinuousOrder(DrawnOrder):
+    """m independent scores on a table; `positions` is the deepest position asked about, `refine` divides its panels.
+
+    density of the scores and its parameters first, second (m,), the mean of normal ones less `origin`; before: an
+    earlier order, whose table is brought up to date where its nodes are right for these scores."""
+
+    def __init__(
+        self, density: DensityOf, first: Array, second: Array, *, positions: int, refine: int = 1, origin: float = 0.0,
+        before: Order | None = None,
+    ) -> None:  # fmt: skip
+        self.density, self.origin = density, origin
+        self.first, self.second = first.copy(), second.copy()  # whoever changes them in place is noticed
+        self._positions, self._refine = positions, refine
+        self._cached = self._take_over(before)
+
+    def _take_over(self, before: Order | None) -> Tabulated | None:
+        """The table of an earlier order, which loses it and computes another one if it is asked again."""
+        earlier = of_density(self.density, before)
+        if earlier is None:
+            return None
+        tabulated, earlier._cached = earlier._cached, None
+        if tabulated is None or self._layout != earlier._layout:
+            return None
+        return tabulated if tabulated.update(self.first, self.second) else None
+
+    @property
+    def _layout(self) -> tuple[float, int, int, int]:
+        """All that a table depends on beside the parameters."""
+        return self.origin, len(self.first), self._positions, self._refine
+
+    @property
+    def _tabulated(self) -> Tabulated:
+        if self._cached is None:
+            self._cached = self._tabulate(self._positions)
+        return self._cached
+
+    def _tabulate(self, together: int) -> Tabulated:
+        return Tabulated(
+            self.density, self.first, self.second,
+            positions=self._positions, together=together, refine=self._refine,
+        )  # fmt: skip
+
+    def best(self) -> Array:
+        return self._tabulated.best()
+
+    def ranks(self, size: int) -> Array:
+        together = maximum.together(size)
+        tabulated = self._tabulated if together >= self._positions else self._tabulate(together)
+        return maximum.ranks(tabulated.table, size)[:, tabulated.row]
+
+    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
+        return np.array([self._next_arm(prefix, at_positions(floor, len(prefix))) for prefix in prefixes])
+
+    def _next_arm(self, prefix: Index, floors: Array) -> Array:
+        """`next_arms` below one prefix (k,), (m,). floors (k,)."""
+        table, row = self._tabulated.table, self._tabulated.row
+        sweep = _Sweep(table, table.log_all()[None], len(row))
+        for arm, uniform in zip(prefix, floors, strict=True):
+            sweep.show(np.zeros(1, np.intp), row[arm : arm + 1], uniform)
+        probability = (sweep.weight() @ table.hazard.T)[0, row]
+        probability[prefix] = 0.0
+        return probability / probability.sum()  # 1, but for what a prefix that hardly occurs loses below the nodes
+
+    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
+        table, row = self._tabulated.table, self._tabulated.row
+        n, k = slates.shape
+        order = np.lexsort(slates.T[::-1])
+        ordered = slates[order]
+        probability, smallest = np.empty((n, k)), np.zeros((n, k))
+        # where more arms than one slate can hold have no probability, some arm left has none
+        least = least and np.count_nonzero(row < 0) < k
+        step = max(1, _ENTRIES // (len(table.nodes) + len(table.count)))
+        for start in range(0, n, step):
+            rows = order[start : start + step]
+            some = ordered[start : start + step]
+            probability[rows], smallest[rows] = self._sweep_down(some, at_positions(floor, k), least)
+        return probability, smallest
+
+    def _sweep_down(self, slates: Index, floors: Array, least: bool) -> tuple[Array, Array]:
+        """`conditionals` of slates in order."""
+        table, row = self._tabulated.table, self._tabulated.row
+        n, k = slates.shape
+        probability, smallest = np.empty((n, k)), np.zeros((n, k))
+        left = np.bincount(row % len(table.count), minlength=len(table.count))[None]
+        for position, (weight, above, begins) in enumerate(self._descend(slates, floors)):
+            # probability of the arm shown, and of the least probable arm left
+            parent, last = _each_once(above[begins], len(weight)), row[slates[begins, position]]
+            probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[last])[np.cumsum(begins) - 1]
+            if least:
+                smallest[:, position] = np.where(left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[above]
+                left = left[parent]
+                left[np.arange(len(last)), last] -= 1
+        return probability, smallest
+
+    def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
+        table, row = self._tabulated.table, self._tabulated.row
+        first = np.zeros(1, np.intp)  # of the slates with each distinct prefix
+        for position, (weight, above, begins) in enumerate(self._descend(slates, at_positions(floor, slates.shape[1]))):
+            probability = (weight @ table.hazard.T)[:, row]
+            probability[np.arange(len(first))[:, None], slates[first, :position]] = 0.0
+            yield probability / probability.sum(axis=1, keepdims=True), above  # as in `_next_arm`
+            first = np.flatnonzero(begins)
+
+    def _descend(self, slates: Index, floors: Array) -> Iterator[tuple[Array, Index, Flags]]:
+        """`descend` of slates in order."""
+        table, row = self._tabulated.table, self._tabulated.row
+        left, above = table.log_all()[None], np.zeros(len(slates), np.intp)
+        return descend(table, left, arms=len(row), slates=slates, rows=row[slates], above=above, floors=floors)
+
+    def ranking(self, keys: Array, size: int) -> Index:
+        table, row = self._tabulated.table, self._tabulated.row
+        above, listed = 1 - keys, np.flatnonzero(row >= 0)
+        above_listed = above[:, listed]
+        if len(keys) > _FEW:
+            sf_edge = table.sf_edge[row[listed]].T.copy()
+
+        def exceed(edge: Index) -> Flags:
+            """Whether each score lies above the edge of its slate, (n, a)."""
+            # a table of all arms pays for many slates alone
+            sf = sf_edge[edge] if len(keys) > _FEW else table.sf_edge[:, edge].T[:, row[listed]]
+            return sf > above_listed
+
+        # of each slate the highest edge that `size` scores exceed
+        last = table.sf_edge.shape[1] - 1
+        edge = _last_true(lambda edge: np.count_nonzero(exceed(edge), axis=1) >= size, len(keys), last)
+        # Scores below an edge that enough others exceed are not among the first: any order will do for them.
+        scores = keys + (table.edges[0] - 2)
+        slate, arm = np.nonzero(exceed(edge))
+        arm = listed[arm]
+        for start in range(0, len(slate), _CACHED):
+            few = slate[start : start + _CACHED], arm[start : start + _CACHED]
+            scores[few] = quantiles(table, row[few[1]], above[few])
+        return top(scores, size)
+
+
+def of_density(density: DensityOf, order: Order | None) -> ContinuousOrder | None:
+    """The order, if it is one of scores with such a density."""
+    return order if isinstance(order, ContinuousOrder) and order.density is density else None
+
+
+def descend(
+    table: ScoreTable, left: Array, *, arms: int, slates: Index, rows: Index, above: Index, floors: Array
+) -> Iterator[tuple[Array, Index, Flags]]:
+    """At each position of n slates, which share one sweep down to where they differ: the weights below the distinct
+    prefixes, (u, N), the prefix of each slate, (n,), and the slates that begin another one with their arm here, (n,).
+
+    left: log of the product of the distribution functions of all arms that a slate may show, (u, N), and `arms` how
+    many; above (n,): which of these a slate is of. slates (n, k): in order of these, and of their arms; rows (n, k): of
+    the table."""
+    begins = np.ones(len(slates), np.bool_)
+    begins[1:] = above[1:] != above[:-1]
+    sweep = _Sweep(table, left, arms)
+    for position, floor in enumerate(floors):
+        begins[1:] |= slates[1:, position] != slates[:-1, position]
+        yield sweep.weight(), above, begins
+        if position < len(floors) - 1:
+            sweep.show(_each_once(above[begins], len(sweep)), rows[begins, position], floor)
+            above = np.cumsum(begins) - 1
+
+
+def _each_once(prefixes: Index, number: int) -> Index | slice:
+    """These prefixes, ascending and each of `number` among them; as a slice, which copies nothing, where none comes
+    twice."""
+    return slice(None) if len(prefixes) == number else prefixes
+
+
+class _Sweep:
+    """Prefixes of slates while they are filled from the top, on the nodes of a table; it begins with an empty one.
+
+    The last arm that was taken for being the best left had some score x; every arm left is below it. A prefix is a
+    density over that cap x, and an atom for slates filled by uniform picks alone, whose cap is infinite. An arm that
+    is shown leaves the product of distribution functions of the arms left: with its score as the new cap, or, picked
+    uniformly, anywhere below the cap that stays. This is the transpose of the backward sweep over the joint
+    probability, and gives every prefix of a slate on the way. Source: own derivation."""
+
+    def __init__(self, table: ScoreTable, log_cdf_left: Array, arms: int) -> None:
+        self._table, self._left = table, arms
+        self._atom, self._cap = np.ones(len(log_cdf_left)), np.zeros(log_cdf_left.shape)
+        self._log_cdf_left = log_cdf_left  # log of the product of F over the arms left
+        self._normalize()
+
+    def __len__(self) -> int:
+        return len(self._mass)
+
+    def weight(self) -> Array:
+        """Weights (n, N): their product with the hazard of an arm left is its probability of being the best left."""
+        weight = self._above * self._weight_left
+        weight /= self._mass[:, None]
+        return weight
+
+    def show(self, prefixes: Index | slice, rows: Index, floor: float) -> None:
+        """Go on with some of the prefixes (n,), each as often as wanted: the table's rows (n,) come next."""
+        log_cdf, uniform, mass = self._table.log_cdf[rows], floor / self._left, self._mass[prefixes]
+        # the arm is the best left and its score the new cap, or it was picked and lies below the cap that stays
+        cap = self._table.hazard[rows]
+        cap *= self._above[prefixes]
+        cap *= ((1 - floor) / mass)[:, None]
+        if floor > 0:
+            cap += (uniform / mass)[:, None] * self._cap[prefixes]
+        cap *= np.exp(log_cdf)
+        self._cap = np.minimum(cap, _HUGE, out=cap)
+        self._atom = uniform * self._atom[prefixes] / mass
+        # the arm leaves the product
+        self._log_cdf_left = self._log_cdf_left[prefixes] - log_cdf
+        self._left -= 1
+        self._normalize()
+
+    def _normalize(self) -> None:
+        """Probability that the cap is above each node, and of the last arm given the prefix above it.
+
+        An arm that this policy does not take there leaves caps that the nodes do not follow, and a prefix without
+        probability: it starts anew with the arms left."""
+        self._weight_left = np.exp(self._log_cdf_left)
+        self._weight_left *= self._table.weights
+        self._mass = self._atom + np.einsum("nx,nx->n", self._cap, self._weight_left)
+        self._above = self._table.above(self._cap, beyond=self._atom)
+        never = ~(self._mass > _NEVER)
+        if never.any():
+            self._atom[never], self._cap[never], self._above[never], self._mass[never] = 1.0, 0.0, 1.0, 1.0
+
+
+def quantiles(table: ScoreTable, rows: Index, above: Array) -> Array:
+    """The scores that rows (q,) exceed with probabilities above (q,), on the table's scale; all above its low edge.
+
+    The probability of exceeding them differs from `above` by less than 1e-13. Source: own derivation."""
+    # the last panel whose left edge still has more than `above` to its right
+    panel = _last_true(lambda panel: table.sf_edge[rows, panel] > above, len(rows), len(table.edges) - 1)
+    half = 0.5 * (table.edges[panel + 1] - table.edges[panel])
+    # the node
+    columns = panel[:, None] * ORDER + np.arange(ORDER)
+    before = np.count_nonzero(-np.expm1(table.log_cdf[rows[:, None], columns]) > above[:, None], axis=1)
+    target = (table.sf_edge[rows, panel] - above) / half
+    # the root of the panel's polynomial; einsum, not @: a score must not depend on how many others come with it
+    series = np.einsum("kx,qx->kq", COEFFICIENT, table.pdf(rows[:, None], columns))
+    s = _solve(series, target, STOPS[before], STOPS[before + 1])
+    return table.edges[panel] + half * (1 + s)
+
+
+def _last_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
+    """The last number below `end` for which something holds in each of n searches, (n,); it holds up to there, or 0."""
+    low, high = np.zeros(n, np.intp), np.full(n, end)
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        here = holds(middle)
+        low, high = np.where(here, middle, low), np.where(here, high, middle)
+    return low
+
+
+def _solve(series: Array, target: Array, low: Array, high: Array) -> Array:
+    """s in [low, high] where the integral from -1 of each Legendre series (ORDER, q) is target (q,).
+
+    Newton; from one node to the next a density changes too little to mislead it."""
+    integral, s = integrate(series), 0.5 * (low + high)
+    open_ = np.arange(len(s))
+    for _ in range(20):
+        x = s[open_]
+        excess = at(x, integral[:, open_]) - target[open_]
+        step = excess / np.maximum(at(x, series[:, open_]), 1e-300)
+        s[open_] = np.clip(x - step, low[open_], high[open_])
+        open_ = open_[np.abs(s[open_] - x) > 1e-11]
+        if not open_.size:
+            break
+    return s

@@ -1,0 +1,173 @@
+"""Distribution functions of many scores on common nodes that follow where the best of them live."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlrec.arrays import Array, Index
+from rlrec.policy.scores.density import ALL, TAIL, Density, Rows, at_nodes
+from rlrec.policy.scores.legendre import gauss, polynomials
+from rlrec.policy.scores.panels import panels
+
+# With glibc, memory of up to this size is from now on kept when it is freed, and not fetched page by page again for
+# the next array, which would cost more than what is computed in it.
+np.empty((31 << 20) // 8)
+
+ORDER = 16
+"""Gauss-Legendre nodes of a panel."""
+
+_FLOOR = -700.0  # logarithms of distribution functions end here: exp of the negative is still finite
+_CACHED = 1 << 15
+_GAUSS, _GAUSS_WEIGHT = gauss(ORDER)
+COEFFICIENT: Array = (np.arange(ORDER)[:, None] + 0.5) * polynomials(_GAUSS, ORDER - 1).T * _GAUSS_WEIGHT
+"""(ORDER, ORDER): values at the nodes to coefficients of a Legendre series."""
+STOPS: Array = np.concatenate([[-1.0], _GAUSS, [1.0]])
+"""(ORDER + 2,): the nodes of a panel between its ends, on [-1, 1]."""
+
+
+def integrate(series: Array) -> Array:
+    """Legendre series of the integral from -1 of Legendre series, (ORDER + 1, ...) from (ORDER, ...)."""
+    integral = np.zeros((ORDER + 1, *series.shape[1:]))
+    # the integral of P_k is (P_k+1 - P_k-1) / (2 k + 1), that of P_0 is P_1 + P_0
+    scaled = series / (2 * np.arange(ORDER) + 1).reshape(-1, *[1] * (series.ndim - 1))
+    integral[1:] = scaled
+    integral[: ORDER - 1] -= scaled[1:]
+    integral[0] += series[0]
+    return integral
+
+
+_FROM_LEFT: Array = polynomials(_GAUSS, ORDER) @ integrate(COEFFICIENT)  # (to node, value at node)
+_FROM_RIGHT: Array = _FROM_LEFT[::-1, ::-1]
+
+
+class ScoreTable:
+    """g scores on N = 16 P nodes, increasing. Row g, the last, stands for every score that never matters.
+
+    edges (P + 1,) of the panels; nodes and weights (N,) of the quadrature; count (g + 1,) equal arms a row stands
+    for (0 in the last, and in a row to spare); log_cdf and hazard, density over distribution function, (g + 1, N);
+    sf_edge (g + 1, P + 1), one minus the distribution function; log_low (g + 1,) log_cdf at edges[0]."""
+
+    def __init__(self, edges: Array, rows: int) -> None:
+        self.edges = edges
+        self.nodes, self.weights = _spread(edges)
+        self._half = 0.5 * np.diff(edges)
+        self.count, self.log_low = np.zeros((2, rows + 1))
+        self.log_cdf, self.hazard = np.zeros((2, rows + 1, len(self.nodes)))
+        self.sf_edge = np.zeros((rows + 1, len(edges)))
+
+    def pdf(self, rows: Rows, nodes: Rows = ALL) -> Array:
+        """Densities of some rows at some nodes, as an index of both picks them."""
+        return self.hazard[rows, nodes] * np.exp(self.log_cdf[rows, nodes])
+
+    def log_all(self) -> Array:
+        """Log of the probability that every score is below the node, (N,)."""
+        return self.count @ self.log_cdf
+
+    def above(self, values: Array, *, beyond: Array) -> Array:
+        """Integrals of values (n, N) from each node to the highest edge, and what lies beyond it (n,), (n, N)."""
+        flat = values.reshape(-1, ORDER)
+        # whole panels to the right, and the rest of the node's panel
+        right = (flat @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half
+        right = np.cumsum(right[..., ::-1], axis=-1)[..., ::-1] - right + beyond[:, None]
+        inside = (flat @ _FROM_RIGHT.T).reshape(*right.shape, ORDER)
+        inside *= self._half[:, None]
+        inside += right[..., None]
+        return inside.reshape(values.shape)
+
+    def put(self, rows: Index, density: Density, which: Rows = ALL, *, panels: int) -> None:
+        """Write the scores `which` into rows (a,), all of which end in the first `panels` panels.
+
+        Each tail is integrated from its own end, where it is small."""
+        n, half = ORDER * panels, self._half[:panels, None]
+        # density at the nodes, mass of each panel
+        pdf = at_nodes(density, self.nodes[:n], which)
+        flat, shape = pdf.reshape(-1, ORDER), (len(rows), panels, ORDER)
+        mass = (flat @ _GAUSS_WEIGHT).reshape(shape[:2]) * half[:, 0]
+        # probability above and below each edge
+        sf_edge = np.zeros((len(rows), panels + 1))
+        mass[:, ::-1].cumsum(axis=1, out=sf_edge[:, -2::-1])
+        log_low = _log_cdf_low(density, float(self.edges[0]), which, sf_edge[:, 0])
+        cdf_edge = np.exp(log_low)[:, None] + mass.cumsum(axis=1) - mass
+        # probability above and below each node
+        sf, cdf = (flat @ _FROM_RIGHT.T).reshape(shape), (flat @ _FROM_LEFT.T).reshape(shape)
+        sf *= half
+        cdf *= half
+        sf += sf_edge[:, 1:, None]
+        cdf += cdf_edge[:, :, None]
+        # hazard, and nothing beyond the last of these panels
+        log_cdf = _log_cdf(sf, cdf).reshape(pdf.shape)
+        pdf *= np.exp(-log_cdf)
+        self.log_cdf[rows, :n], self.hazard[rows, :n] = log_cdf, pdf
+        self.sf_edge[rows, : panels + 1] = sf_edge
+        if n < len(self.nodes):
+            self.log_cdf[rows, n:] = self.hazard[rows, n:] = 0.0
+            self.sf_edge[rows, panels + 1 :] = 0.0
+        self.log_low[rows] = log_low
+
+
+def tabulate(
+    density: Density, count: Array, *, ranks: int, together: int | None = None, refine: int = 1, spare: int = 0
+) -> tuple[ScoreTable, Index]:
+    """The table whose nodes decide who holds the best `ranks` ranks, and each score's row in it, (g,).
+
+    count (g,) equal arms each score stands for. Fewer than `ranks` scores lie above the lowest edge with probability
+    below 1e-16; a score that lies below it with that certainty has row -1. The panels can hold the product of as many
+    densities as there are `ranks`, or `together`; `refine` divides them. `spare` rows are added, still empty.
+    Source: own derivation (running integrals by a Legendre integration matrix)."""
+    left, right = density.reach()
+    lower, upper = density.mode - left, density.mode + right
+    edges = panels(density, count, lower, upper, ranks=ranks, together=together or ranks, refine=refine)
+    # a row for each score that reaches the panels, by where it ends
+    listed = np.flatnonzero(upper > edges[0])
+    listed = listed[np.argsort(upper[listed], kind="stable")]
+    row = np.full(len(count), -1, dtype=np.intp)
+    row[listed] = np.arange(len(listed))
+    table = ScoreTable(edges, len(listed) + spare)
+    table.count[: len(listed)] = count[listed]
+    # their distribution functions, some at a time
+    ends = np.searchsorted(edges[1:-1], upper[listed]) + 1
+    step = max(1, _CACHED // len(table.nodes))
+    for start in range(0, len(listed), step):
+        scores = listed[start : start + step]
+        table.put(row[scores], density, scores, panels=int(ends[start : start + step][-1]))
+    return table, row
+
+
+def _spread(edges: Array) -> tuple[Array, Array]:
+    """Nodes and weights, (16 p,) each, of Gauss-Legendre on every panel."""
+    half, middle = 0.5 * np.diff(edges), 0.5 * (edges[1:] + edges[:-1])
+    return (middle[:, None] + half[:, None] * _GAUSS).ravel(), (half[:, None] * _GAUSS_WEIGHT).ravel()
+
+
+def _log_cdf(sf: Array, cdf: Array) -> Array:
+    """The logarithm of cdf, from the smaller of the two; both are written into."""
+    low = sf > 0.5
+    np.maximum(cdf, 1e-307, out=cdf)
+    np.maximum(np.log(cdf, out=cdf), _FLOOR, out=cdf)
+    np.negative(sf, out=sf)
+    np.minimum(np.maximum(sf, -0.5, out=sf), 0.0, out=sf)  # a polynomial may dip below 0 in the last panel
+    return np.where(low, cdf, np.log1p(sf, out=sf))
+
+
+# below the lowest edge, which is the first point and has no weight
+_TAIL_AT, _TAIL_WEIGHT = (np.append(0.0, values) for values in _spread(np.append(0.0, 2.0 ** np.arange(-7, 1))))
+
+
+def _log_cdf_low(density: Density, edge: float, which: Rows, sf: Array) -> Array:
+    """log F at the lowest edge, (a,), above which lies sf (a,); relative precision where it is small.
+
+    The density falls ever faster to the left of it, so panels that double in width from the edge are right."""
+    log_cdf = np.log1p(-np.minimum(sf, 1 - 1e-16))
+    distance = edge - density.mode[which]
+    tail = ((sf > 0.99) & (distance < 0)).nonzero()[0]
+    if not tail.size:
+        return log_cdf
+    rows = np.arange(len(density.mode))[which][tail]
+    # the integral over a stretch on which the density vanishes
+    start = distance[tail, None]
+    # the fall is convex: it grows by its slope at least, which at the first percent is steep
+    length = TAIL / np.abs(density.slope(start, rows))
+    fall = density.fall(start - length * _TAIL_AT, rows)
+    below = np.exp(fall[:, :1] - fall) @ _TAIL_WEIGHT
+    log_cdf[tail] = density.log_peak[rows] - fall[:, 0] + np.log(length[:, 0] * below)
+    return log_cdf

@@ -1,0 +1,147 @@
+"""The score table of many arms: it keeps up with arms whose distribution changes, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rlrec.arrays import Array, Index, run_starts
+from rlrec.policy.scores import maximum
+from rlrec.policy.scores.density import ALL, Density
+from rlrec.policy.scores.panels import enough, even_widths
+from rlrec.policy.scores.table import ORDER, tabulate
+
+DensityOf = Callable[[Array, Array], Density]
+"""The densities of a family, from its two parameters."""
+
+Pair = tuple[float, float]
+
+_END = 34.0  # logarithms: where a changed score has fallen by so many its support ends, and it is certainly larger
+_WIDER = 1.1  # factor by which a panel may be wider than a changed score wants it
+_STEEPER = 1.6  # factor by which it may be wider than an even one
+_LOST = 3e-12  # probability that may go missing
+
+
+class Tabulated:
+    """m arms on a table; equal ones share a row, and row -1 stands for arms that never matter.
+
+    density of the scores and its parameters first, second (m,); `positions` is the deepest position asked about,
+    `together` how many densities the panels must hold; `refine` divides them."""
+
+    def __init__(
+        self, density: DensityOf, first: Array, second: Array, *, positions: int, together: int, refine: int = 1
+    ) -> None:
+        self._density, self._first, self._second = density, first, second
+        self._positions, self._together = positions, together
+        arms, group, count = _collapse(first, second)
+        self.table, row = tabulate(
+            density(first[arms], second[arms]),
+            count,
+            ranks=positions,
+            together=together,
+            refine=refine,
+            spare=min(16 + len(arms) // 8, len(first) - len(arms)),
+        )
+        self.row = row[group]
+        self._row_of: dict[Pair, int] = {}
+        self._best: Array | None = None
+
+    def best(self) -> Array:
+        """Probability that each arm is the best, (m,)."""
+        if self._best is None:
+            self._best = maximum.best(self.table)
+        return self._best[self.row]
+
+    def update(self, first: Array, second: Array) -> bool:
+        """Write the rows of arms whose parameters changed; False where the nodes may not be right for them.
+
+        After a False the table is spoilt, after a True as exact as on nodes of its own."""
+        arms = ((first != self._first) | (second != self._second)).nonzero()[0]
+        if 2 * len(arms) > len(first):
+            return False
+        if not self._row_of:
+            self._row_of = dict(zip(_pairs(self._first, self._second), self.row.tolist(), strict=True))
+        before = set(_pairs(self._first[arms], self._second[arms]))
+        self._first, self._second, self._best = first, second, None
+        return not arms.size or (self._move(arms, before) and self._holds())
+
+    def _move(self, arms: Index, before: set[Pair]) -> bool:
+        """Arms into the rows of their new parameters, away from those before; False where a row cannot be written."""
+        pairs, row_of, table = _pairs(self._first[arms], self._second[arms]), self._row_of, self.table
+        # arms whose parameters have a row, and rows that no arm has any more
+        self.row[arms] = [row_of.get(pair, -1) for pair in pairs]
+        self._count_arms()
+        for pair in before:
+            if not table.count[row_of.get(pair, -1)]:
+                row_of.pop(pair, None)
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in row_of]
+        if not new:
+            return True
+        # new parameters: a free row each, if it ends above the lowest edge
+        density = self._density(*np.array(new).T.copy())
+        ends = self._ends(density)
+        above, free = ends.nonzero()[0], (table.count[:-1] == 0).nonzero()[0]
+        if ends.min() < 0 or len(free) < len(above):
+            return False
+        rows = np.full(len(new), -1)
+        rows[above] = free[: len(above)]
+        if above.size:
+            table.put(rows[above], density, above, panels=int(ends.max()))
+        row_of.update(zip(new, rows.tolist(), strict=True))
+        self.row[arms] = [row_of[pair] for pair in pairs]
+        self._count_arms()
+        return True
+
+    def _count_arms(self) -> None:
+        count = np.bincount(self.row % len(self.table.count), minlength=len(self.table.count))
+        self.table.count[:-1] = count[:-1]
+
+    def _ends(self, density: Density) -> Index:
+        """How many panels reach from the lowest edge to the end of each score, (c,); -1 where one is too wide."""
+        edges, mode = self.table.edges, density.mode[:, None]
+        # panels that hold some of the score
+        gone = density.fall(edges - mode) >= _END
+        below = gone & (mode <= edges)  # the score is below the edge
+        holds = ~(below[:, :-1] | (gone & (mode >= edges))[:, 1:])
+        # of these the ones that are too wide, first for its narrowest width, then for the one that ends there
+        width = np.diff(edges) / _WIDER
+        oversized = holds & (width > density.step[:, None])
+        for panel in np.flatnonzero(oversized.any(axis=0)):
+            oversized[:, panel] &= width[panel] > density.width(edges[panel + 1])
+        return np.where(oversized.any(axis=1) | ~below[:, -1], -1, below.argmax(axis=1))
+
+    def _holds(self) -> bool:
+        """Whether the nodes still decide who is among the best, and nothing is lost between them."""
+        table, count = self.table, self.table.count
+        # enough scores lie above the lowest edge
+        certain = np.minimum(table.log_low / -_END, 1.0)
+        if self._positions > 1:
+            certain = np.floor(certain)
+        if count @ certain < self._positions and count @ table.sf_edge[:, 0] < enough(self._positions):
+            return False
+        # no panel is too steep for products of densities
+        if self._together > 1:
+            pdf, sf = table.pdf(ALL, slice(ORDER, None, ORDER)), table.sf_edge[:, 1:-1]
+            even = even_widths(pdf, sf, count[:, None], self._together)
+            if (np.diff(table.edges)[:-1] > _STEEPER * even).any():
+                return False
+        # for the best alone, what is lost in a steep panel shows in the sum
+        self._best = maximum.best(table)
+        return bool(abs(count @ self._best + np.exp(count @ table.log_low) - 1) < _LOST)
+
+
+def _pairs(first: Array, second: Array) -> list[Pair]:
+    return list(zip(first.tolist(), second.tolist(), strict=True))
+
+
+def _collapse(first: Array, second: Array) -> tuple[Index, Index, Array]:
+    """Equal posteriors become one that counts for all of them: a cold start costs one arm.
+
+    The arm that stands for each of g groups (g,), the group of each arm (m,), and its size (g,)."""
+    order = np.lexsort((second, first))
+    starts = run_starts(first[order], second[order])
+    size = np.diff(starts, append=len(order))
+    group = np.empty(len(order), np.intp)
+    group[order] = np.repeat(np.arange(len(starts)), size)
+    return order[starts], group, size.astype(float)

@@ -1,0 +1,1 @@
+"""Ordered slates with exact propensities."""

@@ -1,0 +1,94 @@
+"""Team draft: one slate from the rankings of two policies, who take turns.
+
+For every two positions a coin decides who picks first. Who picks takes a uniform arm of those left with the floor of
+its policy, else the best arm left in its own ranking, of which one is drawn for the whole slate. Given the coins, what
+one team took tells nothing of the other's ranking: for either of them an arm that the other took is gone as by a
+uniform pick. So every propensity, given the coins and the positions above, is the exact conditional of one team.
+Source: Radlinski, Kurup and Joachims 2008, section 4.2 (team draft); the propensities are an own derivation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Ids, Index, Words, distinct_rows
+from rlrec.policy.scores.floors import Floor, at_positions
+from rlrec.policy.scores.sampler import uniforms
+from rlrec.policy.scores.scores import Scores
+from rlrec.policy.slates import slate
+from rlrec.policy.slates.slate_draws import SMALLEST, Draw
+
+
+class Ranker(NamedTuple):
+    """One of the two policies: its scores of m arms, and its floor."""
+
+    scores: Scores
+    floor: Floor
+
+
+@dataclass(frozen=True, eq=False)
+class DraftDraw(Draw):
+    """Slates of two teams. teams (n, k): 0 or 1, which ranker picked. propensity and minimum: given the coins and the
+    positions above; marginal: NaN."""
+
+    teams: Index
+
+
+@dataclass(frozen=True, eq=False)
+class TeamDraftSampler:
+    """Draws the slates of two rankers of the same arms. Both have exact scores."""
+
+    rankers: tuple[Ranker, Ranker]
+    size: int
+
+    def draw(self, *, seeds: Words, decisions: Ids) -> DraftDraw:
+        """Slates of n decisions. Word p of a decision is the pick of position p from 0, word size + i the coin of pair
+        i of positions."""
+        words = uniforms(seeds, decisions, words=self.size + (self.size + 1) // 2)
+        teams = teams_of(words[:, self.size :] < 0.5, self.size)
+        slates = np.empty((len(words), self.size), np.intp)
+        propensity, minimum = np.empty(slates.shape), np.empty(slates.shape)
+        for position in range(self.size):
+            probability = self.next_arms(slates[:, :position], teams[:, : position + 1])
+            slates[:, position] = slate.invert_rows(probability, words[:, position])
+            propensity[:, position] = probability[np.arange(len(words)), slates[:, position]]
+            np.put_along_axis(probability, slates[:, :position], 1.0, axis=1)
+            minimum[:, position] = probability.min(axis=1)
+        rounded = propensity == 0
+        return DraftDraw(
+            slates, np.where(rounded, SMALLEST, propensity), np.full(slates.shape, np.nan), minimum, rounded, teams
+        )
+
+    def conditionals(self, slates: Index, teams: Index) -> Array:
+        """Probability of each arm of slates (n, k) given the coins, as teams (n, k), and what is above it, (n, k)."""
+        propensity = np.empty(slates.shape)
+        for position in range(slates.shape[1]):
+            probability = self.next_arms(slates[:, :position], teams[:, : position + 1])
+            propensity[:, position] = probability[np.arange(len(slates)), slates[:, position]]
+        return propensity
+
+    def next_arms(self, prefixes: Index, teams: Index) -> Array:
+        """Probability of each arm at the position after prefixes (n, p), whose team is the last of teams (n, p + 1),
+        (n, m)."""
+        probability = np.empty((len(teams), len(self.rankers[0].scores)))
+        # slates with equal coins and arms so far have one distribution
+        cases, case = distinct_rows(np.column_stack([teams, prefixes]).astype(np.float64))
+        p = prefixes.shape[1]
+        patterns, pattern = distinct_rows(cases[:, : p + 1])
+        of_case = np.empty((len(cases), probability.shape[1]))
+        for number, order in enumerate(patterns.astype(np.intp)):
+            ranker = self.rankers[order[-1]]
+            # arms that the other team took are gone as by a uniform pick
+            floors = np.where(order == order[-1], at_positions(ranker.floor, p + 1), 1.0)
+            rows = np.flatnonzero(pattern == number)
+            above = cases[rows, p + 1 :].astype(np.intp)
+            of_case[rows] = slate.remaining_each(ranker.scores, above, floor=tuple(floors.tolist()))
+        return of_case[case]
+
+
+def teams_of(coins: Flags, size: int) -> Index:
+    """The team of every position, (n, size). coins (n, pairs): whether ranker 1 picks first in each pair."""
+    pairs = np.stack([coins, ~coins], axis=2).astype(np.intp)
+    return pairs.reshape(len(coins), -1)[:, :size]

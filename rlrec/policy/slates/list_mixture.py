@@ -1,0 +1,210 @@
+"""Slates of a policy that ranks one of many lists of arms, with what is exact given a list averaged over the lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rlrec.arrays import Array, Ids, Index, distinct_rows, look_up, piece_rows, run_starts
+from rlrec.policy.scores.families.correlated import Correlated, Sampled
+from rlrec.policy.scores.floors import Floor
+from rlrec.policy.scores.sampler import uniforms
+from rlrec.policy.scores.scores import Order, Scores, subset, unstack
+from rlrec.policy.slates import slate
+
+_PAIRS = 1 << 20  # pairs of a list and a slate at a time
+_LISTS = 64  # whose tables are held at a time
+_ENTRIES = 1 << 22  # numbers in a working array
+
+
+@dataclass(frozen=True, eq=False)
+class ListMixture:
+    """u lists of s arms of 0 .. arms - 1, and the scores that rank each list.
+
+    lists (u, s): ascending in each row. weight (r, u): share of each list among the draws of each of r replicas;
+    rows sum to 1."""
+
+    arms: int
+    lists: Index
+    weight: Array
+    scores: Sequence[Scores]
+    floor: Floor
+
+    def marginals(self, size: int) -> Array:
+        """Probability that each arm stands at position 1..size, by each replica, (r, size, arms).
+
+        Given a list it is exact, or of one simulated page where scores are samples; the mean over lists is unbiased."""
+        each = self._each(size)
+        marginals, cells = np.empty((len(self.weight), size, self.arms)), self.lists.ravel()
+        for of_replica, weight in zip(marginals, self.weight, strict=True):
+            for position in range(size):
+                shares = (weight[:, None] * each[:, position]).ravel()
+                of_replica[position] = np.bincount(cells, weights=shares, minlength=self.arms)
+        return marginals
+
+    def _each(self, size: int) -> Array:
+        """Probability that each arm stands at position 1..size of its list, (u, size, s)."""
+        if isinstance(self.scores, SampledLists):
+            return np.array([self._simulated(number, size) for number in range(len(self.lists))])
+        return np.array(slate.marginals_each(self.scores, size=size, floor=self.floor, shared=True))
+
+    def _simulated(self, number: int, size: int) -> Array:
+        """The probabilities at each position of one page that is drawn from the samples of a list, (size, s)."""
+        assert isinstance(self.scores, SampledLists)
+        scores, (words,) = self.scores[number], self.scores.uniforms(number, size)
+        shares, above = np.empty((size, len(scores))), np.empty(0, np.intp)
+        for position in range(size):
+            shares[position] = slate.remaining(scores, above, floor=self.floor)
+            above = np.append(above, slate.invert_rows(shares[position : position + 1], words[position : position + 1]))
+        return shares
+
+    def joint(self, slates: Index, weight: Array) -> Array:
+        """Probability of slates (n, k) down to each of their positions, the mean over lists, (n, k). weight (u,): of
+        each list."""
+        joint = np.empty(slates.shape)
+        for rows, tree in self._trees(slates, _PAIRS // _LISTS):
+            totals, _ = self._sums(tree, weight)
+            for position, total in enumerate(totals[1:]):
+                joint[rows, position] = total[tree.node[position + 1]]
+        return joint
+
+    def each_position(self, slates: Index, weight: Array) -> Iterator[tuple[Index, int, Array, Index]]:
+        """The rows of slates (n, k), some at a time; a position from 0; the probability of each arm below each distinct
+        slate above, (v, arms), and which of these a row has. weight (u,): of each list. 0 below what no list makes.
+
+        A probability is the mean over lists of that of the slate down to it, over the mean down to the one above."""
+        most = min(_PAIRS // _LISTS, _ENTRIES // (self.arms * slates.shape[1]))
+        for rows, tree in self._trees(slates, most):
+            totals, shares = self._sums(tree, weight, below=True)
+            for position, (total, below) in enumerate(zip(totals, shares, strict=False)):
+                above = np.broadcast_to(total[:, None], below.shape)
+                yield rows, position, np.divide(below, above, out=below, where=above > 0), tree.node[position]
+
+    def _trees(self, slates: Index, most: int) -> Iterator[tuple[Index, _Tree]]:
+        """The rows of slates in order of their arms, some at a time, and their tree."""
+        order = np.lexsort(slates.T[::-1])
+        for rows in np.split(order, range(max(1, most), len(order), max(1, most))):
+            yield rows, _Tree(slates[rows])
+
+    def _sums(self, tree: _Tree, weight: Array, *, below: bool = False) -> tuple[list[Array], list[Array]]:
+        """Sums over lists of the probability of each distinct top of slates, by length from 0; and with `below` of that
+        with each arm below it, (v, arms)."""
+        totals = [np.zeros(len(arm)) for arm in tree.arm]
+        shares = [np.zeros(len(arm) * self.arms) for arm in tree.arm[:-1]] if below else []
+        used = np.flatnonzero(weight)
+        for lists in np.split(used, range(_LISTS, len(used), _LISTS)):
+            ranked = self._ranked(lists, len(tree.arm) - 1)
+            # pairs of a list and of a top that is made of its arms; ranks: of these in the list
+            listed, node, ranks = (
+                np.arange(len(lists)),
+                np.zeros(len(lists), np.intp),
+                np.empty((len(lists), 0), np.intp),
+            )
+            joint = weight[lists]
+            totals[0] += joint.sum()
+            for depth in range(len(tree.arm) - 1):
+                probability = self._below(ranked, listed, ranks)
+                if below:
+                    cells = (node[:, None] * self.arms + self.lists[lists[listed]]).ravel()
+                    values = (joint[:, None] * probability).ravel()
+                    shares[depth] += np.bincount(cells, weights=values, minlength=len(shares[depth]))
+                # the pairs whose list has the next arm, too
+                pair, node, rank = self._longer(lists[listed], node, tree, depth)
+                listed, ranks = listed[pair], np.column_stack([ranks[pair], rank])
+                joint = joint[pair] * probability[pair, rank]
+                totals[depth + 1] += np.bincount(node, weights=joint, minlength=len(totals[depth + 1]))
+        return totals, [each.reshape(-1, self.arms) for each in shares]
+
+    def _longer(self, lists: Index, node: Index, tree: _Tree, depth: int) -> tuple[Index, Index, Index]:
+        """The pairs of a list and a top whose list has the next arm of a longer top; the longer top, and where the arm
+        stands in the list."""
+        first, counts = tree.below[depth]
+        pair, longer = np.repeat(np.arange(len(lists)), counts[node]), piece_rows(first[node], counts[node])
+        wanted = lists[pair] * self.arms + tree.arm[depth + 1][longer]
+        cell, has = look_up(self._keys, wanted)
+        return pair[has], longer[has], cell[has] % self.lists.shape[1]
+
+    @cached_property
+    def _keys(self) -> Ids:
+        """A number for each list and arm of it, ascending."""
+        return (np.arange(len(self.lists))[:, None] * self.arms + self.lists).ravel()
+
+    def _ranked(self, lists: Index, positions: int) -> list[Scores] | list[Order]:
+        """The orders of some lists, which remember their tables; samples where scores are such."""
+        scores = [self.scores[number] for number in lists.tolist()]
+        return scores if isinstance(self.scores, SampledLists) else [each.order(positions) for each in scores]
+
+    def _below(self, ranked: Any, listed: Index, ranks: Index) -> Array:
+        """Probability of each arm of a list below slates, by the ranks (p, d) of their arms in lists (p,), (p, s)."""
+        (pairs, depth), s = ranks.shape, self.lists.shape[1]
+        below = np.empty((pairs, s))
+        if isinstance(self.scores, SampledLists):
+            for row, number in enumerate(listed.tolist()):
+                below[row] = slate.remaining(ranked[number], ranks[row], floor=self.floor)
+            return below
+        if not pairs:
+            return below
+        # any arm left, to ask about the position below
+        left = np.ones((pairs, s), np.bool_)
+        left[np.arange(pairs)[:, None], ranks] = False
+        slates = np.column_stack([ranks, left.argmax(axis=1)])
+        swept = slate.each_position_of(ranked, listed, slates, arms=s, floor=self.floor)
+        for rows, position, probability, above in swept:
+            if position == depth:
+                below[rows] = probability[above]
+        return below
+
+
+class _Tree:
+    """The distinct tops of slates (n, k) in order of their arms, by length from 0 to k.
+
+    node (k + 1 of (n,)): the top of each slate; arm (k + 1 of (v,)): the last arm of each top, of none 0; below (k of
+    (v,) and (v,)): the first longer one of each top, and how many there are."""
+
+    def __init__(self, slates: Index) -> None:
+        self.node, self.arm = [np.zeros(len(slates), np.intp)], [np.zeros(1, np.intp)]
+        self.below: list[tuple[Index, Index]] = []
+        for depth in range(slates.shape[1]):
+            starts, begins = run_starts(*slates[:, : depth + 1].T), np.zeros(len(slates), np.intp)
+            begins[starts[1:]] = 1
+            counts = np.bincount(self.node[depth][starts], minlength=len(self.arm[depth]))
+            self.below.append((np.cumsum(counts) - counts, counts))
+            self.node.append(np.cumsum(begins))
+            self.arm.append(slates[starts, depth])
+
+
+class SampledLists(Sequence[Scores]):
+    """The scores of lists (u, s) whose arms share one posterior: each list is ranked by samples of its own, those that
+    the words of a seed and its number give. They are drawn when they are asked for."""
+
+    def __init__(self, scores: Correlated, lists: Index, *, seed: int) -> None:
+        self._scores, self._lists, self._seed = scores, lists, seed
+
+    def __len__(self) -> int:
+        return len(self._lists)
+
+    def __getitem__(self, number: int) -> Sampled:  # type: ignore[override]  # no slices
+        return Sampled(self._scores.of_decision(self._seed, number).values[:, self._lists[number]])
+
+    def uniforms(self, number: int, size: int) -> Array:
+        """The uniforms by which a page of so many positions is drawn, (1, size)."""
+        seeds, numbers = np.array([self._seed], np.uint64), np.array([number], np.int64)
+        return uniforms(seeds, numbers, words=2 * size - 1)[:, ::2]
+
+
+def distinct_lists(lists: Index, replica: Index, replicas: int) -> tuple[Index, Array]:
+    """The distinct sets among lists (n, s), ascending, (u, s), and the share of each in every replica, (replicas, u).
+
+    replica (n,): of each list; equally many have each."""
+    different, which = distinct_rows(np.sort(lists, axis=1))
+    counts = np.bincount(replica * len(different) + which, minlength=replicas * len(different))
+    return different.astype(np.intp), counts.reshape(replicas, -1) / (len(lists) / replicas)
+
+
+def scores_of_lists(scores: Scores, lists: Index) -> list[Scores]:
+    """The scores of each of many lists (u, s), where those of an arm do not depend on the other arms."""
+    return unstack(subset(scores, lists))

@@ -1,0 +1,117 @@
+"""Probabilities of slates by rows of scores: the softmax of the arms left at each position, with a floor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Index
+from rlrec.policy.scores.floors import Floor, at_positions
+
+
+def softmax(score: Array, *, temperature: float = 1.0) -> Array:
+    """Probabilities in proportion to exp(score / temperature), rows of (n, m); arms at -inf have none.
+
+    temperature 0: the best score of a row, equal bests share."""
+    away = score - score.max(axis=1, keepdims=True)
+    if temperature == 0:
+        weight = (away == 0).astype(away.dtype)
+    else:
+        weight = np.exp(away if temperature == 1 else away / temperature, out=away)
+    weight /= weight.sum(axis=1, keepdims=True)
+    return weight
+
+
+def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Iterator[Array]:
+    """At each position of n slates, each with scores of its own, the softmax of the arms left there, (n, m).
+
+    score (n, m) finite; slates (n, k) arms 0..m - 1. Source: as for `gumbel.PlackettLuceOrder`."""
+    left, rows = np.array(score, np.float64), np.arange(len(slates))
+    for position in range(slates.shape[1]):
+        if position:
+            left[rows, slates[:, position - 1]] = -np.inf
+        yield softmax(left, temperature=temperature)
+
+
+def log_joint(score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor) -> Array:
+    """Log of the probability of slates, (n,); see `log_conditionals`."""
+    return log_conditionals(score, shown, eligible, temperature=temperature, floor=floor).sum(axis=1)
+
+
+def log_conditionals(
+    score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
+) -> Array:
+    """Log of the probability of each slot given those above, (n, k), by scores (n, m) of arms; shown (n, k) indices;
+    eligible (n, m): arms that each may show, None: all.
+
+    temperature 0: the best score, equal bests share. Source: own derivation (Plackett-Luce with a floor: at every
+    position the softmax of the arms left)."""
+    rows, log_probability, many = np.arange(len(shown)), np.zeros(shown.shape), _many(score, eligible)
+    allowed = score if eligible is None else np.where(eligible, score, -np.inf)
+    floors = at_positions(floor, shown.shape[1])
+    for position, of_arms in enumerate(remaining(allowed, shown, temperature=temperature)):
+        left, uniform = many - position, floors[position]
+        of_shown = of_arms[rows, shown[:, position]]
+        with np.errstate(divide="ignore"):  # the only arm left is certain
+            log_probability[:, position] = np.where(left > 1, np.log(uniform / left + (1 - uniform) * of_shown), 0.0)
+        if (left == 1).all():
+            break
+    return log_probability
+
+
+def chi_squares(
+    score: Array, reference: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
+) -> Array:
+    """Chi-squared divergence of each slot, given those above, from its distribution under reference scores, (n, k): the
+    variance of its weight, whatever the log has shown at the position itself.
+
+    score, reference (n, m): scores of the arms under both; shown, eligible: see `log_conditionals`."""
+    sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
+    return np.stack([((new - old) ** 2 / np.maximum(old, 1e-300)).sum(axis=1) for new, old in sides], axis=1)
+
+
+def divergences(
+    score: Array, reference: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
+) -> Array:
+    """KL(reference || score) of each slot, given those above, (n, k) in nats; arguments: see `chi_squares`. Its sums
+    over slates that were drawn under the reference scores are, on average, the divergence of whole slates."""
+    sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
+    return np.stack([divergence(old, new) for new, old in sides], axis=1)
+
+
+def _slots(
+    score: Array, reference: Array, shown: Index, eligible: Flags | None, *, temperature: float, floor: Floor
+) -> Iterator[tuple[Array, Array]]:
+    """The distributions of each slot, given those above, by both scores, (n, m) each. Arms that are not left have the
+    same on both sides, so that no divergence is of them."""
+    many, floors = _many(score, eligible), at_positions(floor, shown.shape[1])
+    sides = (
+        remaining(each if eligible is None else np.where(eligible, each, -np.inf), shown, temperature=temperature)
+        for each in (score, reference)
+    )
+    for position, (new, old) in enumerate(zip(*sides, strict=True)):
+        uniform = floors[position] / np.maximum(many - position, 1)[:, None]
+        yield uniform + (1 - floors[position]) * new, uniform + (1 - floors[position]) * old
+
+
+def probabilities(score: Array, eligible: Flags | None = None, *, temperature: float, floor: Floor) -> Array:
+    """Probability of each arm at position 1, (n, m), by scores (n, m); rows sum to 1. eligible (n, m): arms that each
+    may show, None: all."""
+    mixed = softmax(score if eligible is None else np.where(eligible, score, -np.inf), temperature=temperature)
+    if explored := at_positions(floor, 1).item():
+        mixed *= 1 - explored
+        uniform = (explored / _many(score, eligible)).astype(mixed.dtype)[:, None]
+        mixed += uniform if eligible is None else uniform * eligible
+    return mixed
+
+
+def _many(score: Array, eligible: Flags | None) -> Index:
+    """How many arms each row may show, (n,)."""
+    return np.full(len(score), score.shape[1]) if eligible is None else eligible.sum(axis=1)
+
+
+def divergence(old: Array, new: Array) -> Array:
+    """KL(old || new) of distributions over arms, (n,) in nats, both (n, m)."""
+    ratio = np.log(np.maximum(old, 1e-30)) - np.log(np.maximum(new, 1e-30))
+    return np.einsum("nm,nm->n", old, ratio)

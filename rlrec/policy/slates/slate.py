@@ -1,0 +1,214 @@
+"""Slates for every kind of policy: exact probabilities of positions, slates and draws (`policy/slates/slate_draws.py`).
+
+A slate is filled from the top. One vector of noisy scores is drawn; at every position a uniform arm of those left is
+taken with the probability `floor` of that position, else the best one left in that vector. For correlated scores every
+position has a vector of its own, one of the samples of the decision; without a decision they stand for those of seed 0,
+decision 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rlrec.arrays import Array, Index, run_starts
+from rlrec.policy.scores.floors import Floor, at_positions
+from rlrec.policy.scores.scores import DrawnOrder, Order, Scores
+from rlrec.policy.scores.sweep import ContinuousOrder
+
+if TYPE_CHECKING:
+    from rlrec.policy.scores.families.correlated import Correlated
+
+_ENTRIES = 1 << 20  # numbers in a working array
+_SWEPT = 1 << 16  # and where slates are swept: near the processor
+_SLATES, _ARMS = 8, 100  # slates a case, and arms, up to which cases are swept together
+
+
+def first(scores: Scores, *, floor: Floor) -> Array:
+    """Probability of each arm at position 1, (m,); the sum is 1.
+
+    floor probability of a uniform pick, in [0, 1]. Error below 1e-9, relative below 1e-6 above 1e-6.
+    Source: own derivation (`maximum.best`); ties share."""
+    return mix_floor(scores.order(1).best(), at_positions(floor, 1)[0], len(scores))
+
+
+def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
+    """Probability that each arm stands at position 1..size, whatever stands above it, (size, m); rows sum to 1.
+
+    size 1..m; floor in [0, 1]. NaN beyond position 1 for samples, which have no closed form there.
+    Source: own derivation (`maximum.ranks` and `placement`)."""
+    if size == 1:
+        return first(scores, floor=floor)[None]
+    return to_positions(scores.order(size).ranks(size), floor)
+
+
+def marginals_each(many: Sequence[Scores], *, size: int, floor: Floor, shared: bool = False) -> list[Array]:
+    """`marginals` of many scores of equally many arms; independent continuous ones are worked out together, also at one
+    position where many cases share a few scores."""
+    from rlrec.policy.contexts.pooled import pooled  # a single request needs none of it
+
+    orders = [scores.order(size) for scores in many]
+    alone = size == 1 and not (shared and isinstance(orders[0], ContinuousOrder))
+    together = None if alone else pooled(orders, positions=size)
+    if together is None:
+        return [marginals(scores, size=size, floor=floor) for scores in many]
+    return list(to_positions(together.ranks(size), floor))
+
+
+def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: int, rng: np.random.Generator) -> Array:
+    """Unbiased estimates of `marginals` of scores that have no closed form, from so many simulated pages, (size, m).
+
+    Each page adds, position by position, the probability of each arm given the arms above and the sample that ranks
+    those left. Source: own derivation."""
+    m, floors = len(scores), at_positions(floor, size)
+    total, step = np.zeros((size, m)), max(1, _ENTRIES // (size * m))
+    for start in range(0, runs, step):
+        values = scores.of_pages(min(step, runs - start), size, rng)
+        left, page = np.ones(values.shape[1:], np.bool_), np.arange(values.shape[1])
+        for position, of_page in enumerate(values):
+            # the best of the arms left, with the floor
+            allowed = np.where(left, of_page, -np.inf)
+            best = allowed == allowed.max(axis=1, keepdims=True)
+            probability = mix_floor(best / best.sum(axis=1, keepdims=True), floors[position], m - position)
+            probability[~left] = 0.0
+            total[position] += probability.sum(axis=0)
+            left[page, invert_rows(probability, rng.random(len(page)))] = False
+    return total / runs
+
+
+def conditionals(scores: Scores, slates: Index, *, floor: Floor) -> Array:
+    """Probability of each arm of a slate given the positions above it, (n, k); a row's product is the slate's.
+
+    slates (n, k) arms 0..m-1, no arm twice on a slate; floor in [0, 1]. Errors as for `first`, below a prefix that the
+    policy makes; the rarer the prefix, below 1e-9, the fewer digits of what follows are right, and below an arm with
+    less than 1e-13 at its position the arms left compete anew. Source: own derivation (`sweep`)."""
+    k = slates.shape[1]
+    probability, _ = scores.order(k).conditionals(slates, floor=floor, least=False)
+    return mix_floor(probability, at_positions(floor, k), len(scores) - np.arange(k))
+
+
+def remaining(scores: Scores, prefix: Index, *, floor: Floor) -> Array:
+    """Probability of each arm at the position after prefix (k,), k < m, given that prefix, (m,); the sum is 1.
+
+    0 for the arms in it; else the same as `conditionals`, and with the same errors."""
+    return remaining_each(scores, np.asarray(prefix, np.intp)[None], floor=floor)[0]
+
+
+def remaining_each(scores: Scores, prefixes: Index, *, floor: Floor) -> Array:
+    """`remaining` below each of many prefixes (n, k), (n, m)."""
+    k = prefixes.shape[1]
+    probability = scores.order(k + 1).next_arms(prefixes, floor=floor)
+    mixed = mix_floor(probability, at_positions(floor, k + 1)[-1], len(scores) - k)
+    mixed[np.arange(len(prefixes))[:, None], prefixes] = 0.0
+    return mixed
+
+
+def conditionals_each(many: Sequence[Scores], case: Index, slates: Index, *, floor: Floor) -> Array:
+    """`conditionals` of slates (n, k), each of arms of its case (n,) among many scores of equally many arms, (n, k)."""
+    probability = np.empty(slates.shape)
+    if isinstance(many[0].order(1), ContinuousOrder) and _few_of_each(len(many), len(many[0]), slates):
+        for rows, position, of_prefix, above in each_position(many, case, slates, floor=floor):
+            probability[rows, position] = of_prefix[above, slates[rows, position]]
+        return probability
+    order = np.argsort(case, kind="stable")
+    for rows in np.split(order, run_starts(case[order])[1:]):
+        probability[rows] = conditionals(many[case[rows[0]]], slates[rows], floor=floor)
+    return probability
+
+
+def each_position(
+    many: Sequence[Scores], case: Index, slates: Index, *, floor: Floor
+) -> Iterator[tuple[Index, int, Array, Index]]:
+    """`remaining` at each position of slates (n, k), some at a time, each of its case (n,) among many exact scores of
+    equally many arms: the rows of slates in order (r,), the position from 0, the probabilities below each distinct case
+    and slate above, (u, m), and which of these a row has, (r,)."""
+    orders = [scores.order(slates.shape[1]) for scores in many]
+    yield from each_position_of(orders, case, slates, arms=len(many[0]), floor=floor)
+
+
+def each_position_of(
+    orders: Sequence[Order], case: Index, slates: Index, *, arms: int, floor: Floor
+) -> Iterator[tuple[Index, int, Array, Index]]:
+    """`each_position` by the orders of equally many arms, whose tables outlive it."""
+    m, floors = arms, at_positions(floor, slates.shape[1])
+    for rows, by_position in _swept(orders, case, slates, arms, floor):
+        for position, (probability, above) in enumerate(by_position):
+            mixed = mix_floor(probability, floors[position], m - position)
+            mixed[above[:, None], slates[rows, :position]] = 0.0
+            yield rows, position, mixed, above
+
+
+def _few_of_each(cases: int, arms: int, slates: Index) -> bool:
+    """Whether cases have so few slates each that a table for each costs more than one for all."""
+    return len(slates) < _SLATES * cases and arms <= _ARMS
+
+
+def _swept(
+    orders: Sequence[Order], case: Index, slates: Index, arms: int, floor: Floor
+) -> Iterator[tuple[Index, Iterator[tuple[Array, Index]]]]:
+    """Slates in order of their cases and arms, some at a time, with `Order.each_position` of them."""
+    from rlrec.policy.contexts.pooled import pooled
+
+    order, k = np.lexsort((*slates.T[::-1], case)), slates.shape[1]
+    swept = isinstance(orders[0], ContinuousOrder) and _few_of_each(len(orders), arms, slates)
+    together = pooled(orders, positions=k) if swept else None
+    if together is not None:
+        step = max(1, _ENTRIES // together.rows[0].size // len(together.table.nodes))
+        for rows in np.split(order, range(step, len(order), step)):
+            yield rows, together.each_position(case[rows], slates[rows], floors=at_positions(floor, k))
+        return
+    for of_case in np.split(order, run_starts(case[order])[1:]):
+        for rows in np.split(of_case, range(_SWEPT // arms + 1, len(of_case), _SWEPT // arms + 1)):
+            of_scores = orders[case[rows[0]]]
+            assert isinstance(of_scores, DrawnOrder)
+            yield rows, of_scores.each_position(slates[rows], floor=floor)
+
+
+def placement(size: int, m: int, *, floor: Floor) -> tuple[Array, Array]:
+    """Probability that rank r of the vector ends at position p, (size, size) by [p, r], and that any rank beyond does,
+    (size,).
+
+    Only the floor and m matter: where a rank ends depends on how many better arms are left. Source: own derivation."""
+    probability, beyond = np.zeros((size, size)), np.zeros(size)
+    waiting, lasting = np.eye(size), 1.0  # [r, better arms left]: still on no position
+    better = np.arange(size)
+    for position, explored in enumerate(at_positions(floor, size).tolist()):
+        left = m - position
+        uniform = explored / left
+        # taken here: picked uniformly, or the best one left
+        probability[position] = uniform * waiting.sum(axis=1) + (1 - explored) * waiting[:, 0]
+        beyond[position], lasting = lasting * uniform, lasting * (1 - uniform)
+        # not taken: a worse arm was picked, or a better one was
+        stays = waiting * (uniform * np.maximum(left - 1 - better, 0))
+        stays[:, :-1] += waiting[:, 1:] * ((1 - explored) + uniform * better[1:])
+        waiting = stays
+    return probability, beyond
+
+
+def invert_rows(probability: Array, uniform: Array) -> Index:
+    """The arms of probabilities (n, m) at uniforms (n,), (n,): `_invert`, row by row."""
+    cumulative = probability.cumsum(axis=1)
+    arm = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(axis=1)
+    last = probability.shape[1] - 1 - (probability[:, ::-1] > 0).argmax(axis=1)
+    return np.minimum(arm, last)
+
+
+def mix_floor(probability: Array, floor: float | Array, left: int | Index) -> Array:
+    """The probability of being the best with the floor mixed in; the only arm left is certain."""
+    mixed = np.asarray(floor / left + (1 - floor) * probability)
+    np.minimum(np.maximum(mixed, 0.0, out=mixed), 1.0, out=mixed)
+    mixed[..., np.equal(left, 1)] = 1.0
+    return mixed
+
+
+def to_positions(ranks: Array, floor: Floor) -> Array:
+    """Probabilities of positions (..., size, m) from those of ranks (..., size, m)."""
+    size, m = ranks.shape[-2:]
+    if np.isnan(ranks[..., -1, 0]).any():  # only the first has a closed form
+        return np.vstack([mix_floor(ranks[0], at_positions(floor, 1)[0], m), ranks[1:]])
+    if not np.any(floor):
+        return ranks
+    probability, beyond = placement(size, m, floor=floor)
+    deeper = np.maximum(1 - np.cumsum(ranks, axis=-2), 0)
+    return np.tril(probability) @ ranks + beyond[:, None] * deeper

@@ -1,0 +1,221 @@
+"""Draws of slates, with the probability that each of their slots had (`policy/slates/slate.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Ids, Index, Words
+from rlrec.policy.scores.floors import Floor, at_positions
+from rlrec.policy.scores.sampler import uniforms, uniforms_at
+from rlrec.policy.scores.scores import DrawnOrder, Order, Scores, top
+from rlrec.policy.slates import plackett_luce
+from rlrec.policy.slates.slate import invert_rows, mix_floor, to_positions
+
+SMALLEST = 1e-300
+"""The propensity that is logged for an arm that was drawn although its probability rounds to 0."""
+
+_ENTRIES = 1 << 20  # numbers in a working array
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """n slates of k positions. All arrays are (n, k).
+
+    slates: the arms. propensity: given the positions above. marginal: of the arm at its position, whatever is
+    above; NaN where that has no closed form. minimum: the smallest propensity of the arms left there. rounded: whether
+    SMALLEST replaces a 0."""
+
+    slates: Index
+    propensity: Array
+    marginal: Array
+    minimum: Array
+    rounded: Flags
+
+
+def draw(
+    scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids, lists: bool = False
+) -> Draw:  # fmt: skip
+    """Slates of n decisions drawn from the scores, with the probability each of them had (`SlateSampler.draw`)."""
+    return SlateSampler(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions, lists=lists)
+
+
+def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Draw:
+    """Slates of n decisions, each with logits of its own (n, m), as `SlateSampler.draw` draws them from Gumbel scores.
+
+    Marginals below position 1 are NaN: a quadrature for every decision would cost milliseconds."""
+    m, floors = logits.shape[1], at_positions(floor, size)
+    if size == 1:
+        probability = mix_floor(plackett_luce.softmax(logits), floors[0], m)
+        slates = invert_rows(probability, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
+        propensity = np.take_along_axis(probability, slates, axis=1)
+        return _to_log(slates, propensity, propensity, probability.min(axis=1, keepdims=True))
+    noise = -np.log(-np.log(uniforms_at(seeds, decisions, 2 * size + np.arange(m))))
+    coins = uniforms(seeds, decisions, words=2 * size).reshape(-1, size, 2)
+    ranking = top(logits + noise, size)
+    slates = _fill(ranking, coins, m, floors) if floors.any() else ranking
+    return log_each(logits, slates, floor=floor)
+
+
+def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
+    """Slates (n, k) with the probabilities that `draw_each` logs for them."""
+    shape, m, rows = slates.shape, logits.shape[1], np.arange(len(slates))
+    propensity, least, floors = np.empty(shape), np.empty(shape), at_positions(floor, shape[1])
+    gone = np.zeros(logits.shape, np.bool_)
+    for position, probability in enumerate(plackett_luce.remaining(logits, slates)):
+        mixed = mix_floor(probability, floors[position], m - position)
+        propensity[:, position] = mixed[rows, slates[:, position]]
+        least[:, position] = np.where(gone, 1.0, mixed).min(axis=1)
+        gone[rows, slates[:, position]] = True
+    return _to_log(slates, propensity, _first_alone(propensity), least)
+
+
+class SlateSampler:
+    """Draws the slates of one belief: probabilities are computed once, and reused as the belief changes.
+
+    size 1..m positions; floor in [0, 1]. before: the sampler of earlier scores of as many arms; where few arms changed,
+    its tables of the others are reused. Errors as on nodes of their own; `before` stays right, and computes again
+    what it may be asked for."""
+
+    def __init__(self, scores: Scores, *, size: int, floor: Floor, before: SlateSampler | None = None) -> None:
+        self._size, self._floor, self._arms, self._scores = size, floor, len(scores), scores
+        self._order: Order = scores.order(size, before=before._order if before else None)
+
+    def prepare(self) -> None:
+        """Compute ahead what `draw` will need of the belief alone."""
+        if isinstance(self._order, DrawnOrder):
+            _ = self._cumulative if self._size == 1 else self.marginals
+
+    def draw(self, *, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
+        """Slates of n decisions, with the probability each of them had.
+
+        seeds (n,) and decisions (n,) name the uniforms (`sampler.uniforms`), on which alone a slate depends. One
+        position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin and the pick of position p
+        from 0, word 2 size + i the noise of arm i. Of samples: the inverse of `remaining` at word 2p.
+        lists: long ones, whose marginals and smallest propensities would cost the most, and are NaN."""
+        if not isinstance(self._order, DrawnOrder):
+            return self._draw_by_position(seeds, decisions)
+        if self._size == 1:
+            return self._draw_first(uniforms(seeds, decisions, words=1)[:, 0])
+        slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
+        probability, least = self._order.conditionals(slates, floor=self._floor, least=not lists)
+        left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
+        propensity, minimum = (mix_floor(each, floors, left) for each in (probability, least))
+        if lists:
+            unknown = np.full(propensity.shape, np.nan)
+            return _to_log(slates, propensity, unknown, unknown)
+        return _to_log(slates, propensity, self.marginals[np.arange(self._size), slates], minimum)
+
+    def log_probabilities(self, slates: Index) -> Array:
+        """Log of the probability of each of some slates (n, size), (n,); -inf where it is 0. Not of samples."""
+        if self._size == 1:
+            probability = self.first[slates]
+        else:
+            assert isinstance(self._order, DrawnOrder)
+            shown, which = np.unique(slates, axis=0, return_inverse=True)
+            probability, _ = self._order.conditionals(shown, floor=self._floor, least=False)
+            left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
+            probability = mix_floor(probability, floors, left)[which.reshape(-1)]
+        with np.errstate(divide="ignore"):
+            return np.log(probability).sum(axis=1)
+
+    @cached_property
+    def first(self) -> Array:
+        """Probability of each arm at position 1, (m,), not to be written to; error as for `first`."""
+        probability = mix_floor(self._order.best(), at_positions(self._floor, 1)[0], self._arms)
+        probability.flags.writeable = False
+        return probability
+
+    @cached_property
+    def marginals(self) -> Array:
+        """Probability that each arm stands at each position, (size, m), as `marginals` says."""
+        if self._size == 1:
+            return self.first[None]
+        return to_positions(self._order.ranks(self._size), self._floor)
+
+    @cached_property
+    def _cumulative(self) -> tuple[Array, float]:
+        """The distribution function of position 1, (m,), and its smallest probability."""
+        return self.first.cumsum(), float(self.first.min())
+
+    def _draw_first(self, uniform: Array) -> Draw:
+        cumulative, least = self._cumulative
+        slates = _invert(self.first, cumulative, uniform)[:, None]
+        propensity = self.first[slates]
+        return _to_log(slates, propensity, propensity, np.full(propensity.shape, least))
+
+    def _draw_by_position(self, seeds: Words, decisions: Ids) -> Draw:
+        """Slates of decisions that have samples of their own."""
+        uniform = uniforms(seeds, decisions, words=2 * self._size - 1)[:, ::2]
+        shape, floors = uniform.shape, at_positions(self._floor, self._size)
+        slates, propensity, least = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
+        for row, (seed, decision) in enumerate(zip(seeds.tolist(), decisions.tolist(), strict=True)):
+            order = self._scores.of_decision(seed, decision).order(self._size)
+            for position in range(self._size):
+                above = slates[[row], :position]
+                left = np.delete(np.arange(self._arms), above[0])
+                mixed = mix_floor(order.next_arms(above, floor=self._floor)[0, left], floors[position], len(left))
+                drawn = _invert(mixed, mixed.cumsum(), uniform[row, position])
+                slates[row, position] = left[drawn]
+                propensity[row, position], least[row, position] = mixed[drawn], mixed.min()
+        return _to_log(slates, propensity, _first_alone(propensity), least)
+
+
+def _invert(probability: Array, cumulative: Array, uniform: Array) -> Index:
+    """The arms of probabilities (m,) at uniforms (n,), (n,)."""
+    # from the right: an arm without probability is never the answer
+    arm = cumulative.searchsorted(uniform * cumulative[-1], side="right")
+    return np.minimum(arm, np.flatnonzero(probability)[-1]) if arm.max(initial=0) == len(probability) else arm
+
+
+def _draw_slates(order: DrawnOrder, m: int, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Index:
+    slates = np.empty((len(seeds), size), np.intp)
+    step = max(1, _ENTRIES // m)
+    for start in range(0, len(seeds), step):
+        chunk = slice(start, start + step)
+        keys = uniforms_at(seeds[chunk], decisions[chunk], 2 * size + np.arange(m))
+        ranking = order.ranking(keys, size)
+        coins = uniforms(seeds[chunk], decisions[chunk], words=2 * size).reshape(-1, size, 2)
+        slates[chunk] = _fill(ranking, coins, m, at_positions(floor, size)) if np.any(floor) else ranking
+    return slates
+
+
+def _fill(ranking: Index, coins: Array, m: int, floors: Array) -> Index:
+    """Slates from the first arms of each order and a (coin, pick) a position, coins (n, size, 2), floors (size,)."""
+    n, size = ranking.shape
+    slates, taken, row = np.empty((n, size), np.intp), np.zeros((n, size), dtype=bool), np.arange(n)
+    for position in range(size):
+        best = ranking[row, (~taken).argmax(axis=1)]
+        pick = _nth_left(slates[:, :position], coins[:, position, 1], m)
+        slates[:, position] = np.where(coins[:, position, 0] < floors[position], pick, best)
+        taken |= ranking == slates[:, position, None]
+    return slates
+
+
+def _nth_left(prefixes: Index, uniform: Array, m: int) -> Index:
+    """A uniform arm of those not in prefixes (n, p), (n,)."""
+    left = m - prefixes.shape[1]
+    nth = np.minimum((uniform * left).astype(np.intp), left - 1)
+    # the i-th smallest arm of a prefix, from 0, has that many less i arms left below it
+    below = np.sort(prefixes, axis=1) - np.arange(prefixes.shape[1])
+    return nth + (below <= nth[:, None]).sum(axis=1)
+
+
+def _first_alone(propensity: Array) -> Array:
+    """Marginals of position 1, which its propensities are; NaN below, where there is no closed form."""
+    marginal = np.full(propensity.shape, np.nan)
+    marginal[:, 0] = propensity[:, 0]
+    return marginal
+
+
+def _to_log(slates: Index, propensity: Array, marginal: Array, minimum: Array) -> Draw:
+    """The draw as it is logged: no arm that was drawn has probability 0."""
+    return Draw(
+        slates=slates,
+        propensity=np.minimum(np.maximum(propensity, SMALLEST), 1.0),
+        marginal=np.minimum(np.maximum(marginal, SMALLEST), 1.0),
+        minimum=np.minimum(minimum, 1),
+        rounded=(propensity < SMALLEST) | (marginal < SMALLEST),
+    )
