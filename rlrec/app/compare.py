@@ -13,9 +13,9 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import maturity
 from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError, quantity
-from rlrec.ope import comparison, intervals, outcomes
-from rlrec.ope.comparison import VariantMean
-from rlrec.ope.outcomes import OutcomeDifference
+from rlrec.ope.intervals import comparison, intervals, outcomes
+from rlrec.ope.intervals.comparison import VariantMean
+from rlrec.ope.intervals.outcomes import OutcomeDifference
 from rlrec.records import Reward
 from rlrec.store import Store, Unit, bulk, experiments
 from rlrec.store.experiments import Experiment

@@ -13,7 +13,8 @@ from rlrec.app.evaluation.request import EmptyLog, Request
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters
 from rlrec.app.log import maturity
-from rlrec.ope import EstimatorChoice, verdicts
+from rlrec.ope import EstimatorChoice
+from rlrec.ope.checks import verdicts
 from rlrec.store import Store, bulk
 
 __all__ = ["EmptyLog", "Request", "Workers", "evaluate", "explained"]

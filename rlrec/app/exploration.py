@@ -19,10 +19,10 @@ from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array, Ids, finite_or_none
 from rlrec.errors import InputError, quantity
-from rlrec.ope import intervals
-from rlrec.ope.differences import Minus
-from rlrec.ope.moments import Moments, moments
-from rlrec.ope.weighting import Snips
+from rlrec.ope.estimators.weighting import Snips
+from rlrec.ope.intervals import intervals
+from rlrec.ope.intervals.differences import Minus
+from rlrec.ope.sums.moments import Moments, moments
 from rlrec.policy import TEAM_DRAFT
 from rlrec.records import Sums
 from rlrec.store import Store, Unit, bulk, policies, selected

@@ -23,7 +23,7 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_starts, take
 from rlrec.compute import Engine
 from rlrec.errors import InputError
-from rlrec.ope.exposure import RateSums, rates, spread
+from rlrec.ope.checks.exposure import RateSums, rates, spread
 from rlrec.policy.beliefs.base import examined_slots
 from rlrec.policy.beliefs.means import widened
 from rlrec.policy.beliefs.reward import bounds

@@ -12,8 +12,8 @@ from rlrec.app.evaluation.study import BY, NAMED, USERS, Study
 from rlrec.app.evaluation.unit_outcomes import ANONYMOUS_UNITS, DifferenceRow, OutcomeRow
 from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError, quantity
-from rlrec.ope import intervals
-from rlrec.ope import outcomes as estimates
+from rlrec.ope.intervals import intervals
+from rlrec.ope.intervals import outcomes as estimates
 from rlrec.store import Store, Unit, bulk
 
 

@@ -15,7 +15,7 @@ from rlrec.app.learning import arm_means, belief_versions
 from rlrec.app.learning.belief_versions import VersionSummary
 from rlrec.arrays import Array, Ids, finite_or_none, plain_number
 from rlrec.errors import InputError
-from rlrec.ope.exposure import spread
+from rlrec.ope.checks.exposure import spread
 from rlrec.policy.beliefs import means
 from rlrec.policy.beliefs.base import Belief, Examined, Policy
 from rlrec.policy.contexts.contextual import ContextualPolicy, is_contextual

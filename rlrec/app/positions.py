@@ -22,9 +22,9 @@ from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.arrays import finite_or_none, run_starts
 from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError, quantity
-from rlrec.ope import click_models, positions
-from rlrec.ope.click_models import Cells, ClickSums
-from rlrec.ope.positions import EstimatedCurve, ExaminedPosition, OverlapSums, PositionRows
+from rlrec.ope.checks import click_models, positions
+from rlrec.ope.checks.click_models import Cells, ClickSums
+from rlrec.ope.checks.positions import EstimatedCurve, ExaminedPosition, OverlapSums, PositionRows
 from rlrec.records import Reward, Sums, Version
 from rlrec.store import Store, Unit, bulk, curves, policies, selected, settings
 from rlrec.store.curves import Curve

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any, cast
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
-    from rlrec.ope.base import Estimator, ImpressionEstimator
-    from rlrec.ope.sequential import SessionEstimator
-    from rlrec.ope.slates import SlateEstimator
+    from rlrec.ope.estimators.sequential import SessionEstimator
+    from rlrec.ope.sums.base import Estimator, ImpressionEstimator
+    from rlrec.ope.units.slates import SlateEstimator
 
 # Unit (what one row of the estimate is) -> file -> estimators, each a class there of that name (SwitchDr is switch-dr).
 # To add an estimator: its class, and its name here.
 _FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "impression": {
-        "weighting": ("ips", "snips", "clipped-ips"),
-        "direct": ("dm",),
-        "doubly_robust": ("dr", "sndr", "switch-dr", "dros"),
+        "estimators.weighting": ("ips", "snips", "clipped-ips"),
+        "estimators.direct": ("dm",),
+        "estimators.doubly_robust": ("dr", "sndr", "switch-dr", "dros"),
     },
-    "session": {"sequential": ("tis", "pdis", "wis", "wpdis", "dr-rl", "wdr")},
+    "session": {"estimators.sequential": ("tis", "pdis", "wis", "wpdis", "dr-rl", "wdr")},
     "slate": {
-        "slate_weighting": (
+        "units.slate_weighting": (
             "sips", "iips", "rips", "pi", "cascade-dr", "interpol", "pbm",
             "sn-sips", "sn-iips", "sn-rips", "sn-pi", "sn-interpol", "sn-pbm",
         ),

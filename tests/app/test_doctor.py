@@ -20,7 +20,7 @@ from rlrec.app.audit.arm_counts import Tally
 from rlrec.app.audit.exploration import Starving
 from rlrec.app.audit.findings import Findings
 from rlrec.app.doctor import CHECKS, Report, Request, doctor
-from rlrec.ope import betting
+from rlrec.ope.intervals import betting
 from rlrec.store import Store, policies
 from rlrec.store import audit as store_audit
 from rlrec.times import parse

@@ -15,7 +15,7 @@ from rlrec.app import evaluate, policy, versions
 from rlrec.app.evaluation import loggers, probabilities, targets
 from rlrec.app.log import partitions
 from rlrec.errors import InputError
-from rlrec.ope import diagnostics
+from rlrec.ope.checks import diagnostics
 from rlrec.policy.slates import slate
 from rlrec.store import Store, arms, reader
 from tests.app import logs, trained

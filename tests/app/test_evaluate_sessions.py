@@ -16,7 +16,7 @@ from rlrec.app import session as sessions
 from rlrec.app.log import ended_visits as visiting
 from rlrec.app.log import partitions
 from rlrec.errors import InputError
-from rlrec.ope import diagnostics
+from rlrec.ope.checks import diagnostics
 from rlrec.store import Store, reader
 from tests.app import logs, trained
 from tests.app.test_evaluate import multiply

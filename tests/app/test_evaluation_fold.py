@@ -20,7 +20,7 @@ from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import LoggedBatch
 from rlrec.app.evaluation.request import Evaluation, Request
 from rlrec.app.log import partitions
-from rlrec.ope.estimate import Estimate
+from rlrec.ope.units.estimate import Estimate
 from rlrec.store import Store, Unit, arms
 from rlrec.store.reader import Selection
 from tests.app import logs

@@ -75,9 +75,9 @@ def test_estimates_are_sums_over_what_the_log_stands_for(run: Run) -> None:
 def test_a_subsampled_log_estimates_what_all_of_it_does(sqlite_db: str, run_sqlite: Run) -> None:
     """The mean over 200 subsamples is within four of its errors of the estimate by all rows: wrong once in 16,000."""
     from rlrec import ope
-    from rlrec.ope.base import LogBatch
-    from rlrec.ope.estimate import FinishOptions
-    from rlrec.ope.impressions import ImpressionFold
+    from rlrec.ope.sums.base import LogBatch
+    from rlrec.ope.units.estimate import FinishOptions
+    from rlrec.ope.units.impressions import ImpressionFold
 
     rows, random = drawn(3_000, 2), np.random.default_rng(3)
     _, p, reward, keep = (np.array(column) for column in zip(*rows, strict=True))

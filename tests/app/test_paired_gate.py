@@ -8,8 +8,8 @@ from rlrec.app import policy, versions
 from rlrec.app.evaluation import targets
 from rlrec.app.evaluation.fold import GroupPartial
 from rlrec.app.evaluation.paired_gate import BY_IMPRESSION, Gain
-from rlrec.ope.differences import Minus
-from rlrec.ope.paired import compare
+from rlrec.ope.intervals.differences import Minus
+from rlrec.ope.units.paired import compare
 from rlrec.store.reader import Selection
 from tests.app import logs
 

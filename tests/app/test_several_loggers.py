@@ -18,8 +18,8 @@ from rlrec.app.evaluation import estimates, fold, totals
 from rlrec.app.evaluation.fixed_loggers import FixedLoggers, LoggersMet
 from rlrec.app.evaluation.request import Request
 from rlrec.app.log import partitions
-from rlrec.ope.sessions import SessionFold
-from rlrec.ope.strata import Stratum
+from rlrec.ope.units.sessions import SessionFold
+from rlrec.ope.units.strata import Stratum
 from rlrec.store.reader import Selection
 from tests.app import logs
 from tests.conftest import runner

@@ -11,7 +11,7 @@ import pytest
 from rlrec.app.evaluation.log_rows import clusters
 from rlrec.app.evaluation.sparse_rewards import PENALTY, ContextMoments
 from rlrec.errors import InputError
-from rlrec.ope.direct import Ridge
+from rlrec.ope.estimators.direct import Ridge
 from rlrec.policy.contexts import features
 from rlrec.store import contents, policies, reader
 from rlrec.store.unit import parse

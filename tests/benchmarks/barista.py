@@ -21,7 +21,7 @@ from rlrec.app.distributions.trained import Trained
 from rlrec.app.inputs import lookup
 from rlrec.app.training.ascent import TrainingOptions
 from rlrec.cli import program
-from rlrec.ope.paired import PairedDifference
+from rlrec.ope.units.paired import PairedDifference
 from rlrec.policy.gradients.gradient import Parameters
 from rlrec.simulate.barista import Barista
 from rlrec.store import Store, arms

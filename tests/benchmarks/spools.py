@@ -14,7 +14,7 @@ from rlrec.app.training.ascent import Trainer, TrainingOptions, TrainingResult
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.arrays import Array, Flags, Index
-from rlrec.ope.paired import PairedDifference
+from rlrec.ope.units.paired import PairedDifference
 from rlrec.policy.contexts.contextual import Design
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.gradients.gradient import Gradient, Parameters, State

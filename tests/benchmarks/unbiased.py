@@ -14,9 +14,9 @@ from rlrec import ope, simulate
 from rlrec import policy as kinds
 from rlrec.app.audiences.in_memory import NOTHING, RunBeliefs
 from rlrec.arrays import Array, Index, Words
-from rlrec.ope.base import LogBatch
-from rlrec.ope.estimate import Estimate, FinishOptions
-from rlrec.ope.impressions import ImpressionFold
+from rlrec.ope.sums.base import LogBatch
+from rlrec.ope.units.estimate import Estimate, FinishOptions
+from rlrec.ope.units.impressions import ImpressionFold
 from rlrec.policy.beliefs.base import Learner, Policy
 from rlrec.policy.contexts.contextual import Design, learns_from_contexts
 from rlrec.policy.contexts.encoder import Encoder

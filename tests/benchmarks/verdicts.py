@@ -15,9 +15,9 @@ from rlrec import ope
 from rlrec.app.evaluation.visit_values import Decisions, ReturnSums, TargetSlates
 from rlrec.arrays import Array, Ids, offsets, piece_rows
 from rlrec.cli import program
-from rlrec.ope.estimate import Estimate
-from rlrec.ope.sessions import SessionFold
-from rlrec.ope.visits import VisitBatch
+from rlrec.ope.sums.visits import VisitBatch
+from rlrec.ope.units.estimate import Estimate
+from rlrec.ope.units.sessions import SessionFold
 from rlrec.policy.gradients.gradient import MEMORY, RECENCY, memory_of
 from rlrec.policy.gradients.history import History
 from rlrec.simulate.barista import Barista

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.ope.estimate import Estimate
+from rlrec.ope.units.estimate import Estimate
 from tests.app import logs, trained
 from tests.conftest import Run, filled
 

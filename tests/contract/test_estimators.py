@@ -10,9 +10,9 @@ import pytest
 
 from rlrec import ope
 from rlrec.arrays import Array
-from rlrec.ope.base import ImpressionEstimator, LogBatch
-from rlrec.ope.estimate import FinishOptions
-from rlrec.ope.impressions import ImpressionFold
+from rlrec.ope.sums.base import ImpressionEstimator, LogBatch
+from rlrec.ope.units.estimate import FinishOptions
+from rlrec.ope.units.impressions import ImpressionFold
 
 NAMES = ope.GROUPS["impression"]
 # Every parameter off its default, where it changes weights of the logs below.

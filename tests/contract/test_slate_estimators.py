@@ -9,8 +9,8 @@ import pytest
 
 from rlrec import ope
 from rlrec.arrays import Array
-from rlrec.ope.estimate import FinishOptions
-from rlrec.ope.slates import SlateEstimator
+from rlrec.ope.units.estimate import FinishOptions
+from rlrec.ope.units.slates import SlateEstimator
 from tests.ope.paging import by_position, complete, fold, judged, truth, value
 
 LABELS = [*ope.GROUPS["slate"], *(f"{name}:home" for name in ope.NEED_CURVE), "interpol:1:home"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlrec.cli import COMMANDS
-from rlrec.ope.verdicts import REASONS
+from rlrec.ope.checks.verdicts import REASONS
 from tests.conftest import Run
 from tests.docs.pages import PATHS, ROOT, steps
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope.positions import PositionRows
+from rlrec.ope.checks.positions import PositionRows
 from rlrec.policy.scores.families.gumbel import Gumbel
 from rlrec.policy.slates import slate
 

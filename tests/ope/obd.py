@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import betainc, betaln
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.base import LogBatch
+from rlrec.ope.sums.base import LogBatch
 
 SAMPLE = Path(__file__).parents[2] / "sample_data"
 ARMS, POSITIONS = 80, 3

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.ope import adaptive
+from rlrec.ope.sums import adaptive
 
 
 def test_an_arm_of_three_rows_by_hand() -> None:

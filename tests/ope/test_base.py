@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.ope.base import LogBatch, hash_bits
+from rlrec.ope.sums.base import LogBatch, hash_bits
 
 
 def built(**changed: Any) -> LogBatch:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.ope import betting
+from rlrec.ope.intervals import betting
 
 
 def chances(path: tuple[int, ...]) -> Any:

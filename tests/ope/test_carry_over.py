@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import piece_rows
-from rlrec.ope.carry_over import carry_over_sums, p_value
-from rlrec.ope.within_cells import CellSums, alarms
+from rlrec.ope.checks.carry_over import carry_over_sums, p_value
+from rlrec.ope.checks.within_cells import CellSums, alarms
 
 ARMS = 6
 

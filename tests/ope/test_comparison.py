@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope import comparison
-from rlrec.ope.comparison import VariantMean
+from rlrec.ope.intervals import comparison
+from rlrec.ope.intervals.comparison import VariantMean
 
 
 def mean(reward: Array, unit: Ids | None = None, *, spanning: bool = True) -> VariantMean:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.ope.direct import RewardTable, Ridge
+from rlrec.ope.estimators.direct import RewardTable, Ridge
 from tests.ope.cases import HAND, judged
 
 ARMS, POSITIONS, FEATURES = 4, 2, 3

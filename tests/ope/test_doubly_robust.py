@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.ope.base import LogBatch
-from rlrec.ope.direct import Ridge
+from rlrec.ope.estimators.direct import Ridge
+from rlrec.ope.sums.base import LogBatch
 from tests.ope.cases import HAND, TEN, drawn, judged
 
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 import pytest
 
-from rlrec.ope.base import LogBatch
-from rlrec.ope.estimate import Estimate, estimand
+from rlrec.ope.sums.base import LogBatch
+from rlrec.ope.units.estimate import Estimate, estimand
 from tests.ope.cases import HAND, drawn, judged
 
 CONTRACT = """estimator estimand unit value std_error lower upper level interval cluster clusters n ess max_weight

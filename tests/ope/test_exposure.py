@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.exposure import RateSums, rates, spread
+from rlrec.ope.checks.exposure import RateSums, rates, spread
 
 
 def test_the_spread_of_ten_to_forty() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from rlrec import ope
-from rlrec.ope.base import LogBatch
-from rlrec.ope.estimate import FinishOptions
-from rlrec.ope.fold import Fold
-from rlrec.ope.impressions import ImpressionFold, ImpressionPartial
-from rlrec.ope.sessions import SessionFold, SessionPartial
-from rlrec.ope.visits import VisitBatch
+from rlrec.ope.sums.base import LogBatch
+from rlrec.ope.sums.visits import VisitBatch
+from rlrec.ope.units.estimate import FinishOptions
+from rlrec.ope.units.fold import Fold
+from rlrec.ope.units.impressions import ImpressionFold, ImpressionPartial
+from rlrec.ope.units.sessions import SessionFold, SessionPartial
 from tests.ope import cases, visiting
 
 Batch = TypeVar("Batch")

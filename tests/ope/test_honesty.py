@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.ope.honesty import BetSums, are_wrong, bet_sums
+from rlrec.ope.checks.honesty import BetSums, are_wrong, bet_sums
 
 
 def sums(seed: int, *, true: list[float], logged: list[float], n: int) -> BetSums:

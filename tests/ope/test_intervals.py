@@ -10,10 +10,10 @@ import pytest
 from rlrec import ope
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope.base import LogBatch
-from rlrec.ope.direct import Ridge
-from rlrec.ope.estimate import Estimate
-from rlrec.ope.intervals import WeightSums, check_level, cressie_read
+from rlrec.ope.estimators.direct import Ridge
+from rlrec.ope.intervals.intervals import WeightSums, check_level, cressie_read
+from rlrec.ope.sums.base import LogBatch
+from rlrec.ope.units.estimate import Estimate
 from tests.ope import obd
 from tests.ope.cases import drawn, judged
 

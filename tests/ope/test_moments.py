@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.ope.base import LogBatch
-from rlrec.ope.estimate import FinishOptions
-from rlrec.ope.impressions import ImpressionFold, ImpressionPartial
-from rlrec.ope.moments import BLOCKS, moments
+from rlrec.ope.sums.base import LogBatch
+from rlrec.ope.sums.moments import BLOCKS, moments
+from rlrec.ope.units.estimate import FinishOptions
+from rlrec.ope.units.impressions import ImpressionFold, ImpressionPartial
 from tests.ope.cases import drawn, parts
 
 

@@ -10,15 +10,15 @@ import pytest
 
 from rlrec import ope
 from rlrec.arrays import Ids
-from rlrec.ope import comparison
-from rlrec.ope.base import LogBatch, hash_bits
-from rlrec.ope.direct import Ridge
-from rlrec.ope.estimate import Estimate, FinishOptions
-from rlrec.ope.impressions import ImpressionFold
-from rlrec.ope.moments import BLOCKS
-from rlrec.ope.paired import difference
-from rlrec.ope.sessions import SessionFold, SessionPartial
-from rlrec.ope.visits import VisitBatch
+from rlrec.ope.estimators.direct import Ridge
+from rlrec.ope.intervals import comparison
+from rlrec.ope.sums.base import LogBatch, hash_bits
+from rlrec.ope.sums.moments import BLOCKS
+from rlrec.ope.sums.visits import VisitBatch
+from rlrec.ope.units.estimate import Estimate, FinishOptions
+from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.paired import difference
+from rlrec.ope.units.sessions import SessionFold, SessionPartial
 from tests.ope.cases import drawn
 from tests.ope.visiting import walks
 

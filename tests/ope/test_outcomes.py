@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Ids, offsets
-from rlrec.ope import outcomes
-from rlrec.ope.base import hash_bits
-from rlrec.ope.moments import BLOCKS
-from rlrec.ope.outcomes import Outcomes
-from rlrec.ope.unit_visits import DAY, NEVER, SEVERAL, ServedDecisions, Visits, unit_sums
+from rlrec.ope.intervals import outcomes
+from rlrec.ope.intervals.outcomes import Outcomes
+from rlrec.ope.sums.base import hash_bits
+from rlrec.ope.sums.moments import BLOCKS
+from rlrec.ope.sums.unit_visits import DAY, NEVER, SEVERAL, ServedDecisions, Visits, unit_sums
 
 HOUR = DAY // 24
 NOW = 40 * DAY

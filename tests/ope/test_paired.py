@@ -11,14 +11,14 @@ import pytest
 from rlrec import ope
 from rlrec.directions import direction
 from rlrec.errors import InputError
-from rlrec.ope.base import LogBatch, Ratio
-from rlrec.ope.differences import Relative
-from rlrec.ope.estimate import FinishOptions
-from rlrec.ope.impressions import ImpressionFold
-from rlrec.ope.moments import BLOCKS
-from rlrec.ope.paired import PairedDifference, compare, difference
-from rlrec.ope.sessions import SessionFold
-from rlrec.ope.visits import VisitBatch
+from rlrec.ope.intervals.differences import Relative
+from rlrec.ope.sums.base import LogBatch, Ratio
+from rlrec.ope.sums.moments import BLOCKS
+from rlrec.ope.sums.visits import VisitBatch
+from rlrec.ope.units.estimate import FinishOptions
+from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.paired import PairedDifference, compare, difference
+from rlrec.ope.units.sessions import SessionFold
 from tests.ope.test_visits import HAND
 from tests.ope.visiting import ragged, walks
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.ope import click_models, positions
-from rlrec.ope.positions import EstimatedCurve, PositionRows
+from rlrec.ope.checks import click_models, positions
+from rlrec.ope.checks.positions import EstimatedCurve, PositionRows
 from tests.ope.clicking import CURVE, ranked, take
 
 

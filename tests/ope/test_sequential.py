@@ -10,11 +10,11 @@ import pytest
 
 from rlrec import ope
 from rlrec.errors import InputError
-from rlrec.ope.estimate import Estimate, FinishOptions
-from rlrec.ope.moments import BLOCKS
-from rlrec.ope.sessions import SessionFold
-from rlrec.ope.verdicts import explanations
-from rlrec.ope.visits import VisitBatch
+from rlrec.ope.checks.verdicts import explanations
+from rlrec.ope.sums.moments import BLOCKS
+from rlrec.ope.sums.visits import VisitBatch
+from rlrec.ope.units.estimate import Estimate, FinishOptions
+from rlrec.ope.units.sessions import SessionFold
 from tests.ope.test_visits import HAND
 from tests.ope.visiting import by_loops, complete, folded, held, judged, ragged, walks
 

@@ -9,10 +9,10 @@ import pytest
 
 from rlrec import ope
 from rlrec.arrays import Array
-from rlrec.ope.base import LogBatch
-from rlrec.ope.estimate import Estimate, FinishOptions
-from rlrec.ope.impressions import ImpressionFold
-from rlrec.ope.moments import BLOCKS
+from rlrec.ope.sums.base import LogBatch
+from rlrec.ope.sums.moments import BLOCKS
+from rlrec.ope.units.estimate import Estimate, FinishOptions
+from rlrec.ope.units.impressions import ImpressionFold
 
 WORTH = np.array([0.2, 0.3, 0.4, 0.5])
 TARGET = np.array([0.4, 0.3, 0.2, 0.1])

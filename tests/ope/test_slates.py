@@ -10,10 +10,10 @@ import pytest
 from rlrec import ope
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope import pseudo_inverse
-from rlrec.ope.slate_weighting import FLAT, Pbm
-from rlrec.ope.slates import PositionCurve
-from rlrec.ope.verdicts import explanations
+from rlrec.ope.checks.verdicts import explanations
+from rlrec.ope.estimators import pseudo_inverse
+from rlrec.ope.units.slate_weighting import FLAT, Pbm
+from rlrec.ope.units.slates import PositionCurve
 from tests.ope.paging import (
     ATTRACTION,
     EXAMINATION,

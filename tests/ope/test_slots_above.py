@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.ope.slots_above import p_value, slots_above_sums
-from rlrec.ope.within_cells import CellSums, alarms
+from rlrec.ope.checks.slots_above import p_value, slots_above_sums
+from rlrec.ope.checks.within_cells import CellSums, alarms
 
 ARMS, SIZE = 8, 4
 RATES = np.linspace(0.05, 0.5, ARMS)

@@ -7,11 +7,11 @@ import pytest
 
 from rlrec import ope
 from rlrec.arrays import Array, Ids
-from rlrec.ope.base import LogBatch
-from rlrec.ope.estimate import Estimate, FinishOptions
-from rlrec.ope.impressions import ImpressionFold, ImpressionPartial
-from rlrec.ope.paired import compare
-from rlrec.ope.strata import Stratum, Weighting, halves
+from rlrec.ope.sums.base import LogBatch
+from rlrec.ope.units.estimate import Estimate, FinishOptions
+from rlrec.ope.units.impressions import ImpressionFold, ImpressionPartial
+from rlrec.ope.units.paired import compare
+from rlrec.ope.units.strata import Stratum, Weighting, halves
 
 ARMS = 10
 RATES = np.linspace(0.1, 0.5, ARMS)

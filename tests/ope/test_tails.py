@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy.special import chdtrc, fdtrc, stdtr, stdtrit
 
-from rlrec.ope.tails import chi_square_above, hotelling_above, t_below, t_quantile
+from rlrec.ope.intervals.tails import chi_square_above, hotelling_above, t_below, t_quantile
 
 
 @pytest.mark.parametrize("freedom", [1, 2.5, 19, 63, 1_000, 50_000])

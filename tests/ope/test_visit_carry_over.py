@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array
-from rlrec.ope.visit_carry_over import VisitCarryOverSums, VisitDraws, p_value, visit_carry_over_sums
-from rlrec.ope.within_cells import alarms
+from rlrec.ope.checks.visit_carry_over import VisitCarryOverSums, VisitDraws, p_value, visit_carry_over_sums
+from rlrec.ope.checks.within_cells import alarms
 
 ARMS = 10
 RATES = np.linspace(0.05, 0.5, ARMS)

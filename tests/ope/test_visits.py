@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.ope.visits import HEAVIEST, Course, VisitBatch
+from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
 from tests.ope.visiting import held, ragged
 
 # Two visits: ratios 2, 1/2, 3 and 1/4; rewards 1, 0, 2 and 4.

@@ -9,9 +9,9 @@ import numpy as np
 
 from rlrec import ope
 from rlrec.arrays import Array
-from rlrec.ope.estimate import Estimate, FinishOptions
-from rlrec.ope.sessions import SessionFold, SessionPartial
-from rlrec.ope.visits import VisitBatch
+from rlrec.ope.sums.visits import VisitBatch
+from rlrec.ope.units.estimate import Estimate, FinishOptions
+from rlrec.ope.units.sessions import SessionFold, SessionPartial
 
 # Two states, two arms. From either state arm 0 leaves with chance 1/2, arm 1 with 1/4; else the state is 0 or 1 evenly.
 LOGGER = np.array([[0.5, 0.5], [0.25, 0.75]])

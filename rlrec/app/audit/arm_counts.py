@@ -9,7 +9,7 @@ import numpy as np
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.arrays import Array, Ids, Index, run_starts
-from rlrec.ope import betting
+from rlrec.ope.intervals import betting
 from rlrec.records import StoredPolicy
 from rlrec.store import Unit, contents
 from rlrec.store.reader import Batch

@@ -11,7 +11,7 @@ from rlrec import policy as kinds
 from rlrec.app.audit.arm_counts import SumsByArm
 from rlrec.app.audit.findings import Findings
 from rlrec.app.log import reward_log
-from rlrec.ope.positions import ExaminedPosition
+from rlrec.ope.checks.positions import ExaminedPosition
 from rlrec.records import Version
 from rlrec.store.reader import Batch
 

@@ -22,9 +22,9 @@ from rlrec.app.evaluation.targets import Target
 from rlrec.app.inputs import lookup
 from rlrec.compute import Engine
 from rlrec.errors import InputError
-from rlrec.ope import intervals
-from rlrec.ope.base import Estimator
-from rlrec.ope.estimate import Estimate
+from rlrec.ope.intervals import intervals
+from rlrec.ope.sums.base import Estimator
+from rlrec.ope.units.estimate import Estimate
 from rlrec.policy.contexts.fields import check_hash
 from rlrec.store import Unit
 from rlrec.store.reader import Selection

@@ -10,8 +10,8 @@ import numpy as np
 
 from rlrec.app.log import lineage
 from rlrec.arrays import Ids, look_up, run_starts
-from rlrec.ope import strata
-from rlrec.ope.strata import OTHERS, Stratum
+from rlrec.ope.units import strata
+from rlrec.ope.units.strata import OTHERS, Stratum
 from rlrec.records import Sums
 from rlrec.store import Unit, policies, selected
 from rlrec.store.bulk import Columns

@@ -25,14 +25,14 @@ from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
-from rlrec.ope import carry_over, honesty, slots_above, visit_carry_over, within_cells
-from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, widened
-from rlrec.ope.fold import Fold
-from rlrec.ope.honesty import BetSums
-from rlrec.ope.impressions import ImpressionFold
-from rlrec.ope.strata import OTHERS, Stratum, Weighting
-from rlrec.ope.visit_carry_over import VisitCarryOverSums
-from rlrec.ope.within_cells import CellSums
+from rlrec.ope.checks import carry_over, honesty, slots_above, visit_carry_over, within_cells
+from rlrec.ope.checks.honesty import BetSums
+from rlrec.ope.checks.visit_carry_over import VisitCarryOverSums
+from rlrec.ope.checks.within_cells import CellSums
+from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
+from rlrec.ope.units.fold import Fold
+from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.strata import OTHERS, Stratum, Weighting
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.records import Reward, Sums, add_each
 from rlrec.store.bulk import Columns

@@ -54,7 +54,7 @@ def compared(unit: Unit, experiment: Experiment, reward: Reward, *, level: float
 
     Both are means per impression of mature, uncensored decisions, their errors clustered by the unit that was assigned;
     the p-value is that of Welch's t, an effective unit counting as one. The verdict is the worse of the two."""
-    from rlrec.ope import comparison
+    from rlrec.ope.intervals import comparison
 
     size = share(experiment)
     if size is None:
@@ -89,7 +89,7 @@ def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: R
 
 
 def _mean(estimate: Estimate) -> Any:
-    from rlrec.ope.comparison import VariantMean
+    from rlrec.ope.intervals.comparison import VariantMean
 
     value, error = (nan if estimate[name] is None else estimate[name] for name in ("value", "std_error"))
     return VariantMean(units=int(estimate["ess"]), decisions=estimate["n"], reward=nan, value=value, error=error)

@@ -13,9 +13,9 @@ from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.slates import position_curve
 from rlrec.errors import quantity
-from rlrec.ope.base import ImpressionEstimator, LogBatch
-from rlrec.ope.impressions import ImpressionFold
-from rlrec.ope.within_cells import CellSums
+from rlrec.ope.checks.within_cells import CellSums
+from rlrec.ope.sums.base import ImpressionEstimator, LogBatch
+from rlrec.ope.units.impressions import ImpressionFold
 from rlrec.records import Reward
 from rlrec.store import Unit
 

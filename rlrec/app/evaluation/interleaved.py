@@ -17,7 +17,7 @@ from rlrec.store.team_drafts import TEAMS
 from rlrec.store.unit import parse
 
 if TYPE_CHECKING:
-    from rlrec.ope.comparison import VariantMean
+    from rlrec.ope.intervals.comparison import VariantMean
 
 LABEL, OPTION = "interleaved", "interleave"  # of the only variant, and in the definition of the experiment
 
@@ -93,7 +93,7 @@ def credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) 
     """Credit of each team on mature decisions, clustered by the unit that was assigned."""
     import numpy as np
 
-    from rlrec.ope import comparison
+    from rlrec.ope.intervals import comparison
 
     spanning = comparison.empty(spanning=True)
     sums, first_picks, sessions = [spanning, spanning, spanning], 0, 0

@@ -13,11 +13,11 @@ from rlrec.app.evaluation.candidates import LoggedLists
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, run_starts
-from rlrec.ope.base import hash_bits
-from rlrec.ope.carry_over import carry_over_sums
-from rlrec.ope.honesty import BetSums, bet_sums
-from rlrec.ope.slots_above import slots_above_sums
-from rlrec.ope.within_cells import CELLS, CellSums
+from rlrec.ope.checks.carry_over import carry_over_sums
+from rlrec.ope.checks.honesty import BetSums, bet_sums
+from rlrec.ope.checks.slots_above import slots_above_sums
+from rlrec.ope.checks.within_cells import CELLS, CellSums
+from rlrec.ope.sums.base import hash_bits
 from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns

@@ -17,7 +17,7 @@ from rlrec.app.evaluation.log_rows import arms_of_sets
 from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, run_starts
-from rlrec.ope import pseudo_inverse
+from rlrec.ope.estimators import pseudo_inverse
 from rlrec.policy.contexts.contextual import is_contextual
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores

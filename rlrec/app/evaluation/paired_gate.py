@@ -16,13 +16,13 @@ from rlrec.app.log.splits import GATE
 from rlrec.compute import Engine
 from rlrec.directions import gate_against, of_gate
 from rlrec.errors import CheckFailed, InputError
-from rlrec.ope import carry_over, verdicts
-from rlrec.ope.differences import Minus, Relative
-from rlrec.ope.estimate import Estimate, EstimatorFold
-from rlrec.ope.impressions import ImpressionFold
-from rlrec.ope.paired import PairedDifference, compare, gate_alpha
-from rlrec.ope.sessions import SUPPORTED, SessionFold
-from rlrec.ope.within_cells import alarms
+from rlrec.ope.checks import carry_over, verdicts
+from rlrec.ope.checks.within_cells import alarms
+from rlrec.ope.intervals.differences import Minus, Relative
+from rlrec.ope.units.estimate import Estimate, EstimatorFold
+from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.paired import PairedDifference, compare, gate_alpha
+from rlrec.ope.units.sessions import SUPPORTED, SessionFold
 from rlrec.policy.beliefs.reward import of_slot
 from rlrec.records import Event, Reward
 from rlrec.store import Unit, events, policies, selected

@@ -17,7 +17,7 @@ from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.inputs import lookup
 from rlrec.compute import Engine, packing
 from rlrec.errors import InputError
-from rlrec.ope import verdicts
+from rlrec.ope.checks import verdicts
 from rlrec.store import Store, Unit
 from rlrec.store.folders import LogFolder
 from rlrec.store.reader import Batch

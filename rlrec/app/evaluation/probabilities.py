@@ -22,7 +22,7 @@ from rlrec.app.evaluation.targets import Target
 from rlrec.app.evaluation.visit_values import TargetSlates
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct
-from rlrec.ope.base import LogBatch
+from rlrec.ope.sums.base import LogBatch
 from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate, slate_draws

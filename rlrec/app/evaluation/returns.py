@@ -12,7 +12,7 @@ from rlrec.app.evaluation.log_rows import LoggedBatch
 from rlrec.app.evaluation.sessions import SessionUnit
 from rlrec.app.log.ended_visits import EndedVisits
 from rlrec.arrays import Flags, Ids
-from rlrec.ope.unit_visits import Visits
+from rlrec.ope.sums.unit_visits import Visits
 from rlrec.records import Reward
 from rlrec.store import Unit, people, settings
 from rlrec.store.reader import ABSENT

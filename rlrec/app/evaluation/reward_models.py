@@ -17,7 +17,7 @@ from rlrec.app.inputs import parameters
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids, take
 from rlrec.errors import InputError, suggest
-from rlrec.ope.direct import Model, RewardTable, Ridge, RidgeSums
+from rlrec.ope.estimators.direct import Model, RewardTable, Ridge, RidgeSums
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.policy.contexts import features
 from rlrec.records import Reward, Sums

@@ -23,10 +23,10 @@ from rlrec.app.log import ended_visits, reward_log
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits
 from rlrec.arrays import Array, take
 from rlrec.errors import InputError, quantity
-from rlrec.ope.sequential import SessionEstimator
-from rlrec.ope.sessions import SessionFold
-from rlrec.ope.visit_carry_over import VisitCarryOverSums
-from rlrec.ope.visits import VisitBatch
+from rlrec.ope.checks.visit_carry_over import VisitCarryOverSums
+from rlrec.ope.estimators.sequential import SessionEstimator
+from rlrec.ope.sums.visits import VisitBatch
+from rlrec.ope.units.sessions import SessionFold
 from rlrec.policy.gradients.gradient import RECENCY, memory_of
 from rlrec.records import Reward
 from rlrec.store import Unit, people

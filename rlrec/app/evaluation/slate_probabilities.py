@@ -15,7 +15,7 @@ from rlrec.app.evaluation.probabilities import CELLS, Scorer
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.state_probabilities import StateCaseRows
 from rlrec.arrays import Array, Flags, run_starts
-from rlrec.ope import pseudo_inverse
+from rlrec.ope.estimators import pseudo_inverse
 from rlrec.policy.slates import slate
 from rlrec.store.bulk import Columns
 

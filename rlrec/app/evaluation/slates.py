@@ -19,9 +19,9 @@ from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
 from rlrec.errors import InputError, quantity
-from rlrec.ope.slate_weighting import Iips, Interpol, Pbm, Pi
-from rlrec.ope.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
-from rlrec.ope.within_cells import CellSums
+from rlrec.ope.checks.within_cells import CellSums
+from rlrec.ope.units.slate_weighting import Iips, Interpol, Pbm, Pi
+from rlrec.ope.units.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
 from rlrec.store.bulk import Columns

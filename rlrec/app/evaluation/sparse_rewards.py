@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.log_rows import ImpressionRows
 from rlrec.arrays import Array, Ids, piece_rows, run_starts
-from rlrec.ope.direct import Model, RidgeSums
+from rlrec.ope.estimators.direct import Model, RidgeSums
 from rlrec.policy.contexts import marginal
 
 PENALTY = 100.0  # of a weight, in squares of its column: words that come together each count in full

@@ -17,9 +17,9 @@ from rlrec.app.log import reward_log
 from rlrec.app.log.ended_visits import visit_indices
 from rlrec.arrays import Array, Flags, Ids, distinct, run_starts, take
 from rlrec.errors import InputError
-from rlrec.ope import outcomes
-from rlrec.ope.outcomes import Metric, Outcome, OutcomeDifference, Outcomes, OutcomeSums
-from rlrec.ope.unit_visits import NEVER, SEVERAL, ServedDecisions, UnitSums, Visits, unit_sums
+from rlrec.ope.intervals import outcomes
+from rlrec.ope.intervals.outcomes import Metric, Outcome, OutcomeDifference, Outcomes, OutcomeSums
+from rlrec.ope.sums.unit_visits import NEVER, SEVERAL, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit, experiments, people, reader, selected, sessions, settings
 from rlrec.store.bulk import Columns

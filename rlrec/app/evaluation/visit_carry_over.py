@@ -13,7 +13,7 @@ from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.log import reward_log
 from rlrec.app.log.ended_visits import visit_indices
 from rlrec.arrays import Ids, Index, look_up, run_starts, take
-from rlrec.ope.visit_carry_over import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
+from rlrec.ope.checks.visit_carry_over import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
 from rlrec.records import Reward
 from rlrec.store import Unit, contents
 from rlrec.store.bulk import Columns

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from rlrec.arrays import Array, Ids, piece_rows
-from rlrec.ope.direct import Model, Ridge, RidgeSums
+from rlrec.ope.estimators.direct import Model, Ridge, RidgeSums
 from rlrec.policy.gradients import returns
 from rlrec.policy.gradients.gradient import MEMORY
 

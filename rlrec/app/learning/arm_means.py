@@ -14,7 +14,7 @@ from rlrec.app.learning.slot_statistics import BeliefFold
 from rlrec.app.log import lineage, reward_log
 from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError
-from rlrec.ope import adaptive
+from rlrec.ope.sums import adaptive
 from rlrec.policy.beliefs.reward import bounds, within_unit_hint
 from rlrec.records import Arm, Version
 from rlrec.store import Unit, arms

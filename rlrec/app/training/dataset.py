@@ -19,7 +19,7 @@ from rlrec.app.log.splits import TRAIN
 from rlrec.app.training.array_file import ArrayFile, RowFile
 from rlrec.app.training.visit_index import VisitIndex
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, offsets
-from rlrec.ope.strata import OTHERS, Stratum
+from rlrec.ope.units.strata import OTHERS, Stratum
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.gradients.gradient import State
 from rlrec.policy.gradients.natural import FOLDS

@@ -23,8 +23,8 @@ from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRow
 from rlrec.app.training.holdout_value import ESTIMATOR
 from rlrec.arrays import Flags, Ids, distinct
 from rlrec.compute import Engine
-from rlrec.ope.sessions import SessionFold
-from rlrec.ope.strata import OTHERS, Stratum
+from rlrec.ope.units.sessions import SessionFold
+from rlrec.ope.units.strata import OTHERS, Stratum
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.gradients.gradient import by_row
 from rlrec.records import Reward, Sums

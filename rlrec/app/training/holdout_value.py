@@ -16,12 +16,12 @@ from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums
 from rlrec.app.training.blocks import DecisionBlock, blocks
 from rlrec.app.training.dataset import DatasetSplit, VisitRows
 from rlrec.arrays import Array
-from rlrec.ope.estimate import Estimate, FinishOptions
-from rlrec.ope.paired import PairedDifference, difference
-from rlrec.ope.sessions import SUPPORTED, SessionFold, SessionPartial
-from rlrec.ope.strata import Stratum, Weighting
-from rlrec.ope.verdicts import LEAST_ESS
-from rlrec.ope.visits import VisitBatch
+from rlrec.ope.checks.verdicts import LEAST_ESS
+from rlrec.ope.sums.visits import VisitBatch
+from rlrec.ope.units.estimate import Estimate, FinishOptions
+from rlrec.ope.units.paired import PairedDifference, difference
+from rlrec.ope.units.sessions import SUPPORTED, SessionFold, SessionPartial
+from rlrec.ope.units.strata import Stratum, Weighting
 from rlrec.policy.gradients import reinforce
 from rlrec.policy.gradients.gradient import OF_ARM, Gradient, Parameters, score_states
 from rlrec.policy.slates import plackett_luce

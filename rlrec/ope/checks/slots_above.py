@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 
 from rlrec.arrays import Array, Ids, numbers_in_runs, run_starts
-from rlrec.ope.tails import t_below
-from rlrec.ope.within_cells import CellSums, cell_sums, slopes
+from rlrec.ope.checks.within_cells import CellSums, cell_sums, slopes
+from rlrec.ope.intervals.tails import t_below
 
 
 def slots_above_sums(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope.base import Smooth
+from rlrec.ope.sums.base import Smooth
 
 EARNED = 2  # columns of what served: the rewards that were logged, and the rows
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rlrec.arrays import Array, Ids, run_starts
-from rlrec.ope.base import hash_bits
+from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
 BLOCKS = 4096

@@ -12,16 +12,18 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope import diagnostics, intervals, strata
-from rlrec.ope.base import ROUNDING, ValueRange
-from rlrec.ope.diagnostics import Weights
-from rlrec.ope.estimate import USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
-from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, Studentised
-from rlrec.ope.moments import BLOCKS, ClusterSummary, Moments, Steps, moments, steps
-from rlrec.ope.sequential import SessionEstimator
-from rlrec.ope.strata import WeightSpread
-from rlrec.ope.verdicts import LEAST_ESS, Diagnosis
-from rlrec.ope.visits import Course, VisitBatch
+from rlrec.ope.checks import diagnostics
+from rlrec.ope.checks.diagnostics import Weights
+from rlrec.ope.checks.verdicts import LEAST_ESS, Diagnosis
+from rlrec.ope.estimators.sequential import SessionEstimator
+from rlrec.ope.intervals import intervals
+from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Replicates, Studentised
+from rlrec.ope.sums.base import ROUNDING, ValueRange
+from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Moments, Steps, moments, steps
+from rlrec.ope.sums.visits import Course, VisitBatch
+from rlrec.ope.units import strata
+from rlrec.ope.units.estimate import USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
+from rlrec.ope.units.strata import WeightSpread
 from rlrec.records import Sums
 
 # The columns that diagnostics need, whichever estimators are chosen.

@@ -14,15 +14,16 @@ import numpy as np
 
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
-from rlrec.ope import intervals, verdicts
-from rlrec.ope.base import Ratio
-from rlrec.ope.differences import Minus
-from rlrec.ope.estimate import EstimatorFold
-from rlrec.ope.intervals import UNKNOWN, Bounds, Studentised, studentised_bootstrap
-from rlrec.ope.likelihood import lower_bound
-from rlrec.ope.sequential import SessionEstimator
-from rlrec.ope.sessions import SessionPartial, at_end
-from rlrec.ope.tails import t_quantile
+from rlrec.ope.checks import verdicts
+from rlrec.ope.estimators.sequential import SessionEstimator
+from rlrec.ope.intervals import intervals
+from rlrec.ope.intervals.differences import Minus
+from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Studentised, studentised_bootstrap
+from rlrec.ope.intervals.tails import t_quantile
+from rlrec.ope.sums.base import Ratio
+from rlrec.ope.sums.likelihood import lower_bound
+from rlrec.ope.units.estimate import EstimatorFold
+from rlrec.ope.units.sessions import SessionPartial, at_end
 
 ALPHA = 0.05  # probability that any candidate of a year passes a gate though it is no better
 

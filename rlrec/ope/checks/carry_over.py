@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.tails import hotelling_above
-from rlrec.ope.within_cells import CellSums, cell_sums, slopes
+from rlrec.ope.checks.within_cells import CellSums, cell_sums, slopes
+from rlrec.ope.intervals.tails import hotelling_above
 
 _TESTED = 2  # the first columns, step and repeats; the others are controls
 

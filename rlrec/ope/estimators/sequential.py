@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope.base import Estimator
+from rlrec.ope.sums.base import Estimator
 
 
 class SessionEstimator(Estimator):

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, Index
-from rlrec.ope.base import hash_bits
-from rlrec.ope.tails import hotelling_above
+from rlrec.ope.intervals.tails import hotelling_above
+from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
 ARMS = 2_048  # arms that have a score, at most

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
-from rlrec.ope.base import Estimator
-from rlrec.ope.estimate import Estimate, FinishOptions
-from rlrec.ope.strata import StratifiedFold
+from rlrec.ope.sums.base import Estimator
+from rlrec.ope.units.estimate import Estimate, FinishOptions
+from rlrec.ope.units.strata import StratifiedFold
 
 Batch = TypeVar("Batch", contravariant=True)
 P = TypeVar("P", bound=Any)  # sums over some batches of the log: they add up

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope.base import ImpressionEstimator, LogBatch, model_of, require_positive
+from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, model_of, require_positive
 
 
 class Dr(ImpressionEstimator):

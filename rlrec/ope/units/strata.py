@@ -23,9 +23,9 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.base import hash_bits
-from rlrec.ope.moments import Moments
-from rlrec.ope.verdicts import LEAST_ESS
+from rlrec.ope.checks.verdicts import LEAST_ESS
+from rlrec.ope.sums.base import hash_bits
+from rlrec.ope.sums.moments import Moments
 
 MOST = 15  # loggers that are weighed, each in two halves
 _SALT = 6

@@ -12,10 +12,10 @@ from statistics import NormalDist
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, run_starts
-from rlrec.ope.base import hash_bits
-from rlrec.ope.intervals import value_and_error
-from rlrec.ope.moments import Moments, moments
-from rlrec.ope.positions import FEWEST, EstimatedCurve, LogRatio, PositionRows, count, examined
+from rlrec.ope.checks.positions import FEWEST, EstimatedCurve, LogRatio, PositionRows, count, examined
+from rlrec.ope.intervals.intervals import value_and_error
+from rlrec.ope.sums.base import hash_bits
+from rlrec.ope.sums.moments import Moments, moments
 from rlrec.records import Sums
 
 MODELS = ("pbm", "cascade", "dcm")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.betting import log_wealth
+from rlrec.ope.intervals.betting import log_wealth
 from rlrec.records import Sums
 
 ALPHA = 1e-3  # false alarms of the test, over all arms of a log

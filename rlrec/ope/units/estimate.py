@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from rlrec.arrays import Array, finite_or_none
-from rlrec.ope import intervals, verdicts
-from rlrec.ope.base import Estimator, Ratio, RewardColumns, ValueRange
-from rlrec.ope.diagnostics import Weights
-from rlrec.ope.differences import Relative
-from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, WeightSums
-from rlrec.ope.moments import ClusterSummary, Steps, steps
-from rlrec.ope.strata import LoggerWeight
-from rlrec.ope.verdicts import Diagnosis
+from rlrec.ope.checks import verdicts
+from rlrec.ope.checks.diagnostics import Weights
+from rlrec.ope.checks.verdicts import Diagnosis
+from rlrec.ope.intervals import intervals
+from rlrec.ope.intervals.differences import Relative
+from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Replicates, WeightSums
+from rlrec.ope.sums.base import Estimator, Ratio, RewardColumns, ValueRange
+from rlrec.ope.sums.moments import ClusterSummary, Steps, steps
+from rlrec.ope.units.strata import LoggerWeight
 
 ANY_REWARD: Bounds = (-np.inf, np.inf)
 # The columns that diagnostics and Cressie-Read of impressions need, whichever estimators are chosen.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.base import hash_bits
+from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
 GROUPS = 256  # of clusters: the errors of rates are made from their sums

@@ -13,8 +13,8 @@ from statistics import NormalDist
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids
-from rlrec.ope.intervals import value_and_error
-from rlrec.ope.moments import Moments, moments
+from rlrec.ope.intervals.intervals import value_and_error
+from rlrec.ope.sums.moments import Moments, moments
 from rlrec.records import Sums
 
 VAGUE = 1.5  # upper bound over lower bound, from which an examination is hardly known

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, distinct, run_starts
 from rlrec.errors import InputError
-from rlrec.ope.base import ImpressionEstimator, LogBatch, hash_bits, model_of
+from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, hash_bits, model_of
 from rlrec.records import Sums
 
 _SALT = 2

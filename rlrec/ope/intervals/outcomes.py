@@ -15,10 +15,10 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, finite_or_none
 from rlrec.directions import rounding
-from rlrec.ope import comparison
-from rlrec.ope.comparison import MeanDifference, VariantMean
-from rlrec.ope.moments import ClusterSummary, Moments
-from rlrec.ope.unit_visits import DAYS, SEVERAL, UnitSums
+from rlrec.ope.intervals import comparison
+from rlrec.ope.intervals.comparison import MeanDifference, VariantMean
+from rlrec.ope.sums.moments import ClusterSummary, Moments
+from rlrec.ope.sums.unit_visits import DAYS, SEVERAL, UnitSums
 
 ENOUGH = 0.9  # share of their visits that units have had, from which on they are not young
 ALARM, FEW = 1e-3, 6  # p-value below which groups differ, and units that do not prove it without variation

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.base import Ratio
-from rlrec.ope.intervals import Bounds, value_and_error
-from rlrec.ope.moments import ClusterSummary, Moments, moments
-from rlrec.ope.tails import chi_square_above, t_below, t_quantile
+from rlrec.ope.intervals.intervals import Bounds, value_and_error
+from rlrec.ope.intervals.tails import chi_square_above, t_below, t_quantile
+from rlrec.ope.sums.base import Ratio
+from rlrec.ope.sums.moments import ClusterSummary, Moments, moments
 
 COLUMNS = ("reward", "decisions")
 _NOTHING = 1e-12  # a variance this small beside the terms it is a difference of is none

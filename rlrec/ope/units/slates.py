@@ -15,11 +15,16 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
-from rlrec.ope import diagnostics, intervals, strata, verdicts
-from rlrec.ope.base import TABLES, Estimator, Ratio, require
-from rlrec.ope.diagnostics import Weights
-from rlrec.ope.differences import Minus
-from rlrec.ope.estimate import (
+from rlrec.ope.checks import diagnostics, verdicts
+from rlrec.ope.checks.diagnostics import Weights
+from rlrec.ope.intervals import intervals
+from rlrec.ope.intervals.differences import Minus
+from rlrec.ope.intervals.intervals import Replicates
+from rlrec.ope.sums.base import TABLES, Estimator, Ratio, require
+from rlrec.ope.sums.moments import ClusterSummary, Moments, Steps, moments
+from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
+from rlrec.ope.units import strata
+from rlrec.ope.units.estimate import (
     ANY_REWARD,
     CORE,
     NEGLIGIBLE,
@@ -29,10 +34,7 @@ from rlrec.ope.estimate import (
     FinishOptions,
     earned_by_unit,
 )
-from rlrec.ope.intervals import Replicates
-from rlrec.ope.moments import ClusterSummary, Moments, Steps, moments
-from rlrec.ope.strata import WeightSpread, spread_of
-from rlrec.ope.visits import HEAVIEST, Course, VisitBatch
+from rlrec.ope.units.strata import WeightSpread, spread_of
 from rlrec.records import Sums
 
 # Share of page events in what was served, or in an estimate, from which on the diagnostics are those of the ratios of

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.arrays import Array, Flags
-from rlrec.ope.base import LogBatch
+from rlrec.ope.sums.base import LogBatch
 
 # Number of the largest weights and weighted rewards that a partial has: the top 1 % of ten million rows, and the tail
 # of k-hat for a billion.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.base import hash_bits
+from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
 ALPHA = 1e-3  # false alarms of a test

@@ -12,9 +12,9 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
-from rlrec.ope.base import Estimator, Smooth
-from rlrec.ope.moments import ClusterSummary
-from rlrec.ope.tails import t_quantile
+from rlrec.ope.intervals.tails import t_quantile
+from rlrec.ope.sums.base import Estimator, Smooth
+from rlrec.ope.sums.moments import ClusterSummary
 
 INTERVALS = ("bootstrap-t", "normal", "cressie-read")
 REPLICATES = 2000

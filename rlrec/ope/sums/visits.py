@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, offsets, piece_rows
 from rlrec.errors import InputError
-from rlrec.ope.base import RewardColumns, require
+from rlrec.ope.sums.base import RewardColumns, require
 
 # Weights are cut here, far beyond any that an estimate survives: sums of their squares stay finite.
 HEAVIEST = 1e100

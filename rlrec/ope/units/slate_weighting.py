@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope.slates import PositionCurve, SlateCourse, SlateEstimator, Weighing
+from rlrec.ope.units.slates import PositionCurve, SlateCourse, SlateEstimator, Weighing
 
 FLAT = PositionCurve()
 """The curve of positions that are all examined alike."""

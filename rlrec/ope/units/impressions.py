@@ -9,14 +9,16 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope import diagnostics, intervals, strata
-from rlrec.ope.base import ImpressionEstimator, LogBatch, ValueRange
-from rlrec.ope.diagnostics import Weights
-from rlrec.ope.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
-from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates
-from rlrec.ope.moments import Moments, Steps, aligned, moments
-from rlrec.ope.slates import PositionCurve
-from rlrec.ope.strata import WeightSpread, spread_of
+from rlrec.ope.checks import diagnostics
+from rlrec.ope.checks.diagnostics import Weights
+from rlrec.ope.intervals import intervals
+from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Replicates
+from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, ValueRange
+from rlrec.ope.sums.moments import Moments, Steps, aligned, moments
+from rlrec.ope.units import strata
+from rlrec.ope.units.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
+from rlrec.ope.units.slates import PositionCurve
+from rlrec.ope.units.strata import WeightSpread, spread_of
 from rlrec.records import Sums
 
 

@@ -1,0 +1,1 @@
+"""Checks of a log: what it can carry."""

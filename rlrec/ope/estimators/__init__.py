@@ -1,0 +1,1 @@
+"""The estimators, a family a file."""

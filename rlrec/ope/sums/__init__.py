@@ -1,0 +1,1 @@
+"""Sums per cluster, and the batches that they come from."""

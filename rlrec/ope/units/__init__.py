@@ -1,0 +1,1 @@
+"""From sums to estimates, in each unit of a row."""
