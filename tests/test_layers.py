@@ -142,8 +142,8 @@ def complaint(module: str, item: Import) -> str | None:
     home = layer(module)
     if within(item.name, NOWHERE):
         return f"imports {item.name}, which nothing may"
-    if within(item.name, ["alembic"]) and module != "rlrec.store.schema":
-        return "imports alembic, which store/schema.py alone may"
+    if within(item.name, ["alembic"]) and module != "rlrec.store.database.schema":
+        return "imports alembic, which store/database/schema.py alone may"
     if within(item.name, FOREIGN.get(home, ())):
         return f"imports {item.name}, which {home} never does"
     if (module, item.name) == DOOR and (item.late or item.typing):
@@ -226,9 +226,9 @@ def test_every_folder_of_the_use_cases_is_a_room_with_a_floor() -> None:
         ("ope/a.py", "if TYPE_CHECKING:\n    from rlrec.policy import b", "ope -> policy is no arrow"),
         ("ope/a.py", "from scipy import stats", "scipy.stats, which nothing"),
         ("store/a.py", "from rlrec.policy.b import x", "store -> policy is no arrow"),
-        ("store/a.py", "def f():\n    from alembic import command", "store/schema.py alone"),
+        ("store/a.py", "def f():\n    from alembic import command", "store/database/schema.py alone"),
         ("store/a.py", "from sqlalchemy import orm", "sqlalchemy.orm, which nothing"),
-        ("store/schema.py", "import alembic", "outside of a function"),
+        ("store/database/schema.py", "import alembic", "outside of a function"),
         ("simulate/a.py", "from rlrec.store import b", "simulate -> store is no arrow"),
         (
             "store/a.py",
@@ -250,7 +250,7 @@ def test_every_folder_of_the_use_cases_is_a_room_with_a_floor() -> None:
 )
 def test_a_wrong_import_is_caught(tmp_path: Path, path: str, text: str, what: str) -> None:
     root = tmp_path / "rlrec"
-    for name in [*ARROWS, "app/log", "app/inputs", "app/learning", "app/audit", ""]:
+    for name in [*ARROWS, "store/database", "app/log", "app/inputs", "app/learning", "app/audit", ""]:
         (root / name).mkdir(parents=True, exist_ok=True)
         (root / name / "__init__.py").write_text("")
         (root / name / "b.py").write_text("x = 1\n")

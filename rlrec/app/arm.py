@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from rlrec import policy as kinds
 from rlrec.app.inputs import canonical, lookup
 from rlrec.records import Sums
-from rlrec.store import Store, Unit, arms, beliefs, policies
-from rlrec.store.unit import parse
+from rlrec.store import Store, Unit
+from rlrec.store.database.unit import parse
+from rlrec.store.policies import arms, beliefs, policies
 from rlrec.times import written
 
 HIGH = 3  # times the mean reward of the others from which on a prior is high

@@ -17,10 +17,12 @@ from rlrec.ope.intervals import comparison, intervals, outcomes
 from rlrec.ope.intervals.comparison import VariantMean
 from rlrec.ope.intervals.outcomes import OutcomeDifference
 from rlrec.records import Reward
-from rlrec.store import Store, Unit, bulk, experiments
-from rlrec.store.experiments import Experiment
-from rlrec.store.reader import Selection
-from rlrec.store.team_drafts import TEAMS
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log.reader import Selection
+from rlrec.store.log.team_drafts import TEAMS
+from rlrec.store.policies import experiments
+from rlrec.store.policies.experiments import Experiment
 
 DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
 

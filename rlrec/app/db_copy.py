@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import TypedDict
 
 from rlrec.errors import InputError
-from rlrec.store import Store, audit, copying
-from rlrec.store.engine import location, printable
+from rlrec.store import Store
+from rlrec.store.database.engine import location, printable
+from rlrec.store.upkeep import audit, copying
 
 
 @dataclass(frozen=True, kw_only=True)

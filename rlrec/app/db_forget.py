@@ -21,9 +21,12 @@ from rlrec.app.log.lineage import LearnedFrom
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Version
-from rlrec.store import Store, Unit, beliefs, policies, removals, settings
-from rlrec.store.reader import Batch
-from rlrec.store.removals import OwnedDecision
+from rlrec.store import Store, Unit
+from rlrec.store.log import settings
+from rlrec.store.log.reader import Batch
+from rlrec.store.policies import beliefs, policies
+from rlrec.store.upkeep import removals
+from rlrec.store.upkeep.removals import OwnedDecision
 
 COUNTS = len(beliefs.SUMS)  # numbers of a belief before further sums
 

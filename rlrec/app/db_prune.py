@@ -11,8 +11,11 @@ from typing import TypedDict
 from rlrec.app.learning import holdings, slot_statistics
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Sums, Version
-from rlrec.store import Store, Unit, belief_deltas, beliefs, policies, removals, settings
-from rlrec.store.removals import OwnedDecision, VisitKey
+from rlrec.store import Store, Unit
+from rlrec.store.log import settings
+from rlrec.store.policies import belief_deltas, beliefs, policies
+from rlrec.store.upkeep import removals
+from rlrec.store.upkeep.removals import OwnedDecision, VisitKey
 from rlrec.times import written
 
 VISITS = 2_000  # in a transaction

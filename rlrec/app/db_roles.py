@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from rlrec.store.roles import Grant, grants
+from rlrec.store.upkeep.roles import Grant, grants
 
 __all__ = ["Grant", "grants"]

@@ -26,10 +26,12 @@ from rlrec.policy.scores.floors import at_positions
 from rlrec.policy.slates import slate
 from rlrec.policy.slates.interleaving import TeamDraftSampler
 from rlrec.records import Decision, Slot, Version
-from rlrec.store import Store, Unit, arms, candidates, contents, decisions, policies, team_drafts
-from rlrec.store.candidates import CandidateList
-from rlrec.store.team_drafts import TEAMS
-from rlrec.store.unit import damaged
+from rlrec.store import Store, Unit
+from rlrec.store.database.unit import damaged
+from rlrec.store.log import candidates, contents, decisions, team_drafts
+from rlrec.store.log.candidates import CandidateList
+from rlrec.store.log.team_drafts import TEAMS
+from rlrec.store.policies import arms, policies
 
 
 class Result(decision_json.Answer):

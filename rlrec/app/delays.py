@@ -12,9 +12,10 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, take
 from rlrec.errors import InputError
 from rlrec.records import Reward
-from rlrec.store import Store, reader
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import Batch
+from rlrec.store import Store
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import reader
+from rlrec.store.log.reader import Batch
 from rlrec.times import SECOND
 
 MINUTES = 1, 5, 15, 30, 60, 180, 360, 720, *(1_440 * days for days in (1, 2, 3, 7, 14, 30))

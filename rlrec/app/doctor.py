@@ -29,7 +29,11 @@ from rlrec.app.audit.reward_drift import RewardDrift
 from rlrec.app.audit.slots import Slots
 from rlrec.errors import RlrecError, StoreBusy
 from rlrec.records import Arm, StoredPolicy
-from rlrec.store import Store, Unit, arms, audit, bulk, policies, removals, settings
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log import settings
+from rlrec.store.policies import arms, policies
+from rlrec.store.upkeep import audit, removals
 from rlrec.times import written
 
 # check: (what it looks at, the count that says how many)

@@ -15,7 +15,8 @@ from rlrec.app.inputs import filters
 from rlrec.app.log import maturity
 from rlrec.ope import EstimatorChoice
 from rlrec.ope.checks import verdicts
-from rlrec.store import Store, bulk
+from rlrec.store import Store
+from rlrec.store.database import bulk
 
 __all__ = ["EmptyLog", "Request", "Workers", "evaluate", "explained"]
 

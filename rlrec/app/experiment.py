@@ -13,11 +13,14 @@ from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import belief_versions
 from rlrec.errors import CheckFailed, Conflict, InputError
 from rlrec.records import Version
-from rlrec.store import Store, Unit, bulk, experiments, policies, routes, settings
-from rlrec.store.experiments import Experiment
-from rlrec.store.routes import RouteChange
-from rlrec.store.team_drafts import TEAMS
-from rlrec.store.unit import StoredRows, damaged, parse
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.database.unit import StoredRows, damaged, parse
+from rlrec.store.log import settings
+from rlrec.store.log.team_drafts import TEAMS
+from rlrec.store.policies import experiments, policies, routes
+from rlrec.store.policies.experiments import Experiment
+from rlrec.store.policies.routes import RouteChange
 from rlrec.times import written
 
 if TYPE_CHECKING:

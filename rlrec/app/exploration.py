@@ -25,7 +25,10 @@ from rlrec.ope.intervals.differences import Minus
 from rlrec.ope.sums.moments import Moments, moments
 from rlrec.policy import TEAM_DRAFT
 from rlrec.records import Sums
-from rlrec.store import Store, Unit, bulk, policies, selected
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log import selected
+from rlrec.store.policies import policies
 from rlrec.times import DAY_US, written
 
 PERIODS = 20  # of equal length, between the first and the last decision: probabilities are followed over them

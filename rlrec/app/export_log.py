@@ -10,9 +10,11 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.slot_values import rewards_of
 from rlrec.app.serving import decision_json
 from rlrec.records import Decision, Reward, Slot
-from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, imported_data, policies, selected
-from rlrec.store.events import CENSOR
-from rlrec.store.unit import StoredRows, parse
+from rlrec.store import Store, Unit
+from rlrec.store.database.unit import StoredRows, parse
+from rlrec.store.log import candidates, contents, decisions, events, imported_data, selected
+from rlrec.store.log.events import CENSOR
+from rlrec.store.policies import arms, policies
 
 GROUP = 1_000
 Record = dict[str, Any]

@@ -29,10 +29,12 @@ from rlrec.policy.beliefs.means import widened
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.policy.contexts import features
 from rlrec.records import Arm, Reward, Sums
-from rlrec.store import Store, Unit, arms, bulk
-from rlrec.store.bulk import Columns
-from rlrec.store.curves import Curve
-from rlrec.store.unit import parse
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.database.bulk import Columns
+from rlrec.store.database.unit import parse
+from rlrec.store.policies import arms
+from rlrec.store.policies.curves import Curve
 from rlrec.times import DAY_US, written
 
 if TYPE_CHECKING:

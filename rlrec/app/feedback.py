@@ -17,9 +17,11 @@ from rlrec.errors import Conflict, InputError, quantity, suggest
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.records import Event, Reward, Sums
-from rlrec.store import Store, Unit, decisions, events, policies
-from rlrec.store.events import CENSOR, RETURN, FeedbackKey, FeedbackTarget
-from rlrec.store.unit import Row, StoredRows
+from rlrec.store import Store, Unit
+from rlrec.store.database.unit import Row, StoredRows
+from rlrec.store.log import decisions, events
+from rlrec.store.log.events import CENSOR, RETURN, FeedbackKey, FeedbackTarget
+from rlrec.store.policies import policies
 
 T = TypeVar("T")
 MAX_KINDS = 1_000  # of events in a line
@@ -142,7 +144,7 @@ def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
     kinds = set(unweighed)
     if not kinds:
         return
-    from rlrec.store import settings
+    from rlrec.store.log import settings
 
     with store.read() as unit:
         new = settings.new_kinds(unit, kinds)

@@ -26,7 +26,9 @@ from rlrec.app.imports.visit_numbers import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportState, PreparedRows
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, quantity
-from rlrec.store import Store, Unit, loading, settings
+from rlrec.store import Store, Unit
+from rlrec.store.database import loading
+from rlrec.store.log import settings
 
 
 @dataclass(frozen=True, kw_only=True)

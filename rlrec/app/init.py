@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from rlrec.app.inputs import seeds
 from rlrec.errors import Conflict
 from rlrec.records import Reward
-from rlrec.store import Store, Unit, copying, policies, schema, settings
+from rlrec.store import Store, Unit
+from rlrec.store.database import schema
+from rlrec.store.log import settings
+from rlrec.store.policies import policies
+from rlrec.store.upkeep import copying
 
 TIMEOUT_US = 30 * 60 * 1_000_000
 DEFAULT_REWARD = Reward(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from rlrec.store import Store, Unit, arms, curves, experiments, policies, routes
+from rlrec.store import Store, Unit
+from rlrec.store.policies import arms, curves, experiments, policies, routes
 
 
 def _versions(unit: Unit) -> Iterable[str]:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 from rlrec.errors import InputError, RlrecError
-from rlrec.store import Store, settings
-from rlrec.store.engine import Waits, location
+from rlrec.store import Store
+from rlrec.store.database.engine import Waits, location
+from rlrec.store.log import settings
 
 __all__ = ["Store", "open_store", "ready"]
 

@@ -14,7 +14,8 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError, quantity
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals import outcomes as estimates
-from rlrec.store import Store, Unit, bulk
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
 
 
 @dataclass(frozen=True, kw_only=True)

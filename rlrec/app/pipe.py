@@ -11,7 +11,7 @@ from rlrec.app.recommend import Answer, Request, recommend_group
 from rlrec.app.serving.cache import ServingCache
 from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
 from rlrec.store import Store
-from rlrec.store.settings import MAX_NOTICED
+from rlrec.store.log.settings import MAX_NOTICED
 
 __all__ = ["Line", "Pipe", "Request"]
 

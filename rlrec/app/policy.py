@@ -18,8 +18,11 @@ from rlrec.app.log import lineage
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy.beliefs.base import Policy
 from rlrec.records import Reward, StoredPolicy, Version
-from rlrec.store import Store, Unit, arms, beliefs, bulk, policies, settings
-from rlrec.store.unit import parse
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.database.unit import parse
+from rlrec.store.log import settings
+from rlrec.store.policies import arms, beliefs, policies
 
 NAMED = 10  # fields that a notice names
 SENTENCE = 3  # words from which on a value is rather a text than a name

@@ -21,7 +21,10 @@ from rlrec.policy.beliefs.base import Belief, Examined, Policy
 from rlrec.policy.contexts.contextual import ContextualPolicy, is_contextual
 from rlrec.policy.slates import slate
 from rlrec.records import Arm, Version
-from rlrec.store import Store, Unit, activity, arms, bulk, decisions, policies, routes
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log import activity, decisions
+from rlrec.store.policies import arms, policies, routes
 from rlrec.times import DAY_US, written
 
 Z = 1.959963984540054  # normal quantile of intervals of 95 %

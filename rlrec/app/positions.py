@@ -26,9 +26,12 @@ from rlrec.ope.checks import click_models, positions
 from rlrec.ope.checks.click_models import Cells, ClickSums
 from rlrec.ope.checks.positions import EstimatedCurve, ExaminedPosition, OverlapSums, PositionRows
 from rlrec.records import Reward, Sums, Version
-from rlrec.store import Store, Unit, bulk, curves, policies, selected, settings
-from rlrec.store.curves import Curve
-from rlrec.store.reader import Selection
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log import selected, settings
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import curves, policies
+from rlrec.store.policies.curves import Curve
 from rlrec.times import written
 
 MOST = 50  # positions of a curve, unless more are asked for

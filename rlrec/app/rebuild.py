@@ -19,7 +19,9 @@ from rlrec.errors import CheckFailed, InputError
 from rlrec.policy.beliefs import drift
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Version
-from rlrec.store import Store, Unit, beliefs, decisions, policies, reader, settings
+from rlrec.store import Store, Unit
+from rlrec.store.log import decisions, reader, settings
+from rlrec.store.policies import beliefs, policies
 from rlrec.times import written
 
 PORTION = 50_000  # slots that enter in a transaction

@@ -26,23 +26,13 @@ from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import StoredPolicy
-from rlrec.store import (
-    Store,
-    Unit,
-    arms,
-    candidates,
-    contents,
-    decisions,
-    policies,
-    routes,
-    settings,
-    shadows,
-    team_drafts,
-)
-from rlrec.store.database_errors import NotUnique
-from rlrec.store.events import RETURN
-from rlrec.store.sessions import check_steps
-from rlrec.store.unit import Row
+from rlrec.store import Store, Unit
+from rlrec.store.database.database_errors import NotUnique
+from rlrec.store.database.unit import Row
+from rlrec.store.log import candidates, contents, decisions, settings, team_drafts
+from rlrec.store.log.events import RETURN
+from rlrec.store.log.sessions import check_steps
+from rlrec.store.policies import arms, policies, routes, shadows
 from rlrec.times import written
 
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]

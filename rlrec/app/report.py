@@ -17,9 +17,12 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.policy_beliefs import PolicyBelief
 from rlrec.app.positions import CurveAnswer
 from rlrec.errors import RlrecError, StoreBusy, quantity
-from rlrec.store import Store, Unit, bulk, experiments, policies, selected
-from rlrec.store.experiments import Experiment
-from rlrec.store.unit import StoredRows
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.database.unit import StoredRows
+from rlrec.store.log import selected
+from rlrec.store.policies import experiments, policies
+from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US, written
 
 T = TypeVar("T")

@@ -13,8 +13,10 @@ from rlrec.app.learning.ledger import Ledger
 from rlrec.errors import Conflict, InputError, quantity
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.records import Reward, Transform
-from rlrec.store import Store, Unit, policies, returns
-from rlrec.store.events import RETURN
+from rlrec.store import Store, Unit
+from rlrec.store.log import returns
+from rlrec.store.log.events import RETURN
+from rlrec.store.policies import policies
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\((.*)\)", re.ASCII)

@@ -17,9 +17,12 @@ from rlrec.app.serving.shadows import ShadowReport
 from rlrec.app.serving.shadows import report as shadow_report
 from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
 from rlrec.records import Head, Version
-from rlrec.store import Store, Unit, bulk, experiments, policies, routes, settings, shadows
-from rlrec.store.routes import GateLook, RouteChange
-from rlrec.store.unit import parse
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.database.unit import parse
+from rlrec.store.log import settings
+from rlrec.store.policies import experiments, policies, routes, shadows
+from rlrec.store.policies.routes import GateLook, RouteChange
 from rlrec.times import DAY_US, written
 
 IF_BETTER = "if-better"

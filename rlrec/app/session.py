@@ -12,9 +12,11 @@ from rlrec.app.log.slot_values import rewards_of
 from rlrec.app.serving import decision_json
 from rlrec.errors import InputError
 from rlrec.records import Decision, Reward
-from rlrec.store import Store, Unit, contents, decisions, events, policies, returns, sessions, settings
-from rlrec.store.sessions import Session, Visit
-from rlrec.store.unit import parse
+from rlrec.store import Store, Unit
+from rlrec.store.database.unit import parse
+from rlrec.store.log import contents, decisions, events, returns, sessions, settings
+from rlrec.store.log.sessions import Session, Visit
+from rlrec.store.policies import policies
 from rlrec.times import written
 
 

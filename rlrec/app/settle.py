@@ -7,7 +7,9 @@ from functools import partial
 
 from rlrec.app.learning.belief_versions import add_settled
 from rlrec.app.learning.ledger import Ledger
-from rlrec.store import Store, Unit, decisions, policies
+from rlrec.store import Store, Unit
+from rlrec.store.log import decisions
+from rlrec.store.policies import policies
 
 PORTION = 50_000  # slots that enter in a transaction
 

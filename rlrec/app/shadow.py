@@ -6,7 +6,9 @@ from rlrec.app.inputs import lookup
 from rlrec.app.route import servable
 from rlrec.app.serving.shadows import ShadowReport, report
 from rlrec.errors import InputError
-from rlrec.store import Store, Unit, settings, shadows
+from rlrec.store import Store, Unit
+from rlrec.store.log import settings
+from rlrec.store.policies import shadows
 
 
 def start(store: Store, name: str, reference: str) -> ShadowReport:

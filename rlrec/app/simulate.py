@@ -25,7 +25,9 @@ from rlrec.records import Reward, Version
 from rlrec.simulate import load
 from rlrec.simulate.base import Audience
 from rlrec.simulate.visitors import Visitors
-from rlrec.store import Store, Unit, arms, decisions, policies, routes, settings
+from rlrec.store import Store, Unit
+from rlrec.store.log import decisions, settings
+from rlrec.store.policies import arms, policies, routes
 from rlrec.times import DAY_US, SECOND, parse, written
 
 FIRST = "2026-01-01T00:00:00Z"  # where the clock starts in an empty store

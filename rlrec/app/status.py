@@ -9,12 +9,15 @@ from rlrec.app.audit import clock, live_versions
 from rlrec.app.audit.findings import Findings
 from rlrec.errors import quantity
 from rlrec.records import StoredPolicy, Version
-from rlrec.store import Store, Unit, activity, decisions, experiments, policies, routes, schema
-from rlrec.store.activity import PolicyLog
-from rlrec.store.experiments import Experiment
-from rlrec.store.policies import LivePolicy
-from rlrec.store.routes import RouteChange
-from rlrec.store.unit import StoredRows
+from rlrec.store import Store, Unit
+from rlrec.store.database import schema
+from rlrec.store.database.unit import StoredRows
+from rlrec.store.log import activity, decisions
+from rlrec.store.log.activity import PolicyLog
+from rlrec.store.policies import experiments, policies, routes
+from rlrec.store.policies.experiments import Experiment
+from rlrec.store.policies.policies import LivePolicy
+from rlrec.store.policies.routes import RouteChange
 from rlrec.times import DAY_US, written
 
 HOURS = 24
@@ -164,7 +167,7 @@ def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
 def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
     """A warning where events stopped coming, by the newest decisions of a policy."""
     from rlrec.app.audit.overdue import Outage  # loads numpy
-    from rlrec.store import audit
+    from rlrec.store.upkeep import audit
 
     outage, first = Outage(version, now=unit.now), decisions.nth_newest(unit, version.policy.id, RECENT)
     for batch in audit.ranges(unit, version.policy.id, first=first):

@@ -41,10 +41,14 @@ from rlrec.errors import InputError, StoreBusy, quantity, suggest
 from rlrec.policy.gradients.baseline import BASELINES
 from rlrec.policy.gradients.gradient import Parameters
 from rlrec.records import Version
-from rlrec.store import Store, Unit, beliefs, bulk, policies, removals, settings
-from rlrec.store.beliefs import ArmWeights
-from rlrec.store.reader import Selection
-from rlrec.store.selected import extent, version_counts
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log import settings
+from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import extent, version_counts
+from rlrec.store.policies import beliefs, policies
+from rlrec.store.policies.beliefs import ArmWeights
+from rlrec.store.upkeep import removals
 from rlrec.times import DAY_US, written
 
 KIND = "gradient"

@@ -11,8 +11,10 @@ from rlrec.app.learning.belief_versions import VersionSummary, is_complete, summ
 from rlrec.app.log import maturity
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.records import Head, Version
-from rlrec.store import Store, Unit, beliefs, decisions, policies, routes, selected, settings
-from rlrec.store.reader import Selection
+from rlrec.store import Store, Unit
+from rlrec.store.log import decisions, selected, settings
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import beliefs, policies, routes
 from rlrec.times import written
 
 

@@ -11,8 +11,8 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
-from rlrec.store import decisions, engine, schema
-from rlrec.store.database_errors import (
+from rlrec.store.database import engine, schema
+from rlrec.store.database.database_errors import (
     AWAY_HINT,
     DANGLING,
     RETRY_HINT,
@@ -22,9 +22,10 @@ from rlrec.store.database_errors import (
     Retry,
     Unreachable,
 )
-from rlrec.store.engine import USUAL_WAITS, Waits
-from rlrec.store.folders import LogFolder
-from rlrec.store.unit import Progress, Unit, no_progress
+from rlrec.store.database.engine import USUAL_WAITS, Waits
+from rlrec.store.database.folders import LogFolder
+from rlrec.store.database.unit import Progress, Unit, no_progress
+from rlrec.store.log import decisions
 from rlrec.times import DAY_US, written
 
 __all__ = ["Store", "Unit"]

@@ -16,8 +16,10 @@ from rlrec.app.learning.ledger import slot_reward
 from rlrec.app.log.slot_values import by_position
 from rlrec.arrays import Ids
 from rlrec.records import Version
-from rlrec.store import Store, Unit, contents, decisions, events, policies, reader
-from rlrec.store.beliefs import BeliefKey
+from rlrec.store import Store, Unit
+from rlrec.store.log import contents, decisions, events, reader
+from rlrec.store.policies import policies
+from rlrec.store.policies.beliefs import BeliefKey
 from tests.app.shop import version
 
 MEMORIES = {

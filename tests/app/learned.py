@@ -8,7 +8,8 @@ import numpy as np
 
 from rlrec.app.distributions import designs
 from rlrec.policy.gradients.gradient import Gradient
-from rlrec.store import Store, Unit, arms, beliefs, policies
+from rlrec.store import Store, Unit
+from rlrec.store.policies import arms, beliefs, policies
 from tests.app.shop import version
 
 REPORT: dict[str, Any] = {

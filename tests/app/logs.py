@@ -12,7 +12,9 @@ import pytest
 from rlrec.app import evaluate, feedback, policy, recommend
 from rlrec.app.log import partitions
 from rlrec.arrays import Array
-from rlrec.store import Store, arms, reader
+from rlrec.store import Store
+from rlrec.store.log import reader
+from rlrec.store.policies import arms
 
 START = 1_769_904_000_000_000  # 2026-02-01
 MINUTE = 60_000_000

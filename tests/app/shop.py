@@ -12,9 +12,11 @@ from rlrec.app.feedback import Line, feedback, feedback_stream
 from rlrec.app.log import reward_log
 from rlrec.app.recommend import Answer, Request, recommend
 from rlrec.records import Version
-from rlrec.store import Store, Unit, beliefs, policies, reader
-from rlrec.store.beliefs import Sums
-from rlrec.store.tables import metadata
+from rlrec.store import Store, Unit
+from rlrec.store.database.tables import metadata
+from rlrec.store.log import reader
+from rlrec.store.policies import beliefs, policies
+from rlrec.store.policies.beliefs import Sums
 from tests.conftest import CommandResult
 
 START = 1_800_000_000_000_000

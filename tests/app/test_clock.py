@@ -10,8 +10,10 @@ import sqlalchemy as sa
 from rlrec.app import settle, versions
 from rlrec.app.recommend import Answer, Request, recommend_group
 from rlrec.errors import InputError
-from rlrec.store import Store, decisions, tables
-from rlrec.store import engine as engines
+from rlrec.store import Store
+from rlrec.store.database import engine as engines
+from rlrec.store.database import tables
+from rlrec.store.log import decisions
 from rlrec.times import written
 from tests.app.shop import MINUTE, SECOND, START, ask, clock, stocked, sums, tell, version
 from tests.conftest import ON_BOTH, Run

@@ -21,7 +21,10 @@ from rlrec.app.doctor import Request, doctor
 from rlrec.app.feedback import FeedbackTransaction, Line
 from rlrec.app.learning.belief_versions import is_complete
 from rlrec.app.learning.ledger import Ledger
-from rlrec.store import Store, Unit, decisions, policies, tables
+from rlrec.store import Store, Unit
+from rlrec.store.database import tables
+from rlrec.store.log import decisions
+from rlrec.store.policies import policies
 from tests.app.defined import remembering, wrong
 from tests.app.shop import added_up, apart, ask, dump, stocked, sums, tell, version
 from tests.app.workers import (

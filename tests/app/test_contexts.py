@@ -13,7 +13,8 @@ import pytest
 from rlrec.app.evaluation import contexts
 from rlrec.app.evaluation.contexts import ContextCache
 from rlrec.policy.contexts import features
-from rlrec.store import Store, Unit, reader
+from rlrec.store import Store, Unit
+from rlrec.store.log import reader
 
 BODIES = [{"n": i / 7, "device": "pc" if i % 3 else "phone"} | ({"tags": ["a", i]} if i % 5 else {}) for i in range(60)]
 

@@ -17,8 +17,10 @@ from rlrec.app.evaluation.log_rows import decision_digests
 from rlrec.arrays import Array
 from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.slates import slate, slate_draws
-from rlrec.store import Unit, arms, contents, policies, reader
-from rlrec.store.reader import Selection
+from rlrec.store import Unit
+from rlrec.store.log import contents, reader
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import arms, policies
 from tests.app import logs
 
 RATES = (0.1, 0.3, 0.5, 0.2)

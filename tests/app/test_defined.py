@@ -18,7 +18,9 @@ from rlrec.app.pipe import Pipe
 from rlrec.app.pipe import Request as VariantSpec
 from rlrec.app.recommend import Answer, Request, recommend_group
 from rlrec.errors import InputError
-from rlrec.store import Store, decisions, policies
+from rlrec.store import Store
+from rlrec.store.log import decisions
+from rlrec.store.policies import policies
 from tests.app.defined import MEMORIES, arm_ids, remembering, wrong
 from tests.app.shop import MINUTE, SECOND, START, clock, stocked, tell_all, version
 from tests.conftest import ON_BOTH

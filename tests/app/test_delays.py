@@ -8,7 +8,8 @@ import pytest
 
 from rlrec.app import delays, reward
 from rlrec.errors import InputError
-from rlrec.store import Store, reader
+from rlrec.store import Store
+from rlrec.store.log import reader
 from tests.app.shop import MINUTE, START, ask, clock, stocked, tell
 from tests.conftest import ON_BOTH
 

@@ -21,8 +21,9 @@ from rlrec.app.audit.exploration import Starving
 from rlrec.app.audit.findings import Findings
 from rlrec.app.doctor import CHECKS, Report, Request, doctor
 from rlrec.ope.intervals import betting
-from rlrec.store import Store, policies
-from rlrec.store import audit as store_audit
+from rlrec.store import Store
+from rlrec.store.policies import policies
+from rlrec.store.upkeep import audit as store_audit
 from rlrec.times import parse
 from tests.app.shop import done
 from tests.conftest import CommandResult, Run, _create, runner

@@ -16,8 +16,10 @@ from rlrec.app.audit import reward_drift
 from rlrec.app.audit.findings import Finding, Findings
 from rlrec.app.audit.reward_drift import RewardDrift, recent
 from rlrec.app.doctor import Request, doctor
-from rlrec.store import Store, arms, audit, policies
-from rlrec.store.reader import Batch
+from rlrec.store import Store
+from rlrec.store.log.reader import Batch
+from rlrec.store.policies import arms, policies
+from rlrec.store.upkeep import audit
 from tests.conftest import CommandResult, Run, runner
 
 FIRST, THEN = "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"

@@ -17,7 +17,9 @@ from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.ope.checks import diagnostics
 from rlrec.policy.slates import slate
-from rlrec.store import Store, arms, reader
+from rlrec.store import Store
+from rlrec.store.log import reader
+from rlrec.store.policies import arms
 from tests.app import logs, trained
 from tests.conftest import ON_BOTH, runner
 

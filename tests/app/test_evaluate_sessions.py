@@ -17,7 +17,8 @@ from rlrec.app.log import ended_visits as visiting
 from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.ope.checks import diagnostics
-from rlrec.store import Store, reader
+from rlrec.store import Store
+from rlrec.store.log import reader
 from tests.app import logs, trained
 from tests.app.test_evaluate import multiply
 from tests.app.test_stateful import BIAS, LAST

@@ -21,8 +21,9 @@ from rlrec.app.evaluation.log_rows import LoggedBatch
 from rlrec.app.evaluation.request import Evaluation, Request
 from rlrec.app.log import partitions
 from rlrec.ope.units.estimate import Estimate
-from rlrec.store import Store, Unit, arms
-from rlrec.store.reader import Selection
+from rlrec.store import Store, Unit
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import arms
 from tests.app import logs
 
 Partials = list[LogPartial]

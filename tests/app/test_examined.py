@@ -12,7 +12,8 @@ import pytest
 from rlrec.app import doctor, policy, policy_beliefs, rebuild, settle, train, versions
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
-from rlrec.store import Store, Unit, beliefs, curves, policies
+from rlrec.store import Store, Unit
+from rlrec.store.policies import beliefs, curves, policies
 from tests.app import logs
 from tests.conftest import ON_BOTH, Run
 

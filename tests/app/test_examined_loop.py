@@ -13,7 +13,8 @@ from rlrec.app import policy_beliefs, simulate
 from rlrec.app.audiences.in_memory import Runs
 from rlrec.policy.beliefs import means
 from rlrec.simulate.pbm import PositionBased
-from rlrec.store import Store, arms
+from rlrec.store import Store
+from rlrec.store.policies import arms
 from tests.app import logs
 from tests.app.test_examined import curve
 

@@ -15,7 +15,8 @@ from rlrec.app.experiment import Request, VariantSpec
 from rlrec.app.init import init
 from rlrec.app.serving import assignment
 from rlrec.errors import Conflict, InputError
-from rlrec.store import Store, arms, beliefs, experiments, policies
+from rlrec.store import Store
+from rlrec.store.policies import arms, beliefs, experiments, policies
 
 Clocked = Callable[[float], Store]
 START, MINUTE = 1_767_225_600_000_000, 60_000_000
@@ -307,7 +308,7 @@ def test_a_holdout_without_decisions_has_no_figures(at: Clocked) -> None:
 
 
 def test_batches_add_up_to_the_whole(at: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlrec.store import reader
+    from rlrec.store.log import reader
 
     split(at(0), by="user")
     sessions, users = [f"s{n}" for n in range(30)], [f"u{n % 7}" for n in range(30)]

@@ -22,9 +22,10 @@ from rlrec.app.imports.visit_numbers import VisitMoves, VisitNumbers
 from rlrec.app.init import init
 from rlrec.app.inputs import canonical
 from rlrec.cli.lines import decode_group
-from rlrec.store import Store, settings
-from rlrec.store.loading import Same
-from rlrec.store.sessions import NewestVisit
+from rlrec.store import Store
+from rlrec.store.database.loading import Same
+from rlrec.store.log import settings
+from rlrec.store.log.sessions import NewestVisit
 from tests.app.logs import summary
 from tests.conftest import ON_BOTH, Run, filled, runner
 

@@ -22,9 +22,9 @@ from tests.conftest import ON_BOTH, Run
 NAMES = ["timestamp", "item_id", "position", "click", "propensity_score", "user_feature_0", "user-item_affinity_0"]
 SMALL = {  # so that a few lines are many groups
     "rlrec.app.imports.layouts.line_groups.GROUP": 2,
-    "rlrec.store.loading.ROWS": 2,
-    "rlrec.store.loading.FEW": 1,
-    "rlrec.store.loading.PORTION": 2,
+    "rlrec.store.database.loading.ROWS": 2,
+    "rlrec.store.database.loading.FEW": 1,
+    "rlrec.store.database.loading.PORTION": 2,
 }
 
 

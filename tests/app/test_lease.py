@@ -20,7 +20,8 @@ from rlrec.app import train
 from rlrec.app.training import lease as leasing
 from rlrec.app.training.lease import LASTS_S, TrainingLease
 from rlrec.errors import InputError, StoreBusy
-from rlrec.store import Store, leases
+from rlrec.store import Store
+from rlrec.store.policies import leases
 from rlrec.times import SECOND, written
 from tests.app.shop import START, clock, dump, version
 from tests.app.visitors import LATER, QUICK, apart, ignored, opened, parameters, serve, trained, twin

@@ -24,8 +24,11 @@ from rlrec.app.serving.draws import unsigned
 from rlrec.errors import Conflict, InputError
 from rlrec.policy.slates import slate_draws
 from rlrec.records import Decision, Event
-from rlrec.store import Store, Unit, arms, beliefs, contents, decisions, events, policies, tables
-from rlrec.store.beliefs import Sums
+from rlrec.store import Store, Unit
+from rlrec.store.database import tables
+from rlrec.store.log import contents, decisions, events
+from rlrec.store.policies import arms, beliefs, policies
+from rlrec.store.policies.beliefs import Sums
 from tests.app.shop import (
     MINUTE,
     REWARDS,

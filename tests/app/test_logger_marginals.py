@@ -12,8 +12,8 @@ from rlrec.app.evaluation import log_rows
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.request import Evaluation, Request
 from rlrec.arrays import Array
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import Selection
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log.reader import Selection
 from tests.app import logs
 from tests.conftest import Run
 

@@ -26,7 +26,9 @@ from rlrec.app.feedback import Line, feedback, feedback_stream
 from rlrec.app.learning import slot_statistics
 from rlrec.app.recommend import Request, recommend_group
 from rlrec.errors import CheckFailed, Conflict, InputError
-from rlrec.store import Store, arms, beliefs, policies, tables
+from rlrec.store import Store
+from rlrec.store.database import tables
+from rlrec.store.policies import arms, beliefs, policies
 from tests.app import shop
 from tests.app.defined import defined, gap, remembering
 from tests.app.shop import MINUTE, SECOND, START, apart, clock, stocked

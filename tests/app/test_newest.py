@@ -6,7 +6,8 @@ import pytest
 
 from rlrec.app.audit import newest
 from rlrec.app.audit.findings import Finding
-from rlrec.store import Store, policies
+from rlrec.store import Store
+from rlrec.store.policies import policies
 from tests.cli.test_exposure import stocked
 
 

@@ -16,7 +16,8 @@ from rlrec.app.inputs import lookup
 from rlrec.app.outcomes import Request, Result, outcomes
 from rlrec.app.simulate import Request as Simulation
 from rlrec.app.simulate import simulate
-from rlrec.store import Store, people
+from rlrec.store import Store
+from rlrec.store.policies import people
 from tests.app import census
 from tests.app.shop import MINUTE, START, clock
 from tests.conftest import runner

@@ -10,7 +10,7 @@ from rlrec.app.evaluation.fold import GroupPartial
 from rlrec.app.evaluation.paired_gate import BY_IMPRESSION, Gain
 from rlrec.ope.intervals.differences import Minus
 from rlrec.ope.units.paired import compare
-from rlrec.store.reader import Selection
+from rlrec.store.log.reader import Selection
 from tests.app import logs
 
 CONTEXTS = ({"hour": 1}, {"hour": 2})

@@ -18,7 +18,7 @@ from rlrec.app.evaluation import passes
 from rlrec.app.evaluation.passes import HERE, StoreRunner, Workers
 from rlrec.app.imports.parquet_log import FolderLog
 from rlrec.errors import RlrecError
-from rlrec.store import beliefs
+from rlrec.store.policies import beliefs
 from tests.app import logs
 from tests.app.test_parquet_files import FEW, export, judged, prepare
 from tests.compute.test_engines import Mortal

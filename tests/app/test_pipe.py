@@ -9,7 +9,9 @@ import pytest
 from rlrec.app.feedback import Line, Result
 from rlrec.app.pipe import Pipe, Request
 from rlrec.errors import Conflict, InputError, StoreBusy
-from rlrec.store import Store, database_errors, decisions
+from rlrec.store import Store
+from rlrec.store.database import database_errors
+from rlrec.store.log import decisions
 from tests.app.shop import START, added_up, clock, stocked, sums
 from tests.app.workers import together
 

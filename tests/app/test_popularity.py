@@ -8,7 +8,8 @@ import pytest
 
 from rlrec.app import policy, reward, versions
 from rlrec.errors import Conflict, InputError
-from rlrec.store import Store, arms, beliefs, policies
+from rlrec.store import Store
+from rlrec.store.policies import arms, beliefs, policies
 from tests.app import logs
 
 RATES = (0.9, 0.1, 0.5)

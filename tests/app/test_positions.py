@@ -14,7 +14,7 @@ import pytest
 from rlrec.app import positions
 from rlrec.app.positions import CurveAnswer
 from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
-from rlrec.store import settings
+from rlrec.store.log import settings
 from tests.app import logs
 from tests.conftest import Run
 

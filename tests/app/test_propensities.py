@@ -13,7 +13,7 @@ import pytest
 
 from rlrec.app.imports import propensities
 from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots
-from rlrec.store.loading import Same
+from rlrec.store.database.loading import Same
 from tests.app.logs import summary
 from tests.conftest import CommandResult, Run
 

@@ -16,7 +16,8 @@ from rlrec.app.doctor import doctor
 from rlrec.app.pipe import Pipe, Request
 from rlrec.app.serving.decision_json import Answer
 from rlrec.errors import InputError
-from rlrec.store import Store, Unit, events
+from rlrec.store import Store, Unit
+from rlrec.store.log import events
 from tests.app import workers
 from tests.app.shop import MINUTE, START, added_up, apart, ask, clock, stocked, sums, tell
 from tests.conftest import runner

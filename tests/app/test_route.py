@@ -7,7 +7,8 @@ import pytest
 
 from rlrec.app import route
 from rlrec.app.doctor import Request, doctor
-from rlrec.store import Store, routes
+from rlrec.store import Store
+from rlrec.store.policies import routes
 from tests.app.shop import stocked
 from tests.app.workers import calls_route, names_route, ramps_route, together
 

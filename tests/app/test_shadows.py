@@ -8,7 +8,8 @@ import pytest
 from rlrec.app import policy, route, shadow
 from rlrec.app.recommend import Request, recommend, recommend_group
 from rlrec.errors import InputError
-from rlrec.store import Store, shadows
+from rlrec.store import Store
+from rlrec.store.policies import shadows
 from tests.app.shop import stocked
 from tests.conftest import ON_BOTH
 

@@ -17,7 +17,9 @@ from rlrec.app.doctor import Request as Audit
 from rlrec.app.doctor import doctor
 from rlrec.app.simulate import Request, simulate
 from rlrec.errors import InputError
-from rlrec.store import Store, arms, decisions, events
+from rlrec.store import Store
+from rlrec.store.log import decisions, events
+from rlrec.store.policies import arms
 from rlrec.times import SECOND, parse
 from tests.app.shop import added_up, dump, sums
 

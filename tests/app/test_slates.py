@@ -15,7 +15,7 @@ from rlrec import ope
 from rlrec.app import evaluate, feedback, versions
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.store import curves
+from rlrec.store.policies import curves
 from tests.app import logs
 from tests.app.learned import trained
 from tests.conftest import runner

@@ -14,7 +14,7 @@ from rlrec.app.learning import slot_statistics
 from rlrec.app.serving.cache import ServingCache
 from rlrec.errors import InputError
 from rlrec.policy.contexts.encoder import Encoder
-from rlrec.store import arms, beliefs, policies
+from rlrec.store.policies import arms, beliefs, policies
 from tests.app import logs
 from tests.conftest import ON_BOTH
 

@@ -13,8 +13,9 @@ from rlrec.app.evaluation.sparse_rewards import PENALTY, ContextMoments
 from rlrec.errors import InputError
 from rlrec.ope.estimators.direct import Ridge
 from rlrec.policy.contexts import features
-from rlrec.store import contents, policies, reader
-from rlrec.store.unit import parse
+from rlrec.store.database.unit import parse
+from rlrec.store.log import contents, reader
+from rlrec.store.policies import policies
 from tests.app import logs
 from tests.conftest import ON_BOTH, Run
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.store import arms, reader
+from rlrec.store.log import reader
+from rlrec.store.policies import arms
 from tests.app import learned, logs, trained
 from tests.conftest import ON_BOTH
 

@@ -15,7 +15,8 @@ from rlrec.app.learning import slot_statistics
 from rlrec.arrays import Array
 from rlrec.policy.beliefs.statistics import POSITION, CountedSlot, SlotColumns
 from rlrec.policy.kinds.thompson import Thompson
-from rlrec.store import Store, policies
+from rlrec.store import Store
+from rlrec.store.policies import policies
 from tests.app.shop import done
 from tests.conftest import ON_BOTH, Run
 

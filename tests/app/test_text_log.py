@@ -17,7 +17,9 @@ from rlrec.app.log.splits import GATE, TRAIN
 from rlrec.arrays import Array
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.contexts.features import Sparse
-from rlrec.store import Unit, arms, policies, reader
+from rlrec.store import Unit
+from rlrec.store.log import reader
+from rlrec.store.policies import arms, policies
 from tests.app import logs
 from tests.conftest import filled
 

@@ -20,8 +20,10 @@ from rlrec.app.log.splits import splits
 from rlrec.app.training import dataset_writer
 from rlrec.app.training.page_weights import PageWeights
 from rlrec.errors import CheckFailed, InputError
-from rlrec.store import Store, policies, sessions, settings
-from rlrec.store.sessions import Session
+from rlrec.store import Store
+from rlrec.store.log import sessions, settings
+from rlrec.store.log.sessions import Session
+from rlrec.store.policies import policies
 from tests.app.shop import MINUTE, START, clock, dump, tell_all, version
 from tests.app.visitors import (
     ARMS,

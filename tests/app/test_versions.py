@@ -22,7 +22,8 @@ from rlrec.app.learning import belief_versions
 from rlrec.app.log import lineage
 from rlrec.app.recommend import Request, recommend
 from rlrec.errors import CheckFailed, InputError
-from rlrec.store import Store, beliefs
+from rlrec.store import Store
+from rlrec.store.policies import beliefs
 
 MINUTE = 60_000_000
 NOON = 1_767_268_800_000_000  # 2026-01-01T12:00:00Z

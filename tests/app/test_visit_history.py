@@ -15,7 +15,8 @@ from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import RlrecError
 from rlrec.policy.gradients import history
 from rlrec.policy.gradients.history import History
-from rlrec.store import Store, decisions, settings
+from rlrec.store import Store
+from rlrec.store.log import decisions, settings
 from tests.app.shop import MINUTE, SECOND, START, ask, clock, stocked, tell, version
 from tests.conftest import ON_BOTH
 from tests.policy import histories

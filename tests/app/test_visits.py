@@ -15,8 +15,10 @@ from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
 from rlrec.policy.gradients import history, returns
 from rlrec.records import Reward
-from rlrec.store import Store, Unit, bulk, reader
-from rlrec.store.reader import Selection
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log import reader
+from rlrec.store.log.reader import Selection
 from tests.app.shop import MINUTE, SECOND, START, ask, clock, stocked, tell, version
 from tests.conftest import ON_BOTH
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.distributions import designs
-from rlrec.store import Store, arms, beliefs, policies
+from rlrec.store import Store
+from rlrec.store.policies import arms, beliefs, policies
 from tests.app import logs
 
 

@@ -14,7 +14,8 @@ from rlrec.app import arm, policy, train
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.feedback import Line
 from rlrec.app.recommend import Request, recommend_group
-from rlrec.store import Store, Unit, arms
+from rlrec.store import Store, Unit
+from rlrec.store.policies import arms
 from tests.app.shop import MINUTE, SECOND, START, clock, tell_all, version
 
 ARMS = ("tea", "coffee", "chai", "mate")
@@ -98,7 +99,7 @@ def parameters(store: Store, number: int | None = None, *, name: str = "visits")
 
 
 def _parameters(unit: Unit, name: str, number: int | None) -> dict[str, Any]:
-    from rlrec.store import policies
+    from rlrec.store.policies import policies
 
     newest = policies.versions(unit, [version(unit, name).policy.id])[-1].number
     answers = Trained(unit, version(unit, name, number or newest))

@@ -190,7 +190,7 @@ def pipes(db: str, prefix: str, pipe: Connection) -> None:
 def calls_route(store: Store, item: tuple[int, int]) -> list[Any]:
     """Ask a route, alone and in groups of a stream, until so many of its ramps have ended: all answers."""
     from rlrec.app.pipe import Pipe, Request
-    from rlrec.store import experiments
+    from rlrec.store.policies import experiments
 
     number, rounds = item
     stream, answers, ended = Pipe(store), list[Any](), 0
@@ -208,7 +208,7 @@ def ramps_route(store: Store, rounds: int) -> list[Any]:
     """Begin ramps, and end them in every way there is, once they have served."""
     from rlrec.app import experiment, route
     from rlrec.app.inputs import lookup
-    from rlrec.store import experiments
+    from rlrec.store.policies import experiments
 
     def serves(name: str) -> bool:
         with store.read() as unit:

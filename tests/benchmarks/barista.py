@@ -24,7 +24,8 @@ from rlrec.cli import program
 from rlrec.ope.units.paired import PairedDifference
 from rlrec.policy.gradients.gradient import Parameters
 from rlrec.simulate.barista import Barista
-from rlrec.store import Store, arms
+from rlrec.store import Store
+from rlrec.store.policies import arms
 from tests.benchmarks.measure import Figure, Setting
 from tests.benchmarks.spools import KIND, Server, drawn, night, spooled
 from tests.simulate import bars

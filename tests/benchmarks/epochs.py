@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.store import Store, settings
+from rlrec.store import Store
+from rlrec.store.log import settings
 from tests.benchmarks.logs import FLAT
 from tests.benchmarks.measure import Figure, Sample, Setting, beyond, growth, medians, process, python, rlrec, three
 from tests.benchmarks.shops import ARMS, LATER, Lite, logged, tell

@@ -29,8 +29,10 @@ from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
 from rlrec.arrays import Ids
 from rlrec.policy.gradients.history import History
-from rlrec.store import Store, arms, settings
-from rlrec.store.contents import key_digests
+from rlrec.store import Store
+from rlrec.store.log import settings
+from rlrec.store.log.contents import key_digests
+from rlrec.store.policies import arms
 
 ARMS, HOURS, DAYS, VISITS = 20, 5, 8, 4
 START = 1_767_225_600_000_000  # 2026-01-01

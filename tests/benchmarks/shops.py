@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlrec.store import contents
+from rlrec.store.log import contents
 from tests.benchmarks.measure import Setting, rlrec, said
 
 # As rlrec opens a file, but for one: its bulk writes vouch for foreign keys, the reference has them checked.

@@ -13,7 +13,7 @@ from rlrec.app.feedback import Line, feedback
 from rlrec.app.recommend import Request, recommend
 from rlrec.app.serving.cache import ServingCache
 from rlrec.store import Store
-from rlrec.store.engine import Waits
+from rlrec.store.database.engine import Waits
 from tests.benchmarks.measure import Figure, Setting
 from tests.benchmarks.shops import Postgres, postgres_server, tell
 

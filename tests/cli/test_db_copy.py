@@ -17,8 +17,9 @@ import sqlalchemy as sa
 
 from rlrec.app import db_copy
 from rlrec.errors import StoreBusy
-from rlrec.store import Store, copying
-from rlrec.store.tables import metadata
+from rlrec.store import Store
+from rlrec.store.database.tables import metadata
+from rlrec.store.upkeep import copying
 from tests.app.shop import done
 from tests.app.test_doctor import sqlite_grown  # noqa: F401 (a fixture)
 from tests.conftest import runner

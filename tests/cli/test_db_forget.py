@@ -19,7 +19,8 @@ import pytest
 from rlrec.app import db_forget, recommend
 from rlrec.app.recommend import Request, recommend_group
 from rlrec.app.serving.cache import ServingCache
-from rlrec.store import Store, Unit, removals
+from rlrec.store import Store, Unit
+from rlrec.store.upkeep import removals
 from tests.app.shop import done
 from tests.app.test_doctor import healthy, postgres_grown, sql, sqlite_grown  # noqa: F401 (fixtures)
 from tests.conftest import ON_BOTH, Run, runner
@@ -218,7 +219,7 @@ def test_no_byte_of_a_user_is_left_in_the_file(personal: Run, sqlite_db: str) ->
 
 def test_what_could_not_be_erased_is_erased_by_the_same_command_again(personal: Run, sqlite_db: str) -> None:
     with closing(sqlite3.connect(sqlite_db)) as reading, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rlrec.store.engine.BUSY_TIMEOUT_S", 0.1)
+        patch.setattr("rlrec.store.database.engine.BUSY_TIMEOUT_S", 0.1)
         reading.execute("BEGIN")
         reading.execute("SELECT count(*) FROM decision").fetchone()
         refused = personal("--now", LATE, "db", "forget", "--user", "zelda", "--yes")
@@ -234,7 +235,7 @@ def test_what_could_not_be_erased_is_erased_by_the_same_command_again(personal: 
 def test_two_removals_that_were_refused_are_finished_by_the_next(personal: Run, sqlite_db: str) -> None:
     """`doctor` says so while bytes may be left, and not afterwards."""
     with closing(sqlite3.connect(sqlite_db)) as reading, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rlrec.store.engine.BUSY_TIMEOUT_S", 0.1)
+        patch.setattr("rlrec.store.database.engine.BUSY_TIMEOUT_S", 0.1)
         reading.execute("BEGIN")
         reading.execute("SELECT count(*) FROM decision").fetchone()
         for user in ("zelda", "max"):

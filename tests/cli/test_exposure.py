@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.store import Store, curves
+from rlrec.store import Store
+from rlrec.store.policies import curves
 from tests.conftest import Run, filled, runner
 
 ARMS: dict[str, dict[str, Any]] = {

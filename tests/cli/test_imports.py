@@ -12,7 +12,7 @@ from rlrec import policy as kinds
 from tests.conftest import Run, runner
 
 ALWAYS = {"alembic", "pytest", "tabulate", "scipy", "sqlalchemy.orm", "scipy.stats", "matplotlib", "pandas"}
-ONCE = ALWAYS | {"psycopg", "msgspec", "rlrec.cli.lines", "rlrec.cli.failures", "rlrec.store.tables"}
+ONCE = ALWAYS | {"psycopg", "msgspec", "rlrec.cli.lines", "rlrec.cli.failures", "rlrec.store.database.tables"}
 BARE = {
     "rlrec",
     "rlrec.cli",
@@ -77,7 +77,7 @@ def test_a_single_recommend_imports_no_scipy(shop: Run, sqlite_db: str, policy: 
 def test_a_single_feedback_imports_no_numpy(shop: Run, sqlite_db: str, words: list[object]) -> None:
     names, stdout = ran(sqlite_db, *words, "--json")
     assert json.loads(stdout)["events"] == 1
-    assert not names & (ONCE | {"numpy", "rlrec.cli.tables", "rlrec.store.returns"})
+    assert not names & (ONCE | {"numpy", "rlrec.cli.tables", "rlrec.store.log.returns"})
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_a_single_feedback_imports_no_numpy(shop: Run, sqlite_db: str, words: li
 )
 def test_reading_a_log_imports_no_definitions_of_tables(shop: Run, sqlite_db: str, words: list[str]) -> None:
     names, _ = ran(sqlite_db, "--now", "2099-01-01T00:00:00Z", *words, "--json")
-    assert not names & {"rlrec.store.tables", "sqlalchemy.dialects.postgresql"}
+    assert not names & {"rlrec.store.database.tables", "sqlalchemy.dialects.postgresql"}
 
 
 def test_a_kind_that_reads_no_context_counts_slots_without_numpy() -> None:

@@ -32,7 +32,9 @@ from rlrec.cli.http import GROUP, Front, Limits
 from rlrec.cli.serve import SharedWriter, listening
 from rlrec.cli.shared import NOTHING_STORED
 from rlrec.errors import Conflict, InputError, RlrecError
-from rlrec.store import Store, decisions, engine, events
+from rlrec.store import Store
+from rlrec.store.database import engine
+from rlrec.store.log import decisions, events
 from tests.cli.test_dry_run import content
 from tests.cli.test_pipe import FLUSH, ask, lines, stocked, tell
 from tests.conftest import ON_BOTH, PATIENCE_S, runner

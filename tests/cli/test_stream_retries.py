@@ -17,13 +17,16 @@ import pytest
 from rlrec.app.feedback import Line, Result
 from rlrec.app.pipe import Pipe, Request
 from rlrec.errors import InputError
-from rlrec.store import Store, engine
+from rlrec.store import Store
+from rlrec.store.database import engine
 from tests.cli.test_pipe import ask, lines, stocked, tell
 from tests.conftest import ON_BOTH, PATIENCE_S, runner
 
 pytestmark = ON_BOTH
 
-IMPATIENT = "import sys, rlrec.store.engine as engine; engine.BUSY_TIMEOUT_S = 0.2; from rlrec.cli import main; main()"
+IMPATIENT = (
+    "import sys, rlrec.store.database.engine as engine; engine.BUSY_TIMEOUT_S = 0.2; from rlrec.cli import main; main()"
+)
 
 
 @contextmanager
@@ -173,7 +176,7 @@ def test_a_connection_that_breaks_behind_a_stored_group_repeats_nothing(
 @pytest.mark.slow
 def test_patience_ends(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stocked(runner(sqlite_db))
-    monkeypatch.setattr("rlrec.store.engine.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("rlrec.store.database.engine.BUSY_TIMEOUT_S", 0.1)
     monkeypatch.setattr("rlrec.app.pipe.PATIENCE_S", 0.3)
     with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

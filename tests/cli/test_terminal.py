@@ -253,7 +253,7 @@ def test_a_long_command_says_how_far_it_is(sqlite_db: str, tmp_path: Path) -> No
 
 
 def test_ranges_of_decisions_say_how_many_were_read(store: Store) -> None:
-    from rlrec.store import reader
+    from rlrec.store.log import reader
 
     calls = list[tuple[str, int, float | None]]()
     run = runner(store.url.render_as_string(hide_password=False))

@@ -19,9 +19,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from rlrec.app.init import init
-from rlrec.store import Store, schema
-from rlrec.store.schema import HEAD, VERSION_TABLE
-from rlrec.store.tables import VIEWS, metadata
+from rlrec.store import Store
+from rlrec.store.database import schema
+from rlrec.store.database.schema import HEAD, VERSION_TABLE
+from rlrec.store.database.tables import VIEWS, metadata
 from tests.conftest import runner
 from tests.migrations import story
 
@@ -121,7 +122,7 @@ def test_migrations_are_found_in_a_checkout_and_in_a_package(tmp_path: Path, mon
     assert schema.migrations() == ROOT / "migrations"
     package = tmp_path / "site-packages" / "rlrec"
     (package / "migrations" / "versions").mkdir(parents=True)
-    monkeypatch.setattr(schema, "__file__", str(package / "store" / "schema.py"))
+    monkeypatch.setattr(schema, "__file__", str(package / "store" / "database" / "schema.py"))
     assert schema.migrations() == package / "migrations"
 
 

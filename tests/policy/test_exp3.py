@@ -18,7 +18,8 @@ from rlrec.policy.beliefs.base import Belief, Policy
 from rlrec.policy.beliefs.statistics import SlotColumns
 from rlrec.policy.slates import slate
 from rlrec.records import Reward
-from rlrec.store import Store, policies
+from rlrec.store import Store
+from rlrec.store.policies import policies
 from tests.app.shop import done
 from tests.conftest import ON_BOTH, Run
 

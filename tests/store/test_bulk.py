@@ -15,9 +15,11 @@ import pytest
 
 from rlrec.app import session
 from rlrec.errors import RlrecError
-from rlrec.store import Store, Unit, bulk, reader
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import Batch, Selection
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import reader
+from rlrec.store.log.reader import Batch, Selection
 from tests.app.shop import ask, clock, stocked, tell
 from tests.app.workers import processes
 from tests.conftest import PATIENCE_S, filled

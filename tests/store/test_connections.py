@@ -17,8 +17,10 @@ import pytest
 
 from rlrec.app.init import init
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
-from rlrec.store import Store, Unit, database_errors, decisions, engine
-from rlrec.store.engine import Waits
+from rlrec.store import Store, Unit
+from rlrec.store.database import database_errors, engine
+from rlrec.store.database.engine import Waits
+from rlrec.store.log import decisions
 from tests.app.shop import ask, stocked, tell
 from tests.conftest import PATIENCE_S, CommandResult, runner
 
@@ -184,7 +186,7 @@ def test_a_schema_with_a_blank_in_its_name_holds_a_store(postgres_server: str, e
         assert init(store).created
         stocked(store, home="thompson")
         ask(store)
-        from rlrec.store import bulk
+        from rlrec.store.database import bulk
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(bulk, "_is_long", lambda unit: True)

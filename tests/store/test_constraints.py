@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from rlrec.app.init import init
 from rlrec.errors import RlrecError
-from rlrec.store import Store, Unit, database_errors, loading, tables
+from rlrec.store import Store, Unit
+from rlrec.store.database import database_errors, loading, tables
 from tests.app.shop import ask, stocked, tell
 from tests.conftest import _create
 

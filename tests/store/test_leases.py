@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from rlrec.store import Store, Unit, beliefs, leases, policies
+from rlrec.store import Store, Unit
+from rlrec.store.policies import beliefs, leases, policies
 from tests.app.shop import START, clock, stocked, version
 from tests.app.workers import together
 

@@ -20,7 +20,7 @@ from rlrec.app.doctor import doctor
 from rlrec.app.feedback import Line, feedback
 from rlrec.app.init import init
 from rlrec.store import Store
-from rlrec.store.engine import Waits
+from rlrec.store.database.engine import Waits
 from tests.app.shop import ask, stocked
 from tests.conftest import PATIENCE_S, runner
 from tests.store.servers import PostgresServer, new_server

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from rlrec.errors import StoreBusy
-from rlrec.store import Store, sqlite_files
+from rlrec.store import Store
+from rlrec.store.database import sqlite_files
 from tests.app.shop import done
 from tests.app.test_doctor import sqlite_grown  # noqa: F401 (a fixture)
 from tests.conftest import runner

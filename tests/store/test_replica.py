@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from rlrec.app.init import init
-from rlrec.store import Store, bulk
+from rlrec.store import Store
+from rlrec.store.database import bulk
 from tests.app.shop import ask, stocked, tell
 from tests.conftest import PATIENCE_S, runner
 from tests.store.servers import PostgresServer, new_server

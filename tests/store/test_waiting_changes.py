@@ -8,7 +8,9 @@ import pytest
 
 from rlrec.app.learning.ledger import Ledger
 from rlrec.errors import RlrecError
-from rlrec.store import Store, Unit, beliefs, database_errors
+from rlrec.store import Store, Unit
+from rlrec.store.database import database_errors
+from rlrec.store.policies import beliefs
 from tests.app.shop import stocked, version
 
 ADDED = "INSERT INTO arm (key, features, added_at) VALUES (?, '{}', 0)"

@@ -11,8 +11,9 @@ from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.arrays import Array, Ids, Index, run_starts
 from rlrec.ope.intervals import betting
 from rlrec.records import StoredPolicy
-from rlrec.store import Unit, contents
-from rlrec.store.reader import Batch
+from rlrec.store import Unit
+from rlrec.store.log import contents
+from rlrec.store.log.reader import Batch
 
 CHECK = "shown"
 ALARM = 1e-4  # chance that an honest store is ever accused, over all its policies, arms and nights

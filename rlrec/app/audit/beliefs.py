@@ -13,9 +13,10 @@ from rlrec.app.learning.slot_statistics import Totals
 from rlrec.arrays import Array, Flags, run_starts
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Version
-from rlrec.store import Unit, belief_deltas, beliefs
-from rlrec.store.beliefs import SUMS, BeliefKey
-from rlrec.store.bulk import Columns
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.policies import belief_deltas, beliefs
+from rlrec.store.policies.beliefs import SUMS, BeliefKey
 
 CHECK = "beliefs"
 TOLERANCE = 1e-9  # of everything that was ever added, in a sum computed another way

@@ -9,8 +9,9 @@ from rlrec.app.audit.stored_slates import CHECK, DRAWS, Referred, StoredSlates, 
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.arrays import Array, Ids, Index, Words
 from rlrec.policy.slates.slate_draws import SMALLEST
-from rlrec.store import Unit, candidates
-from rlrec.store.candidates import CandidateList
+from rlrec.store import Unit
+from rlrec.store.log import candidates
+from rlrec.store.log.candidates import CandidateList
 
 
 def check(

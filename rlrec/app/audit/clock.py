@@ -6,7 +6,8 @@ from typing import TypedDict
 
 from rlrec.app.audit.findings import Findings, row_subject
 from rlrec.errors import CheckFailed, InputError, quantity
-from rlrec.store import Store, Unit, decisions, settings
+from rlrec.store import Store, Unit
+from rlrec.store.log import decisions, settings
 from rlrec.times import DAY_US, written
 
 CHECK = "clock"
@@ -31,7 +32,7 @@ def check(unit: Unit, *, findings: Findings) -> None:
 
 def check_rows(unit: Unit, *, findings: Findings) -> None:
     """The same of all other rows that lie behind the newest decision."""
-    from rlrec.store import audit  # with all tables, which `recommend` under --now does without
+    from rlrec.store.upkeep import audit  # with all tables, which `recommend` under --now does without
 
     now = unit.clock()
     for column, key, at in audit.rows_ahead(unit, after=max(now + MINUTE_US, decisions.newest(unit) or 0)):

@@ -12,8 +12,11 @@ from typing import Any
 from rlrec.app.audit.findings import UNREADABLE, Findings, row_subject
 from rlrec.app.inputs import canonical
 from rlrec.app.serving.assignment import hashed
-from rlrec.store import Unit, arms, audit, contents, experiments, settings
-from rlrec.store.events import CENSOR
+from rlrec.store import Unit
+from rlrec.store.log import contents, settings
+from rlrec.store.log.events import CENSOR
+from rlrec.store.policies import arms, experiments
+from rlrec.store.upkeep import audit
 from rlrec.times import DAY_US
 
 CHECK = "dangling"

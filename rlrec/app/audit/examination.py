@@ -13,7 +13,7 @@ from rlrec.app.audit.findings import Findings
 from rlrec.app.log import reward_log
 from rlrec.ope.checks.positions import ExaminedPosition
 from rlrec.records import Version
-from rlrec.store.reader import Batch
+from rlrec.store.log.reader import Batch
 
 CHECK = "positions"
 ALARM = 5.0  # standard deviations by which rewards fall with the position

@@ -12,8 +12,8 @@ from rlrec.arrays import Array, Ids, take
 from rlrec.errors import quantity
 from rlrec.records import StoredPolicy
 from rlrec.store import Unit
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import Batch
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log.reader import Batch
 from rlrec.times import written
 
 STARVING, ENTROPY = "starving", "entropy"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rlrec.app.audit.findings import Findings
-from rlrec.store import Unit, experiments, policies, routes
-from rlrec.store.unit import StoredRows
+from rlrec.store import Unit
+from rlrec.store.database.unit import StoredRows
+from rlrec.store.policies import experiments, policies, routes
 
 CHECK = "live"
 

@@ -10,7 +10,10 @@ from rlrec.app.audit.findings import Finding, Findings
 from rlrec.app.audit.overdue import Outage, overdue
 from rlrec.app.audit.reward_drift import RewardDrift
 from rlrec.records import StoredPolicy
-from rlrec.store import Unit, arms, audit, decisions, policies
+from rlrec.store import Unit
+from rlrec.store.log import decisions
+from rlrec.store.policies import arms, policies
+from rlrec.store.upkeep import audit
 
 RECENT = 50_000  # decisions of a policy that are looked at
 

@@ -12,8 +12,9 @@ from rlrec.app.audit.findings import Findings
 from rlrec.arrays import Array, Ids
 from rlrec.errors import quantity
 from rlrec.records import StoredPolicy, Version
-from rlrec.store import Unit, audit
-from rlrec.store.reader import Batch
+from rlrec.store import Unit
+from rlrec.store.log.reader import Batch
+from rlrec.store.upkeep import audit
 from rlrec.times import written
 
 OUTAGE, WAITING, ROUNDED = "reward-outage", "waiting", "rounded"

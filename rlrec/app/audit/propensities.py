@@ -20,10 +20,13 @@ from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate, slate_draws
 from rlrec.policy.slates.interleaving import TeamDraftSampler
 from rlrec.records import Version
-from rlrec.store import Unit, audit, beliefs, policies, team_drafts
-from rlrec.store.beliefs import BeliefRows
-from rlrec.store.reader import Batch
-from rlrec.store.team_drafts import TEAMS
+from rlrec.store import Unit
+from rlrec.store.log import team_drafts
+from rlrec.store.log.reader import Batch
+from rlrec.store.log.team_drafts import TEAMS
+from rlrec.store.policies import beliefs, policies
+from rlrec.store.policies.beliefs import BeliefRows
+from rlrec.store.upkeep import audit
 
 ALL = 10_000  # decisions that are derived again unless asked otherwise
 PORTION = 50_000  # decisions of a sample that are held at once

@@ -10,9 +10,12 @@ from rlrec.app.audit.findings import Findings
 from rlrec.app.inputs import canonical
 from rlrec.app.serving.requests import arms_text, digest_of_texts
 from rlrec.arrays import Ids
-from rlrec.store import Unit, arms, audit, contents
-from rlrec.store.audit import AnsweredRequest
-from rlrec.store.unit import parse
+from rlrec.store import Unit
+from rlrec.store.database.unit import parse
+from rlrec.store.log import contents
+from rlrec.store.policies import arms
+from rlrec.store.upkeep import audit
+from rlrec.store.upkeep.audit import AnsweredRequest
 
 CHECK = "requests"
 PORTION = 5_000  # decisions at a time

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rlrec.app.audit.findings import MOST, Findings
-from rlrec.store import Unit, returns, settings
+from rlrec.store import Unit
+from rlrec.store.log import returns, settings
 from rlrec.times import written
 
 CHECK = "returns"

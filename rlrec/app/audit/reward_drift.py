@@ -13,8 +13,10 @@ from rlrec.arrays import Array, Ids, distinct, run_starts
 from rlrec.policy.beliefs.drift import Adwin, Change
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Version
-from rlrec.store import Unit, arms, decisions, reader
-from rlrec.store.reader import Batch
+from rlrec.store import Unit
+from rlrec.store.log import decisions, reader
+from rlrec.store.log.reader import Batch
+from rlrec.store.policies import arms
 from rlrec.times import written
 
 DRIFT = "drift"

@@ -12,7 +12,8 @@ from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.gradients.history import REMEMBERED, History, sound, unpack
 from rlrec.policy.slates import slate_draws
 from rlrec.records import Version
-from rlrec.store import Unit, audit
+from rlrec.store import Unit
+from rlrec.store.upkeep import audit
 
 PORTION = 5_000  # decisions whose histories are held at once
 

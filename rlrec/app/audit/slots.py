@@ -13,9 +13,10 @@ from rlrec.app.learning.holdings import Extent
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.arrays import Array
 from rlrec.records import Version
-from rlrec.store import Unit, policies
-from rlrec.store.beliefs import NOTHING, BeliefKey
-from rlrec.store.reader import Batch
+from rlrec.store import Unit
+from rlrec.store.log.reader import Batch
+from rlrec.store.policies import policies
+from rlrec.store.policies.beliefs import NOTHING, BeliefKey
 
 CHECK = "slots"
 

@@ -15,8 +15,10 @@ from rlrec.arrays import Array, Flags, Ids, Index, offsets, piece_rows, run_star
 from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.policy.contexts.fields import value_of
 from rlrec.policy.slates import slate_draws
-from rlrec.store import Unit, arms, contents
-from rlrec.store.bulk import Columns
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import contents
+from rlrec.store.policies import arms
 
 CHECK, DRAWS = "propensities", "draws"
 ABSOLUTE, RELATIVE = 1e-9, 1e-6  # a propensity computed another way may differ by either

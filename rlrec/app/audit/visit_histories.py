@@ -14,9 +14,12 @@ from rlrec.app.serving.recent_slots import SLOT_BYTES
 from rlrec.arrays import run_starts, take
 from rlrec.policy.gradients import history
 from rlrec.policy.gradients.history import REMEMBERED
-from rlrec.store import Unit, arms, audit, reader
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import Selection
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import reader
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import arms
+from rlrec.store.upkeep import audit
 
 CHECK = "history"
 COLUMNS = ("visit", "step", "at", "arm_id", "recorded", "history")

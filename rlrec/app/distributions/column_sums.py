@@ -8,8 +8,9 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, look_up, run_starts
 from rlrec.policy.contexts.marginal import Anchor
-from rlrec.store import Unit, beliefs
-from rlrec.store.beliefs import SUMS, ColumnRow
+from rlrec.store import Unit
+from rlrec.store.policies import beliefs
+from rlrec.store.policies.beliefs import SUMS, ColumnRow
 
 ENTIRE = 2_000  # columns from which on the whole belief is read at once
 CACHED = 50_000  # columns that are kept beside those of a request

@@ -17,8 +17,8 @@ from rlrec.policy.contexts.contextual import Design, is_contextual
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Unit
-from rlrec.store import arms as catalogue
-from rlrec.store.unit import parse
+from rlrec.store.database.unit import parse
+from rlrec.store.policies import arms as catalogue
 
 NOW = 2**62  # a revision of the catalogue that is never over
 

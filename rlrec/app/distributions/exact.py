@@ -29,9 +29,10 @@ from rlrec.policy.slates import slate
 from rlrec.policy.slates.interleaving import Ranker
 from rlrec.policy.slates.slate_draws import SlateSampler
 from rlrec.records import CURVE, Version
-from rlrec.store import Unit, beliefs, policies
-from rlrec.store.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows
-from rlrec.store.unit import damaged
+from rlrec.store import Unit
+from rlrec.store.database.unit import damaged
+from rlrec.store.policies import beliefs, policies
+from rlrec.store.policies.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows
 
 if TYPE_CHECKING:
     from rlrec.app.distributions.trained import Trained

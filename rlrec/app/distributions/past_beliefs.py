@@ -12,8 +12,9 @@ from rlrec.app.distributions import designs, exact
 from rlrec.arrays import Ids
 from rlrec.policy.contexts.contextual import learns_by_column
 from rlrec.records import Version
-from rlrec.store import Unit, belief_deltas, beliefs
-from rlrec.store.bulk import Columns
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.policies import belief_deltas, beliefs
 
 
 def walk(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, beliefs.BeliefRows]]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids
 from rlrec.policy.beliefs.forgetting import Forgetting
-from rlrec.store.beliefs import BeliefRow
-from rlrec.store.unit import Row, damaged
+from rlrec.store.database.unit import Row, damaged
+from rlrec.store.policies.beliefs import BeliefRow
 
 _NEGLIGIBLE = 1e-9  # pulls: what is left of less is rounding
 

@@ -14,8 +14,10 @@ from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.gradients.gradient import OF_ARM, Gradient, Parameters, State, restrict, score_states
 from rlrec.policy.gradients.history import History
 from rlrec.records import Version
-from rlrec.store import Unit, beliefs, contents
-from rlrec.store.beliefs import ArmWeights
+from rlrec.store import Unit
+from rlrec.store.log import contents
+from rlrec.store.policies import beliefs
+from rlrec.store.policies.beliefs import ArmWeights
 
 CELLS = 2_000_000  # scores that are worked out at a time
 SETS = 500  # eligible sets that are read at a time

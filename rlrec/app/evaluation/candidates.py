@@ -18,8 +18,8 @@ from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy.kinds.two_stage import TwoStage
 from rlrec.records import Version
-from rlrec.store.bulk import Columns
-from rlrec.store.candidates import CandidateList
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log.candidates import CandidateList
 
 DERIVED = 100  # distributions of first stages that inclusion probabilities are worked out from
 CELLS = 50_000_000  # arms times squared candidates of these; the first one is worked out whatever it takes

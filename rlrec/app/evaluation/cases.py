@@ -14,7 +14,7 @@ from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, cells
 from rlrec.policy.slates import slate
-from rlrec.store.bulk import Columns
+from rlrec.store.database.bulk import Columns
 
 REPLICAS = 8  # parts that simulated pages are cut into: they tell the error of the simulation
 OVERHEAD = 200  # numbers that a case takes beside its own, about

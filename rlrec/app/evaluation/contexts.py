@@ -13,7 +13,8 @@ from rlrec.arrays import Array, Flags, Ids, distinct, look_up
 from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.policy.contexts import features
 from rlrec.policy.contexts.fields import value_of
-from rlrec.store import Unit, reader
+from rlrec.store import Unit
+from rlrec.store.log import reader
 
 ROOM = 64_000_000  # bytes of features that are cached
 VALUES = 500_000  # values of fields that are cached

@@ -13,10 +13,12 @@ from rlrec.arrays import Ids, look_up, run_starts
 from rlrec.ope.units import strata
 from rlrec.ope.units.strata import OTHERS, Stratum
 from rlrec.records import Sums
-from rlrec.store import Unit, policies, selected
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import Selection
-from rlrec.store.selected import LogExtent
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import selected
+from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import LogExtent
+from rlrec.store.policies import policies
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,8 +35,8 @@ from rlrec.ope.units.impressions import ImpressionFold
 from rlrec.ope.units.strata import OTHERS, Stratum, Weighting
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.records import Reward, Sums, add_each
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import ABSENT
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log.reader import ABSENT
 
 
 class Rows(Protocol):

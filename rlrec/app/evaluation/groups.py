@@ -14,9 +14,10 @@ from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.inputs import canonical
 from rlrec.arrays import Ids
 from rlrec.errors import InputError, suggest
-from rlrec.store import Unit, experiments, policies
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import ABSENT
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log.reader import ABSENT
+from rlrec.store.policies import experiments, policies
 from rlrec.times import DAY_US, written
 
 FIELDS = {

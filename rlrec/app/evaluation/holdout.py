@@ -11,9 +11,10 @@ from rlrec.app.inputs import canonical
 from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError
 from rlrec.records import Reward
-from rlrec.store import Unit, policies
-from rlrec.store.experiments import Experiment
-from rlrec.store.unit import parse
+from rlrec.store import Unit
+from rlrec.store.database.unit import parse
+from rlrec.store.policies import policies
+from rlrec.store.policies.experiments import Experiment
 
 LABEL, KIND = "holdout", "uniform"
 LEAST, MOST = 1e-9, 0.5
@@ -77,7 +78,7 @@ def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: R
     plain mean."""
     from rlrec.app.evaluation import estimates
     from rlrec.app.evaluation.request import EmptyLog, Request
-    from rlrec.store.reader import Selection
+    from rlrec.store.log.reader import Selection
 
     request = Request(targets=[policy], estimators="snips", level=level, cluster=by, reward=reward.name)
     try:

@@ -11,10 +11,12 @@ from rlrec.app.inputs import canonical, lookup
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.records import Reward, Version
-from rlrec.store import Unit, policies, team_drafts
-from rlrec.store.experiments import Experiment
-from rlrec.store.team_drafts import TEAMS
-from rlrec.store.unit import parse
+from rlrec.store import Unit
+from rlrec.store.database.unit import parse
+from rlrec.store.log import team_drafts
+from rlrec.store.log.team_drafts import TEAMS
+from rlrec.store.policies import policies
+from rlrec.store.policies.experiments import Experiment
 
 if TYPE_CHECKING:
     from rlrec.ope.intervals.comparison import VariantMean
@@ -122,8 +124,8 @@ def _credited(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tu
 
     from rlrec.app.log import reward_log
     from rlrec.arrays import run_starts
-    from rlrec.store import reader
-    from rlrec.store.reader import Selection
+    from rlrec.store.log import reader
+    from rlrec.store.log.reader import Selection
 
     selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
     for batch in reader.batches(unit, selection, columns=(*reward_log.MATURITY, "user_id")):

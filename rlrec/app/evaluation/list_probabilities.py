@@ -22,7 +22,7 @@ from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.scores.scores import Scores, cells, subset
 from rlrec.policy.slates import list_mixture, slate_draws
 from rlrec.policy.slates.list_mixture import ListMixture, SampledLists
-from rlrec.store.bulk import Columns
+from rlrec.store.database.bulk import Columns
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,11 +19,12 @@ from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
 from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
 from rlrec.policy.contexts.features import WIDTH
-from rlrec.store import Unit, contents, imported_data, settings
-from rlrec.store import candidates as candidate_lists
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import Batch
-from rlrec.store.unit import StoredRows
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.database.unit import StoredRows
+from rlrec.store.log import candidates as candidate_lists
+from rlrec.store.log import contents, imported_data, settings
+from rlrec.store.log.reader import Batch
 
 CELLS = 4_000_000  # arms of eligible sets that are held at a time
 

@@ -20,9 +20,9 @@ from rlrec.ope.checks.within_cells import CELLS, CellSums
 from rlrec.ope.sums.base import hash_bits
 from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Reward
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import ABSENT, Batch
-from rlrec.store.unit import StoredRows, damaged
+from rlrec.store.database.bulk import Columns
+from rlrec.store.database.unit import StoredRows, damaged
+from rlrec.store.log.reader import ABSENT, Batch
 
 # The units that clusters can be, with the columns of the log that name them.
 CLUSTERS = {

@@ -23,7 +23,7 @@ from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate
 from rlrec.records import Version
-from rlrec.store.bulk import Columns
+from rlrec.store.database.bulk import Columns
 
 COLUMN = "logger_marginals"  # of the slots of a batch
 PAIRS = "logger_pairs"  # of the slots of a batch: the number of a case whose slates are listed, or one of

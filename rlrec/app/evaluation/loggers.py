@@ -16,9 +16,10 @@ from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.slates import slate
 from rlrec.records import Version
-from rlrec.store import Unit, policies
-from rlrec.store.bulk import Columns
-from rlrec.store.unit import StoredRows
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.database.unit import StoredRows
+from rlrec.store.policies import policies
 
 DERIVED = 1_000  # distributions of loggers that one evaluation computes anew; rows beyond them stay unknown
 LONGEST = 256  # positions of a slate whose floor is worked out exactly

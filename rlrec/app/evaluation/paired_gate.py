@@ -25,8 +25,10 @@ from rlrec.ope.units.paired import PairedDifference, compare, gate_alpha
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold
 from rlrec.policy.beliefs.reward import of_slot
 from rlrec.records import Event, Reward
-from rlrec.store import Unit, events, policies, selected
-from rlrec.store.reader import Selection
+from rlrec.store import Unit
+from rlrec.store.log import events, selected
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import policies
 
 BY_VISIT, BY_IMPRESSION = "wdr", "dr"
 ENOUGH = 1_000  # decisions of the gate split, to judge by these alone

@@ -19,8 +19,8 @@ from rlrec.compute import Engine, packing
 from rlrec.errors import InputError
 from rlrec.ope.checks import verdicts
 from rlrec.store import Store, Unit
-from rlrec.store.folders import LogFolder
-from rlrec.store.reader import Batch
+from rlrec.store.database.folders import LogFolder
+from rlrec.store.log.reader import Batch
 
 ENGINES = ("local", "dask")
 MIXED = "mixed-cpus"  # the reason where workers have other processors than this machine

@@ -26,7 +26,7 @@ from rlrec.ope.sums.base import LogBatch
 from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate, slate_draws
-from rlrec.store.bulk import Columns
+from rlrec.store.database.bulk import Columns
 
 CASES = 100  # worked out at a time
 CELLS = 4_000_000  # numbers held at a time, for cases and for their values under a reward model

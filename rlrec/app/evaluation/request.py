@@ -16,9 +16,11 @@ from rlrec.app.evaluation.targets import Target
 from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.records import Reward
-from rlrec.store import Unit, arms, selected, sessions
-from rlrec.store.reader import Selection
-from rlrec.store.selected import LogExtent
+from rlrec.store import Unit
+from rlrec.store.log import selected, sessions
+from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import LogExtent
+from rlrec.store.policies import arms
 
 
 class EmptyLog(InputError):

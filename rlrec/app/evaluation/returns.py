@@ -14,8 +14,10 @@ from rlrec.app.log.ended_visits import EndedVisits
 from rlrec.arrays import Flags, Ids
 from rlrec.ope.sums.unit_visits import Visits
 from rlrec.records import Reward
-from rlrec.store import Unit, people, settings
-from rlrec.store.reader import ABSENT
+from rlrec.store import Unit
+from rlrec.store.log import settings
+from rlrec.store.log.reader import ABSENT
+from rlrec.store.policies import people
 from rlrec.times import DAY_US
 
 NAME, DAYS = "return", 7

@@ -29,7 +29,8 @@ from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.sessions import SessionFold
 from rlrec.policy.gradients.gradient import RECENCY, memory_of
 from rlrec.records import Reward
-from rlrec.store import Unit, people
+from rlrec.store import Unit
+from rlrec.store.policies import people
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

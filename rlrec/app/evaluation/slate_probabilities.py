@@ -17,7 +17,7 @@ from rlrec.app.evaluation.state_probabilities import StateCaseRows
 from rlrec.arrays import Array, Flags, run_starts
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.policy.slates import slate
-from rlrec.store.bulk import Columns
+from rlrec.store.database.bulk import Columns
 
 PER_DECISION = 32  # pages that are simulated, at most, for a decision that has a distribution of its own
 

@@ -23,8 +23,9 @@ from rlrec.ope.checks.within_cells import CellSums
 from rlrec.ope.units.slate_weighting import Iips, Interpol, Pbm, Pi
 from rlrec.ope.units.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
 from rlrec.records import Reward
-from rlrec.store import Unit, reader
-from rlrec.store.bulk import Columns
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import reader
 from rlrec.times import DAY_US
 
 

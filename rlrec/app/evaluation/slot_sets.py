@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrec.app.evaluation.log_rows import ImpressionRows
 from rlrec.arrays import Array, Flags, Ids
-from rlrec.store.bulk import Columns
+from rlrec.store.database.bulk import Columns
 
 SLOT_SET = "slot_set"  # a column of slots: the id of the set of each, 0 where it has none of its own
 

@@ -23,7 +23,7 @@ from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.sampler import uniforms_at
 from rlrec.policy.slates import plackett_luce, slate
 from rlrec.policy.slates.plackett_luce import softmax
-from rlrec.store.bulk import Columns
+from rlrec.store.database.bulk import Columns
 
 
 @dataclass(eq=False)

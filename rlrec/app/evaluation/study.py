@@ -10,10 +10,12 @@ import numpy as np
 from rlrec.app.evaluation import groups
 from rlrec.arrays import Ids
 from rlrec.records import Reward
-from rlrec.store import Unit, policies, selected
-from rlrec.store.bulk import Columns
-from rlrec.store.experiments import Experiment
-from rlrec.store.reader import Selection
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import selected
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import policies
+from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US, written
 
 PERIODS = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}

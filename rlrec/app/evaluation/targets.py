@@ -16,10 +16,12 @@ from rlrec.errors import InputError
 from rlrec.policy import TEAM_DRAFT
 from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.records import Head, Reward, Version
-from rlrec.store import Unit, policies, selected
-from rlrec.store.beliefs import ArmWeights
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import Selection
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import selected
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import policies
+from rlrec.store.policies.beliefs import ArmWeights
 
 BUILT_IN = ("uniform",)
 

@@ -21,10 +21,12 @@ from rlrec.ope.intervals import outcomes
 from rlrec.ope.intervals.outcomes import Metric, Outcome, OutcomeDifference, Outcomes, OutcomeSums
 from rlrec.ope.sums.unit_visits import NEVER, SEVERAL, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
-from rlrec.store import Unit, experiments, people, reader, selected, sessions, settings
-from rlrec.store.bulk import Columns
-from rlrec.store.experiments import Experiment
-from rlrec.store.reader import ABSENT, Batch, Selection
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import reader, selected, sessions, settings
+from rlrec.store.log.reader import ABSENT, Batch, Selection
+from rlrec.store.policies import experiments, people
+from rlrec.store.policies.experiments import Experiment
 
 ANONYMOUS_UNITS = "anonymous-units"
 _READ = (

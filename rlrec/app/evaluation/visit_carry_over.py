@@ -15,10 +15,11 @@ from rlrec.app.log.ended_visits import visit_indices
 from rlrec.arrays import Ids, Index, look_up, run_starts, take
 from rlrec.ope.checks.visit_carry_over import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
 from rlrec.records import Reward
-from rlrec.store import Unit, contents
-from rlrec.store.bulk import Columns
-from rlrec.store.events import RETURN
-from rlrec.store.reader import Batch
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import contents
+from rlrec.store.log.events import RETURN
+from rlrec.store.log.reader import Batch
 
 MOST = 1_000_000  # decisions that are looked at, about: of a longer log those of some partitions
 CELLS = 4_000_000  # pairs of eligible set and arm that are held at a time; decisions with further sets are left out

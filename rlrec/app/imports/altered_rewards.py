@@ -13,7 +13,7 @@ from rlrec.arrays import Flags, Ids, look_up
 from rlrec.errors import quantity
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.records import Reward
-from rlrec.store.events import CENSOR
+from rlrec.store.log.events import CENSOR
 
 TOLERANCE = 1e-6  # relative, of stated rewards
 

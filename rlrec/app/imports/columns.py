@@ -8,7 +8,7 @@ from itertools import accumulate, compress
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar, cast
 
-from rlrec.store.loading import Column, Same
+from rlrec.store.database.loading import Column, Same
 
 NULL, ZERO, EMPTY = Same(None), Same(0), Same("{}")
 FIRST_STATE = '{"step":0}'  # of the first decision of a visit

@@ -13,7 +13,9 @@ import numpy as np
 from rlrec.app.imports.columns import NULL, LogColumns, distinct, picked, values
 from rlrec.arrays import Ids
 from rlrec.errors import Conflict
-from rlrec.store import Unit, decisions, events, loading, sessions
+from rlrec.store import Unit
+from rlrec.store.database import loading
+from rlrec.store.log import decisions, events, sessions
 
 MIXED = -0x61C8864680B583EB  # an odd number that spreads hashes over 64 bits
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from rlrec.app.imports.parquet_files import load_pyarrow, table
 from rlrec.arrays import Flags, Ids, offsets
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import ABSENT, COLUMNS, NO_SCORE, ONCE
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log.reader import ABSENT, COLUMNS, NO_SCORE, ONCE
 
 ROOM = 128_000_000  # bytes of columns that are held, of files that the next batch may read again
 SLOTS = {"position", "arm_id", "propensity", "marginal", "min_propensity", "score", "censored", "rounded"}

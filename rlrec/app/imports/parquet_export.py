@@ -20,9 +20,12 @@ from rlrec.app.log import partitions
 from rlrec.arrays import Ids
 from rlrec.drafts import DIGIT, DRAFT, remove_abandoned
 from rlrec.errors import InputError, RlrecError, StoreBusy
-from rlrec.store import Store, Unit, arms, contents, decisions, log_tables, policies, reader, removals, selected
-from rlrec.store import tables as t
-from rlrec.store.reader import ABSENT
+from rlrec.store import Store, Unit
+from rlrec.store.database import tables as t
+from rlrec.store.log import contents, decisions, log_tables, reader, selected
+from rlrec.store.log.reader import ABSENT
+from rlrec.store.policies import arms, policies
+from rlrec.store.upkeep import removals
 from rlrec.times import written
 
 GROUP = 5_000  # decisions that are read at a time

@@ -21,8 +21,10 @@ from typing import Any, BinaryIO, cast
 
 from rlrec import drafts
 from rlrec.errors import CheckFailed, InputError, RlrecError
-from rlrec.store import Unit, log_tables, removals, settings
-from rlrec.store import tables as t
+from rlrec.store import Unit
+from rlrec.store.database import tables as t
+from rlrec.store.log import log_tables, settings
+from rlrec.store.upkeep import removals
 
 MANIFEST = "manifest.json"
 FORMAT = 1

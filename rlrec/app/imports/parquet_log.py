@@ -16,9 +16,9 @@ from rlrec.app.log import partitions
 from rlrec.arrays import Ids, look_up
 from rlrec.errors import InputError
 from rlrec.store import Unit
-from rlrec.store.folders import LogFolder
-from rlrec.store.reader import ABSENT, Selection
-from rlrec.store.selected import LogExtent
+from rlrec.store.database.folders import LogFolder
+from rlrec.store.log.reader import ABSENT, Selection
+from rlrec.store.log.selected import LogExtent
 
 
 class FolderLog(LogFolder):

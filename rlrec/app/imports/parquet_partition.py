@@ -12,13 +12,13 @@ import numpy as np
 from rlrec.app.imports.parquet_columns import SLOTS, STARTS, FileReader, joined
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, look_up, piece_rows, run_starts, take
-from rlrec.store.bulk import Columns
-from rlrec.store.candidates import CandidateList, read_list
-from rlrec.store.folders import LogFolder
-from rlrec.store.imported_data import read_slot_sets, read_support
-from rlrec.store.reader import ABSENT, COLUMNS, Batch, ContextTexts, Selection
-from rlrec.store.selected import LogExtent
-from rlrec.store.unit import StoredRows
+from rlrec.store.database.bulk import Columns
+from rlrec.store.database.folders import LogFolder
+from rlrec.store.database.unit import StoredRows
+from rlrec.store.log.candidates import CandidateList, read_list
+from rlrec.store.log.imported_data import read_slot_sets, read_support
+from rlrec.store.log.reader import ABSENT, COLUMNS, Batch, ContextTexts, Selection
+from rlrec.store.log.selected import LogExtent
 
 INDEX = (
     "decision_id", "session_id", "at", "policy_id", "version_id", "variant_id", "imported", "step", "size",

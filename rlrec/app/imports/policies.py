@@ -8,7 +8,8 @@ from rlrec import policy as kinds
 from rlrec.app.inputs import canonical, lookup
 from rlrec.errors import InputError
 from rlrec.records import Version
-from rlrec.store import Unit, policies
+from rlrec.store import Unit
+from rlrec.store.policies import policies
 
 KIND = "logged"
 

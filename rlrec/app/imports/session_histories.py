@@ -15,9 +15,11 @@ from rlrec.app.serving.open_sessions import RECENT
 from rlrec.arrays import Array, Ids, numbers_in_runs, offsets, piece_rows, run_starts, take
 from rlrec.policy.gradients.history import REMEMBERED, History
 from rlrec.records import Reward
-from rlrec.store import Unit, arms, reader
-from rlrec.store.loading import Column, Same
-from rlrec.store.reader import Batch
+from rlrec.store import Unit
+from rlrec.store.database.loading import Column, Same
+from rlrec.store.log import reader
+from rlrec.store.log.reader import Batch
+from rlrec.store.policies import arms
 
 VISITS = 5_000  # read at once
 READ = ("decision_id", "session_id", "visit", "step", "at", "position", "arm_id")

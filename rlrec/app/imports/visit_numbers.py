@@ -11,11 +11,13 @@ import numpy as np
 
 from rlrec.app.imports.columns import NULL, LogColumns, picked, values
 from rlrec.arrays import Flags, Ids, look_up, numbers_in_runs, run_starts, take
-from rlrec.store import Unit, loading, sessions
-from rlrec.store.bulk import Columns
-from rlrec.store.loading import Column, Same
-from rlrec.store.sessions import NewestVisit, Visit
-from rlrec.store.settings import StoreSettings
+from rlrec.store import Unit
+from rlrec.store.database import loading
+from rlrec.store.database.bulk import Columns
+from rlrec.store.database.loading import Column, Same
+from rlrec.store.log import sessions
+from rlrec.store.log.sessions import NewestVisit, Visit
+from rlrec.store.log.settings import StoreSettings
 
 
 @dataclass(frozen=True)

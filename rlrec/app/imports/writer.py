@@ -22,10 +22,13 @@ from rlrec.arrays import numbers_in_runs, run_starts
 from rlrec.errors import InputError
 from rlrec.policy.gradients.history import ShownHistory, pack
 from rlrec.records import Version
-from rlrec.store import Unit, arms, candidates, contents, decisions, events, loading, sessions, settings
-from rlrec.store import policies as stored_policies
-from rlrec.store.loading import Column, Same
-from rlrec.store.sessions import Session
+from rlrec.store import Unit
+from rlrec.store.database import loading
+from rlrec.store.database.loading import Column, Same
+from rlrec.store.log import candidates, contents, decisions, events, sessions, settings
+from rlrec.store.log.sessions import Session
+from rlrec.store.policies import arms
+from rlrec.store.policies import policies as stored_policies
 
 CONTEXTS = 50_000  # whose ids are remembered
 

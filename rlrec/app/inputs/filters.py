@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, suggest
-from rlrec.store import Unit, experiments, policies
-from rlrec.store.reader import Selection
+from rlrec.store import Unit
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import experiments, policies
 from rlrec.times import parse as parse_time
 
 KEYS = ("policy", "version", "experiment", "variant", "route", "since", "until", "split")

@@ -7,7 +7,9 @@ from functools import partial
 
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Head, Reward, Version
-from rlrec.store import Unit, curves, experiments, policies, routes, settings
+from rlrec.store import Unit
+from rlrec.store.log import settings
+from rlrec.store.policies import curves, experiments, policies, routes
 
 MAX_SUGGESTIONS = 10  # of near names in a group of lines: each compares a name with all that are stored
 

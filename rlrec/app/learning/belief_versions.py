@@ -9,7 +9,9 @@ from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.records import Version
-from rlrec.store import Unit, beliefs, decisions, policies, reader
+from rlrec.store import Unit
+from rlrec.store.log import decisions, reader
+from rlrec.store.policies import beliefs, policies
 
 # One version; `versions` are the numbers of all that its policy has.
 VersionSummary = TypedDict("VersionSummary", {

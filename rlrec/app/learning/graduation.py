@@ -23,7 +23,9 @@ from rlrec.policy.gradients import imitation
 from rlrec.policy.gradients.gradient import MEMORY, Gradient, Parameters, State
 from rlrec.policy.gradients.reinforce import LoggedSlates
 from rlrec.records import Version
-from rlrec.store import Unit, arms, contents, decisions
+from rlrec.store import Unit
+from rlrec.store.log import contents, decisions
+from rlrec.store.policies import arms
 
 KIND = "gradient"
 NEWEST = 2_000  # decisions of the bandit whose eligible sets, contexts and sizes are those of the fit

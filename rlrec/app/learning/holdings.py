@@ -13,9 +13,11 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Flags, look_up, take
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Version
-from rlrec.store import Unit, policies, removals
-from rlrec.store.events import CENSOR
-from rlrec.store.reader import Batch
+from rlrec.store import Unit
+from rlrec.store.log.events import CENSOR
+from rlrec.store.log.reader import Batch
+from rlrec.store.policies import policies
+from rlrec.store.upkeep import removals
 
 HELD_UNTIL = "held_until"  # in the record of a retired version: the last change before it ended
 

@@ -20,10 +20,12 @@ from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.policy.beliefs.statistics import CountedSlot
 from rlrec.records import Event, Head, StoredPolicy, Version
-from rlrec.store import Unit, beliefs, decisions, events, policies
-from rlrec.store.beliefs import BeliefKey
-from rlrec.store.events import CENSOR, FeedbackTarget
-from rlrec.store.unit import Row, StoredRows
+from rlrec.store import Unit
+from rlrec.store.database.unit import Row, StoredRows
+from rlrec.store.log import decisions, events
+from rlrec.store.log.events import CENSOR, FeedbackTarget
+from rlrec.store.policies import beliefs, policies
+from rlrec.store.policies.beliefs import BeliefKey
 
 if TYPE_CHECKING:
     from rlrec.policy.beliefs.base import Policy

@@ -17,7 +17,7 @@ from rlrec.app.log.lineage import LearnedFrom
 from rlrec.arrays import take
 from rlrec.records import Version
 from rlrec.store import Unit
-from rlrec.store.reader import Batch
+from rlrec.store.log.reader import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

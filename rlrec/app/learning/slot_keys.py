@@ -14,7 +14,7 @@ from rlrec.app.log.slot_values import slate_propensities
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.policy.beliefs.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY
 from rlrec.records import Version
-from rlrec.store.unit import Row
+from rlrec.store.database.unit import Row
 
 if TYPE_CHECKING:
     from rlrec.policy.beliefs.base import Policy

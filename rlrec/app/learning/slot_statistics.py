@@ -20,7 +20,9 @@ from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.marginal import Anchor
 from rlrec.policy.kinds.linear import Linear
 from rlrec.records import Version
-from rlrec.store import Unit, beliefs, reader
+from rlrec.store import Unit
+from rlrec.store.log import reader
+from rlrec.store.policies import beliefs
 
 CELLS = 1 << 20  # numbers of statistics that are held at a time
 SLOTS = 20_000  # whose sparse contexts are looked at at a time

@@ -28,10 +28,11 @@ from rlrec.policy.gradients.gradient import BILINEAR
 from rlrec.policy.kinds.linear import SHARED, Linear
 from rlrec.policy.kinds.odds import FEATURES
 from rlrec.records import Version
-from rlrec.store import Unit, arms
-from rlrec.store.beliefs import BeliefRow
-from rlrec.store.reader import Selection
-from rlrec.store.unit import parse
+from rlrec.store import Unit
+from rlrec.store.database.unit import parse
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import arms
+from rlrec.store.policies.beliefs import BeliefRow
 
 ROUNDS = 8  # of Newton's method
 CLOSE = 1e-8

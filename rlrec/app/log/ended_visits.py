@@ -11,8 +11,9 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts, take
 from rlrec.policy.gradients import history, returns
 from rlrec.records import Reward, Sums
-from rlrec.store import Unit, reader, sessions, settings
-from rlrec.store.bulk import Columns
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import reader, sessions, settings
 from rlrec.times import DAY_US
 
 # What is read of every impression.

@@ -12,9 +12,10 @@ from rlrec import policy as kinds
 from rlrec.arrays import Flags
 from rlrec.policy.beliefs.base import Belief, Policy
 from rlrec.records import Version
-from rlrec.store import Unit, policies
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import Selection
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import policies
 
 
 @dataclass(frozen=True, kw_only=True)

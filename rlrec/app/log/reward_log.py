@@ -13,9 +13,10 @@ from rlrec.app.log import slot_values
 from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, run_starts, take
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.records import Reward
-from rlrec.store import Unit, reader
-from rlrec.store.bulk import Columns
-from rlrec.store.reader import Batch, Selection
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import reader
+from rlrec.store.log.reader import Batch, Selection
 
 MATURITY = ("at", "imported", "censored")  # what tells whether a slot counts
 SHOWN = "shown_propensity"  # the column that `weighable` adds

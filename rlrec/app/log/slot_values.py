@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable
 
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.records import Event, Reward
-from rlrec.store import Unit, decisions
+from rlrec.store import Unit
+from rlrec.store.log import decisions
 
 LEAST = 1e-300  # what a propensity is rounded to
 

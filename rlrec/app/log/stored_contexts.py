@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from rlrec.arrays import Ids
-from rlrec.store import Unit, contents
-from rlrec.store.unit import parse
+from rlrec.store import Unit
+from rlrec.store.database.unit import parse
+from rlrec.store.log import contents
 
 
 def distinct_contexts(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:

@@ -10,9 +10,11 @@ from rlrec.app.inputs import lookup
 from rlrec.app.serving.open_sessions import OpenSessions
 from rlrec.app.serving.requests import PlannedRequest, Request
 from rlrec.errors import InputError
-from rlrec.store import Unit, experiments, sessions
-from rlrec.store.experiments import Experiment, Variant
-from rlrec.store.routes import RouteChange
+from rlrec.store import Unit
+from rlrec.store.log import sessions
+from rlrec.store.policies import experiments
+from rlrec.store.policies.experiments import Experiment, Variant
+from rlrec.store.policies.routes import RouteChange
 
 
 def hashed(experiment: Experiment, unit_key: str) -> Variant:

@@ -12,9 +12,11 @@ from rlrec.app.distributions import exact
 from rlrec.app.inputs import canonical
 from rlrec.arrays import Ids
 from rlrec.records import Head, Version
-from rlrec.store import Unit, arms, contents
-from rlrec.store.settings import StoreSettings
-from rlrec.store.unit import StoredRows
+from rlrec.store import Unit
+from rlrec.store.database.unit import StoredRows
+from rlrec.store.log import contents
+from rlrec.store.log.settings import StoreSettings
+from rlrec.store.policies import arms
 
 CONTEXT_CHARS = 10_000_000  # of contexts that are remembered, with ENTRY_CHARS for each
 ENTRY_CHARS = 100

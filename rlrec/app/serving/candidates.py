@@ -10,8 +10,8 @@ import numpy as np
 
 from rlrec.app.distributions.exact import EligibleDistribution
 from rlrec.arrays import Ids, Words
-from rlrec.store.candidates import CandidateList
-from rlrec.store.unit import Row
+from rlrec.store.database.unit import Row
+from rlrec.store.log.candidates import CandidateList
 
 
 class DrawnCandidates(NamedTuple):

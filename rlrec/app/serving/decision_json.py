@@ -14,10 +14,12 @@ from rlrec.app.serving.requests import PlannedRequest
 from rlrec.policy import TEAM_DRAFT
 from rlrec.policy.gradients import history
 from rlrec.records import Decision, Event, Version
-from rlrec.store import Unit, arms, experiments, policies, routes, sessions, team_drafts
-from rlrec.store import candidates as candidate_lists
-from rlrec.store.events import CENSOR
-from rlrec.store.unit import parse
+from rlrec.store import Unit
+from rlrec.store.database.unit import parse
+from rlrec.store.log import candidates as candidate_lists
+from rlrec.store.log import sessions, team_drafts
+from rlrec.store.log.events import CENSOR
+from rlrec.store.policies import arms, experiments, policies, routes
 from rlrec.times import written
 
 Answer = TypedDict("Answer", {

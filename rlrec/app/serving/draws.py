@@ -21,8 +21,8 @@ from rlrec.policy.gradients.history import History
 from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.policy.slates import slate_draws
 from rlrec.policy.slates.interleaving import TeamDraftSampler
-from rlrec.store.team_drafts import TEAMS
-from rlrec.store.unit import Row
+from rlrec.store.database.unit import Row
+from rlrec.store.log.team_drafts import TEAMS
 
 
 class DrawnSlate:

@@ -8,9 +8,10 @@ from rlrec.app.inputs import canonical
 from rlrec.app.log.splits import splits
 from rlrec.app.serving import recent_slots
 from rlrec.errors import Conflict, RlrecError
-from rlrec.store import Unit, decisions, returns, sessions
-from rlrec.store.settings import StoreSettings
-from rlrec.store.unit import Row
+from rlrec.store import Unit
+from rlrec.store.database.unit import Row
+from rlrec.store.log import decisions, returns, sessions
+from rlrec.store.log.settings import StoreSettings
 
 RECENT = 10  # arms of the visit so far that a state remembers
 COUNT = 8  # bytes of a visit's history that say how many slots it has shown; its recent slots follow

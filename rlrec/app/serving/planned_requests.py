@@ -24,8 +24,10 @@ from rlrec.app.serving.requests import (
 )
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy.scores.floors import LONGEST
-from rlrec.store import Unit, arms, decisions, routes, settings, shadows
-from rlrec.store.shadows import Shadow
+from rlrec.store import Unit
+from rlrec.store.log import decisions, settings
+from rlrec.store.policies import arms, routes, shadows
+from rlrec.store.policies.shadows import Shadow
 
 
 def plan(unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache) -> list[Planned]:

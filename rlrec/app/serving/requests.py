@@ -11,10 +11,10 @@ from rlrec.app.inputs import canonical
 from rlrec.app.serving.cache import Eligible
 from rlrec.errors import InputError
 from rlrec.records import Head, Version
-from rlrec.store import contents
-from rlrec.store.experiments import Experiment, Variant
-from rlrec.store.routes import RouteChange
-from rlrec.store.shadows import Shadow
+from rlrec.store.log import contents
+from rlrec.store.policies.experiments import Experiment, Variant
+from rlrec.store.policies.routes import RouteChange
+from rlrec.store.policies.shadows import Shadow
 
 
 @dataclass(slots=True, kw_only=True)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from rlrec.app.serving.decision_json import Answer
 from rlrec.app.serving.open_sessions import OpenSessions
 from rlrec.app.serving.requests import Request
-from rlrec.store import Unit, returns
-from rlrec.store.returns import Return
+from rlrec.store import Unit
+from rlrec.store.log import returns
+from rlrec.store.log.returns import Return
 
 
 def policies_of_last(unit: Unit, requests: Iterable[Request]) -> set[int]:

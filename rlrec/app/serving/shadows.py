@@ -15,8 +15,9 @@ from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
 from rlrec.policy.gradients import history
 from rlrec.policy.slates import slate_draws
-from rlrec.store import Unit, shadows
-from rlrec.store.shadows import Shadow
+from rlrec.store import Unit
+from rlrec.store.policies import shadows
+from rlrec.store.policies.shadows import Shadow
 from rlrec.times import written
 
 LEAST = -1e308  # stands for the log of 0

@@ -12,9 +12,10 @@ from rlrec.arrays import look_up
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.gradients.history import Floats, History, Ints
 from rlrec.records import Reward
-from rlrec.store import Unit, events
-from rlrec.store.events import CENSOR, AgedEvent
-from rlrec.store.unit import damaged
+from rlrec.store import Unit
+from rlrec.store.database.unit import damaged
+from rlrec.store.log import events
+from rlrec.store.log.events import CENSOR, AgedEvent
 
 
 class HistoryReader:

@@ -28,8 +28,10 @@ from rlrec.ope.units.strata import OTHERS, Stratum
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.gradients.gradient import by_row
 from rlrec.records import Reward, Sums
-from rlrec.store import Unit, arms, contents, sessions, settings
-from rlrec.store.reader import Batch, Selection
+from rlrec.store import Unit
+from rlrec.store.log import contents, sessions, settings
+from rlrec.store.log.reader import Batch, Selection
+from rlrec.store.policies import arms
 
 # Columns that are read of every impression.
 READ = (

@@ -11,7 +11,8 @@ from uuid import uuid4
 
 from rlrec.errors import StoreBusy
 from rlrec.records import StoredPolicy
-from rlrec.store import Store, Unit, leases
+from rlrec.store import Store, Unit
+from rlrec.store.policies import leases
 from rlrec.times import SECOND, written
 
 LASTS_S = 60  # on the database's clock, unless it is renewed

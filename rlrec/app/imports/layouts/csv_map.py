@@ -25,8 +25,8 @@ from rlrec.app.imports.layouts.base import SPANNED, Decoded, Layout, Note, Optio
 from rlrec.app.imports.layouts.line_groups import LINE_BYTES
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy.beliefs import reward as rewards
-from rlrec.store import contents
-from rlrec.store.loading import Column, Same
+from rlrec.store.database.loading import Column, Same
+from rlrec.store.log import contents
 
 OF_DECISION = ("at", "eligible", *csv_cells.OF_DECISION)  # words for columns that are equal in all rows of a decision
 SINGLE = ("decision", "arm", "reward", *OF_DECISION, *csv_cells.OF_SLOT)  # words for one column

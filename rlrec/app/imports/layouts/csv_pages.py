@@ -10,7 +10,7 @@ from typing import cast
 from rlrec.app.imports.columns import NULL, LoggedEvents, LoggedSlots, values
 from rlrec.app.imports.layouts.fields import is_certain
 from rlrec.errors import InputError
-from rlrec.store.loading import Column, Same
+from rlrec.store.database.loading import Column, Same
 
 
 def sizes(slots: LoggedSlots, starts: Sequence[int], stated: Column) -> Column:

@@ -34,7 +34,7 @@ from rlrec.app.imports.layouts.fields import (
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy.gradients import history
-from rlrec.store.loading import Same
+from rlrec.store.database.loading import Same
 
 CACHE = 2_000  # lists of actions remembered
 ARM_IDS = ("id", "i.id", "_tag")  # where an action has its id

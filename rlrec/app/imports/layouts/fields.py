@@ -14,7 +14,7 @@ from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots, tra
 from rlrec.errors import InputError, suggest
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.base import sum_tolerance
-from rlrec.store.loading import Column
+from rlrec.store.database.loading import Column
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 KEY_LENGTH = 200

@@ -37,7 +37,7 @@ from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import sum_tolerance
 from rlrec.policy.gradients import history
-from rlrec.store.events import CENSOR
+from rlrec.store.log.events import CENSOR
 
 CACHE = 10_000  # eligible sets remembered
 USUAL = {"version": 1, "experiment": None, "variant": None, "route": None, "belief_seq": 0}  # of imported decisions

@@ -25,7 +25,7 @@ from rlrec.app.imports.layouts.base import Decoded, Layout, Note, Options, Refus
 from rlrec.app.imports.layouts.fields import finite, key, probability
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
-from rlrec.store.loading import Same
+from rlrec.store.database.loading import Same
 
 COLUMNS = ("timestamp", "item_id", "position", "click", "propensity_score")
 FEATURE, AFFINITY = "user_feature_", "user-item_affinity_"

@@ -1,0 +1,265 @@
+"""Rows as arrays: through the driver's cursor, or for a long log through Arrow and a process of its own
+(`arrow_worker`).
+
+A query is text that holds its values, all of them numbers, and its columns are never null: a column of Arrow has one
+type, and SQLite's driver takes it from the first rows it sees."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from importlib.util import find_spec
+from io import BufferedReader, BufferedWriter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from rlrec.errors import RlrecError
+from rlrec.store.database.unit import Record, Unit
+
+Columns = dict[str, npt.NDArray[Any]]
+Types = Mapping[str, type]  # by name, in the query's order; `object` is text or bytes
+
+BATCH = 20_000  # rows of a stream
+MIN_DECISIONS = 20_000  # decisions for which a second process pays
+SNAPSHOT_ATTEMPTS = 20
+_FORMATS = {"l": np.int64, "g": np.float64, "i": np.int32, "s": np.int16}
+_BYTES = "z"
+_PIPE = 1 << 20  # bytes that wait for us, where the system lets us say so
+
+
+def stream(unit: Unit, text: str, types: Types) -> Iterator[Columns]:
+    """All rows of a query in their order, in arrays of at most BATCH, through the driver's cursor."""
+    for rows in portions(unit, text):
+        columns = zip(types.items(), zip(*rows, strict=True), strict=True)
+        yield {name: np.array(values, kind) for (name, kind), values in columns}
+
+
+def portions(unit: Unit, text: str) -> Iterator[Sequence[Sequence[Any]]]:
+    """Rows as they come, at most BATCH at a time; the cursor is closed even where nobody reads on."""
+    if unit.folder is not None:
+        unit.folder.refuse(text)
+    if unit.postgres:
+        with unit.connection.execute(sa.text(text), execution_options={"stream_results": True}) as result:
+            yield from result.partitions(BATCH)
+        return
+    with closing(unit.connection.connection.cursor()) as cursor:
+        cursor.execute(text)
+        while rows := cursor.fetchmany(BATCH):
+            yield rows
+
+
+def records(unit: Unit, kind: type[Record], text: str) -> Iterator[Record]:
+    """Rows as they come, whose fields are the query's columns in their order."""
+    for rows in portions(unit, text):
+        yield from map(partial(tuple.__new__, kind), rows)
+
+
+class PendingQuery:
+    """A query whose answer may not have come yet."""
+
+    def __init__(self, unit: Unit, text: str, types: Types) -> None:
+        self._unit, self._text, self._types = unit, text, types
+        self._pieces: list[list[npt.NDArray[Any]]] | None = None
+        if unit.arrow_worker is not None:
+            unit.arrow_worker.send(text, self)
+
+    def columns(self) -> Columns:
+        """One array a column."""
+        worker = self._unit.arrow_worker
+        if worker is None:
+            return _arrays(self._unit.ask(self._text), self._types)
+        while self._pieces is None:
+            worker.receive()
+        columns = list(zip(*self._pieces, strict=True)) or [(np.empty(0),) for _ in self._types]
+        return {
+            name: (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).astype(kind, copy=False)
+            for (name, kind), arrays in zip(self._types.items(), columns, strict=True)
+        }
+
+    def answered(self, pieces: list[list[npt.NDArray[Any]]]) -> None:
+        self._pieces = pieces
+
+
+def _arrays(rows: list[tuple[Any, ...]], types: Types) -> Columns:
+    columns = zip(*rows, strict=True) if rows else ((),) * len(types)
+    return {name: np.array(values, kind) for (name, kind), values in zip(types.items(), columns, strict=True)}
+
+
+# -- a second process on the same snapshot --
+
+
+@contextmanager
+def alongside(unit: Unit) -> Iterator[None]:
+    """Inside it, bulk reads of a long log go through Arrow, from the snapshot of the unit.
+    Enter it before anything else is read: on SQLite the unit's snapshot is taken anew, but not for a unit that it was
+    entered with before. Where there is no driver, or writers never pause for long enough, reads go through the unit's
+    cursor."""
+    worker = _start_worker(unit) if not unit.alongside and unit.folder is None and _is_long(unit) else None
+    unit.alongside = True
+    if worker is None:
+        yield
+        return
+    with closing(worker):
+        with suppress(RlrecError):
+            if (_same_postgres if unit.postgres else _same_sqlite)(unit, worker):
+                unit.arrow_worker = worker
+        try:
+            yield
+        finally:
+            unit.arrow_worker = None
+
+
+def _is_long(unit: Unit) -> bool:
+    if unit.connection.in_nested_transaction():  # of a rehearsal: nobody else can read what it wrote
+        return False
+    # one query for both would look at all decisions
+    first, last = (unit.ask_value(f"SELECT {end}(id) FROM decision") for end in ("min", "max"))
+    return first is not None and last - first >= MIN_DECISIONS
+
+
+def _start_worker(unit: Unit) -> ArrowWorker | None:
+    opening = _of_postgres(unit) if unit.postgres else _of_sqlite(unit)
+    if not sys.executable or find_spec(opening["driver"]) is None:
+        return None
+    worker = None
+    try:
+        worker = ArrowWorker(opening)
+        worker.answer()
+    except (OSError, RlrecError):
+        if worker is not None:
+            worker.close()
+        return None
+    return worker
+
+
+def _of_sqlite(unit: Unit) -> dict[str, Any]:
+    path = next(row[2] for row in unit.ask("PRAGMA database_list") if row[1] == "main")
+    options = {"adbc.sqlite.query.batch_rows": "65536"}
+    immutable = "&immutable=1" if "unchanged" in unit.connection.info else ""
+    return {"driver": "adbc_driver_sqlite", "uri": f"file:{quote(path)}?mode=ro{immutable}", "options": options}
+
+
+def _of_postgres(unit: Unit) -> dict[str, Any]:
+    url = unit.connection.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    address, mark, query = url.partition("?")
+    return {
+        "driver": "adbc_driver_postgresql",
+        # It goes through the pipe alone. For libpq a + is no blank.
+        "uri": address + mark + query.replace("+", "%20"),
+        "options": {"adbc.postgresql.batch_size_hint_bytes": str(8 << 20)},
+    }
+
+
+def _same_postgres(unit: Unit, worker: ArrowWorker) -> bool:
+    worker.tell("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    worker.tell(f"SET TRANSACTION SNAPSHOT '{unit.ask_value('SELECT pg_export_snapshot()')}'")
+    return True
+
+
+def _same_sqlite(unit: Unit, worker: ArrowWorker) -> bool:
+    """Whether both see one state: nobody committed between the two times that the worker looked, and our snapshot was
+    taken between them.
+    `data_version` changes for a connection when any other one, in whichever process, has committed since."""
+    worker.tell("PRAGMA cache_size = -32000")
+    for _ in range(SNAPSHOT_ATTEMPTS):
+        before = worker.version()
+        unit.tell("ROLLBACK")
+        unit.tell("BEGIN")
+        unit.ask_value("SELECT id FROM settings")
+        worker.tell("BEGIN")
+        if worker.version() == before:
+            unit.tell("PRAGMA cache_size = -8000")  # it reads little from now on
+            return True
+        worker.tell("ROLLBACK")
+    return False
+
+
+class ArrowWorker:
+    """The other process; it answers queries in their order."""
+
+    def __init__(self, opening: Mapping[str, Any]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("arrow_worker.py"))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pipesize=_PIPE,
+        )  # fmt: skip
+        self._questions = cast("BufferedWriter", self._process.stdin)
+        self._answers = cast("BufferedReader", self._process.stdout)
+        self._waiting: deque[PendingQuery] = deque()
+        self._write(opening)
+
+    def close(self) -> None:
+        self._process.kill()  # it only reads
+        with suppress(OSError):
+            self._questions.close()
+        self._answers.close()
+        self._process.wait()
+
+    def send(self, text: str, query: PendingQuery) -> None:
+        """Send a query, and go on: it gets its answer when that has come."""
+        self._write({"ask": text})
+        self._waiting.append(query)
+
+    def receive(self) -> None:
+        """Read the answer to the eldest query."""
+        query = self._waiting.popleft()
+        query.answered(self.answer())
+
+    def tell(self, text: str) -> None:
+        self._write({"tell": text})
+        self.answer()
+
+    def version(self) -> int:
+        """SQLite's `data_version` in the worker."""
+        self._write({"ask": "PRAGMA data_version"})
+        return int(self.answer()[0][0][0])
+
+    def answer(self) -> list[list[npt.NDArray[Any]]]:
+        """The columns of every batch of an answer. Raises RlrecError for an error of the worker."""
+        pieces: list[list[npt.NDArray[Any]]] = []
+        while "columns" in (frame := self._line()):
+            pieces.append([self._column(*column) for column in frame["columns"]])
+        if "error" in frame:
+            raise RlrecError(f"the store failed: {' '.join(frame['error'].split())[:300]}")
+        return pieces
+
+    def _write(self, message: Mapping[str, Any]) -> None:
+        try:
+            self._questions.write(json.dumps(message).encode() + b"\n")
+            self._questions.flush()
+        except BrokenPipeError:
+            raise RlrecError("the process that reads the store has ended") from None
+
+    def _line(self) -> dict[str, Any]:
+        line = self._answers.readline()
+        if not line.endswith(b"\n"):
+            raise RlrecError("the process that reads the store has ended")
+        return json.loads(line)
+
+    def _column(self, kind: str, *sizes: int) -> npt.NDArray[Any]:
+        """A column of numbers, or of texts or bytes: where each ends, then all of them."""
+        if kind in _FORMATS:
+            return self._numbers(_FORMATS[kind], sizes[0])
+        ends, text = self._numbers(np.int32, sizes[0]).tolist(), self._answers.read(sizes[1])
+        if kind == _BYTES:
+            return np.array([text[start:end] for start, end in pairwise(ends)], object)
+        decoded = text.decode()
+        if len(decoded) == len(text):
+            return np.array([decoded[start:end] for start, end in pairwise(ends)], object)
+        return np.array([text[start:end].decode() for start, end in pairwise(ends)], object)
+
+    def _numbers(self, kind: npt.DTypeLike, size: int) -> npt.NDArray[Any]:
+        numbers = np.empty(size // np.dtype(kind).itemsize, kind)
+        if self._answers.readinto(numbers.data.cast("B")) < size:
+            raise RlrecError("the process that reads the store has ended")
+        return numbers

@@ -1,0 +1,193 @@
+"""Errors of the drivers of databases as ours, in words for people: what failed, and the way out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from contextlib import suppress
+
+from sqlalchemy import exc
+
+from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
+from rlrec.store.database import sqlite_files
+
+RETRY_HINT = "nothing was stored; a retry is safe"
+AWAY_HINT = f"{RETRY_HINT}, and --reconnect 1m waits for a server"
+ROLES_HINT = "`rlrec db roles` prints the rights that a server, a trainer and a reader need"
+# States of PostgreSQL.
+UNIQUE, DANGLING, LOCKED, IDLE = "23505", "23503", "55P03", "25P03"
+CANCELED, READ_ONLY, NO_SCHEMA, FORBIDDEN, DISK_FULL = "57014", "25006", "3F000", "42501", "53100"
+# It asks for the whole transaction again: serialization failure, deadlock; and a key that came in meanwhile, or a row
+# that was deleted, which the next try will find.
+RETRIED = {"40001", "40P01", UNIQUE, DANGLING}
+OUT_OF_RANGE = ("22003", "2200H")  # a number, or a sequence of ids, beyond 64 bits
+UNTRANSLATABLE = ("22P05", "22021")
+# The server is shut down, restarts, has no room for another connection, or has waited for too long.
+UNREACHABLE = ("08", "53300", "57P", IDLE)
+
+
+class CorruptFile(RlrecError):
+    """SQLite cannot read its file."""
+
+
+class Unreachable(StoreBusy):
+    """The server cannot be reached, or ended the connection before COMMIT was sent. `exhausted`: it was tried again for
+    as long as anybody wants to wait."""
+
+    exhausted = False
+
+
+class NotUnique(RlrecError):
+    """A new row has a key that another one has."""
+
+
+class Retry(Exception):
+    """The database asks for the whole transaction again. `state`: why, as PostgreSQL codes it."""
+
+    state: str | None = None
+
+
+def translate(error: BaseException | None, *, where: str) -> Exception:
+    """The error a person reads for one of the driver, or of SQLAlchemy around it."""
+    if isinstance(error, exc.DBAPIError):
+        error = error.orig
+    return (_sqlite_error if isinstance(error, sqlite3.Error) else _postgres_error)(error, where=where)
+
+
+def _sqlite_error(error: BaseException | None, *, where: str) -> Exception:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    message = str(error)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return locked(where)
+    if name in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY") and sqlite_files.state(where)[1]:
+        hint = f"copy it together with {where}-wal to a folder of yours, and read that"
+        return RlrecError(f"the store {where} was not closed, and its folder cannot be written", hint=hint)
+    if name == "SQLITE_CANTOPEN":
+        return _open_error(where)
+    if "no such table" in message or "no such column" in message:
+        return out_of_date(where)
+    if name.startswith("SQLITE_READONLY"):
+        return RlrecError(f"the store {where} cannot be written", hint="check who owns the file and its folder")
+    if name == "SQLITE_NOTADB":
+        return RlrecError(f"{where} is not a database", hint="give another path with --db")
+    if name in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"):
+        return NotUnique(f"the store {where} failed: {message}")
+    if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _has_no_room(where)):
+        return disk_full(where)
+    if name.startswith("SQLITE_CORRUPT"):
+        return CorruptFile(f"the store {where} failed: {message}", hint="`rlrec doctor` says where the file is damaged")
+    return RlrecError(f"the store {where} failed: {message}")
+
+
+def _has_no_room(path: str) -> bool:
+    """Whether the disk of a file could not even take the files that SQLite keeps beside it."""
+    with suppress(OSError):
+        disk = os.statvfs(os.path.dirname(os.path.abspath(path)))
+        return disk.f_bavail * disk.f_frsize < 1 << 16
+    return False
+
+
+def locked(where: str) -> StoreBusy:
+    return StoreBusy(f"the store {where} is locked by another process", hint=RETRY_HINT)
+
+
+def _open_error(where: str) -> RlrecError:
+    """Why SQLite could not open a file that should be there."""
+    try:
+        os.stat(where)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            folder = os.path.dirname(os.path.abspath(where))
+            if os.path.isdir(folder):
+                return missing(where)
+            message = f"no store at {where}: its folder does not exist"
+            return CheckFailed(message, hint="make it, then run `rlrec init`")
+    if os.path.isdir(where):
+        return RlrecError(f"{where} is a folder", hint="name a file in it with --db")
+    return RlrecError(f"cannot open {where}: permission denied", hint="check who owns the file and its folder")
+
+
+def creation_error(error: sqlite3.Error, *, where: str) -> Exception:
+    """Why SQLite could not make a file, in the system's words; else the error as it is anywhere."""
+    if getattr(error, "sqlite_errorname", "") != "SQLITE_CANTOPEN" or os.path.isdir(where):
+        return translate(error, where=where)
+    folder = os.path.dirname(os.path.abspath(where))
+    hint = "choose another path with --db" if os.path.exists(folder) else f"make its folder first: {folder}"
+    try:
+        os.close(os.open(where, os.O_RDWR | os.O_CREAT))
+    except OSError as refused:
+        return RlrecError(f"cannot create {where}: {(refused.strerror or str(refused)).lower()}", hint=hint)
+    return RlrecError(f"cannot create {where}: {error}", hint=hint)
+
+
+def _postgres_error(error: BaseException | None, *, where: str) -> Exception:
+    from psycopg import InterfaceError, OperationalError
+
+    state = getattr(error, "sqlstate", None)
+    message = " ".join(str(error).split())
+    if state is None and not isinstance(error, OperationalError | InterfaceError):  # of the driver, before it sent
+        return RlrecError(f"the store {where} failed: {message[:300]}")
+    if state in RETRIED:
+        again = Retry(message)
+        again.state = state
+        return again
+    if state == "42P01":
+        return out_of_date(where)
+    if state == "3D000" or (state is None and "database" in message and "does not exist" in message):
+        return CheckFailed(f"no database at {where}", hint="create it with createdb, then run `rlrec init`")
+    if state is None and "permission denied for database" in message:
+        return RlrecError(f"{where} refused the login: {message[:200]}", hint=ROLES_HINT)
+    refusals = ("authentication", "no password", 'role "', "no pg_hba.conf entry")
+    if state in ("28P01", "28000") or (state is None and any(words in message for words in refusals)):
+        return RlrecError(f"{where} refused the login", hint="check user and password (PGPASSWORD, ~/.pgpass)")
+    if state == LOCKED:
+        return locked(where)
+    if state is None or state.startswith(UNREACHABLE):
+        message = message.partition(" Is the server running")[0][:200]
+        return (StoreBusy if state == IDLE else Unreachable)(f"cannot reach {where}: {message}", hint=AWAY_HINT)
+    return _refusal(state, message, where=where) or RlrecError(f"the store {where} failed: {message[:300]}")
+
+
+def _refusal(state: str, message: str, *, where: str) -> RlrecError | None:
+    """The error where the server would refuse the same again; None for another one."""
+    if state == OUT_OF_RANGE[0]:
+        return out_of_range()
+    if state == OUT_OF_RANGE[1]:
+        return ids_exhausted("rows")
+    if state == CANCELED:
+        hint = "raise the statement_timeout of the role or of the database, or --statement-timeout"
+        return RlrecError(f"{where} stopped a statement: {message[:200]}", hint=hint)
+    if state == READ_ONLY or "during recovery" in message:
+        hint = "see default_transaction_read_only of the role and of the database, or name the primary server"
+        return RlrecError(f"the store {where} cannot be written: it is read-only", hint=hint)
+    if state == FORBIDDEN:
+        return RlrecError(f"{where} refused: {message[:200]}", hint=ROLES_HINT)
+    if state == DISK_FULL:
+        return disk_full(where)
+    if state == NO_SCHEMA:
+        return CheckFailed(f"no schema to create tables in at {where}", hint="create the schema of its search_path")
+    if state in UNTRANSLATABLE:
+        return RlrecError(f"{where} cannot hold every character: {message[:200]}", hint="its encoding must be UTF8")
+    return None
+
+
+def disk_full(where: str) -> RlrecError:
+    return RlrecError(f"the disk of {where} is full", hint="nothing was stored: make room, and repeat")
+
+
+def out_of_range() -> InputError:
+    return InputError("a number is beyond the range of 64 bits", hint="check the ids that were given")
+
+
+def ids_exhausted(rows: str) -> RlrecError:
+    hint = "a row or a sequence has the largest id there is: start a new store"
+    return RlrecError(f"the store has no ids left for new {rows}", hint=hint)
+
+
+def missing(where: str) -> CheckFailed:
+    return CheckFailed(f"no store at {where}", hint="create it with `rlrec init`")
+
+
+def out_of_date(where: str) -> CheckFailed:
+    return CheckFailed(f"the store {where} is empty or out of date", hint="bring it up with `rlrec init`")

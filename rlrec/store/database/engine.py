@@ -1,0 +1,264 @@
+"""From a URL or a path to an engine whose transactions lose nothing.
+
+SQLite: a writer takes the write lock when it begins (a reader that turns writer cannot wait), a reader never does.
+PostgreSQL: writers run READ COMMITTED under row locks, readers see one snapshot."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, make_url
+
+from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
+from rlrec.store.database import database_errors, sqlite_files
+
+BUSY_TIMEOUT_S = 30
+# Of SQLite: pages that a stream changes again and again are copied out of the log every 32 MB, not every 4.
+SETTINGS = ("foreign_keys = ON", "synchronous = NORMAL", "cache_size = -64000", "wal_autocheckpoint = 8000")
+CONNECT_TIMEOUT_S = 6
+# A client that stops in a writing transaction holds its locks no longer than this.
+IDLE_TIMEOUT = "set_config('idle_in_transaction_session_timeout', '120s', true)"
+# Of PostgreSQL: what queries rely on, whatever the role or the database sets.
+POSTGRES_SETTINGS = {
+    "client_encoding": "'UTF8'",
+    "standard_conforming_strings": "'on'",
+    "bytea_output": "'hex'",
+    "array_nulls": "'on'",
+    "extra_float_digits": "'1'",  # doubles come back as they were stored
+    "default_transaction_isolation": "'read committed'",
+}
+# Where nobody set a lock timeout, one that ends before the statement timeout does: a wait for a lock is said as such.
+_LOCK_TIMEOUT = f"""CASE
+    WHEN current_setting('lock_timeout') <> '0' THEN current_setting('lock_timeout')
+    WHEN current_setting('statement_timeout')::interval BETWEEN '1ms' AND '{BUSY_TIMEOUT_S}s'
+        THEN greatest(1, 900 * extract(epoch FROM current_setting('statement_timeout')::interval))::int || 'ms'
+    ELSE '{BUSY_TIMEOUT_S}s' END"""
+# The locks of a transaction go before it is on disk, so that nobody who waits for them waits for the disk as well; who
+# committed waits for it after that, in `flush`. True, unless the role wants no such wait.
+EARLY_RELEASE = """CASE WHEN current_setting('synchronous_commit') <> 'off'
+    THEN set_config('synchronous_commit', 'off', true) END IS NOT NULL"""
+# Which server this is (ids of its transactions mean nothing to another one, or after a replica took over), and whether
+# the role may do what `flush` does.
+_SERVER = """SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_lsn()), 8),
+    (SELECT bool_and(has_function_privilege(oid, 'execute')) FROM pg_proc WHERE proname = 'pg_logical_emit_message')
+    FROM pg_control_system() WHERE NOT pg_is_in_recovery()"""
+_MICROS = "SELECT (extract(epoch FROM {}) * 1000000)::bigint"
+CLOCK = _MICROS.format("clock_timestamp()")  # of PostgreSQL, in a transaction that writes
+RECONNECT_S = 10
+URL_HINT = "use a path, sqlite:///FILE or postgresql://HOST/NAME"
+
+
+class Waits(NamedTuple):
+    """How long to wait, in microseconds. lock: for a lock that others hold; None: what the role or the database says,
+    else 30 s. statement: for a single statement; None: what these say. reconnect: for a server that cannot be reached;
+    None: 10 s for one that was reached before."""
+
+    lock: int | None = None
+    statement: int | None = None
+    reconnect: int | None = None
+
+
+USUAL_WAITS = Waits()
+
+
+def location(db: str) -> URL:
+    """The database meant by a URL or by a path. Raises InputError for a scheme rlrec does not speak, and for a URL
+    whose password cannot be told from the rest."""
+    if "\0" in db:
+        raise InputError("the database URL or path holds a NUL", hint="give another path with --db")
+    if "://" not in db:
+        if re.match(r"(postgres|sqlite)\w*(\+\w+)?:|\w[\w+.-]*:.*@", db):
+            raise InputError("the database URL has no //", hint=URL_HINT)
+        return _of_file(os.path.expanduser(db))
+    if not db.startswith("sqlite") and db.partition("?")[0].count("@") > 1:
+        raise InputError("the database URL has more than one @", hint="write the @ of a password or a name as %40")
+    try:
+        url = make_url(db)
+    except (exc.ArgumentError, ValueError):
+        raise InputError("the database URL cannot be read", hint=URL_HINT) from None  # it quotes the URL
+    if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return url.set(drivername="postgresql+psycopg")
+    if url.drivername == "sqlite" and url.database:
+        return _of_file(url.database)
+    raise InputError(f"rlrec does not speak {url.drivername!r}", hint=URL_HINT)
+
+
+def _of_file(path: str) -> URL:
+    if ":memory:" in path:
+        raise InputError("a store in memory would end with the command", hint="give the path of a file with --db")
+    return URL.create("sqlite", database=path)
+
+
+def printable(url: URL) -> str:
+    """The database as it may be printed: a path, or a URL with nothing that could be a secret."""
+    if url.drivername == "sqlite":
+        return str(url.database)
+    query = {name: value for name, value in url.query.items() if name in ("host", "port", "user", "dbname")}
+    return url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
+
+
+def connect(url: URL, *, create: bool = False, waits: Waits = USUAL_WAITS) -> sa.Engine:
+    """An engine on `url`. SQLite: `create` alone may make the file; without it nothing appears by looking."""
+    if url.drivername == "sqlite":
+        return _sqlite(str(url.database), create=create, timeout_s=lock_timeout_s(waits))
+    try:
+        import psycopg
+    except ImportError as error:
+        raise RlrecError("PostgreSQL needs the driver psycopg", hint="pip install 'rlrec[postgres]'") from error
+    arguments = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
+    engine = sa.create_engine(url, connect_args=arguments, pool_size=2)
+    values = dict(POSTGRES_SETTINGS)
+    for name, micros in (("statement_timeout", waits.statement), ("lock_timeout", waits.lock)):
+        if micros is not None:  # to PostgreSQL 0 is no limit
+            values[name] = f"'{max(1, micros // 1000)}ms'"
+    configured = ", ".join(f"set_config('{name}', {value}, false)" for name, value in values.items())
+
+    @event.listens_for(engine, "connect", insert=True)
+    def configure(connection: Any, record: sa.pool.ConnectionPoolEntry) -> None:
+        connection.autocommit = True
+        connection.execute(f"SELECT {configured}")
+        if waits.lock is None:
+            connection.execute(f"SELECT set_config('lock_timeout', {_LOCK_TIMEOUT}, false)")
+        with suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFunction):
+            record.info["server"] = connection.execute(_SERVER).fetchone()
+        connection.autocommit = False
+
+    return engine
+
+
+def lock_timeout_s(waits: Waits) -> float:
+    """How long SQLite waits for its one lock."""
+    return BUSY_TIMEOUT_S if waits.lock is None else waits.lock / 1e6
+
+
+def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
+    def open_file() -> sqlite3.Connection:
+        mode = "ro&immutable=1" if sqlite_files.is_frozen(path) else "rwc" if create else "rw"
+        name = f"file:{quote(os.path.abspath(path))}?mode={mode}"
+        # The pool hands a connection to one thread at a time.
+        connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=timeout_s, check_same_thread=False)
+        try:
+            for setting in SETTINGS:
+                connection.execute(f"PRAGMA {setting}")
+        except sqlite3.Error:  # no database, for one
+            connection.close()
+            raise
+        return connection
+
+    pool: dict[str, Any] = {"poolclass": sa.QueuePool, "pool_size": 2}
+    if sqlite_files.is_frozen(path):  # what a connection has read of it may be old
+        pool = {"poolclass": sa.NullPool}
+    engine = sa.create_engine("sqlite+pysqlite://", creator=open_file, **pool)
+
+    @event.listens_for(engine, "connect")
+    def remember(connection: sqlite3.Connection, record: sa.pool.ConnectionPoolEntry) -> None:
+        record.info["file"] = sqlite_files.identity(path)
+        if sqlite_files.is_frozen(path):
+            record.info["unchanged"] = sqlite_files.state(path)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("rlrec_write", False)
+        connection.connection.cursor().execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = False) -> Iterator[sa.Connection]:
+    """One transaction. Raises Retry where the database asks for it, OutcomeUnknown where the connection broke after
+    COMMIT was sent, else an RlrecError for a database error.
+    sound: whoever writes answers for the foreign keys, and SQLite does not look them up row by row."""
+    postgres = engine.dialect.name == "postgresql"
+    options: dict[str, Any] = {"rlrec_write": write}
+    if postgres and not write:
+        options["isolation_level"] = "REPEATABLE READ"
+    committing = False
+    try:
+        with (
+            engine.connect().execution_options(**options) as connection,
+            nullcontext() if postgres or not sound else _without_foreign_keys(connection),
+        ):
+            connection.info["flush"] = False
+            if postgres:  # a writer has what the role or the database says: False would be READ WRITE
+                driver: Any = connection.connection.driver_connection
+                driver.read_only = None if write else True
+            with connection.begin():
+                yield connection
+                if write and not postgres and connection.info["file"] != sqlite_files.identity(where):
+                    message = f"the store {where} was deleted or replaced while it was open"
+                    raise RlrecError(message, hint="nothing more was stored")
+                if connection.info.get("unchanged") not in (None, sqlite_files.state(where)):
+                    raise StoreBusy(f"the store {where} was written while it was read", hint="repeat the command")
+                committing = write
+            if connection.info["flush"]:
+                flush(connection)
+    except UnicodeEncodeError as error:
+        raise InputError("a name is not valid Unicode", hint="check the encoding of your shell") from error
+    except OverflowError as error:
+        if "SQLite" in str(error):  # from its driver
+            raise database_errors.out_of_range() from error
+        raise
+    except (exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:  # the latter from a cursor of the driver's own
+        if (interrupt := _interruption(error)) is not None:
+            raise interrupt from error
+        ours = database_errors.translate(error, where=where)
+        rolled_back = getattr(getattr(error, "orig", error), "sqlstate", None) == database_errors.IDLE
+        if committing and postgres and isinstance(ours, StoreBusy) and not rolled_back:
+            ours = OutcomeUnknown(
+                f"the connection to {where} broke at the end: nobody knows whether the last changes are stored",
+                hint="look before you repeat it: without a key it may be stored twice",
+            )
+        raise ours from error
+
+
+def flush(connection: sa.Connection) -> None:
+    """Wait until all that PostgreSQL has committed so far is on disk, and on a synchronous replica, as its setting
+    `synchronous_commit` says: the flush of a commit covers all before it."""
+    driver: Any = connection.connection.driver_connection
+    driver.autocommit = True
+    try:
+        driver.execute("SELECT pg_logical_emit_message(true, 'rlrec', '')")
+    finally:
+        if not driver.closed:
+            driver.autocommit = False
+
+
+def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The signal whose rollback a driver's error broke, if there was one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
+
+
+@contextmanager
+def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
+    """Outside a transaction: SQLite does not look up foreign keys in what follows."""
+    cursor = connection.connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = OFF")
+    try:
+        yield
+    finally:
+        cursor.execute("PRAGMA foreign_keys = ON")
+
+
+def clock(connection: sa.Connection) -> int:
+    """Microseconds since 1970 UTC, by the database's clock (SQLite: this machine's). That of a replica is the time up
+    to which it has everything: what it does not have yet must not look as if it had not happened."""
+    if connection.dialect.name == "sqlite":
+        return time.time_ns() // 1000
+    now = "CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE clock_timestamp() END"
+    replayed_to = connection.exec_driver_sql(_MICROS.format(now)).scalar_one()
+    if replayed_to is None:  # no commit since the replica began: it has what was there at the checkpoint it began from
+        began = f"{_MICROS.format('checkpoint_time')} FROM pg_control_checkpoint()"
+        replayed_to = connection.exec_driver_sql(began).scalar_one()
+    return int(replayed_to)

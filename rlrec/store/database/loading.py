@@ -1,0 +1,149 @@
+"""Imported logs into the tables, by the way that each database takes fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import repeat
+from typing import Any
+
+from rlrec.store.database.unit import Row, Unit, quoted, slices
+
+ROWS = 1_000  # in one statement of SQLite
+VALUES = 32_000  # in one statement of SQLite, which takes 32,766
+PORTION = 10_000  # keys looked up at once
+FEW = 10_000  # up to so many rows are fetched at once rather than looked up by key
+MANY = 1_000  # from so many on, one statement for many rows pays
+
+
+@dataclass(frozen=True)
+class Same:
+    """A column that holds one value in every row."""
+
+    value: Any
+
+
+Column = Sequence[Any] | Same
+
+
+def copy_rarely(unit: Unit) -> None:
+    """Copy SQLite's log to the file every 256 MB: identities of lines change the same pages in every transaction."""
+    if not unit.postgres:
+        unit.tell("PRAGMA wal_autocheckpoint = 64000")
+
+
+def write(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
+    """Rows into a table, column by column; one column at least is no `Same`."""
+    if unit.postgres:
+        values = [repeat(column.value) if isinstance(column, Same) else column for column in columns.values()]
+        unit.copy(table, columns, zip(*values))  # noqa: B905 (a `Same` is repeated for ever)
+    else:
+        _insert(unit, table, columns)
+
+
+@contextmanager
+def without_checks(unit: Unit) -> Iterator[None]:
+    """SQLite does not look at the CHECKs of tables: for values that were checked before. Looking whether a value is
+    among three takes as long as all else of a short row."""
+    if unit.postgres:
+        yield
+        return
+    unit.tell("PRAGMA ignore_check_constraints = ON")
+    try:
+        yield
+    finally:
+        unit.tell("PRAGMA ignore_check_constraints = OFF")
+
+
+def add_new(unit: Unit, table: str, columns: Mapping[str, Sequence[Any]]) -> dict[Any, int]:
+    """The ids of rows that were not stored a moment ago, by their first column, which is unique; they are stored unless
+    another writer has done so meanwhile. On SQLite there is no other writer."""
+    name, keys = next(iter(columns.items()))
+    if not keys:
+        return {}
+    if unit.postgres:
+        unit.insert(table, tuple(columns), zip(*columns.values(), strict=True), on_conflict=f"({name}) DO NOTHING")
+        return ids(unit, table, name, keys)
+    new_ids = unit.reserve(table, len(keys))
+    if len(keys) < MANY:
+        unit.insert(table, ("id", *columns), zip(new_ids, *columns.values(), strict=True))
+    else:
+        _insert(unit, table, {"id": new_ids, **columns})
+    return dict(zip(keys, new_ids, strict=True))
+
+
+def ids(unit: Unit, table: str, name: str, keys: Collection[Any]) -> dict[Any, int]:
+    """The ids of the rows of a table that are stored, by the unique column of this name."""
+    chosen = f"SELECT {name}, id FROM {table} WHERE {name} IN (?*)"
+    return dict(row for portion in slices(list(keys), PORTION) for row in unit.ask(chosen, portion))
+
+
+def _insert(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
+    """Many rows a statement: executemany costs more than the rows do. A `Same` is bound once."""
+    same = [column.value for column in columns.values() if isinstance(column, Same)]
+    # The same list may be several columns: it is bound once.
+    lists = {id(column): column for column in columns.values() if not isinstance(column, Same)}
+    indexes = {key: index for index, key in enumerate(lists, 1)}
+    chosen = tuple("?" if isinstance(column, Same) else f"column{indexes[id(column)]}" for column in columns.values())
+    width = len(lists)
+    flat: list[Any] = [None] * (width * len(next(iter(lists.values()))))
+    for index, column in enumerate(lists.values()):
+        flat[index::width] = column
+    step = width * min(ROWS, (VALUES - len(same)) // width)
+    for start in range(0, len(flat), step):
+        values = flat[start : start + step]
+        unit.driver.execute(_insertion(table, tuple(columns), chosen, width, len(values) // width), same + values)
+
+
+@lru_cache(maxsize=64)
+def _insertion(table: str, names: Sequence[str], chosen: Sequence[str], width: int, rows: int) -> str:
+    """chosen: for each column the name of one of a row's `width` values, or ? for a value that is bound once.
+    No mark has a number: from 3.12 on Python asks SQLite for the names of marks, which it looks for in all of them."""
+    row = f"({','.join('?' * width)})"
+    return f'INSERT INTO "{table}" ({quoted(names)}) SELECT {", ".join(chosen)} FROM (VALUES {",".join([row] * rows)})'
+
+
+# -- what is stored already --
+
+
+def stored_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
+    """The digests, among these, of lines that the policy has imported before."""
+    chosen = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
+    return {bytes(row[0]) for portion in slices(digests, PORTION) for row in unit.ask(chosen, policy_id, portion)}
+
+
+def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
+    """The digests of all lines that the policy has imported; None where there are FEW or more."""
+    rows = unit.ask("SELECT digest FROM import_line WHERE policy_id = ? LIMIT ?", policy_id, FEW)
+    return {bytes(row[0]) for row in rows} if len(rows) < FEW else None
+
+
+def few_names(unit: Unit) -> tuple[list[str], list[str], dict[str, str]] | None:
+    """All request ids, all feedback keys, and the user of each session with one; None where the store has FEW or more
+    sessions, or of one of these."""
+    some = "(SELECT key, user_id FROM session LIMIT ?) AS s LEFT JOIN users ON users.id = s.user_id"
+    if len(of_sessions := unit.ask(f"SELECT s.key, users.key FROM {some}", FEW)) >= FEW:
+        return None
+    requests = unit.ask("SELECT request_key FROM decision WHERE request_key IS NOT NULL LIMIT ?", FEW)
+    keys = unit.ask("SELECT key FROM feedback_key LIMIT ?", FEW)
+    if max(len(requests), len(keys)) >= FEW:
+        return None
+    return [row[0] for row in requests], [row[0] for row in keys], {key: user for key, user in of_sessions if user}
+
+
+def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
+    """The keys, among these, of sessions that are stored."""
+    # Keys that begin with their time mostly lie behind all that are stored. PostgreSQL may order them otherwise.
+    between = "SELECT EXISTS (SELECT 1 FROM session WHERE key BETWEEN ? AND ?)"
+    if not keys or not (unit.postgres or unit.ask_value(between, min(keys), max(keys))):
+        return set()
+    chosen = "SELECT key FROM session WHERE key IN (?*)"
+    return {row[0] for portion in slices(list(keys), PORTION) for row in unit.ask(chosen, portion)}
+
+
+def marks(unit: Unit, policy_ids: Collection[int]) -> list[Row]:
+    """Equal only as long as nobody changes one of these policies, which are locked, or deletes decisions."""
+    columns = "policy_id, seq, (SELECT removals FROM settings)"
+    return unit.ask(f"SELECT {columns} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id", list(policy_ids))

@@ -1,0 +1,205 @@
+"""Create, upgrade and check the schema: the only place that imports Alembic, and only for `init`."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from rlrec.errors import CheckFailed, RlrecError
+from rlrec.store.database import database_errors, sqlite_files
+from rlrec.store.database import engine as engines
+from rlrec.store.database.unit import Unit
+
+HEAD = "0010"  # the revision that `tables` describes: the only thing a command checks, with one SELECT
+OLDEST = "0010"  # the oldest revision that migrations lead on from; release 0.1.0 brings older stores to it
+VERSION_TABLE = "rlrec_version"
+COPYING = "copy-"  # begins the revision of a database that a store is being copied to
+LOCK = 0x726C726563  # the advisory lock that serialises migrations on PostgreSQL
+
+
+def revision(connection: sa.Connection, *, where: str) -> str | None:
+    """The revision the store is at; None where there is no store. Raises CheckFailed where it cannot be told."""
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    revisions = [str(row[0]) for row in connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))]
+    if (problem := _wrong_revision(revisions, where=where)) is not None:
+        raise problem
+    return revisions[0]
+
+
+def check(unit: Unit, *, where: str, write: bool = False) -> None:
+    """One SELECT. Raises CheckFailed unless the store is at the revision this program was written for.
+    write: the transaction of a client that stops in it is ended by the server (see `engine.IDLE_TIMEOUT`)."""
+    columns, server = ["version_num"], unit.connection.info.get("server") if write and unit.postgres else None
+    if write and unit.postgres:
+        columns.append(engines.IDLE_TIMEOUT)
+    if server is not None:
+        columns += ["pg_current_xact_id()::text", engines.EARLY_RELEASE if server[2] else "false"]
+    rows = unit.ask(f"SELECT {', '.join(columns)} FROM {VERSION_TABLE}")
+    if server is not None and rows:
+        unit.transaction, unit.connection.info["flush"] = (server, rows[0][2]), rows[0][3]
+    if len(rows) != 1 or rows[0][0] != HEAD:
+        raise _wrong_revision([row[0] for row in rows], where=where) or _out_of_date(rows[0][0], where=where)
+
+
+def _wrong_revision(revisions: Sequence[str], *, where: str) -> CheckFailed | None:
+    """Why a store with these rows in its version table cannot be brought to the head; None where it can."""
+    if not revisions:
+        return CheckFailed(
+            f"the store {where} does not say its revision: its table {VERSION_TABLE} is empty",
+            hint=f"restore a backup, or insert the revision it was at (the newest is {HEAD})",
+        )
+    if len(revisions) > 1:
+        return CheckFailed(
+            f"the store {where} has {len(revisions)} revisions: {', '.join(sorted(revisions))}",
+            hint=f"delete all but the one it is at from its table {VERSION_TABLE}",
+        )
+    if revisions[0].startswith(COPYING):
+        return CheckFailed(f"the store {where} is not copied to the end", hint="repeat `rlrec db copy`")
+    if not re.fullmatch(r"\d{4}", revisions[0]):
+        return _unknown_revision(revisions[0], where=where)
+    if revisions[0] > HEAD:
+        message = f"the store {where} is at revision {revisions[0]}, made by a newer rlrec"
+        return CheckFailed(message, hint="install that one")
+    return None
+
+
+def _out_of_date(revision: str, *, where: str) -> CheckFailed:
+    """The refusal of a store that is older than this program, with the release that leads on from it."""
+    if revision >= OLDEST:
+        return database_errors.out_of_date(where)
+    message = f"the store {where} is at revision {revision}, and this rlrec takes stores from {OLDEST} on"
+    return CheckFailed(message, hint="back it up, then run `rlrec init` of rlrec 0.1.0, which brings it there")
+
+
+def _unknown_revision(revision: str, *, where: str) -> CheckFailed:
+    return CheckFailed(
+        f"the store {where} is at revision {revision[:40]!r}, which this rlrec does not know",
+        hint=f"install the rlrec that made it, or correct its table {VERSION_TABLE} (the newest is {HEAD})",
+    )
+
+
+def migrations() -> Path:
+    """The folder of the migrations: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[2]
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"
+
+
+def upgrade(
+    url: URL, *, dry_run: bool = False, waits: engines.Waits = engines.USUAL_WAITS,
+    notify: Callable[[str], None] = lambda revision: None,
+) -> tuple[str | None, str]:  # fmt: skip
+    """Bring the store to the head under one lock: its revision before (None: no store) and now.
+    Safe to run many times at once. dry_run: take it back at the end. notify: takes the revision of an older store
+    while it is as it was."""
+    where = engines.printable(url)
+    if url.drivername == "sqlite":
+        _refuse_foreign_file(where)
+        if dry_run and not os.path.lexists(where):
+            _check_folder(where)
+            return None, HEAD
+    engine = engines.connect(url, create=not dry_run, waits=waits)
+    try:
+        if url.drivername == "sqlite" and not dry_run and not sqlite_files.is_frozen(where):
+            _switch_to_wal(engine, where=where, wait_s=engines.lock_timeout_s(waits))
+        with engines.transaction(engine, write=True, where=where) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            before = revision(connection, where=where)
+            if before is None and connection.dialect.name == "postgresql":
+                _check_database(connection, where=where)
+            if before is not None and before < OLDEST:
+                raise _out_of_date(before, where=where)
+            if before != HEAD:
+                if before is not None:
+                    notify(before)
+                _run_alembic(connection, before, where=where)
+            if dry_run:
+                connection.rollback()
+            return before, HEAD
+    finally:
+        engine.dispose()
+
+
+def _check_folder(path: str) -> None:
+    """Raises RlrecError where no file can be made at this path."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise RlrecError(f"cannot create {path}: no such folder", hint=f"make its folder first: {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RlrecError(f"cannot create {path}: permission denied", hint="choose another path with --db")
+
+
+def _refuse_foreign_file(path: str) -> None:
+    """Raises RlrecError where a file is the database of another program; it is only looked at."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
+    except sqlite3.Error:  # there is none, or it is no database: said by who opens it to write
+        return
+    _refuse_foreign([row[0] for row in rows if not row[0].startswith("sqlite_")], where=path, other="another path")
+
+
+def _check_database(connection: sa.Connection, *, where: str) -> None:
+    """Raises RlrecError where a database of PostgreSQL holds other tables, or cannot hold every key."""
+    encoding = connection.exec_driver_sql("SELECT current_setting('server_encoding')").scalar_one()
+    if encoding != "UTF8":
+        hint = "create another one: createdb -E UTF8 -T template0 NAME"
+        raise RlrecError(f"the database {where} has the encoding {encoding}, and a store needs UTF8", hint=hint)
+    tables = connection.exec_driver_sql(
+        "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p', 'v')"
+        " AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')"
+    )
+    _refuse_foreign([row[0] for row in tables], where=where, other="another database or schema")
+
+
+def _refuse_foreign(tables: Sequence[str], *, where: str, other: str) -> None:
+    if tables and VERSION_TABLE not in tables:
+        names = ", ".join(sorted(tables)[:3]) + (", ..." if len(tables) > 3 else "")
+        message = f"{where} is the database of another program: it has the tables {names}"
+        raise RlrecError(message, hint=f"give {other} with --db")
+
+
+def _switch_to_wal(engine: sa.Engine, *, where: str, wait_s: float) -> None:
+    """WAL is kept in the file. The switch needs the file for a moment and does not wait, so we ask again."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            with closing(engine.raw_connection()) as raw:
+                if raw.cursor().execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal":
+                    return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise database_errors.creation_error(error, where=where) from error
+        except sqlite3.Error as error:
+            raise database_errors.translate(error, where=where) from error
+        if time.monotonic() > deadline:
+            raise database_errors.locked(where)
+        from random import uniform
+
+        time.sleep(uniform(0.002, 0.02))
+
+
+def _run_alembic(connection: sa.Connection, before: str | None, *, where: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise _unknown_revision(str(before), where=where) from error

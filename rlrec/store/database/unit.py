@@ -1,0 +1,266 @@
+"""A unit of work: one transaction, its clock, and the few ways in which the query modules use the database.
+
+Queries that every command runs are SQL text, handed to the driver as it is: building and compiling an expression costs
+more than the query. SQLAlchemy builds those that are derived from tables (`audit`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import cached_property, lru_cache, partial
+from typing import Any, NamedTuple, TypeVar
+
+import sqlalchemy as sa
+
+from rlrec.errors import RlrecError
+from rlrec.store.database import engine
+
+Row = tuple[Any, ...]
+Record = TypeVar("Record", bound=NamedTuple)
+K = TypeVar("K")
+V = TypeVar("V")
+# Called now and then in a long work: what is counted, how many so far, and the share of all, where that is known.
+Progress = Callable[[str, int, float | None], None]
+FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
+
+
+def no_progress(what: str, rows: int, share: float | None) -> None:
+    """Nobody looks on."""
+
+
+class Unit:
+    """One transaction. `now` is its time, microseconds since 1970 UTC. on_clock: whether that is the database's."""
+
+    progress: Progress = staticmethod(no_progress)
+
+    def __init__(self, connection: sa.Connection, *, now: int, on_clock: bool = False) -> None:
+        self._connection, self.now, self.on_clock = connection, now, on_clock
+        self._waiting: list[tuple[str, Sequence[Any]]] = []  # changes that go together with the next query
+        self.gathers = False  # whether few changes wait: who sets it sends them at the end
+        self.postgres = connection.dialect.name == "postgresql"
+        self.repeatable = False  # whether the same work once more would change nothing
+        # the server and its number for a transaction that writes; None where it cannot say whether that was committed
+        self.transaction: tuple[Any, str] | None = None
+        self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
+        self.alongside = False  # whether that was tried: the snapshot stays as it is
+        self.folder: Any = None  # that has the log in place of the store: see `folders`
+
+    def clock(self) -> int:
+        """The database's clock at this moment, whatever `now` is."""
+        return engine.clock(self.connection)
+
+    # -- SQL text: `?` stands for a value, `IN (?*)` for membership in a list --
+
+    @cached_property
+    def _cursor(self) -> Any:
+        return self._connection.connection.cursor()
+
+    @property
+    def driver(self) -> Any:
+        """A cursor of the driver, inside this transaction."""
+        if self._waiting:
+            self.send()
+        return self._cursor
+
+    @property
+    def connection(self) -> sa.Connection:
+        """The connection of this transaction."""
+        if self._waiting:
+            self.send()
+        return self._connection
+
+    def send(self) -> None:
+        """Carry out the changes that wait, in their order: on PostgreSQL in one round trip."""
+        waiting, self._waiting = self._waiting, []
+        with self._connection.connection.pipeline() if len(waiting) > 1 else nullcontext():
+            for text, values in waiting:
+                self._cursor.execute(text, values)
+
+    def ask(self, text: str, *values: Any) -> list[Row]:
+        """All rows of a query."""
+        return self._run(text, values).fetchall()
+
+    def records(self, kind: type[Record], text: str, *values: Any) -> list[Record]:
+        """All rows of a query as records, whose fields are its columns in their order."""
+        return list(map(partial(tuple.__new__, kind), self.ask(text, *values)))
+
+    def select(self, kind: type[Record], source: str, *values: Any) -> list[Record]:
+        """Records whose fields are columns of a table. source: what stands behind FROM."""
+        return self.records(kind, _selection(kind, source), *values)
+
+    def ask_all(self, *queries: tuple[Any, ...]) -> list[list[Row]]:
+        """All rows of each of several queries, texts with their values, which are carried out in their order: on
+        PostgreSQL in one round trip, each of them on what was committed before it began."""
+        if not self.postgres:
+            return [self.ask(*query) for query in queries]
+        connection: Any = self.connection.connection
+        cursors = [connection.cursor() for _ in queries]
+        with connection.pipeline():
+            for cursor, (text, *values) in zip(cursors, queries, strict=True):
+                cursor.execute(_of_postgres(text), [_listed(value) for value in values])
+        return [cursor.fetchall() for cursor in cursors]
+
+    def ask_row(self, text: str, *values: Any) -> Row | None:
+        """The first row of a query; None where there is none. (All are read: SQLite keeps a query open until then.)"""
+        return next(iter(self.ask(text, *values)), None)
+
+    def ask_value(self, text: str, *values: Any) -> Any:
+        """The first value of the first row; None where there is no row."""
+        row = self.ask_row(text, *values)
+        return None if row is None else row[0]
+
+    def tell(self, text: str, *values: Any) -> int:
+        """Change something: how many rows were touched."""
+        return int(self._run(text, values).rowcount)
+
+    def note(self, text: str, *values: Any) -> None:
+        """Change something whose number of rows nobody asks for. On PostgreSQL it waits for the next query or the end
+        of the transaction, so that several changes take one round trip."""
+        if self.gathers and self.postgres:
+            self._waiting.append((_of_postgres(text), [_listed(value) for value in values]))
+        else:
+            self.tell(text, *values)
+
+    def tell_each(self, text: str, rows: Iterable[Row]) -> None:
+        """Run a statement that changes rows once for every row of values."""
+        values = rows if isinstance(rows, list) else list(rows)
+        if self.postgres and len(values) == 1:  # for a single row psycopg's pipeline of many takes longer than the row
+            self.driver.execute(_of_postgres(text), values[0])
+        else:
+            self.driver.executemany(_of_postgres(text) if self.postgres else text, values)
+
+    def _run(self, text: str, values: Sequence[Any]) -> Any:
+        cursor = self.driver
+        if self.folder is not None:
+            self.folder.refuse(text)
+        if self.postgres:
+            return cursor.execute(_of_postgres(text), [_listed(value) for value in values])
+        return cursor.execute(*_of_sqlite(text, values)) if "(?*)" in text else cursor.execute(text, values)
+
+    def insert(self, table: str, columns: Sequence[str], rows: Iterable[Row], *, on_conflict: str = "") -> None:
+        """Rows into a table, by the database's fastest way. on_conflict: the words after ON CONFLICT, or nothing."""
+        values = rows if isinstance(rows, list) else list(rows)
+        if self.postgres and len(values) > FEW:
+            self._insert_many(table, columns, values, on_conflict)
+        elif self.postgres and self.gathers:
+            text = _of_postgres(_insertion(table, tuple(columns), on_conflict))
+            self._waiting += [(text, row) for row in values]
+        elif values:
+            self.tell_each(_insertion(table, tuple(columns), on_conflict), values)
+
+    def _insert_many(self, table: str, columns: Sequence[str], rows: Iterable[Row], on_conflict: str) -> None:
+        """COPY; where rows may be stored already, one statement over columns."""
+        if not on_conflict:
+            self.copy(table, columns, rows)
+            return
+        arrays = ", ".join(f"%s::{kind}[]" for kind in _types(self, table, columns))
+        chosen = f'INSERT INTO "{table}" ({quoted(columns)}) SELECT * FROM unnest({arrays}) ON CONFLICT {on_conflict}'
+        self.driver.execute(chosen, [list(column) for column in zip(*rows, strict=True)])
+
+    def copy(self, table: str, columns: Iterable[str], rows: Iterable[Row]) -> None:
+        """Rows into a table by COPY, which PostgreSQL alone has."""
+        with self.driver.copy(f'COPY "{table}" ({quoted(columns)}) FROM STDIN') as copy:
+            for row in rows:
+                copy.write_row(row)
+
+    def add(self, table: str, **values: Any) -> int:
+        """Insert one row into a table with an `id`: its id."""
+        return int(self.ask_value(f"{_insertion(table, tuple(values), '')} RETURNING id", *values.values()))
+
+    def reserve(self, table: str, count: int) -> Sequence[int]:
+        """`count` ids, ascending, that no one else will use. SQLite: the write lock is ours; PostgreSQL: a sequence."""
+        if self.postgres:
+            drawn = f"SELECT nextval(pg_get_serial_sequence('{table}', 'id')) FROM generate_series(1, ?)"
+            return sorted(int(row[0]) for row in self.ask(drawn, count))
+        first = int(self.ask_value(f"SELECT coalesce(max(id), 0) + 1 FROM {table}"))
+        return range(first, first + count)
+
+    def rows(self, statement: sa.Executable) -> list[Row]:
+        """All rows of an expression of SQLAlchemy."""
+        return [tuple(row) for row in self.connection.execute(statement)]
+
+
+@lru_cache(maxsize=256)
+def _selection(kind: type[NamedTuple], source: str) -> str:
+    return f"SELECT {', '.join(kind._fields)} FROM {source}"
+
+
+def slices(values: Sequence[V], size: int) -> Iterator[Sequence[V]]:
+    """All values, `size` at a time."""
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def quoted(columns: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in columns)
+
+
+def _types(unit: Unit, table: str, columns: Sequence[str]) -> list[str]:
+    rows = unit.ask("SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = ?::regclass", table)
+    types: dict[str, str] = dict(rows)
+    return [types[name] for name in columns]
+
+
+@lru_cache(maxsize=256)
+def _of_postgres(text: str) -> str:
+    return text.replace("IN (?*)", "= ANY(%s)").replace("?", "%s")
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, set | frozenset | tuple) or hasattr(value, "keys") else value
+
+
+def _of_sqlite(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
+    """Lists go in as JSON, so that the text is the same for any length; bytes, which JSON has not, one by one."""
+    flat: list[Any] = []
+    for value in values:
+        if isinstance(value, str | bytes | int | float | None):
+            flat.append(value)
+        elif (listed := list(value)) and isinstance(listed[0], bytes):
+            text = text.replace("?*", ",".join("?" * len(listed)), 1)
+            flat += listed
+        else:
+            flat.append(json.dumps(listed, ensure_ascii=False))
+            text = text.replace("?*", "SELECT value FROM json_each(?)", 1)
+    return text, flat
+
+
+@lru_cache(maxsize=64)
+def _insertion(table: str, columns: tuple[str, ...], on_conflict: str) -> str:
+    marks = ", ".join("?" * len(columns))
+    conflict = f" ON CONFLICT {on_conflict}" if on_conflict else ""
+    return f'INSERT INTO "{table}" ({quoted(columns)}) VALUES ({marks}){conflict}'
+
+
+# -- rows that are gone or cannot be read, since somebody changed the database by hand --
+
+
+def damaged(what: str) -> RlrecError:
+    return RlrecError(f"the store is damaged: {what}", hint="`rlrec doctor` finds what else is; go back to a backup")
+
+
+class StoredRows(dict[K, V]):
+    """Rows of a table by id; one that is asked for and gone raises RlrecError."""
+
+    def __init__(self, table: str, rows: Iterable[tuple[K, V]] = ()) -> None:
+        super().__init__(rows)
+        self.table = table
+
+    def __missing__(self, key: K) -> V:
+        raise damaged(f"row {key} of table {self.table} is gone")
+
+
+def to_text(value: Any) -> str:
+    """JSON as the store has it: without blanks, keys in order."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def parse(text: str, where: str, kind: type = dict) -> Any:
+    """The JSON of a column. Raises RlrecError where it is none, or not of this kind; where: table, row and column."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, kind):
+        raise damaged(f"{where} is {text[:40]!r}")
+    return value

@@ -1,0 +1,1 @@
+"""Decisions, events, sessions and what they refer to."""

@@ -1,0 +1,46 @@
+"""Lists of candidates that first stages drew, one a decision; never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from rlrec.store.database.folders import of_log
+from rlrec.store.database.unit import Row, Unit, damaged, parse
+
+
+class CandidateList(NamedTuple):
+    """The list of one decision. catalogue_id: the eligible set that it was drawn from, None where that is not known;
+    arms: ids in order, which as a set are the eligible set of the decision; propensities: each given those before."""
+
+    decision_id: int
+    catalogue_id: int | None
+    arms: list[int]
+    propensities: list[float]
+    log_propensity: float
+
+
+COLUMNS = CandidateList._fields
+
+
+def add(unit: Unit, rows: Iterable[Row]) -> None:
+    """Store lists, rows of COLUMNS with arms and propensities as JSON."""
+    unit.insert("candidate_list", COLUMNS, rows)
+
+
+@of_log
+def find_lists(unit: Unit, decision_ids: Collection[int]) -> dict[int, CandidateList]:
+    """The lists of these decisions; those without one are left out."""
+    rows = unit.ask(f"SELECT {', '.join(COLUMNS)} FROM candidate_list WHERE decision_id IN (?*)", decision_ids)
+    return {row[0]: read_list(*row) for row in rows}
+
+
+def read_list(
+    decision_id: int, catalogue_id: int | None, arms: str, propensities: str, log_propensity: float
+) -> CandidateList:
+    """The list of a row."""
+    of = f"of the candidates of decision {decision_id}"
+    both = parse(arms, f"arms {of}", list), parse(propensities, f"propensities {of}", list)
+    if len(both[0]) != len(both[1]):
+        raise damaged(f"decision {decision_id} has {len(both[0])} candidates with {len(both[1])} propensities")
+    return CandidateList(decision_id, catalogue_id, *both, log_propensity)

@@ -1,0 +1,90 @@
+"""Contexts and eligible sets, stored once under the digest of what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from hashlib import blake2b
+
+from rlrec.store.database import loading
+from rlrec.store.database.folders import of_log
+from rlrec.store.database.unit import StoredRows, Unit, parse, to_text
+
+
+def digest(text: str) -> bytes:
+    """16 bytes that name a text: equal for equal texts, and in practice never for others."""
+    return blake2b(text.encode(), digest_size=16).digest()
+
+
+def key_digest(key: str) -> int:
+    """A signed 64-bit number that names a key of a user or a session, the same in every store."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def key_digests(keys: Sequence[str]) -> list[int]:
+    """`key_digest` of each."""
+    import numpy as np
+
+    digests = b"".join([blake2b(key.encode(), digest_size=8).digest() for key in keys])
+    return np.frombuffer(digests, "<i8").tolist()
+
+
+def named(texts: Collection[str]) -> dict[bytes, str]:
+    """Texts by their digests, in order of these."""
+    return dict(sorted(zip(map(digest, texts), texts, strict=True)))
+
+
+def contexts(unit: Unit, bodies: Collection[str]) -> dict[str, int]:
+    """The id of each context, stored if it is new."""
+    return named_contexts(unit, named(set(bodies)))
+
+
+def named_contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
+    """`contexts` of what has its digests, in order of these."""
+    ids = loading.ids(unit, "context", "digest", bodies)
+    new = {digest: body for digest, body in bodies.items() if digest not in ids} if ids else bodies
+    ids |= loading.add_new(unit, "context", {"digest": list(new), "body": list(new.values())})
+    return {body: ids[digest] for digest, body in bodies.items()}
+
+
+def eligible_sets(unit: Unit, sets: Collection[Sequence[int]]) -> dict[tuple[int, ...], int]:
+    """The id of each set of arm ids (ascending), stored if it is new."""
+    texts = {tuple(arms): to_text(list(arms)) for arms in sets}
+    by_digest = {digest(text): (len(arms), text, arms) for arms, text in texts.items()}
+    ids = loading.ids(unit, "eligible_set", "digest", by_digest)
+    if new := sorted(by_digest.keys() - ids.keys()):
+        sizes, bodies, _ = zip(*map(by_digest.__getitem__, new), strict=True)
+        ids |= loading.add_new(unit, "eligible_set", {"digest": new, "size": sizes, "arms": bodies})
+    return {arms: ids[key] for key, (_, _, arms) in by_digest.items()}
+
+
+def find(
+    unit: Unit, bodies: Collection[str], sets: Collection[tuple[int, ...]]
+) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
+    """The ids of those of these contexts and eligible sets that are stored."""
+    of_contexts = named(bodies)
+    texts = {digest(to_text(list(arms))): arms for arms in sets}
+    context_ids = loading.ids(unit, "context", "digest", of_contexts)
+    set_ids = loading.ids(unit, "eligible_set", "digest", texts)
+    return {of_contexts[key]: number for key, number in context_ids.items()}, {
+        texts[key]: set_ids[key] for key in set_ids
+    }
+
+
+@of_log
+def context_bodies(unit: Unit, ids: Collection[int]) -> dict[int, str]:
+    return StoredRows("context", unit.ask("SELECT id, body FROM context WHERE id IN (?*)", ids))
+
+
+@of_log
+def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]]:
+    """The arm ids of each eligible set, ascending."""
+    rows = unit.ask("SELECT id, arms FROM eligible_set WHERE id IN (?*)", ids)
+    return StoredRows(
+        "eligible_set", ((key, tuple(parse(arms, f"arms of eligible_set {key}", list))) for key, arms in rows)
+    )
+
+
+@of_log
+def set_sizes(unit: Unit, ids: Collection[int]) -> dict[int, int]:
+    """How many arms each eligible set has."""
+    return dict(unit.ask("SELECT id, size FROM eligible_set WHERE id IN (?*)", ids))

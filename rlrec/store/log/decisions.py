@@ -1,0 +1,249 @@
+"""Decisions, their slots, the request ids they answer, and their times."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from rlrec.records import Decision, Slot
+from rlrec.store.database import database_errors
+from rlrec.store.database.unit import Row, StoredRows, Unit
+
+DECISION = Decision._fields[:-1]
+LIVE_COLUMNS = tuple(name for name in DECISION if name not in ("run_id", "source"))
+SLOT = ("decision_id", *Slot._fields)
+LAST_ID = 2**40 - 1  # the packed slots of a visit have 40 bits for a decision
+
+
+class SlotPropensity(NamedTuple):
+    """`propensity` is conditional on the slots above."""
+
+    decision_id: int
+    position: int
+    propensity: float | None
+    marginal: float | None
+
+
+NEWEST = "SELECT max(at) FROM decision WHERE imported = 0"
+
+
+def newest(unit: Unit) -> int | None:
+    """The time of the newest decision that was not imported."""
+    at = unit.ask_value(NEWEST)
+    return None if at is None else int(at)
+
+
+def reserve(unit: Unit, count: int) -> Sequence[int]:
+    """`count` decision ids, ascending, that no one else will use."""
+    if unit.postgres:
+        ids = unit.reserve("decision", count)
+    else:
+        first = peek(unit)
+        ids = range(first, first + count)
+    if ids and ids[-1] > LAST_ID:
+        raise database_errors.ids_exhausted("decisions")
+    return ids
+
+
+def peek(unit: Unit) -> int:
+    """The id that the next decision will have if nobody else comes first: behind all that there are or were."""
+    larger = "greatest" if unit.postgres else "max"
+    newest = f"{larger}(coalesce(max(id), 0), coalesce((SELECT removed_to FROM settings), 0))"
+    return int(unit.ask_value(f"SELECT {newest} + 1 FROM decision"))
+
+
+def add(unit: Unit, decisions: Iterable[Row], slots: Iterable[Row]) -> None:
+    """Store decisions drawn here, rows of LIVE_COLUMNS, and their slots, rows of SLOT."""
+    unit.insert("decision", LIVE_COLUMNS, decisions)
+    unit.insert("slot", SLOT, slots)
+
+
+def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
+    """Decisions with their slots in order of position; unknown ids are left out."""
+    heads = unit.ask(f"SELECT {', '.join(DECISION)} FROM decision WHERE id IN (?*)", ids)
+    chosen = f"SELECT {', '.join(SLOT)} FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
+    slots: dict[int, list[Slot]] = {}
+    for decision_id, *values, censored, rounded in unit.ask(chosen, ids):
+        slots.setdefault(decision_id, []).append(Slot._make((*values, bool(censored), bool(rounded))))
+    return StoredRows("decision", [(row[0], Decision._make((*row, tuple(slots.get(row[0], ()))))) for row in heads])
+
+
+def propensities(unit: Unit, ids: Collection[int]) -> list[SlotPropensity]:
+    """The propensity and the marginal of all slots of these decisions, by decision and position."""
+    return unit.select(SlotPropensity, "slot WHERE decision_id IN (?*) ORDER BY decision_id, position", ids)
+
+
+def policy_ids(unit: Unit, ids: Collection[int]) -> dict[int, int]:
+    """The policy id of each of these decisions that exists."""
+    return dict(unit.ask("SELECT id, policy_id FROM decision WHERE id IN (?*)", ids))
+
+
+def of_visit(unit: Unit, session_id: int, visit: int) -> list[int]:
+    """Ids of the decisions of one visit, in order of step."""
+    chosen = "SELECT id FROM decision WHERE session_id = ? AND visit = ? ORDER BY step"
+    return [row[0] for row in unit.ask(chosen, session_id, visit)]
+
+
+class ShownSlot(NamedTuple):
+    session_id: int
+    decision_id: int
+    step: int
+    position: int
+    arm_id: int
+
+
+def slots_of_open_visits(unit: Unit, session_ids: Collection[int]) -> list[ShownSlot]:
+    """Every slot of the open visits of these sessions that have no stored history, in order."""
+    joined = (
+        "visit v JOIN decision d ON d.session_id = v.session_id AND d.visit = v.number"
+        " JOIN slot s ON s.decision_id = d.id"
+    )
+    return unit.records(
+        ShownSlot,
+        f"SELECT v.session_id, d.id, d.step, s.position, s.arm_id FROM {joined} WHERE v.session_id IN (?*)"
+        " AND v.ended_at IS NULL AND v.history IS NULL ORDER BY v.session_id, d.step, s.position",
+        session_ids,
+    )
+
+
+class StoredRequest(NamedTuple):
+    """digest: of the request's content, None where the decision was imported."""
+
+    digest: bytes | None
+    decision_id: int
+
+
+def requests(unit: Unit, keys: Collection[str]) -> dict[str, StoredRequest]:
+    """The stored requests among these request ids."""
+    if not keys:
+        return {}
+    rows = unit.ask("SELECT request_key, request_digest, id FROM decision WHERE request_key IN (?*)", keys)
+    return {key: StoredRequest(digest, decision_id) for key, digest, decision_id in rows}
+
+
+class DrawnRequest(NamedTuple):
+    eligible_id: int
+    context_id: int
+    size: int
+
+
+def newest_requests(unit: Unit, policy_id: int | None, *, limit: int) -> list[DrawnRequest]:
+    """Requests of the newest decisions drawn from a policy; policy_id None: of the newest decisions of the log."""
+    if policy_id is None:
+        return unit.select(DrawnRequest, "decision ORDER BY id DESC LIMIT ?", limit)
+    chosen = "decision WHERE policy_id = ? AND imported = 0 ORDER BY id DESC LIMIT ?"
+    return unit.select(DrawnRequest, chosen, policy_id, limit)
+
+
+def overdue(unit: Unit, policy_id: int, *, first: int, before: int, slots: int) -> list[int]:
+    """Ids of the decisions drawn from a policy, from id `first` on, that were drawn before a time, oldest first: with
+    at most `slots` slots together, but at least one decision.
+    Within a policy ids are in order of time: where the first one is young, no other is read."""
+    chosen = "SELECT id, at, size FROM decision WHERE policy_id = ? AND id >= ? AND imported = 0 ORDER BY id LIMIT ?"
+    eldest = unit.ask_row(chosen, policy_id, first, 1)
+    ids: list[int] = []
+    if eldest is None or eldest[1] >= before:
+        return ids
+    room = slots
+    for key, at, size in unit.ask(chosen, policy_id, first, slots):
+        if at >= before or (ids and size > room):
+            break
+        ids.append(key)
+        room -= size
+    return ids
+
+
+def newest_before(unit: Unit, policy_id: int, *, before: int) -> int:
+    """Id of the newest decision drawn from a policy before a time; 0 where there is none.
+    Within a policy ids are in order of time, so that few newer ones are read."""
+    chosen = "policy_id = ? AND imported = 0 AND at < ? ORDER BY id DESC LIMIT 1"
+    return int(unit.ask_value(f"SELECT id FROM decision WHERE {chosen}", policy_id, before) or 0)
+
+
+def nth_newest(unit: Unit, policy_id: int, n: int) -> int:
+    """Id of a policy's n-th newest decision; 0 where it has fewer."""
+    chosen = "policy_id = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
+    return int(unit.ask_value(f"SELECT id FROM decision WHERE {chosen}", policy_id, n - 1) or 0)
+
+
+def count_slots_after(unit: Unit, policy_id: int, last: int) -> int:
+    """The number of slots of the decisions drawn from a policy after the one of id `last`."""
+    joined = "slot JOIN decision ON decision.id = slot.decision_id"
+    counted = f"SELECT count(*) FROM {joined} WHERE policy_id = ? AND decision.id > ? AND imported = 0"
+    return int(unit.ask_value(counted, policy_id, last))
+
+
+def slot_counts(unit: Unit, *, policy_id: int, version_id: int | None = None) -> dict[int, int]:
+    """The number of slots that each arm got from a policy, or from one version of it."""
+    joined = "slot JOIN decision ON decision.id = slot.decision_id"
+    counted = f"SELECT arm_id, count(*) FROM {joined} WHERE policy_id = ?"
+    if version_id is None:
+        return dict(unit.ask(f"{counted} GROUP BY arm_id", policy_id))
+    return dict(unit.ask(f"{counted} AND version_id = ? GROUP BY arm_id", policy_id, version_id))
+
+
+def pending_slot_counts(
+    unit: Unit, *, policy_id: int, version_id: int | None, since: int, entered_to: int | None
+) -> dict[int, int]:
+    """The number of slots of each arm, of those in `slot_counts`, whose rewards are not complete: of decisions since a
+    time, or behind the last one that entered the belief (None: all do at once)."""
+    behind = "" if entered_to is None else f" OR decision.id > {entered_to}"
+    tests = ["policy_id = ?", "imported = 0", f"(decision.at >= {since}{behind})"]
+    if version_id is not None:
+        tests.append(f"version_id = {version_id}")
+    joined = f"slot JOIN decision ON decision.id = slot.decision_id WHERE {' AND '.join(tests)}"
+    return dict(unit.ask(f"SELECT arm_id, count(*) FROM {joined} GROUP BY arm_id", policy_id))
+
+
+def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> None:
+    """Mark slots (decision_id, position)."""
+    if rows := list(slots):
+        unit.tell_each(f"UPDATE slot SET censored = {int(censored)} WHERE decision_id = ? AND position = ?", rows)
+
+
+# -- decisions that lie ahead of the database's clock, and how they are put back --
+
+
+class Ahead(NamedTuple):
+    """Decisions that were not imported and lie ahead of `clock`: how many, the first and the last of their times.
+    before: the newest time of the others; None where there is none."""
+
+    clock: int
+    decisions: int
+    first: int
+    newest: int
+    before: int | None
+
+    @property
+    def by(self) -> int:
+        """How far the newest lies ahead, in microseconds."""
+        return self.newest - self.clock
+
+
+def ahead(unit: Unit) -> Ahead:
+    """Decisions ahead of the database's clock; without any, the times are those of the clock."""
+    clock = unit.clock()
+    log = "FROM decision WHERE imported = 0 AND at"
+    count, first, newest = unit.ask(f"SELECT count(*), min(at), max(at) {log} > ?", clock)[0]
+    before = unit.ask_value(f"SELECT max(at) {log} <= ?", clock)
+    return Ahead(clock, count, first or clock, newest or clock, before)
+
+
+def put_back(unit: Unit, block: Ahead) -> int:
+    """Move decisions ahead of the clock, their events and their visits by one distance, so that the newest is of now.
+    Between a decision and its events, and between decisions, all distances stay, so that rewards stay too. Rows of
+    other tables that lie ahead of the clock go along, and none ends ahead of it, or before the first of the decisions:
+    how many times of these were moved."""
+    from rlrec.store.database.tables import time_columns  # which a single decision does without
+
+    by, clock = block.by, block.clock
+    ids = "SELECT id FROM decision WHERE imported = 0 AND at > ?"
+    unit.tell(
+        f"UPDATE event SET at = at - ?, received_at = received_at - ? WHERE decision_id IN ({ids})", by, by, clock
+    )
+    unit.tell("UPDATE decision SET at = at - ? WHERE imported = 0 AND at > ?", by, clock)
+    least, greatest = ("least", "greatest") if unit.postgres else ("min", "max")
+    others = [column for column in time_columns() if column.table.name not in ("decision", "event")]
+    moved = f"{least}({greatest}({{0}}, ?) - ?, ?) WHERE {{0}} > ?"
+    changes = (f'UPDATE "{column.table.name}" SET {column.name} = {moved.format(column.name)}' for column in others)
+    return sum(unit.tell(change, block.first, by, clock, clock) for change in changes)

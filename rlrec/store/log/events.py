@@ -1,0 +1,155 @@
+"""Events of decisions, the keys of the lines they came in, and the decisions that such lines name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+from rlrec.records import Event
+from rlrec.store.database.folders import of_log
+from rlrec.store.database.unit import Row, Unit, slices
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Ids
+
+
+CENSOR = "!censor"
+RETURN = "return"  # of the last decision of a visit after which the user came back
+
+Wanted = tuple[int | None, int | None]  # a decision, and a position of it
+
+
+class FeedbackTarget(NamedTuple):
+    """The decision and the slot that a line of feedback names.
+    arm_id: of the slot, None for a page or where there is no such slot; number: of the decision's last event, None
+    where it has none. All fields are None where there is no such decision."""
+
+    decision_id: int
+    policy_id: int
+    version_id: int
+    at: int
+    size: int
+    imported: int
+    arm_id: int
+    number: int | None
+    ordinal: int
+    context_id: int
+
+
+class AgedEvent(NamedTuple):
+    """age_us: microseconds after the decision."""
+
+    decision_id: int
+    position: int | None
+    kind: str
+    value: float
+    age_us: int
+
+
+class FeedbackKey(NamedTuple):
+    """The line that a key names: its digest, its `at` if it had one, and its decision."""
+
+    digest: bytes
+    at: int | None
+    decision_id: int
+
+
+# Without a position the only slot of a slate is meant, or the page of a longer one.
+_TARGETS = """
+SELECT d.id, d.policy_id, d.version_id, d.at, d.size, d.imported, s.arm_id,
+    (SELECT max(number) FROM event WHERE decision_id = d.id), coalesce(d.ordinal, 0), d.context_id
+FROM {wanted} LEFT JOIN decision AS d ON d.id = w.id LEFT JOIN slot AS s ON s.decision_id = d.id
+    AND s.position = coalesce(w.position, CASE WHEN d.size = 1 THEN 1 END)
+"""
+_ARRAYS = "unnest(?::bigint[], ?::bigint[]) WITH ORDINALITY AS w (id, position, rank)"
+PORTION = 1_000
+NEAR = 4  # decisions among which one is wanted: a range of ids costs less than each by itself
+
+
+def targets(unit: Unit, wanted: Sequence[Wanted]) -> list[FeedbackTarget]:
+    """The target of each decision and position, in order."""
+    if unit.postgres:
+        text = _TARGETS.format(wanted=_ARRAYS) + "ORDER BY w.rank"
+        return unit.records(FeedbackTarget, text, [decision for decision, _ in wanted], [slot for _, slot in wanted])
+    targets: list[FeedbackTarget] = []
+    for portion in slices(wanted, PORTION):
+        targets += unit.records(FeedbackTarget, _targets_sqlite(len(portion)), *chain.from_iterable(portion))
+    return targets
+
+
+@lru_cache(maxsize=8)
+def _targets_sqlite(count: int) -> str:
+    """The loops are nested as they are written, so that rows come in the order of the values."""
+    return f"WITH w (id, position) AS (VALUES {','.join(['(?,?)'] * count)}) {_TARGETS.format(wanted='w')}"
+
+
+def slates(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[int, int]]:
+    """The arm id at each position of these decisions, in order."""
+    slates: dict[int, dict[int, int]] = {}
+    chosen = "SELECT decision_id, position, arm_id FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
+    for decision_id, position, arm_id in unit.ask(chosen, decision_ids):
+        slates.setdefault(decision_id, {})[position] = arm_id
+    return slates
+
+
+def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: int) -> list[AgedEvent]:
+    """Events of these kinds, and `!censor` events, that had been received of these decisions by a time, in the order in
+    which they were stored.
+    Where the decisions lie close together, those of others between them come along: to leave them out would cost
+    more."""
+    first, last = int(decision_ids.min()), int(decision_ids.max())
+    near = last - first < NEAR * len(decision_ids)
+    inside = "decision_id BETWEEN ? AND ?" if near else "decision_id IN (?*)"
+    wanted = (first, last) if near else (sorted(set(decision_ids.tolist())),)
+    served_at = "SELECT d.at FROM decision d WHERE d.id = event.decision_id"  # no join: it would read all decisions
+    chosen = (
+        f"SELECT decision_id, position, kind, value, at - ({served_at}) FROM event"
+        f" WHERE {inside} AND received_at <= ? AND kind IN (?*) ORDER BY decision_id, number"
+    )
+    return unit.records(AgedEvent, chosen, *wanted, time, [*kinds, CENSOR])
+
+
+_UNREAD = {"seq": "0", "key": "NULL", "number": "0"}  # by rewards
+
+
+def by_decision(
+    unit: Unit, decision_ids: Collection[int], kinds: Collection[str] | None = None
+) -> dict[int, list[Event]]:
+    """Events of each decision that has any, in the order in which they were stored: of all kinds, or of these kinds and
+    `!censor` for their rewards, without key and numbers."""
+    if not decision_ids:
+        return {}
+    columns = ", ".join(Event._fields if kinds is None else (_UNREAD.get(name, name) for name in Event._fields))
+    listed = [] if kinds is None else [[*kinds, CENSOR]]
+    chosen = f"SELECT {columns} FROM event WHERE decision_id IN (?*){' AND kind IN (?*)' if listed else ''}"
+    by_decision: dict[int, list[Event]] = {}
+    for event in unit.records(Event, f"{chosen} ORDER BY decision_id, number", decision_ids, *listed):
+        by_decision.setdefault(event[0], []).append(event)
+    return by_decision
+
+
+@of_log
+def largest(unit: Unit, kinds: Collection[str], *, of_slots: bool) -> dict[str, float]:
+    """The largest value of each of these kinds that has come, in absolute terms; of_slots: those of pages are left
+    out."""
+    chosen = f"FROM event WHERE kind IN (?*){' AND position IS NOT NULL' if of_slots else ''}"
+    return dict(unit.ask(f"SELECT kind, MAX(ABS(value)) {chosen} GROUP BY kind", kinds))
+
+
+def add(unit: Unit, rows: Iterable[Row]) -> None:
+    """Store events, rows of Event. The caller holds the lock of the decision's policy."""
+    unit.insert("event", Event._fields, rows)
+
+
+def stored_keys(unit: Unit, keys: Collection[str]) -> dict[str, FeedbackKey]:
+    """The stored lines among these feedback keys."""
+    if not keys:
+        return {}
+    rows = unit.ask("SELECT key, digest, at, decision_id FROM feedback_key WHERE key IN (?*)", keys)
+    return {key: FeedbackKey(bytes(digest), at, decision_id) for key, digest, at, decision_id in rows}
+
+
+def add_keys(unit: Unit, rows: Iterable[tuple[str, bytes, int | None, int]]) -> None:
+    unit.insert("feedback_key", ("key", "digest", "at", "decision_id"), sorted(rows))

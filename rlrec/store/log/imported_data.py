@@ -1,0 +1,84 @@
+"""Data of imported lines beside their slates, decision by decision."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import defaultdict
+from collections.abc import Collection
+from typing import Any
+
+from rlrec.store.database.folders import of_log
+from rlrec.store.database.unit import Unit, damaged, parse
+from rlrec.store.log import contents
+
+
+def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]:
+    """Data by decision, as far as there is some: keep_probability, estimated, features (by arm key), slot_sets (ids by
+    slot) and support (probabilities in order of the ids of its eligible arms)."""
+    data = defaultdict[int, dict[str, Any]](dict)
+    marks = "SELECT id, keep_probability, estimated FROM decision WHERE id IN (?*) AND imported = 1"
+    for number, keep_probability, estimated in unit.ask(marks, decision_ids):
+        if keep_probability is not None:
+            data[number]["keep_probability"] = keep_probability
+        if estimated:
+            data[number]["estimated"] = True
+    context_ids = feature_contexts(unit, decision_ids)
+    bodies = contents.context_bodies(unit, set(context_ids.values()))
+    for number, context in context_ids.items():
+        data[number]["features"] = parse(bodies[context], f"features of decision {number}")
+    for number, sets in slot_sets(unit, decision_ids).items():
+        data[number]["slot_sets"] = sets
+    for number, probabilities in supports(unit, decision_ids).items():
+        data[number]["support"] = probabilities.tolist()
+    return dict(data)
+
+
+@of_log
+def any_row(unit: Unit, table: str) -> bool:
+    """Whether some decision has a row in a table of what not every one has."""
+    return unit.ask_row(f"SELECT decision_id FROM {table} LIMIT 1") is not None
+
+
+@of_log
+def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float]]:
+    """Probabilities at position 1 of the eligible arms, in order of their ids, of these decisions that have them."""
+    rows = unit.ask("SELECT decision_id, probabilities FROM logged_support WHERE decision_id IN (?*)", decision_ids)
+    return {number: read_support(number, packed) for number, packed in rows}
+
+
+def read_support(number: int, packed: bytes) -> array[float]:
+    """The probabilities of a row. number: of the decision."""
+    if len(packed) % 8:
+        raise damaged(f"the support of decision {number} is damaged")
+    return array("d", bytes(packed))
+
+
+@of_log
+def slot_sets(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[list[int]]]:
+    """The ids of the arms that each slot could show, from the top, of those of these decisions where they differ."""
+    rows = unit.ask("SELECT decision_id, arms FROM slot_set WHERE decision_id IN (?*)", decision_ids)
+    return {number: read_slot_sets(number, arms) for number, arms in rows}
+
+
+def read_slot_sets(number: int, arms: str) -> list[list[int]]:
+    """The sets of a row. number: of the decision."""
+    sets: list[list[int]] = parse(arms, f"arms of the slots of decision {number}", list)
+    return sets
+
+
+@of_log
+def feature_contexts(unit: Unit, decision_ids: Collection[int]) -> dict[int, int]:
+    """By decision the context that holds features of arms for it alone, in place of those of the catalogue."""
+    query = "SELECT decision_id, context_id FROM decision_features WHERE decision_id IN (?*)"
+    return dict(unit.ask(query, decision_ids))
+
+
+def features(unit: Unit, context_ids: Collection[int]) -> dict[int, dict[str, str]]:
+    """JSON of the features of each arm, by its key, in these contexts."""
+    bodies = contents.context_bodies(unit, context_ids)
+    listed = {number: parse(body, f"body of context {number}") for number, body in bodies.items()}
+    return {
+        number: {key: json.dumps(features, ensure_ascii=False) for key, features in by_arm.items()}
+        for number, by_arm in listed.items()
+    }

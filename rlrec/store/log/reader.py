@@ -1,0 +1,419 @@
+"""The log as columns, in ranges of session id: a batch holds whole sessions, one row an impression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from rlrec.arrays import Ids, Index, take
+from rlrec.store.database.bulk import Columns, PendingQuery
+from rlrec.store.database.folders import of_log
+from rlrec.store.database.unit import Unit, damaged
+
+BATCH = 50_000  # decisions in a batch, about
+ABSENT = -1  # stands for a missing id
+_NONE = "-1.0"  # stands for a missing probability
+NO_SCORE = 1e308  # stands for a missing score
+_EMPTY = ("x''", "''::bytea")  # no bytes, on SQLite and PostgreSQL
+# Decisions among which one is wanted: to read past up to so many costs less than an index, and than to look up events.
+SCANNED, NEAR = 12, 2
+_SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
+_ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
+
+
+def _numbers_of(table: str, *names: str) -> dict[str, tuple[type, str]]:
+    return {name: (np.int64, f"{table}.{name}") for name in names}
+
+
+# name: (type, expression over decision d, slot s, session v)
+COLUMNS: dict[str, tuple[type, str]] = {
+    "decision_id": (np.int64, "d.id"),
+    "session_id": (np.int64, "d.session_id"),
+    "user_id": (np.int64, f"coalesce(v.user_id, {ABSENT})"),
+    "session_digest": (np.int64, "coalesce(v.digest, 0)"),
+    "user_digest": (np.int64, "coalesce((SELECT u.digest FROM users u WHERE u.id = v.user_id), 0)"),
+    **_numbers_of("v", "split", "created_at"),
+    **_numbers_of("d", "visit", "step", "at", "policy_id", "version_id", "belief_seq"),
+    "belief_ordinal": (np.int64, "coalesce(d.belief_ordinal, 0)"),
+    "ordinal": (np.int64, "coalesce(d.ordinal, 0)"),
+    **_numbers_of("d", "context_id", "eligible_id", "catalogue_revision"),
+    "variant_id": (np.int64, f"coalesce(d.variant_id, {ABSENT})"),
+    "route_id": (np.int64, f"coalesce({_ROUTE}, {ABSENT})"),
+    "size": (np.int64, "d.size"),
+    "seed": (np.int64, "coalesce(d.seed, 0)"),
+    "log_propensity": (np.float64, "coalesce(d.log_propensity, 1.0)"),
+    "imported": (np.bool_, "d.imported"),
+    "estimated": (np.bool_, "coalesce(d.estimated, 0)"),
+    "keep_probability": (np.float64, "coalesce(d.keep_probability, 1.0)"),
+    "subsampled": (np.bool_, "CASE WHEN d.keep_probability IS NULL THEN 0 ELSE 1 END"),
+    **_numbers_of("s", "position", "arm_id"),
+    **{name: (np.float64, f"coalesce(s.{name}, {_NONE})") for name in ("propensity", "marginal", "min_propensity")},
+    "score": (np.float64, f"coalesce(s.score, {NO_SCORE})"),
+    "censored": (np.bool_, "s.censored"),
+    "rounded": (np.bool_, "s.rounded"),
+    # The visit as the decision saw it (see `history.py`), and whether that is stored: no bytes may mean either.
+    "recorded": (np.bool_, "CASE WHEN d.history IS NULL THEN 0 ELSE 1 END"),
+    "history": (object, "coalesce(d.history, {empty})"),
+}
+EVENTS: dict[str, tuple[type, str]] = {
+    "decision_id": (np.int64, "e.decision_id"),
+    "number": (np.int64, "e.number"),
+    "position": (np.int64, "coalesce(e.position, 0)"),
+    "kind": (object, "e.kind"),
+    "value": (np.float64, "e.value"),
+    "age_us": (np.int64, "e.at - d.at"),
+    "received_at": (np.int64, "e.received_at"),
+    "seq": (np.int64, "e.seq"),
+}
+# Columns that audits alone read.
+_RARE = (
+    "session_digest", "user_digest", "created_at", "seed", "log_propensity", "rounded", "belief_ordinal",
+    "catalogue_revision", "recorded", "history",
+)  # fmt: skip
+LOGGED = tuple(name for name in COLUMNS if name not in _RARE)
+SESSIONS = tuple(name for name, (_, text) in COLUMNS.items() if "v." in text)  # a session has them once
+ONCE = ("history",)  # a decision has it once, and it is too large to be read with each of its slots
+EVENT_COLUMNS = ("decision_id", "position", "kind", "value", "age_us")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which decisions of the log; None means any. Times are microseconds, `since` included, `until` not."""
+
+    policy_ids: Collection[int] | None = None
+    version_ids: Collection[int] | None = None
+    variant_ids: Collection[int] | None = None
+    since: int | None = None
+    until: int | None = None
+    first_id: int | None = None
+    last_id: int | None = None
+    imported: bool | None = None
+    splits: Collection[int] | None = None
+    route_ids: Collection[int] | None = None
+
+    def conditions(self) -> list[str]:
+        """Tests on a decision `d`, to be joined by AND."""
+        sets = {"policy_id": self.policy_ids, "version_id": self.version_ids, "variant_id": self.variant_ids}
+        bounds = {"at >=": self.since, "at <": self.until, "id >=": self.first_id, "id <=": self.last_id}
+        return [
+            *(f"d.{name} IN ({numbers(wanted)})" for name, wanted in sets.items() if wanted is not None),
+            *(f"d.{test} {int(limit)}" for test, limit in bounds.items() if limit is not None),
+            *([] if self.imported is None else [f"d.imported = {int(self.imported)}"]),
+            *([] if self.splits is None else [f"{_SPLIT} IN ({numbers(self.splits)})"]),
+            *([] if self.route_ids is None else [f"{_ROUTE} IN ({numbers(self.route_ids)})"]),
+        ]
+
+
+def numbers(wanted: Collection[int]) -> str:
+    """A list for IN; where it is empty, one that holds for no row."""
+    return ", ".join(map(str, sorted(map(int, wanted)))) or "NULL"
+
+
+def _find_rows(table: str, stored: Ids, ids: Ids) -> Index:
+    """Where ids lie among those of the rows of a table, ascending. Raises RlrecError where a row is gone."""
+    index = np.searchsorted(stored, ids)
+    gone = ids[np.append(stored, -1)[index] != ids]
+    if len(gone):
+        raise damaged(f"row {gone[0]} of table {table} is gone")
+    return index
+
+
+@dataclass(frozen=True, eq=False)
+class ContextTexts:
+    """Contexts as they were stored: ids (m,) ascending, and the text of each."""
+
+    ids: Ids
+    texts: Sequence[str]
+
+    def of(self, ids: Ids) -> Sequence[str]:
+        """The texts of some of these ids, ascending too."""
+        if np.array_equal(ids, self.ids):
+            return self.texts
+        return [self.texts[index] for index in _find_rows("context", self.ids, ids).tolist()]
+
+    @classmethod
+    def joined(cls, several: Sequence[ContextTexts]) -> ContextTexts:
+        """All of them, each once."""
+        ids, first = np.unique(np.concatenate([each.ids for each in several]), return_index=True)
+        texts = [text for each in several for text in each.texts]
+        return cls(ids, [texts[index] for index in first.tolist()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """slots: one row an impression; events: one row an event of these, position 0 for the page; contexts: the texts
+    that were wanted.
+    visits: of the sessions of the range (of any policy), by session_id and number: started_at, last_at, ended_at
+    (ABSENT while it was not ended) and steps; keys: of each of these sessions, by session_id, its key and its user's
+    (none: "")."""
+
+    slots: Columns
+    events: Columns
+    contexts: ContextTexts | None = None
+    visits: Columns | None = None
+    keys: Columns | None = None
+
+    def __len__(self) -> int:
+        return len(self.slots["decision_id"])
+
+    def of_rows(self, rows: Ids) -> Batch:
+        """These rows, of whole decisions, with all that belongs to them."""
+        if len(rows) == len(self):
+            return self
+        slots = take(self.slots, rows)
+        sessions = slots["session_id"]
+        visits, keys = (
+            columns and take(columns, np.isin(columns["session_id"], sessions)) for columns in (self.visits, self.keys)
+        )
+        events = take(self.events, np.isin(self.events["decision_id"], slots["decision_id"]))
+        return replace(self, slots=slots, events=events, visits=visits, keys=keys)
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """The rows of several batches, which share no session, as one."""
+        if len(batches) == 1:
+            return batches[0]
+        columns = {
+            name: _joined([getattr(batch, name) for batch in batches])
+            for name in ("slots", "events", "visits", "keys")
+            if getattr(batches[0], name) is not None
+        }
+        texts = [batch.contexts for batch in batches if batch.contexts is not None]
+        return cls(**columns, contexts=ContextTexts.joined(texts) if len(texts) == len(batches) else None)
+
+
+def _joined(tables: Sequence[Columns]) -> Columns:
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+def batches(
+    unit: Unit, selection: Selection, *, size: int = BATCH, columns: Collection[str] = LOGGED,
+    wanted: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
+) -> Iterator[Batch]:  # fmt: skip
+    """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
+    decision and position. Memory is bounded by two batches: one is read while another is worked on.
+    wanted: picks the context ids of a batch whose texts come with it; visits, keys: whether these come with it."""
+    needed = {*columns, "decision_id", "session_id", "position", *(["context_id"] if wanted else [])}
+    names = [name for name in COLUMNS if name in needed]
+    extra_queries = tuple(ask for ask, is_wanted in ((ask_visits, visits), (ask_keys, keys)) if is_wanted)
+    ranges_ahead = (_RangeQueries(unit, ids, selection.conditions(), names, extra_queries) for ids in _cuts(unit, size))
+    last = int(unit.ask_value("SELECT coalesce(max(session_id), 1) FROM decision"))
+    ahead, read = next(ranges_ahead, None), 0
+    while ahead is not None:
+        batch = ahead.batch()
+        read += ahead.ids.decisions
+        unit.progress("decisions", read, ahead.ids.high / last)
+        contexts = PendingContexts(unit, wanted(batch.slots["context_id"])) if wanted and len(batch) else None
+        ahead = next(ranges_ahead, None)
+        if len(batch):
+            yield replace(batch, contexts=None if contexts is None else contexts.texts())
+
+
+def _cuts(unit: Unit, size: int) -> Iterator[IdRange]:
+    ahead = "SELECT session_id, id FROM decision WHERE session_id > ? ORDER BY session_id LIMIT ?"
+    low = 0
+    while True:
+        extent = f"{low}, max(session_id), min(id), max(id), count(*)"
+        (near,) = unit.records(IdRange, f"SELECT {extent} FROM ({ahead}) AS near", low, size)
+        if not near.decisions:
+            return
+        # Its last session may have further decisions, with other ids.
+        (session,) = unit.records(IdRange, f"SELECT {extent} FROM decision WHERE session_id = ?", near.high)
+        yield near._replace(first=min(near.first, session.first), last=max(near.last, session.last))
+        low = near.high
+
+
+class IdRange(NamedTuple):
+    """Decisions of sessions above `low` up to `high`: their first and last id, and about how many they are; None where
+    there are none."""
+
+    low: int
+    high: int
+    first: int
+    last: int
+    decisions: int
+
+
+class _RangeQueries:
+    """The queries of a range of sessions.
+    Decisions that do not lie too far apart are read in order of their ids, which is their order on the disk: an index
+    leads from one page to another. A `+` keeps the database from using an index nevertheless."""
+
+    def __init__(
+        self, unit: Unit, ids: IdRange, conditions: Sequence[str], names: Sequence[str],
+        extra_queries: Collection[RangeQuery],
+    ) -> None:  # fmt: skip
+        sessions = [f"d.session_id > {ids.low}", f"d.session_id <= {ids.high}"]
+        between = [f">= {ids.first}", f"<= {ids.last}"]
+        spread = (ids.last - ids.first) / ids.decisions
+        tests = [f"+{test}" for test in conditions]
+        self.ids, self._names = ids, names
+        slots = [name for name in names if name not in SESSIONS and name not in ONCE]
+        if spread < SCANNED:
+            inside = [*(f"d.id {end}" for end in between), *(f"+{test}" for test in sessions), *tests]
+            self._slots = ask_slots(unit, slots, inside, order="d.id, s.position")
+        else:
+            inside = [*sessions, *tests]
+            self._slots = ask_slots(unit, slots, inside, order="d.session_id, d.id, s.position")
+        decided = list(inside)
+        if spread < NEAR:
+            inside += [f"e.decision_id {end}" for end in between]
+        first = "event e CROSS JOIN decision d" if spread < NEAR else "decision d CROSS JOIN event e"
+        self._events = ask_events(unit, EVENT_COLUMNS, inside, of=first)
+        self._sessions = ask_sessions(unit, [name for name in names if name in SESSIONS], ids.low, ids.high)
+        self._once = ask_once(unit, [name for name in names if name in ONCE], decided)
+        self._extra_queries = {ask: ask(unit, ids.low, ids.high) for ask in extra_queries}
+
+    def batch(self) -> Batch:
+        slots, events = read_slots(self._slots), self._events.columns()
+        session = slots["session_id"]
+        if (session[1:] < session[:-1]).any():
+            order = np.argsort(session, kind="stable")
+            slots = {name: column[order] for name, column in slots.items()}
+        for query, key, names in ((self._sessions, "session_id", SESSIONS), (self._once, "decision_id", ONCE)):
+            if query is not None:
+                columns = query.columns()
+                index = _find_rows(key.removesuffix("_id"), columns[key], slots[key])
+                slots |= {name: column[index] for name, column in columns.items() if name in names}
+        extra = {ask: query.columns() for ask, query in self._extra_queries.items()}
+        slots = {name: slots[name] for name in self._names}
+        return Batch(slots=slots, events=events, visits=extra.get(ask_visits), keys=extra.get(ask_keys))
+
+
+def ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH) -> Iterator[Batch]:
+    """The decisions that the store drew from a policy, by ranges of decision id: for beliefs, where sessions do not
+    matter."""
+    for start, end in decisions(unit, policy_id, first=first, last=last, size=size):
+        batch = between(unit, policy_id, start, end, tests=["d.imported = 0"])
+        if len(batch):
+            yield batch
+
+
+def decisions(unit: Unit, policy_id: int, *, first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
+    """Ranges of decision id, both ends included, that hold `size` decisions of the policy each."""
+    ahead = "SELECT id FROM decision WHERE policy_id = ? AND id >= ? AND id <= ? ORDER BY id LIMIT 1 OFFSET ?"
+    begin, read = first, 0
+    while first <= last:
+        end = unit.ask_value(ahead, policy_id, first, last, size - 1) or last
+        yield first, int(end)
+        first, read = int(end) + 1, read + size
+        if first <= last:  # the range held as many
+            unit.progress("decisions", read, (first - begin) / (last - begin + 1))
+
+
+def between(
+    unit: Unit, policy_id: int, first: int, last: int, *, tests: Sequence[str] = (),
+    slots: Sequence[str] = LOGGED, events: Sequence[str] = EVENT_COLUMNS,
+) -> Batch:  # fmt: skip
+    """The policy's decisions of a range of ids, by decision and position."""
+    inside = [f"d.policy_id = {policy_id}", f"d.id >= {first}", f"d.id <= {last}", *tests]
+    queries = ask_slots(unit, slots, inside, order="d.id, s.position"), ask_events(unit, events, inside)
+    return Batch(slots=read_slots(queries[0]), events=queries[1].columns())
+
+
+def ask_slots(unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: str) -> PendingQuery:
+    """Some of COLUMNS for the slots of decisions `d` that pass all tests."""
+    session = " CROSS JOIN session v" if any(name in SESSIONS for name in names) else ""
+    joined = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
+    tables = f"decision d CROSS JOIN slot s{session} WHERE {' AND '.join(joined)} ORDER BY {order}"
+    return _ask(unit, {name: COLUMNS[name] for name in names}, tables)
+
+
+def ask_once(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> PendingQuery | None:
+    """The COLUMNS that a decision has once, of decisions `d` that pass all tests, in order of their ids; None where
+    none is wanted."""
+    if not names:
+        return None
+    wanted = {name: COLUMNS[name] for name in ("decision_id", *names)}
+    return _ask(unit, wanted, f"decision d WHERE {' AND '.join(tests)} ORDER BY d.id")
+
+
+def _ask(unit: Unit, wanted: Mapping[str, tuple[type, str]], tables: str) -> PendingQuery:
+    """The query of columns, as in COLUMNS, from tables."""
+    listed = ", ".join(text for _, text in wanted.values()).replace("{empty}", _EMPTY[unit.postgres])
+    return PendingQuery(unit, f"SELECT {listed} FROM {tables}", {name: kind for name, (kind, _) in wanted.items()})
+
+
+def ask_sessions(unit: Unit, names: Sequence[str], low: int, high: int) -> PendingQuery | None:
+    """The COLUMNS of sessions above `low` up to `high`, in order of their ids; None where none is wanted.
+    Read once a session: a session looked up for every slot costs a third of reading the slot."""
+    if not names:
+        return None
+    wanted = {"session_id": (np.int64, "v.id")} | {name: COLUMNS[name] for name in names}
+    return _ask(unit, wanted, f"session v WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id")
+
+
+RangeQuery = Callable[[Unit, int, int], PendingQuery]
+
+
+def ask_visits(unit: Unit, low: int, high: int) -> PendingQuery:
+    """The visits of sessions above `low` up to `high`."""
+    types = dict.fromkeys(("session_id", "number", "started_at", "last_at", "ended_at", "steps"), np.int64)
+    text = (
+        f"SELECT session_id, number, started_at, last_at, coalesce(ended_at, {ABSENT}), steps FROM visit"
+        f" WHERE session_id > {low} AND session_id <= {high} ORDER BY session_id, number"
+    )
+    return PendingQuery(unit, text, types)
+
+
+def ask_keys(unit: Unit, low: int, high: int) -> PendingQuery:
+    """The keys of sessions above `low` up to `high`, and those of their users."""
+    text = (
+        "SELECT v.id, v.key, coalesce(u.key, '') FROM session v LEFT JOIN users u ON u.id = v.user_id"
+        f" WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id"
+    )
+    return PendingQuery(unit, text, {"session_id": np.int64, "key": object, "user": object})
+
+
+def ask_events(
+    unit: Unit, names: Sequence[str], tests: Sequence[str], *, of: str = "decision d CROSS JOIN event e"
+) -> PendingQuery:
+    """Some of EVENTS for the events of decisions `d` that pass all tests. of: the tables in order of the loops."""
+    tables = f"{of} WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
+    if unit.postgres:  # SQLite has them in order of their numbers, in which values are added up
+        tables += " ORDER BY e.decision_id, e.number"
+    return _ask(unit, {name: EVENTS[name] for name in names}, tables)
+
+
+@of_log
+def context_texts(unit: Unit, ids: Ids) -> ContextTexts:
+    """The texts of contexts. ids: ascending."""
+    return PendingContexts(unit, ids).texts()
+
+
+class PendingContexts:
+    """Contexts that are being read, by their ids, ascending."""
+
+    def __init__(self, unit: Unit, ids: Ids) -> None:
+        self._ids, self._query = ids, None
+        if not len(ids):
+            return
+        first, last = int(ids[0]), int(ids[-1])
+        near = last - first < 2 * len(ids)
+        test = f"id >= {first} AND id <= {last}" if near else f"id IN ({numbers(ids.tolist())})"
+        text = f"SELECT id, body FROM context WHERE {test} ORDER BY id"
+        self._query = PendingQuery(unit, text, {"id": np.int64, "body": object})
+
+    def texts(self) -> ContextTexts:
+        if self._query is None:
+            return ContextTexts(self._ids, ())
+        columns = self._query.columns()
+        stored = ContextTexts(columns["id"], columns["body"].tolist())
+        return ContextTexts(self._ids, stored.of(self._ids))
+
+
+def read_slots(query: PendingQuery) -> Columns:
+    """The answer to `ask_slots`, with NaN for a probability that is missing."""
+    slots = query.columns()
+    for name, column in slots.items():
+        if COLUMNS[name][0] is np.float64 and name != "score":
+            column[column > 0 if name == "log_propensity" else column < 0] = np.nan
+    return slots
+
+
+def last_id(unit: Unit, policy_id: int) -> int:
+    """The newest decision of a policy; 0 where there is none."""
+    return int(unit.ask_value("SELECT coalesce(max(id), 0) FROM decision WHERE policy_id = ?", policy_id))

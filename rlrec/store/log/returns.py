@@ -1,0 +1,118 @@
+"""Visits of users who come back: the last decision of each user, and the visits that followed on it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from rlrec.store.database.unit import Unit
+from rlrec.store.log import decisions, settings
+from rlrec.store.log.events import RETURN
+
+# A decision with which a visit begins comes back to the decision that the user had before it, if the visit of that one
+# was over. Within a user ids are in order of commit, since who stores a decision has locked the user.
+_RETURNS = """
+SELECT pair.before, pair.at FROM (
+    SELECT d.step, d.at, lag(d.id) OVER (PARTITION BY s.user_id ORDER BY d.id) AS before
+    FROM decision d JOIN session s ON s.id = d.session_id
+    WHERE d.imported = 0 AND s.user_id IS NOT NULL
+) AS pair
+JOIN decision p ON p.id = pair.before JOIN visit v ON v.session_id = p.session_id AND v.number = p.visit
+WHERE pair.step = 0 AND (v.ended_at < pair.at OR v.last_at + ? < pair.at)
+"""
+_NEWEST = (
+    "SELECT s.user_id, max(d.id) AS id FROM decision d JOIN session s ON s.id = d.session_id"
+    " WHERE d.imported = 0 AND s.user_id IS NOT NULL GROUP BY s.user_id"
+)
+_REPLACED = "(user_id) DO UPDATE SET decision_id = excluded.decision_id"
+_EVENTS = (
+    "SELECT decision_id, count(*) - count(DISTINCT at) AS repeated FROM event"
+    f" WHERE kind = '{RETURN}' GROUP BY decision_id"
+)
+
+
+class Return(NamedTuple):
+    """A visit that began at `at`, for the last decision of the user's visit before."""
+
+    decision_id: int
+    at: int
+
+
+class LastDecision(NamedTuple):
+    """The last decision of a user; last_at and ended_at: of its visit."""
+
+    user_id: int
+    decision_id: int
+    policy_id: int
+    last_at: int
+    ended_at: int | None
+
+    def ends_at(self, timeout_us: int) -> int:
+        """When its visit ends if no decision follows."""
+        ends = self.last_at + timeout_us
+        return ends if self.ended_at is None else min(ends, self.ended_at)
+
+
+class WrongReturn(NamedTuple):
+    """A return whose decision has no event of it (repeated: None), or several of one time."""
+
+    decision_id: int
+    at: int
+    repeated: int | None
+
+
+def lock_users(unit: Unit, user_ids: Collection[int]) -> None:
+    """Lock users, in order of id, so that the order in which their visits begin and end is settled."""
+    if unit.postgres and user_ids:
+        unit.ask("SELECT id FROM users WHERE id IN (?*) ORDER BY id FOR NO KEY UPDATE", user_ids)
+        unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited
+
+
+def last_decisions(unit: Unit, user_ids: Collection[int]) -> list[LastDecision]:
+    """The last decision of each of these users that has one."""
+    return unit.records(
+        LastDecision,
+        "SELECT l.user_id, d.id, d.policy_id, v.last_at, v.ended_at FROM last_decision l"
+        " JOIN decision d ON d.id = l.decision_id JOIN visit v ON v.session_id = d.session_id AND v.number = d.visit"
+        " WHERE l.user_id IN (?*)",
+        user_ids,
+    )
+
+
+def set_last(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:
+    """Store the last decisions of users (user_id, decision_id)."""
+    unit.insert("last_decision", ("user_id", "decision_id"), sorted(rows), on_conflict=_REPLACED)
+
+
+def policies_of_last(unit: Unit, *, users: Collection[str], sessions: Collection[str]) -> set[int]:
+    """Ids of the policies of the last decisions of these users, and of the users of these sessions, by key."""
+    user_ids = "SELECT id FROM users WHERE key IN (?*) UNION SELECT user_id FROM session WHERE key IN (?*)"
+    joined = "last_decision l JOIN decision d ON d.id = l.decision_id"
+    chosen = f"SELECT DISTINCT d.policy_id FROM {joined} WHERE l.user_id IN ({user_ids})"
+    return {row[0] for row in unit.ask(chosen, users, sessions)}
+
+
+def missing(unit: Unit) -> list[Return]:
+    """The returns in the log whose decisions have no such event, oldest decision first."""
+    without = f"NOT EXISTS (SELECT 1 FROM event e WHERE e.decision_id = pair.before AND e.kind = '{RETURN}')"
+    chosen = f"{_RETURNS} AND {without} ORDER BY pair.before"
+    return unit.records(Return, chosen, settings.get(unit).session_timeout_us)
+
+
+def miscounted(unit: Unit, *, limit: int) -> list[WrongReturn]:
+    """Returns in the log that do not have one event each."""
+    counted = f"SELECT r.before, r.at, e.repeated FROM ({_RETURNS}) AS r LEFT JOIN ({_EVENTS}) AS e"
+    joined = " ON e.decision_id = r.before WHERE coalesce(e.repeated, 1) > 0 ORDER BY r.before LIMIT ?"
+    return unit.records(WrongReturn, counted + joined, settings.get(unit).session_timeout_us, limit)
+
+
+def misplaced(unit: Unit, *, limit: int) -> list[tuple[str, int]]:
+    """Users by key whose stored last decision is another one, and that decision."""
+    joined = f"last_decision l JOIN users u ON u.id = l.user_id LEFT JOIN ({_NEWEST}) AS n ON n.user_id = l.user_id"
+    chosen = f"SELECT u.key, l.decision_id FROM {joined} WHERE coalesce(n.id, 0) <> l.decision_id"
+    return [(user, decision_id) for user, decision_id in unit.ask(f"{chosen} ORDER BY l.user_id LIMIT ?", limit)]
+
+
+def derive_last(unit: Unit) -> None:
+    """Store the last decision of every user."""
+    unit.tell(f"INSERT INTO last_decision (user_id, decision_id) {_NEWEST} ON CONFLICT {_REPLACED}")

@@ -1,0 +1,248 @@
+"""Users, sessions and their visits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from rlrec.store.database import loading
+from rlrec.store.database.folders import of_log
+from rlrec.store.database.unit import Record, Row, StoredRows, Unit, damaged
+from rlrec.store.log.contents import key_digest
+
+
+class Session(NamedTuple):
+    """A session as it stands; `user` is the first one given, None until then."""
+
+    id: int
+    key: str
+    user_id: int | None
+    user: str | None
+    split: int
+    created_at: int
+
+
+class Visit(NamedTuple):
+    """A visit as it stands; `history` is packed, None where it was not stored."""
+
+    session_id: int
+    number: int
+    started_at: int
+    last_at: int
+    steps: int
+    recent: str
+    ended_at: int | None
+    history: bytes | None = None
+
+
+class NewestVisit(NamedTuple):
+    """The newest visit of a session. is_live: 1 where a live request may go on with it, or decided in it."""
+
+    session_id: int
+    number: int
+    last_at: int
+    steps: int
+    is_live: int
+
+
+class SessionVisit(NamedTuple):
+    """A session and its newest visit, whose fields are None where there is none yet."""
+
+    key: str
+    id: int
+    user_id: int | None
+    user: str | None
+    number: int | None
+    started_at: int
+    last_at: int
+    steps: int
+    recent: str
+    ended_at: int | None
+    history: bytes | None
+
+
+class VisitStep(NamedTuple):
+    session_id: int
+    visit: int
+    step: int
+    imported: int
+
+
+class SessionSummary(NamedTuple):
+    session: str
+    user: str | None
+    visits: int
+    decisions: int
+    last_at: int | None
+
+
+_SESSIONS = (
+    "SELECT session.id, session.key, session.user_id, users.key, session.split, session.created_at"
+    " FROM session LEFT JOIN users ON users.id = session.user_id"
+)
+
+
+_ADDED = (
+    "INSERT INTO session (key, user_id, split, created_at, digest)"
+    " SELECT * FROM unnest(?::text[], ?::bigint[], ?::smallint[], ?::bigint[], ?::bigint[])"
+    " ON CONFLICT (key) DO NOTHING RETURNING key, id"
+)
+
+
+def user_ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
+    """The id of each of these users that is stored."""
+    return loading.ids(unit, "users", "key", keys)
+
+
+def intern_users(unit: Unit, keys: Collection[str], digests: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The id of each user, stored if new. digests: of all keys, where they were computed before."""
+    ids = user_ids(unit, sorted(keys))
+    new = sorted(set(keys) - ids.keys())
+    digest = key_digest if digests is None else digests.__getitem__
+    return ids | loading.add_new(unit, "users", {"key": new, "digest": list(map(digest, new))})
+
+
+def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, Session]:
+    """The stored sessions among these keys. lock: they are locked in order of key."""
+    rows = _locked(unit, Session, f"{_SESSIONS} WHERE session.key IN (?*)", keys, lock=lock)
+    return {session.key: session for session in rows}
+
+
+def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -> list[SessionVisit]:
+    """The stored sessions among these keys, each with its newest visit. lock: they are locked in order of key."""
+    newest = "(SELECT max(number) FROM visit WHERE visit.session_id = session.id)"
+    chosen = (
+        "SELECT session.key, session.id, session.user_id, users.key, last.number, last.started_at, last.last_at,"
+        " last.steps, last.recent, last.ended_at, last.history"
+        " FROM session LEFT JOIN users ON users.id = session.user_id"
+        f" LEFT JOIN visit AS last ON last.session_id = session.id AND last.number = {newest}"
+        " WHERE session.key IN (?*)"
+    )
+    return _locked(unit, SessionVisit, chosen, keys, lock=lock)
+
+
+def _locked(unit: Unit, kind: type[Record], chosen: str, keys: Collection[str], *, lock: bool) -> list[Record]:
+    """Records of sessions, which on PostgreSQL are locked before they are read."""
+    if not (lock and unit.postgres):
+        return unit.records(kind, chosen, keys)
+    first = 'SELECT id FROM session WHERE key IN (?*) ORDER BY key COLLATE "C" FOR NO KEY UPDATE'
+    return list(map(kind._make, unit.ask_all((first, keys), (chosen, keys))[1]))
+
+
+def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
+    rows = unit.records(Session, f"{_SESSIONS} WHERE session.id IN (?*)", ids)
+    return StoredRows("session", ((session.id, session) for session in rows))
+
+
+def add(unit: Unit, rows: Iterable[tuple[str, int | None, int]]) -> dict[str, int]:
+    """Store new sessions (key, user_id, split); one that another writer has stored meanwhile stays as it is. The ids of
+    those that were stored, where PostgreSQL says them."""
+    ordered = sorted(rows, key=lambda row: row[0])
+    values = [(key, user_id, split, unit.now, key_digest(key)) for key, user_id, split in ordered]
+    if unit.postgres:
+        return dict(unit.ask(_ADDED, *map(list, zip(*values, strict=True))))
+    unit.insert("session", ("key", "user_id", "split", "created_at", "digest"), values, on_conflict="(key) DO NOTHING")
+    return {}
+
+
+def set_user(unit: Unit, users: Mapping[int, int]) -> None:
+    """Give sessions their first user."""
+    if users:
+        rows = [(user, session) for session, user in sorted(users.items())]
+        unit.tell_each("UPDATE session SET user_id = ? WHERE id = ?", rows)
+
+
+_NEWEST = "number = (SELECT max(number) FROM visit AS other WHERE other.session_id = visit.session_id)"
+_LIVE = (
+    "CASE WHEN ended_at IS NULL OR EXISTS (SELECT 1 FROM decision WHERE decision.session_id = visit.session_id"
+    " AND decision.visit = visit.number AND decision.imported = 0) THEN 1 ELSE 0 END"
+)
+
+
+def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, Visit]:
+    """The newest visit of each of these sessions that has one."""
+    rows = unit.select(Visit, f"visit WHERE session_id IN (?*) AND {_NEWEST}", session_ids)
+    return {visit.session_id: visit for visit in rows}
+
+
+def newest_visits(unit: Unit, session_ids: Collection[int]) -> list[NewestVisit]:
+    """The same in numbers."""
+    columns = f"session_id, number, last_at, steps, {_LIVE}"
+    return unit.records(
+        NewestVisit, f"SELECT {columns} FROM visit WHERE session_id IN (?*) AND {_NEWEST}", list(session_ids)
+    )
+
+
+def extend_visits(unit: Unit, columns: Mapping[str, Sequence[int]]) -> None:
+    """Put off the ends of visits that have further decisions."""
+    names = "last_at", "ended_at", "steps", "session_id", "number"
+    changed = "UPDATE visit SET last_at = ?, ended_at = ?, steps = ? WHERE session_id = ? AND number = ?"
+    unit.tell_each(changed, zip(*map(columns.__getitem__, names), strict=True))
+
+
+def all_visits(unit: Unit, session_id: int) -> list[Visit]:
+    return unit.select(Visit, "visit WHERE session_id = ? ORDER BY number", session_id)
+
+
+def numbered_visits(unit: Unit, session_ids: Collection[int]) -> dict[int, dict[int, Visit]]:
+    """All visits of these sessions, by session and number."""
+    by_session: dict[int, dict[int, Visit]] = defaultdict(dict)
+    for visit in unit.select(Visit, "visit WHERE session_id IN (?*)", session_ids):
+        by_session[visit.session_id][visit.number] = visit
+    return by_session
+
+
+def steps(unit: Unit, session_ids: Collection[int]) -> list[VisitStep]:
+    """The step of every decision of these sessions."""
+    return unit.select(VisitStep, "decision WHERE session_id IN (?*)", session_ids)
+
+
+def put_visits(unit: Unit, visits: Iterable[Row]) -> None:
+    """Store visits as they stand now, rows of Visit."""
+    after = ", ".join(f"{name} = excluded.{name}" for name in Visit._fields[2:])
+    unit.insert("visit", Visit._fields, visits, on_conflict=f"(session_id, number) DO UPDATE SET {after}")
+
+
+def newest_keys(unit: Unit, *, limit: int) -> list[str]:
+    return [row[0] for row in unit.ask("SELECT key FROM session ORDER BY id DESC LIMIT ?", limit)]
+
+
+def listing(unit: Unit, *, limit: int | None = None) -> list[SessionSummary]:
+    """Sessions with their number of visits and decisions, newest first."""
+    statement = """
+        SELECT session.key, users.key, sums.visits, sums.decisions, sums.last_at
+        FROM session LEFT JOIN users ON users.id = session.user_id
+        LEFT JOIN (
+            SELECT session_id, count(*) AS visits, CAST(sum(steps) AS BIGINT) AS decisions, max(last_at) AS last_at
+            FROM visit GROUP BY session_id
+        ) AS sums ON sums.session_id = session.id
+        ORDER BY session.id DESC"""
+    if limit is None:
+        return unit.records(SessionSummary, statement)
+    return unit.records(SessionSummary, f"{statement} LIMIT ?", limit)
+
+
+@of_log
+def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, now: int) -> int | None:
+    """The start of the eldest visit since a time that has not ended, or whose window has not; None where there is
+    none."""
+    running = "(ended_at IS NULL AND last_at + ? >= ?) OR last_at + ? >= ?"
+    eldest = f"SELECT min(started_at) FROM visit WHERE started_at >= ? AND ({running})"
+    started_at = unit.ask_value(eldest, since, timeout_us, now, window_us, now)
+    return None if started_at is None else int(started_at)
+
+
+@of_log
+def any_user(unit: Unit) -> bool:
+    """Whether some session has a user."""
+    return unit.ask_row("SELECT id FROM session WHERE user_id IS NOT NULL LIMIT 1") is not None
+
+
+def check_steps(unit: Unit, keys: Collection[str]) -> None:
+    """Raises RlrecError where a visit of these sessions counts fewer steps than its decisions have."""
+    joined = (
+        "decision d JOIN session s ON s.id = d.session_id JOIN visit v ON v.session_id = s.id AND v.number = d.visit"
+    )
+    if key := unit.ask_value(f"SELECT s.key FROM {joined} WHERE d.step >= v.steps AND s.key IN (?*) LIMIT 1", keys):
+        raise damaged(f"a visit of session {key!r} counts fewer steps than its decisions have")

@@ -1,0 +1,118 @@
+"""Settings of the whole store, and the record of commands that changed definitions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rlrec.errors import CheckFailed, StoreBusy
+from rlrec.store.database.unit import Unit
+from rlrec.store.log.contents import digest
+
+BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
+
+
+class StoreSettings(NamedTuple):
+    """salt: of experiments, random: a store shares it with its replicas and copies alone; catalogue_id: the eligible
+    set of the present catalogue, None until somebody needed it; removals: how many commands deleted decisions;
+    weighs_returns: whether some reward weighs the event `return`."""
+
+    session_timeout_us: int
+    salt: str
+    catalogue_revision: int
+    catalogue_id: int | None
+    removals: int | None
+    weighs_returns: int
+
+    @property
+    def split_salt(self) -> str:
+        """The salt of the splits: none, so that a log has the same ones in every store. A store that was made when they
+        were salted keeps its own, so that a user stays in one split."""
+        return "" if self.salt.startswith(BY_KEY) else self.salt
+
+
+def get(unit: Unit) -> StoreSettings:
+    weighs_returns = "EXISTS (SELECT 1 FROM reward WHERE weights LIKE ?)"
+    columns = ", ".join(StoreSettings._fields[:-1])
+    rows = unit.records(StoreSettings, f"SELECT {columns}, {weighs_returns} FROM settings", '%"return":%')
+    if not rows:
+        raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")
+    return rows[0]
+
+
+def lock(unit: Unit) -> None:
+    """Let no other transaction that asks for the same lock go on before this one ends."""
+    if unit.postgres:
+        unit.ask("SELECT id FROM settings FOR NO KEY UPDATE")
+
+
+def lock_removals(unit: Unit, removals: int | None) -> None:
+    """Let no command delete decisions before this transaction ends. Raises StoreBusy where one did since there were so
+    many removals: what was read then may rest on rows of a user who is forgotten."""
+    lock(unit)
+    if get(unit).removals != removals:
+        raise StoreBusy("decisions were deleted meanwhile", hint="nothing was stored; a retry is safe")
+
+
+def exist(unit: Unit) -> bool:
+    return unit.ask_row("SELECT id FROM settings") is not None
+
+
+def create(unit: Unit, *, session_timeout_us: int, salt: str) -> None:
+    columns = ("id", "created_at", "session_timeout_us", "salt", "catalogue_revision")
+    unit.insert("settings", columns, [(1, unit.now, session_timeout_us, salt, 0)])
+
+
+def raise_catalogue(unit: Unit) -> int:
+    """The next revision of the catalogue; its eligible set is stored when somebody needs it."""
+    raised = "UPDATE settings SET catalogue_revision = catalogue_revision + 1, catalogue_id = NULL"
+    return int(unit.ask_value(f"{raised} RETURNING catalogue_revision"))
+
+
+def know_catalogue(unit: Unit, *, revision: int, eligible_id: int) -> None:
+    """Store the eligible set of a revision, unless the catalogue has changed since it was read."""
+    unit.tell("UPDATE settings SET catalogue_id = ? WHERE catalogue_revision = ?", eligible_id, revision)
+
+
+def note_removal(unit: Unit, decision_id: int) -> None:
+    """Count a command that deleted decisions, up to an id that no new decision gets."""
+    larger = "CASE WHEN coalesce(removed_to, 0) > ? THEN removed_to ELSE ? END"
+    removed = f"UPDATE settings SET removals = coalesce(removals, 0) + 1, removed_to = {larger}"
+    unit.tell(removed, decision_id, decision_id)
+
+
+def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> int:
+    """Record that a command changed definitions or imported a log."""
+    written = None if result is None else json.dumps(dict(result), sort_keys=True)
+    typed = json.dumps(dict(options), sort_keys=True, default=str)
+    return unit.add("run", command=command, options=typed, at=unit.now, result=written)
+
+
+def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
+    """Record the result of a command whose rows name it."""
+    unit.tell("UPDATE run SET result = ? WHERE id = ?", json.dumps(dict(result), sort_keys=True), run_id)
+
+
+def trained_at(unit: Unit, policy: str) -> set[int]:
+    """When training promoted a version of a policy."""
+    rows = unit.ask("SELECT at, options FROM run WHERE command = 'train-pg' AND result LIKE ?", '%"promoted": true%')
+    return {at for at, options in rows if json.loads(options)["policy"] == policy}
+
+
+UNWEIGHED = "notice of events"  # the command of a run that records a notice of kinds that no reward weighs
+MAX_NOTICED = 1_000  # kinds, after which no more is said
+
+
+def new_kinds(unit: Unit, kinds: Collection[str]) -> list[str]:
+    """The kinds of events of which it was not said before that no reward weighs them; none once it was said often."""
+    rows = unit.ask("SELECT options FROM run WHERE command = ?", UNWEIGHED)
+    noticed = {kind for (options,) in rows for kind in json.loads(options)["kinds"]}
+    if len(noticed) >= MAX_NOTICED:
+        return []
+    return sorted(kind for kind in kinds if digest(kind).hex() not in noticed)
+
+
+def note_kinds(unit: Unit, kinds: Sequence[str]) -> None:
+    """Record that it was said: by digests, so that no text of a user stays when the user is forgotten."""
+    add_run(unit, UNWEIGHED, {"kinds": [digest(kind).hex() for kind in kinds[:MAX_NOTICED]]})

@@ -1,0 +1,1 @@
+"""Policies, beliefs and who serves what."""

@@ -1,0 +1,225 @@
+"""Beliefs: the sums that are served now, the change of every transaction, and the belief of any moment."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from rlrec.store.database.unit import FEW, Record, Unit
+
+SUMS = ("pulls", "reward_sum", "reward_squares")
+Sums = tuple[float, float, float]
+NOTHING: Sums = (0.0, 0.0, 0.0)
+BeliefKey = tuple[int, int]  # bucket and arm; where nothing is forgotten by a window, counts have bucket 0
+FIRST_COLUMN = 1  # the bucket of column 0 of sparse contexts, whose beliefs have no window
+
+
+class ArmSums(NamedTuple):
+    """The sums of an arm in a belief that forgets nothing."""
+
+    arm_id: int
+    pulls: float
+    reward_sum: float
+    reward_squares: float
+
+
+class BeliefRow(NamedTuple):
+    """The sums of an arm in one bucket. `ordinal`: how many decisions the policy had made when they were last written;
+    `extra`: further sums, packed."""
+
+    bucket: int
+    arm_id: int
+    ordinal: int
+    pulls: float
+    reward_sum: float
+    reward_squares: float
+    extra: bytes | None
+
+
+BeliefRows = Sequence[ArmSums] | Sequence[BeliefRow]  # of a belief that forgets nothing; of any other
+
+
+class ColumnRow(NamedTuple):
+    """The sums of an arm on a column of sparse contexts; `ordinal` as in BeliefRow."""
+
+    column: int
+    arm_id: int
+    ordinal: int
+    pulls: float
+    reward_sum: float
+    reward_squares: float
+
+
+class ArmPrior(NamedTuple):
+    arm_id: int
+    alpha: float
+    beta: float
+
+
+_BELIEF = ("version_id", "arm_id", "bucket", "ordinal", *SUMS, "extra")
+_REPLACED = ", ".join(f"{name} = excluded.{name}" for name in _BELIEF[3:])
+_DELTA = ("version_id", "arm_id", "bucket", "seq", "ordinal", *("d_" + name for name in SUMS), *SUMS, "extra")
+
+
+def sums(unit: Unit, version_id: int, *, seq: int | None = None) -> list[ArmSums]:
+    """The sums of every arm of a belief that forgets nothing, by arm. seq: as they stood after this change, bit for
+    bit: per arm the newest delta up to it."""
+    return _stored(unit, ArmSums, version_id, seq, "bucket = ?", 0)
+
+
+def rows(unit: Unit, version_id: int, *, oldest: int = 0, seq: int | None = None) -> list[BeliefRow]:
+    """The rows of a belief from a bucket on, by bucket and arm. seq: as of `sums`."""
+    return _stored(unit, BeliefRow, version_id, seq, "bucket >= ?", oldest)
+
+
+def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[BeliefRow]:
+    """The rows of a belief without those of columns, by arm. seq: as of `sums`."""
+    return _stored(unit, BeliefRow, version_id, seq, "bucket = ?", 0)
+
+
+def totals(unit: Unit, version_ids: Collection[int]) -> dict[int, tuple[float, float]]:
+    """Pulls and rewards of all arms together, by version; nothing of one that has learned nothing."""
+    summed = "SELECT version_id, sum(pulls), sum(reward_sum) FROM belief WHERE version_id IN (?*) GROUP BY version_id"
+    return {version_id: (pulls, reward) for version_id, pulls, reward in unit.ask(summed, version_ids)}
+
+
+def of_columns(
+    unit: Unit, version_id: int, columns: Collection[int] | None, *, seq: int | None = None
+) -> list[ColumnRow]:
+    """The rows of some columns of sparse contexts, None for all. seq: as of `sums`."""
+    chosen = "bucket >= ?" if columns is None else "bucket IN (?*)"
+    buckets: Any = FIRST_COLUMN if columns is None else [column + FIRST_COLUMN for column in columns]
+    stored = _stored(unit, BeliefRow, version_id, seq, chosen, buckets)
+    return [ColumnRow(row.bucket - FIRST_COLUMN, *row[1:6]) for row in stored]
+
+
+def of_arms(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
+    """The rows (ArmSums or BeliefRow, as `kind` says) of some arms of a belief without buckets, by arm."""
+    chosen = "belief WHERE version_id = ? AND bucket = 0 AND arm_id IN (?*) ORDER BY arm_id"
+    return unit.select(kind, chosen, version_id, list(arm_ids)) if arm_ids else []
+
+
+def _stored(
+    unit: Unit, kind: type[Record], version_id: int, seq: int | None, chosen: str, buckets: Any
+) -> list[Record]:
+    """The rows of a belief in chosen buckets, by bucket and arm, now or after change `seq`."""
+    if seq is None:
+        in_order = f"belief WHERE version_id = ? AND {chosen} ORDER BY bucket, arm_id"
+        return unit.select(kind, in_order, version_id, buckets)
+    newest = (
+        f"SELECT arm_id, bucket, max(seq) AS seq FROM belief_delta WHERE version_id = ? AND {chosen} AND seq <= ?"
+        " GROUP BY arm_id, bucket"
+    )
+    joined = (
+        f"belief_delta AS delta JOIN ({newest}) AS newest"
+        " ON delta.arm_id = newest.arm_id AND delta.bucket = newest.bucket AND delta.seq = newest.seq"
+    )
+    names = ", ".join(f"delta.{name}" for name in kind._fields)
+    in_order = f"SELECT {names} FROM {joined} WHERE delta.version_id = ? ORDER BY delta.bucket, delta.arm_id"
+    return unit.records(kind, in_order, version_id, buckets, seq, version_id)
+
+
+def add(
+    unit: Unit, version_id: int, *, seq: int, changes: Mapping[BeliefKey, Any], ordinal: int = 0, discount: float = 1.0
+) -> None:
+    """Add changes to the sums, and store each as delta `seq`; the caller holds the policy's lock.
+    changes: by bucket and arm the three sums, and the further ones of kinds that have any. ordinal, discount: of a
+    belief that fades: its sums are brought forward to the policy's `ordinal`, which the changes refer to."""
+    if unit.postgres and discount == 1.0 and len(changes) <= FEW and all(len(each) == 3 for each in changes.values()):
+        new = [(*key, *map(float, changes[key])) for key in sorted(changes)]
+        unit.note(_ADD_FEW, *map(list, zip(*new, strict=True)), version_id, ordinal, version_id, seq, ordinal)
+        return
+    wanted = "version_id = ? AND bucket IN (?*) AND arm_id IN (?*)"
+    buckets, arms = sorted({bucket for bucket, _ in changes}), sorted({arm for _, arm in changes})
+    stored = unit.select(BeliefRow, f"belief WHERE {wanted}", version_id, buckets, arms)
+    before = {row[:2]: row[2:] for row in stored}
+    rows, deltas = [], []
+    for key, change in sorted(changes.items(), key=itemgetter(0)):
+        old = before.get(key, (ordinal, *NOTHING, None))
+        fade = discount ** (ordinal - old[0])
+        sums = [fade * was + float(new) for was, new in zip(old[1:4], change[:3], strict=True)]
+        extra = _extra(old[4], fade, change[3:]) if len(change) > 3 else None
+        bucket, arm = key
+        rows.append((version_id, arm, bucket, ordinal, *sums, extra))
+        deltas.append((version_id, arm, bucket, seq, ordinal, *map(float, change[:3]), *sums, extra))
+    unit.insert("belief", _BELIEF, rows, on_conflict=f"(version_id, bucket, arm_id) DO UPDATE SET {_REPLACED}")
+    unit.insert("belief_delta", _DELTA, deltas)
+
+
+# Both tables in one statement of PostgreSQL, where nothing fades: the sums are those of `add`, bit for bit.
+_ADD_FEW = f"""
+WITH change AS (
+    SELECT * FROM unnest(?::bigint[], ?::bigint[], ?::float8[], ?::float8[], ?::float8[])
+        AS listed (bucket, arm_id, d_pulls, d_reward_sum, d_reward_squares)
+), stored AS (
+    INSERT INTO belief (version_id, bucket, arm_id, ordinal, {", ".join(SUMS)})
+    SELECT ?, bucket, arm_id, ?, {", ".join(f"0.0::float8 + d_{name}" for name in SUMS)} FROM change
+    ON CONFLICT (version_id, bucket, arm_id) DO UPDATE SET ordinal = excluded.ordinal, extra = NULL,
+        {", ".join(f"{name} = belief.{name} + excluded.{name}" for name in SUMS)}
+    RETURNING bucket, arm_id, {", ".join(SUMS)}
+)
+INSERT INTO belief_delta (version_id, seq, ordinal, bucket, arm_id, {", ".join(f"d_{n}, {n}" for n in SUMS)})
+SELECT ?, ?, ?, bucket, arm_id, {", ".join(f"d_{n}, {n}" for n in SUMS)} FROM stored JOIN change USING (bucket, arm_id)
+"""
+
+
+def _extra(before: bytes | None, fade: float, change: Any) -> bytes:
+    """Further sums after a change, packed as doubles; those of a list in plain Python: they are few."""
+    if isinstance(change, list):
+        layout = f"<{len(change)}d"
+        old = (0.0,) * len(change) if before is None else struct.unpack(layout, before)
+        return struct.pack(layout, *(fade * was + new for was, new in zip(old, change, strict=True)))
+    import numpy as np
+
+    sums = np.array(change, "<f8")
+    if before is not None:
+        sums += fade * np.frombuffer(before, "<f8")
+    return sums.tobytes()
+
+
+def pruned(unit: Unit, version_id: int) -> list[BeliefRow]:
+    """The sums of the slots of a belief that were pruned."""
+    return unit.select(BeliefRow, "pruned_sums WHERE version_id = ?", version_id)
+
+
+def set_pruned(unit: Unit, version_id: int, sums: Mapping[BeliefKey, Any], *, ordinal: int) -> None:
+    """Store the sums of the slots of a belief that were pruned, as of the policy's `ordinal`."""
+    rows = [
+        (version_id, arm, bucket, ordinal, *map(float, numbers[:3]), _extra(None, 1.0, numbers[3:]) or None)
+        for (bucket, arm), numbers in sorted(sums.items(), key=itemgetter(0))
+    ]
+    unit.insert("pruned_sums", _BELIEF, rows, on_conflict=f"(version_id, bucket, arm_id) DO UPDATE SET {_REPLACED}")
+
+
+def copy_pruned(unit: Unit, version_id: int, copy_id: int) -> None:
+    """Let a copy of a belief have the sums of its slots that were pruned, too."""
+    names = ", ".join(_BELIEF[1:])
+    copied = f"SELECT ?, {names} FROM pruned_sums WHERE version_id = ?"
+    unit.tell(f"INSERT INTO pruned_sums (version_id, {names}) {copied}", copy_id, version_id)
+
+
+def prior(unit: Unit, version_id: int) -> list[ArmPrior]:
+    """The priors of the arms that do not have the kind's default, by arm."""
+    return unit.select(ArmPrior, "prior WHERE version_id = ? ORDER BY arm_id", version_id)
+
+
+def add_prior(unit: Unit, version_id: int, rows: Iterable[tuple[int, float, float]]) -> None:
+    unit.insert("prior", ("version_id", "arm_id", "alpha", "beta"), [(version_id, *row) for row in rows])
+
+
+class ArmWeights(NamedTuple):
+    """Trained weights of an arm, packed: written once with a version, and never changed."""
+
+    arm_id: int
+    weights: bytes
+
+
+def weights(unit: Unit, version_id: int) -> list[ArmWeights]:
+    """The trained weights of a version, by arm id."""
+    return unit.select(ArmWeights, "arm_weights WHERE version_id = ? ORDER BY arm_id", version_id)
+
+
+def add_weights(unit: Unit, version_id: int, rows: Iterable[tuple[int, bytes]]) -> None:
+    unit.insert("arm_weights", ("version_id", "arm_id", "weights"), [(version_id, *row) for row in sorted(rows)])

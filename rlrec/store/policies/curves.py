@@ -1,0 +1,78 @@
+"""Curves of examination by position: numbered under a name, and never changed."""
+
+from __future__ import annotations
+
+from math import log
+from typing import Any, NamedTuple
+
+from rlrec.store.database.unit import Row, Unit, parse
+
+
+class Curve(NamedTuple):
+    """A stored curve. positions: of each one, from 1, how likely it is examined against the first (`examination`),
+    bounds, rewards and slots; report: how these were estimated."""
+
+    id: int
+    name: str
+    number: int
+    created_at: int
+    reward_id: int
+    model: str
+    method: str
+    options: dict[str, Any]
+    positions: list[dict[str, Any]]
+    report: dict[str, Any]
+
+    @property
+    def reference(self) -> str:
+        """NAME@N, which always means this one."""
+        return f"{self.name}@{self.number}"
+
+    @property
+    def examination(self) -> tuple[float, ...]:
+        """Examination of each position against the first one, from position 1 on."""
+        return tuple(float(position["examination"]) for position in self.positions)
+
+    @property
+    def errors(self) -> tuple[float, ...]:
+        """Half an interval of 95 % of the logarithm of each examination; 0 where the method gives none."""
+        uppers = (position.get("upper") for position in self.positions)
+        pairs = zip(uppers, self.examination, strict=True)
+        return tuple(0.0 if upper is None else log(upper / value) for upper, value in pairs)
+
+
+_COLUMNS = ", ".join(Curve._fields)
+
+
+def every(unit: Unit) -> list[Curve]:
+    """All curves, by name and number."""
+    return [_curve(row) for row in unit.ask(f"SELECT {_COLUMNS} FROM position_curve ORDER BY name, number")]
+
+
+def by_name(unit: Unit, reference: str) -> Curve | None:
+    """The curve NAME@N, or the newest one called NAME; None where there is none."""
+    name, _, number = reference.rpartition("@")
+    if name and number.isascii() and number.isdigit() and len(number) < 18:
+        row = unit.ask_row(f"SELECT {_COLUMNS} FROM position_curve WHERE name = ? AND number = ?", name, int(number))
+    else:
+        newest = "WHERE name = ? ORDER BY number DESC LIMIT 1"
+        row = unit.ask_row(f"SELECT {_COLUMNS} FROM position_curve {newest}", reference)
+    return None if row is None else _curve(row)
+
+
+def add(
+    unit: Unit, *, name: str, number: int, reward_id: int, model: str, method: str, options: str, positions: str,
+    report: str,
+) -> int:  # fmt: skip
+    """Store a curve, whose last three columns are JSON: its id."""
+    return unit.add(
+        "position_curve", name=name, number=number, created_at=unit.now, reward_id=reward_id, model=model,
+        method=method, options=options, positions=positions, report=report,
+    )  # fmt: skip
+
+
+def _curve(row: Row) -> Curve:
+    *plain, options, positions, report = row
+    of = f"of position curve {row[1]}@{row[2]}"
+    texts = (options, f"options {of}", dict), (positions, f"positions {of}", list), (report, f"report {of}", dict)
+    return Curve._make([*plain, *(parse(text, where, kind) for text, where, kind in texts)])

@@ -1,0 +1,92 @@
+"""Sessions by the person they belong to, a user or a session without one, and all visits of these persons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from rlrec.arrays import Ids, offsets, run_starts
+from rlrec.store.database import bulk
+from rlrec.store.database.bulk import PendingQuery
+from rlrec.store.database.folders import of_log
+from rlrec.store.database.unit import Unit
+from rlrec.store.log import reader
+from rlrec.store.log.reader import ABSENT, Selection
+from rlrec.store.policies.experiments import Experiment
+
+
+@of_log
+def any_returned(unit: Unit) -> bool:
+    """Whether some person has several visits."""
+    text = "SELECT 1 FROM visit w JOIN session s ON s.id = w.session_id GROUP BY coalesce(-s.user_id, s.id)"
+    return unit.ask_row(f"{text} HAVING count(*) > 1 LIMIT 1") is not None
+
+
+def portions(unit: Unit, *, size: int = reader.BATCH) -> Iterator[Ids]:
+    """The ids of all sessions, of whole persons at a time, ascending: a portion has about `size` decisions."""
+    text = (
+        "SELECT coalesce(s.user_id, 0) AS person, s.id,"
+        " CAST(coalesce((SELECT sum(w.steps) FROM visit w WHERE w.session_id = s.id), 0) AS BIGINT)"
+        " FROM session s ORDER BY person, s.id"
+    )
+    types = dict.fromkeys(("person", "session", "decisions"), np.int64)
+    ahead, read = np.empty((len(types), 0), np.int64), 0
+    for columns in bulk.stream(unit, text, types):
+        ahead = np.hstack([ahead, np.stack([*columns.values()])])
+        person, session, decisions = ahead
+        # where a person begins, and how many decisions lie before
+        begins = np.flatnonzero(np.r_[True, (person[1:] != person[:-1]) | (person[1:] == 0)])
+        before = offsets(np.clip(decisions, 1, size))[begins]
+        cuts = begins[run_starts(before // size)]
+        for start, end in pairwise(cuts.tolist()):
+            yield np.sort(session[start:end])
+            read += end - start
+            unit.progress("sessions", read, None)
+        ahead = ahead[:, cuts[-1] :]
+    if ahead.shape[1]:
+        yield np.sort(ahead[1])
+
+
+def among(column: str, sessions: Ids) -> str:
+    """The test that a column names one of these sessions, at least one, ascending."""
+    low, high = int(sessions[0]), int(sessions[-1])
+    if high - low + 1 == len(sessions):
+        return f"{column} BETWEEN {low} AND {high}"
+    return f"{column} IN ({reader.numbers(sessions.tolist())})"
+
+
+def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) -> PendingQuery:
+    """The visits of these sessions, by session and number, with the digests of session and user (0: no user).
+    experiment: whose assignment of the unit is `entry_at`. ABSENT: not ended, no user, not assigned."""
+    types = dict.fromkeys(
+        ("session_id", "number", "started_at", "last_at", "ended_at", "user_id", "user_digest", "session_digest",
+         "entry_at"), np.int64,
+    )  # fmt: skip
+    entry, assigned = str(ABSENT), ""
+    if experiment is not None:
+        # a unit is the user where one is known, else the session
+        joins = {"b": "b.session_id = s.id", **({"a": "a.user_id = s.user_id"} if experiment.unit == "user" else {})}
+        entry = f"coalesce({', '.join(f'{name}.at' for name in sorted(joins))}, {ABSENT})"
+        assigned = "".join(
+            f" LEFT JOIN assignment {name} ON {name}.experiment_id = {experiment.id} AND {test}"
+            for name, test in joins.items()
+        )
+    text = (
+        f"SELECT w.session_id, w.number, w.started_at, w.last_at, coalesce(w.ended_at, {ABSENT}),"
+        f" coalesce(s.user_id, {ABSENT}), coalesce(u.digest, 0), coalesce(s.digest, 0), {entry}"
+        " FROM visit w JOIN session s ON s.id = w.session_id LEFT JOIN users u ON u.id = s.user_id"
+        f"{assigned} WHERE {among('w.session_id', sessions)} ORDER BY w.session_id, w.number"
+    )
+    return PendingQuery(unit, text, types)
+
+
+def ask_decisions(
+    unit: Unit, sessions: Ids, names: tuple[str, ...], selection: Selection
+) -> tuple[PendingQuery, PendingQuery]:
+    """The slots (columns of `reader`, by decision and position) and events of the selected decisions of these
+    sessions."""
+    tests = [among("d.session_id", sessions), *(f"+{test}" for test in selection.conditions())]
+    slots = reader.ask_slots(unit, names, tests, order="d.id, s.position")
+    return slots, reader.ask_events(unit, reader.EVENT_COLUMNS, tests)

@@ -1,0 +1,302 @@
+"""Reward definitions, policies, their versions and heads. Definitions and policies never change; heads do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from rlrec.records import Head, Reward, StoredPolicy, Transform, Version
+from rlrec.store.database import engine
+from rlrec.store.database.unit import Row, StoredRows, Unit, parse, to_text
+from rlrec.store.log import decisions
+
+_REWARD = (
+    "reward.id, reward.name, reward.weights, reward.window_us, reward.default_value, reward.clip_low, reward.clip_high,"
+    " reward.learn, reward.late"
+)
+_POLICY = "policy.id, policy.name, policy.kind, policy.params, policy.base_id, base.name"
+_VERSION = (
+    "version.id, version.number, version.status, version.parent_id, version.seq, version.ordinal, version.entered_to,"
+    " version.learned_from, version.parameters, version.created_at"
+)
+_POLICIES = "policy LEFT JOIN policy AS base ON base.id = policy.base_id"
+_VERSIONS = f"{_POLICIES} JOIN version ON version.policy_id = policy.id JOIN reward ON reward.id = version.reward_id"
+_VERSION_ROW = f"{_POLICY}, {_VERSION}, {_REWARD}"
+_IN_ORDER = "ORDER BY version.policy_id, version.number"
+_LEARNING = f"version.status = 'learning' {_IN_ORDER}"
+_HEAD = "policy_head.policy_id, policy_head.seq, policy_head.ordinal, policy_head.live_id"
+
+
+def _reward(row: Row) -> Reward:
+    key, name, terms, window_us, default, low, high, learn, late = row
+    weights, transforms = _terms(parse(terms, f"weights of reward {key}"))
+    return Reward(
+        id=key, name=name, weights=weights, window_us=window_us, default=default,
+        clip_low=low, clip_high=high, learn=learn, late=late, transforms=transforms,
+    )  # fmt: skip
+
+
+def _terms(terms: dict[str, Any]) -> tuple[dict[str, float], dict[str, Transform]]:
+    """Weights and transforms by kind, from {"click": 1.0, "dwell_s": {"weight": 0.3, "log1p": true, "cap": 600.0}}."""
+    transforms = {}
+    for kind, term in terms.items():
+        if isinstance(term, dict):
+            terms[kind] = term.pop("weight")
+            transforms[kind] = Transform(**term)
+    return terms, transforms
+
+
+def _terms_text(definition: Reward) -> str:
+    """The stored text of weights and transforms: the inverse of `_terms`."""
+    terms: dict[str, Any] = dict(definition.weights)
+    for kind, transform in definition.transforms.items():
+        terms[kind] = {"weight": terms[kind], **transform._asdict()}
+    return to_text(terms)
+
+
+def _policy(row: Row) -> StoredPolicy:
+    key, name, kind, params, base_id, base = row
+    return StoredPolicy(
+        id=key, name=name, kind=kind, params=parse(params, f"params of policy {key}"), base_id=base_id, base=base
+    )
+
+
+@lru_cache(maxsize=128)
+def _version(row: Row) -> Version:
+    """A version and its policy and reward, from rows that a stream reads again and again."""
+    key, number, status, parent_id, seq, ordinal, entered_to, learned_from, parameters, created_at = row[6:16]
+    return Version(
+        id=key, policy=_policy(row[:6]), number=number, status=status, reward=_reward(row[16:]),
+        parent_id=parent_id, seq=seq, ordinal=ordinal, entered_to=entered_to,
+        learned_from=parse(learned_from, f"learned_from of version {key}"),
+        parameters=parse(parameters or "{}", f"parameters of version {key}"), created_at=created_at,
+    )  # fmt: skip
+
+
+def rewards(unit: Unit) -> list[Reward]:
+    return [_reward(row) for row in unit.ask(f"SELECT {_REWARD} FROM reward ORDER BY id")]
+
+
+def add_reward(unit: Unit, definition: Reward) -> int:
+    """Store a definition: its id (the id of the record is not read)."""
+    return unit.add(
+        "reward", name=definition.name, weights=_terms_text(definition), window_us=definition.window_us,
+        default_value=definition.default, clip_low=definition.clip_low, clip_high=definition.clip_high,
+        learn=definition.learn, late=definition.late, created_at=unit.now,
+    )  # fmt: skip
+
+
+def all_policies(unit: Unit) -> list[StoredPolicy]:
+    return [_policy(row) for row in unit.ask(f"SELECT {_POLICY} FROM {_POLICIES} ORDER BY policy.id")]
+
+
+def served(unit: Unit) -> set[int]:
+    """Ids of the policies that have served a decision."""
+    drawn = "EXISTS (SELECT 1 FROM decision d WHERE d.policy_id = policy.id AND d.imported = 0)"
+    return {row[0] for row in unit.ask(f"SELECT id FROM policy WHERE {drawn}")}
+
+
+def by_name(unit: Unit, name: str) -> StoredPolicy | None:
+    row = unit.ask_row(f"SELECT {_POLICY} FROM {_POLICIES} WHERE policy.name = ?", name)
+    return None if row is None else _policy(row)
+
+
+def definition(unit: Unit, policy_id: int) -> str:
+    """The options that `policy create` had, canonical: the same again is no conflict."""
+    return str(unit.ask_value("SELECT definition FROM policy WHERE id = ?", policy_id))
+
+
+def versions(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
+    """All versions of these policies, by policy and number."""
+    return _versions(unit, f"version.policy_id IN (?*) {_IN_ORDER}", policy_ids)
+
+
+def version_numbers(unit: Unit) -> dict[int, list[int]]:
+    """The numbers of the versions of each policy, by its id."""
+    numbers: dict[int, list[int]] = {}
+    for policy_id, number in unit.ask("SELECT policy_id, number FROM version ORDER BY policy_id, number"):
+        numbers.setdefault(policy_id, []).append(number)
+    return numbers
+
+
+def settling(unit: Unit) -> list[Version]:
+    """All learning versions that slots enter when their window is over, by policy and number."""
+    return _versions(unit, f"version.status = 'learning' AND version.entered_to IS NOT NULL {_IN_ORDER}")
+
+
+def by_id(unit: Unit, version_ids: Collection[int]) -> dict[int, Version]:
+    return StoredRows(
+        "version", ((version.id, version) for version in _versions(unit, "version.id IN (?*)", version_ids))
+    )
+
+
+def _versions(unit: Unit, chosen: str, *ids: Collection[int]) -> list[Version]:
+    return [_version(row) for row in unit.ask(f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE {chosen}", *ids)]
+
+
+class LivePolicy(NamedTuple):
+    version: Version
+    head: Head
+
+
+def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
+    """The live version and the head of each policy that exists, by name."""
+    joined = f"{_VERSIONS} JOIN policy_head ON policy_head.live_id = version.id"
+    rows = unit.ask(f"SELECT {_VERSION_ROW}, {_HEAD} FROM {joined} WHERE policy.name IN (?*)", names)
+    return {row[1]: LivePolicy(_version(row[:-4]), Head._make(row[-4:])) for row in rows}
+
+
+def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
+    """The heads of these policies, locked in order of id until the transaction ends."""
+    return _heads(unit.ask(*_lock(unit, policy_ids)))
+
+
+def _lock(unit: Unit, policy_ids: Collection[int]) -> tuple[str, Collection[int]]:
+    until = " FOR NO KEY UPDATE" if unit.postgres else ""
+    return f"SELECT {_HEAD} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}", policy_ids
+
+
+def _heads(rows: Iterable[Row]) -> dict[int, Head]:
+    return StoredRows("policy_head", ((row[0], Head._make(row)) for row in rows))
+
+
+class LockedPolicies(NamedTuple):
+    """learning: the versions that still learn, by policy and number; at: the time under the lock, that of the clock or
+    of the newest decision of any policy, 0 without either."""
+
+    heads: dict[int, Head]
+    learning: list[Version]
+    at: int
+
+
+def lock_learning(unit: Unit, policy_ids: Collection[int]) -> LockedPolicies:
+    """These policies, locked as by `lock`, and what others may have changed while we waited. PostgreSQL says its time
+    once more: a transaction begins before it waits, SQLite's after."""
+    learning = f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE version.policy_id IN (?*) AND {_LEARNING}"
+    clock = [(engine.CLOCK,)] if unit.postgres and unit.on_clock else []
+    heads, versions, *times = unit.ask_all(_lock(unit, policy_ids), (learning, policy_ids), (decisions.NEWEST,), *clock)
+    return LockedPolicies(_heads(heads), list(map(_version, versions)), max(rows[0][0] or 0 for rows in times))
+
+
+def raise_seq(unit: Unit, head: Head) -> int:
+    """The number of the policy's next change. head: as it was when it was locked."""
+    unit.note("UPDATE policy_head SET seq = ? WHERE policy_id = ?", head.seq + 1, head.policy_id)
+    return head.seq + 1
+
+
+def ordinal(unit: Unit, policy_id: int) -> int:
+    """The number of decisions drawn from a policy that forgets."""
+    return int(unit.ask_value("SELECT ordinal FROM policy_head WHERE policy_id = ?", policy_id) or 0)
+
+
+def pruned_to(unit: Unit, policy_id: int) -> int:
+    """The newest decision of a policy that was pruned; 0 where none was."""
+    return int(unit.ask_value("SELECT pruned_to FROM policy_head WHERE policy_id = ?", policy_id) or 0)
+
+
+def note_pruned(unit: Unit, newest: Mapping[int, int]) -> None:
+    """Note the newest decision of each of these policies that is pruned."""
+    larger = "CASE WHEN coalesce(pruned_to, 0) > ? THEN pruned_to ELSE ? END"
+    rows = [(decision_id, decision_id, policy_id) for policy_id, decision_id in sorted(newest.items())]
+    unit.tell_each(f"UPDATE policy_head SET pruned_to = {larger} WHERE policy_id = ?", rows)
+
+
+def raise_ordinal(unit: Unit, policy_id: int, *, by: int) -> None:
+    """Count further decisions of a policy. The caller holds the head's lock."""
+    unit.note("UPDATE policy_head SET ordinal = ordinal + ? WHERE policy_id = ?", by, policy_id)
+
+
+def add_policy(
+    unit: Unit, *, name: str, kind: str, params: Mapping[str, Any], definition: str, base_id: int | None = None
+) -> int:
+    return unit.add(
+        "policy", name=name, kind=kind, params=to_text(dict(params)), definition=definition, base_id=base_id,
+        created_at=unit.now,
+    )  # fmt: skip
+
+
+def add_version(
+    unit: Unit, *, policy_id: int, number: int, status: str, reward_id: int, seq: int, ordinal: int = 0,
+    parent_id: int | None = None, entered_to: int | None = None, learned_from: Mapping[str, Any],
+    parameters: Mapping[str, Any] | None = None, report: Mapping[str, Any] | None = None,
+) -> int:  # fmt: skip
+    return unit.add(
+        "version", policy_id=policy_id, number=number, status=status, reward_id=reward_id, parent_id=parent_id, seq=seq,
+        ordinal=ordinal, entered_to=entered_to, learned_from=to_text(dict(learned_from)), created_at=unit.now,
+        parameters=to_text(dict(parameters)) if parameters else None,
+        report=None if report is None else to_text(dict(report)),
+    )  # fmt: skip
+
+
+def create(
+    unit: Unit, *, name: str, kind: str, params: Mapping[str, Any], definition: str, **version: Any
+) -> tuple[int, int]:
+    """The ids of a new policy and of its version 1, which is live. version: the fields of that."""
+    policy_id = add_policy(unit, name=name, kind=kind, params=params, definition=definition)
+    version_id = add_version(unit, policy_id=policy_id, number=1, seq=0, **version)
+    add_head(unit, policy_id, live_id=version_id)
+    return policy_id, version_id
+
+
+def reports(unit: Unit, policy_id: int, *, since: int) -> list[dict[str, Any]]:
+    """The training reports of those versions of a policy that were created since a time."""
+    chosen = "policy_id = ? AND created_at >= ? AND report IS NOT NULL ORDER BY number"
+    return [json.loads(row[0]) for row in unit.ask(f"SELECT report FROM version WHERE {chosen}", policy_id, since)]
+
+
+def report(unit: Unit, version_id: int) -> dict[str, Any] | None:
+    """The report of a version's training; None where there is none."""
+    text = unit.ask_value("SELECT report FROM version WHERE id = ?", version_id)
+    return None if text is None else dict(json.loads(text))
+
+
+def add_head(unit: Unit, policy_id: int, *, live_id: int, ordinal: int = 0) -> None:
+    unit.insert("policy_head", ("policy_id", "seq", "ordinal", "live_id"), [(policy_id, 0, ordinal, live_id)])
+
+
+def promote(unit: Unit, policy_id: int, *, version_id: int, previous_id: int) -> None:
+    unit.add("promotion", policy_id=policy_id, version_id=version_id, previous_id=previous_id, at=unit.now)
+    _set_live(unit, policy_id, version_id)
+
+
+class Promotion(NamedTuple):
+    """previous_id: of the version that was live before; rolled_back_at: None while the promotion stands."""
+
+    id: int
+    previous_id: int
+    version_id: int
+    at: int
+    rolled_back_at: int | None
+
+
+def promotions(unit: Unit, policy_id: int) -> list[Promotion]:
+    """Every promotion of a version of a policy, oldest first."""
+    return unit.select(Promotion, "promotion WHERE policy_id = ? ORDER BY id", policy_id)
+
+
+def last_promotion(unit: Unit, policy_id: int) -> Promotion | None:
+    """The newest promotion that was not rolled back."""
+    standing = "promotion WHERE policy_id = ? AND rolled_back_at IS NULL ORDER BY id DESC LIMIT 1"
+    rows = unit.select(Promotion, standing, policy_id)
+    return rows[0] if rows else None
+
+
+def roll_back(unit: Unit, policy_id: int, *, promotion_id: int, live_id: int) -> None:
+    unit.tell("UPDATE promotion SET rolled_back_at = ? WHERE id = ?", unit.now, promotion_id)
+    _set_live(unit, policy_id, live_id)
+
+
+def _set_live(unit: Unit, policy_id: int, version_id: int) -> None:
+    unit.tell("UPDATE policy_head SET live_id = ? WHERE policy_id = ?", version_id, policy_id)
+
+
+def retire(unit: Unit, version_id: int, *, ordinal: int) -> None:
+    """End the learning of a version, and its forgetting."""
+    unit.tell("UPDATE version SET status = 'retired', ordinal = ? WHERE id = ?", ordinal, version_id)
+
+
+def enter(unit: Unit, version_id: int, *, entered_to: int | None) -> None:
+    """Note that a belief holds every decision of its policy up to this one; None: every one from now on."""
+    unit.tell("UPDATE version SET entered_to = ? WHERE id = ?", entered_to, version_id)

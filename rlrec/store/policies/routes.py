@@ -1,0 +1,124 @@
+"""Routes, what they serve and served, the looks of their gates, and the routes that decisions were asked for by."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from rlrec.store.database.unit import Unit, to_text
+
+
+class RouteChange(NamedTuple):
+    """A change of what a route serves. number: of the version, None where the policy's live one is followed;
+    experiment: the ramp that began with it; running: whether this goes on; gate: JSON of the look that let it pass."""
+
+    route: str
+    route_id: int
+    id: int
+    at: int
+    policy: str
+    number: int | None
+    experiment: str | None
+    running: bool
+    command: str
+    gate: str | None
+    restored_id: int | None
+    policy_id: int
+    version_id: int | None
+    experiment_id: int | None
+
+    @property
+    def reference(self) -> str:
+        """The policy or version, as commands name it."""
+        return self.policy if self.number is None else f"{self.policy}@{self.number}"
+
+
+_CHANGES = (
+    "SELECT route.name, route.id, c.id, c.at, policy.name, version.number, experiment.name,"
+    " experiment.status = 'running', c.command, gate_look.report, c.restored_id, c.policy_id, c.version_id,"
+    " c.experiment_id FROM route JOIN route_change c ON c.route_id = route.id JOIN policy ON policy.id = c.policy_id"
+    " LEFT JOIN version ON version.id = c.version_id LEFT JOIN experiment ON experiment.id = c.experiment_id"
+    " LEFT JOIN gate_look ON gate_look.id = c.look_id"
+)
+_NEWEST = "c.id = (SELECT max(id) FROM route_change WHERE route_id = route.id)"
+
+
+def by_name(unit: Unit, names: Collection[str]) -> dict[str, RouteChange]:
+    """The newest change of each of these routes that exists, by name."""
+    changes = unit.records(RouteChange, f"{_CHANGES} WHERE route.name IN (?*) AND {_NEWEST}", names)
+    return {change.route: change for change in changes}
+
+
+def every(unit: Unit) -> list[RouteChange]:
+    """The newest change of each route, by name."""
+    return unit.records(RouteChange, f"{_CHANGES} WHERE {_NEWEST} ORDER BY route.name")
+
+
+def history(unit: Unit, route_id: int) -> list[RouteChange]:
+    """All changes of a route, oldest first."""
+    return unit.records(RouteChange, f"{_CHANGES} WHERE route.id = ? ORDER BY c.id", route_id)
+
+
+def commands(unit: Unit) -> dict[int, str]:
+    """The command of each change of a route, by its time."""
+    return dict(unit.ask("SELECT at, command FROM route_change"))
+
+
+def lock(unit: Unit, name: str) -> RouteChange | None:
+    """The newest change of a route, which nobody else changes until the transaction ends."""
+    until = " FOR NO KEY UPDATE" if unit.postgres else ""
+    unit.ask(f"SELECT id FROM route WHERE name = ?{until}", name)
+    return by_name(unit, [name]).get(name)
+
+
+def add(unit: Unit, name: str) -> int:
+    return unit.add("route", name=name, created_at=unit.now)
+
+
+def change(
+    unit: Unit, route_id: int, *, policy_id: int, version_id: int | None, command: str,
+    experiment_id: int | None = None, look_id: int | None = None, restored_id: int | None = None,
+) -> None:  # fmt: skip
+    """Let a route serve something else from now on."""
+    unit.add(
+        "route_change", route_id=route_id, at=unit.now, policy_id=policy_id, version_id=version_id,
+        experiment_id=experiment_id, command=command, look_id=look_id, restored_id=restored_id,
+    )  # fmt: skip
+
+
+def count_ramps(unit: Unit, route_id: int) -> int:
+    counted = "SELECT count(*) FROM route_change WHERE route_id = ? AND experiment_id IS NOT NULL"
+    return int(unit.ask_value(counted, route_id))
+
+
+def add_look(unit: Unit, route_id: int, *, policy_id: int, version_id: int, report: Mapping[str, Any]) -> int:
+    """The id of a look of a gate at a version."""
+    return unit.add(
+        "gate_look", route_id=route_id, at=unit.now, policy_id=policy_id, version_id=version_id,
+        report=to_text(dict(report)),
+    )  # fmt: skip
+
+
+class GateLook(NamedTuple):
+    """A look of a gate at a version; report: its figures, JSON."""
+
+    id: int
+    version_id: int
+    report: str
+
+
+def looks(unit: Unit, route_id: int, *, since: int) -> list[GateLook]:
+    """The looks of the gate of a route since a time, oldest first."""
+    text = "SELECT id, version_id, report FROM gate_look WHERE route_id = ? AND at >= ? ORDER BY id"
+    return unit.records(GateLook, text, route_id, since)
+
+
+def add_decisions(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:
+    """Store (decision id, route id)."""
+    unit.insert("route_decision", ("decision_id", "route_id"), rows)
+
+
+def of_decisions(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
+    """The routes of these decisions; those that were asked for otherwise are left out."""
+    joined = "route_decision JOIN route ON route.id = route_decision.route_id"
+    return dict(unit.ask(f"SELECT decision_id, name FROM {joined} WHERE decision_id IN (?*)", decision_ids))

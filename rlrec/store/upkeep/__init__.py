@@ -1,0 +1,1 @@
+"""Copies, roles, removals and the audit."""

@@ -1,0 +1,226 @@
+"""The rows of a store in another database, table by table: exact, in batches, and resumable."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from hashlib import blake2b
+from shlex import quote
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import sqlalchemy as sa
+
+from rlrec import drafts
+from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
+from rlrec.store.database import database_errors, engine, schema
+from rlrec.store.database import tables as t
+from rlrec.store.database.unit import Row, Unit, quoted
+
+if TYPE_CHECKING:
+    from rlrec.store import Store
+
+BATCH = 20_000  # rows in a transaction
+TABLES = [table for table in t.metadata.sorted_tables if table is not t.lease]  # a lease is of a process, not of a log
+OF_EMPTY = ("settings", "reward", "run")  # tables in which `init` stores something
+PAGES = 10_000  # of SQLite, that a backup takes at once
+DRAFT = ".unfinished-"  # of the name of a backup, until it is complete
+
+
+def fingerprint(unit: Unit) -> str:
+    """A text that is another one after any change of the store that a copy could meet half-way."""
+    marks: list[Any] = [unit.ask_value(f"SELECT count(*) FROM {table.name}") for table in TABLES]
+    marks += unit.ask("SELECT policy_id, seq, ordinal, live_id FROM policy_head ORDER BY policy_id")
+    marks += unit.ask("SELECT max(last_at), count(ended_at), max(ended_at) FROM visit")
+    marks += unit.ask("SELECT salt, created_at, catalogue_revision, catalogue_id, removals FROM settings")
+    marks += unit.ask("SELECT id, status, entered_to FROM version ORDER BY id")
+    marks += unit.ask("SELECT (SELECT count(stopped_at) FROM shadow), (SELECT count(user_id) FROM session)")
+    return blake2b(repr(marks).encode(), digest_size=10).hexdigest()
+
+
+def is_same_file(path: str, other: str) -> bool:
+    """Whether two paths lead to one file that exists."""
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
+
+
+def create(path: str, *, like: str) -> BinaryIO:
+    """A new file that nobody may read who may not read the other one, locked until it is closed."""
+    return drafts.create(path, os.stat(like).st_mode & 0o777 | 0o600)
+
+
+@contextmanager
+def _snapshot(store: Store) -> Iterator[Unit]:
+    """A snapshot of a store of any revision up to the head. Raises CheckFailed where there is no store."""
+    with engine.transaction(store.engine, write=False, where=store.where) as connection:
+        if schema.revision(connection, where=store.where) is None:
+            raise database_errors.out_of_date(store.where)
+        yield Unit(connection, now=0)
+
+
+def size(store: Store) -> int:
+    """The bytes of the file of an SQLite store."""
+    with _snapshot(store) as unit:
+        return int(unit.ask_value("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"))
+
+
+def backup_command(where: str, path: str) -> str:
+    """The command that writes a backup of a store to a file."""
+    if "://" in where:
+        return f"pg_dump --format=custom --file={quote(path)} {quote(where)}"
+    return f"rlrec --db {quote(where)} db backup {quote(path)}"
+
+
+def count_rows(unit: Unit) -> int:
+    return sum(int(unit.ask_value(f"SELECT count(*) FROM {table.name}")) for table in TABLES)
+
+
+def rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
+    """The rows of a table in order of its key, but the first ones, BATCH at a time."""
+    keys = quoted(column.name for column in table.primary_key)
+    text = f'SELECT {quoted(column.name for column in table.columns)} FROM "{table.name}" ORDER BY {keys}'
+    text += f" LIMIT ALL OFFSET {skip}" if unit.postgres else f" LIMIT -1 OFFSET {skip}"
+    raw = unit.connection.connection.driver_connection
+    assert raw is not None
+    with closing(raw.cursor(name="rlrec_copy") if unit.postgres else raw.cursor()) as cursor:
+        cursor.execute(text)
+        while batch := cursor.fetchmany(BATCH):
+            yield batch
+
+
+class CopyTarget:
+    """The database that a store is copied to. Until the copy is complete its revision is `schema.COPYING` and the
+    fingerprint of the source, so that no command takes it for a store."""
+
+    def __init__(self, db: str, source: str, *, like: str | None = None) -> None:
+        """source: the fingerprint. like: the file of the source, whose rights a new file gets."""
+        self.url, self.mark = engine.location(db), schema.COPYING + source
+        self.where = engine.printable(self.url)
+        self._engine, self._like = engine.connect(self.url), like
+
+    def begin(self) -> bool:
+        """Make the tables, or find those of a copy that was stopped: whether it is that. Raises CheckFailed where the
+        database holds a store, or a copy of something else."""
+        stored = self._revision()
+        if stored == self.mark:
+            return True
+        if stored.startswith(schema.COPYING):
+            hint = "the store has changed since: empty the target and begin again"
+            raise CheckFailed(f"{self.where} holds the beginning of another copy", hint=hint)
+        if self._like is not None and self.url.drivername == "sqlite":
+            with suppress(OSError):  # it is there, or cannot be made: said below
+                create(self.where, like=self._like).close()
+        schema.upgrade(self.url)
+        with self.write() as unit:
+            filled = {table.name for table in TABLES if unit.ask_row(f'SELECT 1 FROM "{table.name}" LIMIT 1')}
+            if filled.difference(OF_EMPTY) or unit.ask_value("SELECT count(*) FROM reward") > 1:
+                hint = "copy to an empty database, or to a file that is not there"
+                raise CheckFailed(f"{self.where} holds a store already", hint=hint)
+            for name in OF_EMPTY:
+                unit.tell(f"DELETE FROM {name}")
+            unit.tell(f"UPDATE {schema.VERSION_TABLE} SET version_num = ?", self.mark)
+        return False
+
+    def _revision(self) -> str:
+        """The revision of the database; nothing where it has none."""
+        if self.url.drivername == "sqlite" and not os.path.exists(self.where):
+            return ""
+        with engine.transaction(self._engine, write=False, where=self.where) as connection:
+            if not sa.inspect(connection).has_table(schema.VERSION_TABLE):
+                return ""
+            return str(Unit(connection, now=0).ask_value(f"SELECT version_num FROM {schema.VERSION_TABLE}"))
+
+    def count(self, table: sa.Table) -> int:
+        """The number of rows that a table has already."""
+        with self.write() as unit:
+            return int(unit.ask_value(f'SELECT count(*) FROM "{table.name}"'))
+
+    def add(self, table: sa.Table, batch: list[Row]) -> None:
+        with self.write() as unit:
+            unit.insert(table.name, [column.name for column in table.columns], batch)
+
+    def finish(self) -> None:
+        """Let ids go on where those of the source end, and make the database a store."""
+        with self.write() as unit:
+            if unit.postgres:
+                for table in TABLES:
+                    if unit.ask_value(_SEQUENCE, table.name):
+                        _set_sequence(unit, table.name)
+                unit.tell("ANALYZE")
+            unit.tell(f"UPDATE {schema.VERSION_TABLE} SET version_num = ?", schema.HEAD)
+
+    @contextmanager
+    def write(self) -> Iterator[Unit]:
+        """A transaction on a database that is no store yet. Raises StoreBusy where another process fills it, too."""
+        try:
+            with engine.transaction(self._engine, write=True, where=self.where, sound=True) as connection:
+                yield Unit(connection, now=0)
+        except (database_errors.Retry, database_errors.NotUnique) as error:
+            message = f"another process copies to {self.where}"
+            raise StoreBusy(message, hint="let it end; repeat the command where it was stopped") from error
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+_SEQUENCE = (
+    "SELECT pg_get_serial_sequence(table_name, 'id') FROM information_schema.columns"
+    " WHERE table_schema = current_schema() AND table_name = ? AND column_name = 'id'"
+)
+
+
+def _set_sequence(unit: Unit, table: str) -> None:
+    last = int(unit.ask_value(f"SELECT coalesce(max(id), 0) FROM {table}"))
+    if table == "decision":
+        last = max(last, unit.ask_value("SELECT removed_to FROM settings") or 0)
+    unit.ask("SELECT setval(pg_get_serial_sequence(?, 'id'), ?, ?)", table, max(last, 1), last > 0)
+
+
+def backup(store: Store, path: str) -> int:
+    """Write a snapshot of an SQLite store to a file that is not there yet: its size. It gets its name once it is
+    complete and on the disk. Raises InputError where the file exists, RlrecError where it cannot be written."""
+    drafts.remove_abandoned(f"{glob.escape(path)}{DRAFT}{8 * drafts.DIGIT}")
+    draft = f"{path}{DRAFT}{os.urandom(4).hex()}"
+    try:
+        with create(draft, like=store.where):
+            with closing(sqlite3.connect(draft, isolation_level=None)) as target, _snapshot(store) as unit:
+                _write_snapshot(unit, target, path)
+            size = os.stat(draft).st_size
+            _name(draft, path)
+        return size
+    except FileExistsError:
+        raise InputError(f"{path} exists already", hint="name a file that is not there") from None
+    except (OSError, sqlite3.Error) as error:
+        raise _unwritable(path, error) from error
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(draft)
+
+
+def _write_snapshot(unit: Unit, target: sqlite3.Connection, path: str) -> None:
+    source = unit.connection.connection.driver_connection
+    assert source is not None
+    try:
+        target.execute("PRAGMA synchronous = FULL")
+        target.execute("PRAGMA journal_mode = OFF")  # no file beside a draft that may be killed
+        source.backup(target, pages=PAGES)
+    except sqlite3.Error as error:  # of the target: a snapshot can be read
+        raise _unwritable(path, error) from error
+
+
+def _name(draft: str, path: str) -> None:
+    """Give a complete file its name; unlike a rename a link replaces nothing."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(path):
+            raise FileExistsError from None
+        os.rename(draft, path)
+
+
+def _unwritable(path: str, error: Exception) -> RlrecError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return RlrecError(f"cannot write {path}: {reason.lower()}", hint="choose another path, or make room")

@@ -1,0 +1,249 @@
+"""Decisions that leave the store, with every row that names them, and the bytes that they leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlrec.errors import RlrecError, StoreBusy
+from rlrec.store.database import database_errors
+from rlrec.store.database.unit import Unit, slices, to_text
+from rlrec.store.log import reader, settings
+from rlrec.store.log.reader import Batch
+from rlrec.store.policies import policies
+
+if TYPE_CHECKING:
+    from rlrec.store import Store
+
+FORGET, PRUNE = "db forget", "db prune"  # in the record of commands; without a result until the bytes are gone
+VISITS = 1 << 31  # of a session, at most
+PORTION = 5_000  # decisions that are deleted, or read, at once
+# Tables whose rows belong to one decision, those that name others first.
+OF_DECISION = (
+    "last_decision", "team_draft", "candidate_list", "shadow_decision", "route_decision", "import_line",
+    "decision_features", "slot_set", "logged_support", "feedback_key", "event", "slot",
+)  # fmt: skip
+# Columns that PostgreSQL looks up for every row that is deleted elsewhere, and that no index of the schema begins with.
+LOOKED_UP = {
+    "feedback_key": "decision_id", "import_line": "decision_id", "last_decision": "decision_id",
+    "shadow_decision": "decision_id", "decision": "context_id, eligible_id", "candidate_list": "catalogue_id",
+    "decision_features": "context_id", "assignment": "session_id, user_id", "session": "user_id",
+}  # fmt: skip
+
+
+class OwnedDecision(NamedTuple):
+    """A decision, and the rows that it names. features_id: the context with the features of its arms."""
+
+    policy_id: int
+    id: int
+    context_id: int
+    eligible_id: int
+    catalogue_id: int | None
+    features_id: int | None
+
+
+_OWNER = (
+    "SELECT d.policy_id, d.id, d.context_id, d.eligible_id, c.catalogue_id, f.context_id FROM decision d"
+    " LEFT JOIN candidate_list c ON c.decision_id = d.id LEFT JOIN decision_features f ON f.decision_id = d.id"
+)
+
+
+def lock_all(unit: Unit) -> list[int]:
+    """The ids of all policies, which are locked: nobody draws, or is told, before the transaction ends."""
+    settings.lock(unit)
+    return [*policies.lock(unit, [policy.id for policy in policies.all_policies(unit)])]
+
+
+def user_id(unit: Unit, key: str) -> int | None:
+    """The id of a user; None where there is no such user."""
+    return unit.ask_value("SELECT id FROM users WHERE key = ?", key)
+
+
+def sessions_of(unit: Unit, user: int) -> list[int]:
+    """The ids of a user's sessions."""
+    return [row[0] for row in unit.ask("SELECT id FROM session WHERE user_id = ? ORDER BY id", user)]
+
+
+def decisions_of(unit: Unit, session_ids: Collection[int]) -> list[OwnedDecision]:
+    """All decisions of some sessions, by policy and id."""
+    return unit.records(OwnedDecision, f"{_OWNER} WHERE d.session_id IN (?*) ORDER BY d.policy_id, d.id", session_ids)
+
+
+def count_events(unit: Unit, decision_ids: Sequence[int]) -> int:
+    """The number of events of some decisions."""
+    counted = "SELECT count(*) FROM event WHERE decision_id IN (?*)"
+    return sum(int(unit.ask_value(counted, portion)) for portion in slices(decision_ids, PORTION))
+
+
+def count_forgotten(unit: Unit) -> int:
+    """How many times a user was forgotten."""
+    return int(unit.ask_value("SELECT count(*) FROM run WHERE command = ?", FORGET))
+
+
+def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator[Batch]:
+    """Some decisions of one policy (ascending), imported ones too: slots by decision and position, and all events."""
+    for portion in slices(decision_ids, PORTION):
+        inside = [f"d.id IN ({reader.numbers(portion)})"]
+        events = tuple(reader.EVENTS)
+        yield reader.between(unit, policy_id, portion[0], portion[-1], tests=inside, events=events)
+
+
+def delete_decisions(unit: Unit, decision_ids: Sequence[int]) -> None:
+    """Delete decisions with all rows that belong to them."""
+    for portion in slices(decision_ids, PORTION):
+        for table in OF_DECISION:
+            unit.tell(f"DELETE FROM {table} WHERE decision_id IN (?*)", portion)
+        unit.tell("DELETE FROM decision WHERE id IN (?*)", portion)
+
+
+def delete_sessions(unit: Unit, user: int, session_ids: Sequence[int]) -> None:
+    """Delete a user with their sessions, which have no decisions any more."""
+    unit.tell("DELETE FROM assignment WHERE user_id = ? OR session_id IN (?*)", user, session_ids)
+    unit.tell("DELETE FROM visit WHERE session_id IN (?*)", session_ids)
+    unit.tell("DELETE FROM session WHERE id IN (?*)", session_ids)
+    unit.tell("DELETE FROM users WHERE id = ?", user)
+
+
+def delete_contents(unit: Unit, context_ids: Collection[int], set_ids: Collection[int]) -> None:
+    """Delete those of these contexts and eligible sets that nothing names any more."""
+    for table, ids in (("context", context_ids), ("eligible_set", set_ids)):
+        unit.tell(_UNNAMED.format(table=table, where="WHERE id IN (?*)", names=_NAMES[table]), ids)
+
+
+# Differences of sets: both databases sort or hash them, however many there are.
+_UNNAMED = "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} {where} {names})"
+_NAMES = {
+    "session": "EXCEPT SELECT session_id FROM visit EXCEPT SELECT session_id FROM assignment",
+    "users": "EXCEPT SELECT user_id FROM session EXCEPT SELECT user_id FROM assignment",
+    "context": "EXCEPT SELECT context_id FROM decision EXCEPT SELECT context_id FROM decision_features",
+    "eligible_set": "EXCEPT SELECT eligible_id FROM decision EXCEPT SELECT catalogue_id FROM candidate_list"
+    " EXCEPT SELECT catalogue_id FROM settings",
+}
+
+
+class VisitKey(NamedTuple):
+    session_id: int
+    number: int
+
+
+def old_visits(
+    unit: Unit, *, before: int, timeout_us: int, entered_to: Mapping[int, int], after: VisitKey, limit: int
+) -> list[VisitKey]:
+    """Visits, in order, that ended before a time. entered_to: by policy the last decision that every belief holds;
+    visits with a later one are left out."""
+    waiting = " OR ".join(
+        f"(d.policy_id = {policy} AND d.id > {last} AND d.imported = 0)" for policy, last in entered_to.items()
+    )
+    inside = "d.session_id = visit.session_id AND d.visit = visit.number"
+    settled = f"NOT EXISTS (SELECT 1 FROM decision d WHERE {inside} AND ({waiting}))" if waiting else "1 = 1"
+    return unit.select(
+        VisitKey,
+        f"visit WHERE (session_id, number) > (?, ?) AND last_at < ? AND (ended_at IS NOT NULL OR last_at + ? < ?)"
+        f" AND {settled} ORDER BY session_id, number LIMIT ?",
+        *after, before, timeout_us, unit.now, limit,
+    )  # fmt: skip
+
+
+def decisions_of_visits(unit: Unit, visits: Collection[VisitKey]) -> list[OwnedDecision]:
+    """All decisions of some visits, by policy and id."""
+    wanted = f"d.session_id IN (?*) AND d.session_id * {VISITS} + d.visit IN (?*)"
+    keys = {visit.session_id for visit in visits}, [visit.session_id * VISITS + visit.number for visit in visits]
+    return unit.records(OwnedDecision, f"{_OWNER} WHERE {wanted} ORDER BY d.policy_id, d.id", *keys)
+
+
+def delete_visits(unit: Unit, visits: Collection[VisitKey]) -> None:
+    unit.tell_each("DELETE FROM visit WHERE session_id = ? AND number = ?", visits)
+
+
+def delete_unused(unit: Unit) -> None:
+    """Delete sessions without a visit that are no unit of an experiment, users without a session that are none, and
+    contexts and eligible sets that nothing names."""
+    for table, names in _NAMES.items():
+        unit.tell(_UNNAMED.format(table=table, where="", names=names))
+
+
+def oldest_belief(unit: Unit, policy_id: int) -> int:
+    """The change up to which the belief had come from which the oldest decision of a policy was drawn; without any, the
+    newest change."""
+    drawn = "SELECT min(belief_seq) FROM decision WHERE policy_id = ? AND imported = 0"
+    newest = "SELECT seq FROM policy_head WHERE policy_id = ?"
+    return int(unit.ask_value(f"SELECT coalesce(({drawn}), ({newest}), 0)", policy_id, policy_id))
+
+
+def last_change(unit: Unit, version_id: int) -> int:
+    """The number of the newest change of a belief; 0 where it has none."""
+    return int(unit.ask_value("SELECT coalesce(max(seq), 0) FROM belief_delta WHERE version_id = ?", version_id))
+
+
+def newest_until(unit: Unit, policy_id: int, seq: int) -> int:
+    """The newest decision drawn from a policy that was stored up to a change; 0 where there is none."""
+    chosen = "policy_id = ? AND imported = 0 AND seq <= ? ORDER BY id DESC LIMIT 1"
+    return int(unit.ask_value(f"SELECT id FROM decision WHERE {chosen}", policy_id, seq) or 0)
+
+
+def set_learned_from(unit: Unit, version_id: int, learned_from: Mapping[str, Any]) -> None:
+    """Store the record of what a version learned from."""
+    unit.tell("UPDATE version SET learned_from = ? WHERE id = ?", to_text(learned_from), version_id)
+
+
+# -- bytes --
+
+
+_REMOVALS = f"run WHERE command IN ('{FORGET}', '{PRUNE}')"
+
+
+def count(unit: Unit) -> tuple[int, int]:
+    """How many removals there were, and after how many of them bytes of deleted rows may still be in the file."""
+    total, unfinished = unit.ask(f"SELECT count(*), count(*) - count(result) FROM {_REMOVALS}")[0]
+    return total, unfinished
+
+
+def erase(store: Store) -> None:
+    """Write the file of an SQLite store anew, without the bytes of deleted rows, and empty its log. Raises StoreBusy
+    where somebody else reads or writes; the command can be repeated."""
+    with store.read() as unit:  # a removal that another process begins from here on is finished by that
+        last = unit.ask_value(f"SELECT max(id) FROM {_REMOVALS}")
+    try:
+        _write_anew(store)
+    except RlrecError as error:
+        error.hint = "the rows are deleted; repeat the command to erase their bytes, too"
+        raise
+    finished = f"UPDATE run SET result = '{{}}' WHERE id IN (SELECT id FROM {_REMOVALS} AND result IS NULL AND id <= ?)"
+    store.write(lambda unit: unit.tell(finished, last))
+
+
+def _write_anew(store: Store) -> None:
+    if store.engine.dialect.name == "sqlite":
+        try:
+            with closing(store.engine.raw_connection()) as raw:
+                cursor = raw.cursor()
+                cursor.execute("VACUUM")
+                busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except store.engine.dialect.loaded_dbapi.Error as error:
+            raise database_errors.translate(error, where=store.where) from error
+        if busy:
+            raise StoreBusy(f"the store {store.where} is being read", hint=database_errors.RETRY_HINT)
+
+
+@contextmanager
+def lookups(store: Store) -> Iterator[None]:
+    """Inside it, PostgreSQL has indexes on what it looks up for every row that is deleted."""
+    if store.engine.dialect.name != "postgresql":
+        yield
+        return
+    names = {
+        f"ix_removal_{table}_{column}": f"{table} ({column})"
+        for table, columns in LOOKED_UP.items()
+        for column in columns.split(", ")
+    }
+
+    def create(unit: Unit) -> None:
+        for name, target in names.items():
+            unit.tell(f"CREATE INDEX IF NOT EXISTS {name} ON {target}")
+
+    store.write(create, repeatable=True)
+    try:
+        yield
+    finally:
+        store.write(lambda unit: unit.tell(f"DROP INDEX IF EXISTS {', '.join(names)}"), repeatable=True)

@@ -1,0 +1,90 @@
+"""The rights on PostgreSQL that a server, a trainer and a reader need, and no more: the script that grants them.
+
+Whoever owns the tables needs no grant; `init`, `db forget`, `db prune` and `db copy` are for the owner alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from rlrec.store.database import tables
+from rlrec.store.database.schema import VERSION_TABLE
+from rlrec.store.database.unit import quoted
+
+# The tables that serving, feedback and `settle` add rows to.
+_ADDED_BY_SERVER = (
+    "assignment", "belief", "belief_delta", "candidate_list", "context", "decision", "eligible_set", "event",
+    "feedback_key", "last_decision", "route_decision", "run", "session", "shadow_decision", "slot", "team_draft",
+    "users", "visit",
+)  # fmt: skip
+# The columns that they change. Where they only lock rows, the right is for `id`, which foreign keys hold fast.
+_CHANGED_BY_SERVER: Mapping[str, Sequence[str]] = {
+    "belief": ("ordinal", "pulls", "reward_sum", "reward_squares", "extra"),
+    "experiment": ("id",),
+    "last_decision": ("decision_id",),
+    "policy_head": ("seq", "ordinal"),
+    "session": ("user_id",),
+    "settings": ("catalogue_id",),
+    "slot": ("censored",),
+    "users": ("id",),
+    "version": ("entered_to",),
+    "visit": ("started_at", "last_at", "steps", "recent", "ended_at", "history"),
+}
+# Of definitions, training, routes and imports: they add rows to any table.
+_CHANGED_BY_TRAINER: Mapping[str, Sequence[str]] = {
+    **_CHANGED_BY_SERVER,
+    "arm": ("features", "retired_at"),
+    "decision": ("state", "history"),  # of imported visits, from their rows
+    "experiment": ("status", "stopped_at"),
+    "lease": ("holder", "token", "taken_at", "expires_at"),
+    "policy_head": ("seq", "ordinal", "live_id"),
+    "promotion": ("rolled_back_at",),
+    "route": ("id",),
+    "run": ("result",),
+    "settings": ("catalogue_revision", "catalogue_id"),
+    "shadow": ("stopped_at",),
+    "version": ("status", "ordinal", "entered_to"),
+}
+
+
+class Grant(NamedTuple):
+    """A statement for a role; role: its name without the prefix."""
+
+    role: str
+    statement: str
+
+
+def grants(prefix: str) -> list[Grant]:
+    """Statements that make the roles PREFIX_server, PREFIX_trainer and PREFIX_reader and give them their rights. They
+    may be run again, and should be after each migration."""
+    every = sorted(tables.metadata.tables)
+    statements = []
+    for role, added, changed in (
+        ("reader", (), {}),
+        ("server", _ADDED_BY_SERVER, _CHANGED_BY_SERVER),
+        ("trainer", every, _CHANGED_BY_TRAINER),
+    ):
+        name = quoted([f"{prefix}_{role}"])
+        exists = f"SELECT FROM pg_roles WHERE rolname = '{prefix}_{role}'"
+        lines = [
+            f"DO $$ BEGIN IF NOT EXISTS ({exists}) THEN CREATE ROLE {name}; END IF; END $$",
+            _on_current("REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM", "current_schema()", name),
+            _on_current("GRANT CONNECT ON DATABASE %I TO", "current_database()", name),
+            _on_current("GRANT USAGE ON SCHEMA %I TO", "current_schema()", name),
+            f"GRANT SELECT ON {quoted([*every, *tables.VIEWS, VERSION_TABLE])} TO {name}",
+        ]
+        if added:
+            lines.append(f"GRANT INSERT ON {quoted(added)} TO {name}")
+            lines.append(_on_current("GRANT USAGE ON ALL SEQUENCES IN SCHEMA %I TO", "current_schema()", name))
+        lines += [
+            f"GRANT UPDATE ({quoted(columns)}) ON {quoted([table])} TO {name}" for table, columns in changed.items()
+        ]
+        if role == "trainer":
+            lines.append(f'GRANT DELETE ON "lease" TO {name}')
+        statements += [Grant(role, line + ";") for line in lines]
+    return statements
+
+
+def _on_current(words: str, thing: str, role: str) -> str:
+    """A statement about the database or the schema of the session, whatever its name is."""
+    return f"DO $$ BEGIN EXECUTE format('{words} %I', {thing}, '{role[1:-1]}'); END $$"
