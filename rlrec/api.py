@@ -11,8 +11,9 @@ from importlib import import_module
 from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypedDict, TypeVar, Unpack
 
-from rlrec.cli import feedback, plain, recommend
-from rlrec.cli.lines import decode
+from rlrec.cli.commands.requests import feedback, recommend
+from rlrec.cli.output import plain
+from rlrec.cli.text.lines import decode
 from rlrec.errors import InputError
 from rlrec.times import parse as parse_time
 
@@ -148,8 +149,9 @@ class Estimates(list["EstimateRow"]):
 
     def __repr__(self) -> str:
         """The table of `rlrec evaluate`."""
-        from rlrec.cli import evaluate, tables
-        from rlrec.cli.views import Screen
+        from rlrec.cli.commands.judging import evaluate
+        from rlrec.cli.output import tables
+        from rlrec.cli.text.views import Screen
 
         return tables.view(evaluate.view(self.to_json(), self[0].by, self.notes), Screen()) if self else "[]"
 

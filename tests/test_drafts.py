@@ -12,7 +12,7 @@ from typing import BinaryIO
 import pytest
 
 from rlrec import drafts
-from rlrec.cli.files import complete_file
+from rlrec.cli.program.files import complete_file
 
 
 def drafts_in(folder: Path) -> int:

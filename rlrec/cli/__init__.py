@@ -14,43 +14,89 @@ from typing import Any, NoReturn, cast
 import click
 
 from rlrec import __version__, times
-from rlrec.cli import output, signals
-from rlrec.cli.shared import CommandGroup, Settings, notice
-from rlrec.cli.values import CLOCK, DURATION
-from rlrec.cli.views import terminal_columns
+from rlrec.cli.output import output
+from rlrec.cli.program import signals
+from rlrec.cli.program.shared import CommandGroup, Settings, notice
+from rlrec.cli.text.values import CLOCK, DURATION
+from rlrec.cli.text.views import terminal_columns
 from rlrec.errors import OUT_OF_MEMORY, InputError
 
 # name: (module:attribute, its one-line help without the final stop). The help lists them in this order.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "init": ("rlrec.cli.init:init", "Create the store, or bring it up to date"),
-    "status": ("rlrec.cli.status:status", "Show what a store holds, what its policies do, and what waits"),
-    "arm": ("rlrec.cli.arm:arm", "Add, list, retire and restore arms"),
-    "reward": ("rlrec.cli.reward:reward", "Define and list rewards"),
-    "policy": ("rlrec.cli.policy:policy", "Create policies, look into them, freeze and promote versions"),
-    "route": ("rlrec.cli.route:route", "Lead callers to a policy by a name that stays; switch, roll back"),
-    "recommend": ("rlrec.cli.recommend:recommend", "Draw a slate and log it with its exact propensities"),
-    "feedback": ("rlrec.cli.feedback:feedback", "Record what the user did after a decision"),
-    "pipe": ("rlrec.cli.pipe:pipe", "Answer requests and feedback in one warm process"),
-    "serve": ("rlrec.cli.serve:serve", "Answer the lines of `pipe` to many clients over HTTP"),
-    "settle": ("rlrec.cli.settle:settle", "Learn from slots of `settled` rewards whose window is over"),
-    "session": ("rlrec.cli.session:session", "List sessions, show one as a timeline, end a visit"),
-    "decision": ("rlrec.cli.decision:decision", "Show how one decision's probabilities arose"),
-    "position": ("rlrec.cli.position:position", "Estimate how likely each position is examined"),
-    "train-pg": ("rlrec.cli.train_pg:train_pg", "Train a policy gradient on logged sessions, and judge it"),
-    "evaluate": ("rlrec.cli.evaluate:evaluate", "Estimate from the log what policies would have earned"),
-    "experiment": ("rlrec.cli.experiment:experiment", "Split users or sessions between policies, and compare them"),
-    "outcomes": ("rlrec.cli.outcomes:outcomes", "Show visits, returns and rewards per user, and compare groups"),
-    "import-log": ("rlrec.cli.import_log:import_log", "Take in logs from elsewhere, to estimate on and to learn from"),
-    "export-log": ("rlrec.cli.export_log:export_log", "Write the log, one decision a line"),
-    "simulate": ("rlrec.cli.simulate:simulate", "Serve a simulated audience whose best arm or policy is known"),
-    "exposure": ("rlrec.cli.exposure:exposure", "Show how much of the log each arm had, and how evenly"),
-    "exploration": ("rlrec.cli.exploration:exploration", "Show what exploration costs, and what it earns"),
-    "report": ("rlrec.cli.report:report", "Write a page about the store, with figures, to show to others"),
-    "doctor": ("rlrec.cli.doctor:doctor", "Audit the store: beliefs, propensities, draws, references, time"),
-    "db": ("rlrec.cli.db:db", "Forget a user, prune old decisions, back up and copy the store"),
-    "config": ("rlrec.cli.config:config", "Show the defaults of options, and where they come from"),
-    "demo": ("rlrec.cli.demo:demo", "Show the whole loop on a real log, in under a minute"),
-    "help": ("rlrec.cli.help:show_help", "Show a page of the manual, or the help of a command"),
+    "init": ("rlrec.cli.commands.setup.init:init", "Create the store, or bring it up to date"),
+    "status": (
+        "rlrec.cli.commands.judging.status:status",
+        "Show what a store holds, what its policies do, and what waits",
+    ),
+    "arm": ("rlrec.cli.commands.setup.arm:arm", "Add, list, retire and restore arms"),
+    "reward": ("rlrec.cli.commands.setup.reward:reward", "Define and list rewards"),
+    "policy": (
+        "rlrec.cli.commands.policies.policy:policy",
+        "Create policies, look into them, freeze and promote versions",
+    ),
+    "route": (
+        "rlrec.cli.commands.experiments.route:route",
+        "Lead callers to a policy by a name that stays; switch, roll back",
+    ),
+    "recommend": (
+        "rlrec.cli.commands.requests.recommend:recommend",
+        "Draw a slate and log it with its exact propensities",
+    ),
+    "feedback": ("rlrec.cli.commands.requests.feedback:feedback", "Record what the user did after a decision"),
+    "pipe": ("rlrec.cli.commands.requests.pipe:pipe", "Answer requests and feedback in one warm process"),
+    "serve": ("rlrec.cli.doors.serve:serve", "Answer the lines of `pipe` to many clients over HTTP"),
+    "settle": (
+        "rlrec.cli.commands.requests.settle:settle",
+        "Learn from slots of `settled` rewards whose window is over",
+    ),
+    "session": ("rlrec.cli.commands.requests.session:session", "List sessions, show one as a timeline, end a visit"),
+    "decision": ("rlrec.cli.commands.requests.decision:decision", "Show how one decision's probabilities arose"),
+    "position": ("rlrec.cli.commands.judging.position:position", "Estimate how likely each position is examined"),
+    "train-pg": (
+        "rlrec.cli.commands.policies.train_pg:train_pg",
+        "Train a policy gradient on logged sessions, and judge it",
+    ),
+    "evaluate": (
+        "rlrec.cli.commands.judging.evaluate:evaluate",
+        "Estimate from the log what policies would have earned",
+    ),
+    "experiment": (
+        "rlrec.cli.commands.experiments.experiment:experiment",
+        "Split users or sessions between policies, and compare them",
+    ),
+    "outcomes": (
+        "rlrec.cli.commands.judging.outcomes:outcomes",
+        "Show visits, returns and rewards per user, and compare groups",
+    ),
+    "import-log": (
+        "rlrec.cli.commands.upkeep.import_log:import_log",
+        "Take in logs from elsewhere, to estimate on and to learn from",
+    ),
+    "export-log": ("rlrec.cli.commands.upkeep.export_log:export_log", "Write the log, one decision a line"),
+    "simulate": (
+        "rlrec.cli.commands.setup.simulate:simulate",
+        "Serve a simulated audience whose best arm or policy is known",
+    ),
+    "exposure": (
+        "rlrec.cli.commands.judging.exposure:exposure",
+        "Show how much of the log each arm had, and how evenly",
+    ),
+    "exploration": (
+        "rlrec.cli.commands.judging.exploration:exploration",
+        "Show what exploration costs, and what it earns",
+    ),
+    "report": (
+        "rlrec.cli.commands.judging.report:report",
+        "Write a page about the store, with figures, to show to others",
+    ),
+    "doctor": (
+        "rlrec.cli.commands.upkeep.doctor:doctor",
+        "Audit the store: beliefs, propensities, draws, references, time",
+    ),
+    "db": ("rlrec.cli.commands.upkeep.db:db", "Forget a user, prune old decisions, back up and copy the store"),
+    "config": ("rlrec.cli.commands.setup.config:config", "Show the defaults of options, and where they come from"),
+    "demo": ("rlrec.cli.commands.setup.demo:demo", "Show the whole loop on a real log, in under a minute"),
+    "help": ("rlrec.cli.commands.setup.help:show_help", "Show a page of the manual, or the help of a command"),
 }
 
 CONFIG = "rlrec.toml"
@@ -93,7 +139,7 @@ class Program(CommandGroup):
         if (config := ctx.ensure_object(Settings).config) is not None:
             ctx.default_map = {**(ctx.default_map or {}), cmd_name: config.of_command(command, cmd_name)}
         if COMPLETE in os.environ:
-            from rlrec.cli.completion import attach
+            from rlrec.cli.program.completion import attach
 
             _add_globals(command, self.params)
             attach(command, cmd_name)
@@ -119,7 +165,7 @@ class Program(CommandGroup):
         settings = extra.setdefault("obj", Settings())
         home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
         if paths := [*filter(os.path.exists, (CONFIG, os.path.join(home, "rlrec", CONFIG)))]:
-            from rlrec.cli.config import Config
+            from rlrec.cli.commands.setup.config import Config
 
             try:
                 settings.config = Config(self, paths)
@@ -166,7 +212,7 @@ class Program(CommandGroup):
 def _report_failure(error: BaseException, settings: Settings, args: list[str]) -> int:
     """The exit code of a command that failed, also where there is no memory left to load what describes errors."""
     try:
-        from rlrec.cli.failures import report_failure
+        from rlrec.cli.program.failures import report_failure
 
         return report_failure(error, settings, args)
     except (MemoryError, ImportError, SystemError):

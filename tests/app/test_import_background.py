@@ -16,7 +16,7 @@ import pytest
 from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.layouts import jsonl
 from rlrec.app.imports.layouts.base import Source
-from rlrec.cli.lines import decode_group
+from rlrec.cli.text.lines import decode_group
 from rlrec.errors import InputError, RlrecError
 from tests.conftest import PATIENCE_S, Run
 

@@ -21,7 +21,7 @@ from rlrec.app.imports.layouts.obd import Obd
 from rlrec.app.imports.visit_numbers import VisitMoves, VisitNumbers
 from rlrec.app.init import init
 from rlrec.app.inputs import canonical
-from rlrec.cli.lines import decode_group
+from rlrec.cli.text.lines import decode_group
 from rlrec.store import Store
 from rlrec.store.database.loading import Same
 from rlrec.store.log import settings

@@ -27,7 +27,7 @@ import pytest
 
 import rlrec
 from rlrec.cli import EPILOG, program
-from rlrec.cli import help as manual
+from rlrec.cli.commands.setup import help as manual
 from tests.cli.test_terminal import ESCAPE, terminal
 from tests.conftest import PATIENCE_S, Run
 from tests.docs.test_examples import examples, leaves

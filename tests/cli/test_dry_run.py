@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from rlrec.cli import program
-from rlrec.cli.shared import NOTHING_STORED
+from rlrec.cli.program.shared import NOTHING_STORED
 from rlrec.store import Store
 from tests.cli.test_pipe import FLUSH, ask, lines, tell
 from tests.conftest import ON_BOTH, CommandResult, Run, filled, runner

@@ -12,13 +12,33 @@ from rlrec import policy as kinds
 from tests.conftest import Run, runner
 
 ALWAYS = {"alembic", "pytest", "tabulate", "scipy", "sqlalchemy.orm", "scipy.stats", "matplotlib", "pandas"}
-ONCE = ALWAYS | {"psycopg", "msgspec", "rlrec.cli.lines", "rlrec.cli.failures", "rlrec.store.database.tables"}
+ONCE = ALWAYS | {
+    "psycopg",
+    "msgspec",
+    "rlrec.cli.text.lines",
+    "rlrec.cli.program.failures",
+    "rlrec.store.database.tables",
+}
 BARE = {
     "rlrec",
     "rlrec.cli",
     "rlrec.errors",
     "rlrec.times",
-    *(f"rlrec.cli.{name}" for name in ["app", "output", "shared", "signals", "text", "values", "views"]),
+    *(
+        f"rlrec.cli.{name}"
+        for name in [
+            "program",
+            "program.app",
+            "program.shared",
+            "program.signals",
+            "output",
+            "output.output",
+            "text",
+            "text.text",
+            "text.values",
+            "text.views",
+        ]
+    ),
 }
 
 
@@ -58,7 +78,11 @@ def test_help_imports_neither_sqlalchemy_nor_numpy(words: list[str], sqlite_db: 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["settle", "-h"]])
 def test_help_imports_little_of_the_program(words: list[str], sqlite_db: str) -> None:
     names, _ = ran(sqlite_db, *words)
-    assert {name for name in names if name.startswith("rlrec")} <= BARE | {"rlrec.cli.settle"}
+    assert {name for name in names if name.startswith("rlrec")} <= BARE | {
+        "rlrec.cli.commands",
+        "rlrec.cli.commands.requests",
+        "rlrec.cli.commands.requests.settle",
+    }
     assert not names & {"json", "csv", "dataclasses", "pathlib", "urllib.parse", "shlex", "select"}
 
 
@@ -77,7 +101,7 @@ def test_a_single_recommend_imports_no_scipy(shop: Run, sqlite_db: str, policy: 
 def test_a_single_feedback_imports_no_numpy(shop: Run, sqlite_db: str, words: list[object]) -> None:
     names, stdout = ran(sqlite_db, *words, "--json")
     assert json.loads(stdout)["events"] == 1
-    assert not names & (ONCE | {"numpy", "rlrec.cli.tables", "rlrec.store.log.returns"})
+    assert not names & (ONCE | {"numpy", "rlrec.cli.output.tables", "rlrec.store.log.returns"})
 
 
 @pytest.mark.slow

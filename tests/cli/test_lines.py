@@ -11,10 +11,10 @@ import click
 import msgspec
 import pytest
 
-from rlrec.cli.inputs import Refusals
-from rlrec.cli.lines import decode, decode_group, groups, key_type
-from rlrec.cli.shared import Settings
-from rlrec.cli.strict import LIMIT, decode_json
+from rlrec.cli.program.inputs import Refusals
+from rlrec.cli.program.shared import Settings
+from rlrec.cli.text.lines import decode, decode_group, groups, key_type
+from rlrec.cli.text.strict import LIMIT, decode_json
 from rlrec.errors import InputError
 
 
@@ -282,7 +282,7 @@ def test_values_that_lie_across_lines_are_none(parts: Any) -> None:
 
 
 def test_a_good_group_is_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.cli.lines.decode", None)
+    monkeypatch.setattr("rlrec.cli.text.lines.decode", None)
     text = (
         b'{"decision_id": 7, "events": {"click": 1}, "key": "\xc3\xa9 \\": \\u00e9", "context": {"a": [{"b": null}]}}'
     )

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from rlrec.cli.output import Show, View
+from rlrec.cli.output.output import Show, View
 from tests.conftest import PATIENCE_S, Run
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from rlrec.app.pipe import Pipe
-from rlrec.cli import recommend
-from rlrec.cli.pipe import line_reader, line_type
+from rlrec.cli.commands.requests import recommend
+from rlrec.cli.commands.requests.pipe import line_reader, line_type
 from rlrec.errors import InputError
 from rlrec.store import Store
 from tests.conftest import PATIENCE_S, Run, runner

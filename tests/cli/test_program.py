@@ -18,11 +18,11 @@ import pytest
 from click.testing import CliRunner
 
 from rlrec import __version__, cli
-from rlrec.cli import lines as reading
-from rlrec.cli import values
-from rlrec.cli.inputs import Lines, input_option, lines_input, refusing
-from rlrec.cli.shared import CommandGroup, notice, printed, settings, stored
-from rlrec.cli.values import TIME, Integer
+from rlrec.cli.program.inputs import Lines, input_option, lines_input, refusing
+from rlrec.cli.program.shared import CommandGroup, notice, printed, settings, stored
+from rlrec.cli.text import lines as reading
+from rlrec.cli.text import values
+from rlrec.cli.text.values import TIME, Integer
 from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
 from rlrec.store import Store
 from tests.conftest import PATIENCE_S, Run

@@ -27,10 +27,10 @@ import pytest
 
 from rlrec.app import doctor
 from rlrec.app.pipe import Pipe
-from rlrec.cli import serve as serving
-from rlrec.cli.http import GROUP, Front, Limits
-from rlrec.cli.serve import SharedWriter, listening
-from rlrec.cli.shared import NOTHING_STORED
+from rlrec.cli.doors import serve as serving
+from rlrec.cli.doors.http import GROUP, Front, Limits
+from rlrec.cli.doors.serve import SharedWriter, listening
+from rlrec.cli.program.shared import NOTHING_STORED
 from rlrec.errors import Conflict, InputError, RlrecError
 from rlrec.store import Store
 from rlrec.store.database import engine

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from rlrec.cli.progress import ProgressLine
-from rlrec.cli.views import Screen, View
+from rlrec.cli.output.progress import ProgressLine
+from rlrec.cli.text.views import Screen, View
 from rlrec.store import Store
 from tests.conftest import PATIENCE_S, Run, filled, runner
 
@@ -200,8 +200,8 @@ def test_a_pipe_has_no_colour_unless_forced(run: Run) -> None:
 
 
 def test_wide_characters_count_twice() -> None:
-    from rlrec.cli.cells import text_width
-    from rlrec.cli.terminal import elide
+    from rlrec.cli.output.cells import text_width
+    from rlrec.cli.output.terminal import elide
 
     assert text_width("日本") == 4
     assert elide("日本日本日本", 8) == "日本..."
@@ -209,8 +209,8 @@ def test_wide_characters_count_twice() -> None:
 
 @pytest.mark.parametrize("width", [None, 80])
 def test_columns_stay_aligned_beside_wide_characters(width: int | None) -> None:
-    from rlrec.cli.cells import text_width
-    from rlrec.cli.tables import view
+    from rlrec.cli.output.cells import text_width
+    from rlrec.cli.output.tables import view
 
     text = view(View(["arm", "verdict"], [["日本", "ok"], ["1e5", "weak"]]), Screen(width, colour=True))
     ends = [text_width(ESCAPE.sub("", line).rpartition("  ")[0]) for line in text.splitlines()]
@@ -222,7 +222,7 @@ def test_columns_stay_aligned_beside_wide_characters(width: int | None) -> None:
     ("numbers", "line"), [([0, 0], "▁▁"), ([1, 2, 4], "▃▅█"), ([], "")]
 )  # fmt: skip
 def test_a_sparkline_is_relative_to_its_largest(numbers: list[Any], line: str) -> None:
-    from rlrec.cli.terminal import sparkline
+    from rlrec.cli.output.terminal import sparkline
 
     assert sparkline(numbers) == line
 
@@ -230,7 +230,7 @@ def test_a_sparkline_is_relative_to_its_largest(numbers: list[Any], line: str) -
 @pytest.mark.slow
 def test_a_long_command_says_how_far_it_is(sqlite_db: str, tmp_path: Path) -> None:
     patience = tmp_path / "sitecustomize.py"
-    patience.write_text("import rlrec.cli.progress as p\np.PATIENCE_S = p.PAUSE_S = 1e-6\n")
+    patience.write_text("import rlrec.cli.output.progress as p\np.PATIENCE_S = p.PAUSE_S = 1e-6\n")
     log = tmp_path / "log.jsonl"
     for command, rows in (
         (["simulate", "bernoulli", "--policy", "s", "--sessions", "200", "--group", "50"], "200 sessions"),
@@ -270,7 +270,7 @@ def test_a_short_command_and_a_pipe_show_no_progress(run: Run, sqlite_db: str, t
     """Short by its own work: how long it waits for a busy machine does not count here."""
     clock = tmp_path / "sitecustomize.py"
     clock.write_text(
-        "import time, types\nimport rlrec.cli.progress as p\n"
+        "import time, types\nimport rlrec.cli.output.progress as p\n"
         "p.time = types.SimpleNamespace(monotonic=time.process_time)\n"
     )
     text = terminal(sqlite_db, "--now", NOW, "evaluate", "home", "--estimator", "snips", PYTHONPATH=str(tmp_path))
@@ -280,7 +280,7 @@ def test_a_short_command_and_a_pipe_show_no_progress(run: Run, sqlite_db: str, t
 
 def test_progress_waits_a_second_and_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 0.5, 2.0, 2.1, 3.0])
-    monkeypatch.setattr("rlrec.cli.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("rlrec.cli.output.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setenv("COLUMNS", "60")
     stream = io.StringIO()
     line = ProgressLine(stream)

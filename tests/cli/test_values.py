@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlrec import times
-from rlrec.cli import values
+from rlrec.cli.text import values
 from rlrec.errors import InputError
 from tests.conftest import Run
 

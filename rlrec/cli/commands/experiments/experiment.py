@@ -1,0 +1,356 @@
+"""rlrec experiment: create, show, stop and list experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output.cells import cell
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.files import plot_option, save_plot
+from rlrec.cli.program.shared import CommandGroup, Store, conclude, reading, writing
+from rlrec.cli.text.text import truncate
+from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name, parse_number
+from rlrec.directions import of_difference
+from rlrec.errors import InputError, quantity
+
+if TYPE_CHECKING:
+    from rlrec.app.compare import VariantComparison
+    from rlrec.app.experiment import ExperimentSummary, VariantSpec
+
+COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
+DIFFERENCE = {  # column of a csv: key of a difference per decision
+    "difference": "value", "difference_lower": "lower", "difference_upper": "upper", "p_value": "p_value",
+}  # fmt: skip
+UNIT_DIFFERENCE = {  # column of a csv: key of a difference in reward per unit
+    "unit_difference": "value", "unit_difference_lower": "lower", "unit_difference_upper": "upper",
+    "unit_p_value": "p_value",
+}  # fmt: skip
+_NO_ROW: Mapping[str, Any] = {}
+ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
+DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
+ALARM = 0.001  # p-value of a check below which something is wrong with the split or the log
+ODD = 0.01  # p-value below which it is not said to be right
+UNKNOWN = "not known yet"
+
+
+def parse_variant(text: str) -> VariantSpec:
+    """The variant in LABEL=POLICY[@V][:WEIGHT]."""
+    from rlrec.app.experiment import VariantSpec
+
+    label, sign, source = (piece.strip() for piece in text.partition("="))
+    policy, colon, weight = (piece.strip() for piece in source.partition(":"))
+    if not (sign and policy):
+        hint = "write LABEL=POLICY, LABEL=POLICY@V or LABEL=POLICY:WEIGHT"
+        raise InputError(f"'{truncate(text)}' is not a variant", hint=hint)
+    try:
+        share = parse_number(weight) if colon else 1.0
+    except InputError as error:
+        raise InputError(f"the weight of variant {label}: {error.message}", hint="write LABEL=POLICY:0.5") from None
+    if share <= 0:
+        raise InputError(f"the weight of variant {label} is {truncate(weight)}", hint="weights are above 0")
+    return VariantSpec(label=parse_name(label), policy=policy, weight=share)
+
+
+def parse_percent(text: str) -> float:
+    """The number in 1% or 0.01."""
+    try:
+        return parse_number(f"{text[:-1]}e-2" if text.endswith("%") else text)
+    except InputError:
+        raise InputError(f"'{truncate(text)}' is not a share", hint="write 1% or 0.01") from None
+
+
+def parse_share(text: str) -> float:
+    """The share of all units, neither none nor all."""
+    if not 0 < (share := parse_percent(text)) < 1:
+        raise InputError(f"the share is {100 * share:.12g} %", hint="it lies between 0 and 100 %: write 5% or 0.05")
+    return share
+
+
+def parse_references(text: str) -> tuple[str, ...]:
+    """The versions in A,B."""
+    return tuple(piece.strip() for piece in text.split(",") if piece.strip())
+
+
+REFERENCES = Parsed("a,b", parse_references)
+SHARE = Parsed("share", parse_share)
+VARIANT = Parsed("label=policy[@v][:weight]", parse_variant)
+
+
+@click.group(cls=CommandGroup)
+def experiment() -> None:
+    """Split users or sessions between policies, and compare them."""
+
+
+@experiment.command("create")
+@click.argument("name", type=NAME)
+@click.option(
+    "--variant", "variants", type=VARIANT, multiple=True, metavar="LABEL=POLICY[@V][:WEIGHT]",
+    help="The others are compared with the first; at least two, or one and a holdout. @V pins a frozen version.",
+)  # fmt: skip
+@click.option(
+    "--unit", "by", type=click.Choice(["user", "session"]), default="user", show_default=True,
+    help="Assigned to a variant once and for all.",
+)  # fmt: skip
+@click.option(
+    "--holdout-uniform", "holdout", type=SHARE, metavar="SHARE",
+    help="Share of all units, 1% or 0.01, for a variant `holdout` that the uniform policy serves.",
+)  # fmt: skip
+@click.option(
+    "--interleave", type=REFERENCES, default=(), metavar="A,B",
+    help="Two frozen versions that fill every slate in turns, in place of variants.",
+)  # fmt: skip
+@writing(
+    "rlrec experiment create ab --variant a=home --variant b=other --unit session",
+    "rlrec experiment create safe --variant a=home --holdout-uniform 1%",
+    "rlrec experiment create rank --interleave home@2,other@2",
+)
+def create(store: Store, show: Show, **request: Any) -> None:
+    """Start an A/B split. Each variant serves a copy of its policy's belief and learns from its own decisions alone.
+
+    With --interleave both versions fill every slate (team draft): for every two positions a coin decides who picks
+    first. Each slot logs its team, and its propensity given the coins; `show` credits rewards to teams. Every visitor
+    compares both, so that far fewer of them tell which one ranks better."""
+    show(app.experiment.create(store, app.experiment.Request(**request)))
+
+
+@experiment.command("show")
+@click.argument("name", type=NAME)
+@click.option(
+    "--reward", "rewards", type=NAME, multiple=True, metavar="NAME",
+    help="Reward definition; may be repeated [default: what the variants learn].",
+)  # fmt: skip
+@click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
+@click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all of the experiment].")
+@plot_option
+@reading("rlrec experiment show ab", "rlrec experiment show ab --reward default")
+def show_(
+    store: Store, show: Show, name: str, rewards: Sequence[str], level: float, log: str | None, plot: str | None
+) -> None:
+    """Show what became of each variant's units, the differences, and the check of the split.
+
+    Outcomes per unit come first (see `rlrec outcomes`): a variant that brings people back causes decisions, so that a
+    mean per decision is a mean of other visits. Where the numbers of decisions per unit differ (p below 0.001), the
+    reason `decisions-differ` says so, and means per decision are no comparison. These, and the holdout, are under the
+    first reward. Intervals are clustered by the unit that was assigned. They describe the variants
+    as they ran: for policies that learn, what these two had learned so far.
+
+    With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
+    (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
+    trust estimates from this log. --log narrows neither the holdout nor the check of the split."""
+    result = app.compare.show(store, name, rewards=rewards, level=level, log=log)
+    if plot is not None:
+        save_plot(plot, app.figures.compared(result))
+    show(result, table=_view(result, level), flat=_flat(result))
+    conclude(show, _sentence(result))
+
+
+def _sentence(result: VariantComparison) -> str:
+    """The conclusion from each reward per unit, with its reasons, or from the credit of teams, in plain words."""
+    if _alarm(result["sample_ratio"]["p_value"], "!"):
+        return f"The split of {result['experiment']} is not as defined: do not trust its differences."
+    rows: list[Mapping[str, Any]] = [row for row in result["unit_differences"] if _is_earned(row)]
+    several = len({row["reward"] for row in rows}) > 1
+    texts = [_comparison(row["group"], row, unit=result["unit"], several=several) for row in rows]
+    if not rows:
+        texts = [_comparison(row["variant"], row, unit="decision") for row in result["differences"]]
+    gains, losses = ({row["group"] for row in rows if of_difference(row) == sign} for sign in ("more", "less"))
+    texts += ["the rewards disagree: decide by the one that you want"] if gains & losses else []
+    return "; ".join(texts) or "There is nothing to compare."
+
+
+def _comparison(variant: str, row: Mapping[str, Any], *, unit: str, several: bool = False) -> str:
+    against, low, high = row["against"], row["lower"], row["upper"]
+    by, reasons = f" by {row['reward']}" if several else "", ", ".join(row.get("reasons", ()))
+    if row["value"] is None or low is None or high is None:
+        return f"{variant} and {against} cannot be compared yet{by}{f' ({reasons})' if reasons else ''}"
+    sign = of_difference(row)
+    word = f"surely {sign}" if sign in ("more", "less") else "not surely more or less"
+    relative = f"{100 * row['relative']:+.1f} %, " if row.get("relative") is not None else ""
+    young = " so far" if "young-units" in row.get("reasons", ()) else ""
+    figures = f"{relative}{cell(low)} to {cell(high)}{f', {reasons}' if reasons else ''}"
+    return f"{variant} earns {word} per {unit} than {against}{by}{young} ({figures})"
+
+
+def _flat(result: VariantComparison) -> list[dict[str, Any]]:
+    """A record for each variant, with its differences from the first one, which has none: in reward per unit, then in
+    reward per decision, under the first reward."""
+    per_unit = {row["group"]: row for row in reversed(result["unit_differences"]) if _is_earned(row)}
+    per_decision = {row["variant"]: row for row in result["differences"]}
+    return [
+        variant
+        | {column: per_unit.get(variant["variant"], _NO_ROW).get(name) for column, name in UNIT_DIFFERENCE.items()}
+        | {column: per_decision.get(variant["variant"], _NO_ROW).get(name) for column, name in DIFFERENCE.items()}
+        for variant in result["variants"]
+    ]
+
+
+def _view(result: VariantComparison, level: float) -> View:
+    title = [
+        f"experiment {result['experiment']}, {result['status']}, by {result['unit']}",
+        f"intervals at level {cell(level)}, rewards of mature decisions",
+    ]
+    if "interleave" in result:
+        return _interleaved(result, title)
+    from rlrec.app.outcomes import explanations
+    from rlrec.cli.commands.judging.outcomes import count_units, grid, meanings
+
+    if anonymous := result["anonymous"]:
+        units = sum(row["units"] for row in result["variants"])
+        title.append(f"{ANONYMOUS_UNITS}: {count_units(result['unit'], units, anonymous)}")
+    title += [*_leads(result), _ratio(result["sample_ratio"])]
+    explained = explanations(chain(result["outcomes"], result["unit_differences"]))
+    explained += meanings(result["outcomes"], result["unit"])
+    notes: list[str | View] = [
+        *explained,
+        *([""] if explained else []),
+        *_per_decision(result),
+        *([] if result["holdout"] is None else ["", _holdout(result["holdout"])]),
+    ]
+    return grid(result["outcomes"], result["unit_differences"])._replace(title=title, notes=notes)
+
+
+def _interleaved(result: VariantComparison, title: list[str]) -> View:
+    title[0] += ", interleaved: both versions fill every slate"
+    title += [*map(_difference, result["differences"]), *_coins(result["sample_ratio"])]
+    if (ties := result.get("ties")) is not None:
+        title.append(f"credit for both teams alike: {quantity(ties, 'unit')}")
+    notes = [
+        "a mean is the credit of the slots that a team picked, half of each slate: it earns more alone",
+        f"there are no outcomes per {result['unit']} to compare: everybody sees both versions",
+    ]
+    return View.of(result["variants"], list(result["variants"][0]), title=title, notes=notes)
+
+
+def _leads(result: VariantComparison) -> list[str]:
+    """A line for each reward per unit, and for visits, of each variant against the first one: what to decide by."""
+    rewards = [row for row in result["unit_differences"] if row["metric"] == "reward_per_unit"]
+    visits = [row for row in result["unit_differences"] if row["metric"] == "visits"]
+    return [
+        f"{row['group']} - {row['against']} per {result['unit']}:"
+        f" {'visits' if row['reward'] is None else 'reward ' + row['reward']} {_figures(row)}"
+        for other in result["differences"]
+        for row in (*rewards, *visits)
+        if row["group"] == other["variant"]
+    ]
+
+
+def _figures(row: Mapping[str, Any]) -> str:
+    reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
+    if row["value"] is None:
+        return UNKNOWN + reasons
+    relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
+    value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
+    return f"{value} [{lower}, {upper}]{relative}, p {p_value}{reasons}"
+
+
+def _per_decision(result: VariantComparison) -> list[str | View]:
+    """Lines about the means per decision. Where variants cause different numbers of decisions these compare other
+    visits, so that their difference comes without interval and p-value."""
+    earned = {row["group"]: row["value"] for row in reversed(result["unit_differences"]) if _is_earned(row)}
+    differ = DECISIONS_DIFFER in result["reasons"]
+    above = "the variants' visits differ: no comparison" if differ else f"decide by the figures per {result['unit']}"
+    texts = [f"means per decision ({above}):"]
+    for row, difference in zip(result["decisions_per_unit"], result["differences"], strict=True):
+        if row["differ"]:
+            texts.append(_decisions_differ(row, difference, unit=result["unit"], earned=earned[row["variant"]] or 0.0))
+        texts.append(_difference(difference, bare=differ))
+    headers = ["per decision" if name == "mean" else name for name in result["variants"][0]]
+    return [*texts, View(headers, [[*row.values()] for row in result["variants"]], drop=DROP)]
+
+
+def _is_earned(row: Mapping[str, Any]) -> bool:
+    return row["metric"] == "reward_per_unit"
+
+
+def _decisions_differ(row: Mapping[str, Any], difference: Mapping[str, Any], *, unit: str, earned: float) -> str:
+    """The line of a variant whose units have other numbers of decisions than those of the first one.
+    earned: its difference in reward per unit."""
+    change = "more" if row["value"] > 0 else "fewer"
+    reverse = (earned > 0) != (difference["value"] > 0)
+    return (
+        f"{DECISIONS_DIFFER}: {row['variant']} has {cell(abs(row['value']))} {change} decisions per {unit} than"
+        f" {row['against']} (p {cell(row['p_value'])}), so means per decision are of other visits"
+        + (f"; it earns {'more' if earned > 0 else 'less'} per {unit}" if reverse else "")
+    )
+
+
+def _difference(row: Mapping[str, Any], *, bare: bool = False) -> str:
+    figures = {name: cell(value) for name, value in row.items()}
+    if row["value"] is None:
+        return "{variant} - {against}: ".format(**figures) + UNKNOWN
+    interval = "" if bare else " [{lower}, {upper}]".format(**figures)
+    p_value = "" if bare else f", p {figures['p_value']}"
+    return f"{figures['variant']} - {figures['against']}: {figures['value']}{interval} a decision{p_value}"
+
+
+def _ratio(row: dict[str, float | None]) -> str:
+    if (p := row["p_value"]) is None:
+        return f"sample ratio: {UNKNOWN}"
+    fine = ": the split is as defined" if p >= ODD else ": odd, but no alarm"
+    verdict = _alarm(p, "the split is not as defined; do not trust the differences") or fine
+    return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{verdict}"
+
+
+def _coins(row: dict[str, float | None]) -> list[str]:
+    """A line where the teams did not pick first equally often."""
+    alarm = _alarm(row["p_value"], "one team picked first too often; do not trust the difference")
+    return [f"coins: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{alarm}"] if alarm else []
+
+
+def _alarm(p_value: float | None, warning: str) -> str:
+    return f": {warning}" if p_value is not None and p_value < ALARM else ""
+
+
+def _holdout(row: dict[str, Any]) -> str:
+    figures = {name: cell(value) for name, value in row.items()}
+    return (
+        "holdout ({share} of units): uniform earned {value} [{lower}, {upper}] an impression, estimated {estimate} "
+        "[{estimate_lower}, {estimate_upper}]; difference {difference}, p {p_value} ({verdict})".format(**figures)
+        + _alarm(row["p_value"], "the estimates from this log are wrong")
+    )
+
+
+@experiment.command("stop")
+@click.argument("name", type=NAME)
+@click.option(
+    "--promote", type=NAME, metavar="LABEL", help="Variant that the route serves from now on, where this is its ramp."
+)
+@click.option("--anyway", is_flag=True, help="Promote a variant that surely earns less than the first one, too.")
+@writing("rlrec experiment stop ab", "rlrec experiment stop cart-ramp-1 --promote candidate")
+def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool) -> None:
+    """Stop serving from an experiment; its log stays.
+
+    The route of a ramp serves again what it served before, or follows what is promoted: the variant with the belief
+    that it has learned, or where it learns nothing the policy that it is a version of, which has this version live from
+    then on. Exit 3 where the variant surely earns less per unit than the first one, as `experiment show` has it.
+    """
+    result = app.experiment.stop(store, name, promote=promote, anyway=anyway)
+    earned = result.get("unit_differences", [])
+    nested = show.format in ("json", "ndjson")
+    show({name: value for name, value in result.items() if nested or name != "unit_differences"})
+    for row in earned:
+        unsure = row["lower"] is None or row["upper"] is None or row["lower"] <= 0 <= row["upper"]
+        text = _comparison(result["promoted"], row, unit=result["unit"], several=len(earned) > 1)
+        conclude(show, f"{text}; promoted all the same." if unsure else f"{text}.")
+
+
+@experiment.command("list")
+@reading("rlrec experiment list")
+def list_(store: Store, show: Show) -> None:
+    """List experiments with their variants."""
+    result = app.experiment.listing(store)
+    show(result, table=View.of([{**row, "variants": _split(row)} for row in result], COLUMNS), columns=COLUMNS)
+
+
+def _split(row: ExperimentSummary) -> list[str]:
+    if "interleave" in row:
+        return [f"interleaved {' with '.join(row['interleave'])}"]
+    return [
+        f"{variant['variant']}={variant['policy']}@{variant['version']}:{cell(variant['weight'])}"
+        for variant in row["variants"]
+    ]

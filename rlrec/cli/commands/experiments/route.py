@@ -1,0 +1,201 @@
+"""rlrec route: names that callers use, and that outlive a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from rlrec.cli.commands.experiments.experiment import SHARE, parse_percent
+from rlrec.cli.output.cells import cell
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
+from rlrec.cli.text.text import truncate
+from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name
+from rlrec.errors import CheckFailed, InputError, quantity
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.paired_gate import GateOptions, Guard, RouteGate
+    from rlrec.app.route import RouteSummary
+    from rlrec.app.serving.shadows import ShadowReport
+
+COLUMNS = ("route", "policy", "version", "experiment", "since", "live", "reference")
+LOOK = ("estimator", "reward", "against", "estimate", "lower", "upper", "alpha", "n", "ess", "verdict", "reasons")
+LOOK_DROP = ("alpha", "n", "reward", "against", "estimator")
+GUARD_FIGURES = ("guard", "least", "estimator", "value", "lower", "verdict", "passed")
+HISTORY = ("at", "reference", "experiment", "by")
+
+to_option = click.option(
+    "--to", required=True, metavar="POLICY[@V]",
+    help="The policy that it leads to. POLICY follows its live version, POLICY@V stays with one.",
+)  # fmt: skip
+
+
+def parse_guard(text: str) -> Guard:
+    """The guard in REWARD:-N%."""
+    from rlrec.app.evaluation.paired_gate import Guard
+
+    name, colon, limit = text.rpartition(":")
+    try:
+        least = parse_percent(limit) if colon else 0.0
+    except InputError:
+        colon = ""
+    if not colon or not name.strip() or not -1 < least < 1:
+        raise InputError(f"'{truncate(text)}' is not a guard", hint="write REWARD:-2%, between -100% and 100%")
+    return Guard(name=parse_name(name.strip()), least=least)
+
+
+GATE = ("guards", "reward", "log", "gamma")  # options for the gate
+GUARD = Parsed("reward:-n%", parse_guard)
+
+
+@click.group(cls=CommandGroup)
+def route() -> None:
+    """Lead callers to a policy by a name that stays; switch, roll back.
+
+    Callers write `rlrec recommend --policy ROUTE`.
+    """
+
+
+@route.command()
+@click.argument("name", type=NAME)
+@to_option
+@writing("rlrec route create front --to home")
+def create(store: Store, show: Show, **request: Any) -> None:
+    """Create a route. Routes and policies share one namespace."""
+    show(app.route.create(store, app.route.Request(**request)))
+
+
+@route.command("set")
+@click.argument("name", type=NAME)
+@to_option
+@click.option(
+    "--share", type=SHARE, metavar="SHARE",
+    help="Begin a ramp: an experiment on this share of the route's users, 5% or 0.05.",
+)  # fmt: skip
+@click.option(
+    "--require", type=click.Choice(["if-better"]),
+    help="Do it only if the gate finds it better than what the route serves, else exit 3.",
+)  # fmt: skip
+@click.option(
+    "--guard", "guards", type=GUARD, multiple=True, metavar="REWARD:-N%",
+    help="A reward that must not fall by more, for sure: a relative difference; repeatable.",
+)  # fmt: skip
+@click.option("--reward", metavar="NAME", help="What better means.  [default: what the route's policy learns]")
+@click.option("--log", metavar="FILTER", help="The log that the gate judges by.  [default: all of it]")
+@click.option("--gamma", type=NUMBER, help="Discount per step of a visit for the gate.  [default: 1]")
+@writing("rlrec route set front --to home@2", "rlrec route set front --to home@2 --share 5%")
+def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
+    """Lead a route to another policy or version, from the next decision on.
+
+    With --share it goes on serving what it does, and an experiment gives the other policy to a share of its users
+    (sessions without a user are split by session): variants `current` and `candidate`, each with a copy of its belief
+    that learns from its own decisions. `rlrec experiment show` compares them; `rlrec experiment stop NAME --promote
+    candidate` ends it, and the route serves the belief that this variant has learned. Callers never notice.
+
+    The gate of --require (with guards, say --guard return:-2%) compares the two on the 20 % of the users that no
+    training reads: a paired difference of the same visits. It judges by `wdr` (whole visits) where one of them reads
+    the state of a visit, where rewards depend on what the visit has seen before, or where they weigh returns; else by
+    `dr` (impressions). Pages it judges slot by slot, by `dr` in the states of the log; where the above holds, whole
+    visits must support the candidate, too, and must not say that it is worse (`visits`). `lower` is wrong with
+    probability `alpha`: all looks of a year together with 5 %, the j-th with 0.05 x 6 / (pi^2 j^2), also those that
+    refuse; the same look at the same rows again spends nothing. It refuses what the log cannot tell, a candidate that
+    has learned from these visits, and a log that lacks propensities. A guard holds if the lower bound of its relative
+    difference is above the limit. `return` needs no definition: it is the share of visits that the same user follows by
+    another one within 7 days.
+    """
+    gate = _gate_options(require, {name: request.pop(name) for name in GATE})
+    result = app.route.set_route(store, app.route.Request(gate=gate, **request))
+    why = result.pop("why", None)
+    show(result, table=_look(result) if "gate" in result else None)
+    if why is not None:
+        hint = f"`rlrec route show {result['route']}` says what it goes on serving; a ramp (--share) tells more"
+        raise CheckFailed(f"{request['to']} was not set: {why}", hint=hint)
+
+
+def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOptions | None:
+    """The options of the gate; None without one."""
+    if require is None:
+        typed = next((name for name, value in options.items() if value), None)
+        if typed is not None:
+            raise click.UsageError(f"--{typed.removesuffix('s')} is for the gate: give --require if-better, too")
+        return None
+    from rlrec.app.evaluation.paired_gate import GateOptions
+
+    return GateOptions(**{name: value for name, value in options.items() if value is not None})
+
+
+@route.command("show")
+@click.argument("name", type=NAME)
+@reading("rlrec route show front")
+def show_(store: Store, show: Show, name: str) -> None:
+    """Show what a route serves, since when and why, and what it served before, newest first."""
+    result = app.route.show(store, name)
+    show(result, table=_view(result))
+
+
+def _view(result: RouteSummary) -> View:
+    history = result["history"]
+    follows = "the live version, now" if result["live"] else "version"
+    title = [
+        f"route {result['route']} serves {result['policy']}, {follows} {result['version']}",
+        f"since {result['since']}, by `{history[0]['by']}`",
+        *([f"ramp {result['experiment']} runs"] if result["experiment"] else []),
+        *([_gate(history[0]["gate"])] if history[0]["gate"] else []),
+    ]
+    title += [_shadow(row) for row in result["shadows"] if row["until"] is None]
+    return View.of(history, HISTORY, title=title)
+
+
+def _look(result: RouteSummary) -> View:
+    """The figures of a look, and those of the guards below."""
+    changed = "was set" if result["set"] else "was not set"
+    guards = [[cast(Mapping[str, Any], guard)[name] for name in GUARD_FIGURES] for guard in result["guards"]]
+    notes = [View(GUARD_FIGURES, guards)] if guards else []
+    title = [f"route {result['route']} {changed}: it serves {result['reference']}"]
+    if result["repeated"]:
+        title.append("the gate has had the same look at the same rows before: it spends no error")
+    if (visits := result["gate"]["visits"]) is not None:
+        figures = {name: cell(value) for name, value in visits.items()}
+        support = "support" if visits["passed"] else "do not support"
+        title.append(
+            f"the gain is that of a slot; whole visits {support} it: "
+            "{estimate} a visit, {lower} to {upper}, by {estimator}, ess {ess}".format(**figures)
+        )
+    return View.of([result["gate"]], LOOK, title=title, notes=notes, drop=LOOK_DROP)
+
+
+def _gate(gate: RouteGate) -> str:
+    figures = {name: cell(value) for name, value in gate.items()}
+    held = "".join(
+        f", guard {guard['guard']} {100 * (guard['lower'] or 0):+.3g} % at least" for guard in gate["guards"]
+    )
+    return (
+        "gate: gain over {against} {estimate}, lower bound {lower}, by {estimator} on {rows}, look {candidate} of "
+        "the year".format(**figures, rows=quantity(gate["n"] or 0, "row"))
+        + held
+    )
+
+
+def _shadow(row: ShadowReport) -> str:
+    return (
+        f"in its shadow {row['shadow']} since {row['since']}: {quantity(row['decisions'], 'decision')}, "
+        f"{row['weighed']:,} weighed, mean weight {cell(row['mean_weight'])}, ESS {cell(row['ess'])}"
+    )
+
+
+@route.command("list")
+@reading("rlrec route list")
+def list_(store: Store, show: Show) -> None:
+    """List routes with what they serve."""
+    show(app.route.listing(store), columns=COLUMNS)
+
+
+@route.command()
+@click.argument("name", type=NAME)
+@writing("rlrec route rollback front")
+def rollback(store: Store, show: Show, name: str) -> None:
+    """Serve again what the route served before its last change; once more goes back one more. A ramp ends with it."""
+    show(app.route.rollback(store, name))

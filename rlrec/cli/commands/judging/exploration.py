@@ -1,0 +1,61 @@
+"""rlrec exploration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import Store, reading
+from rlrec.cli.text.values import NUMBER, Integer
+from rlrec.directions import rounding
+from rlrec.errors import quantity
+
+DAYS = ("day", "rows", "cost", "lower", "upper")
+
+
+@click.command()
+@click.option("--policy", metavar="NAME", help="The policy [default: the only one that has served].")
+@click.option("--log", metavar="FILTER", help="Filter of its log, as in `evaluate` [default: all].")
+@click.option("--reward", metavar="NAME", help="Reward definition [default: the policy's].")
+@click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
+@click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap.")
+@reading("rlrec exploration --policy home", "rlrec exploration --policy home --log since=2026-01-01 --json")
+def exploration(store: Store, show: Show, **request: Any) -> None:
+    """Show what exploration costs, and what it earns.
+
+    The policy is compared with itself without exploration (floor, epsilon, temperature 0) on the same mature rows, each
+    with the belief that served it. cost is the reward of a slot that exploration gave away: the self-normalised
+    estimate without it, less the mean as served. It says nothing of what the beliefs would be without any exploration.
+
+    \b
+    What it earned:
+      risen          arms that were shown mostly by exploration in some twentieth
+                     of the time, and have more than an equal share in the last
+      ess            effective sample size, in rows, for judging `uniform` and the
+                     other policies by this log
+      without_floor  the same for a log of as many rows without exploration"""
+    result = app.exploration.exploration(store, app.exploration.Request(**request))
+    cost, lower, upper, total = (_figure(result[name]) for name in ("cost", "lower", "upper", "total"))
+    is_rounding = result["cost"] is not None and abs(result["cost"]) <= rounding(result["mean"])
+    costs = "nothing" if is_rounding else f"{cost} a slot [{lower}, {upper}], {total} in total"
+    title = [
+        f"{result['policy']}, reward {result['reward']}, {quantity(result['rows'], 'slot')}: exploration costs "
+        f"{costs}; a slot earned {_figure(result['mean'])} as served",
+    ]
+    notes = [
+        f"effective sample size for judging {row['target']}: {row['ess']:.0f}; without exploration it would be "
+        f"{row['without_floor']:.0f}"
+        for row in result["ess"]
+    ]
+    notes += [
+        f"risen: {row['arm']} from {row['probability_then']:.3g} to {row['probability_now']:.3g}"
+        for row in result["risen"]
+    ]
+    show(result, table=View.of(result["by_day"], DAYS, title=title, notes=notes))
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"

@@ -1,0 +1,77 @@
+"""rlrec exposure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.files import plot_option, save_plot
+from rlrec.cli.program.shared import Store, reading
+from rlrec.cli.program.workers import workers_options
+from rlrec.errors import quantity
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluate import Workers
+
+ARMS = ("arm", "realised", "expected", "rate", "lower", "upper", "age_days")
+DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floor_share", "young_share")
+
+
+@click.command()
+@click.option("--policy", metavar="NAME", help="Only decisions of this policy.")
+@click.option("--log", metavar="FILTER", help="Filter of the log, or parquet:DIR, as in `evaluate` [default: all].")
+@click.option("--by", type=click.Choice(["day"]), help="The figures of the catalogue for each day, too.")
+@click.option("--reward", metavar="NAME", help="Reward of the rates [default: the policy's, or `default`].")
+@click.option("--position", metavar="CURVE", help="Curve that counts pulls of the rates [default: the policy's].")
+@plot_option
+@workers_options
+@reading("rlrec exposure --policy home --plot home.svg", "rlrec exposure --log since=2026-01-01 --by day --json")
+def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
+    """Show how much of the log each arm had, and how evenly.
+
+    Expected exposure sums the probabilities that an arm had at each position of each decision: it has no luck in it.
+    Realised exposure counts the slots that showed the arm. An arm counts in the figures of the catalogue if it was
+    eligible in some decision; the rate is the mean reward of its mature slots, each counted by the examination of its
+    position where there is a curve (`rlrec position fit`).
+
+    \b
+    Figures of the catalogue (with expected_ in front: of expected exposure):
+      coverage         share of the arms that had a slot
+      gini             0: all arms had the same; near 1: one had it all
+      entropy          in nats; effective_arms is its exponential
+      floor_share      share of slots that a uniform pick fills, expected
+      popularity_lift  mean summed reward of the arms shown, over that of the
+                       catalogue: above 1, popular arms are shown more
+      young_share      share of slots with an arm added less than 7 days before
+      variety          mean distance (1 - cosine) of two arms of a slate, by the
+                       features of the catalogue"""
+    result = app.exposure.exposure(store, app.exposure.Request(**request), workers)
+    if plot is not None:
+        save_plot(plot, app.figures.evenness(result) or app.figures.exposed(result))
+    catalogue = result["catalogue"]
+    figures = ((name, cast(float | None, value)) for name, value in catalogue.items() if name != "arms")
+    counted = "every slot is a pull" if result["curve"] is None else f"pulls counted by curve {result['curve']}"
+    title = [
+        f"{quantity(result['decisions'], 'decision')}, {quantity(result['slots'], 'slot')}, "
+        f"{quantity(catalogue['arms'], 'eligible arm')}",
+        f"rates of reward {result['reward']}; {counted}",
+        ", ".join(f"{name} {value:.3g}" for name, value in figures if value is not None),
+    ]
+    notes = []
+    if result["underived"]:
+        why = "imports, two rankers, samples of correlated scores, kinds that read the session"
+        notes = [
+            f"expected exposure is unknown: {quantity(result['underived'], 'decision')} without probabilities of all "
+            f"arms ({why})"
+        ]
+    if result["curve"] is None and result["slots"] > result["decisions"]:
+        notes.append(
+            "arms that stand low on the page earn less for that alone; `rlrec position fit` estimates how much"
+        )
+    if (total := sum(row["realised"] for row in result["arms"])) > result["slots"]:
+        notes.append(f"the log dropped rows (keep_probability): arms and shares are of {total:,} slots")
+    records, columns = (result["days"], DAYS) if "days" in result else (result["arms"], ARMS)
+    show(result, table=View.of(records, columns, title=title, notes=notes))

@@ -1,0 +1,221 @@
+"""rlrec outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.files import plot_option, save_plot
+from rlrec.cli.program.shared import Store, reading
+from rlrec.cli.text.values import DURATION, NAME, NUMBER, format_duration
+from rlrec.errors import quantity
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.unit_outcomes import DifferenceRow, OutcomeRow
+    from rlrec.app.outcomes import Result
+
+PERIODS = ("hour", "day", "week")
+DIFFERENCE = {  # column of a csv: key of a difference
+    "against": "against", "difference": "value", "relative": "relative", "difference_lower": "lower",
+    "difference_upper": "upper", "p_value": "p_value", "narrowed": "narrowed",
+}  # fmt: skip
+
+
+@click.command()
+@click.option(
+    "--by", type=click.Choice(["variant", "policy", "version", *PERIODS, "users"]),
+    help="Compare these groups with the first one [default: variant, with --experiment].",
+)  # fmt: skip
+@click.option("--experiment", type=NAME, metavar="NAME", help="Only its decisions; its unit counts.")
+@click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all].")
+@click.option(
+    "--reward", "rewards", type=NAME, multiple=True, metavar="NAME",
+    help="Reward definition; may be repeated [default: what the variants learn, or `default`].",
+)  # fmt: skip
+@click.option("--adjust", is_flag=True, help="Compare variants less what units' pasts explain (CUPED).")
+@click.option(
+    "--users", type=click.Choice(["new", "returning", "named"]),
+    help="Only units without, or with, earlier visits; or only users, not sessions without one.",
+)  # fmt: skip
+@click.option(
+    "--age", "age_us", type=DURATION,
+    help="Only the first so long of every unit, of units that have had it and the windows of the rewards.",
+)  # fmt: skip
+@click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
+@plot_option
+@reading(
+    "rlrec outcomes --by week --plot week.svg",
+    "rlrec outcomes --experiment ab --reward default --json",
+    "rlrec outcomes --experiment ab --adjust --age 7d",
+)
+def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None:
+    """Show visits, returns and rewards per user, and compare groups.
+
+    The unit is that of the experiment, else the user where one is known, else the session. Intervals are clustered by
+    it. Every interval and p-value holds for itself alone: among many metrics one is below 0.05 by chance. Only variants
+    of an experiment have p-values: nobody assigned units to other groups at random.
+
+    \b
+    Per unit:
+      visits, active_days   so far; days in UTC
+      retention             share of units with a second visit so far, however
+                            late; grows with the log (a share of visits, and
+                            of a fixed time: returned_*)
+      reward_per_unit       of mature decisions; units without one do not count
+    Per visit:
+      returned_1d, _7d,     share of visits after whose end the user began
+      _28d                  another one within so many days, whoever served
+                            it; only visits count that ended that long ago
+                            (of a log that has ended, look at its end: --now)
+      decisions_per_visit,  of visits that are over; minutes from the first
+      minutes_per_visit     decision to the last
+      reward_per_visit      of mature decisions, by visits that have one
+
+    Where some sessions have a user and others have none, the latter are units of their own (`anonymous-units`):
+    retention and returned_* are then of users alone, all else of both; `--users named` leaves them out everywhere.
+
+    A variant that causes more visits changes what a mean per visit is a mean of: decide by the metrics per unit.
+
+    \b
+    Groups:
+      variant          a unit has one, by assignment
+      policy, version, of each decision; a week by its Monday; days and hours in
+      hour, day, week  UTC. A unit is in all that served it, with its visits,
+                       and intervals of differences take that into account
+      users            new, returning: whether a unit had a visit before the
+                       one it was assigned in (else: was first served in)
+
+    --adjust subtracts theta times the difference that the variants had in the same metric before the assignment;
+    `narrowed` is the share by which that makes the interval narrower.
+
+    What units did so far depends on when they came: what pays off late seems worse than it is. Where the units of a
+    variant have had less than 90 % of the visits that they make in the time of the experiment, or the difference is
+    another one for those of its first half (p below 0.001), the reason is `young-units`: `--age 14d` compares units
+    over their first 14 days."""
+    period = request["by"] if request["by"] in PERIODS else None
+    if plot is not None and period is None:
+        raise click.UsageError("--plot draws the reward of a visit over time: add --by hour, day or week")
+    result = app.outcomes.outcomes(store, app.outcomes.Request(**request))
+    if plot is not None:
+        save_plot(plot, app.figures.over_time(result))
+    notes = app.outcomes.explanations([*result["outcomes"], *result["differences"]], result["reasons"])
+    notes += meanings(result["outcomes"], result["unit"])
+    table = _periods(result["outcomes"], period) if period else grid(result["outcomes"], result["differences"])
+    if period:
+        notes.append(f"+-: half the interval; *: partial-{period}; --json has differences from the first {period}")
+    show(result, table=table._replace(title=_title(result, request["age_us"]), notes=notes), flat=_flat(result))
+
+
+def _title(result: Result, age_us: int | None) -> list[str]:
+    of = f" of experiment {result['experiment']}" if result["experiment"] else ""
+    by = f" by {result['by']}" if result["by"] else ""
+    new, returning, unit = result["new"], result["returning"], result["unit"]
+    units = count_units(unit, new + returning, result["anonymous"])
+    return [
+        f"outcomes{of}{by}: {units}, {new:,} new, {returning:,} with earlier visits",
+        f"intervals at level {result['level']:g}, clustered by {unit}; rewards of mature decisions",
+        *([] if age_us is None else [f"over the first {format_duration(age_us)} of each {unit}"]),
+    ]
+
+
+def meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
+    """Lines that tell metrics apart which are easily taken for each other; none where no row has both."""
+    shown = {row["metric"] for row in rows if row["value"] is not None}
+    if not {"retention", "returned_7d"} <= shown:
+        return []
+    later = "returned_7d counts the visits that another one followed within 7 days"
+    return [f"retention counts the {unit}s who came a second time so far; {later}"]
+
+
+def count_units(unit: str, units: int, anonymous: int) -> str:
+    """How many units there are, and how many of them are sessions without a user. unit: user or session."""
+    share = f" ({anonymous:,} of them sessions without a user: {100 * anonymous / units:.3g} %)" if anonymous else ""
+    return f"{quantity(units, 'unit' if anonymous else unit)}{share}"
+
+
+def _flat(result: Result) -> list[dict[str, Any]]:
+    """A record for each outcome, with its difference from that of the first group, which has none."""
+    differences: dict[Any, Mapping[str, Any]] = {_key(row): row for row in result["differences"]}
+    return [
+        {
+            **{name: value for name, value in row.items() if name != "reasons"},
+            **{column: differences.get(_key(row), {}).get(name) for column, name in DIFFERENCE.items()},
+        }
+        for row in result["outcomes"]
+    ]
+
+
+def _key(row: OutcomeRow | DifferenceRow) -> tuple[str | None, str, str | None]:
+    return row["group"], row["metric"], row["reward"]
+
+
+def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> View:
+    """The outcomes, metric by metric, with the differences from the first group where there are some; a line for all
+    groups of a metric that none of them has yet."""
+    by_key = {_key(row): row for row in differences}
+    several = len({row["reward"] for row in rows}) > 2  # rewards and none
+    adjusted = any("narrowed" in row for row in differences)
+    headers = ["metric", *([rows[0]["by"] or ""] if differences else []), "value", "lower", "upper", "units"]
+    if differences:
+        headers += [f"minus {differences[0]['against']}", "lower", "upper", "%", "p"]
+        headers += ["narrower by %"] if adjusted else []
+    body, before = list[list[Any]](), None
+    order = list(dict.fromkeys(map(_metric, rows)))
+    valued = {_metric(row) for row in rows if row["value"] is not None}
+    for row in sorted(rows, key=lambda row: order.index(_metric(row))):
+        name = f"{row['metric']} {row['reward']}" if several and row["reward"] else row["metric"]
+        has_value = _metric(row) in valued
+        if name == before and not has_value:
+            continue
+        line: list[Any] = [
+            "" if name == before else name,
+            *([row["group"] if has_value else ""] if differences else []),
+        ]
+        line += [row["value"], row["lower"], row["upper"], row["units"]]
+        if differences:
+            line += _difference_cells(by_key.get(_key(row)), adjusted=adjusted)
+        body.append(line)
+        before = name
+    return View(headers, body, drop=("narrower by %", "units", "p", "%"))
+
+
+def _periods(rows: Sequence[OutcomeRow], period: str) -> View:
+    """A line for each hour, day or week, with its metrics side by side."""
+    metrics = list(dict.fromkeys(map(_metric, rows)))
+    cells = {(row["group"], *_metric(row)): row for row in rows}
+    several = len({reward for _, reward in metrics}) > 2
+    names = [f"{metric} {reward}" if several and reward else metric for metric, reward in metrics]
+    body = [
+        [
+            f"{start} *" if f"partial-{period}" in cells[start, *metrics[0]]["reasons"] else start,
+            cells[start, *metrics[0]]["units"],
+            *(_plus_minus(cells[start, *metric]) for metric in metrics),
+        ]
+        for start in dict.fromkeys(row["group"] for row in rows)
+    ]
+    return View([period, "units", *names], body)
+
+
+def _plus_minus(row: OutcomeRow) -> str | None:
+    if row["value"] is None or row["lower"] is None or row["upper"] is None:
+        return None if row["value"] is None else f"{row['value']:.3g}"
+    return f"{row['value']:.3g} +-{(row['upper'] - row['lower']) / 2:.2g}"
+
+
+def _metric(row: OutcomeRow) -> tuple[str, str | None]:
+    return row["metric"], row["reward"]
+
+
+def _difference_cells(row: DifferenceRow | None, *, adjusted: bool) -> list[float | None]:
+    if row is None:
+        return [None] * (6 if adjusted else 5)
+    cells = [row["value"], row["lower"], row["upper"], _percent(row["relative"]), row["p_value"]]
+    return [*cells, _percent(row.get("narrowed"))] if adjusted else cells
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 1)

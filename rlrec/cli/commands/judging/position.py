@@ -1,0 +1,100 @@
+"""rlrec position: curves of how likely each position of a page is examined."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output.cells import cell
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.files import plot_option, save_plot
+from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
+from rlrec.cli.program.workers import workers_options
+from rlrec.cli.text.values import NAME
+from rlrec.errors import quantity
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluate import Workers
+    from rlrec.app.positions import CurveAnswer
+
+
+@click.group(cls=CommandGroup)
+def position() -> None:
+    """Estimate how likely each position is examined."""
+
+
+@position.command()
+@click.argument("name", type=NAME)
+@click.option("--log", metavar="FILTER", help="Filter of the log, or parquet:DIR, as in `evaluate` [default: all].")
+@click.option("--reward", default="default", show_default=True, help="Reward definition whose events are clicks.")
+@click.option(
+    "--positions", type=click.IntRange(min=2), metavar="K", help="Down to this position.  [default: the longest page]"
+)
+@click.option(
+    "--model", type=click.Choice(["pbm", "cascade", "dcm"]), default="pbm", show_default=True,
+    help="Click model: by position, down to the first click, or on after a click with a probability.",
+)  # fmt: skip
+@plot_option
+@workers_options
+@writing("rlrec position fit home --log policy=home", "rlrec policy create home2 --kind thompson --param position=home")
+def fit(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
+    """Estimate the examination of each position against the first one, and store the curve under the next number.
+
+    pbm compares neighbouring positions on the arms that the logger might have put at either, with overlap weights from
+    its marginals (method overlap); imported logs without them need arms at several positions in equal contexts (method
+    em, without intervals). The curve ends above the first position that cannot be compared; where that is position 2,
+    nothing is stored and the exit code is 3. Curves never change: NAME means the newest one, NAME@N always the same.
+
+    The models are compared by their likelihood on pages that were held out."""
+    _show(show, app.positions.fit(store, app.positions.Request(**request), workers), plot)
+
+
+@position.command("list")
+@reading("rlrec position list")
+def list_(store: Store, show: Show) -> None:
+    """List all curves."""
+    headers = ["curve", "number", "model", "method", "reward", "positions", "created_at"]
+    result = app.positions.listing(store)
+    show(result, columns=headers)
+
+
+@position.command("show")
+@click.argument("reference", metavar="NAME[@N]")
+@plot_option
+@reading("rlrec position show home", "rlrec position show home --plot home.svg")
+def show_(store: Store, show: Show, reference: str, plot: str | None) -> None:
+    """Show a curve, its intervals, and which click model the log preferred."""
+    _show(show, app.positions.show(store, reference), plot)
+
+
+@position.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@reading("rlrec position diff home@1 home@2")
+def diff(store: Store, show: Show, first: str, second: str) -> None:
+    """Compare two curves; a difference is B minus A."""
+    result = app.positions.diff(store, first, second)
+    columns = ["position", "examination_a", "examination_b", "difference"]
+    show(result, table=View.of(result, columns, title=[f"a: {first}", f"b: {second}"]), columns=columns)
+
+
+def _show(show: Show, result: CurveAnswer, plot: str | None) -> None:
+    from rlrec.app.positions import explained
+
+    if plot is not None:
+        save_plot(plot, app.curves.examined([result]))
+    title = [
+        f"curve {result['curve']}@{result['number']}, model {result['model']}, method {result['method']}, "
+        f"reward {result['reward']}, {quantity(result['clusters'], 'cluster')}",
+        f"estimated at {result['created_at']} from {result['log'] or 'the log'}",
+    ]
+    notes = explained(result)
+    if likelihood := result["log_likelihood"]:
+        best, preferred = max(likelihood, key=lambda name: likelihood[name]), result["preferred"]
+        verdict = f"prefers {best}" if best == preferred else f"does not tell {preferred} from {best}"
+        listed = ", ".join(f"{name} {cell(value)}" for name, value in likelihood.items())
+        notes.append(f"the log {verdict}: log-likelihood a slot, held out, the larger the better: {listed}")
+    headers = ["position", "examination", "lower", "upper", "rewards", "slots"]
+    show(result, table=View.of(result["positions"], headers, title=title, notes=notes))

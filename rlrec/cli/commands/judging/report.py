@@ -1,0 +1,41 @@
+"""rlrec report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rlrec.cli.output.output import Show
+from rlrec.cli.program import app
+from rlrec.cli.program.files import write_text
+from rlrec.cli.program.inputs import check_target
+from rlrec.cli.program.shared import Store, reading
+from rlrec.cli.text.values import TIME
+
+
+@click.command()
+@click.argument("file", metavar="FILE.html|-", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--policy", metavar="NAME", help="Only this policy with its variants, or POLICY@EXPERIMENT/VARIANT.")
+@click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all].")
+@click.option("--since", type=TIME, metavar="TIME", help="Only decisions from this time on.")
+@click.option("--title", help="Heading of the page [default: What the recommender does].")
+@click.option("--estimates/--no-estimates", default=True, help="Whether to estimate what policies would earn.")
+@reading("rlrec report store.html", "rlrec report home.html --policy home --since 2026-01-01 --title 'Front page'")
+def report(store: Store, show: Show, file: str, title: str | None, **request: Any) -> None:
+    """Write a page about the store, with figures, to show to others.
+
+    One file of HTML, without scripts, that loads nothing: the reward and returning visitors over time, what policies
+    would earn, experiments, beliefs, exposure, position curves, learning curves, and the quick checks of `doctor`.
+    Every figure has its data in a table under it; what cannot be shown yet says why.
+
+    Estimates are from the newest 100,000 decisions, exposure from the newest 10,000. The page is written beside FILE
+    first, and then renamed."""
+    from rlrec.report.page import page
+
+    check_target(file, "FILE")
+    answer = app.report.report(store, app.report.Request(**request))
+    text = page(answer, title or "What the recommender does")
+    size = write_text(file, text)
+    if file != "-":
+        show({"file": file, "bytes": size, "decisions": answer.decisions})

@@ -1,0 +1,218 @@
+"""rlrec policy: create policies, look into them, and manage their versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from rlrec.cli.commands.policies import policy_view
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.files import plot_option, save_plot
+from rlrec.cli.program.shared import CommandGroup, Store, by_name, printed, reading, suggest_next, writing
+from rlrec.cli.text.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
+
+FILE = click.Path(exists=True, dir_okay=False)
+
+
+@click.group(cls=CommandGroup)
+def policy() -> None:
+    """Create policies, look into them, freeze and promote versions."""
+
+
+@policy.command()
+@printed("rlrec policy kinds")
+def kinds(show: Show) -> None:
+    """List the kinds of policy, their parameters, and when to use each."""
+    result = app.policy.list_kinds()
+    show(result, table=policy_view.of_kinds(result))
+
+
+@policy.command()
+@click.argument("name", type=NAME)
+@click.option("--kind", required=True, help="Kind of policy; `rlrec policy kinds` lists them.")
+@click.option("--param", "params", type=PAIR, multiple=True, metavar="K=V", help="A parameter of the kind; repeatable.")
+@click.option("--reward", default="default", show_default=True, help="Reward definition it learns from.")
+@click.option("--prior", type=FILE, help="CSV arm,alpha,beta or arm,mean,variance: replaces the default prior.")
+@click.option("--features", type=JSON_FILE, help="JSON: how a contextual kind reads contexts and arms.")
+@click.option("--from-log", metavar="FILTER", help="Learn from mature decisions of the log first, e.g. policy=random.")
+@click.option(
+    "--prior-from", metavar="FILTER",
+    help="Start each arm from its mean reward in this log, shrunk to that of all arms.",
+)  # fmt: skip
+@click.option(
+    "--prior-weight", type=NUMBER, metavar="PULLS",
+    help="Weight of that start, and of the shrinking, in pulls.  [default: 10]",
+)  # fmt: skip
+@click.option(
+    "--from-policy", metavar="NAME[@V]",
+    help="For kind gradient: start as close as it can to what this bandit serves now, with its floor, at least 0.02.",
+)  # fmt: skip
+@writing(
+    "rlrec policy create home --kind thompson --param floor=0.02",
+    "rlrec policy create trained --kind gradient --from-policy home",
+)
+def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **request: Any) -> None:
+    """Create a policy; its version 1 is live at once.
+
+    \b
+    A file for --features names fields of the context, and of arms for model=shared:
+      {"context": {"fields": {"hour": {"type": "number", "mean": 12, "scale": 6}, "device": ["ios", "web"],
+                              "new": "flag", "tags": {"list": ["tea", "iced"], "hash": 8}, "taste": {"vector": 8}}},
+       "arm": {"fields": {"price": "number", "topic": {"hash": 8}}}}
+    A side that it leaves out is fitted: contexts to --from-log, or hashed without it; arms to the catalogue. Missing
+    and unknown values count 0. `policy show --json` has the complete object, as `features`. {"text": 262144}
+    hashes the words of a text into so many columns, for softmax, squarecb and gradient (`rlrec help contexts`).
+
+    With --from-policy version 1 is fitted to what the bandit would serve now to its newest 2,000 requests, or to those
+    of the log where it served none; `kl` is what is left between the two on these requests, per slate in nats.
+    `train-pg` goes on from there, on the bandit's log."""
+    result = app.policy.create(store, app.policy.Request(parameters=by_name(params, "parameter"), **request))
+    show(result)
+    if not result["created"]:
+        return
+    if result["kind"] == "logged":
+        suggest_next(show, f"import-log FILE --layout LAYOUT --policy {result['policy']}", "brings the log in")
+    else:
+        suggest_next(show, f"recommend --policy {result['policy']} --session s1", "draws and logs a slate")
+
+
+@policy.command("list")
+@reading("rlrec policy list")
+def list_(store: Store, show: Show) -> None:
+    """List all policies at their live version."""
+    result = app.policy.listing(store)
+    headers = ["policy", "version", "kind", "params", "reward", "status"]
+    table = View.of([{**row, "params": policy_view.parameters(row["params"])} for row in result], headers)
+    show(result, table=table, columns=[*headers, "versions"])
+
+
+@policy.command("versions")
+@click.argument("name", metavar="NAME")
+@reading("rlrec policy versions home")
+def versions_(store: Store, show: Show, name: str) -> None:
+    """List the versions of a policy: what each was made from and learned from, its gate, and when it was live."""
+    result = app.versions.history(store, name)
+    show(result, table=policy_view.of_versions(result), columns=[*policy_view.VERSIONS, "promoted"])
+
+
+@policy.command("show")
+@click.argument("reference", metavar="NAME[@V]")
+@click.option(
+    "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The context, for a kind that reads one."
+)
+@click.option("--all", "every", is_flag=True, help="On a terminal all arms with their weights, not just the likeliest.")
+@click.option("--curve", is_flag=True, help="The learning curve of a version made by train-pg, epoch by epoch.")
+@plot_option
+@reading("rlrec policy show home", "rlrec policy show visits --curve")
+def show_(
+    store: Store, show: Show, reference: str, context: dict[str, Any], every: bool, curve: bool, plot: str | None
+) -> None:
+    """Show what a policy believes about each arm, what it would serve now, and its versions.
+
+    pending counts served slots whose rewards may still come: their window is open, or they wait to be settled; all
+    others without a reward have earned nothing. p_best is the probability that the arm is the best one under the
+    belief; probability is that of being served at position 1, floor included. Both are exact. ipw_mean is the mean of
+    the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy gives up arms that began badly, so that
+    their plain means are too low.
+    A version made by train-pg has what became of its training and the figures of the gate below.
+
+    Arms stand by their probability, the likeliest first, on a terminal with intervals beside their means, in a pipe a
+    column a figure; in csv and in json they are in the order of the catalogue. ndjson has a line an arm. The label of
+    an imported log has no belief: `rlrec exposure --policy NAME` has the rates of its arms."""
+    result = app.policy_beliefs.show(store, reference, context)
+    if plot is not None:
+        live = result["version"] == result["live"]
+        curve_of = app.curves.learned(result["policy"], result["version"], result["training"], live=live)
+        save_plot(plot, curve_of or app.figures.believed(result))
+    terminal = show.screen.width is not None
+    table = policy_view.of_belief(
+        result, context, every=every, curve=curve, terminal=terminal, ranked=show.format == "table"
+    )
+    of_version = {"policy": result["policy"], "version": result["version"]}
+    lines = ({**of_version, **arm} for arm in result["arms"])
+    show(result, table=table, lines=lines)
+
+
+@policy.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@reading("rlrec policy diff home home@2")
+def diff(store: Store, show: Show, first: str, second: str) -> None:
+    """Compare what two policies, or two versions of one policy, believe about each arm, and whom they serve.
+
+    A and B are NAME or NAME@V; a difference is B minus A."""
+    result = app.policy_beliefs.diff(store, first, second)
+    sides = ("a", "b", "difference")
+    columns = ["arm", "status", *(f"{name}_{side}" for name in app.policy_beliefs.COMPARED for side in sides)]
+    audiences = [(name, app.policy_beliefs.audience(store, name)) for name in (first, second)]
+    show(result, table=policy_view.of_difference(result, columns, audiences), columns=columns)
+
+
+@policy.command()
+@click.argument("reference", metavar="NAME[@V]")
+@click.option("--reward", help="Reward definition to learn, instead of its own.")
+@click.option("--features", type=JSON_FILE, help="JSON: read contexts and arms like this instead.")
+@click.option("--position", metavar="CURVE", help="Count pulls by the examination of their position.")
+@click.option(
+    "--after-drift", type=click.Choice(["adwin", "page-hinkley"]),
+    help="Use only decisions since rewards last changed; without a change, nothing is done.",
+)  # fmt: skip
+@writing("rlrec policy rebuild home --reward default", "rlrec policy rebuild home --position home")
+def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
+    """Compute a belief again from the stored events, as a new version that goes on learning; it is not live.
+
+    The past enters in ranges, so that other commands can work meanwhile. A rebuild that was killed continues where it
+    stopped when the same command is run again. A logistic model is expanded around its present weights."""
+    show(app.rebuild.rebuild(store, app.rebuild.Request(reference=reference, **request)))
+
+
+@policy.command()
+@click.argument("reference", metavar="NAME@V")
+@writing("rlrec policy retire home@3")
+def retire(store: Store, show: Show, reference: str) -> None:
+    """End the learning of a version that is not live; its belief stays as it is."""
+    show(app.versions.retire(store, reference))
+
+
+@policy.command()
+@click.argument("reference", metavar="NAME[@V]")
+@writing("rlrec policy freeze home")
+def freeze(store: Store, show: Show, reference: str) -> None:
+    """Copy a belief, without the slots that are not mature, into an immutable version; it is not live."""
+    show(app.versions.freeze(store, reference))
+
+
+@policy.command()
+@click.argument("reference", metavar="NAME@V")
+@writing("rlrec policy promote home@2")
+def promote(store: Store, show: Show, reference: str) -> None:
+    """Make a version live."""
+    show(app.versions.promote(store, reference))
+
+
+@policy.command()
+@click.argument("route", type=NAME)
+@click.argument("challenger", metavar="[POLICY[@V]]", required=False)
+@click.option("--stop", is_flag=True, help="End the challenger; what was weighed stays.")
+@writing("rlrec policy shadow front other")
+def shadow(store: Store, show: Show, route: str, challenger: str | None, stop: bool) -> None:
+    """Log beside every decision of a route the probability that a challenger would have given to the slate shown.
+
+    The challenger never serves. Its probability is exact, and null where it has none (samples, two stages, contexts
+    that it cannot read). `rlrec route show` has the mean weight, near 1 where what is served supports the challenger,
+    and the effective sample size (ESS) so far.
+    """
+    if stop == (challenger is not None):
+        raise click.UsageError("give a challenger, or --stop")
+    show(app.shadow.stop(store, route) if challenger is None else app.shadow.start(store, route, challenger))
+
+
+@policy.command()
+@click.argument("name")
+@writing("rlrec policy rollback home")
+def rollback(store: Store, show: Show, name: str) -> None:
+    """Return to the version that was live before the last promote."""
+    show(app.versions.rollback(store, name))

@@ -1,0 +1,254 @@
+"""Views of `policy`: beliefs, versions and comparisons as tables, with their sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlrec.cli.output.cells import cell
+from rlrec.cli.output.terminal import bar, decimals, interval
+from rlrec.cli.text.views import View
+from rlrec.directions import gate_against
+from rlrec.errors import quantity
+
+if TYPE_CHECKING:
+    from rlrec.app.policy_beliefs import Audience, CountingCurve, PolicyBelief, PolicyVersion
+    from rlrec.app.versions import LiveTime, VersionHistory
+
+N_ARMS, N_WEIGHTED = 20, 5  # on a terminal: arms in the table, and of these with their weights
+BELIEF = (
+    "arm", "status", "served", "pending", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best",
+    "probability",
+)  # fmt: skip
+VERSIONS = ("version", "status", "live", "parent", "created_at", "learned_from", "gate")
+CURVE_DROP = ("without_baseline", "variance", "clipped", "kl", "entropy", "lr", "value")
+CURVE_HEADERS = {"variance_without_baseline": "without_baseline"}  # headers that differ from the key
+CURVE = (
+    "epoch", "lr", "value", "gain", "lower", "upper", "ess", "entropy", "kl", "clipped", "variance",
+    "variance_without_baseline",
+)  # fmt: skip
+
+
+def of_kinds(kinds: Sequence[Mapping[str, Any]]) -> View:
+    """The kinds of policy, each with its parameters."""
+    rows = [[row["kind"], " ".join(_pair(*pair) for pair in row["parameters"].items()), row["when"]] for row in kinds]
+    return View(["kind", "parameters", "when to use it"], rows)
+
+
+def parameters(parameters: dict[str, Any]) -> str:
+    """The parameters of one policy that have a value, tables as `...`; rare ones where they change something."""
+    idle = {"discount": 1.0, "window": 0.0}
+
+    def shows(name: str, value: Any) -> bool:
+        undotted = name.rpartition(".")[2]  # that of a stage
+        return value not in (None, "") and idle.get(undotted) != value and undotted != "examination"
+
+    used = {name: value for name, value in parameters.items() if shows(name, value)}
+    return " ".join(f"{name}=..." if isinstance(value, dict) else _pair(name, value) for name, value in used.items())
+
+
+def _pair(name: str, value: Any) -> str:
+    """A parameter as `--param` takes it; its name alone where it has no value, or a table."""
+    if isinstance(value, float):
+        return f"{name}={value:g}"
+    return f"{name}={value}" if isinstance(value, str) and value else name
+
+
+def of_versions(versions: Sequence[VersionHistory]) -> View:
+    """The versions of a policy, with a line for each time that one was live."""
+    verdicts = [None if row["gate"] is None else _verdict(row["gate"]) for row in versions]
+    rows = [
+        {**row, "learned_from": _learned_from(row), "gate": verdict}
+        for row, verdict in zip(versions, verdicts, strict=True)
+    ]
+    times = sorted((time["at"], row["version"], time) for row in versions for time in row["promoted"])
+    notes = [_live_time(version, time) for _, version, time in times]
+    return View.of(rows, VERSIONS, notes=notes, drop=["parent", "created_at"])
+
+
+def _learned_from(row: VersionHistory) -> str:
+    """The log that a version learned from, in a few words."""
+    record = row["learned_from"]
+    texts = [f"version {record['rebuilt_from']} again"] if "rebuilt_from" in record else []
+    if "sessions" in record:
+        texts.append(quantity(record["sessions"], "session"))
+    elif "slots" in record:
+        texts.append(quantity(record["slots"], "slot"))
+    if record.get("filter"):
+        texts.append(f"of {record['filter']}")
+    if row["status"] == "learning":
+        texts.append("its own decisions")
+    elif "last_id" in record and not texts:
+        texts.append(f"decisions up to {record['last_id']}")
+    return ", ".join(texts) or "-"
+
+
+def _verdict(gate: Mapping[str, Any]) -> str:
+    return f"{'passed' if gate['passed'] else 'not passed'}: {cell(gate['estimate'])} above {cell(gate['lower'])}"
+
+
+def _live_time(version: int, time: LiveTime) -> str:
+    until = "" if time["until"] is None else f" to {time['until']} ({time['ended_by']})"
+    return f"version {version} {'is' if not until else 'was'} live from {time['at']} ({time['by']}){until}"
+
+
+def of_belief(
+    result: PolicyBelief, context: Mapping[str, Any], *, every: bool, curve: bool, terminal: bool, ranked: bool
+) -> View:
+    """A belief. every: all arms on a terminal, curve: the learning curve epoch by epoch; ranked: the likeliest arm
+    first."""
+    title = [
+        f"{result['policy']} version {result['version']} ({result['status']}; live: {result['live']}), "
+        f"kind {result['kind']} {parameters(result['params'])}".rstrip(),
+        f"learns reward {result['reward']}{_counting(result['counting'])}",
+        f"versions: {', '.join(map(_version, result['version_list']))}",
+    ]
+    if "features" in result:
+        named = f"the context {cell(context)}" if context else "an empty context (see --context)"
+        title.append(f"reads {_fields(result['features']['context'])}; shown for {named}")
+    title += _exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"]))
+    notes = [*_training(result["training"], curve=curve), *map(_drift, result["drift"])]
+    if result["kind"] == "logged":
+        title.append(f"an imported log has no belief: `rlrec exposure --policy {result['policy']}` has its rates")
+    arms = sorted(result["arms"], key=lambda arm: -(arm["probability"] or 0.0)) if ranked else result["arms"]
+    table = View.of(arms, BELIEF)
+    if terminal:
+        arms = arms[: None if every else N_ARMS]
+        table = _on_terminal(arms)
+        notes = [*_others(result["arms"], arms), *notes]
+    weighted = [row for row in arms if "weights" in row]
+    most = len(weighted) if every or not terminal else N_WEIGHTED
+    notes += [f"weights of {row['arm']}: {_largest(row['weights'])}" for row in weighted[:most]]
+    notes += ["--all shows the weights of all arms"] * (len(weighted) > most)
+    return table._replace(title=title, notes=notes[:-1] if notes[-1:] == [""] else notes)
+
+
+def _on_terminal(ranked: Sequence[dict[str, Any]]) -> View:
+    """A table of arms for a terminal."""
+    places = decimals(arm[name] for arm in ranked for name in ("mean", "lower", "upper"))
+    largest = max((arm["probability"] or 0.0 for arm in ranked), default=0.0) or 1.0
+    rows = [
+        {
+            **arm, "mean [95 %]": interval(arm["mean"], arm["lower"], arm["upper"], places),
+            "": bar((arm["probability"] or 0.0) / largest),
+        }
+        for arm in ranked
+    ]  # fmt: skip
+    retired = any(arm["status"] != "active" for arm in ranked)
+    headers = ["arm", *(["status"] if retired else []), "served", "pending", "pulls", "reward_sum"]
+    headers += [
+        *(["mean [95 %]"] if any(arm["mean"] is not None for arm in ranked) else []),
+        "ipw_mean",
+        "p_best",
+        "probability",
+        "",
+    ]
+    drop = ["ipw_mean", "reward_sum", "pending", "p_best", "pulls", "status", "served"]
+    return View.of(rows, headers, drop=drop, fixed=True)
+
+
+def _others(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line about the arms that are not shown; none where all are."""
+    if len(shown) == len(arms):
+        return []
+    mass = sum(arm["probability"] or 0.0 for arm in arms) - sum(arm["probability"] or 0.0 for arm in shown)
+    return [f"{quantity(len(arms) - len(shown), 'more arm')} with {mass:.1%} of the probability; --all shows all", ""]
+
+
+def _exposure(exposure: Mapping[str, Mapping[str, float | None]], arms: int) -> list[str]:
+    """One line on how evenly the catalogue was shown, and would be now."""
+    texts = {"served": "so far", "now": "from now on, at position 1,"}
+    described = [
+        f"{texts[name]} as if {effective:.3g} of {quantity(arms, 'arm')} were shown equally often "
+        f"(Gini {figures['gini']:.2f})"
+        for name, figures in exposure.items()
+        if figures["gini"] is not None and (effective := figures["effective_arms"]) is not None
+    ]
+    return [f"evenness: {'; '.join(described)}"] if described else []
+
+
+def _counting(counting: CountingCurve | None) -> str:
+    """The words that say by which curve pulls count; none where each is one."""
+    if counting is None:
+        return ""
+    held = "in" if counting["in_bounds"] else "not in"
+    return (
+        f"; pulls count by the examination of their position, curve {counting['curve']}: its error is {held} the bounds"
+    )
+
+
+def _version(row: PolicyVersion) -> str:
+    return f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}"
+
+
+def _training(training: dict[str, Any] | None, *, curve: bool) -> list[str | View]:
+    """Lines about the training of a version; none where it was not trained. curve: epoch by epoch."""
+    if training is None:
+        return []
+    best = f"the best is epoch {training['best']}" if training["best"] else "none is better than the start"
+    points = (
+        training["curve"] if curve else [point for point in training["curve"] if point["epoch"] == training["best"]]
+    )
+    rows = [[point.get(name) for name in CURVE] for point in points]
+    headers = [CURVE_HEADERS.get(name, name) for name in CURVE]
+    grid = [View(headers, rows, drop=CURVE_DROP)] if rows else []
+    epochs = f"{quantity(len(training['curve']), 'epoch')}{'' if curve else ' (--curve shows them)'}"
+    text = f"learning curve, estimated on the tuning split of the log: {epochs}, {best}"
+    return [text, *grid, _gate(training["gate"]), ""]
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    if gate["candidate"] is None:
+        return "gate: not used for this version"
+    shown = {name: cell(value) for name, value in gate.items()}
+    sessions = quantity(gate["sessions"] or 0, "session")
+    reasons = f" ({shown['reasons']})" if gate["reasons"] else ""
+    return (
+        f"gate: {'passed' if gate['passed'] else 'not passed'}, {shown['verdict']}{reasons}, gain over "
+        f"{gate_against(gate)} {shown['estimate']} in [{shown['lower']}, {shown['upper']}] (value {shown['value']} "
+        f"against {shown['live_value']}) by {shown['estimator']} on {sessions}, ess {shown['ess']}, "
+        f"candidate {shown['candidate']} at alpha {shown['alpha']}"
+    )
+
+
+def _fields(encoder: dict[str, Any]) -> str:
+    return ", ".join(encoder["fields"]) or ("the whole context, hashed" if encoder.get("hash") else "nothing")
+
+
+def _drift(change: dict[str, Any]) -> str:
+    where = "" if change["arm"] is None else f"of {change['arm']} "
+    learning = "; a policy that learns causes that, too" if change["arm"] is None else ""
+    return (
+        f"drift: the mean reward {where}at position 1 went from {change['before']:.4g} to {change['after']:.4g} at "
+        f"about decision {change['decision_id']} of {change['at']}{learning}"
+    )
+
+
+def _largest(weights: dict[str, float]) -> str:
+    """The ten weights of the largest size."""
+    largest = sorted(weights.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:10]
+    return ", ".join(f"{name} {weight:+.3g}" for name, weight in largest if weight) or "all 0"
+
+
+def of_difference(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], audiences: Sequence[tuple[str, Audience]]
+) -> View:
+    """Two beliefs side by side. audiences: their names, and whom they serve."""
+    named = [(side, name, audience) for side, (name, audience) in zip("ab", audiences, strict=True)]
+    title = [f"{side}: {name}{_counting(audience['counting'])}" for side, name, audience in named]
+    title += [f"{side} {_audience(audience)}" for side, _, audience in named]
+    changes = [row["probability_difference"] for row in rows]
+    if rows and None not in changes:
+        moved = sum(map(abs, changes)) / 2
+        title.append(f"b in place of a would show {moved:.1%} of requests another arm at position 1")
+    drop = ("status", "pulls_difference", "mean_difference", "pulls_a", "pulls_b", "mean_a", "mean_b")
+    return View.of(rows, columns, title=title, drop=drop)
+
+
+def _audience(audience: Audience) -> str:
+    """The words behind a version that say whom it serves."""
+    through = f" through {', '.join(audience['routes'])}" if audience["routes"] else ""
+    served = (
+        f"is live: {quantity(audience['decisions_24h'], 'decision')} in 24 h" if audience["live"] else "is not live"
+    )
+    return served + through

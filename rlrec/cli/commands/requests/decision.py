@@ -1,0 +1,97 @@
+"""rlrec decision: how the probabilities of one decision arose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.commands.requests.session import brief, candidates_text, events_text
+from rlrec.cli.output.cells import cell, pairs
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import CommandGroup, Store, reading
+from rlrec.cli.text.values import DECISION
+from rlrec.errors import quantity
+
+N_ARMS = 20  # in a table; the other formats have all
+
+if TYPE_CHECKING:
+    from rlrec.app.decision import Result
+
+
+@click.group(cls=CommandGroup)
+def decision() -> None:
+    """Show how one decision's probabilities arose."""
+
+
+@decision.command("show")
+@click.argument("decision_id", type=DECISION, metavar="ID")
+@reading("rlrec decision show 1")
+def show_(store: Store, show: Show, decision_id: int) -> None:
+    """Show one decision: the belief it was drawn from, the probability of each arm, and what is stored."""
+    result = app.decision.show(store, decision_id)
+    show(result, table=_view(result), flat=[_flat(result, slot) for slot in result["slate"]])
+
+
+def _flat(result: Result, slot: dict[str, Any]) -> dict[str, Any]:
+    """One slot with the keys of its decision, and its events."""
+    keys = {name: result[name] for name in ("decision_id", "at", "session", "visit", "step", "policy", "version")}
+    events = result["events"]
+    return keys | slot | {"events": events_text(events, slot["position"]), "page_events": events_text(events, None)}
+
+
+def _view(result: Result) -> View:
+    positions = [slot["position"] for slot in result["slate"]]
+    shown = {slot["arm"] for slot in result["slate"]}
+    rows = [
+        [arm["arm"], arm["pulls"], arm["mean"], arm["score"], *arm["probabilities"]]
+        for number, arm in enumerate(result["arms"])
+        if number < N_ARMS or arm["arm"] in shown
+    ]
+    headers = ["arm", "pulls", "mean", "score", *(f"p at {position}" for position in positions)]
+    more = len(result["arms"]) - len(rows)
+    left_out = [f"left out: {quantity(more, 'less likely arm')}; --json has all"] if more else []
+    return View(title=[*_title(result), *_slots(result), *left_out], headers=headers, rows=rows)
+
+
+def _title(result: Result) -> list[str]:
+    who = f"session {result['session']}, visit {result['visit']}, step {result['step']}, user {cell(result['user'])}"
+    variant = f", variant {result['experiment']}/{result['variant']}" if result["variant"] is not None else ""
+    policy = f"policy {result['policy']}, version {result['version']}, kind {result['kind']}{variant}"
+    eligible, of_list = quantity(result["eligible"], "eligible arm"), ""
+    if "candidates" in result:
+        eligible, of_list = quantity(result["eligible"], "candidate"), " given the candidates"
+        eligible += f" of {quantity(result['catalogue'], 'eligible arm')}" if result["catalogue"] is not None else ""
+    return [
+        f"decision {result['decision_id']} at {result['at']}: {who}",
+        f"{policy}, belief {result['belief_seq']}, floor {cell(result['floor'])}",
+        f"context {pairs(result['context']) or '-'}, state {pairs(brief(result['state']))}, {eligible}",
+        *([f"features: {_features(result['features'])}"] if "features" in result else []),
+        *candidates_text(result, first=N_ARMS),
+        f"propensity {cell(result['propensity'])}{of_list}, "
+        f"reward {cell(result['reward'])} ({result['reward_definition']})",
+    ]
+
+
+def _features(named: dict[str, float] | None) -> str:
+    """Features by name as text; None where the state was not stored."""
+    if named is None:
+        return "not stored"
+    named = {"constant" if name == "1" else name: value for name, value in named.items()}
+    return ", ".join(f"{name}={value:.4g}" for name, value in named.items()) or "all 0"
+
+
+def _slots(result: Result) -> list[str]:
+    verdict = {
+        None: "stand alone: what drew this decision is not in the store",
+        True: "agree with those derived from the belief",
+        False: "DISAGREE with those derived from the belief",
+    }
+    lines = [
+        f"position {slot['position']}: {slot['arm']}, propensity {cell(slot['propensity'])} "
+        f"(derived {cell(slot['derived_propensity'])}), marginal {cell(slot['marginal'])}, "
+        f"reward {cell(slot['reward'])}"
+        for slot in result["slate"]
+    ]
+    return [*lines, f"stored probabilities {verdict[result['agrees']]}"]

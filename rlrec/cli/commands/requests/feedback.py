@@ -1,0 +1,117 @@
+"""rlrec feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import click
+
+from rlrec.cli.output.output import Show
+from rlrec.cli.program import app
+from rlrec.cli.program.inputs import Lines, lines_input
+from rlrec.cli.program.shared import Store, writing
+from rlrec.cli.text.values import DECISION, KEY, TIME, Integer, parse_number
+from rlrec.errors import InputError
+from rlrec.times import parse as parse_time
+
+
+@click.command()
+@click.argument("decision_id", type=DECISION, required=False)
+@click.argument("events", nargs=-1, metavar="[EVENT[=VALUE]]...")
+@click.option("--position", type=Integer(1, 2**63 - 1), help="Slot meant; a slate of one slot needs none.")
+@click.option("--at", type=TIME, help="When it happened [default: now].")
+@click.option("--key", type=KEY, help="A retry under the same key changes nothing.")
+@click.option("--censor", is_flag=True, help="Take slots out of beliefs and estimates.")
+@click.option("--uncensor", is_flag=True, help="Put them back.")
+@lines_input
+@writing("rlrec feedback 17 click dwell_s=31.5 --position 1")
+def feedback(
+    store: Store, show: Show, lines: Lines | None, decision_id: int | None, events: Sequence[str], censor: bool,
+    uncensor: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Record what the user did after a decision.
+
+    VALUE is 1 if not given. Without --position a slate of one slot means that slot, a longer slate the page. With
+    --input each line is {"decision_id": 7, "position": 1, "events": {"click": 1}, "at": "...", "key": "..."};
+    `request_id` may stand for `decision_id`, and "censor": true or false censors or puts back."""
+    if censor and uncensor:
+        raise click.UsageError("--censor and --uncensor contradict each other")
+    flag = censor if censor or uncensor else None
+    if lines is not None:
+        if decision_id is not None or any(value is not None for value in (flag, *options.values())):
+            raise click.UsageError("--input and a single decision do not go together")
+        lines.copy_unless_file()
+        groups = partial(_groups, lines, app.feedback.Line)
+        quarantine = lines.refusals.quarantine
+        summary = app.feedback.feedback_stream(store, groups, quarantine=quarantine, rejected=lines.refuse)
+        show(replace(summary, rejected=lines.refusals.count))
+        return
+    if decision_id is None:
+        raise click.UsageError("Missing argument 'DECISION_ID'.")
+    line = app.feedback.Line(decision_id=decision_id, events=_events(events), censor=flag, **options)
+    show(app.feedback.feedback(store, line))
+
+
+def _events(words: Sequence[str]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for word in words:
+        kind, equals, value = word.partition("=")
+        if kind in values:
+            raise InputError(f"event {kind!r} is given twice", hint="give the sum of its values")
+        try:
+            values[kind] = parse_number(value) if equals else 1.0
+        except InputError as error:
+            error.message = f"event {kind}: {error.message}"
+            raise
+    return values
+
+
+@cache
+def line_type() -> Any:
+    """The type of an input line; its fields are those of the use case's Line, in their order."""
+    import msgspec
+
+    from rlrec.cli.text.lines import key_type
+
+    key = key_type()
+    fields: list[Any] = [
+        ("decision_id", int | None, None),
+        ("request_id", key | None, None),
+        ("position", int | None, None),
+        ("events", dict[str, float], {}),
+        ("at", str | None, None),
+        ("key", key | None, None),
+        ("censor", bool | None, None),
+    ]
+    return msgspec.defstruct("Feedback", fields, forbid_unknown_fields=True)
+
+
+def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
+    """Groups of lines as the use case takes them; the lines that do not decode are refused."""
+    from msgspec.structs import astuple
+
+    new = partial(tuple.__new__, line_class)
+    for group in lines.groups(line_type()):
+        yield [
+            new((*astuple(entry), number))
+            if entry.at is None and (entry.request_id is None or entry.decision_id is None)
+            else checked(new((*astuple(entry), number)))
+            for number, entry in group
+        ]
+
+
+def checked(line: Any) -> Any:
+    """A line of the use case's class, whose `at` is still text, as it takes it; or the error in it."""
+    if line.decision_id is not None and line.request_id is not None:
+        hint = "give one of them"
+        return InputError("decision_id and request_id are both given", hint=hint, field="request_id", line=line.number)
+    if line.at is None:
+        return line
+    try:
+        return line._replace(at=parse_time(line.at))
+    except InputError as error:
+        error.field, error.line = "at", line.number
+        return error

@@ -1,0 +1,63 @@
+"""rlrec pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import click
+
+from rlrec.cli.commands.requests import feedback, recommend
+from rlrec.cli.output.output import Show
+from rlrec.cli.program.inputs import FILE
+from rlrec.cli.program.shared import Store, drawing, dry_run_option, rehearsal, stored
+from rlrec.errors import InputError
+
+
+@click.command()
+@click.option(
+    "--input", "source", type=FILE, default="-", show_default=True, metavar="FILE|-", help="Where the lines are read."
+)
+@click.option("--seed", type=recommend.SEED, help="Seed of the draws [default: 64 random bits].")
+@stored('printf \'{"op": "recommend", "policy": "home", "session": "s1"}\\n\' | rlrec pipe')
+@drawing
+@dry_run_option
+def pipe(store: Store, show: Show, source: str, seed: int | None, dry_run: bool) -> None:
+    """Answer requests and feedback in one warm process.
+
+    Each line of the input is {"op": "recommend", ...} with the keys of `recommend --input`, or {"op": "feedback", ...}
+    with those of `feedback --input`. It is answered on one line, in order, once its group is stored; feedback with
+    decision_id, events, duplicates and reward; a refused line with line, error and field. A group ends where nothing
+    more waits, at 1,000 lines, or at a line {"op": "flush"}; with --seed not where nothing more waits. A group is
+    drawn from beliefs that include the feedback of the groups before it.
+
+    With --dry-run, the whole input is read before the first line is answered."""
+    rehearsed = rehearsal(store) if dry_run else None
+    recommend.stream(store, show, source, line_type(), line_reader(), seed=seed, rehearsal=rehearsed)
+
+
+@cache
+def line_type() -> Any:
+    """The type of a line: a request or feedback, by its `op`."""
+    from msgspec import defstruct
+
+    kinds = {"recommend": recommend.line_type(), "feedback": feedback.line_type()}
+    tagged: Any = [defstruct(op, [], bases=(kind,), tag_field="op", tag=op) for op, kind in kinds.items()]
+    return tagged[0] | tagged[1]
+
+
+def line_reader() -> Callable[[Any], Any]:
+    """The function that makes of a decoded line what the use case takes, or the error in it."""
+    from rlrec.app.feedback import Line
+
+    return partial(_request, Line)
+
+
+def _request(feedback_type: Any, line: Any) -> Any:
+    """A request, or feedback of the use case's type; or the error in the line."""
+    if isinstance(line, InputError | recommend.line_type()):
+        return recommend.checked(line)
+    from msgspec.structs import astuple
+
+    return feedback.checked(feedback_type(*astuple(line)))

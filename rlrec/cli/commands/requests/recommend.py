@@ -1,0 +1,161 @@
+"""rlrec recommend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.inputs import input_option, refused
+from rlrec.cli.program.shared import Store, drawing, settings, stored
+from rlrec.cli.text.text import clipped
+from rlrec.cli.text.values import KEY, KEYS, OBJECT, Integer
+from rlrec.errors import InputError, RlrecError
+
+if TYPE_CHECKING:
+    from rlrec.app.pipe import Pipe
+
+SLOT = ["position", "arm", "propensity", "marginal", "score"]
+N_CANDIDATES = 20  # in a table
+SEED = Integer(0, 2**64 - 1)
+TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT
+
+
+@click.command()
+@click.option("--policy", metavar="NAME[@V]", help="Policy or route to draw from.")
+@click.option("--experiment", metavar="NAME", help="Experiment to draw for, in place of a policy.")
+@click.option("--session", type=KEY, help="Session key.")
+@click.option("--user", type=KEY, help="User key; the session's first one holds.")
+@click.option(
+    "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="Context: what describes user and moment."
+)
+@click.option("-k", "--size", type=Integer(1), default=1, show_default=True, help="Positions to fill.")
+@click.option("--arms", type=KEYS, metavar="a,b,c", help="Restrict the eligible arms; a JSON array works too.")
+@click.option("--request-id", type=KEY, help="A retry under the same id answers the stored decision.")
+@click.option("--seed", type=SEED, help="Seed of the draw [default: 64 random bits].")
+@click.option("--dry-run", is_flag=True, help="Draw, and store nothing.")
+@input_option
+@stored("rlrec recommend --policy home --session s1 --user u1 -k 3 --json")
+@drawing
+def recommend(store: Store, show: Show, source: str | None, seed: int | None, dry_run: bool, **request: Any) -> None:
+    """Draw a slate and log it with its exact propensities.
+
+    With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms and
+    request_id; it is answered in order, a group of lines at a time. A group ends where nothing more waits; with --seed
+    only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}."""
+    if source is not None:
+        _refuse_single(request)
+        stream(store, show, source, line_type(), checked, seed=seed, dry_run=dry_run)
+        return
+    if request["session"] is None:
+        raise click.UsageError("Missing option '--session'.")
+    answer = app.recommend.recommend(store, app.recommend.Request(**request), seed=seed, dry_run=dry_run)
+    of_list = " given the candidates" if "candidates" in answer else ""
+    title = [
+        f"decision {answer['decision_id'] or '(dry run)'}: {answer['policy']} version {answer['version']}, "
+        f"propensity {answer['propensity']:.6g}{of_list}{', answered before' if answer['duplicate'] else ''}"
+    ]
+    if of_list:
+        from rlrec.cli.commands.requests.session import candidates_text
+
+        title += candidates_text(answer, first=N_CANDIDATES)
+    flat = [{"decision_id": answer["decision_id"], **slot} for slot in answer["slate"]]
+    show(answer, table=View.of(answer["slate"], SLOT, title=title), flat=flat)
+
+
+def _refuse_single(request: dict[str, Any]) -> None:
+    context = click.get_current_context()
+    for name in request:
+        if context.get_parameter_source(name) in TYPED:
+            option = "-k" if name == "size" else f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"--input and {option} do not go together: the lines have it")
+
+
+@cache
+def line_type() -> Any:
+    """The type of a line of the stream, with the fields of the use case's Request."""
+    import msgspec
+
+    from rlrec.cli.text import lines as reading
+
+    key: Any = reading.key_type()
+    return msgspec.defstruct(
+        "Request",
+        [
+            ("session", key),
+            ("policy", str | None, None),
+            ("experiment", str | None, None),
+            ("user", key | None, None),
+            ("context", dict[str, Any], {}),
+            ("size", int, 1),
+            ("arms", list[key] | None, None),
+            ("request_id", key | None, None),
+        ],
+        rename={"size": "k"},
+        forbid_unknown_fields=True,
+    )
+
+
+def checked(line: Any) -> Any:
+    """A decoded line, or the error in it."""
+    if isinstance(line, InputError) or line.size >= 1:
+        return line
+    return InputError(f"k is {line.size}", hint="it is 1 or more", field="k")
+
+
+def stream(
+    store: Store, show: Show, source: str, kind: Any, read: Callable[[Any], Any], *, seed: int | None,
+    dry_run: bool = False, rehearsal: AbstractContextManager[None] | None = None,
+) -> None:  # fmt: skip
+    """Read lines of `kind`, and write the answer to each once its group is stored, or why it is refused.
+
+    read: a decoded line, or the error in it, as the use case takes it. A group of lines ends when it is full, or at a
+    line {"op": "flush"}; without a seed also where nothing more waits. Raises LinesRefused at the end if any line was.
+    dry_run: draw only, each group by itself. rehearsal: a transaction around all groups; what they answer is written
+    behind it."""
+    from rlrec.app.opening import ready
+    from rlrec.app.pipe import Pipe
+    from rlrec.cli.text.lines import groups, rereadable
+
+    settings().source = "<stdin>" if source == "-" else source
+    ready(store)
+    lines = source if rehearsal is None else rereadable(source)  # a rehearsal does not wait for whoever writes them
+    pipe, n_refused = Pipe(store, seed=seed, dry_run=dry_run), 0
+
+    def answers() -> Iterator[list[Any]]:
+        nonlocal n_refused
+        for group in groups(lines, eager=seed is None, flush=True):
+            results, n_of_group = answer_group(pipe, group, kind, read)
+            n_refused += n_of_group
+            yield results
+
+    show.stream(answers(), rehearsal=rehearsal)
+    if n_refused:
+        raise refused(n_refused)
+
+
+def answer_group(
+    pipe: Pipe, group: Sequence[tuple[int, bytes]], kind: Any, read: Callable[[Any], Any]
+) -> tuple[list[Any], int]:
+    """The answers to numbered lines, or why they are refused, in order; and how many are refused."""
+    from rlrec.cli.text.lines import decode_group
+
+    results = pipe.answer([read(line) for line in decode_group(group, kind)])
+    answers = [
+        refusal(result, number) if isinstance(result, InputError) else result
+        for result, (number, _) in zip(results, group, strict=True)
+    ]
+    return answers, sum(isinstance(result, InputError) for result in results)
+
+
+def refusal(error: RlrecError, number: int) -> dict[str, Any]:
+    """The answer to a line that is refused. The error lets go of its frames, which have the lines of its group: they
+    would stay until the garbage collector comes."""
+    error.__traceback__ = error.__context__ = None
+    message = error.message if error.hint is None else f"{error.message}: {error.hint}"
+    return {"line": number, "error": clipped(message), "field": getattr(error, "field", None), "code": error.code}

@@ -1,0 +1,134 @@
+"""rlrec session: list sessions, show one as a timeline, end its visit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import exp
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output.cells import cell, pairs
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
+from rlrec.cli.text.values import KEY, NAME, NUMBER, Integer
+
+FLAT = (
+    "session", "user", "visit", "step", "decision_id", "at", "policy", "version", "experiment", "variant", "context",
+    "state", "position", "arm", "propensity", "marginal", "score", "censored", "events", "reward", "page_events",
+    "page_reward", "page_return",
+)  # fmt: skip
+UNDERFLOW = -700.0  # the logarithm of a probability that no double holds
+MARKS = ("censor", "uncensor")  # events without a value
+COLUMNS = ("session", "user", "visits", "decisions", "last_at")
+
+if TYPE_CHECKING:
+    from rlrec.app.serving.decision_json import Answer, EventJson
+    from rlrec.app.session import Result, Step
+
+
+@click.group(cls=CommandGroup)
+def session() -> None:
+    """List sessions, show one as a timeline, end a visit."""
+
+
+@session.command("list")
+@click.option("--limit", type=Integer(0), default=100, show_default=True, help="How many; 0 for all.")
+@reading("rlrec session list --limit 20")
+def list_(store: Store, show: Show, limit: int) -> None:
+    """List sessions, newest first."""
+    show(app.session.listing(store, limit=limit or None), columns=COLUMNS)
+
+
+@session.command("show")
+@click.argument("key", type=KEY)
+@click.option("--visit", type=Integer(1), help="Number of the visit.  [default: the newest]")
+@click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount of the return.")
+@click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: each decision's own]")
+@reading("rlrec session show s1")
+def show_(store: Store, show: Show, **request: Any) -> None:
+    """Show a visit step by step: state, slate, propensities, events, reward, return."""
+    visit = app.session.show(store, app.session.Request(**request))
+    show(visit, table=_timeline(visit), columns=FLAT, flat=_flat(visit))
+
+
+def _timeline(visit: Result) -> View:
+    ended = f"ended {visit['ended_at']}" if visit["ended_at"] else "open"
+    title = (
+        f"session {visit['session']}, user {cell(visit['user'])}, visit {visit['visit']} of {visit['visits']}",
+        f"started {visit['started_at']}, {ended}",
+        f"reward {cell(visit['reward'])}, return {cell(visit['return'])} (gamma {cell(visit['gamma'])})",
+    )
+    headers = (
+        "step", "decision", "at", "policy", "context", "state", "position", "arm", "propensity", "events", "reward",
+        "return",
+    )  # fmt: skip
+    rows = [row for step in visit["decisions"] for row in _rows(step)]
+    return View(
+        title=title, headers=headers, rows=rows, drop=("state", "at", "policy", "context", "decision", "return")
+    )
+
+
+def _flat(visit: Result) -> Iterator[dict[str, Any]]:
+    """A record a slot, with its decision and its page."""
+    of_visit = {"session": visit["session"], "user": visit["user"], "visit": visit["visit"]}
+    for step in visit["decisions"]:
+        page = {"page_events": events_text(step["events"], None), "page_reward": step["reward"]}
+        for slot in step["slate"]:
+            fields = {**of_visit, **step, **page, "page_return": step["return"], **slot}
+            fields["events"] = events_text(step["events"], slot["position"])
+            yield {name: fields[name] for name in FLAT}
+
+
+def _rows(step: Step) -> Iterator[list[Any]]:
+    """A line a slot, and one for the page where it is longer than one slot."""
+    policy = f"{step['policy']}@{step['version']}"
+    if step["variant"] is not None:
+        policy += f" {step['experiment']}/{step['variant']}"
+    head = [step["step"], step["decision_id"], step["at"], policy, pairs(step["context"]), pairs(brief(step["state"]))]
+    single = len(step["slate"]) == 1
+    for number, slot in enumerate(step["slate"]):
+        events = events_text(step["events"], slot["position"], number=cell)
+        events += " (censored)" if slot["censored"] else ""
+        reward = step["reward"] if single else slot["reward"]
+        line = [slot["position"], slot["arm"], slot["propensity"], events.strip(), reward]
+        yield (head if number == 0 else [None] * len(head)) + line + [step["return"] if single else None]
+    if not single:
+        events = events_text(step["events"], None, number=cell)
+        page = [None, "(page)", step["propensity"], events, step["reward"], step["return"]]
+        yield [None] * len(head) + page
+
+
+def brief(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state without its longest field, the history of the visit."""
+    return {name: value for name, value in state.items() if name != "history"}
+
+
+def events_text(events: Sequence[EventJson], position: int | None, *, number: Callable[[float], str] = repr) -> str:
+    """The events of a slot, or without a position those of the page, as `feedback` takes them; values exact, or by
+    `number`."""
+    return " ".join(
+        event["kind"] if event["kind"] in MARKS else f"{event['kind']}={number(event['value'])}"
+        for event in events
+        if event["position"] == position
+    )
+
+
+def candidates_text(answer: Answer, *, first: int) -> list[str]:
+    """A line with the list that the slate was ranked from, and its probability; none where there is no list."""
+    if "candidates" not in answer:
+        return []
+    log_propensity = answer["candidates_log_propensity"]
+    propensity = cell(exp(log_propensity)) if log_propensity > UNDERFLOW else f"e^{log_propensity:.1f}"
+    listed = ", ".join(f"{entry['arm']} {cell(entry['propensity'])}" for entry in answer["candidates"][:first])
+    more = ", ..." if len(answer["candidates"]) > first else ""
+    return [f"candidates, propensity {propensity} in this order: {listed}{more}"]
+
+
+@session.command("end")
+@click.argument("key", type=KEY)
+@writing("rlrec session end s1")
+def end(store: Store, show: Show, key: str) -> None:
+    """End the newest visit of a session; its next decision opens another visit."""
+    show(app.session.end(store, key))

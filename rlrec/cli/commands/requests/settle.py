@@ -1,0 +1,20 @@
+"""rlrec settle: learn from slots whose window is over."""
+
+from __future__ import annotations
+
+import click
+
+from rlrec.cli.output.output import Show
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import Store, conclude, writing
+from rlrec.errors import quantity
+
+
+@click.command()
+@writing("rlrec settle --json")
+def settle(store: Store, show: Show) -> None:
+    """Learn from slots of `settled` rewards whose window is over."""
+    result = app.settle.settle(store)
+    show(result)
+    entered = quantity(result.settled, "slot")
+    conclude(show, f"{entered} entered the beliefs, {result.open:,} wait for the end of their window.")

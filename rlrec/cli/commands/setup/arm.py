@@ -1,0 +1,149 @@
+"""rlrec arm: the catalogue."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import click
+
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.inputs import Lines, lines_argument
+from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
+from rlrec.cli.text.strict import not_utf8
+from rlrec.cli.text.values import KEY, OBJECT, parse_key
+from rlrec.errors import InputError, quantity
+
+NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+
+
+@click.group(cls=CommandGroup)
+def arm() -> None:
+    """Add, list, retire and restore arms."""
+
+
+@arm.command()
+@click.argument("key", type=KEY)
+@click.option("--features", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The features of the arm.")
+@writing('rlrec arm add a1 --features \'{"topic": "tea", "price": 3.5}\'')
+def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
+    """Add an arm, or give a known one other features."""
+    show(app.arm.put(store, lambda: [[app.arm.ArmFeatures(arm=key, features=features)]]))
+
+
+@arm.command("import")
+@lines_argument
+@writing('printf \'{"arm": "a1"}\\n{"arm": "a2"}\\n\' | rlrec arm import -')
+def import_(store: Store, show: Show, lines: Lines) -> None:
+    """Add many arms from a file, or change their features.
+
+    FILE holds one JSON object a line, {"arm": "a1", "features": {...}}, or is a CSV whose first column is `arm` and
+    whose other columns are features. Importing again updates."""
+    lines.copy_unless_file()
+    as_groups = _json_groups if lines.first_byte() in (b"{", b"[") else _csv_groups
+    groups = partial(as_groups, lines, app.arm.ArmFeatures)
+    changes = app.arm.put(store, groups, at_once=not lines.refusals.quarantine)
+    show(asdict(changes) | {"rejected": lines.refusals.count})
+
+
+def _json_groups(lines: Lines, record: Any) -> Iterator[Sequence[Any]]:
+    import msgspec
+
+    from rlrec.cli.text.lines import key_type
+
+    fields: list[Any] = [("arm", key_type()), ("features", dict[str, Any], {})]
+    kind: Any = msgspec.defstruct("Arm", fields, forbid_unknown_fields=True)
+    for group in lines.groups(kind):
+        yield [record(arm.arm, arm.features) for _, arm in group]
+
+
+def _csv_groups(lines: Lines, record: Any) -> Iterator[Sequence[Any]]:
+    """CSV in groups: numbers become numbers, an empty cell is no feature."""
+    header: list[str] = []
+    for group in lines.raw():
+        arms = []
+        for number, text in group:
+            try:
+                cells = _cells(text)
+                if header:
+                    arms.append(record(parse_key(cells[0]), _features(header, cells)))
+                else:
+                    header = _header(cells)
+            except InputError as error:
+                error.line = number
+                if not header:
+                    raise
+                lines.refuse(error)
+        yield arms
+
+
+def _cells(text: bytes) -> list[str]:
+    """The cells of one line; a quoted cell ends on it."""
+    if b"\0" in text:
+        raise InputError("the line holds a NUL character")
+    try:
+        return next(csv.reader(io.StringIO(text.decode()), strict=True))
+    except UnicodeDecodeError as error:
+        raise not_utf8(text, error) from None
+    except csv.Error as error:
+        raise InputError(f"not CSV: {error}") from None
+
+
+def _header(cells: list[str]) -> list[str]:
+    if cells[:1] != ["arm"]:
+        raise InputError("the first column of a CSV of arms is `arm`", hint="or write one JSON object a line")
+    if twice := [name for index, name in enumerate(cells) if name in cells[:index]]:
+        raise InputError(f"two columns have the name {twice[0]!r}")
+    return cells
+
+
+def _features(header: list[str], cells: list[str]) -> dict[str, Any]:
+    if len(cells) != len(header):
+        raise InputError(f"{quantity(len(cells), 'cell')}, but {quantity(len(header), 'column')}")
+    named = zip(header[1:], cells[1:], strict=True)
+    return {name: _value(cell) for name, cell in named if cell != ""}
+
+
+def _value(cell: str) -> str | float:
+    """A number where the cell is one as JSON writes it: 007 and 1_000 stay text."""
+    if not NUMBER.fullmatch(cell):
+        return cell
+    number = float(cell)
+    return number if abs(number) < float("inf") else cell
+
+
+@arm.command("list")
+@click.option("--exposure", is_flag=True, help="Slots of each arm in the log, expected and realised, and its rate.")
+@reading("rlrec arm list --format csv", "rlrec arm list --exposure")
+def list_(store: Store, show: Show, exposure: bool) -> None:
+    """List all arms, retired ones too.
+
+    --exposure adds what `rlrec exposure` says of each arm; null for one that was never eligible."""
+    arms = app.arm.listing(store)
+    headers, added = ["arm", "status", "features", "added"], []
+    if exposure:
+        arms, added = app.exposure.beside(store, arms), [*app.exposure.OF_ARM]
+    table = View.of([arm | {"added": arm["added_at"]} for arm in arms], [*headers, *added])
+    show(arms, table=table, columns=[*headers[:3], "added_at", "retired_at", *added])
+
+
+@arm.command()
+@click.argument("keys", type=KEY, nargs=-1, required=True)
+@writing("rlrec arm retire a1 a2")
+def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
+    """Take arms out of the catalogue; their log stays."""
+    show(app.arm.retire(store, keys, retired=True))
+
+
+@arm.command()
+@click.argument("keys", type=KEY, nargs=-1, required=True)
+@writing("rlrec arm restore a1")
+def restore(store: Store, show: Show, keys: Sequence[str]) -> None:
+    """Make retired arms eligible again."""
+    show(app.arm.retire(store, keys, retired=False))

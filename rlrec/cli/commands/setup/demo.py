@@ -1,0 +1,67 @@
+"""rlrec demo: the whole loop on a real log, and the sample files."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+from rlrec.cli.output.output import Show
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import notice, printed
+from rlrec.cli.text.values import Integer
+
+HERE = ""  # in place of a folder that is not named
+
+
+@click.command()
+@click.option("--keep", type=click.Path(file_okay=False), metavar="FOLDER", help="Work there and leave everything.")
+@click.option(
+    "--data", type=click.Path(file_okay=False), metavar="[FOLDER]", is_flag=False, flag_value=HERE,
+    help="Print the folder of the sample files, or copy them to another one, and end.",
+)  # fmt: skip
+@click.option(
+    "--audience", type=click.Path(exists=True, dir_okay=False), metavar="CSV",
+    help="Play the audience: answers of `recommend` on stdin, lines for `feedback` on stdout.",
+)  # fmt: skip
+@click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the audience.")
+@click.option("--dry-run", is_flag=True, help="List the commands, or the files of --data, and write none.")
+@printed("rlrec demo", "rlrec demo --data sample_data", 'ls "$(rlrec demo --data)"')
+def demo(show: Show, keep: str | None, data: str | None, audience: str | None, seed: int, dry_run: bool) -> None:
+    """Show the whole loop on a real log, in under a minute.
+
+    Works in a throwaway store, and shows every command that it runs."""
+    if data == HERE:
+        folder = str(app.demo.samples())
+        show(folder if show.format == "table" else {"folder": folder})
+        return
+    if data is not None:
+        show(app.demo.copy_samples(Path(data), dry_run=dry_run))
+        return
+    if audience is not None:
+        for line in app.demo.clicks(Path(audience), sys.stdin, seed=seed):
+            click.echo(line)
+        return
+    person = show.format == "table"
+    report = partial(click.echo, nl=False) if person else lambda text: None
+    if dry_run:
+        results = app.demo.plan(report=report)
+    else:
+        with _folder(keep) as folder:
+            terminal, colour = person and show.screen.width is not None, show.screen.colour
+            results = list(app.demo.run(Path(folder), report=report, terminal=terminal, colour=colour))
+            notice(f"the store is {folder}/rlrec.db" if keep else "the store is gone; --keep FOLDER leaves it to you")
+        notice("next: `rlrec help first-steps` begins one of your own")
+    if not person:
+        show(results)
+
+
+def _folder(keep: str | None) -> AbstractContextManager[str]:
+    if keep is None:
+        return TemporaryDirectory(prefix="rlrec-demo-")
+    Path(keep).mkdir(parents=True, exist_ok=True)
+    return nullcontext(keep)

@@ -1,0 +1,156 @@
+"""rlrec help: the pages of the manual, and the help of a command."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from rlrec import __version__
+from rlrec.cli.output.output import Show, View, write
+from rlrec.cli.program.shared import printed
+from rlrec.cli.text.views import terminal_columns
+from rlrec.errors import InputError, suggest
+
+FOLDER = Path(__file__).resolve().parents[3] / "help"
+ORDER = (
+    "first-steps", "overview", "contexts", "rewards", "own-logs", "judging", "experiments", "visits", "cron",
+    "back-end", "notebooks", "postgresql", "machines", "scale", "data", "commands", "formats", "schema", "exit-codes",
+    "environment", "speed", "glossary",
+)  # fmt: skip
+
+
+class ManualPage(NamedTuple):
+    """A page of the manual: its file name without the ending, its first paragraph, and its Markdown."""
+
+    topic: str
+    summary: str
+    text: str
+
+
+def pages() -> list[ManualPage]:
+    """All pages, in the order in which one would read them; those that ORDER lacks come last."""
+    ranks = {topic: rank for rank, topic in enumerate(ORDER)}
+    paths = sorted(FOLDER.glob("*.md"), key=lambda path: (ranks.get(path.stem, len(ranks)), path.stem))
+    return [_page(path.stem, path.read_text(encoding="utf-8")) for path in paths]
+
+
+def _page(topic: str, text: str) -> ManualPage:
+    paragraphs = text.split("\n\n", 2)
+    return ManualPage(topic, " ".join(paragraphs[1].split()), text)
+
+
+def for_terminal(markdown: str, width: int = 0) -> str:
+    """A page as plain text: blocks are indented, links name the command that shows their page. width: of lines that are
+    no block, 0 for those of the page."""
+    chunks = re.split(r"^```.*\n", markdown, flags=re.MULTILINE)
+    chunks[1::2] = [re.sub(r"^(?=.)", "    ", block, flags=re.MULTILINE) for block in chunks[1::2]]
+    chunks[::2] = [
+        "\n\n".join(_paragraph(text, width) for text in _prose(chunk).split("\n\n")) for chunk in chunks[::2]
+    ]
+    return "".join(chunks)
+
+
+def _prose(text: str) -> str:
+    """Text whose links name the command that shows their page."""
+    return re.sub(r"\[([^]]+)\]\(([\w-]+)\.md\)", r"\1 (rlrec help \2)", text)
+
+
+def _paragraph(text: str, width: int) -> str:
+    """A paragraph, a list or a table in lines of this width."""
+    if not width or not text.strip("\n") or text.lstrip("\n").startswith(("#", "    ")):
+        return text
+    pieces = re.split(r"\n(?=- |\|)", text.strip("\n"))
+    lines = [
+        textwrap.fill(
+            " ".join(piece.strip("| ").split()), width, break_on_hyphens=False,
+            subsequent_indent={"-": "  ", "|": "    "}.get(piece[0], ""),
+        )
+        for piece in pieces
+        if not re.fullmatch(r"[|\s:-]+", piece)
+    ]  # fmt: skip
+    before, after = (len(text) - len(strip("\n")) for strip in (text.lstrip, text.rstrip))
+    return "\n" * before + "\n".join(lines) + "\n" * after
+
+
+def manual(program_help: str) -> str:
+    """All pages as one page for `man`, in roff; program_help: what `rlrec -h` shows."""
+    head = [f'.TH RLREC 1 "" "rlrec {__version__}"', ".SH NAME", "rlrec \\- exploration for recommenders"]
+    lines = [*head, ".SH COMMANDS", ".nf", *map(_roff, program_help.splitlines()), ".fi"]
+    for page in pages():
+        for number, chunk in enumerate(re.split(r"^```.*\n", page.text, flags=re.MULTILINE)):
+            if number % 2:
+                lines += [".PP", ".RS 4", ".nf", *map(_roff, chunk.splitlines()), ".fi", ".RE"]
+            else:
+                lines += [line for text in _prose(chunk).strip("\n").split("\n\n") for line in _roff_paragraph(text)]
+    return "\n".join(lines) + "\n"
+
+
+def _roff_paragraph(text: str) -> list[str]:
+    if heading := re.match(r"(##?) (.*)", text):
+        return [f"{'.SS' if heading[1] == '##' else '.SH'} {_roff(heading[2])}"]
+    pieces = [piece for piece in re.split(r"\n(?=- |\|)", text) if not re.fullmatch(r"[|\s:-]*", piece)]
+    listed = text.startswith(("- ", "|"))
+    return [line for piece in pieces for line in (".IP \\(bu 2" if listed else ".PP", _roff(piece.strip("-| ")))]
+
+
+def _roff(text: str) -> str:
+    """Text that roff takes as it is."""
+    escaped = " ".join(text.split()) if "\n" in text else text
+    escaped = escaped.replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
+
+
+def _complete(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    names = [page.topic for page in pages()] + context.find_root().command.list_commands(context)  # type: ignore[attr-defined]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+@click.command("help")
+@click.argument("words", nargs=-1, metavar="[TOPIC | COMMAND...]", shell_complete=_complete)
+@click.option("--man", is_flag=True, help="Write all pages as one for `man`.")
+@printed("rlrec help", "rlrec help judging", "rlrec help policy create", "rlrec help --man > rlrec.1")
+def show_help(show: Show, words: Sequence[str], man: bool) -> None:
+    """Show a page of the manual, or the help of a command.
+
+    Without a word it lists the pages."""
+    if man:
+        write(manual(click.get_current_context().find_root().get_help()).encode())
+        return
+    if not words:
+        listed = [{"topic": page.topic, "summary": page.summary} for page in pages()]
+        notes = ["rlrec help TOPIC shows a page, rlrec help COMMAND what rlrec COMMAND -h shows."]
+        show(listed, table=View.of(listed, ["topic", "summary"], notes=notes))
+        return
+    page = next((page for page in pages() if [page.topic] == [*words]), None)
+    screen = sys.stdin.isatty() and sys.stdout.isatty()
+    width = min(terminal_columns(), 100) if screen else 0
+    text = for_terminal(page.text, width) if page else _command_help(words)
+    if show.format != "table":
+        show(page or {"command": " ".join(words), "text": text})
+    elif screen:
+        os.environ.setdefault("LESS", "-FRX")
+        click.echo_via_pager(text)
+    else:
+        write(text.encode())
+
+
+def _command_help(words: Sequence[str]) -> str:
+    """The help of a command. Raises InputError for one that does not exist."""
+    context = click.get_current_context().find_root()
+    for word in words:
+        group = context.command
+        command = group.get_command(context, word) if isinstance(group, click.Group) else None
+        if command is None:
+            names = group.list_commands(context) if isinstance(group, click.Group) else []
+            names += [page.topic for page in pages()] if context.parent is None else []
+            hint = suggest(word, names) or "`rlrec help` lists the pages, `rlrec -h` the commands"
+            raise InputError(f"no page or command '{' '.join(words)}'", hint=hint)
+        context = click.Context(command, info_name=word, parent=context)
+    return context.get_help() + "\n"

@@ -1,0 +1,111 @@
+"""rlrec reward: define what a decision is worth, list definitions, and look at delays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
+from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
+from rlrec.errors import InputError
+
+if TYPE_CHECKING:
+    from rlrec.app.reward import Definition
+
+
+def _clip(text: str) -> tuple[float, float]:
+    low, comma, high = text.partition(",")
+    if not comma:
+        raise InputError(f"{text!r} is not a range", hint="write LO,HI, for example 0,1")
+    bounds = parse_number(low), parse_number(high)
+    if bounds[0] > bounds[1]:
+        raise InputError(f"the range {text!r} is empty", hint="write LO,HI with LO below HI")
+    return bounds
+
+
+@click.group(cls=CommandGroup)
+def reward() -> None:
+    """Define and list rewards."""
+
+
+@reward.command()
+@click.argument("name", type=NAME)
+@click.argument("weights")
+@click.option(
+    "--window", "window_us", type=DURATION, default="30m", show_default=True,
+    help="How long after a decision its events count.",
+)  # fmt: skip
+@click.option("--default", type=NUMBER, default="0", show_default=True, help="Reward of a slot without events.")
+@click.option("--clip", type=Parsed("lo,hi", _clip), help="Keep a slot's reward inside LO,HI.")
+@click.option(
+    "--learn", type=click.Choice(["served", "settled"]), default="served", show_default=True,
+    help="When a belief learns from a slot: at once, corrected by its events, or when its window is over.",
+)  # fmt: skip
+@click.option(
+    "--late", type=click.Choice(["count", "ignore"]), default="count", show_default=True,
+    help="Whether events after the window still correct a belief (estimates never count them).",
+)  # fmt: skip
+@writing(
+    "rlrec reward define basket 'click=0.1, purchase=1' --window 1d --clip 0,1",
+    "rlrec reward define reading 'click=0.2, log1p(min(dwell_s,600))=0.1'",
+    "rlrec reward define durable 'click=0.05, purchase=2, return=1' --window 7d",
+)
+def define(store: Store, show: Show, **request: Any) -> None:
+    """Define what the events of a slot are worth.
+
+    The reward of a slot is a sum over kinds of event, weight x the sum of their values, clipped; or the default where
+    no such event came. In place of KIND, log1p(KIND), min(KIND,CAP) and log1p(min(KIND,CAP)) transform the sum of its
+    values first; log1p of a negative sum -x is -log1p(x). Definitions never change: a new idea gets a new name, and can
+    be tried on old logs.
+
+    The event `return` records itself, once some reward weighs it: where a user who is named begins a visit, the last
+    decision of their visit before gets it, whatever their sessions are and whichever policy served. It belongs to the
+    page of that decision, and of a slate of one slot to the slot; beliefs learn from slots alone. Choose a --window in
+    which users come back. A definition that weighs it credits the earlier visits of the log too; imported ones have the
+    events that they came with. From then on `feedback` refuses a `return` by hand, which would count a visit twice."""
+    show(app.reward.define(store, app.reward.Request(**request)))
+
+
+@reward.command("list")
+@reading("rlrec reward list")
+def list_(store: Store, show: Show) -> None:
+    """List all reward definitions."""
+    definitions = app.reward.listing(store)
+    headers = ["reward", "weights", "window_s", "default", "clip", "learn", "late"]
+    table = View.of([{**row, "weights": _terms(row)} for row in definitions], headers)
+    show(definitions, table=table, columns=[*headers, "transforms"])
+
+
+def _terms(row: Definition) -> str:
+    """The weights as `reward define` takes them."""
+    return ", ".join(f"{row['transforms'].get(kind, kind)}={weight:g}" for kind, weight in row["weights"].items())
+
+
+@reward.command()
+@click.argument("name", type=NAME, default="default")
+@click.option("--log", metavar="FILTER", help="Look only at these decisions: policy=NAME,since=TIME and so on.")
+@reading("rlrec reward delays", "rlrec reward delays default --log policy=home")
+def delays(store: Store, show: Show, name: str, log: str | None) -> None:
+    """Show how much reward arrives within each window, to choose one.
+
+    The reward of a decision is that of its page under the definition, minus the defaults, from the events inside the
+    window. Two windows are compared on the decisions old enough for the longer one, so that young decisions do not
+    look poor (a chain ladder). The share is a share of what arrives within the longest window. Decisions with a
+    censored slot are left out; imported ones count as old enough for every window.
+
+    \b
+    What --json has:
+      share                 of the reward of the longest window; null: unknown.
+                            Above 1 where later events take reward away
+      decisions             how many are old enough for the window
+      events                weighed events inside the window, of these decisions
+      reward_per_decision   the mean reward of these, from events in the window
+      own                   whether it is the window of the definition"""
+    rows = app.delays.delays(store, name, log=log)
+    result = [{"window": format_duration(round(row["window_s"] * 1e6)), **row} for row in rows]
+    headers = ["window", "share", "events", "decisions", "reward_per_decision"]
+    marked = [{**row, "window": f"{row['window']}{' *' if row['own'] else ''}"} for row in result]
+    show(result, table=View.of(marked, headers, notes=[f"* the window of reward {name}"]))

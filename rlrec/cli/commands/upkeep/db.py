@@ -1,0 +1,153 @@
+"""rlrec db: forget a user, prune old decisions, back up and copy the store, print rights for roles."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from rlrec.cli.output.output import Show, write
+from rlrec.cli.program import app
+from rlrec.cli.program.inputs import check_target
+from rlrec.cli.program.shared import CommandGroup, Store, conclude, notice, printed, safe, settings, stored
+from rlrec.cli.text.values import NAME, TIME
+
+Command = Callable[..., Any]
+NOTHING_CHANGED = "dry run: nothing was changed"
+
+
+@click.group(cls=CommandGroup)
+def db() -> None:
+    """Forget a user, prune old decisions, back up and copy the store."""
+
+
+def confirmed(question: str, *, needed: bool = True) -> Callable[[Command], Command]:
+    """Adds --yes and --dry-run, and asks the question on a terminal. needed: where there is no terminal, the command is
+    refused without --yes."""
+
+    def add(command: Command) -> Command:
+        @click.option("--yes", is_flag=True, help="Do not ask.")
+        @click.option("--dry-run", is_flag=True, help="Count what would be done; nothing is changed.")
+        @wraps(command)
+        def run(*args: Any, yes: bool, dry_run: bool, **kwargs: Any) -> None:
+            is_terminal = sys.stdin is not None and sys.stdin.isatty()
+            if needed and not (yes or dry_run or is_terminal):
+                raise click.UsageError("this cannot be undone, and there is no terminal to ask: give --yes")
+            if is_terminal and not (yes or dry_run):
+                text = safe(question.format(store=settings().db, **kwargs), settings().db)
+                if not click.confirm(text, err=True):
+                    notice("nothing was changed")
+                    raise click.exceptions.Exit(1)
+            command(*args, dry_run=dry_run, **kwargs)
+            if dry_run:
+                notice(NOTHING_CHANGED)
+
+        return run
+
+    return add
+
+
+@db.command()
+@click.option("--user", required=True, metavar="KEY", help="The user.")
+@confirmed("Delete all rows of user {user!r} from {store}? This cannot be undone.")
+@stored("rlrec db forget --user u9 --dry-run", "rlrec db forget --user u9 --yes --json")
+def forget(store: Store, show: Show, **request: Any) -> None:
+    """Delete a user, and what beliefs learned from them.
+
+    Their sessions, visits, decisions, events, keys and assignments go, and contexts that no one else had. Beliefs are
+    corrected by what the user's slots added to them: learning, frozen and retired ones, variants of experiments, and
+    those that were fitted to a log. Trained and fitted parameters and priors cannot be unlearned: `retrain` names the
+    versions that have some from rows of the user.
+
+    The file of an SQLite store is written anew, so that nothing of the user is left in it; nobody else may read it at
+    that moment. Where that could not be finished, `doctor` warns until the same command was repeated. In PostgreSQL
+    the rows are deleted; VACUUM FULL, and the end of its backups and archives, erase their bytes. Backups, exports and
+    files of rejected lines are yours to delete; who imports a log again brings its users back."""
+    forgotten = app.db_forget.forget(store, app.db_forget.Request(**request))
+    show(forgotten)
+    if forgotten["retrain"]:
+        versions = ", ".join(forgotten["retrain"])
+        notice(
+            f"parameters of {versions} come from rows of the user and cannot be unlearned: train or create them anew"
+        )
+    if not request["dry_run"] and "://" in store.where:
+        notice("the rows are deleted; VACUUM FULL erases their bytes")
+
+
+@db.command()
+@click.option("--before", type=TIME, required=True, metavar="TIME", help="Visits that ended before it go.")
+@confirmed("Delete the decisions before that time, with their events, from {store}? This cannot be undone.")
+@stored("rlrec db prune --before 2025-01-01 --dry-run", "rlrec db prune --before 2025-01-01 --yes --json")
+def prune(store: Store, show: Show, **request: Any) -> None:
+    """Delete old decisions with their events; beliefs stay as they are.
+
+    Visits go that ended before the time and whose decisions are mature for every reward and have entered every belief
+    that learns them (`rlrec settle`); with them sessions, users, contexts and keys that nothing names any more. No
+    probability that is served changes, and what beliefs hold of the deleted slots is stored, so that `doctor` still
+    checks them. Changes of beliefs that no decision is left from are merged into one for each arm.
+
+    Afterwards nothing reads that time: estimates, outcomes, experiments and training see the visits that are left, and
+    the beliefs of the policies named cannot be rebuilt. Feedback for a deleted decision is refused, a request id or an
+    imported line that was deleted counts as new. Where that matters, `export-log` or `db backup` first."""
+    pruned = app.db_prune.prune(store, app.db_prune.Request(**request))
+    show(pruned)
+    if pruned["decisions"]:
+        of_policies = ", ".join(pruned["policies"])
+        conclude(
+            show,
+            f"Lost with these visits: estimates, outcomes and training of that time, and rebuilds of {of_policies}.",
+        )
+
+
+@db.command()
+@click.argument("path", type=click.Path(dir_okay=False), metavar="FILE")
+@click.option("--dry-run", is_flag=True, help="Say how large it would be; nothing is written.")
+@stored("rlrec db backup backup.db")
+def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
+    """Write a snapshot of an SQLite store to a new file.
+
+    Others may read and write meanwhile. The file appears once it is complete; one that exists is never replaced. It is
+    a store like any other: `rlrec --db FILE doctor` checks it. PostgreSQL has pg_dump."""
+    check_target(path, "FILE")
+    show(app.db_copy.backup(store, path, dry_run=dry_run))
+    if dry_run:
+        notice(NOTHING_CHANGED)
+
+
+@db.command()
+@click.option("--to", required=True, metavar="URL_OR_PATH", help="Where to; a new file or an empty database.")
+@confirmed("Copy {store} to {to}?", needed=False)
+@stored("rlrec db copy --to copy.db --json", "rlrec db copy --to postgresql://localhost/rlrec --dry-run")
+def copy(store: Store, show: Show, to: str, dry_run: bool) -> None:
+    """Copy the store to another database, row by row.
+
+    From SQLite to PostgreSQL and back, or between two of a kind: every id, time and byte stays, so that estimates are
+    equal to the last digit. Rows are written in batches; after a stop the same command goes on, as long as the store
+    has not changed. Until the end no command takes the target for a store. Stop what writes first: what comes in
+    during the copy stays behind."""
+    show(app.db_copy.copy(store, app.db_copy.Request(to=to, dry_run=dry_run)))
+
+
+@db.command()
+@click.option("--prefix", type=NAME, default="rlrec", show_default=True, help="Of the names of the roles.")
+@printed("rlrec db roles > roles.sql && psql shop -f roles.sql", "rlrec db roles --prefix shop --json")
+def roles(show: Show, prefix: str) -> None:
+    """Print SQL that makes roles on PostgreSQL, with the rights they need and no more.
+
+    PREFIX_reader reads: `evaluate`, `report`, `status`, `doctor`. PREFIX_server serves: `recommend`, `feedback`,
+    `pipe`, `serve`, `settle`, `session end`; it cannot change or delete what is logged, nor define anything.
+    PREFIX_trainer defines, imports, trains and promotes, too. `init`, `db forget`, `db prune` and `db copy` are for the
+    owner of the tables.
+
+    The roles have no login: `GRANT shop_server TO web` gives a login their rights. Run the script as the owner of the
+    tables who may create roles; it may be run again, and should be after each `init` that migrates."""
+    from rlrec.app.db_roles import grants
+
+    granted = grants(prefix)
+    if show.format == "table":
+        write("".join(f"{grant.statement}\n" for grant in granted).encode())
+    else:
+        show(granted)

@@ -1,0 +1,87 @@
+"""rlrec doctor: audit the store, and put its time right."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import NOTHING_STORED, Store, conclude, dry_run_option, notice, rehearsal, stored
+from rlrec.cli.text.values import Integer
+from rlrec.errors import CheckFailed, quantity
+
+if TYPE_CHECKING:
+    from rlrec.app.doctor import Report
+
+COLUMNS = ("check", "severity", "subject", "detail")
+
+
+@click.command()
+@click.option(
+    "--sample", type=Integer(0), metavar="N",
+    help="Derive the propensities of N random decisions again; without it all, or 10,000 where there are more.",
+)  # fmt: skip
+@click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the sample.")
+@click.option("--repair-clock", is_flag=True, help="Put what lies ahead of the database's clock back, up to now.")
+@dry_run_option
+@stored("rlrec doctor --json", "rlrec doctor --repair-clock --dry-run")
+def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **request: Any) -> None:
+    """Audit the store: beliefs, propensities, draws, references, time.
+
+    Nothing is changed; that it ran, and what it found, is noted for `rlrec status`. An error is exit 3; warnings are
+    not. csv and ndjson have a line a finding.
+
+    A decision that was logged under a clock far ahead (--now, RLREC_NOW, a wrong clock of the host) makes time stand
+    still: no later decision lies before it, and nothing matures. --repair-clock moves all decisions ahead of the clock,
+    with their events and visits, back by one distance, so that the newest is of now. It says how many it moved and by
+    how many seconds, and how many times of other rows (versions, sessions, runs) it put back; nothing else is audited.
+    Events ahead of the clock whose decision is not stay where they are. It is the only command that changes logged
+    times; stop what writes first."""
+    from rlrec.app.audit.clock import repair
+
+    if repair_clock:
+        with rehearsal(store) if dry_run else nullcontext():
+            moved = repair(store)
+        show(moved)
+        return
+
+    options = app.doctor.Request(**request)
+    report = app.doctor.doctor(store, options)
+    if dry_run:
+        notice(NOTHING_STORED)
+    else:
+        app.doctor.note(store, options, report)
+    if show.format == "ndjson":
+        show(report.findings)
+    else:
+        flat = [asdict(finding) for finding in report.findings]
+        show(report, table=_view(report, app.doctor.overview(report)), columns=COLUMNS, flat=flat)
+    if report.ok:
+        warnings = sum(finding.severity == "warning" for finding in report.findings)
+        result = f"no error, {quantity(warnings, 'warning')}" if warnings else "nothing is wrong"
+        conclude(
+            show, f"{len(app.doctor.CHECKS)} checks of {quantity(report.checked['decisions'], 'decision')}: {result}."
+        )
+    else:
+        errors = sum(finding.severity == "error" for finding in report.findings)
+        hint = "nothing was changed; restore a backup, or `rlrec export-log` what is sound"
+        raise CheckFailed(f"doctor found {quantity(errors, 'error')}", hint=hint)
+
+
+def _view(report: Report, overview: list[dict[str, Any]]) -> View:
+    rows = [
+        [row["check"], row["count"], row["looked_at"], _verdict(row["errors"], row["warnings"])] for row in overview
+    ]
+    notes = [f"{finding.severity} {finding.check}, {finding.subject}: {finding.detail}" for finding in report.findings]
+    errors, warnings = (sum(row[name] for row in overview) for name in ("errors", "warnings"))
+    title = [f"{report.at}: {_verdict(errors, warnings)}"]
+    return View(headers=["check", "count", "looked at", "result"], rows=rows, title=title, notes=notes)
+
+
+def _verdict(errors: int, warnings: int) -> str:
+    counts = [quantity(n, word) for n, word in ((errors, "error"), (warnings, "warning")) if n]
+    return ", ".join(counts) or "ok"

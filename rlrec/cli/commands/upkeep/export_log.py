@@ -1,0 +1,94 @@
+"""rlrec export-log: the log in files of other programs, and of this one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+
+import click
+
+from rlrec.cli.output import output
+from rlrec.cli.output.output import Show
+from rlrec.cli.program import app
+from rlrec.cli.program.files import complete_file
+from rlrec.cli.program.inputs import check_target
+from rlrec.cli.program.shared import Store, notice, reading
+from rlrec.cli.text.values import Registered
+from rlrec.errors import InputError
+
+
+@click.command("export-log")
+@click.argument("path", type=click.Path(allow_dash=True), metavar="PATH|-")
+@click.option(
+    "--layout", type=Registered("rlrec.app.imports.layouts:WRITERS"), default="jsonl", show_default=True,
+    help="jsonl: one JSON object a decision. csv: a table, a row a slot. dsjson: for Vowpal Wabbit. parquet: PATH "
+    "is a folder, to which what is new is appended (pip install 'rlrec[parquet]').",
+)  # fmt: skip
+@click.option("--log", metavar="FILTER", help="Which decisions, e.g. policy=home,since=2026-01-01. Default: all.")
+@click.option("--reward", metavar="NAME", help="Reward definition [default: that of each policy]; not of parquet.")
+@reading(
+    "rlrec export-log - --log policy=home > home.jsonl",
+    "rlrec export-log log.csv.gz --layout csv",
+    "rlrec export-log log.json --layout dsjson --log policy=home",
+    "rlrec export-log log --layout parquet && rlrec evaluate home uniform --log parquet:log",
+)
+def export_log(store: Store, show: Show, path: str, layout: str, log: str | None, reward: str | None) -> None:
+    """Write the log, one decision a line.
+
+    In order of decision, to a file (gzip if it ends in .gz) or to stdout. import-log takes each layout back: jsonl with
+    all that there is; what csv and dsjson cannot hold is counted in a line on stderr.
+
+    csv: a row a slot, under a header that import-log knows without --map: decision, request_id, session, visit, step,
+    user, at, policy, size (of the page), log_propensity, keep_probability, estimated, eligible (a list in JSON),
+    context and state (objects in JSON), then position, arm, propensity, marginal, min_propensity, score, reward, and
+    events (a list in JSON; those of the page stand in its first row). No lists of candidates, and no features, sets
+    or probabilities of arms that a decision brought along. A spreadsheet runs cells that begin with =, +, - or @ as
+    formulas: import the file there with all columns as text (`rlrec help formats`).
+
+    dsjson: cb for pages of one slot, ccb for longer ones. An action has its arm in `_tag` (--arm-id _tag, where arms
+    have a feature `id`) and the features of the arm; session and user stand beside. Rewards are those of the policy's
+    definition, or of --reward. No marginals, times of events, states, policies, and no decisions that are censored or
+    lack a propensity.
+
+    A folder of Parquet has decisions, events and visits by day and bucket; repeated, the command appends what is new.
+    It may be a URL that fsspec knows (s3://bucket/log). `rlrec help machines` has its columns; evaluate and exposure
+    read it by `--log parquet:DIR`.
+
+    --format is that of the summary; to stdout goes the log alone."""
+    from rlrec.app.imports import layouts
+
+    if layout in layouts.FOLDERS:
+        if reward is not None:
+            raise InputError(f"--layout {layout} has events and no rewards", hint="leave --reward out")
+        if path == "-" or os.path.isfile(path):
+            raise InputError(f"--layout {layout} writes a folder, and {path} is none", hint="name a folder")
+        show(layouts.folder_writer(layout)(store, path, log=log))
+        return
+    if os.path.isdir(path):
+        raise InputError(f"PATH {path} is a folder", hint="name a file; --layout parquet writes folders")
+    writer = layouts.writer(layout)()
+    if path != "-":
+        check_target(path, "PATH")
+    elif sys.stdout is not None and sys.stdout.isatty():  # the log itself shows how far it is
+        store.progress = lambda *_: None
+    with closing(app.export_log.export_log(store, log=log, reward=reward, detailed=writer.detailed)) as records:
+        if path == "-":
+            exported = sum(1 for _ in map(output.write, writer.lines(records)))
+            output.flush()
+        else:
+            with complete_file(path) as file:
+                exported = sum(1 for _ in map(file.write, writer.lines(records)))
+    _say_left_out(layout, writer.left_out)
+    if path == "-":
+        notice(f"exported {exported}")
+    else:
+        show({"exported": exported})
+
+
+def _say_left_out(layout: str, counts: Mapping[str, int]) -> None:
+    """A line for a person about what a layout could not hold."""
+    if counts:
+        listed = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+        notice(f"left out, since {layout} cannot hold them (decisions): {listed}; jsonl holds all")

@@ -1,0 +1,143 @@
+"""Results as table, json, ndjson or csv. Always UTF-8, never a NaN, keys unchanged.
+
+A result is a record (a dataclass, a msgspec Struct, a mapping), or a list or an iterator of records. An iterator is
+written as it comes, except as a table. `plain.py` (JSON) and `tables.py` (tables, csv) lay it out, and are loaded when
+something is shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, TextIO
+
+import click
+
+from rlrec.cli.text.views import Screen
+from rlrec.cli.text.views import View as View
+
+FORMATS = ("table", "json", "ndjson", "csv")
+PAUSE_S = 0.2
+
+
+class Show:
+    """Writes results in the format that the user asked for. plain: without colour; typed: the format stands on the
+    command line."""
+
+    def __init__(self, form: str, *, plain: bool = False, typed: bool = True) -> None:
+        self.format, self.typed = form, typed
+        self.answer: Any = None  # the result that is written
+        self.before: Callable[[], None] = lambda: None  # takes a line of progress away
+        self.screen = Screen.of(sys.stdout, plain=plain) if form == "table" else Screen()
+
+    def __call__(
+        self,
+        result: Any,
+        *,
+        table: View | None = None,
+        columns: Sequence[str] | None = None,
+        flat: Iterable[Mapping[str, Any]] | None = None,
+        lines: Iterable[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Write one result. table: what `--format table` shows instead, and csv where the result is one record.
+        columns: the keys of a list of records, which a csv or a table without rows shows too.
+        flat: the records that a csv has in place of the one that is the result; lines: those that ndjson has."""
+        from rlrec.cli.output import plain
+
+        self.before()
+        self.answer = result
+        if self.format == "json":
+            _write_all(plain.document(result))
+        elif self.format == "ndjson":
+            _write_all(map(plain.line, plain.records(result) if lines is None else lines))
+        else:
+            _write_all(self._laid_out(result, table, columns, flat))
+        flush()
+
+    def _laid_out(
+        self, result: Any, table: View | None, columns: Sequence[str] | None, flat: Iterable[Mapping[str, Any]] | None
+    ) -> Iterable[bytes]:
+        from rlrec.cli.output import plain, tables
+
+        if self.format == "table":
+            screen = self.screen
+            text = tables.view(table, screen) if table else tables.table(result, columns, screen)
+            return [text.encode("utf-8", "backslashreplace")]
+        if flat is None and table is not None and plain.single(result):
+            return tables.csv(table.headers, table.rows)
+        return tables.csv_records(plain.records(result) if flat is None else iter(flat), columns)
+
+    def below(self, *lines: str) -> None:
+        """Write lines below a table, wrapped on a terminal."""
+        from rlrec.cli.output import tables
+
+        text = "".join(tables.wrapped(line, self.screen) for line in lines)
+        write(b"\n" + text.encode("utf-8", "backslashreplace"))
+        flush()
+
+    def stream(self, groups: Iterable[Iterable[Any]], *, rehearsal: AbstractContextManager[None] | None = None) -> None:
+        """Write the answers to a stream, one JSON object a line whatever the format, each group at once.
+        rehearsal: a transaction around all groups. What they answer is written behind it: it does not wait for a slow
+        reader."""
+        if self.format == "csv" and self.typed:
+            raise click.UsageError("a stream is answered in ndjson, not in csv")
+        from rlrec.cli.output import plain
+
+        if rehearsal is None:
+            for group in groups:
+                write(plain.lines([*group]))
+                flush()
+            return
+        from tempfile import TemporaryFile
+
+        with TemporaryFile() as answers:
+            with rehearsal:
+                for group in groups:
+                    answers.write(plain.lines([*group]))
+            answers.seek(0)
+            _write_all(iter(partial(answers.read, 1 << 16), b""))
+        flush()
+
+
+def write(data: bytes) -> None:
+    """All of `data` to stdout. Raises OSError, also where stdout is closed."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    stream, unwritten = sys.stdout.buffer, memoryview(data)
+    while unwritten:
+        unwritten = unwritten[stream.write(unwritten) :]  # an unbuffered stream may take less
+
+
+def discard_unwritten(stream: TextIO | None) -> None:
+    """Drop output that could not be written: the interpreter would try again at its end, and exit with 120."""
+    standard = any(stream is file for file in (sys.__stdout__, sys.__stderr__))
+    if stream is None or not standard:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def flush() -> None:
+    """Send what was written."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _write_all(chunks: Iterable[bytes]) -> None:
+    """Write chunks as they come; they are sent after the first one, and then every fifth of a second."""
+    sent = -math.inf
+    for chunk in chunks:
+        write(chunk)
+        if (now := time.monotonic()) - sent > PAUSE_S:
+            flush()
+            sent = now

@@ -1,0 +1,55 @@
+"""How far a long command is: one line on a terminal's stderr, which is overwritten, and gone at the end."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TextIO
+
+from rlrec.cli.text.views import terminal_columns
+
+PATIENCE_S = 1.0  # a command that takes no longer shows nothing
+PAUSE_S = 0.2
+
+
+class ProgressLine:
+    """A line with the rows so far, how many come a second, and the time that is left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._what, self._rows = "", 0
+        self._start = self._began = self._written = time.monotonic()
+        self._visible = False
+
+    def __call__(self, what: str, rows: int, share: float | None) -> None:
+        """So many rows are done, and this share of all, where that is known. Another pass begins where rows are fewer
+        than before, or other ones."""
+        now = time.monotonic()
+        if self._what not in ("", what) or rows < self._rows:
+            self._began = now
+        self._what, self._rows = what, rows
+        took = now - self._began
+        if now - self._start < PATIENCE_S or (self._visible and now - self._written < PAUSE_S):
+            return
+        is_long = took > PAUSE_S  # enough to tell how quick it is
+        pace = f", {rows / took:,.0f} a second" if is_long and rows > took else ""
+        left = f", {_duration(took * (1 - share) / share)} left" if is_long and share else ""
+        width = terminal_columns() - 1
+        self._write(f"\r{f'{rows:,} {what}{pace}{left}'[:width]:{width}}")
+        self._written, self._visible = now, True
+
+    def clear(self) -> None:
+        """Take the line away, for other lines to follow."""
+        if self._visible:
+            self._write(f"\r{'':{terminal_columns() - 1}}\r")
+            self._visible = False
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds_left = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds_left} s" if minutes else f"{seconds_left} s"

@@ -1,0 +1,64 @@
+"""Completion in the shell: names of arms, policies and the like for the values of options and arguments."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+
+import click
+from click.shell_completion import CompletionItem
+
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import Settings
+
+# the sort of name that an option takes, by its name or by its metavar
+OPTIONS = {
+    "--policy": ("policy", "route"), "--from-policy": ("policy",), "POLICY[@V]": ("policy",), "--kind": ("kind",),
+    "--experiment": ("experiment",), "--reward": ("reward",), "--arms": ("arm",), "--estimator": ("estimator",),
+    "CURVE": ("curve",),
+}  # fmt: skip
+# the sort of name that arguments take, by their name, by the path of their command, or by that of its group
+ARGUMENTS = {
+    "environment": "environment", "route": "route", "arm": "arm", "policy": "policy", "experiment": "experiment",
+    "position": "curve", "reward": "reward", "evaluate": "policy", "train-pg": "policy",
+}  # fmt: skip
+NEW = {"add", "import", "create", "fit", "define"}  # commands whose name is a new one
+LISTS = {"--arms", "--estimator"}  # names between commas
+
+
+def attach(command: click.Command, path: str) -> None:
+    """Let the values of a command, and of those in its group, be completed."""
+    for param in command.params:
+        if sorts := _sorts(param, path):
+            setattr(param, "shell_complete", partial(_items, sorts, bool(LISTS.intersection(param.opts))))  # noqa: B010
+    for name, inner in getattr(command, "commands", {}).items():
+        attach(inner, f"{path} {name}")
+
+
+def _sorts(param: click.Parameter, path: str) -> tuple[str, ...]:
+    if isinstance(param, click.Option):
+        return next((OPTIONS[key] for key in (*param.opts, param.metavar) if key in OPTIONS), ())
+    group, _, name = path.partition(" ")
+    if name in NEW:
+        return ()
+    sort = next((ARGUMENTS[key] for key in (param.name, group) if key in ARGUMENTS), None)
+    return () if sort is None else (sort,)
+
+
+def _items(sorts: tuple[str, ...], listed: bool, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    before, comma, word = incomplete.rpartition(",") if listed else ("", "", incomplete)
+    names = [name for sort in sorts for name in _names(ctx, sort) if name.startswith(word)]
+    return [CompletionItem(f"{before}{comma}{name}") for name in names]
+
+
+def _names(ctx: click.Context, sort: str) -> list[str]:
+    """The names of a sort; none where the store cannot be read."""
+    from rlrec.app.opening import open_store
+    from rlrec.errors import RlrecError
+
+    if sort not in app.names.IN_STORE:
+        return app.names.program_names(sort)
+    chosen = vars(ctx.ensure_object(Settings)).get("db") or ctx.find_root().params.get("db") or Settings.db
+    with suppress(RlrecError), open_store(chosen, now=None, notice=lambda _: None) as store:
+        return app.names.stored_names(store, sort)
+    return []

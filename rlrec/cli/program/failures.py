@@ -1,0 +1,189 @@
+"""Errors as one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shlex
+import sys
+
+import click
+
+from rlrec.cli.output import output
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import HelpWanted, Settings, safe
+from rlrec.cli.text.values import masked, passwords
+from rlrec.errors import OUT_OF_MEMORY, InputError, RlrecError
+
+ARGUMENTS = {"policy": "reference"}  # field: the argument that holds it
+NO_MEMORY = "failed to map segment|[Cc]annot allocate memory|can't start new thread"  # of the system and of Python
+INTERRUPTED = 130
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)  # in the file that is the output
+PIPE_CLOSED = 141  # what a shell shows for a tool that SIGPIPE ended
+
+
+def report_failure(error: BaseException, settings: Settings, args: list[str]) -> int:
+    """Print an error on stderr: the exit code."""
+    try:
+        if not isinstance(error, OSError):
+            output.flush()
+    except OSError as unwritten:
+        error = unwritten
+    code = PIPE_CLOSED
+    if not isinstance(error, BrokenPipeError):
+        message, hint, code = _describe(error, settings)
+        with contextlib.suppress(OSError):
+            _print_error(error, message, hint, code, settings, args)
+    output.discard_unwritten(sys.stdout)
+    return code
+
+
+def _print_error(
+    error: BaseException, message: str, hint: str | None, code: int, settings: Settings, args: list[str]
+) -> None:
+    db = settings.db if settings.db != Settings.db else os.environ.get("RLREC_DB", settings.db)
+    if settings.debug or ("--debug" in args and isinstance(error, click.ClickException)):
+        from traceback import format_exception
+
+        lines = "".join(format_exception(error)).splitlines()
+        click.echo("\n".join(safe(line, db) for line in lines), err=True)
+    if isinstance(error, HelpWanted):
+        click.echo(error.message, err=True)
+    elif _wants_json(error, settings, args):
+        report = {"error": safe(message, db), "hint": safe(hint, db) if hint else None, "code": code}
+        click.echo(json.dumps(report, ensure_ascii=False).encode("utf-8", "backslashreplace"), err=True)
+    else:
+        line = f"Error: {message.rstrip('.')}. {hint or ''}".rstrip()
+        click.echo(safe(line, db).encode("utf-8", "backslashreplace"), err=True)
+
+
+def _describe(error: BaseException, settings: Settings) -> tuple[str, str | None, int]:
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return "interrupted", None, getattr(error, "code", INTERRUPTED)
+    if isinstance(error, RlrecError):
+        message = _location(error, settings) + error.message
+        if isinstance(error, InputError) and message == error.message:
+            variable = _setting(message, settings.context)
+            message += f" (from {variable})" if variable else ""
+        return message, _runnable(error.hint, settings), error.code
+    if isinstance(error, click.ClickException):
+        return *_usage(error), error.exit_code
+    if isinstance(error, MemoryError | SystemError) or re.search(NO_MEMORY, str(error)):
+        return OUT_OF_MEMORY[0], _stored_hint(settings) or OUT_OF_MEMORY[1], 1
+    if isinstance(error, OSError) and error.strerror:
+        subject = f"{error.filename}: " if error.filename else ""
+        what = "cannot write the output: " if not subject and error.errno in NO_ROOM else ""
+        return f"{what}{subject}{error.strerror}", None if subject else _stored_hint(settings), 1
+    hint = None if settings.debug else "`rlrec doctor` says whether the store is damaged, --debug shows the traceback"
+    return f"unexpected {type(error).__name__}: {error}".rstrip(": "), hint, 1
+
+
+def _stored_hint(settings: Settings) -> str | None:
+    """The hint that says what a command stored whose answer is lost; None where it stored nothing."""
+    if settings.store is None or not settings.store.has_stored:
+        return None
+    from rlrec.cli.output import plain
+
+    answer = settings.show.answer if settings.show else None
+    values = plain.mapping(answer).items() if plain.single(answer) else ()
+    names = [f"{name} {value}" for name, value in values if isinstance(value, str | int)]
+    result = f" ({', '.join(names[:2])})" if names else ""
+    return f"what the command did is stored{result}; a repeat without a key may store it twice"
+
+
+def _runnable(hint: str | None, settings: Settings) -> str | None:
+    """A hint whose `rlrec init` names the store; without its password, and without options, which may hold one."""
+    if hint is None or settings.db == Settings.db:
+        return hint
+    plain = re.sub(r"(?<=[?&])options=[^&]*&?", "", settings.db).rstrip("?&")
+    db = shlex.quote(masked(plain, passwords(settings.db)))
+    return hint.replace("`rlrec init`", f"`rlrec --db {db} init`")
+
+
+def _location(error: RlrecError, settings: Settings) -> str:
+    """File, line and field of an input error, as far as they are known."""
+    if not isinstance(error, InputError):
+        return ""
+    if error.line is None:
+        typed = _source(settings.context, error.field) if settings.context and error.field else error.field
+        return f"{typed}: " if typed else ""
+    line = [f"{settings.source or ''} line {error.line}".strip()]
+    field = [f"field {error.field}"] if error.field else []
+    return f"{', '.join(line + field)}: "
+
+
+def _source(context: click.Context, field: str) -> str | None:
+    """The source of a field of a single request: the option, with the variable of the environment that set it, or the
+    argument by its name in the usage."""
+    name = re.split(r"[.\[]", field)[0]
+    for param in context.command.params:
+        if isinstance(param, click.Option) and name in {word.lstrip("-").replace("-", "_") for word in param.opts}:
+            variable = _from_environment(param, context)
+            return param.opts[0] + (f" (from {variable})" if variable else "")
+        if isinstance(param, click.Argument) and param.name in (name, ARGUMENTS.get(name)):
+            return next(iter(re.findall(r"\w+", param.metavar or "")), name.upper())
+    return None
+
+
+def _usage(error: click.ClickException) -> tuple[str, str | None]:
+    ctx = getattr(error, "ctx", None)
+    message = " ".join(error.format_message().split())
+    if isinstance(error, click.BadParameter) and error.param and ctx is not None:
+        variable = _from_environment(error.param, ctx)
+        message = f"{message.rstrip('.')} (from {variable})" if variable and variable not in message else message
+    hint = getattr(error, "hint", None)
+    if isinstance(error, click.NoSuchOption):
+        message, hint = f"no such option {error.option_name}", _option_hint(error, ctx)
+    if hint is None and ctx is not None:
+        hint = f"see {ctx.command_path} --help"
+    return message, hint
+
+
+def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:
+    """The variable or the file that gave this parameter its value, None where the command line or a default did."""
+    source = ctx.get_parameter_source(param.name or "")
+    if source is click.core.ParameterSource.DEFAULT_MAP:
+        return "rlrec.toml"
+    if source is not click.core.ParameterSource.ENVIRONMENT:
+        return None
+    if param.envvar:
+        variables = [param.envvar] if isinstance(param.envvar, str) else param.envvar
+        return next((variable for variable in variables if os.environ.get(variable)), None)
+    return f"{ctx.auto_envvar_prefix}_{param.name}".upper() if ctx.auto_envvar_prefix else None
+
+
+def _setting(message: str, context: click.Context | None) -> str | None:
+    """The variable of the environment whose value an error speaks of, where it names no option."""
+    chosen = (_from_environment(param, context) for param in context.command.params) if context else ()
+    return next((variable for variable in chosen if variable and os.environ.get(variable, "\0") in message), None)
+
+
+def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | None:
+    word = error.option_name
+    if ctx is not None and ctx.parent is None and word in ("--json", "--format"):
+        return "it goes after the command"
+    name = word.removeprefix("--")
+    if ctx is not None and any(name in kind["parameters"] for kind in app.policy.list_kinds()):
+        create = (
+            "" if any("--param" in param.opts for param in ctx.command.params) else "policy create NAME --kind KIND "
+        )
+        return f"{name} is a parameter of a policy: {create}--param {name}=VALUE"
+    near = error.possibilities
+    return f"did you mean {' or '.join(near)}?" if near else None
+
+
+def _wants_json(error: BaseException, settings: Settings, args: list[str]) -> bool:
+    """Whether the user wants JSON, also where the command line could not be parsed."""
+    if settings.format is not None:
+        return settings.format == "json"
+    words = args[: args.index("--")] if "--" in args else args
+    if "--json" in words or "--format=json" in words:
+        return True
+    if "--format" in words:
+        return words[words.index("--format") + 1 :][:1] == ["json"]
+    ctx = getattr(error, "ctx", None)
+    prefix = ctx.auto_envvar_prefix if ctx is not None else None
+    return next(filter(None, map(os.environ.get, (f"{prefix}_FORMAT", "RLREC_FORMAT"))), None) == "json"

@@ -1,0 +1,283 @@
+"""Shared by commands: decorators that hand over the store, the output and the input lines; groups that help."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from functools import wraps
+from inspect import cleandoc
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output.output import FORMATS, Show
+from rlrec.cli.text.text import clipped, printable
+from rlrec.cli.text.values import masked, passwords, recoded, without
+from rlrec.cli.text.views import Screen
+from rlrec.errors import InputError, suggest
+
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store as Store
+else:
+    Store = Any  # the commands import it from here; its module is loaded when a store is opened
+
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
+JSONL = "jsonl"  # another name of ndjson
+NOTHING_STORED = "dry run: nothing was stored"
+
+
+class Settings:
+    """The options before the command, and what an error may need to know of the command that runs."""
+
+    db: str = "rlrec.db"
+    read_db: str | None = None
+    primary: str | None = None  # --db, while a command reads from --read-db
+    now: int | None = None
+    allow_future: bool = False
+    lock_timeout: int | None = None
+    statement_timeout: int | None = None
+    reconnect: int | None = None
+    debug: bool = False
+    quiet: bool = False
+    no_color: bool = False
+    format: str | None = None
+    source: str | None = None
+    dry_run: bool = False
+    store: Any = None  # of the command, once it is open
+    show: Show | None = None
+    context: click.Context | None = None
+    before_notice: Callable[[], None] = staticmethod(lambda: None)  # takes a line of progress away
+    config: Any = None  # a Config, where there is an rlrec.toml
+    broken_config: InputError | None = None
+
+
+def settings() -> Settings:
+    """The settings of the command that runs."""
+    return click.get_current_context().find_object(Settings) or Settings()
+
+
+def safe(text: str, db: str) -> str:
+    """`text` for stderr: on one line, without passwords, nor its middle where it is long."""
+    return printable(masked(clipped(without(recoded(text), passwords(db)))))
+
+
+def notice(text: str) -> None:
+    """Write a line to stderr, wrapped on a terminal, unless --quiet; a stderr that takes nothing does not stop the
+    command."""
+    if settings().quiet:
+        return
+    settings().before_notice()
+    screen, text = Screen.of(sys.stderr), safe(text, settings().db)
+    if screen.width is not None:
+        from rlrec.cli.output.tables import wrapped
+
+        text = wrapped(text, screen).rstrip("\n")
+    with suppress(OSError):
+        click.echo(text, err=True)
+
+
+def conclude(show: Show, *sentences: str) -> None:
+    """Say the result in plain words, a line each: below a table on a terminal, else on stderr; never with --quiet, and
+    never beside json or csv."""
+    if show.format != "table" or settings().quiet:
+        return
+    if show.screen.width is not None:
+        show.below(*sentences)
+    else:
+        for sentence in sentences:
+            notice(sentence)
+
+
+def suggest_next(show: Show, command: str, effect: str) -> None:
+    """Name the command that comes next and what it does, on stderr; not with --quiet, nor beside json or csv."""
+    if show.format != "table":
+        return
+    from shlex import quote
+
+    chosen = settings()
+    typed = chosen.db != Settings.db and "RLREC_DB" not in os.environ
+    notice(f"next: `rlrec {f'--db {quote(chosen.db)} ' if typed else ''}{command}` {effect}")
+
+
+# -- groups --
+
+
+class UnknownCommand(click.UsageError):
+    """A word that is not a command, with near ones as a hint."""
+
+    def __init__(self, message: str, *, hint: str | None, ctx: click.Context) -> None:
+        super().__init__(message, ctx)
+        self.hint = hint
+
+
+class HelpWanted(click.UsageError):
+    """A group without a command: its help goes to stderr."""
+
+
+class CommandGroup(click.Group):
+    """A group of commands that suggests near names; use it as `@click.group(cls=CommandGroup)`."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands with their whole first sentences, which click would cut."""
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(limit=1_000)) for name, command in commands.items() if command]
+            )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not self.invoke_without_command and not ctx.resilient_parsing:
+            raise HelpWanted(ctx.get_help(), ctx)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None and args[0][:1] != "-":
+            names = self.list_commands(ctx)
+            longer = [name for name in names if name.startswith(args[0])]
+            hint = suggest(args[0], longer or names, cutoff=0 if longer else 0.7)
+            if any(f"--{args[0]}" in param.opts for param in self.get_params(ctx)):
+                hint = f"did you mean {ctx.command_path} --{args[0]}?"
+            raise UnknownCommand(f"no such command '{args[0]}'", hint=hint, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+
+# -- the store and the output --
+
+
+def stored(*lines: str) -> Decorator:
+    """Gives a command `store`, open while it runs, and what `printed` gives. lines: examples that end its help."""
+    return lambda command: printed(*lines)(_with_store(command))
+
+
+def _with_store(command: Command) -> Command:
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from rlrec.app.opening import open_store
+
+        chosen = settings()
+        chosen.context = click.get_current_context()
+        waits = chosen.lock_timeout, chosen.statement_timeout, chosen.reconnect
+        now, future, primary = chosen.now, chosen.allow_future, chosen.primary
+        with open_store(chosen.db, now=now, allow_future=future, notice=notice, waits=waits, primary=primary) as store:
+            chosen.store = store
+            if chosen.quiet or sys.stderr is None or not sys.stderr.isatty():
+                return command(*args, store=store, **kwargs)
+            from rlrec.cli.output.progress import ProgressLine
+
+            store.progress = line = ProgressLine(sys.stderr)
+            kwargs["show"].before = chosen.before_notice = line.clear
+            try:
+                return command(*args, store=store, **kwargs)
+            finally:
+                line.clear()
+
+    return run
+
+
+def reading(*lines: str) -> Decorator:
+    """Gives a command that only reads what `stored` gives, with the store of --read-db where there is one."""
+
+    def add(command: Command) -> Command:
+        run = stored(*lines)(command)
+
+        @wraps(run)
+        def read(*args: Any, **kwargs: Any) -> Any:
+            chosen = settings()
+            if chosen.read_db:
+                chosen.db, chosen.primary = chosen.read_db, chosen.db
+            return run(*args, **kwargs)
+
+        return read
+
+    return add
+
+
+def writing(*lines: str) -> Decorator:
+    """Gives a command what `stored` gives, and --dry-run, which takes back all that it stores."""
+    return lambda command: stored(*lines)(_rehearsable(command))
+
+
+def drawing(command: Command) -> Command:
+    """Refuses a clock far ahead for a command that logs decisions; write it below `stored`."""
+
+    @wraps(command)
+    def run(*args: Any, store: Store, **kwargs: Any) -> Any:
+        if settings().now is not None and not (settings().allow_future or kwargs.get("dry_run")):
+            from rlrec.app.audit.clock import refuse_far_ahead
+
+            refuse_far_ahead(store)
+        return command(*args, store=store, **kwargs)
+
+    return run
+
+
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be stored, and store nothing.")
+
+
+def _rehearsable(command: Command) -> Command:
+    @dry_run_option
+    @wraps(command)
+    def run(*args: Any, store: Store, dry_run: bool, **kwargs: Any) -> None:
+        if dry_run and (lines := kwargs.get("lines")) is not None:
+            lines.copy_unless_file()  # other writers do not wait for whoever writes the lines
+        with rehearsal(store) if dry_run else nullcontext():
+            command(*args, store=store, **kwargs)
+
+    return run
+
+
+@contextmanager
+def rehearsal(store: Store) -> Iterator[None]:
+    """A transaction that is taken back at its end, and says so on stderr."""
+    settings().dry_run = True
+    with store.rehearsal():
+        yield
+    notice(NOTHING_STORED)
+
+
+def printed(*lines: str) -> Decorator:
+    """Adds --format and --json; gives the command `show`. lines: examples that end its help."""
+    return lambda command: _with_show(_with_examples(command, lines))
+
+
+def _with_show(command: Command) -> Command:
+    @click.option(
+        "--format", "form", type=click.Choice([*FORMATS, JSONL]), default="table", show_default=True,
+        help="How to print the result; jsonl is ndjson.",
+    )  # fmt: skip
+    @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
+    @wraps(command)
+    def run(*args: Any, form: str, as_json: bool, **kwargs: Any) -> Any:
+        typed = click.get_current_context().get_parameter_source("form") is click.core.ParameterSource.COMMANDLINE
+        if as_json and form != "json" and typed:
+            raise click.UsageError(f"--json and --format {form} contradict each other")
+        form = "json" if as_json else "ndjson" if form == JSONL else form
+        if broken := settings().broken_config:
+            raise broken
+        settings().format = form
+        settings().show = show = Show(form, plain=settings().no_color, typed=typed)
+        return command(*args, show=show, **kwargs)
+
+    return run
+
+
+def _with_examples(command: Command, lines: Sequence[str]) -> Command:
+    listed = "".join(f"\n  {line}" for line in lines)
+    word = "Examples" if len(lines) > 1 else "Example"
+    command.__doc__ = f"{cleandoc(command.__doc__ or '')}\n\n\b\n{word}:{listed}"
+    return command
+
+
+def by_name(pairs: Iterable[tuple[str, str]], label: str) -> dict[str, str]:
+    """Options K=V as a mapping. Raises InputError for a name that comes twice."""
+    values: dict[str, str] = {}
+    for name, value in pairs:
+        if name in values:
+            raise InputError(f"{label} {name!r} is given twice")
+        values[name] = value
+    return values

@@ -1,0 +1,42 @@
+"""The options that say who works on the partitions of a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from rlrec.cli.program import app
+from rlrec.cli.text.values import Integer
+
+ENGINES = ("local", "dask")
+_OPTIONS = (
+    click.option(
+        "--scheduler", metavar="ADDRESS", help="Of a Dask cluster that runs, e.g. tcp://127.0.0.1:8786; with "
+        "--engine dask. Without it a cluster of --jobs workers is started on this machine.",
+    ),
+    click.option(
+        "--engine", type=click.Choice(ENGINES), default="local", show_default=True,
+        help="Who works on the log: processes of this machine, or Dask (pip install 'rlrec[cluster]').",
+    ),
+    click.option(
+        "--jobs", type=Integer(1), default=1, show_default=True, metavar="N",
+        help="Processes that work on the log at a time. A log of more than 50,000 decisions has partitions that they "
+        "share; the figures are the same to the last bit.",
+    ),
+)  # fmt: skip
+
+
+def workers_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command `workers`, as its options name them; write it above what gives it the store."""
+
+    @wraps(command)
+    def run(*args: Any, jobs: int, engine: str, scheduler: str | None, **kwargs: Any) -> Any:
+        workers = app.evaluate.Workers(jobs=jobs, engine=engine, scheduler=scheduler)
+        return command(*args, workers=workers, **kwargs)
+
+    for option in _OPTIONS:
+        run = option(run)
+    return run

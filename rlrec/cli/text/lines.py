@@ -1,0 +1,367 @@
+"""Input of one JSON object a line: cut into groups, decode strictly, say what is wrong where.
+
+msgspec decodes. What it lets pass (integers of any length, the last of duplicate keys, NUL in text) is found by
+a few cheap tests, of a line or of a whole group at once; only a line that fails one is read again, slowly, to name
+the field.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import select
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache, lru_cache
+from typing import Any, BinaryIO, TypeVar, cast
+
+from rlrec.cli.text.strict import DEPTH, LIMIT, Object, joined, parsed, problem, tree
+from rlrec.cli.text.text import KEY_LENGTH, key_problem, truncate
+from rlrec.errors import InputError, suggest
+
+T = TypeVar("T")
+
+NESTED = (dict, list)
+BLOCK = 65_536
+BOM = b"\xef\xbb\xbf"
+FLUSH = re.compile(rb'\s*\{\s*"op"\s*:\s*"flush"\s*\}\s*')
+COLON = re.compile(rb'"\s*:')
+LONG = re.compile(rb"[:,\[\s-][0-9]{19}")  # an integer that may not fit into 64 bits
+ESCAPED = re.compile(rb"\\u00(?:00|22|3[aA])")  # NUL, a quote, a colon
+ALL_ZERO = bytes.maketrans(b"123456789", b"000000000")
+NO_BRACKET = bytes(set(range(256)) - set(b"[]{}\n"))
+WORDS = {
+    "object": "an object", "array": "a list", "str": "text", "int": "a whole number", "float": "a number",
+    "bool": "true or false", "null": "null",
+}  # fmt: skip
+
+
+# -- lines and groups --
+
+
+def groups(
+    source: str | BinaryIO, *, size: int = 1000, eager: bool = True, flush: bool = False, n_bytes: int = sys.maxsize
+) -> Iterator[list[tuple[int, bytes]]]:
+    """Lists of (line number, line), blank lines left out, each of at most `size` lines.
+
+    source: a path, `-` for stdin, or a file to read from its start. eager: a group also ends as soon as no further
+    complete line is waiting, so that a producer which waits for an answer gets it. flush: a line `{"op": "flush"}`
+    ends a group, and is dropped. n_bytes: of lines, after which a group ends.
+    """
+    cutter, group = _Cutter(), list[tuple[int, bytes]]()
+    with _opened(source) as stream:
+        while True:
+            block = _read(stream)
+            for lines, ends in _flushed(cutter.lines(block), flush):
+                group += lines
+                while len(group) >= size:
+                    yield group[:size]
+                    del group[:size]
+                if group and (ends or sum(len(line) for _, line in group) >= n_bytes):
+                    yield group
+                    group = []
+            if group and (not block or (eager and not _waiting(stream))):
+                yield group
+                group = []
+            if not block:
+                return
+
+
+def _flushed(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[tuple[list[tuple[int, bytes]], bool]]:
+    """The lines in parts, and whether a flush line followed the part."""
+    if flush:
+        ends = [index for index, (_, line) in enumerate(lines) if b"flush" in line and FLUSH.fullmatch(line)]
+        for start, end in zip([0, *(index + 1 for index in ends)], ends, strict=False):
+            yield lines[start:end], True
+        lines = lines[ends[-1] + 1 :] if ends else lines
+    yield lines, False
+
+
+def rereadable(source: str) -> str | BinaryIO:
+    """An input that can be read more than once: a plain file by its path, of anything else (stdin, a FIFO) a copy in a
+    file without a name, which is gone with the process whatever ends it."""
+    if source != "-" and stat.S_ISREG(os.stat(source).st_mode):
+        return source
+    import tempfile
+
+    import click
+
+    copy = cast(BinaryIO, tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 (it lives as long as the command)
+    click.get_current_context().call_on_close(copy.close)
+    with _opened(source) as stream:
+        while block := _read(stream):
+            copy.write(block)
+    return copy
+
+
+class _Cutter:
+    """Cuts blocks of bytes into numbered lines; no line takes more memory than LIMIT and one block."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.tail = bytearray()
+
+    def lines(self, block: bytes) -> list[tuple[int, bytes]]:
+        """The lines that `block` completes, without the blank ones; an empty block is the end of the input."""
+        head, end, remainder = block.rpartition(b"\n") if block else (b"", b"\n", b"")
+        complete = self._numbered(bytes(self.tail) + head) if end else []
+        if end:
+            self.tail.clear()
+        self.tail += remainder[: max(0, LIMIT + 1 - len(self.tail))]
+        return complete
+
+    def _numbered(self, text: bytes) -> list[tuple[int, bytes]]:
+        lines = text.split(b"\n")
+        lines[0] = lines[0][: LIMIT + 1]  # others lie within one block
+        if self.number == 0:
+            lines[0] = lines[0].removeprefix(BOM)
+        numbered = enumerate(lines, self.number + 1)
+        self.number += len(lines)
+        if min(lines) >= b"!" and b"\r" not in text:  # no line is blank or begins with a blank
+            return list(numbered)
+        return [(number, line.rstrip(b"\r")) for number, line in numbered if line and not line.isspace()]
+
+
+@contextmanager
+def _opened(source: str | BinaryIO) -> Iterator[BinaryIO]:
+    if not isinstance(source, str):
+        source.seek(0)
+        yield source
+    elif source != "-":
+        with open(source, "rb", buffering=0) as file:
+            yield cast(BinaryIO, file)
+    elif (stdin := sys.stdin) is None:
+        raise InputError("no input: stdin is closed")
+    elif stdin.isatty():
+        raise InputError("no input: stdin is a terminal", hint="pipe one JSON object a line in, or name a file")
+    elif stdin is (real := sys.__stdin__) and real:  # past its buffer: a poll does not see what waits there
+        with open(real.fileno(), "rb", buffering=0, closefd=False) as file:
+            yield cast(BinaryIO, file)
+    else:
+        yield stdin.buffer
+
+
+def _waiting(stream: BinaryIO, timeout: int | None = 0) -> bool:
+    """Whether a read would return at once, be it with the end of the input."""
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), select.POLLIN)
+    except (AttributeError, io.UnsupportedOperation):
+        return True
+    return bool(poll.poll(timeout))
+
+
+def _read(stream: BinaryIO) -> bytes:
+    """The bytes that are there, at least one; none at the end of the input."""
+    while (block := stream.read(BLOCK)) is None:  # a non-blocking descriptor
+        _waiting(stream, None)
+    return block
+
+
+# -- decoding --
+
+
+def _keys(value: Any, depth: int = 0) -> int:
+    """How many keys the objects in `value` have, itself included; -1 or less where it is nested too deep."""
+    if depth > DEPTH:
+        return -LIMIT
+    if isinstance(value, dict):
+        count, children = len(value), iter(value.values())
+    else:
+        count, children = 0, iter(value if isinstance(value, list) else ())
+    for child in children:
+        if isinstance(child, NESTED):
+            count += _keys(child, depth + 1)
+    return count
+
+
+@lru_cache
+def _decoder(kind: Any) -> Any:
+    import msgspec
+
+    return msgspec.json.Decoder(kind)
+
+
+def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
+    """The `kind` (a msgspec Struct) that a line holds. Raises InputError with line and field."""
+    import msgspec
+
+    if len(raw) > LIMIT:
+        raise InputError(f"longer than {LIMIT // 1_000_000} MB", line=line)
+    try:
+        value: T = _decoder(cast(Any, kind)).decode(raw)
+        untyped = _decoder(Any).decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _explained(raw, str(error), kind, line) from None
+    # Each key ends in a quote and a colon, so an equal count proves that no key came twice.
+    if _keys(untyped) != len(COLON.findall(raw)) or LONG.search(b" " + raw) or rb"\u0000" in raw:
+        with suppress(RecursionError):
+            if fault := problem(tree(raw.decode())):
+                raise InputError(fault[1], field=fault[0] or None, line=line)
+            return value
+        raise InputError(f"nested more than {DEPTH} deep", line=line)
+    return value
+
+
+def decode_group(group: Sequence[tuple[int, bytes]], kind: type[T]) -> list[T | InputError]:
+    """For each (line number, line) what `decode` returns or raises; where all are good, in a microsecond a line."""
+    values = _at_once([raw for _, raw in group], kind)
+    return [_tried(raw, kind, number) for number, raw in group] if values is None else values
+
+
+def key_type() -> Any:
+    """The type of a key in a line's Struct. What no key can be is then refused with the words of `parse_key`, as is
+    NUL and what is no Unicode in any text of a line: a decoded key needs no further check."""
+    from typing import Annotated
+
+    from msgspec import Meta
+
+    return Annotated[str, Meta(min_length=1, max_length=KEY_LENGTH)]
+
+
+def _tried(raw: bytes, kind: type[T], number: int) -> T | InputError:
+    try:
+        return decode(raw, kind, line=number)
+    except InputError as error:
+        return error
+
+
+def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
+    """The values of the lines; None where each must be looked at, since one is bad or unusual."""
+    import msgspec
+
+    block = b"\n".join(raws)
+    if not _usual(block, len(raws)):
+        return None
+    try:
+        values, untyped = _decoder(kind).decode_lines(block), _decoder(Any).decode_lines(block)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    # Written again, every key is there once: an equal count proves that none came twice. A quoted colon in a text
+    # counts on both sides.
+    once = msgspec.json.Encoder().encode_lines(untyped).count(b'":') == block.count(b'":')
+    return values if once and len(values) == len(raws) else None
+
+
+def _usual(block: bytes, n_lines: int) -> bool:
+    """Whether lines of JSON are objects from end to end, and free of what msgspec lets pass or writes otherwise."""
+    n_brackets = max(map(len, block.translate(None, NO_BRACKET).split(b"\n")))  # of a line
+    return (
+        len(block) <= LIMIT
+        and n_brackets <= 2 * DEPTH
+        and block.startswith(b"{")
+        and block.endswith(b"}")
+        and block.count(b"}\n{") == n_lines - 1  # which no object holds: as many values as lines are one a line
+        and not any(sign in block for sign in (b'" :', b'"  ', b"\t", b"\r"))  # perhaps a blank before a colon
+        and not (b"\\u" in block and ESCAPED.search(block))
+        and not (b"0" * 19 in block.translate(ALL_ZERO) and LONG.search(block))
+    )
+
+
+# -- what is wrong --
+
+
+def _explained(raw: bytes, error: str, kind: Any, line: int | None) -> InputError:
+    """The error a person reads, from the bytes and msgspec's own message."""
+    try:
+        value = parsed(raw, line=line)
+    except InputError as bad:
+        return bad
+    if isinstance(value, list):
+        hint = "one object a line: jq -c '.[]' makes lines of a JSON array"
+        return InputError(f"expected an object, got the list {truncate(raw.decode(), 40)}", hint=hint, line=line)
+    if fault := problem(value):
+        return InputError(fault[1], field=fault[0] or None, line=line)
+    return _invalid(value, error, kind, line)
+
+
+def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
+    """The error a person reads for a line that is JSON, but not of the kind; error: msgspec's own message."""
+    what, _, at = error.partition(" - at ")
+    tokens = re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", at)
+    field, value = "", tree
+    for name, index in tokens:
+        key, value = _step(value, name, index, what)
+        field = f"{field}{key}" if key.startswith("[") else joined(field, key)
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
+        meant = _tagged(kind).get(tree.get(_tag_field(kind)), kind)  # the Struct that the line says to be
+        hint = _unknown_field_hint(unknown[1], meant)
+        return InputError("unknown field", hint=hint, field=joined(field, unknown[1]), line=line)
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
+        hint = f"it is {' or '.join(_tagged(kind))}" if missing[1] == _tag_field(kind) else _example(kind)
+        return InputError("is missing", hint=hint, field=joined(field, missing[1]), line=line)
+    if what.startswith("Invalid value"):
+        tags = [*_tagged(kind)]
+        hint = suggest(str(value), tags)
+        return InputError(f"'{truncate(str(value))}' is not {' or '.join(tags)}", hint=hint, field=field, line=line)
+    if what.startswith("Expected `str` of length") and (why := key_problem(value)):
+        return InputError(why, field=field.partition("[")[0], line=line)
+    what = re.sub(r", got `\w+`$", "", what)
+    what = re.sub(r"`([^`]+)`", lambda m: " or ".join(WORDS.get(w, w) for w in m[1].split(" | ")), what)
+    shown = truncate(json.dumps(value, ensure_ascii=False, default=str), 40)
+    return InputError(f"{what[0].lower()}{what[1:]}, got {shown}", field=field or None, line=line)
+
+
+def _step(value: Any, name: str, index: str, what: str) -> tuple[str, Any]:
+    """One step of msgspec's path; for `[...]`, which names no key, the first member that fits the complaint."""
+    if name:
+        return name, value.get(name) if isinstance(value, dict) else None
+    if index.isdigit():
+        inside = isinstance(value, list) and int(index) < len(value)
+        return f"[{index}]", value[int(index)] if inside else None
+    got = re.search(r"got `(\w+)`$", what)
+    kinds = {bool: "bool", int: "int", float: "float", str: "str", list: "array", Object: "object"}
+    for key, child in value.items() if isinstance(value, dict) else ():
+        if got is None or kinds.get(type(child), "null") == got[1]:
+            return truncate(key, 80), child
+    return "[...]", value
+
+
+def _tagged(kind: Any) -> dict[str, Any]:
+    """The Structs that a line may be, by the tag that tells them apart."""
+    from typing import get_args
+
+    return {struct.__struct_config__.tag: struct for struct in get_args(kind) if hasattr(struct, "__struct_config__")}
+
+
+def _tag_field(kind: Any) -> str | None:
+    return next((struct.__struct_config__.tag_field for struct in _tagged(kind).values()), None)
+
+
+def _unknown_field_hint(name: str, kind: Any) -> str | None:
+    """A hint for a field that a line does not have at this place: where it stands, a near name, or all names."""
+    names = _fields(kind)
+    if name in names and hasattr(kind, "__struct_fields__"):
+        holder = next((field for field, hint in _hints(kind).items() if name in _fields(hint)), None)
+        example = _example(kind)
+        return f"it stands in `{holder}`" + (f", {example}" if example else "")
+    return suggest(name, names) or (f"known: {', '.join(names)}" if names else None)
+
+
+def _example(kind: Any) -> str | None:
+    """A hint that shows a line, where its Struct has one as EXAMPLE."""
+    example = getattr(kind, "EXAMPLE", None)
+    return None if example is None else f"for example {example}"
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of the fields of a Struct; kept, as a file may have this error on each of its lines."""
+    from typing import get_type_hints
+
+    return get_type_hints(kind)
+
+
+@cache
+def _fields(kind: Any) -> list[str]:
+    """The names of the fields that a Struct, or any Struct inside it, takes."""
+    from typing import get_args
+
+    if isinstance(kind, type) and hasattr(kind, "__struct_encode_fields__"):
+        inner = [name for hint in _hints(kind).values() for name in _fields(hint)]
+        return list(dict.fromkeys([*kind.__struct_encode_fields__, *inner]))
+    return [name for inner_kind in get_args(kind) for name in _fields(inner_kind)]

@@ -1,0 +1,127 @@
+"""JSON as strictly as a database needs it, by the standard library: slow, and with words for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from rlrec.cli.text.text import LARGEST, truncate, unstorable
+from rlrec.errors import InputError
+
+LIMIT = 10_000_000
+DEPTH = 64
+
+
+def decode_json(raw: bytes) -> Any:
+    """Any JSON value. Raises InputError."""
+    if len(raw) > LIMIT:
+        raise InputError(f"longer than {LIMIT // 1_000_000} MB")
+    if fault := problem(parsed(raw)):
+        raise InputError(fault[1], field=fault[0] or None)
+    return json.loads(raw)
+
+
+def parsed(raw: bytes, *, line: int | None = None) -> Any:
+    """The tree of a text that is JSON, if not one that can be stored. Raises InputError."""
+    try:
+        text = raw.decode()
+        return tree(text)
+    except UnicodeDecodeError as bad:
+        raise not_utf8(raw, bad, line=line) from None
+    except json.JSONDecodeError as bad:
+        raise _malformed(text, bad, line) from None
+    except RecursionError:
+        raise InputError(f"nested more than {DEPTH} deep", line=line) from None
+
+
+class RefusedToken(NamedTuple):
+    """A token that JSON or a database does not take, and why."""
+
+    text: str
+    why: str
+
+
+class Object(dict[str, Any]):
+    """A JSON object that remembers a key given twice."""
+
+    twice: str | None = None
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> Object:
+    result = Object(pairs)
+    if len(result) != len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        result.twice = next(key for key, times in counts.items() if times > 1)
+    return result
+
+
+def _integer(text: str) -> int | RefusedToken:
+    if len(text) <= 20 and -LARGEST - 1 <= int(text) <= LARGEST:
+        return int(text)
+    return RefusedToken(text, "does not fit into 64 bits")
+
+
+def _float(text: str) -> float | RefusedToken:
+    value = float(text)
+    return value if abs(value) <= sys.float_info.max else RefusedToken(text, "is beyond the range of a double")
+
+
+def tree(text: str) -> Any:
+    """The value of a JSON text, with RefusedTokens and Objects in it."""
+    return json.loads(
+        text, parse_int=_integer, parse_float=_float, object_pairs_hook=_pairs,
+        parse_constant=lambda word: RefusedToken(word, "is not a number in JSON"),
+    )  # fmt: skip
+
+
+def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | None:
+    """Where the first thing is that must be refused in any line, and what it is."""
+    if isinstance(value, RefusedToken):
+        return path, f"{truncate(value.text, 40)} {value.why}"
+    if isinstance(value, str) and (why := unstorable(value)):
+        return path, f"'{truncate(value, 40)}' {why}"
+    if depth > DEPTH and isinstance(value, dict | list):
+        return path[:40], f"nested more than {DEPTH} deep"
+    if isinstance(value, Object) and value.twice is not None:
+        return joined(path, value.twice), "is given twice"
+    children: Iterator[tuple[str, Any]] = iter(())
+    if isinstance(value, dict):
+        if bad := next(((key, why) for key in value if (why := unstorable(key))), None):
+            return path, f"the key '{truncate(bad[0], 40)}' {bad[1]}"
+        children = ((joined(path, key), child) for key, child in value.items())
+    elif isinstance(value, list):
+        children = ((f"{path}[{index}]", child) for index, child in enumerate(value))
+    return next((fault for where, child in children if (fault := problem(child, where, depth + 1))), None)
+
+
+def joined(path: str, key: str) -> str:
+    """The path of a key inside of `path`."""
+    return f"{path}.{truncate(key, 80)}" if path else truncate(key, 80)
+
+
+def not_utf8(raw: bytes, bad: UnicodeDecodeError, *, line: int | None = None) -> InputError:
+    """The error a person reads for bytes that are no text."""
+    message = f"not UTF-8: byte 0x{raw[bad.start]:02x} at column {bad.start + 1}"
+    return InputError(message, hint=_encoding(raw), line=line)
+
+
+def _encoding(raw: bytes) -> str:
+    if raw.startswith(b"\x1f\x8b"):
+        return "it is gzip: zcat FILE | rlrec ... -"
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it is UTF-16: iconv -f UTF-16 -t UTF-8"
+    return "write it as UTF-8, for example: iconv -f LATIN1 -t UTF-8"
+
+
+def _malformed(text: str, bad: json.JSONDecodeError, line: int | None) -> InputError:
+    what = (bad.msg[0].lower() + bad.msg[1:]).removesuffix(" at")
+    if not text.strip():
+        return InputError("expected a JSON value, got nothing", line=line)
+    near = truncate(text[max(0, bad.pos - 15) : bad.pos + 25], 40)
+    hint = None
+    if text.strip() in ("[", "{"):
+        hint = "one object a line: jq -c . makes one line of each object, jq -c '.[]' of a JSON array"
+    return InputError(f"not JSON: {what} at column {bad.colno}, near '{near}'", hint=hint, line=line)

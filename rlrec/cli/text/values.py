@@ -1,0 +1,250 @@
+"""Words from a shell to values (times, durations, numbers, keys, names, JSON), and values back to words.
+
+Each `parse_*` raises InputError; the click types at the end say the same with the option's name in front.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.text.text import LARGEST, key_problem, truncate
+from rlrec.errors import InputError
+from rlrec.times import SECOND
+from rlrec.times import parse as parse_time
+
+if TYPE_CHECKING:
+    AnyType = click.ParamType[Any, Any]
+    AnyChoice = click.Choice[str]
+else:  # the classes take no parameters in click 8.1
+    AnyType, AnyChoice = click.ParamType, click.Choice
+
+# Patterns are text here: they are compiled when a command asks for them, and kept by `re`.
+NUMBER_FORM = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+NAME_FORM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+UNITS = {"w": 604_800 * SECOND, "d": 86_400 * SECOND, "h": 3_600 * SECOND, "m": 60 * SECOND, "s": SECOND}
+UNIT_SIZES = (*UNITS.values(), 1_000)
+DURATION_FORM = "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in (*UNITS, "ms"))
+
+USERINFO = r"(?<![A-Za-z0-9+.-])([A-Za-z0-9+.-]+://[^\s/?#:@]*:)\S*@"
+PASSWORD = r"(?i)((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)('(?:[^'\\]|\\.)*'|[^\s&;\"']*)"
+
+
+def recoded(text: str) -> str:
+    """A word of the command line as UTF-8, where the locale made Python read it as something else."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode()
+    except UnicodeError:
+        return text
+
+
+def without(text: str, secrets: Sequence[str]) -> str:
+    """`text` with each of `secrets` as `***`."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def masked(text: str, secrets: Sequence[str] = ()) -> str:
+    """`text` with every password in a URL or a connection string, and each of `secrets`, as `***`."""
+    text = without(text, secrets)
+    return re.sub(PASSWORD, r"\1***", re.sub(USERINFO, r"\1***@", text))
+
+
+def passwords(url: str) -> list[str]:
+    """The passwords in a database URL, as they are written and decoded: they must not be printed."""
+    from urllib.parse import unquote
+
+    userinfo = re.match(r"[^:/]+://[^:@/]*:(.*)@", url, re.DOTALL)
+    secrets = [userinfo[1]] if userinfo else []
+    secrets += [match[2].strip("'") for match in re.finditer(PASSWORD, url)]
+    return [form for word in secrets for form in {word, unquote(word)} if len(form) > 2]
+
+
+def parse_duration(text: str) -> int:
+    """Microseconds of 90s, 30m, 7d, 1h30m, 250ms; units fall from left to right."""
+    match = re.fullmatch(DURATION_FORM, text, re.ASCII)
+    if not text or match is None:
+        raise InputError(f"'{truncate(text)}' is not a duration", hint="write 90s, 30m, 1h30m or 7d")
+    parts = zip(match.groups(), UNIT_SIZES, strict=True)
+    total = sum(float(number) * unit for number, unit in parts if number)
+    if total > LARGEST // 1024:
+        raise InputError(f"'{truncate(text)}' is too long a duration")
+    return round(total)
+
+
+def parse_clock(text: str) -> int:
+    """A time, or +31m: as long as that after the clock of this machine."""
+    if not text.startswith("+"):
+        return parse_time(text)
+    import time
+
+    return time.time_ns() // 1_000 + parse_duration(text[1:])
+
+
+def format_duration(micros: int) -> str:
+    """The shortest exact form: 1h30m, 90s as 1m30s, 0s."""
+    parts = []
+    for unit, size in UNITS.items():
+        count, micros = divmod(micros, size)
+        parts += [f"{count}{unit}"] if count else []
+    return "".join(parts + ([f"{micros / 1000:g}ms"] if micros else [])) or "0s"
+
+
+def parse_number(text: str) -> float:
+    """A finite double."""
+    if re.fullmatch(NUMBER_FORM, text, re.ASCII) is None:
+        raise InputError(f"'{truncate(text)}' is not a number")
+    value = float(text)
+    if not math.isfinite(value):
+        raise InputError(f"'{truncate(text)}' is beyond the range of a double")
+    return value
+
+
+def parse_integer(text: str, *, least_bits: int = 64) -> int:
+    """An integer of at most 64 bits, or of `least_bits` where these are more."""
+    bits = max(least_bits, 64)
+    if re.fullmatch(r"[+-]?[0-9]+", text) is None:
+        raise InputError(f"'{truncate(text)}' is not a whole number")
+    if len(text.lstrip("+-0")) > 20 or not -(2 ** (bits - 1)) <= int(text) < 2 ** (bits - 1):
+        raise InputError(f"'{truncate(text)}' does not fit into {bits} bits")
+    return int(text)
+
+
+def parse_name(text: str) -> str:
+    """The name of a policy, reward, experiment or variant."""
+    if re.fullmatch(NAME_FORM, text) is None:
+        hint = "up to 64 letters, digits, '_', '.' and '-', the first a letter or a digit"
+        raise InputError(f"'{truncate(text)}' is not a name", hint=hint)
+    return text
+
+
+def parse_key(text: str) -> str:
+    """The key of an arm, session, user or request, verbatim: 1 to 200 characters."""
+    if why := key_problem(text):
+        raise InputError(why)
+    return text
+
+
+def parse_keys(text: str) -> list[str]:
+    """Keys from a comma list, or from a JSON array where `text` starts with `[`."""
+    if text.lstrip().startswith("["):
+        words = parse_json(text)
+        if not all(isinstance(word, str) for word in words):
+            raise InputError("every key in the list must be text", hint='write ["a", "b"]')
+        return [parse_key(word) for word in words]
+    return [parse_key(word.strip(" ")) for word in text.split(",")]
+
+
+def parse_json(text: str) -> Any:
+    """The value of strict JSON, or of the file after an `@`."""
+    from rlrec.cli.text.strict import decode_json
+
+    if not text.startswith("@"):
+        return decode_json(text.encode("utf-8", "surrogatepass"))
+    try:
+        with open(text[1:], "rb") as file:
+            return decode_json(file.read().removeprefix(b"\xef\xbb\xbf"))
+    except OSError as error:
+        raise InputError(f"cannot read '{truncate(text[1:])}': {error.strerror}") from None
+    except InputError as error:
+        where = f"{error.field}: " if error.field else ""
+        raise InputError(f"{truncate(text[1:])}: {where}{error.message}", hint=error.hint) from None
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """A JSON object, or that of the file after an `@`."""
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise InputError(f"expected a JSON object, got '{truncate(text)}'", hint="write '{\"hour\": 9}'")
+    return value
+
+
+def parse_file(path: str) -> dict[str, Any]:
+    """The JSON object in a file."""
+    value = parse_json(f"@{path}")
+    if not isinstance(value, dict):
+        raise InputError(f"{truncate(path)} holds no JSON object")
+    return value
+
+
+def parse_pair(text: str) -> tuple[str, str]:
+    """Key and value of `K=V`; the value may hold more `=`."""
+    key, equals, value = text.partition("=")
+    if not (equals and key.strip()):
+        raise InputError(f"'{truncate(text)}' has no '='", hint="write NAME=VALUE")
+    return key.strip(), value.strip()
+
+
+class Refused(click.BadParameter):
+    """A value that an option does not take, with the way out."""
+
+    def __init__(self, message: str, *, hint: str | None, **context: Any) -> None:
+        super().__init__(message, **context)
+        self.hint = hint
+
+
+class Parsed(AnyType):
+    """A click type from one of the functions above."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(recoded(value))
+        except InputError as error:
+            where = f"{error.field}: " if error.field else ""
+            raise Refused(where + error.message, hint=error.hint, param=param, ctx=ctx) from None
+
+
+class Registered(AnyChoice):
+    """A click type: the names of a registry (module:attribute), which is loaded when they are asked for."""
+
+    def __init__(self, registry: str) -> None:
+        self.module, _, self.attribute = registry.partition(":")
+        self.case_sensitive = True
+
+    @property
+    def choices(self) -> Sequence[str]:  # type: ignore[override]  # read only
+        return list(getattr(import_module(self.module), self.attribute))
+
+
+class Integer(click.IntRange):
+    """A click type: a whole number in a range, of at most 64 bits where the range has no upper end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str):
+            parse = partial(parse_integer, least_bits=(self.max or 0).bit_length() + 1)
+            value = Parsed(self.name, parse).convert(value.strip(), param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def parse_decision(text: str) -> int:
+    """The id of a decision, written as it was printed: no sign, no leading zero."""
+    if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= LARGEST:
+        return int(text)
+    hint = "it is the number that recommend answered: rlrec feedback 17 click"
+    raise InputError(f"'{truncate(text)}' is not a decision id", hint=hint)
+
+
+DECISION = Parsed("decision id", parse_decision)
+TIME = Parsed("time", parse_time)
+CLOCK = Parsed("time", parse_clock)
+DURATION = Parsed("duration", parse_duration)
+NUMBER = Parsed("number", parse_number)
+NAME = Parsed("name", parse_name)
+KEY = Parsed("key", parse_key)
+KEYS = Parsed("keys", parse_keys)
+OBJECT = Parsed("json|@file", parse_object)
+JSON_FILE = Parsed("file", parse_file)
+PAIR = Parsed("name=value", parse_pair)
