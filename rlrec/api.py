@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-    from rlrec.app.evaluation.estimates import EstimateRow
-    from rlrec.app.export_log import Record
-    from rlrec.app.feedback import Result as FeedbackResult
-    from rlrec.app.policy_beliefs import PolicyBelief
-    from rlrec.app.recommend import Answer
+    from rlrec.app.evaluation.passes.estimates import EstimateRow
+    from rlrec.app.policies.policy_beliefs import PolicyBelief
+    from rlrec.app.requests.feedback import Result as FeedbackResult
+    from rlrec.app.requests.recommend import Answer
+    from rlrec.app.upkeep.export_log import Record
 
 T = TypeVar("T")
 Checked = TypeVar("Checked")
@@ -88,11 +88,11 @@ class Recommender:
     ) -> Answer:  # fmt: skip
         """The slate of one request, drawn and logged, with the keys of `rlrec recommend --json`.
         dry_run: draw, and store nothing."""
-        from rlrec.app import recommend as use_case
+        from rlrec.app.requests import recommend as use_case
 
         seed = None if seed is None else _seed(seed)
         if self.store.now is not None and not dry_run:
-            from rlrec.app.audit.clock import refuse_far_ahead
+            from rlrec.app.audit.integrity.clock import refuse_far_ahead
 
             refuse_far_ahead(self.store)
         line = _line(
@@ -108,7 +108,7 @@ class Recommender:
         key: str | None = None, censor: bool | None = None,
     ) -> FeedbackResult:  # fmt: skip
         """Record events of a decision, named by its id or by its request: how many were new, and the reward now."""
-        from rlrec.app import feedback as use_case
+        from rlrec.app.requests import feedback as use_case
 
         line = _line(
             feedback.line_type(), decision_id=decision_id, request_id=request_id, position=position, events=events,
@@ -119,7 +119,7 @@ class Recommender:
 
     def evaluate(self, *targets: str, **options: Unpack[EvaluateOptions]) -> Estimates:
         """Estimates of what policies would have earned, as `rlrec evaluate` makes them."""
-        from rlrec.app import evaluate as use_case
+        from rlrec.app.judging import evaluate as use_case
 
         request = use_case.Request(targets=targets, **options)
         if min(request.seed, request.target_samples) < 0:
@@ -129,13 +129,13 @@ class Recommender:
 
     def policy(self, reference: str, *, context: Mapping[str, Any] | None = None) -> PolicyBelief:
         """A policy, or its version NAME@V: its belief about every arm, with the keys of `rlrec policy show --json`."""
-        from rlrec.app import policy_beliefs as use_case
+        from rlrec.app.policies import policy_beliefs as use_case
 
         return use_case.show(self.store, reference, context)
 
     def log(self, log: str | None = None) -> Log:
         """The decisions of a filter, such as `policy=home,since=2026-01-01`; all of them without one."""
-        from rlrec.app.export_log import export_log
+        from rlrec.app.upkeep.export_log import export_log
 
         return Log(lambda: export_log(self.store, log=log))
 

@@ -22,8 +22,8 @@ from click.testing import CliRunner
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the program does, before numpy is imported
 
-from rlrec.app.init import init
 from rlrec.app.inputs import seeds
+from rlrec.app.setup.init import init
 from rlrec.compute import local
 from rlrec.store import Store
 from tests import PATIENCE_S as PATIENCE_S

@@ -24,14 +24,21 @@ ARROWS = {
     "simulate": set(),
     "compute": set(),
 }
-ROOMS = (  # of app/, from the lowest floor to the highest: a room knows the floors below it; a command knows every room
-    {"inputs", "log"},
-    {"distributions"},
-    {"learning"},
-    {"serving"},
-    {"evaluation"},
-    {"training", "audit", "imports", "audiences"},
-)
+ROOMS = {  # of each package, from the lowest floor to the highest: a room knows the floors below it
+    "app": (
+        {"inputs", "log"}, {"distributions"}, {"learning"}, {"serving"}, {"evaluation"},
+        {"training", "audit", "imports", "audiences"},
+        {"requests"}, {"setup"}, {"policies"}, {"experiments"}, {"judging"}, {"upkeep"},
+    ),
+    "app.audit": ({"integrity"}, {"draws"}),
+    "app.evaluation": ({"rows"}, {"models"}, {"targets"}, {"passes"}, {"comparisons"}),
+    "cli": ({"text"}, {"output"}, {"program"}, {"commands"}, {"doors"}),
+    "cli.commands": ({"requests"}, {"setup", "policies", "judging", "upkeep"}, {"experiments"}),
+    "ope": ({"sums"}, {"intervals"}, {"checks", "estimators"}, {"units"}),
+    "policy": ({"scores"}, {"beliefs"}, {"contexts"}, {"slates"}, {"gradients", "kinds"}),
+    "store": ({"database"}, {"log"}, {"policies"}, {"upkeep"}),
+}  # fmt: skip
+FULL = 15  # files of a folder, at most
 DOOR = ("rlrec", "rlrec.api")  # rlrec.open, which loads it when it is called
 SHARED = {
     "rlrec",
@@ -116,25 +123,18 @@ def layer(name: str) -> str:
     return parts[1] if len(parts) > 1 and parts[1] in ARROWS else ""
 
 
-def floor(name: str) -> int | None:
-    """The floor of a module of `app/`, commands above all rooms; None for a module elsewhere."""
-    parts = name.split(".")
-    if layer(name) != "app" or len(parts) < 3:
-        return None
-    return next((number for number, rooms in enumerate(ROOMS) if parts[2] in rooms), len(ROOMS))
-
-
-def room(name: str) -> str:
-    """The room of a module of `app/`; a command is a room of its own."""
-    return name.split(".")[2]
-
-
-def upstairs(module: str, imported: str) -> bool:
-    """Whether a room of `app/` imports one that is not below it."""
-    separate, other = floor(module), floor(imported)
-    if separate is None or other is None or room(module) == room(imported):
-        return False
-    return other > separate or (other == separate < len(ROOMS))
+def upstairs(module: str, imported: str) -> str | None:
+    """Which room may not import which other room of its package, if a module imports one that is not below its own."""
+    for package, floors in ROOMS.items():
+        prefix = f"rlrec.{package}."
+        if module.startswith(prefix) and imported.startswith(prefix):
+            upper, lower = (name.removeprefix(prefix).split(".")[0] for name in (module, imported))
+            numbers = {room: number for number, rooms in enumerate(floors) for room in rooms}
+            if upper in numbers and upper != lower and numbers.get(lower, -1) >= numbers[upper]:
+                return (
+                    f"{package.replace('.', '/')}/{upper} lies below {package.replace('.', '/')}/{lower}, or beside it"
+                )
+    return None
 
 
 def complaint(module: str, item: Import) -> str | None:
@@ -157,8 +157,8 @@ def complaint(module: str, item: Import) -> str | None:
         )
     if home and layer(item.name) not in {home, *ARROWS[home]}:
         return f"imports {item.name}: {home} -> {layer(item.name) or 'the top'} is no arrow"
-    if upstairs(module, item.name):
-        return f"imports {item.name}: app/{room(module)} lies below app/{room(item.name)}, or beside it"
+    if rooms := upstairs(module, item.name):
+        return f"imports {item.name}: {rooms}"
     return None if home or module == "rlrec.__main__" else f"imports {item.name}: what all may use knows no layer"
 
 
@@ -203,9 +203,16 @@ def test_every_layer_is_looked_at() -> None:
     assert {name for name in result if not layer(name)} == {*SHARED, ARRAYS, "rlrec.__main__"}
 
 
-def test_every_folder_of_the_use_cases_is_a_room_with_a_floor() -> None:
-    folders = {path.name for path in (ROOT / "app").iterdir() if (path / "__init__.py").exists()}
-    assert folders == set().union(*ROOMS)
+@pytest.mark.parametrize("package", ROOMS)
+def test_every_folder_of_a_package_is_a_room_with_a_floor(package: str) -> None:
+    folder = ROOT.joinpath(*package.split("."))
+    assert {path.name for path in folder.iterdir() if (path / "__init__.py").exists()} == set().union(*ROOMS[package])
+
+
+def test_no_folder_is_full() -> None:
+    folders = {path.parent for path in ROOT.rglob("*.py")}
+    counts = {str(folder.relative_to(ROOT)): len([*folder.glob("[!_]*.py")]) for folder in folders}
+    assert {name: count for name, count in counts.items() if count > FULL} == {}
 
 
 @pytest.mark.parametrize(
@@ -241,7 +248,13 @@ def test_every_folder_of_the_use_cases_is_a_room_with_a_floor() -> None:
             "if TYPE_CHECKING:\n    from rlrec.app.inputs import b",
             "or beside it",
         ),
-        ("app/audit/a.py", "from rlrec.app import b", "app/audit lies below app/b"),
+        ("app/audit/a.py", "from rlrec.app.requests import b", "app/audit lies below app/requests"),
+        ("store/database/a.py", "from rlrec.store.log import b", "store/database lies below store/log"),
+        (
+            "app/evaluation/rows/a.py",
+            "from rlrec.app.evaluation.passes import b",
+            "rows lies below app/evaluation/passes",
+        ),
         ("errors.py", "from rlrec.store import b", "knows no layer"),
         ("records.py", "import numpy", "standard library only"),
         ("store/a.py", "import rlrec.store.b\n", "rlrec.store.a -> rlrec.store.b -> rlrec.store.a"),
@@ -250,7 +263,8 @@ def test_every_folder_of_the_use_cases_is_a_room_with_a_floor() -> None:
 )
 def test_a_wrong_import_is_caught(tmp_path: Path, path: str, text: str, what: str) -> None:
     root = tmp_path / "rlrec"
-    for name in [*ARROWS, "store/database", "app/log", "app/inputs", "app/learning", "app/audit", ""]:
+    rooms = [f"{package}/{room}".replace(".", "/") for package in ROOMS for room in set().union(*ROOMS[package])]
+    for name in [*ARROWS, *rooms, ""]:
         (root / name).mkdir(parents=True, exist_ok=True)
         (root / name / "__init__.py").write_text("")
         (root / name / "b.py").write_text("x = 1\n")

@@ -11,7 +11,7 @@ from rlrec.report.figures import Figure
 from rlrec.report.svg import PlotPoint, Series, chart, interval
 
 if TYPE_CHECKING:
-    from rlrec.app.positions import CurveAnswer
+    from rlrec.app.judging.positions import CurveAnswer
 
 
 def examined(answers: Sequence[CurveAnswer]) -> Figure:

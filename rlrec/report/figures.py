@@ -11,12 +11,12 @@ from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, ch
 from rlrec.times import DAY_US, parse
 
 if TYPE_CHECKING:
-    from rlrec.app.compare import VariantComparison
-    from rlrec.app.evaluation.estimates import EstimateRow
-    from rlrec.app.evaluation.unit_outcomes import DifferenceRow, OutcomeRow
-    from rlrec.app.exposure import Result as Exposure
-    from rlrec.app.outcomes import Result as Outcomes
-    from rlrec.app.policy_beliefs import PolicyBelief
+    from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, OutcomeRow
+    from rlrec.app.evaluation.passes.estimates import EstimateRow
+    from rlrec.app.experiments.compare import VariantComparison
+    from rlrec.app.judging.exposure import Result as Exposure
+    from rlrec.app.judging.outcomes import Result as Outcomes
+    from rlrec.app.policies.policy_beliefs import PolicyBelief
 
 MOST = 15  # rows of a figure
 ALARM = 1e-3  # p-value of the split of an experiment

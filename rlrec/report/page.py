@@ -11,8 +11,8 @@ from rlrec.report.figures import Figure, present
 from rlrec.report.svg import escape, number
 
 if TYPE_CHECKING:
-    from rlrec.app.outcomes import Result as Outcomes
-    from rlrec.app.report import Result
+    from rlrec.app.judging.outcomes import Result as Outcomes
+    from rlrec.app.judging.report import Result
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--soft:#5b6570;--line:#d9dee3;--paper:#fff;--page:#f3f5f7;--link:#0060a0}

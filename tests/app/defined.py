@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app import policy
 from rlrec.app.distributions import designs
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.ledger import slot_reward
 from rlrec.app.log.slot_values import by_position
+from rlrec.app.policies import policy
 from rlrec.arrays import Ids
 from rlrec.records import Version
 from rlrec.store import Store, Unit

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import evaluate, feedback, policy, recommend
+from rlrec.app.judging import evaluate
 from rlrec.app.log import partitions
+from rlrec.app.policies import policy
+from rlrec.app.requests import feedback, recommend
 from rlrec.arrays import Array
 from rlrec.store import Store
 from rlrec.store.log import reader

@@ -7,10 +7,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rlrec.app import arm, policy, reward
-from rlrec.app.feedback import Line, feedback, feedback_stream
 from rlrec.app.log import reward_log
-from rlrec.app.recommend import Answer, Request, recommend
+from rlrec.app.policies import policy
+from rlrec.app.requests.feedback import Line, feedback, feedback_stream
+from rlrec.app.requests.recommend import Answer, Request, recommend
+from rlrec.app.setup import arm, reward
 from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.tables import metadata

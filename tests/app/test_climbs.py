@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.paired_gate import refusal
+from rlrec.app.evaluation.comparisons.paired_gate import refusal
 from rlrec.app.training.ascent import TrainingOptions
 from rlrec.cli.commands.policies.train_pg import _sentence
 from rlrec.ope.units import paired

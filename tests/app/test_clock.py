@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from rlrec.app import settle, versions
-from rlrec.app.recommend import Answer, Request, recommend_group
+from rlrec.app.policies import versions
+from rlrec.app.requests import settle
+from rlrec.app.requests.recommend import Answer, Request, recommend_group
 from rlrec.errors import InputError
 from rlrec.store import Store
 from rlrec.store.database import engine as engines
@@ -159,7 +160,7 @@ def test_a_command_settles_at_most_a_thousand_slots(store: Store, size: int) -> 
 
 @ON_BOTH
 def test_looking_never_settles(store: Store) -> None:
-    from rlrec.app import policy_beliefs
+    from rlrec.app.policies import policy_beliefs
 
     stocked(clock(store, START), settled="uniform/settled")
     ask(store, "settled")
@@ -218,7 +219,7 @@ def test_the_next_decision_under_a_seed_is_another_draw(store: Store) -> None:
 
 @ON_BOTH
 def test_changes_of_the_catalogue_are_seen_by_the_next_draw_alone(store: Store) -> None:
-    from rlrec.app import arm
+    from rlrec.app.setup import arm
 
     stocked(clock(store, START), home="uniform")
     ask(store)

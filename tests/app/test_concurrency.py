@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from rlrec.app import rebuild
-from rlrec.app.audit import visit_histories
-from rlrec.app.audit.findings import Findings
-from rlrec.app.doctor import Request, doctor
-from rlrec.app.feedback import FeedbackTransaction, Line
+from rlrec.app.audit.integrity import visit_histories
+from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.learning.belief_versions import is_complete
 from rlrec.app.learning.ledger import Ledger
+from rlrec.app.policies import rebuild
+from rlrec.app.requests.feedback import FeedbackTransaction, Line
+from rlrec.app.upkeep.doctor import Request, doctor
 from rlrec.store import Store, Unit
 from rlrec.store.database import tables
 from rlrec.store.log import decisions

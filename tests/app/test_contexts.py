@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation import contexts
-from rlrec.app.evaluation.contexts import ContextCache
+from rlrec.app.evaluation.rows import contexts
+from rlrec.app.evaluation.rows.contexts import ContextCache
 from rlrec.policy.contexts import features
 from rlrec.store import Store, Unit
 from rlrec.store.log import reader

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import doctor, policy, versions
-from rlrec.app.evaluation import targets
-from rlrec.app.evaluation.log_rows import decision_digests
+from rlrec.app.evaluation.rows.log_rows import decision_digests
+from rlrec.app.evaluation.targets import targets
+from rlrec.app.policies import policy, versions
+from rlrec.app.upkeep import doctor
 from rlrec.arrays import Array
 from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.slates import slate, slate_draws

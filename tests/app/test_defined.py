@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import arm, experiment, policy, rebuild, settle, versions
 from rlrec.app.distributions import exact
-from rlrec.app.doctor import Request as Audit
-from rlrec.app.doctor import doctor
-from rlrec.app.feedback import Line
-from rlrec.app.pipe import Pipe
-from rlrec.app.pipe import Request as VariantSpec
-from rlrec.app.recommend import Answer, Request, recommend_group
+from rlrec.app.experiments import experiment
+from rlrec.app.policies import policy, rebuild, versions
+from rlrec.app.requests import settle
+from rlrec.app.requests.feedback import Line
+from rlrec.app.requests.pipe import Pipe
+from rlrec.app.requests.pipe import Request as VariantSpec
+from rlrec.app.requests.recommend import Answer, Request, recommend_group
+from rlrec.app.setup import arm
+from rlrec.app.upkeep.doctor import Request as Audit
+from rlrec.app.upkeep.doctor import doctor
 from rlrec.errors import InputError
 from rlrec.store import Store
 from rlrec.store.log import decisions

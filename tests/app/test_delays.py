@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import delays, reward
+from rlrec.app.judging import delays
+from rlrec.app.setup import reward
 from rlrec.errors import InputError
 from rlrec.store import Store
 from rlrec.store.log import reader

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.audit import arm_counts, overdue
-from rlrec.app.audit.arm_counts import Tally
-from rlrec.app.audit.exploration import Starving
-from rlrec.app.audit.findings import Findings
-from rlrec.app.doctor import CHECKS, Report, Request, doctor
+from rlrec.app.audit.draws import arm_counts
+from rlrec.app.audit.draws.arm_counts import Tally
+from rlrec.app.audit.draws.exploration import Starving
+from rlrec.app.audit.integrity import overdue
+from rlrec.app.audit.integrity.findings import Findings
+from rlrec.app.upkeep.doctor import CHECKS, Report, Request, doctor
 from rlrec.ope.intervals import betting
 from rlrec.store import Store
 from rlrec.store.policies import policies

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.audit import reward_drift
-from rlrec.app.audit.findings import Finding, Findings
-from rlrec.app.audit.reward_drift import RewardDrift, recent
-from rlrec.app.doctor import Request, doctor
+from rlrec.app.audit.draws import reward_drift
+from rlrec.app.audit.draws.reward_drift import RewardDrift, recent
+from rlrec.app.audit.integrity.findings import Finding, Findings
+from rlrec.app.upkeep.doctor import Request, doctor
 from rlrec.store import Store
 from rlrec.store.log.reader import Batch
 from rlrec.store.policies import arms, policies

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import evaluate, policy, versions
-from rlrec.app.evaluation import loggers, probabilities, targets
+from rlrec.app.evaluation.rows import loggers
+from rlrec.app.evaluation.targets import probabilities, targets
+from rlrec.app.judging import evaluate
 from rlrec.app.log import partitions
+from rlrec.app.policies import policy, versions
 from rlrec.errors import InputError
 from rlrec.ope.checks import diagnostics
 from rlrec.policy.slates import slate

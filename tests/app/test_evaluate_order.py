@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.app import evaluate
+from rlrec.app.judging import evaluate
 from rlrec.store import Store
 from tests.app import logs
 from tests.conftest import ON_BOTH, filled, runner

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import feedback, recommend, versions
-from rlrec.app import session as sessions
 from rlrec.app.log import ended_visits as visiting
 from rlrec.app.log import partitions
+from rlrec.app.policies import versions
+from rlrec.app.requests import feedback, recommend
+from rlrec.app.requests import session as sessions
 from rlrec.errors import InputError
 from rlrec.ope.checks import diagnostics
 from rlrec.store import Store

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.app.evaluation import estimates, fold, groups, log_reader, totals
-from rlrec.app.evaluation.fold import LogPartial
-from rlrec.app.evaluation.log_reader import LogReader
-from rlrec.app.evaluation.log_rows import LoggedBatch
-from rlrec.app.evaluation.request import Evaluation, Request
+from rlrec.app.evaluation.passes import estimates, fold, log_reader, totals
+from rlrec.app.evaluation.passes.fold import LogPartial
+from rlrec.app.evaluation.passes.log_reader import LogReader
+from rlrec.app.evaluation.passes.request import Evaluation, Request
+from rlrec.app.evaluation.rows import groups
+from rlrec.app.evaluation.rows.log_rows import LoggedBatch
 from rlrec.app.log import partitions
 from rlrec.ope.units.estimate import Estimate
 from rlrec.store import Store, Unit

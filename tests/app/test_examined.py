@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import doctor, policy, policy_beliefs, rebuild, settle, train, versions
 from rlrec.app.inputs import canonical
+from rlrec.app.policies import policy, policy_beliefs, rebuild, train, versions
+from rlrec.app.requests import settle
+from rlrec.app.upkeep import doctor
 from rlrec.errors import InputError
 from rlrec.store import Store, Unit
 from rlrec.store.policies import beliefs, curves, policies

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from rlrec import policy as kinds
-from rlrec.app import policy_beliefs, simulate
 from rlrec.app.audiences.in_memory import Runs
+from rlrec.app.policies import policy_beliefs
+from rlrec.app.setup import simulate
 from rlrec.policy.beliefs import means
 from rlrec.simulate.pbm import PositionBased
 from rlrec.store import Store

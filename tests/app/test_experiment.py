@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import compare, experiment, feedback, policy, recommend
-from rlrec.app.experiment import Request, VariantSpec
-from rlrec.app.init import init
+from rlrec.app.experiments import compare, experiment
+from rlrec.app.experiments.experiment import Request, VariantSpec
+from rlrec.app.policies import policy
+from rlrec.app.requests import feedback, recommend
 from rlrec.app.serving import assignment
+from rlrec.app.setup.init import init
 from rlrec.errors import Conflict, InputError
 from rlrec.store import Store
 from rlrec.store.policies import arms, beliefs, experiments, policies
@@ -117,7 +119,7 @@ def test_learning_version_cannot_be_pinned(at: Clocked) -> None:
 
 
 def test_pinned_version_is_served_as_it_stands(at: Clocked) -> None:
-    from rlrec.app import versions
+    from rlrec.app.policies import versions
 
     ask(at(0), "old", policy="ts")
     versions.freeze(at(40), "ts")
@@ -127,7 +129,7 @@ def test_pinned_version_is_served_as_it_stands(at: Clocked) -> None:
 
 
 def test_settled_reward_waits_in_a_variant_too(at: Clocked) -> None:
-    from rlrec.app import reward
+    from rlrec.app.setup import reward
 
     reward.define(at(0), reward.Request(name="buy", weights="buy=1", clip=(0.0, 1.0), learn="settled"))
     policy.create(at(0), policy.Request(name="slow", kind="thompson", reward="buy"))
@@ -233,7 +235,7 @@ def test_a_holdout_is_uniform_whatever_policy_has_that_name(at: Clocked) -> None
 
 
 def test_a_holdout_cannot_be_given_another_version(at: Clocked) -> None:
-    from rlrec.app import versions
+    from rlrec.app.policies import versions
 
     experiment.create(at(0), Request(name="ab", variants=[VariantSpec(label="a", policy="ts")], holdout=0.5))
     versions.freeze(at(1), "uniform@ab/holdout")

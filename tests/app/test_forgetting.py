@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import versions
 from rlrec.app.distributions import exact
-from rlrec.app.doctor import Request, doctor
 from rlrec.app.inputs import lookup
-from rlrec.app.recommend import Request as Page
-from rlrec.app.recommend import recommend_group
+from rlrec.app.policies import versions
+from rlrec.app.requests.recommend import Request as Page
+from rlrec.app.requests.recommend import recommend_group
 from rlrec.app.serving.cache import ServingCache
+from rlrec.app.upkeep.doctor import Request, doctor
 from rlrec.records import Version
 from rlrec.store import Store, Unit
 from tests.app.defined import arm_ids

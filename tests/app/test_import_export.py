@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import import_log
-from rlrec.app.export_log import export_log
 from rlrec.app.imports import visit_numbers
 from rlrec.app.imports.layouts.base import Source
 from rlrec.app.imports.layouts.obd import Obd
 from rlrec.app.imports.visit_numbers import VisitMoves, VisitNumbers
-from rlrec.app.init import init
 from rlrec.app.inputs import canonical
+from rlrec.app.setup.init import init
+from rlrec.app.upkeep import import_log
+from rlrec.app.upkeep.export_log import export_log
 from rlrec.cli.text.lines import decode_group
 from rlrec.store import Store
 from rlrec.store.database.loading import Same
@@ -394,7 +394,7 @@ def test_a_partial_page_comes_back_as_one(run_sqlite: Run, other: Run, tmp_path:
 @ON_BOTH
 def test_groups_of_a_file_see_each_other(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
-    monkeypatch.setattr("rlrec.app.export_log.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.upkeep.export_log.GROUP", 2)
     path = tmp_path / "log.jsonl"
     path.write_text(lines(*({"session": f"s{n % 2}", "visit": 1, "step": n, "user": "u"} for n in range(7))))
     reported = import_log.BadLines(quarantine=False, refuse=lambda error, text: None, reading=lambda name: None)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import train
+from rlrec.app.policies import train
 from rlrec.app.training import lease as leasing
 from rlrec.app.training.lease import LASTS_S, TrainingLease
 from rlrec.errors import InputError, StoreBusy
@@ -83,7 +83,7 @@ def test_a_second_trainer_is_told_who_and_since_when(shop: Store, db: str) -> No
 
 
 def test_policies_are_trained_side_by_side(shop: Store) -> None:
-    from rlrec.app import policy
+    from rlrec.app.policies import policy
 
     policy.create(shop, policy.Request(name="others", kind="gradient"))
     with shop.read() as unit:

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from rlrec.app import settle
 from rlrec.app.distributions import exact
-from rlrec.app.feedback import FeedbackTransaction, Line, feedback_stream
 from rlrec.app.inputs import canonical
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.learning.slot_keys import ServedSlate
-from rlrec.app.recommend import Request, recommend_group
+from rlrec.app.requests import settle
+from rlrec.app.requests.feedback import FeedbackTransaction, Line, feedback_stream
+from rlrec.app.requests.recommend import Request, recommend_group
 from rlrec.app.serving.draws import unsigned
 from rlrec.errors import Conflict, InputError
 from rlrec.policy.slates import slate_draws
@@ -321,7 +321,7 @@ def busy_loop(store: Store, chance: random.Random) -> list[tuple[str, int, list[
 
 
 def prepared(store: Store) -> Store:
-    from rlrec.app import policy
+    from rlrec.app.policies import policy
 
     stocked(clock(store, START), home="thompson")
     floors = {"ucb": {"floor": "0.1"}, "greedy": {"floor": "0.05"}}

@@ -7,10 +7,10 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from rlrec.app import versions
-from rlrec.app.evaluation import log_rows
-from rlrec.app.evaluation.log_reader import LogReader
-from rlrec.app.evaluation.request import Evaluation, Request
+from rlrec.app.evaluation.passes.log_reader import LogReader
+from rlrec.app.evaluation.passes.request import Evaluation, Request
+from rlrec.app.evaluation.rows import log_rows
+from rlrec.app.policies import versions
 from rlrec.arrays import Array
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.reader import Selection

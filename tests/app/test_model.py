@@ -21,10 +21,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from rlrec.app import arm, settle, versions
-from rlrec.app.feedback import Line, feedback, feedback_stream
 from rlrec.app.learning import slot_statistics
-from rlrec.app.recommend import Request, recommend_group
+from rlrec.app.policies import versions
+from rlrec.app.requests import settle
+from rlrec.app.requests.feedback import Line, feedback, feedback_stream
+from rlrec.app.requests.recommend import Request, recommend_group
+from rlrec.app.setup import arm
 from rlrec.errors import CheckFailed, Conflict, InputError
 from rlrec.store import Store
 from rlrec.store.database import tables

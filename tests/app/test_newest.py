@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlrec.app.audit import newest
-from rlrec.app.audit.findings import Finding
+from rlrec.app.audit.draws import newest
+from rlrec.app.audit.integrity.findings import Finding
 from rlrec.store import Store
 from rlrec.store.policies import policies
 from tests.cli.test_exposure import stocked

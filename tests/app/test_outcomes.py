@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import arm, compare, experiment, feedback, policy, recommend, reward, session, versions
-from rlrec.app.experiment import Request as Split
-from rlrec.app.experiment import VariantSpec
+from rlrec.app.experiments import compare, experiment
+from rlrec.app.experiments.experiment import Request as Split
+from rlrec.app.experiments.experiment import VariantSpec
 from rlrec.app.inputs import lookup
-from rlrec.app.outcomes import Request, Result, outcomes
-from rlrec.app.simulate import Request as Simulation
-from rlrec.app.simulate import simulate
+from rlrec.app.judging.outcomes import Request, Result, outcomes
+from rlrec.app.policies import policy, versions
+from rlrec.app.requests import feedback, recommend, session
+from rlrec.app.setup import arm, reward
+from rlrec.app.setup.simulate import Request as Simulation
+from rlrec.app.setup.simulate import simulate
 from rlrec.store import Store
 from rlrec.store.policies import people
 from tests.app import census

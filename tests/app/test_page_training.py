@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation import paired_gate, targets
+from rlrec.app.evaluation.comparisons import paired_gate
+from rlrec.app.evaluation.targets import targets
 from rlrec.app.log.splits import GATE
 from rlrec.app.training.ascent import agreement
 from rlrec.store import Store

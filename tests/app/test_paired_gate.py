@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from rlrec.app import policy, versions
-from rlrec.app.evaluation import targets
-from rlrec.app.evaluation.fold import GroupPartial
-from rlrec.app.evaluation.paired_gate import BY_IMPRESSION, Gain
+from rlrec.app.evaluation.comparisons.paired_gate import BY_IMPRESSION, Gain
+from rlrec.app.evaluation.passes.fold import GroupPartial
+from rlrec.app.evaluation.targets import targets
+from rlrec.app.policies import policy, versions
 from rlrec.ope.intervals.differences import Minus
 from rlrec.ope.units.paired import compare
 from rlrec.store.log.reader import Selection

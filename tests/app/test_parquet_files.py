@@ -12,10 +12,10 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
-from rlrec.app import evaluate
-from rlrec.app.evaluation.passes import HERE, Workers
+from rlrec.app.evaluation.passes.passes import HERE, Workers
 from rlrec.app.imports import parquet_export
 from rlrec.app.imports.parquet_files import Manifest
+from rlrec.app.judging import evaluate
 from rlrec.errors import CheckFailed, InputError, RlrecError
 from tests.app import logs
 from tests.conftest import Run, runner

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import exposure, positions, train
-from rlrec.app.evaluation import passes
-from rlrec.app.evaluation.passes import HERE, StoreRunner, Workers
+from rlrec.app.evaluation.passes import passes
+from rlrec.app.evaluation.passes.passes import HERE, StoreRunner, Workers
 from rlrec.app.imports.parquet_log import FolderLog
+from rlrec.app.judging import exposure, positions
+from rlrec.app.policies import train
 from rlrec.errors import RlrecError
 from rlrec.store.policies import beliefs
 from tests.app import logs

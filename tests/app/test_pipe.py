@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rlrec.app.feedback import Line, Result
-from rlrec.app.pipe import Pipe, Request
+from rlrec.app.requests.feedback import Line, Result
+from rlrec.app.requests.pipe import Pipe, Request
 from rlrec.errors import Conflict, InputError, StoreBusy
 from rlrec.store import Store
 from rlrec.store.database import database_errors
@@ -81,7 +81,7 @@ def test_a_retried_group_changes_nothing(pipe: Pipe, store: Store) -> None:
 def test_an_error_of_the_database_undoes_the_whole_group(
     pipe: Pipe, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlrec.app import feedback as use_case
+    from rlrec.app.requests import feedback as use_case
 
     def fail(*_: Any, **__: Any) -> None:
         raise database_errors.Retry
@@ -107,7 +107,8 @@ def test_a_kind_that_nobody_weighs_is_told_once(pipe: Pipe, store: Store) -> Non
 
 
 def test_a_warm_pipe_sees_what_others_change(pipe: Pipe, store: Store) -> None:
-    from rlrec.app import arm, versions
+    from rlrec.app.policies import versions
+    from rlrec.app.setup import arm
 
     pipe.group([request()])
     arm.put(store, lambda: [[arm.ArmFeatures(arm="f", features={})]])

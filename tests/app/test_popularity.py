@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import policy, reward, versions
+from rlrec.app.policies import policy, versions
+from rlrec.app.setup import reward
 from rlrec.errors import Conflict, InputError
 from rlrec.store import Store
 from rlrec.store.policies import arms, beliefs, policies

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import positions
-from rlrec.app.positions import CurveAnswer
+from rlrec.app.judging import positions
+from rlrec.app.judging.positions import CurveAnswer
 from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
 from rlrec.store.log import settings
 from tests.app import logs

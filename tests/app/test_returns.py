@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import policy, rebuild, reward, session, settle, simulate, train
-from rlrec.app.doctor import Request as Audit
-from rlrec.app.doctor import doctor
-from rlrec.app.pipe import Pipe, Request
+from rlrec.app.policies import policy, rebuild, train
+from rlrec.app.requests import session, settle
+from rlrec.app.requests.pipe import Pipe, Request
 from rlrec.app.serving.decision_json import Answer
+from rlrec.app.setup import reward, simulate
+from rlrec.app.upkeep.doctor import Request as Audit
+from rlrec.app.upkeep.doctor import doctor
 from rlrec.errors import InputError
 from rlrec.store import Store, Unit
 from rlrec.store.log import events

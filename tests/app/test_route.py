@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import route
-from rlrec.app.doctor import Request, doctor
+from rlrec.app.experiments import route
+from rlrec.app.upkeep.doctor import Request, doctor
 from rlrec.store import Store
 from rlrec.store.policies import routes
 from tests.app.shop import stocked

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import recommend as recommending
 from rlrec.app.distributions import exact
 from rlrec.app.inputs import lookup
-from rlrec.app.recommend import Request, recommend_group
+from rlrec.app.requests import recommend as recommending
+from rlrec.app.requests.recommend import Request, recommend_group
 from rlrec.app.serving.cache import ServingCache
 from rlrec.store import Store, Unit
 from tests.app.shop import done

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.app.evaluation import estimates, fold, totals
-from rlrec.app.evaluation.fixed_loggers import FixedLoggers, LoggersMet
-from rlrec.app.evaluation.request import Request
+from rlrec.app.evaluation.passes import estimates, fold, totals
+from rlrec.app.evaluation.passes.request import Request
+from rlrec.app.evaluation.rows.fixed_loggers import FixedLoggers, LoggersMet
 from rlrec.app.log import partitions
 from rlrec.ope.units.sessions import SessionFold
 from rlrec.ope.units.strata import Stratum

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import policy, route, shadow
-from rlrec.app.recommend import Request, recommend, recommend_group
+from rlrec.app.experiments import route, shadow
+from rlrec.app.policies import policy
+from rlrec.app.requests.recommend import Request, recommend, recommend_group
 from rlrec.errors import InputError
 from rlrec.store import Store
 from rlrec.store.policies import shadows

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import arm as catalogue
-from rlrec.app import experiment, policy, reward, route
-from rlrec.app.doctor import Request as Audit
-from rlrec.app.doctor import doctor
-from rlrec.app.simulate import Request, simulate
+from rlrec.app.experiments import experiment, route
+from rlrec.app.policies import policy
+from rlrec.app.setup import arm as catalogue
+from rlrec.app.setup import reward
+from rlrec.app.setup.simulate import Request, simulate
+from rlrec.app.upkeep.doctor import Request as Audit
+from rlrec.app.upkeep.doctor import doctor
 from rlrec.errors import InputError
 from rlrec.store import Store
 from rlrec.store.log import decisions, events

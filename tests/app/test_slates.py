@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.app import evaluate, feedback, versions
+from rlrec.app.judging import evaluate
+from rlrec.app.policies import versions
+from rlrec.app.requests import feedback
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.store.policies import curves

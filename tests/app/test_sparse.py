@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import db_forget, db_prune, doctor, feedback, policy, policy_beliefs, rebuild, recommend, train, versions
 from rlrec.app.distributions import exact
 from rlrec.app.learning import slot_statistics
+from rlrec.app.policies import policy, policy_beliefs, rebuild, train, versions
+from rlrec.app.requests import feedback, recommend
 from rlrec.app.serving.cache import ServingCache
+from rlrec.app.upkeep import db_forget, db_prune, doctor
 from rlrec.errors import InputError
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.store.policies import arms, beliefs, policies

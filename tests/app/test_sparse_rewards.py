@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.log_rows import clusters
-from rlrec.app.evaluation.sparse_rewards import PENALTY, ContextMoments
+from rlrec.app.evaluation.models.sparse_rewards import PENALTY, ContextMoments
+from rlrec.app.evaluation.rows.log_rows import clusters
 from rlrec.errors import InputError
 from rlrec.ope.estimators.direct import Ridge
 from rlrec.policy.contexts import features

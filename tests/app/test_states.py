@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.audit import session_slates
-from rlrec.app.doctor import Report, Request, doctor
+from rlrec.app.audit.draws import session_slates
+from rlrec.app.upkeep.doctor import Report, Request, doctor
 from rlrec.store import Store
 from tests.app.learned import trained
 from tests.app.shop import done

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from rlrec.app.distributions import exact
-from rlrec.app.doctor import Request as Audit
-from rlrec.app.doctor import doctor
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import warm_start
+from rlrec.app.upkeep.doctor import Request as Audit
+from rlrec.app.upkeep.doctor import doctor
 from rlrec.arrays import Array, Ids
 from rlrec.policy.kinds.linear import Linear
 from rlrec.store import Store

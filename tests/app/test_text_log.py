@@ -11,9 +11,9 @@ import pytest
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from rlrec.app import policy
 from rlrec.app.distributions import exact
 from rlrec.app.log.splits import GATE, TRAIN
+from rlrec.app.policies import policy
 from rlrec.arrays import Array
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.contexts.features import Sparse

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import arm, experiment, feedback, policy, policy_beliefs, recommend, reward, session, train, versions
+from rlrec.app.experiments import experiment
 from rlrec.app.log import ended_visits
 from rlrec.app.log.splits import splits
+from rlrec.app.policies import policy, policy_beliefs, train, versions
+from rlrec.app.requests import feedback, recommend, session
+from rlrec.app.setup import arm, reward
 from rlrec.app.training import dataset_writer
 from rlrec.app.training.page_weights import PageWeights
 from rlrec.errors import CheckFailed, InputError
@@ -541,7 +544,7 @@ def test_a_candidate_that_nothing_speaks_for_is_kept_and_not_promoted(sqlite: St
 def test_a_version_that_went_live_meanwhile_stays(shop: Store) -> None:
     trained(shop)
     rival = Store(str(shop.url.database), now=LATER, notice=ignored)
-    from rlrec.app import train
+    from rlrec.app.policies import train
 
     def meanwhile(text: str) -> None:
         if text.startswith("epoch 2"):

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import policy as policies
-from rlrec.app import reward as rewards
-from rlrec.app import versions
-from rlrec.app.arm import ArmFeatures as Arm
-from rlrec.app.arm import put
 from rlrec.app.distributions import exact
-from rlrec.app.feedback import Line, feedback
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import belief_versions
 from rlrec.app.log import lineage
-from rlrec.app.recommend import Request, recommend
+from rlrec.app.policies import policy as policies
+from rlrec.app.policies import versions
+from rlrec.app.requests.feedback import Line, feedback
+from rlrec.app.requests.recommend import Request, recommend
+from rlrec.app.setup import reward as rewards
+from rlrec.app.setup.arm import ArmFeatures as Arm
+from rlrec.app.setup.arm import put
 from rlrec.errors import CheckFailed, InputError
 from rlrec.store import Store
 from rlrec.store.policies import beliefs

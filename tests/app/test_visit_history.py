@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import recommend, session
-from rlrec.app.pipe import Line, Pipe, Request
+from rlrec.app.requests import recommend, session
+from rlrec.app.requests.pipe import Line, Pipe, Request
 from rlrec.app.serving import draws, recent_slots, requests
 from rlrec.app.serving.open_sessions import OpenSessions
 from rlrec.app.serving.visit_history import HistoryReader

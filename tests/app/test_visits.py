@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import feedback, reward, session
 from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
+from rlrec.app.requests import feedback, session
+from rlrec.app.setup import reward
 from rlrec.policy.gradients import history, returns
 from rlrec.records import Reward
 from rlrec.store import Store, Unit
@@ -78,7 +79,7 @@ def test_a_visit_counts_when_it_is_over_and_its_windows_are(shop: Store) -> None
 
 def test_a_visit_that_was_ended_waits_for_its_windows_alone(shop: Store) -> None:
     reward.define(shop, reward.Request(name="quick", weights="click=1", window_us=MINUTE))
-    from rlrec.app import policy
+    from rlrec.app.policies import policy
 
     policy.create(shop, policy.Request(name="fast", kind="uniform", reward="quick"))
     pages(shop, "s", 0, name="fast")

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app import arm, policy, train
 from rlrec.app.distributions.trained import Trained
-from rlrec.app.feedback import Line
-from rlrec.app.recommend import Request, recommend_group
+from rlrec.app.policies import policy, train
+from rlrec.app.requests.feedback import Line
+from rlrec.app.requests.recommend import Request, recommend_group
+from rlrec.app.setup import arm
 from rlrec.store import Store, Unit
 from rlrec.store.policies import arms
 from tests.app.shop import MINUTE, SECOND, START, clock, tell_all, version

@@ -10,10 +10,10 @@ from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import Any
 
-from rlrec.app.feedback import Line, feedback_stream
-from rlrec.app.reward import Request as Definition
-from rlrec.app.reward import define
-from rlrec.app.session import end
+from rlrec.app.requests.feedback import Line, feedback_stream
+from rlrec.app.requests.session import end
+from rlrec.app.setup.reward import Request as Definition
+from rlrec.app.setup.reward import define
 from rlrec.errors import Conflict, InputError
 from rlrec.store import Store
 from tests import PATIENCE_S
@@ -112,7 +112,9 @@ def defines(store: Store, number: int) -> None:
 
 def mixes(store: Store, item: tuple[int, int]) -> None:
     """Arms come and go, beliefs are frozen and promoted, slots settle, while slates are drawn and told about."""
-    from rlrec.app import arm, settle, versions
+    from rlrec.app.policies import versions
+    from rlrec.app.requests import settle
+    from rlrec.app.setup import arm
 
     number, count = item
     chance = random.Random(number)
@@ -129,8 +131,8 @@ def mixes(store: Store, item: tuple[int, int]) -> None:
 
 def remembers(store: Store, each: tuple[int, int, Sequence[str]]) -> None:
     """Draw in contexts and tell, one by one, in groups and as a stream; rebuild and freeze: all on the same few."""
-    from rlrec.app import rebuild, versions
-    from rlrec.app.pipe import Pipe, Request
+    from rlrec.app.policies import rebuild, versions
+    from rlrec.app.requests.pipe import Pipe, Request
 
     number, count, names = each
     chance, stream = random.Random(number), Pipe(store)
@@ -153,7 +155,7 @@ def remembers(store: Store, each: tuple[int, int, Sequence[str]]) -> None:
 
 def rebuilds(db: str, prefix: str, pipe: Connection) -> None:
     """Rebuild a policy for ever, a few slots a transaction: until killed."""
-    from rlrec.app import rebuild
+    from rlrec.app.policies import rebuild
 
     rebuild.PORTION = 5
     with closing(Store(db)) as store:
@@ -174,8 +176,8 @@ def loops(db: str, prefix: str, pipe: Connection) -> None:
 
 def pipes(db: str, prefix: str, pipe: Connection) -> None:
     """The same, both in one group of a stream."""
-    from rlrec.app.feedback import Line
-    from rlrec.app.pipe import Pipe, Request
+    from rlrec.app.requests.feedback import Line
+    from rlrec.app.requests.pipe import Pipe, Request
 
     with closing(Store(db)) as store:
         stream = Pipe(store)
@@ -189,7 +191,7 @@ def pipes(db: str, prefix: str, pipe: Connection) -> None:
 
 def calls_route(store: Store, item: tuple[int, int]) -> list[Any]:
     """Ask a route, alone and in groups of a stream, until so many of its ramps have ended: all answers."""
-    from rlrec.app.pipe import Pipe, Request
+    from rlrec.app.requests.pipe import Pipe, Request
     from rlrec.store.policies import experiments
 
     number, rounds = item
@@ -206,7 +208,7 @@ def calls_route(store: Store, item: tuple[int, int]) -> list[Any]:
 
 def ramps_route(store: Store, rounds: int) -> list[Any]:
     """Begin ramps, and end them in every way there is, once they have served."""
-    from rlrec.app import experiment, route
+    from rlrec.app.experiments import experiment, route
     from rlrec.app.inputs import lookup
     from rlrec.store.policies import experiments
 
@@ -229,7 +231,8 @@ def ramps_route(store: Store, rounds: int) -> list[Any]:
 
 def names_route(store: Store, item: tuple[int, int]) -> list[str]:
     """Give names to policies or to routes, which others do at the same time: those that it got."""
-    from rlrec.app import policy, route
+    from rlrec.app.experiments import route
+    from rlrec.app.policies import policy
 
     number, count = item
     won = []

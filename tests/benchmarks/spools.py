@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
-from rlrec.app.train import CHOOSING
+from rlrec.app.policies.train import CHOOSING
 from rlrec.app.training.ascent import Trainer, TrainingOptions, TrainingResult
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values

@@ -9,8 +9,8 @@ from contextlib import closing
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
-from rlrec.app.feedback import Line, feedback
-from rlrec.app.recommend import Request, recommend
+from rlrec.app.requests.feedback import Line, feedback
+from rlrec.app.requests.recommend import Request, recommend
 from rlrec.app.serving.cache import ServingCache
 from rlrec.store import Store
 from rlrec.store.database.engine import Waits

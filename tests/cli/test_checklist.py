@@ -274,7 +274,7 @@ def test_20_a_notice_comes_once(shop: Run) -> None:
 
 
 def test_21_the_unexpected_is_a_line_that_says_what_to_do(shop: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.arm.listing", None)
+    monkeypatch.setattr("rlrec.app.setup.arm.listing", None)
     result = shop("arm", "list")
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert "Traceback" not in result.stderr

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from rlrec.app import db_copy
+from rlrec.app.upkeep import db_copy
 from rlrec.errors import StoreBusy
 from rlrec.store import Store
 from rlrec.store.database.tables import metadata

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import db_forget, recommend
-from rlrec.app.recommend import Request, recommend_group
+from rlrec.app.requests import recommend
+from rlrec.app.requests.recommend import Request, recommend_group
 from rlrec.app.serving.cache import ServingCache
+from rlrec.app.upkeep import db_forget
 from rlrec.store import Store, Unit
 from rlrec.store.upkeep import removals
 from tests.app.shop import done

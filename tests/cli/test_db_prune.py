@@ -28,7 +28,7 @@ def test_beliefs_stay_to_the_last_bit_and_the_audit_is_content(
     healthy: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rlrec.app.db_prune.VISITS", 50)
+    monkeypatch.setattr("rlrec.app.upkeep.db_prune.VISITS", 50)
     run, before = runner(healthy), sql(healthy, BELIEFS)
     counted = at(run, "db", "prune", "--before", BEFORE, "--dry-run")
     assert at(run, "db", "prune", "--before", BEFORE, "--yes") == counted

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlrec.app import demo
+from rlrec.app.setup import demo
 from tests.cli.test_terminal import ESCAPE, terminal
 from tests.conftest import Run
 

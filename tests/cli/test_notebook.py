@@ -17,7 +17,7 @@ import pytest
 
 import rlrec
 from rlrec.api import EvaluateOptions, Recommender
-from rlrec.app.evaluation.request import Request
+from rlrec.app.evaluation.passes.request import Request
 from rlrec.errors import CheckFailed, Conflict, InputError
 from tests.cli.test_pipe import ask, lines, stocked
 from tests.conftest import ON_BOTH, Run, runner

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.app.pipe import Pipe
+from rlrec.app.requests.pipe import Pipe
 from rlrec.cli.commands.requests import recommend
 from rlrec.cli.commands.requests.pipe import line_reader, line_type
 from rlrec.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlrec.app.report import Request, report
+from rlrec.app.judging.report import Request, report
 from rlrec.report import page as pages
 from rlrec.store import Store
 from rlrec.times import parse
@@ -86,8 +86,8 @@ def test_names_do_not_turn_the_direction_of_writing(shop_sqlite: Run) -> None:
 def test_estimates_and_exposure_are_from_the_newest_decisions_and_say_so(
     shop: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlrec.app.report.JUDGED", 40)
-    monkeypatch.setattr("rlrec.app.report.EXPOSED", 20)
+    monkeypatch.setattr("rlrec.app.judging.report.JUDGED", 40)
+    monkeypatch.setattr("rlrec.app.judging.report.EXPOSED", 20)
     text = page(shop)
     assert "From the newest 40 decisions." in text
     assert "From the newest 20 decisions." in text

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.app.evaluation import returns
+from rlrec.app.evaluation.passes import returns
 from rlrec.app.log import ended_visits
 from rlrec.ope.units.paired import gate_alpha
 from rlrec.store import Store

@@ -25,8 +25,8 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import doctor
-from rlrec.app.pipe import Pipe
+from rlrec.app.requests.pipe import Pipe
+from rlrec.app.upkeep import doctor
 from rlrec.cli.doors import serve as serving
 from rlrec.cli.doors.http import GROUP, Front, Limits
 from rlrec.cli.doors.serve import SharedWriter, listening

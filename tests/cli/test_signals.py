@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import pytest
 
-from rlrec.app import doctor
+from rlrec.app.upkeep import doctor
 from rlrec.store import Store
 from tests.conftest import ON_BOTH, PATIENCE_S, runner
 

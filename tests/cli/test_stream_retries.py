@@ -14,8 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from rlrec.app.feedback import Line, Result
-from rlrec.app.pipe import Pipe, Request
+from rlrec.app.requests.feedback import Line, Result
+from rlrec.app.requests.pipe import Pipe, Request
 from rlrec.errors import InputError
 from rlrec.store import Store
 from rlrec.store.database import engine
@@ -177,7 +177,7 @@ def test_a_connection_that_breaks_behind_a_stored_group_repeats_nothing(
 def test_patience_ends(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stocked(runner(sqlite_db))
     monkeypatch.setattr("rlrec.store.database.engine.BUSY_TIMEOUT_S", 0.1)
-    monkeypatch.setattr("rlrec.app.pipe.PATIENCE_S", 0.3)
+    monkeypatch.setattr("rlrec.app.requests.pipe.PATIENCE_S", 0.3)
     with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         result = runner(sqlite_db)("pipe", "--json", stdin=lines(ask()))

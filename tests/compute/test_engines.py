@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import evaluate, exposure
-from rlrec.app.evaluation import passes
-from rlrec.app.evaluation.passes import StoreRunner, Workers
+from rlrec.app.evaluation.passes import passes
+from rlrec.app.evaluation.passes.passes import StoreRunner, Workers
+from rlrec.app.judging import evaluate, exposure
 from rlrec.compute import cluster
 from rlrec.compute.cluster import Cluster, SchedulerAbsent
 from rlrec.compute.local import Processes

@@ -18,7 +18,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from rlrec.app.init import init
+from rlrec.app.setup.init import init
 from rlrec.store import Store
 from rlrec.store.database import schema
 from rlrec.store.database.schema import HEAD, VERSION_TABLE

@@ -12,7 +12,7 @@ import pytest
 from scipy.special import chdtrc
 
 from rlrec import policy as kinds
-from rlrec.app.evaluation.loggers import guaranteed
+from rlrec.app.evaluation.rows.loggers import guaranteed
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy.scores.families.beta import Beta

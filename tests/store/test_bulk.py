@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import session
+from rlrec.app.requests import session
 from rlrec.errors import RlrecError
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk

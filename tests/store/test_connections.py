@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from rlrec.app.init import init
+from rlrec.app.setup.init import init
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
 from rlrec.store import Store, Unit
 from rlrec.store.database import database_errors, engine

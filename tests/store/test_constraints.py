@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from rlrec.app.init import init
+from rlrec.app.setup.init import init
 from rlrec.errors import RlrecError
 from rlrec.store import Store, Unit
 from rlrec.store.database import database_errors, loading, tables

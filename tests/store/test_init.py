@@ -12,14 +12,14 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from rlrec.app.init import check, init
+from rlrec.app.setup.init import check, init
 from rlrec.errors import CheckFailed, Conflict, RlrecError
 from rlrec.store import Store, Unit
 
 AT_ONCE = 6  # was run with 32
 STARTER = """
 import sys
-from rlrec.app.init import init
+from rlrec.app.setup.init import init
 from rlrec.store import Store, Unit
 print("ready", flush=True)
 sys.stdin.readline()

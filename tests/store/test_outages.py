@@ -15,10 +15,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from rlrec.app.doctor import Request as Audit
-from rlrec.app.doctor import doctor
-from rlrec.app.feedback import Line, feedback
-from rlrec.app.init import init
+from rlrec.app.requests.feedback import Line, feedback
+from rlrec.app.setup.init import init
+from rlrec.app.upkeep.doctor import Request as Audit
+from rlrec.app.upkeep.doctor import doctor
 from rlrec.store import Store
 from rlrec.store.database.engine import Waits
 from tests.app.shop import ask, stocked

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from rlrec.app.init import init
+from rlrec.app.setup.init import init
 from rlrec.store import Store
 from rlrec.store.database import bulk
 from tests.app.shop import ask, stocked, tell

@@ -11,11 +11,11 @@ import numpy as np
 
 from rlrec import ope
 from rlrec.app.distributions.trained import Trained
-from rlrec.app.evaluation import passes
-from rlrec.app.evaluation.fixed_loggers import FixedLoggers, LoggersMet
-from rlrec.app.evaluation.log_reader import LogReader, Reading
-from rlrec.app.evaluation.log_rows import clusters
-from rlrec.app.evaluation.request import Evaluation, Request
+from rlrec.app.evaluation.passes import passes
+from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
+from rlrec.app.evaluation.passes.request import Evaluation, Request
+from rlrec.app.evaluation.rows.fixed_loggers import FixedLoggers, LoggersMet
+from rlrec.app.evaluation.rows.log_rows import clusters
 from rlrec.app.log import ended_visits, stored_contexts
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
 from rlrec.app.log.splits import GATE, TRAIN, TUNE, owner_splits

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from rlrec import ope
-from rlrec.app.evaluation.groups import members
-from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums, TargetSlates
+from rlrec.app.evaluation.models.visit_values import Decisions, ReturnModel, ReturnSums, TargetSlates
+from rlrec.app.evaluation.rows.groups import members
 from rlrec.app.training.blocks import DecisionBlock, blocks
 from rlrec.app.training.dataset import DatasetSplit, VisitRows
 from rlrec.arrays import Array

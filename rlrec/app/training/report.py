@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict, cast
 
-from rlrec.app.evaluation import paired_gate
-from rlrec.app.evaluation.paired_gate import VisitsReport
+from rlrec.app.evaluation.comparisons import paired_gate
+from rlrec.app.evaluation.comparisons.paired_gate import VisitsReport
 from rlrec.app.log import ended_visits
 from rlrec.app.training.ascent import TrainingResult
 from rlrec.app.training.dataset_writer import WriteReport

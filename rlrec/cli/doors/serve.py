@@ -30,7 +30,7 @@ from rlrec.cli.program.shared import NOTHING_STORED, Store, drawing, dry_run_opt
 from rlrec.errors import Conflict, InputError, RlrecError, StoreBusy, quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.pipe import Pipe
+    from rlrec.app.requests.pipe import Pipe
 
 PATIENCE_S = 20  # with a store that is busy, before clients are told to come again
 BACKLOG = 1_024
@@ -58,7 +58,7 @@ def serve(store: Store, show: Show, address: str, allow_remote: bool, dry_run: b
     With --dry-run, clients are served from a copy of the store, which is deleted at the end: their feedback finds their
     decisions, and nobody waits. The copy is an SQLite file in TMPDIR, also that of a store on PostgreSQL."""
     from rlrec.app.opening import ready
-    from rlrec.app.pipe import Pipe
+    from rlrec.app.requests.pipe import Pipe
 
     ready(store)
     with (

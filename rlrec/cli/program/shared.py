@@ -208,7 +208,7 @@ def drawing(command: Command) -> Command:
     @wraps(command)
     def run(*args: Any, store: Store, **kwargs: Any) -> Any:
         if settings().now is not None and not (settings().allow_future or kwargs.get("dry_run")):
-            from rlrec.app.audit.clock import refuse_far_ahead
+            from rlrec.app.audit.integrity.clock import refuse_far_ahead
 
             refuse_far_ahead(store)
         return command(*args, store=store, **kwargs)

@@ -19,8 +19,8 @@ from rlrec.directions import of_difference
 from rlrec.errors import InputError, quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.compare import VariantComparison
-    from rlrec.app.experiment import ExperimentSummary, VariantSpec
+    from rlrec.app.experiments.compare import VariantComparison
+    from rlrec.app.experiments.experiment import ExperimentSummary, VariantSpec
 
 COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
 DIFFERENCE = {  # column of a csv: key of a difference per decision
@@ -40,7 +40,7 @@ UNKNOWN = "not known yet"
 
 def parse_variant(text: str) -> VariantSpec:
     """The variant in LABEL=POLICY[@V][:WEIGHT]."""
-    from rlrec.app.experiment import VariantSpec
+    from rlrec.app.experiments.experiment import VariantSpec
 
     label, sign, source = (piece.strip() for piece in text.partition("="))
     policy, colon, weight = (piece.strip() for piece in source.partition(":"))
@@ -196,7 +196,7 @@ def _view(result: VariantComparison, level: float) -> View:
     ]
     if "interleave" in result:
         return _interleaved(result, title)
-    from rlrec.app.outcomes import explanations
+    from rlrec.app.judging.outcomes import explanations
     from rlrec.cli.commands.judging.outcomes import count_units, grid, meanings
 
     if anonymous := result["anonymous"]:

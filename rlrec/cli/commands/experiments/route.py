@@ -17,8 +17,8 @@ from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name
 from rlrec.errors import CheckFailed, InputError, quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluation.paired_gate import GateOptions, Guard, RouteGate
-    from rlrec.app.route import RouteSummary
+    from rlrec.app.evaluation.comparisons.paired_gate import GateOptions, Guard, RouteGate
+    from rlrec.app.experiments.route import RouteSummary
     from rlrec.app.serving.shadows import ShadowReport
 
 COLUMNS = ("route", "policy", "version", "experiment", "since", "live", "reference")
@@ -35,7 +35,7 @@ to_option = click.option(
 
 def parse_guard(text: str) -> Guard:
     """The guard in REWARD:-N%."""
-    from rlrec.app.evaluation.paired_gate import Guard
+    from rlrec.app.evaluation.comparisons.paired_gate import Guard
 
     name, colon, limit = text.rpartition(":")
     try:
@@ -122,7 +122,7 @@ def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOption
         if typed is not None:
             raise click.UsageError(f"--{typed.removesuffix('s')} is for the gate: give --require if-better, too")
         return None
-    from rlrec.app.evaluation.paired_gate import GateOptions
+    from rlrec.app.evaluation.comparisons.paired_gate import GateOptions
 
     return GateOptions(**{name: value for name, value in options.items() if value is not None})
 

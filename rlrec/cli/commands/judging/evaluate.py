@@ -18,7 +18,7 @@ from rlrec.directions import LOG_PRECISION, direction
 from rlrec.errors import quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluate import Workers
+    from rlrec.app.judging.evaluate import Workers
 
 MODEL = click.Path(exists=True, dir_okay=False)
 SHOWN = {

@@ -14,7 +14,7 @@ from rlrec.cli.program.workers import workers_options
 from rlrec.errors import quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluate import Workers
+    from rlrec.app.judging.evaluate import Workers
 
 ARMS = ("arm", "realised", "expected", "rate", "lower", "upper", "age_days")
 DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floor_share", "young_share")

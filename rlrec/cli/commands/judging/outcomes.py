@@ -15,8 +15,8 @@ from rlrec.cli.text.values import DURATION, NAME, NUMBER, format_duration
 from rlrec.errors import quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluation.unit_outcomes import DifferenceRow, OutcomeRow
-    from rlrec.app.outcomes import Result
+    from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, OutcomeRow
+    from rlrec.app.judging.outcomes import Result
 
 PERIODS = ("hour", "day", "week")
 DIFFERENCE = {  # column of a csv: key of a difference

@@ -16,8 +16,8 @@ from rlrec.cli.text.values import NAME
 from rlrec.errors import quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluate import Workers
-    from rlrec.app.positions import CurveAnswer
+    from rlrec.app.judging.evaluate import Workers
+    from rlrec.app.judging.positions import CurveAnswer
 
 
 @click.group(cls=CommandGroup)
@@ -81,7 +81,7 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
 
 
 def _show(show: Show, result: CurveAnswer, plot: str | None) -> None:
-    from rlrec.app.positions import explained
+    from rlrec.app.judging.positions import explained
 
     if plot is not None:
         save_plot(plot, app.curves.examined([result]))

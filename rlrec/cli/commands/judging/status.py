@@ -13,7 +13,7 @@ from rlrec.cli.program.shared import Store, reading
 from rlrec.errors import CheckFailed, quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.status import Status
+    from rlrec.app.judging.status import Status
 
 POLICIES = ("policy", "kind", "live", "live_since", "versions", "decisions", "decisions_24h", "last_at")
 ROUTES = ("route", "policy", "version", "experiment", "since", "decisions_24h")

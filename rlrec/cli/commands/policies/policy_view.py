@@ -12,8 +12,8 @@ from rlrec.directions import gate_against
 from rlrec.errors import quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.policy_beliefs import Audience, CountingCurve, PolicyBelief, PolicyVersion
-    from rlrec.app.versions import LiveTime, VersionHistory
+    from rlrec.app.policies.policy_beliefs import Audience, CountingCurve, PolicyBelief, PolicyVersion
+    from rlrec.app.policies.versions import LiveTime, VersionHistory
 
 N_ARMS, N_WEIGHTED = 20, 5  # on a terminal: arms in the table, and of these with their weights
 BELIEF = (

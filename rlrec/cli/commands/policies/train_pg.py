@@ -18,7 +18,7 @@ from rlrec.directions import gate_against
 from rlrec.errors import CheckFailed, InputError, quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluate import Workers
+    from rlrec.app.judging.evaluate import Workers
 
 CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_number(text))
 
@@ -192,7 +192,7 @@ def _untrained(result: Mapping[str, Any]) -> View:
 
 def _sentence(result: Mapping[str, Any]) -> str:
     """The fate of the new version, in plain words: first what decided it."""
-    from rlrec.app.evaluation.paired_gate import refusal
+    from rlrec.app.evaluation.comparisons.paired_gate import refusal
 
     new, fate = f"{result['policy']}@{result['version']}", _fate(result)
     if result["candidate"] is None:
@@ -209,7 +209,7 @@ def _sentence(result: Mapping[str, Any]) -> str:
 
 
 def _suggest_next(show: Show, result: Mapping[str, Any]) -> None:
-    from rlrec.app.evaluation.paired_gate import refusal
+    from rlrec.app.evaluation.comparisons.paired_gate import refusal
 
     name, new = result["policy"], f"{result['policy']}@{result['version']}"
     if result["promoted"]:

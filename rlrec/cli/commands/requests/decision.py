@@ -17,7 +17,7 @@ from rlrec.errors import quantity
 N_ARMS = 20  # in a table; the other formats have all
 
 if TYPE_CHECKING:
-    from rlrec.app.decision import Result
+    from rlrec.app.requests.decision import Result
 
 
 @click.group(cls=CommandGroup)

@@ -49,7 +49,7 @@ def line_type() -> Any:
 
 def line_reader() -> Callable[[Any], Any]:
     """The function that makes of a decoded line what the use case takes, or the error in it."""
-    from rlrec.app.feedback import Line
+    from rlrec.app.requests.feedback import Line
 
     return partial(_request, Line)
 

@@ -18,7 +18,7 @@ from rlrec.cli.text.values import KEY, KEYS, OBJECT, Integer
 from rlrec.errors import InputError, RlrecError
 
 if TYPE_CHECKING:
-    from rlrec.app.pipe import Pipe
+    from rlrec.app.requests.pipe import Pipe
 
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
 N_CANDIDATES = 20  # in a table
@@ -119,7 +119,7 @@ def stream(
     dry_run: draw only, each group by itself. rehearsal: a transaction around all groups; what they answer is written
     behind it."""
     from rlrec.app.opening import ready
-    from rlrec.app.pipe import Pipe
+    from rlrec.app.requests.pipe import Pipe
     from rlrec.cli.text.lines import groups, rereadable
 
     settings().source = "<stdin>" if source == "-" else source

@@ -24,8 +24,8 @@ MARKS = ("censor", "uncensor")  # events without a value
 COLUMNS = ("session", "user", "visits", "decisions", "last_at")
 
 if TYPE_CHECKING:
+    from rlrec.app.requests.session import Result, Step
     from rlrec.app.serving.decision_json import Answer, EventJson
-    from rlrec.app.session import Result, Step
 
 
 @click.group(cls=CommandGroup)

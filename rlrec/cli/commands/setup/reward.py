@@ -13,7 +13,7 @@ from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, format_duratio
 from rlrec.errors import InputError
 
 if TYPE_CHECKING:
-    from rlrec.app.reward import Definition
+    from rlrec.app.setup.reward import Definition
 
 
 def _clip(text: str) -> tuple[float, float]:

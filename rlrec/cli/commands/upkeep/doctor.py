@@ -15,7 +15,7 @@ from rlrec.cli.text.values import Integer
 from rlrec.errors import CheckFailed, quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.doctor import Report
+    from rlrec.app.upkeep.doctor import Report
 
 COLUMNS = ("check", "severity", "subject", "detail")
 
@@ -41,7 +41,7 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
     how many seconds, and how many times of other rows (versions, sessions, runs) it put back; nothing else is audited.
     Events ahead of the clock whose decision is not stay where they are. It is the only command that changes logged
     times; stop what writes first."""
-    from rlrec.app.audit.clock import repair
+    from rlrec.app.audit.integrity.clock import repair
 
     if repair_clock:
         with rehearsal(store) if dry_run else nullcontext():

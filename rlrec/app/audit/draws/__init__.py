@@ -1,0 +1,1 @@
+"""Propensities, draws and rewards."""

@@ -1,0 +1,148 @@
+"""How often each arm was shown against the propensities that were logged: a wrong logger gives itself away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
+from rlrec.arrays import Array, Ids, Index, run_starts
+from rlrec.ope.intervals import betting
+from rlrec.records import StoredPolicy
+from rlrec.store import Unit
+from rlrec.store.log import contents
+from rlrec.store.log.reader import Batch
+
+CHECK = "shown"
+ALARM = 1e-4  # chance that an honest store is ever accused, over all its policies, arms and nights
+PORTION = 200  # eligible sets at a time
+COUNTS = 4  # sums of a tally beside its bets
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Counts of each arm, (m,), over the decisions in which it was eligible and whose propensity is known.
+    n decisions; shown how often it was; weight the sum of 1{shown}/p; variance the sum of 1{shown}(1 - p)/p^2; bets
+    the log wealth of each bet against the logger, (BETS, m). At the first position, or at the one that was observed."""
+
+    arms: Ids
+    n: Array
+    shown: Array
+    weight: Array
+    variance: Array
+    bets: Array
+
+
+class SumsByArm:
+    """Sums of each arm, (k, m), for arms that become known one after the other."""
+
+    def __init__(self, k: int) -> None:
+        self.arms: Ids = np.empty(0, np.int64)
+        self.sums: Array = np.zeros((k, 0))
+
+    def include(self, arms: Ids) -> Index:
+        """The columns of these arms, which are added where they are new."""
+        union = np.union1d(self.arms, arms)
+        sums = np.zeros((len(self.sums), len(union)))
+        sums[:, np.searchsorted(union, self.arms)] = self.sums
+        self.arms, self.sums = union, sums
+        return np.searchsorted(union, arms)
+
+    def add(self, arms: Ids, rows: Iterable[Array]) -> None:
+        """Add a value of each row, (n,), to the sum of its arm."""
+        column = self.include(arms)
+        for total, row in zip(self.sums, rows, strict=True):
+            total += np.bincount(column, weights=row, minlength=len(self.arms))
+
+
+class ArmCounts:
+    """Counts of one policy's arms, in the order of its log, so that every night sees the same batches again."""
+
+    def __init__(self, unit: Unit, findings: Findings) -> None:
+        self.unit, self.findings = unit, findings
+        self._totals = SumsByArm(COUNTS + betting.BETS)
+
+    def take(self, batch: Batch) -> None:
+        slots, first = batch.slots, run_starts(batch.slots["decision_id"])  # the first observed slot of each decision
+        self._eligible(slots["eligible_id"], slots["arm_id"], slots["decision_id"])
+        self._totals.sums[COUNTS:] = betting.spread_wealth(self._totals.sums[COUNTS:])
+        position = slots["position"][first]
+        p = np.where(np.isnan(slots["propensity"][first]), slots["marginal"][first], slots["propensity"][first])
+        # below the first position a conditional says nothing without the arms above it
+        p = np.where(position == 1, p, slots["marginal"][first])
+        usable = ~np.isnan(p) & ~slots["rounded"][first]
+        rows, p = first[usable], p[usable]
+        least = np.where(position[usable] == 1, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
+        missed = betting.log_factors_not_shown(least)
+        self._count(slots["eligible_id"][rows], missed)
+        weight = np.minimum(1 / p, betting.HEAVIEST)
+        counts = np.zeros_like(p), np.ones_like(p), weight, (1 - p) * weight * weight
+        self._totals.add(slots["arm_id"][rows], [*counts, *(betting.log_factors_shown(p, least) - missed)])
+
+    def _count(self, sets: Ids, missed: Array) -> None:
+        """One more decision for every arm that was eligible in it, as if it had not been shown."""
+        ids, which = np.unique(sets, return_inverse=True)
+        sums = np.zeros((COUNTS + betting.BETS, len(ids)))
+        sums[0] = np.bincount(which.ravel(), minlength=len(ids))
+        for total, factor in zip(sums[COUNTS:], missed, strict=True):
+            total += np.bincount(which.ravel(), weights=factor, minlength=len(ids))
+        for portion, arms, sizes in members(self.unit, ids):
+            self._totals.add(arms, (np.repeat(row, sizes) for row in sums[:, portion]))
+
+    def _eligible(self, sets: Ids, arms: Ids, decisions: Ids) -> None:
+        """Every arm shown was among the eligible ones."""
+        ids = np.unique(sets)
+        for portion, eligible, sizes in members(self.unit, ids):
+            some = ids[portion]
+            inside = np.flatnonzero(np.isin(sets, some))
+            width = int(max(eligible.max(initial=0), arms.max(initial=0))) + 1
+            allowed = np.repeat(np.arange(len(some)), sizes) * width + eligible
+            shown = np.searchsorted(some, sets[inside]) * width + arms[inside]
+            for decision in np.unique(decisions[inside[~np.isin(shown, allowed)]]).tolist():
+                self.findings.error("dangling", f"decision {decision}", "an arm was shown that was not eligible")
+
+    def finish(self, policy: StoredPolicy, names: Mapping[int, str]) -> int:
+        """Findings of the policy's arms: how many were looked at."""
+        arms, (n, shown, weight, variance, *bets) = self._totals.arms, self._totals.sums
+        for arm, why in accused(Tally(arms, n, shown, weight, variance, np.array(bets)), policy=policy.id):
+            self.findings.error(CHECK, f"policy {policy.name} arm {names.get(arm, f'id {arm}')}", why)
+        return len(arms)
+
+
+def members(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
+    """Eligible sets by portions: which of `ids` they are, their arms one after the other, and how many each has; a set
+    that cannot be read has none."""
+    for start in range(0, len(ids), PORTION):
+        portion = slice(start, start + PORTION)
+        sets = _readable(unit, ids[portion].tolist())
+        lists = [np.array(sets.get(key, ()), np.int64) for key in ids[portion].tolist()]
+        yield portion, np.concatenate(lists), np.array([len(arms) for arms in lists], np.int64)
+
+
+def _readable(unit: Unit, ids: Sequence[int]) -> Mapping[int, Sequence[int]]:
+    """The arms of the sets that can be read."""
+    try:
+        return contents.eligible_arms(unit, ids)
+    except UNREADABLE:
+        return {} if len(ids) == 1 else {key: arms for number in ids for key, arms in _readable(unit, [number]).items()}
+
+
+def accused(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:
+    """Arms whose count cannot be, and why. policy: its id.
+
+    The evidence is the log of what the bets on an arm won, times the arm's share of the money of the whole store: an id
+    j of a policy or an arm is given once and for ever, and 1 / (j (j + 1)) adds up to 1 over all of them. z is for the
+    eye, no test: it is about normal at one look only, and its lower tail proves nothing, as the variance of decisions
+    that did not show the arm is missing from it; 0 where an arm was never shown, or always certain."""
+    share = np.log(policy) + np.log(policy + 1) + np.log(tally.arms) + np.log(tally.arms + 1)
+    won = betting.log_wealth(tally.bets) - share
+    for column in np.flatnonzero(won >= -np.log(ALARM)).tolist():
+        n, weight, variance = tally.n[column], tally.weight[column], tally.variance[column]
+        z = (weight - n) / np.sqrt(variance) if variance > 0 else 0.0
+        detail = f"shown {tally.shown[column]:.0f} times in {n:.0f} decisions"
+        detail += f", which the logged propensities weigh as {weight:.6g} (z {z:.1f})"
+        chance = max(float(np.exp(-won[column])), 1e-300)
+        why = f"{detail}: the chance of this at any time of an honest log is below {chance:.1g}"
+        yield int(tally.arms[column]), why

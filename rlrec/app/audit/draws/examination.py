@@ -1,0 +1,94 @@
+"""Whether a belief is told what its slots earn: by events of slots, and by a curve where clicks fall with the position
+at equal arms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rlrec import policy as kinds
+from rlrec.app.audit.draws.arm_counts import SumsByArm
+from rlrec.app.audit.integrity.findings import Findings
+from rlrec.app.log import reward_log
+from rlrec.ope.checks.positions import ExaminedPosition
+from rlrec.records import Version
+from rlrec.store.log.reader import Batch
+
+CHECK = "positions"
+ALARM = 5.0  # standard deviations by which rewards fall with the position
+FALLEN = 0.9  # share of what position 1 earns: positions below it must earn less
+
+
+class Examination:
+    """Rewards by position at equal arms, of one policy's own slots, against the curve of its live version; and whether
+    any of its events is of a slot."""
+
+    def __init__(self, version: Version, fit: Callable[[Version], Sequence[ExaminedPosition]]) -> None:
+        """fit: the curve that `position fit` would estimate on the log of a version's policy; empty where it estimates
+        none."""
+        self.version, self._fit = version, fit
+        self._curve = version.params.get("position")
+        self._values = len(version.params.get("examination") or ())
+        self._learns = "position" in kinds.parameters(version.policy.kind)
+        # slots, position, reward, their squares and product
+        self._sums = SumsByArm(6)
+        self._longest = 0
+        self._online = kinds.load(version.policy.kind).online
+        self._weighed = {kind for kind, weight in version.reward.weights.items() if weight}
+        self._of_pages = self._of_slots = 0  # weighed events
+
+    def take(self, batch: Batch) -> None:
+        if not self._learns:
+            return
+        slots = reward_log.with_rewards(batch, self.version.reward)
+        rows = slots.take(~slots.slots["imported"] & ~slots.slots["censored"])
+        position, reward = rows.slots["position"].astype(np.float64), rows.reward
+        of_page = batch.events["position"] == 0
+        weighed = np.array([kind in self._weighed for kind in batch.events["kind"].tolist()], np.bool_)
+        weighed &= np.isin(batch.events["decision_id"], rows.slots["decision_id"])
+        self._of_pages += int(np.count_nonzero(weighed & of_page))
+        self._of_slots += int(np.count_nonzero(weighed & ~of_page))
+        self._longest = max(self._longest, int(position.max(initial=0)))
+        terms = (np.ones(len(rows)), position, reward, position**2, reward**2, position * reward)
+        self._sums.add(rows.slots["arm_id"], terms)
+
+    def finish(self, findings: Findings) -> None:
+        subject = f"policy {self.version.policy.name}"
+        if self._curve and self._longest > self._values:
+            detail = f"slates have up to {self._longest} positions, and curve {self._curve} ends at {self._values}"
+            findings.warning(CHECK, subject, f"{detail}: slots below it teach nothing")
+        elif not self._curve and self._longest > 1 and self._falls():
+            self._warn_of_fall(findings, subject)
+
+        if self._online and self._of_pages and not self._of_slots:
+            findings.warning(
+                CHECK, subject,
+                f"whatever reward {self.version.reward.name} weighs came for pages ({self._of_pages:,} events), and "
+                "the belief learns from slots alone: `rlrec feedback --position P` says which slot an event is of",
+            )  # fmt: skip
+
+    def _warn_of_fall(self, findings: Findings, subject: str) -> None:
+        """Warn with the figure of the remedy, where it has one."""
+        policy, earn = self.version.policy, "below position 1 earn less than"
+        if below := self._fit(self.version)[1:]:
+            share = sum(row.examination * row.slots for row in below) / sum(row.slots for row in below)
+            if share >= FALLEN:
+                return
+            earn = f"at positions 2 to {below[-1].position} earn {share:.0%} of"
+        findings.warning(
+            CHECK, subject,
+            f"at equal arms, slots {earn} those at position 1, and the belief uses no curve: "
+            f"estimate one by `rlrec position fit {policy.display_name} --log policy={policy.name}`, "
+            f"then `rlrec policy rebuild {policy.name} --position {policy.display_name}`",
+        )  # fmt: skip
+
+    def _falls(self) -> bool:
+        """Whether rewards fall clearly with the position at equal arms. How far is not for their means to say: a
+        policy that learns shows an arm at other positions while it is new."""
+        slots, position, reward, positions, rewards, product = self._sums.sums
+        n = np.maximum(slots, 1)
+        # within arms: how position and reward vary together, against chance
+        together = (product - position * reward / n).sum()
+        chance = ((positions - position**2 / n) * (rewards - reward**2 / n) / n).sum()
+        return bool(0 < ALARM * np.sqrt(max(chance, 0.0)) <= -together)

@@ -1,0 +1,100 @@
+"""Whether a policy still tries its arms: what it never shows, nobody can learn about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from rlrec.app.audit.draws.arm_counts import SumsByArm, members
+from rlrec.app.audit.integrity.findings import Findings
+from rlrec.arrays import Array, Ids, take
+from rlrec.errors import quantity
+from rlrec.records import StoredPolicy
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log.reader import Batch
+from rlrec.times import written
+
+STARVING, ENTROPY = "starving", "entropy"
+LONG = 1_000  # decisions that tell something, at least
+FAIR = 20.0  # times that a policy without preferences would have shown the arm
+NAMED = 3  # arms in one finding
+EFFECTIVE = 1.05  # arms
+
+
+class Starving:
+    """Per arm the policy's own decisions in which it was eligible, since the last one that showed it.
+    active: the keys of the arms that are not retired."""
+
+    def __init__(self, unit: Unit, policy: StoredPolicy, *, active: Mapping[int, str]) -> None:
+        self.unit = unit
+        self.policy = policy
+        self.active = active
+        # decisions; how often chance alone would have shown it in them; how often their smallest propensities promise
+        self._since = SumsByArm(3)
+        self._shown_at: dict[int, int] = {}
+
+    def take(self, batch: Batch) -> None:
+        drawn = take(batch.slots, ~batch.slots["imported"])
+        ids, first, row = np.unique(drawn["decision_id"], return_index=True, return_inverse=True)
+        if len(ids):
+            # the count of every arm that this batch shows starts anew
+            shown = self._since.include(drawn["arm_id"])
+            self._since.sums[:, shown] = 0.0
+            order = np.argsort(drawn["at"], kind="stable")
+            self._shown_at.update(zip(drawn["arm_id"][order].tolist(), drawn["at"][order].tolist(), strict=True))
+            self._count(drawn, first, row)
+
+    def _count(self, drawn: Columns, first: Ids, row: Ids) -> None:
+        """Count for each arm the decisions of a batch after the last one that showed it, or all where none did."""
+        sets, which = np.unique(drawn["eligible_id"][first], return_inverse=True)
+        n = len(first)
+        keys = np.sort(which * n + np.arange(n))  # decisions by eligible set, and in their order
+        promised = np.r_[0.0, drawn["min_propensity"][first][keys % n].cumsum()]
+        for portion, arms, sizes in members(self.unit, sets):
+            # of each arm and set the decisions behind the last one that showed the arm
+            column, shown = self._since.include(arms), self._since.include(drawn["arm_id"])
+            last = np.full(len(self._since.arms), -1)
+            np.maximum.at(last, shown, row)
+            begin = np.repeat(np.arange(len(sets))[portion] * n, sizes)
+            start, end = np.searchsorted(keys, begin + last[column] + 1), np.searchsorted(keys, begin + n)
+            counts = end - start, (end - start) / np.repeat(sizes, sizes), promised[end] - promised[start]
+            self._since.add(arms, counts)
+
+    def finish(self, findings: Findings) -> None:
+        since, fair, promised = self._since.sums
+        hungry = np.flatnonzero((since >= LONG) & (fair >= FAIR) & (promised < 1))
+        hungry = hungry[np.isin(self._since.arms[hungry], list(self.active))]
+        if len(hungry):
+            longest = hungry[np.argsort(-since[hungry], kind="stable")]
+            arms = ", ".join(map(self._waiting, longest[:NAMED].tolist()))
+            detail = f"{quantity(len(hungry), 'active arm')} not shown for long: {arms}"
+            more = ", ..." if len(hungry) > NAMED else ""
+            findings.warning(
+                STARVING, f"policy {self.policy.name}", f"{detail}{more}; a floor would keep them in the log"
+            )
+
+    def _waiting(self, column: int) -> str:
+        arm = int(self._since.arms[column])
+        when = f"since {written(self._shown_at[arm])}" if arm in self._shown_at else "ever"
+        return f"{self.active[arm]} (in {self._since.sums[0, column]:,.0f} decisions, not {when})"
+
+
+class Entropy:
+    """How many arms the policy chooses among in effect, in its last own decisions with a choice."""
+
+    def __init__(self, policy: StoredPolicy) -> None:
+        self.policy = policy
+        self._surprise: Array = np.empty(0)
+
+    def take(self, batch: Batch) -> None:
+        slots = batch.slots
+        # where an arm is alone, its propensity is the smallest one: 1
+        chosen = ~slots["imported"] & (slots["position"] == 1) & (slots["min_propensity"] < 1)
+        self._surprise = np.r_[self._surprise, -np.log(slots["propensity"][chosen])][-LONG:]
+
+    def finish(self, findings: Findings) -> None:
+        if len(self._surprise) == LONG and (arms := float(np.exp(self._surprise.mean()))) < EFFECTIVE:
+            detail = f"the last {LONG:,} decisions chose among {arms:.3f} arms in effect"
+            findings.warning(ENTROPY, f"policy {self.policy.name}", f"{detail}: the log can judge no other policy")

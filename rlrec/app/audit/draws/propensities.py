@@ -1,0 +1,222 @@
+"""Stored propensities, derived again from the belief that each decision names; and the draws themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from rlrec import policy as kinds
+from rlrec.app.audit.draws import candidate_lists
+from rlrec.app.audit.draws.session_slates import SessionSlates
+from rlrec.app.audit.draws.stored_slates import (
+    ABSOLUTE,
+    CHECK,
+    RELATIVE,
+    Derived,
+    Referred,
+    Stored,
+    StoredSlates,
+    complete,
+)
+from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
+from rlrec.app.distributions import designs, exact, past_beliefs
+from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
+from rlrec.app.log import lineage
+from rlrec.arrays import Flags, Ids, Index, run_starts
+from rlrec.policy.kinds.two_stage import ranking_seeds
+from rlrec.policy.scores.scores import Scores
+from rlrec.policy.slates import slate, slate_draws
+from rlrec.policy.slates.interleaving import TeamDraftSampler
+from rlrec.records import Version
+from rlrec.store import Unit
+from rlrec.store.log import team_drafts
+from rlrec.store.log.reader import Batch
+from rlrec.store.log.team_drafts import TEAMS
+from rlrec.store.policies import beliefs, policies
+from rlrec.store.policies.beliefs import BeliefRows
+from rlrec.store.upkeep import audit
+
+ALL = 10_000  # decisions that are derived again unless asked otherwise
+PORTION = 50_000  # decisions of a sample that are held at once
+
+
+def sample(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
+    """Ids of `size` random decisions that this store made, ascending, and how many it draw. Memory: the sample's."""
+    rng = np.random.default_rng(seed)
+    ids, keys, total = np.empty(0, np.int64), np.empty(0), 0
+    for batch in audit.drawn_ids(unit):
+        total += len(batch)
+        ids, keys = np.r_[ids, batch], np.r_[keys, rng.random(len(batch))]
+        if len(ids) > size:
+            chosen = np.argpartition(keys, size)[:size] if size else np.empty(0, np.intp)
+            ids, keys = ids[chosen], keys[chosen]
+    return np.sort(ids), total
+
+
+class Joint:
+    """Slates of any log whose propensity is not the product of its slots', or a slot's below the smallest there."""
+
+    def __init__(self, findings: Findings) -> None:
+        self.findings = findings
+
+    def take(self, batch: Batch) -> None:
+        slots = batch.slots
+        ids = slots["decision_id"]
+        first = run_starts(ids)
+        product = np.add.reduceat(np.log(slots["propensity"]), first)
+        stored = slots["log_propensity"][first]
+        with np.errstate(invalid="ignore"):
+            wrong = np.abs(product - stored) > ABSOLUTE * (1 + np.abs(product))
+            below = slots["propensity"] < slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
+        for row in np.flatnonzero(wrong).tolist():
+            detail = f"log_propensity is {stored[row]:.12g}, its slots' propensities give {product[row]:.12g}"
+            self.findings.error(CHECK, f"decision {ids[first[row]]}", detail)
+        for row in np.flatnonzero(below).tolist():
+            detail = f"position {slots['position'][row]}: its propensity is below the smallest one there"
+            self.findings.error(CHECK, f"decision {ids[row]}", detail)
+
+
+def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
+    """Derive the slates of these decisions again: how many could be."""
+    done = 0
+    for start in range(0, len(decision_ids), PORTION):
+        slates = complete(audit.slots_of(unit, decision_ids[start : start + PORTION].tolist()))
+        versions = policies.by_id(unit, set(slates.per_decision("version_id").tolist()))
+        for version_id in sorted(versions):
+            drawn = slates.take(slates.per_decision("version_id") == version_id)
+            try:
+                stateful = kinds.load(versions[version_id].policy.kind).stateful
+                derivation = (SessionSlates if stateful else VersionSlates)(unit, versions[version_id], findings)
+                done += derivation.check(drawn)
+            except UNREADABLE as error:
+                subject = f"policy {versions[version_id].policy.name}"
+                findings.error(CHECK, subject, f"version {versions[version_id].number}: {error}")
+    return done
+
+
+class VersionSlates:
+    """The decisions that one version drew."""
+
+    def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
+        self.unit, self.version, self.findings = unit, version, findings
+        self.prior = beliefs.prior(unit, version.id)
+        self.described = designs.described(unit, version)
+        self.policy = VersionDistribution(version, sums=[], prior=[]).learner
+        self.referred = Referred(unit, findings, reads=self.policy.reads)
+
+    def check(self, slates: StoredSlates) -> int:
+        order = np.argsort(slates.per_decision("belief_seq"), kind="stable")
+        seq = slates.per_decision("belief_seq")[order]
+        self.referred.read(slates.per_decision("context_id"))
+        moments: Iterable[tuple[Ids, BeliefRows]] = [(seq, [])]
+        if lineage.learns(self.version):
+            moments = past_beliefs.walk(self.unit, self.version, np.unique(seq))
+        done, columns = 0, None
+        for same, sums in moments:
+            begin, end = int(np.searchsorted(seq, same[0], "left")), int(np.searchsorted(seq, same[-1], "right"))
+            self.unit.progress("slates drawn again", end, end / len(order))
+            rows = order[begin:end]
+            ordinals = slates.per_decision("belief_ordinal")[rows]
+            for ordinal in np.unique(ordinals).tolist():
+                faded = self.version.ordinal if self.version.status == "frozen" else ordinal
+                columns = exact.column_sums(
+                    self.unit, self.version, self.policy, seq=int(same[0]), ordinal=faded, before=columns
+                )
+                served = VersionDistribution(
+                    self.version, sums=sums, prior=self.prior, ordinal=faded, described=self.described, columns=columns
+                )
+                served.rankers = exact.drafted(self.unit, served.policy)
+                done += self._moment(slates, rows[ordinals == ordinal], served)
+        return done
+
+    def _moment(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> int:
+        """Check slates drawn from one belief; those that share a distribution together: how many could be."""
+        groups: dict[tuple[int, int, str, int], list[int]] = {}
+        names = ("eligible_id", "catalogue_revision", "context_id", "size")
+        columns = (slates.per_decision(name)[rows].tolist() for name in names)
+        for row, eligible, revision, context, size in zip(rows.tolist(), *columns, strict=True):
+            reading, epoch = served.reading(self.referred.context(context)), served.epoch(revision)
+            groups.setdefault((eligible, epoch, reading, size), []).append(row)
+        if served.generator is not None:
+            candidate_lists.check(self.unit, slates, rows, served, referred=self.referred, findings=self.findings)
+        done = 0
+        for (eligible, _, _, size), members in groups.items():
+            group = np.array(members, np.intp)
+            context = self.referred.context(int(slates.slots["context_id"][slates.first[group[0]]]))
+            try:
+                with np.errstate(all="ignore"):
+                    done += self._group(slates, group, served, eligible, context, size)
+            except UNREADABLE as error:
+                decision = slates.slots["decision_id"][slates.first[group[0]]]
+                self.findings.error(CHECK, f"decision {decision}", f"it cannot be derived again: {error}")
+        return done
+
+    def _group(
+        self, slates: StoredSlates, group: Index, served: VersionDistribution, eligible: int,
+        context: Mapping[str, object], size: int,
+    ) -> int:  # fmt: skip
+        arms = self.referred.eligible(eligible)
+        if arms is None:
+            return 0
+        revision = int(slates.slots["catalogue_revision"][slates.first[group[0]]])
+        case = served.case(eligible, arms[0], context, keys=arms[1], revision=revision)
+        group = group[np.isin(slates.per_slot("arm_id", group, size), case.arms).all(axis=1)]
+        if len(group):
+            stored, its = Stored(slates, group, size), f"the belief of {self.version.reference}"
+            if served.generator is not None:
+                stored.seeds = ranking_seeds(stored.seeds)
+            if case.rankers is None:
+                derived = _derive(case, stored, size)
+            else:
+                teams, readable = _stored_teams(self.unit, stored, size)
+                for key in stored.ids[~readable].tolist():
+                    self.findings.error(CHECK, f"decision {key}", "it does not say which ranker picked each slot")
+                derived = _derive_draft(case, TeamDraftSampler(case.rankers, size), stored, teams)
+            stored.compare(derived, of=its, findings=self.findings)
+        return len(group)
+
+
+def _derive(case: EligibleDistribution, stored: Stored, size: int) -> Derived:
+    places = np.searchsorted(case.arms, stored.arms)
+    score = case.noiseless(places).astype(np.float64)
+    draw = slate_draws.draw(case.scores, size=size, floor=case.floor, seeds=stored.seeds, decisions=stored.ids)
+    redrawn = (draw.slates != places).any(axis=1)
+    propensity, marginal, minimum = draw.propensity, draw.marginal, draw.minimum
+    if size > 1 or case.scores.samples:
+        minimum[redrawn] = stored.min_propensity[redrawn]
+    for rows, scores in _by_scores(case.scores, stored, np.flatnonzero(redrawn)):
+        propensity[rows] = slate.conditionals(scores, places[rows], floor=case.floor)
+        table = slate.marginals(scores, size=size, floor=case.floor)
+        marginal[rows] = table[np.arange(size), places[rows]]
+    return Derived(redrawn, propensity, marginal, minimum, score)
+
+
+def _stored_teams(unit: Unit, stored: Stored, size: int) -> tuple[Index, Flags]:
+    """The teams of slates that two rankers drafted, (n, size), and which of these are readable, (n,); those of others
+    are 0."""
+    by_decision = team_drafts.find(unit, stored.ids.tolist())
+    texts = [by_decision.get(key, "") for key in stored.ids.tolist()]
+    readable = np.array([len(text) == size and set(text) <= set(TEAMS) for text in texts], np.bool_)
+    teams = np.zeros((len(texts), size), np.intp)
+    for row in np.flatnonzero(readable).tolist():
+        teams[row] = [TEAMS.index(letter) for letter in texts[row]]
+    return teams, readable
+
+
+def _derive_draft(case: EligibleDistribution, sampler: TeamDraftSampler, stored: Stored, teams: Index) -> Derived:
+    """Slates and teams drawn again, and the propensities of the stored ones given their teams."""
+    places, drawn = np.searchsorted(case.arms, stored.arms), sampler.draw(seeds=stored.seeds, decisions=stored.ids)
+    redrawn = (drawn.slates != places).any(axis=1) | (drawn.teams != teams).any(axis=1)
+    minimum = np.where(redrawn[:, None], stored.min_propensity, drawn.minimum)
+    score = case.noiseless(places).astype(np.float64)
+    return Derived(redrawn, sampler.conditionals(places, teams), drawn.marginal, minimum, score)
+
+
+def _by_scores(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[Index, Scores]]:
+    """Rows that were drawn from the same scores: all, or each from the samples of its own."""
+    if scores.samples:
+        for row in rows.tolist():
+            yield np.array([row]), scores.of_decision(int(stored.seeds[row]), int(stored.ids[row]))
+    elif rows.size:
+        yield rows, scores

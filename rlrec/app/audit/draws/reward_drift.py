@@ -1,0 +1,118 @@
+"""Whether rewards drift: the mean reward of an arm, and of a policy as a whole, and since which decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rlrec.app.audit.integrity.findings import Findings
+from rlrec.app.log import reward_log
+from rlrec.arrays import Array, Ids, distinct, run_starts
+from rlrec.policy.beliefs.drift import Adwin, Change
+from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.records import Version
+from rlrec.store import Unit
+from rlrec.store.log import decisions, reader
+from rlrec.store.log.reader import Batch
+from rlrec.store.policies import arms
+from rlrec.times import written
+
+DRIFT = "drift"
+# Of ADWIN, for all streams of a policy together. Independent values would do with 0.002; users have several visits.
+DELTA = 1e-4
+RECENT = 50_000  # decisions in which `recent` looks
+ALL_ARMS = "policy"  # the stream of all arms
+
+
+class RewardDrift:
+    """The rewards of a policy at position 1, by arm and all together, each stream watched by ADWIN.
+    Rewards of a visit hang together: it gives a stream one value, their mean, dated by its first decision. A visit that
+    goes on in another batch gives one more.
+    Lower positions are left out: which ones an arm gets depends on what the policy learned, and so would its mean. The
+    mean of the whole policy changes as it learns, and with contexts so does that of an arm: that is no warning."""
+
+    def __init__(self, unit: Unit, version: Version, names: Mapping[int, str]) -> None:
+        self.unit, self.version, self.names = unit, version, names
+        self._delta = DELTA / (1 + len(names))
+        self._streams: dict[int | str, Adwin] = {}
+        self.newest: dict[int | str, Change] = {}
+
+    def take(self, batch: Batch) -> None:
+        slots, definition = batch.slots, self.version.reward
+        counts = reward_log.mature(slots, definition, now=self.unit.now) & ~slots["imported"] & ~slots["censored"]
+        slots_at_top = reward_log.with_rewards(batch, definition).take(counts & (slots["position"] == 1))
+        if not len(slots_at_top):
+            return
+        arm, decision = slots_at_top.slots["arm_id"], slots_at_top.slots["decision_id"]
+        visit = slots_at_top.slots["session_id"], slots_at_top.slots["visit"]
+        # one value a visit, and one for each arm of a visit
+        first, reward = _means(slots_at_top.reward, *visit)
+        order = np.argsort(decision[first])
+        self._watch(ALL_ARMS, reward[order], decision[first[order]])
+        first, reward = _means(slots_at_top.reward, arm, *visit)
+        order = np.lexsort([decision[first], arm[first]])
+        for rows in np.split(order, run_starts(arm[first[order]])[1:]):
+            self._watch(int(arm[first[rows[0]]]), reward[rows], decision[first[rows]])
+
+    def _watch(self, stream: int | str, rewards: Array, decision: Ids) -> None:
+        if stream not in self._streams:
+            self._streams[stream] = Adwin(delta=self._delta)
+        if changes := self._streams[stream].take(rewards, marks=decision):
+            self.newest[stream] = changes[-1]
+
+    def finish(self, findings: Findings) -> None:
+        at = self._times()
+        subject = f"policy {self.version.policy.name}"
+        for stream, change in self.newest.items():
+            detail = (
+                f"the mean reward at position 1 went from {change.before:.4g} to {change.after:.4g} at about decision "
+                f"{change.start} of {written(at[change.start])}; ADWIN noticed it at decision {change.alarm}"
+            )
+            if stream == ALL_ARMS:
+                findings.add(DRIFT, "info", subject, f"{detail}; a policy that learns causes that, too")
+            else:
+                severity, more = self._judged()
+                findings.add(DRIFT, severity, f"{subject} arm {self.names.get(int(stream), stream)}", detail + more)
+
+    def _judged(self) -> tuple[str, str]:
+        """How grave the drift of an arm is, and what to say of it."""
+        if self.version.contextual:
+            return "info", "; a policy that learns from contexts shows it to others by and by"
+        if Forgetting.of(self.version.policy.params):
+            return "info", "; the policy forgets what came before"
+        return "warning", "; beliefs still count what came before"
+
+    def newest_changes(self) -> dict[int | str, dict[str, Any]]:
+        """The newest change of each stream that has one."""
+        at = self._times()
+        return {
+            stream: {
+                "decision_id": change.start, "at": written(at[change.start]), "noticed": change.alarm,
+                "before": change.before, "after": change.after,
+            }
+            for stream, change in self.newest.items()
+        }  # fmt: skip
+
+    def _times(self) -> dict[int, int]:
+        starts = {change.start for change in self.newest.values()}
+        return {number: decision.at for number, decision in decisions.find(self.unit, starts).items()}
+
+
+def _means(rewards: Array, *columns: Ids) -> tuple[Ids, Array]:
+    """The first row of each kind of row, (m,), and the mean reward of its rows. columns (n,): those that tell kinds."""
+    first, kind = distinct(*columns)
+    return first, np.bincount(kind, weights=rewards) / np.bincount(kind)
+
+
+def recent(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
+    """The newest change of mean reward among the last 50,000 decisions of a policy: under "policy" and by arm id.
+    A stream without one is left out. Each: `decision_id` and `at` of the first decision after the change (an estimate),
+    `noticed` (the decision that gave it away), and the means `before` and `after`."""
+    policy_id = version.policy.id
+    drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.every(unit)})
+    first, last = decisions.nth_newest(unit, policy_id, RECENT), reader.last_id(unit, policy_id)
+    for batch in reader.ranges(unit, policy_id, first=first, last=last):
+        drift.take(batch)
+    return drift.newest_changes()

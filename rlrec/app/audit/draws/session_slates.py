@@ -1,0 +1,110 @@
+"""Slates of kinds that read the session state, derived again from the state that each decision stored."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlrec.app.audit.draws.stored_slates import CHECK, Derived, Referred, Stored, StoredSlates
+from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
+from rlrec.app.distributions.trained import EligibleGroup, Trained
+from rlrec.arrays import Array, Flags, Index
+from rlrec.policy.contexts.encoder import Encoded
+from rlrec.policy.gradients.history import REMEMBERED, History, sound, unpack
+from rlrec.policy.slates import slate_draws
+from rlrec.records import Version
+from rlrec.store import Unit
+from rlrec.store.upkeep import audit
+
+PORTION = 5_000  # decisions whose histories are held at once
+
+
+class SessionSlates:
+    """The decisions that one version drew, each from a distribution of its own."""
+
+    def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
+        self.unit, self.version, self.findings = unit, version, findings
+        self.trained = Trained(unit, version)
+        self.referred = Referred(unit, findings, reads=self.trained.policy.reads)
+
+    def check(self, slates: StoredSlates) -> int:
+        sets = map(self.referred.eligible, slates.per_decision("eligible_id").tolist())
+        readable = np.array([arms is not None and len(arms[0]) > 0 for arms in sets], np.bool_)
+        slates, done = slates.take(readable), 0
+        for start in range(0, len(slates), PORTION):
+            rows = np.zeros(len(slates), np.bool_)
+            rows[start : start + PORTION] = True
+            with np.errstate(all="ignore"):
+                done += self._portion(slates.take(rows))
+        return done
+
+    def _portion(self, slates: StoredSlates) -> int:
+        possible, histories = self._histories(slates)
+        slates = slates.take(possible)
+        if not len(slates):
+            return 0
+        revision = slates.per_decision("catalogue_revision")
+        state = self.trained.states(self._contexts(slates), histories, revision)
+        cases = self.trained.cases(state, slates.per_decision("eligible_id"), revision)
+        return sum(self._case(slates, case) for case in cases)
+
+    def _contexts(self, slates: StoredSlates) -> Encoded:
+        ids, which = np.unique(slates.per_decision("context_id"), return_inverse=True)
+        self.referred.read(ids)
+        return self.trained.encoded([self.referred.context(key) for key in ids.tolist()])[which.reshape(-1)]
+
+    def _histories(self, slates: StoredSlates) -> tuple[Flags, History]:
+        """Which slates have a history that can be, and these histories."""
+        stored = audit.visit_histories(self.unit, slates.per_decision("decision_id").tolist())
+        sound_rows = stored["recorded"] & sound(stored["history"].tolist(), stored["step"])
+        self._refuse(stored["decision_id"][~stored["recorded"]], "is missing")
+        self._refuse(stored["decision_id"][stored["recorded"] & ~sound_rows], "cannot be unpacked")
+        past = unpack(stored["history"][sound_rows].tolist(), stored["step"][sound_rows])
+        possible = _possible(past)
+        self._refuse(stored["decision_id"][sound_rows][~possible], "cannot be")
+        readable = sound_rows.copy()
+        readable[sound_rows] = possible
+        return readable, past.take(possible)
+
+    def _refuse(self, decision_ids: Index, why: str) -> None:
+        for key in decision_ids.tolist():
+            self.findings.error(
+                CHECK, f"decision {key}", f"it cannot be derived again: what it knew of its visit {why}"
+            )
+
+    def _case(self, slates: StoredSlates, case: EligibleGroup) -> int:
+        size = slates.per_decision("size")[case.rows]
+        done = 0
+        for length in np.unique(size).tolist():
+            rows = np.flatnonzero(size == length)
+            rows = rows[np.isin(slates.per_slot("arm_id", case.rows[rows], length), case.arms).all(axis=1)]
+            if not len(rows):
+                continue
+            stored = Stored(slates, case.rows[rows], length)
+            try:
+                derived = self._derive(case.score[rows], stored, np.searchsorted(case.arms, stored.arms))
+            except UNREADABLE as error:
+                self.findings.error(CHECK, f"decision {stored.ids[0]}", f"it cannot be derived again: {error}")
+                continue
+            its = f"the weights of {self.version.reference} and the history"
+            stored.compare(derived, of=its, findings=self.findings)
+            done += len(rows)
+        return done
+
+    def _derive(self, score: Array, stored: Stored, places: Index) -> Derived:
+        floor, size = self.trained.policy.exploration, places.shape[1]
+        logits = score / self.trained.policy.temperature
+        draw = slate_draws.draw_each(logits, size=size, floor=floor, seeds=stored.seeds, decisions=stored.ids)
+        logged = slate_draws.log_each(logits, places, floor=floor)
+        redrawn, of_shown = (draw.slates != places).any(axis=1), np.take_along_axis(score, places, axis=1)
+        return Derived(redrawn, logged.propensity, logged.marginal, logged.minimum, of_shown)
+
+
+def _possible(past: History) -> Flags:
+    """Which histories say nothing that no visit can have had, (n,)."""
+    wrong = (past.ago < 1) | (past.ago > past.step[past.rows]) | (past.arm < 1) | ~np.isfinite(past.earned)
+    entries = np.diff(past.start)
+    return (
+        (np.bincount(past.rows, weights=wrong, minlength=len(past)) == 0)
+        & (np.minimum(past.shown, REMEMBERED) == entries)
+        & (past.gap_s >= 0) & np.isfinite(past.reward)
+    )  # fmt: skip

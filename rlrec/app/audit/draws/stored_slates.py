@@ -1,0 +1,144 @@
+"""Slates as they are stored, beside the same derived again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
+from rlrec.arrays import Array, Flags, Ids, Index, offsets, piece_rows, run_starts, take
+from rlrec.policy.beliefs.base import EVERYTHING
+from rlrec.policy.contexts.fields import value_of
+from rlrec.policy.slates import slate_draws
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import contents
+from rlrec.store.policies import arms
+
+CHECK, DRAWS = "propensities", "draws"
+ABSOLUTE, RELATIVE = 1e-9, 1e-6  # a propensity computed another way may differ by either
+
+
+@dataclass(frozen=True, eq=False)
+class StoredSlates:
+    """Decisions with all slots of their slates: columns of `audit`, and the row of each one's first slot, (n,)."""
+
+    slots: Columns
+    first: Index
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def per_decision(self, name: str) -> npt.NDArray[Any]:
+        return self.slots[name][self.first]
+
+    def per_slot(self, name: str, slates: Index, size: int) -> npt.NDArray[Any]:
+        """A slot's column of some slates of one length, (slates, size)."""
+        return self.slots[name][self.first[slates][:, None] + np.arange(size)]
+
+    def take(self, chosen: Flags) -> StoredSlates:
+        size = self.per_decision("size")[chosen]
+        rows = piece_rows(self.first[chosen], size)
+        return StoredSlates(take(self.slots, rows), offsets(size)[:-1])
+
+
+def complete(slots: Columns) -> StoredSlates:
+    """The slates that have all their slots; the others are findings of `dangling`."""
+    ids = slots["decision_id"]
+    first = run_starts(ids)
+    length = np.diff(np.r_[first, len(ids)])
+    full = (length == slots["size"][first]) & (slots["position"][first + length - 1] == length)
+    return StoredSlates(slots, first).take(full)
+
+
+class Referred:
+    """The contexts and eligible sets that decisions refer to. reads: the fields of contexts that matter."""
+
+    def __init__(self, unit: Unit, findings: Findings, *, reads: Sequence[str]) -> None:
+        self.unit, self.findings, self.reads = unit, findings, reads
+        self._sets: dict[int, tuple[Ids, dict[int, str]] | None] = {}
+        self._contexts: dict[int, dict[str, object]] = {}
+
+    def read(self, context_ids: Ids) -> None:
+        """Contexts that will be asked for; one that cannot be read counts as empty."""
+        if not self.reads:
+            return
+        for key, body in contents.context_bodies(self.unit, set(context_ids.tolist())).items():
+            try:
+                context = json.loads(body)
+                names = context if self.reads == EVERYTHING else self.reads
+                self._contexts[key] = {name: value_of(context, name) for name in names}
+            except UNREADABLE:
+                self.findings.error(CHECK, f"context {key}", "it cannot be read")
+
+    def context(self, key: int) -> Mapping[str, object]:
+        return self._contexts.get(key, {})
+
+    def eligible(self, key: int) -> tuple[Ids, dict[int, str]] | None:
+        """Arms and their keys; None where a set cannot be read, which is a finding of `dangling`."""
+        if key not in self._sets:
+            if len(self._sets) > 1_000:
+                self._sets.clear()
+            try:
+                ids = contents.eligible_arms(self.unit, [key])[key]
+                names = arms.keys(self.unit, ids)
+                self._sets[key] = (np.array(ids, np.int64), names) if len(names) == len(set(ids)) else None
+            except UNREADABLE:
+                self._sets[key] = None
+        return self._sets[key]
+
+
+class Stored:
+    """Stored slates of one length: (n,), and (n, size) of their slots."""
+
+    def __init__(self, slates: StoredSlates, group: Index, size: int) -> None:
+        self.ids: Ids = slates.slots["decision_id"][slates.first[group]]
+        self.seeds = slates.slots["seed"][slates.first[group]].view(np.uint64)
+        self.log: Array = slates.slots["log_propensity"][slates.first[group]]
+        self.arms: Ids = slates.per_slot("arm_id", group, size)
+        self.propensity: Array = slates.per_slot("propensity", group, size)
+        self.marginal: Array = slates.per_slot("marginal", group, size)
+        self.min_propensity: Array = slates.per_slot("min_propensity", group, size)
+        self.score: Array = slates.per_slot("score", group, size)
+
+    def compare(self, derived: Derived, *, of: str, findings: Findings) -> None:
+        """Add a finding for every slate that differs from what was derived. of: what it was derived from."""
+        for row in np.flatnonzero(derived.redrawn).tolist():
+            findings.error(DRAWS, f"decision {self.ids[row]}", f"its seed draws another slate from {of}")
+        details: dict[int, list[str]] = {}
+        for name in ("propensity", "marginal", "min_propensity", "score"):
+            its, other = getattr(self, name), getattr(derived, name)
+            # a marginal without a closed form, and an infinite score, are stored as none
+            wrong = ~near(its, other) & ~(np.isnan(its) & (np.isnan(other) | (other <= 0)))
+            for row, column in np.argwhere(wrong).tolist():
+                values = f"{its[row, column]:.12g}, not {other[row, column]:.12g}"
+                details.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
+        joint = np.log(np.maximum(derived.propensity, slate_draws.SMALLEST)).sum(axis=1)
+        for row in np.flatnonzero(~near(np.exp(self.log), np.exp(joint))).tolist():
+            details.setdefault(row, []).append(f"log_propensity is {self.log[row]:.12g}, not {joint[row]:.12g}")
+        for row, what in sorted(details.items()):
+            findings.error(CHECK, f"decision {self.ids[row]}", f"from {of}: {'; '.join(what)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """The figures of `Stored`, derived again, (n, size); score: NaN where there is none. redrawn (n,): the seed gives
+    another slate.
+    Where the seed gives another slate of several positions, their smallest probabilities are taken as stored."""
+
+    redrawn: Flags
+    propensity: Array
+    marginal: Array
+    min_propensity: Array
+    score: Array
+
+
+def near(stored: Array, derived: Array) -> Flags:
+    """Which probabilities agree within the precision of doubles."""
+    distance = np.abs(stored - derived)
+    return (distance <= ABSOLUTE) | (distance <= RELATIVE * np.abs(derived))

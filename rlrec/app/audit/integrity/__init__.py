@@ -1,0 +1,1 @@
+"""Rows, references, times and beliefs."""

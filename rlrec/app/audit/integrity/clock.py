@@ -1,0 +1,82 @@
+"""Time: whether the log lies ahead of the database's clock, where nothing matures until that has caught up."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from rlrec.app.audit.integrity.findings import Findings, row_subject
+from rlrec.errors import CheckFailed, InputError, quantity
+from rlrec.store import Store, Unit
+from rlrec.store.log import decisions, settings
+from rlrec.times import DAY_US, written
+
+CHECK = "clock"
+MINUTE_US = 60_000_000
+
+
+# How many decisions were put back, and by how many seconds; how many times of other rows.
+Repair = TypedDict("Repair", {"decisions": int, "seconds": float, "other_times": int})
+
+
+def check(unit: Unit, *, findings: Findings) -> None:
+    """An error where the newest decision lies more than a day ahead, a warning from a minute on."""
+    ahead = decisions.ahead(unit)
+    if ahead.by > MINUTE_US:
+        findings.add(
+            CHECK, _severity(ahead.by), "store",
+            f"{quantity(ahead.decisions, 'decision')} ahead of the database's clock, the newest at "
+            f"{written(ahead.newest)}: until then time stands still and nothing matures; "
+            "see `rlrec doctor --repair-clock`",
+        )  # fmt: skip
+
+
+def check_rows(unit: Unit, *, findings: Findings) -> None:
+    """The same of all other rows that lie behind the newest decision."""
+    from rlrec.store.upkeep import audit  # with all tables, which `recommend` under --now does without
+
+    now = unit.clock()
+    for column, key, at in audit.rows_ahead(unit, after=max(now + MINUTE_US, decisions.newest(unit) or 0)):
+        detail = f"{column.name} of its {column.table.name} row, {written(at)}, lies ahead of the database's clock"
+        findings.add(CHECK, _severity(at - now), row_subject(column.table.name, key), detail)
+
+
+def _severity(ahead_us: int) -> str:
+    return "error" if ahead_us > DAY_US else "warning"
+
+
+def refuse_far_ahead(store: Store) -> None:
+    """Refuse a clock before decisions are drawn, as the store does when they are stored; a notice where the first
+    decision lies far ahead."""
+    if store.now is None:
+        return
+    with store.read() as unit:
+        newest = decisions.newest(unit)
+        store.refuse_far_ahead(unit, newest)
+        if newest is None and store.now > unit.clock() + DAY_US:
+            store.notice(
+                f"the first decision lies far ahead of the database's clock: the store's time is {written(store.now)}"
+            )
+
+
+def repair(store: Store) -> Repair:
+    """Put decisions that lie ahead of the database's clock back, up to now. Raises CheckFailed where they span more
+    time than has passed since the decisions before them."""
+    if store.now is not None:
+        raise InputError("--repair-clock goes by the database's clock", hint="leave out --now and RLREC_NOW")
+
+    def work(unit: Unit) -> Repair:
+        ahead = decisions.ahead(unit)
+        if ahead.before is not None and ahead.first - ahead.by < ahead.before:
+            ready = ahead.before + ahead.newest - ahead.first
+            raise CheckFailed(
+                "the decisions ahead of the clock span more time than has passed since those before them",
+                hint=f"repeat the repair after {written(ready)}",
+            )
+        unit.now = ahead.clock
+        others = decisions.put_back(unit, ahead)
+        repaired = Repair(decisions=ahead.decisions, seconds=ahead.by / 1e6, other_times=others)
+        if ahead.decisions or others:
+            settings.add_run(unit, "doctor --repair-clock", repaired)
+        return repaired
+
+    return store.write(work)

@@ -1,0 +1,42 @@
+"""Live versions that callers do not get, since a route or an experiment serves another version of the policy."""
+
+from __future__ import annotations
+
+from rlrec.app.audit.integrity.findings import Findings
+from rlrec.store import Unit
+from rlrec.store.database.unit import StoredRows
+from rlrec.store.policies import experiments, policies, routes
+
+CHECK = "live"
+
+
+def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
+    """Find routes and running experiments that serve another version than the live one, and routes that an earlier
+    release pinned at the end of a ramp. policy: those of this one alone, and routes to what its variants learned."""
+    names = {each.name for each in policies.all_policies(unit)}
+    live = StoredRows("policy", ((each[0].policy.id, each[0]) for each in policies.live(unit, names).values()))
+    for change in routes.every(unit):
+        now = live[live[change.policy_id].policy.base_id or change.policy_id]
+        stale = change.number is not None and change.command.startswith("experiment stop ")
+        learned, follows = now.policy.id != change.policy_id, change.version_id in (None, now.id) and not stale
+        named = now.policy.name == policy if learned else not follows and policy in (None, now.policy.name)
+        if named and not change.running:
+            mend = f"`rlrec route set {change.route} --to {now.policy.name}` lets it follow {now.reference}"
+            detail = f"serves {change.reference}, whichever version is live: {mend}"
+            findings.add(CHECK, "warning" if stale else "info", f"route {change.route}", detail)
+    for experiment in experiments.every(unit):
+        versions = [live[variant.policy_id] for variant in experiment.variants if experiment.status == "running"]
+        for base_id in {version.policy.base_id for version in versions if version.policy.base_id is not None}:
+            now, copies = live[base_id], [version for version in versions if version.policy.base_id == base_id]
+            if now.id not in {version.parent_id for version in copies} and policy in (None, now.policy.name):
+                served = " and ".join(f"{now.policy.name}@{version.number}" for version in copies)
+                mend = f"`rlrec experiment stop {experiment.name}` ends it"
+                detail = f"serves {served}, and nobody there gets {now.reference}, which is live: {mend}"
+                findings.add(CHECK, "info", f"experiment {experiment.name}", detail)
+
+
+def lines(unit: Unit, policy: str) -> list[str]:
+    """A line for each route and experiment that goes by the live version of a policy."""
+    findings = Findings()
+    check(unit, findings=findings, policy=policy)
+    return [f"{finding.subject} {finding.detail}" for finding in findings.listed()]

@@ -1,0 +1,137 @@
+"""Rewards that stopped coming, and slots that should have entered a belief by now."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from math import lgamma, log, sqrt
+
+import numpy as np
+
+from rlrec.app.audit.integrity.findings import Findings
+from rlrec.arrays import Array, Ids
+from rlrec.errors import quantity
+from rlrec.records import StoredPolicy, Version
+from rlrec.store import Unit
+from rlrec.store.log.reader import Batch
+from rlrec.store.upkeep import audit
+from rlrec.times import written
+
+OUTAGE, WAITING, ROUNDED = "reward-outage", "waiting", "rounded"
+SILENT = 200  # decisions without a weighed event whose event was due, at least
+IMPROBABLE = 1e-6
+LEARNED = 20_000  # rewarded decisions that the pattern is learned from, at least where there are as many
+MOST = 1_000_000  # decisions that are remembered for it
+NEVER = np.iinfo(np.int64).max
+
+
+class Outage:
+    """The silence of one policy since the last decision that got a weighed event, against how events came before.
+    Of each decision it knows when the first one was received, which may be long after it happened."""
+
+    def __init__(self, version: Version, *, now: int) -> None:
+        self.version = version
+        self.now = now
+        self._rewarded = self._decided = 0
+        # how many are rewarded; decision, when it was made, when its event was received
+        self._batches: deque[tuple[int, Ids, Ids, Ids]] = deque()
+        self._weighed = {kind for kind, weight in version.reward.weights.items() if weight}
+
+    def take(self, batch: Batch) -> None:
+        drawn, events = ~batch.slots["imported"], batch.events
+        ids, first = np.unique(batch.slots["decision_id"][drawn], return_index=True)
+        if not len(ids):
+            return
+        counts = np.array([kind in self._weighed for kind in events["kind"].tolist()], np.bool_)
+        counts &= (events["age_us"] <= self.version.reward.window_us) & np.isin(events["decision_id"], ids)
+        came = np.full(len(ids), NEVER)
+        np.minimum.at(came, np.searchsorted(ids, events["decision_id"][counts]), events["received_at"][counts])
+        rewarded = int(np.count_nonzero(came < NEVER))
+        self._batches.append((rewarded, ids, batch.slots["at"][drawn][first], came))
+        self._rewarded += rewarded
+        self._decided += len(ids)
+        while self._batches and self._more():
+            gone = self._batches.popleft()
+            self._rewarded, self._decided = self._rewarded - gone[0], self._decided - len(gone[1])
+
+    def _more(self) -> bool:
+        """Whether the oldest batch is more than the pattern needs; the last rewarded decision always stays."""
+        left = self._rewarded - self._batches[0][0]
+        return self._rewarded == 0 or left >= LEARNED or (left > 0 and self._decided > MOST)
+
+    def finish(self, findings: Findings) -> None:
+        if not self._rewarded:
+            return
+        ids, at, came = (np.concatenate([batch[column] for batch in self._batches]) for column in (1, 2, 3))
+        last = int(np.flatnonzero(came < NEVER)[-1])
+        old = np.flatnonzero(self.now - at[: last + 1] > self.version.reward.window_us)
+        delays = np.sort((came - at)[old[came[old] < NEVER]])
+        due = np.searchsorted(delays, self.now - at[last + 1 :], side="right") / (len(delays) + 1)
+        if due.sum() < SILENT or not paused(at, np.sort(came[came < NEVER])):
+            return
+        if (chance := silence(due, rewarded=len(delays), of=len(old))) < IMPROBABLE:
+            findings.warning(
+                OUTAGE,
+                f"policy {self.version.policy.name}",
+                f"no event that reward {self.version.reward.name} weighs came to the last "
+                f"{quantity(len(due), 'decision')}, since decision {ids[last]} of {written(int(at[last]))}; "
+                f"{len(delays)} of {len(old)} before had one, "
+                f"{due.mean():.0%} of them in the time that has passed by now: chance {chance:.1g}",
+            )
+
+
+def paused(at: Ids, received: Ids) -> bool:
+    """Whether twice as many decisions were served since the last event was received as in a usual pause: where feedback
+    is delivered once a night, a day without any is none. at (n,), received (m,), ascending.
+    Usual: nine in ten decisions were served in a pause of at most so many."""
+    pauses = np.bincount(np.searchsorted(received, at, side="right"), minlength=len(received) + 1)
+    before = np.sort(pauses[:-1])
+    usual = before[np.searchsorted(before.cumsum(), 0.9 * before.sum())] if before.any() else 0
+    return bool(pauses[-1] >= 2 * usual)
+
+
+def silence(due: Array, *, rewarded: int, of: int) -> float:
+    """The chance that no decision has had its event, where each has it by now with probability due (n,) times the rate.
+    `rewarded` of `of` had one before, so the rate is uncertain: Beta, from a uniform prior. The integral is taken over
+    the logit of the rate, where the integrand has one peak, between those of its two factors."""
+    a, b = 1.0 + rewarded, 1.0 + of - rewarded
+    level, count = np.unique(np.floor(due * 256) / 256, return_counts=True)
+    width = 12 / sqrt(min(a, b))
+    logit = np.linspace(log(a / (b + due.sum())) - width, log(a / b) + width, 4_001)
+    rate = 1 / (1 + np.exp(-logit))
+    exponent = a * np.log(rate) + b * np.log1p(-rate) + count @ np.log1p(-level[:, None] * rate)
+    exponent -= lgamma(a) + lgamma(b) - lgamma(a + b)
+    return float(np.exp(exponent).sum() * (logit[1] - logit[0]))
+
+
+def overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings) -> None:
+    """Slots whose window is over wait for `settle`."""
+    for version in versions:
+        if not version.learning or version.entered_to is None:
+            continue
+        before = unit.now - version.reward.window_us
+        count, since = audit.overdue(unit, version.policy.id, first=version.entered_to + 1, before=before)
+        if count and since is not None:
+            waiting = f"waiting to enter the belief since {written(since)}: {quantity(count, 'slot')}"
+            detail = f"version {version.number}: {waiting}; run `rlrec settle`"
+            findings.warning(WAITING, f"policy {version.policy.name}", detail)
+
+
+class Rounded:
+    """Slots of one policy whose propensity rounded to 0 and was stored as the smallest number above it."""
+
+    def __init__(self, policy: StoredPolicy) -> None:
+        self.policy = policy
+        self.count = self.first = 0
+
+    def take(self, batch: Batch) -> None:
+        rows = batch.slots["rounded"]
+        if rows.any():
+            self.first = self.first or int(batch.slots["decision_id"][rows].min())
+            self.count += int(np.count_nonzero(rows))
+
+    def finish(self, findings: Findings) -> None:
+        if self.count:
+            slots = quantity(self.count, "slot")
+            detail = f"{slots} with a propensity that rounded to 0, the first in decision {self.first}"
+            findings.warning(ROUNDED, f"policy {self.policy.name}", detail)

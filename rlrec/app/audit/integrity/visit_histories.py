@@ -1,0 +1,88 @@
+"""The history that each decision stored, against the decisions that came before it in its visit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from rlrec.app.audit.integrity.findings import Findings
+from rlrec.app.inputs import canonical
+from rlrec.app.serving import recent_slots
+from rlrec.app.serving.open_sessions import COUNT, RECENT
+from rlrec.app.serving.recent_slots import SLOT_BYTES
+from rlrec.arrays import run_starts, take
+from rlrec.policy.gradients import history
+from rlrec.policy.gradients.history import REMEMBERED
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import reader
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import arms
+from rlrec.store.upkeep import audit
+
+CHECK = "history"
+COLUMNS = ("visit", "step", "at", "arm_id", "recorded", "history")
+SIZE = 20_000  # decisions in a batch, each with up to 0.8 kB
+MOST = 100  # findings a batch
+
+
+def check(unit: Unit, *, findings: Findings) -> None:
+    """Compare what decisions made here, and visits that go on, remember with the slots before them. Rewards are left
+    out: events may have been lost since."""
+    keys = {arm.id: canonical.text(arm.key) for arm in arms.every(unit)}
+    for batch in reader.batches(unit, Selection(imported=False), size=SIZE, columns=COLUMNS):
+        order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
+        slots = take(batch.slots, order)
+        for decision in wrong(slots)[:MOST]:
+            findings.error(CHECK, f"decision {decision}", "what it remembers is not what its visit showed before it")
+        for session, visit in _wrong_visits(unit, slots, keys)[:MOST]:
+            detail = "what its next decision would remember is not what it has shown"
+            findings.error(CHECK, f"session id {session} visit {visit}", detail)
+
+
+def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[tuple[int, int]]:
+    """The visits that go on, by session and number, whose packed history or recent arms are not their last slots."""
+    begins = run_starts(slots["session_id"], slots["visit"])
+    if not len(begins):
+        return []
+    sessions, numbers = slots["session_id"][begins].tolist(), slots["visit"][begins].tolist()
+    ends = np.append(begins[1:], len(slots["visit"]))
+    steps = slots["step"][ends - 1] + 1
+    bounds = zip(begins.tolist(), ends.tolist(), steps.tolist(), strict=True)
+    rows = dict(zip(zip(sessions, numbers, strict=True), bounds, strict=True))
+    packed = recent_slots.pack(slots["decision_id"], slots["step"], slots["position"], slots["arm_id"]).tobytes()
+    names = [keys.get(arm, "") for arm in slots["arm_id"].tolist()]
+    wrong = []
+    for session, number, steps_of_visit, recent, remembered in audit.open_visits(unit, min(sessions), max(sessions)):
+        begin, end, last = rows.get((session, number), (0, 0, None))
+        if last != steps_of_visit:
+            continue  # imported decisions are not compared
+        first = begin if end - begin <= REMEMBERED else end - REMEMBERED
+        history_bytes = (end - begin).to_bytes(COUNT, "little") + packed[first * SLOT_BYTES : end * SLOT_BYTES]
+        if remembered != history_bytes or recent != f"[{','.join(names[max(begin, end - RECENT) : end])}]":
+            wrong.append((session, number))
+    return wrong
+
+
+def wrong(slots: Columns) -> list[int]:
+    """The decisions whose remembered slots are not the last ones before them; slots in order of the visit."""
+    first = run_starts(slots["decision_id"])
+    visit = run_starts(slots["session_id"], slots["visit"])
+    begins = visit[np.searchsorted(visit, first, side="right") - 1]
+    recorded, step = slots["recorded"][first], slots["step"][first]
+    first, begins, step = first[recorded], begins[recorded], step[recorded]
+    blobs = slots["history"][first].tolist()
+    sound = history.sound(blobs, step)
+    past = history.unpack([blob if good else b"" for blob, good in zip(blobs, sound.tolist(), strict=True)], step)
+    before = first - begins
+    count = np.diff(past.start)
+    sound &= (past.shown == before) & (count == np.minimum(before, REMEMBERED))
+    previous = slots["at"][np.maximum(first - 1, 0)]
+    gap_us = np.where(step > 0, slots["at"][first] - previous, 0)
+    sound &= np.abs(past.gap_s * 1e6 - gap_us) < 1
+    rows = past.rows
+    row = np.maximum(first[rows] - past.start[rows + 1] + np.arange(len(rows)), 0)
+    same = (slots["arm_id"][row] == past.arm) & (step[rows] - slots["step"][row] == past.ago)
+    sound &= np.bincount(rows[~same], minlength=len(first)) == 0
+    return slots["decision_id"][first[~sound]].tolist()

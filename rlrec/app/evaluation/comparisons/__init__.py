@@ -1,0 +1,1 @@
+"""Comparisons of policies and of groups."""

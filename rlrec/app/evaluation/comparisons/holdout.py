@@ -1,0 +1,96 @@
+"""A holdout: a share of an experiment's units that is served uniformly, to compare estimates with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import nan
+from typing import Any
+
+from rlrec import policy as kinds
+from rlrec.app.inputs import canonical
+from rlrec.arrays import finite_or_none
+from rlrec.errors import InputError
+from rlrec.records import Reward
+from rlrec.store import Unit
+from rlrec.store.database.unit import parse
+from rlrec.store.policies import policies
+from rlrec.store.policies.experiments import Experiment
+
+LABEL, KIND = "holdout", "uniform"
+LEAST, MOST = 1e-9, 0.5
+VERDICTS = ("ok", "weak", "insufficient")
+Estimate = Mapping[str, Any]
+
+
+def check(share: float) -> None:
+    """Raises InputError for a share that is next to none, or more than half."""
+    if not LEAST <= share <= MOST:
+        hint = f"it lies between {LEAST:g} and {MOST:g}"
+        raise InputError(f"the uniform holdout is {share:g} of all units", hint=hint)
+
+
+def weight(share: float, others: Sequence[float]) -> float:
+    """The weight that makes it this share of all units, beside variants of these weights."""
+    return sum(others) * share / (1 - share)
+
+
+def add_policy(unit: Unit, experiment: str, reward: Reward) -> int:
+    """The uniform policy of an experiment, made of no other one: its id."""
+    policy_id, _ = policies.create(
+        unit, name=f"{KIND}@{experiment}/{LABEL}", kind=KIND, params=kinds.values(kinds.make(KIND, {})),
+        definition=canonical.text({"experiment": experiment, "variant": LABEL}), status="learning", reward_id=reward.id,
+        entered_to=None if reward.learn == "served" else 0, learned_from={},
+    )  # fmt: skip
+    return policy_id
+
+
+def share(experiment: Experiment) -> float | None:
+    """The share of all units; None without a holdout."""
+    value = parse(experiment.definition, f"experiment {experiment.name}").get(LABEL)
+    return None if value is None else float(value)
+
+
+def compared(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> dict[str, Any] | None:
+    """The mean reward of `uniform` on its own decisions, and its estimate from the log of the other variants.
+
+    Both are means per impression of mature, uncensored decisions, their errors clustered by the unit that was assigned;
+    the p-value is that of Welch's t, an effective unit counting as one. The verdict is the worse of the two."""
+    from rlrec.ope.intervals import comparison
+
+    size = share(experiment)
+    if size is None:
+        return None
+    holdout = next(variant for variant in experiment.variants if variant.label == LABEL)
+    sides = [holdout.id], [variant.id for variant in experiment.variants if variant is not holdout]
+    truth, estimate = (_judged(unit, holdout.policy, ids, experiment.unit, reward, level) for ids in sides)
+    difference = comparison.difference(_mean(estimate), _mean(truth), level=level)
+    return {
+        "label": LABEL, "share": size, **{name: truth[name] for name in ("value", "lower", "upper")},
+        "estimate": estimate["value"], "estimate_lower": estimate["lower"], "estimate_upper": estimate["upper"],
+        "difference": finite_or_none(difference.value), "p_value": finite_or_none(difference.p_value),
+        "verdict": max(truth["verdict"], estimate["verdict"], key=VERDICTS.index),
+        "reasons": list(dict.fromkeys([*truth["reasons"], *estimate["reasons"]])),
+    }  # fmt: skip
+
+
+def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: Reward, level: float) -> Estimate:
+    """The `snips` estimate of a policy on the decisions of some variants: on its own ones, where all weights are 1, the
+    plain mean."""
+    from rlrec.app.evaluation.passes import estimates
+    from rlrec.app.evaluation.passes.request import EmptyLog, Request
+    from rlrec.store.log.reader import Selection
+
+    request = Request(targets=[policy], estimators="snips", level=level, cluster=by, reward=reward.name)
+    try:
+        (row,) = estimates.answer(unit, request, estimates.estimators(request), Selection(variant_ids=list(variants)))
+    except EmptyLog:
+        nothing = dict.fromkeys(("value", "lower", "upper", "std_error"))
+        return {**nothing, "n": 0, "ess": 0.0, "verdict": "insufficient", "reasons": ["no-rows"]}
+    return row.to_json()
+
+
+def _mean(estimate: Estimate) -> Any:
+    from rlrec.ope.intervals.comparison import VariantMean
+
+    value, error = (nan if estimate[name] is None else estimate[name] for name in ("value", "std_error"))
+    return VariantMean(units=int(estimate["ess"]), decisions=estimate["n"], reward=nan, value=value, error=error)

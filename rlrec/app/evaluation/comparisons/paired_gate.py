@@ -1,0 +1,399 @@
+"""The gates of routes and training: whether a candidate earns more than what serves, on visits that did not teach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+from rlrec.app.evaluation.passes import estimates, fold, returns, totals
+from rlrec.app.evaluation.passes.request import EmptyLog, Request
+from rlrec.app.evaluation.passes.returns import ReturnUnit
+from rlrec.app.evaluation.passes.sessions import SessionUnit
+from rlrec.app.evaluation.targets import targets
+from rlrec.app.evaluation.targets.targets import Target
+from rlrec.app.inputs import filters, lookup
+from rlrec.app.log.splits import GATE
+from rlrec.compute import Engine
+from rlrec.directions import gate_against, of_gate
+from rlrec.errors import CheckFailed, InputError
+from rlrec.ope.checks import carry_over, verdicts
+from rlrec.ope.checks.within_cells import alarms
+from rlrec.ope.intervals.differences import Minus, Relative
+from rlrec.ope.units.estimate import Estimate, EstimatorFold
+from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.paired import PairedDifference, compare, gate_alpha
+from rlrec.ope.units.sessions import SUPPORTED, SessionFold
+from rlrec.policy.beliefs.reward import of_slot
+from rlrec.records import Event, Reward
+from rlrec.store import Unit
+from rlrec.store.log import events, selected
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import policies
+
+BY_VISIT, BY_IMPRESSION = "wdr", "dr"
+ENOUGH = 1_000  # decisions of the gate split, to judge by these alone
+LOST = 0.5  # share of the largest reward that the lower bound counts as lost: of what earns it, half as much is shown
+VERDICTS = ("insufficient", "weak", "ok")
+ESTIMATED = "the propensities of its log were not logged, but computed when it was imported"
+UNKNOWN = PairedDifference(
+    value=None, std_error=None, lower=None, upper=None, alpha=0.0, ess=None, clusters=0, verdict=VERDICTS[0], reasons=()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """A reward that must not fall. least: the relative difference that the lower bound must be above."""
+
+    name: str
+    least: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions:
+    """The options of a gate. candidate, current: what it compares, as commands name them; reward: None for the one that
+    the current one learns; log: a filter."""
+
+    candidate: str = ""
+    current: str = ""
+    reward: str | None = None
+    log: str | None = None
+    gamma: float = 1.0
+    guards: Sequence[Guard] = ()
+
+
+# The relative difference of the reward of a guard.
+GuardReport = TypedDict("GuardReport", {
+    "guard": str, "least": float, "estimator": str, "value": float | None, "lower": float | None, "verdict": str,
+    "reasons": list[str], "passed": bool,
+})  # fmt: skip
+# The same difference by whole visits, where slots were judged by themselves.
+VisitsReport = TypedDict("VisitsReport", {
+    "estimator": str, "n": int, "estimate": float | None, "lower": float | None, "upper": float | None,
+    "ess": float | None, "verdict": str, "reasons": list[str], "passed": bool,
+})  # fmt: skip
+# The judgement of a look. candidate: its number in this year; alpha: the probability of error at this look.
+Judgement = TypedDict("Judgement", {
+    "estimator": str, "candidate": int, "alpha": float, "value": float | None, "live_value": float | None,
+    "estimate": float | None, "std_error": float | None, "lower": float | None, "upper": float | None,
+    "ess": float | None, "verdict": str, "reasons": list[str], "visits": VisitsReport | None, "passed": bool,
+})  # fmt: skip
+
+
+class RouteGate(Judgement):
+    """A look of a route's gate. against: what serves; n: impressions or visits that both were judged by;
+    since_decision: the first one, where earlier ones taught the candidate."""
+
+    reward: str
+    against: str
+    n: int
+    guards: list[GuardReport]
+    since_decision: int | None
+
+
+def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
+    """The figures of the candidate. looks: that the gate has had this year. Raises CheckFailed where the log has
+    nothing to judge by."""
+    alpha, selection = gate_alpha(looks + 1), _gate_split(unit, options.log)
+    definitions = {guard.name: _guarded(unit, guard.name) for guard in options.guards}
+    current, _ = lookup.version(unit, options.current)
+    reward = current.reward if options.reward is None else lookup.reward(unit, options.reward)
+    since = None
+    try:
+        selection = unlearned(unit, selection, options.current)
+        gain, visits = _gains(unit, options, selection, reward)
+        if gain.in_sample and (since := _first_unlearned(unit, options.candidate)) is not None:
+            selection = replace(selection, first_id=since)
+            gain, visits = _gains(unit, options, selection, reward)
+        gain_of = {guard.name: _gain(unit, options, selection, definitions[guard.name]) for guard in options.guards}
+    except EmptyLog as error:
+        way_out = (
+            error.hint
+            if since is None
+            else "visits from now on can judge it: let some be served, or begin a ramp (--share 5%)"
+        )
+        raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=way_out) from error
+    figures = judged(gain, visits, looks)
+    guards = [_guard_report(guard, gain_of[guard.name], alpha) for guard in options.guards]
+    return {
+        **figures, "reward": reward.name, "against": options.current, "n": gain.estimates[0].n, "guards": guards,
+        "passed": figures["passed"] and all(guard["passed"] for guard in guards), "since_decision": since,
+    }  # fmt: skip
+
+
+def judged(gain: Gain, visits: Gain | None, looks: int, *, near: bool = False) -> Judgement:
+    """The judgement of a gain, and of the same by whole visits where slots decide. looks: of this year before it; near:
+    whether other visits have shown that the candidate is near what was logged."""
+    alpha = gate_alpha(looks + 1)
+    difference, verdict, reasons = gain.judge(Minus, alpha)
+    of_visits = None if visits is None else _visits_report(visits, alpha, near)
+    candidate, *serving = gain.estimates
+    judgement: Judgement = {
+        "estimator": candidate.estimator, "candidate": looks + 1, "alpha": alpha, "value": candidate.value,
+        "live_value": serving[0].value if serving else candidate.served, "estimate": difference.value,
+        "std_error": difference.std_error, "lower": difference.lower, "upper": difference.upper, "ess": difference.ess,
+        "verdict": verdict, "reasons": reasons, "visits": of_visits, "passed": gain.passes(verdict),
+    }  # fmt: skip
+    judgement["passed"] &= of_gate(judgement) == "more" and (of_visits is None or of_visits["passed"])
+    return judgement
+
+
+def _guarded(unit: Unit, name: str) -> Reward:
+    """The reward of a guard. `return` needs no definition: without one it is the share of visits that are followed by
+    another one of the same user. Raises InputError for another name that nobody defined."""
+    if name == returns.NAME and all(definition.name != name for definition in policies.rewards(unit)):
+        return returns.REWARD
+    return lookup.reward(unit, name)
+
+
+def _gate_split(unit: Unit, log: str | None) -> Selection:
+    """The part of the log that gates judge by. Raises InputError for a filter that names another one."""
+    selection = filters.selection(unit, log)
+    if selection.splits is not None and list(selection.splits) != [GATE]:
+        raise InputError("a gate judges by the split that no training reads", hint="leave split out of --log")
+    return replace(selection, splits=[GATE])
+
+
+def _first_unlearned(unit: Unit, candidate: str) -> int | None:
+    """The decision from which on a candidate has learned from none of the gate's; None where it goes on learning."""
+    (target,) = targets.resolve(unit, [candidate], reward=None, greedy=False)
+    every = (lesson for lesson in target.lessons if lesson.splits is None or GATE in lesson.splits)
+    lessons = [
+        lesson.selection for lesson in every if lesson.selection.splits is None or GATE in lesson.selection.splits
+    ]
+    last = [selection.last_id for selection in lessons if selection.last_id is not None]
+    return max(last) + 1 if last and len(last) == len(lessons) else None
+
+
+def unlearned(unit: Unit, selection: Selection, serving: str) -> Selection:
+    """The decisions after those of the gate that what serves has learned from, where there are enough of them to judge
+    by: those of the bandit that it began as flatter it, and are seldom near it. Else all that are selected."""
+    first = _first_unlearned(unit, serving)
+    if first is None:
+        return selection
+    later = replace(selection, first_id=max(first, selection.first_id or 0))
+    gate = sum(selected.version_counts(unit, replace(later, splits=[GATE])).values())
+    return later if gate >= ENOUGH else selection
+
+
+def _gains(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> tuple[Gain, Gain | None]:
+    """The gain that decides, and that of whole visits where slots decide."""
+    if selected.extent(unit, selection).positions < 2:
+        return _gain(unit, options, selection, reward), None
+    resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
+    sides = [replace(side, reward=reward) for side in resolved]
+    return page_gains(unit, sides, selection, gamma=options.gamma, log=options.log)
+
+
+def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **options: Any) -> tuple[Gain, Gain | None]:
+    """The gain of slates of several positions, slot by slot, and that of whole visits, None where neither side reads
+    the state of a visit, nothing carries over and pages earn nothing as a whole. options: of `Gain.of`.
+
+    The weights of all slots of a visit together leave next to no effective visits. Slots by themselves, in the states
+    of the log, tell the gain of a near candidate with a tenth of the error and are right to first order: what follows a
+    slot is missing. So whole visits must not say that it is worse. Where slots earn nothing, and pages do, whole visits
+    decide."""
+    slots = Gain.of(BY_IMPRESSION, unit, sides, selection, **options)
+    if not any(estimate.value for estimate in slots.estimates):
+        return Gain.of(BY_VISIT, unit, sides, selection, **options), None
+    reads_visits = any(side.stateful for side in sides) or returns.NAME in sides[0].reward.weights
+    if not slots.carries_over and not reads_visits:
+        return slots, None
+    return slots, Gain.of(BY_VISIT, unit, sides, selection, **options)
+
+
+def _visits_report(visits: Gain, alpha: float, near: bool) -> VisitsReport:
+    """The report of whole visits where slots decide: it passes where the candidate is near what was logged, as other
+    visits have shown or as many effective ones show here, and they do not say that it is worse."""
+    difference, verdict, reasons = visits.judge(Minus, alpha)
+    ess, upper = difference.ess or 0.0, difference.upper
+    n = visits.estimates[0].n
+    return {
+        "estimator": BY_VISIT, "n": n, "estimate": difference.value, "lower": difference.lower, "upper": upper,
+        "ess": difference.ess, "verdict": verdict, "reasons": reasons,
+        "passed": (near or ess >= _least_visits(n)) and (upper is None or upper >= 0),
+    }  # fmt: skip
+
+
+def _gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> Gain:
+    """Both sides by impressions where neither reads the state of a visit and nothing carries over; else by visits."""
+    resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
+    sides = [replace(side, reward=reward) for side in resolved]
+    if not any(side.stateful for side in sides) and returns.NAME not in reward.weights:
+        gain = Gain.of(BY_IMPRESSION, unit, sides, selection, gamma=options.gamma, log=options.log)
+        if not gain.carries_over:
+            return gain
+    gamma = 1.0 if reward is returns.REWARD else options.gamma
+    return Gain.of(BY_VISIT, unit, sides, selection, gamma=gamma, log=options.log)
+
+
+def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
+    difference, verdict, reasons = gain.judge(Relative, alpha)
+    lower = difference.lower
+    passed = lower is not None and lower > guard.least and gain.passes(verdict)
+    return {
+        "guard": guard.name, "least": guard.least, "estimator": gain.estimates[0].estimator, "value": difference.value,
+        "lower": lower, "verdict": verdict, "reasons": reasons, "passed": passed,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """A candidate and what serves, judged on the same rows by one estimator and one reward.
+
+    sides, estimates: of the candidate and of what serves; without a second the log stands for what serves. in_sample:
+    whether the candidate has learned from some rows.
+    (What serves may have learned from its own log: that flatters it, and makes the gate stricter.) silent: whether rows
+    without propensities were left out; estimated: whether some propensities were not logged; carries_over: whether the
+    rewards of impressions depend on the visit so far. rare: LOST of the largest reward that one event has brought.
+    simulated: both sides by parts of the pages that were simulated for one of them."""
+
+    sides: Sequence[EstimatorFold]
+    estimates: Sequence[Estimate]
+    in_sample: bool
+    silent: bool
+    estimated: bool
+    carries_over: bool
+    rare: float = 0.0
+    simulated: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = ()
+
+    @classmethod
+    def of(
+        cls, estimator: str, unit: Unit, sides: Sequence[Target], selection: Selection, *, gamma: float = 1.0,
+        log: str | None = None, progress: Callable[[], None] = lambda: None, engine: Engine | None = None,
+        near: bool = False,
+    ) -> Gain:  # fmt: skip
+        """sides: the candidate and what serves, with one reward; log: the filter; progress: as of `LogReader`; engine:
+        as of `totals.of_log`; near: other visits have shown that the candidate is near what was logged, so that a share
+        of effective visits is not asked of these again."""
+        request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log)
+        choice = estimates.estimators(request)
+        evaluation, (rows,), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)
+        log_reader.progress = progress
+        if sides[0].reward is returns.REWARD:
+            rows = ReturnUnit(**vars(rows), followed=returns.followed(unit))
+        if near and isinstance(rows, SessionUnit):
+            rows = replace(rows, fold=replace(rows.fold, supported=0.0))
+        partial = totals.of_log([rows], evaluation, log_reader, engine)[rows]
+        finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster)
+        of_number = {number: each for (number, _), (each,) in finished.items()}
+        # loggers count the same on both sides of the difference
+        weightings = fold.weigh_loggers(rows, partial, (0, 1))
+        sums = [of_side for number in (0, 1) for of_side in fold.over_loggers(partial, number, weightings).values()]
+        assert isinstance(rows.fold, ImpressionFold | SessionFold)
+        at_ends = [rows.fold.at_ends(side.sums)[0] for side in sums]
+        numbers = sorted(sums[0].replicas.keys() | sums[1].replicas.keys())
+        ours, theirs = ([rows.fold.at_ends(side.by_replica(number))[0] for number in numbers] for side in sums)
+        return cls(
+            sides=at_ends, estimates=[of_number[0], of_number[1]], in_sample=sums[0].learned,
+            silent=any(counts.silent for counts in partial.counts.values()) or any(s.weights.left_out for s in at_ends),
+            estimated=any(side.estimated for side in sums),
+            carries_over=any(alarms(carry_over.p_value(each)) for each in partial.carry_over.values()),
+            rare=LOST * _largest_reward(unit, sides[0].reward, of_slots=estimator == BY_IMPRESSION),
+            simulated=list(zip(ours, theirs, strict=True)),
+        )  # fmt: skip
+
+    @property
+    def over_served(self) -> Gain:
+        """The gain over what the log earned, which needs no weights."""
+        simulated = [(ours, None) for ours, _ in self.simulated]
+        return replace(self, sides=self.sides[:1], estimates=self.estimates[:1], simulated=simulated)
+
+    def passes(self, verdict: str) -> bool:
+        """Whether the log may judge the candidate, and can."""
+        return verdict != VERDICTS[0] and not self.in_sample and not self.estimated
+
+    def judge(self, measure: type[Minus], alpha: float) -> tuple[PairedDifference, str, list[str]]:
+        """The difference, the verdict on it, and its reasons; unknown where rows without propensities were left out."""
+        if self.silent:
+            reasons = [*(["in-sample"] if self.in_sample else []), "no-propensity"]
+            return replace(UNKNOWN, alpha=alpha), UNKNOWN.verdict, reasons
+        ours, theirs = self.sides[0], self.sides[1] if len(self.sides) > 1 else None
+        difference = compare(ours, theirs, measure=measure, alpha=alpha, simulated=self.simulated, rare=self.rare)
+        verdict = min(difference.verdict, *(side.verdict for side in self.estimates), key=VERDICTS.index)
+        of_serving = {reason for side in self.estimates[1:] for reason in side.reasons} - {"in-sample"}
+        every = {*difference.reasons, *self.estimates[0].reasons, *of_serving}
+        return difference, verdict, sorted(every, key=list(verdicts.REASONS).index)
+
+
+def _largest_reward(unit: Unit, definition: Reward, *, of_slots: bool) -> float:
+    """The largest reward, less the default, that one event of the log has brought; of_slots: slots alone earn it."""
+    if definition is returns.REWARD:
+        return 1.0
+    values = events.largest(unit, definition.weights, of_slots=of_slots).items()
+    single = [Event(0, 1, kind, sign * value, 0, 0) for kind, value in values for sign in (-1, 1)]
+    rewards = (of_slot(definition, [event], served_at=0) for event in single)
+    return max((abs(reward - definition.default) for reward in rewards), default=0.0)
+
+
+# The figures of a look that follow from what it compares and from the log, whatever its number.
+_EVIDENCE = (
+    "estimator", "reward", "against", "value", "live_value", "estimate", "std_error", "ess", "n", "sessions",
+    "since_decision",
+)  # fmt: skip
+
+
+def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+    """Whether a look compares what an earlier one of the same candidate did, by the same rows: all figures agree."""
+    sides = [
+        [look.get(name) for name in _EVIDENCE]
+        + [[guard[name] for name in ("guard", "least", "estimator", "value")] for guard in look.get("guards", ())]
+        for look in (gate, earlier)
+    ]
+    return earlier.keys() == gate.keys() and sides[0] == sides[1]
+
+
+def refusal(gate: Mapping[str, Any]) -> str | None:
+    """One sentence on what decided that a gate, of a route or of training, let no candidate pass; None where it did."""
+    return next(_refusals(gate), None)
+
+
+def _refusals(gate: Mapping[str, Any]) -> Iterator[str]:
+    reasons, direction, against = gate["reasons"] or [], of_gate(gate), gate_against(gate)
+    if "estimated-propensity" in reasons:
+        yield ESTIMATED
+    if "in-sample" in reasons:
+        of_route = "; a copy by `rlrec policy freeze` learns no more, and can be judged" if "guards" in gate else ""
+        yield f"it has learned from visits that the gate judges by, and may have from every later one{of_route}"
+    if gate["verdict"] == VERDICTS[0]:
+        ess = _figure(gate["ess"])
+        yield f"the log cannot tell (insufficient: {', '.join(reasons)}; {gate['estimator']}, ESS {ess})"
+    if direction == "equal":
+        yield f"it is equal to {against} within rounding"
+    if direction != "more":
+        gain = f"{_figure(gate['estimate'])} by {gate['estimator']}"
+        yield f"its gain over {against}, {gain}, has the lower bound {_figure(gate['lower'])}, which is not above 0"
+    if (visits := gate["visits"]) is not None and not visits["passed"]:
+        yield _visits_refusal(visits)
+    for guard in gate.get("guards", ()):
+        if not guard["passed"]:
+            yield _broken(guard)
+
+
+def _least_visits(n: int) -> float:
+    """How many of n visits must be effective."""
+    return max(verdicts.LEAST_ESS, SUPPORTED * n)
+
+
+def _visits_refusal(visits: VisitsReport) -> str:
+    """Why whole visits do not let a candidate pass."""
+    if visits["upper"] is not None and visits["upper"] < 0:
+        return f"whole visits say that it is worse: its gain by {BY_VISIT} is at most {_figure(visits['upper'])}"
+    n, ess = visits.get("n", 0), visits["ess"] or 0.0  # looks of earlier releases have no n
+    of_all = f" of {n:,}" if n else ""
+    wanted = f"{ess:.0f}{of_all} visits are effective, where {_least_visits(n):.0f} are wanted"
+    return f"it is too far from what was logged: {wanted}"
+
+
+def _broken(guard: GuardReport) -> str:
+    name, least = guard["guard"], f"{100 * guard['least']:.4g} %"
+    if guard["verdict"] == VERDICTS[0]:
+        return f"of guard {name} the log cannot tell ({', '.join(guard['reasons'])})"
+    value, lower = (
+        "unknown" if figure is None else f"{100 * figure:.3g} %" for figure in (guard["value"], guard["lower"])
+    )
+    return f"guard {name} changes by {value} with the lower bound {lower}, which is not above {least}"
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"

@@ -1,0 +1,131 @@
+"""Comparisons of groups of units, and what tells the groups apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rlrec.app.evaluation.rows import groups
+from rlrec.arrays import Ids
+from rlrec.records import Reward
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import selected
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import policies
+from rlrec.store.policies.experiments import Experiment
+from rlrec.times import DAY_US, written
+
+PERIODS = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
+BY = ("variant", "policy", "version", *PERIODS, "users")
+USERS = ("new", "returning")
+NAMED = "named"  # users, not sessions without one
+_OFFSET = {"hour": 0, "day": 0, "week": 3 * DAY_US}  # time between the start of a period before 1970 and 1970
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A comparison of groups of units. experiment: whose unit and assignment count; by: one of BY; adjust: by the past
+    of units before their assignment; users: one of USERS, or NAMED, whose units alone count; age_us: only the first so
+    long of every unit counts, of units that came that long before the end of the log, and the windows of rewards."""
+
+    selection: Selection
+    rewards: Sequence[Reward]
+    experiment: Experiment | None = None
+    by: str | None = None
+    adjust: bool = False
+    users: str | None = None
+    age_us: int | None = None
+
+    @property
+    def by_session(self) -> bool:
+        """Whether the unit is the session, whoever its user is."""
+        return self.experiment is not None and self.experiment.unit == "session"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """The groups of a study in their order. column: of decisions, or one of PERIODS, None for one group; values: of the
+    column, ascending, and codes: the group of each; labels: of the groups; cut: periods that the log covers in part."""
+
+    labels: Sequence[str | None]
+    column: str | None = None
+    values: Ids
+    codes: Ids
+    cut: frozenset[int] = frozenset()
+
+    @property
+    def shared(self) -> bool:
+        """Whether a unit can be in several groups."""
+        return self.column == "version_id" or self.column in PERIODS
+
+    @classmethod
+    def of(cls, unit: Unit, study: Study) -> Groups:
+        """Raises InputError where they are too many."""
+        if study.by == "variant" and study.experiment is not None:
+            variants = study.experiment.variants
+            return cls._of_ids("variant_id", {variant.id: variant.label for variant in variants})
+        if study.by in ("policy", "version"):
+            return cls._of_ids("version_id", _version_labels(unit, study))
+        if study.by in PERIODS:
+            return cls._of_periods(study.by, *selected.times(unit, study.selection))
+        labels: list[str | None] = [*USERS] if study.by == "users" else [None]
+        return cls(labels=labels, values=np.zeros(1, np.int64), codes=np.zeros(1, np.int64))
+
+    @classmethod
+    def _of_ids(cls, column: str, labels: dict[int, str]) -> Groups:
+        """Groups of the same label are one, in the order of the first id of each."""
+        numbers = {label: number for number, label in enumerate(dict.fromkeys(labels.values()))}
+        ids = sorted(labels)
+        codes = np.array([numbers[labels[key]] for key in ids], np.int64)
+        return cls._checked(column, list(numbers), np.array(ids, np.int64), codes)
+
+    @classmethod
+    def _of_periods(cls, by: str, first_at: int, last_at: int) -> Groups:
+        """The periods of a log between two times. The first and the last are cut where the log lacks more than a
+        seventh of them."""
+        length = PERIODS[by]
+        first, last = _period(np.array([first_at, last_at]), by).tolist()
+        starts = [number * length - _OFFSET[by] for number in range(first, min(last, first + groups.MOST) + 1)]
+        periods = np.arange(len(starts))
+        grouping = cls._checked(by, [period_label(start, by) for start in starts], periods + first, periods)
+        cut = {0} if first_at > starts[0] + length // 7 else set()
+        cut |= {len(starts) - 1} if last_at < starts[-1] + length - length // 7 else set()
+        return replace(grouping, cut=frozenset(cut))
+
+    @classmethod
+    def _checked(cls, column: str, labels: Sequence[str], values: Ids, codes: Ids) -> Groups:
+        if len(labels) > groups.MOST:
+            raise groups.too_many(column.removesuffix("_id"))
+        return cls(labels=labels, column=column, values=values, codes=codes)
+
+    def number(self, slots: Columns) -> Ids:
+        """The group of each decision, (d,)."""
+        if self.column is None:
+            return np.zeros(len(slots["at"]), np.int64)
+        column = _period(slots["at"], self.column) if self.column in PERIODS else slots[self.column]
+        return self.codes[np.searchsorted(self.values, column)]
+
+
+def _period(at: Ids, by: str) -> Ids:
+    return (at + _OFFSET[by]) // PERIODS[by]
+
+
+def period_label(start: int, by: str) -> str:
+    """The name of the period that begins at a time: its first day, or its hour."""
+    return f"{written(start)[:13]}:00Z" if by == "hour" else written(start)[:10]
+
+
+def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
+    """The policy, or the version, of each version that served selected decisions, in the order of names."""
+    served = selected.version_counts(unit, study.selection)
+    owners = {policy.id for policy in policies.all_policies(unit)}
+    listed = sorted(
+        (version for version in policies.versions(unit, owners) if version.id in served),
+        key=lambda version: (version.policy.display_name, version.policy.name, version.number),
+    )
+    if study.by == "policy":
+        return {version.id: version.policy.display_name for version in listed}
+    return {version.id: version.reference for version in listed}

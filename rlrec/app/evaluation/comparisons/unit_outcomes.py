@@ -1,0 +1,338 @@
+"""Outcomes of units, read from the log: visits, returns and rewards per person, by group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import add
+from typing import NotRequired, TypedDict
+
+import numpy as np
+
+from rlrec.app.evaluation.comparisons.study import NAMED, PERIODS, USERS, Groups, Study
+from rlrec.app.evaluation.rows import log_rows
+from rlrec.app.inputs import lookup
+from rlrec.app.log import reward_log
+from rlrec.app.log.ended_visits import visit_indices
+from rlrec.arrays import Array, Flags, Ids, distinct, run_starts, take
+from rlrec.errors import InputError
+from rlrec.ope.intervals import outcomes
+from rlrec.ope.intervals.outcomes import Metric, Outcome, OutcomeDifference, Outcomes, OutcomeSums
+from rlrec.ope.sums.unit_visits import NEVER, SEVERAL, ServedDecisions, UnitSums, Visits, unit_sums
+from rlrec.records import Reward, Sums
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import reader, selected, sessions, settings
+from rlrec.store.log.reader import ABSENT, Batch, Selection
+from rlrec.store.policies import experiments, people
+from rlrec.store.policies.experiments import Experiment
+
+ANONYMOUS_UNITS = "anonymous-units"
+_READ = (
+    "decision_id", "session_id", "visit", "at", "version_id", "variant_id", "imported", "position", "censored",
+    "keep_probability",
+)  # fmt: skip
+AGES = 200  # parts of the time since the first assignment
+
+
+# A metric of a group. value is None where nobody counts, the bounds where there is too little; reasons: why.
+OutcomeRow = TypedDict("OutcomeRow", {
+    "by": str | None, "group": str | None, "metric": str, "reward": str | None, "value": float | None,
+    "lower": float | None, "upper": float | None, "units": int, "reasons": list[str],
+})  # fmt: skip
+# A metric of a group less that of another one; relative: to the latter's value; theta, narrowed: with adjustment.
+DifferenceRow = TypedDict("DifferenceRow", {
+    "group": str | None, "against": str | None, "metric": str, "reward": str | None, "value": float | None,
+    "relative": float | None, "lower": float | None, "upper": float | None, "p_value": float | None,
+    "reasons": list[str], "theta": NotRequired[float | None], "narrowed": NotRequired[float | None],
+})  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudySums(Sums):
+    """Sums over units.
+
+    older, younger: of units assigned in the first half of the time and in the second, for metrics of `_ageing`
+    begun, ages: of each variant, (v, AGES), visits by the age of their unit then, and units by their age at the end
+    sessions: with a mature decision, of each group; censored: mature decisions that were left out
+    new, returning: how many units had no visit before the one they entered in, and how many had
+    anonymous: how many are sessions without a user, where some user is known; anonymous_units: of each group
+    several: those with each column of SEVERAL, of each group"""
+
+    outcomes: OutcomeSums
+    older: OutcomeSums
+    younger: OutcomeSums
+    begun: Array
+    ages: Array
+    sessions: Array
+    censored: int
+    new: int
+    returning: int
+    anonymous: int
+    anonymous_units: Array
+    several: Mapping[str, Array]
+
+
+def metrics(study: Study) -> list[Metric]:
+    """The metrics of an answer in their order."""
+    return outcomes.metrics(len(study.rewards), of_sessions=study.by_session)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudyFigures:
+    """The figures of a study, its sums, and its groups. any_user: whether the store knows some user."""
+
+    study: Study
+    sums: StudySums
+    groups: Groups
+    level: float
+    any_user: bool
+
+    @cached_property
+    def outcomes(self) -> Outcomes:
+        return self._figures(self.sums.outcomes, adjusted=self.study.adjust)
+
+    def is_young(self, group: int, metric: Metric) -> bool:
+        """Whether the difference from the first group depends on how long ago units were assigned, or may do so since
+        many of them had no time to come again."""
+        if metric not in _ageing(self.study) or not self.sums.ages.any():
+            return False
+        if any(
+            outcomes.share_of_visits(self.sums.begun[side], self.sums.ages[side]) < outcomes.ENOUGH
+            for side in (0, group)
+        ):
+            return True
+        older, younger = self._figures(self.sums.older), self._figures(self.sums.younger)
+        return outcomes.changes_with_age(older, younger, group, metric)
+
+    def _figures(self, sums: OutcomeSums, *, adjusted: bool = False) -> Outcomes:
+        return Outcomes(sums=sums, groups=len(self.groups.labels), level=self.level, adjusted=adjusted)
+
+
+def _ageing(study: Study) -> list[Metric]:
+    """The metrics whose differences may change with the age of units."""
+    return [metric for metric in metrics(study) if metric.name in ("visits", "reward_per_unit")]
+
+
+def collect(unit: Unit, study: Study, *, level: float) -> StudyFigures:
+    """The figures of a study, from one pass over the log."""
+    fold = StudyFold(unit, study)
+    sums = reduce(add, fold.partials(), fold.nothing())
+    return StudyFigures(study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user)
+
+
+def of_experiment(experiment: Experiment, rewards: Sequence[Reward]) -> Study:
+    """All decisions of an experiment, by variant."""
+    selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
+    return Study(selection=selection, rewards=rewards, experiment=experiment, by="variant")
+
+
+def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) -> list[Reward]:
+    """The rewards of these names; without any those that the variants of the experiment learn, in their order, or
+    `default`. Raises InputError for a name that is unknown, or given twice."""
+    if twice := next((name for name in names if list(names).count(name) > 1), None):
+        raise InputError(f"reward {twice!r} is named twice")
+    if names or experiment is None:
+        return [lookup.reward(unit, name) for name in names or ["default"]]
+    rewards = [lookup.version(unit, variant.policy)[0].reward for variant in experiment.variants]
+    return [*{reward.id: reward for reward in rewards}.values()]
+
+
+def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow]]:
+    """The rows of every group, and of every difference from the first one, with a p-value where units were assigned at
+    random; periods without a unit are left out."""
+    study, wanted, labels = figures.study, metrics(figures.study), figures.groups.labels
+    empty = {
+        number for number in range(len(labels))
+        if study.by in PERIODS and not figures.outcomes.mean(number, wanted[0]).units
+    }  # fmt: skip
+
+    def reasons(row: Outcome | OutcomeDifference, *numbers: int) -> list[str]:
+        of_users = row.metric.counts_recognised and bool(figures.sums.anonymous_units[[*numbers]].any())
+        several = figures.sums.several.get(row.metric.lacking or "")
+        lacking = several is not None and several[[*numbers]].any()
+        return [
+            *row.reasons, *([ANONYMOUS_UNITS] if of_users else []), *(["sampled-rows"] if lacking else []),
+            *([f"partial-{study.by}"] if figures.groups.cut.intersection(numbers) else []),
+        ]  # fmt: skip
+
+    def reward(metric: Metric) -> str | None:
+        return None if metric.reward is None else study.rewards[metric.reward].name
+
+    rows: list[OutcomeRow] = [
+        {
+            "by": study.by, "group": labels[row.group], "metric": row.metric.name, "reward": reward(row.metric),
+            "value": row.value, "lower": row.lower, "upper": row.upper, "units": row.units,
+            "reasons": reasons(row, row.group),
+        }
+        for row in figures.outcomes.rows(wanted)
+        if row.group not in empty
+    ]  # fmt: skip
+    differences: list[DifferenceRow] = []
+    for row in figures.outcomes.differences(wanted):
+        if row.group in empty:
+            continue
+        difference: DifferenceRow = {
+            "group": labels[row.group], "against": labels[0], "metric": row.metric.name, "reward": reward(row.metric),
+            "value": row.value, "relative": row.relative, "lower": row.lower, "upper": row.upper,
+            "p_value": row.p_value if study.by == "variant" else None, "reasons": reasons(row, row.group, 0),
+        }  # fmt: skip
+        if figures.is_young(row.group, row.metric):
+            difference["reasons"].append("young-units")
+        if study.adjust:
+            difference |= {"theta": row.theta, "narrowed": row.narrowed}
+        differences.append(difference)
+    return rows, differences
+
+
+class StudyFold:
+    """The log of a study as sums, a portion of persons at a time."""
+
+    def __init__(self, unit: Unit, study: Study) -> None:
+        self.unit, self.study = unit, study
+        self.groups = Groups.of(unit, study)
+        self.metrics = [*metrics(study), *outcomes.per_decision(0)]
+        self.any_user = sessions.any_user(unit)
+        self._timeout_us = settings.get(unit).session_timeout_us
+        # the time in which units were assigned, and that in which they were served; none where ages do not matter
+        ageing = study.experiment if study.by == "variant" and study.age_us is None else None
+        self._assigned = (0, 0) if ageing is None else experiments.assignment_times(unit, ageing.id)
+        needed = ageing is not None or study.age_us is not None
+        self._last_at = selected.times(unit, study.selection)[1] if needed else 0
+
+    def nothing(self) -> StudySums:
+        """The sums of no unit."""
+        none, sums = np.zeros(len(self.groups.labels)), OutcomeSums(groups={}, pairs={})
+        ages = np.zeros((len(none), AGES))
+        return StudySums(
+            outcomes=sums, older=sums, younger=sums, begun=ages, ages=ages, sessions=none, censored=0, new=0,
+            returning=0, anonymous=0, anonymous_units=none, several=dict.fromkeys(SEVERAL, none),
+        )  # fmt: skip
+
+    def partials(self) -> Iterator[StudySums]:
+        """The sums of each portion."""
+        for portion in people.portions(self.unit):
+            query = people.ask_visits(self.unit, portion, self.study.experiment)
+            batch = self._batch(portion, self.study.selection)
+            if len(batch):
+                yield self._sums(query.columns(), batch)
+
+    def _batch(self, portion: Ids, selection: Selection) -> Batch:
+        slots, events = people.ask_decisions(self.unit, portion, _READ, selection)
+        return Batch(slots=reader.read_slots(slots), events=events.columns())
+
+    def _sums(self, columns: Columns, batch: Batch) -> StudySums:
+        """The sums of a portion. columns: of its visits; batch: its selected decisions."""
+        visits = self._visits(columns)
+        decisions, slots, censored = self._decisions(columns, batch)
+        if self.study.age_us is not None:
+            young = self._of_age(columns, visits, decisions)
+            decisions, slots = decisions.take(young), take(slots, young)
+        units = unit_sums(visits, decisions, now=self.unit.now)
+        # whether a unit had a visit before the one that it was assigned in, or first served in
+        assigned_at = columns["entry_at"][units.visit]
+        earlier = (assigned_at != ABSENT) & (assigned_at < units.entry)
+        entered_at = np.where(earlier, assigned_at, visits.started_at[units.visit])
+        returning = visits.begun_before(units.visit, entered_at) > 0
+        if self.study.users is not None:
+            recognised = units.columns["recognised"] > 0
+            chosen = recognised if self.study.users == NAMED else returning == (self.study.users == USERS[1])
+            units, returning = units.take(chosen), returning[chosen]
+        # a unit of several groups is as new as it was in the first of them
+        order = np.lexsort((units.entry, units.unit))
+        first = order[run_starts(units.unit[order])]
+        if self.study.by == "users":
+            units = units.regrouped(returning.astype(np.int64))
+        anonymous = units.columns["recognised"] == 0
+        past = self._past(columns, visits) if self.study.adjust else None
+        mature = decisions.mature[0]
+        rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
+        of_group = decisions.group[mature][rows]
+        halfway = sum(self._assigned) // 2
+        older, younger = (
+            outcomes.fold(units.take(half), _ageing(self.study))
+            for half in (units.entry < halfway, (units.entry >= halfway) & bool(halfway))
+        )
+        begun, ages = self._ages(visits, decisions, units)
+
+        def count(chosen: Flags) -> Array:
+            return np.bincount(units.group[chosen], minlength=len(self.groups.labels)).astype(np.float64)
+
+        return StudySums(
+            older=older, younger=younger, begun=begun, ages=ages,
+            outcomes=outcomes.fold(units, self.metrics, past=past, shared=self.groups.shared),
+            sessions=np.bincount(of_group, minlength=len(self.groups.labels)).astype(np.float64),
+            censored=censored, new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
+            anonymous=int(anonymous[first].sum()), anonymous_units=count(anonymous),
+            several={name: count(units.columns[name] > 0) for name in SEVERAL},
+        )  # fmt: skip
+
+    def _visits(self, columns: Columns) -> Visits:
+        """The visits of a portion. One that was not ended ends when the timeout after its last decision is over."""
+        lapsed_at, ended = columns["last_at"] + self._timeout_us, columns["ended_at"] != ABSENT
+        person = log_rows.clusters(columns, "user")
+        return Visits(
+            person=person, unit=log_rows.clusters(columns, "session") if self.study.by_session else person,
+            started_at=columns["started_at"], ended_at=np.where(ended, columns["ended_at"], lapsed_at),
+            over=ended | (self.unit.now > lapsed_at),
+            recognised=(columns["user_id"] != ABSENT) | (not self.any_user),
+        )  # fmt: skip
+
+    def _decisions(
+        self, columns: Columns, batch: Batch, *, grouped: bool = True
+    ) -> tuple[ServedDecisions, Columns, int]:
+        """The decisions of a batch without a censored slot, what `_READ` says of them, and how many mature ones have
+        such a slot."""
+        pages = [
+            reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, reward), reward)
+            for reward in self.study.rewards
+        ]
+        slots = pages[0].slots
+        mature = [reward_log.mature(slots, reward, now=self.unit.now) for reward in self.study.rewards]
+        decisions = ServedDecisions(
+            visit=visit_indices(columns, slots["session_id"], slots["visit"]),
+            group=self.groups.number(slots) if grouped else np.zeros(len(slots["at"]), np.int64),
+            at=slots["at"], rewards=[page.reward for page in pages], mature=mature, keep=slots["keep_probability"],
+        )  # fmt: skip
+        counted = ~slots["censored"]
+        return decisions.take(counted), take(slots, counted), int((mature[0] & ~counted).sum())
+
+    def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> tuple[Array, Array]:
+        """Visits by the age that their unit had, and units by their age at the end, of each variant, (v, AGES)."""
+        shape, spent = (len(self.groups.labels), AGES), self._last_at - self._assigned[0] + 1
+        if not self._assigned[1]:
+            return np.zeros(shape), np.zeros(shape)
+        # the visits of these units, whose rows are found by digest
+        first, _ = distinct(decisions.group, decisions.visit)
+        first = first[np.isin(visits.unit[decisions.visit[first]], units.unit)]
+        group, visit, order = decisions.group[first], decisions.visit[first], np.argsort(units.unit)
+        row = order[np.searchsorted(units.unit, visits.unit[visit], sorter=order)]
+        age = visits.started_at[visit] - units.entry[row]
+
+        def count(group: Ids, age: Ids) -> Array:
+            cell = group * AGES + np.clip(age * AGES // spent, 0, AGES - 1)
+            return np.bincount(cell, minlength=shape[0] * AGES).reshape(shape).astype(np.float64)
+
+        return count(group, age), count(units.group, self._last_at - units.entry)
+
+    def _of_age(self, columns: Columns, visits: Visits, decisions: ServedDecisions) -> Flags:
+        """Whether each decision is early enough in the time of its unit, which came early enough in the log."""
+        age, window = self.study.age_us or 0, max(reward.window_us for reward in self.study.rewards)
+        _, unit = np.unique(visits.unit[decisions.visit], return_inverse=True)
+        first = np.full(int(unit.max(initial=-1)) + 1, NEVER)
+        np.minimum.at(first, unit, decisions.at)
+        assigned_at = columns["entry_at"][decisions.visit]
+        end = np.where(assigned_at == ABSENT, first[unit], assigned_at) + age
+        return (decisions.at < end) & (end <= self._last_at) & (end + window < self.unit.now)
+
+    def _past(self, columns: Columns, visits: Visits) -> UnitSums:
+        """The sums of assigned units as they stood at their assignment, in group 0."""
+        entry_at = columns["entry_at"]
+        assigned = entry_at != ABSENT
+        keys = np.unique(columns["session_id"][assigned])
+        batch = self._batch(keys, Selection(until=int(entry_at.max(initial=0)))) if len(keys) else None
+        if not batch:
+            return unit_sums(visits, ServedDecisions.none(len(self.study.rewards)), now=entry_at)
+        decisions, _, _ = self._decisions(columns, batch, grouped=False)
+        return unit_sums(visits, decisions.take(decisions.at < entry_at[decisions.visit]), now=entry_at)

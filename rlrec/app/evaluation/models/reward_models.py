@@ -1,0 +1,209 @@
+"""Reward models of an evaluation: fitted on the log itself, cross-fitted by cluster, or given as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from rlrec.app.evaluation.models.sparse_rewards import ContextMoments, SparseModel, SparseValues
+from rlrec.app.evaluation.rows.contexts import ContextTable
+from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows
+from rlrec.app.inputs import parameters
+from rlrec.app.log import reward_log
+from rlrec.arrays import Array, Ids, take
+from rlrec.errors import InputError, suggest
+from rlrec.ope.estimators.direct import Model, RewardTable, Ridge, RidgeSums
+from rlrec.policy.beliefs.reward import bounds
+from rlrec.policy.contexts import features
+from rlrec.records import Reward, Sums
+
+ANY = "*"  # in a table: the arms, or the values, that no row names
+POSITIONS = 32  # positions with an effect of their own; those below share the last one's
+
+
+class ModelValues(Protocol):
+    """Values of a batch by a model. predicted (n,): of the arm shown."""
+
+    predicted: Array
+
+    def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
+        """Mean of some rows of the batch under the shares (m, arms) of the case each has."""
+
+
+class DenseValues:
+    """`ModelValues` of a model that looks at dense contexts, or at none."""
+
+    def __init__(self, model: Model | RewardTable, arm: Ids, *, looks: Array | None = None, **columns: Any) -> None:
+        """arm (n,): index of each; looks (n,): examination of each row's position, where the model values an arm that
+        is looked at; columns: what the model wants of every row beside, (n,) each."""
+        predicted = model.predicted(arm, **columns)
+        self.predicted: Array = predicted if looks is None else looks * predicted
+        self._model, self._looks, self._columns = model, looks, columns
+
+    def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
+        mean = self._model.expected(shares, case=case, **take(self._columns, rows))
+        return mean if self._looks is None else self._looks[rows] * mean
+
+
+def looks(rows: ImpressionRows, examination: Sequence[float]) -> Array | None:
+    """The examination of each row's position, (n,), below the end of the curve as there; None without one."""
+    if not examination:
+        return None
+    return np.array(examination)[np.minimum(rows.slots["position"], len(examination)) - 1]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RewardModelFit:
+    """The first pass over the log: sums of the normal equations, batch by batch, in the order of the arms' keys.
+    positions: of the longest slate; examination: of a curve, by which the value of an arm is multiplied in place of
+    an effect of the position; columns: into which contexts are hashed where arms have a weight of each, else 0."""
+
+    arms: ArmTable
+    positions: int
+    examination: tuple[float, ...] = ()
+    columns: int = 0
+
+    @cached_property
+    def ridge(self) -> Ridge:
+        """A ridge regression on arm, position and, where arms have no weights of its columns, hashed context."""
+        positions = 1 if self.examination else max(1, min(self.positions, POSITIONS))
+        width = 0 if self.columns else features.WIDTH
+        return Ridge(arms=max(1, len(self.arms)), positions=positions, features=width)
+
+    def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RewardModelSums:
+        examined = looks(rows, self.examination)  # (r - look q)^2 = look^2 (r / look - q)^2
+        weight = None if examined is None else examined**2
+        if (count := reward_log.counts_of(rows.slots)) is not None:
+            weight = count if weight is None else weight * count
+        reward = rows.reward if examined is None else rows.reward / examined
+        arm, cluster = self.arms.rank[self.arms.index(rows.slots["arm_id"])], rows.slots["cluster"]
+        sums = self.ridge.sums(
+            reward, arm, position=self.position(rows), cluster=cluster, weight=weight, **self.context(rows, contexts)
+        )
+        if not self.columns:
+            return RewardModelSums(sums)
+        pulls = np.ones(len(reward)) if weight is None else weight
+        moments = ContextMoments.of(
+            contexts, rows, arm=arm, arms=self.ridge.arms, fold=self.ridge.fold(cluster), folds=self.ridge.folds,
+            pulls=pulls, reward=pulls * reward,
+        )  # fmt: skip
+        return RewardModelSums(sums, {self.columns: moments})
+
+    def context(self, rows: ImpressionRows, contexts: ContextTable) -> dict[str, Any]:
+        """The dense features of the ridge regression."""
+        return {} if self.columns else {"context": contexts.encoded, "code": rows.slots["context"]}
+
+    def position(self, rows: ImpressionRows) -> Ids:
+        return np.minimum(rows.slots["position"], self.ridge.positions)
+
+    def finish(self, sums: RewardModelSums, definition: Reward | None) -> FittedRewardModel:
+        """The model, its values cut at the reward's range; of anything but one reward (None) they are not cut."""
+        reach = (bounds(definition) if definition else None) or (-np.inf, np.inf)
+        model = self.ridge.finish(sums.ridge, reward_range=reach)
+        sparse = SparseModel.of(model, sums.ridge, sums.moments[self.columns]) if self.columns else None
+        return FittedRewardModel(self, replace(model, effects=model.effects[:, self.arms.rank]), sparse)
+
+
+@dataclass(frozen=True, eq=False)
+class RewardModelSums(Sums):
+    """The sums that a model is fitted by. moments: on sparse contexts, by their columns; empty where none are."""
+
+    ridge: RidgeSums
+    moments: Mapping[int, ContextMoments] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedRewardModel:
+    """A ridge regression that was fitted on the log; no row is valued by a model that saw its cluster."""
+
+    fit: RewardModelFit
+    model: Model
+    sparse: SparseModel | None = None
+
+    def rows(self, rows: ImpressionRows, contexts: ContextTable) -> ModelValues:
+        fold = self.fit.ridge.fold(rows.slots["cluster"])
+        position = self.fit.position(rows)
+        offset = self.model.offset(fold, position, **self.fit.context(rows, contexts))
+        arm, examined = self.fit.arms.index(rows.slots["arm_id"]), looks(rows, self.fit.examination)
+        if self.sparse is not None:
+            rank = self.fit.arms.rank
+            return SparseValues(
+                self.sparse, contexts, rows, arm=rank[arm], rank=rank, fold=fold, offset=offset, looks=examined
+            )
+        return DenseValues(self.model, arm, looks=examined, fold=fold, offset=offset)
+
+    def attraction(self, rows: ImpressionRows) -> Array:
+        """The effect of the arm of each row, (n,), wherever it stands and whoever looks."""
+        arm, fold = self.fit.arms.index(rows.slots["arm_id"]), self.fit.ridge.fold(rows.slots["cluster"])
+        return self.model.effects[fold, arm]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TabledRewardModel:
+    """A table arm -> reward, or value of a context field -> arm -> reward."""
+
+    table: RewardTable
+    arms: ArmTable
+    values: Mapping[str, int]
+    reads: str | None
+    path: str
+    examination: tuple[float, ...] = ()
+
+    def rows(self, rows: ImpressionRows, contexts: ContextTable) -> ModelValues:
+        arm, examined = self.arms.index(rows.slots["arm_id"]), looks(rows, self.examination)
+        return DenseValues(self.table, arm, looks=examined, value=self._value(rows, contexts))
+
+    def attraction(self, rows: ImpressionRows) -> Array:
+        """The mean value of the arm of each row, (n,)."""
+        return self.table.values.mean(axis=0)[self.arms.index(rows.slots["arm_id"])]
+
+    def _value(self, rows: ImpressionRows, contexts: ContextTable) -> Ids:
+        """The row of the table that each row of the log is valued by, (n,)."""
+        if self.reads is None:
+            return np.zeros(len(rows), np.int64)
+        codes, values = contexts.coded(self.reads, features.text_of)
+        codes, row_of = codes[rows.slots["context"]], np.zeros(len(values), np.int64)
+        for code in np.unique(codes).tolist():
+            row_of[code] = self._row(features.text_of(values[code]))
+        return row_of[codes]
+
+    def _row(self, value: str) -> int:
+        row = self.values.get(value, self.values.get(ANY))
+        if row is None:
+            raise InputError(f"{self.path} has no row for {self.reads}={value!r}", hint=f"add one, or one for {ANY!r}")
+        return row
+
+
+def tabled(path: str, *, by: str | None, arms: ArmTable, examination: tuple[float, ...] = ()) -> TabledRewardModel:
+    """The model in a CSV file; with a curve its rewards are those of position 1.
+
+    Raises InputError where it names an arm the catalogue lacks, or lacks one of its."""
+    rewards = parameters.tables(Path(path), "reward", by=by is not None)
+    if not rewards:
+        raise InputError(f"{path} holds no reward", hint="one row an arm: arm,reward")
+    keys = set(arms.keys.values())
+    strange = next((arm for row in rewards.values() for arm in row if arm != ANY and arm not in keys), None)
+    if strange is not None:
+        raise InputError(f"{path} names arm {strange!r}, which the catalogue lacks", hint=suggest(strange, list(keys)))
+    values = [[_reward(path, row, arms.keys[arm]) for arm in arms.ids.tolist()] for row in rewards.values()]
+    numbers = {value: number for number, value in enumerate(rewards)}
+    return TabledRewardModel(
+        table=RewardTable(np.array(values, np.float64)), arms=arms, values=numbers, reads=by, path=path,
+        examination=examination,
+    )  # fmt: skip
+
+
+def _reward(path: str, row: Mapping[str, float], arm: str) -> float:
+    reward = row.get(arm, row.get(ANY))
+    if reward is None:
+        raise InputError(f"{path} has no reward for arm {arm!r}", hint=f"add a row for it, or one for {ANY!r}")
+    return reward
+
+
+RewardModel = FittedRewardModel | TabledRewardModel
+"""Either has `rows`: its values of rows of the log."""

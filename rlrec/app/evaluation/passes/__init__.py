@@ -1,0 +1,1 @@
+"""Passes over the log, and what is summed in them."""

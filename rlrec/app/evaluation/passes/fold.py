@@ -1,0 +1,395 @@
+"""One fold over the log for estimates of every unit: `fold` of each batch, `+`, then `estimates`.
+
+A unit (impressions, sessions) says which rows of a batch it uses and what a target makes of them; all else is the same
+for every unit. A fold reads nothing and changes nothing: partials of batches in any order, split anywhere between
+sessions, add up to the same figures, and in the order of partitions to the same bits.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+
+from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
+from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
+from rlrec.app.evaluation.rows import groups
+from rlrec.app.evaluation.rows.candidates import Inclusion
+from rlrec.app.evaluation.rows.fixed_loggers import LoggersMet, RowStrata
+from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup, propensity_bets
+from rlrec.app.evaluation.targets.probabilities import Scorer
+from rlrec.app.log.ended_visits import UnusedVisits
+from rlrec.arrays import Flags, Ids
+from rlrec.ope.checks import carry_over, honesty, slots_above, visit_carry_over, within_cells
+from rlrec.ope.checks.honesty import BetSums
+from rlrec.ope.checks.visit_carry_over import VisitCarryOverSums
+from rlrec.ope.checks.within_cells import CellSums
+from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
+from rlrec.ope.units.fold import Fold
+from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.strata import OTHERS, Stratum, Weighting
+from rlrec.policy.beliefs.reward import bounds
+from rlrec.records import Reward, Sums, add_each
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log.reader import ABSENT
+
+
+class Rows(Protocol):
+    """Rows of one unit. slots: columns of all their slots."""
+
+    @property
+    def slots(self) -> Columns: ...
+    @property
+    def begins(self) -> Ids:
+        """The first slot of each row, (n,)."""
+
+    def __len__(self) -> int: ...
+    def take(self, rows: Flags, /) -> Self: ...
+
+
+R = TypeVar("R", bound=Rows)
+M = TypeVar("M")
+S = TypeVar("S")  # of a test
+
+
+@dataclass(frozen=True)
+class RowCounts(UnusedVisits):
+    """How many rows of a log there are: impressions, or visits.
+
+    used: those that estimates were made from. other_policy: usable ones of other policies, by which a
+    logged policy cannot be judged. selected: all impressions. waiting: too young ones."""
+
+    used: int = 0
+    other_policy: int = 0
+    selected: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupPartial(Sums):
+    """Sums of one target over the rows of one group.
+
+    sums: of the estimators. learned: whether the target learned from one of these rows. no_state: rows that
+    the target could not be asked about. listed: whether one of them was ranked from a list of candidates; estimated:
+    whether one has propensities that were not logged; sampled: whether one of a log that dropped rows was left out.
+    replicas: sums by parts of the simulated pages of the target, by
+    their number."""
+
+    sums: Any
+    replicas: Mapping[int, Any]
+    learned: bool
+    no_state: int
+    listed: bool
+    estimated: bool
+    sampled: bool = False
+
+    def __add__(self, other: Self) -> Self:
+        """Both sums; rows without a simulated page are the same in every part of them."""
+        numbers = self.replicas.keys() | other.replicas.keys()
+        replicas = {number: self.by_replica(number) + other.by_replica(number) for number in sorted(numbers)}
+        return replace(super().__add__(replace(other, replicas={})), replicas=replicas)
+
+    def by_replica(self, number: int) -> Any:
+        """The sums by one part of the simulated pages."""
+        return self.replicas.get(number, self.sums)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogPartial(Sums):
+    """Sums over a part of the log: they add up.
+
+    groups: by number of the target, group and stratum. loggers: which of them are not fixed. counts: by number of
+    `Evaluation.shared`. names: fields that contexts have. users: whether some row that was used has a user. inclusion:
+    of the arms that were shown from candidates. carry_over, slots_above: of rewards that may depend on the course of a
+    visit, or on what is shown above, by number of `Evaluation.shared`. visits: of those that may depend on the person's
+    earlier visits, by id of the reward. bets: against the logged propensities. page_kinds: of events of pages."""
+
+    groups: Mapping[tuple[int, RowGroup, Stratum], GroupPartial] = field(default_factory=dict)
+    loggers: LoggersMet = field(default_factory=LoggersMet)
+    counts: Mapping[int, RowCounts] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
+    users: bool = False
+    inclusion: Inclusion = field(default_factory=Inclusion)
+    carry_over: Mapping[int, CellSums] = field(default_factory=dict)
+    slots_above: Mapping[int, CellSums] = field(default_factory=dict)
+    visits: Mapping[int, VisitCarryOverSums] = field(default_factory=dict)
+    bets: BetSums = field(default_factory=BetSums)
+    page_kinds: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowUnit(ABC, Generic[R, M]):
+    """A unit of rows (impressions, slates, sessions) with its estimators. R: rows of a batch; M: the model that
+    estimators use. It holds nothing of the store.
+
+    fold: the estimators about one target; model: the one that was given with the request. logging_states: whether
+    targets are judged on the states that the logger brought about; simulates: whether weights may be of marginals,
+    which are simulated for some targets."""
+
+    evaluation: Evaluation
+    fold: Fold[Any, Any]
+    model: M | None = None
+    logging_states: ClassVar[bool] = True
+    simulates: ClassVar[bool] = True
+
+    @property
+    def modelled(self) -> bool:
+        """Whether a model is needed."""
+        return any(estimator.modelled for estimator in self.fold.estimators.values())
+
+    @property
+    @abstractmethod
+    def fitted_on(self) -> Reading:
+        """The reading of the log to fit a model on."""
+
+    @property
+    @abstractmethod
+    def judged_on(self) -> Reading:
+        """The reading of the log to judge targets on."""
+
+    @abstractmethod
+    def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
+        """The rows that can be judged by, and what became of the others."""
+
+    @abstractmethod
+    def model_sums(self, logged: LoggedBatch, rows: R) -> Any:
+        """The sums that a model is fitted by."""
+
+    @abstractmethod
+    def fitted(self, sums: Any, reward: Reward) -> M:
+        """The model that was fitted by them."""
+
+    def carry_over(self, rows: R) -> CellSums | None:
+        """The sums of the test of carry-over; None where the rows have no second step, or are visits."""
+        return None
+
+    def slots_above(self, rows: R, model: M) -> CellSums | None:
+        """The sums of the test of independent slots; None where rows have one slot, or are pages or visits."""
+        return None
+
+    def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
+        """The sums of the test of carry-over between visits of a partition, by id of the reward; none where rows are no
+        visits."""
+        return {}
+
+    @abstractmethod
+    def batch_of(self, logged: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
+        """A function from a target to its batch of these rows, as estimators take it."""
+
+    @abstractmethod
+    def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
+        """The error where no row could be used."""
+
+
+def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, models: Mapping[int, M]) -> LogPartial:
+    """The partial of one batch. Raises InputError beyond 1,000 groups."""
+    partials: dict[tuple[int, RowGroup, Stratum], GroupPartial] = {}
+    loggers = LoggersMet(learned=evaluation.loggers.met(logged.log.slots))
+    counts: dict[int, RowCounts] = {}
+    carried: dict[int, CellSums] = {}
+    above: dict[int, CellSums] = {}
+    users = False
+    for number, shared in enumerate(evaluation.shared):
+        usable, others = unit.usable(logged, shared.reward)
+        rows = usable
+        if shared.policy_id is not None and len(usable):
+            rows = usable.take(~any_slot(usable, usable.slots["policy_id"] != shared.policy_id))
+        counts[number] = replace(others, used=len(rows), other_policy=len(usable) - len(rows))
+        if len(rows):
+            row_strata = evaluation.loggers.strata(
+                rows.slots, rows.begins, spanning=evaluation.spanning, most=unit.fold.most_loggers
+            )
+            loggers += LoggersMet(mixed=row_strata.mixed)
+            partials |= _of_targets(unit, evaluation, shared, logged, rows, models.get(shared.reward.id), row_strata)
+            users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
+            if (sums := unit.carry_over(rows)) is not None:
+                carried[number] = sums
+            model = models.get(shared.reward.id)
+            if model is not None and (sums := unit.slots_above(rows, model)) is not None:
+                above[number] = sums
+    of_batch = LogPartial(
+        groups=partials, loggers=loggers, counts=counts, names=logged.contexts.names, users=users,
+        inclusion=logged.lists.inclusion, carry_over=carried, slots_above=above,
+        bets=propensity_bets(logged, evaluation.arms), page_kinds=logged.page_kinds,
+    )  # fmt: skip
+    return checked(of_batch, evaluation)
+
+
+def _of_targets(
+    unit: RowUnit[R, M], evaluation: Evaluation, shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None,
+    row_strata: RowStrata,
+) -> dict[tuple[int, RowGroup, Stratum], GroupPartial]:  # fmt: skip
+    """Sums of every target, group and stratum over some rows."""
+    partials = {}
+    batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
+    listed, estimated = any_slot(rows, logged.lists.listed(slots)), any_slot(rows, slots["estimated"])
+    number_of_strata = len(row_strata.strata)
+    codes = slots["group"][rows.begins] * number_of_strata + row_strata.codes
+    members = list(groups.members(codes, len(logged.groups) * number_of_strata))
+    hidden_from = {number: scorer.unanswerable(slots, logged) for number, scorer in shared.members}
+    if evaluation.paired:
+        flags = [hidden for hidden in hidden_from.values() if hidden is not None]
+        hidden_from = dict.fromkeys(hidden_from, np.logical_or.reduce(flags) if flags else None)
+    for number, scorer in shared.members:
+        scorer.describe(logged)
+        batch = batch_of(scorer)
+        replicas = scorer.replicas(slots, logged, marginals=unit.simulates)
+        of_replicas = [batch_of(replica) for replica in replicas]
+        hidden = hidden_from[number]
+        learned = any_slot(rows, scorer.target.taught_by(slots))
+        recorded = None if hidden is None else ~any_slot(rows, hidden)
+        dropped = np.zeros(len(rows), np.bool_) if hidden is None else any_slot(rows, hidden & slots["subsampled"])
+        for code, chosen in members:
+            group, stratum = divmod(code, number_of_strata)
+            judged = _where(recorded, chosen)
+            among = len(rows) if chosen is None else len(chosen)
+            partials[number, logged.groups[group], row_strata.strata[stratum]] = GroupPartial(
+                sums=unit.fold.partial(batch if judged is None else batch.where(judged)),
+                replicas={
+                    replica: unit.fold.partial(each if judged is None else each.where(judged))
+                    for replica, each in enumerate(of_replicas)
+                },
+                learned=bool((learned if judged is None else learned[judged]).any()),
+                no_state=0 if judged is None else among - len(judged),
+                listed=bool((listed if chosen is None else listed[chosen]).any()),
+                estimated=bool((estimated if chosen is None else estimated[chosen]).any()),
+                sampled=bool((dropped if chosen is None else dropped[chosen]).any()),
+            )
+    return partials
+
+
+def any_slot(rows: Rows, flags: Flags) -> Flags:
+    """The rows with a flagged slot, (n,). flags: of all their slots."""
+    return np.logical_or.reduceat(flags, rows.begins)
+
+
+def _where(recorded: Flags | None, chosen: Ids | None) -> Ids | None:
+    """The chosen rows whose state was recorded; None means all."""
+    if recorded is None:
+        return chosen
+    return np.flatnonzero(recorded) if chosen is None else chosen[recorded[chosen]]
+
+
+def checked(partial: LogPartial, evaluation: Evaluation) -> LogPartial:
+    """The same partial. Raises InputError beyond 1,000 groups."""
+    if len({group for _, group, _ in partial.groups}) > groups.MOST:
+        raise groups.too_many(evaluation.request.by)
+    return partial
+
+
+def estimates(
+    unit: RowUnit[R, M], evaluation: Evaluation, partial: LogPartial, *, cluster: str
+) -> dict[tuple[int, RowGroup], list[Estimate]]:
+    """The estimates of every target, by its number, and group. cluster: name of the unit that was randomised."""
+    request = evaluation.request
+    estimated: dict[tuple[int, RowGroup], list[Estimate]] = {}
+    wrong = honesty.are_wrong(partial.bets)
+    for shared_number, shared in enumerate(evaluation.shared):
+        counts = partial.counts[shared_number]
+        others = counts.left_out + counts.other_policy
+        within, between = partial.carry_over.get(shared_number), partial.visits.get(shared.reward.id)
+        carried = _alarms(carry_over.p_value, within) or _alarms(visit_carry_over.p_value, between)
+        dependent = _alarms(slots_above.p_value, partial.slots_above.get(shared_number))
+        for number, scorer in shared.members:
+            weightings = weigh_loggers(unit, partial, [number])
+            of_groups = over_loggers(partial, number, weightings)
+            finished, target = [], scorer.target
+            for of_group in of_groups.values():
+                reasons = {
+                    "in-sample": of_group.learned, "no-propensity": others > 0,
+                    "estimated-propensity": of_group.estimated,
+                    "sampled-rows": counts.sampled > 0 or of_group.sampled,
+                    "no-candidates" if target.listing else "no-state": of_group.no_state > 0,
+                    "carry-over": carried and target.serving is not None,
+                    "dependent-slots": dependent and target.serving is not None,
+                    "wrong-propensities": wrong and target.serving is not None,
+                    "logging-states": unit.logging_states and target.stateful,
+                    "logging-candidates": of_group.listed and not target.listing and target.serving is not None,
+                }  # fmt: skip
+                options = FinishOptions(
+                    interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
+                    extra_reasons=tuple(reason for reason, holds in reasons.items() if holds),
+                    reward_range=bounds(shared.reward) or ANY_REWARD, chosen=request.by == "arm", seed=request.seed,
+                )  # fmt: skip
+                finished.append((of_group.sums, options))
+            if request.by == "position" and isinstance(unit.fold, ImpressionFold):
+                by_group = unit.fold.finish_together(finished)
+            else:
+                by_group = [unit.fold.finish(*each) for each in finished]
+            for (group, of_group), of_estimators in zip(of_groups.items(), by_group, strict=True):
+                options = replace(finished[0][1], interval="normal")
+                by_replica = [unit.fold.finish(sums, options) for sums in of_group.replicas.values()]
+                cut = [
+                    options.reward_range if each.unit == "impression" and each.self_normalised else ANY_REWARD
+                    for each in unit.fold.estimators.values()
+                ]
+                estimated[number, group] = [
+                    replace(
+                        widened(estimate, replicas, within=within),
+                        left_out=estimate.left_out + others + of_group.no_state,
+                    )
+                    for within, estimate, *replicas in zip(
+                        cut, _with_loggers(of_estimators, weightings[group]), *by_replica, strict=True
+                    )
+                ]
+    return estimated
+
+
+def _alarms(p_value: Callable[[S], float | None], sums: S | None) -> bool:
+    """Whether a test alarms; it does not without sums."""
+    return sums is not None and within_cells.alarms(p_value(sums))
+
+
+def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting[Any]]:
+    """How much each logger counts in each group, for some targets by their numbers."""
+    of_groups: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
+    for number in numbers:
+        for group, strata in _by_stratum(partial, number).items():
+            of_groups.setdefault(group, []).append({key: each.sums for key, each in strata.items()})
+    return {group: Weighting.of(unit.fold, *of_targets) for group, of_targets in of_groups.items()}
+
+
+def over_loggers(
+    partial: LogPartial, number: int, weightings: Mapping[RowGroup, Weighting[Any]]
+) -> dict[RowGroup, GroupPartial]:
+    """The sums of one target in each group over all loggers."""
+    return {group: _total(weightings[group], strata) for group, strata in _by_stratum(partial, number).items()}
+
+
+def _by_stratum(partial: LogPartial, number: int) -> dict[RowGroup, dict[Stratum, GroupPartial]]:
+    """The sums of one target in each group by stratum; those of loggers that are not fixed are among the others."""
+    by_group: dict[RowGroup, dict[Stratum, GroupPartial]] = {}
+    for (member, group, stratum), sums in partial.groups.items():
+        if member == number:
+            fixed = stratum.logger is not None and partial.loggers.is_fixed(stratum.logger)
+            by_group[group] = add_each(by_group.get(group, {}), {stratum if fixed else OTHERS: sums})
+    return by_group
+
+
+def _total(weighting: Weighting[Any], strata: Mapping[Stratum, GroupPartial]) -> GroupPartial:
+    """The sums over all strata."""
+    total: GroupPartial = reduce(add, strata.values())
+    replicas = {
+        number: weighting.total({key: each.by_replica(number) for key, each in strata.items()})
+        for number in total.replicas
+    }
+    return replace(
+        total, sums=weighting.total({key: each.sums for key, each in strata.items()}), replicas=replicas
+    )  # fmt: skip
+
+
+def _with_loggers(estimates: Sequence[Estimate], weighting: Weighting[Any]) -> list[Estimate]:
+    """The estimates with the loggers that were weighed."""
+    if not weighting.factors:
+        return list(estimates)
+    rows = []
+    for estimate in estimates:
+        way = weighting.fold.way(estimate.estimator)
+        weights = () if way is None else tuple(weighting.table[way])
+        number = sum(each.version is not None for each in weights)
+        rows.append(replace(estimate, loggers=max(1, number), logger_weights=weights))
+    return rows

@@ -1,0 +1,98 @@
+"""Estimates per impression: every slot that was shown is a row, weighed by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rlrec.app.evaluation.models import reward_models
+from rlrec.app.evaluation.passes.fold import RowCounts, RowUnit
+from rlrec.app.evaluation.passes.log_reader import Reading
+from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
+from rlrec.app.evaluation.passes.slates import position_curve
+from rlrec.app.evaluation.rows import log_rows
+from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
+from rlrec.app.evaluation.targets.probabilities import Scorer
+from rlrec.errors import quantity
+from rlrec.ope.checks.within_cells import CellSums
+from rlrec.ope.sums.base import ImpressionEstimator, LogBatch
+from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.records import Reward
+from rlrec.store import Unit
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImpressionUnit(RowUnit[ImpressionRows, reward_models.RewardModel]):
+    """Impressions as rows. fit: of reward models on the log."""
+
+    fold: ImpressionFold
+    fit: reward_models.RewardModelFit
+
+    @classmethod
+    def of(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator]) -> ImpressionUnit:
+        """Raises InputError for a table of rewards that does not fit the catalogue, and an unknown curve."""
+        arms, request = evaluation.arms, evaluation.request
+        curve = None if request.position is None else position_curve(unit, request.position)
+        examination = () if curve is None else curve.examination
+        table = None
+        if request.reward_model is not None:
+            table = reward_models.tabled(
+                request.reward_model, by=request.reward_model_by, arms=arms, examination=examination
+            )
+        positions = evaluation.extent.positions
+        return cls(
+            evaluation=evaluation,
+            fold=ImpressionFold(estimators=estimators, spanning=evaluation.spanning, curve=curve),
+            fit=reward_models.RewardModelFit(
+                arms=arms, positions=positions, examination=examination, columns=request.reward_model_hash
+            ),
+            model=table,
+        )
+
+    @property
+    def fitted_on(self) -> Reading:
+        return Reading(columns=log_rows.FITTED)
+
+    @property
+    def judged_on(self) -> Reading:
+        return Reading(columns=self.evaluation.judged_columns)
+
+    def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
+        rows, immature = log_rows.usable(logged.log, reward, now=self.evaluation.now)
+        return rows, RowCounts(selected=len(logged.log), waiting=immature)
+
+    def model_sums(self, logged: LoggedBatch, rows: ImpressionRows) -> reward_models.RewardModelSums:
+        return self.fit.sums(rows, logged.contexts)
+
+    def fitted(self, sums: reward_models.RewardModelSums, reward: Reward) -> reward_models.RewardModel:
+        return self.fit.finish(sums, reward)
+
+    def carry_over(self, rows: ImpressionRows) -> CellSums | None:
+        return log_rows.carry_over(rows, self.evaluation.arms, positions=self.fit.positions)
+
+    @property
+    def modelled(self) -> bool:
+        """Whether a model is needed: by an estimator, or to see whether slots depend on those above."""
+        return self.fit.positions > 1 or super().modelled
+
+    def slots_above(self, rows: ImpressionRows, model: reward_models.RewardModel) -> CellSums | None:
+        if self.fit.positions < 2:
+            return None
+        arms, positions = self.evaluation.arms, self.fit.positions
+        return log_rows.slots_above(rows, model.attraction(rows), arms, positions=positions)
+
+    def batch_of(
+        self, logged: LoggedBatch, rows: ImpressionRows, model: reward_models.RewardModel | None
+    ) -> Callable[[Scorer], LogBatch]:
+        values = model.rows(rows, logged.contexts) if model is not None and super().modelled else None
+        return lambda scorer: scorer.log_batch(rows=rows, logged=logged, values=values)
+
+    def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
+        if counts.waiting:
+            return shared.immature(quantity(counts.waiting, "impression"))
+        if shared.policy_id is not None:
+            name = shared.members[0][1].target.name
+            return EmptyLog(f"no impression of policy {name!r} is selected", hint="widen --log")
+        if counts.selected:
+            return EmptyLog("every impression selected is censored", hint="widen --log, or --uncensor")
+        return self.evaluation.nothing_selected("impression")

@@ -1,0 +1,264 @@
+"""The log, read for folds: whatever they need of the store comes along with each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from rlrec.app.evaluation.passes.request import Evaluation
+from rlrec.app.evaluation.rows import candidates, log_rows, slot_sets
+from rlrec.app.evaluation.rows.contexts import ContextCache, ContextTable
+from rlrec.app.evaluation.rows.groups import Grouping
+from rlrec.app.evaluation.rows.log_rows import CLUSTERS, LoggedBatch
+from rlrec.app.evaluation.rows.loggers import Loggers, logged_zeros, unknown_support
+from rlrec.app.evaluation.targets import logger_marginals
+from rlrec.app.log import partitions
+from rlrec.app.log.splits import owner_splits
+from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
+from rlrec.policy.contexts.features import WIDTH
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.database.unit import StoredRows
+from rlrec.store.log import candidates as candidate_lists
+from rlrec.store.log import contents, imported_data, settings
+from rlrec.store.log.reader import Batch
+
+CELLS = 4_000_000  # arms of eligible sets that are held at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The part of the log that a pass reads.
+
+    columns: of the log; visits: with the visits of their sessions, and without what only impressions need: slates and
+    the support of the loggers. marginals: down to which position slots have a column `logger_marginals`,
+    (n, marginals), as of `LoggerMarginals`; 0: only the contexts that this needs. pairs: with `logger_pairs`, too.
+    keys: with those of sessions."""
+
+    columns: Collection[str]
+    visits: bool = False
+    marginals: int | None = None
+    pairs: bool = False
+    keys: bool = False
+
+
+class LogReader:
+    """The log of one evaluation, batch by batch, as often as it is wanted.
+
+    It alone asks the store, and remembers what later batches need again; folds see `LoggedBatch`es alone. progress: is
+    called before each batch. rows: batches of one partition, in place of the log; number: of it."""
+
+    def __init__(
+        self, unit: Unit, evaluation: Evaluation, *, progress: Callable[[], None] = lambda: None,
+        rows: Iterable[Batch] | None = None, number: int = 0, contexts: ContextCache | None = None,
+    ) -> None:  # fmt: skip
+        self.unit, self.evaluation, self.progress, self.number, self._rows = unit, evaluation, progress, number, rows
+        columns = evaluation.request.reward_model_hash or WIDTH
+        self.contexts = contexts or ContextCache(
+            unit, fields=evaluation.fields, encode=evaluation.encode, columns=columns
+        )
+        self.loggers = Loggers(unit, evaluation.arms)
+        self.marginals = logger_marginals.LoggerMarginals(self.loggers)
+        self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)
+        self._eligible: dict[int, Ids] = {}
+        self._lists = imported_data.any_row(unit, "candidate_list")
+        serving = [each.serving for each in evaluation.targets if each.serving is not None]
+        describing = any(each.described or each.trained for each in serving)
+        self._features = describing and imported_data.any_row(unit, "decision_features")
+        self._slot_sets = imported_data.any_row(unit, "slot_set")
+        self._supports = imported_data.any_row(unit, "logged_support")
+        self._inclusions = candidates.DERIVED  # distributions of a partition that may still be worked out
+
+    def again(self) -> LogReader:
+        """Another reader of the same rows, which remembers their contexts alone."""
+        return LogReader(
+            self.unit, self.evaluation, progress=self.progress, rows=self._rows, number=self.number,
+            contexts=self.contexts,
+        )  # fmt: skip
+
+    def to_fit(self, reading: Reading) -> Iterator[LoggedBatch]:
+        """Batches that a model is fitted on: with their contexts, without what targets are asked about."""
+        for log in self.batches(reading):
+            contexts, context = self.contexts.table(log.slots["context_id"], log.contexts)
+            slots = log.slots | {"context": context, "cluster": self._clusters(log)}
+            yield LoggedBatch(log=replace(log, slots=slots), contexts=contexts, eligible={})
+
+    def to_judge(self, reading: Reading) -> Iterator[LoggedBatch]:
+        """Batches that targets are judged on."""
+        marginals = reading.marginals
+        for batch in self.batches(reading):
+            for log, eligible in self._portions(batch, marginals or 0):
+                yield self._logged(
+                    log, eligible, impressions=not reading.visits, marginals=marginals, pairs=reading.pairs
+                )
+
+    def to_locate(self, columns: Collection[str], *, positions: int) -> Iterator[LoggedBatch]:
+        """Batches that positions are compared on: with the contexts that loggers read and, where there
+        are positions, with `logger_marginals`; without the slates and the support."""
+        for batch in self.batches(Reading(columns=columns)):
+            for log, eligible in self._portions(batch, positions):
+                yield self._logged(log, eligible, impressions=False, marginals=positions)
+
+    def partitions(self, reading: Reading) -> Iterator[Iterable[Batch]]:
+        """The rows of each partition of the log, as the store has them: each is read, as often as is wanted, before the
+        next one."""
+        needed, selection = {*reading.columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
+        return partitions.read(
+            self.unit, selection, self.evaluation.partitions, columns=needed, wanted=self.contexts.wanted,
+            visits=reading.visits, keys=reading.keys or selection.splits is not None,
+        )  # fmt: skip
+
+    def batches(self, reading: Reading) -> Iterator[Batch]:
+        """Batches as they are read, with nothing that belongs to them elsewhere."""
+        for batches in self.partitions(reading) if self._rows is None else (self._rows,):
+            # what may be worked out anew is counted for each partition, whoever reads it
+            self.loggers.forget_support()
+            self._inclusions = candidates.DERIVED
+            for batch in batches:
+                self.progress()
+                yield self._without_moved(batch if self._rows is None else self._wanted(batch, reading))
+
+    def _wanted(self, batch: Batch, reading: Reading) -> Batch:
+        """The batch without what was read of it for others."""
+        wanted = {"decision_id", "session_id", "position", *partitions.PERSONS, *reading.columns}
+        wanted |= {*CLUSTERS[self.evaluation.cluster]}
+        slots = {name: column for name, column in batch.slots.items() if name in wanted}
+        return replace(batch, slots=slots, visits=batch.visits if reading.visits else None)
+
+    def _without_moved(self, batch: Batch) -> Batch:
+        """The batch without sessions whose user came later and belongs to another split."""
+        wanted = self.evaluation.selection.splits
+        if wanted is None or batch.keys is None:
+            return batch
+        stays = np.isin(owner_splits(settings.get(self.unit).split_salt, batch.keys), list(wanted))
+        moved = batch.keys["session_id"][~stays]
+        return batch.of_rows(np.flatnonzero(~np.isin(batch.slots["session_id"], moved)))
+
+    def _clusters(self, log: Batch) -> Ids:
+        return log_rows.clusters(log.slots, self.evaluation.cluster)
+
+    def _portions(self, batch: Batch, marginals: int) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
+        """Whole sessions of a batch, few enough for the arms of their eligible sets and so many marginals a slot to be
+        held; and these sets."""
+        sets, sessions = batch.slots["eligible_id"], batch.slots["session_id"]
+        first, _ = distinct(sets)
+        sizes = contents.set_sizes(self.unit, sets[first].tolist())
+        if sum(sizes.values()) + len(sets) * marginals <= CELLS:
+            yield batch, self._eligible_sets(sizes.keys())
+            return
+        # sets are counted where they come first, and sessions cut where the count passes a multiple of what can be held
+        cells = np.full(len(sets), marginals, np.int64)
+        cells[first] += [sizes[key] for key in sets[first].tolist()]
+        starts = run_starts(sessions)
+        filled = np.cumsum(cells)[starts] // CELLS
+        cuts = [*starts[run_starts(filled)].tolist(), len(sets)]
+        for start, end in pairwise(cuts):
+            portion = batch.of_rows(np.arange(start, end))
+            yield portion, self._eligible_sets(set(portion.slots["eligible_id"].tolist()))
+
+    def _logged(
+        self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool, marginals: int | None, pairs: bool = False
+    ) -> LoggedBatch:
+        """The batch with all that folds need. impressions: also slates, and the support of the loggers."""
+        slots, fields, zeros, listed = log.slots, set[str](), list[Flags | None](), list[Array]()
+        if impressions:
+            slots = slots | log_rows.slates(slots) | log_rows.course(slots) | unknown_support(slots)
+            fields = self.loggers.reads(slots, slots["unknown_support"])
+        if marginals is not None or pairs:
+            fields |= self.marginals.reads(slots)
+        lists = self._logged_lists(slots) if self._lists else candidates.LoggedLists()
+        if lists.lists:
+            fields |= self.marginals.reads(slots)
+        contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
+        features: Mapping[int, Mapping[int, str]] = {}
+        if self._features:
+            slots, features = self._with_features(slots)
+        if self._slot_sets:
+            sets = imported_data.slot_sets(self.unit, np.unique(slots["decision_id"]).tolist())
+            column, of_slots = slot_sets.column(slots, sets)
+            slots, eligible = slots | {slot_sets.SLOT_SET: column}, {**eligible, **of_slots}
+        groups, group = self.grouping.of(slots, contexts, context)
+        slots = slots | {"context": context, "group": group, "cluster": self._clusters(log)}
+        if slots.keys() >= {*log_rows.DRAWN}:
+            slots["decision_digest"] = log_rows.decision_digests(slots)
+        if impressions:
+            support, zeros = self.loggers.support(slots, contexts, eligible)
+            slots |= support
+            if self._supports:
+                unsure = slots["decision_id"][slots["imported"] & ~slots["full"]]
+                supports = imported_data.supports(self.unit, np.unique(unsure).tolist())
+                slots |= logged_zeros(slots, supports, eligible, zeros)
+        if marginals:
+            derived = self.marginals.of(slots, contexts, eligible, positions=marginals)
+            slots = {**slots, logger_marginals.COLUMN: derived}
+        if pairs:
+            which, listed = self.marginals.pairs(slots, contexts, eligible)
+            slots = {**slots, logger_marginals.PAIRS: which}
+        return LoggedBatch(
+            log=replace(log, slots=slots), contexts=contexts, groups=groups, eligible=eligible, zeros=zeros,
+            pairs=listed, lists=self._with_inclusion(lists, slots, contexts), features=features,
+        )  # fmt: skip
+
+    def _with_features(self, slots: Columns) -> tuple[Columns, Mapping[int, Mapping[int, str]]]:
+        """The slots with a number below 0 as the revision of decisions whose arms have features of their own, and these
+        features."""
+        decision_id = slots["decision_id"]
+        contexts = imported_data.feature_contexts(self.unit, np.unique(decision_id).tolist())
+        if not contexts:
+            return slots, {}
+        revision = np.array([-contexts.get(number, 0) for number in decision_id.tolist()], np.int64)
+        ids = {key: arm for arm, key in self.evaluation.arms.keys.items()}
+        features = imported_data.features(self.unit, set(contexts.values()))
+        by_arm = {
+            -context: {ids[key]: text for key, text in of_context.items() if key in ids}
+            for context, of_context in features.items()
+        }
+        return slots | {"catalogue_revision": np.where(revision < 0, revision, slots["catalogue_revision"])}, by_arm
+
+    def _logged_lists(self, slots: Columns) -> candidates.LoggedLists:
+        """The lists of candidates of a batch."""
+        lists = candidate_lists.find_lists(self.unit, np.unique(slots["decision_id"]).tolist())
+        drawn_from = {each.catalogue_id for each in lists.values() if each.catalogue_id is not None}
+        arms = contents.eligible_arms(self.unit, drawn_from)
+        versions = self.loggers.versions(slots["version_id"]) if lists else {}
+        return candidates.LoggedLists(
+            lists=lists, first_stages={key: candidates.first_stage(version) for key, version in versions.items()},
+            catalogues={key: np.array(of_set, np.int64) for key, of_set in arms.items()},
+        )  # fmt: skip
+
+    def _with_inclusion(
+        self, lists: candidates.LoggedLists, slots: Columns, contexts: ContextTable
+    ) -> candidates.LoggedLists:
+        """The lists with the inclusion probabilities of arms shown, where a target has another first stage than they
+        have."""
+        wanted = {
+            target.serving and candidates.first_stage(target.serving.version) for target in self.evaluation.targets
+        }
+        drawn = {name for name in lists.first_stages.values() if name is not None}
+        if not drawn or wanted == drawn:
+            return lists
+        rows = np.flatnonzero(~slots["imported"] & lists.listed(slots))
+        rows = rows[np.lexsort((slots["belief_seq"][rows], slots["version_id"][rows]))]
+        inclusion = candidates.Inclusion()
+        for some in np.split(rows, run_starts(slots["version_id"][rows])[1:]):
+            version = self.loggers.versions(slots["version_id"][some])[int(slots["version_id"][some[0]])]
+            moments, room = self.marginals.moments(version, slots, some), self._inclusions
+            more = candidates.smallest_inclusion(
+                lists, slots, moments, contexts, keys=self.evaluation.arms.keys, room=room
+            )  # fmt: skip
+            inclusion, self._inclusions = inclusion + more, room - more.decisions
+        return replace(lists, inclusion=inclusion)
+
+    def _eligible_sets(self, wanted: AbstractSet[int]) -> Mapping[int, Ids]:
+        """The arms of eligible sets; those of the batch before are not read again."""
+        read = contents.eligible_arms(self.unit, wanted - self._eligible.keys())
+        held = ((key, arms) for key, arms in self._eligible.items() if key in wanted)
+        self._eligible = StoredRows("eligible_set", held)
+        self._eligible |= {key: np.array(arms, np.int64) for key, arms in read.items()}
+        for key in read:
+            self.evaluation.arms.check(self._eligible[key])
+        return self._eligible

@@ -1,0 +1,170 @@
+"""Requests for an evaluation, and what their folds have in common once the store has resolved the names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from rlrec.app.evaluation.rows import groups, log_rows
+from rlrec.app.evaluation.rows.fixed_loggers import FixedLoggers
+from rlrec.app.evaluation.targets import targets
+from rlrec.app.evaluation.targets.list_probabilities import ListScorer
+from rlrec.app.evaluation.targets.probabilities import Scorer
+from rlrec.app.evaluation.targets.state_probabilities import StateScorer
+from rlrec.app.evaluation.targets.targets import Target
+from rlrec.app.log import partitions
+from rlrec.errors import InputError
+from rlrec.records import Reward
+from rlrec.store import Unit
+from rlrec.store.log import selected, sessions
+from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import LogExtent
+from rlrec.store.policies import arms
+
+
+class EmptyLog(InputError):
+    """The log has nothing that a target could be judged by. wait_us: from a decision until it counts, where all that
+    is selected is too young."""
+
+    def __init__(self, message: str, *, hint: str, wait_us: int | None = None) -> None:
+        super().__init__(f"empty log: {message}", hint=hint)
+        self.wait_us = wait_us
+
+
+class PartialPages(InputError):
+    """The log has pages of which it does not show every position."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The arguments of `evaluate`. log: a filter; position: a curve, for reward models; cluster None: the user where
+    one is known, else the session; target_samples: simulated pages of a target whose marginals have no closed form, 0
+    for none."""
+
+    targets: Sequence[str]
+    estimators: str | None = None
+    interval: str = "bootstrap-t"
+    level: float = 0.95
+    cluster: str | None = None
+    log: str | None = None
+    reward: str | None = None
+    gamma: float = 1.0
+    by: str | None = None
+    greedy: bool = False
+    reward_model: str | None = None
+    reward_model_by: str | None = None
+    reward_model_hash: int = 0
+    position: str | None = None
+    seed: int = 0
+    target_samples: int = 1_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SharedRows:
+    """Targets that are judged on the same rows with the same reward.
+
+    policy_id: the policy of an imported log, which only its own rows tell of. members: number of a target in the
+    evaluation, and its scorer."""
+
+    reward: Reward
+    policy_id: int | None
+    members: list[tuple[int, Scorer]] = field(default_factory=list)
+
+    def immature(self, rows: str) -> EmptyLog:
+        """The error where no row is old enough."""
+        minutes = self.reward.window_us / 60e6
+        hint = f"a decision counts when the window of reward {self.reward.name}, {minutes:g} minutes, is over"
+        return EmptyLog(f"of {rows} selected, none is mature", hint=hint, wait_us=self.reward.window_us)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """A request as the store understands it; folds change nothing of it.
+
+    cluster: the unit that was randomised, one of `log_rows.CLUSTERS`; spanning: whether one may come back in another
+    batch of the log. now: the time at which rows are mature. encode: whether features of contexts are wanted.
+    loggers: those that may be weighed. paired: whether targets are compared, so that all must be judged by the same
+    rows: those that each of them can be asked about, without visits that are too long."""
+
+    request: Request
+    selection: Selection
+    extent: LogExtent
+    targets: Sequence[Target]
+    arms: log_rows.ArmTable
+    cluster: str
+    spanning: bool
+    now: int
+    encode: bool = False
+    loggers: FixedLoggers = field(default_factory=FixedLoggers)
+    paired: bool = False
+
+    @classmethod
+    def of(
+        cls, unit: Unit, request: Request, selection: Selection, *, paired: Sequence[Target] | None = None
+    ) -> Evaluation:
+        """paired: targets to compare, in place of those that the request names. Raises InputError for an unknown target
+        or reward."""
+        resolved = paired or targets.resolve(
+            unit, request.targets, reward=request.reward, greedy=request.greedy, selection=selection
+        )
+        extent = selected.extent(unit, selection)
+        by_user = request.cluster in (None, "user")
+        spanning = by_user and sessions.any_user(unit)
+        weighable = FixedLoggers.of(unit, selection, extent) if resolved else FixedLoggers()
+        return cls(
+            request=request, selection=selection, extent=extent, targets=resolved,
+            arms=log_rows.ArmTable({arm.id: arm.key for arm in arms.every(unit)}),
+            cluster="user" if spanning else "session" if by_user else str(request.cluster), spanning=spanning,
+            now=unit.now, loggers=weighable, paired=paired is not None,
+        )  # fmt: skip
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions the log is read in."""
+        return partitions.number_for(self.extent.decisions)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields of contexts that are read, beside those that loggers depend on."""
+        named = (groups.field_of_context(self.request.by), self.request.reward_model_by)
+        return frozenset(name for target in self.targets for name in target.reads) | {name for name in named if name}
+
+    @cached_property
+    def shared(self) -> Sequence[SharedRows]:
+        """The targets by the rows that they are judged on."""
+        shared: dict[tuple[int, int | None], SharedRows] = {}
+        for number, target in enumerate(self.targets):
+            policy_id = target.policy_id if target.serving is None else None
+            rows = shared.setdefault(
+                (target.reward.id, policy_id), SharedRows(reward=target.reward, policy_id=policy_id)
+            )
+            options: dict[str, Any] = {"samples": self.request.target_samples, "seed": self.request.seed}
+            of_kind = StateScorer if target.stateful else Scorer
+            scorer = of_kind(target, self.arms, **options)
+            if target.listing and self.request.target_samples:
+                scorer = ListScorer(target, self.arms, **options, listed=scorer)
+            rows.members.append((number, scorer))
+        return list(shared.values())
+
+    @property
+    def judged_columns(self) -> list[str]:
+        """The columns of the log that targets are judged by, impression by impression."""
+        columns = {
+            **dict.fromkeys((*log_rows.DRAWN, "seed"), any(target.sampled for target in self.targets)),
+            **(dict.fromkeys(log_rows.STATES, True) if any(target.stateful for target in self.targets) else {}),
+            "variant_id": self.request.by == "variant",
+        }
+        needed_for = (name for name, needed in columns.items() if needed)
+        return list(dict.fromkeys([*log_rows.JUDGED, *needed_for, *self.lesson_columns]))
+
+    @property
+    def lesson_columns(self) -> list[str]:
+        """The columns by which rows are told that a target or a logger learned from, where others have none."""
+        lessons = [*self.loggers.every_lesson, *(lesson for target in self.targets for lesson in target.lessons)]
+        return sorted(frozenset[str]().union(*(lesson.columns for lesson in lessons)))
+
+    def nothing_selected(self, rows: str) -> EmptyLog:
+        hint = "widen --log" if self.request.log else "serve with `rlrec recommend`, or bring in a log: import-log"
+        return EmptyLog(f"no {rows} is selected", hint=hint)

@@ -1,0 +1,252 @@
+"""Estimates per slate: every page that is complete is a row, weighed as a whole or slot by slot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from rlrec.app.evaluation.models.reward_models import FittedRewardModel, RewardModelFit, RewardModelSums
+from rlrec.app.evaluation.passes.fold import RowCounts, RowUnit, any_slot
+from rlrec.app.evaluation.passes.log_reader import Reading
+from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, PartialPages, SharedRows
+from rlrec.app.evaluation.rows import log_rows
+from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
+from rlrec.app.evaluation.targets import logger_marginals, slate_probabilities
+from rlrec.app.evaluation.targets.probabilities import Scorer
+from rlrec.app.inputs import lookup
+from rlrec.app.log import reward_log
+from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
+from rlrec.errors import InputError, quantity
+from rlrec.ope.checks.within_cells import CellSums
+from rlrec.ope.units.slate_weighting import Iips, Interpol, Pbm, Pi
+from rlrec.ope.units.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
+from rlrec.records import Reward
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import reader
+from rlrec.times import DAY_US
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CompletePages:
+    """Pages of a batch, s pages of n slots, each from the top.
+
+    impressions: the slots, (n,); start (s + 1,): where each page begins; page (s,): reward of events of the whole
+    page."""
+
+    impressions: ImpressionRows
+    start: Ids
+    page: Array
+
+    def __len__(self) -> int:
+        return len(self.page)
+
+    def take(self, pages: Flags) -> CompletePages:
+        """Some of the pages."""
+        if pages.all():
+            return self
+        size = np.diff(self.start)
+        return CompletePages(
+            impressions=self.impressions.take(np.repeat(pages, size)), start=offsets(size[pages]), page=self.page[pages]
+        )
+
+    @property
+    def slots(self) -> Columns:
+        return self.impressions.slots
+
+    @property
+    def begins(self) -> Ids:
+        """The first slot of each page, (s,)."""
+        return self.start[:-1]
+
+    @property
+    def left(self) -> Array:
+        """The reward of each page from a slot on, (n,)."""
+        reward, size = self.impressions.reward, np.diff(self.start)
+        below = np.cumsum(reward[::-1])[::-1]
+        after = np.r_[below, 0.0][self.start[1:]]
+        return below - np.repeat(after - self.page, size)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
+    """Complete pages as rows. fit: of models of what a page still earns; wanted: what estimators
+    need of a target; strict: pages that `pi` cannot weigh are refused, not left out."""
+
+    fold: SlateFold
+    fit: RewardModelFit
+    wanted: slate_probabilities.Wanted
+    strict: bool
+
+    @classmethod
+    def of(
+        cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SlateEstimator], *, strict: bool
+    ) -> SlateUnit:
+        """Raises InputError for an unknown curve."""
+        resolved = {label: _resolved(unit, each) for label, each in estimators.items()}
+        positions = evaluation.extent.positions
+        return cls(
+            evaluation=evaluation,
+            fold=SlateFold(estimators=resolved, spanning=evaluation.spanning),
+            fit=RewardModelFit(arms=evaluation.arms, positions=positions),
+            wanted=slate_probabilities.Wanted(
+                positions=max(1, positions),
+                joint=any(each.joint for each in resolved.values()),
+                tabled=any(each.tabled for each in resolved.values()),
+                additive=any(isinstance(each, Pi) for each in resolved.values()),
+                marginal=any(isinstance(each, Iips) for each in resolved.values()),
+            ),
+            strict=strict,
+        )
+
+    @property
+    def fitted_on(self) -> Reading:
+        return Reading(columns=(*log_rows.FITTED, "size"))
+
+    @property
+    def judged_on(self) -> Reading:
+        marginals = self.wanted.positions if self.wanted.tabled else 0
+        columns = self.evaluation.judged_columns
+        return Reading(columns=columns, marginals=marginals or None, pairs=self.wanted.additive)
+
+    def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
+        """Raises PartialPages where a position of a page is missing."""
+        pages = _pages(logged.log, reward)
+        at_top = {name: pages.slots[name][pages.begins] for name in ("at", "imported")}
+        mature = reward_log.mature(at_top, reward, now=self.evaluation.now)
+        censored = any_slot(pages, pages.slots["censored"])
+        counts = RowCounts(selected=len(pages), waiting=int((~mature).sum()), left_out=int((mature & censored).sum()))
+        return pages.take(mature & ~censored), counts
+
+    def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> RewardModelSums:
+        return self.fit.sums(replace(rows.impressions, reward=rows.left), logged.contexts)
+
+    def fitted(self, sums: RewardModelSums, reward: Reward) -> FittedRewardModel:
+        return self.fit.finish(sums, None)
+
+    def carry_over(self, rows: CompletePages) -> CellSums | None:
+        return log_rows.carry_over(rows.impressions, self.evaluation.arms, positions=self.wanted.positions)
+
+    def batch_of(
+        self, logged: LoggedBatch, rows: CompletePages, model: FittedRewardModel | None
+    ) -> Callable[[Scorer], SlateBatch]:
+        impressions, slots = rows.impressions, rows.slots
+        values = None if model is None else model.rows(impressions, logged.contexts)
+        wanted = replace(self.wanted, joint=self.wanted.joint or bool((rows.page != 0).any()))
+        if self.strict and wanted.additive:
+            _require_pairs(slots)
+        predicted, count = None if values is None else values.predicted, reward_log.counts_of(slots)
+        shared: dict[str, Any] = {
+            "start": rows.start, "reward": impressions.reward, "page": rows.page, "default": impressions.default,
+            "cluster": slots["cluster"][rows.begins], "predicted": predicted,
+            "count": None if count is None else count[rows.begins],
+        }  # fmt: skip
+
+        def batch(scorer: Scorer) -> SlateBatch:
+            """The pages as one batch for the estimators per slate."""
+            if scorer.target.serving is None:
+                return _on_policy(shared, slots, wanted)
+            of_target = slate_probabilities.of(scorer, impressions, logged, wanted=wanted, values=values)
+            least = np.where(slots["min_propensity"] > 0, slots["min_propensity"], np.nan)
+            ratio = of_target.marginal / slots["marginal"]
+            with np.errstate(divide="ignore"):
+                log_ratio = np.log(of_target.steps) - np.log(slots["propensity"])
+            of_pages = SlateBatch(
+                **shared, log_ratio=log_ratio, largest=-np.log(least), marginal_ratio=ratio,
+                largest_marginal=of_target.greatest / slots["smallest"], target_at=of_target.table,
+                logged_at=slots.get(logger_marginals.COLUMN), additive=of_target.additive, expected=of_target.expected,
+                unsupported=of_target.unsupported,
+            )  # fmt: skip
+            list_ratio = scorer.list_ratio(slots, logged)
+            return of_pages if list_ratio is None else _with_lists(of_pages, list_ratio, rows.begins)
+
+        return batch
+
+    def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
+        if counts.waiting:
+            return shared.immature(quantity(counts.waiting, "page"))
+        if counts.other_policy:
+            return EmptyLog(f"no page of policy {shared.members[0][1].target.name!r} is selected", hint="widen --log")
+        if counts.left_out:
+            return EmptyLog(
+                f"of {quantity(counts.left_out, 'page')} selected, each has a censored slot",
+                hint="widen --log, or --uncensor",
+            )
+        return self.evaluation.nothing_selected("page")
+
+
+def _with_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:
+    """The batch with weights times exp(ratio), (n,): a list of candidates is drawn before the first slot."""
+    share, at_top, unknown = np.exp(ratio), np.zeros(len(ratio)), np.full(len(ratio), np.nan)
+    at_top[begins] = ratio[begins]
+    return replace(
+        batch, log_ratio=batch.log_ratio + at_top, marginal_ratio=batch.marginal_ratio * share,
+        largest=unknown, largest_marginal=unknown, unsupported=unknown,
+        target_at=None if batch.target_at is None else batch.target_at * share[:, None],
+        additive=None if batch.additive is None else batch.additive * share,
+        expected=None if batch.expected is None else batch.expected * np.exp(at_top),
+    )  # fmt: skip
+
+
+def _on_policy(shared: dict[str, Any], slots: Columns, wanted: slate_probabilities.Wanted) -> SlateBatch:
+    """Pages of the target itself: nothing is to be weighed, and what it showed is a sample of it."""
+    n = len(slots["position"])
+    shown = np.zeros((n, wanted.positions))
+    shown[np.arange(n), slots["position"] - 1] = 1.0
+    ones = np.ones(n)
+    return SlateBatch(
+        **shared, log_ratio=np.zeros(n), largest=np.zeros(n), marginal_ratio=ones, largest_marginal=ones,
+        target_at=shown, logged_at=shown, additive=1 / slots["size"], expected=shared["predicted"],
+        unsupported=np.zeros(n),
+    )  # fmt: skip
+
+
+def _require_pairs(slots: Columns) -> None:
+    """Raises InputError for a page whose logger tells no probabilities of pairs of slots."""
+    unknown = slate_probabilities.without_pairs(slots)
+    if unknown.any():
+        decision = int(slots["decision_id"][np.argmax(unknown)])
+        raise InputError(
+            f"pi cannot weigh decision {decision}: its logger was not uniform, and has too many slates to list, or no "
+            "exact probabilities of them",
+            hint="use rips or sips, which need propensities alone, or iips or pbm:CURVE, which need marginals",
+        )
+
+
+def _resolved(unit: Unit, estimator: SlateEstimator) -> SlateEstimator:
+    """The estimator with the curve that it names. Raises InputError for an unknown one."""
+    if not isinstance(estimator, Pbm | Interpol) or not estimator.curve:
+        return estimator
+    return replace(estimator, shape=position_curve(unit, estimator.curve))
+
+
+def position_curve(unit: Unit, reference: str) -> PositionCurve:
+    """A stored curve as estimates use it. Raises InputError for an unknown one."""
+    stored = lookup.curve(unit, reference)
+    age = (unit.now - stored.created_at) / DAY_US
+    return PositionCurve(name=stored.reference, examination=stored.examination, age_days=age)
+
+
+def _pages(batch: reader.Batch, definition: Reward) -> CompletePages:
+    """The pages of a batch with their rewards. Raises PartialPages where a position of one is missing."""
+    rewarded = reward_log.with_rewards(batch, definition)
+    slots = rewarded.slots
+    first = run_starts(slots["decision_id"])
+    size = np.diff(np.r_[first, len(slots["decision_id"])])
+    depth = np.arange(len(slots["position"])) - np.repeat(first, size)
+    missing = np.flatnonzero((slots["size"] != np.repeat(size, size)) | (slots["position"] != depth + 1))
+    if len(missing):
+        row = int(missing[0])
+        shown = f"{np.repeat(size, size)[row]} of {slots['size'][row]} positions"
+        raise PartialPages(
+            f"decision {slots['decision_id'][row]} shows {shown}: slate estimators need complete pages",
+            hint="estimate per impression (ips, snips, dr); --log policy=NAME leaves out the log of another policy",
+        )
+    # a page is in one cluster, whatever the unit
+    slots = {**slots, "cluster": np.repeat(slots["cluster"][first], size)}
+    impressions = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
+    page = reward_log.page_events(batch, definition, slots["decision_id"][first])
+    return CompletePages(impressions=impressions, start=offsets(size), page=page)

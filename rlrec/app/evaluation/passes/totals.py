@@ -1,0 +1,152 @@
+"""The sums of a log for every unit of rows: a pass in which models are fitted, and one in which targets are judged.
+
+Each partition is read once in a pass, whatever number of units there is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from rlrec.app.evaluation.passes import passes
+from rlrec.app.evaluation.passes.fold import LogPartial, RowCounts, RowUnit, checked, fold
+from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
+from rlrec.app.evaluation.passes.request import Evaluation, PartialPages
+from rlrec.app.evaluation.rows.log_rows import LoggedBatch
+from rlrec.compute import Engine
+from rlrec.records import add_each
+
+AnyUnit = RowUnit[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitPass:
+    """The pass in which the models of a unit are fitted: sums by the id of a reward."""
+
+    unit: AnyUnit
+    evaluation: Evaluation
+
+    @property
+    def reading(self) -> Reading:
+        return self.unit.fitted_on
+
+    def __call__(self, reader: LogReader, /) -> Mapping[int, Any]:
+        return reduce(self.add, map(self._sums, reader.to_fit(self.reading)), {})
+
+    def _sums(self, logged: LoggedBatch) -> Mapping[int, Any]:
+        rewards = {shared.reward.id: shared.reward for shared in self.evaluation.shared}
+        rows_of = {key: self.unit.usable(logged, reward)[0] for key, reward in rewards.items()}
+        return {key: self.unit.model_sums(logged, rows) for key, rows in rows_of.items() if len(rows)}
+
+    def add(self, left: Mapping[int, Any], right: Mapping[int, Any], /) -> Mapping[int, Any]:
+        return add_each(left, right)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgePass:
+    """The pass in which targets are judged, with fitted models by the id of a reward."""
+
+    unit: AnyUnit
+    evaluation: Evaluation
+    models: Mapping[int, Any]
+
+    @property
+    def reading(self) -> Reading:
+        return self.unit.judged_on
+
+    def __call__(self, reader: LogReader, /) -> LogPartial:
+        batches = reader.to_judge(self.reading)
+        partials = (fold(self.unit, self.evaluation, logged, self.models) for logged in batches)
+        of_partition = reduce(self.add, partials, LogPartial()).closed()
+        return of_partition + LogPartial(visits=self.unit.visit_carry_over(reader.again()))
+
+    def add(self, left: LogPartial, right: LogPartial, /) -> LogPartial:
+        return checked(left + right, self.evaluation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointPass:
+    """The passes of several units over a partition, one after another. A unit that cannot use the pages of the log has
+    the error as its result."""
+
+    evaluation: Evaluation
+    works: Sequence[FitPass | JudgePass]
+
+    @property
+    def reading(self) -> Reading:
+        """All that they read."""
+        every = [work.reading for work in self.works]
+        columns = frozenset[str]().union(*(reading.columns for reading in every))
+        return Reading(columns=columns, visits=any(reading.visits for reading in every))
+
+    def __call__(self, reader: LogReader, /) -> list[Any]:
+        return [_attempted(work, reader.again()) for work in self.works]
+
+
+def _attempted(work: FitPass | JudgePass, reader: LogReader) -> Any:
+    try:
+        return work(reader)
+    except PartialPages as error:
+        return error
+
+
+def of_log(
+    units: Sequence[AnyUnit], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None, *,
+    strict: bool = True,
+) -> dict[AnyUnit, LogPartial]:  # fmt: skip
+    """The partial of the log for each unit. engine: that works on its partitions, None for this process. strict: units
+    that cannot use the pages of the log are an error; else they are left out. Raises EmptyLog where a target has
+    nothing to be judged by."""
+    models = models_of(units, evaluation, reader, engine)
+    refused = {unit: each for unit, each in models.items() if isinstance(each, PartialPages)}
+    judges = {
+        unit: JudgePass(unit=unit, evaluation=evaluation, models=models[unit]) for unit in units if unit not in refused
+    }
+    results = refused | _sums(judges, LogPartial(), reader, engine)
+    partials: dict[AnyUnit, LogPartial] = {}
+    for unit in units:
+        partial = results[unit]
+        if not isinstance(partial, PartialPages):
+            _check_used(unit, evaluation, partial)
+            partials[unit] = partial
+        elif strict:
+            raise partial
+    return partials
+
+
+def models_of(
+    units: Sequence[AnyUnit], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None
+) -> dict[AnyUnit, Any]:
+    """The models of each unit by the id of a reward: those given, or fitted in a pass over the log; or PartialPages."""
+    rewards = {shared.reward.id: shared.reward for shared in evaluation.shared}
+    models: dict[AnyUnit, Any] = {
+        unit: dict.fromkeys(rewards, unit.model) if unit.modelled and unit.model is not None else {} for unit in units
+    }
+    fits = {unit: FitPass(unit=unit, evaluation=evaluation) for unit in units if unit.modelled and unit.model is None}
+    for unit, sums in _sums(fits, {}, reader, engine).items():
+        models[unit] = sums
+        if not isinstance(sums, PartialPages):
+            models[unit] = {key: unit.fitted(of_reward, rewards[key]) for key, of_reward in sums.items()}
+    return models
+
+
+def _sums(
+    works: Mapping[AnyUnit, FitPass | JudgePass], start: Any, reader: LogReader, engine: Engine | None
+) -> dict[AnyUnit, Any]:
+    """The sums of each pass over the log, or the error that one of its partitions has as its result."""
+    sums = dict.fromkeys(works, start)
+    if works:
+        joint = JointPass(evaluation=reader.evaluation, works=list(works.values()))
+        for results in passes.results(reader, joint, engine):
+            for (unit, work), result in zip(works.items(), results, strict=True):
+                errors = [each for each in (sums[unit], result) if isinstance(each, PartialPages)]
+                sums[unit] = errors[0] if errors else work.add(sums[unit], result)
+    return sums
+
+
+def _check_used(unit: AnyUnit, evaluation: Evaluation, partial: LogPartial) -> None:
+    for number, shared in enumerate(evaluation.shared):
+        counts = partial.counts.get(number, RowCounts())
+        if not counts.used:
+            raise unit.empty(shared, counts)

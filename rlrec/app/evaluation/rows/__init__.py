@@ -1,0 +1,1 @@
+"""The rows of a log, and what they need of the store."""

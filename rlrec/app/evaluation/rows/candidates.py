@@ -1,0 +1,164 @@
+"""Logs of two stages: what the lists of candidates mean for the weight of a target.
+
+Such a decision's eligible set is its list. A target with the same first stage is weighed given the list; one with
+another first stage by the list, too; one without a first stage is judged on the lists that the logger drew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rlrec.app.distributions import designs
+from rlrec.app.distributions.exact import VersionDistribution
+from rlrec.app.evaluation.rows.contexts import ContextTable
+from rlrec.app.log import lineage
+from rlrec.arrays import Array, Flags, Ids, distinct
+from rlrec.policy.kinds.two_stage import TwoStage
+from rlrec.records import Version
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log.candidates import CandidateList
+
+DERIVED = 100  # distributions of first stages that inclusion probabilities are worked out from
+CELLS = 50_000_000  # arms times squared candidates of these; the first one is worked out whatever it takes
+
+
+@dataclass(frozen=True)
+class Inclusion:
+    """How likely arms that were shown were candidates: the smallest probability, over so many decisions. They add up
+    over batches."""
+
+    smallest: float = 1.0
+    decisions: int = 0
+
+    def __add__(self, other: Inclusion) -> Inclusion:
+        return Inclusion(min(self.smallest, other.smallest), self.decisions + other.decisions)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoggedLists:
+    """The lists of a batch by decision; what names the first stage of each of its versions; the arms of the catalogues;
+    inclusion: of arms that were shown."""
+
+    lists: Mapping[int, CandidateList] = field(default_factory=dict)
+    first_stages: Mapping[int, Hashable] = field(default_factory=dict)
+    catalogues: Mapping[int, Ids] = field(default_factory=dict)
+    inclusion: Inclusion = field(default_factory=Inclusion)
+
+    def listed(self, slots: Columns) -> Flags:
+        """The rows whose decision has a list, (n,)."""
+        return np.isin(slots["decision_id"], list(self.lists)) if self.lists else np.zeros(len(slots["at"]), np.bool_)
+
+    def weighable(self, slots: Columns) -> Flags:
+        """The rows whose decision has a list that a first stage can be asked about, (n,)."""
+        decisions = [key for key, listed in self.lists.items() if listed.catalogue_id is not None]
+        return np.isin(slots["decision_id"], decisions)
+
+    def catalogues_of(self, decision_id: Ids, eligible_id: Ids) -> Ids:
+        """The eligible sets of decisions, (n,), or the catalogues that their candidates were drawn from."""
+        listed = (
+            (self.lists.get(key), sets) for key, sets in zip(decision_id.tolist(), eligible_id.tolist(), strict=True)
+        )
+        return np.array([sets if of is None or of.catalogue_id is None else of.catalogue_id for of, sets in listed])
+
+    def log_ratio(
+        self, serving: VersionDistribution, slots: Columns, contexts: ContextTable, *, keys: Mapping[int, str]
+    ) -> Array | None:
+        """Log of the target's probability of the list of each row over the logger's, (n,): 0 where both have the same
+        first stage, or there is no list. None where it is 0 everywhere."""
+        generator = serving.generator
+        if generator is None or not self.lists:
+            return None
+        name = first_stage(serving.version)
+        first, which = distinct(slots["decision_id"])
+        ids, versions = (slots[column][first].tolist() for column in ("decision_id", "version_id"))
+        pairs = enumerate(zip(ids, versions, strict=True))
+        other = [row for row, (key, version) in pairs if key in self.lists and self.first_stages[version] != name]
+        if not other:
+            return None
+        ratio = np.zeros(len(first))
+        for rows in self._by_case(generator, slots, first, np.array(other), contexts):
+            ratio[rows] = self._ratio_of_case(serving, slots, first[rows], contexts, keys)
+        return ratio[which]
+
+    def _by_case(
+        self, generator: VersionDistribution, slots: Columns, first: Ids, other: Ids, contexts: ContextTable
+    ) -> Iterator[Ids]:
+        """The decisions that share a distribution of lists, and the length of theirs."""
+        lists = [self.lists[int(slots["decision_id"][first[row]])] for row in other.tolist()]
+        codes, _ = contexts.reading(generator.policy.reads)
+        revisions = [generator.epoch(int(revision)) for revision in slots["catalogue_revision"][first[other]].tolist()]
+        _, case = distinct(
+            np.array([-1 if each.catalogue_id is None else each.catalogue_id for each in lists]),
+            np.array([len(each.arms) for each in lists]), np.array(revisions), codes[slots["context"][first[other]]],
+        )  # fmt: skip
+        for number in range(int(case.max()) + 1):
+            yield other[case == number]
+
+    def _ratio_of_case(
+        self, serving: VersionDistribution, slots: Columns, rows: Ids, contexts: ContextTable, keys: Mapping[int, str]
+    ) -> Array:
+        """`log_ratio` of decisions of one case, by their first rows."""
+        lists = [self.lists[key] for key in slots["decision_id"][rows].tolist()]
+        catalogue, generator = lists[0].catalogue_id, serving.generator
+        assert generator is not None
+        if catalogue is None or len(lists[0].arms) != serving.learner.listed:  # it draws no such list
+            return np.full(len(rows), -np.inf)
+        codes, values = contexts.reading(generator.policy.reads)
+        context = values[int(codes[slots["context"][rows[0]]])]
+        revision = int(slots["catalogue_revision"][rows[0]])
+        case = serving.candidates(catalogue, self.catalogues[catalogue], context, keys=keys, revision=revision)
+        arms, seeds = np.array([each.arms for each in lists]), np.zeros(len(rows), np.uint64)
+        with np.errstate(divide="ignore"):
+            numbers = slots["decision_digest"][rows] if case.scores.samples else rows
+            chance = np.log(case.list_conditionals(arms, seeds=seeds, decisions=numbers))
+        return chance.sum(axis=1) - np.array([each.log_propensity for each in lists])
+
+
+def first_stage(version: Version) -> Hashable:
+    """A name of the first stage of a version: equal for versions whose lists have the same distribution at any moment,
+    None where it has no first stage."""
+    policy = designs.policy_of(version)
+    if not isinstance(policy, TwoStage):
+        return None
+    if lineage.informed(policy.stages[0]):
+        return version.id
+    return json.dumps([policy.listed, *policy.definitions[0]], sort_keys=True)
+
+
+def smallest_inclusion(
+    lists: LoggedLists, slots: Columns, moments: Iterator[tuple[Ids, VersionDistribution]], contexts: ContextTable, *,
+    keys: Mapping[int, str], room: int,
+) -> Inclusion:  # fmt: skip
+    """The smallest probability with which an arm that was shown was a candidate, from at most `room` distributions.
+
+    moments: rows with the distribution of the version at the moment they were drawn."""
+    total, cells = Inclusion(), 0
+    for rows, served in moments:
+        if served.generator is None:
+            continue
+        codes, values = contexts.reading(served.generator.policy.reads)
+        listed = [lists.lists.get(key) for key in slots["decision_id"][rows].tolist()]
+        catalogue = np.array([-1 if each is None else each.catalogue_id or -1 for each in listed])
+        revision = slots["catalogue_revision"][rows]
+        first, case = distinct(catalogue, revision, codes[slots["context"][rows]])
+        for number, example in enumerate(first.tolist()):
+            arms = lists.catalogues.get(int(catalogue[example]))
+            if arms is None:
+                continue
+            size = served.learner.listed
+            cells += len(arms) * size * size
+            if room <= 0 or (total.decisions and cells > CELLS):
+                return total
+            room -= 1
+            context, at = values[int(codes[slots["context"][rows[example]]])], int(revision[example])
+            of_lists = served.candidates(int(catalogue[example]), arms, context, keys=keys, revision=at)
+            group = rows[case == number]
+            shown = np.searchsorted(arms, slots["arm_id"][group])
+            included = of_lists.pages(size).marginals.sum(axis=0)[shown]
+            if not np.isnan(included).any():  # correlated scores have no closed form
+                decisions = len(np.unique(slots["decision_id"][group]))
+                total += Inclusion(float(min(1.0, included.min())), decisions)
+    return total

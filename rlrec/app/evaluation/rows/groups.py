@@ -1,0 +1,113 @@
+"""Groups of rows for `--by`: by what the log says of them, or by a field of their context."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from rlrec.app.evaluation.rows.contexts import ContextTable
+from rlrec.app.evaluation.rows.log_rows import RowGroup
+from rlrec.app.evaluation.rows.loggers import Loggers
+from rlrec.app.inputs import canonical
+from rlrec.arrays import Ids
+from rlrec.errors import InputError, suggest
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log.reader import ABSENT
+from rlrec.store.policies import experiments, policies
+from rlrec.times import DAY_US, written
+
+FIELDS = {
+    "position": "position", "policy": "policy_id", "version": "version_id", "variant": "variant_id", "day": "at",
+    "arm": "arm_id", "step": "step",
+}  # fmt: skip
+MOST = 1_000
+
+Label = str | float | bool | None
+
+
+class Grouping:
+    """Finds the groups of rows by the field of `--by`; without it all rows are one group."""
+
+    def __init__(self, unit: Unit, by: str | None, *, keys: Mapping[int, str], loggers: Loggers) -> None:
+        self.unit, self.by, self.keys, self.loggers = unit, by, keys, loggers
+
+    def of(self, slots: Columns, contexts: ContextTable, context: Ids) -> tuple[list[RowGroup], Ids]:
+        """The groups of some rows, and which of them each row is in, (n,). context (n,): of each row, in the table."""
+        if self.by is None:
+            return [RowGroup(None, None)], np.zeros(len(context), np.int64)
+        if self.by in FIELDS:
+            return self._by_column(slots[FIELDS[self.by]])
+        codes, values = contexts.coded(self.by, canonical.text)
+        texts = map(canonical.text, values)
+        return [
+            RowGroup(text, text if isinstance(value, dict | list) else value)
+            for text, value in zip(texts, values, strict=True)
+        ], codes[context]
+
+    def _by_column(self, column: Ids) -> tuple[list[RowGroup], Ids]:
+        values, codes = np.unique(column // DAY_US if self.by == "day" else column, return_inverse=True)
+        if len(values) > MOST:
+            raise too_many(self.by)
+        labels = self._labels(values)
+        numbers: dict[Label, int] = {}  # a policy and its variants are one group
+        same = np.array([numbers.setdefault(labels[value], len(numbers)) for value in values.tolist()], np.int64)
+        return [RowGroup(repr(label), label) for label in numbers], same[codes]
+
+    def _labels(self, values: Ids) -> dict[int, Label]:
+        wanted = values.tolist()
+        if self.by == "arm":
+            return {value: self.keys[value] for value in wanted}
+        if self.by == "day":
+            return {value: written(value * DAY_US)[:10] for value in wanted}
+        if self.by == "version":
+            versions = self.loggers.versions(values)
+            return {value: versions[value].reference for value in wanted}
+        if self.by == "policy":
+            shown = {policy.id: policy.display_name for policy in policies.all_policies(self.unit)}
+            return {value: shown[value] for value in wanted}
+        if self.by == "variant":
+            names = experiments.labels(self.unit, [value for value in wanted if value != ABSENT])
+            return {value: "/".join(names[value]) if value in names else None for value in wanted}
+        return {value: value for value in wanted}
+
+
+def field_of_context(by: str | None) -> str | None:
+    """The field of the context that rows are grouped by; None where it is none."""
+    return None if by is None or by in FIELDS else by
+
+
+def check_field(by: str | None, names: Collection[str]) -> None:
+    """Raises InputError if no context of the log had the field. names: of fields that contexts had."""
+    if (field := field_of_context(by)) is not None and field not in names:
+        near = suggest(field, [*FIELDS, *sorted(names)])
+        hint = near or f"--by takes {', '.join(FIELDS)}, or a field of the context"
+        raise InputError(f"no context of the log has the field {by!r}", hint=hint)
+
+
+def too_many(by: str | None) -> InputError:
+    return InputError(f"--by {by} makes more than {MOST:,} groups", hint="choose a coarser field")
+
+
+def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
+    """The groups that some rows are in, by number, and which rows; None means all of them. codes (n,) of `Grouping`."""
+    if number == 1:
+        yield 0, None
+        return
+    order = np.argsort(codes, kind="stable")
+    ends = np.searchsorted(codes[order], np.arange(number + 1))
+    for group, (start, end) in enumerate(pairwise(ends.tolist())):
+        if start < end:
+            yield group, order[start:end]
+
+
+def in_order(groups: Iterable[RowGroup]) -> list[RowGroup]:
+    """Groups in a fixed order: numbers by size, texts by letter, none last."""
+
+    def rank(group: RowGroup) -> tuple[bool, bool, Any, str]:
+        return group.label is None, isinstance(group.label, str), group.label, group.name or ""
+
+    return sorted(groups, key=rank)

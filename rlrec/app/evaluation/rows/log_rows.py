@@ -1,0 +1,253 @@
+"""The log as folds read it: batches with all that they need of the store; impressions, their clusters and slates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from rlrec.app.evaluation.rows.candidates import LoggedLists
+from rlrec.app.evaluation.rows.contexts import ContextTable
+from rlrec.app.log import reward_log
+from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, run_starts
+from rlrec.ope.checks.carry_over import carry_over_sums
+from rlrec.ope.checks.honesty import BetSums, bet_sums
+from rlrec.ope.checks.slots_above import slots_above_sums
+from rlrec.ope.checks.within_cells import CELLS, CellSums
+from rlrec.ope.sums.base import hash_bits
+from rlrec.policy.slates.slate_draws import SMALLEST
+from rlrec.records import Reward
+from rlrec.store.database.bulk import Columns
+from rlrec.store.database.unit import StoredRows, damaged
+from rlrec.store.log.reader import ABSENT, Batch
+
+# The units that clusters can be, with the columns of the log that name them.
+CLUSTERS = {
+    "user": ("user_id", "user_digest", "session_digest"),
+    "session": ("session_digest",),
+    "row": ("session_digest", "visit", "step"),
+}
+# The columns that are read to fit a reward model, and to judge a target; those of CLUSTERS too.
+FITTED = ("at", "context_id", "imported", "arm_id", "censored", "keep_probability")
+JUDGED = (
+    *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size",
+    "propensity", "marginal", "min_propensity", "visit", "step", "estimated", "subsampled",
+)  # fmt: skip
+DRAWN = ("session_digest", "visit", "step")  # for targets whose decisions draw for themselves, too: `decision_digests`
+STATES = (*DRAWN, "recorded", "history")  # for targets that read the session, too
+
+
+class ArmTable:
+    """The catalogue of a store. ids (a,) ascending; keys: by id; rank (a,): where the key of each stands in order.
+
+    Sums over arms are in the order of keys, which is the same in every store."""
+
+    def __init__(self, keys: Mapping[int, str]) -> None:
+        self.keys = StoredRows("arm", keys.items())
+        self.ids: Ids = np.array(sorted(keys), np.int64)
+        self.rank: Ids = np.argsort(np.argsort([keys[arm] for arm in self.ids.tolist()]))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def check(self, arm_ids: Ids) -> None:
+        """Raises RlrecError for an arm that is gone: the others would take its index."""
+        for arm in arm_ids[~np.isin(arm_ids, self.ids, assume_unique=True)][:1].tolist():
+            raise damaged(f"row {arm} of table arm is gone")
+
+    def index(self, arm_id: Ids) -> Ids:
+        """Where arms stand among the ids, same shape."""
+        return np.searchsorted(self.ids, arm_id)
+
+
+class RowGroup(NamedTuple):
+    """A group of rows. name: what tells it from others; label: how it is reported."""
+
+    name: str | None
+    label: str | float | bool | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoggedBatch:
+    """Whole sessions of the log, read for a fold: nothing of it is asked of the store again.
+
+    log: its slots have, beside columns of the reader, those of `slates`, `loggers.unknown_support` and
+    `Loggers.support`, and `cluster`, `context` (of the table) and `group`.
+    groups: of `--by`. eligible: the arms of each eligible set by its id. zeros: of each logger's case the arms that it
+    could not show at each position, (size, m); None where that is not known. pairs: of each number in the column
+    `logger_pairs` the probabilities of all slates, as of `LoggerMarginals.pairs`. lists: of candidates.
+    features: JSON of those of arms for one decision, by the number below 0 that stands there for a revision of the
+    catalogue."""
+
+    log: Batch
+    contexts: ContextTable
+    groups: Sequence[RowGroup] = ()
+    eligible: Mapping[int, Ids]
+    zeros: Sequence[Flags | None] = ()
+    pairs: Sequence[Array] = ()
+    lists: LoggedLists = field(default_factory=LoggedLists)
+    features: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
+
+    @property
+    def page_kinds(self) -> frozenset[str]:
+        """The kinds of the events of pages."""
+        events = self.log.events
+        return frozenset(events["kind"][events["position"] == 0].tolist())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImpressionRows(reward_log.RewardedSlots):
+    """Mature, uncensored impressions of a batch. slots: columns of `LoggedBatch`. shown: the arms of all impressions of
+    the batch, those that were cut included: `start` counts in it."""
+
+    shown: Ids
+
+    @property
+    def begins(self) -> Ids:
+        """The first slot of each row, (n,): a row is a slot."""
+        return np.arange(len(self))
+
+
+def slates(slots: Columns) -> Columns:
+    """Where each impression of a batch, in order of decision and position, stands on its slate, (n,) each.
+
+    start: index in the batch of the slate's first row; depth: how many impressions lie above; complete: none is missing
+    there. prefix: the logger's probability of the slate down to here; smallest_prefix: the product of its smallest
+    conditionals. NaN where one of them is not known, and without the propensities of the batch."""
+    start = _starts(slots)
+    depth = np.arange(len(start)) - start
+    complete = slots["position"] == depth + 1
+    prefix, smallest = (_products(slots, name, depth, complete) for name in ("propensity", "min_propensity"))
+    return {"start": start, "depth": depth, "complete": complete, "prefix": prefix, "smallest_prefix": smallest}
+
+
+def course(slots: Columns) -> Columns:
+    """The course of the visit up to each slot, (n,) each.
+
+    repeats: earlier slates of the visit that showed the arm; length: decisions of the visit."""
+    step = slots["step"]
+    if not step.any():
+        return {"repeats": np.zeros_like(step), "length": np.ones_like(step)}
+    first, visit = distinct(slots["session_id"], slots["visit"])
+    arms, arm = distinct(slots["arm_id"])
+    steps = int(step.max()) + 1
+    # in order of visit, arm and step, by one number: it costs a quarter of a sort by columns
+    number = (visit * len(arms) + arm) * steps + step
+    order = np.argsort(number, kind="stable")
+    repeats, longest = np.empty_like(step), np.zeros(len(first), np.int64)
+    repeats[order] = numbers_in_runs(run_starts(number[order] // steps), len(step))
+    np.maximum.at(longest, visit, step + 1)
+    return {"repeats": repeats, "length": longest[visit]}
+
+
+def arms_of_sets(eligible_id: Ids, eligible: Mapping[int, Ids]) -> Ids:
+    """How many arms the eligible set of each row has, (n,)."""
+    first, which = distinct(eligible_id)
+    return np.array([len(eligible[key]) for key in eligible_id[first].tolist()], np.int64)[which]
+
+
+def _starts(slots: Columns) -> Ids:
+    """Index of the first row of each row's slate, (n,)."""
+    starts, n = run_starts(slots["decision_id"]), len(slots["decision_id"])
+    return np.repeat(starts, np.diff(np.r_[starts, n]))
+
+
+def _products(slots: Columns, name: str, depth: Ids, complete: Flags) -> Array:
+    """Products from the top of each slate down to each row, never below what a propensity is rounded to."""
+    values = np.where(complete, slots[name], np.nan) if name in slots else np.full(len(depth), np.nan)
+    product = values.copy()
+    ends = np.cumsum(np.bincount(depth)) if name in slots else np.empty(0, np.int64)
+    order = np.argsort(depth, kind="stable") if len(ends) > 1 else depth
+    for above, below in pairwise(ends):
+        rows = order[above:below]
+        possible = (values[rows] > 0) & (product[rows - 1] > 0)
+        product[rows] *= product[rows - 1]
+        product[rows[possible]] = np.maximum(product[rows[possible]], SMALLEST)
+    return product
+
+
+def clusters(slots: Columns, unit: str) -> Ids:
+    """Digest of the randomised unit of each row, (n,): its user where one is known (`user`), its session, or itself.
+
+    Digests follow keys, never ids: the same log in another order has the same clusters. The last bit tells users from
+    sessions of the same key. unit: one of CLUSTERS, whose columns the slots have."""
+    session = (_row_digests(slots) if unit == "row" else slots["session_digest"]) | 1
+    return np.where(slots["user_id"] != ABSENT, slots["user_digest"] & ~1, session) if unit == "user" else session
+
+
+def _row_digests(slots: Columns) -> Ids:
+    """Digests of session, visit, step and depth on the slate, (n,); that of the first row of a session is the
+    session's, so that sessions of one row are the same clusters as rows."""
+    return _hashed(decision_digests(slots), np.arange(len(slots["decision_id"])) - _starts(slots), salt=2)
+
+
+def decision_digests(slots: Columns) -> Ids:
+    """Digests of the session, the visit and the step of each row, (n,): what a target draws by these is the same in
+    every store."""
+    return _hashed(_hashed(slots["session_digest"], slots["visit"] - 1, salt=0), slots["step"], salt=1)
+
+
+def _hashed(digest: Ids, number: Ids, *, salt: int) -> Ids:
+    return np.where(number == 0, digest, hash_bits(digest ^ number, salt=salt).view(np.int64))
+
+
+def usable(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:
+    """The rows of a batch that are judged by under a reward definition, and how many others are not yet mature."""
+    rewarded, slots = reward_log.with_rewards(batch, definition), batch.slots
+    mature = reward_log.mature(slots, definition, now=now)
+    rows = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
+    return rows.take(mature & ~slots["censored"]), int((~mature).sum())
+
+
+def carry_over(rows: ImpressionRows, arms: ArmTable, *, positions: int) -> CellSums | None:
+    """The sums of the test of carry-over, of the first arms by their keys; None where no visit has a second step.
+    positions: of the longest slate of the log."""
+    slots = rows.slots
+    if not slots["step"].any() or slots["subsampled"].any():
+        return None
+    cell, cells = _cells(slots, arms, positions)
+    return carry_over_sums(
+        rows.reward, cell=cell, cells=cells, step=slots["step"], repeats=slots["repeats"], length=slots["length"],
+        cluster=slots["cluster"],
+    )  # fmt: skip
+
+
+def slots_above(rows: ImpressionRows, attraction: Array, arms: ArmTable, *, positions: int) -> CellSums:
+    """The sums of the test of independent slots: of those that are weighed by their marginals, whatever stands above.
+    attraction: of the arm of each row; positions: as in `carry_over`."""
+    slots = rows.slots
+    cell, cells = _cells(slots, arms, positions)
+    cell = np.where(np.isnan(slots["marginal"]) | slots["subsampled"], -1, cell)
+    return slots_above_sums(
+        rows.reward, attraction=attraction, cell=cell, cells=cells, decision=slots["decision_id"],
+        position=slots["position"], cluster=slots["cluster"],
+    )  # fmt: skip
+
+
+def _cells(slots: Columns, arms: ArmTable, positions: int) -> tuple[Ids, int]:
+    """The cell of each slot, -1 without one, and how many there are: of the first arms by their keys."""
+    rank = arms.rank[arms.index(slots["arm_id"])]
+    number = min(len(arms), max(1, CELLS // positions))
+    inside = (rank < number) & (slots["position"] <= positions)
+    return np.where(inside, rank * positions + slots["position"] - 1, -1), number * positions
+
+
+def propensity_bets(logged: LoggedBatch, arms: ArmTable) -> BetSums:
+    """The bets against the propensities that the batch logged at position 1, by the rank of the arms."""
+    slots = logged.log.slots
+    top = run_starts(slots["decision_id"])
+    p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
+    usable = (slots["position"][top] == 1) & (p > 0) & ~slots["subsampled"][top]
+    if "slot_set" in slots:  # these do not choose among the eligible arms
+        usable &= slots["slot_set"][top] == 0
+    top, p = top[usable], p[usable]
+    # in how many decisions each arm was eligible
+    first, which = distinct(slots["eligible_id"][top])
+    members = [logged.eligible[key] for key in slots["eligible_id"][top[first]].tolist()]
+    ids = np.concatenate([np.empty(0, np.int64), *members])
+    weight = np.repeat(np.bincount(which), [len(each) for each in members]).astype(np.float64)
+    eligible: Array = np.bincount(arms.rank[arms.index(ids)], weights=weight, minlength=len(arms)).astype(np.float64)
+    return bet_sums(p, arms.rank[arms.index(slots["arm_id"][top])], eligible=eligible)

@@ -1,0 +1,173 @@
+"""The policies that logged: how small their propensities can be, and which arms they could not show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
+
+import numpy as np
+
+from rlrec.app.distributions import designs, exact
+from rlrec.app.evaluation.rows.contexts import ContextTable
+from rlrec.app.evaluation.rows.log_rows import ArmTable, arms_of_sets
+from rlrec.app.evaluation.rows.slot_sets import SLOT_SET
+from rlrec.app.log import lineage
+from rlrec.arrays import Array, Flags, Ids, distinct
+from rlrec.policy.scores.floors import Floor
+from rlrec.policy.slates import slate
+from rlrec.records import Version
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.database.unit import StoredRows
+from rlrec.store.policies import policies
+
+DERIVED = 1_000  # distributions of loggers that one evaluation computes anew; rows beyond them stay unknown
+LONGEST = 256  # positions of a slate whose floor is worked out exactly
+CERTAIN = 1 - 1e-12
+# The columns that a logger's distribution depends on, beside the context.
+_DRAWN = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size")
+
+
+class Loggers:
+    """The versions that logged, each looked up once."""
+
+    def __init__(self, unit: Unit, arms: ArmTable) -> None:
+        self.unit, self.arms = unit, arms
+        self._versions: dict[int, Version] = StoredRows("version")
+        self._zeros: dict[tuple[object, ...], Flags] = {}
+        self.policy = cache(lambda version_id: designs.policy_of(self._versions[version_id]))
+        self._distribution = lru_cache(maxsize=8)(self._load)
+
+    def versions(self, version_ids: Ids) -> dict[int, Version]:
+        wanted = set(version_ids[distinct(version_ids)[0]].tolist())
+        self._versions |= policies.by_id(self.unit, wanted - self._versions.keys())
+        return {key: self._versions[key] for key in wanted}
+
+    def forget_support(self) -> None:
+        """Forget which arms loggers could not show, and how many distributions that took."""
+        self._zeros.clear()
+
+    def reads(self, slots: Columns, unknown: Flags) -> set[str]:
+        """The fields of the context that the loggers of rows depend on. unknown (n,): these rows."""
+        return {field for key in self.versions(slots["version_id"][unknown]) for field in self.policy(key).reads}
+
+    def support(
+        self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]
+    ) -> tuple[Columns, list[Flags | None]]:
+        """How small the propensities of the rows of a batch can be, (n,) each; and of each of their loggers' cases the
+        arms that it could not show at each position, (size, m): None once too many were worked out, and where the
+        logger read the session.
+
+        smallest: the smallest probability any arm could have had in the row; NaN where it is not known. full: every arm
+        had a chance. logger_case: the case whose belief can tell; -1 where none need be asked.
+        slots: with `context`, and the columns of `log_rows.slates` and `unknown_support`."""
+        self.versions(slots["version_id"])
+        unknown, smallest = slots["unknown_support"], slots["smallest_prefix"]
+        smallest = np.where(smallest > 0, smallest, np.nan)
+        lower = ~slots["imported"] & (slots["depth"] > 0)
+        deeper = np.flatnonzero(lower & ~np.isnan(smallest) & ~np.isnan(slots["marginal"]))
+        if len(deeper):
+            smallest[deeper] = self._floors(slots, deeper, eligible, smallest[deeper])
+        case = np.full(len(smallest), -1, np.int64)
+        examples, case[unknown] = self._cases(slots, np.flatnonzero(unknown), contexts)
+        columns = {"smallest": smallest, "full": slots["min_propensity"] > 0, "logger_case": case}
+        return columns, [self._zeros_of(slots, row, contexts, eligible) for row in examples.tolist()]
+
+    def _floors(self, slots: Columns, deeper: Ids, eligible: Mapping[int, Ids], smallest: Array) -> Array:
+        """The smallest marginal below position 1: what the floor guarantees whatever the scores, where there is one.
+
+        The smallest conditional of a row says little of it: the arm that mostly stands above is rare here."""
+        version, size, sets, position = (
+            slots[name][deeper] for name in ("version_id", "size", "eligible_id", "position")
+        )
+        arms = arms_of_sets(sets, eligible)
+        first, which = distinct(version, size, arms)
+        for case, row in enumerate(first.tolist()):
+            k, m, floor = int(size[row]), int(arms[row]), self.policy(int(version[row])).exploration
+            if floor and k <= min(m, LONGEST):
+                rows = np.flatnonzero(which == case)
+                least = guaranteed(k, m, floor=floor)[position[rows] - 1]
+                smallest[rows[least > 0]] = least[least > 0]
+        return smallest
+
+    def _cases(self, slots: Columns, unknown: Ids, contexts: ContextTable) -> tuple[Ids, Ids]:
+        """An example of each case of these rows that has a logger's distribution of its own, and the case of each
+        row."""
+        drawn = {name: slots[name][unknown] for name in _DRAWN}
+        first, which = distinct(drawn["version_id"])
+        reading = np.zeros(len(unknown), np.int64)
+        for number, version_id in enumerate(drawn["version_id"][first].tolist()):
+            rows = which == number
+            for name in self._ignored(version_id):
+                drawn[name][rows] = 0
+            codes, _ = contexts.reading(self.policy(version_id).reads)
+            reading[rows] = codes[slots["context"][unknown[rows]]]
+        first, case = distinct(*drawn.values(), reading)
+        return unknown[first], case
+
+    def _zeros_of(self, slots: Columns, row: int, contexts: ContextTable, eligible: Mapping[int, Ids]) -> Flags | None:
+        """The arms that the logger of a row could not show."""
+        drawn = {name: int(slots[name][row]) for name in _DRAWN}
+        version_id, arms = drawn["version_id"], eligible[drawn["eligible_id"]]
+        policy = self.policy(version_id)
+        if policy.stateful or policy.drafted:
+            return None
+        drawn |= dict.fromkeys(self._ignored(version_id), 0)
+        context = contexts.read(policy.reads, int(slots["context"][row]))
+        name = *drawn.values(), repr(context)
+        if name not in self._zeros and len(self._zeros) < DERIVED:
+            served = self._distribution(version_id, drawn["belief_seq"], drawn["belief_ordinal"])
+            revision, keys = drawn["catalogue_revision"], self.arms.keys
+            case = served.case(drawn["eligible_id"], arms, context, keys=keys, revision=revision)
+            size = min(drawn["size"], len(arms))
+            self._zeros[name] = slate.marginals(case.scores, size=size, floor=case.floor) == 0
+        return self._zeros.get(name)
+
+    def _ignored(self, version_id: int) -> list[str]:
+        """The columns of _DRAWN that the distributions of a version do not depend on."""
+        policy = self.policy(version_id)
+        needed = {
+            "belief_seq": lineage.informed(policy),
+            "belief_ordinal": bool(policy.forgetting),
+            "catalogue_revision": policy.contextual,
+        }
+        return [name for name, matters in needed.items() if not matters]
+
+    def _load(self, version_id: int, seq: int, ordinal: int) -> exact.VersionDistribution:
+        return exact.load(self.unit, self._versions[version_id], seq=seq, ordinal=ordinal)
+
+
+def logged_zeros(
+    slots: Columns, supports: Mapping[int, Sequence[float]], eligible: Mapping[int, Ids], zeros: list[Flags | None]
+) -> Columns:
+    """The columns `unknown_support` and `logger_case` with the slots on top whose lines say which arms had no chance;
+    these arms, (1, m), are appended to `zeros`, once for equal ones. supports: of decisions, as of the store."""
+    numbers: dict[tuple[int, bytes], int] = {}
+    unknown, case = slots["unknown_support"].copy(), slots["logger_case"].copy()
+    sets, of_slots = slots["eligible_id"], slots.get(SLOT_SET, np.zeros(len(case), np.int64))
+    top = np.flatnonzero((slots["position"] == 1) & np.isin(slots["decision_id"], list(supports)))
+    for row, decision in zip(top.tolist(), slots["decision_id"][top].tolist(), strict=True):
+        without, judged = np.array(supports[decision]) == 0, int(of_slots[row] or sets[row])
+        arms = np.searchsorted(eligible[int(sets[row])], eligible[judged])
+        name = judged, without[arms].tobytes()
+        if name not in numbers:
+            numbers[name] = len(zeros)
+            zeros.append(without[None, arms])
+        unknown[row], case[row] = True, numbers[name]
+    return {"unknown_support": unknown, "logger_case": case}
+
+
+def unknown_support(slots: Columns) -> Columns:
+    """alone: the rows of which only the arm shown had a chance; unknown_support: those where only a belief can tell."""
+    shown = np.where(slots["position"] == 1, slots["propensity"], slots["marginal"])
+    alone = (shown >= CERTAIN) & ~(slots["min_propensity"] > 0)
+    return {"alone": alone, "unknown_support": ~slots["imported"] & (slots["min_propensity"] == 0) & ~alone}
+
+
+@lru_cache(maxsize=1_000)
+def guaranteed(size: int, m: int, *, floor: Floor) -> Array:
+    """The smallest probability that any arm can have at each position, (size,), by a floor above 0 alone.
+
+    The probability of a position is a mean, over the rank of the arm in the score vector, of `slate.placement`."""
+    probability, beyond = slate.placement(size, m, floor=floor)
+    return np.minimum([probability[index, : index + 1].min() for index in range(size)], beyond)

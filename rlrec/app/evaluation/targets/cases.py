@@ -1,0 +1,232 @@
+"""Cases that a target is asked about, and the rows of a log that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rlrec.app.evaluation.models.reward_models import ModelValues
+from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
+from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets
+from rlrec.policy.scores.floors import Floor
+from rlrec.policy.scores.scores import Scores, cells
+from rlrec.policy.slates import slate
+from rlrec.store.database.bulk import Columns
+
+REPLICAS = 8  # parts that simulated pages are cut into: they tell the error of the simulation
+OVERHEAD = 200  # numbers that a case takes beside its own, about
+
+CaseName = tuple[int, int, int, str]  # eligible set, revision of the catalogue, positions, context
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One case: arms (m,) ids; shares (k, m) of each arm at each position; greatest (k,) of them.
+
+    Where scores are correlated, every decision is a case with samples of its own. Below position 1 its shares are then
+    those given the slate above as it was shown, and `greatest` bounds the probability of any slate down to there."""
+
+    arms: Ids
+    scores: Scores
+    floor: Floor
+    shares: Array
+    greatest: Array
+    simulate: Callable[[], Array] | None = None
+
+    def simulated(self, replica: int | None) -> Block:
+        """The same case with shares that were simulated, since they have no closed form: the mean of all replicas, or
+        one of them."""
+        shares = self._replicas.mean(axis=0) if replica is None else self._replicas[replica]
+        return Block(self.arms, self.scores, self.floor, shares, shares.max(axis=1))
+
+    @cached_property
+    def _replicas(self) -> Array:
+        """Shares by equal parts of the simulated pages, (r, k, m)."""
+        assert self.simulate is not None
+        return self.simulate()
+
+    @property
+    def cells(self) -> int:
+        simulated = 0 if self.simulate is None else REPLICAS * len(self.shares) * len(self.arms)
+        return OVERHEAD + len(self.arms) + self.shares.size + cells(self.scores) + simulated
+
+
+@dataclass(frozen=True, eq=False)
+class TargetProbabilities:
+    """Probabilities of a target on a batch, (n,) each. prefixed: whether both sides of a weight are the slate down to
+    the row; greatest: the largest probability of any arm; expected: mean of the reward model."""
+
+    prefixed: Flags
+    target: Array
+    greatest: Array
+    unsupported: Array
+    expected: Array
+
+    @classmethod
+    def zeros(cls, prefixed: Flags) -> TargetProbabilities:
+        """To be filled."""
+        return cls(prefixed, *(np.zeros(len(prefixed)) for _ in range(4)))
+
+    def complete_unsupported(self, slots: Columns) -> None:
+        """Fill in what is unsupported where the row itself tells."""
+        full, alone, unknown = (slots[name] for name in ("full", "alone", "unknown_support"))
+        self.unsupported[alone] = 1 - np.minimum(self.target[alone], 1.0)
+        self.unsupported[~(full | alone | unknown)] = np.nan
+
+
+def decision_block(block: Block, rows: ImpressionRows, row: int, seed: int, number: int) -> Block:
+    """The case of one decision, whose lowest row is given, with samples by the words of a seed and a number. Where the
+    slate above is not known, its shares are those of position 1."""
+    floor, size, slots = block.floor, len(block.shares), rows.slots
+    scores = block.scores.of_decision(seed, number)
+    start = int(slots["start"][row])
+    order, possible = places(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
+    above = order[0] if possible[0] and slots["complete"][row] else order[0, :0]
+    conditional = [slate.remaining(scores, above[:depth], floor=floor) for depth in range(len(above) + 1)]
+    shares = np.array([*conditional, *[conditional[-1]] * (size - len(conditional))])
+    return Block(block.arms, scores, floor, shares, np.full(size, shares[0].max()))
+
+
+def places(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Flags]:
+    """Where the arms of slates (n, k) stand among others, (n, k), and which slates can be made of these, (n,).
+
+    arms (m,) ascending; or those of every case, (u, m), with the case (n,) of each slate."""
+    case = np.zeros(len(slates), np.intp) if case is None else case
+    arms, stride = np.atleast_2d(arms), max(int(arms[..., -1].max()), int(slates.max(initial=0))) + 1
+    keys, wanted = (np.arange(len(arms))[:, None] * stride + arms).ravel(), case[:, None] * stride + slates
+    (index, exists), ordered = look_up(keys, wanted), np.sort(slates, axis=1)
+    possible = exists.all(axis=1) & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
+    return np.minimum(index - case[:, None] * arms.shape[1], arms.shape[1] - 1), possible
+
+
+class CaseRows:
+    """The rows of some cases: `indices` (p,) of the batch, `case` (p,) which of the blocks each has. drawn: shares are
+    of a decision's samples, given the slate above; aside: as of `Scorer.probabilities`."""
+
+    def __init__(
+        self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, drawn: bool = False,
+        aside: bool = False,
+    ) -> None:  # fmt: skip
+        self.drawn, self.aside = drawn, aside
+        self.blocks, self.case, self.indices, self.rows = blocks, case, indices, rows
+        self.arm, self.position = rows.slots["arm_id"][indices], rows.slots["position"][indices]
+        arms = np.array([len(block.arms) for block in blocks])
+        length = np.array([len(block.greatest) for block in blocks])
+        # the cell of each row among the shares of all blocks: block, position, arm
+        self.inside = self.position <= length[case]
+        at = np.where(self.inside, self.position, 1) - 1
+        self.arm_index, self.eligible = self._arm_indices(arms)
+        self._shares = np.concatenate([block.shares.ravel() for block in blocks])
+        greatest = np.concatenate([block.greatest for block in blocks])
+        self._top, self._stride, self._length = offsets(arms * length)[case] + self.arm_index, arms[case], length[case]
+        self.target = np.where(self.inside & self.eligible, self._shares[self._top + at * self._stride], 0.0)
+        self.greatest = np.where(self.inside, greatest[offsets(length)[case] + at], 0.0)
+
+    def _arm_indices(self, arms: Ids) -> tuple[Ids, Flags]:
+        """Where each row's arm stands among the arms of its case, and whether it does."""
+        stride = max(int(self.arm.max(initial=0)), *(int(block.arms[-1]) for block in self.blocks)) + 1
+        keys = np.concatenate([number * stride + block.arms for number, block in enumerate(self.blocks)])
+        index, eligible = look_up(keys, self.case * stride + self.arm)
+        return np.where(eligible, index - offsets(arms)[self.case], 0), eligible
+
+    def at_positions(self, positions: int) -> Array:
+        """The target's probability of each row's arm at positions 1 to `positions`, (p, positions); 0 below the end of
+        its slate, and NaN where it has no closed form."""
+        table = np.zeros((len(self.indices), positions))
+        for position in range(positions):
+            inside = self.eligible & (position < self._length)
+            table[inside, position] = self._shares[self._top[inside] + position * self._stride[inside]]
+        if self.drawn:
+            table[:, 1:] = np.nan
+        return table
+
+    def weigh(self, of_target: TargetProbabilities) -> None:
+        """The target's probability of the row, or for rows weighed by their prefix of the slate down to it.
+
+        Samples have no marginal below position 1."""
+        of_target.target[self.indices], of_target.greatest[self.indices] = self.target, self.greatest
+        if self.drawn:
+            of_target.prefixed[self.indices] |= self.position > 1
+        by_prefix = of_target.prefixed[self.indices] & ~np.isnan(self.rows.slots["prefix"][self.indices])
+        for group, steps in self.conditionals(np.flatnonzero(by_prefix & self.deep)):
+            of_target.target[self.indices[group]] = steps.prod(axis=1)
+
+    @property
+    def samples(self) -> int:
+        """How many samples stand for the scores; 0: shares given the slots above are exact or means over lists."""
+        return self.blocks[0].scores.samples
+
+    @property
+    def deep(self) -> Flags:
+        """The rows that stand below others."""
+        return self.rows.slots["depth"][self.indices] > 0
+
+    def log_slates(self) -> Array:
+        """Log of the target's probability of the slate down to each row, (p,)."""
+        with np.errstate(divide="ignore"):
+            log_slate: Array = np.log(np.minimum(self.target, 1.0))
+            for group, steps in self.conditionals(np.flatnonzero(self.deep)):
+                log_slate[group] = np.log(steps).sum(axis=1)
+        return log_slate
+
+    def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
+        """These rows by depth, with the target's probability of each arm down to there given those above it; 0 for what
+        is no slate of its arms."""
+        depth = self.rows.slots["depth"][self.indices[deep]]
+        for group, blocks, case, order, possible in self.slates(deep, depth + 1):
+            steps = np.zeros(order.shape)
+            if possible.any():
+                steps[possible] = slate.conditionals_each(
+                    [block.scores for block in blocks], case[possible], order[possible], floor=blocks[0].floor
+                )
+            yield group, steps
+
+    def slates(self, lowest: Ids, length: Ids) -> Iterator[tuple[Ids, list[Block], Index, Index, Flags]]:
+        """These rows with their slates of so many arms, each row the lowest one, by length and number of eligible arms:
+        the rows (g,), their blocks, the block of each, its slate as indices of eligible arms (g, length), and which
+        slates can be made of these."""
+        start = self.rows.slots["start"][self.indices]
+        first, kind = distinct(length, self._stride[lowest])
+        for number, size in enumerate(length[first].tolist()):
+            group = lowest[kind == number]
+            used, case = np.unique(self.case[group], return_inverse=True)
+            blocks = [self.blocks[each] for each in used.tolist()]
+            shown = self.rows.shown[start[group][:, None] + np.arange(size)]
+            order, possible = places(np.array([block.arms for block in blocks]), shown, case=case)
+            yield group, blocks, case, order, possible
+
+    def shares(self, arms: Ids) -> Array:
+        """Probabilities of position 1 in each case, among all arms: (blocks, a)."""
+        shares = np.zeros((len(self.blocks), len(arms)))
+        for row, block in enumerate(self.blocks):
+            shares[row, np.searchsorted(arms, block.arms)] = block.shares[0]
+        return shares
+
+    def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
+        """The mean of the reward model under the target, at each row's position."""
+        first, which = distinct(self.case, self.position)
+        shares = np.zeros((len(first), len(arms)))
+        for row, (case, position) in enumerate(zip(self.case[first], self.position[first], strict=True)):
+            block = self.blocks[case]
+            if position <= len(block.shares):
+                shares[row, np.searchsorted(arms, block.arms)] = block.shares[position - 1]
+        expected[self.indices] = values.expected(shares, case=which, rows=self.indices)
+
+    def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
+        """The target's probability on arms the logger gave 0, where it takes the logger's belief to tell."""
+        slots = self.rows.slots
+        unknown = np.flatnonzero(slots["unknown_support"][self.indices] & self.inside)
+        logger_case = slots["logger_case"][self.indices[unknown]]
+        for number in np.unique(logger_case).tolist():
+            group = unknown[logger_case == number]
+            zeros = logged.zeros[number]
+            if zeros is None:
+                unsupported[self.indices[group]] = np.nan
+                continue
+            for case in np.unique(self.case[group]).tolist():  # the target may read what the logger does not
+                mass = (self.blocks[case].shares * zeros).sum(axis=1)
+                rows = group[self.case[group] == case]
+                unsupported[self.indices[rows]] = np.minimum(mass[self.position[rows] - 1], 1.0)

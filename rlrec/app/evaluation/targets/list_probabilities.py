@@ -1,0 +1,178 @@
+"""The probability with which a target of two stages would have shown what a log without lists of candidates shows.
+
+It is the mean over all lists of what the second stage does given the list: for each case some lists are drawn from the
+first stage, which makes it unbiased, as a weight is linear in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from rlrec.app.evaluation.models.reward_models import ModelValues
+from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch, arms_of_sets
+from rlrec.app.evaluation.targets.cases import REPLICAS, Block, CaseName, CaseRows
+from rlrec.app.evaluation.targets.probabilities import CASES, CELLS, Scorer
+from rlrec.arrays import Array, Flags, Ids, Index
+from rlrec.policy.kinds.two_stage import ranking_seeds
+from rlrec.policy.scores.families.correlated import Correlated
+from rlrec.policy.scores.scores import Scores, cells, subset
+from rlrec.policy.slates import list_mixture, slate_draws
+from rlrec.policy.slates.list_mixture import ListMixture, SampledLists
+from rlrec.store.database.bulk import Columns
+
+
+@dataclass(frozen=True, eq=False)
+class ListBlock(Block):
+    """One case with lists that its first stage draws. weight (u,): of each list; replicas (r, k, m): the shares by the
+    lists of each replica."""
+
+    mixture: ListMixture = field(kw_only=True)
+    weight: Array = field(kw_only=True)
+    replicas: Array = field(kw_only=True)
+
+    def simulated(self, replica: int | None) -> ListBlock:
+        if replica is None:
+            return self
+        shares = self.replicas[replica]
+        return replace(self, shares=shares, greatest=shares.max(axis=1), weight=self.mixture.weight[replica])
+
+    @property
+    def cells(self) -> int:
+        lists = self.mixture.lists
+        of_scores = 0 if isinstance(self.mixture.scores, SampledLists) else len(lists) * cells(self.mixture.scores[0])
+        return super().cells + self.replicas.size + self.mixture.weight.size + 2 * lists.size + of_scores
+
+
+@dataclass(eq=False)
+class ListScorer(Scorer):
+    """One target of two stages. listed: the same target on rows that have a list, given which it is exact."""
+
+    listed: Scorer = field(kw_only=True)
+
+    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
+        unknown = ~(logged.lists.weighable(slots) | self._drawable(slots, logged))
+        return unknown if unknown.any() else None
+
+    def _drawable(self, slots: Columns, logged: LoggedBatch) -> Flags:
+        """The rows without a list where the first stage could have drawn one that fills the slate, (n,)."""
+        arms = arms_of_sets(slots["eligible_id"], logged.eligible)
+        length = self.serving.learner.listed
+        return ~logged.lists.listed(slots) & (arms >= length) & (slots["size"] <= length)
+
+    def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
+        listed: list[Scorer] = self.listed.replicas(slots, logged, marginals=marginals)
+        if not listed and not self._drawable(slots, logged).any():
+            return []
+        others = listed or [self.listed] * REPLICAS
+        return [replace(self, replica=number, listed=other) for number, other in enumerate(others)]
+
+    def _by_case(
+        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, among: Ids | None = None
+    ) -> Iterator[CaseRows]:
+        listed = np.flatnonzero(logged.lists.listed(rows.slots))
+        yield from self.listed._by_case(rows, logged, models=models, joint=joint, among=listed)
+        deepest = rows.slots["depth"] < self.serving.learner.listed
+        drawable = np.flatnonzero(self._drawable(rows.slots, logged) & deepest)
+        yield from super()._by_case(rows, logged, models=models, joint=joint, among=drawable)
+
+    def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
+        return min(CASES, max(1, CELLS // (REPLICAS * int(cases[:, 2].max(initial=1)) * max(1, len(self.arms)))))
+
+    def _worked_blocks(
+        self, scored: Mapping[CaseName, Scores], size: int, logged: LoggedBatch, read: Mapping[str, Mapping[str, Any]]
+    ) -> Iterator[Block]:
+        for (eligible, revision, _, context), scores in scored.items():
+            arms = logged.eligible[eligible]
+            mixture = self._mixture(scores, eligible, arms, revision, read[context], name=context)
+            replicas = mixture.marginals(size)
+            shares = replicas.mean(axis=0)
+            yield ListBlock(
+                arms, scores, mixture.floor, shares, shares.max(axis=1), mixture=mixture,
+                weight=mixture.weight.mean(axis=0), replicas=replicas,
+            )  # fmt: skip
+
+    def _mixture(
+        self, scores: Scores, eligible: int, arms: Ids, revision: int, context: Mapping[str, Any], *, name: str
+    ) -> ListMixture:
+        """The lists of a case; the seed and the order of arms follow no ids. scores: by which all of its arms would be
+        ranked; name: of the context."""
+        keys, serving = self.arms.keys, self.serving
+        order = np.argsort(self.arms.rank[self.arms.index(arms)])
+        of_arms = crc32("\n".join(keys[arm] for arm in arms[order].tolist()).encode())
+        (seed,) = np.random.SeedSequence([self.seed, crc32(name.encode()), of_arms]).generate_state(1, np.uint64)
+        # lists of the first stage
+        first = serving.candidates(eligible, arms, context, keys=keys, revision=revision)
+        number = np.arange(REPLICAS * -(-self.samples // REPLICAS))
+        drawn = slate_draws.draw(
+            subset(first.scores, order), size=serving.learner.listed, floor=first.floor,
+            seeds=np.full(len(number), seed, np.uint64), decisions=number, lists=True,
+        )  # fmt: skip
+        lists = np.sort(order[drawn.slates], axis=1)
+        # the second stage over each of them
+        if isinstance(scores, Correlated):
+            weight = (number % REPLICAS == np.arange(REPLICAS)[:, None]) * (REPLICAS / len(number))
+            ranked = SampledLists(scores, lists, seed=int(ranking_seeds(np.array([seed]))[0]))
+            return ListMixture(len(arms), lists, weight, ranked, serving.policy.exploration)
+        lists, weight = list_mixture.distinct_lists(lists, number % REPLICAS, REPLICAS)
+        if not serving.policy.compares:
+            return ListMixture(
+                len(arms), lists, weight, list_mixture.scores_of_lists(scores, lists), serving.policy.exploration
+            )
+        of_lists = [
+            serving.scores(tuple(listed.tolist()), listed, [context], keys=keys, revision=revision)[0]
+            for listed in arms[lists]
+        ]
+        return ListMixture(len(arms), lists, weight, of_lists, serving.policy.exploration)
+
+    def _case_rows(
+        self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
+    ) -> Iterator[CaseRows]:
+        yield ListCaseRows([block.simulated(self.replica) for block in blocks], case, indices, rows)
+
+
+class ListCaseRows(CaseRows):
+    """The rows of some cases of a target that draws lists."""
+
+    @property
+    def samples(self) -> int:
+        return 0
+
+    def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
+        depth = self.rows.slots["depth"][self.indices[deep]]
+        for group, blocks, case, order, possible in self.slates(deep, depth + 1):
+            joint = np.zeros((len(order), order.shape[1] + 1))
+            joint[:, 0] = 1.0
+            for block, rows in _of_blocks(blocks, case, possible):
+                joint[rows, 1:] = block.mixture.joint(order[rows], block.weight)
+            above = joint[:, :-1]
+            yield group, np.divide(joint[:, 1:], above, out=np.zeros_like(above), where=above > 0)
+
+    def fill_both(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
+        """Write the target's probability of the arm of each slot given the slots above, and the mean of the model under
+        the target there. arms: of the catalogue."""
+        size = self.rows.slots["size"][self.indices]
+        lowest = np.flatnonzero(self.rows.slots["depth"][self.indices] + 1 == size)
+        for group, blocks, case, order, possible in self.slates(lowest, size[lowest]):
+            slots = self.indices[group][:, None] - np.arange(order.shape[1])[::-1]
+            steps[slots[~possible]] = 0.0
+            for block, rows in _of_blocks(blocks, case, possible):
+                columns = np.searchsorted(arms, block.arms)
+                for some, position, below, above in block.mixture.each_position(order[rows], block.weight):
+                    here = slots[rows[some], position]
+                    steps[here] = below[above, order[rows[some], position]]
+                    shares = np.zeros((len(below), len(arms)))
+                    shares[:, columns] = below
+                    expected[here] = values.expected(shares, case=above, rows=here)
+
+
+def _of_blocks(blocks: list[Block], case: Index, possible: Flags) -> Iterator[tuple[ListBlock, Index]]:
+    """The cases, with the rows of slates that can be made of their arms."""
+    for number, block in enumerate(blocks):
+        assert isinstance(block, ListBlock)
+        rows = np.flatnonzero(possible & (case == number))
+        if len(rows):
+            yield block, rows

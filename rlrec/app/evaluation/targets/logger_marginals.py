@@ -1,0 +1,248 @@
+"""The logger's probability of each logged arm at every position of its page, derived again from the belief that the
+decision names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlrec.app.distributions import exact, past_beliefs
+from rlrec.app.evaluation.rows.contexts import ContextTable
+from rlrec.app.evaluation.rows.log_rows import arms_of_sets
+from rlrec.app.evaluation.rows.loggers import Loggers
+from rlrec.app.log import lineage
+from rlrec.arrays import Array, Flags, Ids, Index, distinct, run_starts
+from rlrec.ope.estimators import pseudo_inverse
+from rlrec.policy.contexts.contextual import is_contextual
+from rlrec.policy.scores.floors import Floor
+from rlrec.policy.scores.scores import Scores
+from rlrec.policy.slates import slate
+from rlrec.records import Version
+from rlrec.store.database.bulk import Columns
+
+COLUMN = "logger_marginals"  # of the slots of a batch
+PAIRS = "logger_pairs"  # of the slots of a batch: the number of a case whose slates are listed, or one of
+UNIFORM, UNKNOWN = -2, -1
+TOGETHER = 200  # cases whose marginals are worked out together
+LISTED = 1_000  # cases of a batch whose slates are listed
+CELLS = 1_000_000  # arms of contexts that are scored at a time
+_AGREEING = 1e-9  # relative distance of probabilities that are the same
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoggerCase:
+    """Rows of a batch whose pages were drawn from one distribution.
+
+    rows (r,): of the batch; arms (m,): ids, ascending; marginals (k, m): probability that each arm stood at each
+    position of a page of k; exploration: the floor of the logger, at every position or by position, None where that is
+    not known. steps: probability of each arm of slates (s, k) of arms 0..m - 1 given those above; None for uniform."""
+
+    rows: Ids
+    arms: Ids
+    marginals: Array
+    exploration: Any
+    steps: Callable[[Index], Array] | None = None
+
+
+class LoggerMarginals:
+    """Marginals of loggers. Each belief, eligible set and context that loggers drew from is worked out once a batch.
+
+    greedy: `cases` are of what the same beliefs would have shown without exploration."""
+
+    def __init__(self, loggers: Loggers, *, greedy: bool = False) -> None:
+        self.loggers, self.greedy = loggers, greedy
+
+    def reads(self, slots: Columns) -> set[str]:
+        """The fields of the context that the loggers of these slots depend on."""
+        return self.loggers.reads(slots, ~slots["imported"])
+
+    def of(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int) -> Array:
+        """The probability that the row's arm stood at position j of its page, whatever stood elsewhere, (n, positions);
+        0 below the end of the page, and NaN where no case has it.
+
+        The position that the row was shown at has its logged marginal, where there is one. slots: of a batch, with
+        `context`; contexts: with the fields that `reads` says."""
+        table = np.full((len(slots["arm_id"]), positions), np.nan)
+        for case in self.cases(slots, contexts, eligible, positions=positions):
+            size, shown = len(case.marginals), slots["arm_id"][case.rows]
+            index = np.minimum(np.searchsorted(case.arms, shown), len(case.arms) - 1)
+            table[case.rows, :size] = case.marginals[:, index].T
+            table[case.rows, size:] = 0.0
+        unknown = np.isnan(slots["marginal"]) & (slots["position"] == 1)
+        logged = np.where(unknown, slots["propensity"], slots["marginal"])
+        shown = np.flatnonzero((slots["position"] <= positions) & ~np.isnan(logged))
+        table[shown, slots["position"][shown] - 1] = logged[shown]
+        return table
+
+    def pairs(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]) -> tuple[Ids, list[Array]]:
+        """The case of each row whose logger's probabilities of pairs of slots can be told, (n,): UNIFORM where it drew
+        uniformly among the arms left, the number of a distribution whose slates are few enough to be listed, else
+        UNKNOWN; and of each such number the probability of each of `pseudo_inverse.slates`. Arguments: as of `of`."""
+        which, listed = np.full(len(slots["arm_id"]), UNKNOWN), list[Array]()
+        start = run_starts(slots["decision_id"])
+        even = np.logical_and.reduceat(_drawn_evenly(slots, eligible), start) if len(start) else np.zeros(0, np.bool_)
+        which[np.repeat(even, np.diff(np.r_[start, len(which)]))] = UNIFORM
+        if (which == UNIFORM).all():
+            return which, listed
+        for case in self.cases(slots, contexts, eligible, positions=int(slots["size"].max())):
+            size, m = case.marginals.shape
+            if case.steps is None:
+                which[case.rows] = UNIFORM
+            elif (which[case.rows] == UNKNOWN).any() and pseudo_inverse.few(size, m) and len(listed) < LISTED:
+                which[case.rows] = len(listed)
+                listed.append(case.steps(pseudo_inverse.slates(size, m)).prod(axis=1))
+        return which, listed
+
+    def cases(
+        self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int
+    ) -> Iterator[LoggerCase]:
+        """The rows by the distribution that they were drawn from, down to so many positions, one case at a time.
+
+        Left out are rows whose marginals cannot be derived: imports whose logger is not uniform, kinds that read the
+        session, correlated scores, and slates of two rankers, whose coins are not asked. Arguments: as of `of`."""
+        live = np.flatnonzero(~slots["imported"])
+        order = live[np.lexsort((slots["belief_seq"][live], slots["version_id"][live]))]
+        versions, starts = self.loggers.versions(slots["version_id"]), run_starts(slots["version_id"][order])
+        for rows in np.split(order, starts[1:]) if len(order) else ():
+            version = versions[int(slots["version_id"][rows[0]])]
+            beliefs = self.moments(version, slots, rows)
+            arguments = slots, contexts, eligible, positions
+            yield from _worked_out(
+                case for some, served in beliefs for case in self._of_belief(served, some, *arguments)
+            )
+        if not self.greedy:
+            yield from _uniform(slots, eligible, positions)
+
+    def moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, exact.VersionDistribution]]:
+        """The rows of a version, which lie in order of `belief_seq`, by the beliefs that they were drawn from."""
+        policy = self.loggers.policy(version.id)
+        if policy.stateful or policy.drafted:
+            return
+        served = exact.load(self.loggers.unit, version, greedy=self.greedy)
+        if version.status == "frozen" or not lineage.informed(policy):
+            yield rows, served
+            return
+        seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]
+        for same, sums in past_beliefs.walk(self.loggers.unit, version, seq[run_starts(seq)]):
+            first, last = np.searchsorted(seq, same[0], "left"), np.searchsorted(seq, same[-1], "right")
+            ordinals = ordinal[first:last] if policy.forgetting else np.zeros(last - first, np.int64)
+            for at in np.unique(ordinals).tolist():
+                columns = exact.column_sums(
+                    self.loggers.unit, version, served.learner, seq=int(same[0]), ordinal=at, before=served.columns
+                )
+                served = served.moved(sums, ordinal=at, columns=columns)
+                yield rows[first:last][ordinals == at], served
+
+    def _of_belief(
+        self, served: exact.VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
+        eligible: Mapping[int, Ids], positions: int,
+    ) -> Iterator[_ScoredCase]:  # fmt: skip
+        """The cases of rows that were drawn from one belief."""
+        policy, keys = served.policy, self.loggers.arms.keys
+        codes, values = contexts.reading(policy.reads)
+        described = served.described is not None
+        size = np.minimum(slots["size"][rows], positions)
+        revision = slots["catalogue_revision"][rows] if described else np.zeros(len(rows), np.int64)
+        for some in _groups(slots["eligible_id"][rows], size, revision):
+            group, key = rows[some], int(slots["eligible_id"][rows[some[0]]])
+            arms, k, at = eligible[key], int(size[some[0]]), int(revision[some[0]])
+            code = codes[slots["context"][group]]
+            # contexts with distributions of their own, some at a time
+            reading = list(_groups(code))
+            step = max(1, CELLS // len(arms))
+            for start in range(0, len(reading), step):
+                inside = reading[start : start + step]
+                read = [values[int(code[each[0]])] for each in inside]
+                shares = _shares(served, key, arms, read, size=min(k, len(arms)), keys=keys, revision=at)
+                for each, (scores, marginals) in zip(inside, shares, strict=True):
+                    if not scores.samples:  # of correlated scores every decision has its own
+                        yield _ScoredCase(group[each], arms, scores, min(k, len(arms)), policy.exploration, marginals)
+
+
+class _ScoredCase(NamedTuple):
+    """A case whose marginals may still be worked out, together with others."""
+
+    rows: Ids
+    arms: Ids
+    scores: Scores
+    size: int
+    floor: Floor
+    marginals: Array | None
+
+
+def _worked_out(cases: Iterator[_ScoredCase]) -> Iterator[LoggerCase]:
+    """The cases with their marginals, in their order."""
+    while some := list(islice(cases, TOGETHER)):
+        marginals = {number: case.marginals for number, case in enumerate(some)}
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for number, case in enumerate(some):
+            if case.marginals is None:
+                by_shape.setdefault((case.size, len(case.arms)), []).append(number)
+        for (size, _), numbers in by_shape.items():
+            scores, floor = [some[number].scores for number in numbers], some[numbers[0]].floor
+            marginals |= zip(numbers, slate.marginals_each(scores, size=size, floor=floor), strict=True)
+        for number, case in enumerate(some):
+            of_case = marginals[number]
+            assert of_case is not None
+            yield LoggerCase(
+                rows=case.rows, arms=case.arms, marginals=of_case, exploration=case.floor,
+                steps=partial(slate.conditionals, case.scores, floor=case.floor),
+            )  # fmt: skip
+
+
+def _groups(*columns: Ids) -> Iterator[Ids]:
+    """The rows of every kind of row."""
+    _, kind = distinct(*columns)
+    order = np.argsort(kind, kind="stable")
+    yield from np.split(order, run_starts(kind[order])[1:])
+
+
+def _shares(
+    served: exact.VersionDistribution, key: int, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, size: int,
+    keys: Mapping[int, str], revision: int,
+) -> Iterator[tuple[Scores, Array | None]]:  # fmt: skip
+    """The scores of the arms in each of some contexts, and the probability of each arm at each position, (size, m),
+    where the belief before makes it cheap; a list of candidates hardly ever comes back."""
+    if is_contextual(served.policy):
+        yield from ((scores, None) for scores in served.scores(key, arms, contexts, keys=keys, revision=revision))
+        return
+    for context in contexts:
+        case = served.case(key, arms, context, keys=keys, revision=revision)
+        yield case.scores, None if served.generator is not None else case.pages(size).marginals
+
+
+def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Iterator[LoggerCase]:
+    """The cases of imported versions all of whose probabilities here are those of uniform slates."""
+    imported = np.flatnonzero(slots["imported"])
+    if not len(imported):
+        return
+    arms = arms_of_sets(slots["eligible_id"][imported], eligible)
+    first, which = distinct(slots["version_id"][imported])
+    others = np.bincount(which, weights=~_is_uniform(slots, imported, arms), minlength=len(first))[which]
+    rows = imported[others == 0]
+    size = np.minimum(slots["size"][rows], positions)
+    for some in _groups(slots["eligible_id"][rows], size) if len(rows) else ():
+        eligible_arms = eligible[int(slots["eligible_id"][rows[some[0]]])]
+        marginals = np.full((int(size[some[0]]), len(eligible_arms)), 1 / len(eligible_arms))
+        yield LoggerCase(rows=rows[some], arms=eligible_arms, marginals=marginals, exploration=None)
+
+
+def _is_uniform(slots: Columns, rows: Ids, arms: Ids) -> Flags:
+    """Which rows have the probabilities of uniform slates of so many arms, (n,)."""
+    marginal, propensity = slots["marginal"][rows], slots["propensity"][rows]
+    left = np.maximum(arms - slots["position"][rows] + 1, 1)
+    agree = np.where(np.isnan(marginal), propensity * left, marginal * arms)
+    return np.abs(agree - 1) <= _AGREEING
+
+
+def _drawn_evenly(slots: Columns, eligible: Mapping[int, Ids]) -> Flags:
+    """Which rows were drawn uniformly among the arms left, (n,): the arm shown and the least likely one agree."""
+    left = np.maximum(arms_of_sets(slots["eligible_id"], eligible) - slots["position"] + 1, 1)
+    least = np.where(np.isnan(slots["min_propensity"]), slots["propensity"], slots["min_propensity"])
+    even: Flags = (np.abs(slots["propensity"] * left - 1) <= _AGREEING) & (np.abs(least * left - 1) <= _AGREEING)
+    return even

@@ -1,0 +1,301 @@
+"""The probability with which a target would have shown what the log shows.
+
+A row is scored with its own eligible arms and context, never with today's catalogue. Distinct cases are worked out
+once; all rows then look up theirs by array indexing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from rlrec.app.distributions.exact import VersionDistribution
+from rlrec.app.evaluation.models.reward_models import ModelValues
+from rlrec.app.evaluation.models.visit_values import TargetSlates
+from rlrec.app.evaluation.rows import slot_sets
+from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
+from rlrec.app.evaluation.targets.cases import REPLICAS, Block, CaseName, CaseRows, TargetProbabilities, decision_block
+from rlrec.app.evaluation.targets.targets import Target
+from rlrec.app.log import reward_log
+from rlrec.arrays import Array, Flags, Ids, distinct
+from rlrec.ope.sums.base import LogBatch
+from rlrec.policy.scores.families.correlated import Correlated
+from rlrec.policy.scores.scores import Scores
+from rlrec.policy.slates import slate, slate_draws
+from rlrec.store.database.bulk import Columns
+
+CASES = 100  # worked out at a time
+CELLS = 4_000_000  # numbers held at a time, for cases and for their values under a reward model
+CACHED = 8_000_000  # numbers of worked-out cases that are remembered from batch to batch
+
+
+@dataclass(eq=False)
+class Scorer:
+    """The probabilities of one target. It remembers the cases that it has worked out, which changes no answer.
+
+    samples, seed: of simulated pages, where marginals have no closed form; without samples such rows are weighed by the
+    slate down to them. replica: the part of the pages that it knows; None for all."""
+
+    target: Target
+    arms: ArmTable
+    samples: int = 0
+    seed: int = 0
+    replica: int | None = None
+    _blocks: dict[CaseName, Block] = field(default_factory=dict)
+    _cells: int = 0
+
+    def describe(self, logged: LoggedBatch) -> None:
+        """Take in what a batch says of the arms of single decisions."""
+        serving = self.target.serving
+        for described in (serving and serving.described, serving and serving.trained and serving.trained.described):
+            if described:
+                described.of_decisions = logged.features
+
+    def log_batch(self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None) -> LogBatch:
+        """The rows as one batch for the estimators per impression.
+
+        Both sides of a weight are marginals at the position shown; where either side has none, both are the
+        probability of the slate down to there."""
+        if self.target.serving is None:
+            return self._on_policy(rows, values)
+        of_target, slots = self.probabilities(rows, logged, values), rows.slots
+        smallest_prefix = np.where(slots["smallest_prefix"] > 0, slots["smallest_prefix"], np.nan)
+        batch = LogBatch(
+            reward=rows.reward, propensity=np.where(of_target.prefixed, slots["prefix"], slots["marginal"]),
+            target=np.minimum(of_target.target, 1.0), cluster=slots["cluster"],
+            predicted=None if values is None else values.predicted,
+            expected=None if values is None else of_target.expected,
+            largest=of_target.greatest / np.where(of_target.prefixed, smallest_prefix, slots["smallest"]),
+            unsupported=of_target.unsupported, default=rows.default, count=reward_log.counts_of(slots),
+        )  # fmt: skip
+        ratio = self.list_ratio(slots, logged)
+        return batch if ratio is None else _with_lists(batch, ratio)
+
+    def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
+        """The target by each part of its simulated pages, which decisions with equal contexts share; [] where no row
+        has a simulated probability. marginals: whether weights may be of marginals."""
+        if not marginals or not self.target.shared_scores or not self._simulated(slots).any():
+            return []
+        return [replace(self, replica=number) for number in range(REPLICAS)]
+
+    def list_ratio(self, slots: Columns, logged: LoggedBatch) -> Array | None:
+        """Log of the target's probability of each row's candidates over the logger's, (n,); None where all are 0."""
+        return logged.lists.log_ratio(self.serving, slots, logged.contexts, keys=self.arms.keys)
+
+    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
+        """The rows that it cannot be asked about, since the list or the state that it reads is not known; None: there
+        is none."""
+        unknown = ~logged.lists.weighable(slots) if self.target.listing else None
+        return unknown if unknown is not None and unknown.any() else None
+
+    @property
+    def serving(self) -> VersionDistribution:
+        assert self.target.serving is not None
+        return self.target.serving
+
+    def _on_policy(self, rows: ImpressionRows, values: ModelValues | None) -> LogBatch:
+        """Rows of the target itself: nothing is to be weighed, and what it showed is a sample of it."""
+        ones, predicted = np.ones(len(rows)), None if values is None else values.predicted
+        return LogBatch(
+            reward=rows.reward, propensity=ones, target=ones, cluster=rows.slots["cluster"], predicted=predicted,
+            expected=predicted, largest=ones, unsupported=np.zeros(len(rows)), default=rows.default,
+            count=reward_log.counts_of(rows.slots),
+        )  # fmt: skip
+
+    def probabilities(
+        self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None, *,
+        beside: Callable[[Any], None] | None = None,
+        joint: bool = False,
+    ) -> TargetProbabilities:  # fmt: skip
+        """The probabilities of the rows. beside: is handed the rows as they are worked out, some at a time; joint: also
+        those whose marginals are simulated, once more, with the samples of each decision (`aside`)."""
+        of_target, has_sets = TargetProbabilities.zeros(self._prefixed(rows.slots)), slot_sets.flags(rows.slots)
+        logged_slots = rows.slots
+        rows = slot_sets.as_decisions(rows)
+        for some in self._worked_out(rows, logged, models=values is not None, joint=joint):
+            if some.aside:
+                assert beside is not None
+                beside(some)
+                continue
+            some.weigh(of_target)
+            if values is not None and len(some.indices):
+                some.fill_expected(of_target.expected, self.arms.ids, values)
+            some.weigh_unsupported(of_target.unsupported, logged)
+            if beside is not None and len(some.indices):
+                beside(some)
+        of_target.complete_unsupported(rows.slots)
+        if has_sets is not None:
+            prefixed = has_sets & of_target.prefixed
+            of_target.target[prefixed] = slot_sets.down_to_rows(logged_slots, has_sets, of_target.target)[prefixed]
+        return of_target
+
+    def _prefixed(self, slots: Columns) -> Flags:
+        """The rows that are weighed by the slate down to them, (n,): those without a marginal."""
+        return np.isnan(slots["marginal"])
+
+    def _worked_out(self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool) -> Iterator[Any]:
+        """The rows with their probabilities, some at a time. models: whether values of a reward model are wanted;
+        joint: as of `probabilities`."""
+        return self._by_case(rows, logged, models=models, joint=joint)
+
+    def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
+        """The target's distributions for slates, of which each row is the lowest slot, some at a time. shares: whether
+        these are wanted."""
+        for some in self._by_case(rows, logged, models=False):
+            share = some.shares(self.arms.ids) if shares else np.zeros((len(some.blocks), len(self.arms)))
+            yield TargetSlates(
+                rows=some.indices, log_slate=some.log_slates(), arms=self.arms.rank, share=share, case=some.case
+            )
+
+    def _by_case(
+        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, among: Ids | None = None
+    ) -> Iterator[CaseRows]:
+        """The rows by their cases, some at a time; only those `among` where that is given. models: whether values of a
+        reward model are wanted; joint: as of `probabilities`."""
+        among = np.arange(len(rows)) if among is None else among
+        if not len(among):
+            return
+        codes, contexts = logged.contexts.reading(self.target.reads)
+        slots = rows.slots
+        columns = [
+            column[among]
+            for column in (slots["eligible_id"], self._revision(slots), slots["size"], codes[slots["context"]])
+        ]
+        first, case = distinct(*columns)
+        cases = np.column_stack([column[first] for column in columns])
+        order = np.argsort(case, kind="stable")
+        ends = np.searchsorted(case[order], np.arange(len(cases) + 1))
+        step = self._cases_at_a_time(cases, models=models)
+        for start in range(0, len(cases), step):
+            end = min(start + step, len(cases))
+            blocks = self._blocks_of(cases[start:end], contexts, logged)
+            some = order[ends[start] : ends[end]]
+            yield from self._case_rows(blocks, case[some] - start, among[some], rows, joint=joint)
+
+    def _revision(self, slots: Columns) -> Ids:
+        """The catalogue of each row, (n,), where the target looks at what it says of the arms."""
+        revision: Ids = slots["catalogue_revision"]
+        return revision if self.serving.described is not None else np.zeros_like(revision)
+
+    def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
+        longest = int(cases[:, 2].max(initial=1)) if models else 1
+        return min(CASES, max(1, CELLS // (longest * max(1, len(self.arms)))))
+
+    def _blocks_of(self, cases: Ids, contexts: list[dict[str, object]], logged: LoggedBatch) -> list[Block]:
+        """The blocks of these cases (eligible set, revision, size, context)."""
+        names = [(*others, repr(contexts[context])) for *others, context in cases.tolist()]
+        if self._cells > CACHED:
+            self.serving.forget()
+            self._blocks = {name: self._blocks[name] for name in names if name in self._blocks}
+            self._cells = sum(block.cells for block in self._blocks.values())
+        missing: dict[tuple[int, int], dict[CaseName, int]] = {}
+        for name, context in zip(names, cases[:, 3].tolist(), strict=True):
+            if name not in self._blocks:
+                missing.setdefault(name[:2], {})[name] = context
+        scored: dict[tuple[int, int], dict[CaseName, Scores]] = {}  # by arms and positions
+        for (eligible, revision), new in missing.items():
+            arms = logged.eligible[eligible]
+            read = [contexts[context] for context in new.values()]
+            of_set = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
+            for name, scores in zip(new, of_set, strict=True):
+                scored.setdefault((len(arms), min(name[2], len(arms))), {})[name] = scores
+        read_by_name = {name[3]: contexts[context] for of_set in missing.values() for name, context in of_set.items()}
+        for (_, size), of_size in scored.items():
+            for name, block in zip(of_size, self._worked_blocks(of_size, size, logged, read_by_name), strict=True):
+                self._blocks[name] = block
+                self._cells += block.cells
+        return [self._blocks[name] for name in names]
+
+    def _worked_blocks(
+        self, scored: Mapping[CaseName, Scores], size: int, logged: LoggedBatch, read: Mapping[str, Mapping[str, Any]]
+    ) -> Iterator[Block]:
+        """The blocks of cases of equally many arms and positions. read: the contexts by their names."""
+        floor = self.serving.policy.exploration
+        if next(iter(scored.values())).samples:
+            for (eligible, _, _, context), scores in scored.items():
+                assert isinstance(scores, Correlated)
+                arms = logged.eligible[eligible]
+                simulate = self._simulate(scores, arms, size, context) if self.samples else None
+                yield Block(arms, scores, floor, np.empty((size, 0)), np.ones(size), simulate)
+            return
+        shares = slate.marginals_each(list(scored.values()), size=size, floor=floor)
+        for ((eligible, *_), scores), of_case in zip(scored.items(), shares, strict=True):
+            yield Block(logged.eligible[eligible], scores, floor, of_case, of_case.max(axis=1))
+
+    def _case_rows(
+        self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
+    ) -> Iterator[CaseRows]:
+        """These rows and their cases; where scores are correlated, those of simulated marginals, then the others some
+        decisions at a time."""
+        if not blocks[0].scores.samples:
+            yield CaseRows(blocks, case, indices, rows)
+            return
+        simulated = self._simulated(rows.slots)[indices]
+        if simulated.any():
+            first, which = distinct(case[simulated])
+            of_rows = [blocks[number].simulated(self.replica) for number in case[simulated][first].tolist()]
+            yield CaseRows(of_rows, which, indices[simulated], rows)
+        if not simulated.all():
+            yield from self._drawn_rows(blocks, case[~simulated], indices[~simulated], rows)
+        if joint and simulated.any():
+            yield from self._drawn_rows(blocks, case[simulated], indices[simulated], rows, aside=True)
+
+    def _simulated(self, slots: Columns) -> Flags:
+        """The rows of pages whose marginals at the logger are all known: the target's are simulated."""
+        if not self.samples:
+            return np.zeros(len(slots["marginal"]), np.bool_)
+        first, which = distinct(slots["decision_id"])
+        unknown = np.bincount(which, weights=np.isnan(slots["marginal"]), minlength=len(first))[which]
+        return (unknown == 0) & (slots["size"] > 1)
+
+    def _drawn_rows(
+        self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, aside: bool = False
+    ) -> Iterator[CaseRows]:
+        """Rows with the samples that each decision draws for itself, some decisions at a time."""
+        samples = blocks[0].scores.samples
+        below = np.argsort(-rows.slots["depth"][indices], kind="stable")  # the lowest row of a decision tells of it
+        indices, case = indices[below], case[below]
+        seeds, numbers = self.target.words(rows.slots)
+        first, which = distinct(rows.slots["decision_id"][indices])
+        step = max(1, CELLS // (samples * max(len(block.arms) for block in blocks)))
+        for start in range(0, len(first), step):
+            lowest = first[start : start + step]
+            cases = zip(case[lowest].tolist(), indices[lowest].tolist(), strict=True)
+            drawn = [
+                decision_block(blocks[number], rows, row, int(seeds[row]), int(numbers[row])) for number, row in cases
+            ]
+            inside = (which >= start) & (which < start + step)
+            yield CaseRows(drawn, which[inside] - start, indices[inside], rows, drawn=True, aside=aside)
+
+    def _simulate(self, scores: Correlated, arms: Ids, size: int, context: str) -> Callable[[], Array]:
+        """A function that simulates the marginals of a case; the seed and the order of arms follow no ids."""
+        order = np.argsort(self.arms.rank[self.arms.index(arms)])
+
+        def simulate() -> Array:
+            rng = np.random.default_rng([self.seed, size, crc32(context.encode())])
+            ranked = Correlated(scores.location[order], scores.factor[order], scores.samples)
+            shares, runs = np.empty((REPLICAS, size, len(arms))), -(-self.samples // REPLICAS)
+            for of_replica in shares:
+                of_replica[:, order] = slate.simulated_marginals(
+                    ranked, size=size, floor=self.serving.policy.exploration, runs=runs, rng=rng
+                )
+            return shares
+
+        return simulate
+
+
+def _with_lists(batch: LogBatch, ratio: Array) -> LogBatch:
+    """The batch with weights times exp(ratio), both sides within [0, 1]; no largest weight is known there."""
+    other, share = ratio != 0, np.exp(ratio)
+    return replace(
+        batch,
+        propensity=np.maximum(batch.propensity * np.exp(np.minimum(0.0, -ratio)), slate_draws.SMALLEST),
+        target=batch.target * np.exp(np.minimum(0.0, ratio)),
+        largest=None if batch.largest is None else np.where(other, np.nan, batch.largest),
+        expected=None if batch.expected is None else batch.expected * share,
+        unsupported=None if batch.unsupported is None else np.where(other, np.nan, batch.unsupported),
+    )

@@ -1,0 +1,190 @@
+"""The probability with which a target that reads session state would have shown what the log shows.
+
+Every decision has a state of its own, the one that was recorded when it was made: nothing of it is computed anew from
+what is known today. Decisions on one eligible set are worked out together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rlrec.app.distributions.trained import EligibleGroup, Trained
+from rlrec.app.evaluation.models.reward_models import ModelValues
+from rlrec.app.evaluation.models.visit_values import TargetSlates
+from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
+from rlrec.app.evaluation.targets.cases import TargetProbabilities, places
+from rlrec.app.evaluation.targets.probabilities import CELLS, Scorer
+from rlrec.arrays import Array, Flags, Ids, piece_rows, run_starts, take
+from rlrec.policy.gradients import history
+from rlrec.policy.scores.floors import Floor, at_positions
+from rlrec.policy.scores.sampler import uniforms_at
+from rlrec.policy.slates import plackett_luce, slate
+from rlrec.policy.slates.plackett_luce import softmax
+from rlrec.store.database.bulk import Columns
+
+
+@dataclass(eq=False)
+class StateScorer(Scorer):
+    """One target that reads session state."""
+
+    @property
+    def trained(self) -> Trained:
+        assert self.serving.trained is not None
+        return self.serving.trained
+
+    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
+        recorded: Flags = slots["recorded"]
+        return None if recorded.all() else ~recorded
+
+    def _prefixed(self, slots: Columns) -> Flags:
+        """A softmax has no marginal below position 1."""
+        return super()._prefixed(slots) | (slots["position"] > 1)
+
+    def _worked_out(
+        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool
+    ) -> Iterator[StateCaseRows]:
+        starts = run_starts(rows.slots["decision_id"])
+        counts = np.diff(np.r_[starts, len(rows)])
+        for group in self._groups(take(rows.slots, starts), logged):
+            yield StateCaseRows(self.trained, group, rows, starts[group.rows], counts[group.rows])
+
+    def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
+        policy = self.trained.policy
+        served: dict[str, Any] = {"temperature": policy.temperature, "floor": policy.exploration}
+        for group in self._groups(rows.slots, logged):
+            yield TargetSlates(
+                rows=group.rows,
+                log_slate=_log_slates(group, rows, **served),
+                arms=self.arms.rank[self.arms.index(group.arms)],
+                share=plackett_luce.probabilities(group.score, None, **served) if shares else group.score,
+                case=np.arange(len(group.rows)),
+            )
+
+    def _groups(self, slots: Columns, logged: LoggedBatch) -> Iterator[EligibleGroup]:
+        """Decisions, one a row of slots, by what they had to choose from."""
+        codes, contexts = logged.contexts.reading(self.target.reads)
+        remembered = history.unpack(slots["history"].tolist(), slots["step"])
+        revision = slots["catalogue_revision"]
+        state = self.trained.states(self.trained.encoded(contexts)[codes[slots["context"]]], remembered, revision)
+        return self.trained.cases(state, slots["eligible_id"], revision, sets=logged.eligible)
+
+
+class StateCaseRows:
+    """The rows of the decisions of a group, which begin at starts (d,) in the batch and are counts (d,) each.
+
+    indices (p,): of those rows; which (p,): the decision of each."""
+
+    aside: ClassVar[bool] = False
+
+    def __init__(self, trained: Trained, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids) -> None:
+        self.arms, self.score, self.rows = group.arms, group.score, rows
+        self.served: dict[str, Any] = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
+        self.probability = plackett_luce.probabilities(self.score, None, **self.served)
+        self.indices = piece_rows(starts, counts)
+        self.which = np.repeat(np.arange(len(counts)), counts)
+        self.depth, self.position = (rows.slots[name][self.indices] for name in ("depth", "position"))
+
+    def weigh(self, of_target: TargetProbabilities) -> None:
+        """The target's probability of the row, or of the slate down to it; no slate down to it is likelier than the
+        best arm."""
+        slots = self.rows.slots
+        index, possible = places(self.arms, slots["arm_id"][self.indices][:, None])
+        of_target.greatest[self.indices] = self.probability.max(axis=1)[self.which]
+        of_target.target[self.indices] = np.where(possible, self.probability[self.which, index[:, 0]], 0.0)
+        deep = np.flatnonzero((self.depth > 0) & ~np.isnan(slots["prefix"][self.indices]))
+        for depth in np.unique(self.depth[deep]).tolist():
+            lower = deep[self.depth[deep] == depth]
+            order, possible = self._slates(lower, depth + 1)
+            of_target.target[self.indices[lower]] = 0.0
+            lower, order = lower[possible], order[possible]
+            joint = plackett_luce.log_joint(self.score[self.which[lower]], order, None, **self.served)
+            of_target.target[self.indices[lower]] = np.exp(joint)
+
+    def at_positions(self, positions: int, *, runs: int, seed: int) -> Array:
+        """Unbiased estimates of the target's probability of each row's arm at positions 1 to `positions`, from so many
+        simulated pages of each decision, (p, positions): a softmax has no marginal below position 1. 0 below the end
+        of the page."""
+        table, slots = np.zeros((len(self.indices), positions)), self.rows.slots
+        index, possible = places(self.arms, slots["arm_id"][self.indices][:, None])
+        top, words = run_starts(self.which), np.arange(runs * positions)
+        step = max(1, CELLS // (positions * max(len(self.arms), runs)))
+        for start in range(0, len(top), step):
+            first = self.indices[top[start : start + step]]
+            score, ids = self.score[start : start + step], slots["decision_digest"][first]
+            uniform = uniforms_at(np.full(len(ids), seed, np.uint64), ids, words).reshape(len(ids), runs, positions)
+            shares = np.zeros((len(ids), positions, len(self.arms)))
+            for run in range(runs):
+                above = np.empty((len(ids), 0), np.int64)
+                for position in range(min(positions, len(self.arms))):
+                    below = _below(score, above, **self.served)
+                    shares[:, position] += below / runs
+                    above = np.column_stack([above, slate.invert_rows(below, uniform[:, run, position])])
+            inside = np.flatnonzero((self.which >= start) & (self.which < start + step) & possible)
+            table[inside] = shares[self.which[inside] - start, :, index[inside, 0]]
+        return np.where(np.arange(positions) < slots["size"][self.indices, None], table, 0.0)
+
+    def _slates(self, rows: Ids, size: int) -> tuple[Ids, Flags]:
+        """Where the arms on top of the slates of some rows stand, (g, size), and which can be made of the arms."""
+        start = self.rows.slots["start"][self.indices[rows]]
+        return places(self.arms, self.rows.shown[start[:, None] + np.arange(size)])
+
+    def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
+        """The mean of the reward model under the target, given the slate above as it was shown."""
+        at, step = np.searchsorted(arms, self.arms), max(1, CELLS // len(arms))
+        for start in range(0, len(self.indices), step):
+            some = np.arange(start, min(start + step, len(self.indices)))
+            shares = np.zeros((len(some), len(arms)))
+            shares[:, at] = self.below_slate(some)
+            rows = self.indices[some]
+            expected[rows] = values.expected(shares, case=np.arange(len(some)), rows=rows)
+
+    def below_slate(self, rows: Ids) -> Array:
+        """Probability of each arm in some rows, (g, m); of position 1 where the slate above is not known."""
+        probability = self.probability[self.which[rows]]
+        complete = self.rows.slots["complete"][self.indices[rows]]
+        deep = np.flatnonzero((self.depth[rows] > 0) & complete)
+        for depth in np.unique(self.depth[rows[deep]]).tolist():
+            lower = deep[self.depth[rows[deep]] == depth]
+            above, possible = self._slates(rows[lower], depth)
+            lower, above = lower[possible], above[possible]
+            probability[lower] = _below(self.score[self.which[rows[lower]]], above, **self.served)
+        return probability
+
+    def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
+        """The target's probability on arms the logger gave 0, at position 1; below it is not known."""
+        slots = self.rows.slots
+        unknown = slots["unknown_support"][self.indices]
+        unsupported[self.indices[unknown]] = np.nan
+        top = np.flatnonzero(unknown & (self.position == 1))
+        logger_case = slots["logger_case"][self.indices[top]]
+        for number in np.unique(logger_case).tolist():
+            zeros = logged.zeros[number]
+            if zeros is not None:
+                rows = top[logger_case == number]
+                unsupported[self.indices[rows]] = self.probability[self.which[rows]] @ zeros[0]
+
+
+def _log_slates(group: EligibleGroup, rows: ImpressionRows, *, temperature: float, floor: Floor) -> Array:
+    """Log of the probability of the slates of a group, (d,); rows: the lowest slot of each."""
+    depth, start = (rows.slots[name][group.rows] for name in ("depth", "start"))
+    log_slate = np.full(len(depth), -np.inf)
+    for deep in np.unique(depth).tolist():
+        same = np.flatnonzero(depth == deep)
+        order, possible = places(group.arms, rows.shown[start[same][:, None] + np.arange(deep + 1)])
+        same, order = same[possible], order[possible]
+        log_slate[same] = plackett_luce.log_joint(group.score[same], order, temperature=temperature, floor=floor)
+    return log_slate
+
+
+def _below(score: Array, above: Ids, *, temperature: float, floor: Floor) -> Array:
+    """Probability of each arm below slates, (n, m), by scores (n, m); above (n, k): where the arms on them stand."""
+    left, rows = score.copy(), np.arange(len(score))[:, None]
+    left[rows, above] = -np.inf
+    explored = at_positions(floor, above.shape[1] + 1)[-1]
+    mixed: Array = (1 - explored) * softmax(left, temperature=temperature)
+    mixed += explored / (score.shape[1] - above.shape[1])
+    mixed[rows, above] = 0.0
+    return mixed

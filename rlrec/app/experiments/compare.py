@@ -1,0 +1,158 @@
+"""The comparison of the variants of an experiment, and checks of its split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NotRequired, TypedDict
+
+from rlrec.app.evaluation.comparisons import holdout, interleaved, unit_outcomes
+from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, OutcomeRow
+from rlrec.app.experiments.experiment import shares_of, versions_of
+from rlrec.app.inputs import filters, lookup
+from rlrec.app.log import maturity
+from rlrec.arrays import finite_or_none
+from rlrec.errors import InputError, quantity
+from rlrec.ope.intervals import comparison, intervals, outcomes
+from rlrec.ope.intervals.comparison import VariantMean
+from rlrec.ope.intervals.outcomes import OutcomeDifference
+from rlrec.records import Reward
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log.reader import Selection
+from rlrec.store.log.team_drafts import TEAMS
+from rlrec.store.policies import experiments
+from rlrec.store.policies.experiments import Experiment
+
+DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
+
+
+class VariantComparison(TypedDict):
+    """Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the
+    variants and their differences per decision, under the first reward; checks of the split. reasons: of caution."""
+
+    experiment: str
+    status: str
+    unit: str
+    variants: list[dict[str, Any]]
+    differences: list[dict[str, Any]]
+    sample_ratio: dict[str, float | None]
+    holdout: dict[str, Any] | None
+    outcomes: list[OutcomeRow]
+    unit_differences: list[DifferenceRow]
+    reasons: list[str]
+    decisions_per_unit: list[dict[str, Any]]
+    anonymous: NotRequired[int]
+    ties: NotRequired[int | None]
+    interleave: NotRequired[list[str]]
+
+
+def show(
+    store: Store, name: str, *, rewards: Sequence[str] = (), level: float = 0.95, log: str | None = None
+) -> VariantComparison:
+    """Outcomes per unit under these rewards (none: those that the variants learn), their differences, earnings per
+    decision under the first of them, and whether the split is as defined. log: a filter of the decisions; the split and
+    the holdout are checked on all."""
+    intervals.check_level(level)
+    with store.read() as unit, bulk.alongside(unit):
+        experiment = lookup.experiment(unit, name)
+        serving = versions_of(unit, experiment)
+        definitions = unit_outcomes.rewards_of(unit, rewards, experiment)
+        if references := interleaved.rankers(experiment):
+            if log:
+                raise InputError("an interleaved experiment is compared on all of its log", hint="leave out --log")
+            return _interleaved(unit, experiment, references, definitions[0], level=level)
+        study = unit_outcomes.of_experiment(experiment, definitions)
+        if log:
+            study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
+        collected = unit_outcomes.collect(unit, study, level=level)
+        assigned = experiments.count_units(unit, experiment.id)
+        uniform = holdout.compared(unit, experiment, definitions[0], level=level)
+        outlook = None
+        if assigned and not any(collected.sums.sessions):
+            selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
+            outlook = maturity.outlook(unit, selection, wait_us=definitions[0].window_us)
+    figures, sums, labels = collected.outcomes, collected.sums, collected.groups.labels
+    if sums.censored:
+        store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
+    if outlook is not None:
+        store.notice(f"no decision of {name} is mature yet: {outlook}")
+    shares, units = shares_of(experiment), [assigned.get(variant.id, 0) for variant in experiment.variants]
+    chi2, p_value = comparison.sample_ratio(units, [variant.weight for variant in experiment.variants])
+    rows, unit_differences = unit_outcomes.to_json(collected)
+    decisions_per_unit, per_decision = outcomes.per_decision(0)
+    differences, more_decisions = (
+        [_difference(figures.difference(number, metric), labels) for number in range(1, len(units))]
+        for metric in (per_decision, decisions_per_unit)
+    )
+    for number, row in enumerate(more_decisions, start=1):
+        row["differ"] = figures.differ(number, decisions_per_unit)
+    return {
+        "experiment": experiment.name,
+        "status": experiment.status,
+        "unit": experiment.unit,
+        "variants": [
+            {
+                "variant": variant.label, "policy": serving[variant.id].policy.display_name,
+                "weight": shares[variant.id], "units": assigned.get(variant.id, 0),
+                **_earnings(figures.mean(number, per_decision), int(sums.sessions[number]), level),
+            }
+            for number, variant in enumerate(experiment.variants)
+        ],
+        "differences": differences,
+        "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}), "holdout": uniform,
+        "outcomes": rows, "unit_differences": unit_differences,
+        "reasons": [
+            *([DECISIONS_DIFFER] if any(row["differ"] for row in more_decisions) else []),
+            *([unit_outcomes.ANONYMOUS_UNITS] if sums.anonymous else []),
+            *([YOUNG_UNITS] if any(YOUNG_UNITS in row["reasons"] for row in unit_differences) else []),
+        ],
+        "decisions_per_unit": more_decisions, "anonymous": sums.anonymous,
+    }  # fmt: skip
+
+
+def _difference(row: OutcomeDifference, labels: Sequence[str | None]) -> dict[str, Any]:
+    return {
+        "variant": labels[row.group], "against": labels[0], "value": row.value, "lower": row.lower,
+        "upper": row.upper, "p_value": row.p_value,
+    }  # fmt: skip
+
+
+def _interleaved(
+    unit: Unit, experiment: Experiment, references: Sequence[str], definition: Reward, *, level: float
+) -> VariantComparison:
+    """The credit of each team: means a decision of the rewards of its slots."""
+    credit = interleaved.credit(unit, experiment, definition, level=level)
+    chi2, p_value = comparison.sample_ratio([credit.first_picks, credit.decisions - credit.first_picks], [1.0, 1.0])
+    units = sum(experiments.count_units(unit, experiment.id).values())
+    return {
+        "experiment": experiment.name,
+        "status": experiment.status,
+        "unit": experiment.unit,
+        "variants": [
+            {
+                "variant": team, "policy": reference, "weight": 0.5, "units": units,
+                **_earnings(mean, credit.sessions, level), "wins": wins,
+            }
+            for team, reference, mean, wins in zip(TEAMS, references, credit.means, credit.wins[:2], strict=True)
+        ],
+        "differences": [{"variant": TEAMS[1], "against": TEAMS[0], **_finite(credit.difference)}],
+        "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}),
+        "holdout": None,
+        "outcomes": [],
+        "unit_differences": [],
+        "reasons": ["interleaved"],
+        "decisions_per_unit": [],
+        "ties": credit.wins[2],
+        "interleave": list(references),
+    }  # fmt: skip
+
+
+def _earnings(mean: VariantMean, sessions: int, level: float) -> dict[str, Any]:
+    lower, upper = mean.bounds(level)
+    figures = {"reward_per_unit": mean.per_unit, "mean": mean.value, "lower": lower, "upper": upper}
+    return {"sessions": sessions, "decisions": mean.decisions, **_finite(figures)}
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: finite_or_none(value) for name, value in figures.items()}

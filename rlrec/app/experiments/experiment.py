@@ -1,0 +1,332 @@
+"""Experiments: split users or sessions between policies, and stop that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+
+from rlrec.app.evaluation.comparisons import holdout, interleaved, unit_outcomes
+from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow
+from rlrec.app.inputs import canonical, lookup
+from rlrec.app.learning import belief_versions
+from rlrec.errors import CheckFailed, Conflict, InputError
+from rlrec.records import Version
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.database.unit import StoredRows, damaged, parse
+from rlrec.store.log import settings
+from rlrec.store.log.team_drafts import TEAMS
+from rlrec.store.policies import experiments, policies, routes
+from rlrec.store.policies.experiments import Experiment
+from rlrec.store.policies.routes import RouteChange
+from rlrec.times import written
+
+if TYPE_CHECKING:
+    from rlrec.app.learning.slot_statistics import Totals
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantSpec:
+    """One variant as `--variant` gives it: POLICY means the live version, POLICY@V pins one."""
+
+    label: str
+    policy: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Options of `experiment create`."""
+
+    name: str
+    variants: Sequence[VariantSpec]
+    by: str = "user"
+    holdout: float | None = None  # share of all units that a uniform policy serves
+    interleave: Sequence[str] = ()  # two versions that fill each slate in turns, in place of variants
+    route: str | None = None  # that it is the ramp of
+
+    def definition(self) -> str:
+        """The options in canonical form. Order counts: the others are compared with the first variant."""
+        if self.interleave:
+            return canonical.text({"unit": self.by, interleaved.OPTION: list(self.interleave)})
+        listed = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
+        uniform = {} if self.holdout is None else {holdout.LABEL: self.holdout}
+        of_route = {} if self.route is None else {"route": self.route}
+        return canonical.text({"unit": self.by, "variants": listed, **uniform, **of_route})
+
+
+# The version that a variant serves, and its share of the units.
+VariantRow = TypedDict("VariantRow", {
+    "variant": str, "policy": str, "version": int, "learns": bool, "weight": float,
+})  # fmt: skip
+
+
+ExperimentSummary = TypedDict("ExperimentSummary", {
+    "experiment": str, "status": str, "unit": str, "variants": list[VariantRow], "created_at": str,
+    "stopped_at": str | None, "created": NotRequired[bool], "already_stopped": NotRequired[bool],
+    "interleave": NotRequired[list[str]], "route": NotRequired[str], "promoted": NotRequired[str],
+    "unit_differences": NotRequired[list[DifferenceRow]],
+})  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fork:
+    """The version that a variant starts from, and its sums then."""
+
+    variant: VariantSpec
+    source: Version
+    sums: Totals
+    last_id: int
+    ordinal: int
+
+
+def create(store: Store, request: Request) -> ExperimentSummary:
+    """A running experiment. The same again is fine; raises Conflict where the name means another one.
+
+    Beliefs are forked in one snapshot, without the slots that are not mature then.
+    """
+    _check(request)
+    with store.read() as unit:
+        stored = experiments.by_name(unit, [request.name]).get(request.name)
+        if stored is not None:
+            return _existing(unit, stored, request)
+        removals = settings.get(unit).removals
+        forks = [fork(unit, variant) for variant in request.variants]
+        drafted = interleaved.versions(unit, request.interleave) if request.interleave else []
+
+    def work(unit: Unit) -> ExperimentSummary:
+        settings.lock_removals(unit, removals)
+        if start(unit, request, forks, drafted) is None:
+            return _existing(unit, experiments.by_name(unit, [request.name])[request.name], request)
+        settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})
+        return {**_summary(unit, experiments.by_name(unit, [request.name])[request.name]), "created": True}
+
+    return store.write(work, repeatable=True)
+
+
+def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence[Version] = ()) -> int | None:
+    """The id of a new experiment; None where its name is taken. forks: of its variants, in their order; drafted: the
+    two versions of an interleaved one."""
+    salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
+    experiment_id = experiments.add(unit, name=request.name, by=request.by, salt=salt, definition=request.definition())
+    if experiment_id is None:
+        return None
+    variants = [(fork.variant.label, _add_policy(unit, request.name, fork), fork.variant.weight) for fork in forks]
+    if request.holdout is not None:
+        weight = holdout.weight(request.holdout, [variant.weight for variant in request.variants])
+        policy_id = holdout.add_policy(unit, request.name, forks[0].source.reward)
+        variants.append((holdout.LABEL, policy_id, weight))
+    if drafted:
+        variants.append((interleaved.LABEL, interleaved.add_policy(unit, request.name, drafted), 1.0))
+    for label, policy_id, weight in variants:
+        experiments.add_variant(unit, experiment_id=experiment_id, label=label, policy_id=policy_id, weight=weight)
+    return experiment_id
+
+
+def _check(request: Request) -> None:
+    if request.interleave:
+        if request.variants or request.holdout is not None:
+            hint = "leave out --variant and --holdout-uniform"
+            raise InputError("an interleaved experiment has no variants: both rankers fill every slate", hint=hint)
+        return
+    labels = [variant.label for variant in request.variants]
+    if request.holdout is not None:
+        holdout.check(request.holdout)
+        labels.append(holdout.LABEL)
+    if len(labels) < 2:
+        hint = "give --variant twice: LABEL=POLICY"
+        raise InputError(f"experiment {request.name} needs at least two variants", hint=hint)
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise InputError(f"two variants are named {twice}", hint="give each another label")
+    for variant in request.variants:
+        if not 1e-9 <= variant.weight <= 1e9:
+            hint = "it lies between 1e-9 and 1e9"
+            raise InputError(f"the weight of variant {variant.label} is {variant.weight:g}", hint=hint)
+
+
+def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSummary:
+    """The experiment that is stored. Raises Conflict where its definition is another one."""
+    if stored.definition != request.definition():
+        hint = "experiments never change: stop it and start another one under another name"
+        raise Conflict(f"experiment {stored.name!r} already has another definition", hint=hint)
+    return {**_summary(unit, stored), "created": False}
+
+
+def fork(unit: Unit, variant: VariantSpec) -> Fork:
+    from rlrec import policy as kinds
+
+    source, head = lookup.version(unit, variant.policy)
+    name, pinned = lookup.split(variant.policy)
+    if not kinds.load(source.policy.kind).served:
+        raise InputError(
+            f"policy {source.policy.name!r} is of kind {source.policy.kind} and cannot be served",
+            hint=f"give variant {variant.label} another policy",
+        )
+    if pinned is not None and source.learning:
+        hint = f"`rlrec policy freeze {name}` makes one; {variant.label}={name} starts a variant that learns"
+        raise InputError(f"version {pinned} of {name} still learns, and @V pins a frozen one", hint=hint)
+    if source.status == "retired":
+        raise InputError(f"version {source.number} of {name} is retired", hint="choose another version")
+    sums, last_id = belief_versions.fork(unit, source)
+    ordinal = head.ordinal if source.learning else source.ordinal
+    return Fork(variant=variant, source=source, sums=sums, last_id=last_id, ordinal=ordinal)
+
+
+def _add_policy(unit: Unit, experiment: str, fork: Fork) -> int:
+    """Id of the new policy of a variant, with one version: a copy of the version it starts from."""
+    source = fork.source
+    policy_id = policies.add_policy(
+        unit, name=f"{source.policy.display_name}@{experiment}/{fork.variant.label}", kind=source.policy.kind,
+        params=source.policy.params, base_id=source.policy.base_id or source.policy.id,
+        definition=canonical.text({"experiment": experiment, "variant": fork.variant.label}),
+    )  # fmt: skip
+    learns_at_once = not source.learning or source.reward.learn == "served"
+    version_id = belief_versions.copy(
+        unit, source, policy_id=policy_id, number=source.number, status=source.status, seq=0,
+        ordinal=fork.ordinal, sums=fork.sums, entered_to=None if learns_at_once else 0,
+        # the source keeps the record of what it learned from; a frozen one has learned nothing since
+        learned_from={"policy_id": source.policy.id, "last_id": fork.last_id} if source.learning else {},
+    )  # fmt: skip
+    policies.add_head(unit, policy_id, live_id=version_id, ordinal=fork.ordinal)
+    return policy_id
+
+
+def listing(store: Store) -> list[ExperimentSummary]:
+    """All experiments."""
+    with store.read() as unit:
+        return [_summary(unit, experiment) for experiment in experiments.every(unit)]
+
+
+def stop(store: Store, name: str, *, promote: str | None = None, anyway: bool = False) -> ExperimentSummary:
+    """Stop serving from this experiment. Stopping it twice changes nothing; its log stays. The route of a ramp goes on
+    with what it served before, or follows the policy whose variant is promoted. Raises CheckFailed where that one
+    surely earns less, and it is not promoted `anyway`."""
+    command = f"experiment stop {name}{'' if promote is None else f' --promote {promote}'}"
+    earned = [] if promote is None else _earned(store, name, promote, command=command)
+    if not anyway:
+        _refuse_loss(name, earned)
+
+    def work(unit: Unit) -> ExperimentSummary:
+        experiment = lookup.experiment(unit, name)
+        route = _route(unit, experiment, lock=True)
+        goal = None if promote is None else _promoted(unit, experiment, route, promote, command=command)
+        head = None if goal is None else policies.lock(unit, [goal.policy.id])[goal.policy.id]
+        if experiments.stop(unit, experiment.id):
+            settings.add_run(unit, "experiment stop", {"name": name, "promote": promote})
+            if route is not None and route.experiment == name:
+                policy_id, version_id = (route.policy_id, route.version_id) if goal is None else (goal.policy.id, None)
+                routes.change(unit, route.route_id, policy_id=policy_id, version_id=version_id, command=command)
+            if goal is not None and head is not None and head.live_id != goal.id:
+                policies.promote(unit, goal.policy.id, version_id=goal.id, previous_id=head.live_id)
+        stopped = _summary(unit, lookup.experiment(unit, name))
+        if route is not None:
+            stopped["route"] = route.route
+        if promote is not None:
+            stopped["promoted"], stopped["unit_differences"] = promote, earned
+        return {**stopped, "already_stopped": experiment.status == "stopped"}
+
+    stopped = store.write(work, repeatable=True)
+    learned = [row["variant"] for row in stopped["variants"] if row["learns"]]
+    if "route" in stopped and promote is None and learned and not stopped["already_stopped"]:
+        store.notice(
+            f"route {stopped['route']} serves what it served before {name}; what {' and '.join(learned)} learned since "
+            "is in the policies of the variants, where --promote LABEL would have kept it"
+        )
+    return stopped
+
+
+def _route(unit: Unit, experiment: Experiment, *, lock: bool = False) -> RouteChange | None:
+    """The newest change of the route that an experiment is a ramp of; None where it is none."""
+    name = parse(experiment.definition, f"definition of experiment {experiment.name}").get("route")
+    return None if name is None else lookup.route(unit, name, lock=lock)
+
+
+def _earned(store: Store, name: str, label: str, *, command: str) -> list[DifferenceRow]:
+    """The differences in reward per unit between a variant that is to be promoted and the first one, as `experiment
+    show` has them; none where the experiment is stopped already."""
+    with store.read() as unit, bulk.alongside(unit):
+        experiment = lookup.experiment(unit, name)
+        _promoted(unit, experiment, _route(unit, experiment), label, command=command)
+        if experiment.status == "stopped":
+            return []
+        study = unit_outcomes.of_experiment(experiment, unit_outcomes.rewards_of(unit, (), experiment))
+        _, rows = unit_outcomes.to_json(unit_outcomes.collect(unit, study, level=0.95))
+    return [row for row in rows if (row["group"], row["metric"]) == (label, "reward_per_unit")]
+
+
+def _refuse_loss(name: str, earned: Sequence[DifferenceRow]) -> None:
+    """Raises CheckFailed where a variant surely earns less by some reward, and more by none."""
+    losses = [row for row in earned if (row["upper"] or 0.0) < 0]
+    if not losses or any((row["lower"] or 0.0) > 0 for row in earned):
+        return
+    figures = "; ".join(
+        f"{100 * (row['relative'] or 0.0):+.1f} % by reward {row['reward']}, {row['value']:.4g} "
+        f"[{row['lower']:.4g}, {row['upper']:.4g}], p {row['p_value']:.2g}"
+        for row in losses
+    )
+    hint = f"`rlrec experiment stop {name}` ends the ramp without it, --anyway promotes it"
+    first = losses[0]
+    raise CheckFailed(
+        f"{first['group']} was not promoted: per unit it surely earns less than {first['against']}: {figures}",
+        hint=hint,
+    )
+
+
+def _promoted(unit: Unit, experiment: Experiment, route: RouteChange | None, label: str, *, command: str) -> Version:
+    """The version that a route is to serve, and that its policy has live: the variant's own where it has learned, else
+    the one that it is a copy of. Raises InputError where there is none."""
+    if route is None:
+        hint = "`rlrec route set ROUTE --to POLICY --share 5%` starts one"
+        raise InputError(f"experiment {experiment.name} is not the ramp of a route", hint=hint)
+    variant = next((variant for variant in experiment.variants if variant.label == label), None)
+    if variant is None:
+        labels = [variant.label for variant in experiment.variants]
+        where = f" in experiment {experiment.name}"
+        raise lookup.unknown("variant", label, labels, where=where, hint=f"one of {', '.join(labels)}")
+    if experiment.status == "stopped" and route.command != command:
+        hint = f"`rlrec route set {route.route} --to {variant.policy}` serves what it learned"
+        raise InputError(f"experiment {experiment.name} is stopped already", hint=hint)
+    version = versions_of(unit, experiment)[variant.id]
+    assert version.parent_id is not None
+    return version if version.learning else policies.by_id(unit, [version.parent_id])[version.parent_id]
+
+
+def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
+    serving, shares = versions_of(unit, experiment), shares_of(experiment)
+    if references := interleaved.rankers(experiment):
+        resolved = [lookup.version(unit, reference)[0] for reference in references]
+        variants = [_row(team, version, 0.5) for team, version in zip(TEAMS, resolved, strict=True)]
+    else:
+        variants = [_row(variant.label, serving[variant.id], shares[variant.id]) for variant in experiment.variants]
+    summary: ExperimentSummary = {
+        "experiment": experiment.name,
+        "status": experiment.status,
+        "unit": experiment.unit,
+        "variants": variants,
+        "created_at": written(experiment.created_at),
+        "stopped_at": None if experiment.stopped_at is None else written(experiment.stopped_at),
+    }
+    return {**summary, "interleave": references} if references else summary
+
+
+def _row(label: str, version: Version, weight: float) -> VariantRow:
+    return {
+        "variant": label, "policy": version.policy.display_name, "version": version.number,
+        "learns": version.learning, "weight": weight,
+    }  # fmt: skip
+
+
+def versions_of(unit: Unit, experiment: Experiment) -> dict[int, Version]:
+    """The live version of each variant's policy, by the variant's id."""
+    if not experiment.variants:
+        raise damaged(f"the variants of experiment {experiment.name} are gone")
+    live = StoredRows("policy", policies.live(unit, {variant.policy for variant in experiment.variants}).items())
+    return {variant.id: live[variant.policy][0] for variant in experiment.variants}
+
+
+def shares_of(experiment: Experiment) -> dict[int, float]:
+    total = sum(variant.weight for variant in experiment.variants)
+    return {variant.id: variant.weight / total for variant in experiment.variants}

@@ -1,0 +1,301 @@
+"""Routes: names that callers use, and that outlive the policies that they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, NotRequired, TypedDict, cast
+
+from rlrec import policy as kinds
+from rlrec.app.evaluation.comparisons import paired_gate
+from rlrec.app.evaluation.comparisons.paired_gate import GateOptions, GuardReport, RouteGate
+from rlrec.app.experiments import experiment
+from rlrec.app.inputs import lookup
+from rlrec.app.learning.belief_versions import is_complete
+from rlrec.app.policies import versions
+from rlrec.app.serving.shadows import ShadowReport
+from rlrec.app.serving.shadows import report as shadow_report
+from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
+from rlrec.records import Head, Version
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.database.unit import parse
+from rlrec.store.log import settings
+from rlrec.store.policies import experiments, policies, routes, shadows
+from rlrec.store.policies.routes import GateLook, RouteChange
+from rlrec.times import DAY_US, written
+
+IF_BETTER = "if-better"
+YEAR_US = 365 * DAY_US
+NAME_LENGTH = 52  # of a route, in the name of its ramp: the name of an experiment has 64 at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Options of `route create` and `route set`. to: NAME follows the live version of a policy, NAME@V is pinned."""
+
+    name: str
+    to: str
+    share: float | None = None  # of the route's users, for a ramp
+    gate: GateOptions | None = None  # that must let it pass; what is compared is `to` with what the route serves
+
+    @property
+    def command(self) -> str:
+        """The command of `route set` with these options."""
+        share = "" if self.share is None else f" --share {100 * self.share:.12g}%"
+        gate = "" if self.gate is None else f" --require {IF_BETTER}"
+        guards = self.gate.guards if self.gate else ()
+        guarded = "".join(f" --guard {guard.name}:{100 * guard.least:.12g}%" for guard in guards)
+        return f"route set {self.name} --to {self.to}{share}{gate}{guarded}"
+
+
+# What a route serves. version: the number that serves now; live: whether it is the policy's live one, which the route
+# follows; reference: how other commands name it; experiment: the ramp that runs; repeated: whether the gate had had the
+# same look before.
+RouteSummary = TypedDict("RouteSummary", {
+    "route": str, "policy": str, "version": int, "experiment": str | None, "since": str, "live": bool,
+    "reference": str, "created": NotRequired[bool], "set": NotRequired[bool], "changed": NotRequired[bool],
+    "history": NotRequired[list[dict[str, Any]]], "shadows": NotRequired[list[ShadowReport]],
+    "estimate": NotRequired[float | None], "lower": NotRequired[float | None], "estimator": NotRequired[str],
+    "guards": NotRequired[list[GuardReport]], "gate": NotRequired[RouteGate], "why": NotRequired[str | None],
+    "repeated": NotRequired[bool],
+})  # fmt: skip
+
+
+def create(store: Store, request: Request) -> RouteSummary:
+    """A route. The same again is fine; raises Conflict where the name means something else."""
+
+    def work(unit: Unit) -> RouteSummary:
+        settings.lock(unit)
+        stored = routes.by_name(unit, [request.name]).get(request.name)
+        if stored is not None:
+            return _existing(unit, stored, request)
+        if policies.by_name(unit, request.name) is not None:
+            raise Conflict(f"{request.name!r} is the name of a policy", hint="choose another name")
+        version, _ = servable(unit, request.to)
+        route_id = routes.add(unit, request.name)
+        command = f"route create {request.name} --to {request.to}"
+        _change(unit, route_id, version, request.to, command=command)
+        return {**summary(unit, routes.by_name(unit, [request.name])[request.name]), "created": True}
+
+    return store.write(work, repeatable=True)
+
+
+def _existing(unit: Unit, stored: RouteChange, request: Request) -> RouteSummary:
+    """The route that is stored. Raises Conflict where it was created for something else."""
+    first = routes.history(unit, stored.route_id)[0]
+    if first.reference != request.to:
+        hint = f"`rlrec route set {request.name} --to {request.to}` changes it"
+        raise Conflict(f"route {request.name!r} already exists, and was created for {first.reference}", hint=hint)
+    return {**summary(unit, stored), "created": False}
+
+
+def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
+    """The version that a route is to serve, and the head of its policy. Raises InputError where it cannot be served."""
+    version, head = lookup.version(unit, reference)
+    name = f"version {version.number} of {version.policy.name}"
+    if not kinds.load(version.policy.kind).served:
+        raise InputError(f"policy {version.policy.name!r} is the label of an imported log", hint="name another policy")
+    if version.status == "retired":
+        raise InputError(f"{name} is retired", hint="choose another version")
+    if not is_complete(version):
+        raise InputError(f"{name} has not caught up with the log", hint="`rlrec policy rebuild` goes on with it")
+    lookup.refuse_running_variant(unit, version)
+    return version, head
+
+
+def _change(unit: Unit, route_id: int, version: Version, reference: str, *, command: str, **more: int | None) -> None:
+    """Let a route serve a version; without a number in the reference, whichever is live. more: as of `routes.change`"""
+    number = lookup.split(reference)[1]
+    version_id = None if number is None else version.id
+    routes.change(unit, route_id, policy_id=version.policy.id, version_id=version_id, command=command, **more)
+    settings.add_run(unit, command, {"to": reference})
+
+
+def set_route(store: Store, request: Request) -> RouteSummary:
+    """Let a route serve something else, or with a share begin a ramp. What it serves already changes nothing. Raises
+    StoreBusy where others change the route meanwhile."""
+    with store.read() as unit, bulk.alongside(unit) if request.gate else nullcontext():
+        before = lookup.route(unit, request.name)
+        _refuse_ramp(before)
+        servable(unit, request.to)
+        looks = routes.looks(unit, before.route_id, since=unit.now - YEAR_US)
+        gate, earlier = (None, None) if request.gate is None else _look(unit, before, request, looks)
+        ramp = None if request.share is None else _ramp(unit, before, request)
+        removals = settings.get(unit).removals
+        forks = [] if ramp is None else [experiment.fork(unit, variant) for variant in ramp.variants]
+
+    def work(unit: Unit) -> RouteSummary:
+        if ramp is not None:
+            settings.lock_removals(unit, removals)
+        now = lookup.route(unit, request.name, lock=True)
+        _refuse_ramp(now)
+        same = now.id == before.id and looks == routes.looks(unit, now.route_id, since=unit.now - YEAR_US)
+        if not same and (ramp is not None or gate is not None):
+            raise StoreBusy(f"route {request.name} was changed meanwhile", hint="look at it, and try again")
+        version, _ = servable(unit, request.to)
+        passed, look_id = gate is None or gate["passed"], earlier
+        if gate is not None and earlier is None:
+            look_id = routes.add_look(
+                unit, now.route_id, policy_id=version.policy.id, version_id=version.id, report=gate
+            )
+        changed = passed and (ramp is not None or now.reference != request.to)
+        if changed and ramp is not None:
+            _start(unit, before, ramp, forks, command=request.command, look_id=look_id)
+        elif changed:
+            _change(unit, now.route_id, version, request.to, command=request.command, look_id=look_id)
+        answer: RouteSummary = {
+            **summary(unit, lookup.route(unit, request.name)), "set": passed, "changed": changed,
+        }  # fmt: skip
+        if gate is not None:
+            answer |= {**_figures(gate), "repeated": earlier is not None}  # type: ignore[typeddict-item]
+        return answer
+
+    return store.write(work)
+
+
+def _look(unit: Unit, before: RouteChange, request: Request, looks: Sequence[GateLook]) -> tuple[RouteGate, int | None]:
+    """The look of the gate at what a route is to serve; where it has had the same one before, that one and its id: to
+    look again at the same rows tells nothing new, and spends no error. Raises InputError where the route serves it
+    already. looks: of this year."""
+    assert request.gate is not None
+    if before.reference == request.to:
+        raise InputError(f"route {before.route} serves {request.to} already: there is nothing to compare it with")
+    options = replace(request.gate, candidate=request.to, current=before.reference)
+    gate = paired_gate.look(unit, options, looks=len(looks))
+    version, _ = servable(unit, request.to)
+    for look in looks:
+        earlier = parse(look.report, f"look {look.id} of the gate of route {before.route}")
+        if look.version_id == version.id and paired_gate.is_repeated(gate, earlier):
+            return cast(RouteGate, earlier), look.id
+    return gate, None
+
+
+def _figures(gate: RouteGate) -> dict[str, Any]:
+    """The figures of a gate beside the answer of `route set`. why: it did not let the candidate pass."""
+    return {
+        "estimate": gate["estimate"], "lower": gate["lower"], "estimator": gate["estimator"],
+        "guards": gate["guards"], "gate": gate, "why": paired_gate.refusal(gate),
+    }  # fmt: skip
+
+
+def _ramp(unit: Unit, before: RouteChange, request: Request) -> experiment.Request:
+    """The experiment by which a share of a route's users gets something else."""
+    assert request.share is not None
+    number, names = routes.count_ramps(unit, before.route_id) + 1, {each.name for each in experiments.every(unit)}
+    while (name := f"{before.route[:NAME_LENGTH]}-ramp-{number}") in names:
+        number += 1
+    specs = (("current", before.reference, 1 - request.share), ("candidate", request.to, request.share))
+    variants = [
+        experiment.VariantSpec(label=label, policy=_forkable(unit, reference), weight=weight)
+        for label, reference, weight in specs
+    ]
+    return experiment.Request(name=name, variants=variants, route=before.route)
+
+
+def _forkable(unit: Unit, reference: str) -> str:
+    """The reference by which a variant starts: a version that learns is named by its policy, where it is live."""
+    version, head = lookup.version(unit, reference)
+    return version.policy.name if version.learning and head.live_id == version.id else reference
+
+
+def _start(
+    unit: Unit, before: RouteChange, ramp: experiment.Request, forks: Sequence[experiment.Fork], *, command: str,
+    look_id: int | None,
+) -> None:  # fmt: skip
+    """Start a ramp, which the route leads to while it runs."""
+    experiment_id = experiment.start(unit, ramp, forks)
+    if experiment_id is None:
+        raise StoreBusy(f"experiment {ramp.name} was created meanwhile", hint="a retry is safe")
+    routes.change(
+        unit, before.route_id, policy_id=before.policy_id, version_id=before.version_id, command=command,
+        experiment_id=experiment_id, look_id=look_id,
+    )  # fmt: skip
+    settings.add_run(unit, command, {"experiment": ramp.name})
+
+
+def _refuse_ramp(before: RouteChange) -> None:
+    if before.running:
+        hint = f"`rlrec experiment stop {before.experiment} --promote LABEL`, or `rlrec route rollback {before.route}`"
+        raise InputError(f"route {before.route} has a ramp that runs, {before.experiment}", hint=hint)
+
+
+def rollback(store: Store, name: str) -> RouteSummary:
+    """Let a route serve again what it served before the last change that stands. A promotion that came with that change
+    is rolled back, too. Raises CheckFailed where there is none, or where that is retired."""
+
+    def work(unit: Unit) -> RouteSummary:
+        newest = lookup.route(unit, name, lock=True)
+        policies.lock(unit, [newest.policy_id])
+        last = policies.last_promotion(unit, newest.policy_id)
+        promoted = last is not None and last.at == newest.at and newest.command.startswith("experiment stop ")
+        before = _before(routes.history(unit, newest.route_id), promoted=promoted)
+        if before is None:
+            hint = (
+                None if last is None or newest.number else f"`rlrec policy rollback {newest.policy}` undoes a promotion"
+            )
+            raise CheckFailed(f"route {name} has no change to roll back", hint=hint)
+        if promoted:
+            versions.roll_back(unit, newest.policy)
+        if newest.running and newest.experiment_id is not None:
+            experiments.stop(unit, newest.experiment_id)
+        version, _ = lookup.version(unit, before.reference)
+        if version.status == "retired":
+            hint = f"`rlrec route set {name} --to POLICY` chooses another"
+            raise CheckFailed(f"{before.reference}, which {name} served before, is retired", hint=hint)
+        command = f"route rollback {name}"
+        _change(unit, newest.route_id, version, before.reference, command=command, restored_id=before.id)
+        return summary(unit, lookup.route(unit, name))
+
+    return store.write(work)
+
+
+def _before(history: Sequence[RouteChange], *, promoted: bool) -> RouteChange | None:
+    """The newest change that stands and served something else than the route does now; None where there is none. A
+    rollback undoes all that came after the change that it returned to. promoted: another version is live since then."""
+    standing: list[RouteChange] = []
+    for change in history:
+        if change.restored_id is None:
+            standing.append(change)
+        while standing and change.restored_id not in (None, standing[-1].id):
+            standing.pop()
+    now = history[-1]
+    others = (
+        change for change in reversed(standing[:-1]) if change.reference != now.reference or now.running or promoted
+    )
+    return next(others, None)
+
+
+def listing(store: Store) -> list[RouteSummary]:
+    """All routes, by name."""
+    with store.read() as unit:
+        return [summary(unit, change) for change in routes.every(unit)]
+
+
+def show(store: Store, name: str) -> RouteSummary:
+    """The state of a route, and its history, newest first."""
+    with store.read() as unit:
+        newest = lookup.route(unit, name)
+        history = [_history_row(unit, change) for change in reversed(routes.history(unit, newest.route_id))]
+        every = [shadow_report(unit, name, shadow) for shadow in shadows.of_route(unit, newest.route_id)]
+        return {**summary(unit, newest), "history": history, "shadows": every}
+
+
+def _history_row(unit: Unit, change: RouteChange) -> dict[str, Any]:
+    gate = None if change.gate is None else parse(change.gate, f"the gate of a change of route {change.route}")
+    return {
+        "at": written(change.at), "policy": lookup.version(unit, change.policy)[0].policy.display_name,
+        "version": change.number, "experiment": change.experiment, "by": change.command, "gate": gate,
+        "reference": change.reference,
+    }  # fmt: skip
+
+
+def summary(unit: Unit, newest: RouteChange) -> RouteSummary:
+    """The state of a route by its newest change."""
+    version, _ = lookup.version(unit, newest.reference)
+    return {
+        "route": newest.route, "policy": version.policy.display_name, "version": version.number,
+        "experiment": newest.experiment if newest.running else None, "since": written(newest.at),
+        "live": newest.number is None, "reference": newest.reference,
+    }  # fmt: skip

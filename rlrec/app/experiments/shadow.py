@@ -1,0 +1,47 @@
+"""Challengers in the shadow of a route: weighed beside each decision, and never served."""
+
+from __future__ import annotations
+
+from rlrec.app.experiments.route import servable
+from rlrec.app.inputs import lookup
+from rlrec.app.serving.shadows import ShadowReport, report
+from rlrec.errors import InputError
+from rlrec.store import Store, Unit
+from rlrec.store.log import settings
+from rlrec.store.policies import shadows
+
+
+def start(store: Store, name: str, reference: str) -> ShadowReport:
+    """A challenger from now on. The same again changes nothing. Raises InputError where another one is there."""
+
+    def work(unit: Unit) -> ShadowReport:
+        route = lookup.route(unit, name, lock=True)
+        version, _ = servable(unit, reference)
+        before = shadows.running(unit, [route.route_id]).get(route.route_id)
+        if before is not None and before.reference != reference:
+            hint = f"`rlrec policy shadow {name} --stop` ends it"
+            raise InputError(f"route {name} has another challenger, {before.reference}", hint=hint)
+        if before is None:
+            version_id = None if lookup.split(reference)[1] is None else version.id
+            shadows.start(unit, route.route_id, policy_id=version.policy.id, version_id=version_id)
+            settings.add_run(unit, "policy shadow", {"route": name, "challenger": reference})
+        return {**report(unit, name, shadows.of_route(unit, route.route_id)[0]), "started": before is None}
+
+    return store.write(work, repeatable=True)
+
+
+def stop(store: Store, name: str) -> ShadowReport:
+    """End the challenger of a route; what was weighed stays. Raises InputError where there never was one."""
+
+    def work(unit: Unit) -> ShadowReport:
+        route = lookup.route(unit, name, lock=True)
+        every = shadows.of_route(unit, route.route_id)
+        if not every:
+            raise InputError(f"route {name} has no challenger", hint=f"`rlrec policy shadow {name} POLICY` starts one")
+        goes_on = every[0].stopped_at is None
+        if goes_on:
+            shadows.stop(unit, every[0].id)
+            settings.add_run(unit, "policy shadow", {"route": name, "stop": True})
+        return {**report(unit, name, shadows.of_route(unit, route.route_id)[0]), "stopped": goes_on}
+
+    return store.write(work, repeatable=True)

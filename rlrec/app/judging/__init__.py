@@ -1,0 +1,1 @@
+"""Estimates and figures of what policies earn, from the log."""

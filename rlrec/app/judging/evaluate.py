@@ -1,0 +1,81 @@
+"""Off-policy evaluation: what policies would have earned, from a log of what others served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rlrec.app.evaluation.passes import estimates
+from rlrec.app.evaluation.passes.estimates import EstimateRow
+from rlrec.app.evaluation.passes.passes import HERE, Workers
+from rlrec.app.evaluation.passes.request import EmptyLog, Request
+from rlrec.app.evaluation.rows.candidates import Inclusion
+from rlrec.app.imports import log_stores
+from rlrec.app.inputs import filters
+from rlrec.app.log import maturity
+from rlrec.ope import EstimatorChoice
+from rlrec.ope.checks import verdicts
+from rlrec.store import Store
+from rlrec.store.database import bulk
+
+__all__ = ["EmptyLog", "Request", "Workers", "evaluate", "explained"]
+
+
+def evaluate(store: Store, request: Request, workers: Workers = HERE) -> list[EstimateRow]:
+    """An estimate for every target, group and estimator, from one snapshot of the log.
+
+    Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
+    estimators = estimates.estimators(request)
+    with log_stores.opened(store, request.log) as (log_store, log):
+        return _evaluate(log_store, replace(request, log=log), estimators, workers)
+
+
+def _evaluate(store: Store, request: Request, estimators: EstimatorChoice, workers: Workers) -> list[EstimateRow]:
+    with store.read() as unit, bulk.alongside(unit):
+        selection = filters.selection(unit, request.log)
+        try:
+            with workers.opened(store, unit.now, has_reasons=True) as engine:
+                return estimates.answer(unit, request, estimators, selection, engine)
+        except EmptyLog as error:
+            if error.wait_us is not None:
+                outlook = maturity.outlook(unit, selection, wait_us=error.wait_us)
+                error.hint = "; ".join(filter(None, (error.hint, outlook)))
+            raise
+
+
+def explained(rows: Sequence[EstimateRow]) -> list[str]:
+    """Explanations of the reasons of these estimates, and of the step from which the log does not support a target."""
+    horizons: dict[str, int] = {}
+    for row in rows:
+        if (horizon := row.estimate.horizon) is not None:
+            name = row.target if row.version is None else f"{row.target}@{row.version}"
+            horizons[name] = min(horizon, horizons.get(name, horizon))
+    inclusion = rows[0].inclusion if rows else Inclusion()
+    lines = verdicts.explanations([row.to_json() for row in rows])
+    if any(row.estimate.loggers > 1 for row in rows):
+        lines.append(_loggers(rows))
+    if inclusion.decisions:
+        smallest = "the smallest probability with which an arm that was shown was a candidate"
+        derived = f"(decisions that were derived again: {inclusion.decisions:,})"
+        lines.append(f"candidates: {smallest} is {inclusion.smallest:.3g} {derived}")
+    if any(row.paged and row.estimate.unit == "impression" and row.estimate.served == 0 for row in rows):
+        lines.append("pages: slots earned 0, and pages as such did not: --estimator sips,sn-sips judges these")
+    for name, step in horizons.items():
+        lines.append(f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions")
+    return lines
+
+
+def _loggers(rows: Sequence[EstimateRow]) -> str:
+    """How much the rows of each logger count, as one estimate weighs them or over all of them."""
+    weights: dict[str, list[float]] = {}
+    for row in rows:
+        for each in row.estimate.logger_weights:
+            weights.setdefault(each.version or "others", []).append(each.weight)
+    spans = (
+        f"{name} {low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{name} {low:.3g} to {high:.3g}"
+        for name, low, high in ((name, min(each), max(each)) for name, each in weights.items())
+    )
+    return (
+        "loggers: rows count in inverse proportion to the mean square of their logger's weights, so that estimates are "
+        f"about the visitors of these: {', '.join(spans)}"
+    )

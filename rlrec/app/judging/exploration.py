@@ -1,0 +1,273 @@
+"""Cost and yield of exploration: a policy compared with its own beliefs without exploration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import TypedDict
+
+import numpy as np
+
+from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
+from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation
+from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
+from rlrec.app.evaluation.rows import log_rows
+from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
+from rlrec.app.evaluation.targets.logger_marginals import LoggerMarginals
+from rlrec.app.inputs import filters, lookup
+from rlrec.arrays import Array, Ids, finite_or_none
+from rlrec.errors import InputError, quantity
+from rlrec.ope.estimators.weighting import Snips
+from rlrec.ope.intervals import intervals
+from rlrec.ope.intervals.differences import Minus
+from rlrec.ope.sums.moments import Moments, moments
+from rlrec.policy import TEAM_DRAFT
+from rlrec.records import Sums
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log import selected
+from rlrec.store.policies import policies
+from rlrec.times import DAY_US, written
+
+PERIODS = 20  # of equal length, between the first and the last decision: probabilities are followed over them
+COLUMNS = ("greedy_reward", "greedy_weight", "reward", "rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Arguments of `exploration`. policy: None for the only one that has served; log: a filter of its decisions;
+    reward: None for that of the policy."""
+
+    policy: str | None = None
+    log: str | None = None
+    reward: str | None = None
+    level: float = 0.95
+    seed: int = 0
+
+
+DayCost = TypedDict("DayCost", {
+    "day": str, "rows": int, "cost": float | None, "lower": float | None, "upper": float | None,
+})  # fmt: skip
+RisenArm = TypedDict("RisenArm", {"arm": str, "probability_then": float, "probability_now": float})
+TargetEss = TypedDict("TargetEss", {"target": str, "ess": float, "without_floor": float})
+
+
+class Result(TypedDict):
+    """Figures of a policy. mean: reward of a row as served. cost: reward of a row that exploration gave away, greedy
+    less as served; total: over all rows."""
+
+    policy: str
+    reward: str
+    rows: int
+    mean: float
+    cost: float | None
+    lower: float | None
+    upper: float | None
+    total: float | None
+    by_day: list[DayCost]
+    risen: list[RisenArm]
+    ess: list[TargetEss]
+    left_out: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExplorationSums(Sums):
+    """Sums over rows of the log; they add up.
+
+    cost: of COLUMNS over clusters; days: the same by day. weights (targets, 4): of the weights w of a target, of their
+    squares, and of w and w^2 / q, q the weight of the greedy policy, which is what squares are in a log of that policy.
+    served, greedy, eligible (PERIODS, a): of the probability of each arm at position 1 over the decisions of a period,
+    as served and without exploration, and of those in which it was eligible. left_out: rows without both. waiting: rows
+    that are not mature."""
+
+    cost: Moments
+    days: Mapping[int, Moments]
+    weights: Array
+    served: Array
+    greedy: Array
+    eligible: Array
+    left_out: int
+    waiting: int
+
+
+def exploration(store: Store, request: Request) -> Result:
+    """The cost of a policy's exploration on its own mature decisions, and what it brought.
+
+    Raises InputError for unknown names, a level outside (0, 1), and an empty log."""
+    intervals.check_level(request.level)
+    with store.read() as unit, bulk.alongside(unit):
+        comparison = FloorComparison.of(unit, request)
+        sums = list(map(comparison.sums, comparison.batches()))
+        if not sums:
+            raise comparison.evaluation.nothing_selected("impression of the policy")
+        total = reduce(add, sums)
+        if not total.cost.summary().present[3]:
+            raise comparison.no_row(total)
+        return comparison.answer(total)
+
+
+def _name(unit: Unit, request: Request) -> str:
+    """The policy that is named, or the only one that has served."""
+    if request.policy is not None:
+        return lookup.version(unit, request.policy)[0].policy.name
+    served = policies.served(unit)
+    drawn = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
+    names = sorted({policy.display_name for policy in drawn})
+    if not names:
+        raise InputError("no policy has served yet", hint="serve with `rlrec recommend`")
+    if len(names) > 1:
+        raise InputError(f"{len(names)} policies have served", hint=f"name one of them: --policy {names[0]}")
+    return names[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FloorComparison:
+    """A policy with and without its exploration, on its own log. start, period_us: of the periods."""
+
+    request: Request
+    evaluation: Evaluation
+    reader: LogReader
+    name: str
+    positions: int
+    start: int
+    period_us: int
+
+    @classmethod
+    def of(cls, unit: Unit, request: Request) -> FloorComparison:
+        """Raises InputError for unknown names and for kinds that have no greedy form here."""
+        name = _name(unit, request)
+        version = lookup.version(unit, name)[0]
+        chosen = filters.joined(f"policy={name}", request.log)
+        others = sorted(
+            policy.name
+            for policy in policies.all_policies(unit)
+            if policy.base_id is None and policy.kind not in ("logged", "gradient", TEAM_DRAFT) and policy.name != name
+        )
+        selection = filters.selection(unit, chosen)
+        reward = request.reward or version.reward.name
+        of_targets = EvaluationRequest(targets=["uniform", *others], log=chosen, reward=reward)
+        evaluation = Evaluation.of(unit, of_targets, selection)
+        first, last = selected.times(unit, selection)
+        return cls(
+            request=request, evaluation=evaluation, reader=LogReader(unit, evaluation), name=name,
+            positions=max(1, evaluation.extent.positions), start=first, period_us=(last - first) // PERIODS + 1,
+        )  # fmt: skip
+
+    def batches(self) -> Iterator[LoggedBatch]:
+        """The log of the policy, with the seeds that targets with samples need."""
+        return self.reader.to_judge(Reading(columns=self.evaluation.judged_columns, marginals=0))
+
+    def sums(self, logged: LoggedBatch) -> ExplorationSums:
+        """The sums of one batch."""
+        rows, waiting = log_rows.usable(logged.log, self.evaluation.targets[0].reward, now=self.evaluation.now)
+        weight, vectors = self._greedy(rows, logged)
+        usable = ~np.isnan(weight)
+        left_out, rows, weight = int((~usable).sum()), rows.take(usable), weight[usable]
+        terms = np.column_stack([weight * rows.reward, weight, rows.reward, np.ones(len(rows))])
+        cluster = rows.slots["cluster"]
+        day = rows.slots["at"] // DAY_US
+        days = [(number, day == number) for number in np.unique(day).tolist()]
+        return ExplorationSums(
+            cost=self._moments(terms, cluster),
+            days={number: self._moments(terms[of_day], cluster[of_day]) for number, of_day in days},
+            weights=self._weights(rows, weight, logged),
+            served=vectors[0], greedy=vectors[1], eligible=vectors[2], left_out=left_out, waiting=waiting,
+        )  # fmt: skip
+
+    def _moments(self, terms: Array, cluster: Ids) -> Moments:
+        return moments(terms, cluster, columns=COLUMNS, spanning=self.evaluation.spanning)
+
+    def _greedy(self, rows: ImpressionRows, logged: LoggedBatch) -> tuple[Array, Array]:
+        """The weight of every row for the policy without exploration, (n,), NaN where it is not known; and the sums of
+        probabilities at position 1, as `served`, `greedy` and `eligible` of ExplorationSums, (3, PERIODS, a)."""
+        slots, weight = rows.slots, np.full(len(rows), np.nan)
+        vectors = np.zeros((3, PERIODS, len(self.evaluation.arms)))
+        period, top = (slots["at"] - self.start) // self.period_us, slots["position"] == 1
+        arguments = slots, logged.contexts, logged.eligible
+        greedy = LoggerMarginals(self.reader.loggers, greedy=True).cases(*arguments, positions=self.positions)
+        served = self.reader.marginals.cases(*arguments, positions=self.positions)
+        for case, of_served in zip(greedy, served, strict=False):
+            position, arm = slots["position"][case.rows], np.searchsorted(case.arms, slots["arm_id"][case.rows])
+            weight[case.rows] = case.marginals[position - 1, arm] / slots["marginal"][case.rows]
+            index = self.evaluation.arms.index(case.arms)
+            decisions = np.bincount(period[case.rows[top[case.rows]]], minlength=PERIODS)[:, None]
+            for sums, each in zip(vectors, (of_served.marginals[0], case.marginals[0], 1.0), strict=True):
+                sums[:, index] += decisions * each
+        return weight, vectors
+
+    def _weights(self, rows: ImpressionRows, greedy: Array, logged: LoggedBatch) -> Array:
+        """Sums of the weights of each target, as `weights` of ExplorationSums, (targets, 4)."""
+        sums = np.zeros((len(self.evaluation.targets), 4))
+        for number, scorer in (member for shared in self.evaluation.shared for member in shared.members):
+            weight = scorer.log_batch(rows=rows, logged=logged, values=None).weight
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                without = np.where(weight > 0, weight**2 / greedy, 0.0)
+            sums[number] = weight.sum(), (weight**2).sum(), weight.sum(), without.sum()
+        return sums
+
+    def no_row(self, total: ExplorationSums) -> EmptyLog:
+        """The error where nothing could be compared."""
+        if total.waiting:
+            return self.evaluation.shared[0].immature(f"{quantity(total.waiting, 'impression')} of {self.name}")
+        hint = (
+            "imports, two rankers, samples of correlated scores and kinds that read the session have none by position"
+        )
+        return EmptyLog(f"no impression of {self.name} has a probability to compare", hint=hint)
+
+    def answer(self, total: ExplorationSums) -> Result:
+        """The figures of the sums of the log."""
+        rows, cost, lower, upper = self._cost(total.cost)
+        n, served = round(rows), total.cost.summary().total
+        days = ((day, *self._cost(sums)) for day, sums in sorted(total.days.items()))
+        weights = zip(self.evaluation.targets, total.weights.tolist(), strict=True)
+        return {
+            "policy": self.name, "reward": self.evaluation.targets[0].reward.name, "rows": n,
+            "mean": float(served[2] / served[3]), "cost": cost,
+            "lower": lower, "upper": upper, "total": None if cost is None else cost * n,
+            "by_day": [
+                {"day": written(day * DAY_US)[:10], "rows": round(rows), "cost": cost, "lower": lower, "upper": upper}
+                for day, rows, cost, lower, upper in days
+            ],
+            "risen": self._risen(total),
+            "ess": [
+                {"target": target.name, "ess": _ratio(first**2, second),
+                 "without_floor": 0.0 if np.isinf(without) else _ratio(first**2, without)}
+                for target, (first, second, _, without) in weights
+            ],
+            "left_out": total.left_out,
+        }  # fmt: skip
+
+    def _cost(self, sums: Moments) -> tuple[float, float | None, float | None, float | None]:
+        """Rows, and the reward of a row that exploration gave away, with its interval: the self-normalised mean without
+        exploration, less the mean as served, on the same rows."""
+        summary = sums.summary()
+        of_rows = summary.total[3]
+        sample = intervals.studentised_bootstrap(Minus(Snips()), summary.units, seed=self.request.seed)
+        lower, upper = sample.bounds(self.request.level) if len(sample.t) else (np.nan, np.nan)
+        return float(of_rows), finite_or_none(sample.value), finite_or_none(lower), finite_or_none(upper)
+
+    def _risen(self, total: ExplorationSums) -> list[RisenArm]:
+        """Arms that would mostly not have been shown without exploration in some period, and have more than an equal
+        share in the last one; the probabilities are those as served, at position 1."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            served, greedy = total.served / total.eligible, total.greedy / total.eligible
+        periods = np.flatnonzero(total.eligible.any(axis=1))
+        last = periods[-1]
+        arms = np.flatnonzero(total.eligible[last])
+        starving = np.where(greedy < served / 2, served, np.inf)[periods[:-1]].min(axis=0, initial=np.inf)
+        risen = arms[np.isfinite(starving[arms]) & (served[last, arms] > 1 / len(arms))]
+        ids = self.evaluation.arms.ids
+        return [
+            {
+                "arm": self.evaluation.arms.keys[int(ids[arm])],
+                "probability_then": float(starving[arm]),
+                "probability_now": float(served[last, arm]),
+            }
+            for arm in risen[np.argsort(-served[last, risen], kind="stable")].tolist()
+        ]
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else 0.0

@@ -1,0 +1,376 @@
+"""How a log exposes the catalogue: expected and realised exposure of each arm, and how evenly they are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+
+import numpy as np
+
+from rlrec.app.evaluation.passes import passes
+from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
+from rlrec.app.evaluation.passes.passes import HERE, Workers
+from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation
+from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
+from rlrec.app.evaluation.rows import log_rows
+from rlrec.app.evaluation.rows.log_rows import LoggedBatch
+from rlrec.app.imports import log_stores
+from rlrec.app.inputs import filters, lookup
+from rlrec.app.log import reward_log
+from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_starts, take
+from rlrec.compute import Engine
+from rlrec.errors import InputError
+from rlrec.ope.checks.exposure import RateSums, rates, spread
+from rlrec.policy.beliefs.base import examined_slots
+from rlrec.policy.beliefs.means import widened
+from rlrec.policy.beliefs.reward import bounds
+from rlrec.policy.contexts import features
+from rlrec.records import Arm, Reward, Sums
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.database.bulk import Columns
+from rlrec.store.database.unit import parse
+from rlrec.store.policies import arms
+from rlrec.store.policies.curves import Curve
+from rlrec.times import DAY_US, written
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+YOUNG_US = 7 * DAY_US
+OF_ARM = ("realised", "expected", "rate")  # figures that `arm list` adds
+PORTION = 100_000  # slots whose features are added up at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Arguments of `exposure`. policy: its decisions alone; log: a filter; by: None or `day`; reward: of the rates,
+    None for that of the policy, or the default; position: a curve, None for that of the policy where it has one."""
+
+    policy: str | None = None
+    log: str | None = None
+    by: str | None = None
+    reward: str | None = None
+    position: str | None = None
+
+
+# Figures of the catalogue; None: cannot be known. The `expected_*` are of expected exposure, the others of realised.
+CatalogueFigures = TypedDict("CatalogueFigures", {
+    "arms": int, "coverage": float | None, "gini": float | None, "entropy": float | None,
+    "effective_arms": float | None, "expected_coverage": float | None, "expected_gini": float | None,
+    "expected_entropy": float | None, "expected_effective_arms": float | None, "floor_share": float | None,
+    "popularity_lift": float | None, "young_share": float | None, "variety": float | None,
+})  # fmt: skip
+ArmFigures = TypedDict("ArmFigures", {
+    "arm": str, "expected": float | None, "realised": int, "rate": float | None, "lower": float | None,
+    "upper": float | None, "age_days": float,
+})  # fmt: skip
+
+
+class DayFigures(CatalogueFigures):
+    day: str
+    decisions: int
+    slots: int
+
+
+class Result(TypedDict):
+    """underived: decisions whose probabilities cannot be derived, so that expected exposure is unknown."""
+
+    decisions: int
+    slots: int
+    reward: str
+    curve: str | None
+    underived: int
+    arms: list[ArmFigures]
+    catalogue: CatalogueFigures
+    days: NotRequired[list[DayFigures]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExposureSums(Sums):
+    """Sums over decisions; they add up. (a,) of the arms of the store.
+
+    realised, expected: of a log that dropped decisions, as often as those it has stand for others; expected: NaN once
+    the probabilities of a decision cannot be derived; underived: how many cannot. eligible: decisions in which an arm
+    was. served: slots that the store drew; explored: how many of them a uniform pick fills, expected; young: those with
+    a young arm. slates: those of several described arms; variety: sum of their mean distance between two arms."""
+
+    decisions: int
+    slots: int
+    realised: Array
+    expected: Array
+    eligible: Array
+    underived: int
+    served: int
+    explored: float
+    young: int
+    slates: float
+    variety: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExposurePartial(Sums):
+    """Sums over a part of the log: by day (or all under None), and for the rates of arms."""
+
+    days: Mapping[int | None, ExposureSums]
+    rates: RateSums
+
+
+def exposure(store: Store, request: Request, workers: Workers = HERE) -> Result:
+    """Exposure of every arm that was eligible in the selected log, from one snapshot.
+
+    Raises InputError for unknown names, and an empty log."""
+    if request.by not in (None, "day"):
+        raise InputError(f"exposure has no groups by {request.by!r}", hint="--by day, or none")
+    with (
+        log_stores.opened(store, request.log) as (log_store, log),
+        log_store.read() as unit,
+        bulk.alongside(unit),
+        workers.opened(log_store, unit.now) as engine,
+    ):
+        return answer(unit, replace(request, log=log), engine)
+
+
+def beside(store: Store, listed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of arms with the figures of OF_ARM in the whole log beside them; None where an arm was never eligible."""
+    figures: dict[str, ArmFigures] = {}
+    with suppress(EmptyLog):
+        figures = {row["arm"]: row for row in exposure(store, Request())["arms"]}
+    none = dict.fromkeys(OF_ARM)
+    return [{**arm, **{name: {**none, **figures.get(arm["arm"], {})}[name] for name in OF_ARM}} for arm in listed]
+
+
+def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
+    """The answer of `exposure`, in an open transaction."""
+    census = Census.of(unit, request)
+    partials = passes.results(LogReader(unit, census.evaluation), census, engine)
+    total = reduce(_added, partials, None)
+    if total is None:
+        raise census.evaluation.nothing_selected("decision")
+    return census.answer(total)
+
+
+def _added(total: ExposurePartial | None, more: ExposurePartial | None) -> ExposurePartial | None:
+    return total or more if total is None or more is None else total + more
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Census:
+    """A request as the store understands it. added_at (a,): of the arms of `evaluation.arms`; described (a, v): unit
+    vectors of their features, zeros for an arm without any. curve: by which pulls of the rates are
+    counted; None where every slot counts one."""
+
+    evaluation: Evaluation
+    reward: Reward
+    by_day: bool
+    added_at: Ids
+    described: csr_array
+    curve: Curve | None
+
+    @classmethod
+    def of(cls, unit: Unit, request: Request) -> Census:
+        """Raises InputError for unknown names."""
+        log = filters.joined(request.policy and f"policy={request.policy}", request.log) or None
+        selection = filters.selection(unit, log)
+        evaluation = Evaluation.of(unit, EvaluationRequest(targets=(), log=log), selection)
+        of_policy = None if request.policy is None else lookup.version(unit, request.policy)[0]
+        reward = (
+            of_policy.reward if of_policy and not request.reward else lookup.reward(unit, request.reward or "default")
+        )
+        position = request.position or (of_policy and of_policy.params.get("position"))
+        catalogue = arms.every(unit)
+        return cls(
+            evaluation=evaluation, reward=reward, by_day=request.by == "day",
+            added_at=np.array([arm.added_at for arm in catalogue], np.int64), described=described(catalogue),
+            curve=lookup.curve(unit, position) if position else None,
+        )  # fmt: skip
+
+    # -- sums --
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(columns=log_rows.JUDGED)
+
+    def __call__(self, reader: LogReader, /) -> ExposurePartial | None:
+        """The sums of a partition; None where nothing of it is selected."""
+        batches = reader.to_locate(log_rows.JUDGED, positions=0)
+        return reduce(_added, (self._partial(logged, reader) for logged in batches), None)
+
+    def _partial(self, logged: LoggedBatch, reader: LogReader) -> ExposurePartial:
+        rows, _ = log_rows.usable(logged.log, self.reward, now=self.evaluation.now)
+        position = rows.slots["position"]
+        reward, examined = examined_slots(rows.reward, position, self.curve.examination if self.curve else ())
+        if (count := reward_log.counts_of(rows.slots)) is not None:
+            reward, examined = reward * count, examined * count
+        errors = np.array(self.curve.errors if self.curve else [0.0])
+        of_rates = RateSums.of(
+            arm=self.evaluation.arms.index(rows.slots["arm_id"]), cluster=rows.slots["cluster"],
+            examined=examined, reward=reward, arms=len(self.added_at),
+            doubt=errors[np.minimum(position, len(errors)) - 1],
+        )  # fmt: skip
+        slots = logged.log.slots
+        day = slots["at"] // DAY_US if self.by_day else np.zeros(len(logged.log), np.int64)
+        days: dict[int | None, ExposureSums] = {}
+        for number in np.unique(day).tolist():
+            days[number if self.by_day else None] = self._sums(take(slots, day == number), logged, reader)
+        return ExposurePartial(days=days, rates=of_rates)
+
+    def _sums(self, slots: Columns, logged: LoggedBatch, reader: LogReader) -> ExposureSums:
+        starts = run_starts(slots["decision_id"])
+        arm, live = self.evaluation.arms.index(slots["arm_id"]), ~slots["imported"]
+        count = 1 / slots["keep_probability"]
+        slates, variety = self._variety(arm, starts, count[starts])
+        expected, underived = self._expected(slots, starts, logged, reader)
+        return ExposureSums(
+            decisions=len(starts),
+            slots=len(arm),
+            realised=np.bincount(arm, weights=count, minlength=len(self.added_at)).astype(np.float64),
+            expected=expected,
+            underived=underived,
+            eligible=self._eligible(
+                logged.lists.catalogues_of(slots["decision_id"][starts], slots["eligible_id"][starts]), logged
+            ),
+            served=int(live.sum()),
+            explored=_explored(take(slots, live), reader),
+            young=int((slots["at"] - self.added_at[arm] < YOUNG_US)[live].sum()),
+            slates=slates,
+            variety=variety,
+        )
+
+    def _expected(self, slots: Columns, starts: Ids, logged: LoggedBatch, reader: LogReader) -> tuple[Array, int]:
+        """Expected exposure, (a,): probabilities of each arm, summed over the positions of these decisions; and how
+        many of them have none."""
+        expected = np.zeros(len(self.added_at))
+        decisions = take(slots, starts)
+        derived, longest = 0, int(decisions["size"].max())
+        for case in reader.marginals.cases(decisions, logged.contexts, logged.eligible, positions=longest):
+            counted = (1 / decisions["keep_probability"][case.rows]).sum()
+            expected[self.evaluation.arms.index(case.arms)] += counted * case.marginals.sum(axis=0)
+            derived += len(case.rows)
+        underived = len(starts) - derived
+        return np.full(len(expected), np.nan) if underived else expected, underived
+
+    def _eligible(self, sets: Ids, logged: LoggedBatch) -> Array:
+        """In how many of these decisions each arm was eligible, (a,)."""
+        decisions = np.zeros(len(self.added_at))
+        for key, times in zip(*(column.tolist() for column in np.unique(sets, return_counts=True)), strict=True):
+            arms = logged.lists.catalogues[key] if key in logged.lists.catalogues else logged.eligible[key]
+            decisions[self.evaluation.arms.index(arms)] += times
+        return decisions
+
+    def _variety(self, arm: Ids, starts: Ids, count: Array) -> tuple[float, float]:
+        """How many slates have several arms, all described, and the sum of their mean distances between two arms, each
+        as often as it counts."""
+        from scipy.sparse import csr_array
+
+        n = np.diff(np.r_[starts, len(arm)])
+        has_features = np.diff(self.described.indptr)[arm] > 0
+        slates = np.flatnonzero((n > 1) & (np.add.reduceat(has_features.astype(np.int64), starts) == n))
+        total, step = 0.0, max(1, PORTION // max(1, int(n.max(initial=1))))
+        for first in range(0, len(slates), step):
+            some = slates[first : first + step]
+            # the sum of the vectors of each slate: its square holds all similarities of two arms, twice, and n ones
+            slots = piece_rows(starts[some], n[some])
+            shown = csr_array(
+                (np.ones(len(slots)), arm[slots], offsets(n[some])), shape=(len(some), len(self.added_at))
+            )
+            added = shown @ self.described
+            squares = added.multiply(added).sum(axis=1)
+            total += float((count[some] * (1 - (squares - n[some]) / (n[some] * (n[some] - 1)))).sum())
+        return float(count[slates].sum()), total
+
+    # -- figures --
+
+    def answer(self, partial: ExposurePartial) -> Result:
+        """The figures of the sums of the selected log."""
+        total = reduce(add, partial.days.values())
+        limits = bounds(self.reward)
+        within = limits is not None and limits[0] >= 0 and limits[1] <= 1
+        rate, lower, upper = widened(*rates(partial.rates, bounded=within), partial.rates.error)
+        popularity = partial.rates.reward.sum(axis=0)
+        table = self.evaluation.arms
+        listed = sorted(
+            np.flatnonzero(total.eligible).tolist(), key=lambda row: (-total.realised[row], table.rank[row])
+        )
+        result: Result = {
+            "decisions": total.decisions, "slots": total.slots, "reward": self.reward.name,
+            "curve": self.curve and self.curve.reference,
+            "underived": total.underived,
+            "arms": [
+                {
+                    "arm": table.keys[int(table.ids[row])], "expected": finite_or_none(total.expected[row]),
+                    "realised": round(total.realised[row]), "rate": finite_or_none(rate[row]),
+                    "lower": finite_or_none(lower[row]), "upper": finite_or_none(upper[row]),
+                    "age_days": (self.evaluation.now - int(self.added_at[row])) / DAY_US,
+                }
+                for row in listed
+            ],
+            "catalogue": _figures(total, popularity),
+        }  # fmt: skip
+        if self.by_day:
+            result["days"] = [
+                {
+                    "day": written(int(day) * DAY_US)[:10], "decisions": sums.decisions, "slots": sums.slots,
+                    **_figures(sums, popularity),
+                }
+                for day, sums in sorted(partial.days.items())
+                if day is not None
+            ]  # fmt: skip
+        return result
+
+
+def _explored(slots: Columns, reader: LogReader) -> float:
+    """How many of these slots a uniform pick fills, expected."""
+    ids, version = np.unique(slots["version_id"], return_inverse=True)
+    reader.loggers.versions(ids)
+    explored = 0.0
+    for number, key in enumerate(ids.tolist()):
+        floor = np.atleast_1d(reader.loggers.policy(key).exploration)
+        position = slots["position"][version == number]
+        explored += float(floor[np.minimum(position, len(floor)) - 1].sum())
+    return explored
+
+
+def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
+    """The figures of a catalogue: the arms that were eligible in some of these decisions."""
+    eligible = sums.eligible > 0
+    realised, expected = (asdict(spread(counts[eligible])) for counts in (sums.realised, sums.expected))
+    mean = popularity[eligible].mean()
+    lift = float(sums.realised @ popularity) / float(sums.realised.sum()) / mean if mean > 0 else None
+    figures = {
+        "arms": int(eligible.sum()), **realised, **{f"expected_{name}": value for name, value in expected.items()},
+        "floor_share": sums.explored / sums.served if sums.served else None, "popularity_lift": lift,
+        "young_share": sums.young / sums.served if sums.served else None,
+        "variety": sums.variety / sums.slates if sums.slates else None,
+    }  # fmt: skip
+    return cast(CatalogueFigures, figures)
+
+
+def described(catalogue: Sequence[Arm]) -> csr_array:
+    """Unit vectors of the features of arms, (a, v): 1 for each text, flag and item of a list, and each number as a
+    fraction of the largest of its field."""
+    from scipy.sparse import csr_array
+
+    entries = [
+        (row, path if number is None else f"{path}\x1e", 1.0 if number is None else float(number))
+        for row, arm in enumerate(catalogue)
+        for path, number in features.items("", parse(arm.features, f"arm {arm.key}"))
+    ]
+    columns = {path: column for column, path in enumerate(dict.fromkeys(path for _, path, _ in entries))}
+    row = np.array([row for row, _, _ in entries], np.int64)
+    column = np.array([columns[path] for _, path, _ in entries], np.int64)
+    value = np.array([value for _, _, value in entries], np.float64)
+    # numbers by the largest of their field, then rows by their length
+    largest = np.zeros(len(columns))
+    np.maximum.at(largest, column, np.abs(value))
+    vectors = csr_array(
+        (value / np.where(largest > 0, largest, 1.0)[column], (row, column)),
+        shape=(len(catalogue), max(1, len(columns))),
+    )
+    length = np.sqrt(vectors.multiply(vectors).sum(axis=1))
+    vectors.data /= np.repeat(np.where(length > 0, length, 1.0), np.diff(vectors.indptr))
+    return vectors

@@ -1,0 +1,113 @@
+"""Outcomes: how often units came, whether they came again, and what they earned, by group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from rlrec.app.evaluation.comparisons import interleaved, unit_outcomes
+from rlrec.app.evaluation.comparisons.study import BY, NAMED, USERS, Study
+from rlrec.app.evaluation.comparisons.unit_outcomes import ANONYMOUS_UNITS, DifferenceRow, OutcomeRow
+from rlrec.app.evaluation.passes.request import EmptyLog
+from rlrec.app.inputs import filters, lookup
+from rlrec.errors import InputError, quantity
+from rlrec.ope.intervals import intervals
+from rlrec.ope.intervals import outcomes as estimates
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Options of `outcomes`.
+
+    by: one of BY; None: by variant where there is an experiment, else all together
+    rewards: names; none: those that the variants learn, or `default`
+    users, age_us: as in `Study`"""
+
+    by: str | None = None
+    experiment: str | None = None
+    log: str | None = None
+    rewards: Sequence[str] = ()
+    level: float = 0.95
+    adjust: bool = False
+    users: str | None = None
+    age_us: int | None = None
+
+
+class Result(TypedDict):
+    """unit: user or session; new, returning: units without and with a visit before the one that they entered in.
+    anonymous: units that are sessions without a user, where some user is known."""
+
+    unit: str
+    outcomes: list[OutcomeRow]
+    differences: list[DifferenceRow]
+    by: str | None
+    experiment: str | None
+    level: float
+    new: int
+    returning: int
+    reasons: list[str]
+    anonymous: int
+
+
+def outcomes(store: Store, request: Request) -> Result:
+    """The outcomes of the selected log, from one snapshot. Raises InputError for unknown names, and an empty log."""
+    _check(request)
+    with store.read() as unit, bulk.alongside(unit):
+        study = _study(unit, request)
+        figures = unit_outcomes.collect(unit, study, level=request.level)
+    sums = figures.sums
+    if study.experiment is None and not sums.new + sums.returning:
+        narrowed = request.log or request.users or request.age_us is not None
+        hint = "widen --log, or leave out --users and --age" if narrowed else "serve with `rlrec recommend`"
+        raise EmptyLog("no unit is selected", hint=hint)
+    if sums.censored:
+        store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
+    rows, differences = unit_outcomes.to_json(figures)
+    return {
+        "unit": study.experiment.unit if study.experiment else "user" if figures.any_user else "session",
+        "outcomes": rows, "differences": differences, "by": study.by, "experiment": request.experiment,
+        "level": request.level, "new": sums.new, "returning": sums.returning,
+        "reasons": [
+            *([] if figures.any_user else ["no-users"]), *([ANONYMOUS_UNITS] if sums.anonymous else []),
+            *(["not-randomised"] if differences and study.by != "variant" else []),
+        ],
+        "anonymous": sums.anonymous,
+    }  # fmt: skip
+
+
+def _check(request: Request) -> None:
+    intervals.check_level(request.level)
+    for name, value, possible in (("--by", request.by, BY), ("--users", request.users, (*USERS, NAMED))):
+        if value is not None and value not in possible:
+            raise InputError(f"{name} takes no {value!r}", hint=f"one of {', '.join(possible)}")
+    if request.by == "variant" and request.experiment is None:
+        raise InputError("--by variant needs an experiment", hint="add --experiment NAME")
+    if request.adjust and (request.experiment is None or request.by not in (None, "variant")):
+        hint = "give --experiment, without another --by" if request.experiment is None else "leave out --by"
+        raise InputError("--adjust compares the variants of an experiment by the time before it", hint=hint)
+    if request.age_us == 0:
+        raise InputError("--age is no time at all", hint="7d is the first week of every unit")
+
+
+def _study(unit: Unit, request: Request) -> Study:
+    experiment = None if request.experiment is None else lookup.experiment(unit, request.experiment)
+    by = request.by or ("variant" if experiment else None)
+    if experiment is not None and by == "variant" and interleaved.rankers(experiment):
+        hint = f"`rlrec experiment show {experiment.name}` compares them"
+        raise InputError(f"experiment {experiment.name} is interleaved: every unit sees both versions", hint=hint)
+    log = filters.joined(experiment and f"experiment={experiment.name}", request.log)
+    return Study(
+        selection=filters.selection(unit, log),
+        rewards=unit_outcomes.rewards_of(unit, request.rewards, experiment),
+        experiment=experiment, by=by, adjust=request.adjust, users=request.users,
+        age_us=request.age_us,
+    )  # fmt: skip
+
+
+def explanations(rows: Iterable[OutcomeRow | DifferenceRow], reasons: Sequence[str] = ()) -> list[str]:
+    """A line for every reason that occurs in these rows, or beside them."""
+    present = {reason for row in rows for reason in row["reasons"]} | {*reasons}
+    return [f"{reason}: {text}" for reason, text in estimates.REASONS.items() if reason in present]

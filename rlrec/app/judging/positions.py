@@ -1,0 +1,344 @@
+"""Position curves: how likely each position is examined, estimated from the log, stored, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import zip_longest
+from typing import Any, TypedDict
+
+import numpy as np
+
+from rlrec.app.evaluation.passes import passes
+from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
+from rlrec.app.evaluation.passes.passes import HERE, Workers
+from rlrec.app.evaluation.passes.request import Evaluation
+from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
+from rlrec.app.evaluation.rows import log_rows
+from rlrec.app.evaluation.rows.log_rows import FITTED, ImpressionRows
+from rlrec.app.evaluation.targets.logger_marginals import COLUMN
+from rlrec.app.imports import log_stores
+from rlrec.app.inputs import canonical, filters, lookup
+from rlrec.arrays import finite_or_none, run_starts
+from rlrec.compute import Engine
+from rlrec.errors import CheckFailed, InputError, quantity
+from rlrec.ope.checks import click_models, positions
+from rlrec.ope.checks.click_models import Cells, ClickSums
+from rlrec.ope.checks.positions import EstimatedCurve, ExaminedPosition, OverlapSums, PositionRows
+from rlrec.records import Reward, Sums, Version
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log import selected, settings
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import curves, policies
+from rlrec.store.policies.curves import Curve
+from rlrec.times import written
+
+MOST = 50  # positions of a curve, unless more are asked for
+CELLS = 2_000_000  # contexts and arms of an import that are compared at most
+_READ = (
+    *FITTED, "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size", "propensity",
+    "marginal",
+)  # fmt: skip
+EXPLAINED = {
+    "no-overlap": "no arm was likely enough at this position and at the one above in one page; the curve ends above it",
+    "no-variation": "no arm with a reward connects this position with the first one in equal contexts; "
+    "the curve ends above it",
+    "few-rewards": "too few rewards at this position to compare it; the curve ends above it",
+    "no-propensity": "slots whose logging probabilities at other positions are not known were left out",
+    "wide": "from this position on the interval is wide, and so are the beliefs that rest on it: collect more",
+    "partial-pages": "pages of which a slot is missing or censored were left out",
+    "no-interval": "expectation-maximisation gives no interval",
+    "unchecked": "the log tells no position-based curve, so that nothing says whether this model is right",
+    "prefers": "another click model explains the log better: see --model",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Options of `position fit`. positions: None for those of the longest slate; model: of `click_models.MODELS`."""
+
+    name: str
+    log: str | None = None
+    reward: str = "default"
+    positions: int | None = None
+    model: str = "pbm"
+
+
+CurveRow = TypedDict("CurveRow", {"curve": str, "number": int, "model": str, "method": str, "reward": str,
+                                  "positions": int, "created_at": str})  # fmt: skip
+
+
+# A curve; log_likelihood: per slot of pages that were held out, by model; preferred: the model that the log prefers.
+CurveAnswer = TypedDict("CurveAnswer", {
+    "curve": str, "model": str, "method": str, "reward": str, "clusters": int, "positions": list[dict[str, Any]],
+    "reasons": list[str], "number": int, "log": str | None, "log_likelihood": dict[str, float], "preferred": str | None,
+    "created_at": str,
+})  # fmt: skip
+
+
+def fit(store: Store, request: Request, workers: Workers = HERE) -> CurveAnswer:
+    """Estimate a curve and store it under the next number of its name.
+
+    Raises CheckFailed where not even the second position can be compared with the first; nothing is stored then."""
+    if request.positions is not None and request.positions < 2:
+        raise InputError(f"--positions is {request.positions}", hint="a curve compares two positions or more")
+    with store.read() as unit:
+        removals = settings.get(unit).removals
+    with (
+        log_stores.opened(store, request.log) as (log_store, log),
+        log_store.read() as unit,
+        bulk.alongside(unit),
+        workers.opened(log_store, unit.now) as engine,
+    ):
+        definition = lookup.reward(unit, request.reward)
+        estimated = _estimate(unit, request, definition, filters.selection(unit, log), engine)
+
+    def work(unit: Unit) -> CurveAnswer:
+        settings.lock_removals(unit, removals)
+        return _store(unit, request, definition, estimated)
+
+    return store.write(work)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Estimated:
+    """A curve, how it was found, and how the models compare."""
+
+    curve: EstimatedCurve
+    method: str
+    comparison: click_models.Comparison = click_models.NO_COMPARISON
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _LogSums(Sums):
+    """Sums over batches. cells: of imported slots whose marginals are not known; partial: pages of which a slot is
+    missing or censored, which are left out elsewhere."""
+
+    overlap: OverlapSums
+    clicks: ClickSums
+    cells: Cells
+    partial: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CurvePass:
+    """The pass over the log whose sums tell a curve down to so many positions."""
+
+    evaluation: Evaluation
+    definition: Reward
+    model: str
+    size: int
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(columns=_READ)
+
+    def __call__(self, log_reader: LogReader, /) -> tuple[_LogSums | None, int]:
+        """The sums, None where no row can be used, and how many rows are too young."""
+        total: tuple[_LogSums | None, int] = None, 0
+        for batch in log_reader.to_locate(_READ, positions=max(self.size, 2)):
+            rows, immature = log_rows.usable(batch.log, self.definition, now=self.evaluation.now)
+            sums = _sums(rows, self.evaluation, self.definition, self.model) if len(rows) else None
+            total = _added(total, (sums, immature))
+        return total[0] and total[0].closed(), total[1]
+
+
+def _added(total: tuple[_LogSums | None, int], more: tuple[_LogSums | None, int]) -> tuple[_LogSums | None, int]:
+    (left, waiting), (right, immature) = total, more
+    sums = left or right if left is None or right is None else left + right
+    if sums is not None and len(sums.cells.slots) > CELLS:
+        raise InputError(f"the log has more than {CELLS} contexts and arms", hint="narrow --log")
+    return sums, waiting + immature
+
+
+def _estimate(
+    unit: Unit, request: Request, definition: Reward, selection: Selection, engine: Engine | None = None
+) -> _Estimated:
+    size = min(request.positions or MOST, selected.extent(unit, selection).positions)
+    evaluation = Evaluation.of(unit, EvaluationRequest(targets=[], log=request.log), selection)
+    work = _CurvePass(evaluation=evaluation, definition=definition, model=request.model, size=size)
+    partials = passes.results(LogReader(unit, evaluation), work, engine)
+    nothing: tuple[_LogSums | None, int] = None, 0
+    sums, waiting = reduce(_added, partials, nothing)
+    if sums is None:
+        raise _nothing_usable(evaluation, waiting)
+    if size < 2:
+        raise CheckFailed("the log shows one position alone: there is nothing to compare it with")
+    estimated = _curve(sums, request.model, size)
+    by_position = estimated if request.model == "pbm" else _by_position(sums, size)
+    examination = np.array([position.examination for position in by_position.curve.positions])
+    comparison = click_models.compare(sums.clicks, examination, model=request.model)
+    return replace(estimated, comparison=comparison)
+
+
+def _nothing_usable(evaluation: Evaluation, waiting: int) -> InputError:
+    """The error where no impression can be used."""
+    if waiting:
+        what = f"empty log: of {quantity(waiting, 'impression')} selected, none is mature"
+        return InputError(what, hint="wait, or widen --log")
+    return evaluation.nothing_selected("impression")
+
+
+def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, model: str) -> _LogSums:
+    slots, marginals = rows.slots, rows.slots[COLUMN]
+    size = marginals.shape[1]
+    located = PositionRows(
+        page=slots["decision_id"], arm=evaluation.arms.rank[evaluation.arms.index(slots["arm_id"])],
+        position=slots["position"], reward=rows.reward - definition.default, cluster=slots["cluster"],
+        count=1 / slots["keep_probability"], marginals=marginals,
+    )  # fmt: skip
+    # a page that lacks a slot would count at one of two neighbours alone
+    starts = run_starts(slots["decision_id"])
+    counts = np.diff(np.r_[starts, len(rows)])
+    complete = np.repeat(counts == slots["size"][starts], counts)
+    pages = located.take(complete)
+    hidden = slots["imported"] & (np.isnan(marginals).sum(axis=1) > 0) & (located.position <= size)
+    count, clicked = located.count[hidden], (located.reward[hidden] != 0).astype(np.float64)
+    columns = slots["context_id"][hidden], located.arm[hidden], located.position[hidden]
+    return _LogSums(
+        overlap=positions.overlap(pages, spanning=evaluation.spanning),
+        clicks=click_models.click_sums(pages, arms=len(evaluation.arms), model=model, spanning=evaluation.spanning),
+        cells=click_models.cells(*columns, count, count * clicked, np.ones(len(clicked)), clicked),
+        partial=int((counts != slots["size"][starts]).sum()),
+    )
+
+
+def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
+    """The curve of a model. Raises CheckFailed where it ends at position 1."""
+    if model == "pbm":
+        estimated = _by_position(sums, size)
+    else:
+        estimated = _Estimated(curve=click_models.curve(sums.clicks, model=model), method="likelihood")
+    if len(estimated.curve.positions) == 1:
+        raise _unidentified(estimated.curve.reasons[-1], sums)
+    return estimated
+
+
+def _by_position(sums: _LogSums, size: int) -> _Estimated:
+    """The position-based curve, by the method that the log admits."""
+    curve = positions.chained(sums.overlap)
+    if len(curve.positions) == 1 and len(sums.cells.slots):
+        curve = click_models.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
+        without = ("no-interval",) if len(curve.positions) > 1 else ()
+        return _Estimated(curve=replace(curve, reasons=(*curve.reasons, *without)), method="em")
+    reasons = list(curve.reasons)
+    if len(curve.positions) > 1:
+        reasons += ["no-propensity"] if sums.overlap.unknown else []
+        reasons += ["partial-pages"] if sums.partial else []
+    return _Estimated(curve=replace(curve, reasons=tuple(reasons)), method="overlap")
+
+
+def _unidentified(reason: str, sums: _LogSums) -> CheckFailed:
+    code = reason.partition(":")[0]
+    if code == "few-rewards":
+        hint = "collect more, or widen --log"
+        return CheckFailed("the curve cannot be estimated: too few rewards at positions 1 and 2", hint=hint)
+    if code == "no-variation":
+        return CheckFailed(
+            "the curve cannot be estimated: the positions of this import vary only with the context",
+            hint="log marginals, or pages of a policy that draws: rankings that vary within equal contexts",
+        )
+    if not sums.overlap.slots.any():
+        return CheckFailed(
+            "the curve cannot be estimated: the logging probabilities at other positions are not known",
+            hint="use decisions of a kind with marginals (independent scores that do not read the session)",
+        )
+    return CheckFailed(
+        "the curve cannot be estimated: too few slots of complete pages show an arm that was likely at both of "
+        "positions 1 and 2: so it is where positions vary only with the context",
+        hint="collect more pages, served with a floor or by a policy that draws",
+    )
+
+
+def _store(unit: Unit, request: Request, definition: Reward, estimated: _Estimated) -> CurveAnswer:
+    comparison, curve = estimated.comparison, estimated.curve
+    prefers = [] if comparison.preferred in (None, request.model) else [f"prefers:{comparison.preferred}"]
+    if comparison.log_likelihood and "pbm" not in comparison.log_likelihood:
+        prefers.append("unchecked")
+    rows = [
+        {**vars(position), "lower": finite_or_none(position.lower), "upper": finite_or_none(position.upper)}
+        for position in curve.positions
+    ]
+    report = {
+        "clusters": curve.clusters, "reasons": [*curve.reasons, *prefers], "preferred": comparison.preferred,
+        "log_likelihood": comparison.log_likelihood,
+    }  # fmt: skip
+    options = {"log": request.log, "reward": request.reward, "positions": request.positions, "model": request.model}
+    newest = curves.by_name(unit, request.name)
+    number = 1 if newest is None else newest.number + 1
+    curves.add(
+        unit, name=request.name, number=number, reward_id=definition.id, model=request.model, method=estimated.method,
+        options=canonical.text(options), positions=canonical.text(rows), report=canonical.text(report),
+    )  # fmt: skip
+    settings.add_run(unit, "position fit", {"name": request.name, "number": number, **options})
+    return _answer(unit, lookup.curve(unit, f"{request.name}@{number}"))
+
+
+# -- look --
+
+
+def fitted(unit: Unit, version: Version) -> Sequence[ExaminedPosition]:
+    """The curve that `fit` would store of the log of a version's policy; empty where it cannot be estimated."""
+    request = Request(name=version.policy.name, log=f"policy={version.policy.name}", reward=version.reward.name)
+    try:
+        return _estimate(unit, request, version.reward, filters.selection(unit, request.log)).curve.positions
+    except (CheckFailed, InputError):
+        return ()
+
+
+def listing(store: Store) -> list[CurveRow]:
+    """Every curve, by name and number."""
+    with store.read() as unit:
+        names = {reward.id: reward.name for reward in policies.rewards(unit)}
+        return [
+            {
+                "curve": curve.name, "number": curve.number, "model": curve.model, "method": curve.method,
+                "reward": names[curve.reward_id], "positions": len(curve.positions),
+                "created_at": written(curve.created_at),
+            }
+            for curve in curves.every(unit)
+        ]  # fmt: skip
+
+
+def show(store: Store, reference: str) -> CurveAnswer:
+    """A stored curve: NAME means the newest one of that name. Raises InputError where there is none."""
+    with store.read() as unit:
+        return _answer(unit, lookup.curve(unit, reference))
+
+
+def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
+    """A row for each position of either curve: examination under both, and by how much the second is above."""
+    with store.read() as unit:
+        sides = [lookup.curve(unit, reference).examination for reference in (first, second)]
+    return [
+        {
+            "position": position, "examination_a": a, "examination_b": b,
+            "difference": None if a is None or b is None else b - a,
+        }
+        for position, (a, b) in enumerate(zip_longest(*sides), 1)
+    ]  # fmt: skip
+
+
+def explained(answer: CurveAnswer) -> list[str]:
+    """A line for each reason of a curve."""
+    return [f"{reason}: {EXPLAINED[reason.partition(':')[0]]}" for reason in answer["reasons"]]
+
+
+def _answer(unit: Unit, curve: Curve) -> CurveAnswer:
+    names = {reward.id: reward.name for reward in policies.rewards(unit)}
+    report = curve.report
+    return {
+        "curve": curve.name, "model": curve.model, "method": curve.method, "reward": names[curve.reward_id],
+        "clusters": report["clusters"], "positions": [_position(row) for row in curve.positions],
+        "reasons": report["reasons"], "number": curve.number, "log": curve.options["log"],
+        "log_likelihood": report["log_likelihood"], "preferred": report["preferred"],
+        "created_at": written(curve.created_at),
+    }  # fmt: skip
+
+
+def _position(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A position as JSON has it, whose numbers the store may have written as integers."""
+    bounds = {name: None if row[name] is None else float(row[name]) for name in ("examination", "lower", "upper")}
+    return {"position": row["position"], **bounds, "rewards": row["rewards"], "slots": row["slots"]}

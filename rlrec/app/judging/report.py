@@ -1,0 +1,281 @@
+"""Everything that a page about a store shows, from the answers of other commands."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from rlrec.app.audit.draws import newest
+from rlrec.app.audit.integrity.findings import Finding
+from rlrec.app.evaluation.passes.estimates import EstimateRow
+from rlrec.app.experiments import compare
+from rlrec.app.experiments.compare import VariantComparison
+from rlrec.app.inputs import filters, lookup
+from rlrec.app.judging import evaluate, exposure, outcomes, positions
+from rlrec.app.judging.positions import CurveAnswer
+from rlrec.app.policies import policy_beliefs
+from rlrec.app.policies.policy_beliefs import PolicyBelief
+from rlrec.errors import RlrecError, StoreBusy, quantity
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.database.unit import StoredRows
+from rlrec.store.log import selected
+from rlrec.store.policies import experiments, policies
+from rlrec.store.policies.experiments import Experiment
+from rlrec.times import DAY_US, written
+
+T = TypeVar("T")
+P = ParamSpec("P")
+JUDGED, EXPOSED = 100_000, 10_000  # newest decisions that estimates and exposure are from
+GAP = 28  # days without a decision that end what is shown over time
+LONGEST = {"hour": 2, "day": 45, "week": 728}  # days that are shown by this period, at most
+TARGETS, BELIEFS, EXPERIMENTS, CURVES, TRAINED = 6, 4, 5, 3, 3  # of the most used, or the newest
+PARTS = 8
+PER_IMPRESSION, PER_SESSION = "snips", "wdr"
+UNIFORM = "uniform"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Options of `report`. policy: its decisions and beliefs alone; log: a filter; since: microseconds since 1970."""
+
+    policy: str | None = None
+    log: str | None = None
+    since: int | None = None
+    estimates: bool = True
+
+    @property
+    def filter(self) -> str:
+        """The decisions as a filter of the log."""
+        since = None if self.since is None else f"since={written(self.since)}"
+        return filters.joined(self.policy and f"policy={self.policy}", self.log, since)
+
+
+class PolicyTraffic(NamedTuple):
+    """How much a policy served; a variant in an experiment is one of its own. newest: day of its newest decision."""
+
+    policy: str
+    decisions: int
+    newest: str
+    live: int
+    versions: int
+    kind: str
+
+
+class Training(NamedTuple):
+    """How a version was trained: its learning curve, the epoch that was taken, and the look of the gate."""
+
+    policy: str
+    version: int
+    live: bool
+    report: Mapping[str, Any]
+
+
+@dataclass(kw_only=True)
+class Result:
+    """The content of the page; a part that is None or empty has sentences in `remarks`, under its name, that say why.
+
+    period: of `over_time`, hour, day or week; judged, exposed: decisions that estimates and exposure are from, None for
+    all"""
+
+    created_at: str
+    log: str
+    decisions: int
+    first: str | None
+    last: str | None
+    traffic: list[PolicyTraffic] = field(default_factory=list)
+    period: str = "day"
+    over_time: outcomes.Result | None = None
+    estimates: list[EstimateRow] = field(default_factory=list)
+    judged: int | None = None
+    reasons: list[str] = field(default_factory=list)
+    experiments: list[VariantComparison] = field(default_factory=list)
+    beliefs: list[PolicyBelief] = field(default_factory=list)
+    exposure: exposure.Result | None = None
+    exposed: int | None = None
+    curves: list[CurveAnswer] = field(default_factory=list)
+    trained: list[Training] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+
+def report(store: Store, request: Request) -> Result:
+    """The content of the page. Raises InputError for names that the store lacks; a part that has no answer says why."""
+    with store.snapshot() as unit, bulk.alongside(unit):
+        return _Gathering(store, unit, request).result()
+
+
+class _Gathering:
+    """One run, in one snapshot: what the store has, and then part by part."""
+
+    def __init__(self, store: Store, unit: Unit, request: Request) -> None:
+        self.store, self.unit, self.request = store, unit, request
+        self.selection = filters.selection(unit, request.filter)
+        self.chosen = None if request.policy is None else lookup.version(unit, request.policy)[0].policy
+        self.days = selected.day_counts(unit, self.selection)
+        decisions = sum(row.decisions for row in self.days)
+        first, last = selected.times(unit, self.selection)
+        self.answer = Result(
+            created_at=written(unit.now), log=request.filter, decisions=decisions,
+            first=written(first) if decisions else None, last=written(last) if decisions else None,
+        )  # fmt: skip
+        self.every = {each.id: each for each in policies.all_policies(unit)}
+        live = policies.live(unit, [each.name for each in self.every.values()])
+        self.live = {each.version.policy.id: each.version for each in live.values()}
+        self.served, self._parts = self._count_traffic(), set[str]()
+        self._bounds = {size: selected.newest_at(unit, self.selection, size) for size in (JUDGED, EXPOSED)}
+
+    def _count_traffic(self) -> Counter[int]:
+        """Decisions of each policy; the answer gets its table of them."""
+        versions = policies.versions(self.unit, list(self.every))
+        owners = StoredRows("version", ((version.id, version) for version in versions))
+        count, day = Counter[int](), dict[int, int]()
+        for row in self.days:
+            key = owners[row.version_id].policy.id
+            count[key] += row.decisions
+            day[key] = row.day
+        numbers = Counter(version.policy.id for version in owners.values())
+        self.answer.traffic = [
+            PolicyTraffic(
+                policy=self.every[key].name, kind=self.every[key].kind, live=self.live[key].number,
+                versions=numbers[key], decisions=decisions, newest=written(day[key] * DAY_US)[:10],
+            )
+            for key, decisions in count.most_common()
+        ]  # fmt: skip
+        return count
+
+    def result(self) -> Result:
+        """The answer, part by part."""
+        answer, fill = self.answer, self._fill
+        if answer.decisions:
+            answer.over_time = fill("time", self._over_time)
+            answer.exposure = fill("exposure", self._exposure)
+            if self.request.estimates:
+                fill("estimates", self._estimates)
+        answer.experiments = fill("experiments", self._experiments) or []
+        answer.curves = fill("positions", self._curves) or []
+        answer.trained = fill("training", self._trained) or []
+        beliefs = (fill("beliefs", policy_beliefs.show, self.store, self.every[key].name) for key in self._shown())
+        answer.beliefs = [belief for belief in beliefs if belief is not None]
+        chosen = [self.every[key] for key in self._shown()]
+        answer.findings = fill("health", newest.check, self.unit, chosen, on_its_clock=self.store.now is None) or []
+        return answer
+
+    def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """A part, or None and a remark that says why there is none."""
+        self._parts.add(name)
+        self.unit.progress(f"of {PARTS} parts of the page", len(self._parts), None)
+        try:
+            return work(*args, **kwargs)
+        except StoreBusy:
+            raise
+        except RlrecError as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            self._remark(name, f"{error.message}{hint}")
+            return None
+
+    def _remark(self, name: str, text: str) -> None:
+        self.answer.remarks[name].append(text)
+
+    def _log(self, since: int | None) -> str | None:
+        """The filter of the log, from a time on."""
+        pairs = filters.parse(self.request.filter)
+        if since is not None:
+            pairs["since"] = written(since)
+        return ",".join(f"{key}={value}" for key, value in pairs.items()) or None
+
+    def _shown(self) -> list[int]:
+        """The ids of the policies whose beliefs are shown."""
+        if self.chosen is not None:
+            return [*self.served] or [self.chosen.id]
+        online = [key for key, _ in self.served.most_common() if self.every[key].kind not in ("logged", "uniform")]
+        return online[:BELIEFS] or [key for key in self.live if self.every[key].base_id is None][:BELIEFS]
+
+    # -- parts --
+
+    def _over_time(self) -> outcomes.Result:
+        """Outcomes by period, back to the last long gap."""
+        days = sorted({row.day for row in self.days})
+        start = max((after for before, after in pairwise(days) if after - before > GAP), default=days[0])
+        span = days[-1] - start + 1
+        self.answer.period = next((period for period, most in LONGEST.items() if span <= most), "week")
+        start = max(start, days[-1] - LONGEST["week"] + 1)
+        if start > days[0]:
+            self._remark("time", f"Nothing from before {written(start * DAY_US)[:10]} is shown over time: see --since.")
+        since = max(start * DAY_US, start * DAY_US if self.selection.since is None else self.selection.since)
+        request = outcomes.Request(by=self.answer.period, log=self._log(since), rewards=[self._reward()])
+        return outcomes.outcomes(self.store, request)
+
+    def _reward(self) -> str:
+        """The reward that the policy with the most decisions learns."""
+        return self.live[self.served.most_common(1)[0][0]].reward.name
+
+    def _estimates(self) -> None:
+        answer, since = self.answer, self._bounds[JUDGED]
+        answer.judged = JUDGED if since is not None else None
+        targets = [*dict.fromkeys([*self._targets(), UNIFORM])]
+        visits = selected.extent(self.unit, self.selection).steps > 1
+        names = ",".join([PER_IMPRESSION, *([PER_SESSION] if visits else [])])
+        request = evaluate.Request(targets=targets, log=self._log(since), estimators=names)
+        try:
+            answer.estimates = evaluate.evaluate(self.store, request)
+        except evaluate.EmptyLog:
+            raise
+        except RlrecError:
+            # some target cannot be judged here: the others can
+            for target in targets:
+                rows = self._fill("estimates", evaluate.evaluate, self.store, replace(request, targets=[target]))
+                answer.estimates += rows or []
+        answer.reasons = evaluate.explained(answer.estimates)
+
+    def _targets(self) -> list[str]:
+        """The policies that served most, of the one that was chosen where one was; else then others that can serve."""
+        if self.chosen is not None:
+            return [self.every[key].name for key in self._shown()]
+        served = {*self.served, *(self.every[key].base_id for key in self.served)}
+        unserved = [each for each in self.every.values() if each.base_id is None and each.id not in served]
+        others = [each for each in unserved if each.kind not in (UNIFORM, "logged")]
+        names = [self.every[key].name for key, _ in self.served.most_common()] + [each.name for each in others]
+        return [*dict.fromkeys(names)][:TARGETS]
+
+    def _exposure(self) -> exposure.Result:
+        since = self._bounds[EXPOSED]
+        self.answer.exposed = EXPOSED if since is not None else None
+        return exposure.exposure(self.store, exposure.Request(log=self._log(since), by="day"))
+
+    def _experiments(self) -> list[VariantComparison]:
+        stored = experiments.every(self.unit)
+        chosen = [each for each in stored if self.chosen is None or self._concerned(each)]
+        chosen.sort(key=lambda each: (each.status != "running", -each.created_at))
+        if len(chosen) > EXPERIMENTS:
+            self._remark(
+                "experiments", f"{quantity(len(chosen) - EXPERIMENTS, 'older one')}: see `rlrec experiment list`."
+            )
+        filled = (self._fill("experiments", compare.show, self.store, each.name) for each in chosen[:EXPERIMENTS])
+        return [each for each in filled if each is not None]
+
+    def _concerned(self, each: Experiment) -> bool:
+        """Whether a variant of an experiment is the policy that was chosen, or a copy of it."""
+        assert self.chosen is not None
+        copies = [self.every[variant.policy_id] for variant in each.variants]
+        return any(self.chosen.id in (copy.id, copy.base_id) for copy in copies)
+
+    def _curves(self) -> list[CurveAnswer]:
+        newest_of = {row["curve"]: row["number"] for row in positions.listing(self.store)}
+        if len(newest_of) > CURVES:
+            self._remark("positions", f"{quantity(len(newest_of) - CURVES, 'more curve')}: see `rlrec position list`.")
+        return [positions.show(self.store, f"{name}@{number}") for name, number in [*newest_of.items()][-CURVES:]]
+
+    def _trained(self) -> list[Training]:
+        """The newest training of each policy."""
+        shown = self.every if self.chosen is None else [self.chosen.id]
+        owners = [key for key in shown if self.every[key].kind == "gradient" and self.every[key].base_id is None]
+        trained: dict[int, Training] = {}
+        for version in policies.versions(self.unit, owners):
+            if (report := policies.report(self.unit, version.id)) is not None:
+                live = self.live[version.policy.id].id == version.id
+                trained[version.policy.id] = Training(version.policy.name, version.number, live, report)
+        return list(trained.values())[:TRAINED]

@@ -1,0 +1,179 @@
+"""A store at a glance: how much it holds, what its policies and routes do, what waits, and what looks wrong."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, TypedDict
+
+from rlrec.app.audit.integrity import clock, live_versions
+from rlrec.app.audit.integrity.findings import Findings
+from rlrec.errors import quantity
+from rlrec.records import StoredPolicy, Version
+from rlrec.store import Store, Unit
+from rlrec.store.database import schema
+from rlrec.store.database.unit import StoredRows
+from rlrec.store.log import activity, decisions
+from rlrec.store.log.activity import PolicyLog
+from rlrec.store.policies import experiments, policies, routes
+from rlrec.store.policies.experiments import Experiment
+from rlrec.store.policies.policies import LivePolicy
+from rlrec.store.policies.routes import RouteChange
+from rlrec.times import DAY_US, written
+
+HOURS = 24
+SILENT, RECENT = 200, 5_000  # decisions: at least so many in a day are needed to see an outage; the newest are read
+WAITING, DOCTOR = "waiting", "doctor"  # checks of the warnings here, beside that of the clock
+
+# live: number of the live version; versions: how many there are; decisions: imported ones too; decisions_24h: served
+PolicyStatus = TypedDict("PolicyStatus", {
+    "policy": str, "kind": str, "live": int, "versions": int, "decisions": int, "decisions_24h": int,
+    "last_at": str | None, "live_since": str, "reward": str,
+})  # fmt: skip
+# live: whether the version is the policy's live one, which the route follows; experiment: the ramp that runs
+RouteStatus = TypedDict("RouteStatus", {
+    "route": str, "policy": str, "version": int, "live": bool, "experiment": str | None, "since": str,
+    "decisions_24h": int,
+})  # fmt: skip
+ExperimentStatus = TypedDict("ExperimentStatus", {
+    "experiment": str, "unit": str, "units": int, "variants": list[str], "created_at": str,
+})  # fmt: skip
+# immature: decisions whose reward window is open; unsettled: slots that have not entered the beliefs of `settled` ones
+Waiting = TypedDict("Waiting", {"immature": int, "unsettled": int})
+
+
+class Status(TypedDict):
+    """Answer of `status`. arms: that may be served; policies: without the variants of stopped experiments that no route
+    serves; experiments: that run; events_by_hour: of the last 24 hours, the present one last; warnings: findings, as of
+    `doctor`; training and doctor: the last runs, None without one."""
+
+    revision: str
+    arms: int
+    users: int
+    sessions: int
+    decisions: int
+    events: int
+    policies: list[PolicyStatus]
+    routes: list[RouteStatus]
+    experiments: list[ExperimentStatus]
+    waiting: Waiting
+    events_by_hour: list[int]
+    warnings: list[dict[str, Any]]
+    training: dict[str, Any] | None
+    doctor: dict[str, Any] | None
+    at: str
+
+
+def status(store: Store) -> Status:
+    """The state of a store, from one snapshot; nothing reads the log from end to end."""
+    with store.read() as unit:
+        every = policies.all_policies(unit)
+        live = StoredRows("policy", policies.live(unit, {policy.name for policy in every}).items())
+        logs = activity.of_policies(unit)
+        sizes = activity.sizes(unit)
+        settling = policies.settling(unit)
+        window_us = max((policy.version.reward.window_us for policy in live.values()), default=0)
+        doctor = _run(activity.last_run(unit, "doctor"))
+        findings, day = Findings(), unit.now - DAY_US
+        served = {policy.id: activity.served_since(unit, policy.id, day) for policy in every}
+        routed = activity.routed_since(unit, day)
+        if store.now is None:
+            clock.check(unit, findings=findings)
+        live_versions.check(unit, findings=findings)
+        for version in settling:
+            _check_overdue(unit, version, findings)
+        for policy in every:
+            if served[policy.id] >= SILENT:
+                _check_outage(unit, live[policy.name].version, findings)
+        if doctor is not None and doctor["errors"]:
+            findings.error(
+                DOCTOR, "store", f"doctor found {quantity(doctor['errors'], 'error')} at {doctor['at']}; run it again"
+            )
+        running = [row for row in experiments.every(unit) if row.status == "running"]
+        changes = routes.every(unit)
+        ended = {each.id for each in every if each.base_id is not None}
+        ended -= {variant.policy_id for row in running for variant in row.variants}
+        ended -= {change.policy_id for change in changes}
+        listed = [each for each in every if each.id not in ended]
+        return {
+            "revision": schema.HEAD, "arms": sizes.arms, "users": sizes.users, "sessions": sizes.sessions,
+            "decisions": sum(log.decisions for log in logs.values()), "events": sizes.events,
+            "policies": _policies(unit, listed, live, logs, served),
+            "routes": [_route(change, live, routed.get(change.route_id, 0)) for change in changes],
+            "experiments": [_experiment(unit, row) for row in running],
+            "waiting": {
+                "immature": sum(
+                    activity.served_since(unit, version.policy.id, unit.now - version.reward.window_us)
+                    for version, _ in live.values()
+                ),
+                "unsettled": sum(
+                    decisions.count_slots_after(unit, version.policy.id, version.entered_to or 0)
+                    for version in settling
+                ),
+            },
+            "events_by_hour": activity.events_by_hour(unit, hours=HOURS, window_us=window_us),
+            "warnings": [asdict(finding) for finding in findings.listed()],
+            "training": _run(activity.last_run(unit, "train-pg")), "doctor": doctor, "at": written(unit.now),
+        }  # fmt: skip
+
+
+def _policies(
+    unit: Unit,
+    every: list[StoredPolicy],
+    live: dict[str, LivePolicy],
+    logs: dict[int, PolicyLog],
+    served: dict[int, int],
+) -> list[PolicyStatus]:
+    times = activity.times(unit, [log.newest for log in logs.values()])
+    since, numbers = activity.live_since(unit), policies.version_numbers(unit)
+    return [
+        {
+            "policy": policy.name, "kind": policy.kind, "live": live[policy.name].version.number,
+            "versions": len(numbers[policy.id]), "decisions": logs[policy.id].decisions if policy.id in logs else 0,
+            "decisions_24h": served[policy.id], "reward": live[policy.name].version.reward.name,
+            "last_at": written(times[logs[policy.id].newest]) if policy.id in logs else None,
+            "live_since": written(since.get(policy.id, live[policy.name].version.created_at)),
+        }
+        for policy in every
+    ]  # fmt: skip
+
+
+def _route(change: RouteChange, live: dict[str, LivePolicy], served: int) -> RouteStatus:
+    follows = change.number is None
+    return {
+        "route": change.route, "policy": live[change.policy].version.policy.display_name,
+        "version": live[change.policy].version.number if change.number is None else change.number, "live": follows,
+        "experiment": change.experiment if change.running else None, "since": written(change.at),
+        "decisions_24h": served,
+    }  # fmt: skip
+
+
+def _experiment(unit: Unit, experiment: Experiment) -> ExperimentStatus:
+    return {
+        "experiment": experiment.name, "unit": experiment.unit,
+        "units": activity.units_of_experiment(unit, experiment.id),
+        "variants": [variant.label for variant in experiment.variants], "created_at": written(experiment.created_at),
+    }  # fmt: skip
+
+
+def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
+    """A warning where slots whose window is over have not entered a belief."""
+    first, before = (version.entered_to or 0) + 1, unit.now - version.reward.window_us
+    if ids := decisions.overdue(unit, version.policy.id, first=first, before=before, slots=1):
+        since = written(activity.times(unit, ids)[ids[0]])
+        detail = f"version {version.number}: slots since {since} wait to enter the belief; run `rlrec settle`"
+        findings.warning(WAITING, f"policy {version.policy.name}", detail)
+
+
+def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
+    """A warning where events stopped coming, by the newest decisions of a policy."""
+    from rlrec.app.audit.integrity.overdue import Outage  # loads numpy
+    from rlrec.store.upkeep import audit
+
+    outage, first = Outage(version, now=unit.now), decisions.nth_newest(unit, version.policy.id, RECENT)
+    for batch in audit.ranges(unit, version.policy.id, first=first):
+        outage.take(batch)
+    outage.finish(findings)
+
+
+def _run(run: activity.Run | None) -> dict[str, Any] | None:
+    return None if run is None else {"at": written(run.at), **run.options, **run.result}

@@ -1,0 +1,236 @@
+"""Beliefs of policies: what a version believes about each arm, what it would serve, and whom it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+
+from rlrec.app.audit.draws import reward_drift
+from rlrec.app.distributions import designs, exact
+from rlrec.app.inputs import lookup
+from rlrec.app.learning import arm_means, belief_versions
+from rlrec.app.learning.belief_versions import VersionSummary
+from rlrec.arrays import Array, Ids, finite_or_none, plain_number
+from rlrec.errors import InputError
+from rlrec.ope.checks.exposure import spread
+from rlrec.policy.beliefs import means
+from rlrec.policy.beliefs.base import Belief, Examined, Policy
+from rlrec.policy.contexts.contextual import ContextualPolicy, is_contextual
+from rlrec.policy.slates import slate
+from rlrec.records import Arm, Version
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log import activity, decisions
+from rlrec.store.policies import arms, policies, routes
+from rlrec.times import DAY_US, written
+
+Z = 1.959963984540054  # normal quantile of intervals of 95 %
+LARGEST = 50  # weights of an arm that are shown, where features are hashed into more columns than can be listed
+COMPARED = ("pulls", "mean", "probability")  # figures of two versions
+
+PolicyVersion = TypedDict("PolicyVersion", {"version": int, "status": str, "live": bool, "created_at": str})
+
+
+class CountingCurve(TypedDict):
+    """A curve by which pulls count; in_bounds: whether the bounds of arms hold its error."""
+
+    curve: str
+    in_bounds: bool
+
+
+class PolicyBelief(VersionSummary):
+    """Answer of `policy show`: the belief per arm, how the version came about, and the versions of its policy."""
+
+    arms: list[dict[str, Any]]
+    features: NotRequired[dict[str, Any]]
+    live: int
+    drift: list[dict[str, Any]]
+    learned_from: dict[str, Any]
+    training: dict[str, Any] | None
+    created_at: str
+    version_list: list[PolicyVersion]
+    exposure: dict[str, dict[str, float | None]]
+    counting: CountingCurve | None
+
+
+# Whom a version serves. counting: the curve by which it counts pulls, None where it counts each as one; routes: that
+# lead to it; decisions_24h: of its policy in the last 24 hours, where it is live.
+Audience = TypedDict("Audience", {
+    "counting": CountingCurve | None, "live": bool, "routes": list[str], "decisions_24h": int,
+})  # fmt: skip
+
+
+class _Features(TypedDict, total=False):
+    features: dict[str, Any]
+
+
+def show(store: Store, reference: str, context: Mapping[str, Any] | None = None) -> PolicyBelief:
+    """The belief of a version about every arm, and what it would serve now, in a context."""
+    context = context or {}
+    with store.read() as unit, bulk.alongside(unit):
+        version, head = lookup.version(unit, reference)
+        live = policies.by_id(unit, [head.live_id])[head.live_id]
+        summary = belief_versions.summary(unit, version)
+        weighted = arm_means.weighted_means(unit, version, arms.every(unit))
+        rows = zip(_beliefs(unit, version, context), weighted, strict=True)
+        listed = [belief | weighed for belief, weighed in rows]
+        return {
+            "policy": summary["policy"], "version": summary["version"], "kind": summary["kind"],
+            "params": summary["params"], "reward": summary["reward"], "arms": listed, "status": summary["status"],
+            "versions": summary["versions"], **_features(version), "live": live.number,
+            "drift": _drift(unit, version), "learned_from": dict(version.learned_from),
+            "training": policies.report(unit, version.id), "created_at": written(version.created_at),
+            "version_list": [
+                {
+                    "version": other.number, "status": other.status, "live": other.id == head.live_id,
+                    "created_at": written(other.created_at),
+                }
+                for other in policies.versions(unit, [version.policy.id])
+            ],
+            "exposure": {"served": _spread(listed, "served"), "now": _spread(listed, "probability")},
+            "counting": _counting(unit, version),
+        }  # fmt: skip
+
+
+def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float | None]:
+    """How a column of active arms is spread over them: what was served, or would be at position 1."""
+    values = [row[column] or 0.0 for row in arms if row["status"] == "active"]
+    return asdict(spread(np.array(values, np.float64)))
+
+
+def _drift(unit: Unit, version: Version) -> list[dict[str, Any]]:
+    """The newest changes of the mean reward of the policy and of its arms, among its newest decisions."""
+    names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in arms.every(unit)}}
+    return [{"arm": names[key], **change} for key, change in reward_drift.recent(unit, version).items()]
+
+
+def _features(version: Version) -> _Features:
+    """The encoders of contexts and arms, as `--features` takes them; nothing for a kind that reads no context."""
+    return {"features": {side: version.parameters[side] for side in ("context", "arm")}} if version.contextual else {}
+
+
+def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
+    """A row for each arm: the beliefs of two versions, and by how much the second (b) is above the first (a)."""
+    with store.read() as unit:
+        sides = [_beliefs(unit, lookup.version(unit, reference)[0], {}) for reference in (first, second)]
+        return [{"arm": a["arm"], "status": a["status"], **_differences(a, b)} for a, b in zip(*sides, strict=True)]
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, float | None]:
+    row: dict[str, float | None] = {}
+    for name in COMPARED:
+        first, second = a[name], b[name]
+        difference = None if first is None or second is None else second - first
+        row |= {f"{name}_a": first, f"{name}_b": second, f"{name}_difference": difference}
+    return row
+
+
+def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each arm of the catalogue. A version that learns counts what any version of its policy served."""
+    version_id = None if version.learning else version.id
+    served = decisions.slot_counts(unit, policy_id=version.policy.id, version_id=version_id)
+    pending = decisions.pending_slot_counts(
+        unit, policy_id=version.policy.id, version_id=version_id, since=unit.now - version.reward.window_us,
+        entered_to=version.entered_to if version.learning else None,
+    )  # fmt: skip
+    distribution, catalogue = exact.load(unit, version), arms.every(unit)
+    if distribution.rankers:
+        named = " and ".join(each.version.reference for each in distribution.rankers)
+        raise InputError(f"{version.policy.name} is drafted from two rankers", hint=f"look at {named}")
+    distribution.check(context)
+    if not catalogue:
+        return []
+    ids = np.array([arm.id for arm in catalogue], np.int64)
+    belief = distribution.belief(ids, revision=designs.NOW)
+    policy, weights = distribution.policy, list[dict[str, Any]]()
+    if is_contextual(policy):
+        mean, lower, upper = policy.interval(belief, context=context, z=Z)
+        if distribution.columns is None:
+            weights = [dict(zip(policy.features, row, strict=True)) for row in policy.weights(belief).tolist()]
+        if policy.design.context.is_sparse:
+            columns = policy.design.columns if distribution.columns is None else distribution.columns.columns()
+            largest = _largest_weights(policy, belief, columns)
+            weights = [row | more for row, more in zip(weights or [{}] * len(largest), largest, strict=True)]
+    else:  # NaN for a trained kind, whose scores are not rewards
+        mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
+    mean, lower, upper = means.widened(mean, lower, upper, _curve_error(unit, version, policy, belief))
+    best, probability = _probabilities(distribution, catalogue, context)
+    figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
+    return [
+        {
+            "arm": arm.key, "status": "active" if arm.retired_at is None else "retired",
+            "served": served.get(arm.id, 0), "pending": pending.get(arm.id, 0),
+            "pulls": plain_number(belief.pulls[row]) if policy.served else None,
+            "reward_sum": plain_number(belief.reward_sum[row]) if policy.served else None,
+            **{name: finite_or_none(column[row]) for name, column in figures.items()},
+            **({"weights": weights[row]} if weights else {}),
+        }
+        for row, arm in enumerate(catalogue)
+    ]  # fmt: skip
+
+
+def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> list[dict[str, float]]:
+    """For each arm the LARGEST weights of columns of sparse contexts, by name."""
+    weights, largest = policy.column_weights(belief, columns), list[dict[str, float]]()
+    for column in weights.T:
+        order = np.argsort(-np.abs(column), kind="stable")[:LARGEST]
+        names = map(policy.design.context.names.__getitem__, columns[order].tolist())
+        largest.append(dict(zip(names, column[order].tolist(), strict=True)))
+    return largest
+
+
+def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -> Array:
+    """How far the curve by which pulls count may be off, (m,): half an interval of 95 % of its logarithm, at the mean
+    examination of an arm's pulls without a reward; 0 where the bounds do not hold it."""
+    counting = _counting(unit, version)
+    missed = policy.missed(belief) if isinstance(policy, Examined) else None
+    if counting is None or not counting["in_bounds"] or missed is None:
+        return np.zeros(len(belief.pulls))
+    pulls = missed * policy.examination
+    total = pulls.sum(axis=-1)
+    size = np.divide(pulls @ policy.examination, total, out=np.ones(len(total)), where=total > 0)
+    curve = lookup.curve(unit, counting["curve"])
+    return np.interp(size, *np.array(sorted(zip(curve.examination, curve.errors, strict=True))).T)
+
+
+def audience(store: Store, reference: str) -> Audience:
+    """Whom a version serves now."""
+    with store.read() as unit:
+        version, head = lookup.version(unit, reference)
+        live = head.live_id == version.id
+        served_by = {(version.policy.id, version.id), *([(version.policy.id, None)] if live else [])}
+        return {
+            "counting": _counting(unit, version), "live": live,
+            "routes": [each.route for each in routes.every(unit) if (each.policy_id, each.version_id) in served_by],
+            "decisions_24h": activity.served_since(unit, version.policy.id, unit.now - DAY_US) if live else 0,
+        }  # fmt: skip
+
+
+def _counting(unit: Unit, version: Version) -> CountingCurve | None:
+    reference = version.params.get("position")
+    if not reference:
+        return None
+    has_bounds = all(row["upper"] is not None for row in lookup.curve(unit, reference).positions)
+    return {"curve": reference, "in_bounds": has_bounds and not designs.policy_of(version).contextual}
+
+
+def _probabilities(
+    distribution: exact.VersionDistribution, catalogue: Sequence[Arm], context: Mapping[str, Any]
+) -> tuple[Array, Array]:
+    """Probability of each arm to be the best, and to be served now at position 1; NaN where there is none."""
+    active = np.array([arm.retired_at is None for arm in catalogue])
+    best, probability = np.full(len(catalogue), np.nan), np.where(active, np.nan, 0.0)
+    ids = np.array([arm.id for arm in catalogue], np.int64)[active]
+    if not distribution.policy.served or not len(ids):
+        return best, probability
+    try:
+        case = distribution.case("now", ids, context, keys={arm.id: arm.key for arm in catalogue}, revision=designs.NOW)
+    except InputError:  # the policy has no distribution in this context
+        return best, probability
+    best[active] = slate.first(case.scores, floor=0.0)
+    if distribution.generator is None:  # over all lists of candidates it has no closed form
+        probability[active] = slate.first(case.scores, floor=case.floor)
+    return best, probability

@@ -1,0 +1,416 @@
+"""Train a policy for whole visits, estimate its gain on visits that did not teach it, and let it go live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
+from typing import Any, cast
+
+from rlrec.app.audit.integrity import live_versions
+from rlrec.app.distributions.trained import Trained
+from rlrec.app.evaluation.comparisons import paired_gate
+from rlrec.app.evaluation.comparisons.paired_gate import BY_VISIT, Gain
+from rlrec.app.evaluation.passes.passes import HERE, Workers
+from rlrec.app.evaluation.targets import targets
+from rlrec.app.imports import log_stores
+from rlrec.app.inputs import filters, lookup, parameters
+from rlrec.app.inputs.seeds import seed_or_random
+from rlrec.app.learning import graduation
+from rlrec.app.log import lineage, maturity
+from rlrec.app.log.ended_visits import Cutoff
+from rlrec.app.log.splits import GATE, TRAIN, TUNE
+from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions, TrainingResult
+from rlrec.app.training.dataset import Dataset, DatasetSplit
+from rlrec.app.training.dataset_writer import DatasetWriter
+from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
+from rlrec.app.training.lease import TrainingLease
+from rlrec.app.training.page_weights import AUTO, SLATE, SLOT, TOP_K, WEIGHTS, PageWeights
+from rlrec.app.training.report import (
+    NO_GATE,
+    GateReport,
+    Result,
+    TuneSplit,
+    result,
+    unused_sessions,
+    why_copy,
+    why_not,
+)  # fmt: skip
+from rlrec.compute import Engine
+from rlrec.errors import InputError, StoreBusy, quantity, suggest
+from rlrec.policy.gradients.baseline import BASELINES
+from rlrec.policy.gradients.gradient import Parameters
+from rlrec.records import Version
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log import settings
+from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import extent, version_counts
+from rlrec.store.policies import beliefs, policies
+from rlrec.store.policies.beliefs import ArmWeights
+from rlrec.store.upkeep import removals
+from rlrec.times import DAY_US, written
+
+KIND = "gradient"
+REPORTED = 10  # epochs between two that are reported
+CHOOSING = 20_000  # tuning visits by which epochs are compared, at most; the gate looks at all of its visits
+PROMOTE = ("never", "if-better", "always")
+YEAR_US = 365 * DAY_US
+HIGHEST = 1e9
+LARGEST = 1e15  # reward of a slate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(TrainingOptions):
+    """The options of `train-pg`. log: a filter; seed None: random; position: a curve, None for the policy's."""
+
+    name: str
+    log: str | None = None
+    since: int | None = None
+    seed: int | None = None
+    min_new: int = 0
+    from_version: int | None = None
+    promote: str = "never"
+    position: str | None = None
+    weights: str = AUTO
+    dry_run: bool = False
+
+
+def check(request: Request) -> None:
+    """Raises InputError for an option out of its range."""
+    for name, value, low, high in (
+        ("gamma", request.gamma, 0.0, 1.0), ("lr", request.lr, 1e-9, HIGHEST),
+        ("entropy", request.entropy, 0.0, HIGHEST),
+        ("clip-weight", request.clip_weight, 1e-9, HIGHEST), ("kl-stop", request.kl_stop, 0.0, HIGHEST),
+        *((f"shaping {name}", value, -HIGHEST, HIGHEST) for name, value in request.shaping.items()),
+    ):  # fmt: skip
+        if value is not None and not (isfinite(value) and low <= value <= high):
+            raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
+    for name, chosen, names in (
+        ("baseline", request.baseline, BASELINES), ("promote", request.promote, PROMOTE),
+        ("weights", request.weights, WEIGHTS),
+    ):  # fmt: skip
+        if chosen not in names:
+            raise lookup.unknown(name, chosen, names, hint=f"one of {', '.join(names)}")
+
+
+def train(
+    store: Store, request: Request, workers: Workers = HERE, *, progress: Callable[[str], None] = lambda text: None
+) -> Result:
+    """A new version, if there is enough to learn from. Raises InputError for a log that teaches nothing, StoreBusy
+    where another process trains the policy."""
+    check(request)
+    with store.read() as unit:
+        parent, now = _parent(unit, request), unit.now
+    seed = seed_or_random(request.seed, bits=63)
+    with (
+        TrainingLease(store, parent.policy, needed=not request.dry_run) as lease,
+        log_stores.opened(store, request.log) as (log_store, log),
+        workers.opened(log_store, now) as engine,
+        closing(Dataset()) as dataset,
+    ):
+        run = _TrainingRun(store, request, parent, seed, lease, dataset, progress, log_store, log, engine)
+        return {**run.run(), "at": written(now)}
+
+
+def _parent(unit: Unit, request: Request) -> Version:
+    reference = request.name if request.from_version is None else f"{request.name}@{request.from_version}"
+    if lookup.split(request.name)[1] is not None:
+        raise InputError(f"{request.name!r} names a version", hint="write the policy, and --from-version V")
+    parent, _ = lookup.version(unit, reference)
+    if parent.policy.kind != KIND:
+        raise InputError(
+            f"policy {parent.policy.name!r} is of kind {parent.policy.kind}, which train-pg does not train",
+            hint=f"`rlrec policy create NAME --kind {KIND}` makes one that it does",
+        )
+    if request.promote != "never":
+        lookup.refuse_running_variant(unit, parent)
+    return parent
+
+
+class _TrainingRun:
+    """One run of the command."""
+
+    def __init__(
+        self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease,
+        dataset: Dataset, progress: Callable[[str], None], log_store: Store, log: str | None, engine: Engine | None,
+    ) -> None:  # fmt: skip
+        """log_store, log: where the log is, and its filter."""
+        self.store, self.request, self.parent, self.seed = store, request, parent, seed
+        self.lease, self.dataset, self.progress = lease, dataset, progress
+        self.log_store, self.log, self.engine = log_store, log, engine
+
+    def run(self) -> Result:
+        # the log becomes a dataset, in one snapshot
+        with self.log_store.read() as unit, bulk.alongside(unit):
+            self.forgotten = removals.count_forgotten(unit)
+            reader = Trained(unit, self.parent)
+            self.policy = reader.policy
+            self._check_shaping()
+            self.live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
+            selection = self._selection(unit)
+            judged = paired_gate.unlearned(unit, selection, self.live.reference)
+            versions = policies.versions(unit, [self.parent.policy.id])
+            last_trained = max(int(version.learned_from.get("now", -1)) for version in versions)
+            cutoff = Cutoff.of(unit, self.parent.reward)
+            writer = DatasetWriter(
+                unit, selection, reader, self.parent.reward, cutoff, seed=self.seed, examination=self._curve(unit),
+                since=last_trained, judged_from=judged.first_id or 0,
+            )  # fmt: skip
+            self.report = writer.write(self.dataset, engine=self.engine, progress=self.lease.renew)
+            record = self._record(unit, selection)
+            self.outlook = None
+            first = min(self.report.unused.mature_from, default=None)
+            if first is not None or not self.report.visits:
+                wait_us = cutoff.timeout_us + cutoff.window_us
+                self.outlook = maturity.outlook(unit, selection, wait_us=wait_us, mature_from=first)
+            looks = _looks(unit, self.parent)
+        new, least = self.report.new, self.request.min_new
+        if new < least:
+            why = f"nothing new: {quantity(new, 'session')} since the last training, and --min-new is {least:,}"
+            if waiting := self.report.unused.waiting:
+                wait = f"{waiting:,} more count once they have ended and their reward windows are over"
+                why = "; ".join([why, ", ".join(filter(None, (wait, self.outlook)))])
+            return {**result(self.parent, self.live.number, new, NO_GATE, seed=self.seed), "why": why}
+        # the ascent on the visits that teach, and the look of the gate
+        self.arms = writer.arms
+        start = reader.parameters_of(self.arms)
+        if self.policy.is_sparse:
+            self.policy, start = self.policy.with_columns(self.dataset.columns, start)
+        weighed = self.policy.design.columns if self.policy.is_sparse else None
+        self.dataset.arrange({TRAIN: self.dataset.batch(self.request.batch), TUNE: VISITS}, weighed=weighed)
+        self.lease.renew()
+        self._check()
+        if unused := unused_sessions(self.report):
+            self.store.notice(f"sessions that are not used: {unused}")
+        trained = self._train(start)
+        candidate, weights = self._candidate(trained.parameters)
+        gate = self._look(candidate, weights, judged, trained, looks)
+        with self.store.rehearsal() if self.request.dry_run else nullcontext():
+            return self.store.write(lambda unit: self._store(unit, candidate, weights, trained, gate, record))
+
+    def _curve(self, unit: Unit) -> Sequence[float]:
+        """The examination of positions by which slots are paid; nothing where there is no curve."""
+        if self.request.position is None:
+            return self.policy.examination
+        curve = lookup.curve(unit, self.request.position)
+        parameters.check_curve({"position": curve.reference}, self.parent.reward)
+        self.request = replace(self.request, position=curve.reference)
+        if not self.request.top_k:
+            self.store.notice("slates as a whole are paid with their positions: --position matters with --top-k")
+        return curve.examination
+
+    def _selection(self, unit: Unit) -> Selection:
+        selected = filters.selection(unit, self.log)
+        bounds = [since for since in (self.request.since, selected.since) if since is not None]
+        return replace(selected, since=max(bounds, default=None))
+
+    def _record(self, unit: Unit, selection: Selection) -> dict[str, Any]:
+        report, options = self.report, asdict(self.request) | {"seed": self.seed}
+        del options["dry_run"]
+        record = lineage.record(
+            unit, self.log or "", selection, last_id=report.last_id, window_us=self.parent.reward.window_us,
+            slots=report.slots,
+        )  # fmt: skip
+        return record | {"now": unit.now, "splits": [TRAIN, TUNE], "sessions": report.visits, "options": options}
+
+    def _check_shaping(self) -> None:
+        for name in self.request.shaping:
+            if name not in self.policy.names:
+                near = suggest(name, list(self.policy.names))
+                hint = near or "such as session:reward, session:step or a feature of the context"
+                raise InputError(f"states have no feature {name!r} to shape by", hint=hint)
+
+    def _check(self) -> None:
+        name, report, unused = self.parent.reward.name, self.report, self.report.unused
+        others = unused.left_out - unused.silent + report.unrecorded + unused.waiting
+        if not report.visits and unused.silent and not others:
+            hint = "train on what `rlrec recommend` served, or on an import that says how likely each slate was"
+            raise InputError(
+                f"of {quantity(unused.silent, 'session')}, none has propensities for whole slates", hint=hint
+            )
+        if len(report.rates) > 1:
+            hint = "leave them out by --log, or sample users (`rlrec help scale`); a bandit can learn from them"
+            raise InputError("the log dropped lines at several rates (keep_probability): it teaches wrongly", hint=hint)
+        if not self.dataset.splits[TRAIN].visits:
+            elsewhere = (
+                f"of {quantity(report.visits, 'session')}, none is in the split that teaches" if report.visits else ""
+            )
+            counts = unused_sessions(report)
+            why = elsewhere or (f"sessions that are not used: {counts}" if counts else "no session has ended")
+            raise InputError(f"empty log to train on: {why}", hint=self._way_out())
+        if report.largest > LARGEST:
+            raise InputError(
+                f"a slate earned {report.largest:g} by reward {name}, which is too large to compute with",
+                hint="define a reward with --clip LO,HI, or with other weights",
+            )
+        if not report.rewarded:
+            hint = "send `rlrec feedback`, or define another reward"
+            raise InputError(f"no session has an event that reward {name} weighs", hint=hint)
+
+    def _way_out(self) -> str:
+        if self.report.unused.waiting:
+            hint = "a session counts once it has ended and its reward window is over"
+            return "; ".join(filter(None, (hint, self.outlook)))
+        if self.report.unrecorded:
+            return "train on what `rlrec recommend` served, or on an import that says what its states were"
+        if self.request.log or self.request.since is not None:
+            return "widen --log or --since"
+        return "serve sessions with `rlrec recommend`, or import a log of them"
+
+    def _train(self, start: Parameters) -> TrainingResult:
+        train = self.dataset.splits[TRAIN]
+        self.values = fit_values(train, gamma=self.request.gamma, arms=len(self.arms))
+        self.request = replace(self.request, weights=self._weights(train, start))
+        self.lease.renew()
+        with closing(Trainer(train, self.policy, self.request, start)) as trainer:
+            train.close()
+            self.lease.renew()
+            tune = self._holdout(self.dataset.splits[TUNE], start, most=CHOOSING, by_position=trainer.by_position)
+            trained = trainer.train(tune, progress=self._epoch)
+        nearer = "" if trained.supported else self._nearer_start()
+        self.tune = TuneSplit(nearer=nearer) if tune is None else TuneSplit(tune.clusters, tune.wanted_ess, nearer)
+        return trained
+
+    def _nearer_start(self) -> str:
+        """A start from what served most of the log, and how."""
+        with self.log_store.read() as unit:
+            counts = version_counts(unit, self._selection(unit))
+            served = policies.by_id(unit, counts)
+        return graduation.way_to_copy(served[max(counts, key=lambda version_id: counts[version_id])])
+
+    def _weights(self, train: DatasetSplit, start: Parameters) -> str:
+        """By what slates are weighed: as the request says, else by the first visits of the log."""
+        rows = next(train.batches())
+        if self.request.top_k:
+            return TOP_K
+        if int(rows.size.max(initial=0)) < 2:
+            return SLATE if self.request.weights == AUTO else self.request.weights
+        value = HoldoutValue(train, self.policy, start, gamma=self.request.gamma, values=self.values, most=1)
+        clip = self.request.objective.clip
+        looked = PageWeights.of(rows, value.log_slates(rows, start), clip=clip)
+        if self.request.weights == SLOT and looked.unknown:
+            raise InputError("some slots have no propensity given those above", hint="use --weights slate")
+        weights = looked.chosen if self.request.weights == AUTO else self.request.weights
+        self.progress(looked.sentence(weights))
+        return weights
+
+    def _holdout(self, split: DatasetSplit, reference: Parameters, **options: Any) -> HoldoutValue | None:
+        """The value on a split that does not teach; None where it is empty. options: of `HoldoutValue`"""
+        if not split.visits:
+            return None
+        return HoldoutValue(
+            split,
+            self.policy,
+            reference,
+            gamma=self.request.gamma,
+            values=self.values,
+            gate=self.report.gate,
+            **options,
+        )
+
+    def _epoch(self, point: Epoch) -> None:
+        self.lease.renew()
+        if 1 < point.epoch < self.request.epochs and point.epoch % REPORTED:
+            return
+        named = {"gain": point.gain, "lower bound": point.lower, "entropy": point.entropy}
+        named |= {"KL": point.kl, "ESS": point.ess}
+        figures = [f"{name} {value:.4g}" for name, value in named.items() if value is not None]
+        few = [] if point.supported else ["too few for the gate"]
+        texts = ", ".join([*figures, *few, f"clipped {point.clipped:.1%}"])
+        self.progress(f"epoch {point.epoch} of {self.request.epochs}: {texts}")
+
+    def _candidate(self, parameters: Parameters) -> tuple[Version, list[ArmWeights]]:
+        """The version as it will be stored, but for its id and number, and the weights of its arms by their ids."""
+        rows, shared = self.policy.pack(parameters)
+        packed = (row.astype("<f8").tobytes() for row in rows)
+        weights = sorted(map(ArmWeights, self.arms.tolist(), packed))
+        stored = {**self.parent.parameters, **self.policy.design.to_json(), "shared": shared}
+        return replace(self.parent, status="frozen", parameters=stored), weights
+
+    def _look(
+        self, candidate: Version, weights: Sequence[ArmWeights], selection: Selection, trained: TrainingResult,
+        looks: Sequence[GateReport],
+    ) -> GateReport:  # fmt: skip
+        """The gate's one look at this candidate, by the figures of `evaluate`; NO_GATE where the tuning visits promise
+        nothing, or nothing of the gate split is selected. It is compared with the live version; where that has never
+        served these visits, and they cannot tell its value, with what they earned. A look with the figures of an
+        earlier one is that one: it tells nothing new, and spends no error. looks: of this year."""
+        promising = self.request.promote != "if-better" or trained.promising
+        if not self.report.gate or not promising:
+            return NO_GATE
+        live, of_split = self.live.reference, replace(selection, splits=[GATE])
+        with self.log_store.read() as unit, bulk.alongside(unit):
+            serving = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)
+            sides = [targets.trained(unit, candidate, weights), *serving]
+            options: dict[str, Any] = {
+                "gamma": self.request.gamma, "progress": self.lease.renew, "engine": self.engine
+            }  # fmt: skip
+            if extent(unit, of_split).positions > 1 and self.request.weights == SLOT:
+                gain, visits = paired_gate.page_gains(unit, sides, of_split, **options)
+            else:
+                gain, visits = Gain.of(BY_VISIT, unit, sides, of_split, near=self._near(trained), **options), None
+            served = self.live.id in version_counts(unit, of_split)
+        of_candidate, of_live = (side.verdict for side in gain.estimates)
+        over_live = served or of_candidate == "insufficient" or of_live != "insufficient"
+        if not over_live:
+            gain, visits = gain.over_served, None if visits is None else visits.over_served
+        spent = sum(not look["repeated"] for look in looks)
+        report: dict[str, Any] = {
+            **paired_gate.judged(gain, visits, spent, near=self._near(trained)),
+            "against": self.live.number if over_live else None, "sessions": (visits or gain).estimates[0].n,
+            "repeated": False,
+        }  # fmt: skip
+        earlier = next((look for look in looks if paired_gate.is_repeated(report, look)), None)
+        return cast(GateReport, report) if earlier is None else {**earlier, "repeated": True}
+
+    def _near(self, trained: TrainingResult) -> bool:
+        """Whether the tuning visits show that the candidate is near what was logged. That does not depend on rewards,
+        and they ask for more than the gate does: few visits of the gate with large weights say nothing against it."""
+        best = trained.best_epoch
+        return self.tune.wanted_ess is not None and best is not None and best.supported
+
+    def _store(
+        self, unit: Unit, candidate: Version, weights: Sequence[ArmWeights], trained: TrainingResult,
+        gate: GateReport, record: Mapping[str, Any],
+    ) -> Result:  # fmt: skip
+        """Store the version, and promote it or not: in one transaction, while the lease holds."""
+        settings.lock(unit)
+        if removals.count_forgotten(unit) != self.forgotten:  # an hour's work, but it rests on their visits
+            raise StoreBusy("rows of a user were deleted meanwhile", hint="nothing was stored; train again")
+        self.lease.check(unit)
+        of_policy = self.parent.policy
+        head = policies.lock(unit, [of_policy.id])[of_policy.id]
+        # the version with its parameters
+        number = policies.versions(unit, [of_policy.id])[-1].number + 1
+        training = {"curve": [asdict(point) for point in trained.curve], "best": trained.best, "gate": gate}
+        version_id = policies.add_version(
+            unit, policy_id=of_policy.id, number=number, status="frozen", reward_id=self.parent.reward.id,
+            seq=head.seq, ordinal=head.ordinal, parent_id=self.parent.id,
+            learned_from={**record, "options": {**record["options"], "weights": self.request.weights}},
+            parameters=candidate.parameters, report=training,
+        )  # fmt: skip
+        beliefs.add_weights(unit, version_id, weights)
+        # the promotion
+        same, promote = head.live_id == self.live.id, self.request.promote
+        promoted = promote == "always" or (promote == "if-better" and same and bool(gate["passed"]))
+        if promoted:
+            policies.promote(unit, of_policy.id, version_id=version_id, previous_id=head.live_id)
+        settings.add_run(unit, "train-pg", {"policy": of_policy.name, "version": number}, {"promoted": promoted})
+        visits = self.report.visits
+        answer = result(self.parent, number, visits, gate, seed=self.seed, promoted=promoted, trained=trained)
+        answer["ess_wanted"], answer["weights"] = self.tune.wanted_ess, self.request.weights
+        answer["training"] = training
+        answer["passed_by"] = live_versions.lines(unit, of_policy.name) if promoted else []
+        if promote != "if-better":
+            answer["why"] = why_copy(trained, self.tune, parent=self.parent)
+        elif not promoted:
+            answer["why"] = why_not(gate, trained, same=same, tune=self.tune)
+        return answer
+
+
+def _looks(unit: Unit, parent: Version) -> list[GateReport]:
+    """The looks of the gate within a year."""
+    reports = policies.reports(unit, parent.policy.id, since=unit.now - YEAR_US)
+    return [{**NO_GATE, **report["gate"]} for report in reports if report["gate"]["candidate"] is not None]

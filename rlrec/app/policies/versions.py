@@ -1,0 +1,217 @@
+"""Versions of a policy: freeze a belief, promote a version, roll back, end the learning of one."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from rlrec.app.audit.integrity import live_versions
+from rlrec.app.inputs import lookup
+from rlrec.app.learning import belief_versions
+from rlrec.app.learning.belief_versions import VersionSummary, is_complete, summary
+from rlrec.app.log import maturity
+from rlrec.errors import CheckFailed, InputError, quantity
+from rlrec.records import Head, Version
+from rlrec.store import Store, Unit
+from rlrec.store.log import decisions, selected, settings
+from rlrec.store.log.reader import Selection
+from rlrec.store.policies import beliefs, policies, routes
+from rlrec.times import written
+
+
+class Frozen(VersionSummary):
+    """The new version, the version it was copied from, and how many slots it leaves out."""
+
+    parent: int
+    immature: int
+
+
+# passed_by: routes and experiments that serve another version.
+LiveVersion = TypedDict("LiveVersion", {"policy": str, "version": int, "previous": int, "passed_by": list[str]})
+# A time when a version was live: from when until when (None: it is now), and the commands that began and ended it.
+LiveTime = TypedDict("LiveTime", {"at": str, "until": str | None, "by": str, "ended_by": str | None})
+# parent: the number of the version that it was made from, where that is one of the same policy; gate: see `train-pg`.
+VersionHistory = TypedDict("VersionHistory", {
+    "version": int, "status": str, "live": bool, "parent": int | None, "created_at": str,
+    "learned_from": dict[str, Any], "gate": dict[str, Any] | None, "promoted": list[LiveTime],
+})  # fmt: skip
+
+
+def history(store: Store, name: str) -> list[VersionHistory]:
+    """The versions of a policy, what each learned from, and when it was live."""
+    if lookup.split(name)[1] is not None:
+        raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}")
+    with store.read() as unit:
+        live, head = lookup.version(unit, name)
+        every = policies.versions(unit, [live.policy.id])
+        numbers = {version.id: version.number for version in every}
+        times = _live_times(unit, every[0])
+        return [
+            {
+                "version": version.number, "status": version.status, "live": version.id == head.live_id,
+                "parent": numbers.get(version.parent_id or 0), "created_at": written(version.created_at),
+                "learned_from": dict(version.learned_from),
+                "gate": _gate(unit, version), "promoted": times.get(version.id, []),
+            }
+            for version in every
+        ]  # fmt: skip
+
+
+def _gate(unit: Unit, version: Version) -> dict[str, Any] | None:
+    """The look of the gate at a version that was trained; None without one."""
+    gate = (policies.report(unit, version.id) or {}).get("gate")
+    return gate if gate and gate["candidate"] is not None else None
+
+
+def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
+    """When each version of a policy was live, by its id. first: the version that was live from the beginning."""
+    policy = first.policy
+    created = "policy create" if policy.base_id is None and "@" not in policy.name else "experiment create"
+    trained, of_routes = settings.trained_at(unit, policy.name), routes.commands(unit)
+    changes = [(first.created_at, 0, first.id, created)]
+    for promotion in policies.promotions(unit, policy.id):
+        command = of_routes.get(promotion.at, "train-pg" if promotion.at in trained else "policy promote")
+        changes.append((promotion.at, promotion.id, promotion.version_id, command))
+        if promotion.rolled_back_at is not None:  # the newest promotion is rolled back first
+            command = of_routes.get(promotion.rolled_back_at, "policy rollback")
+            changes.append((promotion.rolled_back_at, -promotion.id, promotion.previous_id, command))
+    changes.sort(key=lambda change: (change[0], change[1] < 0, change[1]))
+    times: dict[int, list[LiveTime]] = {}
+    for (at, _, version_id, command), after in zip(changes, [*changes[1:], None], strict=True):
+        end = (None, None) if after is None else (written(after[0]), after[3])
+        times.setdefault(version_id, []).append({"at": written(at), "until": end[0], "by": command, "ended_by": end[1]})
+    return times
+
+
+def freeze(store: Store, reference: str) -> Frozen:
+    """An immutable copy of a belief, without the slots that are not mature, under the next number; not live.
+
+    The belief is read in one snapshot; the copy stands at the change that the snapshot saw.
+    """
+    with store.read() as unit:
+        removals = settings.get(unit).removals
+        source, head = _learning(unit, reference)
+        sums, last = belief_versions.fork(unit, source)
+        immature = decisions.count_slots_after(unit, source.policy.id, last) if source.learning else 0
+        newest = selected.newest_at(unit, Selection(policy_ids=[source.policy.id], imported=False), 1) or unit.now
+        ready = maturity.moment(newest + source.reward.window_us, unit.now)
+
+    def work(unit: Unit) -> Frozen:
+        settings.lock_removals(unit, removals)
+        policies.lock(unit, [source.policy.id])
+        number = policies.versions(unit, [source.policy.id])[-1].number + 1
+        version_id = belief_versions.copy(
+            unit, source, policy_id=source.policy.id, number=number, status="frozen", seq=head.seq, sums=sums,
+            ordinal=head.ordinal if source.learning else source.ordinal,
+            # the source keeps the record of what it learned from
+            learned_from={"policy_id": source.policy.id, "last_id": last} if source.learning else {},
+        )  # fmt: skip
+        beliefs.copy_pruned(unit, source.id, version_id)
+        settings.add_run(unit, "policy freeze", {"policy": source.policy.name, "from": source.number, "to": number})
+        version = policies.by_id(unit, [version_id])[version_id]
+        return {**summary(unit, version), "parent": source.number, "immature": immature}
+
+    frozen = store.write(work)
+    if immature:
+        store.notice(
+            f"not mature yet: {quantity(immature, 'slot')}, the last at {ready}; "
+            f"version {frozen['version']} leaves them out"
+        )
+    return frozen
+
+
+def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
+    """The version meant and its head; a name means the live one, or where that is frozen the newest that learns."""
+    version, head = lookup.version(unit, reference)
+    if lookup.split(reference)[1] is None and not version.learning:
+        learning = [other for other in policies.versions(unit, [version.policy.id]) if other.learning]
+        version = learning[-1] if learning else version
+    if version.policy.kind == "logged":
+        raise InputError(f"policy {version.policy.name!r} is the label of an imported log: it has no belief to freeze")
+    return version, head
+
+
+def _locked(unit: Unit, reference: str) -> tuple[Version, Head]:
+    """The version meant, and the head of its policy, whose row is locked."""
+    version, _ = lookup.version(unit, reference)
+    return version, policies.lock(unit, [version.policy.id])[version.policy.id]
+
+
+def _check_numbered(reference: str) -> None:
+    if lookup.split(reference)[1] is None:
+        raise InputError(f"{reference!r} names no version", hint=f"write {reference}@V; `rlrec policy show` lists them")
+
+
+def retire(store: Store, reference: str) -> VersionSummary:
+    """End the learning of a version. Retiring it again changes nothing; the live one cannot be."""
+    _check_numbered(reference)
+
+    def work(unit: Unit) -> VersionSummary:
+        version, head = _locked(unit, reference)
+        if head.live_id == version.id:
+            raise InputError(f"version {version.number} of {version.policy.name} is live", hint="promote another first")
+        if version.status == "frozen":
+            raise InputError(f"version {version.number} of {version.policy.name} is frozen: it learns nothing")
+        if version.learning:
+            policies.retire(unit, version.id, ordinal=head.ordinal)
+            settings.add_run(unit, "policy retire", {"policy": version.policy.name, "version": version.number})
+        return summary(unit, policies.by_id(unit, [version.id])[version.id])
+
+    return store.write(work)
+
+
+def promote(store: Store, reference: str) -> LiveVersion:
+    """Make a version live. Promoting the live one again changes nothing."""
+    _check_numbered(reference)
+
+    def work(unit: Unit) -> LiveVersion:
+        version, head = _locked(unit, reference)
+        lookup.refuse_running_variant(unit, version)
+        named = f"version {version.number} of {version.policy.name}"
+        if version.status == "retired":
+            hint = f"`rlrec policy rebuild {version.policy.name}` makes one that learns"
+            raise InputError(f"{named} is retired", hint=hint)
+        if not is_complete(version):
+            raise InputError(f"{named} has not caught up with the log", hint="`rlrec policy rebuild` goes on with it")
+        before = policies.by_id(unit, [head.live_id])[head.live_id]
+        if head.live_id != version.id:
+            policies.promote(unit, version.policy.id, version_id=version.id, previous_id=head.live_id)
+            settings.add_run(unit, "policy promote", {"policy": version.policy.name, "version": version.number})
+        return _live_version(unit, version, before)
+
+    return store.write(work)
+
+
+def rollback(store: Store, name: str) -> LiveVersion:
+    """Make the version live again that was before the last promote. Raises CheckFailed where there is none, or it is
+    retired."""
+    if lookup.split(name)[1] is not None:
+        raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}, or promote {name}")
+    return store.write(lambda unit: roll_back(unit, name))
+
+
+def roll_back(unit: Unit, name: str) -> LiveVersion:
+    """The version that is live again, within a transaction; see `rollback`."""
+    version, head = _locked(unit, name)
+    lookup.refuse_running_variant(unit, version)
+    last = policies.last_promotion(unit, version.policy.id)
+    if last is None:
+        versions = policies.versions(unit, [version.policy.id])
+        others = [each.reference for each in versions if each.id != head.live_id and each.status != "retired"]
+        hint = "it has no other version; `rlrec policy list` shows the policies that could serve"
+        hint = f"`rlrec policy promote {others[-1]}` makes another version live" if others else hint
+        raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back", hint=hint)
+    before, now = (policies.by_id(unit, [key])[key] for key in (last.previous_id, head.live_id))
+    if before.status == "retired":
+        raise CheckFailed(
+            f"version {before.number} of {version.policy.name}, which was live before, is retired",
+            hint=f"promote another: `rlrec policy promote {version.policy.name}@V`",
+        )
+    policies.roll_back(unit, version.policy.id, promotion_id=last.id, live_id=before.id)
+    settings.add_run(unit, "policy rollback", {"policy": version.policy.name, "version": before.number})
+    return _live_version(unit, before, now)
+
+
+def _live_version(unit: Unit, version: Version, before: Version) -> LiveVersion:
+    name = version.policy.name
+    passed_by = live_versions.lines(unit, name)
+    return {"policy": name, "version": version.number, "previous": before.number, "passed_by": passed_by}

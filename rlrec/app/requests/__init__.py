@@ -1,0 +1,1 @@
+"""Requests, feedback, sessions and decisions."""

@@ -1,0 +1,217 @@
+"""The probabilities of one decision: those that are stored, and those derived again from its belief."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, cast
+
+import numpy as np
+
+from rlrec.app.audit.draws import propensities
+from rlrec.app.audit.draws.stored_slates import DRAWS
+from rlrec.app.audit.integrity.findings import Findings
+from rlrec.app.distributions import exact
+from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
+from rlrec.app.distributions.trained import Trained
+from rlrec.app.requests import session
+from rlrec.app.serving import decision_json
+from rlrec.app.serving.draws import unsigned
+from rlrec.arrays import Array, Index, finite_or_none
+from rlrec.errors import InputError
+from rlrec.policy.beliefs.base import Belief, Policy
+from rlrec.policy.gradients import history
+from rlrec.policy.gradients.gradient import MEMORY, State
+from rlrec.policy.kinds.two_stage import RANKING
+from rlrec.policy.scores.floors import at_positions
+from rlrec.policy.slates import slate
+from rlrec.policy.slates.interleaving import TeamDraftSampler
+from rlrec.records import Decision, Slot, Version
+from rlrec.store import Store, Unit
+from rlrec.store.database.unit import damaged
+from rlrec.store.log import candidates, contents, decisions, team_drafts
+from rlrec.store.log.candidates import CandidateList
+from rlrec.store.log.team_drafts import TEAMS
+from rlrec.store.policies import arms, policies
+
+
+class Result(decision_json.Answer):
+    """One decision: its context and state, the belief, and the probability of each eligible arm at each position."""
+
+    kind: str
+    params: dict[str, Any]
+    belief_seq: int
+    seed: int | None
+    context: dict[str, Any]
+    state: dict[str, Any]
+    eligible: int
+    catalogue: int | None  # arms that candidates were drawn from
+    floor: float | list[float] | None
+    agrees: bool | None
+    arms: list[dict[str, Any]]
+    features: NotRequired[dict[str, float] | None]
+    events: list[decision_json.EventJson]
+    reward_definition: str
+    reward: float
+
+
+def show(store: Store, decision_id: int) -> Result:
+    """One decision as it is stored, and its probabilities derived again."""
+    with store.read() as unit:
+        stored = decisions.find(unit, [decision_id])
+        if decision_id not in stored:
+            hint = "`rlrec session show KEY` lists those of a session"
+            raise InputError(f"unknown decision {decision_id}", hint=hint)
+        decision = stored[decision_id]
+        if not decision.imported and len(decision.slots) != decision.size:
+            raise damaged(f"decision {decision_id} has {len(decision.slots)} of its {decision.size} slots")
+        version = policies.by_id(unit, [decision.version_id])[decision.version_id]
+        record = session.records(unit, stored)[decision_id]
+        derived, findings = DerivedDecision(unit, decision, version, record["context"]), Findings()
+        propensities.check(unit, np.array([] if derived.case is None else [decision_id], np.int64), findings=findings)
+    del record["duplicate"]
+    return cast(Result, record | {
+        "kind": version.policy.kind,
+        "params": dict(version.params),
+        "belief_seq": decision.belief_seq,
+        "seed": None if decision.seed is None else unsigned(decision.seed),
+        "eligible": len(derived.arms),
+        "catalogue": derived.catalogue,
+        "floor": derived.floor(),
+        "slate": [
+            entry | derived.of_slot(slot) for entry, slot in zip(record["slate"], decision.slots, strict=True)
+        ],
+        "agrees": None if derived.case is None else all(row.check == DRAWS for row in findings.listed()),
+        "arms": derived.table(),
+        **derived.features(),
+        "reward_definition": version.reward.name,
+    })  # fmt: skip
+
+
+class DerivedDecision:
+    """The distribution that a decision was drawn from; None for imports, whose beliefs are not in the store."""
+
+    def __init__(self, unit: Unit, decision: Decision, version: Version, context: Mapping[str, Any]) -> None:
+        self.decision = decision
+        eligible = contents.eligible_arms(unit, [decision.eligible_id])[decision.eligible_id]
+        self.arms = np.array(eligible, np.int64)
+        self.keys = arms.keys(unit, eligible)
+        self.shown: Index = np.searchsorted(self.arms, [slot.arm_id for slot in decision.slots])  # columns
+        self.belief: Belief | None = None
+        self.policy: Policy | None = None
+        self.case: EligibleDistribution | None = None
+        self.trained: Trained | None = None
+        self.state: State | None = None
+        self.listed: CandidateList | None = None
+        self.catalogue: int | None = None
+        teams = team_drafts.find(unit, [decision.id]).get(decision.id, "")
+        self.teams = np.array([[TEAMS.index(team) for team in teams]], np.intp)
+        self.conditional = np.empty((0, len(eligible)))
+        self.marginal = self.conditional
+        if not decision.imported:
+            served = exact.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
+            if served.generator is not None:
+                self.listed = candidates.find_lists(unit, [decision.id]).get(decision.id)
+                if self.listed is not None and (key := self.listed.catalogue_id) is not None:
+                    self.catalogue = len(contents.eligible_arms(unit, [key])[key])
+            self._derive(served, context)
+
+    def _derive(self, served: VersionDistribution, context: Mapping[str, Any]) -> None:
+        decision, revision = self.decision, self.decision.catalogue_revision
+        self.belief, self.policy = served.belief(self.arms, revision=revision), served.policy
+        if served.trained is not None:
+            self.trained, self.case = served.trained, self._case(served.trained, context)
+        else:
+            self.case = served.case(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
+        if self.case is not None:
+            self._probabilities(self.case)
+
+    def _case(self, trained: Trained, context: Mapping[str, Any]) -> EligibleDistribution | None:
+        """The distribution in the session state of the decision; None where the state was not stored."""
+        decision, revision = self.decision, self.decision.catalogue_revision
+        if decision.history is None or not history.is_packed(decision.history):  # `doctor` reports it
+            return None
+        past = history.unpack([decision.history], np.array([decision.step]))
+        self.state = trained.states(trained.encoded([context]), past, np.array([revision]))
+        score, policy = trained.scores(self.state, self.arms, revision)[0], trained.policy
+        return EligibleDistribution(
+            arms=self.arms, scores=policy.distribution(score), index=score, floor=policy.exploration,
+            reads=policy.reads, samplers={}, earlier={},
+        )  # fmt: skip
+
+    def _probabilities(self, case: EligibleDistribution) -> None:
+        if case.rankers is not None:
+            sampler, slates = TeamDraftSampler(case.rankers, len(self.shown)), self.shown[None]
+            above = ((slates[:, :row], self.teams[:, : row + 1]) for row in range(len(self.shown)))
+            self.conditional = np.vstack([sampler.next_arms(*each) for each in above])
+            self.marginal = np.full(self.conditional.shape, np.nan)
+            return
+        seed = unsigned(self.decision.seed or 0) ^ (0 if self.listed is None else RANKING)  # of the stage that ranked
+        shown, scores = self.shown, case.scores.of_decision(seed, self.decision.id)
+        rows = [slate.remaining(scores, shown[:above], floor=case.floor) for above in range(len(shown))]
+        self.conditional = np.array(rows)
+        self.marginal = slate.marginals(scores, size=1 if self.state else len(shown), floor=case.floor)
+        if self.state:  # below the top they are not worked out for every decision
+            self.marginal = np.vstack([self.marginal, np.full((len(shown) - 1, len(self.arms)), np.nan)])
+
+    def floor(self) -> float | list[float] | None:
+        """The exploration at every position, or at each of those shown; None where nothing can be derived."""
+        floor = None if self.case is None else self.case.floor
+        return at_positions(floor, len(self.decision.slots)).tolist() if isinstance(floor, tuple) else floor
+
+    def of_slot(self, slot: Slot) -> dict[str, Any]:
+        """Stored fields of a slot that no answer has, and its probabilities as derived from the belief."""
+        conditional = marginal = None
+        if self.case is not None:
+            at = slot.position - 1, self.shown[slot.position - 1]
+            conditional, marginal = float(self.conditional[at]), finite_or_none(self.marginal[at])
+        return {
+            "min_propensity": slot.min_propensity, "rounded": slot.rounded,
+            "derived_propensity": conditional, "derived_marginal": marginal,  # it may have no closed form
+        }  # fmt: skip
+
+    def features(self) -> dict[str, Any]:
+        """The features of context and visit that are not 0, for a policy that reads the visit."""
+        if self.trained is None:
+            return {}
+        return {"features": None if self.state is None else _named(self.trained.policy.names, self.state.x[0])}
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each eligible arm, likeliest first: its belief, and its probability at every position given those
+        above; where nothing can be derived, those shown first, with the stored propensities."""
+        if self.case is None or self.belief is None or self.policy is None:
+            return self._stored_table()
+        belief, state = self.belief, self.state
+        mean, scores = self.policy.mean(belief, unknown=np.nan), self.case.noiseless(np.arange(len(self.arms))).tolist()
+        order = np.lexsort((self.arms, *-self.conditional[::-1]))
+        # of the arms that had been shown in the visit
+        rows = () if state is None else zip(state.arm.tolist(), state.memory, strict=True)
+        features = {arm: _named(MEMORY, row) for arm, row in rows}
+        return [
+            {
+                "arm": self.keys[int(self.arms[column])], "pulls": float(belief.pulls[column]),
+                "reward_sum": float(belief.reward_sum[column]), "mean": finite_or_none(mean[column]),
+                "score": scores[column], "probabilities": self.conditional[:, column].tolist(),
+                **({} if state is None else {"seen": features.get(int(self.arms[column]), {})}),
+            }
+            for column in order.tolist()
+        ]  # fmt: skip
+
+    def _stored_table(self) -> list[dict[str, Any]]:
+        """A row for each eligible arm, those that were shown first; what the store does not say is None."""
+        slots = {slot.arm_id: slot for slot in self.decision.slots}
+        unknown = dict.fromkeys(("pulls", "reward_sum", "mean", "score"))
+        return [
+            {
+                "arm": self.keys[arm], **unknown,
+                "probabilities": [
+                    slots[arm].propensity if arm in slots and slots[arm].position == each.position else None
+                    for each in self.decision.slots
+                ],
+            }
+            for arm in [*slots, *(arm for arm in self.arms.tolist() if arm not in slots)]
+        ]  # fmt: skip
+
+
+def _named(names: Sequence[str], values: Array) -> dict[str, float]:
+    """The values that are not 0, by name."""
+    return {name: value for name, value in zip(names, values.tolist(), strict=True) if value}

@@ -1,0 +1,76 @@
+"""Requests and feedback in one stream: groups of both, each in one transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import cast
+
+from rlrec.app.requests.feedback import FeedbackGroup, Line, Outcome, warn_unweighed
+from rlrec.app.requests.recommend import Answer, Request, recommend_group
+from rlrec.app.serving.cache import ServingCache
+from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
+from rlrec.store import Store
+from rlrec.store.log.settings import MAX_NOTICED
+
+__all__ = ["Line", "Pipe", "Request"]
+
+
+PATIENCE_S = 600  # a group is tried again for so long while the store is busy or out of reach
+PAUSES_S = 0.05, 5.0  # between tries, the first and the longest
+
+
+class Pipe:
+    """One stream. Its draws see the beliefs before their group; its feedback may name decisions of its own group."""
+
+    def __init__(
+        self, store: Store, *, seed: int | None = None, dry_run: bool = False, patience_s: float | None = None
+    ) -> None:
+        """patience_s: how long a group is tried again; None: PATIENCE_S."""
+        self.store = store
+        self.seed, self.dry_run = seed, dry_run
+        self.patience_s = PATIENCE_S if patience_s is None else patience_s
+        self._cache = ServingCache()
+        self._unweighed = set[str]()
+
+    def answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
+        """The answers to a group, which is tried again while the store is busy or out of reach.
+        Where the connection broke at the end, so that nobody knows whether the group is stored, lines with a request id
+        or a key are sent once more, which is safe; the others get an error. Raises StoreBusy after `patience_s`."""
+        end, pause, left = time.monotonic() + self.patience_s, PAUSES_S[0], list(lines)
+        while True:
+            try:
+                return self.group(left)
+            except OutcomeUnknown as error:
+                left = [line if isinstance(line, InputError) or _has_key(line) else _unknown(error) for line in left]
+            except StoreBusy as error:
+                if time.monotonic() > end:
+                    raise
+                if pause == PAUSES_S[0]:
+                    self.store.notice(f"{error.message}; the group is tried again")
+                time.sleep(pause)
+                pause = min(2 * pause, PAUSES_S[1])
+
+    def group(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
+        """The answer to each line: all of them in one transaction."""
+        feedback = FeedbackGroup([line for line in lines if isinstance(line, Line)])
+        requests = [line for line in lines if not isinstance(line, Line)] if feedback.lines else lines
+        answers = recommend_group(
+            self.store, cast(Sequence[Request | InputError], requests), seed=self.seed, dry_run=self.dry_run,
+            cache=self._cache, also=feedback if feedback.lines else None,
+        )  # fmt: skip
+        if not feedback.lines:
+            return list[Answer | Outcome](answers)
+        warn_unweighed(self.store, feedback.unweighed - self._unweighed)
+        if len(self._unweighed) < MAX_NOTICED:
+            self._unweighed |= feedback.unweighed
+        in_order, outcomes = iter(answers), iter(feedback.outcomes)
+        return [next(outcomes if isinstance(line, Line) else in_order) for line in lines]
+
+
+def _has_key(line: Request | Line) -> bool:
+    return (line.key if isinstance(line, Line) else line.request_id) is not None
+
+
+def _unknown(error: OutcomeUnknown) -> InputError:
+    return InputError(error.message, hint="give lines a request_id or a key: these are sent once more")

@@ -1,0 +1,374 @@
+"""Draw slates and log them with exact propensities, a group of requests at a time."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from functools import partial
+
+import numpy as np
+
+from rlrec.app.inputs.seeds import seed_or_random
+from rlrec.app.learning.ledger import Ledger, Unordered
+from rlrec.app.learning.slot_keys import ServedSlate
+from rlrec.app.requests.feedback import FeedbackGroup, FeedbackTransaction, Line
+from rlrec.app.serving import assignment, decision_json, planned_requests
+from rlrec.app.serving.assignment import RampStopped
+from rlrec.app.serving.cache import ServingCache
+from rlrec.app.serving.decision_json import Answer
+from rlrec.app.serving.draws import DrawnSlate, draw, draw_stateful, prepare, signed
+from rlrec.app.serving.open_sessions import OpenSession, OpenSessions
+from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Request, SharedDistribution
+from rlrec.app.serving.returned_users import policies_of_last, returned
+from rlrec.app.serving.shadows import weigh
+from rlrec.app.serving.visit_history import HistoryReader
+from rlrec.errors import InputError, StoreBusy
+from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.records import StoredPolicy
+from rlrec.store import Store, Unit
+from rlrec.store.database.database_errors import NotUnique
+from rlrec.store.database.unit import Row
+from rlrec.store.log import candidates, contents, decisions, settings, team_drafts
+from rlrec.store.log.events import RETURN
+from rlrec.store.log.sessions import check_steps
+from rlrec.store.policies import arms, policies, routes, shadows
+from rlrec.times import written
+
+__all__ = ["Answer", "Request", "recommend", "recommend_group"]
+
+TRIES = 5
+
+
+class RequestIdTaken(Exception):
+    """A request id was stored by somebody else after the group was planned."""
+
+
+class RowsRemoved(Exception):
+    """Decisions were deleted after the group was planned, perhaps with contexts that it names."""
+
+
+def recommend(
+    store: Store, request: Request, *, seed: int | None = None, dry_run: bool = False, cache: ServingCache | None = None
+) -> Answer:
+    """One slate. Raises InputError (a Conflict where the request id is known with other content)."""
+    answer = recommend_group(store, [request], seed=seed, dry_run=dry_run, cache=cache)[0]
+    if isinstance(answer, InputError):
+        raise answer
+    return answer
+
+
+def recommend_group(
+    store: Store, requests: Sequence[Request | InputError], *, seed: int | None = None, dry_run: bool = False,
+    cache: ServingCache | None = None, also: FeedbackGroup | None = None,
+) -> list[Answer | InputError]:  # fmt: skip
+    """Answers in order, all in one transaction; a refused request has its error at its index.
+    All draws of the group come from the beliefs before it. requests: anything with the fields of Request. seed: 64
+    bits; None: random ones. cache: what earlier groups of the process have read. also: feedback that is stored once the
+    decisions are, in the same transaction."""
+    seed = seed_or_random(seed)
+    cache = ServingCache() if cache is None else cache
+    work = partial(_recommend_group, store, requests, seed=seed, dry_run=dry_run, cache=cache, also=also)
+    return store.until_reached(work)
+
+
+def _recommend_group(
+    store: Store, requests: Sequence[Request | InputError], *, seed: int, dry_run: bool, cache: ServingCache,
+    also: FeedbackGroup | None,
+) -> list[Answer | InputError]:  # fmt: skip
+    lock_all = False
+    for _ in range(TRIES):
+        with store.read() as unit:
+            group = planned_requests.plan(unit, requests, cache)
+            planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
+            distributions = {plan.shared for plan in planned.values()}
+            _notice_unread(store, planned, cache)
+            _notice_retired(store, planned, cache)
+            duplicates = (plan.decision_id for plan in group if isinstance(plan, Duplicate))
+            repeated = {decision_id for decision_id in duplicates if decision_id is not None}
+            # nothing is read once all is committed
+            stored = decision_json.answers(unit, decisions.find(unit, repeated)) if repeated else {}
+            if dry_run:
+                return _in_order(group, _dry_run(unit, planned, seed, cache), stored)
+            bodies = {plan.context for plan in planned.values()}
+            sets = {shared.eligible for shared in distributions}
+            interned = cache.look_up(unit, bodies, sets) and not (cache.unnamed and cache.active in sets)
+            locked = {shared.version.policy.id for shared in distributions}
+            locked |= set(also.policies(unit)) if also is not None else set()
+            if cache.weighs_returns:
+                locked |= policies_of_last(unit, [plan.request for plan in planned.values()])
+            locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
+        if repeated:
+            store.flush()
+        if not interned:
+            _intern(store, bodies, sets, cache)
+        prepare(distributions)  # before anybody waits for the locks of this group
+        ledgers: list[Ledger] = []
+        write = partial(_write, planned=planned, locked=locked, seed=seed, cache=cache, also=also, ledgers=ledgers)
+        try:
+            answers = store.write(write, repeatable=True) if planned or also is not None else {}
+            cache.note_changes(ledgers[-1].changes() if ledgers else {})
+        except (RequestIdTaken, RowsRemoved, RampStopped):
+            continue
+        except NotUnique:
+            with store.read() as unit:
+                check_steps(unit, {plan.request.session for plan in planned.values()})
+            raise
+        except Unordered:  # a policy that came into being after the snapshot
+            lock_all = True
+            continue
+        return _in_order(group, answers, stored)
+    raise StoreBusy("other writers keep using the same request ids, or changing the same route", hint="a retry is safe")
+
+
+def _notice_unread(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
+    """Say, once for each policy, that it was given a context and reads none."""
+    for shared in {plan.shared for plan in planned.values() if plan.context != "{}"}:
+        name = shared.version.policy.display_name
+        if not shared.case.reads and name not in cache.unread:
+            cache.unread.add(name)
+            store.notice(f"policy {name} reads no context; the context is stored all the same")
+
+
+def _notice_retired(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
+    """Say, once for each retired arm, that a request listed it in vain."""
+    for shared, listed in {plan.shared: plan.request.arms or () for plan in planned.values()}.items():
+        if len(listed) > len(shared.eligible):
+            new = sorted(set(listed) - {cache.keys[arm] for arm in shared.eligible} - cache.retired)
+            cache.retired.update(new)
+            if new:
+                store.notice(f"retired arms are left out: {', '.join(new)}; `rlrec arm restore` brings them back")
+
+
+def _intern(store: Store, bodies: set[str], sets: set[tuple[int, ...]], cache: ServingCache) -> None:
+    """Store contexts and eligible sets ahead, in a transaction of their own."""
+
+    def work(unit: Unit) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
+        context_ids, set_ids = contents.contexts(unit, bodies), contents.eligible_sets(unit, sets)
+        now = settings.get(unit)
+        catalogue = tuple(arms.active(unit)) if now.catalogue_id is None else ()
+        if catalogue in set_ids:
+            settings.know_catalogue(unit, revision=now.catalogue_revision, eligible_id=set_ids[catalogue])
+        return context_ids, set_ids
+
+    cache.add(*store.write(work, repeatable=True))  # only what was committed
+
+
+def _write(
+    unit: Unit, *, planned: dict[int, PlannedRequest], locked: Collection[int], seed: int, cache: ServingCache,
+    also: FeedbackGroup | None, ledgers: list[Ledger],
+) -> dict[int, Answer | InputError]:  # fmt: skip
+    """The transaction of a group: the answers by index. ledgers: gets the one of each attempt."""
+    ledger = Ledger(unit, locked)
+    ledgers.append(ledger)
+    ledger.settle()
+    answers = _decide(unit, ledger, planned, seed, cache) if planned else {}
+    if also is not None:
+        also.store(unit, ledger)
+    ledger.close()
+    return answers
+
+
+def _decide(
+    unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest], seed: int, cache: ServingCache
+) -> dict[int, Answer | InputError]:
+    """Draw and store decisions, under the ledger's locks: the answers by index. Raises RequestIdTaken, RowsRemoved."""
+    request_ids = {key for plan in planned.values() if (key := plan.request.request_id) is not None}
+    unit.repeatable &= len(request_ids) == len(planned)
+    if request_ids and decisions.requests(unit, request_ids):
+        raise RequestIdTaken
+    answers: dict[int, Answer | InputError] = dict(assignment.stopped(unit, planned))
+    planned = {index: plan for index, plan in planned.items() if index not in answers}
+    wanted = [(plan.request.session, plan.request.user) for plan in planned.values()]
+    stored_settings = settings.get(unit)
+    if stored_settings.removals != cache.removals:
+        raise RowsRemoved
+    sessions = OpenSessions(unit, stored_settings, wanted)
+    unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited for the sessions
+    if conflicts := _conflicts(sessions, planned):
+        answers |= conflicts
+        planned = {index: plan for index, plan in planned.items() if index not in conflicts}
+    if planned:
+        sessions.store_users()
+        if stored_settings.weighs_returns:
+            sessions.lock_users()
+        drawn = _store(unit, ledger, planned, seed, cache, sessions)
+        if stored_settings.weighs_returns:
+            _credit_returns(unit, ledger, drawn, sessions)
+        answers |= drawn
+        assignment.store(unit, planned, sessions)
+        sessions.store_visits()
+    return answers
+
+
+def _credit_returns(unit: Unit, ledger: Ledger, drawn: Mapping[int, Answer], sessions: OpenSessions) -> None:
+    """Record an event `return` for the last decision of each user who comes back with one of these."""
+    events = returned(unit, sessions, drawn)
+    if not events:
+        return
+    ledger.require(events.values())
+    repeatable = unit.repeatable  # these events are stored again where the requests are, and only there
+    lines = [Line(decision_id=event.decision_id, events={RETURN: 1.0}, at=event.at) for event in events]
+    FeedbackTransaction(unit, ledger, lines, set(), returns=True).store()
+    unit.repeatable = repeatable
+
+
+def _conflicts(sessions: OpenSessions, planned: Mapping[int, PlannedRequest]) -> dict[int, InputError]:
+    """The errors of requests whose session belongs to another user, by index."""
+    errors: dict[int, InputError] = {}
+    for index, plan in planned.items():
+        try:
+            sessions.set_user(plan.request.session, plan.request.user)
+        except InputError as error:
+            errors[index] = error
+    return errors
+
+
+def _store(
+    unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest], seed: int, cache: ServingCache,
+    sessions: OpenSessions,
+) -> dict[int, Answer]:  # fmt: skip
+    """Store decisions with their slots, and enter these into the ledger: the answers by index."""
+    decision_ids = dict(zip(planned, decisions.reserve(unit, len(planned)), strict=True))
+    visits, slates = _serve(unit, planned, decision_ids, seed, cache, sessions)
+    columns = {shared: _columns(shared, ledger, cache) for shared in {plan.shared for plan in planned.values()}}
+    rows: list[Row] = []
+    slots: list[Row] = []
+    answers: dict[int, Answer] = {}
+    served: dict[int, list[ServedSlate]] = defaultdict(list)  # by policy
+    now, at, stored_seed, contexts = unit.now, written(unit.now), signed(seed), cache.contexts
+    ordinals = _ordinals(ledger, planned, [shared.version.policy for shared in columns])
+    listed = {index: slate.candidates for index, slate in slates.items() if slate.candidates is not None}
+    set_ids = contents.eligible_sets(unit, {of_decision.eligible for of_decision in listed.values()}) if listed else {}
+    lists: list[Row] = []
+    for index, plan in planned.items():
+        request, shared, context = plan.request, plan.shared, plan.context
+        decision_id, slate = decision_ids[index], slates[index]
+        session, step, state, history = visits[index]
+        policy_id, version_id, belief_seq, belief_ordinal, seq, eligible_id, variant_id = columns[shared]
+        context_id, of_policy = contexts[context], ordinals.get(policy_id)
+        ordinal = None if of_policy is None else next(of_policy)
+        if index in listed:
+            lists.append(listed[index].row(decision_id, eligible_id))
+            eligible_id = set_ids[listed[index].eligible]
+        rows.append((
+            decision_id, policy_id, version_id, belief_seq, belief_ordinal, seq, ordinal, session.id, session.number,
+            step, context_id, state, eligible_id, shared.revision, shared.size, slate.log_propensity, stored_seed,
+            variant_id, now, 0, request.request_id, plan.digest, history,
+        ))  # fmt: skip
+        slots += [(decision_id, *slot) for slot in slate.slots]
+        served[policy_id].append(ServedSlate(slate.slots, ordinal or 0, context_id))
+        answers[index] = decision_json.drawn(plan, slate, decision_id, session.user, session.number, step, at)
+    decisions.add(unit, rows, slots)
+    if teams := [(decision_ids[index], slate.teams) for index, slate in slates.items() if slate.teams is not None]:
+        team_drafts.add(unit, teams)
+    if lists:
+        candidates.add(unit, lists)
+    if routed := {index: plan.shared.route for index, plan in planned.items() if plan.shared.route is not None}:
+        routes.add_decisions(unit, [(decision_ids[index], route.route_id) for index, route in routed.items()])
+        weighed = weigh({index: planned[index] for index in routed}, slates, visits, cache.keys)
+        shadows.add_decisions(unit, [(shadow, decision_ids[index], log) for shadow, index, log in weighed])
+    for policy_id, served_slates in served.items():
+        ledger.serve(policy_id, served_slates)
+    return answers
+
+
+def _serve(
+    unit: Unit, planned: Mapping[int, PlannedRequest], decision_ids: Mapping[int, int], seed: int, cache: ServingCache,
+    sessions: OpenSessions,
+) -> tuple[dict[int, tuple[OpenSession, int, str, bytes]], dict[int, DrawnSlate]]:  # fmt: skip
+    """Two answers by index: the session of a decision with its step, state and packed history as the decision saw them,
+    and the slate. The requests of a session are served one after another, so that each sees those before it."""
+    stateless = {index: plan for index, plan in planned.items() if not plan.shared.stateful}
+    slates = draw(stateless, decision_ids, seed, cache.keys)
+    now, any_stateful = unit.now, len(slates) < len(planned)
+    visits: dict[int, tuple[OpenSession, int, str, bytes]] = {}
+    reader: HistoryReader | None = None
+    for turn in _turns(planned):
+        arrived = [sessions.arrive(plan.request.session) for plan in turn.values()]
+        if reader is None:  # every session of the group is in the first turn
+            definitions = [shared.version.reward for shared in {plan.shared for plan in planned.values()}]
+            reader = HistoryReader(unit, arrived, definitions)
+        histories = reader.histories(arrived, [plan.shared.version.reward for plan in turn.values()])
+        if any_stateful:
+            chosen = np.array([plan.shared.stateful for plan in turn.values()])
+            stateful = {index: plan for index, plan in turn.items() if plan.shared.stateful}
+            slates |= draw_stateful(stateful, decision_ids, seed, cache.keys, histories=histories.take(chosen))
+        for index, session, history in zip(turn, arrived, histories.packed(), strict=True):
+            slate = slates[index]
+            visits[index] = session, session.steps, session.state(now), history
+            session.add_slate(decision_ids[index], slate.arms, slate.recent, now)
+    return visits, slates
+
+
+def _turns(planned: Mapping[int, PlannedRequest]) -> list[dict[int, PlannedRequest]]:
+    """The first requests of all sessions, then the second ones, and so on."""
+    if len({plan.request.session for plan in planned.values()}) == len(planned):
+        return [dict(planned)]
+    turns = defaultdict[int, dict[int, PlannedRequest]](dict)
+    counts = Counter[str]()
+    for index, plan in planned.items():
+        turns[counts[plan.request.session]][index] = plan
+        counts[plan.request.session] += 1
+    return list(turns.values())
+
+
+def _ordinals(
+    ledger: Ledger, planned: Mapping[int, PlannedRequest], policies: Iterable[StoredPolicy]
+) -> dict[int, Iterator[int]]:
+    """The ordinals of these decisions, by the ids of policies that forget."""
+    forgetting = {policy.id: policy for policy in policies if Forgetting.of(policy.params)}
+    if not forgetting:
+        return {}
+    counts = Counter(plan.shared.version.policy.id for plan in planned.values())
+    ordinals = {policy_id: ledger.ordinals(policy, counts[policy_id]) for policy_id, policy in forgetting.items()}
+    return {policy_id: iter(numbers) for policy_id, numbers in ordinals.items() if numbers is not None}
+
+
+def _columns(
+    shared: SharedDistribution, ledger: Ledger, cache: ServingCache
+) -> tuple[int, int, int, int | None, int, int, int | None]:
+    """The columns that decisions of a shared distribution share: ids of policy and version, the seq and ordinal of the
+    belief, the policy's seq, the ids of the eligible set and of the variant."""
+    version, policy_id, head = shared.version, shared.version.policy.id, shared.head
+    ordinal = head.ordinal if version.learning else version.ordinal  # what learns no more forgets no more
+    belief_ordinal = ordinal if Forgetting.of(version.policy.params) else None
+    eligible_id, variant_id = cache.sets[shared.eligible], None if shared.variant is None else shared.variant.id
+    return policy_id, version.id, head.seq, belief_ordinal, ledger.seq(policy_id), eligible_id, variant_id
+
+
+def _dry_run(
+    unit: Unit, planned: Mapping[int, PlannedRequest], seed: int, cache: ServingCache
+) -> dict[int, Answer | InputError]:
+    """The slates that would be drawn if nobody else came first; nothing is written."""
+    first, at = decisions.peek(unit), written(unit.now)
+    decision_ids = {index: first + offset for offset, index in enumerate(planned)}
+    if any(plan.shared.stateful for plan in planned.values()):
+        wanted = [(plan.request.session, plan.request.user) for plan in planned.values()]
+        sessions = OpenSessions(unit, settings.get(unit), wanted, read_only=True)
+        _, slates = _serve(unit, planned, decision_ids, seed, cache, sessions)
+    else:
+        slates = draw(planned, decision_ids, seed, cache.keys)
+    return {
+        index: decision_json.drawn(planned[index], slate, None, planned[index].request.user, None, None, at)
+        for index, slate in slates.items()
+    }
+
+
+def _in_order(
+    group: Sequence[Planned], drawn: Mapping[int, Answer | InputError], stored: Mapping[int, Answer]
+) -> list[Answer | InputError]:
+    """The answers in the order of the group; duplicates have those of the decisions that they repeat."""
+    answers: list[Answer | InputError] = []
+    for index, plan in enumerate(group):
+        if isinstance(plan, PlannedRequest):
+            answers.append(drawn[index])
+        elif isinstance(plan, InputError):
+            answers.append(plan)
+        elif plan.decision_id is not None:
+            answers.append({**stored[plan.decision_id], "duplicate": True})
+        else:
+            assert plan.earlier is not None
+            first = answers[plan.earlier]
+            answers.append(copy(first) if isinstance(first, InputError) else {**first, "duplicate": True})
+    return answers

@@ -1,0 +1,1 @@
+"""Set-up of a store, and ways to try it out."""

@@ -1,0 +1,148 @@
+"""Reward definitions: what a decision is worth, and when a belief learns it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import islice
+from math import nan
+from typing import TypedDict
+
+from rlrec.app.learning.ledger import Ledger
+from rlrec.app.requests.feedback import FeedbackTransaction, Line
+from rlrec.errors import Conflict, InputError, quantity
+from rlrec.policy.beliefs import reward as rewards
+from rlrec.records import Reward, Transform
+from rlrec.store import Store, Unit
+from rlrec.store.log import returns
+from rlrec.store.log.events import RETURN
+from rlrec.store.policies import policies
+
+NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+CALL = re.compile(r"([A-Za-z_]\w*)\s*\((.*)\)", re.ASCII)
+COMMA = re.compile(r",(?![^()]*\))")  # between terms, not inside one
+SHAPES = "KIND, log1p(KIND), min(KIND,CAP) or log1p(min(KIND,CAP))"
+GROUP = 1_000  # events that are stored at a time
+WINDOW_US = 30 * 60 * 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Options of `reward define`; `weights` as typed, 'click=1, log1p(dwell_s)=0.3'."""
+
+    name: str
+    weights: str
+    window_us: int = WINDOW_US
+    default: float = 0.0
+    clip: tuple[float, float] | None = None
+    learn: str = "served"
+    late: str = "count"
+
+
+# One reward definition; `transforms` has the term of each kind that is not weighed as it is.
+Definition = TypedDict("Definition", {
+    "reward": str, "weights": dict[str, float], "window_s": float, "default": float,
+    "clip": list[float | None] | None, "learn": str, "late": str, "transforms": dict[str, str],
+})  # fmt: skip
+
+
+class Result(Definition):
+    """The definition that is stored, and whether it is new."""
+
+    created: bool
+
+
+def define(store: Store, request: Request) -> Result:
+    """Store a definition; once more changes nothing. Raises Conflict where the name has another one."""
+    weights, transforms = _terms(request.weights)
+    low, high = request.clip or (None, None)
+    definition = Reward(
+        id=0, name=request.name, weights=rewards.weights(weights), window_us=request.window_us, default=request.default,
+        clip_low=low, clip_high=high, learn=request.learn, late=request.late, transforms=transforms,
+    )  # fmt: skip
+    for field, value in (("default", request.default), *(("clip", bound) for bound in request.clip or ())):
+        if not rewards.is_bounded(value):
+            raise InputError(f"the {field} is {value:g}", hint=f"give a finite number within {rewards.LIMIT:g}")
+
+    def work(unit: Unit) -> tuple[Result, int]:
+        stored = {other.name: other for other in policies.rewards(unit)}.get(request.name)
+        derived = 0
+        if stored is None:
+            policies.add_reward(unit, definition)
+            derived = _derive_returns(unit) if RETURN in weights else 0
+        elif stored._replace(id=0) != definition:
+            hint = "definitions never change: use another name"
+            raise Conflict(f"reward {request.name!r} already has another definition", hint=hint)
+        return {**_to_json(definition), "created": stored is None}, derived
+
+    result, derived = store.write(work, repeatable=True)
+    if derived:
+        store.notice(f"users came back in {quantity(derived, 'visit')}: these have got their event `{RETURN}`")
+    return result
+
+
+def _derive_returns(unit: Unit) -> int:
+    """Record the events `return` of visits that began when no reward weighed them: how many there are."""
+    ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # nobody serves meanwhile
+    returns.derive_last(unit)
+    missing = returns.missing(unit)
+    lines = (Line(decision_id=visit.decision_id, events={RETURN: 1.0}, at=visit.at) for visit in missing)
+    while group := list(islice(lines, GROUP)):
+        FeedbackTransaction(unit, ledger, group, set(), returns=True).store()
+    ledger.close()
+    return len(missing)
+
+
+def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
+    """'click=1, log1p(dwell_s)=0.3' as weights and transforms by kind."""
+    weights: dict[str, float] = {}
+    transforms: dict[str, Transform] = {}
+    for pair in filter(None, (pair.strip() for pair in COMMA.split(text))):
+        term, sign, weight = (piece.strip() for piece in pair.partition("="))
+        kind, transform = _term(term)
+        if not sign or not rewards.KIND.fullmatch(kind):
+            raise InputError(f"{pair!r} is not a weight", hint=f"write TERM=WEIGHT, a term being {SHAPES}")
+        if kind in weights:
+            raise InputError(f"{kind!r} has two weights")
+        if not NUMBER.fullmatch(weight):
+            raise InputError(f"the weight of {kind!r} is {weight!r}", hint="give a finite number")
+        weights[kind] = float(weight)
+        if transform != Transform():
+            transforms[kind] = transform
+    return weights, transforms
+
+
+def _term(text: str) -> tuple[str, Transform]:
+    """The kind in 'log1p(min(dwell_s,600))', which is still to be checked, and the transform of its sum."""
+    log, inner = _inside("log1p", text)
+    capped, inner = _inside("min", inner)
+    if not capped:
+        return inner, Transform(log1p=log)
+    kind, _, limit = (piece.strip() for piece in inner.partition(","))
+    cap = float(limit) if NUMBER.fullmatch(limit) else nan
+    if rewards.KIND.fullmatch(kind) and not 0 < cap <= rewards.LIMIT:
+        raise InputError(f"the cap of {kind!r} is {limit!r}", hint=f"give a number above 0, up to {rewards.LIMIT:g}")
+    return kind, Transform(log1p=log, cap=cap)
+
+
+def _inside(function: str, text: str) -> tuple[bool, str]:
+    """Whether `text` calls this function, and its argument; else the text. Raises InputError for another function."""
+    call = CALL.fullmatch(text)
+    if call and call[1] not in ("log1p", "min"):
+        raise InputError(f"unknown function {call[1]!r} in {text!r}", hint=f"a term is {SHAPES}")
+    return (True, call[2].strip()) if call and call[1] == function else (False, text)
+
+
+def listing(store: Store) -> list[Definition]:
+    """All reward definitions."""
+    with store.read() as unit:
+        return [_to_json(definition) for definition in policies.rewards(unit)]
+
+
+def _to_json(definition: Reward) -> Definition:
+    clip = None if definition.clip_low is None else [definition.clip_low, definition.clip_high]
+    return {
+        "reward": definition.name, "weights": dict(definition.weights), "window_s": definition.window_us / 1e6,
+        "default": definition.default, "clip": clip, "learn": definition.learn, "late": definition.late,
+        "transforms": {kind: rewards.term_text(kind, term) for kind, term in sorted(definition.transforms.items())},
+    }  # fmt: skip

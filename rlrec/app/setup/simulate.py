@@ -1,0 +1,335 @@
+"""A simulated audience that is served through the store as a script would serve it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+import numpy as np
+
+from rlrec.app.audiences import environments
+from rlrec.app.audiences.environments import Crowd, DailyCrowd, VisitFigures
+from rlrec.app.inputs import canonical, lookup
+from rlrec.app.inputs.seeds import seed_or_random
+from rlrec.app.requests import session as app_session
+from rlrec.app.requests.feedback import Line
+from rlrec.app.requests.pipe import Pipe
+from rlrec.app.requests.recommend import Answer
+from rlrec.app.serving import requests
+from rlrec.arrays import Array, Index
+from rlrec.errors import InputError
+from rlrec.policy.beliefs.reward import clip
+from rlrec.records import Reward, Version
+from rlrec.simulate import load
+from rlrec.simulate.base import Audience
+from rlrec.simulate.visitors import Visitors
+from rlrec.store import Store, Unit
+from rlrec.store.log import decisions, settings
+from rlrec.store.policies import arms, policies, routes
+from rlrec.times import DAY_US, SECOND, parse, written
+
+FIRST = "2026-01-01T00:00:00Z"  # where the clock starts in an empty store
+LATER = 1  # seconds after the last window is over
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """An audience with its parameters as typed, and how much of it: sessions of so many decisions, each a slate of
+    `size` positions; so many sessions at a time. policy: of a policy or route; None where an experiment serves. steps:
+    None for 1, or to the end of visits that end by themselves."""
+
+    environment: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    policy: str | None = None
+    experiment: str | None = None
+    sessions: int
+    steps: int | None = None
+    size: int = 1
+    group: int = 1
+    seed: int | None = None
+
+
+Result = TypedDict("Result", {
+    "environment": str, "policy": str | None, "version": int | None, "experiment": str | None, "sessions": int,
+    "decisions": int, "reward": float, "reward_per_session": float, "optimum_per_session": float, "regret": float,
+    "coverage": float | None, "gini": float | None, "effective_arms": float | None,
+    "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
+    "visits_per_visitor": float | None, "retention": float | None, "reward_per_visitor": float | None,
+    "optimum_per_visitor": float | None, "events": dict[str, float], "seed": int, "started_at": str, "ended_at": str,
+})  # fmt: skip
+
+
+def check_environment(name: str) -> None:
+    """Raises InputError for an unknown environment, with near names."""
+    load(name)
+
+
+def simulate(store: Store, request: Request) -> Result:
+    """The reward of the audience, and what it would have earned from the best slates. The clock moves on by a second
+    after every decision; it starts at the newest one, or where `--now` says.
+    Visits of an audience with memory are played to their end, and ended in the store; then the clock goes past the
+    window of the reward, so that every decision is mature by `ended_at`."""
+    audience, names = environments.make(request.environment, request.parameters)
+    environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
+    seed = seed_or_random(request.seed)
+    with store.read() as unit:
+        versions, experiment = _serving(unit, request)
+        first, newest = decisions.peek(unit), decisions.newest(unit)
+        _check_group(request, audience, timeout_us=settings.get(unit).session_timeout_us)
+    if store.now is None:
+        store.now = parse(FIRST) if newest is None else newest
+    store.allow_future = True  # from here on it makes its own time
+    for reward in {version.reward.name: version.reward for version in versions}.values():
+        _notice_unseen_reward(store, audience, reward)
+    names, restricted = store.write(lambda unit: _catalogue(unit, names, audience))
+    serve = VisitWorld if isinstance(audience, Visitors) else SimulatedStore
+    window_us = max(version.reward.window_us for version in versions)
+    world = serve(store, request, audience, names, seed, first, restricted=restricted, window_us=window_us)
+    started = store.now
+    world.play()
+    earned, optimum, regret = world.earned.tolist()
+    version = versions[0] if experiment is None else None
+    return {
+        "environment": request.environment, "policy": None if version is None else version.policy.display_name,
+        "version": None if version is None else version.number, "experiment": experiment,
+        "sessions": request.sessions, "decisions": world.decisions, "reward": earned,
+        "reward_per_session": earned / request.sessions, "optimum_per_session": optimum / request.sessions,
+        "regret": regret, **environments.exposure_figures(world.shown[None]), **world.visit_figures(),
+        "events": dict(world.events), "seed": seed, "started_at": written(started),
+        "ended_at": written(store.now),
+    }  # fmt: skip
+
+
+def _serving(unit: Unit, request: Request) -> tuple[list[Version], str | None]:
+    """The versions that serve, and the experiment that they are variants of. Raises InputError where there are none."""
+    experiment, name = request.experiment, request.policy
+    if name is not None:
+        route = routes.by_name(unit, [name]).get(name)
+        if route is None or not route.running:
+            return [lookup.version(unit, name if route is None else route.reference)[0]], None
+        experiment = route.experiment
+    assert experiment is not None
+    variants = lookup.experiment(unit, experiment).variants
+    live = policies.live(unit, {variant.policy for variant in variants})
+    return [live[variant.policy].version for variant in variants], experiment
+
+
+def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> None:
+    """Raises InputError where a visit would lapse while the rest of its group is served."""
+    group = min(request.group, request.sessions)
+    if isinstance(audience, Visitors) and group * SECOND > timeout_us:
+        raise InputError(
+            f"a group of {group} takes {group} seconds, and a session ends after {timeout_us // SECOND}",
+            hint="choose a smaller --group",
+        )
+
+
+def _notice_unseen_reward(store: Store, audience: Audience, reward: Reward) -> None:
+    """Say so where the policy's reward does not see what the audience gives."""
+    value = reward.weights.get(audience.event, 0.0) * audience.lowest
+    if audience.lowest < 0 and clip(reward, value) == reward.default:
+        event, lowest = audience.event, audience.lowest
+        store.notice(
+            f"a `{event}` of {lowest:g} is worth {reward.default:g} by reward {reward.name!r}: nothing is learned;"
+            f" `rlrec reward define steps '{event}=1' --clip {lowest:g},0` makes one that sees it"
+        )
+
+
+def _catalogue(unit: Unit, names: Sequence[str], audience: Audience) -> tuple[list[str], bool]:
+    """The keys of the audience's arms, and whether the catalogue has others, which it must not be shown.
+    An empty catalogue gets these arms. Otherwise they are in it, or it has as many others that stand for them."""
+    active = [arm.key for arm in arms.every(unit) if arm.retired_at is None]
+    if not arms.every(unit):
+        arms.put(unit, {name: canonical.text(audience.features_of(arm)) for arm, name in enumerate(names)})
+        return list(names), False
+    if set(names) <= set(active):
+        return list(names), len(names) < len(active)
+    if len(names) == len(active) and names[0] == "arm0":
+        return active, False
+    missing = next(name for name in names if name not in active)
+    fits = (
+        f"its {len(active)} arms are `rlrec arm list`: give as many, as by --env rates=FILE (a CSV arm,rate) or arms=N"
+    )
+    hint = f"add it: `rlrec arm add {missing}`" if audience.names else fits
+    raise InputError(f"the audience has {len(names)} arms, and the catalogue has no arm {missing!r}", hint=hint)
+
+
+class SimulatedStore:
+    """An audience that is served through the store. names: keys of its arms; restricted: whether the catalogue has
+    others; first: the id of the first decision; window_us: after which every decision is mature."""
+
+    def __init__(
+        self, store: Store, request: Request, audience: Audience, names: Sequence[str], seed: int, first: int, *,
+        restricted: bool, window_us: int,
+    ) -> None:  # fmt: skip
+        self.store, self.request, self.audience, self.first, self.window_us = store, request, audience, first, window_us
+        self.arm_index = {name: index for index, name in enumerate(names)}
+        self.eligible = list(names) if restricted else None
+        self.pipe = Pipe(store, seed=seed)
+        self.rng = np.random.Generator(np.random.SFC64([seed, first]))
+        self.earned = np.zeros(3)  # reward, optimum, regret
+        self.shown = np.zeros(audience.arms)  # slots of each arm
+        self.steps = request.steps or 1
+        self.decisions = request.sessions * self.steps
+        self.events: dict[str, float] = dict.fromkeys([audience.event, *audience.further_events], 0)  # by kind, values
+        # a heap of events: time, decision, position (0: the page), kind, value
+        self._coming: list[tuple[int, int, int, str, float]] = []
+
+    def play(self) -> None:
+        """Serve all sessions."""
+        for start in range(0, self.request.sessions, self.request.group):
+            end = min(start + self.request.group, self.request.sessions)
+            sessions = [self._session(number) for number in range(start, end)]
+            observed = self.audience.reset(len(sessions), self.rng, first=start * self.steps)
+            for _ in range(self.steps):
+                observed = self._serve(sessions, observed)
+            self.store.progress("sessions", end, end / self.request.sessions)
+        while self._coming:  # events that come after the last decision
+            self._wait(max(0, self._coming[0][0] - self._clock))
+
+    def visit_figures(self) -> VisitFigures:
+        """Figures of the visits that were played."""
+        return environments.visit_figures(
+            self.audience, length=float(self.steps), visits=self.request.sessions, reward=float(self.earned[0])
+        )
+
+    @property
+    def _clock(self) -> int:
+        assert self.store.now is not None
+        return self.store.now
+
+    def _session(self, number: int) -> str:
+        return f"sim{self.first}-{number}"
+
+    def _serve(self, sessions: Sequence[str], observed: Array) -> Array:
+        """Draw a slate for each session, and let a second pass for each: the next observation."""
+        answers, slates = self._draw(sessions, observed)
+        following, reward, _, _, info = self.audience.step(slates)
+        regret = info["optimum"] - info["expected"].sum(axis=1)
+        self.earned += [reward.sum(), info["optimum"].sum(), regret.sum()]
+        self._schedule(answers, reward, info.get("delay"))
+        if "page" in info:
+            self.earned[0] += info["page"].sum()
+            self._schedule(answers, info["page"][:, None], first=None)
+        self._wait(len(sessions) * SECOND)
+        return following
+
+    def _draw(
+        self, sessions: Sequence[str], observed: Array, users: Sequence[str | None] | None = None
+    ) -> tuple[list[Answer], Index]:
+        """The answers to these sessions, and the indices of the arms shown, (sessions, positions)."""
+        contexts = [{"x": x} for x in observed.tolist()] if self.audience.features else [{}] * len(sessions)
+        request = self.request
+        group = [
+            requests.Request(
+                policy=request.policy,
+                experiment=request.experiment,
+                session=session,
+                user=user,
+                context=context,
+                size=request.size,
+                arms=self.eligible,
+            )
+            for session, user, context in zip(sessions, users or [None] * len(sessions), contexts, strict=True)
+        ]
+        answers = _accepted(self.pipe.group(group))
+        slates = np.array([[self.arm_index[slot["arm"]] for slot in answer["slate"]] for answer in answers], np.intp)
+        self.shown += np.bincount(slates.ravel(), minlength=len(self.shown))
+        return answers, slates
+
+    def _schedule(
+        self, answers: Sequence[Answer], values: Array, delay: Array | None = None, *, first: int | None = 1,
+        kind: str | None = None,
+    ) -> None:  # fmt: skip
+        """Schedule the events of these slates. values, and decisions until they come: (slates, positions), from
+        position `first` on; None: (slates, 1), of the pages. kind: None for the one that stands for the reward."""
+        kind = kind or self.audience.event
+        self.events[kind] += float(values.sum())
+        delays = np.zeros(values.shape, np.int64) if delay is None else delay.astype(np.int64)
+        for row, slot in np.argwhere(values != 0).tolist():
+            at = self._clock + int(delays[row, slot]) * SECOND
+            position = 0 if first is None else first + slot
+            heapq.heappush(self._coming, (at, answers[row]["decision_id"], position, kind, float(values[row, slot])))
+
+    def _wait(self, micros: int) -> None:
+        """Let time pass, and record the events that have come by then."""
+        self.store.now = self._clock + micros
+        lines = []
+        while self._coming and self._coming[0][0] <= self.store.now:
+            at, decision_id, position, kind, value = heapq.heappop(self._coming)
+            lines.append(Line(decision_id=decision_id, position=position or None, events={kind: value}, at=at))
+        if lines:
+            _accepted(self.pipe.group(lines))
+
+
+class VisitWorld(SimulatedStore):
+    """Visitors with memory: where a visit has ended the next one begins, so that groups stay full. Each visitor is a
+    user, and each visit a session of theirs."""
+
+    audience: Visitors
+
+    def play(self) -> None:
+        """Play all visits to their end. Where days count, those of half a day end before the next half begins."""
+        group, sessions = self.request.group, self.request.sessions
+        seats, daily = min(group, sessions), self.audience.daily
+        days = DailyCrowd(seats=seats, visits=sessions, daily=daily) if daily else None
+        self.crowd = days or Crowd(seats=seats, visits=sessions, away=self.audience.away)
+        self.decisions = 0
+        self.earned[1:] = self.audience.optimum(self.request.size) * sessions  # the regret: less what is expected
+        self._observed = self.audience.reset(seats, self.rng)
+        started = self._clock
+        while self.crowd.left:
+            if days is not None:
+                self._wait(max(0, started + days.halves * (DAY_US // 2) - self._clock))
+            self._arrive()
+            while len(busy := self.crowd.busy):
+                self._serve_seats(busy)
+            if days is not None:
+                days.halves += 1
+        self._wait(self.window_us + LATER * SECOND)
+
+    def visit_figures(self) -> VisitFigures:
+        """Figures of the visits that were played."""
+        sessions = self.request.sessions
+        return environments.visit_figures(
+            self.audience, length=self.decisions / sessions, visits=sessions, reward=float(self.earned[0]),
+            size=self.request.size, visitors=len(self.crowd.visits), returned=self.crowd.returned,
+        )  # fmt: skip
+
+    def _serve_seats(self, busy: Index) -> None:
+        sessions = [self._session(number) for number in self.crowd.visit[busy].tolist()]
+        users = [f"sim{self.first}-visitor{number}" for number in self.crowd.visitor[busy].tolist()]
+        answers, slates = self._draw(sessions, self._observed[busy], users)
+        size = self.request.size
+        actions = np.zeros((len(self.crowd.visitor), size), np.intp)
+        actions[busy] = slates
+        shown = actions if size > 1 else actions[:, 0]
+        self._observed, reward, terminated, truncated, info = self.audience.step(shown)
+        self.decisions += len(busy)
+        self.earned += [reward[busy].sum(), 0.0, -info["expected"][busy].sum()]
+        self._schedule(answers, reward[busy].reshape(slates.shape))
+        for kind in self.audience.further_events:
+            self._schedule(answers, info[kind][busy].reshape(slates.shape), kind=kind)
+        self._wait(len(busy) * SECOND)
+        over = (terminated | truncated)[busy]
+        if over.any():
+            app_session.end_all(self.store, [key for key, ended in zip(sessions, over.tolist(), strict=True) if ended])
+            self.crowd.leave(busy[over], again=info["again"][busy[over]], now=self._crowd_time())
+            self._arrive()
+
+    def _arrive(self) -> None:
+        seats = self.crowd.arrive(self._crowd_time())
+        self.audience.admit(seats, self.crowd.visitor[seats])
+
+    def _crowd_time(self) -> float:
+        return self.crowd.halves / 2 if isinstance(self.crowd, DailyCrowd) else self.decisions
+
+
+def _accepted(answers: list[Any]) -> list[Any]:
+    """The answers. Raises the error of the first line that was refused."""
+    for answer in answers:
+        if isinstance(answer, InputError):
+            raise answer
+    return answers

@@ -1,0 +1,1 @@
+"""The store: audit, removal, copies, logs in and out."""

@@ -1,0 +1,187 @@
+"""Audit a store: whether what is written fits together, and whether it is what the program would write again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rlrec.app.audit.draws import propensities
+from rlrec.app.audit.draws.arm_counts import ArmCounts
+from rlrec.app.audit.draws.examination import Examination
+from rlrec.app.audit.draws.exploration import Entropy, Starving
+from rlrec.app.audit.draws.propensities import ALL, Joint
+from rlrec.app.audit.draws.reward_drift import RewardDrift
+from rlrec.app.audit.integrity import beliefs, clock, dangling, live_versions, requests, returned_users, visit_histories
+from rlrec.app.audit.integrity.findings import UNREADABLE, Finding, Findings
+from rlrec.app.audit.integrity.overdue import Outage, Rounded, overdue
+from rlrec.app.audit.integrity.slots import Slots
+from rlrec.app.judging import positions
+from rlrec.errors import RlrecError, StoreBusy
+from rlrec.records import Arm, StoredPolicy
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log import settings
+from rlrec.store.policies import arms, policies
+from rlrec.store.upkeep import audit, removals
+from rlrec.times import written
+
+# check: (what it looks at, the count that says how many)
+CHECKS = {
+    "clock": ("times against the clock", "decisions"),
+    "beliefs": ("changes of beliefs", "deltas"),
+    "slots": ("slots that taught them", "slots"),
+    "propensities": ("decisions derived again", "propensities"),
+    "draws": ("slates drawn again", "propensities"),
+    "requests": ("requests of these decisions", "propensities"),
+    "shown": ("arms against their propensities", "shown"),
+    "dangling": ("decisions and their events", "decisions"),
+    "history": ("decisions against their visits", "decisions"),
+    "returns": ("visits of users who came back", "decisions"),
+    "rounded": ("slots", "slots"),
+    "reward-outage": ("policies", "policies"),
+    "drift": ("policies", "policies"),
+    "starving": ("policies", "policies"),
+    "entropy": ("policies", "policies"),
+    "positions": ("policies", "policies"),
+    "waiting": ("policies", "policies"),
+    "live": ("routes and experiments against live versions", "policies"),
+    "removals": ("transactions of db forget and db prune", "removals"),
+}
+
+UNERASED = (
+    "a `db forget` or `db prune` was interrupted, and bytes of the rows that it deleted may still be in the file: "
+    "repeat the command (`db forget` takes the same user again, although the user is gone)"
+)
+NOTE_WAIT_US = 500_000
+PARTS = "of 5 parts of the audit"
+COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # names of the counts of tables; of others a plural in -s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """sample: how many random decisions are derived again; None: all of them, or 10,000 where there are more."""
+
+    sample: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """`ok`: no finding is an error. `checked` counts what was looked at; at: when, None in a damaged store."""
+
+    ok: bool
+    findings: list[Finding]
+    checked: Mapping[str, int]
+    at: str | None = field(default=None, compare=False)
+
+
+def doctor(store: Store, request: Request) -> Report:
+    """Look at everything in one snapshot; nothing is changed. Damage of the file that ends the audit is a finding."""
+    findings, checked, at = Findings(), {name: 0 for _, name in CHECKS.values()}, None
+    for complaint in store.complaints():
+        findings.error("dangling", "file", f"SQLite says: {complaint}")
+    try:
+        with store.read() as unit:
+            at = written(unit.now)
+        checked |= _audit(store, request, findings)
+    except UNREADABLE as error:
+        if not findings.count("error"):
+            raise
+        findings.error("dangling", "file", f"the audit could not go on: {error}")
+    return Report(ok=findings.count("error") == 0, findings=findings.listed(), checked=checked, at=at)
+
+
+def note(store: Store, request: Request, report: Report) -> None:
+    """Record that the store was audited, and how many errors and warnings there were, for `status`. A store whose file
+    is damaged, or that cannot be written to now, is left as it is; where others keep it locked, a notice."""
+    if any(finding.subject == "file" for finding in report.findings):
+        return
+    counts = Counter(f"{finding.severity}s" for finding in report.findings)
+    result = {name: counts[name] for name in ("errors", "warnings")}
+    waits = store.waits._replace(lock=min(NOTE_WAIT_US, store.waits.lock or NOTE_WAIT_US), reconnect=0)
+    db = store.url.render_as_string(hide_password=False) if "://" in store.where else store.where
+    with suppress(RlrecError), closing(Store(db, now=store.now, notice=lambda _: None, waits=waits)) as noting:
+        try:
+            noting.write(lambda unit: settings.add_run(unit, "doctor", asdict(request), result), repeatable=True)
+        except StoreBusy:
+            store.notice("others keep the store locked: `rlrec status` will not know of this audit")
+
+
+def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]:
+    """How much was looked at, by name."""
+    with store.read() as unit, bulk.alongside(unit):
+        counts = audit.counts(unit)
+        counts["removal"], unfinished = removals.count(unit)
+        if unfinished:
+            findings.warning("removals", "store", UNERASED)
+        catalogue = arms.every(unit)
+        if store.now is None:
+            clock.check(unit, findings=findings)
+            with findings.unreadable(clock.CHECK, "store"):
+                clock.check_rows(unit, findings=findings)
+        tested = derived = 0
+        for number, check in enumerate((dangling, visit_histories, returned_users), 1):
+            unit.progress(PARTS, number, None)
+            with findings.unreadable(check.CHECK, "store"):
+                check.check(unit, findings=findings)
+        with findings.unreadable(live_versions.CHECK, "store"):
+            live_versions.check(unit, findings=findings)
+        unit.progress(PARTS, 4, None)
+        with findings.unreadable("beliefs", "store"):
+            for policy in policies.all_policies(unit):
+                with findings.unreadable("beliefs", f"policy {policy.name}"):
+                    tested += _policy(unit, policy, findings, catalogue)
+        unit.progress(PARTS, 5, None)
+        with findings.unreadable("propensities", "store"):
+            derived = _propensities(unit, request, findings)
+    checked = {COUNTED.get(table, f"{table}s"): count for table, count in counts.items()}
+    return checked | {"propensities": derived, "shown": tested}
+
+
+def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Sequence[Arm]) -> int:
+    """All checks of one policy that read its changes or its log, each of them once: how many arms were counted."""
+    names = {arm.id: arm.key for arm in catalogue}
+    active = {arm.id: arm.key for arm in catalogue if arm.retired_at is None}
+    versions = policies.versions(unit, [policy.id])
+    live = policies.live(unit, [policy.name]).get(policy.name)
+    seq = live[1].seq if live is not None else 0
+    histories = {version.id: beliefs.check(unit, version, seq, findings=findings, names=names) for version in versions}
+    counts, joint = ArmCounts(unit, findings), Joint(findings)
+    watches: list[Slots | Rounded | Outage | RewardDrift | Starving | Entropy | Examination]
+    watches = [Slots(unit, versions, histories, names), Rounded(policy)]
+    if live is not None:
+        watches += [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
+        watches += [Starving(unit, policy, active=active), Entropy(policy)]
+        watches += [Examination(live[0], lambda version: positions.fitted(unit, version))]
+    for batch in audit.ranges(unit, policy.id):
+        for watch in (counts, joint, *watches):
+            watch.take(batch)
+    for watch in watches:
+        watch.finish(findings)
+    overdue(unit, versions, findings=findings)
+    return counts.finish(policy, names)
+
+
+def _propensities(unit: Unit, request: Request, findings: Findings) -> int:
+    size = ALL if request.sample is None else request.sample
+    ids, total = propensities.sample(unit, size, seed=request.seed)
+    if len(ids) < total:
+        detail = f"a random sample of {len(ids):,} of {total:,} decisions; --sample {total} takes all"
+        findings.add("propensities", "info", "store", detail)
+    requests.check(unit, ids, findings=findings)
+    return propensities.check(unit, ids, findings=findings)
+
+
+def overview(report: Report) -> list[dict[str, Any]]:
+    """Per check what it looked at, how much of it, and how many findings it has."""
+    counts = Counter((finding.check, finding.severity) for finding in report.findings)
+    return [
+        {
+            "check": check, "looked_at": what, "count": report.checked[name], "errors": counts[check, "error"],
+            "warnings": counts[check, "warning"],
+        }
+        for check, (what, name) in CHECKS.items()
+    ]  # fmt: skip
