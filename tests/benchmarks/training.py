@@ -18,7 +18,7 @@ from rlrec.policy.gradients.reinforce import LoggedSlates, Objective
 from rlrec.policy.slates import plackett_luce
 from rlrec.simulate.corridor import RIGHT, Corridor
 from tests.benchmarks.measure import Figure, Setting
-from tests.policy.test_reinforce import ITEMS, LOGGED, climbed
+from tests.policy.gradients.test_reinforce import ITEMS, LOGGED, climbed
 
 RUNS, EPISODES = 200, 1_000
 TOGETHER = 100  # runs: an encoder is no wider than that

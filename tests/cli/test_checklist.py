@@ -28,7 +28,7 @@ import pytest
 import rlrec
 from rlrec.cli import EPILOG, program
 from rlrec.cli.commands.setup import help as manual
-from tests.cli.test_terminal import ESCAPE, terminal
+from tests.cli.output.test_terminal import ESCAPE, terminal
 from tests.conftest import PATIENCE_S, Run
 from tests.docs.test_examples import examples, leaves
 
@@ -325,7 +325,7 @@ def test_26_what_deletes_asks_or_refuses(shop: Run, sqlite_db: str) -> None:
 
 @pytest.mark.slow
 def test_27_colour_is_for_terminals_and_can_be_refused(shop: Run, sqlite_db: str) -> None:
-    """`tests/cli/test_terminal.py` has NO_COLOR, FORCE_COLOR, TERM=dumb and their order."""
+    """`tests/cli/output/test_terminal.py` has NO_COLOR, FORCE_COLOR, TERM=dumb and their order."""
     words = ["--now", "2026-01-02", "evaluate", "uniform", "--estimator", "snips"]
     assert ESCAPE.search(terminal(sqlite_db, *words))
     assert not ESCAPE.search(terminal(sqlite_db, *words, NO_COLOR="1"))
@@ -335,7 +335,7 @@ def test_27_colour_is_for_terminals_and_can_be_refused(shop: Run, sqlite_db: str
 
 @pytest.mark.slow
 def test_28_progress_is_for_terminals(tmp_path: Path) -> None:
-    """`tests/cli/test_terminal.py` watches it there."""
+    """`tests/cli/output/test_terminal.py` watches it there."""
     words = ["simulate", "bernoulli", "--ephemeral", "--kind", "thompson", "--steps", "3000", "--runs", "20"]
     process("init", folder=tmp_path)
     done = process(*words, folder=tmp_path)

@@ -166,7 +166,7 @@ def distribution(policy: Policy, context: dict[str, Any] | None = None) -> Array
 
 
 def parameters() -> list[tuple[str, str]]:
-    """Without those of stages: tests/policy/test_two_stage.py tries them."""
+    """Without those of stages: tests/policy/kinds/test_two_stage.py tries them."""
     return [(kind, name) for kind in kinds.KINDS if kind != "two-stage" for name in kinds.parameters(kind)]
 
 

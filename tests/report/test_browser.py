@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cli.test_report import EVIL
+from tests.cli.commands.judging.test_report import EVIL
 from tests.conftest import runner
 
 if TYPE_CHECKING:

@@ -1,0 +1,254 @@
+"""`report`: a page that holds what the store knows, whatever names it has, and says what it cannot show."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from rlrec.app.judging.report import Request, report
+from rlrec.report import page as pages
+from rlrec.store import Store
+from rlrec.times import parse
+from tests.cli.commands.judging.test_exposure import ARMS, serve
+from tests.conftest import ON_BOTH, Run, filled, runner
+
+LATER = "2032-01-01T00:00:00Z"
+EVIL = "<script>alert('a & b')</script>\u202e\x1b"
+
+
+def stocked(db: str) -> None:
+    run = runner(db)
+    lines = "\n".join(json.dumps({"arm": arm, "features": {}}) for arm in [*ARMS, EVIL])
+    steps = [
+        (["arm", "import", "-"], lines),
+        (["policy", "create", "home", "--kind", "thompson", "--param", "floor=0.3"], None),
+        (["policy", "create", "other", "--kind", "uniform"], None),
+        (["experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other"], None),
+    ]
+    for words, stdin in steps:
+        assert run(*words, stdin=stdin).exit_code == 0, words
+    serve(run)
+    lines = "\n".join(json.dumps({"experiment": "ab", "session": f"e{n}", "user": f"v{n}"}) for n in range(30))
+    answers = run("recommend", "--input", "-", stdin=lines).lines
+    clicks = [{"decision_id": each["decision_id"], "position": 1, "events": {"click": 1}} for each in answers[::2]]
+    assert run("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
+
+
+@pytest.fixture
+def shop(db: str) -> Run:
+    return filled(db, stocked)
+
+
+@pytest.fixture
+def shop_sqlite(sqlite_db: str) -> Run:
+    return filled(sqlite_db, stocked)
+
+
+def page(run: Run, *options: str, now: str = LATER) -> str:
+    done = run("--now", now, "report", "-", *options)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+def test_the_page_has_every_part_that_the_store_can_show(shop: Run) -> None:
+    text = page(shop)
+    assert set(re.findall(r'<section id="(\w+)"', text)) >= {"time", "estimates", "experiments", "beliefs", "exposure"}
+    assert len(re.findall("<svg", text)) >= 5
+    assert len(text.encode()) < 300_000
+
+
+def test_every_figure_is_xml_with_a_title_a_description_and_its_data(shop_sqlite: Run) -> None:
+    text = page(shop_sqlite)
+    figures = re.findall(r"<figure.*?</figure>", text, re.DOTALL)
+    assert figures
+    for figure in figures:
+        drawn = ET.fromstring(re.search(r"<svg.*?</svg>", figure, re.DOTALL).group())
+        assert [each.tag for each in drawn][:2] == ["title", "desc"]
+        assert all(drawn[number].text for number in (0, 1))
+        assert figure.count("<table>") == 1
+
+
+def test_nothing_in_the_page_runs_or_is_loaded(shop_sqlite: Run) -> None:
+    text = page(shop_sqlite, "--title", EVIL)
+    assert "&lt;script&gt;" in text
+    assert re.search(r"<script|javascript:|\son\w+=|https?://|url\(|@import|<iframe|<img", text) is None
+
+
+def test_names_do_not_turn_the_direction_of_writing(shop_sqlite: Run) -> None:
+    assert re.search("[\u202e\x1b]", page(shop_sqlite)) is None
+
+
+@ON_BOTH
+def test_estimates_and_exposure_are_from_the_newest_decisions_and_say_so(
+    shop: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlrec.app.judging.report.JUDGED", 40)
+    monkeypatch.setattr("rlrec.app.judging.report.EXPOSED", 20)
+    text = page(shop)
+    assert "From the newest 40 decisions." in text
+    assert "From the newest 20 decisions." in text
+
+
+def test_its_parts_agree_while_others_write(shop: Run, store: Store) -> None:
+    """Whoever is served while the page is made is in none of its parts."""
+    before = page(shop)
+    writes, served = iter(range(3)), ("recommend", "--policy", "home", "--session")
+
+    def serve_more(*_: object) -> None:
+        if (n := next(writes, None)) is not None:
+            assert shop("--now", LATER, "--allow-future", *served, f"new{n}").exit_code == 0
+
+    store.now, store.progress = parse(LATER), serve_more
+    answers = report(store, Request())
+    assert (next(writes, None), pages.page(answers, "What the recommender does")) == (None, before)
+
+
+def test_what_lies_before_a_long_pause_is_not_shown_over_time(run_sqlite: Run) -> None:
+    for words in (["arm", "add", "a"], ["policy", "create", "home", "--kind", "uniform"]):
+        assert run_sqlite(*words).exit_code == 0
+    for day in ("2027-01-01", "2027-03-01", "2027-03-02"):
+        request = ("recommend", "--policy", "home", "--session", day, "--user", "u")
+        assert run_sqlite("--now", f"{day}T12:00:00Z", "--allow-future", *request).exit_code == 0
+    text = page(run_sqlite, "--no-estimates")
+    assert "Nothing from before 2027-03-01 is shown over time" in text
+    assert "2027-01-01T" not in text
+
+
+def test_visits_at_the_end_of_an_old_log_do_not_count_as_lost(run_sqlite: Run) -> None:
+    """Nobody could be seen to come back behind the end of the log, however long ago that is."""
+    for words in (["arm", "add", "a"], ["policy", "create", "home", "--kind", "uniform"]):
+        assert run_sqlite(*words).exit_code == 0
+    for day in range(1, 13):
+        request = ("recommend", "--policy", "home", "--session", f"s{day}", "--user", "u")
+        assert run_sqlite("--now", f"2027-03-{day:02}T12:00:00Z", "--allow-future", *request).exit_code == 0
+    text = page(run_sqlite, "--no-estimates")
+    assert "Came back within a day: 100\xa0% on 10\xa0Mar" in text
+    assert "12\xa0Mar" in text  # of the reward
+
+
+def test_an_empty_store_says_what_to_do(run: Run) -> None:
+    text = page(run)
+    assert "rlrec policy create" in text
+    assert "<svg" not in text
+
+
+def test_what_is_not_mature_says_so(run_sqlite: Run) -> None:
+    for words in (["arm", "add", "a"], ["policy", "create", "home", "--kind", "uniform"]):
+        assert run_sqlite(*words).exit_code == 0
+    assert run_sqlite("--now", LATER, "recommend", "--policy", "home", "--session", "s").exit_code == 0
+    assert "is mature" in page(run_sqlite)
+
+
+def test_what_learned_from_the_log_is_no_finding_about_it(run_sqlite: Run) -> None:
+    """`home` learned from the very rows that would judge it, and has the largest estimate."""
+    for words in (
+        ["policy", "create", "home", "--kind", "thompson", "--param", "floor=0.3"],
+        ["simulate", "bernoulli", "--env", "rates=0.6,0.2", "--policy", "home", "--sessions", "2000", "--group", "500"],
+    ):
+        assert run_sqlite(*words).exit_code == 0
+    headline, *others = re.findall(r'<a href="#estimates-\d">(.*?)</a>', page(run_sqlite))
+    assert (headline.startswith("uniform would earn 0."), others) == (True, [])
+    assert "less than the logged average" in headline
+
+
+def test_a_variant_stands_for_itself_and_its_parent_that_serves_nobody_is_not_shown(run_sqlite: Run) -> None:
+    for words in (
+        ["policy", "create", "shelf", "--kind", "thompson", "--param", "floor=0.1"],
+        ["policy", "create", "old", "--kind", "uniform"],
+        ["experiment", "create", "ranking", "--unit", "session", "--variant", "was=old", "--variant", "new=shelf"],
+        ["simulate", "bernoulli", "--experiment", "ranking", "--sessions", "200", "--env", "rates=0.5,0.4,0.1"],
+    ):
+        assert run_sqlite(*words).exit_code == 0
+    text, parent, variant = (
+        page(run_sqlite, *options) for options in ((), ("--policy", "shelf"), ("--policy", "shelf@ranking/new"))
+    )
+    for each in (text, parent, variant):
+        assert "<td>shelf@ranking/new@1</td>" in each
+        assert "<td>shelf@ranking/new</td>" in each  # in the table of what served
+        assert "<td>shelf@1</td>" not in each
+        assert "ranking: new" in each
+    assert "<td>old@ranking/was</td>" not in variant
+    refused = run_sqlite("report", "-", "--policy", "shelf@ranking/other")
+    assert (refused.exit_code, "did you mean shelf@ranking/new?" in refused.stderr) == (2, True)
+
+
+def test_a_policy_narrows_the_page(shop_sqlite: Run) -> None:
+    text = page(shop_sqlite, "--policy", "other", "--no-estimates")
+    assert "home@1" not in text
+    assert '<section id="estimates"' not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--policy", "hom"), "did you mean home?"),
+        (("--log", "polcy=home"), "is not a log filter"),
+        (("--log", "since=2026-01-01", "--since", "2027-01-01"), "names since twice"),
+    ],
+)
+def test_a_wrong_name_is_refused_and_the_page_stays(
+    shop_sqlite: Run, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("before")
+    refused = shop_sqlite("report", path, *words)
+    assert (refused.exit_code, path.read_text()) == (2, "before")
+    assert message in refused.stderr
+
+
+def test_the_answer_tells_the_size_of_the_file(shop_sqlite: Run, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    done = shop_sqlite("--now", LATER, "report", path, "--json").json
+    assert done.items() >= {"file": str(path), "bytes": path.stat().st_size, "decisions": 90}.items()
+    assert [each.name for each in tmp_path.glob(".rlrec-*")] == []
+
+
+def test_the_store_is_not_written_over(shop_sqlite: Run, sqlite_db: str) -> None:
+    refused = shop_sqlite("report", sqlite_db)
+    assert refused.exit_code == 2
+    assert "is the store itself" in refused.stderr
+
+
+def test_an_interleaved_experiment_compares_its_two_rankers(shop_sqlite: Run) -> None:
+    for name in ("home", "other"):
+        assert shop_sqlite("policy", "freeze", name).exit_code == 0
+    words = ("experiment", "create", "turns", "--interleave", "home@2,other@2", "--unit", "session")
+    assert shop_sqlite(*words).exit_code == 0
+    lines = "\n".join(json.dumps({"experiment": "turns", "session": f"i{n}", "k": 2}) for n in range(20))
+    answers = shop_sqlite("recommend", "--input", "-", stdin=lines).lines
+    clicks = [{"decision_id": each["decision_id"], "position": 1, "events": {"click": 1}} for each in answers[::3]]
+    assert shop_sqlite("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
+    text = page(shop_sqlite, "--no-estimates")
+    assert re.search(r"turns: other@2 less home@2, [^<]* a decision \((more|less|not sure)\)", text)
+
+
+PLOTS = [
+    ("exposure",), ("exposure", "--by", "day"), ("outcomes", "--by", "day"),
+    ("evaluate", "home", "other", "--by", "day"), ("experiment", "show", "ab"), ("policy", "show", "home"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", PLOTS, ids=map(" ".join, PLOTS))
+def test_a_plot_is_a_figure_of_its_own(shop_sqlite: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
+    path = tmp_path / "plot.svg"
+    done = shop_sqlite("--now", LATER, *words, "--plot", path, "--json")
+    assert done.exit_code == 0
+    assert done.json
+    root = ET.parse(path).getroot()
+    assert (root.tag, root[0].tag) == ("{http://www.w3.org/2000/svg}svg", "{http://www.w3.org/2000/svg}title")
+
+
+def test_a_plot_has_a_file_of_its_own(shop_sqlite: Run) -> None:
+    refused = shop_sqlite("exposure", "--plot", "-")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+
+
+def test_a_plot_over_the_store_is_refused_before_anything_is_stored(shop_sqlite: Run, sqlite_db: str) -> None:
+    refused = shop_sqlite("--now", LATER, "position", "fit", "home", "--plot", sqlite_db)
+    assert refused.exit_code == 2
+    assert "is the store itself" in refused.stderr
+    assert shop_sqlite("position", "list", "--json").json == []

@@ -1,0 +1,235 @@
+"""`db copy` and `db backup`: the same rows, to the last byte, in another place."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from rlrec.app.upkeep import db_copy
+from rlrec.errors import StoreBusy
+from rlrec.store import Store
+from rlrec.store.database.tables import metadata
+from rlrec.store.upkeep import copying
+from tests.app.shop import done
+from tests.app.upkeep.test_doctor import sqlite_grown  # noqa: F401 (a fixture)
+from tests.conftest import runner
+
+LATE = "2026-01-01T03:00:00Z"
+EVALUATE = ("--now", LATE, "evaluate", "ts", "greedy", "sees", "uniform", "--estimator", "snips,dr,sips,pdis", "--json")
+
+
+@pytest.fixture
+def source(sqlite_grown: Path, tmp_path: Path) -> str:  # noqa: F811
+    path = tmp_path / "source.db"
+    path.write_bytes(sqlite_grown.read_bytes())
+    return str(path)
+
+
+def content(db: str) -> dict[str, list[Any]]:
+    """Every row of a store, by table."""
+    with closing(Store(db)) as store, store.engine.connect() as connection:
+        return {
+            table.name: [tuple(row) for row in connection.execute(sa.select(table).order_by(*table.primary_key))]
+            for table in metadata.sorted_tables
+        }
+
+
+def test_there_and_back_through_postgres_every_row_is_the_same(source: str, empty_db: str, tmp_path: Path) -> None:
+    back = str(tmp_path / "back.db")
+    there = done(runner(source)("db", "copy", "--to", empty_db, "--json")).json
+    assert there["rows"] == sum(map(len, content(source).values()))
+    done(runner(empty_db)("db", "copy", "--to", back, "--json"))
+    assert content(empty_db) == content(source) == content(back)
+    figures = [done(runner(db)(*EVALUATE)).stdout for db in (source, empty_db, back)]
+    assert figures[0] == figures[1] == figures[2]
+    for db in (empty_db, back):
+        assert runner(db)("--now", LATE, "doctor").exit_code == 0
+    newest = len(content(source)["decision"])
+    served = ("--now", LATE, "recommend", "--policy", "ts", "--session", "new", "--seed", 5, "--json")
+    answers = [done(runner(db)(*served)).json for db in (source, empty_db, back)]
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0]["decision_id"] == newest + 1
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_stopped_copy_goes_on_and_is_no_store_before(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, added = str(tmp_path / "target.db"), list[str]()
+    monkeypatch.setattr(copying, "BATCH", 100)
+    add = copying.CopyTarget.add
+
+    def stopping(self: copying.CopyTarget, table: sa.Table, batch: list[Any]) -> None:
+        if table.name == "slot" and len(added) > 20:
+            raise Stopped
+        added.append(table.name)
+        add(self, table, batch)
+
+    monkeypatch.setattr(copying.CopyTarget, "add", stopping)
+    with closing(Store(source)) as store, pytest.raises(Stopped):
+        db_copy.copy(store, db_copy.Request(to=target))
+    refused = runner(target)("policy", "list")
+    assert (refused.exit_code, "is not copied to the end" in refused.stderr) == (3, True)
+    assert runner(target)("init").exit_code == 3
+    monkeypatch.setattr(copying.CopyTarget, "add", add)
+    assert done(runner(source)("db", "copy", "--to", target, "--json")).json["resumed"] is True
+    assert content(target) == content(source)
+
+
+def test_a_copy_of_what_has_changed_since_is_refused(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = str(tmp_path / "target.db")
+    monkeypatch.setattr(copying.CopyTarget, "finish", lambda target: None)
+    done(runner(source)("db", "copy", "--to", target))
+    done(runner(source)("--now", LATE, "recommend", "--policy", "ts", "--session", "new"))
+    refused = runner(source)("db", "copy", "--to", target)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (3, 1)
+    assert "has changed since" in refused.stderr
+
+
+def test_two_copies_to_one_place_do_not_mix(source: str, tmp_path: Path, empty_db: str) -> None:
+    for target in (str(tmp_path / "copy.db"), empty_db):
+        with (
+            closing(Store(source)) as store,
+            store.read() as unit,
+            closing(copying.CopyTarget(target, copying.fingerprint(unit))) as other,
+        ):
+            other.begin()
+            batch = next(copying.rows(unit, copying.TABLES[0], skip=0))
+            other.add(copying.TABLES[0], batch)
+            with pytest.raises(StoreBusy, match="another process copies to"):
+                other.add(copying.TABLES[0], batch)
+        assert done(runner(source)("db", "copy", "--to", target, "--json")).json["resumed"]
+        assert content(target) == content(source)
+
+
+def test_a_copy_of_another_store_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Even where as many rows are in it."""
+    marks = set[str]()
+    for name in ("a", "b"):
+        done(runner(str(tmp_path / name))("init"))
+        done(runner(str(tmp_path / name))("arm", "add", name))
+        with closing(Store(str(tmp_path / name))) as store, store.read() as unit:
+            marks.add(copying.fingerprint(unit))
+    assert len(marks) == 2
+
+
+@pytest.mark.parametrize("to", ["source.db", "./link.db", "full.db", "other.db"])
+def test_a_target_that_is_not_empty_is_refused(source: str, tmp_path: Path, to: str) -> None:
+    (tmp_path / "link.db").symlink_to(source)
+    done(runner(str(tmp_path / "full.db"))("init"))
+    done(runner(str(tmp_path / "full.db"))("arm", "add", "a1"))
+    with closing(sqlite3.connect(tmp_path / "other.db")) as connection:
+        connection.execute("CREATE TABLE things (id INTEGER)")
+    refused = runner(source)("db", "copy", "--to", str(tmp_path / to))
+    assert refused.exit_code == {"full.db": 3, "other.db": 1}.get(to, 2)
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_dry_run_copies_nothing(source: str, tmp_path: Path) -> None:
+    rows = sum(map(len, content(source).values()))
+    assert done(runner(source)("db", "copy", "--to", tmp_path / "no.db", "--dry-run", "--json")).json["rows"] == rows
+    assert done(runner(source)("db", "backup", tmp_path / "no.db", "--dry-run", "--json")).json["bytes"] > 100_000
+    assert not (tmp_path / "no.db").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_copy_of_twenty_thousand_decisions_goes_on(sqlite_db: str, empty_db: str, tmp_path: Path) -> None:
+    run, back = runner(sqlite_db), str(tmp_path / "back.db")
+    done(run("arm", "import", "-", stdin="".join(f'{{"arm": "a{n}"}}\n' for n in range(20))))
+    done(run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1"))
+    requests = (f'{{"policy": "home", "session": "s{n}", "user": "u{n // 9}", "k": 2}}\n' for n in range(20_000))
+    done(run("--now", "2026-01-01T00:00:00Z", "recommend", "--input", "-", "--seed", 1, stdin="".join(requests)))
+    clicks = (f'{{"decision_id": {n}, "position": 1, "events": {{"click": 1}}}}\n' for n in range(1, 20_000, 7))
+    done(run("--now", "2026-01-01T00:01:00Z", "feedback", "--input", "-", stdin="".join(clicks)))
+    words = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "db", "copy", "--to", empty_db]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    engine = sa.create_engine(empty_db.replace("postgresql://", "postgresql+psycopg://"))
+    while process.poll() is None:
+        with engine.connect() as connection:
+            is_answers = sa.inspect(connection).has_table("pruned_sums")
+            if is_answers and connection.execute(sa.text("SELECT 1 FROM session LIMIT 1")).first():
+                break
+        time.sleep(0.01)
+    engine.dispose()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert done(run("db", "copy", "--to", empty_db, "--json")).json["resumed"] is True
+    done(runner(empty_db)("db", "copy", "--to", back))
+    assert content(back) == content(empty_db) == content(sqlite_db)
+    evaluate = ("evaluate", "home", "uniform", "--json")
+    assert len({done(runner(db)(*evaluate)).stdout for db in (sqlite_db, empty_db, back)}) == 1
+    assert runner(back)("doctor").exit_code == 0
+
+
+# -- backups --
+
+
+@pytest.mark.slow
+def test_a_backup_is_a_store_and_never_replaces_a_file(source: str, tmp_path: Path) -> None:
+    target = str(tmp_path / "backup.db")
+    answer = done(runner(source)("db", "backup", target, "--json")).json
+    assert answer == {"file": target, "bytes": os.stat(target).st_size}
+    assert content(target) == content(source)
+    assert runner(target)("--now", LATE, "doctor").exit_code == 0
+    before = Path(target).read_bytes()
+    refused = runner(source)("db", "backup", target)
+    assert (refused.exit_code, refused.stderr.count("\n"), Path(target).read_bytes()) == (2, 1, before)
+    nowhere = runner(source)("db", "backup", tmp_path / "no" / "b.db")
+    assert (nowhere.exit_code, nowhere.stderr.count("\n")) == (1, 1)
+    assert not list(tmp_path.glob("*.unfinished-*"))
+
+
+def test_a_killed_backup_leaves_a_draft_that_the_next_one_deletes(source: str, tmp_path: Path) -> None:
+    target = tmp_path / "b.db"
+    script = (
+        "import sqlite3, sys; from rlrec.store import copying as c; c._name = lambda *_: (print(1), sys.stdin.read())"
+    )
+    command = f"{script}; from rlrec.cli import main; main()"
+    words = [sys.executable, "-u", "-c", command, "--db", source, "db", "backup", str(target)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        done(runner(source)("db", "backup", tmp_path / "other.db"))
+        (draft,) = tmp_path.glob("b.db.unfinished-*")
+        done(runner(source)("db", "backup", target))
+        assert draft.exists()  # somebody still writes it
+        process.kill()
+    target.unlink()
+    done(runner(source)("db", "backup", target))
+    assert sorted(path.name for path in tmp_path.glob("*b.db*")) == ["b.db"]
+
+
+def test_who_may_not_read_a_store_may_not_read_its_copies(source: str, tmp_path: Path) -> None:
+    os.chmod(source, 0o600)
+    done(runner(source)("db", "backup", tmp_path / "backup.db"))
+    done(runner(source)("db", "copy", "--to", tmp_path / "copy.db"))
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("backup.db", "copy.db")] == [0o600, 0o600]
+
+
+def test_a_disk_that_is_full_leaves_no_backup_behind(source: str, tmp_path: Path) -> None:
+    words = f"ulimit -f 100; exec {sys.executable} -m rlrec --db {source} db backup {tmp_path / 'b.db'}"
+    result = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert f"cannot write {tmp_path / 'b.db'}" in result.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name != "source.db"] == []
+
+
+def test_postgres_is_backed_up_by_its_own_tool(postgres_server: str, postgres_template: str) -> None:
+    refused = runner(postgres_server.format(postgres_template))("db", "backup", "b.db")
+    assert (refused.exit_code, "pg_dump --format=custom --file=b.db 'postgresql://" in refused.stderr) == (2, True)

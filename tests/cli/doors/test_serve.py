@@ -1,0 +1,694 @@
+"""rlrec serve: many clients over HTTP, whose lines share groups."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlrec.app.requests.pipe import Pipe
+from rlrec.app.upkeep import doctor
+from rlrec.cli.doors import serve as serving
+from rlrec.cli.doors.http import GROUP, Front, Limits
+from rlrec.cli.doors.serve import SharedWriter, listening
+from rlrec.cli.program.shared import NOTHING_STORED
+from rlrec.errors import Conflict, InputError, RlrecError
+from rlrec.store import Store
+from rlrec.store.database import engine
+from rlrec.store.log import decisions, events
+from tests.cli.commands.requests.test_dry_run import content
+from tests.cli.commands.requests.test_pipe import FLUSH, ask, lines, stocked, tell
+from tests.conftest import ON_BOTH, PATIENCE_S, runner
+
+pytestmark = ON_BOTH
+
+slow = pytest.mark.slow
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload([__name__])
+
+
+@pytest.fixture
+def shop(db: str) -> str:
+    stocked(runner(db))
+    return db
+
+
+@pytest.fixture
+def kiosk(sqlite_db: str) -> str:
+    stocked(runner(sqlite_db))
+    return sqlite_db
+
+
+def http(body: str | bytes, target: str = "/pipe", *, extra: str = "") -> bytes:
+    content = body.encode() if isinstance(body, str) else body
+    return f"POST {target} HTTP/1.1\r\nHost: x\r\n{extra}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+class Client:
+    """A connection that stays open."""
+
+    def __init__(self, address: str) -> None:
+        if address.startswith("unix:"):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(30)
+            self.socket.connect(address.removeprefix("unix:"))
+        else:
+            host, _, port = address.rpartition(":")
+            self.socket = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+        self.file = self.socket.makefile("rb")
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.socket.close()
+
+    def read(self) -> tuple[int, bytes]:
+        """Status and body of the next answer."""
+        status, fields = int(self.file.readline().split()[1]), {}
+        while (line := self.file.readline()) != b"\r\n":
+            name, _, value = line.partition(b":")
+            fields[name.lower()] = value.strip()
+        if b"transfer-encoding" not in fields:
+            return status, self.file.read(int(fields[b"content-length"])) if b"content-length" in fields else b""
+        body = b""
+        while size := int(self.file.readline(), 16):
+            body += self.file.read(size)
+            self.file.readline()
+        self.file.readline()
+        return status, body
+
+    def post(self, *result: Any) -> list[Any]:
+        self.socket.sendall(http(lines(*result)))
+        status, body = self.read()
+        assert status == 200
+        return [json.loads(line) for line in body.splitlines()]
+
+    def health(self) -> Any:
+        self.socket.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        return json.loads(self.read()[1])
+
+
+@contextmanager
+def served(db: str, listen: str = "127.0.0.1:0", *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address of a server, and its process."""
+    command = [sys.executable, "-m", "rlrec", "--db", db, "serve", "--listen", listen, "--json", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        try:
+            yield json.loads(child.stdout.readline())["listen"], child
+        finally:
+            child.kill()
+
+
+def ended(child: subprocess.Popen[bytes]) -> tuple[int, bytes]:
+    child.terminate()
+    _, stderr = child.communicate(timeout=PATIENCE_S)
+    return child.returncode, stderr
+
+
+def fronted(
+    db: str, talk: Callable[[str, Front], None], *, pipe: Any = Pipe, listen: str = "127.0.0.1:0", **limits: Any
+) -> Front:
+    """A server in this process while `talk` runs in a thread."""
+
+    async def run() -> Front:
+        loop, end = asyncio.get_running_loop(), asyncio.Event()
+        writer = SharedWriter(pipe(Store(db, notice=lambda _: None)), loop, db=db)
+        with listening(listen, allow_remote=False) as (listener, address):
+            front = Front(writer, Limits(**limits))
+            serving = asyncio.create_task(front.serve(listener, end))
+            writer.start()
+            try:
+                await asyncio.to_thread(talk, address, front)
+            finally:
+                end.set()
+                await serving
+                writer.end()
+                await asyncio.to_thread(writer.join)
+        return front
+
+    return asyncio.run(run())
+
+
+# -- lines and answers --
+
+
+@slow
+def test_bodies_are_answered_as_a_pipe_answers_them(shop: str) -> None:
+    with served(shop) as (address, child), Client(address) as client:
+        reported = client.post(
+            ask(request_id="r1"), "not json", FLUSH, tell(decision_id=1, key="k"), ask(k=5), tell(decision_id=99)
+        )
+        assert [answer.get("decision_id") for answer in reported] == [1, None, 1, None, None]
+        assert [answer.get("line") for answer in reported] == [None, 2, None, 5, 6]
+        assert [list(answer) for answer in reported[3:]] == [["line", "error", "field", "code"]] * 2
+        assert client.post(ask(request_id="r1"))[0] == reported[0] | {"duplicate": True}
+        assert client.health()["ok"] is True
+        assert ended(child) == (0, b"")
+
+
+@slow
+def test_pipelined_and_long_bodies_are_answered_in_order(kiosk: str) -> None:
+    def talk(address: str, front: Front) -> None:
+        with Client(address) as client:
+            sizes = [1, 1500, 2, 0, 2500]
+            bodies = [[ask(session=f"s{number}-{n}") for n in range(size)] for number, size in enumerate(sizes)]
+            client.socket.sendall(b"".join(http(lines(*body)) for body in bodies))
+            for body in bodies:
+                status, text = client.read()
+                answers = [json.loads(line)["session"] for line in text.splitlines()]
+                assert (status, answers) == (200, [line["session"] for line in body])
+        assert front.writer.counts()["refused"] == 0
+
+    assert fronted(kiosk, talk).waiting_bytes == 0
+
+
+def test_bodies_in_chunks_and_old_clients_are_understood(kiosk: str) -> None:
+    body = lines(ask(), ask()).encode()
+    chunked = b"%x\r\n%b\r\n%x;ext=1\r\n%b\r\n0\r\nTrailer: 1\r\n\r\n" % (9, body[:9], len(body) - 9, body[9:])
+
+    def talk(address: str, _: Front) -> None:
+        with Client(address) as client:
+            client.socket.sendall(b"POST /pipe HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked)
+            assert len(client.read()[1].splitlines()) == 2
+            client.socket.sendall(b"POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            assert len(client.read()[1].splitlines()) == 2
+            assert client.file.read() == b""
+        with Client(address) as client:
+            client.socket.sendall(http(body, extra="Expect: 100-continue\r\n"))
+            assert client.file.readline() == b"HTTP/1.1 100 Continue\r\n"
+
+    fronted(kiosk, talk)
+
+
+def converse(address: str, number: int, rounds: int, barrier: Any, answers: Any) -> None:
+    with Client(address) as client:
+        barrier.wait(PATIENCE_S)
+        for step in range(rounds):
+            request = f"{number}-{step}"
+            drawn, reported = client.post(
+                ask(session=request, request_id=request), tell(request_id=request, key=request)
+            )
+            assert (drawn["session"], reported["decision_id"]) == (request, drawn["decision_id"])
+            answers.put((request, drawn["decision_id"]))
+
+
+@slow
+def test_sixteen_clients_at_once_get_their_own_answers(shop: str) -> None:
+    with served(shop) as (address, child):
+        barrier, answers = processes.Barrier(16), processes.SimpleQueue()
+        talkers = [processes.Process(target=converse, args=(address, n, 10, barrier, answers)) for n in range(16)]
+        for talker in talkers:
+            talker.start()
+        got = dict(answers.get() for _ in range(160))
+        with Client(address) as client:
+            counts = client.health()
+        assert len(set(got.values())) == len(got) == 160
+        assert (counts["lines"], counts["refused"]) == (320, 0)
+        assert counts["groups"] < 160  # clients share them
+        assert ended(child) == (0, b"")
+        for talker in talkers:
+            talker.join(PATIENCE_S)
+            assert talker.exitcode == 0
+    with closing(Store(shop)) as store:
+        assert doctor.doctor(store, doctor.Request()).ok
+
+
+# -- ends --
+
+
+@slow
+def test_a_killed_server_loses_no_answer_that_a_client_has(shop: str) -> None:
+    acknowledged: dict[str, int] = {}
+
+    def chat(address: str, number: int) -> None:
+        with Client(address) as client:
+            for step in range(10_000):
+                request = f"{number}-{step}"
+                try:
+                    drawn, reported = client.post(
+                        ask(session=request, request_id=request), tell(request_id=request, key=request)
+                    )
+                except (OSError, IndexError):
+                    return
+                acknowledged[request] = drawn["decision_id"]
+                assert reported["events"] == 1
+
+    with served(shop) as (address, child):
+        threads = [threading.Thread(target=chat, args=(address, number)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(acknowledged) < 100:
+            time.sleep(0.01)
+        child.kill()
+        for thread in threads:
+            thread.join()
+    with closing(Store(shop)) as store:
+        with store.read() as unit:
+            stored = {key: decision for key, (_, decision) in decisions.requests(unit, set(acknowledged)).items()}
+            assert stored == acknowledged
+            assert set(events.stored_keys(unit, set(acknowledged))) == set(acknowledged)
+        assert doctor.doctor(store, doctor.Request()).ok
+
+
+@slow
+def test_sigterm_answers_what_has_arrived(shop: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "s.sock")
+    with served(shop, f"unix:{path}") as (address, child), ExitStack() as stack:
+        idle, *clients = [stack.enter_context(Client(address)) for _ in range(5)]
+        assert idle.post(ask())
+        for number, client in enumerate(clients):
+            client.socket.sendall(http(lines(*(ask(session=f"{number}-{n}") for n in range(400)))))
+        while any(any(fcntl.ioctl(client.socket, termios.TIOCOUTQ, bytes(4))) for client in clients):
+            time.sleep(0.01)  # until the server has read it all
+        child.terminate()
+        time.sleep(0.05)
+        assert ended(child) == (0, b"")  # a second signal changes nothing
+        for client in clients:
+            assert len(client.read()[1].splitlines()) == 400
+            assert client.file.read() == b""
+        assert idle.file.read() == b""
+        assert not os.path.exists(path)
+
+
+@slow
+def test_sigint_ends_as_interrupted_once_all_is_answered(kiosk: str) -> None:
+    with served(kiosk) as (address, child), Client(address) as client:
+        assert client.post(ask())
+        child.send_signal(signal.SIGINT)
+        assert child.communicate(timeout=PATIENCE_S)[1] == b'{"error": "interrupted", "hint": null, "code": 130}\n'
+        assert child.returncode == 130
+
+
+@slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_dry_run_serves_a_copy_that_goes_with_it(
+    shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    before = content(shop)
+    with served(shop, "127.0.0.1:0", "--dry-run") as (address, child), Client(address) as client:
+        assert [stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()] == [0o700]
+        drawn, learned = client.post(ask(session="t", request_id="r"), tell(request_id="r"))
+        assert client.post(tell(decision_id=drawn["decision_id"], key="k"))[0] == learned
+        runner(shop)("recommend", "--policy", "home", "--session", "of another")  # does not wait
+        child.send_signal(number)
+        first, last = child.communicate(timeout=PATIENCE_S)[1].decode().splitlines()[:2]
+        assert (child.returncode, "from a copy" in first) == (code, True)
+        assert last == f"{NOTHING_STORED}; it would have been 1 decision and 2 events"
+    assert list(folder.iterdir()) == []
+    assert [len(content(shop)[table]) - len(before[table]) for table in ("decision", "event")] == [1, 0]
+    assert "of another" in str(content(shop)["session"])
+
+
+# -- clients that are slow, vanish, or send nonsense --
+
+
+@slow
+def test_slow_and_vanished_clients_hold_up_nobody(shop: str) -> None:
+    long = lines(*(ask(session=f"l{n}", k=2) for n in range(5000)))
+    with served(shop) as (address, child), ExitStack() as stack:
+        half, greedy, gone, quick = [stack.enter_context(Client(address)) for _ in range(4)]
+        half.socket.sendall(b"POST /pipe HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+        greedy.socket.sendall(http(long))  # and never reads
+        gone.socket.sendall(http(lines(*(ask(session="gone", request_id=f"g{n}") for n in range(50)))))
+        gone.__exit__()
+        for number in range(50):  # before the greedy one takes its answers
+            assert quick.post(ask(session=f"q{number}"))[0]["session"] == f"q{number}"
+        assert len(greedy.read()[1].splitlines()) == 5000
+        assert all(answer["duplicate"] for answer in quick.post(*(ask(session="gone", request_id="g49"),)))
+        half.__exit__()
+        assert ended(child) == (0, b"")
+
+
+@slow
+def test_whoever_does_not_take_an_answer_is_cut_off(kiosk: str, tmp_path: Path) -> None:
+    def talk(address: str, front: Front) -> None:
+        with Client(address) as client:
+            for _ in range(300):
+                client.socket.sendall(http("x\n" * 100))
+            until = time.monotonic() + PATIENCE_S
+            while front.clients:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        with Client(address) as client:
+            assert client.post(ask())
+
+    front = fronted(kiosk, talk, listen=f"unix:{tmp_path}/s.sock", slow_s=0.3)  # whose buffers are small
+    assert (front.waiting_bytes, front.clients) == (0, {})
+
+
+def test_requests_without_lines_wait_for_their_answers_too(kiosk: str, tmp_path: Path) -> None:
+    """Whoever asks on and takes no answer fills no memory."""
+    longest = 0
+
+    def talk(address: str, front: Front) -> None:
+        nonlocal longest
+        with Client(address) as client:
+            client.socket.settimeout(1)
+            with pytest.raises(TimeoutError):
+                client.socket.sendall(b"GET /healthz HTTP/1.1\r\n\r\n" * 100_000)
+            (waiting,) = front.clients.values()
+            longest = waiting._answers.qsize()
+
+    fronted(kiosk, talk, listen=f"unix:{tmp_path}/s.sock")
+    assert 0 < longest <= GROUP
+
+
+HEAD = b"POST /pipe HTTP/1.1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"POST /pipe HTTP/2.0\r\n\r\n", 400),
+        (HEAD + b"no colon\r\n\r\n", 400),
+        (HEAD + b"Content-Length: -1\r\n\r\n", 400),
+        (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (HEAD + b"Content-Length: " + b"0" * 5000 + b"\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n", 400),
+        (HEAD + b"Origin: http://evil.example\r\nContent-Length: 0\r\n\r\n", 403),
+        (b"POST /elsewhere HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404),
+        (b"PUT /pipe HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 405),
+        (b"DELETE /healthz HTTP/1.1\r\n\r\n", 405),
+        (HEAD + b"Content-Length: 100\r\n\r\nslow", 408),
+        (HEAD + b"\r\n", 411),
+        (HEAD + b"Content-Length: 2001\r\n\r\n" + b"x" * 2001, 413),
+        (HEAD + b"Content-Length: " + b"0" * 20 + b"2001\r\n\r\n" + b"x" * 2001, 413),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n7d1\r\n" + b"x" * 2001, 413),
+        (HEAD + b"Content-Length: 300\r\n\r\n" + b"\n" * 300, 413),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 300, 413),
+        (HEAD + b"Content-Length: 901\r\n\r\n" + b"x" * 901, 413),
+        (HEAD + b"X: " + b"x" * 9000 + b"\r\n\r\n", 431),
+        (HEAD + b"Content-Length: 1500\r\n\r\n" + b"x" * 1500, 503),
+    ],
+)  # fmt: skip
+def test_a_request_out_of_order_is_refused_and_ends_the_connection(kiosk: str, sent: bytes, status: int) -> None:
+    def talk(address: str, _: Front) -> None:
+        with Client(address) as client:
+            client.socket.sendall(sent)
+            code, body = client.read()
+            assert (code, json.loads(body)["code"]) == (status, 2)
+            assert client.file.read() == b""
+
+    sizes = {"head_bytes": 8192, "body_bytes": 2000, "body_lines": 200, "line_bytes": 900}
+    front = fronted(kiosk, talk, **sizes, waiting_bytes=1000, small_bytes=500, slow_s=0.3)
+    assert front.waiting_bytes == 0
+
+
+def test_bodies_that_find_no_room_are_told_to_come_again_and_small_ones_find_it(kiosk: str) -> None:
+    """A refused body gives back its bytes at once, not when its client has gone."""
+    body = lines(ask())
+
+    def talk(address: str, front: Front) -> None:
+        with Client(address) as first, Client(address) as second, Client(address) as third:
+            first.socket.sendall(http("x" * 2000)[:-200])
+            while front.waiting_bytes < 1800:
+                time.sleep(0.01)
+            for block in (http("x" * 900)[:-100], b"x" * 100):
+                second.socket.sendall(block)
+                time.sleep(0.05)
+            head = b"".join(iter(second.file.readline, b"\r\n"))
+            assert (head.split()[1], b"Retry-After: 1" in head) == (b"503", True)
+            assert front.waiting_bytes == 1800
+            assert third.post(ask())
+
+    assert len(body) < 100
+    assert fronted(kiosk, talk, waiting_bytes=2500, small_bytes=100).waiting_bytes == 0
+
+
+def test_a_head_full_of_blanks_is_read_at_once(kiosk: str) -> None:
+    """In time that grows with its length: not with the square, or the cube where a header is refused."""
+
+    def talk(address: str, _: Front) -> None:
+        for end, status in ((b"x", 200), (b"\0", 400)):
+            start = time.process_time()  # of the server, which is a thread here
+            with Client(address) as client:
+                client.socket.sendall(HEAD + b"Content-Length: 0\r\nX: x" + b" " * 30_000 + end + b"\r\n\r\n")
+                assert client.read()[0] == status
+            assert time.process_time() - start < 5
+
+    fronted(kiosk, talk)
+
+
+def test_blank_lines_between_requests_are_few(kiosk: str) -> None:
+    def talk(address: str, _: Front) -> None:
+        with Client(address) as client:
+            client.socket.sendall(b"\r\n" + http(lines(ask())))
+            assert client.read()[0] == 200
+            client.socket.sendall(b"\r\n" * 10 + b"\r\n\r\n")
+            assert client.read()[0] == 400
+
+    fronted(kiosk, talk)
+
+
+class Busy(Pipe):
+    """A pipe that takes a second for each group."""
+
+    def answer(self, lines: Sequence[Any]) -> list[Any]:
+        time.sleep(1)
+        return super().answer(lines)
+
+
+@slow
+def test_health_does_not_wait_for_the_lines_of_others(kiosk: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def talk(address: str, front: Front) -> None:
+        with Client(address) as busy, Client(address) as client:
+            busy.socket.sendall(http(lines(*(ask(session=f"s{n}") for n in range(GROUP + 1)))))  # two groups
+            while not front.waiting_bytes:
+                time.sleep(0.01)
+            time.sleep(0.2)
+            assert client.health()["ok"] is True
+            monkeypatch.setattr(serving, "STUCK_S", 0.1)
+            late = client.health()
+            assert (late["ok"], "has worked on one group for" in late["error"]) == (False, True)
+            assert front.writer.counts()["groups"] == 0  # the first one is at work still
+            assert len(busy.read()[1].splitlines()) == GROUP + 1
+            assert client.health()["ok"] is True
+
+    fronted(kiosk, talk, pipe=Busy)
+
+
+def test_a_group_ends_where_its_lines_are_long(kiosk: str) -> None:
+    def talk(address: str, front: Front) -> None:
+        with Client(address) as client:
+            long = [ask(session=f"s{n}", context={"text": "x" * 300_000}) for n in range(8)]
+            assert len(client.post(*long)) == 8
+        assert front.writer.counts()["groups"] == 2
+
+    fronted(kiosk, talk)
+
+
+def test_too_many_clients_are_told_to_come_again(kiosk: str) -> None:
+    def talk(address: str, _: Front) -> None:
+        with Client(address) as first, Client(address) as second:
+            assert first.post(ask())
+            assert second.read()[0] == 503
+            assert first.post(ask())
+
+    fronted(kiosk, talk, clients=1)
+
+
+def test_whoever_is_idle_for_the_longest_time_makes_room(kiosk: str) -> None:
+    def talk(address: str, front: Front) -> None:
+        with Client(address) as first, Client(address) as second:
+            for client in (first, second, first):
+                assert client.post(ask())
+            time.sleep(0.2)
+            with Client(address) as third:
+                assert third.post(ask())
+                assert second.file.read() == b""
+                assert first.post(ask())
+        assert not front.was_full
+
+    fronted(kiosk, talk, clients=2, short_idle_s=0.1)
+
+
+@slow
+def test_a_server_without_room_says_so_once(kiosk: str) -> None:
+    with served(kiosk) as (address, child), ExitStack() as stack:
+        clients = [stack.enter_context(Client(address)) for _ in range(Limits().clients)]
+        assert clients[-1].post(ask())
+        refused = [stack.enter_context(Client(address)).read()[0] for _ in range(3)]
+        assert refused == [503] * 3
+        assert ended(child) == (0, b"512 clients at once: others are answered 503\n")
+
+
+def test_an_idle_connection_is_closed(kiosk: str) -> None:
+    def talk(address: str, _: Front) -> None:
+        with Client(address) as client:
+            assert client.post(ask())
+            assert client.file.read() == b""
+
+    fronted(kiosk, talk, idle_s=0.1)
+
+
+# -- a store that fails --
+
+
+def test_a_busy_store_is_said_to_each_client(kiosk: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_S", 0.1)
+
+    def talk(address: str, _: Front) -> None:
+        with closing(sqlite3.connect(kiosk, isolation_level=None)) as other, Client(address) as client:
+            other.execute("BEGIN IMMEDIATE")
+            client.socket.sendall(http(lines(ask(), tell(decision_id=1))))
+            status, body = client.read()
+            assert status == 503
+            answers = [json.loads(line) for line in body.splitlines()]
+            assert [(answer["line"], answer["code"]) for answer in answers] == [(1, 4), (2, 4)]
+
+    fronted(kiosk, talk, pipe=partial(Pipe, patience_s=0.1))
+
+
+class Fragile(Pipe):
+    """A pipe that stops at a session."""
+
+    def answer(self, lines: Sequence[Any]) -> list[Any]:
+        if any(getattr(line, "session", "") == "poison" for line in lines):
+            raise RlrecError("disk full")
+        return super().answer(lines)
+
+
+def test_lines_that_stop_a_group_fail_alone(kiosk: str) -> None:
+    def talk(address: str, front: Front) -> None:
+        with Client(address) as client:
+            client.socket.sendall(
+                b"".join(http(lines(ask(session=session))) for session in ("a", "poison", "b", "poison", "c"))
+            )
+            assert [client.read()[0] for _ in range(5)] == [200, 500, 200, 500, 200]
+
+    fronted(kiosk, talk, pipe=Fragile)
+
+
+# -- where it listens --
+
+
+def test_a_socket_of_a_dead_server_is_replaced_and_of_a_living_one_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(path))
+    dead.close()
+    with listening(f"unix:{path}", allow_remote=False) as (_, name):
+        assert name == f"unix:{path}"
+        with pytest.raises(Conflict), listening(f"unix:{path}", allow_remote=False):
+            pass
+        assert stat.S_ISSOCK(path.stat().st_mode)
+    assert not path.exists()
+    path.write_text("precious")
+    with pytest.raises(InputError, match="no socket"), listening(f"unix:{path}", allow_remote=False):
+        pass
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "words"),
+    [
+        ("0.0.0.0:0", 2, "other machines can reach 0.0.0.0"),
+        ("[::]:0", 2, "other machines"),
+        ("8080", 2, "is no address"),
+        ("127.0.0.1:99999", 2, "is no address"),
+        ("unix:/none/s.sock", 1, "No such file"),
+        ("unix:" + "x" * 200, 1, "too long"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused(kiosk: str, address: str, code: int, words: str) -> None:
+    answer = runner(kiosk)("serve", "--listen", address)
+    assert (answer.exit_code, answer.stdout, words in answer.stderr) == (code, "", True)
+
+
+def test_a_port_in_use_is_a_conflict(kiosk: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        answer = runner(kiosk)("serve", "--listen", f"127.0.0.1:{other.getsockname()[1]}")
+    assert (answer.exit_code, "listens on" in answer.stderr) == (6, True)
+
+
+def test_a_folder_that_another_process_locks_is_waited_for_and_named(kiosk: str, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/s.sock"
+    number = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        began = time.monotonic()
+        answer = runner(kiosk)("--lock-timeout", "300ms", "serve", "--listen", address)
+        assert (answer.exit_code, answer.stdout) == (4, "")
+        notice, error = answer.stderr.splitlines()
+        holder = f"another process holds the lock of the folder {tmp_path}"
+        assert (notice, error.startswith(f"Error: {holder}.")) == (f"{holder}: waiting up to 0.3 s", True)
+        assert time.monotonic() - began < 25  # by default it waits for 30 s
+    finally:
+        os.close(number)
+    with listening(address, allow_remote=False):  # nobody holds it any more
+        assert stat.S_ISSOCK((tmp_path / "s.sock").stat().st_mode)
+
+
+def test_a_server_needs_a_store(tmp_path: Path) -> None:
+    assert runner(str(tmp_path / "none.db"))("serve", "--listen", "127.0.0.1:0").exit_code == 3
+
+
+@slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
+def test_memory_is_flat_over_many_lines(kiosk: str) -> None:
+    def resident(child: subprocess.Popen[bytes]) -> float:
+        return int(Path(f"/proc/{child.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    with served(kiosk) as (address, child), Client(address) as client:
+        sizes = []
+        for number in range(100):
+            assert len(client.post(*(ask(session=f"{number}-{n}") for n in range(1000)))) == 1000
+            sizes.append(resident(child))
+        assert sizes[-1] - sizes[0] < 64 + 20  # SQLite's own cache of the file, which is larger by then, and noise
+        assert ended(child) == (0, b"")
+
+
+@slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
+def test_memory_is_bounded_over_all_clients_that_send_at_once(kiosk: str) -> None:
+    """The bodies in flight have 32 MB, and the lines of a group one: the rest is the program, and SQLite's cache."""
+    line = json.dumps(ask(context={"text": "x" * 900})).encode() + b"\n"
+    body = http(line * (9_500_000 // len(line)))
+    statuses = list[int]()
+
+    def send(address: str) -> None:
+        with Client(address) as client:
+            with suppress(OSError):  # it is refused before it has sent all
+                client.socket.sendall(body)
+            statuses.append(client.read()[0])
+
+    with served(kiosk) as (address, child):
+        senders = [threading.Thread(target=send, args=(address,)) for _ in range(20)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{child.pid}/status").read_text())
+        assert (set(statuses) <= {200, 503}, len(statuses)) == (True, 20)
+        assert peak is not None
+        assert int(peak[1]) / 1000 < 230
+        assert ended(child)[0] == 0

@@ -1,0 +1,118 @@
+"""A store in a folder in which nothing can be made, or on a full disk: it is read like any other, or one line says what
+to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from rlrec.errors import StoreBusy
+from rlrec.store import Store
+from rlrec.store.database import sqlite_files
+from tests.app.shop import done
+from tests.app.upkeep.test_doctor import sqlite_grown  # noqa: F401 (a fixture)
+from tests.conftest import runner
+
+LATE = "2026-01-01T03:00:00Z"
+RIGHTS = "-dac_override,-dac_read_search"  # by which root writes into any folder
+WITHOUT = ["setpriv", f"--bounding-set={RIGHTS}", f"--inh-caps={RIGHTS}"] if os.geteuid() == 0 else []
+READING = ("init",), ("doctor",), ("evaluate", "greedy"), ("db", "copy", "--to", "{}/copy.db")
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def shelf(sqlite_grown: Path, tmp_path: Path) -> Iterator[Path]:  # noqa: F811
+    """A folder without rights to write, with a store in it."""
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    shutil.copy(sqlite_grown, folder / "rlrec.db")
+    folder.chmod(0o555)
+    yield folder
+    folder.chmod(0o755)
+
+
+@pytest.fixture
+def command(shelf: Path) -> Command:
+    """Run a command on that store, in a process that may not write there."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [*WITHOUT, sys.executable, "-m", "rlrec", "--db", str(shelf / "rlrec.db"), "--now", LATE, *words]
+        return subprocess.run(line, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_store_is_read_where_nothing_can_be_written(shelf: Path, command: Command, tmp_path: Path) -> None:
+    other = tmp_path / "writable.db"
+    shutil.copy(shelf / "rlrec.db", other)
+    for words in READING:
+        answer = command(*(word.format(tmp_path) for word in words))
+        assert answer.returncode == 0, (words, answer.stderr)
+        assert words[0] != "evaluate" or answer.stdout == done(runner(str(other))("--now", LATE, *words)).stdout
+    assert [path.name for path in shelf.iterdir()] == ["rlrec.db"]
+    refused = command("recommend", "--policy", "ts", "--session", "new")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "cannot be written" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_store_that_was_not_closed_needs_its_log(shelf: Path, command: Command, tmp_path: Path) -> None:
+    shelf.chmod(0o755)
+    with closing(sqlite3.connect(shelf / "rlrec.db", isolation_level=None)) as writer:
+        writer.execute("UPDATE settings SET salt = 'other'")
+        shelf.chmod(0o555)
+        assert command("status").returncode == 0  # as long as somebody has it open
+        copies = [shutil.copy(shelf / f"rlrec.db{end}", tmp_path) for end in ("", "-wal")]
+    shelf.chmod(0o755)
+    for copy in copies:
+        shutil.copy(copy, shelf)
+    shelf.chmod(0o555)
+    refused = command("status")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert f"copy it together with {shelf}/rlrec.db-wal" in refused.stderr
+    assert runner(str(copies[0]))("--now", LATE, "status").exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_in_one_line_whoever_meets_it(sqlite_grown: Path, tmp_path: Path) -> None:  # noqa: F811
+    mount = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=4m none /mnt && exec "$@"', "sh"]
+    if os.geteuid() or shutil.which("unshare") is None or subprocess.run([*mount, "true"], check=False).returncode:
+        pytest.skip("needs a file system of its own")
+    script = """cp $2 /mnt/s.db; cat /dev/zero > /mnt/fill 2> /dev/null
+        for words in "$3" status; do $1 -m rlrec --db /mnt/s.db $words; echo $? >&2; done
+        rm /mnt/fill; $1 -m rlrec --db /mnt/s.db doctor > /dev/null 2>&1; echo $? >&2"""
+    draw = "recommend --policy ts --session new"
+    words = [*mount, "sh", "-c", script, "sh", sys.executable, str(sqlite_grown), draw]
+    result = subprocess.run(words, capture_output=True, text=True, check=True)
+    draws, code, reads, last, healthy = result.stderr.splitlines()
+    assert (result.stdout, code, last, healthy) == ("", "1", "1", "0")
+    assert "the disk of /mnt/s.db is full" in draws
+    assert "the disk of /mnt/s.db is full" in reads
+
+
+def test_who_reads_without_locks_notices_a_writer(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # also where root runs the tests
+    path = str(shelf / "rlrec.db")
+    with closing(Store(path)) as store:
+        with store.read() as unit:
+            assert unit.ask_value("SELECT count(*) FROM decision") > 0
+        with pytest.raises(StoreBusy, match="was written while it was read"), store.read():
+            write_elsewhere(path)
+        with store.read() as unit:
+            assert unit.ask_value("SELECT salt FROM settings") == "other"
+    assert sqlite_files.is_frozen(path)
+
+
+def write_elsewhere(path: str) -> None:
+    """Change a store through a connection of its own, and close it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("UPDATE settings SET salt = 'other'")
