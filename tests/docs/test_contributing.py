@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md names files and folders that are there."""
+"""CONTRIBUTING.md names files and folders that are there, and every room."""
 
 from __future__ import annotations
 
@@ -7,17 +7,28 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_layers import ROOMS
+
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-FOLDERS = (ROOT, ROOT / "rlrec", ROOT / "rlrec/app", ROOT / "rlrec/app/evaluation", ROOT / "rlrec/app/training")
-PATHS = sorted(path for path in set(re.findall(r"`([\w/.]+(?:\.py|/))`", TEXT)) if not re.search(r"NAME|NNNN", path))
+FILES = {path.name for path in (ROOT / "rlrec").rglob("*.py")}
+PATHS = sorted(
+    path for path in set(re.findall(r"`([\w/.]+(?:\.py|/))`", TEXT)) if not re.search(r"NAME|NNNN|/X/|ROOM", path)
+)
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_what_is_named_is_there(path: str) -> None:
-    assert any((folder / path).exists() for folder in FOLDERS)
+    folders = (ROOT, ROOT / "rlrec", ROOT / "rlrec/app", *(ROOT / "rlrec/app").iterdir())
+    assert path in FILES or any((folder / path).exists() for folder in folders)
 
 
 def test_every_room_is_described() -> None:
-    rooms = [path.name for path in (ROOT / "rlrec/app").iterdir() if (path / "__init__.py").exists()]
+    nested = ("app.audit", "app.evaluation", "cli.commands")
+    rooms = [
+        f"{package}/{room}"
+        for package, floors in ROOMS.items()
+        for room in set().union(*floors)
+        if package not in nested
+    ]
     assert [room for room in rooms if f"`{room}/`" not in TEXT] == []
