@@ -139,10 +139,12 @@ def show_(store: Store, show: Show, name: str) -> None:
 def _view(result: RouteSummary) -> View:
     history = result["history"]
     follows = "the live version, now" if result["live"] else "version"
+    serves = f"{result['policy']}, {follows} {result['version']}"
+    if ramp := result["experiment"]:
+        serves = f"the variants of the ramp {ramp}, whichever version is live, until `rlrec experiment stop {ramp}`"
     title = [
-        f"route {result['route']} serves {result['policy']}, {follows} {result['version']}",
+        f"route {result['route']} serves {serves}",
         f"since {result['since']}, by `{history[0]['by']}`",
-        *([f"ramp {result['experiment']} runs"] if result["experiment"] else []),
         *([_gate(history[0]["gate"])] if history[0]["gate"] else []),
     ]
     title += [_shadow(row) for row in result["shadows"] if row["until"] is None]

@@ -133,6 +133,12 @@ def test_the_table_says_what_serves_since_when_and_why(ready_sqlite: Run) -> Non
 # -- what is refused --
 
 
+def test_the_table_of_a_ramp_names_what_callers_get(ready_sqlite: Run) -> None:
+    ready_sqlite("route", "set", "home", "--to", "ts@2", "--share", "50%")
+    table = ready_sqlite("route", "show", "home").stdout
+    assert table.startswith("route home serves the variants of the ramp home-ramp-1, whichever version is live")
+
+
 def test_policies_and_routes_share_their_names(ready: Run) -> None:
     assert ready("route", "create", "ts", "--to", "u", "--json").error["code"] == 6
     assert ready("policy", "create", "home", "--kind", "uniform", "--json").error["code"] == 6
