@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from rlrec.api import Recommender
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def open(  # noqa: A001 (rlrec.open)
