@@ -174,6 +174,7 @@ def postgres_template(postgres_server: str) -> str:
     return "empty"
 
 
+STORE = Path(__file__).parent / "store"
 ON_BOTH = pytest.mark.both_databases
 """A test outside of `tests/store` of what may differ by the database."""
 
@@ -183,7 +184,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests of the store and those marked `ON_BOTH` have a `db` on either database, all others on SQLite."""
     chosen = any("db" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if "db" in metafunc.fixturenames and not chosen:
-        both = metafunc.definition.path.parent.name == "store" or metafunc.definition.get_closest_marker(ON_BOTH.name)
+        in_store = STORE in metafunc.definition.path.parents
+        both = in_store or metafunc.definition.get_closest_marker(ON_BOTH.name)
         metafunc.parametrize("db", ["sqlite", "postgres"] if both else ["sqlite"], indirect=True)
 
 
