@@ -122,7 +122,7 @@ def estimates(log: tuple[Ids, Ids, Array], logger: Array, target: Array, *, seed
     length, (n, size) = np.bincount(visit), slates.shape
     start, cluster = offsets(length), np.arange(len(length)) + len(length) * seed
     decisions = remembered(slates, reward, start=start, cluster=cluster)
-    model = ReturnSums.of(decisions, reward, gamma=1.0, arms=len(logger)).finish()
+    model = ReturnSums.from_decisions(decisions, reward, gamma=1.0, arms=len(logger)).finish()
     of_target = log_probability(target, slates)
     everywhere = TargetSlates(
         rows=np.arange(n), log_slate=of_target, arms=np.arange(len(target)), share=(target / target.sum())[None],

@@ -26,7 +26,7 @@ from tests.app import logs
 from tests.conftest import PATIENCE_S
 
 
-def judged(db: str, workers: Workers = passes.HERE, **options: Any) -> list[dict[str, Any]]:
+def judged(db: str, workers: Workers = passes.IN_PROCESS, **options: Any) -> list[dict[str, Any]]:
     request = evaluate.Request(targets=["uniform", "log"], estimators="impression,session,tis,sips", **options)
     with closing(logs.at(db, 1e6)) as store:
         return [row.to_json() for row in evaluate.evaluate(store, request, workers)]

@@ -62,7 +62,7 @@ def show(
             if log:
                 raise InputError("an interleaved experiment is compared on all of its log", hint="leave out --log")
             return _interleaved(unit, experiment, references, definitions[0], level=level)
-        study = unit_outcomes.of_experiment(experiment, definitions)
+        study = unit_outcomes.experiment_study(experiment, definitions)
         if log:
             study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
         collected = unit_outcomes.collect(unit, study, level=level)

@@ -252,7 +252,7 @@ def _earned(store: Store, name: str, label: str, *, command: str) -> list[Differ
         _promoted(unit, experiment, _route(unit, experiment), label, command=command)
         if experiment.status == "stopped":
             return []
-        study = unit_outcomes.of_experiment(experiment, unit_outcomes.rewards_of(unit, (), experiment))
+        study = unit_outcomes.experiment_study(experiment, unit_outcomes.rewards_of(unit, (), experiment))
         _, rows = unit_outcomes.to_json(unit_outcomes.collect(unit, study, level=0.95))
     return [row for row in rows if (row["group"], row["metric"]) == (label, "reward_per_unit")]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rlrec.app.evaluation.passes import estimates
 from rlrec.app.evaluation.passes.estimates import EstimateRow
-from rlrec.app.evaluation.passes.passes import HERE, Workers
+from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.passes.request import EmptyLog, Request
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.imports import log_stores
@@ -21,7 +21,7 @@ from rlrec.store.database import bulk
 __all__ = ["EmptyLog", "Request", "Workers", "evaluate", "explained"]
 
 
-def evaluate(store: Store, request: Request, workers: Workers = HERE) -> list[EstimateRow]:
+def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> list[EstimateRow]:
     """An estimate for every target, group and estimator, from one snapshot of the log.
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""

@@ -98,7 +98,7 @@ def exploration(store: Store, request: Request) -> Result:
     Raises InputError for unknown names, a level outside (0, 1), and an empty log."""
     intervals.check_level(request.level)
     with store.read() as unit, bulk.alongside(unit):
-        comparison = FloorComparison.of(unit, request)
+        comparison = FloorComparison.resolve(unit, request)
         sums = list(map(comparison.sums, comparison.batches()))
         if not sums:
             raise comparison.evaluation.nothing_selected("impression of the policy")
@@ -135,7 +135,7 @@ class FloorComparison:
     period_us: int
 
     @classmethod
-    def of(cls, unit: Unit, request: Request) -> FloorComparison:
+    def resolve(cls, unit: Unit, request: Request) -> FloorComparison:
         """Raises InputError for unknown names and for kinds that have no greedy form here."""
         name = _name(unit, request)
         version = lookup.version(unit, name)[0]
@@ -148,7 +148,7 @@ class FloorComparison:
         selection = filters.selection(unit, chosen)
         reward = request.reward or version.reward.name
         of_targets = EvaluationRequest(targets=["uniform", *others], log=chosen, reward=reward)
-        evaluation = Evaluation.of(unit, of_targets, selection)
+        evaluation = Evaluation.resolve(unit, of_targets, selection)
         first, last = selected.times(unit, selection)
         return cls(
             request=request, evaluation=evaluation, reader=LogReader(unit, evaluation), name=name,

@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
-from rlrec.app.evaluation.passes.passes import HERE, Workers
+from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.rows import log_rows
@@ -120,7 +120,7 @@ class ExposurePartial(Sums):
     rates: RateSums
 
 
-def exposure(store: Store, request: Request, workers: Workers = HERE) -> Result:
+def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> Result:
     """Exposure of every arm that was eligible in the selected log, from one snapshot.
 
     Raises InputError for unknown names, and an empty log."""
@@ -146,7 +146,7 @@ def beside(store: Store, listed: Sequence[dict[str, Any]]) -> list[dict[str, Any
 
 def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
     """The answer of `exposure`, in an open transaction."""
-    census = Census.of(unit, request)
+    census = Census.resolve(unit, request)
     partials = passes.results(LogReader(unit, census.evaluation), census, engine)
     total = reduce(_added, partials, None)
     if total is None:
@@ -172,11 +172,11 @@ class Census:
     curve: Curve | None
 
     @classmethod
-    def of(cls, unit: Unit, request: Request) -> Census:
+    def resolve(cls, unit: Unit, request: Request) -> Census:
         """Raises InputError for unknown names."""
         log = filters.joined(request.policy and f"policy={request.policy}", request.log) or None
         selection = filters.selection(unit, log)
-        evaluation = Evaluation.of(unit, EvaluationRequest(targets=(), log=log), selection)
+        evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=(), log=log), selection)
         of_policy = None if request.policy is None else lookup.version(unit, request.policy)[0]
         reward = (
             of_policy.reward if of_policy and not request.reward else lookup.reward(unit, request.reward or "default")

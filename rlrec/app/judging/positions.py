@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
-from rlrec.app.evaluation.passes.passes import HERE, Workers
+from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.passes.request import Evaluation
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.rows import log_rows
@@ -78,7 +78,7 @@ CurveAnswer = TypedDict("CurveAnswer", {
 })  # fmt: skip
 
 
-def fit(store: Store, request: Request, workers: Workers = HERE) -> CurveAnswer:
+def fit(store: Store, request: Request, workers: Workers = IN_PROCESS) -> CurveAnswer:
     """Estimate a curve and store it under the next number of its name.
 
     Raises CheckFailed where not even the second position can be compared with the first; nothing is stored then."""
@@ -157,7 +157,7 @@ def _estimate(
     unit: Unit, request: Request, definition: Reward, selection: Selection, engine: Engine | None = None
 ) -> _Estimated:
     size = min(request.positions or MOST, selected.extent(unit, selection).positions)
-    evaluation = Evaluation.of(unit, EvaluationRequest(targets=[], log=request.log), selection)
+    evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=[], log=request.log), selection)
     work = _CurvePass(evaluation=evaluation, definition=definition, model=request.model, size=size)
     partials = passes.results(LogReader(unit, evaluation), work, engine)
     nothing: tuple[_LogSums | None, int] = None, 0

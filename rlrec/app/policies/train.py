@@ -12,7 +12,7 @@ from rlrec.app.audit.integrity import live_versions
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.evaluation.comparisons import paired_gate
 from rlrec.app.evaluation.comparisons.paired_gate import BY_VISIT, Gain
-from rlrec.app.evaluation.passes.passes import HERE, Workers
+from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup, parameters
@@ -96,7 +96,11 @@ def check(request: Request) -> None:
 
 
 def train(
-    store: Store, request: Request, workers: Workers = HERE, *, progress: Callable[[str], None] = lambda text: None
+    store: Store,
+    request: Request,
+    workers: Workers = IN_PROCESS,
+    *,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> Result:
     """A new version, if there is enough to learn from. Raises InputError for a log that teaches nothing, StoreBusy
     where another process trains the policy."""
@@ -150,7 +154,7 @@ class _TrainingRun:
             self._check_shaping()
             self.live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
             selection = self._selection(unit)
-            judged = paired_gate.unlearned(unit, selection, self.live.reference)
+            judged = paired_gate.rows_not_trained_on(unit, selection, self.live.reference)
             versions = policies.versions(unit, [self.parent.policy.id])
             last_trained = max(int(version.learned_from.get("now", -1)) for version in versions)
             cutoff = Cutoff.of(unit, self.parent.reward)
@@ -350,7 +354,10 @@ class _TrainingRun:
             if extent(unit, of_split).positions > 1 and self.request.weights == SLOT:
                 gain, visits = paired_gate.page_gains(unit, sides, of_split, **options)
             else:
-                gain, visits = Gain.of(BY_VISIT, unit, sides, of_split, near=self._near(trained), **options), None
+                gain, visits = (
+                    Gain.estimate(BY_VISIT, unit, sides, of_split, supported_elsewhere=self._near(trained), **options),
+                    None,
+                )
             served = self.live.id in version_counts(unit, of_split)
         of_candidate, of_live = (side.verdict for side in gain.estimates)
         over_live = served or of_candidate == "insufficient" or of_live != "insufficient"
@@ -358,7 +365,7 @@ class _TrainingRun:
             gain, visits = gain.over_served, None if visits is None else visits.over_served
         spent = sum(not look["repeated"] for look in looks)
         report: dict[str, Any] = {
-            **paired_gate.judged(gain, visits, spent, near=self._near(trained)),
+            **paired_gate.judged(gain, visits, spent, supported_elsewhere=self._near(trained)),
             "against": self.live.number if over_live else None, "sessions": (visits or gain).estimates[0].n,
             "repeated": False,
         }  # fmt: skip

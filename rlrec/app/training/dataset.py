@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app.evaluation.rows.fixed_loggers import LoggersMet
+from rlrec.app.evaluation.rows.fixed_loggers import LoggerFacts
 from rlrec.app.log.splits import TRAIN
 from rlrec.app.training.array_file import ArrayFile, RowFile
 from rlrec.app.training.visit_index import VisitIndex
@@ -172,7 +172,7 @@ class Dataset:
 
     def __init__(self) -> None:
         self.strata: Sequence[Stratum] = (OTHERS,)
-        self.met = LoggersMet()
+        self.met = LoggerFacts()
         self.splits: dict[int, DatasetSplit] = {}
         self._catalogues: dict[bytes, Catalogue] = {}
         self._files: list[RowFile] = []

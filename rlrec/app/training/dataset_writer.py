@@ -14,7 +14,7 @@ from rlrec.app.distributions.trained import Trained
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import Evaluation, Request
-from rlrec.app.evaluation.rows.fixed_loggers import FixedLoggers, LoggersMet
+from rlrec.app.evaluation.rows.fixed_loggers import FixedLoggers, LoggerFacts
 from rlrec.app.evaluation.rows.log_rows import clusters
 from rlrec.app.log import ended_visits, stored_contexts
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
@@ -89,7 +89,7 @@ class WrittenVisits:
     report: WriteReport
     rows: Sequence[VisitRows]
     strata: Sequence[Stratum]
-    met: LoggersMet
+    met: LoggerFacts
 
 
 class DatasetWriter:
@@ -104,16 +104,16 @@ class DatasetWriter:
     ) -> None:  # fmt: skip
         self.unit, self.reader, self.reward, self.cutoff, self.seed = unit, reader, reward, cutoff, seed
         self.examination, self.since, self.judged_from = examination, since, judged_from
-        self.evaluation = Evaluation.of(unit, Request(targets=()), selection)
+        self.evaluation = Evaluation.resolve(unit, Request(targets=()), selection)
         self.salt = settings.get(unit).split_salt
         ordered = sorted(arms.every(unit), key=lambda arm: arm.key)
         self.arms: Ids = np.array([arm.id for arm in ordered], np.int64)
         self._order = np.argsort(self.arms)
         self._catalogues: dict[int, Catalogue] = {}  # by epoch
-        self._loggers = FixedLoggers.of(unit, selection, self.evaluation.extent)
+        self._loggers = FixedLoggers.from_log(unit, selection, self.evaluation.extent)
         self._most = self._most_loggers(self.evaluation.extent.steps)
         self._strata: Sequence[Stratum] = (OTHERS,)
-        self._met = LoggersMet()
+        self._met = LoggerFacts()
         self.reading = Reading(columns=READ, visits=True, keys=True)
 
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
@@ -171,9 +171,9 @@ class DatasetWriter:
         """The index of the stratum of each visit, (s,). A version that learned from some of these visits counts as
         fixed here, not so in `evaluate`: they choose an epoch, and the gate judges it by others."""
         slots = visits.slots | {"cluster": clusters(visits.slots, "user")}
-        strata = self._loggers.strata(slots, visits.begins, spanning=self._spanning, most=self._most)
+        strata = self._loggers.strata(slots, visits.begins, spanning=self._spanning, max_loggers=self._most)
         self._strata = strata.strata
-        self._met += LoggersMet(mixed=strata.mixed)
+        self._met += LoggerFacts(mixed=strata.mixed)
         return strata.codes
 
     def _names(self, batch: Batch, visits: EndedVisits) -> VisitNames:

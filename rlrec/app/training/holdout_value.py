@@ -37,7 +37,9 @@ FEW = 50  # replicates of an interval that nobody looks at
 
 def fit_values(split: DatasetSplit, *, gamma: float, arms: int) -> ReturnModel:
     """The model of returns that some visits teach."""
-    of_batches = (ReturnSums.of(_decisions(rows), rows.reward, gamma=gamma, arms=arms) for rows in split.batches())
+    of_batches = (
+        ReturnSums.from_decisions(_decisions(rows), rows.reward, gamma=gamma, arms=arms) for rows in split.batches()
+    )
     return reduce(add, of_batches).finish()
 
 

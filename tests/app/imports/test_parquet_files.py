@@ -12,7 +12,7 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
-from rlrec.app.evaluation.passes.passes import HERE, Workers
+from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.imports import parquet_export
 from rlrec.app.imports.parquet_files import Manifest
 from rlrec.app.judging import evaluate
@@ -25,7 +25,7 @@ ALL, FEW = "impression,session,slate", "dr,wdr,sips"
 
 
 def judged(
-    db: str, *targets: str, estimators: str = ALL, workers: Workers = HERE, **options: Any
+    db: str, *targets: str, estimators: str = ALL, workers: Workers = IN_PROCESS, **options: Any
 ) -> list[dict[str, Any]]:
     request = evaluate.Request(targets=targets or ("uniform", "log", "lin"), estimators=estimators, **options)
     with closing(logs.at(db, 1e6)) as store:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rlrec.app.evaluation.passes import passes
-from rlrec.app.evaluation.passes.passes import HERE, StoreRunner, Workers
+from rlrec.app.evaluation.passes.passes import IN_PROCESS, StoreRunner, Workers
 from rlrec.app.imports.parquet_log import FolderLog
 from rlrec.app.judging import exposure, positions
 from rlrec.app.policies import train
@@ -90,8 +90,8 @@ def test_training_on_a_folder_gives_the_parameters_of_the_store(db: str, tmp_pat
     logs.create(prepare(db), "pg", "gradient", minutes=3)
     export(db, tmp_path / "log")
     log = f"parquet:{tmp_path / 'log'}"
-    expected = pytest.approx(trained(db, None, HERE), rel=1e-12, abs=1e-15)
-    others = ((None, TWO), (log, HERE), (log, Workers(engine="dask")))  # on SQLite: they take half a minute
+    expected = pytest.approx(trained(db, None, IN_PROCESS), rel=1e-12, abs=1e-15)
+    others = ((None, TWO), (log, IN_PROCESS), (log, Workers(engine="dask")))  # on SQLite: they take half a minute
     for of_log, workers in ((log, TWO), *(others if db.endswith(".db") else ())):
         assert trained(db, of_log, workers) == expected
 
@@ -100,7 +100,7 @@ def test_training_survives_a_lost_worker(
     exported: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     db, folder = exported
-    expected = pytest.approx(trained(db, None, HERE), rel=1e-12, abs=1e-15)
+    expected = pytest.approx(trained(db, None, IN_PROCESS), rel=1e-12, abs=1e-15)
     monkeypatch.setenv("MORTAL", str(tmp_path))
     monkeypatch.setattr(passes, "StoreRunner", Mortal)
     assert trained(db, f"parquet:{folder}", Workers(jobs=2, engine="dask")) == expected
@@ -112,8 +112,8 @@ def test_training_survives_a_lost_worker(
 def test_workers_have_the_figures_of_the_store(exported: tuple[str, Path], command: str) -> None:
     db, folder = exported
     run, log = COMMANDS[command], f"parquet:{folder}"
-    expected = run(db, None, HERE)
-    assert [run(db, None, TWO), run(db, log, HERE), run(db, log, TWO)] == [expected] * 3
+    expected = run(db, None, IN_PROCESS)
+    assert [run(db, None, TWO), run(db, log, IN_PROCESS), run(db, log, TWO)] == [expected] * 3
 
 
 def test_a_folder_needs_no_row_of_the_store(exported: tuple[str, Path]) -> None:
@@ -123,7 +123,7 @@ def test_a_folder_needs_no_row_of_the_store(exported: tuple[str, Path]) -> None:
         log = f"parquet:{folder}"
         return [
             judged(db, "log", "lin", log=log, estimators=FEW),
-            *(run(db, log, HERE) for run in COMMANDS.values()),
+            *(run(db, log, IN_PROCESS) for run in COMMANDS.values()),
         ]
 
     expected = answers()

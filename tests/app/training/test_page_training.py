@@ -79,7 +79,10 @@ def test_a_page_far_from_what_was_logged_is_refused_whatever_its_slots_say(run_s
     with closing(Store(sqlite_db, now=now)) as store, store.read() as unit:
         sides = targets.resolve(unit, ["pg@2", "pg@1"], reward=None, greedy=False)
         gains = paired_gate.page_gains(unit, sides, Selection(splits=[GATE]))
-    assert [paired_gate.judged(*gains, 0, near=near)["passed"] for near in (False, True)] == [False, True]
+    assert [paired_gate.judged(*gains, 0, supported_elsewhere=near)["passed"] for near in (False, True)] == [
+        False,
+        True,
+    ]
 
 
 @pytest.mark.slow

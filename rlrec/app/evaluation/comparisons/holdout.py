@@ -17,21 +17,21 @@ from rlrec.store.policies import policies
 from rlrec.store.policies.experiments import Experiment
 
 LABEL, KIND = "holdout", "uniform"
-LEAST, MOST = 1e-9, 0.5
+MIN_SHARE, MAX_SHARE = 1e-9, 0.5
 VERDICTS = ("ok", "weak", "insufficient")
 Estimate = Mapping[str, Any]
 
 
 def check(share: float) -> None:
     """Raises InputError for a share that is next to none, or more than half."""
-    if not LEAST <= share <= MOST:
-        hint = f"it lies between {LEAST:g} and {MOST:g}"
+    if not MIN_SHARE <= share <= MAX_SHARE:
+        hint = f"it lies between {MIN_SHARE:g} and {MAX_SHARE:g}"
         raise InputError(f"the uniform holdout is {share:g} of all units", hint=hint)
 
 
-def weight(share: float, others: Sequence[float]) -> float:
+def weight(share: float, variant_weights: Sequence[float]) -> float:
     """The weight that makes it this share of all units, beside variants of these weights."""
-    return sum(others) * share / (1 - share)
+    return sum(variant_weights) * share / (1 - share)
 
 
 def add_policy(unit: Unit, experiment: str, reward: Reward) -> int:

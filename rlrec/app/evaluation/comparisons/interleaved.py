@@ -61,13 +61,13 @@ def _ranker(unit: Unit, reference: str) -> Version:
     if version.learning and policy.online and version.policy.kind not in ("uniform", "fixed"):
         hint = f"`rlrec policy freeze {name}` makes a version to name, {name}@V"
         raise InputError(f"{reference} still learns, and interleaved rankers are frozen", hint=hint)
-    of_version = designs.policy_of(version)
+    ranker = designs.policy_of(version)
     reasons = {
         "is the label of an imported log": not policy.served,
         "reads the session": policy.stateful,
-        "draws candidates first": bool(of_version.stages),
-        "ranks by samples of its own for every decision": getattr(of_version, "model", "") == "shared"
-        and hasattr(of_version, "samples"),
+        "draws candidates first": bool(ranker.stages),
+        "ranks by samples of its own for every decision": getattr(ranker, "model", "") == "shared"
+        and hasattr(ranker, "samples"),
         "is interleaved itself": policy.drafted,
     }
     for reason, holds in reasons.items():
@@ -99,13 +99,14 @@ def credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) 
 
     spanning = comparison.empty(spanning=True)
     sums, first_picks, sessions = [spanning, spanning, spanning], 0, 0
-    for of_unit, of_session, credited, picks in _credited(unit, experiment, reward):
+    for unit_ids, session_ids, credited, picks in _credited(unit, experiment, reward):
         columns = (credited[:, 0], credited[:, 1], credited[:, 1] - credited[:, 0])
         sums = [
-            total + comparison.fold(column, of_unit, spanning=True) for total, column in zip(sums, columns, strict=True)
+            total + comparison.fold(column, unit_ids, spanning=True)
+            for total, column in zip(sums, columns, strict=True)
         ]
         first_picks += picks
-        sessions += len(np.unique(of_session))
+        sessions += len(np.unique(session_ids))
     means = [comparison.finish(total) for total in sums]
     summary = sums[2].summary()
     sign = np.sign(summary.units[:, 0])
@@ -146,5 +147,5 @@ def _credited(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tu
         credited = np.column_stack(
             [np.add.reduceat(np.where(second == team, rows.reward, 0.0), starts) for team in (False, True)]
         )
-        of_unit, of_session = (rows.slots[name][starts] for name in (f"{experiment.unit}_id", "session_id"))
-        yield of_unit, of_session, credited, int((~second[starts]).sum())
+        unit_ids, session_ids = (rows.slots[name][starts] for name in (f"{experiment.unit}_id", "session_id"))
+        yield unit_ids, session_ids, credited, int((~second[starts]).sum())

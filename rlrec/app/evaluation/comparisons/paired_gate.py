@@ -32,8 +32,10 @@ from rlrec.store.log.reader import Selection
 from rlrec.store.policies import policies
 
 BY_VISIT, BY_IMPRESSION = "wdr", "dr"
-ENOUGH = 1_000  # decisions of the gate split, to judge by these alone
-LOST = 0.5  # share of the largest reward that the lower bound counts as lost: of what earns it, half as much is shown
+MIN_DECISIONS = 1_000  # decisions of the gate split, to judge by these alone
+LOST_SHARE = (
+    0.5  # share of the largest reward that the lower bound counts as lost: of what earns it, half as much is shown
+)
 VERDICTS = ("insufficient", "weak", "ok")
 ESTIMATED = "the propensities of its log were not logged, but computed when it was imported"
 UNKNOWN = PairedDifference(
@@ -100,9 +102,9 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
     reward = current.reward if options.reward is None else lookup.reward(unit, options.reward)
     since = None
     try:
-        selection = unlearned(unit, selection, options.current)
+        selection = rows_not_trained_on(unit, selection, options.current)
         gain, visits = _gains(unit, options, selection, reward)
-        if gain.in_sample and (since := _first_unlearned(unit, options.candidate)) is not None:
+        if gain.in_sample and (since := _first_untaught_id(unit, options.candidate)) is not None:
             selection = replace(selection, first_id=since)
             gain, visits = _gains(unit, options, selection, reward)
         gain_of = {guard.name: _gain(unit, options, selection, definitions[guard.name]) for guard in options.guards}
@@ -121,20 +123,22 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
     }  # fmt: skip
 
 
-def judged(gain: Gain, visits: Gain | None, looks: int, *, near: bool = False) -> Judgement:
-    """The judgement of a gain, and of the same by whole visits where slots decide. looks: of this year before it; near:
-    whether other visits have shown that the candidate is near what was logged."""
+def judged(gain: Gain, visits: Gain | None, looks: int, *, supported_elsewhere: bool = False) -> Judgement:
+    """The judgement of a gain, and of the same by whole visits where slots decide.
+
+    looks: of this year before it; supported_elsewhere: other visits have shown that the candidate is near what was
+    logged."""
     alpha = gate_alpha(looks + 1)
     difference, verdict, reasons = gain.judge(Minus, alpha)
-    of_visits = None if visits is None else _visits_report(visits, alpha, near)
+    visits_report = None if visits is None else _visits_report(visits, alpha, supported_elsewhere)
     candidate, *serving = gain.estimates
     judgement: Judgement = {
         "estimator": candidate.estimator, "candidate": looks + 1, "alpha": alpha, "value": candidate.value,
         "live_value": serving[0].value if serving else candidate.served, "estimate": difference.value,
         "std_error": difference.std_error, "lower": difference.lower, "upper": difference.upper, "ess": difference.ess,
-        "verdict": verdict, "reasons": reasons, "visits": of_visits, "passed": gain.passes(verdict),
+        "verdict": verdict, "reasons": reasons, "visits": visits_report, "passed": gain.passes(verdict),
     }  # fmt: skip
-    judgement["passed"] &= of_gate(judgement) == "more" and (of_visits is None or of_visits["passed"])
+    judgement["passed"] &= of_gate(judgement) == "more" and (visits_report is None or visits_report["passed"])
     return judgement
 
 
@@ -154,26 +158,28 @@ def _gate_split(unit: Unit, log: str | None) -> Selection:
     return replace(selection, splits=[GATE])
 
 
-def _first_unlearned(unit: Unit, candidate: str) -> int | None:
+def _first_untaught_id(unit: Unit, candidate: str) -> int | None:
     """The decision from which on a candidate has learned from none of the gate's; None where it goes on learning."""
     (target,) = targets.resolve(unit, [candidate], reward=None, greedy=False)
-    every = (lesson for lesson in target.lessons if lesson.splits is None or GATE in lesson.splits)
+    gate_lessons = (lesson for lesson in target.lessons if lesson.splits is None or GATE in lesson.splits)
     lessons = [
-        lesson.selection for lesson in every if lesson.selection.splits is None or GATE in lesson.selection.splits
+        lesson.selection
+        for lesson in gate_lessons
+        if lesson.selection.splits is None or GATE in lesson.selection.splits
     ]
     last = [selection.last_id for selection in lessons if selection.last_id is not None]
     return max(last) + 1 if last and len(last) == len(lessons) else None
 
 
-def unlearned(unit: Unit, selection: Selection, serving: str) -> Selection:
+def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selection:
     """The decisions after those of the gate that what serves has learned from, where there are enough of them to judge
     by: those of the bandit that it began as flatter it, and are seldom near it. Else all that are selected."""
-    first = _first_unlearned(unit, serving)
+    first = _first_untaught_id(unit, serving)
     if first is None:
         return selection
     later = replace(selection, first_id=max(first, selection.first_id or 0))
     gate = sum(selected.version_counts(unit, replace(later, splits=[GATE])).values())
-    return later if gate >= ENOUGH else selection
+    return later if gate >= MIN_DECISIONS else selection
 
 
 def _gains(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> tuple[Gain, Gain | None]:
@@ -187,22 +193,22 @@ def _gains(unit: Unit, options: GateOptions, selection: Selection, reward: Rewar
 
 def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **options: Any) -> tuple[Gain, Gain | None]:
     """The gain of slates of several positions, slot by slot, and that of whole visits, None where neither side reads
-    the state of a visit, nothing carries over and pages earn nothing as a whole. options: of `Gain.of`.
+    the state of a visit, nothing carries over and pages earn nothing as a whole. options: of `Gain.estimate`.
 
     The weights of all slots of a visit together leave next to no effective visits. Slots by themselves, in the states
     of the log, tell the gain of a near candidate with a tenth of the error and are right to first order: what follows a
     slot is missing. So whole visits must not say that it is worse. Where slots earn nothing, and pages do, whole visits
     decide."""
-    slots = Gain.of(BY_IMPRESSION, unit, sides, selection, **options)
+    slots = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options)
     if not any(estimate.value for estimate in slots.estimates):
-        return Gain.of(BY_VISIT, unit, sides, selection, **options), None
+        return Gain.estimate(BY_VISIT, unit, sides, selection, **options), None
     reads_visits = any(side.stateful for side in sides) or returns.NAME in sides[0].reward.weights
     if not slots.carries_over and not reads_visits:
         return slots, None
-    return slots, Gain.of(BY_VISIT, unit, sides, selection, **options)
+    return slots, Gain.estimate(BY_VISIT, unit, sides, selection, **options)
 
 
-def _visits_report(visits: Gain, alpha: float, near: bool) -> VisitsReport:
+def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> VisitsReport:
     """The report of whole visits where slots decide: it passes where the candidate is near what was logged, as other
     visits have shown or as many effective ones show here, and they do not say that it is worse."""
     difference, verdict, reasons = visits.judge(Minus, alpha)
@@ -211,7 +217,7 @@ def _visits_report(visits: Gain, alpha: float, near: bool) -> VisitsReport:
     return {
         "estimator": BY_VISIT, "n": n, "estimate": difference.value, "lower": difference.lower, "upper": upper,
         "ess": difference.ess, "verdict": verdict, "reasons": reasons,
-        "passed": (near or ess >= _least_visits(n)) and (upper is None or upper >= 0),
+        "passed": (supported_elsewhere or ess >= _least_visits(n)) and (upper is None or upper >= 0),
     }  # fmt: skip
 
 
@@ -220,11 +226,11 @@ def _gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward
     resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
     sides = [replace(side, reward=reward) for side in resolved]
     if not any(side.stateful for side in sides) and returns.NAME not in reward.weights:
-        gain = Gain.of(BY_IMPRESSION, unit, sides, selection, gamma=options.gamma, log=options.log)
+        gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, gamma=options.gamma, log=options.log)
         if not gain.carries_over:
             return gain
     gamma = 1.0 if reward is returns.REWARD else options.gamma
-    return Gain.of(BY_VISIT, unit, sides, selection, gamma=gamma, log=options.log)
+    return Gain.estimate(BY_VISIT, unit, sides, selection, gamma=gamma, log=options.log)
 
 
 def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
@@ -243,53 +249,55 @@ class Gain:
 
     sides, estimates: of the candidate and of what serves; without a second the log stands for what serves. in_sample:
     whether the candidate has learned from some rows.
-    (What serves may have learned from its own log: that flatters it, and makes the gate stricter.) silent: whether rows
-    without propensities were left out; estimated: whether some propensities were not logged; carries_over: whether the
-    rewards of impressions depend on the visit so far. rare: LOST of the largest reward that one event has brought.
+    (What serves may have learned from its own log: that flatters it, and makes the gate stricter.)
+    has_missing_propensities: whether rows without propensities were left out; estimated: whether some propensities were
+    not logged; carries_over: whether the rewards of impressions depend on the visit so far. rare: LOST_SHARE of the
+    largest reward that one event has brought.
     simulated: both sides by parts of the pages that were simulated for one of them."""
 
     sides: Sequence[EstimatorFold]
     estimates: Sequence[Estimate]
     in_sample: bool
-    silent: bool
+    has_missing_propensities: bool
     estimated: bool
     carries_over: bool
     rare: float = 0.0
     simulated: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = ()
 
     @classmethod
-    def of(
+    def estimate(
         cls, estimator: str, unit: Unit, sides: Sequence[Target], selection: Selection, *, gamma: float = 1.0,
         log: str | None = None, progress: Callable[[], None] = lambda: None, engine: Engine | None = None,
-        near: bool = False,
+        supported_elsewhere: bool = False,
     ) -> Gain:  # fmt: skip
         """sides: the candidate and what serves, with one reward; log: the filter; progress: as of `LogReader`; engine:
-        as of `totals.of_log`; near: other visits have shown that the candidate is near what was logged, so that a share
-        of effective visits is not asked of these again."""
+        as of `totals.sum_log`; supported_elsewhere: as in `judged`, so that these visits need not
+        have a share of effective ones, too."""
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log)
         choice = estimates.estimators(request)
         evaluation, (rows,), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)
         log_reader.progress = progress
         if sides[0].reward is returns.REWARD:
             rows = ReturnUnit(**vars(rows), followed=returns.followed(unit))
-        if near and isinstance(rows, SessionUnit):
+        if supported_elsewhere and isinstance(rows, SessionUnit):
             rows = replace(rows, fold=replace(rows.fold, supported=0.0))
-        partial = totals.of_log([rows], evaluation, log_reader, engine)[rows]
+        partial = totals.sum_log([rows], evaluation, log_reader, engine)[rows]
         finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster)
-        of_number = {number: each for (number, _), (each,) in finished.items()}
+        estimate_of = {number: estimate for (number, _), (estimate,) in finished.items()}
         # loggers count the same on both sides of the difference
         weightings = fold.weigh_loggers(rows, partial, (0, 1))
-        sums = [of_side for number in (0, 1) for of_side in fold.over_loggers(partial, number, weightings).values()]
+        sums = [side for number in (0, 1) for side in fold.over_loggers(partial, number, weightings).values()]
         assert isinstance(rows.fold, ImpressionFold | SessionFold)
         at_ends = [rows.fold.at_ends(side.sums)[0] for side in sums]
         numbers = sorted(sums[0].replicas.keys() | sums[1].replicas.keys())
         ours, theirs = ([rows.fold.at_ends(side.by_replica(number))[0] for number in numbers] for side in sums)
         return cls(
-            sides=at_ends, estimates=[of_number[0], of_number[1]], in_sample=sums[0].learned,
-            silent=any(counts.silent for counts in partial.counts.values()) or any(s.weights.left_out for s in at_ends),
+            sides=at_ends, estimates=[estimate_of[0], estimate_of[1]], in_sample=sums[0].learned,
+            has_missing_propensities=any(counts.silent for counts in partial.counts.values())
+            or any(side.weights.left_out for side in at_ends),
             estimated=any(side.estimated for side in sums),
-            carries_over=any(alarms(carry_over.p_value(each)) for each in partial.carry_over.values()),
-            rare=LOST * _largest_reward(unit, sides[0].reward, of_slots=estimator == BY_IMPRESSION),
+            carries_over=any(alarms(carry_over.p_value(cells)) for cells in partial.carry_over.values()),
+            rare=LOST_SHARE * _largest_reward(unit, sides[0].reward, slots_alone=estimator == BY_IMPRESSION),
             simulated=list(zip(ours, theirs, strict=True)),
         )  # fmt: skip
 
@@ -305,22 +313,22 @@ class Gain:
 
     def judge(self, measure: type[Minus], alpha: float) -> tuple[PairedDifference, str, list[str]]:
         """The difference, the verdict on it, and its reasons; unknown where rows without propensities were left out."""
-        if self.silent:
+        if self.has_missing_propensities:
             reasons = [*(["in-sample"] if self.in_sample else []), "no-propensity"]
             return replace(UNKNOWN, alpha=alpha), UNKNOWN.verdict, reasons
         ours, theirs = self.sides[0], self.sides[1] if len(self.sides) > 1 else None
         difference = compare(ours, theirs, measure=measure, alpha=alpha, simulated=self.simulated, rare=self.rare)
         verdict = min(difference.verdict, *(side.verdict for side in self.estimates), key=VERDICTS.index)
-        of_serving = {reason for side in self.estimates[1:] for reason in side.reasons} - {"in-sample"}
-        every = {*difference.reasons, *self.estimates[0].reasons, *of_serving}
-        return difference, verdict, sorted(every, key=list(verdicts.REASONS).index)
+        serving_reasons = {reason for side in self.estimates[1:] for reason in side.reasons} - {"in-sample"}
+        reasons = [*{*difference.reasons, *self.estimates[0].reasons, *serving_reasons}]
+        return difference, verdict, sorted(reasons, key=list(verdicts.REASONS).index)
 
 
-def _largest_reward(unit: Unit, definition: Reward, *, of_slots: bool) -> float:
-    """The largest reward, less the default, that one event of the log has brought; of_slots: slots alone earn it."""
+def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> float:
+    """The largest reward, less the default, that one event of the log has brought; slots_alone: slots alone earn it."""
     if definition is returns.REWARD:
         return 1.0
-    values = events.largest(unit, definition.weights, of_slots=of_slots).items()
+    values = events.largest(unit, definition.weights, of_slots=slots_alone).items()
     single = [Event(0, 1, kind, sign * value, 0, 0) for kind, value in values for sign in (-1, 1)]
     rewards = (of_slot(definition, [event], served_at=0) for event in single)
     return max((abs(reward - definition.default) for reward in rewards), default=0.0)
@@ -349,20 +357,20 @@ def refusal(gate: Mapping[str, Any]) -> str | None:
 
 
 def _refusals(gate: Mapping[str, Any]) -> Iterator[str]:
-    reasons, direction, against = gate["reasons"] or [], of_gate(gate), gate_against(gate)
+    reasons, direction, rival = gate["reasons"] or [], of_gate(gate), gate_against(gate)
     if "estimated-propensity" in reasons:
         yield ESTIMATED
     if "in-sample" in reasons:
-        of_route = "; a copy by `rlrec policy freeze` learns no more, and can be judged" if "guards" in gate else ""
-        yield f"it has learned from visits that the gate judges by, and may have from every later one{of_route}"
+        copy_hint = "; a copy by `rlrec policy freeze` learns no more, and can be judged" if "guards" in gate else ""
+        yield f"it has learned from visits that the gate judges by, and may have from every later one{copy_hint}"
     if gate["verdict"] == VERDICTS[0]:
         ess = _figure(gate["ess"])
         yield f"the log cannot tell (insufficient: {', '.join(reasons)}; {gate['estimator']}, ESS {ess})"
     if direction == "equal":
-        yield f"it is equal to {against} within rounding"
+        yield f"it is equal to {rival} within rounding"
     if direction != "more":
         gain = f"{_figure(gate['estimate'])} by {gate['estimator']}"
-        yield f"its gain over {against}, {gain}, has the lower bound {_figure(gate['lower'])}, which is not above 0"
+        yield f"its gain over {rival}, {gain}, has the lower bound {_figure(gate['lower'])}, which is not above 0"
     if (visits := gate["visits"]) is not None and not visits["passed"]:
         yield _visits_refusal(visits)
     for guard in gate.get("guards", ()):
@@ -380,9 +388,9 @@ def _visits_refusal(visits: VisitsReport) -> str:
     if visits["upper"] is not None and visits["upper"] < 0:
         return f"whole visits say that it is worse: its gain by {BY_VISIT} is at most {_figure(visits['upper'])}"
     n, ess = visits.get("n", 0), visits["ess"] or 0.0  # looks of earlier releases have no n
-    of_all = f" of {n:,}" if n else ""
-    wanted = f"{ess:.0f}{of_all} visits are effective, where {_least_visits(n):.0f} are wanted"
-    return f"it is too far from what was logged: {wanted}"
+    total = f" of {n:,}" if n else ""
+    shortage = f"{ess:.0f}{total} visits are effective, where {_least_visits(n):.0f} are wanted"
+    return f"it is too far from what was logged: {shortage}"
 
 
 def _broken(guard: GuardReport) -> str:

@@ -62,20 +62,20 @@ class Groups:
         return self.column == "version_id" or self.column in PERIODS
 
     @classmethod
-    def of(cls, unit: Unit, study: Study) -> Groups:
+    def from_study(cls, unit: Unit, study: Study) -> Groups:
         """Raises InputError where they are too many."""
         if study.by == "variant" and study.experiment is not None:
             variants = study.experiment.variants
-            return cls._of_ids("variant_id", {variant.id: variant.label for variant in variants})
+            return cls._from_ids("variant_id", {variant.id: variant.label for variant in variants})
         if study.by in ("policy", "version"):
-            return cls._of_ids("version_id", _version_labels(unit, study))
+            return cls._from_ids("version_id", _version_labels(unit, study))
         if study.by in PERIODS:
-            return cls._of_periods(study.by, *selected.times(unit, study.selection))
+            return cls._from_periods(study.by, *selected.times(unit, study.selection))
         labels: list[str | None] = [*USERS] if study.by == "users" else [None]
         return cls(labels=labels, values=np.zeros(1, np.int64), codes=np.zeros(1, np.int64))
 
     @classmethod
-    def _of_ids(cls, column: str, labels: dict[int, str]) -> Groups:
+    def _from_ids(cls, column: str, labels: dict[int, str]) -> Groups:
         """Groups of the same label are one, in the order of the first id of each."""
         numbers = {label: number for number, label in enumerate(dict.fromkeys(labels.values()))}
         ids = sorted(labels)
@@ -83,12 +83,12 @@ class Groups:
         return cls._checked(column, list(numbers), np.array(ids, np.int64), codes)
 
     @classmethod
-    def _of_periods(cls, by: str, first_at: int, last_at: int) -> Groups:
+    def _from_periods(cls, by: str, first_at: int, last_at: int) -> Groups:
         """The periods of a log between two times. The first and the last are cut where the log lacks more than a
         seventh of them."""
         length = PERIODS[by]
         first, last = _period(np.array([first_at, last_at]), by).tolist()
-        starts = [number * length - _OFFSET[by] for number in range(first, min(last, first + groups.MOST) + 1)]
+        starts = [number * length - _OFFSET[by] for number in range(first, min(last, first + groups.MAX_GROUPS) + 1)]
         periods = np.arange(len(starts))
         grouping = cls._checked(by, [period_label(start, by) for start in starts], periods + first, periods)
         cut = {0} if first_at > starts[0] + length // 7 else set()
@@ -97,7 +97,7 @@ class Groups:
 
     @classmethod
     def _checked(cls, column: str, labels: Sequence[str], values: Ids, codes: Ids) -> Groups:
-        if len(labels) > groups.MOST:
+        if len(labels) > groups.MAX_GROUPS:
             raise groups.too_many(column.removesuffix("_id"))
         return cls(labels=labels, column=column, values=values, codes=codes)
 
@@ -122,10 +122,10 @@ def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
     """The policy, or the version, of each version that served selected decisions, in the order of names."""
     served = selected.version_counts(unit, study.selection)
     owners = {policy.id for policy in policies.all_policies(unit)}
-    listed = sorted(
+    versions = sorted(
         (version for version in policies.versions(unit, owners) if version.id in served),
         key=lambda version: (version.policy.display_name, version.policy.name, version.number),
     )
     if study.by == "policy":
-        return {version.id: version.policy.display_name for version in listed}
-    return {version.id: version.reference for version in listed}
+        return {version.id: version.policy.display_name for version in versions}
+    return {version.id: version.reference for version in versions}

@@ -58,7 +58,7 @@ class StudySums(Sums):
     sessions: with a mature decision, of each group; censored: mature decisions that were left out
     new, returning: how many units had no visit before the one they entered in, and how many had
     anonymous: how many are sessions without a user, where some user is known; anonymous_units: of each group
-    several: those with each column of SEVERAL, of each group"""
+    several_decisions: those with each column of SEVERAL, of each group"""
 
     outcomes: OutcomeSums
     older: OutcomeSums
@@ -71,7 +71,7 @@ class StudySums(Sums):
     returning: int
     anonymous: int
     anonymous_units: Array
-    several: Mapping[str, Array]
+    several_decisions: Mapping[str, Array]
 
 
 def metrics(study: Study) -> list[Metric]:
@@ -122,7 +122,7 @@ def collect(unit: Unit, study: Study, *, level: float) -> StudyFigures:
     return StudyFigures(study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user)
 
 
-def of_experiment(experiment: Experiment, rewards: Sequence[Reward]) -> Study:
+def experiment_study(experiment: Experiment, rewards: Sequence[Reward]) -> Study:
     """All decisions of an experiment, by variant."""
     selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
     return Study(selection=selection, rewards=rewards, experiment=experiment, by="variant")
@@ -142,18 +142,18 @@ def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) 
 def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow]]:
     """The rows of every group, and of every difference from the first one, with a p-value where units were assigned at
     random; periods without a unit are left out."""
-    study, wanted, labels = figures.study, metrics(figures.study), figures.groups.labels
+    study, answer_metrics, labels = figures.study, metrics(figures.study), figures.groups.labels
     empty = {
         number for number in range(len(labels))
-        if study.by in PERIODS and not figures.outcomes.mean(number, wanted[0]).units
+        if study.by in PERIODS and not figures.outcomes.mean(number, answer_metrics[0]).units
     }  # fmt: skip
 
     def reasons(row: Outcome | OutcomeDifference, *numbers: int) -> list[str]:
-        of_users = row.metric.counts_recognised and bool(figures.sums.anonymous_units[[*numbers]].any())
-        several = figures.sums.several.get(row.metric.lacking or "")
-        lacking = several is not None and several[[*numbers]].any()
+        has_anonymous = row.metric.counts_recognised and bool(figures.sums.anonymous_units[[*numbers]].any())
+        several_units = figures.sums.several_decisions.get(row.metric.lacking or "")
+        lacking = several_units is not None and several_units[[*numbers]].any()
         return [
-            *row.reasons, *([ANONYMOUS_UNITS] if of_users else []), *(["sampled-rows"] if lacking else []),
+            *row.reasons, *([ANONYMOUS_UNITS] if has_anonymous else []), *(["sampled-rows"] if lacking else []),
             *([f"partial-{study.by}"] if figures.groups.cut.intersection(numbers) else []),
         ]  # fmt: skip
 
@@ -166,11 +166,11 @@ def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow
             "value": row.value, "lower": row.lower, "upper": row.upper, "units": row.units,
             "reasons": reasons(row, row.group),
         }
-        for row in figures.outcomes.rows(wanted)
+        for row in figures.outcomes.rows(answer_metrics)
         if row.group not in empty
     ]  # fmt: skip
     differences: list[DifferenceRow] = []
-    for row in figures.outcomes.differences(wanted):
+    for row in figures.outcomes.differences(answer_metrics):
         if row.group in empty:
             continue
         difference: DifferenceRow = {
@@ -191,7 +191,7 @@ class StudyFold:
 
     def __init__(self, unit: Unit, study: Study) -> None:
         self.unit, self.study = unit, study
-        self.groups = Groups.of(unit, study)
+        self.groups = Groups.from_study(unit, study)
         self.metrics = [*metrics(study), *outcomes.per_decision(0)]
         self.any_user = sessions.any_user(unit)
         self._timeout_us = settings.get(unit).session_timeout_us
@@ -203,11 +203,11 @@ class StudyFold:
 
     def nothing(self) -> StudySums:
         """The sums of no unit."""
-        none, sums = np.zeros(len(self.groups.labels)), OutcomeSums(groups={}, pairs={})
-        ages = np.zeros((len(none), AGES))
+        no_units, sums = np.zeros(len(self.groups.labels)), OutcomeSums(groups={}, pairs={})
+        ages = np.zeros((len(no_units), AGES))
         return StudySums(
-            outcomes=sums, older=sums, younger=sums, begun=ages, ages=ages, sessions=none, censored=0, new=0,
-            returning=0, anonymous=0, anonymous_units=none, several=dict.fromkeys(SEVERAL, none),
+            outcomes=sums, older=sums, younger=sums, begun=ages, ages=ages, sessions=no_units, censored=0, new=0,
+            returning=0, anonymous=0, anonymous_units=no_units, several_decisions=dict.fromkeys(SEVERAL, no_units),
         )  # fmt: skip
 
     def partials(self) -> Iterator[StudySums]:
@@ -227,7 +227,7 @@ class StudyFold:
         visits = self._visits(columns)
         decisions, slots, censored = self._decisions(columns, batch)
         if self.study.age_us is not None:
-            young = self._of_age(columns, visits, decisions)
+            young = self._has_age(columns, visits, decisions)
             decisions, slots = decisions.take(young), take(slots, young)
         units = unit_sums(visits, decisions, now=self.unit.now)
         # whether a unit had a visit before the one that it was assigned in, or first served in
@@ -237,8 +237,8 @@ class StudyFold:
         returning = visits.begun_before(units.visit, entered_at) > 0
         if self.study.users is not None:
             recognised = units.columns["recognised"] > 0
-            chosen = recognised if self.study.users == NAMED else returning == (self.study.users == USERS[1])
-            units, returning = units.take(chosen), returning[chosen]
+            selected_units = recognised if self.study.users == NAMED else returning == (self.study.users == USERS[1])
+            units, returning = units.take(selected_units), returning[selected_units]
         # a unit of several groups is as new as it was in the first of them
         order = np.lexsort((units.entry, units.unit))
         first = order[run_starts(units.unit[order])]
@@ -248,7 +248,7 @@ class StudyFold:
         past = self._past(columns, visits) if self.study.adjust else None
         mature = decisions.mature[0]
         rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
-        of_group = decisions.group[mature][rows]
+        session_group = decisions.group[mature][rows]
         halfway = sum(self._assigned) // 2
         older, younger = (
             outcomes.fold(units.take(half), _ageing(self.study))
@@ -256,16 +256,16 @@ class StudyFold:
         )
         begun, ages = self._ages(visits, decisions, units)
 
-        def count(chosen: Flags) -> Array:
-            return np.bincount(units.group[chosen], minlength=len(self.groups.labels)).astype(np.float64)
+        def count(selected_units: Flags) -> Array:
+            return np.bincount(units.group[selected_units], minlength=len(self.groups.labels)).astype(np.float64)
 
         return StudySums(
             older=older, younger=younger, begun=begun, ages=ages,
             outcomes=outcomes.fold(units, self.metrics, past=past, shared=self.groups.shared),
-            sessions=np.bincount(of_group, minlength=len(self.groups.labels)).astype(np.float64),
+            sessions=np.bincount(session_group, minlength=len(self.groups.labels)).astype(np.float64),
             censored=censored, new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
             anonymous=int(anonymous[first].sum()), anonymous_units=count(anonymous),
-            several={name: count(units.columns[name] > 0) for name in SEVERAL},
+            several_decisions={name: count(units.columns[name] > 0) for name in SEVERAL},
         )  # fmt: skip
 
     def _visits(self, columns: Columns) -> Visits:
@@ -316,7 +316,7 @@ class StudyFold:
 
         return count(group, age), count(units.group, self._last_at - units.entry)
 
-    def _of_age(self, columns: Columns, visits: Visits, decisions: ServedDecisions) -> Flags:
+    def _has_age(self, columns: Columns, visits: Visits, decisions: ServedDecisions) -> Flags:
         """Whether each decision is early enough in the time of its unit, which came early enough in the log."""
         age, window = self.study.age_us or 0, max(reward.window_us for reward in self.study.rewards)
         _, unit = np.unique(visits.unit[decisions.visit], return_inverse=True)

@@ -22,7 +22,7 @@ from rlrec.policy.beliefs.reward import bounds
 from rlrec.policy.contexts import features
 from rlrec.records import Reward, Sums
 
-ANY = "*"  # in a table: the arms, or the values, that no row names
+WILDCARD = "*"  # in a table: the arms, or the values, that no row names
 POSITIONS = 32  # positions with an effect of their own; those below share the last one's
 
 
@@ -88,7 +88,7 @@ class RewardModelFit:
         if not self.columns:
             return RewardModelSums(sums)
         pulls = np.ones(len(reward)) if weight is None else weight
-        moments = ContextMoments.of(
+        moments = ContextMoments.from_rows(
             contexts, rows, arm=arm, arms=self.ridge.arms, fold=self.ridge.fold(cluster), folds=self.ridge.folds,
             pulls=pulls, reward=pulls * reward,
         )  # fmt: skip
@@ -105,7 +105,7 @@ class RewardModelFit:
         """The model, its values cut at the reward's range; of anything but one reward (None) they are not cut."""
         reach = (bounds(definition) if definition else None) or (-np.inf, np.inf)
         model = self.ridge.finish(sums.ridge, reward_range=reach)
-        sparse = SparseModel.of(model, sums.ridge, sums.moments[self.columns]) if self.columns else None
+        sparse = SparseModel.from_sums(model, sums.ridge, sums.moments[self.columns]) if self.columns else None
         return FittedRewardModel(self, replace(model, effects=model.effects[:, self.arms.rank]), sparse)
 
 
@@ -173,9 +173,10 @@ class TabledRewardModel:
         return row_of[codes]
 
     def _row(self, value: str) -> int:
-        row = self.values.get(value, self.values.get(ANY))
+        row = self.values.get(value, self.values.get(WILDCARD))
         if row is None:
-            raise InputError(f"{self.path} has no row for {self.reads}={value!r}", hint=f"add one, or one for {ANY!r}")
+            hint = f"add one, or one for {WILDCARD!r}"
+            raise InputError(f"{self.path} has no row for {self.reads}={value!r}", hint=hint)
         return row
 
 
@@ -187,7 +188,7 @@ def tabled(path: str, *, by: str | None, arms: ArmTable, examination: tuple[floa
     if not rewards:
         raise InputError(f"{path} holds no reward", hint="one row an arm: arm,reward")
     keys = set(arms.keys.values())
-    strange = next((arm for row in rewards.values() for arm in row if arm != ANY and arm not in keys), None)
+    strange = next((arm for row in rewards.values() for arm in row if arm != WILDCARD and arm not in keys), None)
     if strange is not None:
         raise InputError(f"{path} names arm {strange!r}, which the catalogue lacks", hint=suggest(strange, list(keys)))
     values = [[_reward(path, row, arms.keys[arm]) for arm in arms.ids.tolist()] for row in rewards.values()]
@@ -199,9 +200,9 @@ def tabled(path: str, *, by: str | None, arms: ArmTable, examination: tuple[floa
 
 
 def _reward(path: str, row: Mapping[str, float], arm: str) -> float:
-    reward = row.get(arm, row.get(ANY))
+    reward = row.get(arm, row.get(WILDCARD))
     if reward is None:
-        raise InputError(f"{path} has no reward for arm {arm!r}", hint=f"add a row for it, or one for {ANY!r}")
+        raise InputError(f"{path} has no reward for arm {arm!r}", hint=f"add a row for it, or one for {WILDCARD!r}")
     return reward
 
 

@@ -36,7 +36,7 @@ class ContextMoments:
         return ContextMoments(key[order][first], added)
 
     @classmethod
-    def of(
+    def from_rows(
         cls, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, arms: int, fold: Ids, folds: int, pulls: Array,
         reward: Array,
     ) -> ContextMoments:  # fmt: skip
@@ -45,8 +45,8 @@ class ContextMoments:
         x = contexts.sparse
         entries, row = x.entries(rows.slots["context"])
         added = marginal.column_sums(x.value[entries], pulls=pulls[row], reward=reward[row])
-        key, which = np.unique(x.column[entries].astype(np.int64) * arms + arm[row], return_inverse=True)
-        cell, sums = which.reshape(-1) * folds + fold[row], np.empty((len(key) * folds, 3))
+        key, pair = np.unique(x.column[entries].astype(np.int64) * arms + arm[row], return_inverse=True)
+        cell, sums = pair.reshape(-1) * folds + fold[row], np.empty((len(key) * folds, 3))
         for column, values in enumerate(added.T):
             sums[:, column] = np.bincount(cell, values, len(sums))
         return cls(key, sums.reshape(len(key), folds, 3))
@@ -62,22 +62,22 @@ class SparseModel:
     mean: Array  # (folds, a): rewards of arms in the other folds
 
     @classmethod
-    def of(cls, model: Model, sums: RidgeSums, moments: ContextMoments) -> SparseModel:
-        count, reward = (each.sum(axis=0) - each for each in (sums.count, sums.reward))
+    def from_sums(cls, model: Model, sums: RidgeSums, moments: ContextMoments) -> SparseModel:
+        count, reward = (column.sum(axis=0) - column for column in (sums.count, sums.reward))
         mean = np.divide(reward, count, out=np.zeros_like(reward), where=count > 0)
         return cls(model, moments, mean)
 
     @cached_property
     def weights(self) -> Array:
         """Weight of each pair of column and arm in each fold, from the sums of the others, (folds, e)."""
-        others = self.moments.sums.sum(axis=1, keepdims=True) - self.moments.sums
+        training_sums = self.moments.sums.sum(axis=1, keepdims=True) - self.moments.sums
         mean = self.mean[:, self.moments.key % self.mean.shape[1]]
         return np.stack([
-            marginal.weights(others[:, fold, None], mean[fold, :, None], ridge=PENALTY)[:, 0]
+            marginal.weights(training_sums[:, fold, None], mean[fold, :, None], ridge=PENALTY)[:, 0]
             for fold in range(len(mean))
         ])  # fmt: skip
 
-    def among(self, columns: Ids, fold: int) -> Array:
+    def column_weights(self, columns: Ids, fold: int) -> Array:
         """Weights of some columns, ascending, (c, a)."""
         arms = self.mean.shape[1]
         low, high = np.searchsorted(self.moments.key, [columns * arms, (columns + 1) * arms])
@@ -100,28 +100,28 @@ class SparseValues:
         self._fitted, self._x, self._code = fitted, contexts.sparse, rows.slots["context"]
         self._rank, self._fold, self._offset, self._looks = rank, fold, offset, looks
         self.predicted = np.empty(len(rows))
-        for some, values in self._values(np.arange(len(rows))):
-            self.predicted[some] = values[np.arange(len(some)), arm[some]]
+        for portion, values in self._values(np.arange(len(rows))):
+            self.predicted[portion] = values[np.arange(len(portion)), arm[portion]]
         if looks is not None:
             self.predicted *= looks
 
     def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
         """Mean of some rows of the batch under the shares (m, arms) of the case each has."""
         mean = np.empty(len(rows))
-        for some, values in self._values(rows):
-            mean[some] = np.einsum("na,na->n", values[:, self._rank], shares[case[some]])
+        for portion, values in self._values(rows):
+            mean[portion] = np.einsum("na,na->n", values[:, self._rank], shares[case[portion]])
         return mean if self._looks is None else self._looks[rows] * mean
 
     def _values(self, rows: Ids) -> Iterator[tuple[Ids, Array]]:
         """The clipped values of all arms in some rows, (p, a), some at a time, and which of the rows these are."""
         model = self._fitted.model
         for fold in np.unique(self._fold[rows]).tolist():
-            of_fold = np.flatnonzero(self._fold[rows] == fold)
-            x = self._x[self._code[rows[of_fold]]]
+            fold_rows = np.flatnonzero(self._fold[rows] == fold)
+            x = self._x[self._code[rows[fold_rows]]]
             columns = np.unique(x.column).astype(np.int64)
-            x, weights = x.among(columns), self._fitted.among(columns, fold)
+            x, weights = x.among(columns), self._fitted.column_weights(columns, fold)
             step = max(1, CELLS // weights.shape[1])
-            for start in range(0, len(of_fold), step):
-                some = of_fold[start : start + step]
+            for start in range(0, len(fold_rows), step):
+                portion = fold_rows[start : start + step]
                 values = x[start : start + step].times(weights) + model.effects[fold]
-                yield some, np.clip(values + self._offset[rows[some], None], *model.reward_range)
+                yield portion, np.clip(values + self._offset[rows[portion], None], *model.reward_range)

@@ -46,8 +46,8 @@ class Decisions:
 
     def memory_of_top(self) -> Array:
         """Memory that every decision has of the arm on top of its slate, (n, 4)."""
-        memory, of_top = np.zeros((len(self.top), len(MEMORY))), self.arm == self.top[self.row]
-        memory[self.row[of_top]] = self.memory[of_top]
+        memory, is_top = np.zeros((len(self.top), len(MEMORY))), self.arm == self.top[self.row]
+        memory[self.row[is_top]] = self.memory[is_top]
         return memory
 
 
@@ -73,7 +73,7 @@ class ReturnSums:
     sums: RidgeSums
 
     @classmethod
-    def of(cls, decisions: Decisions, reward: Array, *, gamma: float, arms: int) -> Self:
+    def from_decisions(cls, decisions: Decisions, reward: Array, *, gamma: float, arms: int) -> Self:
         """Sums of a batch. reward (n,): of each slate; arms: how many there are."""
         ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY))
         return_ = returns.discounted(reward, decisions.start, gamma=gamma)
@@ -111,18 +111,18 @@ class ReturnModel:
         fold, index = self.ridge.fold(decisions.clusters), np.empty(self.ridge.arms, np.int64)
         remembered = np.bincount(decisions.row, minlength=n)
         first = np.cumsum(remembered) - remembered
-        for some in slates:
+        for portion in slates:
             # mean effect of the arms
-            effects = self.model.effects[:, some.arms].astype(some.share.dtype)
-            effect[some.rows] = (some.share @ effects.T)[some.case, fold[some.rows]]
+            effects = self.model.effects[:, portion.arms].astype(portion.share.dtype)
+            effect[portion.rows] = (portion.share @ effects.T)[portion.case, fold[portion.rows]]
             # probability of every remembered arm
-            counts = remembered[some.rows]
-            entries = piece_rows(first[some.rows], counts)
+            counts = remembered[portion.rows]
+            entries = piece_rows(first[portion.rows], counts)
             index.fill(-1)
-            index[some.arms] = np.arange(len(some.arms))
+            index[portion.arms] = np.arange(len(portion.arms))
             at = index[decisions.arm[entries]]
-            cells = np.repeat(some.case, counts) * some.share.shape[1] + at
-            probability[entries] = np.where(at >= 0, some.share.reshape(-1)[cells], 0.0)
+            cells = np.repeat(portion.case, counts) * portion.share.shape[1] + at
+            probability[entries] = np.where(at >= 0, portion.share.reshape(-1)[cells], 0.0)
         # mean memory of the arm on top
         memory = [
             np.bincount(decisions.row, weights=probability * column, minlength=n) for column in decisions.memory.T

@@ -33,7 +33,7 @@ from rlrec.store.log.reader import Selection
 ONCE_A_SLOT, ONCE_A_SLATE = ("position", "arm"), ("step",)  # of the fields that rows are grouped by
 PAIRED = {"pi", "sn-pi"}  # asked for by name, they refuse what they cannot weigh
 LIFT = "lift", "lift_lower", "lift_upper", "lift_std_error"
-CHOSEN = "snips"  # the usual estimator by arm: the logger chose the arm, so that it must be self-normalised
+BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so that it must be self-normalised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,46 +62,46 @@ class EstimateRow:
 
 def estimators(request: Request) -> ope.EstimatorChoice:
     """The estimators of a request. Raises InputError where they do not fit the rest of it."""
-    usual = CHOSEN if request.by == "arm" else ope.DEFAULT
-    chosen = ope.parse(request.estimators or usual)
-    intervals.check(request.interval, request.level, estimators=chosen.every)
+    usual = BY_ARM if request.by == "arm" else ope.DEFAULT
+    choice = ope.parse(request.estimators or usual)
+    intervals.check(request.interval, request.level, estimators=choice.every)
     if not 0 <= request.gamma <= 1:
         raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
     if request.cluster is not None and request.cluster not in CLUSTERS:
         raise lookup.unknown("cluster", request.cluster, CLUSTERS, hint=f"one of {', '.join(CLUSTERS)}")
-    if request.by == "arm" and not chosen.sessions and not chosen.slates:
-        _check_chosen(request.interval, chosen)
-    if request.reward_model is not None and not _any_modelled(chosen.impressions):
+    if request.by == "arm" and not choice.sessions and not choice.slates:
+        _check_by_arm(request.interval, choice)
+    if request.reward_model is not None and not _any_modelled(choice.impressions):
         modelled = [name for name in ope.GROUPS["impression"] if ope.estimator(name).modelled]
         hint = f"add one of {', '.join(modelled)} to --estimator"
         raise InputError("--reward-model is given, and no estimator uses one", hint=hint)
-    if request.position is not None and not _any_modelled(chosen.impressions):
+    if request.position is not None and not _any_modelled(choice.impressions):
         hint = "add dm or dr to --estimator; pbm:CURVE names its own"
         raise InputError("--position is given, and no estimator has a reward model that uses it", hint=hint)
     if request.reward_model_hash:
         check_hash("the reward model", request.reward_model_hash)
-        if request.reward_model is not None or not _any_modelled(chosen.impressions):
+        if request.reward_model is not None or not _any_modelled(choice.impressions):
             hint = "leave out --reward-model, and add dm or dr to --estimator"
             raise InputError("--reward-model-hash is given, and no reward model is fitted to the log", hint=hint)
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
     for rows, judging, finer in (
-        ("sessions", chosen.sessions, (*ONCE_A_SLOT, *ONCE_A_SLATE)), ("slates", chosen.slates, ONCE_A_SLOT),
+        ("sessions", choice.sessions, (*ONCE_A_SLOT, *ONCE_A_SLATE)), ("slates", choice.slates, ONCE_A_SLOT),
     ):  # fmt: skip
         if judging and request.by in finer:
             hint = "by policy, version, variant, day or a field of the context, as they are where it begins"
             raise InputError(f"{next(iter(judging))} judges {rows}, which have no one {request.by}", hint=hint)
-    if chosen.sessions and request.cluster == "row":
-        name = next(iter(chosen.sessions))
+    if choice.sessions and request.cluster == "row":
+        name = next(iter(choice.sessions))
         raise InputError(f"{name} judges sessions: --cluster row is no unit of theirs", hint="use session or user")
-    return chosen
+    return choice
 
 
-def _check_chosen(interval: str, chosen: ope.EstimatorChoice) -> None:
+def _check_by_arm(interval: str, choice: ope.EstimatorChoice) -> None:
     """Rows picked by what was chosen have a mean weight other than 1: only self-normalised estimates mean something."""
-    unfit = next((name for name, kind in chosen.impressions.items() if not kind.self_normalised), None)
+    unfit = next((name for name, kind in choice.impressions.items() if not kind.self_normalised), None)
     if unfit is not None:
-        raise InputError(f"{unfit} means nothing by arm, which the logger chose", hint=f"use --estimator {CHOSEN}")
+        raise InputError(f"{unfit} means nothing by arm, which the logger chose", hint=f"use --estimator {BY_ARM}")
     if interval == "cressie-read":  # it takes the mean weight to be 1
         raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
 
@@ -114,17 +114,19 @@ def answer(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, engine: Engine | None = None
 ) -> list[EstimateRow]:
     """An estimate for every target, group and estimator, from one snapshot of these decisions. engine: as of
-    `totals.of_log`. Raises EmptyLog where none of them can be used."""
+    `totals.sum_log`. Raises EmptyLog where none of them can be used."""
     evaluation, units, log = prepare(unit, request, estimators, selection)
-    by_rows = totals.of_log(units, evaluation, log, engine, strict=estimators.slates_named)
-    partials = by_rows.values()
+    partial_by_unit = totals.sum_log(units, evaluation, log, engine, require_pages=estimators.slates_named)
+    partials = partial_by_unit.values()
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
     without_users = evaluation.cluster == "user" and not any(partial.users for partial in partials)
     cluster = "session" if without_users else evaluation.cluster
-    by_unit = [fold.estimates(of_rows, evaluation, partial, cluster=cluster) for of_rows, partial in by_rows.items()]
+    estimates_by_unit = [
+        fold.estimates(row_unit, evaluation, partial, cluster=cluster) for row_unit, partial in partial_by_unit.items()
+    ]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
     page_kinds = frozenset[str]().union(*(partial.page_kinds for partial in partials))
-    rows = _rows(evaluation, estimators, by_unit, inclusion, page_kinds)
+    rows = _rows(evaluation, estimators, estimates_by_unit, inclusion, page_kinds)
     if engine is not None and engine.mixed:
         mixed = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
         return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed, strict=True)]
@@ -136,8 +138,8 @@ def prepare(
     paired: Sequence[Target] | None = None,
 ) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:  # fmt: skip
     """The request as the store understands it, the units of its estimators, and the reader of their log. paired: as of
-    `Evaluation.of`."""
-    evaluation = Evaluation.of(unit, request, selection, paired=paired)
+    `Evaluation.resolve`."""
+    evaluation = Evaluation.resolve(unit, request, selection, paired=paired)
     pages = evaluation.extent.positions > 1
     modelled = bool(estimators.impressions) and (pages or _any_modelled(estimators.impressions))
     fits_rewards = modelled and request.reward_model is None
@@ -145,29 +147,31 @@ def prepare(
     evaluation = replace(evaluation, encode=encode)
     units: list[fold.RowUnit[Any, Any]] = []
     if estimators.impressions:
-        units.append(ImpressionUnit.of(unit, evaluation, estimators.impressions))
+        units.append(ImpressionUnit.prepare(unit, evaluation, estimators.impressions))
     if estimators.sessions:
-        units.append(SessionUnit.of(unit, evaluation, estimators.sessions))
+        units.append(SessionUnit.prepare(unit, evaluation, estimators.sessions))
     if estimators.slates and (estimators.slates_named or pages):
-        strict = bool(PAIRED & estimators.named)
-        units.append(SlateUnit.of(unit, evaluation, estimators.slates, strict=strict))
+        require_pairs = bool(PAIRED & estimators.named)
+        units.append(SlateUnit.prepare(unit, evaluation, estimators.slates, require_pairs=require_pairs))
     return evaluation, units, LogReader(unit, evaluation)
 
 
 def _rows(
     evaluation: Evaluation,
     estimators: ope.EstimatorChoice,
-    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]],
+    estimates_by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]],
     inclusion: Inclusion,
     page_kinds: frozenset[str],
 ) -> list[EstimateRow]:
     """The estimates of all units, by target and group in the order of the request."""
     rows = []
     for number, target in enumerate(evaluation.targets):
-        every = {group for of_unit in by_unit for _, group in of_unit}
-        for group in groups.in_order(every):
+        labelled = {group for unit_estimates in estimates_by_unit for _, group in unit_estimates}
+        for group in groups.in_order(labelled):
             by_label = {
-                estimate.estimator: estimate for of_unit in by_unit for estimate in of_unit.get((number, group), [])
+                estimate.estimator: estimate
+                for unit_estimates in estimates_by_unit
+                for estimate in unit_estimates.get((number, group), [])
             }
             rows += [
                 EstimateRow(

@@ -20,7 +20,7 @@ from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.candidates import Inclusion
-from rlrec.app.evaluation.rows.fixed_loggers import LoggersMet, RowStrata
+from rlrec.app.evaluation.rows.fixed_loggers import LoggerFacts, RowStrata
 from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup, propensity_bets
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.log.ended_visits import UnusedVisits
@@ -74,16 +74,15 @@ class GroupPartial(Sums):
     """Sums of one target over the rows of one group.
 
     sums: of the estimators. learned: whether the target learned from one of these rows. no_state: rows that
-    the target could not be asked about. listed: whether one of them was ranked from a list of candidates; estimated:
-    whether one has propensities that were not logged; sampled: whether one of a log that dropped rows was left out.
-    replicas: sums by parts of the simulated pages of the target, by
-    their number."""
+    the target could not be asked about. has_candidates: whether one of them was ranked from a list of candidates;
+    estimated: whether one has propensities that were not logged; sampled: whether one of a log that dropped rows was
+    left out. replicas: sums by parts of the simulated pages of the target, by their number."""
 
     sums: Any
     replicas: Mapping[int, Any]
     learned: bool
     no_state: int
-    listed: bool
+    has_candidates: bool
     estimated: bool
     sampled: bool = False
 
@@ -109,7 +108,7 @@ class LogPartial(Sums):
     earlier visits, by id of the reward. bets: against the logged propensities. page_kinds: of events of pages."""
 
     groups: Mapping[tuple[int, RowGroup, Stratum], GroupPartial] = field(default_factory=dict)
-    loggers: LoggersMet = field(default_factory=LoggersMet)
+    loggers: LoggerFacts = field(default_factory=LoggerFacts)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     users: bool = False
@@ -188,45 +187,47 @@ class RowUnit(ABC, Generic[R, M]):
 def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, models: Mapping[int, M]) -> LogPartial:
     """The partial of one batch. Raises InputError beyond 1,000 groups."""
     partials: dict[tuple[int, RowGroup, Stratum], GroupPartial] = {}
-    loggers = LoggersMet(learned=evaluation.loggers.met(logged.log.slots))
+    loggers = LoggerFacts(learned=evaluation.loggers.loggers_that_learned(logged.log.slots))
     counts: dict[int, RowCounts] = {}
     carried: dict[int, CellSums] = {}
-    above: dict[int, CellSums] = {}
+    dependence: dict[int, CellSums] = {}
     users = False
     for number, shared in enumerate(evaluation.shared):
-        usable, others = unit.usable(logged, shared.reward)
+        usable, row_counts = unit.usable(logged, shared.reward)
         rows = usable
         if shared.policy_id is not None and len(usable):
             rows = usable.take(~any_slot(usable, usable.slots["policy_id"] != shared.policy_id))
-        counts[number] = replace(others, used=len(rows), other_policy=len(usable) - len(rows))
+        counts[number] = replace(row_counts, used=len(rows), other_policy=len(usable) - len(rows))
         if len(rows):
             row_strata = evaluation.loggers.strata(
-                rows.slots, rows.begins, spanning=evaluation.spanning, most=unit.fold.most_loggers
+                rows.slots, rows.begins, spanning=evaluation.spanning, max_loggers=unit.fold.most_loggers
             )
-            loggers += LoggersMet(mixed=row_strata.mixed)
-            partials |= _of_targets(unit, evaluation, shared, logged, rows, models.get(shared.reward.id), row_strata)
+            loggers += LoggerFacts(mixed=row_strata.mixed)
+            partials |= _target_partials(
+                unit, evaluation, shared, logged, rows, models.get(shared.reward.id), row_strata
+            )
             users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
             if (sums := unit.carry_over(rows)) is not None:
                 carried[number] = sums
             model = models.get(shared.reward.id)
             if model is not None and (sums := unit.slots_above(rows, model)) is not None:
-                above[number] = sums
-    of_batch = LogPartial(
+                dependence[number] = sums
+    batch_partial = LogPartial(
         groups=partials, loggers=loggers, counts=counts, names=logged.contexts.names, users=users,
-        inclusion=logged.lists.inclusion, carry_over=carried, slots_above=above,
+        inclusion=logged.lists.inclusion, carry_over=carried, slots_above=dependence,
         bets=propensity_bets(logged, evaluation.arms), page_kinds=logged.page_kinds,
     )  # fmt: skip
-    return checked(of_batch, evaluation)
+    return checked(batch_partial, evaluation)
 
 
-def _of_targets(
+def _target_partials(
     unit: RowUnit[R, M], evaluation: Evaluation, shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None,
     row_strata: RowStrata,
 ) -> dict[tuple[int, RowGroup, Stratum], GroupPartial]:  # fmt: skip
     """Sums of every target, group and stratum over some rows."""
     partials = {}
     batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
-    listed, estimated = any_slot(rows, logged.lists.listed(slots)), any_slot(rows, slots["estimated"])
+    has_list, estimated = any_slot(rows, logged.lists.has_list(slots)), any_slot(rows, slots["estimated"])
     number_of_strata = len(row_strata.strata)
     codes = slots["group"][rows.begins] * number_of_strata + row_strata.codes
     members = list(groups.members(codes, len(logged.groups) * number_of_strata))
@@ -238,26 +239,26 @@ def _of_targets(
         scorer.describe(logged)
         batch = batch_of(scorer)
         replicas = scorer.replicas(slots, logged, marginals=unit.simulates)
-        of_replicas = [batch_of(replica) for replica in replicas]
+        replica_batches = [batch_of(replica) for replica in replicas]
         hidden = hidden_from[number]
         learned = any_slot(rows, scorer.target.taught_by(slots))
         recorded = None if hidden is None else ~any_slot(rows, hidden)
         dropped = np.zeros(len(rows), np.bool_) if hidden is None else any_slot(rows, hidden & slots["subsampled"])
-        for code, chosen in members:
+        for code, group_rows in members:
             group, stratum = divmod(code, number_of_strata)
-            judged = _where(recorded, chosen)
-            among = len(rows) if chosen is None else len(chosen)
+            judged = _recorded_rows(recorded, group_rows)
+            n_rows = len(rows) if group_rows is None else len(group_rows)
             partials[number, logged.groups[group], row_strata.strata[stratum]] = GroupPartial(
                 sums=unit.fold.partial(batch if judged is None else batch.where(judged)),
                 replicas={
-                    replica: unit.fold.partial(each if judged is None else each.where(judged))
-                    for replica, each in enumerate(of_replicas)
+                    replica: unit.fold.partial(replica_batch if judged is None else replica_batch.where(judged))
+                    for replica, replica_batch in enumerate(replica_batches)
                 },
                 learned=bool((learned if judged is None else learned[judged]).any()),
-                no_state=0 if judged is None else among - len(judged),
-                listed=bool((listed if chosen is None else listed[chosen]).any()),
-                estimated=bool((estimated if chosen is None else estimated[chosen]).any()),
-                sampled=bool((dropped if chosen is None else dropped[chosen]).any()),
+                no_state=0 if judged is None else n_rows - len(judged),
+                has_candidates=bool((has_list if group_rows is None else has_list[group_rows]).any()),
+                estimated=bool((estimated if group_rows is None else estimated[group_rows]).any()),
+                sampled=bool((dropped if group_rows is None else dropped[group_rows]).any()),
             )
     return partials
 
@@ -267,16 +268,16 @@ def any_slot(rows: Rows, flags: Flags) -> Flags:
     return np.logical_or.reduceat(flags, rows.begins)
 
 
-def _where(recorded: Flags | None, chosen: Ids | None) -> Ids | None:
+def _recorded_rows(recorded: Flags | None, group_rows: Ids | None) -> Ids | None:
     """The chosen rows whose state was recorded; None means all."""
     if recorded is None:
-        return chosen
-    return np.flatnonzero(recorded) if chosen is None else chosen[recorded[chosen]]
+        return group_rows
+    return np.flatnonzero(recorded) if group_rows is None else group_rows[recorded[group_rows]]
 
 
 def checked(partial: LogPartial, evaluation: Evaluation) -> LogPartial:
     """The same partial. Raises InputError beyond 1,000 groups."""
-    if len({group for _, group, _ in partial.groups}) > groups.MOST:
+    if len({group for _, group, _ in partial.groups}) > groups.MAX_GROUPS:
         raise groups.too_many(evaluation.request.by)
     return partial
 
@@ -290,50 +291,52 @@ def estimates(
     wrong = honesty.are_wrong(partial.bets)
     for shared_number, shared in enumerate(evaluation.shared):
         counts = partial.counts[shared_number]
-        others = counts.left_out + counts.other_policy
-        within, between = partial.carry_over.get(shared_number), partial.visits.get(shared.reward.id)
-        carried = _alarms(carry_over.p_value, within) or _alarms(visit_carry_over.p_value, between)
+        n_left_out = counts.left_out + counts.other_policy
+        step_sums, visit_sums = partial.carry_over.get(shared_number), partial.visits.get(shared.reward.id)
+        carried = _alarms(carry_over.p_value, step_sums) or _alarms(visit_carry_over.p_value, visit_sums)
         dependent = _alarms(slots_above.p_value, partial.slots_above.get(shared_number))
         for number, scorer in shared.members:
             weightings = weigh_loggers(unit, partial, [number])
-            of_groups = over_loggers(partial, number, weightings)
+            group_partials = over_loggers(partial, number, weightings)
             finished, target = [], scorer.target
-            for of_group in of_groups.values():
+            for group_partial in group_partials.values():
                 reasons = {
-                    "in-sample": of_group.learned, "no-propensity": others > 0,
-                    "estimated-propensity": of_group.estimated,
-                    "sampled-rows": counts.sampled > 0 or of_group.sampled,
-                    "no-candidates" if target.listing else "no-state": of_group.no_state > 0,
+                    "in-sample": group_partial.learned, "no-propensity": n_left_out > 0,
+                    "estimated-propensity": group_partial.estimated,
+                    "sampled-rows": counts.sampled > 0 or group_partial.sampled,
+                    "no-candidates" if target.listing else "no-state": group_partial.no_state > 0,
                     "carry-over": carried and target.serving is not None,
                     "dependent-slots": dependent and target.serving is not None,
                     "wrong-propensities": wrong and target.serving is not None,
                     "logging-states": unit.logging_states and target.stateful,
-                    "logging-candidates": of_group.listed and not target.listing and target.serving is not None,
+                    "logging-candidates": group_partial.has_candidates
+                    and not target.listing
+                    and target.serving is not None,
                 }  # fmt: skip
                 options = FinishOptions(
                     interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
                     extra_reasons=tuple(reason for reason, holds in reasons.items() if holds),
                     reward_range=bounds(shared.reward) or ANY_REWARD, chosen=request.by == "arm", seed=request.seed,
                 )  # fmt: skip
-                finished.append((of_group.sums, options))
+                finished.append((group_partial.sums, options))
             if request.by == "position" and isinstance(unit.fold, ImpressionFold):
                 by_group = unit.fold.finish_together(finished)
             else:
-                by_group = [unit.fold.finish(*each) for each in finished]
-            for (group, of_group), of_estimators in zip(of_groups.items(), by_group, strict=True):
+                by_group = [unit.fold.finish(sums, options) for sums, options in finished]
+            for (group, group_partial), group_estimates in zip(group_partials.items(), by_group, strict=True):
                 options = replace(finished[0][1], interval="normal")
-                by_replica = [unit.fold.finish(sums, options) for sums in of_group.replicas.values()]
-                cut = [
-                    options.reward_range if each.unit == "impression" and each.self_normalised else ANY_REWARD
-                    for each in unit.fold.estimators.values()
+                by_replica = [unit.fold.finish(sums, options) for sums in group_partial.replicas.values()]
+                ranges = [
+                    options.reward_range if kind.unit == "impression" and kind.self_normalised else ANY_REWARD
+                    for kind in unit.fold.estimators.values()
                 ]
                 estimated[number, group] = [
                     replace(
-                        widened(estimate, replicas, within=within),
-                        left_out=estimate.left_out + others + of_group.no_state,
+                        widened(estimate, replicas, within=value_range),
+                        left_out=estimate.left_out + n_left_out + group_partial.no_state,
                     )
-                    for within, estimate, *replicas in zip(
-                        cut, _with_loggers(of_estimators, weightings[group]), *by_replica, strict=True
+                    for value_range, estimate, *replicas in zip(
+                        ranges, _with_loggers(group_estimates, weightings[group]), *by_replica, strict=True
                     )
                 ]
     return estimated
@@ -346,11 +349,11 @@ def _alarms(p_value: Callable[[S], float | None], sums: S | None) -> bool:
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting[Any]]:
     """How much each logger counts in each group, for some targets by their numbers."""
-    of_groups: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
+    sums_by_group: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
     for number in numbers:
         for group, strata in _by_stratum(partial, number).items():
-            of_groups.setdefault(group, []).append({key: each.sums for key, each in strata.items()})
-    return {group: Weighting.of(unit.fold, *of_targets) for group, of_targets in of_groups.items()}
+            sums_by_group.setdefault(group, []).append({key: stratum.sums for key, stratum in strata.items()})
+    return {group: Weighting.of(unit.fold, *target_sums) for group, target_sums in sums_by_group.items()}
 
 
 def over_loggers(
@@ -374,11 +377,11 @@ def _total(weighting: Weighting[Any], strata: Mapping[Stratum, GroupPartial]) ->
     """The sums over all strata."""
     total: GroupPartial = reduce(add, strata.values())
     replicas = {
-        number: weighting.total({key: each.by_replica(number) for key, each in strata.items()})
+        number: weighting.total({key: partial.by_replica(number) for key, partial in strata.items()})
         for number in total.replicas
     }
     return replace(
-        total, sums=weighting.total({key: each.sums for key, each in strata.items()}), replicas=replicas
+        total, sums=weighting.total({key: partial.sums for key, partial in strata.items()}), replicas=replicas
     )  # fmt: skip
 
 
@@ -390,6 +393,6 @@ def _with_loggers(estimates: Sequence[Estimate], weighting: Weighting[Any]) -> l
     for estimate in estimates:
         way = weighting.fold.way(estimate.estimator)
         weights = () if way is None else tuple(weighting.table[way])
-        number = sum(each.version is not None for each in weights)
+        number = sum(logger.version is not None for logger in weights)
         rows.append(replace(estimate, loggers=max(1, number), logger_weights=weights))
     return rows

@@ -29,7 +29,9 @@ class ImpressionUnit(RowUnit[ImpressionRows, reward_models.RewardModel]):
     fit: reward_models.RewardModelFit
 
     @classmethod
-    def of(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator]) -> ImpressionUnit:
+    def prepare(
+        cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator]
+    ) -> ImpressionUnit:
         """Raises InputError for a table of rewards that does not fit the catalogue, and an unknown curve."""
         arms, request = evaluation.arms, evaluation.request
         curve = None if request.position is None else position_curve(unit, request.position)

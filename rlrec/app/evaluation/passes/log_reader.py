@@ -66,14 +66,14 @@ class LogReader:
         self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)
         self._eligible: dict[int, Ids] = {}
         self._lists = imported_data.any_row(unit, "candidate_list")
-        serving = [each.serving for each in evaluation.targets if each.serving is not None]
-        describing = any(each.described or each.trained for each in serving)
+        serving = [target.serving for target in evaluation.targets if target.serving is not None]
+        describing = any(distribution.described or distribution.trained for distribution in serving)
         self._features = describing and imported_data.any_row(unit, "decision_features")
         self._slot_sets = imported_data.any_row(unit, "slot_set")
         self._supports = imported_data.any_row(unit, "logged_support")
         self._inclusions = candidates.DERIVED  # distributions of a partition that may still be worked out
 
-    def again(self) -> LogReader:
+    def clone(self) -> LogReader:
         """Another reader of the same rows, which remembers their contexts alone."""
         return LogReader(
             self.unit, self.evaluation, progress=self.progress, rows=self._rows, number=self.number,
@@ -108,7 +108,7 @@ class LogReader:
         next one."""
         needed, selection = {*reading.columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
         return partitions.read(
-            self.unit, selection, self.evaluation.partitions, columns=needed, wanted=self.contexts.wanted,
+            self.unit, selection, self.evaluation.partitions, columns=needed, wanted=self.contexts.unread,
             visits=reading.visits, keys=reading.keys or selection.splits is not None,
         )  # fmt: skip
 
@@ -120,21 +120,21 @@ class LogReader:
             self._inclusions = candidates.DERIVED
             for batch in batches:
                 self.progress()
-                yield self._without_moved(batch if self._rows is None else self._wanted(batch, reading))
+                yield self._without_moved(batch if self._rows is None else self._drop_unread(batch, reading))
 
-    def _wanted(self, batch: Batch, reading: Reading) -> Batch:
+    def _drop_unread(self, batch: Batch, reading: Reading) -> Batch:
         """The batch without what was read of it for others."""
-        wanted = {"decision_id", "session_id", "position", *partitions.PERSONS, *reading.columns}
-        wanted |= {*CLUSTERS[self.evaluation.cluster]}
-        slots = {name: column for name, column in batch.slots.items() if name in wanted}
+        columns = {"decision_id", "session_id", "position", *partitions.PERSONS, *reading.columns}
+        columns |= {*CLUSTERS[self.evaluation.cluster]}
+        slots = {name: values for name, values in batch.slots.items() if name in columns}
         return replace(batch, slots=slots, visits=batch.visits if reading.visits else None)
 
     def _without_moved(self, batch: Batch) -> Batch:
         """The batch without sessions whose user came later and belongs to another split."""
-        wanted = self.evaluation.selection.splits
-        if wanted is None or batch.keys is None:
+        splits = self.evaluation.selection.splits
+        if splits is None or batch.keys is None:
             return batch
-        stays = np.isin(owner_splits(settings.get(self.unit).split_salt, batch.keys), list(wanted))
+        stays = np.isin(owner_splits(settings.get(self.unit).split_salt, batch.keys), list(splits))
         moved = batch.keys["session_id"][~stays]
         return batch.of_rows(np.flatnonzero(~np.isin(batch.slots["session_id"], moved)))
 
@@ -164,7 +164,7 @@ class LogReader:
         self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool, marginals: int | None, pairs: bool = False
     ) -> LoggedBatch:
         """The batch with all that folds need. impressions: also slates, and the support of the loggers."""
-        slots, fields, zeros, listed = log.slots, set[str](), list[Flags | None](), list[Array]()
+        slots, fields, zeros, slate_probabilities = log.slots, set[str](), list[Flags | None](), list[Array]()
         if impressions:
             slots = slots | log_rows.slates(slots) | log_rows.course(slots) | unknown_support(slots)
             fields = self.loggers.reads(slots, slots["unknown_support"])
@@ -179,11 +179,11 @@ class LogReader:
             slots, features = self._with_features(slots)
         if self._slot_sets:
             sets = imported_data.slot_sets(self.unit, np.unique(slots["decision_id"]).tolist())
-            column, of_slots = slot_sets.column(slots, sets)
-            slots, eligible = slots | {slot_sets.SLOT_SET: column}, {**eligible, **of_slots}
-        groups, group = self.grouping.of(slots, contexts, context)
+            column, slot_arms = slot_sets.column(slots, sets)
+            slots, eligible = slots | {slot_sets.SLOT_SET: column}, {**eligible, **slot_arms}
+        groups, group = self.grouping.group_rows(slots, contexts, context)
         slots = slots | {"context": context, "group": group, "cluster": self._clusters(log)}
-        if slots.keys() >= {*log_rows.DRAWN}:
+        if slots.keys() >= {*log_rows.SAMPLED}:
             slots["decision_digest"] = log_rows.decision_digests(slots)
         if impressions:
             support, zeros = self.loggers.support(slots, contexts, eligible)
@@ -193,14 +193,14 @@ class LogReader:
                 supports = imported_data.supports(self.unit, np.unique(unsure).tolist())
                 slots |= logged_zeros(slots, supports, eligible, zeros)
         if marginals:
-            derived = self.marginals.of(slots, contexts, eligible, positions=marginals)
+            derived = self.marginals.tabulate(slots, contexts, eligible, positions=marginals)
             slots = {**slots, logger_marginals.COLUMN: derived}
         if pairs:
-            which, listed = self.marginals.pairs(slots, contexts, eligible)
-            slots = {**slots, logger_marginals.PAIRS: which}
+            pairs_case, slate_probabilities = self.marginals.pairs(slots, contexts, eligible)
+            slots = {**slots, logger_marginals.PAIRS: pairs_case}
         return LoggedBatch(
             log=replace(log, slots=slots), contexts=contexts, groups=groups, eligible=eligible, zeros=zeros,
-            pairs=listed, lists=self._with_inclusion(lists, slots, contexts), features=features,
+            pairs=slate_probabilities, lists=self._with_inclusion(lists, slots, contexts), features=features,
         )  # fmt: skip
 
     def _with_features(self, slots: Columns) -> tuple[Columns, Mapping[int, Mapping[int, str]]]:
@@ -214,20 +214,20 @@ class LogReader:
         ids = {key: arm for arm, key in self.evaluation.arms.keys.items()}
         features = imported_data.features(self.unit, set(contexts.values()))
         by_arm = {
-            -context: {ids[key]: text for key, text in of_context.items() if key in ids}
-            for context, of_context in features.items()
+            -context: {ids[key]: text for key, text in features_by_key.items() if key in ids}
+            for context, features_by_key in features.items()
         }
         return slots | {"catalogue_revision": np.where(revision < 0, revision, slots["catalogue_revision"])}, by_arm
 
     def _logged_lists(self, slots: Columns) -> candidates.LoggedLists:
         """The lists of candidates of a batch."""
         lists = candidate_lists.find_lists(self.unit, np.unique(slots["decision_id"]).tolist())
-        drawn_from = {each.catalogue_id for each in lists.values() if each.catalogue_id is not None}
-        arms = contents.eligible_arms(self.unit, drawn_from)
+        catalogues = {row.catalogue_id for row in lists.values() if row.catalogue_id is not None}
+        arms = contents.eligible_arms(self.unit, catalogues)
         versions = self.loggers.versions(slots["version_id"]) if lists else {}
         return candidates.LoggedLists(
             lists=lists, first_stages={key: candidates.first_stage(version) for key, version in versions.items()},
-            catalogues={key: np.array(of_set, np.int64) for key, of_set in arms.items()},
+            catalogues={key: np.array(arm_ids, np.int64) for key, arm_ids in arms.items()},
         )  # fmt: skip
 
     def _with_inclusion(
@@ -235,29 +235,29 @@ class LogReader:
     ) -> candidates.LoggedLists:
         """The lists with the inclusion probabilities of arms shown, where a target has another first stage than they
         have."""
-        wanted = {
+        target_stages = {
             target.serving and candidates.first_stage(target.serving.version) for target in self.evaluation.targets
         }
-        drawn = {name for name in lists.first_stages.values() if name is not None}
-        if not drawn or wanted == drawn:
+        logged_stages = {name for name in lists.first_stages.values() if name is not None}
+        if not logged_stages or target_stages == logged_stages:
             return lists
-        rows = np.flatnonzero(~slots["imported"] & lists.listed(slots))
+        rows = np.flatnonzero(~slots["imported"] & lists.has_list(slots))
         rows = rows[np.lexsort((slots["belief_seq"][rows], slots["version_id"][rows]))]
         inclusion = candidates.Inclusion()
-        for some in np.split(rows, run_starts(slots["version_id"][rows])[1:]):
-            version = self.loggers.versions(slots["version_id"][some])[int(slots["version_id"][some[0]])]
-            moments, room = self.marginals.moments(version, slots, some), self._inclusions
-            more = candidates.smallest_inclusion(
-                lists, slots, moments, contexts, keys=self.evaluation.arms.keys, room=room
+        for version_rows in np.split(rows, run_starts(slots["version_id"][rows])[1:]):
+            (version,) = self.loggers.versions(slots["version_id"][version_rows]).values()
+            moments, budget = self.marginals.moments(version, slots, version_rows), self._inclusions
+            added = candidates.smallest_inclusion(
+                lists, slots, moments, contexts, keys=self.evaluation.arms.keys, budget=budget
             )  # fmt: skip
-            inclusion, self._inclusions = inclusion + more, room - more.decisions
+            inclusion, self._inclusions = inclusion + added, budget - added.decisions
         return replace(lists, inclusion=inclusion)
 
-    def _eligible_sets(self, wanted: AbstractSet[int]) -> Mapping[int, Ids]:
+    def _eligible_sets(self, set_ids: AbstractSet[int]) -> Mapping[int, Ids]:
         """The arms of eligible sets; those of the batch before are not read again."""
-        read = contents.eligible_arms(self.unit, wanted - self._eligible.keys())
-        held = ((key, arms) for key, arms in self._eligible.items() if key in wanted)
-        self._eligible = StoredRows("eligible_set", held)
+        read = contents.eligible_arms(self.unit, set_ids - self._eligible.keys())
+        cached = ((key, arms) for key, arms in self._eligible.items() if key in set_ids)
+        self._eligible = StoredRows("eligible_set", cached)
         self._eligible |= {key: np.array(arms, np.int64) for key, arms in read.items()}
         for key in read:
             self.evaluation.arms.check(self._eligible[key])

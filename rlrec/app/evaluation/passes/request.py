@@ -101,7 +101,7 @@ class Evaluation:
     paired: bool = False
 
     @classmethod
-    def of(
+    def resolve(
         cls, unit: Unit, request: Request, selection: Selection, *, paired: Sequence[Target] | None = None
     ) -> Evaluation:
         """paired: targets to compare, in place of those that the request names. Raises InputError for an unknown target
@@ -112,7 +112,7 @@ class Evaluation:
         extent = selected.extent(unit, selection)
         by_user = request.cluster in (None, "user")
         spanning = by_user and sessions.any_user(unit)
-        weighable = FixedLoggers.of(unit, selection, extent) if resolved else FixedLoggers()
+        weighable = FixedLoggers.from_log(unit, selection, extent) if resolved else FixedLoggers()
         return cls(
             request=request, selection=selection, extent=extent, targets=resolved,
             arms=log_rows.ArmTable({arm.id: arm.key for arm in arms.every(unit)}),
@@ -141,10 +141,10 @@ class Evaluation:
                 (target.reward.id, policy_id), SharedRows(reward=target.reward, policy_id=policy_id)
             )
             options: dict[str, Any] = {"samples": self.request.target_samples, "seed": self.request.seed}
-            of_kind = StateScorer if target.stateful else Scorer
-            scorer = of_kind(target, self.arms, **options)
+            scorer_class = StateScorer if target.stateful else Scorer
+            scorer = scorer_class(target, self.arms, **options)
             if target.listing and self.request.target_samples:
-                scorer = ListScorer(target, self.arms, **options, listed=scorer)
+                scorer = ListScorer(target, self.arms, **options, given_list=scorer)
             rows.members.append((number, scorer))
         return list(shared.values())
 
@@ -152,7 +152,7 @@ class Evaluation:
     def judged_columns(self) -> list[str]:
         """The columns of the log that targets are judged by, impression by impression."""
         columns = {
-            **dict.fromkeys((*log_rows.DRAWN, "seed"), any(target.sampled for target in self.targets)),
+            **dict.fromkeys((*log_rows.SAMPLED, "seed"), any(target.sampled for target in self.targets)),
             **(dict.fromkeys(log_rows.STATES, True) if any(target.stateful for target in self.targets) else {}),
             "variant_id": self.request.by == "variant",
         }

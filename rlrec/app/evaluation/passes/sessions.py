@@ -46,7 +46,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
     simulates: ClassVar[bool] = False
 
     @classmethod
-    def of(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SessionEstimator]) -> SessionUnit:
+    def prepare(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SessionEstimator]) -> SessionUnit:
         """Raises InputError for a session that is too long, where no targets are compared."""
         horizon = evaluation.extent.steps
         if horizon > ended_visits.LONGEST and not evaluation.paired:
@@ -77,7 +77,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
 
     def model_sums(self, logged: LoggedBatch, rows: EndedVisits) -> ReturnSums:
         decisions = self._decisions(rows, logged.contexts)
-        return ReturnSums.of(decisions, rows.reward, gamma=self.fold.gamma, arms=len(self.evaluation.arms))
+        return ReturnSums.from_decisions(decisions, rows.reward, gamma=self.fold.gamma, arms=len(self.evaluation.arms))
 
     def fitted(self, sums: ReturnSums, reward: Reward) -> ReturnModel:
         return sums.finish()
@@ -104,10 +104,10 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
                 log_slate, expected = rows.per_decision("log_propensity"), predicted
                 smallest = unsupported = np.zeros(len(smallest))
             else:
-                of_target = _filled(scorer.slates(slates, logged, shares=model is not None), log_slate)
+                target_slates = _filled(scorer.slates(slates, logged, shares=model is not None), log_slate)
                 if model is not None and decisions is not None:
-                    expected = model.expected(decisions, of_target)
-                deque(of_target, maxlen=0)  # to its end
+                    expected = model.expected(decisions, target_slates)
+                deque(target_slates, maxlen=0)  # to its end
                 ratio = scorer.list_ratio(slates.slots, logged)
                 if ratio is not None:  # lists of candidates are drawn before their slates
                     log_slate += ratio
@@ -170,6 +170,6 @@ def lowest(visits: EndedVisits) -> ImpressionRows:
 
 def _filled(slates: Iterator[TargetSlates], log_slate: Array) -> Iterator[TargetSlates]:
     """The slates, passed on; the log of the probability of each is written to `log_slate` on the way."""
-    for some in slates:
-        log_slate[some.rows] = some.log_slate
-        yield some
+    for portion in slates:
+        log_slate[portion.rows] = portion.log_slate
+        yield portion

@@ -66,40 +66,40 @@ class CompletePages:
     def left(self) -> Array:
         """The reward of each page from a slot on, (n,)."""
         reward, size = self.impressions.reward, np.diff(self.start)
-        below = np.cumsum(reward[::-1])[::-1]
-        after = np.r_[below, 0.0][self.start[1:]]
-        return below - np.repeat(after - self.page, size)
+        remaining = np.cumsum(reward[::-1])[::-1]
+        after_page = np.r_[remaining, 0.0][self.start[1:]]
+        return remaining - np.repeat(after_page - self.page, size)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
-    """Complete pages as rows. fit: of models of what a page still earns; wanted: what estimators
-    need of a target; strict: pages that `pi` cannot weigh are refused, not left out."""
+    """Complete pages as rows. fit: of models of what a page still earns; needs: what estimators
+    need of a target; require_pairs: pages that `pi` cannot weigh are refused, not left out."""
 
     fold: SlateFold
     fit: RewardModelFit
-    wanted: slate_probabilities.Wanted
-    strict: bool
+    needs: slate_probabilities.Needs
+    require_pairs: bool
 
     @classmethod
-    def of(
-        cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SlateEstimator], *, strict: bool
+    def prepare(
+        cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SlateEstimator], *, require_pairs: bool
     ) -> SlateUnit:
         """Raises InputError for an unknown curve."""
-        resolved = {label: _resolved(unit, each) for label, each in estimators.items()}
+        resolved = {label: _resolved(unit, estimator) for label, estimator in estimators.items()}
         positions = evaluation.extent.positions
         return cls(
             evaluation=evaluation,
             fold=SlateFold(estimators=resolved, spanning=evaluation.spanning),
             fit=RewardModelFit(arms=evaluation.arms, positions=positions),
-            wanted=slate_probabilities.Wanted(
+            needs=slate_probabilities.Needs(
                 positions=max(1, positions),
-                joint=any(each.joint for each in resolved.values()),
-                tabled=any(each.tabled for each in resolved.values()),
-                additive=any(isinstance(each, Pi) for each in resolved.values()),
-                marginal=any(isinstance(each, Iips) for each in resolved.values()),
+                joint=any(estimator.joint for estimator in resolved.values()),
+                tabled=any(estimator.tabled for estimator in resolved.values()),
+                additive=any(isinstance(estimator, Pi) for estimator in resolved.values()),
+                marginal=any(isinstance(estimator, Iips) for estimator in resolved.values()),
             ),
-            strict=strict,
+            require_pairs=require_pairs,
         )
 
     @property
@@ -108,9 +108,9 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
 
     @property
     def judged_on(self) -> Reading:
-        marginals = self.wanted.positions if self.wanted.tabled else 0
+        marginals = self.needs.positions if self.needs.tabled else 0
         columns = self.evaluation.judged_columns
-        return Reading(columns=columns, marginals=marginals or None, pairs=self.wanted.additive)
+        return Reading(columns=columns, marginals=marginals or None, pairs=self.needs.additive)
 
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
         """Raises PartialPages where a position of a page is missing."""
@@ -128,15 +128,15 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
         return self.fit.finish(sums, None)
 
     def carry_over(self, rows: CompletePages) -> CellSums | None:
-        return log_rows.carry_over(rows.impressions, self.evaluation.arms, positions=self.wanted.positions)
+        return log_rows.carry_over(rows.impressions, self.evaluation.arms, positions=self.needs.positions)
 
     def batch_of(
         self, logged: LoggedBatch, rows: CompletePages, model: FittedRewardModel | None
     ) -> Callable[[Scorer], SlateBatch]:
         impressions, slots = rows.impressions, rows.slots
         values = None if model is None else model.rows(impressions, logged.contexts)
-        wanted = replace(self.wanted, joint=self.wanted.joint or bool((rows.page != 0).any()))
-        if self.strict and wanted.additive:
+        needs = replace(self.needs, joint=self.needs.joint or bool((rows.page != 0).any()))
+        if self.require_pairs and needs.additive:
             _require_pairs(slots)
         predicted, count = None if values is None else values.predicted, reward_log.counts_of(slots)
         shared: dict[str, Any] = {
@@ -148,20 +148,20 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
         def batch(scorer: Scorer) -> SlateBatch:
             """The pages as one batch for the estimators per slate."""
             if scorer.target.serving is None:
-                return _on_policy(shared, slots, wanted)
-            of_target = slate_probabilities.of(scorer, impressions, logged, wanted=wanted, values=values)
+                return _on_policy(shared, slots, needs)
+            probabilities = slate_probabilities.slate_target(scorer, impressions, logged, needs=needs, values=values)
             least = np.where(slots["min_propensity"] > 0, slots["min_propensity"], np.nan)
-            ratio = of_target.marginal / slots["marginal"]
+            ratio = probabilities.marginal / slots["marginal"]
             with np.errstate(divide="ignore"):
-                log_ratio = np.log(of_target.steps) - np.log(slots["propensity"])
-            of_pages = SlateBatch(
+                log_ratio = np.log(probabilities.steps) - np.log(slots["propensity"])
+            slate_batch = SlateBatch(
                 **shared, log_ratio=log_ratio, largest=-np.log(least), marginal_ratio=ratio,
-                largest_marginal=of_target.greatest / slots["smallest"], target_at=of_target.table,
-                logged_at=slots.get(logger_marginals.COLUMN), additive=of_target.additive, expected=of_target.expected,
-                unsupported=of_target.unsupported,
+                largest_marginal=probabilities.greatest / slots["smallest"], target_at=probabilities.table,
+                logged_at=slots.get(logger_marginals.COLUMN), additive=probabilities.additive,
+                expected=probabilities.expected, unsupported=probabilities.unsupported,
             )  # fmt: skip
             list_ratio = scorer.list_ratio(slots, logged)
-            return of_pages if list_ratio is None else _with_lists(of_pages, list_ratio, rows.begins)
+            return slate_batch if list_ratio is None else _with_lists(slate_batch, list_ratio, rows.begins)
 
         return batch
 
@@ -191,10 +191,10 @@ def _with_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:
     )  # fmt: skip
 
 
-def _on_policy(shared: dict[str, Any], slots: Columns, wanted: slate_probabilities.Wanted) -> SlateBatch:
+def _on_policy(shared: dict[str, Any], slots: Columns, needs: slate_probabilities.Needs) -> SlateBatch:
     """Pages of the target itself: nothing is to be weighed, and what it showed is a sample of it."""
     n = len(slots["position"])
-    shown = np.zeros((n, wanted.positions))
+    shown = np.zeros((n, needs.positions))
     shown[np.arange(n), slots["position"] - 1] = 1.0
     ones = np.ones(n)
     return SlateBatch(

@@ -58,8 +58,8 @@ class JudgePass:
     def __call__(self, reader: LogReader, /) -> LogPartial:
         batches = reader.to_judge(self.reading)
         partials = (fold(self.unit, self.evaluation, logged, self.models) for logged in batches)
-        of_partition = reduce(self.add, partials, LogPartial()).closed()
-        return of_partition + LogPartial(visits=self.unit.visit_carry_over(reader.again()))
+        partition_sums = reduce(self.add, partials, LogPartial()).closed()
+        return partition_sums + LogPartial(visits=self.unit.visit_carry_over(reader.clone()))
 
     def add(self, left: LogPartial, right: LogPartial, /) -> LogPartial:
         return checked(left + right, self.evaluation)
@@ -76,12 +76,12 @@ class JointPass:
     @property
     def reading(self) -> Reading:
         """All that they read."""
-        every = [work.reading for work in self.works]
-        columns = frozenset[str]().union(*(reading.columns for reading in every))
-        return Reading(columns=columns, visits=any(reading.visits for reading in every))
+        readings = [work.reading for work in self.works]
+        columns = frozenset[str]().union(*(reading.columns for reading in readings))
+        return Reading(columns=columns, visits=any(reading.visits for reading in readings))
 
     def __call__(self, reader: LogReader, /) -> list[Any]:
-        return [_attempted(work, reader.again()) for work in self.works]
+        return [_attempted(work, reader.clone()) for work in self.works]
 
 
 def _attempted(work: FitPass | JudgePass, reader: LogReader) -> Any:
@@ -91,15 +91,16 @@ def _attempted(work: FitPass | JudgePass, reader: LogReader) -> Any:
         return error
 
 
-def of_log(
+def sum_log(
     units: Sequence[AnyUnit], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None, *,
-    strict: bool = True,
+    require_pages: bool = True,
 ) -> dict[AnyUnit, LogPartial]:  # fmt: skip
-    """The partial of the log for each unit. engine: that works on its partitions, None for this process. strict: units
-    that cannot use the pages of the log are an error; else they are left out. Raises EmptyLog where a target has
-    nothing to be judged by."""
-    models = models_of(units, evaluation, reader, engine)
-    refused = {unit: each for unit, each in models.items() if isinstance(each, PartialPages)}
+    """The sums of the log for each unit. Raises EmptyLog where a target has nothing to be judged by.
+
+    engine: works on the partitions of the log; None for this process. require_pages: a unit that cannot use the pages
+    of the log is an error; else it is left out."""
+    models = fit_models(units, evaluation, reader, engine)
+    refused = {unit: outcome for unit, outcome in models.items() if isinstance(outcome, PartialPages)}
     judges = {
         unit: JudgePass(unit=unit, evaluation=evaluation, models=models[unit]) for unit in units if unit not in refused
     }
@@ -110,12 +111,12 @@ def of_log(
         if not isinstance(partial, PartialPages):
             _check_used(unit, evaluation, partial)
             partials[unit] = partial
-        elif strict:
+        elif require_pages:
             raise partial
     return partials
 
 
-def models_of(
+def fit_models(
     units: Sequence[AnyUnit], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None
 ) -> dict[AnyUnit, Any]:
     """The models of each unit by the id of a reward: those given, or fitted in a pass over the log; or PartialPages."""
@@ -127,7 +128,7 @@ def models_of(
     for unit, sums in _sums(fits, {}, reader, engine).items():
         models[unit] = sums
         if not isinstance(sums, PartialPages):
-            models[unit] = {key: unit.fitted(of_reward, rewards[key]) for key, of_reward in sums.items()}
+            models[unit] = {key: unit.fitted(reward_sums, rewards[key]) for key, reward_sums in sums.items()}
     return models
 
 
@@ -140,7 +141,7 @@ def _sums(
         joint = JointPass(evaluation=reader.evaluation, works=list(works.values()))
         for results in passes.results(reader, joint, engine):
             for (unit, work), result in zip(works.items(), results, strict=True):
-                errors = [each for each in (sums[unit], result) if isinstance(each, PartialPages)]
+                errors = [outcome for outcome in (sums[unit], result) if isinstance(outcome, PartialPages)]
                 sums[unit] = errors[0] if errors else work.add(sums[unit], result)
     return sums
 

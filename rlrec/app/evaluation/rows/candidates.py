@@ -39,29 +39,29 @@ class Inclusion:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoggedLists:
-    """The lists of a batch by decision; what names the first stage of each of its versions; the arms of the catalogues;
-    inclusion: of arms that were shown."""
+    """The lists of candidates of a batch, by decision.
+
+    first_stages: the name of the first stage of each version; catalogues: the arms of each; inclusion: of the arms that
+    were shown."""
 
     lists: Mapping[int, CandidateList] = field(default_factory=dict)
     first_stages: Mapping[int, Hashable] = field(default_factory=dict)
     catalogues: Mapping[int, Ids] = field(default_factory=dict)
     inclusion: Inclusion = field(default_factory=Inclusion)
 
-    def listed(self, slots: Columns) -> Flags:
+    def has_list(self, slots: Columns) -> Flags:
         """The rows whose decision has a list, (n,)."""
         return np.isin(slots["decision_id"], list(self.lists)) if self.lists else np.zeros(len(slots["at"]), np.bool_)
 
     def weighable(self, slots: Columns) -> Flags:
         """The rows whose decision has a list that a first stage can be asked about, (n,)."""
-        decisions = [key for key, listed in self.lists.items() if listed.catalogue_id is not None]
+        decisions = [key for key, candidates in self.lists.items() if candidates.catalogue_id is not None]
         return np.isin(slots["decision_id"], decisions)
 
     def catalogues_of(self, decision_id: Ids, eligible_id: Ids) -> Ids:
         """The eligible sets of decisions, (n,), or the catalogues that their candidates were drawn from."""
-        listed = (
-            (self.lists.get(key), sets) for key, sets in zip(decision_id.tolist(), eligible_id.tolist(), strict=True)
-        )
-        return np.array([sets if of is None or of.catalogue_id is None else of.catalogue_id for of, sets in listed])
+        pairs = zip(map(self.lists.get, decision_id.tolist()), eligible_id.tolist(), strict=True)
+        return np.array([set_id if row is None else row.catalogue_id or set_id for row, set_id in pairs])
 
     def log_ratio(
         self, serving: VersionDistribution, slots: Columns, contexts: ContextTable, *, keys: Mapping[int, str]
@@ -72,30 +72,33 @@ class LoggedLists:
         if generator is None or not self.lists:
             return None
         name = first_stage(serving.version)
-        first, which = distinct(slots["decision_id"])
+        first, decision = distinct(slots["decision_id"])
         ids, versions = (slots[column][first].tolist() for column in ("decision_id", "version_id"))
         pairs = enumerate(zip(ids, versions, strict=True))
-        other = [row for row, (key, version) in pairs if key in self.lists and self.first_stages[version] != name]
-        if not other:
+        reweighed = [row for row, (key, version) in pairs if key in self.lists and self.first_stages[version] != name]
+        if not reweighed:
             return None
         ratio = np.zeros(len(first))
-        for rows in self._by_case(generator, slots, first, np.array(other), contexts):
+        for rows in self._by_case(generator, slots, first, np.array(reweighed), contexts):
             ratio[rows] = self._ratio_of_case(serving, slots, first[rows], contexts, keys)
-        return ratio[which]
+        return ratio[decision]
 
     def _by_case(
-        self, generator: VersionDistribution, slots: Columns, first: Ids, other: Ids, contexts: ContextTable
+        self, generator: VersionDistribution, slots: Columns, first: Ids, reweighed: Ids, contexts: ContextTable
     ) -> Iterator[Ids]:
         """The decisions that share a distribution of lists, and the length of theirs."""
-        lists = [self.lists[int(slots["decision_id"][first[row]])] for row in other.tolist()]
+        lists = [self.lists[int(slots["decision_id"][first[row]])] for row in reweighed.tolist()]
         codes, _ = contexts.reading(generator.policy.reads)
-        revisions = [generator.epoch(int(revision)) for revision in slots["catalogue_revision"][first[other]].tolist()]
+        revisions = [
+            generator.epoch(int(revision)) for revision in slots["catalogue_revision"][first[reweighed]].tolist()
+        ]
         _, case = distinct(
-            np.array([-1 if each.catalogue_id is None else each.catalogue_id for each in lists]),
-            np.array([len(each.arms) for each in lists]), np.array(revisions), codes[slots["context"][first[other]]],
+            np.array([-1 if candidates.catalogue_id is None else candidates.catalogue_id for candidates in lists]),
+            np.array([len(candidates.arms) for candidates in lists]),
+            np.array(revisions), codes[slots["context"][first[reweighed]]],
         )  # fmt: skip
         for number in range(int(case.max()) + 1):
-            yield other[case == number]
+            yield reweighed[case == number]
 
     def _ratio_of_case(
         self, serving: VersionDistribution, slots: Columns, rows: Ids, contexts: ContextTable, keys: Mapping[int, str]
@@ -110,11 +113,11 @@ class LoggedLists:
         context = values[int(codes[slots["context"][rows[0]]])]
         revision = int(slots["catalogue_revision"][rows[0]])
         case = serving.candidates(catalogue, self.catalogues[catalogue], context, keys=keys, revision=revision)
-        arms, seeds = np.array([each.arms for each in lists]), np.zeros(len(rows), np.uint64)
+        arms, seeds = np.array([candidates.arms for candidates in lists]), np.zeros(len(rows), np.uint64)
         with np.errstate(divide="ignore"):
             numbers = slots["decision_digest"][rows] if case.scores.samples else rows
             chance = np.log(case.list_conditionals(arms, seeds=seeds, decisions=numbers))
-        return chance.sum(axis=1) - np.array([each.log_propensity for each in lists])
+        return chance.sum(axis=1) - np.array([candidates.log_propensity for candidates in lists])
 
 
 def first_stage(version: Version) -> Hashable:
@@ -130,9 +133,9 @@ def first_stage(version: Version) -> Hashable:
 
 def smallest_inclusion(
     lists: LoggedLists, slots: Columns, moments: Iterator[tuple[Ids, VersionDistribution]], contexts: ContextTable, *,
-    keys: Mapping[int, str], room: int,
+    keys: Mapping[int, str], budget: int,
 ) -> Inclusion:  # fmt: skip
-    """The smallest probability with which an arm that was shown was a candidate, from at most `room` distributions.
+    """The smallest probability with which an arm that was shown was a candidate, from at most `budget` distributions.
 
     moments: rows with the distribution of the version at the moment they were drawn."""
     total, cells = Inclusion(), 0
@@ -140,8 +143,8 @@ def smallest_inclusion(
         if served.generator is None:
             continue
         codes, values = contexts.reading(served.generator.policy.reads)
-        listed = [lists.lists.get(key) for key in slots["decision_id"][rows].tolist()]
-        catalogue = np.array([-1 if each is None else each.catalogue_id or -1 for each in listed])
+        candidates = [lists.lists.get(key) for key in slots["decision_id"][rows].tolist()]
+        catalogue = np.array([-1 if candidates is None else candidates.catalogue_id or -1 for candidates in candidates])
         revision = slots["catalogue_revision"][rows]
         first, case = distinct(catalogue, revision, codes[slots["context"][rows]])
         for number, example in enumerate(first.tolist()):
@@ -150,14 +153,14 @@ def smallest_inclusion(
                 continue
             size = served.learner.listed
             cells += len(arms) * size * size
-            if room <= 0 or (total.decisions and cells > CELLS):
+            if budget <= 0 or (total.decisions and cells > CELLS):
                 return total
-            room -= 1
-            context, at = values[int(codes[slots["context"][rows[example]]])], int(revision[example])
-            of_lists = served.candidates(int(catalogue[example]), arms, context, keys=keys, revision=at)
+            budget -= 1
+            context, revision_id = values[int(codes[slots["context"][rows[example]]])], int(revision[example])
+            distribution = served.candidates(int(catalogue[example]), arms, context, keys=keys, revision=revision_id)
             group = rows[case == number]
             shown = np.searchsorted(arms, slots["arm_id"][group])
-            included = of_lists.pages(size).marginals.sum(axis=0)[shown]
+            included = distribution.pages(size).marginals.sum(axis=0)[shown]
             if not np.isnan(included).any():  # correlated scores have no closed form
                 decisions = len(np.unique(slots["decision_id"][group]))
                 total += Inclusion(float(min(1.0, included.min())), decisions)

@@ -16,8 +16,8 @@ from rlrec.policy.contexts.fields import value_of
 from rlrec.store import Unit
 from rlrec.store.log import reader
 
-ROOM = 64_000_000  # bytes of features that are cached
-VALUES = 500_000  # values of fields that are cached
+FEATURE_BYTES = 64_000_000  # bytes of features that are cached
+CACHED_VALUES = 500_000  # values of fields that are cached
 NAMES = 1_000  # of fields that are remembered, to suggest one
 SUGGESTED = 100  # contexts whose objects are looked into for that
 PORTION = 10_000  # contexts decoded at a time
@@ -64,8 +64,8 @@ class ContextTable:
             return np.arange(self.size), self.values[ENTIRE]
         codes, values = zip(*map(self.coded, fields), strict=True)
         first, code = distinct(*codes)
-        numbers = (column[first].tolist() for column in codes)
-        columns = ([its[number] for number in chosen] for its, chosen in zip(values, numbers, strict=True))
+        numbers = (codes_of_field[first].tolist() for codes_of_field in codes)
+        columns = ([column[number] for number in row] for column, row in zip(values, numbers, strict=True))
         return code, [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def read(self, fields: Sequence[str], context: int) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class ContextCache:
         self._values: dict[str, dict[int, Any]] = {}
         self._features = _FeatureCache()
 
-    def wanted(self, context_id: Ids) -> Ids:
+    def unread(self, context_id: Ids) -> Ids:
         """Which contexts of these rows have to be read, ascending."""
         return self._missing(context_id[distinct(context_id)[0]], self.fields)
 
@@ -98,17 +98,17 @@ class ContextCache:
     ) -> tuple[ContextTable, Ids]:
         """The distinct contexts of rows, and which of them each row has, (n,).
 
-        read: those `wanted`; where more fields are asked for, what they need is read here."""
+        read: the texts of those `unread`; where more fields are asked for, what they need is read here."""
         first, code = distinct(context_id)
         ids = context_id[first]
-        wanted = self.fields | set(fields)
-        missing = self._missing(ids, wanted)
-        if read is None or wanted > self.fields:
+        needed = self.fields | set(fields)
+        missing = self._missing(ids, needed)
+        if read is None or needed > self.fields:
             read = reader.context_texts(self.unit, missing)
-        fresh, sparse = self._read(missing, read.of(missing), wanted)
-        parts = self._features.of(ids, missing, sparse) if self.encode else []
-        values = self._of(ids, fresh)
-        return ContextTable(len(ids), values, frozenset(self._names), parts), code
+        fresh, sparse = self._read(missing, read.of(missing), needed)
+        feature_rows = self._features.gather(ids, missing, sparse) if self.encode else []
+        values = self._values_of_fields(ids, fresh)
+        return ContextTable(len(ids), values, frozenset(self._names), feature_rows), code
 
     def _missing(self, ids: Ids, fields: Collection[str]) -> Ids:
         cached = self._features.has(ids) if self.encode else np.ones(len(ids), np.bool_)
@@ -137,14 +137,14 @@ class ContextCache:
                 sparse.append(features.sparse(decoded, self.columns))
         return values, sparse
 
-    def _of(self, ids: Ids, fresh: Mapping[str, dict[int, Any]]) -> dict[str, list[Any]]:
+    def _values_of_fields(self, ids: Ids, fresh: Mapping[str, dict[int, Any]]) -> dict[str, list[Any]]:
         """Values of every field; what is fresh is cached while there is room, but whole contexts are too large."""
         keys = ids.tolist()
         values = {}
         for field, read in fresh.items():
             cached = self._values[field]
             values[field] = [read[key] if key in read else cached[key] for key in keys]
-            if field != ENTIRE and sum(map(len, self._values.values())) + len(read) <= VALUES:
+            if field != ENTIRE and sum(map(len, self._values.values())) + len(read) <= CACHED_VALUES:
                 cached.update(read)
         return values
 
@@ -154,7 +154,7 @@ class _FeatureCache:
 
     def __init__(self) -> None:
         self._ids = np.empty(0, np.int64)  # ascending
-        self._where = np.empty(0, np.int64)  # which of `_portions` has it, and in which row
+        self._row_codes = np.empty(0, np.int64)  # which of `_portions` has it, and in which row
         self._portions: list[features.Sparse] = []
         self._size = 0
 
@@ -162,7 +162,7 @@ class _FeatureCache:
         """Which of these are cached, (m,)."""
         return look_up(self._ids, ids)[1]
 
-    def of(self, ids: Ids, fresh: Ids, sparse: Sequence[features.Sparse]) -> list[FeatureRows]:
+    def gather(self, ids: Ids, fresh: Ids, sparse: Sequence[features.Sparse]) -> list[FeatureRows]:
         """The features of contexts: those of `fresh` are handed over in portions, the others are cached."""
         at = np.searchsorted(ids, fresh)
         portions = zip(range(0, len(fresh), PORTION), sparse, strict=True)
@@ -172,18 +172,20 @@ class _FeatureCache:
             self._add(fresh, sparse)
         return rows + cached
 
-    def _cached(self, ids: Ids, at: Ids) -> Iterator[FeatureRows]:
-        which, row = np.divmod(self._where[look_up(self._ids, ids[at])[0]], PORTION)
-        for number in which[distinct(which)[0]].tolist():
-            chosen = which == number
-            yield self._portions[number], row[chosen], at[chosen]
+    def _cached(self, ids: Ids, indices: Ids) -> Iterator[FeatureRows]:
+        portion, row = np.divmod(self._row_codes[look_up(self._ids, ids[indices])[0]], PORTION)
+        for number in portion[distinct(portion)[0]].tolist():
+            in_portion = portion == number
+            yield self._portions[number], row[in_portion], indices[in_portion]
 
     def _add(self, ids: Ids, sparse: Sequence[features.Sparse]) -> None:
-        count = int(np.searchsorted(np.cumsum([portion.size for portion in sparse]), ROOM - self._size, side="right"))
+        count = int(
+            np.searchsorted(np.cumsum([portion.size for portion in sparse]), FEATURE_BYTES - self._size, side="right")
+        )
         new = ids[: count * PORTION]
         at = np.searchsorted(self._ids, new)
-        where = len(self._portions) * PORTION + np.arange(len(new))
-        self._ids, self._where = np.insert(self._ids, at, new), np.insert(self._where, at, where)
+        position = len(self._portions) * PORTION + np.arange(len(new))
+        self._ids, self._row_codes = np.insert(self._ids, at, new), np.insert(self._row_codes, at, position)
         self._portions += sparse[:count]
         self._size += sum(portion.size for portion in sparse[:count])
 
@@ -196,8 +198,8 @@ def _entries(parts: Sequence[FeatureRows]) -> tuple[Ids, Ids, Array]:
     """Context, column and value of each entry."""
     gathered = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     for sparse, rows, indices in parts:
-        entries, which = sparse.entries(rows)
-        gathered.append((indices[which], sparse.column[entries].astype(np.int64), sparse.value[entries]))
+        entries, feature_row = sparse.entries(rows)
+        gathered.append((indices[feature_row], sparse.column[entries].astype(np.int64), sparse.value[entries]))
     row, column, value = map(np.concatenate, zip(*gathered, strict=True))
     return row, column, value
 
@@ -208,7 +210,7 @@ def _inner_names(contexts: Sequence[Mapping[str, Any]]) -> set[str]:
         f"{name}.{inner}"
         for context in contexts
         for name, value in context.items()
-        for each in (value if isinstance(value, list) else [value])
-        if isinstance(each, dict)
-        for inner in each
+        for item in (value if isinstance(value, list) else [value])
+        if isinstance(item, dict)
+        for inner in item
     }

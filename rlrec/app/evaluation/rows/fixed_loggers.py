@@ -22,7 +22,7 @@ from rlrec.store.policies import policies
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoggersMet(Sums):
+class LoggerFacts(Sums):
     """Facts about loggers in the rows of a log. learned: names of those that learned from some of these rows. mixed: a
     logger, and another one that served in clusters counted as the first one's; None for one that is not weighed."""
 
@@ -31,8 +31,8 @@ class LoggersMet(Sums):
 
     def is_fixed(self, name: str) -> bool:
         """Whether no version that served under this name learned from these rows."""
-        with_it = {other for logger, other in self.mixed if logger == name}
-        return None not in with_it and not {name, *with_it} & self.learned
+        co_loggers = {co_logger for logger, co_logger in self.mixed if logger == name}
+        return None not in co_loggers and not {name, *co_loggers} & self.learned
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +44,7 @@ class FixedLoggers:
     lessons: Mapping[int, Sequence[lineage.LearnedFrom]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, unit: Unit, selection: Selection, extent: LogExtent) -> FixedLoggers:
+    def from_log(cls, unit: Unit, selection: Selection, extent: LogExtent) -> FixedLoggers:
         """None of them where fewer than two served. The policy of an imported log is taken to be fixed. extent: of the
         selection."""
         if extent.first_version == extent.last_version:
@@ -56,41 +56,41 @@ class FixedLoggers:
             for key, version in versions.items()
             if version.status == "frozen" or not lineage.learns(version)
         }
-        most = sorted(fixed, key=lambda key: (-decisions[key], fixed[key]))[: strata.MOST]
-        if len(most) < 2:
+        frequent = sorted(fixed, key=lambda key: (-decisions[key], fixed[key]))[: strata.MOST]
+        if len(frequent) < 2:
             return cls()
-        lessons = {key: lineage.learned_from(lineage.ancestry(unit, versions[key])) for key in most}
-        return cls(names={key: fixed[key] for key in most}, lessons=lessons)
+        lessons = {key: lineage.learned_from(lineage.ancestry(unit, versions[key])) for key in frequent}
+        return cls(names={key: fixed[key] for key in frequent}, lessons=lessons)
 
     @cached_property
     def every_lesson(self) -> list[lineage.LearnedFrom]:
         """All decisions that one of them learned from."""
         return [lesson for lessons in self.lessons.values() for lesson in lessons]
 
-    def met(self, slots: Columns) -> frozenset[str]:
+    def loggers_that_learned(self, slots: Columns) -> frozenset[str]:
         """Names of those that learned from one of these slots."""
-        learned = (key for key, lessons in self.lessons.items() if any(each.rows(slots).any() for each in lessons))
+        learned = (key for key, lessons in self.lessons.items() if any(lesson.rows(slots).any() for lesson in lessons))
         return frozenset(self.names[key] for key in learned)
 
-    def strata(self, slots: Columns, begins: Ids, *, spanning: bool, most: int) -> RowStrata:
+    def strata(self, slots: Columns, begins: Ids, *, spanning: bool, max_loggers: int) -> RowStrata:
         """The stratum of each row. begins: its first slot. spanning: a cluster may come back in another batch; where it
-        does not, all its rows are in the stratum of the first one. most: loggers that can be weighed."""
-        names = list(self.names.values())[:most]
+        does not, all its rows are in the stratum of the first one. max_loggers: loggers that can be weighed."""
+        names = list(self.names.values())[:max_loggers]
         if len(names) < 2:
             return RowStrata(strata=[OTHERS], codes=np.zeros(len(begins), np.int64), mixed=frozenset())
         # the logger of each slot, and of the first row of each cluster or of each row
-        ids = np.array(list(self.names)[:most], np.int64)
+        ids = np.array(list(self.names)[:max_loggers], np.int64)
         order = np.argsort(ids)
         index, weighable = look_up(ids[order], slots["version_id"])
         logger = np.where(weighable, order[index], -1)
         starts = begins if spanning else begins[run_starts(slots["cluster"][begins])]
-        of_slot = np.repeat(logger[starts], np.diff(np.r_[starts, len(logger)]))
-        of_row = of_slot[begins]
+        slot_logger = np.repeat(logger[starts], np.diff(np.r_[starts, len(logger)]))
+        row_logger = slot_logger[begins]
         # which others served in the rows of a logger
-        differs = (of_slot != logger) & (of_slot >= 0)
-        pairs = np.unique(np.column_stack([of_slot[differs], logger[differs]]), axis=0).tolist()
-        mixed = frozenset((names[first], names[other] if other >= 0 else None) for first, other in pairs)
-        codes = np.where(of_row >= 0, 2 * of_row + strata.halves(slots["cluster"][begins]), 2 * len(names))
+        differs = (slot_logger != logger) & (slot_logger >= 0)
+        pairs = np.unique(np.column_stack([slot_logger[differs], logger[differs]]), axis=0).tolist()
+        mixed = frozenset((names[first], names[second] if second >= 0 else None) for first, second in pairs)
+        codes = np.where(row_logger >= 0, 2 * row_logger + strata.halves(slots["cluster"][begins]), 2 * len(names))
         return RowStrata(
             strata=[*(Stratum(name, half) for name in names for half in (0, 1)), OTHERS], codes=codes, mixed=mixed
         )
@@ -98,7 +98,7 @@ class FixedLoggers:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowStrata:
-    """The stratum of each row, (n,), as a number in `strata`; mixed: of `LoggersMet`."""
+    """The stratum of each row, (n,), as a number in `strata`; mixed: of `LoggerFacts`."""
 
     strata: Sequence[Stratum]
     codes: Ids

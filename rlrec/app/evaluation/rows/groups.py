@@ -24,7 +24,7 @@ FIELDS = {
     "position": "position", "policy": "policy_id", "version": "version_id", "variant": "variant_id", "day": "at",
     "arm": "arm_id", "step": "step",
 }  # fmt: skip
-MOST = 1_000
+MAX_GROUPS = 1_000
 
 Label = str | float | bool | None
 
@@ -35,7 +35,7 @@ class Grouping:
     def __init__(self, unit: Unit, by: str | None, *, keys: Mapping[int, str], loggers: Loggers) -> None:
         self.unit, self.by, self.keys, self.loggers = unit, by, keys, loggers
 
-    def of(self, slots: Columns, contexts: ContextTable, context: Ids) -> tuple[list[RowGroup], Ids]:
+    def group_rows(self, slots: Columns, contexts: ContextTable, context: Ids) -> tuple[list[RowGroup], Ids]:
         """The groups of some rows, and which of them each row is in, (n,). context (n,): of each row, in the table."""
         if self.by is None:
             return [RowGroup(None, None)], np.zeros(len(context), np.int64)
@@ -50,29 +50,31 @@ class Grouping:
 
     def _by_column(self, column: Ids) -> tuple[list[RowGroup], Ids]:
         values, codes = np.unique(column // DAY_US if self.by == "day" else column, return_inverse=True)
-        if len(values) > MOST:
+        if len(values) > MAX_GROUPS:
             raise too_many(self.by)
         labels = self._labels(values)
         numbers: dict[Label, int] = {}  # a policy and its variants are one group
-        same = np.array([numbers.setdefault(labels[value], len(numbers)) for value in values.tolist()], np.int64)
-        return [RowGroup(repr(label), label) for label in numbers], same[codes]
+        group_numbers = np.array(
+            [numbers.setdefault(labels[value], len(numbers)) for value in values.tolist()], np.int64
+        )
+        return [RowGroup(repr(label), label) for label in numbers], group_numbers[codes]
 
     def _labels(self, values: Ids) -> dict[int, Label]:
-        wanted = values.tolist()
+        codes = values.tolist()
         if self.by == "arm":
-            return {value: self.keys[value] for value in wanted}
+            return {value: self.keys[value] for value in codes}
         if self.by == "day":
-            return {value: written(value * DAY_US)[:10] for value in wanted}
+            return {value: written(value * DAY_US)[:10] for value in codes}
         if self.by == "version":
             versions = self.loggers.versions(values)
-            return {value: versions[value].reference for value in wanted}
+            return {value: versions[value].reference for value in codes}
         if self.by == "policy":
             shown = {policy.id: policy.display_name for policy in policies.all_policies(self.unit)}
-            return {value: shown[value] for value in wanted}
+            return {value: shown[value] for value in codes}
         if self.by == "variant":
-            names = experiments.labels(self.unit, [value for value in wanted if value != ABSENT])
-            return {value: "/".join(names[value]) if value in names else None for value in wanted}
-        return {value: value for value in wanted}
+            names = experiments.labels(self.unit, [value for value in codes if value != ABSENT])
+            return {value: "/".join(names[value]) if value in names else None for value in codes}
+        return {value: value for value in codes}
 
 
 def field_of_context(by: str | None) -> str | None:
@@ -83,13 +85,13 @@ def field_of_context(by: str | None) -> str | None:
 def check_field(by: str | None, names: Collection[str]) -> None:
     """Raises InputError if no context of the log had the field. names: of fields that contexts had."""
     if (field := field_of_context(by)) is not None and field not in names:
-        near = suggest(field, [*FIELDS, *sorted(names)])
-        hint = near or f"--by takes {', '.join(FIELDS)}, or a field of the context"
+        suggestion = suggest(field, [*FIELDS, *sorted(names)])
+        hint = suggestion or f"--by takes {', '.join(FIELDS)}, or a field of the context"
         raise InputError(f"no context of the log has the field {by!r}", hint=hint)
 
 
 def too_many(by: str | None) -> InputError:
-    return InputError(f"--by {by} makes more than {MOST:,} groups", hint="choose a coarser field")
+    return InputError(f"--by {by} makes more than {MAX_GROUPS:,} groups", hint="choose a coarser field")
 
 
 def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:

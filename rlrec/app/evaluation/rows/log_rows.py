@@ -36,8 +36,12 @@ JUDGED = (
     *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size",
     "propensity", "marginal", "min_propensity", "visit", "step", "estimated", "subsampled",
 )  # fmt: skip
-DRAWN = ("session_digest", "visit", "step")  # for targets whose decisions draw for themselves, too: `decision_digests`
-STATES = (*DRAWN, "recorded", "history")  # for targets that read the session, too
+SAMPLED = (
+    "session_digest",
+    "visit",
+    "step",
+)  # for targets whose decisions draw for themselves, too: `decision_digests`
+STATES = (*SAMPLED, "recorded", "history")  # for targets that read the session, too
 
 
 class ArmTable:
@@ -145,8 +149,8 @@ def course(slots: Columns) -> Columns:
 
 def arms_of_sets(eligible_id: Ids, eligible: Mapping[int, Ids]) -> Ids:
     """How many arms the eligible set of each row has, (n,)."""
-    first, which = distinct(eligible_id)
-    return np.array([len(eligible[key]) for key in eligible_id[first].tolist()], np.int64)[which]
+    first, set_index = distinct(eligible_id)
+    return np.array([len(eligible[key]) for key in eligible_id[first].tolist()], np.int64)[set_index]
 
 
 def _starts(slots: Columns) -> Ids:
@@ -161,8 +165,8 @@ def _products(slots: Columns, name: str, depth: Ids, complete: Flags) -> Array:
     product = values.copy()
     ends = np.cumsum(np.bincount(depth)) if name in slots else np.empty(0, np.int64)
     order = np.argsort(depth, kind="stable") if len(ends) > 1 else depth
-    for above, below in pairwise(ends):
-        rows = order[above:below]
+    for start, end in pairwise(ends):
+        rows = order[start:end]
         possible = (values[rows] > 0) & (product[rows - 1] > 0)
         product[rows] *= product[rows - 1]
         product[rows[possible]] = np.maximum(product[rows[possible]], SMALLEST)
@@ -245,9 +249,9 @@ def propensity_bets(logged: LoggedBatch, arms: ArmTable) -> BetSums:
         usable &= slots["slot_set"][top] == 0
     top, p = top[usable], p[usable]
     # in how many decisions each arm was eligible
-    first, which = distinct(slots["eligible_id"][top])
+    first, set_index = distinct(slots["eligible_id"][top])
     members = [logged.eligible[key] for key in slots["eligible_id"][top[first]].tolist()]
     ids = np.concatenate([np.empty(0, np.int64), *members])
-    weight = np.repeat(np.bincount(which), [len(each) for each in members]).astype(np.float64)
+    weight = np.repeat(np.bincount(set_index), list(map(len, members))).astype(np.float64)
     eligible: Array = np.bincount(arms.rank[arms.index(ids)], weights=weight, minlength=len(arms)).astype(np.float64)
     return bet_sums(p, arms.rank[arms.index(slots["arm_id"][top])], eligible=eligible)

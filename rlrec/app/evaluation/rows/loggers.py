@@ -25,7 +25,7 @@ DERIVED = 1_000  # distributions of loggers that one evaluation computes anew; r
 LONGEST = 256  # positions of a slate whose floor is worked out exactly
 CERTAIN = 1 - 1e-12
 # The columns that a logger's distribution depends on, beside the context.
-_DRAWN = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size")
+_DISTRIBUTION = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size")
 
 
 class Loggers:
@@ -39,9 +39,9 @@ class Loggers:
         self._distribution = lru_cache(maxsize=8)(self._load)
 
     def versions(self, version_ids: Ids) -> dict[int, Version]:
-        wanted = set(version_ids[distinct(version_ids)[0]].tolist())
-        self._versions |= policies.by_id(self.unit, wanted - self._versions.keys())
-        return {key: self._versions[key] for key in wanted}
+        ids = set(version_ids[distinct(version_ids)[0]].tolist())
+        self._versions |= policies.by_id(self.unit, ids - self._versions.keys())
+        return {key: self._versions[key] for key in ids}
 
     def forget_support(self) -> None:
         """Forget which arms loggers could not show, and how many distributions that took."""
@@ -81,45 +81,45 @@ class Loggers:
             slots[name][deeper] for name in ("version_id", "size", "eligible_id", "position")
         )
         arms = arms_of_sets(sets, eligible)
-        first, which = distinct(version, size, arms)
+        first, case_index = distinct(version, size, arms)
         for case, row in enumerate(first.tolist()):
             k, m, floor = int(size[row]), int(arms[row]), self.policy(int(version[row])).exploration
             if floor and k <= min(m, LONGEST):
-                rows = np.flatnonzero(which == case)
-                least = guaranteed(k, m, floor=floor)[position[rows] - 1]
-                smallest[rows[least > 0]] = least[least > 0]
+                rows = np.flatnonzero(case_index == case)
+                lower_bound = guaranteed(k, m, floor=floor)[position[rows] - 1]
+                smallest[rows[lower_bound > 0]] = lower_bound[lower_bound > 0]
         return smallest
 
     def _cases(self, slots: Columns, unknown: Ids, contexts: ContextTable) -> tuple[Ids, Ids]:
         """An example of each case of these rows that has a logger's distribution of its own, and the case of each
         row."""
-        drawn = {name: slots[name][unknown] for name in _DRAWN}
-        first, which = distinct(drawn["version_id"])
+        columns = {name: slots[name][unknown] for name in _DISTRIBUTION}
+        first, version_index = distinct(columns["version_id"])
         reading = np.zeros(len(unknown), np.int64)
-        for number, version_id in enumerate(drawn["version_id"][first].tolist()):
-            rows = which == number
+        for number, version_id in enumerate(columns["version_id"][first].tolist()):
+            rows = version_index == number
             for name in self._ignored(version_id):
-                drawn[name][rows] = 0
+                columns[name][rows] = 0
             codes, _ = contexts.reading(self.policy(version_id).reads)
             reading[rows] = codes[slots["context"][unknown[rows]]]
-        first, case = distinct(*drawn.values(), reading)
+        first, case = distinct(*columns.values(), reading)
         return unknown[first], case
 
     def _zeros_of(self, slots: Columns, row: int, contexts: ContextTable, eligible: Mapping[int, Ids]) -> Flags | None:
         """The arms that the logger of a row could not show."""
-        drawn = {name: int(slots[name][row]) for name in _DRAWN}
-        version_id, arms = drawn["version_id"], eligible[drawn["eligible_id"]]
+        values = {name: int(slots[name][row]) for name in _DISTRIBUTION}
+        version_id, arms = values["version_id"], eligible[values["eligible_id"]]
         policy = self.policy(version_id)
         if policy.stateful or policy.drafted:
             return None
-        drawn |= dict.fromkeys(self._ignored(version_id), 0)
+        values |= dict.fromkeys(self._ignored(version_id), 0)
         context = contexts.read(policy.reads, int(slots["context"][row]))
-        name = *drawn.values(), repr(context)
+        name = *values.values(), repr(context)
         if name not in self._zeros and len(self._zeros) < DERIVED:
-            served = self._distribution(version_id, drawn["belief_seq"], drawn["belief_ordinal"])
-            revision, keys = drawn["catalogue_revision"], self.arms.keys
-            case = served.case(drawn["eligible_id"], arms, context, keys=keys, revision=revision)
-            size = min(drawn["size"], len(arms))
+            served = self._distribution(version_id, values["belief_seq"], values["belief_ordinal"])
+            revision, keys = values["catalogue_revision"], self.arms.keys
+            case = served.case(values["eligible_id"], arms, context, keys=keys, revision=revision)
+            size = min(values["size"], len(arms))
             self._zeros[name] = slate.marginals(case.scores, size=size, floor=case.floor) == 0
         return self._zeros.get(name)
 
@@ -144,15 +144,15 @@ def logged_zeros(
     these arms, (1, m), are appended to `zeros`, once for equal ones. supports: of decisions, as of the store."""
     numbers: dict[tuple[int, bytes], int] = {}
     unknown, case = slots["unknown_support"].copy(), slots["logger_case"].copy()
-    sets, of_slots = slots["eligible_id"], slots.get(SLOT_SET, np.zeros(len(case), np.int64))
+    sets, slot_sets = slots["eligible_id"], slots.get(SLOT_SET, np.zeros(len(case), np.int64))
     top = np.flatnonzero((slots["position"] == 1) & np.isin(slots["decision_id"], list(supports)))
     for row, decision in zip(top.tolist(), slots["decision_id"][top].tolist(), strict=True):
-        without, judged = np.array(supports[decision]) == 0, int(of_slots[row] or sets[row])
-        arms = np.searchsorted(eligible[int(sets[row])], eligible[judged])
-        name = judged, without[arms].tobytes()
+        has_zero, set_id = np.array(supports[decision]) == 0, int(slot_sets[row] or sets[row])
+        arms = np.searchsorted(eligible[int(sets[row])], eligible[set_id])
+        name = set_id, has_zero[arms].tobytes()
         if name not in numbers:
             numbers[name] = len(zeros)
-            zeros.append(without[None, arms])
+            zeros.append(has_zero[None, arms])
         unknown[row], case[row] = True, numbers[name]
     return {"unknown_support": unknown, "logger_case": case}
 
@@ -169,5 +169,5 @@ def guaranteed(size: int, m: int, *, floor: Floor) -> Array:
     """The smallest probability that any arm can have at each position, (size,), by a floor above 0 alone.
 
     The probability of a position is a mean, over the rank of the arm in the score vector, of `slate.placement`."""
-    probability, beyond = slate.placement(size, m, floor=floor)
-    return np.minimum([probability[index, : index + 1].min() for index in range(size)], beyond)
+    probability, unranked = slate.placement(size, m, floor=floor)
+    return np.minimum([probability[index, : index + 1].min() for index in range(size)], unranked)

@@ -22,19 +22,19 @@ def column(slots: Columns, sets: Mapping[int, Sequence[Sequence[int]]]) -> tuple
     """The column SLOT_SET, (n,), and the arms of each set by its id: a digest below 0, no id of the store.
 
     sets: of the slots of decisions, from the top; slots in order of decision and position."""
-    ids, arms, above = np.zeros(len(slots["decision_id"]), np.int64), dict[int, Ids](), list[int]()
-    listed = zip(slots["decision_id"].tolist(), slots["arm_id"].tolist(), strict=True)
+    ids, arms, arms_above = np.zeros(len(slots["decision_id"]), np.int64), dict[int, Ids](), list[int]()
+    slot_arms = zip(slots["decision_id"].tolist(), slots["arm_id"].tolist(), strict=True)
     last, number = 0, 0
-    for row, (decision, arm) in enumerate(listed):
+    for row, (decision, arm) in enumerate(slot_arms):
         if decision not in sets:
             continue
         if decision != last:
-            last, number, above = decision, 0, []
+            last, number, arms_above = decision, 0, []
         if number < len(sets[decision]):
-            left = np.array(sorted(set(sets[decision][number]) - set(above)), np.int64)
-            ids[row] = -int.from_bytes(blake2b(left.tobytes(), digest_size=7).digest(), "little") - 1
-            arms[int(ids[row])] = left
-        number, above = number + 1, [*above, arm]
+            remaining = np.array(sorted(set(sets[decision][number]) - set(arms_above)), np.int64)
+            ids[row] = -int.from_bytes(blake2b(remaining.tobytes(), digest_size=7).digest(), "little") - 1
+            arms[int(ids[row])] = remaining
+        number, arms_above = number + 1, [*arms_above, arm]
     return ids, arms
 
 

@@ -83,34 +83,36 @@ def decision_block(block: Block, rows: ImpressionRows, row: int, seed: int, numb
     floor, size, slots = block.floor, len(block.shares), rows.slots
     scores = block.scores.of_decision(seed, number)
     start = int(slots["start"][row])
-    order, possible = places(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
-    above = order[0] if possible[0] and slots["complete"][row] else order[0, :0]
-    conditional = [slate.remaining(scores, above[:depth], floor=floor) for depth in range(len(above) + 1)]
+    order, possible = arm_indices(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
+    slate_above = order[0] if possible[0] and slots["complete"][row] else order[0, :0]
+    conditional = [slate.remaining(scores, slate_above[:depth], floor=floor) for depth in range(len(slate_above) + 1)]
     shares = np.array([*conditional, *[conditional[-1]] * (size - len(conditional))])
     return Block(block.arms, scores, floor, shares, np.full(size, shares[0].max()))
 
 
-def places(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Flags]:
+def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Flags]:
     """Where the arms of slates (n, k) stand among others, (n, k), and which slates can be made of these, (n,).
 
     arms (m,) ascending; or those of every case, (u, m), with the case (n,) of each slate."""
     case = np.zeros(len(slates), np.intp) if case is None else case
     arms, stride = np.atleast_2d(arms), max(int(arms[..., -1].max()), int(slates.max(initial=0))) + 1
-    keys, wanted = (np.arange(len(arms))[:, None] * stride + arms).ravel(), case[:, None] * stride + slates
-    (index, exists), ordered = look_up(keys, wanted), np.sort(slates, axis=1)
+    keys, shown = (np.arange(len(arms))[:, None] * stride + arms).ravel(), case[:, None] * stride + slates
+    (index, exists), ordered = look_up(keys, shown), np.sort(slates, axis=1)
     possible = exists.all(axis=1) & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
     return np.minimum(index - case[:, None] * arms.shape[1], arms.shape[1] - 1), possible
 
 
 class CaseRows:
-    """The rows of some cases: `indices` (p,) of the batch, `case` (p,) which of the blocks each has. drawn: shares are
-    of a decision's samples, given the slate above; aside: as of `Scorer.probabilities`."""
+    """The rows of some cases: `indices` (p,) of the batch, `case` (p,) which of the blocks each has.
+
+    per_decision_samples: shares are of the samples of each decision, given the slate above; second_pass: these rows
+    come once more, as `Scorer.probabilities` says."""
 
     def __init__(
-        self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, drawn: bool = False,
-        aside: bool = False,
+        self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, per_decision_samples: bool = False,
+        second_pass: bool = False,
     ) -> None:  # fmt: skip
-        self.drawn, self.aside = drawn, aside
+        self.per_decision_samples, self.second_pass = per_decision_samples, second_pass
         self.blocks, self.case, self.indices, self.rows = blocks, case, indices, rows
         self.arm, self.position = rows.slots["arm_id"][indices], rows.slots["position"][indices]
         arms = np.array([len(block.arms) for block in blocks])
@@ -139,20 +141,20 @@ class CaseRows:
         for position in range(positions):
             inside = self.eligible & (position < self._length)
             table[inside, position] = self._shares[self._top[inside] + position * self._stride[inside]]
-        if self.drawn:
+        if self.per_decision_samples:
             table[:, 1:] = np.nan
         return table
 
-    def weigh(self, of_target: TargetProbabilities) -> None:
+    def weigh(self, probabilities: TargetProbabilities) -> None:
         """The target's probability of the row, or for rows weighed by their prefix of the slate down to it.
 
         Samples have no marginal below position 1."""
-        of_target.target[self.indices], of_target.greatest[self.indices] = self.target, self.greatest
-        if self.drawn:
-            of_target.prefixed[self.indices] |= self.position > 1
-        by_prefix = of_target.prefixed[self.indices] & ~np.isnan(self.rows.slots["prefix"][self.indices])
+        probabilities.target[self.indices], probabilities.greatest[self.indices] = self.target, self.greatest
+        if self.per_decision_samples:
+            probabilities.prefixed[self.indices] |= self.position > 1
+        by_prefix = probabilities.prefixed[self.indices] & ~np.isnan(self.rows.slots["prefix"][self.indices])
         for group, steps in self.conditionals(np.flatnonzero(by_prefix & self.deep)):
-            of_target.target[self.indices[group]] = steps.prod(axis=1)
+            probabilities.target[self.indices[group]] = steps.prod(axis=1)
 
     @property
     def samples(self) -> int:
@@ -193,9 +195,9 @@ class CaseRows:
         for number, size in enumerate(length[first].tolist()):
             group = lowest[kind == number]
             used, case = np.unique(self.case[group], return_inverse=True)
-            blocks = [self.blocks[each] for each in used.tolist()]
+            blocks = [self.blocks[block_number] for block_number in used.tolist()]
             shown = self.rows.shown[start[group][:, None] + np.arange(size)]
-            order, possible = places(np.array([block.arms for block in blocks]), shown, case=case)
+            order, possible = arm_indices(np.array([block.arms for block in blocks]), shown, case=case)
             yield group, blocks, case, order, possible
 
     def shares(self, arms: Ids) -> Array:
@@ -207,13 +209,13 @@ class CaseRows:
 
     def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
         """The mean of the reward model under the target, at each row's position."""
-        first, which = distinct(self.case, self.position)
+        first, pair = distinct(self.case, self.position)
         shares = np.zeros((len(first), len(arms)))
         for row, (case, position) in enumerate(zip(self.case[first], self.position[first], strict=True)):
             block = self.blocks[case]
             if position <= len(block.shares):
                 shares[row, np.searchsorted(arms, block.arms)] = block.shares[position - 1]
-        expected[self.indices] = values.expected(shares, case=which, rows=self.indices)
+        expected[self.indices] = values.expected(shares, case=pair, rows=self.indices)
 
     def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
         """The target's probability on arms the logger gave 0, where it takes the logger's belief to tell."""

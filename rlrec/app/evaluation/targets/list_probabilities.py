@@ -43,15 +43,15 @@ class ListBlock(Block):
     @property
     def cells(self) -> int:
         lists = self.mixture.lists
-        of_scores = 0 if isinstance(self.mixture.scores, SampledLists) else len(lists) * cells(self.mixture.scores[0])
-        return super().cells + self.replicas.size + self.mixture.weight.size + 2 * lists.size + of_scores
+        score_cells = 0 if isinstance(self.mixture.scores, SampledLists) else len(lists) * cells(self.mixture.scores[0])
+        return super().cells + self.replicas.size + self.mixture.weight.size + 2 * lists.size + score_cells
 
 
 @dataclass(eq=False)
 class ListScorer(Scorer):
-    """One target of two stages. listed: the same target on rows that have a list, given which it is exact."""
+    """One target of two stages. given_list: the same target on rows that have a list, given which it is exact."""
 
-    listed: Scorer = field(kw_only=True)
+    given_list: Scorer = field(kw_only=True)
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
         unknown = ~(logged.lists.weighable(slots) | self._drawable(slots, logged))
@@ -61,23 +61,23 @@ class ListScorer(Scorer):
         """The rows without a list where the first stage could have drawn one that fills the slate, (n,)."""
         arms = arms_of_sets(slots["eligible_id"], logged.eligible)
         length = self.serving.learner.listed
-        return ~logged.lists.listed(slots) & (arms >= length) & (slots["size"] <= length)
+        return ~logged.lists.has_list(slots) & (arms >= length) & (slots["size"] <= length)
 
     def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
-        listed: list[Scorer] = self.listed.replicas(slots, logged, marginals=marginals)
-        if not listed and not self._drawable(slots, logged).any():
+        replicas: list[Scorer] = self.given_list.replicas(slots, logged, marginals=marginals)
+        if not replicas and not self._drawable(slots, logged).any():
             return []
-        others = listed or [self.listed] * REPLICAS
-        return [replace(self, replica=number, listed=other) for number, other in enumerate(others)]
+        scorers = replicas or [self.given_list] * REPLICAS
+        return [replace(self, replica=number, given_list=scorer) for number, scorer in enumerate(scorers)]
 
     def _by_case(
-        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, among: Ids | None = None
+        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, subset: Ids | None = None
     ) -> Iterator[CaseRows]:
-        listed = np.flatnonzero(logged.lists.listed(rows.slots))
-        yield from self.listed._by_case(rows, logged, models=models, joint=joint, among=listed)
+        has_list = np.flatnonzero(logged.lists.has_list(rows.slots))
+        yield from self.given_list._by_case(rows, logged, models=models, joint=joint, subset=has_list)
         deepest = rows.slots["depth"] < self.serving.learner.listed
         drawable = np.flatnonzero(self._drawable(rows.slots, logged) & deepest)
-        yield from super()._by_case(rows, logged, models=models, joint=joint, among=drawable)
+        yield from super()._by_case(rows, logged, models=models, joint=joint, subset=drawable)
 
     def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
         return min(CASES, max(1, CELLS // (REPLICAS * int(cases[:, 2].max(initial=1)) * max(1, len(self.arms)))))
@@ -102,16 +102,16 @@ class ListScorer(Scorer):
         ranked; name: of the context."""
         keys, serving = self.arms.keys, self.serving
         order = np.argsort(self.arms.rank[self.arms.index(arms)])
-        of_arms = crc32("\n".join(keys[arm] for arm in arms[order].tolist()).encode())
-        (seed,) = np.random.SeedSequence([self.seed, crc32(name.encode()), of_arms]).generate_state(1, np.uint64)
+        arms_digest = crc32("\n".join(keys[arm] for arm in arms[order].tolist()).encode())
+        (seed,) = np.random.SeedSequence([self.seed, crc32(name.encode()), arms_digest]).generate_state(1, np.uint64)
         # lists of the first stage
         first = serving.candidates(eligible, arms, context, keys=keys, revision=revision)
         number = np.arange(REPLICAS * -(-self.samples // REPLICAS))
-        drawn = slate_draws.draw(
+        sample = slate_draws.draw(
             subset(first.scores, order), size=serving.learner.listed, floor=first.floor,
             seeds=np.full(len(number), seed, np.uint64), decisions=number, lists=True,
         )  # fmt: skip
-        lists = np.sort(order[drawn.slates], axis=1)
+        lists = np.sort(order[sample.slates], axis=1)
         # the second stage over each of them
         if isinstance(scores, Correlated):
             weight = (number % REPLICAS == np.arange(REPLICAS)[:, None]) * (REPLICAS / len(number))
@@ -122,11 +122,11 @@ class ListScorer(Scorer):
             return ListMixture(
                 len(arms), lists, weight, list_mixture.scores_of_lists(scores, lists), serving.policy.exploration
             )
-        of_lists = [
-            serving.scores(tuple(listed.tolist()), listed, [context], keys=keys, revision=revision)[0]
-            for listed in arms[lists]
+        list_scores = [
+            serving.scores(tuple(candidates.tolist()), candidates, [context], keys=keys, revision=revision)[0]
+            for candidates in arms[lists]
         ]
-        return ListMixture(len(arms), lists, weight, of_lists, serving.policy.exploration)
+        return ListMixture(len(arms), lists, weight, list_scores, serving.policy.exploration)
 
     def _case_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
@@ -146,12 +146,12 @@ class ListCaseRows(CaseRows):
         for group, blocks, case, order, possible in self.slates(deep, depth + 1):
             joint = np.zeros((len(order), order.shape[1] + 1))
             joint[:, 0] = 1.0
-            for block, rows in _of_blocks(blocks, case, possible):
+            for block, rows in _rows_by_block(blocks, case, possible):
                 joint[rows, 1:] = block.mixture.joint(order[rows], block.weight)
-            above = joint[:, :-1]
-            yield group, np.divide(joint[:, 1:], above, out=np.zeros_like(above), where=above > 0)
+            joint_above = joint[:, :-1]
+            yield group, np.divide(joint[:, 1:], joint_above, out=np.zeros_like(joint_above), where=joint_above > 0)
 
-    def fill_both(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
+    def write_steps_and_values(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
         """Write the target's probability of the arm of each slot given the slots above, and the mean of the model under
         the target there. arms: of the catalogue."""
         size = self.rows.slots["size"][self.indices]
@@ -159,17 +159,19 @@ class ListCaseRows(CaseRows):
         for group, blocks, case, order, possible in self.slates(lowest, size[lowest]):
             slots = self.indices[group][:, None] - np.arange(order.shape[1])[::-1]
             steps[slots[~possible]] = 0.0
-            for block, rows in _of_blocks(blocks, case, possible):
+            for block, rows in _rows_by_block(blocks, case, possible):
                 columns = np.searchsorted(arms, block.arms)
-                for some, position, below, above in block.mixture.each_position(order[rows], block.weight):
-                    here = slots[rows[some], position]
-                    steps[here] = below[above, order[rows[some], position]]
-                    shares = np.zeros((len(below), len(arms)))
-                    shares[:, columns] = below
-                    expected[here] = values.expected(shares, case=above, rows=here)
+                for prefix_rows, position, probability, prefix in block.mixture.each_position(
+                    order[rows], block.weight
+                ):
+                    row = slots[rows[prefix_rows], position]
+                    steps[row] = probability[prefix, order[rows[prefix_rows], position]]
+                    shares = np.zeros((len(probability), len(arms)))
+                    shares[:, columns] = probability
+                    expected[row] = values.expected(shares, case=prefix, rows=row)
 
 
-def _of_blocks(blocks: list[Block], case: Index, possible: Flags) -> Iterator[tuple[ListBlock, Index]]:
+def _rows_by_block(blocks: list[Block], case: Index, possible: Flags) -> Iterator[tuple[ListBlock, Index]]:
     """The cases, with the rows of slates that can be made of their arms."""
     for number, block in enumerate(blocks):
         assert isinstance(block, ListBlock)

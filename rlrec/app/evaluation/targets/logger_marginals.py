@@ -28,8 +28,8 @@ from rlrec.store.database.bulk import Columns
 COLUMN = "logger_marginals"  # of the slots of a batch
 PAIRS = "logger_pairs"  # of the slots of a batch: the number of a case whose slates are listed, or one of
 UNIFORM, UNKNOWN = -2, -1
-TOGETHER = 200  # cases whose marginals are worked out together
-LISTED = 1_000  # cases of a batch whose slates are listed
+CASES_AT_A_TIME = 200  # cases whose marginals are worked out together
+MAX_LISTED_CASES = 1_000  # cases of a batch whose slates are listed
 CELLS = 1_000_000  # arms of contexts that are scored at a time
 _AGREEING = 1e-9  # relative distance of probabilities that are the same
 
@@ -61,7 +61,7 @@ class LoggerMarginals:
         """The fields of the context that the loggers of these slots depend on."""
         return self.loggers.reads(slots, ~slots["imported"])
 
-    def of(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int) -> Array:
+    def tabulate(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int) -> Array:
         """The probability that the row's arm stood at position j of its page, whatever stood elsewhere, (n, positions);
         0 below the end of the page, and NaN where no case has it.
 
@@ -80,23 +80,27 @@ class LoggerMarginals:
         return table
 
     def pairs(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]) -> tuple[Ids, list[Array]]:
-        """The case of each row whose logger's probabilities of pairs of slots can be told, (n,): UNIFORM where it drew
-        uniformly among the arms left, the number of a distribution whose slates are few enough to be listed, else
-        UNKNOWN; and of each such number the probability of each of `pseudo_inverse.slates`. Arguments: as of `of`."""
-        which, listed = np.full(len(slots["arm_id"]), UNKNOWN), list[Array]()
+        """How each row's logger chose pairs of slots, (n,): UNIFORM where it drew uniformly among the arms left, the
+        number of a distribution whose slates are few enough to be listed, else UNKNOWN; and for each such number the
+        probability of each of `pseudo_inverse.slates`. Arguments: as in `tabulate`."""
+        case_number, slate_probabilities = np.full(len(slots["arm_id"]), UNKNOWN), list[Array]()
         start = run_starts(slots["decision_id"])
         even = np.logical_and.reduceat(_drawn_evenly(slots, eligible), start) if len(start) else np.zeros(0, np.bool_)
-        which[np.repeat(even, np.diff(np.r_[start, len(which)]))] = UNIFORM
-        if (which == UNIFORM).all():
-            return which, listed
+        case_number[np.repeat(even, np.diff(np.r_[start, len(case_number)]))] = UNIFORM
+        if (case_number == UNIFORM).all():
+            return case_number, slate_probabilities
         for case in self.cases(slots, contexts, eligible, positions=int(slots["size"].max())):
             size, m = case.marginals.shape
             if case.steps is None:
-                which[case.rows] = UNIFORM
-            elif (which[case.rows] == UNKNOWN).any() and pseudo_inverse.few(size, m) and len(listed) < LISTED:
-                which[case.rows] = len(listed)
-                listed.append(case.steps(pseudo_inverse.slates(size, m)).prod(axis=1))
-        return which, listed
+                case_number[case.rows] = UNIFORM
+            elif (
+                (case_number[case.rows] == UNKNOWN).any()
+                and pseudo_inverse.few(size, m)
+                and len(slate_probabilities) < MAX_LISTED_CASES
+            ):
+                case_number[case.rows] = len(slate_probabilities)
+                slate_probabilities.append(case.steps(pseudo_inverse.slates(size, m)).prod(axis=1))
+        return case_number, slate_probabilities
 
     def cases(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int
@@ -104,7 +108,7 @@ class LoggerMarginals:
         """The rows by the distribution that they were drawn from, down to so many positions, one case at a time.
 
         Left out are rows whose marginals cannot be derived: imports whose logger is not uniform, kinds that read the
-        session, correlated scores, and slates of two rankers, whose coins are not asked. Arguments: as of `of`."""
+        session, correlated scores, and slates of two rankers, whose coins are unknown. Arguments: as in `tabulate`."""
         live = np.flatnonzero(~slots["imported"])
         order = live[np.lexsort((slots["belief_seq"][live], slots["version_id"][live]))]
         versions, starts = self.loggers.versions(slots["version_id"]), run_starts(slots["version_id"][order])
@@ -113,7 +117,7 @@ class LoggerMarginals:
             beliefs = self.moments(version, slots, rows)
             arguments = slots, contexts, eligible, positions
             yield from _worked_out(
-                case for some, served in beliefs for case in self._of_belief(served, some, *arguments)
+                case for belief_rows, served in beliefs for case in self._belief_cases(served, belief_rows, *arguments)
             )
         if not self.greedy:
             yield from _uniform(slots, eligible, positions)
@@ -128,17 +132,17 @@ class LoggerMarginals:
             yield rows, served
             return
         seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]
-        for same, sums in past_beliefs.walk(self.loggers.unit, version, seq[run_starts(seq)]):
-            first, last = np.searchsorted(seq, same[0], "left"), np.searchsorted(seq, same[-1], "right")
+        for seqs, sums in past_beliefs.walk(self.loggers.unit, version, seq[run_starts(seq)]):
+            first, last = np.searchsorted(seq, seqs[0], "left"), np.searchsorted(seq, seqs[-1], "right")
             ordinals = ordinal[first:last] if policy.forgetting else np.zeros(last - first, np.int64)
             for at in np.unique(ordinals).tolist():
                 columns = exact.column_sums(
-                    self.loggers.unit, version, served.learner, seq=int(same[0]), ordinal=at, before=served.columns
+                    self.loggers.unit, version, served.learner, seq=int(seqs[0]), ordinal=at, before=served.columns
                 )
                 served = served.moved(sums, ordinal=at, columns=columns)
                 yield rows[first:last][ordinals == at], served
 
-    def _of_belief(
+    def _belief_cases(
         self, served: exact.VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
         eligible: Mapping[int, Ids], positions: int,
     ) -> Iterator[_ScoredCase]:  # fmt: skip
@@ -148,20 +152,22 @@ class LoggerMarginals:
         described = served.described is not None
         size = np.minimum(slots["size"][rows], positions)
         revision = slots["catalogue_revision"][rows] if described else np.zeros(len(rows), np.int64)
-        for some in _groups(slots["eligible_id"][rows], size, revision):
-            group, key = rows[some], int(slots["eligible_id"][rows[some[0]]])
-            arms, k, at = eligible[key], int(size[some[0]]), int(revision[some[0]])
+        for group_rows in _groups(slots["eligible_id"][rows], size, revision):
+            group, key = rows[group_rows], int(slots["eligible_id"][rows[group_rows[0]]])
+            arms, k, revision_id = eligible[key], int(size[group_rows[0]]), int(revision[group_rows[0]])
             code = codes[slots["context"][group]]
             # contexts with distributions of their own, some at a time
             reading = list(_groups(code))
             step = max(1, CELLS // len(arms))
             for start in range(0, len(reading), step):
                 inside = reading[start : start + step]
-                read = [values[int(code[each[0]])] for each in inside]
-                shares = _shares(served, key, arms, read, size=min(k, len(arms)), keys=keys, revision=at)
-                for each, (scores, marginals) in zip(inside, shares, strict=True):
+                read = [values[int(code[context_rows[0]])] for context_rows in inside]
+                shares = _shares(served, key, arms, read, size=min(k, len(arms)), keys=keys, revision=revision_id)
+                for context_rows, (scores, marginals) in zip(inside, shares, strict=True):
                     if not scores.samples:  # of correlated scores every decision has its own
-                        yield _ScoredCase(group[each], arms, scores, min(k, len(arms)), policy.exploration, marginals)
+                        yield _ScoredCase(
+                            group[context_rows], arms, scores, min(k, len(arms)), policy.exploration, marginals
+                        )
 
 
 class _ScoredCase(NamedTuple):
@@ -177,20 +183,20 @@ class _ScoredCase(NamedTuple):
 
 def _worked_out(cases: Iterator[_ScoredCase]) -> Iterator[LoggerCase]:
     """The cases with their marginals, in their order."""
-    while some := list(islice(cases, TOGETHER)):
-        marginals = {number: case.marginals for number, case in enumerate(some)}
+    while portion := list(islice(cases, CASES_AT_A_TIME)):
+        marginals = {number: case.marginals for number, case in enumerate(portion)}
         by_shape: dict[tuple[int, int], list[int]] = {}
-        for number, case in enumerate(some):
+        for number, case in enumerate(portion):
             if case.marginals is None:
                 by_shape.setdefault((case.size, len(case.arms)), []).append(number)
         for (size, _), numbers in by_shape.items():
-            scores, floor = [some[number].scores for number in numbers], some[numbers[0]].floor
+            scores, floor = [portion[number].scores for number in numbers], portion[numbers[0]].floor
             marginals |= zip(numbers, slate.marginals_each(scores, size=size, floor=floor), strict=True)
-        for number, case in enumerate(some):
-            of_case = marginals[number]
-            assert of_case is not None
+        for number, case in enumerate(portion):
+            case_marginals = marginals[number]
+            assert case_marginals is not None
             yield LoggerCase(
-                rows=case.rows, arms=case.arms, marginals=of_case, exploration=case.floor,
+                rows=case.rows, arms=case.arms, marginals=case_marginals, exploration=case.floor,
                 steps=partial(slate.conditionals, case.scores, floor=case.floor),
             )  # fmt: skip
 
@@ -222,14 +228,16 @@ def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Ite
     if not len(imported):
         return
     arms = arms_of_sets(slots["eligible_id"][imported], eligible)
-    first, which = distinct(slots["version_id"][imported])
-    others = np.bincount(which, weights=~_is_uniform(slots, imported, arms), minlength=len(first))[which]
-    rows = imported[others == 0]
+    first, version_index = distinct(slots["version_id"][imported])
+    n_other = np.bincount(version_index, weights=~_is_uniform(slots, imported, arms), minlength=len(first))[
+        version_index
+    ]
+    rows = imported[n_other == 0]
     size = np.minimum(slots["size"][rows], positions)
-    for some in _groups(slots["eligible_id"][rows], size) if len(rows) else ():
-        eligible_arms = eligible[int(slots["eligible_id"][rows[some[0]]])]
-        marginals = np.full((int(size[some[0]]), len(eligible_arms)), 1 / len(eligible_arms))
-        yield LoggerCase(rows=rows[some], arms=eligible_arms, marginals=marginals, exploration=None)
+    for group_rows in _groups(slots["eligible_id"][rows], size) if len(rows) else ():
+        eligible_arms = eligible[int(slots["eligible_id"][rows[group_rows[0]]])]
+        marginals = np.full((int(size[group_rows[0]]), len(eligible_arms)), 1 / len(eligible_arms))
+        yield LoggerCase(rows=rows[group_rows], arms=eligible_arms, marginals=marginals, exploration=None)
 
 
 def _is_uniform(slots: Columns, rows: Ids, arms: Ids) -> Flags:

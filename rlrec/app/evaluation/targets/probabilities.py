@@ -62,15 +62,15 @@ class Scorer:
         probability of the slate down to there."""
         if self.target.serving is None:
             return self._on_policy(rows, values)
-        of_target, slots = self.probabilities(rows, logged, values), rows.slots
+        probabilities, slots = self.probabilities(rows, logged, values), rows.slots
         smallest_prefix = np.where(slots["smallest_prefix"] > 0, slots["smallest_prefix"], np.nan)
         batch = LogBatch(
-            reward=rows.reward, propensity=np.where(of_target.prefixed, slots["prefix"], slots["marginal"]),
-            target=np.minimum(of_target.target, 1.0), cluster=slots["cluster"],
+            reward=rows.reward, propensity=np.where(probabilities.prefixed, slots["prefix"], slots["marginal"]),
+            target=np.minimum(probabilities.target, 1.0), cluster=slots["cluster"],
             predicted=None if values is None else values.predicted,
-            expected=None if values is None else of_target.expected,
-            largest=of_target.greatest / np.where(of_target.prefixed, smallest_prefix, slots["smallest"]),
-            unsupported=of_target.unsupported, default=rows.default, count=reward_log.counts_of(slots),
+            expected=None if values is None else probabilities.expected,
+            largest=probabilities.greatest / np.where(probabilities.prefixed, smallest_prefix, slots["smallest"]),
+            unsupported=probabilities.unsupported, default=rows.default, count=reward_log.counts_of(slots),
         )  # fmt: skip
         ratio = self.list_ratio(slots, logged)
         return batch if ratio is None else _with_lists(batch, ratio)
@@ -108,30 +108,32 @@ class Scorer:
 
     def probabilities(
         self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None, *,
-        beside: Callable[[Any], None] | None = None,
+        on_rows: Callable[[Any], None] | None = None,
         joint: bool = False,
     ) -> TargetProbabilities:  # fmt: skip
-        """The probabilities of the rows. beside: is handed the rows as they are worked out, some at a time; joint: also
-        those whose marginals are simulated, once more, with the samples of each decision (`aside`)."""
-        of_target, has_sets = TargetProbabilities.zeros(self._prefixed(rows.slots)), slot_sets.flags(rows.slots)
+        """The probabilities of the rows. on_rows: receives the rows as they are worked out, some at a time; joint: and
+        those whose marginals are simulated once more, with the samples of each decision (`second_pass`)."""
+        probabilities, has_sets = TargetProbabilities.zeros(self._prefixed(rows.slots)), slot_sets.flags(rows.slots)
         logged_slots = rows.slots
         rows = slot_sets.as_decisions(rows)
-        for some in self._worked_out(rows, logged, models=values is not None, joint=joint):
-            if some.aside:
-                assert beside is not None
-                beside(some)
+        for case_rows in self._worked_out(rows, logged, models=values is not None, joint=joint):
+            if case_rows.second_pass:
+                assert on_rows is not None
+                on_rows(case_rows)
                 continue
-            some.weigh(of_target)
-            if values is not None and len(some.indices):
-                some.fill_expected(of_target.expected, self.arms.ids, values)
-            some.weigh_unsupported(of_target.unsupported, logged)
-            if beside is not None and len(some.indices):
-                beside(some)
-        of_target.complete_unsupported(rows.slots)
+            case_rows.weigh(probabilities)
+            if values is not None and len(case_rows.indices):
+                case_rows.fill_expected(probabilities.expected, self.arms.ids, values)
+            case_rows.weigh_unsupported(probabilities.unsupported, logged)
+            if on_rows is not None and len(case_rows.indices):
+                on_rows(case_rows)
+        probabilities.complete_unsupported(rows.slots)
         if has_sets is not None:
-            prefixed = has_sets & of_target.prefixed
-            of_target.target[prefixed] = slot_sets.down_to_rows(logged_slots, has_sets, of_target.target)[prefixed]
-        return of_target
+            prefixed = has_sets & probabilities.prefixed
+            probabilities.target[prefixed] = slot_sets.down_to_rows(logged_slots, has_sets, probabilities.target)[
+                prefixed
+            ]
+        return probabilities
 
     def _prefixed(self, slots: Columns) -> Flags:
         """The rows that are weighed by the slate down to them, (n,): those without a marginal."""
@@ -145,24 +147,28 @@ class Scorer:
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
         """The target's distributions for slates, of which each row is the lowest slot, some at a time. shares: whether
         these are wanted."""
-        for some in self._by_case(rows, logged, models=False):
-            share = some.shares(self.arms.ids) if shares else np.zeros((len(some.blocks), len(self.arms)))
+        for case_rows in self._by_case(rows, logged, models=False):
+            share = case_rows.shares(self.arms.ids) if shares else np.zeros((len(case_rows.blocks), len(self.arms)))
             yield TargetSlates(
-                rows=some.indices, log_slate=some.log_slates(), arms=self.arms.rank, share=share, case=some.case
+                rows=case_rows.indices,
+                log_slate=case_rows.log_slates(),
+                arms=self.arms.rank,
+                share=share,
+                case=case_rows.case,
             )
 
     def _by_case(
-        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, among: Ids | None = None
+        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, subset: Ids | None = None
     ) -> Iterator[CaseRows]:
-        """The rows by their cases, some at a time; only those `among` where that is given. models: whether values of a
-        reward model are wanted; joint: as of `probabilities`."""
-        among = np.arange(len(rows)) if among is None else among
-        if not len(among):
+        """The rows by their cases, some at a time. subset: indices of the rows, where not all are asked for; models:
+        whether values of a reward model are wanted; joint: as in `probabilities`."""
+        subset = np.arange(len(rows)) if subset is None else subset
+        if not len(subset):
             return
         codes, contexts = logged.contexts.reading(self.target.reads)
         slots = rows.slots
         columns = [
-            column[among]
+            column[subset]
             for column in (slots["eligible_id"], self._revision(slots), slots["size"], codes[slots["context"]])
         ]
         first, case = distinct(*columns)
@@ -173,8 +179,8 @@ class Scorer:
         for start in range(0, len(cases), step):
             end = min(start + step, len(cases))
             blocks = self._blocks_of(cases[start:end], contexts, logged)
-            some = order[ends[start] : ends[end]]
-            yield from self._case_rows(blocks, case[some] - start, among[some], rows, joint=joint)
+            portion = order[ends[start] : ends[end]]
+            yield from self._case_rows(blocks, case[portion] - start, subset[portion], rows, joint=joint)
 
     def _revision(self, slots: Columns) -> Ids:
         """The catalogue of each row, (n,), where the target looks at what it says of the arms."""
@@ -187,7 +193,7 @@ class Scorer:
 
     def _blocks_of(self, cases: Ids, contexts: list[dict[str, object]], logged: LoggedBatch) -> list[Block]:
         """The blocks of these cases (eligible set, revision, size, context)."""
-        names = [(*others, repr(contexts[context])) for *others, context in cases.tolist()]
+        names = [(*numbers, repr(contexts[context])) for *numbers, context in cases.tolist()]
         if self._cells > CACHED:
             self.serving.forget()
             self._blocks = {name: self._blocks[name] for name in names if name in self._blocks}
@@ -200,12 +206,16 @@ class Scorer:
         for (eligible, revision), new in missing.items():
             arms = logged.eligible[eligible]
             read = [contexts[context] for context in new.values()]
-            of_set = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
-            for name, scores in zip(new, of_set, strict=True):
+            set_scores = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
+            for name, scores in zip(new, set_scores, strict=True):
                 scored.setdefault((len(arms), min(name[2], len(arms))), {})[name] = scores
-        read_by_name = {name[3]: contexts[context] for of_set in missing.values() for name, context in of_set.items()}
-        for (_, size), of_size in scored.items():
-            for name, block in zip(of_size, self._worked_blocks(of_size, size, logged, read_by_name), strict=True):
+        read_by_name = {
+            name[3]: contexts[context] for set_scores in missing.values() for name, context in set_scores.items()
+        }
+        for (_, size), cases_of_size in scored.items():
+            for name, block in zip(
+                cases_of_size, self._worked_blocks(cases_of_size, size, logged, read_by_name), strict=True
+            ):
                 self._blocks[name] = block
                 self._cells += block.cells
         return [self._blocks[name] for name in names]
@@ -223,8 +233,8 @@ class Scorer:
                 yield Block(arms, scores, floor, np.empty((size, 0)), np.ones(size), simulate)
             return
         shares = slate.marginals_each(list(scored.values()), size=size, floor=floor)
-        for ((eligible, *_), scores), of_case in zip(scored.items(), shares, strict=True):
-            yield Block(logged.eligible[eligible], scores, floor, of_case, of_case.max(axis=1))
+        for ((eligible, *_), scores), marginals in zip(scored.items(), shares, strict=True):
+            yield Block(logged.eligible[eligible], scores, floor, marginals, marginals.max(axis=1))
 
     def _case_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
@@ -236,40 +246,49 @@ class Scorer:
             return
         simulated = self._simulated(rows.slots)[indices]
         if simulated.any():
-            first, which = distinct(case[simulated])
-            of_rows = [blocks[number].simulated(self.replica) for number in case[simulated][first].tolist()]
-            yield CaseRows(of_rows, which, indices[simulated], rows)
+            first, case_index = distinct(case[simulated])
+            simulated_blocks = [blocks[number].simulated(self.replica) for number in case[simulated][first].tolist()]
+            yield CaseRows(simulated_blocks, case_index, indices[simulated], rows)
         if not simulated.all():
             yield from self._drawn_rows(blocks, case[~simulated], indices[~simulated], rows)
         if joint and simulated.any():
-            yield from self._drawn_rows(blocks, case[simulated], indices[simulated], rows, aside=True)
+            yield from self._drawn_rows(blocks, case[simulated], indices[simulated], rows, second_pass=True)
 
     def _simulated(self, slots: Columns) -> Flags:
         """The rows of pages whose marginals at the logger are all known: the target's are simulated."""
         if not self.samples:
             return np.zeros(len(slots["marginal"]), np.bool_)
-        first, which = distinct(slots["decision_id"])
-        unknown = np.bincount(which, weights=np.isnan(slots["marginal"]), minlength=len(first))[which]
+        first, decision = distinct(slots["decision_id"])
+        unknown = np.bincount(decision, weights=np.isnan(slots["marginal"]), minlength=len(first))[decision]
         return (unknown == 0) & (slots["size"] > 1)
 
     def _drawn_rows(
-        self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, aside: bool = False
+        self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, second_pass: bool = False
     ) -> Iterator[CaseRows]:
         """Rows with the samples that each decision draws for itself, some decisions at a time."""
         samples = blocks[0].scores.samples
-        below = np.argsort(-rows.slots["depth"][indices], kind="stable")  # the lowest row of a decision tells of it
-        indices, case = indices[below], case[below]
+        deepest_first = np.argsort(
+            -rows.slots["depth"][indices], kind="stable"
+        )  # the lowest row of a decision tells of it
+        indices, case = indices[deepest_first], case[deepest_first]
         seeds, numbers = self.target.words(rows.slots)
-        first, which = distinct(rows.slots["decision_id"][indices])
+        first, decision = distinct(rows.slots["decision_id"][indices])
         step = max(1, CELLS // (samples * max(len(block.arms) for block in blocks)))
         for start in range(0, len(first), step):
             lowest = first[start : start + step]
             cases = zip(case[lowest].tolist(), indices[lowest].tolist(), strict=True)
-            drawn = [
+            decision_blocks = [
                 decision_block(blocks[number], rows, row, int(seeds[row]), int(numbers[row])) for number, row in cases
             ]
-            inside = (which >= start) & (which < start + step)
-            yield CaseRows(drawn, which[inside] - start, indices[inside], rows, drawn=True, aside=aside)
+            inside = (decision >= start) & (decision < start + step)
+            yield CaseRows(
+                decision_blocks,
+                decision[inside] - start,
+                indices[inside],
+                rows,
+                per_decision_samples=True,
+                second_pass=second_pass,
+            )
 
     def _simulate(self, scores: Correlated, arms: Ids, size: int, context: str) -> Callable[[], Array]:
         """A function that simulates the marginals of a case; the seed and the order of arms follow no ids."""
@@ -279,8 +298,8 @@ class Scorer:
             rng = np.random.default_rng([self.seed, size, crc32(context.encode())])
             ranked = Correlated(scores.location[order], scores.factor[order], scores.samples)
             shares, runs = np.empty((REPLICAS, size, len(arms))), -(-self.samples // REPLICAS)
-            for of_replica in shares:
-                of_replica[:, order] = slate.simulated_marginals(
+            for replica_shares in shares:
+                replica_shares[:, order] = slate.simulated_marginals(
                     ranked, size=size, floor=self.serving.policy.exploration, runs=runs, rng=rng
                 )
             return shares
@@ -290,12 +309,12 @@ class Scorer:
 
 def _with_lists(batch: LogBatch, ratio: Array) -> LogBatch:
     """The batch with weights times exp(ratio), both sides within [0, 1]; no largest weight is known there."""
-    other, share = ratio != 0, np.exp(ratio)
+    reweighed, share = ratio != 0, np.exp(ratio)
     return replace(
         batch,
         propensity=np.maximum(batch.propensity * np.exp(np.minimum(0.0, -ratio)), slate_draws.SMALLEST),
         target=batch.target * np.exp(np.minimum(0.0, ratio)),
-        largest=None if batch.largest is None else np.where(other, np.nan, batch.largest),
+        largest=None if batch.largest is None else np.where(reweighed, np.nan, batch.largest),
         expected=None if batch.expected is None else batch.expected * share,
-        unsupported=None if batch.unsupported is None else np.where(other, np.nan, batch.unsupported),
+        unsupported=None if batch.unsupported is None else np.where(reweighed, np.nan, batch.unsupported),
     )

@@ -9,7 +9,7 @@ import numpy as np
 from rlrec.app.evaluation.models.reward_models import ModelValues
 from rlrec.app.evaluation.rows import slot_sets
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch, arms_of_sets
-from rlrec.app.evaluation.targets.cases import CaseRows, places
+from rlrec.app.evaluation.targets.cases import CaseRows, arm_indices
 from rlrec.app.evaluation.targets.list_probabilities import ListCaseRows
 from rlrec.app.evaluation.targets.logger_marginals import PAIRS, UNIFORM, UNKNOWN
 from rlrec.app.evaluation.targets.probabilities import CELLS, Scorer
@@ -23,7 +23,7 @@ PER_DECISION = 32  # pages that are simulated, at most, for a decision that has 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Needs:
     """The needs of estimators. joint: probabilities given the slots above; tabled: those of every position;
     additive: weights of `pi`; marginal: the probability of each arm at its position. positions: of the longest page."""
 
@@ -51,49 +51,49 @@ class SlateTarget:
     expected: Array | None
 
 
-def of(
-    scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, wanted: Wanted, values: ModelValues | None
+def slate_target(
+    scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, needs: Needs, values: ModelValues | None
 ) -> SlateTarget:
     """The probabilities of a target for the slots of complete pages. values: of a model of what a page still earns."""
     n, unknown = len(rows), np.full(len(rows), np.nan)
     steps, additive, expected = unknown.copy(), unknown.copy(), np.zeros(n)
-    simulated = scorer.target.stateful and scorer.samples > 0 and (wanted.marginal or wanted.tabled or wanted.additive)
-    table = np.full((n, wanted.positions), np.nan) if wanted.tabled or wanted.additive or simulated else None
+    simulated = scorer.target.stateful and scorer.samples > 0 and (needs.marginal or needs.tabled or needs.additive)
+    table = np.full((n, needs.positions), np.nan) if needs.tabled or needs.additive or simulated else None
 
-    def fill(some: CaseRows | StateCaseRows) -> None:
-        if values is not None and isinstance(some, ListCaseRows):
-            some.fill_both(steps, expected, scorer.arms.ids, values)
-        elif values is not None and isinstance(some, CaseRows) and not some.samples:
-            _fill_both(some, steps, expected, scorer.arms, values)
-        elif wanted.joint:
-            _fill_steps(some, steps)
-        if table is not None and isinstance(some, StateCaseRows) and simulated:
+    def write_rows(case_rows: CaseRows | StateCaseRows) -> None:
+        if values is not None and isinstance(case_rows, ListCaseRows):
+            case_rows.write_steps_and_values(steps, expected, scorer.arms.ids, values)
+        elif values is not None and isinstance(case_rows, CaseRows) and not case_rows.samples:
+            _write_steps_and_values(case_rows, steps, expected, scorer.arms, values)
+        elif needs.joint:
+            _fill_steps(case_rows, steps)
+        if table is not None and isinstance(case_rows, StateCaseRows) and simulated:
             runs = min(scorer.samples, PER_DECISION)
-            table[some.indices] = some.at_positions(wanted.positions, runs=runs, seed=scorer.seed)
-        if table is not None and isinstance(some, CaseRows) and not some.aside:
-            table[some.indices] = some.at_positions(wanted.positions)
-            if wanted.additive and not some.drawn:
-                _fill_additive(some, additive, logged)
-        if values is not None and (isinstance(some, StateCaseRows) or some.drawn):
-            some.fill_expected(expected, scorer.arms.ids, values)
+            table[case_rows.indices] = case_rows.at_positions(needs.positions, runs=runs, seed=scorer.seed)
+        if table is not None and isinstance(case_rows, CaseRows) and not case_rows.second_pass:
+            table[case_rows.indices] = case_rows.at_positions(needs.positions)
+            if needs.additive and not case_rows.per_decision_samples:
+                _fill_additive(case_rows, additive, logged)
+        if values is not None and (isinstance(case_rows, StateCaseRows) or case_rows.per_decision_samples):
+            case_rows.fill_expected(expected, scorer.arms.ids, values)
 
-    of_target = scorer.probabilities(rows, logged, None, beside=fill, joint=wanted.joint)
-    marginal = np.where(of_target.prefixed, np.nan, np.minimum(of_target.target, 1.0))
-    greatest = np.where(of_target.prefixed, np.nan, of_target.greatest)
+    probabilities = scorer.probabilities(rows, logged, None, on_rows=write_rows, joint=needs.joint)
+    marginal = np.where(probabilities.prefixed, np.nan, np.minimum(probabilities.target, 1.0))
+    greatest = np.where(probabilities.prefixed, np.nan, probabilities.greatest)
     if table is not None and simulated:
         marginal = np.take_along_axis(table, rows.slots["position"][:, None] - 1, axis=1)[:, 0]
-    if table is not None and wanted.additive:
+    if table is not None and needs.additive:
         even = rows.slots[PAIRS] == UNIFORM
-        additive[even] = _of_uniform(rows.slots, table, logged)[even]
+        additive[even] = _uniform_weight(rows.slots, table, logged)[even]
         alone = rows.slots["size"] == 1
-        additive[alone] = of_target.target[alone] / rows.slots["propensity"][alone]
+        additive[alone] = probabilities.target[alone] / rows.slots["propensity"][alone]
     has_sets = slot_sets.flags(rows.slots)
-    if has_sets is not None and wanted.additive:  # of independent slots: 1 + sum of (ratio - 1)
+    if has_sets is not None and needs.additive:  # of independent slots: 1 + sum of (ratio - 1)
         size, ratio = rows.slots["size"][has_sets], (marginal / rows.slots["propensity"])[has_sets]
         additive[has_sets] = ratio - 1 + 1 / size
     return SlateTarget(
-        steps=np.minimum(steps, 1.0), marginal=marginal, greatest=greatest, unsupported=of_target.unsupported,
-        table=table if wanted.tabled else None, additive=additive if wanted.additive else None,
+        steps=np.minimum(steps, 1.0), marginal=marginal, greatest=greatest, unsupported=probabilities.unsupported,
+        table=table if needs.tabled else None, additive=additive if needs.additive else None,
         expected=None if values is None else expected,
     )  # fmt: skip
 
@@ -105,61 +105,63 @@ def without_pairs(slots: Columns) -> Flags:
     return unknown if has_sets is None else unknown & ~(has_sets & ~np.isnan(slots["marginal"]))
 
 
-def _of_uniform(slots: Columns, table: Array, logged: LoggedBatch) -> Array:
+def _uniform_weight(slots: Columns, table: Array, logged: LoggedBatch) -> Array:
     """The weight of `pi` on uniform pages, slot by slot, (n,)."""
     arms = arms_of_sets(slots["eligible_id"], logged.eligible)
-    here = np.take_along_axis(table, slots["position"][:, None] - 1, axis=1)[:, 0]
-    return pseudo_inverse.of_uniform(here, table.sum(axis=1), size=slots["size"], arms=arms)
+    shown = np.take_along_axis(table, slots["position"][:, None] - 1, axis=1)[:, 0]
+    return pseudo_inverse.of_uniform(shown, table.sum(axis=1), size=slots["size"], arms=arms)
 
 
-def _fill_additive(some: CaseRows, additive: Array, logged: LoggedBatch) -> None:
+def _fill_additive(case_rows: CaseRows, additive: Array, logged: LoggedBatch) -> None:
     """Write what each slot adds to the weight of `pi`, where the slates of the logger are listed."""
-    pairs = some.rows.slots[PAIRS][some.indices]
-    listed = np.flatnonzero(pairs >= 0)
-    for case, number in np.unique(np.column_stack([some.case, pairs])[listed], axis=0).tolist():
-        group = listed[(some.case[listed] == case) & (pairs[listed] == number)]
-        shares = some.blocks[case].shares
-        drawn = pseudo_inverse.slates(*shares.shape)
-        coefficients = pseudo_inverse.coefficients(drawn, logged.pairs[number], shares)
-        additive[some.indices[group]] = coefficients[some.position[group] - 1, some.arm_index[group]]
+    pairs = case_rows.rows.slots[PAIRS][case_rows.indices]
+    has_pairs = np.flatnonzero(pairs >= 0)
+    for case, number in np.unique(np.column_stack([case_rows.case, pairs])[has_pairs], axis=0).tolist():
+        group = has_pairs[(case_rows.case[has_pairs] == case) & (pairs[has_pairs] == number)]
+        shares = case_rows.blocks[case].shares
+        slates = pseudo_inverse.slates(*shares.shape)
+        coefficients = pseudo_inverse.coefficients(slates, logged.pairs[number], shares)
+        additive[case_rows.indices[group]] = coefficients[case_rows.position[group] - 1, case_rows.arm_index[group]]
 
 
-def _fill_steps(some: CaseRows | StateCaseRows, steps: Array) -> None:
+def _fill_steps(case_rows: CaseRows | StateCaseRows, steps: Array) -> None:
     """Write the target's probability of the arm of each slot given the slots above."""
-    slots, indices = some.rows.slots, some.indices
-    if isinstance(some, StateCaseRows):
-        index, possible = places(some.arms, slots["arm_id"][indices][:, None])
-        step = max(1, CELLS // len(some.arms))
+    slots, indices = case_rows.rows.slots, case_rows.indices
+    if isinstance(case_rows, StateCaseRows):
+        index, possible = arm_indices(case_rows.arms, slots["arm_id"][indices][:, None])
+        step = max(1, CELLS // len(case_rows.arms))
         for start in range(0, len(indices), step):
             rows = np.arange(start, min(start + step, len(indices)))
-            of_arm = some.below_slate(rows)[np.arange(len(rows)), index[rows, 0]]
-            steps[indices[rows]] = np.where(possible[rows], of_arm, 0.0)
+            probability = case_rows.below_slate(rows)[np.arange(len(rows)), index[rows, 0]]
+            steps[indices[rows]] = np.where(possible[rows], probability, 0.0)
         return
-    if some.drawn:  # these are given the slots above
-        steps[indices] = some.target
-    if some.samples:
+    if case_rows.per_decision_samples:  # these are given the slots above
+        steps[indices] = case_rows.target
+    if case_rows.samples:
         return
     lowest = slots["depth"][indices] + 1 == slots["size"][indices]
-    alone = lowest & ~some.deep
-    steps[indices[alone]] = some.target[alone]
-    for group, of_slate in some.conditionals(np.flatnonzero(lowest & some.deep)):
-        steps[indices[group][:, None] - np.arange(of_slate.shape[1])[::-1]] = of_slate
+    alone = lowest & ~case_rows.deep
+    steps[indices[alone]] = case_rows.target[alone]
+    for group, conditionals in case_rows.conditionals(np.flatnonzero(lowest & case_rows.deep)):
+        steps[indices[group][:, None] - np.arange(conditionals.shape[1])[::-1]] = conditionals
 
 
-def _fill_both(some: CaseRows, steps: Array, expected: Array, arms: ArmTable, values: ModelValues) -> None:
+def _write_steps_and_values(
+    case_rows: CaseRows, steps: Array, expected: Array, arms: ArmTable, values: ModelValues
+) -> None:
     """Write the target's probability of the arm of each slot given the slots above, and the mean of the model under
     the target there."""
-    size = some.rows.slots["size"][some.indices]
-    lowest = np.flatnonzero(some.rows.slots["depth"][some.indices] + 1 == size)
-    for group, blocks, case, order, possible in some.slates(lowest, size[lowest]):
-        slots = some.indices[group][:, None] - np.arange(order.shape[1])[::-1]
+    size = case_rows.rows.slots["size"][case_rows.indices]
+    lowest = np.flatnonzero(case_rows.rows.slots["depth"][case_rows.indices] + 1 == size)
+    for group, blocks, case, order, possible in case_rows.slates(lowest, size[lowest]):
+        slots = case_rows.indices[group][:, None] - np.arange(order.shape[1])[::-1]
         steps[slots[~possible]] = 0.0
         slots, case, order = slots[possible], case[possible], order[possible]
         columns = np.searchsorted(arms.ids, [block.arms for block in blocks])
         scores = [block.scores for block in blocks]
-        for rows, position, probability, above in slate.each_position(scores, case, order, floor=blocks[0].floor):
-            here = slots[rows, position]
-            steps[here] = probability[above, order[rows, position]]
+        for rows, position, probability, prefix in slate.each_position(scores, case, order, floor=blocks[0].floor):
+            row = slots[rows, position]
+            steps[row] = probability[prefix, order[rows, position]]
             shares = np.zeros((len(probability), len(arms)))
-            shares[np.arange(len(shares))[:, None], columns[case[rows[run_starts(above)]]]] = probability
-            expected[here] = values.expected(shares, case=above, rows=here)
+            shares[np.arange(len(shares))[:, None], columns[case[rows[run_starts(prefix)]]]] = probability
+            expected[row] = values.expected(shares, case=prefix, rows=row)

@@ -15,7 +15,7 @@ from rlrec.app.distributions.trained import EligibleGroup, Trained
 from rlrec.app.evaluation.models.reward_models import ModelValues
 from rlrec.app.evaluation.models.visit_values import TargetSlates
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
-from rlrec.app.evaluation.targets.cases import TargetProbabilities, places
+from rlrec.app.evaluation.targets.cases import TargetProbabilities, arm_indices
 from rlrec.app.evaluation.targets.probabilities import CELLS, Scorer
 from rlrec.arrays import Array, Flags, Ids, piece_rows, run_starts, take
 from rlrec.policy.gradients import history
@@ -75,41 +75,41 @@ class StateScorer(Scorer):
 class StateCaseRows:
     """The rows of the decisions of a group, which begin at starts (d,) in the batch and are counts (d,) each.
 
-    indices (p,): of those rows; which (p,): the decision of each."""
+    indices (p,): of those rows; decision (p,): the decision of each."""
 
-    aside: ClassVar[bool] = False
+    second_pass: ClassVar[bool] = False
 
     def __init__(self, trained: Trained, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids) -> None:
         self.arms, self.score, self.rows = group.arms, group.score, rows
         self.served: dict[str, Any] = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
         self.probability = plackett_luce.probabilities(self.score, None, **self.served)
         self.indices = piece_rows(starts, counts)
-        self.which = np.repeat(np.arange(len(counts)), counts)
+        self.decision = np.repeat(np.arange(len(counts)), counts)
         self.depth, self.position = (rows.slots[name][self.indices] for name in ("depth", "position"))
 
-    def weigh(self, of_target: TargetProbabilities) -> None:
+    def weigh(self, probabilities: TargetProbabilities) -> None:
         """The target's probability of the row, or of the slate down to it; no slate down to it is likelier than the
         best arm."""
         slots = self.rows.slots
-        index, possible = places(self.arms, slots["arm_id"][self.indices][:, None])
-        of_target.greatest[self.indices] = self.probability.max(axis=1)[self.which]
-        of_target.target[self.indices] = np.where(possible, self.probability[self.which, index[:, 0]], 0.0)
+        index, possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
+        probabilities.greatest[self.indices] = self.probability.max(axis=1)[self.decision]
+        probabilities.target[self.indices] = np.where(possible, self.probability[self.decision, index[:, 0]], 0.0)
         deep = np.flatnonzero((self.depth > 0) & ~np.isnan(slots["prefix"][self.indices]))
         for depth in np.unique(self.depth[deep]).tolist():
             lower = deep[self.depth[deep] == depth]
             order, possible = self._slates(lower, depth + 1)
-            of_target.target[self.indices[lower]] = 0.0
+            probabilities.target[self.indices[lower]] = 0.0
             lower, order = lower[possible], order[possible]
-            joint = plackett_luce.log_joint(self.score[self.which[lower]], order, None, **self.served)
-            of_target.target[self.indices[lower]] = np.exp(joint)
+            joint = plackett_luce.log_joint(self.score[self.decision[lower]], order, None, **self.served)
+            probabilities.target[self.indices[lower]] = np.exp(joint)
 
     def at_positions(self, positions: int, *, runs: int, seed: int) -> Array:
         """Unbiased estimates of the target's probability of each row's arm at positions 1 to `positions`, from so many
         simulated pages of each decision, (p, positions): a softmax has no marginal below position 1. 0 below the end
         of the page."""
         table, slots = np.zeros((len(self.indices), positions)), self.rows.slots
-        index, possible = places(self.arms, slots["arm_id"][self.indices][:, None])
-        top, words = run_starts(self.which), np.arange(runs * positions)
+        index, possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
+        top, words = run_starts(self.decision), np.arange(runs * positions)
         step = max(1, CELLS // (positions * max(len(self.arms), runs)))
         for start in range(0, len(top), step):
             first = self.indices[top[start : start + step]]
@@ -117,40 +117,42 @@ class StateCaseRows:
             uniform = uniforms_at(np.full(len(ids), seed, np.uint64), ids, words).reshape(len(ids), runs, positions)
             shares = np.zeros((len(ids), positions, len(self.arms)))
             for run in range(runs):
-                above = np.empty((len(ids), 0), np.int64)
+                drawn_arms = np.empty((len(ids), 0), np.int64)
                 for position in range(min(positions, len(self.arms))):
-                    below = _below(score, above, **self.served)
-                    shares[:, position] += below / runs
-                    above = np.column_stack([above, slate.invert_rows(below, uniform[:, run, position])])
-            inside = np.flatnonzero((self.which >= start) & (self.which < start + step) & possible)
-            table[inside] = shares[self.which[inside] - start, :, index[inside, 0]]
+                    probability = _conditional(score, drawn_arms, **self.served)
+                    shares[:, position] += probability / runs
+                    drawn_arms = np.column_stack(
+                        [drawn_arms, slate.invert_rows(probability, uniform[:, run, position])]
+                    )
+            inside = np.flatnonzero((self.decision >= start) & (self.decision < start + step) & possible)
+            table[inside] = shares[self.decision[inside] - start, :, index[inside, 0]]
         return np.where(np.arange(positions) < slots["size"][self.indices, None], table, 0.0)
 
     def _slates(self, rows: Ids, size: int) -> tuple[Ids, Flags]:
         """Where the arms on top of the slates of some rows stand, (g, size), and which can be made of the arms."""
         start = self.rows.slots["start"][self.indices[rows]]
-        return places(self.arms, self.rows.shown[start[:, None] + np.arange(size)])
+        return arm_indices(self.arms, self.rows.shown[start[:, None] + np.arange(size)])
 
     def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
         """The mean of the reward model under the target, given the slate above as it was shown."""
         at, step = np.searchsorted(arms, self.arms), max(1, CELLS // len(arms))
         for start in range(0, len(self.indices), step):
-            some = np.arange(start, min(start + step, len(self.indices)))
-            shares = np.zeros((len(some), len(arms)))
-            shares[:, at] = self.below_slate(some)
-            rows = self.indices[some]
-            expected[rows] = values.expected(shares, case=np.arange(len(some)), rows=rows)
+            portion = np.arange(start, min(start + step, len(self.indices)))
+            shares = np.zeros((len(portion), len(arms)))
+            shares[:, at] = self.below_slate(portion)
+            rows = self.indices[portion]
+            expected[rows] = values.expected(shares, case=np.arange(len(portion)), rows=rows)
 
     def below_slate(self, rows: Ids) -> Array:
         """Probability of each arm in some rows, (g, m); of position 1 where the slate above is not known."""
-        probability = self.probability[self.which[rows]]
+        probability = self.probability[self.decision[rows]]
         complete = self.rows.slots["complete"][self.indices[rows]]
         deep = np.flatnonzero((self.depth[rows] > 0) & complete)
         for depth in np.unique(self.depth[rows[deep]]).tolist():
             lower = deep[self.depth[rows[deep]] == depth]
-            above, possible = self._slates(rows[lower], depth)
-            lower, above = lower[possible], above[possible]
-            probability[lower] = _below(self.score[self.which[rows[lower]]], above, **self.served)
+            slates, possible = self._slates(rows[lower], depth)
+            lower, slates = lower[possible], slates[possible]
+            probability[lower] = _conditional(self.score[self.decision[rows[lower]]], slates, **self.served)
         return probability
 
     def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
@@ -164,7 +166,7 @@ class StateCaseRows:
             zeros = logged.zeros[number]
             if zeros is not None:
                 rows = top[logger_case == number]
-                unsupported[self.indices[rows]] = self.probability[self.which[rows]] @ zeros[0]
+                unsupported[self.indices[rows]] = self.probability[self.decision[rows]] @ zeros[0]
 
 
 def _log_slates(group: EligibleGroup, rows: ImpressionRows, *, temperature: float, floor: Floor) -> Array:
@@ -172,19 +174,19 @@ def _log_slates(group: EligibleGroup, rows: ImpressionRows, *, temperature: floa
     depth, start = (rows.slots[name][group.rows] for name in ("depth", "start"))
     log_slate = np.full(len(depth), -np.inf)
     for deep in np.unique(depth).tolist():
-        same = np.flatnonzero(depth == deep)
-        order, possible = places(group.arms, rows.shown[start[same][:, None] + np.arange(deep + 1)])
-        same, order = same[possible], order[possible]
-        log_slate[same] = plackett_luce.log_joint(group.score[same], order, temperature=temperature, floor=floor)
+        slates = np.flatnonzero(depth == deep)
+        order, possible = arm_indices(group.arms, rows.shown[start[slates][:, None] + np.arange(deep + 1)])
+        slates, order = slates[possible], order[possible]
+        log_slate[slates] = plackett_luce.log_joint(group.score[slates], order, temperature=temperature, floor=floor)
     return log_slate
 
 
-def _below(score: Array, above: Ids, *, temperature: float, floor: Floor) -> Array:
-    """Probability of each arm below slates, (n, m), by scores (n, m); above (n, k): where the arms on them stand."""
+def _conditional(score: Array, slates: Ids, *, temperature: float, floor: Floor) -> Array:
+    """Probability of each arm below slates, (n, m), by scores (n, m); slates (n, k): where the arms on them stand."""
     left, rows = score.copy(), np.arange(len(score))[:, None]
-    left[rows, above] = -np.inf
-    explored = at_positions(floor, above.shape[1] + 1)[-1]
+    left[rows, slates] = -np.inf
+    explored = at_positions(floor, slates.shape[1] + 1)[-1]
     mixed: Array = (1 - explored) * softmax(left, temperature=temperature)
-    mixed += explored / (score.shape[1] - above.shape[1])
-    mixed[rows, above] = 0.0
+    mixed += explored / (score.shape[1] - slates.shape[1])
+    mixed[rows, slates] = 0.0
     return mixed

@@ -93,26 +93,28 @@ def resolve(
     Raises InputError for an unknown one."""
     versions = lookup.resolve(unit, names)
     definition = None if reward is None else lookup.reward(unit, reward)
-    of_policies = [live[0].reward for live in versions.values() if not isinstance(live, InputError)]
+    policy_rewards = [live[0].reward for live in versions.values() if not isinstance(live, InputError)]
     targets = []
     for name in dict.fromkeys(names):
         live = versions[name]
         if not isinstance(live, InputError):
             targets.append(_target(unit, *live, definition, greedy=greedy))
         elif name in BUILT_IN:
-            targets.append(_built_in(name, definition or _shared_reward(unit, of_policies, selection), greedy=greedy))
+            targets.append(
+                _built_in(name, definition or _shared_reward(unit, policy_rewards, selection), greedy=greedy)
+            )
         else:
             raise _unknown(unit, name, live)
     return targets
 
 
-def _shared_reward(unit: Unit, of_policies: Sequence[Reward], selection: Selection | None) -> Reward:
+def _shared_reward(unit: Unit, policy_rewards: Sequence[Reward], selection: Selection | None) -> Reward:
     """The reward that judges a built-in: what the policies beside it learn, or without any, what those that served the
     log learn; `default` where these differ."""
-    if not of_policies and selection is not None:
+    if not policy_rewards and selection is not None:
         served = selected.version_counts(unit, selection)
-        of_policies = [version.reward for version in policies.by_id(unit, served).values()]
-    rewards = {reward.id: reward for reward in of_policies}
+        policy_rewards = [version.reward for version in policies.by_id(unit, served).values()]
+    rewards = {reward.id: reward for reward in policy_rewards}
     return next(iter(rewards.values())) if len(rewards) == 1 else lookup.reward(unit, "default")
 
 
@@ -145,8 +147,8 @@ def trained(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Targ
 def _unknown(unit: Unit, name: str, error: InputError) -> InputError:
     if error.message.startswith("unknown policy"):
         names = [*BUILT_IN, *(policy.name for policy in policies.all_policies(unit))]
-        wanted = lookup.split(name)[0]
-        return lookup.unknown("target", wanted, names, hint=f"a target is a policy, NAME@V or {', '.join(BUILT_IN)}")
+        reference = lookup.split(name)[0]
+        return lookup.unknown("target", reference, names, hint=f"a target is a policy, NAME@V or {', '.join(BUILT_IN)}")
     return InputError(error.message, hint=error.hint)
 
 

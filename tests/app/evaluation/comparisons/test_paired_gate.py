@@ -20,7 +20,7 @@ FEATURES = {"context": {"fields": {"hour": {"type": "number", "mean": 1, "scale"
 def gain(db: str, *sides: str) -> Gain:
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
         pair = targets.resolve(unit, sides, reward="default", greedy=False)
-        return Gain.of(BY_IMPRESSION, unit, pair, Selection())
+        return Gain.estimate(BY_IMPRESSION, unit, pair, Selection())
 
 
 def test_the_error_of_simulated_pages_is_in_the_interval_of_a_gain(sqlite_db: str) -> None:
@@ -45,8 +45,8 @@ def test_the_error_of_simulated_pages_is_in_the_interval_of_a_gain(sqlite_db: st
 
 def test_rows_without_simulated_pages_are_the_same_in_every_part_of_them() -> None:
     simulated = GroupPartial(
-        sums=1.0, replicas={0: 2.0, 1: 4.0}, learned=False, no_state=0, listed=False, estimated=False
+        sums=1.0, replicas={0: 2.0, 1: 4.0}, learned=False, no_state=0, has_candidates=False, estimated=False
     )
-    exact = GroupPartial(sums=10.0, replicas={}, learned=True, no_state=1, listed=False, estimated=False)
+    exact = GroupPartial(sums=10.0, replicas={}, learned=True, no_state=1, has_candidates=False, estimated=False)
     for total in (simulated + exact, exact + simulated):
         assert (total.sums, total.replicas, total.learned, total.no_state) == (11.0, {0: 12.0, 1: 14.0}, True, 1)

@@ -50,7 +50,7 @@ def folded(slates: str, request: pytest.FixtureRequest) -> tuple[Partials, Calla
     with pytest.MonkeyPatch.context() as patch, closing(logs.at(slates, 1e6)) as store, store.read() as unit:
         patch.setattr(partitions, "BATCH", 40)
         evaluation, (of_rows,), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
-        models = totals.models_of([of_rows], evaluation, log)[of_rows]
+        models = totals.fit_models([of_rows], evaluation, log)[of_rows]
         batches = list(log.to_judge(of_rows.judged_on))
     partials = [fold.fold(of_rows, evaluation, batch, models) for batch in batches]
 
@@ -111,7 +111,7 @@ def test_folding_twice_gives_the_same(slates: str) -> None:
     options = Request(targets=["uniform"], estimators=",".join(ope.GROUPS["impression"]))
     with closing(logs.at(slates, 1e6)) as store, store.read() as unit:
         evaluation, (of_rows,), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
-        models = totals.models_of([of_rows], evaluation, log)[of_rows]
+        models = totals.fit_models([of_rows], evaluation, log)[of_rows]
         (batch,) = log.to_judge(of_rows.judged_on)
     once, again = (fold.fold(of_rows, evaluation, batch, models) for _ in range(2))
     first, second = (fold.estimates(of_rows, evaluation, partial, cluster="user") for partial in (once, again))

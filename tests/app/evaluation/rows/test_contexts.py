@@ -33,14 +33,14 @@ def batches(count: int = 12) -> list[np.ndarray]:
 
 
 def read(unit: Unit, cache: ContextCache, ids: np.ndarray) -> reader.ContextTexts:
-    return reader.PendingContexts(unit, cache.wanted(ids)).texts()
+    return reader.PendingContexts(unit, cache.unread(ids)).texts()
 
 
 @pytest.mark.parametrize(("room", "values"), [(10**9, 10**9), (700, 10**9), (10**9, 20), (0, 0)])
 def test_features_and_fields_are_those_of_the_text_however_much_is_kept(
     filled: Any, monkeypatch: pytest.MonkeyPatch, room: Any, values: Any
 ) -> None:
-    for name, value in {"ROOM": room, "VALUES": values, "PORTION": 4}.items():
+    for name, value in {"FEATURE_BYTES": room, "CACHED_VALUES": values, "PORTION": 4}.items():
         monkeypatch.setattr(contexts, name, value)
     with filled.read() as unit:
         cache = ContextCache(unit, fields=["device"], encode=True)

@@ -16,7 +16,7 @@ import pytest
 from rlrec import ope
 from rlrec.app.evaluation.passes import estimates, fold, totals
 from rlrec.app.evaluation.passes.request import Request
-from rlrec.app.evaluation.rows.fixed_loggers import FixedLoggers, LoggersMet
+from rlrec.app.evaluation.rows.fixed_loggers import FixedLoggers, LoggerFacts
 from rlrec.app.log import partitions
 from rlrec.ope.units.sessions import SessionFold
 from rlrec.ope.units.strata import Stratum
@@ -106,10 +106,10 @@ def test_a_session_counts_as_the_logger_of_its_first_row() -> None:
     """And that logger is not fixed where another one that served in its sessions is not."""
     loggers = FixedLoggers(names={7: "a@1", 8: "b@1"})
     slots = {"version_id": np.array([7, 8, 8, 9, 7, 7]), "cluster": np.array([1, 1, 3, 3, 5, 5])}
-    rows = loggers.strata(slots, np.arange(6), spanning=False, most=15)
+    rows = loggers.strata(slots, np.arange(6), spanning=False, max_loggers=15)
     assert [rows.strata[code].logger for code in rows.codes] == ["a@1", "a@1", "b@1", "b@1", "a@1", "a@1"]
     assert rows.mixed == {("a@1", "b@1"), ("b@1", None)}
-    met = LoggersMet(mixed=rows.mixed)
+    met = LoggerFacts(mixed=rows.mixed)
     assert (met.is_fixed("a@1"), met.is_fixed("b@1")) == (True, False)
     assert not replace(met, learned=frozenset({"b@1"})).is_fixed("a@1")
 
@@ -117,7 +117,7 @@ def test_a_session_counts_as_the_logger_of_its_first_row() -> None:
 def test_rows_of_users_count_as_their_own_logger() -> None:
     loggers = FixedLoggers(names={7: "a@1", 8: "b@1"})
     slots = {"version_id": np.array([7, 8, 9]), "cluster": np.array([2, 2, 2])}
-    rows = loggers.strata(slots, np.arange(3), spanning=True, most=15)
+    rows = loggers.strata(slots, np.arange(3), spanning=True, max_loggers=15)
     assert [rows.strata[code].logger for code in rows.codes] == ["a@1", "b@1", None]
     assert rows.mixed == set()
 
@@ -125,7 +125,7 @@ def test_rows_of_users_count_as_their_own_logger() -> None:
 def test_nothing_is_weighed_where_memory_allows_one_logger() -> None:
     loggers = FixedLoggers(names={7: "a@1", 8: "b@1"})
     slots = {"version_id": np.array([7, 8]), "cluster": np.array([1, 2])}
-    assert loggers.strata(slots, np.arange(2), spanning=False, most=1).strata == [Stratum()]
+    assert loggers.strata(slots, np.arange(2), spanning=False, max_loggers=1).strata == [Stratum()]
     fold = SessionFold(estimators=ope.parse("wdr").sessions, gamma=1.0, horizon=1_000, spanning=False)
     assert fold.most_loggers < 2
 
@@ -137,7 +137,7 @@ def test_batches_of_several_loggers_add_up_in_any_order(db: str, monkeypatch: py
     monkeypatch.setattr(partitions, "BATCH", 200)
     with closing(logs.at(db, 1e6)) as store, store.read() as opened:
         evaluation, (of_rows,), log = estimates.prepare(opened, request, estimates.estimators(request), Selection())
-        models = totals.models_of([of_rows], evaluation, log)[of_rows]
+        models = totals.fit_models([of_rows], evaluation, log)[of_rows]
         partials = [fold.fold(of_rows, evaluation, batch, models) for batch in log.to_judge(of_rows.judged_on)]
     assert len(partials) > 10
     orders = [partials, [partials[number] for number in np.random.default_rng(1).permutation(len(partials))]]

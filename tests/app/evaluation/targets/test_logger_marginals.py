@@ -23,13 +23,15 @@ RATES = [0.5, 0.1, 0.3, 0.2, 0.4]
 def derived(db: str, *, positions: int, hide: bool = True) -> tuple[Columns, Array]:
     """The slots of the log and their marginals; hide: those that were logged are not looked at."""
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
-        evaluation = Evaluation.of(unit, Request(targets=[]), Selection())
+        evaluation = Evaluation.resolve(unit, Request(targets=[]), Selection())
         reader = LogReader(unit, evaluation)
         slots, tables = [], []
         for batch in reader.to_locate(log_rows.JUDGED, positions=positions):
             observed = batch.log.slots
             nothing = {"marginal": np.full(len(observed["arm_id"]), np.nan)} if hide else {}
-            tables.append(reader.marginals.of(observed | nothing, batch.contexts, batch.eligible, positions=positions))
+            tables.append(
+                reader.marginals.tabulate(observed | nothing, batch.contexts, batch.eligible, positions=positions)
+            )
             slots.append(observed)
         return {name: np.concatenate([some[name] for some in slots]) for name in slots[0]}, np.concatenate(tables)
 
