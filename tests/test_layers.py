@@ -43,6 +43,7 @@ DOOR = ("rlrec", "rlrec.api")  # rlrec.open, which loads it when it is called
 SHARED = {
     "rlrec",
     "rlrec.records",
+    "rlrec.log_fields",
     "rlrec.errors",
     "rlrec.times",
     "rlrec.directions",

@@ -1,0 +1,122 @@
+"""Every list of the fields of the log agrees with their table, `rlrec/log_fields.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from rlrec import records
+from rlrec.api import _log_schema
+from rlrec.app.imports import columns, parquet_columns, parquet_files, parquet_partition
+from rlrec.app.imports.layouts import csv_cells, csv_writer, fields, jsonl
+from rlrec.app.serving import decision_json
+from rlrec.log_fields import DECISION, EVENT, SLOT, STATED, LogField
+from rlrec.store.database import tables
+from rlrec.store.log import decisions, reader
+
+ALL = [("decision", DECISION), ("slot", SLOT), ("event", EVENT)]
+
+
+def names(listed: Sequence[LogField]) -> list[str]:
+    return [field.name for field in listed]
+
+
+def keys(listed: Sequence[LogField]) -> set[str]:
+    return {field.key for field in listed if field.key is not None}
+
+
+def array_names(listed: Sequence[LogField]) -> set[str]:
+    return {"decision_id" if field.name == "id" else field.name for field in listed if field.is_read}
+
+
+@pytest.mark.parametrize(("table", "listed"), ALL)
+def test_a_table_has_a_column_for_each_field(table: str, listed: Sequence[LogField]) -> None:
+    columns = tables.metadata.tables[table].columns
+    assert [(column.name, column.nullable) for column in columns] == [(field.name, field.optional) for field in listed]
+    kinds = [int if field.kind is bool else field.kind for field in listed]
+    assert [column.type.python_type for column in columns] == kinds
+    referred = [{key.column.table.name for key in column.foreign_keys} for column in columns]
+    assert [field.name for field, some in zip(listed, referred, strict=True) if field.table not in {*some, None}] == []
+
+
+@pytest.mark.parametrize(("table", "listed"), ALL)
+def test_a_table_has_a_constraint_for_each_check(table: str, listed: Sequence[LogField]) -> None:
+    checks = {f"{field.name}_{field.check.word}" for field in listed if field.check is not None}
+    stored = tables.metadata.tables[table]
+    constraints = [*stored.constraints, *(each for column in stored.columns for each in column.constraints)]
+    named = {str(each.name).removeprefix(f"ck_{table}_") for each in constraints if hasattr(each, "sqltext")}
+    assert named - {"live_complete"} == checks
+
+
+def test_records_have_the_fields_in_order_of_the_columns() -> None:
+    assert [*decisions.DECISION] == names([field for field in DECISION if not field.is_stated])
+    assert [*decisions.SLOT] == names(SLOT)
+    assert {*records.Event._fields} == {*names(EVENT)}
+
+
+def test_the_reader_has_an_array_for_each_field_that_it_reads() -> None:
+    beside = {*reader.SESSIONS, "route_id", "subsampled", "recorded"}
+    assert reader.COLUMNS.keys() - beside == array_names(DECISION) | array_names(SLOT)
+    assert reader.EVENTS.keys() - {"age_us"} == array_names(EVENT)
+
+
+def test_files_of_parquet_have_all_fields() -> None:
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    schemas = parquet_files.schemas(pa)
+    assert {*names(DECISION[1:]), "decision_id"} <= {*schemas["decisions"].names}
+    slots = schemas["decisions"].field("slot").type.value_type
+    assert {slots.field(index).name for index in range(slots.num_fields)} == {*names(SLOT[1:]), "arm"}
+    assert {*names(SLOT[1:])} == parquet_columns.SLOTS
+    assert schemas["events"].names == names(EVENT)
+    assert {*parquet_partition.INDEX} <= array_names(DECISION)
+    assert {*parquet_partition.EVENTS} <= {*names(EVENT)}
+
+
+def test_lines_of_json_have_the_keys() -> None:
+    line = {*msgspec.json.schema(jsonl.DecisionLine)["$defs"]["DecisionLine"]["properties"]}
+    assert keys(DECISION) <= line
+    assert keys(SLOT) <= {*jsonl.SlateEntry.__struct_fields__}
+    assert keys(EVENT) == {*fields.EventEntry.__struct_fields__} == {*decision_json.EventJson.__annotations__}
+
+
+def test_what_layouts_decode_to_has_the_fields_of_a_line() -> None:
+    assert {*names(STATED)} <= {*columns.LogColumns.__dataclass_fields__}
+    of_slots = {"arm" if field.name == "arm_id" else field.name for field in SLOT[1:]}
+    assert {*fields.LineSlot._fields} - {"id"} == of_slots
+    assert {*columns.LoggedSlots.__dataclass_fields__} == {"row", *fields.LineSlot._fields}
+    assert {*columns.LoggedEvents.__dataclass_fields__} == {"row", *fields.LineEvent._fields}
+    assert {*fields.LineEvent._fields} == keys(EVENT)
+
+
+def test_rows_of_csv_have_the_cells() -> None:
+    other_names = {"decision_id": "decision", "k": "size"}
+    cells = {other_names.get(str(field.key), str(field.key)) for field in DECISION if field.in_csv}
+    assert {*csv_writer.OF_DECISION} - {"user"} == cells
+    assert {*csv_writer.OF_SLOT} - {"reward", "events"} == {field.key for field in SLOT if field.in_csv}
+    assert {*csv_cells.OF_SLOT} == {field.key for field in SLOT if field.in_csv}
+    assert {*csv_cells.OF_DECISION} == {*csv_writer.OF_DECISION} - {"decision", "at", "eligible", "context"}
+
+
+def test_a_notebook_has_the_types_of_the_fields() -> None:
+    pa = pytest.importorskip("pyarrow")
+    schema = _log_schema(pa)
+    kinds = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
+
+    def wrong(listed: Sequence[LogField], types: Mapping[str, Any]) -> list[str]:
+        """The fields with another type than that of their column. Ids of rows stand for keys, and times are times."""
+        plain = [field for field in listed if field.key and field.table is None and field.name != "at"]
+        return [field.name for field in plain if types[str(field.key)] != kinds[field.kind]]
+
+    assert (
+        wrong([field for field in DECISION if not field.is_stated], dict(zip(schema.names, schema.types, strict=True)))
+        == []
+    )
+    for name, listed in (("slate", SLOT), ("events", EVENT)):
+        inner = schema.field(name).type.value_type
+        types = {inner.field(index).name: inner.field(index).type for index in range(inner.num_fields)}
+        assert types.keys() == keys(listed)
+        assert wrong(listed, types) == []
