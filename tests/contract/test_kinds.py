@@ -54,8 +54,8 @@ OFF: dict[str, Any] = {
 }
 ITS_OFF: dict[tuple[str, str], Any] = {("gradient", "model"): "bilinear"}  # where a name means something else
 ITS_IMPOSSIBLE: dict[tuple[str, str], list[Any]] = {}
-for kind in kinds.KINDS:  # a kind's own test may say it: tests/policy/test_KIND.py
-    module = f"tests.policy.test_{kind.replace('-', '_')}"
+for kind in kinds.KINDS:  # a kind's own test may say it: tests/policy/kinds/test_KIND.py
+    module = f"tests.policy.kinds.test_{kind.replace('-', '_')}"
     declared = import_module(module) if find_spec(module) else None
     ITS_OFF |= {(kind, name): value for name, value in getattr(declared, "OFF", {}).items()}
     ITS_IMPOSSIBLE |= {(kind, name): values for name, values in getattr(declared, "IMPOSSIBLE", {}).items()}
@@ -221,7 +221,7 @@ def test_one_eligible_arm_is_certain(kind: str) -> None:
 
 def test_every_parameter_is_tried_here() -> None:
     untried = [pair for pair in parameters() if pair[1] not in OFF and pair not in ITS_OFF]
-    assert untried == [], "name values in OFF and IMPOSSIBLE of tests/policy/test_KIND.py"
+    assert untried == [], "name values in OFF and IMPOSSIBLE of tests/policy/kinds/test_KIND.py"
 
 
 @pytest.mark.slow
