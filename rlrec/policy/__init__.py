@@ -35,7 +35,7 @@ KINDS = {
 TEAM_DRAFT = "team-draft"
 INTERNAL = {TEAM_DRAFT: "rlrec.policy.kinds.team_draft:TeamDraft"}  # kinds that no person creates
 TWO_STAGE, STAGES = "two-stage", ("first", "second")
-NOT_TYPED = ("design", "of_stages")  # fields of a policy that are no parameters, or not by that name
+NOT_TYPED = ("design", "stage_parameters")  # fields of a policy that are no parameters, or not by that name
 
 CURVE = "examination"  # a parameter that nobody types: the values of the curve `position`
 
@@ -57,8 +57,8 @@ def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, A
     defaults = dict(_defaults(kind))
     if typed is not None and kind == TWO_STAGE:
         for stage in STAGES:
-            of_stage = parameters(typed.get(stage, defaults[stage]))
-            defaults |= {f"{stage}.{name}": value for name, value in of_stage.items() if name not in defaults}
+            stage_defaults = parameters(typed.get(stage, defaults[stage]))
+            defaults |= {f"{stage}.{name}": value for name, value in stage_defaults.items() if name not in defaults}
     return defaults
 
 
@@ -66,10 +66,10 @@ def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, A
 def _defaults(kind: str) -> dict[str, Any]:
     from dataclasses import MISSING, fields
 
-    listed = [field for field in fields(load(kind)) if field.name not in (*NOT_TYPED, CURVE)]
+    parameter_fields = [field for field in fields(load(kind)) if field.name not in (*NOT_TYPED, CURVE)]
     common = ("floor", "explore_slots", "discount", "window", "position")  # they come last
-    listed.sort(key=lambda field: common.index(field.name) if field.name in common else -1)
-    return {field.name: None if field.default is MISSING else field.default for field in listed}
+    parameter_fields.sort(key=lambda field: common.index(field.name) if field.name in common else -1)
+    return {field.name: None if field.default is MISSING else field.default for field in parameter_fields}
 
 
 def values(policy: Policy) -> dict[str, Any]:
@@ -77,10 +77,13 @@ def values(policy: Policy) -> dict[str, Any]:
     from dataclasses import fields
 
     hidden = NOT_TYPED if policy.examination else (*NOT_TYPED, CURVE)
-    of_policy = {field.name: getattr(policy, field.name) for field in fields(policy) if field.name not in hidden}
-    of_stages = ((stage, values(each)) for stage, each in zip(STAGES, policy.stages, strict=False))
-    dotted = {f"{stage}.{name}": each[name] for stage, each in of_stages for name in each if name not in of_policy}
-    return of_policy | dotted
+    parameters = {field.name: getattr(policy, field.name) for field in fields(policy) if field.name not in hidden}
+    dotted = dict[str, Any]()
+    for stage, stage_policy in zip(STAGES, policy.stages, strict=False):
+        for name, value in values(stage_policy).items():
+            if name not in parameters:
+                dotted[f"{stage}.{name}"] = value
+    return parameters | dotted
 
 
 def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -> Policy:
@@ -94,7 +97,7 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
     undotted = {name: value for name, value in typed.items() if "." not in name}
     if len(undotted) < len(typed):
-        undotted["of_stages"] = {name: value for name, value in typed.items() if "." in name}
+        undotted["stage_parameters"] = {name: value for name, value in typed.items() if "." in name}
     designed = {"design": design} if design is not None and "design" in cls.__dataclass_fields__ else {}
     if design is not None:
         _check_width(kind, cls, design)
@@ -107,11 +110,11 @@ def _check_width(kind: str, cls: type[Policy], design: Design) -> None:
     from rlrec.policy.contexts.fields import WIDEST
 
     if design.context.is_sparse and not getattr(cls, "takes_sparse", False):
-        others = ", ".join(other for other in KINDS if getattr(load(other), "takes_sparse", False))
+        sparse_kinds = ", ".join(name for name in KINDS if getattr(load(name), "takes_sparse", False))
         raise InputError(
             f"features of contexts have {design.context.width} columns, and {kind} holds {WIDEST}: it learns how they "
             "vary together",
-            hint=f"hash into fewer columns, or use {others}",
+            hint=f"hash into fewer columns, or use {sparse_kinds}",
         )
     if design.arm.is_sparse:
         hint = "list fewer values and hash the rest into fewer columns"

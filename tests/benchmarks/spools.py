@@ -24,7 +24,7 @@ from rlrec.simulate.visitors import Visitors
 
 GAP_S = 1.0
 SHARES = (0.6, 0.2, 0.2)  # of the visits: train, tune, gate
-NOBODY = Encoder.of({"fields": {}})  # a constant alone
+NOBODY = Encoder.parse({"fields": {}})  # a constant alone
 KIND = Gradient(design=Design(context=NOBODY, arm=NOBODY))
 
 

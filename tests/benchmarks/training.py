@@ -108,8 +108,8 @@ def walks(*, rate: float, baseline: float = 0.0, runs: int, episodes: int, seed:
 
 def _walks(rng: np.random.Generator, *, rate: float, baseline: float, runs: int, episodes: int) -> Walks:
     """Runs that advance together: each is a context, so that it has weights of its own."""
-    names = Encoder.of({"fields": {"run": {"type": "vector", "length": runs}}, "intercept": False})
-    kind = Gradient(design=Design(context=names, arm=Encoder.of({"fields": {}})))
+    names = Encoder.parse({"fields": {"run": {"type": "vector", "length": runs}}, "intercept": False})
+    kind = Gradient(design=Design(context=names, arm=Encoder.parse({"fields": {}})))
     audience, parameters, scalar = Corridor(), started(kind, runs), np.zeros(runs)
     audience.reset(runs, np.random.default_rng(rng.integers(2**63)))
     earned, stored = np.empty((episodes, runs)), np.eye(runs, len(kind.names))

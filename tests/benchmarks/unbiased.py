@@ -63,7 +63,7 @@ def policy_of(kind: str, params: Params, *, arms: int, floor: float) -> Policy:
     """A policy; where arms share a model, it knows them by name."""
     names = simulate.names(arms)
     needed = {"probabilities": falling(names)} if kind == "fixed" else {}
-    shared = Design(context=Encoder.of({"fields": {}}), arm=Encoder.of({"fields": {"arm": names}}))
+    shared = Design(context=Encoder.parse({"fields": {}}), arm=Encoder.parse({"fields": {"arm": names}}))
     return kinds.make(kind, {**params, **needed, "floor": floor}, design=shared if "model" in params else None)
 
 

@@ -348,7 +348,7 @@ def test_frequencies_match_propensities(kind: str, floor: float, size: int) -> N
     n = 500 if alone else 100_000 if size == 1 else 10_000
     drawn = slate_draws.draw(scores, size=size, floor=share, seeds=np.full(n, 7, np.uint64), decisions=np.arange(n))
     pages = np.array(list(permutations(range(6), size)), np.intp)
-    each = [scores.of_decision(7, row) for row in (range(n) if alone else [0])]
+    each = [scores.decision_scores(7, row) for row in (range(n) if alone else [0])]
     joints = np.array([slate.conditionals(item, pages, floor=share).prod(axis=1) for item in each])
     expected = n * joints.mean(axis=0)
     digits = 6 ** np.arange(size)
@@ -395,11 +395,13 @@ ONLINE = [kind for kind in kinds.KINDS if policy_of(kind).online]
 @pytest.mark.parametrize("kind", [kind for kind in ONLINE if CONTEXT not in policy_of(kind).needs])
 def test_one_slot_adds_what_arrays_add(kind: str) -> None:
     lists, arrays = log(500, seed=3)
-    policy, reward = policy_of(kind), rewards.of_slots(REWARD, **arrays)[0]
+    policy, reward = policy_of(kind), rewards.slot_rewards(REWARD, **arrays)[0]
     slots = replace(slots_of(policy, np.random.default_rng(4).integers(0, 6, 500), CLICKS), reward=reward)
     rows = zip(slots.arm_id, slots.ordinal, slots.position, slots.propensity, lists, strict=True)
     entries = [
-        policy.entry(CountedSlot(arm, ordinal, 0, position, propensity, rewards.of_slot(REWARD, events, served_at=0)))
+        policy.entry(
+            CountedSlot(arm, ordinal, 0, position, propensity, rewards.slot_reward(REWARD, events, served_at=0))
+        )
         for arm, ordinal, position, propensity, events in rows
     ]
     assert policy.statistics(slots).shape == (500, policy.width)
@@ -447,6 +449,6 @@ def test_a_score_depends_on_other_eligible_arms_where_the_kind_says_so(kind: str
     context = {"hour": 9}
     alone = policy.scores(belief, arms=[ARMS[arm] for arm in some], context=context)
     among = subset(policy.scores(every, arms=ARMS, context=context), some)
-    sampled = (scores.of_decision(3, 4) for scores in (alone, among))
+    sampled = (scores.decision_scores(3, 4) for scores in (alone, among))
     first, second = (slate.first(scores, floor=policy.exploration) for scores in sampled)
     assert (first == pytest.approx(second, abs=1e-9)) is not policy.compares

@@ -143,7 +143,7 @@ def design(audience: Audience, names: Sequence[str], *, model: str | None) -> De
     model."""
     arm = {"arm": list(names)} if model in (SHARED, FEATURES) else {}
     context = {"x": {"type": "vector", "length": audience.features}} if audience.features else {}
-    return Design(context=Encoder.of({"fields": context}), arm=Encoder.of({"fields": arm}))
+    return Design(context=Encoder.parse({"fields": context}), arm=Encoder.parse({"fields": arm}))
 
 
 def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: np.random.Generator) -> Index:

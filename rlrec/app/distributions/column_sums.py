@@ -29,7 +29,7 @@ class ColumnSums:
     ) -> None:  # fmt: skip
         self.unit, self.version_id, self.seq = unit, version_id, seq
         self.ordinal, self.discount = ordinal, discount
-        self.anchor = Anchor.of(beliefs.weights(unit, version_id)) if anchor is None else anchor
+        self.anchor = Anchor.from_packed(beliefs.weights(unit, version_id)) if anchor is None else anchor
         self.read: dict[int, tuple[Ids, Array]] = {}
         self._complete = False
 

@@ -62,7 +62,7 @@ class EligibleDistribution:
         """The sampler of slates of so many positions, computed once; from that of an earlier belief if there is one."""
         if size not in self.samplers:
             earlier = self.earlier.get(size)
-            self.samplers[size] = SlateSampler(self.scores, size=size, floor=self.floor, before=earlier)
+            self.samplers[size] = SlateSampler(self.scores, size=size, floor=self.floor, earlier_sampler=earlier)
         return self.samplers[size]
 
     def list_conditionals(self, lists: Ids, *, seeds: Words, decisions: Ids) -> Array:
@@ -77,7 +77,7 @@ class EligibleDistribution:
             probability[possible] = slate.conditionals(self.scores, index[possible], floor=self.floor)
             return probability
         for row in possible.tolist():
-            scores = self.scores.of_decision(int(seeds[row]), int(decisions[row]))
+            scores = self.scores.decision_scores(int(seeds[row]), int(decisions[row]))
             probability[row] = slate.conditionals(scores, index[row : row + 1], floor=self.floor)[0]
         return probability
 

@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.app.distributions import designs
 from rlrec.arrays import Array, Ids, distinct, look_up
 from rlrec.policy.contexts.encoder import Encoded
-from rlrec.policy.gradients.gradient import OF_ARM, Gradient, Parameters, State, restrict, score_states
+from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, State, restrict, score_states
 from rlrec.policy.gradients.history import History
 from rlrec.records import Version
 from rlrec.store import Unit
@@ -56,7 +56,7 @@ class Trained:
         """The version's parameters for these arms; those of an arm that it was not trained on are 0."""
         index, trained = look_up(self.arms, arms)
         parameters = dict(self.parameters)
-        for name in OF_ARM:
+        for name in ARM_PARAMETERS:
             values = np.zeros((len(arms), *self.parameters[name].shape[1:]))
             values[trained] = self.parameters[name][index[trained]]
             parameters[name] = values
@@ -97,7 +97,7 @@ class Trained:
         for (arms, effective), end in zip(by_set, ends, strict=True):
             while start < end:
                 until = min(start + max(1, CELLS // len(arms)), end)
-                states = restrict(state.between(start, until), arms)
+                states = restrict(state.slice_rows(start, until), arms)
                 yield EligibleGroup(order[start:until], arms, score_states(effective, states))
                 start = until
 

@@ -82,14 +82,14 @@ def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> Alte
     # slots whose sum is cut
     clipped, ignored = np.zeros((2, n), np.bool_)
     of_slot = {"n": len(slot_row), "slot": slot[slot >= 0], **arrays(slot >= 0)}
-    reward, _ = rewards.of_slots(definition, **of_slot)
-    unclipped, _ = rewards.of_slots(definition._replace(clip_low=None, clip_high=None), **of_slot)
+    reward, _ = rewards.slot_rewards(definition, **of_slot)
+    unclipped, _ = rewards.slot_rewards(definition._replace(clip_low=None, clip_high=None), **of_slot)
     clipped[slot_row[reward != unclipped]] = True
     # events that count for nothing, and stated rewards that are not what the events are worth
     is_mark = np.array(values(mapped(logged.kind, {kind: kind == CENSOR for kind in kinds}), len(row)), np.bool_)
     ignored[row[~is_mark & ((kind < 0) | (age_us > definition.window_us))]] = True
     if rows.reward != NULL:
-        of_page = rewards.of_pages(definition, n=n, page=row[slot < 0], **arrays(slot < 0))
+        of_page = rewards.page_rewards(definition, n=n, page=row[slot < 0], **arrays(slot < 0))
         worth = np.bincount(slot_row, reward, n) + of_page
         stated = np.array(values(rows.reward, n), np.float64)  # NaN: none
         ignored |= np.abs(stated - worth) > TOLERANCE * np.maximum(1.0, np.abs(worth))

@@ -128,7 +128,7 @@ def features(declared: Mapping[str, Any]) -> dict[str, Encoder]:
 
 def _encoder(side: str, spec: Any) -> Encoder:
     try:
-        return Encoder.of(spec)
+        return Encoder.parse(spec)
     except InputError as error:
         raise InputError(f"{side}: {error.message}", hint=error.hint, field="features") from None
 

@@ -52,8 +52,8 @@ def provenance(
 
 
 def _distinct(version: Version) -> int:
-    same = not (version.contextual or version.since or Forgetting.of(version.params) or version.params.get("position"))
-    return 0 if same else version.id
+    forgets, by_curve = Forgetting.parse(version.params), version.params.get("position")
+    return version.id if version.contextual or version.since or forgets or by_curve else 0
 
 
 def sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:

@@ -99,7 +99,7 @@ class Ledger:
         """The ordinals of the policy's next decisions; None where it does not forget.
 
         They are counted even where no version learns: one that is rebuilt later will."""
-        forgetting, policy_id = Forgetting.of(policy.params), policy.id
+        forgetting, policy_id = Forgetting.parse(policy.params), policy.id
         if not forgetting:
             return None
         first = self.ordinal[policy_id] + 1
@@ -324,7 +324,7 @@ class Ledger:
     def write(self, version: Version, changes: Mapping[BeliefKey, Any]) -> None:
         """Store changes of a belief; they refer to the policy's present ordinal."""
         policy_id = version.policy.id
-        discount = Forgetting.of(version.policy.params).discount
+        discount = Forgetting.parse(version.policy.params).discount
         ordinal = self.ordinal[policy_id] if discount < 1 else 0
         self._changed[version.id].update(arm for _, arm in changes)
         beliefs.add(self.unit, version.id, seq=self.seq(policy_id), changes=changes, ordinal=ordinal, discount=discount)
@@ -380,4 +380,4 @@ def slot_reward(version: Version, events: Collection[Event], *, served_at: int) 
     censoring = [event.value for event in events if event.kind == CENSOR]
     if censoring and censoring[-1] == 1.0:
         return None
-    return rewards.of_slot(version.reward, events, served_at=served_at)
+    return rewards.slot_reward(version.reward, events, served_at=served_at)

@@ -58,7 +58,7 @@ class SlotFields:
     def __init__(self, versions: Sequence[Version]) -> None:
         policy = versions[0].policy
         self.kinds = {version.id: _policy_of(version) for version in versions}
-        self.forgetting = Forgetting.of(policy.params)
+        self.forgetting = Forgetting.parse(policy.params)
         needs = frozenset[str]().union(*(kind.needs for kind in self.kinds.values()))
         self.ordinal = bool(self.forgetting) or ORDINAL in needs
         self.context, self.position, self.propensity = (name in needs for name in (CONTEXT, POSITION, PROPENSITY))

@@ -40,7 +40,7 @@ class BeliefFold:
     def __init__(self, unit: Unit, version: Version, *, ordinal: int, anchor: Anchor | None = None) -> None:
         """anchor: of a version that is not stored yet."""
         self.unit, self.version, self.ordinal, self._anchor = unit, version, ordinal, anchor
-        self.forgetting = Forgetting.of(version.policy.params)
+        self.forgetting = Forgetting.parse(version.policy.params)
 
     @cached_property
     def policy(self) -> Policy:
@@ -49,7 +49,7 @@ class BeliefFold:
     @cached_property
     def anchor(self) -> Anchor:
         """The weights around which sums on sparse contexts are taken."""
-        return Anchor.of(beliefs.weights(self.unit, self.version.id)) if self._anchor is None else self._anchor
+        return Anchor.from_packed(beliefs.weights(self.unit, self.version.id)) if self._anchor is None else self._anchor
 
     def sums(self, impressions: reward_log.RewardedSlots, *, rows: Flags | None = None) -> Totals:
         """The sums of impressions, or of some of their rows. RewardedSlots without an `ordinal` do not fade."""
@@ -155,13 +155,13 @@ def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, which: Index, we
 
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
     """The sums of a belief that still count at the policy's `ordinal`, brought forward to it."""
-    forgetting = Forgetting.of(version.policy.params)
+    forgetting = Forgetting.parse(version.policy.params)
     return _faded(beliefs.rows(unit, version.id, oldest=forgetting.oldest(ordinal)), forgetting, ordinal)
 
 
 def pruned_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
     """The sums of the slots of a belief that were pruned, brought forward to the policy's `ordinal`."""
-    return _faded(beliefs.pruned(unit, version.id), Forgetting.of(version.policy.params), ordinal)
+    return _faded(beliefs.pruned(unit, version.id), Forgetting.parse(version.policy.params), ordinal)
 
 
 def _faded(rows: Iterable[beliefs.BeliefRow], forgetting: Forgetting, ordinal: int) -> Totals:

@@ -119,7 +119,7 @@ def fit_design(
             contexts, which = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
             fitting.take([contexts[row] for row in which.tolist()])  # each as often as it comes
         share = LARGEST // arm.width
-        context = Encoder.of(fitting.spec(widest=min(share, WIDEST) if shared else WIDEST))
+        context = Encoder.parse(fitting.spec(widest=min(share, WIDEST) if shared else WIDEST))
     return Design(context=context, arm=arm)
 
 
@@ -132,7 +132,7 @@ def _of_catalogue(unit: Unit, *, widest: int) -> Encoder:
         return Encoder.by_hash(columns)
     fitting = EncoderFit()
     fitting.take(described)
-    return Encoder.of(fitting.spec(widest=widest))
+    return Encoder.parse(fitting.spec(widest=widest))
 
 
 class LogFit(NamedTuple):
@@ -153,7 +153,7 @@ def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
     policy = designs.policy_of(version)
     if isinstance(policy, Linear) and policy.is_sparse:
         weights = _fit_columns(unit, version, policy, selected)
-        fold = BeliefFold(unit, version, ordinal=0, anchor=Anchor.of(weights))
+        fold = BeliefFold(unit, version, ordinal=0, anchor=Anchor.from_packed(weights))
         return LogFit(version, *fold.of_log(selected, columns=["context_id"]), weights)
     for rounds_left in reversed(range(ROUNDS)):
         total, slots, last = BeliefFold(unit, version, ordinal=0).of_log(selected, columns=["context_id"])
@@ -175,7 +175,7 @@ def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selecti
         parts.append((policy.design.context.sparse(contexts)[which], impressions.slots["arm_id"], pulls, reward))
     if not parts:
         return []
-    x = Sparse.joined([each for each, *_ in parts])
+    x = Sparse.concatenate([each for each, *_ in parts])
     arm, pulls, reward = (np.concatenate(columns) for columns in zip(*(each[1:] for each in parts), strict=True))
     return [
         (number, marginal.fit(

@@ -50,7 +50,7 @@ class RewardedSlots:
 def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True) -> RewardedSlots:
     """A batch with the rewards of a definition; settled_only: count events inside the window alone."""
     slot, of_slot = _slot_of_event(batch)
-    reward, default = rewards.of_slots(
+    reward, default = rewards.slot_rewards(
         definition, n=len(batch), slot=slot[of_slot], kind=kind_numbers(batch, definition.weights)[of_slot],
         value=batch.events["value"][of_slot], age_us=batch.events["age_us"][of_slot], settled_only=settled_only,
     )  # fmt: skip
@@ -145,7 +145,7 @@ def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
     of_page &= events["position"] == 0
     kind, page = kind_numbers(batch, definition.weights)[of_page], order[index[of_page]]
     value, age_us = events["value"][of_page], events["age_us"][of_page]
-    return rewards.of_pages(definition, n=len(decision_ids), page=page, kind=kind, value=value, age_us=age_us)
+    return rewards.page_rewards(definition, n=len(decision_ids), page=page, kind=kind, value=value, age_us=age_us)
 
 
 def mature(slots: Columns, definition: Reward, *, now: int) -> Flags:

@@ -19,7 +19,7 @@ def reward_of(
 ) -> float:
     """A slot's reward, or without a position the page's: its slots' rewards and what page events are worth."""
     if position is not None:
-        return rewards.of_slot(definition, by_position(events).get(position, ()), served_at=served_at)
+        return rewards.slot_reward(definition, by_position(events).get(position, ()), served_at=served_at)
     return sum(rewards_of(definition, events, served_at=served_at, shown=shown).values())
 
 
@@ -29,9 +29,9 @@ def rewards_of(
     """The reward of each slot by its position, and last, under None, what page events are worth."""
     by_slot = by_position(events)
     earned: dict[int | None, float] = {
-        slot: rewards.of_slot(definition, by_slot.get(slot, ()), served_at=served_at) for slot in shown
+        slot: rewards.slot_reward(definition, by_slot.get(slot, ()), served_at=served_at) for slot in shown
     }
-    return earned | {None: rewards.of_page(definition, by_slot.get(None, ()), served_at=served_at)}
+    return earned | {None: rewards.page_reward(definition, by_slot.get(None, ()), served_at=served_at)}
 
 
 def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:

@@ -139,7 +139,7 @@ def _begin(unit: Unit, plan: _Plan) -> int:
         same = version.reward.id == draft.reward.id and _design(version.parameters) == _design(draft.parameters)
         if version.learning and same and not is_complete(version):
             return version.id
-    number, fade = versions[-1].number + 1, Forgetting.of(policy.params).discount ** head.ordinal
+    number, fade = versions[-1].number + 1, Forgetting.parse(policy.params).discount ** head.ordinal
     ripe = decisions.newest_before(unit, policy.id, before=unit.now - draft.reward.window_us)
     version_id = belief_versions.copy(
         unit, draft, policy_id=policy.id, number=number, status="learning", seq=head.seq, ordinal=head.ordinal,

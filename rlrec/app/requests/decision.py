@@ -146,7 +146,7 @@ class DerivedDecision:
             self.marginal = np.full(self.conditional.shape, np.nan)
             return
         seed = unsigned(self.decision.seed or 0) ^ (0 if self.listed is None else RANKING)  # of the stage that ranked
-        shown, scores = self.shown, case.scores.of_decision(seed, self.decision.id)
+        shown, scores = self.shown, case.scores.decision_scores(seed, self.decision.id)
         rows = [slate.remaining(scores, shown[:above], floor=case.floor) for above in range(len(shown))]
         self.conditional = np.array(rows)
         self.marginal = slate.marginals(scores, size=1 if self.state else len(shown), floor=case.floor)

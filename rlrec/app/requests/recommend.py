@@ -317,7 +317,7 @@ def _ordinals(
     ledger: Ledger, planned: Mapping[int, PlannedRequest], policies: Iterable[StoredPolicy]
 ) -> dict[int, Iterator[int]]:
     """The ordinals of these decisions, by the ids of policies that forget."""
-    forgetting = {policy.id: policy for policy in policies if Forgetting.of(policy.params)}
+    forgetting = {policy.id: policy for policy in policies if Forgetting.parse(policy.params)}
     if not forgetting:
         return {}
     counts = Counter(plan.shared.version.policy.id for plan in planned.values())
@@ -332,7 +332,7 @@ def _columns(
     belief, the policy's seq, the ids of the eligible set and of the variant."""
     version, policy_id, head = shared.version, shared.version.policy.id, shared.head
     ordinal = head.ordinal if version.learning else version.ordinal  # what learns no more forgets no more
-    belief_ordinal = ordinal if Forgetting.of(version.policy.params) else None
+    belief_ordinal = ordinal if Forgetting.parse(version.policy.params) else None
     eligible_id, variant_id = cache.sets[shared.eligible], None if shared.variant is None else shared.variant.id
     return policy_id, version.id, head.seq, belief_ordinal, ledger.seq(policy_id), eligible_id, variant_id
 

@@ -143,7 +143,7 @@ class _Group:
     def _build(self, request: Request, chosen: ServingVersion) -> SharedDistribution:
         eligible, serving = self._eligible(request), chosen.serving
         keys, revision = self.cache.keys_with(self.unit, eligible), self.settings.catalogue_revision
-        arm_ids, candidates = self.cache.array(eligible), serving.learner.listed
+        arm_ids, candidates = self.cache.array(eligible), serving.learner.n_candidates
         if candidates:
             _check_candidates(request, candidates, arms=len(eligible))
         distribution = serving.candidates if candidates else serving.case

@@ -78,9 +78,9 @@ class EventRewards:
             order = {kind: number for number, kind in enumerate(definition.weights)}
             kind = np.array([order.get(name, -1) for name in self._kinds], np.int64)
             n, target, value, age = len(self._targets), self._target, self._value, self._age
-            of_slots, _ = rewards.of_slots(definition, n=n, slot=target, kind=kind, value=value, age_us=age)
+            of_slots, _ = rewards.slot_rewards(definition, n=n, slot=target, kind=kind, value=value, age_us=age)
             of_slots[self._censored] = definition.default
-            of_pages = rewards.of_pages(definition, n=n, page=target, kind=kind, value=value, age_us=age)
+            of_pages = rewards.page_rewards(definition, n=n, page=target, kind=kind, value=value, age_us=age)
             is_page = [position is None for _, position in self._targets]
             self._rewards[definition.id] = np.where(is_page, of_pages, of_slots).tolist()
         return self._rewards[definition.id]

@@ -144,8 +144,8 @@ class Trainer:
                 fisher = reduce(add_each, squares, fisher)
                 yield gradient
 
-        of_folds = FoldGradients.of(gradients())
-        return NaturalSteps.of(of_folds, fisher, means, decisions=decisions, slots=slots)
+        of_folds = FoldGradients.from_batches(gradients())
+        return NaturalSteps.from_gradients(of_folds, fisher, means, decisions=decisions, slots=slots)
 
     def _means(self, train: DatasetSplit) -> tuple[MeanFeatures, tuple[int, int]]:
         """The means of the features over the decisions, and how many decisions and slots there are."""
@@ -258,7 +258,7 @@ def agreement(gradients: Iterable[Parameters]) -> float:
     """The part of the squared sum of the gradients of batches that is surely no noise, between 0 and 1; 0 of one batch.
     What follows a slot has far more noise than its own reward: where batches do not agree on where that leads, it would
     only blur what slots earn."""
-    of_folds = FoldGradients.of(gradients)
+    of_folds = FoldGradients.from_batches(gradients)
     square = reinforce.squared(of_folds.total)
     return of_folds.signal(*of_folds.total) / square if square else 0.0
 

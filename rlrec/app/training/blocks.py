@@ -36,7 +36,7 @@ class DecisionBlock:
         """The decisions from `start` to before `end`."""
         rows = slice(start, end)
         return DecisionBlock(
-            rows=self.rows[rows], arms=self.arms, described=self.described, state=self.state.between(start, end),
+            rows=self.rows[rows], arms=self.arms, described=self.described, state=self.state.slice_rows(start, end),
             shown=self.shown[rows], eligible=None if self.eligible is None else self.eligible[rows],
         )  # fmt: skip
 

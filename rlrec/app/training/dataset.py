@@ -254,7 +254,7 @@ class Dataset:
                 columns = {name: visits[name] for name in VISIT} | {"stratum": of_stratum[visits["stratum"]]}
                 for name, file in zip(FILES, self._files, strict=True):
                     columns |= file.gather(visits[f"{name}_begin"], visits[f"{name}_count"])
-                words = _words_of(columns).among(np.empty(0, np.int64) if weighed is None else weighed)
+                words = _words_of(columns).select_columns(np.empty(0, np.int64) if weighed is None else weighed)
                 columns |= {"words": np.diff(words.start), "column": words.column, "value": words.value}
                 split.add(columns | self._read_sets(*(columns.pop(column) for column in SET)))
         self._index.close()

@@ -23,7 +23,7 @@ from rlrec.ope.units.paired import PairedDifference, difference
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold, SessionPartial
 from rlrec.ope.units.strata import Stratum, Weighting
 from rlrec.policy.gradients import reinforce
-from rlrec.policy.gradients.gradient import OF_ARM, Gradient, Parameters, score_states
+from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, score_states
 from rlrec.policy.slates import plackett_luce
 from rlrec.records import add_each
 
@@ -216,5 +216,5 @@ class HoldoutValue:
         return {"temperature": self.policy.temperature, "floor": self.policy.exploration}
 
     def _score(self, parameters: Parameters, block: DecisionBlock) -> Array:
-        of_arms = {name: parameters[name][block.arms] for name in OF_ARM}
+        of_arms = {name: parameters[name][block.arms] for name in ARM_PARAMETERS}
         return score_states(self.policy.effective({**parameters, **of_arms}, block.described), block.state)

@@ -122,7 +122,7 @@ def delete_user(unit: Unit, key: str) -> _UserRows | None:
 def _correct(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
     """Take sums out of a belief."""
     version, ordinal, initial = correction.version, correction.ordinal, correction.initial
-    discount = Forgetting.of(version.policy.params).discount
+    discount = Forgetting.parse(version.policy.params).discount
     stored, changes = slot_statistics.stored_sums(unit, version, ordinal=ordinal), Totals()
     for key, numbers in slot_statistics.add(correction.slots, initial).items():
         before = stored.get(key, numbers)

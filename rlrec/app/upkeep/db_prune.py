@@ -136,7 +136,8 @@ def _finish(unit: Unit, answer: Pruned) -> None:
     every = removals.lock_all(unit)
     removals.delete_unused(unit)
     for version in policies.versions(unit, every):
-        discount, last = Forgetting.of(version.policy.params).discount, removals.oldest_belief(unit, version.policy.id)
+        discount = Forgetting.parse(version.policy.params).discount
+        last = removals.oldest_belief(unit, version.policy.id)
         belief_deltas.merge(unit, version.id, after=version.seq, last=last, discount=discount)
     settings.note_removal(unit, 0)
     settings.add_run(unit, removals.PRUNE, answer)

@@ -91,7 +91,7 @@ class Policy(Counts, ABC):
         return ()
 
     @property
-    def listed(self) -> int:
+    def n_candidates(self) -> int:
         """How many candidates its first stage draws; 0 where it draws slates by itself."""
         return 0
 
@@ -180,7 +180,7 @@ class Floored(Policy):
     explore_slots: str = ""
 
     def __post_init__(self) -> None:
-        between("floor", self.floor, 0, 1)
+        check_between("floor", self.floor, 0, 1)
         if self.explore_slots and not self.floor:
             raise InputError(
                 f"explore_slots is {self.explore_slots!r}, and the floor is 0",
@@ -190,12 +190,12 @@ class Floored(Policy):
 
     @property
     def exploration(self) -> Floor:
-        return self._exploration_beside()
+        return self._combine_exploration()
 
-    def _exploration_beside(self, *others: float) -> Floor:
+    def _combine_exploration(self, *rates: float) -> Floor:
         """Exploration by the floor where it holds, and by others at every position."""
-        explored = any_of(*others, self.floor) if others else self.floor
-        return limited(explored, any_of(*others), positions_of(self.explore_slots))
+        explored = any_of(*rates, self.floor) if rates else self.floor
+        return limited(explored, any_of(*rates), positions_of(self.explore_slots))
 
 
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
@@ -299,13 +299,13 @@ P = TypeVar("P")
 
 def unchecked_copy(policy: P, **parameters: Any) -> P:
     """The policy with other parameters, which its constructor may refuse: it is never stored and logs nothing."""
-    other = copy(policy)
+    clone = copy(policy)
     for name, value in parameters.items():
-        object.__setattr__(other, name, value)
-    return other
+        object.__setattr__(clone, name, value)
+    return clone
 
 
-def between(name: str, value: float, low: float, high: float) -> None:
+def check_between(name: str, value: float, low: float, high: float) -> None:
     """Raises InputError unless a parameter is a number in [low, high]."""
     number(name, value)
     if not low <= value <= high:

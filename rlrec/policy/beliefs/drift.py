@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError, suggest
-from rlrec.policy.beliefs.base import between
+from rlrec.policy.beliefs.base import check_between
 from rlrec.policy.beliefs.reward import LIMIT
 
 
@@ -24,8 +24,8 @@ class Change:
 
     start: int
     alarm: int
-    before: float
-    after: float
+    mean_before: float
+    mean_after: float
 
 
 class Detector(Protocol):
@@ -47,7 +47,7 @@ def detector(method: str, **parameters: Any) -> Detector:
 
 # -- ADWIN --
 
-MOST = 5  # buckets of one size
+MAX_BUCKETS = 5  # buckets of one size
 LEAST = 5  # rewards on each side of a cut
 
 
@@ -63,8 +63,8 @@ class Adwin:
     """
 
     def __init__(self, *, delta: float = 0.002, clock: int = 32) -> None:
-        between("delta", delta, 1e-100, 1)
-        between("clock", clock, 1, 1e6)
+        check_between("delta", delta, 1e-100, 1)
+        check_between("clock", clock, 1, 1e6)
         self.delta, self.clock = delta, int(clock)
         self._low, self._high = np.inf, -np.inf
         self._taken = 0
@@ -123,7 +123,7 @@ class Adwin:
         """Add one tick of new buckets; the two oldest of a size become one of the next until 5 are left."""
         sizes, end, size = self._sizes, len(edges) - 1, 0
         sizes[0] += self.clock
-        while (pairs := (sizes[size] - MOST + 1) // 2) > 0:
+        while (pairs := (sizes[size] - MAX_BUCKETS + 1) // 2) > 0:
             first = end - sizes[size]
             del edges[first + 1 : first + 2 * pairs : 2]
             if size + 1 == len(sizes):
@@ -148,16 +148,16 @@ class Adwin:
         doubt = np.log(2 * max(np.log(n), 1.0) / self.delta) * inverse
         variance = max(squares[-1] / n - (total[-1] / n) ** 2, 0.0)
         bound = np.sqrt(2 * variance * doubt) + 2 / 3 * width * doubt
-        enough = (difference >= bound) & (np.minimum(left, n - left) >= LEAST)
-        return int(np.argmax(np.where(enough, difference**2 / inverse, -1.0))) + 1 if enough.any() else 0
+        differs = (difference >= bound) & (np.minimum(left, n - left) >= LEAST)
+        return int(np.argmax(np.where(differs, difference**2 / inverse, -1.0))) + 1 if differs.any() else 0
 
 
 def _change(sums: Array, marks: Ids) -> Change:
     """sums (3, 3) at the start of the window, at the cut and at the end; marks of the first reward after the cut and of
     the last one."""
     count, total, _ = np.diff(sums, axis=1)
-    before, after = (total / count).tolist()
-    return Change(start=int(marks[0]), alarm=int(marks[1]), before=before, after=after)
+    mean_before, mean_after = (total / count).tolist()
+    return Change(start=int(marks[0]), alarm=int(marks[1]), mean_before=mean_before, mean_after=mean_after)
 
 
 # -- Page-Hinkley --
@@ -182,10 +182,10 @@ class PageHinkley:
         self, *, min_instances: int = 30, delta: float = 0.01, threshold: float = 50.0, alpha: float = 1.0,
         direction: str = "both",
     ) -> None:  # fmt: skip
-        between("min_instances", min_instances, 1, LIMIT)
-        between("delta", delta, 0, LIMIT)
-        between("threshold", threshold, 0, LIMIT)
-        between("alpha", alpha, 0.99, 1)
+        check_between("min_instances", min_instances, 1, LIMIT)
+        check_between("delta", delta, 0, LIMIT)
+        check_between("threshold", threshold, 0, LIMIT)
+        check_between("alpha", alpha, 0.99, 1)
         if direction not in DIRECTIONS:
             raise InputError(f"direction is {direction!r}", hint=f"one of {', '.join(DIRECTIONS)}")
         self.min_instances, self.delta, self.threshold, self.alpha = min_instances, delta, threshold, alpha
@@ -218,8 +218,8 @@ class PageHinkley:
         # the first alarm in either direction
         first, alarmed = len(rewards), None
         for side in self._sides:
-            above = side.height(excess, fade=np.power(self.alpha, steps), delta=self.delta)
-            alarms = (above > self.threshold) & late
+            height = side.height(excess, fade=np.power(self.alpha, steps), delta=self.delta)
+            alarms = (height > self.threshold) & late
             if alarms[:first].any():
                 first, alarmed = int(np.argmax(alarms)), side
         last = min(first, len(rewards) - 1)
@@ -228,8 +228,9 @@ class PageHinkley:
         if alarmed is None:
             self._count, self._total = int(count[-1]), float(total[-1])
             return None, len(rewards)
-        before, after = alarmed.total / alarmed.count, (total[first] - alarmed.total) / (count[first] - alarmed.count)
-        change = Change(start=alarmed.start, alarm=int(marks[first]), before=before, after=float(after))
+        old_mean = alarmed.total / alarmed.count
+        new_mean = float((total[first] - alarmed.total) / (count[first] - alarmed.count))
+        change = Change(start=alarmed.start, alarm=int(marks[first]), mean_before=old_mean, mean_after=new_mean)
         self._reset()
         return change, first + 1
 

@@ -19,7 +19,7 @@ def posterior(alpha: Array, beta: Array, missed: Array, examination: Array) -> t
     and curvature there: a miss counts t ((1 - q) / (1 - t q))^2. Where every position is examined both are the same.
     Source: own derivation (Laplace's method on the logit)."""
     n, shape = len(examination), np.broadcast_shapes(alpha.shape, missed.shape[:-1])
-    alpha, beta = (np.broadcast_to(each, shape).ravel() for each in (alpha, beta))
+    alpha, beta = (np.broadcast_to(parameter, shape).ravel() for parameter in (alpha, beta))
     # by position, then by arm: sums over positions are then sums of rows
     looked = examination[:, None]
     weight = looked * np.maximum(missed.reshape(-1, n).T, 0.0)

@@ -32,7 +32,7 @@ class Forgetting:
             raise InputError("discount and window are both given", hint="a belief forgets by one of them")
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Any]) -> Self:
+    def parse(cls, parameters: Mapping[str, Any]) -> Self:
         """The forgetting that the parameters of a policy ask for."""
         return cls(float(parameters.get("discount", 1.0)), float(parameters.get("window", 0)))
 

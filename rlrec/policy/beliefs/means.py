@@ -23,8 +23,8 @@ def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[A
     lower, upper = _wilson(belief, z)
     alpha, beta = policy.beta_posterior(belief)
     # to rewards outside of [0, 1] no Beta belongs
-    within = belief.reward_squares <= belief.reward_sum + 1e-9 * belief.pulls
-    posterior = within & (belief.alpha + belief.beta > 0) & (alpha > 0) & (beta > 0)
+    is_unit = belief.reward_squares <= belief.reward_sum + 1e-9 * belief.pulls
+    posterior = is_unit & (belief.alpha + belief.beta > 0) & (alpha > 0) & (beta > 0)
     tail = (1 - level) / 2
     a, b = np.where(posterior, alpha, 1.0), np.where(posterior, beta, 1.0)
     low, high = cast(Array, betaincinv(a, b, tail)), cast(Array, betaincinv(a, b, 1 - tail))
@@ -36,18 +36,18 @@ def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[A
 def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:
     n = np.where(belief.pulls > 0, belief.pulls, np.nan)
     mean = belief.reward_sum / n
-    within = (
+    is_unit = (
         (belief.reward_sum >= 0) & (belief.reward_sum <= belief.pulls) & (belief.reward_squares <= belief.reward_sum)
     )
     with np.errstate(invalid="ignore"):
         centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
         spread = z / (1 + z**2 / n) * np.sqrt(np.maximum(mean * (1 - mean), 0) / n + z**2 / (4 * n**2))
         error = z * np.sqrt(np.maximum(belief.reward_squares / n - mean**2, 0) / np.where(n > 1, n - 1, np.nan))
-    return np.where(within, centre - spread, mean - error), np.where(within, centre + spread, mean + error)
+    return np.where(is_unit, centre - spread, mean - error), np.where(is_unit, centre + spread, mean + error)
 
 
 def widened(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:
     """The means with intervals that hold the error of the curve too; bounds in [0, 1] stay there."""
-    below, above = np.hypot(mean - lower, mean * -np.expm1(-error)), np.hypot(upper - mean, mean * np.expm1(error))
-    low, high = np.where(lower >= 0, np.maximum(mean - below, 0.0), mean - below), mean + above
-    return mean, low, np.where(upper <= 1, np.minimum(high, 1.0), high)
+    low = mean - np.hypot(mean - lower, mean * -np.expm1(-error))
+    high = mean + np.hypot(upper - mean, mean * np.expm1(error))
+    return mean, np.where(lower >= 0, np.maximum(low, 0.0), low), np.where(upper <= 1, np.minimum(high, 1.0), high)

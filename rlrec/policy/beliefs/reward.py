@@ -17,7 +17,7 @@ KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")  # of events
 LIMIT = 1e100  # of event values, weights, defaults and rewards: beyond it their squares and sums would overflow
 
 
-def of_slot(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
+def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
     """Reward of one slot from its events, in the definition's unit; the order of events does not matter.
 
     settled_only: count events inside the window alone, as estimates do; else as the definition says of late ones.
@@ -27,7 +27,7 @@ def of_slot(definition: Reward, events: Iterable[Event], *, served_at: int, sett
     return clip(definition, fsum(terms)) if terms else definition.default
 
 
-def of_page(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
+def page_reward(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
     """Reward from the events of a page itself: no default, no clip."""
     return fsum(_terms(definition, events, served_at=served_at, settled_only=settled_only))
 
@@ -51,8 +51,8 @@ def _terms_by_kind(definition: Reward, events: Iterable[Event]) -> list[float]:
         if event.kind in definition.weights:
             values.setdefault(event.kind, []).append(event.value)
     return [
-        definition.weights[kind] * _transform(definition.transforms.get(kind), fsum(of_kind))
-        for kind, of_kind in values.items()
+        definition.weights[kind] * _transform(definition.transforms.get(kind), fsum(kind_values))
+        for kind, kind_values in values.items()
     ]
 
 
@@ -77,14 +77,14 @@ def is_bounded(value: float) -> bool:
     return abs(value) <= LIMIT
 
 
-def of_slots(
+def slot_rewards(
     definition: Reward, *, n: int, slot: Ids, kind: Ids, value: Array, age_us: Ids, settled_only: bool = True
 ) -> tuple[Array, Flags]:
-    """Rewards of n slots, (n,), and which of them are the default, (n,) bool: `of_slot` for many at once.
+    """Rewards of n slots, (n,), and which of them are the default, (n,) bool: `slot_reward` for many at once.
 
     slot, kind, value, age_us (m,): per event the slot it belongs to, the index of its kind in the definition's
     `weights` (-1: none), its value, and its age after the decision in microseconds. settled_only: as in
-    `of_slot`.
+    `slot_reward`.
     """
     import numpy as np
 
@@ -98,9 +98,9 @@ def of_slots(
     return np.where(default, definition.default, total), default
 
 
-def of_pages(definition: Reward, *, n: int, page: Ids, kind: Ids, value: Array, age_us: Ids) -> Array:
-    """Rewards from the events of n pages themselves inside the window, (n,): `of_page` for many at once; the arrays
-    are as in `of_slots`."""
+def page_rewards(definition: Reward, *, n: int, page: Ids, kind: Ids, value: Array, age_us: Ids) -> Array:
+    """Rewards from the events of n pages themselves inside the window, (n,): `page_reward` for many at once; the arrays
+    are as in `slot_rewards`."""
     counts = (kind >= 0) & (age_us <= definition.window_us)
     return _sums(definition, n=n, row=page[counts], kind=kind[counts], value=value[counts])
 
@@ -114,8 +114,8 @@ def _sums(definition: Reward, *, n: int, row: Ids, kind: Ids, value: Array) -> A
         return np.bincount(row, weights=weight[kind] * value, minlength=n).astype(np.float64)
     sums = np.zeros(n)
     for index, (name, weight_of_kind) in enumerate(definition.weights.items()):
-        of_kind = kind == index
-        total = np.bincount(row[of_kind], weights=value[of_kind], minlength=n)
+        has_kind = kind == index
+        total = np.bincount(row[has_kind], weights=value[has_kind], minlength=n)
         transform = definition.transforms.get(name, Transform())
         if transform.cap is not None:
             total = np.minimum(total, transform.cap)
@@ -141,8 +141,8 @@ def largest(definition: Reward) -> float:
     if definition.clip_high is not None:
         return max(definition.default, definition.clip_high)
     transforms = ((definition.transforms.get(kind, Transform()), weight) for kind, weight in definition.weights.items())
-    most = [weight * _transform(transform, transform.cap or 1.0) for transform, weight in transforms if weight > 0]
-    return max(definition.default, fsum(most))
+    terms = [weight * _transform(transform, transform.cap or 1.0) for transform, weight in transforms if weight > 0]
+    return max(definition.default, fsum(terms))
 
 
 def within_unit_hint(definition: Reward) -> str:
@@ -163,10 +163,10 @@ def within_unit_hint(definition: Reward) -> str:
         *([f"--late {definition.late}"] if definition.late != "count" else []),
     ]
     command = f"rlrec reward define {definition.name[:59]}-unit '{', '.join(terms)}' {' '.join(options)}"
-    most = f"the most that a slot earns{'' if clipped else ' with one event of each kind'}"
+    unit_text = f"the most that a slot earns{'' if clipped else ' with one event of each kind'}"
     if "reward" in definition.weights and not clipped:
-        most += " of at most 1 (for ratings up to 5 divide the weight of `reward` by 5)"
-    return f"`{command}` counts in units of {unit:g}, {most}; --reward {definition.name} still judges in its own"
+        unit_text += " of at most 1 (for ratings up to 5 divide the weight of `reward` by 5)"
+    return f"`{command}` counts in units of {unit:g}, {unit_text}; --reward {definition.name} still judges in its own"
 
 
 def weights(text: Mapping[str, float]) -> dict[str, float]:

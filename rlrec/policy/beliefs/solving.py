@@ -137,10 +137,10 @@ def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Ar
     (m, p), q = z.shape, pool.gram.shape[-1]
     # A: sums of zz' (x) gram over the arms, axes in the order of the Kronecker product
     flat = pool.gram.reshape(*pool.gram.shape[:-2], q * q)
-    both = (z[:, :, None] * z[:, None, :]).reshape(m, p * p).T @ flat
-    a = both.reshape(*both.shape[:-2], p, p, q, q).swapaxes(-2, -3).reshape(*both.shape[:-2], p * q, p * q)
+    products = (z[:, :, None] * z[:, None, :]).reshape(m, p * p).T @ flat
+    a = products.reshape(*products.shape[:-2], p, p, q, q).swapaxes(-2, -3).reshape(*products.shape[:-2], p * q, p * q)
     # b: sums of z (x) response
-    b = (z.T @ pool.response).reshape(*both.shape[:-2], p * q)
+    b = (z.T @ pool.response).reshape(*products.shape[:-2], p * q)
     b[..., :1] += response
     weights, root = _solve(a + ridge * np.eye(p * q), b)
     return weights.reshape(*weights.shape[:-1], p, q), root

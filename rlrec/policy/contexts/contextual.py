@@ -34,9 +34,8 @@ class Design:
         """The design from what `to_json` gave."""
         anchor = {int(arm): np.array(weights, np.float64) for arm, weights in document.get("anchor", {}).items()}
         columns = np.frombuffer(b64decode(document.get("columns", "")), "<i4").astype(np.int64)
-        return cls(
-            context=Encoder.of(document["context"]), arm=Encoder.of(document["arm"]), anchor=anchor, columns=columns
-        )
+        context, arm = Encoder.parse(document["context"]), Encoder.parse(document["arm"])
+        return cls(context=context, arm=arm, anchor=anchor, columns=columns)
 
     def to_json(self) -> dict[str, Any]:
         """The design as JSON."""

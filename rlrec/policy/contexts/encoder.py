@@ -62,7 +62,7 @@ class Encoder:
         self._check_names()
 
     @classmethod
-    def of(cls, spec: Mapping[str, Any]) -> Self:
+    def parse(cls, spec: Mapping[str, Any]) -> Self:
         """The encoder of a spec, stored or declared by a person. Raises InputError naming what is wrong with it."""
         if not isinstance(spec, Mapping):
             raise InputError(f"features are {quote(spec)}", hint=_HINT)
@@ -100,19 +100,19 @@ class Encoder:
     def __hash__(self) -> int:
         return hash((self.intercept, self.fields, self.columns))
 
-    def check(self, values: Mapping[str, Any], *, what: str = "context") -> None:
+    def check(self, values: Mapping[str, Any], *, subject: str = "context") -> None:
         """Raises InputError, with its field, where a value is not what was declared.
 
         Missing values, null, categories that are not listed and fields that are not read are fine."""
         for reader in self.fields:
             value = value_of(values, reader.name)
             if value is not None and (expected := reader.mismatch(value)):
-                raise _unfit(what, reader.name, value, hint=f"the policy reads {expected}")
+                raise _unfit(subject, reader.name, value, hint=f"the policy reads {expected}")
         for name, value in values.items() if self.columns else ():
             try:
                 json.dumps(value, allow_nan=False)
             except ValueError:
-                raise _unfit(what, name, value, hint="give finite numbers") from None
+                raise _unfit(subject, name, value, hint="give finite numbers") from None
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Array:
         """Features of n objects, (n, columns); values that are unknown, missing or of another type count 0."""
@@ -142,8 +142,8 @@ class Encoder:
     def _check_names(self) -> None:
         if not self.width:
             raise InputError("features have no columns", hint="give them an intercept, or fields")
-        if self.width > features.MOST + WIDEST:
-            hint = f"give at most {features.MOST + WIDEST}: hash into fewer"
+        if self.width > features.MAX_COLUMNS + WIDEST:
+            hint = f"give at most {features.MAX_COLUMNS + WIDEST}: hash into fewer"
             raise InputError(f"features have {self.width} columns", hint=hint)
         if self.is_sparse:  # too many to name each time; the names only show
             return
@@ -154,11 +154,11 @@ class Encoder:
 _NO_ENTRIES = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
 
 
-def _unfit(what: str, name: str, value: Any, *, hint: str) -> InputError:
-    return InputError(f"{quote(name)} is {quote(value)}", hint=hint, field=f"{what}.{name}")
+def _unfit(subject: str, name: str, value: Any, *, hint: str) -> InputError:
+    return InputError(f"{quote(name)} is {quote(value)}", hint=hint, field=f"{subject}.{name}")
 
 
-FEW = 8  # columns into which a fitted encoder hashes the values that it does not list
+HASHED_COLUMNS = 8  # columns into which a fitted encoder hashes the values that it does not list
 _DISTINCT = 10_000  # texts that are counted one by one
 _FIELDS = 1_000  # that are counted
 _ENORMOUS = 1e100  # a number whose square is still far from the largest
@@ -180,11 +180,11 @@ class EncoderFit:
         while waiting:
             for name, value in waiting:
                 columns[name].append(value)
-            within = ((name, objects(value)) for name, value in waiting if isinstance(value, dict | list))
-            items = ((name, item) for name, inner in within for row in inner for item in row.items())
+            nested = ((name, objects(value)) for name, value in waiting if isinstance(value, dict | list))
+            items = ((name, item) for name, inner in nested for row in inner for item in row.items())
             waiting = [(f"{name}.{key}", value) for name, (key, value) in items]
-        more = EncoderFit({name: _count_values(values) for name, values in columns.items() if is_name(name)})
-        self.fields = (self + more).fields
+        batch = EncoderFit({name: _count_values(values) for name, values in columns.items() if is_name(name)})
+        self.fields = (self + batch).fields
 
     def __add__(self, other: EncoderFit) -> EncoderFit:
         added = dict(self.fields)
@@ -193,17 +193,17 @@ class EncoderFit:
                 added[name] = added[name] + values if name in added else values
         return EncoderFit(added)
 
-    def spec(self, most: int = 20, *, widest: int = WIDEST) -> dict[str, Any]:
+    def spec(self, max_values: int = 20, *, widest: int = WIDEST) -> dict[str, Any]:
         """An encoder for such objects, as JSON, of at most `widest` columns.
 
         A field is of the type that more than half of its values have: numbers get their mean and standard deviation,
-        texts and lists of texts a column for each of the `most` frequent and a hash for the others, vectors have one
-        length; `a.b` is the field b of objects in a. Fields without such a type are left out. An encoder that is too
-        wide lists fewer texts, then drops its widest fields, of these the rarest first."""
+        texts and lists of texts a column for each of the `max_values` most frequent and a hash for the others, vectors
+        have one length; `a.b` is the field b of objects in a. Fields without such a type are left out. An encoder that
+        is too wide lists fewer texts, then drops its widest fields, of these the rarest first."""
         by_name = sorted(self.fields.items())
         fields: list[Field] = []
-        for listed in range(most, -1, -1):
-            suggested = (values.field(name, most=most, listed=listed) for name, values in by_name)
+        for n_listed in range(max_values, -1, -1):
+            suggested = (values.field(name, max_values=max_values, n_listed=n_listed) for name, values in by_name)
             fields = _without_clashes(field for field in suggested if field)
             if _width(fields) <= widest:
                 break
@@ -261,9 +261,9 @@ class _FieldValues:
         """Texts, the most frequent first, then by name."""
         return _by_frequency(self.words)
 
-    def field(self, name: str, *, most: int, listed: int) -> Field | None:
+    def field(self, name: str, *, max_values: int, n_listed: int) -> Field | None:
         """The field that these values suggest; None where they suggest none. A hash that would take more columns than
-        it saves is not used, unless there are more than `most` texts."""
+        it saves is not used, unless there are more than `max_values` texts."""
         kind = next((kind for kind, times in self.kinds.items() if 2 * times > self.total), None)
         if kind == "number":
             return self._number(name)
@@ -273,10 +273,10 @@ class _FieldValues:
             return Vector(name, max(self.lengths))
         if kind not in ("category", "list"):
             return None
-        every = not self.words[None] and len(self.by_frequency) <= min(most, listed + FEW)
-        values = tuple(self.by_frequency if every else self.by_frequency[:listed])
+        lists_all = not self.words[None] and len(self.by_frequency) <= min(max_values, n_listed + HASHED_COLUMNS)
+        values = tuple(self.by_frequency if lists_all else self.by_frequency[:n_listed])
         field = Category if kind == "category" else TextSet
-        return field(name, values, hash=0 if every else FEW)
+        return field(name, values, hash=0 if lists_all else HASHED_COLUMNS)
 
     def _number(self, name: str) -> Number:
         """Mean and deviation to six digits of the latter, so that sums in another order give the same spec."""
@@ -295,7 +295,7 @@ def _count_values(values: Iterable[Any]) -> _FieldValues:
     mean = float(numbers.mean())
     words = chain(grouped["category"], chain.from_iterable(map(set, grouped["list"])))
     return _FieldValues(
-        kinds=Counter({kind: len(those) for kind, those in grouped.items() if kind and those}),
+        kinds=Counter({kind: len(members) for kind, members in grouped.items() if kind and members}),
         count=len(grouped["number"]),
         mean=mean,
         squares=float(np.square(numbers - mean).sum()),

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from rlrec.arrays import Array, Index, look_up, piece_rows, run_starts
 
 WIDTH = 64
-MOST = 1 << 18  # columns of any hash; a shorter one takes the lowest bits of the same number
+MAX_COLUMNS = 1 << 18  # columns of any hash; a shorter one takes the lowest bits of the same number
 NUMBERS = frozenset({int, float})
 _LARGEST = sys.float_info.max
 _CELLS = 1 << 21  # products of entries that are held at a time
@@ -46,7 +46,7 @@ class Sparse:
         return cls(np.zeros(n + 1, np.int32), np.empty(0, np.int32), np.empty(0))
 
     @classmethod
-    def joined(cls, parts: Sequence[Sparse]) -> Sparse:
+    def concatenate(cls, parts: Sequence[Sparse]) -> Sparse:
         """The contexts of several, one after another."""
         counts = np.concatenate([np.diff(piece.start) for piece in parts])
         column, value = (np.concatenate([getattr(piece, name) for piece in parts]) for name in ("column", "value"))
@@ -63,13 +63,13 @@ class Sparse:
     def __getitem__(self, rows: int | slice | Index) -> Sparse:
         """A context by itself, those of a range, or those of these rows, in that order."""
         if isinstance(rows, np.ndarray):
-            entries, which = self.entries(rows)
-            start = np.r_[0, np.cumsum(np.bincount(which, minlength=len(rows)))].astype(np.int32)
+            entries, row = self.entries(rows)
+            start = np.r_[0, np.cumsum(np.bincount(row, minlength=len(rows)))].astype(np.int32)
             return Sparse(start, self.column[entries], self.value[entries])
         first, last = (rows, rows + 1) if isinstance(rows, int) else rows.indices(len(self))[:2]
         start = self.start[first : last + 1]
-        some = slice(start[0], start[-1])
-        return Sparse(start - start[0], self.column[some], self.value[some], single=isinstance(rows, int))
+        span = slice(start[0], start[-1])
+        return Sparse(start - start[0], self.column[span], self.value[span], single=isinstance(rows, int))
 
     def __iter__(self) -> Iterator[Sparse]:
         return map(self.__getitem__, range(len(self)))
@@ -79,22 +79,22 @@ class Sparse:
         """The context of each entry, (e,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
-    def among(self, columns: Index) -> Sparse:
+    def select_columns(self, columns: Index) -> Sparse:
         """The entries on some columns, ascending, numbered by their index among these."""
-        index, among = look_up(columns, self.column)
-        start = np.r_[0, np.cumsum(among)][self.start].astype(np.int32)
-        return Sparse(start, index[among].astype(np.int32), self.value[among], single=self.single)
+        index, is_selected = look_up(columns, self.column)
+        start = np.r_[0, np.cumsum(is_selected)][self.start].astype(np.int32)
+        return Sparse(start, index[is_selected].astype(np.int32), self.value[is_selected], single=self.single)
 
     def times(self, weights: Array) -> Array:
         """The product with weights of columns (c, m), (n, m)."""
         product = np.zeros((len(self), weights.shape[1]), weights.dtype)
         step = max(1, _CELLS * len(self) // max(1, weights.shape[1] * len(self.column)))
         for first in range(0, len(self), step):
-            some = self[first : first + step]
-            filled = np.flatnonzero(np.diff(some.start))
+            chunk = self[first : first + step]
+            filled = np.flatnonzero(np.diff(chunk.start))
             if len(filled):
-                entries = weights[some.column] * some.value[:, None]
-                product[first + filled] = np.add.reduceat(entries, some.start[filled], axis=0)
+                entries = weights[chunk.column] * chunk.value[:, None]
+                product[first + filled] = np.add.reduceat(entries, chunk.start[filled], axis=0)
         return product
 
     def transposed_times(self, values: Array, width: int) -> Array:
@@ -133,7 +133,7 @@ def add_up(n: int, columns: int, row: Index, column: npt.NDArray[Any], value: Ar
 
 
 def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
-    """Features of contexts in a power of two of columns, up to MOST, each a sum of few.
+    """Features of contexts in a power of two of columns, up to MAX_COLUMNS, each a sum of few.
 
     A number counts as asinh(number) under its key, so that a price does not drown a flag; text, true, false and null
     count 1 under key and value; lists and objects count item by item. Keys that share a column add up there, with
@@ -186,13 +186,13 @@ def _codes(names: Sequence[str], values: Sequence[Any]) -> Index:
 
 
 class _Cache(dict[str, Any]):
-    """The result of `make` for each text; emptied when it holds `most`."""
+    """The result of `make` for each text; emptied when it holds `max_entries`."""
 
-    def __init__(self, most: int, make: Callable[[str], Any]) -> None:
-        self.most, self.make = most, make
+    def __init__(self, max_entries: int, make: Callable[[str], Any]) -> None:
+        self.max_entries, self.make = max_entries, make
 
     def __missing__(self, text: str) -> Any:
-        if len(self) >= self.most:
+        if len(self) >= self.max_entries:
             self.clear()
         self[text] = result = self.make(text)
         return result
@@ -240,6 +240,6 @@ def _squeeze(values: Sequence[float]) -> Array:
 
 @lru_cache(maxsize=100_000)
 def column_of(name: str) -> tuple[int, float]:
-    """Column and sign of a name, among MOST columns."""
+    """Column and sign of a name, among MAX_COLUMNS columns."""
     bits = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
-    return (bits >> 1) % MOST, 1.0 if bits & 1 else -1.0
+    return (bits >> 1) % MAX_COLUMNS, 1.0 if bits & 1 else -1.0

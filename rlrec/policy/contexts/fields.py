@@ -152,8 +152,8 @@ class Words(Field):
 
     @property
     def names(self) -> tuple[str, ...]:
-        listed = (f"{self.name}{self.mark}{value}" for value in self.values)
-        return (*listed, *(f"{self.name}#{at}" for at in range(self.hash)))
+        value_names = (f"{self.name}{self.mark}{value}" for value in self.values)
+        return (*value_names, *(f"{self.name}#{at}" for at in range(self.hash)))
 
     @property
     def width(self) -> int:
@@ -276,16 +276,16 @@ def _full(written: Any) -> Mapping[str, Any]:
     for key, (kind, parameter) in _SHORT.items():
         clash = key != parameter and parameter in written
         if "type" not in written and key in written and not clash:
-            others = {other: value for other, value in written.items() if other != key}
-            return {**others, "type": kind, parameter: written[key]}
+            parameters = {name: value for name, value in written.items() if name != key}
+            return {**parameters, "type": kind, parameter: written[key]}
     return written
 
 
-def check_hash(what: str, columns: Any) -> None:
+def check_hash(subject: str, columns: Any) -> None:
     """Raises InputError unless something can be hashed into so many columns."""
     if type(columns) is not int or columns not in HASHES:
         hint = f"give 0 or a power of two up to {HASHES[-1]}"
-        raise InputError(f"hash of {what} is {quote(columns)}", hint=hint)
+        raise InputError(f"hash of {subject} is {quote(columns)}", hint=hint)
 
 
 def is_name(name: Any) -> bool:
@@ -299,8 +299,8 @@ def value_of(values: Mapping[str, Any], name: str) -> Any:
     if value is not None or "." not in name:
         return value
     head, _, path = name.partition(".")
-    within = (value_of(inner, path) for inner in objects(values.get(head)))
-    return next((value for value in within if value is not None), None)
+    nested = (value_of(inner, path) for inner in objects(values.get(head)))
+    return next((value for value in nested if value is not None), None)
 
 
 def objects(value: Any) -> list[Mapping[str, Any]]:

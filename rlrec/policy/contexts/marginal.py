@@ -34,7 +34,7 @@ def weights(sums: Array, mean: Array, *, ridge: float, anchor: Array | float = 0
 def scores(x: Sparse, columns: Index, weights: Array, mean: Array) -> Array:
     """Mean reward of m arms in n contexts, (n, m), by the weights (c, m) of their columns, ascending, and the arms'
     means without any."""
-    return mean + x.among(columns).times(weights)
+    return mean + x.select_columns(columns).times(weights)
 
 
 _ARM_BITS = 40  # of a key, below its column
@@ -49,7 +49,7 @@ class Anchor:
     value: Array
 
     @classmethod
-    def of(cls, packed: Iterable[tuple[int, bytes]]) -> Self:
+    def from_packed(cls, packed: Iterable[tuple[int, bytes]]) -> Self:
         """The anchor from what `packed` gave, arm by arm."""
         keys, values = [np.empty(0, np.int64)], [np.empty(0)]
         for arm, row in packed:
@@ -67,11 +67,11 @@ class Anchor:
         weight[has_weight] = self.value[index[has_weight]]
         return weight
 
-    def predicted(self, x: Sparse, which: Index, arm: Ids) -> Array:
+    def predicted(self, x: Sparse, context_index: Index, arm: Ids) -> Array:
         """Predictions of the rewards of slots, (n,), beside their arms' means; which (n,): the context of each."""
         if not len(self.key):
             return np.zeros(len(arm))
-        entries, row = x.entries(which)
+        entries, row = x.entries(context_index)
         products = x.value[entries] * self.at(x.column[entries], arm[row])
         return np.bincount(row, products, len(arm)).astype(np.float64)
 
@@ -82,7 +82,7 @@ def fit(x: Sparse, *, pulls: Array, reward: Array, ridge: float, intercept: bool
     x: of its slots; pulls, reward (n,): how often each counts, and its reward, counted so. Source: Hestenes & Stiefel
     1952."""
     columns = np.unique(x.column).astype(np.int64)
-    x, total = x.among(columns), float(pulls.sum())
+    x, total = x.select_columns(columns), float(pulls.sum())
 
     def product(v: Array) -> Array:
         predicted = x.times(v[:, None])[:, 0]
@@ -99,6 +99,6 @@ def fit(x: Sparse, *, pulls: Array, reward: Array, ridge: float, intercept: bool
         image = product(direction)
         step = square / float(direction @ image)
         weights, residual = weights + step * direction, residual - step * image
-        square, before = float(residual @ residual), square
-        direction = residual + square / before * direction
+        square, last_square = float(residual @ residual), square
+        direction = residual + square / last_square * direction
     return columns.astype("<i4").tobytes() + weights.astype("<f8").tobytes()

@@ -28,12 +28,12 @@ class PooledOrders:
     def __init__(self, orders: Sequence[ContinuousOrder], *, positions: int) -> None:
         origin = max(order.origin for order in orders)
         first = np.array([order.first + (order.origin - origin) for order in orders])
-        pairs, which = distinct_rows(np.column_stack([first.ravel(), np.ravel([order.second for order in orders])]))
+        pairs, pair = distinct_rows(np.column_stack([first.ravel(), np.ravel([order.second for order in orders])]))
         # every score may be the best of some case
         self.table, row = tabulate(
-            orders[0].density(*pairs.T.copy()), np.ones(len(pairs)), ranks=len(pairs), together=positions
+            orders[0].density(*pairs.T.copy()), np.ones(len(pairs)), ranks=len(pairs), n_densities=positions
         )
-        self.rows: Index = row[which].reshape(first.shape)
+        self.rows: Index = row[pair].reshape(first.shape)
 
     def ranks(self, size: int) -> Array:
         """Probability that each arm stands at rank 1..size of its case, (u, size, s)."""
@@ -51,17 +51,17 @@ class PooledOrders:
         """`DrawnOrder.each_position` of slates (n, k) of arms 0..s - 1, in order of cases (n,) and of the slates."""
         table, number, begins = self.table, np.arange(len(case)), np.ones(len(case), np.bool_)
         begins[1:] = case[1:] != case[:-1]
-        of_prefix, first = self.rows[case[begins]], number[begins]
+        prefix_rows, first = self.rows[case[begins]], number[begins]
         weights = descend(
-            table, table.log_cdf[of_prefix].sum(axis=1), arms=self.rows.shape[1], slates=slates,
-            rows=self.rows[case[:, None], slates], above=np.cumsum(begins) - 1, floors=floors,
+            table, table.log_cdf[prefix_rows].sum(axis=1), arms=self.rows.shape[1], slates=slates,
+            rows=self.rows[case[:, None], slates], prefix=np.cumsum(begins) - 1, floors=floors,
         )  # fmt: skip
-        for position, (weight, above, begins) in enumerate(weights):
-            probability = np.einsum("ux,usx->us", weight, table.hazard[of_prefix])
+        for position, (weight, prefix, begins) in enumerate(weights):
+            probability = np.einsum("ux,usx->us", weight, table.hazard[prefix_rows])
             probability[np.arange(len(first))[:, None], slates[first, :position]] = 0.0
-            yield probability / probability.sum(axis=1, keepdims=True), above
+            yield probability / probability.sum(axis=1, keepdims=True), prefix
             first = number[begins]
-            of_prefix = self.rows[case[first]]
+            prefix_rows = self.rows[case[first]]
 
 
 def pooled(orders: Sequence[Order], *, positions: int) -> PooledOrders | None:
@@ -69,8 +69,8 @@ def pooled(orders: Sequence[Order], *, positions: int) -> PooledOrders | None:
     continuous = [order for order in map(_continuous, orders) if order is not None]
     if len(continuous) < max(len(orders), _FEWEST) or len({order.density for order in continuous}) > 1:
         return None
-    together = PooledOrders(continuous, positions=positions)
-    return together if len(together.table.nodes) <= _NODES else None
+    pooled_orders = PooledOrders(continuous, positions=positions)
+    return pooled_orders if len(pooled_orders.table.nodes) <= _NODES else None
 
 
 def _continuous(order: Order) -> ContinuousOrder | None:

@@ -49,8 +49,8 @@ def fit(sums: ValueSums) -> Array:
 
 def values(x: Array, fold: Ids, coefficients: Array) -> Array:
     """Value of each state, (n,), in the unit of the return."""
-    each = coefficients[fold]
-    return each[:, 0] + np.einsum("nd,nd->n", x, each[:, 1:])
+    weights = coefficients[fold]
+    return weights[:, 0] + np.einsum("nd,nd->n", x, weights[:, 1:])
 
 
 def rloo(returns: Array, step: Ids) -> Array:
@@ -59,6 +59,6 @@ def rloo(returns: Array, step: Ids) -> Array:
 
     returns (n,); step (n,): of its visit. Source: own derivation (a mean without one term is independent of it)."""
     count, total = np.bincount(step), np.bincount(step, weights=returns)
-    others = count[step] - 1
+    n_others = count[step] - 1
     everyone = (returns.sum() - returns) / max(1, len(returns) - 1)
-    return np.where(others > 0, (total[step] - returns) / np.maximum(others, 1), everyone)
+    return np.where(n_others > 0, (total[step] - returns) / np.maximum(n_others, 1), everyone)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, look_up, run_starts
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, Examined, between, unchecked_copy
+from rlrec.policy.beliefs.base import Belief, Examined, check_between, unchecked_copy
 from rlrec.policy.contexts.contextual import ContextualPolicy
 from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.contexts.features import Sparse
@@ -29,7 +29,7 @@ Parameters = dict[str, Array]
 LINEAR, BILINEAR = "linear", "bilinear"
 SESSION = ("step", "gap", "reward", "last", "variety")  # features of any visit
 MEMORY = ("count", "faded", "last", "earned")  # features of an arm by what the visit has shown of it
-OF_ARM, OF_ALL = ("bias", "linear", "own"), ("cross", "history", "similar")
+ARM_PARAMETERS, SHARED_PARAMETERS = ("bias", "linear", "own"), ("cross", "history", "similar")
 MINUTE = 60.0
 RECENCY = 0.7
 
@@ -62,7 +62,7 @@ class State:
         words = None if self.words is None else self.words[rows]
         return State(self.x[rows], row[entries], self.arm[entries], self.memory[entries], words)
 
-    def between(self, start: int, end: int) -> State:
+    def slice_rows(self, start: int, end: int) -> State:
         """The states from `start` to before `end`; `row` has to ascend."""
         low, high = np.searchsorted(self.row, (start, end)).tolist()
         words = None if self.words is None else self.words[start:end]
@@ -96,8 +96,8 @@ class Gradient(ContextualPolicy, Examined):
     def __post_init__(self) -> None:
         if self.model not in (LINEAR, BILINEAR):
             raise InputError(f"model is {self.model!r}", hint=f"it is {LINEAR} or {BILINEAR}")
-        between("temperature", self.temperature, 1e-9, 1e9)
-        between("recency", self.recency, 0, 1)
+        check_between("temperature", self.temperature, 1e-9, 1e9)
+        check_between("recency", self.recency, 0, 1)
         super().__post_init__()
         if self.is_sparse and self.model == BILINEAR:
             raise InputError(
@@ -121,7 +121,7 @@ class Gradient(ContextualPolicy, Examined):
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the features of a state, (d,); weights of words stand behind those of these."""
-        similar = (f"{how}:{name}" for how in ("shown", "faded") for name in self.design.arm.names)
+        similar = (f"{statistic}:{name}" for statistic in ("shown", "faded") for name in self.design.arm.names)
         return (*self._context_names, *(f"session:{name}" for name in SESSION), *similar)
 
     @property
@@ -133,7 +133,7 @@ class Gradient(ContextualPolicy, Examined):
         """States by their encoded context (n, q) and history; described (e, p): features of the arms remembered."""
         n, rows, words = len(history), history.rows, None
         if self.is_sparse:
-            words = context.among(self.design.columns)
+            words = context.select_columns(self.design.columns)
             context = np.ones((n, len(self._context_names)))
         faded: Array = np.power(self.recency, history.ago - 1.0)
         # features of the arms remembered
@@ -155,36 +155,36 @@ class Gradient(ContextualPolicy, Examined):
     def nothing(self, arms: int) -> Parameters:
         """Parameters that know nothing: every arm is as good as any other."""
         d, p, h = len(self.names) + len(self.design.columns), len(self.design.arm.names), len(MEMORY)
-        of_arm = {"bias": (arms,), "linear": (arms, d if self.model == LINEAR else 0), "own": (arms, h)}
-        of_all = {"cross": (p, d if self.model == BILINEAR else 1), "history": (h,), "similar": (p,)}
-        return {name: np.zeros(shape) for name, shape in (of_arm | of_all).items()}
+        arm_shapes = {"bias": (arms,), "linear": (arms, d if self.model == LINEAR else 0), "own": (arms, h)}
+        shared_shapes = {"cross": (p, d if self.model == BILINEAR else 1), "history": (h,), "similar": (p,)}
+        return {name: np.zeros(shape) for name, shape in (arm_shapes | shared_shapes).items()}
 
     def with_columns(self, columns: Ids, parameters: Parameters) -> tuple[Gradient, Parameters]:
         """The policy that weighs these columns of sparse contexts, too, and its parameters: 0 for those that are
         new."""
-        d, before = len(self.names), self.design.columns
-        columns = np.union1d(before, columns)
+        d, old_columns = len(self.names), self.design.columns
+        columns = np.union1d(old_columns, columns)
         linear = np.zeros((len(parameters["linear"]), d + len(columns)))
         linear[:, :d] = parameters["linear"][:, :d]
-        linear[:, d + np.searchsorted(columns, before)] = parameters["linear"][:, d:]
+        linear[:, d + np.searchsorted(columns, old_columns)] = parameters["linear"][:, d:]
         policy = unchecked_copy(self, design=replace(self.design, columns=columns))
         return policy, {**parameters, "linear": linear}
 
     def pack(self, parameters: Parameters) -> tuple[Array, dict[str, Any]]:
         """Parameters as they are stored: a row for each arm, (m, 5 + d), and the others as JSON."""
         rows = np.hstack([parameters["bias"][:, None], parameters["linear"], parameters["own"]])
-        return rows, {name: parameters[name].tolist() for name in OF_ALL}
+        return rows, {name: parameters[name].tolist() for name in SHARED_PARAMETERS}
 
     def unpack(self, rows: Array, shared: Mapping[str, Any]) -> Parameters:
         """Parameters from what `pack` gave; those that `shared` lacks know nothing."""
         zeros = self.nothing(0)
         d = zeros["linear"].shape[1]
-        of_all = {
+        shared_values = {
             name: np.array(shared[name], np.float64).reshape(zeros[name].shape) if name in shared else zeros[name]
-            for name in OF_ALL
+            for name in SHARED_PARAMETERS
         }
         rows = rows.reshape(-1, 1 + d + len(MEMORY))
-        return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + d], "own": rows[:, 1 + d :], **of_all}
+        return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + d], "own": rows[:, 1 + d :], **shared_values}
 
     def effective(self, parameters: Parameters, described: Array) -> tuple[Array, Array, Array]:
         """Effective parameters of m arms, given their features (m, p): weights of a state (m, d), bias (m,) and weights
@@ -224,7 +224,7 @@ class Gradient(ContextualPolicy, Examined):
         if not self.is_sparse:
             return x @ weights[:, : x.shape[-1]].T + bias
         by_intercept = weights[:, : len(self._context_names)].sum(axis=1)
-        score = bias + by_intercept + x.among(self.design.columns).times(weights[:, len(self.names) :].T)
+        score = bias + by_intercept + x.select_columns(self.design.columns).times(weights[:, len(self.names) :].T)
         return score[0] if x.single else score
 
     def _trained(self, belief: Belief) -> tuple[Array, Array, Array]:
@@ -258,8 +258,8 @@ class Gradient(ContextualPolicy, Examined):
 
 def restrict(state: State, arms: Ids) -> State:
     """The states with the memory of these arms alone, ascending ids (m,); arms are numbered by their index in these."""
-    index, among = look_up(arms, state.arm)
-    return State(state.x, state.row[among], index[among], state.memory[among], state.words)
+    index, is_selected = look_up(arms, state.arm)
+    return State(state.x, state.row[is_selected], index[is_selected], state.memory[is_selected], state.words)
 
 
 def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:

@@ -53,8 +53,8 @@ class History:
     @classmethod
     def nothing(cls, n: int) -> History:
         """The histories of n first decisions."""
-        none, zeros = np.zeros(0, np.int64), np.zeros(n, np.int64)
-        return cls(zeros, np.zeros(n), zeros, np.zeros(n), np.zeros(n + 1, np.int64), none, none, np.zeros(0))
+        ids, zeros = np.zeros(0, np.int64), np.zeros(n, np.int64)
+        return cls(zeros, np.zeros(n), zeros, np.zeros(n), np.zeros(n + 1, np.int64), ids, ids, np.zeros(0))
 
     def __len__(self) -> int:
         return len(self.step)
@@ -93,15 +93,15 @@ class History:
         reals[layout.begin + 2] = self.reward[has]
         words[layout.begin + 3] = np.packbits(layout.bits, axis=1, bitorder="little").view("<i8")[:, 0]
         # the slots, and what they have earned
-        of_long = layout.of_long
-        words.view("<u4")[layout.shorts] = ((self.arm << BITS) + self.ago)[~of_long]
+        is_long = layout.slot_is_long
+        words.view("<u4")[layout.shorts] = ((self.arm << BITS) + self.ago)[~is_long]
         if layout.long.any():  # few are, and most have earned nothing
-            words[layout.longs] = np.column_stack([self.arm[of_long], self.ago[of_long]]).reshape(-1)
+            words[layout.longs] = np.column_stack([self.arm[is_long], self.ago[is_long]]).reshape(-1)
         if earning.any():
             reals[layout.values] = self.earned[earning]
-        joined, sizes = words.tobytes(), np.zeros(len(self), np.int64)
+        packed_bytes, sizes = words.tobytes(), np.zeros(len(self), np.int64)
         sizes[has] = WORD * layout.size
-        return [joined[low:high] for low, high in pairwise([0, *np.cumsum(sizes).tolist()])]
+        return [packed_bytes[low:high] for low, high in pairwise([0, *np.cumsum(sizes).tolist()])]
 
 
 class WordOffsets:
@@ -116,7 +116,7 @@ class WordOffsets:
         self.begin = np.cumsum(self.size) - self.size
 
     @property
-    def of_long(self) -> Flags:
+    def slot_is_long(self) -> Flags:
         """Whether each slot takes two words, (e,)."""
         return np.repeat(self.long, self.count)
 
@@ -161,10 +161,10 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
         raise _broken()
     # the slots: arm and ago
     slots, reals = np.empty((2, len(earning)), np.int64), words.view("<f8")
-    short, of_long = words.view("<u4")[layout.shorts].astype(np.int64), layout.of_long if long.any() else None
-    slots[:, slice(None) if of_long is None else ~of_long] = short >> BITS, short & LAST
-    if of_long is not None:
-        slots[:, of_long] = words[layout.longs].reshape(-1, 2).T
+    short, is_long = words.view("<u4")[layout.shorts].astype(np.int64), layout.slot_is_long if long.any() else None
+    slots[:, slice(None) if is_long is None else ~is_long] = short >> BITS, short & LAST
+    if is_long is not None:
+        slots[:, is_long] = words[layout.longs].reshape(-1, 2).T
     # what slots and visits have earned
     earned, (gap, reward), (shown, counts) = np.zeros(len(earning)), np.zeros((2, n)), np.zeros((2, n), np.int64)
     earned[earning] = reals[layout.values]
@@ -193,8 +193,8 @@ def is_packed(blob: bytes) -> bool:
 
 def sound(blobs: Sequence[bytes], step: Ints) -> Flags:
     """Which of these can be the histories of decisions, (n,): none at the first step (n,), and some at all others."""
-    some = np.fromiter(map(bool, blobs), np.bool_, len(blobs))
-    return np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (some == (step > 0))
+    has_bytes = np.fromiter(map(bool, blobs), np.bool_, len(blobs))
+    return np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (has_bytes == (step > 0))
 
 
 def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
@@ -204,8 +204,8 @@ def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
     for count, reward, (low, high) in zip(past.shown.tolist(), past.reward.tolist(), pairwise(past.start), strict=True):
         remembered = [{"arm": keys.get(arm), "ago": ago, "reward": earned} for arm, ago, earned in entries[low:high]]
         rewards = [entry["reward"] for entry in remembered[-RECENT:]]
-        of_slots = {"shown": count, "reward": reward, "rewards": rewards, "history": remembered}
-        shown.append(of_slots if remembered else {})
+        document = {"shown": count, "reward": reward, "rewards": rewards, "history": remembered}
+        shown.append(document if remembered else {})
     return shown
 
 
@@ -223,9 +223,9 @@ FIRST = ShownHistory(0.0, 0, 0.0, ())
 
 def pack(histories: Sequence[ShownHistory], ids: Mapping[str, int]) -> list[bytes]:
     """The bytes that decisions of another store hold. ids: of the arms there."""
-    gap_s, reward = (np.array([each[column] for each in histories], np.float64) for column in (0, 2))
-    shown, length = np.array([(each.shown, len(each.entries)) for each in histories], np.int64).reshape(-1, 2).T
-    entries = [entry for each in histories for entry in each.entries]
+    gap_s, reward = (np.array([row[column] for row in histories], np.float64) for column in (0, 2))
+    shown, length = np.array([(row.shown, len(row.entries)) for row in histories], np.int64).reshape(-1, 2).T
+    entries = [entry for row in histories for entry in row.entries]
     arm, ago = np.array([(ids[arm], ago) for arm, ago, _ in entries], np.int64).reshape(-1, 2).T
     earned = np.array([earned for *_, earned in entries], np.float64)
     step = length  # only whether it is 0 matters
@@ -242,20 +242,20 @@ def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory
 
 def _shown_history(state: Mapping[str, Any]) -> ShownHistory | None:
     try:
-        listed = [(row["arm"], row["ago"], row["reward"]) for row in state["history"]]
+        entries = [(row["arm"], row["ago"], row["reward"]) for row in state["history"]]
         step, gap_s, count, reward = (state[name] for name in ("step", "gap_s", *SHOWN[:2]))
-        newest = [earned for *_, earned in listed[-RECENT:]]
+        newest = [earned for *_, earned in entries[-RECENT:]]
         valid = (
-            0 < len(listed) <= REMEMBERED
-            and all(is_name(arm) and _is_count(ago) and 1 <= ago <= step for arm, ago, _ in listed)
-            and all(_is_number(number) for number in (gap_s, reward, *(earned for *_, earned in listed)))
-            and _is_count(count) and count >= len(listed)
+            0 < len(entries) <= REMEMBERED
+            and all(is_name(arm) and _is_count(ago) and 1 <= ago <= step for arm, ago, _ in entries)
+            and all(_is_number(number) for number in (gap_s, reward, *(earned for *_, earned in entries)))
+            and _is_count(count) and count >= len(entries)
             and 0 <= gap_s < 1e11
             and state.get("rewards", newest) == newest
         )  # fmt: skip
     except (KeyError, TypeError):
         return None
-    return ShownHistory(gap_s, count, reward, tuple(listed)) if valid else None
+    return ShownHistory(gap_s, count, reward, tuple(entries)) if valid else None
 
 
 def _is_count(value: object) -> bool:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rlrec.arrays import Array
 from rlrec.policy.gradients import reinforce
-from rlrec.policy.gradients.gradient import BILINEAR, OF_ARM, Gradient, Parameters, score_states
+from rlrec.policy.gradients.gradient import ARM_PARAMETERS, BILINEAR, Gradient, Parameters, score_states
 from rlrec.policy.gradients.reinforce import LoggedSlates, Objective
 from rlrec.policy.scores.floors import at_positions
 from rlrec.policy.slates import plackett_luce
@@ -38,12 +38,12 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
     from scipy.optimize import minimize
 
     free = _free(policy, start, contextual=contextual)
-    total, objective = sum(float(of_set.gain.sum()) for of_set in slates), Objective(corrected=False)
-    ridge = PAGE_RIDGE if any(of_set.shown.shape[1] > 1 for of_set in slates) else RIDGE
+    total, objective = sum(float(group.gain.sum()) for group in slates), Objective(corrected=False)
+    ridge = PAGE_RIDGE if any(group.shown.shape[1] > 1 for group in slates) else RIDGE
 
     def loss(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         parameters = _filled(start, free, values)
-        likely = sum(float(of_set.gain @ log_probability(policy, parameters, of_set)) for of_set in slates)
+        likely = sum(float(group.gain @ log_probability(policy, parameters, group)) for group in slates)
         gradient = reinforce.sums(policy, parameters, slates, objective).gradient
         slope = np.concatenate([gradient[name][free[name]] for name in free])
         return ridge * float(values @ values) - likely / total, 2 * ridge * values - slope / total
@@ -56,8 +56,8 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
 
 def log_probability(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -> Array:
     """Log of the probability of slates under the parameters, (n,)."""
-    of_arms = {name: parameters[name][slates.arms] for name in OF_ARM}
-    score = score_states(policy.effective({**parameters, **of_arms}, slates.described), slates.state)
+    arm_parameters = {name: parameters[name][slates.arms] for name in ARM_PARAMETERS}
+    score = score_states(policy.effective({**parameters, **arm_parameters}, slates.described), slates.state)
     temperature, floor = policy.temperature, policy.exploration
     return plackett_luce.log_joint(score, slates.shown, slates.eligible, temperature=temperature, floor=floor)
 
@@ -75,9 +75,9 @@ def _free(policy: Gradient, start: Parameters, *, contextual: bool) -> dict[str,
 def _filled(start: Parameters, free: dict[str, npt.NDArray[np.bool_]], values: npt.NDArray[np.float64]) -> Parameters:
     """The parameters with these values in place of the free ones."""
     parameters, first = dict(start), 0
-    for name, chosen in free.items():
-        many = int(chosen.sum())
+    for name, is_free in free.items():
+        n_free = int(is_free.sum())
         parameters[name] = start[name].copy()
-        parameters[name][chosen] = values[first : first + many]
-        first += many
+        parameters[name][is_free] = values[first : first + n_free]
+        first += n_free
     return parameters

@@ -20,7 +20,7 @@ from rlrec.records import add_each
 
 BIAS, WEIGHTS, ARM_MEMORY, HISTORY = "bias", "linear", "own", "history"
 FOLDS = 10  # sums of batches that are compared with each other
-MOST = 100  # batches: a pass over more of them leads as far as one over so many
+MAX_BATCHES = 100  # batches: a pass over more of them leads as far as one over so many
 DOUBT = 1.0  # standard errors by which the agreement of the batches is taken to be less than it looks
 
 
@@ -32,7 +32,7 @@ class FoldGradients:
     sizes: Sequence[int]
 
     @classmethod
-    def of(cls, gradients: Iterable[Parameters]) -> FoldGradients:
+    def from_batches(cls, gradients: Iterable[Parameters]) -> FoldGradients:
         """Every batch goes to the next fold."""
         sums, sizes = [Parameters() for _ in range(FOLDS)], [0] * FOLDS
         for number, gradient in enumerate(gradients):
@@ -53,11 +53,11 @@ class FoldGradients:
         if len(self.sums) < 2:
             return 0.0
         total = self.total
-        of_fold = np.array([
+        fold_products = np.array([
             sum(float((fold[name] * (total[name] - fold[name])).sum()) for name in names) for fold in self.sums
         ])  # fmt: skip
-        error = 2 * sqrt((1 - 1 / len(of_fold)) * float(((of_fold - of_fold.mean()) ** 2).sum()))
-        return max(0.0, float(of_fold.sum()) - DOUBT * error) / self._between
+        error = 2 * sqrt((1 - 1 / len(fold_products)) * float(((fold_products - fold_products.mean()) ** 2).sum()))
+        return max(0.0, float(fold_products.sum()) - DOUBT * error) / self._cross_fold_share
 
     def noise(self, name: str) -> float:
         """The squared length of the total of a group that is noise on average; 0 of a single fold."""
@@ -65,10 +65,10 @@ class FoldGradients:
             return 0.0
         total, batches = self.total[name], sum(self.sizes)
         residuals = (fold[name] - size / batches * total for fold, size in zip(self.sums, self.sizes, strict=True))
-        return sum(float((residual**2).sum()) for residual in residuals) / self._between
+        return sum(float((residual**2).sum()) for residual in residuals) / self._cross_fold_share
 
     @property
-    def _between(self) -> float:
+    def _cross_fold_share(self) -> float:
         """The share of all pairs of batches that lie in different folds."""
         return 1 - float(sum(size**2 for size in self.sizes)) / sum(self.sizes) ** 2
 
@@ -87,11 +87,11 @@ class MeanFeatures:
     def centred(self, gradient: Parameters) -> Parameters:
         """The gradient by features less their means; models without weights of states keep theirs."""
         bias = gradient[BIAS][:, None]
-        of_memory = bias * self.memory
+        mean_memory = bias * self.memory
         centred = {
             **gradient,
-            ARM_MEMORY: gradient[ARM_MEMORY] - of_memory,
-            HISTORY: gradient[HISTORY] - of_memory.sum(axis=0),
+            ARM_MEMORY: gradient[ARM_MEMORY] - mean_memory,
+            HISTORY: gradient[HISTORY] - mean_memory.sum(axis=0),
         }
         if not gradient[WEIGHTS].shape[1]:
             return centred
@@ -108,7 +108,7 @@ class MeanFeatures:
 @dataclass(frozen=True, eq=False)
 class NaturalSteps:
     """An ascent by natural steps. sizes: step size of each parameter; means: of the features. shared, shares (arms,): a
-    step of all biases, and by what their gradients make it: see `of`."""
+    step of all biases, and by what their gradients make it: see `from_gradients`."""
 
     sizes: Parameters
     means: MeanFeatures
@@ -116,7 +116,7 @@ class NaturalSteps:
     shares: Array
 
     @classmethod
-    def of(
+    def from_gradients(
         cls, gradients: FoldGradients, fisher: Parameters, means: MeanFeatures, *, decisions: float, slots: float
     ) -> NaturalSteps:
         """The steps that follow the posterior mean of each parameter's best value: a normal prior for every group,
@@ -130,19 +130,20 @@ class NaturalSteps:
         sizes, moved = Parameters(), 0.0
         shared = shares = np.zeros(len(fisher[BIAS]))
         for name, total in gradients.total.items():
-            of_fisher, signal = fisher[name], gradients.signal(name)
-            if signal <= 0 or not of_fisher.any():
+            information, signal = fisher[name], gradients.signal(name)
+            if signal <= 0 or not information.any():
                 sizes[name] = np.zeros_like(total)
                 continue
             # observations that the prior is worth, in units of the Fisher matrix
-            prior = gradients.noise(name) / float(of_fisher.sum()) * float((of_fisher**2).sum()) / signal
-            sizes[name] = np.where(of_fisher > 0, 1 / np.maximum(of_fisher + prior, 1e-300), 0.0)
+            prior = gradients.noise(name) / float(information.sum()) * float((information**2).sum()) / signal
+            sizes[name] = np.where(information > 0, 1 / np.maximum(information + prior, 1e-300), 0.0)
             change = sizes[name] * total
             if name == BIAS:
-                shared, shares = sizes[name] * prior, sizes[name] / float((sizes[name] * of_fisher).sum())
+                shared, shares = sizes[name] * prior, sizes[name] / float((sizes[name] * information).sum())
                 change = change + shared * float(shares @ total)
-            moved += float((of_fisher * change**2).sum())
-        unit = np.sqrt(slots / moved) * decisions * min(1.0, MOST / max(1, sum(gradients.sizes))) if moved else 0.0
+            moved += float((information * change**2).sum())
+        pace = min(1.0, MAX_BATCHES / max(1, sum(gradients.sizes)))
+        unit = np.sqrt(slots / moved) * decisions * pace if moved else 0.0
         return cls({name: unit * size for name, size in sizes.items()}, means, unit * shared, shares)
 
     def step(self, parameters: Parameters, gradient: Parameters, *, rate: float) -> Parameters:

@@ -11,15 +11,15 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.policy.gradients.gradient import OF_ARM, Gradient, Parameters, State, score_states
+from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, State, score_states
 from rlrec.policy.scores.floors import at_positions
 from rlrec.records import Sums
 
 CELLS = 1 << 19  # scores at a time: few enough to stay near the processor, and so many that each call is worth it
 HIGHEST = 700.0  # log of a weight that is cut to stay finite
-# exp of scores is taken relative to one BELOW the best of a chunk, and scores under LEAST count as LEAST: float32 holds
-# the squares then, none of them so small that a processor takes many times as long
-BELOW, LEAST = 36.0, -43.0
+# exp of scores is taken relative to one SCORE_SHIFT below the best of a chunk, and scores under LEAST count as LEAST:
+# float32 holds the squares then, none of them so small that a processor takes many times as long
+SCORE_SHIFT, LEAST = 36.0, -43.0
 DEEPEST = -300.0  # scores of arms shown, stored in float64, count from here on: slates may show all arms that are left
 
 
@@ -119,11 +119,11 @@ def sums(policy: Gradient, parameters: Parameters, batch: Iterable[LoggedSlates]
     gradient, names = zero_sums(parameters).gradient, [field.name for field in fields(GradientSums)[1:]]
     figures = dict.fromkeys(names, 0.0)
     for slates in batch:
-        of_arms = {name: values[slates.arms] for name, values in parameters.items() if name in OF_ARM}
-        effective = policy.effective({**parameters, **of_arms}, slates.described)
+        arm_parameters = {name: values[slates.arms] for name, values in parameters.items() if name in ARM_PARAMETERS}
+        effective = policy.effective({**parameters, **arm_parameters}, slates.described)
         by_effective = _effective_gradient(policy, effective, slates, objective, figures)
         for name, values in policy.parameter_gradient(*by_effective, described=slates.described).items():
-            gradient[name][slates.arms if name in OF_ARM else ...] += values
+            gradient[name][slates.arms if name in ARM_PARAMETERS else ...] += values
     return GradientSums(gradient, **figures)
 
 
@@ -144,8 +144,8 @@ def _effective_gradient(
         scored = chunk.slots() if objective.top else chunk.slates()
         for name, value in chunk.figures(scored).items():
             figures[name] += value
-        for total, more in zip(totals, chunk.by_effective(chunk.by_score(scored)), strict=True):
-            total += more
+        for total, increment in zip(totals, chunk.by_effective(chunk.by_score(scored)), strict=True):
+            total += increment
     return _centred(*totals)
 
 
@@ -188,16 +188,16 @@ class _Chunk:
         objective: Objective,
     ) -> None:  # fmt: skip
         self.temperature, self.floor, self.objective = policy.temperature, policy.exploration, objective
-        self.state = slates.state.between(rows.start, rows.stop)
+        self.state = slates.state.slice_rows(rows.start, rows.stop)
         self.shown, self.log_propensity = slates.shown[rows], slates.log_propensity[rows]
-        self.eligible = None if slates.eligible is None else slates.eligible[rows]
+        self.eligible = eligible = None if slates.eligible is None else slates.eligible[rows]
         columns = slates.gain[rows], slates.raw[rows], slates.scale[rows]
         self.gain, self.raw, self.scale = (values.reshape(len(values), -1) for values in columns)
         m = len(slates.arms)
         self.n_words = effective[0].shape[1] - self.state.x.shape[1]
         self.cells = self.state.row * m + self.state.arm
         self.at = self.shown + (np.arange(len(self.shown)) * m)[:, None]
-        self.many = np.full((len(self.shown), 1), m) if self.eligible is None else self.eligible.sum(1, keepdims=True)
+        self.n_eligible = np.full((len(self.shown), 1), m) if eligible is None else eligible.sum(1, keepdims=True)
         self._exponentiate(effective)
 
     def _exponentiate(self, effective: tuple[Array, Array, Array]) -> None:
@@ -208,22 +208,22 @@ class _Chunk:
         afterwards only for the entropy."""
         # all rows relative to the best score of the chunk
         logits = self._logits(effective, self.state)
-        logits -= logits.max() - BELOW
+        logits -= logits.max() - SCORE_SHIFT
         level = logits.reshape(-1)[self.at].astype(np.float64)
         other_exp = self._exp(logits, self.eligible)
         ones = np.ones(other_exp.shape[1], other_exp.dtype)
         # rows that lie too far below it
         far = np.flatnonzero(other_exp @ ones < 1)
         if len(far):
-            again = self._logits(effective, self.state.take(far))
+            far_logits = self._logits(effective, self.state.take(far))
             eligible = None if self.eligible is None else self.eligible[far]
             if eligible is not None:
-                again[~eligible] = -np.inf
-            again -= again.max(axis=1, keepdims=True)
-            level[far] = np.take_along_axis(again, self.shown[far], axis=1)
-            other_exp[far] = self._exp(again, eligible)
+                far_logits[~eligible] = -np.inf
+            far_logits -= far_logits.max(axis=1, keepdims=True)
+            level[far] = np.take_along_axis(far_logits, self.shown[far], axis=1)
+            other_exp[far] = self._exp(far_logits, eligible)
             if self.objective.entropy:
-                logits[far] = again
+                logits[far] = far_logits
         # the arms shown apart from the others
         other_exp.reshape(-1)[self.at] = 0
         level = np.maximum(level, DEEPEST)
@@ -249,23 +249,23 @@ class _Chunk:
     def slots(self) -> SlateScores:
         """The score functions of slots by themselves."""
         shown, total, top = self.shown_exp, self.total[:, None], self.objective.top
-        log_probability, share = self._mixed(shown / total, left=self.many, floors=at_positions(self.floor, 1))
+        log_probability, share = self._mixed(shown / total, left=self.n_eligible, floors=at_positions(self.floor, 1))
         # weights, and the derivative of the probability that one of K draws shows the arm
         probability = np.minimum(np.exp(log_probability), 1 - 1e-16)
         factor = top * np.exp((top - 1) * np.log1p(-probability)) * self.scale
         weight, lost = _clip(log_probability - self.log_propensity, self.objective)
         # squared length of the derivative by the logits
-        others = (shown**2).sum(axis=1, keepdims=True) - shown**2 if shown.shape[1] > 1 else 0.0
-        squares = self.other_squares[:, None] + np.maximum(others, 0.0)
+        other_shown = (shown**2).sum(axis=1, keepdims=True) - shown**2 if shown.shape[1] > 1 else 0.0
+        squares = self.other_squares[:, None] + np.maximum(other_shown, 0.0)
         square = share**2 * ((1 - shown / total) ** 2 + squares / total**2)
         return SlateScores(weight * factor, lost * factor, square, share / total, share, joint=False)
 
     def slates(self) -> SlateScores:
         """The score functions of slates by their joint probability: the softmax of the arms left, position by
         position."""
-        below = _running(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
-        total = self.other_sum[:, None] + below
-        left = self.many - np.arange(self.shown.shape[1])
+        tail_exp = _running(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
+        total = self.other_sum[:, None] + tail_exp
+        left = self.n_eligible - np.arange(self.shown.shape[1])
         log_probability, share = self._mixed(
             self.shown_exp / total, left=left, floors=at_positions(self.floor, left.shape[1])
         )
@@ -282,8 +282,8 @@ class _Chunk:
         # squared length of the derivative by the logits; an arm shown at a position is left down to there
         spread = share / total
         down_to = _running(spread)
-        of_others = down_to[:, -1] ** 2 * self.other_squares
-        square = of_others + ((share - self.shown_exp * down_to) ** 2).sum(axis=1)
+        other_square = down_to[:, -1] ** 2 * self.other_squares
+        square = other_square + ((share - self.shown_exp * down_to) ** 2).sum(axis=1)
         scale = self.scale
         return SlateScores(weight[:, None] * scale, lost[:, None] * scale, square[:, None], spread, share, joint=True)
 
@@ -298,17 +298,17 @@ class _Chunk:
         # of the arms shown
         weight = scored.weight * self.gain / self.temperature
         spread, dtype = weight * scored.spread, self.other_exp.dtype
-        every = spread.sum(axis=1, keepdims=True)
-        down_to = _running(spread) if scored.joint else every  # below an arm it is not left
+        total_spread = spread.sum(axis=1, keepdims=True)
+        down_to = _running(spread) if scored.joint else total_spread  # below an arm it is not left
         at_shown = weight * scored.share - self.shown_exp * down_to
         # of the others, in the memory of their exponentials
         derivative = self.other_exp
-        of_entropy = self._entropy_gradient() if self.objective.entropy else None
-        most = float(np.finfo(dtype).max) / 1e3  # beyond it all other arms were shown, or are not eligible
-        derivative *= -np.clip(every, -most, most).astype(dtype)
-        if of_entropy:
-            derivative += of_entropy[0]
-            at_shown += of_entropy[1]
+        entropy_gradient = self._entropy_gradient() if self.objective.entropy else None
+        limit = float(np.finfo(dtype).max) / 1e3  # beyond it all other arms were shown, or are not eligible
+        derivative *= -np.clip(total_spread, -limit, limit).astype(dtype)
+        if entropy_gradient:
+            derivative += entropy_gradient[0]
+            at_shown += entropy_gradient[1]
         derivative.reshape(-1)[self.at] = at_shown.astype(dtype)  # no arm stands twice on a slate
         return derivative
 
@@ -329,8 +329,8 @@ class _Chunk:
         by_weights = by_score.T @ self.state.x
         if self.n_words:
             words = self.state.words
-            of_words = np.zeros((self.n_words, m)) if words is None else words.transposed_times(by_score, self.n_words)
-            by_weights = np.hstack([by_weights, of_words.T])
+            by_word = np.zeros((self.n_words, m)) if words is None else words.transposed_times(by_score, self.n_words)
+            by_weights = np.hstack([by_weights, by_word.T])
         history = [
             np.bincount(self.state.arm, weights=remembered * column, minlength=m) for column in self.state.memory.T
         ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlrec.policy.beliefs.base import Belief, Learner, between
+from rlrec.policy.beliefs.base import Belief, Learner, check_between
 from rlrec.policy.scores.floors import Floor
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ class EpsilonGreedy(Learner):
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "epsilon")
 
     def __post_init__(self) -> None:
-        between("epsilon", self.epsilon, 0, 1)
+        check_between("epsilon", self.epsilon, 0, 1)
         super().__post_init__()
 
     @property
     def exploration(self) -> Floor:
-        return self._exploration_beside(self.epsilon)
+        return self._combine_exploration(self.epsilon)
 
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.scores.families.point import Point

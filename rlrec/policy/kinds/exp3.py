@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, Learner, between
+from rlrec.policy.beliefs.base import Belief, Learner, check_between
 from rlrec.policy.beliefs.statistics import PROPENSITY, CountedSlot, SlotColumns
 from rlrec.policy.scores.floors import Floor
 
@@ -35,10 +35,10 @@ class Exp3(Learner):
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "gamma")
 
     def __post_init__(self) -> None:
-        between("gamma", self.gamma, 0, 1)
+        check_between("gamma", self.gamma, 0, 1)
         if not self.gamma:
             raise InputError("gamma is 0", hint="it lies above 0: gains are divided by the propensity of every arm")
-        between("eta", self.eta, 0, 1e9)
+        check_between("eta", self.eta, 0, 1e9)
         super().__post_init__()
 
     @property
@@ -47,7 +47,7 @@ class Exp3(Learner):
 
     @property
     def exploration(self) -> Floor:
-        return self._exploration_beside(self.gamma)
+        return self._combine_exploration(self.gamma)
 
     @property
     def width(self) -> int:

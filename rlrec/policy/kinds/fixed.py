@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, Floored, Policy, between, sum_tolerance
+from rlrec.policy.beliefs.base import Belief, Floored, Policy, check_between, sum_tolerance
 
 if TYPE_CHECKING:
     from rlrec.policy.scores.scores import Scores
 
-ANY = "*"  # the context value whose probabilities hold where no row names the value
+ANY_VALUE = "*"  # the context value whose probabilities hold where no row names the value
 
 
 class _Unlearned(Policy):
@@ -63,12 +63,12 @@ class Fixed(_Unlearned, Floored):
             raise InputError("by is empty", hint="it names a field of the context")
         tables = self.probabilities.items() if self.by else [("", self.probabilities)]
         for value, table in tables:
-            where = f" for value {value!r}" if self.by else ""
+            condition = f" for value {value!r}" if self.by else ""
             for arm, probability in table.items():
-                between(f"the probability of {arm!r}{where}", probability, 0, 1)
+                check_between(f"the probability of {arm!r}{condition}", probability, 0, 1)
             total = sum(table.values())
             if abs(total - 1) > sum_tolerance(len(table)):
-                raise InputError(f"the probabilities{where} add up to {total:.9g}", hint="they must add up to 1")
+                raise InputError(f"the probabilities{condition} add up to {total:.9g}", hint="they must add up to 1")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -91,9 +91,11 @@ class Fixed(_Unlearned, Floored):
         from rlrec.policy.contexts.fields import value_of
 
         value = value_of(context, self.by)
-        name = ANY if value is None else text_of(value)
-        table: Mapping[str, float] | None = self.probabilities.get(name, self.probabilities.get(ANY))
+        name = ANY_VALUE if value is None else text_of(value)
+        table: Mapping[str, float] | None = self.probabilities.get(name, self.probabilities.get(ANY_VALUE))
         if table is None:
-            what = f"a context without {self.by!r}" if value is None else f"{self.by}={name!r}"
-            raise InputError(f"no probabilities for {what}", hint=f"add rows for it, or for {ANY!r}", field="context")
+            subject, hint = f"{self.by}={name!r}", f"add rows for it, or for {ANY_VALUE!r}"
+            if value is None:
+                subject = f"a context without {self.by!r}"
+            raise InputError(f"no probabilities for {subject}", hint=hint, field="context")
         return table

@@ -12,7 +12,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids, Index, distinct_rows
 from rlrec.errors import InputError
 from rlrec.policy.beliefs import solving
-from rlrec.policy.beliefs.base import Belief, Learner, between, number
+from rlrec.policy.beliefs.base import Belief, Learner, check_between, number
 from rlrec.policy.beliefs.solving import ArmMoments, pack_each, packed_width
 from rlrec.policy.beliefs.statistics import CONTEXT, SlotColumns, count_slots
 from rlrec.policy.contexts import marginal
@@ -49,7 +49,7 @@ class Linear(ContextualPolicy, Learner):
     def __post_init__(self) -> None:
         if self.model not in (DISJOINT, SHARED):
             raise InputError(f"model is {self.model!r}", hint=f"it is {DISJOINT} or {SHARED}")
-        between("ridge", self.ridge, 1e-9, 1e9)
+        check_between("ridge", self.ridge, 1e-9, 1e9)
         q, p = self.design.context.width, self.design.arm.width
         if self.model == SHARED and q * p > solving.LARGEST:
             raise InputError(
@@ -204,7 +204,7 @@ class LinUcb(Linear):
     purpose: ClassVar[str] = "optimism that sees the context; give it a floor, or its log judges nothing else"
 
     def __post_init__(self) -> None:
-        between("alpha", self.alpha, 0, 1e6)
+        check_between("alpha", self.alpha, 0, 1e6)
         super().__post_init__()
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
@@ -233,8 +233,8 @@ class LinThompson(Linear):
     purpose: ClassVar[str] = "explores where the context is new to it; the default choice for contexts"
 
     def __post_init__(self) -> None:
-        between("alpha", self.alpha, 1e-6, 1e6)
-        between("samples", self.samples, 1, SAMPLES)
+        check_between("alpha", self.alpha, 1e-6, 1e6)
+        check_between("samples", self.samples, 1, SAMPLES)
         if self.samples != int(self.samples):
             raise InputError(f"samples is {self.samples:g}", hint="it is a whole number")
         super().__post_init__()
@@ -291,9 +291,9 @@ class LogisticThompson(LinThompson):
 
     def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
         # click probability p under the weights that the model is expanded around
-        distinct, which = np.unique(arms, return_inverse=True)
+        distinct, arm_index = np.unique(arms, return_inverse=True)
         anchors = [self.design.anchor.get(arm, self._start) for arm in distinct.tolist()]
-        logit = (x * np.array(anchors).reshape(-1, x.shape[1])[which.reshape(-1)]).sum(axis=1)
+        logit = (x * np.array(anchors).reshape(-1, x.shape[1])[arm_index.reshape(-1)]).sum(axis=1)
         p = _logistic(logit)
         # Newton's weight p (1 - p), and the working response
         weight = p * _logistic(-logit)
@@ -342,7 +342,7 @@ class Softmax(Linear):
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
 
     def __post_init__(self) -> None:
-        between("temperature", self.temperature, 1e-9, 1e9)
+        check_between("temperature", self.temperature, 1e-9, 1e9)
         super().__post_init__()
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
@@ -365,7 +365,7 @@ class SquareCb(Linear):
     takes_sparse: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        between("gamma", self.gamma, 0, 1e9)
+        check_between("gamma", self.gamma, 0, 1e9)
         super().__post_init__()
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
@@ -384,9 +384,9 @@ def inverse_gaps(mean: Array, *, gamma: float) -> Array:
     Source: Foster & Rakhlin 2020; that equal bests share is our addition."""
     best = mean.max(axis=-1, keepdims=True)
     first = mean == best
-    other = np.where(first, 0.0, 1.0 / (mean.shape[-1] + gamma * (best - mean)))
-    each_best = (1.0 - other.sum(axis=-1, keepdims=True)) / first.sum(axis=-1, keepdims=True)
-    return np.where(first, each_best, other)
+    gap_probability = np.where(first, 0.0, 1.0 / (mean.shape[-1] + gamma * (best - mean)))
+    each_best = (1.0 - gap_probability.sum(axis=-1, keepdims=True)) / first.sum(axis=-1, keepdims=True)
+    return np.where(first, each_best, gap_probability)
 
 
 def _logistic(logit: Array) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, BetaLearner, between
+from rlrec.policy.beliefs.base import Belief, BetaLearner, check_between
 from rlrec.policy.beliefs.statistics import CONTEXT, SlotColumns
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class PlackettLuce(BetaLearner):
     def __post_init__(self) -> None:
         if self.model not in (ARM, FEATURES):
             raise InputError(f"model is {self.model!r}", hint=f"it is {ARM} or {FEATURES}")
-        between("temperature", self.temperature, 1e-9, 1e9)
-        between("ridge", self.ridge, 1e-9, 1e9)
+        check_between("temperature", self.temperature, 1e-9, 1e9)
+        check_between("ridge", self.ridge, 1e-9, 1e9)
         super().__post_init__()
         if self.contextual:
             from rlrec.policy.contexts.contextual import Design

@@ -49,7 +49,7 @@ class TwoStage(Policy):
     window: float = 0.0
     position: str = ""
     examination: tuple[float, ...] = ()
-    of_stages: Mapping[str, Any] = field(default_factory=dict)
+    stage_parameters: Mapping[str, Any] = field(default_factory=dict)
     design: Design = field(default=None, compare=False, repr=False)  # type: ignore[assignment]  # until it is needed
 
     purpose: ClassVar[str] = "thousands of arms: a cheap kind draws candidates, a careful one ranks them"
@@ -73,7 +73,7 @@ class TwoStage(Policy):
         return self._stage("first"), self._stage("second")
 
     @property
-    def listed(self) -> int:
+    def n_candidates(self) -> int:
         return int(self.candidates)
 
     @property
@@ -90,12 +90,13 @@ class TwoStage(Policy):
         kind = getattr(self, stage)
         check_stage(stage, kind)
         prefix = f"{stage}."
-        stated = {name.removeprefix(prefix): value for name, value in self.of_stages.items() if name.startswith(prefix)}
+        dotted = self.stage_parameters.items()
+        parameters = {name.removeprefix(prefix): value for name, value in dotted if name.startswith(prefix)}
         shared = {name: getattr(self, name) for name in SHARED if name in kinds.parameters(kind)}
         if self.examination and "position" in shared:
             shared[kinds.CURVE] = self.examination
         try:
-            return kinds.make(kind, {**stated, **shared}, design=self.design)
+            return kinds.make(kind, {**parameters, **shared}, design=self.design)
         except InputError as error:
             raise InputError(f"{stage} stage: {error.message}", hint=error.hint) from None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlrec.policy.beliefs.base import Belief, Learner, between
+from rlrec.policy.beliefs.base import Belief, Learner, check_between
 from rlrec.policy.beliefs.reward import LIMIT
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Ucb(_Optimist):
     purpose: ClassVar[str] = "optimism without randomness; give it a floor, or its log judges nothing else"
 
     def __post_init__(self) -> None:
-        between("c", self.c, 0, LIMIT)
+        check_between("c", self.c, 0, LIMIT)
         super().__post_init__()
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
@@ -110,11 +110,11 @@ def kl_bound(mean: Array, doubt: Array) -> Array:
 
     m, d = np.clip(mean, EDGE, 1 - EDGE), np.minimum(doubt, CERTAIN)
     entropy = -m * np.log(m) - (1 - m) * np.log1p(-m)
-    above = np.minimum(m + np.sqrt(2 * (1 - m) * d), m + d + np.sqrt(d * d + 2 * m * d))
+    upper = np.minimum(m + np.sqrt(2 * (1 - m) * d), m + d + np.sqrt(d * d + 2 * m * d))
     least = -np.log1p(-m)
-    u = np.minimum(-np.log1p(-np.minimum(above, 1 - EDGE)), (d + entropy) / (1 - m))
+    u = np.minimum(-np.log1p(-np.minimum(upper, 1 - EDGE)), (d + entropy) / (1 - m))
     for _ in range(STEPS):
         q = -np.expm1(-u)
         excess = (1 - m) * u - m * np.log(q) - entropy - d
         u = np.maximum(u - excess * q / np.maximum(q - m, EDGE), least)
-    return np.clip(-np.expm1(-u), mean, np.maximum(np.minimum(above, 1.0), mean))
+    return np.clip(-np.expm1(-u), mean, np.maximum(np.minimum(upper, 1.0), mean))

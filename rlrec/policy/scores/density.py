@@ -13,7 +13,7 @@ import numpy as np
 from rlrec.arrays import Array, Index
 
 Rows = slice | Index
-ALL = slice(None)
+ALL_ROWS = slice(None)
 
 TAIL = 40.0
 """Where a score's density has fallen by exp(-40), 4e-18, its support ends for all that follows."""
@@ -32,10 +32,10 @@ class Density(Protocol):
     step: Array
     """The least of its widths, (g,)."""
 
-    def fall(self, distance: Array, rows: Rows = ALL) -> Array:
+    def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         """Log of peak / density at mode + distance, (rows, nodes), at least 0; a new array."""
 
-    def slope(self, distance: Array, rows: Rows = ALL) -> Array:
+    def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         """Derivative of the fall, shapes as there."""
 
     def reach(self) -> tuple[Array, Array]:
@@ -45,7 +45,7 @@ class Density(Protocol):
         """Widest panel that ends at u on which 16 nodes integrate the density to full precision, (g,)."""
 
 
-def at_nodes(density: Density, nodes: Array, rows: Rows = ALL) -> Array:
+def at_nodes(density: Density, nodes: Array, rows: Rows = ALL_ROWS) -> Array:
     """The densities at nodes (n,), (rows, n)."""
     fall = density.fall(nodes - density.mode[rows, None], rows)
     np.minimum(fall, _DEEP, out=fall)

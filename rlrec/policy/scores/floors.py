@@ -24,20 +24,20 @@ def at_positions(floor: Floor, size: int) -> Array:
     return by_position[np.minimum(np.arange(size), len(by_position) - 1)]
 
 
-def limited(explored: float, beside: float, positions: frozenset[int]) -> Floor:
+def limited(explored: float, default: float, positions: frozenset[int]) -> Floor:
     """`explored` at some positions and `beside` at the others; at all of them where none are named."""
-    if not positions or explored == beside:
+    if not positions or explored == default:
         return explored
-    return *(explored if number in positions else beside for number in range(1, max(positions) + 1)), beside
+    return *(explored if number in positions else default for number in range(1, max(positions) + 1)), default
 
 
-def positions_of(listed: str) -> frozenset[int]:
+def positions_of(text: str) -> frozenset[int]:
     """The positions of a list such as 3,5; none for an empty text. Raises InputError for what lists no positions."""
-    if listed == "":
+    if text == "":
         return frozenset()
-    texts = listed.split(",") if isinstance(listed, str) else []
+    texts = text.split(",") if isinstance(text, str) else []
     positions = {int(text) for text in texts if text.isascii() and text.isdigit() and len(text) < 4}
     if not texts or len(positions) < len(texts) or not 1 <= min(positions) <= max(positions) <= LONGEST:
         hint = f"list positions from 1 to {LONGEST}, each once: explore_slots=3,5"
-        raise InputError(f"explore_slots is {listed!r}", hint=hint)
+        raise InputError(f"explore_slots is {text!r}", hint=hint)
     return frozenset(positions)

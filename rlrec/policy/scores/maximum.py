@@ -32,22 +32,22 @@ def ranks(table: ScoreTable, size: int) -> Array:
         nodes = slice(start, start + step)
         log_cdf = table.log_cdf[:, nodes]
         rows = np.flatnonzero(log_cdf.min(axis=1) < 0)  # all others are below these nodes for certain
-        single, several = rows[table.count[rows] == 1], rows[table.count[rows] > 1]
-        larger = _larger(table.count, log_cdf, single, several, size)
-        for group, exactly in zip((single, several), larger, strict=True):
+        single, multiple = rows[table.count[rows] == 1], rows[table.count[rows] > 1]
+        larger = _larger(table.count, log_cdf, single, multiple, size)
+        for group, exactly in zip((single, multiple), larger, strict=True):
             density = table.pdf(group, nodes) * table.weights[nodes]
             probability[: len(exactly), group] += np.einsum("rgx,gx->rg", exactly, density)
     return probability
 
 
-def together(size: int) -> int:
+def count_densities(size: int) -> int:
     """How many scores' densities at once the panels must hold for ranks up to `size`.
 
     Summed over all who may stand above it, a rank's density is as wide as that of the root of so many on one slate."""
     return min(size, math.ceil(4 * math.sqrt(size)))
 
 
-def _larger(count: Array, log_cdf: Array, single: Index, several: Index, size: int) -> tuple[Array, Array]:
+def _larger(count: Array, log_cdf: Array, single: Index, multiple: Index, size: int) -> tuple[Array, Array]:
     """Probability that 0, 1, ... (fewer than size) of the scores other than one of row g exceed the node.
 
     Two arrays (terms, rows, nodes), for rows that count 1 and rows that count more, whose polynomials are longer.
@@ -56,10 +56,10 @@ def _larger(count: Array, log_cdf: Array, single: Index, several: Index, size: i
     # products over all scores that count 1, and over all that count more
     nothing = np.ones((1, 1, log_cdf.shape[1]))
     singles = _tree(_binomial(np.ones(len(single)), log_cdf[single], size), size)
-    groups = _tree(_binomial(count[several], log_cdf[several], size), size)
-    all_singles, all_groups = singles[-1] if len(single) else nothing, groups[-1] if len(several) else nothing
+    groups = _tree(_binomial(count[multiple], log_cdf[multiple], size), size)
+    all_singles, all_groups = singles[-1] if len(single) else nothing, groups[-1] if len(multiple) else nothing
     # of all but one: the others of its row, and the other rows
-    same_row = _binomial(count[several] - 1, log_cdf[several], size)
+    same_row = _binomial(count[multiple] - 1, log_cdf[multiple], size)
     other_rows = _outside(groups, all_singles, size)
     return _outside(singles, all_groups, size), _product(other_rows, same_row, size)
 
@@ -85,8 +85,8 @@ def _outside(levels: list[Array], outside: Array, size: int) -> Array:
     What is outside a subtree is what is outside its parent, times its sibling: size log(size) a leaf, not size^2."""
     for level in reversed(levels[:-1]):
         left, right = _siblings(level)
-        both = np.stack([_product(outside, right, size), _product(outside, left, size)], axis=2)
-        outside = both.reshape(len(both), -1, both.shape[-1])[:, : level.shape[1]]
+        pairs = np.stack([_product(outside, right, size), _product(outside, left, size)], axis=2)
+        outside = pairs.reshape(len(pairs), -1, pairs.shape[-1])[:, : level.shape[1]]
     return outside[:, : levels[0].shape[1]]
 
 
@@ -115,8 +115,8 @@ def _binomial(count: Array, log_cdf: Array, size: int) -> Array:
     log_sf = np.log(np.maximum(-np.expm1(log_cdf), 1e-300))
     log_choose, coefficients = np.zeros((len(count), 1)), np.empty((terms, *log_cdf.shape))
     for r in range(terms):
-        others = np.maximum(count - r, 0)[:, None]
-        coefficients[r] = np.exp(log_choose + r * log_sf + others * log_cdf)
+        n_others = np.maximum(count - r, 0)[:, None]
+        coefficients[r] = np.exp(log_choose + r * log_sf + n_others * log_cdf)
         with np.errstate(divide="ignore"):  # a group has no more members than its count
-            log_choose = log_choose + np.log(others) - np.log(r + 1)
+            log_choose = log_choose + np.log(n_others) - np.log(r + 1)
     return coefficients

@@ -21,25 +21,25 @@ _COARSE: Array = np.append(-1.0, _GAUSS)  # the left end of a panel, and nodes t
 
 
 def panels(
-    density: Density, count: Array, lower: Array, upper: Array, *, ranks: int, together: int, refine: int = 1
+    density: Density, count: Array, lower: Array, upper: Array, *, ranks: int, n_densities: int, refine: int = 1
 ) -> Array:
     """Edges, increasing, (P + 1,), of the panels that decide who holds the best `ranks` ranks.
 
     count, lower, upper (g,): equal arms each score stands for, and where its support ends. Fewer than `ranks` scores
-    lie above the lowest edge with probability below 1e-16. A panel can hold the product of `together` densities;
+    lie above the lowest edge with probability below 1e-16. A panel can hold the product of `n_densities` densities;
     `refine` divides them. Source: own derivation (nodes follow the best scores)."""
     # down from the highest score, until enough scores are expected above
     walk = _Walk(density, lower, upper, lowest=_lowest(lower, upper, count, ranks), refine=refine)
     edges, limits = np.array([upper.max()]), list[Array]()
     pdf, sf, expected = np.zeros(len(count)), np.zeros(len(count)), 0.0
-    while edges[-1] > walk.lowest and expected < enough(ranks):
+    while edges[-1] > walk.lowest and expected < sufficient_count(ranks):
         steps = walk.descend(float(edges[-1]))
         active = np.flatnonzero(upper > steps[-1])
         profile = _profile(density, steps, active, pdf[active], sf[active])
-        above = count[active] @ profile[1]
-        until = min(int(np.searchsorted(above, enough(ranks))), len(above) - 1)
-        limits.append(_limits(profile[:, :, : until + 1], count[active], together))
-        edges, expected = np.append(edges, steps[1 : until + 1]), float(above[until])
+        n_above = count[active] @ profile[1]
+        until = min(int(np.searchsorted(n_above, sufficient_count(ranks))), len(n_above) - 1)
+        limits.append(_limits(profile[:, :, : until + 1], count[active], n_densities))
+        edges, expected = np.append(edges, steps[1 : until + 1]), float(n_above[until])
         pdf[active], sf[active] = profile[:, :, until]
     # panels that are too steep for products of densities are narrowed
     active, limit = np.flatnonzero(upper > edges[-1]), np.concatenate(limits, axis=1)
@@ -48,35 +48,35 @@ def panels(
         if (edges[:-1] - edges[1:] <= _NEARLY * limit[0] / refine).all():
             break
         edges = walk.narrow(edges, limit / refine)
-        limit = _limits(_profile(density, edges, active, nothing, nothing), count[active], together)
+        limit = _limits(_profile(density, edges, active, nothing, nothing), count[active], n_densities)
     return edges[::-1]
 
 
-def enough(ranks: int) -> float:
+def sufficient_count(ranks: int) -> float:
     """With this many scores expected above a point, fewer than `ranks` are above it with probability below 1e-17."""
     return 42 + 6 * math.sqrt(ranks) + 2 * ranks
 
 
-def even_widths(pdf: Array, sf: Array, count: Array, together: int) -> Array:
+def even_widths(pdf: Array, sf: Array, count: Array, n_densities: int) -> Array:
     """The widest panels, (p,), left of p points in which the probability of a slate above them changes by exp(10).
 
     In a steeper panel the small end of the integrals drowns in the rounding of the large one. The probability of i
     arms above u falls by the sum of their rates pdf / sf. Of the arms with rate r or more, `expected` are above u, and
     i of them with probability about expected^i: slates rarer than exp(-30) do not count. All arrays are (a, p), at
     u."""
-    above = count * sf
-    arm, point = np.nonzero(above > _RARE)
+    n_above = count * sf
+    arm, point = np.nonzero(n_above > _RARE)
     if not arm.size:
         return np.full(pdf.shape[1], np.inf)
     # arms by the octave of their rate, and how many of a rate or a higher one are expected above each point
     octave = np.floor(4 * np.log2(np.maximum(pdf[arm, point] / sf[arm, point], 1e-300)))
     highest = octave.max()
-    below = np.minimum(highest - octave, _OCTAVES).astype(np.intp)
-    cells = (int(below.max()) + 1, pdf.shape[1])
-    bins = np.bincount(below * cells[1] + point, weights=above[arm, point], minlength=cells[0] * cells[1])
+    octave_index = np.minimum(highest - octave, _OCTAVES).astype(np.intp)
+    cells = (int(octave_index.max()) + 1, pdf.shape[1])
+    bins = np.bincount(octave_index * cells[1] + point, weights=n_above[arm, point], minlength=cells[0] * cells[1])
     expected = np.cumsum(bins.reshape(cells), axis=0)
     # how many of them a slate can hold at once, and how fast its probability falls
-    at_once = 30 / np.maximum(-np.log(np.maximum(expected, _RARE)), 30 / (together + 2))
+    at_once = 30 / np.maximum(-np.log(np.maximum(expected, _RARE)), 30 / (n_densities + 2))
     rates = 2.0 ** (0.25 * (highest - np.arange(cells[0])))[:, None]
     with np.errstate(divide="ignore"):
         return _STEEPNESS / (at_once * rates).max(axis=0, initial=0.0, where=expected > 0)
@@ -85,8 +85,8 @@ def even_widths(pdf: Array, sf: Array, count: Array, together: int) -> Array:
 def _lowest(lower: Array, upper: Array, count: Array, ranks: int) -> float:
     """The point that at least `ranks` scores (all of them, if there are fewer) exceed for certain."""
     order = np.argsort(-lower)
-    above = np.cumsum(count[order])
-    certain = lower[order[min(int(np.searchsorted(above, ranks)), len(order) - 1)]]
+    cumulative = np.cumsum(count[order])
+    certain = lower[order[min(int(np.searchsorted(cumulative, ranks)), len(order) - 1)]]
     return float(min(certain, np.nextafter(upper.max(), -np.inf)))
 
 
@@ -104,7 +104,7 @@ def _profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Arra
     return profile
 
 
-def _limits(profile: Array, count: Array, together: int) -> Array:
+def _limits(profile: Array, count: Array, n_densities: int) -> Array:
     """The widest even panels at both ends of each panel between steps, right and left, (2, p); from a `_profile`.
 
     Arms that begin inside the panel do not hurry it: its width is theirs, or it ends there."""
@@ -113,7 +113,7 @@ def _limits(profile: Array, count: Array, together: int) -> Array:
     at = np.append(np.arange(n), np.arange(1, n + 1))
     counted = np.tile(count[:, None], 2 * n)
     counted[:, n:][count[:, None] * sf[:, :n] <= _RARE] = 0.0
-    return even_widths(pdf[:, at], sf[:, at], counted, together).reshape(2, n)
+    return even_widths(pdf[:, at], sf[:, at], counted, n_densities).reshape(2, n)
 
 
 class _Walk:
@@ -138,8 +138,8 @@ class _Walk:
             u = narrowed[-1]
             while u <= edges[panel + 1]:
                 panel += 1
-            along = (edges[panel] - u) / (edges[panel] - edges[panel + 1])
-            fall = (1 - along) * rate[0, panel] + along * rate[1, panel]
+            fraction = (edges[panel] - u) / (edges[panel] - edges[panel + 1])
+            fall = (1 - fraction) * rate[0, panel] + fraction * rate[1, panel]
             narrowed.append(self._next(u, 1 / max(float(fall), 1e-300), float(edges[-1])))
         return np.array(narrowed)
 

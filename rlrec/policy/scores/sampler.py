@@ -18,7 +18,7 @@ _WORD = 2**64 - 1
 _MULTIPLIER: tuple[Any, Any] = (0xD2511F53, 0xCD9E8D57)
 _WEYL: tuple[Any, Any] = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
-_FEW = 4  # uniforms for which plain integers are faster than arrays
+_MAX_PLAIN = 4  # uniforms for which plain integers are faster than arrays
 _CHUNK = 1 << 15  # blocks at a time: the ten rounds then stay in the cache
 
 
@@ -47,7 +47,7 @@ def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) ->
     """The uniforms number words (w,), from 0, of each decision, (n, w): the same as columns of `uniforms`.
 
     seeds (n,) uint64; decisions (n,) int64. Source: `philox`."""
-    if len(seeds) * len(words) <= _FEW:
+    if len(seeds) * len(words) <= _MAX_PLAIN:
         keys = zip(seeds.tolist(), decisions.tolist(), strict=True)
         return np.array([[_double(seed, number, word) for word in words.tolist()] for seed, number in keys])
     seeds, ids = np.asarray(seeds, np.uint64), np.asarray(decisions, np.int64).view(np.uint64)

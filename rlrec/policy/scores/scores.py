@@ -67,15 +67,15 @@ class Scores(Protocol):
     def __len__(self) -> int:
         """The number of arms, m."""
 
-    def order(self, positions: int, *, before: Order | None = None) -> Order:
+    def order(self, positions: int, *, earlier_order: Order | None = None) -> Order:
         """The order of these scores, for questions down to so many positions.
 
-        before: the order of earlier scores of as many arms; what it has computed is reused where it still holds."""
+        earlier_order: that of earlier scores of as many arms; what it has computed is reused where it still holds."""
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         """Noisy scores of (runs, m), or numbers that stand in the same order; may be (m,) where there is no noise."""
 
-    def of_decision(self, seed: int, decision: int) -> Scores:
+    def decision_scores(self, seed: int, decision: int) -> Scores:
         """The scores by which one decision ranks its arms: its own samples, where a decision draws any."""
 
 
@@ -90,7 +90,7 @@ class ExactScores:
     def __len__(self: S) -> int:
         return next(iter(_arrays(self).values())).shape[-1]
 
-    def of_decision(self, seed: int, decision: int) -> Self:
+    def decision_scores(self, seed: int, decision: int) -> Self:
         return self
 
     def best_of_each(self: S) -> Array:
@@ -98,10 +98,10 @@ class ExactScores:
         return np.array([scores.order(1).best() for scores in unstack(self)])
 
 
-def unstack(many: S) -> list[S]:
+def unstack(scores: S) -> list[S]:
     """The scores of each run, from scores whose arrays have the runs as their first axis."""
-    arrays = _arrays(many)
-    return [replace(many, **dict(zip(arrays, row, strict=True))) for row in zip(*arrays.values(), strict=True)]
+    arrays = _arrays(scores)
+    return [replace(scores, **dict(zip(arrays, row, strict=True))) for row in zip(*arrays.values(), strict=True)]
 
 
 def subset(scores: S, arms: Index) -> S:
@@ -118,11 +118,11 @@ def top(scores: Array, size: int) -> Index:
     """The columns of the `size` largest values of each row, largest first, (n, size)."""
     m = scores.shape[1]
     if size < m:
-        chosen = np.argpartition(scores, m - size, axis=1)[:, m - size :]
+        columns = np.argpartition(scores, m - size, axis=1)[:, m - size :]
     else:
-        chosen = np.broadcast_to(np.arange(m), scores.shape)
-    order = np.argsort(-np.take_along_axis(scores, chosen, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(chosen, order, axis=1)
+        columns = np.broadcast_to(np.arange(m), scores.shape)
+    order = np.argsort(-np.take_along_axis(scores, columns, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1)
 
 
 def _arrays(scores: Scores) -> dict[str, Array]:

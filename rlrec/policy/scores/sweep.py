@@ -15,30 +15,30 @@ from rlrec.policy.scores.table import COEFFICIENT, ORDER, STOPS, ScoreTable, int
 from rlrec.policy.scores.tabulated import DensityOf, Tabulated
 
 _ENTRIES = 1 << 16  # numbers in a working array
-_FEW = 4  # slates
+_MAX_UNTABLED = 4  # slates
 _CACHED = 1 << 12  # scores looked up at a time
-_NEVER = 1e-13  # a probability that the nodes cannot tell from 0, with a margin
+_LEAST_MASS = 1e-13  # a probability that the nodes cannot tell from 0, with a margin
 _HUGE = 1e300  # far below the caps that matter their density, times what is almost 0, may outgrow the numbers
 
 
 class ContinuousOrder(DrawnOrder):
     """m independent scores on a table; `positions` is the deepest position asked about, `refine` divides its panels.
 
-    density of the scores and its parameters first, second (m,), the mean of normal ones less `origin`; before: an
-    earlier order, whose table is brought up to date where its nodes are right for these scores."""
+    density of the scores and its parameters first, second (m,), the mean of normal ones less `origin`; earlier_order:
+    its table is brought up to date where its nodes are right for these scores."""
 
     def __init__(
         self, density: DensityOf, first: Array, second: Array, *, positions: int, refine: int = 1, origin: float = 0.0,
-        before: Order | None = None,
+        earlier_order: Order | None = None,
     ) -> None:  # fmt: skip
         self.density, self.origin = density, origin
         self.first, self.second = first.copy(), second.copy()  # whoever changes them in place is noticed
         self._positions, self._refine = positions, refine
-        self._cached = self._take_over(before)
+        self._cached = self._take_over(earlier_order)
 
-    def _take_over(self, before: Order | None) -> Tabulated | None:
+    def _take_over(self, earlier_order: Order | None) -> Tabulated | None:
         """The table of an earlier order, which loses it and computes another one if it is asked again."""
-        earlier = of_density(self.density, before)
+        earlier = match_density(self.density, earlier_order)
         if earlier is None:
             return None
         tabulated, earlier._cached = earlier._cached, None
@@ -57,18 +57,18 @@ class ContinuousOrder(DrawnOrder):
             self._cached = self._tabulate(self._positions)
         return self._cached
 
-    def _tabulate(self, together: int) -> Tabulated:
+    def _tabulate(self, n_densities: int) -> Tabulated:
         return Tabulated(
             self.density, self.first, self.second,
-            positions=self._positions, together=together, refine=self._refine,
+            positions=self._positions, n_densities=n_densities, refine=self._refine,
         )  # fmt: skip
 
     def best(self) -> Array:
         return self._tabulated.best()
 
     def ranks(self, size: int) -> Array:
-        together = maximum.together(size)
-        tabulated = self._tabulated if together >= self._positions else self._tabulate(together)
+        n_densities = maximum.count_densities(size)
+        tabulated = self._tabulated if n_densities >= self._positions else self._tabulate(n_densities)
         return maximum.ranks(tabulated.table, size)[:, tabulated.row]
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
@@ -95,8 +95,8 @@ class ContinuousOrder(DrawnOrder):
         step = max(1, _ENTRIES // (len(table.nodes) + len(table.count)))
         for start in range(0, n, step):
             rows = order[start : start + step]
-            some = ordered[start : start + step]
-            probability[rows], smallest[rows] = self._sweep_down(some, at_positions(floor, k), least)
+            chunk = ordered[start : start + step]
+            probability[rows], smallest[rows] = self._sweep_down(chunk, at_positions(floor, k), least)
         return probability, smallest
 
     def _sweep_down(self, slates: Index, floors: Array, least: bool) -> tuple[Array, Array]:
@@ -105,12 +105,12 @@ class ContinuousOrder(DrawnOrder):
         n, k = slates.shape
         probability, smallest = np.empty((n, k)), np.zeros((n, k))
         left = np.bincount(row % len(table.count), minlength=len(table.count))[None]
-        for position, (weight, above, begins) in enumerate(self._descend(slates, floors)):
+        for position, (weight, prefix, begins) in enumerate(self._descend(slates, floors)):
             # probability of the arm shown, and of the least probable arm left
-            parent, last = _each_once(above[begins], len(weight)), row[slates[begins, position]]
+            parent, last = _each_once(prefix[begins], len(weight)), row[slates[begins, position]]
             probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[last])[np.cumsum(begins) - 1]
             if least:
-                smallest[:, position] = np.where(left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[above]
+                smallest[:, position] = np.where(left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[prefix]
                 left = left[parent]
                 left[np.arange(len(last)), last] -= 1
         return probability, smallest
@@ -118,29 +118,30 @@ class ContinuousOrder(DrawnOrder):
     def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
         table, row = self._tabulated.table, self._tabulated.row
         first = np.zeros(1, np.intp)  # of the slates with each distinct prefix
-        for position, (weight, above, begins) in enumerate(self._descend(slates, at_positions(floor, slates.shape[1]))):
+        floors = at_positions(floor, slates.shape[1])
+        for position, (weight, prefix, begins) in enumerate(self._descend(slates, floors)):
             probability = (weight @ table.hazard.T)[:, row]
             probability[np.arange(len(first))[:, None], slates[first, :position]] = 0.0
-            yield probability / probability.sum(axis=1, keepdims=True), above  # as in `_next_arm`
+            yield probability / probability.sum(axis=1, keepdims=True), prefix  # as in `_next_arm`
             first = np.flatnonzero(begins)
 
     def _descend(self, slates: Index, floors: Array) -> Iterator[tuple[Array, Index, Flags]]:
         """`descend` of slates in order."""
         table, row = self._tabulated.table, self._tabulated.row
-        left, above = table.log_all()[None], np.zeros(len(slates), np.intp)
-        return descend(table, left, arms=len(row), slates=slates, rows=row[slates], above=above, floors=floors)
+        left, prefix = table.log_all()[None], np.zeros(len(slates), np.intp)
+        return descend(table, left, arms=len(row), slates=slates, rows=row[slates], prefix=prefix, floors=floors)
 
     def ranking(self, keys: Array, size: int) -> Index:
         table, row = self._tabulated.table, self._tabulated.row
-        above, listed = 1 - keys, np.flatnonzero(row >= 0)
-        above_listed = above[:, listed]
-        if len(keys) > _FEW:
-            sf_edge = table.sf_edge[row[listed]].T.copy()
+        exceedance, tabled = 1 - keys, np.flatnonzero(row >= 0)
+        above_listed = exceedance[:, tabled]
+        if len(keys) > _MAX_UNTABLED:
+            sf_edge = table.sf_edge[row[tabled]].T.copy()
 
         def exceed(edge: Index) -> Flags:
             """Whether each score lies above the edge of its slate, (n, a)."""
             # a table of all arms pays for many slates alone
-            sf = sf_edge[edge] if len(keys) > _FEW else table.sf_edge[:, edge].T[:, row[listed]]
+            sf = sf_edge[edge] if len(keys) > _MAX_UNTABLED else table.sf_edge[:, edge].T[:, row[tabled]]
             return sf > above_listed
 
         # of each slate the highest edge that `size` scores exceed
@@ -149,36 +150,36 @@ class ContinuousOrder(DrawnOrder):
         # Scores below an edge that enough others exceed are not among the first: any order will do for them.
         scores = keys + (table.edges[0] - 2)
         slate, arm = np.nonzero(exceed(edge))
-        arm = listed[arm]
+        arm = tabled[arm]
         for start in range(0, len(slate), _CACHED):
-            few = slate[start : start + _CACHED], arm[start : start + _CACHED]
-            scores[few] = quantiles(table, row[few[1]], above[few])
+            entries = slate[start : start + _CACHED], arm[start : start + _CACHED]
+            scores[entries] = quantiles(table, row[entries[1]], exceedance[entries])
         return top(scores, size)
 
 
-def of_density(density: DensityOf, order: Order | None) -> ContinuousOrder | None:
+def match_density(density: DensityOf, order: Order | None) -> ContinuousOrder | None:
     """The order, if it is one of scores with such a density."""
     return order if isinstance(order, ContinuousOrder) and order.density is density else None
 
 
 def descend(
-    table: ScoreTable, left: Array, *, arms: int, slates: Index, rows: Index, above: Index, floors: Array
+    table: ScoreTable, left: Array, *, arms: int, slates: Index, rows: Index, prefix: Index, floors: Array
 ) -> Iterator[tuple[Array, Index, Flags]]:
     """At each position of n slates, which share one sweep down to where they differ: the weights below the distinct
     prefixes, (u, N), the prefix of each slate, (n,), and the slates that begin another one with their arm here, (n,).
 
     left: log of the product of the distribution functions of all arms that a slate may show, (u, N), and `arms` how
-    many; above (n,): which of these a slate is of. slates (n, k): in order of these, and of their arms; rows (n, k): of
-    the table."""
+    many; prefix (n,): the row of `left` for each slate. slates (n, k): in order of these, and of their arms; rows
+    (n, k): of the table."""
     begins = np.ones(len(slates), np.bool_)
-    begins[1:] = above[1:] != above[:-1]
+    begins[1:] = prefix[1:] != prefix[:-1]
     sweep = _Sweep(table, left, arms)
     for position, floor in enumerate(floors):
         begins[1:] |= slates[1:, position] != slates[:-1, position]
-        yield sweep.weight(), above, begins
+        yield sweep.weight(), prefix, begins
         if position < len(floors) - 1:
-            sweep.show(_each_once(above[begins], len(sweep)), rows[begins, position], floor)
-            above = np.cumsum(begins) - 1
+            sweep.show(_each_once(prefix[begins], len(sweep)), rows[begins, position], floor)
+            prefix = np.cumsum(begins) - 1
 
 
 def _each_once(prefixes: Index, number: int) -> Index | slice:
@@ -207,7 +208,7 @@ class _Sweep:
 
     def weight(self) -> Array:
         """Weights (n, N): their product with the hazard of an arm left is its probability of being the best left."""
-        weight = self._above * self._weight_left
+        weight = self._mass_above * self._weight_left
         weight /= self._mass[:, None]
         return weight
 
@@ -216,7 +217,7 @@ class _Sweep:
         log_cdf, uniform, mass = self._table.log_cdf[rows], floor / self._left, self._mass[prefixes]
         # the arm is the best left and its score the new cap, or it was picked and lies below the cap that stays
         cap = self._table.hazard[rows]
-        cap *= self._above[prefixes]
+        cap *= self._mass_above[prefixes]
         cap *= ((1 - floor) / mass)[:, None]
         if floor > 0:
             cap += (uniform / mass)[:, None] * self._cap[prefixes]
@@ -236,26 +237,26 @@ class _Sweep:
         self._weight_left = np.exp(self._log_cdf_left)
         self._weight_left *= self._table.weights
         self._mass = self._atom + np.einsum("nx,nx->n", self._cap, self._weight_left)
-        self._above = self._table.above(self._cap, beyond=self._atom)
-        never = ~(self._mass > _NEVER)
-        if never.any():
-            self._atom[never], self._cap[never], self._above[never], self._mass[never] = 1.0, 0.0, 1.0, 1.0
+        self._mass_above = self._table.integrate_right(self._cap, tail=self._atom)
+        is_lost = ~(self._mass > _LEAST_MASS)
+        if is_lost.any():
+            self._atom[is_lost], self._cap[is_lost], self._mass_above[is_lost], self._mass[is_lost] = 1.0, 0.0, 1.0, 1.0
 
 
-def quantiles(table: ScoreTable, rows: Index, above: Array) -> Array:
+def quantiles(table: ScoreTable, rows: Index, exceedance: Array) -> Array:
     """The scores that rows (q,) exceed with probabilities above (q,), on the table's scale; all above its low edge.
 
     The probability of exceeding them differs from `above` by less than 1e-13. Source: own derivation."""
     # the last panel whose left edge still has more than `above` to its right
-    panel = _last_true(lambda panel: table.sf_edge[rows, panel] > above, len(rows), len(table.edges) - 1)
+    panel = _last_true(lambda panel: table.sf_edge[rows, panel] > exceedance, len(rows), len(table.edges) - 1)
     half = 0.5 * (table.edges[panel + 1] - table.edges[panel])
     # the node
     columns = panel[:, None] * ORDER + np.arange(ORDER)
-    before = np.count_nonzero(-np.expm1(table.log_cdf[rows[:, None], columns]) > above[:, None], axis=1)
-    target = (table.sf_edge[rows, panel] - above) / half
+    n_before = np.count_nonzero(-np.expm1(table.log_cdf[rows[:, None], columns]) > exceedance[:, None], axis=1)
+    target = (table.sf_edge[rows, panel] - exceedance) / half
     # the root of the panel's polynomial; einsum, not @: a score must not depend on how many others come with it
     series = np.einsum("kx,qx->kq", COEFFICIENT, table.pdf(rows[:, None], columns))
-    s = _solve(series, target, STOPS[before], STOPS[before + 1])
+    s = _solve(series, target, STOPS[n_before], STOPS[n_before + 1])
     return table.edges[panel] + half * (1 + s)
 
 
@@ -264,8 +265,8 @@ def _last_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
     low, high = np.zeros(n, np.intp), np.full(n, end)
     while (high - low > 1).any():
         middle = (low + high) // 2
-        here = holds(middle)
-        low, high = np.where(here, middle, low), np.where(here, high, middle)
+        is_true = holds(middle)
+        low, high = np.where(is_true, middle, low), np.where(is_true, high, middle)
     return low
 
 

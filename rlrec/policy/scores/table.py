@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy.scores.density import ALL, TAIL, Density, Rows, at_nodes
+from rlrec.policy.scores.density import ALL_ROWS, TAIL, Density, Rows, at_nodes
 from rlrec.policy.scores.legendre import gauss, polynomials
 from rlrec.policy.scores.panels import panels
 
@@ -55,7 +55,7 @@ class ScoreTable:
         self.log_cdf, self.hazard = np.zeros((2, rows + 1, len(self.nodes)))
         self.sf_edge = np.zeros((rows + 1, len(edges)))
 
-    def pdf(self, rows: Rows, nodes: Rows = ALL) -> Array:
+    def pdf(self, rows: Rows, nodes: Rows = ALL_ROWS) -> Array:
         """Densities of some rows at some nodes, as an index of both picks them."""
         return self.hazard[rows, nodes] * np.exp(self.log_cdf[rows, nodes])
 
@@ -63,30 +63,30 @@ class ScoreTable:
         """Log of the probability that every score is below the node, (N,)."""
         return self.count @ self.log_cdf
 
-    def above(self, values: Array, *, beyond: Array) -> Array:
-        """Integrals of values (n, N) from each node to the highest edge, and what lies beyond it (n,), (n, N)."""
+    def integrate_right(self, values: Array, *, tail: Array) -> Array:
+        """Integrals of values (n, N) from each node to the highest edge, and the tail (n,) beyond that edge, (n, N)."""
         flat = values.reshape(-1, ORDER)
         # whole panels to the right, and the rest of the node's panel
         right = (flat @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half
-        right = np.cumsum(right[..., ::-1], axis=-1)[..., ::-1] - right + beyond[:, None]
+        right = np.cumsum(right[..., ::-1], axis=-1)[..., ::-1] - right + tail[:, None]
         inside = (flat @ _FROM_RIGHT.T).reshape(*right.shape, ORDER)
         inside *= self._half[:, None]
         inside += right[..., None]
         return inside.reshape(values.shape)
 
-    def put(self, rows: Index, density: Density, which: Rows = ALL, *, panels: int) -> None:
+    def put(self, rows: Index, density: Density, scores: Rows = ALL_ROWS, *, panels: int) -> None:
         """Write the scores `which` into rows (a,), all of which end in the first `panels` panels.
 
         Each tail is integrated from its own end, where it is small."""
         n, half = ORDER * panels, self._half[:panels, None]
         # density at the nodes, mass of each panel
-        pdf = at_nodes(density, self.nodes[:n], which)
+        pdf = at_nodes(density, self.nodes[:n], scores)
         flat, shape = pdf.reshape(-1, ORDER), (len(rows), panels, ORDER)
         mass = (flat @ _GAUSS_WEIGHT).reshape(shape[:2]) * half[:, 0]
         # probability above and below each edge
         sf_edge = np.zeros((len(rows), panels + 1))
         mass[:, ::-1].cumsum(axis=1, out=sf_edge[:, -2::-1])
-        log_low = _log_cdf_low(density, float(self.edges[0]), which, sf_edge[:, 0])
+        log_low = _log_cdf_low(density, float(self.edges[0]), scores, sf_edge[:, 0])
         cdf_edge = np.exp(log_low)[:, None] + mass.cumsum(axis=1) - mass
         # probability above and below each node
         sf, cdf = (flat @ _FROM_RIGHT.T).reshape(shape), (flat @ _FROM_LEFT.T).reshape(shape)
@@ -106,29 +106,29 @@ class ScoreTable:
 
 
 def tabulate(
-    density: Density, count: Array, *, ranks: int, together: int | None = None, refine: int = 1, spare: int = 0
+    density: Density, count: Array, *, ranks: int, n_densities: int | None = None, refine: int = 1, spare: int = 0
 ) -> tuple[ScoreTable, Index]:
     """The table whose nodes decide who holds the best `ranks` ranks, and each score's row in it, (g,).
 
     count (g,) equal arms each score stands for. Fewer than `ranks` scores lie above the lowest edge with probability
     below 1e-16; a score that lies below it with that certainty has row -1. The panels can hold the product of as many
-    densities as there are `ranks`, or `together`; `refine` divides them. `spare` rows are added, still empty.
+    densities as there are `ranks`, or `n_densities`; `refine` divides them. `spare` rows are added, still empty.
     Source: own derivation (running integrals by a Legendre integration matrix)."""
     left, right = density.reach()
     lower, upper = density.mode - left, density.mode + right
-    edges = panels(density, count, lower, upper, ranks=ranks, together=together or ranks, refine=refine)
+    edges = panels(density, count, lower, upper, ranks=ranks, n_densities=n_densities or ranks, refine=refine)
     # a row for each score that reaches the panels, by where it ends
-    listed = np.flatnonzero(upper > edges[0])
-    listed = listed[np.argsort(upper[listed], kind="stable")]
+    members = np.flatnonzero(upper > edges[0])
+    members = members[np.argsort(upper[members], kind="stable")]
     row = np.full(len(count), -1, dtype=np.intp)
-    row[listed] = np.arange(len(listed))
-    table = ScoreTable(edges, len(listed) + spare)
-    table.count[: len(listed)] = count[listed]
+    row[members] = np.arange(len(members))
+    table = ScoreTable(edges, len(members) + spare)
+    table.count[: len(members)] = count[members]
     # their distribution functions, some at a time
-    ends = np.searchsorted(edges[1:-1], upper[listed]) + 1
+    ends = np.searchsorted(edges[1:-1], upper[members]) + 1
     step = max(1, _CACHED // len(table.nodes))
-    for start in range(0, len(listed), step):
-        scores = listed[start : start + step]
+    for start in range(0, len(members), step):
+        scores = members[start : start + step]
         table.put(row[scores], density, scores, panels=int(ends[start : start + step][-1]))
     return table, row
 
@@ -153,21 +153,21 @@ def _log_cdf(sf: Array, cdf: Array) -> Array:
 _TAIL_AT, _TAIL_WEIGHT = (np.append(0.0, values) for values in _spread(np.append(0.0, 2.0 ** np.arange(-7, 1))))
 
 
-def _log_cdf_low(density: Density, edge: float, which: Rows, sf: Array) -> Array:
+def _log_cdf_low(density: Density, edge: float, scores: Rows, sf: Array) -> Array:
     """log F at the lowest edge, (a,), above which lies sf (a,); relative precision where it is small.
 
     The density falls ever faster to the left of it, so panels that double in width from the edge are right."""
     log_cdf = np.log1p(-np.minimum(sf, 1 - 1e-16))
-    distance = edge - density.mode[which]
+    distance = edge - density.mode[scores]
     tail = ((sf > 0.99) & (distance < 0)).nonzero()[0]
     if not tail.size:
         return log_cdf
-    rows = np.arange(len(density.mode))[which][tail]
+    rows = np.arange(len(density.mode))[scores][tail]
     # the integral over a stretch on which the density vanishes
     start = distance[tail, None]
     # the fall is convex: it grows by its slope at least, which at the first percent is steep
     length = TAIL / np.abs(density.slope(start, rows))
     fall = density.fall(start - length * _TAIL_AT, rows)
-    below = np.exp(fall[:, :1] - fall) @ _TAIL_WEIGHT
-    log_cdf[tail] = density.log_peak[rows] - fall[:, 0] + np.log(length[:, 0] * below)
+    mass_below = np.exp(fall[:, :1] - fall) @ _TAIL_WEIGHT
+    log_cdf[tail] = density.log_peak[rows] - fall[:, 0] + np.log(length[:, 0] * mass_below)
     return log_cdf

@@ -8,8 +8,8 @@ import numpy as np
 
 from rlrec.arrays import Array, Index, run_starts
 from rlrec.policy.scores import maximum
-from rlrec.policy.scores.density import ALL, Density
-from rlrec.policy.scores.panels import enough, even_widths
+from rlrec.policy.scores.density import ALL_ROWS, Density
+from rlrec.policy.scores.panels import even_widths, sufficient_count
 from rlrec.policy.scores.table import ORDER, tabulate
 
 DensityOf = Callable[[Array, Array], Density]
@@ -27,19 +27,19 @@ class Tabulated:
     """m arms on a table; equal ones share a row, and row -1 stands for arms that never matter.
 
     density of the scores and its parameters first, second (m,); `positions` is the deepest position asked about,
-    `together` how many densities the panels must hold; `refine` divides them."""
+    `n_densities` how many densities the panels must hold; `refine` divides them."""
 
     def __init__(
-        self, density: DensityOf, first: Array, second: Array, *, positions: int, together: int, refine: int = 1
+        self, density: DensityOf, first: Array, second: Array, *, positions: int, n_densities: int, refine: int = 1
     ) -> None:
         self._density, self._first, self._second = density, first, second
-        self._positions, self._together = positions, together
+        self._positions, self._n_densities = positions, n_densities
         arms, group, count = _collapse(first, second)
         self.table, row = tabulate(
             density(first[arms], second[arms]),
             count,
             ranks=positions,
-            together=together,
+            n_densities=n_densities,
             refine=refine,
             spare=min(16 + len(arms) // 8, len(first) - len(arms)),
         )
@@ -62,17 +62,17 @@ class Tabulated:
             return False
         if not self._row_of:
             self._row_of = dict(zip(_pairs(self._first, self._second), self.row.tolist(), strict=True))
-        before = set(_pairs(self._first[arms], self._second[arms]))
+        old_pairs = set(_pairs(self._first[arms], self._second[arms]))
         self._first, self._second, self._best = first, second, None
-        return not arms.size or (self._move(arms, before) and self._holds())
+        return not arms.size or (self._move(arms, old_pairs) and self._holds())
 
-    def _move(self, arms: Index, before: set[Pair]) -> bool:
+    def _move(self, arms: Index, old_pairs: set[Pair]) -> bool:
         """Arms into the rows of their new parameters, away from those before; False where a row cannot be written."""
         pairs, row_of, table = _pairs(self._first[arms], self._second[arms]), self._row_of, self.table
         # arms whose parameters have a row, and rows that no arm has any more
         self.row[arms] = [row_of.get(pair, -1) for pair in pairs]
         self._count_arms()
-        for pair in before:
+        for pair in old_pairs:
             if not table.count[row_of.get(pair, -1)]:
                 row_of.pop(pair, None)
         new = [pair for pair in dict.fromkeys(pairs) if pair not in row_of]
@@ -81,13 +81,13 @@ class Tabulated:
         # new parameters: a free row each, if it ends above the lowest edge
         density = self._density(*np.array(new).T.copy())
         ends = self._ends(density)
-        above, free = ends.nonzero()[0], (table.count[:-1] == 0).nonzero()[0]
-        if ends.min() < 0 or len(free) < len(above):
+        members, free = ends.nonzero()[0], (table.count[:-1] == 0).nonzero()[0]
+        if ends.min() < 0 or len(free) < len(members):
             return False
         rows = np.full(len(new), -1)
-        rows[above] = free[: len(above)]
-        if above.size:
-            table.put(rows[above], density, above, panels=int(ends.max()))
+        rows[members] = free[: len(members)]
+        if members.size:
+            table.put(rows[members], density, members, panels=int(ends.max()))
         row_of.update(zip(new, rows.tolist(), strict=True))
         self.row[arms] = [row_of[pair] for pair in pairs]
         self._count_arms()
@@ -102,14 +102,14 @@ class Tabulated:
         edges, mode = self.table.edges, density.mode[:, None]
         # panels that hold some of the score
         gone = density.fall(edges - mode) >= _END
-        below = gone & (mode <= edges)  # the score is below the edge
-        holds = ~(below[:, :-1] | (gone & (mode >= edges))[:, 1:])
+        is_below = gone & (mode <= edges)  # the score is below the edge
+        holds = ~(is_below[:, :-1] | (gone & (mode >= edges))[:, 1:])
         # of these the ones that are too wide, first for its narrowest width, then for the one that ends there
         width = np.diff(edges) / _WIDER
         oversized = holds & (width > density.step[:, None])
         for panel in np.flatnonzero(oversized.any(axis=0)):
             oversized[:, panel] &= width[panel] > density.width(edges[panel + 1])
-        return np.where(oversized.any(axis=1) | ~below[:, -1], -1, below.argmax(axis=1))
+        return np.where(oversized.any(axis=1) | ~is_below[:, -1], -1, is_below.argmax(axis=1))
 
     def _holds(self) -> bool:
         """Whether the nodes still decide who is among the best, and nothing is lost between them."""
@@ -118,12 +118,12 @@ class Tabulated:
         certain = np.minimum(table.log_low / -_END, 1.0)
         if self._positions > 1:
             certain = np.floor(certain)
-        if count @ certain < self._positions and count @ table.sf_edge[:, 0] < enough(self._positions):
+        if count @ certain < self._positions and count @ table.sf_edge[:, 0] < sufficient_count(self._positions):
             return False
         # no panel is too steep for products of densities
-        if self._together > 1:
-            pdf, sf = table.pdf(ALL, slice(ORDER, None, ORDER)), table.sf_edge[:, 1:-1]
-            even = even_widths(pdf, sf, count[:, None], self._together)
+        if self._n_densities > 1:
+            pdf, sf = table.pdf(ALL_ROWS, slice(ORDER, None, ORDER)), table.sf_edge[:, 1:-1]
+            even = even_widths(pdf, sf, count[:, None], self._n_densities)
             if (np.diff(table.edges)[:-1] > _STEEPER * even).any():
                 return False
         # for the best alone, what is lost in a steep panel shows in the sum

@@ -77,15 +77,15 @@ class TeamDraftSampler:
         cases, case = distinct_rows(np.column_stack([teams, prefixes]).astype(np.float64))
         p = prefixes.shape[1]
         patterns, pattern = distinct_rows(cases[:, : p + 1])
-        of_case = np.empty((len(cases), probability.shape[1]))
+        case_probability = np.empty((len(cases), probability.shape[1]))
         for number, order in enumerate(patterns.astype(np.intp)):
             ranker = self.rankers[order[-1]]
             # arms that the other team took are gone as by a uniform pick
             floors = np.where(order == order[-1], at_positions(ranker.floor, p + 1), 1.0)
             rows = np.flatnonzero(pattern == number)
-            above = cases[rows, p + 1 :].astype(np.intp)
-            of_case[rows] = slate.remaining_each(ranker.scores, above, floor=tuple(floors.tolist()))
-        return of_case[case]
+            case_prefixes = cases[rows, p + 1 :].astype(np.intp)
+            case_probability[rows] = slate.remaining_each(ranker.scores, case_prefixes, floor=tuple(floors.tolist()))
+        return case_probability[case]
 
 
 def teams_of(coins: Flags, size: int) -> Index:

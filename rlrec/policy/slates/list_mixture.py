@@ -38,15 +38,15 @@ class ListMixture:
         """Probability that each arm stands at position 1..size, by each replica, (r, size, arms).
 
         Given a list it is exact, or of one simulated page where scores are samples; the mean over lists is unbiased."""
-        each = self._each(size)
+        list_marginals = self._list_marginals(size)
         marginals, cells = np.empty((len(self.weight), size, self.arms)), self.lists.ravel()
-        for of_replica, weight in zip(marginals, self.weight, strict=True):
+        for replica_marginals, weight in zip(marginals, self.weight, strict=True):
             for position in range(size):
-                shares = (weight[:, None] * each[:, position]).ravel()
-                of_replica[position] = np.bincount(cells, weights=shares, minlength=self.arms)
+                shares = (weight[:, None] * list_marginals[:, position]).ravel()
+                replica_marginals[position] = np.bincount(cells, weights=shares, minlength=self.arms)
         return marginals
 
-    def _each(self, size: int) -> Array:
+    def _list_marginals(self, size: int) -> Array:
         """Probability that each arm stands at position 1..size of its list, (u, size, s)."""
         if isinstance(self.scores, SampledLists):
             return np.array([self._simulated(number, size) for number in range(len(self.lists))])
@@ -56,10 +56,11 @@ class ListMixture:
         """The probabilities at each position of one page that is drawn from the samples of a list, (size, s)."""
         assert isinstance(self.scores, SampledLists)
         scores, (words,) = self.scores[number], self.scores.uniforms(number, size)
-        shares, above = np.empty((size, len(scores))), np.empty(0, np.intp)
+        shares, prefix = np.empty((size, len(scores))), np.empty(0, np.intp)
         for position in range(size):
-            shares[position] = slate.remaining(scores, above, floor=self.floor)
-            above = np.append(above, slate.invert_rows(shares[position : position + 1], words[position : position + 1]))
+            shares[position] = slate.remaining(scores, prefix, floor=self.floor)
+            row = slice(position, position + 1)
+            prefix = np.append(prefix, slate.invert_rows(shares[row], words[row]))
         return shares
 
     def joint(self, slates: Index, weight: Array) -> Array:
@@ -77,29 +78,29 @@ class ListMixture:
         slate above, (v, arms), and which of these a row has. weight (u,): of each list. 0 below what no list makes.
 
         A probability is the mean over lists of that of the slate down to it, over the mean down to the one above."""
-        most = min(_PAIRS // _LISTS, _ENTRIES // (self.arms * slates.shape[1]))
-        for rows, tree in self._trees(slates, most):
-            totals, shares = self._sums(tree, weight, below=True)
-            for position, (total, below) in enumerate(zip(totals, shares, strict=False)):
-                above = np.broadcast_to(total[:, None], below.shape)
-                yield rows, position, np.divide(below, above, out=below, where=above > 0), tree.node[position]
+        max_rows = min(_PAIRS // _LISTS, _ENTRIES // (self.arms * slates.shape[1]))
+        for rows, tree in self._trees(slates, max_rows):
+            totals, shares = self._sums(tree, weight, with_next_arms=True)
+            for position, (total, joint) in enumerate(zip(totals, shares, strict=False)):
+                total = np.broadcast_to(total[:, None], joint.shape)
+                yield rows, position, np.divide(joint, total, out=joint, where=total > 0), tree.node[position]
 
-    def _trees(self, slates: Index, most: int) -> Iterator[tuple[Index, _Tree]]:
+    def _trees(self, slates: Index, max_rows: int) -> Iterator[tuple[Index, _Tree]]:
         """The rows of slates in order of their arms, some at a time, and their tree."""
         order = np.lexsort(slates.T[::-1])
-        for rows in np.split(order, range(max(1, most), len(order), max(1, most))):
+        for rows in np.split(order, range(max(1, max_rows), len(order), max(1, max_rows))):
             yield rows, _Tree(slates[rows])
 
-    def _sums(self, tree: _Tree, weight: Array, *, below: bool = False) -> tuple[list[Array], list[Array]]:
+    def _sums(self, tree: _Tree, weight: Array, *, with_next_arms: bool = False) -> tuple[list[Array], list[Array]]:
         """Sums over lists of the probability of each distinct top of slates, by length from 0; and with `below` of that
         with each arm below it, (v, arms)."""
         totals = [np.zeros(len(arm)) for arm in tree.arm]
-        shares = [np.zeros(len(arm) * self.arms) for arm in tree.arm[:-1]] if below else []
+        shares = [np.zeros(len(arm) * self.arms) for arm in tree.arm[:-1]] if with_next_arms else []
         used = np.flatnonzero(weight)
         for lists in np.split(used, range(_LISTS, len(used), _LISTS)):
             ranked = self._ranked(lists, len(tree.arm) - 1)
             # pairs of a list and of a top that is made of its arms; ranks: of these in the list
-            listed, node, ranks = (
+            list_index, node, ranks = (
                 np.arange(len(lists)),
                 np.zeros(len(lists), np.intp),
                 np.empty((len(lists), 0), np.intp),
@@ -107,25 +108,25 @@ class ListMixture:
             joint = weight[lists]
             totals[0] += joint.sum()
             for depth in range(len(tree.arm) - 1):
-                probability = self._below(ranked, listed, ranks)
-                if below:
-                    cells = (node[:, None] * self.arms + self.lists[lists[listed]]).ravel()
+                probability = self._next_arms(ranked, list_index, ranks)
+                if with_next_arms:
+                    cells = (node[:, None] * self.arms + self.lists[lists[list_index]]).ravel()
                     values = (joint[:, None] * probability).ravel()
                     shares[depth] += np.bincount(cells, weights=values, minlength=len(shares[depth]))
                 # the pairs whose list has the next arm, too
-                pair, node, rank = self._longer(lists[listed], node, tree, depth)
-                listed, ranks = listed[pair], np.column_stack([ranks[pair], rank])
+                pair, node, rank = self._longer(lists[list_index], node, tree, depth)
+                list_index, ranks = list_index[pair], np.column_stack([ranks[pair], rank])
                 joint = joint[pair] * probability[pair, rank]
                 totals[depth + 1] += np.bincount(node, weights=joint, minlength=len(totals[depth + 1]))
-        return totals, [each.reshape(-1, self.arms) for each in shares]
+        return totals, [share.reshape(-1, self.arms) for share in shares]
 
     def _longer(self, lists: Index, node: Index, tree: _Tree, depth: int) -> tuple[Index, Index, Index]:
         """The pairs of a list and a top whose list has the next arm of a longer top; the longer top, and where the arm
         stands in the list."""
-        first, counts = tree.below[depth]
+        first, counts = tree.children[depth]
         pair, longer = np.repeat(np.arange(len(lists)), counts[node]), piece_rows(first[node], counts[node])
-        wanted = lists[pair] * self.arms + tree.arm[depth + 1][longer]
-        cell, has = look_up(self._keys, wanted)
+        key = lists[pair] * self.arms + tree.arm[depth + 1][longer]
+        cell, has = look_up(self._keys, key)
         return pair[has], longer[has], cell[has] % self.lists.shape[1]
 
     @cached_property
@@ -136,43 +137,43 @@ class ListMixture:
     def _ranked(self, lists: Index, positions: int) -> list[Scores] | list[Order]:
         """The orders of some lists, which remember their tables; samples where scores are such."""
         scores = [self.scores[number] for number in lists.tolist()]
-        return scores if isinstance(self.scores, SampledLists) else [each.order(positions) for each in scores]
+        return scores if isinstance(self.scores, SampledLists) else [item.order(positions) for item in scores]
 
-    def _below(self, ranked: Any, listed: Index, ranks: Index) -> Array:
+    def _next_arms(self, ranked: Any, list_index: Index, ranks: Index) -> Array:
         """Probability of each arm of a list below slates, by the ranks (p, d) of their arms in lists (p,), (p, s)."""
         (pairs, depth), s = ranks.shape, self.lists.shape[1]
-        below = np.empty((pairs, s))
+        next_arms = np.empty((pairs, s))
         if isinstance(self.scores, SampledLists):
-            for row, number in enumerate(listed.tolist()):
-                below[row] = slate.remaining(ranked[number], ranks[row], floor=self.floor)
-            return below
+            for row, number in enumerate(list_index.tolist()):
+                next_arms[row] = slate.remaining(ranked[number], ranks[row], floor=self.floor)
+            return next_arms
         if not pairs:
-            return below
+            return next_arms
         # any arm left, to ask about the position below
         left = np.ones((pairs, s), np.bool_)
         left[np.arange(pairs)[:, None], ranks] = False
         slates = np.column_stack([ranks, left.argmax(axis=1)])
-        swept = slate.each_position_of(ranked, listed, slates, arms=s, floor=self.floor)
-        for rows, position, probability, above in swept:
+        swept = slate.each_position_of(ranked, list_index, slates, arms=s, floor=self.floor)
+        for rows, position, probability, prefix in swept:
             if position == depth:
-                below[rows] = probability[above]
-        return below
+                next_arms[rows] = probability[prefix]
+        return next_arms
 
 
 class _Tree:
     """The distinct tops of slates (n, k) in order of their arms, by length from 0 to k.
 
-    node (k + 1 of (n,)): the top of each slate; arm (k + 1 of (v,)): the last arm of each top, of none 0; below (k of
-    (v,) and (v,)): the first longer one of each top, and how many there are."""
+    node (k + 1 of (n,)): the top of each slate; arm (k + 1 of (v,)): the last arm of each top, of none 0; children (k
+    of (v,) and (v,)): the first longer top of each top, and how many there are."""
 
     def __init__(self, slates: Index) -> None:
         self.node, self.arm = [np.zeros(len(slates), np.intp)], [np.zeros(1, np.intp)]
-        self.below: list[tuple[Index, Index]] = []
+        self.children: list[tuple[Index, Index]] = []
         for depth in range(slates.shape[1]):
             starts, begins = run_starts(*slates[:, : depth + 1].T), np.zeros(len(slates), np.intp)
             begins[starts[1:]] = 1
             counts = np.bincount(self.node[depth][starts], minlength=len(self.arm[depth]))
-            self.below.append((np.cumsum(counts) - counts, counts))
+            self.children.append((np.cumsum(counts) - counts, counts))
             self.node.append(np.cumsum(begins))
             self.arm.append(slates[starts, depth])
 
@@ -188,7 +189,7 @@ class SampledLists(Sequence[Scores]):
         return len(self._lists)
 
     def __getitem__(self, number: int) -> Sampled:  # type: ignore[override]  # no slices
-        return Sampled(self._scores.of_decision(self._seed, number).values[:, self._lists[number]])
+        return Sampled(self._scores.decision_scores(self._seed, number).values[:, self._lists[number]])
 
     def uniforms(self, number: int, size: int) -> Array:
         """The uniforms by which a page of so many positions is drawn, (1, size)."""
@@ -200,8 +201,8 @@ def distinct_lists(lists: Index, replica: Index, replicas: int) -> tuple[Index, 
     """The distinct sets among lists (n, s), ascending, (u, s), and the share of each in every replica, (replicas, u).
 
     replica (n,): of each list; equally many have each."""
-    different, which = distinct_rows(np.sort(lists, axis=1))
-    counts = np.bincount(replica * len(different) + which, minlength=replicas * len(different))
+    different, set_index = distinct_rows(np.sort(lists, axis=1))
+    counts = np.bincount(replica * len(different) + set_index, minlength=replicas * len(different))
     return different.astype(np.intp), counts.reshape(replicas, -1) / (len(lists) / replicas)
 
 

@@ -14,11 +14,11 @@ def softmax(score: Array, *, temperature: float = 1.0) -> Array:
     """Probabilities in proportion to exp(score / temperature), rows of (n, m); arms at -inf have none.
 
     temperature 0: the best score of a row, equal bests share."""
-    away = score - score.max(axis=1, keepdims=True)
+    distance = score - score.max(axis=1, keepdims=True)
     if temperature == 0:
-        weight = (away == 0).astype(away.dtype)
+        weight = (distance == 0).astype(distance.dtype)
     else:
-        weight = np.exp(away if temperature == 1 else away / temperature, out=away)
+        weight = np.exp(distance if temperature == 1 else distance / temperature, out=distance)
     weight /= weight.sum(axis=1, keepdims=True)
     return weight
 
@@ -47,14 +47,14 @@ def log_conditionals(
 
     temperature 0: the best score, equal bests share. Source: own derivation (Plackett-Luce with a floor: at every
     position the softmax of the arms left)."""
-    rows, log_probability, many = np.arange(len(shown)), np.zeros(shown.shape), _many(score, eligible)
+    rows, log_probability, n_eligible = np.arange(len(shown)), np.zeros(shown.shape), _n_eligible(score, eligible)
     allowed = score if eligible is None else np.where(eligible, score, -np.inf)
     floors = at_positions(floor, shown.shape[1])
-    for position, of_arms in enumerate(remaining(allowed, shown, temperature=temperature)):
-        left, uniform = many - position, floors[position]
-        of_shown = of_arms[rows, shown[:, position]]
+    for position, probability in enumerate(remaining(allowed, shown, temperature=temperature)):
+        left, uniform = n_eligible - position, floors[position]
+        p_shown = probability[rows, shown[:, position]]
         with np.errstate(divide="ignore"):  # the only arm left is certain
-            log_probability[:, position] = np.where(left > 1, np.log(uniform / left + (1 - uniform) * of_shown), 0.0)
+            log_probability[:, position] = np.where(left > 1, np.log(uniform / left + (1 - uniform) * p_shown), 0.0)
         if (left == 1).all():
             break
     return log_probability
@@ -85,13 +85,13 @@ def _slots(
 ) -> Iterator[tuple[Array, Array]]:
     """The distributions of each slot, given those above, by both scores, (n, m) each. Arms that are not left have the
     same on both sides, so that no divergence is of them."""
-    many, floors = _many(score, eligible), at_positions(floor, shown.shape[1])
+    n_eligible, floors = _n_eligible(score, eligible), at_positions(floor, shown.shape[1])
     sides = (
-        remaining(each if eligible is None else np.where(eligible, each, -np.inf), shown, temperature=temperature)
-        for each in (score, reference)
+        remaining(logits if eligible is None else np.where(eligible, logits, -np.inf), shown, temperature=temperature)
+        for logits in (score, reference)
     )
     for position, (new, old) in enumerate(zip(*sides, strict=True)):
-        uniform = floors[position] / np.maximum(many - position, 1)[:, None]
+        uniform = floors[position] / np.maximum(n_eligible - position, 1)[:, None]
         yield uniform + (1 - floors[position]) * new, uniform + (1 - floors[position]) * old
 
 
@@ -101,12 +101,12 @@ def probabilities(score: Array, eligible: Flags | None = None, *, temperature: f
     mixed = softmax(score if eligible is None else np.where(eligible, score, -np.inf), temperature=temperature)
     if explored := at_positions(floor, 1).item():
         mixed *= 1 - explored
-        uniform = (explored / _many(score, eligible)).astype(mixed.dtype)[:, None]
+        uniform = (explored / _n_eligible(score, eligible)).astype(mixed.dtype)[:, None]
         mixed += uniform if eligible is None else uniform * eligible
     return mixed
 
 
-def _many(score: Array, eligible: Flags | None) -> Index:
+def _n_eligible(score: Array, eligible: Flags | None) -> Index:
     """How many arms each row may show, (n,)."""
     return np.full(len(score), score.shape[1]) if eligible is None else eligible.sum(axis=1)
 

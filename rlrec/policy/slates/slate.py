@@ -43,17 +43,17 @@ def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
     return to_positions(scores.order(size).ranks(size), floor)
 
 
-def marginals_each(many: Sequence[Scores], *, size: int, floor: Floor, shared: bool = False) -> list[Array]:
+def marginals_each(case_scores: Sequence[Scores], *, size: int, floor: Floor, shared: bool = False) -> list[Array]:
     """`marginals` of many scores of equally many arms; independent continuous ones are worked out together, also at one
     position where many cases share a few scores."""
     from rlrec.policy.contexts.pooled import pooled  # a single request needs none of it
 
-    orders = [scores.order(size) for scores in many]
+    orders = [scores.order(size) for scores in case_scores]
     alone = size == 1 and not (shared and isinstance(orders[0], ContinuousOrder))
-    together = None if alone else pooled(orders, positions=size)
-    if together is None:
-        return [marginals(scores, size=size, floor=floor) for scores in many]
-    return list(to_positions(together.ranks(size), floor))
+    pooled_orders = None if alone else pooled(orders, positions=size)
+    if pooled_orders is None:
+        return [marginals(scores, size=size, floor=floor) for scores in case_scores]
+    return list(to_positions(pooled_orders.ranks(size), floor))
 
 
 def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: int, rng: np.random.Generator) -> Array:
@@ -64,11 +64,11 @@ def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: in
     m, floors = len(scores), at_positions(floor, size)
     total, step = np.zeros((size, m)), max(1, _ENTRIES // (size * m))
     for start in range(0, runs, step):
-        values = scores.of_pages(min(step, runs - start), size, rng)
+        values = scores.simulate_pages(min(step, runs - start), size, rng)
         left, page = np.ones(values.shape[1:], np.bool_), np.arange(values.shape[1])
-        for position, of_page in enumerate(values):
+        for position, page_values in enumerate(values):
             # the best of the arms left, with the floor
-            allowed = np.where(left, of_page, -np.inf)
+            allowed = np.where(left, page_values, -np.inf)
             best = allowed == allowed.max(axis=1, keepdims=True)
             probability = mix_floor(best / best.sum(axis=1, keepdims=True), floors[position], m - position)
             probability[~left] = 0.0
@@ -104,27 +104,28 @@ def remaining_each(scores: Scores, prefixes: Index, *, floor: Floor) -> Array:
     return mixed
 
 
-def conditionals_each(many: Sequence[Scores], case: Index, slates: Index, *, floor: Floor) -> Array:
+def conditionals_each(case_scores: Sequence[Scores], case: Index, slates: Index, *, floor: Floor) -> Array:
     """`conditionals` of slates (n, k), each of arms of its case (n,) among many scores of equally many arms, (n, k)."""
     probability = np.empty(slates.shape)
-    if isinstance(many[0].order(1), ContinuousOrder) and _few_of_each(len(many), len(many[0]), slates):
-        for rows, position, of_prefix, above in each_position(many, case, slates, floor=floor):
-            probability[rows, position] = of_prefix[above, slates[rows, position]]
+    cases, arms = len(case_scores), len(case_scores[0])
+    if isinstance(case_scores[0].order(1), ContinuousOrder) and _few_of_each(cases, arms, slates):
+        for rows, position, by_prefix, prefix in each_position(case_scores, case, slates, floor=floor):
+            probability[rows, position] = by_prefix[prefix, slates[rows, position]]
         return probability
     order = np.argsort(case, kind="stable")
     for rows in np.split(order, run_starts(case[order])[1:]):
-        probability[rows] = conditionals(many[case[rows[0]]], slates[rows], floor=floor)
+        probability[rows] = conditionals(case_scores[case[rows[0]]], slates[rows], floor=floor)
     return probability
 
 
 def each_position(
-    many: Sequence[Scores], case: Index, slates: Index, *, floor: Floor
+    case_scores: Sequence[Scores], case: Index, slates: Index, *, floor: Floor
 ) -> Iterator[tuple[Index, int, Array, Index]]:
     """`remaining` at each position of slates (n, k), some at a time, each of its case (n,) among many exact scores of
     equally many arms: the rows of slates in order (r,), the position from 0, the probabilities below each distinct case
     and slate above, (u, m), and which of these a row has, (r,)."""
-    orders = [scores.order(slates.shape[1]) for scores in many]
-    yield from each_position_of(orders, case, slates, arms=len(many[0]), floor=floor)
+    orders = [scores.order(slates.shape[1]) for scores in case_scores]
+    yield from each_position_of(orders, case, slates, arms=len(case_scores[0]), floor=floor)
 
 
 def each_position_of(
@@ -133,10 +134,10 @@ def each_position_of(
     """`each_position` by the orders of equally many arms, whose tables outlive it."""
     m, floors = arms, at_positions(floor, slates.shape[1])
     for rows, by_position in _swept(orders, case, slates, arms, floor):
-        for position, (probability, above) in enumerate(by_position):
+        for position, (probability, prefix) in enumerate(by_position):
             mixed = mix_floor(probability, floors[position], m - position)
-            mixed[above[:, None], slates[rows, :position]] = 0.0
-            yield rows, position, mixed, above
+            mixed[prefix[:, None], slates[rows, :position]] = 0.0
+            yield rows, position, mixed, prefix
 
 
 def _few_of_each(cases: int, arms: int, slates: Index) -> bool:
@@ -152,17 +153,17 @@ def _swept(
 
     order, k = np.lexsort((*slates.T[::-1], case)), slates.shape[1]
     swept = isinstance(orders[0], ContinuousOrder) and _few_of_each(len(orders), arms, slates)
-    together = pooled(orders, positions=k) if swept else None
-    if together is not None:
-        step = max(1, _ENTRIES // together.rows[0].size // len(together.table.nodes))
+    pooled_orders = pooled(orders, positions=k) if swept else None
+    if pooled_orders is not None:
+        step = max(1, _ENTRIES // pooled_orders.rows[0].size // len(pooled_orders.table.nodes))
         for rows in np.split(order, range(step, len(order), step)):
-            yield rows, together.each_position(case[rows], slates[rows], floors=at_positions(floor, k))
+            yield rows, pooled_orders.each_position(case[rows], slates[rows], floors=at_positions(floor, k))
         return
-    for of_case in np.split(order, run_starts(case[order])[1:]):
-        for rows in np.split(of_case, range(_SWEPT // arms + 1, len(of_case), _SWEPT // arms + 1)):
-            of_scores = orders[case[rows[0]]]
-            assert isinstance(of_scores, DrawnOrder)
-            yield rows, of_scores.each_position(slates[rows], floor=floor)
+    for case_rows in np.split(order, run_starts(case[order])[1:]):
+        for rows in np.split(case_rows, range(_SWEPT // arms + 1, len(case_rows), _SWEPT // arms + 1)):
+            case_order = orders[case[rows[0]]]
+            assert isinstance(case_order, DrawnOrder)
+            yield rows, case_order.each_position(slates[rows], floor=floor)
 
 
 def placement(size: int, m: int, *, floor: Floor) -> tuple[Array, Array]:
@@ -170,7 +171,7 @@ def placement(size: int, m: int, *, floor: Floor) -> tuple[Array, Array]:
     (size,).
 
     Only the floor and m matter: where a rank ends depends on how many better arms are left. Source: own derivation."""
-    probability, beyond = np.zeros((size, size)), np.zeros(size)
+    probability, deeper_probability = np.zeros((size, size)), np.zeros(size)
     waiting, lasting = np.eye(size), 1.0  # [r, better arms left]: still on no position
     better = np.arange(size)
     for position, explored in enumerate(at_positions(floor, size).tolist()):
@@ -178,12 +179,12 @@ def placement(size: int, m: int, *, floor: Floor) -> tuple[Array, Array]:
         uniform = explored / left
         # taken here: picked uniformly, or the best one left
         probability[position] = uniform * waiting.sum(axis=1) + (1 - explored) * waiting[:, 0]
-        beyond[position], lasting = lasting * uniform, lasting * (1 - uniform)
+        deeper_probability[position], lasting = lasting * uniform, lasting * (1 - uniform)
         # not taken: a worse arm was picked, or a better one was
         stays = waiting * (uniform * np.maximum(left - 1 - better, 0))
         stays[:, :-1] += waiting[:, 1:] * ((1 - explored) + uniform * better[1:])
         waiting = stays
-    return probability, beyond
+    return probability, deeper_probability
 
 
 def invert_rows(probability: Array, uniform: Array) -> Index:
@@ -209,6 +210,6 @@ def to_positions(ranks: Array, floor: Floor) -> Array:
         return np.vstack([mix_floor(ranks[0], at_positions(floor, 1)[0], m), ranks[1:]])
     if not np.any(floor):
         return ranks
-    probability, beyond = placement(size, m, floor=floor)
+    probability, deeper_probability = placement(size, m, floor=floor)
     deeper = np.maximum(1 - np.cumsum(ranks, axis=-2), 0)
-    return np.tril(probability) @ ranks + beyond[:, None] * deeper
+    return np.tril(probability) @ ranks + deeper_probability[:, None] * deeper

@@ -75,13 +75,13 @@ def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
 class SlateSampler:
     """Draws the slates of one belief: probabilities are computed once, and reused as the belief changes.
 
-    size 1..m positions; floor in [0, 1]. before: the sampler of earlier scores of as many arms; where few arms changed,
-    its tables of the others are reused. Errors as on nodes of their own; `before` stays right, and computes again
-    what it may be asked for."""
+    size 1..m positions; floor in [0, 1]. earlier_sampler: that of earlier scores of as many arms; where few arms
+    changed, its tables of the others are reused. Errors are the same as with a table of its own. `earlier_sampler`
+    stays right: it computes its tables again when it is asked."""
 
-    def __init__(self, scores: Scores, *, size: int, floor: Floor, before: SlateSampler | None = None) -> None:
+    def __init__(self, scores: Scores, *, size: int, floor: Floor, earlier_sampler: SlateSampler | None = None) -> None:
         self._size, self._floor, self._arms, self._scores = size, floor, len(scores), scores
-        self._order: Order = scores.order(size, before=before._order if before else None)
+        self._order: Order = scores.order(size, earlier_order=earlier_sampler._order if earlier_sampler else None)
 
     def prepare(self) -> None:
         """Compute ahead what `draw` will need of the belief alone."""
@@ -102,7 +102,7 @@ class SlateSampler:
         slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
         probability, least = self._order.conditionals(slates, floor=self._floor, least=not lists)
         left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
-        propensity, minimum = (mix_floor(each, floors, left) for each in (probability, least))
+        propensity, minimum = (mix_floor(values, floors, left) for values in (probability, least))
         if lists:
             unknown = np.full(propensity.shape, np.nan)
             return _to_log(slates, propensity, unknown, unknown)
@@ -114,10 +114,10 @@ class SlateSampler:
             probability = self.first[slates]
         else:
             assert isinstance(self._order, DrawnOrder)
-            shown, which = np.unique(slates, axis=0, return_inverse=True)
+            shown, slate_index = np.unique(slates, axis=0, return_inverse=True)
             probability, _ = self._order.conditionals(shown, floor=self._floor, least=False)
             left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
-            probability = mix_floor(probability, floors, left)[which.reshape(-1)]
+            probability = mix_floor(probability, floors, left)[slate_index.reshape(-1)]
         with np.errstate(divide="ignore"):
             return np.log(probability).sum(axis=1)
 
@@ -152,14 +152,14 @@ class SlateSampler:
         shape, floors = uniform.shape, at_positions(self._floor, self._size)
         slates, propensity, least = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
         for row, (seed, decision) in enumerate(zip(seeds.tolist(), decisions.tolist(), strict=True)):
-            order = self._scores.of_decision(seed, decision).order(self._size)
+            order = self._scores.decision_scores(seed, decision).order(self._size)
             for position in range(self._size):
-                above = slates[[row], :position]
-                left = np.delete(np.arange(self._arms), above[0])
-                mixed = mix_floor(order.next_arms(above, floor=self._floor)[0, left], floors[position], len(left))
-                drawn = _invert(mixed, mixed.cumsum(), uniform[row, position])
-                slates[row, position] = left[drawn]
-                propensity[row, position], least[row, position] = mixed[drawn], mixed.min()
+                prefix = slates[[row], :position]
+                left = np.delete(np.arange(self._arms), prefix[0])
+                mixed = mix_floor(order.next_arms(prefix, floor=self._floor)[0, left], floors[position], len(left))
+                pick = _invert(mixed, mixed.cumsum(), uniform[row, position])
+                slates[row, position] = left[pick]
+                propensity[row, position], least[row, position] = mixed[pick], mixed.min()
         return _to_log(slates, propensity, _first_alone(propensity), least)
 
 
@@ -199,8 +199,8 @@ def _nth_left(prefixes: Index, uniform: Array, m: int) -> Index:
     left = m - prefixes.shape[1]
     nth = np.minimum((uniform * left).astype(np.intp), left - 1)
     # the i-th smallest arm of a prefix, from 0, has that many less i arms left below it
-    below = np.sort(prefixes, axis=1) - np.arange(prefixes.shape[1])
-    return nth + (below <= nth[:, None]).sum(axis=1)
+    n_left_below = np.sort(prefixes, axis=1) - np.arange(prefixes.shape[1])
+    return nth + (n_left_below <= nth[:, None]).sum(axis=1)
 
 
 def _first_alone(propensity: Array) -> Array:

@@ -24,7 +24,7 @@ RATES = (0.1, 0.5, 0.3)
 VOCABULARY = [f"w{number}" for number in range(300)]
 FEATURES = {"context": {"fields": {"words": {"list": [], "hash": 1 << 18}}}}
 
-FEATURES_ENCODER = Encoder.of(FEATURES["context"])
+FEATURES_ENCODER = Encoder.parse(FEATURES["context"])
 
 
 def sentences(number: int, *, seed: int = 1) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from rlrec.policy.gradients import reinforce
 from rlrec.policy.gradients.gradient import Gradient
 from rlrec.policy.gradients.reinforce import GradientSums, Objective
 
-ARMS, NOBODY = 8, Encoder.of({"fields": {}})
+ARMS, NOBODY = 8, Encoder.parse({"fields": {}})
 KIND = Gradient(design=Design(context=NOBODY, arm=NOBODY), floor=0.1)
 
 

@@ -26,11 +26,13 @@ def detect(rewards: Array, *, method: str = "adwin", **parameters: Any) -> list[
 
 
 def test_adwin_notices_a_step_at_the_next_tick() -> None:
-    assert detect(STEP) == [Change(start=500, alarm=511, before=0.0, after=1.0)]
+    assert detect(STEP) == [Change(start=500, alarm=511, mean_before=0.0, mean_after=1.0)]
 
 
 def test_page_hinkley_notices_a_step_where_river_does() -> None:
-    assert detect(STEP, method="page-hinkley", **FADING) == [Change(start=500, alarm=553, before=0.0, after=1.0)]
+    assert detect(STEP, method="page-hinkley", **FADING) == [
+        Change(start=500, alarm=553, mean_before=0.0, mean_after=1.0)
+    ]
 
 
 def in_a_loop(rewards: list[float], *, min_instances: int, delta: float, threshold: float, alpha: float) -> list[int]:
@@ -74,8 +76,8 @@ def test_a_stream_in_chunks_is_the_same_stream(method: str) -> None:
     complete = detect(rewards, method=method)
     assert len(complete) == 3
     assert [(row.start, row.alarm) for row in result] == [(3 * item.start + 1, 3 * item.alarm + 1) for item in complete]
-    assert [row.before for row in result] == pytest.approx([item.before for item in complete], abs=1e-12)
-    assert [row.after for row in result] == pytest.approx([item.after for item in complete], abs=1e-12)
+    assert [row.mean_before for row in result] == pytest.approx([item.mean_before for item in complete], abs=1e-12)
+    assert [row.mean_after for row in result] == pytest.approx([item.mean_after for item in complete], abs=1e-12)
 
 
 @pytest.mark.parametrize(("method", "latest"), [("adwin", 300), ("page-hinkley", 700)])
@@ -85,7 +87,7 @@ def test_a_click_rate_that_trebles_is_noticed_and_nothing_before(method: str, la
     result = [detect(clicks(rate, 4000, seed=1000 + seed), method=method) for seed in range(40)]
     assert [change for changes in result for change in changes if change.alarm < 2000] == []
     assert np.median([changes[0].alarm - 2000 for changes in result]) < latest
-    assert all(abs(changes[0].before - 0.05) < 0.03 < changes[0].after - 0.05 for changes in result)
+    assert all(abs(changes[0].mean_before - 0.05) < 0.03 < changes[0].mean_after - 0.05 for changes in result)
 
 
 def test_adwin_is_silent_where_nothing_changes() -> None:

@@ -31,7 +31,7 @@ def event(kind: str, value: float = 1.0, *, at: int = 0, received_at: int = 10**
 
 
 def worth(events: list[Event], *, settled_only: bool = False, **changed: Any) -> float:
-    return rewards.of_slot(definition(**changed), events, served_at=0, settled_only=settled_only)
+    return rewards.slot_reward(definition(**changed), events, served_at=0, settled_only=settled_only)
 
 
 def test_the_default_is_the_reward_where_no_weighed_event_came() -> None:
@@ -67,9 +67,9 @@ def test_the_window_is_closed_and_goes_by_the_events_own_time(at: int, counts: b
 
 def test_a_page_has_no_default_and_no_clip() -> None:
     item = definition(clip_low=0.0, clip_high=1.0, late="ignore")
-    assert rewards.of_page(item, [], served_at=0) == 0
+    assert rewards.page_reward(item, [], served_at=0) == 0
     events = [event("click", 3), event("dwell_s", 50), event("click", at=2000)]
-    assert rewards.of_page(item, events, served_at=0) == 3.5
+    assert rewards.page_reward(item, events, served_at=0) == 3.5
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_arrays_say_what_single_slots_say(
 ) -> None:
     item = definition(late=late, transforms=transforms, **({"clip_low": 0.0, "clip_high": 1.0} if clip else {}))
     events = [[event(kind, value, at=at) for slot, kind, value, at in drawn if slot == n] for n in range(5)]
-    single = [rewards.of_slot(item, effect, served_at=0, settled_only=settled_only) for effect in events]
-    result, default = rewards.of_slots(
+    single = [rewards.slot_reward(item, effect, served_at=0, settled_only=settled_only) for effect in events]
+    result, default = rewards.slot_rewards(
         item,
         n=5,
         slot=np.array([row[0] for row in drawn], np.int64),
@@ -178,9 +178,9 @@ def test_arrays_say_what_single_pages_say(
 ) -> None:
     item = definition(transforms=transforms)
     events = [[event(kind, value, at=at) for page, kind, value, at in drawn if page == n] for n in range(5)]
-    single = [rewards.of_page(item, effect, served_at=0, settled_only=True) for effect in events]
+    single = [rewards.page_reward(item, effect, served_at=0, settled_only=True) for effect in events]
     page = np.array([row[0] for row in drawn], np.int64)
-    result = rewards.of_pages(item, n=5, page=page, **columns(item, drawn))
+    result = rewards.page_rewards(item, n=5, page=page, **columns(item, drawn))
     assert result == pytest.approx(single, abs=1e-9, rel=1e-9)
 
 

@@ -27,7 +27,7 @@ VALUES = {"hour": 18, "member": True, "device": "android", "tags": ["b", "z", "b
 
 
 def encoded(spec: dict[str, Any], values: dict[str, Any]) -> dict[str, float]:
-    encoder = Encoder.of(spec)
+    encoder = Encoder.parse(spec)
     return {name: x for name, x in zip(encoder.names, encoder.encode([values])[0], strict=True) if x}
 
 
@@ -44,7 +44,7 @@ def test_every_type_of_field_has_its_columns() -> None:
 
 @pytest.mark.parametrize("spec", [FULL, {}, {"hash": 16}, {"intercept": False, "fields": {"x": "number"}, "hash": 2}])
 def test_names_and_width_agree(spec: dict[str, Any]) -> None:
-    encoder = Encoder.of(spec)
+    encoder = Encoder.parse(spec)
     assert encoder.encode([VALUES, {}]).shape == (2, len(encoder.names))
     assert encoder.encode([]).shape == (0, len(encoder.names))
     assert encoder.intercept == (encoder.names[0] == "1")
@@ -68,7 +68,7 @@ def test_what_is_unknown_or_of_another_type_counts_nothing(values: dict[str, Any
 
 
 def test_a_number_is_cut_ten_scales_from_its_mean() -> None:
-    encoder = Encoder.of({"fields": {"x": {"type": "number", "mean": 1, "scale": 0.5}}})
+    encoder = Encoder.parse({"fields": {"x": {"type": "number", "mean": 1, "scale": 0.5}}})
     rows = [{"x": x} for x in (2, -1e308, 1e308, 6.5)]
     assert encoder.encode(rows)[:, 1].tolist() == [2, -10, 10, 10]
 
@@ -80,14 +80,14 @@ def test_a_category_that_is_not_listed_has_a_signed_column_that_never_changes() 
 
 
 def test_a_text_is_read_word_by_word() -> None:
-    words = Encoder.of({"intercept": False, "fields": {"query": {"text": 1024}}})
+    words = Encoder.parse({"intercept": False, "fields": {"query": {"text": 1024}}})
     x = words.encode([{"query": "iced  tea iced"}, {"query": "tea"}, {"query": ["tea"]}])
     assert np.abs(x).sum(axis=1).tolist() == [2.0, 1.0, 0.0]
-    assert (x[0] @ x[1], Encoder.of(words.spec())) == (1.0, words)
+    assert (x[0] @ x[1], Encoder.parse(words.spec())) == (1.0, words)
 
 
 def test_categories_go_by_their_names_in_json() -> None:
-    encoder = Encoder.of({"fields": {"x": [True, 3]}})
+    encoder = Encoder.parse({"fields": {"x": [True, 3]}})
     assert encoder.names == ("1", "x=true", "x=3")
     assert encoder.encode([{"x": x} for x in (True, 3, 3.0, "3", 1)])[:, 1:].tolist() == [
         [1, 0],
@@ -107,23 +107,23 @@ def test_a_hashed_object_has_a_vector_that_never_changes() -> None:
 
 
 def test_what_is_read_is_what_is_declared() -> None:
-    assert Encoder.of(FULL).reads == ("device", "embedding", "hour", "member", "tags")
-    assert Encoder.of({}).reads == ()
+    assert Encoder.parse(FULL).reads == ("device", "embedding", "hour", "member", "tags")
+    assert Encoder.parse({}).reads == ()
 
 
-@pytest.mark.parametrize("encoder", [Encoder.of(FULL), Encoder.of({}), Encoder.by_hash()])
+@pytest.mark.parametrize("encoder", [Encoder.parse(FULL), Encoder.parse({}), Encoder.by_hash()])
 def test_a_spec_is_written_in_full_and_taken_back(encoder: Encoder) -> None:
     shuffled = json.loads(json.dumps(encoder.spec(), sort_keys=True))
-    again = Encoder.of(shuffled)
+    again = Encoder.parse(shuffled)
     assert again == encoder
     assert again.names == encoder.names
     assert again.spec() == encoder.spec()
-    assert again != Encoder.of({"fields": {"hour": {"type": "number", "mean": 11}}})
+    assert again != Encoder.parse({"fields": {"hour": {"type": "number", "mean": 11}}})
 
 
 def test_short_forms_are_written_in_full() -> None:
     short = {"a": "number", "b": "flag", "c": ["x"], "d": {"vector": 3}, "e": {"hash": 16}, "f": {"list": ["x"]}}
-    assert Encoder.of({"fields": short}).spec()["fields"] == {
+    assert Encoder.parse({"fields": short}).spec()["fields"] == {
         "a": {"type": "number", "mean": 0.0, "scale": 1.0},
         "b": {"type": "flag"},
         "c": {"type": "category", "values": ["x"], "hash": 0},
@@ -155,7 +155,7 @@ def test_short_forms_are_written_in_full() -> None:
 )
 def test_a_value_of_the_wrong_type_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=name) as caught:
-        Encoder.of(FULL).check({**VALUES, name: value}, what="features")
+        Encoder.parse(FULL).check({**VALUES, name: value}, subject="features")
     assert caught.value.field == f"features.{name}"
     assert caught.value.hint
     assert "\n" not in caught.value.message
@@ -163,7 +163,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(name: str, value: Any) -> 
 
 def test_what_is_missing_unknown_or_not_read_is_fine() -> None:
     for values in ({}, VALUES, dict.fromkeys(VALUES), {"device": "tv", "tags": [], "other": math.nan}, {"device": 3}):
-        Encoder.of(FULL).check(values)
+        Encoder.parse(FULL).check(values)
 
 
 def test_a_hashed_object_may_hold_anything_but_nan() -> None:
@@ -203,23 +203,23 @@ def test_a_hashed_object_may_hold_anything_but_nan() -> None:
 )
 def test_a_spec_that_cannot_be_is_refused_with_a_way_out(spec: Any) -> None:
     with pytest.raises(InputError) as caught:
-        Encoder.of(spec)
+        Encoder.parse(spec)
     assert caught.value.hint
 
 
 def test_an_encoder_of_more_than_128_columns_encodes_without_zeros() -> None:
-    assert not Encoder.of({"fields": {"x": {"vector": 127}}}).is_sparse
-    assert Encoder.of({"fields": {"x": {"vector": 127}, "y": "flag"}}).is_sparse
+    assert not Encoder.parse({"fields": {"x": {"vector": 127}}}).is_sparse
+    assert Encoder.parse({"fields": {"x": {"vector": 127}, "y": "flag"}}).is_sparse
 
 
 @pytest.mark.parametrize("columns", [1 << 19, 3, -1, 100_000])
 def test_a_hash_is_a_power_of_two_up_to_262144(columns: int) -> None:
     with pytest.raises(InputError, match="hash of"):
-        Encoder.of({"hash": columns})
+        Encoder.parse({"hash": columns})
 
 
 def test_sparse_rows_hold_what_dense_ones_do() -> None:
-    encoder = Encoder.of(
+    encoder = Encoder.parse(
         {"fields": {"n": "number", "t": ["x"], "l": {"list": ["p"], "hash": 8}, "b": "flag"}, "hash": 16}
     )
     dense, sparse = encoder.encode(ROWS), encoder.sparse(ROWS)
@@ -231,8 +231,8 @@ def test_sparse_rows_hold_what_dense_ones_do() -> None:
 
 def test_a_shorter_hash_folds_a_longer_one() -> None:
     rows = [{"words": [f"w{number}" for number in range(50)], "price": 3.5, "new": True}]
-    long = Encoder.of({"hash": 1 << 18, "intercept": False}).sparse(rows)
-    short = Encoder.of({"hash": 64, "intercept": False}).encode(rows)[0]
+    long = Encoder.parse({"hash": 1 << 18, "intercept": False}).sparse(rows)
+    short = Encoder.parse({"hash": 64, "intercept": False}).encode(rows)[0]
     np.testing.assert_allclose(np.bincount(long.column % 64, long.value, 64), short, atol=1e-12)
 
 
@@ -277,14 +277,14 @@ def test_parts_of_a_log_say_what_the_whole_says() -> None:
     parts[1].take(rows[100:450])
     parts[1].take(iter(rows[450:]))
     assert (parts[0] + parts[1]).spec() == (parts[1] + parts[0]).spec() == fitted(rows)
-    x = Encoder.of(fitted(rows)).encode(rows)[:, 1]
+    x = Encoder.parse(fitted(rows)).encode(rows)[:, 1]
     assert (abs(x.mean()) < 1e-4, abs(x.std() - 1) < 1e-4) == (True, True)
 
 
 def test_the_most_frequent_texts_are_listed_and_the_rest_is_hashed() -> None:
     rows = [{"t": text} for text in "ccbbad"]
-    assert fitted(rows, most=3)["fields"]["t"] == {"type": "category", "values": ["b", "c", "a"], "hash": 8}
-    assert fitted(rows, most=4)["fields"]["t"] == {"type": "category", "values": ["b", "c", "a", "d"], "hash": 0}
+    assert fitted(rows, max_values=3)["fields"]["t"] == {"type": "category", "values": ["b", "c", "a"], "hash": 8}
+    assert fitted(rows, max_values=4)["fields"]["t"] == {"type": "category", "values": ["b", "c", "a", "d"], "hash": 0}
 
 
 def test_a_text_too_long_for_a_name_is_hashed() -> None:
@@ -295,7 +295,7 @@ def test_a_fitted_encoder_fits_the_limit() -> None:
     many = {f"n{at}": at for at in range(40)} | {"v": [0.0] * 40}
     rows = [{**many, "t": f"t{at}", "u": f"u{at % 25}", "s": f"s{at % 3}"} for at in range(50)]
     fields = fitted(rows)["fields"]
-    assert len(Encoder.of(fitted(rows)).names) in (WIDEST - 1, WIDEST)
+    assert len(Encoder.parse(fitted(rows)).names) in (WIDEST - 1, WIDEST)
     assert fields["s"] == {"type": "category", "values": ["s0", "s1", "s2"], "hash": 0}
     assert len(fields["t"]["values"]) == len(fields["u"]["values"]) < 20
     broad = [{f"n{at:03}": 1.0 for at in range(300)} | {"v": [0.0] * 120}, {"n299": 2.0}]
@@ -309,7 +309,7 @@ def test_texts_without_end_take_a_bounded_memory() -> None:
         fitting.take([{"id": f"{number}-{at}", "same": "x"} for at in range(8_000)] + [{"id": "often"}] * 2)
     assert len(fitting.fields["id"].words) <= 10_001
     assert fitting.fields["id"].words.total() == 24_006
-    assert fitting.spec(most=1)["fields"]["id"] == {"type": "category", "values": ["often"], "hash": 8}
+    assert fitting.spec(max_values=1)["fields"]["id"] == {"type": "category", "values": ["often"], "hash": 8}
 
 
 def test_fields_whose_columns_share_a_name_are_not_both_fitted() -> None:
@@ -345,4 +345,4 @@ def test_a_fit_takes_fields_of_objects() -> None:
 
 def test_a_value_inside_an_object_has_its_type() -> None:
     with pytest.raises(InputError, match=r'"User.name" is 5.5'):
-        Encoder.of({"fields": {"User.name": ["Tom"]}}).check({"User": {"name": 5.5}})
+        Encoder.parse({"fields": {"User.name": ["Tom"]}}).check({"User": {"name": 5.5}})

@@ -18,7 +18,7 @@ from rlrec.policy.contexts.marginal import Anchor
 from rlrec.policy.kinds.linear import Linear, Softmax, inverse_gaps
 from rlrec.policy.scores.families.gumbel import Gumbel
 
-WORDS = Encoder.of({"fields": {"words": {"list": [], "hash": 1 << 18}}})
+WORDS = Encoder.parse({"fields": {"words": {"list": [], "hash": 1 << 18}}})
 SENTENCES: list[dict[str, Any]] = [{"words": ["tea", "milk"]}, {"words": []}, {"words": ["milk", "rum", "ice"]}]
 
 
@@ -95,7 +95,7 @@ def test_a_fit_solves_the_regression_on_all_columns_together(intercept: bool) ->
     dense = rng.integers(-1, 2, (200, 30)) * rng.integers(0, 2, (200, 30)).astype(np.float64)
     pulls, reward, row, column = rng.random(200), rng.random(200), *np.nonzero(dense)
     x = merge(200, row, column, dense[row, column])
-    anchor = Anchor.of([(7, marginal.fit(x, pulls=pulls, reward=reward, ridge=3.0, intercept=intercept))])
+    anchor = Anchor.from_packed([(7, marginal.fit(x, pulls=pulls, reward=reward, ridge=3.0, intercept=intercept))])
     fitted = anchor.at(np.arange(30), np.full(30, 7))
     # the normal equations, with a column of ones that has no penalty
     ones = np.column_stack([dense, np.full(200, float(intercept))])

@@ -26,12 +26,12 @@ def no_features(arms: int) -> MeanFeatures:
 
 def folds(gradients: Array) -> FoldGradients:
     """Folds of gradients by the bias, (batches, arms)."""
-    return FoldGradients.of(map(with_bias, gradients))
+    return FoldGradients.from_batches(map(with_bias, gradients))
 
 
 def steps(gradients: Array, fisher: Array) -> NaturalSteps:
     means = no_features(len(fisher))
-    return NaturalSteps.of(folds(gradients), with_bias(fisher), means, decisions=DECISIONS, slots=SLOTS)
+    return NaturalSteps.from_gradients(folds(gradients), with_bias(fisher), means, decisions=DECISIONS, slots=SLOTS)
 
 
 def test_gradients_without_noise_make_steps_of_the_gradient_over_the_fisher_matrix() -> None:
@@ -78,7 +78,7 @@ def test_signal_is_told_from_noise() -> None:
 def test_a_single_batch_tells_no_signal() -> None:
     alone = folds(np.ones((1, 3)))
     assert (alone.signal("bias"), alone.noise("bias")) == (0.0, 0.0)
-    assert FoldGradients.of([]).total == {}
+    assert FoldGradients.from_batches([]).total == {}
 
 
 def test_a_group_whose_batches_do_not_agree_stays() -> None:

@@ -25,8 +25,8 @@ from rlrec.policy.scores.families.point import Point
 from rlrec.policy.slates import slate
 from tests.policy.kinds.test_kinds import reward
 
-PLAIN = Design(context=Encoder.of({"intercept": False, "fields": {"v": {"type": "vector", "length": 2}}}))
-MEANT = Design(context=Encoder.of({"fields": {"v": {"type": "vector", "length": 2}}}), arm=PLAIN.context)
+PLAIN = Design(context=Encoder.parse({"intercept": False, "fields": {"v": {"type": "vector", "length": 2}}}))
+MEANT = Design(context=Encoder.parse({"fields": {"v": {"type": "vector", "length": 2}}}), arm=PLAIN.context)
 KINDS = ["linucb", "lin-thompson", "logistic-thompson", "softmax", "squarecb"]
 ALL = [(kind, model) for kind in KINDS for model in ("disjoint", "shared")]
 
@@ -161,7 +161,7 @@ def test_a_new_arm_starts_from_those_that_are_like_it() -> None:
 def test_repeating_the_fold_leads_to_the_best_weights(model: str, prior: tuple[float, float]) -> None:
     """Anchors moved to the solution are Newton's method: it ends at the penalised likelihood's maximum."""
     x, arm, clicks = log(300, m=2, q=3, seed=7)
-    design, belief = replace(MEANT, arm=Encoder.of({})), believing(np.zeros((2, 3, 3)), np.zeros((2, 3)))
+    design, belief = replace(MEANT, arm=Encoder.parse({})), believing(np.zeros((2, 3, 3)), np.zeros((2, 3)))
     for _ in range(8):
         policy = policy_of("logistic-thompson", design, model=model, rate=0.2, ridge=1.5)
         belief = learned(policy, x, arm, clicks, m=2, prior=prior)
@@ -285,7 +285,7 @@ def test_shares_of_samples_need_a_floor() -> None:
 
 
 def test_a_shared_model_has_a_largest_size() -> None:
-    broad = Encoder.of({"fields": {"v": {"type": "vector", "length": 30}}})
+    broad = Encoder.parse({"fields": {"v": {"type": "vector", "length": 30}}})
     with pytest.raises(InputError, match="31 context and 17 arm features has 527 weights"):
         policy_of("linucb", Design(context=broad), model="shared")
 

@@ -29,7 +29,7 @@ class Shuffled(ExactScores):
     def __len__(self) -> int:
         return len(self.values)
 
-    def order(self, positions: int, *, before: Order | None = None) -> ShuffledOrder:
+    def order(self, positions: int, *, earlier_order: Order | None = None) -> ShuffledOrder:
         return ShuffledOrder(len(self))
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:

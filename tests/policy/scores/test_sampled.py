@@ -29,7 +29,7 @@ def counted(values: Array, left: list[int]) -> Array:
 
 
 def test_a_share_is_the_count_of_samples() -> None:
-    samples = SCORES.of_decision(7, 3)
+    samples = SCORES.decision_scores(7, 3)
     assert slate.first(samples, floor=0.0) == pytest.approx(counted(samples.values, [0, 1, 2, 3]), abs=1e-15)
     result = slate.remaining(samples, np.array([2, 1]), floor=0.1)
     assert result == pytest.approx([0.05, 0, 0, 0.05] + 0.9 * counted(samples.values, [0, 3]), abs=1e-15)
@@ -45,11 +45,11 @@ def test_equal_bests_share_a_sample() -> None:
 def test_arms_of_equal_features_tie_in_every_sample(m: int) -> None:
     rng = np.random.default_rng(5)
     equal = Correlated(np.full(m, 0.3), np.tile(rng.normal(size=5), (m, 1)), 200)
-    assert slate.first(equal.of_decision(1, 1), floor=0.0) == pytest.approx(np.full(m, 1 / m), abs=1e-14)
+    assert slate.first(equal.decision_scores(1, 1), floor=0.0) == pytest.approx(np.full(m, 1 / m), abs=1e-14)
 
 
 def test_samples_have_the_covariance_of_their_factor() -> None:
-    values = Correlated(SCORES.location, FACTOR, 100_000).of_decision(1, 2).values
+    values = Correlated(SCORES.location, FACTOR, 100_000).decision_scores(1, 2).values
     assert values.mean(axis=0) == pytest.approx(SCORES.location, abs=5 * 0.5 / np.sqrt(1e5))
     assert np.cov(values.T) == pytest.approx(FACTOR @ FACTOR.T, abs=5 * np.sqrt(2) * 0.25 / np.sqrt(1e5))
 
@@ -68,7 +68,7 @@ def test_what_is_logged_is_exact_for_the_samples_of_the_decision(size: int, floo
     seeds, decisions = np.full(50, 2**63 + 5, np.uint64), np.arange(50)
     drawn = slate_draws.draw(SCORES, size=size, floor=floor, seeds=seeds, decisions=decisions)
     for row in range(50):
-        samples = SCORES.of_decision(2**63 + 5, row)
+        samples = SCORES.decision_scores(2**63 + 5, row)
         page = drawn.slates[row : row + 1]
         assert np.array_equal(slate.conditionals(samples, page, floor=floor), drawn.propensity[row : row + 1])
         for position in range(size):
@@ -81,7 +81,7 @@ def test_a_position_is_the_inverse_of_what_remains_at_its_even_word() -> None:
     words = uniforms(np.full(9, 4, np.uint64), np.arange(9), words=6)
     for row, page in enumerate(drawn.slates):
         for position in range(3):
-            left = slate.remaining(SCORES.of_decision(4, row), page[:position], floor=0.1)
+            left = slate.remaining(SCORES.decision_scores(4, row), page[:position], floor=0.1)
             assert (np.cumsum(left) <= words[row, 2 * position]).sum() == page[position]
 
 
@@ -90,15 +90,15 @@ def test_marginals_beyond_the_first_position_have_no_closed_form() -> None:
     assert np.array_equal(drawn.marginal[:, 0], drawn.propensity[:, 0])
     assert np.isnan(drawn.marginal[:, 1:]).all()
     assert not drawn.rounded.any()
-    marginals = slate.marginals(SCORES.of_decision(4, 0), size=2, floor=0.1)
-    assert np.array_equal(marginals[0], slate.first(SCORES.of_decision(4, 0), floor=0.1))
+    marginals = slate.marginals(SCORES.decision_scores(4, 0), size=2, floor=0.1)
+    assert np.array_equal(marginals[0], slate.first(SCORES.decision_scores(4, 0), floor=0.1))
     assert np.isnan(marginals[1]).all()
 
 
 def test_without_a_decision_the_samples_of_the_first_seed_stand() -> None:
     pages = slate_draws.SlateSampler(SCORES, size=2, floor=0.1)
-    assert np.array_equal(pages.first, slate.first(SCORES.of_decision(0, 0), floor=0.1))
-    assert np.array_equal(slate.first(SCORES, floor=0.1), slate.first(SCORES.of_decision(0, 0), floor=0.1))
+    assert np.array_equal(pages.first, slate.first(SCORES.decision_scores(0, 0), floor=0.1))
+    assert np.array_equal(slate.first(SCORES, floor=0.1), slate.first(SCORES.decision_scores(0, 0), floor=0.1))
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_pages_come_as_often_as_their_samples_say() -> None:
     n, few = 1000, Correlated(SCORES.location, FACTOR, 20)
     pages = np.array(list(itertools.permutations(range(4), 2)), np.intp)
     drawn = slate_draws.draw(few, size=2, floor=0.1, seeds=np.full(n, 11, np.uint64), decisions=np.arange(n))
-    chances = [slate.conditionals(few.of_decision(11, row), pages, floor=0.1).prod(axis=1) for row in range(n)]
+    chances = [slate.conditionals(few.decision_scores(11, row), pages, floor=0.1).prod(axis=1) for row in range(n)]
     expected = np.sum(chances, axis=0)
     count = np.array([(drawn.slates == page).all(axis=1).sum() for page in pages])
     statistic = ((count - expected) ** 2 / expected).sum()
@@ -116,7 +116,7 @@ def test_pages_come_as_often_as_their_samples_say() -> None:
 
 def test_independent_scores_as_samples_are_near_their_closed_form() -> None:
     mean, sd = np.array([0.0, 0.2, 0.1]), np.array([0.5, 0.3, 1.0])
-    result = slate.first(Correlated(mean, np.diag(sd), 50_000).of_decision(3, 1), floor=0.0)
+    result = slate.first(Correlated(mean, np.diag(sd), 50_000).decision_scores(3, 1), floor=0.0)
     assert result == pytest.approx(slate.first(Gaussian(mean, sd), floor=0.0), abs=5 * 0.5 / np.sqrt(50_000))
 
 

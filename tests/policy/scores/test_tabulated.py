@@ -19,7 +19,7 @@ Generator = np.random.Generator
 
 
 def renew(pages: SlateSampler, scores: Scores) -> SlateSampler:
-    return SlateSampler(scores, size=pages._size, floor=pages._floor, before=pages)
+    return SlateSampler(scores, size=pages._size, floor=pages._floor, earlier_sampler=pages)
 
 
 def cold(rng: Generator, arms: int) -> tuple[Array, Array]:

@@ -217,6 +217,6 @@ def _by_scores(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[In
     """Rows that were drawn from the same scores: all, or each from the samples of its own."""
     if scores.samples:
         for row in rows.tolist():
-            yield np.array([row]), scores.of_decision(int(stored.seeds[row]), int(stored.ids[row]))
+            yield np.array([row]), scores.decision_scores(int(stored.seeds[row]), int(stored.ids[row]))
     elif rows.size:
         yield rows, scores

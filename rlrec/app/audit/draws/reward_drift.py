@@ -67,8 +67,8 @@ class RewardDrift:
         subject = f"policy {self.version.policy.name}"
         for stream, change in self.newest.items():
             detail = (
-                f"the mean reward at position 1 went from {change.before:.4g} to {change.after:.4g} at about decision "
-                f"{change.start} of {written(at[change.start])}; ADWIN noticed it at decision {change.alarm}"
+                f"the mean reward at position 1 went from {change.mean_before:.4g} to {change.mean_after:.4g} at about "
+                f"decision {change.start} of {written(at[change.start])}; ADWIN noticed it at decision {change.alarm}"
             )
             if stream == ALL_ARMS:
                 findings.add(DRIFT, "info", subject, f"{detail}; a policy that learns causes that, too")
@@ -80,7 +80,7 @@ class RewardDrift:
         """How grave the drift of an arm is, and what to say of it."""
         if self.version.contextual:
             return "info", "; a policy that learns from contexts shows it to others by and by"
-        if Forgetting.of(self.version.policy.params):
+        if Forgetting.parse(self.version.policy.params):
             return "info", "; the policy forgets what came before"
         return "warning", "; beliefs still count what came before"
 
@@ -90,7 +90,7 @@ class RewardDrift:
         return {
             stream: {
                 "decision_id": change.start, "at": written(at[change.start]), "noticed": change.alarm,
-                "before": change.before, "after": change.after,
+                "before": change.mean_before, "after": change.mean_after,
             }
             for stream, change in self.newest.items()
         }  # fmt: skip

@@ -59,7 +59,7 @@ class _Reporter:
     def __init__(self, version: Version, findings: Findings, names: dict[int, str]) -> None:
         self.version, self.findings, self.names = version, findings, names
         self.arms: set[int] = set()
-        self.discount = Forgetting.of(version.policy.params).discount
+        self.discount = Forgetting.parse(version.policy.params).discount
 
     def __call__(self, arm: int, detail: str) -> None:
         if arm not in self.arms:

@@ -24,7 +24,7 @@ from rlrec.ope.units.estimate import Estimate, EstimatorFold
 from rlrec.ope.units.impressions import ImpressionFold
 from rlrec.ope.units.paired import PairedDifference, compare, gate_alpha
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold
-from rlrec.policy.beliefs.reward import of_slot
+from rlrec.policy.beliefs.reward import slot_reward
 from rlrec.records import Event, Reward
 from rlrec.store import Unit
 from rlrec.store.log import events, selected
@@ -330,7 +330,7 @@ def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> flo
         return 1.0
     values = events.largest(unit, definition.weights, of_slots=slots_alone).items()
     single = [Event(0, 1, kind, sign * value, 0, 0) for kind, value in values for sign in (-1, 1)]
-    rewards = (of_slot(definition, [event], served_at=0) for event in single)
+    rewards = (slot_reward(definition, [event], served_at=0) for event in single)
     return max((abs(reward - definition.default) for reward in rewards), default=0.0)
 
 

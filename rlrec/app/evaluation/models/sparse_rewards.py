@@ -119,7 +119,7 @@ class SparseValues:
             fold_rows = np.flatnonzero(self._fold[rows] == fold)
             x = self._x[self._code[rows[fold_rows]]]
             columns = np.unique(x.column).astype(np.int64)
-            x, weights = x.among(columns), self._fitted.column_weights(columns, fold)
+            x, weights = x.select_columns(columns), self._fitted.column_weights(columns, fold)
             step = max(1, CELLS // weights.shape[1])
             for start in range(0, len(fold_rows), step):
                 portion = fold_rows[start : start + step]

@@ -107,7 +107,7 @@ class LoggedLists:
         lists = [self.lists[key] for key in slots["decision_id"][rows].tolist()]
         catalogue, generator = lists[0].catalogue_id, serving.generator
         assert generator is not None
-        if catalogue is None or len(lists[0].arms) != serving.learner.listed:  # it draws no such list
+        if catalogue is None or len(lists[0].arms) != serving.learner.n_candidates:  # it draws no such list
             return np.full(len(rows), -np.inf)
         codes, values = contexts.reading(generator.policy.reads)
         context = values[int(codes[slots["context"][rows[0]]])]
@@ -128,7 +128,7 @@ def first_stage(version: Version) -> Hashable:
         return None
     if lineage.informed(policy.stages[0]):
         return version.id
-    return json.dumps([policy.listed, *policy.definitions[0]], sort_keys=True)
+    return json.dumps([policy.n_candidates, *policy.definitions[0]], sort_keys=True)
 
 
 def smallest_inclusion(
@@ -151,7 +151,7 @@ def smallest_inclusion(
             arms = lists.catalogues.get(int(catalogue[example]))
             if arms is None:
                 continue
-            size = served.learner.listed
+            size = served.learner.n_candidates
             cells += len(arms) * size * size
             if budget <= 0 or (total.decisions and cells > CELLS):
                 return total

@@ -81,7 +81,7 @@ def decision_block(block: Block, rows: ImpressionRows, row: int, seed: int, numb
     """The case of one decision, whose lowest row is given, with samples by the words of a seed and a number. Where the
     slate above is not known, its shares are those of position 1."""
     floor, size, slots = block.floor, len(block.shares), rows.slots
-    scores = block.scores.of_decision(seed, number)
+    scores = block.scores.decision_scores(seed, number)
     start = int(slots["start"][row])
     order, possible = arm_indices(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
     slate_above = order[0] if possible[0] and slots["complete"][row] else order[0, :0]

@@ -60,7 +60,7 @@ class ListScorer(Scorer):
     def _drawable(self, slots: Columns, logged: LoggedBatch) -> Flags:
         """The rows without a list where the first stage could have drawn one that fills the slate, (n,)."""
         arms = arms_of_sets(slots["eligible_id"], logged.eligible)
-        length = self.serving.learner.listed
+        length = self.serving.learner.n_candidates
         return ~logged.lists.has_list(slots) & (arms >= length) & (slots["size"] <= length)
 
     def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
@@ -75,7 +75,7 @@ class ListScorer(Scorer):
     ) -> Iterator[CaseRows]:
         has_list = np.flatnonzero(logged.lists.has_list(rows.slots))
         yield from self.given_list._by_case(rows, logged, models=models, joint=joint, subset=has_list)
-        deepest = rows.slots["depth"] < self.serving.learner.listed
+        deepest = rows.slots["depth"] < self.serving.learner.n_candidates
         drawable = np.flatnonzero(self._drawable(rows.slots, logged) & deepest)
         yield from super()._by_case(rows, logged, models=models, joint=joint, subset=drawable)
 
@@ -108,7 +108,7 @@ class ListScorer(Scorer):
         first = serving.candidates(eligible, arms, context, keys=keys, revision=revision)
         number = np.arange(REPLICAS * -(-self.samples // REPLICAS))
         sample = slate_draws.draw(
-            subset(first.scores, order), size=serving.learner.listed, floor=first.floor,
+            subset(first.scores, order), size=serving.learner.n_candidates, floor=first.floor,
             seeds=np.full(len(number), seed, np.uint64), decisions=number, lists=True,
         )  # fmt: skip
         lists = np.sort(order[sample.slates], axis=1)

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy.scores.density import ALL, FARTHEST, LOG_ROOT_TAU, TAIL, Rows
+from rlrec.policy.scores.density import ALL_ROWS, FARTHEST, LOG_ROOT_TAU, TAIL, Rows
 from rlrec.policy.scores.scores import ExactScores, Order
 from rlrec.policy.scores.sweep import ContinuousOrder
 
@@ -25,8 +25,8 @@ class Beta(ExactScores):
     alpha: Array
     beta: Array
 
-    def order(self, positions: int, *, before: Order | None = None) -> ContinuousOrder:
-        return ContinuousOrder(BetaLogit, self.alpha, self.beta, positions=positions, before=before)
+    def order(self, positions: int, *, earlier_order: Order | None = None) -> ContinuousOrder:
+        return ContinuousOrder(BetaLogit, self.alpha, self.beta, positions=positions, earlier_order=earlier_order)
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         with np.errstate(divide="ignore"):  # the odds order as the probabilities do
@@ -40,8 +40,8 @@ class BetaLogit:
 
     def __init__(self, alpha: Array, beta: Array) -> None:
         total, smaller = alpha + beta, np.minimum(alpha, beta)
-        each = np.concatenate([alpha, beta, total]).reshape(3, -1)
-        log, error = np.log(each), stirling_error(each)
+        parameters = np.concatenate([alpha, beta, total]).reshape(3, -1)
+        log, error = np.log(parameters), stirling_error(parameters)
         self.mode = log[0] - log[1]
         self.log_peak = 0.5 * (log[0] + log[1] - log[2]) - LOG_ROOT_TAU + (error[2] - error[0] - error[1])
         # Reflected, where alpha is the larger one: the linear term that cancels is then the smaller of the two.
@@ -51,22 +51,22 @@ class BetaLogit:
         self._far = bool(smaller.min(initial=np.inf) < 2 * TAIL / FARTHEST)
         self.step = 2 * np.minimum(np.sqrt(1 / alpha + 1 / beta), 0.8)
 
-    def fall(self, distance: Array, rows: Rows = ALL) -> Array:
+    def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         """n (log(1 + p (e^d - 1)) - p d) for distance d, p the smaller of alpha/n and beta/n."""
         p, d = self._p[rows], distance * self._sign[rows]
-        near = np.clip(d, -FARTHEST, FARTHEST) if self._far else d
-        fall = np.expm1(near)
+        clipped = np.clip(d, -FARTHEST, FARTHEST) if self._far else d
+        fall = np.expm1(clipped)
         fall *= p
         np.log1p(fall, out=fall)
         if self._far:
-            fall += np.maximum(d - near, 0) * (1 - p) + np.maximum(near - d, 0) * p
-            d = near
+            fall += np.maximum(d - clipped, 0) * (1 - p) + np.maximum(clipped - d, 0) * p
+            d = clipped
         d *= p
         fall -= d
         fall *= self._n[rows]
         return fall
 
-    def slope(self, distance: Array, rows: Rows = ALL) -> Array:
+    def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         p, sign = self._p[rows], self._sign[rows]
         growth = p * np.expm1(np.clip(distance * sign, -FARTHEST, FARTHEST))
         # n (x - p) without the difference

@@ -30,14 +30,14 @@ class Correlated:
     def __len__(self) -> int:
         return len(self.location)
 
-    def order(self, positions: int, *, before: Order | None = None) -> SampledOrder:
-        return self.of_decision(0, 0).order(positions)
+    def order(self, positions: int, *, earlier_order: Order | None = None) -> SampledOrder:
+        return self.decision_scores(0, 0).order(positions)
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         z = rng.standard_normal((*shape[:-1], self.factor.shape[-1], 1))
         return self.location + (self.factor @ z)[..., 0]
 
-    def of_decision(self, seed: int, decision: int) -> Sampled:
+    def decision_scores(self, seed: int, decision: int) -> Sampled:
         """The samples of one decision, from its words (`sampler.normals`); equal arms have equal values in each."""
         rows, row = self._distinct
         d = rows.shape[1] - 1
@@ -45,15 +45,15 @@ class Correlated:
         values = rows[:, 0] + z.reshape(self.samples, d) @ rows[:, 1:].T
         return Sampled(values[:, row])
 
-    def of_pages(self, runs: int, size: int, rng: np.random.Generator) -> Array:
+    def simulate_pages(self, runs: int, size: int, rng: np.random.Generator) -> Array:
         """The values by which each position of pages of decisions of their own ranks the arms, (size, runs, m): each
         position takes one of the decision's samples, so that some take the same one."""
         rows, row = self._distinct
         z, sample = rng.standard_normal((size, runs, rows.shape[1] - 1)), rng.integers(self.samples, size=(size, runs))
         for position in range(1, size):
-            for above in range(position):
-                same = sample[position] == sample[above]
-                z[position, same] = z[above, same]
+            for upper in range(position):
+                is_same = sample[position] == sample[upper]
+                z[position, is_same] = z[upper, is_same]
         return np.asarray((rows[:, 0] + z @ rows[:, 1:].T)[..., row])
 
     @cached_property
@@ -78,13 +78,13 @@ class Sampled:
     def samples(self) -> int:
         return len(self.values)
 
-    def order(self, positions: int, *, before: Order | None = None) -> SampledOrder:
+    def order(self, positions: int, *, earlier_order: Order | None = None) -> SampledOrder:
         return SampledOrder(self.values)
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         return self.values[rng.integers(self.samples, size=shape[0])]
 
-    def of_decision(self, seed: int, decision: int) -> Sampled:
+    def decision_scores(self, seed: int, decision: int) -> Sampled:
         return self
 
 
@@ -119,13 +119,13 @@ class SampledOrder:
                     smallest[row, position] = np.delete(best, arms[:position]).min()
         return probability, smallest
 
-    def _best(self, above: frozenset[int]) -> Array:
+    def _best(self, prefix: frozenset[int]) -> Array:
         """Fraction of the samples in which each arm is the best of those not above, (m,)."""
-        if above not in self._by_prefix:
+        if prefix not in self._by_prefix:
             values = self.values
-            if above:
+            if prefix:
                 values = values.copy()
-                values[:, list(above)] = -np.inf
+                values[:, list(prefix)] = -np.inf
             first = values == values.max(axis=1, keepdims=True)
-            self._by_prefix[above] = (1 / first.sum(axis=1)) @ first / len(values)
-        return self._by_prefix[above]
+            self._by_prefix[prefix] = (1 / first.sum(axis=1)) @ first / len(values)
+        return self._by_prefix[prefix]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.policy.scores.density import ALL, LOG_ROOT_TAU, TAIL, Rows
+from rlrec.policy.scores.density import ALL_ROWS, LOG_ROOT_TAU, TAIL, Rows
 from rlrec.policy.scores.scores import ExactScores, Order
-from rlrec.policy.scores.sweep import ContinuousOrder, of_density
+from rlrec.policy.scores.sweep import ContinuousOrder, match_density
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +20,15 @@ class Gaussian(ExactScores):
     mean: Array
     sd: Array
 
-    def order(self, positions: int, *, before: Order | None = None) -> ContinuousOrder:
+    def order(self, positions: int, *, earlier_order: Order | None = None) -> ContinuousOrder:
         # Means are taken from the best one, so that nodes near it are exact, or from an earlier origin that is as good.
         # A deviation that rounding would hide is raised to one that shows, for draws and probabilities alike.
-        best, earlier = float(self.mean.max()), of_density(Normal, before)
+        best, earlier = float(self.mean.max()), match_density(Normal, earlier_order)
         sd = np.maximum(self.sd, 1e-9 * np.abs(self.mean - best))
         origin = earlier.origin if earlier and abs(best - earlier.origin) <= 100 * sd.min() else best
-        return ContinuousOrder(Normal, self.mean - origin, sd, positions=positions, origin=origin, before=before)
+        return ContinuousOrder(
+            Normal, self.mean - origin, sd, positions=positions, origin=origin, earlier_order=earlier_order
+        )
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         return self.mean + self.sd * rng.standard_normal(shape)
@@ -40,10 +42,10 @@ class Normal:
         self.log_peak = -np.log(sd) - LOG_ROOT_TAU
         self.step = 2 * sd
 
-    def fall(self, distance: Array, rows: Rows = ALL) -> Array:
+    def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         return 0.5 * np.square(distance / self._sd[rows])
 
-    def slope(self, distance: Array, rows: Rows = ALL) -> Array:
+    def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         return distance / np.square(self._sd[rows])
 
     def reach(self) -> tuple[Array, Array]:

@@ -9,13 +9,13 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy.scores.density import ALL, FARTHEST, TAIL, Rows
+from rlrec.policy.scores.density import ALL_ROWS, FARTHEST, TAIL, Rows
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, top
 from rlrec.policy.scores.sweep import ContinuousOrder
 
 _ENTRIES = 1 << 21  # numbers in a working array
-_NEVER = -1e300  # below every finite logit plus noise
+_LOWEST = -1e300  # below every finite logit plus noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Gumbel(ExactScores):
 
     logits: Array
 
-    def order(self, positions: int, *, before: Order | None = None) -> PlackettLuceOrder:
+    def order(self, positions: int, *, earlier_order: Order | None = None) -> PlackettLuceOrder:
         return PlackettLuceOrder(self.logits)
 
     def best_of_each(self) -> Array:
@@ -66,8 +66,8 @@ class PlackettLuceOrder(DrawnOrder):
         if inside:
             ranks[:inside, possible] = continuous(self.logits[possible], positions=inside).ranks(inside)
         if size > len(possible):
-            never = np.delete(np.arange(m), possible)
-            ranks[len(possible) :, never] = 1 / len(never)
+            impossible = np.delete(np.arange(m), possible)
+            ranks[len(possible) :, impossible] = 1 / len(impossible)
         return ranks
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
@@ -77,9 +77,9 @@ class PlackettLuceOrder(DrawnOrder):
         for start in range(0, n, step):
             rows = slice(start, start + step)
             total = self._log_left(slates[rows])
-            probability[rows] = self._of_left(self.logits[slates[rows]], total)
+            probability[rows] = self._softmax_left(self.logits[slates[rows]], total)
             if least:
-                smallest[rows] = self._of_left(self._lowest_left(slates[rows]), total)
+                smallest[rows] = self._softmax_left(self._lowest_left(slates[rows]), total)
         return probability, smallest
 
     def _log_left(self, slates: Index) -> Array:
@@ -94,7 +94,7 @@ class PlackettLuceOrder(DrawnOrder):
             sums[:, position] = np.logaddexp(sums[:, position + 1], self.logits[slates[:, position]])
         return sums[:, :k]
 
-    def _of_left(self, logits: Array, total: Array) -> Array:
+    def _softmax_left(self, logits: Array, total: Array) -> Array:
         """Probabilities of logits (n, k) among arms left whose weights sum to exp(total), (n, k)."""
         left = len(self.logits) - np.arange(logits.shape[1])
         with np.errstate(invalid="ignore"):
@@ -114,7 +114,7 @@ class PlackettLuceOrder(DrawnOrder):
     def ranking(self, keys: Array, size: int) -> Index:
         with np.errstate(invalid="ignore"):
             noisy = self.logits - np.log(-np.log(keys))
-        noisy = np.where(self.logits > -np.inf, noisy, _NEVER * (2 - keys))
+        noisy = np.where(self.logits > -np.inf, noisy, _LOWEST * (2 - keys))
         return top(noisy, size)
 
 
@@ -134,10 +134,10 @@ class GumbelLogit:
         self.mode, self.log_peak = logits, np.full(len(logits), -1.0)
         self.step = np.full(len(logits), 1.25)
 
-    def fall(self, distance: Array, rows: Rows = ALL) -> Array:
+    def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         return distance + np.expm1(np.minimum(-distance, FARTHEST))
 
-    def slope(self, distance: Array, rows: Rows = ALL) -> Array:
+    def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         return -np.expm1(np.minimum(-distance, FARTHEST))
 
     def reach(self) -> tuple[Array, Array]:

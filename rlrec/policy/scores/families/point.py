@@ -19,7 +19,7 @@ class Point(ExactScores):
 
     values: Array
 
-    def order(self, positions: int, *, before: Order | None = None) -> PointOrder:
+    def order(self, positions: int, *, earlier_order: Order | None = None) -> PointOrder:
         return PointOrder(self.values)
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
@@ -65,6 +65,6 @@ class PointOrder(DrawnOrder):
 
     def ranking(self, keys: Array, size: int) -> Index:
         values = self.values
-        near = np.flatnonzero(values >= np.partition(values, -size)[-size])
-        order = np.lexsort((keys[:, near], np.broadcast_to(-values[near], (len(keys), len(near)))), axis=-1)
-        return near[order[:, :size]]
+        top = np.flatnonzero(values >= np.partition(values, -size)[-size])
+        order = np.lexsort((keys[:, top], np.broadcast_to(-values[top], (len(keys), len(top)))), axis=-1)
+        return top[order[:, :size]]

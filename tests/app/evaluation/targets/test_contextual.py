@@ -144,7 +144,7 @@ def test_correlated_scores_are_weighed_by_the_page_as_shown(shared: Any) -> None
     pages = np.searchsorted(arm_ids, batch.slots["arm_id"]).reshape(-1, 2)
     decisions = batch.slots["decision_id"][::2].tolist()
     assert all(isinstance(row, Correlated) for row in result)
-    drawn = [item.of_decision(0, int(digests[key])) for item, key in zip(result[::2], decisions, strict=True)]
+    drawn = [item.decision_scores(0, int(digests[key])) for item, key in zip(result[::2], decisions, strict=True)]
     steps = [slate.conditionals(item, page[None], floor=floor)[0] for item, page in zip(drawn, pages, strict=True)]
     weight = np.cumprod(steps, axis=1) / np.cumprod(batch.slots["propensity"].reshape(-1, 2), axis=1)
     estimate = logs.estimate(shared, "lin", "ips", log="policy=log", interval="normal", target_samples=0)
