@@ -51,10 +51,10 @@ class Request:
         """The options in canonical form. Order counts: the others are compared with the first variant."""
         if self.interleave:
             return canonical.text({"unit": self.by, interleaved.OPTION: list(self.interleave)})
-        listed = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
+        variants = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
         uniform = {} if self.holdout is None else {holdout.LABEL: self.holdout}
-        of_route = {} if self.route is None else {"route": self.route}
-        return canonical.text({"unit": self.by, "variants": listed, **uniform, **of_route})
+        route = {} if self.route is None else {"route": self.route}
+        return canonical.text({"unit": self.by, "variants": variants, **uniform, **route})
 
 
 # The version that a variant serves, and its share of the units.
@@ -284,8 +284,8 @@ def _promoted(unit: Unit, experiment: Experiment, route: RouteChange | None, lab
     variant = next((variant for variant in experiment.variants if variant.label == label), None)
     if variant is None:
         labels = [variant.label for variant in experiment.variants]
-        where = f" in experiment {experiment.name}"
-        raise lookup.unknown("variant", label, labels, where=where, hint=f"one of {', '.join(labels)}")
+        place = f" in experiment {experiment.name}"
+        raise lookup.unknown("variant", label, labels, where=place, hint=f"one of {', '.join(labels)}")
     if experiment.status == "stopped" and route.command != command:
         hint = f"`rlrec route set {route.route} --to {variant.policy}` serves what it learned"
         raise InputError(f"experiment {experiment.name} is stopped already", hint=hint)

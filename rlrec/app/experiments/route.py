@@ -105,11 +105,11 @@ def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
     return version, head
 
 
-def _change(unit: Unit, route_id: int, version: Version, reference: str, *, command: str, **more: int | None) -> None:
-    """Let a route serve a version; without a number in the reference, whichever is live. more: as of `routes.change`"""
+def _change(unit: Unit, route_id: int, version: Version, reference: str, *, command: str, **ids: int | None) -> None:
+    """Let a route serve a version; without a number in the reference, whichever is live. ids: for `routes.change`."""
     number = lookup.split(reference)[1]
     version_id = None if number is None else version.id
-    routes.change(unit, route_id, policy_id=version.policy.id, version_id=version_id, command=command, **more)
+    routes.change(unit, route_id, policy_id=version.policy.id, version_id=version_id, command=command, **ids)
     settings.add_run(unit, command, {"to": reference})
 
 
@@ -117,12 +117,12 @@ def set_route(store: Store, request: Request) -> RouteSummary:
     """Let a route serve something else, or with a share begin a ramp. What it serves already changes nothing. Raises
     StoreBusy where others change the route meanwhile."""
     with store.read() as unit, bulk.alongside(unit) if request.gate else nullcontext():
-        before = lookup.route(unit, request.name)
-        _refuse_ramp(before)
+        current = lookup.route(unit, request.name)
+        _refuse_ramp(current)
         servable(unit, request.to)
-        looks = routes.looks(unit, before.route_id, since=unit.now - YEAR_US)
-        gate, earlier = (None, None) if request.gate is None else _look(unit, before, request, looks)
-        ramp = None if request.share is None else _ramp(unit, before, request)
+        looks = routes.looks(unit, current.route_id, since=unit.now - YEAR_US)
+        gate, earlier = (None, None) if request.gate is None else _look(unit, current, request, looks)
+        ramp = None if request.share is None else _ramp(unit, current, request)
         removals = settings.get(unit).removals
         forks = [] if ramp is None else [experiment.fork(unit, variant) for variant in ramp.variants]
 
@@ -131,8 +131,8 @@ def set_route(store: Store, request: Request) -> RouteSummary:
             settings.lock_removals(unit, removals)
         now = lookup.route(unit, request.name, lock=True)
         _refuse_ramp(now)
-        same = now.id == before.id and looks == routes.looks(unit, now.route_id, since=unit.now - YEAR_US)
-        if not same and (ramp is not None or gate is not None):
+        is_unchanged = now.id == current.id and looks == routes.looks(unit, now.route_id, since=unit.now - YEAR_US)
+        if not is_unchanged and (ramp is not None or gate is not None):
             raise StoreBusy(f"route {request.name} was changed meanwhile", hint="look at it, and try again")
         version, _ = servable(unit, request.to)
         passed, look_id = gate is None or gate["passed"], earlier
@@ -142,7 +142,7 @@ def set_route(store: Store, request: Request) -> RouteSummary:
             )
         changed = passed and (ramp is not None or now.reference != request.to)
         if changed and ramp is not None:
-            _start(unit, before, ramp, forks, command=request.command, look_id=look_id)
+            _start(unit, current, ramp, forks, command=request.command, look_id=look_id)
         elif changed:
             _change(unit, now.route_id, version, request.to, command=request.command, look_id=look_id)
         answer: RouteSummary = {
@@ -155,18 +155,20 @@ def set_route(store: Store, request: Request) -> RouteSummary:
     return store.write(work)
 
 
-def _look(unit: Unit, before: RouteChange, request: Request, looks: Sequence[GateLook]) -> tuple[RouteGate, int | None]:
+def _look(
+    unit: Unit, current: RouteChange, request: Request, looks: Sequence[GateLook]
+) -> tuple[RouteGate, int | None]:
     """The look of the gate at what a route is to serve; where it has had the same one before, that one and its id: to
     look again at the same rows tells nothing new, and spends no error. Raises InputError where the route serves it
     already. looks: of this year."""
     assert request.gate is not None
-    if before.reference == request.to:
-        raise InputError(f"route {before.route} serves {request.to} already: there is nothing to compare it with")
-    options = replace(request.gate, candidate=request.to, current=before.reference)
+    if current.reference == request.to:
+        raise InputError(f"route {current.route} serves {request.to} already: there is nothing to compare it with")
+    options = replace(request.gate, candidate=request.to, current=current.reference)
     gate = paired_gate.look(unit, options, looks=len(looks))
     version, _ = servable(unit, request.to)
     for look in looks:
-        earlier = parse(look.report, f"look {look.id} of the gate of route {before.route}")
+        earlier = parse(look.report, f"look {look.id} of the gate of route {current.route}")
         if look.version_id == version.id and paired_gate.is_repeated(gate, earlier):
             return cast(RouteGate, earlier), look.id
     return gate, None
@@ -180,18 +182,18 @@ def _figures(gate: RouteGate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _ramp(unit: Unit, before: RouteChange, request: Request) -> experiment.Request:
+def _ramp(unit: Unit, current: RouteChange, request: Request) -> experiment.Request:
     """The experiment by which a share of a route's users gets something else."""
     assert request.share is not None
-    number, names = routes.count_ramps(unit, before.route_id) + 1, {each.name for each in experiments.every(unit)}
-    while (name := f"{before.route[:NAME_LENGTH]}-ramp-{number}") in names:
+    number, names = routes.count_ramps(unit, current.route_id) + 1, {row.name for row in experiments.every(unit)}
+    while (name := f"{current.route[:NAME_LENGTH]}-ramp-{number}") in names:
         number += 1
-    specs = (("current", before.reference, 1 - request.share), ("candidate", request.to, request.share))
+    specs = (("current", current.reference, 1 - request.share), ("candidate", request.to, request.share))
     variants = [
         experiment.VariantSpec(label=label, policy=_forkable(unit, reference), weight=weight)
         for label, reference, weight in specs
     ]
-    return experiment.Request(name=name, variants=variants, route=before.route)
+    return experiment.Request(name=name, variants=variants, route=current.route)
 
 
 def _forkable(unit: Unit, reference: str) -> str:
@@ -201,7 +203,7 @@ def _forkable(unit: Unit, reference: str) -> str:
 
 
 def _start(
-    unit: Unit, before: RouteChange, ramp: experiment.Request, forks: Sequence[experiment.Fork], *, command: str,
+    unit: Unit, current: RouteChange, ramp: experiment.Request, forks: Sequence[experiment.Fork], *, command: str,
     look_id: int | None,
 ) -> None:  # fmt: skip
     """Start a ramp, which the route leads to while it runs."""
@@ -209,16 +211,17 @@ def _start(
     if experiment_id is None:
         raise StoreBusy(f"experiment {ramp.name} was created meanwhile", hint="a retry is safe")
     routes.change(
-        unit, before.route_id, policy_id=before.policy_id, version_id=before.version_id, command=command,
+        unit, current.route_id, policy_id=current.policy_id, version_id=current.version_id, command=command,
         experiment_id=experiment_id, look_id=look_id,
     )  # fmt: skip
     settings.add_run(unit, command, {"experiment": ramp.name})
 
 
-def _refuse_ramp(before: RouteChange) -> None:
-    if before.running:
-        hint = f"`rlrec experiment stop {before.experiment} --promote LABEL`, or `rlrec route rollback {before.route}`"
-        raise InputError(f"route {before.route} has a ramp that runs, {before.experiment}", hint=hint)
+def _refuse_ramp(current: RouteChange) -> None:
+    if current.running:
+        ramp, rollback = current.experiment, f"`rlrec route rollback {current.route}`"
+        hint = f"`rlrec experiment stop {ramp} --promote LABEL`, or {rollback}"
+        raise InputError(f"route {current.route} has a ramp that runs, {ramp}", hint=hint)
 
 
 def rollback(store: Store, name: str) -> RouteSummary:
@@ -230,8 +233,8 @@ def rollback(store: Store, name: str) -> RouteSummary:
         policies.lock(unit, [newest.policy_id])
         last = policies.last_promotion(unit, newest.policy_id)
         promoted = last is not None and last.at == newest.at and newest.command.startswith("experiment stop ")
-        before = _before(routes.history(unit, newest.route_id), promoted=promoted)
-        if before is None:
+        earlier = _change_to_restore(routes.history(unit, newest.route_id), promoted=promoted)
+        if earlier is None:
             hint = (
                 None if last is None or newest.number else f"`rlrec policy rollback {newest.policy}` undoes a promotion"
             )
@@ -240,18 +243,18 @@ def rollback(store: Store, name: str) -> RouteSummary:
             versions.roll_back(unit, newest.policy)
         if newest.running and newest.experiment_id is not None:
             experiments.stop(unit, newest.experiment_id)
-        version, _ = lookup.version(unit, before.reference)
+        version, _ = lookup.version(unit, earlier.reference)
         if version.status == "retired":
             hint = f"`rlrec route set {name} --to POLICY` chooses another"
-            raise CheckFailed(f"{before.reference}, which {name} served before, is retired", hint=hint)
+            raise CheckFailed(f"{earlier.reference}, which {name} served before, is retired", hint=hint)
         command = f"route rollback {name}"
-        _change(unit, newest.route_id, version, before.reference, command=command, restored_id=before.id)
+        _change(unit, newest.route_id, version, earlier.reference, command=command, restored_id=earlier.id)
         return summary(unit, lookup.route(unit, name))
 
     return store.write(work)
 
 
-def _before(history: Sequence[RouteChange], *, promoted: bool) -> RouteChange | None:
+def _change_to_restore(history: Sequence[RouteChange], *, promoted: bool) -> RouteChange | None:
     """The newest change that stands and served something else than the route does now; None where there is none. A
     rollback undoes all that came after the change that it returned to. promoted: another version is live since then."""
     standing: list[RouteChange] = []
@@ -261,10 +264,10 @@ def _before(history: Sequence[RouteChange], *, promoted: bool) -> RouteChange | 
         while standing and change.restored_id not in (None, standing[-1].id):
             standing.pop()
     now = history[-1]
-    others = (
+    candidates = (
         change for change in reversed(standing[:-1]) if change.reference != now.reference or now.running or promoted
     )
-    return next(others, None)
+    return next(candidates, None)
 
 
 def listing(store: Store) -> list[RouteSummary]:
@@ -278,8 +281,8 @@ def show(store: Store, name: str) -> RouteSummary:
     with store.read() as unit:
         newest = lookup.route(unit, name)
         history = [_history_row(unit, change) for change in reversed(routes.history(unit, newest.route_id))]
-        every = [shadow_report(unit, name, shadow) for shadow in shadows.of_route(unit, newest.route_id)]
-        return {**summary(unit, newest), "history": history, "shadows": every}
+        reports = [shadow_report(unit, name, shadow) for shadow in shadows.of_route(unit, newest.route_id)]
+        return {**summary(unit, newest), "history": history, "shadows": reports}
 
 
 def _history_row(unit: Unit, change: RouteChange) -> dict[str, Any]:

@@ -17,15 +17,15 @@ def start(store: Store, name: str, reference: str) -> ShadowReport:
     def work(unit: Unit) -> ShadowReport:
         route = lookup.route(unit, name, lock=True)
         version, _ = servable(unit, reference)
-        before = shadows.running(unit, [route.route_id]).get(route.route_id)
-        if before is not None and before.reference != reference:
+        challenger = shadows.running(unit, [route.route_id]).get(route.route_id)
+        if challenger is not None and challenger.reference != reference:
             hint = f"`rlrec policy shadow {name} --stop` ends it"
-            raise InputError(f"route {name} has another challenger, {before.reference}", hint=hint)
-        if before is None:
+            raise InputError(f"route {name} has another challenger, {challenger.reference}", hint=hint)
+        if challenger is None:
             version_id = None if lookup.split(reference)[1] is None else version.id
             shadows.start(unit, route.route_id, policy_id=version.policy.id, version_id=version_id)
             settings.add_run(unit, "policy shadow", {"route": name, "challenger": reference})
-        return {**report(unit, name, shadows.of_route(unit, route.route_id)[0]), "started": before is None}
+        return {**report(unit, name, shadows.of_route(unit, route.route_id)[0]), "started": challenger is None}
 
     return store.write(work, repeatable=True)
 
@@ -35,12 +35,12 @@ def stop(store: Store, name: str) -> ShadowReport:
 
     def work(unit: Unit) -> ShadowReport:
         route = lookup.route(unit, name, lock=True)
-        every = shadows.of_route(unit, route.route_id)
-        if not every:
+        challengers = shadows.of_route(unit, route.route_id)
+        if not challengers:
             raise InputError(f"route {name} has no challenger", hint=f"`rlrec policy shadow {name} POLICY` starts one")
-        goes_on = every[0].stopped_at is None
+        goes_on = challengers[0].stopped_at is None
         if goes_on:
-            shadows.stop(unit, every[0].id)
+            shadows.stop(unit, challengers[0].id)
             settings.add_run(unit, "policy shadow", {"route": name, "stop": True})
         return {**report(unit, name, shadows.of_route(unit, route.route_id)[0]), "stopped": goes_on}
 

@@ -20,7 +20,8 @@ from rlrec.times import SECOND
 
 MINUTES = 1, 5, 15, 30, 60, 180, 360, 720, *(1_440 * days for days in (1, 2, 3, 7, 14, 30))
 WINDOWS_US = [60 * SECOND * minutes for minutes in MINUTES]
-DECISIONS, EVENTS, BEFORE, WITHIN, COUNTED = range(5)  # columns of the sums over the decisions old enough for a window
+# The columns of the sums over the decisions old enough for a window.
+DECISIONS, EVENTS, EARLIER_REWARD, WINDOW_REWARD, COUNTED = range(5)
 _MARKS = (*reward_log.MATURITY, "keep_probability")
 
 
@@ -50,7 +51,7 @@ def delays(store: Store, name: str = "default", *, log: str | None = None) -> li
 
 
 def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: int) -> Array:
-    """Columns DECISIONS to COUNTED of a batch, (windows, 5); BEFORE is the reward of the same decisions in the window
+    """Columns DECISIONS to COUNTED of a batch, (windows, 5). EARLIER_REWARD is that of the same decisions in the window
     before, COUNTED how many decisions these stand for."""
     slots = batch.slots
     uncensored = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
@@ -59,21 +60,21 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
     decisions, slot = np.unique(weighed.slots["decision_id"], return_inverse=True)
     event = np.searchsorted(decisions, weighed.events["decision_id"])
     marks = _decisions(weighed.slots)
-    sums, before = np.zeros((len(windows), 5)), np.zeros(len(decisions))
+    sums, earlier_reward = np.zeros((len(windows), 5)), np.zeros(len(decisions))
     for row, window in enumerate(windows):
-        within = definition._replace(window_us=window)
-        earned = reward_log.with_rewards(weighed, within).reward - definition.default
-        page_reward = np.bincount(slot, weights=earned) + reward_log.page_events(weighed, within, decisions)
+        windowed = definition._replace(window_us=window)
+        earned = reward_log.with_rewards(weighed, windowed).reward - definition.default
+        page_reward = np.bincount(slot, weights=earned) + reward_log.page_events(weighed, windowed, decisions)
         page_reward /= marks["keep_probability"]
-        old, every = reward_log.mature(marks, within, now=now), reward_log.mature(served, within, now=now)
+        old, old_served = reward_log.mature(marks, windowed, now=now), reward_log.mature(served, windowed, now=now)
         sums[row] = (
-            np.count_nonzero(every),
+            np.count_nonzero(old_served),
             np.count_nonzero(old[event] & (weighed.events["age_us"] <= window)),
-            before[old].sum(),
+            earlier_reward[old].sum(),
             page_reward[old].sum(),
-            (1 / served["keep_probability"][every]).sum(),
+            (1 / served["keep_probability"][old_served]).sum(),
         )
-        before = page_reward
+        earlier_reward = page_reward
     return sums
 
 
@@ -96,12 +97,12 @@ def _rows(total: Array, windows: Sequence[int], *, definition_us: int) -> Iterat
     """A row a window: each share is that of the next window times the fraction of its reward that was there before."""
     share: float | None = 1.0
     shares = [share]
-    for before, within in total[:0:-1, [BEFORE, WITHIN]].tolist():
-        if share is not None and before != within:  # nothing in both: nothing arrived in between
-            share = share * before / within if within else None
+    for earlier, later in total[:0:-1, [EARLIER_REWARD, WINDOW_REWARD]].tolist():
+        if share is not None and earlier != later:  # nothing in both: nothing arrived in between
+            share = share * earlier / later if later else None
         shares.append(share)
     for row, window, share in zip(total.tolist(), windows[: len(total)], reversed(shares), strict=True):
         yield {
             "window_s": window / 1e6, "share": share, "events": int(row[EVENTS]), "decisions": int(row[DECISIONS]),
-            "reward_per_decision": row[WITHIN] / row[COUNTED], "own": window == definition_us,
+            "reward_per_decision": row[WINDOW_REWARD] / row[COUNTED], "own": window == definition_us,
         }  # fmt: skip

@@ -69,11 +69,11 @@ def _loggers(rows: Sequence[EstimateRow]) -> str:
     """How much the rows of each logger count, as one estimate weighs them or over all of them."""
     weights: dict[str, list[float]] = {}
     for row in rows:
-        for each in row.estimate.logger_weights:
-            weights.setdefault(each.version or "others", []).append(each.weight)
+        for logger in row.estimate.logger_weights:
+            weights.setdefault(logger.version or "others", []).append(logger.weight)
     spans = (
         f"{name} {low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{name} {low:.3g} to {high:.3g}"
-        for name, low, high in ((name, min(each), max(each)) for name, each in weights.items())
+        for name, low, high in ((name, min(row), max(row)) for name, row in weights.items())
     )
     return (
         "loggers: rows count in inverse proportion to the mean square of their logger's weights, so that estimates are "

@@ -113,8 +113,8 @@ def _name(unit: Unit, request: Request) -> str:
     if request.policy is not None:
         return lookup.version(unit, request.policy)[0].policy.name
     served = policies.served(unit)
-    drawn = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
-    names = sorted({policy.display_name for policy in drawn})
+    named = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
+    names = sorted({policy.display_name for policy in named})
     if not names:
         raise InputError("no policy has served yet", hint="serve with `rlrec recommend`")
     if len(names) > 1:
@@ -139,16 +139,16 @@ class FloorComparison:
         """Raises InputError for unknown names and for kinds that have no greedy form here."""
         name = _name(unit, request)
         version = lookup.version(unit, name)[0]
-        chosen = filters.joined(f"policy={name}", request.log)
-        others = sorted(
+        log = filters.joined(f"policy={name}", request.log)
+        targets = sorted(
             policy.name
             for policy in policies.all_policies(unit)
             if policy.base_id is None and policy.kind not in ("logged", "gradient", TEAM_DRAFT) and policy.name != name
         )
-        selection = filters.selection(unit, chosen)
+        selection = filters.selection(unit, log)
         reward = request.reward or version.reward.name
-        of_targets = EvaluationRequest(targets=["uniform", *others], log=chosen, reward=reward)
-        evaluation = Evaluation.resolve(unit, of_targets, selection)
+        evaluation_request = EvaluationRequest(targets=["uniform", *targets], log=log, reward=reward)
+        evaluation = Evaluation.resolve(unit, evaluation_request, selection)
         first, last = selected.times(unit, selection)
         return cls(
             request=request, evaluation=evaluation, reader=LogReader(unit, evaluation), name=name,
@@ -171,7 +171,7 @@ class FloorComparison:
         days = [(number, day == number) for number in np.unique(day).tolist()]
         return ExplorationSums(
             cost=self._moments(terms, cluster),
-            days={number: self._moments(terms[of_day], cluster[of_day]) for number, of_day in days},
+            days={number: self._moments(terms[day_rows], cluster[day_rows]) for number, day_rows in days},
             weights=self._weights(rows, weight, logged),
             served=vectors[0], greedy=vectors[1], eligible=vectors[2], left_out=left_out, waiting=waiting,
         )  # fmt: skip
@@ -188,13 +188,13 @@ class FloorComparison:
         arguments = slots, logged.contexts, logged.eligible
         greedy = LoggerMarginals(self.reader.loggers, greedy=True).cases(*arguments, positions=self.positions)
         served = self.reader.marginals.cases(*arguments, positions=self.positions)
-        for case, of_served in zip(greedy, served, strict=False):
+        for case, served_case in zip(greedy, served, strict=False):
             position, arm = slots["position"][case.rows], np.searchsorted(case.arms, slots["arm_id"][case.rows])
             weight[case.rows] = case.marginals[position - 1, arm] / slots["marginal"][case.rows]
             index = self.evaluation.arms.index(case.arms)
             decisions = np.bincount(period[case.rows[top[case.rows]]], minlength=PERIODS)[:, None]
-            for sums, each in zip(vectors, (of_served.marginals[0], case.marginals[0], 1.0), strict=True):
-                sums[:, index] += decisions * each
+            for sums, probability in zip(vectors, (served_case.marginals[0], case.marginals[0], 1.0), strict=True):
+                sums[:, index] += decisions * probability
         return weight, vectors
 
     def _weights(self, rows: ImpressionRows, greedy: Array, logged: LoggedBatch) -> Array:
@@ -203,8 +203,8 @@ class FloorComparison:
         for number, scorer in (member for shared in self.evaluation.shared for member in shared.members):
             weight = scorer.log_batch(rows=rows, logged=logged, values=None).weight
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                without = np.where(weight > 0, weight**2 / greedy, 0.0)
-            sums[number] = weight.sum(), (weight**2).sum(), weight.sum(), without.sum()
+                squares = np.where(weight > 0, weight**2 / greedy, 0.0)
+            sums[number] = weight.sum(), (weight**2).sum(), weight.sum(), squares.sum()
         return sums
 
     def no_row(self, total: ExplorationSums) -> EmptyLog:
@@ -233,8 +233,8 @@ class FloorComparison:
             "risen": self._risen(total),
             "ess": [
                 {"target": target.name, "ess": _ratio(first**2, second),
-                 "without_floor": 0.0 if np.isinf(without) else _ratio(first**2, without)}
-                for target, (first, second, _, without) in weights
+                 "without_floor": 0.0 if np.isinf(squares) else _ratio(first**2, squares)}
+                for target, (first, second, _, squares) in weights
             ],
             "left_out": total.left_out,
         }  # fmt: skip
@@ -243,10 +243,10 @@ class FloorComparison:
         """Rows, and the reward of a row that exploration gave away, with its interval: the self-normalised mean without
         exploration, less the mean as served, on the same rows."""
         summary = sums.summary()
-        of_rows = summary.total[3]
+        n_rows = summary.total[3]
         sample = intervals.studentised_bootstrap(Minus(Snips()), summary.units, seed=self.request.seed)
         lower, upper = sample.bounds(self.request.level) if len(sample.t) else (np.nan, np.nan)
-        return float(of_rows), finite_or_none(sample.value), finite_or_none(lower), finite_or_none(upper)
+        return float(n_rows), finite_or_none(sample.value), finite_or_none(lower), finite_or_none(upper)
 
     def _risen(self, total: ExplorationSums) -> list[RisenArm]:
         """Arms that would mostly not have been shown without exploration in some period, and have more than an equal

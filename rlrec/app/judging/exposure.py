@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 YOUNG_US = 7 * DAY_US
-OF_ARM = ("realised", "expected", "rate")  # figures that `arm list` adds
+ARM_FIGURES = ("realised", "expected", "rate")  # figures that `arm list` adds
 PORTION = 100_000  # slots whose features are added up at a time
 
 
@@ -135,13 +135,13 @@ def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> R
         return answer(unit, replace(request, log=log), engine)
 
 
-def beside(store: Store, listed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records of arms with the figures of OF_ARM in the whole log beside them; None where an arm was never eligible."""
+def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of arms with ARM_FIGURES of the whole log; None where an arm was never eligible."""
     figures: dict[str, ArmFigures] = {}
     with suppress(EmptyLog):
         figures = {row["arm"]: row for row in exposure(store, Request())["arms"]}
-    none = dict.fromkeys(OF_ARM)
-    return [{**arm, **{name: {**none, **figures.get(arm["arm"], {})}[name] for name in OF_ARM}} for arm in listed]
+    rows: list[Mapping[str, Any]] = [figures.get(arm["arm"], {}) for arm in records]
+    return [arm | {name: row.get(name) for name in ARM_FIGURES} for arm, row in zip(records, rows, strict=True)]
 
 
 def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
@@ -154,8 +154,8 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
     return census.answer(total)
 
 
-def _added(total: ExposurePartial | None, more: ExposurePartial | None) -> ExposurePartial | None:
-    return total or more if total is None or more is None else total + more
+def _added(total: ExposurePartial | None, partial: ExposurePartial | None) -> ExposurePartial | None:
+    return total or partial if total is None or partial is None else total + partial
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,11 +177,9 @@ class Census:
         log = filters.joined(request.policy and f"policy={request.policy}", request.log) or None
         selection = filters.selection(unit, log)
         evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=(), log=log), selection)
-        of_policy = None if request.policy is None else lookup.version(unit, request.policy)[0]
-        reward = (
-            of_policy.reward if of_policy and not request.reward else lookup.reward(unit, request.reward or "default")
-        )
-        position = request.position or (of_policy and of_policy.params.get("position"))
+        version = None if request.policy is None else lookup.version(unit, request.policy)[0]
+        reward = version.reward if version and not request.reward else lookup.reward(unit, request.reward or "default")
+        position = request.position or (version and version.params.get("position"))
         catalogue = arms.every(unit)
         return cls(
             evaluation=evaluation, reward=reward, by_day=request.by == "day",
@@ -207,7 +205,7 @@ class Census:
         if (count := reward_log.counts_of(rows.slots)) is not None:
             reward, examined = reward * count, examined * count
         errors = np.array(self.curve.errors if self.curve else [0.0])
-        of_rates = RateSums.of(
+        rate_sums = RateSums.of(
             arm=self.evaluation.arms.index(rows.slots["arm_id"]), cluster=rows.slots["cluster"],
             examined=examined, reward=reward, arms=len(self.added_at),
             doubt=errors[np.minimum(position, len(errors)) - 1],
@@ -217,7 +215,7 @@ class Census:
         days: dict[int | None, ExposureSums] = {}
         for number in np.unique(day).tolist():
             days[number if self.by_day else None] = self._sums(take(slots, day == number), logged, reader)
-        return ExposurePartial(days=days, rates=of_rates)
+        return ExposurePartial(days=days, rates=rate_sums)
 
     def _sums(self, slots: Columns, logged: LoggedBatch, reader: LogReader) -> ExposureSums:
         starts = run_starts(slots["decision_id"])
@@ -272,15 +270,15 @@ class Census:
         slates = np.flatnonzero((n > 1) & (np.add.reduceat(has_features.astype(np.int64), starts) == n))
         total, step = 0.0, max(1, PORTION // max(1, int(n.max(initial=1))))
         for first in range(0, len(slates), step):
-            some = slates[first : first + step]
+            portion = slates[first : first + step]
             # the sum of the vectors of each slate: its square holds all similarities of two arms, twice, and n ones
-            slots = piece_rows(starts[some], n[some])
+            slots = piece_rows(starts[portion], n[portion])
             shown = csr_array(
-                (np.ones(len(slots)), arm[slots], offsets(n[some])), shape=(len(some), len(self.added_at))
+                (np.ones(len(slots)), arm[slots], offsets(n[portion])), shape=(len(portion), len(self.added_at))
             )
             added = shown @ self.described
             squares = added.multiply(added).sum(axis=1)
-            total += float((count[some] * (1 - (squares - n[some]) / (n[some] * (n[some] - 1)))).sum())
+            total += float((count[portion] * (1 - (squares - n[portion]) / (n[portion] * (n[portion] - 1)))).sum())
         return float(count[slates].sum()), total
 
     # -- figures --
@@ -289,11 +287,11 @@ class Census:
         """The figures of the sums of the selected log."""
         total = reduce(add, partial.days.values())
         limits = bounds(self.reward)
-        within = limits is not None and limits[0] >= 0 and limits[1] <= 1
-        rate, lower, upper = widened(*rates(partial.rates, bounded=within), partial.rates.error)
+        is_share = limits is not None and limits[0] >= 0 and limits[1] <= 1
+        rate, lower, upper = widened(*rates(partial.rates, bounded=is_share), partial.rates.error)
         popularity = partial.rates.reward.sum(axis=0)
         table = self.evaluation.arms
-        listed = sorted(
+        arm_rows = sorted(
             np.flatnonzero(total.eligible).tolist(), key=lambda row: (-total.realised[row], table.rank[row])
         )
         result: Result = {
@@ -307,7 +305,7 @@ class Census:
                     "lower": finite_or_none(lower[row]), "upper": finite_or_none(upper[row]),
                     "age_days": (self.evaluation.now - int(self.added_at[row])) / DAY_US,
                 }
-                for row in listed
+                for row in arm_rows
             ],
             "catalogue": _figures(total, popularity),
         }  # fmt: skip

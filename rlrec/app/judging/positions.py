@@ -35,7 +35,7 @@ from rlrec.store.policies import curves, policies
 from rlrec.store.policies.curves import Curve
 from rlrec.times import written
 
-MOST = 50  # positions of a curve, unless more are asked for
+MAX_POSITIONS = 50  # positions of a curve, unless more are asked for
 CELLS = 2_000_000  # contexts and arms of an import that are compared at most
 _READ = (
     *FITTED, "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size", "propensity",
@@ -145,8 +145,8 @@ class _CurvePass:
         return total[0] and total[0].closed(), total[1]
 
 
-def _added(total: tuple[_LogSums | None, int], more: tuple[_LogSums | None, int]) -> tuple[_LogSums | None, int]:
-    (left, waiting), (right, immature) = total, more
+def _added(total: tuple[_LogSums | None, int], partial: tuple[_LogSums | None, int]) -> tuple[_LogSums | None, int]:
+    (left, waiting), (right, immature) = total, partial
     sums = left or right if left is None or right is None else left + right
     if sums is not None and len(sums.cells.slots) > CELLS:
         raise InputError(f"the log has more than {CELLS} contexts and arms", hint="narrow --log")
@@ -156,7 +156,7 @@ def _added(total: tuple[_LogSums | None, int], more: tuple[_LogSums | None, int]
 def _estimate(
     unit: Unit, request: Request, definition: Reward, selection: Selection, engine: Engine | None = None
 ) -> _Estimated:
-    size = min(request.positions or MOST, selected.extent(unit, selection).positions)
+    size = min(request.positions or MAX_POSITIONS, selected.extent(unit, selection).positions)
     evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=[], log=request.log), selection)
     work = _CurvePass(evaluation=evaluation, definition=definition, model=request.model, size=size)
     partials = passes.results(LogReader(unit, evaluation), work, engine)
@@ -176,8 +176,8 @@ def _estimate(
 def _nothing_usable(evaluation: Evaluation, waiting: int) -> InputError:
     """The error where no impression can be used."""
     if waiting:
-        what = f"empty log: of {quantity(waiting, 'impression')} selected, none is mature"
-        return InputError(what, hint="wait, or widen --log")
+        message = f"empty log: of {quantity(waiting, 'impression')} selected, none is mature"
+        return InputError(message, hint="wait, or widen --log")
     return evaluation.nothing_selected("impression")
 
 
@@ -221,8 +221,8 @@ def _by_position(sums: _LogSums, size: int) -> _Estimated:
     curve = positions.chained(sums.overlap)
     if len(curve.positions) == 1 and len(sums.cells.slots):
         curve = click_models.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
-        without = ("no-interval",) if len(curve.positions) > 1 else ()
-        return _Estimated(curve=replace(curve, reasons=(*curve.reasons, *without)), method="em")
+        interval_reason = ("no-interval",) if len(curve.positions) > 1 else ()
+        return _Estimated(curve=replace(curve, reasons=(*curve.reasons, *interval_reason)), method="em")
     reasons = list(curve.reasons)
     if len(curve.positions) > 1:
         reasons += ["no-propensity"] if sums.overlap.unknown else []
@@ -314,10 +314,10 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
         sides = [lookup.curve(unit, reference).examination for reference in (first, second)]
     return [
         {
-            "position": position, "examination_a": a, "examination_b": b,
-            "difference": None if a is None or b is None else b - a,
+            "position": position, "examination_a": left, "examination_b": right,
+            "difference": None if left is None or right is None else right - left,
         }
-        for position, (a, b) in enumerate(zip_longest(*sides), 1)
+        for position, (left, right) in enumerate(zip_longest(*sides), 1)
     ]  # fmt: skip
 
 

@@ -114,7 +114,7 @@ class _Gathering:
     def __init__(self, store: Store, unit: Unit, request: Request) -> None:
         self.store, self.unit, self.request = store, unit, request
         self.selection = filters.selection(unit, request.filter)
-        self.chosen = None if request.policy is None else lookup.version(unit, request.policy)[0].policy
+        self.policy = None if request.policy is None else lookup.version(unit, request.policy)[0].policy
         self.days = selected.day_counts(unit, self.selection)
         decisions = sum(row.decisions for row in self.days)
         first, last = selected.times(unit, self.selection)
@@ -122,15 +122,15 @@ class _Gathering:
             created_at=written(unit.now), log=request.filter, decisions=decisions,
             first=written(first) if decisions else None, last=written(last) if decisions else None,
         )  # fmt: skip
-        self.every = {each.id: each for each in policies.all_policies(unit)}
-        live = policies.live(unit, [each.name for each in self.every.values()])
-        self.live = {each.version.policy.id: each.version for each in live.values()}
+        self.policies = {policy.id: policy for policy in policies.all_policies(unit)}
+        live = policies.live(unit, [policy.name for policy in self.policies.values()])
+        self.live = {policy.version.policy.id: policy.version for policy in live.values()}
         self.served, self._parts = self._count_traffic(), set[str]()
         self._bounds = {size: selected.newest_at(unit, self.selection, size) for size in (JUDGED, EXPOSED)}
 
     def _count_traffic(self) -> Counter[int]:
         """Decisions of each policy; the answer gets its table of them."""
-        versions = policies.versions(self.unit, list(self.every))
+        versions = policies.versions(self.unit, list(self.policies))
         owners = StoredRows("version", ((version.id, version) for version in versions))
         count, day = Counter[int](), dict[int, int]()
         for row in self.days:
@@ -140,7 +140,7 @@ class _Gathering:
         numbers = Counter(version.policy.id for version in owners.values())
         self.answer.traffic = [
             PolicyTraffic(
-                policy=self.every[key].name, kind=self.every[key].kind, live=self.live[key].number,
+                policy=self.policies[key].name, kind=self.policies[key].kind, live=self.live[key].number,
                 versions=numbers[key], decisions=decisions, newest=written(day[key] * DAY_US)[:10],
             )
             for key, decisions in count.most_common()
@@ -158,10 +158,10 @@ class _Gathering:
         answer.experiments = fill("experiments", self._experiments) or []
         answer.curves = fill("positions", self._curves) or []
         answer.trained = fill("training", self._trained) or []
-        beliefs = (fill("beliefs", policy_beliefs.show, self.store, self.every[key].name) for key in self._shown())
+        beliefs = (fill("beliefs", policy_beliefs.show, self.store, self.policies[key].name) for key in self._shown())
         answer.beliefs = [belief for belief in beliefs if belief is not None]
-        chosen = [self.every[key] for key in self._shown()]
-        answer.findings = fill("health", newest.check, self.unit, chosen, on_its_clock=self.store.now is None) or []
+        shown = [self.policies[key] for key in self._shown()]
+        answer.findings = fill("health", newest.check, self.unit, shown, on_its_clock=self.store.now is None) or []
         return answer
 
     def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -189,19 +189,19 @@ class _Gathering:
 
     def _shown(self) -> list[int]:
         """The ids of the policies whose beliefs are shown."""
-        if self.chosen is not None:
-            return [*self.served] or [self.chosen.id]
-        online = [key for key, _ in self.served.most_common() if self.every[key].kind not in ("logged", "uniform")]
-        return online[:BELIEFS] or [key for key in self.live if self.every[key].base_id is None][:BELIEFS]
+        if self.policy is not None:
+            return [*self.served] or [self.policy.id]
+        online = [key for key, _ in self.served.most_common() if self.policies[key].kind not in ("logged", "uniform")]
+        return online[:BELIEFS] or [key for key in self.live if self.policies[key].base_id is None][:BELIEFS]
 
     # -- parts --
 
     def _over_time(self) -> outcomes.Result:
         """Outcomes by period, back to the last long gap."""
         days = sorted({row.day for row in self.days})
-        start = max((after for before, after in pairwise(days) if after - before > GAP), default=days[0])
+        start = max((next_day for day, next_day in pairwise(days) if next_day - day > GAP), default=days[0])
         span = days[-1] - start + 1
-        self.answer.period = next((period for period, most in LONGEST.items() if span <= most), "week")
+        self.answer.period = next((period for period, max_days in LONGEST.items() if span <= max_days), "week")
         start = max(start, days[-1] - LONGEST["week"] + 1)
         if start > days[0]:
             self._remark("time", f"Nothing from before {written(start * DAY_US)[:10]} is shown over time: see --since.")
@@ -233,12 +233,12 @@ class _Gathering:
 
     def _targets(self) -> list[str]:
         """The policies that served most, of the one that was chosen where one was; else then others that can serve."""
-        if self.chosen is not None:
-            return [self.every[key].name for key in self._shown()]
-        served = {*self.served, *(self.every[key].base_id for key in self.served)}
-        unserved = [each for each in self.every.values() if each.base_id is None and each.id not in served]
-        others = [each for each in unserved if each.kind not in (UNIFORM, "logged")]
-        names = [self.every[key].name for key, _ in self.served.most_common()] + [each.name for each in others]
+        if self.policy is not None:
+            return [self.policies[key].name for key in self._shown()]
+        served = {*self.served, *(self.policies[key].base_id for key in self.served)}
+        rankers = [policy for policy in self.policies.values() if policy.kind not in (UNIFORM, "logged")]
+        unserved = [policy for policy in rankers if policy.base_id is None and policy.id not in served]
+        names = [self.policies[key].name for key, _ in self.served.most_common()] + [policy.name for policy in unserved]
         return [*dict.fromkeys(names)][:TARGETS]
 
     def _exposure(self) -> exposure.Result:
@@ -248,20 +248,21 @@ class _Gathering:
 
     def _experiments(self) -> list[VariantComparison]:
         stored = experiments.every(self.unit)
-        chosen = [each for each in stored if self.chosen is None or self._concerned(each)]
-        chosen.sort(key=lambda each: (each.status != "running", -each.created_at))
-        if len(chosen) > EXPERIMENTS:
+        concerned = [experiment for experiment in stored if self.policy is None or self._concerned(experiment)]
+        concerned.sort(key=lambda experiment: (experiment.status != "running", -experiment.created_at))
+        if len(concerned) > EXPERIMENTS:
             self._remark(
-                "experiments", f"{quantity(len(chosen) - EXPERIMENTS, 'older one')}: see `rlrec experiment list`."
+                "experiments", f"{quantity(len(concerned) - EXPERIMENTS, 'older one')}: see `rlrec experiment list`."
             )
-        filled = (self._fill("experiments", compare.show, self.store, each.name) for each in chosen[:EXPERIMENTS])
-        return [each for each in filled if each is not None]
+        names = [experiment.name for experiment in concerned[:EXPERIMENTS]]
+        comparisons = (self._fill("experiments", compare.show, self.store, name) for name in names)
+        return [comparison for comparison in comparisons if comparison is not None]
 
-    def _concerned(self, each: Experiment) -> bool:
+    def _concerned(self, experiment: Experiment) -> bool:
         """Whether a variant of an experiment is the policy that was chosen, or a copy of it."""
-        assert self.chosen is not None
-        copies = [self.every[variant.policy_id] for variant in each.variants]
-        return any(self.chosen.id in (copy.id, copy.base_id) for copy in copies)
+        assert self.policy is not None
+        copies = [self.policies[variant.policy_id] for variant in experiment.variants]
+        return any(self.policy.id in (copy.id, copy.base_id) for copy in copies)
 
     def _curves(self) -> list[CurveAnswer]:
         newest_of = {row["curve"]: row["number"] for row in positions.listing(self.store)}
@@ -271,8 +272,8 @@ class _Gathering:
 
     def _trained(self) -> list[Training]:
         """The newest training of each policy."""
-        shown = self.every if self.chosen is None else [self.chosen.id]
-        owners = [key for key in shown if self.every[key].kind == "gradient" and self.every[key].base_id is None]
+        shown = self.policies if self.policy is None else [self.policy.id]
+        owners = [key for key in shown if self.policies[key].kind == "gradient" and self.policies[key].base_id is None]
         trained: dict[int, Training] = {}
         for version in policies.versions(self.unit, owners):
             if (report := policies.report(self.unit, version.id)) is not None:

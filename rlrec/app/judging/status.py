@@ -66,22 +66,22 @@ class Status(TypedDict):
 def status(store: Store) -> Status:
     """The state of a store, from one snapshot; nothing reads the log from end to end."""
     with store.read() as unit:
-        every = policies.all_policies(unit)
-        live = StoredRows("policy", policies.live(unit, {policy.name for policy in every}).items())
+        stored_policies = policies.all_policies(unit)
+        live = StoredRows("policy", policies.live(unit, {policy.name for policy in stored_policies}).items())
         logs = activity.of_policies(unit)
         sizes = activity.sizes(unit)
         settling = policies.settling(unit)
         window_us = max((policy.version.reward.window_us for policy in live.values()), default=0)
         doctor = _run(activity.last_run(unit, "doctor"))
         findings, day = Findings(), unit.now - DAY_US
-        served = {policy.id: activity.served_since(unit, policy.id, day) for policy in every}
+        served = {policy.id: activity.served_since(unit, policy.id, day) for policy in stored_policies}
         routed = activity.routed_since(unit, day)
         if store.now is None:
             clock.check(unit, findings=findings)
         live_versions.check(unit, findings=findings)
         for version in settling:
             _check_overdue(unit, version, findings)
-        for policy in every:
+        for policy in stored_policies:
             if served[policy.id] >= SILENT:
                 _check_outage(unit, live[policy.name].version, findings)
         if doctor is not None and doctor["errors"]:
@@ -90,14 +90,14 @@ def status(store: Store) -> Status:
             )
         running = [row for row in experiments.every(unit) if row.status == "running"]
         changes = routes.every(unit)
-        ended = {each.id for each in every if each.base_id is not None}
+        ended = {policy.id for policy in stored_policies if policy.base_id is not None}
         ended -= {variant.policy_id for row in running for variant in row.variants}
         ended -= {change.policy_id for change in changes}
-        listed = [each for each in every if each.id not in ended]
+        shown = [policy for policy in stored_policies if policy.id not in ended]
         return {
             "revision": schema.HEAD, "arms": sizes.arms, "users": sizes.users, "sessions": sizes.sessions,
             "decisions": sum(log.decisions for log in logs.values()), "events": sizes.events,
-            "policies": _policies(unit, listed, live, logs, served),
+            "policies": _policies(unit, shown, live, logs, served),
             "routes": [_route(change, live, routed.get(change.route_id, 0)) for change in changes],
             "experiments": [_experiment(unit, row) for row in running],
             "waiting": {
@@ -118,7 +118,7 @@ def status(store: Store) -> Status:
 
 def _policies(
     unit: Unit,
-    every: list[StoredPolicy],
+    shown: list[StoredPolicy],
     live: dict[str, LivePolicy],
     logs: dict[int, PolicyLog],
     served: dict[int, int],
@@ -133,7 +133,7 @@ def _policies(
             "last_at": written(times[logs[policy.id].newest]) if policy.id in logs else None,
             "live_since": written(since.get(policy.id, live[policy.name].version.created_at)),
         }
-        for policy in every
+        for policy in shown
     ]  # fmt: skip
 
 
