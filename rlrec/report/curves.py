@@ -35,8 +35,8 @@ def examined(answers: Sequence[CurveAnswer]) -> Figure:
         description="A line with its interval of 95 % for each curve.",
         headers=["curve", *headers],
         rows=[
-            [each.name, *(row[header] for header in headers)]
-            for each, answer in zip(series, answers, strict=True)
+            [curve.name, *(row[header] for header in headers)]
+            for curve, answer in zip(series, answers, strict=True)
             for row in answer["positions"]
         ],
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rlrec.app.judging.outcomes import Result as Outcomes
     from rlrec.app.policies.policy_beliefs import PolicyBelief
 
-MOST = 15  # rows of a figure
+MAX_ROWS = 15  # rows of a figure
 ALARM = 1e-3  # p-value of the split of an experiment
 VERDICTS = {"ok": ("can be trusted", "s1"), "weak": ("read with care", "s2"), "insufficient": ("cannot be told", "no")}
 UNITS = {"impression": "impression", "session": "visit", "slate": "page"}
@@ -138,35 +138,36 @@ def returning(answer: Outcomes, log_end: str | None) -> Figure | None:
 
 def estimated(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
     """Estimates of one unit as a forest plot; None where nothing of that unit was estimated."""
-    chosen = [row for row in rows if row.estimate.unit == unit]
-    if not chosen:
+    unit_rows = [row for row in rows if row.estimate.unit == unit]
+    if not unit_rows:
         return None
-    several = len({row.estimate.estimator for row in chosen}) > 1
-    drawn, listed = list[Interval](), list[list[Any]]()
-    for row in chosen[:MOST]:
-        each, look, words = row.estimate, VERDICTS[row.estimate.verdict][1], _verdict(row)
+    names_estimator = len({row.estimate.estimator for row in unit_rows}) > 1
+    intervals, table = list[Interval](), list[list[Any]]()
+    for row in unit_rows[:MAX_ROWS]:
+        estimate, look, words = row.estimate, VERDICTS[row.estimate.verdict][1], _verdict(row)
+        value, lower, upper = estimate.value, estimate.lower, estimate.upper
         name = row.target if row.version is None else f"{row.target}@{row.version}"
         name = name if row.by is None else f"{name}, {row.by} {row.group.label}"
-        label = f"{name}, {each.estimator}" if several else name
-        drawn.append(Interval(label, each.value, each.lower, each.upper, f"{number(each.value)}, {words}", look))
-        listed.append([
-            name, each.estimator, each.value, each.lower, each.upper, words, ", ".join(each.reasons), each.ess, each.n,
-            each.served,
+        label = f"{name}, {estimate.estimator}" if names_estimator else name
+        intervals.append(Interval(label, value, lower, upper, f"{number(value)}, {words}", look))
+        table.append([
+            name, estimate.estimator, value, lower, upper, words, ", ".join(estimate.reasons), estimate.ess, estimate.n,
+            estimate.served,
         ])  # fmt: skip
     return Figure(
-        title=_best(chosen, UNITS[unit]),
+        title=_best(unit_rows, UNITS[unit]),
         drawing=forest(
-            drawn, level=_served(chosen),
-            x_name=f"reward per {UNITS[unit]} ({', '.join(sorted({row.reward for row in chosen}))})"
-            f"{'' if _served(chosen) is None else '; dashed: the logged average'}",
+            intervals, level=_served(unit_rows),
+            x_name=f"reward per {UNITS[unit]} ({', '.join(sorted({row.reward for row in unit_rows}))})"
+            f"{'' if _served(unit_rows) is None else '; dashed: the logged average'}",
         ),
-        description=f"One interval a policy at level {chosen[0].estimate.level:g}; circles can be trusted, squares are "
-        "to be read with care, grey ones cannot be told from this log.",
+        description=f"One interval a policy at level {unit_rows[0].estimate.level:g}; circles can be trusted, squares "
+        "are to be read with care, grey ones cannot be told from this log.",
         headers=[
             "policy", "estimator", "value", "lower", "upper", "verdict", "reasons", "effective sample size", "rows",
             "logged average",
         ],
-        rows=listed,
+        rows=table,
     )  # fmt: skip
 
 
@@ -195,15 +196,16 @@ def _best(rows: Sequence[EstimateRow], unit: str) -> str:
         names = " and ".join(dict.fromkeys(learned))
         return f"{names} learned from this very log, so that it cannot judge what they would earn{earned}"
     row = max(independent, key=lambda row: row.estimate.value or 0.0)
-    each = row.estimate
-    text = f"{row.target} would earn {interval(each.value, each.lower, each.upper)} per {unit} ({_verdict(row)})"
-    if each.served is None or each.lift_lower is None or each.lift_upper is None:
+    estimate = row.estimate
+    bounded_value = interval(estimate.value, estimate.lower, estimate.upper)
+    text = f"{row.target} would earn {bounded_value} per {unit} ({_verdict(row)})"
+    if estimate.served is None or estimate.lift_lower is None or estimate.lift_upper is None:
         return text
-    if each.verdict != "ok":
-        return f"{text}; the logged average is {number(each.served)}"
-    sign = direction(each.lift_lower, each.lift_upper, within=LOG_PRECISION)
+    if estimate.verdict != "ok":
+        return f"{text}; the logged average is {number(estimate.served)}"
+    sign = direction(estimate.lift_lower, estimate.lift_upper, within=LOG_PRECISION)
     sure = {"equal": "equal to", "unsure": "not surely more than"}.get(sign, f"{sign} than")
-    return f"{text}, {sure} the logged average ({number(each.served)})"
+    return f"{text}, {sure} the logged average ({number(estimate.served)})"
 
 
 # -- experiments --
@@ -213,24 +215,24 @@ def compared(answer: VariantComparison) -> Figure | None:
     """The variants of an experiment against the first one, per unit, in percent; None where nothing differs yet."""
     if "interleave" in answer:
         return _interleaved(answer)
-    listed = [row for row in answer["unit_differences"] if row["metric"] in COMPARED]
-    listed.sort(key=lambda row: COMPARED.index(row["metric"]))
-    drawn = list[Interval]()
-    several = len({row["group"] for row in listed}) > 1
-    for row in listed:
+    rows = [row for row in answer["unit_differences"] if row["metric"] in COMPARED]
+    rows.sort(key=lambda row: COMPARED.index(row["metric"]))
+    intervals = list[Interval]()
+    names_variant = len({row["group"] for row in rows}) > 1
+    for row in rows:
         if row["relative"] is None or not row["value"]:
             continue
         scale = 100 * row["relative"] / row["value"]
         lower, upper = (None if bound is None else bound * scale for bound in (row["lower"], row["upper"]))
         sure, look = _sure(row)
         name = _metric(row, answer)
-        label = f"{row['group']}: {name}" if several else name
-        drawn.append(Interval(label, 100 * row["relative"], lower, upper, _note(row["relative"], sure), look))
-    if not drawn:
+        label = f"{row['group']}: {name}" if names_variant else name
+        intervals.append(Interval(label, 100 * row["relative"], lower, upper, _note(row["relative"], sure), look))
+    if not intervals:
         return None
     return Figure(
         title=f"{answer['experiment']}: {_decided(answer)}",
-        drawing=forest(drawn[:MOST], x_name=f"difference from {listed[0]['against']}, in percent of it", level=0.0),
+        drawing=forest(intervals[:MAX_ROWS], x_name=f"difference from {rows[0]['against']}, in percent of it", level=0),
         description=f"One interval of 95 % a metric, clustered by {answer['unit']}; those that cross 0 are not sure.",
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "notes"],
         rows=[
@@ -238,16 +240,16 @@ def compared(answer: VariantComparison) -> Figure | None:
                 row["group"], _metric(row, answer), row["value"], row["lower"], row["upper"],
                  row["relative"] and 100 * row["relative"], row["p_value"], ", ".join(row["reasons"]),
             ]
-            for row in listed
+            for row in rows
         ],
     )  # fmt: skip
 
 
 def _metric(row: DifferenceRow, answer: VariantComparison) -> str:
     """A metric in words, with its reward where there are several."""
-    several = len({other["reward"] for other in answer["unit_differences"]} - {None}) > 1
+    names_reward = len({difference["reward"] for difference in answer["unit_differences"]} - {None}) > 1
     name = METRICS[row["metric"]].format(unit=answer["unit"])
-    return f"{name} ({row['reward']})" if several and row["reward"] else name
+    return f"{name} ({row['reward']})" if names_reward and row["reward"] else name
 
 
 def _sure(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -259,7 +261,7 @@ def _interleaved(answer: VariantComparison) -> Figure | None:
     row = answer["differences"][0]
     if row["value"] is None:
         return None
-    policies = {each["variant"]: each["policy"] for each in answer["variants"]}
+    policies = {variant["variant"]: variant["policy"] for variant in answer["variants"]}
     names = f"{policies[row['variant']]} less {policies[row['against']]}"
     sure, look = _sure(row)
     figures = interval(row["value"], row["lower"], row["upper"])
@@ -303,9 +305,9 @@ def _decided(answer: VariantComparison) -> str:
 
 def believed(answer: PolicyBelief) -> Figure | None:
     """The beliefs of a version about the arms that it shows most; None in an empty catalogue."""
-    listed = [row for row in answer["arms"] if row["status"] == "active"] or answer["arms"]
-    listed = sorted(listed, key=lambda row: (-(row["probability"] or 0.0), -(row["mean"] or 0.0)))
-    shown, name = listed[:MOST], f"{answer['policy']}@{answer['version']}"
+    arms = [row for row in answer["arms"] if row["status"] == "active"] or answer["arms"]
+    arms = sorted(arms, key=lambda row: (-(row["probability"] or 0.0), -(row["mean"] or 0.0)))
+    shown, name = arms[:MAX_ROWS], f"{answer['policy']}@{answer['version']}"
     if not shown:
         return None
     top, chance = shown[0], "at position 1"
@@ -325,14 +327,14 @@ def believed(answer: PolicyBelief) -> Figure | None:
             x_name=f"probability {chance}", unit="\u00a0%",
         )  # fmt: skip
         belief = ""
-    more = f"the {MOST} of {len(listed)} arms that are shown most" if len(listed) > MOST else "all active arms"
+    extent = f"the {MAX_ROWS} of {len(arms)} arms that are shown most" if len(arms) > MAX_ROWS else "all active arms"
     headers = ["arm", "probability", "mean", "lower", "upper", "pulls", "served"]
     return Figure(
-        title=f"{context}{name} shows all {len(listed)} arms about as often"
-        if _is_even(listed)
+        title=f"{context}{name} shows all {len(arms)} arms about as often"
+        if _is_even(arms)
         else f"{context}{name} shows {top['arm']} most ({percent(top['probability'])} {chance}){belief}",
         drawing=drawing,
-        description=f"One interval of 95 % an arm; {more}; kind {answer['kind']}.",
+        description=f"One interval of 95 % an arm; {extent}; kind {answer['kind']}.",
         headers=headers,
         rows=[[row[header] for header in headers] for row in shown],
     )
@@ -347,7 +349,7 @@ def _is_even(rows: Sequence[Mapping[str, Any]]) -> bool:
 def exposed(answer: Exposure) -> Figure:
     """How much of the slots each arm had, realised and expected."""
     slots, arms = max(1, answer["slots"]), answer["arms"]
-    shown, even = arms[:MOST], answer["catalogue"]["effective_arms"]
+    shown, even = arms[:MAX_ROWS], answer["catalogue"]["effective_arms"]
     half, total = 0, 0
     for row in arms:
         if total >= slots / 2:

@@ -79,12 +79,12 @@ def page(answer: Result, title: str) -> str:
 
 def _span(answer: Result) -> str:
     """The extent of the log, and the time of the page."""
-    chosen = f", {escape(answer.log)}" if answer.log else ""
-    as_of = f'<span class="soft">as of {answer.created_at[:16]}Z{chosen}</span>'
+    log_filter = f", {escape(answer.log)}" if answer.log else ""
+    as_of = f'<span class="soft">as of {answer.created_at[:16]}Z{log_filter}</span>'
     if answer.first is None or answer.last is None:
         return f"{EMPTY} {as_of}" if not answer.log else f"No decision is selected. {as_of}"
-    same = answer.first[:10] == answer.last[:10]
-    days = f"on {_date(answer.first)}," if same else f"from {_date(answer.first)} to {_date(answer.last)},"
+    is_single_day = answer.first[:10] == answer.last[:10]
+    days = f"on {_date(answer.first)}," if is_single_day else f"from {_date(answer.first)} to {_date(answer.last)},"
     return f"{quantity(answer.decisions, 'decision')} {days} {as_of}"
 
 
@@ -108,10 +108,9 @@ def _sections(answer: Result) -> Iterator[Section]:
         present(figures.estimated(answer.estimates, unit) for unit in figures.UNITS),
         _folded("What the verdicts rest on", _list(answer.reasons)),
     )  # fmt: skip
-    compared = [figures.compared(each) for each in answer.experiments]
-    undecided = [
-        each["experiment"] for each, figure in zip(answer.experiments, compared, strict=True) if figure is None
-    ]
+    compared = [figures.compared(experiment) for experiment in answer.experiments]
+    pairs = zip(answer.experiments, compared, strict=True)
+    undecided = [experiment["experiment"] for experiment, figure in pairs if figure is None]
     yield Section(
         "experiments", "Experiments", "Variants against the first one, by the unit that was split.", present(compared),
         _list(f"{name}: nothing to compare per unit; `rlrec experiment show {name}` has its figures"
@@ -131,9 +130,9 @@ def _sections(answer: Result) -> Iterator[Section]:
         "positions", "Positions", "How likely each position is looked at.",
         [curves.examined(answer.curves)] if answer.curves else [],
     )  # fmt: skip
-    trained = (curves.learned(each.policy, each.version, each.report, live=each.live) for each in answer.trained)
+    trained = (curves.learned(row.policy, row.version, row.report, live=row.live) for row in answer.trained)
     yield Section("training", "Training", "Learning curves of trained versions.", present(trained))
-    findings = _list(f"{each.severity}: {each.check}, {each.subject}: {each.detail}" for each in answer.findings)
+    findings = _list(f"{row.severity}: {row.check}, {row.subject}: {row.detail}" for row in answer.findings)
     yield Section("health", "Health", _health(answer), [], findings + _traffic(answer))
 
 
@@ -148,9 +147,9 @@ def _section(section: Section, remarks: Sequence[str]) -> str:
 
 
 def _card(figure: Figure, key: str) -> str:
-    drawn = svg.figure(figure.drawing, key=key, title=figure.title, description=figure.description)
+    drawing = svg.figure(figure.drawing, key=key, title=figure.title, description=figure.description)
     return (
-        f'<figure id="{key}"><figcaption><h3>{escape(figure.title)}</h3></figcaption>{drawn}'
+        f'<figure id="{key}"><figcaption><h3>{escape(figure.title)}</h3></figcaption>{drawing}'
         f"<details><summary>The data</summary>{_table(figure.headers, figure.rows)}</details></figure>"
     )
 
@@ -209,7 +208,6 @@ FULL = "<code>rlrec doctor</code> audits everything."
 def _traffic(answer: Result) -> str:
     headers = ["policy", "decisions", "newest on", "live", "kind"]
     rows = [
-        [each.policy, each.decisions, each.newest, f"{each.live} of {each.versions}", each.kind]
-        for each in answer.traffic
+        [row.policy, row.decisions, row.newest, f"{row.live} of {row.versions}", row.kind] for row in answer.traffic
     ]
     return f"<h3>What served</h3>{_table(headers, rows)}" if rows else ""

@@ -152,14 +152,15 @@ def interval(value: float | None, lower: float | None, upper: float | None, *, u
     half = (upper - lower) / 2
     size = math.floor(math.log10(half))
     decimals = max(0, (1 if half < 3 * 10**size else 0) - size)
-    decimals += any(each and not float(f"{each:.{decimals}f}") for each in (value, lower, upper))  # no bound is -0.0
+    # no bound is -0.0
+    decimals += any(shown and not float(f"{shown:.{decimals}f}") for shown in (value, lower, upper))
     return f"{value:,.{decimals}f}{unit} [{lower:,.{decimals}f}, {upper:,.{decimals}f}]"
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers between two others, at most so many."""
-    step = 10 ** math.floor(math.log10((high - low) / most))
-    step *= next(factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (step * factor) < most)
+def ticks(low: float, high: float, max_ticks: int = 5) -> list[float]:
+    """Round numbers between two others, at most `max_ticks`."""
+    step = 10 ** math.floor(math.log10((high - low) / max_ticks))
+    step *= next(factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (step * factor) < max_ticks)
     first = math.ceil(low / step - 1e-9)
     return [count * step for count in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -171,8 +172,8 @@ def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bo
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
     room = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
-    below, above = zero and low == 0, zero and high == 0 > low
-    return Scale(low if below else low - room, high if above else high + room, start, end)
+    starts_at_zero, ends_at_zero = zero and low == 0, zero and high == 0 > low
+    return Scale(low if starts_at_zero else low - room, high if ends_at_zero else high + room, start, end)
 
 
 def _bounded(values: Sequence[tuple[float | None, float | None, float | None]]) -> list[float]:
@@ -183,7 +184,7 @@ def _bounded(values: Sequence[tuple[float | None, float | None, float | None]]) 
     halves = sorted((upper - lower) / 2 for _, lower, upper in values if lower is not None and upper is not None)
     reach = 3 * max(max(middles) - min(middles), halves[len(halves) // 2] if halves else abs(max(middles)))
     low, high = min(middles) - reach, max(middles) + reach
-    bounds = [bound for _, *both in values for bound in both if bound is not None]
+    bounds = [bound for _, *ends in values for bound in ends if bound is not None]
     return [*middles, *(min(max(bound, low), high) for bound in bounds)]
 
 
@@ -191,17 +192,17 @@ def _bounded(values: Sequence[tuple[float | None, float | None, float | None]]) 
 
 
 def _tag(name: str, look: str, inner: str | None = None, **attributes: object) -> str:
-    listed = "".join(f' {key.rstrip("_").replace("_", "-")}="{value}"' for key, value in attributes.items())
-    start = f'<{name} class="{look}"{listed}' if look else f"<{name}{listed}"
+    attribute_text = "".join(f' {key.rstrip("_").replace("_", "-")}="{value}"' for key, value in attributes.items())
+    start = f'<{name} class="{look}"{attribute_text}' if look else f"<{name}{attribute_text}"
     return f"{start}/>" if inner is None else f"{start}>{inner}</{name}>"
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "start", look: str = "", letters: float = 60) -> str:
     """A text; where it is cut, a tooltip has all of it."""
     shown = shorten(words, letters)
-    more = f"<title>{escape(words)}</title>" if shown != words else ""
+    tooltip = f"<title>{escape(words)}</title>" if shown != words else ""
     anchored = {} if anchor == "start" else {"text_anchor": anchor}
-    return _tag("text", look, escape(shown) + more, x=x, y=y, **anchored)
+    return _tag("text", look, escape(shown) + tooltip, x=x, y=y, **anchored)
 
 
 def line(points: Sequence[tuple[float, float]], look: str) -> str:
@@ -242,26 +243,26 @@ def chart(
     """Lines with their bands, level: a value that a dashed line marks."""
     legend = len(series) > 1
     top, bottom = 44 if legend else 28, 208
-    points = [point for each in series for point in each.points]
+    points = [point for curve in series for point in curve.points]
     xs = _scale([point.x for point in points], LEFT + 8, RIGHT - 8, zero=False)
     xs = Scale(min(point.x for point in points), max(max(point.x for point in points), xs.low + 1e-9), *xs[2:])
     if xs.low >= xs.high:
         xs = xs._replace(low=xs.low - 1, high=xs.low + 1)
     ys = _scale([*_bounded([point[1:4] for point in points]), level], bottom, top, zero=zero)
-    drawn = [text(4, 14, y_name, look="soft")]
+    marks = [text(4, 14, y_name, look="soft")]
     if legend:
-        drawn += _legend([each.name for each in series])
-    drawn += [
+        marks += _legend([curve.name for curve in series])
+    marks += [
         _rule(LEFT, ys(value), RIGHT, ys(value), "zero" if value == 0 else "grid")
         + text(LEFT - 5, ys(value) + 4, _short(value), anchor="end", look="soft")
         for value in ticks(ys.low, ys.high)
     ]
-    drawn += [] if level is None else [_rule(LEFT, ys(level), RIGHT, ys(level), "ref")]
-    drawn += _x_labels(max(series, key=lambda each: len(each.points)).points, xs, bottom)
-    drawn.append(text((LEFT + RIGHT) / 2, bottom + 34, x_name, anchor="middle", look="soft"))
-    for count, each in enumerate(series):
-        drawn += _series(each, xs, ys, MARKS[count % 3], f"s{count % 3 + 1}")
-    return Drawing(bottom + 42, "".join(drawn))
+    marks += [] if level is None else [_rule(LEFT, ys(level), RIGHT, ys(level), "ref")]
+    marks += _x_labels(max(series, key=lambda curve: len(curve.points)).points, xs, bottom)
+    marks.append(text((LEFT + RIGHT) / 2, bottom + 34, x_name, anchor="middle", look="soft"))
+    for count, curve in enumerate(series):
+        marks += _series(curve, xs, ys, MARKS[count % 3], f"s{count % 3 + 1}")
+    return Drawing(bottom + 42, "".join(marks))
 
 
 def _legend(names: Sequence[str]) -> list[str]:
@@ -287,21 +288,21 @@ def _x_labels(points: Sequence[PlotPoint], xs: Scale, bottom: float) -> list[str
 
 
 def _series(series: Series, xs: Scale, ys: Scale, shape: str, look: str) -> list[str]:
-    drawn = []
+    marks = []
     for run in _runs(series.points, lambda point: point.lower is not None and point.upper is not None):
         edges = [(xs(x), ys(lower or 0.0), ys(upper or 0.0)) for x, _, lower, upper, _ in run]
         if len(edges) > 1:
-            drawn.append(band(edges, look))
+            marks.append(band(edges, look))
         else:
             x, lower, upper = edges[0]
-            drawn.append(_rule(x, lower, x, upper, f"whisker {look}"))
+            marks.append(_rule(x, lower, x, upper, f"whisker {look}"))
     for run in _runs(series.points, lambda point: point.y is not None):
         at = [(xs(point.x), ys(point.y or 0.0)) for point in run]
-        drawn.append(line(at, look))
-        drawn += [mark(x, y, shape, look, 2.5) for x, y in at] if len(series.points) <= 60 else []
+        marks.append(line(at, look))
+        marks += [mark(x, y, shape, look, 2.5) for x, y in at] if len(series.points) <= 60 else []
     if series.marked is not None and (y := series.points[series.marked].y) is not None:
-        drawn.append(mark(xs(series.points[series.marked].x), ys(y), "circle", f"hollow {look}", 5))
-    return drawn
+        marks.append(mark(xs(series.points[series.marked].x), ys(y), "circle", f"hollow {look}", 5))
+    return marks
 
 
 def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None, zero: bool = False) -> Drawing:
@@ -309,21 +310,21 @@ def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None,
     height, top = 36, 8
     bottom = top + height * len(rows) + 4
     xs = _scale([*_bounded([row[1:4] for row in rows]), level], 14, WIDTH - 14, zero=zero)
-    drawn = _vertical(xs, top, bottom, x_name)
-    drawn += [_rule(xs(level), top, xs(level), bottom, "ref")] if level else []
+    marks = _vertical(xs, top, bottom, x_name)
+    marks += [_rule(xs(level), top, xs(level), bottom, "ref")] if level else []
     for count, row in enumerate(rows):
         y = top + count * height + 27
-        drawn.append(_named(row.name, row.note, y - 13))
+        marks.append(_named(row.name, row.note, y - 13))
         if row.lower is not None or row.upper is not None:
             low = xs(xs.low - 1 if row.lower is None else row.lower)
             high = xs(xs.high + 1 if row.upper is None else row.upper)
-            drawn.append(_rule(low, y, high, y, f"whisker {row.look}"))
-            drawn += [text(3, y + 4, "\u2039")] if low < xs.start else []
-            drawn += [text(WIDTH - 3, y + 4, "\u203a", anchor="end")] if high > xs.end else []
+            marks.append(_rule(low, y, high, y, f"whisker {row.look}"))
+            marks += [text(3, y + 4, "\u2039")] if low < xs.start else []
+            marks += [text(WIDTH - 3, y + 4, "\u203a", anchor="end")] if high > xs.end else []
         if row.value is not None:
             shape = {"s1": "circle", "s2": "square", "s3": "triangle"}.get(row.look, "circle")
-            drawn.append(mark(xs(row.value), y, shape, row.look, 4))
-    return Drawing(bottom + 42, "".join(drawn))
+            marks.append(mark(xs(row.value), y, shape, row.look, 4))
+    return Drawing(bottom + 42, "".join(marks))
 
 
 def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
@@ -332,15 +333,15 @@ def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
     bottom = top + height * len(rows) + 4
     values = [value for row in rows for value in (row.value, row.tick)]
     xs = _scale(values, 14, WIDTH - 14, zero=True)
-    drawn = _vertical(xs, top, bottom, x_name, unit)
+    marks = _vertical(xs, top, bottom, x_name, unit)
     for count, row in enumerate(rows):
         y = top + count * height + 19
-        drawn.append(_named(row.name, number(row.value) + unit, y - 5))
+        marks.append(_named(row.name, number(row.value) + unit, y - 5))
         left, right = sorted((xs(0), xs(row.value)))
-        drawn.append(_tag("rect", row.look, x=left, y=y, width=round(right - left, 1), height=8))
+        marks.append(_tag("rect", row.look, x=left, y=y, width=round(right - left, 1), height=8))
         if row.tick is not None:
-            drawn.append(_rule(xs(row.tick), y - 2, xs(row.tick), y + 10, "zero whisker"))
-    return Drawing(bottom + 42, "".join(drawn))
+            marks.append(_rule(xs(row.tick), y - 2, xs(row.tick), y + 10, "zero whisker"))
+    return Drawing(bottom + 42, "".join(marks))
 
 
 def _named(name: str, note: str, y: float) -> str:
@@ -351,14 +352,14 @@ def _named(name: str, note: str, y: float) -> str:
 
 def _vertical(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "") -> list[str]:
     """The vertical lines of an axis below, its numbers and its name."""
-    drawn = []
+    marks = []
     for value in ticks(xs.low, xs.high):
         label = number(value) + unit
         half = len(label) * LETTER / 2
         at = min(max(xs(value), half + 1), WIDTH - half - 1)
-        drawn.append(_rule(xs(value), top, xs(value), bottom, "zero" if value == 0 else "grid"))
-        drawn.append(text(round(at, 1), bottom + 15, label, anchor="middle", look="soft"))
-    return [*drawn, text(WIDTH / 2, bottom + 34, x_name, anchor="middle", look="soft")]
+        marks.append(_rule(xs(value), top, xs(value), bottom, "zero" if value == 0 else "grid"))
+        marks.append(text(round(at, 1), bottom + 15, label, anchor="middle", look="soft"))
+    return [*marks, text(WIDTH / 2, bottom + 34, x_name, anchor="middle", look="soft")]
 
 
 def figure(drawing: Drawing, *, key: str, title: str, description: str) -> str:
@@ -390,6 +391,6 @@ def wrap(words: str, letters: int) -> list[str]:
     """The words on lines of at most so many letters."""
     lines = [""]
     for word in words.split():
-        joined = f"{lines[-1]} {word}".strip()
-        lines[-1:] = [joined] if len(joined) <= letters or not lines[-1] else [lines[-1], word]
+        extended_line = f"{lines[-1]} {word}".strip()
+        lines[-1:] = [extended_line] if len(extended_line) <= letters or not lines[-1] else [lines[-1], word]
     return lines
