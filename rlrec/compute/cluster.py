@@ -12,7 +12,7 @@ from rlrec.compute.protocol import ENVIRONMENT, Fingerprint, Runner, deadly_part
 from rlrec.errors import InputError, RlrecError
 
 TIMEOUT_S = 5
-AHEAD = 2  # partitions a worker that are handed over before they are done
+PARTITIONS_AHEAD = 2  # partitions a worker that are handed over before they are done
 RECOUNT_S = 1  # after which a cluster at an address is asked again how many workers it has
 # What a cluster of this machine does every few milliseconds, which costs more than its work on partitions.
 _SELDOM = {
@@ -41,7 +41,7 @@ class Cluster:
             import distributed
         except ImportError:
             raise InputError("--engine dask needs Dask", hint="pip install 'rlrec[cluster]'") from None
-        self.mixed, self._runner, self._here = False, runner, fingerprint()
+        self.mixed, self._runner, self._fingerprint = False, runner, fingerprint()
         self._cluster: Any = None
         self._workers, self._ask_at = jobs, 0.0
         with dask.config.set(_SELDOM):
@@ -67,7 +67,7 @@ class Cluster:
         count = 0
         while True:
             workers = self._count_workers()
-            while count < AHEAD * workers and (order := next(orders, None)):
+            while count < PARTITIONS_AHEAD * workers and (order := next(orders, None)):
                 number, partition = order
                 key = f"rlrec-partition-{number}-{shared.key}"
                 running.add(self._submit(_run, self._runner, shared, partition, key=key))
@@ -85,7 +85,7 @@ class Cluster:
                 raise deadly_partition(number) from error
             except (Exception, distributed.CancelledError) as error:
                 raise _failed(error) from error
-            self.mixed |= is_mixed(answer.of_worker, self._here)
+            self.mixed |= is_mixed(answer.fingerprint, self._fingerprint)
             future.release()
             result = packing.unpack(answer.message)
             if isinstance(result, RlrecError):
@@ -122,15 +122,15 @@ def _start(jobs: int) -> Any:
             n_workers=jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
         )
     except Exception as error:
-        why = " ".join(str(error).split())[:300].rstrip(".")
+        cause = " ".join(str(error).split())[:300].rstrip(".")
         hint = "a worker may have too little memory: start fewer with --jobs, or try again"
-        raise RlrecError(f"a Dask worker has ended while it started: {why}", hint=hint) from error
+        raise RlrecError(f"a Dask worker has ended while it started: {cause}", hint=hint) from error
 
 
 class _Answer(NamedTuple):
     """The fingerprint of a worker, and its packed result or error."""
 
-    of_worker: Fingerprint
+    fingerprint: Fingerprint
     message: bytes
 
 

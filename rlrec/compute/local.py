@@ -38,14 +38,14 @@ class Processes:
 
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """See `Engine.map`. A partition whose process ends is worked on again."""
-        orders = (_PartitionWork(*each) for each in enumerate(pickle.dumps((task, each), 5) for each in partitions))
-        again: list[_PartitionWork] = []
+        orders = (_PartitionWork(n, pickle.dumps((task, rows), 5)) for n, rows in enumerate(partitions))
+        retries: list[_PartitionWork] = []
         busy: dict[_Process, _PartitionWork] = {}
         deaths: Counter[int] = Counter()
         with DefaultSelector() as selector:
             try:
                 while True:
-                    while len(busy) < self._jobs and (order := again.pop() if again else next(orders, None)):
+                    while len(busy) < self._jobs and (order := retries.pop() if retries else next(orders, None)):
                         process = self._idle.pop() if self._idle else _Process(self._runner)
                         busy[process] = order
                         selector.register(process.answers, EVENT_READ, process)
@@ -61,7 +61,7 @@ class Processes:
                             deaths[order.number] += 1
                             if deaths[order.number] == DEATHS:
                                 raise deadly_partition(order.number)
-                            again.append(order)
+                            retries.append(order)
                             continue
                         self._idle.append(process)
                         answer = packing.unpack(message)

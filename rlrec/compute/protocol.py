@@ -60,12 +60,12 @@ def fingerprint() -> Fingerprint:
     return Fingerprint((*versions, python), tuple(sorted(name for name, present in features.items() if present)))
 
 
-def is_mixed(of_worker: Fingerprint, here: Fingerprint) -> bool:
+def is_mixed(worker: Fingerprint, process: Fingerprint) -> bool:
     """Whether the processors differ. Raises RlrecError where versions do."""
-    for theirs, ours in zip(of_worker.versions, here.versions, strict=True):
+    for theirs, ours in zip(worker.versions, process.versions, strict=True):
         if theirs != ours:
             raise RlrecError(f"a worker has {theirs}, and this process {ours}", hint="give all of them one environment")
-    return of_worker.processor != here.processor
+    return worker.processor != process.processor
 
 
 def deadly_partition(number: int) -> RlrecError:
