@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import checked, within
+from rlrec.simulate.base import checked, require_between
 from rlrec.simulate.visitors import Visitors
 
 RISE, TOP = 2, 3  # levels of satiation that an item gains when it is served, and where they end
@@ -54,9 +54,9 @@ class Barista(Visitors):
         self.arms = len(self.rates)
         if self.arms > ITEMS:
             raise InputError(f"rates name {self.arms} items", hint=f"a bar has {ITEMS} at most")
-        within("fade", self.fade, 0, 1)
-        within("patience", self.patience, 1, DEEPEST)
-        within("cap", self.cap, 1, DEEPEST)
+        require_between("fade", self.fade, 0, 1)
+        require_between("patience", self.patience, 1, DEEPEST)
+        require_between("cap", self.cap, 1, DEEPEST)
 
     # -- the chain --
 
@@ -68,10 +68,10 @@ class Barista(Visitors):
         for step in range(self.cap):
             following_states, leaves = self._after_each(layer)
             stays = ~leaves & (step + 1 < self.cap)
-            later, which = np.unique(following_states[stays], axis=0, return_inverse=True)
+            later, state_index = np.unique(following_states[stays], axis=0, return_inverse=True)
             first += len(layer)
             following = np.full(leaves.shape, -1, np.intp)
-            following[stays] = first + which.reshape(-1)
+            following[stays] = first + state_index.reshape(-1)
             layers.append((np.column_stack([layer, np.full(len(layer), step)]), following, leaves))
             layer = later
             if not len(layer):
@@ -95,7 +95,7 @@ class Barista(Visitors):
 
     def optimum(self, positions: int = 1) -> float:
         """Mean reward of a visit under the best policy there is, by dynamic programming from the last step back."""
-        return float(self._values(lambda of_items, _: of_items.max(axis=1))[0][0])
+        return float(self._values(lambda item_values, _: item_values.max(axis=1))[0][0])
 
     def context_free(self) -> tuple[float, Array]:
         """Mean reward of a visit under the best fixed distribution over the items, and that distribution, (arms,)."""
@@ -106,27 +106,27 @@ class Barista(Visitors):
         """The value and the shares at the end of a climb from these shares. The value is a polynomial in the shares
         without negative coefficients: to multiply each by its derivative, and scale them to sum to 1, never lowers it
         (Baum-Eagon)."""
-        before, (value, slope) = 0.0, self._slope(shares)
-        while value - before > SMALLEST:
+        previous, (value, slope) = 0.0, self._slope(shares)
+        while value - previous > SMALLEST:
             shares = shares * slope / (shares @ slope)
-            before, (value, slope) = value, self._slope(shares)
+            previous, (value, slope) = value, self._slope(shares)
         return value, shares
 
     def _slope(self, shares: Array) -> tuple[float, Array]:
         """The value of a fixed distribution over the items, and its derivatives, (arms,)."""
-        values, of_items = self._values(lambda of_items, _: of_items @ shares)
-        slope: Array = self._reached(np.tile(shares, (len(values), 1))) @ of_items
+        values, item_values = self._values(lambda item_values, _: item_values @ shares)
+        slope: Array = self._reached(np.tile(shares, (len(values), 1))) @ item_values
         return float(values[0]), slope
 
     def _values(self, pick: Callable[[Array, slice], Array]) -> tuple[Array, Array]:
         """The value of each state, (n,), and of each item in it, (n, arms), from there to the end of the visit.
         pick: from the values of the items in the states of a step, (states, arms), to those of the states."""
         chain = self.chain
-        values, of_items = np.zeros(len(chain.states) + 1), chain.expected.copy()  # following -1: the last one, 0
+        values, item_values = np.zeros(len(chain.states) + 1), chain.expected.copy()  # following -1: the last one, 0
         for layer in reversed(chain.layers()):
-            of_items[layer] += values[chain.following[layer]]
-            values[layer] = pick(of_items[layer], layer)
-        return values[:-1], of_items
+            item_values[layer] += values[chain.following[layer]]
+            values[layer] = pick(item_values[layer], layer)
+        return values[:-1], item_values
 
     def _reached(self, probabilities: Array) -> Array:
         """The probability that a visit comes by each state, (n,)."""

@@ -73,7 +73,7 @@ class World(Audience):
         self._stride = 1 if first is None else runs
         self._runs = runs
         self._nothing = np.empty((runs, 0))
-        self._never = np.zeros(runs, np.bool_)
+        self._not_ended = np.zeros(runs, np.bool_)
         return self.observe()
 
     def step(self, actions: Index) -> Step:
@@ -86,7 +86,7 @@ class World(Audience):
         best = np.broadcast_to(self.best(means, 1 if actions.ndim == 1 else actions.shape[1]), self._runs)
         info = {"expected": expected, "optimum": best}
         self._time += self._stride
-        return self.observe(), reward, self._never, self._never, info
+        return self.observe(), reward, self._not_ended, self._not_ended, info
 
     def respond(self, attraction: Array) -> tuple[Array, Array]:
         """Rewards and their means, of the shape of `attraction`: the means of the arms shown, (runs,) or
@@ -105,10 +105,10 @@ def highest(means: Array, positions: int) -> Array:
     return -np.sort(-means, axis=1)[:, :positions]
 
 
-def within(name: str, value: float, least: float, most: float) -> None:
+def require_between(name: str, value: float, low: float, high: float) -> None:
     """Raises InputError unless a parameter is between the two."""
-    if not least <= value <= most:
-        raise InputError(f"{name} is {value:g}", hint=f"it is from {least:g} to {most:g}")
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value:g}", hint=f"it is from {low:g} to {high:g}")
 
 
 def checked(values: Sequence[float]) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Flags
-from rlrec.simulate.base import highest, within
+from rlrec.simulate.base import highest, require_between
 from rlrec.simulate.bernoulli import Bernoulli
 from rlrec.simulate.pbm import RATES
 
@@ -23,7 +23,7 @@ class Cascade(Bernoulli):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        within("resume", self.resume, 0, 1)
+        require_between("resume", self.resume, 0, 1)
 
     def respond(self, attraction: Array) -> tuple[Array, Array]:
         if attraction.ndim == 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import within
+from rlrec.simulate.base import require_between
 from rlrec.simulate.visitors import LONGEST, Regulars
 
 MOVES = np.array([-1, 1])  # of the trait, in levels, by arm
@@ -40,11 +40,11 @@ class ChocKale(Regulars):
 
     def __post_init__(self) -> None:
         for name in ("chocolate", "kale", "low", "high"):
-            within(name, getattr(self, name), 0, 1)
-        within("loyalty", self.loyalty, 0, 0.99)
-        within("levels", self.levels, 2, 100)
-        within("away", self.away, 0, 1_000_000)
-        within("cap", self.cap, 1, LONGEST)
+            require_between(name, getattr(self, name), 0, 1)
+        require_between("loyalty", self.loyalty, 0, 0.99)
+        require_between("levels", self.levels, 2, 100)
+        require_between("away", self.away, 0, 1_000_000)
+        require_between("cap", self.cap, 1, LONGEST)
         trait = np.arange(self.levels + 1) / self.levels
         self.start = self.levels // 2
         self._means = np.outer([self.chocolate, self.kale], (1 + trait) / 2)  # (arms, levels + 1)
@@ -58,12 +58,12 @@ class ChocKale(Regulars):
         the trait. To a visitor who pays that much for a visit nothing is left: policies are improved for such ones."""
         kale, best = np.zeros((1, self.cap, self.levels + 1)), -1.0
         while True:
-            earned, again = self._visit(kale)
-            price = float(self._per_visit(earned, again)[0])
+            earned, return_matrix = self._visit(kale)
+            price = float(self._per_visit(earned, return_matrix)[0])
             if price - best <= SMALLEST:
                 return best
             best = price
-            left = np.linalg.solve(np.eye(self.levels + 1) - again[0], earned[0] - price)
+            left = np.linalg.solve(np.eye(self.levels + 1) - return_matrix[0], earned[0] - price)
             kale = self._better(left)[None]
 
     def context_free(self) -> tuple[float, Array]:
@@ -78,20 +78,21 @@ class ChocKale(Regulars):
         each level after it, (n, levels + 1, levels + 1). kale: its share, (n, cap, levels + 1), by step and level."""
         size = self.levels + 1
         earned: Array = np.zeros((len(kale), size))
-        again: Array = np.zeros((len(kale), size, size))
+        return_matrix: Array = np.zeros((len(kale), size, size))
         for step in reversed(range(self.cap)):
             stays = self._goes_on(step)
-            after = stays * earned, stays[:, None] * again + np.diag((1 - stays) * self._returns)
-            share = kale[:, step]
-            to = [self._next(arm) for arm in range(self.arms)]
-            earned = (1 - share) * (self._means[0] + after[0][:, to[0]]) + share * (self._means[1] + after[0][:, to[1]])
-            again = (1 - share[..., None]) * after[1][:, to[0]] + share[..., None] * after[1][:, to[1]]
-        return earned, again
+            earned = stays * earned
+            return_matrix = stays[:, None] * return_matrix + np.diag((1 - stays) * self._returns)
+            q, down, up = kale[:, step], self._next(0), self._next(1)
+            earned = (1 - q) * (self._means[0] + earned[:, down]) + q * (self._means[1] + earned[:, up])
+            q = q[..., None]
+            return_matrix = (1 - q) * return_matrix[:, down] + q * return_matrix[:, up]
+        return earned, return_matrix
 
-    def _per_visit(self, earned: Array, again: Array) -> Array:
+    def _per_visit(self, earned: Array, return_matrix: Array) -> Array:
         """Reward of a new visitor for each of their visits, (n,)."""
-        both = np.stack([earned, np.ones_like(earned)], axis=2)
-        total = np.linalg.solve(np.eye(self.levels + 1) - again, both)[:, self.start]
+        rewards_and_visits = np.stack([earned, np.ones_like(earned)], axis=2)
+        total = np.linalg.solve(np.eye(self.levels + 1) - return_matrix, rewards_and_visits)[:, self.start]
         return total[:, 0] / total[:, 1]
 
     def _better(self, left: Array) -> Array:
@@ -99,9 +100,9 @@ class ChocKale(Regulars):
         values, kale = np.zeros(self.levels + 1), np.empty((self.cap, self.levels + 1))
         for step in reversed(range(self.cap)):
             stays = self._goes_on(step)
-            after = stays * values + (1 - stays) * self._returns * left
-            of_arms = np.stack([self._means[arm] + after[self._next(arm)] for arm in range(self.arms)])
-            kale[step], values = of_arms.argmax(axis=0), of_arms.max(axis=0)
+            next_values = stays * values + (1 - stays) * self._returns * left
+            arm_values = np.stack([self._means[arm] + next_values[self._next(arm)] for arm in range(self.arms)])
+            kale[step], values = arm_values.argmax(axis=0), arm_values.max(axis=0)
         return kale
 
     def _goes_on(self, step: int) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.simulate.base import World, within
+from rlrec.simulate.base import World, require_between
 
 MODELS = ("linear", "logistic")
 SPAN = 0.45  # that a linear mean goes up and down from 1/2: it never leaves [0, 1], so that the model is right
@@ -28,13 +28,13 @@ class Contextual(World):
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise InputError(f"model is {self.model!r}", hint=f"it is {' or '.join(MODELS)}")
-        within("arms", self.arms, 2, 10_000)
-        within("features", self.features, 1, 100)
+        require_between("arms", self.arms, 2, 10_000)
+        require_between("features", self.features, 1, 100)
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}", hint="it is 0 or more")
-        drawn = np.random.default_rng(self.seed).standard_normal((self.arms, self.features))
+        weights = np.random.default_rng(self.seed).standard_normal((self.arms, self.features))
         linear = self.model == "linear"
-        self._weights = drawn * (SPAN / np.abs(drawn).sum(axis=1, keepdims=True) if linear else STEEPNESS)
+        self._weights = weights * (SPAN / np.abs(weights).sum(axis=1, keepdims=True) if linear else STEEPNESS)
 
     def observe(self) -> Array:
         self._x = self._rng.uniform(-1, 1, (self._runs, self.features))

@@ -8,7 +8,7 @@ from math import sqrt
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import within
+from rlrec.simulate.base import require_between
 from rlrec.simulate.visitors import LONGEST, Visitors
 
 LEFT, RIGHT = 0, 1
@@ -32,7 +32,7 @@ class Corridor(Visitors):
     lowest = -1.0
 
     def __post_init__(self) -> None:
-        within("cap", self.cap, 3, LONGEST)
+        require_between("cap", self.cap, 3, LONGEST)
 
     def value(self, right: float) -> float:
         """Mean reward of a visit without a cap, of the policy that goes right with this probability, above 0 and

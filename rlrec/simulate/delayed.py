@@ -8,7 +8,7 @@ import numpy as np
 
 from rlrec.arrays import Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import Step, within
+from rlrec.simulate.base import Step, require_between
 from rlrec.simulate.bernoulli import Bernoulli
 
 SHAPES = ("exponential", "fixed")
@@ -26,7 +26,7 @@ class Delayed(Bernoulli):
         super().__post_init__()
         if self.shape not in SHAPES:
             raise InputError(f"shape is {self.shape!r}", hint=f"it is {' or '.join(SHAPES)}")
-        within("delay", self.delay, 0, 1e6)
+        require_between("delay", self.delay, 0, 1e6)
 
     def step(self, actions: Index) -> Step:
         observation, reward, terminated, truncated, info = super().step(actions)

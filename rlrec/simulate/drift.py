@@ -9,7 +9,7 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.simulate.base import World, checked, within
+from rlrec.simulate.base import World, checked, require_between
 
 Jump = tuple[int, float, int, int]  # arm, its rate meanwhile, from this time to before that one
 
@@ -35,7 +35,7 @@ class Drift(World):
                 raise InputError(f"a jump of arm {arm}", hint=f"arms are 0 to {self.arms - 1}; jumps=none for no jumps")
             if not 0 <= start < end:
                 raise InputError(f"a jump from {start} to {end}", hint="it begins at 0 or later, and ends after that")
-        within("swing", self.swing, 0, 1)
+        require_between("swing", self.swing, 0, 1)
         if not (isfinite(self.period) and self.period > 0):
             raise InputError(f"period is {self.period:g}", hint="it counts decisions, and is above 0")
 

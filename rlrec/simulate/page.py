@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.simulate.base import Step, within
+from rlrec.simulate.base import Step, require_between
 from rlrec.simulate.bernoulli import Bernoulli
 from rlrec.simulate.pbm import RATES
 
@@ -24,7 +24,7 @@ class Page(Bernoulli):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        within("topics", self.topics, 1, self.arms)
+        require_between("topics", self.topics, 1, self.arms)
         self._topic = np.arange(self.arms) % self.topics
 
     def features_of(self, arm: int) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Page(Bernoulli):
             info |= {"page": reward, "expected": content[:, None]}
             reward = np.zeros(actions.shape)
         self._time += self._stride
-        return self.observe(), reward, self._never, self._never, info
+        return self.observe(), reward, self._not_ended, self._not_ended, info
 
     def _content(self, slates: Index) -> Array:
         """Probability that a visitor is content with each page, (n,)."""
@@ -47,8 +47,8 @@ class Page(Bernoulli):
         cell = (rows[:, None] + self._topic[slates]).ravel()
         with np.errstate(divide="ignore"):
             log_none = np.log1p(-self._means[0, slates]).ravel()
-        none = np.exp(np.bincount(cell, weights=log_none, minlength=len(slates) * self.topics))
-        return 1 - none.reshape(len(slates), self.topics).mean(axis=1)
+        no_click = np.exp(np.bincount(cell, weights=log_none, minlength=len(slates) * self.topics))
+        return 1 - no_click.reshape(len(slates), self.topics).mean(axis=1)
 
     def _optimum(self, positions: int) -> float:
         """Content with the best page. The arms of a topic add less and less, best first, and topics add up: so the

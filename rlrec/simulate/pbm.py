@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.simulate.base import highest, within
+from rlrec.simulate.base import highest, require_between
 from rlrec.simulate.bernoulli import Bernoulli
 
 RATES = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.1, 0.08, 0.05)
@@ -24,7 +24,7 @@ class PositionBased(Bernoulli):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        within("power", self.power, 0, 10)
+        require_between("power", self.power, 0, 10)
 
     def respond(self, attraction: Array) -> tuple[Array, Array]:
         positions = 1 if attraction.ndim == 1 else attraction.shape[1]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import Step, within
+from rlrec.simulate.base import Step, require_between
 from rlrec.simulate.visitors import LONGEST, Regulars
 
 FULL = 3  # looks at a category within a visit after which it satiates no further
@@ -57,17 +57,17 @@ class Shop(Regulars):
 
     def __post_init__(self) -> None:
         for name in ("rate", "lure", "purchase", "stay"):
-            within(name, getattr(self, name), 0, 1)
-        within("categories", self.categories, 1, CATEGORIES)
-        within("arms", self.arms, 2 * self.categories, LONGEST)
-        within("bait", self.bait, self.categories, self.arms - self.categories)
-        within("power", self.power, 0, 10)
-        within("fade", self.fade, 0, 1 / FULL)
-        within("levels", self.levels, 1, DEEPEST)
-        within("loyalty", self.loyalty, 0, 0.99)
-        within("cap", self.cap, 1, DEEPEST)
-        within("away", self.away, 0.5, 1_000)
-        within("daily", self.daily, 1, 1_000_000)
+            require_between(name, getattr(self, name), 0, 1)
+        require_between("categories", self.categories, 1, CATEGORIES)
+        require_between("arms", self.arms, 2 * self.categories, LONGEST)
+        require_between("bait", self.bait, self.categories, self.arms - self.categories)
+        require_between("power", self.power, 0, 10)
+        require_between("fade", self.fade, 0, 1 / FULL)
+        require_between("levels", self.levels, 1, DEEPEST)
+        require_between("loyalty", self.loyalty, 0, 0.99)
+        require_between("cap", self.cap, 1, DEEPEST)
+        require_between("away", self.away, 0.5, 1_000)
+        require_between("daily", self.daily, 1, 1_000_000)
         honest = self.arms - self.bait
         self._category = np.arange(self.arms) % self.categories
         self.is_bait: Flags = np.arange(self.arms) >= honest
@@ -133,10 +133,10 @@ class Shop(Regulars):
             for _ in range(2):
                 left = self._returns * (weights.get("return", 0.0) + rounds[-1])
                 rounds.append(self.visit_values(arms, pick, positions=positions, weights=weights, left=left))
-            before, change = (float(np.abs(np.diff(rounds, axis=0))[row].max()) for row in (0, 1))
+            previous_change, change = (float(np.abs(np.diff(rounds, axis=0))[row].max()) for row in (0, 1))
             if change < SMALLEST:
                 return float(rounds[-1][self.start])
-            ratio = min(change / before, self.loyalty)
+            ratio = min(change / previous_change, self.loyalty)
             values = rounds[2] + (rounds[2] - rounds[1]) * ratio / (1 - ratio)
 
     def visit_values(
@@ -161,8 +161,8 @@ class Shop(Regulars):
                 values = self.stay * values + (1 - self.stay) * ended
             for examined in self.examination(positions)[::-1]:
                 # of each arm that is looked at: the trust stays, or moves by a level
-                of_arms = gained + resting * values[:, following] + moving * values[trust[..., None], following]
-                values = (1 - examined) * values + examined * pick(of_arms)
+                arm_values = gained + resting * values[:, following] + moving * values[trust[..., None], following]
+                values = (1 - examined) * values + examined * pick(arm_values)
         return values[:, 0]
 
     @cached_property
@@ -173,8 +173,8 @@ class Shop(Regulars):
     @cached_property
     def _following(self) -> Index:
         """State of satiation after a look at each category, (categories, n)."""
-        more = np.minimum(self._looks[:, None] + np.eye(self.categories, dtype=np.intp)[:, :, None], FULL)
-        return np.ravel_multi_index(tuple(more), (FULL + 1,) * self.categories)
+        next_looks = np.minimum(self._looks[:, None] + np.eye(self.categories, dtype=np.intp)[:, :, None], FULL)
+        return np.ravel_multi_index(tuple(next_looks), (FULL + 1,) * self.categories)
 
     @property
     def _best_items(self) -> Index:
@@ -229,5 +229,5 @@ class Shop(Regulars):
         return np.where(ended & returns, days, 0.0)
 
 
-def _highest(of_arms: Array) -> Array:
-    return of_arms.max(axis=1)
+def _highest(arm_values: Array) -> Array:
+    return arm_values.max(axis=1)

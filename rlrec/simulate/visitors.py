@@ -59,9 +59,9 @@ class Visitors(Audience):
         self._steps += 1
         truncated = ~terminated & (self._steps >= self.cap)
         ended = terminated | truncated
-        again = self._leave(ended)
+        return_delay = self._leave(ended)
         self._steps[ended] = 0
-        return self._nothing, reward, terminated, truncated, {"expected": expected, "again": again}
+        return self._nothing, reward, terminated, truncated, {"expected": expected, "again": return_delay}
 
     def _forget(self, runs: int) -> None:
         """Forget all visitors."""
@@ -101,6 +101,6 @@ class Regulars(Visitors):
 
     def _begin(self, seats: Index, visitors: Index) -> None:
         if len(visitors) and visitors.max() >= len(self._traits):
-            more = max(len(self._traits), int(visitors.max()) + 1 - len(self._traits))
-            self._traits = np.append(self._traits, np.full(more, self.start))
+            n_new = max(len(self._traits), int(visitors.max()) + 1 - len(self._traits))
+            self._traits = np.append(self._traits, np.full(n_new, self.start))
         self._visitors[seats] = visitors
