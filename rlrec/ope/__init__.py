@@ -53,8 +53,8 @@ class EstimatorChoice:
     slates_named: bool
 
     @property
-    def every(self) -> dict[str, Estimator]:
-        """All of them, by their labels."""
+    def estimators(self) -> dict[str, Estimator]:
+        """The estimators of all units, by their labels."""
         return {**self.impressions, **self.sessions, **self.slates}
 
 
@@ -67,16 +67,16 @@ def parse(text: str) -> EstimatorChoice:
     if lacking := next((word for word in words if word in NEED_CURVE), None):
         hint = f"write {lacking}:CURVE; `rlrec position list` has the curves, `rlrec position fit` makes one"
         raise InputError(f"{lacking} needs a position curve", hint=hint)
-    chosen = {label: estimator(label) for word in words for label in GROUPS.get(word, (word,))}
-    by_unit = {unit: {label: each for label, each in chosen.items() if each.unit == unit} for unit in _BY_UNIT}
+    estimators = {label: estimator(label) for word in words for label in GROUPS.get(word, (word,))}
+    by_unit = {unit: {label: kind for label, kind in estimators.items() if kind.unit == unit} for unit in _BY_UNIT}
     return EstimatorChoice(
-        labels=tuple(chosen),
+        labels=tuple(estimators),
         impressions=cast("dict[str, ImpressionEstimator]", by_unit["impression"]),
         sessions=cast("dict[str, SessionEstimator]", by_unit["session"]),
         slates=cast("dict[str, SlateEstimator]", by_unit["slate"]),
         named=frozenset(words) - GROUPS.keys(),
         slates_named=any(
-            chosen[label].unit == "slate" for word in words if word != "all" for label in GROUPS.get(word, (word,))
+            estimators[label].unit == "slate" for word in words if word != "all" for label in GROUPS.get(word, (word,))
         ),
     )
 
@@ -103,23 +103,22 @@ def estimator(label: str) -> Estimator:
 def descriptions() -> dict[str, list[tuple[str, str]]]:
     """Name and description of every estimator by unit: a parameter stands in brackets at its default, as in
     `clipped-ips[:20]`, and the first paragraph of the class docstring describes it."""
-    return {unit: [_description(estimator(name)) for name in family] for unit, family in _BY_UNIT.items()}
+    kinds = {unit: [type(estimator(name)) for name in family] for unit, family in _BY_UNIT.items()}
+    return {
+        unit: [(_form(kind), " ".join((kind.__doc__ or "").split("\n\n")[0].split())) for kind in family]
+        for unit, family in kinds.items()
+    }
 
 
-def _description(default: Estimator) -> tuple[str, str]:
-    paragraph = (type(default).__doc__ or "").split("\n\n")[0]
-    return _form(type(default)), " ".join(paragraph.split())
-
-
-def _form(of_class: Any) -> str:
+def _form(kind: Any) -> str:
     """How an estimator is written: what may be left out stands in brackets. Of two parameters, the first one."""
-    forms = [f":{default:g}" if default else ":CURVE" for default in _parameters(of_class).values()][:1]
-    return of_class.name + "".join(forms if of_class.name in NEED_CURVE else (f"[{form}]" for form in forms))
+    forms = [f":{default:g}" if default else ":CURVE" for default in _parameters(kind).values()][:1]
+    return kind.name + "".join(forms if kind.name in NEED_CURVE else (f"[{form}]" for form in forms))
 
 
-def _parameters(of_class: Any) -> dict[str, Any]:
+def _parameters(kind: Any) -> dict[str, Any]:
     """The parameters that are written behind its name, with their defaults."""
-    return {field.name: field.default for field in fields(of_class) if isinstance(field.default, int | float | str)}
+    return {field.name: field.default for field in fields(kind) if isinstance(field.default, int | float | str)}
 
 
 def _value(label: str, text: str, default: float | str) -> float | str:

@@ -141,7 +141,7 @@ def test_any_split_gives_the_same_estimate(label: str, spanning: bool, interval:
     fold = ImpressionFold(estimators=ope.parse(label).impressions, spanning=spanning)
     batch = complete()
     which = (batch.cluster * 7 + 3) % 4  # never splits a cluster
-    pieces = [fold.partial(batch.where(which == piece)) for piece in (2, 0, 3, 1)]
+    pieces = [fold.partial(batch.take(which == piece)) for piece in (2, 0, 3, 1)]
     direct, added = (
         fold.finish(partial, FinishOptions(interval=interval, reward_range=(0.0, 1.0), replicates=199))[0]
         for partial in (fold.partial(batch), (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
@@ -155,7 +155,7 @@ def test_any_split_gives_the_same_estimate(label: str, spanning: bool, interval:
 def test_rows_that_cannot_be_weighed_count_only_for_those_who_do_not_weigh(estimator: ImpressionEstimator) -> None:
     batch = complete()
     holed = replace(batch, propensity=np.where(np.arange(32) < 8, np.nan, batch.propensity))
-    weighable = batch.where(np.arange(32) >= 8)
+    weighable = batch.take(np.arange(32) >= 8)
     used = total(estimator, weighable if estimator.weighted else batch)
     np.testing.assert_allclose(total(estimator, holed), used, rtol=1e-14)
 

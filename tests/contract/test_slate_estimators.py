@@ -29,7 +29,7 @@ def estimator(label: str) -> SlateEstimator:
 def total(label: str, estimator: SlateEstimator) -> Array:
     """Sums of the estimator's columns over a log."""
     partial = fold(label).partial(complete(by_position))
-    summary = partial.moments.summary().under(f"{estimator.weighing} ")
+    summary = partial.moments.summary().with_prefix(f"{estimator.weighing} ")
     return np.asarray(summary.total[summary.index(estimator.columns)])
 
 
@@ -66,7 +66,7 @@ def test_gradient_is_the_derivative(label: str, estimator: SlateEstimator) -> No
 def test_any_split_gives_the_same_estimate(label: str, spanning: bool, interval: str) -> None:
     batch, of_label = complete(by_position), fold(label, spanning=spanning)
     which = (batch.cluster * 7 + 3) % 4  # never splits a cluster
-    pieces = [of_label.partial(batch.where(which == piece)) for piece in (2, 0, 3, 1)]
+    pieces = [of_label.partial(batch.take(which == piece)) for piece in (2, 0, 3, 1)]
     direct, added = (
         of_label.finish(partial, FinishOptions(interval=interval, replicates=199))[0]
         for partial in (of_label.partial(batch), (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
@@ -78,7 +78,7 @@ def test_any_split_gives_the_same_estimate(label: str, spanning: bool, interval:
 
 def test_an_empty_batch_is_the_zero_of_the_sum(label: str) -> None:
     batch, of_label = complete(by_position), fold(label)
-    nothing = of_label.partial(batch.where(np.empty(0, np.int64)))
+    nothing = of_label.partial(batch.take(np.empty(0, np.int64)))
     both = of_label.finish(nothing + of_label.partial(batch), FinishOptions(interval="normal"))
     assert both[0].value == pytest.approx(value(batch, label), rel=1e-12)
     (empty,) = of_label.finish(nothing)

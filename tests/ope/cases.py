@@ -67,4 +67,4 @@ def judged(batch: LogBatch, names: str, **options: object) -> list[Estimate]:
 def parts(batch: LogBatch, sizes: Sequence[int]) -> list[LogBatch]:
     """The batch cut into pieces of these numbers of rows; the last takes the rest."""
     which = np.searchsorted(np.cumsum(sizes), np.arange(len(batch)), side="right")
-    return [batch.where(which == piece) for piece in range(len(sizes) + 1)]
+    return [batch.take(which == piece) for piece in range(len(sizes) + 1)]

@@ -205,7 +205,7 @@ class Census:
         if (count := reward_log.counts_of(rows.slots)) is not None:
             reward, examined = reward * count, examined * count
         errors = np.array(self.curve.errors if self.curve else [0.0])
-        rate_sums = RateSums.of(
+        rate_sums = RateSums.from_slots(
             arm=self.evaluation.arms.index(rows.slots["arm_id"]), cluster=rows.slots["cluster"],
             examined=examined, reward=reward, arms=len(self.added_at),
             doubt=errors[np.minimum(position, len(errors)) - 1],

@@ -19,7 +19,7 @@ from rlrec.app.log.splits import TRAIN
 from rlrec.app.training.array_file import ArrayFile, RowFile
 from rlrec.app.training.visit_index import VisitIndex
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, offsets
-from rlrec.ope.units.strata import OTHERS, Stratum
+from rlrec.ope.units.strata import NO_LOGGER, Stratum
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.gradients.gradient import State
 from rlrec.policy.gradients.natural import FOLDS
@@ -124,7 +124,7 @@ class DatasetSplit:
     strata: of its visits, by their indices. visits: how many; longest: decisions of the longest; spanning: whether some
     cluster has several visits."""
 
-    def __init__(self, catalogues: Sequence[Catalogue], cluster: Ids, strata: Sequence[Stratum] = (OTHERS,)) -> None:
+    def __init__(self, catalogues: Sequence[Catalogue], cluster: Ids, strata: Sequence[Stratum] = (NO_LOGGER,)) -> None:
         self.strata, self.visits, self.longest = strata, len(cluster), 1
         self.spanning = len(np.unique(cluster)) < len(cluster)
         self._catalogues, self._file = catalogues, ArrayFile()
@@ -171,7 +171,7 @@ class Dataset:
     loggers."""
 
     def __init__(self) -> None:
-        self.strata: Sequence[Stratum] = (OTHERS,)
+        self.strata: Sequence[Stratum] = (NO_LOGGER,)
         self.met = LoggerFacts()
         self.splits: dict[int, DatasetSplit] = {}
         self._catalogues: dict[bytes, Catalogue] = {}
@@ -267,7 +267,7 @@ class Dataset:
         index of its own."""
         fixed = [each for each in self.strata if each.logger is not None and self.met.is_fixed(each.logger)]
         index = {each: number for number, each in enumerate(fixed)}
-        return [*fixed, OTHERS], np.array([index.get(each, len(fixed)) for each in self.strata], np.int8)
+        return [*fixed, NO_LOGGER], np.array([index.get(each, len(fixed)) for each in self.strata], np.int8)
 
     def _read_sets(self, catalogue: Ids, begin: Ids, count: Ids) -> dict[str, npt.NDArray[Any]]:
         """The eligible sets of some decisions by where each is written, in the order of their contents: the columns

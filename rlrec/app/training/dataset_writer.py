@@ -24,7 +24,7 @@ from rlrec.app.training.holdout_value import ESTIMATOR
 from rlrec.arrays import Flags, Ids, distinct
 from rlrec.compute import Engine
 from rlrec.ope.units.sessions import SessionFold
-from rlrec.ope.units.strata import OTHERS, Stratum
+from rlrec.ope.units.strata import NO_LOGGER, Stratum
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.gradients.gradient import by_row
 from rlrec.records import Reward, Sums
@@ -112,7 +112,7 @@ class DatasetWriter:
         self._catalogues: dict[int, Catalogue] = {}  # by epoch
         self._loggers = FixedLoggers.from_log(unit, selection, self.evaluation.extent)
         self._most = self._most_loggers(self.evaluation.extent.steps)
-        self._strata: Sequence[Stratum] = (OTHERS,)
+        self._strata: Sequence[Stratum] = (NO_LOGGER,)
         self._met = LoggerFacts()
         self.reading = Reading(columns=READ, visits=True, keys=True)
 

@@ -113,12 +113,12 @@ class HoldoutValue:
 
     def difference(self, partials: ByStratum, **options: Any) -> PairedDifference:
         """The value by these sums less that of the reference, where loggers count the same. options: of `compare`."""
-        weighting = Weighting.of(self.fold, partials, self._of_reference)
+        weighting = Weighting.from_strata(self.fold, partials, self._of_reference)
         ours, theirs = weighting.total(partials), weighting.total(self._of_reference)
         return difference(ours, theirs, estimator=self.fold.estimators[ESTIMATOR], **options)
 
     def _estimate(self, partials: ByStratum) -> Estimate:
-        total = Weighting.of(self.fold, partials).total(partials)
+        total = Weighting.from_strata(self.fold, partials).total(partials)
         return self.fold.finish(total, FinishOptions(interval="normal"))[0]
 
     def partials(self, parameters: Parameters) -> ByStratum:
@@ -128,7 +128,7 @@ class HoldoutValue:
         for rows in self.split.batches(self.most):
             batch = self._batch(rows, parameters)
             for number, visits in members(rows.stratum, len(strata)):
-                of_stratum = batch if visits is None else batch.where(visits)
+                of_stratum = batch if visits is None else batch.take(visits)
                 partials = add_each(partials, {strata[number]: self.fold.partial(of_stratum)})
         return partials
 

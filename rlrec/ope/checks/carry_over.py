@@ -24,8 +24,8 @@ def carry_over_sums(
 ) -> CellSums:
     """Sums of one batch, (n,) each. cell: number of the arm and position, from 0; below 0: not compared. step: of the
     visit, from 0; repeats: earlier slates of the visit that showed the arm; length: decisions of the visit."""
-    most = max(int(counts.max(initial=0)) for counts in (step, repeats, length))
-    log1p = np.log1p(np.arange(most + 1))  # of every count that may occur
+    largest_count = max(int(counts.max(initial=0)) for counts in (step, repeats, length))
+    log1p = np.log1p(np.arange(largest_count + 1))  # of every count that may occur
     stay = log1p[length]
     columns = (log1p[step], log1p[repeats], stay, stay**2, reward)
     return cell_sums(columns, cell=cell, cells=cells, cluster=cluster)

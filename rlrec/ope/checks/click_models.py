@@ -19,7 +19,7 @@ from rlrec.ope.sums.moments import Moments, moments
 from rlrec.records import Sums
 
 MODELS = ("pbm", "cascade", "dcm")
-HELD = 4  # one page in so many is held out, for the comparison of the models
+TEST_DIVISOR = 4  # one page in so many is held out, for the comparison of the models
 PAGES = 50_000  # that are held out at most
 _SALT = 5
 _LEAST = 1e-6  # probability of a click that a model excludes
@@ -37,7 +37,7 @@ class Pages:
     count: Array
 
     def __add__(self, other: Pages) -> Pages:
-        return Pages(*(np.concatenate(each) for each in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Pages(*(np.concatenate(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def take(self, rows: Flags) -> Pages:
         return Pages(*(column[rows] for column in vars(self).values()))
@@ -45,14 +45,14 @@ class Pages:
     def examined(self, model: str) -> Flags:
         """The slots that were examined for certain, (p, K): down to the first click, or to the last one of a dcm."""
         shown, clicked = self.arm >= 0, _from_below(self.click)
-        never = clicked[:, :1] == 0
+        no_click = clicked[:, :1] == 0
         if model == "cascade":
-            return shown & (never | (clicked == clicked[:, :1]))
-        return shown & (never | (clicked > 0))
+            return shown & (no_click | (clicked == clicked[:, :1]))
+        return shown & (no_click | (clicked > 0))
 
 
 def _from_below(click: Flags) -> Ids:
-    """Clicks at each position and below it, (p, K)."""
+    """Number of clicks at each position and below it, (p, K)."""
     return np.cumsum(click[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
 
 
@@ -74,59 +74,60 @@ class ClickSums(Sums):
     """Sums of some batches, of pages as often as they count: they add up.
 
     slots, clicks (A, K): by arm and position, of pages that are not held out; examined, clicked (2, A, K): those
-    that were examined for certain under cascade and under dcm, and clicks on these. held: pages held out, a share
-    1 / thinning. looks: of the model that is fitted (none for pbm), per cluster: pages down to each position, and those
-    that are examined there. totals (2, K): slots of the log, and those with a reward."""
+    that were examined for certain under cascade and under dcm, and clicks on these. test_pages: pages held out, a
+    share 1 / thinning. looks: of the model that is fitted (none for pbm), per cluster: pages down to each position, and
+    those that are examined there. totals (2, K): slots of the log, and those with a reward."""
 
     slots: Array
     clicks: Array
     examined: Array
     clicked: Array
-    held: Pages
+    test_pages: Pages
     thinning: int
     looks: Moments
     totals: Ids
 
     def __add__(self, other: ClickSums) -> ClickSums:
         thinning = max(self.thinning, other.thinning)
-        held = _thinned(self.held, thinning) + _thinned(other.held, thinning)
-        while len(held.cluster) > PAGES:
+        test_pages = _thinned(self.test_pages, thinning) + _thinned(other.test_pages, thinning)
+        while len(test_pages.cluster) > PAGES:
             thinning *= 2
-            held = _thinned(held, thinning)
+            test_pages = _thinned(test_pages, thinning)
         return ClickSums(
             self.slots + other.slots, self.clicks + other.clicks, self.examined + other.examined,
-            self.clicked + other.clicked, held, thinning, self.looks + other.looks,
+            self.clicked + other.clicked, test_pages, thinning, self.looks + other.looks,
             self.totals + other.totals,
         )  # fmt: skip
 
 
 def click_sums(rows: PositionRows, *, arms: int, model: str, spanning: bool) -> ClickSums:
-    """The sums of one batch. arms: how many there are; model: the one whose curve is wanted."""
-    every, size = pages(rows), rows.marginals.shape[1]
-    out = hash_bits(every.cluster, salt=_SALT) % np.uint64(HELD) == 0
-    fitted = every.take(~out)
+    """The sums of one batch. arms: how many there are; model: the one whose curve is estimated."""
+    batch, size = pages(rows), rows.marginals.shape[1]
+    is_test = hash_bits(batch.cluster, salt=_SALT) % np.uint64(TEST_DIVISOR) == 0
+    fitted = batch.take(~is_test)
     shown = fitted.arm >= 0
     # by arm and position: all, and those examined for certain
     cell, click = (fitted.arm * size + np.arange(size))[shown], fitted.click[shown]
     weight = np.repeat(fitted.count, shown.sum(axis=1))
 
-    def counted(*chosen: Flags) -> Array:
-        counts = (np.bincount(cell[flags], weights=weight[flags], minlength=arms * size) for flags in chosen)
-        return np.array([each.astype(np.float64).reshape(arms, size) for each in counts])
+    def counted(*flag_sets: Flags) -> Array:
+        counts = (np.bincount(cell[flags], weights=weight[flags], minlength=arms * size) for flags in flag_sets)
+        return np.array([total.astype(np.float64).reshape(arms, size) for total in counts])
 
     looked = [fitted.examined(name)[shown] for name in MODELS[1:]]
     slots, clicks = counted(np.ones(len(cell), np.bool_), click)
     examined, clicked = counted(*looked), counted(*(flags & click for flags in looked))
     # by cluster, what is examined at each position
-    terms = np.concatenate([every.arm >= 0, every.examined(model)], axis=1) * every.count[:, None]
+    terms = np.concatenate([batch.arm >= 0, batch.examined(model)], axis=1) * batch.count[:, None]
     names = tuple(f"{name}:{position}" for name in ("pages", "examined") for position in range(1, size + 1))
     used = slice(0 if model == "pbm" else None)
-    looks = moments(terms[used], every.cluster[used], columns=names, spanning=spanning)
-    return ClickSums(slots, clicks, examined, clicked, every.take(out), HELD, looks, np.array(count(rows, size)))
+    looks = moments(terms[used], batch.cluster[used], columns=names, spanning=spanning)
+    totals = np.array(count(rows, size))
+    return ClickSums(slots, clicks, examined, clicked, batch.take(is_test), TEST_DIVISOR, looks, totals)
 
 
-def _thinned(held: Pages, thinning: int) -> Pages:
-    return held.take(hash_bits(held.cluster, salt=_SALT) % np.uint64(thinning) == 0)
+def _thinned(test_pages: Pages, thinning: int) -> Pages:
+    return test_pages.take(hash_bits(test_pages.cluster, salt=_SALT) % np.uint64(thinning) == 0)
 
 
 def curve(sums: ClickSums, *, model: str, level: float = 0.95) -> EstimatedCurve:
@@ -156,24 +157,24 @@ def _going_on(sums: ClickSums) -> tuple[Array, Array]:
     below the last click was examined, (K,) each.
 
     Expectation-maximisation, on the pages held out for who looks on, on the others for the attraction of arms."""
-    held, count, size = sums.held, sums.held.count, sums.slots.shape[1]
-    shown, below = held.arm >= 0, _from_below(held.click)
-    last = held.click & (below == 1)
-    clicks, later = count @ held.click, count @ (held.click & (below > 1))
-    unsure = shown & (below == 0) & (below[:, :1] > 0)
+    test_pages, count, size = sums.test_pages, sums.test_pages.count, sums.slots.shape[1]
+    shown, tail_clicks = test_pages.arm >= 0, _from_below(test_pages.click)
+    last = test_pages.click & (tail_clicks == 1)
+    clicks, later = count @ test_pages.click, count @ (test_pages.click & (tail_clicks > 1))
+    unsure = shown & (tail_clicks == 0) & (tail_clicks[:, :1] > 0)
     going_on, looking = np.full(size, 0.5), np.full(size, 0.5)
     for _ in range(_ROUNDS):
         # E: nothing attracted below the last click, or nobody looked
         attraction = _attraction(sums, "dcm", looking)
-        missed = np.where(shown, 1 - attraction[held.arm], 1.0)
+        missed = np.where(shown, 1 - attraction[test_pages.arm], 1.0)
         nothing = np.cumprod(missed[:, ::-1], axis=1)[:, ::-1] / np.maximum(missed, _LEAST)
         looked_on = np.where(last, going_on * nothing / (1 - going_on + going_on * nothing), 0.0) * count[:, None]
         # M: means, those of rare positions near the mean of all
         mean = (later.sum() + looked_on.sum()) / max(clicks.sum(), 1)
-        before, going_on = going_on, (later + looked_on.sum(axis=0) + mean) / (clicks + 1)
+        previous_going_on, going_on = going_on, (later + looked_on.sum(axis=0) + mean) / (clicks + 1)
         on_page = np.where(unsure, looked_on.sum(axis=1)[:, None], 0.0).sum(axis=0)
         looking = on_page / np.maximum(count @ unsure, 1)
-        if np.abs(going_on - before).max() < _SETTLED:
+        if np.abs(going_on - previous_going_on).max() < _SETTLED:
             break
     return going_on, looking
 
@@ -207,45 +208,46 @@ NO_COMPARISON = Comparison(log_likelihood={}, preferred=None)
 
 
 def compare(sums: ClickSums, examination: Array, *, model: str) -> Comparison:
-    """The models on the pages that were held out. examination (k,): of the position-based one; pages are cut there.
-    Where k is 1 the log tells none, and the others are compared on whole pages."""
+    """The comparison of the models on the pages that were held out. examination (k,): of the position-based model;
+    pages are cut at k. Where k is 1 the log has no such model, and the others are compared on whole pages."""
     k = len(examination) if len(examination) > 1 else sums.slots.shape[1]
-    held = replace(sums.held, arm=sums.held.arm[:, :k], click=sums.held.click[:, :k])
-    shown = held.arm >= 0
-    if not held.click.any() or not sums.clicks.any():
+    test_pages = replace(sums.test_pages, arm=sums.test_pages.arm[:, :k], click=sums.test_pages.click[:, :k])
+    shown = test_pages.arm >= 0
+    if not test_pages.click.any() or not sums.clicks.any():
         return NO_COMPARISON
     nowhere = np.zeros(k)
-    going_on, looking = (each[:k] for each in _going_on(sums))
+    going_on, looking = (column[:k] for column in _going_on(sums))
     probability = {
-        "cascade": _chained(held, _attraction(sums, "cascade", nowhere)[held.arm], nowhere),
-        "dcm": _chained(held, _attraction(sums, "dcm", looking)[held.arm], going_on),
+        "cascade": _chained(test_pages, _attraction(sums, "cascade", nowhere)[test_pages.arm], nowhere),
+        "dcm": _chained(test_pages, _attraction(sums, "dcm", looking)[test_pages.arm], going_on),
     }
     if len(examination) > 1:
-        probability = {"pbm": _attraction(sums, "pbm", examination)[held.arm] * examination, **probability}
+        probability = {"pbm": _attraction(sums, "pbm", examination)[test_pages.arm] * examination, **probability}
     by_page = {
-        name: np.where(shown, _log_likelihood(held, each), 0.0).sum(axis=1) * held.count
-        for name, each in probability.items()
+        name: np.where(shown, _log_likelihood(test_pages, p), 0.0).sum(axis=1) * test_pages.count
+        for name, p in probability.items()
     }
-    likelihood = {name: float(each.sum() / (held.count @ shown.sum(axis=1))) for name, each in by_page.items()}
+    n_slots = test_pages.count @ shown.sum(axis=1)
+    likelihood = {name: float(pages.sum() / n_slots) for name, pages in by_page.items()}
     best = max(likelihood, key=lambda name: likelihood[name])
     distance = by_page[best] - by_page[model]
-    _, which = distinct(held.cluster)
-    by_cluster = np.bincount(which, weights=distance)
+    _, cluster_index = distinct(test_pages.cluster)
+    by_cluster = np.bincount(cluster_index, weights=distance)
     clear = by_cluster.sum() > 2 * np.sqrt(np.square(by_cluster - by_cluster.mean()).sum())
     return Comparison(log_likelihood=likelihood, preferred=best if clear else model)
 
 
-def _log_likelihood(held: Pages, probability: Array) -> Array:
+def _log_likelihood(test_pages: Pages, probability: Array) -> Array:
     probability = np.clip(probability, _LEAST, 1 - _LEAST)
-    return np.log(np.where(held.click, probability, 1 - probability))
+    return np.log(np.where(test_pages.click, probability, 1 - probability))
 
 
-def _chained(held: Pages, attraction: Array, going_on: Array) -> Array:
+def _chained(test_pages: Pages, attraction: Array, going_on: Array) -> Array:
     """Probability of a click at each slot given the clicks above, (p, K), where looking ends after a click at k unless
     with going_on[k]."""
     probability, looking = np.empty(attraction.shape), np.ones(len(attraction))
     for position in range(attraction.shape[1]):
-        attracts, click = attraction[:, position], held.click[:, position]
+        attracts, click = attraction[:, position], test_pages.click[:, position]
         probability[:, position] = looking * attracts
         passed = looking * (1 - attracts) / np.maximum(1 - looking * attracts, _LEAST)
         looking = np.where(click, going_on[position], passed)
@@ -269,30 +271,30 @@ class Cells:
     logged_rewards: Array
 
     def __add__(self, other: Cells) -> Cells:
-        columns = (np.concatenate(each) for each in zip(vars(self).values(), vars(other).values(), strict=True))
+        columns = (np.concatenate(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True))
         return cells(*columns)
 
 
 def cells(context: Ids, arm: Ids, position: Ids, *sums: Array) -> Cells:
     """The cells of rows with these sums, in the order of `Cells`."""
-    first, which = distinct(context, arm, position)
-    added = (np.bincount(which, weights=each, minlength=len(first)).astype(np.float64) for each in sums)
+    first, cell_index = distinct(context, arm, position)
+    added = (np.bincount(cell_index, weights=column, minlength=len(first)).astype(np.float64) for column in sums)
     return Cells(context[first], arm[first], position[first], *added)
 
 
-def expectation_maximisation(every: Cells, *, size: int, clusters: int) -> EstimatedCurve:
+def expectation_maximisation(counts: Cells, *, size: int, clusters: int) -> EstimatedCurve:
     """The position-based curve from arms that stood at several positions in equal contexts, without intervals. It ends
     above the first position that such arms do not connect with position 1, or that has too few rewards."""
-    first, which = distinct(every.context, every.arm)
+    first, pair_index = distinct(counts.context, counts.arm)
     slots, clicks = np.zeros((len(first), size)), np.zeros((len(first), size))
-    slots[which, every.position - 1], clicks[which, every.position - 1] = every.slots, every.rewards
+    slots[pair_index, counts.position - 1], clicks[pair_index, counts.position - 1] = counts.slots, counts.rewards
     # arms that tell: at several positions in one context, with a reward somewhere
     telling = ((slots > 0).sum(axis=1) > 1) & (clicks.sum(axis=1) > 0)
     slots, clicks = slots[telling], clicks[telling]
-    of_log = every.position[telling[which]] - 1
+    position = counts.position[telling[pair_index]] - 1
     totals = [
-        np.bincount(of_log, weights=each[telling[which]], minlength=size).astype(np.int64)
-        for each in (every.logged_rewards, every.logged_slots)
+        np.bincount(position, weights=column[telling[pair_index]], minlength=size).astype(np.int64)
+        for column in (counts.logged_rewards, counts.logged_slots)
     ]
     length, reasons = _connected(slots, totals[0])
     theta = _maximise(slots, clicks) if length > 1 else np.ones(size)
@@ -304,10 +306,10 @@ def expectation_maximisation(every: Cells, *, size: int, clusters: int) -> Estim
 def _connected(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]:
     """How many positions from the first one on can be compared with it, and why no more. rewards: of each, logged."""
     size = slots.shape[1]
-    together = (slots > 0).T.astype(np.float64) @ (slots > 0) > 0
+    adjacency = (slots > 0).T.astype(np.float64) @ (slots > 0) > 0
     reached = np.eye(size, dtype=np.bool_)[0]
     for _ in range(size):
-        reached |= together[reached].any(axis=0)
+        reached |= adjacency[reached].any(axis=0)
     for position in range(1, size):
         if not reached[position]:
             return position, (f"no-variation:{position + 1}",)
@@ -318,16 +320,16 @@ def _connected(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]:
 
 def _maximise(slots: Array, clicks: Array) -> Array:
     """Examination of each position, (K,), up to a factor. slots, clicks (c, K). Source: Wang et al. 2018."""
-    theta, without = np.full(slots.shape[1], 0.5), slots - clicks
+    theta, no_clicks = np.full(slots.shape[1], 0.5), slots - clicks
     gamma = clicks.sum(axis=1) / slots.sum(axis=1)
     for _ in range(_STEPS):
-        before = theta / theta[0]
+        previous_ratio = theta / theta[0]
         # E: examined, or attractive, although there was no click
-        neither = np.maximum(1 - gamma[:, None] * theta, _LEAST)
-        looked, attracts = theta * (1 - gamma[:, None]) / neither, gamma[:, None] * (1 - theta) / neither
+        p_no_click = np.maximum(1 - gamma[:, None] * theta, _LEAST)
+        looked, attracts = theta * (1 - gamma[:, None]) / p_no_click, gamma[:, None] * (1 - theta) / p_no_click
         # M: means
-        theta = (clicks + without * looked).sum(axis=0) / np.maximum(slots.sum(axis=0), 1)
-        gamma = (clicks + without * attracts).sum(axis=1) / slots.sum(axis=1)
-        if np.abs(theta / theta[0] - before).max() < _CLOSE:
+        theta = (clicks + no_clicks * looked).sum(axis=0) / np.maximum(slots.sum(axis=0), 1)
+        gamma = (clicks + no_clicks * attracts).sum(axis=1) / slots.sum(axis=1)
+        if np.abs(theta / theta[0] - previous_ratio).max() < _CLOSE:
             break
     return theta

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,9 +14,9 @@ from rlrec.ope.sums.base import LogBatch
 # of k-hat for a billion.
 N_LARGEST = 100_000
 
+_ROW_COUNTS = ("rows", "left_out", "rewards", "weighted_rewards")
 _SUMS = (
-    "rows", "left_out", "rewards", "weighted_rewards", "weight", "not_default", "unsupported", "n_unsupported",
-    "reward_size", "earned", "counted",
+    *_ROW_COUNTS, "weight", "not_default", "unsupported", "n_unsupported", "reward_size", "earned", "counted",
 )  # fmt: skip
 
 
@@ -61,19 +61,8 @@ class Weights:
 
     def scaled(self, factor: float) -> Weights:
         """The diagnostics of rows that count `factor` times each; numbers of rows do not change."""
-        names = (
-            "weight",
-            "not_default",
-            "largest",
-            "bound",
-            "unsupported",
-            "n_unsupported",
-            "reward_size",
-            "earned",
-            "counted",
-        )
-        changed = {name: getattr(self, name) * factor for name in (*names, "top_weights", "top_rewards")}
-        return replace(self, **changed)
+        scaled = [field.name for field in fields(self) if field.name not in _ROW_COUNTS]
+        return replace(self, **{name: getattr(self, name) * factor for name in scaled})
 
     @property
     def served(self) -> float | None:
@@ -108,7 +97,7 @@ def weights(batch: LogBatch) -> Weights:
     """Diagnostics of one batch."""
     used = batch.usable
     bounds = np.full(len(batch), np.inf) if batch.largest is None else batch.largest
-    of_weights = weight_diagnostics(
+    diagnosed = weight_diagnostics(
         batch.weight[used],
         weighted_reward=(batch.weight * batch.reward)[used],
         reward=batch.reward[used],
@@ -119,7 +108,7 @@ def weights(batch: LogBatch) -> Weights:
         left_out=int((~used).sum()),
         count=None if batch.count is None else batch.count[used],
     )
-    return replace(of_weights, rewards=int(np.count_nonzero(batch.reward)))
+    return replace(diagnosed, rewards=int(np.count_nonzero(batch.reward)))
 
 
 def weight_diagnostics(

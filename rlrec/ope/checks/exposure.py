@@ -63,7 +63,7 @@ class RateSums(Sums):
         return np.divide(self.doubt.sum(axis=0), pulls, out=np.zeros(len(pulls)), where=pulls > 0)
 
     @classmethod
-    def of(
+    def from_slots(
         cls, *, arm: Ids, cluster: Ids, examined: Array, reward: Array, arms: int, doubt: float | Array = 0.0
     ) -> RateSums:
         """The sums of slots, (n,) each. arm: 0..arms - 1; cluster: digests of the units that were randomised; doubt: of
@@ -71,7 +71,7 @@ class RateSums(Sums):
         groups = max(2, min(GROUPS, CELLS // max(1, arms)))
         cell = (hash_bits(cluster, salt=_SALT) % np.uint64(groups)).astype(np.int64) * arms + arm
         summed = examined, reward, examined * doubt
-        columns = np.stack([np.bincount(cell, weights=each, minlength=groups * arms) for each in summed])
+        columns = np.stack([np.bincount(cell, weights=column, minlength=groups * arms) for column in summed])
         return cls(*columns.astype(np.float64).reshape(3, groups, arms))
 
 

@@ -1,9 +1,9 @@
 """A test of logged propensities: whether arms were shown as often as the log says.
 
-1{shown} / p has mean 1 where p is the true probability. A bet on `more` multiplies its money by 1 + stake (1{shown}/p -
+1{shown} / p has mean 1 where p is the true probability. A bet on "more" multiplies its money by 1 + stake (1{shown}/p -
 1) at each decision and wins nothing from an honest log on average, so its wealth reaches w with probability 1 / w at
 most (Markov's inequality). Where one arm is shown less than its propensities say, another one is shown more: bets on
-`more` are enough. Source: own derivation; `betting.py` has the bets that may be repeated every night."""
+"more" are enough. Source: own derivation; `betting.py` has the bets that may be repeated every night."""
 
 from __future__ import annotations
 

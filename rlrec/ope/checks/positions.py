@@ -107,13 +107,13 @@ def overlap(rows: PositionRows, *, spanning: bool) -> OverlapSums:
     for pair in range(size - 1):
         for side in (0, 1):
             at = np.flatnonzero(rows.position == pair + 1 + side)
-            here, other = rows.marginals[at, pair + side], rows.marginals[at, pair + 1 - side]
+            p_own, p_neighbour = rows.marginals[at, pair + side], rows.marginals[at, pair + 1 - side]
             # h / P_k = P_(k+1) / (P_k + P_(k+1)), for the upper slot; 0 where either is not known
-            weight = np.nan_to_num(other / np.maximum(here + other, 1e-300)) * rows.count[at]
+            weight = np.nan_to_num(p_neighbour / np.maximum(p_own + p_neighbour, 1e-300)) * rows.count[at]
             terms[at, 1 + 2 * pair + side] = weight * rows.reward[at]
-            comparable[at] |= ~np.isnan(here + other)
-            for number, chosen in enumerate((weight, weight[rewarded[at]])):
-                effective[pair, side, number] = chosen.sum(), np.square(chosen).sum()
+            comparable[at] |= ~np.isnan(p_own + p_neighbour)
+            for number, weights in enumerate((weight, weight[rewarded[at]])):
+                effective[pair, side, number] = weights.sum(), np.square(weights).sum()
     names = ("rows", *(f"{side}:{pair}" for pair in range(1, size) for side in ("upper", "lower")))
     return OverlapSums(
         moments(terms, rows.cluster, columns=names, spanning=spanning),
@@ -123,9 +123,9 @@ def overlap(rows: PositionRows, *, spanning: bool) -> OverlapSums:
     )
 
 
-def count(rows: PositionRows, size: int, among: Flags | None = None) -> tuple[Ids, Ids]:
+def count(rows: PositionRows, size: int, comparable: Flags | None = None) -> tuple[Ids, Ids]:
     """Slots at each position, or those of them flagged, and how many of these have a reward, (size,) each."""
-    inside = rows.position <= size if among is None else (rows.position <= size) & among
+    inside = rows.position <= size if comparable is None else (rows.position <= size) & comparable
     at, rewarded = rows.position[inside] - 1, (rows.reward != 0)[inside]
     return np.bincount(at, minlength=size), np.bincount(at[rewarded], minlength=size)
 
@@ -158,11 +158,9 @@ def chained(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
 
 def examined(value: Array, lower: Array, upper: Array, rewards: Ids, slots: Ids) -> list[ExaminedPosition]:
     """The positions of a curve, as many as it has values."""
-    columns = (column.tolist() for column in (value, lower, upper, rewards[: len(value)], slots[: len(value)]))
-    return [
-        ExaminedPosition(position=number, examination=each, lower=low, upper=high, rewards=n_rewards, slots=n_slots)
-        for number, (each, low, high, n_rewards, n_slots) in enumerate(zip(*columns, strict=True), 1)
-    ]
+    names, n = ("examination", "lower", "upper", "rewards", "slots"), len(value)
+    rows = zip(*(column.tolist() for column in (value, lower, upper, rewards[:n], slots[:n])), strict=True)
+    return [ExaminedPosition(position=k, **dict(zip(names, row, strict=True))) for k, row in enumerate(rows, 1)]
 
 
 def _lack(pair: int, effective: Array, totals: Array) -> str | None:

@@ -25,10 +25,10 @@ def slots_above_sums(
     number of the arm and position, from 0; below 0: not compared. Slots below a missing one are not compared."""
     starts = run_starts(decision)
     # attraction of the arms above, of the same slate
-    before = np.cumsum(attraction) - attraction
-    above = before - np.repeat(before[starts], np.diff(starts, append=len(decision)))
+    cumulative = np.cumsum(attraction) - attraction
+    attraction_above = cumulative - np.repeat(cumulative[starts], np.diff(starts, append=len(decision)))
     compared = (position > 1) & (numbers_in_runs(starts, len(decision)) == position - 1)
-    return cell_sums((above, reward), cell=np.where(compared, cell, -1), cells=cells, cluster=cluster)
+    return cell_sums((attraction_above, reward), cell=np.where(compared, cell, -1), cells=cells, cluster=cluster)
 
 
 def p_value(sums: CellSums) -> float | None:

@@ -133,7 +133,7 @@ def verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, 
     """`ok`, `weak` or `insufficient`, and all reasons, worst first.
     extra: words of REASONS that only the caller or the interval knows; those of _DOUBTFUL allow no more than `weak`."""
     insufficient, weak = (
-        {reason for reason, beyond in limits.items() if beyond(diagnosis)} for limits in (_INSUFFICIENT, _WEAK)
+        {reason for reason, exceeds in limits.items() if exceeds(diagnosis)} for limits in (_INSUFFICIENT, _WEAK)
     )
     present = {*insufficient, *weak, *extra}
     reasons = tuple(sorted(present, key=list(REASONS).index))
@@ -213,18 +213,18 @@ def _position_model(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _few_rewards(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    nonzero = [estimate["nonzero"] for estimate in estimates]
-    few, enough = [n for n in nonzero if n < LEAST_REWARDS], [n for n in nonzero if n >= LEAST_REWARDS]
-    effective = [_rewards(each["ess"], each["reward_share"]) for each in estimates if each["reward_share"] is not None]
-    short, what = [number for number in effective if number < _REWARDS], "non-zero weighted reward"
+    nonzero, noun = [row["nonzero"] for row in estimates], "non-zero weighted reward"
+    low_counts, other_counts = [n for n in nonzero if n < LEAST_REWARDS], [n for n in nonzero if n >= LEAST_REWARDS]
+    effective = [_rewards(row["ess"], row["reward_share"]) for row in estimates if row["reward_share"] is not None]
+    short = [number for number in effective if number < _REWARDS]
     explained = {"no-interval", "few-replicates", "no-reward-range", "no-variation"}  # a null bound
-    unknown = [each for each in estimates if None in (each["lower"], each["upper"])]
+    unknown = [estimate for estimate in estimates if None in (estimate["lower"], estimate["upper"])]
     product = "ESS x weighted share of rewards that are not the default"
     return [
-        *([f"{quantity(_span(few), what)}, fewer than {LEAST_REWARDS} (insufficient)"] if few else []),
-        *([quantity(_span(enough), what)] if enough else []),
+        *([f"{quantity(_span(low_counts), noun)}, fewer than {LEAST_REWARDS} (insufficient)"] if low_counts else []),
+        *([quantity(_span(other_counts), noun)] if other_counts else []),
         *([f"{product} is {_span(short)}, below {_REWARDS} (weak)"] if short else []),
-        *(["too few rewards for a bound (it is null)"] if any(not explained & {*each["reasons"]} for each in unknown)
+        *(["too few rewards for a bound (it is null)"] if any(not explained & {*row["reasons"]} for row in unknown)
           else []),
     ]  # fmt: skip
 

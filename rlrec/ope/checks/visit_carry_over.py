@@ -55,8 +55,8 @@ class VisitDraws:
 
     visit, arm, shown: of every arm shown the row of its visit, its rank below 2,048, and m / p, plus m of every slot
     below, where it could not be drawn again
-    decided, eligible, less: of every decision the row of its visit, that of its eligible set in `members`, and the sum
-    of m over its slots
+    decided, eligible, m_total: of every decision the row of its visit, the row of its eligible set in `members`, and
+    the sum of m over its slots
     members (sets, a): 1 for the arms of each eligible set"""
 
     visit: Ids
@@ -64,7 +64,7 @@ class VisitDraws:
     shown: Array
     decided: Ids
     eligible: Ids
-    less: Array
+    m_total: Array
     members: Array
 
     def products(self, outcome: Array, block: Index) -> Array:
@@ -73,11 +73,11 @@ class VisitDraws:
         shown = np.bincount(
             block[self.visit] * width + self.arm, weights=outcome[self.visit] * self.shown, minlength=BLOCKS * width
         )
-        less = np.bincount(
-            block[self.decided] * sets + self.eligible, weights=outcome[self.decided] * self.less,
+        eligible_sums = np.bincount(
+            block[self.decided] * sets + self.eligible, weights=outcome[self.decided] * self.m_total,
             minlength=BLOCKS * sets,
         )  # fmt: skip
-        return shown.reshape(BLOCKS, width) - less.reshape(BLOCKS, sets) @ self.members
+        return shown.reshape(BLOCKS, width) - eligible_sums.reshape(BLOCKS, sets) @ self.members
 
 
 def visit_carry_over_sums(
@@ -88,8 +88,8 @@ def visit_carry_over_sums(
     visit, -1 without one; its return. Of impressions, (n,): row of the visit, rank of the arm, reward, and the sum of
     the values of each kind of event."""
     block, width = (hash_bits(person, salt=_SALT) % np.uint64(BLOCKS)).astype(np.intp), draws.members.shape[1]
-    again = following >= 0
-    outcomes = served * np.stack([again * returns[following], again, np.ones(len(person))])
+    has_next = following >= 0
+    outcomes = served * np.stack([has_next * returns[following], has_next, np.ones(len(person))])
     scored = arm < width
     index = block[visit[scored]] * width + arm[scored]
 
@@ -115,23 +115,23 @@ def p_value(sums: VisitCarryOverSums) -> float | None:
     if blocks < _LEAST or not next_visits:
         return None
     # outcomes about their means: the return of a next visit, and whether there is one
-    earned, there, every = sums.products
-    apart = np.stack([earned - next_return / next_visits * there, there - next_visits / visits * every], axis=1)
+    z_return, z_next, z_visit = sums.products
+    centred = np.stack([z_return - next_return / next_visits * z_next, z_next - next_visits / visits * z_visit], axis=1)
     # scores of each half of the blocks, from the other half
     frequent = sorted(sums.events, key=lambda kind: (-sums.events[kind][0].sum(), kind))[:_KINDS]
     worth = [sums.rewards, *(sums.events[kind][1] for kind in frequent)]
-    halves = np.stack([[_scores(sums.impressions[half::2], each[half::2]) for each in worth] for half in (1, 0)])
-    statistic = np.einsum("bka,bsa->bks", apart, halves[np.arange(BLOCKS) % 2])[present].reshape(blocks, -1)
+    halves = np.stack([[_scores(sums.impressions[half::2], rewards[half::2]) for rewards in worth] for half in (1, 0)])
+    statistic = np.einsum("bka,bsa->bks", centred, halves[np.arange(BLOCKS) % 2])[present].reshape(blocks, -1)
     # principal components of those that vary: a score may follow from the others
     spread = statistic.std(axis=0, ddof=1)
     statistic = statistic[:, spread > 0] / spread[spread > 0]
     if not statistic.size:
         return None
     variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(statistic.T)))
-    chosen = variance > _DEPENDENT * len(variance)
+    varying = variance > _DEPENDENT * len(variance)
     # Hotelling's T^2: the mean over blocks is 0 where nothing carries over
-    mean, tested = statistic.mean(axis=0) @ axes[:, chosen], int(chosen.sum())
-    t2 = blocks * float((mean**2 / variance[chosen]).sum())
+    mean, tested = statistic.mean(axis=0) @ axes[:, varying], int(varying.sum())
+    t2 = blocks * float((mean**2 / variance[varying]).sum())
     return hotelling_above(t2, tested, blocks)
 
 

@@ -46,21 +46,21 @@ class Slopes(NamedTuple):
 
 def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) -> CellSums:
     """Sums of one batch of columns, (n,) each. cell: its number, from 0; below 0: not compared."""
-    chosen, rows = columns, cell >= 0
+    compared, rows = columns, cell >= 0
     if not rows.all():
-        chosen, cell, cluster = [column[rows] for column in columns], cell[rows], cluster[rows]
+        compared, cell, cluster = [column[rows] for column in columns], cell[rows], cluster[rows]
     block = (hash_bits(cluster, salt=_SALT) % np.uint64(_BLOCKS)).astype(np.int64)
     # sums per block and cell
     index, shape = block * cells + cell, (_BLOCKS, cells)
-    sums = [np.bincount(index, weights=column, minlength=_BLOCKS * cells) for column in chosen]
+    sums = [np.bincount(index, weights=column, minlength=_BLOCKS * cells) for column in compared]
     sums.append(np.bincount(index, minlength=_BLOCKS * cells).astype(np.float64))
     # products of two columns per block
-    moments = np.empty((_BLOCKS, len(chosen), len(chosen)))
-    for i in range(len(chosen)):
+    moments = np.empty((_BLOCKS, len(compared), len(compared)))
+    for i in range(len(compared)):
         for j in range(i + 1):
-            moments[:, i, j] = np.bincount(block, weights=chosen[i] * chosen[j], minlength=_BLOCKS)
+            moments[:, i, j] = np.bincount(block, weights=compared[i] * compared[j], minlength=_BLOCKS)
             moments[:, j, i] = moments[:, i, j]
-    return CellSums(np.stack([each.reshape(shape) for each in sums], axis=-1), moments)
+    return CellSums(np.stack([total.reshape(shape) for total in sums], axis=-1), moments)
 
 
 def slopes(sums: CellSums, *, tested: int) -> Slopes | None:
@@ -68,27 +68,27 @@ def slopes(sums: CellSums, *, tested: int) -> Slopes | None:
     rows."""
     cells, moments = sums.cells.sum(axis=0), sums.moments.sum(axis=0)
     present = np.flatnonzero(sums.cells[..., -1].sum(axis=1))
-    within = _within(cells, moments)
-    varying = np.flatnonzero(np.diagonal(within)[:-1] > _CONSTANT * np.diagonal(moments)[:-1])
+    products = _centred_products(cells, moments)
+    varying = np.flatnonzero(np.diagonal(products)[:-1] > _CONSTANT * np.diagonal(moments)[:-1])
     number = int(np.count_nonzero(varying < tested))
-    if len(present) < _LEAST or not number or not within[-1, -1] > 0:
+    if len(present) < _LEAST or not number or not products[-1, -1] > 0:
         return None
     # coefficients, and those without one block after the other
-    without = [_within(cells - sums.cells[block], moments - sums.moments[block]) for block in present]
-    beta = _coefficients(np.array(without), varying)[:, :number]
-    estimate = _coefficients(within[None], varying)[0, :number]
+    leave_one_out = [_centred_products(cells - sums.cells[block], moments - sums.moments[block]) for block in present]
+    beta = _coefficients(np.array(leave_one_out), varying)[:, :number]
+    estimate = _coefficients(products[None], varying)[0, :number]
     # the jackknife's covariance
-    blocks, apart = len(present), beta - beta.mean(axis=0)
-    return Slopes(estimate, (blocks - 1) / blocks * apart.T @ apart, blocks)
+    blocks, deviations = len(present), beta - beta.mean(axis=0)
+    return Slopes(estimate, (blocks - 1) / blocks * deviations.T @ deviations, blocks)
 
 
-def _within(cells: Array, moments: Array) -> Array:
+def _centred_products(cells: Array, moments: Array) -> Array:
     """Products of two columns about their means in each cell, (d, d). cells (c, d + 1), moments (d, d): sums."""
     columns, count = cells[:, :-1], np.maximum(cells[:, -1:], 1.0)
     return moments - (columns / count).T @ columns
 
 
-def _coefficients(within: Array, varying: Ids) -> Array:
+def _coefficients(products: Array, varying: Ids) -> Array:
     """Coefficients of the columns that vary, (b, k)."""
-    left, right = within[:, varying[:, None], varying], within[:, varying, -1]
+    left, right = products[:, varying[:, None], varying], products[:, varying, -1]
     return np.einsum("bij,bj->bi", np.linalg.pinv(left, hermitian=True), right)

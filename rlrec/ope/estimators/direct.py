@@ -59,10 +59,10 @@ class RidgeSums(Sums):
         """The sums of some folds together, without the axis of folds."""
         return RidgeSums(**{name: array[folds].sum(axis=0) for name, array in vars(self).items()})
 
-    def error(self, effects: Array, others: Array) -> float:
+    def error(self, effects: Array, beta: Array) -> float:
         """Sum of squared errors of a fit (a,), (d,) on the rows of these sums, which are those of one fold."""
-        linear = effects @ self.reward + others @ self.answer
-        square = effects**2 @ self.count + 2 * effects @ self.cross @ others + others @ self.gram @ others
+        linear = effects @ self.reward + beta @ self.answer
+        square = effects**2 @ self.count + 2 * effects @ self.cross @ beta + beta @ self.gram @ beta
         return float(self.square - 2 * linear + square)
 
 
@@ -112,28 +112,28 @@ class Ridge:
         # rows with equal columns weigh as one, in the order of their cells
         code = np.arange(len(reward)) if code is None else code
         first, kind = distinct(cell, position, code) if context is not None else distinct(cell, position)
-        count, rewards = (_totals(kind, each, len(first)) for each in (weight, weight * reward))
+        count, rewards = (_totals(kind, column, len(first)) for column in (weight, weight * reward))
         # products of the other columns, some rows at a time
         for start in range(0, len(first), _BLOCK):
-            some = slice(start, start + _BLOCK)
-            columns = self._columns(position, context, code, first[some])
-            self._add(sums, cell[first[some]], columns, rewards[some], count[some])
+            block = slice(start, start + _BLOCK)
+            columns = self._columns(position, context, code, first[block])
+            self._add(sums, cell[first[block]], columns, rewards[block], count[block])
         return sums
 
-    def _add(self, sums: RidgeSums, cell: Ids, others: Array, reward: Array, weight: Array) -> None:
+    def _add(self, sums: RidgeSums, cell: Ids, columns: Array, reward: Array, weight: Array) -> None:
         """Add rows that lie in order of their cells, fold by fold and arm by arm. reward: summed over their weight."""
-        starts, weighted = run_starts(cell), others * weight[:, None]
-        sums.cross.reshape(-1, others.shape[1])[cell[starts]] += np.add.reduceat(weighted, starts, axis=0)
+        starts, weighted = run_starts(cell), columns * weight[:, None]
+        sums.cross.reshape(-1, columns.shape[1])[cell[starts]] += np.add.reduceat(weighted, starts, axis=0)
         ends = np.searchsorted(cell, np.arange(self.folds + 1) * self.arms)
         for fold, (start, end) in enumerate(pairwise(ends.tolist())):
-            sums.gram[fold] += weighted[start:end].T @ others[start:end]
-            sums.answer[fold] += reward[start:end] @ others[start:end]
+            sums.gram[fold] += weighted[start:end].T @ columns[start:end]
+            sums.answer[fold] += reward[start:end] @ columns[start:end]
 
     def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
         """The fitted model; its predictions are clipped to `reward_range`."""
         fitted = [self._fit(sums, fold) for fold in range(self.folds)]
-        effects, others = map(np.stack, zip(*fitted, strict=True))
-        return Model(ridge=self, effects=effects, others=others, reward_range=reward_range)
+        effects, coefficients = map(np.stack, zip(*fitted, strict=True))
+        return Model(ridge=self, effects=effects, coefficients=coefficients, reward_range=reward_range)
 
     def _columns(self, position: Ids, context: Array | None, code: Ids | None, rows: Ids) -> Array:
         """Intercept, one column a position, context of these rows: (n, d)."""
@@ -156,21 +156,21 @@ class Ridge:
 
     def _fit(self, sums: RidgeSums, fold: int) -> tuple[Array, Array]:
         """The fit for rows of one fold, from all others: (a,), (d,)."""
-        training = [other for other in range(self.folds) if other != fold]
-        of_training = sums.total(training)
+        training = [number for number in range(self.folds) if number != fold]
+        training_sums = sums.total(training)
         if self.ridge is not None:
-            return self._solve(of_training, self.ridge)
+            return self._solve(training_sums, self.ridge)
         # the cross-validated error of every penalty
         splits = [
-            (sums.total([left_out]), sums.total([other for other in training if other != left_out]))
+            (sums.total([left_out]), sums.total([number for number in training if number != left_out]))
             for left_out in training
         ]
         errors = [
-            sum(left_out.error(*self._solve(others, penalty)) for left_out, others in splits) for penalty in _PENALTIES
+            sum(test.error(*self._solve(training, penalty)) for test, training in splits) for penalty in _PENALTIES
         ]
         # the strongest penalty that is as good as the best: roundings, hence the order of the log, never choose
-        best = np.isclose(errors, min(errors), rtol=1e-9, atol=1e-12 * float(of_training.square))
-        return self._solve(of_training, _PENALTIES[int(np.argmax(best))])
+        best = np.isclose(errors, min(errors), rtol=1e-9, atol=1e-12 * float(training_sums.square))
+        return self._solve(training_sums, _PENALTIES[int(np.argmax(best))])
 
     def _solve(self, sums: RidgeSums, ridge: float) -> tuple[Array, Array]:
         """Arm effects (a,) and the other coefficients (d,).
@@ -180,9 +180,9 @@ class Ridge:
         # the normal equations of the other columns, arms eliminated
         scaled = sums.cross / (sums.count + ridge)[:, None]
         left = sums.gram + np.diag(ridge * self._scale(sums.gram)) - sums.cross.T @ scaled
-        others: Array = np.linalg.solve(left, sums.answer - scaled.T @ sums.reward).astype(np.float64)
+        coefficients: Array = np.linalg.solve(left, sums.answer - scaled.T @ sums.reward).astype(np.float64)
         # the arms, given the other columns
-        return (sums.reward - sums.cross @ others) / (sums.count + ridge), others
+        return (sums.reward - sums.cross @ coefficients) / (sums.count + ridge), coefficients
 
     def _scale(self, gram: Array) -> Array:
         """Factors of the penalty, (d,): 0 for the intercept, 1 for a position, its variance for a feature."""
@@ -205,7 +205,7 @@ class Model:
 
     ridge: Ridge
     effects: Array
-    others: Array
+    coefficients: Array
     reward_range: tuple[float, float]
 
     def offset(self, fold: Ids, position: Ids, *, context: Array | None = None, code: Ids | None = None) -> Array:
@@ -213,9 +213,9 @@ class Model:
         `Ridge.sums`."""
         self.ridge._check(None, position, context, code)
         slopes_from = 1 + self.ridge.positions
-        offset = self.others[fold, 0] + self.others[fold, position]
+        offset = self.coefficients[fold, 0] + self.coefficients[fold, position]
         if context is not None:
-            slopes = context @ self.others[:, slopes_from:].T
+            slopes = context @ self.coefficients[:, slopes_from:].T
             offset += slopes[np.arange(len(fold)) if code is None else code, fold]
         return offset
 

@@ -11,20 +11,20 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, Index
 
-LISTED = 5_000  # ordered slates that are listed for one logger
+MAX_LISTED_SLATES = 5_000  # ordered slates that are listed for one logger
 SMALLEST_EIGENVALUE = 1e-10  # of G, relative to the largest: those below are 0
 
 
-def of_uniform(here: Array, anywhere: Array, *, size: Ids, arms: Ids) -> Array:
+def uniform_weights(at_position: Array, anywhere: Array, *, size: Ids, arms: Ids) -> Array:
     """The weights of slates, slot by slot, (n,), where the logger drew uniformly among all ordered slates without
     repeats.
 
-    here, anywhere: the target's probability of the slot's arm at its position, and at any position of the slate.
+    at_position, anywhere: the target's probability of the slot's arm at its position, and at any position of the slate.
     size: of the slate; arms: how many were eligible."""
     left = np.maximum(arms - size, 1)
     constant = 1 / size - (arms - 1) / left
-    weight = constant + (arms - 1) * here + (arms - 1) / left * anywhere
-    return np.where(arms == size, (2 - arms) / size + (arms - 1) * here, weight)
+    weight = constant + (arms - 1) * at_position + (arms - 1) / left * anywhere
+    return np.where(arms == size, (2 - arms) / size + (arms - 1) * at_position, weight)
 
 
 def slates(size: int, arms: int) -> Index:
@@ -32,21 +32,21 @@ def slates(size: int, arms: int) -> Index:
     return np.array(list(permutations(range(arms), size)), np.intp)
 
 
-def few(size: int, arms: int) -> bool:
-    """Whether so many arms make few enough slates to be listed."""
-    listed = np.prod(arms - np.arange(size, dtype=np.float64))
-    return bool(listed <= LISTED and size * arms <= LISTED // 10)
+def can_list(size: int, arms: int) -> bool:
+    """Whether all ordered slates of this size can be listed."""
+    n_slates = np.prod(arms - np.arange(size, dtype=np.float64))
+    return bool(n_slates <= MAX_LISTED_SLATES and size * arms <= MAX_LISTED_SLATES // 10)
 
 
-def coefficients(drawn: Index, probability: Array, shares: Array) -> Array:
+def coefficients(support: Index, probability: Array, shares: Array) -> Array:
     """G^+ q as a number for every position and arm, (size, arms): a slate's weight is the sum over its slots.
 
-    drawn (s, size): slates the logger may show, with its probability (s,) of each; shares (size, arms): the target's
+    support (s, size): slates the logger may show, with its probability (s,) of each; shares (size, arms): the target's
     probabilities of arms at positions."""
     size, arms = shares.shape
-    cell = drawn + np.arange(size) * arms
-    shown = np.zeros((len(drawn), size * arms))
-    shown[np.arange(len(drawn))[:, None], cell] = 1.0
+    cell = support + np.arange(size) * arms
+    shown = np.zeros((len(support), size * arms))
+    shown[np.arange(len(support))[:, None], cell] = 1.0
     pairs = (shown * probability[:, None]).T @ shown
     inverse = np.linalg.pinv(pairs, rcond=SMALLEST_EIGENVALUE, hermitian=True)
     return np.asarray(inverse @ shares.ravel()).reshape(size, arms)

@@ -69,23 +69,23 @@ class ByStep(SessionEstimator):
         return len(self.columns) == 3
 
     def value(self, mean: Array) -> Array:
-        above, below = self._steps(mean)
-        value = (above / below).sum(axis=-1)
+        numerator, denominator = self._steps(mean)
+        value = (numerator / denominator).sum(axis=-1)
         return value + mean[..., 2] / mean[..., 1] if self.leading else value
 
     def gradient(self, mean: Array) -> Array:
-        above, below = self._steps(mean)
+        numerator, denominator = self._steps(mean)
         gradient = np.zeros_like(mean)
         if self.leading:
             gradient[..., 1], gradient[..., 2] = -mean[..., 2] / mean[..., 1] ** 2, 1 / mean[..., 1]
-        d, steps = len(self.columns), above.shape[-1]
-        gradient[..., d : d + steps] = 1 / below
-        gradient[..., d + steps :] = -above / below / below
+        d, steps = len(self.columns), numerator.shape[-1]
+        gradient[..., d : d + steps] = 1 / denominator
+        gradient[..., d + steps :] = -numerator / denominator / denominator
         return gradient
 
     def _steps(self, mean: Array) -> tuple[Array, Array]:
-        above, below = np.split(mean[..., len(self.columns) :], 2, axis=-1)
-        return above, below
+        numerator, denominator = np.split(mean[..., len(self.columns) :], 2, axis=-1)
+        return numerator, denominator
 
 
 class Wpdis(ByStep):

@@ -12,13 +12,14 @@ import numpy as np
 
 from rlrec.arrays import Array
 
-# A bet on `more` stakes a fixed share of its money: each draw multiplies it by 1 + stake (1{shown}/p - 1), which needs
+# A bet on "more" stakes a fixed share of its money: each draw multiplies it by 1 + stake (1{shown}/p - 1), which needs
 # the p of shown arms only. The best stake is (q - p) / (1 - p), where q is the true probability of the arm.
-MORE = np.r_[2.0 ** -np.arange(12, 0, -1), 0.9]
-# A bet on `less` multiplies its money by 1 - stake (1{shown}/p - 1), and must not lose more than it has: its stake is
+MORE_STAKES = np.r_[2.0 ** -np.arange(12, 0, -1), 0.9]
+# A bet on "less" multiplies its money by 1 - stake (1{shown}/p - 1), and must not lose more than it has: its stake is
 # this share of m / (1 - m), where m <= p is the smallest propensity of any arm, which is known before the draw.
-LESS = np.r_[2.0 ** -np.arange(6, 0, -1), 0.9]
-BETS = 1 + len(MORE) + len(LESS)  # the first one keeps its money: no bad luck leaves the gambler with nothing
+LESS_SHARES = np.r_[2.0 ** -np.arange(6, 0, -1), 0.9]
+# The first bet keeps its money: no bad luck leaves the gambler with nothing.
+BETS = 1 + len(MORE_STAKES) + len(LESS_SHARES)
 
 SHARE = 1e-3  # of each bet's money that is spread over all bets between two batches
 HEAVIEST = 1e100  # larger weights 1 / p are cut to this one
@@ -27,16 +28,17 @@ HEAVIEST = 1e100  # larger weights 1 / p are cut to this one
 def log_factors_not_shown(least: Array) -> Array:
     """Log factor of each bet, (BETS, n), where the arm was eligible and not shown.
     least (n,): the smallest propensity of any eligible arm, 0 where it is unknown. On a single eligible arm (least 1)
-    nobody bets `less`."""
-    more = np.repeat(np.log1p(-MORE)[:, None], len(least), axis=1)
-    return np.vstack([np.zeros(len(least)), more, np.log1p(LESS[:, None] * _odds(least))])
+    nobody bets "less"."""
+    more_factors = np.repeat(np.log1p(-MORE_STAKES)[:, None], len(least), axis=1)
+    return np.vstack([np.zeros(len(least)), more_factors, np.log1p(LESS_SHARES[:, None] * _odds(least))])
 
 
 def log_factors_shown(p: Array, least: Array) -> Array:
     """Log factor of each bet, (BETS, n), where the arm was shown. p (n,): its propensity, above 0; least as before."""
     gain = np.minimum(1 / p, HEAVIEST) - 1
-    loss = np.minimum(LESS[:, None] * _odds(least) * gain, LESS[:, None])  # below 1 though p and least are rounded
-    return np.vstack([np.zeros(len(p)), np.log1p(MORE[:, None] * gain), np.log1p(-loss)])
+    # below 1 though p and least are rounded
+    loss = np.minimum(LESS_SHARES[:, None] * _odds(least) * gain, LESS_SHARES[:, None])
+    return np.vstack([np.zeros(len(p)), np.log1p(MORE_STAKES[:, None] * gain), np.log1p(-loss)])
 
 
 def _odds(least: Array) -> Array:

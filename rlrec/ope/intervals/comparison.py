@@ -41,7 +41,7 @@ class VariantMean:
 
     def bounds(self, level: float) -> Bounds:
         """Interval of the mean by Student's t; infinite without variation, which is no certainty."""
-        return _around(self.value, self.error, self.units - 1, level)
+        return _t_interval(self.value, self.error, self.units - 1, level)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,33 +98,33 @@ def from_zero(mean: VariantMean, *, level: float) -> dict[str, float]:
     return {"value": mean.value, "lower": lower, "upper": upper, "p_value": p_value}
 
 
-def difference(mean: VariantMean, against: VariantMean, *, level: float, correlation: float = 0.0) -> MeanDifference:
-    """`mean` minus `against` by Welch's t over units; a side without variation so far borrows the other's.
+def difference(mean: VariantMean, baseline: VariantMean, *, level: float, correlation: float = 0.0) -> MeanDifference:
+    """`mean` minus `baseline` by Welch's t over units; a side without variation so far borrows the other's.
     Bounds are infinite and the p-value NaN where neither side has any.
     correlation: of the two means, where units are in both; degrees of freedom are then those of the smaller side."""
-    value = mean.value - against.value
-    variances = np.array([_variance(mean, against), _variance(against, mean)])
-    variance, freedom = variances.sum(), np.array([mean.units, against.units]) - 1
+    value = mean.value - baseline.value
+    variances = np.array([_variance(mean, baseline), _variance(baseline, mean)])
+    variance, freedom = variances.sum(), np.array([mean.units, baseline.units]) - 1
     if correlation:
-        less = variance - 2 * correlation * np.sqrt(variances.prod())
-        variance = less if less > _NOTHING * variance else 0.0
+        reduced_variance = variance - 2 * correlation * np.sqrt(variances.prod())
+        variance = reduced_variance if reduced_variance > _NOTHING * variance else 0.0
     error = float(np.sqrt(variance))
     if not (error > 0 and (freedom > 0).all()):
         return MeanDifference(value=value, lower=-np.inf, upper=np.inf, p_value=np.nan)
     # Welch-Satterthwaite degrees of freedom
     share = variances / variances.sum()
     welch = float(freedom.min() if correlation else 1 / (share**2 / freedom).sum())
-    low, high = _around(value, error, welch, level)
+    low, high = _t_interval(value, error, welch, level)
     return MeanDifference(value=value, lower=low, upper=high, p_value=2 * t_below(-abs(value) / error, welch))
 
 
-def _variance(mean: VariantMean, other: VariantMean) -> float:
+def _variance(mean: VariantMean, baseline: VariantMean) -> float:
     if mean.error > 0 or not mean.units:
         return mean.error**2
-    return other.error**2 * other.units / mean.units
+    return baseline.error**2 * baseline.units / mean.units
 
 
-def _around(value: float, error: float, freedom: float, level: float) -> Bounds:
+def _t_interval(value: float, error: float, freedom: float, level: float) -> Bounds:
     if not (error > 0 and freedom > 0):
         return -np.inf, np.inf
     reach = t_quantile((1 + level) / 2, freedom) * error

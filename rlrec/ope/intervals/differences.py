@@ -14,15 +14,15 @@ EARNED = 2  # columns of what served: the rewards that were logged, and the rows
 
 @dataclass(frozen=True)
 class Minus:
-    """An estimate of one target minus that of another, whose columns follow. other: of what served, by the `EARNED`
-    columns; None: the second is estimated as the first."""
+    """An estimate of one target minus a baseline, whose columns follow. baseline: the logged average, from the `EARNED`
+    columns; None: another target, estimated as the first."""
 
     estimator: Smooth
-    other: Smooth | None = None
+    baseline: Smooth | None = None
 
     def sides(self, mean: Array) -> tuple[Array, Array]:
-        """The columns of each."""
-        cut = mean.shape[-1] // 2 if self.other is None else -EARNED
+        """The columns of the target and of the baseline."""
+        cut = mean.shape[-1] // 2 if self.baseline is None else -EARNED
         return mean[..., :cut], mean[..., cut:]
 
     def unit(self, mean: Array) -> Array:
@@ -31,26 +31,26 @@ class Minus:
 
     def value(self, mean: Array) -> Array:
         ours, theirs = self.sides(mean)
-        return self.estimator.value(ours) - (self.other or self.estimator).value(theirs)
+        return self.estimator.value(ours) - (self.baseline or self.estimator).value(theirs)
 
     def gradient(self, mean: Array) -> Array:
         ours, theirs = self.sides(mean)
-        by_theirs = (self.other or self.estimator).gradient(theirs)
+        by_theirs = (self.baseline or self.estimator).gradient(theirs)
         return np.concatenate([self.estimator.gradient(ours), -by_theirs], axis=-1)
 
 
 @dataclass(frozen=True)
 class Relative(Minus):
-    """The same, as a share of the size of the other's estimate."""
+    """The difference as a share of the size of the baseline."""
 
     def value(self, mean: Array) -> Array:
         return super().value(mean) / self.unit(mean)
 
     def gradient(self, mean: Array) -> Array:
         ours, theirs = self.sides(mean)
-        other, size = self.other or self.estimator, self.unit(mean)[..., None]
-        ratio = (self.estimator.value(ours) / other.value(theirs))[..., None]
-        return np.concatenate([self.estimator.gradient(ours), -ratio * other.gradient(theirs)], axis=-1) / size
+        baseline, size = self.baseline or self.estimator, self.unit(mean)[..., None]
+        ratio = (self.estimator.value(ours) / baseline.value(theirs))[..., None]
+        return np.concatenate([self.estimator.gradient(ours), -ratio * baseline.gradient(theirs)], axis=-1) / size
 
     def unit(self, mean: Array) -> Array:
-        return np.abs((self.other or self.estimator).value(self.sides(mean)[1]))
+        return np.abs((self.baseline or self.estimator).value(self.sides(mean)[1]))

@@ -100,9 +100,9 @@ def replicates(summary: ClusterSummary, *, seed: int, number: int = REPLICATES) 
         sums = np.column_stack([units, products])
         # (replicates, units) counts times them, a chunk of replicates at a time
         chunks = _chunks(number if m else 0, max(1, 2**20 // max(m, 1)))
-        drawn = [_counts(generator, size, m) @ sums for size in chunks]
-    both = np.concatenate([np.empty((0, c + c * c)), *drawn])
-    return Replicates(units=units, total=both[:, :c], moment=both[:, c:].reshape(len(both), c, c))
+        chunk_sums = [_counts(generator, size, m) @ sums for size in chunks]
+    total, moment = np.split(np.concatenate([np.empty((0, c + c * c)), *chunk_sums]), [c], axis=1)
+    return Replicates(units=units, total=total, moment=moment.reshape(len(total), c, c))
 
 
 def _chunks(number: int, size: int) -> list[int]:
@@ -110,48 +110,50 @@ def _chunks(number: int, size: int) -> list[int]:
 
 
 def _counts(generator: np.random.Generator, size: int, m: int) -> Array:
-    drawn = generator.integers(0, m, size=(size, m)) + np.arange(size)[:, None] * m
-    return np.bincount(drawn.ravel(), minlength=size * m).reshape(size, m).astype(np.float64)
+    cells = generator.integers(0, m, size=(size, m)) + np.arange(size)[:, None] * m
+    return np.bincount(cells.ravel(), minlength=size * m).reshape(size, m).astype(np.float64)
 
 
-def bootstrap_t(estimator: Smooth, drawn: Replicates, *, columns: list[int], level: float) -> Bounds:
+def bootstrap_t(estimator: Smooth, bootstrap: Replicates, *, columns: list[int], level: float) -> Bounds:
     """Bounds by the studentised bootstrap: value - t x error with t the quantiles of (value* - value) / error*.
     columns: index of the estimator's terms. Value and error here are those of the units, blocks too. A replicate
     without any variation has error 0: it counts as -inf or +inf, by its side; one with no weight at all, as both. An
     infinite quantile makes the bound infinite; so does a level for which the replicates are too few."""
-    return _sample(estimator, drawn, columns).bounds(level)
+    return _sample(estimator, bootstrap, columns).bounds(level)
 
 
-def simultaneous(estimator: Smooth, drawn: Sequence[Replicates], *, columns: list[int], level: float) -> list[Bounds]:
+def simultaneous(
+    estimator: Smooth, groups: Sequence[Replicates], *, columns: list[int], level: float
+) -> list[Bounds]:  # fmt: skip
     """Bounds by the same bootstrap for several groups of one sample, which all hold together with this probability: t
     is the largest, or the smallest, over the groups of each replicate (max-t).
 
-    drawn: of the groups, with the same draw of the same units (`moments.aligned`). A group whose replicate has no error
-    does not widen the bounds of others; its own are at least those of `bootstrap_t`."""
-    samples = [_sample(estimator, each, columns) for each in drawn]
+    groups: the same draw of the same units of each (`moments.aligned`). A group whose replicate has no error does not
+    widen the bounds of others; its own are at least those of `bootstrap_t`."""
+    samples = [_sample(estimator, group, columns) for group in groups]
     usable = [sample.t for sample in samples if len(sample.t)]
     if not usable:
         return [UNKNOWN] * len(samples)
     t = np.stack(usable)
     finite = np.isfinite(t)
-    some = finite.any(axis=0)
-    highest = np.where(finite, t, -np.inf).max(axis=0)[some]
-    lowest = np.where(finite, t, np.inf).min(axis=0)[some]
+    has_finite = finite.any(axis=0)
+    highest = np.where(finite, t, -np.inf).max(axis=0)[has_finite]
+    lowest = np.where(finite, t, np.inf).min(axis=0)[has_finite]
     rank = bounding_rank(level, len(highest))
     low, high = _quantiles(np.sort(lowest), rank)[0], _quantiles(np.sort(highest), rank)[1]
     return [sample.bounds(level, at_least=(low, high)) for sample in samples]
 
 
-def _sample(estimator: Smooth, drawn: Replicates, columns: list[int]) -> Studentised:
+def _sample(estimator: Smooth, bootstrap: Replicates, columns: list[int]) -> Studentised:
     """The estimate of these columns and its studentised replicates; none where its error is 0 or unknown."""
-    units = drawn.units[:, columns]
+    units = bootstrap.units[:, columns]
     m = len(units)
     with np.errstate(all="ignore"):
         value, error = value_and_error(estimator, units.sum(axis=0), units.T @ units, m)
     if not (error > 0 and np.isfinite(error)):
         return Studentised(value=np.nan, error=np.nan, t=np.empty(0))
-    moments = drawn.moment[:, columns][:, :, columns]
-    values, errors = value_and_error(estimator, drawn.total[:, columns], moments, m)
+    moments = bootstrap.moment[:, columns][:, :, columns]
+    values, errors = value_and_error(estimator, bootstrap.total[:, columns], moments, m)
     t = _studentise(values - value, errors, scale=abs(float(value)))
     return Studentised(value=float(value), error=float(error), t=t)
 
@@ -184,7 +186,7 @@ def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number:
     if not (error > 0 and np.isfinite(error)):
         return Studentised(value=value, error=error, t=np.empty(0))
     generator = np.random.default_rng(np.random.SeedSequence(seed))
-    drawn = []
+    t_chunks = []
     with np.errstate(all="ignore"):
         for size in _chunks(number, max(1, 2**20 // m)):
             # totals of the replicates
@@ -195,8 +197,8 @@ def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number:
             np.square(influence, out=influence)
             errors = np.sqrt(np.einsum("bm,bm->b", counts, influence) * (m / (m - 1)))
             errors = np.where(errors > negligible, errors, 0.0 * errors)
-            drawn.append(_studentise(estimator.value(total) - value, errors, scale=abs(value)))
-    return Studentised(value=value, error=error, t=np.concatenate([np.empty(0), *drawn]))
+            t_chunks.append(_studentise(estimator.value(total) - value, errors, scale=abs(value)))
+    return Studentised(value=value, error=error, t=np.concatenate([np.empty(0), *t_chunks]))
 
 
 def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]:
@@ -265,10 +267,10 @@ def cressie_read(sums: WeightSums, *, largest: float, reward: Bounds, level: flo
     spread = _least_spread(sums, largest if sums.w < sums.n else 0.0)
     spread += t_quantile((1 - level) / 2, sums.n) ** 2
     low, high = reward
-    below = min(_lower(sums, fake, low, spread) for fake in (0.0, largest))
+    lower = min(_lower(sums, fake, low, spread) for fake in (0.0, largest))
     mirrored = replace(sums, wr=-sums.wr, w2r=-sums.w2r)
-    above = min(_lower(mirrored, fake, -high, spread) for fake in (0.0, largest))
-    return (max(low, below) if below < np.inf else low), (min(high, -above) if above < np.inf else high)
+    upper = -min(_lower(mirrored, fake, -high, spread) for fake in (0.0, largest))
+    return (max(low, lower) if lower < np.inf else low), (min(high, upper) if upper > -np.inf else high)
 
 
 def _least_spread(sums: WeightSums, fake: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +19,11 @@ from rlrec.directions import rounding
 from rlrec.ope.intervals import comparison
 from rlrec.ope.intervals.comparison import MeanDifference, VariantMean
 from rlrec.ope.sums.moments import ClusterSummary, Moments
-from rlrec.ope.sums.unit_visits import DAYS, SEVERAL, UnitSums
+from rlrec.ope.sums.unit_visits import DAYS, SAMPLED_FLAGS, UnitSums
 
-ENOUGH = 0.9  # share of their visits that units have had, from which on they are not young
-ALARM, FEW = 1e-3, 6  # p-value below which groups differ, and units that do not prove it without variation
+YOUNG_SHARE = 0.9  # units are young while they have had less than this share of their visits
+ALARM = 1e-3  # p-value below which groups differ
+MIN_EQUAL_UNITS = 7  # of each group, for groups without variation to differ: one split in 3,432 parts them so
 REASONS = {
     "no-units": "nobody was served yet, nothing is mature, or nobody for as long as --age says",
     "none-at-risk": "no visit ended long enough ago to say whether another one followed in time",
@@ -62,27 +64,26 @@ class Metric:
 
     @property
     def lacking(self) -> str | None:
-        """The column of SEVERAL that says whether rows which the log dropped may be lacking; None: they never are."""
-        return None if self.denominator.startswith("mature_decisions") else SEVERAL["visits" in self.denominator]
+        """The column that says whether rows which the log dropped may be lacking; None where they never are."""
+        return None if self.denominator.startswith("mature_decisions") else SAMPLED_FLAGS["visits" in self.denominator]
 
 
-def metrics(rewards: int, *, of_sessions: bool = False) -> list[Metric]:
-    """The metrics of an answer in their order, under so many reward definitions. of_sessions: whether the unit is the
+def metrics(rewards: int, *, per_session: bool = False) -> list[Metric]:
+    """The metrics of an answer in their order, under so many reward definitions. per_session: whether the unit is the
     session, which comes again under its own key, whoever it is."""
-    again = "units" if of_sessions else "recognised"
-    numbers = range(rewards)
+    denominator, numbers = "units" if per_session else "recognised", range(rewards)
     return [
         Metric(name="visits", numerator="visits", denominator="units", per_unit=True),
         Metric(name="active_days", numerator="active_days", denominator="units", per_unit=True),
-        Metric(name="retention", numerator="came_again", denominator=again, limits=(0.0, 1.0), per_unit=True),
+        Metric(name="retention", numerator="came_again", denominator=denominator, limits=(0.0, 1.0), per_unit=True),
         *(
             Metric(name=f"returned_{n}d", numerator=f"returned_{n}d", denominator=f"at_risk_{n}d", limits=(0.0, 1.0))
             for n in DAYS
         ),
         Metric(name="decisions_per_visit", numerator="decisions", denominator="visits_over"),
         Metric(name="minutes_per_visit", numerator="minutes", denominator="visits_over"),
-        *(_of_reward(n, "reward_per_visit", "visits") for n in numbers),
-        *(_of_reward(n, "reward_per_unit", "units") for n in numbers),
+        *(_reward_metric(n, "reward_per_visit", "visits") for n in numbers),
+        *(_reward_metric(n, "reward_per_unit", "units") for n in numbers),
     ]
 
 
@@ -91,11 +92,11 @@ def per_decision(number: int) -> list[Metric]:
     decisions, units = f"mature_decisions_{number}", f"mature_units_{number}"
     return [
         Metric(name="decisions_per_unit", numerator=decisions, denominator=units, reward=number, per_unit=True),
-        _of_reward(number, "reward_per_decision", "decisions"),
+        _reward_metric(number, "reward_per_decision", "decisions"),
     ]
 
 
-def _of_reward(number: int, name: str, denominator: str) -> Metric:
+def _reward_metric(number: int, name: str, denominator: str) -> Metric:
     return Metric(
         name=name, numerator=f"reward_{number}", denominator=f"mature_{denominator}_{number}", reward=number,
         limits=(-np.inf, np.inf), per_unit=denominator == "units",
@@ -119,40 +120,39 @@ class OutcomeSums:
         return OutcomeSums(groups=_merge(self.groups, other.groups), pairs=_merge(self.pairs, other.pairs))
 
 
-def _merge(sums: Mapping[Key, Any], others: Mapping[Key, Any]) -> dict[Key, Any]:
-    added = {key: value + others[key] if key in others else value for key, value in sums.items()}
-    return added | {key: value for key, value in others.items() if key not in sums}
+def _merge(sums: Mapping[Key, Any], addends: Mapping[Key, Any]) -> dict[Key, Any]:
+    added = {key: value + addends[key] if key in addends else value for key, value in sums.items()}
+    return added | {key: value for key, value in addends.items() if key not in sums}
 
 
 def fold(
-    units: UnitSums, wanted: Sequence[Metric], *, past: UnitSums | None = None, shared: bool = False
+    units: UnitSums, metrics: Sequence[Metric], *, past: UnitSums | None = None, shared: bool = False
 ) -> OutcomeSums:
     """The sums of a batch in which every unit is complete.
     past: the same units before their entry, all in group 0; shared: a unit can be in several groups."""
-    before = None if past is None else _aligned(past, units.unit)
-    of_group = {number: np.flatnonzero(units.group == number) for number in np.unique(units.group).tolist()}
-    groups = {
-        (number, metric): _sums(units, metric, rows, before) for number, rows in of_group.items() for metric in wanted
-    }
+    past_columns = None if past is None else _aligned(past, units.unit)
+    rows_by_group = {number: np.flatnonzero(units.group == number) for number in np.unique(units.group).tolist()}
+    keys = product(rows_by_group, metrics)
+    groups = {key: _sums(units, key[1], rows_by_group[key[0]], past_columns) for key in keys}
     pairs: dict[Key, Array] = {}
-    if shared and 0 in of_group:
-        first = units.take(of_group.pop(0))
-        for number, rows in of_group.items():
-            here, there = units.take(rows).columns, _aligned(first, units.unit[rows])
-            for metric in wanted:
+    if shared and 0 in rows_by_group:
+        first = units.take(rows_by_group.pop(0))
+        for number, rows in rows_by_group.items():
+            group_columns, first_columns = units.take(rows).columns, _aligned(first, units.unit[rows])
+            for metric in metrics:
                 names = (metric.numerator, metric.denominator)
-                sides = [np.stack([columns[name] for name in names]) for columns in (here, there)]
+                sides = [np.stack([columns[name] for name in names]) for columns in (group_columns, first_columns)]
                 pairs[number, metric] = sides[0] @ sides[1].T
     return OutcomeSums(groups=groups, pairs=pairs)
 
 
-def _sums(units: UnitSums, metric: Metric, rows: Ids, before: Mapping[str, Array] | None) -> Moments:
+def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str, Array] | None) -> Moments:
     """The sums of a metric over the rows that count for it."""
     rows = rows[units.columns[metric.denominator][rows] > 0]
     columns = [units.columns[metric.numerator][rows], units.columns[metric.denominator][rows]]
     names: tuple[str, ...] = comparison.COLUMNS
-    if before is not None:
-        columns += [before[metric.numerator][rows], before[metric.denominator][rows], np.ones(len(rows))]
+    if past_columns is not None:
+        columns += [past_columns[metric.numerator][rows], past_columns[metric.denominator][rows], np.ones(len(rows))]
         names = (*names, *PAST)
     return comparison.sums(*columns, unit=units.unit[rows], spanning=False, names=names)
 
@@ -211,13 +211,13 @@ class Outcomes:
         summary = self._summary(group, metric)
         return comparison.finish(summary if summary is not None else comparison.empty(spanning=False))
 
-    def rows(self, wanted: Sequence[Metric]) -> list[Outcome]:
+    def rows(self, metrics: Sequence[Metric]) -> list[Outcome]:
         """Every metric of every group."""
-        return [self._row(group, metric) for group in range(self.groups) for metric in wanted]
+        return [self._row(group, metric) for group in range(self.groups) for metric in metrics]
 
-    def differences(self, wanted: Sequence[Metric]) -> list[OutcomeDifference]:
+    def differences(self, metrics: Sequence[Metric]) -> list[OutcomeDifference]:
         """Every metric of every group but the first, less that of the first."""
-        return [self.difference(group, metric) for group in range(1, self.groups) for metric in wanted]
+        return [self.difference(group, metric) for group in range(1, self.groups) for metric in metrics]
 
     def difference(self, group: int, metric: Metric) -> OutcomeDifference:
         """A metric of a group less that of the first."""
@@ -240,11 +240,11 @@ class Outcomes:
 
     def differ(self, group: int, metric: Metric) -> bool:
         """Whether a group differs from the first one, with a false alarm in 1,000: by the p-value; where the units of
-        each are all the same, if there are seven or more (one split in 3,432 parts them so)."""
+        each are all the same, if there are enough of them."""
         difference, means = self.difference(group, metric), [self.mean(side, metric) for side in (group, 0)]
         if difference.p_value is None:
             parted = abs(difference.value or 0.0) > rounding(*(mean.value for mean in means))
-            return parted and min(mean.units for mean in means) > FEW
+            return parted and min(mean.units for mean in means) >= MIN_EQUAL_UNITS
         return difference.p_value < ALARM
 
     def _row(self, group: int, metric: Metric) -> Outcome:
@@ -269,9 +269,9 @@ class Outcomes:
                 return 0.0
             influence = np.array([1.0, -summary.total[0] / summary.total[1]])
             sides.append((influence, float(influence @ summary.moment @ influence)))
-        (here, square), (there, other) = sides
-        size = np.sqrt(square * other)
-        return float(np.clip(here @ products @ there / size, -1, 1)) if size > 0 else 0.0
+        (group_influence, group_square), (first_influence, first_square) = sides
+        size = np.sqrt(group_square * first_square)
+        return float(np.clip(group_influence @ products @ first_influence / size, -1, 1)) if size > 0 else 0.0
 
     # -- adjustment by the past --
 
@@ -290,7 +290,7 @@ class Outcomes:
         """Covariance of the metric with its past over the variance of the past, within groups, from all units."""
         pairs = [covariate.products for covariate in self._covariates.get(metric, {}).values()]
         variance = sum(past for _, past in pairs)
-        return sum(both for both, _ in pairs) / variance if variance > 0 else None
+        return sum(covariance for covariance, _ in pairs) / variance if variance > 0 else None
 
     @cached_property
     def _covariates(self) -> dict[Metric, dict[int, _Covariate]]:
@@ -299,11 +299,11 @@ class Outcomes:
             if (summary := sums.summary()).total[1] > 0:
                 summaries.setdefault(metric, {})[group] = summary
         covariates = {}
-        for metric, of_group in summaries.items():
+        for metric, by_group in summaries.items():
             # the ratio of the past, of all groups together: a unit's past counts by what it is above that
-            past = np.sum([summary.total[2:4] for summary in of_group.values()], axis=0)
+            past = np.sum([summary.total[2:4] for summary in by_group.values()], axis=0)
             ratio = 0.0 if metric.per_unit or not past[1] else float(past[0] / past[1])
-            covariates[metric] = {group: _Covariate(summary, ratio) for group, summary in of_group.items()}
+            covariates[metric] = {group: _Covariate(summary, ratio) for group, summary in by_group.items()}
         return covariates
 
 
@@ -326,9 +326,9 @@ def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Met
     alarm in 1,000."""
     sides = []
     for figures in (older, younger):
-        here, there = (figures.mean(side, metric) for side in (group, 0))
-        error, fewest = float(np.hypot(here.error, there.error)), min(here.units, there.units)
-        value = here.value - there.value
+        mean, first_mean = (figures.mean(side, metric) for side in (group, 0))
+        error, fewest = float(np.hypot(mean.error, first_mean.error)), min(mean.units, first_mean.units)
+        value = mean.value - first_mean.value
         sides.append(VariantMean(units=fewest, decisions=0, reward=np.nan, value=value, error=error))
     return comparison.difference(*sides, level=older.level).p_value < ALARM
 
@@ -365,8 +365,8 @@ class _Covariate:
     def adjusted(self, mean: VariantMean, theta: float) -> VariantMean:
         """R - theta K. Its error: that of R, by as much less as the delta method says."""
         influence, past = self._weights
-        plain, less = (self._square(weights) for weights in (influence, influence - theta * past))
-        error = mean.error * np.sqrt(less / plain) if plain > 0 else mean.error
+        plain, residual = (self._square(weights) for weights in (influence, influence - theta * past))
+        error = mean.error * np.sqrt(residual / plain) if plain > 0 else mean.error
         return replace(mean, value=mean.value - theta * self._past_mean, error=float(error))
 
     def _square(self, weights: Array) -> float:
@@ -389,7 +389,7 @@ def _columns(summary: ClusterSummary, names: tuple[str, ...]) -> ClusterSummary:
     """The summary of these columns alone, which are its first ones."""
     first = slice(len(names))
     return ClusterSummary(
-        columns=names, present=summary.present[first], total=summary.total[first], most=summary.most[first],
+        columns=names, present=summary.present[first], total=summary.total[first], largest=summary.largest[first],
         moment=summary.moment[first, first], absolute=summary.absolute[first], units=summary.units[:, first],
         blocks=summary.blocks,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from math import erfc, exp, isinf, lgamma, log, log1p, pi, sqrt
 
 _TERMS = 1_000  # of the continued fraction, at most
 _TINY, _CLOSE = 1e-300, 1e-15
-_MANY = 1_000  # degrees of freedom from which on a quantile is an expansion about the normal one
+_LARGE_FREEDOM = 1_000  # degrees of freedom from which on a quantile is an expansion about the normal one
 
 
 def t_below(value: float, freedom: float) -> float:
@@ -23,7 +23,7 @@ def t_quantile(probability: float, freedom: float) -> float:
     Source: Abramowitz & Stegun 1964, 26.7.5, for many degrees of freedom."""
     if probability > 0.5:
         return -t_quantile(1 - probability, freedom)
-    if freedom < _MANY:
+    if freedom < _LARGE_FREEDOM:
         peak = exp(lgamma((freedom + 1) / 2) - lgamma(freedom / 2)) / sqrt(freedom * pi)
         power = (freedom + 1) / 2
         return _solve(
@@ -53,12 +53,12 @@ def chi_square_above(value: float, freedom: int) -> float:
     return odd * erfc(sqrt(half)) + sum(exp(power * log(half) - half - lgamma(power + 1)) for power in powers)
 
 
-def _solve(below: Callable[[float], float], density: Callable[[float], float], probability: float) -> float:
-    """The value of 0 or less that `below` takes to a probability of 1/2 or less, by Newton's method: `below` is convex
-    there, so no step from 0 goes too far."""
+def _solve(distribution: Callable[[float], float], density: Callable[[float], float], probability: float) -> float:
+    """The quantile of a probability of 1/2 or less, by Newton's method: the distribution function is convex below 0,
+    so no step from 0 goes too far."""
     value, step = 0.0, 1.0
     while step > _CLOSE * abs(value):
-        step = (below(value) - probability) / density(value)
+        step = (distribution(value) - probability) / density(value)
         value -= max(step, 0.0)
     return value
 
@@ -72,20 +72,20 @@ def _beta(left: float, right: float, a: float, b: float) -> float:
     if x > (a + 1) / (a + b + 2):
         return 1 - _beta(right, left, b, a)
     front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) - a * log1p(right / left) - b * log1p(left / right)) / a
-    c, d = 1.0, 1 / _away(1 - (a + b) * x / (a + 1))
+    c, d = 1.0, 1 / _nonzero(1 - (a + b) * x / (a + 1))
     fraction = d
     for m in range(1, _TERMS):
         even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
         odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
         for term in (even, odd):
-            d = 1 / _away(1 + term * d)
-            c = _away(1 + term / c)
+            d = 1 / _nonzero(1 + term * d)
+            c = _nonzero(1 + term / c)
             fraction *= c * d
         if abs(c * d - 1) < _CLOSE:
             break
     return front * fraction
 
 
-def _away(value: float) -> float:
-    """The value, kept away from 0."""
+def _nonzero(value: float) -> float:
+    """The value, or the smallest divisor that is allowed where it is nearly 0."""
     return value if abs(value) > _TINY else _TINY

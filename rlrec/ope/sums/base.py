@@ -31,14 +31,14 @@ class ValueRange:
     """The least and the greatest of some values; the sum of two is the range of both."""
 
     least: float = np.inf
-    most: float = -np.inf
+    largest: float = -np.inf
 
     @classmethod
-    def of(cls, values: Array) -> ValueRange:
+    def from_values(cls, values: Array) -> ValueRange:
         return cls(float(values.min(initial=np.inf)), float(values.max(initial=-np.inf)))
 
     def __add__(self, other: ValueRange) -> ValueRange:
-        return ValueRange(min(self.least, other.least), max(self.most, other.most))
+        return ValueRange(min(self.least, other.least), max(self.largest, other.largest))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,16 +131,16 @@ class LogBatch(RewardColumns):
             np.divide(self.target, self.propensity, out=weight, where=self.usable)
         return np.minimum(weight, _HEAVIEST)
 
-    def where(self, rows: Flags | Ids) -> LogBatch:
+    def take(self, rows: Flags | Ids) -> LogBatch:
         """These rows, flagged or numbered, in that order."""
         return LogBatch(**{name: column[rows] for name, column in self.columns().items()})
 
 
-def require(name: str, column: Array, good: Flags, what: str) -> None:
+def require(name: str, column: Array, good: Flags, requirement: str) -> None:
     """Raises InputError that names the first row of a column which is not good."""
     if not good.all():
         row = int(np.argmin(good))
-        raise InputError(f"{name} of row {row} of the batch is {column[row]}; it must be {what}")
+        raise InputError(f"{name} of row {row} of the batch is {column[row]}; it must be {requirement}")
 
 
 class Smooth(Protocol):

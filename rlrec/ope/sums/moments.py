@@ -33,26 +33,26 @@ class BlockSums:
 
     present (c,): clusters in which a column is not 0
     moment (c, c): sum over clusters of the outer product of their sums
-    most (c,), absolute (c,): largest absolute value, and sum of absolute values, over clusters
+    largest (c,), absolute (c,): largest absolute value, and sum of absolute values, over clusters
     units (m, c): sums of the clusters, or of the 4,096 blocks of them"""
 
     present: Ids
     moment: Array
-    most: Array
+    largest: Array
     absolute: Array
     units: Array
 
     def __add__(self, other: BlockSums) -> BlockSums:
         return BlockSums(
             present=self.present + other.present, moment=self.moment + other.moment,
-            most=np.maximum(self.most, other.most), absolute=self.absolute + other.absolute,
+            largest=np.maximum(self.largest, other.largest), absolute=self.absolute + other.absolute,
             units=self.units + other.units,
         )  # fmt: skip
 
     def scaled(self, factor: Array) -> BlockSums:
         """The sums with each column multiplied by a factor above 0, (c,)."""
         return BlockSums(
-            present=self.present, moment=self.moment * np.outer(factor, factor), most=self.most * factor,
+            present=self.present, moment=self.moment * np.outer(factor, factor), largest=self.largest * factor,
             absolute=self.absolute * factor, units=self.units * factor,
         )  # fmt: skip
 
@@ -72,13 +72,13 @@ class ClusterSummary(BlockSums):
         """Index of each of these columns."""
         return [self.columns.index(name) for name in columns]
 
-    def under(self, prefix: str) -> ClusterSummary:
+    def with_prefix(self, prefix: str) -> ClusterSummary:
         """The columns whose names begin with a prefix, by what follows it."""
         names = tuple(name for name in self.columns if name.startswith(prefix))
         index = self.index(names)
         return ClusterSummary(
             columns=tuple(name.removeprefix(prefix) for name in names), present=self.present[index],
-            total=self.total[index], moment=self.moment[np.ix_(index, index)], most=self.most[index],
+            total=self.total[index], moment=self.moment[np.ix_(index, index)], largest=self.largest[index],
             absolute=self.absolute[index], units=self.units[:, index], blocks=self.blocks,
         )  # fmt: skip
 
@@ -120,7 +120,7 @@ class _Clusters:
         units = [np.bincount(block, weights=column, minlength=BLOCKS) for column in self.sums.T]
         return BlockSums(
             present=np.count_nonzero(self.sums, axis=0).astype(np.int64), moment=moment,
-            most=size.max(axis=0, initial=0.0), absolute=size.sum(axis=0), units=np.column_stack(units),
+            largest=size.max(axis=0, initial=0.0), absolute=size.sum(axis=0), units=np.column_stack(units),
         )  # fmt: skip
 
 
@@ -159,20 +159,20 @@ class Moments(Sums):
         return summary
 
 
-def aligned(many: Sequence[Moments]) -> list[ClusterSummary]:
+def aligned(groups: Sequence[Moments]) -> list[ClusterSummary]:
     """Summaries whose units are the same clusters, or the same blocks, in the same order: a bootstrap that draws from
     all of them draws the same ones for each. A cluster has zeros where it has no row."""
-    of_each, units = [each._clusters for each in many], list[Array]()
-    clusters = [each for each in of_each if isinstance(each, _Clusters)]
-    digests = np.unique(np.concatenate([each.digests for each in clusters])) if clusters else np.empty(0, np.int64)
-    if len(clusters) == len(of_each) and len(digests) <= BLOCKS:
-        for each in clusters:
-            rows = np.zeros((len(digests), each.sums.shape[1]))
-            rows[np.searchsorted(digests, each.digests)] = each.sums
+    group_sums, units = [group._clusters for group in groups], list[Array]()
+    clusters = [sums for sums in group_sums if isinstance(sums, _Clusters)]
+    digests = np.unique(np.concatenate([sums.digests for sums in clusters])) if clusters else np.empty(0, np.int64)
+    if len(clusters) == len(group_sums) and len(digests) <= BLOCKS:
+        for sums in clusters:
+            rows = np.zeros((len(digests), sums.sums.shape[1]))
+            rows[np.searchsorted(digests, sums.digests)] = sums.sums
             units.append(rows)
     else:
-        units = [_blocks(each).units for each in of_each]
-    return [replace(each.summary(), units=rows, blocks=True) for each, rows in zip(many, units, strict=True)]
+        units = [_blocks(sums).units for sums in group_sums]
+    return [replace(group.summary(), units=rows, blocks=True) for group, rows in zip(groups, units, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,8 +192,8 @@ class Steps:
         if (self.columns, self.sums.shape[1:]) != (other.columns, other.sums.shape[1:]):
             raise ValueError("sums of different estimators or horizons do not add up")
         first, second = (self, other) if self.blocks == other.blocks else (self._by_block(), other._by_block())
-        both = _Clusters(first.digests, first.sums) + _Clusters(second.digests, second.sums)
-        added = Steps(self.columns, both.digests, both.sums, first.blocks)
+        merged = _Clusters(first.digests, first.sums) + _Clusters(second.digests, second.sums)
+        added = Steps(self.columns, merged.digests, merged.sums, first.blocks)
         return added if added.blocks or len(added.digests) <= BLOCKS else added._by_block()
 
     def scaled(self, factor: float) -> Steps:
@@ -208,10 +208,11 @@ class Steps:
         return Steps(self.columns, np.arange(BLOCKS), sums, blocks=True)
 
 
-def steps(columns: Mapping[str, Array], held: Array, *, cluster: Ids, length: Ids, horizon: int) -> Steps:
+def steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids, length: Ids, horizon: int) -> Steps:
     """Sums of one batch of visits at every step.
-    columns: by name, (n,) of every decision, 0 after a visit's end; held (n,): has its last value after it. Decisions
-    lie visit by visit, in the order of their steps; cluster, length (s,): of every visit, at most `horizon`."""
+    columns: by name, (n,) of every decision, 0 after a visit's end; held_column (n,): has its last value after it.
+    Decisions lie visit by visit, in the order of their steps; cluster, length (s,): of every visit, at most `horizon`.
+    """
     # the units that are summed over: clusters, or blocks of them
     digests, unit = np.unique(cluster, return_inverse=True)
     blocks = len(digests) > BLOCKS
@@ -219,14 +220,14 @@ def steps(columns: Mapping[str, Array], held: Array, *, cluster: Ids, length: Id
         digests, unit = np.arange(BLOCKS), block_of(cluster)
     # the cell (unit, step) of every decision
     end = np.cumsum(length) - 1
-    step = np.arange(len(held)) - np.repeat(end - length + 1, length)
+    step = np.arange(len(held_column)) - np.repeat(end - length + 1, length)
     cell, shape = np.repeat(unit, length) * horizon + step, (len(digests), horizon)
     # the sums of every column
     sums = np.empty((len(digests), len(columns) + 1, horizon))
-    for number, column in enumerate([*columns.values(), held]):
+    for number, column in enumerate([*columns.values(), held_column]):
         sums[:, number] = _sum_cells(cell, column, shape)
     # the held values of visits that have ended
-    sums[:, -1, 1:] += np.cumsum(_sum_cells(cell[end], held[end], shape), axis=1)[:, :-1]
+    sums[:, -1, 1:] += np.cumsum(_sum_cells(cell[end], held_column[end], shape), axis=1)[:, :-1]
     return Steps(tuple(columns), digests, sums, blocks)
 
 

@@ -15,31 +15,31 @@ from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
 
 DAYS = (1, 7, 28)  # in which a person may return
 DAY, MINUTE = 86_400_000_000, 60_000_000
-NEVER = 2**62
-SEVERAL = ("several_of_unit", "several_of_visit")  # columns that say where the log may lack decisions
+FAR_FUTURE = 2**62
+SAMPLED_FLAGS = ("several_of_unit", "several_of_visit")  # columns that say where the log may lack decisions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Visits:
     """All visits of some persons, (v,) each.
 
-    person, unit: digests; started_at, ended_at; over: whether it has ended; recognised: whether the person would be
+    person, unit: digests; started_at, ended_at; is_over: whether it has ended; recognised: whether the person would be
     recognised under another session key (None: all are)"""
 
     person: Ids
     unit: Ids
     started_at: Ids
     ended_at: Ids
-    over: Flags
+    is_over: Flags
     recognised: Flags | None = None
 
     @cached_property
     def next_start(self) -> Ids:
-        """When the person's first visit after the end of each began; NEVER where there is none."""
-        after = np.searchsorted(self._starts, self._key(self._code, self.ended_at), side="right")
-        started_at = np.append(self.started_at[self._order], NEVER)[after]
-        same = np.append(self._code[self._order], -1)[after] == self._code
-        return np.where(same, started_at, NEVER)
+        """When the person's first visit after the end of each began; FAR_FUTURE where there is none."""
+        next_index = np.searchsorted(self._starts, self._key(self._code, self.ended_at), side="right")
+        started_at = np.append(self.started_at[self._order], FAR_FUTURE)[next_index]
+        same_person = np.append(self._code[self._order], -1)[next_index] == self._code
+        return np.where(same_person, started_at, FAR_FUTURE)
 
     def begun_before(self, visit: Ids, at: Ids) -> Ids:
         """How many visits the person of each of these visits had begun before a time, (m,)."""
@@ -55,7 +55,7 @@ class Visits:
 
     @cached_property
     def _times(self) -> Ids:
-        return np.unique(np.concatenate([[-NEVER], self.started_at, self.ended_at]))
+        return np.unique(np.concatenate([[-FAR_FUTURE], self.started_at, self.ended_at]))
 
     def _key(self, code: Ids, at: Ids) -> Ids:
         return code * len(self._times) + np.searchsorted(self._times, at, side="right") - 1
@@ -84,8 +84,8 @@ class ServedDecisions:
     keep: Array | None = None
 
     @classmethod
-    def none(cls, rewards: int) -> ServedDecisions:
-        """No decision, under so many reward definitions."""
+    def empty(cls, rewards: int) -> ServedDecisions:
+        """A log without a decision, under so many reward definitions."""
         ids, columns = np.empty(0, np.int64), [np.empty(0)] * rewards
         return cls(visit=ids, group=ids, at=ids, rewards=columns, mature=[column > 0 for column in columns])
 
@@ -102,7 +102,7 @@ class UnitSums:
     """Sums of units in groups, (m,) each, by group and digest; a unit has a row in every group that served it.
 
     unit: digest; group: number; entry: when the group's first decision of it was; visit: index of the visit that it
-    was in; columns: of numerators and denominators, and units and visits of SEVERAL decisions that had to be kept
+    was in; columns: of numerators and denominators, and units and visits of SAMPLED_FLAGS decisions that had to be kept
 
     Where the log dropped decisions, each counts 1 / keep times; so does a visit or a unit, with the probability that
     one of its decisions in the log was kept: exact where it has a single one, or one that was certain."""
@@ -130,17 +130,17 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> 
     # stays: the visits of each group, as far as it served them
     first, stay = distinct(decisions.group, decisions.visit)
     group, visit, n = decisions.group[first], decisions.visit[first], len(first)
-    begun, ended = np.full(n, NEVER), np.full(n, -NEVER)
+    begun, ended = np.full(n, FAR_FUTURE), np.full(n, -FAR_FUTURE)
     np.minimum.at(begun, stay, decisions.at)
     np.maximum.at(ended, stay, decisions.at)
     # rows: units of each group
     unit = visits.unit[visit]
     first, row = distinct(group, np.unique(unit, return_inverse=True)[1].reshape(-1))
-    entry = np.full(len(first), NEVER)
+    entry = np.full(len(first), FAR_FUTURE)
     np.minimum.at(entry, row, begun)
-    into = np.flatnonzero(begun == entry[row])
+    entry_rows = np.flatnonzero(begun == entry[row])
     entered = np.zeros(len(first), np.int64)
-    entered[row[into]] = visit[into]
+    entered[row[entry_rows]] = visit[entry_rows]
 
     def add(values: Array | Flags) -> Array:
         return _sums(row, values, len(first))
@@ -149,8 +149,8 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> 
     keep = np.ones(len(stay)) if decisions.keep is None else decisions.keep
     count, stays, units = 1 / keep, 1 / _inclusion(stay, keep, n), 1 / _inclusion(row[stay], keep, len(first))
     dropping = _sums(row[stay], keep < 1, len(first)) > 0
-    several = _sums(row[stay], np.ones(len(stay)), len(first)) > 1, add(_sums(stay, np.ones(len(stay)), n) > 1) > 0
-    over = visits.over[visit] & (visits.ended_at[visit] <= _at(now, visit))
+    has_several = _sums(row[stay], np.ones(len(stay)), len(first)) > 1, add(_sums(stay, np.ones(len(stay)), n) > 1) > 0
+    is_over = visits.is_over[visit] & (visits.ended_at[visit] <= _at(now, visit))
     recognised = np.ones(n, np.bool_) if visits.recognised is None else visits.recognised[visit]
     columns = {
         "units": units,
@@ -158,24 +158,24 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> 
         "visits": add(stays),
         "came_again": np.where(add(np.ones(n)) > 1, units, 0.0),
         "active_days": _days(row[stay], decisions.at, len(first)) * units,
-        "visits_over": add(over * stays),
-        "decisions": add(over * _sums(stay, count, n)),
-        "minutes": add(over * stays * (ended - begun) / MINUTE),
-        **{name: (dropping & flags).astype(np.float64) for name, flags in zip(SEVERAL, several, strict=True)},
+        "visits_over": add(is_over * stays),
+        "decisions": add(is_over * _sums(stay, count, n)),
+        "minutes": add(is_over * stays * (ended - begun) / MINUTE),
+        **{name: (dropping & flag).astype(np.float64) for name, flag in zip(SAMPLED_FLAGS, has_several, strict=True)},
     }
     # returns: of visits whose window is over
     gap = visits.next_start[visit] - visits.ended_at[visit]
     for days in DAYS:
-        at_risk = over & recognised & (visits.ended_at[visit] + days * DAY < _at(now, visit))
+        at_risk = is_over & recognised & (visits.ended_at[visit] + days * DAY < _at(now, visit))
         returned = at_risk & (gap <= days * DAY)
         columns |= {f"at_risk_{days}d": add(at_risk * stays), f"returned_{days}d": add(returned * stays)}
     # rewards: of mature decisions
     for number, (reward, mature) in enumerate(zip(decisions.rewards, decisions.mature, strict=True)):
-        of_stay = _sums(stay, mature * count, n)
+        mature_count = _sums(stay, mature * count, n)
         columns |= {
             f"reward_{number}": add(_sums(stay, np.where(mature, reward * count, 0.0), n)),
-            f"mature_decisions_{number}": add(of_stay),
-            f"mature_visits_{number}": add((of_stay > 0) * stays),
+            f"mature_decisions_{number}": add(mature_count),
+            f"mature_visits_{number}": add((mature_count > 0) * stays),
         }
         columns[f"mature_units_{number}"] = np.where(columns[f"mature_decisions_{number}"] > 0, units, 0.0)
     return UnitSums(unit=unit[first], group=group[first], entry=entry, visit=entered, columns=columns)

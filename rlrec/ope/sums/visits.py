@@ -64,14 +64,14 @@ class VisitBatch(RewardColumns):
         """Decisions of every visit, (s,)."""
         return np.diff(self.start)
 
-    def where(self, visits: Flags | Ids) -> Self:
+    def take(self, visits: Flags | Ids) -> Self:
         """These visits, flagged or numbered, in that order; `left_out` is 0."""
-        chosen = np.arange(len(self))[visits]
+        index = np.arange(len(self))[visits]
         # the decisions of the visits, visit by visit
-        length = self.length[chosen]
-        rows = piece_rows(self.start[chosen], length)
+        length = self.length[index]
+        rows = piece_rows(self.start[index], length)
         # every column at these visits or decisions
-        selected = {name: column[chosen if name in self.by_visit else rows] for name, column in self.columns().items()}
+        selected = {name: column[index if name in self.by_visit else rows] for name, column in self.columns().items()}
         return type(self)(start=offsets(length), **selected)
 
 
@@ -118,10 +118,10 @@ class Course:
     def correction(self) -> Array:
         """gamma^t w_t (r_t + gamma V_{t+1} - Q_t): the weighted error of the model. V after the end is `at_end`."""
         predicted, expected = self._model
-        after = np.zeros(len(expected))
-        after[:-1] = expected[1:]
-        after[self._last] = self.at_end
-        return self.discount * self.ratio * (self.batch.reward + self.gamma * after - predicted)
+        next_value = np.zeros(len(expected))
+        next_value[:-1] = expected[1:]
+        next_value[self._last] = self.at_end
+        return self.discount * self.ratio * (self.batch.reward + self.gamma * next_value - predicted)
 
     @property
     def at_end(self) -> Array | float:
@@ -142,7 +142,7 @@ class Course:
 
     @cached_property
     def rows(self) -> Array:
-        """1."""
+        """1 for every visit."""
         return np.ones(len(self.batch))
 
     @cached_property
@@ -195,7 +195,7 @@ class Course:
         return np.exp(np.where(logs < np.log(HEAVIEST), logs, np.inf))
 
     @cached_property
-    def most(self) -> Array:
+    def max_weight(self) -> Array:
         """Largest w_t of the visit."""
         return np.maximum.reduceat(self.ratio, self.batch.start[:-1]) if len(self.batch) else np.empty(0)
 

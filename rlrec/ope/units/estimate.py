@@ -107,7 +107,7 @@ class FinishOptions:
     reward_range: (low, high) of one reward, infinite where there is no clip
     greedy: the target was judged without its exploration, for the report
     extra_reasons: words of `verdicts.REASONS` that only the caller can know (`in-sample`, `logging-states`)
-    chosen: the rows were picked by what the logger chose, so that their mean weight need not be 1
+    selected_rows: the rows were picked by what the logger chose, so that their mean weight need not be 1
     seed, replicates: of the bootstrap"""
 
     interval: str = "bootstrap-t"
@@ -116,7 +116,7 @@ class FinishOptions:
     reward_range: Bounds = ANY_REWARD
     greedy: bool = False
     extra_reasons: tuple[str, ...] = ()
-    chosen: bool = False
+    selected_rows: bool = False
     seed: int = 0
     replicates: int = intervals.REPLICATES
 
@@ -207,31 +207,31 @@ class EstimatorFold:
         value, error = intervals.value_and_error(self.estimator, total, moment, self.clusters)
         return float(value), float(error)
 
-    def bounds(self, options: FinishOptions, drawn: Replicates | None) -> Bounds:
-        """The interval, infinite where it is unknown. drawn: the bootstrap, for bootstrap-t."""
+    def bounds(self, options: FinishOptions, bootstrap: Replicates | None) -> Bounds:
+        """The interval, infinite where it is unknown; `bootstrap` is None unless it is bootstrap-t."""
         value, error = self.value_and_error
         if not self.estimator.intervals or not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN
         if options.interval == "cressie-read":
             return self._cressie_read(options)
-        if drawn is None:
+        if bootstrap is None:
             return intervals.normal(value, error, options.level)
-        low, high = intervals.bootstrap_t(self.estimator, drawn, columns=self.columns, level=options.level)
+        low, high = intervals.bootstrap_t(self.estimator, bootstrap, columns=self.columns, level=options.level)
         if not (self.weights.largest > HEAVY and self.estimator.widens):
             return low, high
-        below, above = self._cressie_read(options)
-        return min(low, below if below > -np.inf else low), max(high, above if above < np.inf else high)
+        cr_low, cr_high = self._cressie_read(options)
+        return min(low, cr_low if cr_low > -np.inf else low), max(high, cr_high if cr_high < np.inf else high)
 
     def _cressie_read(self, options: FinishOptions) -> Bounds:
         """Bounds over clusters with w = A / mbar and r = B / A: A, B sums of weights and weighted rewards, mbar mean
         rows per cluster. Where a model is corrected, r is its error: B is a cluster's estimate, less the value for
         each row, so that what a missing cluster adds to it is the worst error the model could make."""
         rows, weight, reward = self.summary.index(("rows", "weight", self.estimator.columns[0]))
-        total, moment, most = self.summary.total, self.summary.moment, self.summary.most
+        total, moment, largest_sum = self.summary.total, self.summary.moment, self.summary.largest
         mbar, (least, largest), value = total[rows] / self.clusters, options.reward_range, 0.0
         if self.predictions is not None and self.estimator.modelled:
             value = self.value_and_error[0]
-            least, largest = least - self.predictions.most, largest - self.predictions.least
+            least, largest = least - self.predictions.largest, largest - self.predictions.least
         centred = moment[reward, reward] - 2 * value * moment[rows, reward] + value**2 * moment[rows, rows]
         sums = WeightSums(
             n=self.clusters, w=float(total[weight] / mbar), wr=float((total[reward] - value * total[rows]) / mbar),
@@ -239,18 +239,18 @@ class EstimatorFold:
             w2r=float((moment[weight, reward] - value * moment[weight, rows]) / mbar**2),
             w2r2=float(centred / mbar**2),
         )  # fmt: skip
-        bound = float(max(self.weights.bound * most[rows], most[weight]) / mbar)
+        bound = float(max(self.weights.bound * largest_sum[rows], largest_sum[weight]) / mbar)
         low, high = intervals.cressie_read(sums, largest=bound, reward=(least, largest), level=options.level)
         return value + low, value + high
 
-    def estimate(self, options: FinishOptions, drawn: Replicates | None, *, together: Bounds | None = None) -> Estimate:
-        """The estimate as reported. together: its bounds, where those of several groups hold together."""
-        of_interval = self.bounds(options, drawn) if together is None else together
-        lower, upper, bound_reasons = _report(of_interval, self.estimator, options)
+    def estimate(self, options: FinishOptions, bootstrap: Replicates | None, joint: Bounds | None = None) -> Estimate:
+        """The estimate as reported. joint: its bounds, where those of several groups hold with one probability."""
+        interval = self.bounds(options, bootstrap) if joint is None else joint
+        lower, upper, bound_reasons = _report(interval, self.estimator, options)
         bound_reasons = [] if self._is_constant else bound_reasons
         (value, error), bias = self.value_and_error, self._bias_bound(options.reward_range)
         weights, diagnosis = self.weights, self.diagnosis
-        if options.chosen:
+        if options.selected_rows:
             diagnosis = replace(diagnosis, mean_weight_z=None, mean_weight_upper=None)
         extra = (*options.extra_reasons, *bound_reasons, *self._notes(bias))
         verdict, reasons = verdicts.verdict(diagnosis, extra=extra)
@@ -266,8 +266,8 @@ class EstimatorFold:
             reasons=reasons, bias_bound=bias, k_hat=diagnosis.k_hat, cluster_share=diagnosis.cluster_share,
             nonzero=diagnosis.nonzero, reward_share=diagnosis.reward_share,
             mean_weight_z=finite_or_none(diagnosis.mean_weight_z), left_out=weights.left_out,
-            safe_lower=None if lower is None or bias is None else lower - bias, simultaneous=together is not None,
-            served=finite_or_none(weights.served), **self._lift(of_interval, options),
+            safe_lower=None if lower is None or bias is None else lower - bias, simultaneous=joint is not None,
+            served=finite_or_none(weights.served), **self._lift(interval, options),
         )  # fmt: skip
 
     @cached_property
@@ -297,8 +297,8 @@ class EstimatorFold:
         total, moment = self.summary.total[columns], self.summary.moment[np.ix_(columns, columns)]
         n = int(self.summary.present[columns[1]])
         mean, error = (float(figure) for figure in intervals.value_and_error(Ratio(), total, moment, n))
-        off = mean - 1 if abs(mean - 1) > NEGLIGIBLE else 0.0
-        z = off / error if error > 0 else np.copysign(np.inf, off) if off else 0.0
+        deviation = mean - 1 if abs(mean - 1) > NEGLIGIBLE else 0.0
+        z = deviation / error if error > 0 else np.copysign(np.inf, deviation) if deviation else 0.0
         return finite_or_none(mean), z if n > 1 else None, finite_or_none(mean + 3 * error) if n > 1 else None
 
     @cached_property
@@ -306,7 +306,7 @@ class EstimatorFold:
         """Largest share of one cluster in the sum of absolute contributions."""
         contribution = self.columns[0]
         with np.errstate(all="ignore"):
-            return finite_or_none(self.summary.most[contribution] / self.summary.absolute[contribution])
+            return finite_or_none(self.summary.largest[contribution] / self.summary.absolute[contribution])
 
     def _bias_bound(self, reward_range: Bounds) -> float | None:
         """mean |weight - weight used| x the largest error of a reward: the width of its range, or more where a reward
@@ -318,14 +318,14 @@ class EstimatorFold:
         low, high = reward_range
         largest_error = high - low
         if self.predictions is not None and self.estimator.modelled:
-            largest_error = max(largest_error, high - self.predictions.least, self.predictions.most - low)
+            largest_error = max(largest_error, high - self.predictions.least, self.predictions.largest - low)
         return finite_or_none(self.distorted / self.weights.counted * largest_error)
 
     @property
     def _is_constant(self) -> bool:
         """Whether there are rewards, and an estimate without any error: all clusters say the same."""
-        some = self.diagnosis.nonzero >= verdicts.LEAST_REWARDS and bool(self.estimator.intervals)
-        return some and self.value_and_error[1] == 0
+        has_rewards = self.diagnosis.nonzero >= verdicts.LEAST_REWARDS and bool(self.estimator.intervals)
+        return has_rewards and self.value_and_error[1] == 0
 
     def _notes(self, bias: float | None) -> list[str]:
         error = self.value_and_error[1]
@@ -341,17 +341,17 @@ def earned_by_unit(batch: RewardColumns, reward: Array, used: Array) -> Steps:
     """Rewards as they were logged, and numbers of rows, per cluster or block: they add up, in the order of the units of
     `ClusterSummary`, and never take more than 4,096 rows. reward (n,); used (n,): 1 for rows that are weighed, else
     0."""
-    columns, once = {"earned": batch.counted(np.where(used > 0, reward, 0.0))}, np.ones(len(used), np.int64)
-    return steps(columns, batch.counted(used), cluster=batch.cluster, length=once, horizon=1)
+    columns, length = {"earned": batch.counted(np.where(used > 0, reward, 0.0))}, np.ones(len(used), np.int64)
+    return steps(columns, batch.counted(used), cluster=batch.cluster, length=length, horizon=1)
 
 
-def widened(estimate: Estimate, replicas: Sequence[Estimate], *, within: Bounds) -> Estimate:
+def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds) -> Estimate:
     """The estimate with the error of a simulation that its rows share, and that clusters do not show. replicas: the
-    same estimate by equal parts of the simulated pages, whose mean varies by their variance over their number; within:
+    same estimate by equal parts of the simulated pages, whose mean varies by their variance over their number; limits:
     where bounds are cut."""
     if len(replicas) < 2 or estimate.value is None or not estimate.std_error:
         return estimate
-    wider = _stretched(estimate, replicas, ("value", "std_error", "lower", "upper"), within)
+    wider = _stretched(estimate, replicas, ("value", "std_error", "lower", "upper"), limits)
     if wider.lower is not None and wider.bias_bound is not None:
         wider = replace(wider, safe_lower=wider.lower - wider.bias_bound)
     if estimate.lift is None or not estimate.lift_std_error:
@@ -359,13 +359,13 @@ def widened(estimate: Estimate, replicas: Sequence[Estimate], *, within: Bounds)
     return _stretched(wider, replicas, ("lift", "lift_std_error", "lift_lower", "lift_upper"), ANY_REWARD)
 
 
-def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence[str], within: Bounds) -> Estimate:
+def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence[str], limits: Bounds) -> Estimate:
     """The estimate with a wider error and wider bounds of a figure, cut at a range; names: of these."""
     value, error, *bounds = (getattr(estimate, name) for name in names)
     low, high = (np.nan if bound is None else bound for bound in bounds)
     values = [value for replica in replicas if (value := getattr(replica, names[0])) is not None]
     error, reached = intervals.stretched(value, error, (low, high), values)
-    cut = (finite_or_none(min(max(bound, within[0]), within[1])) for bound in reached)
+    cut = (finite_or_none(min(max(bound, limits[0]), limits[1])) for bound in reached)
     changed: dict[str, Any] = dict(zip(names[1:], (error, *cut), strict=True))
     return replace(estimate, **changed)
 

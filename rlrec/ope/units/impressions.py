@@ -66,19 +66,20 @@ class ImpressionFold:
             if not terms.keys() >= set(estimator.columns):
                 terms.update(zip(estimator.columns, estimator.terms(batch).T, strict=True))
         matrix = batch.counted(np.column_stack([terms[name] for name in self.columns]))
-        distortions = [each.distortion(batch) if each.biased else np.zeros(0) for each in self.estimators.values()]
+        kinds = self.estimators.values()
+        distorted = [batch.counted(kind.distortion(batch)).sum() if kind.biased else 0.0 for kind in kinds]
         return ImpressionPartial(
             moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning),
             diagnostics.weights(batch),
             earned_by_unit(batch, batch.reward, used),
-            np.array([(batch.counted(each) if len(each) else each).sum() for each in distortions]),
-            None if batch.predicted is None else ValueRange.of(batch.predicted),
+            np.array(distorted),
+            None if batch.predicted is None else ValueRange.from_values(batch.predicted),
         )
 
     @property
     def most_loggers(self) -> int:
         """How many loggers can be weighed."""
-        return strata.MOST
+        return strata.MAX_LOGGERS
 
     def spreads(self, partials: Sequence[ImpressionPartial]) -> list[WeightSpread]:
         """How far the weights of each spread, over clusters."""
@@ -86,7 +87,7 @@ class ImpressionFold:
 
     def scaled(self, partial: ImpressionPartial, factor: Array) -> ImpressionPartial:
         """The sums of rows that count `factor` times, (1,), for all estimators that weigh."""
-        unweighted = {name for each in self.estimators.values() if not each.weighted for name in each.columns}
+        unweighted = {name for kind in self.estimators.values() if not kind.weighted for name in kind.columns}
         by_column = np.where([name in unweighted for name in self.columns], 1.0, factor)
         (times,) = factor.tolist()
         return ImpressionPartial(
@@ -102,10 +103,10 @@ class ImpressionFold:
         """One estimate for each estimator, in their order.
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
         intervals.check(options.interval, options.level, estimators=self.estimators)
-        at_end, drawn = self.at_ends(partial), None
+        at_end, bootstrap = self.at_ends(partial), None
         if options.interval == "bootstrap-t" and any(estimator.intervals for estimator in self.estimators.values()):
-            drawn = intervals.replicates(at_end[0].summary, seed=options.seed, number=options.replicates)
-        return [self._estimate(each, options, drawn) for each in at_end]
+            bootstrap = intervals.replicates(at_end[0].summary, seed=options.seed, number=options.replicates)
+        return [self._estimate(fold, options, bootstrap) for fold in at_end]
 
     def finish_together(self, groups: Sequence[tuple[ImpressionPartial, FinishOptions]]) -> list[list[Estimate]]:
         """The estimates of several groups of one log, each as of `finish`, with intervals that hold together: max-t
@@ -115,33 +116,33 @@ class ImpressionFold:
             return [self.finish(partial, options) for partial, options in groups]
         usual = groups[0][1]
         intervals.check(usual.interval, usual.level, estimators=self.estimators)
-        at_end, drawn = [self.at_ends(partial) for partial, _ in groups], list[Replicates]()
+        at_end, bootstraps = [self.at_ends(partial) for partial, _ in groups], list[Replicates]()
         if usual.interval == "bootstrap-t":
             units = aligned([partial.moments for partial, _ in groups])
-            drawn = [intervals.replicates(each, seed=usual.seed, number=usual.replicates) for each in units]
+            bootstraps = [intervals.replicates(summary, seed=usual.seed, number=usual.replicates) for summary in units]
         each_level = 1 - (1 - usual.level) / len(groups)
         by_estimator = []
-        for of_groups in zip(*at_end, strict=True):  # one estimator in every group
-            first, bounds = of_groups[0], [UNKNOWN] * len(groups)
-            if first.estimator.intervals and drawn:
-                bounds = intervals.simultaneous(first.estimator, drawn, columns=first.columns, level=usual.level)
+        for folds in zip(*at_end, strict=True):  # one estimator in every group
+            first, bounds = folds[0], [UNKNOWN] * len(groups)
+            if first.estimator.intervals and bootstraps:
+                bounds = intervals.simultaneous(first.estimator, bootstraps, columns=first.columns, level=usual.level)
             elif first.estimator.intervals:
-                options = [replace(each, level=each_level) for _, each in groups]
-                bounds = [each.bounds(its, None) for each, its in zip(of_groups, options, strict=True)]
+                options = [replace(group_options, level=each_level) for _, group_options in groups]
+                bounds = [fold.bounds(fold_options, None) for fold, fold_options in zip(folds, options, strict=True)]
             by_estimator.append([
-                self._estimate(each, options, None, together=of_group)
-                for each, of_group, (_, options) in zip(of_groups, bounds, groups, strict=True)
+                self._estimate(fold, options, None, joint=fold_bounds)
+                for fold, fold_bounds, (_, options) in zip(folds, bounds, groups, strict=True)
             ])  # fmt: skip
-        return [list(of_group) for of_group in zip(*by_estimator, strict=True)]
+        return [list(estimates) for estimates in zip(*by_estimator, strict=True)]
 
     def _estimate(
-        self, at_end: EstimatorFold, options: FinishOptions, drawn: Replicates | None, together: Bounds | None = None
+        self, at_end: EstimatorFold, options: FinishOptions, bootstrap: Replicates | None, joint: Bounds | None = None
     ) -> Estimate:
         """The estimate of one estimator, and the curve that its reward model rests on."""
         if self.curve is None or not at_end.estimator.modelled:
-            return at_end.estimate(options, drawn, together=together)
+            return at_end.estimate(options, bootstrap, joint)
         options = replace(options, extra_reasons=(*options.extra_reasons, "position-model"))
-        estimate = at_end.estimate(options, drawn, together=together)
+        estimate = at_end.estimate(options, bootstrap, joint)
         return replace(estimate, curve=self.curve.name, curve_age_days=self.curve.age_days)
 
     def at_ends(self, partial: ImpressionPartial) -> list[EstimatorFold]:

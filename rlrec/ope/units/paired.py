@@ -27,8 +27,8 @@ from rlrec.ope.units.sessions import SessionPartial, at_end
 
 ALPHA = 0.05  # probability that any candidate of a year passes a gate though it is no better
 
-# The fewest replicates beyond a quantile of the bootstrap: with fewer it is mostly noise.
-_BEYOND = 20
+# Replicates beyond a quantile of the bootstrap: with fewer the quantile is mostly noise.
+_MIN_TAIL_REPLICATES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,11 @@ def gate_alpha(candidate: int) -> float:
 
 
 def difference(
-    partial: SessionPartial, against: SessionPartial, *, estimator: SessionEstimator, **options: Any
+    partial: SessionPartial, baseline: SessionPartial, *, estimator: SessionEstimator, **options: Any
 ) -> PairedDifference:
-    """`partial` minus `against`: one `SessionFold` over the same visits for two targets. options: of `compare`"""
+    """`partial` minus `baseline`, of one `SessionFold` over the same visits. options: of `compare`"""
     ours, theirs = (
-        at_end(side, estimator, label=estimator.name, summary=side.moments.summary()) for side in (partial, against)
+        at_end(side, estimator, label=estimator.name, summary=side.moments.summary()) for side in (partial, baseline)
     )
     return compare(ours, theirs, **options)
 
@@ -83,16 +83,16 @@ def compare(
     (rows,) = ours.summary.index(("rows",))
     if any(not np.array_equal(ours.summary.units[:, rows], fold.summary.units[:, rows]) for fold in folds):
         raise ValueError("the two targets were not estimated on the same rows")
-    units, of_difference = _sides(ours, theirs, measure)
-    sample, ess = _bootstrap(units, of_difference, seed, replicates), min(fold.diagnosis.ess or 0.0 for fold in folds)
+    units, contrast = _sides(ours, theirs, measure)
+    sample, ess = _bootstrap(units, contrast, seed, replicates), min(fold.diagnosis.ess or 0.0 for fold in folds)
     low, high, doubtful = 0.0, 0.0, False
     if not (ours.n and theirs is not None and _equal(ours, theirs)):
         freedom = max(ess - 1, 1.0)
         low, high = _bounds(sample, alpha, freedom=freedom)
         if np.isfinite([low, high]).any():
             terms, loss = (
-                _terms(units, of_difference),
-                rare / ours.summary.total[rows] / of_difference.unit(units.sum(0)),
+                _terms(units, contrast),
+                rare / ours.summary.total[rows] / contrast.unit(units.sum(0)),
             )
             tails: dict[str, float] = {"loss": len(terms) * float(loss), "reach": -t_quantile(alpha, freedom)}
             least = lower_bound(terms, **tails)
@@ -128,15 +128,15 @@ def _equal(ours: EstimatorFold, theirs: EstimatorFold) -> bool:
     return np.array_equal(ours.summary.units, theirs.summary.units) and np.array_equal(ours.units, theirs.units)
 
 
-def _bootstrap(units: Array, of_difference: Minus, seed: int, number: int) -> Studentised:
+def _bootstrap(units: Array, contrast: Minus, seed: int, number: int) -> Studentised:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return studentised_bootstrap(of_difference, units, seed=seed, number=number)
+        return studentised_bootstrap(contrast, units, seed=seed, number=number)
 
 
-def _terms(units: Array, of_difference: Minus) -> Array:
+def _terms(units: Array, contrast: Minus) -> Array:
     """Terms of the clusters, (m,), whose mean is the difference: that and m times their influence on it."""
     total = units.sum(axis=0)
-    terms: Array = of_difference.value(total) + len(units) * (units @ of_difference.gradient(total))
+    terms: Array = contrast.value(total) + len(units) * (units @ contrast.gradient(total))
     return terms
 
 
@@ -145,15 +145,16 @@ def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
     Student's t where it is farther."""
     if not sample.error > 0 or not len(sample.t):
         return UNKNOWN
-    enough = max(alpha, _BEYOND / (len(sample.t) + 1))
-    if enough >= 0.5:
+    bootstrap_alpha = max(alpha, _MIN_TAIL_REPLICATES / (len(sample.t) + 1))
+    if bootstrap_alpha >= 0.5:
         return UNKNOWN
-    low, high = sample.bounds(1 - 2 * enough)
-    reach = 0.0 if enough == alpha else -t_quantile(alpha, freedom) * sample.error
+    low, high = sample.bounds(1 - 2 * bootstrap_alpha)
+    reach = 0.0 if bootstrap_alpha == alpha else -t_quantile(alpha, freedom) * sample.error
     return min(low, sample.value - reach), max(high, sample.value + reach)
 
 
 def _verdict(folds: Sequence[EstimatorFold], extra: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     judged = [verdicts.verdict(fold.diagnosis, extra=extra) for fold in folds]
     worst = min((verdict for verdict, _ in judged), key=("insufficient", "weak", "ok").index)
-    return worst, tuple(reason for reason in verdicts.REASONS if any(reason in why for _, why in judged))
+    present = {reason for _, reasons in judged for reason in reasons}
+    return worst, tuple(reason for reason in verdicts.REASONS if reason in present)

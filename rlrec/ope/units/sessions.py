@@ -39,7 +39,7 @@ class SessionPartial(Sums):
 
     moments: sums over clusters of the columns per visit; steps: the same at every step, None if no estimator needs them
     by_step (3, horizon): sums over visits of w_t, of its square, and of |gamma^t r_t|
-    end, along: diagnostics of the weights at the end of visits, and of their means along visits
+    end, mean_weights: diagnostics of the weights at the end of visits, and of the mean weights of visits
     returns: the discounted ones of visits"""
 
     moments: Moments
@@ -47,7 +47,7 @@ class SessionPartial(Sums):
     earned: Steps
     by_step: Array
     end: Weights
-    along: Weights
+    mean_weights: Weights
     returns: ValueRange
 
 
@@ -103,8 +103,8 @@ class SessionFold:
             earned_by_unit(batch, course.logged_return, np.ones(len(batch))),
             self._by_step(course),
             _diagnose(course, course.weight, weighted_reward=course.weighted_return, largest=course.weight),
-            _diagnose(course, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.most),
-            ValueRange.of(course.logged_return),
+            _diagnose(course, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.max_weight),
+            ValueRange.from_values(course.logged_return),
         )
 
     def _steps(self, course: Course) -> Steps:
@@ -125,12 +125,12 @@ class SessionFold:
     @cached_property
     def most_loggers(self) -> int:
         """How many loggers can be weighed: sums at every step of each half of their clusters must fit the memory."""
-        of_half = BLOCKS * 8 * (len(self.by_step) + 1) * self.horizon if self.by_step else 1
-        return min(strata.MOST, _STEP_BYTES // (2 * of_half))
+        half_bytes = BLOCKS * 8 * (len(self.by_step) + 1) * self.horizon if self.by_step else 1
+        return min(strata.MAX_LOGGERS, _STEP_BYTES // (2 * half_bytes))
 
     def spreads(self, partials: Sequence[SessionPartial]) -> list[WeightSpread]:
         """How far the weights of each spread at the step whose weights spread most, of those that carry the return."""
-        pooled = Support.of(reduce(add, partials))
+        pooled = Support.from_partial(reduce(add, partials))
         step = int(np.argmin(pooled.ess[: pooled.steps]))
         spreads = []
         for partial in partials:
@@ -147,7 +147,7 @@ class SessionFold:
             partial.earned.scaled(times),
             partial.by_step * np.array([[times], [times**2], [times]]),
             partial.end.scaled(times),
-            partial.along.scaled(times),
+            partial.mean_weights.scaled(times),
             partial.returns,
         )
 
@@ -160,25 +160,27 @@ class SessionFold:
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
         intervals.check(options.interval, options.level, estimators=self.estimators)
         options = replace(options, reward_range=astuple(partial.returns))
-        summary, drawn = partial.moments.summary(), None
+        summary, bootstrap = partial.moments.summary(), None
         if options.interval == "bootstrap-t" and any(kind.step_column is None for kind in self.estimators.values()):
-            drawn = intervals.replicates(summary, seed=options.seed, number=options.replicates)
+            bootstrap = intervals.replicates(summary, seed=options.seed, number=options.replicates)
         manner = "greedy" if options.greedy else "as served"
         estimand = f"mean return per session, {manner}, gamma {self.gamma:.12g}"
-        support = Support.of(partial, self.supported)
-        along: dict[str, Any] = {
+        support = Support.from_partial(partial, self.supported)
+        support_fields: dict[str, Any] = {
             "ess_by_step": tuple(support.ess.tolist()), "horizon": support.horizon, "return_steps": support.steps,
             "supported_gamma": support.gamma(self.gamma),
         }  # fmt: skip
-        estimates = (of_estimator.estimate(options, drawn) for of_estimator in self.at_ends(partial, summary))
-        return [replace(each, estimand=estimand, **along) for each in estimates]
+        estimates = (fold.estimate(options, bootstrap) for fold in self.at_ends(partial, summary))
+        return [replace(estimate, estimand=estimand, **support_fields) for estimate in estimates]
 
     def at_ends(self, partial: SessionPartial, summary: ClusterSummary | None = None) -> list[EstimatorFold]:
         """Each estimator at the end of a fold. summary: of the partial's moments"""
         summary = summary or partial.moments.summary()
-        support = Support.of(partial, self.supported)
-        of_all: dict[str, Any] = {"summary": summary, "support": support}
-        return [at_end(partial, each, label=label, **of_all) for label, each in self.estimators.items()]
+        support = Support.from_partial(partial, self.supported)
+        return [
+            at_end(partial, estimator, label=label, summary=summary, support=support)
+            for label, estimator in self.estimators.items()
+        ]
 
 
 def _counts(course: Course) -> Array | float:
@@ -208,12 +210,12 @@ class Support:
     horizon: int | None  # the first step at which the ESS is below 5 % of the visits
 
     @classmethod
-    def of(cls, partial: SessionPartial, supported: float = SUPPORTED) -> Support:
+    def from_partial(cls, partial: SessionPartial, supported: float = SUPPORTED) -> Support:
         weight, square, size = partial.by_step
         ess = np.divide(weight**2, square, out=np.zeros(len(weight)), where=square > 0)
-        few = np.flatnonzero(ess < SUPPORTED * partial.end.rows)
+        unsupported = np.flatnonzero(ess < SUPPORTED * partial.end.rows)
         least = max(float(LEAST_ESS), supported * partial.end.rows)
-        return cls(ess, size, least, int(few[0]) if len(few) else None)
+        return cls(ess, size, least, int(unsupported[0]) if len(unsupported) else None)
 
     @property
     def steps(self) -> int:
@@ -239,8 +241,8 @@ class Support:
         return None
 
     def _steps(self, size: Array) -> int:
-        along = np.cumsum(size)
-        return int(np.searchsorted(along, _CARRIED * along[-1] * (1 - ROUNDING))) + 1 if along[-1] > 0 else len(size)
+        sums = np.cumsum(size)
+        return int(np.searchsorted(sums, _CARRIED * sums[-1] * (1 - ROUNDING))) + 1 if sums[-1] > 0 else len(size)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -279,9 +281,9 @@ class SessionEstimatorFold(EstimatorFold):
         sample = self.bootstrap(seed=0, number=0)
         return sample.value, sample.error
 
-    def bounds(self, options: FinishOptions, drawn: Replicates | None) -> Bounds:
+    def bounds(self, options: FinishOptions, bootstrap: Replicates | None) -> Bounds:
         if self.estimator.step_column is None:
-            return super().bounds(options, drawn)
+            return super().bounds(options, bootstrap)
         value, error = self.value_and_error
         if not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN
@@ -297,6 +299,6 @@ def at_end(
     """The estimator at the end of a fold. summary: of the partial's moments; support: None for the usual one."""
     return SessionEstimatorFold(
         label=label, estimator=estimator, summary=summary, steps=partial.steps, earned=partial.earned.sums[:, :, 0],
-        support=support or Support.of(partial), weight_column=estimator.weight_column,
-        weights=partial.end if estimator.weight_column == "weight" else partial.along,
+        support=support or Support.from_partial(partial), weight_column=estimator.weight_column,
+        weights=partial.end if estimator.weight_column == "weight" else partial.mean_weights,
     )  # fmt: skip

@@ -19,7 +19,7 @@ FLAT = PositionCurve()
 
 
 class SelfNormalised:
-    """The same divided by the mean weight."""
+    """An estimator divided by the mean weight."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
 
@@ -68,7 +68,7 @@ class Iips(SlateEstimator):
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateIndependentIPS, after Li et al. 2018)."""
 
     weighing: ClassVar[str] = "iips"
-    apart: ClassVar[bool] = True
+    independent_slots: ClassVar[bool] = True
     lacking: ClassVar[str] = "no-marginal"
 
     def weigh(self, course: SlateCourse) -> Weighing:
@@ -87,7 +87,7 @@ class Pi(SlateEstimator):
     Source: `pseudo_inverse`, after Swaminathan et al. 2017."""
 
     weighing: ClassVar[str] = "pi"
-    apart: ClassVar[bool] = True
+    independent_slots: ClassVar[bool] = True
     lacking: ClassVar[str] = "no-pairs"
     entire: ClassVar[bool] = True
 
@@ -108,7 +108,7 @@ class Pbm(SlateEstimator):
     curve: its name. Source: own derivation; position-based model of Li et al. 2018, not read."""
 
     tabled: ClassVar[bool] = True
-    apart: ClassVar[bool] = True
+    independent_slots: ClassVar[bool] = True
     lacking: ClassVar[str] = "no-marginal"
     curve: str = ""
     shape: PositionCurve = FLAT
@@ -139,7 +139,7 @@ class Interpol(SlateEstimator):
     public code has them for deterministic targets."""
 
     tabled: ClassVar[bool] = True
-    apart: ClassVar[bool] = True
+    independent_slots: ClassVar[bool] = True
     lacking: ClassVar[str] = "no-marginal"
     window: int = 1
     curve: str = ""
@@ -161,10 +161,10 @@ class Interpol(SlateEstimator):
         target, logged = course.table("target_at"), course.table("logged_at")
         k = target.shape[1]
         examined, position = examination(self.shape, k), np.arange(k)
-        near = (np.abs(position[:, None] - position) <= self.window).astype(np.float64)
+        in_window = (np.abs(position[:, None] - position) <= self.window).astype(np.float64)
         # of each position j, then of the position shown
-        ratio = divide(target * examined, (logged * examined) @ near)
-        weight = np.einsum("nj,nj->n", ratio, near[course.step])
+        ratio = divide(target * examined, (logged * examined) @ in_window)
+        weight = np.einsum("nj,nj->n", ratio, in_window[course.step])
         bound = course.bound_of_marginals * min(2 * self.window + 1, k)
         return by_slot(course, weight, examined[course.step], bound)
 
@@ -211,7 +211,7 @@ def examination(curve: PositionCurve, positions: int) -> Array:
     return np.array(curve.examination[:positions])
 
 
-def divide(above: Array, below: Array) -> Array:
-    """above / below; 0 where both are 0, NaN where either is not known."""
-    ratio = np.where(np.isnan(above + below), np.nan, 0.0)
-    return np.divide(above, below, out=ratio, where=below > 0)
+def divide(numerator: Array, denominator: Array) -> Array:
+    """numerator / denominator; 0 where both are 0, NaN where either is not known."""
+    ratio = np.where(np.isnan(numerator + denominator), np.nan, 0.0)
+    return np.divide(numerator, denominator, out=ratio, where=denominator > 0)

@@ -161,7 +161,7 @@ class SlateEstimator(Estimator):
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
     joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
     tabled: ClassVar[bool] = False  # needs the probabilities of every position
-    apart: ClassVar[bool] = False  # takes the reward of a slot not to depend on the other slots
+    independent_slots: ClassVar[bool] = False  # takes the reward of a slot not to depend on the other slots
     entire: ClassVar[bool] = False  # estimates nothing where a slate cannot be weighed: no selection of them
 
     @property
@@ -182,12 +182,12 @@ class SlateEstimator(Estimator):
 @dataclass(frozen=True, eq=False)
 class SlatePartial(Sums):
     """Sums over slates: `partial(batch_1) + partial(batch_2)`. weights: diagnostics by the name of a weighing;
-    of_slates: the same of the ratios of whole slates, as far as known; earned: by the name of a weighing, what its
+    slate_weights: the same of the ratios of whole slates, as far as known; earned: by the name of a weighing, what its
     slates earned as served; sizes (3,): sums of |weighted page events|, and as served of |page events| and |rewards|"""
 
     moments: Moments
     weights: Mapping[str, Weights]
-    of_slates: Mapping[str, Weights]
+    slate_weights: Mapping[str, Weights]
     earned: Mapping[str, Steps]
     sizes: Array
 
@@ -231,18 +231,18 @@ class SlateFold:
         Raises InputError if an estimator needs a column that the batch lacks."""
         course = SlateCourse(batch)
         terms: list[Array] = []
-        weights, of_slates, earned = {}, {}, {}
+        weights, slate_weights, earned = {}, {}, {}
         for name, estimator in self.weighings.items():
             weighed = estimator.weigh(course)
             used = ~np.isnan(weighed.weight + weighed.weighted_reward)
-            of_page = np.where(np.isnan(course.weight), weighed.weight, course.weight)
+            slate_ratio = np.where(np.isnan(course.weight), weighed.weight, course.weight)
             terms += [
                 used.astype(np.float64),
-                *(_or_zero(used, each) for each in (weighed.weight, weighed.weighted_reward, of_page)),
+                *(_or_zero(used, column) for column in (weighed.weight, weighed.weighted_reward, slate_ratio)),
             ]
             terms += [_or_zero(used, course.robust_return)] if name in self.robust else []
             earned[name] = earned_by_unit(batch, course.page_reward, used.astype(np.float64))
-            weights[name], of_slates[name] = (
+            weights[name], slate_weights[name] = (
                 diagnostics.weight_diagnostics(
                     weight[used], weighted_reward=weighed.weighted_reward[used], reward=course.page_reward[used],
                     not_default=course.rewarded[used],
@@ -250,17 +250,17 @@ class SlateFold:
                     unsupported=batch.unsupported, left_out=batch.left_out + int((~used).sum()),
                     count=None if batch.count is None else batch.count[used],
                 )
-                for weight, bound in ((weighed.weight, weighed.bound), (of_page, course.bound))
+                for weight, bound in ((weighed.weight, weighed.bound), (slate_ratio, course.bound))
             )  # fmt: skip
         matrix, slots = batch.counted(np.column_stack(terms)), course.sum(np.abs(batch.reward))
         sizes = np.abs(np.column_stack([course.weighted_page_events, batch.page, slots + np.abs(batch.page)]))
         sums = moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning)
-        return SlatePartial(sums, weights, of_slates, earned, np.nansum(batch.counted(sizes), axis=0))
+        return SlatePartial(sums, weights, slate_weights, earned, np.nansum(batch.counted(sizes), axis=0))
 
     @property
     def most_loggers(self) -> int:
         """How many loggers can be weighed."""
-        return strata.MOST
+        return strata.MAX_LOGGERS
 
     def spreads(self, partials: Sequence[SlatePartial]) -> list[WeightSpread]:
         """How far the weights of each spread over clusters, for every weighing."""
@@ -272,7 +272,7 @@ class SlateFold:
         return SlatePartial(
             partial.moments.scaled(np.array([times[column.rpartition(" ")[0]] for column in self.columns])),
             {name: weights.scaled(times[name]) for name, weights in partial.weights.items()},
-            {name: weights.scaled(times[name]) for name, weights in partial.of_slates.items()},
+            {name: weights.scaled(times[name]) for name, weights in partial.slate_weights.items()},
             {name: earned.scaled(times[name]) for name, earned in partial.earned.items()},
             partial.sizes * float(factor.mean()),
         )
@@ -287,26 +287,26 @@ class SlateFold:
         intervals.check(options.interval, options.level, estimators=self.estimators)
         options = replace(options, reward_range=ANY_REWARD)
         summary = partial.moments.summary()
-        by_weighing = {name: summary.under(f"{name} ") for name in self.weighings}
-        drawn: dict[str, Replicates] = {}
+        by_weighing = {name: summary.with_prefix(f"{name} ") for name in self.weighings}
+        bootstraps: dict[str, Replicates] = {}
         if options.interval == "bootstrap-t":
-            drawn = {
-                name: intervals.replicates(of_weighing, seed=options.seed, number=options.replicates)
-                for name, of_weighing in by_weighing.items()
+            bootstraps = {
+                name: intervals.replicates(sums, seed=options.seed, number=options.replicates)
+                for name, sums in by_weighing.items()
             }
         estimates = []
         for label, estimator in self.estimators.items():
             name, curve = estimator.weighing, estimator.rests_on
-            assumed = {"independent-slots": estimator.apart, "position-model": curve is not None}
+            assumed = {"independent-slots": estimator.independent_slots, "position-model": curve is not None}
             reasons = (*options.extra_reasons, *(reason for reason, holds in assumed.items() if holds))
             paged = partial.is_paged(name)
             column = "of_slate" if paged else "weight"
-            of_estimator = EstimatorFold(
+            fold = EstimatorFold(
                 label=label, estimator=estimator, summary=by_weighing[name],
-                weights=(partial.of_slates if paged else partial.weights)[name],
+                weights=(partial.slate_weights if paged else partial.weights)[name],
                 weight_column=column, mean_column=column, earned=partial.earned[name].sums[:, :, 0],
             )  # fmt: skip
-            estimate = of_estimator.estimate(replace(options, extra_reasons=reasons), drawn.get(name))
+            estimate = fold.estimate(replace(options, extra_reasons=reasons), bootstraps.get(name))
             if estimator.entire and estimate.left_out:
                 estimate = _nothing(estimate)
             if curve is not None:
@@ -318,15 +318,16 @@ class SlateFold:
         """The estimates, with a reason where one differs from a reliable one that assumes less."""
         by_label = {estimate.estimator: estimate for estimate in estimates}
         reliable = [
-            each for label, each in self.estimators.items()
-            if each.joint and by_label[label].verdict != "insufficient" and "mean-weight" not in by_label[label].reasons
+            self.estimators[label] for label, estimate in by_label.items()
+            if self.estimators[label].joint and estimate.verdict != "insufficient"
+            and "mean-weight" not in estimate.reasons
         ]  # fmt: skip
-        reference = max(reliable, key=lambda each: (each.modelled, each.weighing == "rips"), default=None)
+        reference = max(reliable, key=lambda kind: (kind.modelled, kind.weighing == "rips"), default=None)
         for label, estimator in self.estimators.items():
             estimate = by_label[label]
-            if reference is None or not estimator.apart or not estimate.n:
+            if reference is None or not estimator.independent_slots or not estimate.n:
                 continue
-            names = [f"{each.weighing} {column}" for each in (estimator, reference) for column in each.columns]
+            names = [f"{side.weighing} {column}" for side in (estimator, reference) for column in side.columns]
             columns = summary.index(tuple(names))
             total, moment = summary.total[columns], summary.moment[np.ix_(columns, columns)]
             difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, estimate.clusters)

@@ -27,7 +27,7 @@ from rlrec.ope.checks.verdicts import LEAST_ESS
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.sums.moments import Moments
 
-MOST = 15  # loggers that are weighed, each in two halves
+MAX_LOGGERS = 15  # loggers that are weighed, each in two halves
 _SALT = 6
 
 
@@ -38,7 +38,7 @@ class Stratum(NamedTuple):
     half: int | None = None
 
 
-OTHERS = Stratum()
+NO_LOGGER = Stratum()
 
 
 class WeightSpread(NamedTuple):
@@ -101,32 +101,33 @@ class Weighting(Generic[P]):
     table: Sequence[Sequence[LoggerWeight]] = ()
 
     @classmethod
-    def of(cls, fold: StratifiedFold[P], *targets: Mapping[Stratum, P]) -> Self:
+    def from_strata(cls, fold: StratifiedFold[P], *targets: Mapping[Stratum, P]) -> Self:
         """The weighting of these strata, each half of them by the other one; of several targets that are compared on
         the same rows one weighting, by the spreads of all their weights."""
-        names = sorted({each.logger for partials in targets for each in partials if each.logger is not None})
+        names = sorted({stratum.logger for partials in targets for stratum in partials if stratum.logger is not None})
         if len(names) < 2:
             return cls(fold)
         spread: dict[Stratum, WeightSpread] = {}
         for partials, half in product(targets, (0, 1, None)):
-            of_half = {each: sums for each, sums in partials.items() if each.half == half}
-            for stratum, more in zip(of_half, fold.spreads(list(of_half.values())) if of_half else (), strict=True):
-                before = spread.get(stratum)
-                spread[stratum] = more if before is None else WeightSpread(*map(add, before, more))
-        none = WeightSpread(*(np.zeros_like(column) for column in next(iter(spread.values()))))
-        of_halves = [
-            WeightSpread(*map(np.array, zip(*(spread.get(Stratum(name, half), none) for name in names), strict=True)))
+            strata = [stratum for stratum in partials if stratum.half == half]
+            spreads = fold.spreads([partials[stratum] for stratum in strata]) if strata else []
+            for stratum, addend in zip(strata, spreads, strict=True):
+                total = spread.get(stratum)
+                spread[stratum] = addend if total is None else WeightSpread(*map(add, total, addend))
+        zero = WeightSpread(*(np.zeros_like(column) for column in next(iter(spread.values()))))
+        half_spreads = [
+            WeightSpread(*map(np.array, zip(*(spread.get(Stratum(name, half), zero) for name in names), strict=True)))
             for half in (0, 1)
         ]
-        factors = np.array([_factors(of_halves[1 - half], of_halves[half].rows) for half in (0, 1)])
-        rows = np.array([each.rows for each in of_halves]) / len(targets)
-        of_strata = {Stratum(name, half): factors[half, number] for number, name in enumerate(names) for half in (0, 1)}
+        factors = np.array([_factors(half_spreads[1 - half], half_spreads[half].rows) for half in (0, 1)])
+        rows = np.array([column.rows for column in half_spreads]) / len(targets)
+        by_stratum = {Stratum(name, half): factors[half, i] for i, name in enumerate(names) for half in (0, 1)}
         # how much the rows of a logger count on average
         with np.errstate(invalid="ignore"):
             mean = (factors * rows).sum(axis=0) / rows.sum(axis=0)
-        others = (
-            [LoggerWeight(version=None, rows=int(spread[OTHERS].rows[0] / len(targets)), weight=1.0)]
-            if OTHERS in spread
+        unweighed = (
+            [LoggerWeight(version=None, rows=int(spread[NO_LOGGER].rows[0] / len(targets)), weight=1.0)]
+            if NO_LOGGER in spread
             else []
         )
         table = [
@@ -136,16 +137,16 @@ class Weighting(Generic[P]):
                     for name, number, weight in zip(names, rows[:, :, way].sum(axis=0), mean[:, way], strict=True)
                     if number
                 ),
-                *others,
+                *unweighed,
             ]
             for way in range(rows.shape[2])
         ]
-        return cls(fold, of_strata, table)
+        return cls(fold, by_stratum, table)
 
     def total(self, partials: Mapping[Stratum, P]) -> P:
         """The sum over the strata, in an order of their own."""
-        order = sorted(partials, key=lambda each: (each.logger or "", each.half or 0))
-        return reduce(add, (self._weighed(partials[each], self.factors.get(each)) for each in order))
+        order = sorted(partials, key=lambda stratum: (stratum.logger or "", stratum.half or 0))
+        return reduce(add, (self._weighed(partials[stratum], self.factors.get(stratum)) for stratum in order))
 
     def _weighed(self, partial: P, factor: Array | None) -> P:
         return partial if factor is None else self.fold.scaled(partial, factor)
@@ -159,10 +160,10 @@ def _factors(spread: WeightSpread, rows: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         ess, precision = spread.weight**2 / square, spread.rows / square
         # loggers of too few effective rows: as one, no more than any other, and less where all of them are too few
-        few = ~(ess >= LEAST_ESS)
-        n, weight, squares = (np.where(few, each, 0.0).sum(axis=0) for each in (spread.rows, spread.weight, square))
-        together = n / squares * np.minimum(1.0, weight**2 / squares / LEAST_ESS)
-        most = np.where(few, np.inf, precision).min(axis=0)
-        precision = np.where(few, np.fmin(together, most), precision)
+        small = ~(ess >= LEAST_ESS)
+        n, weight, squares = (np.where(small, sums, 0.0).sum(axis=0) for sums in (spread.rows, spread.weight, square))
+        pooled = n / squares * np.minimum(1.0, weight**2 / squares / LEAST_ESS)
+        limit = np.where(small, np.inf, precision).min(axis=0)
+        precision = np.where(small, np.fmin(pooled, limit), precision)
         factor = precision * rows.sum(axis=0) / (precision * rows).sum(axis=0)
     return np.where(np.isfinite(factor).all(axis=0), factor, 1.0)

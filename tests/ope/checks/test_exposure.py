@@ -29,7 +29,7 @@ def test_nothing_exposed_has_no_spread() -> None:
 
 def sums(arm: Ids, cluster: Ids, reward: Array, *, examined: Array | None = None, arms: int) -> RateSums:
     examined = np.ones(len(arm)) if examined is None else examined
-    return RateSums.of(arm=arm, cluster=cluster, examined=examined, reward=reward, arms=arms)
+    return RateSums.from_slots(arm=arm, cluster=cluster, examined=examined, reward=reward, arms=arms)
 
 
 def test_sums_of_two_halves_are_those_of_both() -> None:
@@ -61,7 +61,7 @@ def test_an_arm_without_pulls_has_no_rate() -> None:
 def test_a_doubtful_examination_is_told_by_arm() -> None:
     """Of three pulls at a certain position and one at a doubtful one, a quarter of the doubt is left."""
     doubt = np.array([0.0, 0, 0, 0.8])
-    of_arm = RateSums.of(
+    of_arm = RateSums.from_slots(
         arm=np.zeros(4, np.int64), cluster=np.arange(4), examined=np.ones(4), reward=np.ones(4), arms=2, doubt=doubt
     )
     assert of_arm.error.tolist() == [0.2, 0.0]

@@ -54,7 +54,7 @@ def visits(
         rows, chosen = np.flatnonzero(user[visit] % portions == portion), user % portions == portion
         draws = VisitDraws(
             visit=visit[rows], arm=arm[rows], shown=(least / p[user[visit], arm])[rows], decided=visit[rows],
-            eligible=0 * rows, less=least[rows], members=np.ones((1, ARMS)),
+            eligible=0 * rows, m_total=least[rows], members=np.ones((1, ARMS)),
         )  # fmt: skip
         return visit_carry_over_sums(
             draws, person=person, served=chosen, following=np.where(chosen, following, -1), returns=returns,
@@ -98,7 +98,7 @@ def test_users_who_came_once_say_nothing() -> None:
         shown=np.ones(300),
         decided=n,
         eligible=0 * n,
-        less=np.full(300, 0.5),
+        m_total=np.full(300, 0.5),
         members=np.ones((1, 2)),
     )
     sums = visit_carry_over_sums(

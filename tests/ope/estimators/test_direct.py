@@ -50,7 +50,7 @@ def test_the_fit_is_ridge_regression_on_the_other_folds() -> None:
     pull = np.diag([7.0] * (ARMS + POSITIONS) + list(7.0 * others["context"].var(axis=0)) + [0.0])
     solved = np.linalg.solve(x.T @ x + pull, x.T @ others["reward"])
     np.testing.assert_allclose(fitted.effects[2], solved[:ARMS], rtol=1e-9)
-    np.testing.assert_allclose(fitted.others[2], np.r_[solved[-1], solved[ARMS:-1]], rtol=1e-9)
+    np.testing.assert_allclose(fitted.coefficients[2], np.r_[solved[-1], solved[ARMS:-1]], rtol=1e-9)
 
 
 def test_sums_of_batches_are_the_sums_of_the_log() -> None:
@@ -60,7 +60,7 @@ def test_sums_of_batches_are_the_sums_of_the_log() -> None:
     ]
     direct, added = (model.finish(s) for s in (summed(model, log), summed(model, halves[1]) + summed(model, halves[0])))
     np.testing.assert_allclose(added.effects, direct.effects, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(added.others, direct.others, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(added.coefficients, direct.coefficients, rtol=1e-9, atol=1e-12)
 
 
 def test_no_row_is_judged_by_a_model_that_saw_its_cluster() -> None:
@@ -162,5 +162,5 @@ def test_a_feature_that_never_varies_is_no_hazard() -> None:
         fitted = model.finish(
             model.sums(generator.random(n), arm, position=position, cluster=cluster, context=constant)
         )
-        assert np.isfinite(fitted.others).all()
-        assert np.abs(fitted.others).max() < 10
+        assert np.isfinite(fitted.coefficients).all()
+        assert np.abs(fitted.coefficients).max() < 10

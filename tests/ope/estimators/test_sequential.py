@@ -47,7 +47,7 @@ def test_estimates_by_hand() -> None:
 def test_users_that_span_batches_add_up(users: int) -> None:
     batch = ragged(1, visits=4 * BLOCKS, users=users)
     fold, partial = folded(batch)
-    pieces = [fold.partial(batch.where(np.arange(len(batch)) % 4 == piece)) for piece in range(4)]
+    pieces = [fold.partial(batch.take(np.arange(len(batch)) % 4 == piece)) for piece in range(4)]
     mixed = (pieces[3] + pieces[0]) + (pieces[2] + pieces[1])
     direct, added = (fold.finish(sums, FinishOptions(replicates=99)) for sums in (partial, mixed))
     np.testing.assert_allclose(figures(added), figures(direct), rtol=1e-10)
@@ -56,10 +56,10 @@ def test_users_that_span_batches_add_up(users: int) -> None:
 @pytest.mark.parametrize("users", [40, 2 * BLOCKS])
 def test_clusters_of_a_single_batch_may_be_forgotten(users: int) -> None:
     batch = ragged(2, visits=3 * BLOCKS, users=users)
-    batch = batch.where(np.argsort(batch.cluster, kind="stable"))
+    batch = batch.take(np.argsort(batch.cluster, kind="stable"))
     edge = batch.cluster[len(batch) // 3]
     remembering, fold = (folded(batch, spanning=spanning)[0] for spanning in (True, False))
-    pieces = [fold.partial(batch.where(piece)) for piece in (batch.cluster < edge, batch.cluster >= edge)]
+    pieces = [fold.partial(batch.take(piece)) for piece in (batch.cluster < edge, batch.cluster >= edge)]
     added, direct = (
         fold.finish(pieces[1] + pieces[0], FinishOptions(replicates=99)),
         remembering.finish(remembering.partial(batch), FinishOptions(replicates=99)),
@@ -209,8 +209,8 @@ def test_wrong_propensities_show_in_the_mean_weight() -> None:
 def awkward() -> dict[str, VisitBatch]:
     return {
         "hand": HAND,
-        "one visit": HAND.where(np.array([0])),
-        "no visit": HAND.where(np.zeros(2, dtype=bool)),
+        "one visit": HAND.take(np.array([0])),
+        "no visit": HAND.take(np.zeros(2, dtype=bool)),
         "no weight": replace(HAND, log_ratio=np.full(4, -np.inf)),
         "no reward": replace(HAND, reward=np.zeros(4)),
         "rounded propensity": replace(HAND, log_ratio=np.array([690.0, 690.0, 0.0, 0.0]), largest=None),

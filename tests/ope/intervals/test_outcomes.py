@@ -16,7 +16,7 @@ from rlrec.ope.intervals import outcomes
 from rlrec.ope.intervals.outcomes import Outcomes
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.sums.moments import BLOCKS
-from rlrec.ope.sums.unit_visits import DAY, NEVER, SEVERAL, ServedDecisions, Visits, unit_sums
+from rlrec.ope.sums.unit_visits import DAY, FAR_FUTURE, SAMPLED_FLAGS, ServedDecisions, Visits, unit_sums
 
 HOUR = DAY // 24
 NOW = 40 * DAY
@@ -28,7 +28,7 @@ def visits(person: Sequence[int], started: Sequence[float], hours: float = 1, *,
     started_at = (np.array(started) * DAY).astype(np.int64)
     ended_at = started_at + round(hours * HOUR)
     unit = np.array(person, np.int64)
-    return Visits(person=unit, unit=unit, started_at=started_at, ended_at=ended_at, over=ended_at < now * DAY)
+    return Visits(person=unit, unit=unit, started_at=started_at, ended_at=ended_at, is_over=ended_at < now * DAY)
 
 
 def decision_each(of: Visits, group: Ids | None = None, reward: Array | None = None) -> ServedDecisions:
@@ -47,7 +47,7 @@ def test_a_return_begins_after_the_end_and_within_the_window() -> None:
     """One person: the second visit begins while the first goes on, the third a day after its end to the microsecond."""
     day = 1 + 1 / 24
     of = visits([5, 5, 5, 9], [0, 0.01, day, 0.5])
-    assert of.next_start.tolist() == [round(day * DAY), round(day * DAY), NEVER, NEVER]
+    assert of.next_start.tolist() == [round(day * DAY), round(day * DAY), FAR_FUTURE, FAR_FUTURE]
     assert unit_sums(of, decision_each(of), now=100 * DAY).columns["returned_1d"].tolist() == [2, 0]
     later = replace(of, started_at=of.started_at + np.array([0, 0, 1, 0]))
     assert unit_sums(later, decision_each(later), now=100 * DAY).columns["returned_1d"].tolist() == [1, 0]
@@ -117,7 +117,7 @@ def test_units_that_may_lack_decisions_are_counted() -> None:
         mature=[np.ones(5, np.bool_)], keep=np.array([0.5, 0.5, 0.5, 0.5, 0.25]),
     )  # fmt: skip
     columns = {name: column.tolist() for name, column in unit_sums(of, decisions, now=NOW).columns.items()}
-    assert [columns[name] for name in SEVERAL] == [[1, 1, 0], [0, 1, 0]]
+    assert [columns[name] for name in SAMPLED_FLAGS] == [[1, 1, 0], [0, 1, 0]]
     assert columns["units"] == pytest.approx([4 / 3, 4 / 3, 4])
     assert columns["visits"] == pytest.approx([4, 4 / 3, 4])
     assert columns["decisions"] == [4, 4, 4]
@@ -146,7 +146,7 @@ def shop(rng: np.random.Generator, users: int = 240, *, more: float = 0.0) -> Sh
     spent = np.cumsum(rng.exponential(2 * DAY, len(user)).astype(np.int64) + HOUR)
     at = spent - np.repeat(spent[start + before] - first, number)
     keys = hash_bits(user, salt=3).astype(np.int64)
-    of = Visits(person=keys, unit=keys, started_at=at, ended_at=at + HOUR // 2, over=at + HOUR // 2 < NOW)
+    of = Visits(person=keys, unit=keys, started_at=at, ended_at=at + HOUR // 2, is_over=at + HOUR // 2 < NOW)
     # decisions, with the taste of their user
     length = rng.geometric(0.4, len(user))
     visit = np.repeat(np.arange(len(user)), length)
@@ -299,7 +299,7 @@ def test_theta_is_the_slope_over_all_units() -> None:
 
 def test_without_a_past_nothing_is_adjusted() -> None:
     log = shop(np.random.default_rng(6))
-    log = log._replace(past=ServedDecisions.none(1))
+    log = log._replace(past=ServedDecisions.empty(1))
     row, plain = (compare(log, adjusted=by).difference(1, METRICS["visits"]) for by in (True, False))
     assert (row.value, row.lower, row.theta, row.narrowed) == (plain.value, plain.lower, None, 0.0)
     assert row.reasons == ("no-past",)

@@ -45,7 +45,7 @@ def test_a_bad_column_is_named(field: str, value: list[float]) -> None:
 
 
 def test_a_group_keeps_its_rows_in_every_column() -> None:
-    group = built(largest=[3, 4]).where(np.array([False, True]))
+    group = built(largest=[3, 4]).take(np.array([False, True]))
     assert group.weight.tolist() == [4.0]
     assert group.largest is not None
     assert group.largest.tolist() == [4.0]

@@ -21,7 +21,7 @@ def numbers(fold: ImpressionFold, partial: ImpressionPartial) -> list[float]:
 
 def shuffled(batch: LogBatch, seed: int) -> LogBatch:
     order = np.random.default_rng(seed).permutation(len(batch))
-    return batch.where(order)
+    return batch.take(order)
 
 
 @pytest.mark.parametrize("sessions", [50, BLOCKS - 5, 2 * BLOCKS])
@@ -41,7 +41,7 @@ def test_clusters_of_a_single_batch_add_up_and_may_then_be_forgotten(sessions: i
     )
     edges = [sessions // 5, sessions // 2]
     which = np.searchsorted(edges, batch.cluster, side="right")
-    pieces = [fold.partial(batch.where(which == piece)) for piece in range(3)]
+    pieces = [fold.partial(batch.take(which == piece)) for piece in range(3)]
     np.testing.assert_allclose(
         numbers(fold, pieces[2] + pieces[0] + pieces[1]), numbers(fold, fold.partial(batch)), rtol=1e-11
     )
@@ -53,7 +53,7 @@ def test_clusters_of_a_single_batch_add_up_and_may_then_be_forgotten(sessions: i
 def test_an_empty_batch_changes_nothing() -> None:
     fold = ImpressionFold(estimators=ope.parse("impression").impressions, spanning=True)
     batch = drawn(4)[0]
-    nothing = fold.partial(batch.where(np.zeros(len(batch), dtype=bool)))
+    nothing = fold.partial(batch.take(np.zeros(len(batch), dtype=bool)))
     assert numbers(fold, nothing + fold.partial(batch)) == numbers(fold, fold.partial(batch))
     assert {line.verdict for line in fold.finish(nothing)} == {"insufficient"}
 
@@ -75,7 +75,7 @@ def test_clusters_of_a_partition_are_forgotten_with_it(sessions: int) -> None:
     fold = ImpressionFold(estimators=ope.parse("impression").impressions, spanning=True)
     batch = drawn(6, sessions=sessions)[0]
     partition = batch.cluster % 2
-    pieces = [fold.partial(each) for side in (0, 1) for each in parts(batch.where(partition == side), [30])]
+    pieces = [fold.partial(each) for side in (0, 1) for each in parts(batch.take(partition == side), [30])]
     (first, second), (third, fourth) = pieces[:2], pieces[2:]
     closed = (first + second).closed() + (third + fourth).closed()
     np.testing.assert_allclose(numbers(fold, closed), numbers(fold, fold.partial(batch)), rtol=1e-11)

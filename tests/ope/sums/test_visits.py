@@ -34,7 +34,7 @@ def test_columns_by_hand() -> None:
     assert course.correction == pytest.approx([2 * (1 + 1 - 1), 0.5 * (0 + 0.5 - 1), 0.75 * (2 - 1), 0.25 * (4 - 2)])
     assert course.robust_return == pytest.approx([3 + 2 - 0.25 + 0.75, 2.5])
     assert course.bound == pytest.approx([16, 8])
-    assert course.most == pytest.approx([3, 0.25])
+    assert course.max_weight == pytest.approx([3, 0.25])
 
 
 def test_ratios_are_those_of_a_loop() -> None:
@@ -62,10 +62,10 @@ def test_a_bound_that_is_unknown_at_some_step_is_unknown() -> None:
 
 
 def test_where_selects_visits_in_the_order_requested() -> None:
-    cut = HAND.where(np.array([1, 0]))
+    cut = HAND.take(np.array([1, 0]))
     assert cut.start.tolist() == [0, 1, 4]
     assert (cut.reward.tolist(), cut.cluster.tolist()) == ([4, 1, 0, 2], [8, 7])
-    assert len(HAND.where(np.zeros(2, dtype=bool))) == 0
+    assert len(HAND.take(np.zeros(2, dtype=bool))) == 0
 
 
 @pytest.mark.parametrize(

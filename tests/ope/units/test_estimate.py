@@ -63,12 +63,12 @@ def test_a_share_of_what_may_be_nothing_has_no_bounds() -> None:
 
 
 def awkward() -> dict[str, LogBatch]:
-    row = HAND.where(np.array([0]))
+    row = HAND.take(np.array([0]))
     tiny = replace(HAND, propensity=np.array([1e-300, 5e-324, 0.5, 0.5]))
     return {
         "hand": HAND,
         "one row": row,
-        "no row": HAND.where(np.zeros(4, dtype=bool)),
+        "no row": HAND.take(np.zeros(4, dtype=bool)),
         "no propensity": replace(HAND, propensity=np.full(4, np.nan)),
         "no weight": replace(HAND, target=np.zeros(4)),
         "no reward": replace(HAND, reward=np.zeros(4)),

@@ -62,7 +62,7 @@ def test_estimates_per_impression(clusters: int, interval: str, spanning: bool) 
     batch = impressions(clusters, clusters)
     chosen = ope.parse("ips,snips" if interval == "cressie-read" else "impression,switch-dr:1,dros:2").impressions
     fold = ImpressionFold(estimators=chosen, spanning=spanning)
-    first, *others = (fold.partial(batch.where(rows)) for rows in pieces(batch.cluster, 1, spanning=spanning))
+    first, *others = (fold.partial(batch.take(rows)) for rows in pieces(batch.cluster, 1, spanning=spanning))
     options = FinishOptions(interval=interval, reward_range=(0.0, 1.0), replicates=499)
     assert_equal(
         figures(fold.finish(sum(others, start=first), options)), figures(fold.finish(fold.partial(batch), options))
@@ -75,7 +75,7 @@ def sessions(seed: int, clusters: int) -> list[VisitBatch]:
 
 
 def added(fold: SessionFold, batch: VisitBatch, *, spanning: bool) -> SessionPartial:
-    first, *others = (fold.partial(batch.where(rows)) for rows in pieces(batch.cluster, 2, spanning=spanning))
+    first, *others = (fold.partial(batch.take(rows)) for rows in pieces(batch.cluster, 2, spanning=spanning))
     return sum(others, start=first)
 
 
@@ -113,7 +113,7 @@ def test_reward_models(clusters: int) -> None:
             for rows in parts
         )
         models.append(ridge.finish(sum(others, start=first)))
-    for name in ("effects", "others"):
+    for name in ("effects", "coefficients"):
         np.testing.assert_allclose(getattr(models[1], name), getattr(models[0], name), rtol=1e-12, atol=1e-14)
 
 

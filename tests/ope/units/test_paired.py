@@ -57,7 +57,7 @@ def test_error_is_that_of_leaving_clusters_out(name: str) -> None:
     ids = np.unique(batch.cluster)
     left = [
         difference(
-            *(fold.partial(side.where(batch.cluster != i)) for side in (batch, second)),
+            *(fold.partial(side.take(batch.cluster != i)) for side in (batch, second)),
             estimator=SESSION[name],
             replicates=0,
         )
@@ -132,7 +132,7 @@ def test_an_interval_wider_than_the_difference_is_weak() -> None:
 
 
 def test_a_verdict_is_the_worse_of_the_two() -> None:
-    gain = compared(HAND, HAND.where(np.array([0, 1])), extra_reasons=("in-sample",))
+    gain = compared(HAND, HAND.take(np.array([0, 1])), extra_reasons=("in-sample",))
     assert gain.verdict == "insufficient"
     assert {"low-ess", "in-sample"} <= set(gain.reasons)
     left = replace(HAND, left_out=1)
@@ -141,13 +141,13 @@ def test_a_verdict_is_the_worse_of_the_two() -> None:
 
 def test_other_visits_are_refused() -> None:
     with pytest.raises(ValueError, match="same rows"):
-        compared(ragged(9), ragged(9).where(np.arange(60) > 3))
+        compared(ragged(9), ragged(9).take(np.arange(60) > 3))
     with pytest.raises(InputError, match="alpha"):
         compared(HAND, HAND, alpha=0.5)
 
 
 def test_no_visit_no_difference() -> None:
-    nothing = HAND.where(np.zeros(2, dtype=bool))
+    nothing = HAND.take(np.zeros(2, dtype=bool))
     gain = compared(nothing, nothing)
     assert (gain.value, gain.lower, gain.verdict) == (None, None, "insufficient")
 

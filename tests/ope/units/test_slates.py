@@ -183,7 +183,7 @@ def test_pi_of_a_uniform_logger_has_a_closed_form() -> None:
         shares = np.zeros((size, arms))
         np.add.at(shares, (np.arange(size), drawn), of_target[:, None])
         inverse = pseudo_inverse.coefficients(drawn, np.full(len(drawn), 1 / len(drawn)), shares)
-        closed = pseudo_inverse.of_uniform(
+        closed = pseudo_inverse.uniform_weights(
             shares[np.arange(size), drawn], shares.sum(axis=0)[drawn], size=np.array(size), arms=np.array(arms)
         )
         np.testing.assert_allclose(closed.sum(axis=1), inverse[np.arange(size), drawn].sum(axis=1), atol=1e-12)
@@ -211,7 +211,7 @@ def test_pi_estimates_nothing_from_a_selection_of_pages() -> None:
 def test_intervals_are_clustered() -> None:
     """Every slate twice in the same cluster: the estimate and its error are those of the log itself."""
     batch = complete(by_position)
-    once, twice = batch, batch.where(np.repeat(np.arange(len(batch)), 2))
+    once, twice = batch, batch.take(np.repeat(np.arange(len(batch)), 2))
     (single,), (double,) = judged(once, "rips"), judged(twice, "rips")
     assert double.n == 2 * single.n
     assert double.clusters == single.clusters
@@ -230,7 +230,7 @@ def test_estimates_that_a_log_refutes_are_said_to_be() -> None:
     """Readers who leave after a click: slots are not independent, which rips does not take them to be."""
     for rewards, refuted in ((by_position, False), (cascade, True)):
         batch = complete(rewards)
-        many = batch.where(np.tile(np.arange(len(batch)), 20))
+        many = batch.take(np.tile(np.arange(len(batch)), 20))
         many = replace(many, cluster=np.arange(len(many)) // 3)
         iips, pbm, rips = judged(many, "iips,pbm:home,rips", interval="normal")
         assert ["refuted" in row.reasons for row in (iips, pbm, rips)] == [refuted, refuted, False]

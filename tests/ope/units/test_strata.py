@@ -42,11 +42,11 @@ def fold_of(*names: str, spanning: bool = False) -> ImpressionFold:
 
 def weighed(fold: ImpressionFold, batches: dict[str, LogBatch]) -> tuple[list[Estimate], Weighting[ImpressionPartial]]:
     partials = {
-        Stratum(name, half): fold.partial(batch.where(halves(batch.cluster) == half))
+        Stratum(name, half): fold.partial(batch.take(halves(batch.cluster) == half))
         for name, batch in batches.items()
         for half in (0, 1)
     }
-    weighting = Weighting.of(fold, partials)
+    weighting = Weighting.from_strata(fold, partials)
     return fold.finish(weighting.total(partials), NORMAL), weighting
 
 
@@ -72,7 +72,7 @@ def test_weights_are_1_on_average_and_in_inverse_proportion_to_the_mean_square()
 def test_the_sums_of_one_logger_stay_as_they_are() -> None:
     fold = fold_of("ips")
     partial = fold.partial(log(leaning(9, 0.7), 100, np.random.default_rng(3)))
-    weighting = Weighting.of(fold, {Stratum(): partial})
+    weighting = Weighting.from_strata(fold, {Stratum(): partial})
     assert weighting.total({Stratum(): partial}) is partial
     assert weighting.table == ()
 
@@ -146,8 +146,8 @@ def test_two_targets_that_are_compared_count_loggers_alike() -> None:
         other = LogBatch(**{**batch.columns(), "target": batch.propensity})
         for half in (0, 1):
             for side, of_side in zip(sides, (batch, other), strict=True):
-                side[Stratum(name, half)] = fold.partial(of_side.where(halves(batch.cluster) == half))
-    weighting = Weighting.of(fold, *sides)
+                side[Stratum(name, half)] = fold.partial(of_side.take(halves(batch.cluster) == half))
+    weighting = Weighting.from_strata(fold, *sides)
     ours, theirs = (fold.at_ends(weighting.total(side))[0] for side in sides)
     assert compare(ours, theirs).clusters == 4_000
     assert [each.rows for each in weighting.table[0]] == [2_000, 2_000]

@@ -19,7 +19,7 @@ from rlrec.arrays import Array, Flags, Ids, distinct, run_starts, take
 from rlrec.errors import InputError
 from rlrec.ope.intervals import outcomes
 from rlrec.ope.intervals.outcomes import Metric, Outcome, OutcomeDifference, Outcomes, OutcomeSums
-from rlrec.ope.sums.unit_visits import NEVER, SEVERAL, ServedDecisions, UnitSums, Visits, unit_sums
+from rlrec.ope.sums.unit_visits import FAR_FUTURE, SAMPLED_FLAGS, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -58,7 +58,7 @@ class StudySums(Sums):
     sessions: with a mature decision, of each group; censored: mature decisions that were left out
     new, returning: how many units had no visit before the one they entered in, and how many had
     anonymous: how many are sessions without a user, where some user is known; anonymous_units: of each group
-    several_decisions: those with each column of SEVERAL, of each group"""
+    several_decisions: those with each column of SAMPLED_FLAGS, of each group"""
 
     outcomes: OutcomeSums
     older: OutcomeSums
@@ -76,7 +76,7 @@ class StudySums(Sums):
 
 def metrics(study: Study) -> list[Metric]:
     """The metrics of an answer in their order."""
-    return outcomes.metrics(len(study.rewards), of_sessions=study.by_session)
+    return outcomes.metrics(len(study.rewards), per_session=study.by_session)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,7 +99,7 @@ class StudyFigures:
         if metric not in _ageing(self.study) or not self.sums.ages.any():
             return False
         if any(
-            outcomes.share_of_visits(self.sums.begun[side], self.sums.ages[side]) < outcomes.ENOUGH
+            outcomes.share_of_visits(self.sums.begun[side], self.sums.ages[side]) < outcomes.YOUNG_SHARE
             for side in (0, group)
         ):
             return True
@@ -207,7 +207,8 @@ class StudyFold:
         ages = np.zeros((len(no_units), AGES))
         return StudySums(
             outcomes=sums, older=sums, younger=sums, begun=ages, ages=ages, sessions=no_units, censored=0, new=0,
-            returning=0, anonymous=0, anonymous_units=no_units, several_decisions=dict.fromkeys(SEVERAL, no_units),
+            returning=0, anonymous=0, anonymous_units=no_units,
+            several_decisions=dict.fromkeys(SAMPLED_FLAGS, no_units),
         )  # fmt: skip
 
     def partials(self) -> Iterator[StudySums]:
@@ -265,7 +266,7 @@ class StudyFold:
             sessions=np.bincount(session_group, minlength=len(self.groups.labels)).astype(np.float64),
             censored=censored, new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
             anonymous=int(anonymous[first].sum()), anonymous_units=count(anonymous),
-            several_decisions={name: count(units.columns[name] > 0) for name in SEVERAL},
+            several_decisions={name: count(units.columns[name] > 0) for name in SAMPLED_FLAGS},
         )  # fmt: skip
 
     def _visits(self, columns: Columns) -> Visits:
@@ -275,7 +276,7 @@ class StudyFold:
         return Visits(
             person=person, unit=log_rows.clusters(columns, "session") if self.study.by_session else person,
             started_at=columns["started_at"], ended_at=np.where(ended, columns["ended_at"], lapsed_at),
-            over=ended | (self.unit.now > lapsed_at),
+            is_over=ended | (self.unit.now > lapsed_at),
             recognised=(columns["user_id"] != ABSENT) | (not self.any_user),
         )  # fmt: skip
 
@@ -320,7 +321,7 @@ class StudyFold:
         """Whether each decision is early enough in the time of its unit, which came early enough in the log."""
         age, window = self.study.age_us or 0, max(reward.window_us for reward in self.study.rewards)
         _, unit = np.unique(visits.unit[decisions.visit], return_inverse=True)
-        first = np.full(int(unit.max(initial=-1)) + 1, NEVER)
+        first = np.full(int(unit.max(initial=-1)) + 1, FAR_FUTURE)
         np.minimum.at(first, unit, decisions.at)
         assigned_at = columns["entry_at"][decisions.visit]
         end = np.where(assigned_at == ABSENT, first[unit], assigned_at) + age
@@ -333,6 +334,6 @@ class StudyFold:
         keys = np.unique(columns["session_id"][assigned])
         batch = self._batch(keys, Selection(until=int(entry_at.max(initial=0)))) if len(keys) else None
         if not batch:
-            return unit_sums(visits, ServedDecisions.none(len(self.study.rewards)), now=entry_at)
+            return unit_sums(visits, ServedDecisions.empty(len(self.study.rewards)), now=entry_at)
         decisions, _, _ = self._decisions(columns, batch, grouped=False)
         return unit_sums(visits, decisions.take(decisions.at < entry_at[decisions.visit]), now=entry_at)

@@ -64,7 +64,7 @@ def estimators(request: Request) -> ope.EstimatorChoice:
     """The estimators of a request. Raises InputError where they do not fit the rest of it."""
     usual = BY_ARM if request.by == "arm" else ope.DEFAULT
     choice = ope.parse(request.estimators or usual)
-    intervals.check(request.interval, request.level, estimators=choice.every)
+    intervals.check(request.interval, request.level, estimators=choice.estimators)
     if not 0 <= request.gamma <= 1:
         raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
     if request.cluster is not None and request.cluster not in CLUSTERS:

@@ -32,7 +32,7 @@ from rlrec.ope.checks.within_cells import CellSums
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
 from rlrec.ope.units.fold import Fold
 from rlrec.ope.units.impressions import ImpressionFold
-from rlrec.ope.units.strata import OTHERS, Stratum, Weighting
+from rlrec.ope.units.strata import NO_LOGGER, Stratum, Weighting
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.records import Reward, Sums, add_each
 from rlrec.store.database.bulk import Columns
@@ -249,9 +249,9 @@ def _target_partials(
             judged = _recorded_rows(recorded, group_rows)
             n_rows = len(rows) if group_rows is None else len(group_rows)
             partials[number, logged.groups[group], row_strata.strata[stratum]] = GroupPartial(
-                sums=unit.fold.partial(batch if judged is None else batch.where(judged)),
+                sums=unit.fold.partial(batch if judged is None else batch.take(judged)),
                 replicas={
-                    replica: unit.fold.partial(replica_batch if judged is None else replica_batch.where(judged))
+                    replica: unit.fold.partial(replica_batch if judged is None else replica_batch.take(judged))
                     for replica, replica_batch in enumerate(replica_batches)
                 },
                 learned=bool((learned if judged is None else learned[judged]).any()),
@@ -316,7 +316,8 @@ def estimates(
                 options = FinishOptions(
                     interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
                     extra_reasons=tuple(reason for reason, holds in reasons.items() if holds),
-                    reward_range=bounds(shared.reward) or ANY_REWARD, chosen=request.by == "arm", seed=request.seed,
+                    reward_range=bounds(shared.reward) or ANY_REWARD, seed=request.seed,
+                    selected_rows=request.by == "arm",
                 )  # fmt: skip
                 finished.append((group_partial.sums, options))
             if request.by == "position" and isinstance(unit.fold, ImpressionFold):
@@ -332,7 +333,7 @@ def estimates(
                 ]
                 estimated[number, group] = [
                     replace(
-                        widened(estimate, replicas, within=value_range),
+                        widened(estimate, replicas, limits=value_range),
                         left_out=estimate.left_out + n_left_out + group_partial.no_state,
                     )
                     for value_range, estimate, *replicas in zip(
@@ -353,7 +354,7 @@ def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[
     for number in numbers:
         for group, strata in _by_stratum(partial, number).items():
             sums_by_group.setdefault(group, []).append({key: stratum.sums for key, stratum in strata.items()})
-    return {group: Weighting.of(unit.fold, *target_sums) for group, target_sums in sums_by_group.items()}
+    return {group: Weighting.from_strata(unit.fold, *target_sums) for group, target_sums in sums_by_group.items()}
 
 
 def over_loggers(
@@ -369,7 +370,7 @@ def _by_stratum(partial: LogPartial, number: int) -> dict[RowGroup, dict[Stratum
     for (member, group, stratum), sums in partial.groups.items():
         if member == number:
             fixed = stratum.logger is not None and partial.loggers.is_fixed(stratum.logger)
-            by_group[group] = add_each(by_group.get(group, {}), {stratum if fixed else OTHERS: sums})
+            by_group[group] = add_each(by_group.get(group, {}), {stratum if fixed else NO_LOGGER: sums})
     return by_group
 
 

@@ -39,7 +39,7 @@ def followed(unit: Unit) -> Ids:
         person = log_rows.clusters(columns, "user")
         visits = Visits(
             person=person, unit=person, started_at=columns["started_at"],
-            ended_at=np.where(ended, columns["ended_at"], lapsed_at), over=ended | (unit.now > lapsed_at),
+            ended_at=np.where(ended, columns["ended_at"], lapsed_at), is_over=ended | (unit.now > lapsed_at),
         )  # fmt: skip
         soon = (visits.next_start - visits.ended_at <= WINDOW_US) & (columns["user_id"] != ABSENT)
         codes.append(_code(columns["session_id"], columns["number"])[soon])

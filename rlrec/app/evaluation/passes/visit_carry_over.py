@@ -107,5 +107,5 @@ def _draws(unit: Unit, slots: Columns, first: Index, visit: Ids, rank: Ids, arms
     counted = rank < width
     return VisitDraws(
         visit=visit[counted], arm=rank[counted], shown=shown[counted], decided=visit[first][has_draw],
-        eligible=eligible[has_draw], less=total[has_draw], members=members,
+        eligible=eligible[has_draw], m_total=total[has_draw], members=members,
     )  # fmt: skip

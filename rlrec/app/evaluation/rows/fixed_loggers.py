@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.app.log import lineage
 from rlrec.arrays import Ids, look_up, run_starts
 from rlrec.ope.units import strata
-from rlrec.ope.units.strata import OTHERS, Stratum
+from rlrec.ope.units.strata import NO_LOGGER, Stratum
 from rlrec.records import Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -56,7 +56,7 @@ class FixedLoggers:
             for key, version in versions.items()
             if version.status == "frozen" or not lineage.learns(version)
         }
-        frequent = sorted(fixed, key=lambda key: (-decisions[key], fixed[key]))[: strata.MOST]
+        frequent = sorted(fixed, key=lambda key: (-decisions[key], fixed[key]))[: strata.MAX_LOGGERS]
         if len(frequent) < 2:
             return cls()
         lessons = {key: lineage.learned_from(lineage.ancestry(unit, versions[key])) for key in frequent}
@@ -77,7 +77,7 @@ class FixedLoggers:
         does not, all its rows are in the stratum of the first one. max_loggers: loggers that can be weighed."""
         names = list(self.names.values())[:max_loggers]
         if len(names) < 2:
-            return RowStrata(strata=[OTHERS], codes=np.zeros(len(begins), np.int64), mixed=frozenset())
+            return RowStrata(strata=[NO_LOGGER], codes=np.zeros(len(begins), np.int64), mixed=frozenset())
         # the logger of each slot, and of the first row of each cluster or of each row
         ids = np.array(list(self.names)[:max_loggers], np.int64)
         order = np.argsort(ids)
@@ -92,7 +92,7 @@ class FixedLoggers:
         mixed = frozenset((names[first], names[second] if second >= 0 else None) for first, second in pairs)
         codes = np.where(row_logger >= 0, 2 * row_logger + strata.halves(slots["cluster"][begins]), 2 * len(names))
         return RowStrata(
-            strata=[*(Stratum(name, half) for name in names for half in (0, 1)), OTHERS], codes=codes, mixed=mixed
+            strata=[*(Stratum(name, half) for name in names for half in (0, 1)), NO_LOGGER], codes=codes, mixed=mixed
         )
 
 

@@ -95,7 +95,7 @@ class LoggerMarginals:
                 case_number[case.rows] = UNIFORM
             elif (
                 (case_number[case.rows] == UNKNOWN).any()
-                and pseudo_inverse.few(size, m)
+                and pseudo_inverse.can_list(size, m)
                 and len(slate_probabilities) < MAX_LISTED_CASES
             ):
                 case_number[case.rows] = len(slate_probabilities)

@@ -109,7 +109,7 @@ def _uniform_weight(slots: Columns, table: Array, logged: LoggedBatch) -> Array:
     """The weight of `pi` on uniform pages, slot by slot, (n,)."""
     arms = arms_of_sets(slots["eligible_id"], logged.eligible)
     shown = np.take_along_axis(table, slots["position"][:, None] - 1, axis=1)[:, 0]
-    return pseudo_inverse.of_uniform(shown, table.sum(axis=1), size=slots["size"], arms=arms)
+    return pseudo_inverse.uniform_weights(shown, table.sum(axis=1), size=slots["size"], arms=arms)
 
 
 def _fill_additive(case_rows: CaseRows, additive: Array, logged: LoggedBatch) -> None:
