@@ -7,12 +7,15 @@ column is one that SQLite's STRICT tables and PostgreSQL both enforce.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Index, UniqueConstraint, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.types import TypeEngine
+
+from rlrec.log_fields import DECISION, EVENT, FINITE, FLAG, KEY, LOG_PROBABILITY, SLOT, FieldCheck, LogField
 
 metadata = sa.MetaData(
     naming_convention={
@@ -29,27 +32,15 @@ SMALL = sa.SmallInteger().with_variant(sqlite.INTEGER(), "sqlite")
 REAL: TypeEngine[float] = sa.Double().with_variant(sqlite.REAL(), "sqlite")
 BYTES = sa.LargeBinary().with_variant(sqlite.BLOB(), "sqlite")
 TEXT = sa.Text()
+KINDS: dict[type, TypeEngine[Any]] = {int: BIG, bool: SMALL, float: REAL, str: TEXT, bytes: BYTES}
 
 
-def _finite(name: str) -> CheckConstraint:
-    """NaN and the infinities lie outside this range on both databases (and SQLite turns NaN into NULL)."""
-    return CheckConstraint(f"{name} BETWEEN -1e308 AND 1e308", name=f"{name}_finite")
-
-
-def _probability(name: str) -> CheckConstraint:
-    return CheckConstraint(f"{name} > 0 AND {name} <= 1", name=f"{name}_probability")
-
-
-def _flag(name: str) -> CheckConstraint:
-    return CheckConstraint(f"{name} IN (0, 1)", name=f"{name}_flag")
+def _check(name: str, check: FieldCheck) -> CheckConstraint:
+    return CheckConstraint(check.test.format(name), name=f"{name}_{check.word}")
 
 
 def _choice(name: str, *words: str) -> CheckConstraint:
     return CheckConstraint(f"{name} IN ({', '.join(repr(word) for word in words)})", name=f"{name}_known")
-
-
-def _key(name: str = "key") -> CheckConstraint:
-    return CheckConstraint(f"length({name}) BETWEEN 1 AND 200", name=f"{name}_length")
 
 
 def _partial(name: str, column: str, *, where: str, unique: bool = False) -> Index:
@@ -77,13 +68,26 @@ def _columns(kind: TypeEngine[Any], *names: str) -> list[Column[Any]]:
     return [Column(name.rstrip("?"), kind, nullable=name.endswith("?")) for name in names]
 
 
+def _fields(fields: Sequence[LogField], *key: str) -> Iterator[Column[Any] | CheckConstraint]:
+    """The columns of fields of the log, and their checks."""
+    for field in fields:
+        of_column = [_check(field.name, field.check)] if field.check and field.is_added else []
+        refers = [sa.ForeignKey(f"{field.table}.id")] if field.table else []
+        yield Column(
+            field.name, KINDS[field.kind], *refers, *of_column, nullable=field.optional, primary_key=field.name in key,
+            autoincrement=False,
+        )  # fmt: skip
+        if field.check and not field.is_added:
+            yield _check(field.name, field.check)
+
+
 def _sums(prefix: str = "") -> list[Column[Any]]:
     return _columns(REAL, *(prefix + name for name in ("pulls", "reward_sum", "reward_squares")))
 
 
 def _beliefs(name: str, *more: Column[Any]) -> sa.Table:
     """A table of sums by version, bucket and arm. more: its further columns."""
-    finite = map(_finite, ("pulls", "reward_sum", "reward_squares"))
+    finite = (_check(name, FINITE) for name in ("pulls", "reward_sum", "reward_squares"))
     return _table(
         name, _ref("version_id", "version", key=True), Column("bucket", BIG, primary_key=True, autoincrement=False),
         _ref("arm_id", "arm", key=True), *more, Column("ordinal", BIG, nullable=False), *_sums(),
@@ -118,7 +122,7 @@ arm = _table(
     *_columns(TEXT, "key", "features"),
     *_columns(BIG, "added_at", "retired_at?"),
     UniqueConstraint("key"),
-    _key(),
+    _check("key", KEY),
 )
 
 # Every change of an arm, by catalogue revision; append-only. features and retired: after the change.
@@ -129,7 +133,7 @@ arm_history = _table(
     Column("at", BIG, nullable=False),
     Column("features", TEXT, nullable=False),
     Column("retired", SMALL, nullable=False),
-    _flag("retired"),
+    _check("retired", FLAG),
     rowid=False,
 )
 
@@ -158,7 +162,7 @@ reward = _table(
     UniqueConstraint("name"),
     CheckConstraint("window_us >= 0", name="window_positive"),
     CheckConstraint("clip_low <= clip_high", name="clip_order"),
-    *map(_finite, ("default_value", "clip_low", "clip_high")),
+    *(_check(name, FINITE) for name in ("default_value", "clip_low", "clip_high")),
     _choice("learn", "served", "settled"),
     _choice("late", "count", "ignore"),
 )
@@ -247,7 +251,9 @@ lease = _table(
 # Users, by the key that requests give. digest: 64 bits of the key (`contents.key_digest`). Clusters of estimates,
 # their blocks and folds follow it, never the id: the same log in another order, or in another store, gives the same
 # figures.
-users = _table("users", Column("key", TEXT, nullable=False), Column("digest", BIG), UniqueConstraint("key"), _key())
+users = _table(
+    "users", Column("key", TEXT, nullable=False), Column("digest", BIG), UniqueConstraint("key"), _check("key", KEY)
+)
 # Sessions, by the key that requests give. `split` is drawn once, when the session is created: 0 train, 1 tune, 2
 # gate. digest: as of users.
 session = _table(
@@ -257,7 +263,7 @@ session = _table(
     Column("split", SMALL, nullable=False),
     *_columns(BIG, "created_at", "digest?"),
     UniqueConstraint("key"),
-    _key(),
+    _check("key", KEY),
     CheckConstraint("split IN (0, 1, 2)", name="split_known"),
 )
 # Visits of a session, from one timeout to the next. recent: arms in the state of its next decision, JSON. history:
@@ -345,42 +351,13 @@ shadow = _table(
     Index(None, "route_id", "id"),
 )
 
-# A logged slate, with everything that is needed to score another policy on it. belief_seq, belief_ordinal: the
-# policy's counters when the belief was read; seq: the change by which it was stored; ordinal: its own, where the
-# policy forgets. size: the length of the page; fewer slots than that is a partial page of an imported log. source:
-# policy, version and experiment that an imported line named, JSON. history: the visit as the decision saw it, packed
-# (`history.py`); null where it is not stored (imported, or older). keep_probability: how likely the log that it
-# was imported from kept such a row (null: it keeps all); estimated: 1 where its propensities were not logged, but
-# computed when it was imported.
+# A logged slate, with everything that is needed to score another policy on it. Fewer slots than `size` are a partial
+# page of an imported log. `log_fields` says what the columns are.
 decision = _table(
     "decision",
-    *_refs("policy", "version"),
-    *_columns(BIG, "belief_seq", "belief_ordinal?", "seq", "ordinal?"),
-    _ref("session_id", "session"),
-    *_columns(BIG, "visit", "step"),
-    _ref("context_id", "context"),
-    Column("state", TEXT, nullable=False),
-    _ref("eligible_id", "eligible_set"),
-    *_columns(BIG, "catalogue_revision", "size"),
-    Column("log_propensity", REAL),
-    Column("seed", BIG),
-    _ref("variant_id", "variant", null=True),
-    Column("at", BIG, nullable=False),
-    Column("imported", SMALL, nullable=False),
-    Column("request_key", TEXT),
-    Column("request_digest", BYTES),
-    _ref("run_id", "run", null=True),
-    Column("source", TEXT),
-    Column("history", BYTES),
-    Column("keep_probability", REAL, _probability("keep_probability")),
-    Column("estimated", SMALL, _flag("estimated")),
+    *_fields(DECISION[1:]),
     UniqueConstraint("session_id", "visit", "step"),
-    CheckConstraint("step >= 0", name="step_positive"),
-    CheckConstraint("size > 0", name="size_positive"),
-    CheckConstraint("log_propensity <= 0 AND log_propensity >= -1e308", name="log_propensity_range"),
     CheckConstraint("imported = 1 OR (log_propensity IS NOT NULL AND seed IS NOT NULL)", name="live_complete"),
-    _key("request_key"),
-    _flag("imported"),
     Index("ix_decision_policy_id_id", "policy_id", "id"),
     _partial("ix_decision_at", "at", where="imported = 0"),
     _partial("uq_decision_request_key", "request_key", where="request_key IS NOT NULL", unique=True),
@@ -388,22 +365,8 @@ decision = _table(
 # The last decision of every user that was not imported, which an event `return` credits when they come back. It is
 # written while some reward weighs that event.
 last_decision = _table("last_decision", _ref("user_id", "users", key=True), _ref("decision_id", "decision"))
-# The arms of a decision by position. propensity: given the positions above; marginal: of that arm at that position;
-# min_propensity: the smallest conditional of any arm still left there. censored: by the last `!censor` event.
-slot = _table(
-    "slot",
-    _ref("decision_id", "decision", key=True),
-    Column("position", BIG, primary_key=True, autoincrement=False),
-    _ref("arm_id", "arm"),
-    *_columns(REAL, "propensity?", "marginal?", "min_propensity?", "score?"),
-    *_columns(SMALL, "censored", "rounded"),
-    CheckConstraint("position > 0", name="position_positive"),
-    *map(_probability, ("propensity", "marginal")),
-    CheckConstraint("min_propensity >= 0 AND min_propensity <= 1", name="min_propensity_range"),
-    _finite("score"),
-    *map(_flag, ("censored", "rounded")),
-    rowid=False,
-)
+# The arms of a decision by position.
+slot = _table("slot", *_fields(SLOT, "decision_id", "position"), rowid=False)
 
 # The route by which a decision was asked for.
 route_decision = _of_decision("route_decision", _ref("route_id", "route"))
@@ -412,7 +375,7 @@ shadow_decision = _table(
     "shadow_decision",
     *_refs("shadow", "decision", key=True),
     Column("log_probability", REAL),
-    CheckConstraint("log_probability <= 0 AND log_probability >= -1e308", name="log_probability_range"),
+    _check("log_probability", LOG_PROBABILITY),
     rowid=False,
 )
 
@@ -422,21 +385,10 @@ team_draft = _of_decision(
     "team_draft", Column("teams", TEXT, nullable=False), CheckConstraint("length(teams) > 0", name="teams_named")
 )
 
-# Events are numbered within their decision, under the lock of its policy; seq: the change that stored them. Without a
-# position they belong to the page. The kind `!censor` (value 1 or 0) takes a slot out of beliefs and estimates, or
-# puts it back.
 event = _table(
     "event",
-    _ref("decision_id", "decision", key=True),
-    Column("number", BIG, primary_key=True, autoincrement=False),
-    Column("position", BIG),
-    Column("kind", TEXT, nullable=False),
-    Column("value", REAL, nullable=False),
-    *_columns(BIG, "at", "received_at", "seq"),
-    Column("key", TEXT),
+    *_fields(EVENT, "decision_id", "number"),
     ForeignKeyConstraint(["decision_id", "position"], ["slot.decision_id", "slot.position"]),
-    CheckConstraint("length(kind) BETWEEN 1 AND 64", name="kind_length"),
-    _finite("value"),
     rowid=False,
 )
 # A feedback key names a whole line, whose content is digested; `at`: null where the line had none.
@@ -446,7 +398,7 @@ feedback_key = _table(
     Column("digest", BYTES, nullable=False),
     Column("at", BIG),
     _ref("decision_id", "decision"),
-    _key(),
+    _check("key", KEY),
     rowid=False,
 )
 
@@ -467,7 +419,7 @@ candidate_list = _of_decision(
     _ref("catalogue_id", "eligible_set", null=True),
     *_columns(TEXT, "arms", "propensities"),
     Column("log_propensity", REAL, nullable=False),
-    CheckConstraint("log_propensity <= 0 AND log_propensity >= -1e308", name="log_propensity_range"),
+    _check("log_propensity", LOG_PROBABILITY),
 )
 
 # What an imported line says beside its slate, where it does. Features of arms for that decision alone, in place of the
@@ -486,7 +438,7 @@ position_curve = _table(
     *_columns(BIG, "number", "created_at"),
     _ref("reward_id", "reward"),
     UniqueConstraint("name", "number"),
-    _key("name"),
+    _check("name", KEY),
     CheckConstraint("number > 0", name="number_positive"),
     _choice("model", "pbm", "cascade", "dcm"),
 )
