@@ -12,16 +12,17 @@ import numpy.typing as npt
 
 from rlrec.app.imports.parquet_files import load_pyarrow, table
 from rlrec.arrays import Flags, Ids, offsets
+from rlrec.log_fields import ABSENT, DECISION, SLOT
 from rlrec.store.database.bulk import Columns
-from rlrec.store.log.reader import ABSENT, COLUMNS, NO_SCORE, ONCE
+from rlrec.store.log.reader import COLUMNS, ONCE
 
 ROOM = 128_000_000  # bytes of columns that are held, of files that the next batch may read again
-SLOTS = {"position", "arm_id", "propensity", "marginal", "min_propensity", "score", "censored", "rounded"}
+SLOTS = {field.name for field in SLOT[1:]}
 STARTS = "starts"  # names where the slots of each decision begin, (n + 1,)
 _ELSEWHERE = {"recorded": "history", "subsampled": "keep_probability", "route_id": "route_decision"}
 _DEFAULTS = {  # in place of null; 0 for other numbers
-    "variant_id": ABSENT, "user_id": ABSENT, "ended_at": ABSENT, "score": NO_SCORE, "keep_probability": 1.0,
-    **dict.fromkeys(("log_propensity", "propensity", "marginal", "min_propensity"), np.nan),
+    **{field.name: field.absent for field in (*DECISION, *SLOT) if field.absent is not None},
+    "user_id": ABSENT, "ended_at": ABSENT,
 }  # fmt: skip
 _KINDS = {"double": np.float64, "int32": np.int32}  # all other numbers, and times, are int64
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from typing import NamedTuple
 
 import numpy as np
 
 from rlrec.arrays import Ids, Index, take
+from rlrec.log_fields import ABSENT as ABSENT
+from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
 from rlrec.store.database.folders import of_log
 from rlrec.store.database.unit import Unit, damaged
 
 BATCH = 50_000  # decisions in a batch, about
-ABSENT = -1  # stands for a missing id
-_NONE = "-1.0"  # stands for a missing probability
-NO_SCORE = 1e308  # stands for a missing score
+_NONE = "2.0"  # stands for a missing probability, or its logarithm
 _EMPTY = ("x''", "''::bytea")  # no bytes, on SQLite and PostgreSQL
 # Decisions among which one is wanted: to read past up to so many costs less than an index, and than to look up events.
 SCANNED, NEAR = 12, 2
@@ -24,50 +25,35 @@ _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"
 _ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
 
 
-def _numbers_of(table: str, *names: str) -> dict[str, tuple[type, str]]:
-    return {name: (np.int64, f"{table}.{name}") for name in names}
+def _arrays(table: str, fields: Iterable[LogField]) -> dict[str, tuple[type, str]]:
+    """The type of each field that is read, and its expression over a table."""
+    kinds = {int: np.int64, bool: np.bool_, float: np.float64}
+    return {field.name: (kinds.get(field.kind, object), _expression(table, field)) for field in fields if field.is_read}
+
+
+def _expression(table: str, field: LogField) -> str:
+    if not field.optional:
+        return f"{table}.{field.name}"
+    absent = "{empty}" if isinstance(field.absent, bytes) else _NONE if isnan(field.absent or 0) else field.absent
+    return f"coalesce({table}.{field.name}, {absent})"
 
 
 # name: (type, expression over decision d, slot s, session v)
 COLUMNS: dict[str, tuple[type, str]] = {
     "decision_id": (np.int64, "d.id"),
-    "session_id": (np.int64, "d.session_id"),
     "user_id": (np.int64, f"coalesce(v.user_id, {ABSENT})"),
     "session_digest": (np.int64, "coalesce(v.digest, 0)"),
     "user_digest": (np.int64, "coalesce((SELECT u.digest FROM users u WHERE u.id = v.user_id), 0)"),
-    **_numbers_of("v", "split", "created_at"),
-    **_numbers_of("d", "visit", "step", "at", "policy_id", "version_id", "belief_seq"),
-    "belief_ordinal": (np.int64, "coalesce(d.belief_ordinal, 0)"),
-    "ordinal": (np.int64, "coalesce(d.ordinal, 0)"),
-    **_numbers_of("d", "context_id", "eligible_id", "catalogue_revision"),
-    "variant_id": (np.int64, f"coalesce(d.variant_id, {ABSENT})"),
+    "split": (np.int64, "v.split"),
+    "created_at": (np.int64, "v.created_at"),
     "route_id": (np.int64, f"coalesce({_ROUTE}, {ABSENT})"),
-    "size": (np.int64, "d.size"),
-    "seed": (np.int64, "coalesce(d.seed, 0)"),
-    "log_propensity": (np.float64, "coalesce(d.log_propensity, 1.0)"),
-    "imported": (np.bool_, "d.imported"),
-    "estimated": (np.bool_, "coalesce(d.estimated, 0)"),
-    "keep_probability": (np.float64, "coalesce(d.keep_probability, 1.0)"),
     "subsampled": (np.bool_, "CASE WHEN d.keep_probability IS NULL THEN 0 ELSE 1 END"),
-    **_numbers_of("s", "position", "arm_id"),
-    **{name: (np.float64, f"coalesce(s.{name}, {_NONE})") for name in ("propensity", "marginal", "min_propensity")},
-    "score": (np.float64, f"coalesce(s.score, {NO_SCORE})"),
-    "censored": (np.bool_, "s.censored"),
-    "rounded": (np.bool_, "s.rounded"),
-    # The visit as the decision saw it (see `history.py`), and whether that is stored: no bytes may mean either.
+    # Whether the visit as the decision saw it (`history`) is stored: no bytes may mean either.
     "recorded": (np.bool_, "CASE WHEN d.history IS NULL THEN 0 ELSE 1 END"),
-    "history": (object, "coalesce(d.history, {empty})"),
+    **_arrays("d", DECISION[1:]),
+    **_arrays("s", SLOT[1:]),
 }
-EVENTS: dict[str, tuple[type, str]] = {
-    "decision_id": (np.int64, "e.decision_id"),
-    "number": (np.int64, "e.number"),
-    "position": (np.int64, "coalesce(e.position, 0)"),
-    "kind": (object, "e.kind"),
-    "value": (np.float64, "e.value"),
-    "age_us": (np.int64, "e.at - d.at"),
-    "received_at": (np.int64, "e.received_at"),
-    "seq": (np.int64, "e.seq"),
-}
+EVENTS: dict[str, tuple[type, str]] = {**_arrays("e", EVENT), "age_us": (np.int64, "e.at - d.at")}
 # Columns that audits alone read.
 _RARE = (
     "session_digest", "user_digest", "created_at", "seed", "log_propensity", "rounded", "belief_ordinal",
@@ -410,7 +396,7 @@ def read_slots(query: PendingQuery) -> Columns:
     slots = query.columns()
     for name, column in slots.items():
         if COLUMNS[name][0] is np.float64 and name != "score":
-            column[column > 0 if name == "log_propensity" else column < 0] = np.nan
+            column[column > 1] = np.nan
     return slots
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
+from rlrec.log_fields import NO_SCORE
 from rlrec.store.database import bulk
 from rlrec.store.database import tables as t
 from rlrec.store.database.bulk import Columns
@@ -47,7 +48,7 @@ def slots_of(unit: Unit, decision_ids: Sequence[int]) -> Columns:
     queries = (reader.ask_slots(unit, names, [test], order="d.id, s.position") for test in inside)
     slots = [reader.read_slots(query) for query in queries]
     joined = {name: np.concatenate([columns[name] for columns in slots]) for name in names}
-    return joined | {"score": np.where(joined["score"] == reader.NO_SCORE, np.nan, joined["score"])}
+    return joined | {"score": np.where(joined["score"] == NO_SCORE, np.nan, joined["score"])}
 
 
 def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
