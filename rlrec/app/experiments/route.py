@@ -155,20 +155,18 @@ def set_route(store: Store, request: Request) -> RouteSummary:
     return store.write(work)
 
 
-def _look(
-    unit: Unit, current: RouteChange, request: Request, looks: Sequence[GateLook]
-) -> tuple[RouteGate, int | None]:
+def _look(unit: Unit, live: RouteChange, request: Request, looks: Sequence[GateLook]) -> tuple[RouteGate, int | None]:
     """The look of the gate at what a route is to serve; where it has had the same one before, that one and its id: to
     look again at the same rows tells nothing new, and spends no error. Raises InputError where the route serves it
     already. looks: of this year."""
     assert request.gate is not None
-    if current.reference == request.to:
-        raise InputError(f"route {current.route} serves {request.to} already: there is nothing to compare it with")
-    options = replace(request.gate, candidate=request.to, current=current.reference)
+    if live.reference == request.to:
+        raise InputError(f"route {live.route} serves {request.to} already: there is nothing to compare it with")
+    options = replace(request.gate, candidate=request.to, current=live.reference)
     gate = paired_gate.look(unit, options, looks=len(looks))
     version, _ = servable(unit, request.to)
     for look in looks:
-        earlier = parse(look.report, f"look {look.id} of the gate of route {current.route}")
+        earlier = parse(look.report, f"look {look.id} of the gate of route {live.route}")
         if look.version_id == version.id and paired_gate.is_repeated(gate, earlier):
             return cast(RouteGate, earlier), look.id
     return gate, None

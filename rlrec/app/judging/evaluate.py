@@ -13,7 +13,6 @@ from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters
 from rlrec.app.log import maturity
-from rlrec.ope import EstimatorChoice
 from rlrec.ope.checks import verdicts
 from rlrec.store import Store
 from rlrec.store.database import bulk
@@ -26,16 +25,15 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
     estimators = estimates.estimators(request)
-    with log_stores.opened(store, request.log) as (log_store, log):
-        return _evaluate(log_store, replace(request, log=log), estimators, workers)
-
-
-def _evaluate(store: Store, request: Request, estimators: EstimatorChoice, workers: Workers) -> list[EstimateRow]:
-    with store.read() as unit, bulk.alongside(unit):
-        selection = filters.selection(unit, request.log)
+    with (
+        log_stores.opened(store, request.log) as (log_store, log),
+        log_store.read() as unit,
+        bulk.alongside(unit),
+    ):
+        selection = filters.selection(unit, log)
         try:
-            with workers.opened(store, unit.now, has_reasons=True) as engine:
-                return estimates.answer(unit, request, estimators, selection, engine)
+            with workers.opened(log_store, unit.now, has_reasons=True) as engine:
+                return estimates.answer(unit, replace(request, log=log), estimators, selection, engine)
         except EmptyLog as error:
             if error.wait_us is not None:
                 outlook = maturity.outlook(unit, selection, wait_us=error.wait_us)

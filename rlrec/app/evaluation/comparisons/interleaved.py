@@ -101,10 +101,8 @@ def credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) 
     sums, first_picks, sessions = [spanning, spanning, spanning], 0, 0
     for unit_ids, session_ids, credited, picks in _credited(unit, experiment, reward):
         columns = (credited[:, 0], credited[:, 1], credited[:, 1] - credited[:, 0])
-        sums = [
-            total + comparison.fold(column, unit_ids, spanning=True)
-            for total, column in zip(sums, columns, strict=True)
-        ]
+        partials = [comparison.fold(column, unit_ids, spanning=True) for column in columns]
+        sums = [total + partial for total, partial in zip(sums, partials, strict=True)]
         first_picks += picks
         sessions += len(np.unique(session_ids))
     means = [comparison.finish(total) for total in sums]

@@ -33,9 +33,7 @@ from rlrec.store.policies import policies
 
 BY_VISIT, BY_IMPRESSION = "wdr", "dr"
 MIN_DECISIONS = 1_000  # decisions of the gate split, to judge by these alone
-LOST_SHARE = (
-    0.5  # share of the largest reward that the lower bound counts as lost: of what earns it, half as much is shown
-)
+LOST_SHARE = 0.5  # of the largest reward, which the lower bound counts as lost: of what earns it, half is shown
 VERDICTS = ("insufficient", "weak", "ok")
 ESTIMATED = "the propensities of its log were not logged, but computed when it was imported"
 UNKNOWN = PairedDifference(
@@ -162,13 +160,10 @@ def _first_untaught_id(unit: Unit, candidate: str) -> int | None:
     """The decision from which on a candidate has learned from none of the gate's; None where it goes on learning."""
     (target,) = targets.resolve(unit, [candidate], reward=None, greedy=False)
     gate_lessons = (lesson for lesson in target.lessons if lesson.splits is None or GATE in lesson.splits)
-    lessons = [
-        lesson.selection
-        for lesson in gate_lessons
-        if lesson.selection.splits is None or GATE in lesson.selection.splits
-    ]
-    last = [selection.last_id for selection in lessons if selection.last_id is not None]
-    return max(last) + 1 if last and len(last) == len(lessons) else None
+    selections = [lesson.selection for lesson in gate_lessons]
+    selections = [selection for selection in selections if selection.splits is None or GATE in selection.splits]
+    last = [selection.last_id for selection in selections if selection.last_id is not None]
+    return max(last) + 1 if last and len(last) == len(selections) else None
 
 
 def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selection:

@@ -121,12 +121,10 @@ def answer(
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
     without_users = evaluation.cluster == "user" and not any(partial.users for partial in partials)
     cluster = "session" if without_users else evaluation.cluster
-    estimates_by_unit = [
-        fold.estimates(row_unit, evaluation, partial, cluster=cluster) for row_unit, partial in partial_by_unit.items()
-    ]
+    by_unit = [fold.estimates(rows, evaluation, sums, cluster=cluster) for rows, sums in partial_by_unit.items()]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
     page_kinds = frozenset[str]().union(*(partial.page_kinds for partial in partials))
-    rows = _rows(evaluation, estimators, estimates_by_unit, inclusion, page_kinds)
+    rows = _rows(evaluation, estimators, by_unit, inclusion, page_kinds)
     if engine is not None and engine.mixed:
         mixed = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
         return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed, strict=True)]
@@ -157,34 +155,20 @@ def prepare(
 
 
 def _rows(
-    evaluation: Evaluation,
-    estimators: ope.EstimatorChoice,
-    estimates_by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]],
-    inclusion: Inclusion,
-    page_kinds: frozenset[str],
-) -> list[EstimateRow]:
+    evaluation: Evaluation, estimators: ope.EstimatorChoice,
+    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], inclusion: Inclusion, page_kinds: frozenset[str],
+) -> list[EstimateRow]:  # fmt: skip
     """The estimates of all units, by target and group in the order of the request."""
     rows = []
     for number, target in enumerate(evaluation.targets):
-        labelled = {group for unit_estimates in estimates_by_unit for _, group in unit_estimates}
-        for group in groups.in_order(labelled):
-            by_label = {
-                estimate.estimator: estimate
-                for unit_estimates in estimates_by_unit
-                for estimate in unit_estimates.get((number, group), [])
-            }
-            rows += [
-                EstimateRow(
-                    target=target.name,
-                    version=target.number,
-                    estimate=by_label[label],
-                    reward=target.reward.name,
-                    by=evaluation.request.by,
-                    group=group,
-                    inclusion=inclusion,
-                    paged=not page_kinds.isdisjoint(target.reward.weights),
-                )
-                for label in estimators.labels
-                if label in by_label
-            ]
+        shared: dict[str, Any] = {
+            "target": target.name, "version": target.number, "reward": target.reward.name,
+            "by": evaluation.request.by, "inclusion": inclusion,
+            "paged": not page_kinds.isdisjoint(target.reward.weights),
+        }  # fmt: skip
+        for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):
+            group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]
+            by_label = {estimate.estimator: estimate for estimate in group_estimates}
+            labels = [label for label in estimators.labels if label in by_label]
+            rows += [EstimateRow(estimate=by_label[label], group=group, **shared) for label in labels]
     return rows

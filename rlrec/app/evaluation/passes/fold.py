@@ -203,13 +203,11 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
                 rows.slots, rows.begins, spanning=evaluation.spanning, max_loggers=unit.fold.most_loggers
             )
             loggers += LoggerFacts(mixed=row_strata.mixed)
-            partials |= _target_partials(
-                unit, evaluation, shared, logged, rows, models.get(shared.reward.id), row_strata
-            )
+            model = models.get(shared.reward.id)
+            partials |= _target_partials(unit, evaluation, shared, logged, rows, model, row_strata)
             users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
             if (sums := unit.carry_over(rows)) is not None:
                 carried[number] = sums
-            model = models.get(shared.reward.id)
             if model is not None and (sums := unit.slots_above(rows, model)) is not None:
                 dependence[number] = sums
     batch_partial = LogPartial(
@@ -246,8 +244,9 @@ def _target_partials(
         dropped = np.zeros(len(rows), np.bool_) if hidden is None else any_slot(rows, hidden & slots["subsampled"])
         for code, group_rows in members:
             group, stratum = divmod(code, number_of_strata)
-            judged = _recorded_rows(recorded, group_rows)
-            n_rows = len(rows) if group_rows is None else len(group_rows)
+            judged, n_rows = group_rows, len(rows) if group_rows is None else len(group_rows)
+            if recorded is not None:
+                judged = np.flatnonzero(recorded) if group_rows is None else group_rows[recorded[group_rows]]
             partials[number, logged.groups[group], row_strata.strata[stratum]] = GroupPartial(
                 sums=unit.fold.partial(batch if judged is None else batch.take(judged)),
                 replicas={
@@ -266,13 +265,6 @@ def _target_partials(
 def any_slot(rows: Rows, flags: Flags) -> Flags:
     """The rows with a flagged slot, (n,). flags: of all their slots."""
     return np.logical_or.reduceat(flags, rows.begins)
-
-
-def _recorded_rows(recorded: Flags | None, group_rows: Ids | None) -> Ids | None:
-    """The chosen rows whose state was recorded; None means all."""
-    if recorded is None:
-        return group_rows
-    return np.flatnonzero(recorded) if group_rows is None else group_rows[recorded[group_rows]]
 
 
 def checked(partial: LogPartial, evaluation: Evaluation) -> LogPartial:
@@ -298,20 +290,17 @@ def estimates(
         for number, scorer in shared.members:
             weightings = weigh_loggers(unit, partial, [number])
             group_partials = over_loggers(partial, number, weightings)
-            finished, target = [], scorer.target
+            finished, target, weighed = [], scorer.target, scorer.target.serving is not None
             for group_partial in group_partials.values():
                 reasons = {
                     "in-sample": group_partial.learned, "no-propensity": n_left_out > 0,
                     "estimated-propensity": group_partial.estimated,
                     "sampled-rows": counts.sampled > 0 or group_partial.sampled,
                     "no-candidates" if target.listing else "no-state": group_partial.no_state > 0,
-                    "carry-over": carried and target.serving is not None,
-                    "dependent-slots": dependent and target.serving is not None,
-                    "wrong-propensities": wrong and target.serving is not None,
+                    "carry-over": carried and weighed, "dependent-slots": dependent and weighed,
+                    "wrong-propensities": wrong and weighed,
                     "logging-states": unit.logging_states and target.stateful,
-                    "logging-candidates": group_partial.has_candidates
-                    and not target.listing
-                    and target.serving is not None,
+                    "logging-candidates": not target.listing and weighed and group_partial.has_candidates,
                 }  # fmt: skip
                 options = FinishOptions(
                     interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,

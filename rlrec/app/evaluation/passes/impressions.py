@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from rlrec.app.evaluation.models import reward_models
 from rlrec.app.evaluation.passes.fold import RowCounts, RowUnit
@@ -29,9 +30,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, reward_models.RewardModel]):
     fit: reward_models.RewardModelFit
 
     @classmethod
-    def prepare(
-        cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator]
-    ) -> ImpressionUnit:
+    def prepare(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator]) -> Self:
         """Raises InputError for a table of rewards that does not fit the catalogue, and an unknown curve."""
         arms, request = evaluation.arms, evaluation.request
         curve = None if request.position is None else position_curve(unit, request.position)

@@ -84,7 +84,8 @@ class LogReader:
         """Batches that a model is fitted on: with their contexts, without what targets are asked about."""
         for log in self.batches(reading):
             contexts, context = self.contexts.table(log.slots["context_id"], log.contexts)
-            slots = log.slots | {"context": context, "cluster": self._clusters(log)}
+            cluster = log_rows.clusters(log.slots, self.evaluation.cluster)
+            slots = log.slots | {"context": context, "cluster": cluster}
             yield LoggedBatch(log=replace(log, slots=slots), contexts=contexts, eligible={})
 
     def to_judge(self, reading: Reading) -> Iterator[LoggedBatch]:
@@ -138,9 +139,6 @@ class LogReader:
         moved = batch.keys["session_id"][~stays]
         return batch.of_rows(np.flatnonzero(~np.isin(batch.slots["session_id"], moved)))
 
-    def _clusters(self, log: Batch) -> Ids:
-        return log_rows.clusters(log.slots, self.evaluation.cluster)
-
     def _portions(self, batch: Batch, marginals: int) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
         """Whole sessions of a batch, few enough for the arms of their eligible sets and so many marginals a slot to be
         held; and these sets."""
@@ -182,7 +180,8 @@ class LogReader:
             column, slot_arms = slot_sets.column(slots, sets)
             slots, eligible = slots | {slot_sets.SLOT_SET: column}, {**eligible, **slot_arms}
         groups, group = self.grouping.group_rows(slots, contexts, context)
-        slots = slots | {"context": context, "group": group, "cluster": self._clusters(log)}
+        cluster = log_rows.clusters(log.slots, self.evaluation.cluster)
+        slots = slots | {"context": context, "group": group, "cluster": cluster}
         if slots.keys() >= {*log_rows.SAMPLED}:
             slots["decision_digest"] = log_rows.decision_digests(slots)
         if impressions:

@@ -50,16 +50,14 @@ def results(reader: LogReader, work: Pass[R_co], engine: Engine | None) -> Itera
     """The results of all partitions in their order. engine: None to work on them here."""
     packed, number = packing.pack(work, handle=reader.unit), reader.evaluation.partitions
     folder, progress = reader.unit.folder, reader.unit.progress
-    contents: Iterable[Iterable[Batch] | LogFolder] = (
-        folder.split(number) if folder else reader.partitions(work.reading)
-    )
+    parts: Iterable[Iterable[Batch] | LogFolder] = folder.split(number) if folder else reader.partitions(work.reading)
     if engine is None:
-        for done, rows in enumerate(contents, 1):
+        for done, rows in enumerate(parts, 1):
             yield result(packed, reader.unit, Partition(done - 1, rows), reader)
             if folder:
                 progress("partitions", done, done / number)
         return
-    remote = (rows if isinstance(rows, LogFolder) else list(rows) for rows in contents)
+    remote = (rows if isinstance(rows, LogFolder) else list(rows) for rows in parts)
     early: dict[int, Any] = {}
     following = 0
     for index, answer in engine.map(packed, map(Partition, count(), remote)):

@@ -59,7 +59,7 @@ class JudgePass:
         batches = reader.to_judge(self.reading)
         partials = (fold(self.unit, self.evaluation, logged, self.models) for logged in batches)
         partition_sums = reduce(self.add, partials, LogPartial()).closed()
-        return partition_sums + LogPartial(visits=self.unit.visit_carry_over(reader.clone()))
+        return partition_sums + LogPartial(visits=self.unit.visit_carry_over(reader))
 
     def add(self, left: LogPartial, right: LogPartial, /) -> LogPartial:
         return checked(left + right, self.evaluation)
@@ -81,14 +81,13 @@ class JointPass:
         return Reading(columns=columns, visits=any(reading.visits for reading in readings))
 
     def __call__(self, reader: LogReader, /) -> list[Any]:
-        return [_attempted(work, reader.clone()) for work in self.works]
-
-
-def _attempted(work: FitPass | JudgePass, reader: LogReader) -> Any:
-    try:
-        return work(reader)
-    except PartialPages as error:
-        return error
+        results = list[Any]()
+        for number, work in enumerate(self.works):
+            try:
+                results.append(work(reader.clone() if number else reader))
+            except PartialPages as error:
+                results.append(error)
+        return results
 
 
 def sum_log(
@@ -109,7 +108,9 @@ def sum_log(
     for unit in units:
         partial = results[unit]
         if not isinstance(partial, PartialPages):
-            _check_used(unit, evaluation, partial)
+            for number, shared in enumerate(evaluation.shared):
+                if not (counts := partial.counts.get(number, RowCounts())).used:
+                    raise unit.empty(shared, counts)
             partials[unit] = partial
         elif require_pages:
             raise partial
@@ -144,10 +145,3 @@ def _sums(
                 errors = [outcome for outcome in (sums[unit], result) if isinstance(outcome, PartialPages)]
                 sums[unit] = errors[0] if errors else work.add(sums[unit], result)
     return sums
-
-
-def _check_used(unit: AnyUnit, evaluation: Evaluation, partial: LogPartial) -> None:
-    for number, shared in enumerate(evaluation.shared):
-        counts = partial.counts.get(number, RowCounts())
-        if not counts.used:
-            raise unit.empty(shared, counts)

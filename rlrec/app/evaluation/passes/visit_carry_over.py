@@ -37,7 +37,7 @@ def collect(reader: LogReader, rewards: Mapping[int, Reward]) -> Mapping[int, Vi
     """The sums of the test for each reward, by its id, over a partition of the log: nothing beyond the first ones."""
     evaluation = reader.evaluation
     max_partitions = max(1, MAX_DECISIONS * evaluation.partitions // max(1, evaluation.extent.decisions))
-    batches = list(reader.batches(_READING)) if reader.number < max_partitions else []
+    batches = list(reader.clone().batches(_READING)) if reader.number < max_partitions else []
     return _sums(reader.unit, Batch.joined(batches), rewards, evaluation) if batches else {}
 
 

@@ -89,14 +89,11 @@ class LoggedLists:
         """The decisions that share a distribution of lists, and the length of theirs."""
         lists = [self.lists[int(slots["decision_id"][first[row]])] for row in reweighed.tolist()]
         codes, _ = contexts.reading(generator.policy.reads)
-        revisions = [
-            generator.epoch(int(revision)) for revision in slots["catalogue_revision"][first[reweighed]].tolist()
-        ]
-        _, case = distinct(
-            np.array([-1 if candidates.catalogue_id is None else candidates.catalogue_id for candidates in lists]),
-            np.array([len(candidates.arms) for candidates in lists]),
-            np.array(revisions), codes[slots["context"][first[reweighed]]],
-        )  # fmt: skip
+        examples = first[reweighed]
+        epochs = list(map(generator.epoch, slots["catalogue_revision"][examples].tolist()))
+        catalogues = np.array([row.catalogue_id or -1 for row in lists])
+        lengths = np.array([len(row.arms) for row in lists])
+        _, case = distinct(catalogues, lengths, np.array(epochs), codes[slots["context"][examples]])
         for number in range(int(case.max()) + 1):
             yield reweighed[case == number]
 

@@ -179,9 +179,8 @@ class _FeatureCache:
             yield self._portions[number], row[in_portion], indices[in_portion]
 
     def _add(self, ids: Ids, sparse: Sequence[features.Sparse]) -> None:
-        count = int(
-            np.searchsorted(np.cumsum([portion.size for portion in sparse]), FEATURE_BYTES - self._size, side="right")
-        )
+        sizes = np.cumsum([portion.size for portion in sparse])
+        count = int(np.searchsorted(sizes, FEATURE_BYTES - self._size, side="right"))
         new = ids[: count * PORTION]
         at = np.searchsorted(self._ids, new)
         position = len(self._portions) * PORTION + np.arange(len(new))

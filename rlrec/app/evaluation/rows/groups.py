@@ -54,10 +54,8 @@ class Grouping:
             raise too_many(self.by)
         labels = self._labels(values)
         numbers: dict[Label, int] = {}  # a policy and its variants are one group
-        group_numbers = np.array(
-            [numbers.setdefault(labels[value], len(numbers)) for value in values.tolist()], np.int64
-        )
-        return [RowGroup(repr(label), label) for label in numbers], group_numbers[codes]
+        group_of = [numbers.setdefault(labels[value], len(numbers)) for value in values.tolist()]
+        return [RowGroup(repr(label), label) for label in numbers], np.array(group_of, np.int64)[codes]
 
     def _labels(self, values: Ids) -> dict[int, Label]:
         codes = values.tolist()

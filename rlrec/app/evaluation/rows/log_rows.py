@@ -36,11 +36,7 @@ JUDGED = (
     *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size",
     "propensity", "marginal", "min_propensity", "visit", "step", "estimated", "subsampled",
 )  # fmt: skip
-SAMPLED = (
-    "session_digest",
-    "visit",
-    "step",
-)  # for targets whose decisions draw for themselves, too: `decision_digests`
+SAMPLED = ("session_digest", "visit", "step")  # for targets with samples of each decision: `decision_digests`
 STATES = (*SAMPLED, "recorded", "history")  # for targets that read the session, too
 
 
@@ -178,14 +174,12 @@ def clusters(slots: Columns, unit: str) -> Ids:
 
     Digests follow keys, never ids: the same log in another order has the same clusters. The last bit tells users from
     sessions of the same key. unit: one of CLUSTERS, whose columns the slots have."""
-    session = (_row_digests(slots) if unit == "row" else slots["session_digest"]) | 1
+    session = slots["session_digest"]
+    if unit == "row":  # the first row of a session has its digest: sessions of one row are the same clusters as rows
+        depth = np.arange(len(slots["decision_id"])) - _starts(slots)
+        session = _hashed(decision_digests(slots), depth, salt=2)
+    session = session | 1
     return np.where(slots["user_id"] != ABSENT, slots["user_digest"] & ~1, session) if unit == "user" else session
-
-
-def _row_digests(slots: Columns) -> Ids:
-    """Digests of session, visit, step and depth on the slate, (n,); that of the first row of a session is the
-    session's, so that sessions of one row are the same clusters as rows."""
-    return _hashed(decision_digests(slots), np.arange(len(slots["decision_id"])) - _starts(slots), salt=2)
 
 
 def decision_digests(slots: Columns) -> Ids:

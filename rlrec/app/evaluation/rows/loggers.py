@@ -36,7 +36,9 @@ class Loggers:
         self._versions: dict[int, Version] = StoredRows("version")
         self._zeros: dict[tuple[object, ...], Flags] = {}
         self.policy = cache(lambda version_id: designs.policy_of(self._versions[version_id]))
-        self._distribution = lru_cache(maxsize=8)(self._load)
+        self._distribution = lru_cache(maxsize=8)(
+            lambda key, seq, ordinal: exact.load(unit, self._versions[key], seq=seq, ordinal=ordinal)
+        )
 
     def versions(self, version_ids: Ids) -> dict[int, Version]:
         ids = set(version_ids[distinct(version_ids)[0]].tolist())
@@ -132,9 +134,6 @@ class Loggers:
             "catalogue_revision": policy.contextual,
         }
         return [name for name, matters in needed.items() if not matters]
-
-    def _load(self, version_id: int, seq: int, ordinal: int) -> exact.VersionDistribution:
-        return exact.load(self.unit, self._versions[version_id], seq=seq, ordinal=ordinal)
 
 
 def logged_zeros(

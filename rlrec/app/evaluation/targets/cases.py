@@ -65,11 +65,6 @@ class TargetProbabilities:
     unsupported: Array
     expected: Array
 
-    @classmethod
-    def zeros(cls, prefixed: Flags) -> TargetProbabilities:
-        """To be filled."""
-        return cls(prefixed, *(np.zeros(len(prefixed)) for _ in range(4)))
-
     def complete_unsupported(self, slots: Columns) -> None:
         """Fill in what is unsupported where the row itself tells."""
         full, alone, unknown = (slots[name] for name in ("full", "alone", "unknown_support"))

@@ -161,9 +161,8 @@ class ListCaseRows(CaseRows):
             steps[slots[~possible]] = 0.0
             for block, rows in _rows_by_block(blocks, case, possible):
                 columns = np.searchsorted(arms, block.arms)
-                for prefix_rows, position, probability, prefix in block.mixture.each_position(
-                    order[rows], block.weight
-                ):
+                positions = block.mixture.each_position(order[rows], block.weight)
+                for prefix_rows, position, probability, prefix in positions:
                     row = slots[rows[prefix_rows], position]
                     steps[row] = probability[prefix, order[rows[prefix_rows], position]]
                     shares = np.zeros((len(probability), len(arms)))

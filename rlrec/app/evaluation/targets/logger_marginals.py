@@ -91,13 +91,10 @@ class LoggerMarginals:
             return case_number, slate_probabilities
         for case in self.cases(slots, contexts, eligible, positions=int(slots["size"].max())):
             size, m = case.marginals.shape
+            is_listed = pseudo_inverse.can_list(size, m) and len(slate_probabilities) < MAX_LISTED_CASES
             if case.steps is None:
                 case_number[case.rows] = UNIFORM
-            elif (
-                (case_number[case.rows] == UNKNOWN).any()
-                and pseudo_inverse.can_list(size, m)
-                and len(slate_probabilities) < MAX_LISTED_CASES
-            ):
+            elif is_listed and (case_number[case.rows] == UNKNOWN).any():
                 case_number[case.rows] = len(slate_probabilities)
                 slate_probabilities.append(case.steps(pseudo_inverse.slates(size, m)).prod(axis=1))
         return case_number, slate_probabilities
@@ -154,7 +151,8 @@ class LoggerMarginals:
         revision = slots["catalogue_revision"][rows] if described else np.zeros(len(rows), np.int64)
         for group_rows in _groups(slots["eligible_id"][rows], size, revision):
             group, key = rows[group_rows], int(slots["eligible_id"][rows[group_rows[0]]])
-            arms, k, revision_id = eligible[key], int(size[group_rows[0]]), int(revision[group_rows[0]])
+            arms, revision_id = eligible[key], int(revision[group_rows[0]])
+            k = min(int(size[group_rows[0]]), len(arms))
             code = codes[slots["context"][group]]
             # contexts with distributions of their own, some at a time
             reading = list(_groups(code))
@@ -162,12 +160,10 @@ class LoggerMarginals:
             for start in range(0, len(reading), step):
                 inside = reading[start : start + step]
                 read = [values[int(code[context_rows[0]])] for context_rows in inside]
-                shares = _shares(served, key, arms, read, size=min(k, len(arms)), keys=keys, revision=revision_id)
+                shares = _shares(served, key, arms, read, size=k, keys=keys, revision=revision_id)
                 for context_rows, (scores, marginals) in zip(inside, shares, strict=True):
                     if not scores.samples:  # of correlated scores every decision has its own
-                        yield _ScoredCase(
-                            group[context_rows], arms, scores, min(k, len(arms)), policy.exploration, marginals
-                        )
+                        yield _ScoredCase(group[context_rows], arms, scores, k, policy.exploration, marginals)
 
 
 class _ScoredCase(NamedTuple):
@@ -229,10 +225,8 @@ def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Ite
         return
     arms = arms_of_sets(slots["eligible_id"][imported], eligible)
     first, version_index = distinct(slots["version_id"][imported])
-    n_other = np.bincount(version_index, weights=~_is_uniform(slots, imported, arms), minlength=len(first))[
-        version_index
-    ]
-    rows = imported[n_other == 0]
+    n_other = np.bincount(version_index, weights=~_is_uniform(slots, imported, arms), minlength=len(first))
+    rows = imported[n_other[version_index] == 0]
     size = np.minimum(slots["size"][rows], positions)
     for group_rows in _groups(slots["eligible_id"][rows], size) if len(rows) else ():
         eligible_arms = eligible[int(slots["eligible_id"][rows[group_rows[0]]])]

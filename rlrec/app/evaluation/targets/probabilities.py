@@ -113,7 +113,8 @@ class Scorer:
     ) -> TargetProbabilities:  # fmt: skip
         """The probabilities of the rows. on_rows: receives the rows as they are worked out, some at a time; joint: and
         those whose marginals are simulated once more, with the samples of each decision (`second_pass`)."""
-        probabilities, has_sets = TargetProbabilities.zeros(self._prefixed(rows.slots)), slot_sets.flags(rows.slots)
+        zeros = (np.zeros(len(rows)) for _ in range(4))
+        probabilities, has_sets = TargetProbabilities(self._prefixed(rows.slots), *zeros), slot_sets.flags(rows.slots)
         logged_slots = rows.slots
         rows = slot_sets.as_decisions(rows)
         for case_rows in self._worked_out(rows, logged, models=values is not None, joint=joint):
@@ -130,9 +131,8 @@ class Scorer:
         probabilities.complete_unsupported(rows.slots)
         if has_sets is not None:
             prefixed = has_sets & probabilities.prefixed
-            probabilities.target[prefixed] = slot_sets.down_to_rows(logged_slots, has_sets, probabilities.target)[
-                prefixed
-            ]
+            products = slot_sets.down_to_rows(logged_slots, has_sets, probabilities.target)
+            probabilities.target[prefixed] = products[prefixed]
         return probabilities
 
     def _prefixed(self, slots: Columns) -> Flags:
@@ -149,13 +149,8 @@ class Scorer:
         these are wanted."""
         for case_rows in self._by_case(rows, logged, models=False):
             share = case_rows.shares(self.arms.ids) if shares else np.zeros((len(case_rows.blocks), len(self.arms)))
-            yield TargetSlates(
-                rows=case_rows.indices,
-                log_slate=case_rows.log_slates(),
-                arms=self.arms.rank,
-                share=share,
-                case=case_rows.case,
-            )
+            log_slate, rank = case_rows.log_slates(), self.arms.rank
+            yield TargetSlates(rows=case_rows.indices, log_slate=log_slate, arms=rank, share=share, case=case_rows.case)
 
     def _by_case(
         self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, subset: Ids | None = None
@@ -167,12 +162,11 @@ class Scorer:
             return
         codes, contexts = logged.contexts.reading(self.target.reads)
         slots = rows.slots
-        columns = [
-            column[subset]
-            for column in (slots["eligible_id"], self._revision(slots), slots["size"], codes[slots["context"]])
-        ]
-        first, case = distinct(*columns)
-        cases = np.column_stack([column[first] for column in columns])
+        # the catalogue counts where the target looks at what it says of the arms
+        revision = slots["catalogue_revision"] * (self.serving.described is not None)
+        columns = np.column_stack([slots["eligible_id"], revision, slots["size"], codes[slots["context"]]])[subset]
+        first, case = distinct(*columns.T)
+        cases = columns[first]
         order = np.argsort(case, kind="stable")
         ends = np.searchsorted(case[order], np.arange(len(cases) + 1))
         step = self._cases_at_a_time(cases, models=models)
@@ -181,11 +175,6 @@ class Scorer:
             blocks = self._blocks_of(cases[start:end], contexts, logged)
             portion = order[ends[start] : ends[end]]
             yield from self._case_rows(blocks, case[portion] - start, subset[portion], rows, joint=joint)
-
-    def _revision(self, slots: Columns) -> Ids:
-        """The catalogue of each row, (n,), where the target looks at what it says of the arms."""
-        revision: Ids = slots["catalogue_revision"]
-        return revision if self.serving.described is not None else np.zeros_like(revision)
 
     def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
         longest = int(cases[:, 2].max(initial=1)) if models else 1
@@ -209,13 +198,10 @@ class Scorer:
             set_scores = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
             for name, scores in zip(new, set_scores, strict=True):
                 scored.setdefault((len(arms), min(name[2], len(arms))), {})[name] = scores
-        read_by_name = {
-            name[3]: contexts[context] for set_scores in missing.values() for name, context in set_scores.items()
-        }
-        for (_, size), cases_of_size in scored.items():
-            for name, block in zip(
-                cases_of_size, self._worked_blocks(cases_of_size, size, logged, read_by_name), strict=True
-            ):
+        read_by_name = {name[3]: contexts[context] for new in missing.values() for name, context in new.items()}
+        for (_, size), scores_by_name in scored.items():
+            blocks = self._worked_blocks(scores_by_name, size, logged, read_by_name)
+            for name, block in zip(scores_by_name, blocks, strict=True):
                 self._blocks[name] = block
                 self._cells += block.cells
         return [self._blocks[name] for name in names]
@@ -267,10 +253,9 @@ class Scorer:
     ) -> Iterator[CaseRows]:
         """Rows with the samples that each decision draws for itself, some decisions at a time."""
         samples = blocks[0].scores.samples
-        deepest_first = np.argsort(
-            -rows.slots["depth"][indices], kind="stable"
-        )  # the lowest row of a decision tells of it
-        indices, case = indices[deepest_first], case[deepest_first]
+        # the lowest row of a decision, which tells of it, comes first
+        order = np.argsort(-rows.slots["depth"][indices], kind="stable")
+        indices, case = indices[order], case[order]
         seeds, numbers = self.target.words(rows.slots)
         first, decision = distinct(rows.slots["decision_id"][indices])
         step = max(1, CELLS // (samples * max(len(block.arms) for block in blocks)))
@@ -281,14 +266,8 @@ class Scorer:
                 decision_block(blocks[number], rows, row, int(seeds[row]), int(numbers[row])) for number, row in cases
             ]
             inside = (decision >= start) & (decision < start + step)
-            yield CaseRows(
-                decision_blocks,
-                decision[inside] - start,
-                indices[inside],
-                rows,
-                per_decision_samples=True,
-                second_pass=second_pass,
-            )
+            block_of, passes = decision[inside] - start, {"per_decision_samples": True, "second_pass": second_pass}
+            yield CaseRows(decision_blocks, block_of, indices[inside], rows, **passes)
 
     def _simulate(self, scores: Correlated, arms: Ids, size: int, context: str) -> Callable[[], Array]:
         """A function that simulates the marginals of a case; the seed and the order of arms follow no ids."""

@@ -147,14 +147,14 @@ def _fill_steps(case_rows: CaseRows | StateCaseRows, steps: Array) -> None:
 
 
 def _write_steps_and_values(
-    case_rows: CaseRows, steps: Array, expected: Array, arms: ArmTable, values: ModelValues
+    cases: CaseRows, steps: Array, expected: Array, arms: ArmTable, values: ModelValues
 ) -> None:
     """Write the target's probability of the arm of each slot given the slots above, and the mean of the model under
     the target there."""
-    size = case_rows.rows.slots["size"][case_rows.indices]
-    lowest = np.flatnonzero(case_rows.rows.slots["depth"][case_rows.indices] + 1 == size)
-    for group, blocks, case, order, possible in case_rows.slates(lowest, size[lowest]):
-        slots = case_rows.indices[group][:, None] - np.arange(order.shape[1])[::-1]
+    size = cases.rows.slots["size"][cases.indices]
+    lowest = np.flatnonzero(cases.rows.slots["depth"][cases.indices] + 1 == size)
+    for group, blocks, case, order, possible in cases.slates(lowest, size[lowest]):
+        slots = cases.indices[group][:, None] - np.arange(order.shape[1])[::-1]
         steps[slots[~possible]] = 0.0
         slots, case, order = slots[possible], case[possible], order[possible]
         columns = np.searchsorted(arms.ids, [block.arms for block in blocks])

@@ -121,9 +121,8 @@ class StateCaseRows:
                 for position in range(min(positions, len(self.arms))):
                     probability = _conditional(score, drawn_arms, **self.served)
                     shares[:, position] += probability / runs
-                    drawn_arms = np.column_stack(
-                        [drawn_arms, slate.invert_rows(probability, uniform[:, run, position])]
-                    )
+                    arm = slate.invert_rows(probability, uniform[:, run, position])
+                    drawn_arms = np.column_stack([drawn_arms, arm])
             inside = np.flatnonzero((self.decision >= start) & (self.decision < start + step) & possible)
             table[inside] = shares[self.decision[inside] - start, :, index[inside, 0]]
         return np.where(np.arange(positions) < slots["size"][self.indices, None], table, 0.0)

@@ -100,9 +100,8 @@ def resolve(
         if not isinstance(live, InputError):
             targets.append(_target(unit, *live, definition, greedy=greedy))
         elif name in BUILT_IN:
-            targets.append(
-                _built_in(name, definition or _shared_reward(unit, policy_rewards, selection), greedy=greedy)
-            )
+            shared_reward = definition or _shared_reward(unit, policy_rewards, selection)
+            targets.append(_built_in(name, shared_reward, greedy=greedy))
         else:
             raise _unknown(unit, name, live)
     return targets
