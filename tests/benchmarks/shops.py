@@ -231,7 +231,7 @@ def _fill(connection: Any, decisions: int, visit: int, *, postgres: bool) -> Non
 
 def reminded(shop: Shop) -> Shop:
     """A log whose visits know what they have shown, as `recommend` leaves them: one slot each."""
-    from rlrec.app.serving import open_sessions, recent_slots
+    from rlrec.app.serving import open_sessions
 
     shown = "SELECT d.session_id, d.id, s.arm_id FROM decision d JOIN slot s ON s.decision_id = d.id"
     mark = "%s" if shop.postgres else "?"
@@ -239,8 +239,8 @@ def reminded(shop: Shop) -> Shop:
         rows = connection.execute(
             f"{shown} JOIN visit v ON v.session_id = d.session_id AND v.history IS NULL"
         ).fetchall()
-        count = (1).to_bytes(open_sessions.COUNT, "little")
-        blobs = [(count + recent_slots.pack_slot(decision, 0, 1, arm), session) for session, decision, arm in rows]
+        count = (1).to_bytes(open_sessions.COUNT_BYTES, "little")
+        blobs = [(count + open_sessions.pack_slot(decision, 0, 1, arm), session) for session, decision, arm in rows]
         connection.execute("BEGIN")
         connection.cursor().executemany(f"UPDATE visit SET history = {mark} WHERE session_id = {mark}", blobs)
         connection.execute("COMMIT")

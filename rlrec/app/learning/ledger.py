@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import chain
 from math import inf
+from operator import add, sub
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.app.learning.slot_keys import ServedSlate, SlotFields, SlotKey
@@ -129,17 +130,17 @@ class Ledger:
         self,
         changed: Collection[tuple[FeedbackTarget, Sequence[Row]]],
         *,
-        before: Mapping[int, Sequence[Event]],
+        stored: Mapping[int, Sequence[Event]],
         arms: Mapping[tuple[int, int], int],
     ) -> None:
         """Replace the rewards of slots by those after new events. changed: targets, each with rows of Event.
 
-        before: the earlier events of each decision; arms: by decision and position, of slots beside their target's.
+        stored: the earlier events of each decision; arms: by decision and position, of slots beside their target's.
         Slots with equal keys and equal events have equal rewards: they are counted, and derived once."""
         scopes = {policy_id: self._find_scope(policy_id) for policy_id in {target[1] for target, _ in changed}}
         needing = {policy_id for policy_id, scope in scopes.items() if scope and scope.fields.propensity}
-        wanted = {target.decision_id for target, _ in changed if target.policy_id in needing} if needing else ()
-        shown = decision_propensities(self.unit, wanted) if wanted else {}
+        weighed_ids = {target.decision_id for target, _ in changed if target.policy_id in needing} if needing else ()
+        shown = decision_propensities(self.unit, weighed_ids) if weighed_ids else {}
         identical: list[tuple[int, SlotKey, EventValues, EventValues]] = []  # policy, slot, its events before, new ones
         for target, new in changed:
             decision_id, policy_id, _, served_at, _, imported, arm_id, number, ordinal, context_id = target
@@ -147,7 +148,7 @@ class Ledger:
             if imported or scope is None:
                 continue
             safe_age, weighed, fields = scope
-            past = () if number is None else before.get(decision_id, ())
+            past = () if number is None else stored.get(decision_id, ())
             timed = safe_age < inf and (past or any(row[4] - served_at > safe_age for row in new))
             if len(new) == 1 and not timed:  # most lines
                 _, position, kind, value, _, _, _, _, _ = new[0]
@@ -155,8 +156,8 @@ class Ledger:
                     if fields.arm_alone:
                         key = fields.arm_key(arm_id)
                     else:
-                        chance = shown.get((decision_id, position), 0.0)
-                        key = fields.key(arm_id, ordinal, context_id, position, chance)
+                        propensity = shown.get((decision_id, position), 0.0)
+                        key = fields.key(arm_id, ordinal, context_id, position, propensity)
                     old = _values(past, position, weighed) if past else ()
                     identical.append((policy_id, key, old, ((kind, value),)))
                 continue
@@ -179,11 +180,11 @@ class Ledger:
 
     def _reward_changes(self, policy_id: int, old: EventValues, new: EventValues) -> list[RewardChange]:
         """The rewards of a slot by each learning belief of a policy, before and after events that are in time."""
-        before, after = (
+        old_events, all_events = (
             [Event(0, 1, kind, value, at=0, received_at=0) for kind, value in values] for values in (old, old + new)
         )
         return [
-            (slot_reward(version, before, served_at=0), slot_reward(version, after, served_at=0))
+            (slot_reward(version, old_events, served_at=0), slot_reward(version, all_events, served_at=0))
             for version in self.learning[policy_id]
         ]
 
@@ -205,14 +206,19 @@ class Ledger:
     ) -> None:
         """Replace the rewards of one decision's slots where its time, or that of an event, decides what counts."""
         learning = self.learning[target.policy_id]
-        holding = [version for version in learning if _holds(version, target.decision_id)]
+        decision_id = target.decision_id
+        holding = [
+            version
+            for version in learning
+            if version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
+        ]
         old, fresh = by_position(past), by_position(Event(*row) for row in new)
         for position, key in keys.items():
-            before = old.get(position, [])
+            slot_events = old.get(position, [])
             for version in holding:
                 change = (
-                    slot_reward(version, before, served_at=target.at),
-                    slot_reward(version, before + fresh[position], served_at=target.at),
+                    slot_reward(version, slot_events, served_at=target.at),
+                    slot_reward(version, slot_events + fresh[position], served_at=target.at),
                 )
                 self.replace(version, key, change)
 
@@ -276,9 +282,10 @@ class Ledger:
     def overdue(self, version: Version, limit: int) -> list[int]:
         """Decisions whose slots, at most `limit`, are to enter a belief now, oldest first."""
         assert version.entered_to is not None
-        before = self.unit.now - version.reward.window_us
-        first = version.entered_to + 1
-        return decisions.overdue(self.unit, version.policy.id, first=first, before=before, slots=limit)
+        return decisions.overdue(
+            self.unit, version.policy.id, first=version.entered_to + 1,
+            before=self.unit.now - version.reward.window_us, slots=limit,
+        )  # fmt: skip
 
     def mark_entered(self, version: Version, decision_id: int) -> None:
         """Store that the belief holds every decision up to this one."""
@@ -308,7 +315,7 @@ class Ledger:
                 added = _sum_changes(pending, fields, fields.kinds[version.id], ordinal=self.ordinal[policy_id])
             for key, numbers in added.items():
                 old = sums.get(key)
-                sums[key] = numbers if old is None else [a + b for a, b in zip(old, numbers, strict=True)]
+                sums[key] = numbers if old is None else [*map(add, old, numbers)]
 
     def _fold(self, version: Version, pending: Mapping[tuple[SlotKey, RewardChange], int]) -> dict[BeliefKey, Any]:
         """The sums of changes whose statistics take arrays."""
@@ -344,9 +351,11 @@ def _sum_changes(
     for (key, change), times in pending.items():
         if fields.propensity and not key.propensity:
             continue
-        same = (key, change) if kind.needs else (key.arm_id, change)
-        if (difference := differences.get(same)) is None:
-            difference = differences[same] = _difference(kind, key, change)
+        name = (key, change) if kind.needs else (key.arm_id, change)
+        if (difference := differences.get(name)) is None:
+            nothing = (0.0,) * kind.width
+            old, new = (nothing if reward is None else kind.entry(CountedSlot(*key, reward)) for reward in change)
+            difference = differences[name] = [*map(sub, new, old)]
         weight = times * forgetting.discount ** (ordinal - key.ordinal) if forgetting else times
         belief_key = forgetting.bucket(key.ordinal), key.arm_id
         total = sums.get(belief_key)
@@ -358,20 +367,9 @@ def _sum_changes(
     return sums
 
 
-def _difference(kind: Policy, key: SlotKey, change: RewardChange) -> list[float]:
-    """Change of the sums of a belief when the reward of one of its slots changes."""
-    nothing = (0.0,) * kind.width
-    before, after = (nothing if reward is None else kind.entry(CountedSlot(*key, reward)) for reward in change)
-    return [b - a for a, b in zip(before, after, strict=True)]
-
-
 def _values(rows: Iterable[Row], position: int | None, weighed: Set[str]) -> EventValues:
     """The events of one slot of a decision that change a reward."""
     return tuple([(row[2], row[3]) for row in rows if row[1] == position and row[2] in weighed])
-
-
-def _holds(version: Version, decision_id: int) -> bool:
-    return version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
 
 
 def slot_reward(version: Version, events: Collection[Event], *, served_at: int) -> float | None:

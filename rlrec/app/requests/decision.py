@@ -78,7 +78,7 @@ def show(store: Store, decision_id: int) -> Result:
         "catalogue": derived.catalogue,
         "floor": derived.floor(),
         "slate": [
-            entry | derived.of_slot(slot) for entry, slot in zip(record["slate"], decision.slots, strict=True)
+            entry | derived.slot_fields(slot) for entry, slot in zip(record["slate"], decision.slots, strict=True)
         ],
         "agrees": None if derived.case is None else all(row.check == DRAWS for row in findings.listed()),
         "arms": derived.table(),
@@ -101,7 +101,7 @@ class DerivedDecision:
         self.case: EligibleDistribution | None = None
         self.trained: Trained | None = None
         self.state: State | None = None
-        self.listed: CandidateList | None = None
+        self.candidates: CandidateList | None = None
         self.catalogue: int | None = None
         teams = team_drafts.find(unit, [decision.id]).get(decision.id, "")
         self.teams = np.array([[TEAMS.index(team) for team in teams]], np.intp)
@@ -110,8 +110,8 @@ class DerivedDecision:
         if not decision.imported:
             served = exact.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
             if served.generator is not None:
-                self.listed = candidates.find_lists(unit, [decision.id]).get(decision.id)
-                if self.listed is not None and (key := self.listed.catalogue_id) is not None:
+                self.candidates = candidates.find_lists(unit, [decision.id]).get(decision.id)
+                if self.candidates is not None and (key := self.candidates.catalogue_id) is not None:
                     self.catalogue = len(contents.eligible_arms(unit, [key])[key])
             self._derive(served, context)
 
@@ -141,13 +141,14 @@ class DerivedDecision:
     def _probabilities(self, case: EligibleDistribution) -> None:
         if case.rankers is not None:
             sampler, slates = TeamDraftSampler(case.rankers, len(self.shown)), self.shown[None]
-            above = ((slates[:, :row], self.teams[:, : row + 1]) for row in range(len(self.shown)))
-            self.conditional = np.vstack([sampler.next_arms(*each) for each in above])
+            drafts = [(slates[:, :row], self.teams[:, : row + 1]) for row in range(len(self.shown))]
+            self.conditional = np.vstack([sampler.next_arms(*draft) for draft in drafts])
             self.marginal = np.full(self.conditional.shape, np.nan)
             return
-        seed = unsigned(self.decision.seed or 0) ^ (0 if self.listed is None else RANKING)  # of the stage that ranked
+        # of the stage that ranked
+        seed = unsigned(self.decision.seed or 0) ^ (0 if self.candidates is None else RANKING)
         shown, scores = self.shown, case.scores.decision_scores(seed, self.decision.id)
-        rows = [slate.remaining(scores, shown[:above], floor=case.floor) for above in range(len(shown))]
+        rows = [slate.remaining(scores, shown[:row], floor=case.floor) for row in range(len(shown))]
         self.conditional = np.array(rows)
         self.marginal = slate.marginals(scores, size=1 if self.state else len(shown), floor=case.floor)
         if self.state:  # below the top they are not worked out for every decision
@@ -158,7 +159,7 @@ class DerivedDecision:
         floor = None if self.case is None else self.case.floor
         return at_positions(floor, len(self.decision.slots)).tolist() if isinstance(floor, tuple) else floor
 
-    def of_slot(self, slot: Slot) -> dict[str, Any]:
+    def slot_fields(self, slot: Slot) -> dict[str, Any]:
         """Stored fields of a slot that no answer has, and its probabilities as derived from the belief."""
         conditional = marginal = None
         if self.case is not None:
@@ -204,8 +205,8 @@ class DerivedDecision:
             {
                 "arm": self.keys[arm], **unknown,
                 "probabilities": [
-                    slots[arm].propensity if arm in slots and slots[arm].position == each.position else None
-                    for each in self.decision.slots
+                    slots[arm].propensity if arm in slots and slots[arm].position == slot.position else None
+                    for slot in self.decision.slots
                 ],
             }
             for arm in [*slots, *(arm for arm in self.arms.tolist() if arm not in slots)]

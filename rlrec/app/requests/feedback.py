@@ -26,7 +26,7 @@ from rlrec.store.policies import policies
 T = TypeVar("T")
 MAX_KINDS = 1_000  # of events in a line
 MAX_WARNINGS = 10  # at once, of kinds of events
-NONE: Mapping[str, float] = MappingProxyType({})
+NO_EVENTS: Mapping[str, float] = MappingProxyType({})
 
 
 class Line(NamedTuple):
@@ -35,7 +35,7 @@ class Line(NamedTuple):
     decision_id: int | None = None
     request_id: str | None = None
     position: int | None = None
-    events: Mapping[str, float] = NONE
+    events: Mapping[str, float] = NO_EVENTS
     at: int | None = None
     key: str | None = None
     censor: bool | None = None
@@ -100,7 +100,7 @@ def feedback_stream(
     def write_all(unit: Unit, *, locked: bool) -> Summary:
         ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)] if locked else ())
         outcomes = (FeedbackTransaction(unit, ledger, group, unweighed).store() for group in groups())
-        summary = sum((_count(group, _refuse) for group in outcomes), Summary())
+        summary = sum(map(_count, outcomes), Summary())
         ledger.close()
         return summary
 
@@ -150,8 +150,7 @@ def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
         new = settings.new_kinds(unit, kinds)
         weighed = sorted({kind for definition in policies.rewards(unit) for kind in definition.weights})
     for kind in new[:MAX_WARNINGS]:
-        near = suggest(kind, weighed)
-        hint = near or f"`rlrec reward define NAME {kind}=1` makes it count"
+        hint = suggest(kind, weighed) or f"`rlrec reward define NAME {kind}=1` makes it count"
         store.notice(f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet: {hint}")
     if len(new) > MAX_WARNINGS:
         n_others = quantity(len(new) - MAX_WARNINGS, "other kind")
@@ -162,13 +161,12 @@ def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
         store.write(lambda unit: settings.note_kinds(unit, new), repeatable=True)
 
 
-def _refuse(error: InputError) -> None:
-    raise error
-
-
-def _count(outcomes: Sequence[Stored], rejected: Callable[[InputError], None]) -> Summary:
+def _count(outcomes: Sequence[Stored], rejected: Callable[[InputError], None] | None = None) -> Summary:
+    """The counts of a group. rejected: takes its errors; None: the first one is raised."""
     errors = [outcome for outcome in outcomes if isinstance(outcome, InputError)]
     for error in errors:
+        if rejected is None:
+            raise error
         rejected(error)
     accepted = sum(outcome is True for outcome in outcomes)
     return Summary(accepted=accepted, duplicates=len(outcomes) - len(errors) - accepted, rejected=len(errors))
@@ -196,13 +194,19 @@ class FeedbackTransaction:
         ledger.settle({target.policy_id for target in self.targets if target.decision_id is not None})
         self.weighed = {kind for definition in policies.rewards(unit) for kind in definition.weights}
         with_events = {target.decision_id for target in self.targets if target.number is not None}
-        self.before = events.by_decision(unit, with_events, self.weighed)
+        self.stored_events = events.by_decision(unit, with_events, self.weighed)
         self.keys = events.stored_keys(unit, {line.key for line in lines if line.key is not None})
         self.pages = self._pages(lines, answers=answers)
         self.kinds = self.weighed - {RETURN}  # of events that need no further check
-        self.rewards = self._rewards() if answers else {}
+        # the reward definition of each version that served one of the decisions
+        self.rewards: dict[int, Reward] = StoredRows("version")
+        if answers:
+            learning = {version.id: version for versions in ledger.learning.values() for version in versions}
+            unread = {target.version_id for target in self.targets if target.decision_id is not None} - learning.keys()
+            versions = learning | (policies.by_id(unit, unread) if unread else {})
+            self.rewards |= {version_id: version.reward for version_id, version in versions.items()}
         self.new: dict[int, tuple[FeedbackTarget, list[Row]]] = {}  # by decision: its first target, and its new events
-        self.of_rewards: dict[int, tuple[list[Event], int]] = {}  # by decision, up to how many of its new events
+        self.rewarded_events: dict[int, tuple[list[Event], int]] = {}  # by decision, up to how many of its new events
         self.new_keys: dict[str, LineContent] = {}
         self.arms: dict[tuple[int, int], int] = {}  # of further slots
         self.censored: dict[tuple[int, int], bool] = {}
@@ -210,15 +214,15 @@ class FeedbackTransaction:
     def _targets(self, lines: Sequence[Line]) -> list[FeedbackTarget]:
         """The target of each line. Its policy is locked."""
         request_ids = {line.request_id for line in lines if line.request_id is not None}
-        of_request = {key: decision for key, (_, decision) in decisions.requests(self.unit, request_ids).items()}
-        wanted = [
-            (line.decision_id if line.request_id is None else of_request.get(line.request_id), line.position)
+        by_request = {key: decision for key, (_, decision) in decisions.requests(self.unit, request_ids).items()}
+        slots = [
+            (line.decision_id if line.request_id is None else by_request.get(line.request_id), line.position)
             for line in lines
         ]
         if self.unit.postgres:  # under SQLite's one lock nothing changes any more
-            policy_ids = decisions.policy_ids(self.unit, {decision for decision, _ in wanted if decision is not None})
+            policy_ids = decisions.policy_ids(self.unit, {decision for decision, _ in slots if decision is not None})
             self.ledger.lock(policy_ids.values())
-        targets = events.targets(self.unit, wanted)
+        targets = events.targets(self.unit, slots)
         self.ledger.lock({target.policy_id for target in targets if target.decision_id is not None})
         return targets
 
@@ -233,25 +237,24 @@ class FeedbackTransaction:
         }
         return events.slates(self.unit, pages) if pages else {}
 
-    def _rewards(self) -> dict[int, Reward]:
-        """The reward definition of each version that served one of the decisions."""
-        learning = {version.id: version for versions in self.ledger.learning.values() for version in versions}
-        others = {target.version_id for target in self.targets if target.decision_id is not None} - learning.keys()
-        versions = {**learning, **(policies.by_id(self.unit, others) if others else {})}
-        return StoredRows("version", ((version_id, version.reward) for version_id, version in versions.items()))
-
     def store(self) -> list[Stored]:
         """Store the lines: the outcome of each."""
-        return self._each(self._add)
+        return self._take_lines(self._add)
 
     def answer(self) -> list[Outcome]:
         """Store the lines: the answer to each, with the reward after it."""
-        return self._each(self._answer)
+        return self._take_lines(self._answer)
 
-    def _each(self, take: Callable[[Line, FeedbackTarget], T]) -> list[T | InputError]:
+    def _take_lines(self, take: Callable[[Line, FeedbackTarget], T]) -> list[T | InputError]:
+        """Check lines, then write their events, keys and censored marks, and apply the events to the beliefs."""
         targets = iter(self.targets)
         outcomes = [line if isinstance(line, InputError) else take(line, next(targets)) for line in self.group]
-        self._write()
+        self.ledger.apply_events(self.new.values(), stored=self.stored_events, arms=self.arms)
+        events.add(self.unit, [event for number in sorted(self.new) for event in self.new[number][1]])
+        events.add_keys(self.unit, [(key, *_stored_key(content)) for key, content in self.new_keys.items()])
+        for flag in (True, False):
+            marked = sorted(slot for slot, censored in self.censored.items() if censored is flag)
+            decisions.censor(self.unit, marked, censored=flag)
         return outcomes
 
     def _add(self, line: Line, target: FeedbackTarget) -> Stored:
@@ -261,19 +264,19 @@ class FeedbackTransaction:
         if position is None and size == 1:
             position = 1
         now = self.unit.now
-        when = now if at is None else at
+        event_at = now if at is None else at
         try:
             if decision_id is None:
                 raise _unknown_decision(line)
             if arm_id is None and position is not None:
                 shown = ", ".join(map(str, events.slates(self.unit, [decision_id])[decision_id]))
-                what = f"position {position} of decision {decision_id} was not shown"
-                raise InputError(what, hint=f"shown: {shown}", field="position")
+                message = f"position {position} of decision {decision_id} was not shown"
+                raise InputError(message, hint=f"shown: {shown}", field="position")
             if key is not None and (key in self.new_keys or key in self.keys):
                 self._compare(line, target, position)
                 return False
-            if not served_at <= when <= now or not (values or censor is not None) or len(values) > MAX_KINDS:
-                raise _refused_events(line, decision_id, early=when < served_at)
+            if not served_at <= event_at <= now or not (values or censor is not None) or len(values) > MAX_KINDS:
+                raise _refused_events(line, decision_id, early=event_at < served_at)
             for kind, value in values.items():
                 if kind not in self.kinds or type(value) is not float or not -LIMIT <= value <= LIMIT:
                     _check(kind, value)
@@ -293,11 +296,11 @@ class FeedbackTransaction:
         count = (last or 0) + len(new)
         for kind, value in values.items():
             count += 1
-            new.append((decision_id, position, kind, float(value), when, now, seq, key, count))
+            new.append((decision_id, position, kind, float(value), event_at, now, seq, key, count))
             if kind not in self.weighed:
                 self.unweighed.add(kind)
         if censor is not None:
-            self._censor(target, Event(decision_id, position, CENSOR, float(censor), when, now, seq, key, count))
+            self._censor(target, Event(decision_id, position, CENSOR, float(censor), event_at, now, seq, key, count))
         if key is None:
             self.unit.repeatable = False
         else:
@@ -312,7 +315,7 @@ class FeedbackTransaction:
                 f"the event {RETURN!r} records itself where a user begins another visit, since a reward weighs it",
                 hint="name users when you serve them; send what is no such visit under another kind", field="events",
             )  # fmt: skip
-        return any(event.kind == RETURN for event in self.before.get(decision_id, ()))
+        return any(event.kind == RETURN for event in self.stored_events.get(decision_id, ()))
 
     def _compare(self, line: Line, target: FeedbackTarget, position: int | None) -> None:
         """Raises Conflict where the key names another line, of the store or of this group."""
@@ -341,31 +344,22 @@ class FeedbackTransaction:
             return stored
         decision_id, served_at, size = target.decision_id, target.at, target.size
         new = self.new[decision_id][1] if decision_id in self.new else ()
-        of_decision, n_taken = self.of_rewards.get(decision_id) or (
-            [*starmap(Event, self.before.get(decision_id, ()))],
+        rewarded, n_taken = self.rewarded_events.get(decision_id) or (
+            [*starmap(Event, self.stored_events.get(decision_id, ()))],
             0,
         )
-        of_decision += [Event(*row) for row in new[n_taken:] if row[2] in self.weighed or row[2] == CENSOR]
-        self.of_rewards[decision_id] = of_decision, len(new)
+        rewarded += [Event(*row) for row in new[n_taken:] if row[2] in self.weighed or row[2] == CENSOR]
+        self.rewarded_events[decision_id] = rewarded, len(new)
         count = len(line.events) + (line.censor is not None)
         return Result(
             decision_id=decision_id,
             events=count if stored else 0,
             duplicates=0 if stored else count,
             reward=reward_of(
-                self.rewards[target.version_id], of_decision, served_at=served_at,
+                self.rewards[target.version_id], rewarded, served_at=served_at,
                 position=1 if size == 1 else line.position, shown=self.pages.get(decision_id, ()),
             ),
         )  # fmt: skip
-
-    def _write(self) -> None:
-        """Write events, keys and censored marks, and apply the events to the beliefs."""
-        self.ledger.apply_events(self.new.values(), before=self.before, arms=self.arms)
-        events.add(self.unit, [event for number in sorted(self.new) for event in self.new[number][1]])
-        events.add_keys(self.unit, [(key, *_stored_key(content)) for key, content in self.new_keys.items()])
-        for flag in (True, False):
-            marked = sorted(slot for slot, censored in self.censored.items() if censored is flag)
-            decisions.censor(self.unit, marked, censored=flag)
 
 
 def _stored_key(content: LineContent) -> FeedbackKey:

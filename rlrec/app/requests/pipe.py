@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from copy import copy
 from typing import cast
 
 from rlrec.app.requests.feedback import FeedbackGroup, Line, Outcome, warn_unweighed
@@ -42,7 +43,9 @@ class Pipe:
             try:
                 return self.group(left)
             except OutcomeUnknown as error:
-                left = [line if isinstance(line, InputError) or _has_key(line) else _unknown(error) for line in left]
+                hint = "give lines a request_id or a key: these are sent once more"
+                unknown = InputError(error.message, hint=hint)
+                left = [line if isinstance(line, InputError) or _has_key(line) else copy(unknown) for line in left]
             except StoreBusy as error:
                 if time.monotonic() > end:
                     raise
@@ -57,7 +60,7 @@ class Pipe:
         requests = [line for line in lines if not isinstance(line, Line)] if feedback.lines else lines
         answers = recommend_group(
             self.store, cast(Sequence[Request | InputError], requests), seed=self.seed, dry_run=self.dry_run,
-            cache=self._cache, also=feedback if feedback.lines else None,
+            cache=self._cache, feedback=feedback if feedback.lines else None,
         )  # fmt: skip
         if not feedback.lines:
             return list[Answer | Outcome](answers)
@@ -70,7 +73,3 @@ class Pipe:
 
 def _has_key(line: Request | Line) -> bool:
     return (line.key if isinstance(line, Line) else line.request_id) is not None
-
-
-def _unknown(error: OutcomeUnknown) -> InputError:
-    return InputError(error.message, hint="give lines a request_id or a key: these are sent once more")

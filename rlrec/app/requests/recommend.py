@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -20,7 +21,6 @@ from rlrec.app.serving.decision_json import Answer
 from rlrec.app.serving.draws import DrawnSlate, draw, draw_stateful, prepare, signed
 from rlrec.app.serving.open_sessions import OpenSession, OpenSessions
 from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Request, SharedDistribution
-from rlrec.app.serving.returned_users import policies_of_last, returned
 from rlrec.app.serving.shadows import weigh
 from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
@@ -29,7 +29,7 @@ from rlrec.records import StoredPolicy
 from rlrec.store import Store, Unit
 from rlrec.store.database.database_errors import NotUnique
 from rlrec.store.database.unit import Row
-from rlrec.store.log import candidates, contents, decisions, settings, team_drafts
+from rlrec.store.log import candidates, contents, decisions, returns, settings, team_drafts
 from rlrec.store.log.events import RETURN
 from rlrec.store.log.sessions import check_steps
 from rlrec.store.policies import arms, policies, routes, shadows
@@ -60,21 +60,21 @@ def recommend(
 
 def recommend_group(
     store: Store, requests: Sequence[Request | InputError], *, seed: int | None = None, dry_run: bool = False,
-    cache: ServingCache | None = None, also: FeedbackGroup | None = None,
+    cache: ServingCache | None = None, feedback: FeedbackGroup | None = None,
 ) -> list[Answer | InputError]:  # fmt: skip
     """Answers in order, all in one transaction; a refused request has its error at its index.
     All draws of the group come from the beliefs before it. requests: anything with the fields of Request. seed: 64
-    bits; None: random ones. cache: what earlier groups of the process have read. also: feedback that is stored once the
-    decisions are, in the same transaction."""
+    bits; None: random ones. cache: what earlier groups of the process have read. feedback: is stored once the decisions
+    are, in the same transaction."""
     seed = seed_or_random(seed)
     cache = ServingCache() if cache is None else cache
-    work = partial(_recommend_group, store, requests, seed=seed, dry_run=dry_run, cache=cache, also=also)
+    work = partial(_recommend_group, store, requests, seed=seed, dry_run=dry_run, cache=cache, feedback=feedback)
     return store.until_reached(work)
 
 
 def _recommend_group(
     store: Store, requests: Sequence[Request | InputError], *, seed: int, dry_run: bool, cache: ServingCache,
-    also: FeedbackGroup | None,
+    feedback: FeedbackGroup | None,
 ) -> list[Answer | InputError]:  # fmt: skip
     lock_all = False
     for _ in range(TRIES):
@@ -82,8 +82,7 @@ def _recommend_group(
             group = planned_requests.plan(unit, requests, cache)
             planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
             distributions = {plan.shared for plan in planned.values()}
-            _notice_unread(store, planned, cache)
-            _notice_retired(store, planned, cache)
+            _notice_ignored(store, planned, cache)
             duplicates = (plan.decision_id for plan in group if isinstance(plan, Duplicate))
             repeated = {decision_id for decision_id in duplicates if decision_id is not None}
             # nothing is read once all is committed
@@ -94,9 +93,11 @@ def _recommend_group(
             sets = {shared.eligible for shared in distributions}
             interned = cache.look_up(unit, bodies, sets) and not (cache.unnamed and cache.active in sets)
             locked = {shared.version.policy.id for shared in distributions}
-            locked |= set(also.policies(unit)) if also is not None else set()
-            if cache.weighs_returns:
-                locked |= policies_of_last(unit, [plan.request for plan in planned.values()])
+            locked |= set(feedback.policies(unit)) if feedback is not None else set()
+            if cache.weighs_returns and unit.postgres:  # their decisions may be credited; SQLite has one lock
+                users = {plan.request.user for plan in planned.values() if plan.request.user is not None}
+                visited = {plan.request.session for plan in planned.values()}
+                locked |= returns.policies_of_last(unit, users=users, sessions=visited)
             locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
         if repeated:
             store.flush()
@@ -104,9 +105,11 @@ def _recommend_group(
             _intern(store, bodies, sets, cache)
         prepare(distributions)  # before anybody waits for the locks of this group
         ledgers: list[Ledger] = []
-        write = partial(_write, planned=planned, locked=locked, seed=seed, cache=cache, also=also, ledgers=ledgers)
+        write = partial(
+            _write, planned=planned, locked=locked, seed=seed, cache=cache, feedback=feedback, ledgers=ledgers
+        )
         try:
-            answers = store.write(write, repeatable=True) if planned or also is not None else {}
+            answers = store.write(write, repeatable=True) if planned or feedback is not None else {}
             cache.note_changes(ledgers[-1].changes() if ledgers else {})
         except (RequestIdTaken, RowsRemoved, RampStopped):
             continue
@@ -121,20 +124,16 @@ def _recommend_group(
     raise StoreBusy("other writers keep using the same request ids, or changing the same route", hint="a retry is safe")
 
 
-def _notice_unread(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
-    """Say, once for each policy, that it was given a context and reads none."""
+def _notice_ignored(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
+    """Say, once for each, which policies read no context and were given one, and which retired arms were listed."""
     for shared in {plan.shared for plan in planned.values() if plan.context != "{}"}:
         name = shared.version.policy.display_name
         if not shared.case.reads and name not in cache.unread:
             cache.unread.add(name)
             store.notice(f"policy {name} reads no context; the context is stored all the same")
-
-
-def _notice_retired(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
-    """Say, once for each retired arm, that a request listed it in vain."""
-    for shared, listed in {plan.shared: plan.request.arms or () for plan in planned.values()}.items():
-        if len(listed) > len(shared.eligible):
-            new = sorted(set(listed) - {cache.keys[arm] for arm in shared.eligible} - cache.retired)
+    for shared, arm_keys in {plan.shared: plan.request.arms or () for plan in planned.values()}.items():
+        if len(arm_keys) > len(shared.eligible):
+            new = sorted(set(arm_keys) - {cache.keys[arm] for arm in shared.eligible} - cache.retired)
             cache.retired.update(new)
             if new:
                 store.notice(f"retired arms are left out: {', '.join(new)}; `rlrec arm restore` brings them back")
@@ -156,15 +155,15 @@ def _intern(store: Store, bodies: set[str], sets: set[tuple[int, ...]], cache: S
 
 def _write(
     unit: Unit, *, planned: dict[int, PlannedRequest], locked: Collection[int], seed: int, cache: ServingCache,
-    also: FeedbackGroup | None, ledgers: list[Ledger],
+    feedback: FeedbackGroup | None, ledgers: list[Ledger],
 ) -> dict[int, Answer | InputError]:  # fmt: skip
     """The transaction of a group: the answers by index. ledgers: gets the one of each attempt."""
     ledger = Ledger(unit, locked)
     ledgers.append(ledger)
     ledger.settle()
     answers = _decide(unit, ledger, planned, seed, cache) if planned else {}
-    if also is not None:
-        also.store(unit, ledger)
+    if feedback is not None:
+        feedback.store(unit, ledger)
     ledger.close()
     return answers
 
@@ -179,31 +178,35 @@ def _decide(
         raise RequestIdTaken
     answers: dict[int, Answer | InputError] = dict(assignment.stopped(unit, planned))
     planned = {index: plan for index, plan in planned.items() if index not in answers}
-    wanted = [(plan.request.session, plan.request.user) for plan in planned.values()]
+    owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
     stored_settings = settings.get(unit)
     if stored_settings.removals != cache.removals:
         raise RowsRemoved
-    sessions = OpenSessions(unit, stored_settings, wanted)
+    sessions = OpenSessions(unit, stored_settings, owners)
     unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited for the sessions
-    if conflicts := _conflicts(sessions, planned):
-        answers |= conflicts
-        planned = {index: plan for index, plan in planned.items() if index not in conflicts}
+    for index, plan in planned.items():
+        try:
+            sessions.set_user(plan.request.session, plan.request.user)
+        except InputError as error:  # the session belongs to another user
+            answers[index] = error
+    planned = {index: plan for index, plan in planned.items() if index not in answers}
     if planned:
         sessions.store_users()
         if stored_settings.weighs_returns:
             sessions.lock_users()
-        drawn = _store(unit, ledger, planned, seed, cache, sessions)
+        draws = _store(unit, ledger, planned, seed, cache, sessions)
         if stored_settings.weighs_returns:
-            _credit_returns(unit, ledger, drawn, sessions)
-        answers |= drawn
+            _credit_returns(unit, ledger, draws.values(), sessions)
+        answers |= draws
         assignment.store(unit, planned, sessions)
         sessions.store_visits()
     return answers
 
 
-def _credit_returns(unit: Unit, ledger: Ledger, drawn: Mapping[int, Answer], sessions: OpenSessions) -> None:
+def _credit_returns(unit: Unit, ledger: Ledger, answers: Iterable[Answer], sessions: OpenSessions) -> None:
     """Record an event `return` for the last decision of each user who comes back with one of these."""
-    events = returned(unit, sessions, drawn)
+    decided = ((answer["session"], answer["step"], answer["decision_id"]) for answer in answers)
+    events = sessions.find_returns(decided)
     if not events:
         return
     ledger.require(events.values())
@@ -211,17 +214,6 @@ def _credit_returns(unit: Unit, ledger: Ledger, drawn: Mapping[int, Answer], ses
     lines = [Line(decision_id=event.decision_id, events={RETURN: 1.0}, at=event.at) for event in events]
     FeedbackTransaction(unit, ledger, lines, set(), returns=True).store()
     unit.repeatable = repeatable
-
-
-def _conflicts(sessions: OpenSessions, planned: Mapping[int, PlannedRequest]) -> dict[int, InputError]:
-    """The errors of requests whose session belongs to another user, by index."""
-    errors: dict[int, InputError] = {}
-    for index, plan in planned.items():
-        try:
-            sessions.set_user(plan.request.session, plan.request.user)
-        except InputError as error:
-            errors[index] = error
-    return errors
 
 
 def _store(
@@ -238,19 +230,20 @@ def _store(
     served: dict[int, list[ServedSlate]] = defaultdict(list)  # by policy
     now, at, stored_seed, contexts = unit.now, written(unit.now), signed(seed), cache.contexts
     ordinals = _ordinals(ledger, planned, [shared.version.policy for shared in columns])
-    listed = {index: slate.candidates for index, slate in slates.items() if slate.candidates is not None}
-    set_ids = contents.eligible_sets(unit, {of_decision.eligible for of_decision in listed.values()}) if listed else {}
-    lists: list[Row] = []
+    lists = {index: slate.candidates for index, slate in slates.items() if slate.candidates is not None}
+    set_ids = contents.eligible_sets(unit, {ranked.eligible for ranked in lists.values()}) if lists else {}
+    list_rows: list[Row] = []
     for index, plan in planned.items():
         request, shared, context = plan.request, plan.shared, plan.context
         decision_id, slate = decision_ids[index], slates[index]
         session, step, state, history = visits[index]
         policy_id, version_id, belief_seq, belief_ordinal, seq, eligible_id, variant_id = columns[shared]
-        context_id, of_policy = contexts[context], ordinals.get(policy_id)
-        ordinal = None if of_policy is None else next(of_policy)
-        if index in listed:
-            lists.append(listed[index].row(decision_id, eligible_id))
-            eligible_id = set_ids[listed[index].eligible]
+        context_id, policy_ordinals = contexts[context], ordinals.get(policy_id)
+        ordinal = None if policy_ordinals is None else next(policy_ordinals)
+        if index in lists:
+            arm_ids, propensities, total = lists[index]
+            list_rows.append((decision_id, eligible_id, json.dumps(arm_ids), json.dumps(propensities), total))
+            eligible_id = set_ids[lists[index].eligible]
         rows.append((
             decision_id, policy_id, version_id, belief_seq, belief_ordinal, seq, ordinal, session.id, session.number,
             step, context_id, state, eligible_id, shared.revision, shared.size, slate.log_propensity, stored_seed,
@@ -258,12 +251,12 @@ def _store(
         ))  # fmt: skip
         slots += [(decision_id, *slot) for slot in slate.slots]
         served[policy_id].append(ServedSlate(slate.slots, ordinal or 0, context_id))
-        answers[index] = decision_json.drawn(plan, slate, decision_id, session.user, session.number, step, at)
+        answers[index] = decision_json.answer_draw(plan, slate, decision_id, session.user, session.number, step, at)
     decisions.add(unit, rows, slots)
     if teams := [(decision_ids[index], slate.teams) for index, slate in slates.items() if slate.teams is not None]:
         team_drafts.add(unit, teams)
-    if lists:
-        candidates.add(unit, lists)
+    if list_rows:
+        candidates.add(unit, list_rows)
     if routed := {index: plan.shared.route for index, plan in planned.items() if plan.shared.route is not None}:
         routes.add_decisions(unit, [(decision_ids[index], route.route_id) for index, route in routed.items()])
         weighed = weigh({index: planned[index] for index in routed}, slates, visits, cache.keys)
@@ -291,9 +284,9 @@ def _serve(
             reader = HistoryReader(unit, arrived, definitions)
         histories = reader.histories(arrived, [plan.shared.version.reward for plan in turn.values()])
         if any_stateful:
-            chosen = np.array([plan.shared.stateful for plan in turn.values()])
+            is_stateful = np.array([plan.shared.stateful for plan in turn.values()])
             stateful = {index: plan for index, plan in turn.items() if plan.shared.stateful}
-            slates |= draw_stateful(stateful, decision_ids, seed, cache.keys, histories=histories.take(chosen))
+            slates |= draw_stateful(stateful, decision_ids, seed, cache.keys, histories=histories.take(is_stateful))
         for index, session, history in zip(turn, arrived, histories.packed(), strict=True):
             slate = slates[index]
             visits[index] = session, session.steps, session.state(now), history
@@ -344,25 +337,25 @@ def _dry_run(
     first, at = decisions.peek(unit), written(unit.now)
     decision_ids = {index: first + offset for offset, index in enumerate(planned)}
     if any(plan.shared.stateful for plan in planned.values()):
-        wanted = [(plan.request.session, plan.request.user) for plan in planned.values()]
-        sessions = OpenSessions(unit, settings.get(unit), wanted, read_only=True)
+        owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
+        sessions = OpenSessions(unit, settings.get(unit), owners, read_only=True)
         _, slates = _serve(unit, planned, decision_ids, seed, cache, sessions)
     else:
         slates = draw(planned, decision_ids, seed, cache.keys)
     return {
-        index: decision_json.drawn(planned[index], slate, None, planned[index].request.user, None, None, at)
+        index: decision_json.answer_draw(planned[index], slate, None, planned[index].request.user, None, None, at)
         for index, slate in slates.items()
     }
 
 
 def _in_order(
-    group: Sequence[Planned], drawn: Mapping[int, Answer | InputError], stored: Mapping[int, Answer]
+    group: Sequence[Planned], draws: Mapping[int, Answer | InputError], stored: Mapping[int, Answer]
 ) -> list[Answer | InputError]:
     """The answers in the order of the group; duplicates have those of the decisions that they repeat."""
     answers: list[Answer | InputError] = []
     for index, plan in enumerate(group):
         if isinstance(plan, PlannedRequest):
-            answers.append(drawn[index])
+            answers.append(draws[index])
         elif isinstance(plan, InputError):
             answers.append(plan)
         elif plan.decision_id is not None:

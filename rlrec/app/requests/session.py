@@ -75,9 +75,12 @@ def show(store: Store, request: Request) -> Result:
     with store.read() as unit:
         session = _session(unit, request.key)
         visits = sessions.all_visits(unit, session.id)
-        visit = _chosen(visits, request)
+        visit = _find_visit(visits, request)
         reward = None if request.reward is None else lookup.reward(unit, request.reward)
-        steps = _steps(unit, decisions.of_visit(unit, session.id, visit.number), reward)
+        ids = decisions.of_visit(unit, session.id, visit.number)
+        shown = records(unit, decisions.find(unit, ids), reward)
+        fields = Step.__annotations__
+        steps = [cast(Step, {name: shown[key][name] for name in fields if name in shown[key]}) for key in ids]
         ended = ended_at(unit, visit)
     returns = discounted([step["reward"] for step in steps], gamma=request.gamma)
     return {
@@ -109,7 +112,7 @@ def _session(unit: Unit, key: str, *, lock: bool = False) -> Session:
     return session
 
 
-def _chosen(visits: Sequence[Visit], request: Request) -> Visit:
+def _find_visit(visits: Sequence[Visit], request: Request) -> Visit:
     if not visits:
         raise InputError(f"session {request.key!r} has no decision yet")
     if request.visit is None:
@@ -119,11 +122,6 @@ def _chosen(visits: Sequence[Visit], request: Request) -> Visit:
         hint = f"it has visits 1 to {visits[-1].number}"
         raise InputError(f"session {request.key!r} has no visit {request.visit}", hint=hint)
     return by_number[request.visit]
-
-
-def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[Step]:
-    shown = records(unit, decisions.find(unit, ids), reward)
-    return [cast(Step, {name: shown[key][name] for name in Step.__annotations__ if name in shown[key]}) for key in ids]
 
 
 def records(unit: Unit, logged: Mapping[int, Decision], reward: Reward | None = None) -> dict[int, dict[str, Any]]:
@@ -164,13 +162,13 @@ def end(store: Store, key: str) -> Ended:
         visit = sessions.visits(unit, [session.id]).get(session.id)
         if visit is None:
             raise InputError(f"session {key!r} has no decision yet")
-        before = ended_at(unit, visit)
-        ended = max(unit.now, visit.last_at) if before is None else before
+        ended_before = ended_at(unit, visit)
+        ended = max(unit.now, visit.last_at) if ended_before is None else ended_before
         if visit.ended_at is None:
             sessions.put_visits(unit, [visit._replace(ended_at=ended)])
         return {
             "session": session.key, "visit": visit.number, "decisions": visit.steps, "ended_at": written(ended),
-            "already_ended": before is not None,
+            "already_ended": ended_before is not None,
         }  # fmt: skip
 
     return store.write(work)

@@ -79,9 +79,9 @@ class Assigner:
             "user": sessions.user_ids(self.unit, users) if experiment.unit == "user" else {},
         }
         stored: dict[UnitKey, int] = {}
-        for by, of_kind in ids.items():
-            assigned = experiments.assignments(self.unit, experiment, by, list(of_kind.values())) if of_kind else {}
-            stored |= {UnitKey(by, key): assigned[number] for key, number in of_kind.items() if number in assigned}
+        for by, unit_ids in ids.items():
+            assigned = experiments.assignments(self.unit, experiment, by, list(unit_ids.values())) if unit_ids else {}
+            stored |= {UnitKey(by, key): assigned[number] for key, number in unit_ids.items() if number in assigned}
         return stored
 
     def _user(self, request: Request) -> str | None:

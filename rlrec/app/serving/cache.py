@@ -102,16 +102,18 @@ class ServingCache:
     def serving(self, unit: Unit, version: Version, head: Head) -> exact.VersionDistribution:
         """A version with its belief at the head's seq, in the present catalogue."""
         seq = head.seq if version.learning else version.seq
-        before = self._servings.get(version.id)
-        if before is None:
+        cached = self._servings.get(version.id)
+        if cached is None:
             serving = exact.load(unit, version)
-        elif before[:2] == (seq, self._revision):
-            if before[2].columns is not None:
-                before[2].columns.unit = unit  # columns of further contexts are read in this snapshot
-            return before[2]
+        elif cached[:2] == (seq, self._revision):
+            if cached[2].columns is not None:
+                cached[2].columns.unit = unit  # columns of further contexts are read in this snapshot
+            return cached[2]
         else:
-            moved = self._arms_since(version.id, before[0], seq)
-            serving = exact.renewed(unit, version, before[2], described_anew=before[1] != self._revision, arms=moved)
+            changes, seqs = self._changes.pop(version.id, {}), range(cached[0] + 1, seq + 1)
+            # None where others made some of the changes
+            moved = set[int]().union(*map(changes.__getitem__, seqs)) if all(map(changes.__contains__, seqs)) else None
+            serving = exact.renewed(unit, version, cached[2], described_anew=cached[1] != self._revision, arms=moved)
         self._servings[version.id] = seq, self._revision, serving
         return serving
 
@@ -120,13 +122,6 @@ class ServingCache:
         for version_id, (seq, moved) in changes.items():
             if version_id in self._servings:
                 self._changes[version_id][seq] = moved
-
-    def _arms_since(self, version_id: int, before: int, now: int) -> set[int] | None:
-        """The arms that moved in changes after one up to another; None where others made some of them."""
-        changes = self._changes.pop(version_id, {})
-        if not all(seq in changes for seq in range(before + 1, now + 1)):
-            return None
-        return set().union(*(changes[seq] for seq in range(before + 1, now + 1)))
 
     def look_up(self, unit: Unit, contexts: Collection[str], sets: Collection[Eligible]) -> bool:
         """Read the ids of these contexts and eligible sets: whether all of them are stored."""

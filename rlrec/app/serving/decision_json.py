@@ -8,16 +8,14 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from rlrec.app.serving import candidates
-from rlrec.app.serving.draws import DrawnSlate, add_teams
+from rlrec.app.serving.draws import DrawnSlate, add_teams, candidate_fields
 from rlrec.app.serving.requests import PlannedRequest
 from rlrec.policy import TEAM_DRAFT
 from rlrec.policy.gradients import history
 from rlrec.records import Decision, Event, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
-from rlrec.store.log import candidates as candidate_lists
-from rlrec.store.log import sessions, team_drafts
+from rlrec.store.log import candidates, sessions, team_drafts
 from rlrec.store.log.events import CENSOR
 from rlrec.store.policies import arms, experiments, policies, routes
 from rlrec.times import written
@@ -31,10 +29,10 @@ Answer = TypedDict("Answer", {
     "candidates": NotRequired[list[dict[str, Any]]], "candidates_log_propensity": NotRequired[float],
 })  # fmt: skip
 
-LISTED = ("two-stage", "logged")  # kinds whose decisions may have a list of candidates
+WITH_CANDIDATES = ("two-stage", "logged")  # kinds whose decisions may have a list of candidates
 
 
-def drawn(
+def answer_draw(
     plan: PlannedRequest, slate: DrawnSlate, decision_id: int | None, user: str | None, visit: int | None,
     step: int | None, at: str,
 ) -> Answer:  # fmt: skip
@@ -48,8 +46,8 @@ def drawn(
         "log_propensity": slate.log_propensity, "slate": slate.answer, "at": at, "duplicate": False,
         "route": None if shared.route is None else shared.route.route,
     }  # fmt: skip
-    if slate.listed:
-        answer.update(slate.listed)  # type: ignore[typeddict-item]  # keys by `candidates.to_json`
+    if slate.candidate_fields:
+        answer.update(slate.candidate_fields)  # type: ignore[typeddict-item]  # keys by `candidate_fields`
     return answer
 
 
@@ -57,12 +55,11 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
     """The answers of decisions of the log, by id."""
     versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
     owners = sessions.by_id(unit, {decision.session_id for decision in logged.values()})
-    two_stage = (number for number, decision in logged.items() if versions[decision.version_id].policy.kind in LISTED)
-    lists = candidate_lists.find_lists(unit, list(two_stage))
-    drafted = (number for number, decision in logged.items() if versions[decision.version_id].policy.kind == TEAM_DRAFT)
-    teams = team_drafts.find(unit, list(drafted))
+    kinds = {number: versions[decision.version_id].policy.kind for number, decision in logged.items()}
+    lists = candidates.find_lists(unit, [number for number, kind in kinds.items() if kind in WITH_CANDIDATES])
+    teams = team_drafts.find(unit, [number for number, kind in kinds.items() if kind == TEAM_DRAFT])
     shown = {slot.arm_id for decision in logged.values() for slot in decision.slots}
-    keys = arms.keys(unit, shown.union(*(listed.arms for listed in lists.values())))
+    keys = arms.keys(unit, shown.union(*(candidate_list.arms for candidate_list in lists.values())))
     labels = experiments.labels(unit, {decision.variant_id for decision in logged.values() if decision.variant_id})
     by_route = routes.of_decisions(unit, logged)
     answered: dict[int, Answer] = {}
@@ -71,7 +68,7 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
         answer = answered[number] = _answer(decision, version, owner, keys, labels, by_route.get(number))
         add_teams(answer["slate"], teams.get(number))
         if number in lists:
-            answer.update(candidates.to_json(lists[number], keys))  # type: ignore[typeddict-item]  # as above
+            answer.update(candidate_fields(lists[number], keys))  # type: ignore[typeddict-item]  # as above
     return answered
 
 
@@ -82,8 +79,8 @@ def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, An
     past = history.unpack(readable, np.zeros(len(readable), np.int64))
     shown = history.to_json(past, arms.keys(unit, set(past.arm.tolist())))
     return {
-        number: parse(decision.state, f"state of decision {number}") | of_visit
-        for (number, decision), of_visit in zip(logged.items(), shown, strict=True)
+        number: parse(decision.state, f"state of decision {number}") | visit
+        for (number, decision), visit in zip(logged.items(), shown, strict=True)
     }
 
 

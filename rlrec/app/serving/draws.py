@@ -7,14 +7,12 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from math import exp, log
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.distributions import exact
-from rlrec.app.serving import candidates
-from rlrec.app.serving.candidates import DrawnCandidates
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Ids, Index, Words
 from rlrec.policy.gradients.history import History
@@ -22,16 +20,41 @@ from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.policy.slates import slate_draws
 from rlrec.policy.slates.interleaving import TeamDraftSampler
 from rlrec.store.database.unit import Row
+from rlrec.store.log.candidates import CandidateList
 from rlrec.store.log.team_drafts import TEAMS
+
+
+class DrawnCandidates(NamedTuple):
+    """The list of one decision: ids in order, the propensity of each given those before, and the log of their
+    product."""
+
+    arms: list[int]
+    propensities: list[float]
+    log_propensity: float
+
+    @property
+    def eligible(self) -> tuple[int, ...]:
+        """The candidates as an eligible set, which the slate was drawn from."""
+        return tuple(sorted(self.arms))
 
 
 class DrawnSlate:
     """A slate as it is stored and answered; slates of one arm are shared by all who were shown it.
     slots: rows of decisions.SLOT behind the decision's id; recent: the arms as a session state remembers them;
-    candidates: that it was ranked from, None where there is one stage; listed: the same for the answer; teams: who
-    picked each slot, None where no two rankers did."""
+    candidates: that it was ranked from, None where there is one stage; candidate_fields: the same for the answer;
+    teams: who picked each slot, None where no two rankers did."""
 
-    __slots__ = ("answer", "arms", "candidates", "listed", "log_propensity", "propensity", "recent", "slots", "teams")
+    __slots__ = (
+        "answer",
+        "arms",
+        "candidate_fields",
+        "candidates",
+        "log_propensity",
+        "propensity",
+        "recent",
+        "slots",
+        "teams",
+    )
 
     def __init__(self, arms: list[int], keys: Mapping[int, str], draws: Sequence[tuple[Any, ...]]) -> None:
         """draws: propensity, marginal (NaN where it has no closed form), min_propensity, score and rounded of each
@@ -52,7 +75,7 @@ class DrawnSlate:
             })  # fmt: skip
         self.recent = [json.dumps(keys[arm], ensure_ascii=False) for arm in arms]
         self.candidates: DrawnCandidates | None = None
-        self.listed: dict[str, Any] = {}
+        self.candidate_fields: dict[str, Any] = {}
         self.teams: str | None = None
 
 
@@ -106,13 +129,13 @@ def _draw_each(
     state = trained.states(context, histories, np.full(n, shared.revision))
     score = trained.scores(state, arms, shared.revision)
     # the draws
-    drawn = slate_draws.draw_each(
+    draws = slate_draws.draw_each(
         score / trained.policy.temperature, size=shared.size, floor=trained.policy.exploration,
         seeds=np.full(n, seed, np.uint64), decisions=decision_ids,
     )  # fmt: skip
-    of_shown = np.take_along_axis(score, drawn.slates, axis=1)
-    columns = (drawn.propensity, drawn.marginal, drawn.minimum, of_shown, drawn.rounded)
-    return _slates(arms[drawn.slates], columns, keys)
+    shown_scores = np.take_along_axis(score, draws.slates, axis=1)
+    columns = (draws.propensity, draws.marginal, draws.minimum, shown_scores, draws.rounded)
+    return _slates(arms[draws.slates], columns, keys)
 
 
 def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys: Mapping[int, str]) -> list[DrawnSlate]:
@@ -120,27 +143,19 @@ def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys:
     seeds = np.full(len(decision_ids), seed, np.uint64)
     if shared.ranker is not None:
         return _ranked(shared, shared.ranker, seeds, decision_ids, keys)
-    if case.rankers is not None:
-        return _drafted(case, TeamDraftSampler(case.rankers, shared.size), seeds, decision_ids, keys)
-    drawn = case.pages(shared.size).draw(seeds=seeds, decisions=decision_ids)
+    if case.rankers is not None:  # two rankers fill the slates in turns
+        drafts = TeamDraftSampler(case.rankers, shared.size).draw(seeds=seeds, decisions=decision_ids)
+        slates = _slates_of(case, drafts, slice(None), keys)
+        for slate, teams in zip(slates, drafts.teams.tolist(), strict=True):
+            slate.teams = "".join(TEAMS[team] for team in teams)
+            add_teams(slate.answer, slate.teams)
+        return slates
+    draws = case.pages(shared.size).draw(seeds=seeds, decisions=decision_ids)
     if shared.size > 1 or len(decision_ids) == 1 or case.scores.samples:
-        return _slates_of(case, drawn, slice(None), keys)
-    _, firsts, which = np.unique(drawn.slates[:, 0], return_index=True, return_inverse=True)
-    slates = _slates_of(case, drawn, firsts, keys)
-    return [slates[number] for number in which.tolist()]
-
-
-def _drafted(
-    case: exact.EligibleDistribution, sampler: TeamDraftSampler, seeds: Words, decision_ids: Ids,
-    keys: Mapping[int, str],
-) -> list[DrawnSlate]:  # fmt: skip
-    """The slates of decisions that two rankers fill in turns."""
-    drawn = sampler.draw(seeds=seeds, decisions=decision_ids)
-    slates = _slates_of(case, drawn, slice(None), keys)
-    for of_decision, teams in zip(slates, drawn.teams.tolist(), strict=True):
-        of_decision.teams = "".join(TEAMS[team] for team in teams)
-        add_teams(of_decision.answer, of_decision.teams)
-    return slates
+        return _slates_of(case, draws, slice(None), keys)
+    _, firsts, slate_index = np.unique(draws.slates[:, 0], return_index=True, return_inverse=True)
+    slates = _slates_of(case, draws, firsts, keys)
+    return [slates[index] for index in slate_index.tolist()]
 
 
 def add_teams(answer: Sequence[dict[str, Any]], teams: str | None) -> None:
@@ -155,20 +170,32 @@ def _ranked(
 ) -> list[DrawnSlate]:  # fmt: skip
     """The slates of decisions that share the distribution of their lists of candidates."""
     slates: list[DrawnSlate] = []
-    for row, listed in enumerate(candidates.drawn_lists(shared.case, shared.candidates, decision_ids, seeds)):
-        arms, alone = np.array(listed.eligible, np.int64), slice(row, row + 1)
-        case = ranker.case(listed.eligible, arms, shared.context, keys=keys, revision=shared.revision)
-        drawn = case.pages(shared.size).draw(seeds=ranking_seeds(seeds[alone]), decisions=decision_ids[alone])
-        slates += _slates_of(case, drawn, slice(None), keys)
-        slates[-1].candidates, slates[-1].listed = listed, candidates.to_json(listed, keys)
+    lists = shared.case.pages(shared.candidates).draw(seeds=seeds, decisions=decision_ids, lists=True)
+    columns = shared.case.arms[lists.slates], lists.propensity, np.log(lists.propensity).sum(axis=1)
+    for row, (arms, propensities, total) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        candidates, decision = DrawnCandidates(arms, propensities, min(0.0, total)), slice(row, row + 1)
+        eligible = candidates.eligible
+        case = ranker.case(eligible, np.array(eligible, np.int64), shared.context, keys=keys, revision=shared.revision)
+        draws = case.pages(shared.size).draw(seeds=ranking_seeds(seeds[decision]), decisions=decision_ids[decision])
+        slates += _slates_of(case, draws, slice(None), keys)
+        slates[-1].candidates, slates[-1].candidate_fields = candidates, candidate_fields(candidates, keys)
     return slates
 
 
+def candidate_fields(candidates: DrawnCandidates | CandidateList, keys: Mapping[int, str]) -> dict[str, Any]:
+    """The fields of an answer that show a list of candidates."""
+    pairs = zip(candidates.arms, candidates.propensities, strict=True)
+    return {
+        "candidates": [{"arm": keys[arm], "propensity": propensity} for arm, propensity in pairs],
+        "candidates_log_propensity": candidates.log_propensity,
+    }
+
+
 def _slates_of(
-    case: exact.EligibleDistribution, drawn: slate_draws.Draw, rows: slice | Index, keys: Mapping[int, str]
+    case: exact.EligibleDistribution, draws: slate_draws.Draw, rows: slice | Index, keys: Mapping[int, str]
 ) -> list[DrawnSlate]:
-    columns = (drawn.propensity, drawn.marginal, drawn.minimum, case.noiseless(drawn.slates), drawn.rounded)
-    return _slates(case.arms[drawn.slates][rows], [column[rows] for column in columns], keys)
+    columns = (draws.propensity, draws.marginal, draws.minimum, case.noiseless(draws.slates), draws.rounded)
+    return _slates(case.arms[draws.slates][rows], [column[rows] for column in columns], keys)
 
 
 def _slates(arms: Ids, columns: Sequence[npt.NDArray[Any]], keys: Mapping[int, str]) -> list[DrawnSlate]:

@@ -1,21 +1,68 @@
-"""Sessions, visits and steps of a group of decisions, under the sessions' locks; and the state each decision saw."""
+"""Sessions, visits and steps of a group of decisions, under the sessions' locks; and the state each decision saw.
+
+A visit keeps 12 bytes for each of the last slots that it has shown, so that its row stays on one page of SQLite:
+decision (40 bits), position (17 bits; larger ones are stored as the largest) and step modulo 128, then the arm (32
+bits). Rewards are not stored: they follow from the events that had been received when a group began."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from rlrec.app.inputs import canonical
 from rlrec.app.log.splits import splits
-from rlrec.app.serving import recent_slots
 from rlrec.errors import Conflict, RlrecError
+from rlrec.policy.gradients.history import REMEMBERED, Ints
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row
 from rlrec.store.log import decisions, returns, sessions
+from rlrec.store.log.returns import Return
 from rlrec.store.log.settings import StoreSettings
 
 RECENT = 10  # arms of the visit so far that a state remembers
-COUNT = 8  # bytes of a visit's history that say how many slots it has shown; its recent slots follow
-BETWEEN = '","'  # in a list of texts it stands between two of them, and nowhere else: inside a text, quotes are escaped
+COUNT_BYTES = 8  # of a visit's history that say how many slots it has shown; its recent slots follow
+SEPARATOR = '","'  # between two texts of a list, and nowhere else: inside a text, quotes are escaped
+POSITION_BITS, STEP_BITS = 17, 7
+LAST_POSITION, LAST_STEP = (1 << POSITION_BITS) - 1, (1 << STEP_BITS) - 1
+_ROW = struct.Struct("<QI")
+_DTYPE = np.dtype([("slot", "<u8"), ("arm", "<u4")])
+SLOT_BYTES = _ROW.size
+MAX_BYTES = REMEMBERED * SLOT_BYTES
+
+
+def pack_slot(decision: int, step: int, position: int, arm: int) -> bytes:
+    """The bytes of one slot."""
+    return _ROW.pack((decision << POSITION_BITS | min(position, LAST_POSITION)) << STEP_BITS | step & LAST_STEP, arm)
+
+
+def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[np.void]:
+    """The bytes of many slots, (n,) rows of them."""
+    rows = np.empty(len(arm), _DTYPE)
+    rows["slot"] = (decision << POSITION_BITS | np.minimum(position, LAST_POSITION)) << STEP_BITS | step & LAST_STEP
+    rows["arm"] = arm
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class RecentSlots:
+    """The recent slots of several visits, end to end; (slots,) each."""
+
+    decision: Ints
+    position: Ints
+    step: Ints
+    arm: Ints
+
+    @classmethod
+    def unpack(cls, packed: Sequence[bytes]) -> RecentSlots:
+        """The slots of visits from their bytes."""
+        rows = np.frombuffer(b"".join(packed), _DTYPE)
+        slot = rows["slot"]
+        fields = slot >> (POSITION_BITS + STEP_BITS), (slot >> STEP_BITS) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
+        return cls(*(field.astype(np.int64) for field in fields))
 
 
 class OpenSession:
@@ -31,16 +78,16 @@ class OpenSession:
         self.key, self.id, self.user_id, self.user = stored.key, stored.id, stored.user_id, stored.user
         self.number, self.started_at, self.last_at = stored.number or 0, stored.started_at, stored.last_at
         self.steps, self.recent, self.ended_at = stored.steps, stored.recent, stored.ended_at
-        packed = stored.history if stored.history and stored.ended_at is None else bytes(COUNT)
-        if (len(packed) - COUNT) % recent_slots.SLOT_BYTES:
+        packed = stored.history if stored.history and stored.ended_at is None else bytes(COUNT_BYTES)
+        if (len(packed) - COUNT_BYTES) % SLOT_BYTES:
             raise RlrecError(
                 f"the history of session {self.key!r} is damaged", hint=f"`rlrec session end {self.key}` begins anew"
             )
-        self.shown, self.recent_slots = int.from_bytes(packed[:COUNT], "little"), packed[COUNT:]
+        self.shown, self.recent_slots = int.from_bytes(packed[:COUNT_BYTES], "little"), packed[COUNT_BYTES:]
 
     def visit(self) -> Row:
         """Its newest visit as it stands, a row of sessions.Visit."""
-        history = self.shown.to_bytes(COUNT, "little") + self.recent_slots
+        history = self.shown.to_bytes(COUNT_BYTES, "little") + self.recent_slots
         return self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history
 
     def state(self, now: int) -> str:
@@ -52,12 +99,15 @@ class OpenSession:
 
     def add_slate(self, decision: int, arms: Sequence[int], texts: Sequence[str], now: int) -> None:
         """Move on by a decision that showed these arms. texts: the arms as JSON."""
-        self.recent_slots = recent_slots.append_slate(self.recent_slots, decision, self.steps, arms)
+        first = max(0, len(arms) - REMEMBERED)
+        for position, arm in enumerate(arms[first:], first + 1):
+            self.recent_slots += pack_slot(decision, self.steps, position, arm)
+        self.recent_slots = self.recent_slots[-MAX_BYTES:]
         recent = ",".join(texts[-RECENT:])
         if len(self.recent) > 2:
             recent = f"{self.recent[1:-1]},{recent}"
-        for _ in range(recent.count(BETWEEN) + 1 - RECENT):
-            recent = recent[recent.index(BETWEEN) + 2 :]
+        for _ in range(recent.count(SEPARATOR) + 1 - RECENT):
+            recent = recent[recent.index(SEPARATOR) + 2 :]
         self.recent, self.shown, self.steps = f"[{recent}]", self.shown + len(arms), self.steps + 1
         self.last_at = max(self.last_at, now)
 
@@ -66,14 +116,14 @@ class OpenSessions:
     """The sessions of a group: opened, locked, and moved on decision by decision."""
 
     def __init__(
-        self, unit: Unit, settings: StoreSettings, wanted: Iterable[tuple[str, str | None]], *, read_only: bool = False
+        self, unit: Unit, settings: StoreSettings, owners: Iterable[tuple[str, str | None]], *, read_only: bool = False
     ) -> None:
-        """wanted: session and user of each request. read_only: nothing is locked or stored; a new session has no id."""
+        """owners: session and user of each request. read_only: nothing is locked or stored; a new session has no id."""
         self.unit = unit
         self.lock = not read_only
         self.timeout_us = settings.session_timeout_us
         users: dict[str, str | None] = {}  # the first one given, by session
-        for key, user in wanted:
+        for key, user in owners:
             users[key] = users.get(key) or user
         self.by_key = self._read(users)
         new = {key: user for key, user in users.items() if key not in self.by_key}
@@ -100,21 +150,21 @@ class OpenSessions:
             if key in ids:  # nobody else has seen it
                 row = (key, ids[key], user_id, new[key], *[None] * 7)
                 self.by_key[key] = OpenSession(sessions.SessionVisit._make(row))
-        if others := new.keys() - ids.keys():
-            self.by_key |= self._read(others)
+        if created_meanwhile := new.keys() - ids.keys():
+            self.by_key |= self._read(created_meanwhile)
 
     def _restore_slots(self) -> None:
         """Read the recent slots of visits that go on, and were stored by a release that kept no history."""
-        without = {
+        visits = {
             session.id: session
             for session in self.by_key.values()
             if session.steps and not session.recent_slots and session.ended_at is None
             and self.unit.now - session.last_at <= self.timeout_us
         }  # fmt: skip
-        for slot in decisions.slots_of_open_visits(self.unit, list(without)) if without else ():
-            session = without[slot.session_id]
-            packed = recent_slots.pack_slot(slot.decision_id, slot.step, slot.position, slot.arm_id)
-            session.recent_slots = (session.recent_slots + packed)[-recent_slots.LIMIT :]
+        for slot in decisions.slots_of_open_visits(self.unit, list(visits)) if visits else ():
+            session = visits[slot.session_id]
+            packed = pack_slot(slot.decision_id, slot.step, slot.position, slot.arm_id)
+            session.recent_slots = (session.recent_slots + packed)[-MAX_BYTES:]
             session.shown += 1
 
     def set_user(self, key: str, user: str | None) -> None:
@@ -145,9 +195,28 @@ class OpenSessions:
             self.unit, {user for session in self.by_key.values() if (user := session.user_id) is not None}
         )
 
-    def named(self) -> set[str]:
-        """Keys of the sessions that `set_user` gave their user."""
-        return {session.key for session, _ in self._with_new_user}
+    def find_returns(self, new_decisions: Iterable[tuple[str, int | None, int]]) -> dict[Return, int]:
+        """The returns that new decisions are, each with the policy of the decision that it credits. A user comes back
+        with the first decision of a visit, if the visit of their last decision was over by then.
+        The new decisions are stored as the last ones of their users, who are locked.
+        new_decisions: session, step and id of each, in order of id."""
+        # by user whose first decision here begins a visit, or names them in one: its beginning
+        started_at: dict[int, int] = {}
+        last: dict[int, int] = {}
+        named = {session.key for session, _ in self._with_new_user}
+        for key, step, decision_id in new_decisions:
+            session = self.by_key[key]
+            if session.user_id is not None:
+                if session.user_id not in last and (step == 0 or key in named):
+                    started_at[session.user_id] = session.started_at
+                last[session.user_id] = decision_id
+        events = {
+            Return(decision.decision_id, started_at[decision.user_id]): decision.policy_id
+            for decision in (returns.last_decisions(self.unit, started_at) if started_at else ())
+            if decision.ends_at(self.timeout_us) < started_at[decision.user_id]
+        }
+        returns.set_last(self.unit, last.items())
+        return events
 
     def arrive(self, key: str) -> OpenSession:
         """The session, in the visit that its next decision belongs to."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
 from typing import Any
 
-from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs import lookup
 from rlrec.app.serving import assignment
 from rlrec.app.serving.assignment import Assigned
@@ -27,7 +26,6 @@ from rlrec.policy.scores.floors import LONGEST
 from rlrec.store import Unit
 from rlrec.store.log import decisions, settings
 from rlrec.store.policies import arms, routes, shadows
-from rlrec.store.policies.shadows import Shadow
 
 
 def plan(unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache) -> list[Planned]:
@@ -63,7 +61,7 @@ class _Group:
         self._distributions: dict[tuple[Any, ...], SharedDistribution] = {}
         self._versions: dict[tuple[str | None, tuple[int, str] | None], ServingVersion] = {}
         self._active: frozenset[int] = frozenset(self.catalogue if self.ids else ())
-        self._suggested = False
+        self._has_suggested = False
 
     def plan(self, request: Request, index: int) -> Planned:
         """The request with its distribution, or as a duplicate, or its error."""
@@ -92,10 +90,10 @@ class _Group:
         name: tuple[Any, ...] = (request.policy, assigned and assigned.key, arm_keys, request.size)
         shared = self._distributions.get(name)
         if shared is None or shared.case.reads:
-            chosen = self._serving_version(request, assigned)
-            chosen.serving.check(request.context)
-            with_context = (*name, chosen.serving.reading(request.context))
-            shared = self._distributions.get(with_context) or self._build(request, chosen)
+            version = self._serving_version(request, assigned)
+            version.serving.check(request.context)
+            with_context = (*name, version.serving.reading(request.context))
+            shared = self._distributions.get(with_context) or self._build(request, version)
             self._distributions[with_context] = self._distributions[name] = shared
         if assigned is not None:
             self.assigner.remember_user(request)
@@ -116,7 +114,11 @@ class _Group:
             version, head = resolved
             serving = self.cache.serving(self.unit, version, head)
             target = request.policy, request.experiment
-            contexts = [other.context for other in self.requests if (other.policy, other.experiment) == target]
+            contexts = [
+                same_target.context
+                for same_target in self.requests
+                if (same_target.policy, same_target.experiment) == target
+            ]
             serving.see(contexts)
             if not serving.policy.served:
                 raise InputError(
@@ -125,30 +127,32 @@ class _Group:
                 )  # fmt: skip
             experiment, variant, by = assigned or (None, None, None)
             shadow = None if route is None else self.shadows.get(route.route_id)
+            challenger = None
+            if shadow is not None:
+                resolved = self.versions[shadow.reference]
+                assert not isinstance(resolved, InputError)
+                challenger = self.cache.serving(self.unit, *resolved)
+                with suppress(InputError):  # it weighs no slate in a context that it cannot read
+                    challenger.see(contexts)
             self._versions[name] = ServingVersion(
                 version=version, head=head, serving=serving, experiment=experiment, variant=variant, by=by, route=route,
-                shadow=shadow, challenger=None if shadow is None else self._challenger(shadow, contexts),
+                shadow=shadow, challenger=challenger,
             )  # fmt: skip
         return self._versions[name]
 
-    def _challenger(self, shadow: Shadow, contexts: Sequence[Mapping[str, Any]]) -> VersionDistribution:
-        """The distribution of a challenger, as it stands."""
-        resolved = self.versions[shadow.reference]
-        assert not isinstance(resolved, InputError)
-        challenger = self.cache.serving(self.unit, *resolved)
-        with suppress(InputError):  # it weighs no slate in a context that it cannot read
-            challenger.see(contexts)
-        return challenger
-
-    def _build(self, request: Request, chosen: ServingVersion) -> SharedDistribution:
-        eligible, serving = self._eligible(request), chosen.serving
+    def _build(self, request: Request, version: ServingVersion) -> SharedDistribution:
+        eligible, serving = self._eligible(request), version.serving
         keys, revision = self.cache.keys_with(self.unit, eligible), self.settings.catalogue_revision
         arm_ids, candidates = self.cache.array(eligible), serving.learner.n_candidates
-        if candidates:
-            _check_candidates(request, candidates, arms=len(eligible))
+        if candidates > len(eligible):
+            message = f"{candidates} candidates are wanted, but only {len(eligible)} arms are eligible"
+            field = "policy" if request.arms is None else "arms"
+            raise InputError(message, hint="add arms, or use a policy with fewer candidates", field=field)
+        if candidates and request.size > candidates:
+            raise InputError(f"k is {request.size}, but there are only {candidates} candidates", field="k")
         distribution = serving.candidates if candidates else serving.case
         return SharedDistribution(
-            **vars(chosen), eligible=eligible, revision=revision, size=request.size, context=request.context,
+            **vars(version), eligible=eligible, revision=revision, size=request.size, context=request.context,
             candidates=candidates, ranker=serving if candidates else None,
             case=distribution(eligible, arm_ids, request.context, keys=keys, revision=revision),
         )  # fmt: skip
@@ -161,7 +165,11 @@ class _Group:
         else:
             unknown = next((key for key in request.arms if key not in self.ids), None)
             if unknown is not None:
-                raise InputError(f"unknown arm {unknown!r}", hint=self._near(unknown), field="arms")
+                # near names are looked up once a group, not for each of its bad lines
+                suggestion = None if self._has_suggested else suggest(unknown, arms.keys_like(self.unit, unknown))
+                self._has_suggested = True
+                shown = suggestion or "`rlrec arm list` shows them"
+                raise InputError(f"unknown arm {unknown!r}", hint=shown, field="arms")
             if len(set(request.arms)) < len(request.arms):
                 twice = next(key for key, times in Counter(request.arms).items() if times > 1)
                 raise InputError(f"arm {twice!r} is listed twice", hint="list each arm once", field="arms")
@@ -176,24 +184,6 @@ class _Group:
         if request.size > len(eligible):
             raise InputError(f"k is {request.size}, but only {len(eligible)} arms are eligible", hint=hint, field="k")
         return eligible
-
-    def _near(self, unknown: str) -> str:
-        """A hint; near names are looked up once a group, not for each of its bad lines."""
-        near = None
-        if not self._suggested:
-            self._suggested = True
-            near = suggest(unknown, arms.keys_like(self.unit, unknown))
-        return near or "`rlrec arm list` shows them"
-
-
-def _check_candidates(request: Request, candidates: int, *, arms: int) -> None:
-    """Raises InputError where the lists or slates that are wanted cannot be drawn."""
-    if candidates > arms:
-        why = f"{candidates} candidates are wanted, but only {arms} arms are eligible"
-        field = "policy" if request.arms is None else "arms"
-        raise InputError(why, hint="add arms, or use a policy with fewer candidates", field=field)
-    if request.size > candidates:
-        raise InputError(f"k is {request.size}, but there are only {candidates} candidates", field="k")
 
 
 def _ambiguous_target() -> InputError:

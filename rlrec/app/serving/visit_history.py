@@ -6,8 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from rlrec.app.serving.open_sessions import OpenSession
-from rlrec.app.serving.recent_slots import LAST_STEP, SLOT_BYTES, RecentSlots
+from rlrec.app.serving.open_sessions import LAST_STEP, SLOT_BYTES, OpenSession, RecentSlots
 from rlrec.arrays import look_up
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.gradients.history import Floats, History, Ints
@@ -78,11 +77,11 @@ class EventRewards:
             order = {kind: number for number, kind in enumerate(definition.weights)}
             kind = np.array([order.get(name, -1) for name in self._kinds], np.int64)
             n, target, value, age = len(self._targets), self._target, self._value, self._age
-            of_slots, _ = rewards.slot_rewards(definition, n=n, slot=target, kind=kind, value=value, age_us=age)
-            of_slots[self._censored] = definition.default
-            of_pages = rewards.page_rewards(definition, n=n, page=target, kind=kind, value=value, age_us=age)
+            earned, _ = rewards.slot_rewards(definition, n=n, slot=target, kind=kind, value=value, age_us=age)
+            earned[self._censored] = definition.default
+            page_earned = rewards.page_rewards(definition, n=n, page=target, kind=kind, value=value, age_us=age)
             is_page = [position is None for _, position in self._targets]
-            self._rewards[definition.id] = np.where(is_page, of_pages, of_slots).tolist()
+            self._rewards[definition.id] = np.where(is_page, page_earned, earned).tolist()
         return self._rewards[definition.id]
 
     def put(

@@ -267,7 +267,7 @@ session = _table(
     CheckConstraint("split IN (0, 1, 2)", name="split_known"),
 )
 # Visits of a session, from one timeout to the next. recent: arms in the state of its next decision, JSON. history:
-# how many slots the visit has shown, and the last of them, packed (`app/serving/recent_slots.py`); null where not
+# how many slots the visit has shown, and the last of them, packed (`app/serving/open_sessions.py`); null where not
 # stored.
 visit = _table(
     "visit",

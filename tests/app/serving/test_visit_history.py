@@ -9,7 +9,7 @@ import pytest
 
 from rlrec.app.requests import recommend, session
 from rlrec.app.requests.pipe import Line, Pipe, Request
-from rlrec.app.serving import draws, recent_slots, requests
+from rlrec.app.serving import draws, open_sessions, requests
 from rlrec.app.serving.open_sessions import OpenSessions
 from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import RlrecError
@@ -138,7 +138,7 @@ def test_of_a_long_page_the_last_slots_are_remembered(store: Store) -> None:
 
 @pytest.mark.parametrize(("position", "retained"), [(1, 1), (2**17 - 1, 2**17 - 1), (2**17 + 5, 2**17 - 1)])
 def test_a_memory_holds_numbers_of_any_size(position: int, retained: int) -> None:
-    result = recent_slots.RecentSlots.unpack([recent_slots.pack_slot(2**40 - 1, 2**20 + 3, position, 2**32 - 1)])
+    result = open_sessions.RecentSlots.unpack([open_sessions.pack_slot(2**40 - 1, 2**20 + 3, position, 2**32 - 1)])
     reported = (result.decision, result.position, result.step, result.arm)
     assert [column.item() for column in reported] == [2**40 - 1, retained, 3, 2**32 - 1]
 

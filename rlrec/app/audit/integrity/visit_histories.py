@@ -8,9 +8,8 @@ import numpy as np
 
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.inputs import canonical
-from rlrec.app.serving import recent_slots
-from rlrec.app.serving.open_sessions import COUNT, RECENT
-from rlrec.app.serving.recent_slots import SLOT_BYTES
+from rlrec.app.serving import open_sessions
+from rlrec.app.serving.open_sessions import COUNT_BYTES, RECENT, SLOT_BYTES
 from rlrec.arrays import run_starts, take
 from rlrec.policy.gradients import history
 from rlrec.policy.gradients.history import REMEMBERED
@@ -51,7 +50,7 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
     steps = slots["step"][ends - 1] + 1
     bounds = zip(begins.tolist(), ends.tolist(), steps.tolist(), strict=True)
     rows = dict(zip(zip(sessions, numbers, strict=True), bounds, strict=True))
-    packed = recent_slots.pack(slots["decision_id"], slots["step"], slots["position"], slots["arm_id"]).tobytes()
+    packed = open_sessions.pack(slots["decision_id"], slots["step"], slots["position"], slots["arm_id"]).tobytes()
     names = [keys.get(arm, "") for arm in slots["arm_id"].tolist()]
     wrong = []
     for session, number, steps_of_visit, recent, remembered in audit.open_visits(unit, min(sessions), max(sessions)):
@@ -59,7 +58,7 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
         if last != steps_of_visit:
             continue  # imported decisions are not compared
         first = begin if end - begin <= REMEMBERED else end - REMEMBERED
-        history_bytes = (end - begin).to_bytes(COUNT, "little") + packed[first * SLOT_BYTES : end * SLOT_BYTES]
+        history_bytes = (end - begin).to_bytes(COUNT_BYTES, "little") + packed[first * SLOT_BYTES : end * SLOT_BYTES]
         if remembered != history_bytes or recent != f"[{','.join(names[max(begin, end - RECENT) : end])}]":
             wrong.append((session, number))
     return wrong

@@ -362,7 +362,7 @@ def test_a_group_that_was_planned_before_is_planned_anew(
     for words in (["arm", "add", "a1"], ["policy", "create", "home", "--kind", "linucb", "--param", "floor=0.1"]):
         done(run("--now", START, *words))
     recommend_group(store, [Request(policy="home", session="s1", user="u1", context={"who": 1})])
-    notice, deleted = recommend._notice_unread, list[object]()
+    notice, deleted = recommend._notice_ignored, list[object]()
 
     def delete_meanwhile(*arguments: Any) -> None:
         notice(*arguments)
@@ -370,7 +370,7 @@ def test_a_group_that_was_planned_before_is_planned_anew(
             with closing(Store(db)) as other:
                 deleted.append(other.write(lambda unit: db_forget.delete_user(unit, "u1"), sound=True))
 
-    monkeypatch.setattr(recommend, "_notice_unread", delete_meanwhile)
+    monkeypatch.setattr(recommend, "_notice_ignored", delete_meanwhile)
     (answer,) = recommend_group(store, [Request(policy="home", session="s1", user="u2", context={"who": 1})])
     assert (answer["user"], answer["visit"], len(deleted)) == ("u2", 1, 1)
     assert run("doctor").exit_code == 0
