@@ -16,14 +16,14 @@ def _versions(unit: Unit) -> Iterable[str]:
 
 
 def _curves(unit: Unit) -> Iterable[str]:
-    return dict.fromkeys(curve.name for curve in curves.every(unit))
+    return dict.fromkeys(curve.name for curve in curves.all_curves(unit))
 
 
 IN_STORE: dict[str, Callable[[Unit], Iterable[str]]] = {
-    "arm": lambda unit: (arm.key for arm in arms.every(unit)),
+    "arm": lambda unit: (arm.key for arm in arms.all_arms(unit)),
     "policy": _versions,
-    "route": lambda unit: (change.route for change in routes.every(unit)),
-    "experiment": lambda unit: (experiment.name for experiment in experiments.every(unit)),
+    "route": lambda unit: (change.route for change in routes.newest_changes(unit)),
+    "experiment": lambda unit: (experiment.name for experiment in experiments.all_experiments(unit)),
     "reward": lambda unit: (reward.name for reward in policies.rewards(unit)),
     "curve": _curves,
 }

@@ -35,7 +35,7 @@ def _refuse_unrelated(replica: Store, db: str) -> None:
             salt = settings.get(unit).salt
         with replica.read() as unit:
             if salt not in (None, settings.get(unit).salt):
-                message = f"--read-db is {replica.where}, which is no replica of {primary.where}"
+                message = f"--read-db is {replica.address}, which is no replica of {primary.address}"
                 raise InputError(message, hint="name a replica of the store of --db")
 
 

@@ -79,7 +79,7 @@ class Store:
         self, db: str, *, now: int | None = None, notice: Callable[[str], None] = print, waits: Waits = USUAL_WAITS
     ) -> None:
         self.url, self.waits = engine.location(db), waits
-        self.where = engine.printable(self.url)
+        self.address = engine.printable(self.url)
         self.notice, self.now, self.allow_future = notice, now, False
         self.progress: Progress = no_progress
         self.folder: LogFolder | None = None  # that has the log of every unit that reads
@@ -123,7 +123,7 @@ class Store:
                 return
             except Retry as error:  # a replica takes in what the snapshot no longer allows
                 hint = "a retry is safe; hot_standby_feedback or max_standby_streaming_delay of a replica make it rarer"
-                raise StoreBusy(f"{self.where} ended a long read: {str(error)[:200]}", hint=hint) from error
+                raise StoreBusy(f"{self.address} ended a long read: {str(error)[:200]}", hint=hint) from error
             except StoreBusy as error:
                 if began or not reconnection.wait(error):
                     raise self._truthful(error) from error.__cause__
@@ -143,20 +143,20 @@ class Store:
         """Inside it, what would be transactions are steps of a single one, which leaves nothing behind: each sees what
         those before it wrote. Other writers wait meanwhile."""
         try:
-            with engine.transaction(self.engine, write=True, where=self.where) as self._rehearsal:
+            with engine.transaction(self.engine, write=True, address=self.address) as self._rehearsal:
                 yield
                 raise _Undone
         except _Undone:
             pass
         except Retry as error:
-            raise StoreBusy(f"the store {self.where} is busy", hint=RETRY_HINT) from error
+            raise StoreBusy(f"the store {self.address} is busy", hint=RETRY_HINT) from error
         finally:
             self._rehearsal = None
 
     @contextmanager
     def _transaction(self, *, write: bool, sound: bool = False) -> Iterator[sa.Connection]:
         if self._rehearsal is None:
-            with engine.transaction(self.engine, write=write, where=self.where, sound=sound) as connection:
+            with engine.transaction(self.engine, write=write, address=self.address, sound=sound) as connection:
                 yield connection
         else:
             with self._rehearsal.begin_nested():
@@ -172,7 +172,7 @@ class Store:
         if self.engine.dialect.name != "sqlite":
             return []
         try:
-            with engine.transaction(self.engine, write=False, where=self.where) as connection:
+            with engine.transaction(self.engine, write=False, address=self.address) as connection:
                 lines = connection.exec_driver_sql("PRAGMA quick_check(50)").scalars()
                 return [" ".join(line.split()) for line in lines if line != "ok"]
         except CorruptFile as error:
@@ -212,17 +212,17 @@ class Store:
 
                 time.sleep(uniform(0, 0.02) * 2**attempt)
                 attempt += 1
-        failed = f"the store {self.where} failed: {str(reason)[:300]}"
+        failed = f"the store {self.address} failed: {str(reason)[:300]}"
         if reason.state == UNIQUE:  # other writers would have been seen by now
             raise NotUnique(failed)
         if reason.state == DANGLING:
             raise RlrecError(failed)
-        raise StoreBusy(f"the store {self.where} is busy: {ATTEMPTS} tries met other writers", hint=RETRY_HINT)
+        raise StoreBusy(f"the store {self.address} is busy: {ATTEMPTS} tries met other writers", hint=RETRY_HINT)
 
     def flush(self) -> None:
         """Wait until all that was committed so far, by whomever, is on disk: what a reader saw may not be yet."""
         if self.engine.dialect.name == "postgresql" and self._rehearsal is None:
-            with engine.transaction(self.engine, write=True, where=self.where) as connection:
+            with engine.transaction(self.engine, write=True, address=self.address) as connection:
                 server = connection.info.get("server")
                 connection.info["flush"] = server is not None and bool(server[2])
 
@@ -248,7 +248,7 @@ class Store:
         while unit.transaction is not None:
             server, number = unit.transaction
             try:
-                with engine.transaction(self.engine, write=False, where=self.where) as connection:
+                with engine.transaction(self.engine, write=False, address=self.address) as connection:
                     same = connection.info.get("server") == server
                     state = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (number,)) if same else None
                     status = state.scalar_one() if state is not None else None
@@ -284,7 +284,7 @@ class Store:
         on_clock = self.now is None
         unit = Unit(connection, now=engine.clock(connection) if self.now is None else self.now, on_clock=on_clock)
         unit.progress = self.progress
-        schema.check(unit, where=self.where, write=write)
+        schema.check(unit, address=self.address, write=write)
         self.reached = True
         newest = decisions.newest(unit)
         if write:
@@ -293,12 +293,12 @@ class Store:
             return unit
         if self.now is not None:
             raise InputError(
-                f"--now lies before the newest decision of {self.where}", hint="give a later time, or none"
+                f"--now lies before the newest decision of {self.address}", hint="give a later time, or none"
             )
         if newest - unit.now > 1_000_000 and not self._clock_noticed:
             self._clock_noticed = True
             mend = "`rlrec doctor --repair-clock` puts a log right that a wrong clock wrote"
-            self.notice(f"the newest decision of {self.where} lies ahead of the clock, and its time is used; {mend}")
+            self.notice(f"the newest decision of {self.address} lies ahead of the clock, and its time is used; {mend}")
         unit.now = newest
         return unit
 

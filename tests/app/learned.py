@@ -37,7 +37,7 @@ def trained(store: Store, name: str, *, seed: int = 3, report: Any = REPORT, pro
 
     def work(unit: Unit) -> int:
         parent = version(unit, name)
-        policy, stored = cast(Gradient, designs.policy_of(parent)), arms.every(unit)
+        policy, stored = cast(Gradient, designs.policy_of(parent)), arms.all_arms(unit)
         rng = np.random.default_rng(seed)
         drawn = {key: rng.normal(size=values.shape) for key, values in policy.nothing(len(stored)).items()}
         rows, shared = policy.pack(drawn)

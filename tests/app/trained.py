@@ -23,7 +23,7 @@ def version(db: str, name: str, *, bias: list[float], last: float = 0.0, minutes
 def _add(unit: Any, name: str, bias: list[float], last: float, record: Any) -> None:
     parent, head = policies.live(unit, [name])[name]
     kind: Any = designs.policy_of(parent)
-    recorded = sorted(arms.every(unit), key=lambda arm: arm.key)
+    recorded = sorted(arms.all_arms(unit), key=lambda arm: arm.key)
     parameters = kind.nothing(len(recorded))
     parameters["bias"][:] = bias
     parameters["history"][:] = [0.0, 0.0, last, 0.0]

@@ -198,7 +198,7 @@ def calls_route(store: Store, item: tuple[int, int]) -> list[Any]:
     stream, answers, ended = Pipe(store), list[Any](), 0
     while ended < rounds:
         with store.read() as unit:
-            ended = sum(experiment.status == "stopped" for experiment in experiments.every(unit))
+            ended = sum(experiment.status == "stopped" for experiment in experiments.all_experiments(unit))
         i = len(answers)
         user = f"u{number}-{i}" if i % 8 else None
         answers.append(ask(store, "front", f"s{number}-{i}", user=user))

@@ -158,7 +158,7 @@ class Bar:
         """A version as visits are played with it."""
         with closing(Store(self.db)) as store, store.read() as unit:
             trained = Trained(unit, lookup.version(unit, name)[0])
-            ids = {arm.key: arm.id for arm in arms.every(unit)}
+            ids = {arm.key: arm.id for arm in arms.all_arms(unit)}
             items = np.array([ids[name] for name in simulate.names(self.audience.arms)])
             return Server(
                 parameters=trained.parameters_of(items), kind=trained.policy, context=trained.encoded([{}])[0],

@@ -127,7 +127,7 @@ def write(folder: Path, decisions: int) -> None:
     with closing(Store(str(folder / "store.db"))) as store:
         store.write(lambda unit: arms.put(unit, {f"a{number:02d}": "{}" for number in range(ARMS)}))
         with store.read() as unit:
-            ids = np.array([arm.id for arm in arms.every(unit)], np.int64)
+            ids = np.array([arm.id for arm in arms.all_arms(unit)], np.int64)
             policy, version = unit.ask("SELECT policy_id, id FROM version WHERE policy_id = (SELECT id FROM policy"
                                        " WHERE name = 'log')")[0]  # fmt: skip
             stored = settings.get(unit)

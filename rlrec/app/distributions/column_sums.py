@@ -66,7 +66,7 @@ class ColumnSums:
         if missing and len(self.read) > CACHED:
             self.read, missing = {}, list(columns or ())
         if missing is None or missing:
-            self._add(beliefs.of_columns(self.unit, self.version_id, missing, seq=self.seq))
+            self._add(beliefs.column_rows(self.unit, self.version_id, missing, seq=self.seq))
             self.read |= {column: self.read.get(column, _NOTHING) for column in missing or ()}
 
     def _add(self, rows: list[ColumnRow]) -> None:

@@ -382,7 +382,7 @@ def renewed(
     if arms is not None and not distribution.learner.forgetting:
         distribution.columns = column_sums(unit, version, distribution.learner, ordinal=0, before=before.columns)
         plain = has_plain_sums(distribution.learner)
-        of_arms: BeliefRows = beliefs.of_arms(unit, ArmSums if plain else BeliefRow, version.id, arms)
+        of_arms: BeliefRows = beliefs.arm_rows(unit, ArmSums if plain else BeliefRow, version.id, arms)
         distribution._set_sums(of_arms, among=before._every)
         distribution._earlier = before._samplers()
         return distribution

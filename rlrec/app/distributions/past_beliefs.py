@@ -29,7 +29,7 @@ def walk(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, beliefs
     before = beliefs.counts(unit, version.id, seq=first) if by_column else beliefs.rows(unit, version.id, seq=first)
     state.update((row[:2], row[2:]) for row in before)
     at = 0
-    for chunk in belief_deltas.between(unit, version.id, first, last, counts_alone=by_column):
+    for chunk in belief_deltas.read_range(unit, version.id, first, last, counts_alone=by_column):
         seq, done = chunk["seq"], 0
         # the last change of a chunk may go on in the next one
         while at < len(seqs) and seqs[at] < seq[-1]:

@@ -197,7 +197,7 @@ def _add_policy(unit: Unit, experiment: str, fork: Fork) -> int:
 def listing(store: Store) -> list[ExperimentSummary]:
     """All experiments."""
     with store.read() as unit:
-        return [_summary(unit, experiment) for experiment in experiments.every(unit)]
+        return [_summary(unit, experiment) for experiment in experiments.all_experiments(unit)]
 
 
 def stop(store: Store, name: str, *, promote: str | None = None, anyway: bool = False) -> ExperimentSummary:

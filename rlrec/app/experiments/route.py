@@ -183,7 +183,10 @@ def _figures(gate: RouteGate) -> dict[str, Any]:
 def _ramp(unit: Unit, current: RouteChange, request: Request) -> experiment.Request:
     """The experiment by which a share of a route's users gets something else."""
     assert request.share is not None
-    number, names = routes.count_ramps(unit, current.route_id) + 1, {row.name for row in experiments.every(unit)}
+    number, names = (
+        routes.count_ramps(unit, current.route_id) + 1,
+        {row.name for row in experiments.all_experiments(unit)},
+    )
     while (name := f"{current.route[:NAME_LENGTH]}-ramp-{number}") in names:
         number += 1
     specs = (("current", current.reference, 1 - request.share), ("candidate", request.to, request.share))
@@ -271,7 +274,7 @@ def _change_to_restore(history: Sequence[RouteChange], *, promoted: bool) -> Rou
 def listing(store: Store) -> list[RouteSummary]:
     """All routes, by name."""
     with store.read() as unit:
-        return [summary(unit, change) for change in routes.every(unit)]
+        return [summary(unit, change) for change in routes.newest_changes(unit)]
 
 
 def show(store: Store, name: str) -> RouteSummary:
@@ -279,7 +282,7 @@ def show(store: Store, name: str) -> RouteSummary:
     with store.read() as unit:
         newest = lookup.route(unit, name)
         history = [_history_row(unit, change) for change in reversed(routes.history(unit, newest.route_id))]
-        reports = [shadow_report(unit, name, shadow) for shadow in shadows.of_route(unit, newest.route_id)]
+        reports = [shadow_report(unit, name, shadow) for shadow in shadows.history(unit, newest.route_id)]
         return {**summary(unit, newest), "history": history, "shadows": reports}
 
 

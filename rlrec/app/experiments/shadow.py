@@ -25,7 +25,7 @@ def start(store: Store, name: str, reference: str) -> ShadowReport:
             version_id = None if lookup.split(reference)[1] is None else version.id
             shadows.start(unit, route.route_id, policy_id=version.policy.id, version_id=version_id)
             settings.add_run(unit, "policy shadow", {"route": name, "challenger": reference})
-        return {**report(unit, name, shadows.of_route(unit, route.route_id)[0]), "started": challenger is None}
+        return {**report(unit, name, shadows.history(unit, route.route_id)[0]), "started": challenger is None}
 
     return store.write(work, repeatable=True)
 
@@ -35,13 +35,13 @@ def stop(store: Store, name: str) -> ShadowReport:
 
     def work(unit: Unit) -> ShadowReport:
         route = lookup.route(unit, name, lock=True)
-        challengers = shadows.of_route(unit, route.route_id)
+        challengers = shadows.history(unit, route.route_id)
         if not challengers:
             raise InputError(f"route {name} has no challenger", hint=f"`rlrec policy shadow {name} POLICY` starts one")
         goes_on = challengers[0].stopped_at is None
         if goes_on:
             shadows.stop(unit, challengers[0].id)
             settings.add_run(unit, "policy shadow", {"route": name, "stop": True})
-        return {**report(unit, name, shadows.of_route(unit, route.route_id)[0]), "stopped": goes_on}
+        return {**report(unit, name, shadows.history(unit, route.route_id)[0]), "stopped": goes_on}
 
     return store.write(work, repeatable=True)

@@ -191,7 +191,7 @@ def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]
     features = {row[0]: row[1] for row in log_tables.rows_of(unit, t.decision_features, "decision_id", ids)}
     bodies = contents.context_bodies(unit, {*(row[index["context_id"]] for row in rows), *features.values()})
     sets = contents.eligible_arms(unit, {row[index["eligible_id"]] for row in rows})
-    keys = {arm.id: arm.key for arm in arms.every(unit)}
+    keys = {arm.id: arm.key for arm in arms.all_arms(unit)}
     versions = policies.by_id(unit, {row[index["version_id"]] for row in rows})
     people = log_tables.person_keys(unit, {row[index["session_id"]] for row in rows})
     complete = []

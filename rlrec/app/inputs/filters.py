@@ -75,7 +75,7 @@ def _versions(unit: Unit, pairs: dict[str, str]) -> list[int]:
 
 
 def _variants(unit: Unit, pairs: dict[str, str]) -> list[int]:
-    every = experiments.every(unit)
+    every = experiments.all_experiments(unit)
     name = pairs.get("experiment")
     if name is not None and all(experiment.name != name for experiment in every):
         raise lookup.unknown("experiment", name, [experiment.name for experiment in every], where=IN_FILTER)

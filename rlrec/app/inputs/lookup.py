@@ -59,7 +59,10 @@ def unknown_policy(unit: Unit, name: str, *, where: str = "", field: str | None 
     if name in routes.by_name(unit, [name]):
         hint = f"write route={name}" if where else f"`rlrec route show {name}` names what it serves"
         return InputError(f"{name!r} is a route, not a policy{where and ',' + where}", hint=hint, field=field)
-    names = [*(policy.name for policy in policies.all_policies(unit)), *(change.route for change in routes.every(unit))]
+    names = [
+        *(policy.name for policy in policies.all_policies(unit)),
+        *(change.route for change in routes.newest_changes(unit)),
+    ]
     hint = "`rlrec policy list` shows them, `rlrec policy create` makes one"
     return unknown("policy", name, names, where=where, hint=hint, field=field)
 
@@ -69,7 +72,7 @@ def route(unit: Unit, name: str, *, lock: bool = False, where: str = "") -> rout
     was typed, for the error. Raises InputError where there is none."""
     newest = routes.lock(unit, name) if lock else routes.by_name(unit, [name]).get(name)
     if newest is None:
-        names = [change.route for change in routes.every(unit)]
+        names = [change.route for change in routes.newest_changes(unit)]
         raise unknown("route", name, names, where=where, hint="`rlrec route create` makes one")
     return newest
 
@@ -94,7 +97,7 @@ def experiment(unit: Unit, name: str) -> experiments.Experiment:
     """The experiment of this name. Raises InputError where there is none."""
     named = experiments.by_name(unit, [name])
     if name not in named:
-        raise unknown("experiment", name, [experiment.name for experiment in experiments.every(unit)])
+        raise unknown("experiment", name, [experiment.name for experiment in experiments.all_experiments(unit)])
     return named[name]
 
 
@@ -102,7 +105,7 @@ def curve(unit: Unit, reference: str) -> curves.Curve:
     """The position curve NAME@N, or the newest one called NAME. Raises InputError where there is none."""
     named = curves.by_name(unit, reference)
     if named is None:
-        names = [curve.reference for curve in curves.every(unit)]
+        names = [curve.reference for curve in curves.all_curves(unit)]
         names += [name.partition("@")[0] for name in names]
         raise unknown("position curve", reference, names, hint="`rlrec position list` shows them")
     return named
@@ -110,7 +113,7 @@ def curve(unit: Unit, reference: str) -> curves.Curve:
 
 def refuse_running_variant(unit: Unit, version: Version) -> None:
     """Raises InputError where a running experiment serves the policy of this version: experiments never change."""
-    for experiment in experiments.every(unit):
+    for experiment in experiments.all_experiments(unit):
         variants = {variant.policy_id for variant in experiment.variants}
         if experiment.status == "running" and version.policy.id in variants:
             raise InputError(

@@ -180,7 +180,7 @@ class Census:
         version = None if request.policy is None else lookup.version(unit, request.policy)[0]
         reward = version.reward if version and not request.reward else lookup.reward(unit, request.reward or "default")
         position = request.position or (version and version.params.get("position"))
-        catalogue = arms.every(unit)
+        catalogue = arms.all_arms(unit)
         return cls(
             evaluation=evaluation, reward=reward, by_day=request.by == "day",
             added_at=np.array([arm.added_at for arm in catalogue], np.int64), described=described(catalogue),

@@ -298,7 +298,7 @@ def listing(store: Store) -> list[CurveRow]:
                 "reward": names[curve.reward_id], "positions": len(curve.positions),
                 "created_at": written(curve.created_at),
             }
-            for curve in curves.every(unit)
+            for curve in curves.all_curves(unit)
         ]  # fmt: skip
 
 

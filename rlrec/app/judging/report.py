@@ -247,7 +247,7 @@ class _Gathering:
         return exposure.exposure(self.store, exposure.Request(log=self._log(since), by="day"))
 
     def _experiments(self) -> list[VariantComparison]:
-        stored = experiments.every(self.unit)
+        stored = experiments.all_experiments(self.unit)
         concerned = [experiment for experiment in stored if self.policy is None or self._concerned(experiment)]
         concerned.sort(key=lambda experiment: (experiment.status != "running", -experiment.created_at))
         if len(concerned) > EXPERIMENTS:

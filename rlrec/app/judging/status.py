@@ -88,8 +88,8 @@ def status(store: Store) -> Status:
             findings.error(
                 DOCTOR, "store", f"doctor found {quantity(doctor['errors'], 'error')} at {doctor['at']}; run it again"
             )
-        running = [row for row in experiments.every(unit) if row.status == "running"]
-        changes = routes.every(unit)
+        running = [row for row in experiments.all_experiments(unit) if row.status == "running"]
+        changes = routes.newest_changes(unit)
         ended = {policy.id for policy in stored_policies if policy.base_id is not None}
         ended -= {variant.policy_id for row in running for variant in row.variants}
         ended -= {change.policy_id for change in changes}

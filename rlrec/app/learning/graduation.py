@@ -120,7 +120,7 @@ class _Graduation:
     def __init__(self, unit: Unit, version: Version, policy: Gradient) -> None:
         self.unit, self.version, self.policy = unit, version, policy
         self.distribution: VersionDistribution = exact.load(unit, version)
-        every = arms.every(unit)
+        every = arms.all_arms(unit)
         self.keys = {arm.id: arm.key for arm in every}
         self.arms: Ids = np.array([arm.id for arm in every], np.int64)
         self.active = tuple(arm.id for arm in every if arm.retired_at is None)

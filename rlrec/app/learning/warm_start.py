@@ -124,7 +124,7 @@ def fit_design(
 
 
 def _of_catalogue(unit: Unit, *, widest: int) -> Encoder:
-    described = [parse(arm.features, f"arm {arm.key}") for arm in arms.every(unit)]
+    described = [parse(arm.features, f"arm {arm.key}") for arm in arms.all_arms(unit)]
     if not any(described):
         columns = HASHED
         while columns >= widest:

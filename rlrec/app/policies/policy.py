@@ -231,7 +231,7 @@ def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tu
     ids = arms.ids(unit, list(prior))
     missing = next((key for key in prior if key not in ids), None)
     if missing is not None:
-        near = suggest(missing, [arm.key for arm in arms.every(unit)])
+        near = suggest(missing, [arm.key for arm in arms.all_arms(unit)])
         raise InputError(f"the prior names arm {missing!r}, which the catalogue lacks", hint=near or "add it first")
     return [(ids[key], *prior[key]) for key in prior]
 

@@ -74,7 +74,7 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
         version, head = lookup.version(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
         summary = belief_versions.summary(unit, version)
-        weighted = arm_means.weighted_means(unit, version, arms.every(unit))
+        weighted = arm_means.weighted_means(unit, version, arms.all_arms(unit))
         rows = zip(_beliefs(unit, version, context), weighted, strict=True)
         listed = [belief | weighed for belief, weighed in rows]
         return {
@@ -103,7 +103,7 @@ def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float |
 
 def _drift(unit: Unit, version: Version) -> list[dict[str, Any]]:
     """The newest changes of the mean reward of the policy and of its arms, among its newest decisions."""
-    names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in arms.every(unit)}}
+    names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in arms.all_arms(unit)}}
     return [{"arm": names[key], **change} for key, change in reward_drift.recent(unit, version).items()]
 
 
@@ -136,7 +136,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         unit, policy_id=version.policy.id, version_id=version_id, since=unit.now - version.reward.window_us,
         entered_to=version.entered_to if version.learning else None,
     )  # fmt: skip
-    distribution, catalogue = exact.load(unit, version), arms.every(unit)
+    distribution, catalogue = exact.load(unit, version), arms.all_arms(unit)
     if distribution.rankers:
         named = " and ".join(each.version.reference for each in distribution.rankers)
         raise InputError(f"{version.policy.name} is drafted from two rankers", hint=f"look at {named}")
@@ -202,9 +202,10 @@ def audience(store: Store, reference: str) -> Audience:
         version, head = lookup.version(unit, reference)
         live = head.live_id == version.id
         served_by = {(version.policy.id, version.id), *([(version.policy.id, None)] if live else [])}
+        changes = routes.newest_changes(unit)
         return {
             "counting": _counting(unit, version), "live": live,
-            "routes": [each.route for each in routes.every(unit) if (each.policy_id, each.version_id) in served_by],
+            "routes": [change.route for change in changes if (change.policy_id, change.version_id) in served_by],
             "decisions_24h": activity.served_since(unit, version.policy.id, unit.now - DAY_US) if live else 0,
         }  # fmt: skip
 

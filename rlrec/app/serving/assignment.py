@@ -106,7 +106,7 @@ class Assigner:
         experiment = self.experiments.get(name)
         if experiment is None:
             is_first = next(self._budget, None) is not None
-            names = [experiment.name for experiment in experiments.every(self.unit)] if is_first else []
+            names = [experiment.name for experiment in experiments.all_experiments(self.unit)] if is_first else []
             raise lookup.unknown("experiment", name, names, field="experiment")
         if error := _stopped_error(experiment):
             raise error

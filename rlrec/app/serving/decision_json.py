@@ -61,7 +61,7 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
     shown = {slot.arm_id for decision in logged.values() for slot in decision.slots}
     keys = arms.keys(unit, shown.union(*(candidate_list.arms for candidate_list in lists.values())))
     labels = experiments.labels(unit, {decision.variant_id for decision in logged.values() if decision.variant_id})
-    by_route = routes.of_decisions(unit, logged)
+    by_route = routes.by_decision(unit, logged)
     answered: dict[int, Answer] = {}
     for number, decision in logged.items():
         version, owner = versions[decision.version_id], owners[decision.session_id]

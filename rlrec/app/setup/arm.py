@@ -86,7 +86,7 @@ def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
     def work(unit: Unit) -> StatusChange:
         stored = arms.ids(unit, keys)
         if missing := [key for key in keys if key not in stored]:
-            raise lookup.unknown("arm", missing[0], [arm.key for arm in arms.every(unit)])
+            raise lookup.unknown("arm", missing[0], [arm.key for arm in arms.all_arms(unit)])
         return StatusChange(list(keys), arms.retire(unit, keys, retired=retired))
 
     return store.write(work, repeatable=True)
@@ -101,5 +101,5 @@ def listing(store: Store) -> list[dict[str, Any]]:
                 "features": parse(arm.features, f"arm {arm.key}"), "added_at": written(arm.added_at),
                 "retired_at": None if arm.retired_at is None else written(arm.retired_at),
             }
-            for arm in arms.every(unit)
+            for arm in arms.all_arms(unit)
         ]  # fmt: skip

@@ -32,8 +32,8 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
     try, and leave all as it is."""
 
     def notice_migration(before: str) -> None:
-        command = copying.backup_command(store.where, f"{store.url.database}-{before}")
-        change = f"migrating the store {store.where} from revision {before} to {schema.HEAD}"
+        command = copying.backup_command(store.address, f"{store.url.database}-{before}")
+        change = f"migrating the store {store.address} from revision {before} to {schema.HEAD}"
         store.notice(f"{change}; only a backup leads back: if there is none, interrupt this and run `{command}`")
 
     before, revision = schema.upgrade(store.url, dry_run=dry_run, waits=store.waits, notify=notice_migration)

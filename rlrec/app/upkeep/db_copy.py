@@ -29,13 +29,13 @@ def copy(store: Store, request: Request) -> Copy:
     """The counts of a copy. One that was stopped goes on, where the store has not changed since. Raises CheckFailed
     where the target holds another store."""
     where = printable(location(request.to))
-    if location(request.to) == store.url or copying.is_same_file(where, store.where):
+    if location(request.to) == store.url or copying.is_same_file(where, store.address):
         raise InputError("--to is the store itself", hint="name another database")
     with store.read() as unit:
         answer = Copy(to=where, tables=len(copying.TABLES), rows=copying.count_rows(unit), resumed=False)
         if request.dry_run:
             return answer
-        file = None if "://" in store.where else store.where
+        file = None if "://" in store.address else store.address
         with closing(copying.CopyTarget(request.to, copying.fingerprint(unit), like=file)) as target:
             answer["resumed"] = target.begin()
             done = 0
@@ -51,8 +51,8 @@ def copy(store: Store, request: Request) -> Copy:
 
 def backup(store: Store, path: str, *, dry_run: bool) -> Backup:
     """The size of a backup. Raises InputError for a database that is no file."""
-    if "://" in store.where:
-        hint = copying.backup_command(store.where, path)
+    if "://" in store.address:
+        hint = copying.backup_command(store.address, path)
         raise InputError("PostgreSQL makes its backups itself", hint=hint)
     return Backup(file=path, bytes=copying.size(store) if dry_run else copying.backup(store, path))
 
@@ -62,7 +62,7 @@ def temporary(store: Store) -> Iterator[Store]:
     """A copy of the store, as an SQLite file in a private folder that is deleted at the end."""
     with TemporaryDirectory(prefix="rlrec-dry-run-") as folder:
         path = os.path.join(folder, "copy.db")
-        if "://" in store.where:
+        if "://" in store.address:
             copy(store, Request(to=path))
         else:
             copying.backup(store, path)

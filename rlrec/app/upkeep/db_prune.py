@@ -138,6 +138,6 @@ def _finish(unit: Unit, answer: Pruned) -> None:
     for version in policies.versions(unit, every):
         discount = Forgetting.parse(version.policy.params).discount
         last = removals.oldest_belief(unit, version.policy.id)
-        belief_deltas.merge(unit, version.id, after=version.seq, last=last, discount=discount)
+        belief_deltas.merge(unit, version.id, first=version.seq, last=last, discount=discount)
     settings.note_removal(unit, 0)
     settings.add_run(unit, removals.PRUNE, answer)

@@ -102,7 +102,7 @@ def note(store: Store, request: Request, report: Report) -> None:
     counts = Counter(f"{finding.severity}s" for finding in report.findings)
     result = {name: counts[name] for name in ("errors", "warnings")}
     waits = store.waits._replace(lock=min(NOTE_WAIT_US, store.waits.lock or NOTE_WAIT_US), reconnect=0)
-    db = store.url.render_as_string(hide_password=False) if "://" in store.where else store.where
+    db = store.url.render_as_string(hide_password=False) if "://" in store.address else store.address
     with suppress(RlrecError), closing(Store(db, now=store.now, notice=lambda _: None, waits=waits)) as noting:
         try:
             noting.write(lambda unit: settings.add_run(unit, "doctor", asdict(request), result), repeatable=True)
@@ -117,7 +117,7 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
         counts["removal"], unfinished = removals.count(unit)
         if unfinished:
             findings.warning("removals", "store", UNERASED)
-        catalogue = arms.every(unit)
+        catalogue = arms.all_arms(unit)
         if store.now is None:
             clock.check(unit, findings=findings)
             with findings.unreadable(clock.CHECK, "store"):

@@ -39,7 +39,7 @@ def export_log(
 
 
 def _catalogue_features(unit: Unit) -> dict[str, Any]:
-    return {arm.key: json.loads(arm.features) for arm in arms.every(unit) if arm.features != "{}"}
+    return {arm.key: json.loads(arm.features) for arm in arms.all_arms(unit) if arm.features != "{}"}
 
 
 def _records(unit: Unit, ids: Collection[int], definition: Reward | None, more: Record | None) -> Iterator[Record]:

@@ -129,7 +129,7 @@ def _is_long(unit: Unit) -> bool:
 
 
 def _start_worker(unit: Unit) -> ArrowWorker | None:
-    opening = _of_postgres(unit) if unit.postgres else _of_sqlite(unit)
+    opening = _open_postgres(unit) if unit.postgres else _open_sqlite(unit)
     if not sys.executable or find_spec(opening["driver"]) is None:
         return None
     worker = None
@@ -143,14 +143,14 @@ def _start_worker(unit: Unit) -> ArrowWorker | None:
     return worker
 
 
-def _of_sqlite(unit: Unit) -> dict[str, Any]:
+def _open_sqlite(unit: Unit) -> dict[str, Any]:
     path = next(row[2] for row in unit.ask("PRAGMA database_list") if row[1] == "main")
     options = {"adbc.sqlite.query.batch_rows": "65536"}
     immutable = "&immutable=1" if "unchanged" in unit.connection.info else ""
     return {"driver": "adbc_driver_sqlite", "uri": f"file:{quote(path)}?mode=ro{immutable}", "options": options}
 
 
-def _of_postgres(unit: Unit) -> dict[str, Any]:
+def _open_postgres(unit: Unit) -> dict[str, Any]:
     url = unit.connection.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     address, mark, query = url.partition("?")
     return {
@@ -173,12 +173,12 @@ def _same_sqlite(unit: Unit, worker: ArrowWorker) -> bool:
     `data_version` changes for a connection when any other one, in whichever process, has committed since."""
     worker.tell("PRAGMA cache_size = -32000")
     for _ in range(SNAPSHOT_ATTEMPTS):
-        before = worker.version()
+        version = worker.version()
         unit.tell("ROLLBACK")
         unit.tell("BEGIN")
         unit.ask_value("SELECT id FROM settings")
         worker.tell("BEGIN")
-        if worker.version() == before:
+        if worker.version() == version:
             unit.tell("PRAGMA cache_size = -8000")  # it reads little from now on
             return True
         worker.tell("ROLLBACK")

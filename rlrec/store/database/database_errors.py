@@ -48,36 +48,38 @@ class Retry(Exception):
     state: str | None = None
 
 
-def translate(error: BaseException | None, *, where: str) -> Exception:
+def translate(error: BaseException | None, *, address: str) -> Exception:
     """The error a person reads for one of the driver, or of SQLAlchemy around it."""
     if isinstance(error, exc.DBAPIError):
         error = error.orig
-    return (_sqlite_error if isinstance(error, sqlite3.Error) else _postgres_error)(error, where=where)
+    return (_sqlite_error if isinstance(error, sqlite3.Error) else _postgres_error)(error, address=address)
 
 
-def _sqlite_error(error: BaseException | None, *, where: str) -> Exception:
+def _sqlite_error(error: BaseException | None, *, address: str) -> Exception:
     name = getattr(error, "sqlite_errorname", "") or ""
     message = str(error)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return locked(where)
-    if name in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY") and sqlite_files.state(where)[1]:
-        hint = f"copy it together with {where}-wal to a folder of yours, and read that"
-        return RlrecError(f"the store {where} was not closed, and its folder cannot be written", hint=hint)
+        return locked(address)
+    if name in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY") and sqlite_files.state(address)[1]:
+        hint = f"copy it together with {address}-wal to a folder of yours, and read that"
+        return RlrecError(f"the store {address} was not closed, and its folder cannot be written", hint=hint)
     if name == "SQLITE_CANTOPEN":
-        return _open_error(where)
+        return _open_error(address)
     if "no such table" in message or "no such column" in message:
-        return out_of_date(where)
+        return out_of_date(address)
     if name.startswith("SQLITE_READONLY"):
-        return RlrecError(f"the store {where} cannot be written", hint="check who owns the file and its folder")
+        return RlrecError(f"the store {address} cannot be written", hint="check who owns the file and its folder")
     if name == "SQLITE_NOTADB":
-        return RlrecError(f"{where} is not a database", hint="give another path with --db")
+        return RlrecError(f"{address} is not a database", hint="give another path with --db")
     if name in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"):
-        return NotUnique(f"the store {where} failed: {message}")
-    if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _has_no_room(where)):
-        return disk_full(where)
+        return NotUnique(f"the store {address} failed: {message}")
+    if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _has_no_room(address)):
+        return disk_full(address)
     if name.startswith("SQLITE_CORRUPT"):
-        return CorruptFile(f"the store {where} failed: {message}", hint="`rlrec doctor` says where the file is damaged")
-    return RlrecError(f"the store {where} failed: {message}")
+        return CorruptFile(
+            f"the store {address} failed: {message}", hint="`rlrec doctor` says where the file is damaged"
+        )
+    return RlrecError(f"the store {address} failed: {message}")
 
 
 def _has_no_room(path: str) -> bool:
@@ -88,68 +90,68 @@ def _has_no_room(path: str) -> bool:
     return False
 
 
-def locked(where: str) -> StoreBusy:
-    return StoreBusy(f"the store {where} is locked by another process", hint=RETRY_HINT)
+def locked(address: str) -> StoreBusy:
+    return StoreBusy(f"the store {address} is locked by another process", hint=RETRY_HINT)
 
 
-def _open_error(where: str) -> RlrecError:
+def _open_error(address: str) -> RlrecError:
     """Why SQLite could not open a file that should be there."""
     try:
-        os.stat(where)
+        os.stat(address)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM):
-            folder = os.path.dirname(os.path.abspath(where))
+            folder = os.path.dirname(os.path.abspath(address))
             if os.path.isdir(folder):
-                return missing(where)
-            message = f"no store at {where}: its folder does not exist"
+                return missing(address)
+            message = f"no store at {address}: its folder does not exist"
             return CheckFailed(message, hint="make it, then run `rlrec init`")
-    if os.path.isdir(where):
-        return RlrecError(f"{where} is a folder", hint="name a file in it with --db")
-    return RlrecError(f"cannot open {where}: permission denied", hint="check who owns the file and its folder")
+    if os.path.isdir(address):
+        return RlrecError(f"{address} is a folder", hint="name a file in it with --db")
+    return RlrecError(f"cannot open {address}: permission denied", hint="check who owns the file and its folder")
 
 
-def creation_error(error: sqlite3.Error, *, where: str) -> Exception:
+def creation_error(error: sqlite3.Error, *, address: str) -> Exception:
     """Why SQLite could not make a file, in the system's words; else the error as it is anywhere."""
-    if getattr(error, "sqlite_errorname", "") != "SQLITE_CANTOPEN" or os.path.isdir(where):
-        return translate(error, where=where)
-    folder = os.path.dirname(os.path.abspath(where))
+    if getattr(error, "sqlite_errorname", "") != "SQLITE_CANTOPEN" or os.path.isdir(address):
+        return translate(error, address=address)
+    folder = os.path.dirname(os.path.abspath(address))
     hint = "choose another path with --db" if os.path.exists(folder) else f"make its folder first: {folder}"
     try:
-        os.close(os.open(where, os.O_RDWR | os.O_CREAT))
+        os.close(os.open(address, os.O_RDWR | os.O_CREAT))
     except OSError as refused:
-        return RlrecError(f"cannot create {where}: {(refused.strerror or str(refused)).lower()}", hint=hint)
-    return RlrecError(f"cannot create {where}: {error}", hint=hint)
+        return RlrecError(f"cannot create {address}: {(refused.strerror or str(refused)).lower()}", hint=hint)
+    return RlrecError(f"cannot create {address}: {error}", hint=hint)
 
 
-def _postgres_error(error: BaseException | None, *, where: str) -> Exception:
+def _postgres_error(error: BaseException | None, *, address: str) -> Exception:
     from psycopg import InterfaceError, OperationalError
 
     state = getattr(error, "sqlstate", None)
     message = " ".join(str(error).split())
     if state is None and not isinstance(error, OperationalError | InterfaceError):  # of the driver, before it sent
-        return RlrecError(f"the store {where} failed: {message[:300]}")
+        return RlrecError(f"the store {address} failed: {message[:300]}")
     if state in RETRIED:
-        again = Retry(message)
-        again.state = state
-        return again
+        retry = Retry(message)
+        retry.state = state
+        return retry
     if state == "42P01":
-        return out_of_date(where)
+        return out_of_date(address)
     if state == "3D000" or (state is None and "database" in message and "does not exist" in message):
-        return CheckFailed(f"no database at {where}", hint="create it with createdb, then run `rlrec init`")
+        return CheckFailed(f"no database at {address}", hint="create it with createdb, then run `rlrec init`")
     if state is None and "permission denied for database" in message:
-        return RlrecError(f"{where} refused the login: {message[:200]}", hint=ROLES_HINT)
+        return RlrecError(f"{address} refused the login: {message[:200]}", hint=ROLES_HINT)
     refusals = ("authentication", "no password", 'role "', "no pg_hba.conf entry")
     if state in ("28P01", "28000") or (state is None and any(words in message for words in refusals)):
-        return RlrecError(f"{where} refused the login", hint="check user and password (PGPASSWORD, ~/.pgpass)")
+        return RlrecError(f"{address} refused the login", hint="check user and password (PGPASSWORD, ~/.pgpass)")
     if state == LOCKED:
-        return locked(where)
+        return locked(address)
     if state is None or state.startswith(UNREACHABLE):
         message = message.partition(" Is the server running")[0][:200]
-        return (StoreBusy if state == IDLE else Unreachable)(f"cannot reach {where}: {message}", hint=AWAY_HINT)
-    return _refusal(state, message, where=where) or RlrecError(f"the store {where} failed: {message[:300]}")
+        return (StoreBusy if state == IDLE else Unreachable)(f"cannot reach {address}: {message}", hint=AWAY_HINT)
+    return _refusal(state, message, address=address) or RlrecError(f"the store {address} failed: {message[:300]}")
 
 
-def _refusal(state: str, message: str, *, where: str) -> RlrecError | None:
+def _refusal(state: str, message: str, *, address: str) -> RlrecError | None:
     """The error where the server would refuse the same again; None for another one."""
     if state == OUT_OF_RANGE[0]:
         return out_of_range()
@@ -157,23 +159,23 @@ def _refusal(state: str, message: str, *, where: str) -> RlrecError | None:
         return ids_exhausted("rows")
     if state == CANCELED:
         hint = "raise the statement_timeout of the role or of the database, or --statement-timeout"
-        return RlrecError(f"{where} stopped a statement: {message[:200]}", hint=hint)
+        return RlrecError(f"{address} stopped a statement: {message[:200]}", hint=hint)
     if state == READ_ONLY or "during recovery" in message:
         hint = "see default_transaction_read_only of the role and of the database, or name the primary server"
-        return RlrecError(f"the store {where} cannot be written: it is read-only", hint=hint)
+        return RlrecError(f"the store {address} cannot be written: it is read-only", hint=hint)
     if state == FORBIDDEN:
-        return RlrecError(f"{where} refused: {message[:200]}", hint=ROLES_HINT)
+        return RlrecError(f"{address} refused: {message[:200]}", hint=ROLES_HINT)
     if state == DISK_FULL:
-        return disk_full(where)
+        return disk_full(address)
     if state == NO_SCHEMA:
-        return CheckFailed(f"no schema to create tables in at {where}", hint="create the schema of its search_path")
+        return CheckFailed(f"no schema to create tables in at {address}", hint="create the schema of its search_path")
     if state in UNTRANSLATABLE:
-        return RlrecError(f"{where} cannot hold every character: {message[:200]}", hint="its encoding must be UTF8")
+        return RlrecError(f"{address} cannot hold every character: {message[:200]}", hint="its encoding must be UTF8")
     return None
 
 
-def disk_full(where: str) -> RlrecError:
-    return RlrecError(f"the disk of {where} is full", hint="nothing was stored: make room, and repeat")
+def disk_full(address: str) -> RlrecError:
+    return RlrecError(f"the disk of {address} is full", hint="nothing was stored: make room, and repeat")
 
 
 def out_of_range() -> InputError:
@@ -185,9 +187,9 @@ def ids_exhausted(rows: str) -> RlrecError:
     return RlrecError(f"the store has no ids left for new {rows}", hint=hint)
 
 
-def missing(where: str) -> CheckFailed:
-    return CheckFailed(f"no store at {where}", hint="create it with `rlrec init`")
+def missing(address: str) -> CheckFailed:
+    return CheckFailed(f"no store at {address}", hint="create it with `rlrec init`")
 
 
-def out_of_date(where: str) -> CheckFailed:
-    return CheckFailed(f"the store {where} is empty or out of date", hint="bring it up with `rlrec init`")
+def out_of_date(address: str) -> CheckFailed:
+    return CheckFailed(f"the store {address} is empty or out of date", hint="bring it up with `rlrec init`")

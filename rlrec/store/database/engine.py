@@ -78,7 +78,7 @@ def location(db: str) -> URL:
     if "://" not in db:
         if re.match(r"(postgres|sqlite)\w*(\+\w+)?:|\w[\w+.-]*:.*@", db):
             raise InputError("the database URL has no //", hint=URL_HINT)
-        return _of_file(os.path.expanduser(db))
+        return _file_url(os.path.expanduser(db))
     if not db.startswith("sqlite") and db.partition("?")[0].count("@") > 1:
         raise InputError("the database URL has more than one @", hint="write the @ of a password or a name as %40")
     try:
@@ -88,11 +88,11 @@ def location(db: str) -> URL:
     if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return url.set(drivername="postgresql+psycopg")
     if url.drivername == "sqlite" and url.database:
-        return _of_file(url.database)
+        return _file_url(url.database)
     raise InputError(f"rlrec does not speak {url.drivername!r}", hint=URL_HINT)
 
 
-def _of_file(path: str) -> URL:
+def _file_url(path: str) -> URL:
     if ":memory:" in path:
         raise InputError("a store in memory would end with the command", hint="give the path of a file with --db")
     return URL.create("sqlite", database=path)
@@ -174,7 +174,7 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
 
 
 @contextmanager
-def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = False) -> Iterator[sa.Connection]:
+def transaction(engine: sa.Engine, *, write: bool, address: str, sound: bool = False) -> Iterator[sa.Connection]:
     """One transaction. Raises Retry where the database asks for it, OutcomeUnknown where the connection broke after
     COMMIT was sent, else an RlrecError for a database error.
     sound: whoever writes answers for the foreign keys, and SQLite does not look them up row by row."""
@@ -194,11 +194,11 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
                 driver.read_only = None if write else True
             with connection.begin():
                 yield connection
-                if write and not postgres and connection.info["file"] != sqlite_files.identity(where):
-                    message = f"the store {where} was deleted or replaced while it was open"
+                if write and not postgres and connection.info["file"] != sqlite_files.identity(address):
+                    message = f"the store {address} was deleted or replaced while it was open"
                     raise RlrecError(message, hint="nothing more was stored")
-                if connection.info.get("unchanged") not in (None, sqlite_files.state(where)):
-                    raise StoreBusy(f"the store {where} was written while it was read", hint="repeat the command")
+                if connection.info.get("unchanged") not in (None, sqlite_files.state(address)):
+                    raise StoreBusy(f"the store {address} was written while it was read", hint="repeat the command")
                 committing = write
             if connection.info["flush"]:
                 flush(connection)
@@ -211,11 +211,11 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
     except (exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:  # the latter from a cursor of the driver's own
         if (interrupt := _interruption(error)) is not None:
             raise interrupt from error
-        ours = database_errors.translate(error, where=where)
+        ours = database_errors.translate(error, address=address)
         rolled_back = getattr(getattr(error, "orig", error), "sqlstate", None) == database_errors.IDLE
         if committing and postgres and isinstance(ours, StoreBusy) and not rolled_back:
             ours = OutcomeUnknown(
-                f"the connection to {where} broke at the end: nobody knows whether the last changes are stored",
+                f"the connection to {address} broke at the end: nobody knows whether the last changes are stored",
                 hint="look before you repeat it: without a key it may be stored twice",
             )
         raise ours from error

@@ -14,8 +14,8 @@ from rlrec.store.database.unit import Row, Unit, quoted, slices
 ROWS = 1_000  # in one statement of SQLite
 VALUES = 32_000  # in one statement of SQLite, which takes 32,766
 PORTION = 10_000  # keys looked up at once
-FEW = 10_000  # up to so many rows are fetched at once rather than looked up by key
-MANY = 1_000  # from so many on, one statement for many rows pays
+MAX_FETCHED = 10_000  # rows that are fetched at once rather than looked up by key
+MIN_INSERTED = 1_000  # rows from which on one statement for many of them pays
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def add_new(unit: Unit, table: str, columns: Mapping[str, Sequence[Any]]) -> dic
         unit.insert(table, tuple(columns), zip(*columns.values(), strict=True), on_conflict=f"({name}) DO NOTHING")
         return ids(unit, table, name, keys)
     new_ids = unit.reserve(table, len(keys))
-    if len(keys) < MANY:
+    if len(keys) < MIN_INSERTED:
         unit.insert(table, ("id", *columns), zip(new_ids, *columns.values(), strict=True))
     else:
         _insert(unit, table, {"id": new_ids, **columns})
@@ -76,33 +76,33 @@ def add_new(unit: Unit, table: str, columns: Mapping[str, Sequence[Any]]) -> dic
 
 def ids(unit: Unit, table: str, name: str, keys: Collection[Any]) -> dict[Any, int]:
     """The ids of the rows of a table that are stored, by the unique column of this name."""
-    chosen = f"SELECT {name}, id FROM {table} WHERE {name} IN (?*)"
-    return dict(row for portion in slices(list(keys), PORTION) for row in unit.ask(chosen, portion))
+    text = f"SELECT {name}, id FROM {table} WHERE {name} IN (?*)"
+    return dict(row for portion in slices(list(keys), PORTION) for row in unit.ask(text, portion))
 
 
 def _insert(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
     """Many rows a statement: executemany costs more than the rows do. A `Same` is bound once."""
-    same = [column.value for column in columns.values() if isinstance(column, Same)]
+    constants = [column.value for column in columns.values() if isinstance(column, Same)]
     # The same list may be several columns: it is bound once.
     lists = {id(column): column for column in columns.values() if not isinstance(column, Same)}
     indexes = {key: index for index, key in enumerate(lists, 1)}
-    chosen = tuple("?" if isinstance(column, Same) else f"column{indexes[id(column)]}" for column in columns.values())
+    sources = tuple("?" if isinstance(column, Same) else f"column{indexes[id(column)]}" for column in columns.values())
     width = len(lists)
     flat: list[Any] = [None] * (width * len(next(iter(lists.values()))))
     for index, column in enumerate(lists.values()):
         flat[index::width] = column
-    step = width * min(ROWS, (VALUES - len(same)) // width)
+    step = width * min(ROWS, (VALUES - len(constants)) // width)
     for start in range(0, len(flat), step):
         values = flat[start : start + step]
-        unit.driver.execute(_insertion(table, tuple(columns), chosen, width, len(values) // width), same + values)
+        unit.driver.execute(_insertion(table, tuple(columns), sources, width, len(values) // width), constants + values)
 
 
 @lru_cache(maxsize=64)
-def _insertion(table: str, names: Sequence[str], chosen: Sequence[str], width: int, rows: int) -> str:
-    """chosen: for each column the name of one of a row's `width` values, or ? for a value that is bound once.
+def _insertion(table: str, names: Sequence[str], sources: Sequence[str], width: int, rows: int) -> str:
+    """sources: for each column the name of one of a row's `width` values, or ? for a value that is bound once.
     No mark has a number: from 3.12 on Python asks SQLite for the names of marks, which it looks for in all of them."""
     row = f"({','.join('?' * width)})"
-    return f'INSERT INTO "{table}" ({quoted(names)}) SELECT {", ".join(chosen)} FROM (VALUES {",".join([row] * rows)})'
+    return f'INSERT INTO "{table}" ({quoted(names)}) SELECT {", ".join(sources)} FROM (VALUES {",".join([row] * rows)})'
 
 
 # -- what is stored already --
@@ -110,37 +110,37 @@ def _insertion(table: str, names: Sequence[str], chosen: Sequence[str], width: i
 
 def stored_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
     """The digests, among these, of lines that the policy has imported before."""
-    chosen = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
-    return {bytes(row[0]) for portion in slices(digests, PORTION) for row in unit.ask(chosen, policy_id, portion)}
+    text = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
+    return {bytes(row[0]) for portion in slices(digests, PORTION) for row in unit.ask(text, policy_id, portion)}
 
 
 def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
-    """The digests of all lines that the policy has imported; None where there are FEW or more."""
-    rows = unit.ask("SELECT digest FROM import_line WHERE policy_id = ? LIMIT ?", policy_id, FEW)
-    return {bytes(row[0]) for row in rows} if len(rows) < FEW else None
+    """The digests of all lines that the policy has imported; None where there are MAX_FETCHED or more."""
+    rows = unit.ask("SELECT digest FROM import_line WHERE policy_id = ? LIMIT ?", policy_id, MAX_FETCHED)
+    return {bytes(row[0]) for row in rows} if len(rows) < MAX_FETCHED else None
 
 
 def few_names(unit: Unit) -> tuple[list[str], list[str], dict[str, str]] | None:
-    """All request ids, all feedback keys, and the user of each session with one; None where the store has FEW or more
-    sessions, or of one of these."""
-    some = "(SELECT key, user_id FROM session LIMIT ?) AS s LEFT JOIN users ON users.id = s.user_id"
-    if len(of_sessions := unit.ask(f"SELECT s.key, users.key FROM {some}", FEW)) >= FEW:
+    """All request ids, all feedback keys, and the user of each session with one; None where the store has
+    MAX_FETCHED or more sessions, or of one of these."""
+    source = "(SELECT key, user_id FROM session LIMIT ?) AS s LEFT JOIN users ON users.id = s.user_id"
+    if len(owners := unit.ask(f"SELECT s.key, users.key FROM {source}", MAX_FETCHED)) >= MAX_FETCHED:
         return None
-    requests = unit.ask("SELECT request_key FROM decision WHERE request_key IS NOT NULL LIMIT ?", FEW)
-    keys = unit.ask("SELECT key FROM feedback_key LIMIT ?", FEW)
-    if max(len(requests), len(keys)) >= FEW:
+    requests = unit.ask("SELECT request_key FROM decision WHERE request_key IS NOT NULL LIMIT ?", MAX_FETCHED)
+    keys = unit.ask("SELECT key FROM feedback_key LIMIT ?", MAX_FETCHED)
+    if max(len(requests), len(keys)) >= MAX_FETCHED:
         return None
-    return [row[0] for row in requests], [row[0] for row in keys], {key: user for key, user in of_sessions if user}
+    return [row[0] for row in requests], [row[0] for row in keys], {key: user for key, user in owners if user}
 
 
 def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
     """The keys, among these, of sessions that are stored."""
     # Keys that begin with their time mostly lie behind all that are stored. PostgreSQL may order them otherwise.
-    between = "SELECT EXISTS (SELECT 1 FROM session WHERE key BETWEEN ? AND ?)"
-    if not keys or not (unit.postgres or unit.ask_value(between, min(keys), max(keys))):
+    overlap = "SELECT EXISTS (SELECT 1 FROM session WHERE key BETWEEN ? AND ?)"
+    if not keys or not (unit.postgres or unit.ask_value(overlap, min(keys), max(keys))):
         return set()
-    chosen = "SELECT key FROM session WHERE key IN (?*)"
-    return {row[0] for portion in slices(list(keys), PORTION) for row in unit.ask(chosen, portion)}
+    text = "SELECT key FROM session WHERE key IN (?*)"
+    return {row[0] for portion in slices(list(keys), PORTION) for row in unit.ask(text, portion)}
 
 
 def marks(unit: Unit, policy_ids: Collection[int]) -> list[Row]:

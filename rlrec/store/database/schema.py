@@ -26,17 +26,17 @@ COPYING = "copy-"  # begins the revision of a database that a store is being cop
 LOCK = 0x726C726563  # the advisory lock that serialises migrations on PostgreSQL
 
 
-def revision(connection: sa.Connection, *, where: str) -> str | None:
+def revision(connection: sa.Connection, *, address: str) -> str | None:
     """The revision the store is at; None where there is no store. Raises CheckFailed where it cannot be told."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
     revisions = [str(row[0]) for row in connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))]
-    if (problem := _wrong_revision(revisions, where=where)) is not None:
+    if (problem := _wrong_revision(revisions, address=address)) is not None:
         raise problem
     return revisions[0]
 
 
-def check(unit: Unit, *, where: str, write: bool = False) -> None:
+def check(unit: Unit, *, address: str, write: bool = False) -> None:
     """One SELECT. Raises CheckFailed unless the store is at the revision this program was written for.
     write: the transaction of a client that stops in it is ended by the server (see `engine.IDLE_TIMEOUT`)."""
     columns, server = ["version_num"], unit.connection.info.get("server") if write and unit.postgres else None
@@ -48,42 +48,42 @@ def check(unit: Unit, *, where: str, write: bool = False) -> None:
     if server is not None and rows:
         unit.transaction, unit.connection.info["flush"] = (server, rows[0][2]), rows[0][3]
     if len(rows) != 1 or rows[0][0] != HEAD:
-        raise _wrong_revision([row[0] for row in rows], where=where) or _out_of_date(rows[0][0], where=where)
+        raise _wrong_revision([row[0] for row in rows], address=address) or _out_of_date(rows[0][0], address=address)
 
 
-def _wrong_revision(revisions: Sequence[str], *, where: str) -> CheckFailed | None:
+def _wrong_revision(revisions: Sequence[str], *, address: str) -> CheckFailed | None:
     """Why a store with these rows in its version table cannot be brought to the head; None where it can."""
     if not revisions:
         return CheckFailed(
-            f"the store {where} does not say its revision: its table {VERSION_TABLE} is empty",
+            f"the store {address} does not say its revision: its table {VERSION_TABLE} is empty",
             hint=f"restore a backup, or insert the revision it was at (the newest is {HEAD})",
         )
     if len(revisions) > 1:
         return CheckFailed(
-            f"the store {where} has {len(revisions)} revisions: {', '.join(sorted(revisions))}",
+            f"the store {address} has {len(revisions)} revisions: {', '.join(sorted(revisions))}",
             hint=f"delete all but the one it is at from its table {VERSION_TABLE}",
         )
     if revisions[0].startswith(COPYING):
-        return CheckFailed(f"the store {where} is not copied to the end", hint="repeat `rlrec db copy`")
+        return CheckFailed(f"the store {address} is not copied to the end", hint="repeat `rlrec db copy`")
     if not re.fullmatch(r"\d{4}", revisions[0]):
-        return _unknown_revision(revisions[0], where=where)
+        return _unknown_revision(revisions[0], address=address)
     if revisions[0] > HEAD:
-        message = f"the store {where} is at revision {revisions[0]}, made by a newer rlrec"
+        message = f"the store {address} is at revision {revisions[0]}, made by a newer rlrec"
         return CheckFailed(message, hint="install that one")
     return None
 
 
-def _out_of_date(revision: str, *, where: str) -> CheckFailed:
+def _out_of_date(revision: str, *, address: str) -> CheckFailed:
     """The refusal of a store that is older than this program, with the release that leads on from it."""
     if revision >= OLDEST:
-        return database_errors.out_of_date(where)
-    message = f"the store {where} is at revision {revision}, and this rlrec takes stores from {OLDEST} on"
+        return database_errors.out_of_date(address)
+    message = f"the store {address} is at revision {revision}, and this rlrec takes stores from {OLDEST} on"
     return CheckFailed(message, hint="back it up, then run `rlrec init` of rlrec 0.1.0, which brings it there")
 
 
-def _unknown_revision(revision: str, *, where: str) -> CheckFailed:
+def _unknown_revision(revision: str, *, address: str) -> CheckFailed:
     return CheckFailed(
-        f"the store {where} is at revision {revision[:40]!r}, which this rlrec does not know",
+        f"the store {address} is at revision {revision[:40]!r}, which this rlrec does not know",
         hint=f"install the rlrec that made it, or correct its table {VERSION_TABLE} (the newest is {HEAD})",
     )
 
@@ -102,31 +102,31 @@ def upgrade(
     """Bring the store to the head under one lock: its revision before (None: no store) and now.
     Safe to run many times at once. dry_run: take it back at the end. notify: takes the revision of an older store
     while it is as it was."""
-    where = engines.printable(url)
+    address = engines.printable(url)
     if url.drivername == "sqlite":
-        _refuse_foreign_file(where)
-        if dry_run and not os.path.lexists(where):
-            _check_folder(where)
+        _refuse_foreign_file(address)
+        if dry_run and not os.path.lexists(address):
+            _check_folder(address)
             return None, HEAD
     engine = engines.connect(url, create=not dry_run, waits=waits)
     try:
-        if url.drivername == "sqlite" and not dry_run and not sqlite_files.is_frozen(where):
-            _switch_to_wal(engine, where=where, wait_s=engines.lock_timeout_s(waits))
-        with engines.transaction(engine, write=True, where=where) as connection:
+        if url.drivername == "sqlite" and not dry_run and not sqlite_files.is_frozen(address):
+            _switch_to_wal(engine, address=address, wait_s=engines.lock_timeout_s(waits))
+        with engines.transaction(engine, write=True, address=address) as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            before = revision(connection, where=where)
-            if before is None and connection.dialect.name == "postgresql":
-                _check_database(connection, where=where)
-            if before is not None and before < OLDEST:
-                raise _out_of_date(before, where=where)
-            if before != HEAD:
-                if before is not None:
-                    notify(before)
-                _run_alembic(connection, before, where=where)
+            old_revision = revision(connection, address=address)
+            if old_revision is None and connection.dialect.name == "postgresql":
+                _check_database(connection, address=address)
+            if old_revision is not None and old_revision < OLDEST:
+                raise _out_of_date(old_revision, address=address)
+            if old_revision != HEAD:
+                if old_revision is not None:
+                    notify(old_revision)
+                _run_alembic(connection, old_revision, address=address)
             if dry_run:
                 connection.rollback()
-            return before, HEAD
+            return old_revision, HEAD
     finally:
         engine.dispose()
 
@@ -147,31 +147,33 @@ def _refuse_foreign_file(path: str) -> None:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
     except sqlite3.Error:  # there is none, or it is no database: said by who opens it to write
         return
-    _refuse_foreign([row[0] for row in rows if not row[0].startswith("sqlite_")], where=path, other="another path")
+    _refuse_foreign(
+        [row[0] for row in rows if not row[0].startswith("sqlite_")], address=path, alternative="another path"
+    )
 
 
-def _check_database(connection: sa.Connection, *, where: str) -> None:
+def _check_database(connection: sa.Connection, *, address: str) -> None:
     """Raises RlrecError where a database of PostgreSQL holds other tables, or cannot hold every key."""
     encoding = connection.exec_driver_sql("SELECT current_setting('server_encoding')").scalar_one()
     if encoding != "UTF8":
         hint = "create another one: createdb -E UTF8 -T template0 NAME"
-        raise RlrecError(f"the database {where} has the encoding {encoding}, and a store needs UTF8", hint=hint)
+        raise RlrecError(f"the database {address} has the encoding {encoding}, and a store needs UTF8", hint=hint)
     tables = connection.exec_driver_sql(
         "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p', 'v')"
         " AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')"
     )
-    _refuse_foreign([row[0] for row in tables], where=where, other="another database or schema")
+    _refuse_foreign([row[0] for row in tables], address=address, alternative="another database or schema")
 
 
-def _refuse_foreign(tables: Sequence[str], *, where: str, other: str) -> None:
+def _refuse_foreign(tables: Sequence[str], *, address: str, alternative: str) -> None:
     if tables and VERSION_TABLE not in tables:
         names = ", ".join(sorted(tables)[:3]) + (", ..." if len(tables) > 3 else "")
-        message = f"{where} is the database of another program: it has the tables {names}"
-        raise RlrecError(message, hint=f"give {other} with --db")
+        message = f"{address} is the database of another program: it has the tables {names}"
+        raise RlrecError(message, hint=f"give {alternative} with --db")
 
 
-def _switch_to_wal(engine: sa.Engine, *, where: str, wait_s: float) -> None:
+def _switch_to_wal(engine: sa.Engine, *, address: str, wait_s: float) -> None:
     """WAL is kept in the file. The switch needs the file for a moment and does not wait, so we ask again."""
     deadline = time.monotonic() + wait_s
     while True:
@@ -181,17 +183,17 @@ def _switch_to_wal(engine: sa.Engine, *, where: str, wait_s: float) -> None:
                     return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
-                raise database_errors.creation_error(error, where=where) from error
+                raise database_errors.creation_error(error, address=address) from error
         except sqlite3.Error as error:
-            raise database_errors.translate(error, where=where) from error
+            raise database_errors.translate(error, address=address) from error
         if time.monotonic() > deadline:
-            raise database_errors.locked(where)
+            raise database_errors.locked(address)
         from random import uniform
 
         time.sleep(uniform(0.002, 0.02))
 
 
-def _run_alembic(connection: sa.Connection, before: str | None, *, where: str) -> None:
+def _run_alembic(connection: sa.Connection, old_revision: str | None, *, address: str) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -202,4 +204,4 @@ def _run_alembic(connection: sa.Connection, before: str | None, *, where: str) -
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        raise _unknown_revision(str(before), where=where) from error
+        raise _unknown_revision(str(old_revision), address=address) from error

@@ -43,15 +43,15 @@ def _choice(name: str, *words: str) -> CheckConstraint:
     return CheckConstraint(f"{name} IN ({', '.join(repr(word) for word in words)})", name=f"{name}_known")
 
 
-def _partial(name: str, column: str, *, where: str, unique: bool = False) -> Index:
-    return Index(name, column, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+def _partial(name: str, column: str, *, condition: str, unique: bool = False) -> Index:
+    return Index(name, column, unique=unique, sqlite_where=text(condition), postgresql_where=text(condition))
 
 
 def _table(name: str, *parts: Column[Any] | sa.Constraint | Index, rowid: bool = True) -> sa.Table:
     """A table of these parts, behind an `id` where none of its columns is a key."""
     keyed = any(isinstance(column, Column) and column.primary_key for column in parts)
-    every = parts if keyed else (Column("id", BIG, primary_key=True), *parts)
-    return sa.Table(name, metadata, *every, sqlite_strict=True, sqlite_with_rowid=rowid)
+    all_parts = parts if keyed else (Column("id", BIG, primary_key=True), *parts)
+    return sa.Table(name, metadata, *all_parts, sqlite_strict=True, sqlite_with_rowid=rowid)
 
 
 def _ref(name: str, target: str, *, null: bool = False, key: bool = False) -> Column[Any]:
@@ -71,10 +71,10 @@ def _columns(kind: TypeEngine[Any], *names: str) -> list[Column[Any]]:
 def _fields(fields: Sequence[LogField], *key: str) -> Iterator[Column[Any] | CheckConstraint]:
     """The columns of fields of the log, and their checks."""
     for field in fields:
-        of_column = [_check(field.name, field.check)] if field.check and field.is_added else []
+        checks = [_check(field.name, field.check)] if field.check and field.is_added else []
         refers = [sa.ForeignKey(f"{field.table}.id")] if field.table else []
         yield Column(
-            field.name, KINDS[field.kind], *refers, *of_column, nullable=field.optional, primary_key=field.name in key,
+            field.name, KINDS[field.kind], *refers, *checks, nullable=field.optional, primary_key=field.name in key,
             autoincrement=False,
         )  # fmt: skip
         if field.check and not field.is_added:
@@ -85,17 +85,17 @@ def _sums(prefix: str = "") -> list[Column[Any]]:
     return _columns(REAL, *(prefix + name for name in ("pulls", "reward_sum", "reward_squares")))
 
 
-def _beliefs(name: str, *more: Column[Any]) -> sa.Table:
-    """A table of sums by version, bucket and arm. more: its further columns."""
+def _beliefs(name: str, *columns: Column[Any]) -> sa.Table:
+    """A table of sums by version, bucket and arm. columns: its further ones."""
     finite = (_check(name, FINITE) for name in ("pulls", "reward_sum", "reward_squares"))
     return _table(
         name, _ref("version_id", "version", key=True), Column("bucket", BIG, primary_key=True, autoincrement=False),
-        _ref("arm_id", "arm", key=True), *more, Column("ordinal", BIG, nullable=False), *_sums(),
+        _ref("arm_id", "arm", key=True), *columns, Column("ordinal", BIG, nullable=False), *_sums(),
         Column("extra", BYTES), *finite, rowid=False,
     )  # fmt: skip
 
 
-def _of_decision(name: str, *columns: Column[Any] | sa.Constraint) -> sa.Table:
+def _decision_table(name: str, *columns: Column[Any] | sa.Constraint) -> sa.Table:
     """A table that has a row, at most, for each decision."""
     return _table(name, _ref("decision_id", "decision", key=True), *columns)
 
@@ -359,8 +359,8 @@ decision = _table(
     UniqueConstraint("session_id", "visit", "step"),
     CheckConstraint("imported = 1 OR (log_propensity IS NOT NULL AND seed IS NOT NULL)", name="live_complete"),
     Index("ix_decision_policy_id_id", "policy_id", "id"),
-    _partial("ix_decision_at", "at", where="imported = 0"),
-    _partial("uq_decision_request_key", "request_key", where="request_key IS NOT NULL", unique=True),
+    _partial("ix_decision_at", "at", condition="imported = 0"),
+    _partial("uq_decision_request_key", "request_key", condition="request_key IS NOT NULL", unique=True),
 )
 # The last decision of every user that was not imported, which an event `return` credits when they come back. It is
 # written while some reward weighs that event.
@@ -369,7 +369,7 @@ last_decision = _table("last_decision", _ref("user_id", "users", key=True), _ref
 slot = _table("slot", *_fields(SLOT, "decision_id", "position"), rowid=False)
 
 # The route by which a decision was asked for.
-route_decision = _of_decision("route_decision", _ref("route_id", "route"))
+route_decision = _decision_table("route_decision", _ref("route_id", "route"))
 # The log of the probability that a challenger would have given to the slate of a decision; null where it has none.
 shadow_decision = _table(
     "shadow_decision",
@@ -381,7 +381,7 @@ shadow_decision = _table(
 
 # Who picked each slot of an interleaved slate: a letter a position, A for the first ranker and B for the second. The
 # propensities of its slots are given these.
-team_draft = _of_decision(
+team_draft = _decision_table(
     "team_draft", Column("teams", TEXT, nullable=False), CheckConstraint("length(teams) > 0", name="teams_named")
 )
 
@@ -414,7 +414,7 @@ import_line = _table(
 
 # The candidates that the first stage of a decision drew from a catalogue (null where that is not known), ids in order,
 # with their propensities, each given those before; the eligible set of the decision is that of its candidates.
-candidate_list = _of_decision(
+candidate_list = _decision_table(
     "candidate_list",
     _ref("catalogue_id", "eligible_set", null=True),
     *_columns(TEXT, "arms", "propensities"),
@@ -424,11 +424,11 @@ candidate_list = _of_decision(
 
 # What an imported line says beside its slate, where it does. Features of arms for that decision alone, in place of the
 # catalogue's: {arm key: features}, in a context.
-decision_features = _of_decision("decision_features", _ref("context_id", "context"))
+decision_features = _decision_table("decision_features", _ref("context_id", "context"))
 # The arms that each position could show, where these differ: JSON, a list of ids for each position.
-slot_set = _of_decision("slot_set", Column("arms", TEXT, nullable=False))
+slot_set = _decision_table("slot_set", Column("arms", TEXT, nullable=False))
 # The probability of each eligible arm at the first position, packed doubles in order of their ids.
-logged_support = _of_decision("logged_support", Column("probabilities", BYTES, nullable=False))
+logged_support = _decision_table("logged_support", Column("probabilities", BYTES, nullable=False))
 
 # Curves of examination: how likely the eye reaches a position, against the first one. Numbered under a name; they
 # never change. options: of the command; positions: the curve, JSON; report: how it was estimated, JSON.

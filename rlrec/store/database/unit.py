@@ -25,7 +25,7 @@ Progress = Callable[[str, int, float | None], None]
 FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
 
 
-def no_progress(what: str, rows: int, share: float | None) -> None:
+def no_progress(counted: str, rows: int, share: float | None) -> None:
     """Nobody looks on."""
 
 
@@ -98,7 +98,7 @@ class Unit:
         cursors = [connection.cursor() for _ in queries]
         with connection.pipeline():
             for cursor, (text, *values) in zip(cursors, queries, strict=True):
-                cursor.execute(_of_postgres(text), [_listed(value) for value in values])
+                cursor.execute(_postgres_text(text), [_as_list(value) for value in values])
         return [cursor.fetchall() for cursor in cursors]
 
     def ask_row(self, text: str, *values: Any) -> Row | None:
@@ -118,7 +118,7 @@ class Unit:
         """Change something whose number of rows nobody asks for. On PostgreSQL it waits for the next query or the end
         of the transaction, so that several changes take one round trip."""
         if self.gathers and self.postgres:
-            self._waiting.append((_of_postgres(text), [_listed(value) for value in values]))
+            self._waiting.append((_postgres_text(text), [_as_list(value) for value in values]))
         else:
             self.tell(text, *values)
 
@@ -126,17 +126,17 @@ class Unit:
         """Run a statement that changes rows once for every row of values."""
         values = rows if isinstance(rows, list) else list(rows)
         if self.postgres and len(values) == 1:  # for a single row psycopg's pipeline of many takes longer than the row
-            self.driver.execute(_of_postgres(text), values[0])
+            self.driver.execute(_postgres_text(text), values[0])
         else:
-            self.driver.executemany(_of_postgres(text) if self.postgres else text, values)
+            self.driver.executemany(_postgres_text(text) if self.postgres else text, values)
 
     def _run(self, text: str, values: Sequence[Any]) -> Any:
         cursor = self.driver
         if self.folder is not None:
             self.folder.refuse(text)
         if self.postgres:
-            return cursor.execute(_of_postgres(text), [_listed(value) for value in values])
-        return cursor.execute(*_of_sqlite(text, values)) if "(?*)" in text else cursor.execute(text, values)
+            return cursor.execute(_postgres_text(text), [_as_list(value) for value in values])
+        return cursor.execute(*_sqlite_text(text, values)) if "(?*)" in text else cursor.execute(text, values)
 
     def insert(self, table: str, columns: Sequence[str], rows: Iterable[Row], *, on_conflict: str = "") -> None:
         """Rows into a table, by the database's fastest way. on_conflict: the words after ON CONFLICT, or nothing."""
@@ -144,7 +144,7 @@ class Unit:
         if self.postgres and len(values) > FEW:
             self._insert_many(table, columns, values, on_conflict)
         elif self.postgres and self.gathers:
-            text = _of_postgres(_insertion(table, tuple(columns), on_conflict))
+            text = _postgres_text(_insertion(table, tuple(columns), on_conflict))
             self._waiting += [(text, row) for row in values]
         elif values:
             self.tell_each(_insertion(table, tuple(columns), on_conflict), values)
@@ -154,9 +154,11 @@ class Unit:
         if not on_conflict:
             self.copy(table, columns, rows)
             return
-        arrays = ", ".join(f"%s::{kind}[]" for kind in _types(self, table, columns))
-        chosen = f'INSERT INTO "{table}" ({quoted(columns)}) SELECT * FROM unnest({arrays}) ON CONFLICT {on_conflict}'
-        self.driver.execute(chosen, [list(column) for column in zip(*rows, strict=True)])
+        query = "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = ?::regclass"
+        types: dict[str, str] = dict(self.ask(query, table))
+        arrays = ", ".join(f"%s::{types[name]}[]" for name in columns)
+        text = f'INSERT INTO "{table}" ({quoted(columns)}) SELECT * FROM unnest({arrays}) ON CONFLICT {on_conflict}'
+        self.driver.execute(text, [list(column) for column in zip(*rows, strict=True)])
 
     def copy(self, table: str, columns: Iterable[str], rows: Iterable[Row]) -> None:
         """Rows into a table by COPY, which PostgreSQL alone has."""
@@ -171,8 +173,8 @@ class Unit:
     def reserve(self, table: str, count: int) -> Sequence[int]:
         """`count` ids, ascending, that no one else will use. SQLite: the write lock is ours; PostgreSQL: a sequence."""
         if self.postgres:
-            drawn = f"SELECT nextval(pg_get_serial_sequence('{table}', 'id')) FROM generate_series(1, ?)"
-            return sorted(int(row[0]) for row in self.ask(drawn, count))
+            text = f"SELECT nextval(pg_get_serial_sequence('{table}', 'id')) FROM generate_series(1, ?)"
+            return sorted(int(row[0]) for row in self.ask(text, count))
         first = int(self.ask_value(f"SELECT coalesce(max(id), 0) + 1 FROM {table}"))
         return range(first, first + count)
 
@@ -195,32 +197,26 @@ def quoted(columns: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in columns)
 
 
-def _types(unit: Unit, table: str, columns: Sequence[str]) -> list[str]:
-    rows = unit.ask("SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = ?::regclass", table)
-    types: dict[str, str] = dict(rows)
-    return [types[name] for name in columns]
-
-
 @lru_cache(maxsize=256)
-def _of_postgres(text: str) -> str:
+def _postgres_text(text: str) -> str:
     return text.replace("IN (?*)", "= ANY(%s)").replace("?", "%s")
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, set | frozenset | tuple) or hasattr(value, "keys") else value
 
 
-def _of_sqlite(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
+def _sqlite_text(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
     """Lists go in as JSON, so that the text is the same for any length; bytes, which JSON has not, one by one."""
     flat: list[Any] = []
     for value in values:
         if isinstance(value, str | bytes | int | float | None):
             flat.append(value)
-        elif (listed := list(value)) and isinstance(listed[0], bytes):
-            text = text.replace("?*", ",".join("?" * len(listed)), 1)
-            flat += listed
+        elif (items := list(value)) and isinstance(items[0], bytes):
+            text = text.replace("?*", ",".join("?" * len(items)), 1)
+            flat += items
         else:
-            flat.append(json.dumps(listed, ensure_ascii=False))
+            flat.append(json.dumps(items, ensure_ascii=False))
             text = text.replace("?*", "SELECT value FROM json_each(?)", 1)
     return text, flat
 
@@ -235,8 +231,8 @@ def _insertion(table: str, columns: tuple[str, ...], on_conflict: str) -> str:
 # -- rows that are gone or cannot be read, since somebody changed the database by hand --
 
 
-def damaged(what: str) -> RlrecError:
-    return RlrecError(f"the store is damaged: {what}", hint="`rlrec doctor` finds what else is; go back to a backup")
+def damaged(damage: str) -> RlrecError:
+    return RlrecError(f"the store is damaged: {damage}", hint="`rlrec doctor` finds what else is; go back to a backup")
 
 
 class StoredRows(dict[K, V]):
@@ -255,12 +251,12 @@ def to_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def parse(text: str, where: str, kind: type = dict) -> Any:
-    """The JSON of a column. Raises RlrecError where it is none, or not of this kind; where: table, row and column."""
+def parse(text: str, column: str, kind: type = dict) -> Any:
+    """The JSON of a column. Raises RlrecError where it is none, or not of this kind; column: with its table and row."""
     try:
         value = json.loads(text)
     except ValueError:
         value = None
     if not isinstance(value, kind):
-        raise damaged(f"{where} is {text[:40]!r}")
+        raise damaged(f"{column} is {text[:40]!r}")
     return value

@@ -13,7 +13,7 @@ from rlrec.store.log import settings
 LAST_ID = 2**32 - 1  # the packed slots of a visit have 32 bits for an arm
 
 
-def every(unit: Unit) -> list[Arm]:
+def all_arms(unit: Unit) -> list[Arm]:
     """All arms, retired ones too, by id."""
     return unit.select(Arm, "arm ORDER BY id")
 

@@ -18,36 +18,36 @@ _TYPES: dict[str, type] = {
     **dict.fromkeys(SUMS, np.float64),
     "extra": object,
 }
-_ALL = f"SELECT {', '.join(_TYPES)} FROM belief_delta WHERE version_id = "
+_DELTAS = f"SELECT {', '.join(_TYPES)} FROM belief_delta WHERE version_id = "
 
 
-def every(unit: Unit, version_id: int) -> Iterator[Columns]:
+def stream(unit: Unit, version_id: int) -> Iterator[Columns]:
     """Every change of a belief: those of each bucket and arm together, by seq."""
-    return bulk.stream(unit, f"{_ALL}{version_id} ORDER BY bucket, arm_id, seq", _TYPES)
+    return bulk.stream(unit, f"{_DELTAS}{version_id} ORDER BY bucket, arm_id, seq", _TYPES)
 
 
-def between(unit: Unit, version_id: int, after: int, last: int, *, counts_alone: bool = False) -> Iterator[Columns]:
-    """The changes of a belief after one seq up to another, by seq. counts_alone: not those of sums on columns."""
-    chosen = f"{_ALL}{version_id} AND seq > {after} AND seq <= {last}{' AND bucket = 0' if counts_alone else ''}"
-    return bulk.stream(unit, f"{chosen} ORDER BY seq, bucket, arm_id", _TYPES)
+def read_range(unit: Unit, version_id: int, first: int, last: int, *, counts_alone: bool = False) -> Iterator[Columns]:
+    """The changes of a belief after seq `first` up to `last`, by seq. counts_alone: not those of sums on columns."""
+    test = f"seq > {first} AND seq <= {last}{' AND bucket = 0' if counts_alone else ''}"
+    return bulk.stream(unit, f"{_DELTAS}{version_id} AND {test} ORDER BY seq, bucket, arm_id", _TYPES)
 
 
-def merge(unit: Unit, version_id: int, *, after: int, last: int, discount: float) -> None:
-    """Put one change in the stead of those of each bucket and arm after one seq up to another, so that the belief at
+def merge(unit: Unit, version_id: int, *, first: int, last: int, discount: float) -> None:
+    """Put one change in the stead of those of each bucket and arm after seq `first` up to `last`, so that the belief at
     `last`, and at any later change, is what it was. discount: of a belief that fades."""
-    chosen = "SELECT bucket, arm_id FROM belief_delta WHERE version_id = ? AND seq > ? AND seq <= ?"
-    several = set(unit.ask(f"{chosen} GROUP BY bucket, arm_id HAVING count(*) > 1", version_id, after, last))
-    before = {row[:2]: row for row in beliefs.rows(unit, version_id, seq=after)}
-    rows = [row for row in beliefs.rows(unit, version_id, seq=last) if row[:2] in several]
+    changed = "SELECT bucket, arm_id FROM belief_delta WHERE version_id = ? AND seq > ? AND seq <= ?"
+    repeated = set(unit.ask(f"{changed} GROUP BY bucket, arm_id HAVING count(*) > 1", version_id, first, last))
+    first_rows = {row[:2]: row for row in beliefs.rows(unit, version_id, seq=first)}
+    rows = [row for row in beliefs.rows(unit, version_id, seq=last) if row[:2] in repeated]
     key = "version_id = ? AND bucket = ? AND arm_id = ?"
     newer = f"SELECT max(seq) FROM belief_delta WHERE {key} AND seq <= ?"
-    old = [(version_id, *row[:2], after, version_id, *row[:2], last) for row in rows]
+    old = [(version_id, *row[:2], first, version_id, *row[:2], last) for row in rows]
     unit.tell_each(f"DELETE FROM belief_delta WHERE {key} AND seq > ? AND seq < ({newer})", old)
     changes = []
     for row in rows:
-        first = before.get(row[:2], row._replace(pulls=0.0, reward_sum=0.0, reward_squares=0.0))
-        fade = discount ** (row.ordinal - first.ordinal)
-        sums = (now - fade * was for now, was in zip(row[3:6], first[3:6], strict=True))
-        changes.append((*sums, version_id, *row[:2], after, last))
+        first_row = first_rows.get(row[:2], row._replace(pulls=0.0, reward_sum=0.0, reward_squares=0.0))
+        fade = discount ** (row.ordinal - first_row.ordinal)
+        sums = (now - fade * was for now, was in zip(row[3:6], first_row[3:6], strict=True))
+        changes.append((*sums, version_id, *row[:2], first, last))
     columns = ", ".join(f"d_{name} = ?" for name in SUMS)
     unit.tell_each(f"UPDATE belief_delta SET {columns} WHERE {key} AND seq > ? AND seq <= ?", changes)

@@ -85,39 +85,39 @@ def totals(unit: Unit, version_ids: Collection[int]) -> dict[int, tuple[float, f
     return {version_id: (pulls, reward) for version_id, pulls, reward in unit.ask(summed, version_ids)}
 
 
-def of_columns(
+def column_rows(
     unit: Unit, version_id: int, columns: Collection[int] | None, *, seq: int | None = None
 ) -> list[ColumnRow]:
     """The rows of some columns of sparse contexts, None for all. seq: as of `sums`."""
-    chosen = "bucket >= ?" if columns is None else "bucket IN (?*)"
+    test = "bucket >= ?" if columns is None else "bucket IN (?*)"
     buckets: Any = FIRST_COLUMN if columns is None else [column + FIRST_COLUMN for column in columns]
-    stored = _stored(unit, BeliefRow, version_id, seq, chosen, buckets)
+    stored = _stored(unit, BeliefRow, version_id, seq, test, buckets)
     return [ColumnRow(row.bucket - FIRST_COLUMN, *row[1:6]) for row in stored]
 
 
-def of_arms(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
+def arm_rows(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
     """The rows (ArmSums or BeliefRow, as `kind` says) of some arms of a belief without buckets, by arm."""
-    chosen = "belief WHERE version_id = ? AND bucket = 0 AND arm_id IN (?*) ORDER BY arm_id"
-    return unit.select(kind, chosen, version_id, list(arm_ids)) if arm_ids else []
+    in_order = "belief WHERE version_id = ? AND bucket = 0 AND arm_id IN (?*) ORDER BY arm_id"
+    return unit.select(kind, in_order, version_id, list(arm_ids)) if arm_ids else []
 
 
 def _stored(
-    unit: Unit, kind: type[Record], version_id: int, seq: int | None, chosen: str, buckets: Any
+    unit: Unit, kind: type[Record], version_id: int, seq: int | None, bucket_test: str, buckets: Any
 ) -> list[Record]:
-    """The rows of a belief in chosen buckets, by bucket and arm, now or after change `seq`."""
+    """The rows of a belief in the buckets of a test, by bucket and arm, now or after change `seq`."""
     if seq is None:
-        in_order = f"belief WHERE version_id = ? AND {chosen} ORDER BY bucket, arm_id"
+        in_order = f"belief WHERE version_id = ? AND {bucket_test} ORDER BY bucket, arm_id"
         return unit.select(kind, in_order, version_id, buckets)
     newest = (
-        f"SELECT arm_id, bucket, max(seq) AS seq FROM belief_delta WHERE version_id = ? AND {chosen} AND seq <= ?"
+        f"SELECT arm_id, bucket, max(seq) AS seq FROM belief_delta WHERE version_id = ? AND {bucket_test} AND seq <= ?"
         " GROUP BY arm_id, bucket"
     )
-    joined = (
+    tables = (
         f"belief_delta AS delta JOIN ({newest}) AS newest"
         " ON delta.arm_id = newest.arm_id AND delta.bucket = newest.bucket AND delta.seq = newest.seq"
     )
     names = ", ".join(f"delta.{name}" for name in kind._fields)
-    in_order = f"SELECT {names} FROM {joined} WHERE delta.version_id = ? ORDER BY delta.bucket, delta.arm_id"
+    in_order = f"SELECT {names} FROM {tables} WHERE delta.version_id = ? ORDER BY delta.bucket, delta.arm_id"
     return unit.records(kind, in_order, version_id, buckets, seq, version_id)
 
 
@@ -127,17 +127,17 @@ def add(
     """Add changes to the sums, and store each as delta `seq`; the caller holds the policy's lock.
     changes: by bucket and arm the three sums, and the further ones of kinds that have any. ordinal, discount: of a
     belief that fades: its sums are brought forward to the policy's `ordinal`, which the changes refer to."""
-    if unit.postgres and discount == 1.0 and len(changes) <= FEW and all(len(each) == 3 for each in changes.values()):
+    if unit.postgres and discount == 1.0 and len(changes) <= FEW and all(len(sums) == 3 for sums in changes.values()):
         new = [(*key, *map(float, changes[key])) for key in sorted(changes)]
         unit.note(_ADD_FEW, *map(list, zip(*new, strict=True)), version_id, ordinal, version_id, seq, ordinal)
         return
-    wanted = "version_id = ? AND bucket IN (?*) AND arm_id IN (?*)"
+    test = "version_id = ? AND bucket IN (?*) AND arm_id IN (?*)"
     buckets, arms = sorted({bucket for bucket, _ in changes}), sorted({arm for _, arm in changes})
-    stored = unit.select(BeliefRow, f"belief WHERE {wanted}", version_id, buckets, arms)
-    before = {row[:2]: row[2:] for row in stored}
+    stored = unit.select(BeliefRow, f"belief WHERE {test}", version_id, buckets, arms)
+    stored_rows = {row[:2]: row[2:] for row in stored}
     rows, deltas = [], []
     for key, change in sorted(changes.items(), key=itemgetter(0)):
-        old = before.get(key, (ordinal, *NOTHING, None))
+        old = stored_rows.get(key, (ordinal, *NOTHING, None))
         fade = discount ** (ordinal - old[0])
         sums = [fade * was + float(new) for was, new in zip(old[1:4], change[:3], strict=True)]
         extra = _extra(old[4], fade, change[3:]) if len(change) > 3 else None
@@ -165,17 +165,17 @@ SELECT ?, ?, ?, bucket, arm_id, {", ".join(f"d_{n}, {n}" for n in SUMS)} FROM st
 """
 
 
-def _extra(before: bytes | None, fade: float, change: Any) -> bytes:
+def _extra(packed: bytes | None, fade: float, change: Any) -> bytes:
     """Further sums after a change, packed as doubles; those of a list in plain Python: they are few."""
     if isinstance(change, list):
         layout = f"<{len(change)}d"
-        old = (0.0,) * len(change) if before is None else struct.unpack(layout, before)
+        old = (0.0,) * len(change) if packed is None else struct.unpack(layout, packed)
         return struct.pack(layout, *(fade * was + new for was, new in zip(old, change, strict=True)))
     import numpy as np
 
     sums = np.array(change, "<f8")
-    if before is not None:
-        sums += fade * np.frombuffer(before, "<f8")
+    if packed is not None:
+        sums += fade * np.frombuffer(packed, "<f8")
     return sums.tobytes()
 
 

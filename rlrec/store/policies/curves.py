@@ -44,7 +44,7 @@ class Curve(NamedTuple):
 _COLUMNS = ", ".join(Curve._fields)
 
 
-def every(unit: Unit) -> list[Curve]:
+def all_curves(unit: Unit) -> list[Curve]:
     """All curves, by name and number."""
     return [_curve(row) for row in unit.ask(f"SELECT {_COLUMNS} FROM position_curve ORDER BY name, number")]
 
@@ -73,6 +73,8 @@ def add(
 
 def _curve(row: Row) -> Curve:
     *plain, options, positions, report = row
-    of = f"of position curve {row[1]}@{row[2]}"
-    texts = (options, f"options {of}", dict), (positions, f"positions {of}", list), (report, f"report {of}", dict)
-    return Curve._make([*plain, *(parse(text, where, kind) for text, where, kind in texts)])
+    owner = f"of position curve {row[1]}@{row[2]}"
+    return Curve._make([
+        *plain, parse(options, f"options {owner}"), parse(positions, f"positions {owner}", list),
+        parse(report, f"report {owner}"),
+    ])  # fmt: skip

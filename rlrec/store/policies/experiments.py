@@ -31,15 +31,15 @@ class Experiment(NamedTuple):
 _EXPERIMENT = Experiment._fields[:-1]
 
 
-def every(unit: Unit) -> list[Experiment]:
+def all_experiments(unit: Unit) -> list[Experiment]:
     return _load(unit, unit.ask(f"SELECT {', '.join(_EXPERIMENT)} FROM experiment ORDER BY id"))
 
 
 def by_name(unit: Unit, names: Collection[str], *, lock: bool = False) -> dict[str, Experiment]:
     """The experiments with these names, by name. lock: nobody can stop them until the transaction ends."""
     until = " FOR SHARE" if lock and unit.postgres else ""
-    chosen = f"SELECT {', '.join(_EXPERIMENT)} FROM experiment WHERE name IN (?*) ORDER BY id{until}"
-    return {experiment.name: experiment for experiment in _load(unit, unit.ask(chosen, names))}
+    text = f"SELECT {', '.join(_EXPERIMENT)} FROM experiment WHERE name IN (?*) ORDER BY id{until}"
+    return {experiment.name: experiment for experiment in _load(unit, unit.ask(text, names))}
 
 
 def _load(unit: Unit, experiments: Sequence[Row]) -> list[Experiment]:
@@ -62,8 +62,8 @@ class VariantName(NamedTuple):
 
 def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, VariantName]:
     """The name of each variant."""
-    joined = "variant JOIN experiment ON experiment.id = variant.experiment_id"
-    rows = unit.ask(f"SELECT variant.id, name, label FROM {joined} WHERE variant.id IN (?*)", variant_ids)
+    tables = "variant JOIN experiment ON experiment.id = variant.experiment_id"
+    rows = unit.ask(f"SELECT variant.id, name, label FROM {tables} WHERE variant.id IN (?*)", variant_ids)
     return StoredRows("variant", ((row[0], VariantName(*row[1:])) for row in rows))
 
 
@@ -89,8 +89,8 @@ def stop(unit: Unit, experiment_id: int) -> bool:
 
 def assignments(unit: Unit, experiment: Experiment, by: str, unit_ids: Collection[int]) -> dict[int, int]:
     """The variant id of each of these units that was assigned before. by: user or session."""
-    chosen = f"SELECT {by}_id, variant_id FROM assignment WHERE experiment_id = ? AND {by}_id IN (?*)"
-    return dict(unit.ask(chosen, experiment.id, unit_ids))
+    text = f"SELECT {by}_id, variant_id FROM assignment WHERE experiment_id = ? AND {by}_id IN (?*)"
+    return dict(unit.ask(text, experiment.id, unit_ids))
 
 
 def assign(unit: Unit, experiment_id: int, by: str, rows: Iterable[tuple[int, int]]) -> None:

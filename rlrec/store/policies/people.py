@@ -32,24 +32,24 @@ def portions(unit: Unit, *, size: int = reader.BATCH) -> Iterator[Ids]:
         " FROM session s ORDER BY person, s.id"
     )
     types = dict.fromkeys(("person", "session", "decisions"), np.int64)
-    ahead, read = np.empty((len(types), 0), np.int64), 0
+    rows, read = np.empty((len(types), 0), np.int64), 0
     for columns in bulk.stream(unit, text, types):
-        ahead = np.hstack([ahead, np.stack([*columns.values()])])
-        person, session, decisions = ahead
+        rows = np.hstack([rows, np.stack([*columns.values()])])
+        person, session, decisions = rows
         # where a person begins, and how many decisions lie before
         begins = np.flatnonzero(np.r_[True, (person[1:] != person[:-1]) | (person[1:] == 0)])
-        before = offsets(np.clip(decisions, 1, size))[begins]
-        cuts = begins[run_starts(before // size)]
+        n_before = offsets(np.clip(decisions, 1, size))[begins]
+        cuts = begins[run_starts(n_before // size)]
         for start, end in pairwise(cuts.tolist()):
             yield np.sort(session[start:end])
             read += end - start
             unit.progress("sessions", read, None)
-        ahead = ahead[:, cuts[-1] :]
-    if ahead.shape[1]:
-        yield np.sort(ahead[1])
+        rows = rows[:, cuts[-1] :]
+    if rows.shape[1]:
+        yield np.sort(rows[1])
 
 
-def among(column: str, sessions: Ids) -> str:
+def session_test(column: str, sessions: Ids) -> str:
     """The test that a column names one of these sessions, at least one, ascending."""
     low, high = int(sessions[0]), int(sessions[-1])
     if high - low + 1 == len(sessions):
@@ -77,7 +77,7 @@ def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) 
         f"SELECT w.session_id, w.number, w.started_at, w.last_at, coalesce(w.ended_at, {ABSENT}),"
         f" coalesce(s.user_id, {ABSENT}), coalesce(u.digest, 0), coalesce(s.digest, 0), {entry}"
         " FROM visit w JOIN session s ON s.id = w.session_id LEFT JOIN users u ON u.id = s.user_id"
-        f"{assigned} WHERE {among('w.session_id', sessions)} ORDER BY w.session_id, w.number"
+        f"{assigned} WHERE {session_test('w.session_id', sessions)} ORDER BY w.session_id, w.number"
     )
     return PendingQuery(unit, text, types)
 
@@ -87,6 +87,6 @@ def ask_decisions(
 ) -> tuple[PendingQuery, PendingQuery]:
     """The slots (columns of `reader`, by decision and position) and events of the selected decisions of these
     sessions."""
-    tests = [among("d.session_id", sessions), *(f"+{test}" for test in selection.conditions())]
+    tests = [session_test("d.session_id", sessions), *(f"+{test}" for test in selection.conditions())]
     slots = reader.ask_slots(unit, names, tests, order="d.id, s.position")
     return slots, reader.ask_events(unit, reader.EVENT_COLUMNS, tests)

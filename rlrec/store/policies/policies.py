@@ -94,8 +94,8 @@ def all_policies(unit: Unit) -> list[StoredPolicy]:
 
 def served(unit: Unit) -> set[int]:
     """Ids of the policies that have served a decision."""
-    drawn = "EXISTS (SELECT 1 FROM decision d WHERE d.policy_id = policy.id AND d.imported = 0)"
-    return {row[0] for row in unit.ask(f"SELECT id FROM policy WHERE {drawn}")}
+    has_drawn = "EXISTS (SELECT 1 FROM decision d WHERE d.policy_id = policy.id AND d.imported = 0)"
+    return {row[0] for row in unit.ask(f"SELECT id FROM policy WHERE {has_drawn}")}
 
 
 def by_name(unit: Unit, name: str) -> StoredPolicy | None:
@@ -132,8 +132,8 @@ def by_id(unit: Unit, version_ids: Collection[int]) -> dict[int, Version]:
     )
 
 
-def _versions(unit: Unit, chosen: str, *ids: Collection[int]) -> list[Version]:
-    return [_version(row) for row in unit.ask(f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE {chosen}", *ids)]
+def _versions(unit: Unit, test: str, *ids: Collection[int]) -> list[Version]:
+    return [_version(row) for row in unit.ask(f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE {test}", *ids)]
 
 
 class LivePolicy(NamedTuple):
@@ -143,8 +143,8 @@ class LivePolicy(NamedTuple):
 
 def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
     """The live version and the head of each policy that exists, by name."""
-    joined = f"{_VERSIONS} JOIN policy_head ON policy_head.live_id = version.id"
-    rows = unit.ask(f"SELECT {_VERSION_ROW}, {_HEAD} FROM {joined} WHERE policy.name IN (?*)", names)
+    tables = f"{_VERSIONS} JOIN policy_head ON policy_head.live_id = version.id"
+    rows = unit.ask(f"SELECT {_VERSION_ROW}, {_HEAD} FROM {tables} WHERE policy.name IN (?*)", names)
     return {row[1]: LivePolicy(_version(row[:-4]), Head._make(row[-4:])) for row in rows}
 
 
@@ -242,8 +242,8 @@ def create(
 
 def reports(unit: Unit, policy_id: int, *, since: int) -> list[dict[str, Any]]:
     """The training reports of those versions of a policy that were created since a time."""
-    chosen = "policy_id = ? AND created_at >= ? AND report IS NOT NULL ORDER BY number"
-    return [json.loads(row[0]) for row in unit.ask(f"SELECT report FROM version WHERE {chosen}", policy_id, since)]
+    in_order = "policy_id = ? AND created_at >= ? AND report IS NOT NULL ORDER BY number"
+    return [json.loads(row[0]) for row in unit.ask(f"SELECT report FROM version WHERE {in_order}", policy_id, since)]
 
 
 def report(unit: Unit, version_id: int) -> dict[str, Any] | None:

@@ -49,7 +49,7 @@ def by_name(unit: Unit, names: Collection[str]) -> dict[str, RouteChange]:
     return {change.route: change for change in changes}
 
 
-def every(unit: Unit) -> list[RouteChange]:
+def newest_changes(unit: Unit) -> list[RouteChange]:
     """The newest change of each route, by name."""
     return unit.records(RouteChange, f"{_CHANGES} WHERE {_NEWEST} ORDER BY route.name")
 
@@ -118,7 +118,7 @@ def add_decisions(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:
     unit.insert("route_decision", ("decision_id", "route_id"), rows)
 
 
-def of_decisions(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
+def by_decision(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
     """The routes of these decisions; those that were asked for otherwise are left out."""
-    joined = "route_decision JOIN route ON route.id = route_decision.route_id"
-    return dict(unit.ask(f"SELECT decision_id, name FROM {joined} WHERE decision_id IN (?*)", decision_ids))
+    tables = "route_decision JOIN route ON route.id = route_decision.route_id"
+    return dict(unit.ask(f"SELECT decision_id, name FROM {tables} WHERE decision_id IN (?*)", decision_ids))

@@ -36,7 +36,7 @@ def running(unit: Unit, route_ids: Collection[int]) -> dict[int, Shadow]:
     return {shadow.route_id: shadow for shadow in rows}
 
 
-def of_route(unit: Unit, route_id: int) -> list[Shadow]:
+def history(unit: Unit, route_id: int) -> list[Shadow]:
     """All challengers that a route has had, newest first."""
     return unit.records(Shadow, f"{_SHADOWS} WHERE s.route_id = ? ORDER BY s.id DESC", route_id)
 
@@ -63,6 +63,6 @@ class LoggedRatio(NamedTuple):
 
 def ratios(unit: Unit, shadow_id: int) -> list[LoggedRatio]:
     """Both probabilities of every slate that was shown in the shadow."""
-    joined = "shadow_decision s JOIN decision d ON d.id = s.decision_id"
-    text = f"SELECT s.log_probability, d.log_propensity FROM {joined} WHERE s.shadow_id = ?"
+    tables = "shadow_decision s JOIN decision d ON d.id = s.decision_id"
+    text = f"SELECT s.log_probability, d.log_propensity FROM {tables} WHERE s.shadow_id = ?"
     return unit.records(LoggedRatio, text, shadow_id)

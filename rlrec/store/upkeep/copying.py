@@ -53,9 +53,9 @@ def create(path: str, *, like: str) -> BinaryIO:
 @contextmanager
 def _snapshot(store: Store) -> Iterator[Unit]:
     """A snapshot of a store of any revision up to the head. Raises CheckFailed where there is no store."""
-    with engine.transaction(store.engine, write=False, where=store.where) as connection:
-        if schema.revision(connection, where=store.where) is None:
-            raise database_errors.out_of_date(store.where)
+    with engine.transaction(store.engine, write=False, address=store.address) as connection:
+        if schema.revision(connection, address=store.address) is None:
+            raise database_errors.out_of_date(store.address)
         yield Unit(connection, now=0)
 
 
@@ -96,7 +96,7 @@ class CopyTarget:
     def __init__(self, db: str, source: str, *, like: str | None = None) -> None:
         """source: the fingerprint. like: the file of the source, whose rights a new file gets."""
         self.url, self.mark = engine.location(db), schema.COPYING + source
-        self.where = engine.printable(self.url)
+        self.address = engine.printable(self.url)
         self._engine, self._like = engine.connect(self.url), like
 
     def begin(self) -> bool:
@@ -107,16 +107,16 @@ class CopyTarget:
             return True
         if stored.startswith(schema.COPYING):
             hint = "the store has changed since: empty the target and begin again"
-            raise CheckFailed(f"{self.where} holds the beginning of another copy", hint=hint)
+            raise CheckFailed(f"{self.address} holds the beginning of another copy", hint=hint)
         if self._like is not None and self.url.drivername == "sqlite":
             with suppress(OSError):  # it is there, or cannot be made: said below
-                create(self.where, like=self._like).close()
+                create(self.address, like=self._like).close()
         schema.upgrade(self.url)
         with self.write() as unit:
             filled = {table.name for table in TABLES if unit.ask_row(f'SELECT 1 FROM "{table.name}" LIMIT 1')}
             if filled.difference(OF_EMPTY) or unit.ask_value("SELECT count(*) FROM reward") > 1:
                 hint = "copy to an empty database, or to a file that is not there"
-                raise CheckFailed(f"{self.where} holds a store already", hint=hint)
+                raise CheckFailed(f"{self.address} holds a store already", hint=hint)
             for name in OF_EMPTY:
                 unit.tell(f"DELETE FROM {name}")
             unit.tell(f"UPDATE {schema.VERSION_TABLE} SET version_num = ?", self.mark)
@@ -124,9 +124,9 @@ class CopyTarget:
 
     def _revision(self) -> str:
         """The revision of the database; nothing where it has none."""
-        if self.url.drivername == "sqlite" and not os.path.exists(self.where):
+        if self.url.drivername == "sqlite" and not os.path.exists(self.address):
             return ""
-        with engine.transaction(self._engine, write=False, where=self.where) as connection:
+        with engine.transaction(self._engine, write=False, address=self.address) as connection:
             if not sa.inspect(connection).has_table(schema.VERSION_TABLE):
                 return ""
             return str(Unit(connection, now=0).ask_value(f"SELECT version_num FROM {schema.VERSION_TABLE}"))
@@ -154,10 +154,10 @@ class CopyTarget:
     def write(self) -> Iterator[Unit]:
         """A transaction on a database that is no store yet. Raises StoreBusy where another process fills it, too."""
         try:
-            with engine.transaction(self._engine, write=True, where=self.where, sound=True) as connection:
+            with engine.transaction(self._engine, write=True, address=self.address, sound=True) as connection:
                 yield Unit(connection, now=0)
         except (database_errors.Retry, database_errors.NotUnique) as error:
-            message = f"another process copies to {self.where}"
+            message = f"another process copies to {self.address}"
             raise StoreBusy(message, hint="let it end; repeat the command where it was stopped") from error
 
     def close(self) -> None:
@@ -183,7 +183,7 @@ def backup(store: Store, path: str) -> int:
     drafts.remove_abandoned(f"{glob.escape(path)}{DRAFT}{8 * drafts.DIGIT}")
     draft = f"{path}{DRAFT}{os.urandom(4).hex()}"
     try:
-        with create(draft, like=store.where):
+        with create(draft, like=store.address):
             with closing(sqlite3.connect(draft, isolation_level=None)) as target, _snapshot(store) as unit:
                 _write_snapshot(unit, target, path)
             size = os.stat(draft).st_size

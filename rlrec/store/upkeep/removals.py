@@ -221,9 +221,9 @@ def _write_anew(store: Store) -> None:
                 cursor.execute("VACUUM")
                 busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except store.engine.dialect.loaded_dbapi.Error as error:
-            raise database_errors.translate(error, where=store.where) from error
+            raise database_errors.translate(error, address=store.address) from error
         if busy:
-            raise StoreBusy(f"the store {store.where} is being read", hint=database_errors.RETRY_HINT)
+            raise StoreBusy(f"the store {store.address} is being read", hint=database_errors.RETRY_HINT)
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def test_a_target_is_weighed_by_its_regression_on_each_column(db: str, kind: str
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
         version = policies.versions(unit, [policies.by_name(unit, "words").id])[0]
         served, x = exact.load(unit, version), FEATURES_ENCODER
-        ids = np.array(sorted(arm.id for arm in arms.every(unit)))
+        ids = np.array(sorted(arm.id for arm in arms.all_arms(unit)))
         rows = {(row.bucket - 1, row.arm_id): row[3:6] for row in beliefs.rows(unit, version.id)}
         for context in sentences(40, seed=2):
             expected = []
@@ -127,7 +127,7 @@ def test_a_request_reads_the_columns_of_its_context_alone(db: str) -> None:
         version = policies.versions(unit, [policies.by_name(unit, "words").id])[0]
         served = exact.load(unit, version)
         assert served.columns is not None
-        ids = np.array(sorted(arm.id for arm in arms.every(unit)))
+        ids = np.array(sorted(arm.id for arm in arms.all_arms(unit)))
         served.case("all", ids, {"words": ["w1", "w2", "never"]}, keys={})
         assert len(served.columns.read) == 3
         assert len(served.columns.columns()) > 100

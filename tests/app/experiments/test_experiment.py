@@ -167,7 +167,7 @@ def test_impossible_experiments_are_refused_and_leave_nothing(at: Clocked, varia
     with pytest.raises(InputError):
         split(at(0), *variants)
     with at(0).read() as unit:
-        assert experiments.every(unit) == []
+        assert experiments.all_experiments(unit) == []
         assert all("@" not in item.name for item in policies.all_policies(unit))
 
 

@@ -30,7 +30,7 @@ def test_no_caller_fails_while_ramps_come_and_go(store: Store, db: str) -> None:
     assert {answer["route"] for answer in answers} == {"front"}
     assert {answer["variant"] for answer in answers} == {None, "current", "candidate"}
     with store.read() as unit:
-        assert len(routes.of_decisions(unit, [answer["decision_id"] for answer in answers])) == len(answers)
+        assert len(routes.by_decision(unit, [answer["decision_id"] for answer in answers])) == len(answers)
     assert doctor(store, Request()).findings == []
 
 

@@ -29,7 +29,7 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=[1, 10_000])
 def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names of a store are looked up, or all fetched."""
-    monkeypatch.setattr("rlrec.store.database.loading.FEW", request.param)
+    monkeypatch.setattr("rlrec.store.database.loading.MAX_FETCHED", request.param)
 
 
 def taken_in(run: Run, lines: Sequence[dict[str, Any]], *options: str) -> Any:

@@ -168,7 +168,7 @@ def truth(db: str, name: str) -> float:
     """Mean reward per impression that a target has on these arms."""
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
         answers = targets.resolve(unit, [name], reward=None, greedy=False)[0].serving
-        keys = {arm.id: arm.key for arm in arms.every(unit)}
+        keys = {arm.id: arm.key for arm in arms.all_arms(unit)}
         case = answers.case("all", np.array(sorted(keys)), {}, keys=keys)
         shares = slate.marginals(case.scores, size=3, floor=case.floor)
     return float((shares @ [RATES[int(keys[arm][1:])] for arm in sorted(keys)]).mean())

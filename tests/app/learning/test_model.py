@@ -361,7 +361,7 @@ class Commands(RuleBasedStateMachine):
     def beliefs_agree(self) -> None:
         with self.tick().read() as unit:
             live = policies.live(unit, NAMES)
-            shown = {item.id: item.key for item in arms.every(unit)}
+            shown = {item.id: item.key for item in arms.all_arms(unit)}
             for name in live:
                 result = policies.versions(unit, [live[name][0].policy.id])
                 right = [self.model.belief(name), *self.model.frozen[name]]

@@ -264,7 +264,7 @@ def test_an_import_brings_its_returns_and_no_others(shop: Store, sqlite_template
     for day in range(3):
         visit(shop, START + day * DAY)
     path = tmp_path / "log.jsonl"
-    run = runner(shop.where)
+    run = runner(shop.address)
     run("export-log", path)
     copy = tmp_path / "copy.db"
     copy.write_bytes(sqlite_template.read_bytes())

@@ -255,7 +255,7 @@ def test_a_page_is_clicked_as_a_page(shop: Store) -> None:
     assert sum(row[1] for row in sums(shop, "home").values()) == 0
     with shop.read() as unit:
         stored = [event for batch in events.by_decision(unit, [*range(1, 61)]).values() for event in batch]
-        features = [arm.features for arm in arms.every(unit)]
+        features = [arm.features for arm in arms.all_arms(unit)]
     assert [event.position for event in stored] == [None] * int(figures["reward"])
     assert features == ['{"topic":"t0"}', '{"topic":"t1"}'] * 2
     assert doctor(shop, Audit(sample=50)).ok

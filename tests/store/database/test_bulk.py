@@ -287,6 +287,6 @@ def test_no_password_stands_in_a_command_line(postgres_server: str, postgres_tem
     db = postgres_server.format(postgres_template).replace("postgres:@", "postgres:s%40cret@")
     with closing(Store(db)) as store, store.read() as unit, bulk.alongside(unit):
         assert unit.arrow_worker is not None
-        assert "s%40cret" in bulk._of_postgres(unit)["uri"]
+        assert "s%40cret" in bulk._open_postgres(unit)["uri"]
         assert b"cret" not in Path(f"/proc/{unit.arrow_worker._process.pid}/cmdline").read_bytes()
         assert read(unit) == []

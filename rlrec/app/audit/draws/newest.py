@@ -22,7 +22,7 @@ def check(unit: Unit, chosen: Sequence[StoredPolicy], *, on_its_clock: bool) -> 
     """The findings on these policies. on_its_clock: nobody set another time, so that decisions ahead of it are wrong.
 
     Their live versions are those that are looked at."""
-    findings, names = Findings(), {arm.id: arm.key for arm in arms.every(unit)}
+    findings, names = Findings(), {arm.id: arm.key for arm in arms.all_arms(unit)}
     if on_its_clock:
         clock.check(unit, findings=findings)
     live = policies.live(unit, [policy.name for policy in chosen])

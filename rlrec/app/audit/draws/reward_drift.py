@@ -111,7 +111,7 @@ def recent(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
     A stream without one is left out. Each: `decision_id` and `at` of the first decision after the change (an estimate),
     `noticed` (the decision that gave it away), and the means `before` and `after`."""
     policy_id = version.policy.id
-    drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.every(unit)})
+    drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.all_arms(unit)})
     first, last = decisions.nth_newest(unit, policy_id, RECENT), reader.last_id(unit, policy_id)
     for batch in reader.ranges(unit, policy_id, first=first, last=last):
         drift.take(batch)

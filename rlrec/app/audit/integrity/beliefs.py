@@ -37,7 +37,7 @@ class BeliefHistory:
 def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, names: dict[int, str]) -> BeliefHistory:
     """Read every delta of a version, and compare them with each other and with the belief that is served."""
     history, report = BeliefHistory(), _Reporter(version, findings, names)
-    for chunk in belief_deltas.every(unit, version.id):
+    for chunk in belief_deltas.stream(unit, version.id):
         history.count += len(chunk["seq"])
         unit.progress("changes of beliefs", history.count, None)
         _check_chain(chunk, history, report)

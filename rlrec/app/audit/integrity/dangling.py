@@ -100,7 +100,7 @@ def _censoring_digests(events: Sequence[audit.KeyedEvent], values: dict[str, flo
 
 def _assignments(unit: Unit, findings: Findings) -> None:
     """Units have the variants that the salts and weights of their experiments give them."""
-    by_id = {experiment.id: experiment for experiment in experiments.every(unit) if experiment.variants}
+    by_id = {experiment.id: experiment for experiment in experiments.all_experiments(unit) if experiment.variants}
     others = Counter(
         by_id[assigned.experiment_id].name
         for assigned in audit.assigned_units(unit)

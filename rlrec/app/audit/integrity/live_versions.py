@@ -15,7 +15,7 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
     release pinned at the end of a ramp. policy: those of this one alone, and routes to what its variants learned."""
     names = {each.name for each in policies.all_policies(unit)}
     live = StoredRows("policy", ((each[0].policy.id, each[0]) for each in policies.live(unit, names).values()))
-    for change in routes.every(unit):
+    for change in routes.newest_changes(unit):
         now = live[live[change.policy_id].policy.base_id or change.policy_id]
         stale = change.number is not None and change.command.startswith("experiment stop ")
         learned, follows = now.policy.id != change.policy_id, change.version_id in (None, now.id) and not stale
@@ -24,7 +24,7 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
             mend = f"`rlrec route set {change.route} --to {now.policy.name}` lets it follow {now.reference}"
             detail = f"serves {change.reference}, whichever version is live: {mend}"
             findings.add(CHECK, "warning" if stale else "info", f"route {change.route}", detail)
-    for experiment in experiments.every(unit):
+    for experiment in experiments.all_experiments(unit):
         versions = [live[variant.policy_id] for variant in experiment.variants if experiment.status == "running"]
         for base_id in {version.policy.base_id for version in versions if version.policy.base_id is not None}:
             now, copies = live[base_id], [version for version in versions if version.policy.base_id == base_id]

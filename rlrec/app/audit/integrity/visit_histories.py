@@ -29,7 +29,7 @@ MOST = 100  # findings a batch
 def check(unit: Unit, *, findings: Findings) -> None:
     """Compare what decisions made here, and visits that go on, remember with the slots before them. Rewards are left
     out: events may have been lost since."""
-    keys = {arm.id: canonical.text(arm.key) for arm in arms.every(unit)}
+    keys = {arm.id: canonical.text(arm.key) for arm in arms.all_arms(unit)}
     for batch in reader.batches(unit, Selection(imported=False), size=SIZE, columns=COLUMNS):
         order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
         slots = take(batch.slots, order)

@@ -115,7 +115,7 @@ class Evaluation:
         weighable = FixedLoggers.from_log(unit, selection, extent) if resolved else FixedLoggers()
         return cls(
             request=request, selection=selection, extent=extent, targets=resolved,
-            arms=log_rows.ArmTable({arm.id: arm.key for arm in arms.every(unit)}),
+            arms=log_rows.ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)}),
             cluster="user" if spanning else "session" if by_user else str(request.cluster), spanning=spanning,
             now=unit.now, loggers=weighable, paired=paired is not None,
         )  # fmt: skip

@@ -73,7 +73,7 @@ def forget(store: Store, show: Show, **request: Any) -> None:
         notice(
             f"parameters of {versions} come from rows of the user and cannot be unlearned: train or create them anew"
         )
-    if not request["dry_run"] and "://" in store.where:
+    if not request["dry_run"] and "://" in store.address:
         notice("the rows are deleted; VACUUM FULL erases their bytes")
 
 

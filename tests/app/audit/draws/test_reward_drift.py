@@ -78,7 +78,7 @@ def looked(
         if params:
             live = replace(live, policy=live.policy._replace(kind="epsilon-greedy", params=params))
         live = replace(live, parameters=parameters or {})
-        result = RewardDrift(unit, live, {arm.id: arm.key for arm in arms.every(unit)})
+        result = RewardDrift(unit, live, {arm.id: arm.key for arm in arms.all_arms(unit)})
         for batch in audit.ranges(unit, live.policy.id, size=100):
             result.take(batch)
         lines = Findings()

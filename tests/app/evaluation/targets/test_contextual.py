@@ -64,8 +64,8 @@ def scores(unit: Unit, name: str, batch: reader.Batch) -> Any:
     """What a policy makes of each row of a log, one by one, with its floor."""
     answers = targets.resolve(unit, [name], reward=None, greedy=False)[0].serving
     bodies = contents.context_bodies(unit, set(batch.slots["context_id"].tolist()))
-    arm_ids = np.array(sorted(arm.id for arm in arms.every(unit)))
-    keys = {arm.id: arm.key for arm in arms.every(unit)}
+    arm_ids = np.array(sorted(arm.id for arm in arms.all_arms(unit)))
+    keys = {arm.id: arm.key for arm in arms.all_arms(unit)}
     rows = zip(batch.slots["context_id"].tolist(), batch.slots["catalogue_revision"].tolist(), strict=True)
     result = [answers.case("all", arm_ids, json.loads(bodies[key]), keys=keys, revision=at).scores for key, at in rows]
     return result, arm_ids, answers.policy.exploration
@@ -188,7 +188,7 @@ def test_a_correlated_target_is_judged_right(shared: Any) -> None:
     """Seeded. A right estimate is outside four standard errors in 6 of 100,000 runs."""
     with closing(logs.at(shared, 1e6)) as store, store.read() as unit:
         result, arm_ids, floor = scores(unit, "lin", log_of(unit, "log"))
-        keys = {arm.id: arm.key for arm in arms.every(unit)}
+        keys = {arm.id: arm.key for arm in arms.all_arms(unit)}
     rates = np.array([RATES[int(keys[arm][1:])] for arm in arm_ids.tolist()])
     numbers, seeds = np.arange(1, 5), np.full(4, 77, np.uint64)
     pages = [slate_draws.draw(row, size=2, floor=floor, seeds=seeds, decisions=numbers).slates for row in result[::2]]
@@ -248,7 +248,7 @@ def test_pages_of_many_arms_can_judge_a_shared_model(broad_logs: tuple[str, Arra
     path, rates = broad_logs
     with closing(logs.at(path, 1e6)) as store, store.read() as unit:
         (item, *_), arm_ids, floor = scores(unit, "lin", log_of(unit, "lin"))
-        keys = {arm.id: arm.key for arm in arms.every(unit)}
+        keys = {arm.id: arm.key for arm in arms.all_arms(unit)}
     of_arms = rates[[int(keys[arm][1:]) for arm in arm_ids.tolist()]]
     rng = np.random.default_rng(8)
     truth = float((slate.simulated_marginals(item, size=5, floor=floor, runs=50_000, rng=rng) @ of_arms).sum())

@@ -23,7 +23,7 @@ NAMES = ["timestamp", "item_id", "position", "click", "propensity_score", "user_
 SMALL = {  # so that a few lines are many groups
     "rlrec.app.imports.layouts.line_groups.GROUP": 2,
     "rlrec.store.database.loading.ROWS": 2,
-    "rlrec.store.database.loading.FEW": 1,
+    "rlrec.store.database.loading.MAX_FETCHED": 1,
     "rlrec.store.database.loading.PORTION": 2,
 }
 
