@@ -42,7 +42,7 @@ class LogField(NamedTuple):
     optional: bool = False
     check: FieldCheck | None = None
     is_added: bool = False
-    key: str | None = None
+    key: str = ""
     in_csv: bool = False
     absent: float | bytes | None = None
     is_read: bool = True

@@ -25,7 +25,7 @@ def names(listed: Sequence[LogField]) -> list[str]:
 
 
 def keys(listed: Sequence[LogField]) -> set[str]:
-    return {field.key for field in listed if field.key is not None}
+    return {field.key for field in listed if field.key}
 
 
 def array_names(listed: Sequence[LogField]) -> set[str]:
@@ -77,7 +77,7 @@ def test_files_of_parquet_have_all_fields() -> None:
 
 
 def test_lines_of_json_have_the_keys() -> None:
-    line = {*msgspec.json.schema(jsonl.DecisionLine)["$defs"]["DecisionLine"]["properties"]}
+    line = {*msgspec.json.schema(jsonl.LINE)["$defs"]["DecisionLine"]["properties"]}
     assert keys(DECISION) <= line
     assert keys(SLOT) <= {*jsonl.SlateEntry.__struct_fields__}
     assert keys(EVENT) == {*fields.EventEntry.__struct_fields__} == {*decision_json.EventJson.__annotations__}
@@ -94,7 +94,7 @@ def test_what_layouts_decode_to_has_the_fields_of_a_line() -> None:
 
 def test_rows_of_csv_have_the_cells() -> None:
     other_names = {"decision_id": "decision", "k": "size"}
-    cells = {other_names.get(str(field.key), str(field.key)) for field in DECISION if field.in_csv}
+    cells = {other_names.get(field.key, field.key) for field in DECISION if field.in_csv}
     assert {*csv_writer.OF_DECISION} - {"user"} == cells
     assert {*csv_writer.OF_SLOT} - {"reward", "events"} == {field.key for field in SLOT if field.in_csv}
     assert {*csv_cells.OF_SLOT} == {field.key for field in SLOT if field.in_csv}
@@ -109,7 +109,7 @@ def test_a_notebook_has_the_types_of_the_fields() -> None:
     def wrong(listed: Sequence[LogField], types: Mapping[str, Any]) -> list[str]:
         """The fields with another type than that of their column. Ids of rows stand for keys, and times are times."""
         plain = [field for field in listed if field.key and field.table is None and field.name != "at"]
-        return [field.name for field in plain if types[str(field.key)] != kinds[field.kind]]
+        return [field.name for field in plain if types[field.key] != kinds[field.kind]]
 
     assert (
         wrong([field for field in DECISION if not field.is_stated], dict(zip(schema.names, schema.types, strict=True)))

@@ -8,6 +8,7 @@ from itertools import accumulate, compress
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar, cast
 
+from rlrec.log_fields import STATED
 from rlrec.store.database.loading import Column, Same
 
 NULL, ZERO, EMPTY = Same(None), Same(0), Same("{}")
@@ -46,6 +47,15 @@ class LoggedEvents:
     key: Column = NULL
 
 
+def _with_stated(kind: type[R]) -> type[R]:
+    """The class with a column for each field that a line may state, where it has none."""
+    for field in STATED:
+        if field.name not in kind.__annotations__:
+            kind.__annotations__[field.name] = Column
+            setattr(kind, field.name, NULL)
+    return kind
+
+
 class LoggedCandidates(NamedTuple):
     """A list of candidates, by keys and in order. catalogue: the arms that it was drawn from, None if unknown."""
 
@@ -56,6 +66,7 @@ class LoggedCandidates(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+@_with_stated
 class LogColumns:
     """A group of logged decisions. None in a column: the line does not say.
 

@@ -8,21 +8,22 @@ from collections import defaultdict
 from collections.abc import Collection
 from typing import Any
 
+from rlrec.log_fields import STATED
 from rlrec.store.database.folders import of_log
 from rlrec.store.database.unit import Unit, damaged, parse
 from rlrec.store.log import contents
 
 
 def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]:
-    """Data by decision, as far as there is some: keep_probability, estimated, features (by arm key), slot_sets (ids by
+    """Data by decision, as far as there is some: the fields that lines state, features (by arm key), slot_sets (ids by
     slot) and support (probabilities in order of the ids of its eligible arms)."""
     data = defaultdict[int, dict[str, Any]](dict)
-    marks = "SELECT id, keep_probability, estimated FROM decision WHERE id IN (?*) AND imported = 1"
-    for number, keep_probability, estimated in unit.ask(marks, decision_ids):
-        if keep_probability is not None:
-            data[number]["keep_probability"] = keep_probability
-        if estimated:
-            data[number]["estimated"] = True
+    names = ", ".join(field.name for field in STATED)
+    stated = f"SELECT id, {names} FROM decision WHERE id IN (?*) AND imported = 1"
+    for number, *values in unit.ask(stated, decision_ids):
+        for field, value in zip(STATED, values, strict=True):
+            if value is not None and field.kind(value) is not False:
+                data[number][field.key] = field.kind(value)
     context_ids = feature_contexts(unit, decision_ids)
     bodies = contents.context_bodies(unit, set(context_ids.values()))
     for number, context in context_ids.items():

@@ -20,15 +20,14 @@ from rlrec.app.imports.layouts.fields import (
     EventEntry,
     at_least,
     bounded,
+    checked,
     finite,
     key,
-    log_probability,
     policy_name,
-    probability,
-    share,
 )
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
+from rlrec.log_fields import DECISION, SLOT, LogField
 from rlrec.policy.gradients import history
 
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
@@ -166,13 +165,15 @@ def _integer(least: int) -> Parse:
     return _optional(parse)
 
 
+def _checked(field: LogField) -> Parse:
+    read = count if field.kind is bool else number
+    return lambda cell, name: checked(read(cell, name), field, name)
+
+
 OF_SLOT: Mapping[str, Parse] = {
     "arm": key,
     "position": _position,
-    "propensity": lambda cell, name: probability(number(cell, name), name),
-    "marginal": lambda cell, name: probability(number(cell, name), name),
-    "min_propensity": lambda cell, name: share(number(cell, name), name),
-    "score": number,
+    **{field.name: _checked(field) for field in SLOT if field.in_csv and field.kind is float},
 }
 OF_DECISION: Mapping[str, Parse] = {
     "session": key,
@@ -183,7 +184,5 @@ OF_DECISION: Mapping[str, Parse] = {
     "step": _integer(0),
     "state": states,
     "size": _integer(1),
-    "log_propensity": lambda cell, name: log_probability(number(cell, name), name),
-    "keep_probability": lambda cell, name: probability(number(cell, name), name),
-    "estimated": lambda cell, name: 1 if count(cell, name) else None,
+    **{field.name: _checked(field) for field in DECISION if field.in_csv and field.kind in (float, bool)},
 }

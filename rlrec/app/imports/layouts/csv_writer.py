@@ -9,12 +9,13 @@ from typing import Any
 from rlrec.app.imports.layouts.writing import LayoutWriter, Record
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
+from rlrec.log_fields import SLOT, STATED
 
 OF_DECISION = (
     "decision", "request_id", "session", "visit", "step", "user", "at", "policy", "size", "log_propensity",
-    "keep_probability", "estimated", "eligible", "context", "state",
+    *(field.key for field in STATED if field.in_csv), "eligible", "context", "state",
 )  # fmt: skip
-OF_SLOT = ("position", "arm", "propensity", "marginal", "min_propensity", "score", "reward", "events")
+OF_SLOT = (*(field.key for field in SLOT if field.in_csv), "reward", "events")
 COLUMNS = (*OF_DECISION, *OF_SLOT)
 MAP = {name: name for name in COLUMNS if name != "reward"}  # which follows from events
 
@@ -30,8 +31,9 @@ class CsvWriter(LayoutWriter):
         first = [
             record["decision_id"], record["request_id"], record["session"], record["visit"], record["step"],
             record["user"], record["at"], record["policy"], record.get("k", last), record["log_propensity"],
-            record.get("keep_probability"), 1 if record.get("estimated") else None, canonical.text(record["eligible"]),
-            canonical.text(record["context"]), canonical.text(record["state"]) if record["state"] else None,
+            *(1 if record.get(field.key) is True else record.get(field.key) for field in STATED if field.in_csv),
+            canonical.text(record["eligible"]), canonical.text(record["context"]),
+            canonical.text(record["state"]) if record["state"] else None,
         ]  # fmt: skip
         events: dict[int | None, list[Any]] = {}
         for event in record["events"]:

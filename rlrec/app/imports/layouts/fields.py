@@ -12,6 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 from rlrec import times
 from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots, transposed
 from rlrec.errors import InputError, suggest
+from rlrec.log_fields import LOG_PROBABILITY, PROBABILITY, SHARE, LogField
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.base import sum_tolerance
 from rlrec.store.database.loading import Column
@@ -133,6 +134,16 @@ def log_probability(value: float | None, field: str) -> float | None:
     if value is not None and value > 0:
         raise InputError(f"{value!r} is the log of no probability", field=field)
     return value
+
+
+def checked(value: Any, field: LogField, path: str) -> Any:
+    """The value of a field as its column takes it. Raises InputError where that does not. path: of the value in its
+    line."""
+    if field.kind is bool:
+        return 1 if value else None
+    checks = {None: None, PROBABILITY: probability, SHARE: share, LOG_PROBABILITY: log_probability}
+    check = checks.get(field.check)
+    return value if check is None else check(value, path)
 
 
 def bounded(value: float, field: str) -> float:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from msgspec import UNSET, Struct, field
+from msgspec import UNSET, Struct, defstruct, field
 
 from rlrec.app.imports.columns import LoggedCandidates
 from rlrec.app.imports.layouts.base import Decoded, Layout, Options, RefusedLine, Source, refused
@@ -24,6 +24,7 @@ from rlrec.app.imports.layouts.fields import (
     at_least,
     bounded,
     check_keys,
+    checked,
     event,
     is_certain,
     is_distribution,
@@ -35,6 +36,7 @@ from rlrec.app.imports.layouts.fields import (
 )
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
+from rlrec.log_fields import STATED
 from rlrec.policy.beliefs.base import sum_tolerance
 from rlrec.policy.gradients import history
 from rlrec.store.log.events import CENSOR
@@ -43,8 +45,8 @@ CACHE = 10_000  # eligible sets remembered
 USUAL = {"version": 1, "experiment": None, "variant": None, "route": None, "belief_seq": 0}  # of imported decisions
 ROW = (
     "policy", "session", "user", "visit", "step", "at", "context", "state", "size",
-    "log_propensity", "seed", "request_id", "source", "history", "reward", "candidates", "keep_probability",
-    "estimated", "action_features", "slot_sets", "support",
+    "log_propensity", "seed", "request_id", "source", "history", "reward", "candidates",
+    *(each.name for each in STATED), "action_features", "slot_sets", "support",
 )  # fmt: skip
 
 
@@ -102,11 +104,17 @@ class DecisionLine(Struct, forbid_unknown_fields=True):
     candidates: list[CandidateEntry] | None = None
     candidates_log_propensity: float | None = None
     catalogue: list[str] | None = None
-    keep_probability: float | None = None
-    estimated: bool = False
     features: dict[str, dict[str, Any]] | None = None  # of arms, for this decision
     slot_sets: list[list[str]] | None = None
     support: dict[str, float] | None = None
+
+
+# with the fields that a line may state and nobody here reads by name
+LINE = cast(type[DecisionLine], defstruct(
+    "DecisionLine",
+    [(each.key, bool, False) if each.kind is bool else (each.key, each.kind | None, None) for each in STATED],
+    bases=(DecisionLine,),
+))  # fmt: skip
 
 
 class Jsonl(Layout):
@@ -118,7 +126,7 @@ class Jsonl(Layout):
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
         decisions, bad = GatheredLines(ROW), list[RefusedLine]()
-        for number, text, line in self.source.lines(numbers, texts, DecisionLine):
+        for number, text, line in self.source.lines(numbers, texts, LINE):
             try:
                 decisions.add(number, *self._row(line))
             except InputError as error:
@@ -145,9 +153,9 @@ class Jsonl(Layout):
             canonical.text(decision.context), canonical.text(state) if state else "{}", size, log_propensity,
             decision.seed, None if decision.request_id is None else key(decision.request_id, "request_id"),
             _source(decision, policy), shown, None if decision.events is None else decision.reward,
-            _candidates(decision, eligible), probability(decision.keep_probability, "keep_probability"),
-            1 if decision.estimated else None, _features(decision, eligible), _slot_sets(decision, slots, eligible),
-            _support(decision, slots, eligible),
+            _candidates(decision, eligible),
+            *(checked(getattr(decision, each.key), each, each.key) for each in STATED),
+            _features(decision, eligible), _slot_sets(decision, slots, eligible), _support(decision, slots, eligible),
         )  # fmt: skip
         return eligible, row, slots, self._events(decision, slots, at)
 
