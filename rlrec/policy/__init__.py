@@ -111,11 +111,9 @@ def _check_width(kind: str, cls: type[Policy], design: Design) -> None:
 
     if design.context.is_sparse and not getattr(cls, "takes_sparse", False):
         sparse_kinds = ", ".join(name for name in KINDS if getattr(load(name), "takes_sparse", False))
-        raise InputError(
-            f"features of contexts have {design.context.width} columns, and {kind} holds {WIDEST}: it learns how they "
-            "vary together",
-            hint=f"hash into fewer columns, or use {sparse_kinds}",
-        )
+        limit = f"{kind} holds {WIDEST}: it learns how they vary together"
+        hint = f"hash into fewer columns, or use {sparse_kinds}"
+        raise InputError(f"features of contexts have {design.context.width} columns, and {limit}", hint=hint)
     if design.arm.is_sparse:
         hint = "list fewer values and hash the rest into fewer columns"
         raise InputError(f"features of arms have {design.arm.width} columns, and a policy holds {WIDEST}", hint=hint)

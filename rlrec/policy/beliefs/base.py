@@ -57,9 +57,8 @@ class Belief:
         import numpy as np
 
         weight = self.weight
-        return np.divide(
-            self.reward_sum + self.alpha, weight, out=np.full(weight.shape, unknown, np.float64), where=weight > 0
-        )
+        mean = np.full(weight.shape, unknown, np.float64)
+        return np.divide(self.reward_sum + self.alpha, weight, out=mean, where=weight > 0)
 
 
 EVERYTHING = ("*",)
@@ -154,10 +153,8 @@ class Policy(Counts, ABC):
         """Raises InputError where the kind cannot learn from such a reward."""
         limits = bounds(reward)
         if self.unit_rewards and (limits is None or limits[0] < 0 or limits[1] > 1):
-            raise InputError(
-                f"reward {reward.name!r} may leave [0, 1], and {self.unit_rewards}",
-                hint=within_unit_hint(reward),
-            )
+            hint = within_unit_hint(reward)
+            raise InputError(f"reward {reward.name!r} may leave [0, 1], and {self.unit_rewards}", hint=hint)
 
 
 def examined_slots(reward: Array, position: Ids | None, examination: tuple[float, ...]) -> tuple[Array, Array]:
@@ -182,10 +179,8 @@ class Floored(Policy):
     def __post_init__(self) -> None:
         check_between("floor", self.floor, 0, 1)
         if self.explore_slots and not self.floor:
-            raise InputError(
-                f"explore_slots is {self.explore_slots!r}, and the floor is 0",
-                hint="give the floor that it limits, too",
-            )
+            hint = "give the floor that it limits, too"
+            raise InputError(f"explore_slots is {self.explore_slots!r}, and the floor is 0", hint=hint)
         positions_of(self.explore_slots)  # refuses what lists none
 
     @property

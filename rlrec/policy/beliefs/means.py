@@ -34,11 +34,9 @@ def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[A
 
 
 def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:
-    n = np.where(belief.pulls > 0, belief.pulls, np.nan)
-    mean = belief.reward_sum / n
-    is_unit = (
-        (belief.reward_sum >= 0) & (belief.reward_sum <= belief.pulls) & (belief.reward_squares <= belief.reward_sum)
-    )
+    reward, pulls = belief.reward_sum, belief.pulls
+    n = np.where(pulls > 0, pulls, np.nan)
+    mean, is_unit = reward / n, (reward >= 0) & (reward <= pulls) & (belief.reward_squares <= reward)
     with np.errstate(invalid="ignore"):
         centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
         spread = z / (1 + z**2 / n) * np.sqrt(np.maximum(mean * (1 - mean), 0) / n + z**2 / (4 * n**2))

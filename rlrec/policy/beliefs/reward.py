@@ -33,27 +33,19 @@ def page_reward(definition: Reward, events: Iterable[Event], *, served_at: int, 
 
 
 def _terms(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool) -> list[float]:
-    """Weighted values of the events that count, one by one or by kind: by the time of the event, never by that of its
-    arrival."""
-    weights = definition.weights
+    """Weighted values of the events that count, by the time of the event, never by that of its arrival. With transforms
+    there is a term for each kind: its values add up first, so that their order cannot matter."""
+    weights, transforms = definition.weights, definition.transforms
     if settled_only or definition.late == "ignore":
         last = served_at + definition.window_us
         events = (event for event in events if event.at <= last)
-    if definition.transforms:
-        return _terms_by_kind(definition, events)
-    return [weights[event.kind] * event.value for event in events if event.kind in weights]
-
-
-def _terms_by_kind(definition: Reward, events: Iterable[Event]) -> list[float]:
-    """Weight times the transformed sum of every kind that came. Values add first, so their order cannot matter."""
-    values: dict[str, list[float]] = {}
+    if not transforms:
+        return [weights[event.kind] * event.value for event in events if event.kind in weights]
+    by_kind: dict[str, list[float]] = {}
     for event in events:
-        if event.kind in definition.weights:
-            values.setdefault(event.kind, []).append(event.value)
-    return [
-        definition.weights[kind] * _transform(definition.transforms.get(kind), fsum(kind_values))
-        for kind, kind_values in values.items()
-    ]
+        if event.kind in weights:
+            by_kind.setdefault(event.kind, []).append(event.value)
+    return [weights[kind] * _transform(transforms.get(kind), fsum(values)) for kind, values in by_kind.items()]
 
 
 def _transform(transform: Transform | None, total: float) -> float:

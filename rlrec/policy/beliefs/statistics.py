@@ -45,8 +45,7 @@ class SlotColumns:
 
     def take(self, rows: Index | Flags | slice) -> SlotColumns:
         """Some of the slots."""
-        columns = {name: column[rows] for name, column in vars(self).items() if column is not None}
-        return SlotColumns(**columns)
+        return SlotColumns(**{name: column[rows] for name, column in vars(self).items() if column is not None})
 
 
 class Counts:

@@ -16,27 +16,9 @@ import numpy as np
 from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
 from rlrec.policy.beliefs.base import EVERYTHING
-from rlrec.policy.contexts import features
+from rlrec.policy.contexts import features, fields
 from rlrec.policy.contexts.features import Sparse
-from rlrec.policy.contexts.fields import (
-    FORMS,
-    LARGEST,
-    LONGEST,
-    WIDEST,
-    Category,
-    Field,
-    Flag,
-    Number,
-    TextSet,
-    Vector,
-    check_hash,
-    is_name,
-    is_number,
-    objects,
-    parse_field,
-    quote,
-    value_of,
-)
+from rlrec.policy.contexts.fields import WIDEST, Field, is_number, quote, value_of
 
 _KEYS = ["intercept", "fields", "hash"]
 _HINT = 'write {"fields": {"hour": "number", "device": ["ios", "android"]}}'
@@ -49,8 +31,8 @@ Encoded = Any
 class Encoder:
     """Turns JSON objects into rows of numbers with names; its `spec` says all that it does.
 
-    width: how many columns; wide: more than WIDEST, so that only `sparse` encodes. reads: the fields that it looks at.
-    intercept: whether column 0 is always 1."""
+    width: how many columns. is_sparse: there are more than WIDEST, so that only `sparse` encodes. reads: the fields
+    that it looks at. intercept: whether column 0 is always 1."""
 
     def __init__(self, fields: Iterable[Field] = (), *, intercept: bool = True, columns: int = 0) -> None:
         """`columns`: how many the whole object is hashed into. Fields are sorted by name, since JSON has no order."""
@@ -69,13 +51,13 @@ class Encoder:
         for key in spec:
             if key not in _KEYS:
                 raise InputError(f"features have an unknown {quote(key)}", hint=suggest(str(key), _KEYS) or _HINT)
-        fields, intercept, columns = spec.get("fields", {}), spec.get("intercept", True), spec.get("hash", 0)
-        if not isinstance(fields, Mapping):
-            raise InputError(f"fields are {quote(fields)}", hint=f"name each with its type, {FORMS}")
+        declared, intercept, columns = spec.get("fields", {}), spec.get("intercept", True), spec.get("hash", 0)
+        if not isinstance(declared, Mapping):
+            raise InputError(f"fields are {quote(declared)}", hint=f"name each with its type, {fields.FORMS}")
         if not isinstance(intercept, bool):
             raise InputError(f"intercept is {quote(intercept)}", hint="give true or false")
-        check_hash("the features", columns)
-        parsed = [parse_field(name, written) for name, written in fields.items()]
+        fields.check_hash("the features", columns)
+        parsed = [fields.parse_field(name, written) for name, written in declared.items()]
         return cls(parsed, intercept=intercept, columns=columns)
 
     @classmethod
@@ -91,8 +73,8 @@ class Encoder:
 
     def spec(self) -> dict[str, Any]:
         """The encoder as JSON, in full."""
-        fields = {field.name: field.spec() for field in self.fields}
-        return {"intercept": self.intercept, "fields": fields, **({"hash": self.columns} if self.columns else {})}
+        declared = {field.name: field.spec() for field in self.fields}
+        return {"intercept": self.intercept, "fields": declared, **({"hash": self.columns} if self.columns else {})}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Encoder) and self.spec() == other.spec()
@@ -135,8 +117,7 @@ class Encoder:
             shift += reader.width
         if self.columns:
             hashed = features.sparse([dict(row) for row in rows], self.columns)
-            row = np.repeat(np.arange(len(rows)), np.diff(hashed.start))
-            parts.append((row, hashed.column.astype(np.int64) + shift, hashed.value))
+            parts.append((hashed.row, hashed.column.astype(np.int64) + shift, hashed.value))
         return features.merge(len(rows), *map(np.concatenate, zip(*parts, strict=True)))
 
     def _check_names(self) -> None:
@@ -180,10 +161,10 @@ class EncoderFit:
         while waiting:
             for name, value in waiting:
                 columns[name].append(value)
-            nested = ((name, objects(value)) for name, value in waiting if isinstance(value, dict | list))
+            nested = ((name, fields.objects(value)) for name, value in waiting if isinstance(value, dict | list))
             items = ((name, item) for name, inner in nested for row in inner for item in row.items())
             waiting = [(f"{name}.{key}", value) for name, (key, value) in items]
-        batch = EncoderFit({name: _count_values(values) for name, values in columns.items() if is_name(name)})
+        batch = EncoderFit({name: _count_values(values) for name, values in columns.items() if fields.is_name(name)})
         self.fields = (self + batch).fields
 
     def __add__(self, other: EncoderFit) -> EncoderFit:
@@ -201,15 +182,16 @@ class EncoderFit:
         have one length; `a.b` is the field b of objects in a. Fields without such a type are left out. An encoder that
         is too wide lists fewer texts, then drops its widest fields, of these the rarest first."""
         by_name = sorted(self.fields.items())
-        fields: list[Field] = []
+        readers: list[Field] = []
         for n_listed in range(max_values, -1, -1):
             suggested = (values.field(name, max_values=max_values, n_listed=n_listed) for name, values in by_name)
-            fields = _without_clashes(field for field in suggested if field)
-            if _width(fields) <= widest:
+            readers = _without_clashes(field for field in suggested if field)
+            if _width(readers) <= widest:
                 break
-        while _width(fields) > widest:
-            fields.remove(max(fields, key=lambda field: (field.width, -self.fields[field.name].total, field.name)))
-        return Encoder(fields).spec()
+        counts = {name: values.kinds.total() for name, values in by_name}
+        while _width(readers) > widest:
+            readers.remove(max(readers, key=lambda field: (field.width, -counts[field.name], field.name)))
+        return Encoder(readers).spec()
 
 
 def _width(fields: Iterable[Field]) -> int:
@@ -252,10 +234,6 @@ class _FieldValues:
             lengths=self.lengths | other.lengths,
         )
 
-    @property
-    def total(self) -> int:
-        return self.kinds.total()
-
     @cached_property
     def by_frequency(self) -> list[str]:
         """Texts, the most frequent first, then by name."""
@@ -264,27 +242,27 @@ class _FieldValues:
     def field(self, name: str, *, max_values: int, n_listed: int) -> Field | None:
         """The field that these values suggest; None where they suggest none. A hash that would take more columns than
         it saves is not used, unless there are more than `max_values` texts."""
-        kind = next((kind for kind, times in self.kinds.items() if 2 * times > self.total), None)
+        kind = next((kind for kind, times in self.kinds.items() if 2 * times > self.kinds.total()), None)
         if kind == "number":
             return self._number(name)
         if kind == "flag":
-            return Flag(name)
+            return fields.Flag(name)
         if kind == "vector" and len(self.lengths) == 1 and max(self.lengths) < WIDEST:
-            return Vector(name, max(self.lengths))
+            return fields.Vector(name, max(self.lengths))
         if kind not in ("category", "list"):
             return None
         lists_all = not self.words[None] and len(self.by_frequency) <= min(max_values, n_listed + HASHED_COLUMNS)
         values = tuple(self.by_frequency if lists_all else self.by_frequency[:n_listed])
-        field = Category if kind == "category" else TextSet
+        field = fields.Category if kind == "category" else fields.TextSet
         return field(name, values, hash=0 if lists_all else HASHED_COLUMNS)
 
-    def _number(self, name: str) -> Number:
+    def _number(self, name: str) -> fields.Number:
         """Mean and deviation to six digits of the latter, so that sums in another order give the same spec."""
         scale = math.sqrt(self.squares / self.count)
         if scale <= 1e-12 * abs(self.mean):  # constant
-            return Number(name, self.mean)
+            return fields.Number(name, self.mean)
         digits = 5 - math.floor(math.log10(scale))
-        return Number(name, round(self.mean, digits), round(scale, digits))
+        return fields.Number(name, round(self.mean, digits), round(scale, digits))
 
 
 def _count_values(values: Iterable[Any]) -> _FieldValues:
@@ -299,7 +277,7 @@ def _count_values(values: Iterable[Any]) -> _FieldValues:
         count=len(grouped["number"]),
         mean=mean,
         squares=float(np.square(numbers - mean).sum()),
-        words=_cap(Counter(word if len(word) <= LONGEST else None for word in words)),
+        words=_cap(Counter(word if len(word) <= fields.LONGEST else None for word in words)),
         lengths=frozenset(map(len, grouped["vector"])),
     )
 
@@ -317,7 +295,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, list | tuple):
         if all(isinstance(item, str) for item in value):
             return "list"
-        if all(is_number(item, LARGEST) for item in value):
+        if all(is_number(item, fields.LARGEST) for item in value):
             return "vector"
     return "other"
 

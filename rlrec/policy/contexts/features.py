@@ -112,8 +112,7 @@ class Sparse:
 def encode(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Array:
     """Context features, (n, columns), of n contexts; `columns` is a power of two up to WIDTH."""
     entries = sparse(contexts)
-    row = np.repeat(np.arange(len(entries)), np.diff(entries.start))
-    return add_up(len(entries), columns, row, entries.column % columns, entries.value)
+    return add_up(len(entries), columns, entries.row, entries.column % columns, entries.value)
 
 
 def merge(n: int, row: Index, column: Index, value: Array) -> Sparse:

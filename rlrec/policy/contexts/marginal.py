@@ -31,12 +31,6 @@ def weights(sums: Array, mean: Array, *, ridge: float, anchor: Array | float = 0
     return (response - mean * total + anchor * squares) / (squares + ridge)
 
 
-def scores(x: Sparse, columns: Index, weights: Array, mean: Array) -> Array:
-    """Mean reward of m arms in n contexts, (n, m), by the weights (c, m) of their columns, ascending, and the arms'
-    means without any."""
-    return mean + x.select_columns(columns).times(weights)
-
-
 _ARM_BITS = 40  # of a key, below its column
 STEPS, CLOSE = 200, 1e-10  # of conjugate gradients: how many at most, and the residual at which they end
 

@@ -30,9 +30,8 @@ class PooledOrders:
         first = np.array([order.first + (order.origin - origin) for order in orders])
         pairs, pair = distinct_rows(np.column_stack([first.ravel(), np.ravel([order.second for order in orders])]))
         # every score may be the best of some case
-        self.table, row = tabulate(
-            orders[0].density(*pairs.T.copy()), np.ones(len(pairs)), ranks=len(pairs), n_densities=positions
-        )
+        density, count = orders[0].density(*pairs.T.copy()), np.ones(len(pairs))
+        self.table, row = tabulate(density, count, ranks=len(pairs), n_densities=positions)
         self.rows: Index = row[pair].reshape(first.shape)
 
     def ranks(self, size: int) -> Array:

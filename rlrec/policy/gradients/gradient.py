@@ -100,15 +100,12 @@ class Gradient(ContextualPolicy, Examined):
         check_between("recency", self.recency, 0, 1)
         super().__post_init__()
         if self.is_sparse and self.model == BILINEAR:
-            raise InputError(
-                f"model is {self.model!r}, and contexts have {self.design.context.width} columns",
-                hint=f"use model {LINEAR}, or hash into fewer columns",
-            )
+            columns, hint = self.design.context.width, f"use model {LINEAR}, or hash into fewer columns"
+            raise InputError(f"model is {self.model!r}, and contexts have {columns} columns", hint=hint)
         features = Counter(self.features)
         if taken := [name for name in self._context_names if features[name] > 1]:
-            raise InputError(
-                f"a feature of contexts is named {taken[0]!r}, as a weight of every session is", hint="rename the field"
-            )
+            message = f"a feature of contexts is named {taken[0]!r}, as a weight of every session is"
+            raise InputError(message, hint="rename the field")
 
     # -- states --
 

@@ -244,14 +244,14 @@ def _shown_history(state: Mapping[str, Any]) -> ShownHistory | None:
     try:
         entries = [(row["arm"], row["ago"], row["reward"]) for row in state["history"]]
         step, gap_s, count, reward = (state[name] for name in ("step", "gap_s", *SHOWN[:2]))
-        newest = [earned for *_, earned in entries[-RECENT:]]
+        rewards = [earned for *_, earned in entries]
         valid = (
             0 < len(entries) <= REMEMBERED
             and all(is_name(arm) and _is_count(ago) and 1 <= ago <= step for arm, ago, _ in entries)
-            and all(_is_number(number) for number in (gap_s, reward, *(earned for *_, earned in entries)))
+            and all(type(number) in (int, float) and abs(number) <= 1e308 for number in (gap_s, reward, *rewards))
             and _is_count(count) and count >= len(entries)
             and 0 <= gap_s < 1e11
-            and state.get("rewards", newest) == newest
+            and state.get("rewards", rewards[-RECENT:]) == rewards[-RECENT:]
         )  # fmt: skip
     except (KeyError, TypeError):
         return None
@@ -260,7 +260,3 @@ def _shown_history(state: Mapping[str, Any]) -> ShownHistory | None:
 
 def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**48
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) <= 1e308  # type: ignore[arg-type]

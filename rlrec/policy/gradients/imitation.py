@@ -37,7 +37,12 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
     Source: maximum likelihood of Plackett-Luce with a floor, own derivation; by L-BFGS."""
     from scipy.optimize import minimize
 
-    free = _free(policy, start, contextual=contextual)
+    # biases move, and weights on the features of contexts, not those on the features of sessions
+    free = {"bias": np.ones(start["bias"].shape, np.bool_)}
+    if contextual:
+        name = "cross" if policy.model == BILINEAR else "linear"
+        free[name] = np.zeros(start[name].shape, np.bool_)
+        free[name][:, : len(policy.design.context.names)] = True
     total, objective = sum(float(group.gain.sum()) for group in slates), Objective(corrected=False)
     ridge = PAGE_RIDGE if any(group.shown.shape[1] > 1 for group in slates) else RIDGE
 
@@ -49,9 +54,8 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
         return ridge * float(values @ values) - likely / total, 2 * ridge * values - slope / total
 
     begin = np.concatenate([start[name][free[name]] for name in free])
-    return _filled(
-        start, free, minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": CLOSE}).x
-    )
+    optimum = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": CLOSE})
+    return _filled(start, free, optimum.x)
 
 
 def log_probability(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -> Array:
@@ -62,22 +66,11 @@ def log_probability(policy: Gradient, parameters: Parameters, slates: LoggedSlat
     return plackett_luce.log_joint(score, slates.shown, slates.eligible, temperature=temperature, floor=floor)
 
 
-def _free(policy: Gradient, start: Parameters, *, contextual: bool) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which parameters the fit moves: biases, and weights on the features of contexts, not on those of sessions."""
-    free = {"bias": np.ones(start["bias"].shape, np.bool_)}
-    if contextual:
-        name = "cross" if policy.model == BILINEAR else "linear"
-        free[name] = np.zeros(start[name].shape, np.bool_)
-        free[name][:, : len(policy.design.context.names)] = True
-    return free
-
-
 def _filled(start: Parameters, free: dict[str, npt.NDArray[np.bool_]], values: npt.NDArray[np.float64]) -> Parameters:
     """The parameters with these values in place of the free ones."""
-    parameters, first = dict(start), 0
+    parameters = dict(start)
     for name, is_free in free.items():
         n_free = int(is_free.sum())
         parameters[name] = start[name].copy()
-        parameters[name][is_free] = values[first : first + n_free]
-        first += n_free
+        parameters[name][is_free], values = values[:n_free], values[n_free:]
     return parameters

@@ -88,14 +88,11 @@ class MeanFeatures:
         """The gradient by features less their means; models without weights of states keep theirs."""
         bias = gradient[BIAS][:, None]
         mean_memory = bias * self.memory
-        centred = {
-            **gradient,
-            ARM_MEMORY: gradient[ARM_MEMORY] - mean_memory,
-            HISTORY: gradient[HISTORY] - mean_memory.sum(axis=0),
-        }
-        if not gradient[WEIGHTS].shape[1]:
-            return centred
-        return {**centred, WEIGHTS: gradient[WEIGHTS] - bias * self.state}
+        centred = gradient | {ARM_MEMORY: gradient[ARM_MEMORY] - mean_memory}
+        centred[HISTORY] = gradient[HISTORY] - mean_memory.sum(axis=0)
+        if gradient[WEIGHTS].shape[1]:
+            centred[WEIGHTS] = gradient[WEIGHTS] - bias * self.state
+        return centred
 
     def change(self, centred: Parameters) -> Parameters:
         """The change of parameters, from that of weights of features less their means."""

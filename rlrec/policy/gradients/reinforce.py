@@ -266,9 +266,8 @@ class _Chunk:
         tail_exp = _running(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
         total = self.other_sum[:, None] + tail_exp
         left = self.n_eligible - np.arange(self.shown.shape[1])
-        log_probability, share = self._mixed(
-            self.shown_exp / total, left=left, floors=at_positions(self.floor, left.shape[1])
-        )
+        floors = at_positions(self.floor, left.shape[1])
+        log_probability, share = self._mixed(self.shown_exp / total, left=left, floors=floors)
         if self.objective.by_slot:
             weight, lost = _clip(log_probability - self.log_propensity, self.objective)
             # squared length of the derivative by the logits, slot by slot; the arms shown below are left, too
@@ -331,9 +330,8 @@ class _Chunk:
             words = self.state.words
             by_word = np.zeros((self.n_words, m)) if words is None else words.transposed_times(by_score, self.n_words)
             by_weights = np.hstack([by_weights, by_word.T])
-        history = [
-            np.bincount(self.state.arm, weights=remembered * column, minlength=m) for column in self.state.memory.T
-        ]
+        arm, memory = self.state.arm, self.state.memory
+        history = [np.bincount(arm, weights=remembered * column, minlength=m) for column in memory.T]
         return by_weights, np.ones(len(by_score), by_score.dtype) @ by_score, np.column_stack(history)
 
     def figures(self, scored: SlateScores) -> dict[str, float]:

@@ -94,8 +94,7 @@ class Fixed(_Unlearned, Floored):
         name = ANY_VALUE if value is None else text_of(value)
         table: Mapping[str, float] | None = self.probabilities.get(name, self.probabilities.get(ANY_VALUE))
         if table is None:
-            subject, hint = f"{self.by}={name!r}", f"add rows for it, or for {ANY_VALUE!r}"
-            if value is None:
-                subject = f"a context without {self.by!r}"
+            subject = f"a context without {self.by!r}" if value is None else f"{self.by}={name!r}"
+            hint = f"add rows for it, or for {ANY_VALUE!r}"
             raise InputError(f"no probabilities for {subject}", hint=hint, field="context")
         return table

@@ -52,15 +52,11 @@ class Linear(ContextualPolicy, Learner):
         check_between("ridge", self.ridge, 1e-9, 1e9)
         q, p = self.design.context.width, self.design.arm.width
         if self.model == SHARED and q * p > solving.LARGEST:
-            raise InputError(
-                f"a shared model of {q} context and {p} arm features has {q * p} weights",
-                hint=f"it holds {solving.LARGEST}: declare fewer features, or hash into fewer columns",
-            )
+            hint = f"it holds {solving.LARGEST}: declare fewer features, or hash into fewer columns"
+            raise InputError(f"a shared model of {q} context and {p} arm features has {q * p} weights", hint=hint)
         if self.is_sparse and self.window:
-            raise InputError(
-                f"window is {self.window:g}, and features have {q} columns",
-                hint="beliefs of so many columns forget by a discount",
-            )
+            hint = "beliefs of so many columns forget by a discount"
+            raise InputError(f"window is {self.window:g}, and features have {q} columns", hint=hint)
         super().__post_init__()
 
     @property
@@ -119,7 +115,8 @@ class Linear(ContextualPolicy, Learner):
         if not self.is_sparse:
             return self.posterior(belief).mean(x)
         columns = np.unique(x.column)
-        score = marginal.scores(x, columns, self.column_weights(belief, columns), self._mean_left(belief, self.ridge))
+        by_column = x.select_columns(columns).times(self.column_weights(belief, columns))
+        score = self._mean_left(belief, self.ridge) + by_column
         return score[0] if x.single else score
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
@@ -238,16 +235,13 @@ class LinThompson(Linear):
         if self.samples != int(self.samples):
             raise InputError(f"samples is {self.samples:g}", hint="it is a whole number")
         super().__post_init__()
+        samples = "and a shared model serves fractions of samples"
         if self.model == SHARED and self.explore_slots:
-            raise InputError(
-                f"explore_slots is {self.explore_slots!r}, and a shared model serves fractions of samples",
-                hint="leave it out: positions without a floor could never judge rare arms",
-            )
+            hint = "leave it out: positions without a floor could never judge rare arms"
+            raise InputError(f"explore_slots is {self.explore_slots!r}, {samples}", hint=hint)
         if self.model == SHARED and self.floor <= 0:
-            raise InputError(
-                f"floor is {self.floor:g}, and a shared model serves fractions of samples",
-                hint=f"give it a floor above 0 (default {FLOOR:g}), or no log of it can judge rare arms",
-            )
+            hint = f"give it a floor above 0 (default {FLOOR:g}), or no log of it can judge rare arms"
+            raise InputError(f"floor is {self.floor:g}, {samples}", hint=hint)
 
     @classmethod
     def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -58,20 +58,16 @@ class PlackettLuce(BetaLearner):
     # -- scores --
 
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
-        return (
-            self.scores_at(belief, self.encode(context)) if self.contextual else self._distribution(self._logit(belief))
-        )
+        if self.contextual:
+            return self.scores_at(belief, self.encode(context))
+        import numpy as np
+
+        alpha, beta = self.beta_posterior(belief)
+        return self._distribution(np.log(alpha) - np.log(beta))
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
         """The click rate of each arm, (..., m)."""
         return self.index_at(belief, self.encode(context)) if self.contextual else self.mean(belief)
-
-    def _logit(self, belief: Belief) -> Array:
-        """Logit of the posterior mean of each arm, (..., m)."""
-        import numpy as np
-
-        alpha, beta = self.beta_posterior(belief)
-        return np.log(alpha) - np.log(beta)
 
     def _distribution(self, logit: Array) -> Scores:
         from rlrec.policy.scores.families.gumbel import Gumbel

@@ -87,9 +87,10 @@ class TwoStage(Policy):
     def _stage(self, stage: str) -> Policy:
         from rlrec import policy as kinds
 
-        kind = getattr(self, stage)
-        check_stage(stage, kind)
-        prefix = f"{stage}."
+        kind, prefix = getattr(self, stage), f"{stage}."
+        kinds.load(kind)
+        if kind in NO_STAGE:
+            raise InputError(f"kind {kind} cannot be the {stage} stage", hint=NO_STAGE[kind])
         dotted = self.stage_parameters.items()
         parameters = {name.removeprefix(prefix): value for name, value in dotted if name.startswith(prefix)}
         shared = {name: getattr(self, name) for name in SHARED if name in kinds.parameters(kind)}
@@ -190,12 +191,3 @@ def ranking_seeds(seeds: Words) -> Words:
     import numpy as np
 
     return np.asarray(seeds, np.uint64) ^ np.uint64(RANKING)
-
-
-def check_stage(stage: str, kind: str) -> None:
-    """Raises InputError where a kind cannot be a stage."""
-    from rlrec import policy as kinds
-
-    kinds.load(kind)
-    if kind in NO_STAGE:
-        raise InputError(f"kind {kind} cannot be the {stage} stage", hint=NO_STAGE[kind])

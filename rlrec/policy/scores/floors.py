@@ -18,9 +18,7 @@ def at_positions(floor: Floor, size: int) -> Array:
     """The probability of a uniform arm at positions 1..size, (size,)."""
     import numpy as np
 
-    if not isinstance(floor, tuple):
-        return np.full(size, floor, np.float64)
-    by_position = np.array(floor, np.float64)
+    by_position = np.array(floor, np.float64, ndmin=1)
     return by_position[np.minimum(np.arange(size), len(by_position) - 1)]
 
 

@@ -35,14 +35,8 @@ class Tabulated:
         self._density, self._first, self._second = density, first, second
         self._positions, self._n_densities = positions, n_densities
         arms, group, count = _collapse(first, second)
-        self.table, row = tabulate(
-            density(first[arms], second[arms]),
-            count,
-            ranks=positions,
-            n_densities=n_densities,
-            refine=refine,
-            spare=min(16 + len(arms) // 8, len(first) - len(arms)),
-        )
+        scores, spare = density(first[arms], second[arms]), min(16 + len(arms) // 8, len(first) - len(arms))
+        self.table, row = tabulate(scores, count, ranks=positions, n_densities=n_densities, refine=refine, spare=spare)
         self.row = row[group]
         self._row_of: dict[Pair, int] = {}
         self._best: Array | None = None

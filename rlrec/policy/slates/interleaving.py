@@ -57,9 +57,8 @@ class TeamDraftSampler:
             np.put_along_axis(probability, slates[:, :position], 1.0, axis=1)
             minimum[:, position] = probability.min(axis=1)
         rounded = propensity == 0
-        return DraftDraw(
-            slates, np.where(rounded, SMALLEST, propensity), np.full(slates.shape, np.nan), minimum, rounded, teams
-        )
+        propensity, marginal = np.where(rounded, SMALLEST, propensity), np.full(slates.shape, np.nan)
+        return DraftDraw(slates, propensity, marginal, minimum, rounded, teams)
 
     def conditionals(self, slates: Index, teams: Index) -> Array:
         """Probability of each arm of slates (n, k) given the coins, as teams (n, k), and what is above it, (n, k)."""

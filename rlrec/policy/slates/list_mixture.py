@@ -13,7 +13,7 @@ from rlrec.arrays import Array, Ids, Index, distinct_rows, look_up, piece_rows, 
 from rlrec.policy.scores.families.correlated import Correlated, Sampled
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.sampler import uniforms
-from rlrec.policy.scores.scores import Order, Scores, subset, unstack
+from rlrec.policy.scores.scores import Scores, subset, unstack
 from rlrec.policy.slates import slate
 
 _PAIRS = 1 << 20  # pairs of a list and a slate at a time
@@ -38,19 +38,16 @@ class ListMixture:
         """Probability that each arm stands at position 1..size, by each replica, (r, size, arms).
 
         Given a list it is exact, or of one simulated page where scores are samples; the mean over lists is unbiased."""
-        list_marginals = self._list_marginals(size)
+        if isinstance(self.scores, SampledLists):
+            list_marginals = np.array([self._simulated(number, size) for number in range(len(self.lists))])
+        else:
+            list_marginals = np.array(slate.marginals_each(self.scores, size=size, floor=self.floor, shared=True))
         marginals, cells = np.empty((len(self.weight), size, self.arms)), self.lists.ravel()
         for replica_marginals, weight in zip(marginals, self.weight, strict=True):
             for position in range(size):
                 shares = (weight[:, None] * list_marginals[:, position]).ravel()
                 replica_marginals[position] = np.bincount(cells, weights=shares, minlength=self.arms)
         return marginals
-
-    def _list_marginals(self, size: int) -> Array:
-        """Probability that each arm stands at position 1..size of its list, (u, size, s)."""
-        if isinstance(self.scores, SampledLists):
-            return np.array([self._simulated(number, size) for number in range(len(self.lists))])
-        return np.array(slate.marginals_each(self.scores, size=size, floor=self.floor, shared=True))
 
     def _simulated(self, number: int, size: int) -> Array:
         """The probabilities at each position of one page that is drawn from the samples of a list, (size, s)."""
@@ -98,13 +95,12 @@ class ListMixture:
         shares = [np.zeros(len(arm) * self.arms) for arm in tree.arm[:-1]] if with_next_arms else []
         used = np.flatnonzero(weight)
         for lists in np.split(used, range(_LISTS, len(used), _LISTS)):
-            ranked = self._ranked(lists, len(tree.arm) - 1)
+            scores = [self.scores[number] for number in lists.tolist()]
+            is_sampled, positions = isinstance(self.scores, SampledLists), len(tree.arm) - 1
+            ranked = scores if is_sampled else [item.order(positions) for item in scores]  # they remember their tables
             # pairs of a list and of a top that is made of its arms; ranks: of these in the list
-            list_index, node, ranks = (
-                np.arange(len(lists)),
-                np.zeros(len(lists), np.intp),
-                np.empty((len(lists), 0), np.intp),
-            )
+            list_index, node = np.arange(len(lists)), np.zeros(len(lists), np.intp)
+            ranks = np.empty((len(lists), 0), np.intp)
             joint = weight[lists]
             totals[0] += joint.sum()
             for depth in range(len(tree.arm) - 1):
@@ -133,11 +129,6 @@ class ListMixture:
     def _keys(self) -> Ids:
         """A number for each list and arm of it, ascending."""
         return (np.arange(len(self.lists))[:, None] * self.arms + self.lists).ravel()
-
-    def _ranked(self, lists: Index, positions: int) -> list[Scores] | list[Order]:
-        """The orders of some lists, which remember their tables; samples where scores are such."""
-        scores = [self.scores[number] for number in lists.tolist()]
-        return scores if isinstance(self.scores, SampledLists) else [item.order(positions) for item in scores]
 
     def _next_arms(self, ranked: Any, list_index: Index, ranks: Index) -> Array:
         """Probability of each arm of a list below slates, by the ranks (p, d) of their arms in lists (p,), (p, s)."""

@@ -48,9 +48,8 @@ def log_conditionals(
     temperature 0: the best score, equal bests share. Source: own derivation (Plackett-Luce with a floor: at every
     position the softmax of the arms left)."""
     rows, log_probability, n_eligible = np.arange(len(shown)), np.zeros(shown.shape), _n_eligible(score, eligible)
-    allowed = score if eligible is None else np.where(eligible, score, -np.inf)
     floors = at_positions(floor, shown.shape[1])
-    for position, probability in enumerate(remaining(allowed, shown, temperature=temperature)):
+    for position, probability in enumerate(remaining(_allowed(score, eligible), shown, temperature=temperature)):
         left, uniform = n_eligible - position, floors[position]
         p_shown = probability[rows, shown[:, position]]
         with np.errstate(divide="ignore"):  # the only arm left is certain
@@ -77,7 +76,8 @@ def divergences(
     """KL(reference || score) of each slot, given those above, (n, k) in nats; arguments: see `chi_squares`. Its sums
     over slates that were drawn under the reference scores are, on average, the divergence of whole slates."""
     sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
-    return np.stack([divergence(old, new) for new, old in sides], axis=1)
+    logs = ((old, np.log(np.maximum(old, 1e-30)) - np.log(np.maximum(new, 1e-30))) for new, old in sides)
+    return np.stack([np.einsum("nm,nm->n", old, log_ratio) for old, log_ratio in logs], axis=1)
 
 
 def _slots(
@@ -86,10 +86,8 @@ def _slots(
     """The distributions of each slot, given those above, by both scores, (n, m) each. Arms that are not left have the
     same on both sides, so that no divergence is of them."""
     n_eligible, floors = _n_eligible(score, eligible), at_positions(floor, shown.shape[1])
-    sides = (
-        remaining(logits if eligible is None else np.where(eligible, logits, -np.inf), shown, temperature=temperature)
-        for logits in (score, reference)
-    )
+    logits = (_allowed(score, eligible), _allowed(reference, eligible))
+    sides = (remaining(allowed, shown, temperature=temperature) for allowed in logits)
     for position, (new, old) in enumerate(zip(*sides, strict=True)):
         uniform = floors[position] / np.maximum(n_eligible - position, 1)[:, None]
         yield uniform + (1 - floors[position]) * new, uniform + (1 - floors[position]) * old
@@ -98,7 +96,7 @@ def _slots(
 def probabilities(score: Array, eligible: Flags | None = None, *, temperature: float, floor: Floor) -> Array:
     """Probability of each arm at position 1, (n, m), by scores (n, m); rows sum to 1. eligible (n, m): arms that each
     may show, None: all."""
-    mixed = softmax(score if eligible is None else np.where(eligible, score, -np.inf), temperature=temperature)
+    mixed = softmax(_allowed(score, eligible), temperature=temperature)
     if explored := at_positions(floor, 1).item():
         mixed *= 1 - explored
         uniform = (explored / _n_eligible(score, eligible)).astype(mixed.dtype)[:, None]
@@ -111,7 +109,6 @@ def _n_eligible(score: Array, eligible: Flags | None) -> Index:
     return np.full(len(score), score.shape[1]) if eligible is None else eligible.sum(axis=1)
 
 
-def divergence(old: Array, new: Array) -> Array:
-    """KL(old || new) of distributions over arms, (n,) in nats, both (n, m)."""
-    ratio = np.log(np.maximum(old, 1e-30)) - np.log(np.maximum(new, 1e-30))
-    return np.einsum("nm,nm->n", old, ratio)
+def _allowed(score: Array, eligible: Flags | None) -> Array:
+    """Scores (n, m), -inf for arms that are not eligible."""
+    return score if eligible is None else np.where(eligible, score, -np.inf)

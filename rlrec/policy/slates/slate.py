@@ -132,10 +132,10 @@ def each_position_of(
     orders: Sequence[Order], case: Index, slates: Index, *, arms: int, floor: Floor
 ) -> Iterator[tuple[Index, int, Array, Index]]:
     """`each_position` by the orders of equally many arms, whose tables outlive it."""
-    m, floors = arms, at_positions(floor, slates.shape[1])
+    floors = at_positions(floor, slates.shape[1])
     for rows, by_position in _swept(orders, case, slates, arms, floor):
         for position, (probability, prefix) in enumerate(by_position):
-            mixed = mix_floor(probability, floors[position], m - position)
+            mixed = mix_floor(probability, floors[position], arms - position)
             mixed[prefix[:, None], slates[rows, :position]] = 0.0
             yield rows, position, mixed, prefix
 

@@ -35,9 +35,7 @@ class Draw:
     rounded: Flags
 
 
-def draw(
-    scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids, lists: bool = False
-) -> Draw:  # fmt: skip
+def draw(scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
     """Slates of n decisions drawn from the scores, with the probability each of them had (`SlateSampler.draw`)."""
     return SlateSampler(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions, lists=lists)
 
@@ -98,7 +96,10 @@ class SlateSampler:
         if not isinstance(self._order, DrawnOrder):
             return self._draw_by_position(seeds, decisions)
         if self._size == 1:
-            return self._draw_first(uniforms(seeds, decisions, words=1)[:, 0])
+            cumulative, smallest = self._cumulative
+            slates = _invert(self.first, cumulative, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
+            propensity = self.first[slates]
+            return _to_log(slates, propensity, propensity, np.full(propensity.shape, smallest))
         slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
         probability, least = self._order.conditionals(slates, floor=self._floor, least=not lists)
         left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
@@ -139,12 +140,6 @@ class SlateSampler:
     def _cumulative(self) -> tuple[Array, float]:
         """The distribution function of position 1, (m,), and its smallest probability."""
         return self.first.cumsum(), float(self.first.min())
-
-    def _draw_first(self, uniform: Array) -> Draw:
-        cumulative, least = self._cumulative
-        slates = _invert(self.first, cumulative, uniform)[:, None]
-        propensity = self.first[slates]
-        return _to_log(slates, propensity, propensity, np.full(propensity.shape, least))
 
     def _draw_by_position(self, seeds: Words, decisions: Ids) -> Draw:
         """Slates of decisions that have samples of their own."""

@@ -122,10 +122,8 @@ class SampledOrder:
     def _best(self, prefix: frozenset[int]) -> Array:
         """Fraction of the samples in which each arm is the best of those not above, (m,)."""
         if prefix not in self._by_prefix:
-            values = self.values
-            if prefix:
-                values = values.copy()
-                values[:, list(prefix)] = -np.inf
+            values = self.values.copy()
+            values[:, list(prefix)] = -np.inf
             first = values == values.max(axis=1, keepdims=True)
             self._by_prefix[prefix] = (1 / first.sum(axis=1)) @ first / len(values)
         return self._by_prefix[prefix]

@@ -26,9 +26,8 @@ class Gaussian(ExactScores):
         best, earlier = float(self.mean.max()), match_density(Normal, earlier_order)
         sd = np.maximum(self.sd, 1e-9 * np.abs(self.mean - best))
         origin = earlier.origin if earlier and abs(best - earlier.origin) <= 100 * sd.min() else best
-        return ContinuousOrder(
-            Normal, self.mean - origin, sd, positions=positions, origin=origin, earlier_order=earlier_order
-        )
+        mean = self.mean - origin
+        return ContinuousOrder(Normal, mean, sd, positions=positions, origin=origin, earlier_order=earlier_order)
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         return self.mean + self.sd * rng.standard_normal(shape)
