@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,6 +19,7 @@ from rlrec.log_fields import DECISION, EVENT, SLOT, STATED, LogField
 from rlrec.store.database import tables
 from rlrec.store.log import decisions, reader
 
+PAGE = Path(__file__).resolve().parents[1] / "rlrec" / "help" / "schema.md"
 ALL = [("decision", DECISION), ("slot", SLOT), ("event", EVENT)]
 
 
@@ -120,3 +123,16 @@ def test_a_notebook_has_the_types_of_the_fields() -> None:
         types = {inner.field(index).name: inner.field(index).type for index in range(inner.num_fields)}
         assert types.keys() == keys(listed)
         assert wrong(listed, types) == []
+
+
+def test_the_page_has_the_columns() -> None:
+    rows = [
+        f"| `{table}.{field.name}` | {f'`{field.key}`' if field.key else ''} | {field.meaning} |"
+        for table, listed in ALL
+        for field in listed
+    ]
+    start, rule, _ = PAGE.read_text(encoding="utf-8").rpartition("| --- | --- | --- |\n")
+    table = "\n".join(rows) + "\n"
+    if os.environ.get("PAGES") == "write":
+        PAGE.write_text(start + rule + table, encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == start + rule + table
