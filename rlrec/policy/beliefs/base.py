@@ -145,8 +145,8 @@ class Policy(Counts, ABC):
         return {}
 
     def examined(self, reward: Array, position: Ids | None) -> tuple[Array, Array]:
-        """The rewards of slots that count, and how many pulls each slot is, (n,) each. position (n,): may be None where
-        no curve says."""
+        """The reward that each slot adds to a belief and how many pulls it counts, (n,) each. position (n,): may be
+        None where the policy has no curve."""
         return examined_slots(reward, position, self.examination)
 
     def check(self, reward: Reward) -> None:
@@ -188,7 +188,7 @@ class Floored(Policy):
         return self._combine_exploration()
 
     def _combine_exploration(self, *rates: float) -> Floor:
-        """Exploration by the floor where it holds, and by others at every position."""
+        """The floor where it holds, combined with other rates of exploration, which hold at every position."""
         explored = any_of(*rates, self.floor) if rates else self.floor
         return limited(explored, any_of(*rates), positions_of(self.explore_slots))
 

@@ -19,8 +19,8 @@ from rlrec.policy.beliefs.reward import LIMIT
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A change of the mean: the first reward after it (an estimate), the reward at which it was noticed, and the means
-    on both sides. start and alarm are marks of rewards, as `Detector.take` was given them."""
+    """A change of the mean. start: the first reward after it (an estimate); alarm: the reward at which it was noticed;
+    both by the marks of rewards that `Detector.take` got. mean_before, mean_after: of the rewards on both sides."""
 
     start: int
     alarm: int
@@ -139,7 +139,7 @@ class Adwin:
             buckets -= gone
 
     def _cut(self, sums: Array, width: float) -> int:
-        """The number of the edge where the two sides differ most clearly; 0 where nowhere by enough."""
+        """The number of the edge where the two sides differ most clearly; 0 where they differ significantly nowhere."""
         count, total, squares = sums - sums[:, :1]
         n = count[-1]
         left = count[1:-1]
@@ -153,8 +153,8 @@ class Adwin:
 
 
 def _change(sums: Array, marks: Ids) -> Change:
-    """sums (3, 3) at the start of the window, at the cut and at the end; marks of the first reward after the cut and of
-    the last one."""
+    """The change at a cut. sums (3, 3): at the start of the window, at the cut and at the end; marks: of the first
+    reward after the cut and of the last one."""
     count, total, _ = np.diff(sums, axis=1)
     mean_before, mean_after = (total / count).tolist()
     return Change(start=int(marks[0]), alarm=int(marks[1]), mean_before=mean_before, mean_after=mean_after)

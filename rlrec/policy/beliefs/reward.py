@@ -49,7 +49,7 @@ def _terms(definition: Reward, events: Iterable[Event], *, served_at: int, settl
 
 
 def _transform(transform: Transform | None, total: float) -> float:
-    """The sum of a kind as its weight multiplies it; the logarithm is log1p of its size, with its sign."""
+    """The sum of the values of a kind after its transform. The logarithm is log1p of its size, with its sign."""
     if transform is None:
         return total
     if transform.cap is not None:
@@ -65,7 +65,7 @@ def clip(definition: Reward, total: float) -> float:
 
 
 def is_bounded(value: float) -> bool:
-    """Whether a number may enter: finite, and small enough that rewards can be squared and summed."""
+    """Whether a number is finite, and small enough that rewards made of it can be squared and summed."""
     return abs(value) <= LIMIT
 
 
@@ -138,8 +138,8 @@ def largest(definition: Reward) -> float:
 
 
 def within_unit_hint(definition: Reward) -> str:
-    """How to have a reward within [0, 1]: the command that defines this one in units of its largest value, where it is
-    never negative."""
+    """A hint how to bring a reward into [0, 1]: where it is never negative, the command that defines it again in units
+    of its largest value."""
     clipped, low = definition.clip_low is not None, definition.clip_low or 0.0
     if min(low, definition.default, 0.0 if clipped else min(definition.weights.values())) < 0:
         return (

@@ -155,7 +155,7 @@ class EncoderFit:
     fields: dict[str, _FieldValues] = field(default_factory=dict)
 
     def take(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Counts some objects."""
+        """Adds some objects to the statistics."""
         columns: dict[str, list[Any]] = defaultdict(list)
         waiting = list(chain.from_iterable(row.items() for row in rows))
         while waiting:
@@ -199,7 +199,7 @@ def _width(fields: Iterable[Field]) -> int:
 
 
 def _without_clashes(fields: Iterable[Field]) -> list[Field]:
-    """The fields no column of which has the name of an earlier one."""
+    """The fields without those that have a column named as a column of an earlier field is."""
     taken, distinct = {"1"}, []
     for suggested in fields:
         if taken.isdisjoint(suggested.names):

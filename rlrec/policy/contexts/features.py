@@ -47,7 +47,7 @@ class Sparse:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Sparse]) -> Sparse:
-        """The contexts of several, one after another."""
+        """The contexts of all parts, one part after another."""
         counts = np.concatenate([np.diff(piece.start) for piece in parts])
         column, value = (np.concatenate([getattr(piece, name) for piece in parts]) for name in ("column", "value"))
         return cls(np.r_[0, np.cumsum(counts)].astype(np.int32), column, value)
@@ -61,7 +61,7 @@ class Sparse:
         return self.start.nbytes + self.column.nbytes + self.value.nbytes
 
     def __getitem__(self, rows: int | slice | Index) -> Sparse:
-        """A context by itself, those of a range, or those of these rows, in that order."""
+        """One context by itself, the contexts of a range, or those of an array of rows in its order."""
         if isinstance(rows, np.ndarray):
             entries, row = self.entries(rows)
             start = np.r_[0, np.cumsum(np.bincount(row, minlength=len(rows)))].astype(np.int32)
@@ -80,7 +80,7 @@ class Sparse:
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
     def select_columns(self, columns: Index) -> Sparse:
-        """The entries on some columns, ascending, numbered by their index among these."""
+        """The contexts with their entries on some columns (ascending) alone; a column is its index among these."""
         index, is_selected = look_up(columns, self.column)
         start = np.r_[0, np.cumsum(is_selected)][self.start].astype(np.int32)
         return Sparse(start, index[is_selected].astype(np.int32), self.value[is_selected], single=self.single)
@@ -104,7 +104,7 @@ class Sparse:
         return np.column_stack([*products]) if values.shape[1] else np.zeros((width, 0))
 
     def entries(self, rows: Index) -> tuple[Index, Index]:
-        """The entries of these contexts, by index, and which of `rows` each belongs to, (f,) both."""
+        """The indices of the entries of some contexts, and the place in `rows` of each entry's context, (f,) both."""
         counts = (self.start[rows + 1] - self.start[rows]).astype(np.int64)
         return piece_rows(self.start[rows], counts), np.repeat(np.arange(len(rows)), counts)
 

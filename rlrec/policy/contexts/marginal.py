@@ -62,7 +62,7 @@ class Anchor:
         return weight
 
     def predicted(self, x: Sparse, context_index: Index, arm: Ids) -> Array:
-        """Predictions of the rewards of slots, (n,), beside their arms' means; which (n,): the context of each."""
+        """Predicted rewards of slots less the means of their arms, (n,). context_index (n,): the row in x of a slot."""
         if not len(self.key):
             return np.zeros(len(arm))
         entries, row = x.entries(context_index)

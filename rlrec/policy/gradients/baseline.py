@@ -54,8 +54,8 @@ def values(x: Array, fold: Ids, coefficients: Array) -> Array:
 
 
 def rloo(returns: Array, step: Ids) -> Array:
-    """Leave-one-out baseline, (n,): mean return of the other visits at the same step of theirs; where there is none,
-    that of all others.
+    """Leave-one-out baseline, (n,): the mean return of the other visits at the same step; where no other visit has that
+    step, the mean of all other returns.
 
     returns (n,); step (n,): of its visit. Source: own derivation (a mean without one term is independent of it)."""
     count, total = np.bincount(step), np.bincount(step, weights=returns)

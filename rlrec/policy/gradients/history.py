@@ -180,7 +180,7 @@ def _broken() -> RlrecError:
 
 
 def is_packed(blob: bytes) -> bool:
-    """Whether these can be the bytes of a history."""
+    """Whether a blob can be the bytes of a history."""
     if not blob:
         return True
     if len(blob) < _HEAD.size:
@@ -192,7 +192,7 @@ def is_packed(blob: bytes) -> bool:
 
 
 def sound(blobs: Sequence[bytes], step: Ints) -> Flags:
-    """Which of these can be the histories of decisions, (n,): none at the first step (n,), and some at all others."""
+    """Whether each blob can be the history of its decision, (n,): it is empty at the first step (n,) and only there."""
     has_bytes = np.fromiter(map(bool, blobs), np.bool_, len(blobs))
     return np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (has_bytes == (step > 0))
 

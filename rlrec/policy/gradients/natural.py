@@ -33,7 +33,7 @@ class FoldGradients:
 
     @classmethod
     def from_batches(cls, gradients: Iterable[Parameters]) -> FoldGradients:
-        """Every batch goes to the next fold."""
+        """The sums of the gradients of batches, which go to the folds in turn."""
         sums, sizes = [Parameters() for _ in range(FOLDS)], [0] * FOLDS
         for number, gradient in enumerate(gradients):
             fold = number % FOLDS
@@ -85,7 +85,7 @@ class MeanFeatures:
     memory: Array
 
     def centred(self, gradient: Parameters) -> Parameters:
-        """The gradient by features less their means; models without weights of states keep theirs."""
+        """The gradient by features less their means. A model without weights of states has none to centre."""
         bias = gradient[BIAS][:, None]
         mean_memory = bias * self.memory
         centred = gradient | {ARM_MEMORY: gradient[ARM_MEMORY] - mean_memory}

@@ -104,7 +104,7 @@ class GradientSums(Sums):
 
 
 def squared(parameters: Parameters) -> float:
-    """Squared length."""
+    """The squared length of all parameters as one vector."""
     return float(sum((values**2).sum() for values in parameters.values()))
 
 
@@ -114,7 +114,7 @@ def zero_sums(parameters: Parameters) -> GradientSums:
 
 
 def sums(policy: Gradient, parameters: Parameters, batch: Iterable[LoggedSlates], objective: Objective) -> GradientSums:
-    """The gradient of some slates, as sums. Source: Williams 1992 (REINFORCE); weights and the top-K factor after Chen
+    """The sums that give the gradient of a batch. Source: Williams 1992 (REINFORCE); weights and top-K factor by Chen
     et al. 2019; slates by the exact Plackett-Luce joint with a floor, own derivation."""
     gradient, names = zero_sums(parameters).gradient, [field.name for field in fields(GradientSums)[1:]]
     figures = dict.fromkeys(names, 0.0)
@@ -131,7 +131,7 @@ def _effective_gradient(
     policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, objective: Objective,
     figures: dict[str, float],
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Gradients by what `Gradient.effective` gives, chunk by chunk; the figures are added up in place."""
+    """Gradients by the parameters of `Gradient.effective`, chunk by chunk; the figures are added up in place."""
     weights, bias, history = effective
     if policy.design.context.intercept:  # the feature that is 1 in every state takes over the biases
         weights[:, 0] += bias
@@ -201,8 +201,8 @@ class _Chunk:
         self._exponentiate(effective)
 
     def _exponentiate(self, effective: tuple[Array, Array, Array]) -> None:
-        """Take exp of all scores relative to one of them, which saves a pass; rows that lie too far below it relative
-        to their own best.
+        """Take exp of all scores relative to one of them, which saves a pass. Rows that lie too far below that one are
+        taken relative to their own best score.
 
         An arm that was not shown counts for e^LEAST of its row at least, which changes no digit. The logits are needed
         afterwards only for the entropy."""
@@ -323,7 +323,7 @@ class _Chunk:
         return gradient, -factor[:, None] * self.shown_exp * (self.level + mean[:, None])
 
     def by_effective(self, by_score: Array) -> tuple[Array, Array, Array]:
-        """Gradients by what `Gradient.effective` gives, from derivatives (n, m) by the scores."""
+        """Gradients by the parameters of `Gradient.effective`, from derivatives (n, m) by the scores."""
         m, remembered = by_score.shape[1], by_score.reshape(-1)[self.cells]
         by_weights = by_score.T @ self.state.x
         if self.n_words:
@@ -357,7 +357,7 @@ def _running(values: Array) -> Array:
 
 
 def _clip(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:
-    """Importance weights, and what clipping removes of them."""
+    """The clipped importance weights, and how much clipping has removed from each."""
     if not objective.corrected:
         return np.ones(len(log_ratio)), np.zeros(len(log_ratio))
     weight = np.exp(np.minimum(log_ratio, HIGHEST))

@@ -128,8 +128,8 @@ class Linear(ContextualPolicy, Learner):
         return marginal.weights(sums[..., :3], centre, ridge=self.ridge, anchor=sums[..., 3])
 
     def _mean_left(self, belief: Belief, ridge: float) -> Array:
-        """Mean of what the anchor leaves of the rewards of each arm, shrunk by `ridge` pulls of 0, (m,): the weight of
-        its intercept beside sparse contexts; 0 where there is none."""
+        """The weight of each arm's intercept in a model of sparse contexts, (m,): the mean of its rewards less what the
+        anchor predicts, shrunk by `ridge` pulls of 0; 0 where contexts have no intercept."""
         mean, weight = np.zeros(len(belief.pulls)), belief.weight + ridge
         if not self.design.context.intercept:
             return mean
@@ -313,7 +313,7 @@ class LogisticThompson(LinThompson):
         return start
 
     def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
-        """The normal that touches the logit of their Beta at its mode."""
+        """Precision and response of the normal distribution that touches the logit of the Beta prior at its mode."""
         proper = (alpha > 0) & (beta > 0)
         a, b = np.where(proper, alpha, 1.0), np.where(proper, beta, 1.0)
         precision = np.where(proper, a * b / (a + b), 0.0)

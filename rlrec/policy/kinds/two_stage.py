@@ -137,7 +137,7 @@ class TwoStage(Policy):
 
     @property
     def _counting(self) -> Policy:
-        """A stage whose counts are those of both: one that has the curve, if there is one."""
+        """The stage whose counts hold for both stages: one that has the curve, if there is one."""
         return next((stage for stage in self.stages if stage.examination), self.stages[0])
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:

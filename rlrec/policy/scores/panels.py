@@ -83,7 +83,7 @@ def even_widths(pdf: Array, sf: Array, count: Array, n_densities: int) -> Array:
 
 
 def _lowest(lower: Array, upper: Array, count: Array, ranks: int) -> float:
-    """The point that at least `ranks` scores (all of them, if there are fewer) exceed for certain."""
+    """The highest point that at least `ranks` scores (all of them, if there are fewer) exceed for certain."""
     order = np.argsort(-lower)
     cumulative = np.cumsum(count[order])
     certain = lower[order[min(int(np.searchsorted(cumulative, ranks)), len(order) - 1)]]
@@ -131,7 +131,7 @@ class _Walk:
         return np.array(edges)
 
     def narrow(self, edges: Array, limits: Array) -> Array:
-        """Edges with no panel wider than a limit, given at both ends, (2, p), of panels between earlier edges."""
+        """New edges, between which no panel is wider than the limits. limits (2, p): at both ends of each old panel."""
         panel = int((edges[:-1] - edges[1:] > limits[0]).argmax())
         narrowed, rate = edges[: panel + 1].tolist(), 1 / limits
         while narrowed[-1] > edges[-1]:

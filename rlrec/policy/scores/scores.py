@@ -26,7 +26,7 @@ class Order(Protocol):
         """Probability that each arm stands at rank 1..size of the order, (size, m); NaN where no closed form exists."""
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
-        """Probability that each arm is the best of those left below each of prefixes (n, k), given that prefix,
+        """Probability that each arm is the best of the arms left after each prefix (n, k), given that prefix,
         (n, m)."""
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:

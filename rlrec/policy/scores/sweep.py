@@ -48,7 +48,7 @@ class ContinuousOrder(DrawnOrder):
 
     @property
     def _layout(self) -> tuple[float, int, int, int]:
-        """All that a table depends on beside the parameters."""
+        """Everything but the parameters of the scores on which a table depends."""
         return self.origin, len(self.first), self._positions, self._refine
 
     @property
@@ -158,7 +158,7 @@ class ContinuousOrder(DrawnOrder):
 
 
 def match_density(density: DensityOf, order: Order | None) -> ContinuousOrder | None:
-    """The order, if it is one of scores with such a density."""
+    """The order where it is continuous and its scores have this density, else None."""
     return order if isinstance(order, ContinuousOrder) and order.density is density else None
 
 
@@ -213,7 +213,7 @@ class _Sweep:
         return weight
 
     def show(self, prefixes: Index | slice, rows: Index, floor: float) -> None:
-        """Go on with some of the prefixes (n,), each as often as wanted: the table's rows (n,) come next."""
+        """Lengthen prefixes (n,) by one arm each, given by its row (n,) in the table; a prefix may come repeatedly."""
         log_cdf, uniform, mass = self._table.log_cdf[rows], floor / self._left, self._mass[prefixes]
         # the arm is the best left and its score the new cap, or it was picked and lies below the cap that stays
         cap = self._table.hazard[rows]
@@ -230,10 +230,10 @@ class _Sweep:
         self._normalize()
 
     def _normalize(self) -> None:
-        """Probability that the cap is above each node, and of the last arm given the prefix above it.
+        """Compute the probability that the cap is above each node, and that of the last arm given the arms above it.
 
-        An arm that this policy does not take there leaves caps that the nodes do not follow, and a prefix without
-        probability: it starts anew with the arms left."""
+        After an arm that this policy does not take there, the prefix has no probability and caps that the nodes do not
+        follow: it starts anew with the arms left."""
         self._weight_left = np.exp(self._log_cdf_left)
         self._weight_left *= self._table.weights
         self._mass = self._atom + np.einsum("nx,nx->n", self._cap, self._weight_left)
@@ -244,10 +244,11 @@ class _Sweep:
 
 
 def quantiles(table: ScoreTable, rows: Index, exceedance: Array) -> Array:
-    """The scores that rows (q,) exceed with probabilities above (q,), on the table's scale; all above its low edge.
+    """The scores that rows (q,) exceed with probabilities `exceedance` (q,), on the table's scale; all above its low
+    edge.
 
-    The probability of exceeding them differs from `above` by less than 1e-13. Source: own derivation."""
-    # the last panel whose left edge still has more than `above` to its right
+    The probability of exceeding them differs from that by less than 1e-13. Source: own derivation."""
+    # the last panel whose left edge still has more than `exceedance` to its right
     panel = _last_true(lambda panel: table.sf_edge[rows, panel] > exceedance, len(rows), len(table.edges) - 1)
     half = 0.5 * (table.edges[panel + 1] - table.edges[panel])
     # the node

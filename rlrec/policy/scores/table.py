@@ -75,7 +75,7 @@ class ScoreTable:
         return inside.reshape(values.shape)
 
     def put(self, rows: Index, density: Density, scores: Rows = ALL_ROWS, *, panels: int) -> None:
-        """Write the scores `which` into rows (a,), all of which end in the first `panels` panels.
+        """Write some scores of a density into rows (a,); all of them end in the first `panels` panels.
 
         Each tail is integrated from its own end, where it is small."""
         n, half = ORDER * panels, self._half[:panels, None]

@@ -61,7 +61,8 @@ class Tabulated:
         return not arms.size or (self._move(arms, old_pairs) and self._holds())
 
     def _move(self, arms: Index, old_pairs: set[Pair]) -> bool:
-        """Arms into the rows of their new parameters, away from those before; False where a row cannot be written."""
+        """Point arms to rows of their new parameters and give up rows that lost their last arm; False where a row
+        cannot be written."""
         pairs, row_of, table = _pairs(self._first[arms], self._second[arms]), self._row_of, self.table
         # arms whose parameters have a row, and rows that no arm has any more
         self.row[arms] = [row_of.get(pair, -1) for pair in pairs]
@@ -130,7 +131,7 @@ def _pairs(first: Array, second: Array) -> list[Pair]:
 
 
 def _collapse(first: Array, second: Array) -> tuple[Index, Index, Array]:
-    """Equal posteriors become one that counts for all of them: a cold start costs one arm.
+    """Groups of arms with equal posteriors, of which one is tabulated: a cold start costs one arm.
 
     The arm that stands for each of g groups (g,), the group of each arm (m,), and its size (g,)."""
     order = np.lexsort((second, first))

@@ -71,10 +71,11 @@ class ListMixture:
         return joint
 
     def each_position(self, slates: Index, weight: Array) -> Iterator[tuple[Index, int, Array, Index]]:
-        """The rows of slates (n, k), some at a time; a position from 0; the probability of each arm below each distinct
-        slate above, (v, arms), and which of these a row has. weight (u,): of each list. 0 below what no list makes.
+        """For some rows of slates (n, k) at a time, position by position from 0: the rows, the position, the
+        probability of each arm after each distinct prefix, (v, arms), and the prefix of each row. weight (u,): of each
+        list. After a prefix that no list makes it is 0.
 
-        A probability is the mean over lists of that of the slate down to it, over the mean down to the one above."""
+        A probability is the mean over lists of the probability of prefix and arm, divided by that of the prefix."""
         max_rows = min(_PAIRS // _LISTS, _ENTRIES // (self.arms * slates.shape[1]))
         for rows, tree in self._trees(slates, max_rows):
             totals, shares = self._sums(tree, weight, with_next_arms=True)
@@ -89,8 +90,8 @@ class ListMixture:
             yield rows, _Tree(slates[rows])
 
     def _sums(self, tree: _Tree, weight: Array, *, with_next_arms: bool = False) -> tuple[list[Array], list[Array]]:
-        """Sums over lists of the probability of each distinct top of slates, by length from 0; and with `below` of that
-        with each arm below it, (v, arms)."""
+        """Sums over lists of the probability of each distinct top of slates, by length from 0; with_next_arms: also of
+        each top followed by each arm, (v, arms)."""
         totals = [np.zeros(len(arm)) for arm in tree.arm]
         shares = [np.zeros(len(arm) * self.arms) for arm in tree.arm[:-1]] if with_next_arms else []
         used = np.flatnonzero(weight)
@@ -117,8 +118,8 @@ class ListMixture:
         return totals, [share.reshape(-1, self.arms) for share in shares]
 
     def _longer(self, lists: Index, node: Index, tree: _Tree, depth: int) -> tuple[Index, Index, Index]:
-        """The pairs of a list and a top whose list has the next arm of a longer top; the longer top, and where the arm
-        stands in the list."""
+        """The pairs of a list and a top that a longer top continues with an arm of the list, by index; that longer top,
+        and the rank of the arm in the list."""
         first, counts = tree.children[depth]
         pair, longer = np.repeat(np.arange(len(lists)), counts[node]), piece_rows(first[node], counts[node])
         key = lists[pair] * self.arms + tree.arm[depth + 1][longer]
@@ -131,7 +132,8 @@ class ListMixture:
         return (np.arange(len(self.lists))[:, None] * self.arms + self.lists).ravel()
 
     def _next_arms(self, ranked: Any, list_index: Index, ranks: Index) -> Array:
-        """Probability of each arm of a list below slates, by the ranks (p, d) of their arms in lists (p,), (p, s)."""
+        """Probability of each arm of a list at the position below d arms, (p, s). list_index (p,): the list of a row;
+        ranks (p, d): where the arms above stand in it."""
         (pairs, depth), s = ranks.shape, self.lists.shape[1]
         next_arms = np.empty((pairs, s))
         if isinstance(self.scores, SampledLists):
@@ -170,8 +172,8 @@ class _Tree:
 
 
 class SampledLists(Sequence[Scores]):
-    """The scores of lists (u, s) whose arms share one posterior: each list is ranked by samples of its own, those that
-    the words of a seed and its number give. They are drawn when they are asked for."""
+    """The scores of lists (u, s) whose arms share one posterior. Each list is ranked by samples of its own, drawn on
+    demand by the words of a seed and the number of the list."""
 
     def __init__(self, scores: Correlated, lists: Index, *, seed: int) -> None:
         self._scores, self._lists, self._seed = scores, lists, seed
@@ -183,7 +185,7 @@ class SampledLists(Sequence[Scores]):
         return Sampled(self._scores.decision_scores(self._seed, number).values[:, self._lists[number]])
 
     def uniforms(self, number: int, size: int) -> Array:
-        """The uniforms by which a page of so many positions is drawn, (1, size)."""
+        """The uniforms by which a slate of `size` positions is drawn from a list, (1, size)."""
         seeds, numbers = np.array([self._seed], np.uint64), np.array([number], np.int64)
         return uniforms(seeds, numbers, words=2 * size - 1)[:, ::2]
 

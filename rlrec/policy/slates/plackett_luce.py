@@ -84,7 +84,7 @@ def _slots(
     score: Array, reference: Array, shown: Index, eligible: Flags | None, *, temperature: float, floor: Floor
 ) -> Iterator[tuple[Array, Array]]:
     """The distributions of each slot, given those above, by both scores, (n, m) each. Arms that are not left have the
-    same on both sides, so that no divergence is of them."""
+    same probability on both sides, so that they add nothing to a divergence."""
     n_eligible, floors = _n_eligible(score, eligible), at_positions(floor, shown.shape[1])
     logits = (_allowed(score, eligible), _allowed(reference, eligible))
     sides = (remaining(allowed, shown, temperature=temperature) for allowed in logits)

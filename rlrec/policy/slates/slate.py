@@ -121,9 +121,9 @@ def conditionals_each(case_scores: Sequence[Scores], case: Index, slates: Index,
 def each_position(
     case_scores: Sequence[Scores], case: Index, slates: Index, *, floor: Floor
 ) -> Iterator[tuple[Index, int, Array, Index]]:
-    """`remaining` at each position of slates (n, k), some at a time, each of its case (n,) among many exact scores of
-    equally many arms: the rows of slates in order (r,), the position from 0, the probabilities below each distinct case
-    and slate above, (u, m), and which of these a row has, (r,)."""
+    """`remaining` at each position of slates (n, k), some slates at a time, each by the exact scores of its case (n,);
+    all cases have equally many arms. What comes: rows of slates in order (r,), the position from 0, the probabilities
+    after each distinct case and prefix, (u, m), and the index of these for each row, (r,)."""
     orders = [scores.order(slates.shape[1]) for scores in case_scores]
     yield from each_position_of(orders, case, slates, arms=len(case_scores[0]), floor=floor)
 
@@ -141,7 +141,7 @@ def each_position_of(
 
 
 def _few_of_each(cases: int, arms: int, slates: Index) -> bool:
-    """Whether cases have so few slates each that a table for each costs more than one for all."""
+    """Whether cases have so few slates each that a table for each case costs more than one table for all."""
     return len(slates) < _SLATES * cases and arms <= _ARMS
 
 

@@ -82,7 +82,7 @@ class SlateSampler:
         self._order: Order = scores.order(size, earlier_order=earlier_sampler._order if earlier_sampler else None)
 
     def prepare(self) -> None:
-        """Compute ahead what `draw` will need of the belief alone."""
+        """Compute in advance what `draw` needs and what depends on the belief alone."""
         if isinstance(self._order, DrawnOrder):
             _ = self._cumulative if self._size == 1 else self.marginals
 

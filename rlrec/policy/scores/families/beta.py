@@ -101,7 +101,8 @@ class BetaLogit:
 
     @cached_property
     def _tails(self) -> tuple[Index, Array, Array, float, float]:
-        """Scores with tails that may have wide panels, their knees, and between what points none of them has."""
+        """Scores with tails that may have wide panels, their left and right knees, and the two points between which
+        every score needs its narrow panels."""
         tails = np.flatnonzero(np.minimum(self._alpha, self._beta) < 1.25)
         left_knee, right_knee = -np.log(np.maximum(self._beta[tails], 1)), np.log(np.maximum(self._alpha[tails], 1))
         lowest = (left_knee - 2 * self.step[tails]).max(initial=-np.inf)

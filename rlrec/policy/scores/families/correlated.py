@@ -46,8 +46,8 @@ class Correlated:
         return Sampled(values[:, row])
 
     def simulate_pages(self, runs: int, size: int, rng: np.random.Generator) -> Array:
-        """The values by which each position of pages of decisions of their own ranks the arms, (size, runs, m): each
-        position takes one of the decision's samples, so that some take the same one."""
+        """The values that rank the arms at each position of simulated slates, each of a decision of its own, (size,
+        runs, m). A position takes one of its decision's samples; two positions may take the same one."""
         rows, row = self._distinct
         z, sample = rng.standard_normal((size, runs, rows.shape[1] - 1)), rng.integers(self.samples, size=(size, runs))
         for position in range(1, size):
@@ -58,8 +58,8 @@ class Correlated:
 
     @cached_property
     def _distinct(self) -> tuple[Array, Index]:
-        """Location and factor of arms that differ, and which of these each arm has: a product may round equal rows
-        differently, and they would no longer tie."""
+        """Distinct rows of location and factor, and the row of each arm. Without them a product could round equal rows
+        differently, and equal arms would no longer tie."""
         return distinct_rows(np.column_stack([self.location, self.factor]))
 
 
