@@ -84,7 +84,8 @@ class Cluster:
             except distributed.KilledWorker as error:
                 raise deadly_partition(number) from error
             except (Exception, distributed.CancelledError) as error:
-                raise _failed(error) from error
+                cause = " ".join(str(error).split())[:300]
+                raise RlrecError(f"a worker failed: {type(error).__name__}: {cause}") from error
             self.mixed |= is_mixed(answer.fingerprint, self._fingerprint)
             future.release()
             result = packing.unpack(answer.message)
@@ -139,7 +140,3 @@ def _run(runner: Runner, task: bytes, partition: Any) -> _Answer:
         return _Answer(fingerprint(), packing.pack(runner(task, partition)))
     except RlrecError as error:
         return _Answer(fingerprint(), packing.pack(error))
-
-
-def _failed(error: BaseException) -> RlrecError:
-    return RlrecError(f"a worker failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")

@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 def examined(answers: Sequence[CurveAnswer]) -> Figure:
     """How likely positions are looked at, by one, two or three curves."""
     series = [
-        Series(
-            f"{answer['curve']}@{answer['number']}",
-            [
-                PlotPoint(row["position"], row["examination"], row["lower"], row["upper"], str(row["position"]))
-                for row in answer["positions"]
-            ],
-        )
+        Series(f"{answer['curve']}@{answer['number']}", _points(answer["positions"], "position", "examination"))
         for answer in answers
     ]
     lowest = answers[0]["positions"][-1]
@@ -42,12 +36,16 @@ def examined(answers: Sequence[CurveAnswer]) -> Figure:
     )
 
 
+def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> list[PlotPoint]:
+    return [PlotPoint(row[x], row[y], row["lower"], row["upper"], str(row[x])) for row in rows]
+
+
 def learned(policy: str, version: int, training: Mapping[str, Any] | None, *, live: bool) -> Figure | None:
     """The learning curve of a version; None where it was not trained, or no epoch was stored."""
     if training is None or not training["curve"]:
         return None
     curve, best, gate = training["curve"], training["best"], training["gate"]
-    points = [PlotPoint(row["epoch"], row["gain"], row["lower"], row["upper"], str(row["epoch"])) for row in curve]
+    points = _points(curve, "epoch", "gain")
     marked = next((count for count, row in enumerate(curve) if row["epoch"] == best), None)
     headers = ["epoch", "gain", "lower", "upper", "ess", "entropy", "kl"]
     return Figure(

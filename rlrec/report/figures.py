@@ -69,13 +69,10 @@ def over_time(answer: Outcomes, metric: str = "reward_per_visit", *, until: int 
         PlotPoint(parse(str(row["group"])) / 3.6e9, *_scaled(row, scale), _day(str(row["group"]))) for row in rows
     ]
     years = sorted({str(rows[0]["group"])[:4], str(rows[-1]["group"])[:4]})
-    level = f"{100 * answer['level']:g} %"
+    level, x_name = f"{100 * answer['level']:g} %", f"{period} (UTC), {' to '.join(years)}"
     return Figure(
         title=f"{name[0].upper()}{name[1:]}: {_change(rows, answer['differences'], period, share=scale == 100)}",
-        drawing=chart(
-            [Series(name, points)], x_name=f"{period} (UTC), {' to '.join(years)}",
-            y_name=f"{name}{unit}; band: {level}",
-        ),
+        drawing=chart([Series(name, points)], x_name=x_name, y_name=f"{name}{unit}; band: {level}"),
         description=f"A line over {quantity(len(points), period)} with its interval of {level}, "
         f"clustered by {answer['unit']}.",
         headers=[f"{period} from", name, "lower", "upper", f"{answer['unit']}s", "notes"],
@@ -91,9 +88,8 @@ Bounded = tuple[float | None, float | None, float | None]
 
 def _scaled(row: OutcomeRow, scale: float) -> Bounded:
     """A value with its bounds, times a number."""
-    value, lower, upper = (
-        None if figure is None else scale * figure for figure in (row["value"], row["lower"], row["upper"])
-    )
+    figures = row["value"], row["lower"], row["upper"]
+    value, lower, upper = (None if figure is None else scale * figure for figure in figures)
     return value, lower, upper
 
 
@@ -259,19 +255,17 @@ def _sure(row: Mapping[str, Any]) -> tuple[str, str]:
 def _interleaved(answer: VariantComparison) -> Figure | None:
     """The two versions that fill every slate in turns: the difference of their credits a decision."""
     row = answer["differences"][0]
+    bounds = row["value"], row["lower"], row["upper"]
     if row["value"] is None:
         return None
     policies = {variant["variant"]: variant["policy"] for variant in answer["variants"]}
     names = f"{policies[row['variant']]} less {policies[row['against']]}"
     sure, look = _sure(row)
-    figures = interval(row["value"], row["lower"], row["upper"])
+    figures, credit = interval(*bounds), Interval(names, *bounds, sure, look)
     headers = ["value", "lower", "upper", "p_value"]
     return Figure(
         title=f"{answer['experiment']}: {names}, {figures} a decision ({sure})",
-        drawing=forest(
-            [Interval(names, row["value"], row["lower"], row["upper"], sure, look)],
-            x_name="difference of the credit a decision", level=0.0,
-        ),
+        drawing=forest([credit], x_name="difference of the credit a decision", level=0.0),
         description="One interval of 95 %; if it crosses 0, nothing is sure.",
         headers=["difference", *headers],
         rows=[[names, *(row[header] for header in headers)]],
@@ -290,11 +284,8 @@ def _decided(answer: VariantComparison) -> str:
             sure, _ = _sure(row)
             change = "" if row["relative"] is None else f" {percent(abs(row['relative']))}"
             figures = f"{interval(row['value'], row['lower'], row['upper'])} {_metric(row, answer).split(' ', 1)[1]}"
-            verdict = (
-                f"is not surely different from {row['against']}"
-                if sure == "not sure"
-                else (f"earns{change} {sure} than {row['against']}")
-            )
+            verdict = f"earns{change} {sure} than {row['against']}"
+            verdict = f"is not surely different from {row['against']}" if sure == "not sure" else verdict
             texts.append(f"{row['group']} {verdict} ({figures}{', so far' if 'young-units' in row['reasons'] else ''})")
     doubt = "the split is not as defined, do not trust it: " if p_value is not None and p_value < ALARM else ""
     return doubt + "; ".join(texts)
@@ -313,37 +304,27 @@ def believed(answer: PolicyBelief) -> Figure | None:
     top, chance = shown[0], "at position 1"
     context = "With an empty context, " if "features" in answer else ""
     if any(row["mean"] is not None for row in shown):
-        drawing = forest(
-            [
-                Interval(row["arm"], row["mean"], row["lower"], row["upper"], f"shown {percent(row['probability'])}")
-                for row in shown
-            ],
-            x_name=f"believed mean reward ({answer['reward']}) of a slot", zero=True,
-        )  # fmt: skip
+        notes = [f"shown {percent(row['probability'])}" for row in shown]
+        pairs = zip(shown, notes, strict=True)
+        intervals = [Interval(row["arm"], row["mean"], row["lower"], row["upper"], note) for row, note in pairs]
+        drawing = forest(intervals, x_name=f"believed mean reward ({answer['reward']}) of a slot", zero=True)
         belief = f", believed to earn {interval(top['mean'], top['lower'], top['upper'])}"
     else:
-        drawing = bars(
-            [Bar(row["arm"], 100 * (row["probability"] or 0.0)) for row in shown],
-            x_name=f"probability {chance}", unit="\u00a0%",
-        )  # fmt: skip
+        chances = [Bar(row["arm"], 100 * (row["probability"] or 0.0)) for row in shown]
+        drawing = bars(chances, x_name=f"probability {chance}", unit="\u00a0%")
         belief = ""
     extent = f"the {MAX_ROWS} of {len(arms)} arms that are shown most" if len(arms) > MAX_ROWS else "all active arms"
     headers = ["arm", "probability", "mean", "lower", "upper", "pulls", "served"]
+    highest, lowest = (arms[end]["probability"] or 0.0 for end in (0, -1))
     return Figure(
         title=f"{context}{name} shows all {len(arms)} arms about as often"
-        if _is_even(arms)
+        if len(arms) > 1 and lowest > 0.95 * highest
         else f"{context}{name} shows {top['arm']} most ({percent(top['probability'])} {chance}){belief}",
         drawing=drawing,
         description=f"One interval of 95 % an arm; {extent}; kind {answer['kind']}.",
         headers=headers,
         rows=[[row[header] for header in headers] for row in shown],
     )
-
-
-def _is_even(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether several arms, from the likeliest to the least likely, have almost the same probability."""
-    first, last = (rows[end]["probability"] or 0.0 for end in (0, -1))
-    return len(rows) > 1 and last > 0.95 * first
 
 
 def exposed(answer: Exposure) -> Figure:
@@ -355,18 +336,15 @@ def exposed(answer: Exposure) -> Figure:
         if total >= slots / 2:
             break
         half, total = half + 1, total + row["realised"]
+    shares = [
+        Bar(row["arm"], 100 * row["realised"] / slots, row["expected"] and 100 * row["expected"] / slots)
+        for row in shown
+    ]
     alone = even is None or number(even) == "1"
     spread = "" if alone else f"; all in all it is as if {number(even)} were shown equally often"
     return Figure(
         title=f"Half of the slots went to {half} of {quantity(len(arms), 'arm')}{spread}",
-        drawing=bars(
-            [
-                Bar(row["arm"], 100 * row["realised"] / slots, row["expected"] and 100 * row["expected"] / slots)
-                for row in shown
-            ],
-            x_name="share of the slots; tick: as probabilities expect",
-            unit="\u00a0%",
-        ),
+        drawing=bars(shares, x_name="share of the slots; tick: as probabilities expect", unit="\u00a0%"),
         description=f"One bar an arm, the {len(shown)} with the most of {quantity(answer['slots'], 'slot')}.",
         headers=["arm", "slots", "expected", "mean reward", "lower", "upper"],
         rows=[[row["arm"], row["realised"], row["expected"], row["rate"], row["lower"], row["upper"]] for row in shown],
@@ -381,14 +359,12 @@ def evenness(answer: Exposure) -> Figure | None:
     points = [PlotPoint(parse(day["day"]) / 3.6e9, day["effective_arms"], label=_day(day["day"])) for day in days]
     counts = [day["effective_arms"] for day in days if day["effective_arms"] is not None]
     span = f"{number(min(counts))} to {number(max(counts))}" if counts else "an unknown number of"
+    x_name = f"day (UTC), {days[-1]['day'][:4]}"
     headers = ("day", "decisions", "slots", "effective_arms", "coverage", "gini", "floor_share")
     return Figure(
         title=f"On a day it is as if {span} arms were shown equally often; on {_day(days[-1]['day'])}, "
         f"{number(days[-1]['effective_arms'])}",
-        drawing=chart(
-            [Series("effective arms", points)], x_name=f"day (UTC), {days[-1]['day'][:4]}",
-            y_name="arms, were they shown equally often",
-        ),
+        drawing=chart([Series("effective arms", points)], x_name=x_name, y_name="arms, were they shown equally often"),
         description=f"A line over {quantity(len(points), 'day')}.",
         headers=[header.replace("_", " ") for header in headers],
         rows=[[*map(dict(day).get, headers)] for day in days],

@@ -158,9 +158,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     numeric = [all(isinstance(row[count], int | float | None) for row in rows) for count in range(len(headers))]
     looks = [' class="n"' if is_numeric else "" for is_numeric in numeric]
     head = "".join(f'<th scope="col"{look}>{escape(name)}</th>' for name, look in zip(headers, looks, strict=True))
-    body = "".join(
-        f"<tr>{''.join(_cell(value, look) for value, look in zip(row, looks, strict=True))}</tr>" for row in rows
-    )
+    body = "".join(f"<tr>{''.join(map(_cell, row, looks))}</tr>" for row in rows)
     return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

@@ -38,14 +38,10 @@ SHAPES = (
 )
 
 
-def _style() -> str:
-    """The look of figures: on a screen, in the dark, on paper. Colours are literal, since editors know no variables."""
-    names = ("ink", "soft", "grid", "paper", "first", "second", "third", "doubt")
-    rules = {media: COLOURS % dict(zip(names, palette, strict=True)) for media, palette in PALETTES.items()}
-    return "".join(f"@media {media}{{{text}}}" if media else text for media, text in rules.items()) + SHAPES
-
-
-STYLE = _style()
+# The look of figures: on a screen, in the dark, on paper. Colours are literal, since editors know no variables.
+_NAMES = ("ink", "soft", "grid", "paper", "first", "second", "third", "doubt")
+_RULES = {media: COLOURS % dict(zip(_NAMES, palette, strict=True)) for media, palette in PALETTES.items()}
+STYLE = "".join(f"@media {media}{{{text}}}" if media else text for media, text in _RULES.items()) + SHAPES
 
 
 class PlotPoint(NamedTuple):
@@ -331,8 +327,7 @@ def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
     """Bars below each other, each under its name and its value; their ticks are short lines across."""
     height, top = 33, 8
     bottom = top + height * len(rows) + 4
-    values = [value for row in rows for value in (row.value, row.tick)]
-    xs = _scale(values, 14, WIDTH - 14, zero=True)
+    xs = _scale([value for row in rows for value in (row.value, row.tick)], 14, WIDTH - 14, zero=True)
     marks = _vertical(xs, top, bottom, x_name, unit)
     for count, row in enumerate(rows):
         y = top + count * height + 19
@@ -362,10 +357,14 @@ def _vertical(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "")
     return [*marks, text(WIDTH / 2, bottom + 34, x_name, anchor="middle", look="soft")]
 
 
-def figure(drawing: Drawing, *, key: str, title: str, description: str) -> str:
+def figure(drawing: Drawing, *, key: str, title: str, description: str, extra: str = "") -> str:
     """An <svg> element with a title and a description for screen readers. key: letters that no other figure of the page
-    has."""
-    return _element(drawing, key, title, description)
+    has; extra: more attributes."""
+    return (
+        f'<svg{extra} class="fig" viewBox="0 0 {WIDTH} {drawing.height:g}" role="img" '
+        f'aria-labelledby="{key}-t {key}-d"><title id="{key}-t">{escape(title)}</title>'
+        f'<desc id="{key}-d">{escape(description)}</desc>{drawing.marks}</svg>'
+    )
 
 
 def document(drawing: Drawing, *, title: str, description: str) -> str:
@@ -376,15 +375,8 @@ def document(drawing: Drawing, *, title: str, description: str) -> str:
     paper = _tag("rect", "paper", width=WIDTH, height=drawing.height + rise)
     marks = f'<style>{STYLE}</style>{paper}{heading}<g transform="translate(0 {rise})">{drawing.marks}</g>'
     extra = f' xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}"'
-    return _element(Drawing(drawing.height + rise, marks), "plot", title, description, extra=extra) + "\n"
-
-
-def _element(drawing: Drawing, key: str, title: str, description: str, *, extra: str = "") -> str:
-    return (
-        f'<svg{extra} class="fig" viewBox="0 0 {WIDTH} {drawing.height:g}" role="img" '
-        f'aria-labelledby="{key}-t {key}-d"><title id="{key}-t">{escape(title)}</title>'
-        f'<desc id="{key}-d">{escape(description)}</desc>{drawing.marks}</svg>'
-    )
+    framed = Drawing(drawing.height + rise, marks)
+    return figure(framed, key="plot", title=title, description=description, extra=extra) + "\n"
 
 
 def wrap(words: str, letters: int) -> list[str]:
