@@ -134,19 +134,16 @@ def chained(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
     """The curve whose neighbours' ratios are multiplied from position 1 down, with intervals over clusters by the delta
     method on the logarithm. It ends above the first position that lacks overlap or rewards."""
     summary = sums.moments.summary()
-    lacking = [_lack(pair, sums.effective[pair], summary.total[1 + 2 * pair : 3 + 2 * pair]) for pair in
-               range(len(sums.effective))]  # fmt: skip
+    pair_sums = zip(sums.effective, summary.total[1:].reshape(-1, 2), strict=True)
+    lacking = [_lack(pair, effective, totals) for pair, (effective, totals) in enumerate(pair_sums)]
     length = 1 + sum(1 for _ in takewhile(lambda reason: reason is None, lacking))
-    log, error = [0.0], [0.0]
     clusters = int(summary.present[0])
+    log, error = np.zeros(length), np.zeros(length)
     for depth in range(1, length):
-        columns = slice(1, 1 + 2 * depth)
-        value, deviation = value_and_error(
-            LogRatio(), summary.total[columns], summary.moment[columns, columns], clusters
-        )
-        log.append(float(value))
-        error.append(float(deviation))
-    reach = -NormalDist().inv_cdf((1 - level) / 2) * np.array(error)
+        chain = slice(1, 1 + 2 * depth)
+        total, moment = summary.total[chain], summary.moment[chain, chain]
+        log[depth], error[depth] = value_and_error(LogRatio(), total, moment, clusters)
+    reach = -NormalDist().inv_cdf((1 - level) / 2) * error
     vague = np.flatnonzero(np.exp(2 * reach) > VAGUE)
     reasons = [*(f"wide:{index + 1}" for index in vague[:1].tolist()), *filter(None, lacking[length - 1 : length])]
     return EstimatedCurve(

@@ -158,19 +158,17 @@ def explanations(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
         "low-ess": _low_ess, "few-rewards": _few_rewards, "mean-weight": _mean_weight,
         "position-model": _position_model, "short-horizon": _short_horizon, "carry-over": _carry_over,
     }  # fmt: skip
-    lines = []
-    for reason in REASONS:
-        concerned = [estimate for estimate in estimates if reason in estimate["reasons"]]
-        if concerned:
-            lines.append(f"{reason}: {'; '.join(causes[reason](concerned)) if reason in causes else REASONS[reason]}")
-    return lines
+    by_reason = {reason: [row for row in estimates if reason in row["reasons"]] for reason in REASONS}
+    return [
+        f"{reason}: {'; '.join(causes[reason](concerned)) if reason in causes else REASONS[reason]}"
+        for reason, concerned in by_reason.items() if concerned
+    ]  # fmt: skip
 
 
 def _low_ess(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    by_cause: dict[str | None, list[float | None]] = {cause: [] for cause in [*_ESS, None]}
-    for estimate in estimates:
-        by_cause[_ess_cause(estimate["ess"], estimate["clusters"])].append(estimate["ess"])
-    return [f"effective sample size {_span(by_cause[cause])}, {cause}" for cause in _ESS if by_cause[cause]]
+    pairs = [(_ess_cause(row["ess"], row["clusters"]), row["ess"]) for row in estimates]
+    by_cause = {cause: [ess for its_cause, ess in pairs if its_cause == cause] for cause in _ESS}
+    return [f"effective sample size {_span(values)}, {cause}" for cause, values in by_cause.items() if values]
 
 
 def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -192,11 +190,8 @@ def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _carry_over(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    units = {estimate["unit"] for estimate in estimates}
-    return [
-        *([REASONS["carry-over"]] if units != {"session"} else []),
-        *([_BETWEEN_VISITS] if "session" in units else []),
-    ]
+    per_session = sorted({estimate["unit"] == "session" for estimate in estimates})
+    return [_BETWEEN_VISITS if is_session else REASONS["carry-over"] for is_session in per_session]
 
 
 def _mean_weight(estimates: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -230,10 +230,8 @@ class Model:
         is enough."""
         # no value leaves the range: sum over arms of pi (effect + offset)
         lo, hi = self.reward_range
-        inside = not len(offset) or (
-            lo <= self.effects.min() + offset.min() and self.effects.max() + offset.max() <= hi
-        )
-        if inside:
+        low, high = self.effects.min(), self.effects.max()
+        if not len(offset) or (lo <= low + offset.min() and high + offset.max() <= hi):
             mass = target.sum(axis=1)
             return (target @ self.effects.T)[case, fold] + mass[case] * offset
         # else clip every arm's value, once for equal rows

@@ -32,18 +32,12 @@ def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -
     An estimator for which no interval is valid (dm) may stand beside others: its bounds are null. Cressie-Read is
     refused for it, as for all but ips and snips."""
     if interval not in INTERVALS:
-        raise InputError(
-            f"unknown interval {interval!r}",
-            hint=suggest(interval, list(INTERVALS)) or f"known: {', '.join(INTERVALS)}",
-        )
+        hint = suggest(interval, list(INTERVALS)) or f"known: {', '.join(INTERVALS)}"
+        raise InputError(f"unknown interval {interval!r}", hint=hint)
     check_level(level)
-    lacking = [
-        label for label, estimator in estimators.items() if interval not in (estimator.intervals or INTERVALS[:2])
-    ]
-    if lacking:
-        raise InputError(
-            f"interval {interval} does not exist for {', '.join(lacking)}", hint="use --interval bootstrap-t"
-        )
+    if lacking := [name for name, kind in estimators.items() if interval not in (kind.intervals or INTERVALS[:2])]:
+        message = f"interval {interval} does not exist for {', '.join(lacking)}"
+        raise InputError(message, hint="use --interval bootstrap-t")
 
 
 def check_level(level: float) -> None:

@@ -364,13 +364,10 @@ class _Covariate:
 
     def adjusted(self, mean: VariantMean, theta: float) -> VariantMean:
         """R - theta K. Its error: that of R, by as much less as the delta method says."""
-        influence, past = self._weights
-        plain, residual = (self._square(weights) for weights in (influence, influence - theta * past))
+        (influence, past), moment = self._weights, self.summary.moment
+        plain, residual = (max(0.0, float(w @ moment @ w)) for w in (influence, influence - theta * past))
         error = mean.error * np.sqrt(residual / plain) if plain > 0 else mean.error
         return replace(mean, value=mean.value - theta * self._past_mean, error=float(error))
-
-    def _square(self, weights: Array) -> float:
-        return max(0.0, float(weights @ self.summary.moment @ weights))
 
     @property
     def _past_mean(self) -> float:
@@ -388,11 +385,9 @@ class _Covariate:
 def _columns(summary: ClusterSummary, names: tuple[str, ...]) -> ClusterSummary:
     """The summary of these columns alone, which are its first ones."""
     first = slice(len(names))
-    return ClusterSummary(
-        columns=names, present=summary.present[first], total=summary.total[first], largest=summary.largest[first],
-        moment=summary.moment[first, first], absolute=summary.absolute[first], units=summary.units[:, first],
-        blocks=summary.blocks,
-    )  # fmt: skip
+    columns = {name: getattr(summary, name)[first] for name in ("present", "total", "largest", "absolute")}
+    moment, units = summary.moment[first, first], summary.units[:, first]
+    return replace(summary, **columns, columns=names, moment=moment, units=units)
 
 
 def _reasons(metric: Metric, *means: VariantMean, bounded: bool) -> list[str]:

@@ -76,10 +76,10 @@ class ClusterSummary(BlockSums):
         """The columns whose names begin with a prefix, by what follows it."""
         names = tuple(name for name in self.columns if name.startswith(prefix))
         index = self.index(names)
-        return ClusterSummary(
-            columns=tuple(name.removeprefix(prefix) for name in names), present=self.present[index],
+        return replace(
+            self, columns=tuple(name.removeprefix(prefix) for name in names), present=self.present[index],
             total=self.total[index], moment=self.moment[np.ix_(index, index)], largest=self.largest[index],
-            absolute=self.absolute[index], units=self.units[:, index], blocks=self.blocks,
+            absolute=self.absolute[index], units=self.units[:, index],
         )  # fmt: skip
 
 

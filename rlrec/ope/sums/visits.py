@@ -153,7 +153,7 @@ class Course:
     @cached_property
     def mean_weight(self) -> Array:
         """Discounted mean of w_t over the visit's steps: the weight of its rewards, taken together."""
-        return self._sum(self.discount * self.ratio) / self._sum(self.discount)
+        return self.sum(self.discount * self.ratio) / self.sum(self.discount)
 
     @cached_property
     def weighted_return(self) -> Array:
@@ -163,12 +163,12 @@ class Course:
     @cached_property
     def logged_return(self) -> Array:
         """The discounted return as it was logged."""
-        return self._sum(self.discount * self.batch.reward)
+        return self.sum(self.discount * self.batch.reward)
 
     @cached_property
     def stepwise_return(self) -> Array:
         """sum_t gamma^t w_t r_t."""
-        return self._sum(self.stepwise_reward)
+        return self.sum(self.stepwise_reward)
 
     @cached_property
     def first_value(self) -> Array:
@@ -179,19 +179,19 @@ class Course:
     def robust_return(self) -> Array:
         """V_0 + sum_t gamma^t w_t (r_t + gamma V_{t+1} - Q_t), which is the backward recursion
         v <- V_t + rho_t (r_t + gamma v - Q_t)."""
-        return self.first_value + self._sum(self.correction)
+        return self.first_value + self.sum(self.correction)
 
     @cached_property
     def rewarded(self) -> Flags:
         """Flags of the visits with a reward that is not the default."""
-        return self._sum(self.batch.not_default.astype(np.float64)) > 0
+        return self.sum(self.batch.not_default.astype(np.float64)) > 0
 
     @cached_property
     def bound(self) -> Array:
         """Largest weight that the visit could have had; inf where no bound is known, or it is 1e100 or more."""
         if self.batch.largest is None:
             return np.full(len(self.batch), np.inf)
-        logs = self._sum(np.nan_to_num(self.batch.largest, nan=np.inf, posinf=np.inf))
+        logs = self.sum(np.nan_to_num(self.batch.largest, nan=np.inf, posinf=np.inf))
         return np.exp(np.where(logs < np.log(HEAVIEST), logs, np.inf))
 
     @cached_property
@@ -199,5 +199,6 @@ class Course:
         """Largest w_t of the visit."""
         return np.maximum.reduceat(self.ratio, self.batch.start[:-1]) if len(self.batch) else np.empty(0)
 
-    def _sum(self, column: Array) -> Array:
+    def sum(self, column: Array) -> Array:
+        """Sums of a column over the decisions of each visit, (s,)."""
         return np.add.reduceat(column, self.batch.start[:-1]) if len(self.batch) else np.empty(0)

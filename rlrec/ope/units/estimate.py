@@ -274,21 +274,19 @@ class EstimatorFold:
     def diagnosis(self) -> Diagnosis:
         """The figures that the verdict is made from."""
         weights, weighted = self.weights, self.estimator.weighted
+        (weight,), contribution, summary = self.summary.index((self.weight_column,)), self.columns[0], self.summary
+        with np.errstate(all="ignore"):
+            # (sum W)^2 / sum W^2 over clusters, W a cluster's sum of weights; the largest share of a cluster
+            ess = finite_or_none(summary.total[weight] ** 2 / summary.moment[weight, weight])
+            share = finite_or_none(summary.largest[contribution] / summary.absolute[contribution])
         return Diagnosis(
-            weighted=weighted, n=self.n, clusters=self.clusters, ess=self._ess if weighted else None,
+            weighted=weighted, n=self.n, clusters=self.clusters, ess=ess if weighted else None,
             nonzero=weights.weighted_rewards if weighted else weights.rewards,
             reward_share=weights.not_default_share if weighted else None, k_hat=weights.k_hat if weighted else None,
-            unsupported=weights.unsupported_share, cluster_share=self._cluster_share,
+            unsupported=weights.unsupported_share, cluster_share=share,
             mean_weight_z=self._mean_weight[1] if weighted else None,
             mean_weight_upper=self._mean_weight[2] if weighted else None,
         )  # fmt: skip
-
-    @cached_property
-    def _ess(self) -> float | None:
-        """(sum W)^2 / sum W^2 over clusters, W a cluster's sum of weights."""
-        (weight,) = self.summary.index((self.weight_column,))
-        with np.errstate(all="ignore"):
-            return finite_or_none(self.summary.total[weight] ** 2 / self.summary.moment[weight, weight])
 
     @cached_property
     def _mean_weight(self) -> tuple[float | None, float | None, float | None]:
@@ -300,13 +298,6 @@ class EstimatorFold:
         deviation = mean - 1 if abs(mean - 1) > NEGLIGIBLE else 0.0
         z = deviation / error if error > 0 else np.copysign(np.inf, deviation) if deviation else 0.0
         return finite_or_none(mean), z if n > 1 else None, finite_or_none(mean + 3 * error) if n > 1 else None
-
-    @cached_property
-    def _cluster_share(self) -> float | None:
-        """Largest share of one cluster in the sum of absolute contributions."""
-        contribution = self.columns[0]
-        with np.errstate(all="ignore"):
-            return finite_or_none(self.summary.largest[contribution] / self.summary.absolute[contribution])
 
     def _bias_bound(self, reward_range: Bounds) -> float | None:
         """mean |weight - weight used| x the largest error of a reward: the width of its range, or more where a reward
@@ -375,21 +366,19 @@ def estimand(unit: str, *, greedy: bool = False) -> str:
     return f"mean reward per {unit}, {'greedy' if greedy else 'as served'}, logging states"
 
 
-def _report(
-    bounds: Bounds, estimator: Estimator, options: FinishOptions
-) -> tuple[float | None, float | None, list[str]]:
+Reported = tuple[float | None, float | None, list[str]]
+
+
+def _report(bounds: Bounds, estimator: Estimator, options: FinishOptions) -> Reported:
     """Bounds as reported, and reasons: cut at the reward's range if self-normalised, else null if infinite."""
     if not estimator.intervals:
         return None, None, ["no-interval"]
     low, high = bounds
     if estimator.self_normalised:
         low, high = max(low, options.reward_range[0]), min(high, options.reward_range[1])
-    finite = np.isfinite([low, high]).all()
-    return finite_or_none(low), finite_or_none(high), [] if finite else [_null_reason(options)]
-
-
-def _null_reason(options: FinishOptions) -> str:
+    reason = "few-rewards"
     if options.interval == "cressie-read" and not np.isfinite(options.reward_range).all():
-        return "no-reward-range"
-    too_high = options.interval == "bootstrap-t" and not intervals.bounding_rank(options.level, options.replicates)
-    return "few-replicates" if too_high else "few-rewards"
+        reason = "no-reward-range"
+    if options.interval == "bootstrap-t" and not intervals.bounding_rank(options.level, options.replicates):
+        reason = "few-replicates"
+    return finite_or_none(low), finite_or_none(high), [] if np.isfinite([low, high]).all() else [reason]

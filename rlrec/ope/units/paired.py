@@ -90,10 +90,10 @@ def compare(
         freedom = max(ess - 1, 1.0)
         low, high = _bounds(sample, alpha, freedom=freedom)
         if np.isfinite([low, high]).any():
-            terms, loss = (
-                _terms(units, contrast),
-                rare / ours.summary.total[rows] / contrast.unit(units.sum(0)),
-            )
+            # the difference, and m times the influence of each cluster on it: terms whose mean is the difference
+            total = units.sum(axis=0)
+            terms: Array = contrast.value(total) + len(units) * (units @ contrast.gradient(total))
+            loss = rare / ours.summary.total[rows] / contrast.unit(total)
             tails: dict[str, float] = {"loss": len(terms) * float(loss), "reach": -t_quantile(alpha, freedom)}
             least = lower_bound(terms, **tails)
             doubtful = least <= 0 < low
@@ -131,13 +131,6 @@ def _equal(ours: EstimatorFold, theirs: EstimatorFold) -> bool:
 def _bootstrap(units: Array, contrast: Minus, seed: int, number: int) -> Studentised:
     with np.errstate(divide="ignore", invalid="ignore"):
         return studentised_bootstrap(contrast, units, seed=seed, number=number)
-
-
-def _terms(units: Array, contrast: Minus) -> Array:
-    """Terms of the clusters, (m,), whose mean is the difference: that and m times their influence on it."""
-    total = units.sum(axis=0)
-    terms: Array = contrast.value(total) + len(units) * (units @ contrast.gradient(total))
-    return terms
 
 
 def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:

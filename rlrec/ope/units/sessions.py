@@ -17,7 +17,7 @@ from rlrec.ope.checks.diagnostics import Weights
 from rlrec.ope.checks.verdicts import LEAST_ESS, Diagnosis
 from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Replicates, Studentised
+from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Replicates, studentised_bootstrap
 from rlrec.ope.sums.base import ROUNDING, ValueRange
 from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Moments, Steps, moments, steps
 from rlrec.ope.sums.visits import Course, VisitBatch
@@ -114,9 +114,8 @@ class SessionFold:
 
     def _by_step(self, course: Course) -> Array:
         """Sums of w_t, w_t^2 and |gamma^t r_t| over all visits at every step, (3, horizon)."""
-        length, all_visits = course.batch.length, np.zeros(len(course.batch), np.int64)
-        count = _counts(course)
-        at: dict[str, Any] = {"cluster": all_visits, "length": length, "horizon": self.horizon}
+        count, all_visits = _counts(course), np.zeros(len(course.batch), np.int64)
+        at: dict[str, Any] = {"cluster": all_visits, "length": course.batch.length, "horizon": self.horizon}
         sizes = {"size": course.discount * np.abs(course.batch.reward) * count}
         size, weight = steps(sizes, course.ratio * count, **at).sums.sum(axis=0)
         (square,) = steps({}, (course.ratio * count) ** 2, **at).sums.sum(axis=0)
@@ -132,11 +131,8 @@ class SessionFold:
         """How far the weights of each spread at the step whose weights spread most, of those that carry the return."""
         pooled = Support.from_partial(reduce(add, partials))
         step = int(np.argmin(pooled.ess[: pooled.steps]))
-        spreads = []
-        for partial in partials:
-            rows, (weight, square) = np.array([float(partial.end.rows)]), partial.by_step[:2, step]
-            spreads.append(WeightSpread(rows, np.array([weight]), np.array([square]), rows))
-        return spreads
+        sums = [(np.array([float(partial.end.rows)]), *partial.by_step[:2, [step]]) for partial in partials]
+        return [WeightSpread(rows, weight, square, rows) for rows, weight, square in sums]
 
     def scaled(self, partial: SessionPartial, factor: Array) -> SessionPartial:
         """The sums of visits that count `factor` times, (1,)."""
@@ -271,14 +267,10 @@ class SessionEstimatorFold(EstimatorFold):
         column = self.steps.columns.index(self.estimator.step_column)
         return np.column_stack([narrow, sums[:, column], sums[:, -1]])
 
-    def bootstrap(self, *, seed: int, number: int) -> Studentised:
-        """Value, error and bootstrap of an estimate that has columns per step."""
-        return intervals.studentised_bootstrap(self.estimator, self.units, seed=seed, number=number)
-
     def _from_sums(self) -> tuple[float, float]:
         if self.estimator.step_column is None:
             return super()._from_sums()
-        sample = self.bootstrap(seed=0, number=0)
+        sample = studentised_bootstrap(self.estimator, self.units, seed=0, number=0)
         return sample.value, sample.error
 
     def bounds(self, options: FinishOptions, bootstrap: Replicates | None) -> Bounds:
@@ -289,7 +281,8 @@ class SessionEstimatorFold(EstimatorFold):
             return UNKNOWN
         if options.interval == "normal":
             return intervals.normal(value, error, options.level)
-        return self.bootstrap(seed=options.seed, number=options.replicates).bounds(options.level)
+        sample = studentised_bootstrap(self.estimator, self.units, seed=options.seed, number=options.replicates)
+        return sample.bounds(options.level)
 
 
 def at_end(

@@ -19,7 +19,6 @@ from rlrec.ope.checks import diagnostics, verdicts
 from rlrec.ope.checks.diagnostics import Weights
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.differences import Minus
-from rlrec.ope.intervals.intervals import Replicates
 from rlrec.ope.sums.base import TABLES, Estimator, Ratio, require
 from rlrec.ope.sums.moments import ClusterSummary, Moments, Steps, moments
 from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
@@ -104,7 +103,7 @@ class SlateCourse(Course):
     @cached_property
     def page_reward(self) -> Array:
         """The reward of the page: of its slots, and of events of the whole page."""
-        return self._sum(self.batch.reward) + self.batch.page
+        return self.sum(self.batch.reward) + self.batch.page
 
     @cached_property
     def weighted_page_events(self) -> Array:
@@ -128,10 +127,6 @@ class SlateCourse(Course):
         if largest is None or not len(self.batch):
             return np.full(len(self.batch), np.inf)
         return np.maximum.reduceat(np.nan_to_num(largest, nan=np.inf), self.batch.start[:-1])
-
-    def sum(self, column: Array) -> Array:
-        """Sums over the slots of each slate, (s,)."""
-        return self._sum(column)
 
     def table(self, name: str) -> Array:
         """Probabilities of the arm of each slot at positions 1 to k, (n, k): `target_at` or `logged_at`."""
@@ -191,11 +186,6 @@ class SlatePartial(Sums):
     earned: Mapping[str, Steps]
     sizes: Array
 
-    def is_paged(self, name: str) -> bool:
-        """Whether page events carry the reward of a weighing, so that the ratios of whole slates do."""
-        weighted, served, rewards = self.sizes.tolist()
-        return bool(weighted > _PAGED * self.weights[name].reward_size or served > _PAGED * rewards)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SlateFold:
@@ -236,11 +226,9 @@ class SlateFold:
             weighed = estimator.weigh(course)
             used = ~np.isnan(weighed.weight + weighed.weighted_reward)
             slate_ratio = np.where(np.isnan(course.weight), weighed.weight, course.weight)
-            terms += [
-                used.astype(np.float64),
-                *(_or_zero(used, column) for column in (weighed.weight, weighed.weighted_reward, slate_ratio)),
-            ]
-            terms += [_or_zero(used, course.robust_return)] if name in self.robust else []
+            columns = [weighed.weight, weighed.weighted_reward, slate_ratio]
+            columns += [course.robust_return] if name in self.robust else []
+            terms += [used.astype(np.float64), *(_or_zero(used, column) for column in columns)]
             earned[name] = earned_by_unit(batch, course.page_reward, used.astype(np.float64))
             weights[name], slate_weights[name] = (
                 diagnostics.weight_diagnostics(
@@ -288,18 +276,18 @@ class SlateFold:
         options = replace(options, reward_range=ANY_REWARD)
         summary = partial.moments.summary()
         by_weighing = {name: summary.with_prefix(f"{name} ") for name in self.weighings}
-        bootstraps: dict[str, Replicates] = {}
-        if options.interval == "bootstrap-t":
-            bootstraps = {
-                name: intervals.replicates(sums, seed=options.seed, number=options.replicates)
-                for name, sums in by_weighing.items()
-            }
+        bootstraps = {
+            name: intervals.replicates(sums, seed=options.seed, number=options.replicates)
+            for name, sums in by_weighing.items() if options.interval == "bootstrap-t"
+        }  # fmt: skip
         estimates = []
         for label, estimator in self.estimators.items():
             name, curve = estimator.weighing, estimator.rests_on
             assumed = {"independent-slots": estimator.independent_slots, "position-model": curve is not None}
             reasons = (*options.extra_reasons, *(reason for reason, holds in assumed.items() if holds))
-            paged = partial.is_paged(name)
+            # where page events carry the reward of a weighing, the ratios of whole slates do
+            weighted, served, rewards = partial.sizes.tolist()
+            paged = weighted > _PAGED * partial.weights[name].reward_size or served > _PAGED * rewards
             column = "of_slate" if paged else "weight"
             fold = EstimatorFold(
                 label=label, estimator=estimator, summary=by_weighing[name],
