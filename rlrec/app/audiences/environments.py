@@ -102,12 +102,8 @@ def _jump(text: str) -> tuple[int, float, int, int]:
     if len(fields) != 4:
         raise InputError(f"a jump is {text!r}", hint="write ARM:RATE:FROM:TO, as 2:0.9:3000:5000")
     arm, rate, start, end = fields
-    return (
-        _integer(arm, "a jump's arm"),
-        _number(rate, "a jump's rate"),
-        _integer(start, "a time"),
-        _integer(end, "a time"),
-    )
+    times = _integer(start, "a time"), _integer(end, "a time")
+    return _integer(arm, "a jump's arm"), _number(rate, "a jump's rate"), *times
 
 
 def _number(text: str, what: str, *, hint: str = "give a number") -> float:

@@ -210,16 +210,14 @@ class RunBeliefs:
     def belief(self) -> Belief:
         pulls, rewards, squares = self._counts.now.reshape(COUNTS, *self.shape)
         further = None if self._further is None else self._further.now.reshape(*self.shape, -1)
+        moments: ArmMoments | None = None
+        if further is not None and learns_from_contexts(self.policy):
+            moments = solving.unpack(further, len(self.policy.design.context.names))
+            moments = replace(moments, arm_features=self._described)
         return Belief(
             pulls=pulls, reward_sum=rewards, reward_squares=squares, alpha=self.alpha, beta=self.beta,
-            total=pulls.sum(axis=1, keepdims=True), extra=further, moments=self._context_moments(further),
+            total=pulls.sum(axis=1, keepdims=True), extra=further, moments=moments,
         )  # fmt: skip
-
-    def _context_moments(self, packed: Array | None) -> ArmMoments | None:
-        if packed is None or not learns_from_contexts(self.policy):
-            return None
-        moments = solving.unpack(packed, len(self.policy.design.context.names))
-        return replace(moments, arm_features=self._described)
 
     def add(
         self, arms: Index, reward: Array, x: Array, delay: Array | None, *, propensity: Array | None = None

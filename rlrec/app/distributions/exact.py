@@ -122,19 +122,19 @@ class VersionDistribution:
         self._rows: dict[str, Encoded] = {}
         self._set_sums(sums)
 
-    def _set_sums(self, sums: BeliefRows, *, among: tuple[Ids, Array] | None = None) -> None:
+    def _set_sums(self, sums: BeliefRows, *, all_sums: tuple[Ids, Array] | None = None) -> None:
         """Other sums. among: those of all arms, of which `sums` replaces some."""
         if has_plain_sums(self.learner):
             arms, table = sum_tables.table(sums, 3)
         else:
             rows = cast("Sequence[BeliefRow]", sums)
             arms, table = sum_tables.faded(rows, self.learner.forgetting, self.ordinal)
-        if among is not None:
-            arms, table = sum_tables.replaced(*among, arms, table)
+        if all_sums is not None:
+            arms, table = sum_tables.replaced(*all_sums, arms, table)
         if len(arms) and table.shape[1] != self.learner.width:
             belief = f"the belief of {self.version.reference}"
             raise damaged(f"{belief} has {table.shape[1]} sums of an arm, where its kind counts {self.learner.width}")
-        self._every = arms, table
+        self._all_sums = arms, table
         for row in np.flatnonzero(table[:, 0] < -1e-6)[:1].tolist():  # below what rounding explains
             belief = f"the belief of {self.version.reference}"
             raise damaged(f"{belief} counts {table[row, 0]:g} pulls of arm {arms[row]}")
@@ -188,8 +188,8 @@ class VersionDistribution:
         learned = NOW if revision < 0 else revision  # what was learned is of the catalogue's arms
         epoch = self.described.epoch(learned)
         if epoch not in self._pools:  # solved once, whoever is eligible
-            everyone, of_arms = (unpack(self._sums[:, 3:], q), self._arms) if len(self._arms) else (moments, arms)
-            self._pools[epoch] = replace(everyone, arm_features=self.described.of(of_arms, learned))
+            everyone, arm_rows = (unpack(self._sums[:, 3:], q), self._arms) if len(self._arms) else (moments, arms)
+            self._pools[epoch] = replace(everyone, arm_features=self.described.of(arm_rows, learned))
         return replace(moments, arm_features=self.described.of(arms, revision), pool=self._pools[epoch])
 
     def reading(self, context: Mapping[str, Any]) -> str:
@@ -223,7 +223,11 @@ class VersionDistribution:
         context.
         """
         if self.rankers:
-            return self._drafted(eligible, arms, context, keys=keys, revision=revision)
+            # the two rankings of an eligible set; the scores are those of the first one
+            rankings = (ranker.case(eligible, arms, context, keys=keys, revision=revision) for ranker in self.rankers)
+            first, second = rankings
+            rankers = Ranker(first.scores, first.floor), Ranker(second.scores, second.floor)
+            return replace(first, index=None, reads=self.policy.reads, samplers={}, earlier={}, rankers=rankers)
         reading = self.reading(context)
         name = eligible, self.epoch(revision), reading
         if name not in self._distributions:
@@ -244,14 +248,6 @@ class VersionDistribution:
                 samplers={}, earlier=self._earlier.get(name, {}),
             )  # fmt: skip
         return self._distributions[name]
-
-    def _drafted(
-        self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int
-    ) -> EligibleDistribution:
-        """The two rankings of an eligible set; the scores are those of the first one."""
-        first, second = (ranker.case(eligible, arms, context, keys=keys, revision=revision) for ranker in self.rankers)
-        rankers = Ranker(first.scores, first.floor), Ranker(second.scores, second.floor)
-        return replace(first, index=None, reads=self.policy.reads, samplers={}, earlier={}, rankers=rankers)
 
     def scores(
         self, eligible: Hashable, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, keys: Mapping[int, str],
@@ -382,8 +378,8 @@ def renewed(
     if arms is not None and not distribution.learner.forgetting:
         distribution.columns = column_sums(unit, version, distribution.learner, ordinal=0, before=before.columns)
         plain = has_plain_sums(distribution.learner)
-        of_arms: BeliefRows = beliefs.arm_rows(unit, ArmSums if plain else BeliefRow, version.id, arms)
-        distribution._set_sums(of_arms, among=before._every)
+        arm_rows: BeliefRows = beliefs.arm_rows(unit, ArmSums if plain else BeliefRow, version.id, arms)
+        distribution._set_sums(arm_rows, all_sums=before._all_sums)
         distribution._earlier = before._samplers()
         return distribution
     sums, ordinal = _stored(unit, version, distribution.learner)

@@ -120,10 +120,10 @@ class _Graduation:
     def __init__(self, unit: Unit, version: Version, policy: Gradient) -> None:
         self.unit, self.version, self.policy = unit, version, policy
         self.distribution: VersionDistribution = exact.load(unit, version)
-        every = arms.all_arms(unit)
-        self.keys = {arm.id: arm.key for arm in every}
-        self.arms: Ids = np.array([arm.id for arm in every], np.int64)
-        self.active = tuple(arm.id for arm in every if arm.retired_at is None)
+        catalogue = arms.all_arms(unit)
+        self.keys = {arm.id: arm.key for arm in catalogue}
+        self.arms: Ids = np.array([arm.id for arm in catalogue], np.int64)
+        self.active = tuple(arm.id for arm in catalogue if arm.retired_at is None)
         self.described = designs.Described(unit, policy.design.arm).of(self.arms, designs.NOW)
         self.contextual = bool(designs.policy_of(version).reads)
 
@@ -163,16 +163,16 @@ class _Graduation:
         first; without a log, all active arms in an empty context. Raises InputError where the version reads contexts,
         and those of the log are empty."""
         of_policy = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
-        drawn = of_policy or decisions.newest_requests(self.unit, None, limit=NEWEST)
+        requests = of_policy or decisions.newest_requests(self.unit, None, limit=NEWEST)
         read = self.contextual
-        counts = Counter((row.eligible_id, row.context_id if read else 0, row.size) for row in drawn)
+        counts = Counter((row.eligible_id, row.context_id if read else 0, row.size) for row in requests)
         ids = np.array(sorted({context for _, context, _ in counts}), np.int64)
-        bodies = stored_contexts.distinct_contexts(self.unit, ids)[0] if read and drawn else [{}] * len(ids)
+        bodies = stored_contexts.distinct_contexts(self.unit, ids)[0] if read and requests else [{}] * len(ids)
         if read and not of_policy and not any(bodies):
             name = self.version.policy.name
             hint = f"`rlrec recommend --policy {name} --context JSON` logs requests to copy it on"
             raise InputError(f"{name} cannot be copied: it served nothing, and the log has no contexts", hint=hint)
-        if not drawn:
+        if not requests:
             return [_Case(self.active, {}, 1, 1.0)] if self.active else []
         sets = contents.eligible_arms(self.unit, {eligible for eligible, _, _ in counts})
         contexts = dict(zip(ids.tolist(), bodies, strict=True))

@@ -60,8 +60,8 @@ def list_kinds() -> list[KindRow]:
     rows: list[KindRow] = []
     for kind in kinds.KINDS:
         loaded = kinds.load(kind)
-        what = " ".join((loaded.__doc__ or "").split("\n\n")[0].split())
-        rows.append({"kind": kind, "parameters": kinds.parameters(kind), "when": loaded.purpose, "what": what})
+        purpose = " ".join((loaded.__doc__ or "").split("\n\n")[0].split())
+        rows.append({"kind": kind, "parameters": kinds.parameters(kind), "when": loaded.purpose, "what": purpose})
     return rows
 
 
@@ -123,8 +123,10 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     fitted = initial.parameters.get("context") if request.from_log and "context" not in (declared or {}) else None
     if fitted is not None:
         names = [*fitted["fields"]]
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        store.notice(f"reads of contexts {', '.join(names[:NAMED]) or 'nothing: the log has no field to fit'}{more}")
+        unnamed_fields = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        store.notice(
+            f"reads of contexts {', '.join(names[:NAMED]) or 'nothing: the log has no field to fit'}{unnamed_fields}"
+        )
         for name in _texts(fitted["fields"]):
             hint = f'{{"{name}": {{"text": 65536}}}} in the fields of --features reads their words'
             store.notice(f"a text of {name} counts as one value; {hint}")
@@ -142,10 +144,10 @@ def create(store: Store, request: Request) -> CreatedPolicy:
 
 def _texts(fields: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The fitted fields whose values are texts of several words, mostly."""
-    listed = {name: field["values"] for name, field in fields.items() if field["type"] == "category"}
+    categories = {name: field["values"] for name, field in fields.items() if field["type"] == "category"}
     return [
         name
-        for name, values in listed.items()
+        for name, values in categories.items()
         if 2 * sum(len(value.split()) >= SENTENCE for value in values) > len(values)
     ]
 
@@ -239,6 +241,6 @@ def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tu
 def listing(store: Store) -> list[VersionSummary]:
     """Every policy at its live version."""
     with store.read() as unit:
-        every = policies.all_policies(unit)
-        live = policies.live(unit, {policy.name for policy in every})
-        return [belief_versions.summary(unit, live[policy.name][0]) for policy in every]
+        names = [policy.name for policy in policies.all_policies(unit)]
+        live = policies.live(unit, names)
+        return [belief_versions.summary(unit, live[name].version) for name in names]

@@ -87,12 +87,12 @@ def check(request: Request) -> None:
     ):  # fmt: skip
         if value is not None and not (isfinite(value) and low <= value <= high):
             raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
-    for name, chosen, names in (
+    for name, choice, names in (
         ("baseline", request.baseline, BASELINES), ("promote", request.promote, PROMOTE),
         ("weights", request.weights, WEIGHTS),
     ):  # fmt: skip
-        if chosen not in names:
-            raise lookup.unknown(name, chosen, names, hint=f"one of {', '.join(names)}")
+        if choice not in names:
+            raise lookup.unknown(name, choice, names, hint=f"one of {', '.join(names)}")
 
 
 def train(
@@ -151,9 +151,13 @@ class _TrainingRun:
             self.forgotten = removals.count_forgotten(unit)
             reader = Trained(unit, self.parent)
             self.policy = reader.policy
-            self._check_shaping()
+            for name in self.request.shaping:
+                if name not in self.policy.names:
+                    suggestion = suggest(name, list(self.policy.names))
+                    hint = suggestion or "such as session:reward, session:step or a feature of the context"
+                    raise InputError(f"states have no feature {name!r} to shape by", hint=hint)
             self.live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
-            selection = self._selection(unit)
+            selection = self._select(unit)
             judged = paired_gate.rows_not_trained_on(unit, selection, self.live.reference)
             versions = policies.versions(unit, [self.parent.policy.id])
             last_trained = max(int(version.learned_from.get("now", -1)) for version in versions)
@@ -169,14 +173,16 @@ class _TrainingRun:
             if first is not None or not self.report.visits:
                 wait_us = cutoff.timeout_us + cutoff.window_us
                 self.outlook = maturity.outlook(unit, selection, wait_us=wait_us, mature_from=first)
-            looks = _looks(unit, self.parent)
+            reports = policies.reports(unit, self.parent.policy.id, since=unit.now - YEAR_US)
+            gates = (report["gate"] for report in reports)
+            looks = [cast(GateReport, NO_GATE | gate) for gate in gates if gate["candidate"] is not None]
         new, least = self.report.new, self.request.min_new
         if new < least:
-            why = f"nothing new: {quantity(new, 'session')} since the last training, and --min-new is {least:,}"
+            reason = f"nothing new: {quantity(new, 'session')} since the last training, and --min-new is {least:,}"
             if waiting := self.report.unused.waiting:
                 wait = f"{waiting:,} more count once they have ended and their reward windows are over"
-                why = "; ".join([why, ", ".join(filter(None, (wait, self.outlook)))])
-            return {**result(self.parent, self.live.number, new, NO_GATE, seed=self.seed), "why": why}
+                reason = "; ".join([reason, ", ".join(filter(None, (wait, self.outlook)))])
+            return {**result(self.parent, self.live.number, new, NO_GATE, seed=self.seed), "why": reason}
         # the ascent on the visits that teach, and the look of the gate
         self.arms = writer.arms
         start = reader.parameters_of(self.arms)
@@ -205,7 +211,7 @@ class _TrainingRun:
             self.store.notice("slates as a whole are paid with their positions: --position matters with --top-k")
         return curve.examination
 
-    def _selection(self, unit: Unit) -> Selection:
+    def _select(self, unit: Unit) -> Selection:
         selected = filters.selection(unit, self.log)
         bounds = [since for since in (self.request.since, selected.since) if since is not None]
         return replace(selected, since=max(bounds, default=None))
@@ -219,17 +225,10 @@ class _TrainingRun:
         )  # fmt: skip
         return record | {"now": unit.now, "splits": [TRAIN, TUNE], "sessions": report.visits, "options": options}
 
-    def _check_shaping(self) -> None:
-        for name in self.request.shaping:
-            if name not in self.policy.names:
-                near = suggest(name, list(self.policy.names))
-                hint = near or "such as session:reward, session:step or a feature of the context"
-                raise InputError(f"states have no feature {name!r} to shape by", hint=hint)
-
     def _check(self) -> None:
         name, report, unused = self.parent.reward.name, self.report, self.report.unused
-        others = unused.left_out - unused.silent + report.unrecorded + unused.waiting
-        if not report.visits and unused.silent and not others:
+        n_others = unused.left_out - unused.silent + report.unrecorded + unused.waiting
+        if not report.visits and unused.silent and not n_others:
             hint = "train on what `rlrec recommend` served, or on an import that says how likely each slate was"
             raise InputError(
                 f"of {quantity(unused.silent, 'session')}, none has propensities for whole slates", hint=hint
@@ -238,12 +237,12 @@ class _TrainingRun:
             hint = "leave them out by --log, or sample users (`rlrec help scale`); a bandit can learn from them"
             raise InputError("the log dropped lines at several rates (keep_probability): it teaches wrongly", hint=hint)
         if not self.dataset.splits[TRAIN].visits:
-            elsewhere = (
-                f"of {quantity(report.visits, 'session')}, none is in the split that teaches" if report.visits else ""
-            )
-            counts = unused_sessions(report)
-            why = elsewhere or (f"sessions that are not used: {counts}" if counts else "no session has ended")
-            raise InputError(f"empty log to train on: {why}", hint=self._way_out())
+            reason = "no session has ended"
+            if counts := unused_sessions(report):
+                reason = f"sessions that are not used: {counts}"
+            if report.visits:
+                reason = f"of {quantity(report.visits, 'session')}, none is in the split that teaches"
+            raise InputError(f"empty log to train on: {reason}", hint=self._way_out())
         if report.largest > LARGEST:
             raise InputError(
                 f"a slate earned {report.largest:g} by reward {name}, which is too large to compute with",
@@ -280,7 +279,7 @@ class _TrainingRun:
     def _nearer_start(self) -> str:
         """A start from what served most of the log, and how."""
         with self.log_store.read() as unit:
-            counts = version_counts(unit, self._selection(unit))
+            counts = version_counts(unit, self._select(unit))
             served = policies.by_id(unit, counts)
         return graduation.way_to_copy(served[max(counts, key=lambda version_id: counts[version_id])])
 
@@ -321,8 +320,8 @@ class _TrainingRun:
         named = {"gain": point.gain, "lower bound": point.lower, "entropy": point.entropy}
         named |= {"KL": point.kl, "ESS": point.ess}
         figures = [f"{name} {value:.4g}" for name, value in named.items() if value is not None]
-        few = [] if point.supported else ["too few for the gate"]
-        texts = ", ".join([*figures, *few, f"clipped {point.clipped:.1%}"])
+        unsupported = [] if point.supported else ["too few for the gate"]
+        texts = ", ".join([*figures, *unsupported, f"clipped {point.clipped:.1%}"])
         self.progress(f"epoch {point.epoch} of {self.request.epochs}: {texts}")
 
     def _candidate(self, parameters: Parameters) -> tuple[Version, list[ArmWeights]]:
@@ -344,23 +343,25 @@ class _TrainingRun:
         promising = self.request.promote != "if-better" or trained.promising
         if not self.report.gate or not promising:
             return NO_GATE
-        live, of_split = self.live.reference, replace(selection, splits=[GATE])
+        live, gate_split = self.live.reference, replace(selection, splits=[GATE])
         with self.log_store.read() as unit, bulk.alongside(unit):
             serving = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)
             sides = [targets.trained(unit, candidate, weights), *serving]
             options: dict[str, Any] = {
                 "gamma": self.request.gamma, "progress": self.lease.renew, "engine": self.engine
             }  # fmt: skip
-            if extent(unit, of_split).positions > 1 and self.request.weights == SLOT:
-                gain, visits = paired_gate.page_gains(unit, sides, of_split, **options)
+            if extent(unit, gate_split).positions > 1 and self.request.weights == SLOT:
+                gain, visits = paired_gate.page_gains(unit, sides, gate_split, **options)
             else:
                 gain, visits = (
-                    Gain.estimate(BY_VISIT, unit, sides, of_split, supported_elsewhere=self._near(trained), **options),
+                    Gain.estimate(
+                        BY_VISIT, unit, sides, gate_split, supported_elsewhere=self._near(trained), **options
+                    ),
                     None,
                 )
-            served = self.live.id in version_counts(unit, of_split)
-        of_candidate, of_live = (side.verdict for side in gain.estimates)
-        over_live = served or of_candidate == "insufficient" or of_live != "insufficient"
+            served = self.live.id in version_counts(unit, gate_split)
+        candidate_verdict, live_verdict = (side.verdict for side in gain.estimates)
+        over_live = served or candidate_verdict == "insufficient" or live_verdict != "insufficient"
         if not over_live:
             gain, visits = gain.over_served, None if visits is None else visits.over_served
         spent = sum(not look["repeated"] for look in looks)
@@ -387,13 +388,13 @@ class _TrainingRun:
         if removals.count_forgotten(unit) != self.forgotten:  # an hour's work, but it rests on their visits
             raise StoreBusy("rows of a user were deleted meanwhile", hint="nothing was stored; train again")
         self.lease.check(unit)
-        of_policy = self.parent.policy
-        head = policies.lock(unit, [of_policy.id])[of_policy.id]
+        policy = self.parent.policy
+        head = policies.lock(unit, [policy.id])[policy.id]
         # the version with its parameters
-        number = policies.versions(unit, [of_policy.id])[-1].number + 1
+        number = policies.versions(unit, [policy.id])[-1].number + 1
         training = {"curve": [asdict(point) for point in trained.curve], "best": trained.best, "gate": gate}
         version_id = policies.add_version(
-            unit, policy_id=of_policy.id, number=number, status="frozen", reward_id=self.parent.reward.id,
+            unit, policy_id=policy.id, number=number, status="frozen", reward_id=self.parent.reward.id,
             seq=head.seq, ordinal=head.ordinal, parent_id=self.parent.id,
             learned_from={**record, "options": {**record["options"], "weights": self.request.weights}},
             parameters=candidate.parameters, report=training,
@@ -403,21 +404,15 @@ class _TrainingRun:
         same, promote = head.live_id == self.live.id, self.request.promote
         promoted = promote == "always" or (promote == "if-better" and same and bool(gate["passed"]))
         if promoted:
-            policies.promote(unit, of_policy.id, version_id=version_id, previous_id=head.live_id)
-        settings.add_run(unit, "train-pg", {"policy": of_policy.name, "version": number}, {"promoted": promoted})
+            policies.promote(unit, policy.id, version_id=version_id, previous_id=head.live_id)
+        settings.add_run(unit, "train-pg", {"policy": policy.name, "version": number}, {"promoted": promoted})
         visits = self.report.visits
         answer = result(self.parent, number, visits, gate, seed=self.seed, promoted=promoted, trained=trained)
         answer["ess_wanted"], answer["weights"] = self.tune.wanted_ess, self.request.weights
         answer["training"] = training
-        answer["passed_by"] = live_versions.lines(unit, of_policy.name) if promoted else []
+        answer["passed_by"] = live_versions.lines(unit, policy.name) if promoted else []
         if promote != "if-better":
             answer["why"] = why_copy(trained, self.tune, parent=self.parent)
         elif not promoted:
             answer["why"] = why_not(gate, trained, same=same, tune=self.tune)
         return answer
-
-
-def _looks(unit: Unit, parent: Version) -> list[GateReport]:
-    """The looks of the gate within a year."""
-    reports = policies.reports(unit, parent.policy.id, since=unit.now - YEAR_US)
-    return [{**NO_GATE, **report["gate"]} for report in reports if report["gate"]["candidate"] is not None]

@@ -42,9 +42,9 @@ def history(store: Store, name: str) -> list[VersionHistory]:
         raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}")
     with store.read() as unit:
         live, head = lookup.version(unit, name)
-        every = policies.versions(unit, [live.policy.id])
-        numbers = {version.id: version.number for version in every}
-        times = _live_times(unit, every[0])
+        versions = policies.versions(unit, [live.policy.id])
+        numbers = {version.id: version.number for version in versions}
+        times = _live_times(unit, versions[0])
         return [
             {
                 "version": version.number, "status": version.status, "live": version.id == head.live_id,
@@ -52,7 +52,7 @@ def history(store: Store, name: str) -> list[VersionHistory]:
                 "learned_from": dict(version.learned_from),
                 "gate": _gate(unit, version), "promoted": times.get(version.id, []),
             }
-            for version in every
+            for version in versions
         ]  # fmt: skip
 
 
@@ -66,13 +66,13 @@ def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
     """When each version of a policy was live, by its id. first: the version that was live from the beginning."""
     policy = first.policy
     created = "policy create" if policy.base_id is None and "@" not in policy.name else "experiment create"
-    trained, of_routes = settings.trained_at(unit, policy.name), routes.commands(unit)
+    trained, route_commands = settings.trained_at(unit, policy.name), routes.commands(unit)
     changes = [(first.created_at, 0, first.id, created)]
     for promotion in policies.promotions(unit, policy.id):
-        command = of_routes.get(promotion.at, "train-pg" if promotion.at in trained else "policy promote")
+        command = route_commands.get(promotion.at, "train-pg" if promotion.at in trained else "policy promote")
         changes.append((promotion.at, promotion.id, promotion.version_id, command))
         if promotion.rolled_back_at is not None:  # the newest promotion is rolled back first
-            command = of_routes.get(promotion.rolled_back_at, "policy rollback")
+            command = route_commands.get(promotion.rolled_back_at, "policy rollback")
             changes.append((promotion.rolled_back_at, -promotion.id, promotion.previous_id, command))
     changes.sort(key=lambda change: (change[0], change[1] < 0, change[1]))
     times: dict[int, list[LiveTime]] = {}

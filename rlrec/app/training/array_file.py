@@ -46,7 +46,7 @@ class ArrayFile:
         """Write one more record: the number of its groups, all shapes, then the arrays."""
         fields = [[(name, values.dtype, values.ndim) for name, values in group.items()] for group in groups]
         self._fields = self._fields or fields[0]
-        if any(of_group != self._fields for of_group in fields):
+        if any(group_fields != self._fields for group_fields in fields):
             raise ValueError("arrays of another kind")
         arrays = [values for group in groups for values in group.values()]
         head = np.array([len(groups), *(length for values in arrays for length in values.shape)], np.int64)
@@ -56,7 +56,10 @@ class ArrayFile:
 
     def read(self, number: int) -> list[dict[str, npt.NDArray[Any]]]:
         """The groups of a record; their arrays are read-only."""
-        view, at = _mapped(self._file.fileno(), self._ends[number], self._ends[number + 1])
+        # a map of the record, one byte at least, and where in it that begins
+        start, end = self._ends[number], self._ends[number + 1]
+        at = start % mmap.ALLOCATIONGRANULARITY
+        view = mmap.mmap(self._file.fileno(), end - start + at, access=mmap.ACCESS_READ, offset=start - at)
         # the head: how many groups, and the shapes of all their arrays
         count, dimensions = int(np.frombuffer(view, np.int64, 1, at)[0]), sum(ndim for *_, ndim in self._fields)
         shapes = iter(np.frombuffer(view, np.int64, count * dimensions, at + 8).tolist())
@@ -91,12 +94,6 @@ def _write(file: IO[bytes], content: bytes) -> None:
     except OSError as error:
         folder = tempfile.gettempdir()
         raise RlrecError(f"cannot write to the temporary folder {folder}: {error.strerror}", hint=_ROOM) from error
-
-
-def _mapped(file: int, start: int, end: int) -> tuple[mmap.mmap, int]:
-    """A map that holds the bytes of a file from start to before end, one at least, and where in it they begin."""
-    before = start % mmap.ALLOCATIONGRANULARITY
-    return mmap.mmap(file, end - start + before, access=mmap.ACCESS_READ, offset=start - before), before
 
 
 def _round_up(length: int) -> int:

@@ -115,16 +115,15 @@ class Trainer:
         self._potential = np.array([options.shaping.get(name, 0.0) for name in policy.names])
         self._prepare_baseline(train)
         self._credit = 0.0, 1.0
-        self.later = agreement(map(self._gradient, train.batches())) if options.objective.by_slot else 1.0
+        gradients = (
+            reinforce.sums(policy, start, self.slates(rows), options.objective).gradient for rows in train.batches()
+        )
+        self.later = agreement(gradients) if options.objective.by_slot else 1.0
         self._credit = 1.0, self.later
         self._steps = self._natural_steps(train)
         self._file = ArrayFile()  # what every epoch reads, computed once
         for rows in train.batches():
             self._file.add([to_arrays(slates) for slates in self.slates(rows)])
-
-    def _gradient(self, rows: VisitRows) -> Parameters:
-        """The gradient of some visits at the start."""
-        return reinforce.sums(self.policy, self.start, self.slates(rows), self.options.objective).gradient
 
     def _natural_steps(self, train: DatasetSplit) -> NaturalSteps:
         """The natural steps from the start. Source of the Fisher diagonal by random signs: Bekas, Kokiopoulou & Saad
@@ -136,16 +135,21 @@ class Trainer:
             nonlocal fisher
             for rows in train.batches():
                 slates = list(self.slates(rows))
-                gradient, *drawn = (
-                    means.centred(reinforce.sums(self.policy, self.start, each, self.options.objective).gradient)
-                    for each in (slates, *(_with_random_signs(slates, rng) for _ in range(DRAWS)))
+                # the slates, and the same with gains of 1 or -1 drawn by chance
+                draws = (
+                    [replace(slate, gain=rng.choice((-1.0, 1.0), slate.gain.shape)) for slate in slates]
+                    for _ in range(DRAWS)
                 )
-                squares = ({name: values**2 / DRAWS for name, values in each.items()} for each in drawn)
+                gradient, *signed = (
+                    means.centred(reinforce.sums(self.policy, self.start, sample, self.options.objective).gradient)
+                    for sample in (slates, *draws)
+                )
+                squares = ({name: values**2 / DRAWS for name, values in sample.items()} for sample in signed)
                 fisher = reduce(add_each, squares, fisher)
                 yield gradient
 
-        of_folds = FoldGradients.from_batches(gradients())
-        return NaturalSteps.from_gradients(of_folds, fisher, means, decisions=decisions, slots=slots)
+        folds = FoldGradients.from_batches(gradients())
+        return NaturalSteps.from_gradients(folds, fisher, means, decisions=decisions, slots=slots)
 
     def _means(self, train: DatasetSplit) -> tuple[MeanFeatures, tuple[int, int]]:
         """The means of the features over the decisions, and how many decisions and slots there are."""
@@ -172,8 +176,8 @@ class Trainer:
                 gained = self._returns(rows)
                 total, count = total + float(gained.sum()), count + len(gained)
                 if self.options.baseline == "value":
-                    more = baseline.value_sums(rows.x.astype(np.float64), gained, self._fold(rows))
-                    sums = more if sums is None else sums + more
+                    added = baseline.value_sums(rows.x.astype(np.float64), gained, self._fold(rows))
+                    sums = added if sums is None else sums + added
         self._mean = total / max(1, count)
         self.by_position = mean_by_position(train) if self.options.objective.by_slot else None
         self._value = None if sums is None else baseline.fit(sums)
@@ -249,35 +253,23 @@ class Trainer:
         return now, total
 
 
-def _with_random_signs(slates: Iterable[LoggedSlates], rng: np.random.Generator) -> list[LoggedSlates]:
-    """The slates with gains of 1 or -1 drawn by chance."""
-    return [replace(each, gain=rng.choice((-1.0, 1.0), each.gain.shape)) for each in slates]
-
-
 def agreement(gradients: Iterable[Parameters]) -> float:
     """The part of the squared sum of the gradients of batches that is surely no noise, between 0 and 1; 0 of one batch.
     What follows a slot has far more noise than its own reward: where batches do not agree on where that leads, it would
     only blur what slots earn."""
-    of_folds = FoldGradients.from_batches(gradients)
-    square = reinforce.squared(of_folds.total)
-    return of_folds.signal(*of_folds.total) / square if square else 0.0
+    folds = FoldGradients.from_batches(gradients)
+    square = reinforce.squared(folds.total)
+    return folds.signal(*folds.total) / square if square else 0.0
 
 
 def _point(epoch: int, now: Parameters, sums: GradientSums, tune: HoldoutValue | None, rate: float) -> Epoch:
-    variance, without = sums.variances
-    figures = dict[str, Any].fromkeys(("value", "gain", "lower", "upper", "ess", "entropy", "kl"))
+    variance, without_baseline = sums.variances
+    figures: dict[str, Any] = dict.fromkeys(("value", "gain", "lower", "upper", "ess", "entropy", "kl"))
     if tune is not None:
         figures = tune.point(now, z=Z if tune.by_position is None else SLOT_Z)
+    figures |= {"clipped": sums.clipped_share, "variance": variance, "variance_without_baseline": without_baseline}
     supported = tune is None or (figures["ess"] or 0.0) >= tune.wanted_ess
-    return Epoch(
-        epoch=epoch,
-        lr=rate,
-        supported=supported,
-        clipped=sums.clipped_share,
-        variance=variance,
-        variance_without_baseline=without,
-        **figures,
-    )
+    return Epoch(epoch=epoch, lr=rate, supported=supported, **figures)
 
 
 STATE = ("x", "row", "arm", "memory")
@@ -296,8 +288,8 @@ def to_arrays(slates: LoggedSlates) -> dict[str, npt.NDArray[Any]]:
 
 def from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> LoggedSlates:
     start, column, value = (arrays[f"word_{name}"] for name in WORDS)
-    of_state = {name: arrays[name] for name in STATE}
-    state = State(**of_state, words=Sparse(start, column, value) if len(start) else None)
+    columns = {name: arrays[name] for name in STATE}
+    state = State(**columns, words=Sparse(start, column, value) if len(start) else None)
     bits = arrays["eligible"]
     eligible = np.unpackbits(bits, axis=1, count=len(arrays["arms"])).view(np.bool_) if bits.size else None
     return LoggedSlates(state=state, eligible=eligible, **{name: arrays[name] for name in SLATES})
@@ -312,21 +304,21 @@ def grouped(
     and what comes after it, on its slate and later: those above are not to its credit. credit: how much of each."""
     for block in blocks(rows):
         at = rows.first[block.rows][:, None] + np.arange(block.shown.shape[1])
-        logged, of_gain, of_raw = rows.log_propensity[block.rows], gain[block.rows], raw[block.rows]
+        logged, slot_gain, slot_raw = rows.log_propensity[block.rows], gain[block.rows], raw[block.rows]
         if slots:
-            logged, more = rows.logged[at], rows.divided[at] - rows.reward[block.rows][:, None]
-            of_gain, of_raw = of_gain[:, None] + more, of_raw[:, None] + more
+            logged, added = rows.logged[at], rows.divided[at] - rows.reward[block.rows][:, None]
+            slot_gain, slot_raw = slot_gain[:, None] + added, slot_raw[:, None] + added
         elif by_position is not None:
             logged, earned, mean = rows.conditional[at], rows.earned[at], by_position[: at.shape[1]]
-            of_raw, itself = of_raw[:, None] - _above(earned), earned - mean
-            of_gain = credit[0] * itself + credit[1] * (of_gain[:, None] - _above(itself) - itself)
+            slot_raw, itself = slot_raw[:, None] - _sums_above(earned), earned - mean
+            slot_gain = credit[0] * itself + credit[1] * (slot_gain[:, None] - _sums_above(itself) - itself)
         yield LoggedSlates(
             state=block.state, arms=block.arms, described=block.described, shown=block.shown, log_propensity=logged,
-            gain=of_gain, raw=of_raw, scale=scale[block.rows], eligible=block.eligible,
+            gain=slot_gain, raw=slot_raw, scale=scale[block.rows], eligible=block.eligible,
         )  # fmt: skip
 
 
-def _above(values: Array) -> Array:
+def _sums_above(values: Array) -> Array:
     """Sums over the positions above each, (n, k)."""
     return np.cumsum(values, axis=1) - values
 
@@ -337,7 +329,7 @@ def mean_by_position(split: DatasetSplit) -> Array:
     for rows in split.batches():
         position = np.arange(len(rows.shown)) - np.repeat(rows.first[:-1], rows.size)
         longest = max(total.shape[1], int(position.max(initial=0)) + 1)
-        more = [np.bincount(position, weights, longest) for weights in (rows.earned, np.ones(len(position)))]
-        total = np.pad(total, ((0, 0), (0, longest - total.shape[1]))) + np.array(more)
+        added = [np.bincount(position, weights, longest) for weights in (rows.earned, np.ones(len(position)))]
+        total = np.pad(total, ((0, 0), (0, longest - total.shape[1]))) + np.array(added)
     mean: Array = total[0] / np.maximum(total[1], 1)
     return mean

@@ -18,7 +18,7 @@ from rlrec.app.evaluation.rows.fixed_loggers import LoggerFacts
 from rlrec.app.log.splits import TRAIN
 from rlrec.app.training.array_file import ArrayFile, RowFile
 from rlrec.app.training.visit_index import VisitIndex
-from rlrec.arrays import Array, Flags, Ids, Index, distinct, offsets
+from rlrec.arrays import Array, Ids, Index, distinct, offsets
 from rlrec.ope.units.strata import NO_LOGGER, Stratum
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.gradients.gradient import State
@@ -138,13 +138,13 @@ class DatasetSplit:
         self.longest = max(self.longest, int(columns["length"].max()))
         self._file.add([columns])
 
-    def batches(self, most: int | None = None) -> Iterator[VisitRows]:
+    def batches(self, max_visits: int | None = None) -> Iterator[VisitRows]:
         """The batches. most: only so many visits, the first ones, in full batches, but one batch at least."""
         total = 0
         for number in range(len(self._file)):
             rows = self._read(number)
             total += len(rows)
-            if number and most is not None and total > most:
+            if number and max_visits is not None and total > max_visits:
                 return
             yield rows
 
@@ -200,28 +200,25 @@ class Dataset:
             for columns in (DECISION, SLOT, ARM)
         ]
         words = rows.words or Sparse.nothing(len(rows.eligible))
-        many = np.diff(words.start)
-        tables[0]["words"] = many
+        n_words = np.diff(words.start)
+        tables[0]["words"] = n_words
         tables.append({name: np.asarray(getattr(words, name), dtype) for name, dtype in WORD.items()})
-        self._note_columns(words, np.repeat(rows.split == TRAIN, rows.length))
+        columns_taught = words.column[np.repeat(rows.split == TRAIN, rows.length)[words.row]]
+        if len(columns_taught):
+            width = max(len(self._has_column), int(columns_taught.max()) + 1)
+            self._has_column = np.pad(self._has_column, (0, width - len(self._has_column)))
+            self._has_column[columns_taught] = True
         tables[0] |= self._write_sets(rows)
         self._files = self._files or [RowFile(columns) for columns in tables]
         # where the rows of each visit begin in each file, and how many they are
         index: dict[str, npt.NDArray[Any]] = {name: np.asarray(getattr(rows, name), VISIT[name]) for name in VISIT}
-        lengths = np.ones(len(rows.eligible), np.int64), rows.size, rows.remembered, many
-        for name, file, of_decision in zip(FILES, self._files, lengths, strict=True):
-            count = np.add.reduceat(of_decision, rows.start[:-1])
+        lengths = np.ones(len(rows.eligible), np.int64), rows.size, rows.remembered, n_words
+        for name, file, length in zip(FILES, self._files, lengths, strict=True):
+            count = np.add.reduceat(length, rows.start[:-1])
             index |= {f"{name}_begin": len(file) + np.cumsum(count) - count, f"{name}_count": count}
         self._index.add(index)
         for file, columns in zip(self._files, tables, strict=True):
             file.append(columns)
-
-    def _note_columns(self, words: Sparse, teaches: Flags) -> None:
-        columns = words.column[teaches[words.row]]
-        if len(columns):
-            width = max(len(self._has_column), int(columns.max()) + 1)
-            self._has_column = np.pad(self._has_column, (0, width - len(self._has_column)))
-            self._has_column[columns] = True
 
     def _write_sets(self, rows: VisitRows) -> dict[str, npt.NDArray[Any]]:
         """Write the eligible sets of some visits: the columns SET of their decisions."""
@@ -239,19 +236,23 @@ class Dataset:
             for name, values in zip(SET, (catalogue, begin, count), strict=True)
         }
 
-    def batch(self, most: int) -> int:
+    def batch(self, max_visits: int) -> int:
         """Visits of a batch of those that teach: at most so many, and so few that their gradients can be compared."""
-        return max(1, min(most, -(-self._index.count(TRAIN) // FOLDS)))
+        return max(1, min(max_visits, -(-self._index.count(TRAIN) // FOLDS)))
 
     def arrange(self, sizes: Mapping[int, int], *, weighed: Ids | None = None) -> None:
         """Put all that was written into splits, those named, in batches of at most so many visits. weighed: the columns
         of sparse contexts that stay, numbered by their index among these."""
         catalogues = list(self._catalogues.values())
-        strata, of_stratum = self._fixed()
+        # the strata whose loggers are fixed, and then one of all others
+        fixed = [stratum for stratum in self.strata if stratum.logger is not None and self.met.is_fixed(stratum.logger)]
+        index = {stratum: number for number, stratum in enumerate(fixed)}
+        stratum_index = np.array([index.get(stratum, len(fixed)) for stratum in self.strata], np.int8)
         for number, size in sizes.items():
-            split = self.splits[number] = DatasetSplit(catalogues, self._index.column(number, "cluster"), strata)
+            cluster = self._index.column(number, "cluster")
+            split = self.splits[number] = DatasetSplit(catalogues, cluster, [*fixed, NO_LOGGER])
             for visits in self._index.batches(number, size):
-                columns = {name: visits[name] for name in VISIT} | {"stratum": of_stratum[visits["stratum"]]}
+                columns = {name: visits[name] for name in VISIT} | {"stratum": stratum_index[visits["stratum"]]}
                 for name, file in zip(FILES, self._files, strict=True):
                     columns |= file.gather(visits[f"{name}_begin"], visits[f"{name}_count"])
                 words = _words_of(columns).select_columns(np.empty(0, np.int64) if weighed is None else weighed)
@@ -261,13 +262,6 @@ class Dataset:
         for file in (self._eligible, *self._files):
             file.close()
         self._files = []
-
-    def _fixed(self) -> tuple[list[Stratum], Ids]:
-        """The strata whose loggers are fixed, and then one of all others; and for each stratum that was written the
-        index of its own."""
-        fixed = [each for each in self.strata if each.logger is not None and self.met.is_fixed(each.logger)]
-        index = {each: number for number, each in enumerate(fixed)}
-        return [*fixed, NO_LOGGER], np.array([index.get(each, len(fixed)) for each in self.strata], np.int8)
 
     def _read_sets(self, catalogue: Ids, begin: Ids, count: Ids) -> dict[str, npt.NDArray[Any]]:
         """The eligible sets of some decisions by where each is written, in the order of their contents: the columns

@@ -111,7 +111,11 @@ class DatasetWriter:
         self._order = np.argsort(self.arms)
         self._catalogues: dict[int, Catalogue] = {}  # by epoch
         self._loggers = FixedLoggers.from_log(unit, selection, self.evaluation.extent)
-        self._most = self._most_loggers(self.evaluation.extent.steps)
+        # how many loggers can be weighed, as `evaluate` reckons, in visits of so many decisions
+        horizon = min(max(1, self.evaluation.extent.steps), ended_visits.LONGEST)
+        self._spanning, estimators = sessions.any_user(unit), ope.parse(ESTIMATOR).sessions
+        fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spanning=self._spanning)
+        self._max_loggers = fold.most_loggers
         self._strata: Sequence[Stratum] = (NO_LOGGER,)
         self._met = LoggerFacts()
         self.reading = Reading(columns=READ, visits=True, keys=True)
@@ -160,18 +164,11 @@ class DatasetWriter:
                 )  # fmt: skip
         return WrittenVisits(report=report, rows=rows, strata=self._strata, met=self._met)
 
-    def _most_loggers(self, steps: int) -> int:
-        """How many loggers can be weighed, as `evaluate` reckons, in visits of so many decisions."""
-        horizon = min(max(1, steps), ended_visits.LONGEST)
-        estimators = ope.parse(ESTIMATOR).sessions
-        self._spanning = sessions.any_user(self.unit)
-        return SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spanning=self._spanning).most_loggers
-
     def _stratum(self, visits: EndedVisits) -> Ids:
         """The index of the stratum of each visit, (s,). A version that learned from some of these visits counts as
         fixed here, not so in `evaluate`: they choose an epoch, and the gate judges it by others."""
         slots = visits.slots | {"cluster": clusters(visits.slots, "user")}
-        strata = self._loggers.strata(slots, visits.begins, spanning=self._spanning, max_loggers=self._most)
+        strata = self._loggers.strata(slots, visits.begins, spanning=self._spanning, max_loggers=self._max_loggers)
         self._strata = strata.strata
         self._met += LoggerFacts(mixed=strata.mixed)
         return strata.codes

@@ -32,15 +32,15 @@ VISITS = 500  # visits of a batch of those that are held out
 CELLS = 1 << 19  # scores that are worked out at a time: what follows from them stays near the processor
 CHANCE = 5.0  # of the square root of an ESS is wanted above the least that a gate judges by: splits differ by chance
 ByStratum = Mapping[Stratum, SessionPartial]
-FEW = 50  # replicates of an interval that nobody looks at
+GAIN_REPLICATES = 50  # replicates of an interval that nobody looks at
 
 
 def fit_values(split: DatasetSplit, *, gamma: float, arms: int) -> ReturnModel:
     """The model of returns that some visits teach."""
-    of_batches = (
+    sums = (
         ReturnSums.from_decisions(_decisions(rows), rows.reward, gamma=gamma, arms=arms) for rows in split.batches()
     )
-    return reduce(add, of_batches).finish()
+    return reduce(add, sums).finish()
 
 
 def _decisions(rows: VisitRows) -> Decisions:
@@ -70,17 +70,17 @@ class HoldoutValue:
         self.by_position = by_position
         estimators = ope.parse(ESTIMATOR).sessions
         self.fold = SessionFold(estimators=estimators, gamma=gamma, horizon=split.longest, spanning=split.spanning)
-        self._of_reference = self.partials(reference)
+        self._reference_partials = self.partials(reference)
         if by_position is not None:
             self._slots_of_reference = self._slot_values(reference)
             columns = [(rows.cluster, np.add.reduceat(rows.size, rows.start[:-1])) for rows in split.batches(most)]
             clusters, self._slots = map(np.concatenate, zip(*columns, strict=True))
             self._cluster = np.unique(clusters, return_inverse=True)[1]
-        visits = float(sum(partial.end.rows for partial in self._of_reference.values()))
+        visits = float(sum(partial.end.rows for partial in self._reference_partials.values()))
         least = max(LEAST_ESS * visits / (gate or visits), SUPPORTED * visits)
         self.wanted_ess = least + CHANCE * sqrt(least)
-        of_reference = self._estimate(self._of_reference)
-        self.reference_ess, self.clusters = of_reference.ess or 0.0, of_reference.clusters
+        estimate = self._estimate(self._reference_partials)
+        self.reference_ess, self.clusters = estimate.ess or 0.0, estimate.clusters
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
         """Figures of a point of the learning curve; the bounds of the gain lie z standard errors away. Where slots are
@@ -90,7 +90,7 @@ class HoldoutValue:
         estimate = self._estimate(partial)
         ess = estimate.ess
         if self.by_position is None:
-            paired = self.difference(partial, alpha=0.025, replicates=FEW)
+            paired = self.difference(partial, alpha=0.025, replicates=GAIN_REPLICATES)
             gain, error = paired.value, paired.std_error
         else:
             gain, error = self.slot_gain(parameters)
@@ -108,13 +108,13 @@ class HoldoutValue:
         mean = float(gain.sum() / slots.sum())
         if len(slots) < 2:
             return mean, None
-        of_cluster = np.bincount(self._cluster, gain) - mean * slots
-        return mean, float(np.sqrt((of_cluster**2).sum()) / slots.sum())
+        deviation = np.bincount(self._cluster, gain) - mean * slots
+        return mean, float(np.sqrt((deviation**2).sum()) / slots.sum())
 
     def difference(self, partials: ByStratum, **options: Any) -> PairedDifference:
         """The value by these sums less that of the reference, where loggers count the same. options: of `compare`."""
-        weighting = Weighting.from_strata(self.fold, partials, self._of_reference)
-        ours, theirs = weighting.total(partials), weighting.total(self._of_reference)
+        weighting = Weighting.from_strata(self.fold, partials, self._reference_partials)
+        ours, theirs = weighting.total(partials), weighting.total(self._reference_partials)
         return difference(ours, theirs, estimator=self.fold.estimators[ESTIMATOR], **options)
 
     def _estimate(self, partials: ByStratum) -> Estimate:
@@ -128,8 +128,8 @@ class HoldoutValue:
         for rows in self.split.batches(self.most):
             batch = self._batch(rows, parameters)
             for number, visits in members(rows.stratum, len(strata)):
-                of_stratum = batch if visits is None else batch.take(visits)
-                partials = add_each(partials, {strata[number]: self.fold.partial(of_stratum)})
+                stratum_batch = batch if visits is None else batch.take(visits)
+                partials = add_each(partials, {strata[number]: self.fold.partial(stratum_batch)})
         return partials
 
     def _batch(self, rows: VisitRows, parameters: Parameters) -> VisitBatch:
@@ -188,9 +188,9 @@ class HoldoutValue:
                 scores = self._score(parameters, block), self._score(self.reference, block)
                 divergences = plackett_luce.chi_squares(*scores, block.shown, block.eligible, **self._served)
                 growth[block.rows] = np.log1p(divergences).sum(axis=1)
-            of_visits = np.add.reduceat(growth, rows.start[:-1])
-            visits += len(of_visits)
-            second_moment += float(np.exp(np.minimum(of_visits, reinforce.HIGHEST)).sum())
+            visit_growth = np.add.reduceat(growth, rows.start[:-1])
+            visits += len(visit_growth)
+            second_moment += float(np.exp(np.minimum(visit_growth, reinforce.HIGHEST)).sum())
         return visits**2 / second_moment
 
     def _portions(self, rows: VisitRows) -> Iterator[DecisionBlock]:
@@ -216,5 +216,5 @@ class HoldoutValue:
         return {"temperature": self.policy.temperature, "floor": self.policy.exploration}
 
     def _score(self, parameters: Parameters, block: DecisionBlock) -> Array:
-        of_arms = {name: parameters[name][block.arms] for name in ARM_PARAMETERS}
-        return score_states(self.policy.effective({**parameters, **of_arms}, block.described), block.state)
+        arm_parameters = {name: parameters[name][block.arms] for name in ARM_PARAMETERS}
+        return score_states(self.policy.effective({**parameters, **arm_parameters}, block.described), block.state)

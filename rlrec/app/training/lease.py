@@ -31,10 +31,10 @@ class TrainingLease:
 
     def __enter__(self) -> Self:
         holder = f"process {os.getpid()} on {socket.gethostname()}"
-        other = self.store.write(lambda unit: self._take(unit, holder)) if self.needed else None
-        if other is not None:
+        holding = self.store.write(lambda unit: self._take(unit, holder)) if self.needed else None
+        if holding is not None:
             raise StoreBusy(
-                f"policy {self.policy.name} is being trained by {other.holder} since {written(other.taken_at)}",
+                f"policy {self.policy.name} is being trained by {holding.holder} since {written(holding.taken_at)}",
                 hint=f"a retry is safe; a lease without a sign of life ends after {LASTS_S} s",
             )
         return self
@@ -44,9 +44,9 @@ class TrainingLease:
             self.store.write(lambda unit: leases.release(unit, self.policy.id, token=self.token))
 
     def _take(self, unit: Unit, holder: str) -> leases.Lease | None:
-        before = leases.current(unit, self.policy.id)
-        if before is not None and _dead(before.token):
-            leases.release(unit, self.policy.id, token=before.token)
+        current = leases.current(unit, self.policy.id)
+        if current is not None and _is_dead(current.token):
+            leases.release(unit, self.policy.id, token=current.token)
         now = unit.clock()
         return leases.take(unit, self.policy.id, holder=holder, token=self.token, now=now, until=now + LASTS_S * SECOND)
 
@@ -67,7 +67,7 @@ class TrainingLease:
             )
 
 
-def _dead(token: str) -> bool:
+def _is_dead(token: str) -> bool:
     machine, pid, started, _ = token.split("/") if token.count("/") == 3 else ("", "0", "", "")
     return bool(machine) and machine == _machine() and _started(int(pid)) != started
 

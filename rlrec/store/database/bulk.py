@@ -78,7 +78,11 @@ class PendingQuery:
         """One array a column."""
         worker = self._unit.arrow_worker
         if worker is None:
-            return _arrays(self._unit.ask(self._text), self._types)
+            rows = self._unit.ask(self._text)
+            values = zip(*rows, strict=True) if rows else ((),) * len(self._types)
+            return {
+                name: np.array(column, kind) for (name, kind), column in zip(self._types.items(), values, strict=True)
+            }
         while self._pieces is None:
             worker.receive()
         columns = list(zip(*self._pieces, strict=True)) or [(np.empty(0),) for _ in self._types]

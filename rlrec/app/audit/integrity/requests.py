@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache, partial
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import product
 
 from rlrec.app.audit.integrity.findings import Findings
@@ -24,27 +24,20 @@ PORTION = 5_000  # decisions at a time
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
     """Compare the digests stored with those of every form that a request for the decision can have had: with or without
     its user and its arms, and by the name of the route, the policy or the version."""
-    context, no_arms = lru_cache(PORTION)(_context), arms_text(None)
+    context = lru_cache(PORTION)(lambda text: canonical.text(parse(text, "its context")))
+    no_arms = arms_text(None)
     for start in range(0, len(decision_ids), PORTION):
         unit.progress("requests", start, start / len(decision_ids))
         answered = audit.answered(unit, decision_ids[start : start + PORTION].tolist())
         sets = contents.eligible_arms(unit, {request.eligible_id for request in answered})
         keys = arms.keys(unit, {arm for members in sets.values() for arm in members})
-        listed = cache(partial(_listed, sets, keys))
+        set_texts = {set_id: arms_text([keys[arm] for arm in members]) for set_id, members in sets.items()}
         for request in answered:
             with findings.unreadable(CHECK, f"decision {request.decision_id}"):
-                texts = no_arms, listed(request.eligible_id)
+                texts = no_arms, set_texts[request.eligible_id]
                 if not _is_answer(request, context(request.context), texts):
                     detail = "its session, user, context, length or arms are not those of its request"
                     findings.error(CHECK, f"decision {request.decision_id}", detail)
-
-
-def _context(stored: str) -> str:
-    return canonical.text(parse(stored, "its context"))
-
-
-def _listed(sets: Mapping[int, Sequence[int]], keys: Mapping[int, str], set_id: int) -> str:
-    return arms_text([keys[arm] for arm in sets[set_id]])
 
 
 def _is_answer(answered: AnsweredRequest, context: str, arms_texts: Sequence[str]) -> bool:
