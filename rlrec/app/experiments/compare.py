@@ -88,9 +88,7 @@ def show(
     for number, row in enumerate(more_decisions, start=1):
         row["differ"] = figures.differ(number, decisions_per_unit)
     return {
-        "experiment": experiment.name,
-        "status": experiment.status,
-        "unit": experiment.unit,
+        "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit,
         "variants": [
             {
                 "variant": variant.label, "policy": serving[variant.id].policy.display_name,
@@ -126,9 +124,7 @@ def _interleaved(
     chi2, p_value = comparison.sample_ratio([credit.first_picks, credit.decisions - credit.first_picks], [1.0, 1.0])
     units = sum(experiments.count_units(unit, experiment.id).values())
     return {
-        "experiment": experiment.name,
-        "status": experiment.status,
-        "unit": experiment.unit,
+        "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit,
         "variants": [
             {
                 "variant": team, "policy": reference, "weight": 0.5, "units": units,
@@ -137,13 +133,8 @@ def _interleaved(
             for team, reference, mean, wins in zip(TEAMS, references, credit.means, credit.wins[:2], strict=True)
         ],
         "differences": [{"variant": TEAMS[1], "against": TEAMS[0], **_finite(credit.difference)}],
-        "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}),
-        "holdout": None,
-        "outcomes": [],
-        "unit_differences": [],
-        "reasons": ["interleaved"],
-        "decisions_per_unit": [],
-        "ties": credit.wins[2],
+        "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}), "holdout": None, "outcomes": [],
+        "unit_differences": [], "reasons": ["interleaved"], "decisions_per_unit": [], "ties": credit.wins[2],
         "interleave": list(references),
     }  # fmt: skip
 

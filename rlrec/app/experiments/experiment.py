@@ -161,10 +161,9 @@ def fork(unit: Unit, variant: VariantSpec) -> Fork:
     source, head = lookup.version(unit, variant.policy)
     name, pinned = lookup.split(variant.policy)
     if not kinds.load(source.policy.kind).served:
-        raise InputError(
-            f"policy {source.policy.name!r} is of kind {source.policy.kind} and cannot be served",
-            hint=f"give variant {variant.label} another policy",
-        )
+        hint = f"give variant {variant.label} another policy"
+        kind = source.policy.kind
+        raise InputError(f"policy {source.policy.name!r} is of kind {kind} and cannot be served", hint=hint)
     if pinned is not None and source.learning:
         hint = f"`rlrec policy freeze {name}` makes one; {variant.label}={name} starts a variant that learns"
         raise InputError(f"version {pinned} of {name} still learns, and @V pins a frozen one", hint=hint)
@@ -268,11 +267,8 @@ def _refuse_loss(name: str, earned: Sequence[DifferenceRow]) -> None:
         for row in losses
     )
     hint = f"`rlrec experiment stop {name}` ends the ramp without it, --anyway promotes it"
-    first = losses[0]
-    raise CheckFailed(
-        f"{first['group']} was not promoted: per unit it surely earns less than {first['against']}: {figures}",
-        hint=hint,
-    )
+    group, rival = losses[0]["group"], losses[0]["against"]
+    raise CheckFailed(f"{group} was not promoted: per unit it surely earns less than {rival}: {figures}", hint=hint)
 
 
 def _promoted(unit: Unit, experiment: Experiment, route: RouteChange | None, label: str, *, command: str) -> Version:
@@ -301,14 +297,11 @@ def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
         variants = [_row(team, version, 0.5) for team, version in zip(TEAMS, resolved, strict=True)]
     else:
         variants = [_row(variant.label, serving[variant.id], shares[variant.id]) for variant in experiment.variants]
+    stopped_at = None if experiment.stopped_at is None else written(experiment.stopped_at)
     summary: ExperimentSummary = {
-        "experiment": experiment.name,
-        "status": experiment.status,
-        "unit": experiment.unit,
-        "variants": variants,
-        "created_at": written(experiment.created_at),
-        "stopped_at": None if experiment.stopped_at is None else written(experiment.stopped_at),
-    }
+        "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit, "variants": variants,
+        "created_at": written(experiment.created_at), "stopped_at": stopped_at,
+    }  # fmt: skip
     return {**summary, "interleave": references} if references else summary
 
 

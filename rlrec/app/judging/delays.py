@@ -43,10 +43,9 @@ def delays(store: Store, name: str = "default", *, log: str | None = None) -> li
             total += _arrived(batch, definition, windows, now=unit.now)
     with_events = np.flatnonzero(total[:, EVENTS])
     if not len(with_events):
-        raise InputError(
-            f"no weighed event: no selected decision that is old enough has one of reward {name!r}",
-            hint="record some with `rlrec feedback`, or widen --log" if log else "record some with `rlrec feedback`",
-        )
+        hint = f"record some with `rlrec feedback`{', or widen --log' if log else ''}"
+        cause = f"no selected decision that is old enough has one of reward {name!r}"
+        raise InputError(f"no weighed event: {cause}", hint=hint)
     return list(_rows(total[: with_events[-1] + 1], windows, definition_us=definition.window_us))
 
 

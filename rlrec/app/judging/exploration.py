@@ -211,10 +211,9 @@ class FloorComparison:
         """The error where nothing could be compared."""
         if total.waiting:
             return self.evaluation.shared[0].immature(f"{quantity(total.waiting, 'impression')} of {self.name}")
-        hint = (
-            "imports, two rankers, samples of correlated scores and kinds that read the session have none by position"
-        )
-        return EmptyLog(f"no impression of {self.name} has a probability to compare", hint=hint)
+        lacking = "imports, two rankers, samples of correlated scores and kinds that read the session"
+        message = f"no impression of {self.name} has a probability to compare"
+        return EmptyLog(message, hint=f"{lacking} have none by position")
 
     def answer(self, total: ExplorationSums) -> Result:
         """The figures of the sums of the log."""
@@ -258,15 +257,10 @@ class FloorComparison:
         arms = np.flatnonzero(total.eligible[last])
         starving = np.where(greedy < served / 2, served, np.inf)[periods[:-1]].min(axis=0, initial=np.inf)
         risen = arms[np.isfinite(starving[arms]) & (served[last, arms] > 1 / len(arms))]
-        ids = self.evaluation.arms.ids
-        return [
-            {
-                "arm": self.evaluation.arms.keys[int(ids[arm])],
-                "probability_then": float(starving[arm]),
-                "probability_now": float(served[last, arm]),
-            }
-            for arm in risen[np.argsort(-served[last, risen], kind="stable")].tolist()
-        ]
+        rows = risen[np.argsort(-served[last, risen], kind="stable")]
+        keys = [self.evaluation.arms.keys[arm] for arm in self.evaluation.arms.ids[rows].tolist()]
+        figures = zip(keys, starving[rows].tolist(), served[last, rows].tolist(), strict=True)
+        return [{"arm": key, "probability_then": then, "probability_now": now} for key, then, now in figures]
 
 
 def _ratio(numerator: float, denominator: float) -> float:

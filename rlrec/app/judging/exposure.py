@@ -223,21 +223,14 @@ class Census:
         count = 1 / slots["keep_probability"]
         slates, variety = self._variety(arm, starts, count[starts])
         expected, underived = self._expected(slots, starts, logged, reader)
+        sets = logged.lists.catalogues_of(slots["decision_id"][starts], slots["eligible_id"][starts])
         return ExposureSums(
-            decisions=len(starts),
-            slots=len(arm),
+            decisions=len(starts), slots=len(arm), expected=expected, underived=underived,
             realised=np.bincount(arm, weights=count, minlength=len(self.added_at)).astype(np.float64),
-            expected=expected,
-            underived=underived,
-            eligible=self._eligible(
-                logged.lists.catalogues_of(slots["decision_id"][starts], slots["eligible_id"][starts]), logged
-            ),
-            served=int(live.sum()),
+            eligible=self._eligible(sets, logged), served=int(live.sum()),
             explored=_explored(take(slots, live), reader),
-            young=int((slots["at"] - self.added_at[arm] < YOUNG_US)[live].sum()),
-            slates=slates,
-            variety=variety,
-        )
+            young=int((slots["at"] - self.added_at[arm] < YOUNG_US)[live].sum()), slates=slates, variety=variety,
+        )  # fmt: skip
 
     def _expected(self, slots: Columns, starts: Ids, logged: LoggedBatch, reader: LogReader) -> tuple[Array, int]:
         """Expected exposure, (a,): probabilities of each arm, summed over the positions of these decisions; and how

@@ -162,8 +162,11 @@ def _estimate(
     partials = passes.results(LogReader(unit, evaluation), work, engine)
     nothing: tuple[_LogSums | None, int] = None, 0
     sums, waiting = reduce(_added, partials, nothing)
+    if sums is None and waiting:
+        message = f"empty log: of {quantity(waiting, 'impression')} selected, none is mature"
+        raise InputError(message, hint="wait, or widen --log")
     if sums is None:
-        raise _nothing_usable(evaluation, waiting)
+        raise evaluation.nothing_selected("impression")
     if size < 2:
         raise CheckFailed("the log shows one position alone: there is nothing to compare it with")
     estimated = _curve(sums, request.model, size)
@@ -171,14 +174,6 @@ def _estimate(
     examination = np.array([position.examination for position in by_position.curve.positions])
     comparison = click_models.compare(sums.clicks, examination, model=request.model)
     return replace(estimated, comparison=comparison)
-
-
-def _nothing_usable(evaluation: Evaluation, waiting: int) -> InputError:
-    """The error where no impression can be used."""
-    if waiting:
-        message = f"empty log: of {quantity(waiting, 'impression')} selected, none is mature"
-        return InputError(message, hint="wait, or widen --log")
-    return evaluation.nothing_selected("impression")
 
 
 def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, model: str) -> _LogSums:
@@ -232,24 +227,20 @@ def _by_position(sums: _LogSums, size: int) -> _Estimated:
 
 def _unidentified(reason: str, sums: _LogSums) -> CheckFailed:
     code = reason.partition(":")[0]
-    if code == "few-rewards":
-        hint = "collect more, or widen --log"
-        return CheckFailed("the curve cannot be estimated: too few rewards at positions 1 and 2", hint=hint)
-    if code == "no-variation":
-        return CheckFailed(
-            "the curve cannot be estimated: the positions of this import vary only with the context",
-            hint="log marginals, or pages of a policy that draws: rankings that vary within equal contexts",
-        )
-    if not sums.overlap.slots.any():
-        return CheckFailed(
-            "the curve cannot be estimated: the logging probabilities at other positions are not known",
-            hint="use decisions of a kind with marginals (independent scores that do not read the session)",
-        )
-    return CheckFailed(
-        "the curve cannot be estimated: too few slots of complete pages show an arm that was likely at both of "
-        "positions 1 and 2: so it is where positions vary only with the context",
-        hint="collect more pages, served with a floor or by a policy that draws",
+    cause = (
+        "too few slots of complete pages show an arm that was likely at both of positions 1 and 2: so it is where "
+        "positions vary only with the context"
     )
+    hint = "collect more pages, served with a floor or by a policy that draws"
+    if code == "few-rewards":
+        cause, hint = "too few rewards at positions 1 and 2", "collect more, or widen --log"
+    elif code == "no-variation":
+        cause = "the positions of this import vary only with the context"
+        hint = "log marginals, or pages of a policy that draws: rankings that vary within equal contexts"
+    elif not sums.overlap.slots.any():
+        cause = "the logging probabilities at other positions are not known"
+        hint = "use decisions of a kind with marginals (independent scores that do not read the session)"
+    return CheckFailed(f"the curve cannot be estimated: {cause}", hint=hint)
 
 
 def _store(unit: Unit, request: Request, definition: Reward, estimated: _Estimated) -> CurveAnswer:

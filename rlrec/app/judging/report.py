@@ -206,12 +206,9 @@ class _Gathering:
         if start > days[0]:
             self._remark("time", f"Nothing from before {written(start * DAY_US)[:10]} is shown over time: see --since.")
         since = max(start * DAY_US, start * DAY_US if self.selection.since is None else self.selection.since)
-        request = outcomes.Request(by=self.answer.period, log=self._log(since), rewards=[self._reward()])
+        reward = self.live[self.served.most_common(1)[0][0]].reward.name  # of the policy with the most decisions
+        request = outcomes.Request(by=self.answer.period, log=self._log(since), rewards=[reward])
         return outcomes.outcomes(self.store, request)
-
-    def _reward(self) -> str:
-        """The reward that the policy with the most decisions learns."""
-        return self.live[self.served.most_common(1)[0][0]].reward.name
 
     def _estimates(self) -> None:
         answer, since = self.answer, self._bounds[JUDGED]

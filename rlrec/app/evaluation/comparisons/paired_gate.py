@@ -107,11 +107,8 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
             gain, visits = _gains(unit, options, selection, reward)
         gain_of = {guard.name: _gain(unit, options, selection, definitions[guard.name]) for guard in options.guards}
     except EmptyLog as error:
-        way_out = (
-            error.hint
-            if since is None
-            else "visits from now on can judge it: let some be served, or begin a ramp (--share 5%)"
-        )
+        later = "visits from now on can judge it: let some be served, or begin a ramp (--share 5%)"
+        way_out = error.hint if since is None else later
         raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=way_out) from error
     figures = judged(gain, visits, looks)
     guards = [_guard_report(guard, gain_of[guard.name], alpha) for guard in options.guards]

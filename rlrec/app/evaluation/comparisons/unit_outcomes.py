@@ -98,10 +98,8 @@ class StudyFigures:
         many of them had no time to come again."""
         if metric not in _ageing(self.study) or not self.sums.ages.any():
             return False
-        if any(
-            outcomes.share_of_visits(self.sums.begun[side], self.sums.ages[side]) < outcomes.YOUNG_SHARE
-            for side in (0, group)
-        ):
+        shares = [outcomes.share_of_visits(self.sums.begun[side], self.sums.ages[side]) for side in (0, group)]
+        if min(shares) < outcomes.YOUNG_SHARE:
             return True
         older, younger = self._figures(self.sums.older), self._figures(self.sums.younger)
         return outcomes.changes_with_age(older, younger, group, metric)

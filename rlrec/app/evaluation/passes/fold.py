@@ -185,7 +185,7 @@ class RowUnit(ABC, Generic[R, M]):
 
 
 def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, models: Mapping[int, M]) -> LogPartial:
-    """The partial of one batch. Raises InputError beyond 1,000 groups."""
+    """The sums of one batch."""
     partials: dict[tuple[int, RowGroup, Stratum], GroupPartial] = {}
     loggers = LoggerFacts(learned=evaluation.loggers.loggers_that_learned(logged.log.slots))
     counts: dict[int, RowCounts] = {}
@@ -210,12 +210,11 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
                 carried[number] = sums
             if model is not None and (sums := unit.slots_above(rows, model)) is not None:
                 dependence[number] = sums
-    batch_partial = LogPartial(
+    return LogPartial(
         groups=partials, loggers=loggers, counts=counts, names=logged.contexts.names, users=users,
         inclusion=logged.lists.inclusion, carry_over=carried, slots_above=dependence,
         bets=propensity_bets(logged, evaluation.arms), page_kinds=logged.page_kinds,
     )  # fmt: skip
-    return checked(batch_partial, evaluation)
 
 
 def _target_partials(
@@ -265,13 +264,6 @@ def _target_partials(
 def any_slot(rows: Rows, flags: Flags) -> Flags:
     """The rows with a flagged slot, (n,). flags: of all their slots."""
     return np.logical_or.reduceat(flags, rows.begins)
-
-
-def checked(partial: LogPartial, evaluation: Evaluation) -> LogPartial:
-    """The same partial. Raises InputError beyond 1,000 groups."""
-    if len({group for _, group, _ in partial.groups}) > groups.MAX_GROUPS:
-        raise groups.too_many(evaluation.request.by)
-    return partial
 
 
 def estimates(

@@ -36,19 +36,12 @@ class ImpressionUnit(RowUnit[ImpressionRows, reward_models.RewardModel]):
         curve = None if request.position is None else position_curve(unit, request.position)
         examination = () if curve is None else curve.examination
         table = None
-        if request.reward_model is not None:
-            table = reward_models.tabled(
-                request.reward_model, by=request.reward_model_by, arms=arms, examination=examination
-            )
-        positions = evaluation.extent.positions
-        return cls(
-            evaluation=evaluation,
-            fold=ImpressionFold(estimators=estimators, spanning=evaluation.spanning, curve=curve),
-            fit=reward_models.RewardModelFit(
-                arms=arms, positions=positions, examination=examination, columns=request.reward_model_hash
-            ),
-            model=table,
-        )
+        if (path := request.reward_model) is not None:
+            table = reward_models.tabled(path, by=request.reward_model_by, arms=arms, examination=examination)
+        columns, positions = request.reward_model_hash, evaluation.extent.positions
+        fit = reward_models.RewardModelFit(arms=arms, positions=positions, examination=examination, columns=columns)
+        fold = ImpressionFold(estimators=estimators, spanning=evaluation.spanning, curve=curve)
+        return cls(evaluation=evaluation, fold=fold, fit=fit, model=table)
 
     @property
     def fitted_on(self) -> Reading:

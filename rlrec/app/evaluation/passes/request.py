@@ -162,8 +162,8 @@ class Evaluation:
     @property
     def lesson_columns(self) -> list[str]:
         """The columns by which rows are told that a target or a logger learned from, where others have none."""
-        lessons = [*self.loggers.every_lesson, *(lesson for target in self.targets for lesson in target.lessons)]
-        return sorted(frozenset[str]().union(*(lesson.columns for lesson in lessons)))
+        lessons = [*self.loggers.lessons.values(), *(target.lessons for target in self.targets)]
+        return sorted({column for row in lessons for lesson in row for column in lesson.columns})
 
     def nothing_selected(self, rows: str) -> EmptyLog:
         hint = "widen --log" if self.request.log else "serve with `rlrec recommend`, or bring in a log: import-log"

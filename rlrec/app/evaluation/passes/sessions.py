@@ -50,9 +50,9 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
         """Raises InputError for a session that is too long, where no targets are compared."""
         horizon = evaluation.extent.steps
         if horizon > ended_visits.LONGEST and not evaluation.paired:
+            limit, hint = f"{ended_visits.LONGEST:,}", "estimate per impression, or leave it out by --log"
             raise InputError(
-                f"a session of {horizon:,} decisions is longer than the {ended_visits.LONGEST:,} that can be judged",
-                hint="estimate per impression, or leave it out by --log",
+                f"a session of {horizon:,} decisions is longer than the {limit} that can be judged", hint=hint
             )
         horizon = min(max(1, horizon), ended_visits.LONGEST)
         gamma, spanning = evaluation.request.gamma, evaluation.spanning
@@ -134,26 +134,20 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
         cutoff = self.cutoffs[shared.reward.id]
         if counts.waiting:
             idle, window = cutoff.timeout_us / 60e6, cutoff.window_us / 60e6
-            return EmptyLog(
-                f"of {quantity(counts.waiting, 'session')} selected, none is over, or the reward windows are not",
-                hint=f"one ends by `rlrec session end`, or {idle:g} minutes after its last decision; the window of "
-                f"reward {shared.reward.name} is {window:g} minutes",
-                wait_us=cutoff.timeout_us + cutoff.window_us,
-            )
+            message = f"of {quantity(counts.waiting, 'session')} selected, none is over, or the reward windows are not"
+            end = f"one ends by `rlrec session end`, or {idle:g} minutes after its last decision"
+            hint = f"{end}; the window of reward {shared.reward.name} is {window:g} minutes"
+            return EmptyLog(message, hint=hint, wait_us=cutoff.timeout_us + cutoff.window_us)
         if counts.other_policy:
             name = shared.members[0][1].target.name
             return EmptyLog(f"no whole session of policy {name!r} is selected", hint="widen --log")
         selected = f"of {quantity(counts.left_out, 'session')} selected, none"
         if counts.silent:
-            return EmptyLog(
-                f"{selected} has propensities for whole slates",
-                hint="judge by what `rlrec recommend` served, or by an import that says how likely each slate was",
-            )
+            hint = "judge by what `rlrec recommend` served, or by an import that says how likely each slate was"
+            return EmptyLog(f"{selected} has propensities for whole slates", hint=hint)
         if counts.left_out:
-            return EmptyLog(
-                f"{selected} is whole: --log cuts them, or a slot is censored",
-                hint="widen --log, or --uncensor",
-            )
+            message = f"{selected} is whole: --log cuts them, or a slot is censored"
+            return EmptyLog(message, hint="widen --log, or --uncensor")
         return self.evaluation.nothing_selected("session")
 
 

@@ -88,19 +88,15 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
         """Raises InputError for an unknown curve."""
         resolved = {label: _resolved(unit, estimator) for label, estimator in estimators.items()}
         positions = evaluation.extent.positions
-        return cls(
-            evaluation=evaluation,
-            fold=SlateFold(estimators=resolved, spanning=evaluation.spanning),
-            fit=RewardModelFit(arms=evaluation.arms, positions=positions),
-            needs=slate_probabilities.Needs(
-                positions=max(1, positions),
-                joint=any(estimator.joint for estimator in resolved.values()),
-                tabled=any(estimator.tabled for estimator in resolved.values()),
-                additive=any(isinstance(estimator, Pi) for estimator in resolved.values()),
-                marginal=any(isinstance(estimator, Iips) for estimator in resolved.values()),
-            ),
-            require_pairs=require_pairs,
-        )
+        kinds = resolved.values()
+        needs = slate_probabilities.Needs(
+            positions=max(1, positions), joint=any(kind.joint for kind in kinds),
+            tabled=any(kind.tabled for kind in kinds), additive=any(isinstance(kind, Pi) for kind in kinds),
+            marginal=any(isinstance(kind, Iips) for kind in kinds),
+        )  # fmt: skip
+        fold = SlateFold(estimators=resolved, spanning=evaluation.spanning)
+        fit = RewardModelFit(arms=evaluation.arms, positions=positions)
+        return cls(evaluation=evaluation, fold=fold, fit=fit, needs=needs, require_pairs=require_pairs)
 
     @property
     def fitted_on(self) -> Reading:
@@ -171,10 +167,8 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
         if counts.other_policy:
             return EmptyLog(f"no page of policy {shared.members[0][1].target.name!r} is selected", hint="widen --log")
         if counts.left_out:
-            return EmptyLog(
-                f"of {quantity(counts.left_out, 'page')} selected, each has a censored slot",
-                hint="widen --log, or --uncensor",
-            )
+            message = f"of {quantity(counts.left_out, 'page')} selected, each has a censored slot"
+            return EmptyLog(message, hint="widen --log, or --uncensor")
         return self.evaluation.nothing_selected("page")
 
 
@@ -209,11 +203,9 @@ def _require_pairs(slots: Columns) -> None:
     unknown = slate_probabilities.without_pairs(slots)
     if unknown.any():
         decision = int(slots["decision_id"][np.argmax(unknown)])
-        raise InputError(
-            f"pi cannot weigh decision {decision}: its logger was not uniform, and has too many slates to list, or no "
-            "exact probabilities of them",
-            hint="use rips or sips, which need propensities alone, or iips or pbm:CURVE, which need marginals",
-        )
+        cause = "its logger was not uniform, and has too many slates to list, or no exact probabilities of them"
+        hint = "use rips or sips, which need propensities alone, or iips or pbm:CURVE, which need marginals"
+        raise InputError(f"pi cannot weigh decision {decision}: {cause}", hint=hint)
 
 
 def _resolved(unit: Unit, estimator: SlateEstimator) -> SlateEstimator:
@@ -241,10 +233,9 @@ def _pages(batch: reader.Batch, definition: Reward) -> CompletePages:
     if len(missing):
         row = int(missing[0])
         shown = f"{np.repeat(size, size)[row]} of {slots['size'][row]} positions"
-        raise PartialPages(
-            f"decision {slots['decision_id'][row]} shows {shown}: slate estimators need complete pages",
-            hint="estimate per impression (ips, snips, dr); --log policy=NAME leaves out the log of another policy",
-        )
+        hint = "estimate per impression (ips, snips, dr); --log policy=NAME leaves out the log of another policy"
+        decision = slots["decision_id"][row]
+        raise PartialPages(f"decision {decision} shows {shown}: slate estimators need complete pages", hint=hint)
     # a page is in one cluster, whatever the unit
     slots = {**slots, "cluster": np.repeat(slots["cluster"][first], size)}
     impressions = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])

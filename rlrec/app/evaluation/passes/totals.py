@@ -10,10 +10,10 @@ from functools import reduce
 from typing import Any
 
 from rlrec.app.evaluation.passes import passes
-from rlrec.app.evaluation.passes.fold import LogPartial, RowCounts, RowUnit, checked, fold
+from rlrec.app.evaluation.passes.fold import LogPartial, RowCounts, RowUnit, fold
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import Evaluation, PartialPages
-from rlrec.app.evaluation.rows.log_rows import LoggedBatch
+from rlrec.app.evaluation.rows import groups
 from rlrec.compute import Engine
 from rlrec.records import add_each
 
@@ -32,12 +32,13 @@ class FitPass:
         return self.unit.fitted_on
 
     def __call__(self, reader: LogReader, /) -> Mapping[int, Any]:
-        return reduce(self.add, map(self._sums, reader.to_fit(self.reading)), {})
-
-    def _sums(self, logged: LoggedBatch) -> Mapping[int, Any]:
         rewards = {shared.reward.id: shared.reward for shared in self.evaluation.shared}
-        rows_of = {key: self.unit.usable(logged, reward)[0] for key, reward in rewards.items()}
-        return {key: self.unit.model_sums(logged, rows) for key, rows in rows_of.items() if len(rows)}
+        total: Mapping[int, Any] = {}
+        for logged in reader.to_fit(self.reading):
+            rows_of = {key: self.unit.usable(logged, reward)[0] for key, reward in rewards.items()}
+            sums = {key: self.unit.model_sums(logged, rows) for key, rows in rows_of.items() if len(rows)}
+            total = add_each(total, sums)
+        return total
 
     def add(self, left: Mapping[int, Any], right: Mapping[int, Any], /) -> Mapping[int, Any]:
         return add_each(left, right)
@@ -62,7 +63,11 @@ class JudgePass:
         return partition_sums + LogPartial(visits=self.unit.visit_carry_over(reader))
 
     def add(self, left: LogPartial, right: LogPartial, /) -> LogPartial:
-        return checked(left + right, self.evaluation)
+        """Both sums. Raises InputError beyond 1,000 groups."""
+        total = left + right
+        if len({group for _, group, _ in total.groups}) > groups.MAX_GROUPS:
+            raise groups.too_many(self.evaluation.request.by)
+        return total
 
 
 @dataclass(frozen=True, kw_only=True)

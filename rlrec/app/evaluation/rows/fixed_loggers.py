@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -61,11 +60,6 @@ class FixedLoggers:
             return cls()
         lessons = {key: lineage.learned_from(lineage.ancestry(unit, versions[key])) for key in frequent}
         return cls(names={key: fixed[key] for key in frequent}, lessons=lessons)
-
-    @cached_property
-    def every_lesson(self) -> list[lineage.LearnedFrom]:
-        """All decisions that one of them learned from."""
-        return [lesson for lessons in self.lessons.values() for lesson in lessons]
 
     def loggers_that_learned(self, slots: Columns) -> frozenset[str]:
         """Names of those that learned from one of these slots."""

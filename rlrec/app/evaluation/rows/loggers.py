@@ -79,9 +79,8 @@ class Loggers:
         """The smallest marginal below position 1: what the floor guarantees whatever the scores, where there is one.
 
         The smallest conditional of a row says little of it: the arm that mostly stands above is rare here."""
-        version, size, sets, position = (
-            slots[name][deeper] for name in ("version_id", "size", "eligible_id", "position")
-        )
+        version, size = slots["version_id"][deeper], slots["size"][deeper]
+        sets, position = slots["eligible_id"][deeper], slots["position"][deeper]
         arms = arms_of_sets(sets, eligible)
         first, case_index = distinct(version, size, arms)
         for case, row in enumerate(first.tolist()):

@@ -115,19 +115,15 @@ class CaseRows:
         # the cell of each row among the shares of all blocks: block, position, arm
         self.inside = self.position <= length[case]
         at = np.where(self.inside, self.position, 1) - 1
-        self.arm_index, self.eligible = self._arm_indices(arms)
+        stride = max(int(self.arm.max(initial=0)), *(int(block.arms[-1]) for block in blocks)) + 1
+        keys = np.concatenate([number * stride + block.arms for number, block in enumerate(blocks)])
+        index, self.eligible = look_up(keys, case * stride + self.arm)
+        self.arm_index = np.where(self.eligible, index - offsets(arms)[case], 0)
         self._shares = np.concatenate([block.shares.ravel() for block in blocks])
         greatest = np.concatenate([block.greatest for block in blocks])
         self._top, self._stride, self._length = offsets(arms * length)[case] + self.arm_index, arms[case], length[case]
         self.target = np.where(self.inside & self.eligible, self._shares[self._top + at * self._stride], 0.0)
         self.greatest = np.where(self.inside, greatest[offsets(length)[case] + at], 0.0)
-
-    def _arm_indices(self, arms: Ids) -> tuple[Ids, Flags]:
-        """Where each row's arm stands among the arms of its case, and whether it does."""
-        stride = max(int(self.arm.max(initial=0)), *(int(block.arms[-1]) for block in self.blocks)) + 1
-        keys = np.concatenate([number * stride + block.arms for number, block in enumerate(self.blocks)])
-        index, eligible = look_up(keys, self.case * stride + self.arm)
-        return np.where(eligible, index - offsets(arms)[self.case], 0), eligible
 
     def at_positions(self, positions: int) -> Array:
         """The target's probability of each row's arm at positions 1 to `positions`, (p, positions); 0 below the end of

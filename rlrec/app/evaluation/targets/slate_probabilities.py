@@ -83,8 +83,10 @@ def slate_target(
     if table is not None and simulated:
         marginal = np.take_along_axis(table, rows.slots["position"][:, None] - 1, axis=1)[:, 0]
     if table is not None and needs.additive:
-        even = rows.slots[PAIRS] == UNIFORM
-        additive[even] = _uniform_weight(rows.slots, table, logged)[even]
+        even, arms = rows.slots[PAIRS] == UNIFORM, arms_of_sets(rows.slots["eligible_id"], logged.eligible)
+        shown = np.take_along_axis(table, rows.slots["position"][:, None] - 1, axis=1)[:, 0]
+        sums, size = table.sum(axis=1), rows.slots["size"]
+        additive[even] = pseudo_inverse.uniform_weights(shown, sums, size=size, arms=arms)[even]
         alone = rows.slots["size"] == 1
         additive[alone] = probabilities.target[alone] / rows.slots["propensity"][alone]
     has_sets = slot_sets.flags(rows.slots)
@@ -103,13 +105,6 @@ def without_pairs(slots: Columns) -> Flags:
     unknown: Flags = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1)
     has_sets = slot_sets.flags(slots)
     return unknown if has_sets is None else unknown & ~(has_sets & ~np.isnan(slots["marginal"]))
-
-
-def _uniform_weight(slots: Columns, table: Array, logged: LoggedBatch) -> Array:
-    """The weight of `pi` on uniform pages, slot by slot, (n,)."""
-    arms = arms_of_sets(slots["eligible_id"], logged.eligible)
-    shown = np.take_along_axis(table, slots["position"][:, None] - 1, axis=1)[:, 0]
-    return pseudo_inverse.uniform_weights(shown, table.sum(axis=1), size=slots["size"], arms=arms)
 
 
 def _fill_additive(case_rows: CaseRows, additive: Array, logged: LoggedBatch) -> None:
