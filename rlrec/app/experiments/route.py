@@ -145,9 +145,8 @@ def set_route(store: Store, request: Request) -> RouteSummary:
             _start(unit, current, ramp, forks, command=request.command, look_id=look_id)
         elif changed:
             _change(unit, now.route_id, version, request.to, command=request.command, look_id=look_id)
-        answer: RouteSummary = {
-            **summary(unit, lookup.route(unit, request.name)), "set": passed, "changed": changed,
-        }  # fmt: skip
+        newest = lookup.route(unit, request.name)
+        answer: RouteSummary = {**summary(unit, newest), "set": passed, "changed": changed}
         if gate is not None:
             answer |= {**_figures(gate), "repeated": earlier is not None}  # type: ignore[typeddict-item]
         return answer
@@ -236,9 +235,8 @@ def rollback(store: Store, name: str) -> RouteSummary:
         promoted = last is not None and last.at == newest.at and newest.command.startswith("experiment stop ")
         earlier = _change_to_restore(routes.history(unit, newest.route_id), promoted=promoted)
         if earlier is None:
-            hint = (
-                None if last is None or newest.number else f"`rlrec policy rollback {newest.policy}` undoes a promotion"
-            )
+            undo = f"`rlrec policy rollback {newest.policy}` undoes a promotion"
+            hint = None if last is None or newest.number else undo
             raise CheckFailed(f"route {name} has no change to roll back", hint=hint)
         if promoted:
             versions.roll_back(unit, newest.policy)
@@ -265,10 +263,8 @@ def _change_to_restore(history: Sequence[RouteChange], *, promoted: bool) -> Rou
         while standing and change.restored_id not in (None, standing[-1].id):
             standing.pop()
     now = history[-1]
-    candidates = (
-        change for change in reversed(standing[:-1]) if change.reference != now.reference or now.running or promoted
-    )
-    return next(candidates, None)
+    counts_anyway, earlier = now.running or promoted, reversed(standing[:-1])
+    return next((change for change in earlier if counts_anyway or change.reference != now.reference), None)
 
 
 def listing(store: Store) -> list[RouteSummary]:

@@ -284,9 +284,8 @@ class Census:
         rate, lower, upper = widened(*rates(partial.rates, bounded=is_share), partial.rates.error)
         popularity = partial.rates.reward.sum(axis=0)
         table = self.evaluation.arms
-        arm_rows = sorted(
-            np.flatnonzero(total.eligible).tolist(), key=lambda row: (-total.realised[row], table.rank[row])
-        )
+        eligible = np.flatnonzero(total.eligible).tolist()
+        arm_rows = sorted(eligible, key=lambda row: (-total.realised[row], table.rank[row]))
         result: Result = {
             "decisions": total.decisions, "slots": total.slots, "reward": self.reward.name,
             "curve": self.curve and self.curve.reference,

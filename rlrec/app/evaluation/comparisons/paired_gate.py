@@ -389,9 +389,8 @@ def _broken(guard: GuardReport) -> str:
     name, least = guard["guard"], f"{100 * guard['least']:.4g} %"
     if guard["verdict"] == VERDICTS[0]:
         return f"of guard {name} the log cannot tell ({', '.join(guard['reasons'])})"
-    value, lower = (
-        "unknown" if figure is None else f"{100 * figure:.3g} %" for figure in (guard["value"], guard["lower"])
-    )
+    figures = guard["value"], guard["lower"]
+    value, lower = ("unknown" if figure is None else f"{100 * figure:.3g} %" for figure in figures)
     return f"guard {name} changes by {value} with the lower bound {lower}, which is not above {least}"
 
 

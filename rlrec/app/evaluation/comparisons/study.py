@@ -126,6 +126,5 @@ def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
         (version for version in policies.versions(unit, owners) if version.id in served),
         key=lambda version: (version.policy.display_name, version.policy.name, version.number),
     )
-    if study.by == "policy":
-        return {version.id: version.policy.display_name for version in versions}
-    return {version.id: version.reference for version in versions}
+    by_policy = study.by == "policy"
+    return {version.id: version.policy.display_name if by_policy else version.reference for version in versions}

@@ -235,8 +235,7 @@ def _target_partials(
     for number, scorer in shared.members:
         scorer.describe(logged)
         batch = batch_of(scorer)
-        replicas = scorer.replicas(slots, logged, marginals=unit.simulates)
-        replica_batches = [batch_of(replica) for replica in replicas]
+        batches = [batch, *map(batch_of, scorer.replicas(slots, logged, marginals=unit.simulates))]
         hidden = hidden_from[number]
         learned = any_slot(rows, scorer.target.taught_by(slots))
         recorded = None if hidden is None else ~any_slot(rows, hidden)
@@ -246,12 +245,11 @@ def _target_partials(
             judged, n_rows = group_rows, len(rows) if group_rows is None else len(group_rows)
             if recorded is not None:
                 judged = np.flatnonzero(recorded) if group_rows is None else group_rows[recorded[group_rows]]
+            judged_batches = batches if judged is None else [batch.take(judged) for batch in batches]
+            sums, *replica_sums = map(unit.fold.partial, judged_batches)
             partials[number, logged.groups[group], row_strata.strata[stratum]] = GroupPartial(
-                sums=unit.fold.partial(batch if judged is None else batch.take(judged)),
-                replicas={
-                    replica: unit.fold.partial(replica_batch if judged is None else replica_batch.take(judged))
-                    for replica, replica_batch in enumerate(replica_batches)
-                },
+                sums=sums,
+                replicas=dict(enumerate(replica_sums)),
                 learned=bool((learned if judged is None else learned[judged]).any()),
                 no_state=0 if judged is None else n_rows - len(judged),
                 has_candidates=bool((has_list if group_rows is None else has_list[group_rows]).any()),

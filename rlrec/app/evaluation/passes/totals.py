@@ -105,9 +105,8 @@ def sum_log(
     of the log is an error; else it is left out."""
     models = fit_models(units, evaluation, reader, engine)
     refused = {unit: outcome for unit, outcome in models.items() if isinstance(outcome, PartialPages)}
-    judges = {
-        unit: JudgePass(unit=unit, evaluation=evaluation, models=models[unit]) for unit in units if unit not in refused
-    }
+    usable = [unit for unit in units if unit not in refused]
+    judges = {unit: JudgePass(unit=unit, evaluation=evaluation, models=models[unit]) for unit in usable}
     results = refused | _sums(judges, LogPartial(), reader, engine)
     partials: dict[AnyUnit, LogPartial] = {}
     for unit in units:

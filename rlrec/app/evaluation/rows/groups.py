@@ -83,8 +83,7 @@ def field_of_context(by: str | None) -> str | None:
 def check_field(by: str | None, names: Collection[str]) -> None:
     """Raises InputError if no context of the log had the field. names: of fields that contexts had."""
     if (field := field_of_context(by)) is not None and field not in names:
-        suggestion = suggest(field, [*FIELDS, *sorted(names)])
-        hint = suggestion or f"--by takes {', '.join(FIELDS)}, or a field of the context"
+        hint = suggest(field, [*FIELDS, *sorted(names)]) or f"--by takes {', '.join(FIELDS)}, or a field of the context"
         raise InputError(f"no context of the log has the field {by!r}", hint=hint)
 
 

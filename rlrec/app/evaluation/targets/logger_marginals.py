@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,9 +113,8 @@ class LoggerMarginals:
             version = versions[int(slots["version_id"][rows[0]])]
             beliefs = self.moments(version, slots, rows)
             arguments = slots, contexts, eligible, positions
-            yield from _worked_out(
-                case for belief_rows, served in beliefs for case in self._belief_cases(served, belief_rows, *arguments)
-            )
+            cases = (self._belief_cases(served, belief_rows, *arguments) for belief_rows, served in beliefs)
+            yield from _worked_out(chain.from_iterable(cases))
         if not self.greedy:
             yield from _uniform(slots, eligible, positions)
 
