@@ -1,4 +1,4 @@
-"""The way in which partitions of a log are worked on, wherever that is."""
+"""The interface of engines, which work on the partitions of a log, and what all of them share."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ def examined(answers: Sequence[CurveAnswer]) -> Figure:
 
 
 def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> list[PlotPoint]:
+    """A point for each row, at the value of column x, with the value and the bounds of column y."""
     return [PlotPoint(row[x], row[y], row["lower"], row["upper"], str(row[x])) for row in rows]
 
 

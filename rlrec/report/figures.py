@@ -180,8 +180,8 @@ def _served(rows: Sequence[EstimateRow]) -> float | None:
 
 
 def _best(rows: Sequence[EstimateRow], unit: str) -> str:
-    """The policy that would earn most, against the logged average, if the log tells. The log cannot tell of those that
-    learned from it."""
+    """A sentence on the policy that would earn most, against the logged average. Policies that learned from this log
+    cannot be judged by it."""
     judged = [row for row in rows if row.estimate.verdict != "insufficient" and row.estimate.value is not None]
     independent = [row for row in judged if "in-sample" not in row.estimate.reasons]
     if not independent:

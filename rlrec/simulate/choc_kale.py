@@ -83,10 +83,10 @@ class ChocKale(Regulars):
             stays = self._goes_on(step)
             earned = stays * earned
             return_matrix = stays[:, None] * return_matrix + np.diag((1 - stays) * self._returns)
-            q, down, up = kale[:, step], self._next(0), self._next(1)
-            earned = (1 - q) * (self._means[0] + earned[:, down]) + q * (self._means[1] + earned[:, up])
+            q, level_down, level_up = kale[:, step], self._next(0), self._next(1)
+            earned = (1 - q) * (self._means[0] + earned[:, level_down]) + q * (self._means[1] + earned[:, level_up])
             q = q[..., None]
-            return_matrix = (1 - q) * return_matrix[:, down] + q * return_matrix[:, up]
+            return_matrix = (1 - q) * return_matrix[:, level_down] + q * return_matrix[:, level_up]
         return earned, return_matrix
 
     def _per_visit(self, earned: Array, return_matrix: Array) -> Array:

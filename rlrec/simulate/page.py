@@ -46,8 +46,8 @@ class Page(Bernoulli):
         rows = np.arange(len(slates)) * self.topics
         cell = (rows[:, None] + self._topic[slates]).ravel()
         with np.errstate(divide="ignore"):
-            log_none = np.log1p(-self._means[0, slates]).ravel()
-        no_click = np.exp(np.bincount(cell, weights=log_none, minlength=len(slates) * self.topics))
+            log_no_click = np.log1p(-self._means[0, slates]).ravel()
+        no_click = np.exp(np.bincount(cell, weights=log_no_click, minlength=len(slates) * self.topics))
         return 1 - no_click.reshape(len(slates), self.topics).mean(axis=1)
 
     def _optimum(self, positions: int) -> float:

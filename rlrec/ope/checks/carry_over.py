@@ -32,8 +32,8 @@ def carry_over_sums(
 
 
 def p_value(sums: CellSums) -> float | None:
-    """Probability of rewards that depend so much on step and repeats, where they do not depend on them; None where
-    the log cannot tell: no visit has a second step, or too few clusters have rows."""
+    """The p-value of the hypothesis that rewards depend neither on the step nor on repeats; None where there is not
+    enough evidence: no visit has a second step, or too few clusters have rows."""
     tested = slopes(sums, tested=_TESTED)
     if tested is None:
         return None

@@ -32,8 +32,8 @@ def slots_above_sums(
 
 
 def p_value(sums: CellSums) -> float | None:
-    """Probability of slots below attractive arms that earn so much less, where they do not; None where the log cannot
-    tell."""
+    """The one-sided p-value of the hypothesis that slots below attractive arms do not earn less; None where there is
+    not enough evidence."""
     tested = slopes(sums, tested=1)
     if tested is None or not tested.covariance[0, 0] > 0:
         return None

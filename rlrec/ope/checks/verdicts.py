@@ -111,7 +111,7 @@ class Diagnosis:
     short_horizon: bool = False
 
 
-# What a figure must not be beyond, by the reason that it gives otherwise.
+# Whether the figures of a diagnosis give a reason, by reason.
 _INSUFFICIENT: dict[str, Callable[[Diagnosis], bool]] = {
     "no-rows": lambda figures: not figures.n,
     "low-ess": lambda figures: figures.weighted and (figures.ess or 0.0) < LEAST_ESS,

@@ -107,8 +107,8 @@ def visit_carry_over_sums(
 
 
 def p_value(sums: VisitCarryOverSums) -> float | None:
-    """Probability of next visits that depend so much on what a visit showed, where they do not depend on it; None where
-    the log cannot tell: too few persons have several visits, or the logger drew nothing at random."""
+    """The p-value of the hypothesis that next visits do not depend on what a visit showed; None where there is not
+    enough evidence: too few persons have several visits, or the logger drew nothing at random."""
     next_return, next_visits, visits = sums.visits.sum(axis=1)
     present = sums.visits[2] > 0
     blocks = int(present.sum())

@@ -32,7 +32,7 @@ class CellSums(Sums):
 
 
 def alarms(p_value: float | None) -> bool:
-    """Whether a test alarms; it does not where the log cannot tell (None)."""
+    """Whether a test rejects its hypothesis; without a p-value (None) it does not."""
     return p_value is not None and p_value < ALPHA
 
 
@@ -64,8 +64,8 @@ def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) 
 
 
 def slopes(sums: CellSums, *, tested: int) -> Slopes | None:
-    """Coefficients of the first columns; None where the log cannot tell: none of them varies, or too few clusters have
-    rows."""
+    """Coefficients of the first columns; None where there is not enough evidence: none of them varies, or too few
+    clusters have rows."""
     cells, moments = sums.cells.sum(axis=0), sums.moments.sum(axis=0)
     present = np.flatnonzero(sums.cells[..., -1].sum(axis=1))
     products = _centred_products(cells, moments)

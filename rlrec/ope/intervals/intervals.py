@@ -172,8 +172,8 @@ class Studentised:
 
 
 def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number: int = REPLICATES) -> Studentised:
-    """The same bootstrap for estimates of many columns, whose second moments would not fit: in every replicate the
-    squared error is the sum over units of (count x influence^2), by that replicate's own gradient.
+    """The studentised bootstrap for estimates of many columns, whose second moments would not fit: in each replicate
+    the squared error is the sum over units of (count x influence^2), by that replicate's own gradient.
     units (m, d): sums of the clusters or blocks. The draw is that of `replicates`. number 0: value and error alone."""
     m = len(units)
     value, error, negligible = _by_influence(estimator, units)

@@ -73,7 +73,7 @@ class ClusterSummary(BlockSums):
         return [self.columns.index(name) for name in columns]
 
     def with_prefix(self, prefix: str) -> ClusterSummary:
-        """The columns whose names begin with a prefix, by what follows it."""
+        """The summary of the columns whose names begin with a prefix, with names that lack it."""
         names = tuple(name for name in self.columns if name.startswith(prefix))
         index = self.index(names)
         return replace(
@@ -147,7 +147,7 @@ class Moments(Sums):
         return Moments(self.columns, self.spanning, self._clusters.scaled(factor))
 
     def closed(self) -> Moments:
-        """The same, where no cluster comes back."""
+        """These sums, once no cluster can come back in a later batch."""
         return Moments(self.columns, False, _limit(self._clusters, spanning=False))
 
     def summary(self) -> ClusterSummary:

@@ -100,7 +100,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishOptions:
-    """How to finish a fold, and words for its report.
+    """The options with which a fold is finished, and words for its report.
 
     interval, level: kind of interval, and its confidence in (0, 1)
     cluster: name of the unit that was randomised, for the report

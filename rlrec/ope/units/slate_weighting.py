@@ -19,7 +19,7 @@ FLAT = PositionCurve()
 
 
 class SelfNormalised:
-    """An estimator divided by the mean weight."""
+    """The columns of an estimator that is divided by its mean weight."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
 
