@@ -30,7 +30,7 @@ def check(share: float) -> None:
 
 
 def weight(share: float, variant_weights: Sequence[float]) -> float:
-    """The weight that makes it this share of all units, beside variants of these weights."""
+    """The weight of a holdout that is to have this share of all units, where the variants have these weights."""
     return sum(variant_weights) * share / (1 - share)
 
 

@@ -43,7 +43,7 @@ UNKNOWN = PairedDifference(
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """A reward that must not fall. least: the relative difference that the lower bound must be above."""
+    """A reward that a candidate may not lower. least: the lower bound of the relative difference must exceed it."""
 
     name: str
     least: float
@@ -92,8 +92,8 @@ class RouteGate(Judgement):
 
 
 def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
-    """The figures of the candidate. looks: that the gate has had this year. Raises CheckFailed where the log has
-    nothing to judge by."""
+    """Compare the candidate with what the route serves. looks: those that the gate has had this year. Raises
+    CheckFailed where the log has no rows to judge by."""
     alpha, selection = gate_alpha(looks + 1), _gate_split(unit, options.log)
     definitions = {guard.name: _guarded(unit, guard.name) for guard in options.guards}
     current, _ = lookup.version(unit, options.current)
@@ -262,9 +262,10 @@ class Gain:
         log: str | None = None, progress: Callable[[], None] = lambda: None, engine: Engine | None = None,
         supported_elsewhere: bool = False,
     ) -> Gain:  # fmt: skip
-        """sides: the candidate and what serves, with one reward; log: the filter; progress: as of `LogReader`; engine:
-        as of `totals.sum_log`; supported_elsewhere: as in `judged`, so that these visits need not
-        have a share of effective ones, too."""
+        """Judge the candidate and what serves by one estimator.
+
+        sides: both, with one reward; log: the filter; progress: called before each batch; engine: as in
+        `totals.sum_log`; supported_elsewhere: as in `judged`: these visits need no share of effective ones, too."""
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log)
         choice = estimates.estimators(request)
         evaluation, (rows,), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)

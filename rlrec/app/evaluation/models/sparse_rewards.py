@@ -96,7 +96,7 @@ class SparseValues:
         offset: Array, looks: Array | None,
     ) -> None:  # fmt: skip
         """arm (n,): of each row, as the moments number it; rank (a,): that number of each arm of the evaluation;
-        fold, offset, looks (n,): as of `ModelValues`."""
+        fold, offset, looks (n,): as in `ModelValues`."""
         self._fitted, self._x, self._code = fitted, contexts.sparse, rows.slots["context"]
         self._rank, self._fold, self._offset, self._looks = rank, fold, offset, looks
         self.predicted = np.empty(len(rows))

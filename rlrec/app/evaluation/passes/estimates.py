@@ -113,7 +113,7 @@ def _any_modelled(estimators: Mapping[str, Estimator]) -> bool:
 def answer(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, engine: Engine | None = None
 ) -> list[EstimateRow]:
-    """An estimate for every target, group and estimator, from one snapshot of these decisions. engine: as of
+    """An estimate for every target, group and estimator, from one snapshot of these decisions. engine: as in
     `totals.sum_log`. Raises EmptyLog where none of them can be used."""
     evaluation, units, log = prepare(unit, request, estimators, selection)
     partial_by_unit = totals.sum_log(units, evaluation, log, engine, require_pages=estimators.slates_named)
@@ -135,7 +135,7 @@ def prepare(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, *,
     paired: Sequence[Target] | None = None,
 ) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:  # fmt: skip
-    """The request as the store understands it, the units of its estimators, and the reader of their log. paired: as of
+    """The request as the store understands it, the units of its estimators, and the reader of their log. paired: as in
     `Evaluation.resolve`."""
     evaluation = Evaluation.resolve(unit, request, selection, paired=paired)
     pages = evaluation.extent.positions > 1

@@ -36,7 +36,7 @@ class Reading:
 
     columns: of the log; visits: with the visits of their sessions, and without what only impressions need: slates and
     the support of the loggers. marginals: down to which position slots have a column `logger_marginals`,
-    (n, marginals), as of `LoggerMarginals`; 0: only the contexts that this needs. pairs: with `logger_pairs`, too.
+    (n, marginals), by `LoggerMarginals`; 0: only the contexts that this needs. pairs: with `logger_pairs`, too.
     keys: with those of sessions."""
 
     columns: Collection[str]
@@ -114,7 +114,7 @@ class LogReader:
         )  # fmt: skip
 
     def batches(self, reading: Reading) -> Iterator[Batch]:
-        """Batches as they are read, with nothing that belongs to them elsewhere."""
+        """Batches of the log as they are read, before anything else is asked of the store."""
         for batches in self.partitions(reading) if self._rows is None else (self._rows,):
             # what may be worked out anew is counted for each partition, whoever reads it
             self.loggers.forget_support()
@@ -124,7 +124,7 @@ class LogReader:
                 yield self._without_moved(batch if self._rows is None else self._drop_unread(batch, reading))
 
     def _drop_unread(self, batch: Batch, reading: Reading) -> Batch:
-        """The batch without what was read of it for others."""
+        """The batch without the columns that other passes read."""
         columns = {"decision_id", "session_id", "position", *partitions.PERSONS, *reading.columns}
         columns |= {*CLUSTERS[self.evaluation.cluster]}
         slots = {name: values for name, values in batch.slots.items() if name in columns}

@@ -78,7 +78,7 @@ class LoggedBatch:
     `Loggers.support`, and `cluster`, `context` (of the table) and `group`.
     groups: of `--by`. eligible: the arms of each eligible set by its id. zeros: of each logger's case the arms that it
     could not show at each position, (size, m); None where that is not known. pairs: of each number in the column
-    `logger_pairs` the probabilities of all slates, as of `LoggerMarginals.pairs`. lists: of candidates.
+    `logger_pairs` the probabilities of all slates, as `LoggerMarginals.pairs` returns them. lists: of candidates.
     features: JSON of those of arms for one decision, by the number below 0 that stands there for a revision of the
     catalogue."""
 

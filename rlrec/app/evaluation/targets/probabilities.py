@@ -49,7 +49,7 @@ class Scorer:
     _cells: int = 0
 
     def describe(self, logged: LoggedBatch) -> None:
-        """Take in what a batch says of the arms of single decisions."""
+        """Take over the features that a batch has of the arms of single decisions."""
         serving = self.target.serving
         for described in (serving and serving.described, serving and serving.trained and serving.trained.described):
             if described:
@@ -87,8 +87,8 @@ class Scorer:
         return logged.lists.log_ratio(self.serving, slots, logged.contexts, keys=self.arms.keys)
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
-        """The rows that it cannot be asked about, since the list or the state that it reads is not known; None: there
-        is none."""
+        """The rows for which it has no probability, since the list or the state that it reads is unknown; None without
+        such a row."""
         unknown = ~logged.lists.weighable(slots) if self.target.listing else None
         return unknown if unknown is not None and unknown.any() else None
 
@@ -141,7 +141,7 @@ class Scorer:
 
     def _worked_out(self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool) -> Iterator[Any]:
         """The rows with their probabilities, some at a time. models: whether values of a reward model are wanted;
-        joint: as of `probabilities`."""
+        joint: as in `probabilities`."""
         return self._by_case(rows, logged, models=models, joint=joint)
 
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
