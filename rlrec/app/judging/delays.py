@@ -66,13 +66,10 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
         page_reward = np.bincount(slot, weights=earned) + reward_log.page_events(weighed, windowed, decisions)
         page_reward /= marks["keep_probability"]
         old, old_served = reward_log.mature(marks, windowed, now=now), reward_log.mature(served, windowed, now=now)
-        sums[row] = (
-            np.count_nonzero(old_served),
-            np.count_nonzero(old[event] & (weighed.events["age_us"] <= window)),
-            earlier_reward[old].sum(),
-            page_reward[old].sum(),
-            (1 / served["keep_probability"][old_served]).sum(),
-        )
+        n_events = np.count_nonzero(old[event] & (weighed.events["age_us"] <= window))
+        rewards = earlier_reward[old].sum(), page_reward[old].sum()
+        counted = (1 / served["keep_probability"][old_served]).sum()
+        sums[row] = np.count_nonzero(old_served), n_events, *rewards, counted
         earlier_reward = page_reward
     return sums
 

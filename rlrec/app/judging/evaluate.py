@@ -25,11 +25,7 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
     estimators = estimates.estimators(request)
-    with (
-        log_stores.opened(store, request.log) as (log_store, log),
-        log_store.read() as unit,
-        bulk.alongside(unit),
-    ):
+    with log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, log)
         try:
             with workers.opened(log_store, unit.now, has_reasons=True) as engine:

@@ -260,7 +260,7 @@ class FloorComparison:
         rows = risen[np.argsort(-served[last, risen], kind="stable")]
         keys = [self.evaluation.arms.keys[arm] for arm in self.evaluation.arms.ids[rows].tolist()]
         figures = zip(keys, starving[rows].tolist(), served[last, rows].tolist(), strict=True)
-        return [{"arm": key, "probability_then": then, "probability_now": now} for key, then, now in figures]
+        return [{"arm": key, "probability_then": lowest, "probability_now": newest} for key, lowest, newest in figures]
 
 
 def _ratio(numerator: float, denominator: float) -> float:
