@@ -132,6 +132,10 @@ def connect(url: URL, *, create: bool = False, waits: Waits = USUAL_WAITS) -> sa
             record.info["server"] = connection.execute(_SERVER).fetchone()
         connection.autocommit = False
 
+    @event.listens_for(engine, "checkout")
+    def forget_reading(connection: Any, *_: object) -> None:
+        connection.read_only = None  # what the role or the database says; False would be READ WRITE
+
     return engine
 
 
@@ -189,9 +193,9 @@ def transaction(engine: sa.Engine, *, write: bool, address: str, sound: bool = F
             nullcontext() if postgres or not sound else _without_foreign_keys(connection),
         ):
             connection.info["flush"] = False
-            if postgres:  # a writer has what the role or the database says: False would be READ WRITE
+            if postgres and not write:
                 driver: Any = connection.connection.driver_connection
-                driver.read_only = None if write else True
+                driver.read_only = True
             with connection.begin():
                 yield connection
                 if write and not postgres and connection.info["file"] != sqlite_files.identity(address):
