@@ -74,8 +74,8 @@ def slopes(sums: CellSums, *, tested: int) -> Slopes | None:
     if len(present) < _LEAST or not number or not products[-1, -1] > 0:
         return None
     # coefficients, and those without one block after the other
-    leave_one_out = [_centred_products(cells - sums.cells[block], moments - sums.moments[block]) for block in present]
-    beta = _coefficients(np.array(leave_one_out), varying)[:, :number]
+    jackknifed = [_centred_products(cells - sums.cells[block], moments - sums.moments[block]) for block in present]
+    beta = _coefficients(np.array(jackknifed), varying)[:, :number]
     estimate = _coefficients(products[None], varying)[0, :number]
     # the jackknife's covariance
     blocks, deviations = len(present), beta - beta.mean(axis=0)
