@@ -107,11 +107,11 @@ def overlap(rows: PositionRows, *, spanning: bool) -> OverlapSums:
     for pair in range(size - 1):
         for side in (0, 1):
             at = np.flatnonzero(rows.position == pair + 1 + side)
-            p_own, p_neighbour = rows.marginals[at, pair + side], rows.marginals[at, pair + 1 - side]
+            p_slot, p_neighbour = rows.marginals[at, pair + side], rows.marginals[at, pair + 1 - side]
             # h / P_k = P_(k+1) / (P_k + P_(k+1)), for the upper slot; 0 where either is not known
-            weight = np.nan_to_num(p_neighbour / np.maximum(p_own + p_neighbour, 1e-300)) * rows.count[at]
+            weight = np.nan_to_num(p_neighbour / np.maximum(p_slot + p_neighbour, 1e-300)) * rows.count[at]
             terms[at, 1 + 2 * pair + side] = weight * rows.reward[at]
-            comparable[at] |= ~np.isnan(p_own + p_neighbour)
+            comparable[at] |= ~np.isnan(p_slot + p_neighbour)
             for number, weights in enumerate((weight, weight[rewarded[at]])):
                 effective[pair, side, number] = weights.sum(), np.square(weights).sum()
     names = ("rows", *(f"{side}:{pair}" for pair in range(1, size) for side in ("upper", "lower")))
