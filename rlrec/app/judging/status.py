@@ -111,7 +111,7 @@ def status(store: Store) -> Status:
                 ),
             },
             "events_by_hour": activity.events_by_hour(unit, hours=HOURS, window_us=window_us),
-            "warnings": [asdict(finding) for finding in findings.listed()],
+            "warnings": [asdict(finding) for finding in findings.in_order()],
             "training": _run(activity.last_run(unit, "train-pg")), "doctor": doctor, "at": written(unit.now),
         }  # fmt: skip
 

@@ -51,10 +51,10 @@ def prior_from_log(
     Source: own derivation: the posterior mean of a Beta whose prior mean is that of the log."""
     reward, limits = draft.reward, bounds(draft.reward)
     if limits is None or limits[0] < 0 or limits[1] > 1:
-        what = f"reward {reward.name!r} may leave [0, 1], and a prior counts it fractionally"
-        raise InputError(what, hint=within_unit_hint(reward))
+        message = f"reward {reward.name!r} may leave [0, 1], and a prior counts it fractionally"
+        raise InputError(message, hint=within_unit_hint(reward))
     selected = filters.selection(unit, prior_from)
-    sums, slots, last = BeliefFold(unit, draft, ordinal=0).of_log(selected)
+    sums, slots, last = BeliefFold(unit, draft, ordinal=0).log_sums(selected)
     pulls, rewards = (sum(float(row[column]) for row in sums.values()) for column in (0, 1))
     if not pulls:
         raise InputError("the log has no mature decision for a prior", hint="import a log, or widen the filter")
@@ -79,8 +79,8 @@ def weighted_means(unit: Unit, version: Version, catalogue: Sequence[Arm]) -> li
     ids = np.array([arm.id for arm in catalogue], np.int64)
     sums = np.zeros((adaptive.TERMS, len(ids)))
     policy = designs.policy_of(version)
-    of_policy = Selection(policy_ids=[version.policy.id], imported=False)
-    for impressions in reward_log.impressions(unit, of_policy, version.reward, columns=["marginal"]):
+    selection = Selection(policy_ids=[version.policy.id], imported=False)
+    for impressions in reward_log.impressions(unit, selection, version.reward, columns=["marginal"]):
         weighed = impressions.take(~np.isnan(impressions.slots["marginal"]))
         arm = np.searchsorted(ids, weighed.slots["arm_id"])
         reward, pulls = policy.examined(weighed.reward, weighed.slots["position"])

@@ -22,7 +22,7 @@ VersionSummary = TypedDict("VersionSummary", {
 
 def summary(unit: Unit, version: Version) -> VersionSummary:
     """The summary of a version."""
-    policy, numbers = version.policy, [other.number for other in policies.versions(unit, [version.policy.id])]
+    policy, numbers = version.policy, [stored.number for stored in policies.versions(unit, [version.policy.id])]
     return {
         "policy": policy.name, "version": version.number, "kind": policy.kind, "params": dict(version.params),
         "reward": version.reward.name, "status": version.status, "versions": numbers,
@@ -40,7 +40,7 @@ def is_complete(version: Version) -> bool:
 def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
     """Enter the decisions after those that a belief holds, up to `last`: how many slots entered."""
     fold = BeliefFold(unit, version, ordinal=ledger.ordinal[version.policy.id])
-    total, entered = fold.between(max(version.since, (version.entered_to or 0) + 1), last)
+    total, entered = fold.range_sums(max(version.since, (version.entered_to or 0) + 1), last)
     if total:
         ledger.write(version, total)
     ledger.mark_entered(version, last)
@@ -64,7 +64,7 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
         sign, first = -1.0, newest_mature + 1
     else:
         sign, first, last = 1.0, version.entered_to + 1, newest_mature
-    change, _ = fold.between(max(first, version.since), last)
+    change, _ = fold.range_sums(max(first, version.since), last)
     sums = slot_statistics.add(slot_statistics.stored_sums(unit, version, ordinal=now), change, sign=sign)
     sums = slot_statistics.without_zeros(sums, oldest=fold.forgetting.oldest(now))
     return sums, max(newest_mature, version.entered_to or 0)

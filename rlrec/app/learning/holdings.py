@@ -63,7 +63,7 @@ def sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
     return fold.sums(impressions, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
 
 
-def drawn(batch: Batch) -> Batch:
+def drop_imported(batch: Batch) -> Batch:
     """The rows of a batch that this store drew: imported decisions teach no belief."""
     imported = batch.slots["imported"]
     return Batch(slots=take(batch.slots, ~imported), events=batch.events) if imported.any() else batch
@@ -73,8 +73,8 @@ def as_of(batch: Batch, seq: int | None) -> Batch:
     """The batch as it stood after change `seq`; None: as it stands."""
     if seq is None:
         return batch
-    then = Batch(slots=batch.slots, events=take(batch.events, batch.events["seq"] <= seq))
-    return Batch(slots=batch.slots | {"censored": censored(then)}, events=then.events)
+    past = Batch(slots=batch.slots, events=take(batch.events, batch.events["seq"] <= seq))
+    return Batch(slots=batch.slots | {"censored": censored(past)}, events=past.events)
 
 
 def censored(batch: Batch) -> Flags:
@@ -99,14 +99,14 @@ class Holding:
 
     def sums(self, batch: Batch) -> Totals:
         """The sums of those slots of a batch, of one policy, that a belief holds."""
-        rows = drawn(batch)
+        rows = drop_imported(batch)
         if not len(rows) or rows.slots["policy_id"][0] != self.version.policy.id:
             return {}
-        held = sums(self.fold, as_of(rows, self.extent.seq), self.extent.last)
-        return {key: numbers for key, numbers in held.items() if numbers.any()}
+        totals = sums(self.fold, as_of(rows, self.extent.seq), self.extent.last)
+        return {key: numbers for key, numbers in totals.items() if numbers.any()}
 
 
-def of_policy(unit: Unit, versions: Sequence[Version]) -> list[Holding]:
+def trace_holdings(unit: Unit, versions: Sequence[Version]) -> list[Holding]:
     """The beliefs of one policy whose slots are known."""
     by_id, now = {version.id: version for version in versions}, policies.ordinal(unit, versions[0].policy.id)
     holdings = []

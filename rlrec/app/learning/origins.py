@@ -31,12 +31,12 @@ class FittedLog:
 
     def sums(self, batch: Batch) -> Totals:
         """The sums of those slots of a batch that the version was fitted to."""
-        then = _received_by(batch, self.received_by)
-        rows = self.log.rows(then.slots) & ~then.slots["censored"]
+        past = _received_by(batch, self.received_by)
+        rows = self.log.rows(past.slots) & ~past.slots["censored"]
         if not rows.any():
             return {}
-        timeless = {name: column for name, column in then.slots.items() if name != "ordinal"}  # a log does not fade
-        rewarded = reward_log.with_rewards(Batch(slots=timeless, events=then.events), self.fold.version.reward)
+        timeless = {name: column for name, column in past.slots.items() if name != "ordinal"}  # a log does not fade
+        rewarded = reward_log.with_rewards(Batch(slots=timeless, events=past.events), self.fold.version.reward)
         return {key: self.weight * numbers for key, numbers in self.fold.sums(rewarded, rows=rows).items()}
 
 
@@ -50,10 +50,10 @@ class CopiedBelief:
 
     def sums(self, batch: Batch) -> Totals:
         """The sums of those slots of a batch that were copied."""
-        drawn = holdings.drawn(batch)
-        if not len(drawn) or drawn.slots["policy_id"][0] != self.fold.version.policy.id:
+        own_rows = holdings.drop_imported(batch)
+        if not len(own_rows) or own_rows.slots["policy_id"][0] != self.fold.version.policy.id:
             return {}
-        return holdings.sums(self.fold, _received_by(drawn, self.received_by), self.last)
+        return holdings.sums(self.fold, _received_by(own_rows, self.received_by), self.last)
 
 
 Origin = FittedLog | CopiedBelief | Holding
@@ -78,13 +78,14 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
         if record:
             result.append(CopiedBelief(last=int(record["last_id"]), received_by=version.created_at, fold=copied))
         else:  # a frozen version, which is copied as it stands
-            siblings = [other for other in by_id.values() if other.policy.id == parent.policy.id]
-            result += [each for each in holdings.of_policy(unit, siblings) if each.version.id == parent.id]
+            siblings = [sibling for sibling in by_id.values() if sibling.policy.id == parent.policy.id]
+            traced = holdings.trace_holdings(unit, siblings)
+            result += [holding for holding in traced if holding.version.id == parent.id]
     return result + origins(unit, parent, by_id, ordinal=ordinal)
 
 
 def _received_by(batch: Batch, time: int) -> Batch:
     """The batch as it stood at a time."""
-    then = Batch(slots=batch.slots, events=take(batch.events, batch.events["received_at"] <= time))
-    censored = np.where(batch.slots["imported"], batch.slots["censored"], holdings.censored(then))
-    return Batch(slots=batch.slots | {"censored": censored}, events=then.events)
+    past = Batch(slots=batch.slots, events=take(batch.events, batch.events["received_at"] <= time))
+    censored = np.where(batch.slots["imported"], batch.slots["censored"], holdings.censored(past))
+    return Batch(slots=batch.slots | {"censored": censored}, events=past.events)

@@ -65,7 +65,7 @@ class BeliefFold:
         )  # fmt: skip
         return self._fold(columns, slots.get("context_id"), reward_log.counts_of(slots))
 
-    def of_log(self, selection: reader.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
+    def log_sums(self, selection: reader.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
         """The sums of the mature, uncensored impressions of a log; how many these are, and the newest decision.
         columns: that the statistics need, beside arm, reward and propensity."""
         sums, slots, last = Totals(), 0, 0
@@ -77,7 +77,7 @@ class BeliefFold:
             last = max(last, int(impressions.slots["decision_id"].max(initial=0)))
         return sums, slots, last
 
-    def between(self, first: int, last: int) -> tuple[Totals, int]:
+    def range_sums(self, first: int, last: int) -> tuple[Totals, int]:
         """The sums of the policy's uncensored slots from decision `first` to `last`, with all events that are stored;
         and how many slots there are, censored ones too."""
         sums, count = Totals(), 0
@@ -108,7 +108,7 @@ class BeliefFold:
         order = np.lexsort((slots.arm_id, bucket)) if bucket.any() else np.argsort(slots.arm_id, kind="stable")
         bucket, slots = bucket[order], slots.take(order)
         starts = run_starts(bucket, slots.arm_id)
-        total, encoded, which = np.zeros((len(starts), self.policy.width)), np.zeros((0, 0)), None
+        total, encoded, context_index = np.zeros((len(starts), self.policy.width)), np.zeros((0, 0)), None
         on_columns = Totals()
         if context_ids is not None and learns_from_contexts(self.policy):
             contexts, distinct = stored_contexts.distinct_contexts(self.unit, context_ids[order])
@@ -117,15 +117,17 @@ class BeliefFold:
                 slots = replace(slots, anchored=self.anchor.predicted(x, distinct, slots.arm_id))
                 on_columns = _column_sums(self.policy, slots, x, distinct, None if weight is None else weight[order])
             else:
-                encoded, which = self.policy.design.context.encode(contexts), distinct
+                encoded, context_index = self.policy.design.context.encode(contexts), distinct
         # their statistics, a few at a time
         step = max(1, CELLS // self.policy.width)
         for first in range(0, len(slots), step):
-            some = slice(first, first + step)
-            taken = slots.take(some) if which is None else replace(slots.take(some), context=encoded[which[some]])
+            portion = slice(first, first + step)
+            taken = slots.take(portion)
+            if context_index is not None:
+                taken = replace(taken, context=encoded[context_index[portion]])
             added = self.policy.statistics(taken)
             if weight is not None:
-                added *= weight[order[some]][:, None]
+                added *= weight[order[portion]][:, None]
             begins = starts[(starts > first) & (starts < first + step)] - first
             groups = np.searchsorted(starts, first, side="right") - 1 + np.arange(len(begins) + 1)
             total[groups] += np.add.reduceat(added, np.r_[0, begins], axis=0)
@@ -133,17 +135,17 @@ class BeliefFold:
         return dict(zip(keys, total, strict=True)) | on_columns
 
 
-def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, which: Index, weight: Array | None) -> Totals:
+def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: Index, weight: Array | None) -> Totals:
     """The sums of slots on the columns of their sparse contexts. which (n,): the context of each; weight (n,)."""
     sums = Totals()
     for first in range(0, len(slots), SLOTS):
-        some = slots.take(slice(first, first + SLOTS))
+        portion = slots.take(slice(first, first + SLOTS))
         # entries of the slots by column and arm
-        entries, row = x.entries(which[first : first + SLOTS])
-        added = policy.column_statistics(some, row, x.value[entries])
+        entries, row = x.entries(context_index[first : first + SLOTS])
+        added = policy.column_statistics(portion, row, x.value[entries])
         if weight is not None:
             added *= weight[first + row][:, None]
-        bucket, arm = x.column[entries] + beliefs.FIRST_COLUMN, some.arm_id[row]
+        bucket, arm = x.column[entries] + beliefs.FIRST_COLUMN, portion.arm_id[row]
         order = np.lexsort((arm, bucket))
         bucket, arm = bucket[order], arm[order]
         begins = run_starts(bucket, arm)
@@ -173,10 +175,10 @@ def _faded(rows: Iterable[beliefs.BeliefRow], forgetting: Forgetting, ordinal: i
     return sums
 
 
-def add(total: dict[K, Array], more: Mapping[K, Array], *, sign: float = 1.0) -> dict[K, Array]:
+def add(total: dict[K, Array], change: Mapping[K, Array], *, sign: float = 1.0) -> dict[K, Array]:
     """`total` plus `sign` times `more`, key by key."""
     result = dict(total)
-    for key, sums in more.items():
+    for key, sums in change.items():
         result[key] = result[key] + sign * sums if key in result else sign * sums
     return result
 

@@ -98,8 +98,8 @@ def refit(unit: Unit, version: Version, *, fresh: bool) -> InitialBelief:
         fitted_to |= {name: record[name] for name in names if name in record} | {"slots": slots}
     policy = designs.policy_of(version)
     if is_contextual(policy) and policy.expands and not sums:
-        of_policy = Selection(policy_ids=[version.policy.id], first_id=version.since or None, imported=False)
-        version = fit_to_log(unit, version, of_policy).version
+        selection = Selection(policy_ids=[version.policy.id], first_id=version.since or None, imported=False)
+        version = fit_to_log(unit, version, selection).version
     return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters, weights=weights)
 
 
@@ -112,18 +112,18 @@ def fit_design(
     log = None if "context" in declared else selected
     context = declared.get("context", Encoder.by_hash())
     share = LARGEST // context.width if log is None else isqrt(LARGEST)
-    arm = declared.get("arm") or _of_catalogue(unit, widest=min(share, WIDEST) if shared else WIDEST)
+    arm = declared.get("arm") or _catalogue_encoder(unit, widest=min(share, WIDEST) if shared else WIDEST)
     if log is not None:
         fitting = EncoderFit()
         for impressions in reward_log.impressions(unit, log, draft.reward, columns=["context_id"]):
-            contexts, which = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
-            fitting.take([contexts[row] for row in which.tolist()])  # each as often as it comes
+            contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
+            fitting.take([contexts[row] for row in context_index.tolist()])  # each as often as it comes
         share = LARGEST // arm.width
         context = Encoder.parse(fitting.spec(widest=min(share, WIDEST) if shared else WIDEST))
     return Design(context=context, arm=arm)
 
 
-def _of_catalogue(unit: Unit, *, widest: int) -> Encoder:
+def _catalogue_encoder(unit: Unit, *, widest: int) -> Encoder:
     described = [parse(arm.features, f"arm {arm.key}") for arm in arms.all_arms(unit)]
     if not any(described):
         columns = HASHED
@@ -154,9 +154,9 @@ def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
     if isinstance(policy, Linear) and policy.is_sparse:
         weights = _fit_columns(unit, version, policy, selected)
         fold = BeliefFold(unit, version, ordinal=0, anchor=Anchor.from_packed(weights))
-        return LogFit(version, *fold.of_log(selected, columns=["context_id"]), weights)
+        return LogFit(version, *fold.log_sums(selected, columns=["context_id"]), weights)
     for rounds_left in reversed(range(ROUNDS)):
-        total, slots, last = BeliefFold(unit, version, ordinal=0).of_log(selected, columns=["context_id"])
+        total, slots, last = BeliefFold(unit, version, ordinal=0).log_sums(selected, columns=["context_id"])
         expanded = expand(unit, version, total) if rounds_left else None
         if expanded is None:
             break
@@ -168,11 +168,12 @@ def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selecti
     """The weights of each arm on all columns of sparse contexts together. The contexts of the log are held."""
     parts: list[tuple[Sparse, Array, Array, Array]] = []
     for impressions in reward_log.impressions(unit, selected, version.reward, columns=["context_id"]):
-        contexts, which = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
+        contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
         counted = policy.examined(impressions.reward, impressions.slots["position"])
         count = reward_log.counts_of(impressions.slots)
         reward, pulls = counted if count is None else (each * count for each in counted)
-        parts.append((policy.design.context.sparse(contexts)[which], impressions.slots["arm_id"], pulls, reward))
+        x = policy.design.context.sparse(contexts)[context_index]
+        parts.append((x, impressions.slots["arm_id"], pulls, reward))
     if not parts:
         return []
     x = Sparse.concatenate([each for each, *_ in parts])
@@ -195,7 +196,7 @@ def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
     draft = VersionDistribution(version, sums=rows, prior=(), described=designs.described(unit, version))
     arm_ids = np.unique([arm for _, arm in sums])
     weights = policy.weights(draft.belief(arm_ids, revision=designs.NOW))
-    before, anchor = policy.design.anchor, dict(zip(arm_ids.tolist(), weights, strict=True))
-    if all(arm in before and np.allclose(before[arm], anchor[arm], atol=CLOSE) for arm in anchor):
+    old_anchor, anchor = policy.design.anchor, dict(zip(arm_ids.tolist(), weights, strict=True))
+    if all(arm in old_anchor and np.allclose(old_anchor[arm], anchor[arm], atol=CLOSE) for arm in anchor):
         return None
     return replace(version, parameters={**version.parameters, **replace(policy.design, anchor=anchor).to_json()})

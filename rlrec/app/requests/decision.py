@@ -80,7 +80,7 @@ def show(store: Store, decision_id: int) -> Result:
         "slate": [
             entry | derived.slot_fields(slot) for entry, slot in zip(record["slate"], decision.slots, strict=True)
         ],
-        "agrees": None if derived.case is None else all(row.check == DRAWS for row in findings.listed()),
+        "agrees": None if derived.case is None else all(row.check == DRAWS for row in findings.in_order()),
         "arms": derived.table(),
         **derived.features(),
         "reward_definition": version.reward.name,

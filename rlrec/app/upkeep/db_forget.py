@@ -167,7 +167,7 @@ def _corrections(unit: Unit, every: Sequence[Version]) -> list[_Correction]:
     corrections = []
     for policy_id, group in groupby(every, lambda version: version.policy.id):
         versions, now = list(group), policies.ordinal(unit, policy_id)
-        held = {holding.version.id: holding for holding in holdings.of_policy(unit, versions)}
+        held = {holding.version.id: holding for holding in holdings.trace_holdings(unit, versions)}
         for version in versions:
             ordinal = now if version.learning else version.ordinal
             started = origins.origins(unit, version, by_id, ordinal=ordinal)

@@ -117,7 +117,7 @@ def _prune(unit: Unit, before: int, after: VisitKey) -> tuple[_DeletedRows, Visi
 
 def _store_sums(unit: Unit, versions: list[Version], decision_ids: list[int]) -> None:
     """Store what the beliefs of one policy hold of decisions that are deleted."""
-    holders = holdings.of_policy(unit, versions)
+    holders = holdings.trace_holdings(unit, versions)
     sums = {
         holding.version.id: slot_statistics.pruned_sums(unit, holding.version, ordinal=holding.extent.ordinal)
         for holding in holders

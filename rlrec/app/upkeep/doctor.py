@@ -91,7 +91,7 @@ def doctor(store: Store, request: Request) -> Report:
         if not findings.count("error"):
             raise
         findings.error("dangling", "file", f"the audit could not go on: {error}")
-    return Report(ok=findings.count("error") == 0, findings=findings.listed(), checked=checked, at=at)
+    return Report(ok=findings.count("error") == 0, findings=findings.in_order(), checked=checked, at=at)
 
 
 def note(store: Store, request: Request, report: Report) -> None:

@@ -69,7 +69,7 @@ def consistent(store: Store, name: str) -> None:
         result = decisions.find(unit, [row[4] for row in rows])
         forgot = Findings()
         visit_histories.check(unit, findings=forgot)
-    assert forgot.listed() == []
+    assert forgot.in_order() == []
     assert all(row.history is not None for row in result.values())
     for session, number, steps in visits:
         selected = sorted(row[2:4] for row in rows if row[:2] == (session, number))

@@ -645,9 +645,9 @@ def test_silence_weighs_each_decision_by_what_was_due() -> None:
     def closed(n: int) -> float:
         return exp(lgamma(52) + lgamma(41 + n) - lgamma(41) - lgamma(52 + n))  # 10 of 50 before: Beta(11, 41)
 
-    assert overdue.silence(np.full(80, 1.0), rewarded=10, of=50) == pytest.approx(closed(80), rel=1e-6)
+    assert overdue.silence(np.full(80, 1.0), rewarded=10, decided=50) == pytest.approx(closed(80), rel=1e-6)
     half = sum(comb(80, n) / 2**80 * closed(n) for n in range(81))
-    assert overdue.silence(np.full(80, 0.5), rewarded=10, of=50) == pytest.approx(half, rel=1e-6)
+    assert overdue.silence(np.full(80, 0.5), rewarded=10, decided=50) == pytest.approx(half, rel=1e-6)
 
 
 def test_a_day_without_the_nightly_delivery_is_no_pause() -> None:
@@ -702,7 +702,7 @@ def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
             for batch in store_audit.ranges(unit, policy.id, size=size):
                 fold.take(batch)
             fold.finish(result)
-            hungry.append(result.listed()[-1].detail)
+            hungry.append(result.in_order()[-1].detail)
     assert "1 active arm not shown for long: a2 (in 1,500 decisions, not since" in hungry[0]
     assert hungry[0] == hungry[1]
 

@@ -83,11 +83,11 @@ class ArmCounts:
 
     def _count(self, sets: Ids, missed: Array) -> None:
         """One more decision for every arm that was eligible in it, as if it had not been shown."""
-        ids, which = np.unique(sets, return_inverse=True)
+        ids, set_index = np.unique(sets, return_inverse=True)
         sums = np.zeros((COUNTS + betting.BETS, len(ids)))
-        sums[0] = np.bincount(which.ravel(), minlength=len(ids))
+        sums[0] = np.bincount(set_index.ravel(), minlength=len(ids))
         for total, factor in zip(sums[COUNTS:], missed, strict=True):
-            total += np.bincount(which.ravel(), weights=factor, minlength=len(ids))
+            total += np.bincount(set_index.ravel(), weights=factor, minlength=len(ids))
         for portion, arms, sizes in members(self.unit, ids):
             self._totals.add(arms, (np.repeat(row, sizes) for row in sums[:, portion]))
 
@@ -95,19 +95,19 @@ class ArmCounts:
         """Every arm shown was among the eligible ones."""
         ids = np.unique(sets)
         for portion, eligible, sizes in members(self.unit, ids):
-            some = ids[portion]
-            inside = np.flatnonzero(np.isin(sets, some))
+            set_ids = ids[portion]
+            inside = np.flatnonzero(np.isin(sets, set_ids))
             width = int(max(eligible.max(initial=0), arms.max(initial=0))) + 1
-            allowed = np.repeat(np.arange(len(some)), sizes) * width + eligible
-            shown = np.searchsorted(some, sets[inside]) * width + arms[inside]
+            allowed = np.repeat(np.arange(len(set_ids)), sizes) * width + eligible
+            shown = np.searchsorted(set_ids, sets[inside]) * width + arms[inside]
             for decision in np.unique(decisions[inside[~np.isin(shown, allowed)]]).tolist():
                 self.findings.error("dangling", f"decision {decision}", "an arm was shown that was not eligible")
 
     def finish(self, policy: StoredPolicy, names: Mapping[int, str]) -> int:
         """Findings of the policy's arms: how many were looked at."""
         arms, (n, shown, weight, variance, *bets) = self._totals.arms, self._totals.sums
-        for arm, why in accused(Tally(arms, n, shown, weight, variance, np.array(bets)), policy=policy.id):
-            self.findings.error(CHECK, f"policy {policy.name} arm {names.get(arm, f'id {arm}')}", why)
+        for arm, reason in accused(Tally(arms, n, shown, weight, variance, np.array(bets)), policy=policy.id):
+            self.findings.error(CHECK, f"policy {policy.name} arm {names.get(arm, f'id {arm}')}", reason)
         return len(arms)
 
 
@@ -144,5 +144,5 @@ def accused(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:
         detail = f"shown {tally.shown[column]:.0f} times in {n:.0f} decisions"
         detail += f", which the logged propensities weigh as {weight:.6g} (z {z:.1f})"
         chance = max(float(np.exp(-won[column])), 1e-300)
-        why = f"{detail}: the chance of this at any time of an honest log is below {chance:.1g}"
-        yield int(tally.arms[column]), why
+        reason = f"{detail}: the chance of this at any time of an honest log is below {chance:.1g}"
+        yield int(tally.arms[column]), reason

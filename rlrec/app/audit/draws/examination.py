@@ -36,7 +36,7 @@ class Examination:
         self._longest = 0
         self._online = kinds.load(version.policy.kind).online
         self._weighed = {kind for kind, weight in version.reward.weights.items() if weight}
-        self._of_pages = self._of_slots = 0  # weighed events
+        self._page_events = self._slot_events = 0  # weighed events
 
     def take(self, batch: Batch) -> None:
         if not self._learns:
@@ -44,11 +44,11 @@ class Examination:
         slots = reward_log.with_rewards(batch, self.version.reward)
         rows = slots.take(~slots.slots["imported"] & ~slots.slots["censored"])
         position, reward = rows.slots["position"].astype(np.float64), rows.reward
-        of_page = batch.events["position"] == 0
+        is_page = batch.events["position"] == 0
         weighed = np.array([kind in self._weighed for kind in batch.events["kind"].tolist()], np.bool_)
         weighed &= np.isin(batch.events["decision_id"], rows.slots["decision_id"])
-        self._of_pages += int(np.count_nonzero(weighed & of_page))
-        self._of_slots += int(np.count_nonzero(weighed & ~of_page))
+        self._page_events += int(np.count_nonzero(weighed & is_page))
+        self._slot_events += int(np.count_nonzero(weighed & ~is_page))
         self._longest = max(self._longest, int(position.max(initial=0)))
         terms = (np.ones(len(rows)), position, reward, position**2, reward**2, position * reward)
         self._sums.add(rows.slots["arm_id"], terms)
@@ -61,21 +61,21 @@ class Examination:
         elif not self._curve and self._longest > 1 and self._falls():
             self._warn_of_fall(findings, subject)
 
-        if self._online and self._of_pages and not self._of_slots:
+        if self._online and self._page_events and not self._slot_events:
             findings.warning(
                 CHECK, subject,
-                f"whatever reward {self.version.reward.name} weighs came for pages ({self._of_pages:,} events), and "
+                f"whatever reward {self.version.reward.name} weighs came for pages ({self._page_events:,} events), and "
                 "the belief learns from slots alone: `rlrec feedback --position P` says which slot an event is of",
             )  # fmt: skip
 
     def _warn_of_fall(self, findings: Findings, subject: str) -> None:
         """Warn with the figure of the remedy, where it has one."""
         policy, earn = self.version.policy, "below position 1 earn less than"
-        if below := self._fit(self.version)[1:]:
-            share = sum(row.examination * row.slots for row in below) / sum(row.slots for row in below)
+        if lower := self._fit(self.version)[1:]:
+            share = sum(row.examination * row.slots for row in lower) / sum(row.slots for row in lower)
             if share >= FALLEN:
                 return
-            earn = f"at positions 2 to {below[-1].position} earn {share:.0%} of"
+            earn = f"at positions 2 to {lower[-1].position} earn {share:.0%} of"
         findings.warning(
             CHECK, subject,
             f"at equal arms, slots {earn} those at position 1, and the belief uses no curve: "
@@ -89,6 +89,6 @@ class Examination:
         slots, position, reward, positions, rewards, product = self._sums.sums
         n = np.maximum(slots, 1)
         # within arms: how position and reward vary together, against chance
-        together = (product - position * reward / n).sum()
+        covariance = (product - position * reward / n).sum()
         chance = ((positions - position**2 / n) * (rewards - reward**2 / n) / n).sum()
-        return bool(0 < ALARM * np.sqrt(max(chance, 0.0)) <= -together)
+        return bool(0 < ALARM * np.sqrt(max(chance, 0.0)) <= -covariance)

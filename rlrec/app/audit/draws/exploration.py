@@ -48,9 +48,9 @@ class Starving:
 
     def _count(self, drawn: Columns, first: Ids, row: Ids) -> None:
         """Count for each arm the decisions of a batch after the last one that showed it, or all where none did."""
-        sets, which = np.unique(drawn["eligible_id"][first], return_inverse=True)
+        sets, set_index = np.unique(drawn["eligible_id"][first], return_inverse=True)
         n = len(first)
-        keys = np.sort(which * n + np.arange(n))  # decisions by eligible set, and in their order
+        keys = np.sort(set_index * n + np.arange(n))  # decisions by eligible set, and in their order
         promised = np.r_[0.0, drawn["min_propensity"][first][keys % n].cumsum()]
         for portion, arms, sizes in members(self.unit, sets):
             # of each arm and set the decisions behind the last one that showed the arm
@@ -68,17 +68,17 @@ class Starving:
         hungry = hungry[np.isin(self._since.arms[hungry], list(self.active))]
         if len(hungry):
             longest = hungry[np.argsort(-since[hungry], kind="stable")]
-            arms = ", ".join(map(self._waiting, longest[:NAMED].tolist()))
+            arms = ", ".join(map(self._describe, longest[:NAMED].tolist()))
             detail = f"{quantity(len(hungry), 'active arm')} not shown for long: {arms}"
-            more = ", ..." if len(hungry) > NAMED else ""
+            ellipsis = ", ..." if len(hungry) > NAMED else ""
             findings.warning(
-                STARVING, f"policy {self.policy.name}", f"{detail}{more}; a floor would keep them in the log"
+                STARVING, f"policy {self.policy.name}", f"{detail}{ellipsis}; a floor would keep them in the log"
             )
 
-    def _waiting(self, column: int) -> str:
+    def _describe(self, column: int) -> str:
         arm = int(self._since.arms[column])
-        when = f"since {written(self._shown_at[arm])}" if arm in self._shown_at else "ever"
-        return f"{self.active[arm]} (in {self._since.sums[0, column]:,.0f} decisions, not {when})"
+        last_shown = f"since {written(self._shown_at[arm])}" if arm in self._shown_at else "ever"
+        return f"{self.active[arm]} (in {self._since.sums[0, column]:,.0f} decisions, not {last_shown})"
 
 
 class Entropy:
@@ -91,8 +91,8 @@ class Entropy:
     def take(self, batch: Batch) -> None:
         slots = batch.slots
         # where an arm is alone, its propensity is the smallest one: 1
-        chosen = ~slots["imported"] & (slots["position"] == 1) & (slots["min_propensity"] < 1)
-        self._surprise = np.r_[self._surprise, -np.log(slots["propensity"][chosen])][-LONG:]
+        has_choice = ~slots["imported"] & (slots["position"] == 1) & (slots["min_propensity"] < 1)
+        self._surprise = np.r_[self._surprise, -np.log(slots["propensity"][has_choice])][-LONG:]
 
     def finish(self, findings: Findings) -> None:
         if len(self._surprise) == LONG and (arms := float(np.exp(self._surprise.mean()))) < EFFECTIVE:

@@ -36,4 +36,4 @@ def check(unit: Unit, chosen: Sequence[StoredPolicy], *, on_its_clock: bool) -> 
                     watch.take(batch)
             for watch in watches:
                 watch.finish(findings)
-    return findings.listed()
+    return findings.in_order()

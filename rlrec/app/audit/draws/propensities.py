@@ -163,7 +163,7 @@ class VersionSlates:
         case = served.case(eligible, arms[0], context, keys=arms[1], revision=revision)
         group = group[np.isin(slates.per_slot("arm_id", group, size), case.arms).all(axis=1)]
         if len(group):
-            stored, its = Stored(slates, group, size), f"the belief of {self.version.reference}"
+            stored, source = Stored(slates, group, size), f"the belief of {self.version.reference}"
             if served.generator is not None:
                 stored.seeds = ranking_seeds(stored.seeds)
             if case.rankers is None:
@@ -173,7 +173,7 @@ class VersionSlates:
                 for key in stored.ids[~readable].tolist():
                     self.findings.error(CHECK, f"decision {key}", "it does not say which ranker picked each slot")
                 derived = _derive_draft(case, TeamDraftSampler(case.rankers, size), stored, teams)
-            stored.compare(derived, of=its, findings=self.findings)
+            stored.compare(derived, source=source, findings=self.findings)
         return len(group)
 
 

@@ -8,7 +8,6 @@ from rlrec.app.audit.draws.stored_slates import CHECK, Derived, Referred, Stored
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
 from rlrec.app.distributions.trained import EligibleGroup, Trained
 from rlrec.arrays import Array, Flags, Index
-from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.gradients.history import REMEMBERED, History, sound, unpack
 from rlrec.policy.slates import slate_draws
 from rlrec.records import Version
@@ -43,14 +42,12 @@ class SessionSlates:
         if not len(slates):
             return 0
         revision = slates.per_decision("catalogue_revision")
-        state = self.trained.states(self._contexts(slates), histories, revision)
+        ids, context_index = np.unique(slates.per_decision("context_id"), return_inverse=True)
+        self.referred.read(ids)
+        contexts = self.trained.encoded([self.referred.context(key) for key in ids.tolist()])
+        state = self.trained.states(contexts[context_index.reshape(-1)], histories, revision)
         cases = self.trained.cases(state, slates.per_decision("eligible_id"), revision)
         return sum(self._case(slates, case) for case in cases)
-
-    def _contexts(self, slates: StoredSlates) -> Encoded:
-        ids, which = np.unique(slates.per_decision("context_id"), return_inverse=True)
-        self.referred.read(ids)
-        return self.trained.encoded([self.referred.context(key) for key in ids.tolist()])[which.reshape(-1)]
 
     def _histories(self, slates: StoredSlates) -> tuple[Flags, History]:
         """Which slates have a history that can be, and these histories."""
@@ -65,10 +62,10 @@ class SessionSlates:
         readable[sound_rows] = possible
         return readable, past.take(possible)
 
-    def _refuse(self, decision_ids: Index, why: str) -> None:
+    def _refuse(self, decision_ids: Index, reason: str) -> None:
         for key in decision_ids.tolist():
             self.findings.error(
-                CHECK, f"decision {key}", f"it cannot be derived again: what it knew of its visit {why}"
+                CHECK, f"decision {key}", f"it cannot be derived again: what it knew of its visit {reason}"
             )
 
     def _case(self, slates: StoredSlates, case: EligibleGroup) -> int:
@@ -85,8 +82,8 @@ class SessionSlates:
             except UNREADABLE as error:
                 self.findings.error(CHECK, f"decision {stored.ids[0]}", f"it cannot be derived again: {error}")
                 continue
-            its = f"the weights of {self.version.reference} and the history"
-            stored.compare(derived, of=its, findings=self.findings)
+            source = f"the weights of {self.version.reference} and the history"
+            stored.compare(derived, source=source, findings=self.findings)
             done += len(rows)
         return done
 
@@ -95,8 +92,8 @@ class SessionSlates:
         logits = score / self.trained.policy.temperature
         draw = slate_draws.draw_each(logits, size=size, floor=floor, seeds=stored.seeds, decisions=stored.ids)
         logged = slate_draws.log_each(logits, places, floor=floor)
-        redrawn, of_shown = (draw.slates != places).any(axis=1), np.take_along_axis(score, places, axis=1)
-        return Derived(redrawn, logged.propensity, logged.marginal, logged.minimum, of_shown)
+        redrawn, shown_scores = (draw.slates != places).any(axis=1), np.take_along_axis(score, places, axis=1)
+        return Derived(redrawn, logged.propensity, logged.marginal, logged.minimum, shown_scores)
 
 
 def _possible(past: History) -> Flags:

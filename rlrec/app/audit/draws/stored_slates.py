@@ -41,9 +41,9 @@ class StoredSlates:
         """A slot's column of some slates of one length, (slates, size)."""
         return self.slots[name][self.first[slates][:, None] + np.arange(size)]
 
-    def take(self, chosen: Flags) -> StoredSlates:
-        size = self.per_decision("size")[chosen]
-        rows = piece_rows(self.first[chosen], size)
+    def take(self, flags: Flags) -> StoredSlates:
+        size = self.per_decision("size")[flags]
+        rows = piece_rows(self.first[flags], size)
         return StoredSlates(take(self.slots, rows), offsets(size)[:-1])
 
 
@@ -106,23 +106,23 @@ class Stored:
         self.min_propensity: Array = slates.per_slot("min_propensity", group, size)
         self.score: Array = slates.per_slot("score", group, size)
 
-    def compare(self, derived: Derived, *, of: str, findings: Findings) -> None:
-        """Add a finding for every slate that differs from what was derived. of: what it was derived from."""
+    def compare(self, derived: Derived, *, source: str, findings: Findings) -> None:
+        """Add a finding for every slate that differs from what was derived. source: what it was derived from."""
         for row in np.flatnonzero(derived.redrawn).tolist():
-            findings.error(DRAWS, f"decision {self.ids[row]}", f"its seed draws another slate from {of}")
+            findings.error(DRAWS, f"decision {self.ids[row]}", f"its seed draws another slate from {source}")
         details: dict[int, list[str]] = {}
         for name in ("propensity", "marginal", "min_propensity", "score"):
-            its, other = getattr(self, name), getattr(derived, name)
+            stored, expected = getattr(self, name), getattr(derived, name)
             # a marginal without a closed form, and an infinite score, are stored as none
-            wrong = ~near(its, other) & ~(np.isnan(its) & (np.isnan(other) | (other <= 0)))
+            wrong = ~agree(stored, expected) & ~(np.isnan(stored) & (np.isnan(expected) | (expected <= 0)))
             for row, column in np.argwhere(wrong).tolist():
-                values = f"{its[row, column]:.12g}, not {other[row, column]:.12g}"
+                values = f"{stored[row, column]:.12g}, not {expected[row, column]:.12g}"
                 details.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
         joint = np.log(np.maximum(derived.propensity, slate_draws.SMALLEST)).sum(axis=1)
-        for row in np.flatnonzero(~near(np.exp(self.log), np.exp(joint))).tolist():
+        for row in np.flatnonzero(~agree(np.exp(self.log), np.exp(joint))).tolist():
             details.setdefault(row, []).append(f"log_propensity is {self.log[row]:.12g}, not {joint[row]:.12g}")
-        for row, what in sorted(details.items()):
-            findings.error(CHECK, f"decision {self.ids[row]}", f"from {of}: {'; '.join(what)}")
+        for row, differences in sorted(details.items()):
+            findings.error(CHECK, f"decision {self.ids[row]}", f"from {source}: {'; '.join(differences)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ class Derived:
     score: Array
 
 
-def near(stored: Array, derived: Array) -> Flags:
+def agree(stored: Array, derived: Array) -> Flags:
     """Which probabilities agree within the precision of doubles."""
     distance = np.abs(stored - derived)
     return (distance <= ABSOLUTE) | (distance <= RELATIVE * np.abs(derived))

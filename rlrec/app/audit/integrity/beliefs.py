@@ -74,23 +74,23 @@ def _check_chain(chunk: Columns, history: BeliefHistory, report: _Reporter) -> N
     # sums before each row
     bucket, arm, ordinal = chunk["bucket"], chunk["arm_id"], chunk["ordinal"]
     starts = run_starts(bucket, arm)
-    after, change = _columns(chunk, ""), _columns(chunk, "d_")
-    before, since = np.r_[np.zeros((1, len(SUMS))), after[:-1]], np.r_[0, ordinal[:-1]]
-    before[starts], since[starts] = 0.0, ordinal[starts]
+    new_sums, change = _columns(chunk, ""), _columns(chunk, "d_")
+    old_sums, since = np.r_[np.zeros((1, len(SUMS))), new_sums[:-1]], np.r_[0, ordinal[:-1]]
+    old_sums[starts], since[starts] = 0.0, ordinal[starts]
     if (last := history.last.get((int(bucket[0]), int(arm[0])))) is not None:
-        before[0], since[0] = last[1:4], last[0]
-    before = before * (report.discount ** (ordinal - since))[:, None]
+        old_sums[0], since[0] = last[1:4], last[0]
+    old_sums = old_sums * (report.discount ** (ordinal - since))[:, None]
     # what they should be after it
-    size = 1 + np.maximum(np.abs(before), np.abs(change))
-    right = (np.abs(after - (before + change)) <= TOLERANCE * size).all(axis=1)  # a NaN is wrong
+    size = 1 + np.maximum(np.abs(old_sums), np.abs(change))
+    right = (np.abs(new_sums - (old_sums + change)) <= TOLERANCE * size).all(axis=1)  # a NaN is wrong
     for row in np.flatnonzero(~right).tolist():
-        way = f"from {sums_text(before[row])} by {sums_text(change[row])} to {sums_text(after[row])}"
+        way = f"from {sums_text(old_sums[row])} by {sums_text(change[row])} to {sums_text(new_sums[row])}"
         report(int(arm[row]), f"change {chunk['seq'][row]} leads {way}")
     # the newest row of each key
     ends = np.r_[starts[1:], len(arm)] - 1
     keys = zip(bucket[ends].tolist(), arm[ends].tolist(), strict=True)
-    rows = zip(ordinal[ends].tolist(), after[ends].tolist(), chunk["extra"][ends].tolist(), strict=True)
-    history.last.update(zip(keys, [(then, *sums, extra) for then, sums, extra in rows], strict=True))
+    rows = zip(ordinal[ends].tolist(), new_sums[ends].tolist(), chunk["extra"][ends].tolist(), strict=True)
+    history.last.update(zip(keys, [(written_at, *sums, extra) for written_at, sums, extra in rows], strict=True))
 
 
 def _columns(chunk: Columns, prefix: str) -> Array:
@@ -100,10 +100,10 @@ def _columns(chunk: Columns, prefix: str) -> Array:
 def _sums_after(chunk: Columns, rows: Flags) -> Totals:
     """The sums after some rows, further ones included."""
     columns = chunk["bucket"][rows].tolist(), chunk["arm_id"][rows].tolist(), chunk["extra"][rows].tolist()
-    after: Totals = {}
+    new_sums: Totals = {}
     for bucket, arm, extra, sums in zip(*columns, _columns(chunk, "")[rows], strict=True):
-        after[bucket, arm] = sums if extra is None else np.concatenate([sums, np.frombuffer(extra, "<f8")])
-    return after
+        new_sums[bucket, arm] = sums if extra is None else np.concatenate([sums, np.frombuffer(extra, "<f8")])
+    return new_sums
 
 
 def _sizes(chunk: Columns) -> dict[int, Array]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rlrec.errors import RlrecError
 
-MOST = 50  # findings of one check that are listed one by one
+MAX_FINDINGS = 50  # findings of one check that are listed one by one
 # what reading a bent row may end in
 UNREADABLE = (RlrecError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -38,13 +38,13 @@ class Findings:
     """All findings of one audit: of each check the first ones, and how many more there were."""
 
     def __init__(self) -> None:
-        self._listed: list[Finding] = []
+        self._findings: list[Finding] = []
         self._count: Counter[tuple[str, str]] = Counter()
 
     def add(self, check: str, severity: str, subject: str, detail: str) -> None:
         self._count[check, severity] += 1
-        if self._count[check, severity] <= MOST:
-            self._listed.append(Finding(check=check, severity=severity, subject=subject, detail=detail))
+        if self._count[check, severity] <= MAX_FINDINGS:
+            self._findings.append(Finding(check=check, severity=severity, subject=subject, detail=detail))
 
     def error(self, check: str, subject: str, detail: str) -> None:
         self.add(check, "error", subject, detail)
@@ -61,14 +61,14 @@ class Findings:
             self.error(check, subject, f"the check could not go on: {error or type(error).__name__}")
 
     def count(self, severity: str) -> int:
-        return sum(n for (_, how), n in self._count.items() if how == severity)
+        return sum(n for (_, level), n in self._count.items() if level == severity)
 
-    def listed(self) -> list[Finding]:
+    def in_order(self) -> list[Finding]:
         """Errors first, then warnings, then the rest; each in the order in which it was found."""
-        more = [
-            Finding(check=check, severity=severity, subject="store", detail=f"{n - MOST} more like these")
+        summaries = [
+            Finding(check=check, severity=severity, subject="store", detail=f"{n - MAX_FINDINGS} more like these")
             for (check, severity), n in self._count.items()
-            if n > MOST
+            if n > MAX_FINDINGS
         ]
         rank = {"error": 0, "warning": 1, "info": 2}
-        return sorted([*self._listed, *more], key=lambda finding: rank[finding.severity])
+        return sorted([*self._findings, *summaries], key=lambda finding: rank[finding.severity])

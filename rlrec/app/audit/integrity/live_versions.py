@@ -39,4 +39,4 @@ def lines(unit: Unit, policy: str) -> list[str]:
     """A line for each route and experiment that goes by the live version of a policy."""
     findings = Findings()
     check(unit, findings=findings, policy=policy)
-    return [f"{finding.subject} {finding.detail}" for finding in findings.listed()]
+    return [f"{finding.subject} {finding.detail}" for finding in findings.in_order()]

@@ -21,8 +21,8 @@ OUTAGE, WAITING, ROUNDED = "reward-outage", "waiting", "rounded"
 SILENT = 200  # decisions without a weighed event whose event was due, at least
 IMPROBABLE = 1e-6
 LEARNED = 20_000  # rewarded decisions that the pattern is learned from, at least where there are as many
-MOST = 1_000_000  # decisions that are remembered for it
-NEVER = np.iinfo(np.int64).max
+MAX_DECISIONS = 1_000_000  # decisions that are remembered for it
+NOT_RECEIVED = np.iinfo(np.int64).max
 
 
 class Outage:
@@ -38,38 +38,38 @@ class Outage:
         self._weighed = {kind for kind, weight in version.reward.weights.items() if weight}
 
     def take(self, batch: Batch) -> None:
-        drawn, events = ~batch.slots["imported"], batch.events
-        ids, first = np.unique(batch.slots["decision_id"][drawn], return_index=True)
+        is_own, events = ~batch.slots["imported"], batch.events
+        ids, first = np.unique(batch.slots["decision_id"][is_own], return_index=True)
         if not len(ids):
             return
         counts = np.array([kind in self._weighed for kind in events["kind"].tolist()], np.bool_)
         counts &= (events["age_us"] <= self.version.reward.window_us) & np.isin(events["decision_id"], ids)
-        came = np.full(len(ids), NEVER)
+        came = np.full(len(ids), NOT_RECEIVED)
         np.minimum.at(came, np.searchsorted(ids, events["decision_id"][counts]), events["received_at"][counts])
-        rewarded = int(np.count_nonzero(came < NEVER))
-        self._batches.append((rewarded, ids, batch.slots["at"][drawn][first], came))
+        rewarded = int(np.count_nonzero(came < NOT_RECEIVED))
+        self._batches.append((rewarded, ids, batch.slots["at"][is_own][first], came))
         self._rewarded += rewarded
         self._decided += len(ids)
-        while self._batches and self._more():
+        while self._batches and self._has_surplus():
             gone = self._batches.popleft()
             self._rewarded, self._decided = self._rewarded - gone[0], self._decided - len(gone[1])
 
-    def _more(self) -> bool:
+    def _has_surplus(self) -> bool:
         """Whether the oldest batch is more than the pattern needs; the last rewarded decision always stays."""
         left = self._rewarded - self._batches[0][0]
-        return self._rewarded == 0 or left >= LEARNED or (left > 0 and self._decided > MOST)
+        return self._rewarded == 0 or left >= LEARNED or (left > 0 and self._decided > MAX_DECISIONS)
 
     def finish(self, findings: Findings) -> None:
         if not self._rewarded:
             return
         ids, at, came = (np.concatenate([batch[column] for batch in self._batches]) for column in (1, 2, 3))
-        last = int(np.flatnonzero(came < NEVER)[-1])
+        last = int(np.flatnonzero(came < NOT_RECEIVED)[-1])
         old = np.flatnonzero(self.now - at[: last + 1] > self.version.reward.window_us)
-        delays = np.sort((came - at)[old[came[old] < NEVER]])
+        delays = np.sort((came - at)[old[came[old] < NOT_RECEIVED]])
         due = np.searchsorted(delays, self.now - at[last + 1 :], side="right") / (len(delays) + 1)
-        if due.sum() < SILENT or not paused(at, np.sort(came[came < NEVER])):
+        if due.sum() < SILENT or not paused(at, np.sort(came[came < NOT_RECEIVED])):
             return
-        if (chance := silence(due, rewarded=len(delays), of=len(old))) < IMPROBABLE:
+        if (chance := silence(due, rewarded=len(delays), decided=len(old))) < IMPROBABLE:
             findings.warning(
                 OUTAGE,
                 f"policy {self.version.policy.name}",
@@ -85,16 +85,16 @@ def paused(at: Ids, received: Ids) -> bool:
     is delivered once a night, a day without any is none. at (n,), received (m,), ascending.
     Usual: nine in ten decisions were served in a pause of at most so many."""
     pauses = np.bincount(np.searchsorted(received, at, side="right"), minlength=len(received) + 1)
-    before = np.sort(pauses[:-1])
-    usual = before[np.searchsorted(before.cumsum(), 0.9 * before.sum())] if before.any() else 0
+    past = np.sort(pauses[:-1])
+    usual = past[np.searchsorted(past.cumsum(), 0.9 * past.sum())] if past.any() else 0
     return bool(pauses[-1] >= 2 * usual)
 
 
-def silence(due: Array, *, rewarded: int, of: int) -> float:
+def silence(due: Array, *, rewarded: int, decided: int) -> float:
     """The chance that no decision has had its event, where each has it by now with probability due (n,) times the rate.
-    `rewarded` of `of` had one before, so the rate is uncertain: Beta, from a uniform prior. The integral is taken over
-    the logit of the rate, where the integrand has one peak, between those of its two factors."""
-    a, b = 1.0 + rewarded, 1.0 + of - rewarded
+    `rewarded` of `decided` had one before, so the rate is uncertain: Beta, from a uniform prior. The integral is taken
+    over the logit of the rate, where the integrand has one peak, between those of its two factors."""
+    a, b = 1.0 + rewarded, 1.0 + decided - rewarded
     level, count = np.unique(np.floor(due * 256) / 256, return_counts=True)
     width = 12 / sqrt(min(a, b))
     logit = np.linspace(log(a / (b + due.sum())) - width, log(a / b) + width, 4_001)
@@ -109,8 +109,8 @@ def overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings) -> N
     for version in versions:
         if not version.learning or version.entered_to is None:
             continue
-        before = unit.now - version.reward.window_us
-        count, since = audit.overdue(unit, version.policy.id, first=version.entered_to + 1, before=before)
+        first, mature_at = version.entered_to + 1, unit.now - version.reward.window_us
+        count, since = audit.overdue(unit, version.policy.id, first=first, before=mature_at)
         if count and since is not None:
             waiting = f"waiting to enter the belief since {written(since)}: {quantity(count, 'slot')}"
             detail = f"version {version.number}: {waiting}; run `rlrec settle`"

@@ -46,20 +46,22 @@ class Slots:
 
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch to every belief that holds them."""
-        batch = holdings.drawn(batch)
+        batch = holdings.drop_imported(batch)
         if not len(batch):
             return
         wrong = np.flatnonzero(holdings.censored(batch) != batch.slots["censored"])[:100]
         pairs = zip(batch.slots["decision_id"][wrong].tolist(), batch.slots["position"][wrong].tolist(), strict=True)
         self._wrongly_censored.extend(pairs)
         complete: dict[tuple[int, int, int], Totals] = {}  # sums of the complete batch, which extents may share
-        first = int(batch.slots["decision_id"].min())
+        first, last = int(batch.slots["decision_id"].min()), int(batch.slots["decision_id"].max())
+        seq = int(batch.events["seq"].max(initial=0))
         for extent, total in self._total.items():
             if extent in self._unreadable or (extent.last is not None and first > extent.last):
                 continue
             fold, shared = self._folds[extent], (extent.distinct, extent.reward_id, extent.ordinal)
             try:
-                if not _covers(extent, batch):
+                is_covered = (extent.last is None or last <= extent.last) and (extent.seq is None or seq <= extent.seq)
+                if not is_covered:
                     change = holdings.sums(fold, holdings.as_of(batch, extent.seq), extent.last)
                 elif shared in complete:
                     change = complete[shared]
@@ -76,14 +78,14 @@ class Slots:
         for version in self.versions:
             if version.id not in self._provenance:
                 continue
-            why = self._unreadable.get(self._provenance[version.id][1])
+            reason = self._unreadable.get(self._provenance[version.id][1])
             try:
-                if why is None:
+                if reason is None:
                     self._compare(version, findings)
             except UNREADABLE as error:
-                why = str(error)
-            if why is not None:
-                detail = f"version {version.number}: its slots cannot be added up: {why}"
+                reason = str(error)
+            if reason is not None:
+                detail = f"version {version.number}: its slots cannot be added up: {reason}"
                 findings.error(CHECK, f"policy {version.policy.name}", detail)
 
     def _compare(self, version: Version, findings: Findings) -> None:
@@ -100,29 +102,22 @@ class Slots:
         scale = slot_statistics.add(history.moved, self.histories[version.id].moved)
         keys = {arm: (bucket, arm) for bucket, arm in _differing(stored, expected, scale)}
         for arm, key in keys.items():
-            before, after = (sums_text(totals.get(key, NOTHING)) for totals in (stored, expected))
-            detail = f"the belief holds {before}, its slots and events give {after}"
+            held_text, log_text = (sums_text(totals.get(key, NOTHING)) for totals in (stored, expected))
+            detail = f"the belief holds {held_text}, its slots and events give {log_text}"
             subject = f"policy {version.policy.name} arm {self.names.get(arm, f'id {arm}')}"
             findings.error(CHECK, subject, f"version {version.number}: {detail}")
-
-
-def _covers(extent: Extent, batch: Batch) -> bool:
-    """Whether a belief holds the complete batch as it stands."""
-    return (extent.last is None or int(batch.slots["decision_id"].max()) <= extent.last) and (
-        extent.seq is None or int(batch.events["seq"].max(initial=0)) <= extent.seq
-    )
 
 
 def _differing(stored: Totals, expected: Totals, scale: Mapping[int, Array]) -> Iterator[BeliefKey]:
     """Keys whose sums differ by more than what adding up in another order explains."""
     for key in sorted(stored.keys() | expected.keys()):
-        both = [sums for sums in (stored.get(key), expected.get(key)) if sums is not None]
-        if len({len(sums) for sums in both}) > 1:
+        pair = [sums for sums in (stored.get(key), expected.get(key)) if sums is not None]
+        if len({len(sums) for sums in pair}) > 1:
             yield key
             continue
-        size = np.max(np.abs(both), axis=0)
+        size = np.max(np.abs(pair), axis=0)
         size[: len(NOTHING)] = scale.get(key[1], NOTHING)
         size[len(NOTHING) :] = size.max(initial=0.0)
-        gap = np.abs(both[0] - both[1]) if len(both) > 1 else np.abs(both[0])
+        gap = np.abs(pair[0] - pair[1]) if len(pair) > 1 else np.abs(pair[0])
         if not (gap <= TOLERANCE * (1 + size)).all():  # a NaN is not equal
             yield key

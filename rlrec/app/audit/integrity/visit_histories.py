@@ -23,7 +23,7 @@ from rlrec.store.upkeep import audit
 CHECK = "history"
 COLUMNS = ("visit", "step", "at", "arm_id", "recorded", "history")
 SIZE = 20_000  # decisions in a batch, each with up to 0.8 kB
-MOST = 100  # findings a batch
+MAX_FINDINGS = 100  # findings a batch
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
@@ -33,9 +33,9 @@ def check(unit: Unit, *, findings: Findings) -> None:
     for batch in reader.batches(unit, Selection(imported=False), size=SIZE, columns=COLUMNS):
         order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
         slots = take(batch.slots, order)
-        for decision in wrong(slots)[:MOST]:
+        for decision in wrong(slots)[:MAX_FINDINGS]:
             findings.error(CHECK, f"decision {decision}", "what it remembers is not what its visit showed before it")
-        for session, visit in _wrong_visits(unit, slots, keys)[:MOST]:
+        for session, visit in _wrong_visits(unit, slots, keys)[:MAX_FINDINGS]:
             detail = "what its next decision would remember is not what it has shown"
             findings.error(CHECK, f"session id {session} visit {visit}", detail)
 
@@ -74,14 +74,14 @@ def wrong(slots: Columns) -> list[int]:
     blobs = slots["history"][first].tolist()
     sound = history.sound(blobs, step)
     past = history.unpack([blob if good else b"" for blob, good in zip(blobs, sound.tolist(), strict=True)], step)
-    before = first - begins
+    n_before = first - begins
     count = np.diff(past.start)
-    sound &= (past.shown == before) & (count == np.minimum(before, REMEMBERED))
+    sound &= (past.shown == n_before) & (count == np.minimum(n_before, REMEMBERED))
     previous = slots["at"][np.maximum(first - 1, 0)]
     gap_us = np.where(step > 0, slots["at"][first] - previous, 0)
     sound &= np.abs(past.gap_s * 1e6 - gap_us) < 1
     rows = past.rows
     row = np.maximum(first[rows] - past.start[rows + 1] + np.arange(len(rows)), 0)
-    same = (slots["arm_id"][row] == past.arm) & (step[rows] - slots["step"][row] == past.ago)
-    sound &= np.bincount(rows[~same], minlength=len(first)) == 0
+    is_same = (slots["arm_id"][row] == past.arm) & (step[rows] - slots["step"][row] == past.ago)
+    sound &= np.bincount(rows[~is_same], minlength=len(first)) == 0
     return slots["decision_id"][first[~sound]].tolist()

@@ -83,7 +83,7 @@ def looked(
             result.take(batch)
         lines = Findings()
         result.finish(lines)
-    return lines.listed()
+    return lines.in_order()
 
 
 @pytest.mark.slow
