@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "route": (
         "rlrec.cli.commands.experiments.route:route",
-        "Lead callers to a policy by a name that stays; switch, roll back",
+        "Give a policy a name for callers; switch, roll back",
     ),
     "recommend": (
         "rlrec.cli.commands.requests.recommend:recommend",
@@ -111,16 +111,12 @@ Examples:
   rlrec feedback 17 click dwell_s=31.5
 
 \b
-Exit codes:
-  0 done                      4 the store is busy, a retry is safe
-  1 failed                    5 some lines were refused, the rest is stored
-  2 wrong usage or input      6 a known key or name came with other content
-  3 a check said no           130, 143, 129 ended by SIGINT, SIGTERM, SIGHUP
-                              141 the reader of the output went away
+Exit codes (`rlrec help exit-codes`):
+  0 done, 1 failed, 2 wrong input, 3 a check said no, 4 busy: try again,
+  5 lines refused, 6 known key or name, 129, 130, 141, 143 ended by a signal
 
-The options above may stand behind the command, too. Every option can be set as RLREC_<COMMAND>_<OPTION>, those above
-as RLREC_<OPTION>; RLREC_FORMAT is the format of all commands.
-`rlrec help` lists the pages of the manual.
+Options may stand behind the command, too, or be set as RLREC_<OPTION> and RLREC_<COMMAND>_<OPTION>. `rlrec help` lists
+the pages of the manual.
 """
 
 
@@ -280,30 +276,16 @@ def _name_variables(command: click.Command, prefix: str) -> None:
     cls=Program, name="rlrec", epilog=EPILOG,
     context_settings={"help_option_names": sorted(HELP), "auto_envvar_prefix": "RLREC"},
 )  # fmt: skip
-@click.option("--db", default="rlrec.db", show_default=True, show_envvar=True, metavar="URL_OR_PATH", help="The store.")
-@click.option(
-    "--read-db", show_envvar=True, metavar="URL_OR_PATH", help="Where commands read that write nothing; a replica."
-)
-@click.option(
-    "--now", type=CLOCK, show_envvar=True, metavar="TIME",
-    help="The clock of this command: RFC 3339, UTC where no zone is named, or +31m from now.",
-)  # fmt: skip
-@click.option("--allow-future", is_flag=True, show_envvar=True, help="Store under a --now far ahead.")
-@click.option(
-    "--lock-timeout", type=DURATION, show_envvar=True,
-    help="How long to wait for a lock of others [default: 30s].",
-)  # fmt: skip
-@click.option(
-    "--statement-timeout", type=DURATION, show_envvar=True,
-    help="How long a statement may take on PostgreSQL [default: what its role says].",
-)  # fmt: skip
-@click.option(
-    "--reconnect", type=DURATION, show_envvar=True,
-    help="How long to try a server again that is out of reach [default: 10s where it was reached].",
-)  # fmt: skip
+@click.option("--db", default="rlrec.db", show_default=True, metavar="URL", help="The store (RLREC_DB).")
+@click.option("--read-db", metavar="URL", help="Where commands read that write nothing: a replica.")
+@click.option("--now", type=CLOCK, metavar="TIME", help="The clock: RFC 3339 (UTC), or +31m from now.")
+@click.option("--allow-future", is_flag=True, help="Store under a --now far ahead.")
+@click.option("--lock-timeout", type=DURATION, metavar="TIME", help="Wait for locks [default: 30s].")
+@click.option("--statement-timeout", type=DURATION, metavar="TIME", help="Of one statement on PostgreSQL.")
+@click.option("--reconnect", type=DURATION, metavar="TIME", help="Keep trying a lost server [default: 10s].")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("-q", "--quiet", is_flag=True, help="Only results and errors.")
-@click.option("--no-color", is_flag=True, help="Verdicts without colour; NO_COLOR and FORCE_COLOR hold, too.")
+@click.option("--no-color", is_flag=True, help="Verdicts without colour, as NO_COLOR says.")
 @click.version_option(__version__, prog_name="rlrec", allow_from_autoenv=False)
 @click.pass_obj
 def program(settings: Settings, /, **options: Any) -> None:

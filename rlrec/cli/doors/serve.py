@@ -26,7 +26,17 @@ from rlrec.cli.doors.http import GROUP, GROUP_BYTES, Answered, Front, Limits, Nu
 from rlrec.cli.output import plain
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app, signals
-from rlrec.cli.program.shared import NOTHING_STORED, Store, drawing, dry_run_option, notice, safe, settings, stored
+from rlrec.cli.program.shared import (
+    NOTHING_STORED,
+    GroupedCommand,
+    Store,
+    drawing,
+    dry_run_option,
+    notice,
+    safe,
+    settings,
+    stored,
+)
 from rlrec.errors import Conflict, InputError, RlrecError, StoreBusy, quantity
 
 if TYPE_CHECKING:
@@ -39,7 +49,7 @@ CHECK_S = 0.05  # for the store to answer /healthz, which else says how the last
 STUCK_S = 5.0  # on one group, after which /healthz says that the store is busy
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.option(
     "--listen", "address", required=True, metavar="unix:PATH|HOST:PORT",
     help="A socket in the file system, or a port; port 0 takes a free one.",

@@ -14,6 +14,7 @@ import click
 from rlrec import drafts
 from rlrec.cli.output import output
 from rlrec.cli.program.inputs import check_target
+from rlrec.cli.program.shared import OUTPUT, option_group
 from rlrec.errors import InputError, RlrecError
 
 if TYPE_CHECKING:
@@ -28,9 +29,12 @@ def _plot_target(ctx: click.Context, param: click.Parameter, value: str | None) 
     return value
 
 
-plot_option = click.option(
-    "--plot", type=click.Path(dir_okay=False), metavar="FILE.svg", callback=_plot_target,
-    help="Write the answer as a figure, too.",
+plot_option = option_group(
+    OUTPUT,
+    click.option(
+        "--plot", type=click.Path(dir_okay=False), metavar="FILE.svg", callback=_plot_target,
+        help="Write the answer as a figure, too.",
+    ),
 )  # fmt: skip
 
 

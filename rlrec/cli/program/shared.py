@@ -26,6 +26,7 @@ else:
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 JSONL = "jsonl"  # another name of ndjson
+HOW, OUTPUT = "How", "Output"  # headings of options that many commands have
 NOTHING_STORED = "dry run: nothing was stored"
 
 
@@ -117,8 +118,38 @@ class HelpWanted(click.UsageError):
     """A group without a command: its help goes to stderr."""
 
 
+def option_group(heading: str, *options: Decorator) -> Decorator:
+    """Adds options to a command, which its help lists under this heading."""
+
+    def add(command: Command) -> Command:
+        n_others = len(vars(command).get("__click_params__", ()))
+        for option in reversed(options):
+            command = option(command)
+        for param in vars(command)["__click_params__"][n_others:]:
+            param.heading = heading
+        return command
+
+    return add
+
+
+class GroupedCommand(click.Command):
+    """A command whose help has a section for each group of its options; -h stands with the output."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+                heading = getattr(param, "heading", OUTPUT if param.is_eager else "Options")
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
 class CommandGroup(click.Group):
     """A group of commands that suggests near names; use it as `@click.group(cls=CommandGroup)`."""
+
+    command_class = GroupedCommand
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands with their whole first sentences, which click would cut."""
@@ -246,11 +277,14 @@ def printed(*lines: str) -> Decorator:
 
 
 def _with_show(command: Command) -> Command:
-    @click.option(
-        "--format", "form", type=click.Choice([*FORMATS, JSONL]), default="table", show_default=True,
-        help="How to print the result; jsonl is ndjson.",
+    @option_group(
+        OUTPUT,
+        click.option(
+            "--format", "form", type=click.Choice([*FORMATS, JSONL]), default="table", show_default=True,
+            metavar="FORMAT", help="table, json, ndjson (or jsonl) or csv.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
     )  # fmt: skip
-    @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
     @wraps(command)
     def run(*args: Any, form: str, as_json: bool, **kwargs: Any) -> Any:
         typed = click.get_current_context().get_parameter_source("form") is click.core.ParameterSource.COMMANDLINE

@@ -9,23 +9,20 @@ from typing import Any
 import click
 
 from rlrec.cli.program import app
+from rlrec.cli.program.shared import HOW, option_group
 from rlrec.cli.text.values import Integer
 
 ENGINES = ("local", "dask")
 _OPTIONS = (
     click.option(
-        "--scheduler", metavar="ADDRESS", help="Of a Dask cluster that runs, e.g. tcp://127.0.0.1:8786; with "
-        "--engine dask. Without it a cluster of --jobs workers is started on this machine.",
-    ),
-    click.option(
-        "--engine", type=click.Choice(ENGINES), default="local", show_default=True,
-        help="Who works on the log: processes of this machine, or Dask (pip install 'rlrec[cluster]').",
-    ),
-    click.option(
         "--jobs", type=Integer(1), default=1, show_default=True, metavar="N",
-        help="Processes that work on the log at a time. A log of more than 50,000 decisions has partitions that they "
-        "share; the figures are the same to the last bit.",
+        help="Processes that share a log of more than 50,000 decisions.",
     ),
+    click.option(
+        "--engine", type=click.Choice(ENGINES), default="local", show_default=True, metavar="ENGINE",
+        help="local processes, or a cluster: dask.",
+    ),
+    click.option("--scheduler", metavar="ADDRESS", help="A running Dask cluster, e.g. tcp://127.0.0.1:8786."),
 )  # fmt: skip
 
 
@@ -37,6 +34,4 @@ def workers_options(command: Callable[..., Any]) -> Callable[..., Any]:
         workers = app.evaluate.Workers(jobs=jobs, engine=engine, scheduler=scheduler)
         return command(*args, workers=workers, **kwargs)
 
-    for option in _OPTIONS:
-        run = option(run)
-    return run
+    return option_group(HOW, *_OPTIONS)(run)

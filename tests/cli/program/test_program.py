@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from rlrec import __version__, cli
+from rlrec.cli.commands.setup import help as manual
 from rlrec.cli.program.inputs import Lines, input_option, lines_input, refusing
 from rlrec.cli.program.shared import CommandGroup, notice, printed, settings, stored
 from rlrec.cli.text import lines as reading
@@ -159,6 +160,47 @@ def process(*args: Any, env: Any = (), stdin: Any = None, stdout: Any = subproce
 def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
     command = cli.program.get_command(click.Context(cli.program), name)
     assert command.get_short_help_str(200).rstrip(".") == cli.COMMANDS[name][1]
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """A command, and all those inside it, with the words that call them."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from commands(inner, (*path, name))
+
+
+def headings(command: click.Command) -> list[str | None]:
+    """The heading of each option that the help of a command shows, in their order."""
+    return [getattr(p, "heading", None) for p in command.params if isinstance(p, click.Option) and not p.hidden]
+
+
+@pytest.mark.slow
+def test_help_fits_on_a_screen() -> None:
+    runner = CliRunner(env={"COLUMNS": "80"})
+    texts = {path: runner.invoke(cli.program, [*path, "-h"]).stdout for path, _ in commands(cli.program)}
+    heights = {path: len(text.splitlines()) for path, text in texts.items()}
+    assert {path: height for path, height in heights.items() if height > 60} == {}
+
+
+@pytest.mark.slow
+def test_where_options_have_groups_each_is_in_one() -> None:
+    headings_by_path = {path: headings(command) for path, command in commands(cli.program)}
+    grouped = {path: names for path, names in headings_by_path.items() if set(names) - {"How", "Output", None}}
+    assert {("evaluate",), ("train-pg",), ("outcomes",), ("import-log",), ("simulate",)} <= grouped.keys()
+    assert [path for path, names in grouped.items() if None in names] == []
+
+
+@pytest.mark.slow
+def test_short_help_names_the_page_of_its_command() -> None:
+    pages = {page.topic for page in manual.pages()} & cli.COMMANDS.keys()
+    for name in pages:
+        command = cli.program.get_command(click.Context(cli.program), name)
+        assert command is not None
+        assert (command.epilog or "").startswith(f"`rlrec help {name}` explains")
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

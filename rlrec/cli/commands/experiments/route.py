@@ -53,7 +53,7 @@ GUARD = Parsed("reward:-n%", parse_guard)
 
 @click.group(cls=CommandGroup)
 def route() -> None:
-    """Lead callers to a policy by a name that stays; switch, roll back.
+    """Give a policy a name for callers; switch, roll back.
 
     Callers write `rlrec recommend --policy ROUTE`.
     """

@@ -11,7 +11,7 @@ from rlrec.cli.output.cells import Figures, cell
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import Store, conclude, reading
+from rlrec.cli.program.shared import HOW, GroupedCommand, Store, conclude, option_group, reading
 from rlrec.cli.program.workers import workers_options
 from rlrec.cli.text.values import NUMBER, Integer
 from rlrec.directions import LOG_PRECISION, direction
@@ -30,86 +30,60 @@ DROP = ("version", "rows", "unit", "reasons", "ess", "lift over served")
 VERDICTS = ("insufficient", "weak", "ok")
 
 
-class _Command(click.Command):
-    """A command whose help ends with the estimators there are."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from rlrec.app.evaluation import descriptions
-
-        for unit, described in descriptions().items():
-            with formatter.section(f"Estimators per {unit}"):
-                formatter.write_dl(described)
-
-
-def _joined(_ctx: click.Context, _param: click.Parameter, lists: tuple[str, ...]) -> str | None:
+def _join_lists(_ctx: click.Context, _param: click.Parameter, lists: tuple[str, ...]) -> str | None:
     """All the lists as one list; None where there is none."""
     return ",".join(lists) or None
 
 
-@click.command(cls=_Command)
+@click.command(
+    cls=GroupedCommand,
+    epilog="`rlrec help evaluate` explains units, verdicts, reasons, keys, options and estimators.",
+)  # fmt: skip
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-@click.option(
-    "--estimator", "estimators", multiple=True, metavar="LIST", callback=_joined,
-    help="Names from the list below, or the groups impression, session, slate (what needs no curve), all (slate only "
-    "where pages are complete and longer than one slot); repeatable [default: ips,snips,dr; with --by arm: snips].",
+@option_group(
+    "What to estimate",
+    click.option(
+        "--estimator", "estimators", multiple=True, metavar="LIST", callback=_join_lists,
+        help="Names, or impression, session, slate, all; repeatable [default: ips,snips,dr].",
+    ),
+    click.option("--reward", metavar="NAME", help="Reward definition [default: what each target learns]."),
+    click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount per step of a session."),
+    click.option("--by", metavar="FIELD", help="One estimate for each position, step, day, arm, context field, ..."),
+    click.option("--greedy", is_flag=True, help="The target without its exploration."),
 )  # fmt: skip
-@click.option(
-    "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
-    help="bootstrap-t (with a weight above 20 of ips, snips, tis, wis and those with dr in their names per impression: "
-    "no narrower than cressie-read), normal, or cressie-read.",
+@option_group(
+    "Which log",
+    click.option(
+        "--log", metavar="FILTER",
+        help="Decisions, e.g. policy=home,since=2026-01-01, or parquet:DIR [default: all].",
+    ),
 )  # fmt: skip
-@click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the interval.")
-@click.option(
-    "--cluster", metavar="user|session|row",
-    help="The unit that was randomised [default: the user where one is known, else the session].",
+@option_group(
+    "Model of rewards",
+    click.option("--reward-model", type=MODEL, metavar="FILE", help="CSV arm,reward [default: fitted on the log]."),
+    click.option("--reward-model-by", metavar="FIELD", help="The context field that `value` means in that CSV."),
+    click.option(
+        "--reward-model-hash", type=Integer(0), default=0, metavar="N",
+        help="Columns to hash each arm's contexts into.",
+    ),
+    click.option("--position", metavar="CURVE", help="Multiply attraction by examination, by this curve."),
 )  # fmt: skip
-@click.option(
-    "--log", metavar="FILTER",
-    help="Filter of the log, e.g. policy=home,since=2026-01-01; keys: policy, version, experiment, variant, route "
-    "(that decisions were asked for by), since, until and split (train, tune or gate); or "
-    "parquet:DIR[,FILTER], a folder of `export-log --layout parquet` [default: all].",
+@option_group(
+    HOW,
+    click.option(
+        "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
+        help="bootstrap-t, normal, cressie-read.",
+    ),
+    click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the interval."),
+    click.option("--cluster", metavar="UNIT", help="user, session or row [default: user, else session]."),
+    click.option(
+        "--target-samples", type=Integer(0), default=1_000, show_default=True, metavar="N",
+        help="Pages simulated in a context.",
+    ),
+    click.option("--seed", type=Integer(0), default=0, show_default=True, metavar="N", help="Seed of what is random."),
 )  # fmt: skip
-@click.option(
-    "--reward", metavar="NAME",
-    help="Reward definition [default: what each policy learns; `uniform`: what those beside it learn, else those that "
-    "served].",
-)  # fmt: skip
-@click.option(
-    "--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount per step of a session, between 0 and 1."
-)
-@click.option(
-    "--by", metavar="FIELD",
-    help="One estimate a group: position, step, policy, version, variant, day, arm (snips alone), or a context field; "
-    "a session or a page as it begins, and not by position, step or arm.",
-)  # fmt: skip
-@click.option("--greedy", is_flag=True, help="The target without its exploration (floor, epsilon, temperature).")
-@click.option(
-    "--reward-model", type=MODEL, metavar="FILE",
-    help="CSV arm,reward (or value,arm,reward) for estimators with a model q [default: fitted on the log].",
-)  # fmt: skip
-@click.option(
-    "--position", metavar="CURVE",
-    help="Let the model q of dm and dr be attraction of the arm x examination of the position, by this curve.",
-)  # fmt: skip
-@click.option("--reward-model-by", metavar="FIELD", help="The field of the context that `value` in the file means.")
-@click.option(
-    "--reward-model-hash", type=Integer(0), default=0, metavar="COLUMNS",
-    help="Let each arm have a weight of the contexts' words and values in the model q, hashed into so many columns: a "
-    "power of two up to 262144 [default: one weight for all arms, 64 columns].",
-)  # fmt: skip
-@click.option(
-    "--target-samples", type=Integer(0), default=1_000, show_default=True, metavar="N",
-    help="Pages simulated in each context, where the probability of an arm at a position has no closed form (target "
-    "of model=shared Thompson): unbiased. Per slate also 32 in each decision of a target that reads the session. "
-    "Lists of candidates drawn in each context for a two-stage target, where the log has none. "
-    "0: impressions are weighed by the slate down to them, iips, pbm and interpol leave such pages out, and two-stage "
-    "targets are judged on logs with lists only.",
-)  # fmt: skip
-@click.option(
-    "--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap and of simulated pages."
-)
-@plot_option
 @workers_options
+@plot_option
 @reading(
     "rlrec evaluate home uniform --plot home.svg",
     "rlrec evaluate home@2 --log policy=home,since=2026-01-01 --by position --json",
@@ -121,81 +95,8 @@ def evaluate(store: Store, show: Show, plot: str | None, workers: Workers, **req
     """Estimate from the log what policies would have earned.
 
     A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`. All
-    mature decisions of the store count, whoever served them. Every estimate carries an interval, an effective sample
-    size (ess), a verdict (ok, weak, insufficient) and the reasons for it; a table explains those that occur.
-
-    \b
-    Units:
-      impression    one slot shown: what the target would have earned there, in
-                    the states that the logging policies brought about
-      session       the discounted return of a visit that is over, its decisions
-                    mature, whole and uncensored: weights are multiplied along
-                    it, so what is shown now may change what comes later
-      slate         the reward of a page: of its slots, and of events of the whole
-                    page. Pages with a censored slot are left out and counted;
-                    a log that shows only some positions of a page is refused.
-
-    A target that reads the session (of kind gradient) is evaluated in the state recorded with each decision.
-
-    \b
-    Verdicts:
-      insufficient  ess below 50; or fewer than 5 non-zero weighted rewards; or
-                    k_hat above 0.7; or unsupported above 1 %; or no rows; or
-                    ess_by_step below 50 or 5 % where the return comes; or
-                    mean_weight 3 standard errors below 0.99; or arms shown more
-                    often than their propensities allow
-      weak          ess below 1,000 or below 5 % of the clusters; or ess x
-                    reward_share below 30; or cluster_share above 20 %; or
-                    mean_weight_z beyond 3; or the target learned from the log,
-                    or was judged on candidates of another first stage;
-                    or bias_bound above std_error; or no valid interval (dm)
-      ok            none of these
-
-    \b
-    What --json has beside value, lower and upper (null: does not apply, or
-    cannot be known):
-      clusters, n    clusters and rows used;  ess is over clusters (of estimators
-                     step by step: by the discounted mean of a visit's weights;
-                     slot by slot: by the mean of a page's weights, or by
-                     those of whole pages, where events of the whole page
-                     brought a tenth of the reward: mean_weight, too)
-      max_weight, mean_weight   of the importance weights; the mean is near 1
-      top1_share     share of the top 1 % of rows in the sum of |weight x reward|
-      unsupported    the target's probability on arms that the logger gave 0
-      nonzero        rows whose weight x reward is not 0
-      reward_share   weighted share of rows whose reward is not the default
-      k_hat          shape of the tail of the weights, where they have no bound
-      cluster_share  largest share of the estimate that one cluster carries
-      mean_weight_z  standard errors between the mean weight and 1
-      served         mean reward of the same rows as they were logged
-      lift           by how much value is above served, as a share of it;
-                     lift_lower, lift_upper and lift_std_error hold the doubt in
-                     both, from the same clusters; null where the logged
-                     average may be 0
-      bias_bound     the largest bias that changed weights can cause
-      safe_lower     lower minus bias_bound: what a gate should compare
-      left_out       rows without a propensity, which weights cannot use; sessions
-                     that are cut, censored or without one; pages that are
-                     censored; all where a target needs a state that was not
-                     recorded
-      ess_by_step    per session: effective sample size over visits, step by step
-      horizon        the first step at which that is below 5 % of the visits
-      return_steps   number of the first steps that carry 90 % of the discounted
-                     absolute return: the ess is the smallest of these steps
-      supported_gamma   the largest --gamma whose return the log supports, where it
-                     does not support this one (reason short-horizon)
-      loggers        number of loggers that are weighed by the spread of their
-                     weights, so that a log of heavy weights spoils no other: of
-                     versions that learned nothing from the selected rows (at most
-                     15; imported policies are taken to be such), each half of the
-                     clusters by the other half; 1 where all rows count alike
-      logger_weights how much a row of each counts, 1 on average (version null:
-                     all others); with visitors that change over time these are
-                     what the estimate is about
-      simultaneous   by position: the intervals of all positions hold together
-                     (max-t over the same bootstrap, else Bonferroni)
-      curve, curve_age_days   the position curve that the estimate rests on (reason
-                     position-model), and its age"""
+    mature decisions of the store count, whoever served them. Every estimate has an interval, an effective sample size
+    (ess), a verdict (ok, weak, insufficient) and the reasons for it."""
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)
     if plot is not None:
         save_plot(plot, app.figures.estimated(estimates, estimates[0].estimate.unit))

@@ -8,7 +8,7 @@ import click
 
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import Store, reading
+from rlrec.cli.program.shared import GroupedCommand, Store, reading
 from rlrec.cli.text.values import NUMBER, Integer
 from rlrec.directions import rounding
 from rlrec.errors import quantity
@@ -16,7 +16,7 @@ from rlrec.errors import quantity
 DAYS = ("day", "rows", "cost", "lower", "upper")
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.option("--policy", metavar="NAME", help="The policy [default: the only one that has served].")
 @click.option("--log", metavar="FILTER", help="Filter of its log, as in `evaluate` [default: all].")
 @click.option("--reward", metavar="NAME", help="Reward definition [default: the policy's].")

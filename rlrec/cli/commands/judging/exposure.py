@@ -9,7 +9,7 @@ import click
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import Store, reading
+from rlrec.cli.program.shared import GroupedCommand, Store, reading
 from rlrec.cli.program.workers import workers_options
 from rlrec.errors import quantity
 
@@ -20,14 +20,14 @@ ARMS = ("arm", "realised", "expected", "rate", "lower", "upper", "age_days")
 DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floor_share", "young_share")
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.option("--policy", metavar="NAME", help="Only decisions of this policy.")
 @click.option("--log", metavar="FILTER", help="Filter of the log, or parquet:DIR, as in `evaluate` [default: all].")
 @click.option("--by", type=click.Choice(["day"]), help="The figures of the catalogue for each day, too.")
 @click.option("--reward", metavar="NAME", help="Reward of the rates [default: the policy's, or `default`].")
 @click.option("--position", metavar="CURVE", help="Curve that counts pulls of the rates [default: the policy's].")
-@plot_option
 @workers_options
+@plot_option
 @reading("rlrec exposure --policy home --plot home.svg", "rlrec exposure --log since=2026-01-01 --by day --json")
 def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
     """Show how much of the log each arm had, and how evenly.

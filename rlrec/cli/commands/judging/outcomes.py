@@ -10,7 +10,7 @@ import click
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import Store, reading
+from rlrec.cli.program.shared import HOW, GroupedCommand, Store, option_group, reading
 from rlrec.cli.text.values import DURATION, NAME, NUMBER, format_duration
 from rlrec.errors import quantity
 
@@ -25,27 +25,34 @@ DIFFERENCE = {  # column of a csv: key of a difference
 }  # fmt: skip
 
 
-@click.command()
-@click.option(
-    "--by", type=click.Choice(["variant", "policy", "version", *PERIODS, "users"]),
-    help="Compare these groups with the first one [default: variant, with --experiment].",
+@click.command(cls=GroupedCommand, epilog="`rlrec help outcomes` explains metrics, groups and reasons.")
+@option_group(
+    "What to compare",
+    click.option(
+        "--by", type=click.Choice(["variant", "policy", "version", *PERIODS, "users"]), metavar="GROUPS",
+        help="Groups to compare with the first one: variant, policy, version, hour, day, week or users (new, "
+        "returning) [default: variant, with --experiment].",
+    ),
+    click.option(
+        "--reward", "rewards", type=NAME, multiple=True, metavar="NAME",
+        help="Reward definition; repeatable [default: what the variants learn, or `default`].",
+    ),
+    click.option("--adjust", is_flag=True, help="Take out what the units' pasts explain (CUPED)."),
 )  # fmt: skip
-@click.option("--experiment", type=NAME, metavar="NAME", help="Only its decisions; its unit counts.")
-@click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all].")
-@click.option(
-    "--reward", "rewards", type=NAME, multiple=True, metavar="NAME",
-    help="Reward definition; may be repeated [default: what the variants learn, or `default`].",
+@option_group(
+    "Which log",
+    click.option("--experiment", type=NAME, metavar="NAME", help="Only the decisions of this experiment, by its unit."),
+    click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all]."),
+    click.option(
+        "--users", type=click.Choice(["new", "returning", "named"]), metavar="WHICH",
+        help="new: units without earlier visits; returning: with some; named: no sessions without a user.",
+    ),
+    click.option("--age", "age_us", type=DURATION, help="Only the first days of each unit, such as 14d."),
 )  # fmt: skip
-@click.option("--adjust", is_flag=True, help="Compare variants less what units' pasts explain (CUPED).")
-@click.option(
-    "--users", type=click.Choice(["new", "returning", "named"]),
-    help="Only units without, or with, earlier visits; or only users, not sessions without one.",
+@option_group(
+    HOW,
+    click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals."),
 )  # fmt: skip
-@click.option(
-    "--age", "age_us", type=DURATION,
-    help="Only the first so long of every unit, of units that have had it and the windows of the rewards.",
-)  # fmt: skip
-@click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @plot_option
 @reading(
     "rlrec outcomes --by week --plot week.svg",
@@ -55,47 +62,10 @@ DIFFERENCE = {  # column of a csv: key of a difference
 def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None:
     """Show visits, returns and rewards per user, and compare groups.
 
-    The unit is that of the experiment, else the user where one is known, else the session. Intervals are clustered by
-    it. Every interval and p-value holds for itself alone: among many metrics one is below 0.05 by chance. Only variants
-    of an experiment have p-values: nobody assigned units to other groups at random.
+    A unit is a user, or a session without one; an experiment has its own. Every interval and p-value holds for itself
+    alone: among many metrics one is below 0.05 by chance. Only variants of an experiment have p-values.
 
-    \b
-    Per unit:
-      visits, active_days   so far; days in UTC
-      retention             share of units with a second visit so far, however
-                            late; grows with the log (a share of visits, and
-                            of a fixed time: returned_*)
-      reward_per_unit       of mature decisions; units without one do not count
-    Per visit:
-      returned_1d, _7d,     share of visits after whose end the user began
-      _28d                  another one within so many days, whoever served
-                            it; only visits count that ended that long ago
-                            (of a log that has ended, look at its end: --now)
-      decisions_per_visit,  of visits that are over; minutes from the first
-      minutes_per_visit     decision to the last
-      reward_per_visit      of mature decisions, by visits that have one
-
-    Where some sessions have a user and others have none, the latter are units of their own (`anonymous-units`):
-    retention and returned_* are then of users alone, all else of both; `--users named` leaves them out everywhere.
-
-    A variant that causes more visits changes what a mean per visit is a mean of: decide by the metrics per unit.
-
-    \b
-    Groups:
-      variant          a unit has one, by assignment
-      policy, version, of each decision; a week by its Monday; days and hours in
-      hour, day, week  UTC. A unit is in all that served it, with its visits,
-                       and intervals of differences take that into account
-      users            new, returning: whether a unit had a visit before the
-                       one it was assigned in (else: was first served in)
-
-    --adjust subtracts theta times the difference that the variants had in the same metric before the assignment;
-    `narrowed` is the share by which that makes the interval narrower.
-
-    What units did so far depends on when they came: what pays off late seems worse than it is. Where the units of a
-    variant have had less than 90 % of the visits that they make in the time of the experiment, or the difference is
-    another one for those of its first half (p below 0.001), the reason is `young-units`: `--age 14d` compares units
-    over their first 14 days."""
+    A variant that causes more visits changes what a mean per visit is a mean of: decide by the metrics per unit."""
     period = request["by"] if request["by"] in PERIODS else None
     if plot is not None and period is None:
         raise click.UsageError("--plot draws the reward of a visit over time: add --by hour, day or week")

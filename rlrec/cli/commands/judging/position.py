@@ -36,8 +36,8 @@ def position() -> None:
     "--model", type=click.Choice(["pbm", "cascade", "dcm"]), default="pbm", show_default=True,
     help="Click model: by position, down to the first click, or on after a click with a probability.",
 )  # fmt: skip
-@plot_option
 @workers_options
+@plot_option
 @writing("rlrec position fit home --log policy=home", "rlrec policy create home2 --kind thompson --param position=home")
 def fit(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
     """Estimate the examination of each position against the first one, and store the curve under the next number.

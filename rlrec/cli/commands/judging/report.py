@@ -10,11 +10,11 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import write_text
 from rlrec.cli.program.inputs import check_target
-from rlrec.cli.program.shared import Store, reading
+from rlrec.cli.program.shared import GroupedCommand, Store, reading
 from rlrec.cli.text.values import TIME
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("file", metavar="FILE.html|-", type=click.Path(dir_okay=False, allow_dash=True))
 @click.option("--policy", metavar="NAME", help="Only this policy with its variants, or POLICY@EXPERIMENT/VARIANT.")
 @click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all].")

@@ -9,7 +9,7 @@ import click
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.output.terminal import short_times, sparkline
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import Store, reading
+from rlrec.cli.program.shared import GroupedCommand, Store, reading
 from rlrec.errors import CheckFailed, quantity
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ ROUTES = ("route", "policy", "version", "experiment", "since", "decisions_24h")
 EXPERIMENTS = ("experiment", "unit", "units", "variants", "created_at")
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @reading("rlrec status", "rlrec status --json")
 def status(store: Store, show: Show) -> None:
     """Show what a store holds, what its policies do, and what waits.

@@ -11,7 +11,19 @@ from rlrec.cli.output.cells import cell
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import NOTHING_STORED, Store, by_name, conclude, notice, stored, suggest_next
+from rlrec.cli.program.shared import (
+    HOW,
+    NOTHING_STORED,
+    OUTPUT,
+    GroupedCommand,
+    Store,
+    by_name,
+    conclude,
+    notice,
+    option_group,
+    stored,
+    suggest_next,
+)
 from rlrec.cli.program.workers import workers_options
 from rlrec.cli.text.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
 from rlrec.directions import gate_against
@@ -23,82 +35,79 @@ if TYPE_CHECKING:
 CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_number(text))
 
 
-@click.command("train-pg")
+@click.command(
+    "train-pg",
+    cls=GroupedCommand,
+    epilog="`rlrec help train-pg` explains the gate, the splits and every option.",
+)  # fmt: skip
 @click.argument("reference", metavar="NAME")
-@click.option(
-    "--log", metavar="FILTER",
-    help="Filter of the log, e.g. policy=home, or parquet:DIR[,FILTER] [default: sessions of all policies].",
+@option_group(
+    "Which log",
+    click.option("--log", metavar="FILTER", help="As in `evaluate` [default: sessions of all policies]."),
+    click.option("--since", type=TIME, metavar="TIME", help="Sessions that began at this time or later."),
+    click.option(
+        "--min-new", type=Integer(0), default=0, show_default=True, metavar="N",
+        help="With fewer new sessions, do nothing.",
+    ),
 )  # fmt: skip
-@click.option("--since", type=TIME, metavar="TIME", help="Sessions that began at this time or later.")
-@click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount of the return per step, 0 to 1.")
-@click.option(
-    "--discounted/--undiscounted", default=True, show_default=True,
-    help="Whether step t counts gamma^t in the gradient. With it the discounted return of a visit from its start is "
-    "maximised, which is what estimates estimate; without it later steps count as much as the first, and no such "
-    "quantity is maximised exactly.",
+@option_group(
+    "What to maximise",
+    click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount per step, 0 to 1."),
+    click.option(
+        "--discounted/--undiscounted", default=True, show_default=True, help="Step t counts gamma^t.",
+    ),
+    click.option("--entropy", type=NUMBER, default=0.0, show_default=True, help="Reward of a nat of entropy."),
+    click.option(
+        "--shaping", "shapings", type=PAIR, multiple=True, metavar="FEATURE=WEIGHT",
+        help="Potential of a state; repeatable.",
+    ),
 )  # fmt: skip
-@click.option(
-    "--baseline", default="value", show_default=True, metavar="none|mean|value|rloo",
-    help="What is subtracted from a return: nothing; the mean; a ridge regression on the state, cross-fitted; the mean "
-    "of the other visits of the set at that step.",
+@option_group(
+    "Estimated gradient",
+    click.option(
+        "--baseline", default="value", show_default=True, metavar="KIND",
+        help="Taken off a return: none, mean, value or rloo.",
+    ),
+    click.option("--weights", default="auto", show_default=True, metavar="KIND", help="By slate, slot or auto."),
+    click.option(
+        "--clip-weight", type=CLIP, default="20", show_default=True, metavar="NUMBER",
+        help="Largest importance weight, or none.",
+    ),
+    click.option(
+        "--top-k", type=Integer(0, 1_000), default=0, show_default=True, metavar="K",
+        help="Each slot as one of K draws with replacement.",
+    ),
+    click.option("--position", metavar="CURVE", help="With --top-k [default: the policy's curve]."),
 )  # fmt: skip
-@click.option("--epochs", type=Integer(1, 10_000), default=60, show_default=True, help="Passes over the log, at most.")
-@click.option(
-    "--lr",
-    type=NUMBER,
-    default=0.005,
-    show_default=True,
-    help="Size of a natural step, at first: how much it changes the log probability of what was shown.",
-)
-@click.option(
-    "--batch", type=Integer(1, 1_000_000), default=500, show_default=True, help="Visits of one step, at most."
-)
-@click.option("--entropy", type=NUMBER, default=0.0, show_default=True, help="Reward of a nat of entropy.")
-@click.option(
-    "--clip-weight", type=CLIP, default="20", show_default=True,
-    help="Largest importance weight, or none. Clipping moves the optimum: the share of the gradient that it removes is "
-    "reported.",
+@option_group(
+    HOW,
+    click.option("--from-version", type=Integer(1), metavar="V", help="Where to start [default: the live one]."),
+    click.option(
+        "--epochs", type=Integer(1, 10_000), default=60, show_default=True, metavar="N",
+        help="Passes over the log, at most.",
+    ),
+    click.option("--lr", type=NUMBER, default=0.005, show_default=True, help="First size of a step."),
+    click.option(
+        "--batch", type=Integer(1, 1_000_000), default=500, show_default=True, metavar="N",
+        help="Visits of one step, at most.",
+    ),
+    click.option("--kl-stop", type=NUMBER, help="End beyond this mean KL from the start."),
+    click.option(
+        "--patience", type=Integer(1, 10_000), default=20, show_default=True, metavar="N",
+        help="End after N epochs without a better one.",
+    ),
+    click.option("--seed", type=Integer(0, 2**63 - 1), metavar="N", help="Order of visits [default: random]."),
 )  # fmt: skip
-@click.option(
-    "--weights", default="auto", show_default=True, metavar="auto|slot|slate",
-    help="How slates of several positions are weighed: by their joint probability (slate), or slot by slot, each given "
-    "those above (slot). A slot earns its own reward, and of what follows it as much as batches of visits agree on. "
-    "auto: by slot where slots earn at least a tenth of the rewards, or the log leaves less than half of the joint "
-    "weights effective; else by slate.",
-)  # fmt: skip
-@click.option(
-    "--top-k", type=Integer(0, 1_000), default=0, show_default=True, metavar="K",
-    help="Treat every slot of a slate on its own, as one of K drawn with replacement [0: as --weights says].",
-)  # fmt: skip
-@click.option(
-    "--position", metavar="CURVE",
-    help="With --top-k: divide what a slot earned by the examination of its position [default: the policy's curve].",
-)  # fmt: skip
-@click.option("--kl-stop", type=NUMBER, help="End when the mean KL from the version it started from exceeds this.")
-@click.option(
-    "--patience", type=Integer(1, 10_000), default=20, show_default=True,
-    help="End after this many epochs without a better one.",
-)  # fmt: skip
-@click.option(
-    "--shaping", "shapings", type=PAIR, multiple=True, metavar="FEATURE=WEIGHT",
-    help="Potential of a state: a weight on one of its features, such as session:reward; repeatable. Estimates use "
-    "the unshaped reward.",
-)  # fmt: skip
-@click.option("--seed", type=Integer(0, 2**63 - 1), help="Seed of the order of visits [default: random].")
-@click.option(
-    "--min-new", type=Integer(0), default=0, show_default=True,
-    help="Do nothing, and exit 0, with fewer new sessions since the policy was trained last.",
-)  # fmt: skip
-@click.option("--from-version", type=Integer(1), metavar="V", help="Where to start [default: the live version].")
-@click.option(
-    "--promote", default="never", show_default=True, metavar="never|if-better|always",
-    help="Let the new version go live: if-better if the gate says so, else exit 3.",
-)  # fmt: skip
-@click.option(
-    "--dry-run", is_flag=True, help="Train and judge, and store nothing: no version, and no look of the gate."
-)
-@plot_option
 @workers_options
+@option_group(
+    OUTPUT,
+    click.option(
+        "--promote", default="never", show_default=True, metavar="WHEN",
+        help="Goes live: never, if-better (else exit 3), always.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Train and judge, and store nothing."),
+)  # fmt: skip
+@plot_option
 @stored(
     'rlrec train-pg visits --promote if-better --min-new 1000 || echo "not better"',
     "rlrec train-pg visits --gamma 0.95 --entropy 0.01 --seed 1 --json",
@@ -115,26 +124,8 @@ def train_pg(
 ) -> None:
     """Train a policy gradient on logged sessions, and judge it.
 
-    Makes a new version of a policy of kind gradient, by REINFORCE with a baseline: gains are weighted by the policy's
-    probability over the logged propensity, of slates, or of slots given those above (--weights). It uses all visits
-    that have ended and whose reward windows are over, whichever policy served them. 60 % of the users train, 20 %
-    choose the epoch (by the lower bound of its gain, among those whose effective sample size is large enough for the
-    gate), and 20 % are the gate: they judge the result once, and were not trained on. An epoch that goes beyond what
-    the 20 % support is taken back, and steps are halved.
-
-    One run is one step of policy improvement over the policies that logged, since later rewards in the log depend on
-    THEIR later decisions. Log, train, promote, and log again to get further.
-
-    The gate's `estimate` is the new version's value above that of the live one, as `evaluate --log split=gate` has
-    them: of a visit (estimator wdr), or where slots are weighed of a slot, in the states of the log (dr). The
-    20 % that choose the epoch tell whether the new version is near what was logged: 5 % of them must be effective, and
-    some more for chance. Then 50 effective visits of the gate are enough. Where slots are weighed, whole visits of the
-    gate must not say that it is worse (`visits`). The visits of the bandit that the live version is a copy of teach,
-    but neither choose nor judge, once it has enough of its own.
-    `lower` is a bound that is wrong with probability `alpha`. All runs of a year together are wrong with 5 %: the j-th
-    has alpha = 0.05 x 6 / (pi^2 j^2). Every run uses the gate; if-better does only where the 20 % for tuning show a
-    gain. Where every epoch is worse than the start, the best one still makes a version, which `--promote always` makes
-    live."""
+    Makes a new version of a policy of kind gradient from all visits that have ended, by whichever policy. 60 % of the
+    users train, 20 % choose the epoch, and 20 % are the gate that judges the result."""
     options = app.train.Request(name=reference, shaping=_shaping(shapings), **request)
     result = app.train.train(store, options, workers, progress=notice)
     why, training = result["why"], result.pop("training", None)

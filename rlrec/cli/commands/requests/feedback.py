@@ -12,13 +12,13 @@ import click
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.inputs import Lines, lines_input
-from rlrec.cli.program.shared import Store, writing
+from rlrec.cli.program.shared import GroupedCommand, Store, writing
 from rlrec.cli.text.values import DECISION, KEY, TIME, Integer, parse_number
 from rlrec.errors import InputError
 from rlrec.times import parse as parse_time
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("decision_id", type=DECISION, required=False)
 @click.argument("events", nargs=-1, metavar="[EVENT[=VALUE]]...")
 @click.option("--position", type=Integer(1, 2**63 - 1), help="Slot meant; a slate of one slot needs none.")

@@ -11,11 +11,11 @@ import click
 from rlrec.cli.commands.requests import feedback, recommend
 from rlrec.cli.output.output import Show
 from rlrec.cli.program.inputs import FILE
-from rlrec.cli.program.shared import Store, drawing, dry_run_option, rehearsal, stored
+from rlrec.cli.program.shared import GroupedCommand, Store, drawing, dry_run_option, rehearsal, stored
 from rlrec.errors import InputError
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.option(
     "--input", "source", type=FILE, default="-", show_default=True, metavar="FILE|-", help="Where the lines are read."
 )

@@ -12,7 +12,7 @@ import click
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
 from rlrec.cli.program.inputs import input_option, refused
-from rlrec.cli.program.shared import Store, drawing, settings, stored
+from rlrec.cli.program.shared import GroupedCommand, Store, drawing, settings, stored
 from rlrec.cli.text.text import clipped
 from rlrec.cli.text.values import KEY, KEYS, OBJECT, Integer
 from rlrec.errors import InputError, RlrecError
@@ -26,7 +26,7 @@ SEED = Integer(0, 2**64 - 1)
 TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.option("--policy", metavar="NAME[@V]", help="Policy or route to draw from.")
 @click.option("--experiment", metavar="NAME", help="Experiment to draw for, in place of a policy.")
 @click.option("--session", type=KEY, help="Session key.")

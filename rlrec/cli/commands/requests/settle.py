@@ -6,11 +6,11 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import Store, conclude, writing
+from rlrec.cli.program.shared import GroupedCommand, Store, conclude, writing
 from rlrec.errors import quantity
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @writing("rlrec settle --json")
 def settle(store: Store, show: Show) -> None:
     """Learn from slots of `settled` rewards whose window is over."""

@@ -12,13 +12,13 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import notice, printed
+from rlrec.cli.program.shared import GroupedCommand, notice, printed
 from rlrec.cli.text.values import Integer
 
 HERE = ""  # in place of a folder that is not named
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.option("--keep", type=click.Path(file_okay=False), metavar="FOLDER", help="Work there and leave everything.")
 @click.option(
     "--data", type=click.Path(file_okay=False), metavar="[FOLDER]", is_flag=False, flag_value=HERE,

@@ -14,7 +14,7 @@ import click
 
 from rlrec import __version__
 from rlrec.cli.output.output import Show, View, write
-from rlrec.cli.program.shared import printed
+from rlrec.cli.program.shared import GroupedCommand, printed
 from rlrec.cli.text.views import terminal_columns
 from rlrec.errors import InputError, suggest
 
@@ -22,7 +22,7 @@ FOLDER = Path(__file__).resolve().parents[3] / "help"
 ORDER = (
     "first-steps", "overview", "contexts", "rewards", "own-logs", "judging", "experiments", "visits", "cron",
     "back-end", "notebooks", "postgresql", "machines", "scale", "data", "commands", "formats", "schema", "exit-codes",
-    "environment", "speed", "glossary",
+    "environment", "speed", "glossary", "evaluate", "train-pg", "outcomes", "import-log", "simulate",
 )  # fmt: skip
 
 
@@ -44,6 +44,24 @@ def pages() -> list[ManualPage]:
 def _page(topic: str, text: str) -> ManualPage:
     paragraphs = text.split("\n\n", 2)
     return ManualPage(topic, " ".join(paragraphs[1].split()), text)
+
+
+def full_text(page: ManualPage) -> str:
+    """The Markdown of a page; that of `evaluate` ends with the estimators there are."""
+    if page.topic != "evaluate":
+        return page.text
+    from rlrec.app.evaluation import descriptions
+
+    sections = [
+        f"## Estimators per {unit}\n\n" + "\n".join(_item(f"`{name}`: {text}") for name, text in described)
+        for unit, described in descriptions().items()
+    ]
+    return "\n\n".join([page.text.rstrip("\n"), *sections]) + "\n"
+
+
+def _item(text: str) -> str:
+    """An item of a list, in lines as pages have them."""
+    return textwrap.fill(f"- {text}", 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def for_terminal(markdown: str, width: int = 0) -> str:
@@ -84,7 +102,7 @@ def manual(program_help: str) -> str:
     head = [f'.TH RLREC 1 "" "rlrec {__version__}"', ".SH NAME", "rlrec \\- exploration for recommenders"]
     lines = [*head, ".SH COMMANDS", ".nf", *map(_roff, program_help.splitlines()), ".fi"]
     for page in pages():
-        for number, chunk in enumerate(re.split(r"^```.*\n", page.text, flags=re.MULTILINE)):
+        for number, chunk in enumerate(re.split(r"^```.*\n", full_text(page), flags=re.MULTILINE)):
             if number % 2:
                 lines += [".PP", ".RS 4", ".nf", *map(_roff, chunk.splitlines()), ".fi", ".RE"]
             else:
@@ -109,17 +127,17 @@ def _roff(text: str) -> str:
 
 def _complete(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     names = [page.topic for page in pages()] + context.find_root().command.list_commands(context)  # type: ignore[attr-defined]
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 
 
-@click.command("help")
+@click.command("help", cls=GroupedCommand)
 @click.argument("words", nargs=-1, metavar="[TOPIC | COMMAND...]", shell_complete=_complete)
 @click.option("--man", is_flag=True, help="Write all pages as one for `man`.")
 @printed("rlrec help", "rlrec help judging", "rlrec help policy create", "rlrec help --man > rlrec.1")
 def show_help(show: Show, words: Sequence[str], man: bool) -> None:
     """Show a page of the manual, or the help of a command.
 
-    Without a word it lists the pages."""
+    Without a word it lists the pages. Five commands have a page of their name; COMMAND -h is their help in short."""
     if man:
         write(manual(click.get_current_context().find_root().get_help()).encode())
         return
@@ -131,9 +149,9 @@ def show_help(show: Show, words: Sequence[str], man: bool) -> None:
     page = next((page for page in pages() if [page.topic] == [*words]), None)
     screen = sys.stdin.isatty() and sys.stdout.isatty()
     width = min(terminal_columns(), 100) if screen else 0
-    text = for_terminal(page.text, width) if page else _command_help(words)
+    text = for_terminal(full_text(page), width) if page else _command_help(words)
     if show.format != "table":
-        show(page or {"command": " ".join(words), "text": text})
+        show(page._replace(text=full_text(page)) if page else {"command": " ".join(words), "text": text})
     elif screen:
         os.environ.setdefault("LESS", "-FRX")
         click.echo_via_pager(text)

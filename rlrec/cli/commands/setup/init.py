@@ -6,11 +6,11 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import NOTHING_STORED, Store, dry_run_option, notice, stored, suggest_next
+from rlrec.cli.program.shared import NOTHING_STORED, GroupedCommand, Store, dry_run_option, notice, stored, suggest_next
 from rlrec.cli.text.values import DURATION
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.option(
     "--session-timeout", type=DURATION, help="A visit ends after this long without a decision [default: 30m]."
 )

@@ -10,7 +10,16 @@ import click
 
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import NOTHING_STORED, Store, conclude, dry_run_option, notice, rehearsal, stored
+from rlrec.cli.program.shared import (
+    NOTHING_STORED,
+    GroupedCommand,
+    Store,
+    conclude,
+    dry_run_option,
+    notice,
+    rehearsal,
+    stored,
+)
 from rlrec.cli.text.values import Integer
 from rlrec.errors import CheckFailed, quantity
 
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
 COLUMNS = ("check", "severity", "subject", "detail")
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.option(
     "--sample", type=Integer(0), metavar="N",
     help="Derive the propensities of N random decisions again; without it all, or 10,000 where there are more.",

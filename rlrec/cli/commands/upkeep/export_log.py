@@ -14,12 +14,12 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import complete_file
 from rlrec.cli.program.inputs import check_target
-from rlrec.cli.program.shared import Store, notice, reading
+from rlrec.cli.program.shared import GroupedCommand, Store, notice, reading
 from rlrec.cli.text.values import Registered
 from rlrec.errors import InputError
 
 
-@click.command("export-log")
+@click.command("export-log", cls=GroupedCommand)
 @click.argument("path", type=click.Path(allow_dash=True), metavar="PATH|-")
 @click.option(
     "--layout", type=Registered("rlrec.app.imports.layouts:WRITERS"), default="jsonl", show_default=True,

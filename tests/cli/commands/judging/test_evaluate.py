@@ -167,15 +167,18 @@ def test_an_empty_log_is_said_to_be_one(run_sqlite: Run) -> None:
     assert answer.error["error"].startswith("empty log")
 
 
-def test_help_explains_every_figure(run_sqlite: Run) -> None:
+def test_the_page_explains_every_figure(run_sqlite: Run) -> None:
     names = {field.name for field in fields(Estimate)} - {"estimator", "estimand", "unit", "level"}
-    output = run_sqlite("evaluate", "--help").stdout
+    output = run_sqlite("help", "evaluate").stdout
     assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", output)] == []
 
 
-def test_help_lists_every_estimator(run_sqlite: Run) -> None:
-    output = run_sqlite("evaluate", "--help").stdout
-    assert [name for name in ope.ESTIMATORS if not re.search(rf"^  {name}(\[:|:|\s)", output, re.MULTILINE)] == []
+def test_the_page_lists_every_estimator(run_sqlite: Run) -> None:
+    text = run_sqlite("help", "evaluate").stdout
+    *_, markdown = run_sqlite("help", "evaluate", "--json").json
+    for output in (text, markdown):
+        assert [name for name in ope.ESTIMATORS if f"\n- `{name}" not in output] == []
+    assert "cascade" in run_sqlite("help", "--man").stdout
 
 
 def test_help_has_an_example_that_runs(log: Any, run_sqlite: Run) -> None:
