@@ -12,7 +12,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "app/audiences/test_examined_loop.py": ["app/audiences/environments"],
     "app/audit/draws/test_session_slates.py": ["app/audit/draws/candidate_lists"],
     "app/distributions/test_sparse.py": [
-        "app/distributions/column_sums",
         "app/distributions/designs",
         "app/distributions/exact",
         "app/distributions/sum_tables",

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from rlrec import policy as kinds
 from rlrec.app.distributions import sum_tables
-from rlrec.app.distributions.column_sums import ColumnSums
 from rlrec.app.distributions.designs import NOW, Described, described, policy_of
+from rlrec.app.distributions.sum_tables import ColumnSums
 from rlrec.arrays import Array, Ids, Index, Words, look_up
 from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy
 from rlrec.policy.beliefs.solving import ArmMoments, unpack

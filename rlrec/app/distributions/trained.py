@@ -105,14 +105,14 @@ class Trained:
         self, eligible: Ids, epoch: Ids, revision: Ids, read: Mapping[int, Ids] | None
     ) -> Iterator[tuple[Ids, tuple[Array, Array, Array]]]:
         """The arms of eligible sets, which stand by epoch, and what the parameters come to for them."""
-        for same in np.split(np.arange(len(eligible)), np.flatnonzero(np.diff(epoch)) + 1):
-            for start in range(0, len(same), SETS):
-                some = same[start : start + SETS]
-                wanted = eligible[some].tolist()
+        for rows in np.split(np.arange(len(eligible)), np.flatnonzero(np.diff(epoch)) + 1):
+            for start in range(0, len(rows), SETS):
+                portion = rows[start : start + SETS]
+                wanted = eligible[portion].tolist()
                 arms_of = contents.eligible_arms(self.unit, set(wanted)) if read is None else read
                 sets = [np.array(arms_of[key], np.int64) for key in wanted]
-                every = np.unique(np.concatenate(sets))
-                weights, bias, memory = self.policy.effective(*self.of(every, int(revision[some[0]])))
+                all_arms = np.unique(np.concatenate(sets))
+                weights, bias, memory = self.policy.effective(*self.of(all_arms, int(revision[portion[0]])))
                 for arms in sets:
-                    at = np.searchsorted(every, arms)
+                    at = np.searchsorted(all_arms, arms)
                     yield arms, (weights[at], bias[at], memory[at])
