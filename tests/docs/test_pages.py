@@ -117,7 +117,8 @@ def test_the_pages_are_one_for_man(run_sqlite: Run) -> None:
     page = run_sqlite("help", "--man").stdout
     done = subprocess.run(["groff", "-man", "-ww", "-Tutf8"], input=page.encode(), capture_output=True, check=True)
     assert done.stderr == b""
-    assert all(f".SH {text.text.splitlines()[0][2:]}\n" in page for text in manual.pages())
+    titles = [text.text.splitlines()[0][2:].replace("-", "\\-") for text in manual.pages()]
+    assert [title for title in titles if f".SH {title}\n" not in page] == []
 
 
 @pytest.mark.parametrize(
