@@ -241,7 +241,7 @@ def test_feedback_reaches_imported_decisions_and_teaches_nothing(run: Run) -> No
     result = run("feedback", 1, "click", "--json")
     assert result.json["reward"] == 1.0
     shown = run("policy", "show", "imported", "--json").json
-    assert [arm["pulls"] for arm in shown["arms"]] == [0, 0, 0, 0]
+    assert [arm["pulls"] for arm in shown["arms"]] == [None, None, None, None]
     assert exported(run)[0]["events"][0]["kind"] == "click"
 
 
