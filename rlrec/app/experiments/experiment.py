@@ -280,8 +280,8 @@ def _promoted(unit: Unit, experiment: Experiment, route: RouteChange | None, lab
     variant = next((variant for variant in experiment.variants if variant.label == label), None)
     if variant is None:
         labels = [variant.label for variant in experiment.variants]
-        place = f" in experiment {experiment.name}"
-        raise lookup.unknown("variant", label, labels, where=place, hint=f"one of {', '.join(labels)}")
+        clause = f" in experiment {experiment.name}"
+        raise lookup.unknown("variant", label, labels, where=clause, hint=f"one of {', '.join(labels)}")
     if experiment.status == "stopped" and route.command != command:
         hint = f"`rlrec route set {route.route} --to {variant.policy}` serves what it learned"
         raise InputError(f"experiment {experiment.name} is stopped already", hint=hint)

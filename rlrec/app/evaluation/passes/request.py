@@ -144,7 +144,7 @@ class Evaluation:
             scorer_class = StateScorer if target.stateful else Scorer
             scorer = scorer_class(target, self.arms, **options)
             if target.listing and self.request.target_samples:
-                scorer = ListScorer(target, self.arms, **options, given_list=scorer)
+                scorer = ListScorer(target, self.arms, **options, list_scorer=scorer)
             rows.members.append((number, scorer))
         return list(shared.values())
 

@@ -49,9 +49,9 @@ class ListBlock(Block):
 
 @dataclass(eq=False)
 class ListScorer(Scorer):
-    """One target of two stages. given_list: the same target on rows that have a list, given which it is exact."""
+    """One target of two stages. list_scorer: the same target on rows that have a list, given which it is exact."""
 
-    given_list: Scorer = field(kw_only=True)
+    list_scorer: Scorer = field(kw_only=True)
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
         unknown = ~(logged.lists.weighable(slots) | self._drawable(slots, logged))
@@ -64,17 +64,17 @@ class ListScorer(Scorer):
         return ~logged.lists.has_list(slots) & (arms >= length) & (slots["size"] <= length)
 
     def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
-        replicas: list[Scorer] = self.given_list.replicas(slots, logged, marginals=marginals)
+        replicas: list[Scorer] = self.list_scorer.replicas(slots, logged, marginals=marginals)
         if not replicas and not self._drawable(slots, logged).any():
             return []
-        scorers = replicas or [self.given_list] * REPLICAS
-        return [replace(self, replica=number, given_list=scorer) for number, scorer in enumerate(scorers)]
+        scorers = replicas or [self.list_scorer] * REPLICAS
+        return [replace(self, replica=number, list_scorer=scorer) for number, scorer in enumerate(scorers)]
 
     def _by_case(
         self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, subset: Ids | None = None
     ) -> Iterator[CaseRows]:
         has_list = np.flatnonzero(logged.lists.has_list(rows.slots))
-        yield from self.given_list._by_case(rows, logged, models=models, joint=joint, subset=has_list)
+        yield from self.list_scorer._by_case(rows, logged, models=models, joint=joint, subset=has_list)
         deepest = rows.slots["depth"] < self.serving.learner.n_candidates
         drawable = np.flatnonzero(self._drawable(rows.slots, logged) & deepest)
         yield from super()._by_case(rows, logged, models=models, joint=joint, subset=drawable)
