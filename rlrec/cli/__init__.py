@@ -14,7 +14,7 @@ from typing import Any, NoReturn, cast
 import click
 
 from rlrec import __version__, times
-from rlrec.cli.output import output
+from rlrec.cli.output.output import discard_unwritten, flush
 from rlrec.cli.program import signals
 from rlrec.cli.program.shared import CommandGroup, Settings, notice
 from rlrec.cli.text.values import CLOCK, DURATION
@@ -199,7 +199,7 @@ class Program(CommandGroup):
                         notice(f"a time without a zone is read as UTC, such as {text}: write {text}Z, or an offset")
             except click.exceptions.Exit as end:
                 code = end.exit_code
-            output.flush()
+            flush()
         except (Exception, KeyboardInterrupt) as error:
             return _report_failure(error, settings, args)
         return code
@@ -307,5 +307,5 @@ def main() -> NoReturn:
     try:
         sys.exit(program.main())
     finally:
-        output.discard_unwritten(sys.stderr)
+        discard_unwritten(sys.stderr)
         gc.freeze()

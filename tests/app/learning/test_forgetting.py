@@ -168,7 +168,7 @@ def test_a_copy_holds_only_what_counts(shop: tuple[str, Run, str]) -> None:
     assert 0 < counts[3] <= (33 if kind == "window" else 1) * len(ARMS)
     assert 2 not in counts  # nothing is mature
     with closing(Store(db)) as store:
-        assert doctor(store, Request()).findings == []
+        assert {finding.check for finding in doctor(store, Request()).findings} == {"clock"}  # of 2100
 
 
 @ON_BOTH

@@ -189,7 +189,9 @@ def test_a_fork_names_the_newest_decision_it_holds(shop: str) -> None:
 def test_what_is_live_comes_back_in_order(shop: str) -> None:
     with at(shop, 0) as store:
         versions.freeze(store, "home")
-        assert versions.promote(store, "home@2") == {"policy": "home", "version": 2, "previous": 1}
+        assert versions.promote(store, "home@2") == {
+            "policy": "home", "version": 2, "previous": 1, "passed_by": [],
+        }  # fmt: skip
         assert versions.promote(store, "home@2")["previous"] == 2  # nothing changed, nothing to roll back
         assert versions.promote(store, "home@1")["previous"] == 2
         assert versions.rollback(store, "home")["version"] == 2

@@ -25,7 +25,7 @@ from tests.cli.commands.experiments.test_route_gate import prepared
 from tests.conftest import ON_BOTH, PATIENCE_S, Run, filled
 
 pytestmark = [pytest.mark.slow, ON_BOTH]
-SET = ("--now", CENTURY, "route", "set", "home", "--require", "if-better", "--json", "--to")
+SET = ("--allow-future", "--now", CENTURY, "route", "set", "home", "--require", "if-better", "--json", "--to")
 NOW = "2027-01-16T08:00:00Z"  # LATER
 TRAIN = ("--now", NOW, "train-pg", "visits", "--seed", "1", "--epochs", "2", "--promote", "if-better", "--json")
 WAITING = "SELECT count(*) FROM pg_locks JOIN pg_class ON pg_class.oid = relation WHERE NOT granted"

@@ -29,7 +29,7 @@ def test_a_new_arm_that_begins_far_above_the_others_is_told_of(run: Run) -> None
     assert news.startswith("home: a new arm begins with a mean reward of 0.5, ")
     assert news.count("\n") == 1
     command = news.split("`")[1].replace("NAME", "next").split()[1:]
-    assert run("--now", "2027-01-01", *command, "--json").json["created"]
+    assert run("--allow-future", "--now", "2027-01-01", *command, "--json").json["created"]
     new, old = ({a["arm"]: a for a in run("policy", "show", name, "--json").json["arms"]} for name in ("next", "home"))
     assert new["new"]["probability"] < old["new"]["probability"] / 1.5
     assert run("arm", "add", "new", "--features", '{"x": 1}').stderr == ""

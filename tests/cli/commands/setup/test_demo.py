@@ -12,7 +12,7 @@ from tests.cli.output.test_terminal import ESCAPE, terminal
 from tests.conftest import Run
 
 LONG_TABLE = """
-from rlrec.app import demo
+from rlrec.app.setup import demo
 
 demo._play = lambda folder: iter([demo.DemoStep("# Why", "rlrec policy kinds", quiet=False)])
 """

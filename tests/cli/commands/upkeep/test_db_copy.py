@@ -198,7 +198,8 @@ def test_a_backup_is_a_store_and_never_replaces_a_file(source: str, tmp_path: Pa
 def test_a_killed_backup_leaves_a_draft_that_the_next_one_deletes(source: str, tmp_path: Path) -> None:
     target = tmp_path / "b.db"
     script = (
-        "import sqlite3, sys; from rlrec.store import copying as c; c._name = lambda *_: (print(1), sys.stdin.read())"
+        "import sqlite3, sys; from rlrec.store.upkeep import copying as c;"
+        " c._name = lambda *_: (print(1), sys.stdin.read())"
     )
     command = f"{script}; from rlrec.cli import main; main()"
     words = [sys.executable, "-u", "-c", command, "--db", source, "db", "backup", str(target)]
