@@ -31,7 +31,7 @@ th,td{padding:3px 8px 3px 0;text-align:left;border-bottom:1px solid var(--line);
 unicode-bidi:isolate;white-space:nowrap}th{white-space:normal;vertical-align:bottom}.n{text-align:right;font-variant-numeric:tabular-nums}
 .w{white-space:normal;min-width:24ch;overflow-wrap:anywhere}.d{white-space:nowrap}
 @media (max-width:500px){main{padding:8px}figure{padding:10px 6px}
-#health td:first-child{white-space:normal;overflow-wrap:anywhere}}
+#health td:first-child{white-space:normal;overflow-wrap:anywhere;min-width:0}}
 @media print{:root{--ink:#000;--soft:#444;--line:#bbb;--paper:#fff;--page:#fff}body{font-size:10pt}
 h3{font-size:10pt}figure{break-inside:avoid}h2,h3,section>p,section>ul{break-after:avoid}a{text-decoration:none}
 .cards{grid-template-columns:1fr 1fr}details{display:none}}
