@@ -17,6 +17,24 @@ EMPTY = {
     "rest", "said", "seen", "told", "whole", "wide",
 }  # fmt: skip
 """Words that say nothing of a thing: they may be no name, and no word of one."""
+# Words of closed classes, and participles that tell nothing of what they stand for: none of them is a name by itself.
+CLOSED = """
+all an another any both each either enough every few less many more most much neither others same several some such
+that the these this those
+above after against along among around at before behind below beside besides between beyond by down during for from in
+into of off on onto out over per since through to toward under until up upon via with within without
+he here how it its she their them there they what when where which who whom whose why
+ahead again alike also apart aside away else elsewhere ever just near never once only so still then together too yet
+chosen drawn held joined listed stated wanted
+"""
+CONTRACT = {"at", "by", "from", "now", "since", "to", "until"}  # keys and options of the command contract
+NO_NAMES = {*CLOSED.split()} - CONTRACT
+CEILING = 0.005  # of the names that a room binds
+UNREAD = {  # rooms whose names are still to be read
+    "", "app", "app/audiences", "app/audit", "app/distributions", "app/imports", "app/inputs", "app/learning",
+    "app/log", "app/policies", "app/setup", "app/training", "app/upkeep", "cli", "cli/commands", "cli/doors", "cli/output",
+    "cli/program", "cli/text", "store", "store/log", "store/upkeep",
+}  # fmt: skip
 SHARED = {"Request", "Result"}  # class names that every command may have
 UNCHECKED = {f"benchmarks/{name}.py" for name in ("__main__", "measure", "scale")}  # of tests/
 RIDDLES = ("As", "Of", "What")  # first words of a docstring that names nothing
@@ -44,6 +62,21 @@ def empty_names(tree: ast.Module) -> list[str]:
     return [name for name in names if name is not None and EMPTY.intersection(name.lower().split("_"))]
 
 
+def bare_names(tree: ast.Module) -> tuple[list[str], int]:
+    """Names that are no noun, no verb with its object and no symbol, and how many names a module binds."""
+    names = [name for node in ast.walk(tree) if (name := bound(node)) is not None]
+    words = [(name, name.strip("_").lower().split("_")) for name in names if name[:2] != "__"]
+    return [name for name, (first, *more) in words if first == "of" or (not more and first in NO_NAMES)], len(names)
+
+
+def room_of(path: str) -> str:
+    """The first two folders of a path: a layer, or a room of it."""
+    return "/".join(path.split("/")[:-1][:2])
+
+
+ROOMS = sorted({room_of(path) for path, _ in sources()})
+
+
 def riddles(tree: ast.Module) -> list[str]:
     """Every docstring of a module that begins with a riddle."""
     documented = (node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
@@ -54,6 +87,13 @@ def riddles(tree: ast.Module) -> list[str]:
 @pytest.mark.slow
 def test_no_name_says_nothing() -> None:
     assert [(path, name) for path, tree in sources() for name in empty_names(tree)] == []
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room not in UNREAD])
+def test_a_name_is_a_noun_a_verb_with_its_object_or_a_symbol(room: str) -> None:
+    counted = [bare_names(tree) for path, tree in sources() if room_of(path) == room]
+    bare, count = [name for names, _ in counted for name in names], sum(number for _, number in counted)
+    assert len(bare) <= CEILING * count, bare
 
 
 @pytest.mark.slow
@@ -93,6 +133,13 @@ def test_a_docstring_begins_with_what_comes_back() -> None:
 )
 def test_an_empty_name_is_caught_wherever_it_is_bound(text: str) -> None:
     assert len(empty_names(ast.parse(text))) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["each = 1", "def of(): ...", "def f(of_slot): ...", "for which in (1, 2): ...", "_held = 1"]
+)
+def test_a_bare_name_is_caught(text: str) -> None:
+    assert len(bare_names(ast.parse(text))[0]) == 1
 
 
 def test_a_name_that_is_only_used_or_only_contains_the_letters_is_left_alone() -> None:

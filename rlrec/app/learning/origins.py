@@ -50,10 +50,10 @@ class CopiedBelief:
 
     def sums(self, batch: Batch) -> Totals:
         """The sums of those slots of a batch that were copied."""
-        own_rows = holdings.drop_imported(batch)
-        if not len(own_rows) or own_rows.slots["policy_id"][0] != self.fold.version.policy.id:
+        served_rows = holdings.drop_imported(batch)
+        if not len(served_rows) or served_rows.slots["policy_id"][0] != self.fold.version.policy.id:
             return {}
-        return holdings.sums(self.fold, _received_by(own_rows, self.received_by), self.last)
+        return holdings.sums(self.fold, _received_by(served_rows, self.received_by), self.last)
 
 
 Origin = FittedLog | CopiedBelief | Holding

@@ -38,8 +38,8 @@ class Outage:
         self._weighed = {kind for kind, weight in version.reward.weights.items() if weight}
 
     def take(self, batch: Batch) -> None:
-        is_own, events = ~batch.slots["imported"], batch.events
-        ids, first = np.unique(batch.slots["decision_id"][is_own], return_index=True)
+        is_live, events = ~batch.slots["imported"], batch.events
+        ids, first = np.unique(batch.slots["decision_id"][is_live], return_index=True)
         if not len(ids):
             return
         counts = np.array([kind in self._weighed for kind in events["kind"].tolist()], np.bool_)
@@ -47,7 +47,7 @@ class Outage:
         came = np.full(len(ids), NOT_RECEIVED)
         np.minimum.at(came, np.searchsorted(ids, events["decision_id"][counts]), events["received_at"][counts])
         rewarded = int(np.count_nonzero(came < NOT_RECEIVED))
-        self._batches.append((rewarded, ids, batch.slots["at"][is_own][first], came))
+        self._batches.append((rewarded, ids, batch.slots["at"][is_live][first], came))
         self._rewarded += rewarded
         self._decided += len(ids)
         while self._batches and self._has_surplus():
