@@ -134,7 +134,7 @@ def test_a_folder_needs_no_row_of_the_store(exported: tuple[str, Path]) -> None:
 
 def test_a_user_who_came_after_the_export_takes_the_session_along(sqlite_db: str, tmp_path: Path) -> None:
     """Its first decisions lie in the bucket of the session, its later ones in that of the user. Workers are real ones:
-    in processes that are forked from one with a history, arrays lie otherwise, which can change the last bit."""
+    in processes forked from one with a history the last bit of wdr was seen to differ."""
     logs.catalogue(sqlite_db, 5)
     for name, kind in (("log", "thompson"), ("lin", "lin-thompson")):
         logs.create(sqlite_db, name, kind, floor="0.2")
