@@ -97,9 +97,10 @@ def killed_before_commit(db: str, *words: str) -> bytes:
                 assert any(b"epoch 1 of 2" in line for line in lines)
                 ask("BEGIN IMMEDIATE")
             if server:
-                until(lambda: ask(WAITING) > 0)
+                until(lambda: ask(WAITING) > 0 or child.poll() is not None)
             else:
                 assert WRITES in lines
+            assert child.poll() is None
             child.kill()
             printed = child.communicate()[0]
         ask("ROLLBACK")
@@ -112,7 +113,7 @@ def killed_after_commit(db: str, *words: str) -> None:
     with writer(db) as ask:
         before = ask(looks)
         with process(db, *words) as child:
-            until(lambda: ask(looks) > before)
+            until(lambda: ask(looks) > before or child.poll() not in (None, 0))
             child.kill()
 
 
