@@ -212,7 +212,8 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "policy/kinds/test_exp3.py": ["policy/beliefs/statistics"],
     "policy/kinds/test_kinds.py": ["app/inputs/parameters"],
     "policy/kinds/test_linear.py": ["policy/beliefs/solving"],
-    "policy/scores/test_families.py": ["policy/kinds/odds", "policy/scores/floors"],
+    "policy/kinds/test_plackett_luce.py": ["policy/kinds/odds"],
+    "policy/scores/test_families.py": ["policy/scores/floors"],
     "policy/scores/test_maximum.py": ["policy/scores/families/gumbel", "policy/scores/table"],
     "policy/scores/test_sampled.py": ["policy/scores/families/correlated"],
     "policy/scores/test_tabulated.py": [

@@ -1,26 +1,19 @@
-"""Plackett-Luce slates: the distribution by known figures, its gradient, and the kind that learns odds."""
+"""Plackett-Luce slates: the distribution by known figures, and its gradient."""
 
 from __future__ import annotations
 
 from itertools import permutations
-from typing import Any
 
 import numpy as np
 import pytest
 
-from rlrec import policy as kinds
 from rlrec.arrays import Array, Index
-from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief
 from rlrec.policy.gradients import reinforce
 from rlrec.policy.gradients.gradient import Gradient, State
 from rlrec.policy.gradients.reinforce import LoggedSlates, Objective
 from rlrec.policy.scores.families.gumbel import Gumbel
 from rlrec.policy.slates import plackett_luce, slate
-from rlrec.records import Reward
 
-OFF = {"model": "features", "ridge": {"model": "features", "ridge": 100.0}}
-IMPOSSIBLE: dict[str, list[Any]] = {"model": ["shared", "", 1.0, None]}
 WEIGHTS, VALUES, EXAMINATION = np.array([4.0, 3, 2, 1]), np.array([0.1, 0.2, 0.3, 0.4]), np.array([1, 0.5])
 PAGES = np.array(list(permutations(range(4), 2)))
 
@@ -74,30 +67,3 @@ def test_the_mean_score_function_is_the_gradient_of_the_page_value() -> None:
     assert page_value(scores) == pytest.approx(0.309722222, abs=1e-9)
     assert gradient == pytest.approx([-0.04460538, -0.00827546, 0.02342152, 0.02945933], abs=1e-8)
     assert gradient == pytest.approx(differences, abs=1e-8)
-
-
-def belief(pulls: list[float], clicks: list[float]) -> Belief:
-    ones = np.ones(len(pulls))
-    return Belief(
-        pulls=np.array(pulls), reward_sum=np.array(clicks), reward_squares=np.array(clicks), alpha=ones, beta=ones,
-        total=sum(pulls),
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_arms_stand_in_proportion_to_the_power_of_their_odds(temperature: float) -> None:
-    policy, p = kinds.make("plackett-luce", {"temperature": temperature}), np.array([0.25, 0.5, 0.75])
-    scores = policy.scores(belief([2, 2, 2], [0, 1, 2]), arms=["a", "b", "c"], context={})
-    weight = (p / (1 - p)) ** (1 / temperature)
-    assert slate.first(scores, floor=0.0) == pytest.approx(weight / weight.sum(), abs=1e-15)
-    greedy = policy.greedy().scores(belief([2, 2, 2], [0, 1, 2]), arms=["a", "b", "c"], context={})
-    assert slate.first(greedy, floor=0.0).tolist() == [0, 0, 1]
-
-
-def test_rewards_beyond_the_unit_interval_are_refused() -> None:
-    broad = Reward(
-        id=1, name="wide", weights={"click": 1.0}, window_us=1, default=0.0, clip_low=0.0, clip_high=2.0,
-        learn="served", late="count",
-    )  # fmt: skip
-    with pytest.raises(InputError, match=r"may leave \[0, 1\]"):
-        kinds.make("plackett-luce", {}).check(broad)

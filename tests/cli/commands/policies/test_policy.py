@@ -426,11 +426,14 @@ def test_a_policy_that_needs_a_context_has_no_probability_to_compare(shop: Run, 
 # -- versions --
 
 
+ONLY = {"policy": "home", "passed_by": []}  # what is live there serves all its callers
+
+
 def test_a_frozen_version_is_served_as_it_stands_once_promoted(shop: Run) -> None:
     later = ["--allow-future", "--now", "2099-01-01T00:00:00Z"]
     frozen = shop(*later, "policy", "freeze", "home", "--json").json
     assert (frozen["version"], frozen["status"], frozen["parent"], frozen["versions"]) == (2, "frozen", 1, [1, 2])
-    assert shop(*later, "policy", "promote", "home@2", "--json").json == {"policy": "home", "version": 2, "previous": 1}
+    assert shop(*later, "policy", "promote", "home@2", "--json").json == ONLY | {"version": 2, "previous": 1}
     drawn = shop(*later, "recommend", "--policy", "home", "--session", "s9", "--arms", "a3", "--json").json
     assert drawn["version"] == 2
     shop(*later, "feedback", drawn["decision_id"], "click")
@@ -461,8 +464,8 @@ def test_promotions_are_rolled_back_one_by_one(run: Run) -> None:
         run("policy", "freeze", "home")
     for version in (2, 3, 3):  # the second time changes nothing
         assert run("policy", "promote", f"home@{version}").exit_code == 0
-    assert run("policy", "rollback", "home", "--json").json == {"policy": "home", "version": 2, "previous": 3}
-    assert run("policy", "rollback", "home", "--json").json == {"policy": "home", "version": 1, "previous": 2}
+    assert run("policy", "rollback", "home", "--json").json == ONLY | {"version": 2, "previous": 3}
+    assert run("policy", "rollback", "home", "--json").json == ONLY | {"version": 1, "previous": 2}
     result = run("policy", "rollback", "home", "--json")
     assert (result.exit_code, result.error["code"]) == (3, 3)
 
