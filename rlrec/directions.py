@@ -25,13 +25,13 @@ def rounding(*figures: float | None) -> float:
     return ROUNDING * max((abs(figure) for figure in figures if figure is not None), default=0.0)
 
 
-def of_difference(row: Mapping[str, Any]) -> str:
+def difference_direction(row: Mapping[str, Any]) -> str:
     """The direction of a difference between two groups, as `outcomes` and `experiment show` report it."""
     base = row["value"] / row["relative"] if row.get("relative") else None
     return direction(row["lower"], row["upper"], within=rounding(base))
 
 
-def of_gate(gate: Mapping[str, Any]) -> str:
+def gate_direction(gate: Mapping[str, Any]) -> str:
     """The direction of the gain that a gate looked at."""
     return direction(gate["lower"], gate["upper"], within=rounding(gate["value"], gate["live_value"]))
 

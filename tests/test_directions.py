@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlrec.directions import direction, of_difference, rounding
+from rlrec.directions import difference_direction, direction, rounding
 
 
 @pytest.mark.parametrize(
@@ -19,5 +19,5 @@ def test_what_is_within_rounding_is_equal(lower: float | None, upper: float | No
 
 def test_rounding_is_that_of_the_figures_compared() -> None:
     row = {"value": 1e-4, "relative": 1e-10, "lower": 5e-5, "upper": 2e-4}  # of a mean of a million
-    assert of_difference(row) == "equal"
-    assert of_difference({**row, "relative": 0.1}) == "more"
+    assert difference_direction(row) == "equal"
+    assert difference_direction({**row, "relative": 0.1}) == "more"

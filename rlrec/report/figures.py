@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlrec.directions import LOG_PRECISION, direction, of_difference
+from rlrec.directions import LOG_PRECISION, difference_direction, direction
 from rlrec.errors import quantity
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
 from rlrec.times import DAY_US, parse
@@ -110,7 +110,7 @@ def _change(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow], pe
     if row is None or row["lower"] is None or row["upper"] is None:
         return figures
     first = _day(str(row["against"]))
-    sign = of_difference(row)
+    sign = difference_direction(row)
     if sign not in ("more", "less"):
         return f"{figures}, no sure change since {'the week of ' if period == 'week' else ''}{first}"
     points = f"{abs(100 * (row['value'] or 0)):.1f} points"
@@ -249,7 +249,7 @@ def _metric(row: DifferenceRow, answer: VariantComparison) -> str:
 
 
 def _sure(row: Mapping[str, Any]) -> tuple[str, str]:
-    return {"more": ("more", "s1"), "less": ("less", "s2")}.get(of_difference(row), ("not sure", "no"))
+    return {"more": ("more", "s1"), "less": ("less", "s2")}.get(difference_direction(row), ("not sure", "no"))
 
 
 def _interleaved(answer: VariantComparison) -> Figure | None:

@@ -15,7 +15,7 @@ from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.splits import GATE
 from rlrec.compute import Engine
-from rlrec.directions import gate_against, of_gate
+from rlrec.directions import gate_against, gate_direction
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.checks import carry_over, verdicts
 from rlrec.ope.checks.within_cells import alarms
@@ -133,7 +133,7 @@ def judged(gain: Gain, visits: Gain | None, looks: int, *, supported_elsewhere: 
         "std_error": difference.std_error, "lower": difference.lower, "upper": difference.upper, "ess": difference.ess,
         "verdict": verdict, "reasons": reasons, "visits": visits_report, "passed": gain.passes(verdict),
     }  # fmt: skip
-    judgement["passed"] &= of_gate(judgement) == "more" and (visits_report is None or visits_report["passed"])
+    judgement["passed"] &= gate_direction(judgement) == "more" and (visits_report is None or visits_report["passed"])
     return judgement
 
 
@@ -350,7 +350,7 @@ def refusal(gate: Mapping[str, Any]) -> str | None:
 
 
 def _refusals(gate: Mapping[str, Any]) -> Iterator[str]:
-    reasons, direction, rival = gate["reasons"] or [], of_gate(gate), gate_against(gate)
+    reasons, direction, rival = gate["reasons"] or [], gate_direction(gate), gate_against(gate)
     if "estimated-propensity" in reasons:
         yield ESTIMATED
     if "in-sample" in reasons:

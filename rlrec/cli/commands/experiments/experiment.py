@@ -15,7 +15,7 @@ from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import CommandGroup, Store, conclude, reading, writing
 from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name, parse_number
-from rlrec.directions import of_difference
+from rlrec.directions import difference_direction
 from rlrec.errors import InputError, quantity
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _sentence(result: VariantComparison) -> str:
     texts = [_comparison(row["group"], row, unit=result["unit"], several=several) for row in rows]
     if not rows:
         texts = [_comparison(row["variant"], row, unit="decision") for row in result["differences"]]
-    gains, losses = ({row["group"] for row in rows if of_difference(row) == sign} for sign in ("more", "less"))
+    gains, losses = ({row["group"] for row in rows if difference_direction(row) == sign} for sign in ("more", "less"))
     texts += ["the rewards disagree: decide by the one that you want"] if gains & losses else []
     return "; ".join(texts) or "There is nothing to compare."
 
@@ -168,7 +168,7 @@ def _comparison(variant: str, row: Mapping[str, Any], *, unit: str, several: boo
     by, reasons = f" by {row['reward']}" if several else "", ", ".join(row.get("reasons", ()))
     if row["value"] is None or low is None or high is None:
         return f"{variant} and {against} cannot be compared yet{by}{f' ({reasons})' if reasons else ''}"
-    sign = of_difference(row)
+    sign = difference_direction(row)
     word = f"surely {sign}" if sign in ("more", "less") else "not surely more or less"
     relative = f"{100 * row['relative']:+.1f} %, " if row.get("relative") is not None else ""
     young = " so far" if "young-units" in row.get("reasons", ()) else ""
