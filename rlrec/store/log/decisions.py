@@ -33,6 +33,12 @@ def newest(unit: Unit) -> int | None:
     return None if at is None else int(at)
 
 
+def newest_imported(unit: Unit) -> int | None:
+    """The time of the newest imported decision."""
+    at: int | None = unit.ask_value("SELECT max(at) FROM decision WHERE imported = 1")
+    return at
+
+
 def reserve(unit: Unit, count: int) -> Sequence[int]:
     """`count` decision ids, ascending, that no one else will use."""
     if unit.postgres:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.cli.program.test_bad_input import refuses
@@ -60,6 +62,34 @@ def test_a_clock_far_ahead_stores_nothing_unless_asked_for(shop: Run, words: tup
     refuses(shop(*FAR, *words, stdin=""), 2, "--now 2099-01-01T00:00:00.000000Z lies far ahead", "--allow-future")
     refuses(shop(*words, stdin="", env={"RLREC_NOW": FAR[1]}), 2, "RLREC_NOW")
     assert shop("--allow-future", *FAR, *words, stdin="").exit_code == 0
+
+
+LOGGED = '{"session": "%s", "at": "%s", "slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"]}\n'
+
+
+def imports(run: Run, *words: object, at: str) -> int:
+    """The exit code of an import of one decision of a time."""
+    return run(*words, "import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=LOGGED % ("s1", at)).exit_code
+
+
+@pytest.mark.parametrize("words", [("feedback", 1, "click"), ("arm", "add", "a3"), ("session", "end", "s1")])
+def test_imported_decisions_alone_hold_a_clock_too(run: Run, words: tuple[object, ...]) -> None:
+    assert imports(run, at="2024-05-01") == 0
+    refuses(run(*FAR, *words), 2, "--now 2099-01-01T00:00:00.000000Z lies far ahead", "--allow-future")
+    assert run(*FAR, "session", "list").exit_code == 0
+    assert run("--allow-future", *FAR, *words).exit_code == 0
+
+
+def test_an_imported_log_of_a_time_of_its_own_goes_on_in_it(run: Run) -> None:
+    assert imports(run, *FAR, at="2098-12-01") == 0
+    assert run(*FAR, "feedback", 1, "click").exit_code == 0
+
+
+def test_a_command_that_stored_under_its_time_goes_on(run: Run, tmp_path: Path) -> None:
+    files = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for number, file in enumerate(files):
+        file.write_text(LOGGED % (f"s{number}", "2024-05-01"))
+    assert run(*FAR, "import-log", *files, "--layout", "jsonl", "--policy", "old").exit_code == 0
 
 
 def test_reading_and_dry_runs_take_any_clock(shop: Run) -> None:
