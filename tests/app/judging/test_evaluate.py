@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import tracemalloc
 from contextlib import closing
@@ -320,11 +321,17 @@ def test_memory_is_bounded_by_the_batch(slates: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(partitions, "BUCKETS", 2)  # of several batches each, once or six times the log
 
     def peak() -> int:
-        tracemalloc.start()
-        logs.judged(slates, "uniform", interval="normal")
-        top = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return top
+        """Least of three: when the collector runs depends on all that this process ran before, and garbage adds to a peak."""
+        peaks = []
+        for _ in range(3):
+            gc.collect()
+            gc.freeze()
+            tracemalloc.start()
+            logs.judged(slates, "uniform", interval="normal")
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+            gc.unfreeze()
+        return min(peaks)
 
     logs.judged(slates, "uniform")  # imports
     once = peak()
