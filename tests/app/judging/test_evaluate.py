@@ -321,7 +321,7 @@ def test_memory_is_bounded_by_the_batch(slates: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(partitions, "BUCKETS", 2)  # of several batches each, once or six times the log
 
     def peak() -> int:
-        """Least of three: when the collector runs depends on all that this process ran before, and garbage adds to a peak."""
+        """Least of three: garbage adds to a peak, and what the process ran before says when it is collected."""
         peaks = []
         for _ in range(3):
             gc.collect()
