@@ -12,7 +12,6 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from functools import partial
 from importlib.util import find_spec
 from io import BufferedReader, BufferedWriter
 from itertools import pairwise
@@ -25,7 +24,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from rlrec.errors import RlrecError
-from rlrec.store.database.unit import Record, Unit
+from rlrec.store.database.unit import Unit
 
 Columns = dict[str, npt.NDArray[Any]]
 Types = Mapping[str, type]  # by name, in the query's order; `object` is text or bytes
@@ -59,12 +58,6 @@ def portions(unit: Unit, text: str) -> Iterator[Sequence[Sequence[Any]]]:
             yield rows
 
 
-def records(unit: Unit, kind: type[Record], text: str) -> Iterator[Record]:
-    """Rows as they come, whose fields are the query's columns in their order."""
-    for rows in portions(unit, text):
-        yield from map(partial(tuple.__new__, kind), rows)
-
-
 class PendingQuery:
     """A query whose answer may not have come yet."""
 
@@ -93,11 +86,6 @@ class PendingQuery:
 
     def answered(self, pieces: list[list[npt.NDArray[Any]]]) -> None:
         self._pieces = pieces
-
-
-def _arrays(rows: list[tuple[Any, ...]], types: Types) -> Columns:
-    columns = zip(*rows, strict=True) if rows else ((),) * len(types)
-    return {name: np.array(values, kind) for (name, kind), values in zip(types.items(), columns, strict=True)}
 
 
 # -- a second process on the same snapshot --

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from rlrec.store.log import reader
 from rlrec.store.log.reader import Batch
 
 BATCH = 20_000  # decisions, or rows of a stream
-MOST = 50  # rows that one test names
+MAX_ROWS = 50  # rows that one test names
 # From the reading of a belief to the lock of its policy; on PostgreSQL the clock was once read before that wait, too.
 LONGEST_WAIT_US = 3_600_000_000
 
@@ -66,19 +67,13 @@ def drawn_ids(unit: Unit) -> Iterator[npt.NDArray[np.int64]]:
         yield columns["id"]
 
 
-class OverdueSlots(NamedTuple):
-    """How many slots were served before a time, and when the first of them was."""
-
-    slots: int
-    since: int | None
-
-
-def overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> OverdueSlots:
-    """Slots of the policy's own decisions from id `first` on that were served before a time."""
+def count_overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> tuple[int, int]:
+    """The number of slots of the policy's own decisions from id `first` on that were served before a time, and when the
+    first of them was; 0 without any."""
     joined = "slot s JOIN decision d ON d.id = s.decision_id"
     waiting = "d.policy_id = ? AND d.id >= ? AND d.imported = 0 AND d.at < ?"
-    chosen = f"SELECT count(*), min(d.at) FROM {joined} WHERE {waiting}"
-    return unit.records(OverdueSlots, chosen, policy_id, first, before)[0]
+    count, since = unit.ask(f"SELECT count(*), min(d.at) FROM {joined} WHERE {waiting}", policy_id, first, before)[0]
+    return count, since or 0
 
 
 # -- contradictions --
@@ -90,29 +85,22 @@ def counts(unit: Unit) -> dict[str, int]:
     return {table: int(unit.ask_value(f"SELECT count(*) FROM {table}")) for table in tables}
 
 
-class DanglingRows(NamedTuple):
-    """Rows of `table` whose `columns` refer to no row of `parent`, by their primary `key`: one of `rows` each."""
-
-    table: str
-    columns: tuple[str, ...]
-    parent: str
-    key: tuple[str, ...]
-    rows: list[Row]
-
-
-def dangling_rows(unit: Unit) -> Iterator[DanglingRows]:
-    """Rows that refer to nothing."""
+def dangling_rows(unit: Unit) -> Iterator[tuple[sa.ForeignKeyConstraint, dict[str, object]]]:
+    """Rows that refer to nothing, the first MAX_ROWS of each reference: the reference, and the key of the row."""
     if not unit.postgres and _all_refer(unit):
         return
     for table in _tables(unit):
-        for key in sorted(table.foreign_key_constraints, key=lambda key: str(key.column_keys)):
-            parent = key.referred_table.alias("parent")
-            pairs = [(element.parent, parent.c[element.column.name]) for element in key.elements]
+        for reference in sorted(table.foreign_key_constraints, key=lambda key: str(key.column_keys)):
+            parent = reference.referred_table.alias("parent")
+            pairs = [(element.parent, parent.c[element.column.name]) for element in reference.elements]
             there = sa.select(sa.literal(1)).select_from(parent).where(*(column == target for column, target in pairs))
             lost = sa.select(*table.primary_key).where(*(column.is_not(None) for column, _ in pairs), ~sa.exists(there))
-            if rows := unit.rows(lost.limit(MOST)):
-                names = tuple(column.name for column in table.primary_key)
-                yield DanglingRows(table.name, tuple(key.column_keys), key.referred_table.name, names, rows)
+            for row in unit.rows(lost.limit(MAX_ROWS)):
+                yield reference, _row_key(table, row)
+
+
+def _row_key(table: sa.Table, values: Sequence[object]) -> dict[str, object]:
+    return {column.name: value for column, value in zip(table.primary_key, values, strict=True)}
 
 
 def _all_refer(unit: Unit) -> bool:
@@ -135,128 +123,105 @@ def _tables(unit: Unit) -> Iterator[sa.Table]:
 
 
 def rows_ahead(unit: Unit, *, after: int) -> Iterator[tuple[sa.Column[Any], dict[str, object], int]]:
-    """Times of rows after another, the first MOST of each column: the column, the key of the row, and the time."""
+    """Times of rows after another, the first MAX_ROWS of each column: the column, the key of the row, and the time."""
     for column in t.time_columns():
-        keys = list(column.table.primary_key)
-        for *key, at in unit.rows(sa.select(*keys, column).where(column > after).limit(MOST)):
-            yield column, {named.name: value for named, value in zip(keys, key, strict=True)}, at
+        later = sa.select(*column.table.primary_key, column).where(column > after)
+        for *values, at in unit.rows(later.limit(MAX_ROWS)):
+            yield column, _row_key(column.table, values), at
 
 
 _SLOT_COUNTS = "SELECT decision_id, count(*) AS n, max(position) AS last FROM slot GROUP BY decision_id"
 _VISIT_COUNTS = (
-    "SELECT session_id, visit, count(*) AS n, max(step) AS last, max(imported) AS imported, min(id) AS first"
-    " FROM decision GROUP BY session_id, visit"
+    "SELECT session_id, visit, count(*) AS n, max(step) AS last, max(imported) AS imported, min(id) AS first,"
+    " min(at) AS first_at, max(at) AS last_at FROM decision GROUP BY session_id, visit"
 )
 _REMOVED = "(SELECT coalesce(removed_to, 0) FROM settings)"
-# name: statement whose rows contradict others; its first column identifies what the name begins with
+# finding, with its subject where that is no decision: the statement of its rows, by whose columns it is told
 _CONTRADICTIONS = {
-    "decision without slots": f"SELECT d.id FROM decision d LEFT JOIN ({_SLOT_COUNTS}) s ON s.decision_id = d.id"
-    " WHERE s.n IS NULL OR s.last > d.size OR (d.imported = 0 AND s.n <> d.size)",
-    "decision of another policy's version": "SELECT d.id FROM decision d JOIN version v ON v.id = d.version_id"
-    " WHERE v.policy_id <> d.policy_id",
-    "decision of another policy's variant": "SELECT d.id FROM decision d JOIN variant v ON v.id = d.variant_id"
-    " WHERE v.policy_id <> d.policy_id",
-    "decision of an unassigned unit": "SELECT d.id FROM decision d JOIN variant v ON v.id = d.variant_id"
-    " JOIN experiment e ON e.id = v.experiment_id JOIN session s ON s.id = d.session_id"
-    " LEFT JOIN assignment a ON a.experiment_id = e.id AND a.session_id = s.id"
-    " LEFT JOIN assignment b ON b.experiment_id = e.id AND b.user_id = s.user_id AND e.unit = 'user'"
-    " WHERE coalesce(a.variant_id, 0) <> v.id AND coalesce(b.variant_id, 0) <> v.id",
-    "decision ahead of its policy": "SELECT d.id FROM decision d JOIN policy_head h ON h.policy_id = d.policy_id"
-    " JOIN version v ON v.id = d.version_id"
-    " WHERE d.seq > h.seq OR d.belief_seq >= d.seq OR (d.imported = 0 AND d.belief_seq < v.seq)",
-    "decision beside other beliefs": "SELECT max(id) FROM decision WHERE imported = 0 GROUP BY policy_id, seq"
-    " HAVING min(belief_seq) <> max(belief_seq)",
-    "decision from an old belief": "SELECT id FROM (SELECT id, belief_seq, max(seq) OVER (PARTITION BY policy_id"
-    f" ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING AND {LONGEST_WAIT_US} PRECEDING) AS older FROM decision"
-    " WHERE imported = 0) n WHERE belief_seq < older",
-    "request without digest": "SELECT id FROM decision WHERE (imported = 0 AND request_key IS NOT NULL"
-    " AND request_digest IS NULL) OR (request_key IS NULL AND request_digest IS NOT NULL)",
-    "events not numbered on": "SELECT decision_id FROM event GROUP BY decision_id"
+    "not every position of its page has a slot": f"SELECT d.id FROM decision d LEFT JOIN ({_SLOT_COUNTS}) s"
+    " ON s.decision_id = d.id WHERE s.n IS NULL OR s.last > d.size OR (d.imported = 0 AND s.n <> d.size)",
+    "the version it names belongs to another policy": "SELECT d.id FROM decision d JOIN version v"
+    " ON v.id = d.version_id WHERE v.policy_id <> d.policy_id",
+    "the variant it names belongs to another policy": "SELECT d.id FROM decision d JOIN variant v"
+    " ON v.id = d.variant_id WHERE v.policy_id <> d.policy_id",
+    "its unit is not assigned to its variant": "SELECT d.id FROM decision d JOIN variant v ON v.id = d.variant_id"
+    " JOIN experiment e ON e.id = v.experiment_id JOIN session s ON s.id = d.session_id LEFT JOIN assignment a"
+    " ON a.experiment_id = e.id AND a.session_id = s.id LEFT JOIN assignment b ON b.experiment_id = e.id"
+    " AND b.user_id = s.user_id AND e.unit = 'user' WHERE coalesce(a.variant_id, 0) <> v.id"
+    " AND coalesce(b.variant_id, 0) <> v.id",
+    "its change lies beyond the policy's counter, or before its belief": "SELECT d.id FROM decision d"
+    " JOIN policy_head h ON h.policy_id = d.policy_id JOIN version v ON v.id = d.version_id WHERE d.seq > h.seq"
+    " OR d.belief_seq >= d.seq OR (d.imported = 0 AND d.belief_seq < v.seq)",
+    "a decision of the same change was drawn from another belief": "SELECT max(id) FROM decision WHERE imported = 0"
+    " GROUP BY policy_id, seq HAVING min(belief_seq) <> max(belief_seq)",
+    "the belief it names was changed more than an hour before it was drawn": "SELECT id FROM"
+    " (SELECT id, belief_seq, max(seq) OVER (PARTITION BY policy_id ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING"
+    f" AND {LONGEST_WAIT_US} PRECEDING) AS older FROM decision WHERE imported = 0) n WHERE belief_seq < older",
+    "its request id and the digest of what was asked do not go together": "SELECT id FROM decision WHERE"
+    " (imported = 0 AND request_key IS NOT NULL AND request_digest IS NULL) OR (request_key IS NULL"
+    " AND request_digest IS NOT NULL)",
+    "its events are not numbered from 1 without a gap": "SELECT decision_id FROM event GROUP BY decision_id"
     " HAVING count(*) <> max(number) OR min(number) <> 1",
-    "event before its decision": "SELECT e.decision_id FROM event e JOIN decision d ON d.id = e.decision_id"
-    " WHERE d.imported = 0 AND (e.at < d.at OR e.received_at < e.at)",
-    "event ahead of its policy": "SELECT e.decision_id FROM event e JOIN decision d ON d.id = e.decision_id"
-    " JOIN policy_head h ON h.policy_id = d.policy_id WHERE e.seq > h.seq",
-    "events out of order": "SELECT e.decision_id FROM event e JOIN event b ON b.decision_id = e.decision_id"
-    " AND b.number = e.number - 1 WHERE e.number > 1 AND (e.seq < b.seq OR e.received_at < b.received_at"
-    f" - CASE WHEN e.seq > b.seq THEN {LONGEST_WAIT_US} ELSE 0 END)",
-    "feedback key without events": "SELECT k.decision_id, k.key FROM feedback_key k WHERE NOT EXISTS"
+    "an event lies before it, or was received before it happened": "SELECT e.decision_id FROM event e JOIN decision d"
+    " ON d.id = e.decision_id WHERE d.imported = 0 AND (e.at < d.at OR e.received_at < e.at)",
+    "an event's change lies beyond the policy's counter": "SELECT e.decision_id FROM event e JOIN decision d"
+    " ON d.id = e.decision_id JOIN policy_head h ON h.policy_id = d.policy_id WHERE e.seq > h.seq",
+    "one of its events was stored before the one that it follows": "SELECT e.decision_id FROM event e JOIN event b"
+    " ON b.decision_id = e.decision_id AND b.number = e.number - 1 WHERE e.number > 1 AND (e.seq < b.seq"
+    f" OR e.received_at < b.received_at - CASE WHEN e.seq > b.seq THEN {LONGEST_WAIT_US} ELSE 0 END)",
+    "no event of feedback key {1!r} is there": "SELECT k.decision_id, k.key FROM feedback_key k WHERE NOT EXISTS"
     " (SELECT 1 FROM event e WHERE e.decision_id = k.decision_id AND e.key = k.key)",
-    "decision without visit": f"SELECT c.first FROM ({_VISIT_COUNTS}) c LEFT JOIN visit v"
+    "the visit it belongs to is not there": f"SELECT c.first FROM ({_VISIT_COUNTS}) c LEFT JOIN visit v"
     " ON v.session_id = c.session_id AND v.number = c.visit WHERE v.session_id IS NULL",
-    "decision out of time": "SELECT id FROM (SELECT id, at, lag(at) OVER (PARTITION BY policy_id ORDER BY id) AS last"
-    " FROM decision WHERE imported = 0) n WHERE at < last",
-    "visit at other times": "SELECT s.key, v.number FROM visit v JOIN session s ON s.id = v.session_id JOIN"
-    " (SELECT session_id, visit, min(at) AS first, max(at) AS last, max(imported) AS imported FROM decision"
-    " GROUP BY session_id, visit) c ON c.session_id = v.session_id AND c.visit = v.number"
-    " WHERE c.imported = 0 AND (v.started_at <> c.first OR v.last_at <> c.last)",
+    "it lies before the decision of its policy that it follows": "SELECT id FROM (SELECT id, at, lag(at) OVER"
+    " (PARTITION BY policy_id ORDER BY id) AS last FROM decision WHERE imported = 0) n WHERE at < last",
+    "session {0} visit {1}: it does not begin and end with its decisions": "SELECT s.key, v.number FROM visit v"
+    f" JOIN session s ON s.id = v.session_id JOIN ({_VISIT_COUNTS}) c ON c.session_id = v.session_id"
+    " AND c.visit = v.number WHERE c.imported = 0 AND (v.started_at <> c.first_at OR v.last_at <> c.last_at)",
     # where decisions were deleted, ordinals have gaps
-    "decision out of ordinals": "SELECT id FROM (SELECT id, ordinal, lag(ordinal) OVER behind AS last,"
-    " lag(id) OVER behind AS before FROM decision WHERE ordinal IS NOT NULL"
-    " WINDOW behind AS (PARTITION BY policy_id ORDER BY id)) n"
-    f" WHERE ordinal <= last OR (ordinal > last + 1 AND before >= {_REMOVED})",
-    "policy at another ordinal": "SELECT p.name FROM policy_head h JOIN policy p ON p.id = h.policy_id JOIN"
-    " (SELECT policy_id, max(ordinal) AS last, max(id) AS newest FROM decision GROUP BY policy_id) n"
-    " ON n.policy_id = h.policy_id"
-    f" WHERE h.ordinal < n.last OR (h.ordinal > n.last AND n.newest >= {_REMOVED})",
-    "visit with other steps": f"SELECT s.key, v.number, v.steps, c.n FROM ({_VISIT_COUNTS}) c"
-    " JOIN visit v ON v.session_id = c.session_id AND v.number = c.visit JOIN session s ON s.id = c.session_id"
-    " WHERE v.steps <> c.last + 1 OR (c.imported = 0 AND c.n <> v.steps)",
-    "visit without decisions": "SELECT s.key, v.number, v.steps, 0 FROM visit v JOIN session s ON s.id = v.session_id"
-    " WHERE v.steps <> 0 AND NOT EXISTS (SELECT 1 FROM decision d WHERE d.session_id = v.session_id"
-    " AND d.visit = v.number)",
-    "policy without head": "SELECT p.name FROM policy p LEFT JOIN policy_head h ON h.policy_id = p.id"
-    " LEFT JOIN version v ON v.id = h.live_id AND v.policy_id = p.id WHERE v.id IS NULL",
-    "assignment of another experiment": "SELECT e.name FROM assignment a JOIN variant v ON v.id = a.variant_id"
-    " JOIN experiment e ON e.id = a.experiment_id WHERE v.experiment_id <> a.experiment_id",
+    "its ordinal does not follow the one before it": "SELECT id FROM (SELECT id, ordinal, lag(ordinal) OVER behind AS"
+    " last, lag(id) OVER behind AS before FROM decision WHERE ordinal IS NOT NULL WINDOW behind AS"
+    f" (PARTITION BY policy_id ORDER BY id)) n WHERE ordinal <= last OR (ordinal > last + 1 AND before >= {_REMOVED})",
+    "policy {0}: its ordinal is not that of its newest decision": "SELECT p.name FROM policy_head h JOIN policy p"
+    " ON p.id = h.policy_id JOIN (SELECT policy_id, max(ordinal) AS last, max(id) AS newest FROM decision"
+    " GROUP BY policy_id) n ON n.policy_id = h.policy_id WHERE h.ordinal < n.last OR (h.ordinal > n.last"
+    f" AND n.newest >= {_REMOVED})",
+    "session {0} visit {1}: it says {2} steps and has {3} decisions": "SELECT s.key, v.number, v.steps, c.n FROM"
+    f" ({_VISIT_COUNTS}) c JOIN visit v ON v.session_id = c.session_id AND v.number = c.visit JOIN session s"
+    " ON s.id = c.session_id WHERE v.steps <> c.last + 1 OR (c.imported = 0 AND c.n <> v.steps)",
+    "session {0} visit {1}: it says {2} steps and has no decision": "SELECT s.key, v.number, v.steps, 0 FROM visit v"
+    " JOIN session s ON s.id = v.session_id WHERE v.steps <> 0 AND NOT EXISTS (SELECT 1 FROM decision d"
+    " WHERE d.session_id = v.session_id AND d.visit = v.number)",
+    "policy {0}: no live version of its own": "SELECT p.name FROM policy p LEFT JOIN policy_head h"
+    " ON h.policy_id = p.id LEFT JOIN version v ON v.id = h.live_id AND v.policy_id = p.id WHERE v.id IS NULL",
+    "experiment {0}: a unit is assigned to a variant that it does not have": "SELECT e.name FROM assignment a"
+    " JOIN variant v ON v.id = a.variant_id JOIN experiment e ON e.id = a.experiment_id"
+    " WHERE v.experiment_id <> a.experiment_id",
 }
 
 
 # whether one of the tests of visits has rows: each of them counts the decisions of all visits
-_VISITS = "decision without visit", "visit at other times", "visit with other steps"
 _ANY_VISIT = (
-    "SELECT 1 FROM (SELECT session_id, visit, count(*) AS n, max(step) AS last, max(imported) AS imported,"
-    " min(at) AS first_at, max(at) AS last_at FROM decision GROUP BY session_id, visit) c LEFT JOIN visit v"
-    " ON v.session_id = c.session_id AND v.number = c.visit WHERE v.session_id IS NULL OR v.steps <> c.last + 1"
-    " OR (c.imported = 0 AND (c.n <> v.steps OR v.started_at <> c.first_at OR v.last_at <> c.last_at)) LIMIT 1"
+    f"SELECT 1 FROM ({_VISIT_COUNTS}) c LEFT JOIN visit v ON v.session_id = c.session_id AND v.number = c.visit"
+    " WHERE v.session_id IS NULL OR v.steps <> c.last + 1 OR (c.imported = 0"
+    " AND (c.n <> v.steps OR v.started_at <> c.first_at OR v.last_at <> c.last_at)) LIMIT 1"
 )
 
 
 def contradictions(unit: Unit) -> Iterator[tuple[str, list[Row]]]:
-    """Rows that refer to the wrong row: the first MOST of each test that has any."""
-    skipped = () if unit.ask(_ANY_VISIT) else _VISITS
-    tests = {name: statement for name, statement in _CONTRADICTIONS.items() if name not in skipped}
-    for number, (name, statement) in enumerate(tests.items()):
+    """Rows that refer to the wrong row: the first MAX_ROWS of each test that has any, with what it finds."""
+    has_visits = bool(unit.ask(_ANY_VISIT))
+    tests = [test for test in _CONTRADICTIONS.items() if has_visits or _VISIT_COUNTS not in test[1]]
+    for number, (finding, statement) in enumerate(tests):
         unit.progress("tests of rows", number, number / len(tests))
-        if rows := unit.ask(f"{statement} LIMIT {MOST}"):
-            yield name, rows
+        if rows := unit.ask(f"{statement} LIMIT {MAX_ROWS}"):
+            yield finding, rows
 
 
-class Content(NamedTuple):
-    """A context or an eligible set, by its table."""
-
-    table: str
-    id: int
-    digest: bytes
-    text: str
-
-
-def contents(unit: Unit) -> Iterator[Content]:
-    """Every context and every eligible set."""
-    for table, column in (("context", "body"), ("eligible_set", "arms")):
-        yield from bulk.records(unit, Content, f"SELECT '{table}', id, digest, {column} FROM {table}")
-
-
-def stored_json(unit: Unit) -> Iterator[tuple[str, str, Sequence[int], Sequence[str]]]:
-    """The columns of JSON that have no digest, in portions: what the rows belong to, the column, ids and texts."""
-    for owner, key, column, table in (
-        ("arm", "id", "features", "arm"),
-        ("arm", "arm_id", "features", "arm_history"),
-        ("decision", "id", "state", "decision"),
-    ):
-        for rows in bulk.portions(unit, f"SELECT {key}, {column} FROM {table}"):
-            ids, texts = zip(*rows, strict=True)
-            yield owner, column, ids, texts
+def columns(unit: Unit, table: str, *names: str) -> Iterator[tuple[Sequence[Any], ...]]:
+    """Columns of a table, in portions."""
+    for rows in bulk.portions(unit, f"SELECT {', '.join(names)} FROM {table}"):
+        yield tuple(zip(*rows, strict=True))
 
 
 class AnsweredRequest(NamedTuple):
@@ -301,50 +266,28 @@ class KeyedEvent(NamedTuple):
 
 def keyed_events(unit: Unit) -> Iterator[KeyedEvent]:
     """The events of every feedback key, in their order."""
-    chosen = (
+    events = (
         "SELECT k.key, k.digest, e.decision_id, e.position, e.kind, e.value FROM event e"
         " JOIN feedback_key k ON k.key = e.key AND k.decision_id = e.decision_id"
         " ORDER BY e.decision_id, e.key, e.number"
     )
-    return bulk.records(unit, KeyedEvent, chosen)
+    return map(KeyedEvent._make, chain.from_iterable(bulk.portions(unit, events)))
 
 
-class AssignedUnit(NamedTuple):
-    """A user or a session by its key, with its variant in an experiment."""
-
-    experiment_id: int
-    key: str
-    variant_id: int
-
-
-def assigned_units(unit: Unit) -> Iterator[AssignedUnit]:
-    """The units of all experiments."""
-    chosen = (
+def assigned_units(unit: Unit) -> Iterator[Sequence[Any]]:
+    """The units of all experiments: the id of the experiment, the key of the user or the session, and its variant."""
+    units = (
         "SELECT a.experiment_id, coalesce(u.key, s.key), a.variant_id FROM assignment a"
         " LEFT JOIN users u ON u.id = a.user_id LEFT JOIN session s ON s.id = a.session_id"
     )
-    return bulk.records(unit, AssignedUnit, chosen)
+    return chain.from_iterable(bulk.portions(unit, units))
 
 
-class OpenVisit(NamedTuple):
-    """A visit that goes on: the arms in the state of its next decision (JSON), and the history of that (packed)."""
-
-    session_id: int
-    number: int
-    steps: int
-    recent: str
-    history: bytes
-
-
-def open_visits(unit: Unit, first: int, last: int) -> list[OpenVisit]:
-    """The visits of sessions with ids in a range that have a history and have not ended."""
-    going_on = "history IS NOT NULL AND ended_at IS NULL ORDER BY session_id, number"
-    return unit.select(OpenVisit, f"visit WHERE session_id BETWEEN ? AND ? AND {going_on}", first, last)
-
-
-def keys(unit: Unit) -> Iterator[tuple[str, Sequence[str], Sequence[int | None]]]:
-    """Every key of a user and of a session, in portions: the owner, keys and their digests."""
-    for owner, table in (("user", "users"), ("session", "session")):
-        for rows in bulk.portions(unit, f"SELECT key, digest FROM {table}"):
-            keys, digests = zip(*rows, strict=True)
-            yield owner, keys, digests
+def open_visits(unit: Unit, first: int, last: int) -> list[Row]:
+    """The visits of sessions with ids in a range that have a history and have not ended: session, number, steps, the
+    arms in the state of the next decision (JSON), and the history of that (packed)."""
+    goes_on = "history IS NOT NULL AND ended_at IS NULL ORDER BY session_id, number"
+    text = (
+        f"SELECT session_id, number, steps, recent, history FROM visit WHERE session_id BETWEEN ? AND ? AND {goes_on}"
+    )
+    return unit.ask(text, first, last)

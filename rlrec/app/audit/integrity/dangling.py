@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
 
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings, row_subject
 from rlrec.app.inputs import canonical
@@ -20,43 +19,18 @@ from rlrec.store.upkeep import audit
 from rlrec.times import DAY_US
 
 CHECK = "dangling"
-DETAILS = {
-    "decision without slots": "not every position of its page has a slot",
-    "decision of another policy's version": "the version it names belongs to another policy",
-    "decision of another policy's variant": "the variant it names belongs to another policy",
-    "decision of an unassigned unit": "its unit is not assigned to its variant",
-    "decision ahead of its policy": "its change lies beyond the policy's counter, or before its belief",
-    "decision beside other beliefs": "a decision of the same change was drawn from another belief",
-    "decision from an old belief": "the belief it names was changed more than an hour before it was drawn",
-    "request without digest": "its request id and the digest of what was asked do not go together",
-    "events not numbered on": "its events are not numbered from 1 without a gap",
-    "event before its decision": "an event lies before it, or was received before it happened",
-    "event ahead of its policy": "an event's change lies beyond the policy's counter",
-    "events out of order": "one of its events was stored before the one that it follows",
-    "feedback key without events": "no event of feedback key {1!r} is there",
-    "decision without visit": "the visit it belongs to is not there",
-    "visit with other steps": "it says {2} steps and has {3} decisions",
-    "visit without decisions": "it says {2} steps and has no decision",
-    "decision out of time": "it lies before the decision of its policy that it follows",
-    "visit at other times": "it does not begin and end with its decisions",
-    "decision out of ordinals": "its ordinal does not follow the one before it",
-    "policy at another ordinal": "its ordinal is not that of its newest decision",
-    "policy without head": "no live version of its own",
-    "assignment of another experiment": "a unit is assigned to a variant that it does not have",
-}
 LONGEST_TIMEOUT_US = 3_660 * DAY_US
-SUBJECTS = {"visit": "session {0} visit {1}", "policy": "policy {0}", "assignment": "experiment {0}"}
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
-    for lost in audit.dangling_rows(unit):
-        for row in lost.rows:
-            detail = f"{' and '.join(lost.columns)} of its {lost.table} row refers to no {lost.parent}"
-            findings.error(CHECK, row_subject(lost.table, dict(zip(lost.key, row, strict=True))), detail)
-    for name, rows in audit.contradictions(unit):
-        subject = SUBJECTS.get(name.partition(" ")[0], "decision {0}")
+    for reference, key in audit.dangling_rows(unit):
+        table, parent = reference.table.name, reference.referred_table.name
+        detail = f"{' and '.join(reference.column_keys)} of its {table} row refers to no {parent}"
+        findings.error(CHECK, row_subject(table, key), detail)
+    for finding, rows in audit.contradictions(unit):
+        subject, _, detail = finding.rpartition(": ")
         for row in rows:
-            findings.error(CHECK, subject.format(*row), DETAILS[name].format(*row))
+            findings.error(CHECK, (subject or "decision {0}").format(*row), detail.format(*row))
     _contents(unit, findings)
     _feedback_keys(unit, findings)
     _assignments(unit, findings)
@@ -68,13 +42,16 @@ def check(unit: Unit, *, findings: Findings) -> None:
 
 def _contents(unit: Unit, findings: Findings) -> None:
     """Contexts and eligible sets have the digest of what they hold, users and sessions that of their key."""
-    for content in audit.contents(unit):
-        if contents.digest(content.text) != content.digest:
-            findings.error(CHECK, f"{content.table} {content.id}", "what it holds is not what its digest names")
-    for owner, keys, stored in audit.keys(unit):
-        for key, digest, right in zip(keys, stored, contents.key_digests(keys), strict=True):
-            if digest != right:
-                findings.error(CHECK, f"{owner} {key}", "its digest is not that of its key")
+    for table, column in (("context", "body"), ("eligible_set", "arms")):
+        for ids, digests, texts in audit.columns(unit, table, "id", "digest", column):
+            for number, digest, text in zip(ids, digests, texts, strict=True):
+                if contents.digest(text) != digest:
+                    findings.error(CHECK, f"{table} {number}", "what it holds is not what its digest names")
+    for owner, table in (("user", "users"), ("session", "session")):
+        for keys, digests in audit.columns(unit, table, "key", "digest"):
+            for key, digest, key_digest in zip(keys, digests, contents.key_digests(keys), strict=True):
+                if digest != key_digest:
+                    findings.error(CHECK, f"{owner} {key}", "its digest is not that of its key")
 
 
 def _feedback_keys(unit: Unit, findings: Findings) -> None:
@@ -102,10 +79,9 @@ def _assignments(unit: Unit, findings: Findings) -> None:
     """Units have the variants that the salts and weights of their experiments give them."""
     by_id = {experiment.id: experiment for experiment in experiments.all_experiments(unit) if experiment.variants}
     others = Counter(
-        by_id[assigned.experiment_id].name
-        for assigned in audit.assigned_units(unit)
-        if assigned.experiment_id in by_id
-        and hashed(by_id[assigned.experiment_id], assigned.key).id != assigned.variant_id
+        by_id[number].name
+        for number, key, variant_id in audit.assigned_units(unit)
+        if number in by_id and hashed(by_id[number], key).id != variant_id
     )
     for name, count in others.items():
         detail = f"{count} of its units have another variant than its salt and weights give them"
@@ -114,22 +90,22 @@ def _assignments(unit: Unit, findings: Findings) -> None:
 
 def _json(unit: Unit, findings: Findings) -> None:
     """Features of arms and states of decisions are JSON objects."""
-    for owner, column, ids, texts in audit.stored_json(unit):
-        distinct = list(set(texts))
-        try:
-            objects = json.loads(f"[{','.join(distinct)}]")
-        except ValueError:
-            objects = [_object(text) for text in distinct]
-        wrong = {text for text, value in zip(distinct, objects, strict=True) if not isinstance(value, dict)}
-        for number in [number for number, text in zip(ids, texts, strict=True) if text in wrong] if wrong else ():
-            findings.error(CHECK, f"{owner} {number}", f"its {column} is no JSON object")
+    for table, key, column in (
+        ("arm", "id", "features"),
+        ("arm_history", "arm_id", "features"),
+        ("decision", "id", "state"),
+    ):
+        for ids, texts in audit.columns(unit, table, key, column):
+            wrong = {text for text in set(texts) if not _is_object(text)}
+            for number in [number for number, text in zip(ids, texts, strict=True) if text in wrong] if wrong else ():
+                findings.error(CHECK, f"{table.removesuffix('_history')} {number}", f"its {column} is no JSON object")
 
 
-def _object(text: str) -> Any:
+def _is_object(text: str) -> bool:
     try:
-        return json.loads(text)
+        return isinstance(json.loads(text), dict)
     except ValueError:
-        return None
+        return False
 
 
 def _catalogue(unit: Unit, findings: Findings) -> None:

@@ -110,8 +110,8 @@ def overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings) -> N
         if not version.learning or version.entered_to is None:
             continue
         first, mature_at = version.entered_to + 1, unit.now - version.reward.window_us
-        count, since = audit.overdue(unit, version.policy.id, first=first, before=mature_at)
-        if count and since is not None:
+        count, since = audit.count_overdue(unit, version.policy.id, first=first, before=mature_at)
+        if count:
             waiting = f"waiting to enter the belief since {written(since)}: {quantity(count, 'slot')}"
             detail = f"version {version.number}: {waiting}; run `rlrec settle`"
             findings.warning(WAITING, f"policy {version.policy.name}", detail)
