@@ -189,7 +189,7 @@ class EncoderFit:
             if _width(readers) <= widest:
                 break
         counts = {name: values.kinds.total() for name, values in by_name}
-        while _width(readers) > widest:
+        while readers and _width(readers) > widest:
             readers.remove(max(readers, key=lambda field: (field.width, -counts[field.name], field.name)))
         return Encoder(readers).spec()
 

@@ -266,6 +266,10 @@ def test_an_empty_log_gives_the_intercept_alone() -> None:
     assert fitted([{}, {"x": None}]) == {"intercept": True, "fields": {}}
 
 
+def test_no_room_for_a_field_leaves_the_intercept_alone() -> None:
+    assert fitted([{"price": 1}, {"price": 2}], widest=0) == {"intercept": True, "fields": {}}
+
+
 def test_parts_of_a_log_say_what_the_whole_says() -> None:
     rng = np.random.default_rng(5)
     draws = zip(
