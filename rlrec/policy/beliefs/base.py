@@ -7,7 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite, prod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -59,6 +59,11 @@ class Belief:
         weight = self.weight
         mean = np.full(weight.shape, unknown, np.float64)
         return np.divide(self.reward_sum + self.alpha, weight, out=mean, where=weight > 0)
+
+
+def bounded(default: float, low: float, high: float) -> Any:
+    """A parameter of a kind, a number from `low` to `high`."""
+    return field(default=default, metadata={"bounds": (low, high)})
 
 
 EVERYTHING = ("*",)
@@ -173,11 +178,13 @@ def examined_slots(reward: Array, position: Ids | None, examination: tuple[float
 class Floored(Policy):
     """Base of kinds with a floor of uniform exploration, at every position or at those that `explore_slots` lists."""
 
-    floor: float = 0.0
+    floor: float = bounded(0.0, 0, 1)
     explore_slots: str = ""
 
     def __post_init__(self) -> None:
-        check_between("floor", self.floor, 0, 1)
+        for parameter in fields(self):
+            if "bounds" in parameter.metadata:
+                check_between(parameter.name, getattr(self, parameter.name), *parameter.metadata["bounds"])
         if self.explore_slots and not self.floor:
             hint = "give the floor that it limits, too"
             raise InputError(f"explore_slots is {self.explore_slots!r}, and the floor is 0", hint=hint)

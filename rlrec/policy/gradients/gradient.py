@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, look_up, run_starts
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, Examined, check_between, unchecked_copy
+from rlrec.policy.beliefs.base import Belief, Examined, bounded, unchecked_copy
 from rlrec.policy.contexts.contextual import ContextualPolicy
 from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.contexts.features import Sparse
@@ -82,8 +82,8 @@ class Gradient(ContextualPolicy, Examined):
     """
 
     model: str = LINEAR
-    temperature: float = 1.0
-    recency: float = RECENCY
+    temperature: float = bounded(1.0, 1e-9, 1e9)
+    recency: float = bounded(RECENCY, 0, 1)
 
     purpose: ClassVar[str] = "learns from whole visits (train-pg): what is shown now changes what is liked later"
     no_prior: ClassVar[str] = "it is uniform until it is trained"
@@ -94,11 +94,9 @@ class Gradient(ContextualPolicy, Examined):
     takes_sparse: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.model not in (LINEAR, BILINEAR):
             raise InputError(f"model is {self.model!r}", hint=f"it is {LINEAR} or {BILINEAR}")
-        check_between("temperature", self.temperature, 1e-9, 1e9)
-        check_between("recency", self.recency, 0, 1)
-        super().__post_init__()
         if self.is_sparse and self.model == BILINEAR:
             columns, hint = self.design.context.width, f"use model {LINEAR}, or hash into fewer columns"
             raise InputError(f"model is {self.model!r}, and contexts have {columns} columns", hint=hint)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlrec.policy.beliefs.base import Belief, Learner, check_between
+from rlrec.policy.beliefs.base import Belief, Learner, bounded
 from rlrec.policy.scores.floors import Floor
 
 if TYPE_CHECKING:
@@ -20,14 +20,10 @@ class EpsilonGreedy(Learner):
     An arm without pulls has mean 0 unless a prior says more.
     """
 
-    epsilon: float = 0.1
+    epsilon: float = bounded(0.1, 0, 1)
 
     purpose: ClassVar[str] = "a fixed rate of exploration, simple to explain"
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "epsilon")
-
-    def __post_init__(self) -> None:
-        check_between("epsilon", self.epsilon, 0, 1)
-        super().__post_init__()
 
     @property
     def exploration(self) -> Floor:

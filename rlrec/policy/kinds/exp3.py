@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, Learner, check_between
+from rlrec.policy.beliefs.base import Belief, Learner, bounded
 from rlrec.policy.beliefs.statistics import PROPENSITY, CountedSlot, SlotColumns
 from rlrec.policy.scores.floors import Floor
 
@@ -26,8 +26,8 @@ class Exp3(Learner):
     Source: Auer, Cesa-Bianchi, Freund and Schapire 2002, section 3 (Exp3); Lattimore and Szepesvari 2020, algorithm 9.
     """
 
-    gamma: float = 0.1
-    eta: float = 0.0
+    gamma: float = bounded(0.1, 0, 1)
+    eta: float = bounded(0.0, 0, 1e9)
 
     purpose: ClassVar[str] = "rewards that change, or that someone may set against you; with discount, it follows them"
     no_prior: ClassVar[str] = "it weighs gains, which all begin at 0"
@@ -35,11 +35,9 @@ class Exp3(Learner):
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "gamma")
 
     def __post_init__(self) -> None:
-        check_between("gamma", self.gamma, 0, 1)
+        super().__post_init__()
         if not self.gamma:
             raise InputError("gamma is 0", hint="it lies above 0: gains are divided by the propensity of every arm")
-        check_between("eta", self.eta, 0, 1e9)
-        super().__post_init__()
 
     @property
     def needs(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids, Index, distinct_rows
 from rlrec.errors import InputError
 from rlrec.policy.beliefs import solving
-from rlrec.policy.beliefs.base import Belief, Learner, check_between, number
+from rlrec.policy.beliefs.base import Belief, Learner, bounded, number
 from rlrec.policy.beliefs.solving import ArmMoments, pack_each, packed_width
 from rlrec.policy.beliefs.statistics import CONTEXT, SlotColumns, count_slots
 from rlrec.policy.contexts import marginal
@@ -44,12 +44,12 @@ class Linear(ContextualPolicy, Learner):
     """
 
     model: str = DISJOINT
-    ridge: float = 1.0
+    ridge: float = bounded(1.0, 1e-9, 1e9)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.model not in (DISJOINT, SHARED):
             raise InputError(f"model is {self.model!r}", hint=f"it is {DISJOINT} or {SHARED}")
-        check_between("ridge", self.ridge, 1e-9, 1e9)
         q, p = self.design.context.width, self.design.arm.width
         if self.model == SHARED and q * p > solving.LARGEST:
             hint = f"it holds {solving.LARGEST}: declare fewer features, or hash into fewer columns"
@@ -57,7 +57,6 @@ class Linear(ContextualPolicy, Learner):
         if self.is_sparse and self.window:
             hint = "beliefs of so many columns forget by a discount"
             raise InputError(f"window is {self.window:g}, and features have {q} columns", hint=hint)
-        super().__post_init__()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -196,13 +195,9 @@ class LinUcb(Linear):
     Source: Li et al. 2010, LinUCB with disjoint models; the shared one is the same on products of features.
     """
 
-    alpha: float = 1.0
+    alpha: float = bounded(1.0, 0, 1e6)
 
     purpose: ClassVar[str] = "optimism that sees the context; give it a floor, or its log judges nothing else"
-
-    def __post_init__(self) -> None:
-        check_between("alpha", self.alpha, 0, 1e6)
-        super().__post_init__()
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         return Point(self.index_at(belief, x))
@@ -224,17 +219,15 @@ class LinThompson(Linear):
     Source: own derivation (the posterior of a linear model with normal noise).
     """
 
-    alpha: float = 0.5
-    samples: float = 1000.0
+    alpha: float = bounded(0.5, 1e-6, 1e6)
+    samples: float = bounded(1000.0, 1, SAMPLES)
 
     purpose: ClassVar[str] = "explores where the context is new to it; the default choice for contexts"
 
     def __post_init__(self) -> None:
-        check_between("alpha", self.alpha, 1e-6, 1e6)
-        check_between("samples", self.samples, 1, SAMPLES)
+        super().__post_init__()
         if self.samples != int(self.samples):
             raise InputError(f"samples is {self.samples:g}", hint="it is a whole number")
-        super().__post_init__()
         samples = "and a shared model serves fractions of samples"
         if self.model == SHARED and self.explore_slots:
             hint = "leave it out: positions without a floor could never judge rare arms"
@@ -270,7 +263,7 @@ class LogisticThompson(LinThompson):
     Source: own derivation (iteratively reweighted least squares, in sums that add up).
     """
 
-    alpha: float = 1.0
+    alpha: float = bounded(1.0, 1e-6, 1e6)
     rate: float = 0.5
 
     purpose: ClassVar[str] = "Thompson sampling for clicks that depend on the context"
@@ -329,15 +322,11 @@ class Softmax(Linear):
     Source: own derivation.
     """
 
-    temperature: float = 0.1
+    temperature: float = bounded(0.1, 1e-9, 1e9)
 
     purpose: ClassVar[str] = "every arm keeps a probability that falls with its distance from the best"
     takes_sparse: ClassVar[bool] = True
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
-
-    def __post_init__(self) -> None:
-        check_between("temperature", self.temperature, 1e-9, 1e9)
-        super().__post_init__()
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         mean = self.index_at(belief, x)
@@ -352,15 +341,11 @@ class SquareCb(Linear):
     those that --from-log fits together (model disjoint). Source: Foster & Rakhlin 2020 (inverse gap weighting).
     """
 
-    gamma: float = 10.0
+    gamma: float = bounded(10.0, 0, 1e9)
 
     purpose: ClassVar[str] = "closed-form propensities, none of them 0: logs that judge other policies well"
     compares: ClassVar[bool] = True
     takes_sparse: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_between("gamma", self.gamma, 0, 1e9)
-        super().__post_init__()
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         return Gumbel(np.log(inverse_gaps(self.index_at(belief, x), gamma=self.gamma)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, BetaLearner, check_between
+from rlrec.policy.beliefs.base import Belief, BetaLearner, bounded
 from rlrec.policy.beliefs.statistics import CONTEXT, SlotColumns
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class PlackettLuce(BetaLearner):
     """
 
     model: str = ARM
-    temperature: float = 1.0
-    ridge: float = 1.0
+    temperature: float = bounded(1.0, 1e-9, 1e9)
+    ridge: float = bounded(1.0, 1e-9, 1e9)
     design: Design = field(default=None, compare=False, repr=False)  # type: ignore[assignment]  # until it is needed
 
     purpose: ClassVar[str] = "slates or candidates by click rates, with closed-form propensities: no arm has 0"
@@ -44,11 +44,9 @@ class PlackettLuce(BetaLearner):
     uses_arm_features: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.model not in (ARM, FEATURES):
             raise InputError(f"model is {self.model!r}", hint=f"it is {ARM} or {FEATURES}")
-        check_between("temperature", self.temperature, 1e-9, 1e9)
-        check_between("ridge", self.ridge, 1e-9, 1e9)
-        super().__post_init__()
         if self.contextual:
             from rlrec.policy.contexts.contextual import Design
 

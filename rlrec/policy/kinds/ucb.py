@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlrec.policy.beliefs.base import Belief, Learner, check_between
+from rlrec.policy.beliefs.base import Belief, Learner, bounded
 from rlrec.policy.beliefs.reward import LIMIT
 
 if TYPE_CHECKING:
@@ -44,13 +44,9 @@ class Ucb(_Optimist):
     Source: Auer, Cesa-Bianchi and Fischer 2002, UCB1, for rewards in [0, 1].
     """
 
-    c: float = 1.4142135623730951
+    c: float = bounded(1.4142135623730951, 0, LIMIT)
 
     purpose: ClassVar[str] = "optimism without randomness; give it a floor, or its log judges nothing else"
-
-    def __post_init__(self) -> None:
-        check_between("c", self.c, 0, LIMIT)
-        super().__post_init__()
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         import numpy as np
