@@ -132,7 +132,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "app/setup/test_simulate.py": ["app/inputs/seeds"],
     "app/training/test_ascent.py": ["app/names", "app/training/holdout_value"],
     "app/training/test_blocks.py": ["app/training/array_file"],
-    "app/training/test_dataset.py": ["app/training/visit_index"],
     "app/training/test_lease.py": ["app/training/report"],
     "app/upkeep/test_doctor.py": [
         "app/audit/draws/arm_counts",

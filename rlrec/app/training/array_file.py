@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from math import prod
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,21 +26,40 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 _ROOM = "set TMPDIR to a folder with room: half a kB for each decision of the log"
 
 
-class ArrayFile:
+class _UnnamedFile:
+    """A file that ends with the process. Raises RlrecError where there is no folder, or no room, for it."""
+
+    def __init__(self) -> None:
+        try:
+            self._file = tempfile.TemporaryFile(prefix="rlrec-", buffering=0)  # noqa: SIM115 (closed by `close`)
+        except FileNotFoundError as error:
+            raise RlrecError("no temporary folder can be written to", hint=_ROOM) from error
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._file.close()
+
+    def _write(self, content: bytes) -> None:
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            raise RlrecError(f"cannot write to the temporary folder {folder}: {error.strerror}", hint=_ROOM) from error
+
+
+class ArrayFile(_UnnamedFile):
     """Numbered records, each of one or more groups of arrays. All groups have the same names, types and numbers of
     dimensions as the first."""
 
     def __init__(self) -> None:
-        self._file = _unnamed_file()
+        super().__init__()
         self._ends = array("q", [0])
         self._fields: list[tuple[str, np.dtype[Any], int]] = []
 
     def __len__(self) -> int:
         return len(self._ends) - 1
-
-    def close(self) -> None:
-        """Let the file go."""
-        self._file.close()
 
     def add(self, groups: Sequence[Arrays]) -> None:
         """Write one more record: the number of its groups, all shapes, then the arrays."""
@@ -51,7 +70,7 @@ class ArrayFile:
         arrays = [values for group in groups for values in group.values()]
         head = np.array([len(groups), *(length for values in arrays for length in values.shape)], np.int64)
         blocks = [values.tobytes().ljust(_round_up(values.nbytes), b"\0") for values in (head, *arrays)]
-        _write(self._file, b"".join(blocks))
+        self._write(b"".join(blocks))
         self._ends.append(self._ends[-1] + sum(map(len, blocks)))
 
     def read(self, number: int) -> list[dict[str, npt.NDArray[Any]]]:
@@ -77,55 +96,35 @@ class ArrayFile:
         return groups
 
 
-def _unnamed_file() -> IO[bytes]:
-    """A file that ends with the process. Raises RlrecError where there is no folder for it."""
-    try:
-        return tempfile.TemporaryFile(prefix="rlrec-", buffering=0)
-    except FileNotFoundError as error:
-        raise RlrecError("no temporary folder can be written to", hint=_ROOM) from error
-
-
-def _write(file: IO[bytes], content: bytes) -> None:
-    """Append all of it. Raises RlrecError where there is no room."""
-    left = memoryview(content)
-    try:
-        while left:
-            left = left[file.write(left) :]
-    except OSError as error:
-        folder = tempfile.gettempdir()
-        raise RlrecError(f"cannot write to the temporary folder {folder}: {error.strerror}", hint=_ROOM) from error
-
-
 def _round_up(length: int) -> int:
     return -(-length // ALIGNED) * ALIGNED
 
 
-class RowFile:
-    """Rows of several columns in a file without a name: appended, then gathered in any order."""
+class RowFile(_UnnamedFile):
+    """Rows of several columns in a file without a name: appended, then gathered in any order. All have the names, types
+    and widths of the first."""
 
-    def __init__(self, columns: Arrays) -> None:
-        """columns: of the names, types and widths that all rows have; their rows are not written."""
-        self._file = _unnamed_file()
-        self._dtype = np.dtype([(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
+    def __init__(self) -> None:
+        super().__init__()
+        self._dtype: np.dtype[Any] | None = None
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
-    def close(self) -> None:
-        """Let the file go."""
-        self._file.close()
-
     def append(self, columns: Arrays) -> None:
         """Write some more rows."""
+        if self._dtype is None:
+            self._dtype = np.dtype([(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
         rows = np.empty(len(next(iter(columns.values()))), self._dtype)
         for name, values in columns.items():
             rows[name] = values
-        _write(self._file, rows.tobytes())
+        self._write(rows.tobytes())
         self._length += len(rows)
 
     def gather(self, begins: Ids, lengths: Ids) -> dict[str, npt.NDArray[Any]]:
         """Runs of rows, end to end, column by column. They are read: a map would hold what lies around them too."""
+        assert self._dtype is not None
         file, size = self._file.fileno(), self._dtype.itemsize
         runs = zip((begins * size).tolist(), (lengths * size).tolist(), strict=True)
         rows = np.frombuffer(b"".join([os.pread(file, length, begin) for begin, length in runs]), self._dtype)

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from rlrec.app.evaluation.rows.fixed_loggers import LoggerFacts
 from rlrec.app.log.splits import TRAIN
 from rlrec.app.training.array_file import ArrayFile, RowFile
-from rlrec.app.training.visit_index import VisitIndex
 from rlrec.arrays import Array, Ids, Index, distinct, offsets
 from rlrec.ope.units.strata import NO_LOGGER, Stratum
 from rlrec.policy.contexts.features import Sparse
@@ -87,8 +86,7 @@ class VisitRows:
 
     def packed(self) -> Self:
         """The same rows as they are written."""
-        kinds = {**DECISION, **SLOT, **ARM}
-        columns: dict[str, Any] = {name: np.asarray(getattr(self, name), kind) for name, kind in kinds.items()}
+        columns: dict[str, Any] = _columns(self, {**DECISION, **SLOT, **ARM})
         return replace(self, **columns)
 
     @property
@@ -117,6 +115,7 @@ WORD = {"column": "i4", "value": "f4"}  # of sparse contexts, "words" a decision
 VISIT = {"name": "u8", "split": "i1", "cluster": "i8", "stratum": "i1", "length": "i4"}
 SETS = ("catalogue", "count", "eligible_arms")  # one an eligible set of a batch; then the arms of all of them
 FILES = ("decisions", "slots", "arms", "words")  # a visit has rows in each
+IN_MEMORY = ("name", "split", "cluster")  # of VISIT, until the visits are arranged
 
 
 class DatasetSplit:
@@ -160,6 +159,11 @@ class DatasetSplit:
         return VisitRows(eligible_sets=sets, words=words if len(words.column) else None, **columns)
 
 
+def _columns(rows: VisitRows | Sparse, types: Mapping[str, str]) -> dict[str, npt.NDArray[Any]]:
+    """Columns of rows in the types in which they are written."""
+    return {name: np.asarray(getattr(rows, name), dtype) for name, dtype in types.items()}
+
+
 def _words_of(columns: dict[str, Any]) -> Sparse:
     """The words of decisions, which are taken out of these columns."""
     words, column, value = (columns.pop(name) for name in ("words", *WORD))
@@ -175,9 +179,9 @@ class Dataset:
         self.met = LoggerFacts()
         self.splits: dict[int, DatasetSplit] = {}
         self._catalogues: dict[bytes, Catalogue] = {}
-        self._files: list[RowFile] = []
-        self._eligible, self._n_eligible = RowFile({"arm": np.empty(0, "i4")}), 0
-        self._index = VisitIndex()
+        self._files = {name: RowFile() for name in FILES}
+        self._index, self._eligible = RowFile(), RowFile()  # a row for each visit, and for each arm of an eligible set
+        self._visits = [{name: np.empty(0, VISIT[name]) for name in IN_MEMORY}]
         self._has_column = np.zeros(0, np.bool_)
 
     @property
@@ -187,38 +191,34 @@ class Dataset:
 
     def close(self) -> None:
         """Let the files go."""
-        self._index.close()
-        for file in (self._eligible, *self._files):
-            file.close()
+        self._close_files()
         for split in self.splits.values():
             split.close()
 
+    def _close_files(self) -> None:
+        for file in (self._index, self._eligible, *self._files.values()):
+            file.close()
+
     def add(self, rows: VisitRows) -> None:
         """Write some more visits."""
-        tables = [
-            {name: np.asarray(getattr(rows, name), dtype) for name, dtype in columns.items()}
-            for columns in (DECISION, SLOT, ARM)
-        ]
         words = rows.words or Sparse.nothing(len(rows.eligible))
-        n_words = np.diff(words.start)
-        tables[0]["words"] = n_words
-        tables.append({name: np.asarray(getattr(words, name), dtype) for name, dtype in WORD.items()})
         columns_taught = words.column[np.repeat(rows.split == TRAIN, rows.length)[words.row]]
         if len(columns_taught):
             width = max(len(self._has_column), int(columns_taught.max()) + 1)
             self._has_column = np.pad(self._has_column, (0, width - len(self._has_column)))
             self._has_column[columns_taught] = True
-        tables[0] |= self._write_sets(rows)
-        self._files = self._files or [RowFile(columns) for columns in tables]
+        n_words = np.diff(words.start)
+        decisions = _columns(rows, DECISION) | {"words": n_words} | self._write_sets(rows)
+        tables = decisions, _columns(rows, SLOT), _columns(rows, ARM), _columns(words, WORD)
         # where the rows of each visit begin in each file, and how many they are
-        index: dict[str, npt.NDArray[Any]] = {name: np.asarray(getattr(rows, name), VISIT[name]) for name in VISIT}
+        visits = _columns(rows, VISIT)
+        self._visits.append({name: visits[name] for name in IN_MEMORY})
         lengths = np.ones(len(rows.eligible), np.int64), rows.size, rows.remembered, n_words
-        for name, file, length in zip(FILES, self._files, lengths, strict=True):
+        for (name, file), columns, length in zip(self._files.items(), tables, lengths, strict=True):
             count = np.add.reduceat(length, rows.start[:-1])
-            index |= {f"{name}_begin": len(file) + np.cumsum(count) - count, f"{name}_count": count}
-        self._index.add(index)
-        for file, columns in zip(self._files, tables, strict=True):
+            visits |= {f"{name}_begin": len(file) + np.cumsum(count) - count, f"{name}_count": count}
             file.append(columns)
+        self._index.append(visits)
 
     def _write_sets(self, rows: VisitRows) -> dict[str, npt.NDArray[Any]]:
         """Write the eligible sets of some visits: the columns SET of their decisions."""
@@ -228,9 +228,8 @@ class Dataset:
         numbers = {digest: number for number, digest in enumerate(self._catalogues)}
         count = np.array([len(eligible.arms) for eligible in sets], np.int64)
         catalogue = [numbers[eligible.catalogue.digest] for eligible in sets]
-        self._eligible.append({"arm": np.concatenate([eligible.arms for eligible in sets])})
-        begin = self._n_eligible + np.cumsum(count) - count
-        self._n_eligible += int(count.sum())
+        begin = len(self._eligible) + np.cumsum(count) - count
+        self._eligible.append({"arm": np.concatenate([eligible.arms for eligible in sets]).astype("i4")})
         return {
             name: np.array(values, SET[name])[rows.eligible]
             for name, values in zip(SET, (catalogue, begin, count), strict=True)
@@ -238,7 +237,8 @@ class Dataset:
 
     def batch(self, max_visits: int) -> int:
         """Visits of a batch of those that teach: at most so many, and so few that their gradients can be compared."""
-        return max(1, min(max_visits, -(-self._index.count(TRAIN) // FOLDS)))
+        count = sum(int((visits["split"] == TRAIN).sum()) for visits in self._visits)
+        return max(1, min(max_visits, -(-count // FOLDS)))
 
     def arrange(self, sizes: Mapping[int, int], *, weighed: Ids | None = None) -> None:
         """Put all that was written into splits, those named, in batches of at most so many visits. weighed: the columns
@@ -248,20 +248,20 @@ class Dataset:
         fixed = [stratum for stratum in self.strata if stratum.logger is not None and self.met.is_fixed(stratum.logger)]
         index = {stratum: number for number, stratum in enumerate(fixed)}
         stratum_index = np.array([index.get(stratum, len(fixed)) for stratum in self.strata], np.int8)
-        for number, size in sizes.items():
-            cluster = self._index.column(number, "cluster")
-            split = self.splits[number] = DatasetSplit(catalogues, cluster, [*fixed, NO_LOGGER])
-            for visits in self._index.batches(number, size):
+        names, splits, clusters = (np.concatenate([visits[name] for visits in self._visits]) for name in IN_MEMORY)
+        for number, max_visits in sizes.items():
+            members = np.flatnonzero(splits == number)
+            members = members[np.argsort(names[members], kind="stable")]
+            split = self.splits[number] = DatasetSplit(catalogues, clusters[members], [*fixed, NO_LOGGER])
+            for batch in np.array_split(members, -(-len(members) // max_visits)) if len(members) else ():
+                visits = self._index.gather(batch, np.ones_like(batch))
                 columns = {name: visits[name] for name in VISIT} | {"stratum": stratum_index[visits["stratum"]]}
-                for name, file in zip(FILES, self._files, strict=True):
+                for name, file in self._files.items():
                     columns |= file.gather(visits[f"{name}_begin"], visits[f"{name}_count"])
                 words = _words_of(columns).select_columns(np.empty(0, np.int64) if weighed is None else weighed)
                 columns |= {"words": np.diff(words.start), "column": words.column, "value": words.value}
                 split.add(columns | self._read_sets(*(columns.pop(column) for column in SET)))
-        self._index.close()
-        for file in (self._eligible, *self._files):
-            file.close()
-        self._files = []
+        self._close_files()
 
     def _read_sets(self, catalogue: Ids, begin: Ids, count: Ids) -> dict[str, npt.NDArray[Any]]:
         """The eligible sets of some decisions by where each is written, in the order of their contents: the columns

@@ -226,7 +226,7 @@ def test_a_temporary_folder_without_room_is_named(spool: Dataset) -> None:
     assert "TMPDIR" in str(refused.value.hint)
 
 
-def test_no_temporary_folder_is_told(spool: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_temporary_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
     with pytest.raises(RlrecError, match="no temporary folder"):
-        spool.add(rows(9))
+        Dataset()
