@@ -210,7 +210,7 @@ def night(
     spool.arrange({TRAIN: spool.batch(options.batch), TUNE: VISITS, GATE: VISITS})
     values = fit_values(spool.splits[TRAIN], gamma=gamma, arms=arms)
     requests: dict[str, Any] = {"gamma": gamma, "values": values}
-    tune = HoldoutValue(spool.splits[TUNE], kind, start, most=CHOOSING, **requests)
+    tune = HoldoutValue(spool.splits[TUNE], kind, start, max_visits=CHOOSING, **requests)
     with closing(Trainer(spool.splits[TRAIN], kind, options, start)) as climber:
         climbed = climber.train(tune)
     requests["values"] = fit_values(spool.splits[GATE], gamma=gamma, arms=arms)  # cross-fitted, as the gate has it

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import isfinite
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from rlrec.app.log import lineage, maturity
 from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
 from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions, TrainingResult
-from rlrec.app.training.dataset import Dataset, DatasetSplit
+from rlrec.app.training.dataset import Dataset
 from rlrec.app.training.dataset_writer import DatasetWriter
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import TrainingLease
@@ -182,7 +183,7 @@ class _TrainingRun:
             if waiting := self.report.unused.waiting:
                 wait = f"{waiting:,} more count once they have ended and their reward windows are over"
                 reason = "; ".join([reason, ", ".join(filter(None, (wait, self.outlook)))])
-            return {**result(self.parent, self.live.number, new, NO_GATE, seed=self.seed), "why": reason}
+            return result(self.parent, self.live.number, new, NO_GATE, seed=self.seed, why=reason)
         # the ascent on the visits that teach, and the look of the gate
         self.arms = writer.arms
         start = reader.parameters_of(self.arms)
@@ -263,55 +264,42 @@ class _TrainingRun:
         return "serve sessions with `rlrec recommend`, or import a log of them"
 
     def _train(self, start: Parameters) -> TrainingResult:
-        train = self.dataset.splits[TRAIN]
-        self.values = fit_values(train, gamma=self.request.gamma, arms=len(self.arms))
-        self.request = replace(self.request, weights=self._weights(train, start))
+        splits, gamma = self.dataset.splits, self.request.gamma
+        values = fit_values(splits[TRAIN], gamma=gamma, arms=len(self.arms))
+        value = partial(HoldoutValue, policy=self.policy, reference=start, gamma=gamma, values=values)
+        self.request = replace(self.request, weights=self._weights(value, start))
         self.lease.renew()
-        with closing(Trainer(train, self.policy, self.request, start)) as trainer:
-            train.close()
+        with closing(Trainer(splits[TRAIN], self.policy, self.request, start)) as trainer:
+            splits[TRAIN].close()
             self.lease.renew()
-            tune = self._holdout(self.dataset.splits[TUNE], start, most=CHOOSING, by_position=trainer.by_position)
+            tune = None
+            if splits[TUNE].visits:
+                by_position, gate = trainer.by_position, self.report.gate
+                tune = value(splits[TUNE], max_visits=CHOOSING, gate_visits=gate, by_position=by_position)
             trained = trainer.train(tune, progress=self._epoch)
-        nearer = "" if trained.supported else self._nearer_start()
-        self.tune = TuneSplit(nearer=nearer) if tune is None else TuneSplit(tune.clusters, tune.wanted_ess, nearer)
+        self.tune = TuneSplit() if tune is None else TuneSplit(tune.clusters, tune.wanted_ess)
+        if not trained.supported:
+            with self.log_store.read() as unit:
+                counts = version_counts(unit, self._select(unit))
+                [served] = policies.by_id(unit, [max(counts, key=lambda version_id: counts[version_id])]).values()
+            self.tune = replace(self.tune, nearer=graduation.way_to_copy(served))
         return trained
 
-    def _nearer_start(self) -> str:
-        """A start from what served most of the log, and how."""
-        with self.log_store.read() as unit:
-            counts = version_counts(unit, self._select(unit))
-            served = policies.by_id(unit, counts)
-        return graduation.way_to_copy(served[max(counts, key=lambda version_id: counts[version_id])])
-
-    def _weights(self, train: DatasetSplit, start: Parameters) -> str:
-        """By what slates are weighed: as the request says, else by the first visits of the log."""
+    def _weights(self, value: Callable[..., HoldoutValue], start: Parameters) -> str:
+        """What slates are weighed by: as the request says, else by the first visits of the log."""
+        train, weights = self.dataset.splits[TRAIN], self.request.weights
         rows = next(train.batches())
         if self.request.top_k:
             return TOP_K
         if int(rows.size.max(initial=0)) < 2:
-            return SLATE if self.request.weights == AUTO else self.request.weights
-        value = HoldoutValue(train, self.policy, start, gamma=self.request.gamma, values=self.values, most=1)
-        clip = self.request.objective.clip
-        looked = PageWeights.of(rows, value.log_slates(rows, start), clip=clip)
-        if self.request.weights == SLOT and looked.unknown:
+            return SLATE if weights == AUTO else weights
+        log_joint = value(train, max_visits=1).log_slates(rows, start)
+        page_weights = PageWeights.from_visits(rows, log_joint, clip=self.request.objective.clip)
+        if weights == SLOT and page_weights.has_missing_propensities:
             raise InputError("some slots have no propensity given those above", hint="use --weights slate")
-        weights = looked.chosen if self.request.weights == AUTO else self.request.weights
-        self.progress(looked.sentence(weights))
+        weights = page_weights.auto_weights if weights == AUTO else weights
+        self.progress(page_weights.sentence(weights))
         return weights
-
-    def _holdout(self, split: DatasetSplit, reference: Parameters, **options: Any) -> HoldoutValue | None:
-        """The value on a split that does not teach; None where it is empty. options: of `HoldoutValue`"""
-        if not split.visits:
-            return None
-        return HoldoutValue(
-            split,
-            self.policy,
-            reference,
-            gamma=self.request.gamma,
-            values=self.values,
-            gate=self.report.gate,
-            **options,
-        )
 
     def _epoch(self, point: Epoch) -> None:
         self.lease.renew()
@@ -406,13 +394,11 @@ class _TrainingRun:
         if promoted:
             policies.promote(unit, policy.id, version_id=version_id, previous_id=head.live_id)
         settings.add_run(unit, "train-pg", {"policy": policy.name, "version": number}, {"promoted": promoted})
-        visits = self.report.visits
-        answer = result(self.parent, number, visits, gate, seed=self.seed, promoted=promoted, trained=trained)
-        answer["ess_wanted"], answer["weights"] = self.tune.wanted_ess, self.request.weights
-        answer["training"] = training
-        answer["passed_by"] = live_versions.lines(unit, policy.name) if promoted else []
-        if promote != "if-better":
-            answer["why"] = why_copy(trained, self.tune, parent=self.parent)
-        elif not promoted:
-            answer["why"] = why_not(gate, trained, same=same, tune=self.tune)
-        return answer
+        why = why_copy(trained, self.tune, parent=self.parent)
+        if promote == "if-better":
+            why = None if promoted else why_not(gate, trained, same=same, tune=self.tune)
+        return result(
+            self.parent, number, self.report.visits, gate, seed=self.seed, trained=trained, promoted=promoted, why=why,
+            ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,
+            passed_by=live_versions.lines(unit, policy.name) if promoted else [],
+        )  # fmt: skip

@@ -61,23 +61,25 @@ class HoldoutValue:
 
     def __init__(
         self, split: DatasetSplit, policy: Gradient, reference: Parameters, *, gamma: float, values: ReturnModel,
-        most: int | None = None, gate: int | None = None, by_position: Array | None = None,
+        max_visits: int | None = None, gate_visits: int | None = None, by_position: Array | None = None,
     ) -> None:  # fmt: skip
-        """reference: what others are compared with. most: the first visits alone, at most so many. gate: visits of the
-        gate that will judge after it; None: as many as these. by_position: mean rewards of positions where slots are
+        """reference: what others are compared with. max_visits: the first visits alone. gate_visits: those of the gate
+        that will judge after it; None: as many as these. by_position: mean rewards of positions where slots are
         judged by themselves."""
-        self.split, self.policy, self.reference, self.values, self.most = split, policy, reference, values, most
-        self.by_position = by_position
+        self.split, self.policy, self.reference, self.values = split, policy, reference, values
+        self.max_visits, self.by_position = max_visits, by_position
         estimators = ope.parse(ESTIMATOR).sessions
         self.fold = SessionFold(estimators=estimators, gamma=gamma, horizon=split.longest, spanning=split.spanning)
         self._reference_partials = self.partials(reference)
         if by_position is not None:
             self._slots_of_reference = self._slot_values(reference)
-            columns = [(rows.cluster, np.add.reduceat(rows.size, rows.start[:-1])) for rows in split.batches(most)]
+            columns = [
+                (rows.cluster, np.add.reduceat(rows.size, rows.start[:-1])) for rows in split.batches(max_visits)
+            ]
             clusters, self._slots = map(np.concatenate, zip(*columns, strict=True))
             self._cluster = np.unique(clusters, return_inverse=True)[1]
         visits = float(sum(partial.end.rows for partial in self._reference_partials.values()))
-        least = max(LEAST_ESS * visits / (gate or visits), SUPPORTED * visits)
+        least = max(LEAST_ESS * visits / (gate_visits or visits), SUPPORTED * visits)
         self.wanted_ess = least + CHANCE * sqrt(least)
         estimate = self._estimate(self._reference_partials)
         self.reference_ess, self.clusters = estimate.ess or 0.0, estimate.clusters
@@ -125,7 +127,7 @@ class HoldoutValue:
         """The sums of the visits of each logger."""
         strata = self.split.strata
         partials: ByStratum = {}
-        for rows in self.split.batches(self.most):
+        for rows in self.split.batches(self.max_visits):
             batch = self._batch(rows, parameters)
             for number, visits in members(rows.stratum, len(strata)):
                 stratum_batch = batch if visits is None else batch.take(visits)
@@ -157,24 +159,26 @@ class HoldoutValue:
             cases = np.arange(len(at))
             yield TargetSlates(rows=at, log_slate=log_shown.sum(axis=1), arms=block.arms, share=probability, case=cases)
 
-    def log_slates(self, rows: VisitRows, parameters: Parameters) -> Array:
-        """Log of the probability of the slates of some visits under the parameters, (n,)."""
+    def _log_slots(self, rows: VisitRows, parameters: Parameters) -> Array:
+        """Log of the probability of each slot that was shown, given those above, under the parameters."""
         log_slots = np.empty(len(rows.shown))
         for _ in self._distributions(rows, parameters, log_slots):
             pass
-        return np.add.reduceat(log_slots, rows.first[:-1])
+        return log_slots
+
+    def log_slates(self, rows: VisitRows, parameters: Parameters) -> Array:
+        """Log of the probability of the slates of some visits under the parameters, (n,)."""
+        return np.add.reduceat(self._log_slots(rows, parameters), rows.first[:-1])
 
     def _slot_values(self, parameters: Parameters) -> Array:
         """Sums over the slots of each visit of weight x (reward - mean of the position), (visits,)."""
         assert self.by_position is not None
         values = []
-        for rows in self.split.batches(self.most):
-            log_slots = np.empty(len(rows.shown))
-            for _ in self._distributions(rows, parameters, log_slots):
-                pass
+        for rows in self.split.batches(self.max_visits):
             position = np.arange(len(rows.shown)) - np.repeat(rows.first[:-1], rows.size)
             mean = self.by_position[np.minimum(position, len(self.by_position) - 1)]
-            weighed = np.exp(np.minimum(log_slots - rows.conditional, reinforce.HIGHEST)) * (rows.earned - mean)
+            log_ratio = self._log_slots(rows, parameters) - rows.conditional
+            weighed = np.exp(np.minimum(log_ratio, reinforce.HIGHEST)) * (rows.earned - mean)
             values.append(np.add.reduceat(weighed, rows.first[rows.start[:-1]]))
         return np.concatenate(values)
 
@@ -182,7 +186,7 @@ class HoldoutValue:
         """Effective visits that the log of the reference would have, by the divergence of every slot that the visits
         came to. Weights of what happened to be shown miss the rare slots that hold most of their variance."""
         visits, second_moment = 0, 0.0
-        for rows in self.split.batches(self.most):
+        for rows in self.split.batches(self.max_visits):
             growth = np.empty(len(rows.eligible))
             for block in self._portions(rows):
                 scores = self._score(parameters, block), self._score(self.reference, block)

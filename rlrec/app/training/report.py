@@ -54,21 +54,20 @@ def unused_sessions(report: WriteReport) -> str:
 
 
 def result(
-    parent: Version, version: int, sessions: int, gate: GateReport, *, seed: int, promoted: bool = False,
-    trained: TrainingResult | None = None,
+    parent: Version, version: int, sessions: int, gate: GateReport, *, seed: int, trained: TrainingResult | None = None,
+    **figures: Any,
 ) -> Result:  # fmt: skip
-    """The result of a run; trained: None where there was nothing new."""
+    """The result of a run; trained: None where there was nothing new; figures: further ones of `Result`."""
     best = None if trained is None else trained.best_epoch
     gain, lower, ess = (None, None, None) if best is None else (best.gain, best.lower, best.ess)
     fields = {
         **gate, "policy": parent.policy.name, "version": version, "parent": parent.number, "sessions": sessions,
-        "promoted": promoted, "reasons": gate["reasons"] or [], "gate_sessions": gate["sessions"],
-        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "ess_wanted": None, "weights": None,
-        "trained": trained is not None, "epochs": 0 if trained is None else len(trained.curve),
-        "best_epoch": None if trained is None else trained.best, "seed": seed, "why": None, "training": None,
-        "passed_by": [],
+        "promoted": False, "reasons": gate["reasons"] or [], "gate_sessions": gate["sessions"],
+        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "trained": trained is not None,
+        "epochs": 0 if trained is None else len(trained.curve), "best_epoch": None if trained is None else trained.best,
+        "seed": seed, "passed_by": [], **figures,
     }  # fmt: skip
-    return cast(Result, {name: fields[name] for name in Result.__annotations__ if name in fields})
+    return cast(Result, {name: fields.get(name) for name in Result.__annotations__ if name != "at"})
 
 
 @dataclass(frozen=True)

@@ -401,12 +401,15 @@ def test_a_session_whose_user_came_later_is_judged_in_no_split_but_the_users(sql
 
 @pytest.mark.parametrize(
     ("changed", "weights"),
-    [({}, "slate"), ({"effective": 0.4}, "slot"), ({"clipped": 0.1}, "slot"), ({"of_slots": 0.2}, "slot"),
-     ({"effective": 0.4, "positions": 1}, "slate"), ({"of_slots": 1.0, "unknown": True}, "slate")],
+    [({}, "slate"), ({"ess_share": 0.4}, "slot"), ({"clipped_share": 0.1}, "slot"), ({"earned_by_slots": 0.2}, "slot"),
+     ({"ess_share": 0.4, "max_positions": 1}, "slate"),
+     ({"earned_by_slots": 1.0, "has_missing_propensities": True}, "slate")],
 )  # fmt: skip
 def test_slots_are_weighed_where_they_earn_or_joint_weights_are_hopeless(changed: dict[str, Any], weights: str) -> None:
-    looked = PageWeights(effective=0.9, clipped=0.0, positions=5, unknown=False, of_slots=0.05)
-    assert replace(looked, **changed).chosen == weights
+    page_weights = PageWeights(
+        ess_share=0.9, clipped_share=0.0, max_positions=5, has_missing_propensities=False, earned_by_slots=0.05
+    )
+    assert replace(page_weights, **changed).auto_weights == weights
 
 
 @pytest.mark.slow
