@@ -61,7 +61,7 @@ def test_records_have_the_fields_in_order_of_the_columns() -> None:
 
 
 def test_the_reader_has_an_array_for_each_field_that_it_reads() -> None:
-    beside = {*reader.SESSIONS, "route_id", "subsampled", "recorded"}
+    beside = {*reader.PER_SESSION, "route_id", "subsampled", "recorded"}
     assert reader.COLUMNS.keys() - beside == array_names(DECISION) | array_names(SLOT)
     assert reader.EVENTS.keys() - {"age_us"} == array_names(EVENT)
 

@@ -14,7 +14,7 @@ from rlrec.app.imports.parquet_files import load_pyarrow, table
 from rlrec.arrays import Flags, Ids, offsets
 from rlrec.log_fields import ABSENT, DECISION, SLOT
 from rlrec.store.database.bulk import Columns
-from rlrec.store.log.reader import COLUMNS, ONCE
+from rlrec.store.log.reader import COLUMNS, PER_DECISION
 
 ROOM = 128_000_000  # bytes of columns that are held, of files that the next batch may read again
 SLOTS = {field.name for field in SLOT[1:]}
@@ -97,7 +97,7 @@ def _of_decision(name: str, stored: Any) -> npt.NDArray[Any]:
         routes = np.full(len(column), ABSENT)
         routes[_plain(column.value_parent_indices())] = _plain(column.flatten().field("route_id"))
         return routes
-    if name in ONCE:
+    if name in PER_DECISION:
         return np.array([value or b"" for value in column.to_pylist()], np.object_)
     return _array(name, column)
 

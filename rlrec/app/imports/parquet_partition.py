@@ -177,7 +177,7 @@ class FolderPartition(LogFolder):
     # -- batches --
 
     def batches(
-        self, selection: Selection, *, columns: Collection[str], wanted: Callable[[Ids], Ids] | None = None,
+        self, selection: Selection, *, columns: Collection[str], pick_contexts: Callable[[Ids], Ids] | None = None,
         visits: bool = False, keys: bool = False,
     ) -> Iterator[Batch]:  # fmt: skip
         """The batches of the selected log, as of `partitions.read`."""
@@ -187,7 +187,7 @@ class FolderPartition(LogFolder):
         ends, begin = np.r_[run_starts(sessions)[1:], len(rows)], 0
         while begin < len(rows):
             end = int(ends[min(int(np.searchsorted(ends, begin + self.batch)), len(ends) - 1)])
-            yield self._batch(rows[begin:end], columns, wanted, visits=visits, keys=keys)
+            yield self._batch(rows[begin:end], columns, pick_contexts, visits=visits, keys=keys)
             begin = end
 
     def _batch(

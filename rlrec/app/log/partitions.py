@@ -40,16 +40,18 @@ def buckets(slots: Columns) -> Ids:
 
 def read(
     unit: Unit, selection: Selection, number: int, *, columns: Collection[str],
-    wanted: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
+    pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
 ) -> Iterator[Iterable[Batch]]:  # fmt: skip
     """The batches of each partition of the selected log, whole sessions by their ids; each partition is read, as often
-    as is wanted (of a folder once), before the next one. wanted, visits, keys: as of `reader.batches`; contexts come
-    along where there is one partition alone."""
+    as is wanted (of a folder once), before the next one. pick_contexts, visits, keys: as of `reader.batches`; contexts
+    come along where there is one partition alone."""
     if unit.folder is not None:
-        yield unit.folder.batches(selection, columns=columns, wanted=wanted, visits=visits, keys=keys)
+        yield unit.folder.batches(selection, columns=columns, pick_contexts=pick_contexts, visits=visits, keys=keys)
         return
     if number == 1:
-        yield list(cut(reader.batches(unit, selection, columns=columns, wanted=wanted, visits=visits, keys=keys)))
+        yield list(
+            cut(reader.batches(unit, selection, columns=columns, pick_contexts=pick_contexts, visits=visits, keys=keys))
+        )
         return
     needed = {*columns, *PERSONS}
     with ExitStack() as stack:
@@ -57,7 +59,9 @@ def read(
         for batch in reader.batches(unit, selection, columns=needed, visits=visits, keys=keys):
             partition = buckets(batch.slots) % number
             for index in np.unique(partition).tolist():
-                pickle.dump(batch.of_rows(np.flatnonzero(partition == index)), files[index], pickle.HIGHEST_PROTOCOL)
+                pickle.dump(
+                    batch.select_rows(np.flatnonzero(partition == index)), files[index], pickle.HIGHEST_PROTOCOL
+                )
         for file in files:
             with closing(file):
                 yield _SpooledRows(file)
@@ -101,11 +105,11 @@ def cut(pieces: Iterable[Batch]) -> Iterator[Batch]:
                 left = None
             else:
                 end = int(ends[index])
-                waiting.append(left.of_rows(np.arange(end)))
-                left = left.of_rows(np.arange(end, len(left)))
+                waiting.append(left.select_rows(np.arange(end)))
+                left = left.select_rows(np.arange(end, len(left)))
                 count = BATCH
             if count >= BATCH:
-                batch, waiting, count = Batch.joined(waiting), [], 0
+                batch, waiting, count = Batch.concatenate(waiting), [], 0
                 yield batch
     if waiting:
-        yield Batch.joined(waiting)
+        yield Batch.concatenate(waiting)

@@ -17,10 +17,10 @@ from rlrec.store.database.folders import of_log
 from rlrec.store.database.unit import Unit, damaged
 
 BATCH = 50_000  # decisions in a batch, about
-_NONE = "2.0"  # stands for a missing probability, or its logarithm
-_EMPTY = ("x''", "''::bytea")  # no bytes, on SQLite and PostgreSQL
-# Decisions among which one is wanted: to read past up to so many costs less than an index, and than to look up events.
-SCANNED, NEAR = 12, 2
+_NO_PROBABILITY = "2.0"  # stands for a missing probability, or its logarithm
+_NO_BYTES = ("x''", "''::bytea")  # on SQLite and PostgreSQL
+# Ids for each decision of a range: to read past up to so many costs less than an index, and than to look up events.
+MAX_DECISION_SPREAD, MAX_EVENT_SPREAD = 12, 2
 _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
 _ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
 
@@ -34,7 +34,9 @@ def _arrays(table: str, fields: Iterable[LogField]) -> dict[str, tuple[type, str
 def _expression(table: str, field: LogField) -> str:
     if not field.optional:
         return f"{table}.{field.name}"
-    absent = "{empty}" if isinstance(field.absent, bytes) else _NONE if isnan(field.absent or 0) else field.absent
+    absent = (
+        "{empty}" if isinstance(field.absent, bytes) else _NO_PROBABILITY if isnan(field.absent or 0) else field.absent
+    )
     return f"coalesce({table}.{field.name}, {absent})"
 
 
@@ -54,14 +56,13 @@ COLUMNS: dict[str, tuple[type, str]] = {
     **_arrays("s", SLOT[1:]),
 }
 EVENTS: dict[str, tuple[type, str]] = {**_arrays("e", EVENT), "age_us": (np.int64, "e.at - d.at")}
-# Columns that audits alone read.
-_RARE = (
+_AUDIT_COLUMNS = (
     "session_digest", "user_digest", "created_at", "seed", "log_propensity", "rounded", "belief_ordinal",
     "catalogue_revision", "recorded", "history",
 )  # fmt: skip
-LOGGED = tuple(name for name in COLUMNS if name not in _RARE)
-SESSIONS = tuple(name for name, (_, text) in COLUMNS.items() if "v." in text)  # a session has them once
-ONCE = ("history",)  # a decision has it once, and it is too large to be read with each of its slots
+LOGGED = tuple(name for name in COLUMNS if name not in _AUDIT_COLUMNS)  # those that others read, too
+PER_SESSION = tuple(name for name, (_, text) in COLUMNS.items() if "v." in text)
+PER_DECISION = ("history",)  # too large to be read with each slot
 EVENT_COLUMNS = ("decision_id", "position", "kind", "value", "age_us")
 
 
@@ -85,7 +86,7 @@ class Selection:
         sets = {"policy_id": self.policy_ids, "version_id": self.version_ids, "variant_id": self.variant_ids}
         bounds = {"at >=": self.since, "at <": self.until, "id >=": self.first_id, "id <=": self.last_id}
         return [
-            *(f"d.{name} IN ({numbers(wanted)})" for name, wanted in sets.items() if wanted is not None),
+            *(f"d.{name} IN ({numbers(ids)})" for name, ids in sets.items() if ids is not None),
             *(f"d.{test} {int(limit)}" for test, limit in bounds.items() if limit is not None),
             *([] if self.imported is None else [f"d.imported = {int(self.imported)}"]),
             *([] if self.splits is None else [f"{_SPLIT} IN ({numbers(self.splits)})"]),
@@ -93,9 +94,9 @@ class Selection:
         ]
 
 
-def numbers(wanted: Collection[int]) -> str:
+def numbers(ids: Collection[int]) -> str:
     """A list for IN; where it is empty, one that holds for no row."""
-    return ", ".join(map(str, sorted(map(int, wanted)))) or "NULL"
+    return ", ".join(map(str, sorted(map(int, ids)))) or "NULL"
 
 
 def _find_rows(table: str, stored: Ids, ids: Ids) -> Index:
@@ -114,24 +115,24 @@ class ContextTexts:
     ids: Ids
     texts: Sequence[str]
 
-    def of(self, ids: Ids) -> Sequence[str]:
+    def select(self, ids: Ids) -> Sequence[str]:
         """The texts of some of these ids, ascending too."""
         if np.array_equal(ids, self.ids):
             return self.texts
         return [self.texts[index] for index in _find_rows("context", self.ids, ids).tolist()]
 
     @classmethod
-    def joined(cls, several: Sequence[ContextTexts]) -> ContextTexts:
-        """All of them, each once."""
-        ids, first = np.unique(np.concatenate([each.ids for each in several]), return_index=True)
-        texts = [text for each in several for text in each.texts]
+    def merge(cls, pieces: Sequence[ContextTexts]) -> ContextTexts:
+        """The contexts of all pieces, each once."""
+        ids, first = np.unique(np.concatenate([piece.ids for piece in pieces]), return_index=True)
+        texts = [text for piece in pieces for text in piece.texts]
         return cls(ids, [texts[index] for index in first.tolist()])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """slots: one row an impression; events: one row an event of these, position 0 for the page; contexts: the texts
-    that were wanted.
+    """The columns of some decisions. slots: one row an impression; events: one row an event of these, position 0 for
+    the page; contexts: the texts that were asked for.
     visits: of the sessions of the range (of any policy), by session_id and number: started_at, last_at, ended_at
     (ABSENT while it was not ended) and steps; keys: of each of these sessions, by session_id, its key and its user's
     (none: "")."""
@@ -145,7 +146,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.slots["decision_id"])
 
-    def of_rows(self, rows: Ids) -> Batch:
+    def select_rows(self, rows: Ids) -> Batch:
         """These rows, of whole decisions, with all that belongs to them."""
         if len(rows) == len(self):
             return self
@@ -158,58 +159,58 @@ class Batch:
         return replace(self, slots=slots, events=events, visits=visits, keys=keys)
 
     @classmethod
-    def joined(cls, batches: Sequence[Batch]) -> Batch:
+    def concatenate(cls, batches: Sequence[Batch]) -> Batch:
         """The rows of several batches, which share no session, as one."""
         if len(batches) == 1:
             return batches[0]
-        columns = {
-            name: _joined([getattr(batch, name) for batch in batches])
-            for name in ("slots", "events", "visits", "keys")
-            if getattr(batches[0], name) is not None
-        }
+        columns: dict[str, Columns] = {}
+        for name in ("slots", "events", "visits", "keys"):
+            tables = [getattr(batch, name) for batch in batches]
+            if tables[0] is not None:
+                columns[name] = {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
         texts = [batch.contexts for batch in batches if batch.contexts is not None]
-        return cls(**columns, contexts=ContextTexts.joined(texts) if len(texts) == len(batches) else None)
-
-
-def _joined(tables: Sequence[Columns]) -> Columns:
-    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        return cls(**columns, contexts=ContextTexts.merge(texts) if len(texts) == len(batches) else None)
 
 
 def batches(
     unit: Unit, selection: Selection, *, size: int = BATCH, columns: Collection[str] = LOGGED,
-    wanted: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
+    pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
     """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
     decision and position. Memory is bounded by two batches: one is read while another is worked on.
-    wanted: picks the context ids of a batch whose texts come with it; visits, keys: whether these come with it."""
-    needed = {*columns, "decision_id", "session_id", "position", *(["context_id"] if wanted else [])}
+    pick_contexts: says of which context ids of a batch the texts come with it; visits, keys: whether these do."""
+    needed = {*columns, "decision_id", "session_id", "position", *(["context_id"] if pick_contexts else [])}
     names = [name for name in COLUMNS if name in needed]
-    extra_queries = tuple(ask for ask, is_wanted in ((ask_visits, visits), (ask_keys, keys)) if is_wanted)
-    ranges_ahead = (_RangeQueries(unit, ids, selection.conditions(), names, extra_queries) for ids in _cuts(unit, size))
+    extra_queries = {**({"visits": ask_visits} if visits else {}), **({"keys": ask_keys} if keys else {})}
+    pending = (
+        _RangeQueries(unit, ids, selection.conditions(), names, extra_queries) for ids in _session_ranges(unit, size)
+    )
     last = int(unit.ask_value("SELECT coalesce(max(session_id), 1) FROM decision"))
-    ahead, read = next(ranges_ahead, None), 0
-    while ahead is not None:
-        batch = ahead.batch()
-        read += ahead.ids.decisions
-        unit.progress("decisions", read, ahead.ids.high / last)
-        contexts = PendingContexts(unit, wanted(batch.slots["context_id"])) if wanted and len(batch) else None
-        ahead = next(ranges_ahead, None)
+    queries, read = next(pending, None), 0
+    while queries is not None:
+        batch = queries.batch()
+        read += queries.ids.decisions
+        unit.progress("decisions", read, queries.ids.high / last)
+        contexts = None
+        if pick_contexts and len(batch):
+            contexts = PendingContexts(unit, pick_contexts(batch.slots["context_id"]))
+        queries = next(pending, None)
         if len(batch):
             yield replace(batch, contexts=None if contexts is None else contexts.texts())
 
 
-def _cuts(unit: Unit, size: int) -> Iterator[IdRange]:
-    ahead = "SELECT session_id, id FROM decision WHERE session_id > ? ORDER BY session_id LIMIT ?"
+def _session_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
+    next_decisions = "SELECT session_id, id FROM decision WHERE session_id > ? ORDER BY session_id LIMIT ?"
     low = 0
     while True:
         extent = f"{low}, max(session_id), min(id), max(id), count(*)"
-        (near,) = unit.records(IdRange, f"SELECT {extent} FROM ({ahead}) AS near", low, size)
-        if not near.decisions:
+        (ids,) = unit.records(IdRange, f"SELECT {extent} FROM ({next_decisions}) AS portion", low, size)
+        if not ids.decisions:
             return
         # Its last session may have further decisions, with other ids.
-        (session,) = unit.records(IdRange, f"SELECT {extent} FROM decision WHERE session_id = ?", near.high)
-        yield near._replace(first=min(near.first, session.first), last=max(near.last, session.last))
-        low = near.high
+        (session,) = unit.records(IdRange, f"SELECT {extent} FROM decision WHERE session_id = ?", ids.high)
+        yield ids._replace(first=min(ids.first, session.first), last=max(ids.last, session.last))
+        low = ids.high
 
 
 class IdRange(NamedTuple):
@@ -230,67 +231,71 @@ class _RangeQueries:
 
     def __init__(
         self, unit: Unit, ids: IdRange, conditions: Sequence[str], names: Sequence[str],
-        extra_queries: Collection[RangeQuery],
+        extra_queries: Mapping[str, RangeQuery],
     ) -> None:  # fmt: skip
         sessions = [f"d.session_id > {ids.low}", f"d.session_id <= {ids.high}"]
         between = [f">= {ids.first}", f"<= {ids.last}"]
         spread = (ids.last - ids.first) / ids.decisions
-        tests = [f"+{test}" for test in conditions]
-        self.ids, self._names = ids, names
-        slots = [name for name in names if name not in SESSIONS and name not in ONCE]
-        if spread < SCANNED:
-            inside = [*(f"d.id {end}" for end in between), *(f"+{test}" for test in sessions), *tests]
-            self._slots = ask_slots(unit, slots, inside, order="d.id, s.position")
+        self.ids, self._names, tests = ids, names, [f"+{test}" for test in conditions]
+        if spread < MAX_DECISION_SPREAD:
+            tests = [*(f"d.id {end}" for end in between), *(f"+{test}" for test in sessions), *tests]
+            order = "d.id, s.position"
         else:
-            inside = [*sessions, *tests]
-            self._slots = ask_slots(unit, slots, inside, order="d.session_id, d.id, s.position")
-        decided = list(inside)
-        if spread < NEAR:
-            inside += [f"e.decision_id {end}" for end in between]
-        first = "event e CROSS JOIN decision d" if spread < NEAR else "decision d CROSS JOIN event e"
-        self._events = ask_events(unit, EVENT_COLUMNS, inside, of=first)
-        self._sessions = ask_sessions(unit, [name for name in names if name in SESSIONS], ids.low, ids.high)
-        self._once = ask_once(unit, [name for name in names if name in ONCE], decided)
-        self._extra_queries = {ask: ask(unit, ids.low, ids.high) for ask in extra_queries}
+            tests, order = [*sessions, *tests], "d.session_id, d.id, s.position"
+        elsewhere = {*PER_SESSION, *PER_DECISION}
+        self._slots = ask_slots(unit, [name for name in names if name not in elsewhere], tests, order=order)
+        if spread < MAX_EVENT_SPREAD:
+            inside, tables = [*tests, *(f"e.decision_id {end}" for end in between)], "event e CROSS JOIN decision d"
+            self._events = ask_events(unit, EVENT_COLUMNS, inside, tables=tables)
+        else:
+            self._events = ask_events(unit, EVENT_COLUMNS, tests)
+        # by the column that says to which slots a row belongs
+        self._keyed_queries: dict[str, PendingQuery] = {}
+        if per_session := [name for name in names if name in PER_SESSION]:
+            # A session looked up for every slot costs a third of reading the slot.
+            columns = {"session_id": (np.int64, "v.id"), **{name: COLUMNS[name] for name in per_session}}
+            rows = f"session v WHERE v.id > {ids.low} AND v.id <= {ids.high} ORDER BY v.id"
+            self._keyed_queries["session_id"] = _ask(unit, columns, rows)
+        if per_decision := [name for name in names if name in PER_DECISION]:
+            self._keyed_queries["decision_id"] = ask_decisions(unit, per_decision, tests)
+        self._extra_queries = {name: ask(unit, ids.low, ids.high) for name, ask in extra_queries.items()}
 
     def batch(self) -> Batch:
         slots, events = read_slots(self._slots), self._events.columns()
         session = slots["session_id"]
         if (session[1:] < session[:-1]).any():
-            order = np.argsort(session, kind="stable")
-            slots = {name: column[order] for name, column in slots.items()}
-        for query, key, names in ((self._sessions, "session_id", SESSIONS), (self._once, "decision_id", ONCE)):
-            if query is not None:
-                columns = query.columns()
-                index = _find_rows(key.removesuffix("_id"), columns[key], slots[key])
-                slots |= {name: column[index] for name, column in columns.items() if name in names}
-        extra = {ask: query.columns() for ask, query in self._extra_queries.items()}
+            slots = take(slots, np.argsort(session, kind="stable"))
+        for key, query in self._keyed_queries.items():
+            columns = query.columns()
+            index = _find_rows(key.removesuffix("_id"), columns[key], slots[key])
+            slots |= {name: column[index] for name, column in columns.items() if name != key}
+        extra = {name: query.columns() for name, query in self._extra_queries.items()}
         slots = {name: slots[name] for name in self._names}
-        return Batch(slots=slots, events=events, visits=extra.get(ask_visits), keys=extra.get(ask_keys))
+        return Batch(slots=slots, events=events, visits=extra.get("visits"), keys=extra.get("keys"))
 
 
 def ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH) -> Iterator[Batch]:
     """The decisions that the store drew from a policy, by ranges of decision id: for beliefs, where sessions do not
     matter."""
-    for start, end in decisions(unit, policy_id, first=first, last=last, size=size):
-        batch = between(unit, policy_id, start, end, tests=["d.imported = 0"])
+    for start, end in id_ranges(unit, policy_id, first=first, last=last, size=size):
+        batch = read_range(unit, policy_id, start, end, tests=["d.imported = 0"])
         if len(batch):
             yield batch
 
 
-def decisions(unit: Unit, policy_id: int, *, first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
+def id_ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
     """Ranges of decision id, both ends included, that hold `size` decisions of the policy each."""
-    ahead = "SELECT id FROM decision WHERE policy_id = ? AND id >= ? AND id <= ? ORDER BY id LIMIT 1 OFFSET ?"
+    last_of_range = "SELECT id FROM decision WHERE policy_id = ? AND id >= ? AND id <= ? ORDER BY id LIMIT 1 OFFSET ?"
     begin, read = first, 0
     while first <= last:
-        end = unit.ask_value(ahead, policy_id, first, last, size - 1) or last
+        end = unit.ask_value(last_of_range, policy_id, first, last, size - 1) or last
         yield first, int(end)
         first, read = int(end) + 1, read + size
         if first <= last:  # the range held as many
             unit.progress("decisions", read, (first - begin) / (last - begin + 1))
 
 
-def between(
+def read_range(
     unit: Unit, policy_id: int, first: int, last: int, *, tests: Sequence[str] = (),
     slots: Sequence[str] = LOGGED, events: Sequence[str] = EVENT_COLUMNS,
 ) -> Batch:  # fmt: skip
@@ -302,34 +307,22 @@ def between(
 
 def ask_slots(unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: str) -> PendingQuery:
     """Some of COLUMNS for the slots of decisions `d` that pass all tests."""
-    session = " CROSS JOIN session v" if any(name in SESSIONS for name in names) else ""
-    joined = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
-    tables = f"decision d CROSS JOIN slot s{session} WHERE {' AND '.join(joined)} ORDER BY {order}"
+    session = " CROSS JOIN session v" if any(name in PER_SESSION for name in names) else ""
+    inside = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
+    tables = f"decision d CROSS JOIN slot s{session} WHERE {' AND '.join(inside)} ORDER BY {order}"
     return _ask(unit, {name: COLUMNS[name] for name in names}, tables)
 
 
-def ask_once(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> PendingQuery | None:
-    """The COLUMNS that a decision has once, of decisions `d` that pass all tests, in order of their ids; None where
-    none is wanted."""
-    if not names:
-        return None
-    wanted = {name: COLUMNS[name] for name in ("decision_id", *names)}
-    return _ask(unit, wanted, f"decision d WHERE {' AND '.join(tests)} ORDER BY d.id")
+def ask_decisions(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> PendingQuery:
+    """COLUMNS of decisions `d` that pass all tests, in order of their ids, which come along."""
+    columns = {name: COLUMNS[name] for name in ("decision_id", *names)}
+    return _ask(unit, columns, f"decision d WHERE {' AND '.join(tests)} ORDER BY d.id")
 
 
-def _ask(unit: Unit, wanted: Mapping[str, tuple[type, str]], tables: str) -> PendingQuery:
+def _ask(unit: Unit, columns: Mapping[str, tuple[type, str]], tables: str) -> PendingQuery:
     """The query of columns, as in COLUMNS, from tables."""
-    listed = ", ".join(text for _, text in wanted.values()).replace("{empty}", _EMPTY[unit.postgres])
-    return PendingQuery(unit, f"SELECT {listed} FROM {tables}", {name: kind for name, (kind, _) in wanted.items()})
-
-
-def ask_sessions(unit: Unit, names: Sequence[str], low: int, high: int) -> PendingQuery | None:
-    """The COLUMNS of sessions above `low` up to `high`, in order of their ids; None where none is wanted.
-    Read once a session: a session looked up for every slot costs a third of reading the slot."""
-    if not names:
-        return None
-    wanted = {"session_id": (np.int64, "v.id")} | {name: COLUMNS[name] for name in names}
-    return _ask(unit, wanted, f"session v WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id")
+    texts = ", ".join(text for _, text in columns.values()).replace("{empty}", _NO_BYTES[unit.postgres])
+    return PendingQuery(unit, f"SELECT {texts} FROM {tables}", {name: kind for name, (kind, _) in columns.items()})
 
 
 RangeQuery = Callable[[Unit, int, int], PendingQuery]
@@ -337,28 +330,25 @@ RangeQuery = Callable[[Unit, int, int], PendingQuery]
 
 def ask_visits(unit: Unit, low: int, high: int) -> PendingQuery:
     """The visits of sessions above `low` up to `high`."""
-    types = dict.fromkeys(("session_id", "number", "started_at", "last_at", "ended_at", "steps"), np.int64)
-    text = (
-        f"SELECT session_id, number, started_at, last_at, coalesce(ended_at, {ABSENT}), steps FROM visit"
-        f" WHERE session_id > {low} AND session_id <= {high} ORDER BY session_id, number"
-    )
-    return PendingQuery(unit, text, types)
+    columns = {
+        name: (np.int64, name) for name in ("session_id", "number", "started_at", "last_at", "ended_at", "steps")
+    }
+    columns["ended_at"] = (np.int64, f"coalesce(ended_at, {ABSENT})")
+    return _ask(unit, columns, f"visit WHERE session_id > {low} AND session_id <= {high} ORDER BY session_id, number")
 
 
 def ask_keys(unit: Unit, low: int, high: int) -> PendingQuery:
     """The keys of sessions above `low` up to `high`, and those of their users."""
-    text = (
-        "SELECT v.id, v.key, coalesce(u.key, '') FROM session v LEFT JOIN users u ON u.id = v.user_id"
-        f" WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id"
-    )
-    return PendingQuery(unit, text, {"session_id": np.int64, "key": object, "user": object})
+    columns = {"session_id": (np.int64, "v.id"), "key": (object, "v.key"), "user": (object, "coalesce(u.key, '')")}
+    tables = "session v LEFT JOIN users u ON u.id = v.user_id"
+    return _ask(unit, columns, f"{tables} WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id")
 
 
 def ask_events(
-    unit: Unit, names: Sequence[str], tests: Sequence[str], *, of: str = "decision d CROSS JOIN event e"
+    unit: Unit, names: Sequence[str], tests: Sequence[str], *, tables: str = "decision d CROSS JOIN event e"
 ) -> PendingQuery:
-    """Some of EVENTS for the events of decisions `d` that pass all tests. of: the tables in order of the loops."""
-    tables = f"{of} WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
+    """Some of EVENTS for the events of decisions `d` that pass all tests. tables: in order of the loops."""
+    tables = f"{tables} WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
     if unit.postgres:  # SQLite has them in order of their numbers, in which values are added up
         tables += " ORDER BY e.decision_id, e.number"
     return _ask(unit, {name: EVENTS[name] for name in names}, tables)
@@ -378,8 +368,8 @@ class PendingContexts:
         if not len(ids):
             return
         first, last = int(ids[0]), int(ids[-1])
-        near = last - first < 2 * len(ids)
-        test = f"id >= {first} AND id <= {last}" if near else f"id IN ({numbers(ids.tolist())})"
+        is_dense = last - first < 2 * len(ids)
+        test = f"id >= {first} AND id <= {last}" if is_dense else f"id IN ({numbers(ids.tolist())})"
         text = f"SELECT id, body FROM context WHERE {test} ORDER BY id"
         self._query = PendingQuery(unit, text, {"id": np.int64, "body": object})
 
@@ -388,7 +378,7 @@ class PendingContexts:
             return ContextTexts(self._ids, ())
         columns = self._query.columns()
         stored = ContextTexts(columns["id"], columns["body"].tolist())
-        return ContextTexts(self._ids, stored.of(self._ids))
+        return ContextTexts(self._ids, stored.select(self._ids))
 
 
 def read_slots(query: PendingQuery) -> Columns:

@@ -38,8 +38,8 @@ def ranges(unit: Unit, policy_id: int, *, first: int = 1, size: int = BATCH) -> 
     """Every decision of a policy from id `first` on, imported ones too, in ranges of decision id: rows by decision and
     position."""
     newest = reader.last_id(unit, policy_id)
-    for start, last in reader.decisions(unit, policy_id, first=first, last=newest, size=size):
-        yield reader.between(unit, policy_id, start, last, slots=_SLOTS, events=_EVENTS)
+    for start, last in reader.id_ranges(unit, policy_id, first=first, last=newest, size=size):
+        yield reader.read_range(unit, policy_id, start, last, slots=_SLOTS, events=_EVENTS)
 
 
 def slots_of(unit: Unit, decision_ids: Sequence[int]) -> Columns:
@@ -56,9 +56,7 @@ def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
     """The visits of some decisions (ascending) as these saw them, by id: step, recorded, history (see
     `reader.COLUMNS`)."""
     inside = [f"d.id IN ({reader.numbers(decision_ids)})"]
-    query = reader.ask_once(unit, ("step", "recorded", "history"), inside)
-    assert query is not None
-    return query.columns()
+    return reader.ask_decisions(unit, ("step", "recorded", "history"), inside).columns()
 
 
 def drawn_ids(unit: Unit) -> Iterator[npt.NDArray[np.int64]]:

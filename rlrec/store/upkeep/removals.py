@@ -86,7 +86,7 @@ def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator
     for portion in slices(decision_ids, PORTION):
         inside = [f"d.id IN ({reader.numbers(portion)})"]
         events = tuple(reader.EVENTS)
-        yield reader.between(unit, policy_id, portion[0], portion[-1], tests=inside, events=events)
+        yield reader.read_range(unit, policy_id, portion[0], portion[-1], tests=inside, events=events)
 
 
 def delete_decisions(unit: Unit, decision_ids: Sequence[int]) -> None:

@@ -261,7 +261,7 @@ def test_ranges_of_decisions_say_how_many_were_read(store: Store) -> None:
     run("simulate", "bernoulli", "--policy", "s", "--sessions", 25)
     with store.read() as unit:
         unit.progress = lambda *call: calls.append(call)
-        ranges = list(reader.decisions(unit, 1, first=1, last=25, size=10))
+        ranges = list(reader.id_ranges(unit, 1, first=1, last=25, size=10))
     assert ranges == [(1, 10), (11, 20), (21, 25)]
     assert calls == [("decisions", 10, 0.4), ("decisions", 20, 0.8)]
 

@@ -109,7 +109,7 @@ class LogReader:
         next one."""
         needed, selection = {*reading.columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
         return partitions.read(
-            self.unit, selection, self.evaluation.partitions, columns=needed, wanted=self.contexts.unread,
+            self.unit, selection, self.evaluation.partitions, columns=needed, pick_contexts=self.contexts.unread,
             visits=reading.visits, keys=reading.keys or selection.splits is not None,
         )  # fmt: skip
 
@@ -137,7 +137,7 @@ class LogReader:
             return batch
         stays = np.isin(owner_splits(settings.get(self.unit).split_salt, batch.keys), list(splits))
         moved = batch.keys["session_id"][~stays]
-        return batch.of_rows(np.flatnonzero(~np.isin(batch.slots["session_id"], moved)))
+        return batch.select_rows(np.flatnonzero(~np.isin(batch.slots["session_id"], moved)))
 
     def _portions(self, batch: Batch, marginals: int) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
         """Whole sessions of a batch, few enough for the arms of their eligible sets and so many marginals a slot to be
@@ -155,7 +155,7 @@ class LogReader:
         filled = np.cumsum(cells)[starts] // CELLS
         cuts = [*starts[run_starts(filled)].tolist(), len(sets)]
         for start, end in pairwise(cuts):
-            portion = batch.of_rows(np.arange(start, end))
+            portion = batch.select_rows(np.arange(start, end))
             yield portion, self._eligible_sets(set(portion.slots["eligible_id"].tolist()))
 
     def _logged(

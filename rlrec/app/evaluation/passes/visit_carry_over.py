@@ -38,7 +38,7 @@ def collect(reader: LogReader, rewards: Mapping[int, Reward]) -> Mapping[int, Vi
     evaluation = reader.evaluation
     max_partitions = max(1, MAX_DECISIONS * evaluation.partitions // max(1, evaluation.extent.decisions))
     batches = list(reader.clone().batches(_READING)) if reader.number < max_partitions else []
-    return _sums(reader.unit, Batch.joined(batches), rewards, evaluation) if batches else {}
+    return _sums(reader.unit, Batch.concatenate(batches), rewards, evaluation) if batches else {}
 
 
 def _sums(

@@ -105,7 +105,7 @@ class ContextCache:
         missing = self._missing(ids, needed)
         if read is None or needed > self.fields:
             read = reader.context_texts(self.unit, missing)
-        fresh, sparse = self._read(missing, read.of(missing), needed)
+        fresh, sparse = self._read(missing, read.select(missing), needed)
         feature_rows = self._features.gather(ids, missing, sparse) if self.encode else []
         values = self._values_of_fields(ids, fresh)
         return ContextTable(len(ids), values, frozenset(self._names), feature_rows), code
