@@ -286,7 +286,7 @@ class _TrainingRun:
         return trained
 
     def _weights(self, value: Callable[..., HoldoutValue], start: Parameters) -> str:
-        """What slates are weighed by: as the request says, else by the first visits of the log."""
+        """The weights of slates: as the request says, else by the first visits of the log."""
         train, weights = self.dataset.splits[TRAIN], self.request.weights
         rows = next(train.batches())
         if self.request.top_k:
