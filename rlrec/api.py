@@ -151,7 +151,7 @@ class Estimates(list["EstimateRow"]):
         """The table of `rlrec evaluate`."""
         from rlrec.cli.commands.judging import evaluate
         from rlrec.cli.output import tables
-        from rlrec.cli.text.views import Screen
+        from rlrec.cli.text.text import Screen
 
         return tables.view(evaluate.view(self.to_json(), self[0].by, self.notes), Screen()) if self else "[]"
 

@@ -1,4 +1,4 @@
-"""The program: options before the command, and the list of commands, each imported when it is asked for."""
+"""The program: options before the command, and the group of all commands."""
 
 from __future__ import annotations
 
@@ -7,97 +7,19 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import import_module
 from mmap import mmap
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import click
 
 from rlrec import __version__, times
+from rlrec.cli.commands import COMMANDS, load_command
 from rlrec.cli.output.output import discard_unwritten, flush
 from rlrec.cli.program import signals
 from rlrec.cli.program.shared import CommandGroup, Settings, notice
+from rlrec.cli.text.text import terminal_columns
 from rlrec.cli.text.values import CLOCK, DURATION
-from rlrec.cli.text.views import terminal_columns
 from rlrec.errors import OUT_OF_MEMORY, InputError
-
-# name: (module:attribute, its one-line help without the final stop). The help lists them in this order.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "init": ("rlrec.cli.commands.setup.init:init", "Create the store, or bring it up to date"),
-    "status": (
-        "rlrec.cli.commands.judging.status:status",
-        "Show what a store holds, what its policies do, and what waits",
-    ),
-    "arm": ("rlrec.cli.commands.setup.arm:arm", "Add, list, retire and restore arms"),
-    "reward": ("rlrec.cli.commands.setup.reward:reward", "Define and list rewards"),
-    "policy": (
-        "rlrec.cli.commands.policies.policy:policy",
-        "Create policies, look into them, freeze and promote versions",
-    ),
-    "route": (
-        "rlrec.cli.commands.experiments.route:route",
-        "Give a policy a name for callers; switch, roll back",
-    ),
-    "recommend": (
-        "rlrec.cli.commands.requests.recommend:recommend",
-        "Draw a slate and log it with its exact propensities",
-    ),
-    "feedback": ("rlrec.cli.commands.requests.feedback:feedback", "Record what the user did after a decision"),
-    "pipe": ("rlrec.cli.commands.requests.pipe:pipe", "Answer requests and feedback in one warm process"),
-    "serve": ("rlrec.cli.doors.serve:serve", "Answer the lines of `pipe` to many clients over HTTP"),
-    "settle": (
-        "rlrec.cli.commands.requests.settle:settle",
-        "Learn from slots of `settled` rewards whose window is over",
-    ),
-    "session": ("rlrec.cli.commands.requests.session:session", "List sessions, show one as a timeline, end a visit"),
-    "decision": ("rlrec.cli.commands.requests.decision:decision", "Show how one decision's probabilities arose"),
-    "position": ("rlrec.cli.commands.judging.position:position", "Estimate how likely each position is examined"),
-    "train-pg": (
-        "rlrec.cli.commands.policies.train_pg:train_pg",
-        "Train a policy gradient on logged sessions, and judge it",
-    ),
-    "evaluate": (
-        "rlrec.cli.commands.judging.evaluate:evaluate",
-        "Estimate from the log what policies would have earned",
-    ),
-    "experiment": (
-        "rlrec.cli.commands.experiments.experiment:experiment",
-        "Split users or sessions between policies, and compare them",
-    ),
-    "outcomes": (
-        "rlrec.cli.commands.judging.outcomes:outcomes",
-        "Show visits, returns and rewards per user, and compare groups",
-    ),
-    "import-log": (
-        "rlrec.cli.commands.upkeep.import_log:import_log",
-        "Take in logs from elsewhere, to estimate on and to learn from",
-    ),
-    "export-log": ("rlrec.cli.commands.upkeep.export_log:export_log", "Write the log, one decision a line"),
-    "simulate": (
-        "rlrec.cli.commands.setup.simulate:simulate",
-        "Serve a simulated audience whose best arm or policy is known",
-    ),
-    "exposure": (
-        "rlrec.cli.commands.judging.exposure:exposure",
-        "Show how much of the log each arm had, and how evenly",
-    ),
-    "exploration": (
-        "rlrec.cli.commands.judging.exploration:exploration",
-        "Show what exploration costs, and what it earns",
-    ),
-    "report": (
-        "rlrec.cli.commands.judging.report:report",
-        "Write a page about the store, with figures, to show to others",
-    ),
-    "doctor": (
-        "rlrec.cli.commands.upkeep.doctor:doctor",
-        "Audit the store: beliefs, propensities, draws, references, time",
-    ),
-    "db": ("rlrec.cli.commands.upkeep.db:db", "Forget a user, prune old decisions, back up and copy the store"),
-    "config": ("rlrec.cli.commands.setup.config:config", "Show the defaults of options, and where they come from"),
-    "demo": ("rlrec.cli.commands.setup.demo:demo", "Show the whole loop on a real log, in under a minute"),
-    "help": ("rlrec.cli.commands.setup.help:show_help", "Show a page of the manual, or the help of a command"),
-}
 
 CONFIG = "rlrec.toml"
 HELP = {"-h", "--help"}
@@ -129,8 +51,7 @@ class Program(CommandGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command = cast(click.Command, getattr(import_module(module), attribute))
+        command = load_command(cmd_name)
         _name_variables(command, f"RLREC_{cmd_name}")
         if (config := ctx.ensure_object(Settings).config) is not None:
             ctx.default_map = {**(ctx.default_map or {}), cmd_name: config.of_command(command, cmd_name)}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rlrec.cli import COMMANDS
+from rlrec.cli.commands import COMMANDS
 from rlrec.cli.commands.setup import help as manual
 from tests.conftest import Run, _create
 from tests.docs import pages

@@ -59,9 +59,7 @@ STUCK_S = 5.0  # on one group, after which /healthz says that the store is busy
 @drawing
 @dry_run_option
 def serve(store: Store, show: Show, address: str, allow_remote: bool, dry_run: bool) -> None:
-    """Answer the lines of `pipe` to many clients over HTTP.
-
-    POST lines to /pipe; the answer has a line for each. All clients' lines share groups, each of which is one
+    """POST lines to /pipe; the answer has a line for each. All clients' lines share groups, each of which is one
     transaction. GET /healthz says whether the store answers. SIGTERM ends the server once what has arrived is answered.
     There is no password: whoever reaches the address can write to the store.
 

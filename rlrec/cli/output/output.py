@@ -20,8 +20,8 @@ from typing import Any, TextIO
 
 import click
 
-from rlrec.cli.text.views import Screen
-from rlrec.cli.text.views import View as View
+from rlrec.cli.text.text import Screen
+from rlrec.cli.text.text import View as View
 
 FORMATS = ("table", "json", "ndjson", "csv")
 PAUSE_S = 0.2

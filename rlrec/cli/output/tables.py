@@ -10,8 +10,7 @@ from typing import Any
 
 from rlrec.cli.output.cells import FILLER, Column, cell
 from rlrec.cli.output.plain import dumps, mapping, single
-from rlrec.cli.text.text import printable
-from rlrec.cli.text.views import Screen, View
+from rlrec.cli.text.text import Screen, View, printable
 
 
 def _csv_cell(value: Any) -> Any:

@@ -10,8 +10,7 @@ from itertools import chain
 from typing import Any
 
 from rlrec.cli.output.cells import FILLER, Column, Figures, is_number, text_width
-from rlrec.cli.text.text import printable
-from rlrec.cli.text.views import Screen, View
+from rlrec.cli.text.text import Screen, View, printable
 
 GAP = "  "
 ELLIPSIS = "..."

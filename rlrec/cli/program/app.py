@@ -1,11 +1,11 @@
-"""The use cases, each imported when a command asks for it: `app.policy.create` is that of
-`rlrec.app.policies.policy`; and the
-figures."""
+"""The use cases, each imported when a command asks for it: `app.policy.create` is that of `rlrec.app.policies.policy`;
+and the figures."""
 
 # mypy: implicit-reexport
 # ruff: noqa: F401 (imports for the type checker, which does not see what __getattr__ does)
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -20,19 +20,15 @@ if TYPE_CHECKING:
     from rlrec.app.upkeep import db_copy, db_forget, db_prune, doctor, export_log, import_log
     from rlrec.report import curves, figures
 
-
-_MODULES = {
-    "rlrec.app": "names",
-    "rlrec.app.experiments": "compare experiment route shadow",
-    "rlrec.app.judging": "delays evaluate exploration exposure outcomes positions report status",
-    "rlrec.app.policies": "policy policy_beliefs rebuild train versions",
-    "rlrec.app.requests": "decision feedback recommend session settle",
-    "rlrec.app.setup": "arm demo init reward simulate study",
-    "rlrec.app.upkeep": "db_copy db_forget db_prune doctor export_log import_log",
-    "rlrec.report": "curves figures",
-}
-_PACKAGES = {name: package for package, names in _MODULES.items() for name in names.split()}
+PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+ROOMS = (
+    "app.requests", "app.setup", "app.policies", "app.experiments", "app.judging", "app.upkeep", "app", "report",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> ModuleType:
-    return import_module(f"{_PACKAGES[name]}.{name}")
+    for room in ROOMS:
+        if os.path.exists(os.path.join(PACKAGE, *room.split("."), f"{name}.py")):
+            module = globals()[name] = import_module(f"rlrec.{room}.{name}")
+            return module
+    raise AttributeError(f"no use case {name}")

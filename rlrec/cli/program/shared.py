@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output.output import FORMATS, Show
-from rlrec.cli.text.text import clipped, printable
+from rlrec.cli.text.text import Screen, clipped, printable
 from rlrec.cli.text.values import masked, passwords, recoded, without
-from rlrec.cli.text.views import Screen
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:

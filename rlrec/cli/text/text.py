@@ -1,6 +1,12 @@
-"""Text on one printable line, and whether a database takes it."""
+"""Text on one printable line, and whether a database takes it; tables before they are laid out, and the terminal that
+they are laid out for."""
 
 from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TextIO
 
 LARGEST = 2**63 - 1
 KEY_LENGTH = 200
@@ -41,3 +47,50 @@ def key_problem(text: str) -> str | None:
     if not 1 <= len(text) <= KEY_LENGTH:
         return f"a key has 1 to {KEY_LENGTH} characters, '{truncate(text, 20)}' has {len(text)}"
     return None
+
+
+# -- tables --
+
+
+class View(NamedTuple):
+    """A table for people before it is laid out: rows of raw values under their headers, lines and tables above it and
+    below. drop: the headers of columns that a narrow terminal leaves out, the first one first; fixed: on a terminal
+    all numbers of a column have the same decimals."""
+
+    headers: Sequence[str]
+    rows: Iterable[Sequence[Any]]
+    title: Sequence[str | View] = ()
+    notes: Sequence[str | View] = ()
+    drop: Sequence[str] = ()
+    fixed: bool = False
+
+    @classmethod
+    def of(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], **more: Any) -> View:
+        """The values that records have in these columns, which are the headers; more: the other fields."""
+        return cls(columns, [[record[column] for column in columns] for record in records], **more)
+
+
+class Screen(NamedTuple):
+    """Where a table is shown. width: of the terminal, None in a pipe or a file; colour: whether verdicts have one."""
+
+    width: int | None = None
+    colour: bool = False
+
+    @classmethod
+    def of(cls, stream: TextIO | None, *, plain: bool = False) -> Screen:
+        """The terminal that a stream is, as COLUMNS, NO_COLOR, FORCE_COLOR and TERM say. plain: without colour."""
+        terminal, env = stream is not None and stream.isatty(), os.environ
+        forced = env.get("FORCE_COLOR", "0") not in ("", "0")
+        off = plain or env.get("NO_COLOR") or (env.get("TERM") == "dumb" and not forced)
+        return cls(terminal_columns() if terminal else None, (terminal or forced) and not off)
+
+
+def terminal_columns() -> int:
+    """Columns of the terminal, by COLUMNS or its own, else 80. `shutil` says the same, and loads all of compression."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
+    except (AttributeError, ValueError, OSError):
+        return 80

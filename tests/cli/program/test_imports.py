@@ -36,7 +36,6 @@ BARE = {
             "text",
             "text.text",
             "text.values",
-            "text.views",
         ]
     ),
 }

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from rlrec import __version__, cli
+from rlrec.cli.commands import COMMANDS
 from rlrec.cli.commands.setup import help as manual
 from rlrec.cli.program.inputs import Lines, input_option, lines_input, refusing
 from rlrec.cli.program.shared import CommandGroup, notice, printed, settings, stored
@@ -129,7 +130,9 @@ PROBES = [echo, many, fail, peek, load, answer, wait, thing]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The program with the commands above: arguments in, the finished command out."""
-    monkeypatch.setattr(cli, "COMMANDS", {c.name: (f"{__name__}:{c.name}", c.get_short_help_str(200)) for c in PROBES})
+    probes = {command.name: command for command in PROBES}
+    monkeypatch.setattr(cli, "COMMANDS", {name: ("", probe.get_short_help_str(200)) for name, probe in probes.items()})
+    monkeypatch.setattr(cli, "load_command", probes.__getitem__)
 
     def invoke(*args: Any, stdin: Any = None, **env: Any) -> Any:
         runner = CliRunner(env={"RLREC_DB": None, **env}, **APART)
@@ -140,7 +143,9 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 SCRIPT = """
 from tests.cli.program.test_program import PROBES, cli
-cli.COMMANDS.update({command.name: (f"tests.cli.program.test_program:{command.name}", "") for command in PROBES})
+probes = {command.name: command for command in PROBES}
+cli.COMMANDS.update(dict.fromkeys(probes, ("", "")))
+cli.load_command = probes.__getitem__
 cli.main()
 """
 
@@ -156,10 +161,11 @@ def process(*args: Any, env: Any = (), stdin: Any = None, stdout: Any = subproce
 # -- help --
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
     command = cli.program.get_command(click.Context(cli.program), name)
-    assert command.get_short_help_str(200).rstrip(".") == cli.COMMANDS[name][1]
+    assert command.name == name
+    assert command.get_short_help_str(200).rstrip(".") == COMMANDS[name][1]
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -196,7 +202,7 @@ def test_where_options_have_groups_each_is_in_one() -> None:
 
 @pytest.mark.slow
 def test_short_help_names_the_page_of_its_command() -> None:
-    pages = {page.topic for page in manual.pages()} & cli.COMMANDS.keys()
+    pages = {page.topic for page in manual.pages()} & COMMANDS.keys()
     for name in pages:
         command = cli.program.get_command(click.Context(cli.program), name)
         assert command is not None
@@ -213,7 +219,7 @@ def test_help_is_there_at_every_level(run: Run, command: Sequence[str], flag: An
 
 
 def test_help_of_the_program_imports_no_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "COMMANDS", {"ghost": ("no.such.module:ghost", "Not there")})
+    monkeypatch.setattr(cli, "COMMANDS", {"ghost": ("no_such_room", "Not there")})
     assert "ghost  Not there" in run("--help").stdout
 
 
@@ -449,8 +455,8 @@ def test_refusing_alone_hands_over_what_takes_bad_lines(run: Run, monkeypatch: p
         refusals.reading("log.csv")
         refusals.refuse(InputError("no propensity", line=9), b"a,b")
 
-    monkeypatch.setattr(sys.modules[__name__], "check", check, raising=False)
-    cli.COMMANDS["check"] = (f"{__name__}:check", "Check")
+    monkeypatch.setattr(cli, "COMMANDS", {"check": ("", "Check")})
+    monkeypatch.setattr(cli, "load_command", {"check": check}.__getitem__)
     assert run("check").stderr.startswith("Error: log.csv line 9: no propensity. ")
 
 

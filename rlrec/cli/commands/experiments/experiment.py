@@ -82,8 +82,7 @@ VARIANT = Parsed("label=policy[@v][:weight]", parse_variant)
 
 
 @click.group(cls=CommandGroup)
-def experiment() -> None:
-    """Split users or sessions between policies, and compare them."""
+def experiment() -> None: ...
 
 
 @experiment.command("create")

@@ -53,10 +53,7 @@ GUARD = Parsed("reward:-n%", parse_guard)
 
 @click.group(cls=CommandGroup)
 def route() -> None:
-    """Give a policy a name for callers; switch, roll back.
-
-    Callers write `rlrec recommend --policy ROUTE`.
-    """
+    """Callers write `rlrec recommend --policy ROUTE`."""
 
 
 @route.command()

@@ -92,11 +92,9 @@ def _join_lists(_ctx: click.Context, _param: click.Parameter, lists: tuple[str, 
     "rlrec evaluate home uniform --jobs 2",
 )
 def evaluate(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
-    """Estimate from the log what policies would have earned.
-
-    A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`. All
-    mature decisions of the store count, whoever served them. Every estimate has an interval, an effective sample size
-    (ess), a verdict (ok, weak, insufficient) and the reasons for it."""
+    """A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
+    All mature decisions of the store count, whoever served them. Every estimate has an interval, an effective sample
+    size (ess), a verdict (ok, weak, insufficient) and the reasons for it."""
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)
     if plot is not None:
         save_plot(plot, app.figures.estimated(estimates, estimates[0].estimate.unit))

@@ -24,10 +24,8 @@ DAYS = ("day", "rows", "cost", "lower", "upper")
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap.")
 @reading("rlrec exploration --policy home", "rlrec exploration --policy home --log since=2026-01-01 --json")
 def exploration(store: Store, show: Show, **request: Any) -> None:
-    """Show what exploration costs, and what it earns.
-
-    The policy is compared with itself without exploration (floor, epsilon, temperature 0) on the same mature rows, each
-    with the belief that served it. cost is the reward of a slot that exploration gave away: the self-normalised
+    """The policy is compared with itself without exploration (floor, epsilon, temperature 0) on the same mature rows,
+    each with the belief that served it. cost is the reward of a slot that exploration gave away: the self-normalised
     estimate without it, less the mean as served. It says nothing of what the beliefs would be without any exploration.
 
     \b

@@ -30,9 +30,7 @@ DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floo
 @plot_option
 @reading("rlrec exposure --policy home --plot home.svg", "rlrec exposure --log since=2026-01-01 --by day --json")
 def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
-    """Show how much of the log each arm had, and how evenly.
-
-    Expected exposure sums the probabilities that an arm had at each position of each decision: it has no luck in it.
+    """Expected exposure sums the probabilities that an arm had at each position of each decision: it has no luck in it.
     Realised exposure counts the slots that showed the arm. An arm counts in the figures of the catalogue if it was
     eligible in some decision; the rate is the mean reward of its mature slots, each counted by the examination of its
     position where there is a curve (`rlrec position fit`).

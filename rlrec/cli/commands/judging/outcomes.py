@@ -60,10 +60,8 @@ DIFFERENCE = {  # column of a csv: key of a difference
     "rlrec outcomes --experiment ab --adjust --age 7d",
 )
 def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None:
-    """Show visits, returns and rewards per user, and compare groups.
-
-    A unit is a user, or a session without one; an experiment has its own. Every interval and p-value holds for itself
-    alone: among many metrics one is below 0.05 by chance. Only variants of an experiment have p-values.
+    """A unit is a user, or a session without one; an experiment has its own. Every interval and p-value holds for
+    itself alone: among many metrics one is below 0.05 by chance. Only variants of an experiment have p-values.
 
     A variant that causes more visits changes what a mean per visit is a mean of: decide by the metrics per unit."""
     period = request["by"] if request["by"] in PERIODS else None

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.group(cls=CommandGroup)
-def position() -> None:
-    """Estimate how likely each position is examined."""
+def position() -> None: ...
 
 
 @position.command()

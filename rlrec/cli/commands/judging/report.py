@@ -23,9 +23,7 @@ from rlrec.cli.text.values import TIME
 @click.option("--estimates/--no-estimates", default=True, help="Whether to estimate what policies would earn.")
 @reading("rlrec report store.html", "rlrec report home.html --policy home --since 2026-01-01 --title 'Front page'")
 def report(store: Store, show: Show, file: str, title: str | None, **request: Any) -> None:
-    """Write a page about the store, with figures, to show to others.
-
-    One file of HTML, without scripts, that loads nothing: the reward and returning visitors over time, what policies
+    """One file of HTML, without scripts, that loads nothing: the reward and returning visitors over time, what policies
     would earn, experiments, beliefs, exposure, position curves, learning curves, and the quick checks of `doctor`.
     Every figure has its data in a table under it; what cannot be shown yet says why.
 

@@ -23,9 +23,7 @@ EXPERIMENTS = ("experiment", "unit", "units", "variants", "created_at")
 @click.command(cls=GroupedCommand)
 @reading("rlrec status", "rlrec status --json")
 def status(store: Store, show: Show) -> None:
-    """Show what a store holds, what its policies do, and what waits.
-
-    Exit code 3 where something is wrong at a glance: decisions ahead of the clock, slots that wait to be settled,
+    """Exit code 3 where something is wrong at a glance: decisions ahead of the clock, slots that wait to be settled,
     events that stopped coming, errors that the last `rlrec doctor` found, routes that an earlier release pinned at the
     end of a ramp. Other routes and experiments that serve another version than the live one are named alone. It does
     not read the log from end to end, so that it is quick on a large store; `rlrec doctor` looks into everything.

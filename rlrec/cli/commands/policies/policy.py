@@ -18,8 +18,7 @@ FILE = click.Path(exists=True, dir_okay=False)
 
 
 @click.group(cls=CommandGroup)
-def policy() -> None:
-    """Create policies, look into them, freeze and promote versions."""
+def policy() -> None: ...
 
 
 @policy.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlrec.cli.output.cells import cell
 from rlrec.cli.output.terminal import bar, decimals, interval
-from rlrec.cli.text.views import View
+from rlrec.cli.text.text import View
 from rlrec.directions import gate_against
 from rlrec.errors import quantity
 

@@ -122,10 +122,8 @@ def train_pg(
     workers: Workers,
     **request: Any,
 ) -> None:
-    """Train a policy gradient on logged sessions, and judge it.
-
-    Makes a new version of a policy of kind gradient from all visits that have ended, by whichever policy. 60 % of the
-    users train, 20 % choose the epoch, and 20 % are the gate that judges the result."""
+    """Makes a new version of a policy of kind gradient from all visits that have ended, by whichever policy. 60 % of
+    the users train, 20 % choose the epoch, and 20 % are the gate that judges the result."""
     options = app.train.Request(name=reference, shaping=_shaping(shapings), **request)
     result = app.train.train(store, options, workers, progress=notice)
     why, training = result["why"], result.pop("training", None)

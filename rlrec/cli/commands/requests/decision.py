@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.group(cls=CommandGroup)
-def decision() -> None:
-    """Show how one decision's probabilities arose."""
+def decision() -> None: ...
 
 
 @decision.command("show")

@@ -32,9 +32,7 @@ def feedback(
     store: Store, show: Show, lines: Lines | None, decision_id: int | None, events: Sequence[str], censor: bool,
     uncensor: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Record what the user did after a decision.
-
-    VALUE is 1 if not given. Without --position a slate of one slot means that slot, a longer slate the page. With
+    """VALUE is 1 if not given. Without --position a slate of one slot means that slot, a longer slate the page. With
     --input each line is {"decision_id": 7, "position": 1, "events": {"click": 1}, "at": "...", "key": "..."};
     `request_id` may stand for `decision_id`, and "censor": true or false censors or puts back."""
     if censor and uncensor:

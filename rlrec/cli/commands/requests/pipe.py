@@ -24,13 +24,11 @@ from rlrec.errors import InputError
 @drawing
 @dry_run_option
 def pipe(store: Store, show: Show, source: str, seed: int | None, dry_run: bool) -> None:
-    """Answer requests and feedback in one warm process.
-
-    Each line of the input is {"op": "recommend", ...} with the keys of `recommend --input`, or {"op": "feedback", ...}
-    with those of `feedback --input`. It is answered on one line, in order, once its group is stored; feedback with
+    """Each line of the input is {"op": "recommend", ...} with the keys of `recommend --input`, or {"op": "feedback",
+    ...} with those of `feedback --input`. It is answered on one line, in order, once its group is stored; feedback with
     decision_id, events, duplicates and reward; a refused line with line, error and field. A group ends where nothing
-    more waits, at 1,000 lines, or at a line {"op": "flush"}; with --seed not where nothing more waits. A group is
-    drawn from beliefs that include the feedback of the groups before it.
+    more waits, at 1,000 lines, or at a line {"op": "flush"}; with --seed not where nothing more waits. A group is drawn
+    from beliefs that include the feedback of the groups before it.
 
     With --dry-run, the whole input is read before the first line is answered."""
     rehearsed = rehearsal(store) if dry_run else None

@@ -43,9 +43,7 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 @stored("rlrec recommend --policy home --session s1 --user u1 -k 3 --json")
 @drawing
 def recommend(store: Store, show: Show, source: str | None, seed: int | None, dry_run: bool, **request: Any) -> None:
-    """Draw a slate and log it with its exact propensities.
-
-    With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms and
+    """With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms and
     request_id; it is answered in order, a group of lines at a time. A group ends where nothing more waits; with --seed
     only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}."""
     if source is not None:

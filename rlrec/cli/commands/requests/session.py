@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 
 @click.group(cls=CommandGroup)
-def session() -> None:
-    """List sessions, show one as a timeline, end a visit."""
+def session() -> None: ...
 
 
 @session.command("list")

@@ -13,7 +13,6 @@ from rlrec.errors import quantity
 @click.command(cls=GroupedCommand)
 @writing("rlrec settle --json")
 def settle(store: Store, show: Show) -> None:
-    """Learn from slots of `settled` rewards whose window is over."""
     result = app.settle.settle(store)
     show(result)
     entered = quantity(result.settled, "slot")

@@ -24,8 +24,7 @@ NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
 @click.group(cls=CommandGroup)
-def arm() -> None:
-    """Add, list, retire and restore arms."""
+def arm() -> None: ...
 
 
 @arm.command()

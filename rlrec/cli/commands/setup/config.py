@@ -164,9 +164,7 @@ def _plain(value: Any) -> Any:
 
 @click.group(cls=CommandGroup)
 def config() -> None:
-    """Show the defaults of options, and where they come from.
-
-    rlrec.toml lies in the current folder, or in rlrec/ of $XDG_CONFIG_HOME [default: ~/.config]; the nearer one wins
+    """rlrec.toml lies in the current folder, or in rlrec/ of $XDG_CONFIG_HOME [default: ~/.config]; the nearer one wins
     key by key. Options of the program stand at its top, those of a command in its table:
 
     \b

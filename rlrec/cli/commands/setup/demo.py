@@ -32,9 +32,7 @@ HERE = ""  # in place of a folder that is not named
 @click.option("--dry-run", is_flag=True, help="List the commands, or the files of --data, and write none.")
 @printed("rlrec demo", "rlrec demo --data sample_data", 'ls "$(rlrec demo --data)"')
 def demo(show: Show, keep: str | None, data: str | None, audience: str | None, seed: int, dry_run: bool) -> None:
-    """Show the whole loop on a real log, in under a minute.
-
-    Works in a throwaway store, and shows every command that it runs."""
+    """Works in a throwaway store, and shows every command that it runs."""
     if data == HERE:
         folder = str(app.demo.samples())
         show(folder if show.format == "table" else {"folder": folder})

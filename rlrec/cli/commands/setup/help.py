@@ -15,7 +15,7 @@ import click
 from rlrec import __version__
 from rlrec.cli.output.output import Show, View, write
 from rlrec.cli.program.shared import GroupedCommand, printed
-from rlrec.cli.text.views import terminal_columns
+from rlrec.cli.text.text import terminal_columns
 from rlrec.errors import InputError, suggest
 
 FOLDER = Path(__file__).resolve().parents[3] / "help"
@@ -134,10 +134,8 @@ def _complete(context: click.Context, param: click.Parameter, incomplete: str) -
 @click.argument("words", nargs=-1, metavar="[TOPIC | COMMAND...]", shell_complete=_complete)
 @click.option("--man", is_flag=True, help="Write all pages as one for `man`.")
 @printed("rlrec help", "rlrec help judging", "rlrec help policy create", "rlrec help --man > rlrec.1")
-def show_help(show: Show, words: Sequence[str], man: bool) -> None:
-    """Show a page of the manual, or the help of a command.
-
-    Without a word it lists the pages. Five commands have a page of their name; COMMAND -h is their help in short."""
+def help(show: Show, words: Sequence[str], man: bool) -> None:  # noqa: A001 (the name of the command)
+    """Without a word it lists the pages. Five commands have a page of their name; COMMAND -h is their help in short."""
     if man:
         write(manual(click.get_current_context().find_root().get_help()).encode())
         return

@@ -18,9 +18,7 @@ from rlrec.cli.text.values import DURATION
 @dry_run_option
 @stored("rlrec --db shop.db init --session-timeout 45m")
 def init(store: Store, show: Show, session_timeout: int | None, check: bool, dry_run: bool) -> None:
-    """Create the store, or bring it up to date.
-
-    Safe to repeat, and to run many times at once."""
+    """Safe to repeat, and to run many times at once."""
     if check:
         show(app.init.check(store))
         return

@@ -27,8 +27,7 @@ def _clip(text: str) -> tuple[float, float]:
 
 
 @click.group(cls=CommandGroup)
-def reward() -> None:
-    """Define and list rewards."""
+def reward() -> None: ...
 
 
 @reward.command()

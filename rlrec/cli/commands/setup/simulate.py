@@ -65,9 +65,7 @@ LIMIT = 10_000_000  # of sessions, steps, runs
 )
 @drawing
 def simulate(store: Store, show: Show, ephemeral: bool, dry_run: bool, **options: Any) -> None:
-    """Serve a simulated audience whose best arm or policy is known.
-
-    ENV, one arm a decision: bernoulli, drift, delayed, contextual. Pages: pbm, cascade, page. Visitors with memory:
+    """ENV, one arm a decision: bernoulli, drift, delayed, contextual. Pages: pbm, cascade, page. Visitors with memory:
     barista, choc-kale, corridor, and shop, which has pages, too. Through the store, the clock starts at its newest
     decision, and an empty catalogue gets the audience's arms. The regret is the mean reward of the best pages (with
     memory: of the optimum) less that of the pages shown."""

@@ -20,8 +20,7 @@ NOTHING_CHANGED = "dry run: nothing was changed"
 
 
 @click.group(cls=CommandGroup)
-def db() -> None:
-    """Forget a user, prune old decisions, back up and copy the store."""
+def db() -> None: ...
 
 
 def confirmed(question: str, *, needed: bool = True) -> Callable[[Command], Command]:

@@ -39,9 +39,7 @@ COLUMNS = ("check", "severity", "subject", "detail")
 @dry_run_option
 @stored("rlrec doctor --json", "rlrec doctor --repair-clock --dry-run")
 def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **request: Any) -> None:
-    """Audit the store: beliefs, propensities, draws, references, time.
-
-    Nothing is changed; that it ran, and what it found, is noted for `rlrec status`. An error is exit 3; warnings are
+    """Nothing is changed; that it ran, and what it found, is noted for `rlrec status`. An error is exit 3; warnings are
     not. csv and ndjson have a line a finding.
 
     A decision that was logged under a clock far ahead (--now, RLREC_NOW, a wrong clock of the host) makes time stand

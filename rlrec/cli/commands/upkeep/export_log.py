@@ -35,10 +35,8 @@ from rlrec.errors import InputError
     "rlrec export-log log --layout parquet && rlrec evaluate home uniform --log parquet:log",
 )
 def export_log(store: Store, show: Show, path: str, layout: str, log: str | None, reward: str | None) -> None:
-    """Write the log, one decision a line.
-
-    In order of decision, to a file (gzip if it ends in .gz) or to stdout. import-log takes each layout back: jsonl with
-    all that there is; what csv and dsjson cannot hold is counted in a line on stderr.
+    """In order of decision, to a file (gzip if it ends in .gz) or to stdout. import-log takes each layout back: jsonl
+    with all that there is; what csv and dsjson cannot hold is counted in a line on stderr.
 
     csv: a row a slot, under a header that import-log knows without --map: decision, request_id, session, visit, step,
     user, at, policy, size (of the page), log_propensity, keep_probability, estimated, eligible (a list in JSON),

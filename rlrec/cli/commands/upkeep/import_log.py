@@ -68,9 +68,7 @@ def import_log(
     dry_run: bool, propensity: str | None, check: bool, columns: dict[str, Any] | None, reward_from: str | None,
     arm_id: str | None,
 ) -> None:  # fmt: skip
-    """Take in logs from elsewhere, to estimate on and to learn from.
-
-    Unknown arms are added. A line that was imported before is a duplicate, so an overlapping file adds only what is
+    """Unknown arms are added. A line that was imported before is a duplicate, so an overlapping file adds only what is
     new. Imported decisions are mature at once, and change no belief by themselves. All lines are checked before the
     first one is stored. Times without a zone are read as UTC."""
     from rlrec.app.imports.layouts.base import Options, Source
