@@ -10,7 +10,6 @@ ELSEWHERE = {"benchmarks", "contract", "docs", "migrations"}  # folders of tests
 FULL = 15  # test files of a folder, at most
 COVERED = {  # test file: modules without a test file of their name, which it covers
     "app/audiences/test_examined_loop.py": ["app/audiences/environments"],
-    "app/audit/draws/test_session_slates.py": ["app/audit/draws/candidate_lists"],
     "app/distributions/test_sparse.py": [
         "app/distributions/designs",
         "app/distributions/exact",

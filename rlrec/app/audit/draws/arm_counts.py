@@ -101,7 +101,7 @@ class ArmCounts:
             allowed = np.repeat(np.arange(len(set_ids)), sizes) * width + eligible
             shown = np.searchsorted(set_ids, sets[inside]) * width + arms[inside]
             for decision in np.unique(decisions[inside[~np.isin(shown, allowed)]]).tolist():
-                self.findings.error("dangling", f"decision {decision}", "an arm was shown that was not eligible")
+                self.findings.decision_error("dangling", decision, "an arm was shown that was not eligible")
 
     def finish(self, policy: StoredPolicy, names: Mapping[int, str]) -> int:
         """Findings of the policy's arms: how many were looked at."""

@@ -7,30 +7,33 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app.audit.draws import candidate_lists
 from rlrec.app.audit.draws.session_slates import SessionSlates
 from rlrec.app.audit.draws.stored_slates import (
     ABSOLUTE,
     CHECK,
+    DRAWS,
     RELATIVE,
     Derived,
     Referred,
     Stored,
     StoredSlates,
-    complete,
+    agree,
+    complete_slates,
 )
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
 from rlrec.app.distributions import designs, exact, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.log import lineage
-from rlrec.arrays import Flags, Ids, Index, run_starts
+from rlrec.arrays import Flags, Ids, Index, Words, run_starts
 from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate, slate_draws
 from rlrec.policy.slates.interleaving import TeamDraftSampler
+from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Version
 from rlrec.store import Unit
-from rlrec.store.log import team_drafts
+from rlrec.store.log import candidates, team_drafts
+from rlrec.store.log.candidates import CandidateList
 from rlrec.store.log.reader import Batch
 from rlrec.store.log.team_drafts import TEAMS
 from rlrec.store.policies import beliefs, policies
@@ -71,17 +74,17 @@ class Joint:
             below = slots["propensity"] < slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
         for row in np.flatnonzero(wrong).tolist():
             detail = f"log_propensity is {stored[row]:.12g}, its slots' propensities give {product[row]:.12g}"
-            self.findings.error(CHECK, f"decision {ids[first[row]]}", detail)
+            self.findings.decision_error(CHECK, ids[first[row]], detail)
         for row in np.flatnonzero(below).tolist():
             detail = f"position {slots['position'][row]}: its propensity is below the smallest one there"
-            self.findings.error(CHECK, f"decision {ids[row]}", detail)
+            self.findings.decision_error(CHECK, ids[row], detail)
 
 
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
     """Derive the slates of these decisions again: how many could be."""
     done = 0
     for start in range(0, len(decision_ids), PORTION):
-        slates = complete(audit.slots_of(unit, decision_ids[start : start + PORTION].tolist()))
+        slates = complete_slates(audit.slots_of(unit, decision_ids[start : start + PORTION].tolist()))
         versions = policies.by_id(unit, set(slates.per_decision("version_id").tolist()))
         for version_id in sorted(versions):
             drawn = slates.take(slates.per_decision("version_id") == version_id)
@@ -133,24 +136,50 @@ class VersionSlates:
     def _moment(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> int:
         """Check slates drawn from one belief; those that share a distribution together: how many could be."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
-        names = ("eligible_id", "catalogue_revision", "context_id", "size")
-        columns = (slates.per_decision(name)[rows].tolist() for name in names)
-        for row, eligible, revision, context, size in zip(rows.tolist(), *columns, strict=True):
+        fields = slates.fields(rows, "eligible_id", "catalogue_revision", "context_id", "size")
+        for row, eligible, revision, context, size in fields:
             reading, epoch = served.reading(self.referred.context(context)), served.epoch(revision)
             groups.setdefault((eligible, epoch, reading, size), []).append(row)
         if served.generator is not None:
-            candidate_lists.check(self.unit, slates, rows, served, referred=self.referred, findings=self.findings)
+            self._check_lists(slates, rows, served)
         done = 0
         for (eligible, _, _, size), members in groups.items():
             group = np.array(members, np.intp)
-            context = self.referred.context(int(slates.slots["context_id"][slates.first[group[0]]]))
+            context = self.referred.context(int(slates.per_decision("context_id")[group[0]]))
             try:
                 with np.errstate(all="ignore"):
                     done += self._group(slates, group, served, eligible, context, size)
             except UNREADABLE as error:
-                decision = slates.slots["decision_id"][slates.first[group[0]]]
-                self.findings.error(CHECK, f"decision {decision}", f"it cannot be derived again: {error}")
+                decision = slates.per_decision("decision_id")[group[0]]
+                self.findings.decision_error(CHECK, decision, f"it cannot be derived again: {error}")
         return done
+
+    def _check_lists(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> None:
+        """Add a finding for every list of candidates that differs from what the belief of its decision gives."""
+        lists = candidates.find_lists(self.unit, slates.per_decision("decision_id")[rows].tolist())
+        groups: dict[tuple[int, int, str], list[int]] = {}
+        fields = slates.fields(rows, "decision_id", "eligible_id", "catalogue_revision", "context_id")
+        for row, decision, eligible, revision, context in fields:
+            candidate_list, arms = lists.get(decision), self.referred.eligible(eligible)
+            if candidate_list is None or candidate_list.catalogue_id is None:
+                self.findings.decision_error(CHECK, decision, "its list of candidates is not stored")
+            elif arms is not None and sorted(candidate_list.arms) != arms[0].tolist():
+                self.findings.decision_error(CHECK, decision, "its candidates are not its eligible arms")
+            else:
+                reading = served.reading(self.referred.context(context))
+                groups.setdefault((candidate_list.catalogue_id, revision, reading), []).append(row)
+        for (catalogue, revision, _), group in groups.items():
+            if (arms := self.referred.eligible(catalogue)) is None:
+                continue
+            ids, seeds, contexts = (slates.per_decision(name)[group] for name in ("decision_id", "seed", "context_id"))
+            context = self.referred.context(int(contexts[0]))
+            try:
+                with np.errstate(all="ignore"):
+                    case = served.candidates(catalogue, arms[0], context, keys=arms[1], revision=revision)
+                    group_lists = [lists[key] for key in ids.tolist()]
+                    _compare_lists(case, group_lists, seeds.view(np.uint64), ids, self.findings)
+            except UNREADABLE as error:
+                self.findings.decision_error(CHECK, ids[0], f"its candidates cannot be derived again: {error}")
 
     def _group(
         self, slates: StoredSlates, group: Index, served: VersionDistribution, eligible: int,
@@ -159,7 +188,7 @@ class VersionSlates:
         arms = self.referred.eligible(eligible)
         if arms is None:
             return 0
-        revision = int(slates.slots["catalogue_revision"][slates.first[group[0]]])
+        revision = int(slates.per_decision("catalogue_revision")[group[0]])
         case = served.case(eligible, arms[0], context, keys=arms[1], revision=revision)
         group = group[np.isin(slates.per_slot("arm_id", group, size), case.arms).all(axis=1)]
         if len(group):
@@ -171,7 +200,7 @@ class VersionSlates:
             else:
                 teams, readable = _stored_teams(self.unit, stored, size)
                 for key in stored.ids[~readable].tolist():
-                    self.findings.error(CHECK, f"decision {key}", "it does not say which ranker picked each slot")
+                    self.findings.decision_error(CHECK, key, "it does not say which ranker picked each slot")
                 derived = _derive_draft(case, TeamDraftSampler(case.rankers, size), stored, teams)
             stored.compare(derived, source=source, findings=self.findings)
         return len(group)
@@ -220,3 +249,24 @@ def _by_scores(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[In
             yield np.array([row]), scores.decision_scores(int(stored.seeds[row]), int(stored.ids[row]))
     elif rows.size:
         yield rows, scores
+
+
+def _compare_lists(
+    case: EligibleDistribution, lists: list[CandidateList], seeds: Words, decisions: Ids, findings: Findings
+) -> None:
+    """Compare lists of candidates whose distribution is the same with those drawn and derived again."""
+    stored = np.array([candidate_list.arms for candidate_list in lists])
+    draws = case.pages(stored.shape[1]).draw(seeds=seeds, decisions=decisions, lists=True)
+    derived = case.list_conditionals(stored, seeds=seeds, decisions=decisions)
+    for candidate_list, redrawn, conditionals in zip(lists, case.arms[draws.slates].tolist(), derived, strict=True):
+        decision, propensity = candidate_list.decision_id, np.array(candidate_list.propensities)
+        if candidate_list.arms != redrawn:
+            findings.decision_error(DRAWS, decision, "its seed draws another list of candidates")
+        expected = np.maximum(conditionals, SMALLEST)
+        for row in np.flatnonzero(~agree(propensity, expected)).tolist():
+            detail = f"candidate {row + 1} has propensity {propensity[row]:.12g}, not {expected[row]:.12g}"
+            findings.decision_error(CHECK, decision, detail)
+        joint = np.log(expected).sum()
+        if not np.isclose(candidate_list.log_propensity, joint, rtol=1e-6, atol=1e-9):
+            detail = f"the log propensity of its candidates is {candidate_list.log_propensity:.12g}, not {joint:.12g}"
+            findings.decision_error(CHECK, decision, detail)

@@ -64,9 +64,7 @@ class SessionSlates:
 
     def _refuse(self, decision_ids: Index, reason: str) -> None:
         for key in decision_ids.tolist():
-            self.findings.error(
-                CHECK, f"decision {key}", f"it cannot be derived again: what it knew of its visit {reason}"
-            )
+            self.findings.decision_error(CHECK, key, f"it cannot be derived again: what it knew of its visit {reason}")
 
     def _case(self, slates: StoredSlates, case: EligibleGroup) -> int:
         size = slates.per_decision("size")[case.rows]
@@ -80,7 +78,7 @@ class SessionSlates:
             try:
                 derived = self._derive(case.score[rows], stored, np.searchsorted(case.arms, stored.arms))
             except UNREADABLE as error:
-                self.findings.error(CHECK, f"decision {stored.ids[0]}", f"it cannot be derived again: {error}")
+                self.findings.decision_error(CHECK, stored.ids[0], f"it cannot be derived again: {error}")
                 continue
             source = f"the weights of {self.version.reference} and the history"
             stored.compare(derived, source=source, findings=self.findings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,10 @@ class StoredSlates:
     def per_decision(self, name: str) -> npt.NDArray[Any]:
         return self.slots[name][self.first]
 
+    def fields(self, rows: Index, *names: str) -> Iterator[tuple[Any, ...]]:
+        """Some columns of some decisions, each behind its row."""
+        return zip(rows.tolist(), *(self.slots[name][self.first[rows]].tolist() for name in names), strict=True)
+
     def per_slot(self, name: str, slates: Index, size: int) -> npt.NDArray[Any]:
         """A slot's column of some slates of one length, (slates, size)."""
         return self.slots[name][self.first[slates][:, None] + np.arange(size)]
@@ -47,7 +51,7 @@ class StoredSlates:
         return StoredSlates(take(self.slots, rows), offsets(size)[:-1])
 
 
-def complete(slots: Columns) -> StoredSlates:
+def complete_slates(slots: Columns) -> StoredSlates:
     """The slates that have all their slots; the others are findings of `dangling`."""
     ids = slots["decision_id"]
     first = run_starts(ids)
@@ -109,7 +113,7 @@ class Stored:
     def compare(self, derived: Derived, *, source: str, findings: Findings) -> None:
         """Add a finding for every slate that differs from what was derived. source: what it was derived from."""
         for row in np.flatnonzero(derived.redrawn).tolist():
-            findings.error(DRAWS, f"decision {self.ids[row]}", f"its seed draws another slate from {source}")
+            findings.decision_error(DRAWS, self.ids[row], f"its seed draws another slate from {source}")
         details: dict[int, list[str]] = {}
         for name in ("propensity", "marginal", "min_propensity", "score"):
             stored, expected = getattr(self, name), getattr(derived, name)
@@ -122,7 +126,7 @@ class Stored:
         for row in np.flatnonzero(~agree(np.exp(self.log), np.exp(joint))).tolist():
             details.setdefault(row, []).append(f"log_propensity is {self.log[row]:.12g}, not {joint[row]:.12g}")
         for row, differences in sorted(details.items()):
-            findings.error(CHECK, f"decision {self.ids[row]}", f"from {source}: {'; '.join(differences)}")
+            findings.decision_error(CHECK, self.ids[row], f"from {source}: {'; '.join(differences)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,7 +63,7 @@ def _feedback_keys(unit: Unit, findings: Findings) -> None:
             continue  # a line without censoring, or an imported one, which censors by an event among others
         if first.digest not in _censoring_digests(events, values):
             detail = f"the digest of feedback key {key!r} is not that of its events"
-            findings.error(CHECK, f"decision {first.decision_id}", detail)
+            findings.decision_error(CHECK, first.decision_id, detail)
 
 
 def _censoring_digests(events: Sequence[audit.KeyedEvent], values: dict[str, float]) -> Iterator[bytes]:

@@ -49,6 +49,9 @@ class Findings:
     def error(self, check: str, subject: str, detail: str) -> None:
         self.add(check, "error", subject, detail)
 
+    def decision_error(self, check: str, decision_id: int, detail: str) -> None:
+        self.error(check, f"decision {decision_id}", detail)
+
     def warning(self, check: str, subject: str, detail: str) -> None:
         self.add(check, "warning", subject, detail)
 

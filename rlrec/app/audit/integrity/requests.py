@@ -37,7 +37,7 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
                 texts = no_arms, set_texts[request.eligible_id]
                 if not _is_answer(request, context(request.context), texts):
                     detail = "its session, user, context, length or arms are not those of its request"
-                    findings.error(CHECK, f"decision {request.decision_id}", detail)
+                    findings.decision_error(CHECK, request.decision_id, detail)
 
 
 def _is_answer(answered: AnsweredRequest, context: str, arms_texts: Sequence[str]) -> bool:

@@ -74,7 +74,7 @@ class Slots:
     def finish(self, findings: Findings) -> None:
         for decision_id, position in self._wrongly_censored:
             detail = f"position {position}: its censored mark is not what its events say"
-            findings.error(CHECK, f"decision {decision_id}", detail)
+            findings.decision_error(CHECK, decision_id, detail)
         for version in self.versions:
             if version.id not in self._provenance:
                 continue

@@ -34,7 +34,7 @@ def check(unit: Unit, *, findings: Findings) -> None:
         order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
         slots = take(batch.slots, order)
         for decision in wrong(slots)[:MAX_FINDINGS]:
-            findings.error(CHECK, f"decision {decision}", "what it remembers is not what its visit showed before it")
+            findings.decision_error(CHECK, decision, "what it remembers is not what its visit showed before it")
         for session, visit in _wrong_visits(unit, slots, keys)[:MAX_FINDINGS]:
             detail = "what its next decision would remember is not what it has shown"
             findings.error(CHECK, f"session id {session} visit {visit}", detail)
