@@ -22,7 +22,7 @@ from rlrec.errors import InputError
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Store, Unit
-from rlrec.store.log import settings
+from rlrec.store.log import sessions, settings
 from rlrec.store.log.reader import Batch
 from rlrec.store.policies import beliefs, policies
 from rlrec.store.upkeep import removals
@@ -82,7 +82,7 @@ def forget(store: Store, request: Request) -> Forgotten:
     any other, so that the propensities of others can still be derived again. A command that could not erase the bytes
     can be repeated."""
     with store.read() as unit:
-        exists, (_, unfinished) = removals.user_id(unit, request.user) is not None, removals.count(unit)
+        exists, (_, unfinished) = request.user in sessions.user_ids(unit, [request.user]), removals.count(unit)
         rows = _read(unit, request.user) if request.dry_run else None
     if not (exists or unfinished):
         raise InputError(f"unknown user {request.user!r}", hint="`rlrec session list` shows users")
@@ -140,11 +140,11 @@ def _correct(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
 
 def _read(unit: Unit, key: str) -> _UserRows | None:
     """The rows of a user, and what beliefs hold of them; None where there is no such user."""
-    user_id = removals.user_id(unit, key)
+    user_id = sessions.user_ids(unit, [key]).get(key)
     if user_id is None:
         return None
-    sessions = removals.sessions_of(unit, user_id)
-    owned = removals.decisions_of(unit, sessions)
+    session_ids = removals.user_sessions(unit, user_id)
+    owned = removals.session_decisions(unit, session_ids)
     every = policies.versions(unit, [policy.id for policy in policies.all_policies(unit)])
     corrections, retrain = _corrections(unit, every), set[int]()
     logs = {version.id: _logs_of_parameters(version, every) for version in every}
@@ -154,7 +154,7 @@ def _read(unit: Unit, key: str) -> _UserRows | None:
             for correction in corrections:
                 correction.take(batch)
     return _UserRows(
-        id=user_id, sessions=sessions, decisions=owned,
+        id=user_id, sessions=session_ids, decisions=owned,
         events=removals.count_events(unit, [decision.id for decision in owned]),
         corrections=[each for each in corrections if each.slots or each.initial],
         retrain=[version for version in every if version.id in retrain],

@@ -60,7 +60,7 @@ def prune(store: Store, request: Request) -> Pruned:
         longest = max(reward.window_us for reward in policies.rewards(unit))
         before = min(request.before, unit.now - longest)
         while request.dry_run and (visits := _old_visits(unit, before, after)):
-            counts += _count(unit, visits, removals.decisions_of_visits(unit, visits))
+            counts += _count(unit, visits, removals.visit_decisions(unit, visits))
             after = visits[-1]
     if request.dry_run:
         return counts.answer(before)
@@ -103,7 +103,7 @@ def _prune(unit: Unit, before: int, after: VisitKey) -> tuple[_DeletedRows, Visi
     visits = _old_visits(unit, before, after)
     if not visits:
         return _DeletedRows(), None
-    owned = removals.decisions_of_visits(unit, visits)
+    owned = removals.visit_decisions(unit, visits)
     counts, versions = _count(unit, visits, owned), policies.versions(unit, every)
     for policy_id, group in groupby(owned, attrgetter("policy_id")):
         _store_sums(unit, [version for version in versions if version.policy.id == policy_id], [d.id for d in group])

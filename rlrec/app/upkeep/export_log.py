@@ -9,7 +9,7 @@ from typing import Any
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.slot_values import rewards_of
 from rlrec.app.serving import decision_json
-from rlrec.records import Decision, Reward, Slot
+from rlrec.records import Decision, Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows, parse
 from rlrec.store.log import candidates, contents, decisions, events, imported_data, selected
@@ -28,7 +28,8 @@ def export_log(
     clipping changed these (`clipped`), and `catalogue_features`, those of the arms of the store."""
     with store.read() as unit:
         definition = None if reward is None else lookup.reward(unit, reward)
-        more = {"catalogue_features": _catalogue_features(unit)} if detailed else None
+        features = {arm.key: json.loads(arm.features) for arm in arms.all_arms(unit) if arm.features != "{}"}
+        more = {"catalogue_features": features} if detailed else None
         selection = filters.selection(unit, log)
         low = exported = 0
         last = decisions.peek(unit)
@@ -36,10 +37,6 @@ def export_log(
             yield from _records(unit, ids, definition, more)
             low, exported = ids[-1], exported + len(ids)
             unit.progress("decisions", exported, low / last)
-
-
-def _catalogue_features(unit: Unit) -> dict[str, Any]:
-    return {arm.key: json.loads(arm.features) for arm in arms.all_arms(unit) if arm.features != "{}"}
 
 
 def _records(unit: Unit, ids: Collection[int], definition: Reward | None, more: Record | None) -> Iterator[Record]:
@@ -105,12 +102,9 @@ def _eligible(unit: Unit, ids: Collection[int]) -> dict[int, list[str]]:
 
 def _with_slots(answer: Record, decision: Decision) -> Record:
     """The answer with what only the log has of its slots, and the length of a slate that was not logged completely."""
-    slots = zip(answer["slate"], decision.slots, strict=True)
-    answer["slate"] = [entry | _log_fields(slot) for entry, slot in slots]
+    for entry, slot in zip(answer["slate"], decision.slots, strict=True):
+        if slot.min_propensity is not None:
+            entry["min_propensity"] = slot.min_propensity
+        entry |= {name: True for name in ("censored", "rounded") if getattr(slot, name)}
     complete = len(decision.slots) == decision.size == decision.slots[-1].position
     return answer if complete else answer | {"k": decision.size}
-
-
-def _log_fields(slot: Slot) -> Record:
-    fields: Record = {} if slot.min_propensity is None else {"min_propensity": slot.min_propensity}
-    return fields | ({"censored": True} if slot.censored else {}) | ({"rounded": True} if slot.rounded else {})

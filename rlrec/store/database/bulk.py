@@ -63,7 +63,7 @@ class PendingQuery:
 
     def __init__(self, unit: Unit, text: str, types: Types) -> None:
         self._unit, self._text, self._types = unit, text, types
-        self._pieces: list[list[npt.NDArray[Any]]] | None = None
+        self.pieces: list[list[npt.NDArray[Any]]] | None = None  # batches of columns, where they have come
         if unit.arrow_worker is not None:
             unit.arrow_worker.send(text, self)
 
@@ -73,19 +73,15 @@ class PendingQuery:
         if worker is None:
             rows = self._unit.ask(self._text)
             values = zip(*rows, strict=True) if rows else ((),) * len(self._types)
-            return {
-                name: np.array(column, kind) for (name, kind), column in zip(self._types.items(), values, strict=True)
-            }
-        while self._pieces is None:
+            named = zip(self._types.items(), values, strict=True)
+            return {name: np.array(column, kind) for (name, kind), column in named}
+        while self.pieces is None:
             worker.receive()
-        columns = list(zip(*self._pieces, strict=True)) or [(np.empty(0),) for _ in self._types]
+        columns = list(zip(*self.pieces, strict=True)) or [(np.empty(0),) for _ in self._types]
         return {
             name: (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).astype(kind, copy=False)
             for (name, kind), arrays in zip(self._types.items(), columns, strict=True)
         }
-
-    def answered(self, pieces: list[list[npt.NDArray[Any]]]) -> None:
-        self._pieces = pieces
 
 
 # -- a second process on the same snapshot --
@@ -205,7 +201,7 @@ class ArrowWorker:
     def receive(self) -> None:
         """Read the answer to the eldest query."""
         query = self._waiting.popleft()
-        query.answered(self.answer())
+        query.pieces = self.answer()
 
     def tell(self, text: str) -> None:
         self._write({"tell": text})

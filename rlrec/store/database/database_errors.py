@@ -21,7 +21,6 @@ CANCELED, READ_ONLY, NO_SCHEMA, FORBIDDEN, DISK_FULL = "57014", "25006", "3F000"
 # It asks for the whole transaction again: serialization failure, deadlock; and a key that came in meanwhile, or a row
 # that was deleted, which the next try will find.
 RETRIED = {"40001", "40P01", UNIQUE, DANGLING}
-OUT_OF_RANGE = ("22003", "2200H")  # a number, or a sequence of ids, beyond 64 bits
 UNTRANSLATABLE = ("22P05", "22021")
 # The server is shut down, restarts, has no room for another connection, or has waited for too long.
 UNREACHABLE = ("08", "53300", "57P", IDLE)
@@ -153,25 +152,21 @@ def _postgres_error(error: BaseException | None, *, address: str) -> Exception:
 
 def _refusal(state: str, message: str, *, address: str) -> RlrecError | None:
     """The error where the server would refuse the same again; None for another one."""
-    if state == OUT_OF_RANGE[0]:
-        return out_of_range()
-    if state == OUT_OF_RANGE[1]:
-        return ids_exhausted("rows")
-    if state == CANCELED:
-        hint = "raise the statement_timeout of the role or of the database, or --statement-timeout"
-        return RlrecError(f"{address} stopped a statement: {message[:200]}", hint=hint)
-    if state == READ_ONLY or "during recovery" in message:
-        hint = "see default_transaction_read_only of the role and of the database, or name the primary server"
-        return RlrecError(f"the store {address} cannot be written: it is read-only", hint=hint)
-    if state == FORBIDDEN:
-        return RlrecError(f"{address} refused: {message[:200]}", hint=ROLES_HINT)
-    if state == DISK_FULL:
-        return disk_full(address)
-    if state == NO_SCHEMA:
-        return CheckFailed(f"no schema to create tables in at {address}", hint="create the schema of its search_path")
-    if state in UNTRANSLATABLE:
-        return RlrecError(f"{address} cannot hold every character: {message[:200]}", hint="its encoding must be UTF8")
-    return None
+    timeouts = "raise the statement_timeout of the role or of the database, or --statement-timeout"
+    read_only = "see default_transaction_read_only of the role and of the database, or name the primary server"
+    schema, words = "create the schema of its search_path", message[:200]
+    encoding = RlrecError(f"{address} cannot hold every character: {words}", hint="its encoding must be UTF8")
+    refusals = {
+        "22003": out_of_range(),  # a number
+        "2200H": ids_exhausted("rows"),  # of a sequence
+        CANCELED: RlrecError(f"{address} stopped a statement: {words}", hint=timeouts),
+        READ_ONLY: RlrecError(f"the store {address} cannot be written: it is read-only", hint=read_only),
+        FORBIDDEN: RlrecError(f"{address} refused: {words}", hint=ROLES_HINT),
+        DISK_FULL: disk_full(address),
+        NO_SCHEMA: CheckFailed(f"no schema to create tables in at {address}", hint=schema),
+        **dict.fromkeys(UNTRANSLATABLE, encoding),
+    }
+    return refusals.get(READ_ONLY if "during recovery" in message else state)
 
 
 def disk_full(address: str) -> RlrecError:

@@ -60,21 +60,13 @@ def by_name(unit: Unit, reference: str) -> Curve | None:
     return None if row is None else _curve(row)
 
 
-def add(
-    unit: Unit, *, name: str, number: int, reward_id: int, model: str, method: str, options: str, positions: str,
-    report: str,
-) -> int:  # fmt: skip
-    """Store a curve, whose last three columns are JSON: its id."""
-    return unit.add(
-        "position_curve", name=name, number=number, created_at=unit.now, reward_id=reward_id, model=model,
-        method=method, options=options, positions=positions, report=report,
-    )  # fmt: skip
+def add(unit: Unit, **columns: Any) -> int:
+    """Store a curve: its id. columns: those of its table, `options`, `positions` and `report` as JSON."""
+    return unit.add("position_curve", created_at=unit.now, **columns)
 
 
 def _curve(row: Row) -> Curve:
     *plain, options, positions, report = row
     owner = f"of position curve {row[1]}@{row[2]}"
-    return Curve._make([
-        *plain, parse(options, f"options {owner}"), parse(positions, f"positions {owner}", list),
-        parse(report, f"report {owner}"),
-    ])  # fmt: skip
+    values = parse(options, f"options {owner}"), parse(positions, f"positions {owner}", list)
+    return Curve._make([*plain, *values, parse(report, f"report {owner}")])

@@ -28,7 +28,6 @@ _SLOTS = (
     "catalogue_revision", "context_id", "eligible_id", "size", "seed", "log_propensity", "keep_probability",
     "imported", "position", "arm_id", "propensity", "marginal", "min_propensity", "censored", "rounded",
 )  # fmt: skip
-_EVENTS = tuple(reader.EVENTS)
 
 
 # -- the log --
@@ -39,24 +38,24 @@ def ranges(unit: Unit, policy_id: int, *, first: int = 1, size: int = BATCH) -> 
     position."""
     newest = reader.last_id(unit, policy_id)
     for start, last in reader.id_ranges(unit, policy_id, first=first, last=newest, size=size):
-        yield reader.read_range(unit, policy_id, start, last, slots=_SLOTS, events=_EVENTS)
+        yield reader.read_range(unit, policy_id, start, last, slots=_SLOTS, events=tuple(reader.EVENTS))
 
 
-def slots_of(unit: Unit, decision_ids: Sequence[int]) -> Columns:
+def decision_slots(unit: Unit, decision_ids: Sequence[int]) -> Columns:
     """The slots of some decisions, with the columns of `ranges` and their scores."""
-    names = (*_SLOTS, "score")
-    inside = (f"d.id IN ({reader.numbers(portion)})" for portion in list(slices(decision_ids, 5_000)) or [[]])
-    queries = (reader.ask_slots(unit, names, [test], order="d.id, s.position") for test in inside)
-    slots = [reader.read_slots(query) for query in queries]
-    joined = {name: np.concatenate([columns[name] for columns in slots]) for name in names}
-    return joined | {"score": np.where(joined["score"] == NO_SCORE, np.nan, joined["score"])}
+    pieces = []
+    for portion in list(slices(decision_ids, 5_000)) or [[]]:
+        test = f"d.id IN ({reader.numbers(portion)})"
+        pieces.append(reader.read_slots(reader.ask_slots(unit, (*_SLOTS, "score"), [test], order="d.id, s.position")))
+    slots = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    return slots | {"score": np.where(slots["score"] == NO_SCORE, np.nan, slots["score"])}
 
 
 def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
     """The visits of some decisions (ascending) as these saw them, by id: step, recorded, history (see
     `reader.COLUMNS`)."""
-    inside = [f"d.id IN ({reader.numbers(decision_ids)})"]
-    return reader.ask_decisions(unit, ("step", "recorded", "history"), inside).columns()
+    test = f"d.id IN ({reader.numbers(decision_ids)})"
+    return reader.ask_decisions(unit, ("step", "recorded", "history"), [test]).columns()
 
 
 def drawn_ids(unit: Unit) -> Iterator[npt.NDArray[np.int64]]:
@@ -68,10 +67,12 @@ def drawn_ids(unit: Unit) -> Iterator[npt.NDArray[np.int64]]:
 def count_overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> tuple[int, int]:
     """The number of slots of the policy's own decisions from id `first` on that were served before a time, and when the
     first of them was; 0 without any."""
-    joined = "slot s JOIN decision d ON d.id = s.decision_id"
-    waiting = "d.policy_id = ? AND d.id >= ? AND d.imported = 0 AND d.at < ?"
-    count, since = unit.ask(f"SELECT count(*), min(d.at) FROM {joined} WHERE {waiting}", policy_id, first, before)[0]
-    return count, since or 0
+    text = (
+        "SELECT count(*), coalesce(min(d.at), 0) FROM slot s JOIN decision d ON d.id = s.decision_id"
+        " WHERE d.policy_id = ? AND d.id >= ? AND d.imported = 0 AND d.at < ?"
+    )
+    count, since = unit.ask(text, policy_id, first, before)[0]
+    return count, since
 
 
 # -- contradictions --
@@ -222,33 +223,18 @@ def columns(unit: Unit, table: str, *names: str) -> Iterator[tuple[Sequence[Any]
         yield tuple(zip(*rows, strict=True))
 
 
-class AnsweredRequest(NamedTuple):
-    """A decision with a request id: the digest of the request, and what it can have asked for."""
-
-    decision_id: int
-    digest: bytes
-    policy: str
-    version: int
-    experiment: str | None
-    route: str | None
-    session: str
-    user: str | None
-    context: str
-    size: int
-    eligible_id: int
-
-
-def answered(unit: Unit, decision_ids: Collection[int]) -> list[AnsweredRequest]:
-    """Those of the decisions that have the digest of a request, with what their request named."""
+def answered_requests(unit: Unit, decision_ids: Collection[int]) -> list[Row]:
+    """Those of the decisions that have the digest of a request: id, digest, size, keys of session and user, context,
+    eligible set, and what the request can have named: policy, number of the version, experiment and route."""
     text = (
-        "SELECT d.id, d.request_digest, p.name, v.number, e.name, r.name, s.key, u.key, c.body, d.size,"
-        " d.eligible_id FROM decision d JOIN policy p ON p.id = d.policy_id JOIN version v ON v.id = d.version_id"
+        "SELECT d.id, d.request_digest, d.size, s.key, u.key, c.body, d.eligible_id, p.name, v.number, e.name, r.name"
+        " FROM decision d JOIN policy p ON p.id = d.policy_id JOIN version v ON v.id = d.version_id"
         " JOIN session s ON s.id = d.session_id JOIN context c ON c.id = d.context_id"
         " LEFT JOIN users u ON u.id = s.user_id LEFT JOIN variant a ON a.id = d.variant_id"
         " LEFT JOIN experiment e ON e.id = a.experiment_id LEFT JOIN route_decision q ON q.decision_id = d.id"
         " LEFT JOIN route r ON r.id = q.route_id WHERE d.request_digest IS NOT NULL AND d.id IN (?*)"
     )
-    return [AnsweredRequest(row[0], bytes(row[1]), *row[2:]) for row in unit.ask(text, decision_ids)]
+    return unit.ask(text, decision_ids)
 
 
 class KeyedEvent(NamedTuple):

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 FORGET, PRUNE = "db forget", "db prune"  # in the record of commands; without a result until the bytes are gone
 VISITS = 1 << 31  # of a session, at most
 PORTION = 5_000  # decisions that are deleted, or read, at once
-# Tables whose rows belong to one decision, those that name others first.
-OF_DECISION = (
-    "last_decision", "team_draft", "candidate_list", "shadow_decision", "route_decision", "import_line",
-    "decision_features", "slot_set", "logged_support", "feedback_key", "event", "slot",
-)  # fmt: skip
 # Columns that PostgreSQL looks up for every row that is deleted elsewhere, and that no index of the schema begins with.
 LOOKED_UP = {
     "feedback_key": "decision_id", "import_line": "decision_id", "last_decision": "decision_id",
@@ -55,17 +50,12 @@ def lock_all(unit: Unit) -> list[int]:
     return [*policies.lock(unit, [policy.id for policy in policies.all_policies(unit)])]
 
 
-def user_id(unit: Unit, key: str) -> int | None:
-    """The id of a user; None where there is no such user."""
-    return unit.ask_value("SELECT id FROM users WHERE key = ?", key)
-
-
-def sessions_of(unit: Unit, user: int) -> list[int]:
+def user_sessions(unit: Unit, user: int) -> list[int]:
     """The ids of a user's sessions."""
     return [row[0] for row in unit.ask("SELECT id FROM session WHERE user_id = ? ORDER BY id", user)]
 
 
-def decisions_of(unit: Unit, session_ids: Collection[int]) -> list[OwnedDecision]:
+def session_decisions(unit: Unit, session_ids: Collection[int]) -> list[OwnedDecision]:
     """All decisions of some sessions, by policy and id."""
     return unit.records(OwnedDecision, f"{_OWNER} WHERE d.session_id IN (?*) ORDER BY d.policy_id, d.id", session_ids)
 
@@ -91,9 +81,12 @@ def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator
 
 def delete_decisions(unit: Unit, decision_ids: Sequence[int]) -> None:
     """Delete decisions with all rows that belong to them."""
+    from rlrec.store.database import tables  # which rebuilds do without
+
     for portion in slices(decision_ids, PORTION):
-        for table in OF_DECISION:
-            unit.tell(f"DELETE FROM {table} WHERE decision_id IN (?*)", portion)
+        for table in reversed(tables.metadata.sorted_tables):  # those that name others first
+            if "decision_id" in table.columns:
+                unit.tell(f"DELETE FROM {table.name} WHERE decision_id IN (?*)", portion)
         unit.tell("DELETE FROM decision WHERE id IN (?*)", portion)
 
 
@@ -145,7 +138,7 @@ def old_visits(
     )  # fmt: skip
 
 
-def decisions_of_visits(unit: Unit, visits: Collection[VisitKey]) -> list[OwnedDecision]:
+def visit_decisions(unit: Unit, visits: Collection[VisitKey]) -> list[OwnedDecision]:
     """All decisions of some visits, by policy and id."""
     wanted = f"d.session_id IN (?*) AND d.session_id * {VISITS} + d.visit IN (?*)"
     keys = {visit.session_id for visit in visits}, [visit.session_id * VISITS + visit.number for visit in visits]

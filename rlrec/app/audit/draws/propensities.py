@@ -84,7 +84,7 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
     """Derive the slates of these decisions again: how many could be."""
     done = 0
     for start in range(0, len(decision_ids), PORTION):
-        slates = complete_slates(audit.slots_of(unit, decision_ids[start : start + PORTION].tolist()))
+        slates = complete_slates(audit.decision_slots(unit, decision_ids[start : start + PORTION].tolist()))
         versions = policies.by_id(unit, set(slates.per_decision("version_id").tolist()))
         for version_id in sorted(versions):
             drawn = slates.take(slates.per_decision("version_id") == version_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 
@@ -15,7 +14,6 @@ from rlrec.store.database.unit import parse
 from rlrec.store.log import contents
 from rlrec.store.policies import arms
 from rlrec.store.upkeep import audit
-from rlrec.store.upkeep.audit import AnsweredRequest
 
 CHECK = "requests"
 PORTION = 5_000  # decisions at a time
@@ -28,28 +26,23 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
     no_arms = arms_text(None)
     for start in range(0, len(decision_ids), PORTION):
         unit.progress("requests", start, start / len(decision_ids))
-        answered = audit.answered(unit, decision_ids[start : start + PORTION].tolist())
-        sets = contents.eligible_arms(unit, {request.eligible_id for request in answered})
+        rows = audit.answered_requests(unit, decision_ids[start : start + PORTION].tolist())
+        sets = contents.eligible_arms(unit, {row[6] for row in rows})
         keys = arms.keys(unit, {arm for members in sets.values() for arm in members})
         set_texts = {set_id: arms_text([keys[arm] for arm in members]) for set_id, members in sets.items()}
-        for request in answered:
-            with findings.unreadable(CHECK, f"decision {request.decision_id}"):
-                texts = no_arms, set_texts[request.eligible_id]
-                if not _is_answer(request, context(request.context), texts):
+        for decision_id, digest, size, session, user, text, set_id, *named in rows:
+            with findings.unreadable(CHECK, f"decision {decision_id}"):
+                forms = product(_names(*named), {user: None, None: None}, (no_arms, set_texts[set_id]))
+                if not any(
+                    digest_of_texts((*names, session, form_user), context(text), size, form_arms) == digest
+                    for names, form_user, form_arms in forms
+                ):
                     detail = "its session, user, context, length or arms are not those of its request"
-                    findings.decision_error(CHECK, request.decision_id, detail)
+                    findings.decision_error(CHECK, decision_id, detail)
 
 
-def _is_answer(answered: AnsweredRequest, context: str, arms_texts: Sequence[str]) -> bool:
-    """Whether one of the forms of a request has the digest; most name the policy and no arms."""
-    by_policy = answered.policy, f"{answered.policy}@{answered.version}"
-    named: list[tuple[str | None, str | None]] = [(name, None) for name in by_policy]
-    if answered.route is not None:
-        named = [(answered.route, None)]
-    elif answered.experiment is not None:
-        named = [(None, answered.experiment)]
-    users = {answered.user: None, None: None}
-    return any(
-        digest_of_texts((*names, answered.session, user), context, answered.size, text) == answered.digest
-        for names, user, text in product(named, users, arms_texts)
-    )
+def _names(policy: str, version: int, experiment: str | None, route: str | None) -> list[tuple[str | None, str | None]]:
+    """The names of a policy or route, and of an experiment, that a request can have had; most have the policy's."""
+    if route is not None:
+        return [(route, None)]
+    return [(policy, None), (f"{policy}@{version}", None)] if experiment is None else [(None, experiment)]
