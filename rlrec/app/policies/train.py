@@ -110,7 +110,7 @@ def train(
         parent, now = _parent(unit, request), unit.now
     seed = seed_or_random(request.seed, bits=63)
     with (
-        TrainingLease(store, parent.policy, needed=not request.dry_run) as lease,
+        TrainingLease(store, parent.policy, exclusive=not request.dry_run) as lease,
         log_stores.opened(store, request.log) as (log_store, log),
         workers.opened(log_store, now) as engine,
         closing(Dataset()) as dataset,
@@ -177,7 +177,7 @@ class _TrainingRun:
             reports = policies.reports(unit, self.parent.policy.id, since=unit.now - YEAR_US)
             gates = (report["gate"] for report in reports)
             looks = [cast(GateReport, NO_GATE | gate) for gate in gates if gate["candidate"] is not None]
-        new, least = self.report.new, self.request.min_new
+        new, least = self.report.new_visits, self.request.min_new
         if new < least:
             reason = f"nothing new: {quantity(new, 'session')} since the last training, and --min-new is {least:,}"
             if waiting := self.report.unused.waiting:
@@ -234,7 +234,7 @@ class _TrainingRun:
             raise InputError(
                 f"of {quantity(unused.silent, 'session')}, none has propensities for whole slates", hint=hint
             )
-        if len(report.rates) > 1:
+        if len(report.keep_probabilities) > 1:
             hint = "leave them out by --log, or sample users (`rlrec help scale`); a bandit can learn from them"
             raise InputError("the log dropped lines at several rates (keep_probability): it teaches wrongly", hint=hint)
         if not self.dataset.splits[TRAIN].visits:
@@ -244,12 +244,12 @@ class _TrainingRun:
             if report.visits:
                 reason = f"of {quantity(report.visits, 'session')}, none is in the split that teaches"
             raise InputError(f"empty log to train on: {reason}", hint=self._way_out())
-        if report.largest > LARGEST:
+        if report.max_reward > LARGEST:
             raise InputError(
-                f"a slate earned {report.largest:g} by reward {name}, which is too large to compute with",
+                f"a slate earned {report.max_reward:g} by reward {name}, which is too large to compute with",
                 hint="define a reward with --clip LO,HI, or with other weights",
             )
-        if not report.rewarded:
+        if not report.rewarded_decisions:
             hint = "send `rlrec feedback`, or define another reward"
             raise InputError(f"no session has an event that reward {name} weighs", hint=hint)
 
@@ -274,7 +274,7 @@ class _TrainingRun:
             self.lease.renew()
             tune = None
             if splits[TUNE].visits:
-                by_position, gate = trainer.by_position, self.report.gate
+                by_position, gate = trainer.by_position, self.report.gate_visits
                 tune = value(splits[TUNE], max_visits=CHOOSING, gate_visits=gate, by_position=by_position)
             trained = trainer.train(tune, progress=self._epoch)
         self.tune = TuneSplit() if tune is None else TuneSplit(tune.clusters, tune.wanted_ess)
@@ -329,7 +329,7 @@ class _TrainingRun:
         served these visits, and they cannot tell its value, with what they earned. A look with the figures of an
         earlier one is that one: it tells nothing new, and spends no error. looks: of this year."""
         promising = self.request.promote != "if-better" or trained.promising
-        if not self.report.gate or not promising:
+        if not self.report.gate_visits or not promising:
             return NO_GATE
         live, gate_split = self.live.reference, replace(selection, splits=[GATE])
         with self.log_store.read() as unit, bulk.alongside(unit):
@@ -389,14 +389,14 @@ class _TrainingRun:
         )  # fmt: skip
         beliefs.add_weights(unit, version_id, weights)
         # the promotion
-        same, promote = head.live_id == self.live.id, self.request.promote
-        promoted = promote == "always" or (promote == "if-better" and same and bool(gate["passed"]))
+        same_live, promote = head.live_id == self.live.id, self.request.promote
+        promoted = promote == "always" or (promote == "if-better" and same_live and bool(gate["passed"]))
         if promoted:
             policies.promote(unit, policy.id, version_id=version_id, previous_id=head.live_id)
         settings.add_run(unit, "train-pg", {"policy": policy.name, "version": number}, {"promoted": promoted})
         why = why_copy(trained, self.tune, parent=self.parent)
         if promote == "if-better":
-            why = None if promoted else why_not(gate, trained, same=same, tune=self.tune)
+            why = None if promoted else why_not(gate, trained, same_live=same_live, tune=self.tune)
         return result(
             self.parent, number, self.report.visits, gate, seed=self.seed, trained=trained, promoted=promoted, why=why,
             ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,

@@ -188,7 +188,7 @@ class Trainer:
         step = returns.steps(rows.start)
         scale: Array = np.power(self.options.gamma, step) if self.options.discounted else np.ones(len(step))
         gain = gained - self._baseline(rows, gained)
-        return grouped(
+        return group_slates(
             rows, gain, gained, scale, slots=bool(self.options.top_k), by_position=self.by_position, credit=self._credit
         )
 
@@ -295,7 +295,7 @@ def from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> LoggedSlates:
     return LoggedSlates(state=state, eligible=eligible, **{name: arrays[name] for name in SLATES})
 
 
-def grouped(
+def group_slates(
     rows: VisitRows, gain: Array, raw: Array, scale: Array, *, slots: bool = False, by_position: Array | None = None,
     credit: tuple[float, float] = (1.0, 1.0),
 ) -> Iterator[LoggedSlates]:  # fmt: skip

@@ -32,7 +32,7 @@ class DecisionBlock:
     shown: Ids
     eligible: Flags | None
 
-    def between(self, start: int, end: int) -> DecisionBlock:
+    def slice_rows(self, start: int, end: int) -> DecisionBlock:
         """The decisions from `start` to before `end`."""
         rows = slice(start, end)
         return DecisionBlock(
@@ -44,8 +44,8 @@ class DecisionBlock:
 def blocks(rows: VisitRows) -> Iterator[DecisionBlock]:
     """All decisions in blocks, ordered by the sizes of their slates and the numbers of their eligible sets."""
     # groups of decisions: one size and one eligible set each
-    first, which = distinct(rows.size, rows.eligible)
-    sizes, counts = rows.size[first].tolist(), np.bincount(which).tolist()
+    first, group_index = distinct(rows.size, rows.eligible)
+    sizes, counts = rows.size[first].tolist(), np.bincount(group_index).tolist()
     sets = [rows.eligible_sets[number] for number in rows.eligible[first].tolist()]
     # groups that may share a block
     by_kind = defaultdict[tuple[int, bytes], list[int]](list)
@@ -58,7 +58,7 @@ def blocks(rows: VisitRows) -> Iterator[DecisionBlock]:
             members = groups[start : start + step]
             local = np.full(len(first), -1)
             local[members] = np.arange(len(members))
-            yield _block(rows, state, [sets[group] for group in members], local[which])
+            yield _block(rows, state, [sets[group] for group in members], local[group_index])
 
 
 def _sets_at_a_time(sets: Sequence[EligibleSet], counts: Sequence[int]) -> int:

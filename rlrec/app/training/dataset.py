@@ -138,7 +138,7 @@ class DatasetSplit:
         self._file.add([columns])
 
     def batches(self, max_visits: int | None = None) -> Iterator[VisitRows]:
-        """The batches. most: only so many visits, the first ones, in full batches, but one batch at least."""
+        """The batches. max_visits: the first ones alone, in full batches, but one batch at least."""
         total = 0
         for number in range(len(self._file)):
             rows = self._read(number)
@@ -171,12 +171,12 @@ def _words_of(columns: dict[str, Any]) -> Sparse:
 
 
 class Dataset:
-    """Visits as they are written, and then by split. strata: by the index that visits have; met: what they show of the
-    loggers."""
+    """Visits as they are written, and then by split. strata: by the index that visits have; loggers: what they show of
+    these."""
 
     def __init__(self) -> None:
         self.strata: Sequence[Stratum] = (NO_LOGGER,)
-        self.met = LoggerFacts()
+        self.loggers = LoggerFacts()
         self.splits: dict[int, DatasetSplit] = {}
         self._catalogues: dict[bytes, Catalogue] = {}
         self._files = {name: RowFile() for name in FILES}
@@ -245,7 +245,8 @@ class Dataset:
         of sparse contexts that stay, numbered by their index among these."""
         catalogues = list(self._catalogues.values())
         # the strata whose loggers are fixed, and then one of all others
-        fixed = [stratum for stratum in self.strata if stratum.logger is not None and self.met.is_fixed(stratum.logger)]
+        strata, is_fixed = self.strata, self.loggers.is_fixed
+        fixed = [stratum for stratum in strata if stratum.logger is not None and is_fixed(stratum.logger)]
         index = {stratum: number for number, stratum in enumerate(fixed)}
         stratum_index = np.array([index.get(stratum, len(fixed)) for stratum in self.strata], np.int8)
         names, splits, clusters = (np.concatenate([visits[name] for visits in self._visits]) for name in IN_MEMORY)
@@ -267,7 +268,7 @@ class Dataset:
         """The eligible sets of some decisions by where each is written, in the order of their contents: the columns
         `eligible` and SETS."""
         # the different places where sets are written, and the arms there
-        first, which = distinct(catalogue, begin)
+        first, set_index = distinct(catalogue, begin)
         numbers, lengths = catalogue[first].tolist(), count[first].astype(np.int64)
         arms = self._eligible.gather(begin[first], lengths)["arm"]
         pieces = [piece.tobytes() for piece in np.split(arms, np.cumsum(lengths)[:-1])]
@@ -281,4 +282,4 @@ class Dataset:
         counts = np.array([len(piece) // arms.itemsize for _, piece in ordered], arms.dtype)
         members = np.frombuffer(b"".join(piece for _, piece in ordered), arms.dtype)
         columns = dict(zip(SETS, (catalogues, counts, members), strict=True))
-        return {"eligible": np.array([rank[eligible] for eligible in sets], arms.dtype)[which], **columns}
+        return {"eligible": np.array([rank[eligible] for eligible in sets], arms.dtype)[set_index], **columns}

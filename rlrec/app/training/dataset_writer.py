@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import NamedTuple, Self
 
@@ -34,7 +34,7 @@ from rlrec.store.log.reader import Batch, Selection
 from rlrec.store.policies import arms
 
 # Columns that are read of every impression.
-READ = (
+COLUMNS = (
     "at", "imported", "censored", "context_id", "eligible_id", "catalogue_revision", "size", "split", "visit", "step",
     "arm_id", "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded", "created_at",
     "policy_id", "version_id", "variant_id", "user_id", "user_digest", "session_digest", "keep_probability",
@@ -46,28 +46,29 @@ CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 @dataclass(frozen=True, kw_only=True)
 class WriteReport(Sums):
     """Which visits of a log went into a dataset, and why others did not.
-    unused: those that are not over, incomplete, or without propensities; unnamed: those of a session that got a user of
-    another split later; unrecorded: those without stored states; endless: those too long to be judged.
-    visits, slots: how many can be used; gate: visits of these in the split of the gate, which are not written; new:
-    visits that could not be used before a time; rewarded: decisions with an event that counts; largest: absolute reward
-    of a slate; last_id: the newest decision; rates: extremes of how likely the log kept its decisions."""
+    unused: those that are not over, incomplete, or without propensities; moved: those of a session that got a user of
+    another split later; unrecorded: those without stored states; too_long: those too long to be judged.
+    visits, slots: how many can be used; gate_visits: visits of these in the split of the gate, which are not written;
+    new_visits: those that could not be used before a time; rewarded_decisions: with an event that counts; max_reward:
+    of a slate, absolute; last_id: the newest decision; keep_probabilities: extremes of how likely the log kept its
+    decisions."""
 
-    unused: UnusedVisits
-    unnamed: int = 0
+    unused: UnusedVisits = field(default_factory=UnusedVisits)
+    moved: int = 0
     unrecorded: int = 0
-    endless: int = 0
-    largest: float = 0.0
+    too_long: int = 0
+    max_reward: float = 0.0
     last_id: int = 0
     visits: int = 0
-    gate: int = 0
+    gate_visits: int = 0
     slots: int = 0
-    new: int = 0
-    rewarded: int = 0
-    rates: frozenset[float] = frozenset()
+    new_visits: int = 0
+    rewarded_decisions: int = 0
+    keep_probabilities: frozenset[float] = frozenset()
 
     def __add__(self, other: Self) -> Self:
-        largest, last_id = max(self.largest, other.largest), max(self.last_id, other.last_id)
-        return replace(super().__add__(other), largest=largest, last_id=last_id)
+        max_reward, last_id = max(self.max_reward, other.max_reward), max(self.last_id, other.last_id)
+        return replace(super().__add__(other), max_reward=max_reward, last_id=last_id)
 
 
 class VisitNames(NamedTuple):
@@ -84,12 +85,12 @@ class VisitNames(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WrittenVisits:
-    """The visits of a partition of the log, and what there is to say of them. strata, met: as of `Dataset`."""
+    """The visits of a partition of the log, and what there is to say of them. strata, loggers: as of `Dataset`."""
 
     report: WriteReport
     rows: Sequence[VisitRows]
     strata: Sequence[Stratum]
-    met: LoggerFacts
+    loggers: LoggerFacts
 
 
 class DatasetWriter:
@@ -117,52 +118,54 @@ class DatasetWriter:
         fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spanning=self._spanning)
         self._max_loggers = fold.most_loggers
         self._strata: Sequence[Stratum] = (NO_LOGGER,)
-        self._met = LoggerFacts()
-        self.reading = Reading(columns=READ, visits=True, keys=True)
+        self._met_loggers = LoggerFacts()
+        self.reading = Reading(columns=COLUMNS, visits=True, keys=True)
 
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
         """Write what of the selected log can be used. engine: as of `passes.results`."""
-        report = WriteReport(unused=UnusedVisits())
+        report = WriteReport()
         log_reader = LogReader(self.unit, self.evaluation, progress=progress)
         for written in passes.results(log_reader, self, engine):
             for rows in written.rows:
                 dataset.add(rows)
             if written.rows:
-                dataset.strata, dataset.met = written.strata, dataset.met + written.met
+                dataset.strata, dataset.loggers = written.strata, dataset.loggers + written.loggers
             report += written.report
             progress()
         return report
 
     def __call__(self, log_reader: LogReader, /) -> WrittenVisits:
         """The visits of a partition that can be used."""
-        report, rows = WriteReport(unused=UnusedVisits()), list[VisitRows]()
+        report, rows = WriteReport(), list[VisitRows]()
         for batch in log_reader.batches(self.reading):
             visits, unused = ended_visits.usable(batch, self.reward, self.cutoff)
             keep = batch.slots["keep_probability"]
-            report += WriteReport(unused=unused, rates=frozenset((float(keep.min()), float(keep.max()))))
+            report += WriteReport(unused=unused, keep_probabilities=frozenset((float(keep.min()), float(keep.max()))))
             if not len(visits):
                 continue
             # which visits have states, a split that is still right, and an end
             names = self._names(batch, visits)
             recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
-            same, short = names.split == visits.per_visit("split"), np.diff(visits.start) <= ended_visits.LONGEST
-            usable = recorded & same & short
+            split_holds = names.split == visits.per_visit("split")
+            is_short = np.diff(visits.start) <= ended_visits.LONGEST
+            usable = recorded & split_holds & is_short
             report += WriteReport(
-                unused=UnusedVisits(), unrecorded=int((~recorded).sum()), unnamed=int((recorded & ~same).sum()),
-                endless=int((recorded & same & ~short).sum()),
+                unrecorded=int((~recorded).sum()), moved=int((recorded & ~split_holds).sum()),
+                too_long=int((recorded & split_holds & ~is_short).sum()),
             )  # fmt: skip
             visits, names = visits.take(usable), names.take(usable)
             if len(visits):
-                later = visits.slots["decision_id"][visits.begins] >= self.judged_from
-                written = (names.split == TRAIN) | (names.split == TUNE) & later
+                is_judged = visits.slots["decision_id"][visits.begins] >= self.judged_from
+                written = (names.split == TRAIN) | (names.split == TUNE) & is_judged
                 rows += self._portions(visits.take(written), names.take(written))
                 report += WriteReport(
-                    unused=UnusedVisits(), gate=int(((names.split == GATE) & later).sum()), visits=len(visits),
-                    slots=int(visits.first[-1]), new=int((visits.mature_from > self.since).sum()),
-                    rewarded=int((~visits.default).sum()), largest=float(np.abs(visits.reward).max()),
+                    visits=len(visits), slots=int(visits.first[-1]),
+                    gate_visits=int(((names.split == GATE) & is_judged).sum()),
+                    new_visits=int((visits.mature_from > self.since).sum()),
+                    rewarded_decisions=int((~visits.default).sum()), max_reward=float(np.abs(visits.reward).max()),
                     last_id=int(visits.slots["decision_id"].max()),
                 )  # fmt: skip
-        return WrittenVisits(report=report, rows=rows, strata=self._strata, met=self._met)
+        return WrittenVisits(report=report, rows=rows, strata=self._strata, loggers=self._met_loggers)
 
     def _stratum(self, visits: EndedVisits) -> Ids:
         """The index of the stratum of each visit, (s,). A version that learned from some of these visits counts as
@@ -170,7 +173,7 @@ class DatasetWriter:
         slots = visits.slots | {"cluster": clusters(visits.slots, "user")}
         strata = self._loggers.strata(slots, visits.begins, spanning=self._spanning, max_loggers=self._max_loggers)
         self._strata = strata.strata
-        self._met += LoggerFacts(mixed=strata.mixed)
+        self._met_loggers += LoggerFacts(mixed=strata.mixed)
         return strata.codes
 
     def _names(self, batch: Batch, visits: EndedVisits) -> VisitNames:
@@ -197,26 +200,26 @@ class DatasetWriter:
         slots, first = visits.slots, visits.first
         eligible, revision = visits.per_decision("eligible_id"), visits.per_decision("catalogue_revision")
         # the states
-        contexts, which = stored_contexts.distinct_contexts(self.unit, visits.per_decision("context_id"))
-        encoded = self.reader.encoded(contexts)[which]
+        contexts, index = stored_contexts.distinct_contexts(self.unit, visits.per_decision("context_id"))
+        encoded = self.reader.encoded(contexts)[index]
         state = self.reader.states(encoded, visits.histories(), revision)
         # remembered arms that are eligible
-        sets, of_decision = self._sets(eligible, revision)
+        sets, set_index = self._sets(eligible, revision)
         remembered, n_arms = self._positions(state.arm), len(self.arms)
         codes = np.concatenate([eligible_set.arms + n_arms * number for number, eligible_set in enumerate(sets)])
-        code = of_decision[state.row] * n_arms + remembered
+        code = set_index[state.row] * n_arms + remembered
         in_set = np.flatnonzero(codes[np.minimum(np.searchsorted(codes, code), len(codes) - 1)] == code)
         in_set = in_set[by_row(state.row[in_set], remembered[in_set])]
         # a slot by itself has its marginal as its propensity, or where that is unknown its conditional one
-        alone = np.where(np.isnan(slots["marginal"]), slots["propensity"], slots["marginal"])
-        earned, logged, divided = slots["reward"], np.log(alone), slots["reward"]
+        slot_probability = np.where(np.isnan(slots["marginal"]), slots["propensity"], slots["marginal"])
+        earned, logged, divided = slots["reward"], np.log(slot_probability), slots["reward"]
         if self.examination:
             examined = np.append(self.examination, np.inf)[np.minimum(slots["position"] - 1, len(self.examination))]
             divided = earned / examined
             logged = np.where(np.isinf(examined), UNWEIGHED, logged)  # below the end of the curve
         return VisitRows(
             eligible_sets=sets, name=names.name.view(np.uint64), split=names.split, cluster=names.cluster,
-            stratum=self._stratum(visits), length=np.diff(visits.start), eligible=of_decision,
+            stratum=self._stratum(visits), length=np.diff(visits.start), eligible=set_index,
             size=np.diff(first),
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
@@ -233,16 +236,16 @@ class DatasetWriter:
     def _sets(self, eligible: Ids, revision: Ids) -> tuple[list[EligibleSet], Ids]:
         """The eligible sets of decisions as they were described then, and the index of each decision's, (n,)."""
         epoch = self.reader.described.epochs(revision)
-        first, which = distinct(eligible, epoch)
+        first, index = distinct(eligible, epoch)
         members = contents.eligible_arms(self.unit, set(eligible[first].tolist()))
         rows = zip(eligible[first].tolist(), epoch[first].tolist(), revision[first].tolist(), strict=True)
-        return [self._eligible_set(members[set_id], *described) for set_id, *described in rows], which
+        return [self._eligible_set(members[set_id], *described) for set_id, *described in rows], index
 
     def _eligible_set(self, ids: Sequence[int], epoch: int, revision: int) -> EligibleSet:
         if epoch not in self._catalogues:
-            new = Catalogue(self.reader.described.of(self.arms, revision))
-            equal = (catalogue for catalogue in self._catalogues.values() if catalogue.digest == new.digest)
-            self._catalogues[epoch] = next(equal, new)
+            described = Catalogue(self.reader.described.of(self.arms, revision))
+            equal = (catalogue for catalogue in self._catalogues.values() if catalogue.digest == described.digest)
+            self._catalogues[epoch] = next(equal, described)
         return EligibleSet(self._catalogues[epoch], np.sort(self._positions(np.array(ids, np.int64))))
 
 

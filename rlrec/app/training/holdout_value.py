@@ -79,8 +79,8 @@ class HoldoutValue:
             clusters, self._slots = map(np.concatenate, zip(*columns, strict=True))
             self._cluster = np.unique(clusters, return_inverse=True)[1]
         visits = float(sum(partial.end.rows for partial in self._reference_partials.values()))
-        least = max(LEAST_ESS * visits / (gate_visits or visits), SUPPORTED * visits)
-        self.wanted_ess = least + CHANCE * sqrt(least)
+        min_ess = max(LEAST_ESS * visits / (gate_visits or visits), SUPPORTED * visits)
+        self.wanted_ess = min_ess + CHANCE * sqrt(min_ess)
         estimate = self._estimate(self._reference_partials)
         self.reference_ess, self.clusters = estimate.ess or 0.0, estimate.clusters
 
@@ -116,8 +116,8 @@ class HoldoutValue:
     def difference(self, partials: ByStratum, **options: Any) -> PairedDifference:
         """The value by these sums less that of the reference, where loggers count the same. options: of `compare`."""
         weighting = Weighting.from_strata(self.fold, partials, self._reference_partials)
-        ours, theirs = weighting.total(partials), weighting.total(self._reference_partials)
-        return difference(ours, theirs, estimator=self.fold.estimators[ESTIMATOR], **options)
+        total, reference_total = weighting.total(partials), weighting.total(self._reference_partials)
+        return difference(total, reference_total, estimator=self.fold.estimators[ESTIMATOR], **options)
 
     def _estimate(self, partials: ByStratum) -> Estimate:
         total = Weighting.from_strata(self.fold, partials).total(partials)
@@ -149,12 +149,12 @@ class HoldoutValue:
         given those above, is written into log_slots."""
         for block in self._portions(rows):
             score, at, shown = self._score(parameters, block), block.rows, block.shown
-            probability = plackett_luce.probabilities(score, block.eligible, **self._served)
+            probability = plackett_luce.probabilities(score, block.eligible, **self._exploration)
             if shown.shape[1] == 1:
                 with np.errstate(divide="ignore"):
                     log_shown = np.log(probability[np.arange(len(at)), shown[:, 0]])[:, None]
             else:
-                log_shown = plackett_luce.log_conditionals(score, shown, block.eligible, **self._served)
+                log_shown = plackett_luce.log_conditionals(score, shown, block.eligible, **self._exploration)
             log_slots[rows.first[at][:, None] + np.arange(shown.shape[1])] = log_shown
             cases = np.arange(len(at))
             yield TargetSlates(rows=at, log_slate=log_shown.sum(axis=1), arms=block.arms, share=probability, case=cases)
@@ -190,7 +190,7 @@ class HoldoutValue:
             growth = np.empty(len(rows.eligible))
             for block in self._portions(rows):
                 scores = self._score(parameters, block), self._score(self.reference, block)
-                divergences = plackett_luce.chi_squares(*scores, block.shown, block.eligible, **self._served)
+                divergences = plackett_luce.chi_squares(*scores, block.shown, block.eligible, **self._exploration)
                 growth[block.rows] = np.log1p(divergences).sum(axis=1)
             visit_growth = np.add.reduceat(growth, rows.start[:-1])
             visits += len(visit_growth)
@@ -201,7 +201,7 @@ class HoldoutValue:
         for block in blocks(rows):
             step = max(1, CELLS // len(block.arms))
             for start in range(0, len(block.rows), step):
-                yield block.between(start, start + step)
+                yield block.slice_rows(start, start + step)
 
     def _entropy_and_divergence(self, parameters: Parameters) -> tuple[float, float]:
         """Mean entropy of the parameters at position 1, and mean KL(reference || parameters) of slates, in nats, on the
@@ -209,14 +209,14 @@ class HoldoutValue:
         sums = np.zeros(3)
         for block in self._portions(next(self.split.batches())):
             scores = self._score(parameters, block), self._score(self.reference, block)
-            first = plackett_luce.probabilities(scores[0], block.eligible, **self._served)
-            kl = plackett_luce.divergences(*scores, block.shown, block.eligible, **self._served)
+            first = plackett_luce.probabilities(scores[0], block.eligible, **self._exploration)
+            kl = plackett_luce.divergences(*scores, block.shown, block.eligible, **self._exploration)
             entropy = -(first * np.log(np.maximum(first, 1e-30))).sum()
             sums += [len(block.rows), float(entropy), float(kl.sum())]
         return float(sums[1] / sums[0]), float(sums[2] / sums[0])
 
     @property
-    def _served(self) -> dict[str, Any]:
+    def _exploration(self) -> dict[str, Any]:
         return {"temperature": self.policy.temperature, "floor": self.policy.exploration}
 
     def _score(self, parameters: Parameters, block: DecisionBlock) -> Array:

@@ -15,32 +15,32 @@ from rlrec.store import Store, Unit
 from rlrec.store.policies import leases
 from rlrec.times import SECOND, written
 
-LASTS_S = 60  # on the database's clock, unless it is renewed
-RENEWED_S = 10
+LEASE_S = 60  # on the database's clock, unless it is renewed
+RENEWAL_S = 10
 
 
 class TrainingLease:
     """A lease for the time of a `with` block. Raises StoreBusy where another process holds it, or has taken it over.
     A process of this machine that has died is recognised at once; one of another machine when its lease runs out, by
-    the clock of the database. needed: others may train during a run that stores nothing."""
+    the clock of the database. exclusive: False for a run that stores nothing, during which others may train."""
 
-    def __init__(self, store: Store, policy: StoredPolicy, *, needed: bool = True) -> None:
-        self.store, self.policy, self.needed = store, policy, needed
-        self.token = f"{_machine()}/{os.getpid()}/{_started(os.getpid())}/{uuid4().hex}"
+    def __init__(self, store: Store, policy: StoredPolicy, *, exclusive: bool = True) -> None:
+        self.store, self.policy, self.exclusive = store, policy, exclusive
+        self.token = f"{_machine()}/{os.getpid()}/{_start_ticks(os.getpid())}/{uuid4().hex}"
         self._renewed = monotonic()
 
     def __enter__(self) -> Self:
         holder = f"process {os.getpid()} on {socket.gethostname()}"
-        holding = self.store.write(lambda unit: self._take(unit, holder)) if self.needed else None
+        holding = self.store.write(lambda unit: self._take(unit, holder)) if self.exclusive else None
         if holding is not None:
             raise StoreBusy(
                 f"policy {self.policy.name} is being trained by {holding.holder} since {written(holding.taken_at)}",
-                hint=f"a retry is safe; a lease without a sign of life ends after {LASTS_S} s",
+                hint=f"a retry is safe; a lease without a sign of life ends after {LEASE_S} s",
             )
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.needed:
+        if self.exclusive:
             self.store.write(lambda unit: leases.release(unit, self.policy.id, token=self.token))
 
     def _take(self, unit: Unit, holder: str) -> leases.Lease | None:
@@ -48,18 +48,18 @@ class TrainingLease:
         if current is not None and _is_dead(current.token):
             leases.release(unit, self.policy.id, token=current.token)
         now = unit.clock()
-        return leases.take(unit, self.policy.id, holder=holder, token=self.token, now=now, until=now + LASTS_S * SECOND)
+        return leases.take(unit, self.policy.id, holder=holder, token=self.token, now=now, until=now + LEASE_S * SECOND)
 
     def renew(self) -> None:
         """Move the end of the lease, if that was done some time ago."""
-        if self.needed and monotonic() - self._renewed > RENEWED_S:
+        if self.exclusive and monotonic() - self._renewed > RENEWAL_S:
             self.store.write(self.check)
             self._renewed = monotonic()
 
     def check(self, unit: Unit) -> None:
         """Raises StoreBusy where the lease is lost: another process may have trained meanwhile."""
-        if self.needed and not leases.renew(
-            unit, self.policy.id, token=self.token, until=unit.clock() + LASTS_S * SECOND
+        if self.exclusive and not leases.renew(
+            unit, self.policy.id, token=self.token, until=unit.clock() + LEASE_S * SECOND
         ):
             raise StoreBusy(
                 f"the lease on policy {self.policy.name} was lost: another trainer has taken over",
@@ -69,7 +69,7 @@ class TrainingLease:
 
 def _is_dead(token: str) -> bool:
     machine, pid, started, _ = token.split("/") if token.count("/") == 3 else ("", "0", "", "")
-    return bool(machine) and machine == _machine() and _started(int(pid)) != started
+    return bool(machine) and machine == _machine() and _start_ticks(int(pid)) != started
 
 
 def _machine() -> str:
@@ -81,7 +81,7 @@ def _machine() -> str:
         return ""
 
 
-def _started(pid: int) -> str:
+def _start_ticks(pid: int) -> str:
     """When a process began, in the system's ticks; empty where there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]

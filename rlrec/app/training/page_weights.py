@@ -55,5 +55,5 @@ class PageWeights:
     def sentence(self, weights: str) -> str:
         """The weights that are used, and why."""
         earned = f"slots earn {self.earned_by_slots:.0%} of the rewards, pages as a whole the rest"
-        why = f"{earned}; weights of whole slates: {self.ess_share:.1%} effective, {self.clipped_share:.1%} clipped"
-        return f"weights: by {weights} ({why})"
+        shares = f"{earned}; weights of whole slates: {self.ess_share:.1%} effective, {self.clipped_share:.1%} clipped"
+        return f"weights: by {weights} ({shares})"

@@ -47,8 +47,8 @@ def unused_sessions(report: WriteReport) -> str:
         (unused.waiting, "not over, or still within their reward windows"),
         (unused.left_out, "cut by the filter, with a censored slot, or without propensities"),
         (report.unrecorded, "whose states at the time of their decisions are not recorded"),
-        (report.unnamed, "whose user came later and belongs to another split"),
-        (report.endless, f"of more than {ended_visits.LONGEST:,} decisions"),
+        (report.moved, "whose user came later and belongs to another split"),
+        (report.too_long, f"of more than {ended_visits.LONGEST:,} decisions"),
     )
     return "; ".join(f"{count:,} {why}" for count, why in counts if count)
 
@@ -82,18 +82,18 @@ class TuneSplit:
 
 def no_step(trained: TrainingResult, tune: TuneSplit) -> str:
     """The sentence that the log supports no step, and what to log instead."""
-    wanted = tune.wanted_ess or 0.0
-    if tune.clusters < wanted:
+    wanted_ess = tune.wanted_ess or 0.0
+    if tune.clusters < wanted_ess:
         return (
             f"the log supports no step: the tune split has {tune.clusters:,} users, or sessions without one, "
-            f"where {wanted:.0f} are wanted; collect sessions of more users"
+            f"where {wanted_ess:.0f} are wanted; collect sessions of more users"
         )
     ess = max((point.ess or 0.0 for point in trained.curve), default=0.0)
     collect = f"collect more sessions, or start from {tune.nearer}" if tune.nearer else "or collect more sessions"
     return (
         f"the log supports no step: of {tune.clusters:,} users of the tune split, or sessions without one, {ess:.0f} "
-        f"are effective, where {wanted:.0f} are wanted; log with a larger floor, train on the log of newer versions "
-        f"(--log), {collect}"
+        f"are effective, where {wanted_ess:.0f} are wanted; log with a larger floor, train on the log of newer "
+        f"versions (--log), {collect}"
     )
 
 
@@ -103,9 +103,9 @@ def why_copy(trained: TrainingResult, tune: TuneSplit, *, parent: Version) -> st
     return "; ".join(filter(None, (copied, "" if trained.supported else no_step(trained, tune)))) or None
 
 
-def why_not(gate: GateReport, trained: TrainingResult, *, same: bool, tune: TuneSplit) -> str:
-    """Why a candidate was not promoted. same: whether the live version is still the one it was compared with."""
-    if not same:
+def why_not(gate: GateReport, trained: TrainingResult, *, same_live: bool, tune: TuneSplit) -> str:
+    """Why a candidate was not promoted. same_live: whether the live version is still the one it was compared with."""
+    if not same_live:
         return "another version went live meanwhile"
     if gate["candidate"] is None:
         if trained.promising:

@@ -7,7 +7,7 @@ import pytest
 
 from rlrec.app.training import blocks as blocking
 from rlrec.app.training.array_file import ArrayFile
-from rlrec.app.training.ascent import from_arrays, grouped, to_arrays
+from rlrec.app.training.ascent import from_arrays, group_slates, to_arrays
 from rlrec.app.training.blocks import blocks
 from rlrec.app.training.dataset import Catalogue, EligibleSet, VisitRows
 from rlrec.policy.contexts.contextual import Design
@@ -51,7 +51,7 @@ def gradient(decision_rows: VisitRows, *, slots: bool = False) -> GradientSums:
     rng = np.random.default_rng(3)
     parameters = {name: rng.normal(size=values.shape) for name, values in KIND.nothing(ARMS).items()}
     gain = rng.normal(size=len(decision_rows.eligible))
-    groups = grouped(decision_rows, gain, gain + 1, np.ones(len(gain)), slots=slots)
+    groups = group_slates(decision_rows, gain, gain + 1, np.ones(len(gain)), slots=slots)
     objective = Objective(clip=5.0, entropy=0.1, top=2 if slots else 0)
     return reinforce.sums(KIND, parameters, groups, objective)
 
@@ -123,7 +123,7 @@ def test_decisions_are_read_as_they_were_written() -> None:
     eligible_sets = cases(6, rng)
     decision_rows = rows(eligible_sets, rng)
     gain, file = rng.normal(size=60), ArrayFile()
-    written = list(grouped(decision_rows, gain, gain, np.ones(60)))
+    written = list(group_slates(decision_rows, gain, gain, np.ones(60)))
     for batch in (written, written[:1]):
         file.add([to_arrays(slates) for slates in batch])
     first, second = ([from_arrays(group) for group in file.read(number)] for number in range(len(file)))

@@ -18,7 +18,7 @@ import pytest
 
 from rlrec.app.policies import train
 from rlrec.app.training import lease as leasing
-from rlrec.app.training.lease import LASTS_S, TrainingLease
+from rlrec.app.training.lease import LEASE_S, TrainingLease
 from rlrec.errors import InputError, StoreBusy
 from rlrec.store import Store
 from rlrec.store.policies import leases
@@ -138,7 +138,7 @@ def test_whoever_has_lost_the_lease_stores_nothing(shop: Store, db: str) -> None
 
 
 def test_a_sign_of_life_moves_the_end(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leasing, "RENEWED_S", 0)
+    monkeypatch.setattr(leasing, "RENEWAL_S", 0)
     ends = []
 
     def look(text: str) -> None:
@@ -150,7 +150,7 @@ def test_a_sign_of_life_moves_the_end(shop: Store, monkeypatch: pytest.MonkeyPat
     train.train(shop, train.Request(**QUICK), progress=look)
     assert len(ends) == 2
     assert ends[0] < ends[1]
-    assert began + LASTS_S - 1 < ends[1] / SECOND < time.time() + LASTS_S + 1
+    assert began + LEASE_S - 1 < ends[1] / SECOND < time.time() + LEASE_S + 1
 
 
 @pytest.mark.parametrize("options", [{}, {"log": "policy=visits"}, {"shaping": {"none": 1.0}}, {"min_new": 1000}])
