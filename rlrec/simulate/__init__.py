@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from rlrec.simulate.base import Audience
 
 ENVIRONMENTS = {
-    "bernoulli": "rlrec.simulate.bernoulli:Bernoulli",
-    "contextual": "rlrec.simulate.contextual:Contextual",
-    "pbm": "rlrec.simulate.pbm:PositionBased",
-    "cascade": "rlrec.simulate.cascade:Cascade",
-    "page": "rlrec.simulate.page:Page",
-    "drift": "rlrec.simulate.drift:Drift",
-    "delayed": "rlrec.simulate.delayed:Delayed",
+    "bernoulli": "rlrec.simulate.clicks:Bernoulli",
+    "contextual": "rlrec.simulate.clicks:Contextual",
+    "pbm": "rlrec.simulate.pages:PositionBased",
+    "cascade": "rlrec.simulate.pages:Cascade",
+    "page": "rlrec.simulate.pages:Page",
+    "drift": "rlrec.simulate.clicks:Drift",
+    "delayed": "rlrec.simulate.clicks:Delayed",
     "barista": "rlrec.simulate.barista:Barista",
     "choc-kale": "rlrec.simulate.choc_kale:ChocKale",
     "shop": "rlrec.simulate.shop:Shop",

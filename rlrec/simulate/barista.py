@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import checked, require_between
+from rlrec.simulate.base import bounded, checked
 from rlrec.simulate.visitors import Visitors
 
 RISE, TOP = 2, 3  # levels of satiation that an item gains when it is served, and where they end
@@ -45,18 +45,16 @@ class Barista(Visitors):
     served at 1 or more, and falls by 1 after a fresh one. At `patience` the guest leaves; after `cap` items anyway."""
 
     rates: tuple[float, ...] = (0.8, 0.76, 0.72, 0.68)
-    fade: float = 0.05
-    patience: int = 4
-    cap: int = 8
+    fade: float = bounded(0.05, 0, 1)
+    patience: int = bounded(4, 1, DEEPEST)
+    cap: int = bounded(8, 1, DEEPEST)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._fresh = checked(self.rates)[0]
         self.arms = len(self.rates)
         if self.arms > ITEMS:
             raise InputError(f"rates name {self.arms} items", hint=f"a bar has {ITEMS} at most")
-        require_between("fade", self.fade, 0, 1)
-        require_between("patience", self.patience, 1, DEEPEST)
-        require_between("cap", self.cap, 1, DEEPEST)
 
     # -- the chain --
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import field, fields
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,11 @@ from rlrec.errors import InputError
 
 Info = dict[str, Array]
 Step = tuple[Array, Array, Flags, Flags, Info]
+
+
+def bounded(default: float, low: float, high: float) -> Any:
+    """A parameter of an audience, a number from `low` to `high`."""
+    return field(default=default, metadata={"bounds": (low, high)})
 
 
 class Audience(ABC):
@@ -32,6 +38,11 @@ class Audience(ABC):
     further_events: Sequence[str] = ()
 
     _rng: np.random.Generator
+
+    def __post_init__(self) -> None:
+        for parameter in fields(cast(Any, self)):
+            if "bounds" in parameter.metadata:
+                require_between(parameter.name, getattr(self, parameter.name), *parameter.metadata["bounds"])
 
     def features_of(self, arm: int) -> dict[str, Any]:
         """The features that an arm gets in an empty catalogue."""
@@ -103,6 +114,11 @@ def highest(means: Array, positions: int) -> Array:
     if positions == 1:
         return means.max(axis=1, keepdims=True)
     return -np.sort(-means, axis=1)[:, :positions]
+
+
+def examination(positions: int, power: float) -> Array:
+    """Probability that each position is looked at, position^-power, (positions,)."""
+    return np.arange(1, positions + 1, dtype=np.float64) ** -power
 
 
 def require_between(name: str, value: float, low: float, high: float) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import require_between
+from rlrec.simulate.base import bounded
 from rlrec.simulate.visitors import LONGEST, Regulars
 
 MOVES = np.array([-1, 1])  # of the trait, in levels, by arm
@@ -25,26 +25,21 @@ class ChocKale(Regulars):
 
     This is the idea of long-term satisfaction in RecSim (Ie et al. 2019), with equations of its own."""
 
-    chocolate: float = 0.8
-    kale: float = 0.3
-    levels: int = 20
-    low: float = 0.5
-    high: float = 0.95
-    loyalty: float = 0.9
-    away: int = 100
-    cap: int = 20
+    chocolate: float = bounded(0.8, 0, 1)
+    kale: float = bounded(0.3, 0, 1)
+    levels: int = bounded(20, 2, 100)
+    low: float = bounded(0.5, 0, 1)
+    high: float = bounded(0.95, 0, 1)
+    loyalty: float = bounded(0.9, 0, 0.99)
+    away: int = bounded(100, 0, 1_000_000)
+    cap: int = bounded(20, 1, LONGEST)
 
     arms = 2
     names = ("chocolate", "kale")
     returning = True
 
     def __post_init__(self) -> None:
-        for name in ("chocolate", "kale", "low", "high"):
-            require_between(name, getattr(self, name), 0, 1)
-        require_between("loyalty", self.loyalty, 0, 0.99)
-        require_between("levels", self.levels, 2, 100)
-        require_between("away", self.away, 0, 1_000_000)
-        require_between("cap", self.cap, 1, LONGEST)
+        super().__post_init__()
         trait = np.arange(self.levels + 1) / self.levels
         self.start = self.levels // 2
         self._means = np.outer([self.chocolate, self.kale], (1 + trait) / 2)  # (arms, levels + 1)

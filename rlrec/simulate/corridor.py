@@ -8,7 +8,7 @@ from math import sqrt
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import require_between
+from rlrec.simulate.base import bounded
 from rlrec.simulate.visitors import LONGEST, Visitors
 
 LEFT, RIGHT = 0, 1
@@ -24,15 +24,12 @@ class Corridor(Visitors):
     takes 11.66 steps. The optimum is that of the book. A policy that remembers what it has shown knows the square, and
     may do better: right, left, right."""
 
-    cap: int = 1_000
+    cap: int = bounded(1_000, 3, LONGEST)
 
     arms = 2
     names = ("left", "right")
     event = "reward"
     lowest = -1.0
-
-    def __post_init__(self) -> None:
-        require_between("cap", self.cap, 3, LONGEST)
 
     def value(self, right: float) -> float:
         """Mean reward of a visit without a cap, of the policy that goes right with this probability, above 0 and

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import Step, require_between
+from rlrec.simulate.base import Step, bounded, examination, require_between
 from rlrec.simulate.visitors import LONGEST, Regulars
 
 FULL = 3  # looks at a category within a visit after which it satiates no further
@@ -37,37 +37,28 @@ class Shop(Regulars):
     have two thirds of the trust; `daily` of them come every day. Clicks are events `click`, purchases `purchase`."""
 
     arms: int = 50
-    categories: int = 5
+    categories: int = bounded(5, 1, CATEGORIES)
     bait: int = 10
-    rate: float = 0.4
-    lure: float = 0.6
-    power: float = 1.0
-    fade: float = 0.3
-    purchase: float = 0.2
-    levels: int = 10
-    loyalty: float = 0.8
-    stay: float = 0.8
-    cap: int = 10
-    away: float = 2.0
-    daily: int = 100
+    rate: float = bounded(0.4, 0, 1)
+    lure: float = bounded(0.6, 0, 1)
+    power: float = bounded(1.0, 0, 10)
+    fade: float = bounded(0.3, 0, 1 / FULL)
+    purchase: float = bounded(0.2, 0, 1)
+    levels: int = bounded(10, 1, DEEPEST)
+    loyalty: float = bounded(0.8, 0, 0.99)
+    stay: float = bounded(0.8, 0, 1)
+    cap: int = bounded(10, 1, DEEPEST)
+    away: float = bounded(2.0, 0.5, 1_000)
+    daily: int = bounded(100, 1, 1_000_000)
 
     further_events = ("purchase",)
     pages = True
     returning = True
 
     def __post_init__(self) -> None:
-        for name in ("rate", "lure", "purchase", "stay"):
-            require_between(name, getattr(self, name), 0, 1)
-        require_between("categories", self.categories, 1, CATEGORIES)
+        super().__post_init__()
         require_between("arms", self.arms, 2 * self.categories, LONGEST)
         require_between("bait", self.bait, self.categories, self.arms - self.categories)
-        require_between("power", self.power, 0, 10)
-        require_between("fade", self.fade, 0, 1 / FULL)
-        require_between("levels", self.levels, 1, DEEPEST)
-        require_between("loyalty", self.loyalty, 0, 0.99)
-        require_between("cap", self.cap, 1, DEEPEST)
-        require_between("away", self.away, 0.5, 1_000)
-        require_between("daily", self.daily, 1, 1_000_000)
         honest = self.arms - self.bait
         self._category = np.arange(self.arms) % self.categories
         self.is_bait: Flags = np.arange(self.arms) >= honest
@@ -80,10 +71,6 @@ class Shop(Regulars):
 
     def features_of(self, arm: int) -> dict[str, Any]:
         return {"category": f"c{self._category[arm]}"}
-
-    def examination(self, positions: int) -> Array:
-        """Probability that each position is looked at, (positions,)."""
-        return np.arange(1, positions + 1, dtype=np.float64) ** -self.power
 
     # -- the value of visits and of visitors --
 
@@ -159,7 +146,7 @@ class Shop(Regulars):
         for step in reversed(range(self.cap)):
             if step + 1 < self.cap:
                 values = self.stay * values + (1 - self.stay) * ended
-            for examined in self.examination(positions)[::-1]:
+            for examined in examination(positions, self.power)[::-1]:
                 # of each arm that is looked at: the trust stays, or moves by a level
                 arm_values = gained + resting * values[:, following] + moving * values[trust[..., None], following]
                 values = (1 - examined) * values + examined * pick(arm_values)
@@ -203,10 +190,10 @@ class Shop(Regulars):
     def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
         pages = actions.reshape(len(actions), -1)
         random = self._rng.random((3, *pages.shape))
-        examination, rows = self.examination(pages.shape[1]), np.arange(len(pages))
+        examined, rows = examination(pages.shape[1], self.power), np.arange(len(pages))
         expected, clicks, purchases = np.zeros((3, *pages.shape))
         trust = self.traits
-        looks = random[0] < examination
+        looks = random[0] < examined
         for position, items in enumerate(pages.T):
             category, bait = self._category[items], self.is_bait[items]
             attraction = self.attraction[items] * self._freshness[self.looks[rows, category]]
@@ -214,7 +201,7 @@ class Shop(Regulars):
             bought = clicked & ~bait & (random[2, :, position] < self.purchase)
             trust = np.clip(trust + bought - (clicked & bait), 0, self.levels)
             self.looks[rows, category] = np.minimum(self.looks[rows, category] + looks[:, position], FULL)
-            expected[:, position], clicks[:, position] = examination[position] * attraction, clicked
+            expected[:, position], clicks[:, position] = examined[position] * attraction, clicked
             purchases[:, position] = bought
         self.traits = trust
         self._purchases = purchases.reshape(actions.shape)

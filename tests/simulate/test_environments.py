@@ -7,9 +7,7 @@ import pytest
 
 from rlrec import simulate
 from rlrec.errors import InputError
-from rlrec.simulate.contextual import Contextual
-from rlrec.simulate.delayed import Delayed
-from rlrec.simulate.drift import Drift
+from rlrec.simulate.clicks import Contextual, Delayed, Drift
 from rlrec.simulate.visitors import Visitors
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 from rlrec.errors import InputError, RlrecError
-from rlrec.simulate.bernoulli import Bernoulli
+from rlrec.simulate.clicks import Bernoulli
 
 HOURS = 12
 VISITORS = 1_000  # an hour

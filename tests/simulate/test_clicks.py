@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.simulate.bernoulli import Bernoulli
+from rlrec.simulate.clicks import Bernoulli
 
 
 def test_each_arm_is_clicked_at_its_rate_in_every_position() -> None:

@@ -1,0 +1,125 @@
+"""Audiences that click an arm, or not: at fixed rates, at rates that move, late, or by what the context says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite, pi
+
+import numpy as np
+
+from rlrec.arrays import Array, Index
+from rlrec.errors import InputError
+from rlrec.simulate.base import Step, World, bounded, checked
+
+SHAPES = ("exponential", "fixed")
+MODELS = ("linear", "logistic")
+SPAN = 0.45  # that a linear mean goes up and down from 1/2: it never leaves [0, 1], so that the model is right
+STEEPNESS = 2.0  # sd of a logistic arm's weights
+
+Jump = tuple[int, float, int, int]  # arm, its rate meanwhile, from this time to before that one
+
+
+@dataclass(kw_only=True, eq=False)
+class Bernoulli(World):
+    """Each arm is clicked at a rate of its own, wherever it stands on the slate.
+
+    rates: probability of a click for each arm, in [0, 1]."""
+
+    rates: tuple[float, ...] = (0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._means = checked(self.rates)
+        self.arms = len(self.rates)
+
+    def means(self) -> Array:
+        return self._means
+
+
+@dataclass(kw_only=True, eq=False)
+class Drift(Bernoulli):
+    """Taste moves: by jumps on a schedule, and slowly.
+
+    rates: of each arm, in [0, 1]; jumps: an arm's rate for some time. swing: each rate is moved by
+    swing sin(2 pi (t / period + arm / arms)), and cut at 0 and 1; period in decisions. A jump holds whatever the swing.
+    """
+
+    rates: tuple[float, ...] = (0.5, 0.3, 0.4)
+    jumps: tuple[Jump, ...] = ((2, 0.9, 3000, 5000),)
+    swing: float = bounded(0.0, 0, 1)
+    period: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._phase = np.arange(self.arms) / self.arms
+        for arm, rate, start, end in self.jumps:
+            checked((rate, rate))
+            if not 0 <= arm < self.arms:
+                raise InputError(f"a jump of arm {arm}", hint=f"arms are 0 to {self.arms - 1}; jumps=none for no jumps")
+            if not 0 <= start < end:
+                raise InputError(f"a jump from {start} to {end}", hint="it begins at 0 or later, and ends after that")
+        if not (isfinite(self.period) and self.period > 0):
+            raise InputError(f"period is {self.period:g}", hint="it counts decisions, and is above 0")
+
+    def means(self) -> Array:
+        time = self._time[:, None]
+        means = np.repeat(self._means, len(time), axis=0)
+        if self.swing:
+            means += self.swing * np.sin(2 * pi * (time / self.period + self._phase))
+            np.clip(means, 0.0, 1.0, out=means)
+        for arm, rate, start, end in self.jumps:
+            means[(start <= self._time) & (self._time < end), arm] = rate
+        return means
+
+
+@dataclass(kw_only=True, eq=False)
+class Delayed(Bernoulli):
+    """Clicks come late.
+
+    rates: probability of a click for each arm. delay: decisions until it comes; of `shape` exponential that is the
+    mean, rounded down for each click, of `fixed` it is every click's."""
+
+    delay: float = bounded(100.0, 0, 1e6)
+    shape: str = "exponential"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shape not in SHAPES:
+            raise InputError(f"shape is {self.shape!r}", hint=f"it is {' or '.join(SHAPES)}")
+
+    def step(self, actions: Index) -> Step:
+        observation, reward, terminated, truncated, info = super().step(actions)
+        fixed = self.shape == "fixed"
+        delays = np.full(actions.shape, self.delay) if fixed else self._rng.exponential(self.delay, actions.shape)
+        return observation, reward, terminated, truncated, info | {"delay": np.floor(delays)}
+
+
+@dataclass(kw_only=True, eq=False)
+class Contextual(World):
+    """Every visitor wants something else, and says so in the context.
+
+    Context x, uniform in [-1, 1]^features, new for every decision. The mean reward of arm a is 1/2 + w_a x, or
+    sigmoid(w_a x). The weights of the arms are drawn by `seed`, and belong to the world, not to a run of it."""
+
+    model: str = "linear"
+    arms: int = bounded(5, 2, 10_000)
+    features: int = bounded(4, 1, 100)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model not in MODELS:
+            raise InputError(f"model is {self.model!r}", hint=f"it is {' or '.join(MODELS)}")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}", hint="it is 0 or more")
+        weights = np.random.default_rng(self.seed).standard_normal((self.arms, self.features))
+        linear = self.model == "linear"
+        self._weights = weights * (SPAN / np.abs(weights).sum(axis=1, keepdims=True) if linear else STEEPNESS)
+
+    def observe(self) -> Array:
+        self._x = self._rng.uniform(-1, 1, (self._runs, self.features))
+        return self._x
+
+    def means(self) -> Array:
+        score: Array = self._x @ self._weights.T
+        return 0.5 + score if self.model == "linear" else 1 / (1 + np.exp(-score))
