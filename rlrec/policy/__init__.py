@@ -17,12 +17,12 @@ KINDS = {
     "uniform": "rlrec.policy.kinds.fixed:Uniform",
     "fixed": "rlrec.policy.kinds.fixed:Fixed",
     "logged": "rlrec.policy.kinds.fixed:LoggedPolicy",
-    "epsilon-greedy": "rlrec.policy.kinds.epsilon_greedy:EpsilonGreedy",
-    "ucb": "rlrec.policy.kinds.ucb:Ucb",
-    "ucb-tuned": "rlrec.policy.kinds.ucb:UcbTuned",
-    "kl-ucb": "rlrec.policy.kinds.ucb:KlUcb",
-    "thompson": "rlrec.policy.kinds.thompson:Thompson",
-    "exp3": "rlrec.policy.kinds.exp3:Exp3",
+    "epsilon-greedy": "rlrec.policy.kinds.bandits:EpsilonGreedy",
+    "ucb": "rlrec.policy.kinds.bandits:Ucb",
+    "ucb-tuned": "rlrec.policy.kinds.bandits:UcbTuned",
+    "kl-ucb": "rlrec.policy.kinds.bandits:KlUcb",
+    "thompson": "rlrec.policy.kinds.bandits:Thompson",
+    "exp3": "rlrec.policy.kinds.bandits:Exp3",
     "linucb": "rlrec.policy.kinds.linear:LinUcb",
     "lin-thompson": "rlrec.policy.kinds.linear:LinThompson",
     "logistic-thompson": "rlrec.policy.kinds.linear:LogisticThompson",
@@ -33,7 +33,7 @@ KINDS = {
     "two-stage": "rlrec.policy.kinds.two_stage:TwoStage",
 }
 TEAM_DRAFT = "team-draft"
-INTERNAL = {TEAM_DRAFT: "rlrec.policy.kinds.team_draft:TeamDraft"}  # kinds that no person creates
+INTERNAL = {TEAM_DRAFT: "rlrec.policy.kinds.fixed:TeamDraft"}  # kinds that no person creates
 TWO_STAGE, STAGES = "two-stage", ("first", "second")
 NOT_TYPED = ("design", "stage_parameters")  # fields of a policy that are no parameters, or not by that name
 

@@ -21,7 +21,7 @@ from rlrec.policy.beliefs.solving import ArmMoments, unpack
 from rlrec.policy.contexts.contextual import is_contextual, learns_by_column, learns_from_contexts
 from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.contexts.fields import value_of
-from rlrec.policy.kinds.team_draft import TeamDraft
+from rlrec.policy.kinds.fixed import TeamDraft
 from rlrec.policy.kinds.two_stage import TwoStage
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, unstack

@@ -1,4 +1,4 @@
-"""Policies that do not learn: uniform, given probabilities, and the label of an imported log."""
+"""Policies that do not learn: uniform, given probabilities, the label of an imported log, and two drafted rankers."""
 
 from __future__ import annotations
 
@@ -98,3 +98,27 @@ class Fixed(_Unlearned, Floored):
             hint = f"add rows for it, or for {ANY_VALUE!r}"
             raise InputError(f"no probabilities for {subject}", hint=hint, field="context")
         return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeamDraft(Policy):
+    """Two frozen versions whose rankings are drafted into one slate: see `interleaving`.
+
+    first, second: their ids. fields: of the context on which either depends."""
+
+    first: int = 0
+    second: int = 0
+    fields: tuple[str, ...] = ()
+    floor: float = 0.0
+
+    purpose: ClassVar[str] = "made by `experiment create --interleave`"
+    online: ClassVar[bool] = False
+    drafted: ClassVar[bool] = True
+    explores_by: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(self.fields)
+
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        raise TypeError("two rankers have no scores in common")

@@ -10,8 +10,7 @@ from scipy.special import betainc
 
 from rlrec.policy.beliefs import means
 from rlrec.policy.beliefs.base import Belief
-from rlrec.policy.kinds.epsilon_greedy import EpsilonGreedy
-from rlrec.policy.kinds.thompson import Thompson
+from rlrec.policy.kinds.bandits import EpsilonGreedy, Thompson
 
 
 def belief(pulls: float, reward: float, squares: float | None = None, *, prior: tuple[float, float] = (0, 0)) -> Belief:

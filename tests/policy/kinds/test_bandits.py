@@ -13,7 +13,7 @@ from rlrec import policy as kinds
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief
-from rlrec.policy.kinds.ucb import kl_bound
+from rlrec.policy.kinds.bandits import kl_bound
 from tests.policy.kinds.test_kinds import belief, reward, served
 
 KINDS = ["ucb", "ucb-tuned", "kl-ucb"]

@@ -1,4 +1,4 @@
-"""Upper confidence bounds: optimism about what is uncertain."""
+"""Bandits that read no context: epsilon-greedy, Thompson sampling, upper confidence bounds and Exp3."""
 
 from __future__ import annotations
 
@@ -6,14 +6,59 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlrec.policy.beliefs.base import Belief, Learner, bounded
+from rlrec.errors import InputError
+from rlrec.policy.beliefs.base import Belief, BetaLearner, Learner, bounded
 from rlrec.policy.beliefs.reward import LIMIT
+from rlrec.policy.beliefs.statistics import PROPENSITY, CountedSlot, SlotColumns
+from rlrec.policy.scores.floors import Floor
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
     from rlrec.policy.scores.scores import Scores
 
 LEAST = 1e-300  # weight of an arm that is nearly forgotten: what is divided by it stays finite
+EDGE = 1e-15  # how near to 0 and 1 a mean may come while logarithms of it are taken
+CERTAIN = 1e3  # a doubt from which the bound is 1 in doubles
+STEPS = 6  # of Newton, by which the bound is right to 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonGreedy(Learner):
+    """A uniform eligible arm with probability epsilon, else the best mean; equal bests share.
+
+    An arm without pulls has mean 0 unless a prior says more.
+    """
+
+    epsilon: float = bounded(0.1, 0, 1)
+
+    purpose: ClassVar[str] = "a fixed rate of exploration, simple to explain"
+    explores_by: ClassVar[tuple[str, ...]] = ("floor", "epsilon")
+
+    @property
+    def exploration(self) -> Floor:
+        return self._combine_exploration(self.epsilon)
+
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        from rlrec.policy.scores.families.point import Point
+
+        return Point(belief.mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thompson(BetaLearner):
+    """Each arm with the probability that it is the best one, given a Beta posterior per arm.
+
+    A reward in [0, 1] counts fractionally: alpha grows by it, beta by what it lacks to 1.
+    """
+
+    purpose: ClassVar[str] = "explores as much as it is in doubt; the default choice for clicks"
+    prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
+    unit_rewards: ClassVar[str] = "thompson counts it fractionally"
+
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        from rlrec.policy.scores.families.beta import Beta
+
+        return Beta(*self.beta_posterior(belief))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +133,6 @@ class KlUcb(_Optimist):
         return kl_bound(belief.mean(), log_t / weight)
 
 
-EDGE = 1e-15  # how near to 0 and 1 a mean may come while logarithms of it are taken
-CERTAIN = 1e3  # a doubt from which the bound is 1 in doubles
-STEPS = 6  # of Newton, by which the bound is right to 1e-9
-
-
 def kl_bound(mean: Array, doubt: Array) -> Array:
     """The largest q in [mean, 1] with kl(mean, q) <= doubt, to 1e-9 (to 1e-8 where doubt is below 1e-12), (..., m).
 
@@ -114,3 +154,63 @@ def kl_bound(mean: Array, doubt: Array) -> Array:
         excess = (1 - m) * u - m * np.log(q) - entropy - d
         u = np.maximum(u - excess * q / np.maximum(q - m, EDGE), least)
     return np.clip(-np.expm1(-u), mean, np.maximum(np.minimum(upper, 1.0), mean))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exp3(Learner):
+    """A uniform arm with probability gamma, else arms in proportion to exp(eta x estimated gain).
+
+    The estimated gain of an arm sums reward / propensity over the slots that showed it: an unbiased estimate of what
+    it would have earned in all of them, however the rewards came about; of pages, too, whatever the positions of the
+    arms. eta 0 stands for gamma / K, K the eligible arms. Give `discount` or `window` where the best arm changes.
+    Source: Auer, Cesa-Bianchi, Freund and Schapire 2002, section 3 (Exp3); Lattimore and Szepesvari 2020, algorithm 9.
+    """
+
+    gamma: float = bounded(0.1, 0, 1)
+    eta: float = bounded(0.0, 0, 1e9)
+
+    purpose: ClassVar[str] = "rewards that change, or that someone may set against you; with discount, it follows them"
+    no_prior: ClassVar[str] = "it weighs gains, which all begin at 0"
+    unit_rewards: ClassVar[str] = "exp3 weighs gains of at most 1"
+    explores_by: ClassVar[tuple[str, ...]] = ("floor", "gamma")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.gamma:
+            raise InputError("gamma is 0", hint="it lies above 0: gains are divided by the propensity of every arm")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {PROPENSITY}
+
+    @property
+    def exploration(self) -> Floor:
+        return self._combine_exploration(self.gamma)
+
+    @property
+    def width(self) -> int:
+        return super().width + 1
+
+    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
+        counts = super().entry(slot)
+        return *counts[:3], counts[1] / slot.propensity, *counts[3:]
+
+    def statistics(self, slots: SlotColumns) -> Array:
+        import numpy as np
+
+        columns = super().statistics(slots)
+        assert slots.propensity is not None
+        return np.insert(columns, 3, columns[:, 1] / slots.propensity, axis=1)
+
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        from rlrec.policy.scores.families.gumbel import Gumbel
+        from rlrec.policy.scores.families.point import Point
+
+        gain = self.index(belief)
+        if not self.gamma:  # greedy
+            return Point(gain)
+        return Gumbel((self.eta or self.gamma / gain.shape[-1]) * gain)
+
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
+        """The estimated gain of each arm, (..., m), in the unit of the reward."""
+        return 0.0 * belief.pulls if belief.extra is None else belief.extra[..., 0]
