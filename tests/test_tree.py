@@ -103,6 +103,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "app/log/test_returns.py": [
         "app/log/maturity",
         "app/log/slot_values",
+        "app/requests/returns",
         "app/serving/decision_json",
         "store/log/candidates",
         "store/log/events",

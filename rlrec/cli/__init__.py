@@ -140,12 +140,14 @@ def _report_failure(error: BaseException, settings: Settings, args: list[str]) -
 
 
 class _RoomForNumpy:
-    """Stands before the importers: raises OSError where OpenBLAS would end the process, for want of memory."""
+    """Stands before the importers until numpy is imported: raises OSError where OpenBLAS would end the process, for
+    want of memory."""
 
     @staticmethod
     def find_spec(name: str, path: object, target: object = None) -> None:
         if name == "numpy":
             mmap(-1, NUMPY_BYTES).close()
+            sys.meta_path = [finder for finder in sys.meta_path if finder is not _RoomForNumpy]
 
 
 def _options(command: click.Command) -> set[str]:

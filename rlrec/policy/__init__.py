@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
     from rlrec.policy.beliefs.base import Policy
-    from rlrec.policy.contexts.contextual import Design
+    from rlrec.policy.contexts.contextual import ContextualPolicy, Design
 
 KINDS = {
     "uniform": "rlrec.policy.kinds.fixed:Uniform",
@@ -117,3 +117,18 @@ def _check_width(kind: str, cls: type[Policy], design: Design) -> None:
     if design.arm.is_sparse:
         hint = "list fewer values and hash the rest into fewer columns"
         raise InputError(f"features of arms have {design.arm.width} columns, and a policy holds {WIDEST}", hint=hint)
+
+
+def is_contextual(policy: Policy) -> TypeGuard[ContextualPolicy]:
+    """Whether a policy reads contexts through a design."""
+    return policy.contextual
+
+
+def learns_from_contexts(policy: Policy) -> TypeGuard[ContextualPolicy]:
+    """Whether the belief of a policy is made of moments of contexts."""
+    return policy.contextual and policy.online
+
+
+def learns_by_column(policy: Policy) -> bool:
+    """Whether the belief of a policy has sums on each column of sparse contexts, in place of moments."""
+    return learns_from_contexts(policy) and policy.design.context.is_sparse

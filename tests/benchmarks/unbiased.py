@@ -17,8 +17,9 @@ from rlrec.arrays import Array, Index, Words
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.policy import learns_from_contexts
 from rlrec.policy.beliefs.base import Learner, Policy
-from rlrec.policy.contexts.contextual import Design, learns_from_contexts
+from rlrec.policy.contexts.contextual import Design
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.kinds.linear import SHARED
 from rlrec.policy.scores.scores import Scores, unstack

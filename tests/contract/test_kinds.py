@@ -16,12 +16,13 @@ from scipy.special import chdtrc
 from rlrec import policy as kinds
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
+from rlrec.policy import is_contextual, learns_from_contexts
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs import solving
 from rlrec.policy.beliefs.base import Belief, Policy, any_of
 from rlrec.policy.beliefs.solving import ArmMoments
 from rlrec.policy.beliefs.statistics import CONTEXT, CountedSlot, SlotColumns
-from rlrec.policy.contexts.contextual import ContextualPolicy, is_contextual, learns_from_contexts
+from rlrec.policy.contexts.contextual import ContextualPolicy
 from rlrec.policy.gradients import history
 from rlrec.policy.kinds.two_stage import NO_STAGE
 from rlrec.policy.scores.floors import Floor, at_positions

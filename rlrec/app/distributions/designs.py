@@ -6,26 +6,31 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.arrays import Array, Ids
 from rlrec.policy.beliefs.base import Policy
-from rlrec.policy.contexts.contextual import Design, is_contextual
-from rlrec.policy.contexts.encoder import Encoder
 from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.policies import arms as catalogue
+
+if TYPE_CHECKING:
+    from rlrec.policy.contexts.encoder import Encoder
 
 NOW = 2**62  # a revision of the catalogue that is never over
 
 
 def policy_of(version: Version) -> Policy:
     """The policy of a version: its kind with its parameters and, where it reads contexts, its design."""
-    design = Design.from_json(version.parameters) if version.contextual else None
+    design = None
+    if version.contextual:
+        from rlrec.policy.contexts.contextual import Design  # others need none of it
+
+        design = Design.from_json(version.parameters)
     return kinds.make(version.policy.kind, version.params, design=design)
 
 
@@ -40,11 +45,11 @@ def unstored(
     )  # fmt: skip
 
 
-def described(unit: Unit, version: Version) -> Described | None:
-    """The features of arms as a version reads them; None where it reads none."""
-    policy = policy_of(version)
-    reads = is_contextual(policy) and policy.uses_arm_features
-    return Described(unit, Design.from_json(version.parameters).arm) if reads else None
+def described(unit: Unit, policy: Policy) -> Described | None:
+    """The features of arms as the policy of a version reads them; None where it reads none."""
+    if not kinds.is_contextual(policy) or not policy.uses_arm_features:
+        return None
+    return Described(unit, policy.design.arm)
 
 
 class Described:

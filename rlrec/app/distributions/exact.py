@@ -11,22 +11,15 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from rlrec import policy as kinds
 from rlrec.app.distributions import sum_tables
 from rlrec.app.distributions.designs import NOW, Described, described, policy_of
 from rlrec.app.distributions.sum_tables import ColumnSums
 from rlrec.arrays import Array, Ids, Index, Words, look_up
+from rlrec.policy import is_contextual, learns_by_column, learns_from_contexts
 from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy
-from rlrec.policy.beliefs.solving import ArmMoments, unpack
-from rlrec.policy.contexts.contextual import is_contextual, learns_by_column, learns_from_contexts
-from rlrec.policy.contexts.encoder import Encoded
-from rlrec.policy.contexts.fields import value_of
-from rlrec.policy.kinds.fixed import TeamDraft
-from rlrec.policy.kinds.two_stage import TwoStage
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, unstack
 from rlrec.policy.slates import slate
-from rlrec.policy.slates.interleaving import Ranker
 from rlrec.policy.slates.slate_draws import SlateSampler
 from rlrec.records import CURVE, Version
 from rlrec.store import Unit
@@ -36,6 +29,11 @@ from rlrec.store.policies.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, Bel
 
 if TYPE_CHECKING:
     from rlrec.app.distributions.trained import Trained
+    from rlrec.policy.beliefs.solving import ArmMoments
+    from rlrec.policy.contexts.encoder import Encoded
+    from rlrec.policy.kinds.fixed import TeamDraft
+    from rlrec.policy.kinds.two_stage import TwoStage
+    from rlrec.policy.slates.interleaving import Ranker
 
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
 CELLS = 1_000_000  # numbers that scores of several contexts are made of at a time
@@ -97,27 +95,25 @@ class VersionDistribution:
     `beliefs.rows`. described: features of the arms, where the model reads them; trained: the parameters of a trained
     kind; columns: sums on columns of sparse contexts, for kinds that read these.
 
-    learner: what the sums are statistics of. Where that has two stages, `policy` is the second one, and eligible sets
-    are lists of candidates; generator: the first stage, None where there is none. rankers: the two versions whose
-    rankings are drafted into a slate, none elsewhere."""
+    learner: the policy that the sums are statistics of. Where that has two stages, `policy` is the second one, and
+    eligible sets are lists of candidates; generator: the first stage, None where there is none. rankers: the two
+    versions whose rankings are drafted into a slate, none elsewhere."""
 
     def __init__(
-        self, version: Version, *, sums: BeliefRows, prior: Sequence[ArmPrior], greedy: bool = False, ordinal: int = 0,
+        self, version: Version, learner: Policy, *, sums: BeliefRows, prior: Sequence[ArmPrior], ordinal: int = 0,
         described: Described | None = None, trained: Trained | None = None, columns: ColumnSums | None = None,
     ) -> None:  # fmt: skip
         self.version, self.ordinal, self.trained, self.columns = version, ordinal, trained, columns
-        policy = policy_of(version)
-        self.learner: Policy = policy.greedy() if greedy else policy
-        self.policy = self.learner.stages[-1] if self.learner.stages else self.learner
-        self.described = described
+        self.learner, self.policy, self.described = learner, learner, described
         self.rankers: tuple[VersionDistribution, ...] = ()
         self.generator: VersionDistribution | None = None
-        if isinstance(policy, TwoStage):
-            kind, params = policy.definitions[0]
+        if learner.stages:
+            self.policy = learner.stages[-1]
+            kind, params = cast("TwoStage", learner).definitions[0]
             parameters = {name: value for name, value in version.parameters.items() if name not in CURVE}
             stored = version.policy._replace(kind=kind, params=params)  # with the curve, where the stage counts by one
             first = replace(version, policy=stored, parameters=parameters)
-            self.generator = VersionDistribution(first, sums=(), prior=prior, described=described)
+            self.generator = VersionDistribution(first, policy_of(first), sums=(), prior=prior, described=described)
         self._prior_arms, self._prior = sum_tables.table(prior, 2)
         self._rows: dict[str, Encoded] = {}
         self._set_sums(sums)
@@ -139,7 +135,7 @@ class VersionDistribution:
             belief = f"the belief of {self.version.reference}"
             raise damaged(f"{belief} counts {table[row, 0]:g} pulls of arm {arms[row]}")
         if self.generator is not None:
-            first, second = cast(TwoStage, self.learner).columns
+            first, second = cast("TwoStage", self.learner).columns
             before, self.generator = self.generator, copy(self.generator)
             self.generator._take_sums(arms, table[:, first] if len(arms) else np.zeros((0, len(first))))
             self.generator.described, self.generator._earlier = self.described, before._samplers()
@@ -181,6 +177,8 @@ class VersionDistribution:
         """Moments of the contexts that the belief learned from; None for kinds that learn from none."""
         if not learns_from_contexts(self.policy) or learns_by_column(self.policy):
             return None
+        from rlrec.policy.beliefs.solving import unpack  # other kinds need none of it
+
         q = self.policy.design.context.width
         moments = unpack(packed, q)
         if self.described is None:
@@ -197,7 +195,11 @@ class VersionDistribution:
         reads = self.learner.reads
         if reads == EVERYTHING:
             return repr(context)
-        return repr([value_of(context, field) for field in reads]) if reads else ""
+        if not reads:
+            return ""
+        from rlrec.policy.contexts.fields import value_of
+
+        return repr([value_of(context, field) for field in reads])
 
     def check(self, context: Mapping[str, Any]) -> None:
         """Raises InputError where a context does not have the types that the policy's features declare."""
@@ -223,6 +225,8 @@ class VersionDistribution:
         context.
         """
         if self.rankers:
+            from rlrec.policy.slates.interleaving import Ranker
+
             # the two rankings of an eligible set; the scores are those of the first one
             rankings = (ranker.case(eligible, arms, context, keys=keys, revision=revision) for ranker in self.rankers)
             first, second = rankings
@@ -308,15 +312,16 @@ def load(
     """A version as it stands, or as it stood after change `seq` of its policy.
 
     ordinal: how many decisions the policy had made by then; None for now."""
-    trained = _trained(unit, version, greedy=greedy) if kinds.load(version.policy.kind).stateful else None
+    policy = policy_of(version)
+    learner = policy.greedy() if greedy else policy
+    sums, ordinal = _stored(unit, version, learner, seq, ordinal)
     distribution = VersionDistribution(
-        version, sums=(), prior=beliefs.prior(unit, version.id), greedy=greedy, described=described(unit, version),
-        trained=trained,
+        version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
+        described=described(unit, learner), trained=_trained(unit, version, greedy=greedy) if policy.stateful else None,
+        columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal),
     )  # fmt: skip
-    distribution.rankers = drafted(unit, distribution.policy)
-    sums, ordinal = _stored(unit, version, distribution.learner, seq, ordinal)
-    columns = column_sums(unit, version, distribution.learner, seq=seq, ordinal=ordinal)
-    return distribution.moved(sums, ordinal=ordinal, columns=columns)
+    distribution.rankers = drafted(unit, learner)
+    return distribution
 
 
 def _trained(unit: Unit, version: Version, *, greedy: bool = False) -> Trained:
@@ -339,10 +344,11 @@ def column_sums(
 
 def drafted(unit: Unit, policy: Policy) -> tuple[VersionDistribution, ...]:
     """The two versions that a policy drafts slates from; none for one that draws by itself."""
-    if not isinstance(policy, TeamDraft):
+    if not policy.drafted:
         return ()
-    versions = policies.by_id(unit, [policy.first, policy.second])
-    return load(unit, versions[policy.first]), load(unit, versions[policy.second])
+    draft = cast("TeamDraft", policy)
+    versions = policies.by_id(unit, [draft.first, draft.second])
+    return load(unit, versions[draft.first]), load(unit, versions[draft.second])
 
 
 def _stored(
@@ -372,7 +378,7 @@ def renewed(
     distribution = copy(before)  # policy and prior are the same; whether it still learns may not be
     distribution.version = version
     if described_anew:
-        distribution.described = described(unit, version)
+        distribution.described = described(unit, before.learner)
         if distribution.trained is not None:
             distribution.trained = _trained(unit, version)
     if arms is not None and not distribution.learner.forgetting:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlrec.app.distributions import designs, exact
 from rlrec.arrays import Ids
-from rlrec.policy.contexts.contextual import learns_by_column
+from rlrec.policy import learns_by_column
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns

@@ -4,16 +4,19 @@ and sums on columns of sparse contexts, read when a context has them."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, look_up, run_starts
 from rlrec.policy.beliefs.forgetting import Forgetting
-from rlrec.policy.contexts.marginal import Anchor
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row, damaged
 from rlrec.store.policies import beliefs
 from rlrec.store.policies.beliefs import SUMS, BeliefRow, ColumnRow
+
+if TYPE_CHECKING:
+    from rlrec.policy.contexts.marginal import Anchor
 
 _NEGLIGIBLE = 1e-9  # pulls: what is left of less is rounding
 ENTIRE = 2_000  # columns from which on the whole belief is read at once
@@ -86,7 +89,11 @@ class ColumnSums:
     ) -> None:  # fmt: skip
         self.unit, self.version_id, self.seq = unit, version_id, seq
         self.ordinal, self.discount = ordinal, discount
-        self.anchor = Anchor.from_packed(beliefs.weights(unit, version_id)) if anchor is None else anchor
+        if anchor is None:
+            from rlrec.policy.contexts.marginal import Anchor  # policies without such sums need none of it
+
+            anchor = Anchor.from_packed(beliefs.weights(unit, version_id))
+        self.anchor = anchor
         self.read: dict[int, tuple[Ids, Array]] = {}
         self._complete = False
 

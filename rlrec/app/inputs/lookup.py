@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Head, Reward, Version
 from rlrec.store import Unit
 from rlrec.store.log import settings
-from rlrec.store.policies import curves, experiments, policies, routes
+from rlrec.store.policies import policies, routes
+
+if TYPE_CHECKING:
+    from rlrec.store.policies.curves import Curve
+    from rlrec.store.policies.experiments import Experiment
 
 MAX_SUGGESTIONS = 10  # of near names in a group of lines: each compares a name with all that are stored
 
@@ -93,16 +98,20 @@ def reward(unit: Unit, name: str) -> Reward:
     return definitions[name]
 
 
-def experiment(unit: Unit, name: str) -> experiments.Experiment:
+def experiment(unit: Unit, name: str) -> Experiment:
     """The experiment of this name. Raises InputError where there is none."""
+    from rlrec.store.policies import experiments
+
     named = experiments.by_name(unit, [name])
     if name not in named:
         raise unknown("experiment", name, [experiment.name for experiment in experiments.all_experiments(unit)])
     return named[name]
 
 
-def curve(unit: Unit, reference: str) -> curves.Curve:
+def curve(unit: Unit, reference: str) -> Curve:
     """The position curve NAME@N, or the newest one called NAME. Raises InputError where there is none."""
+    from rlrec.store.policies import curves
+
     named = curves.by_name(unit, reference)
     if named is None:
         names = [curve.reference for curve in curves.all_curves(unit)]
@@ -113,6 +122,8 @@ def curve(unit: Unit, reference: str) -> curves.Curve:
 
 def refuse_running_variant(unit: Unit, version: Version) -> None:
     """Raises InputError where a running experiment serves the policy of this version: experiments never change."""
+    from rlrec.store.policies import experiments
+
     for experiment in experiments.all_experiments(unit):
         variants = {variant.policy_id for variant in experiment.variants}
         if experiment.status == "running" and version.policy.id in variants:

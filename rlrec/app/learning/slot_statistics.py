@@ -12,10 +12,10 @@ import numpy as np
 from rlrec.app.distributions import designs
 from rlrec.app.log import reward_log, stored_contexts
 from rlrec.arrays import Array, Flags, Ids, Index, run_starts
+from rlrec.policy import learns_from_contexts
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.policy.beliefs.statistics import POSITION, PROPENSITY, CountedSlot, SlotColumns
-from rlrec.policy.contexts.contextual import learns_from_contexts
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.marginal import Anchor
 from rlrec.policy.kinds.linear import Linear

@@ -17,9 +17,10 @@ from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import lineage, reward_log, stored_contexts
 from rlrec.arrays import Array
 from rlrec.errors import InputError
+from rlrec.policy import is_contextual
 from rlrec.policy.beliefs.solving import LARGEST
 from rlrec.policy.contexts import marginal
-from rlrec.policy.contexts.contextual import Design, is_contextual
+from rlrec.policy.contexts.contextual import Design
 from rlrec.policy.contexts.encoder import Encoder, EncoderFit
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.fields import WIDEST
@@ -193,7 +194,7 @@ def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
     if not sums or not is_contextual(policy) or not policy.expands:
         return None
     rows = [BeliefRow._make((*key, 0, *row[:3].tolist(), row[3:].tobytes())) for key, row in sorted(sums.items())]
-    draft = VersionDistribution(version, sums=rows, prior=(), described=designs.described(unit, version))
+    draft = VersionDistribution(version, policy, sums=rows, prior=(), described=designs.described(unit, policy))
     arm_ids = np.unique([arm for _, arm in sums])
     weights = policy.weights(draft.belief(arm_ids, revision=designs.NOW))
     old_anchor, anchor = policy.design.anchor, dict(zip(arm_ids.tolist(), weights, strict=True))

@@ -16,9 +16,10 @@ from rlrec.app.learning.belief_versions import VersionSummary
 from rlrec.arrays import Array, Ids, finite_or_none, plain_number
 from rlrec.errors import InputError
 from rlrec.ope.checks.exposure import spread
+from rlrec.policy import is_contextual
 from rlrec.policy.beliefs import means
 from rlrec.policy.beliefs.base import Belief, Examined, Policy
-from rlrec.policy.contexts.contextual import ContextualPolicy, is_contextual
+from rlrec.policy.contexts.contextual import ContextualPolicy
 from rlrec.policy.slates import slate
 from rlrec.records import Arm, Version
 from rlrec.store import Store, Unit

@@ -16,6 +16,7 @@ from rlrec.app.distributions.trained import Trained
 from rlrec.app.requests import session
 from rlrec.app.serving import decision_json
 from rlrec.app.serving.draws import unsigned
+from rlrec.app.serving.requests import Answer
 from rlrec.arrays import Array, Index, finite_or_none
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief, Policy
@@ -34,7 +35,7 @@ from rlrec.store.log.team_drafts import TEAMS
 from rlrec.store.policies import arms, policies
 
 
-class Result(decision_json.Answer):
+class Result(Answer):
     """One decision: its context and state, the belief, and the probability of each eligible arm at each position."""
 
     kind: str

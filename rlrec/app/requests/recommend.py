@@ -7,21 +7,26 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.app.learning.slot_keys import ServedSlate
-from rlrec.app.requests.feedback import FeedbackGroup, FeedbackTransaction, Line
-from rlrec.app.serving import assignment, decision_json, planned_requests
-from rlrec.app.serving.assignment import RampStopped
+from rlrec.app.serving import planned_requests
 from rlrec.app.serving.cache import ServingCache
-from rlrec.app.serving.decision_json import Answer
 from rlrec.app.serving.draws import DrawnSlate, draw, draw_stateful, prepare, signed
 from rlrec.app.serving.open_sessions import OpenSession, OpenSessions
-from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Request, SharedDistribution
-from rlrec.app.serving.shadows import weigh
+from rlrec.app.serving.requests import (
+    Answer,
+    Duplicate,
+    Outdated,
+    Planned,
+    PlannedRequest,
+    Request,
+    SharedDistribution,
+)
 from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.beliefs.forgetting import Forgetting
@@ -29,23 +34,17 @@ from rlrec.records import StoredPolicy
 from rlrec.store import Store, Unit
 from rlrec.store.database.database_errors import NotUnique
 from rlrec.store.database.unit import Row
-from rlrec.store.log import candidates, contents, decisions, returns, settings, team_drafts
-from rlrec.store.log.events import RETURN
+from rlrec.store.log import contents, decisions, settings
 from rlrec.store.log.sessions import check_steps
-from rlrec.store.policies import arms, policies, routes, shadows
+from rlrec.store.policies import arms, policies
 from rlrec.times import written
+
+if TYPE_CHECKING:
+    from rlrec.app.requests.feedback import FeedbackGroup
 
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
 TRIES = 5
-
-
-class RequestIdTaken(Exception):
-    """A request id was stored by somebody else after the group was planned."""
-
-
-class RowsRemoved(Exception):
-    """Decisions were deleted after the group was planned, perhaps with contexts that it names."""
 
 
 def recommend(
@@ -85,8 +84,11 @@ def _recommend_group(
             _notice_ignored(store, planned, cache)
             duplicates = (plan.decision_id for plan in group if isinstance(plan, Duplicate))
             repeated = {decision_id for decision_id in duplicates if decision_id is not None}
-            # nothing is read once all is committed
-            stored = decision_json.answers(unit, decisions.find(unit, repeated)) if repeated else {}
+            stored: Mapping[int, Answer] = {}
+            if repeated:  # nothing is read once all is committed
+                from rlrec.app.serving import decision_json
+
+                stored = decision_json.answers(unit, decisions.find(unit, repeated))
             if dry_run:
                 return _in_order(group, _dry_run(unit, planned, seed, cache), stored)
             bodies = {plan.context for plan in planned.values()}
@@ -95,9 +97,9 @@ def _recommend_group(
             locked = {shared.version.policy.id for shared in distributions}
             locked |= set(feedback.policies(unit)) if feedback is not None else set()
             if cache.weighs_returns and unit.postgres:  # their decisions may be credited; SQLite has one lock
-                users = {plan.request.user for plan in planned.values() if plan.request.user is not None}
-                visited = {plan.request.session for plan in planned.values()}
-                locked |= returns.policies_of_last(unit, users=users, sessions=visited)
+                from rlrec.app.requests import returns
+
+                locked |= returns.credited_policies(unit, planned.values())
             locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
         if repeated:
             store.flush()
@@ -111,7 +113,7 @@ def _recommend_group(
         try:
             answers = store.write(write, repeatable=True) if planned or feedback is not None else {}
             cache.note_changes(ledgers[-1].changes() if ledgers else {})
-        except (RequestIdTaken, RowsRemoved, RampStopped):
+        except Outdated:
             continue
         except NotUnique:
             with store.read() as unit:
@@ -171,17 +173,22 @@ def _write(
 def _decide(
     unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest], seed: int, cache: ServingCache
 ) -> dict[int, Answer | InputError]:
-    """Draw and store decisions, under the ledger's locks: the answers by index. Raises RequestIdTaken, RowsRemoved."""
+    """Draw and store decisions, under the ledger's locks: the answers by index. Raises Outdated."""
     request_ids = {key for plan in planned.values() if (key := plan.request.request_id) is not None}
     unit.repeatable &= len(request_ids) == len(planned)
     if request_ids and decisions.requests(unit, request_ids):
-        raise RequestIdTaken
-    answers: dict[int, Answer | InputError] = dict(assignment.stopped(unit, planned))
-    planned = {index: plan for index, plan in planned.items() if index not in answers}
+        raise Outdated
+    answers: dict[int, Answer | InputError] = {}
+    has_experiments = any(plan.shared.experiment is not None for plan in planned.values())
+    if has_experiments:
+        from rlrec.app.serving import assignment
+
+        answers |= assignment.stopped(unit, planned)
+        planned = {index: plan for index, plan in planned.items() if index not in answers}
     owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
     stored_settings = settings.get(unit)
     if stored_settings.removals != cache.removals:
-        raise RowsRemoved
+        raise Outdated
     sessions = OpenSessions(unit, stored_settings, owners)
     unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited for the sessions
     for index, plan in planned.items():
@@ -193,27 +200,17 @@ def _decide(
     if planned:
         sessions.store_users()
         if stored_settings.weighs_returns:
-            sessions.lock_users()
+            from rlrec.app.requests import returns
+
+            returns.lock_users(sessions)
         draws = _store(unit, ledger, planned, seed, cache, sessions)
         if stored_settings.weighs_returns:
-            _credit_returns(unit, ledger, draws.values(), sessions)
+            returns.credit(unit, ledger, draws.values(), sessions)
         answers |= draws
-        assignment.store(unit, planned, sessions)
+        if has_experiments:
+            assignment.store(unit, planned, sessions)
         sessions.store_visits()
     return answers
-
-
-def _credit_returns(unit: Unit, ledger: Ledger, answers: Iterable[Answer], sessions: OpenSessions) -> None:
-    """Record an event `return` for the last decision of each user who comes back with one of these."""
-    decided = ((answer["session"], answer["step"], answer["decision_id"]) for answer in answers)
-    events = sessions.find_returns(decided)
-    if not events:
-        return
-    ledger.require(events.values())
-    repeatable = unit.repeatable  # these events are stored again where the requests are, and only there
-    lines = [Line(decision_id=event.decision_id, events={RETURN: 1.0}, at=event.at) for event in events]
-    FeedbackTransaction(unit, ledger, lines, set(), returns=True).store()
-    unit.repeatable = repeatable
 
 
 def _store(
@@ -251,13 +248,20 @@ def _store(
         ))  # fmt: skip
         slots += [(decision_id, *slot) for slot in slate.slots]
         served[policy_id].append(ServedSlate(slate.slots, ordinal or 0, context_id))
-        answers[index] = decision_json.answer_draw(plan, slate, decision_id, session.user, session.number, step, at)
+        answers[index] = _answer(plan, slate, decision_id, session.user, session.number, step, at)
     decisions.add(unit, rows, slots)
     if teams := [(decision_ids[index], slate.teams) for index, slate in slates.items() if slate.teams is not None]:
+        from rlrec.store.log import team_drafts
+
         team_drafts.add(unit, teams)
     if list_rows:
+        from rlrec.store.log import candidates
+
         candidates.add(unit, list_rows)
     if routed := {index: plan.shared.route for index, plan in planned.items() if plan.shared.route is not None}:
+        from rlrec.app.serving.shadows import weigh
+        from rlrec.store.policies import routes, shadows
+
         routes.add_decisions(unit, [(decision_ids[index], route.route_id) for index, route in routed.items()])
         weighed = weigh({index: planned[index] for index in routed}, slates, visits, cache.keys)
         shadows.add_decisions(unit, [(shadow, decision_ids[index], log) for shadow, index, log in weighed])
@@ -292,6 +296,25 @@ def _serve(
             visits[index] = session, session.steps, session.state(now), history
             session.add_slate(decision_ids[index], slate.arms, slate.recent, now)
     return visits, slates
+
+
+def _answer(
+    plan: PlannedRequest, slate: DrawnSlate, decision_id: int | None, user: str | None, visit: int | None,
+    step: int | None, at: str,
+) -> Answer:  # fmt: skip
+    """The answer to a request that was drawn just now."""
+    shared, request = plan.shared, plan.request
+    answer: Answer = {
+        "decision_id": decision_id, "request_id": request.request_id, "session": request.session, "visit": visit,
+        "step": step, "user": user, "policy": shared.version.policy.display_name, "version": shared.version.number,
+        "experiment": None if shared.experiment is None else shared.experiment.name,
+        "variant": None if shared.variant is None else shared.variant.label, "propensity": slate.propensity,
+        "log_propensity": slate.log_propensity, "slate": slate.answer, "at": at, "duplicate": False,
+        "route": None if shared.route is None else shared.route.route,
+    }  # fmt: skip
+    if slate.candidate_fields:
+        answer.update(slate.candidate_fields)  # type: ignore[typeddict-item]  # keys by `candidate_fields`
+    return answer
 
 
 def _turns(planned: Mapping[int, PlannedRequest]) -> list[dict[int, PlannedRequest]]:
@@ -343,7 +366,7 @@ def _dry_run(
     else:
         slates = draw(planned, decision_ids, seed, cache.keys)
     return {
-        index: decision_json.answer_draw(planned[index], slate, None, planned[index].request.user, None, None, at)
+        index: _answer(planned[index], slate, None, planned[index].request.user, None, None, at)
         for index, slate in slates.items()
     }
 

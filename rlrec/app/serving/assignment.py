@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rlrec.app.inputs import lookup
 from rlrec.app.serving.open_sessions import OpenSessions
-from rlrec.app.serving.requests import PlannedRequest, Request
+from rlrec.app.serving.requests import Outdated, PlannedRequest, Request
 from rlrec.errors import InputError
 from rlrec.store import Unit
 from rlrec.store.log import sessions
@@ -135,20 +135,16 @@ def _stopped_error(experiment: Experiment) -> InputError | None:
     return None if experiment.status == "running" else InputError(message, hint=hint, field="experiment")
 
 
-class RampStopped(Exception):
-    """The ramp of a route was stopped after the group was planned."""
-
-
 def stopped(unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, InputError]:
-    """The errors of requests whose experiment was stopped since they were planned, by index. Raises RampStopped where
-    a route led to it: that route serves something else now."""
+    """The errors of requests whose experiment was stopped since they were planned, by index. Raises Outdated where a
+    route led to it: that route serves something else now."""
     distributions = {plan.shared for plan in planned.values()}
     names = {shared.experiment.name for shared in distributions if shared.experiment is not None}
     if not names:
         return {}
     by_name = {name: _stopped_error(now) for name, now in experiments.by_name(unit, names, lock=True).items()}
     if any(shared.experiment and shared.route and by_name[shared.experiment.name] for shared in distributions):
-        raise RampStopped
+        raise Outdated
     in_experiments = {index: plan.shared.experiment for index, plan in planned.items() if plan.shared.experiment}
     return {index: error for index, experiment in in_experiments.items() if (error := by_name[experiment.name])}
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import exp
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
-from rlrec.app.serving.draws import DrawnSlate, add_teams, candidate_fields
-from rlrec.app.serving.requests import PlannedRequest
+from rlrec.app.serving.draws import add_teams, candidate_fields
+from rlrec.app.serving.requests import Answer
 from rlrec.policy import TEAM_DRAFT
 from rlrec.policy.gradients import history
 from rlrec.records import Decision, Event, Version
@@ -20,35 +20,7 @@ from rlrec.store.log.events import CENSOR
 from rlrec.store.policies import arms, experiments, policies, routes
 from rlrec.times import written
 
-Answer = TypedDict("Answer", {
-    "decision_id": Any,  # an int; None in a dry run, as visit and step are
-    "request_id": str | None, "session": str, "visit": int | None, "step": int | None, "user": str | None,
-    "policy": str, "version": int, "experiment": str | None, "variant": str | None, "propensity": float | None,
-    "log_propensity": float | None, "slate": list[dict[str, Any]], "at": str, "duplicate": NotRequired[bool],
-    "route": str | None,
-    "candidates": NotRequired[list[dict[str, Any]]], "candidates_log_propensity": NotRequired[float],
-})  # fmt: skip
-
 WITH_CANDIDATES = ("two-stage", "logged")  # kinds whose decisions may have a list of candidates
-
-
-def answer_draw(
-    plan: PlannedRequest, slate: DrawnSlate, decision_id: int | None, user: str | None, visit: int | None,
-    step: int | None, at: str,
-) -> Answer:  # fmt: skip
-    """The answer to a request that was drawn just now."""
-    shared, request = plan.shared, plan.request
-    answer: Answer = {
-        "decision_id": decision_id, "request_id": request.request_id, "session": request.session, "visit": visit,
-        "step": step, "user": user, "policy": shared.version.policy.display_name, "version": shared.version.number,
-        "experiment": None if shared.experiment is None else shared.experiment.name,
-        "variant": None if shared.variant is None else shared.variant.label, "propensity": slate.propensity,
-        "log_propensity": slate.log_propensity, "slate": slate.answer, "at": at, "duplicate": False,
-        "route": None if shared.route is None else shared.route.route,
-    }  # fmt: skip
-    if slate.candidate_fields:
-        answer.update(slate.candidate_fields)  # type: ignore[typeddict-item]  # keys by `candidate_fields`
-    return answer
 
 
 def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from math import exp, log
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +16,12 @@ from rlrec.app.distributions import exact
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Ids, Index, Words
 from rlrec.policy.gradients.history import History
-from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.policy.slates import slate_draws
-from rlrec.policy.slates.interleaving import TeamDraftSampler
 from rlrec.store.database.unit import Row
-from rlrec.store.log.candidates import CandidateList
 from rlrec.store.log.team_drafts import TEAMS
+
+if TYPE_CHECKING:
+    from rlrec.store.log.candidates import CandidateList
 
 
 class DrawnCandidates(NamedTuple):
@@ -144,6 +144,8 @@ def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys:
     if shared.ranker is not None:
         return _ranked(shared, shared.ranker, seeds, decision_ids, keys)
     if case.rankers is not None:  # two rankers fill the slates in turns
+        from rlrec.policy.slates.interleaving import TeamDraftSampler
+
         drafts = TeamDraftSampler(case.rankers, shared.size).draw(seeds=seeds, decisions=decision_ids)
         slates = _slates_of(case, drafts, slice(None), keys)
         for slate, teams in zip(slates, drafts.teams.tolist(), strict=True):
@@ -169,6 +171,8 @@ def _ranked(
     keys: Mapping[int, str],
 ) -> list[DrawnSlate]:  # fmt: skip
     """The slates of decisions that share the distribution of their lists of candidates."""
+    from rlrec.policy.kinds.two_stage import ranking_seeds
+
     slates: list[DrawnSlate] = []
     lists = shared.case.pages(shared.candidates).draw(seeds=seeds, decisions=decision_ids, lists=True)
     columns = shared.case.arms[lists.slates], lists.propensity, np.log(lists.propensity).sum(axis=1)

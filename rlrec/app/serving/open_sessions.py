@@ -19,8 +19,7 @@ from rlrec.errors import Conflict, RlrecError
 from rlrec.policy.gradients.history import REMEMBERED, Ints
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row
-from rlrec.store.log import decisions, returns, sessions
-from rlrec.store.log.returns import Return
+from rlrec.store.log import decisions, sessions
 from rlrec.store.log.settings import StoreSettings
 
 RECENT = 10  # arms of the visit so far that a state remembers
@@ -133,7 +132,7 @@ class OpenSessions:
         elif new:
             self._create(new, settings)
         self._restore_slots()
-        self._with_new_user: list[tuple[OpenSession, str]] = []
+        self.new_users: dict[str, str] = {}  # by key of the session
         self._ended: list[Row] = []
         self._moved: dict[int, OpenSession] = {}
 
@@ -178,45 +177,16 @@ class OpenSessions:
                 hint="use another session key, or leave the user out",
                 field="user",
             )
-        session.user = user
-        self._with_new_user.append((session, user))
+        session.user = self.new_users[key] = user
 
     def store_users(self) -> None:
         """Store the users that `set_user` gave."""
-        if self._with_new_user:
-            users = sessions.intern_users(self.unit, {user for _, user in self._with_new_user})
-            for session, user in self._with_new_user:
-                session.user_id = users[user]
-            sessions.set_user(self.unit, {session.id: users[user] for session, user in self._with_new_user})
-
-    def lock_users(self) -> None:
-        """Lock the users of the group."""
-        returns.lock_users(
-            self.unit, {user for session in self.by_key.values() if (user := session.user_id) is not None}
-        )
-
-    def find_returns(self, new_decisions: Iterable[tuple[str, int | None, int]]) -> dict[Return, int]:
-        """The returns that new decisions are, each with the policy of the decision that it credits. A user comes back
-        with the first decision of a visit, if the visit of their last decision was over by then.
-        The new decisions are stored as the last ones of their users, who are locked.
-        new_decisions: session, step and id of each, in order of id."""
-        # by user whose first decision here begins a visit, or names them in one: its beginning
-        started_at: dict[int, int] = {}
-        last: dict[int, int] = {}
-        named = {session.key for session, _ in self._with_new_user}
-        for key, step, decision_id in new_decisions:
-            session = self.by_key[key]
-            if session.user_id is not None:
-                if session.user_id not in last and (step == 0 or key in named):
-                    started_at[session.user_id] = session.started_at
-                last[session.user_id] = decision_id
-        events = {
-            Return(decision.decision_id, started_at[decision.user_id]): decision.policy_id
-            for decision in (returns.last_decisions(self.unit, started_at) if started_at else ())
-            if decision.ends_at(self.timeout_us) < started_at[decision.user_id]
-        }
-        returns.set_last(self.unit, last.items())
-        return events
+        if self.new_users:
+            users = sessions.intern_users(self.unit, set(self.new_users.values()))
+            for key, user in self.new_users.items():
+                self.by_key[key].user_id = users[user]
+            user_ids = {self.by_key[key].id: users[user] for key, user in self.new_users.items()}
+            sessions.set_user(self.unit, user_ids)
 
     def arrive(self, key: str) -> OpenSession:
         """The session, in the visit that its next decision belongs to."""

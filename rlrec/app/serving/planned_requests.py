@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlrec.app.inputs import lookup
-from rlrec.app.serving import assignment
-from rlrec.app.serving.assignment import Assigned
 from rlrec.app.serving.cache import Eligible, ServingCache
 from rlrec.app.serving.requests import (
     Duplicate,
@@ -25,7 +23,11 @@ from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy.scores.floors import LONGEST
 from rlrec.store import Unit
 from rlrec.store.log import decisions, settings
-from rlrec.store.policies import arms, routes, shadows
+from rlrec.store.policies import arms, routes
+
+if TYPE_CHECKING:
+    from rlrec.app.serving.assignment import Assigned, Assigner
+    from rlrec.store.policies.shadows import Shadow
 
 
 def plan(unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache) -> list[Planned]:
@@ -46,12 +48,21 @@ class _Group:
         names = {request.policy for request in requests if request.policy is not None}
         new = names - cache.policies
         self.routes = routes.by_name(unit, new) if new else {}
-        route_ids = {route.route_id for route in self.routes.values()}
-        self.shadows = shadows.running(unit, route_ids) if route_ids else {}
-        self.assigner = assignment.Assigner(unit, requests, self.routes)
-        references = names - self.routes.keys() | {route.reference for route in self.routes.values()}
-        references |= {shadow.reference for shadow in self.shadows.values()}
-        self.versions = lookup.resolve(unit, references | self.assigner.policies())
+        self.shadows: dict[int, Shadow] = {}
+        self.assigner: Assigner | None = None
+        references = names
+        if self.routes:
+            from rlrec.store.policies import shadows
+
+            self.shadows = shadows.running(unit, {route.route_id for route in self.routes.values()})
+            references = names - self.routes.keys() | {route.reference for route in self.routes.values()}
+            references |= {shadow.reference for shadow in self.shadows.values()}
+        if self.routes or any(request.policy is None for request in requests):
+            from rlrec.app.serving.assignment import Assigner
+
+            self.assigner = Assigner(unit, requests, self.routes)
+            references = references | self.assigner.policies()
+        self.versions = lookup.resolve(unit, references)
         cache.policies |= {name for name in new if not isinstance(self.versions.get(name), InputError | None)}
         self.catalogue = cache.catalogue(unit, self.settings)
         self.ids = arms.ids(unit, {key for request in requests for key in request.arms or ()})
@@ -85,7 +96,7 @@ class _Group:
         Raises InputError where the request cannot be drawn."""
         if request.experiment is not None and request.policy is not None:
             raise _ambiguous_target()
-        assigned = self.assigner.choose(request)
+        assigned = None if self.assigner is None else self.assigner.choose(request)
         arm_keys = None if request.arms is None else tuple(request.arms)
         name: tuple[Any, ...] = (request.policy, assigned and assigned.key, arm_keys, request.size)
         shared = self._distributions.get(name)
@@ -95,7 +106,7 @@ class _Group:
             with_context = (*name, version.serving.reading(request.context))
             shared = self._distributions.get(with_context) or self._build(request, version)
             self._distributions[with_context] = self._distributions[name] = shared
-        if assigned is not None:
+        if assigned is not None and self.assigner is not None:
             self.assigner.remember_user(request)
         return shared
 

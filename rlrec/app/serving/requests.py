@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.inputs import canonical
@@ -12,9 +12,21 @@ from rlrec.app.serving.cache import Eligible
 from rlrec.errors import InputError
 from rlrec.records import Head, Version
 from rlrec.store.log import contents
-from rlrec.store.policies.experiments import Experiment, Variant
 from rlrec.store.policies.routes import RouteChange
-from rlrec.store.policies.shadows import Shadow
+
+if TYPE_CHECKING:
+    from rlrec.store.policies.experiments import Experiment, Variant
+    from rlrec.store.policies.shadows import Shadow
+
+# A decision as commands answer it.
+Answer = TypedDict("Answer", {
+    "decision_id": Any,  # an int; None in a dry run, as visit and step are
+    "request_id": str | None, "session": str, "visit": int | None, "step": int | None, "user": str | None,
+    "policy": str, "version": int, "experiment": str | None, "variant": str | None, "propensity": float | None,
+    "log_propensity": float | None, "slate": list[dict[str, Any]], "at": str, "duplicate": NotRequired[bool],
+    "route": str | None,
+    "candidates": NotRequired[list[dict[str, Any]]], "candidates_log_propensity": NotRequired[float],
+})  # fmt: skip
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,3 +116,8 @@ class Duplicate(NamedTuple):
 
 
 Planned = PlannedRequest | InputError | Duplicate
+
+
+class Outdated(Exception):
+    """The plan of a group no longer holds: somebody stored one of its request ids, deleted decisions, perhaps with
+    contexts that it names, or stopped the ramp of a route."""

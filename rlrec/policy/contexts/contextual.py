@@ -6,7 +6,7 @@ from abc import abstractmethod
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, TypeGuard
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -108,18 +108,3 @@ class ContextualPolicy(Policy):
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
         """Mean reward of each arm in a context, and z standard deviations to either side, (m,) each; NaN where its
         scores are no rewards."""
-
-
-def is_contextual(policy: Policy) -> TypeGuard[ContextualPolicy]:
-    """Whether a policy reads contexts through a design."""
-    return policy.contextual
-
-
-def learns_from_contexts(policy: Policy) -> TypeGuard[ContextualPolicy]:
-    """Whether the belief of a policy is made of moments of contexts."""
-    return policy.contextual and policy.online
-
-
-def learns_by_column(policy: Policy) -> bool:
-    """Whether the belief of a policy has sums on each column of sparse contexts, in place of moments."""
-    return learns_from_contexts(policy) and policy.design.context.is_sparse

@@ -21,7 +21,6 @@ import numpy.typing as npt
 
 from rlrec.arrays import Flags, offsets, piece_rows
 from rlrec.errors import RlrecError
-from rlrec.policy.contexts.fields import is_name
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -241,6 +240,8 @@ def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory
 
 
 def _shown_history(state: Mapping[str, Any]) -> ShownHistory | None:
+    from rlrec.policy.contexts.fields import is_name
+
     try:
         entries = [(row["arm"], row["ago"], row["reward"]) for row in state["history"]]
         step, gap_s, count, reward = (state[name] for name in ("step", "gap_s", *SHOWN[:2]))

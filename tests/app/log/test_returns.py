@@ -13,7 +13,7 @@ import pytest
 from rlrec.app.policies import policy, rebuild, train
 from rlrec.app.requests import session, settle
 from rlrec.app.requests.pipe import Pipe, Request
-from rlrec.app.serving.decision_json import Answer
+from rlrec.app.serving.requests import Answer
 from rlrec.app.setup import reward, simulate
 from rlrec.app.upkeep.doctor import Request as Audit
 from rlrec.app.upkeep.doctor import doctor

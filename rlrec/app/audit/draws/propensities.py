@@ -104,8 +104,8 @@ class VersionSlates:
     def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
         self.unit, self.version, self.findings = unit, version, findings
         self.prior = beliefs.prior(unit, version.id)
-        self.described = designs.described(unit, version)
-        self.policy = VersionDistribution(version, sums=[], prior=[]).learner
+        self.policy = designs.policy_of(version)
+        self.described = designs.described(unit, self.policy)
         self.referred = Referred(unit, findings, reads=self.policy.reads)
 
     def check(self, slates: StoredSlates) -> int:
@@ -127,8 +127,9 @@ class VersionSlates:
                     self.unit, self.version, self.policy, seq=int(same[0]), ordinal=faded, before=columns
                 )
                 served = VersionDistribution(
-                    self.version, sums=sums, prior=self.prior, ordinal=faded, described=self.described, columns=columns
-                )
+                    self.version, self.policy, sums=sums, prior=self.prior, ordinal=faded, described=self.described,
+                    columns=columns,
+                )  # fmt: skip
                 served.rankers = exact.drafted(self.unit, served.policy)
                 done += self._moment(slates, rows[ordinals == ordinal], served)
         return done

@@ -18,7 +18,7 @@ from rlrec.app.evaluation.rows.loggers import Loggers
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, run_starts
 from rlrec.ope.estimators import pseudo_inverse
-from rlrec.policy.contexts.contextual import is_contextual
+from rlrec.policy import is_contextual
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate

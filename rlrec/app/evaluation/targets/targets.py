@@ -134,9 +134,8 @@ def _target(unit: Unit, version: Version, head: Head, reward: Reward | None, *, 
 
 def trained(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Target:
     """A trained version that is not stored yet, with the weights of its arms by their ids."""
-    distribution = exact.VersionDistribution(
-        version, sums=(), prior=(), trained=Trained(unit, version, weights=weights)
-    )
+    parameters = Trained(unit, version, weights=weights)
+    distribution = exact.VersionDistribution(version, parameters.policy, sums=(), prior=(), trained=parameters)
     return Target(
         name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=version.reward,
         serving=distribution, lessons=(),
@@ -153,5 +152,6 @@ def _unknown(unit: Unit, name: str, error: InputError) -> InputError:
 
 def _built_in(name: str, reward: Reward, *, greedy: bool) -> Target:
     version = designs.unstored(name, {}, reward, name=name, status="frozen")
-    serving = exact.VersionDistribution(version, sums=(), prior=(), greedy=greedy)
+    policy = designs.policy_of(version)
+    serving = exact.VersionDistribution(version, policy.greedy() if greedy else policy, sums=(), prior=())
     return Target(name=name, number=None, policy_id=None, reward=reward, serving=serving, lessons=())

@@ -25,7 +25,8 @@ COLUMNS = ("session", "user", "visits", "decisions", "last_at")
 
 if TYPE_CHECKING:
     from rlrec.app.requests.session import Result, Step
-    from rlrec.app.serving.decision_json import Answer, EventJson
+    from rlrec.app.serving.decision_json import EventJson
+    from rlrec.app.serving.requests import Answer
 
 
 @click.group(cls=CommandGroup)
