@@ -6,7 +6,7 @@ no large logarithms cancel (the textbook form of a Beta loses 8 digits at 1e7)."
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,13 +24,31 @@ _DEEP = 650.0  # logarithms below the peak: all but 0, yet no number that is slo
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
 
+class Tails(NamedTuple):
+    """The scores whose tails are long and smooth: their rows, (t,). Left of the left knee log densities rise by
+    left_rate a unit, right of the right knee they fall by right_rate, (t,) each. Between two points no panel of any
+    score may be wider than its step."""
+
+    rows: Index
+    left_knee: Array
+    right_knee: Array
+    left_rate: Array
+    right_rate: Array
+    lowest: float
+    highest: float
+
+
 class Density(Protocol):
     """One log-concave density a row, (g,) rows."""
 
     mode: Array
     log_peak: Array
     step: Array
-    """The least of its widths, (g,)."""
+    """Width of panels on which 16 nodes integrate each density to full precision, (g,)."""
+
+    @property
+    def tails(self) -> Tails | None:
+        """Where panels may be wider than `step`; None where they may not."""
 
     def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         """Log of peak / density at mode + distance, (rows, nodes), at least 0; a new array."""
@@ -40,9 +58,6 @@ class Density(Protocol):
 
     def reach(self) -> tuple[Array, Array]:
         """Distances from the mode, both (g,) and positive, left and right, where the fall is at least TAIL."""
-
-    def width(self, u: float) -> Array:
-        """Widest panel that ends at u on which 16 nodes integrate the density to full precision, (g,)."""
 
 
 def at_nodes(density: Density, nodes: Array, rows: Rows = ALL_ROWS) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def panels(
     lie above the lowest edge with probability below 1e-16. A panel can hold the product of `n_densities` densities;
     `refine` divides them. Source: own derivation (nodes follow the best scores)."""
     # down from the highest score, until enough scores are expected above
-    walk = _Walk(density, lower, upper, lowest=_lowest(lower, upper, count, ranks), refine=refine)
+    walk = _Walk(density, lower, upper, _lowest(lower, upper, count, ranks), refine)
     edges, limits = np.array([upper.max()]), list[Array]()
     pdf, sf, expected = np.zeros(len(count)), np.zeros(len(count)), 0.0
     while edges[-1] > walk.lowest and expected < sufficient_count(ranks):
@@ -116,12 +117,15 @@ def _limits(profile: Array, count: Array, n_densities: int) -> Array:
     return even_widths(pdf[:, at], sf[:, at], counted, n_densities).reshape(2, n)
 
 
+@dataclass(frozen=True, eq=False)
 class _Walk:
     """From the highest edge to the lowest, in panels as wide as every score they hold allows."""
 
-    def __init__(self, density: Density, lower: Array, upper: Array, *, lowest: float, refine: int) -> None:
-        self.lowest = lowest
-        self._density, self._lower, self._upper, self._refine = density, lower, upper, refine
+    density: Density
+    lower: Array
+    upper: Array
+    lowest: float
+    refine: int
 
     def descend(self, u: float) -> Array:
         """The next edges from u, decreasing."""
@@ -145,6 +149,18 @@ class _Walk:
 
     def _next(self, u: float, limit: float, lowest: float) -> float:
         """The lowest left edge right for every score below u: a panel's width, or where the score begins."""
-        edge = np.minimum(u - self._density.width(u) / self._refine, self._upper)
-        highest = max(float(edge.max(initial=-np.inf, where=self._lower < u)), u - limit, lowest)
+        edge = np.minimum(u - widths(self.density, u) / self.refine, self.upper)
+        highest = max(float(edge.max(initial=-np.inf, where=self.lower < u)), u - limit, lowest)
         return min(highest, math.nextafter(u, -math.inf))  # progress, even if a score is all but a point
+
+
+def widths(density: Density, u: float) -> Array:
+    """The widest panel that ends at u on which 16 nodes integrate each density to full precision, (g,)."""
+    if (tails := density.tails) is None or tails.lowest <= u <= tails.highest:
+        return density.step
+    # in a tail, panels may grow with the distance to the knee
+    left, right = tails.left_knee - u, u - tails.right_knee
+    widest = np.minimum(2 / np.where(left > 0, tails.left_rate, tails.right_rate), 0.5 * np.maximum(left, right))
+    width = density.step.copy()
+    width[tails.rows] = np.maximum(width[tails.rows], widest)
+    return width

@@ -9,7 +9,7 @@ import numpy as np
 from rlrec.arrays import Array, Index, run_starts
 from rlrec.policy.scores import maximum
 from rlrec.policy.scores.density import ALL_ROWS, Density
-from rlrec.policy.scores.panels import even_widths, sufficient_count
+from rlrec.policy.scores.panels import even_widths, sufficient_count, widths
 from rlrec.policy.scores.table import ORDER, tabulate
 
 DensityOf = Callable[[Array, Array], Density]
@@ -103,7 +103,7 @@ class Tabulated:
         width = np.diff(edges) / _WIDER
         oversized = holds & (width > density.step[:, None])
         for panel in np.flatnonzero(oversized.any(axis=0)):
-            oversized[:, panel] &= width[panel] > density.width(edges[panel + 1])
+            oversized[:, panel] &= width[panel] > widths(density, edges[panel + 1])
         return np.where(oversized.any(axis=1) | ~is_below[:, -1], -1, is_below.argmax(axis=1))
 
     def _holds(self) -> bool:

@@ -10,8 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from rlrec.arrays import Array, Index
-from rlrec.policy.scores.density import ALL_ROWS, FARTHEST, LOG_ROOT_TAU, TAIL, Rows
+from rlrec.arrays import Array
+from rlrec.policy.scores.density import ALL_ROWS, FARTHEST, LOG_ROOT_TAU, TAIL, Rows, Tails
 from rlrec.policy.scores.scores import ExactScores, Order
 from rlrec.policy.scores.sweep import ContinuousOrder
 
@@ -87,27 +87,16 @@ class BetaLogit:
                 break
         return -distance[:, 0], distance[:, 1]
 
-    def width(self, u: float) -> Array:
-        # Beyond the knees the density is exp(alpha u) or exp(-beta u): for parameters below 1 a long and smooth tail,
-        # where panels may grow with the distance to the knee. From 1.25 on no panel gets wider than a step.
-        tails, left_knee, right_knee, lowest, highest = self._tails
-        if lowest <= u <= highest:
-            return self.step
-        left, right = left_knee - u, u - right_knee
-        tail = np.where(left > 0, self._alpha[tails], self._beta[tails])
-        width = self.step.copy()
-        width[tails] = np.maximum(width[tails], np.minimum(2 / tail, 0.5 * np.maximum(left, right)))
-        return width
-
     @cached_property
-    def _tails(self) -> tuple[Index, Array, Array, float, float]:
-        """Scores with tails that may have wide panels, their left and right knees, and the two points between which
-        every score needs its narrow panels."""
-        tails = np.flatnonzero(np.minimum(self._alpha, self._beta) < 1.25)
-        left_knee, right_knee = -np.log(np.maximum(self._beta[tails], 1)), np.log(np.maximum(self._alpha[tails], 1))
-        lowest = (left_knee - 2 * self.step[tails]).max(initial=-np.inf)
-        highest = (right_knee + 2 * self.step[tails]).min(initial=np.inf)
-        return tails, left_knee, right_knee, float(lowest), float(highest)
+    def tails(self) -> Tails:
+        # Beyond the knees the density is exp(alpha u) or exp(-beta u): for parameters below 1 a long and smooth tail.
+        # From 1.25 on no panel gets wider than a step.
+        rows = np.flatnonzero(np.minimum(self._alpha, self._beta) < 1.25)
+        alpha, beta, step = self._alpha[rows], self._beta[rows], self.step[rows]
+        left_knee, right_knee = -np.log(np.maximum(beta, 1)), np.log(np.maximum(alpha, 1))
+        lowest = float((left_knee - 2 * step).max(initial=-np.inf))
+        highest = float((right_knee + 2 * step).min(initial=np.inf))
+        return Tails(rows, left_knee, right_knee, alpha, beta, lowest, highest)
 
 
 def stirling_error(a: Array) -> Array:

@@ -36,6 +36,8 @@ class Gaussian(ExactScores):
 class Normal:
     """Density of a normal score, mean and sd (g,)."""
 
+    tails = None
+
     def __init__(self, mean: Array, sd: Array) -> None:
         self.mode, self._sd = mean, sd[:, None]
         self.log_peak = -np.log(sd) - LOG_ROOT_TAU
@@ -50,6 +52,3 @@ class Normal:
     def reach(self) -> tuple[Array, Array]:
         reach = math.sqrt(2 * TAIL) * self._sd[:, 0]
         return reach, reach
-
-    def width(self, u: float) -> Array:
-        return self.step

@@ -130,6 +130,8 @@ def _density(logits: Array, _: Array) -> GumbelLogit:
 class GumbelLogit:
     """Density of logit + standard Gumbel noise, logits (g,)."""
 
+    tails = None
+
     def __init__(self, logits: Array) -> None:
         self.mode, self.log_peak = logits, np.full(len(logits), -1.0)
         self.step = np.full(len(logits), 1.25)
@@ -143,9 +145,6 @@ class GumbelLogit:
     def reach(self) -> tuple[Array, Array]:
         ones = np.ones(len(self.mode))
         return math.log(TAIL + 6) * ones, (TAIL + 1) * ones
-
-    def width(self, u: float) -> Array:
-        return self.step
 
 
 def _log_sum(logits: Array) -> Array:
