@@ -287,7 +287,7 @@ class Store:
         schema.check(unit, address=self.address, write=write)
         self.reached = True
         newest = decisions.newest(unit)
-        if write:
+        if write and self.now is not None:
             self.refuse_far_ahead(unit, newest)
         if newest is None or newest <= unit.now:
             return unit

@@ -320,7 +320,8 @@ def load(
         described=described(unit, learner), trained=_trained(unit, version, greedy=greedy) if policy.stateful else None,
         columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal),
     )  # fmt: skip
-    distribution.rankers = drafted(unit, learner)
+    if learner.drafted:
+        distribution.rankers = drafted(unit, learner)
     return distribution
 
 
@@ -343,9 +344,7 @@ def column_sums(
 
 
 def drafted(unit: Unit, policy: Policy) -> tuple[VersionDistribution, ...]:
-    """The two versions that a policy drafts slates from; none for one that draws by itself."""
-    if not policy.drafted:
-        return ()
+    """The two versions that a policy drafts slates from."""
     draft = cast("TeamDraft", policy)
     versions = policies.by_id(unit, [draft.first, draft.second])
     return load(unit, versions[draft.first]), load(unit, versions[draft.second])

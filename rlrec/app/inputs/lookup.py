@@ -32,7 +32,8 @@ def resolve(unit: Unit, references: Collection[str]) -> dict[str, tuple[Version,
     parts = {reference: split(reference) for reference in references}
     live = policies.live(unit, {name for name, _ in parts.values()})
     numbered = {live[name][0].policy.id for name, number in parts.values() if number is not None and name in live}
-    versions = {(version.policy.name, version.number): version for version in policies.versions(unit, numbered)}
+    rows = policies.versions(unit, numbered) if numbered else ()
+    versions = {(version.policy.name, version.number): version for version in rows}
     meant: dict[str, tuple[Version, Head] | InputError] = {}
     budget = iter(range(MAX_SUGGESTIONS))
     for reference, (name, number) in sorted(parts.items()):

@@ -20,7 +20,7 @@ from rlrec.app.log.slot_values import by_position, decision_propensities
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.policy.beliefs.statistics import CountedSlot
-from rlrec.records import Event, Head, StoredPolicy, Version
+from rlrec.records import Event, Head, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row, StoredRows
 from rlrec.store.log import decisions, events
@@ -96,13 +96,10 @@ class Ledger:
             raise Unordered
         self.lock(policy_ids)
 
-    def ordinals(self, policy: StoredPolicy, count: int) -> range | None:
-        """The ordinals of the policy's next decisions; None where it does not forget.
+    def ordinals(self, policy_id: int, count: int, *, forgetting: Forgetting) -> range:
+        """The ordinals of the next decisions of a policy that forgets.
 
         They are counted even where no version learns: one that is rebuilt later will."""
-        forgetting, policy_id = Forgetting.parse(policy.params), policy.id
-        if not forgetting:
-            return None
         first = self.ordinal[policy_id] + 1
         self.ordinal[policy_id] += count
         policies.raise_ordinal(self.unit, policy_id, by=count)
@@ -346,18 +343,18 @@ def _sum_changes(
     pending: Mapping[tuple[SlotKey, RewardChange], int], fields: SlotFields, kind: Policy, *, ordinal: int
 ) -> dict[BeliefKey, list[float]]:
     """The sums of changes when the policy has made `ordinal` decisions, in plain Python."""
-    forgetting, sums = fields.forgetting, dict[BeliefKey, list[float]]()
+    forgetting, needs, nothing = fields.forgetting, kind.needs, (0.0,) * kind.width
+    fades, sums = bool(forgetting), dict[BeliefKey, list[float]]()
     differences: dict[Any, list[float]] = {}
     for (key, change), times in pending.items():
         if fields.propensity and not key.propensity:
             continue
-        name = (key, change) if kind.needs else (key.arm_id, change)
+        name = (key, change) if needs else (key.arm_id, change)
         if (difference := differences.get(name)) is None:
-            nothing = (0.0,) * kind.width
             old, new = (nothing if reward is None else kind.entry(CountedSlot(*key, reward)) for reward in change)
             difference = differences[name] = [*map(sub, new, old)]
-        weight = times * forgetting.discount ** (ordinal - key.ordinal) if forgetting else times
-        belief_key = forgetting.bucket(key.ordinal), key.arm_id
+        weight = times * forgetting.discount ** (ordinal - key.ordinal) if fades else times
+        belief_key = forgetting.bucket(key.ordinal) if fades else 0, key.arm_id
         total = sums.get(belief_key)
         if total is None:
             sums[belief_key] = [weight * number for number in difference]

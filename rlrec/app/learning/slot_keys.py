@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rlrec import policy as kinds
 from rlrec.app.log.slot_values import slate_propensities
-from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.policy.beliefs.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY
 from rlrec.records import Version
 from rlrec.store.database.unit import Row
@@ -39,15 +38,7 @@ class ServedSlate(NamedTuple):
     context_id: int
 
 
-_POLICIES: dict[tuple[str, str], Policy] = {}  # by kind and parameters
-
-
-def _policy_of(version: Version) -> Policy:
-    """The policy of a version that reads no context, the same one each time."""
-    name = version.policy.kind, repr(version.params)
-    if name not in _POLICIES:
-        _POLICIES[name] = kinds.make(version.policy.kind, version.params)
-    return _POLICIES[name]
+_POLICIES: dict[tuple[str, str], Policy] = {}  # by kind and parameters, without a design
 
 
 class SlotFields:
@@ -56,9 +47,14 @@ class SlotFields:
     kinds: by version, since they may count by different curves."""
 
     def __init__(self, versions: Sequence[Version]) -> None:
-        policy = versions[0].policy
-        self.kinds = {version.id: _policy_of(version) for version in versions}
-        self.forgetting = Forgetting.parse(policy.params)
+        self.kinds: dict[int, Policy] = {}
+        for version in versions:
+            kind, params = version.policy.kind, version.params
+            name = kind, repr(params)
+            self.kinds[version.id] = policy = _POLICIES.get(name) or _POLICIES.setdefault(
+                name, kinds.make(kind, params)
+            )
+        self.forgetting = policy.forgetting
         needs = frozenset[str]().union(*(kind.needs for kind in self.kinds.values()))
         self.ordinal = bool(self.forgetting) or ORDINAL in needs
         self.context, self.position, self.propensity = (name in needs for name in (CONTEXT, POSITION, PROPENSITY))

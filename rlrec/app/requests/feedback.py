@@ -194,8 +194,9 @@ class FeedbackTransaction:
         ledger.settle({target.policy_id for target in self.targets if target.decision_id is not None})
         self.weighed = {kind for definition in policies.rewards(unit) for kind in definition.weights}
         with_events = {target.decision_id for target in self.targets if target.number is not None}
-        self.stored_events = events.by_decision(unit, with_events, self.weighed)
-        self.keys = events.stored_keys(unit, {line.key for line in lines if line.key is not None})
+        self.stored_events = events.by_decision(unit, with_events, self.weighed) if with_events else {}
+        keys = {line.key for line in lines if line.key is not None}
+        self.keys = events.stored_keys(unit, keys) if keys else {}
         self.pages = self._pages(lines, answers=answers)
         self.kinds = self.weighed - {RETURN}  # of events that need no further check
         # the reward definition of each version that served one of the decisions
@@ -214,7 +215,8 @@ class FeedbackTransaction:
     def _targets(self, lines: Sequence[Line]) -> list[FeedbackTarget]:
         """The target of each line. Its policy is locked."""
         request_ids = {line.request_id for line in lines if line.request_id is not None}
-        by_request = {key: decision for key, (_, decision) in decisions.requests(self.unit, request_ids).items()}
+        requests = decisions.requests(self.unit, request_ids) if request_ids else {}
+        by_request = {key: decision for key, (_, decision) in requests.items()}
         slots = [
             (line.decision_id if line.request_id is None else by_request.get(line.request_id), line.position)
             for line in lines
@@ -251,10 +253,12 @@ class FeedbackTransaction:
         outcomes = [line if isinstance(line, InputError) else take(line, next(targets)) for line in self.group]
         self.ledger.apply_events(self.new.values(), stored=self.stored_events, arms=self.arms)
         events.add(self.unit, [event for number in sorted(self.new) for event in self.new[number][1]])
-        events.add_keys(self.unit, [(key, *_stored_key(content)) for key, content in self.new_keys.items()])
-        for flag in (True, False):
-            marked = sorted(slot for slot, censored in self.censored.items() if censored is flag)
-            decisions.censor(self.unit, marked, censored=flag)
+        if self.new_keys:
+            events.add_keys(self.unit, [(key, *_stored_key(content)) for key, content in self.new_keys.items()])
+        for flag in sorted(set(self.censored.values()), reverse=True):
+            decisions.censor(
+                self.unit, sorted(slot for slot, censored in self.censored.items() if censored is flag), censored=flag
+            )
         return outcomes
 
     def _add(self, line: Line, target: FeedbackTarget) -> Stored:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from rlrec.app.learning.slot_keys import ServedSlate
 from rlrec.app.serving import planned_requests
 from rlrec.app.serving.cache import ServingCache
 from rlrec.app.serving.draws import DrawnSlate, draw, draw_stateful, prepare, signed
-from rlrec.app.serving.open_sessions import OpenSession, OpenSessions
+from rlrec.app.serving.open_sessions import HistoryReader, OpenSession, OpenSessions
 from rlrec.app.serving.requests import (
     Answer,
     Duplicate,
@@ -27,10 +27,7 @@ from rlrec.app.serving.requests import (
     Request,
     SharedDistribution,
 )
-from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
-from rlrec.policy.beliefs.forgetting import Forgetting
-from rlrec.records import StoredPolicy
 from rlrec.store import Store, Unit
 from rlrec.store.database.database_errors import NotUnique
 from rlrec.store.database.unit import Row
@@ -226,7 +223,7 @@ def _store(
     answers: dict[int, Answer] = {}
     served: dict[int, list[ServedSlate]] = defaultdict(list)  # by policy
     now, at, stored_seed, contexts = unit.now, written(unit.now), signed(seed), cache.contexts
-    ordinals = _ordinals(ledger, planned, [shared.version.policy for shared in columns])
+    ordinals = _ordinals(ledger, planned)
     lists = {index: slate.candidates for index, slate in slates.items() if slate.candidates is not None}
     set_ids = contents.eligible_sets(unit, {ranked.eligible for ranked in lists.values()}) if lists else {}
     list_rows: list[Row] = []
@@ -329,16 +326,15 @@ def _turns(planned: Mapping[int, PlannedRequest]) -> list[dict[int, PlannedReque
     return list(turns.values())
 
 
-def _ordinals(
-    ledger: Ledger, planned: Mapping[int, PlannedRequest], policies: Iterable[StoredPolicy]
-) -> dict[int, Iterator[int]]:
+def _ordinals(ledger: Ledger, planned: Mapping[int, PlannedRequest]) -> dict[int, Iterator[int]]:
     """The ordinals of these decisions, by the ids of policies that forget."""
-    forgetting = {policy.id: policy for policy in policies if Forgetting.parse(policy.params)}
-    if not forgetting:
-        return {}
     counts = Counter(plan.shared.version.policy.id for plan in planned.values())
-    ordinals = {policy_id: ledger.ordinals(policy, counts[policy_id]) for policy_id, policy in forgetting.items()}
-    return {policy_id: iter(numbers) for policy_id, numbers in ordinals.items() if numbers is not None}
+    forgetting = {plan.shared.version.policy.id: plan.shared.serving.learner.forgetting for plan in planned.values()}
+    return {
+        policy_id: iter(ledger.ordinals(policy_id, counts[policy_id], forgetting=memory))
+        for policy_id, memory in forgetting.items()
+        if memory
+    }
 
 
 def _columns(
@@ -348,7 +344,7 @@ def _columns(
     belief, the policy's seq, the ids of the eligible set and of the variant."""
     version, policy_id, head = shared.version, shared.version.policy.id, shared.head
     ordinal = head.ordinal if version.learning else version.ordinal  # what learns no more forgets no more
-    belief_ordinal = ordinal if Forgetting.parse(version.policy.params) else None
+    belief_ordinal = ordinal if shared.serving.learner.forgetting else None
     eligible_id, variant_id = cache.sets[shared.eligible], None if shared.variant is None else shared.variant.id
     return policy_id, version.id, head.seq, belief_ordinal, ledger.seq(policy_id), eligible_id, variant_id
 

@@ -65,9 +65,10 @@ class _Group:
         self.versions = lookup.resolve(unit, references)
         cache.policies |= {name for name in new if not isinstance(self.versions.get(name), InputError | None)}
         self.catalogue = cache.catalogue(unit, self.settings)
-        self.ids = arms.ids(unit, {key for request in requests for key in request.arms or ()})
+        arm_keys = {key for request in requests for key in request.arms or ()}
+        self.ids = arms.ids(unit, arm_keys) if arm_keys else {}
         request_ids = {request.request_id for request in requests if request.request_id is not None}
-        self.stored = decisions.requests(unit, request_ids)
+        self.stored = decisions.requests(unit, request_ids) if request_ids else {}
         self._planned: dict[str, tuple[bytes, int]] = {}  # by request id: digest and index of the first request
         self._distributions: dict[tuple[Any, ...], SharedDistribution] = {}
         self._versions: dict[tuple[str | None, tuple[int, str] | None], ServingVersion] = {}

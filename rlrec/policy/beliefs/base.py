@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from math import isfinite, prod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -88,21 +89,9 @@ class Policy(Counts, ABC):
     examination: tuple[float, ...] = ()  # pulls that a slot counts, by position; () for one everywhere
     drafted: ClassVar[bool] = False  # whether two rankers take turns: probabilities are known given their coins alone
     stateful: ClassVar[bool] = False  # whether it reads the session's state: each decision has its own distribution
-
-    @property
-    def stages(self) -> tuple[Policy, ...]:
-        """The policies that draw candidates and rank them; none where it draws slates by itself."""
-        return ()
-
-    @property
-    def n_candidates(self) -> int:
-        """How many candidates its first stage draws; 0 where it draws slates by itself."""
-        return 0
-
-    @property
-    def contextual(self) -> bool:
-        """Whether it reads contexts through its `design`: encoders, and beliefs with moments."""
-        return False
+    contextual: ClassVar[bool] = False  # whether it reads contexts through its `design`: encoders, beliefs with moments
+    stages: ClassVar[tuple[Policy, ...]] = ()  # the policies that draw candidates and rank them, if others draw for it
+    n_candidates: ClassVar[int] = 0  # how many of these its first stage draws
 
     @property
     def forgetting(self) -> Forgetting:
@@ -277,7 +266,7 @@ class Learner(Examined):
         number("window", self.window)
         _ = self.forgetting  # refuses what cannot be
 
-    @property
+    @cached_property
     def forgetting(self) -> Forgetting:
         return Forgetting(self.discount, self.window)
 

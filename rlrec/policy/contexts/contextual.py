@@ -52,12 +52,9 @@ class ContextualPolicy(Policy):
 
     design: Design = field(default_factory=Design, compare=False, repr=False)
 
+    contextual: ClassVar[bool] = True
     takes_sparse: ClassVar[bool] = False  # whether its contexts may have more columns than a belief holds squares of
     expands: ClassVar[bool] = False  # whether its model is expanded around the anchor of its design
-
-    @property
-    def contextual(self) -> bool:
-        return True
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ class PlackettLuce(BetaLearner):
     # -- model features: the logistic model of `logistic-thompson`, shared by all arms (see `ContextualPolicy`) --
 
     @property
-    def contextual(self) -> bool:
+    def contextual(self) -> bool:  # type: ignore[override]  # of its parameters
         return self.model == FEATURES
 
     @property

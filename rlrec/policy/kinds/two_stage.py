@@ -69,11 +69,11 @@ class TwoStage(Policy):
             object.__setattr__(self, "design", Design())
 
     @cached_property
-    def stages(self) -> tuple[Policy, Policy]:
+    def stages(self) -> tuple[Policy, Policy]:  # type: ignore[override]  # of its parameters, as those below
         return self._stage("first"), self._stage("second")
 
     @property
-    def n_candidates(self) -> int:
+    def n_candidates(self) -> int:  # type: ignore[override]
         return int(self.candidates)
 
     @property
@@ -104,7 +104,7 @@ class TwoStage(Policy):
     # -- what both stages need --
 
     @property
-    def contextual(self) -> bool:
+    def contextual(self) -> bool:  # type: ignore[override]
         return any(stage.contextual for stage in self.stages)
 
     @property

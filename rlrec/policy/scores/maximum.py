@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from rlrec.arrays import Array, Index
@@ -38,13 +36,6 @@ def ranks(table: ScoreTable, size: int) -> Array:
             density = table.pdf(group, nodes) * table.weights[nodes]
             probability[: len(exactly), group] += np.einsum("rgx,gx->rg", exactly, density)
     return probability
-
-
-def count_densities(size: int) -> int:
-    """How many scores' densities at once the panels must hold for ranks up to `size`.
-
-    Summed over all who may stand above it, a rank's density is as wide as that of the root of so many on one slate."""
-    return min(size, math.ceil(4 * math.sqrt(size)))
 
 
 def _larger(count: Array, log_cdf: Array, single: Index, multiple: Index, size: int) -> tuple[Array, Array]:

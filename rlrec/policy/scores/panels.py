@@ -30,7 +30,11 @@ def panels(
     lie above the lowest edge with probability below 1e-16. A panel can hold the product of `n_densities` densities;
     `refine` divides them. Source: own derivation (nodes follow the best scores)."""
     # down from the highest score, until enough scores are expected above
-    walk = _Walk(density, lower, upper, _lowest(lower, upper, count, ranks), refine)
+    order = np.argsort(-lower)
+    enough = order[min(int(np.searchsorted(np.cumsum(count[order]), ranks)), len(order) - 1)]
+    # at least `ranks` scores (all of them, if there are fewer) exceed the lowest edge for certain
+    lowest = float(min(lower[enough], np.nextafter(upper.max(), -np.inf)))
+    walk = _Walk(density, lower, upper, lowest, refine)
     edges, limits = np.array([upper.max()]), list[Array]()
     pdf, sf, expected = np.zeros(len(count)), np.zeros(len(count)), 0.0
     while edges[-1] > walk.lowest and expected < sufficient_count(ranks):
@@ -81,14 +85,6 @@ def even_widths(pdf: Array, sf: Array, count: Array, n_densities: int) -> Array:
     rates = 2.0 ** (0.25 * (highest - np.arange(cells[0])))[:, None]
     with np.errstate(divide="ignore"):
         return _STEEPNESS / (at_once * rates).max(axis=0, initial=0.0, where=expected > 0)
-
-
-def _lowest(lower: Array, upper: Array, count: Array, ranks: int) -> float:
-    """The highest point that at least `ranks` scores (all of them, if there are fewer) exceed for certain."""
-    order = np.argsort(-lower)
-    cumulative = np.cumsum(count[order])
-    certain = lower[order[min(int(np.searchsorted(cumulative, ranks)), len(order) - 1)]]
-    return float(min(certain, np.nextafter(upper.max(), -np.inf)))
 
 
 def _profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Array) -> Array:

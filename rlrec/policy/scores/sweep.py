@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -34,6 +35,7 @@ class ContinuousOrder(DrawnOrder):
         self.density, self.origin = density, origin
         self.first, self.second = first.copy(), second.copy()  # whoever changes them in place is noticed
         self._positions, self._refine = positions, refine
+        self._layout = origin, len(first), positions, refine  # all but the parameters on which a table depends
         self._cached = self._take_over(earlier_order)
 
     def _take_over(self, earlier_order: Order | None) -> Tabulated | None:
@@ -45,11 +47,6 @@ class ContinuousOrder(DrawnOrder):
         if tabulated is None or self._layout != earlier._layout:
             return None
         return tabulated if tabulated.update(self.first, self.second) else None
-
-    @property
-    def _layout(self) -> tuple[float, int, int, int]:
-        """Everything but the parameters of the scores on which a table depends."""
-        return self.origin, len(self.first), self._positions, self._refine
 
     @property
     def _tabulated(self) -> Tabulated:
@@ -67,7 +64,8 @@ class ContinuousOrder(DrawnOrder):
         return self._tabulated.best()
 
     def ranks(self, size: int) -> Array:
-        n_densities = maximum.count_densities(size)
+        # Summed over all who may stand above it, a rank's density is as wide as that of the root of so many on a slate.
+        n_densities = min(size, math.ceil(4 * math.sqrt(size)))
         tabulated = self._tabulated if n_densities >= self._positions else self._tabulate(n_densities)
         return maximum.ranks(tabulated.table, size)[:, tabulated.row]
 
@@ -176,9 +174,10 @@ def descend(
     sweep = _Sweep(table, left, arms)
     for position, floor in enumerate(floors):
         begins[1:] |= slates[1:, position] != slates[:-1, position]
-        yield sweep.weight(), prefix, begins
+        weight = sweep.weight()
+        yield weight, prefix, begins
         if position < len(floors) - 1:
-            sweep.show(_each_once(prefix[begins], len(sweep)), rows[begins, position], floor)
+            sweep.show(_each_once(prefix[begins], len(weight)), rows[begins, position], floor)
             prefix = np.cumsum(begins) - 1
 
 
@@ -202,9 +201,6 @@ class _Sweep:
         self._atom, self._cap = np.ones(len(log_cdf_left)), np.zeros(log_cdf_left.shape)
         self._log_cdf_left = log_cdf_left  # log of the product of F over the arms left
         self._normalize()
-
-    def __len__(self) -> int:
-        return len(self._mass)
 
     def weight(self) -> Array:
         """Weights (n, N): their product with the hazard of an arm left is its probability of being the best left."""

@@ -201,7 +201,8 @@ def transaction(engine: sa.Engine, *, write: bool, address: str, sound: bool = F
                 if write and not postgres and connection.info["file"] != sqlite_files.identity(address):
                     message = f"the store {address} was deleted or replaced while it was open"
                     raise RlrecError(message, hint="nothing more was stored")
-                if connection.info.get("unchanged") not in (None, sqlite_files.state(address)):
+                unchanged = connection.info.get("unchanged")
+                if unchanged is not None and unchanged != sqlite_files.state(address):
                     raise StoreBusy(f"the store {address} was written while it was read", hint="repeat the command")
                 committing = write
             if connection.info["flush"]:

@@ -43,7 +43,7 @@ def active(unit: Unit) -> list[int]:
 
 def ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
     """Id of each of these keys that the catalogue has."""
-    return dict(unit.ask("SELECT key, id FROM arm WHERE key IN (?*)", keys)) if keys else {}
+    return dict(unit.ask("SELECT key, id FROM arm WHERE key IN (?*)", keys))
 
 
 def keys(unit: Unit, ids: Collection[int]) -> dict[int, str]:

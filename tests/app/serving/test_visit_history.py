@@ -10,8 +10,7 @@ import pytest
 from rlrec.app.requests import recommend, session
 from rlrec.app.requests.pipe import Line, Pipe, Request
 from rlrec.app.serving import draws, open_sessions, requests
-from rlrec.app.serving.open_sessions import OpenSessions
-from rlrec.app.serving.visit_history import HistoryReader
+from rlrec.app.serving.open_sessions import HistoryReader, OpenSessions
 from rlrec.errors import RlrecError
 from rlrec.policy.gradients import history
 from rlrec.policy.gradients.history import History

@@ -130,7 +130,8 @@ class VersionSlates:
                     self.version, self.policy, sums=sums, prior=self.prior, ordinal=faded, described=self.described,
                     columns=columns,
                 )  # fmt: skip
-                served.rankers = exact.drafted(self.unit, served.policy)
+                if self.policy.drafted:
+                    served.rankers = exact.drafted(self.unit, self.policy)
                 done += self._moment(slates, rows[ordinals == ordinal], served)
         return done
 
