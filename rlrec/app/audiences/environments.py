@@ -49,34 +49,27 @@ def check(environment: str, audience: Audience, arms: int, *, size: int = 1, ste
         raise InputError(f"visits of {environment} end by themselves", hint=hint)
 
 
-ExposureFigures = TypedDict("ExposureFigures", {
+AudienceFigures = TypedDict("AudienceFigures", {
     "coverage": float | None, "gini": float | None, "effective_arms": float | None,
-})  # fmt: skip
-
-
-def exposure_figures(shown: Array) -> ExposureFigures:
-    """How evenly the arms of an audience were shown, as means over runs. shown (runs, arms): slots of each arm."""
-    spreads = [spread(counts) for counts in shown]
-    figures = np.array([(each.coverage, each.gini, each.effective_arms) for each in spreads], np.float64).mean(axis=0)
-    coverage, gini, effective_arms = map(finite_or_none, figures)
-    return {"coverage": coverage, "gini": gini, "effective_arms": effective_arms}
-
-
-VisitFigures = TypedDict("VisitFigures", {
     "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
     "visits_per_visitor": float | None, "retention": float | None, "reward_per_visitor": float | None,
     "optimum_per_visitor": float | None,
 })  # fmt: skip
 
 
-def visit_figures(
-    audience: Audience, *, length: float, visits: float, reward: float, size: int = 1, visitors: float | None = None,
-    returned: float = 0,
-) -> VisitFigures:  # fmt: skip
-    """The figures of visits, None where visitors are not recognised. length: decisions of a visit; reward: of all
-    visits; size: positions of a page; returned: visitors who came again."""
+def figures(
+    audience: Audience, shown: Array, *, length: float, visits: float, reward: float, size: int,
+    visitors: float | None, returned: float,
+) -> AudienceFigures:  # fmt: skip
+    """How evenly the arms were shown, and figures of the visits, None where visitors are not recognised; all as means
+    over runs. shown (runs, arms): slots of each arm; length: decisions of a visit; reward: of all visits; size:
+    positions of a page; returned: visitors who came again."""
+    spreads = [spread(counts) for counts in shown]
+    evenness = np.array([(row.coverage, row.gini, row.effective_arms) for row in spreads], np.float64).mean(axis=0)
+    coverage, gini, effective_arms = map(finite_or_none, evenness)
     with_memory = audience if isinstance(audience, Visitors) else None
     return {
+        "coverage": coverage, "gini": gini, "effective_arms": effective_arms,
         "context_free_per_session": None if with_memory is None or size > 1 else with_memory.context_free()[0],
         "session_length": length, "visitors": visitors, "visits_per_visitor": visits / visitors if visitors else None,
         "retention": returned / visitors if visitors and with_memory is not None and with_memory.returning else None,
@@ -120,28 +113,25 @@ def _integer(text: str, what: str) -> int:
 
 
 class Crowd:
-    """So many seats for so many visits. Visitors are numbered in the order of their first visits.
+    """Visitors in so many seats for so many visits, numbered in the order of their first visits.
     visitor, visit: one a seat, (seats,), by number from 0; the visitor is FREE where no visit is.
-    visits: one a visitor, visits so far. left: visits to come. away: time until a visitor who comes again is there;
-    time counts decisions."""
+    visits: one a visitor, visits so far. left: visits to come.
+    daily: new visitors of a day, who come in two halves of it; time counts days then, and visitors come again after as
+    many as the audience says. 0: time counts decisions, and it takes `absence` until a visitor who comes again is
+    there. half_days: those that are over."""
 
-    def __init__(self, *, seats: int, visits: int, away: float = 0) -> None:
+    def __init__(self, *, seats: int, visits: int, absence: float, daily: int) -> None:
         self.visitor: Index = np.full(seats, FREE)
         self.visit: Index = np.full(seats, FREE)
         self.visits: list[int] = []
-        self.left, self._begun, self._away = visits, 0, away
+        self.left, self.daily, self.half_days, self._absence = visits, daily, 0, absence
+        self._begun = self._departures = 0
         self._coming: list[tuple[float, int, int]] = []  # a heap: time, order of leaving, visitor
-        self._departures = 0
 
     @property
     def busy(self) -> Index:
         """The seats where a visit is."""
         return np.flatnonzero(self.visitor != FREE)
-
-    @property
-    def returned(self) -> int:
-        """How many visitors came again."""
-        return sum(visits > 1 for visits in self.visits)
 
     def arrive(self, now: float) -> Index:
         """Begin visits in free seats, those of visitors who come again first: the seats."""
@@ -162,36 +152,17 @@ class Crowd:
             visitor = heapq.heappop(self._coming)[2]
             self.visits[visitor] += 1
             return visitor
-        return self._newcomer()
-
-    def _newcomer(self) -> int:
+        if self.daily and len(self.visits) >= (self.daily * (self.half_days + 1) + 1) // 2:
+            return FREE
         self.visits.append(1)
         return len(self.visits) - 1
 
-    def leave(self, seats: Index, *, again: Array, now: float) -> None:
-        """End the visits in these seats; the visitors come again where `again`, (n,), is above 0."""
-        for seat, returns in zip(seats.tolist(), again.tolist(), strict=True):
-            if returns > 0:
+    def leave(self, seats: Index, *, days: Array, now: float) -> None:
+        """End the visits in these seats; the visitors come again where `days`, (n,), is above 0."""
+        for visitor, delay in zip(self.visitor[seats].tolist(), days.tolist(), strict=True):
+            if delay > 0:
                 self._departures += 1
-                heapq.heappush(self._coming, (now + self._delay(returns), self._departures, int(self.visitor[seat])))
+                heapq.heappush(
+                    self._coming, (now + (delay if self.daily else self._absence), self._departures, visitor)
+                )
         self.visitor[seats] = FREE
-
-    def _delay(self, returns: float) -> float:
-        return self._away
-
-
-class DailyCrowd(Crowd):
-    """A crowd whose time counts days, by halves: `daily` new visitors come in two halves of a day, and visitors come
-    again after so many days as the audience says."""
-
-    def __init__(self, *, seats: int, visits: int, daily: int) -> None:
-        super().__init__(seats=seats, visits=visits)
-        self.halves = 0  # of days that are over
-        self._daily = daily
-
-    def _newcomer(self) -> int:
-        expected = (self._daily * (self.halves + 1) + 1) // 2
-        return super()._newcomer() if len(self.visits) < expected else FREE
-
-    def _delay(self, returns: float) -> float:
-        return returns

@@ -230,25 +230,18 @@ class RunBeliefs:
             if sums is not None:
                 sums.advance(self.ordinal)
         arms, reward = arms.reshape(len(x), -1), reward.reshape(len(x), -1)
-        late = None if delay is None else delay.astype(np.int64).reshape(len(x), -1)
-        for row in range(arms.shape[1]):
-            of_row = None if late is None else late[:, row]
-            self._add_slots(row + 1, arms[:, row], reward[:, row], x, of_row, propensity)
-
-    def _add_slots(
-        self, position: int, arms: Index, reward: Array, x: Array, delay: Ids | None, propensity: Array | None
-    ) -> None:
-        """Add what every run shows at one position, with the arguments of `add`."""
-        cells, needs = self._first_cells + arms, self.needs
-        slots = SlotColumns(
-            arm_id=arms, reward=reward if delay is None else np.zeros(len(arms)),
-            ordinal=np.full(len(arms), self.ordinal) if ORDINAL in needs else None,
-            position=np.full(len(arms), position) if POSITION in needs else None, propensity=propensity,
-            context=x if CONTEXT in needs else None,
-        )  # fmt: skip
-        self._add_statistics(cells, self.policy.statistics(slots), self.ordinal)
-        if delay is not None:
-            self._delay(cells, slots, reward, delay)
+        delays = None if delay is None else delay.astype(np.int64).reshape(len(x), -1)
+        for column, (arm, earned) in enumerate(zip(arms.T, reward.T, strict=True)):
+            cells = self._first_cells + arm
+            slots = SlotColumns(
+                arm_id=arm, reward=earned if delays is None else np.zeros(len(arm)),
+                ordinal=np.full(len(arm), self.ordinal) if ORDINAL in self.needs else None,
+                position=np.full(len(arm), column + 1) if POSITION in self.needs else None, propensity=propensity,
+                context=x if CONTEXT in self.needs else None,
+            )  # fmt: skip
+            self._add_statistics(cells, self.policy.statistics(slots), self.ordinal)
+            if delays is not None:
+                self._delay(cells, slots, earned, delays[:, column])
 
     def _delay(self, cells: Index, slots: SlotColumns, reward: Array, delay: Ids) -> None:
         rewarded = np.flatnonzero(reward)

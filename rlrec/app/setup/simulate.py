@@ -5,12 +5,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, TypedDict
 
 import numpy as np
 
 from rlrec.app.audiences import environments
-from rlrec.app.audiences.environments import Crowd, DailyCrowd, VisitFigures
+from rlrec.app.audiences.environments import Crowd
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.requests import session as app_session
@@ -90,14 +91,19 @@ def simulate(store: Store, request: Request) -> Result:
     started = store.now
     world.play()
     earned, optimum, regret = world.earned.tolist()
+    visits_so_far = None if world.crowd is None else world.crowd.visits
+    figures = environments.figures(
+        audience, world.shown[None], length=world.decisions / request.sessions, visits=request.sessions, reward=earned,
+        size=request.size, visitors=None if visits_so_far is None else len(visits_so_far),
+        returned=sum(visits > 1 for visits in visits_so_far or ()),
+    )  # fmt: skip
     version = versions[0] if experiment is None else None
     return {
         "environment": request.environment, "policy": None if version is None else version.policy.display_name,
         "version": None if version is None else version.number, "experiment": experiment,
         "sessions": request.sessions, "decisions": world.decisions, "reward": earned,
         "reward_per_session": earned / request.sessions, "optimum_per_session": optimum / request.sessions,
-        "regret": regret, **environments.exposure_figures(world.shown[None]), **world.visit_figures(),
-        "events": dict(world.events), "seed": seed, "started_at": written(started),
+        "regret": regret, **figures, "events": dict(world.events), "seed": seed, "started_at": written(started),
         "ended_at": written(store.now),
     }  # fmt: skip
 
@@ -160,6 +166,8 @@ class SimulatedStore:
     """An audience that is served through the store. names: keys of its arms; restricted: whether the catalogue has
     others; first: the id of the first decision; window_us: after which every decision is mature."""
 
+    crowd: Crowd | None = None
+
     def __init__(
         self, store: Store, request: Request, audience: Audience, names: Sequence[str], seed: int, first: int, *,
         restricted: bool, window_us: int,
@@ -188,12 +196,6 @@ class SimulatedStore:
             self.store.progress("sessions", end, end / self.request.sessions)
         while self._coming:  # events that come after the last decision
             self._wait(max(0, self._coming[0][0] - self._clock))
-
-    def visit_figures(self) -> VisitFigures:
-        """Figures of the visits that were played."""
-        return environments.visit_figures(
-            self.audience, length=float(self.steps), visits=self.request.sessions, reward=float(self.earned[0])
-        )
 
     @property
     def _clock(self) -> int:
@@ -269,34 +271,24 @@ class VisitWorld(SimulatedStore):
     user, and each visit a session of theirs."""
 
     audience: Visitors
+    crowd: Crowd
 
     def play(self) -> None:
         """Play all visits to their end. Where days count, those of half a day end before the next half begins."""
         group, sessions = self.request.group, self.request.sessions
-        seats, daily = min(group, sessions), self.audience.daily
-        days = DailyCrowd(seats=seats, visits=sessions, daily=daily) if daily else None
-        self.crowd = days or Crowd(seats=seats, visits=sessions, away=self.audience.away)
+        seats, audience = min(group, sessions), self.audience
+        self.crowd = Crowd(seats=seats, visits=sessions, absence=audience.away, daily=audience.daily)
         self.decisions = 0
         self.earned[1:] = self.audience.optimum(self.request.size) * sessions  # the regret: less what is expected
         self._observed = self.audience.reset(seats, self.rng)
         started = self._clock
         while self.crowd.left:
-            if days is not None:
-                self._wait(max(0, started + days.halves * (DAY_US // 2) - self._clock))
+            self._wait(max(0, started + self.crowd.half_days * (DAY_US // 2) - self._clock))
             self._arrive()
             while len(busy := self.crowd.busy):
                 self._serve_seats(busy)
-            if days is not None:
-                days.halves += 1
+            self.crowd.half_days += 1
         self._wait(self.window_us + LATER * SECOND)
-
-    def visit_figures(self) -> VisitFigures:
-        """Figures of the visits that were played."""
-        sessions = self.request.sessions
-        return environments.visit_figures(
-            self.audience, length=self.decisions / sessions, visits=sessions, reward=float(self.earned[0]),
-            size=self.request.size, visitors=len(self.crowd.visits), returned=self.crowd.returned,
-        )  # fmt: skip
 
     def _serve_seats(self, busy: Index) -> None:
         sessions = [self._session(number) for number in self.crowd.visit[busy].tolist()]
@@ -313,10 +305,10 @@ class VisitWorld(SimulatedStore):
         for kind in self.audience.further_events:
             self._schedule(answers, info[kind][busy].reshape(slates.shape), kind=kind)
         self._wait(len(busy) * SECOND)
-        over = (terminated | truncated)[busy]
-        if over.any():
-            app_session.end_all(self.store, [key for key, ended in zip(sessions, over.tolist(), strict=True) if ended])
-            self.crowd.leave(busy[over], again=info["again"][busy[over]], now=self._crowd_time())
+        ended = (terminated | truncated)[busy]
+        if ended.any():
+            app_session.end_all(self.store, list(compress(sessions, ended.tolist())))
+            self.crowd.leave(busy[ended], days=info["again"][busy[ended]], now=self._crowd_time())
             self._arrive()
 
     def _arrive(self) -> None:
@@ -324,7 +316,7 @@ class VisitWorld(SimulatedStore):
         self.audience.admit(seats, self.crowd.visitor[seats])
 
     def _crowd_time(self) -> float:
-        return self.crowd.halves / 2 if isinstance(self.crowd, DailyCrowd) else self.decisions
+        return self.crowd.half_days / 2 if self.crowd.daily else self.decisions
 
 
 def _accepted(answers: list[Any]) -> list[Any]:

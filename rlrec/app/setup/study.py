@@ -62,20 +62,20 @@ def study(store: Store, request: Request) -> Result:
         totals = in_memory.study(
             policy, audience, runs=request.runs, steps=steps, seed=seed, names=names, size=request.size
         )
-    visits = environments.visit_figures(
-        audience, length=float(totals.decisions.mean()) / request.sessions, visits=request.sessions,
-        reward=float(totals.reward.mean()), size=request.size,
+    reward, optimum = float(totals.reward.mean()), float(totals.optimum.mean())
+    figures = environments.figures(
+        audience, totals.shown, length=float(totals.decisions.mean()) / request.sessions, visits=request.sessions,
+        reward=reward, size=request.size,
         visitors=None if totals.visitors is None else float(totals.visitors.mean()),
         returned=0.0 if totals.returned is None else float(totals.returned.mean()),
     )  # fmt: skip
-    reward, optimum = float(totals.reward.mean()), float(totals.optimum.mean())
     return {
         "environment": request.environment, "policy": name, "runs": request.runs, "sessions": request.sessions,
         "decisions": plain_number(totals.decisions.mean()), "reward": reward,
         "reward_std_error": _std_error(totals.reward), "reward_per_session": reward / request.sessions,
         "optimum_per_session": optimum / request.sessions,
         "regret": float(totals.regret.mean()), "regret_std_error": _std_error(totals.regret),
-        **environments.exposure_figures(totals.shown), **visits, "seed": seed,
+        **figures, "seed": seed,
     }  # fmt: skip
 
 
