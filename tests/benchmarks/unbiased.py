@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec import ope, simulate
 from rlrec import policy as kinds
-from rlrec.app.audiences.in_memory import NOTHING, RunBeliefs
+from rlrec.app.audiences.in_memory import NO_CONTEXT, RunBeliefs
 from rlrec.arrays import Array, Index, Words
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
@@ -92,7 +92,7 @@ def logs(policy: Policy, rates: Sequence[float], *, runs: int, decisions: int = 
     rng = np.random.default_rng(seed)
     seeds = rng.integers(2**63, size=runs).astype(np.uint64)
     beliefs = RunBeliefs(policy, runs, simulate.names(len(rates)))
-    context = policy.encode(NOTHING) if learns_from_contexts(policy) else np.empty(0)
+    context = policy.encode(NO_CONTEXT) if learns_from_contexts(policy) else np.empty(0)
     x = np.tile(context, (runs, 1))
     reward, propensity, minimum = np.empty((3, runs, decisions))
     for start in range(0, decisions, GROUP):
@@ -117,7 +117,7 @@ def _beliefs(policy: Policy, beliefs: RunBeliefs, x: Array) -> list[Scores]:
     """The scores of each run."""
     if learns_from_contexts(policy):
         return unstack(policy.scores_at(beliefs.belief(), x))
-    scores = policy.scores(beliefs.belief(), arms=simulate.names(beliefs.shape[1]), context=NOTHING)
+    scores = policy.scores(beliefs.belief(), arms=simulate.names(beliefs.shape[1]), context=NO_CONTEXT)
     return unstack(scores) if isinstance(policy, Learner) else [scores] * beliefs.shape[0]
 
 

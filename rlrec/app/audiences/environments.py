@@ -99,16 +99,16 @@ def _jump(text: str) -> tuple[int, float, int, int]:
     return _integer(arm, "a jump's arm"), _number(rate, "a jump's rate"), *times
 
 
-def _number(text: str, what: str, *, hint: str = "give a number") -> float:
+def _number(text: str, noun: str, *, hint: str = "give a number") -> float:
     try:
         return float(text.replace("_", "?"))
     except ValueError:
-        raise InputError(f"{what} is {text!r}", hint=hint) from None
+        raise InputError(f"{noun} is {text!r}", hint=hint) from None
 
 
-def _integer(text: str, what: str) -> int:
+def _integer(text: str, noun: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 18):
-        raise InputError(f"{what} is {text!r}", hint="give a whole number")
+        raise InputError(f"{noun} is {text!r}", hint="give a whole number")
     return int(text)
 
 

@@ -26,7 +26,7 @@ from rlrec.policy.scores.scores import ExactScores, Scores
 from rlrec.simulate.base import Audience, Info
 from rlrec.simulate.visitors import Visitors
 
-NOTHING: dict[str, Any] = {}
+NO_CONTEXT: dict[str, Any] = {}
 COUNTS = 3  # columns of statistics that all kinds have; they are held a column at a time, what is behind them a cell
 
 
@@ -72,22 +72,23 @@ def visit(
     """The totals of so many visits of each run, played to their end one after another; a visitor who comes again does
     so at once. Runs that are done count no more."""
     simulation = Runs(policy, audience, runs=runs, seed=seed, names=names, size=size)
-    left, number = np.full(runs, visits), np.zeros(runs, np.int64)  # visits to play; visits of the visitor before
+    visits_left = np.full(runs, visits)
+    visit_number = np.zeros(runs, np.int64)  # visits of the visitor before
     reward, expected, decisions, returned = np.zeros((4, runs))
     visitors, newest = np.ones(runs), runs
-    while (playing := left > 0).any():
+    while (playing := visits_left > 0).any():
         earned, ended, info = simulation.step()
         reward += np.where(playing, earned, 0.0)
         expected += np.where(playing, info["expected"], 0.0)
         decisions += playing
-        left -= ended
+        visits_left -= ended
         # who comes next: the visitor again, or a new one
-        again = info["again"] > 0
-        follows = ended & (left > 0)
-        returned += follows & again & (number == 0)
-        visitors += follows & ~again
-        number = np.where(ended & ~again, 0, number + ended)
-        new = np.flatnonzero(ended & ~again)
+        comes_again = info["again"] > 0
+        follows = ended & (visits_left > 0)
+        returned += follows & comes_again & (visit_number == 0)
+        visitors += follows & ~comes_again
+        visit_number = np.where(ended & ~comes_again, 0, visit_number + ended)
+        new = np.flatnonzero(ended & ~comes_again)
         audience.admit(new, np.arange(newest, newest + len(new)))
         newest += len(new)
     optimum = np.full(runs, audience.optimum(size) * visits)
@@ -106,10 +107,10 @@ class Runs:
         self.size = size
         self.policy, self.audience, self.shape = policy, audience, (runs, audience.arms)
         seeds = np.random.SeedSequence(seed).spawn(2)
-        self._draws, of_audience = (np.random.Generator(np.random.SFC64(words)) for words in seeds)
+        self._draws, audience_rng = (np.random.Generator(np.random.SFC64(words)) for words in seeds)
         self._names = simulate.names(audience.arms) if names is None else names
         self.beliefs = RunBeliefs(policy, runs, self._names)
-        self._observed = audience.reset(runs, of_audience)
+        self._observed = audience.reset(runs, audience_rng)
         self.shown, self._first_cells = np.zeros(self.shape), np.arange(runs)[:, None] * audience.arms
         self._floors = at_positions(policy.exploration, size)
         self._constant = np.ones((runs, 1))
@@ -123,7 +124,7 @@ class Runs:
         if learns_from_contexts(policy):
             scores = policy.scores_at(belief, x)
         else:
-            scores = policy.scores(belief, arms=self._names, context=NOTHING)
+            scores = policy.scores(belief, arms=self._names, context=NO_CONTEXT)
         slates = draw_slates(scores, self.shape, floors=self._floors, rng=self._draws)
         self.shown.reshape(-1)[self._first_cells + slates] += 1
         propensity = None
@@ -175,8 +176,8 @@ def arm_probability(scores: Scores, arms: Index, *, floor: float) -> Array:
     """The probability that each run had of its arm, (runs,)."""
     assert isinstance(scores, ExactScores)  # the kinds that need a propensity have no other
     best = scores.best_of_each()
-    of_arm: Array = best[np.arange(len(arms)), arms] if best.ndim > 1 else best[arms]
-    return floor / best.shape[-1] + (1 - floor) * of_arm
+    p_best: Array = best[np.arange(len(arms)), arms] if best.ndim > 1 else best[arms]
+    return floor / best.shape[-1] + (1 - floor) * p_best
 
 
 def _best(values: Array, rng: np.random.Generator) -> Index:
@@ -204,9 +205,9 @@ class RunBeliefs:
         self._columns = np.arange(COUNTS)[:, None] * cells
         self._further = ForgettingSums(policy.forgetting, cells, further) if further else None
         self._delayed: dict[int, list[DelayedReward]] = defaultdict(list)  # by step
-        self._described: Array | None = None  # the arms' own features, (arms, p)
+        self._arm_features: Array | None = None  # the arms' own features, (arms, p)
         if learns_from_contexts(policy):
-            self._described = policy.design.arm.encode([{"arm": name} for name in names])
+            self._arm_features = policy.design.arm.encode([{"arm": name} for name in names])
 
     def belief(self) -> Belief:
         pulls, rewards, squares = self._counts.now.reshape(COUNTS, *self.shape)
@@ -214,7 +215,7 @@ class RunBeliefs:
         moments: ArmMoments | None = None
         if further is not None and learns_from_contexts(self.policy):
             moments = solving.unpack(further, len(self.policy.design.context.names))
-            moments = replace(moments, arm_features=self._described)
+            moments = replace(moments, arm_features=self._arm_features)
         return Belief(
             pulls=pulls, reward_sum=rewards, reward_squares=squares, alpha=self.alpha, beta=self.beta,
             total=pulls.sum(axis=1, keepdims=True), extra=further, moments=moments,

@@ -15,8 +15,8 @@ from rlrec.store.database.unit import parse
 from rlrec.store.policies import arms, beliefs, policies
 from rlrec.times import written
 
-HIGH = 3  # times the mean reward of the others from which on a prior is high
-LEAST_PULLS = 100  # pulls by which the others tell their mean
+HIGH_RATIO = 3  # times the mean reward of the others from which on a prior is high
+MIN_PULLS = 100  # pulls by which the others tell their mean
 
 
 class ArmFeatures(NamedTuple):
@@ -64,12 +64,12 @@ def _notice_priors(store: Store) -> None:
         totals = beliefs.totals(unit, {version.id for version, _ in live.values()})
     for name, (version, _) in live.items():
         (alpha, beta), (pulls, reward) = kinds.load(version.policy.kind).prior, totals.get(version.id, (0.0, 0.0))
-        if not alpha or version.contextual or pulls < LEAST_PULLS:
+        if not alpha or version.contextual or pulls < MIN_PULLS:
             continue
-        mean, others = alpha / (alpha + beta), (alpha + reward) / (alpha + beta + pulls)
-        if mean >= HIGH * others:
+        mean, rival_mean = alpha / (alpha + beta), (alpha + reward) / (alpha + beta + pulls)
+        if mean >= HIGH_RATIO * rival_mean:
             store.notice(
-                f"{name}: a new arm begins with a mean reward of {mean:.2g}, {mean / others:.2g} times that of the "
+                f"{name}: a new arm begins with a mean reward of {mean:.2g}, {mean / rival_mean:.2g} times that of the "
                 f"others, and may be shown most at first; `rlrec policy create NAME --kind {version.policy.kind} "
                 f"--from-log policy={name} --prior-from policy={name}` makes a policy where it begins with theirs"
             )

@@ -26,7 +26,7 @@ SEED = 7
 class DemoStep(NamedTuple):
     """A command and its purpose, as comments of a shell; `quiet` steps repeat others, and are not shown."""
 
-    why: str
+    comment: str
     command: str
     quiet: bool
 
@@ -57,7 +57,7 @@ def copy_samples(folder: Path, *, dry_run: bool = False) -> list[SampleFile]:
     return [{"file": str(target), "bytes": source.stat().st_size} for source, target in pairs]
 
 
-BEFORE = """
+LOG_STEPS = """
 # Make a store: one SQLite file in this folder.
 $ rlrec init
 
@@ -78,7 +78,7 @@ $ rlrec policy create greedy --kind epsilon-greedy --param epsilon=0 --from-log 
 # that it learned from (in-sample): that number is worth nothing.
 $ rlrec evaluate uniform published greedy --log policy=random --estimator snips
 """
-LIVE = """
+LIVE_STEPS = """
 # Now live. The audience is simulated: it clicks each item at the rate that the item had in the log.
 $ rlrec policy show greedy --format csv > rates.csv
 
@@ -86,7 +86,7 @@ $ rlrec policy show greedy --format csv > rates.csv
 # judge other policies.
 $ rlrec policy create live --kind thompson --param floor=0.05
 """
-AN_HOUR = """
+HOUR_STEPS = """
 # An hour of traffic: {visitors:,} visitors get three items each, with exact propensities in the log.
 $ rlrec --now 2026-01-01T{hour:02}:00:00Z recommend --input visitors-{hour:02}.ndjson --seed {seed} > slates.ndjson
 
@@ -96,7 +96,7 @@ $ rlrec demo --audience rates.csv --seed {hour} < slates.ndjson > clicks.ndjson
 # The clicks come back, and the belief has learned. The same again for {more} more hours.
 $ rlrec --now 2026-01-01T{hour:02}:10:00Z feedback --input clicks.ndjson
 """
-AFTER = """
+LAST_STEPS = """
 # The belief of `live` now: it has found the items that this audience likes, and serves them most.
 # (These are the twelve that it shows most from now on; `rlrec policy show live` has all.)
 $ rlrec policy show live --format csv > live.csv
@@ -113,42 +113,42 @@ $ rlrec --now 2026-01-02 doctor --sample 500
 
 def _steps(script: str, *, quiet: bool = False, **values: object) -> list[DemoStep]:
     blocks = (block.partition("\n$ ") for block in script.format(**values).strip().split("\n\n"))
-    return [DemoStep(why, command, quiet) for why, _, command in blocks]
+    return [DemoStep(comment, command, quiet) for comment, _, command in blocks]
 
 
-def before() -> list[DemoStep]:
+def log_steps() -> list[DemoStep]:
     """Steps before anything goes live: estimates from the log of another system."""
-    return _steps(BEFORE, data=shlex.quote(str(samples())))
+    return _steps(LOG_STEPS, data=shlex.quote(str(samples())))
 
 
-def live() -> list[DemoStep]:
+def live_steps() -> list[DemoStep]:
     """Twelve simulated hours of traffic, with the clock given by --now."""
-    steps = _steps(LIVE)
+    steps = _steps(LIVE_STEPS)
     for hour in range(HOURS):
-        steps += _steps(AN_HOUR, quiet=hour > 0, hour=hour, visitors=VISITORS, seed=SEED, more=HOURS - 1)
+        steps += _steps(HOUR_STEPS, quiet=hour > 0, hour=hour, visitors=VISITORS, seed=SEED, more=HOURS - 1)
     return steps
 
 
-def after(uniform: float | None = None) -> list[DemoStep]:
+def last_steps(uniform: float | None = None) -> list[DemoStep]:
     """Steps that show what was learned. uniform: clicks per impression of the uniform policy, from the audience's
     rates, where these are there."""
-    return _steps(AFTER, uniform="..." if uniform is None else f"{uniform:.5f}")
+    return _steps(LAST_STEPS, uniform="..." if uniform is None else f"{uniform:.5f}")
 
 
 def _play(folder: Path) -> Iterator[DemoStep]:
     """All steps, each to be run before the next one is asked for."""
-    yield from before()
+    yield from log_steps()
     write_requests(folder)
-    yield from live()
+    yield from live_steps()
     click_rates = rates(folder / "rates.csv")
-    yield from after(sum(click_rates.values()) / len(click_rates))
+    yield from last_steps(sum(click_rates.values()) / len(click_rates))
 
 
 def plan(*, report: Callable[[str], None]) -> list[Result]:
     """The commands of `run`, none of which is run: `report` gets each step."""
-    steps = [step for step in (*before(), *live(), *after()) if not step.quiet]
+    steps = [step for step in (*log_steps(), *live_steps(), *last_steps()) if not step.quiet]
     for step in steps:
-        report(f"\n{step.why}\n$ {step.command}\n")
+        report(f"\n{step.comment}\n$ {step.command}\n")
     return [{"command": step.command, "output": None} for step in steps]
 
 
@@ -163,7 +163,7 @@ def run(
     clean |= {} if colour else {"NO_COLOR": "1"}
     for step in _play(folder):
         if not step.quiet:
-            report(f"\n{step.why}\n$ {step.command}\n")
+            report(f"\n{step.comment}\n$ {step.command}\n")
         script = ["sh", "-c", function + step.command]
         stdout = None if terminal and not step.quiet else subprocess.PIPE
         done = subprocess.run(script, cwd=folder, env=clean, stdout=stdout, stderr=subprocess.PIPE, text=True)

@@ -31,13 +31,13 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
     """The store at the revision of this program. Raises Conflict where a timeout is not the store's own. dry_run: only
     try, and leave all as it is."""
 
-    def notice_migration(before: str) -> None:
-        command = copying.backup_command(store.address, f"{store.url.database}-{before}")
-        change = f"migrating the store {store.address} from revision {before} to {schema.HEAD}"
+    def notice_migration(old_revision: str) -> None:
+        command = copying.backup_command(store.address, f"{store.url.database}-{old_revision}")
+        change = f"migrating the store {store.address} from revision {old_revision} to {schema.HEAD}"
         store.notice(f"{change}; only a backup leads back: if there is none, interrupt this and run `{command}`")
 
-    before, revision = schema.upgrade(store.url, dry_run=dry_run, waits=store.waits, notify=notice_migration)
-    result = Result(revision=revision, created=before is None, migrated=before is not None and before != revision)
+    old_revision, revision = schema.upgrade(store.url, dry_run=dry_run, waits=store.waits, notify=notice_migration)
+    result = Result(revision=revision, created=old_revision is None, migrated=old_revision not in (None, revision))
 
     def work(unit: Unit) -> None:
         if not settings.exist(unit):
@@ -49,7 +49,7 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
             _check_timeout(unit, session_timeout_us)
 
     if dry_run:
-        if before == revision:
+        if old_revision == revision:
             with store.read() as unit:
                 _check_timeout(unit, session_timeout_us)
         return result

@@ -31,8 +31,8 @@ from rlrec.store.log import decisions, settings
 from rlrec.store.policies import arms, policies, routes
 from rlrec.times import DAY_US, SECOND, parse, written
 
-FIRST = "2026-01-01T00:00:00Z"  # where the clock starts in an empty store
-LATER = 1  # seconds after the last window is over
+FIRST_TIME = "2026-01-01T00:00:00Z"  # where the clock starts in an empty store
+MARGIN_S = 1  # seconds after the last window is over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def simulate(store: Store, request: Request) -> Result:
         first, newest = decisions.peek(unit), decisions.newest(unit)
         _check_group(request, audience, timeout_us=settings.get(unit).session_timeout_us)
     if store.now is None:
-        store.now = parse(FIRST) if newest is None else newest
+        store.now = parse(FIRST_TIME) if newest is None else newest
     store.allow_future = True  # from here on it makes its own time
     for reward in {version.reward.name: version.reward for version in versions}.values():
         _notice_unseen_reward(store, audience, reward)
@@ -208,7 +208,7 @@ class SimulatedStore:
     def _serve(self, sessions: Sequence[str], observed: Array) -> Array:
         """Draw a slate for each session, and let a second pass for each: the next observation."""
         answers, slates = self._draw(sessions, observed)
-        following, reward, _, _, info = self.audience.step(slates)
+        next_observed, reward, _, _, info = self.audience.step(slates)
         regret = info["optimum"] - info["expected"].sum(axis=1)
         self.earned += [reward.sum(), info["optimum"].sum(), regret.sum()]
         self._schedule(answers, reward, info.get("delay"))
@@ -216,7 +216,7 @@ class SimulatedStore:
             self.earned[0] += info["page"].sum()
             self._schedule(answers, info["page"][:, None], first=None)
         self._wait(len(sessions) * SECOND)
-        return following
+        return next_observed
 
     def _draw(
         self, sessions: Sequence[str], observed: Array, users: Sequence[str | None] | None = None
@@ -288,7 +288,7 @@ class VisitWorld(SimulatedStore):
             while len(busy := self.crowd.busy):
                 self._serve_seats(busy)
             self.crowd.half_days += 1
-        self._wait(self.window_us + LATER * SECOND)
+        self._wait(self.window_us + MARGIN_S * SECOND)
 
     def _serve_seats(self, busy: Index) -> None:
         sessions = [self._session(number) for number in self.crowd.visit[busy].tolist()]

@@ -41,8 +41,8 @@ def test_rates_without_their_columns_are_named(run_sqlite: Run, tmp_path: Path) 
 
 
 def test_every_step_says_why_and_repeats_in_silence() -> None:
-    steps = [*demo.before(), *demo.live(), *demo.after(0.004)]
-    assert all(step.why and step.command for step in steps)
+    steps = [*demo.log_steps(), *demo.live_steps(), *demo.last_steps(0.004)]
+    assert all(step.comment and step.command for step in steps)
     assert sum(step.quiet for step in steps) == 3 * (demo.HOURS - 1)
 
 
@@ -52,7 +52,7 @@ def test_the_list_of_arms_is_by_the_column_that_its_comment_names(tmp_path: Path
     columns = "arm,status,served,pending,pulls,reward_sum,mean,lower,upper,ipw_mean,p_best,probability"
     rows = [f"a{n},active,{10 * n},0,9,1,0.1,0,1,{9 - n},0.2,0.{n}" for n in (2, 3, 1)]
     (tmp_path / "policy.csv").write_text("\n".join([columns, *rows]) + "\n")
-    command = next(step.command for step in demo.after() if "show live" in step.command)
+    command = next(step.command for step in demo.last_steps() if "show live" in step.command)
     result = subprocess.run(["sh", "-c", f"PATH=.:$PATH; {command}"], cwd=tmp_path, capture_output=True, text=True)
     assert result.stdout.splitlines() == [
         "arm,served,reward_sum,probability",
