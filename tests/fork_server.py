@@ -1,8 +1,9 @@
 """Processes of `rlrec` that begin where the program has been loaded: most of a short command is its imports.
 
 The server, run by the Python of an environment, forks a process for each program `CLIENT`, with the streams, folder,
-variables and signals of that; where its one argument is `worker`, a process that works on partitions. It imports the
-package alone, so the environment needs no tests."""
+variables and signals of that; where its one argument is `worker`, a process that works on partitions. The commands of
+`demo`, which starts `python -m rlrec`, are forked, too. It imports the package alone, so the environment needs no
+tests."""
 
 from __future__ import annotations
 
@@ -24,6 +25,8 @@ from pathlib import Path
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
 
+if sys.argv[1:3] == ["-m", "rlrec"]:
+    del sys.argv[1:3]
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({path!r})
     socket.send_fds(server, [b"x"], [0, 1, 2])
@@ -127,6 +130,8 @@ def _command() -> int:
     if sys.argv[1:] == ["worker"]:
         worker.main()
         return 0
+    if sys.argv[1:2] == ["demo"]:
+        sys.executable = sys.argv[0]  # the client
     # Splits of users depend on a random word of the store. Here it is the same each time, so that figures are.
     seeds.random_salt = lambda: "salt"
     try:

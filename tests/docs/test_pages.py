@@ -34,15 +34,22 @@ def environments() -> Iterator[Callable[..., Path]]:
         yield programs
 
 
+ANEW = {"README": "## Five minutes\n", "visits": "## From a bandit to whole visits\n"}
+"""The heading of a long page from which on it needs nothing of what stands above: the two are run apart."""
+PARTS = [(path, part) for path in pages.PATHS for part in range(1 + (path.stem in ANEW))]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", pages.PATHS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("path", "part"), PARTS, ids=[path.stem + "-below" * part for path, part in PARTS])
 def test_a_page_prints_what_it_shows(
-    path: Path, tmp_path: Path, request: pytest.FixtureRequest, environments: Callable[..., Path]
+    path: Path, part: int, tmp_path: Path, request: pytest.FixtureRequest, environments: Callable[..., Path]
 ) -> None:
-    text = path.read_text(encoding="utf-8")
+    page = path.read_text(encoding="utf-8")
+    start = page.index(ANEW[path.stem]) if path.stem in ANEW else len(page)
+    text = page[start:] if part else page[:start]
     replaced = {pages.SERVER_FOLDER: str(tmp_path)}
     try:
-        environment = environments(*re.findall(r"`pip install '\.\[(\w+)\]'`", text))
+        environment = environments(*re.findall(r"`pip install '\.\[(\w+)\]'`", page))
     except PackageNotFoundError as missing:  # an extra of the tests may be left out
         pytest.skip(str(missing))
     (tmp_path / ".venv").symlink_to(environment.parent)
@@ -51,7 +58,7 @@ def test_a_page_prints_what_it_shows(
     printed = pages.run(text, tmp_path, environment, replaced)
     if os.environ.get("PAGES") == "write":
         text = pages.rewritten(text, printed)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(page[:start] + text if part else text + page[start:], encoding="utf-8")
     for step, output in zip(pages.steps(text), printed, strict=True):
         if step.shown:
             shown = text[slice(*step.shown)]
