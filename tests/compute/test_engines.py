@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from threading import Timer
 from time import monotonic, sleep
 from typing import Any
 
 import pytest
 
 from rlrec.app.evaluation.passes import passes
-from rlrec.app.evaluation.passes.passes import StoreRunner, Workers
+from rlrec.app.evaluation.passes.passes import Workers
 from rlrec.app.judging import evaluate, exposure
 from rlrec.compute import cluster
 from rlrec.compute.cluster import Cluster, SchedulerAbsent
@@ -23,6 +21,8 @@ from rlrec.compute.packing import pack, unpack
 from rlrec.compute.protocol import ENVIRONMENT, Fingerprint, fingerprint, is_mixed
 from rlrec.errors import InputError, RlrecError
 from tests.app import logs
+from tests.compute.runners import Lost, Poisoned, Weighed, environment, process
+from tests.compute.store_runners import Meeting, Mortal
 from tests.conftest import PATIENCE_S
 
 
@@ -71,19 +71,8 @@ def test_a_cluster_gives_the_same_bits(served: str) -> None:
     assert judged(served, Workers(engine="dask")) == judged(served)
 
 
-class Meeting(StoreRunner):
-    """A runner that works on no partition before two workers have begun: files of the folder MEETING count them."""
-
-    def __call__(self, task: bytes, partition: Any, /) -> Any:
-        folder, deadline = Path(os.environ["MEETING"]), monotonic() + PATIENCE_S
-        (folder / str(os.getpid())).touch()
-        while len(list(folder.iterdir())) < 2:
-            assert monotonic() < deadline
-            sleep(0.01)
-        return super().__call__(task, partition)
-
-
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_nannies")
 @pytest.mark.parametrize("engine", ["local", "dask"])
 def test_two_workers_fold_at_the_same_time(
     served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
@@ -97,22 +86,8 @@ def test_two_workers_fold_at_the_same_time(
 # -- workers that end --
 
 
-class Mortal(StoreRunner):
-    """A runner whose process is killed on its third partition, once: files of the folder MORTAL count them."""
-
-    def __call__(self, task: bytes, partition: Any, /) -> Any:
-        for number in range(3):
-            try:
-                os.close(os.open(f"{os.environ['MORTAL']}/{number}", os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                continue
-            if number == 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-            break
-        return super().__call__(task, partition)
-
-
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_nannies")
 @pytest.mark.parametrize("engine", ["local", "dask"])
 def test_the_partition_of_a_lost_worker_is_worked_on_again(
     served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
@@ -122,16 +97,6 @@ def test_the_partition_of_a_lost_worker_is_worked_on_again(
     monkeypatch.setattr(passes, "StoreRunner", Mortal)
     assert judged(served, Workers(jobs=2, engine=engine)) == expected
     assert (tmp_path / "2").exists()
-
-
-@dataclass(frozen=True)
-class Poisoned:
-    """A runner that the third partition kills."""
-
-    def __call__(self, task: bytes, partition: int, /) -> Any:
-        if partition == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return partition
 
 
 @pytest.mark.slow
@@ -144,6 +109,7 @@ def test_a_partition_that_ends_four_workers_is_named() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_nannies")
 def test_a_partition_that_ends_four_workers_of_a_cluster_ends_the_work() -> None:
     """Dask blames the partitions that wait at the same worker, too: which one it names is chance."""
     with (
@@ -153,11 +119,8 @@ def test_a_partition_that_ends_four_workers_of_a_cluster_ends_the_work() -> None
         dict(engine.map(b"", range(6)))
 
 
-def process(task: bytes, partition: object) -> int:
-    return os.getpid()
-
-
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_nannies")
 def test_an_answer_that_is_lost_with_its_worker_is_computed_again() -> None:
     with closing(Cluster(1, process, scheduler=None)) as engine:
         answers, deadline = engine.map(b"", range(2)), monotonic() + PATIENCE_S
@@ -174,22 +137,8 @@ def test_an_answer_that_is_lost_with_its_worker_is_computed_again() -> None:
         assert again != number
 
 
-@dataclass(frozen=True)
-class Lost:
-    """A runner whose worker dies while its first answer is on its way, and before any other."""
-
-    folder: Path
-
-    def __call__(self, task: bytes, partition: int, /) -> bytes:
-        try:
-            (self.folder / "answered").touch(exist_ok=False)
-        except FileExistsError:
-            os._exit(1)
-        Timer(0.08, os._exit, [1]).start()
-        return bytes(100_000_000)
-
-
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_nannies")
 def test_a_lost_answer_whose_partition_ends_workers_ends_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,15 +163,8 @@ def test_a_worker_of_a_cluster_that_is_killed_while_it_starts_is_an_error(
     assert (caught.value.code, caught.value.hint is None) == (1, False)
 
 
-@dataclass(frozen=True)
-class Weighed:
-    """A runner that says how long its partition is."""
-
-    def __call__(self, task: bytes, partition: bytes, /) -> Any:
-        return len(partition)
-
-
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_nannies")
 def test_a_large_partition_goes_to_a_cluster_without_a_warning() -> None:
     """Warnings are errors here."""
     with closing(Cluster(1, Weighed(), scheduler=None)) as engine:
@@ -281,10 +223,6 @@ def test_a_scheduler_without_dask_is_refused(served: str) -> None:
         judged(served, Workers(scheduler="tcp://127.0.0.1:9"))
 
 
-def environment(task: bytes, partition: object) -> dict[str, str | None]:
-    return {name: os.environ.get(name) for name in ENVIRONMENT}
-
-
 def test_workers_have_one_thread_and_hold_on_to_memory() -> None:
     with closing(Processes(1, environment)) as workers:
-        assert [answer for _, answer in workers.map(b"", [None])] == [ENVIRONMENT]
+        assert [answer for _, answer in workers.map(b"", [[*ENVIRONMENT]])] == [ENVIRONMENT]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from rlrec.app.evaluation.passes import passes
-from rlrec.app.evaluation.passes.passes import IN_PROCESS, StoreRunner, Workers
+from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.imports.parquet_log import FolderLog
 from rlrec.app.judging import exposure, positions
 from rlrec.app.policies import train
@@ -22,8 +21,8 @@ from rlrec.errors import RlrecError
 from rlrec.store.policies import beliefs
 from tests.app import logs
 from tests.app.imports.test_parquet_files import FEW, export, judged, prepare
-from tests.compute.test_engines import Mortal
-from tests.conftest import PATIENCE_S, Run, runner
+from tests.compute.store_runners import Meeting, Mortal
+from tests.conftest import Run, runner
 
 pytestmark = pytest.mark.slow
 TWO = Workers(jobs=2)
@@ -85,7 +84,7 @@ COMMANDS: dict[str, Callable[[str, str | None, Workers], Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.usefixtures("forked_workers")
+@pytest.mark.usefixtures("forked_workers", "forked_nannies")
 def test_training_on_a_folder_gives_the_parameters_of_the_store(db: str, tmp_path: Path) -> None:
     logs.create(prepare(db), "pg", "gradient", minutes=3)
     export(db, tmp_path / "log")
@@ -96,6 +95,7 @@ def test_training_on_a_folder_gives_the_parameters_of_the_store(db: str, tmp_pat
         assert trained(db, of_log, workers) == expected
 
 
+@pytest.mark.usefixtures("forked_nannies")
 def test_training_survives_a_lost_worker(
     exported: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,28 +183,14 @@ def test_all_that_imports_hold_beside_slates_is_read(run: Run, db: str, tmp_path
     assert (of_folder.stdout, of_folder.stderr) == (of_store.stdout, of_store.stderr)
 
 
-class Meeting(StoreRunner):
-    """A runner whose first partition in each process waits until another process has begun one."""
-
-    def __call__(self, task: bytes, partition: Any, /) -> Any:
-        folder = Path(os.environ["MEETING"])
-        (folder / str(os.getpid())).touch()
-        end = time.monotonic() + PATIENCE_S
-        while len(os.listdir(folder)) < 2:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        return super().__call__(task, partition)
-
-
-@pytest.mark.parametrize("engine", ["local", "dask"])
 def test_two_workers_work_at_once_and_give_the_bits_of_the_store(
-    exported: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+    exported: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     db, folder = exported
     (tmp_path / "met").mkdir()
     monkeypatch.setenv("MEETING", str(tmp_path / "met"))
     monkeypatch.setattr(passes, "StoreRunner", Meeting)
-    assert judged(db, log=f"parquet:{folder}", workers=Workers(jobs=2, engine=engine)) == judged(db)
+    assert judged(db, log=f"parquet:{folder}", workers=TWO) == judged(db)
     assert len(os.listdir(tmp_path / "met")) == 2
 
 
