@@ -256,8 +256,8 @@ def forked_workers(forked_rlrec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def forked_nannies() -> Iterator[None]:
-    """Workers of a Dask cluster are forked from one process that has loaded Dask, where a test is not about their start,
-    and kills some. They have what the environment says of the runners in `tests/compute/store_runners.py`."""
+    """Workers of a Dask cluster are forked from one process that has loaded Dask, where a test is not about their
+    start, and kills some. They have what the environment says of the runners in `tests/compute/store_runners.py`."""
     import dask
     import distributed  # noqa: F401  its own settings are there from now on
 

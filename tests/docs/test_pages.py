@@ -34,19 +34,19 @@ def environments() -> Iterator[Callable[..., Path]]:
         yield programs
 
 
-ANEW = {"README": "## Five minutes\n", "visits": "## From a bandit to whole visits\n"}
+SECOND_HALVES = {"README": "## Five minutes\n", "visits": "## From a bandit to whole visits\n"}
 """The heading of a long page from which on it needs nothing of what stands above: the two are run apart."""
-PARTS = [(path, part) for path in pages.PATHS for part in range(1 + (path.stem in ANEW))]
+RUNS = [(path, second) for path in pages.PATHS for second in ([False, True] if path.stem in SECOND_HALVES else [False])]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("path", "part"), PARTS, ids=[path.stem + "-below" * part for path, part in PARTS])
+@pytest.mark.parametrize(("path", "second"), RUNS, ids=[path.stem + "-below" * second for path, second in RUNS])
 def test_a_page_prints_what_it_shows(
-    path: Path, part: int, tmp_path: Path, request: pytest.FixtureRequest, environments: Callable[..., Path]
+    path: Path, second: bool, tmp_path: Path, request: pytest.FixtureRequest, environments: Callable[..., Path]
 ) -> None:
     page = path.read_text(encoding="utf-8")
-    start = page.index(ANEW[path.stem]) if path.stem in ANEW else len(page)
-    text = page[start:] if part else page[:start]
+    start = page.index(SECOND_HALVES[path.stem]) if path.stem in SECOND_HALVES else len(page)
+    text = page[start:] if second else page[:start]
     replaced = {pages.SERVER_FOLDER: str(tmp_path)}
     try:
         environment = environments(*re.findall(r"`pip install '\.\[(\w+)\]'`", page))
@@ -58,7 +58,7 @@ def test_a_page_prints_what_it_shows(
     printed = pages.run(text, tmp_path, environment, replaced)
     if os.environ.get("PAGES") == "write":
         text = pages.rewritten(text, printed)
-        path.write_text(page[:start] + text if part else text + page[start:], encoding="utf-8")
+        path.write_text(page[:start] + text if second else text + page[start:], encoding="utf-8")
     for step, output in zip(pages.steps(text), printed, strict=True):
         if step.shown:
             shown = text[slice(*step.shown)]
