@@ -1,54 +1,52 @@
-"""The door for notebooks and programs: the use cases of the commands as methods, with the same checks of input."""
+"""The door for notebooks and programs: the commands as methods, with the same checks of input."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from importlib import import_module
+from functools import partial
 from operator import index
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, get_args
 
+import click
+
+from rlrec.cli.commands import COMMANDS, load_command
 from rlrec.cli.commands.requests import feedback, recommend
+from rlrec.cli.doors import calls
+from rlrec.cli.doors.frames import Frame, Records, Result, library, record
 from rlrec.cli.output import plain
+from rlrec.cli.program.shared import Settings
 from rlrec.cli.text.lines import decode
-from rlrec.errors import InputError
+from rlrec.errors import InputError, suggest
 from rlrec.times import parse as parse_time
+
+__all__ = ["Log", "Namespace", "Recommender", "Records", "Result"]
 
 if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-    from rlrec.app.evaluation.passes.estimates import EstimateRow
-    from rlrec.app.policies.policy_beliefs import PolicyBelief
-    from rlrec.app.requests.feedback import Result as FeedbackResult
-    from rlrec.app.requests.recommend import Answer
     from rlrec.app.upkeep.export_log import Record
+    from rlrec.signatures import Commands
+else:
+    Commands = object
 
 T = TypeVar("T")
 Checked = TypeVar("Checked")
-
-
-class EvaluateOptions(TypedDict, total=False):
-    """The options of `rlrec evaluate`, with its defaults."""
-
-    estimators: str | None
-    interval: str
-    level: float
-    cluster: str | None
-    log: str | None
-    reward: str | None
-    gamma: float
-    by: str | None
-    greedy: bool
-    reward_model: str | None
-    reward_model_by: str | None
-    reward_model_hash: int
-    position: str | None
-    seed: int
-    target_samples: int
+LEFT_OUT = {  # commands that are no methods
+    "pipe": "recommend and feedback keep everything warm",
+    "serve": "a server is a process of its own",
+    "config": "a program states its options, whatever rlrec.toml and the environment say",
+    "demo": "it calls other commands, in a store of its own",
+    "help": "help(store.evaluate) shows the help of a command",
+}
+POSITIONAL = {"recommend": ("policy",), "feedback": ("decision_id", "events")}  # fields of a line that need no name
+LINE_ONLY = {"events": Mapping[str, float] | None, "request_id": str | None, "censor": bool | None}  # no options
+OF_STREAMS = {"input", "on_error", "rejects", "uncensor"}  # options that a single line has no use for
 
 
 class _OfThread(threading.local):
@@ -60,15 +58,19 @@ class _OfThread(threading.local):
         self.cache = ServingCache()
 
 
-class Recommender:
+class Recommender(Commands):
     """An open store; `rlrec.open(db)` makes one. Close it, or use it in a `with` block. Threads and forked processes
     may share it.
+
+    Every command that a script has is a method: `store.evaluate("home")`, `store.policy.create("home", kind="ucb")`.
+    `help(store.policy.create)` shows its help.
 
     Errors are those of the commands: `rlrec.errors.RlrecError`, of which InputError names the field that is wrong."""
 
     def __init__(self, db: str, *, now: str | None = None, notice: Callable[[str], None] | None = None) -> None:
         from rlrec.app.opening import Store
 
+        self._db = db
         self.store = Store(db, now=None if now is None else parse_time(now), notice=notice or _to_stderr)
         self._of_thread = _OfThread()
 
@@ -81,57 +83,19 @@ class Recommender:
     def close(self) -> None:
         self.store.close()
 
-    def recommend(
-        self, policy: str | None = None, *, session: str, experiment: str | None = None, user: str | None = None,
-        context: Mapping[str, Any] | None = None, k: int = 1, arms: Sequence[str] | None = None,
-        request_id: str | None = None, seed: int | None = None, dry_run: bool = False,
-    ) -> Answer:  # fmt: skip
-        """The slate of one request, drawn and logged, with the keys of `rlrec recommend --json`.
-        dry_run: draw, and store nothing."""
-        from rlrec.app.requests import recommend as use_case
+    if not TYPE_CHECKING:
 
-        seed = None if seed is None else _seed(seed)
-        if self.store.now is not None and not dry_run:
-            from rlrec.app.audit.integrity.clock import refuse_far_ahead
+        def __getattr__(self, name: str) -> Any:
+            """A command, or a group of commands; it is imported when it is first asked for."""
+            command = name.rstrip("_").replace("_", "-")
+            if command not in COMMANDS or command in LEFT_OUT:
+                why = LEFT_OUT.get(command) or suggest(name, dir(self)) or "`rlrec -h` lists the commands"
+                raise AttributeError(f"no command {name}: {why}")
+            value = vars(self)[name] = self._method(load_command(command), name)
+            return value
 
-            refuse_far_ahead(self.store)
-        line = _line(
-            recommend.line_type(), policy=policy, session=session, experiment=experiment, user=user, context=context,
-            k=k, arms=arms, request_id=request_id,
-        )  # fmt: skip
-        request = _raised(recommend.checked(line))
-        return use_case.recommend(self.store, request, seed=seed, dry_run=dry_run, cache=self._of_thread.cache)
-
-    def feedback(
-        self, decision_id: int | None = None, events: Mapping[str, float] | None = None, *,
-        request_id: str | None = None, position: int | None = None, at: str | datetime | None = None,
-        key: str | None = None, censor: bool | None = None,
-    ) -> FeedbackResult:  # fmt: skip
-        """Record events of a decision, named by its id or by its request: how many were new, and the reward now."""
-        from rlrec.app.requests import feedback as use_case
-
-        line = _line(
-            feedback.line_type(), decision_id=decision_id, request_id=request_id, position=position, events=events,
-            at=at, key=key, censor=censor,
-        )  # fmt: skip
-        fields = (getattr(line, name) for name in use_case.Line._fields[:-1])  # all but the number of a line
-        return use_case.feedback(self.store, _raised(feedback.checked(use_case.Line(*fields))))
-
-    def evaluate(self, *targets: str, **options: Unpack[EvaluateOptions]) -> Estimates:
-        """Estimates of what policies would have earned, as `rlrec evaluate` makes them."""
-        from rlrec.app.judging import evaluate as use_case
-
-        request = use_case.Request(targets=targets, **options)
-        if min(request.seed, request.target_samples) < 0:
-            raise InputError("seed and target_samples are 0 or more")
-        estimates = use_case.evaluate(self.store, request)
-        return Estimates(estimates, notes=use_case.explained(estimates))
-
-    def policy(self, reference: str, *, context: Mapping[str, Any] | None = None) -> PolicyBelief:
-        """A policy, or its version NAME@V: its belief about every arm, with the keys of `rlrec policy show --json`."""
-        from rlrec.app.policies import policy_beliefs as use_case
-
-        return use_case.show(self.store, reference, context)
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *map(calls.attribute, COMMANDS.keys() - LEFT_OUT.keys())})
 
     def log(self, log: str | None = None) -> Log:
         """The decisions of a filter, such as `policy=home,since=2026-01-01`; all of them without one."""
@@ -139,60 +103,141 @@ class Recommender:
 
         return Log(lambda: export_log(self.store, log=log))
 
+    def _method(self, command: click.Command, name: str) -> Any:
+        """A command as a function, a group as a namespace."""
+        if isinstance(command, click.Group):
+            inner = {calls.attribute(key): each for key, each in command.commands.items()}
+            methods = {key: partial(self._method, each, f"{name}.{key}") for key, each in inner.items()}
+            return Namespace(name, methods, command.help or "")
+        signature, run = calls.signature(command), partial(self._answer, command)
+        if name in POSITIONAL:
+            kind = (recommend if name == "recommend" else feedback).line_type()
+            signature, run = line_signature(kind, signature, POSITIONAL[name]), getattr(self, f"_{name}")
+        return calls.function(name, calls.documentation(command), signature, run)
 
-class Estimates(list["EstimateRow"]):
-    """Estimates, a row each. notes: explanations of the reasons that occur."""
+    def _answer(self, command: click.Command, /, **values: Any) -> Result | Records | None:
+        settings = Settings()
+        settings.db, settings.now, settings.notify = self._db, self.store.now, self.store.notice
+        return calls.answer(command, settings, values)
 
-    def __init__(self, rows: Iterable[EstimateRow], *, notes: Sequence[str]) -> None:
-        super().__init__(rows)
-        self.notes = notes
+    def _recommend(self, *, seed: SupportsIndex | None = None, dry_run: bool = False, **values: Any) -> Result:
+        from rlrec.app.requests import recommend as use_case
 
-    def __repr__(self) -> str:
-        """The table of `rlrec evaluate`."""
-        from rlrec.cli.commands.judging import evaluate
-        from rlrec.cli.output import tables
-        from rlrec.cli.text.text import Screen
+        number = None if seed is None else _seed(seed)
+        if self.store.now is not None and not dry_run:
+            from rlrec.app.audit.integrity.clock import refuse_far_ahead
 
-        return tables.view(evaluate.view(self.to_json(), self[0].by, self.notes), Screen()) if self else "[]"
+            refuse_far_ahead(self.store)
+        request = _raised(recommend.checked(_line(recommend.line_type(), values)))
+        cache = self._of_thread.cache
+        return record(use_case.recommend(self.store, request, seed=number, dry_run=dry_run, cache=cache))
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """The rows as `evaluate --json` has them."""
-        return [row.to_json() for row in self]
+    def _feedback(self, *, dry_run: bool = False, **values: Any) -> Result:
+        from rlrec.app.opening import open_store
+        from rlrec.app.requests import feedback as use_case
 
-    def to_arrow(self) -> pyarrow.Table:
-        """A column for each key of `to_json`. Raises ImportError without pyarrow."""
-        rows = self.to_json()
-        names = dict.fromkeys(name for row in rows for name in row)
-        return _library("pyarrow").table({name: [row.get(name) for row in rows] for name in names})
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A column for each key of `to_json`. Raises ImportError without pandas."""
-        return _library("pandas").DataFrame(self.to_json())
+        line = _line(feedback.line_type(), values)
+        fields = (getattr(line, name) for name in use_case.Line._fields[:-1])  # all but the number of a line
+        checked = _raised(feedback.checked(use_case.Line(*fields)))
+        if not dry_run:
+            return record(use_case.feedback(self.store, checked))
+        with open_store(self._db, now=self.store.now, notice=self.store.notice) as store, store.rehearsal():
+            return record(use_case.feedback(store, checked))
 
 
-class Log:
-    """Decisions of the log, with the keys of `export-log`; read from the store each time they are gone through."""
+class Namespace:
+    """The commands of a group. To call it is to call its command `show`."""
 
-    def __init__(self, read: Callable[[], Iterator[Record]]) -> None:
-        self._read = read
+    def __init__(self, name: str, methods: Mapping[str, Callable[[], Any]], text: str) -> None:
+        self._name, self._methods, self.__doc__ = name, methods, text
+        if "show" in methods:
+            self.__signature__ = inspect.signature(self.show)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._methods:
+            hint = suggest(name, [*self._methods]) or f"there are {', '.join(self._methods)}"
+            raise AttributeError(f"no command {self._name}.{name}: {hint}")
+        value = vars(self)[name] = self._methods[name]()
+        return value
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.show(*args, **kwargs)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._methods})
+
+
+def line_signature(kind: Any, declared: inspect.Signature, positional: Sequence[str]) -> inspect.Signature:
+    """The signature of a command with a parameter for each field of a line of its stream, and for the other options."""
+    from msgspec.structs import fields
+
+    parameters = {name: param for name, param in declared.parameters.items() if name not in OF_STREAMS}
+    for field in fields(kind):
+        name = field.encode_name
+        if name in LINE_ONLY:
+            parameters[name] = inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=LINE_ONLY[name]
+            )
+        elif field.required:
+            annotation = get_args(parameters[name].annotation)[0]
+            parameters[name] = parameters[name].replace(default=inspect.Parameter.empty, annotation=annotation)
+    first = [parameters.pop(name).replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in positional]
+    return inspect.Signature([*first, *parameters.values()])
+
+
+class Log(Frame):
+    """Decisions of the log, with the keys of `export-log`; read from the store each time they are gone through.
+
+    read: gives the rows; schema: that of their table, from the library; row: makes a row what the table takes."""
+
+    def __init__(self, read: Callable[[], Iterator[Record]], schema: Callable[[Any], Any] | None = None) -> None:
+        self._read, self._schema = read, schema or _log_schema
 
     def __iter__(self) -> Iterator[Record]:
         return self._read()
 
+    def slots(self) -> Log:
+        """A row for each slot, with the keys of its decision."""
+        return Log(partial(_rows_of, self._read, "slate"), partial(_inner_schema, "slate"))
+
+    def events(self) -> Log:
+        """A row for each event, with the keys of its decision."""
+        return Log(partial(_rows_of, self._read, "events"), partial(_inner_schema, "events"))
+
     def to_arrow(self) -> pyarrow.Table:
         """A row for each decision; contexts and states, whose keys are anybody's, as JSON. Only the table itself is in
         memory. Raises ImportError without pyarrow."""
-        pa = _library("pyarrow")
-        schema = _log_schema(pa)
+        pa = library("pyarrow")
+        schema = self._schema(pa)
         batches = (pa.RecordBatch.from_pylist(rows, schema) for rows in _batches(map(_arrow_row, self)))
         return pa.Table.from_batches(batches, schema)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row for each decision, with its context, slate and events as Python objects, and `at` as a time. Raises
         ImportError without pandas."""
-        pd = _library("pandas")
+        pd = library("pandas")
         frame = pd.DataFrame(list(self))
         return frame.assign(at=pd.to_datetime(frame["at"], utc=True)) if len(frame) else frame
+
+
+OF_DECISION = (  # keys that the rows of slots and events have, too
+    "decision_id", "request_id", "session", "user", "visit", "step", "policy", "version", "experiment", "variant",
+    "route", "at", "context",
+)  # fmt: skip
+
+
+def _rows_of(read: Callable[[], Iterator[Record]], key: str) -> Iterator[Record]:
+    """The rows of one key of each decision, with the keys of the decision that they have not."""
+    for decision in read():
+        head = {name: decision.get(name) for name in OF_DECISION}
+        yield from ({**head, **row} for row in decision[key])
+
+
+def _inner_schema(key: str, pa: Any) -> Any:
+    decisions = _log_schema(pa)
+    inner = decisions.field(key).type.value_type
+    fields = {name: decisions.field(name).type for name in OF_DECISION}
+    return pa.schema(fields | {inner.field(i).name: inner.field(i).type for i in range(inner.num_fields)})
 
 
 def _log_schema(pa: Any) -> Any:
@@ -211,13 +256,11 @@ def _log_schema(pa: Any) -> Any:
     })  # fmt: skip
 
 
-def _arrow_row(record: Record) -> Record:
-    return record | {
-        "at": datetime.fromisoformat(record["at"]),
-        "context": json.dumps(record["context"], ensure_ascii=False),
-        "state": json.dumps(record["state"], ensure_ascii=False),
-        "events": [event | {"at": datetime.fromisoformat(event["at"])} for event in record["events"]],
-    }
+def _arrow_row(row: Record) -> Record:
+    """A row with times as times, and what has keys of its own as JSON."""
+    texts = {name: json.dumps(row[name], ensure_ascii=False) for name in ("context", "state") if name in row}
+    events = [event | {"at": datetime.fromisoformat(event["at"])} for event in row.get("events", ())]
+    return row | texts | {"at": datetime.fromisoformat(row["at"]), "events": events}
 
 
 def _batches(rows: Iterator[T], size: int = 1_000) -> Iterator[list[T]]:
@@ -227,14 +270,7 @@ def _batches(rows: Iterator[T], size: int = 1_000) -> Iterator[list[T]]:
         yield batch
 
 
-def _library(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(f"this needs {name}: pip install 'rlrec[notebook]'") from error
-
-
-def _line(kind: type[T], **values: Any) -> T:
+def _line(kind: type[T], values: Mapping[str, Any]) -> T:
     """The line of a stream that has these values, decoded as strictly. Raises InputError."""
     try:
         raw = plain.dumps({name: value for name, value in values.items() if value is not None})

@@ -9,6 +9,7 @@ class RlrecError(Exception):
     """Something failed. `hint` says what to do next; the class holds the exit code."""
 
     code = 1
+    result: object = None  # the answer that came before, for who called the command from Python
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

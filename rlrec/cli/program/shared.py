@@ -50,6 +50,7 @@ class Settings:
     show: Show | None = None
     context: click.Context | None = None
     before_notice: Callable[[], None] = staticmethod(lambda: None)  # takes a line of progress away
+    notify: Callable[[str], None] | None = None  # takes lines for a person, where a program called the command
     config: Any = None  # a Config, where there is an rlrec.toml
     broken_config: InputError | None = None
 
@@ -67,10 +68,14 @@ def safe(text: str, db: str) -> str:
 def notice(text: str) -> None:
     """Write a line to stderr, wrapped on a terminal, unless --quiet; a stderr that takes nothing does not stop the
     command."""
-    if settings().quiet:
+    chosen = settings()
+    if chosen.quiet:
         return
-    settings().before_notice()
-    screen, text = Screen.of(sys.stderr), safe(text, settings().db)
+    chosen.before_notice()
+    if chosen.notify is not None:
+        chosen.notify(text)
+        return
+    screen, text = Screen.of(sys.stderr), safe(text, chosen.db)
     if screen.width is not None:
         from rlrec.cli.output.tables import wrapped
 
@@ -286,6 +291,8 @@ def _with_show(command: Command) -> Command:
     )  # fmt: skip
     @wraps(command)
     def run(*args: Any, form: str, as_json: bool, **kwargs: Any) -> Any:
+        if settings().notify is not None:
+            return command(*args, show=settings().show, **kwargs)
         typed = click.get_current_context().get_parameter_source("form") is click.core.ParameterSource.COMMANDLINE
         if as_json and form != "json" and typed:
             raise click.UsageError(f"--json and --format {form} contradict each other")

@@ -32,7 +32,7 @@ def confirmed(question: str, *, needed: bool = True) -> Callable[[Command], Comm
         @click.option("--dry-run", is_flag=True, help="Count what would be done; nothing is changed.")
         @wraps(command)
         def run(*args: Any, yes: bool, dry_run: bool, **kwargs: Any) -> None:
-            is_terminal = sys.stdin is not None and sys.stdin.isatty()
+            is_terminal = settings().notify is None and sys.stdin is not None and sys.stdin.isatty()
             if needed and not (yes or dry_run or is_terminal):
                 raise click.UsageError("this cannot be undone, and there is no terminal to ask: give --yes")
             if is_terminal and not (yes or dry_run):

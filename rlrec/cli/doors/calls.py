@@ -1,0 +1,190 @@
+"""Commands as functions of Python: their parameters are those that click declares, with its checks."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from keyword import iskeyword
+from numbers import Integral, Real
+from typing import Any, Literal
+
+import click
+
+from rlrec.cli.doors.frames import Keeper, Records, Result
+from rlrec.cli.output.plain import dumps
+from rlrec.cli.program.shared import Settings
+from rlrec.cli.text.text import truncate
+from rlrec.cli.text.values import KEYS, parse_object
+from rlrec.errors import InputError, RlrecError
+
+OUTPUT = {"form", "as_json"}  # parameters that say how an answer is written
+PATH, OBJECT = str | os.PathLike[str], Mapping[str, Any]
+KINDS: dict[str, Any] = {  # name of a type of click: the values of Python that it takes, if not text
+    "boolean": bool, "integer": int, "integer range": int, "decision id": int, "number": float,
+    "time": str | datetime, "duration": str | timedelta, "json|@file": OBJECT, "file": OBJECT | PATH,
+    "keys": Sequence[str], "a,b": Sequence[str], "name=value": OBJECT, "share": float | str,
+    "number|none": float | str, "lo,hi": tuple[float, float] | str,
+}  # fmt: skip
+UNSET = click.Argument(["unset"]).default  # what click 8.3 has in place of None
+
+
+def attribute(name: str) -> str:
+    """The name of a command or a parameter as Python has it."""
+    word = name.lstrip("-").replace("-", "_")
+    return f"{word}_" if iskeyword(word) else word
+
+
+def parameters(command: click.Command) -> dict[str, click.Parameter]:
+    """The parameters of a command by their names in Python: those of options as they are typed, of which several may be
+    given in the plural."""
+    shown = (param for param in command.params if param.expose_value and param.name not in OUTPUT)
+    return {
+        attribute(param.opts[0] if isinstance(param, click.Option) and not param.multiple else str(param.name)): param
+        for param in shown
+    }
+
+
+def kind(param: click.Parameter) -> Any:
+    """The type of one value of a parameter."""
+    if type(param.type) is click.Choice:
+        return Literal[tuple(param.type.choices)]
+    if isinstance(param.type, click.Path):
+        return PATH
+    return KINDS.get(param.type.name, str)
+
+
+def signature(command: click.Command) -> inspect.Signature:
+    """The signature of a command: its arguments by position, its options by name."""
+    declared = [_declared(name, param) for name, param in parameters(command).items()]
+    return inspect.Signature(sorted(declared, key=lambda param: param.kind))
+
+
+def _declared(name: str, param: click.Parameter) -> inspect.Parameter:
+    annotation, default = kind(param), _default(param)
+    if param.nargs == -1:
+        return inspect.Parameter(name, inspect.Parameter.VAR_POSITIONAL, annotation=annotation)
+    if param.multiple and annotation is not OBJECT:
+        annotation = Sequence[annotation] | annotation  # type: ignore[valid-type]
+    if param.required:
+        default = inspect.Parameter.empty
+    elif default is None:
+        annotation |= None
+    form = (
+        inspect.Parameter.KEYWORD_ONLY if isinstance(param, click.Option) else inspect.Parameter.POSITIONAL_OR_KEYWORD
+    )
+    return inspect.Parameter(name, form, default=default, annotation=annotation)
+
+
+def _default(param: click.Parameter) -> Any:
+    """The default of a parameter as a value of its kind; None where it has none, or one that only its type can read."""
+    default = param.get_default(click.Context(click.Command("")))
+    if kind(param) in (int, float) and isinstance(default, str):
+        return kind(param)(default)
+    if default is UNSET or kind(param) is OBJECT:
+        return None
+    return () if param.multiple else default
+
+
+def documentation(command: click.Command) -> str:
+    """The help of a command, and that of its parameters."""
+    text = inspect.cleandoc(command.help or "").partition("\n\n\b\nExample")[0].replace("\b\n", "")
+    helps = [(name, getattr(param, "help", None)) for name, param in parameters(command).items()]
+    listed = "\n".join(f"{name}: {text}" for name, text in helps if text)
+    return "\n\n".join(filter(None, [text, listed, command.epilog]))
+
+
+def function(name: str, text: str, signed: inspect.Signature, run: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that binds its arguments to a signature, and hands them to `run` by name."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return run(**signed.bind(*args, **kwargs).arguments)
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = text
+    call.__signature__ = signed  # type: ignore[attr-defined]
+    return call
+
+
+def answer(command: click.Command, settings: Settings, values: Mapping[str, Any]) -> Result | Records | None:
+    """The answer of a command to these values. Raises InputError with the name of the parameter that is wrong; an error
+    that comes after an answer has that as `result`."""
+    settings.show = keeper = Keeper()
+    names = {param.name: name for name, param in parameters(command).items()}
+    try:
+        with click.Context(command, info_name=command.name, obj=settings) as context:
+            for param in command.params:
+                if param.expose_value:
+                    context.params[str(param.name)] = _processed(context, param, names.get(param.name), values)
+            assert command.callback is not None
+            command.callback(**context.params)
+    except click.UsageError as error:
+        wrong = getattr(error, "param", None)
+        message, hint = error.message or "is missing", getattr(error, "hint", None)
+        raise InputError(message, hint=hint, field=None if wrong is None else names.get(wrong.name)) from None
+    except RlrecError as error:
+        error.result = keeper.answer
+        raise
+    return keeper.answer
+
+
+def _processed(context: click.Context, param: click.Parameter, name: str | None, values: Mapping[str, Any]) -> Any:
+    """The value of a parameter as its command takes it."""
+    source, value = click.core.ParameterSource.DEFAULT, param.get_default(context)
+    if name is not None and values.get(name) is not None:
+        source, value = click.core.ParameterSource.COMMANDLINE, _typed(param, name, values[name])
+    context.set_parameter_source(str(param.name), source)
+    processed = param.process_value(context, value)
+    return None if processed is UNSET else processed
+
+
+def _typed(param: click.Parameter, name: str, value: Any) -> Any:
+    """A value, or several, as they would be typed."""
+    if not param.multiple and param.nargs != -1:
+        return _word(param, name, value)
+    if isinstance(value, Mapping):
+        return [f"{key}={_text(each)}" for key, each in value.items()]
+    return [_word(param, name, each) for each in ([value] if isinstance(value, str) else value)]
+
+
+def _word(param: click.Parameter, name: str, value: Any) -> Any:
+    """A value as it would be typed, or as its type passes it on. Raises InputError where it takes no such value."""
+    expected = kind(param)
+    is_text = expected is str or expected is PATH
+    if isinstance(value, bool) != (expected is bool) or (is_text and not isinstance(value, str | os.PathLike)):
+        raise InputError(f"expected {inspect.formatannotation(expected)}, got {truncate(repr(value))}", field=name)
+    try:
+        if isinstance(value, Mapping) and expected in (OBJECT, OBJECT | PATH):
+            return parse_object(dumps(value))
+        return value if expected is bool else dumps([*value]) if _is_list(param, value) else _text(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(str(error), field=name) from None
+    except InputError as error:
+        error.field = f"{name}.{error.field}" if error.field else name
+        raise
+
+
+def _is_list(param: click.Parameter, value: Any) -> bool:
+    """Whether a value is a list of keys, which may hold commas."""
+    return param.type is KEYS and not isinstance(value, str)
+
+
+def _text(value: Any) -> str:
+    """A value as a word of the command line."""
+    match value:
+        case str():
+            return value
+        case os.PathLike():
+            return str(os.fspath(value))
+        case date():
+            return value.isoformat()
+        case timedelta():
+            return f"{value / timedelta(seconds=1):.6f}s"
+        case bool() | Mapping():
+            return dumps(value)
+        case Integral():
+            return str(int(value))
+        case Real():
+            return repr(float(value))
+    return ",".join(map(_text, value))

@@ -1,0 +1,181 @@
+"""Answers of commands as records, and as data frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlrec.cli.output.output import Show
+from rlrec.cli.output.plain import dumps, single
+from rlrec.cli.text.text import Screen, View
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
+EXTRAS = {"polars": "polars"}  # library: the extra that brings it, if not `notebook`
+
+
+def library(name: str) -> Any:
+    """A library that may be left out. Raises ImportError with the way to get it."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(f"this needs {name}: pip install 'rlrec[{EXTRAS.get(name, 'notebook')}]'") from error
+
+
+class Frame:
+    """Rows that become a data frame of a library; each raises ImportError where that is not installed."""
+
+    def to_arrow(self) -> pyarrow.Table:
+        """A table of Arrow. What has keys of its own, such as a context, is JSON in it."""
+        raise NotImplementedError
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A frame of pandas, with Python objects where a row holds records."""
+        raise NotImplementedError
+
+    def to_polars(self) -> polars.DataFrame:
+        """A frame of Polars, with the columns of `to_arrow`."""
+        return library("polars").from_arrow(self.to_arrow())
+
+
+class Display(NamedTuple):
+    """A display of an answer, as a command hands it to its output."""
+
+    table: View | None = None
+    columns: Sequence[str] | None = None
+    flat: Sequence[Mapping[str, Any]] | None = None
+
+    def text(self, answer: Any) -> str:
+        """The answer as the command shows it."""
+        from rlrec.cli.output import tables
+
+        screen = Screen()
+        return tables.view(self.table, screen) if self.table else tables.table(answer, self.columns, screen)
+
+    @property
+    def notes(self) -> list[str]:
+        """The lines below its table."""
+        return [note for note in self.table.notes if isinstance(note, str)] if self.table else []
+
+
+class Result(Frame, dict[str, Any]):
+    """A record with the keys of `--json`, which are attributes, too. A frame has the rows of `--format csv`."""
+
+    display: Display | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no {name} in this record: it has {', '.join(self)}") from None
+
+    def __dir__(self) -> Iterable[str]:
+        return [*super().__dir__(), *self]
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self.display is None else self.display.text(self)
+
+    @property
+    def notes(self) -> list[str]:
+        """The lines below the table of the command."""
+        return [] if self.display is None else self.display.notes
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain mappings and lists."""
+        return json.loads(dumps(self))
+
+    def to_arrow(self) -> pyarrow.Table:
+        return self._rows().to_arrow()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        return self._rows().to_pandas()
+
+    def _rows(self) -> Records:
+        table, _, flat = self.display or Display()
+        if flat is None and table is not None:
+            flat = [dict(zip(table.headers, row, strict=True)) for row in table.rows]
+        return records([self] if flat is None else flat)
+
+
+class Records(Frame, list[Result]):
+    """Records in a list. A frame has a row for each, and a column for each key."""
+
+    display: Display | None = None
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self.display is None else self.display.text(self)
+
+    @property
+    def notes(self) -> list[str]:
+        """The lines below the table of the command."""
+        return [] if self.display is None else self.display.notes
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The records as plain mappings and lists."""
+        return json.loads(dumps(self))
+
+    def to_arrow(self) -> pyarrow.Table:
+        pa = library("pyarrow")
+        return pa.table({name: _column(pa, [row.get(name) for row in self]) for name in self._names()})
+
+    def to_pandas(self) -> pandas.DataFrame:
+        return library("pandas").DataFrame(self.to_json(), columns=self._names())
+
+    def _names(self) -> list[str]:
+        columns = (self.display or Display()).columns or ()
+        return list(dict.fromkeys(name for row in self for name in row) or columns)
+
+
+def _column(pa: Any, values: Sequence[Any]) -> Any:
+    """A column of Arrow; as JSON where a value has keys, or where Arrow has no type for all of them."""
+    if not any(isinstance(value, dict | Records) for value in values):
+        try:
+            return pa.array(values)
+        except (ValueError, TypeError, OverflowError):
+            pass
+    return pa.array([None if value is None else dumps(value) for value in values], pa.string())
+
+
+def record(answer: Any) -> Result:
+    """An answer of one record."""
+    return json.loads(dumps(answer), object_hook=_record)
+
+
+def records(answers: Iterable[Any]) -> Records:
+    """An answer of several records."""
+    return Records(json.loads(dumps([*answers]), object_hook=_record))
+
+
+def _record(values: dict[str, Any]) -> Result:
+    for name, value in values.items():
+        if isinstance(value, list) and value and all(isinstance(item, Result) for item in value):
+            values[name] = Records(value)
+    return Result(values)
+
+
+class Keeper(Show):
+    """Keeps what a command shows, for a program."""
+
+    answer: Result | Records | None
+
+    def __init__(self) -> None:
+        super().__init__("json")
+
+    def __call__(
+        self,
+        result: Any,
+        *,
+        table: View | None = None,
+        columns: Sequence[str] | None = None,
+        flat: Iterable[Mapping[str, Any]] | None = None,
+        lines: Iterable[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.before()
+        view = None if table is None else table._replace(rows=[*table.rows])
+        self.answer = record(result) if single(result) else records(result)
+        self.answer.display = Display(view, columns, None if flat is None else [*flat])

@@ -1,0 +1,787 @@
+"""The commands as methods of `rlrec.api.Recommender`, for type checkers and editors.
+
+`PAGES=write .venv/bin/pytest tests/test_signatures.py` writes this file from what the commands declare.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from os import PathLike
+from typing import Any, Literal
+
+from rlrec.api import Records, Result
+
+
+class ArmCommands:
+    def add(self, key: str, *, features: Mapping[str, Any] | None = None, dry_run: bool = False) -> Result:
+        """Add an arm, or give a known one other features.
+
+        features: The features of the arm.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def import_(self, source: str | PathLike[str], *, on_error: Literal['fail', 'quarantine'] = 'fail', rejects: str | PathLike[str] | None = None, dry_run: bool = False) -> Result:
+        """Add many arms from a file, or change their features.
+
+        FILE holds one JSON object a line, {"arm": "a1", "features": {...}}, or is a CSV whose first column is `arm` and
+        whose other columns are features. Importing again updates.
+
+        on_error: fail: a bad line stops all, nothing is stored. quarantine: bad lines go to --rejects.
+        rejects: Where bad lines go.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def list(self, *, exposure: bool = False) -> Records:
+        """List all arms, retired ones too.
+
+        --exposure adds what `rlrec exposure` says of each arm; null for one that was never eligible.
+
+        exposure: Slots of each arm in the log, expected and realised, and its rate."""
+
+    def retire(self, *keys: str, dry_run: bool = False) -> Result:
+        """Take arms out of the catalogue; their log stays.
+
+        dry_run: Say what would be stored, and store nothing."""
+
+    def restore(self, *keys: str, dry_run: bool = False) -> Result:
+        """Make retired arms eligible again.
+
+        dry_run: Say what would be stored, and store nothing."""
+
+
+class RewardCommands:
+    def define(self, name: str, weights: str, *, window: str | timedelta = '30m', default: float = 0.0, clip: tuple[float, float] | str | None = None, learn: Literal['served', 'settled'] = 'served', late: Literal['count', 'ignore'] = 'count', dry_run: bool = False) -> Result:
+        """Define what the events of a slot are worth.
+
+        The reward of a slot is a sum over kinds of event, weight x the sum of their values, clipped; or the default where
+        no such event came. In place of KIND, log1p(KIND), min(KIND,CAP) and log1p(min(KIND,CAP)) transform the sum of its
+        values first; log1p of a negative sum -x is -log1p(x). Definitions never change: a new idea gets a new name, and can
+        be tried on old logs.
+
+        The event `return` records itself, once some reward weighs it: where a user who is named begins a visit, the last
+        decision of their visit before gets it, whatever their sessions are and whichever policy served. It belongs to the
+        page of that decision, and of a slate of one slot to the slot; beliefs learn from slots alone. Choose a --window in
+        which users come back. A definition that weighs it credits the earlier visits of the log too; imported ones have the
+        events that they came with. From then on `feedback` refuses a `return` by hand, which would count a visit twice.
+
+        window: How long after a decision its events count.
+        default: Reward of a slot without events.
+        clip: Keep a slot's reward inside LO,HI.
+        learn: When a belief learns from a slot: at once, corrected by its events, or when its window is over.
+        late: Whether events after the window still correct a belief (estimates never count them).
+        dry_run: Say what would be stored, and store nothing."""
+
+    def list(self) -> Records:
+        """List all reward definitions."""
+
+    def delays(self, name: str = 'default', *, log: str | None = None) -> Records:
+        """Show how much reward arrives within each window, to choose one.
+
+        The reward of a decision is that of its page under the definition, minus the defaults, from the events inside the
+        window. Two windows are compared on the decisions old enough for the longer one, so that young decisions do not
+        look poor (a chain ladder). The share is a share of what arrives within the longest window. Decisions with a
+        censored slot are left out; imported ones count as old enough for every window.
+
+        What --json has:
+          share                 of the reward of the longest window; null: unknown.
+                                Above 1 where later events take reward away
+          decisions             how many are old enough for the window
+          events                weighed events inside the window, of these decisions
+          reward_per_decision   the mean reward of these, from events in the window
+          own                   whether it is the window of the definition
+
+        log: Look only at these decisions: policy=NAME,since=TIME and so on."""
+
+
+class PolicyCommands:
+    def kinds(self) -> Records:
+        """List the kinds of policy, their parameters, and when to use each."""
+
+    def create(self, name: str, *, kind: str, params: Mapping[str, Any] | None = None, reward: str = 'default', prior: str | PathLike[str] | None = None, features: Mapping[str, Any] | str | PathLike[str] | None = None, from_log: str | None = None, prior_from: str | None = None, prior_weight: float | None = None, from_policy: str | None = None, dry_run: bool = False) -> Result:
+        """Create a policy; its version 1 is live at once.
+
+        A file for --features names fields of the context, and of arms for model=shared:
+          {"context": {"fields": {"hour": {"type": "number", "mean": 12, "scale": 6}, "device": ["ios", "web"],
+                                  "new": "flag", "tags": {"list": ["tea", "iced"], "hash": 8}, "taste": {"vector": 8}}},
+           "arm": {"fields": {"price": "number", "topic": {"hash": 8}}}}
+        A side that it leaves out is fitted: contexts to --from-log, or hashed without it; arms to the catalogue. Missing
+        and unknown values count 0. `policy show --json` has the complete object, as `features`. {"text": 262144}
+        hashes the words of a text into so many columns, for softmax, squarecb and gradient (`rlrec help contexts`).
+
+        With --from-policy version 1 is fitted to what the bandit would serve now to its newest 2,000 requests, or to those
+        of the log where it served none; `kl` is what is left between the two on these requests, per slate in nats.
+        `train-pg` goes on from there, on the bandit's log.
+
+        kind: Kind of policy; `rlrec policy kinds` lists them.
+        params: A parameter of the kind; repeatable.
+        reward: Reward definition it learns from.
+        prior: CSV arm,alpha,beta or arm,mean,variance: replaces the default prior.
+        features: JSON: how a contextual kind reads contexts and arms.
+        from_log: Learn from mature decisions of the log first, e.g. policy=random.
+        prior_from: Start each arm from its mean reward in this log, shrunk to that of all arms.
+        prior_weight: Weight of that start, and of the shrinking, in pulls.  [default: 10]
+        from_policy: For kind gradient: start as close as it can to what this bandit serves now, with its floor, at least 0.02.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def list(self) -> Records:
+        """List all policies at their live version."""
+
+    def versions(self, name: str) -> Records:
+        """List the versions of a policy: what each was made from and learned from, its gate, and when it was live."""
+
+    def show(self, reference: str, *, context: Mapping[str, Any] | None = None, all: bool = False, curve: bool = False, plot: str | PathLike[str] | None = None) -> Result:
+        """Show what a policy believes about each arm, what it would serve now, and its versions.
+
+        pending counts served slots whose rewards may still come: their window is open, or they wait to be settled; all
+        others without a reward have earned nothing. p_best is the probability that the arm is the best one under the
+        belief; probability is that of being served at position 1, floor included. Both are exact. ipw_mean is the mean of
+        the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy gives up arms that began badly, so that
+        their plain means are too low.
+        A version made by train-pg has what became of its training and the figures of the gate below.
+
+        Arms stand by their probability, the likeliest first, on a terminal with intervals beside their means, in a pipe a
+        column a figure; in csv and in json they are in the order of the catalogue. ndjson has a line an arm. The label of
+        an imported log has no belief: `rlrec exposure --policy NAME` has the rates of its arms.
+
+        context: The context, for a kind that reads one.
+        all: On a terminal all arms with their weights, not just the likeliest.
+        curve: The learning curve of a version made by train-pg, epoch by epoch.
+        plot: Write the answer as a figure, too."""
+
+    def diff(self, first: str, second: str) -> Records:
+        """Compare what two policies, or two versions of one policy, believe about each arm, and whom they serve.
+
+        A and B are NAME or NAME@V; a difference is B minus A."""
+
+    def rebuild(self, reference: str, *, reward: str | None = None, features: Mapping[str, Any] | str | PathLike[str] | None = None, position: str | None = None, after_drift: Literal['adwin', 'page-hinkley'] | None = None, dry_run: bool = False) -> Result:
+        """Compute a belief again from the stored events, as a new version that goes on learning; it is not live.
+
+        The past enters in ranges, so that other commands can work meanwhile. A rebuild that was killed continues where it
+        stopped when the same command is run again. A logistic model is expanded around its present weights.
+
+        reward: Reward definition to learn, instead of its own.
+        features: JSON: read contexts and arms like this instead.
+        position: Count pulls by the examination of their position.
+        after_drift: Use only decisions since rewards last changed; without a change, nothing is done.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def retire(self, reference: str, *, dry_run: bool = False) -> Result:
+        """End the learning of a version that is not live; its belief stays as it is.
+
+        dry_run: Say what would be stored, and store nothing."""
+
+    def freeze(self, reference: str, *, dry_run: bool = False) -> Result:
+        """Copy a belief, without the slots that are not mature, into an immutable version; it is not live.
+
+        dry_run: Say what would be stored, and store nothing."""
+
+    def promote(self, reference: str, *, dry_run: bool = False) -> Result:
+        """Make a version live.
+
+        dry_run: Say what would be stored, and store nothing."""
+
+    def shadow(self, route: str, challenger: str | None = None, *, stop: bool = False, dry_run: bool = False) -> Result:
+        """Log beside every decision of a route the probability that a challenger would have given to the slate shown.
+
+        The challenger never serves. Its probability is exact, and null where it has none (samples, two stages, contexts
+        that it cannot read). `rlrec route show` has the mean weight, near 1 where what is served supports the challenger,
+        and the effective sample size (ESS) so far.
+
+        stop: End the challenger; what was weighed stays.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def rollback(self, name: str, *, dry_run: bool = False) -> Result:
+        """Return to the version that was live before the last promote.
+
+        dry_run: Say what would be stored, and store nothing."""
+
+    def __call__(self, reference: str, *, context: Mapping[str, Any] | None = None, all: bool = False, curve: bool = False, plot: str | PathLike[str] | None = None) -> Result:
+        """Show what a policy believes about each arm, what it would serve now, and its versions.
+
+        pending counts served slots whose rewards may still come: their window is open, or they wait to be settled; all
+        others without a reward have earned nothing. p_best is the probability that the arm is the best one under the
+        belief; probability is that of being served at position 1, floor included. Both are exact. ipw_mean is the mean of
+        the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy gives up arms that began badly, so that
+        their plain means are too low.
+        A version made by train-pg has what became of its training and the figures of the gate below.
+
+        Arms stand by their probability, the likeliest first, on a terminal with intervals beside their means, in a pipe a
+        column a figure; in csv and in json they are in the order of the catalogue. ndjson has a line an arm. The label of
+        an imported log has no belief: `rlrec exposure --policy NAME` has the rates of its arms.
+
+        context: The context, for a kind that reads one.
+        all: On a terminal all arms with their weights, not just the likeliest.
+        curve: The learning curve of a version made by train-pg, epoch by epoch.
+        plot: Write the answer as a figure, too."""
+
+
+class RouteCommands:
+    def create(self, name: str, *, to: str, dry_run: bool = False) -> Result:
+        """Create a route. Routes and policies share one namespace.
+
+        to: The policy that it leads to. POLICY follows its live version, POLICY@V stays with one.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def set(self, name: str, *, to: str, share: float | str | None = None, require: Literal['if-better'] | None = None, guards: Sequence[str] | str | None = None, reward: str | None = None, log: str | None = None, gamma: float | None = None, dry_run: bool = False) -> Result:
+        """Lead a route to another policy or version, from the next decision on.
+
+        With --share it goes on serving what it does, and an experiment gives the other policy to a share of its users
+        (sessions without a user are split by session): variants `current` and `candidate`, each with a copy of its belief
+        that learns from its own decisions. `rlrec experiment show` compares them; `rlrec experiment stop NAME --promote
+        candidate` ends it, and the route serves the belief that this variant has learned. Callers never notice.
+
+        The gate of --require (with guards, say --guard return:-2%) compares the two on the 20 % of the users that no
+        training reads: a paired difference of the same visits. It judges by `wdr` (whole visits) where one of them reads
+        the state of a visit, where rewards depend on what the visit has seen before, or where they weigh returns; else by
+        `dr` (impressions). Pages it judges slot by slot, by `dr` in the states of the log; where the above holds, whole
+        visits must support the candidate, too, and must not say that it is worse (`visits`). `lower` is wrong with
+        probability `alpha`: all looks of a year together with 5 %, the j-th with 0.05 x 6 / (pi^2 j^2), also those that
+        refuse; the same look at the same rows again spends nothing. It refuses what the log cannot tell, a candidate that
+        has learned from these visits, and a log that lacks propensities. A guard holds if the lower bound of its relative
+        difference is above the limit. `return` needs no definition: it is the share of visits that the same user follows by
+        another one within 7 days.
+
+        to: The policy that it leads to. POLICY follows its live version, POLICY@V stays with one.
+        share: Begin a ramp: an experiment on this share of the route's users, 5% or 0.05.
+        require: Do it only if the gate finds it better than what the route serves, else exit 3.
+        guards: A reward that must not fall by more, for sure: a relative difference; repeatable.
+        reward: What better means.  [default: what the route's policy learns]
+        log: The log that the gate judges by.  [default: all of it]
+        gamma: Discount per step of a visit for the gate.  [default: 1]
+        dry_run: Say what would be stored, and store nothing."""
+
+    def show(self, name: str) -> Result:
+        """Show what a route serves, since when and why, and what it served before, newest first."""
+
+    def list(self) -> Records:
+        """List routes with what they serve."""
+
+    def rollback(self, name: str, *, dry_run: bool = False) -> Result:
+        """Serve again what the route served before its last change; once more goes back one more. A ramp ends with it.
+
+        dry_run: Say what would be stored, and store nothing."""
+
+    def __call__(self, name: str) -> Result:
+        """Show what a route serves, since when and why, and what it served before, newest first."""
+
+
+class SessionCommands:
+    def list(self, *, limit: int = 100) -> Records:
+        """List sessions, newest first.
+
+        limit: How many; 0 for all."""
+
+    def show(self, key: str, *, visit: int | None = None, gamma: float = 1.0, reward: str | None = None) -> Result:
+        """Show a visit step by step: state, slate, propensities, events, reward, return.
+
+        visit: Number of the visit.  [default: the newest]
+        gamma: Discount of the return.
+        reward: Reward definition.  [default: each decision's own]"""
+
+    def end(self, key: str, *, dry_run: bool = False) -> Result:
+        """End the newest visit of a session; its next decision opens another visit.
+
+        dry_run: Say what would be stored, and store nothing."""
+
+    def __call__(self, key: str, *, visit: int | None = None, gamma: float = 1.0, reward: str | None = None) -> Result:
+        """Show a visit step by step: state, slate, propensities, events, reward, return.
+
+        visit: Number of the visit.  [default: the newest]
+        gamma: Discount of the return.
+        reward: Reward definition.  [default: each decision's own]"""
+
+
+class DecisionCommands:
+    def show(self, decision_id: int) -> Result:
+        """Show one decision: the belief it was drawn from, the probability of each arm, and what is stored."""
+
+    def __call__(self, decision_id: int) -> Result:
+        """Show one decision: the belief it was drawn from, the probability of each arm, and what is stored."""
+
+
+class PositionCommands:
+    def fit(self, name: str, *, log: str | None = None, reward: str = 'default', positions: int | None = None, model: Literal['pbm', 'cascade', 'dcm'] = 'pbm', jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, plot: str | PathLike[str] | None = None, dry_run: bool = False) -> Result:
+        """Estimate the examination of each position against the first one, and store the curve under the next number.
+
+        pbm compares neighbouring positions on the arms that the logger might have put at either, with overlap weights from
+        its marginals (method overlap); imported logs without them need arms at several positions in equal contexts (method
+        em, without intervals). The curve ends above the first position that cannot be compared; where that is position 2,
+        nothing is stored and the exit code is 3. Curves never change: NAME means the newest one, NAME@N always the same.
+
+        The models are compared by their likelihood on pages that were held out.
+
+        log: Filter of the log, or parquet:DIR, as in `evaluate` [default: all].
+        reward: Reward definition whose events are clicks.
+        positions: Down to this position.  [default: the longest page]
+        model: Click model: by position, down to the first click, or on after a click with a probability.
+        jobs: Processes that share a log of more than 50,000 decisions.
+        engine: local processes, or a cluster: dask.
+        scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
+        plot: Write the answer as a figure, too.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def list(self) -> Records:
+        """List all curves."""
+
+    def show(self, reference: str, *, plot: str | PathLike[str] | None = None) -> Result:
+        """Show a curve, its intervals, and which click model the log preferred.
+
+        plot: Write the answer as a figure, too."""
+
+    def diff(self, first: str, second: str) -> Records:
+        """Compare two curves; a difference is B minus A."""
+
+    def __call__(self, reference: str, *, plot: str | PathLike[str] | None = None) -> Result:
+        """Show a curve, its intervals, and which click model the log preferred.
+
+        plot: Write the answer as a figure, too."""
+
+
+class ExperimentCommands:
+    def create(self, name: str, *, variants: Sequence[str] | str | None = None, unit: Literal['user', 'session'] = 'user', holdout_uniform: float | str | None = None, interleave: Sequence[str] = (), dry_run: bool = False) -> Result:
+        """Start an A/B split. Each variant serves a copy of its policy's belief and learns from its own decisions alone.
+
+        With --interleave both versions fill every slate (team draft): for every two positions a coin decides who picks
+        first. Each slot logs its team, and its propensity given the coins; `show` credits rewards to teams. Every visitor
+        compares both, so that far fewer of them tell which one ranks better.
+
+        variants: The others are compared with the first; at least two, or one and a holdout. @V pins a frozen version.
+        unit: Assigned to a variant once and for all.
+        holdout_uniform: Share of all units, 1% or 0.01, for a variant `holdout` that the uniform policy serves.
+        interleave: Two frozen versions that fill every slate in turns, in place of variants.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def show(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, plot: str | PathLike[str] | None = None) -> Result:
+        """Show what became of each variant's units, the differences, and the check of the split.
+
+        Outcomes per unit come first (see `rlrec outcomes`): a variant that brings people back causes decisions, so that a
+        mean per decision is a mean of other visits. Where the numbers of decisions per unit differ (p below 0.001), the
+        reason `decisions-differ` says so, and means per decision are no comparison. These, and the holdout, are under the
+        first reward. Intervals are clustered by the unit that was assigned. They describe the variants
+        as they ran: for policies that learn, what these two had learned so far.
+
+        With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
+        (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
+        trust estimates from this log. --log narrows neither the holdout nor the check of the split.
+
+        rewards: Reward definition; may be repeated [default: what the variants learn].
+        level: Confidence of the intervals.
+        log: Filter of the log, as in `evaluate` [default: all of the experiment].
+        plot: Write the answer as a figure, too."""
+
+    def stop(self, name: str, *, promote: str | None = None, anyway: bool = False, dry_run: bool = False) -> Result:
+        """Stop serving from an experiment; its log stays.
+
+        The route of a ramp serves again what it served before, or follows what is promoted: the variant with the belief
+        that it has learned, or where it learns nothing the policy that it is a version of, which has this version live from
+        then on. Exit 3 where the variant surely earns less per unit than the first one, as `experiment show` has it.
+
+        promote: Variant that the route serves from now on, where this is its ramp.
+        anyway: Promote a variant that surely earns less than the first one, too.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def list(self) -> Records:
+        """List experiments with their variants."""
+
+    def __call__(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, plot: str | PathLike[str] | None = None) -> Result:
+        """Show what became of each variant's units, the differences, and the check of the split.
+
+        Outcomes per unit come first (see `rlrec outcomes`): a variant that brings people back causes decisions, so that a
+        mean per decision is a mean of other visits. Where the numbers of decisions per unit differ (p below 0.001), the
+        reason `decisions-differ` says so, and means per decision are no comparison. These, and the holdout, are under the
+        first reward. Intervals are clustered by the unit that was assigned. They describe the variants
+        as they ran: for policies that learn, what these two had learned so far.
+
+        With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
+        (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
+        trust estimates from this log. --log narrows neither the holdout nor the check of the split.
+
+        rewards: Reward definition; may be repeated [default: what the variants learn].
+        level: Confidence of the intervals.
+        log: Filter of the log, as in `evaluate` [default: all of the experiment].
+        plot: Write the answer as a figure, too."""
+
+
+class DbCommands:
+    def forget(self, *, user: str, yes: bool = False, dry_run: bool = False) -> Result:
+        """Delete a user, and what beliefs learned from them.
+
+        Their sessions, visits, decisions, events, keys and assignments go, and contexts that no one else had. Beliefs are
+        corrected by what the user's slots added to them: learning, frozen and retired ones, variants of experiments, and
+        those that were fitted to a log. Trained and fitted parameters and priors cannot be unlearned: `retrain` names the
+        versions that have some from rows of the user.
+
+        The file of an SQLite store is written anew, so that nothing of the user is left in it; nobody else may read it at
+        that moment. Where that could not be finished, `doctor` warns until the same command was repeated. In PostgreSQL
+        the rows are deleted; VACUUM FULL, and the end of its backups and archives, erase their bytes. Backups, exports and
+        files of rejected lines are yours to delete; who imports a log again brings its users back.
+
+        user: The user.
+        yes: Do not ask.
+        dry_run: Count what would be done; nothing is changed."""
+
+    def prune(self, *, before: str | datetime, yes: bool = False, dry_run: bool = False) -> Result:
+        """Delete old decisions with their events; beliefs stay as they are.
+
+        Visits go that ended before the time and whose decisions are mature for every reward and have entered every belief
+        that learns them (`rlrec settle`); with them sessions, users, contexts and keys that nothing names any more. No
+        probability that is served changes, and what beliefs hold of the deleted slots is stored, so that `doctor` still
+        checks them. Changes of beliefs that no decision is left from are merged into one for each arm.
+
+        Afterwards nothing reads that time: estimates, outcomes, experiments and training see the visits that are left, and
+        the beliefs of the policies named cannot be rebuilt. Feedback for a deleted decision is refused, a request id or an
+        imported line that was deleted counts as new. Where that matters, `export-log` or `db backup` first.
+
+        before: Visits that ended before it go.
+        yes: Do not ask.
+        dry_run: Count what would be done; nothing is changed."""
+
+    def backup(self, path: str | PathLike[str], *, dry_run: bool = False) -> Result:
+        """Write a snapshot of an SQLite store to a new file.
+
+        Others may read and write meanwhile. The file appears once it is complete; one that exists is never replaced. It is
+        a store like any other: `rlrec --db FILE doctor` checks it. PostgreSQL has pg_dump.
+
+        dry_run: Say how large it would be; nothing is written."""
+
+    def copy(self, *, to: str, yes: bool = False, dry_run: bool = False) -> Result:
+        """Copy the store to another database, row by row.
+
+        From SQLite to PostgreSQL and back, or between two of a kind: every id, time and byte stays, so that estimates are
+        equal to the last digit. Rows are written in batches; after a stop the same command goes on, as long as the store
+        has not changed. Until the end no command takes the target for a store. Stop what writes first: what comes in
+        during the copy stays behind.
+
+        to: Where to; a new file or an empty database.
+        yes: Do not ask.
+        dry_run: Count what would be done; nothing is changed."""
+
+    def roles(self, *, prefix: str = 'rlrec') -> Records:
+        """Print SQL that makes roles on PostgreSQL, with the rights they need and no more.
+
+        PREFIX_reader reads: `evaluate`, `report`, `status`, `doctor`. PREFIX_server serves: `recommend`, `feedback`,
+        `pipe`, `serve`, `settle`, `session end`; it cannot change or delete what is logged, nor define anything.
+        PREFIX_trainer defines, imports, trains and promotes, too. `init`, `db forget`, `db prune` and `db copy` are for the
+        owner of the tables.
+
+        The roles have no login: `GRANT shop_server TO web` gives a login their rights. Run the script as the owner of the
+        tables who may create roles; it may be run again, and should be after each `init` that migrates.
+
+        prefix: Of the names of the roles."""
+
+
+class Commands:
+    def init(self, *, session_timeout: str | timedelta | None = None, check: bool = False, dry_run: bool = False) -> Result:
+        """Create the store, or bring it up to date.
+
+        Safe to repeat, and to run many times at once.
+
+        session_timeout: A visit ends after this long without a decision [default: 30m].
+        check: Only look: exit 3 where the store is missing or out of date.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def status(self) -> Result:
+        """Show what a store holds, what its policies do, and what waits.
+
+        Exit code 3 where something is wrong at a glance: decisions ahead of the clock, slots that wait to be settled,
+        events that stopped coming, errors that the last `rlrec doctor` found, routes that an earlier release pinned at the
+        end of a ramp. Other routes and experiments that serve another version than the live one are named alone. It does
+        not read the log from end to end, so that it is quick on a large store; `rlrec doctor` looks into everything.
+
+        decisions_24h counts what was served in the last 24 hours. An immature decision is within the reward window of its
+        policy: estimates and training do not use it yet. Unsettled slots have not entered the beliefs of rewards that are
+        learned when they are `settled`."""
+
+    arm: ArmCommands
+
+    reward: RewardCommands
+
+    policy: PolicyCommands
+
+    route: RouteCommands
+
+    def recommend(self, policy: str | None = None, *, experiment: str | None = None, session: str, user: str | None = None, context: Mapping[str, Any] | None = None, k: int = 1, arms: Sequence[str] | None = None, request_id: str | None = None, seed: int | None = None, dry_run: bool = False) -> Result:
+        """Draw a slate and log it with its exact propensities.
+
+        With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms and
+        request_id; it is answered in order, a group of lines at a time. A group ends where nothing more waits; with --seed
+        only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}.
+
+        policy: Policy or route to draw from.
+        experiment: Experiment to draw for, in place of a policy.
+        session: Session key.
+        user: User key; the session's first one holds.
+        context: Context: what describes user and moment.
+        k: Positions to fill.
+        arms: Restrict the eligible arms; a JSON array works too.
+        request_id: A retry under the same id answers the stored decision.
+        seed: Seed of the draw [default: 64 random bits].
+        dry_run: Draw, and store nothing.
+        input: Read one JSON object a line; - is stdin."""
+
+    def feedback(self, decision_id: int | None = None, events: Mapping[str, float] | None = None, *, position: int | None = None, at: str | datetime | None = None, key: str | None = None, censor: bool | None = None, dry_run: bool = False, request_id: str | None = None) -> Result:
+        """Record what the user did after a decision.
+
+        VALUE is 1 if not given. Without --position a slate of one slot means that slot, a longer slate the page. With
+        --input each line is {"decision_id": 7, "position": 1, "events": {"click": 1}, "at": "...", "key": "..."};
+        `request_id` may stand for `decision_id`, and "censor": true or false censors or puts back.
+
+        position: Slot meant; a slate of one slot needs none.
+        at: When it happened [default: now].
+        key: A retry under the same key changes nothing.
+        censor: Take slots out of beliefs and estimates.
+        uncensor: Put them back.
+        input: Read one JSON object a line; - is stdin.
+        on_error: fail: a bad line stops all, nothing is stored. quarantine: bad lines go to --rejects.
+        rejects: Where bad lines go.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def settle(self, *, dry_run: bool = False) -> Result:
+        """Learn from slots of `settled` rewards whose window is over.
+
+        dry_run: Say what would be stored, and store nothing."""
+
+    session: SessionCommands
+
+    decision: DecisionCommands
+
+    position: PositionCommands
+
+    def train_pg(self, reference: str, *, log: str | None = None, since: str | datetime | None = None, min_new: int = 0, gamma: float = 1.0, discounted: bool = True, entropy: float = 0.0, shapings: Mapping[str, Any] | None = None, baseline: str = 'value', weights: str = 'auto', clip_weight: float | str = '20', top_k: int = 0, position: str | None = None, from_version: int | None = None, epochs: int = 60, lr: float = 0.005, batch: int = 500, kl_stop: float | None = None, patience: int = 20, seed: int | None = None, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, promote: str = 'never', dry_run: bool = False, plot: str | PathLike[str] | None = None) -> Result:
+        """Train a policy gradient on logged sessions, and judge it.
+
+        Makes a new version of a policy of kind gradient from all visits that have ended, by whichever policy. 60 % of
+        the users train, 20 % choose the epoch, and 20 % are the gate that judges the result.
+
+        log: As in `evaluate` [default: sessions of all policies].
+        since: Sessions that began at this time or later.
+        min_new: With fewer new sessions, do nothing.
+        gamma: Discount per step, 0 to 1.
+        discounted: Step t counts gamma^t.
+        entropy: Reward of a nat of entropy.
+        shapings: Potential of a state; repeatable.
+        baseline: Taken off a return: none, mean, value or rloo.
+        weights: By slate, slot or auto.
+        clip_weight: Largest importance weight, or none.
+        top_k: Each slot as one of K draws with replacement.
+        position: With --top-k [default: the policy's curve].
+        from_version: Where to start [default: the live one].
+        epochs: Passes over the log, at most.
+        lr: First size of a step.
+        batch: Visits of one step, at most.
+        kl_stop: End beyond this mean KL from the start.
+        patience: End after N epochs without a better one.
+        seed: Order of visits [default: random].
+        jobs: Processes that share a log of more than 50,000 decisions.
+        engine: local processes, or a cluster: dask.
+        scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
+        promote: Goes live: never, if-better (else exit 3), always.
+        dry_run: Train and judge, and store nothing.
+        plot: Write the answer as a figure, too.
+
+        `rlrec help train-pg` explains the gate, the splits and every option."""
+
+    def evaluate(self, *targets: str, estimators: Sequence[str] | str | None = None, reward: str | None = None, gamma: float = 1.0, by: str | None = None, greedy: bool = False, log: str | None = None, reward_model: str | PathLike[str] | None = None, reward_model_by: str | None = None, reward_model_hash: int = 0, position: str | None = None, interval: str = 'bootstrap-t', level: float = 0.95, cluster: str | None = None, target_samples: int = 1000, seed: int = 0, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, plot: str | PathLike[str] | None = None) -> Records:
+        """Estimate from the log what policies would have earned.
+
+        A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
+        All mature decisions of the store count, whoever served them. Every estimate has an interval, an effective sample
+        size (ess), a verdict (ok, weak, insufficient) and the reasons for it.
+
+        estimators: Names, or impression, session, slate, all; repeatable [default: ips,snips,dr].
+        reward: Reward definition [default: what each target learns].
+        gamma: Discount per step of a session.
+        by: One estimate for each position, step, day, arm, context field, ...
+        greedy: The target without its exploration.
+        log: Decisions, e.g. policy=home,since=2026-01-01, or parquet:DIR [default: all].
+        reward_model: CSV arm,reward [default: fitted on the log].
+        reward_model_by: The context field that `value` means in that CSV.
+        reward_model_hash: Columns to hash each arm's contexts into.
+        position: Multiply attraction by examination, by this curve.
+        interval: bootstrap-t, normal, cressie-read.
+        level: Confidence of the interval.
+        cluster: user, session or row [default: user, else session].
+        target_samples: Pages simulated in a context.
+        seed: Seed of what is random.
+        jobs: Processes that share a log of more than 50,000 decisions.
+        engine: local processes, or a cluster: dask.
+        scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
+        plot: Write the answer as a figure, too.
+
+        `rlrec help evaluate` explains units, verdicts, reasons, keys, options and estimators."""
+
+    experiment: ExperimentCommands
+
+    def outcomes(self, *, by: Literal['variant', 'policy', 'version', 'hour', 'day', 'week', 'users'] | None = None, rewards: Sequence[str] | str | None = None, adjust: bool = False, experiment: str | None = None, log: str | None = None, users: Literal['new', 'returning', 'named'] | None = None, age: str | timedelta | None = None, level: float = 0.95, plot: str | PathLike[str] | None = None) -> Result:
+        """Show visits, returns and rewards per user, and compare groups.
+
+        A unit is a user, or a session without one; an experiment has its own. Every interval and p-value holds for
+        itself alone: among many metrics one is below 0.05 by chance. Only variants of an experiment have p-values.
+
+        A variant that causes more visits changes what a mean per visit is a mean of: decide by the metrics per unit.
+
+        by: Groups to compare with the first one: variant, policy, version, hour, day, week or users (new, returning) [default: variant, with --experiment].
+        rewards: Reward definition; repeatable [default: what the variants learn, or `default`].
+        adjust: Take out what the units' pasts explain (CUPED).
+        experiment: Only the decisions of this experiment, by its unit.
+        log: Filter of the log, as in `evaluate` [default: all].
+        users: new: units without earlier visits; returning: with some; named: no sessions without a user.
+        age: Only the first days of each unit, such as 14d.
+        level: Confidence of the intervals.
+        plot: Write the answer as a figure, too.
+
+        `rlrec help outcomes` explains metrics, groups and reasons."""
+
+    def import_log(self, *files: str | PathLike[str], layout: str, map: Mapping[str, Any] | str | PathLike[str] | None = None, arm_id: str | None = None, reward_from: str | None = None, policy: str | None = None, propensity: Literal['uniform', 'fitted'] | None = None, check: bool = False, dry_run: bool = False, on_error: Literal['fail', 'quarantine'] = 'fail', rejects: str | PathLike[str] | None = None) -> Result:
+        """Take in logs from elsewhere, to estimate on and to learn from.
+
+        Unknown arms are added. A line that was imported before is a duplicate, so an overlapping file adds only what is
+        new. Imported decisions are mature at once, and change no belief by themselves. All lines are checked before the
+        first one is stored. Times without a zone are read as UTC.
+
+        layout: csv or parquet: any table, with --map. dsjson: Vowpal Wabbit and Azure Personalizer. jsonl: as export-log writes it. obd: Open Bandit Dataset.
+        map: JSON that names columns.
+        arm_id: dsjson: the field of an action that names its arm, such as i.id.
+        reward_from: dsjson: the key of the reward [default: minus _label_cost].
+        policy: The owner of the log: new, or of kind logged.
+        propensity: For decisions without propensities: uniform, or fitted to what was shown.
+        check: Read and count, and store nothing.
+        dry_run: Say what would be stored, and store nothing.
+        on_error: fail: a bad line stops all, nothing is stored. quarantine: bad lines go to --rejects.
+        rejects: Where bad lines go.
+
+        `rlrec help import-log` explains layouts, maps and states."""
+
+    def export_log(self, path: str | PathLike[str], *, layout: str = 'jsonl', log: str | None = None, reward: str | None = None) -> Result:
+        """Write the log, one decision a line.
+
+        In order of decision, to a file (gzip if it ends in .gz) or to stdout. import-log takes each layout back: jsonl
+        with all that there is; what csv and dsjson cannot hold is counted in a line on stderr.
+
+        csv: a row a slot, under a header that import-log knows without --map: decision, request_id, session, visit, step,
+        user, at, policy, size (of the page), log_propensity, keep_probability, estimated, eligible (a list in JSON),
+        context and state (objects in JSON), then position, arm, propensity, marginal, min_propensity, score, reward, and
+        events (a list in JSON; those of the page stand in its first row). No lists of candidates, and no features, sets
+        or probabilities of arms that a decision brought along. A spreadsheet runs cells that begin with =, +, - or @ as
+        formulas: import the file there with all columns as text (`rlrec help formats`).
+
+        dsjson: cb for pages of one slot, ccb for longer ones. An action has its arm in `_tag` (--arm-id _tag, where arms
+        have a feature `id`) and the features of the arm; session and user stand beside. Rewards are those of the policy's
+        definition, or of --reward. No marginals, times of events, states, policies, and no decisions that are censored or
+        lack a propensity.
+
+        A folder of Parquet has decisions, events and visits by day and bucket; repeated, the command appends what is new.
+        It may be a URL that fsspec knows (s3://bucket/log). `rlrec help machines` has its columns; evaluate and exposure
+        read it by `--log parquet:DIR`.
+
+        --format is that of the summary; to stdout goes the log alone.
+
+        layout: jsonl: one JSON object a decision. csv: a table, a row a slot. dsjson: for Vowpal Wabbit. parquet: PATH is a folder, to which what is new is appended (pip install 'rlrec[parquet]').
+        log: Which decisions, e.g. policy=home,since=2026-01-01. Default: all.
+        reward: Reward definition [default: that of each policy]; not of parquet."""
+
+    def simulate(self, environment: str, *, parameters: Mapping[str, Any] | None = None, policy: str | None = None, experiment: str | None = None, sessions: int | None = None, steps: int | None = None, k: int = 1, ephemeral: bool = False, runs: int = 1, kind: str | None = None, params: Mapping[str, Any] | None = None, group: int = 1, seed: int | None = None, dry_run: bool = False) -> Result:
+        """Serve a simulated audience whose best arm or policy is known.
+
+        ENV, one arm a decision: bernoulli, drift, delayed, contextual. Pages: pbm, cascade, page. Visitors with memory:
+        barista, choc-kale, corridor, and shop, which has pages, too. Through the store, the clock starts at its newest
+        decision, and an empty catalogue gets the audience's arms. The regret is the mean reward of the best pages (with
+        memory: of the optimum) less that of the pages shown.
+
+        parameters: Parameter of ENV; repeatable.
+        policy: Policy or route to draw from.
+        experiment: Experiment to draw for, in place of a policy.
+        sessions: How many sessions [with --ephemeral: 1].
+        steps: Decisions of a session [default: 1].
+        k: Slots of a page.
+        ephemeral: Study in memory; the store does not change.
+        runs: Number of runs.
+        kind: Kind of policy to study, in place of --policy.
+        params: A parameter of that kind; repeatable.
+        group: Sessions at a time, from one belief.
+        seed: Seed of all draws [default: random].
+        dry_run: Say what would be stored, and store nothing.
+
+        `rlrec help simulate` explains every audience, its parameters and figures."""
+
+    def exposure(self, *, policy: str | None = None, log: str | None = None, by: Literal['day'] | None = None, reward: str | None = None, position: str | None = None, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, plot: str | PathLike[str] | None = None) -> Result:
+        """Show how much of the log each arm had, and how evenly.
+
+        Expected exposure sums the probabilities that an arm had at each position of each decision: it has no luck in it.
+        Realised exposure counts the slots that showed the arm. An arm counts in the figures of the catalogue if it was
+        eligible in some decision; the rate is the mean reward of its mature slots, each counted by the examination of its
+        position where there is a curve (`rlrec position fit`).
+
+        Figures of the catalogue (with expected_ in front: of expected exposure):
+          coverage         share of the arms that had a slot
+          gini             0: all arms had the same; near 1: one had it all
+          entropy          in nats; effective_arms is its exponential
+          floor_share      share of slots that a uniform pick fills, expected
+          popularity_lift  mean summed reward of the arms shown, over that of the
+                           catalogue: above 1, popular arms are shown more
+          young_share      share of slots with an arm added less than 7 days before
+          variety          mean distance (1 - cosine) of two arms of a slate, by the
+                           features of the catalogue
+
+        policy: Only decisions of this policy.
+        log: Filter of the log, or parquet:DIR, as in `evaluate` [default: all].
+        by: The figures of the catalogue for each day, too.
+        reward: Reward of the rates [default: the policy's, or `default`].
+        position: Curve that counts pulls of the rates [default: the policy's].
+        jobs: Processes that share a log of more than 50,000 decisions.
+        engine: local processes, or a cluster: dask.
+        scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
+        plot: Write the answer as a figure, too."""
+
+    def exploration(self, *, policy: str | None = None, log: str | None = None, reward: str | None = None, level: float = 0.95, seed: int = 0) -> Result:
+        """Show what exploration costs, and what it earns.
+
+        The policy is compared with itself without exploration (floor, epsilon, temperature 0) on the same mature rows,
+        each with the belief that served it. cost is the reward of a slot that exploration gave away: the self-normalised
+        estimate without it, less the mean as served. It says nothing of what the beliefs would be without any exploration.
+
+        What it earned:
+          risen          arms that were shown mostly by exploration in some twentieth
+                         of the time, and have more than an equal share in the last
+          ess            effective sample size, in rows, for judging `uniform` and the
+                         other policies by this log
+          without_floor  the same for a log of as many rows without exploration
+
+        policy: The policy [default: the only one that has served].
+        log: Filter of its log, as in `evaluate` [default: all].
+        reward: Reward definition [default: the policy's].
+        level: Confidence of the intervals.
+        seed: Seed of the bootstrap."""
+
+    def report(self, file: str | PathLike[str], *, policy: str | None = None, log: str | None = None, since: str | datetime | None = None, title: str | None = None, estimates: bool = True) -> Result:
+        """Write a page about the store, with figures, to show to others.
+
+        One file of HTML, without scripts, that loads nothing: the reward and returning visitors over time, what policies
+        would earn, experiments, beliefs, exposure, position curves, learning curves, and the quick checks of `doctor`.
+        Every figure has its data in a table under it; what cannot be shown yet says why.
+
+        Estimates are from the newest 100,000 decisions, exposure from the newest 10,000. The page is written beside FILE
+        first, and then renamed.
+
+        policy: Only this policy with its variants, or POLICY@EXPERIMENT/VARIANT.
+        log: Filter of the log, as in `evaluate` [default: all].
+        since: Only decisions from this time on.
+        title: Heading of the page [default: What the recommender does].
+        estimates: Whether to estimate what policies would earn."""
+
+    def doctor(self, *, sample: int | None = None, seed: int = 0, repair_clock: bool = False, dry_run: bool = False) -> Result:
+        """Audit the store: beliefs, propensities, draws, references, time.
+
+        Nothing is changed; that it ran, and what it found, is noted for `rlrec status`. An error is exit 3; warnings are
+        not. csv and ndjson have a line a finding.
+
+        A decision that was logged under a clock far ahead (--now, RLREC_NOW, a wrong clock of the host) makes time stand
+        still: no later decision lies before it, and nothing matures. --repair-clock moves all decisions ahead of the clock,
+        with their events and visits, back by one distance, so that the newest is of now. It says how many it moved and by
+        how many seconds, and how many times of other rows (versions, sessions, runs) it put back; nothing else is audited.
+        Events ahead of the clock whose decision is not stay where they are. It is the only command that changes logged
+        times; stop what writes first.
+
+        sample: Derive the propensities of N random decisions again; without it all, or 10,000 where there are more.
+        seed: Seed of the sample.
+        repair_clock: Put what lies ahead of the database's clock back, up to now.
+        dry_run: Say what would be stored, and store nothing."""
+
+    db: DbCommands
