@@ -19,7 +19,7 @@ from rlrec.ope.intervals.outcomes import OutcomeDifference
 from rlrec.records import Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.store.log.team_drafts import TEAMS
 from rlrec.store.policies import experiments
 from rlrec.store.policies.experiments import Experiment

@@ -22,8 +22,9 @@ from rlrec.drafts import DIGIT, DRAFT, remove_abandoned
 from rlrec.errors import InputError, RlrecError, StoreBusy
 from rlrec.store import Store, Unit
 from rlrec.store.database import tables as t
-from rlrec.store.log import contents, decisions, log_tables, reader, selected
+from rlrec.store.log import contents, decisions, log_tables, selected
 from rlrec.store.log.reader import ABSENT
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import removals
 from rlrec.times import written
@@ -113,7 +114,7 @@ def _remove_unnamed(folder: str) -> None:
                 os.unlink(os.path.join(folder, path))
 
 
-def _write_new(unit: Unit, writer: _FileWriter, selection: reader.Selection) -> int:
+def _write_new(unit: Unit, writer: _FileWriter, selection: Selection) -> int:
     """Write what the folder lacks: how many decisions."""
     stored, new = writer.stored("decisions", "decision_id"), list[int]()
     low, last = 0, decisions.peek(unit)

@@ -17,8 +17,8 @@ from rlrec.arrays import Ids, look_up
 from rlrec.errors import InputError
 from rlrec.store import Unit
 from rlrec.store.database.folders import LogFolder
-from rlrec.store.log.reader import ABSENT, Selection
-from rlrec.store.log.selected import LogExtent
+from rlrec.store.log.reader import ABSENT
+from rlrec.store.log.selected import LogExtent, Selection
 
 
 class FolderLog(LogFolder):

@@ -17,8 +17,8 @@ from rlrec.store.database.folders import LogFolder
 from rlrec.store.database.unit import StoredRows
 from rlrec.store.log.candidates import CandidateList, read_list
 from rlrec.store.log.imported_data import read_slot_sets, read_support
-from rlrec.store.log.reader import ABSENT, COLUMNS, Batch, ContextTexts, Selection
-from rlrec.store.log.selected import LogExtent
+from rlrec.store.log.reader import ABSENT, COLUMNS, Batch, ContextTexts
+from rlrec.store.log.selected import LogExtent, Selection
 
 INDEX = (
     "decision_id", "session_id", "at", "policy_id", "version_id", "variant_id", "imported", "step", "size",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, suggest
 from rlrec.store import Unit
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, policies
 from rlrec.times import parse as parse_time
 

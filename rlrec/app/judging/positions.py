@@ -30,7 +30,7 @@ from rlrec.records import Reward, Sums, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected, settings
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import curves, policies
 from rlrec.store.policies.curves import Curve
 from rlrec.times import written

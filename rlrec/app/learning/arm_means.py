@@ -18,7 +18,7 @@ from rlrec.ope.sums import adaptive
 from rlrec.policy.beliefs.reward import bounds, within_unit_hint
 from rlrec.records import Arm, Version
 from rlrec.store import Unit
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 
 WEIGHT = 10.0  # pseudo-pulls of an arm by default

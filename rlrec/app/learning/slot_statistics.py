@@ -22,6 +22,7 @@ from rlrec.policy.kinds.linear import Linear
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.log import reader
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import beliefs
 
 CELLS = 1 << 20  # numbers of statistics that are held at a time
@@ -65,7 +66,7 @@ class BeliefFold:
         )  # fmt: skip
         return self._fold(columns, slots.get("context_id"), reward_log.counts_of(slots))
 
-    def log_sums(self, selection: reader.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
+    def log_sums(self, selection: Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
         """The sums of the mature, uncensored impressions of a log; how many these are, and the newest decision.
         columns: that the statistics need, beside arm, reward and propensity."""
         sums, slots, last = Totals(), 0, 0

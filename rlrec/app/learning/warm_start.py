@@ -31,7 +31,7 @@ from rlrec.policy.kinds.odds import FEATURES
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 from rlrec.store.policies.beliefs import BeliefRow
 

@@ -14,7 +14,7 @@ from rlrec.policy.beliefs.base import Belief, Policy
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlrec.store import Unit
 from rlrec.store.log import selected
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.times import DAY_US, LAST, SECOND, written
 
 MINUTE_US, HOUR_US = 60 * SECOND, 3_600 * SECOND

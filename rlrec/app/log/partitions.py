@@ -16,7 +16,8 @@ from rlrec.arrays import Ids, run_starts
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader
-from rlrec.store.log.reader import ABSENT, Batch, Selection
+from rlrec.store.log.reader import ABSENT, Batch
+from rlrec.store.log.selected import Selection
 
 BUCKETS = 64  # that persons are in; a partition has one of them or several
 BATCH = reader.BATCH  # decisions of a partition at most, as long as there are buckets, and of a batch, about

@@ -16,7 +16,8 @@ from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader
-from rlrec.store.log.reader import Batch, Selection
+from rlrec.store.log.reader import Batch
+from rlrec.store.log.selected import Selection
 
 MATURITY = ("at", "imported", "censored")  # what tells whether a slot counts
 SHOWN = "shown_propensity"  # the column that `weighable` adds

@@ -46,8 +46,7 @@ from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import settings
-from rlrec.store.log.reader import Selection
-from rlrec.store.log.selected import extent, version_counts
+from rlrec.store.log.selected import Selection, extent, version_counts
 from rlrec.store.policies import beliefs, policies
 from rlrec.store.policies.beliefs import ArmWeights
 from rlrec.store.upkeep import removals

@@ -13,7 +13,7 @@ from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit
 from rlrec.store.log import decisions, selected, settings
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import beliefs, policies, routes
 from rlrec.times import written
 

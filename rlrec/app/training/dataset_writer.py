@@ -30,7 +30,8 @@ from rlrec.policy.gradients.gradient import by_row
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit
 from rlrec.store.log import contents, sessions, settings
-from rlrec.store.log.reader import Batch, Selection
+from rlrec.store.log.reader import Batch
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 
 # Columns that are read of every impression.

@@ -15,14 +15,13 @@ from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
 from rlrec.store.database.folders import of_log
 from rlrec.store.database.unit import Unit, damaged
+from rlrec.store.log.selected import ROUTE, Selection, numbers
 
 BATCH = 50_000  # decisions in a batch, about
 _NO_PROBABILITY = "2.0"  # stands for a missing probability, or its logarithm
 _NO_BYTES = ("x''", "''::bytea")  # on SQLite and PostgreSQL
 # Ids for each decision of a range: to read past up to so many costs less than an index, and than to look up events.
 MAX_DECISION_SPREAD, MAX_EVENT_SPREAD = 12, 2
-_SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
-_ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
 
 
 def _arrays(table: str, fields: Iterable[LogField]) -> dict[str, tuple[type, str]]:
@@ -48,7 +47,7 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "user_digest": (np.int64, "coalesce((SELECT u.digest FROM users u WHERE u.id = v.user_id), 0)"),
     "split": (np.int64, "v.split"),
     "created_at": (np.int64, "v.created_at"),
-    "route_id": (np.int64, f"coalesce({_ROUTE}, {ABSENT})"),
+    "route_id": (np.int64, f"coalesce({ROUTE}, {ABSENT})"),
     "subsampled": (np.bool_, "CASE WHEN d.keep_probability IS NULL THEN 0 ELSE 1 END"),
     # Whether the visit as the decision saw it (`history`) is stored: no bytes may mean either.
     "recorded": (np.bool_, "CASE WHEN d.history IS NULL THEN 0 ELSE 1 END"),
@@ -64,39 +63,6 @@ LOGGED = tuple(name for name in COLUMNS if name not in _AUDIT_COLUMNS)  # those 
 PER_SESSION = tuple(name for name, (_, text) in COLUMNS.items() if "v." in text)
 PER_DECISION = ("history",)  # too large to be read with each slot
 EVENT_COLUMNS = ("decision_id", "position", "kind", "value", "age_us")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which decisions of the log; None means any. Times are microseconds, `since` included, `until` not."""
-
-    policy_ids: Collection[int] | None = None
-    version_ids: Collection[int] | None = None
-    variant_ids: Collection[int] | None = None
-    since: int | None = None
-    until: int | None = None
-    first_id: int | None = None
-    last_id: int | None = None
-    imported: bool | None = None
-    splits: Collection[int] | None = None
-    route_ids: Collection[int] | None = None
-
-    def conditions(self) -> list[str]:
-        """Tests on a decision `d`, to be joined by AND."""
-        sets = {"policy_id": self.policy_ids, "version_id": self.version_ids, "variant_id": self.variant_ids}
-        bounds = {"at >=": self.since, "at <": self.until, "id >=": self.first_id, "id <=": self.last_id}
-        return [
-            *(f"d.{name} IN ({numbers(ids)})" for name, ids in sets.items() if ids is not None),
-            *(f"d.{test} {int(limit)}" for test, limit in bounds.items() if limit is not None),
-            *([] if self.imported is None else [f"d.imported = {int(self.imported)}"]),
-            *([] if self.splits is None else [f"{_SPLIT} IN ({numbers(self.splits)})"]),
-            *([] if self.route_ids is None else [f"{_ROUTE} IN ({numbers(self.route_ids)})"]),
-        ]
-
-
-def numbers(ids: Collection[int]) -> str:
-    """A list for IN; where it is empty, one that holds for no row."""
-    return ", ".join(map(str, sorted(map(int, ids)))) or "NULL"
 
 
 def _find_rows(table: str, stored: Ids, ids: Ids) -> Index:

@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from rlrec.store.database.folders import of_log
 from rlrec.store.database.unit import Unit
-from rlrec.store.log.reader import Selection
 from rlrec.times import DAY_US
+
+_SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
+ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which decisions of the log; None means any. Times are microseconds, `since` included, `until` not."""
+
+    policy_ids: Collection[int] | None = None
+    version_ids: Collection[int] | None = None
+    variant_ids: Collection[int] | None = None
+    since: int | None = None
+    until: int | None = None
+    first_id: int | None = None
+    last_id: int | None = None
+    imported: bool | None = None
+    splits: Collection[int] | None = None
+    route_ids: Collection[int] | None = None
+
+    def conditions(self) -> list[str]:
+        """Tests on a decision `d`, to be joined by AND."""
+        sets = {"policy_id": self.policy_ids, "version_id": self.version_ids, "variant_id": self.variant_ids}
+        bounds = {"at >=": self.since, "at <": self.until, "id >=": self.first_id, "id <=": self.last_id}
+        return [
+            *(f"d.{name} IN ({numbers(ids)})" for name, ids in sets.items() if ids is not None),
+            *(f"d.{test} {int(limit)}" for test, limit in bounds.items() if limit is not None),
+            *([] if self.imported is None else [f"d.imported = {int(self.imported)}"]),
+            *([] if self.splits is None else [f"{_SPLIT} IN ({numbers(self.splits)})"]),
+            *([] if self.route_ids is None else [f"{ROUTE} IN ({numbers(self.route_ids)})"]),
+        ]
+
+
+def numbers(ids: Collection[int]) -> str:
+    """A list for IN; where it is empty, one that holds for no row."""
+    return ", ".join(map(str, sorted(map(int, ids)))) or "NULL"
 
 
 @of_log

@@ -13,7 +13,8 @@ from rlrec.store.database.bulk import PendingQuery
 from rlrec.store.database.folders import of_log
 from rlrec.store.database.unit import Unit
 from rlrec.store.log import reader
-from rlrec.store.log.reader import ABSENT, Selection
+from rlrec.store.log.reader import ABSENT
+from rlrec.store.log.selected import Selection, numbers
 from rlrec.store.policies.experiments import Experiment
 
 
@@ -54,7 +55,7 @@ def session_test(column: str, sessions: Ids) -> str:
     low, high = int(sessions[0]), int(sessions[-1])
     if high - low + 1 == len(sessions):
         return f"{column} BETWEEN {low} AND {high}"
-    return f"{column} IN ({reader.numbers(sessions.tolist())})"
+    return f"{column} IN ({numbers(sessions.tolist())})"
 
 
 def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) -> PendingQuery:

@@ -17,6 +17,7 @@ from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import Row, Unit, slices
 from rlrec.store.log import reader
 from rlrec.store.log.reader import Batch
+from rlrec.store.log.selected import numbers
 
 BATCH = 20_000  # decisions, or rows of a stream
 MAX_ROWS = 50  # rows that one test names
@@ -45,7 +46,7 @@ def decision_slots(unit: Unit, decision_ids: Sequence[int]) -> Columns:
     """The slots of some decisions, with the columns of `ranges` and their scores."""
     pieces = []
     for portion in list(slices(decision_ids, 5_000)) or [[]]:
-        test = f"d.id IN ({reader.numbers(portion)})"
+        test = f"d.id IN ({numbers(portion)})"
         pieces.append(reader.read_slots(reader.ask_slots(unit, (*_SLOTS, "score"), [test], order="d.id, s.position")))
     slots = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     return slots | {"score": np.where(slots["score"] == NO_SCORE, np.nan, slots["score"])}
@@ -54,7 +55,7 @@ def decision_slots(unit: Unit, decision_ids: Sequence[int]) -> Columns:
 def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
     """The visits of some decisions (ascending) as these saw them, by id: step, recorded, history (see
     `reader.COLUMNS`)."""
-    test = f"d.id IN ({reader.numbers(decision_ids)})"
+    test = f"d.id IN ({numbers(decision_ids)})"
     return reader.ask_decisions(unit, ("step", "recorded", "history"), [test]).columns()
 
 

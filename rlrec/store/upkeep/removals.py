@@ -11,6 +11,7 @@ from rlrec.store.database import database_errors
 from rlrec.store.database.unit import Unit, slices, to_text
 from rlrec.store.log import reader, settings
 from rlrec.store.log.reader import Batch
+from rlrec.store.log.selected import numbers
 from rlrec.store.policies import policies
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def count_forgotten(unit: Unit) -> int:
 def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator[Batch]:
     """Some decisions of one policy (ascending), imported ones too: slots by decision and position, and all events."""
     for portion in slices(decision_ids, PORTION):
-        inside = [f"d.id IN ({reader.numbers(portion)})"]
+        inside = [f"d.id IN ({numbers(portion)})"]
         events = tuple(reader.EVENTS)
         yield reader.read_range(unit, policy_id, portion[0], portion[-1], tests=inside, events=events)
 

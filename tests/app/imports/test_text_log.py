@@ -19,6 +19,7 @@ from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.contexts.features import Sparse
 from rlrec.store import Unit
 from rlrec.store.log import reader
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 from tests.app import logs
 from tests.conftest import filled
@@ -49,7 +50,7 @@ def serve(db: str) -> None:
 
 def served(unit: Unit, split: int) -> tuple[Array, Array, Array]:
     """Of the decisions of a split: the number of each text, its arm, and whether it was clicked."""
-    selection = reader.Selection(policy_ids=[policies.by_name(unit, "log").id], splits=[split])
+    selection = Selection(policy_ids=[policies.by_name(unit, "log").id], splits=[split])
     (batch,) = reader.batches(unit, selection, columns=tuple(reader.COLUMNS))
     clicked = np.isin(batch.slots["decision_id"], batch.events["decision_id"])
     return batch.slots["decision_id"] - 1, batch.slots["arm_id"], clicked.astype(np.float64)

@@ -22,6 +22,7 @@ from rlrec.ope.checks import diagnostics
 from rlrec.policy.slates import slate
 from rlrec.store import Store
 from rlrec.store.log import reader
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 from tests.app import logs, trained
 from tests.conftest import ON_BOTH, runner
@@ -206,7 +207,7 @@ def test_without_marginals_both_sides_are_the_page_down_to_the_row(slates: Any) 
     change(slates, "UPDATE slot SET marginal = NULL")
     row = logs.estimate(slates, "uniform", "ips", interval="normal")
     with closing(logs.at(slates, 1e6)) as store, store.read() as unit:
-        (batch,) = reader.batches(unit, reader.Selection())
+        (batch,) = reader.batches(unit, Selection())
     shown = batch.slots["propensity"].reshape(-1, 3)
     weight = (1 / np.cumprod([6, 5, 4])) / np.cumprod(shown, axis=1)
     assert row["max_weight"] == pytest.approx(weight.max())

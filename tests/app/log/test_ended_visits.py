@@ -19,7 +19,7 @@ from rlrec.records import Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import reader
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from tests.app.shop import MINUTE, SECOND, START, ask, clock, stocked, tell, version
 from tests.conftest import ON_BOTH
 

@@ -15,7 +15,7 @@ from rlrec.app.evaluation.targets import targets
 from rlrec.app.log.splits import GATE
 from rlrec.app.training.ascent import agreement
 from rlrec.store import Store
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from tests.app import trained
 from tests.conftest import Run, filled, runner
 

@@ -19,7 +19,8 @@ from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader
-from rlrec.store.log.reader import Batch, Selection
+from rlrec.store.log.reader import Batch
+from rlrec.store.log.selected import Selection
 from tests.app.shop import ask, clock, stocked, tell
 from tests.app.workers import processes
 from tests.conftest import PATIENCE_S, filled

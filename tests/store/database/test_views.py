@@ -9,7 +9,7 @@ import numpy as np
 from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.store import Store
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from tests.app.shop import done
 from tests.conftest import Run
 

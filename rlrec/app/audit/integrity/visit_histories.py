@@ -16,7 +16,7 @@ from rlrec.policy.gradients.history import REMEMBERED
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 from rlrec.store.upkeep import audit
 

@@ -78,7 +78,7 @@ def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: R
     plain mean."""
     from rlrec.app.evaluation.passes import estimates
     from rlrec.app.evaluation.passes.request import EmptyLog, Request
-    from rlrec.store.log.reader import Selection
+    from rlrec.store.log.selected import Selection
 
     request = Request(targets=[policy], estimators="snips", level=level, cluster=by, reward=reward.name)
     try:

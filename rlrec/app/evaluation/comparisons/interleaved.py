@@ -124,7 +124,7 @@ def _credited(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tu
     from rlrec.app.log import reward_log
     from rlrec.arrays import run_starts
     from rlrec.store.log import reader
-    from rlrec.store.log.reader import Selection
+    from rlrec.store.log.selected import Selection
 
     selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
     for batch in reader.batches(unit, selection, columns=(*reward_log.MATURITY, "user_id")):

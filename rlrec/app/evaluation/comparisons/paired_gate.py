@@ -28,7 +28,7 @@ from rlrec.policy.beliefs.reward import slot_reward
 from rlrec.records import Event, Reward
 from rlrec.store import Unit
 from rlrec.store.log import events, selected
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 
 BY_VISIT, BY_IMPRESSION = "wdr", "dr"

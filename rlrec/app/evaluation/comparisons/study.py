@@ -13,7 +13,7 @@ from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import selected
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US, written

@@ -24,7 +24,8 @@ from rlrec.records import Reward, Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader, selected, sessions, settings
-from rlrec.store.log.reader import ABSENT, Batch, Selection
+from rlrec.store.log.reader import ABSENT, Batch
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, people
 from rlrec.store.policies.experiments import Experiment
 

@@ -28,7 +28,7 @@ from rlrec.ope.sums.base import Estimator
 from rlrec.ope.units.estimate import Estimate
 from rlrec.policy.contexts.fields import check_hash
 from rlrec.store import Unit
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 
 ONCE_A_SLOT, ONCE_A_SLATE = ("position", "arm"), ("step",)  # of the fields that rows are grouped by
 PAIRED = {"pi", "sn-pi"}  # asked for by name, they refuse what they cannot weigh

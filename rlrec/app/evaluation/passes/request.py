@@ -19,8 +19,7 @@ from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.log import selected, sessions
-from rlrec.store.log.reader import Selection
-from rlrec.store.log.selected import LogExtent
+from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.store.policies import arms
 
 

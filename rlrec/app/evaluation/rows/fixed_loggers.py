@@ -15,8 +15,7 @@ from rlrec.records import Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import selected
-from rlrec.store.log.reader import Selection
-from rlrec.store.log.selected import LogExtent
+from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.store.policies import policies
 
 

@@ -19,7 +19,7 @@ from rlrec.records import Head, Reward, Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import selected
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from rlrec.store.policies.beliefs import ArmWeights
 

@@ -10,7 +10,7 @@ from rlrec.app.evaluation.targets import targets
 from rlrec.app.policies import policy, versions
 from rlrec.ope.intervals.differences import Minus
 from rlrec.ope.units.paired import compare
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from tests.app import logs
 
 CONTEXTS = ({"hour": 1}, {"hour": 2})

@@ -15,6 +15,7 @@ from rlrec.ope.estimators.direct import Ridge
 from rlrec.policy.contexts import features
 from rlrec.store.database.unit import parse
 from rlrec.store.log import contents, reader
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from tests.app import logs
 from tests.conftest import ON_BOTH, Run
@@ -38,7 +39,7 @@ def log(db: str, pages: int = 300) -> None:
 def test_the_direct_method_is_the_mean_of_plain_regressions(db: str) -> None:
     log(db)
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
-        selection = reader.Selection(policy_ids=[policies.by_name(unit, "log").id])
+        selection = Selection(policy_ids=[policies.by_name(unit, "log").id])
         (batch,) = reader.batches(unit, selection, columns=tuple(reader.COLUMNS))
         bodies = contents.context_bodies(unit, set(batch.slots["context_id"].tolist()))
         x = features.sparse([parse(bodies[key], "a context") for key in batch.slots["context_id"].tolist()], COLUMNS)

@@ -23,7 +23,7 @@ from rlrec.app.evaluation.rows.log_rows import LoggedBatch
 from rlrec.app.log import partitions
 from rlrec.ope.units.estimate import Estimate
 from rlrec.store import Store, Unit
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 from tests.app import logs
 

@@ -20,6 +20,7 @@ from rlrec.errors import InputError
 from rlrec.ope.checks import diagnostics
 from rlrec.store import Store
 from rlrec.store.log import reader
+from rlrec.store.log.selected import Selection
 from tests.app import logs, trained
 from tests.app.evaluation.targets.test_state_probabilities import BIAS, LAST
 from tests.app.judging.test_evaluate import multiply
@@ -43,7 +44,7 @@ def fixed(db: str, tmp_path: Path, shares: Any = SHARES, *, size: int = 1, pages
 
 def visits(db: str, size: int = 1) -> Any:
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
-        (batch,) = reader.batches(unit, reader.Selection())
+        (batch,) = reader.batches(unit, Selection())
     arms = batch.slots["arm_id"] - batch.slots["arm_id"].min()
     clicked = set(zip(batch.events["decision_id"].tolist(), batch.events["position"].tolist(), strict=True))
     places = zip(batch.slots["decision_id"].tolist(), batch.slots["position"].tolist(), strict=True)

@@ -20,7 +20,7 @@ from rlrec.app.evaluation.rows.fixed_loggers import FixedLoggers, LoggerFacts
 from rlrec.app.log import partitions
 from rlrec.ope.units.sessions import SessionFold
 from rlrec.ope.units.strata import Stratum
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from tests.app import logs
 from tests.conftest import runner
 

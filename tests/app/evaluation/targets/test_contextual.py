@@ -20,7 +20,7 @@ from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.slates import slate, slate_draws
 from rlrec.store import Unit
 from rlrec.store.log import contents, reader
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 from tests.app import logs
 
@@ -73,7 +73,7 @@ def scores(unit: Unit, name: str, batch: reader.Batch) -> Any:
 
 def log_of(unit: Unit, name: str) -> reader.Batch:
     owner = policies.by_name(unit, name)
-    (batch,) = reader.batches(unit, reader.Selection(policy_ids=[owner.id]), columns=tuple(reader.COLUMNS))
+    (batch,) = reader.batches(unit, Selection(policy_ids=[owner.id]), columns=tuple(reader.COLUMNS))
     return batch
 
 

@@ -13,7 +13,7 @@ from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.policies import versions
 from rlrec.arrays import Array
 from rlrec.store.database.bulk import Columns
-from rlrec.store.log.reader import Selection
+from rlrec.store.log.selected import Selection
 from tests.app import logs
 from tests.conftest import Run
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rlrec.store.log import reader
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 from tests.app import learned, logs, trained
 from tests.conftest import ON_BOTH
@@ -27,7 +28,7 @@ def logged(db: str, *, size: int = 1, pages: int = 120) -> list[list[list[int]]]
     trained.version(db, "home", bias=BIAS, last=LAST)
     logs.serve(db, "log", pages=pages, rates=RATES, size=size, start=3.0)
     with closing(trained.stored(db)) as store, store.read() as unit:
-        (batch,) = reader.batches(unit, reader.Selection())
+        (batch,) = reader.batches(unit, Selection())
     shown = (batch.slots["arm_id"] - batch.slots["arm_id"].min()).reshape(-1, 2, size)
     return shown.tolist()
 
