@@ -55,8 +55,8 @@ def test_a_table_has_a_constraint_for_each_check(table: str, listed: Sequence[Lo
 
 
 def test_records_have_the_fields_in_order_of_the_columns() -> None:
-    assert [*decisions.DECISION] == names([field for field in DECISION if not field.is_stated])
-    assert [*decisions.SLOT] == names(SLOT)
+    assert [*decisions.DECISION_COLUMNS] == names([field for field in DECISION if not field.is_stated])
+    assert [*decisions.SLOT_COLUMNS] == names(SLOT)
     assert {*records.Event._fields} == {*names(EVENT)}
 
 

@@ -33,7 +33,7 @@ CEILING = 0.005  # of the names that a room binds
 UNREAD = {  # rooms whose names are still to be read
     "", "app", "app/audit", "app/distributions", "app/imports", "app/inputs", "app/learning",
     "app/log", "app/policies", "app/upkeep", "cli", "cli/commands", "cli/doors",
-    "cli/output", "cli/program", "cli/text", "store", "store/log", "store/upkeep",
+    "cli/output", "cli/program", "cli/text", "store", "store/upkeep",
 }  # fmt: skip
 SHARED = {"Request", "Result"}  # class names that every command may have
 UNCHECKED = {f"benchmarks/{name}.py" for name in ("__main__", "measure", "scale")}  # of tests/

@@ -122,7 +122,7 @@ def _write_new(unit: Unit, writer: _FileWriter, selection: Selection) -> int:
         low = ids[-1]
         wanted = np.array(ids)[~np.isin(ids, stored)].tolist()
         if wanted:
-            rows = log_tables.rows_of(unit, t.decision, "id", wanted)
+            rows = log_tables.find_rows(unit, t.decision, "id", wanted)
             writer.add("decisions", _folders(unit, rows), _decision_rows(unit, rows))
             new += wanted
         unit.progress("decisions", len(new), low / max(last, 1))
@@ -143,10 +143,10 @@ def _write_events(unit: Unit, writer: _FileWriter, decision_ids: Ids) -> None:
         keys = keys[keys[:, 1] > last[np.searchsorted(decision_ids, keys[:, 0])]]
         if len(keys):
             wanted, lacking = np.unique(keys[:, 0]).tolist(), set(map(tuple, keys.tolist()))
-            owners = log_tables.rows_of(unit, t.decision, "id", wanted)
+            owners = log_tables.find_rows(unit, t.decision, "id", wanted)
             folder_of = dict(zip(wanted, _folders(unit, owners), strict=True))
             rows = [
-                row for row in log_tables.rows_of(unit, t.event, "decision_id", wanted) if (row[0], row[1]) in lacking
+                row for row in log_tables.find_rows(unit, t.event, "decision_id", wanted) if (row[0], row[1]) in lacking
             ]
             writer.add("events", [folder_of[row[0]] for row in rows], rows)
 
@@ -172,7 +172,7 @@ def _write_visits(unit: Unit, writer: _FileWriter) -> None:
 
 def _folders(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[str]:
     """The folder of each decision, by its rows."""
-    columns = log_tables.names(t.decision)
+    columns = log_tables.column_names(t.decision)
     session, at = columns.index("session_id"), columns.index("at")
     digests = log_tables.person_digests(unit, {row[session] for row in rows})
     return [_folder(row[at], *digests[row[session]]) for row in rows]
@@ -185,11 +185,11 @@ def _folder(at: int, user_digest: int | None, session_digest: int | None) -> str
 
 def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """The rows of decisions with those of their slots and of whatever else belongs to them, as of `schemas`."""
-    columns = log_tables.names(t.decision)
+    columns = log_tables.column_names(t.decision)
     index = {name: columns.index(name) for name in columns}
     ids = [row[0] for row in rows]
     children = [_children(unit, table, ids) for table in log_tables.CHILDREN]
-    features = {row[0]: row[1] for row in log_tables.rows_of(unit, t.decision_features, "decision_id", ids)}
+    features = {row[0]: row[1] for row in log_tables.find_rows(unit, t.decision_features, "decision_id", ids)}
     bodies = contents.context_bodies(unit, {*(row[index["context_id"]] for row in rows), *features.values()})
     sets = contents.eligible_arms(unit, {row[index["eligible_id"]] for row in rows})
     keys = {arm.id: arm.key for arm in arms.all_arms(unit)}
@@ -210,9 +210,9 @@ def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]
 
 def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tuple[Any, ...]]]:
     """The rows of a table of each decision, without its id."""
-    position = log_tables.names(table).index("decision_id")
+    position = log_tables.column_names(table).index("decision_id")
     of_decision: dict[int, list[tuple[Any, ...]]] = {}
-    for row in log_tables.rows_of(unit, table, "decision_id", ids):
+    for row in log_tables.find_rows(unit, table, "decision_id", ids):
         of_decision.setdefault(row[position], []).append((*row[:position], *row[position + 1 :]))
     return of_decision
 

@@ -110,9 +110,9 @@ class FolderLog(LogFolder):
         every = (at for at in self._sum(lambda bucket: bucket.oldest_running(**times)) if at is not None)
         return min(every, default=None)
 
-    def largest(self, kinds: Collection[str], *, of_slots: bool) -> dict[str, float]:
+    def largest(self, kinds: Collection[str], *, slots_only: bool) -> dict[str, float]:
         largest: dict[str, float] = {}
         for bucket in self.split(partitions.BUCKETS):
-            for kind, value in bucket.largest(kinds, of_slots=of_slots).items():
+            for kind, value in bucket.largest(kinds, slots_only=slots_only).items():
                 largest[kind] = max(value, largest.get(kind, 0.0))
         return largest

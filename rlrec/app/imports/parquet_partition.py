@@ -134,10 +134,10 @@ class FolderPartition(LogFolder):
         columns = {name: joined([each[name] for each in pieces], kinds.get(name, np.int64)) for name in EVENTS}
         return take(columns, np.lexsort((columns["number"], columns["decision_id"])))
 
-    def largest(self, kinds: Collection[str], *, of_slots: bool) -> dict[str, float]:
+    def largest(self, kinds: Collection[str], *, slots_only: bool) -> dict[str, float]:
         events, largest = self._events, {}
         for kind in kinds:
-            rows = (events["kind"] == kind) & ((events["position"] > 0) | (not of_slots))
+            rows = (events["kind"] == kind) & ((events["position"] > 0) | (not slots_only))
             if rows.any():
                 largest[kind] = float(np.abs(events["value"][rows]).max())
         return largest

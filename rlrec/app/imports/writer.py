@@ -91,7 +91,7 @@ class PreparedRows(NamedTuple):
         return cls(
             rows=rows, sessions=keys, digests=contents.key_digests(keys), splits=split, user=user,
             users=dict(zip(users, contents.key_digests(users), strict=True)), session=session,
-            contexts=contents.named(set(rows.context)), order=order,
+            contexts=contents.by_digest(set(rows.context)), order=order,
         )  # fmt: skip
 
 
@@ -284,7 +284,7 @@ class GroupWriter:
         """Ids of contexts, by their digests; those of the groups before are remembered."""
         earlier = self.state.contexts if len(self.state.contexts) <= CONTEXTS else {}
         new = {digest: body for digest, body in named.items() if body not in earlier} if earlier else named
-        ids = {**earlier, **contents.named_contexts(self.unit, new)}
+        ids = {**earlier, **contents.digested_contexts(self.unit, new)}
         self.state = replace(self.state, contexts=ids)
         return ids
 

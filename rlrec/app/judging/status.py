@@ -68,14 +68,14 @@ def status(store: Store) -> Status:
     with store.read() as unit:
         stored_policies = policies.all_policies(unit)
         live = StoredRows("policy", policies.live(unit, {policy.name for policy in stored_policies}).items())
-        logs = activity.of_policies(unit)
+        logs = activity.policy_logs(unit)
         sizes = activity.sizes(unit)
         settling = policies.settling(unit)
         window_us = max((policy.version.reward.window_us for policy in live.values()), default=0)
         doctor = _run(activity.last_run(unit, "doctor"))
         findings, day = Findings(), unit.now - DAY_US
-        served = {policy.id: activity.served_since(unit, policy.id, day) for policy in stored_policies}
-        routed = activity.routed_since(unit, day)
+        served = {policy.id: activity.count_served_since(unit, policy.id, day) for policy in stored_policies}
+        routed = activity.route_counts_since(unit, day)
         if store.now is None:
             clock.check(unit, findings=findings)
         live_versions.check(unit, findings=findings)
@@ -102,7 +102,7 @@ def status(store: Store) -> Status:
             "experiments": [_experiment(unit, row) for row in running],
             "waiting": {
                 "immature": sum(
-                    activity.served_since(unit, version.policy.id, unit.now - version.reward.window_us)
+                    activity.count_served_since(unit, version.policy.id, unit.now - version.reward.window_us)
                     for version, _ in live.values()
                 ),
                 "unsettled": sum(
@@ -123,8 +123,8 @@ def _policies(
     logs: dict[int, PolicyLog],
     served: dict[int, int],
 ) -> list[PolicyStatus]:
-    times = activity.times(unit, [log.newest for log in logs.values()])
-    since, numbers = activity.live_since(unit), policies.version_numbers(unit)
+    times = activity.decision_times(unit, [log.newest for log in logs.values()])
+    since, numbers = activity.live_times(unit), policies.version_numbers(unit)
     return [
         {
             "policy": policy.name, "kind": policy.kind, "live": live[policy.name].version.number,
@@ -150,7 +150,7 @@ def _route(change: RouteChange, live: dict[str, LivePolicy], served: int) -> Rou
 def _experiment(unit: Unit, experiment: Experiment) -> ExperimentStatus:
     return {
         "experiment": experiment.name, "unit": experiment.unit,
-        "units": activity.units_of_experiment(unit, experiment.id),
+        "units": activity.count_experiment_units(unit, experiment.id),
         "variants": [variant.label for variant in experiment.variants], "created_at": written(experiment.created_at),
     }  # fmt: skip
 
@@ -158,8 +158,8 @@ def _experiment(unit: Unit, experiment: Experiment) -> ExperimentStatus:
 def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
     """A warning where slots whose window is over have not entered a belief."""
     first, before = (version.entered_to or 0) + 1, unit.now - version.reward.window_us
-    if ids := decisions.overdue(unit, version.policy.id, first=first, before=before, slots=1):
-        since = written(activity.times(unit, ids)[ids[0]])
+    if ids := decisions.find_overdue(unit, version.policy.id, first=first, drawn_before=before, slots=1):
+        since = written(activity.decision_times(unit, ids)[ids[0]])
         detail = f"version {version.number}: slots since {since} wait to enter the belief; run `rlrec settle`"
         findings.warning(WAITING, f"policy {version.policy.name}", detail)
 

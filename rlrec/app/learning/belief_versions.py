@@ -59,7 +59,7 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
         return slot_statistics.stored_sums(unit, version, ordinal=version.ordinal), last
     now = policies.ordinal(unit, policy)
     fold = BeliefFold(unit, version, ordinal=now)
-    newest_mature = decisions.newest_before(unit, policy, before=unit.now - version.reward.window_us)
+    newest_mature = decisions.newest_before(unit, policy, drawn_before=unit.now - version.reward.window_us)
     if version.entered_to is None:
         sign, first = -1.0, newest_mature + 1
     else:

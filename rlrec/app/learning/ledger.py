@@ -279,9 +279,9 @@ class Ledger:
     def overdue(self, version: Version, limit: int) -> list[int]:
         """Decisions whose slots, at most `limit`, are to enter a belief now, oldest first."""
         assert version.entered_to is not None
-        return decisions.overdue(
+        return decisions.find_overdue(
             self.unit, version.policy.id, first=version.entered_to + 1,
-            before=self.unit.now - version.reward.window_us, slots=limit,
+            drawn_before=self.unit.now - version.reward.window_us, slots=limit,
         )  # fmt: skip
 
     def mark_entered(self, version: Version, decision_id: int) -> None:

@@ -207,7 +207,7 @@ def audience(store: Store, reference: str) -> Audience:
         return {
             "counting": _counting(unit, version), "live": live,
             "routes": [change.route for change in changes if (change.policy_id, change.version_id) in served_by],
-            "decisions_24h": activity.served_since(unit, version.policy.id, unit.now - DAY_US) if live else 0,
+            "decisions_24h": activity.count_served_since(unit, version.policy.id, unit.now - DAY_US) if live else 0,
         }  # fmt: skip
 
 

@@ -140,7 +140,7 @@ def _begin(unit: Unit, plan: _Plan) -> int:
         if version.learning and same and not is_complete(version):
             return version.id
     number, fade = versions[-1].number + 1, Forgetting.parse(policy.params).discount ** head.ordinal
-    ripe = decisions.newest_before(unit, policy.id, before=unit.now - draft.reward.window_us)
+    ripe = decisions.newest_before(unit, policy.id, drawn_before=unit.now - draft.reward.window_us)
     version_id = belief_versions.copy(
         unit, draft, policy_id=policy.id, number=number, status="learning", seq=head.seq, ordinal=head.ordinal,
         sums={key: fade * numbers for key, numbers in plan.initial.sums.items()}, entered_to=0,
@@ -166,11 +166,11 @@ def _portion(unit: Unit, policy_id: int, version_id: int) -> bool:
     prompt = version.reward.learn == "served"
     before = unit.now + 1 if prompt else unit.now - version.reward.window_us
     first = version.entered_to + 1
-    ids = decisions.overdue(unit, policy_id, first=first, before=before, slots=PORTION)
+    ids = decisions.find_overdue(unit, policy_id, first=first, drawn_before=before, slots=PORTION)
     if ids:
         add_settled(unit, ledger, version, last=ids[-1])
         first = ids[-1] + 1
-    more = decisions.overdue(unit, policy_id, first=first, before=before, slots=1)
+    more = decisions.find_overdue(unit, policy_id, first=first, drawn_before=before, slots=1)
     if prompt and not more:
         policies.enter(unit, version_id, entered_to=None)
     ledger.close()

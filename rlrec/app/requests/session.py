@@ -77,7 +77,7 @@ def show(store: Store, request: Request) -> Result:
         visits = sessions.all_visits(unit, session.id)
         visit = _find_visit(visits, request)
         reward = None if request.reward is None else lookup.reward(unit, request.reward)
-        ids = decisions.of_visit(unit, session.id, visit.number)
+        ids = decisions.visit_ids(unit, session.id, visit.number)
         shown = records(unit, decisions.find(unit, ids), reward)
         fields = Step.__annotations__
         steps = [cast(Step, {name: shown[key][name] for name in fields if name in shown[key]}) for key in ids]

@@ -40,7 +40,7 @@ class DrawnCandidates(NamedTuple):
 
 class DrawnSlate:
     """A slate as it is stored and answered; slates of one arm are shared by all who were shown it.
-    slots: rows of decisions.SLOT behind the decision's id; recent: the arms as a session state remembers them;
+    slots: rows of decisions.SLOT_COLUMNS behind the decision's id; recent: the arms as a session state remembers them;
     candidates: that it was ranked from, None where there is one stage; candidate_fields: the same for the answer;
     teams: who picked each slot, None where no two rankers did."""
 

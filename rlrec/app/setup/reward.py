@@ -85,7 +85,7 @@ def _derive_returns(unit: Unit) -> int:
     """Record the events `return` of visits that began when no reward weighed them: how many there are."""
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # nobody serves meanwhile
     returns.derive_last(unit)
-    missing = returns.missing(unit)
+    missing = returns.missing_returns(unit)
     lines = (Line(decision_id=visit.decision_id, events={RETURN: 1.0}, at=visit.at) for visit in missing)
     while group := list(islice(lines, GROUP)):
         FeedbackTransaction(unit, ledger, group, set(), returns=True).store()

@@ -33,40 +33,40 @@ class PolicyLog(NamedTuple):
     newest: int
 
 
-def of_policies(unit: Unit) -> dict[int, PolicyLog]:
+def policy_logs(unit: Unit) -> dict[int, PolicyLog]:
     """The log of each policy that has one, by its id."""
     rows = unit.records(PolicyLog, "SELECT policy_id, count(*), max(id) FROM decision GROUP BY policy_id")
     return {row.policy_id: row for row in rows}
 
 
-def times(unit: Unit, decision_ids: Sequence[int]) -> dict[int, int]:
+def decision_times(unit: Unit, decision_ids: Sequence[int]) -> dict[int, int]:
     """The time of each of these decisions."""
     return StoredRows("decision", unit.ask("SELECT id, at FROM decision WHERE id IN (?*)", decision_ids))
 
 
-def first_since(unit: Unit, at: int) -> int | None:
+def first_id_since(unit: Unit, at: int) -> int | None:
     """An id that no decision has fallen below that was served since a time; None where none was served."""
-    served = "imported = 0 AND at >= ? ORDER BY at, id LIMIT 1"
-    first: int | None = unit.ask_value(f"SELECT id FROM decision WHERE {served}", at - SLACK_US)
+    condition = "imported = 0 AND at >= ? ORDER BY at, id LIMIT 1"
+    first: int | None = unit.ask_value(f"SELECT id FROM decision WHERE {condition}", at - SLACK_US)
     return first
 
 
-def served_since(unit: Unit, policy_id: int, at: int) -> int:
+def count_served_since(unit: Unit, policy_id: int, at: int) -> int:
     """How many decisions a policy served since a time. Its ids are in order of time, so that only the first is read."""
-    if (first := first_since(unit, at)) is None:
+    if (first := first_id_since(unit, at)) is None:
         return 0
-    chosen = "policy_id = ? AND id >= ? AND imported = 0 AND at >= ? ORDER BY id LIMIT 1"
-    begin = unit.ask_value(f"SELECT id FROM decision WHERE {chosen}", policy_id, first, at)
-    counted = "SELECT count(*) FROM decision WHERE policy_id = ? AND id >= ?"
-    return 0 if begin is None else int(unit.ask_value(counted, policy_id, begin))
+    condition = "policy_id = ? AND id >= ? AND imported = 0 AND at >= ? ORDER BY id LIMIT 1"
+    begin = unit.ask_value(f"SELECT id FROM decision WHERE {condition}", policy_id, first, at)
+    query = "SELECT count(*) FROM decision WHERE policy_id = ? AND id >= ?"
+    return 0 if begin is None else int(unit.ask_value(query, policy_id, begin))
 
 
-def routed_since(unit: Unit, at: int) -> dict[int, int]:
+def route_counts_since(unit: Unit, at: int) -> dict[int, int]:
     """How many decisions were asked for by each route since a time."""
-    if (first := first_since(unit, at)) is None:
+    if (first := first_id_since(unit, at)) is None:
         return {}
-    counted = "SELECT route_id, count(*) FROM route_decision WHERE decision_id >= ? GROUP BY route_id"
-    return dict(unit.ask(counted, first))
+    query = "SELECT route_id, count(*) FROM route_decision WHERE decision_id >= ? GROUP BY route_id"
+    return dict(unit.ask(query, first))
 
 
 def events_by_hour(unit: Unit, *, hours: int, window_us: int) -> list[int]:
@@ -74,20 +74,20 @@ def events_by_hour(unit: Unit, *, hours: int, window_us: int) -> list[int]:
     more than the window are not counted, so that only the newest rows are read."""
     since = unit.now - hours * HOUR_US
     counts = [0] * hours
-    if (first := first_since(unit, since - window_us)) is not None:
+    if (first := first_id_since(unit, since - window_us)) is not None:
         hour = f"(? - at) / {HOUR_US}"
-        chosen = f"SELECT {hour}, count(*) FROM event WHERE decision_id >= ? AND at > ? GROUP BY 1"
-        for ago, count in unit.ask(chosen, unit.now, first, since):
+        query = f"SELECT {hour}, count(*) FROM event WHERE decision_id >= ? AND at > ? GROUP BY 1"
+        for ago, count in unit.ask(query, unit.now, first, since):
             counts[-1 - max(0, int(ago))] += count
     return counts
 
 
-def units_of_experiment(unit: Unit, experiment_id: int) -> int:
+def count_experiment_units(unit: Unit, experiment_id: int) -> int:
     """How many units an experiment has assigned."""
     return int(unit.ask_value("SELECT count(*) FROM assignment WHERE experiment_id = ?", experiment_id))
 
 
-def live_since(unit: Unit) -> dict[int, int]:
+def live_times(unit: Unit) -> dict[int, int]:
     """When the live version of each policy became live, by the policy's id; without those that were never changed."""
     rows = unit.ask("SELECT policy_id, max(at), coalesce(max(rolled_back_at), 0) FROM promotion GROUP BY policy_id")
     return {policy_id: max(promoted, rolled_back) for policy_id, promoted, rolled_back in rows}
@@ -103,7 +103,7 @@ class Run(NamedTuple):
 
 def last_run(unit: Unit, command: str) -> Run | None:
     """The newest run of a command; None where there is none."""
-    chosen = "SELECT at, options, result FROM run WHERE command = ? ORDER BY id DESC LIMIT 1"
-    row = unit.ask_row(chosen, command)
-    where = f"last run of {command}"
-    return None if row is None else Run(row[0], parse(row[1], where), parse(row[2] or "{}", where))
+    query = "SELECT at, options, result FROM run WHERE command = ? ORDER BY id DESC LIMIT 1"
+    row = unit.ask_row(query, command)
+    owner = f"last run of {command}"
+    return None if row is None else Run(row[0], parse(row[1], owner), parse(row[2] or "{}", owner))

@@ -38,9 +38,9 @@ def find_lists(unit: Unit, decision_ids: Collection[int]) -> dict[int, Candidate
 def read_list(
     decision_id: int, catalogue_id: int | None, arms: str, propensities: str, log_propensity: float
 ) -> CandidateList:
-    """The list of a row."""
-    of = f"of the candidates of decision {decision_id}"
-    both = parse(arms, f"arms {of}", list), parse(propensities, f"propensities {of}", list)
-    if len(both[0]) != len(both[1]):
-        raise damaged(f"decision {decision_id} has {len(both[0])} candidates with {len(both[1])} propensities")
-    return CandidateList(decision_id, catalogue_id, *both, log_propensity)
+    """The list of candidates that a row stores."""
+    owner = f"of the candidates of decision {decision_id}"
+    ids, values = parse(arms, f"arms {owner}", list), parse(propensities, f"propensities {owner}", list)
+    if len(ids) != len(values):
+        raise damaged(f"decision {decision_id} has {len(ids)} candidates with {len(values)} propensities")
+    return CandidateList(decision_id, catalogue_id, ids, values, log_propensity)

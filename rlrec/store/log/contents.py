@@ -21,25 +21,25 @@ def key_digest(key: str) -> int:
 
 
 def key_digests(keys: Sequence[str]) -> list[int]:
-    """`key_digest` of each."""
+    """The `key_digest` of each key."""
     import numpy as np
 
     digests = b"".join([blake2b(key.encode(), digest_size=8).digest() for key in keys])
     return np.frombuffer(digests, "<i8").tolist()
 
 
-def named(texts: Collection[str]) -> dict[bytes, str]:
+def by_digest(texts: Collection[str]) -> dict[bytes, str]:
     """Texts by their digests, in order of these."""
     return dict(sorted(zip(map(digest, texts), texts, strict=True)))
 
 
 def contexts(unit: Unit, bodies: Collection[str]) -> dict[str, int]:
     """The id of each context, stored if it is new."""
-    return named_contexts(unit, named(set(bodies)))
+    return digested_contexts(unit, by_digest(set(bodies)))
 
 
-def named_contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
-    """`contexts` of what has its digests, in order of these."""
+def digested_contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
+    """The id of each context, stored if it is new. bodies: by their digests, in order of these."""
     ids = loading.ids(unit, "context", "digest", bodies)
     new = {digest: body for digest, body in bodies.items() if digest not in ids} if ids else bodies
     ids |= loading.add_new(unit, "context", {"digest": list(new), "body": list(new.values())})
@@ -61,13 +61,12 @@ def find(
     unit: Unit, bodies: Collection[str], sets: Collection[tuple[int, ...]]
 ) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
     """The ids of those of these contexts and eligible sets that are stored."""
-    of_contexts = named(bodies)
+    contexts = by_digest(bodies)
     texts = {digest(to_text(list(arms))): arms for arms in sets}
-    context_ids = loading.ids(unit, "context", "digest", of_contexts)
+    context_ids = loading.ids(unit, "context", "digest", contexts)
     set_ids = loading.ids(unit, "eligible_set", "digest", texts)
-    return {of_contexts[key]: number for key, number in context_ids.items()}, {
-        texts[key]: set_ids[key] for key in set_ids
-    }
+    ids_of_contexts = {contexts[key]: number for key, number in context_ids.items()}
+    return ids_of_contexts, {texts[key]: number for key, number in set_ids.items()}
 
 
 @of_log

@@ -9,14 +9,14 @@ from rlrec.records import Decision, Slot
 from rlrec.store.database import database_errors
 from rlrec.store.database.unit import Row, StoredRows, Unit
 
-DECISION = Decision._fields[:-1]
-LIVE_COLUMNS = tuple(name for name in DECISION if name not in ("run_id", "source"))
-SLOT = ("decision_id", *Slot._fields)
+DECISION_COLUMNS = Decision._fields[:-1]
+LIVE_COLUMNS = tuple(name for name in DECISION_COLUMNS if name not in ("run_id", "source"))
+SLOT_COLUMNS = ("decision_id", *Slot._fields)
 LAST_ID = 2**40 - 1  # the packed slots of a visit have 40 bits for a decision
 
 
 class SlotPropensity(NamedTuple):
-    """`propensity` is conditional on the slots above."""
+    """The probabilities of a slot; `propensity` is conditional on the slots above."""
 
     decision_id: int
     position: int
@@ -59,17 +59,17 @@ def peek(unit: Unit) -> int:
 
 
 def add(unit: Unit, decisions: Iterable[Row], slots: Iterable[Row]) -> None:
-    """Store decisions drawn here, rows of LIVE_COLUMNS, and their slots, rows of SLOT."""
+    """Store decisions drawn here, rows of LIVE_COLUMNS, and their slots, rows of SLOT_COLUMNS."""
     unit.insert("decision", LIVE_COLUMNS, decisions)
-    unit.insert("slot", SLOT, slots)
+    unit.insert("slot", SLOT_COLUMNS, slots)
 
 
 def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
     """Decisions with their slots in order of position; unknown ids are left out."""
-    heads = unit.ask(f"SELECT {', '.join(DECISION)} FROM decision WHERE id IN (?*)", ids)
-    chosen = f"SELECT {', '.join(SLOT)} FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
+    heads = unit.ask(f"SELECT {', '.join(DECISION_COLUMNS)} FROM decision WHERE id IN (?*)", ids)
+    query = f"SELECT {', '.join(SLOT_COLUMNS)} FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
     slots: dict[int, list[Slot]] = {}
-    for decision_id, *values, censored, rounded in unit.ask(chosen, ids):
+    for decision_id, *values, censored, rounded in unit.ask(query, ids):
         slots.setdefault(decision_id, []).append(Slot._make((*values, bool(censored), bool(rounded))))
     return StoredRows("decision", [(row[0], Decision._make((*row, tuple(slots.get(row[0], ()))))) for row in heads])
 
@@ -84,10 +84,10 @@ def policy_ids(unit: Unit, ids: Collection[int]) -> dict[int, int]:
     return dict(unit.ask("SELECT id, policy_id FROM decision WHERE id IN (?*)", ids))
 
 
-def of_visit(unit: Unit, session_id: int, visit: int) -> list[int]:
+def visit_ids(unit: Unit, session_id: int, visit: int) -> list[int]:
     """Ids of the decisions of one visit, in order of step."""
-    chosen = "SELECT id FROM decision WHERE session_id = ? AND visit = ? ORDER BY step"
-    return [row[0] for row in unit.ask(chosen, session_id, visit)]
+    query = "SELECT id FROM decision WHERE session_id = ? AND visit = ? ORDER BY step"
+    return [row[0] for row in unit.ask(query, session_id, visit)]
 
 
 class ShownSlot(NamedTuple):
@@ -100,20 +100,20 @@ class ShownSlot(NamedTuple):
 
 def slots_of_open_visits(unit: Unit, session_ids: Collection[int]) -> list[ShownSlot]:
     """Every slot of the open visits of these sessions that have no stored history, in order."""
-    joined = (
+    tables = (
         "visit v JOIN decision d ON d.session_id = v.session_id AND d.visit = v.number"
         " JOIN slot s ON s.decision_id = d.id"
     )
     return unit.records(
         ShownSlot,
-        f"SELECT v.session_id, d.id, d.step, s.position, s.arm_id FROM {joined} WHERE v.session_id IN (?*)"
+        f"SELECT v.session_id, d.id, d.step, s.position, s.arm_id FROM {tables} WHERE v.session_id IN (?*)"
         " AND v.ended_at IS NULL AND v.history IS NULL ORDER BY v.session_id, d.step, s.position",
         session_ids,
     )
 
 
 class StoredRequest(NamedTuple):
-    """digest: of the request's content, None where the decision was imported."""
+    """A request id that was answered. digest: of the request's content, None where the decision was imported."""
 
     digest: bytes | None
     decision_id: int
@@ -137,55 +137,55 @@ def newest_requests(unit: Unit, policy_id: int | None, *, limit: int) -> list[Dr
     """Requests of the newest decisions drawn from a policy; policy_id None: of the newest decisions of the log."""
     if policy_id is None:
         return unit.select(DrawnRequest, "decision ORDER BY id DESC LIMIT ?", limit)
-    chosen = "decision WHERE policy_id = ? AND imported = 0 ORDER BY id DESC LIMIT ?"
-    return unit.select(DrawnRequest, chosen, policy_id, limit)
+    source = "decision WHERE policy_id = ? AND imported = 0 ORDER BY id DESC LIMIT ?"
+    return unit.select(DrawnRequest, source, policy_id, limit)
 
 
-def overdue(unit: Unit, policy_id: int, *, first: int, before: int, slots: int) -> list[int]:
+def find_overdue(unit: Unit, policy_id: int, *, first: int, drawn_before: int, slots: int) -> list[int]:
     """Ids of the decisions drawn from a policy, from id `first` on, that were drawn before a time, oldest first: with
     at most `slots` slots together, but at least one decision.
     Within a policy ids are in order of time: where the first one is young, no other is read."""
-    chosen = "SELECT id, at, size FROM decision WHERE policy_id = ? AND id >= ? AND imported = 0 ORDER BY id LIMIT ?"
-    eldest = unit.ask_row(chosen, policy_id, first, 1)
+    query = "SELECT id, at, size FROM decision WHERE policy_id = ? AND id >= ? AND imported = 0 ORDER BY id LIMIT ?"
+    eldest = unit.ask_row(query, policy_id, first, 1)
     ids: list[int] = []
-    if eldest is None or eldest[1] >= before:
+    if eldest is None or eldest[1] >= drawn_before:
         return ids
-    room = slots
-    for key, at, size in unit.ask(chosen, policy_id, first, slots):
-        if at >= before or (ids and size > room):
+    budget = slots
+    for key, at, size in unit.ask(query, policy_id, first, slots):
+        if at >= drawn_before or (ids and size > budget):
             break
         ids.append(key)
-        room -= size
+        budget -= size
     return ids
 
 
-def newest_before(unit: Unit, policy_id: int, *, before: int) -> int:
+def newest_before(unit: Unit, policy_id: int, *, drawn_before: int) -> int:
     """Id of the newest decision drawn from a policy before a time; 0 where there is none.
     Within a policy ids are in order of time, so that few newer ones are read."""
-    chosen = "policy_id = ? AND imported = 0 AND at < ? ORDER BY id DESC LIMIT 1"
-    return int(unit.ask_value(f"SELECT id FROM decision WHERE {chosen}", policy_id, before) or 0)
+    condition = "policy_id = ? AND imported = 0 AND at < ? ORDER BY id DESC LIMIT 1"
+    return int(unit.ask_value(f"SELECT id FROM decision WHERE {condition}", policy_id, drawn_before) or 0)
 
 
 def nth_newest(unit: Unit, policy_id: int, n: int) -> int:
     """Id of a policy's n-th newest decision; 0 where it has fewer."""
-    chosen = "policy_id = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
-    return int(unit.ask_value(f"SELECT id FROM decision WHERE {chosen}", policy_id, n - 1) or 0)
+    condition = "policy_id = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
+    return int(unit.ask_value(f"SELECT id FROM decision WHERE {condition}", policy_id, n - 1) or 0)
 
 
 def count_slots_after(unit: Unit, policy_id: int, last: int) -> int:
     """The number of slots of the decisions drawn from a policy after the one of id `last`."""
-    joined = "slot JOIN decision ON decision.id = slot.decision_id"
-    counted = f"SELECT count(*) FROM {joined} WHERE policy_id = ? AND decision.id > ? AND imported = 0"
-    return int(unit.ask_value(counted, policy_id, last))
+    tables = "slot JOIN decision ON decision.id = slot.decision_id"
+    query = f"SELECT count(*) FROM {tables} WHERE policy_id = ? AND decision.id > ? AND imported = 0"
+    return int(unit.ask_value(query, policy_id, last))
 
 
 def slot_counts(unit: Unit, *, policy_id: int, version_id: int | None = None) -> dict[int, int]:
     """The number of slots that each arm got from a policy, or from one version of it."""
-    joined = "slot JOIN decision ON decision.id = slot.decision_id"
-    counted = f"SELECT arm_id, count(*) FROM {joined} WHERE policy_id = ?"
+    tables = "slot JOIN decision ON decision.id = slot.decision_id"
+    query = f"SELECT arm_id, count(*) FROM {tables} WHERE policy_id = ?"
     if version_id is None:
-        return dict(unit.ask(f"{counted} GROUP BY arm_id", policy_id))
-    return dict(unit.ask(f"{counted} AND version_id = ? GROUP BY arm_id", policy_id, version_id))
+        return dict(unit.ask(f"{query} GROUP BY arm_id", policy_id))
+    return dict(unit.ask(f"{query} AND version_id = ? GROUP BY arm_id", policy_id, version_id))
 
 
 def pending_slot_counts(
@@ -193,16 +193,16 @@ def pending_slot_counts(
 ) -> dict[int, int]:
     """The number of slots of each arm, of those in `slot_counts`, whose rewards are not complete: of decisions since a
     time, or behind the last one that entered the belief (None: all do at once)."""
-    behind = "" if entered_to is None else f" OR decision.id > {entered_to}"
-    tests = ["policy_id = ?", "imported = 0", f"(decision.at >= {since}{behind})"]
+    not_entered = "" if entered_to is None else f" OR decision.id > {entered_to}"
+    tests = ["policy_id = ?", "imported = 0", f"(decision.at >= {since}{not_entered})"]
     if version_id is not None:
         tests.append(f"version_id = {version_id}")
-    joined = f"slot JOIN decision ON decision.id = slot.decision_id WHERE {' AND '.join(tests)}"
-    return dict(unit.ask(f"SELECT arm_id, count(*) FROM {joined} GROUP BY arm_id", policy_id))
+    tables = f"slot JOIN decision ON decision.id = slot.decision_id WHERE {' AND '.join(tests)}"
+    return dict(unit.ask(f"SELECT arm_id, count(*) FROM {tables} GROUP BY arm_id", policy_id))
 
 
 def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> None:
-    """Mark slots (decision_id, position)."""
+    """Mark slots (decision_id, position) as censored, or as not censored."""
     if rows := list(slots):
         unit.tell_each(f"UPDATE slot SET censored = {int(censored)} WHERE decision_id = ? AND position = ?", rows)
 
@@ -210,46 +210,45 @@ def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> N
 # -- decisions that lie ahead of the database's clock, and how they are put back --
 
 
-class Ahead(NamedTuple):
+class DecisionsAhead(NamedTuple):
     """Decisions that were not imported and lie ahead of `clock`: how many, the first and the last of their times.
-    before: the newest time of the others; None where there is none."""
+    last_before: the newest time of the others; None where there is none."""
 
     clock: int
     decisions: int
     first: int
     newest: int
-    before: int | None
+    last_before: int | None
 
     @property
-    def by(self) -> int:
+    def distance_us(self) -> int:
         """How far the newest lies ahead, in microseconds."""
         return self.newest - self.clock
 
 
-def ahead(unit: Unit) -> Ahead:
+def find_ahead(unit: Unit) -> DecisionsAhead:
     """Decisions ahead of the database's clock; without any, the times are those of the clock."""
     clock = unit.clock()
     log = "FROM decision WHERE imported = 0 AND at"
     count, first, newest = unit.ask(f"SELECT count(*), min(at), max(at) {log} > ?", clock)[0]
-    before = unit.ask_value(f"SELECT max(at) {log} <= ?", clock)
-    return Ahead(clock, count, first or clock, newest or clock, before)
+    last_before = unit.ask_value(f"SELECT max(at) {log} <= ?", clock)
+    return DecisionsAhead(clock, count, first or clock, newest or clock, last_before)
 
 
-def put_back(unit: Unit, block: Ahead) -> int:
+def put_back(unit: Unit, block: DecisionsAhead) -> int:
     """Move decisions ahead of the clock, their events and their visits by one distance, so that the newest is of now.
     Between a decision and its events, and between decisions, all distances stay, so that rewards stay too. Rows of
     other tables that lie ahead of the clock go along, and none ends ahead of it, or before the first of the decisions:
     how many times of these were moved."""
     from rlrec.store.database.tables import time_columns  # which a single decision does without
 
-    by, clock = block.by, block.clock
+    distance, clock = block.distance_us, block.clock
     ids = "SELECT id FROM decision WHERE imported = 0 AND at > ?"
-    unit.tell(
-        f"UPDATE event SET at = at - ?, received_at = received_at - ? WHERE decision_id IN ({ids})", by, by, clock
-    )
-    unit.tell("UPDATE decision SET at = at - ? WHERE imported = 0 AND at > ?", by, clock)
+    events = f"UPDATE event SET at = at - ?, received_at = received_at - ? WHERE decision_id IN ({ids})"
+    unit.tell(events, distance, distance, clock)
+    unit.tell("UPDATE decision SET at = at - ? WHERE imported = 0 AND at > ?", distance, clock)
     least, greatest = ("least", "greatest") if unit.postgres else ("min", "max")
-    others = [column for column in time_columns() if column.table.name not in ("decision", "event")]
+    columns = [column for column in time_columns() if column.table.name not in ("decision", "event")]
     moved = f"{least}({greatest}({{0}}, ?) - ?, ?) WHERE {{0}} > ?"
-    changes = (f'UPDATE "{column.table.name}" SET {column.name} = {moved.format(column.name)}' for column in others)
-    return sum(unit.tell(change, block.first, by, clock, clock) for change in changes)
+    changes = (f'UPDATE "{column.table.name}" SET {column.name} = {moved.format(column.name)}' for column in columns)
+    return sum(unit.tell(change, block.first, distance, clock, clock) for change in changes)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CENSOR = "!censor"
 RETURN = "return"  # of the last decision of a visit after which the user came back
 
-Wanted = tuple[int | None, int | None]  # a decision, and a position of it
+SlotName = tuple[int | None, int | None]  # a decision, and a position of it
 
 
 class FeedbackTarget(NamedTuple):
@@ -39,7 +39,7 @@ class FeedbackTarget(NamedTuple):
 
 
 class AgedEvent(NamedTuple):
-    """age_us: microseconds after the decision."""
+    """An event, and how many microseconds after its decision it happened (`age_us`)."""
 
     decision_id: int
     position: int | None
@@ -65,31 +65,32 @@ FROM {wanted} LEFT JOIN decision AS d ON d.id = w.id LEFT JOIN slot AS s ON s.de
 """
 _ARRAYS = "unnest(?::bigint[], ?::bigint[]) WITH ORDINALITY AS w (id, position, rank)"
 PORTION = 1_000
-NEAR = 4  # decisions among which one is wanted: a range of ids costs less than each by itself
+MAX_SPREAD = 4  # ids for each decision that is asked for: a range of ids costs less than each by itself
 
 
-def targets(unit: Unit, wanted: Sequence[Wanted]) -> list[FeedbackTarget]:
+def targets(unit: Unit, names: Sequence[SlotName]) -> list[FeedbackTarget]:
     """The target of each decision and position, in order."""
     if unit.postgres:
         text = _TARGETS.format(wanted=_ARRAYS) + "ORDER BY w.rank"
-        return unit.records(FeedbackTarget, text, [decision for decision, _ in wanted], [slot for _, slot in wanted])
+        return unit.records(FeedbackTarget, text, [decision for decision, _ in names], [slot for _, slot in names])
     targets: list[FeedbackTarget] = []
-    for portion in slices(wanted, PORTION):
+    for portion in slices(names, PORTION):
         targets += unit.records(FeedbackTarget, _targets_sqlite(len(portion)), *chain.from_iterable(portion))
     return targets
 
 
 @lru_cache(maxsize=8)
 def _targets_sqlite(count: int) -> str:
-    """The loops are nested as they are written, so that rows come in the order of the values."""
+    """The query of `targets` on SQLite. The loops are nested as they are written, so that rows come in the order of the
+    values."""
     return f"WITH w (id, position) AS (VALUES {','.join(['(?,?)'] * count)}) {_TARGETS.format(wanted='w')}"
 
 
 def slates(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[int, int]]:
     """The arm id at each position of these decisions, in order."""
     slates: dict[int, dict[int, int]] = {}
-    chosen = "SELECT decision_id, position, arm_id FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
-    for decision_id, position, arm_id in unit.ask(chosen, decision_ids):
+    query = "SELECT decision_id, position, arm_id FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
+    for decision_id, position, arm_id in unit.ask(query, decision_ids):
         slates.setdefault(decision_id, {})[position] = arm_id
     return slates
 
@@ -100,15 +101,15 @@ def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: 
     Where the decisions lie close together, those of others between them come along: to leave them out would cost
     more."""
     first, last = int(decision_ids.min()), int(decision_ids.max())
-    near = last - first < NEAR * len(decision_ids)
-    inside = "decision_id BETWEEN ? AND ?" if near else "decision_id IN (?*)"
-    wanted = (first, last) if near else (sorted(set(decision_ids.tolist())),)
+    is_dense = last - first < MAX_SPREAD * len(decision_ids)
+    test = "decision_id BETWEEN ? AND ?" if is_dense else "decision_id IN (?*)"
+    bounds = (first, last) if is_dense else (sorted(set(decision_ids.tolist())),)
     served_at = "SELECT d.at FROM decision d WHERE d.id = event.decision_id"  # no join: it would read all decisions
-    chosen = (
+    query = (
         f"SELECT decision_id, position, kind, value, at - ({served_at}) FROM event"
-        f" WHERE {inside} AND received_at <= ? AND kind IN (?*) ORDER BY decision_id, number"
+        f" WHERE {test} AND received_at <= ? AND kind IN (?*) ORDER BY decision_id, number"
     )
-    return unit.records(AgedEvent, chosen, *wanted, time, [*kinds, CENSOR])
+    return unit.records(AgedEvent, query, *bounds, time, [*kinds, CENSOR])
 
 
 _UNREAD = {"seq": "0", "key": "NULL", "number": "0"}  # by rewards
@@ -122,20 +123,20 @@ def by_decision(
     if not decision_ids:
         return {}
     columns = ", ".join(Event._fields if kinds is None else (_UNREAD.get(name, name) for name in Event._fields))
-    listed = [] if kinds is None else [[*kinds, CENSOR]]
-    chosen = f"SELECT {columns} FROM event WHERE decision_id IN (?*){' AND kind IN (?*)' if listed else ''}"
+    filters = [] if kinds is None else [[*kinds, CENSOR]]
+    query = f"SELECT {columns} FROM event WHERE decision_id IN (?*){' AND kind IN (?*)' if filters else ''}"
     by_decision: dict[int, list[Event]] = {}
-    for event in unit.records(Event, f"{chosen} ORDER BY decision_id, number", decision_ids, *listed):
+    for event in unit.records(Event, f"{query} ORDER BY decision_id, number", decision_ids, *filters):
         by_decision.setdefault(event[0], []).append(event)
     return by_decision
 
 
 @of_log
-def largest(unit: Unit, kinds: Collection[str], *, of_slots: bool) -> dict[str, float]:
-    """The largest value of each of these kinds that has come, in absolute terms; of_slots: those of pages are left
+def largest(unit: Unit, kinds: Collection[str], *, slots_only: bool) -> dict[str, float]:
+    """The largest value of each of these kinds that has come, in absolute terms; slots_only: those of pages are left
     out."""
-    chosen = f"FROM event WHERE kind IN (?*){' AND position IS NOT NULL' if of_slots else ''}"
-    return dict(unit.ask(f"SELECT kind, MAX(ABS(value)) {chosen} GROUP BY kind", kinds))
+    source = f"FROM event WHERE kind IN (?*){' AND position IS NOT NULL' if slots_only else ''}"
+    return dict(unit.ask(f"SELECT kind, MAX(ABS(value)) {source} GROUP BY kind", kinds))
 
 
 def add(unit: Unit, rows: Iterable[Row]) -> None:

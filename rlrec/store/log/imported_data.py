@@ -15,12 +15,12 @@ from rlrec.store.log import contents
 
 
 def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]:
-    """Data by decision, as far as there is some: the fields that lines state, features (by arm key), slot_sets (ids by
-    slot) and support (probabilities in order of the ids of its eligible arms)."""
+    """Data of imported lines beside their slates, by decision: the fields that they state, features (by arm key),
+    slot_sets (ids by slot) and support (probabilities in order of the ids of its eligible arms)."""
     data = defaultdict[int, dict[str, Any]](dict)
     names = ", ".join(field.name for field in STATED)
-    stated = f"SELECT id, {names} FROM decision WHERE id IN (?*) AND imported = 1"
-    for number, *values in unit.ask(stated, decision_ids):
+    query = f"SELECT id, {names} FROM decision WHERE id IN (?*) AND imported = 1"
+    for number, *values in unit.ask(query, decision_ids):
         for field, value in zip(STATED, values, strict=True):
             if value is not None and field.kind(value) is not False:
                 data[number][field.key] = field.kind(value)
@@ -37,7 +37,7 @@ def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]
 
 @of_log
 def any_row(unit: Unit, table: str) -> bool:
-    """Whether some decision has a row in a table of what not every one has."""
+    """Whether a table of data that only some decisions have holds any row."""
     return unit.ask_row(f"SELECT decision_id FROM {table} LIMIT 1") is not None
 
 
@@ -49,7 +49,7 @@ def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float
 
 
 def read_support(number: int, packed: bytes) -> array[float]:
-    """The probabilities of a row. number: of the decision."""
+    """The probabilities that a row of `logged_support` packs. number: the id of its decision."""
     if len(packed) % 8:
         raise damaged(f"the support of decision {number} is damaged")
     return array("d", bytes(packed))
@@ -63,7 +63,7 @@ def slot_sets(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[list[
 
 
 def read_slot_sets(number: int, arms: str) -> list[list[int]]:
-    """The sets of a row. number: of the decision."""
+    """The sets of arms that a row of `slot_set` stores. number: the id of its decision."""
     sets: list[list[int]] = parse(arms, f"arms of the slots of decision {number}", list)
     return sets
 
@@ -78,8 +78,8 @@ def feature_contexts(unit: Unit, decision_ids: Collection[int]) -> dict[int, int
 def features(unit: Unit, context_ids: Collection[int]) -> dict[int, dict[str, str]]:
     """JSON of the features of each arm, by its key, in these contexts."""
     bodies = contents.context_bodies(unit, context_ids)
-    listed = {number: parse(body, f"body of context {number}") for number, body in bodies.items()}
+    features_by_context = {number: parse(body, f"body of context {number}") for number, body in bodies.items()}
     return {
         number: {key: json.dumps(features, ensure_ascii=False) for key, features in by_arm.items()}
-        for number, by_arm in listed.items()
+        for number, by_arm in features_by_context.items()
     }

@@ -21,42 +21,43 @@ LOG = (
 )  # fmt: skip
 
 
-def names(table: sa.Table) -> list[str]:
+def column_names(table: sa.Table) -> list[str]:
     """The names of the columns of a table."""
     return [column.name for column in table.columns]
 
 
-def rows_of(unit: Unit, table: sa.Table, column: str, values: Collection[int]) -> list[Row]:
+def find_rows(unit: Unit, table: sa.Table, column: str, values: Collection[int]) -> list[Row]:
     """The rows of a table, all columns, whose column has one of these values; in order of its key."""
     order = quoted(column.name for column in table.primary_key)
-    text = f'SELECT {quoted(names(table))} FROM "{table.name}" WHERE "{column}" IN (?*) ORDER BY {order}'
+    text = f'SELECT {quoted(column_names(table))} FROM "{table.name}" WHERE "{column}" IN (?*) ORDER BY {order}'
     return unit.ask(text, values)
 
 
 def event_keys(unit: Unit) -> Iterator[Sequence[Sequence[Any]]]:
-    """Decision and number of all events, some at a time."""
+    """The decision and the number of every event, a portion at a time."""
     return bulk.portions(unit, "SELECT decision_id, number FROM event ORDER BY decision_id, number")
 
 
-_OF_SESSION = "FROM session v LEFT JOIN users u ON u.id = v.user_id WHERE v.id IN (?*)"
+_SESSION_SOURCE = "FROM session v LEFT JOIN users u ON u.id = v.user_id WHERE v.id IN (?*)"
 
 
 def person_digests(unit: Unit, sessions: Collection[int]) -> dict[int, tuple[int | None, int | None]]:
     """The digests of the user (None: not known) and the key of each session."""
-    return {row[0]: (row[1], row[2]) for row in unit.ask(f"SELECT v.id, u.digest, v.digest {_OF_SESSION}", sessions)}
+    rows = unit.ask(f"SELECT v.id, u.digest, v.digest {_SESSION_SOURCE}", sessions)
+    return {session: (user, key) for session, user, key in rows}
 
 
 def person_keys(unit: Unit, sessions: Collection[int]) -> dict[int, tuple[str, str | None]]:
     """The key of each session, and that of its user."""
-    return {row[0]: (row[1], row[2]) for row in unit.ask(f"SELECT v.id, v.key, u.key {_OF_SESSION}", sessions)}
+    return {row[0]: (row[1], row[2]) for row in unit.ask(f"SELECT v.id, v.key, u.key {_SESSION_SOURCE}", sessions)}
 
 
 def visits(unit: Unit) -> Iterator[Sequence[Sequence[Any]]]:
     """All columns of all visits, then of their sessions (key, user, split, creation, digest) and their users (key,
     digest)."""
-    columns = [*(f"w.{name}" for name in names(t.visit)), "v.key", "v.user_id", "v.split", "v.created_at", "v.digest"]
+    columns = ", ".join(f"w.{name}" for name in column_names(t.visit))
     text = (
-        f"SELECT {', '.join(columns)}, u.key, u.digest FROM visit w JOIN session v ON v.id = w.session_id"
-        " LEFT JOIN users u ON u.id = v.user_id ORDER BY w.session_id, w.number"
+        f"SELECT {columns}, v.key, v.user_id, v.split, v.created_at, v.digest, u.key, u.digest FROM visit w"
+        " JOIN session v ON v.id = w.session_id LEFT JOIN users u ON u.id = v.user_id ORDER BY w.session_id, w.number"
     )
     return bulk.portions(unit, text)

@@ -200,18 +200,18 @@ class _RangeQueries:
         extra_queries: Mapping[str, RangeQuery],
     ) -> None:  # fmt: skip
         sessions = [f"d.session_id > {ids.low}", f"d.session_id <= {ids.high}"]
-        between = [f">= {ids.first}", f"<= {ids.last}"]
+        bounds = [f">= {ids.first}", f"<= {ids.last}"]
         spread = (ids.last - ids.first) / ids.decisions
         self.ids, self._names, tests = ids, names, [f"+{test}" for test in conditions]
         if spread < MAX_DECISION_SPREAD:
-            tests = [*(f"d.id {end}" for end in between), *(f"+{test}" for test in sessions), *tests]
+            tests = [*(f"d.id {end}" for end in bounds), *(f"+{test}" for test in sessions), *tests]
             order = "d.id, s.position"
         else:
             tests, order = [*sessions, *tests], "d.session_id, d.id, s.position"
-        elsewhere = {*PER_SESSION, *PER_DECISION}
-        self._slots = ask_slots(unit, [name for name in names if name not in elsewhere], tests, order=order)
+        other_queries = {*PER_SESSION, *PER_DECISION}
+        self._slots = ask_slots(unit, [name for name in names if name not in other_queries], tests, order=order)
         if spread < MAX_EVENT_SPREAD:
-            inside, tables = [*tests, *(f"e.decision_id {end}" for end in between)], "event e CROSS JOIN decision d"
+            inside, tables = [*tests, *(f"e.decision_id {end}" for end in bounds)], "event e CROSS JOIN decision d"
             self._events = ask_events(unit, EVENT_COLUMNS, inside, tables=tables)
         else:
             self._events = ask_events(unit, EVENT_COLUMNS, tests)

@@ -87,30 +87,30 @@ def set_last(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:
 def policies_of_last(unit: Unit, *, users: Collection[str], sessions: Collection[str]) -> set[int]:
     """Ids of the policies of the last decisions of these users, and of the users of these sessions, by key."""
     user_ids = "SELECT id FROM users WHERE key IN (?*) UNION SELECT user_id FROM session WHERE key IN (?*)"
-    joined = "last_decision l JOIN decision d ON d.id = l.decision_id"
-    chosen = f"SELECT DISTINCT d.policy_id FROM {joined} WHERE l.user_id IN ({user_ids})"
-    return {row[0] for row in unit.ask(chosen, users, sessions)}
+    tables = "last_decision l JOIN decision d ON d.id = l.decision_id"
+    query = f"SELECT DISTINCT d.policy_id FROM {tables} WHERE l.user_id IN ({user_ids})"
+    return {row[0] for row in unit.ask(query, users, sessions)}
 
 
-def missing(unit: Unit) -> list[Return]:
+def missing_returns(unit: Unit) -> list[Return]:
     """The returns in the log whose decisions have no such event, oldest decision first."""
-    without = f"NOT EXISTS (SELECT 1 FROM event e WHERE e.decision_id = pair.before AND e.kind = '{RETURN}')"
-    chosen = f"{_RETURNS} AND {without} ORDER BY pair.before"
-    return unit.records(Return, chosen, settings.get(unit).session_timeout_us)
+    condition = f"NOT EXISTS (SELECT 1 FROM event e WHERE e.decision_id = pair.before AND e.kind = '{RETURN}')"
+    query = f"{_RETURNS} AND {condition} ORDER BY pair.before"
+    return unit.records(Return, query, settings.get(unit).session_timeout_us)
 
 
-def miscounted(unit: Unit, *, limit: int) -> list[WrongReturn]:
+def wrong_returns(unit: Unit, *, limit: int) -> list[WrongReturn]:
     """Returns in the log that do not have one event each."""
-    counted = f"SELECT r.before, r.at, e.repeated FROM ({_RETURNS}) AS r LEFT JOIN ({_EVENTS}) AS e"
-    joined = " ON e.decision_id = r.before WHERE coalesce(e.repeated, 1) > 0 ORDER BY r.before LIMIT ?"
-    return unit.records(WrongReturn, counted + joined, settings.get(unit).session_timeout_us, limit)
+    query = f"SELECT r.before, r.at, e.repeated FROM ({_RETURNS}) AS r LEFT JOIN ({_EVENTS}) AS e"
+    condition = " ON e.decision_id = r.before WHERE coalesce(e.repeated, 1) > 0 ORDER BY r.before LIMIT ?"
+    return unit.records(WrongReturn, query + condition, settings.get(unit).session_timeout_us, limit)
 
 
-def misplaced(unit: Unit, *, limit: int) -> list[tuple[str, int]]:
+def wrong_last_decisions(unit: Unit, *, limit: int) -> list[tuple[str, int]]:
     """Users by key whose stored last decision is another one, and that decision."""
-    joined = f"last_decision l JOIN users u ON u.id = l.user_id LEFT JOIN ({_NEWEST}) AS n ON n.user_id = l.user_id"
-    chosen = f"SELECT u.key, l.decision_id FROM {joined} WHERE coalesce(n.id, 0) <> l.decision_id"
-    return [(user, decision_id) for user, decision_id in unit.ask(f"{chosen} ORDER BY l.user_id LIMIT ?", limit)]
+    tables = f"last_decision l JOIN users u ON u.id = l.user_id LEFT JOIN ({_NEWEST}) AS n ON n.user_id = l.user_id"
+    query = f"SELECT u.key, l.decision_id FROM {tables} WHERE coalesce(n.id, 0) <> l.decision_id"
+    return [(user, decision_id) for user, decision_id in unit.ask(f"{query} ORDER BY l.user_id LIMIT ?", limit)]
 
 
 def derive_last(unit: Unit) -> None:

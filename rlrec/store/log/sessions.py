@@ -112,22 +112,22 @@ def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, 
 def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -> list[SessionVisit]:
     """The stored sessions among these keys, each with its newest visit. lock: they are locked in order of key."""
     newest = "(SELECT max(number) FROM visit WHERE visit.session_id = session.id)"
-    chosen = (
+    query = (
         "SELECT session.key, session.id, session.user_id, users.key, last.number, last.started_at, last.last_at,"
         " last.steps, last.recent, last.ended_at, last.history"
         " FROM session LEFT JOIN users ON users.id = session.user_id"
         f" LEFT JOIN visit AS last ON last.session_id = session.id AND last.number = {newest}"
         " WHERE session.key IN (?*)"
     )
-    return _locked(unit, SessionVisit, chosen, keys, lock=lock)
+    return _locked(unit, SessionVisit, query, keys, lock=lock)
 
 
-def _locked(unit: Unit, kind: type[Record], chosen: str, keys: Collection[str], *, lock: bool) -> list[Record]:
+def _locked(unit: Unit, kind: type[Record], query: str, keys: Collection[str], *, lock: bool) -> list[Record]:
     """Records of sessions, which on PostgreSQL are locked before they are read."""
     if not (lock and unit.postgres):
-        return unit.records(kind, chosen, keys)
+        return unit.records(kind, query, keys)
     first = 'SELECT id FROM session WHERE key IN (?*) ORDER BY key COLLATE "C" FOR NO KEY UPDATE'
-    return list(map(kind._make, unit.ask_all((first, keys), (chosen, keys))[1]))
+    return list(map(kind._make, unit.ask_all((first, keys), (query, keys))[1]))
 
 
 def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
@@ -167,7 +167,7 @@ def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, Visit]:
 
 
 def newest_visits(unit: Unit, session_ids: Collection[int]) -> list[NewestVisit]:
-    """The same in numbers."""
+    """The newest visit of each of these sessions that has one, in numbers."""
     columns = f"session_id, number, last_at, steps, {_LIVE}"
     return unit.records(
         NewestVisit, f"SELECT {columns} FROM visit WHERE session_id IN (?*) AND {_NEWEST}", list(session_ids)
@@ -200,8 +200,8 @@ def steps(unit: Unit, session_ids: Collection[int]) -> list[VisitStep]:
 
 def put_visits(unit: Unit, visits: Iterable[Row]) -> None:
     """Store visits as they stand now, rows of Visit."""
-    after = ", ".join(f"{name} = excluded.{name}" for name in Visit._fields[2:])
-    unit.insert("visit", Visit._fields, visits, on_conflict=f"(session_id, number) DO UPDATE SET {after}")
+    changes = ", ".join(f"{name} = excluded.{name}" for name in Visit._fields[2:])
+    unit.insert("visit", Visit._fields, visits, on_conflict=f"(session_id, number) DO UPDATE SET {changes}")
 
 
 def newest_keys(unit: Unit, *, limit: int) -> list[str]:
@@ -241,8 +241,8 @@ def any_user(unit: Unit) -> bool:
 
 def check_steps(unit: Unit, keys: Collection[str]) -> None:
     """Raises RlrecError where a visit of these sessions counts fewer steps than its decisions have."""
-    joined = (
+    tables = (
         "decision d JOIN session s ON s.id = d.session_id JOIN visit v ON v.session_id = s.id AND v.number = d.visit"
     )
-    if key := unit.ask_value(f"SELECT s.key FROM {joined} WHERE d.step >= v.steps AND s.key IN (?*) LIMIT 1", keys):
+    if key := unit.ask_value(f"SELECT s.key FROM {tables} WHERE d.step >= v.steps AND s.key IN (?*) LIMIT 1", keys):
         raise damaged(f"a visit of session {key!r} counts fewer steps than its decisions have")

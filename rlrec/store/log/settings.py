@@ -14,9 +14,9 @@ BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
 
 
 class StoreSettings(NamedTuple):
-    """salt: of experiments, random: a store shares it with its replicas and copies alone; catalogue_id: the eligible
-    set of the present catalogue, None until somebody needed it; removals: how many commands deleted decisions;
-    weighs_returns: whether some reward weighs the event `return`."""
+    """The settings of a store. salt: of experiments, random: a store shares it with its replicas and copies alone;
+    catalogue_id: the eligible set of the present catalogue, None until somebody needed it; removals: how many
+    commands deleted decisions; weighs_returns: whether some reward weighs the event `return`."""
 
     session_timeout_us: int
     salt: str
@@ -114,5 +114,6 @@ def new_kinds(unit: Unit, kinds: Collection[str]) -> list[str]:
 
 
 def note_kinds(unit: Unit, kinds: Sequence[str]) -> None:
-    """Record that it was said: by digests, so that no text of a user stays when the user is forgotten."""
+    """Record which kinds of events nobody needs to be told of again: by digests, so that no text of a user stays when
+    the user is forgotten."""
     add_run(unit, UNWEIGHED, {"kinds": [digest(kind).hex() for kind in kinds[:MAX_NOTICED]]})

@@ -20,10 +20,10 @@ Repair = TypedDict("Repair", {"decisions": int, "seconds": float, "other_times":
 
 def check(unit: Unit, *, findings: Findings) -> None:
     """An error where the newest decision lies more than a day ahead, a warning from a minute on."""
-    ahead = decisions.ahead(unit)
-    if ahead.by > MINUTE_US:
+    ahead = decisions.find_ahead(unit)
+    if ahead.distance_us > MINUTE_US:
         findings.add(
-            CHECK, _severity(ahead.by), "store",
+            CHECK, _severity(ahead.distance_us), "store",
             f"{quantity(ahead.decisions, 'decision')} ahead of the database's clock, the newest at "
             f"{written(ahead.newest)}: until then time stands still and nothing matures; "
             "see `rlrec doctor --repair-clock`",
@@ -65,16 +65,16 @@ def repair(store: Store) -> Repair:
         raise InputError("--repair-clock goes by the database's clock", hint="leave out --now and RLREC_NOW")
 
     def work(unit: Unit) -> Repair:
-        ahead = decisions.ahead(unit)
-        if ahead.before is not None and ahead.first - ahead.by < ahead.before:
-            ready = ahead.before + ahead.newest - ahead.first
+        ahead = decisions.find_ahead(unit)
+        if ahead.last_before is not None and ahead.first - ahead.distance_us < ahead.last_before:
+            ready = ahead.last_before + ahead.newest - ahead.first
             raise CheckFailed(
                 "the decisions ahead of the clock span more time than has passed since those before them",
                 hint=f"repeat the repair after {written(ready)}",
             )
         unit.now = ahead.clock
         others = decisions.put_back(unit, ahead)
-        repaired = Repair(decisions=ahead.decisions, seconds=ahead.by / 1e6, other_times=others)
+        repaired = Repair(decisions=ahead.decisions, seconds=ahead.distance_us / 1e6, other_times=others)
         if ahead.decisions or others:
             settings.add_run(unit, "doctor --repair-clock", repaired)
         return repaired

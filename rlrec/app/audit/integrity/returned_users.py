@@ -14,13 +14,13 @@ def check(unit: Unit, *, findings: Findings) -> None:
     """Where some reward weighs returns, each has one event, and the next one will credit the user's last decision."""
     if not settings.get(unit).weighs_returns:
         return
-    for wrong in returns.miscounted(unit, limit=MAX_FINDINGS):
+    for wrong in returns.wrong_returns(unit, limit=MAX_FINDINGS):
         subject, came = f"decision {wrong.decision_id}", f"its user came back at {written(wrong.at)}, and it has"
         if wrong.repeated is None:
             detail = f"{came} no event `return`, as where the user was named only after that visit"
             findings.warning(CHECK, subject, detail)
         else:
             findings.error(CHECK, subject, f"{came} the event `return` more than once")
-    for user, decision_id in returns.misplaced(unit, limit=MAX_FINDINGS):
+    for user, decision_id in returns.wrong_last_decisions(unit, limit=MAX_FINDINGS):
         detail = f"when the user comes back decision {decision_id} is credited, which is not their last one"
         findings.error(CHECK, f"user {user}", detail)

@@ -321,7 +321,7 @@ def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> flo
     """The largest reward, less the default, that one event of the log has brought; slots_alone: slots alone earn it."""
     if definition is returns.REWARD:
         return 1.0
-    values = events.largest(unit, definition.weights, of_slots=slots_alone).items()
+    values = events.largest(unit, definition.weights, slots_only=slots_alone).items()
     single = [Event(0, 1, kind, sign * value, 0, 0) for kind, value in values for sign in (-1, 1)]
     rewards = (slot_reward(definition, [event], served_at=0) for event in single)
     return max((abs(reward - definition.default) for reward in rewards), default=0.0)
