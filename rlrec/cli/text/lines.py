@@ -17,11 +17,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from rlrec.cli.text.strict import DEPTH, LIMIT, Object, joined, parsed, problem, tree
 from rlrec.cli.text.text import KEY_LENGTH, key_problem, truncate
 from rlrec.errors import InputError, suggest
+
+if TYPE_CHECKING:
+    import click
 
 T = TypeVar("T")
 
@@ -221,6 +224,31 @@ def key_type() -> Any:
     from msgspec import Meta
 
     return Annotated[str, Meta(min_length=1, max_length=KEY_LENGTH)]
+
+
+def line_type(
+    name: str, command: click.Command, fields: Sequence[str], *, required: Sequence[str] = (), **others: Any
+) -> Any:
+    """The Struct of a line that has these fields of a command, of the types of its options. others: the types of fields
+    that no option has."""
+    from typing import get_origin
+
+    from msgspec import defstruct
+
+    key: Any = key_type()
+    kinds = {"decision id": int, "integer range": int, "key": key, "keys": list[key], "json|@file": dict[str, Any]}
+    options = {param.name: param for param in command.params}
+    rows: list[Any] = []
+    for field in fields:
+        kind = others[field] if field in others else kinds.get(options[field].type.name, str)
+        default = {} if get_origin(kind) is dict else getattr(options.get(field), "default", None)
+        if field in required:
+            rows.append((field, kind))
+        else:
+            rows.append((field, kind, default) if isinstance(default, int | dict) else (field, kind | None, None))
+    spelled = {field: options[field].opts[0].lstrip("-") for field in fields if field not in others}
+    short = {field: word for field, word in spelled.items() if len(word) == 1}
+    return defstruct(name, rows, rename=short, forbid_unknown_fields=True)
 
 
 def _tried(raw: bytes, kind: type[T], number: int) -> T | InputError:

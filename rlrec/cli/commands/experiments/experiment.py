@@ -328,6 +328,8 @@ def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool)
     that it has learned, or where it learns nothing the policy that it is a version of, which has this version live from
     then on. Exit 3 where the variant surely earns less per unit than the first one, as `experiment show` has it.
     """
+    if anyway and promote is None:
+        raise click.UsageError("--anyway is for a variant that is promoted: give --promote LABEL, too")
     result = app.experiment.stop(store, name, promote=promote, anyway=anyway)
     earned = result.get("unit_differences", [])
     nested = show.format in ("json", "ndjson")

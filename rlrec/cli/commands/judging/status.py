@@ -9,7 +9,7 @@ import click
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.output.terminal import short_times, sparkline
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import GroupedCommand, Store, reading
+from rlrec.cli.program.shared import GroupedCommand, Store, reading, settings
 from rlrec.errors import CheckFailed, quantity
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def status(store: Store, show: Show) -> None:
     policy: estimates and training do not use it yet. Unsettled slots have not entered the beliefs of rewards that are
     learned when they are `settled`."""
     result = app.status.status(store)
+    result["warnings"] += _pinned(result)
     show(result, table=_view(result), flat=result["policies"])
     if warnings := [row for row in result["warnings"] if row["severity"] != "info"]:
         first = warnings[0]
@@ -39,6 +40,18 @@ def status(store: Store, show: Show) -> None:
         raise CheckFailed(
             f"{first['check']}, {first['subject']}: {first['detail']}{more}", hint="`rlrec doctor` looks closer"
         )
+
+
+def _pinned(result: Status) -> list[dict[str, Any]]:
+    """A finding where rlrec.toml has `recommend` draw from another version than the live one."""
+    config = settings().config
+    stated = None if config is None else config.value_of(("recommend", "policy"))
+    name, _, version = str(getattr(stated, "value", "")).partition("@")
+    live = next((row["live"] for row in result["policies"] if row["policy"] == name), None)
+    if stated is None or live is None or not version.isdecimal() or int(version) == live:
+        return []
+    detail = f"{stated.path} has `recommend` draw from version {version}, and version {live} is live"
+    return [{"check": "live", "severity": "info", "subject": f"policy {name}", "detail": detail}]
 
 
 def _view(result: Status) -> View:

@@ -70,21 +70,11 @@ def _events(words: Sequence[str]) -> dict[str, float]:
 @cache
 def line_type() -> Any:
     """The type of an input line; its fields are those of the use case's Line, in their order."""
-    import msgspec
+    from rlrec.cli.text import lines
 
-    from rlrec.cli.text.lines import key_type
-
-    key = key_type()
-    fields: list[Any] = [
-        ("decision_id", int | None, None),
-        ("request_id", key | None, None),
-        ("position", int | None, None),
-        ("events", dict[str, float], {}),
-        ("at", str | None, None),
-        ("key", key | None, None),
-        ("censor", bool | None, None),
-    ]
-    return msgspec.defstruct("Feedback", fields, forbid_unknown_fields=True)
+    names = ("decision_id", "request_id", "position", "events", "at", "key", "censor")
+    key = lines.key_type()
+    return lines.line_type("Feedback", feedback, names, request_id=key, events=dict[str, float], censor=bool)
 
 
 def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:

@@ -77,26 +77,10 @@ def _refuse_single(request: dict[str, Any]) -> None:
 @cache
 def line_type() -> Any:
     """The type of a line of the stream, with the fields of the use case's Request."""
-    import msgspec
+    from rlrec.cli.text import lines
 
-    from rlrec.cli.text import lines as reading
-
-    key: Any = reading.key_type()
-    return msgspec.defstruct(
-        "Request",
-        [
-            ("session", key),
-            ("policy", str | None, None),
-            ("experiment", str | None, None),
-            ("user", key | None, None),
-            ("context", dict[str, Any], {}),
-            ("size", int, 1),
-            ("arms", list[key] | None, None),
-            ("request_id", key | None, None),
-        ],
-        rename={"size": "k"},
-        forbid_unknown_fields=True,
-    )
+    names = ("session", "policy", "experiment", "user", "context", "size", "arms", "request_id")
+    return lines.line_type("Request", recommend, names, required=["session"])
 
 
 def checked(line: Any) -> Any:

@@ -394,6 +394,12 @@ def test_a_candidate_that_surely_loses_is_promoted_only_anyway(sqlite_db: str, t
     assert run(*STOP, "candidate").exit_code == 0
 
 
+def test_anyway_alone_is_refused(run_sqlite: Run) -> None:
+    result = run_sqlite("experiment", "stop", "ab", "--anyway")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "give --promote LABEL, too" in result.stderr
+
+
 def test_the_winner_of_a_ramp_and_what_served_before_are_promoted(sqlite_db: str, tmp_path: Path) -> None:
     run = filled(sqlite_db, ramp_between, tmp_path, "0.3,0.6")
     assert run(*STOP, "current", "--dry-run").exit_code == 0

@@ -3,6 +3,7 @@
 import json
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,22 @@ def _filled(run: Run, *, reward: str = "default") -> None:
     for number, name in enumerate(["home", "home", "front", "front"]):
         run("--now", T0, "recommend", "--policy", name, "--session", f"s{number}", "--user", "u1")
     assert run("--now", T0, "feedback", 1, "click").exit_code == 0
+
+
+def test_a_version_that_a_file_pins_is_named_once_another_one_is_live(
+    run_sqlite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rlrec.toml").write_text('[recommend]\npolicy = "home@1"\n', encoding="utf-8")
+    _filled(run_sqlite)
+    words = ("--now", LATER, "status", "--json")
+    assert run_sqlite(*words).json["warnings"] == []
+    run_sqlite("--now", LATER, "policy", "freeze", "home")
+    run_sqlite("--now", LATER, "policy", "promote", "home@2")
+    status = run_sqlite(*words)
+    (row,) = (row for row in status.json["warnings"] if "rlrec.toml" in row["detail"])
+    assert (status.exit_code, row["severity"], row["subject"]) == (0, "info", "policy home")
+    assert row["detail"] == "rlrec.toml has `recommend` draw from version 1, and version 2 is live"
 
 
 def test_variants_are_listed_as_long_as_they_serve(run: Run) -> None:
