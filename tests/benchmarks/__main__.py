@@ -26,6 +26,7 @@ from tests.benchmarks import (
     training,
     unbiased,
     verdicts,
+    walks,
     writers,
 )
 from tests.benchmarks.measure import Figure, Setting, machine, table
@@ -57,6 +58,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "barista": barista.barista,
     "graduation": graduation.graduation,
     "large": startup.large,
+    "walk": walks.walks,
 }
 QUICK = 0.1
 
