@@ -9,14 +9,11 @@ from rlrec.store.policies import arms, curves, experiments, policies, routes
 
 
 def _versions(unit: Unit) -> Iterable[str]:
-    every = policies.all_policies(unit)
-    yield from (policy.name for policy in every)
-    plain = [policy.id for policy in every if "@" not in policy.name]  # variants have no numbers
-    yield from (version.reference for version in policies.versions(unit, plain))
-
-
-def _curves(unit: Unit) -> Iterable[str]:
-    return dict.fromkeys(curve.name for curve in curves.all_curves(unit))
+    """The names of policies, then those of their versions; variants have no numbers."""
+    stored = policies.all_policies(unit)
+    yield from (policy.name for policy in stored)
+    policy_ids = [policy.id for policy in stored if "@" not in policy.name]
+    yield from (version.reference for version in policies.versions(unit, policy_ids))
 
 
 IN_STORE: dict[str, Callable[[Unit], Iterable[str]]] = {
@@ -25,7 +22,7 @@ IN_STORE: dict[str, Callable[[Unit], Iterable[str]]] = {
     "route": lambda unit: (change.route for change in routes.newest_changes(unit)),
     "experiment": lambda unit: (experiment.name for experiment in experiments.all_experiments(unit)),
     "reward": lambda unit: (reward.name for reward in policies.rewards(unit)),
-    "curve": _curves,
+    "curve": lambda unit: dict.fromkeys(curve.name for curve in curves.all_curves(unit)),
 }
 
 

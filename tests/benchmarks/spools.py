@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
-from rlrec.app.policies.train import CHOOSING
+from rlrec.app.policies.train import TUNE_VISITS
 from rlrec.app.training.ascent import Trainer, TrainingOptions, TrainingResult
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
@@ -210,7 +210,7 @@ def night(
     spool.arrange({TRAIN: spool.batch(options.batch), TUNE: VISITS, GATE: VISITS})
     values = fit_values(spool.splits[TRAIN], gamma=gamma, arms=arms)
     requests: dict[str, Any] = {"gamma": gamma, "values": values}
-    tune = HoldoutValue(spool.splits[TUNE], kind, start, max_visits=CHOOSING, **requests)
+    tune = HoldoutValue(spool.splits[TUNE], kind, start, max_visits=TUNE_VISITS, **requests)
     with closing(Trainer(spool.splits[TRAIN], kind, options, start)) as climber:
         climbed = climber.train(tune)
     requests["values"] = fit_values(spool.splits[GATE], gamma=gamma, arms=arms)  # cross-fitted, as the gate has it

@@ -28,7 +28,7 @@ def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
     names: list[str] = []
     for word, text in texts.items():
         if word == "rates" and os.path.isfile(text):  # no error where a list of rates is too long for a path
-            table = parameters.tables(Path(text), "rate", by=False).get(parameters.ANY, {})
+            table = parameters.tables(Path(text), "rate", by=False).get(parameters.ANY_VALUE, {})
             names, values[word] = list(table), tuple(table.values())
         else:
             values[word] = _parse(word, text, defaults.get(word))

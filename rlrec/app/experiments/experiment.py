@@ -281,7 +281,7 @@ def _promoted(unit: Unit, experiment: Experiment, route: RouteChange | None, lab
     if variant is None:
         labels = [variant.label for variant in experiment.variants]
         clause = f" in experiment {experiment.name}"
-        raise lookup.unknown("variant", label, labels, where=clause, hint=f"one of {', '.join(labels)}")
+        raise lookup.unknown("variant", label, labels, clause=clause, hint=f"one of {', '.join(labels)}")
     if experiment.status == "stopped" and route.command != command:
         hint = f"`rlrec route set {route.route} --to {variant.policy}` serves what it learned"
         raise InputError(f"experiment {experiment.name} is stopped already", hint=hint)

@@ -10,13 +10,13 @@ from rlrec.store.policies import experiments, policies
 from rlrec.times import parse as parse_time
 
 KEYS = ("policy", "version", "experiment", "variant", "route", "since", "until", "split")
-# Of values that are no names.
+# Values that are no names.
 EXAMPLES = {"version": "2", "since": "2026-01-01", "until": "2026-02-01", "split": "gate"}
 IN_FILTER = " in the log filter"
 SPLITS = ("train", "tune", "gate")  # by the numbers that sessions have
 
 
-def joined(*filters: str | None) -> str:
+def join_filters(*filters: str | None) -> str:
     """The filter of decisions that all of these select; None and "" select all."""
     return ",".join(filter(None, filters))
 
@@ -46,45 +46,47 @@ def selection(unit: Unit, text: str | None) -> Selection:
         since=_time(pairs["since"]) if "since" in pairs else None,
         until=_time(pairs["until"]) if "until" in pairs else None,
         splits=[_split(pairs["split"])] if "split" in pairs else None,
-        route_ids=[lookup.route(unit, pairs["route"], where=IN_FILTER).route_id] if "route" in pairs else None,
+        route_ids=[lookup.route(unit, pairs["route"], clause=IN_FILTER).route_id] if "route" in pairs else None,
     )
 
 
 def _split(name: str) -> int:
     if name not in SPLITS:
-        raise lookup.unknown("split", name, SPLITS, where=IN_FILTER, hint=f"one of {', '.join(SPLITS)}")
+        raise lookup.unknown("split", name, SPLITS, clause=IN_FILTER, hint=f"one of {', '.join(SPLITS)}")
     return SPLITS.index(name)
 
 
 def _policies(unit: Unit, name: str) -> list[int]:
     """The ids of a policy and of the variants that experiments made of it."""
-    every = policies.all_policies(unit)
-    ids = [policy.id for policy in every if name in (policy.name, policy.display_name)]
+    stored = policies.all_policies(unit)
+    ids = [policy.id for policy in stored if name in (policy.name, policy.display_name)]
     if not ids:
-        raise lookup.unknown_policy(unit, name, where=IN_FILTER)
+        raise lookup.unknown_policy(unit, name, clause=IN_FILTER)
     return ids
 
 
 def _versions(unit: Unit, pairs: dict[str, str]) -> list[int]:
+    """The ids of the versions with one number, of all policies or of the one that is named."""
     number = pairs["version"]
     if not (number.isascii() and number.isdigit()):
         raise InputError(f"version {number!r} in the log filter is not a number")
     owners = [policy.id for policy in policies.all_policies(unit)]
-    wanted = _policies(unit, pairs["policy"]) if "policy" in pairs else owners
-    return [version.id for version in policies.versions(unit, wanted) if version.number == int(number)]
+    policy_ids = _policies(unit, pairs["policy"]) if "policy" in pairs else owners
+    return [version.id for version in policies.versions(unit, policy_ids) if version.number == int(number)]
 
 
 def _variants(unit: Unit, pairs: dict[str, str]) -> list[int]:
-    every = experiments.all_experiments(unit)
+    """The ids of the variants with one label, of all experiments or of the one that is named."""
+    stored = experiments.all_experiments(unit)
     name = pairs.get("experiment")
-    if name is not None and all(experiment.name != name for experiment in every):
-        raise lookup.unknown("experiment", name, [experiment.name for experiment in every], where=IN_FILTER)
-    chosen = [variant for experiment in every if name in (None, experiment.name) for variant in experiment.variants]
+    if name is not None and all(experiment.name != name for experiment in stored):
+        raise lookup.unknown("experiment", name, [experiment.name for experiment in stored], clause=IN_FILTER)
+    variants = [variant for experiment in stored if name in (None, experiment.name) for variant in experiment.variants]
     label = pairs.get("variant")
-    if label is not None and all(variant.label != label for variant in chosen):
-        near = suggest(label, [variant.label for variant in chosen])
-        raise InputError(f"unknown variant {label!r} in the log filter", hint=near)
-    return [variant.id for variant in chosen if label in (None, variant.label)]
+    if label is not None and all(variant.label != label for variant in variants):
+        hint = suggest(label, [variant.label for variant in variants])
+        raise InputError(f"unknown variant {label!r} in the log filter", hint=hint)
+    return [variant.id for variant in variants if label in (None, variant.label)]
 
 
 def _time(text: str) -> int:

@@ -60,26 +60,26 @@ def version(unit: Unit, reference: str) -> tuple[Version, Head]:
     return meant
 
 
-def unknown_policy(unit: Unit, name: str, *, where: str = "", field: str | None = None) -> InputError:
+def unknown_policy(unit: Unit, name: str, *, clause: str = "", field: str | None = None) -> InputError:
     """The error that no policy has this name; where a route has it, it says so."""
     if name in routes.by_name(unit, [name]):
-        hint = f"write route={name}" if where else f"`rlrec route show {name}` names what it serves"
-        return InputError(f"{name!r} is a route, not a policy{where and ',' + where}", hint=hint, field=field)
+        hint = f"write route={name}" if clause else f"`rlrec route show {name}` names what it serves"
+        return InputError(f"{name!r} is a route, not a policy{clause and ',' + clause}", hint=hint, field=field)
     names = [
         *(policy.name for policy in policies.all_policies(unit)),
         *(change.route for change in routes.newest_changes(unit)),
     ]
     hint = "`rlrec policy list` shows them, `rlrec policy create` makes one"
-    return unknown("policy", name, names, where=where, hint=hint, field=field)
+    return unknown("policy", name, names, clause=clause, hint=hint, field=field)
 
 
-def route(unit: Unit, name: str, *, lock: bool = False, where: str = "") -> routes.RouteChange:
-    """The newest change of the route of this name. lock: nobody else changes it until the transaction ends; where: it
-    was typed, for the error. Raises InputError where there is none."""
+def route(unit: Unit, name: str, *, lock: bool = False, clause: str = "") -> routes.RouteChange:
+    """The newest change of the route of this name. lock: nobody else changes it until the transaction ends;
+    clause: of the error, for where it was typed. Raises InputError where there is none."""
     newest = routes.lock(unit, name) if lock else routes.by_name(unit, [name]).get(name)
     if newest is None:
         names = [change.route for change in routes.newest_changes(unit)]
-        raise unknown("route", name, names, where=where, hint="`rlrec route create` makes one")
+        raise unknown("route", name, names, clause=clause, hint="`rlrec route create` makes one")
     return newest
 
 
@@ -135,8 +135,9 @@ def refuse_running_variant(unit: Unit, version: Version) -> None:
 
 
 def unknown(
-    what: str, name: str, names: Iterable[str], *, where: str = "", hint: str | None = None, field: str | None = None
+    noun: str, name: str, names: Iterable[str], *, clause: str = "", hint: str | None = None, field: str | None = None
 ) -> InputError:
-    """The error that no `what` has this name; its hint is a near name where there is one."""
-    hint = suggest(name, list(names)) or hint or f"`rlrec {what} list` shows them"
-    return InputError(f"unknown {what} {name!r}{where}", hint=hint, field=field)
+    """The error that nothing of this sort has the name; its hint is a near name where there is one. noun: what the
+    sort is called; clause: where the name was typed."""
+    hint = suggest(name, list(names)) or hint or f"`rlrec {noun} list` shows them"
+    return InputError(f"unknown {noun} {name!r}{clause}", hint=hint, field=field)

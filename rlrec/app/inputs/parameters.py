@@ -16,8 +16,8 @@ from rlrec.records import Reward
 from rlrec.store import Store, Unit
 
 FILES = {"probabilities"}  # parameters given as a file
-ANY = "*"  # stands for every value of a context field
-LEAST, MOST = 1e-6, 1e9  # pseudo-counts for which probabilities are exact, and then some
+ANY_VALUE = "*"  # stands for every value of a context field
+MIN_COUNT, MAX_COUNT = 1e-6, 1e9  # pseudo-counts for which probabilities are exact, and then some
 
 
 def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
         if undotted in FILES:
             by = f"{stage}{dot}by" in texts
             by_value = tables(Path(text), "probability", by=by)
-            parameters[name] = by_value if by else by_value.get(ANY, {})
+            parameters[name] = by_value if by else by_value.get(ANY_VALUE, {})
         elif isinstance(defaults[name], float):
             parameters[name] = _number(text, f"parameter {name}")
         else:
@@ -86,35 +86,35 @@ def _number(text: str, name: str) -> float:
     return value
 
 
-def _rows(path: Path, *headers: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Numbered rows of a CSV that has one of these headers. Raises InputError naming file and line; for an arm that
-    comes twice, too."""
+def _rows(path: Path, *headers: tuple[str, ...], article: str = "") -> Iterator[tuple[str, str, str, dict[str, float]]]:
+    """The rows of a CSV that has one of these headers: how errors name the line, the value of a context field, the arm,
+    and the numbers. Raises InputError naming file and line; for an arm that comes twice, too."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reading = csv.DictReader(file)
             if tuple(reading.fieldnames or ()) not in headers:
-                wanted = " or ".join(",".join(header) for header in headers)
-                raise InputError(
-                    f"{path} begins with {','.join(reading.fieldnames or ())!r}", hint=f"it needs {wanted}"
-                )
-            keys = set[tuple[str | None, str]]()
+                columns = " or ".join(",".join(header) for header in headers)
+                begin = ",".join(reading.fieldnames or ())
+                raise InputError(f"{path} begins with {begin!r}", hint=f"it needs {columns}")
+            keys = set[tuple[str, str]]()
             for row in reading:
+                line = f"{path} line {reading.line_num}"
                 if None in row or None in row.values():
-                    raise InputError(f"{path} line {reading.line_num} has not as many cells as its header")
-                if (key := (row.get("value"), row["arm"])) in keys:
-                    raise InputError(f"{path} line {reading.line_num} names arm {row['arm']!r} twice")
+                    raise InputError(f"{line} has not as many cells as its header")
+                value, arm = key = row.pop("value", ANY_VALUE), row.pop("arm")
+                if key in keys:
+                    raise InputError(f"{line} names arm {arm!r} twice")
                 keys.add(key)
-                yield reading.line_num, row
+                yield line, value, arm, {name: _number(text, f"{line}, {article}{name}") for name, text in row.items()}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
-    """The number in a column per arm: for each value of a context field, or all under ANY."""
+    """The number in a column per arm: for each value of a context field, or all under ANY_VALUE."""
     by_value: dict[str, dict[str, float]] = {}
-    for line, row in _rows(path, ("value", "arm", column) if by else ("arm", column)):
-        table = by_value.setdefault(row["value"] if by else ANY, {})
-        table[row["arm"]] = _number(row[column], f"{path} line {line}, the {column}")
+    for _, value, arm, numbers in _rows(path, ("value", "arm", column) if by else ("arm", column), article="the "):
+        by_value.setdefault(value, {})[arm] = numbers[column]
     return by_value
 
 
@@ -136,18 +136,15 @@ def _encoder(side: str, spec: Any) -> Encoder:
 def prior(path: Path) -> dict[str, tuple[float, float]]:
     """Pseudo-counts per arm; a mean and a variance are matched to the Beta that has them."""
     priors: dict[str, tuple[float, float]] = {}
-    for line, row in _rows(path, ("arm", "alpha", "beta"), ("arm", "mean", "variance")):
-        where = f"{path} line {line}"
-        if "alpha" in row:
-            alpha, beta = _number(row["alpha"], f"{where}, alpha"), _number(row["beta"], f"{where}, beta")
-        else:
-            mean, variance = _number(row["mean"], f"{where}, mean"), _number(row["variance"], f"{where}, variance")
+    for line, _, arm, numbers in _rows(path, ("arm", "alpha", "beta"), ("arm", "mean", "variance")):
+        alpha, beta = numbers.values()
+        if "mean" in numbers:
+            mean, variance = alpha, beta
             strength = mean * (1 - mean) / variance - 1 if variance > 0 else -1.0
             alpha, beta = mean * strength, (1 - mean) * strength
-        if not (LEAST <= alpha <= MOST and LEAST <= beta <= MOST):
-            raise InputError(
-                f"{where} is no prior for arm {row['arm']!r}",
-                hint=f"alpha and beta lie between {LEAST:g} and {MOST:g} (a mean and a variance are turned into them)",
-            )
-        priors[row["arm"]] = alpha, beta
+        if not (MIN_COUNT <= alpha <= MAX_COUNT and MIN_COUNT <= beta <= MAX_COUNT):
+            bounds = f"{MIN_COUNT:g} and {MAX_COUNT:g}"
+            hint = f"alpha and beta lie between {bounds} (a mean and a variance are turned into them)"
+            raise InputError(f"{line} is no prior for arm {arm!r}", hint=hint)
+        priors[arm] = alpha, beta
     return priors

@@ -139,7 +139,7 @@ class FloorComparison:
         """Raises InputError for unknown names and for kinds that have no greedy form here."""
         name = _name(unit, request)
         version = lookup.version(unit, name)[0]
-        log = filters.joined(f"policy={name}", request.log)
+        log = filters.join_filters(f"policy={name}", request.log)
         targets = sorted(
             policy.name
             for policy in policies.all_policies(unit)

@@ -174,7 +174,7 @@ class Census:
     @classmethod
     def resolve(cls, unit: Unit, request: Request) -> Census:
         """Raises InputError for unknown names."""
-        log = filters.joined(request.policy and f"policy={request.policy}", request.log) or None
+        log = filters.join_filters(request.policy and f"policy={request.policy}", request.log) or None
         selection = filters.selection(unit, log)
         evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=(), log=log), selection)
         version = None if request.policy is None else lookup.version(unit, request.policy)[0]

@@ -98,7 +98,7 @@ def _study(unit: Unit, request: Request) -> Study:
     if experiment is not None and by == "variant" and interleaved.rankers(experiment):
         hint = f"`rlrec experiment show {experiment.name}` compares them"
         raise InputError(f"experiment {experiment.name} is interleaved: every unit sees both versions", hint=hint)
-    log = filters.joined(experiment and f"experiment={experiment.name}", request.log)
+    log = filters.join_filters(experiment and f"experiment={experiment.name}", request.log)
     return Study(
         selection=filters.selection(unit, log),
         rewards=unit_outcomes.rewards_of(unit, request.rewards, experiment),

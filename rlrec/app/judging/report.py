@@ -51,7 +51,7 @@ class Request:
     def filter(self) -> str:
         """The decisions as a filter of the log."""
         since = None if self.since is None else f"since={written(self.since)}"
-        return filters.joined(self.policy and f"policy={self.policy}", self.log, since)
+        return filters.join_filters(self.policy and f"policy={self.policy}", self.log, since)
 
 
 class PolicyTraffic(NamedTuple):

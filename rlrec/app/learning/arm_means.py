@@ -35,8 +35,8 @@ def options(text: str | None, weight: float | None, *, prior: str | None) -> dic
     if prior is not None:
         raise InputError("--prior and --prior-from do not go together", hint="a prior comes from a file or from a log")
     weight = WEIGHT if weight is None else weight
-    if not parameters.LEAST <= weight <= parameters.MOST:
-        hint = f"it lies between {parameters.LEAST:g} and {parameters.MOST:g}"
+    if not parameters.MIN_COUNT <= weight <= parameters.MAX_COUNT:
+        hint = f"it lies between {parameters.MIN_COUNT:g} and {parameters.MAX_COUNT:g}"
         raise InputError(f"--prior-weight is {weight:g}", hint=hint)
     return {"prior_from": text, "prior_weight": weight}
 
@@ -69,7 +69,7 @@ def prior_from_log(
 def _pseudo_counts(pulls: float, reward: float, *, overall: float, weight: float) -> tuple[float, float]:
     """alpha and beta of an arm with these sums, neither below what probabilities are exact for."""
     mean = float(reward + weight * overall) / float(pulls + weight)
-    return max(weight * mean, parameters.LEAST), max(weight * (1 - mean), parameters.LEAST)
+    return max(weight * mean, parameters.MIN_COUNT), max(weight * (1 - mean), parameters.MIN_COUNT)
 
 
 def weighted_means(unit: Unit, version: Version, catalogue: Sequence[Arm]) -> list[dict[str, float | None]]:

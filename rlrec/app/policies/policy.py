@@ -24,8 +24,8 @@ from rlrec.store.database.unit import parse
 from rlrec.store.log import settings
 from rlrec.store.policies import arms, beliefs, policies
 
-NAMED = 10  # fields that a notice names
-SENTENCE = 3  # words from which on a value is rather a text than a name
+MAX_NAMED = 10  # fields that a notice names
+TEXT_WORDS = 3  # words from which on a value is rather a text than a name
 DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only where they have a floor
 
 
@@ -70,10 +70,10 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     if request.kind in kinds.INTERNAL:
         hint = "`rlrec experiment create NAME --interleave A,B`"
         raise InputError(f"policies of kind {request.kind} are made by experiments", hint=hint)
-    copied = _copied(store, request)
-    policy = kinds.make(request.kind, _resolved(store, request, copied))
+    source = _copied(store, request)
+    policy = kinds.make(request.kind, _resolved(store, request, source))
     typed = kinds.values(policy)  # with the defaults of today: a policy never changes
-    popular = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
+    prior_options = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
     declared = None if request.features is None else parameters.features(request.features)
     if declared is not None and not policy.contextual:
@@ -84,25 +84,25 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         "reward": request.reward,
         "prior": canonical.digest_of({key: list(pair) for key, pair in prior.items()}).hex(),
         "from_log": request.from_log,
-        **popular,
-        **({} if copied is None else {"from_policy": request.from_policy}),
+        **prior_options,
+        **({} if source is None else {"from_policy": request.from_policy}),
         **({} if declared is None else {"features": {side: encoder.spec() for side, encoder in declared.items()}}),
     }
-    if prior or popular:
+    if prior or prior_options:
         _check_prior(store, policy, request.kind, typed)
-    with store.read() as unit, bulk.alongside(unit) if request.from_log or popular else nullcontext():
+    with store.read() as unit, bulk.alongside(unit) if request.from_log or prior_options else nullcontext():
         initial, new = NO_BELIEF, policies.by_name(unit, request.name) is None
         removals = settings.get(unit).removals
         if new:
-            encoders = declared if copied is None else graduation.encoders(copied) | (declared or {})
+            encoders = declared if source is None else graduation.encoders(source) | (declared or {})
             initial = warm_start(
                 unit, request.kind, typed, encoders, reward_name=request.reward, from_log=request.from_log
             )
-        if new and copied is not None:
-            initial = graduation.graduate(unit, copied, initial, typed)
-        if new and popular:
+        if new and source is not None:
+            initial = graduation.graduate(unit, source, initial, typed)
+        if new and prior_options:
             draft = designs.unstored(request.kind, typed, lookup.reward(unit, request.reward))
-            prior, record = arm_means.prior_from_log(unit, draft, **popular)
+            prior, record = arm_means.prior_from_log(unit, draft, **prior_options)
             initial = replace(initial, record={**initial.record, **record})
 
     def work(unit: Unit) -> CreatedPolicy:
@@ -123,14 +123,14 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     fitted = initial.parameters.get("context") if request.from_log and "context" not in (declared or {}) else None
     if fitted is not None:
         names = [*fitted["fields"]]
-        unnamed_fields = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        fields = ", ".join(names[:MAX_NAMED]) or "nothing: the log has no field to fit"
         store.notice(
-            f"reads of contexts {', '.join(names[:NAMED]) or 'nothing: the log has no field to fit'}{unnamed_fields}"
+            f"reads of contexts {fields}{f' and {len(names) - MAX_NAMED} more' if len(names) > MAX_NAMED else ''}"
         )
         for name in _texts(fitted["fields"]):
             hint = f'{{"{name}": {{"text": 65536}}}} in the fields of --features reads their words'
             store.notice(f"a text of {name} counts as one value; {hint}")
-    unnamed = declared is None and request.from_log is None and not (copied and copied.contextual)
+    unnamed = declared is None and request.from_log is None and not (source and source.contextual)
     if policy.contextual and unnamed:
         store.notice(
             "no features are named: contexts are hashed into 16 columns (name them by --features or --from-log)"
@@ -148,7 +148,7 @@ def _texts(fields: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [
         name
         for name, values in categories.items()
-        if 2 * sum(len(value.split()) >= SENTENCE for value in values) > len(values)
+        if 2 * sum(len(value.split()) >= TEXT_WORDS for value in values) > len(values)
     ]
 
 
@@ -175,20 +175,20 @@ def _copied(store: Store, request: Request) -> Version | None:
         return graduation.source(unit, request.from_policy)
 
 
-def _resolved(store: Store, request: Request, copied: Version | None) -> Mapping[str, Any]:
+def _resolved(store: Store, request: Request, source: Version | None) -> Mapping[str, Any]:
     """The typed parameters, with the values of a curve that they name, and the exploration of a version that is copied.
 
     A curve without a number is the newest one of that name, or the one that the policy has if it exists already."""
     typed = parameters.typed(request.kind, request.parameters)
-    if copied is not None:
-        typed = graduation.parameters(copied, typed)
+    if source is not None:
+        typed = graduation.parameters(source, typed)
     if not any(value for name, value in typed.items() if name.rpartition(".")[2] == "position"):
         return typed
     with store.read() as unit:
         stored = policies.by_name(unit, request.name)
-        before = {} if stored is None else {name: str(value) for name, value in stored.params.items()}
-        same = {name: before[name] for name in typed if before.get(name, "").rpartition("@")[0] == typed[name] != ""}
-        return parameters.with_curve(unit, {**typed, **same})
+        curves = {} if stored is None else {name: str(value) for name, value in stored.params.items()}
+        curves = {name: text for name, text in curves.items() if text.rpartition("@")[0] == typed.get(name) != ""}
+        return parameters.with_curve(unit, {**typed, **curves})
 
 
 def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:
@@ -233,8 +233,8 @@ def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tu
     ids = arms.ids(unit, list(prior))
     missing = next((key for key in prior if key not in ids), None)
     if missing is not None:
-        near = suggest(missing, [arm.key for arm in arms.all_arms(unit)])
-        raise InputError(f"the prior names arm {missing!r}, which the catalogue lacks", hint=near or "add it first")
+        hint = suggest(missing, [arm.key for arm in arms.all_arms(unit)])
+        raise InputError(f"the prior names arm {missing!r}, which the catalogue lacks", hint=hint or "add it first")
     return [(ids[key], *prior[key]) for key in prior]
 
 

@@ -29,8 +29,8 @@ from rlrec.store.policies import arms, policies, routes
 from rlrec.times import DAY_US, written
 
 Z = 1.959963984540054  # normal quantile of intervals of 95 %
-LARGEST = 50  # weights of an arm that are shown, where features are hashed into more columns than can be listed
-COMPARED = ("pulls", "mean", "probability")  # figures of two versions
+MAX_WEIGHTS = 50  # weights of an arm that are shown, where features are hashed into more columns than can be listed
+COMPARED_FIGURES = ("pulls", "mean", "probability")  # figures of two versions
 
 PolicyVersion = TypedDict("PolicyVersion", {"version": int, "status": str, "live": bool, "created_at": str})
 
@@ -77,10 +77,10 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
         summary = belief_versions.summary(unit, version)
         weighted = arm_means.weighted_means(unit, version, arms.all_arms(unit))
         rows = zip(_beliefs(unit, version, context), weighted, strict=True)
-        listed = [belief | weighed for belief, weighed in rows]
+        arm_rows = [belief | weighed for belief, weighed in rows]
         return {
             "policy": summary["policy"], "version": summary["version"], "kind": summary["kind"],
-            "params": summary["params"], "reward": summary["reward"], "arms": listed, "status": summary["status"],
+            "params": summary["params"], "reward": summary["reward"], "arms": arm_rows, "status": summary["status"],
             "versions": summary["versions"], **_features(version), "live": live.number,
             "drift": _drift(unit, version), "learned_from": dict(version.learned_from),
             "training": policies.report(unit, version.id), "created_at": written(version.created_at),
@@ -91,7 +91,7 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
                 }
                 for other in policies.versions(unit, [version.policy.id])
             ],
-            "exposure": {"served": _spread(listed, "served"), "now": _spread(listed, "probability")},
+            "exposure": {"served": _spread(arm_rows, "served"), "now": _spread(arm_rows, "probability")},
             "counting": _counting(unit, version),
         }  # fmt: skip
 
@@ -117,16 +117,14 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
     """A row for each arm: the beliefs of two versions, and by how much the second (b) is above the first (a)."""
     with store.read() as unit:
         sides = [_beliefs(unit, lookup.version(unit, reference)[0], {}) for reference in (first, second)]
-        return [{"arm": a["arm"], "status": a["status"], **_differences(a, b)} for a, b in zip(*sides, strict=True)]
-
-
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, float | None]:
-    row: dict[str, float | None] = {}
-    for name in COMPARED:
-        first, second = a[name], b[name]
-        difference = None if first is None or second is None else second - first
-        row |= {f"{name}_a": first, f"{name}_b": second, f"{name}_difference": difference}
-    return row
+    rows: list[dict[str, Any]] = []
+    for a, b in zip(*sides, strict=True):
+        row = {"arm": a["arm"], "status": a["status"]}
+        for name in COMPARED_FIGURES:
+            difference = None if a[name] is None or b[name] is None else b[name] - a[name]
+            row |= {f"{name}_a": a[name], f"{name}_b": b[name], f"{name}_difference": difference}
+        rows.append(row)
+    return rows
 
 
 def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -139,7 +137,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     )  # fmt: skip
     distribution, catalogue = exact.load(unit, version), arms.all_arms(unit)
     if distribution.rankers:
-        named = " and ".join(each.version.reference for each in distribution.rankers)
+        named = " and ".join(ranker.version.reference for ranker in distribution.rankers)
         raise InputError(f"{version.policy.name} is drafted from two rankers", hint=f"look at {named}")
     distribution.check(context)
     if not catalogue:
@@ -154,7 +152,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         if policy.design.context.is_sparse:
             columns = policy.design.columns if distribution.columns is None else distribution.columns.columns()
             largest = _largest_weights(policy, belief, columns)
-            weights = [row | more for row, more in zip(weights or [{}] * len(largest), largest, strict=True)]
+            weights = [a | b for a, b in zip(weights or [{}] * len(largest), largest, strict=True)]
     else:  # NaN for a trained kind, whose scores are not rewards
         mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
     mean, lower, upper = means.widened(mean, lower, upper, _curve_error(unit, version, policy, belief))
@@ -177,7 +175,7 @@ def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> 
     """For each arm the LARGEST weights of columns of sparse contexts, by name."""
     weights, largest = policy.column_weights(belief, columns), list[dict[str, float]]()
     for column in weights.T:
-        order = np.argsort(-np.abs(column), kind="stable")[:LARGEST]
+        order = np.argsort(-np.abs(column), kind="stable")[:MAX_WEIGHTS]
         names = map(policy.design.context.names.__getitem__, columns[order].tolist())
         largest.append(dict(zip(names, column[order].tolist(), strict=True)))
     return largest

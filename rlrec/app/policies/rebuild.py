@@ -136,8 +136,8 @@ def _begin(unit: Unit, plan: _Plan) -> int:
     head = policies.lock(unit, [policy.id])[policy.id]
     versions = policies.versions(unit, [policy.id])
     for version in versions:
-        same = version.reward.id == draft.reward.id and _design(version.parameters) == _design(draft.parameters)
-        if version.learning and same and not is_complete(version):
+        is_same = version.reward.id == draft.reward.id and _design(version.parameters) == _design(draft.parameters)
+        if version.learning and is_same and not is_complete(version):
             return version.id
     number, fade = versions[-1].number + 1, Forgetting.parse(policy.params).discount ** head.ordinal
     ripe = decisions.newest_before(unit, policy.id, drawn_before=unit.now - draft.reward.window_us)
@@ -164,14 +164,14 @@ def _portion(unit: Unit, policy_id: int, version_id: int) -> bool:
         return False
     assert version.entered_to is not None
     prompt = version.reward.learn == "served"
-    before = unit.now + 1 if prompt else unit.now - version.reward.window_us
+    until = unit.now + 1 if prompt else unit.now - version.reward.window_us
     first = version.entered_to + 1
-    ids = decisions.find_overdue(unit, policy_id, first=first, drawn_before=before, slots=PORTION)
+    ids = decisions.find_overdue(unit, policy_id, first=first, drawn_before=until, slots=PORTION)
     if ids:
         add_settled(unit, ledger, version, last=ids[-1])
         first = ids[-1] + 1
-    more = decisions.find_overdue(unit, policy_id, first=first, drawn_before=before, slots=1)
-    if prompt and not more:
+    remaining = decisions.find_overdue(unit, policy_id, first=first, drawn_before=until, slots=1)
+    if prompt and not remaining:
         policies.enter(unit, version_id, entered_to=None)
     ledger.close()
-    return bool(more)
+    return bool(remaining)

@@ -28,16 +28,7 @@ from rlrec.app.training.dataset_writer import DatasetWriter
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import TrainingLease
 from rlrec.app.training.page_weights import AUTO, SLATE, SLOT, TOP_K, WEIGHTS, PageWeights
-from rlrec.app.training.report import (
-    NO_GATE,
-    GateReport,
-    Result,
-    TuneSplit,
-    result,
-    unused_sessions,
-    why_copy,
-    why_not,
-)  # fmt: skip
+from rlrec.app.training.report import NO_GATE, GateReport, Result, TuneSplit, copy_reason, refusal_reason, result
 from rlrec.compute import Engine
 from rlrec.errors import InputError, StoreBusy, quantity, suggest
 from rlrec.policy.gradients.baseline import BASELINES
@@ -53,8 +44,8 @@ from rlrec.store.upkeep import removals
 from rlrec.times import DAY_US, written
 
 KIND = "gradient"
-REPORTED = 10  # epochs between two that are reported
-CHOOSING = 20_000  # tuning visits by which epochs are compared, at most; the gate looks at all of its visits
+EPOCHS_REPORTED = 10  # epochs between two that are reported
+TUNE_VISITS = 20_000  # tuning visits by which epochs are compared, at most; the gate looks at all of its visits
 PROMOTE = ("never", "if-better", "always")
 YEAR_US = 365 * DAY_US
 HIGHEST = 1e9
@@ -192,7 +183,7 @@ class _TrainingRun:
         self.dataset.arrange({TRAIN: self.dataset.batch(self.request.batch), TUNE: VISITS}, weighed=weighed)
         self.lease.renew()
         self._check()
-        if unused := unused_sessions(self.report):
+        if unused := self.report.unused_sessions:
             self.store.notice(f"sessions that are not used: {unused}")
         trained = self._train(start)
         candidate, weights = self._candidate(trained.parameters)
@@ -238,7 +229,7 @@ class _TrainingRun:
             raise InputError("the log dropped lines at several rates (keep_probability): it teaches wrongly", hint=hint)
         if not self.dataset.splits[TRAIN].visits:
             reason = "no session has ended"
-            if counts := unused_sessions(report):
+            if counts := report.unused_sessions:
                 reason = f"sessions that are not used: {counts}"
             if report.visits:
                 reason = f"of {quantity(report.visits, 'session')}, none is in the split that teaches"
@@ -274,7 +265,7 @@ class _TrainingRun:
             tune = None
             if splits[TUNE].visits:
                 by_position, gate = trainer.by_position, self.report.gate_visits
-                tune = value(splits[TUNE], max_visits=CHOOSING, gate_visits=gate, by_position=by_position)
+                tune = value(splits[TUNE], max_visits=TUNE_VISITS, gate_visits=gate, by_position=by_position)
             trained = trainer.train(tune, progress=self._epoch)
         self.tune = TuneSplit() if tune is None else TuneSplit(tune.clusters, tune.wanted_ess)
         if not trained.supported:
@@ -302,7 +293,7 @@ class _TrainingRun:
 
     def _epoch(self, point: Epoch) -> None:
         self.lease.renew()
-        if 1 < point.epoch < self.request.epochs and point.epoch % REPORTED:
+        if 1 < point.epoch < self.request.epochs and point.epoch % EPOCHS_REPORTED:
             return
         named = {"gain": point.gain, "lower bound": point.lower, "entropy": point.entropy}
         named |= {"KL": point.kl, "ESS": point.ess}
@@ -342,7 +333,7 @@ class _TrainingRun:
             else:
                 gain, visits = (
                     Gain.estimate(
-                        BY_VISIT, unit, sides, gate_split, supported_elsewhere=self._near(trained), **options
+                        BY_VISIT, unit, sides, gate_split, supported_elsewhere=self._is_near_log(trained), **options
                     ),
                     None,
                 )
@@ -353,14 +344,14 @@ class _TrainingRun:
             gain, visits = gain.over_served, None if visits is None else visits.over_served
         spent = sum(not look["repeated"] for look in looks)
         report: dict[str, Any] = {
-            **paired_gate.judged(gain, visits, spent, supported_elsewhere=self._near(trained)),
+            **paired_gate.judged(gain, visits, spent, supported_elsewhere=self._is_near_log(trained)),
             "against": self.live.number if over_live else None, "sessions": (visits or gain).estimates[0].n,
             "repeated": False,
         }  # fmt: skip
         earlier = next((look for look in looks if paired_gate.is_repeated(report, look)), None)
         return cast(GateReport, report) if earlier is None else {**earlier, "repeated": True}
 
-    def _near(self, trained: TrainingResult) -> bool:
+    def _is_near_log(self, trained: TrainingResult) -> bool:
         """Whether the tuning visits show that the candidate is near what was logged. That does not depend on rewards,
         and they ask for more than the gate does: few visits of the gate with large weights say nothing against it."""
         best = trained.best_epoch
@@ -393,9 +384,9 @@ class _TrainingRun:
         if promoted:
             policies.promote(unit, policy.id, version_id=version_id, previous_id=head.live_id)
         settings.add_run(unit, "train-pg", {"policy": policy.name, "version": number}, {"promoted": promoted})
-        why = why_copy(trained, self.tune, parent=self.parent)
+        why = copy_reason(trained, self.tune, parent=self.parent)
         if promote == "if-better":
-            why = None if promoted else why_not(gate, trained, same_live=same_live, tune=self.tune)
+            why = None if promoted else refusal_reason(gate, trained, same_live=same_live, tune=self.tune)
         return result(
             self.parent, number, self.report.visits, gate, seed=self.seed, trained=trained, promoted=promoted, why=why,
             ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,

@@ -76,8 +76,8 @@ def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
             changes.append((promotion.rolled_back_at, -promotion.id, promotion.previous_id, command))
     changes.sort(key=lambda change: (change[0], change[1] < 0, change[1]))
     times: dict[int, list[LiveTime]] = {}
-    for (at, _, version_id, command), after in zip(changes, [*changes[1:], None], strict=True):
-        end = (None, None) if after is None else (written(after[0]), after[3])
+    for (at, _, version_id, command), following in zip(changes, [*changes[1:], None], strict=True):
+        end = (None, None) if following is None else (written(following[0]), following[3])
         times.setdefault(version_id, []).append({"at": written(at), "until": end[0], "by": command, "ended_by": end[1]})
     return times
 
@@ -172,11 +172,11 @@ def promote(store: Store, reference: str) -> LiveVersion:
             raise InputError(f"{named} is retired", hint=hint)
         if not is_complete(version):
             raise InputError(f"{named} has not caught up with the log", hint="`rlrec policy rebuild` goes on with it")
-        before = policies.by_id(unit, [head.live_id])[head.live_id]
+        previous = policies.by_id(unit, [head.live_id])[head.live_id]
         if head.live_id != version.id:
             policies.promote(unit, version.policy.id, version_id=version.id, previous_id=head.live_id)
             settings.add_run(unit, "policy promote", {"policy": version.policy.name, "version": version.number})
-        return _live_version(unit, version, before)
+        return _live_version(unit, version, previous)
 
     return store.write(work)
 
@@ -196,22 +196,22 @@ def roll_back(unit: Unit, name: str) -> LiveVersion:
     last = policies.last_promotion(unit, version.policy.id)
     if last is None:
         versions = policies.versions(unit, [version.policy.id])
-        others = [each.reference for each in versions if each.id != head.live_id and each.status != "retired"]
+        promotable = [other.reference for other in versions if other.id != head.live_id and other.status != "retired"]
         hint = "it has no other version; `rlrec policy list` shows the policies that could serve"
-        hint = f"`rlrec policy promote {others[-1]}` makes another version live" if others else hint
+        hint = f"`rlrec policy promote {promotable[-1]}` makes another version live" if promotable else hint
         raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back", hint=hint)
-    before, now = (policies.by_id(unit, [key])[key] for key in (last.previous_id, head.live_id))
-    if before.status == "retired":
+    previous, now = (policies.by_id(unit, [key])[key] for key in (last.previous_id, head.live_id))
+    if previous.status == "retired":
         raise CheckFailed(
-            f"version {before.number} of {version.policy.name}, which was live before, is retired",
+            f"version {previous.number} of {version.policy.name}, which was live before, is retired",
             hint=f"promote another: `rlrec policy promote {version.policy.name}@V`",
         )
-    policies.roll_back(unit, version.policy.id, promotion_id=last.id, live_id=before.id)
-    settings.add_run(unit, "policy rollback", {"policy": version.policy.name, "version": before.number})
-    return _live_version(unit, before, now)
+    policies.roll_back(unit, version.policy.id, promotion_id=last.id, live_id=previous.id)
+    settings.add_run(unit, "policy rollback", {"policy": version.policy.name, "version": previous.number})
+    return _live_version(unit, previous, now)
 
 
-def _live_version(unit: Unit, version: Version, before: Version) -> LiveVersion:
+def _live_version(unit: Unit, version: Version, previous: Version) -> LiveVersion:
     name = version.policy.name
     passed_by = live_versions.lines(unit, name)
-    return {"policy": name, "version": version.number, "previous": before.number, "passed_by": passed_by}
+    return {"policy": name, "version": version.number, "previous": previous.number, "passed_by": passed_by}

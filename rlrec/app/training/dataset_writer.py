@@ -71,6 +71,18 @@ class WriteReport(Sums):
         max_reward, last_id = max(self.max_reward, other.max_reward), max(self.last_id, other.last_id)
         return replace(super().__add__(other), max_reward=max_reward, last_id=last_id)
 
+    @property
+    def unused_sessions(self) -> str:
+        """How many sessions do not teach, and why."""
+        counts = (
+            (self.unused.waiting, "not over, or still within their reward windows"),
+            (self.unused.left_out, "cut by the filter, with a censored slot, or without propensities"),
+            (self.unrecorded, "whose states at the time of their decisions are not recorded"),
+            (self.moved, "whose user came later and belongs to another split"),
+            (self.too_long, f"of more than {ended_visits.LONGEST:,} decisions"),
+        )
+        return "; ".join(f"{count:,} {reason}" for count, reason in counts if count)
+
 
 class VisitNames(NamedTuple):
     """One a visit, (s,): its split, digests of its cluster (the user where one is known) and of the visit itself."""

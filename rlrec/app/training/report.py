@@ -8,9 +8,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.evaluation.comparisons import paired_gate
 from rlrec.app.evaluation.comparisons.paired_gate import VisitsReport
-from rlrec.app.log import ended_visits
 from rlrec.app.training.ascent import TrainingResult
-from rlrec.app.training.dataset_writer import WriteReport
 from rlrec.records import Version
 
 # The look of the gate at a candidate, as it is stored; without a look all is None. candidate: its number in this year;
@@ -40,19 +38,6 @@ Result = TypedDict("Result", {
 })  # fmt: skip
 
 
-def unused_sessions(report: WriteReport) -> str:
-    """How many sessions do not teach, and why."""
-    unused = report.unused
-    counts = (
-        (unused.waiting, "not over, or still within their reward windows"),
-        (unused.left_out, "cut by the filter, with a censored slot, or without propensities"),
-        (report.unrecorded, "whose states at the time of their decisions are not recorded"),
-        (report.moved, "whose user came later and belongs to another split"),
-        (report.too_long, f"of more than {ended_visits.LONGEST:,} decisions"),
-    )
-    return "; ".join(f"{count:,} {why}" for count, why in counts if count)
-
-
 def result(
     parent: Version, version: int, sessions: int, gate: GateReport, *, seed: int, trained: TrainingResult | None = None,
     **figures: Any,
@@ -80,7 +65,7 @@ class TuneSplit:
     nearer: str = ""
 
 
-def no_step(trained: TrainingResult, tune: TuneSplit) -> str:
+def no_step_reason(trained: TrainingResult, tune: TuneSplit) -> str:
     """The sentence that the log supports no step, and what to log instead."""
     wanted_ess = tune.wanted_ess or 0.0
     if tune.clusters < wanted_ess:
@@ -97,13 +82,13 @@ def no_step(trained: TrainingResult, tune: TuneSplit) -> str:
     )
 
 
-def why_copy(trained: TrainingResult, tune: TuneSplit, *, parent: Version) -> str | None:
+def copy_reason(trained: TrainingResult, tune: TuneSplit, *, parent: Version) -> str | None:
     """Why the new version is no better than its parent on the tuning visits; None where it is."""
     copied = "" if trained.best else f"no epoch was better: the new version is a copy of version {parent.number}"
-    return "; ".join(filter(None, (copied, "" if trained.supported else no_step(trained, tune)))) or None
+    return "; ".join(filter(None, (copied, "" if trained.supported else no_step_reason(trained, tune)))) or None
 
 
-def why_not(gate: GateReport, trained: TrainingResult, *, same_live: bool, tune: TuneSplit) -> str:
+def refusal_reason(gate: GateReport, trained: TrainingResult, *, same_live: bool, tune: TuneSplit) -> str:
     """Why a candidate was not promoted. same_live: whether the live version is still the one it was compared with."""
     if not same_live:
         return "another version went live meanwhile"
@@ -111,6 +96,6 @@ def why_not(gate: GateReport, trained: TrainingResult, *, same_live: bool, tune:
         if trained.promising:
             return "no session of the gate split has ended"
         if not trained.supported:
-            return no_step(trained, tune)
+            return no_step_reason(trained, tune)
         return "nothing on the tune split says that it is better"
     return paired_gate.refusal(gate) or "the gate did not let it pass"

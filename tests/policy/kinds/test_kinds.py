@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec import policy as kinds
-from rlrec.app.inputs.parameters import LEAST, MOST
+from rlrec.app.inputs.parameters import MAX_COUNT, MIN_COUNT
 from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
 from rlrec.policy.beliefs.base import Belief, Policy
@@ -106,8 +106,8 @@ def test_the_second_arm_is_best_with_29_of_33() -> None:
     assert served(kinds.make("thompson", {}), stored, arms="ab")[1] == pytest.approx(29 / 33, abs=1e-12)
 
 
-@pytest.mark.parametrize("a", [LEAST, 0.1, 1e7, MOST])
-@pytest.mark.parametrize("b", [LEAST, 0.1, 1e7, MOST])
+@pytest.mark.parametrize("a", [MIN_COUNT, 0.1, 1e7, MAX_COUNT])
+@pytest.mark.parametrize("b", [MIN_COUNT, 0.1, 1e7, MAX_COUNT])
 @pytest.mark.parametrize("c", [1.0, 7.0, 1e5])
 def test_probabilities_are_exact_for_every_prior_that_is_taken(a: float, b: float, c: float) -> None:
     scores = Beta(np.array([a, 1.0]), np.array([b, c]))

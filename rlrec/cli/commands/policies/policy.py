@@ -145,7 +145,7 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
     A and B are NAME or NAME@V; a difference is B minus A."""
     result = app.policy_beliefs.diff(store, first, second)
     sides = ("a", "b", "difference")
-    columns = ["arm", "status", *(f"{name}_{side}" for name in app.policy_beliefs.COMPARED for side in sides)]
+    columns = ["arm", "status", *(f"{name}_{side}" for name in app.policy_beliefs.COMPARED_FIGURES for side in sides)]
     audiences = [(name, app.policy_beliefs.audience(store, name)) for name in (first, second)]
     show(result, table=policy_view.of_difference(result, columns, audiences), columns=columns)
 
