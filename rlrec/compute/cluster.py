@@ -66,8 +66,10 @@ class Cluster:
         running = completed(loop=self.client.loop)
         count = 0
         while True:
-            workers = self._count_workers()
-            while count < PARTITIONS_AHEAD * workers and (order := next(orders, None)):
+            if self._cluster is None and monotonic() > self._ask_at:
+                self._workers = max(1, len(self.client.scheduler_info()["workers"]))
+                self._ask_at = monotonic() + RECOUNT_S
+            while count < PARTITIONS_AHEAD * self._workers and (order := next(orders, None)):
                 number, partition = order
                 key = f"rlrec-partition-{number}-{shared.key}"
                 running.add(self._submit(_run, self._runner, shared, partition, key=key))
@@ -99,12 +101,6 @@ class Cluster:
 
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TiB"}):
             return self.client.submit(*words, **options)
-
-    def _count_workers(self) -> int:
-        if self._cluster is None and monotonic() > self._ask_at:
-            self._workers = max(1, len(self.client.scheduler_info()["workers"]))
-            self._ask_at = monotonic() + RECOUNT_S
-        return self._workers
 
     def close(self) -> None:
         """End what was started here; a cluster at an address goes on."""

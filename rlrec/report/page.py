@@ -102,11 +102,12 @@ def _sections(answer: Result) -> Iterator[Section]:
         ("" if over_time is None or returning else _no_returns(over_time)) + _reasons(answer),
     )  # fmt: skip
     newest = "" if answer.judged is None else f" From the newest {answer.judged:,} decisions."
+    reasons = _list(answer.reasons)
     yield Section(
         "estimates", "What policies would earn",
         "Estimated from the log: a policy is judged by what others served, weighted by probabilities." + newest,
         present(figures.estimated(answer.estimates, unit) for unit in figures.UNITS),
-        _folded("What the verdicts rest on", _list(answer.reasons)),
+        reasons and f"<details><summary>What the verdicts rest on</summary>{reasons}</details>",
     )  # fmt: skip
     compared = [figures.compared(experiment) for experiment in answer.experiments]
     pairs = zip(answer.experiments, compared, strict=True)
@@ -172,10 +173,6 @@ def _cell(value: Any, look: str) -> str:
 def _list(lines: Iterator[str] | Sequence[str]) -> str:
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f'<ul class="soft">{items}</ul>' if items else ""
-
-
-def _folded(summary: str, inner: str) -> str:
-    return f"<details><summary>{summary}</summary>{inner}</details>" if inner else ""
 
 
 def _no_returns(over_time: Outcomes) -> str:

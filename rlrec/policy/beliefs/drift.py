@@ -93,31 +93,30 @@ class Adwin:
         new = np.cumsum([np.ones(len(rewards)), rewards, rewards**2], axis=1)
         sums = np.hstack([self._sums, self._sums[:, -1:] + new])
         marks = np.r_[self._marks, marks]
-        low, high = self._ranges(rewards)
+        # the least and the largest reward of the stream, at the end of each tick
+        by_tick = rewards.reshape(-1, self.clock)
+        low = np.minimum.accumulate(np.minimum(by_tick.min(axis=1), self._low))
+        high = np.maximum.accumulate(np.maximum(by_tick.max(axis=1), self._high))
+        self._low, self._high, width = low[-1], high[-1], (high - low).tolist()
         edges, changes = list(range(old)), []
         # tick by tick, cut as long as two sides differ
         for tick, start in enumerate(range(old, sums.shape[1], self.clock)):
             end = start + self.clock
             edges.extend(range(start, end))
             self._merge(edges)
-            if high[tick] == low[tick]:
+            if not width[tick]:
                 continue
             change = None
-            while cut := self._cut(sums[:, edges], high[tick] - low[tick]):
+            while cut := self._cut(sums[:, edges], width[tick]):
                 change = change or _change(sums[:, [edges[0], edges[cut], edges[-1]]], marks[[edges[cut], end - 2]])
                 del edges[:cut]
-                self._drop(cut)
+                for size in reversed(range(len(self._sizes))):
+                    dropped = min(cut, self._sizes[size])
+                    self._sizes[size] -= dropped
+                    cut -= dropped
             changes += [change] if change else []
         self._sums, self._marks = sums[:, edges] - sums[:, edges[:1]], marks[edges[:-1]]
         return changes
-
-    def _ranges(self, rewards: Array) -> tuple[list[float], list[float]]:
-        """The least and the largest reward of the stream, at the end of each tick."""
-        by_tick = rewards.reshape(-1, self.clock)
-        low = np.minimum.accumulate(np.minimum(by_tick.min(axis=1), self._low))
-        high = np.maximum.accumulate(np.maximum(by_tick.max(axis=1), self._high))
-        self._low, self._high = low[-1], high[-1]
-        return low.tolist(), high.tolist()
 
     def _merge(self, edges: list[int]) -> None:
         """Add one tick of new buckets; the two oldest of a size become one of the next until 5 are left."""
@@ -131,12 +130,6 @@ class Adwin:
             sizes[size] -= 2 * pairs
             sizes[size + 1] += pairs
             end, size = first + pairs, size + 1
-
-    def _drop(self, buckets: int) -> None:
-        for size in reversed(range(len(self._sizes))):
-            gone = min(buckets, self._sizes[size])
-            self._sizes[size] -= gone
-            buckets -= gone
 
     def _cut(self, sums: Array, width: float) -> int:
         """The number of the edge where the two sides differ most clearly; 0 where they differ significantly nowhere."""

@@ -41,7 +41,14 @@ class Encoder:
         self.width = int(intercept) + sum(field.width for field in self.fields) + columns
         self.is_sparse = self.width > WIDEST
         self.reads = EVERYTHING if columns else tuple(field.name for field in self.fields)
-        self._check_names()
+        if not self.width:
+            raise InputError("features have no columns", hint="give them an intercept, or fields")
+        if self.width > features.MAX_COLUMNS + WIDEST:
+            hint = f"give at most {features.MAX_COLUMNS + WIDEST}: hash into fewer"
+            raise InputError(f"features have {self.width} columns", hint=hint)
+        # names only show: there may be too many to name each time
+        if not self.is_sparse and (twice := [name for name, times in Counter(self.names).items() if times > 1]):
+            raise InputError(f"two columns are named {quote(twice[0])}", hint="rename or leave out one")
 
     @classmethod
     def parse(cls, spec: Mapping[str, Any]) -> Self:
@@ -119,17 +126,6 @@ class Encoder:
             hashed = features.sparse([dict(row) for row in rows], self.columns)
             parts.append((hashed.row, hashed.column.astype(np.int64) + shift, hashed.value))
         return features.merge(len(rows), *map(np.concatenate, zip(*parts, strict=True)))
-
-    def _check_names(self) -> None:
-        if not self.width:
-            raise InputError("features have no columns", hint="give them an intercept, or fields")
-        if self.width > features.MAX_COLUMNS + WIDEST:
-            hint = f"give at most {features.MAX_COLUMNS + WIDEST}: hash into fewer"
-            raise InputError(f"features have {self.width} columns", hint=hint)
-        if self.is_sparse:  # too many to name each time; the names only show
-            return
-        if twice := [name for name, times in Counter(self.names).items() if times > 1]:
-            raise InputError(f"two columns are named {quote(twice[0])}", hint="rename or leave out one")
 
 
 _NO_ENTRIES = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
