@@ -80,8 +80,8 @@ def distinct(*columns: Ids) -> tuple[Ids, Ids]:
 
 def distinct_rows(rows: Array) -> tuple[Array, Index]:
     """The different rows of a matrix, (m, d), in ascending order, and which of them each row is, (n,)."""
-    different, which = np.unique(rows, axis=0, return_inverse=True)
-    return different, which.reshape(-1)
+    unique_rows, row_index = np.unique(rows, axis=0, return_inverse=True)
+    return unique_rows, row_index.reshape(-1)
 
 
 def finite_or_none(value: float | np.floating | None) -> float | None:

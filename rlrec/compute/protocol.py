@@ -57,7 +57,7 @@ def fingerprint() -> Fingerprint:
     features: dict[str, bool] = import_module("numpy._core._multiarray_umath").__cpu_features__
     versions = tuple(f"{name} {version(name)}" for name in ("rlrec", "numpy"))
     python = f"python {sys.version_info.major}.{sys.version_info.minor}"
-    return Fingerprint((*versions, python), tuple(sorted(name for name, present in features.items() if present)))
+    return Fingerprint((*versions, python), tuple(sorted(name for name, is_present in features.items() if is_present)))
 
 
 def is_mixed(worker: Fingerprint, process: Fingerprint) -> bool:

@@ -67,8 +67,8 @@ def _defaults(kind: str) -> dict[str, Any]:
     from dataclasses import MISSING, fields
 
     parameter_fields = [field for field in fields(load(kind)) if field.name not in (*NOT_TYPED, CURVE)]
-    common = ("floor", "explore_slots", "discount", "window", "position")  # they come last
-    parameter_fields.sort(key=lambda field: common.index(field.name) if field.name in common else -1)
+    last_names = ("floor", "explore_slots", "discount", "window", "position")  # they come last
+    parameter_fields.sort(key=lambda field: last_names.index(field.name) if field.name in last_names else -1)
     return {field.name: None if field.default is MISSING else field.default for field in parameter_fields}
 
 
@@ -76,14 +76,14 @@ def values(policy: Policy) -> dict[str, Any]:
     """The parameters of a policy; with the values of its curve, where it has one."""
     from dataclasses import fields
 
-    hidden = NOT_TYPED if policy.examination else (*NOT_TYPED, CURVE)
-    parameters = {field.name: getattr(policy, field.name) for field in fields(policy) if field.name not in hidden}
-    dotted = dict[str, Any]()
+    hidden_names = NOT_TYPED if policy.examination else (*NOT_TYPED, CURVE)
+    parameters = {field.name: getattr(policy, field.name) for field in fields(policy) if field.name not in hidden_names}
+    stage_values = dict[str, Any]()
     for stage, stage_policy in zip(STAGES, policy.stages, strict=False):
         for name, value in values(stage_policy).items():
             if name not in parameters:
-                dotted[f"{stage}.{name}"] = value
-    return parameters | dotted
+                stage_values[f"{stage}.{name}"] = value
+    return parameters | stage_values
 
 
 def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -> Policy:
@@ -95,14 +95,14 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
         if name not in defaults and not (name == CURVE and "position" in defaults):
             hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
-    undotted = {name: value for name, value in typed.items() if "." not in name}
-    if len(undotted) < len(typed):
-        undotted["stage_parameters"] = {name: value for name, value in typed.items() if "." in name}
-    designed = {"design": design} if design is not None and "design" in cls.__dataclass_fields__ else {}
+    plain_parameters = {name: value for name, value in typed.items() if "." not in name}
+    if len(plain_parameters) < len(typed):
+        plain_parameters["stage_parameters"] = {name: value for name, value in typed.items() if "." in name}
+    design_argument = {"design": design} if design is not None and "design" in cls.__dataclass_fields__ else {}
     if design is not None:
         _check_width(kind, cls, design)
     curve = {CURVE: tuple(typed[CURVE])} if CURVE in typed else {}
-    return cls(**{**cls.implied_defaults(typed), **undotted, **curve}, **designed)
+    return cls(**{**cls.implied_defaults(typed), **plain_parameters, **curve}, **design_argument)
 
 
 def _check_width(kind: str, cls: type[Policy], design: Design) -> None:

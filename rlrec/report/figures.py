@@ -100,8 +100,8 @@ def _day(label: str) -> str:
 
 def _change(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow], period: str, *, share: bool) -> str:
     """The newest full period, and how it compares with the first one."""
-    complete = [row for row in rows if row["value"] is not None and f"partial-{period}" not in row["reasons"]]
-    last = complete[-1] if complete else next(row for row in reversed(rows) if row["value"] is not None)
+    complete_rows = [row for row in rows if row["value"] is not None and f"partial-{period}" not in row["reasons"]]
+    last = complete_rows[-1] if complete_rows else next(row for row in reversed(rows) if row["value"] is not None)
     scale, unit = (100, "\u00a0%") if share else (1, "")
     begins = {"hour": "at", "day": "on", "week": "in the week of"}[period]
     figures = f"{interval(*_scaled(last, scale), unit=unit)} {begins} {_day(str(last['group']))}"
@@ -182,16 +182,16 @@ def _served(rows: Sequence[EstimateRow]) -> float | None:
 def _best(rows: Sequence[EstimateRow], unit: str) -> str:
     """A sentence on the policy that would earn most, against the logged average. Policies that learned from this log
     cannot be judged by it."""
-    judged = [row for row in rows if row.estimate.verdict != "insufficient" and row.estimate.value is not None]
-    independent = [row for row in judged if "in-sample" not in row.estimate.reasons]
-    if not independent:
-        served, learned = _served(rows), [row.target for row in judged]
+    judged_rows = [row for row in rows if row.estimate.verdict != "insufficient" and row.estimate.value is not None]
+    independent_rows = [row for row in judged_rows if "in-sample" not in row.estimate.reasons]
+    if not independent_rows:
+        served, learned = _served(rows), [row.target for row in judged_rows]
         earned = "" if served is None else f"; the logged average is {number(served)} per {unit}"
         if not learned:
             return f"The log cannot tell yet what these policies would earn per {unit}{earned}"
         names = " and ".join(dict.fromkeys(learned))
         return f"{names} learned from this very log, so that it cannot judge what they would earn{earned}"
-    row = max(independent, key=lambda row: row.estimate.value or 0.0)
+    row = max(independent_rows, key=lambda row: row.estimate.value or 0.0)
     estimate = row.estimate
     bounded_value = interval(estimate.value, estimate.lower, estimate.upper)
     text = f"{row.target} would earn {bounded_value} per {unit} ({_verdict(row)})"
@@ -200,8 +200,8 @@ def _best(rows: Sequence[EstimateRow], unit: str) -> str:
     if estimate.verdict != "ok":
         return f"{text}; the logged average is {number(estimate.served)}"
     sign = direction(estimate.lift_lower, estimate.lift_upper, within=LOG_PRECISION)
-    sure = {"equal": "equal to", "unsure": "not surely more than"}.get(sign, f"{sign} than")
-    return f"{text}, {sure} the logged average ({number(estimate.served)})"
+    comparison = {"equal": "equal to", "unsure": "not surely more than"}.get(sign, f"{sign} than")
+    return f"{text}, {comparison} the logged average ({number(estimate.served)})"
 
 
 # -- experiments --
@@ -330,7 +330,7 @@ def believed(answer: PolicyBelief) -> Figure | None:
 def exposed(answer: Exposure) -> Figure:
     """How much of the slots each arm had, realised and expected."""
     slots, arms = max(1, answer["slots"]), answer["arms"]
-    shown, even = arms[:MAX_ROWS], answer["catalogue"]["effective_arms"]
+    shown, effective_arms = arms[:MAX_ROWS], answer["catalogue"]["effective_arms"]
     half, total = 0, 0
     for row in arms:
         if total >= slots / 2:
@@ -340,8 +340,8 @@ def exposed(answer: Exposure) -> Figure:
         Bar(row["arm"], 100 * row["realised"] / slots, row["expected"] and 100 * row["expected"] / slots)
         for row in shown
     ]
-    alone = even is None or number(even) == "1"
-    spread = "" if alone else f"; all in all it is as if {number(even)} were shown equally often"
+    is_single = effective_arms is None or number(effective_arms) == "1"
+    spread = "" if is_single else f"; all in all it is as if {number(effective_arms)} were shown equally often"
     return Figure(
         title=f"Half of the slots went to {half} of {quantity(len(arms), 'arm')}{spread}",
         drawing=bars(shares, x_name="share of the slots; tick: as probabilities expect", unit="\u00a0%"),

@@ -65,13 +65,13 @@ def page(answer: Result, title: str) -> str:
         for count, figure in enumerate(section.figures)
     ]
     body = "".join(_section(section, answer.remarks.get(section.name, [])) for section in sections)
-    short = f"<nav><h2>In short</h2><ul>{''.join(findings)}</ul></nav>" if findings else ""
+    summary = f"<nav><h2>In short</h2><ul>{''.join(findings)}</ul></nav>" if findings else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{LAWS}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title><style>{STYLE}{svg.STYLE}</style></head><body><main>"
-        f"<h1>{escape(title)}</h1><p>{_span(answer)}</p>{short}{body}"
+        f"<h1>{escape(title)}</h1><p>{_span(answer)}</p>{summary}{body}"
         '<p class="soft">Bands and intervals hold with 95 %, each for itself. Drawn by rlrec.</p>'
         "</main></body></html>\n"
     )
@@ -111,11 +111,11 @@ def _sections(answer: Result) -> Iterator[Section]:
     )  # fmt: skip
     compared = [figures.compared(experiment) for experiment in answer.experiments]
     pairs = zip(answer.experiments, compared, strict=True)
-    undecided = [experiment["experiment"] for experiment, figure in pairs if figure is None]
+    undecided_names = [experiment["experiment"] for experiment, figure in pairs if figure is None]
     yield Section(
         "experiments", "Experiments", "Variants against the first one, by the unit that was split.", present(compared),
         _list(f"{name}: nothing to compare per unit; `rlrec experiment show {name}` has its figures"
-              for name in undecided),
+              for name in undecided_names),
     )  # fmt: skip
     yield Section(
         "beliefs", "What policies believe", "Each arm with the reward that a slot of it is believed to earn.",
@@ -131,8 +131,8 @@ def _sections(answer: Result) -> Iterator[Section]:
         "positions", "Positions", "How likely each position is looked at.",
         [curves.examined(answer.curves)] if answer.curves else [],
     )  # fmt: skip
-    trained = (curves.learned(row.policy, row.version, row.report, live=row.live) for row in answer.trained)
-    yield Section("training", "Training", "Learning curves of trained versions.", present(trained))
+    training_figures = (curves.learned(row.policy, row.version, row.report, live=row.live) for row in answer.trained)
+    yield Section("training", "Training", "Learning curves of trained versions.", present(training_figures))
     findings = _list(f"{row.severity}: {row.check}, {row.subject}: {row.detail}" for row in answer.findings)
     yield Section("health", "Health", _health(answer), [], findings + _traffic(answer))
 
@@ -166,8 +166,8 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _cell(value: Any, look: str) -> str:
     if not isinstance(value, str):
         return f"<td{look}>{number(value)}</td>"
-    wrapped = ' class="w"' if len(value) > LONG else ""
-    return f"<td{wrapped}>{escape(value)}</td>"
+    wrapping = ' class="w"' if len(value) > LONG else ""
+    return f"<td{wrapping}>{escape(value)}</td>"
 
 
 def _list(lines: Iterator[str] | Sequence[str]) -> str:
@@ -190,11 +190,11 @@ def _reasons(answer: Result) -> str:
 
 
 def _health(answer: Result) -> str:
-    grave = sum(finding.severity == "error" for finding in answer.findings)
+    errors = sum(finding.severity == "error" for finding in answer.findings)
     warnings = sum(finding.severity == "warning" for finding in answer.findings)
-    if not grave and not warnings:
+    if not errors and not warnings:
         return "Quick checks of the clock, of what waits, and of the newest decisions warn of nothing. " + FULL
-    return f"Quick checks: {quantity(grave, 'error')}, {quantity(warnings, 'warning')}. {FULL}"
+    return f"Quick checks: {quantity(errors, 'error')}, {quantity(warnings, 'warning')}. {FULL}"
 
 
 FULL = "<code>rlrec doctor</code> audits everything."

@@ -197,8 +197,8 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", look: str = "
     """A text; where it is cut, a tooltip has all of it."""
     shown = shorten(words, letters)
     tooltip = f"<title>{escape(words)}</title>" if shown != words else ""
-    anchored = {} if anchor == "start" else {"text_anchor": anchor}
-    return _tag("text", look, escape(shown) + tooltip, x=x, y=y, **anchored)
+    anchor_attribute = {} if anchor == "start" else {"text_anchor": anchor}
+    return _tag("text", look, escape(shown) + tooltip, x=x, y=y, **anchor_attribute)
 
 
 def line(points: Sequence[tuple[float, float]], look: str) -> str:
@@ -262,11 +262,11 @@ def chart(
 
 
 def _legend(names: Sequence[str]) -> list[str]:
-    room = (WIDTH - 8) / len(names)
+    width = (WIDTH - 8) / len(names)
     return [
-        line([(4 + count * room, 30), (26 + count * room, 30)], f"s{count % 3 + 1}")
-        + mark(15 + count * room, 30, MARKS[count % 3], f"s{count % 3 + 1}")
-        + text(32 + count * room, 34, name, letters=(room - 34) / LETTER)
+        line([(4 + count * width, 30), (26 + count * width, 30)], f"s{count % 3 + 1}")
+        + mark(15 + count * width, 30, MARKS[count % 3], f"s{count % 3 + 1}")
+        + text(32 + count * width, 34, name, letters=(width - 34) / LETTER)
         for count, name in enumerate(names)
     ]
 
@@ -375,8 +375,8 @@ def document(drawing: Drawing, *, title: str, description: str) -> str:
     paper = _tag("rect", "paper", width=WIDTH, height=drawing.height + rise)
     marks = f'<style>{STYLE}</style>{paper}{heading}<g transform="translate(0 {rise})">{drawing.marks}</g>'
     extra = f' xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}"'
-    framed = Drawing(drawing.height + rise, marks)
-    return figure(framed, key="plot", title=title, description=description, extra=extra) + "\n"
+    framed_drawing = Drawing(drawing.height + rise, marks)
+    return figure(framed_drawing, key="plot", title=title, description=description, extra=extra) + "\n"
 
 
 def wrap(words: str, letters: int) -> list[str]:

@@ -104,10 +104,10 @@ class Barista(Visitors):
         """The value and the shares at the end of a climb from these shares. The value is a polynomial in the shares
         without negative coefficients: to multiply each by its derivative, and scale them to sum to 1, never lowers it
         (Baum-Eagon)."""
-        previous, (value, slope) = 0.0, self._slope(shares)
-        while value - previous > SMALLEST:
+        previous_value, (value, slope) = 0.0, self._slope(shares)
+        while value - previous_value > SMALLEST:
             shares = shares * slope / (shares @ slope)
-            previous, (value, slope) = value, self._slope(shares)
+            previous_value, (value, slope) = value, self._slope(shares)
         return value, shares
 
     def _slope(self, shares: Array) -> tuple[float, Array]:

@@ -63,8 +63,8 @@ class ChocKale(Regulars):
 
     def context_free(self) -> tuple[float, Array]:
         """`optimum` under the best of 201 fixed distributions, and that distribution, (arms,)."""
-        fixed = np.broadcast_to(SHARES[:, None, None], (len(SHARES), self.cap, self.levels + 1))
-        values = self._per_visit(*self._visit(fixed))
+        fixed_shares = np.broadcast_to(SHARES[:, None, None], (len(SHARES), self.cap, self.levels + 1))
+        values = self._per_visit(*self._visit(fixed_shares))
         best = int(values.argmax())
         return float(values[best]), np.array([1 - SHARES[best], SHARES[best]])
 

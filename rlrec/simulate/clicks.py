@@ -89,8 +89,8 @@ class Delayed(Bernoulli):
 
     def step(self, actions: Index) -> Step:
         observation, reward, terminated, truncated, info = super().step(actions)
-        fixed = self.shape == "fixed"
-        delays = np.full(actions.shape, self.delay) if fixed else self._rng.exponential(self.delay, actions.shape)
+        is_fixed = self.shape == "fixed"
+        delays = np.full(actions.shape, self.delay) if is_fixed else self._rng.exponential(self.delay, actions.shape)
         return observation, reward, terminated, truncated, info | {"delay": np.floor(delays)}
 
 
@@ -113,8 +113,8 @@ class Contextual(World):
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}", hint="it is 0 or more")
         weights = np.random.default_rng(self.seed).standard_normal((self.arms, self.features))
-        linear = self.model == "linear"
-        self._weights = weights * (SPAN / np.abs(weights).sum(axis=1, keepdims=True) if linear else STEEPNESS)
+        is_linear = self.model == "linear"
+        self._weights = weights * (SPAN / np.abs(weights).sum(axis=1, keepdims=True) if is_linear else STEEPNESS)
 
     def observe(self) -> Array:
         self._x = self._rng.uniform(-1, 1, (self._runs, self.features))

@@ -83,24 +83,24 @@ class Adwin:
             return []
         rewards, names = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         self._n_waiting = len(rewards) % self.clock
-        full = len(rewards) - self._n_waiting
-        self._waiting = [(rewards[full:].copy(), names[full:].copy())]
-        return self._take_ticks(rewards[:full], names[:full])
+        n_in_ticks = len(rewards) - self._n_waiting
+        self._waiting = [(rewards[n_in_ticks:].copy(), names[n_in_ticks:].copy())]
+        return self._take_ticks(rewards[:n_in_ticks], names[:n_in_ticks])
 
     def _take_ticks(self, rewards: Array, marks: Ids) -> list[Change]:
         # running sums over window and rewards; `edges` are columns of them: merging buckets means forgetting an edge
-        old = self._sums.shape[1]
-        new = np.cumsum([np.ones(len(rewards)), rewards, rewards**2], axis=1)
-        sums = np.hstack([self._sums, self._sums[:, -1:] + new])
+        n_old_edges = self._sums.shape[1]
+        new_sums = np.cumsum([np.ones(len(rewards)), rewards, rewards**2], axis=1)
+        sums = np.hstack([self._sums, self._sums[:, -1:] + new_sums])
         marks = np.r_[self._marks, marks]
         # the least and the largest reward of the stream, at the end of each tick
         by_tick = rewards.reshape(-1, self.clock)
         low = np.minimum.accumulate(np.minimum(by_tick.min(axis=1), self._low))
         high = np.maximum.accumulate(np.maximum(by_tick.max(axis=1), self._high))
         self._low, self._high, width = low[-1], high[-1], (high - low).tolist()
-        edges, changes = list(range(old)), []
+        edges, changes = list(range(n_old_edges)), []
         # tick by tick, cut as long as two sides differ
-        for tick, start in enumerate(range(old, sums.shape[1], self.clock)):
+        for tick, start in enumerate(range(n_old_edges, sums.shape[1], self.clock)):
             end = start + self.clock
             edges.extend(range(start, end))
             self._merge(edges)
@@ -196,9 +196,9 @@ class PageHinkley:
         changes, start = [], 0
         while start < len(rewards):
             block = slice(start, start + BLOCK)
-            change, used = self._take_block(rewards[block], names[block])
+            change, n_used = self._take_block(rewards[block], names[block])
             changes += [change] if change else []
-            start += used
+            start += n_used
         return changes
 
     def _take_block(self, rewards: Array, marks: Ids) -> tuple[Change | None, int]:
@@ -207,23 +207,23 @@ class PageHinkley:
         steps = np.arange(1.0, len(rewards) + 1)
         count, total = self._count + steps, self._total + np.cumsum(rewards)
         excess = rewards - total / count
-        late = count >= self.min_instances
+        is_judged = count >= self.min_instances
         # the first alarm in either direction
-        first, alarmed = len(rewards), None
+        first, alarmed_side = len(rewards), None
         for side in self._sides:
             height = side.height(excess, fade=np.power(self.alpha, steps), delta=self.delta)
-            alarms = (height > self.threshold) & late
+            alarms = (height > self.threshold) & is_judged
             if alarms[:first].any():
-                first, alarmed = int(np.argmax(alarms)), side
+                first, alarmed_side = int(np.argmax(alarms)), side
         last = min(first, len(rewards) - 1)
         for side in self._sides:
             side.advance(last, count=count, total=total, marks=marks)
-        if alarmed is None:
+        if alarmed_side is None:
             self._count, self._total = int(count[-1]), float(total[-1])
             return None, len(rewards)
-        old_mean = alarmed.total / alarmed.count
-        new_mean = float((total[first] - alarmed.total) / (count[first] - alarmed.count))
-        change = Change(start=alarmed.start, alarm=int(marks[first]), mean_before=old_mean, mean_after=new_mean)
+        old_mean = alarmed_side.total / alarmed_side.count
+        new_mean = float((total[first] - alarmed_side.total) / (count[first] - alarmed_side.count))
+        change = Change(start=alarmed_side.start, alarm=int(marks[first]), mean_before=old_mean, mean_after=new_mean)
         self._reset()
         return change, first + 1
 

@@ -21,12 +21,12 @@ def posterior(alpha: Array, beta: Array, missed: Array, examination: Array) -> t
     n, shape = len(examination), np.broadcast_shapes(alpha.shape, missed.shape[:-1])
     alpha, beta = (np.broadcast_to(parameter, shape).ravel() for parameter in (alpha, beta))
     # by position, then by arm: sums over positions are then sums of rows
-    looked = examination[:, None]
-    weight = looked * np.maximum(missed.reshape(-1, n).T, 0.0)
+    by_position = examination[:, None]
+    weight = by_position * np.maximum(missed.reshape(-1, n).T, 0.0)
     odds, misses = alpha / (beta + weight.sum(axis=0)), beta + weight.sum(axis=0)
-    doubtful = np.flatnonzero((weight * (1 - looked)).any(axis=0))
-    if len(doubtful):
-        odds[doubtful], misses[doubtful] = _mode(alpha[doubtful], beta[doubtful], weight[:, doubtful], 1 - looked)
+    arms = np.flatnonzero((weight * (1 - by_position)).any(axis=0))
+    if len(arms):
+        odds[arms], misses[arms] = _mode(alpha[arms], beta[arms], weight[:, arms], 1 - by_position)
     return (misses * odds).reshape(shape), misses.reshape(shape)
 
 
@@ -35,14 +35,14 @@ def _mode(alpha: Array, beta: Array, weight: Array, unlooked: Array) -> tuple[Ar
 
     weight (k, m), unlooked (k, 1). The right side is concave in o, so from 0 Newton's method grows and never goes
     beyond. An arm stops by itself, whatever the others do."""
-    odds, moving = np.zeros(len(alpha)), np.ones(len(alpha), np.bool_)
+    odds, is_moving = np.zeros(len(alpha)), np.ones(len(alpha), np.bool_)
     for _ in range(_STEPS):
         share = 1 / (1 + unlooked * odds)
-        counted = weight * share
-        slope = beta + (counted * share).sum(axis=0)
-        step = (alpha - (beta + counted.sum(axis=0)) * odds) / slope
-        moving &= step > _PRECISION * odds
-        if not moving.any():
+        counted_misses = weight * share
+        slope = beta + (counted_misses * share).sum(axis=0)
+        step = (alpha - (beta + counted_misses.sum(axis=0)) * odds) / slope
+        is_moving &= step > _PRECISION * odds
+        if not is_moving.any():
             break
-        odds = np.where(moving, odds + step, odds)
+        odds = np.where(is_moving, odds + step, odds)
     return odds, slope

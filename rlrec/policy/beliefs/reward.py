@@ -140,8 +140,8 @@ def largest(definition: Reward) -> float:
 def within_unit_hint(definition: Reward) -> str:
     """A hint how to bring a reward into [0, 1]: where it is never negative, the command that defines it again in units
     of its largest value."""
-    clipped, low = definition.clip_low is not None, definition.clip_low or 0.0
-    if min(low, definition.default, 0.0 if clipped else min(definition.weights.values())) < 0:
+    is_clipped, low = definition.clip_low is not None, definition.clip_low or 0.0
+    if min(low, definition.default, 0.0 if is_clipped else min(definition.weights.values())) < 0:
         return (
             "define another one with --clip 0,1 and a default inside it, or take a kind for any reward: epsilon-greedy"
         )
@@ -155,8 +155,8 @@ def within_unit_hint(definition: Reward) -> str:
         *([f"--late {definition.late}"] if definition.late != "count" else []),
     ]
     command = f"rlrec reward define {definition.name[:59]}-unit '{', '.join(terms)}' {' '.join(options)}"
-    unit_text = f"the most that a slot earns{'' if clipped else ' with one event of each kind'}"
-    if "reward" in definition.weights and not clipped:
+    unit_text = f"the most that a slot earns{'' if is_clipped else ' with one event of each kind'}"
+    if "reward" in definition.weights and not is_clipped:
         unit_text += " of at most 1 (for ratings up to 5 divide the weight of `reward` by 5)"
     return f"`{command}` counts in units of {unit:g}, {unit_text}; --reward {definition.name} still judges in its own"
 

@@ -47,8 +47,8 @@ class Encoder:
             hint = f"give at most {features.MAX_COLUMNS + WIDEST}: hash into fewer"
             raise InputError(f"features have {self.width} columns", hint=hint)
         # names only show: there may be too many to name each time
-        if not self.is_sparse and (twice := [name for name, times in Counter(self.names).items() if times > 1]):
-            raise InputError(f"two columns are named {quote(twice[0])}", hint="rename or leave out one")
+        if not self.is_sparse and (doubles := [name for name, times in Counter(self.names).items() if times > 1]):
+            raise InputError(f"two columns are named {quote(doubles[0])}", hint="rename or leave out one")
 
     @classmethod
     def parse(cls, spec: Mapping[str, Any]) -> Self:
@@ -58,13 +58,13 @@ class Encoder:
         for key in spec:
             if key not in _KEYS:
                 raise InputError(f"features have an unknown {quote(key)}", hint=suggest(str(key), _KEYS) or _HINT)
-        declared, intercept, columns = spec.get("fields", {}), spec.get("intercept", True), spec.get("hash", 0)
-        if not isinstance(declared, Mapping):
-            raise InputError(f"fields are {quote(declared)}", hint=f"name each with its type, {fields.FORMS}")
+        declared_fields, intercept, columns = spec.get("fields", {}), spec.get("intercept", True), spec.get("hash", 0)
+        if not isinstance(declared_fields, Mapping):
+            raise InputError(f"fields are {quote(declared_fields)}", hint=f"name each with its type, {fields.FORMS}")
         if not isinstance(intercept, bool):
             raise InputError(f"intercept is {quote(intercept)}", hint="give true or false")
         fields.check_hash("the features", columns)
-        parsed = [fields.parse_field(name, written) for name, written in declared.items()]
+        parsed = [fields.parse_field(name, written) for name, written in declared_fields.items()]
         return cls(parsed, intercept=intercept, columns=columns)
 
     @classmethod
@@ -75,13 +75,13 @@ class Encoder:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """A name for each column."""
-        named = chain.from_iterable(field.names for field in self.fields)
-        return (*["1"][: int(self.intercept)], *named, *(f"#{at}" for at in range(self.columns)))
+        field_columns = chain.from_iterable(field.names for field in self.fields)
+        return (*["1"][: int(self.intercept)], *field_columns, *(f"#{at}" for at in range(self.columns)))
 
     def spec(self) -> dict[str, Any]:
         """The encoder as JSON, in full."""
-        declared = {field.name: field.spec() for field in self.fields}
-        return {"intercept": self.intercept, "fields": declared, **({"hash": self.columns} if self.columns else {})}
+        field_specs = {field.name: field.spec() for field in self.fields}
+        return {"intercept": self.intercept, "fields": field_specs, **({"hash": self.columns} if self.columns else {})}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Encoder) and self.spec() == other.spec()
@@ -153,22 +153,22 @@ class EncoderFit:
     def take(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds some objects to the statistics."""
         columns: dict[str, list[Any]] = defaultdict(list)
-        waiting = list(chain.from_iterable(row.items() for row in rows))
-        while waiting:
-            for name, value in waiting:
+        open_items = list(chain.from_iterable(row.items() for row in rows))
+        while open_items:
+            for name, value in open_items:
                 columns[name].append(value)
-            nested = ((name, fields.objects(value)) for name, value in waiting if isinstance(value, dict | list))
+            nested = ((name, fields.objects(value)) for name, value in open_items if isinstance(value, dict | list))
             items = ((name, item) for name, inner in nested for row in inner for item in row.items())
-            waiting = [(f"{name}.{key}", value) for name, (key, value) in items]
+            open_items = [(f"{name}.{key}", value) for name, (key, value) in items]
         batch = EncoderFit({name: _count_values(values) for name, values in columns.items() if fields.is_name(name)})
         self.fields = (self + batch).fields
 
     def __add__(self, other: EncoderFit) -> EncoderFit:
-        added = dict(self.fields)
+        merged_fields = dict(self.fields)
         for name, values in other.fields.items():
-            if name in added or len(added) < _FIELDS:
-                added[name] = added[name] + values if name in added else values
-        return EncoderFit(added)
+            if name in merged_fields or len(merged_fields) < _FIELDS:
+                merged_fields[name] = merged_fields[name] + values if name in merged_fields else values
+        return EncoderFit(merged_fields)
 
     def spec(self, max_values: int = 20, *, widest: int = WIDEST) -> dict[str, Any]:
         """An encoder for such objects, as JSON, of at most `widest` columns.
@@ -196,12 +196,12 @@ def _width(fields: Iterable[Field]) -> int:
 
 def _without_clashes(fields: Iterable[Field]) -> list[Field]:
     """The fields without those that have a column named as a column of an earlier field is."""
-    taken, distinct = {"1"}, []
-    for suggested in fields:
-        if taken.isdisjoint(suggested.names):
-            taken.update(suggested.names)
-            distinct.append(suggested)
-    return distinct
+    taken_names, distinct_fields = {"1"}, []
+    for reader in fields:
+        if taken_names.isdisjoint(reader.names):
+            taken_names.update(reader.names)
+            distinct_fields.append(reader)
+    return distinct_fields
 
 
 @dataclass(frozen=True)
@@ -262,19 +262,19 @@ class _FieldValues:
 
 
 def _count_values(values: Iterable[Any]) -> _FieldValues:
-    grouped: dict[str, list[Any]] = defaultdict(list)
+    values_by_kind: dict[str, list[Any]] = defaultdict(list)
     for value in values:
-        grouped[_kind(value)].append(value)
-    numbers = np.array(grouped["number"] or [0.0], np.float64)
+        values_by_kind[_kind(value)].append(value)
+    numbers = np.array(values_by_kind["number"] or [0.0], np.float64)
     mean = float(numbers.mean())
-    words = chain(grouped["category"], chain.from_iterable(map(set, grouped["list"])))
+    words = chain(values_by_kind["category"], chain.from_iterable(map(set, values_by_kind["list"])))
     return _FieldValues(
-        kinds=Counter({kind: len(members) for kind, members in grouped.items() if kind and members}),
-        count=len(grouped["number"]),
+        kinds=Counter({kind: len(members) for kind, members in values_by_kind.items() if kind and members}),
+        count=len(values_by_kind["number"]),
         mean=mean,
         squares=float(np.square(numbers - mean).sum()),
         words=_cap(Counter(word if len(word) <= fields.LONGEST else None for word in words)),
-        lengths=frozenset(map(len, grouped["vector"])),
+        lengths=frozenset(map(len, values_by_kind["vector"])),
     )
 
 
@@ -300,9 +300,9 @@ def _cap(words: Counter[str | None]) -> Counter[str | None]:
     """The most frequent texts; all others count together."""
     if len(words) <= _DISTINCT:
         return words
-    capped: Counter[str | None] = Counter({word: words[word] for word in _by_frequency(words)[:_DISTINCT]})
-    capped[None] = words.total() - capped.total()
-    return capped
+    capped_words: Counter[str | None] = Counter({word: words[word] for word in _by_frequency(words)[:_DISTINCT]})
+    capped_words[None] = words.total() - capped_words.total()
+    return capped_words
 
 
 def _by_frequency(words: Counter[str | None]) -> list[str]:

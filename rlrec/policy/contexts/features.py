@@ -91,10 +91,10 @@ class Sparse:
         step = max(1, _CELLS * len(self) // max(1, weights.shape[1] * len(self.column)))
         for first in range(0, len(self), step):
             chunk = self[first : first + step]
-            filled = np.flatnonzero(np.diff(chunk.start))
-            if len(filled):
+            filled_rows = np.flatnonzero(np.diff(chunk.start))
+            if len(filled_rows):
                 entries = weights[chunk.column] * chunk.value[:, None]
-                product[first + filled] = np.add.reduceat(entries, chunk.start[filled], axis=0)
+                product[first + filled_rows] = np.add.reduceat(entries, chunk.start[filled_rows], axis=0)
         return product
 
     def transposed_times(self, values: Array, width: int) -> Array:
@@ -165,8 +165,8 @@ def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
 def _sort_rows(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Sparse:
     order = np.argsort(row, kind="stable")
     start = np.r_[0, np.cumsum(np.bincount(row, minlength=n))].astype(np.int32)
-    narrow = not len(column) or int(column.max()) < WIDTH  # a quarter of the memory
-    return Sparse(start, column[order].astype(np.uint8 if narrow else np.int32), value[order])
+    fits_a_byte = not len(column) or int(column.max()) < WIDTH  # a quarter of the memory
+    return Sparse(start, column[order].astype(np.uint8 if fits_a_byte else np.int32), value[order])
 
 
 def _codes(names: Sequence[str], values: Sequence[Any]) -> Index:

@@ -256,16 +256,16 @@ def parse_field(name: Any, written: Any) -> Field:
     """The field that was written, in full or in a short form. Raises InputError naming what is wrong with it."""
     if not is_name(name):
         raise InputError(f"a field is named {quote(name)}", hint=f"a name has 1 to {LONGEST} characters, and no NUL")
-    full = dict(_full(written))
-    kind = KINDS.get(str(full.pop("type", None)))
+    full_spec = dict(_full(written))
+    kind = KINDS.get(str(full_spec.pop("type", None)))
     if kind is None:
         raise InputError(f"field {quote(name)} is {quote(written)}", hint=f"give it a type, {FORMS}")
     parameters = [field.name for field in fields(kind) if field.name != "name"]
-    for key in full:
+    for key in full_spec:
         if key not in parameters:
             hint = suggest(str(key), parameters) or f"a {kind.kind} has {' and '.join(['a type', *parameters])}"
             raise InputError(f"field {quote(name)} has an unknown {quote(key)}", hint=hint)
-    return kind(name, **full)
+    return kind(name, **full_spec)
 
 
 def _full(written: Any) -> Mapping[str, Any]:
@@ -299,8 +299,8 @@ def value_of(values: Mapping[str, Any], name: str) -> Any:
     if value is not None or "." not in name:
         return value
     head, _, path = name.partition(".")
-    nested = (value_of(inner, path) for inner in objects(values.get(head)))
-    return next((value for value in nested if value is not None), None)
+    inner_values = (value_of(inner, path) for inner in objects(values.get(head)))
+    return next((value for value in inner_values if value is not None), None)
 
 
 def objects(value: Any) -> list[Mapping[str, Any]]:

@@ -60,5 +60,5 @@ def rloo(returns: Array, step: Ids) -> Array:
     returns (n,); step (n,): of its visit. Source: own derivation (a mean without one term is independent of it)."""
     count, total = np.bincount(step), np.bincount(step, weights=returns)
     n_others = count[step] - 1
-    everyone = (returns.sum() - returns) / max(1, len(returns) - 1)
-    return np.where(n_others > 0, (total[step] - returns) / np.maximum(n_others, 1), everyone)
+    mean_of_others = (returns.sum() - returns) / max(1, len(returns) - 1)
+    return np.where(n_others > 0, (total[step] - returns) / np.maximum(n_others, 1), mean_of_others)

@@ -101,8 +101,8 @@ class Gradient(ContextualPolicy, Examined):
             columns, hint = self.design.context.width, f"use model {LINEAR}, or hash into fewer columns"
             raise InputError(f"model is {self.model!r}, and contexts have {columns} columns", hint=hint)
         features = Counter(self.features)
-        if taken := [name for name in self._context_names if features[name] > 1]:
-            message = f"a feature of contexts is named {taken[0]!r}, as a weight of every session is"
+        if taken_names := [name for name in self._context_names if features[name] > 1]:
+            message = f"a feature of contexts is named {taken_names[0]!r}, as a weight of every session is"
             raise InputError(message, hint="rename the field")
 
     # -- states --

@@ -77,19 +77,19 @@ class History:
         """The bytes of each history."""
         if not self.step.any():
             return [b""] * len(self)
-        has, rows = np.flatnonzero(self.step > 0), self.rows
+        filled, rows = np.flatnonzero(self.step > 0), self.rows
         # which histories need long slots, and which slots have earned something (-0 counts)
-        long = np.bincount(rows[(self.arm >= SHORT) | (self.ago > LAST)], minlength=len(self)) > 0
+        has_long_slots = np.bincount(rows[(self.arm >= SHORT) | (self.ago > LAST)], minlength=len(self)) > 0
         earning = np.ascontiguousarray(self.earned).view(np.int64) != 0
         bits = np.zeros((len(self), REMEMBERED), np.bool_)
         bits[rows, np.arange(len(rows)) - self.start[rows]] = earning
-        layout = WordOffsets(np.diff(self.start)[has], long[has], bits[has])
+        layout = WordOffsets(np.diff(self.start)[filled], has_long_slots[filled], bits[filled])
         words = np.zeros(int(layout.size.sum()), "<i8")
         # the four words of the head
-        reals, count = words.view("<f8"), (self.shown[has] << BITS) + layout.count
-        words[layout.begin] = np.rint(self.gap_s[has] * 1e6)
+        reals, count = words.view("<f8"), (self.shown[filled] << BITS) + layout.count
+        words[layout.begin] = np.rint(self.gap_s[filled] * 1e6)
         words[layout.begin + 1] = np.where(layout.long, ~count, count)
-        reals[layout.begin + 2] = self.reward[has]
+        reals[layout.begin + 2] = self.reward[filled]
         words[layout.begin + 3] = np.packbits(layout.bits, axis=1, bitorder="little").view("<i8")[:, 0]
         # the slots, and what they have earned
         is_long = layout.slot_is_long
@@ -99,7 +99,7 @@ class History:
         if earning.any():
             reals[layout.values] = self.earned[earning]
         packed_bytes, sizes = words.tobytes(), np.zeros(len(self), np.int64)
-        sizes[has] = WORD * layout.size
+        sizes[filled] = WORD * layout.size
         return [packed_bytes[low:high] for low, high in pairwise([0, *np.cumsum(sizes).tolist()])]
 
 
@@ -148,26 +148,28 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
     if (size % WORD).any() or ((size > 0) & (size < WORD * HEAD)).any():
         raise _broken()
     # the heads, and the layout that they describe
-    words, has = np.frombuffer(b"".join(blobs), "<i8"), np.flatnonzero(size)
-    begin = (np.cumsum(size) - size)[has] // WORD
-    long = words[begin + 1] < 0
-    count = np.where(long, ~words[begin + 1], words[begin + 1])
+    words, filled = np.frombuffer(b"".join(blobs), "<i8"), np.flatnonzero(size)
+    begin = (np.cumsum(size) - size)[filled] // WORD
+    has_long_slots = words[begin + 1] < 0
+    count = np.where(has_long_slots, ~words[begin + 1], words[begin + 1])
     bits = np.unpackbits(words[begin + 3].view(np.uint8).reshape(-1, WORD), axis=1, bitorder="little").view(np.bool_)
-    layout = WordOffsets(count & LAST, long, bits)
+    layout = WordOffsets(count & LAST, has_long_slots, bits)
     earning = layout.earning
-    fits = (layout.size == size[has] // WORD) & (layout.count <= REMEMBERED)
+    fits = (layout.size == size[filled] // WORD) & (layout.count <= REMEMBERED)
     if not fits.all() or earning.sum() != bits.sum():
         raise _broken()
     # the slots: arm and ago
     slots, reals = np.empty((2, len(earning)), np.int64), words.view("<f8")
-    short, is_long = words.view("<u4")[layout.shorts].astype(np.int64), layout.slot_is_long if long.any() else None
+    short = words.view("<u4")[layout.shorts].astype(np.int64)
+    is_long = layout.slot_is_long if has_long_slots.any() else None
     slots[:, slice(None) if is_long is None else ~is_long] = short >> BITS, short & LAST
     if is_long is not None:
         slots[:, is_long] = words[layout.longs].reshape(-1, 2).T
     # what slots and visits have earned
     earned, (gap, reward), (shown, counts) = np.zeros(len(earning)), np.zeros((2, n)), np.zeros((2, n), np.int64)
     earned[earning] = reals[layout.values]
-    gap[has], reward[has], shown[has], counts[has] = words[begin] / 1e6, reals[begin + 2], count >> BITS, layout.count
+    gap[filled], reward[filled] = words[begin] / 1e6, reals[begin + 2]
+    shown[filled], counts[filled] = count >> BITS, layout.count
     return History(np.asarray(step, np.int64), gap, shown, reward, offsets(counts), slots[0], slots[1], earned)
 
 

@@ -124,7 +124,7 @@ class NaturalSteps:
         A pass over up to MOST batches, at rate r, changes the log probability of a slot by r x batches (root mean
         square). Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher matrix,
         and empirical Bayes shrinkage towards a mean (Efron & Morris 1973)."""
-        sizes, moved = Parameters(), 0.0
+        sizes, squared_change = Parameters(), 0.0
         shared = shares = np.zeros(len(fisher[BIAS]))
         for name, total in gradients.total.items():
             information, signal = fisher[name], gradients.signal(name)
@@ -138,10 +138,10 @@ class NaturalSteps:
             if name == BIAS:
                 shared, shares = sizes[name] * prior, sizes[name] / float((sizes[name] * information).sum())
                 change = change + shared * float(shares @ total)
-            moved += float((information * change**2).sum())
+            squared_change += float((information * change**2).sum())
         pace = min(1.0, MAX_BATCHES / max(1, sum(gradients.sizes)))
-        unit = np.sqrt(slots / moved) * decisions * pace if moved else 0.0
-        return cls({name: unit * size for name, size in sizes.items()}, means, unit * shared, shares)
+        scale = np.sqrt(slots / squared_change) * decisions * pace if squared_change else 0.0
+        return cls({name: scale * size for name, size in sizes.items()}, means, scale * shared, shares)
 
     def step(self, parameters: Parameters, gradient: Parameters, *, rate: float) -> Parameters:
         """Parameters one step up."""

@@ -213,17 +213,17 @@ class _Chunk:
         other_exp = self._exp(logits, self.eligible)
         ones = np.ones(other_exp.shape[1], other_exp.dtype)
         # rows that lie too far below it
-        far = np.flatnonzero(other_exp @ ones < 1)
-        if len(far):
-            far_logits = self._logits(effective, self.state.take(far))
-            eligible = None if self.eligible is None else self.eligible[far]
+        far_rows = np.flatnonzero(other_exp @ ones < 1)
+        if len(far_rows):
+            far_logits = self._logits(effective, self.state.take(far_rows))
+            eligible = None if self.eligible is None else self.eligible[far_rows]
             if eligible is not None:
                 far_logits[~eligible] = -np.inf
             far_logits -= far_logits.max(axis=1, keepdims=True)
-            level[far] = np.take_along_axis(far_logits, self.shown[far], axis=1)
-            other_exp[far] = self._exp(far_logits, eligible)
+            level[far_rows] = np.take_along_axis(far_logits, self.shown[far_rows], axis=1)
+            other_exp[far_rows] = self._exp(far_logits, eligible)
             if self.objective.entropy:
-                logits[far] = far_logits
+                logits[far_rows] = far_logits
         # the arms shown apart from the others
         other_exp.reshape(-1)[self.at] = 0
         level = np.maximum(level, DEEPEST)

@@ -20,9 +20,9 @@ def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:
     value = np.array(reward, np.float64)
     length = np.diff(start)
     order = np.argsort(-length, kind="stable")
-    begins, running = start[:-1][order], length[order]
-    for step in range(int(running.max(initial=0)) - 2, -1, -1):
-        rows = begins[: np.searchsorted(-running, -(step + 2), side="right")] + step
+    begins, lengths = start[:-1][order], length[order]
+    for step in range(int(lengths.max(initial=0)) - 2, -1, -1):
+        rows = begins[: np.searchsorted(-lengths, -(step + 2), side="right")] + step
         value[rows] += gamma * value[rows + 1]
     return value
 

@@ -250,8 +250,8 @@ class LinThompson(Linear):
         if isinstance(posterior, solving.Shared):
             return Correlated(mean, self.alpha * posterior.factor(x), int(self.samples))
         sd = self.alpha * posterior.deviation(x)
-        far = (np.abs(mean) + sd).max(axis=-1, initial=0.0, keepdims=True)
-        return Gaussian(mean, np.maximum(sd, np.maximum(_NARROWEST, _PRECISION * far)))
+        magnitude = (np.abs(mean) + sd).max(axis=-1, initial=0.0, keepdims=True)
+        return Gaussian(mean, np.maximum(sd, np.maximum(_NARROWEST, _PRECISION * magnitude)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,9 +307,9 @@ class LogisticThompson(LinThompson):
 
     def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
         """Precision and response of the normal distribution that touches the logit of the Beta prior at its mode."""
-        proper = (alpha > 0) & (beta > 0)
-        a, b = np.where(proper, alpha, 1.0), np.where(proper, beta, 1.0)
-        precision = np.where(proper, a * b / (a + b), 0.0)
+        is_proper = (alpha > 0) & (beta > 0)
+        a, b = np.where(is_proper, alpha, 1.0), np.where(is_proper, beta, 1.0)
+        precision = np.where(is_proper, a * b / (a + b), 0.0)
         return precision, precision * np.log(a / b)
 
 

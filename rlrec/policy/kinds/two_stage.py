@@ -91,13 +91,13 @@ class TwoStage(Policy):
         kinds.load(kind)
         if kind in NO_STAGE:
             raise InputError(f"kind {kind} cannot be the {stage} stage", hint=NO_STAGE[kind])
-        dotted = self.stage_parameters.items()
-        parameters = {name.removeprefix(prefix): value for name, value in dotted if name.startswith(prefix)}
-        shared = {name: getattr(self, name) for name in SHARED if name in kinds.parameters(kind)}
-        if self.examination and "position" in shared:
-            shared[kinds.CURVE] = self.examination
+        stage_parameters = self.stage_parameters.items()
+        parameters = {name.removeprefix(prefix): value for name, value in stage_parameters if name.startswith(prefix)}
+        shared_parameters = {name: getattr(self, name) for name in SHARED if name in kinds.parameters(kind)}
+        if self.examination and "position" in shared_parameters:
+            shared_parameters[kinds.CURVE] = self.examination
         try:
-            return kinds.make(kind, {**parameters, **shared}, design=self.design)
+            return kinds.make(kind, {**parameters, **shared_parameters}, design=self.design)
         except InputError as error:
             raise InputError(f"{stage} stage: {error.message}", hint=error.hint) from None
 
@@ -118,8 +118,8 @@ class TwoStage(Policy):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        fields = dict.fromkeys(name for stage in self.stages for name in stage.reads)
-        return EVERYTHING if EVERYTHING[0] in fields else tuple(fields)
+        field_names = dict.fromkeys(name for stage in self.stages for name in stage.reads)
+        return EVERYTHING if EVERYTHING[0] in field_names else tuple(field_names)
 
     @property
     def forgetting(self) -> Forgetting:
@@ -141,14 +141,14 @@ class TwoStage(Policy):
         return next((stage for stage in self.stages if stage.examination), self.stages[0])
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
-        further = (number for stage in self.stages for number in stage.entry(slot)[COUNTS:])
-        return *self._counting.entry(slot)[:COUNTS], *further
+        stage_sums = (number for stage in self.stages for number in stage.entry(slot)[COUNTS:])
+        return *self._counting.entry(slot)[:COUNTS], *stage_sums
 
     def statistics(self, slots: SlotColumns) -> Array:
         import numpy as np
 
-        further = [stage.statistics(slots)[:, COUNTS:] for stage in self.stages]
-        return np.hstack([self._counting.statistics(slots)[:, :COUNTS], *further])
+        stage_columns = [stage.statistics(slots)[:, COUNTS:] for stage in self.stages]
+        return np.hstack([self._counting.statistics(slots)[:, :COUNTS], *stage_columns])
 
     def check(self, reward: Reward) -> None:
         for stage in self.stages:

@@ -45,10 +45,10 @@ def _larger(count: Array, log_cdf: Array, single: Index, multiple: Index, size: 
     These probabilities are the coefficients of a product of polynomials, F + S z for each score: all terms are
     positive, and nothing is divided out."""
     # products over all scores that count 1, and over all that count more
-    nothing = np.ones((1, 1, log_cdf.shape[1]))
+    ones = np.ones((1, 1, log_cdf.shape[1]))
     singles = _tree(_binomial(np.ones(len(single)), log_cdf[single], size), size)
     groups = _tree(_binomial(count[multiple], log_cdf[multiple], size), size)
-    all_singles, all_groups = singles[-1] if len(single) else nothing, groups[-1] if len(multiple) else nothing
+    all_singles, all_groups = singles[-1] if len(single) else ones, groups[-1] if len(multiple) else ones
     # of all but one: the others of its row, and the other rows
     same_row = _binomial(count[multiple] - 1, log_cdf[multiple], size)
     other_rows = _outside(groups, all_singles, size)

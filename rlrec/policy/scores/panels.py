@@ -39,21 +39,21 @@ def panels(
     pdf, sf, expected = np.zeros(len(count)), np.zeros(len(count)), 0.0
     while edges[-1] > walk.lowest and expected < sufficient_count(ranks):
         steps = walk.descend(float(edges[-1]))
-        active = np.flatnonzero(upper > steps[-1])
-        profile = _profile(density, steps, active, pdf[active], sf[active])
-        n_above = count[active] @ profile[1]
-        until = min(int(np.searchsorted(n_above, sufficient_count(ranks))), len(n_above) - 1)
-        limits.append(_limits(profile[:, :, : until + 1], count[active], n_densities))
-        edges, expected = np.append(edges, steps[1 : until + 1]), float(n_above[until])
-        pdf[active], sf[active] = profile[:, :, until]
+        active_arms = np.flatnonzero(upper > steps[-1])
+        profile = _profile(density, steps, active_arms, pdf[active_arms], sf[active_arms])
+        n_above = count[active_arms] @ profile[1]
+        last = min(int(np.searchsorted(n_above, sufficient_count(ranks))), len(n_above) - 1)
+        limits.append(_limits(profile[:, :, : last + 1], count[active_arms], n_densities))
+        edges, expected = np.append(edges, steps[1 : last + 1]), float(n_above[last])
+        pdf[active_arms], sf[active_arms] = profile[:, :, last]
     # panels that are too steep for products of densities are narrowed
-    active, limit = np.flatnonzero(upper > edges[-1]), np.concatenate(limits, axis=1)
-    nothing = np.zeros(len(active))
+    active_arms, limit = np.flatnonzero(upper > edges[-1]), np.concatenate(limits, axis=1)
+    nothing = np.zeros(len(active_arms))
     for _ in range(_PASSES):
         if (edges[:-1] - edges[1:] <= _NEARLY * limit[0] / refine).all():
             break
         edges = walk.narrow(edges, limit / refine)
-        limit = _limits(_profile(density, edges, active, nothing, nothing), count[active], n_densities)
+        limit = _limits(_profile(density, edges, active_arms, nothing, nothing), count[active_arms], n_densities)
     return edges[::-1]
 
 

@@ -96,9 +96,9 @@ class Tabulated:
         """How many panels reach from the lowest edge to the end of each score, (c,); -1 where one is too wide."""
         edges, mode = self.table.edges, density.mode[:, None]
         # panels that hold some of the score
-        gone = density.fall(edges - mode) >= _END
-        is_below = gone & (mode <= edges)  # the score is below the edge
-        holds = ~(is_below[:, :-1] | (gone & (mode >= edges))[:, 1:])
+        has_fallen = density.fall(edges - mode) >= _END
+        is_below = has_fallen & (mode <= edges)  # the score is below the edge
+        holds = ~(is_below[:, :-1] | (has_fallen & (mode >= edges))[:, 1:])
         # of these the ones that are too wide, first for its narrowest width, then for the one that ends there
         width = np.diff(edges) / _WIDER
         oversized = holds & (width > density.step[:, None])

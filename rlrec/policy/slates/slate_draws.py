@@ -61,12 +61,12 @@ def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
     """Slates (n, k) with the probabilities that `draw_each` logs for them."""
     shape, m, rows = slates.shape, logits.shape[1], np.arange(len(slates))
     propensity, least, floors = np.empty(shape), np.empty(shape), at_positions(floor, shape[1])
-    gone = np.zeros(logits.shape, np.bool_)
+    is_shown = np.zeros(logits.shape, np.bool_)
     for position, probability in enumerate(plackett_luce.remaining(logits, slates)):
         mixed = mix_floor(probability, floors[position], m - position)
         propensity[:, position] = mixed[rows, slates[:, position]]
-        least[:, position] = np.where(gone, 1.0, mixed).min(axis=1)
-        gone[rows, slates[:, position]] = True
+        least[:, position] = np.where(is_shown, 1.0, mixed).min(axis=1)
+        is_shown[rows, slates[:, position]] = True
     return _to_log(slates, propensity, _first_alone(propensity), least)
 
 
