@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rlrec.app.judging.positions import CurveAnswer
 
 
-def examined(answers: Sequence[CurveAnswer]) -> Figure:
+def examination(answers: Sequence[CurveAnswer]) -> Figure:
     """How likely positions are looked at, by one, two or three curves."""
     series = [
         Series(f"{answer['curve']}@{answer['number']}", _points(answer["positions"], "position", "examination"))
@@ -41,7 +41,7 @@ def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> list[PlotPoint
     return [PlotPoint(row[x], row[y], row["lower"], row["upper"], str(row[x])) for row in rows]
 
 
-def learned(policy: str, version: int, training: Mapping[str, Any] | None, *, live: bool) -> Figure | None:
+def training(policy: str, version: int, training: Mapping[str, Any] | None, *, live: bool) -> Figure | None:
     """The learning curve of a version; None where it was not trained, or no epoch was stored."""
     if training is None or not training["curve"]:
         return None

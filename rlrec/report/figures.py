@@ -118,7 +118,7 @@ def _change(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow], pe
     return f"{figures}, {change} {sign} than {begins} {first}"
 
 
-def returning(answer: Outcomes, log_end: str | None) -> Figure | None:
+def return_rates(answer: Outcomes, log_end: str | None) -> Figure | None:
     """Returning visitors over time, as long before the end of the log as they have to come again; None where nobody
     could have come again yet, or no user is known."""
     if "no-users" in answer["reasons"] or log_end is None:
@@ -132,7 +132,7 @@ def returning(answer: Outcomes, log_end: str | None) -> Figure | None:
 # -- estimates --
 
 
-def estimated(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
+def estimates(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
     """Estimates of one unit as a forest plot; None where nothing of that unit was estimated."""
     unit_rows = [row for row in rows if row.estimate.unit == unit]
     if not unit_rows:
@@ -207,7 +207,7 @@ def _best(rows: Sequence[EstimateRow], unit: str) -> str:
 # -- experiments --
 
 
-def compared(answer: VariantComparison) -> Figure | None:
+def comparison(answer: VariantComparison) -> Figure | None:
     """The variants of an experiment against the first one, per unit, in percent; None where nothing differs yet."""
     if "interleave" in answer:
         return _interleaved(answer)
@@ -294,7 +294,7 @@ def _decided(answer: VariantComparison) -> str:
 # -- beliefs and exposure --
 
 
-def believed(answer: PolicyBelief) -> Figure | None:
+def beliefs(answer: PolicyBelief) -> Figure | None:
     """The beliefs of a version about the arms that it shows most; None in an empty catalogue."""
     arms = [row for row in answer["arms"] if row["status"] == "active"] or answer["arms"]
     arms = sorted(arms, key=lambda row: (-(row["probability"] or 0.0), -(row["mean"] or 0.0)))
@@ -327,7 +327,7 @@ def believed(answer: PolicyBelief) -> Figure | None:
     )
 
 
-def exposed(answer: Exposure) -> Figure:
+def exposure(answer: Exposure) -> Figure:
     """How much of the slots each arm had, realised and expected."""
     slots, arms = max(1, answer["slots"]), answer["arms"]
     shown, effective_arms = arms[:MAX_ROWS], answer["catalogue"]["effective_arms"]

@@ -95,7 +95,7 @@ def _date(time: str) -> str:
 def _sections(answer: Result) -> Iterator[Section]:
     """The sections that have something to show or to say."""
     over_time = answer.over_time
-    returning = None if over_time is None else figures.returning(over_time, answer.last)
+    returning = None if over_time is None else figures.return_rates(over_time, answer.last)
     yield Section(
         "time", "Over time", "What a visit earned, and who came back.",
         [] if over_time is None else present([figures.over_time(over_time), returning]),
@@ -106,10 +106,10 @@ def _sections(answer: Result) -> Iterator[Section]:
     yield Section(
         "estimates", "What policies would earn",
         "Estimated from the log: a policy is judged by what others served, weighted by probabilities." + newest,
-        present(figures.estimated(answer.estimates, unit) for unit in figures.UNITS),
+        present(figures.estimates(answer.estimates, unit) for unit in figures.UNITS),
         reasons and f"<details><summary>What the verdicts rest on</summary>{reasons}</details>",
     )  # fmt: skip
-    compared = [figures.compared(experiment) for experiment in answer.experiments]
+    compared = [figures.comparison(experiment) for experiment in answer.experiments]
     pairs = zip(answer.experiments, compared, strict=True)
     undecided_names = [experiment["experiment"] for experiment, figure in pairs if figure is None]
     yield Section(
@@ -119,19 +119,19 @@ def _sections(answer: Result) -> Iterator[Section]:
     )  # fmt: skip
     yield Section(
         "beliefs", "What policies believe", "Each arm with the reward that a slot of it is believed to earn.",
-        present(map(figures.believed, answer.beliefs)),
+        present(map(figures.beliefs, answer.beliefs)),
     )  # fmt: skip
     exposure = answer.exposure
     newest = "" if answer.exposed is None else f" From the newest {answer.exposed:,} decisions."
     yield Section(
         "exposure", "What was shown", "How the slots are spread over the catalogue." + newest,
-        [] if exposure is None else present([figures.exposed(exposure), figures.evenness(exposure)]),
+        [] if exposure is None else present([figures.exposure(exposure), figures.evenness(exposure)]),
     )  # fmt: skip
     yield Section(
         "positions", "Positions", "How likely each position is looked at.",
-        [curves.examined(answer.curves)] if answer.curves else [],
+        [curves.examination(answer.curves)] if answer.curves else [],
     )  # fmt: skip
-    training_figures = (curves.learned(row.policy, row.version, row.report, live=row.live) for row in answer.trained)
+    training_figures = (curves.training(row.policy, row.version, row.report, live=row.live) for row in answer.trained)
     yield Section("training", "Training", "Learning curves of trained versions.", present(training_figures))
     findings = _list(f"{row.severity}: {row.check}, {row.subject}: {row.detail}" for row in answer.findings)
     yield Section("health", "Health", _health(answer), [], findings + _traffic(answer))

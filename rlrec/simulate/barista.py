@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import bounded, checked
+from rlrec.simulate.base import bounded, check_rates
 from rlrec.simulate.visitors import Visitors
 
 RISE, TOP = 2, 3  # levels of satiation that an item gains when it is served, and where they end
@@ -51,7 +51,7 @@ class Barista(Visitors):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._fresh = checked(self.rates)[0]
+        self._fresh = check_rates(self.rates)[0]
         self.arms = len(self.rates)
         if self.arms > ITEMS:
             raise InputError(f"rates name {self.arms} items", hint=f"a bar has {ITEMS} at most")

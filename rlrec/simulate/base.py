@@ -127,7 +127,7 @@ def require_between(name: str, value: float, low: float, high: float) -> None:
         raise InputError(f"{name} is {value:g}", hint=f"it is from {low:g} to {high:g}")
 
 
-def checked(values: Sequence[float]) -> Array:
+def check_rates(values: Sequence[float]) -> Array:
     """Mean rewards of arms, (1, m). Raises InputError unless they are rates of two arms or more."""
     if len(values) < 2:
         raise InputError("rates name fewer than two arms", hint="write rates=0.9,0.8")

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import Step, World, bounded, checked
+from rlrec.simulate.base import Step, World, bounded, check_rates
 
 SHAPES = ("exponential", "fixed")
 MODELS = ("linear", "logistic")
@@ -29,7 +29,7 @@ class Bernoulli(World):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._means = checked(self.rates)
+        self._means = check_rates(self.rates)
         self.arms = len(self.rates)
 
     def means(self) -> Array:
@@ -53,7 +53,7 @@ class Drift(Bernoulli):
         super().__post_init__()
         self._phase = np.arange(self.arms) / self.arms
         for arm, rate, start, end in self.jumps:
-            checked((rate, rate))
+            check_rates((rate, rate))
             if not 0 <= arm < self.arms:
                 raise InputError(f"a jump of arm {arm}", hint=f"arms are 0 to {self.arms - 1}; jumps=none for no jumps")
             if not 0 <= start < end:

@@ -39,7 +39,7 @@ def trained(store: Store, name: str, *, seed: int = 3, report: Any = REPORT, pro
         parent = version(unit, name)
         policy, stored = cast(Gradient, designs.policy_of(parent)), arms.all_arms(unit)
         rng = np.random.default_rng(seed)
-        drawn = {key: rng.normal(size=values.shape) for key, values in policy.nothing(len(stored)).items()}
+        drawn = {key: rng.normal(size=values.shape) for key, values in policy.zero_parameters(len(stored)).items()}
         rows, shared = policy.pack(drawn)
         number = policies.versions(unit, [parent.policy.id])[-1].number + 1
         answers = policies.add_version(

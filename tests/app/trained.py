@@ -24,7 +24,7 @@ def _add(unit: Any, name: str, bias: list[float], last: float, record: Any) -> N
     parent, head = policies.live(unit, [name])[name]
     kind: Any = designs.policy_of(parent)
     recorded = sorted(arms.all_arms(unit), key=lambda arm: arm.key)
-    parameters = kind.nothing(len(recorded))
+    parameters = kind.zero_parameters(len(recorded))
     parameters["bias"][:] = bias
     parameters["history"][:] = [0.0, 0.0, last, 0.0]
     rows, shared = kind.pack(parameters)

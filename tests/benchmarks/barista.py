@@ -61,7 +61,7 @@ class Claim:
 def claim(seed: int, *, visits: int = VISITS) -> Claim:
     """A candidate beside the policy that logged, and that it comes from: uniform, or in odd seeds what a first round
     leads to. It has climbed for 1 to 30 epochs. Neither sees rewards, so that their values are exact."""
-    audience, start, entropy = Barista(), KIND.nothing(4), ENTROPY[0]
+    audience, start, entropy = Barista(), KIND.zero_parameters(4), ENTROPY[0]
     if seed % 2:
         start, entropy = earlier(), ENTROPY[1]
     live = Server(parameters=start, blind=True)
@@ -74,7 +74,7 @@ def claim(seed: int, *, visits: int = VISITS) -> Claim:
 @lru_cache(maxsize=1)
 def earlier() -> Parameters:
     """The parameters that uniform visits teach."""
-    live = Server(parameters=KIND.nothing(4), blind=True)
+    live = Server(parameters=KIND.zero_parameters(4), blind=True)
     spool = spooled(live, drawn(live, Barista(), visits=EARLIER, seed=SEEDS), seed=SEEDS)
     with closing(night(spool, live.parameters, options=TrainingOptions(entropy=ENTROPY[0]))) as trained:
         return trained.climbed.parameters

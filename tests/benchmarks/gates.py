@@ -98,7 +98,7 @@ def equal(seed: int) -> Look:
 def worse(seed: int) -> Look:
     """Live shows much of an arm that is a little better, of which the log tells next to nothing; the candidate comes
     from a version that shows little of it."""
-    start, live = (KIND.nothing(4) for _ in range(2))
+    start, live = (KIND.zero_parameters(4) for _ in range(2))
     for parameters, share in ((start, LITTLE), (live, MUCH)):
         parameters["bias"][0] = np.log(share / (1 - share) * 3)
     with closing(climbed(FIRST, start, live=live, seed=seed)) as trained:
@@ -107,7 +107,7 @@ def worse(seed: int) -> Look:
 
 def better(seed: int) -> Look:
     """One arm is better, and live shows all equally."""
-    with closing(climbed(RICHER, KIND.nothing(3), visits=MANY, seed=seed)) as trained:
+    with closing(climbed(RICHER, KIND.zero_parameters(3), visits=MANY, seed=seed)) as trained:
         return Look.at(trained)
 
 
@@ -127,7 +127,7 @@ def month(seed: int, *, nights: int = NIGHTS, visits: int = VISITS) -> tuple[boo
 
 def leaning(seed: int, arms: int) -> Parameters:
     """A policy that likes some arms more than others."""
-    parameters = KIND.nothing(arms)
+    parameters = KIND.zero_parameters(arms)
     parameters["bias"][:] = np.random.default_rng(seed).normal(scale=LEANING, size=arms)
     return parameters
 
@@ -136,6 +136,6 @@ def climbed(
     audience: Shelf, start: Parameters, *, live: Parameters | None = None, visits: int = VISITS, seed: int
 ) -> Night:
     """A night's training on what live served; where it begins elsewhere, on what was shown at random, to judge both."""
-    server = Server(parameters=start if live is None else KIND.nothing(audience.arms))
+    server = Server(parameters=start if live is None else KIND.zero_parameters(audience.arms))
     spool = spooled(server, drawn(server, audience, visits=visits, seed=seed), seed=seed)
     return night(spool, start, live=live)

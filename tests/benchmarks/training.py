@@ -130,7 +130,7 @@ def _walks(rng: np.random.Generator, *, rate: float, baseline: float, runs: int,
 
 def started(kind: Gradient, runs: int) -> Parameters:
     """Parameters that go right with the lowest probability in every run."""
-    result = kind.nothing(2)
+    result = kind.zero_parameters(2)
     result["linear"][RIGHT, :runs] = log(LOWEST / (1 - LOWEST))
     return result
 

@@ -135,7 +135,7 @@ def slots_of(policy: Policy, arm: Index, clicks: Array) -> SlotColumns:
 def trained_of(policy: Any) -> tuple[dict[str, Array], Array]:
     """Parameters that differ from arm to arm, and arms of which some are described alike."""
     rng = np.random.default_rng(9)
-    drawn = {name: rng.normal(size=values.shape) for name, values in policy.nothing(6).items()}
+    drawn = {name: rng.normal(size=values.shape) for name, values in policy.zero_parameters(6).items()}
     return drawn, policy.design.arm.encode(FEATURES)
 
 

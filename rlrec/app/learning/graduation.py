@@ -130,7 +130,7 @@ class _Graduation:
     def belief(self, initial: InitialBelief) -> InitialBelief:
         """The belief, with weights and KL."""
         cases = self._cases()
-        fitted = self.policy.nothing(len(self.arms))
+        fitted = self.policy.zero_parameters(len(self.arms))
         closed = len({(case.arms, case.size) for case in cases}) == 1 and cases[0].size == 1 and not self.contextual
         for case in cases[:1]:
             fitted["bias"][self._index(case.arms)] = self._start(case)

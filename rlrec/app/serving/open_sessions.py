@@ -232,7 +232,7 @@ class HistoryReader:
         decides."""
         n = len(sessions)
         if not any(session.steps for session in sessions):
-            return History.nothing(n)
+            return History.empty(n)
         slots = RecentSlots.unpack([session.recent_slots for session in sessions])
         # which session each slot belongs to
         start = np.cumsum([0, *(len(session.recent_slots) // SLOT_BYTES for session in sessions)])

@@ -201,7 +201,7 @@ class Dataset:
 
     def add(self, rows: VisitRows) -> None:
         """Write some more visits."""
-        words = rows.words or Sparse.nothing(len(rows.eligible))
+        words = rows.words or Sparse.empty(len(rows.eligible))
         columns_taught = words.column[np.repeat(rows.split == TRAIN, rows.length)[words.row]]
         if len(columns_taught):
             width = max(len(self._has_column), int(columns_taught.max()) + 1)

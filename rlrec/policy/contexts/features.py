@@ -41,7 +41,7 @@ class Sparse:
     single: bool = False
 
     @classmethod
-    def nothing(cls, n: int) -> Sparse:
+    def empty(cls, n: int) -> Sparse:
         """n contexts without features."""
         return cls(np.zeros(n + 1, np.int32), np.empty(0, np.int32), np.empty(0))
 

@@ -147,7 +147,7 @@ class Gradient(ContextualPolicy, Examined):
 
     # -- scores --
 
-    def nothing(self, arms: int) -> Parameters:
+    def zero_parameters(self, arms: int) -> Parameters:
         """Parameters that are all 0: every arm has the same score."""
         d, p, h = len(self.names) + len(self.design.columns), len(self.design.arm.names), len(MEMORY)
         arm_shapes = {"bias": (arms,), "linear": (arms, d if self.model == LINEAR else 0), "own": (arms, h)}
@@ -172,7 +172,7 @@ class Gradient(ContextualPolicy, Examined):
 
     def unpack(self, rows: Array, shared: Mapping[str, Any]) -> Parameters:
         """Parameters from what `pack` gave; those that `shared` lacks know nothing."""
-        zeros = self.nothing(0)
+        zeros = self.zero_parameters(0)
         d = zeros["linear"].shape[1]
         shared_values = {
             name: np.array(shared[name], np.float64).reshape(zeros[name].shape) if name in shared else zeros[name]
@@ -227,7 +227,7 @@ class Gradient(ContextualPolicy, Examined):
         if belief.trained is not None:
             return self.effective(*belief.trained)
         arms = belief.pulls.shape[-1]
-        return self.effective(self.nothing(arms), np.zeros((arms, len(self.design.arm.names))))
+        return self.effective(self.zero_parameters(arms), np.zeros((arms, len(self.design.arm.names))))
 
     def scores_at(self, belief: Belief, x: Encoded) -> Scores:
         return self.distribution(self.index_at(belief, x))

@@ -50,7 +50,7 @@ class History:
     earned: Floats  # (e,) by the events that had been received
 
     @classmethod
-    def nothing(cls, n: int) -> History:
+    def empty(cls, n: int) -> History:
         """The histories of n first decisions."""
         ids, zeros = np.zeros(0, np.int64), np.zeros(n, np.int64)
         return cls(zeros, np.zeros(n), zeros, np.zeros(n), np.zeros(n + 1, np.int64), ids, ids, np.zeros(0))
@@ -192,7 +192,7 @@ def is_packed(blob: bytes) -> bool:
     return count <= REMEMBERED and not bits >> count and len(blob) == WORD * (HEAD + slots + bits.bit_count())
 
 
-def sound(blobs: Sequence[bytes], step: Ints) -> Flags:
+def match_steps(blobs: Sequence[bytes], step: Ints) -> Flags:
     """Whether each blob can be the history of its decision, (n,): it is empty at the first step (n,) and only there."""
     has_bytes = np.fromiter(map(bool, blobs), np.bool_, len(blobs))
     return np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (has_bytes == (step > 0))

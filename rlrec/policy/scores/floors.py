@@ -22,14 +22,14 @@ def at_positions(floor: Floor, size: int) -> Array:
     return by_position[np.minimum(np.arange(size), len(by_position) - 1)]
 
 
-def limited(explored: float, default: float, positions: frozenset[int]) -> Floor:
+def limit_floor(explored: float, default: float, positions: frozenset[int]) -> Floor:
     """The floor that is `explored` at the positions, at all where none are named, and `default` at the others."""
     if not positions or explored == default:
         return explored
     return *(explored if number in positions else default for number in range(1, max(positions) + 1)), default
 
 
-def positions_of(text: str) -> frozenset[int]:
+def parse_positions(text: str) -> frozenset[int]:
     """The positions of a list such as 3,5; none for an empty text. Raises InputError for any other text."""
     if text == "":
         return frozenset()

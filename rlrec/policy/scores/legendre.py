@@ -37,7 +37,7 @@ def polynomials(x: Array, degree: int) -> Array:
     return p.T
 
 
-def at(x: Array, series: Array) -> Array:
+def evaluate(x: Array, series: Array) -> Array:
     """The value of each series (terms, n), at least two terms, at a point of its own x (n,), (n,).
 
     Source: Clenshaw's recurrence."""

@@ -10,7 +10,7 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Index
 from rlrec.policy.scores import maximum
 from rlrec.policy.scores.floors import Floor, at_positions
-from rlrec.policy.scores.legendre import at
+from rlrec.policy.scores.legendre import evaluate
 from rlrec.policy.scores.scores import DrawnOrder, Order, top
 from rlrec.policy.scores.table import COEFFICIENT, ORDER, STOPS, ScoreTable, integrate
 from rlrec.policy.scores.tabulated import DensityOf, Tabulated
@@ -275,8 +275,8 @@ def _solve(series: Array, target: Array, low: Array, high: Array) -> Array:
     open_ = np.arange(len(s))
     for _ in range(20):
         x = s[open_]
-        excess = at(x, integral[:, open_]) - target[open_]
-        step = excess / np.maximum(at(x, series[:, open_]), 1e-300)
+        excess = evaluate(x, integral[:, open_]) - target[open_]
+        step = excess / np.maximum(evaluate(x, series[:, open_]), 1e-300)
         s[open_] = np.clip(x - step, low[open_], high[open_])
         open_ = open_[np.abs(s[open_] - x) > 1e-11]
         if not open_.size:

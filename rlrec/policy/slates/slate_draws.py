@@ -124,14 +124,14 @@ class SlateSampler:
 
     @cached_property
     def first(self) -> Array:
-        """Probability of each arm at position 1, (m,), not to be written to; error as for `first`."""
+        """Probability of each arm at position 1, (m,), not to be written to; its error is that of `slate.first`."""
         probability = mix_floor(self._order.best(), at_positions(self._floor, 1)[0], self._arms)
         probability.flags.writeable = False
         return probability
 
     @cached_property
     def marginals(self) -> Array:
-        """Probability that each arm stands at each position, (size, m), as `marginals` says."""
+        """Probability that each arm stands at each position, (size, m), as `slate.marginals` has them."""
         if self._size == 1:
             return self.first[None]
         return to_positions(self._order.ranks(self._size), self._floor)

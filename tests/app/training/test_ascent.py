@@ -105,7 +105,7 @@ def test_nights_of_equal_candidates_promote_none() -> None:
 
 @pytest.mark.slow
 def test_an_epoch_beyond_what_the_log_supports_is_taken_back() -> None:
-    live = Server(parameters=KIND.nothing(4))
+    live = Server(parameters=KIND.zero_parameters(4))
     spool = spooled(live, drawn(live, Barista(), visits=1_000, seed=1), seed=1)
     with closing(night(spool, live.parameters, options=TrainingOptions(lr=0.2))) as result:
         curve, best = result.climbed.curve, result.climbed.best_epoch
@@ -125,7 +125,7 @@ def test_an_epoch_beyond_what_the_log_supports_is_taken_back() -> None:
 def test_visits_are_worth_what_is_counted() -> None:
     """False-alarm rate 6e-5: four standard errors."""
     rng = np.random.default_rng(1)
-    weights = {name: rng.normal(scale=0.3, size=values.shape) for name, values in KIND.nothing(4).items()}
+    weights = {name: rng.normal(scale=0.3, size=values.shape) for name, values in KIND.zero_parameters(4).items()}
     server = Server(parameters=weights, blind=True)
     log = drawn(server, Barista(), visits=5_000, seed=1)
     earned = (log.rewards * log.inside).sum(axis=1)

@@ -66,7 +66,7 @@ def test_the_gradient_is_that_of_the_expected_return(model: str, gamma: float) -
     """With gamma^t before the gradient of step t, by finite differences of every parameter."""
     kind = Gradient(design=DESIGN, model=model, floor=0.1, temperature=0.8)
     rng = np.random.default_rng(2)
-    parameters = {name: rng.normal(scale=0.4, size=values.shape) for name, values in kind.nothing(ARMS).items()}
+    parameters = {name: rng.normal(scale=0.4, size=values.shape) for name, values in kind.zero_parameters(ARMS).items()}
     result = climbed(kind, parameters, gamma)
     for name, values in parameters.items():
         slope = np.zeros_like(values)

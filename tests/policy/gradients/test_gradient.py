@@ -46,7 +46,7 @@ def states(kind: Gradient) -> State:
 
 def random_parameters(kind: Gradient, arms: int = 3, seed: int = 1) -> Parameters:
     rng = np.random.default_rng(seed)
-    return {name: rng.normal(size=values.shape) for name, values in kind.nothing(arms).items()}
+    return {name: rng.normal(size=values.shape) for name, values in kind.zero_parameters(arms).items()}
 
 
 # -- states --
@@ -86,7 +86,7 @@ def test_an_arm_twice_on_the_page_before_was_shown_last_once() -> None:
 
 
 def test_states_of_visits_that_begin_know_of_no_arm() -> None:
-    result = policy().states(np.ones((4, 2)), History.nothing(4), np.zeros((0, 2)))
+    result = policy().states(np.ones((4, 2)), History.empty(4), np.zeros((0, 2)))
     assert len(result) == 4
     assert (len(result.row), result.memory.shape) == (0, (0, 4))
     assert not result.x[:, 2:].any()
@@ -177,7 +177,7 @@ def test_parameters_packed_and_unpacked_are_the_same(model: str) -> None:
 @pytest.mark.parametrize("model", ["linear", "bilinear"])
 def test_nothing_stored_is_nothing_known(model: str) -> None:
     kind = policy(model=model)
-    result, nothing = kind.unpack(np.zeros(0), {}), kind.nothing(0)
+    result, nothing = kind.unpack(np.zeros(0), {}), kind.zero_parameters(0)
     assert {name: values.shape for name, values in result.items()} == {
         name: values.shape for name, values in nothing.items()
     }

@@ -74,7 +74,7 @@ def test_what_earned_nothing_takes_four_bytes() -> None:
 def test_what_was_unpacked_packs_to_the_same_bytes() -> None:
     assert history.unpack(BLOBS, STEPS).packed() == BLOBS
     assert history.unpack([], STEPS[:0]).packed() == []
-    assert History.nothing(2).packed() == [b"", b""]
+    assert History.empty(2).packed() == [b"", b""]
 
 
 @pytest.mark.parametrize("rows", [[4, 2, 2], [], [0, 3], [1]])
@@ -90,7 +90,7 @@ def test_rows_can_be_taken_by_a_mask() -> None:
 
 
 def test_a_first_decision_remembers_nothing() -> None:
-    result, none = history.unpack([b"", b""], np.zeros(2, np.int64)), History.nothing(2)
+    result, none = history.unpack([b"", b""], np.zeros(2, np.int64)), History.empty(2)
     for name in ("step", "gap_s", "shown", "reward", "start", "arm", "ago", "earned"):
         item, other = getattr(result, name), getattr(none, name)
         assert item.dtype == other.dtype
@@ -111,8 +111,8 @@ def test_bytes_that_are_no_history_are_told(blob: bytes) -> None:
 
 
 def test_first_decisions_keep_nothing_and_all_others_something() -> None:
-    assert history.sound(BLOBS, STEPS).all()
-    assert not history.sound(BLOBS, np.where(STEPS == 0, 1, 0)).any()
+    assert history.match_steps(BLOBS, STEPS).all()
+    assert not history.match_steps(BLOBS, np.where(STEPS == 0, 1, 0)).any()
 
 
 # -- shown and read again --
@@ -128,7 +128,7 @@ def test_rewards_lie_beside_the_recent_arms() -> None:
     reported = state(BLOBS[2], 450, 1.0)
     assert reported["rewards"] == [i / 7 for i in range(54, 64)]
     assert reported["history"][-1] == {"arm": "tea", "ago": 1, "reward": 9.0}
-    assert history.to_json(History.nothing(1), KEYS) == [{}]
+    assert history.to_json(History.empty(1), KEYS) == [{}]
 
 
 @pytest.mark.parametrize(("blob", "step", "gap_s"), [(BLOBS[1], 2, 1.5), (BLOBS[2], 450, 2**40 / 1e6)])

@@ -35,7 +35,7 @@ def random_state(kind: Gradient, n: int, m: int, rng: np.random.Generator) -> St
 
 
 def random_parameters(kind: Gradient, arms: int, rng: np.random.Generator) -> Parameters:
-    return {name: 0.3 * rng.normal(size=values.shape) for name, values in kind.nothing(arms).items()}
+    return {name: 0.3 * rng.normal(size=values.shape) for name, values in kind.zero_parameters(arms).items()}
 
 
 def random_pages(kind: Gradient, *, n: int = 40, m: int = 5, size: int = 1, seed: int = 1) -> LoggedSlates:
@@ -266,7 +266,7 @@ def test_pages_of_all_arms_have_probabilities_that_sum_to_one() -> None:
 def test_a_baseline_changes_the_noise_and_not_the_gradient() -> None:
     kind = policy()
     rng = np.random.default_rng(5)
-    n, parameters = 20_000, kind.nothing(5)
+    n, parameters = 20_000, kind.zero_parameters(5)
     state = State(np.ones((n, len(kind.names))), np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, 4)))
     shown = rng.integers(0, 5, (n, 1))
     raw = 10 + shown[:, 0] + rng.normal(size=n)
@@ -299,7 +299,7 @@ def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 
         scale=logged * m,
     )  # fmt: skip
     # Adam (Kingma & Ba 2015, algorithm 1)
-    parameters, mean, square = (kind.nothing(m) for _ in range(3))
+    parameters, mean, square = (kind.zero_parameters(m) for _ in range(3))
     for step in range(1, steps + 1):
         for name, gradient in reinforce.sums(kind, parameters, [pages], objective).mean.items():
             mean[name] = 0.9 * mean[name] + 0.1 * gradient
@@ -354,8 +354,8 @@ def test_shaped_returns_are_returns_of_shaped_rewards() -> None:
 
 
 def test_models_differ_in_what_is_shared() -> None:
-    assert policy().nothing(3)["linear"].shape == (3, len(policy().names))
-    assert policy(model=BILINEAR).nothing(3)["linear"].shape == (3, 0)
+    assert policy().zero_parameters(3)["linear"].shape == (3, len(policy().names))
+    assert policy(model=BILINEAR).zero_parameters(3)["linear"].shape == (3, 0)
 
 
 @pytest.mark.parametrize("size", [1, 3])

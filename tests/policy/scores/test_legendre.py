@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.polynomial import legendre as numpys
 
-from rlrec.policy.scores.legendre import at, gauss, polynomials
+from rlrec.policy.scores.legendre import evaluate, gauss, polynomials
 
 
 @pytest.mark.parametrize("n", [4, 16])
@@ -29,7 +29,7 @@ def test_polynomials_are_numpys() -> None:
 def test_a_series_has_its_value_at_a_point_of_its_own(terms: int) -> None:
     rng = np.random.default_rng(terms)
     x, series = rng.uniform(-1, 1, 100), rng.normal(size=(terms, 100))
-    assert at(x, series) == pytest.approx(numpys.legval(x, series, tensor=False), abs=1e-13)
+    assert evaluate(x, series) == pytest.approx(numpys.legval(x, series, tensor=False), abs=1e-13)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ PAGES = np.array(list(permutations(range(4), 2)))
 def score_functions(scores: Array, pages: Index) -> Array:
     """The gradient of the log probability of each page by the scores, as `train-pg` computes it, (pages, 4)."""
     kind, m = Gradient(), len(scores)
-    parameters = {**kind.nothing(m), "bias": scores}
+    parameters = {**kind.zero_parameters(m), "bias": scores}
     x = np.zeros((1, len(kind.names)))
     x[:, 0] = 1.0
     none = np.zeros(0, np.int64)

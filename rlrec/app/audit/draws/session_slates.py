@@ -8,7 +8,7 @@ from rlrec.app.audit.draws.stored_slates import CHECK, Derived, Referred, Stored
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
 from rlrec.app.distributions.trained import EligibleGroup, Trained
 from rlrec.arrays import Array, Flags, Index
-from rlrec.policy.gradients.history import REMEMBERED, History, sound, unpack
+from rlrec.policy.gradients.history import REMEMBERED, History, match_steps, unpack
 from rlrec.policy.slates import slate_draws
 from rlrec.records import Version
 from rlrec.store import Unit
@@ -52,7 +52,7 @@ class SessionSlates:
     def _histories(self, slates: StoredSlates) -> tuple[Flags, History]:
         """Which slates have a history that can be, and these histories."""
         stored = audit.visit_histories(self.unit, slates.per_decision("decision_id").tolist())
-        sound_rows = stored["recorded"] & sound(stored["history"].tolist(), stored["step"])
+        sound_rows = stored["recorded"] & match_steps(stored["history"].tolist(), stored["step"])
         self._refuse(stored["decision_id"][~stored["recorded"]], "is missing")
         self._refuse(stored["decision_id"][stored["recorded"] & ~sound_rows], "cannot be unpacked")
         past = unpack(stored["history"][sound_rows].tolist(), stored["step"][sound_rows])

@@ -72,7 +72,7 @@ def wrong(slots: Columns) -> list[int]:
     recorded, step = slots["recorded"][first], slots["step"][first]
     first, begins, step = first[recorded], begins[recorded], step[recorded]
     blobs = slots["history"][first].tolist()
-    sound = history.sound(blobs, step)
+    sound = history.match_steps(blobs, step)
     past = history.unpack([blob if good else b"" for blob, good in zip(blobs, sound.tolist(), strict=True)], step)
     n_before = first - begins
     count = np.diff(past.start)

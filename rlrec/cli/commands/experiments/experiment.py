@@ -143,7 +143,7 @@ def show_(
     trust estimates from this log. --log narrows neither the holdout nor the check of the split."""
     result = app.compare.show(store, name, rewards=rewards, level=level, log=log)
     if plot is not None:
-        save_plot(plot, app.figures.compared(result))
+        save_plot(plot, app.figures.comparison(result))
     show(result, table=_view(result, level), flat=_flat(result))
     conclude(show, _sentence(result))
 

@@ -97,7 +97,7 @@ def evaluate(store: Store, show: Show, plot: str | None, workers: Workers, **req
     size (ess), a verdict (ok, weak, insufficient) and the reasons for it."""
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)
     if plot is not None:
-        save_plot(plot, app.figures.estimated(estimates, estimates[0].estimate.unit))
+        save_plot(plot, app.figures.estimates(estimates, estimates[0].estimate.unit))
     rows = [row.to_json() for row in estimates]
     show(rows, table=view(rows, request["by"], app.evaluate.explained(estimates)))
     by = request["by"]

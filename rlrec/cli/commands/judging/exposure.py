@@ -48,7 +48,7 @@ def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **req
                        features of the catalogue"""
     result = app.exposure.exposure(store, app.exposure.Request(**request), workers)
     if plot is not None:
-        save_plot(plot, app.figures.evenness(result) or app.figures.exposed(result))
+        save_plot(plot, app.figures.evenness(result) or app.figures.exposure(result))
     catalogue = result["catalogue"]
     figures = ((name, cast(float | None, value)) for name, value in catalogue.items() if name != "arms")
     counted = "every slot is a pull" if result["curve"] is None else f"pulls counted by curve {result['curve']}"

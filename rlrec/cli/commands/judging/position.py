@@ -83,7 +83,7 @@ def _show(show: Show, result: CurveAnswer, plot: str | None) -> None:
     from rlrec.app.judging.positions import explained
 
     if plot is not None:
-        save_plot(plot, app.curves.examined([result]))
+        save_plot(plot, app.curves.examination([result]))
     title = [
         f"curve {result['curve']}@{result['number']}, model {result['model']}, method {result['method']}, "
         f"reward {result['reward']}, {quantity(result['clusters'], 'cluster')}",

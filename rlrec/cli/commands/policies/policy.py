@@ -124,8 +124,8 @@ def show_(
     result = app.policy_beliefs.show(store, reference, context)
     if plot is not None:
         live = result["version"] == result["live"]
-        curve_of = app.curves.learned(result["policy"], result["version"], result["training"], live=live)
-        save_plot(plot, curve_of or app.figures.believed(result))
+        curve_of = app.curves.training(result["policy"], result["version"], result["training"], live=live)
+        save_plot(plot, curve_of or app.figures.beliefs(result))
     terminal = show.screen.width is not None
     table = policy_view.of_belief(
         result, context, every=every, curve=curve, terminal=terminal, ranked=show.format == "table"

@@ -137,7 +137,7 @@ def train_pg(
         conclude(show, _sentence(result))
         if plot is not None and training is not None:
             live = result["promoted"]
-            save_plot(plot, app.curves.learned(result["policy"], result["version"], training, live=live))
+            save_plot(plot, app.curves.training(result["policy"], result["version"], training, live=live))
         if not options.dry_run:
             _suggest_next(show, result)
     if options.dry_run:
