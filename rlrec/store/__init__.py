@@ -108,7 +108,7 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Unit]:
-        """One snapshot. Never takes the write lock."""
+        """A unit that reads one snapshot, and never takes the write lock."""
         if self._snapshot is not None:
             yield self._snapshot
             return
@@ -126,11 +126,11 @@ class Store:
                 raise StoreBusy(f"{self.address} ended a long read: {str(error)[:200]}", hint=hint) from error
             except StoreBusy as error:
                 if began or not reconnection.wait(error):
-                    raise self._truthful(error) from error.__cause__
+                    raise self._without_false_promise(error) from error.__cause__
 
     @contextmanager
     def snapshot(self) -> Iterator[Unit]:
-        """Inside it, all reads are of one snapshot."""
+        """A unit during which all reads of this store are of one snapshot."""
         with self.read() as unit:
             self._snapshot = unit
             try:
@@ -154,9 +154,11 @@ class Store:
             self._rehearsal = None
 
     @contextmanager
-    def _transaction(self, *, write: bool, sound: bool = False) -> Iterator[sa.Connection]:
+    def _transaction(self, *, write: bool, references_hold: bool = False) -> Iterator[sa.Connection]:
         if self._rehearsal is None:
-            with engine.transaction(self.engine, write=write, address=self.address, sound=sound) as connection:
+            with engine.transaction(
+                self.engine, write=write, address=self.address, references_hold=references_hold
+            ) as connection:
                 yield connection
         else:
             with self._rehearsal.begin_nested():
@@ -167,8 +169,8 @@ class Store:
         """Whether what is written belongs to a transaction that is taken back."""
         return self._rehearsal is not None
 
-    def complaints(self) -> list[str]:
-        """Complaints of SQLite about its file, readable or not; PostgreSQL has no such check."""
+    def integrity_errors(self) -> list[str]:
+        """The errors that SQLite finds in its file, readable or not; PostgreSQL has no such check."""
         if self.engine.dialect.name != "sqlite":
             return []
         try:
@@ -178,34 +180,34 @@ class Store:
         except CorruptFile as error:
             return [error.message]
 
-    def write(self, work: Callable[[Unit], T], *, sound: bool = False, repeatable: bool = False) -> T:
+    def write(self, work: Callable[[Unit], T], *, references_hold: bool = False, repeatable: bool = False) -> T:
         """The result of `work`, in one transaction; done anew as a whole where the database asks for that.
-        sound: every row that `work` writes names rows that it read or wrote itself, and with a row it deletes those
-        that name it. SQLite then does not look them up once more; nobody else can take them away before the end.
+        references_hold: every row that `work` writes names rows that it read or wrote itself, and with a row it deletes
+        those that name it. SQLite then does not look them up once more; nobody else can take them away before the end.
         repeatable: the same work once more changes nothing, by its keys or by what it is (work without a key lowers
         `Unit.repeatable`): where the connection breaks at the end, a retry is safe."""
         attempt, reconnection = 0, _Reconnection(self)
         while attempt < ATTEMPTS:
             try:
-                with self._transaction(write=True, sound=sound) as connection:
+                with self._transaction(write=True, references_hold=references_hold) as connection:
                     unit = self._unit(connection, write=True)
                     unit.repeatable, unit.gathers = repeatable, True
                     result = work(unit)
                     unit.send()
-                return self._note(result, unit)
+                return self._note_commit(result, unit)
             except OutcomeUnknown as error:
-                committed = self._committed(unit, reconnection)
+                committed = self._was_committed(unit, reconnection)
                 if committed:
-                    return self._note(result, unit)
+                    return self._note_commit(result, unit)
                 if committed is None and not unit.repeatable:
                     raise
                 hint = "a retry is safe: what is stored already is not stored again"
                 busy = Unreachable(error.message, hint=RETRY_HINT if committed is False else hint)
                 if not reconnection.wait(busy):
-                    raise self._truthful(busy) from error
+                    raise self._without_false_promise(busy) from error
             except StoreBusy as error:
                 if not reconnection.wait(error):
-                    raise self._truthful(error) from error.__cause__
+                    raise self._without_false_promise(error) from error.__cause__
             except Retry as error:
                 reason = error
                 from random import uniform
@@ -226,7 +228,7 @@ class Store:
                 server = connection.info.get("server")
                 connection.info["flush"] = server is not None and bool(server[2])
 
-    def until_reached(self, work: Callable[[], T]) -> T:
+    def retry_until_reached(self, work: Callable[[], T]) -> T:
         """The result of `work`, done again where a connection breaks. Its last transaction alone may store what a
         second try would store again."""
         reconnection = _Reconnection(self)
@@ -237,21 +239,22 @@ class Store:
                 if not reconnection.wait(error):
                     raise
 
-    def _note(self, result: T, unit: Unit) -> T:
+    def _note_commit(self, result: T, unit: Unit) -> T:
         self.has_stored |= not self.rehearsing
         self._stored |= not unit.repeatable
         return result
 
-    def _committed(self, unit: Unit, reconnection: _Reconnection) -> bool | None:
+    def _was_committed(self, unit: Unit, reconnection: _Reconnection) -> bool | None:
         """Whether the server has committed a transaction whose connection broke after COMMIT was sent; None where it
         cannot tell: it does not come back, or a replica took over."""
         while unit.transaction is not None:
             server, number = unit.transaction
             try:
                 with engine.transaction(self.engine, write=False, address=self.address) as connection:
-                    same = connection.info.get("server") == server
-                    state = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (number,)) if same else None
-                    status = state.scalar_one() if state is not None else None
+                    status = None
+                    if connection.info.get("server") == server:
+                        answer = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (number,))
+                        status = answer.scalar_one()
                 if status == "committed":
                     self.flush()
             except StoreBusy as error:
@@ -273,14 +276,15 @@ class Store:
             with suppress(StoreBusy):
                 self.write(lambda unit: unit.tell(f"ANALYZE {', '.join(ANALYSED)}"), repeatable=True)
 
-    def _truthful(self, error: StoreBusy) -> StoreBusy:
+    def _without_false_promise(self, error: StoreBusy) -> StoreBusy:
         """The error without the promise that a retry is safe, where the command has stored something before."""
         if self._stored and error.hint in (RETRY_HINT, AWAY_HINT):
             error.hint = "what was stored before stays: go on behind it"
         return error
 
     def _unit(self, connection: sa.Connection, *, write: bool = False) -> Unit:
-        """Time is the clock's, and never before the newest decision that this store drew itself."""
+        """The unit of a transaction. Its time is the clock's, and never before the newest decision that this store
+        drew."""
         on_clock = self.now is None
         unit = Unit(connection, now=engine.clock(connection) if self.now is None else self.now, on_clock=on_clock)
         unit.progress = self.progress
@@ -297,8 +301,8 @@ class Store:
             )
         if newest - unit.now > 1_000_000 and not self._clock_noticed:
             self._clock_noticed = True
-            mend = "`rlrec doctor --repair-clock` puts a log right that a wrong clock wrote"
-            self.notice(f"the newest decision of {self.address} lies ahead of the clock, and its time is used; {mend}")
+            hint = "`rlrec doctor --repair-clock` puts a log right that a wrong clock wrote"
+            self.notice(f"the newest decision of {self.address} lies ahead of the clock, and its time is used; {hint}")
         unit.now = newest
         return unit
 

@@ -107,13 +107,13 @@ def feedback_stream(
     if quarantine:
         summary = Summary()
         for group in groups():
-            outcomes = store.write(partial(write_group, group=group), sound=True, repeatable=True)
+            outcomes = store.write(partial(write_group, group=group), references_hold=True, repeatable=True)
             summary += _count(outcomes, rejected)
     else:
         try:
-            summary = store.write(partial(write_all, locked=False), sound=True, repeatable=True)
+            summary = store.write(partial(write_all, locked=False), references_hold=True, repeatable=True)
         except Unordered:  # a later group names a policy before those of an earlier one
-            summary = store.write(partial(write_all, locked=True), sound=True, repeatable=True)
+            summary = store.write(partial(write_all, locked=True), references_hold=True, repeatable=True)
     warn_unweighed(store, unweighed)
     return summary
 

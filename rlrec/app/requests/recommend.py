@@ -65,7 +65,7 @@ def recommend_group(
     seed = seed_or_random(seed)
     cache = ServingCache() if cache is None else cache
     work = partial(_recommend_group, store, requests, seed=seed, dry_run=dry_run, cache=cache, feedback=feedback)
-    return store.until_reached(work)
+    return store.retry_until_reached(work)
 
 
 def _recommend_group(

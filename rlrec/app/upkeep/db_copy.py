@@ -41,7 +41,7 @@ def copy(store: Store, request: Request) -> Copy:
             done = 0
             for table in copying.TABLES:
                 done += (skip := target.count(table))
-                for batch in copying.rows(unit, table, skip=skip):
+                for batch in copying.read_rows(unit, table, skip=skip):
                     target.add(table, batch)
                     done += len(batch)
                     store.progress("rows", done, done / answer["rows"])

@@ -82,15 +82,15 @@ def forget(store: Store, request: Request) -> Forgotten:
     any other, so that the propensities of others can still be derived again. A command that could not erase the bytes
     can be repeated."""
     with store.read() as unit:
-        exists, (_, unfinished) = request.user in sessions.user_ids(unit, [request.user]), removals.count(unit)
+        exists, (_, unfinished) = request.user in sessions.user_ids(unit, [request.user]), removals.count_removals(unit)
         rows = _read(unit, request.user) if request.dry_run else None
     if not (exists or unfinished):
         raise InputError(f"unknown user {request.user!r}", hint="`rlrec session list` shows users")
     if not request.dry_run:
         if exists:
-            with removals.lookups(store):
-                rows = store.write(lambda unit: delete_user(unit, request.user), sound=True)
-        removals.erase(store)
+            with removals.removal_indexes(store):
+                rows = store.write(lambda unit: delete_user(unit, request.user), references_hold=True)
+        removals.erase_bytes(store)
     if rows is None:
         return {"user": request.user, "decisions": 0, "events": 0, "beliefs": 0, "retrain": []}
     return {

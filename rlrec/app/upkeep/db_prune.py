@@ -64,14 +64,14 @@ def prune(store: Store, request: Request) -> Pruned:
             after = visits[-1]
     if request.dry_run:
         return counts.answer(before)
-    with removals.lookups(store):
+    with removals.removal_indexes(store):
         last: VisitKey | None = FIRST
         while last is not None:
-            portion, last = store.write(partial(_prune, before=before, after=last), sound=True)
+            portion, last = store.write(partial(_prune, before=before, after=last), references_hold=True)
             counts += portion
             store.progress("decisions", counts.decisions, None)
-        store.write(lambda unit: _finish(unit, counts.answer(before)), sound=True)
-    removals.erase(store)
+        store.write(lambda unit: _finish(unit, counts.answer(before)), references_hold=True)
+    removals.erase_bytes(store)
     return counts.answer(before)
 
 
@@ -83,7 +83,7 @@ def _old_visits(unit: Unit, before: int, after: VisitKey) -> list[VisitKey]:
         entered_to[version.policy.id] = min(entered_to.get(version.policy.id, last), last)
     timeout_us = settings.get(unit).session_timeout_us
     return removals.old_visits(
-        unit, before=before, timeout_us=timeout_us, entered_to=entered_to, after=after, limit=VISITS
+        unit, ended_before=before, timeout_us=timeout_us, entered_to=entered_to, last_visit=after, limit=VISITS
     )
 
 

@@ -81,8 +81,8 @@ class Report:
 def doctor(store: Store, request: Request) -> Report:
     """Look at everything in one snapshot; nothing is changed. Damage of the file that ends the audit is a finding."""
     findings, checked, at = Findings(), {name: 0 for _, name in CHECKS.values()}, None
-    for complaint in store.complaints():
-        findings.error("dangling", "file", f"SQLite says: {complaint}")
+    for error in store.integrity_errors():
+        findings.error("dangling", "file", f"SQLite says: {error}")
     try:
         with store.read() as unit:
             at = written(unit.now)
@@ -114,7 +114,7 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
     """How much was looked at, by name."""
     with store.read() as unit, bulk.alongside(unit):
         counts = audit.counts(unit)
-        counts["removal"], unfinished = removals.count(unit)
+        counts["removal"], unfinished = removals.count_removals(unit)
         if unfinished:
             findings.warning("removals", "store", UNERASED)
         catalogue = arms.all_arms(unit)

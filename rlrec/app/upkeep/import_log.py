@@ -217,7 +217,7 @@ class _Import:
             with closing(BackgroundItems(prepared)) as groups:
                 for group in groups:
                     work = partial(_write, state=state, group=group)
-                    state, bad = self.store.write(work, sound=True, repeatable=True)
+                    state, bad = self.store.write(work, references_hold=True, repeatable=True)
                     stored += len(group.rows)
                     self.store.progress("lines stored", stored, stored / max(total, 1))
                     rejected += len(bad)

@@ -178,10 +178,12 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
 
 
 @contextmanager
-def transaction(engine: sa.Engine, *, write: bool, address: str, sound: bool = False) -> Iterator[sa.Connection]:
+def transaction(
+    engine: sa.Engine, *, write: bool, address: str, references_hold: bool = False
+) -> Iterator[sa.Connection]:
     """One transaction. Raises Retry where the database asks for it, OutcomeUnknown where the connection broke after
     COMMIT was sent, else an RlrecError for a database error.
-    sound: whoever writes answers for the foreign keys, and SQLite does not look them up row by row."""
+    references_hold: whoever writes answers for the foreign keys, and SQLite does not look them up row by row."""
     postgres = engine.dialect.name == "postgresql"
     options: dict[str, Any] = {"rlrec_write": write}
     if postgres and not write:
@@ -190,7 +192,7 @@ def transaction(engine: sa.Engine, *, write: bool, address: str, sound: bool = F
     try:
         with (
             engine.connect().execution_options(**options) as connection,
-            nullcontext() if postgres or not sound else _without_foreign_keys(connection),
+            nullcontext() if postgres or not references_hold else _without_foreign_keys(connection),
         ):
             connection.info["flush"] = False
             if postgres and not write:

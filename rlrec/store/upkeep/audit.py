@@ -80,21 +80,25 @@ def count_overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> tup
 
 
 def counts(unit: Unit) -> dict[str, int]:
-    """How many rows each table has that an audit reads."""
+    """The number of rows of each table that an audit reads."""
     tables = ("policy", "version", "belief_delta", "decision", "slot", "event", "visit")
     return {table: int(unit.ask_value(f"SELECT count(*) FROM {table}")) for table in tables}
 
 
 def dangling_rows(unit: Unit) -> Iterator[tuple[sa.ForeignKeyConstraint, dict[str, object]]]:
-    """Rows that refer to nothing, the first MAX_ROWS of each reference: the reference, and the key of the row."""
+    """Rows that refer to no row, the first MAX_ROWS of each reference: the reference, and the key of the row."""
     if not unit.postgres and _all_refer(unit):
         return
     for table in _tables(unit):
         for reference in sorted(table.foreign_key_constraints, key=lambda key: str(key.column_keys)):
             parent = reference.referred_table.alias("parent")
             pairs = [(element.parent, parent.c[element.column.name]) for element in reference.elements]
-            there = sa.select(sa.literal(1)).select_from(parent).where(*(column == target for column, target in pairs))
-            lost = sa.select(*table.primary_key).where(*(column.is_not(None) for column, _ in pairs), ~sa.exists(there))
+            referred = (
+                sa.select(sa.literal(1)).select_from(parent).where(*(column == target for column, target in pairs))
+            )
+            lost = sa.select(*table.primary_key).where(
+                *(column.is_not(None) for column, _ in pairs), ~sa.exists(referred)
+            )
             for row in unit.rows(lost.limit(MAX_ROWS)):
                 yield reference, _row_key(table, row)
 
@@ -122,10 +126,10 @@ def _tables(unit: Unit) -> Iterator[sa.Table]:
         yield table
 
 
-def rows_ahead(unit: Unit, *, after: int) -> Iterator[tuple[sa.Column[Any], dict[str, object], int]]:
-    """Times of rows after another, the first MAX_ROWS of each column: the column, the key of the row, and the time."""
+def rows_ahead(unit: Unit, *, since: int) -> Iterator[tuple[sa.Column[Any], dict[str, object], int]]:
+    """Times of rows behind a time, the first MAX_ROWS of each column: the column, the key of the row, and the time."""
     for column in t.time_columns():
-        later = sa.select(*column.table.primary_key, column).where(column > after)
+        later = sa.select(*column.table.primary_key, column).where(column > since)
         for *values, at in unit.rows(later.limit(MAX_ROWS)):
             yield column, _row_key(column.table, values), at
 

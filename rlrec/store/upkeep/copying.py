@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 BATCH = 20_000  # rows in a transaction
 TABLES = [table for table in t.metadata.sorted_tables if table is not t.lease]  # a lease is of a process, not of a log
-OF_EMPTY = ("settings", "reward", "run")  # tables in which `init` stores something
-PAGES = 10_000  # of SQLite, that a backup takes at once
+FILLED_BY_INIT = ("settings", "reward", "run")  # tables in which `init` stores something
+BACKUP_PAGES = 10_000  # of SQLite, in one step of a backup
 DRAFT = ".unfinished-"  # of the name of a backup, until it is complete
 
 
 def fingerprint(unit: Unit) -> str:
-    """A text that is another one after any change of the store that a copy could meet half-way."""
+    """A text that differs after any change of the store that a copy could meet half-way."""
     marks: list[Any] = [unit.ask_value(f"SELECT count(*) FROM {table.name}") for table in TABLES]
     marks += unit.ask("SELECT policy_id, seq, ordinal, live_id FROM policy_head ORDER BY policy_id")
     marks += unit.ask("SELECT max(last_at), count(ended_at), max(ended_at) FROM visit")
@@ -65,18 +65,18 @@ def size(store: Store) -> int:
         return int(unit.ask_value("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"))
 
 
-def backup_command(where: str, path: str) -> str:
+def backup_command(address: str, path: str) -> str:
     """The command that writes a backup of a store to a file."""
-    if "://" in where:
-        return f"pg_dump --format=custom --file={quote(path)} {quote(where)}"
-    return f"rlrec --db {quote(where)} db backup {quote(path)}"
+    if "://" in address:
+        return f"pg_dump --format=custom --file={quote(path)} {quote(address)}"
+    return f"rlrec --db {quote(address)} db backup {quote(path)}"
 
 
 def count_rows(unit: Unit) -> int:
     return sum(int(unit.ask_value(f"SELECT count(*) FROM {table.name}")) for table in TABLES)
 
 
-def rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
+def read_rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
     """The rows of a table in order of its key, but the first ones, BATCH at a time."""
     keys = quoted(column.name for column in table.primary_key)
     text = f'SELECT {quoted(column.name for column in table.columns)} FROM "{table.name}" ORDER BY {keys}'
@@ -94,7 +94,7 @@ class CopyTarget:
     fingerprint of the source, so that no command takes it for a store."""
 
     def __init__(self, db: str, source: str, *, like: str | None = None) -> None:
-        """source: the fingerprint. like: the file of the source, whose rights a new file gets."""
+        """source: the fingerprint of the store. like: the file of the source, whose rights a new file gets."""
         self.url, self.mark = engine.location(db), schema.COPYING + source
         self.address = engine.printable(self.url)
         self._engine, self._like = engine.connect(self.url), like
@@ -114,10 +114,10 @@ class CopyTarget:
         schema.upgrade(self.url)
         with self.write() as unit:
             filled = {table.name for table in TABLES if unit.ask_row(f'SELECT 1 FROM "{table.name}" LIMIT 1')}
-            if filled.difference(OF_EMPTY) or unit.ask_value("SELECT count(*) FROM reward") > 1:
+            if filled.difference(FILLED_BY_INIT) or unit.ask_value("SELECT count(*) FROM reward") > 1:
                 hint = "copy to an empty database, or to a file that is not there"
                 raise CheckFailed(f"{self.address} holds a store already", hint=hint)
-            for name in OF_EMPTY:
+            for name in FILLED_BY_INIT:
                 unit.tell(f"DELETE FROM {name}")
             unit.tell(f"UPDATE {schema.VERSION_TABLE} SET version_num = ?", self.mark)
         return False
@@ -154,7 +154,7 @@ class CopyTarget:
     def write(self) -> Iterator[Unit]:
         """A transaction on a database that is no store yet. Raises StoreBusy where another process fills it, too."""
         try:
-            with engine.transaction(self._engine, write=True, address=self.address, sound=True) as connection:
+            with engine.transaction(self._engine, write=True, address=self.address, references_hold=True) as connection:
                 yield Unit(connection, now=0)
         except (database_errors.Retry, database_errors.NotUnique) as error:
             message = f"another process copies to {self.address}"
@@ -204,7 +204,7 @@ def _write_snapshot(unit: Unit, target: sqlite3.Connection, path: str) -> None:
     try:
         target.execute("PRAGMA synchronous = FULL")
         target.execute("PRAGMA journal_mode = OFF")  # no file beside a draft that may be killed
-        source.backup(target, pages=PAGES)
+        source.backup(target, pages=BACKUP_PAGES)
     except sqlite3.Error as error:  # of the target: a snapshot can be read
         raise _unwritable(path, error) from error
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from rlrec.store import Store
 
 FORGET, PRUNE = "db forget", "db prune"  # in the record of commands; without a result until the bytes are gone
-VISITS = 1 << 31  # of a session, at most
+MAX_VISITS = 1 << 31  # of a session
 PORTION = 5_000  # decisions that are deleted, or read, at once
-# Columns that PostgreSQL looks up for every row that is deleted elsewhere, and that no index of the schema begins with.
-LOOKED_UP = {
+# Columns without an index that PostgreSQL looks up for every row that is deleted elsewhere.
+UNINDEXED = {
     "feedback_key": "decision_id", "import_line": "decision_id", "last_decision": "decision_id",
     "shadow_decision": "decision_id", "decision": "context_id, eligible_id", "candidate_list": "catalogue_id",
     "decision_features": "context_id", "assignment": "session_id, user_id", "session": "user_id",
@@ -68,7 +68,7 @@ def count_events(unit: Unit, decision_ids: Sequence[int]) -> int:
 
 
 def count_forgotten(unit: Unit) -> int:
-    """How many times a user was forgotten."""
+    """The number of times that a user was forgotten."""
     return int(unit.ask_value("SELECT count(*) FROM run WHERE command = ?", FORGET))
 
 
@@ -102,12 +102,12 @@ def delete_sessions(unit: Unit, user: int, session_ids: Sequence[int]) -> None:
 def delete_contents(unit: Unit, context_ids: Collection[int], set_ids: Collection[int]) -> None:
     """Delete those of these contexts and eligible sets that nothing names any more."""
     for table, ids in (("context", context_ids), ("eligible_set", set_ids)):
-        unit.tell(_UNNAMED.format(table=table, where="WHERE id IN (?*)", names=_NAMES[table]), ids)
+        unit.tell(_DELETE_UNNAMED.format(table=table, condition="WHERE id IN (?*)", references=_REFERENCES[table]), ids)
 
 
 # Differences of sets: both databases sort or hash them, however many there are.
-_UNNAMED = "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} {where} {names})"
-_NAMES = {
+_DELETE_UNNAMED = "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} {condition} {references})"
+_REFERENCES = {
     "session": "EXCEPT SELECT session_id FROM visit EXCEPT SELECT session_id FROM assignment",
     "users": "EXCEPT SELECT user_id FROM session EXCEPT SELECT user_id FROM assignment",
     "context": "EXCEPT SELECT context_id FROM decision EXCEPT SELECT context_id FROM decision_features",
@@ -117,15 +117,17 @@ _NAMES = {
 
 
 class VisitKey(NamedTuple):
+    """A visit, by its session and its number in it."""
+
     session_id: int
     number: int
 
 
 def old_visits(
-    unit: Unit, *, before: int, timeout_us: int, entered_to: Mapping[int, int], after: VisitKey, limit: int
+    unit: Unit, *, ended_before: int, timeout_us: int, entered_to: Mapping[int, int], last_visit: VisitKey, limit: int
 ) -> list[VisitKey]:
-    """Visits, in order, that ended before a time. entered_to: by policy the last decision that every belief holds;
-    visits with a later one are left out."""
+    """The next visits behind the last one, in order, that ended before a time. entered_to: by policy the last decision
+    that every belief holds; visits with a later one are left out."""
     waiting = " OR ".join(
         f"(d.policy_id = {policy} AND d.id > {last} AND d.imported = 0)" for policy, last in entered_to.items()
     )
@@ -135,15 +137,15 @@ def old_visits(
         VisitKey,
         f"visit WHERE (session_id, number) > (?, ?) AND last_at < ? AND (ended_at IS NOT NULL OR last_at + ? < ?)"
         f" AND {settled} ORDER BY session_id, number LIMIT ?",
-        *after, before, timeout_us, unit.now, limit,
+        *last_visit, ended_before, timeout_us, unit.now, limit,
     )  # fmt: skip
 
 
 def visit_decisions(unit: Unit, visits: Collection[VisitKey]) -> list[OwnedDecision]:
     """All decisions of some visits, by policy and id."""
-    wanted = f"d.session_id IN (?*) AND d.session_id * {VISITS} + d.visit IN (?*)"
-    keys = {visit.session_id for visit in visits}, [visit.session_id * VISITS + visit.number for visit in visits]
-    return unit.records(OwnedDecision, f"{_OWNER} WHERE {wanted} ORDER BY d.policy_id, d.id", *keys)
+    test = f"d.session_id IN (?*) AND d.session_id * {MAX_VISITS} + d.visit IN (?*)"
+    keys = {visit.session_id for visit in visits}, [visit.session_id * MAX_VISITS + visit.number for visit in visits]
+    return unit.records(OwnedDecision, f"{_OWNER} WHERE {test} ORDER BY d.policy_id, d.id", *keys)
 
 
 def delete_visits(unit: Unit, visits: Collection[VisitKey]) -> None:
@@ -153,16 +155,16 @@ def delete_visits(unit: Unit, visits: Collection[VisitKey]) -> None:
 def delete_unused(unit: Unit) -> None:
     """Delete sessions without a visit that are no unit of an experiment, users without a session that are none, and
     contexts and eligible sets that nothing names."""
-    for table, names in _NAMES.items():
-        unit.tell(_UNNAMED.format(table=table, where="", names=names))
+    for table, references in _REFERENCES.items():
+        unit.tell(_DELETE_UNNAMED.format(table=table, condition="", references=references))
 
 
 def oldest_belief(unit: Unit, policy_id: int) -> int:
     """The change up to which the belief had come from which the oldest decision of a policy was drawn; without any, the
     newest change."""
-    drawn = "SELECT min(belief_seq) FROM decision WHERE policy_id = ? AND imported = 0"
+    oldest = "SELECT min(belief_seq) FROM decision WHERE policy_id = ? AND imported = 0"
     newest = "SELECT seq FROM policy_head WHERE policy_id = ?"
-    return int(unit.ask_value(f"SELECT coalesce(({drawn}), ({newest}), 0)", policy_id, policy_id))
+    return int(unit.ask_value(f"SELECT coalesce(({oldest}), ({newest}), 0)", policy_id, policy_id))
 
 
 def last_change(unit: Unit, version_id: int) -> int:
@@ -172,8 +174,8 @@ def last_change(unit: Unit, version_id: int) -> int:
 
 def newest_until(unit: Unit, policy_id: int, seq: int) -> int:
     """The newest decision drawn from a policy that was stored up to a change; 0 where there is none."""
-    chosen = "policy_id = ? AND imported = 0 AND seq <= ? ORDER BY id DESC LIMIT 1"
-    return int(unit.ask_value(f"SELECT id FROM decision WHERE {chosen}", policy_id, seq) or 0)
+    condition = "policy_id = ? AND imported = 0 AND seq <= ? ORDER BY id DESC LIMIT 1"
+    return int(unit.ask_value(f"SELECT id FROM decision WHERE {condition}", policy_id, seq) or 0)
 
 
 def set_learned_from(unit: Unit, version_id: int, learned_from: Mapping[str, Any]) -> None:
@@ -187,13 +189,13 @@ def set_learned_from(unit: Unit, version_id: int, learned_from: Mapping[str, Any
 _REMOVALS = f"run WHERE command IN ('{FORGET}', '{PRUNE}')"
 
 
-def count(unit: Unit) -> tuple[int, int]:
-    """How many removals there were, and after how many of them bytes of deleted rows may still be in the file."""
+def count_removals(unit: Unit) -> tuple[int, int]:
+    """The number of removals, and of those after which bytes of deleted rows may still be in the file."""
     total, unfinished = unit.ask(f"SELECT count(*), count(*) - count(result) FROM {_REMOVALS}")[0]
     return total, unfinished
 
 
-def erase(store: Store) -> None:
+def erase_bytes(store: Store) -> None:
     """Write the file of an SQLite store anew, without the bytes of deleted rows, and empty its log. Raises StoreBusy
     where somebody else reads or writes; the command can be repeated."""
     with store.read() as unit:  # a removal that another process begins from here on is finished by that
@@ -221,14 +223,14 @@ def _write_anew(store: Store) -> None:
 
 
 @contextmanager
-def lookups(store: Store) -> Iterator[None]:
-    """Inside it, PostgreSQL has indexes on what it looks up for every row that is deleted."""
+def removal_indexes(store: Store) -> Iterator[None]:
+    """A time in which PostgreSQL has indexes on what it looks up for every row that is deleted."""
     if store.engine.dialect.name != "postgresql":
         yield
         return
     names = {
         f"ix_removal_{table}_{column}": f"{table} ({column})"
-        for table, columns in LOOKED_UP.items()
+        for table, columns in UNINDEXED.items()
         for column in columns.split(", ")
     }
 

@@ -57,12 +57,12 @@ class Grant(NamedTuple):
 def grants(prefix: str) -> list[Grant]:
     """Statements that make the roles PREFIX_server, PREFIX_trainer and PREFIX_reader and give them their rights. They
     may be run again, and should be after each migration."""
-    every = sorted(tables.metadata.tables)
+    table_names = sorted(tables.metadata.tables)
     statements = []
     for role, added, changed in (
         ("reader", (), {}),
         ("server", _ADDED_BY_SERVER, _CHANGED_BY_SERVER),
-        ("trainer", every, _CHANGED_BY_TRAINER),
+        ("trainer", table_names, _CHANGED_BY_TRAINER),
     ):
         name = quoted([f"{prefix}_{role}"])
         exists = f"SELECT FROM pg_roles WHERE rolname = '{prefix}_{role}'"
@@ -71,7 +71,7 @@ def grants(prefix: str) -> list[Grant]:
             _on_current("REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM", "current_schema()", name),
             _on_current("GRANT CONNECT ON DATABASE %I TO", "current_database()", name),
             _on_current("GRANT USAGE ON SCHEMA %I TO", "current_schema()", name),
-            f"GRANT SELECT ON {quoted([*every, *tables.VIEWS, VERSION_TABLE])} TO {name}",
+            f"GRANT SELECT ON {quoted([*table_names, *tables.VIEWS, VERSION_TABLE])} TO {name}",
         ]
         if added:
             lines.append(f"GRANT INSERT ON {quoted(added)} TO {name}")

@@ -398,7 +398,7 @@ def test_ids_that_a_visit_cannot_pack_are_not_drawn(store: Store) -> None:
 
     stocked(store, home="uniform")
     ask(store)
-    store.write(last, sound=True)
+    store.write(last, references_hold=True)
     with pytest.raises(RlrecError, match="no ids left for new decisions"):
         ask(store, session="t")
 

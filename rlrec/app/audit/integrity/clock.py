@@ -35,7 +35,7 @@ def check_rows(unit: Unit, *, findings: Findings) -> None:
     from rlrec.store.upkeep import audit  # with all tables, which `recommend` under --now does without
 
     now = unit.clock()
-    for column, key, at in audit.rows_ahead(unit, after=max(now + MINUTE_US, decisions.newest(unit) or 0)):
+    for column, key, at in audit.rows_ahead(unit, since=max(now + MINUTE_US, decisions.newest(unit) or 0)):
         detail = f"{column.name} of its {column.table.name} row, {written(at)}, lies ahead of the database's clock"
         findings.add(CHECK, _severity(at - now), row_subject(column.table.name, key), detail)
 

@@ -201,7 +201,7 @@ def test_foreign_keys_are_looked_up_again(sqlite_db: str) -> None:
     dangling = "INSERT INTO policy_head (policy_id, seq, ordinal, live_id) VALUES (9, 0, 0, 9)"
     with closing(Store(sqlite_db)) as store:
         with pytest.raises(ZeroDivisionError):
-            store.write(lambda unit: 1 // 0, sound=True)
-        store.write(lambda unit: None, sound=True)
+            store.write(lambda unit: 1 // 0, references_hold=True)
+        store.write(lambda unit: None, references_hold=True)
         with pytest.raises(RlrecError, match="FOREIGN KEY"):
             store.write(lambda unit: unit.tell(dangling))
