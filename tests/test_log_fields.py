@@ -13,7 +13,7 @@ import pytest
 from rlrec import records
 from rlrec.api import _log_schema
 from rlrec.app.imports import columns, parquet_columns, parquet_files, parquet_partition
-from rlrec.app.imports.layouts import csv_cells, csv_writer, fields, jsonl
+from rlrec.app.imports.layouts import csv_cells, csv_writer, jsonl, lines
 from rlrec.app.serving import decision_json
 from rlrec.log_fields import DECISION, EVENT, SLOT, STATED, LogField
 from rlrec.store.database import tables
@@ -83,16 +83,16 @@ def test_lines_of_json_have_the_keys() -> None:
     line = {*msgspec.json.schema(jsonl.LINE)["$defs"]["DecisionLine"]["properties"]}
     assert keys(DECISION) <= line
     assert keys(SLOT) <= {*jsonl.SlateEntry.__struct_fields__}
-    assert keys(EVENT) == {*fields.EventEntry.__struct_fields__} == {*decision_json.EventJson.__annotations__}
+    assert keys(EVENT) == {*lines.EventEntry.__struct_fields__} == {*decision_json.EventJson.__annotations__}
 
 
 def test_what_layouts_decode_to_has_the_fields_of_a_line() -> None:
     assert {*names(STATED)} <= {*columns.LogColumns.__dataclass_fields__}
     of_slots = {"arm" if field.name == "arm_id" else field.name for field in SLOT[1:]}
-    assert {*fields.LineSlot._fields} - {"id"} == of_slots
-    assert {*columns.LoggedSlots.__dataclass_fields__} == {"row", *fields.LineSlot._fields}
-    assert {*columns.LoggedEvents.__dataclass_fields__} == {"row", *fields.LineEvent._fields}
-    assert {*fields.LineEvent._fields} == keys(EVENT)
+    assert {*lines.LineSlot._fields} - {"id"} == of_slots
+    assert {*columns.LoggedSlots.__dataclass_fields__} == {"row", *lines.LineSlot._fields}
+    assert {*columns.LoggedEvents.__dataclass_fields__} == {"row", *lines.LineEvent._fields}
+    assert {*lines.LineEvent._fields} == keys(EVENT)
 
 
 def test_rows_of_csv_have_the_cells() -> None:
@@ -101,7 +101,7 @@ def test_rows_of_csv_have_the_cells() -> None:
     assert {*csv_writer.OF_DECISION} - {"user"} == cells
     assert {*csv_writer.OF_SLOT} - {"reward", "events"} == {field.key for field in SLOT if field.in_csv}
     assert {*csv_cells.OF_SLOT} == {field.key for field in SLOT if field.in_csv}
-    assert {*csv_cells.OF_DECISION} == {*csv_writer.OF_DECISION} - {"decision", "at", "eligible", "context"}
+    assert {*csv_cells.OF_DECISION} == {*csv_writer.OF_DECISION} - {"decision", "context"}
 
 
 def test_a_notebook_has_the_types_of_the_fields() -> None:

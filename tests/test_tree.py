@@ -55,16 +55,15 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "app/experiments/test_route.py": ["store/policies/routes"],
     "app/imports/layouts/test_csv_map.py": [
         "app/imports/layouts/csv_cells",
-        "app/imports/layouts/csv_pages",
         "app/imports/layouts/line_groups",
     ],
     "app/imports/layouts/test_dsjson.py": ["app/imports/layouts/dsjson_slots"],
     "app/imports/layouts/test_layouts_out.py": ["app/imports/layouts/csv_writer", "app/imports/layouts/dsjson_writer"],
-    "app/imports/layouts/test_obd.py": ["app/imports/layouts/fields"],
-    "app/imports/test_background.py": ["app/imports/layouts/jsonl"],
+    "app/imports/test_background.py": ["app/imports/layouts/jsonl", "app/imports/layouts/lines"],
     "app/imports/test_import_export.py": [
         "app/imports/altered_rewards",
         "app/imports/layouts/base",
+        "app/imports/layouts/checks",
         "app/imports/policies",
         "app/imports/session_histories",
         "app/imports/visit_numbers",

@@ -84,9 +84,9 @@ class LogColumns:
     context: Sequence[str]
     eligible: Column
     eligible_sets: Sequence[tuple[str, ...]]
-    size: Column
     slots: LoggedSlots
     events: LoggedEvents
+    size: Column = NULL
     at: Column = NULL
     policy: Column = NULL
     user: Column = NULL

@@ -11,7 +11,8 @@ import os
 import pickle
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence, Set
+from bisect import bisect_left
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -20,10 +21,12 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 
+from rlrec import times
 from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import NULL, LogColumns, distinct, values
 from rlrec.app.imports.conflicts import LineNames
-from rlrec.app.imports.layouts import fields
+from rlrec.app.imports.layouts import checks
+from rlrec.app.imports.layouts.checks import Problem
 from rlrec.app.imports.layouts.line_groups import FileBytes, LineGroup, line_groups
 from rlrec.arrays import Ids
 from rlrec.errors import InputError
@@ -65,8 +68,17 @@ class RefusedLine(NamedTuple):
 
 def refused(error: InputError, number: int, text: bytes) -> RefusedLine:
     """A line that is refused. The error forgets where it was raised: that holds on to the whole group."""
-    error.line, error.__traceback__, error.__context__ = number, None, None
+    error.line, error.__traceback__, error.__context__ = error.line or number, None, None
     return RefusedLine(error, text)
+
+
+def without(rows: LogColumns, errors: Mapping[int, InputError], bad: list[RefusedLine]) -> LogColumns:
+    """The rows less those with an error, which go to `bad`."""
+    if not errors:
+        return rows
+    texts = values(rows.text, len(rows))
+    bad += [refused(error, rows.number[row], texts[row] or b"") for row, error in errors.items()]
+    return rows.select([row not in errors for row in range(len(rows))])
 
 
 class Observation(NamedTuple):
@@ -78,14 +90,17 @@ class Observation(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """The decisions of some lines, without digest and text, the lines that cannot be taken, how many lines the format
-    itself marks as none, and the observations of decisions in other lines.
+    """The decisions of some lines, without digest and text, and the lines that cannot be taken.
 
-    lines: over how many lines each decision goes; None: one each."""
+    errors: of decisions, by row; skipped: how many lines the format itself marks as none; zoneless: how many have a
+    time without a zone; observations: of decisions in other lines; lines: over how many each decision goes; None: one
+    each."""
 
     rows: LogColumns
     refused: list[RefusedLine]
+    errors: Mapping[int, InputError] = {}
     skipped: int = 0
+    zoneless: int = 0
     observations: Sequence[Observation] = ()
     lines: Sequence[int] | None = None
 
@@ -117,6 +132,7 @@ class SpooledGroup(NamedTuple):
     note: Note | None
     refused: list[RefusedLine]
     skipped: int
+    zoneless: int
     observations: Sequence[Observation]
 
 
@@ -136,6 +152,7 @@ class Layout(ABC):
     headed: ClassVar[bool] = False  # the first line names the columns
     wants_policy: ClassVar[bool] = False
     reads: ClassVar[frozenset[str]] = frozenset()  # names of the options that it reads
+    rounding: ClassVar[float] = 0.0  # of probabilities, beside that to six decimals
     spans = False  # whether a decision may go over several lines
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
@@ -144,6 +161,7 @@ class Layout(ABC):
         self.now = now
         self.options = options or Options()
         self.skipped = 0  # lines that the format marks as no decision, so far
+        self.zoneless = 0  # lines with a time without a zone, so far
         self.duplicates = 0  # lines that came before in the file, and name a request
         self.observes = False  # whether some lines observe decisions of others
         self.without_propensity = 0  # decisions, so far
@@ -183,9 +201,10 @@ class Layout(ABC):
         """Decoded rows with what is known only at the end of the file, and with what depends on their identity."""
         return rows
 
-    def time(self, text: str, field: str) -> int:
-        """Microseconds since 1970 UTC, as `fields.time` reads them."""
-        return fields.time(text, field, now=self.now)
+    def path(self, table: str, field: str, number: int, text: bytes) -> str | None:
+        """The field of a problem, as a line names it. table, field: as in Problem; number: of the slot or event in its
+        decision."""
+        return field
 
     # -- passes --
 
@@ -199,7 +218,8 @@ class Layout(ABC):
             even, odd = (self._spooled_groups(each, start, with_text) for start, each in enumerate(readers))
             with closing(BackgroundItems(odd)) as background:
                 for group in filter(None, chain.from_iterable(zip_longest(even, background))):
-                    self.skipped, self.share = self.skipped + group.skipped, readers[0].position / max(size, 1)
+                    self.share = readers[0].position / max(size, 1)
+                    self.skipped, self.zoneless = self.skipped + group.skipped, self.zoneless + group.zoneless
                     self.observe(group.observations)
                     if group.note is not None:
                         self.remember(group.note)
@@ -221,10 +241,14 @@ class Layout(ABC):
             groups = self._without_header(groups)
         for index, numbers, texts in self._at_ends(groups) if self.spans else groups:
             if index % 2 == start:
-                group = self._identified(self.decode(numbers, texts), numbers, texts, with_text)
-                note = self.note(group.rows) if len(group.rows) else None
-                rows = b"" if note is None else pickle.dumps(group.rows, pickle.HIGHEST_PROTOCOL)
-                yield SpooledGroup(rows, note, group.refused, group.skipped, group.observations)
+                before, times.zoneless[:] = [*times.zoneless], []
+                group = self.decode(numbers, texts)
+                times.zoneless[:] = before
+                rows, bad = self._checked(group, numbers, texts)
+                note = self.note(rows) if len(rows) else None
+                rows = rows if with_text else replace(rows, text=NULL)
+                spooled = b"" if note is None else pickle.dumps(rows, pickle.HIGHEST_PROTOCOL)
+                yield SpooledGroup(spooled, note, bad, group.skipped, group.zoneless, group.observations)
 
     def _without_header(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
         """The groups after the header was read from the first of their lines."""
@@ -253,17 +277,32 @@ class Layout(ABC):
             numbers, texts = numbers[cut:], texts[cut:]
         yield LineGroup(index + 1, numbers, texts)
 
-    def _identified(self, group: Decoded, numbers: Sequence[int], texts: list[bytes], with_text: bool) -> Decoded:
-        """The decoded group with the digests of its rows, and with their text where that is wanted."""
-        if group.lines is not None:
-            index = dict(zip(numbers, range(len(numbers)), strict=True))
-            starts = zip(map(index.__getitem__, group.rows.number), group.lines, strict=True)
-            texts = [b"\n".join(texts[first : first + count]) for first, count in starts]
-        elif len(group.rows) < len(texts):
-            lines = dict(zip(numbers, texts, strict=True))
-            texts = [lines[number] for number in group.rows.number]
-        digests = [blake2b(text, digest_size=16).digest() for text in texts]
-        return group._replace(rows=replace(group.rows, digest=digests, text=texts if with_text else NULL))
+    def _checked(
+        self, group: Decoded, numbers: Sequence[int], texts: list[bytes]
+    ) -> tuple[LogColumns, list[RefusedLine]]:
+        """The decoded rows that can be, completed, and the lines that cannot."""
+        bad = [*group.refused]
+        rows = without(_identified(group, numbers, texts), group.errors, bad)
+        rows = without(rows, self._errors(rows, checks.value_problems(rows, now=self.now), numbers), bad)
+        if len(rows):
+            rows = checks.completed(rows)
+            problems = checks.page_problems(rows, now=self.now, rounding=self.rounding)
+            rows = without(rows, self._errors(rows, problems, numbers), bad)
+        return rows, sorted(bad, key=lambda line: line.error.line or 0)
+
+    def _errors(
+        self, rows: LogColumns, problems: Iterable[Problem], numbers: Sequence[int]
+    ) -> dict[int, InputError]:  # fmt: skip
+        """The first error of each row that has a problem. numbers: of all lines of the group."""
+        errors: dict[int, InputError] = {}
+        for row, field, message, hint, table, index in problems:
+            if row not in errors:
+                number = index - bisect_left(getattr(rows, table).row, row) if table else 0
+                errors[row] = error = InputError(message, hint=hint)
+                error.field = self.path(table, field, number, cast(Sequence[bytes], rows.text)[row])
+                if self.spans and table == "slots":
+                    error.line = numbers[bisect_left(numbers, rows.number[row]) + number]
+        return errors
 
     def observe(self, observations: Sequence[Observation]) -> None:  # noqa: B027 (most layouts have none)
         """Remember observations of decisions in other lines."""
@@ -324,3 +363,15 @@ class Layout(ABC):
             is_new.append(not before or request is None)
             digests.append(blake2b(digest + before.to_bytes(8), digest_size=16).digest() if before else digest)
         return replace(rows, digest=digests).select(is_new)
+
+
+def _identified(group: Decoded, numbers: Sequence[int], texts: list[bytes]) -> LogColumns:
+    """The decoded rows with their text and its digest."""
+    if group.lines is not None:
+        index = dict(zip(numbers, range(len(numbers)), strict=True))
+        starts = zip(map(index.__getitem__, group.rows.number), group.lines, strict=True)
+        texts = [b"\n".join(texts[first : first + count]) for first, count in starts]
+    elif len(group.rows) < len(texts):
+        lines = dict(zip(numbers, texts, strict=True))
+        texts = [lines[number] for number in group.rows.number]
+    return replace(group.rows, digest=[blake2b(text, digest_size=16).digest() for text in texts], text=texts)

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import repeat
 from json.encoder import encode_basestring
 from math import isfinite
+from sys import intern
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from rlrec import times
-from rlrec.app.imports.layouts.fields import (
-    KEY_LENGTH,
-    EventEntry,
-    at_least,
-    bounded,
-    checked,
-    finite,
-    key,
-    policy_name,
-)
+from rlrec.app.imports.layouts.lines import EventEntry
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.log_fields import DECISION, SLOT, LogField
@@ -42,65 +34,73 @@ DIGITS = str.maketrans("123456789", "0" * 9)
 FRACTIONS = "", *("." + digits * "0" for digits in range(1, 7))
 SHAPES = {f"0000-00-00{mark}00:00:00{fraction}" for mark in "T " for fraction in FRACTIONS}
 
-Parse = Callable[[str, str], Any]  # of a cell, and of the name of its column
+Parse = Callable[[str], Any]  # of a cell
 
 
-def _position(cell: str, name: str) -> int:
-    if not (cell.isascii() and cell.isdigit() and len(cell) < 7 and int(cell) > 0):
-        raise InputError(f"{cell[:40]!r} is no position", hint="they count from 1", field=name)
-    return int(cell)
+def optional(cell: str) -> str | None:
+    """The text of a cell, None of an empty one."""
+    return cell or None
 
 
-def number(cell: str, name: str) -> float | None:
+def integer(cell: str) -> int | None:
+    """The whole number in a cell, None in an empty one."""
+    if cell and not (cell.isascii() and cell.isdigit()):
+        raise InputError(f"{cell[:40]!r} is no whole number")
+    return int(cell[:20]) if cell else None
+
+
+def position(cell: str) -> int:
+    """The position in a cell."""
+    return integer(cell or "-") or 0
+
+
+def finite(cell: str) -> float:
+    """The number in a cell."""
+    with suppress(ValueError):
+        if "_" not in cell and isfinite(value := float(cell)):
+            return value
+    raise InputError(f"{cell[:40]!r} is no finite number")
+
+
+def number(cell: str) -> float | None:
     """The number in a cell, None in an empty one."""
-    return bounded(finite(cell, name), name) if cell else None
+    return finite(cell) if cell else None
 
 
-def count(cell: str, name: str) -> float | None:
+def count(cell: str) -> float | None:
     """The value of an event; None where a cell says that there was none."""
     word = WORDS.get(cell)
-    return {"true": 1.0, "false": None}[word] if word else number(cell, name) or None
+    return {"true": 1.0, "false": None}[word] if word else number(cell) or None
 
 
-def pieces(cells: Sequence[str], name: str) -> list[str]:
-    """The fields of contexts in a column: numbers where a cell looks like one in JSON, true, false, or texts; empty
-    where a cell is."""
-    start, is_canonical = f"{encode_basestring(name)}:", CANONICAL.fullmatch
-    texts = {cell: start + (cell if is_canonical(cell) else _json_text(cell)) for cell in set(cells)}
-    if "" in texts:
-        texts[""] = ""
-    return list(map(texts.__getitem__, cells))
+def piece(name: str, cell: str) -> str:
+    """The field of a context that a cell holds: a number where it looks like one in JSON, true, false, or text; nothing
+    where it is empty."""
+    return f"{encode_basestring(name)}:{_json_text(cell)}" if cell else ""
 
 
 def _json_text(cell: str) -> str:
     """The canonical JSON of a cell."""
+    if CANONICAL.fullmatch(cell):
+        return cell
     if (text := WORDS.get(cell)) is not None:
         return text
-    return _number(cell) if NUMBER.fullmatch(cell) and isfinite(float(cell)) else encode_basestring(cell)
-
-
-def _number(cell: str) -> str:
-    """The canonical text of a number in JSON."""
+    if not (NUMBER.fullmatch(cell) and isfinite(float(cell))):
+        return encode_basestring(cell)
     return str(int(cell)) if cell.lstrip("-").isdigit() else canonical.number(float(cell))
 
 
-def are_keys(cells: Sequence[str]) -> bool:
-    """Whether every cell is a key, as `fields.key` checks them."""
-    lengths = set(map(len, cells))
-    return bool(lengths) and min(lengths) > 0 and max(lengths) <= KEY_LENGTH and "\x00" not in "".join(cells)
-
-
-def arms(cell: str, name: str) -> tuple[str, ...]:
+def arms(cell: str) -> tuple[str, ...]:
     """The arms that a cell lists: JSON, or keys between |, ; or commas."""
     if cell.startswith("["):
         try:
             listed = json.loads(cell)
         except ValueError:
-            raise InputError(f"{cell[:40]!r} is no JSON list", field=name) from None
+            raise InputError(f"{cell[:40]!r} is no JSON list") from None
         keys = [str(arm) if isinstance(arm, str | int) and not isinstance(arm, bool) else "" for arm in listed]
     else:
         keys = list(map(str.strip, cell.split(next((mark for mark in "|;" if mark in cell), ","))))
-    return tuple(sorted({key(arm, name) for arm in keys}))
+    return tuple(sorted(set(keys)))
 
 
 def instants(cells: Sequence[str]) -> list[int] | None:
@@ -119,70 +119,60 @@ def instants(cells: Sequence[str]) -> list[int] | None:
     return None
 
 
-def epoch(cell: str) -> int | None:
-    """Microseconds since 1970 of a time written as a number: of seconds, milliseconds or microseconds, by its size."""
+def is_zoned(cell: str) -> bool:
+    """Whether a time that `instants` can read says its zone."""
+    return cell[-1] == "Z" or cell[-6] in "+-"
+
+
+def time(cell: str) -> int:
+    """Microseconds since 1970 of a time; one that is a number counts seconds, milliseconds or microseconds."""
     if not re.fullmatch(r"[0-9]{9,17}(\.[0-9]+)?", cell):
-        return None
+        return times.parse(cell)
     value = float(cell) if "." in cell else int(cell)
     return next(int(value * unit) for limit, unit in EPOCH_UNITS if value < limit)
 
 
-def states(cell: str, name: str) -> tuple[str, Any] | None:
+def states(cell: str) -> tuple[str, Any]:
     """The state of a decision, as canonical JSON, and the history of its visit, from a cell that holds both in JSON."""
     if not cell:
-        return None
-    state, shown = history.from_json(_json(cell, name, dict[str, Any]))
+        return "{}", None
+    state, shown = history.from_json(_json(cell, dict[str, Any]))
     return canonical.text(state), shown
 
 
-def objects(cell: str, name: str) -> str:
+def objects(cell: str) -> str:
     """Canonical JSON of a cell that holds an object."""
-    return canonical.text(_json(cell or "{}", name, dict[str, Any]))
+    return canonical.text(_json(cell or "{}", dict[str, Any]))
 
 
-def events(cell: str, name: str) -> list[EventEntry]:
-    """The events that a cell lists in JSON."""
-    return _json(cell, name, list[EventEntry]) if cell else []
+def events(cell: str) -> Sequence[tuple[EventEntry, int | None]]:
+    """The events that a cell lists in JSON, with the time of each."""
+    listed = _json(cell, list[EventEntry]) if cell else ()
+    return [(entry, None if entry.at is None else times.parse(entry.at)) for entry in listed]
 
 
-def _json(cell: str, name: str, kind: Any) -> Any:
+def _json(cell: str, kind: Any) -> Any:
     try:
         return msgspec.json.decode(cell, type=kind)
     except msgspec.MsgspecError as error:
-        raise InputError(f"{cell[:40]!r} is no JSON as expected: {error}", field=name) from None
+        raise InputError(f"{cell[:40]!r} is no JSON as expected: {error}") from None
 
 
-def _optional(parse: Parse) -> Parse:
-    return lambda cell, name: parse(cell, name) if cell else None
+def _parse(field: LogField) -> Parse:
+    if field.table is not None or field.kind is str:
+        return optional if field.optional else str
+    return {int: integer, float: number, bool: count}[field.kind]
 
 
-def _integer(least: int) -> Parse:
-    def parse(cell: str, name: str) -> int | None:
-        if not cell.isascii() or not cell.isdigit():
-            raise InputError(f"{cell[:40]!r} is no whole number", field=name)
-        return at_least(int(cell[:20]), least, name)
-
-    return _optional(parse)
-
-
-def _checked(field: LogField) -> Parse:
-    read = count if field.kind is bool else number
-    return lambda cell, name: checked(read(cell, name), field, name)
-
-
-OF_SLOT: Mapping[str, Parse] = {
-    "arm": key,
-    "position": _position,
-    **{field.name: _checked(field) for field in SLOT if field.in_csv and field.kind is float},
+NAMES = {"k": "size"}  # words of a map for keys of a line
+SEVERAL = ("decision_id", "context")  # keys that a map names by itself
+OF_SLOT: dict[str, Parse] = {field.key: _parse(field) for field in SLOT if field.in_csv} | {
+    "position": position,
+    "arm": intern,
 }
-OF_DECISION: Mapping[str, Parse] = {
-    "session": key,
-    "user": _optional(key),
-    "request_id": _optional(key),
-    "policy": policy_name,
-    "visit": _integer(1),
-    "step": _integer(0),
-    "state": states,
-    "size": _integer(1),
-    **{field.name: _checked(field) for field in DECISION if field.in_csv and field.kind in (float, bool)},
-}
+OF_DECISION: dict[str, Parse] = {
+    "user": optional,
+    **{NAMES.get(each.key, each.key): _parse(each) for each in DECISION if each.in_csv and each.key not in SEVERAL},
+    "at": time, "eligible": arms, "policy": intern, "state": states,
+}  # fmt: skip
+"""The parse of each word that stands for one column: of a slot, and of what all rows of a decision have alike."""

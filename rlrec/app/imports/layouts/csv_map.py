@@ -9,33 +9,45 @@ from __future__ import annotations
 import csv
 import json
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, groupby, pairwise
+from functools import lru_cache
+from itertools import chain, pairwise, repeat
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 from msgspec import UNSET
 
-from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, distinct, transposed, values
-from rlrec.app.imports.layouts import csv_cells, csv_pages, csv_writer, fields
-from rlrec.app.imports.layouts.base import SPANNED, Decoded, Layout, Note, Options, RefusedLine, Source, refused
+from rlrec import times
+from rlrec.app.imports.columns import (
+    NULL,
+    LogColumns,
+    LoggedEvents,
+    LoggedSlots,
+    distinct,
+    picked,
+    transposed,
+    values,
+)
+from rlrec.app.imports.layouts import csv_cells, csv_writer
+from rlrec.app.imports.layouts.base import SPANNED, Decoded, Layout, Note, Options, Source
 from rlrec.app.imports.layouts.line_groups import LINE_BYTES
+from rlrec.app.imports.layouts.lines import DEFAULT_POLICY, EventEntry, LineEvent
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.store.database.loading import Column, Same
 from rlrec.store.log import contents
 
-OF_DECISION = ("at", "eligible", *csv_cells.OF_DECISION)  # words for columns that are equal in all rows of a decision
-SINGLE = ("decision", "arm", "reward", *OF_DECISION, *csv_cells.OF_SLOT)  # words for one column
-KEYS = frozenset({"session", "user", "request_id"})  # words for keys that few rows share
+SINGLE = ("decision", "reward", *csv_cells.OF_DECISION, *csv_cells.OF_SLOT)  # words for one column
 DELIMITERS = ",\t;|"
+SPECIAL = b'"', b"\r"  # lines without these are split at delimiters
+ELIGIBLE = '"eligible" in the map names the column that lists the arms that could be shown'
+AT_ONCE = 2_000  # lines split at once
 CACHE = 50_000  # cells remembered of a column
 csv.field_size_limit(LINE_BYTES)  # a list of 10,000 arms is longer than the 128 KB that a cell may have elsewhere
-
-V = TypeVar("V")
 
 
 class ColumnMap(NamedTuple):
@@ -75,8 +87,12 @@ class ColumnMap(NamedTuple):
     def entries(self) -> list[str]:
         """The names of the columns, as often as the map has them."""
         listed = [self.events] if isinstance(self.events, str) else self.events.values()
-        of_context = [self.context] if isinstance(self.context, str) else self.context
-        return [*self.columns.values(), *listed, *of_context]
+        return [*self.columns.values(), *listed, *self.context_columns]
+
+    @property
+    def context_columns(self) -> Sequence[str]:
+        """The names of the columns that make contexts."""
+        return [self.context] if isinstance(self.context, str) else self.context
 
     @property
     def names(self) -> list[str]:
@@ -89,49 +105,56 @@ class CsvMap(Layout):
 
     headed = True
     reads = frozenset({"map"})
+    of_slot: ClassVar[Mapping[str, csv_cells.Parse]] = csv_cells.OF_SLOT
+    count = staticmethod(csv_cells.count)  # parses the cell of an event
+    piece = staticmethod(csv_cells.piece)  # parses the cell of a field of the context
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
         self.map = ColumnMap.of(csv_writer.MAP if options is None or options.map is None else options.map)
         super().__init__(source, policy=policy, now=now, options=options)
-        self._parsed: dict[str, dict[str, Any]] = {}
         self.spans = "decision" in self.map.columns or {"session", "at", "position"} <= self.map.columns.keys()
+        self._cache: dict[Any, dict[Any, Any]] = defaultdict(dict)
+        self._piece = lru_cache(CACHE)(self.piece)
+        self._bad: dict[int, InputError] = {}  # the lines of a group that cannot be read, by index
+        self._zoneless, self._zoneless_cells = set[int](), set[str]()  # of a group the lines, of all groups the cells
         self._eligible: tuple[str, ...] = ()
-        self._decision_digests: Sequence[int] = ()  # of the rows that were decoded last, see Note
-        self._all_decision_digests = array("q")
+        self._decision_names: dict[int, str] = {}  # of the group that was decoded last, by the number of their line
+        self._decision_digests = array("q")
 
-    # -- rows --
+    def map_of(self, names: Sequence[str]) -> ColumnMap:
+        """The map of a table with these columns."""
+        if self.options.map is None and tuple(names) != csv_writer.COLUMNS:
+            example = '{"session": COLUMN, "arm": COLUMN, "propensity": COLUMN, "reward": COLUMN}'
+            hint = f"--map FILE, with {example}; the columns are {', '.join(names)[:200]}"
+            raise InputError("the layout csv needs a map of its columns", hint=hint)
+        return self.map
+
+    # -- lines --
 
     def header(self, text: bytes) -> None:
         line = text.decode(errors="replace")
         self._delimiter = max(DELIMITERS, key=line.count)
         names = self._cells(text)
-        if self.options.map is None and tuple(names) != csv_writer.COLUMNS:
-            example = '{"session": COLUMN, "arm": COLUMN, "propensity": COLUMN, "reward": COLUMN}'
-            hint = f"--map FILE, with {example}; the columns are {', '.join(names)[:200]}"
-            raise InputError("the layout csv needs a map of its columns", hint=hint)
+        self.map = self.map_of(names)
         if "policy" not in self.map.columns:
-            self.policy = self.policy or fields.DEFAULT_POLICY
-        fields.check_columns("the header", names, self.map.names)
+            self.policy = self.policy or DEFAULT_POLICY
+        check_columns("the header", names, self.map.names)
         self._width = len(names)
         self._number = {name: names.index(name) for name in self.map.names}
         self._index = {word: self._number[name] for word, name in self.map.columns.items()}
+        words = ["decision"] * 2 if "decision" in self._index else ["session", "at", "position"] if self.spans else []
+        self._grouping = [self._index[word] for word in words]
+        # the columns of the context are read as one text where they stand together behind all others
+        of_context = [self._number[name] for name in self.map.context_columns]
+        self._split, others = self._width - len(of_context), {*self._number.values()}.difference(of_context)
+        self._reads_end = not self.spans and len(of_context) > 1 and min(of_context) == self._split > max(others)
+        self._at_end = itemgetter(*(number - self._split for number in of_context or [0]))
 
     def goes_on(self, text: bytes, following: bytes) -> bool:
         try:
-            return self._same_decision(self._cells(text), self._cells(following))
-        except InputError:
-            return False
-
-    def _same_decision(self, row: Sequence[str], following: Sequence[str]) -> bool:
-        """Whether two rows, one after the other, are of one decision: those with one `decision`; where no column holds
-        that, those of one session at one time, as long as positions go up."""
-        index = self._index
-        try:
-            if "decision" in index:
-                return row[index["decision"]] == following[index["decision"]] != ""
-            same = all(row[index[word]] == following[index[word]] for word in ("session", "at"))
-            return same and int(row[index["position"]]) < int(following[index["position"]])
-        except (IndexError, ValueError):
+            rows = self._cells(text), self._cells(following)
+            return _same_decision(*([row[index] for index in self._grouping] for row in rows))
+        except (InputError, IndexError):
             return False
 
     def _cells(self, text: bytes) -> list[str]:
@@ -146,216 +169,247 @@ class CsvMap(Layout):
             hint = "a row is one line: cells hold no line break" if "unexpected end" in str(error) else None
             raise InputError(f"no line of CSV: {error}", hint=hint) from None
 
-    def _rows(self, texts: Sequence[bytes]) -> list[list[str]]:
-        """The cells of lines that are all good. Raises InputError where one is not."""
+    def _columns(self, texts: Sequence[bytes]) -> Sequence[Sequence[str]]:
+        """The columns of lines, with empty cells where a line cannot be read."""
+        rows = list[list[str]]()
         with suppress(UnicodeDecodeError, csv.Error):
+            if self._reads_end and (columns := self._split_columns(texts)) is not None:
+                return columns
             rows = list(csv.reader(map(bytes.decode, texts), delimiter=self._delimiter, strict=True))
-            if len(rows) == len(texts) and set(map(len, rows)) <= {self._width}:
-                return rows
-        rows = list(map(self._cells, texts))
-        for row in rows:
-            if len(row) != self._width:
-                raise InputError(f"{len(row)} cells, the header has {self._width}")
-        raise InputError("no line of CSV")
+        if len(rows) != len(texts) or not {*map(len, rows)} <= {self._width}:
+            rows = [self._row(line, text) for line, text in enumerate(texts)]
+        return list(zip(*rows, strict=True)) or [()] * self._width
+
+    def _split_columns(self, texts: Sequence[bytes]) -> list[list[str]] | None:
+        """The columns of lines, the last ones as one text, each text once; None where that takes more than to split."""
+        columns, ends = [list[str]() for _ in range(self._split + 1)], dict[str, str]()
+        for start in range(0, len(texts), AT_ONCE):  # so few that the memory of their ends is used again
+            lines = texts[start : start + AT_ONCE]
+            if any(map(b"".join(lines).__contains__, SPECIAL)):
+                return None
+            rows = list(map(str.split, map(bytes.decode, lines), repeat(self._delimiter), repeat(self._split)))
+            if {*map(len, rows)} != {self._split + 1}:
+                return None
+            *cells, end = zip(*rows, strict=True)
+            for column, more in zip(columns, (*cells, map(ends.setdefault, end, end)), strict=True):
+                column += more
+        return columns
+
+    def _row(self, line: int, text: bytes) -> list[str]:
+        cells = list[str]()
+        try:
+            cells = self._cells(text)
+            self._check_width(len(cells))
+        except InputError as error:
+            self._bad[line] = error
+        return (cells + [""] * self._width)[: self._width]
+
+    def _check_width(self, width: int) -> None:
+        if width != self._width:
+            raise InputError(f"{width} cells, the header has {self._width}")
 
     # -- decisions --
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        try:
-            return self._decoded(numbers, self._rows(texts))
-        except InputError:
-            return self._singly(numbers, texts)
-
-    def _singly(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        """The decisions that can be taken, and the others with the reasons."""
-        good, bad = list[int](), list[RefusedLine]()
-        starts = [n for n in range(len(texts)) if not (n and self.spans and self.goes_on(texts[n - 1], texts[n]))]
-        for first, last in pairwise([*starts, len(texts)]):
-            problem = next(self._problems(numbers, texts, first, last), None)
-            if problem is None:
-                good += range(first, last)
-            else:
-                bad.append(refused(problem[1], problem[0], b"\n".join(texts[first:last])))
-        return self._decoded([numbers[n] for n in good], self._rows([texts[n] for n in good]))._replace(refused=bad)
-
-    def _problems(
-        self, numbers: Sequence[int], texts: list[bytes], first: int, last: int
-    ) -> Iterator[tuple[int, InputError]]:
-        """Errors in the lines of a decision: line by line, then in all together."""
-        for start, end in [*((n, n + 1) for n in range(first, last)), (first, last)]:
-            try:
-                rows = self._rows(texts[start:end])
-                if end - start == last - first:
-                    self._decoded(numbers[start:end], rows)
-                else:
-                    self._check_cells(rows)
-            except InputError as error:
-                yield numbers[start], error
-
-    def _check_cells(self, rows: list[list[str]]) -> None:
-        """Raises InputError where a cell cannot be what its column holds."""
-        cells = list(zip(*rows, strict=True))
-        self._slots(cells)
-        self._stated(csv_cells.OF_DECISION, cells)
-        ats = self._times("at", cells) if "at" in self._index else ()
-        self._events(cells, [0], Same(1), ats or [None])
-
-    def _decoded(self, numbers: Sequence[int], rows: list[list[str]]) -> Decoded:
-        """The decisions of rows that can all be taken. Raises InputError where one cannot."""
-        cells = list(zip(*rows, strict=True)) or [()] * self._width
-        starts = self._starts(rows, cells)
-        n, first = len(starts), starts if len(starts) < len(rows) else range(len(rows))
-        decided = cells if n == len(rows) else [_picked(column, first) for column in cells]
-        if "decision" in self._index:
-            self._decision_digests = contents.key_digests(list(filter(None, decided[self._index["decision"]])))
-        lengths = [end - start for start, end in pairwise([*starts, len(rows)])]
-        of_each = ([index] * count for index, count in enumerate(lengths))
-        row = range(n) if n == len(rows) else list(chain.from_iterable(of_each))
-        slots, (eligible, sets) = replace(self._slots(cells), row=row), self._eligible_sets(decided)
-        if n < len(rows):
-            slots = _numbered(slots, lengths)
-            self._check_equal(cells, starts, row)
-        stated = self._stated(csv_cells.OF_DECISION, decided)
-        policy, states = stated.pop("policy", NULL), stated.pop("state", NULL)
-        if states != NULL:
-            stated["state"], stated["history"] = zip(*(each or ("{}", None) for each in states), strict=True)
-        sizes = csv_pages.sizes(slots, starts, stated.pop("size", NULL))
-        csv_pages.check(slots, sizes, eligible, sets)
-        at = self._times("at", decided) if "at" in self._index else NULL
-        logs = stated.pop("log_propensity", NULL)
-        columns = LogColumns(
-            number=_picked(numbers, first), policy=Same(self.policy) if self.policy else policy,
-            session=stated.pop("session", ()), at=at, context=self._contexts(decided),
-            eligible=Same(0) if sets is None else eligible, eligible_sets=sets or (), size=sizes, slots=slots,
-            log_propensity=csv_pages.log_propensities(slots, sizes, starts) if logs == NULL else logs,
-            events=self._events(cells, row, slots.position, values(at, n)), **stated,
+        self._bad, self._zoneless = {}, set()
+        cells, every = self._columns(texts), range(len(texts))
+        starts = self._starts(cells, every)
+        lengths = [end - start for start, end in pairwise([*starts, len(every)])]
+        n, row, decided = len(starts), starts, cells
+        if n < len(every):
+            row = list(chain.from_iterable([index] * count for index, count in enumerate(lengths)))
+            decided = [picked(column, starts) for column in cells]
+        slots = self._stated(self.of_slot, cells, every)
+        stated = self._stated(csv_cells.OF_DECISION, decided, starts)
+        if "position" not in slots:
+            numbered = chain.from_iterable(range(1, count + 1) for count in lengths)
+            slots["position"] = list(numbered) if n < len(every) else Same(1)
+        if (states := stated.pop("state", NULL)) != NULL:
+            listed = (state or ("{}", None) for state in values(states, n))
+            stated["state"], stated["history"] = zip(*listed, strict=True)
+        sets: dict[int, tuple[str, ...]] = {}
+        if "eligible" in stated:
+            arms = values(stated["eligible"], n)
+            sets = {id(each): each or () for each in arms}
+            index = dict(zip(sets, range(len(sets)), strict=True))
+            stated["eligible"] = [index[id(each)] for each in arms]
+        if self.policy:
+            stated["policy"] = Same(self.policy)
+        columns: dict[str, Any] = {"session": (), "eligible": Same(0)} | stated
+        rows = LogColumns(
+            number=picked(numbers, starts), context=self._contexts(decided, starts), eligible_sets=list(sets.values()),
+            slots=LoggedSlots(row=row, **cast(Any, slots)), events=self._events(cells, row, slots["position"]),
+            **columns,
         )  # fmt: skip
-        return Decoded(columns, [], lines=None if n == len(rows) else lengths)
+        if "decision" in self._index:
+            self._decision_names = dict(zip(rows.number, decided[self._index["decision"]], strict=True))
+        errors: dict[int, InputError] = {}
+        for line, error in sorted(self._bad.items(), key=itemgetter(0)):
+            error.line = numbers[line]
+            errors.setdefault(row[line], error)
+        for number, name in self._differing(cells, starts, row) if n < len(every) else ():
+            hint = "a decision has its session, user, time, eligible arms and context once"
+            what = f"the rows of one decision differ in the column {name!r}"
+            errors.setdefault(number, InputError(what, hint=hint))
+        lines = None if n == len(every) else lengths
+        return Decoded(rows, [], errors, zoneless=len(self._zoneless), lines=lines)
 
-    def _starts(self, rows: list[list[str]], cells: Sequence[Sequence[str]]) -> list[int]:
+    def _starts(self, cells: Sequence[Sequence[str]], every: range) -> Sequence[int]:
         """The index of the first row of each decision."""
-        if not self.spans or not rows:
-            return list(range(len(rows)))
-        starts = [0, *(n for n in range(1, len(rows)) if not self._same_decision(rows[n - 1], rows[n]))]
-        if max(end - start for start, end in pairwise([*starts, len(rows)])) > SPANNED:
-            raise InputError(f"a decision of more than {SPANNED} rows")
+        if not self.spans or not every:
+            return every
+        rows = list(zip(*(cells[index] for index in self._grouping), strict=True))
+        starts = [0, *(n for n in every[1:] if not _same_decision(rows[n - 1], rows[n]))]
+        for start, end in pairwise([*starts, len(every)]):
+            if end - start > SPANNED:
+                self._bad[start] = InputError(f"a decision of more than {SPANNED} rows")
         return starts
 
-    def _check_equal(self, cells: Sequence[Sequence[str]], starts: list[int], row: Sequence[int]) -> None:
-        """Raises InputError where the rows of a decision differ in what it has once."""
-        names = [self.map.columns[word] for word in OF_DECISION if word in self._index]
-        for name in [*names, *self._of_context]:
+    def _differing(
+        self, cells: Sequence[Sequence[str]], starts: Sequence[int], row: Sequence[int]
+    ) -> Iterator[tuple[int, str]]:
+        """The decisions whose rows differ in what a decision has once, by index, and the column."""
+        words = [self.map.columns[word] for word in csv_cells.OF_DECISION if word in self._index]
+        for name in [*words, *self.map.context_columns]:
             column = cells[self._number[name]]
-            if any(column[starts[index]] != cell for index, cell in zip(row, column, strict=True)):
-                hint = "a decision has its session, user, time, eligible arms and context once"
-                raise InputError(f"the rows of one decision differ in the column {name!r}", hint=hint)
+            for index, cell in zip(row, column, strict=True):
+                if column[starts[index]] != cell:
+                    yield index, name
+
+    def path(self, table: str, field: str, number: int, text: bytes) -> str | None:
+        if table == "events":
+            return self.map.events if isinstance(self.map.events, str) else self.map.columns.get("reward")
+        return self.map.columns.get(field)
 
     # -- columns --
 
-    def _each(self, word: str, cells: Sequence[str], name: str, parse: csv_cells.Parse) -> list[Any]:
-        """The parsed cells of a column; equal cells are parsed once."""
-        if word in KEYS and csv_cells.are_keys(cells):
-            return list(cells)
-        parsed = self._parsed.setdefault(f"{word} {name}", {})
-        with suppress(KeyError):
-            return list(map(parsed.__getitem__, cells))
-        if len(parsed) > CACHE:
-            parsed.clear()
-        parsed.update((cell, parse(cell, name)) for cell in set(cells).difference(parsed))
-        return list(map(parsed.__getitem__, cells))
+    def _parsed(
+        self, name: str, cells: Sequence[Any], lines: Sequence[int], parse: Callable[[Any], Any], *, empty: Any = None
+    ) -> Sequence[Any]:  # fmt: skip
+        """The parsed cells of a column; equal cells are parsed once. Of one that cannot be, the line is bad, and it is
+        `empty`. lines: the index of the line of each cell."""
+        if parse is str:
+            return cells
+        if parse is csv_cells.optional:
+            return [cell or None for cell in cells] if "" in cells else cells
+        cache = self._cache[parse, name]
+        try:
+            parsed = list(map(cache.__getitem__, cells))
+        except KeyError:
+            if len(cache) > CACHE:
+                cache.clear()
+            wrong = self._add_parsed(cache, set(cells).difference(cache), parse)
+            for line, cell in zip(lines, cells, strict=True) if wrong else ():
+                if (bad := wrong.get(cell)) is not None:
+                    self._bad.setdefault(line, InputError(bad.message, hint=bad.hint, field=bad.field or name or None))
+            parsed = [cache.get(cell, empty) for cell in cells] if wrong else list(map(cache.__getitem__, cells))
+        if self._zoneless_cells:
+            self._zoneless.update(line for line, cell in zip(lines, cells, strict=True) if cell in self._zoneless_cells)
+        return parsed
 
-    def _column(self, word: str, cells: Sequence[Sequence[str]], parse: csv_cells.Parse) -> list[Any]:
-        """The parsed column of a word that the map has."""
-        return self._each(word, cells[self._index[word]], self.map.columns[word], parse)
+    def _add_parsed(
+        self, cache: dict[Any, Any], cells: Iterable[Any], parse: Callable[[Any], Any]
+    ) -> dict[Any, InputError]:  # fmt: skip
+        """Parse cells into a cache: why some of them cannot be."""
+        wrong: dict[Any, InputError] = {}
+        for cell in cells:
+            try:
+                cache[cell] = parse(cell)
+            except InputError as error:
+                wrong[cell] = error
+            if times.zoneless:
+                self._zoneless_cells.add(cell)
+                times.zoneless.clear()
+        return wrong
 
-    def _stated(self, words: Mapping[str, csv_cells.Parse], cells: Sequence[Sequence[str]]) -> dict[str, Any]:
+    def _stated(
+        self, parsers: Mapping[str, csv_cells.Parse], cells: Sequence[Sequence[str]], lines: Sequence[int]
+    ) -> dict[str, Column]:  # fmt: skip
         """The parsed columns of the words that the map has."""
-        return {word: _nulls(self._column(word, cells, parse)) for word, parse in words.items() if word in self._index}
+        stated: dict[str, Column] = {}
+        for word in [word for word in parsers if word in self._index]:
+            column = cells[self._index[word]]
+            if word == "at" and (ats := csv_cells.instants(column)) is not None:
+                self._zoneless.update(() if csv_cells.is_zoned(column[0]) else lines)
+                stated["at"] = ats
+                continue
+            name, empty = self.map.columns[word], 1 if word == "position" else None
+            parsed = self._parsed(name, column, lines, parsers[word], empty=empty)
+            stated[word] = NULL if parsed and all(value is None for value in parsed) else parsed
+        return stated
 
-    def _slots(self, cells: Sequence[Sequence[str]]) -> LoggedSlots:
-        """One slot a row, without the index of its decision."""
-        stated = {"position": Same(1)} | self._stated(csv_cells.OF_SLOT, cells)
-        return LoggedSlots(row=(), **stated)
-
-    def _times(self, word: str, cells: Sequence[Sequence[str]]) -> Sequence[int]:
-        name, column = self.map.columns[word], cells[self._index[word]]
-        ats = csv_cells.instants(column)
-        if ats is None:
-            return self._each(word, column, name, lambda cell, name: csv_cells.epoch(cell) or self.time(cell, name))
-        if ats and max(ats) > self.now:
-            raise InputError("one lies in the future", field=name)
-        return ats
-
-    def _eligible_sets(self, cells: Sequence[Sequence[str]]) -> tuple[Sequence[int], Sequence[tuple[str, ...]] | None]:
-        """The index of the eligible arms of each decision, and the sets; None where the table has none."""
-        if "eligible" not in self._index:
-            return (), None
-        listed = self._column("eligible", cells, csv_cells.arms)
-        sets = {id(each): each for each in listed}
-        index = {key: number for number, key in enumerate(sets)}
-        return [index[id(each)] for each in listed], list(sets.values())
-
-    def _events(
-        self, cells: Sequence[Sequence[str]], row: Sequence[int], position: Column, served_at: Sequence[int | None]
-    ) -> LoggedEvents:  # fmt: skip
+    def _events(self, cells: Sequence[Sequence[str]], row: Sequence[int], position: Column) -> LoggedEvents:
         """The events on the slots of their rows."""
-        events = self.map.events
+        events, lines, positions = self.map.events, range(len(row)), values(position, len(row))
         if isinstance(events, str):
-            listed = self._each("events", cells[self._number[events]], events, csv_cells.events)
-            return self._listed_events(listed, row, values(position, len(row)), served_at)
-        if "reward" in self._index:
-            columns = {"reward": self._column("reward", cells, csv_cells.number)}
-        else:
-            columns = {
-                kind: self._each("event", cells[self._number[name]], name, csv_cells.count)
-                for kind, name in events.items()
-            }
-        return csv_pages.events(columns, row, values(position, len(row)))
+            parsed = self._parsed(events, cells[self._number[events]], lines, csv_cells.events, empty=())
+            listed = (
+                (row[line], *event) for line in lines for event in self._listed(line, positions[line], parsed[line])
+            )
+            return LoggedEvents(**transposed(("row", *LineEvent._fields), listed))
+        reward = {"reward": self.map.columns["reward"]} if "reward" in self._index else {}
+        parse = csv_cells.number if reward else self.count
+        columns = {
+            kind: self._parsed(name, cells[self._number[name]], lines, parse)
+            for kind, name in (reward or events).items()
+        }
+        if len(columns) == 1:
+            ((kind, column),) = columns.items()
+            chosen = lines if None not in column else [line for line in lines if column[line] is not None]
+            return LoggedEvents(
+                row=picked(row, chosen), position=picked(positions, chosen), kind=Same(kind),
+                value=picked(column, chosen),
+            )  # fmt: skip
+        by_row = (
+            (row[line], positions[line], kind, value)
+            for line, of_row in enumerate(zip(*columns.values(), strict=True))
+            for kind, value in zip(columns, of_row, strict=True)
+            if value is not None
+        )
+        return LoggedEvents(**transposed(("row", "position", "kind", "value"), by_row))
 
-    def _listed_events(
-        self, listed: Sequence[Sequence[fields.EventEntry]], row: Sequence[int], positions: Sequence[int],
-        served_at: Sequence[int | None],
-    ) -> LoggedEvents:  # fmt: skip
-        name, events = "events", list[tuple[int, fields.LineEvent]]()
-        for index, position, entries in zip(row, positions, listed, strict=True):
-            for entry in entries:
-                at = position if entry.position is UNSET else entry.position
-                if at not in (position, None):
-                    raise InputError(f"an event at position {at} stands in the row of {position}", field=name)
-                event = fields.event(entry, position=at, served_at=served_at[index], now=self.now, path=name)
-                events.append((index, event))
-        for _, of_decision in groupby(events, itemgetter(0)):
-            fields.check_keys([event for _, event in of_decision])
-        rows = ((index, *event) for index, event in events)
-        return LoggedEvents(**transposed(("row", *fields.LineEvent._fields), rows))
+    def _listed(
+        self, line: int, position: int, entries: Sequence[tuple[EventEntry, int | None]]
+    ) -> Iterator[LineEvent]:  # fmt: skip
+        """The events that a row lists, which are those of its slot, or of the page."""
+        for entry, at in entries:
+            where = position if entry.position is UNSET else entry.position
+            if where not in (position, None):
+                what = f"an event at position {where} stands in the row of {position}"
+                self._bad.setdefault(line, InputError(what, field="events"))
+            yield LineEvent(where, entry.kind, entry.value, at, entry.key)
 
-    @property
-    def _of_context(self) -> Sequence[str]:
-        return [self.map.context] if isinstance(self.map.context, str) else self.map.context
-
-    def _contexts(self, cells: Sequence[Sequence[str]]) -> list[str]:
+    def _contexts(self, cells: Sequence[Sequence[str]], lines: Sequence[int]) -> Sequence[str]:
         """Canonical JSON of the columns of the context, empty cells left out."""
-        if isinstance(name := self.map.context, str):
-            return self._each("context", cells[self._number[name]], name, csv_cells.objects)
-        if not self.map.context:
-            return ["{}"] * len(cells[0])
-        columns = [csv_cells.pieces(cells[self._number[name]], name) for name in self.map.context]
-        rows, is_complete = list(zip(*columns, strict=True)), not any("" in column for column in columns)
-        distinct = set(rows)
-        objects = [f"{{{','.join(row if is_complete else filter(None, row))}}}" for row in distinct]
-        return list(map(dict(zip(distinct, objects, strict=True)).__getitem__, rows))
+        names = self.map.context_columns
+        columns = [cells[self._number[name]] for name in names if self._number[name] < len(cells)]
+        if isinstance(self.map.context, str):
+            return self._parsed(names[0], columns[0], lines, csv_cells.objects, empty="{}")
+        if len(cells) <= self._split + 1 < self._width:
+            return self._parsed("", cells[-1], lines, self._object_at_end, empty="{}")
+        rows = list(zip(*columns, strict=True)) or [()] * len(lines)
+        return self._parsed("", rows, lines, self._object, empty="{}")
+
+    def _object_at_end(self, text: str) -> str:
+        cells = text.split(self._delimiter)
+        self._check_width(self._split + len(cells))
+        return self._object(self._at_end(cells))
+
+    def _object(self, cells: Sequence[str]) -> str:
+        return f"{{{','.join(filter(None, map(self._piece, self.map.context, cells)))}}}"
 
     # -- what is known at the end --
 
     def note(self, rows: LogColumns) -> Note:
-        note = replace(super().note(rows), decision_digests=self._decision_digests)
+        names = filter(None, map(self._decision_names.get, rows.number))
+        note = replace(super().note(rows), decision_digests=contents.key_digests(list(names)))
         if "eligible" in self._index:
             return note
         return replace(note, arms=set(rows.slots.arm), largest=max(distinct(rows.size), default=0))
 
     def remember(self, note: Note) -> None:
         super().remember(note)
-        self._all_decision_digests.extend(note.decision_digests)
+        self._decision_digests.extend(note.decision_digests)
 
     def join(self, files: Sequence[Layout]) -> list[str]:
         counts = {file.source.name: file.scattered for file in files if isinstance(file, CsvMap) and file.scattered}
@@ -366,13 +420,13 @@ class CsvMap(Layout):
         ]
 
     def end(self) -> None:
-        ordered = np.sort(self._all_decision_digests)
+        ordered = np.sort(self._decision_digests)
         self.scattered = len(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
         self._eligible = tuple(sorted(self.arms))
         if self.largest > len(self.arms):
             raise InputError(
-                f"a page of {self.largest}, but {self.source.name} shows {len(self.arms)} arms only",
-                hint='"eligible" in the map names the column that lists the arms that could be shown',
+                f"a page of {self.largest}, but {self.source.name} names {len(self.arms)} arms only",
+                hint=ELIGIBLE if "map" in self.reads else None,
             )
 
     def complete(self, rows: LogColumns) -> LogColumns:
@@ -383,16 +437,18 @@ class CsvMap(Layout):
         return rows.in_sessions()
 
 
-def _picked(column: Sequence[V], indexes: Sequence[int]) -> Sequence[V]:
-    return column if indexes == range(len(column)) else [column[index] for index in indexes]
+def _same_decision(row: Sequence[str], following: Sequence[str]) -> bool:
+    """Whether two rows, one after the other, are of one decision: those with one `decision`; where no column holds
+    that, those of one session at one time, as long as positions go up."""
+    with suppress(ValueError):
+        return row[:2] == following[:2] and (row[0] != "" if len(row) == 2 else int(row[2]) < int(following[2]))
+    return False
 
 
-def _nulls(column: Sequence[Any]) -> Column:
-    return NULL if column and all(value is None for value in column) else column
-
-
-def _numbered(slots: LoggedSlots, lengths: Sequence[int]) -> LoggedSlots:
-    """The slots with their positions in order: those of a decision as the table has them, else as they come."""
-    if isinstance(slots.position, Same):
-        return replace(slots, position=list(chain.from_iterable(range(1, count + 1) for count in lengths)))
-    return slots
+def check_columns(source: str, names: Sequence[str], wanted: Iterable[str]) -> None:
+    """Raises InputError unless every wanted column is among the names, once. source: what has these, for people."""
+    for name in wanted:
+        if name not in names:
+            raise InputError(f"{source} has no column {name!r}", hint=suggest(name, list(names), cutoff=0.5))
+        if names.count(name) > 1:
+            raise InputError(f"{source} names twice the column {name!r}", hint="rename all but the one to take")

@@ -13,44 +13,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import chain, compress
-from math import log
 from typing import Any, cast
 
 from msgspec import UNSET
 
 from rlrec.app.imports.columns import EMPTY, FIRST_STATE, NULL, LogColumns, distinct, values
 from rlrec.app.imports.layouts import dsjson_slots
-from rlrec.app.imports.layouts.base import Decoded, Layout, Note, Observation, Options, RefusedLine, Source, refused
+from rlrec.app.imports.layouts.base import Decoded, Layout, Note, Observation, Options, Source
+from rlrec.app.imports.layouts.checks import AMOUNT, CHECKS, FLOAT32, ValueCheck, checked, until
 from rlrec.app.imports.layouts.dsjson_slots import Actions, DsJsonLine, ShownAction, SlotOutcome
-from rlrec.app.imports.layouts.fields import (
-    DEFAULT_POLICY,
-    GatheredLines,
-    LineEvent,
-    LineSlot,
-    bounded,
-    key,
-    probability,
-)
+from rlrec.app.imports.layouts.lines import DEFAULT_POLICY, REWARD, LineEvent, LineLayout, LineSlot, Row, time
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, quantity, suggest
+from rlrec.log_fields import KEY, PROBABILITY
 from rlrec.policy.gradients import history
 from rlrec.store.database.loading import Same
 
 CACHE = 2_000  # lists of actions remembered
 ARM_IDS = ("id", "i.id", "_tag")  # where an action has its id
-REWARD = "reward"
 APPRENTICE = "rewards are withheld, as from an apprentice: what it chose was not shown, so no line has a propensity"
 REWARDS = ("_label_cost", "_original_label_cost", "o")  # keys that hold one, and o.KEY
 ROW = (
-    "session", "user", "at", "context", "size", "log_propensity", "request_id", "keep_probability", "action_features",
-    "slot_sets", "support",
+    "session", "user", "at", "context", "request_id", "keep_probability", "action_features", "slot_sets", "support",
 )  # fmt: skip
+PATHS = {"at": "Timestamp", "request_id": "EventId", "keep_probability": "pdrop", "eligible": "c._multi"}
+DROPPED = ValueCheck(lambda p: 0 <= p < 1, "{!r} is no probability of a line that was dropped".format, "[0, 1)")
 
 
-class DsJson(Layout):
+class DsJson(LineLayout):
     """Lines of a decision service."""
 
     reads = frozenset({"reward_from", "arm_id"})
+    rounding, kind, columns = FLOAT32, DsJsonLine, ROW
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
         name = None if options is None else options.reward_from
@@ -66,64 +60,59 @@ class DsJson(Layout):
     # -- lines --
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        decisions, bad, observations = GatheredLines(ROW), list[RefusedLine](), list[Observation]()
         objects = [not text.startswith(b"[") for text in texts]  # as lines of checkpoints do
-        skipped = objects.count(False)
-        numbers, texts = list(compress(numbers, objects)), list(compress(texts, objects))
-        for number, text, line in self.source.lines(numbers, texts, DsJsonLine):
-            try:
-                if isinstance(line, InputError):
-                    raise line
-                if _is_skipped(line, text):
-                    skipped += 1
-                elif _is_observation(line):
-                    observations.append(self._observation(line))
-                else:
-                    decisions.add(number, *self._row(line))
-            except InputError as error:
-                bad.append(refused(error, number, text))
-        return Decoded(decisions.columns(policy=Same(self.policy)), bad, skipped, observations)
+        self._passed, self._observations = objects.count(False), list[Observation]()
+        group = super().decode(list(compress(numbers, objects)), list(compress(texts, objects)))
+        return group._replace(skipped=self._passed, observations=self._observations)
 
     def _observation(self, line: DsJsonLine) -> Observation:
         """The reward of a decision in another line."""
-        at = None if line.enqueued is None else self.time(line.enqueued, "EnqueuedTimeUtc")
+        at = checked(time(line.enqueued, "EnqueuedTimeUtc"), until(self.now), "EnqueuedTimeUtc")
         name = self.options.reward_from or ""
         if name.startswith("o.") or line.reward is None:
             value = _observed_sum(line.observations, name[2:] or None)
         else:
             value = line.reward
-        events = () if value is None else ((REWARD, bounded(value, "RewardValue"), at),)
-        return Observation(key(cast(str, line.event_id), "EventId"), events, _activates(line, line.observations))
+        events = () if value is None else ((REWARD, checked(value, CHECKS[AMOUNT], "RewardValue"), at),)
+        event_id = checked(line.event_id, CHECKS[KEY], "EventId")
+        return Observation(event_id, events, _activates(line, line.observations))
 
-    def _row(self, line: DsJsonLine) -> tuple[tuple[str, ...], Any, list[LineSlot], list[LineEvent]]:
-        """The eligible arms of a decision, its values in the order of ROW, its slots, and its events."""
+    def row(self, line: DsJsonLine, text: bytes) -> Row | None:
+        if _is_skipped(line, text):
+            self._passed += 1
+            return None
+        if _is_observation(line):
+            self._observations.append(self._observation(line))
+            return None
         if line.c is None:
             raise InputError("a decision without its actions", hint="`c` holds them in `_multi`", field="c")
         actions = self._actions_of(line.c)
         shown = self._outcomes(line, actions) if line.outcomes is not None else [dsjson_slots.top(line, actions)]
-        if len({slot.arm for slot in shown}) < len(shown):
-            raise InputError("an action is shown twice", field="_outcomes")
         withholds = dsjson_slots.withholds(line, shown, actions)
         inactive = (line.deferred or line.not_activated) and not _activates(line, line.o)
         slots = [
             LineSlot(
-                position, slot.arm, slot.propensity, slot.propensity if actions.slots else None,
-                dsjson_slots.smallest(slot), censored=int(inactive), id=slot.id,
+                position, slot.arm, None if withholds else slot.propensity, slot.propensity if actions.slots else None,
+                min(slot.probabilities, default=None), censored=int(inactive), id=slot.id,
             )
             for position, slot in enumerate(shown, 1)
         ]  # fmt: skip
-        at = None if line.timestamp is None else self.time(line.timestamp, "Timestamp")
-        event_id = None if line.event_id is None else key(line.event_id, "EventId")
-        session = event_id if line.session is None else key(line.session, "session")
         context = {name: value for name, value in line.c.items() if name != "_multi" and not _is_bare(name, value)}
-        log_propensity = None if withholds else min(0.0, sum(log(slot.propensity) for slot in shown))
-        user = None if line.user is None else key(line.user, "user")
+        checked(line.pdrop, DROPPED, "pdrop")
         row = (
-            session, user, at, canonical.text(context), len(shown), log_propensity, event_id,
-            _keep_probability(line.pdrop), actions.features, dsjson_slots.slot_sets(shown, actions),
-            dsjson_slots.support(shown[0], actions),
+            line.event_id if line.session is None else line.session, line.user, time(line.timestamp, "Timestamp"),
+            canonical.text(context), line.event_id, 1 - line.pdrop if line.pdrop else None, actions.features,
+            dsjson_slots.slot_sets(shown, actions), dsjson_slots.support(shown[0], actions),
         )  # fmt: skip
         return actions.eligible, row, slots, list(self._rewards(line, shown))
+
+    def path(self, table: str, field: str, number: int, text: bytes) -> str:
+        if table == "events":
+            return self.options.reward_from or "_label_cost"
+        if table == "slots":
+            path = f"_outcomes[{number}]._p" if b'"_outcomes"' in text else "p"
+            return path if field in ("propensity", "min_propensity") else "_outcomes"
+        return PATHS.get(field, field)
 
     # -- actions --
 
@@ -160,7 +149,7 @@ class DsJson(Layout):
             for name in path.split("."):
                 value = value.get(name) if isinstance(value, dict) else None
             if isinstance(value, str | int) and not isinstance(value, bool):
-                return key(str(value), f"c._multi.{path}")
+                return str(value)
         if self.options.arm_id:
             raise InputError(f"an action has no {self.options.arm_id!r}", field="c._multi")
         return blake2b(canonical.text(action).encode(), digest_size=8).hexdigest()
@@ -184,7 +173,7 @@ class DsJson(Layout):
                 raise InputError("it ranks an action that its slot could not show", field=f"{path}._a")
             complete = len(ranked) > 1 or len(eligible) == 1
             shown.append(ShownAction(
-                chosen[0], cast(float, probability(p[0], f"{path}._p")), chosen if complete else eligible,
+                chosen[0], checked(p[0], CHECKS[PROBABILITY], f"{path}._p"), chosen if complete else eligible,
                 p if complete else (), None if actions.slots else outcome.cost, outcome.original_cost,
                 outcome.observations, outcome.id,
             ))  # fmt: skip
@@ -212,7 +201,7 @@ class DsJson(Layout):
         else:  # o, or o.KEY
             value = _observed_sum(observations, name.partition(".")[2] or None)
         if value is not None:
-            yield LineEvent(position, REWARD, bounded(value, name or "_label_cost") + 0.0)  # no -0.0
+            yield LineEvent(position, REWARD, value + 0.0)  # no -0.0
 
     # -- what is known at the end --
 
@@ -334,12 +323,6 @@ def _activates(line: DsJsonLine, observations: Sequence[Any]) -> bool:
         or (line.c is None and line.deferred is False)
         or any(each.get("ActionTaken") is True or each.get("DeferredAction") is False for each in marks)
     )
-
-
-def _keep_probability(pdrop: float) -> float | None:
-    if not 0 <= pdrop < 1:
-        raise InputError(f"{pdrop!r} is no probability of a line that was dropped", hint="[0, 1)", field="pdrop")
-    return 1 - pdrop if pdrop else None
 
 
 def _observed_sum(observations: Sequence[Any], name: str | None) -> float | None:

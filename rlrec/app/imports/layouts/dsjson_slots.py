@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isclose
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from rlrec.app.imports.layouts.fields import FLOAT32, LOOSE, is_distribution, probability
+from rlrec.app.imports.layouts.checks import CHECKS, FLOAT32, LOOSE, checked, is_distribution
 from rlrec.errors import InputError
+from rlrec.log_fields import PROBABILITY
 
 
 class SlotOutcome(Struct):
@@ -90,9 +91,9 @@ def top(line: DsJsonLine, actions: Actions) -> ShownAction:
     if line.probability is not None and min(abs(line.probability - each) for each in (p[0], passed)) > FLOAT32:
         raise InputError(f"{line.probability!r} is not the first of `p`, {p[0]!r}", field="_label_probability")
     complete = len(ranked) == len(actions.arms)
-    propensity = cast(float, probability(p[0], "p"))
-    of, probabilities = (arms, p) if complete else (actions.eligible, ())
-    return ShownAction(arms[0], propensity, of, probabilities, line.cost, line.original_cost, line.o)
+    propensity = checked(p[0], CHECKS[PROBABILITY], "p")
+    eligible, probabilities = (arms, p) if complete else (actions.eligible, ())
+    return ShownAction(arms[0], propensity, eligible, probabilities, line.cost, line.original_cost, line.o)
 
 
 def ranked_arms(
@@ -138,11 +139,6 @@ def available(actions: Actions, index: int, slot: Any, shown: set[str]) -> list[
         raise InputError("`_inc` is no list of actions", field=f"c._slots[{index}]._inc")
     chosen = range(len(actions.arms)) if included is None else set(included)
     return [(arm, number in chosen and arm not in shown) for number, arm in enumerate(actions.arms)]
-
-
-def smallest(slot: ShownAction) -> float | None:
-    """The smallest probability of the arms of a slot, where all are known."""
-    return min(slot.probabilities) if slot.probabilities else None
 
 
 def slot_sets(shown: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str, ...], ...] | None:

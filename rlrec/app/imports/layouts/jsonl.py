@@ -5,39 +5,30 @@ Neither a propensity nor a marginal has to be there: such a row is stored, and l
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from math import log
+from operator import itemgetter
 from typing import Any, ClassVar, cast
 
 from msgspec import UNSET, Struct, defstruct, field
 
-from rlrec.app.imports.columns import LoggedCandidates
-from rlrec.app.imports.layouts.base import Decoded, Layout, Options, RefusedLine, Source, refused
-from rlrec.app.imports.layouts.fields import (
+from rlrec.app.imports.columns import LogColumns, LoggedCandidates, values
+from rlrec.app.imports.layouts.base import Options, Source
+from rlrec.app.imports.layouts.checks import CHECKS, FLOAT32, checked, is_distribution
+from rlrec.app.imports.layouts.lines import (
     DEFAULT_POLICY,
-    FLOAT32,
-    LOOSE,
+    REWARD,
     EventEntry,
-    GatheredLines,
     LineEvent,
+    LineLayout,
     LineSlot,
-    at_least,
-    bounded,
-    check_keys,
-    checked,
-    event,
-    is_certain,
-    is_distribution,
-    key,
-    log_probability,
-    policy_name,
-    probability,
-    share,
+    Row,
+    time,
 )
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
-from rlrec.log_fields import STATED
-from rlrec.policy.beliefs.base import sum_tolerance
+from rlrec.log_fields import KEY, LOG_PROBABILITY, PROBABILITY, STATED, LogField
 from rlrec.policy.gradients import history
 from rlrec.store.log.events import CENSOR
 
@@ -117,123 +108,94 @@ LINE = cast(type[DecisionLine], defstruct(
 ))  # fmt: skip
 
 
-class Jsonl(Layout):
+class Jsonl(LineLayout):
     """One decision a line; the keys of `recommend --json` and what `export-log` adds."""
+
+    kind, columns = LINE, ROW
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
         super().__init__(source, policy=policy, now=now, options=options)
         self._sets: dict[tuple[str, ...], tuple[str, ...]] = {}
 
-    def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        decisions, bad = GatheredLines(ROW), list[RefusedLine]()
-        for number, text, line in self.source.lines(numbers, texts, LINE):
-            try:
-                decisions.add(number, *self._row(line))
-            except InputError as error:
-                bad.append(refused(error, number, text))
-        return Decoded(decisions.columns(), bad)
-
-    def _row(
-        self, decision: DecisionLine | InputError
-    ) -> tuple[tuple[str, ...], Any, Sequence[LineSlot], Sequence[LineEvent]]:
-        """The eligible arms of a line, its values in the order of ROW, its slots, and its events."""
-        if isinstance(decision, InputError):
-            raise decision
-        slots = _slots(decision)
-        eligible = self._eligible(decision, slots)
-        size = _size(decision, slots, eligible)
-        _check_probabilities(decision, len(eligible))
-        at = None if decision.at is None else self.time(decision.at, "at")
-        log_propensity = _log_propensity(decision, slots, size)
-        state, shown = history.from_json(decision.state) if decision.state else (decision.state, None)
-        policy = self.policy or policy_name(DEFAULT_POLICY if decision.policy is None else decision.policy, "policy")
-        row = (
-            policy, key(decision.session, "session"), None if decision.user is None else key(decision.user, "user"),
-            at_least(decision.visit, 1, "visit"), at_least(decision.step, 0, "step"), at,
-            canonical.text(decision.context), canonical.text(state) if state else "{}", size, log_propensity,
-            decision.seed, None if decision.request_id is None else key(decision.request_id, "request_id"),
-            _source(decision, policy), shown, None if decision.events is None else decision.reward,
-            _candidates(decision, eligible),
-            *(checked(getattr(decision, each.key), each, each.key) for each in STATED),
-            _features(decision, eligible), _slot_sets(decision, slots, eligible), _support(decision, slots, eligible),
-        )  # fmt: skip
-        return eligible, row, slots, self._events(decision, slots, at)
-
-    def _eligible(self, decision: DecisionLine, slots: Sequence[LineSlot]) -> tuple[str, ...]:
-        """The keys of the eligible arms in order; the same object for lines that list the same."""
-        texts = tuple(decision.eligible)
-        eligible = self._sets.get(texts)
+    def row(self, line: DecisionLine, text: bytes) -> Row:
+        if not line.slate:
+            raise InputError("no arm was shown", field="slate")
+        slots = [
+            LineSlot(
+                number if entry.position is None else entry.position, entry.arm, entry.propensity, entry.marginal,
+                entry.min_propensity, entry.score, int(entry.censored), int(entry.rounded),
+            )
+            for number, entry in enumerate(line.slate, 1)
+        ]  # fmt: skip
+        slots.sort(key=itemgetter(0))
+        texts = tuple(line.eligible)
+        eligible = self._sets.get(texts)  # the same object for lines that list the same
         if eligible is None:
             if len(self._sets) >= CACHE:
                 self._sets.clear()
-            eligible = self._sets[texts] = tuple(sorted({key(arm, "eligible") for arm in texts}))
-        for index, slot in enumerate(slots):
-            if slot.arm not in texts:
-                raise InputError(f"arm {slot.arm[:80]!r} was shown, but not eligible", field=f"slate[{index}].arm")
-        return eligible
+            eligible = self._sets[texts] = tuple(sorted(set(texts)))
+        checked(line.propensity or None, CHECKS[PROBABILITY], "propensity")
+        state, shown = history.from_json(line.state) if line.state else (line.state, None)
+        policy = self.policy or (DEFAULT_POLICY if line.policy is None else line.policy)
+        row = (
+            policy, line.session, line.user, line.visit, line.step, time(line.at, "at"), canonical.text(line.context),
+            canonical.text(state) if state else "{}", line.k, line.log_propensity, line.seed, line.request_id,
+            _source(line, policy), shown, None if line.events is None else line.reward, _candidates(line, eligible),
+            *(_stated(line, each) for each in STATED),
+            _features(line, eligible), _slot_sets(line, slots, eligible), _support(line, slots, eligible),
+        )  # fmt: skip
+        position = slots[0].position if len(slots) == 1 else None  # of events without one, as in feedback
+        events = [
+            LineEvent(
+                position if entry.position in (None, UNSET) else entry.position, entry.kind, entry.value,
+                time(entry.at, f"events[{n}].at"), entry.key,
+            )
+            for n, entry in enumerate(line.events or ())
+        ]  # fmt: skip
+        if line.events is None and line.reward is not None:  # a reward without events is one itself
+            events = [LineEvent(position, REWARD, line.reward)]
+        return eligible, row, slots, events
 
-    def _events(self, decision: DecisionLine, slots: Sequence[LineSlot], at: int | None) -> Sequence[LineEvent]:
-        """The events of a line; a reward without events is one itself, and so is the mark of a censored slot."""
-        if decision.events is not None:
-            events = [self._event(entry, slots, at, f"events[{n}]") for n, entry in enumerate(decision.events)]
-        elif decision.reward is not None:
-            bounded(decision.reward, "reward")
-            events = [LineEvent(_only_position(slots), "reward", decision.reward)]
-        else:
-            events = []
-        check_keys(events)
-        return events + [LineEvent(slot.position, CENSOR, 1.0) for slot in slots if slot.censored]
+    def complete(self, rows: LogColumns) -> LogColumns:
+        """With the events that censor slots."""
+        n = len(rows.slots.row)
+        listed = zip(rows.slots.row, values(rows.slots.position, n), values(rows.slots.censored, n), strict=True)
+        marks = [(row, LineEvent(position, CENSOR, 1.0)) for row, position, is_censored in listed if is_censored]
+        return rows.with_events(marks) if marks else rows
 
-    def _event(self, entry: EventEntry, slots: Sequence[LineSlot], served_at: int | None, path: str) -> LineEvent:
-        position = None if entry.position is UNSET else entry.position
-        if position is not None and all(position != slot.position for slot in slots):
-            raise InputError(f"position {position} was not shown", field=f"{path}.position")
-        position = _only_position(slots) if position is None else position
-        return event(entry, position=position, served_at=served_at, now=self.now, path=path)
-
-
-def _only_position(slots: Sequence[LineSlot]) -> int | None:
-    """The position of the slot of a page of one: an event without a position belongs to it, as in feedback."""
-    return slots[0].position if len(slots) == 1 else None
+    def path(self, table: str, field: str, number: int, text: bytes) -> str:
+        line = json.loads(text)
+        if table == "slots" and field:
+            order = sorted(
+                range(len(line["slate"])), key=lambda index: line["slate"][index].get("position") or index + 1
+            )
+            return f"slate[{order[number]}].{field}"
+        if table == "events":
+            return f"events[{number}].{field}" if line.get("events") else "reward"
+        return "slate" if table else {"size": "k"}.get(field, field)
 
 
-def _slots(decision: DecisionLine) -> Sequence[LineSlot]:
-    """The slots of a page in order of position."""
-    if not decision.slate:
-        raise InputError("no arm was shown", field="slate")
-    slots = []
-    for index, entry in enumerate(decision.slate):
-        path = f"slate[{index}]"
-        position = index + 1 if entry.position is None else entry.position
-        at_least(position, 1, f"{path}.position")
-        propensity = probability(entry.propensity, f"{path}.propensity")
-        marginal = probability(entry.marginal, f"{path}.marginal")
-        smallest = share(entry.min_propensity, f"{path}.min_propensity")
-        arm, marks = key(entry.arm, f"{path}.arm"), (int(entry.censored), int(entry.rounded))
-        slots.append(LineSlot(position, arm, propensity, marginal, smallest, entry.score, *marks))
-    if len({slot.position for slot in slots}) < len(slots):
-        raise InputError("a position is filled twice", field="slate")
-    if len({slot.arm for slot in slots}) < len(slots):
-        raise InputError("an arm is shown twice", field="slate")
-    return sorted(slots)
+def _stated(line: DecisionLine, stated: LogField) -> Any:
+    value = getattr(line, stated.key)
+    return value if stated.kind is not bool else 1 if value else None
 
 
 def _candidates(decision: DecisionLine, eligible: Sequence[str]) -> LoggedCandidates | None:
     """The candidates that the slate was ranked from, which are its eligible arms."""
     if decision.candidates is None:
         return None
-    listed = [key(entry.arm, f"candidates[{index}].arm") for index, entry in enumerate(decision.candidates)]
+    listed = [entry.arm for entry in decision.candidates]
     if sorted(listed) != list(eligible):
         hint = "`eligible` has the arms that the slate was drawn from, `catalogue` those that the candidates were"
         raise InputError("the candidates are not the eligible arms, each once", hint=hint, field="candidates")
-    for index, entry in enumerate(decision.candidates):
-        probability(entry.propensity, f"candidates[{index}].propensity")
-    propensities = tuple(entry.propensity for entry in decision.candidates)
-    log_propensity = log_probability(decision.candidates_log_propensity, "candidates_log_propensity")
-    catalogue = (
-        None if decision.catalogue is None else tuple(sorted({key(arm, "catalogue") for arm in decision.catalogue}))
+    propensities = tuple(
+        checked(entry.propensity, CHECKS[PROBABILITY], f"candidates[{index}].propensity")
+        for index, entry in enumerate(decision.candidates)
     )
-    if catalogue is not None and not set(listed) <= set(catalogue):
+    log_propensity = checked(decision.candidates_log_propensity, CHECKS[LOG_PROBABILITY], "candidates_log_propensity")
+    arms = {checked(arm, CHECKS[KEY], "catalogue") for arm in decision.catalogue or ()}
+    catalogue = None if decision.catalogue is None else tuple(sorted(arms))
+    if catalogue is not None and not set(listed) <= arms:
         raise InputError("a candidate is not in the catalogue that it was drawn from", field="catalogue")
     product = min(0.0, sum(map(log, propensities)))
     return LoggedCandidates(
@@ -271,58 +233,10 @@ def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequen
     if decision.support.keys() != set(eligible) or not is_distribution(probabilities) or min(probabilities) < 0:
         raise InputError("no probabilities of the eligible arms that sum to 1", field="support")
     top = slots[0]
-    if top.position == 1 and top.propensity is not None and abs(decision.support[top.arm] - top.propensity) > FLOAT32:
-        raise InputError(f"it is not {top.propensity!r} for the arm at position 1", field="support")
+    propensity = decision.support.get(top.arm, 0.0) if top.propensity is None else top.propensity
+    if top.position == 1 and abs(decision.support.get(top.arm, 0.0) - propensity) > FLOAT32:
+        raise InputError(f"it is not {propensity!r} for the arm at position 1", field="support")
     return decision.support
-
-
-def _size(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]) -> int:
-    """The length of the page: `k`, or up to the last position shown."""
-    last = slots[-1].position
-    size = last if decision.k is None else decision.k
-    if size < last:
-        raise InputError(f"k is {size}, but position {last} was shown", field="k")
-    if size > len(eligible):
-        raise InputError(f"a page of {size}, but only {len(eligible)} arms were eligible", field="eligible")
-    return size
-
-
-def _check_probabilities(decision: DecisionLine, n_eligible: int) -> None:
-    """Raises InputError where no policy can have such probabilities: the last arm left is shown for sure, and those of
-    all arms left at a position sum to 1."""
-    for index, entry in enumerate(decision.slate):
-        n_left = n_eligible + 1 - (index + 1 if entry.position is None else entry.position)
-        if decision.slot_sets is not None and index < len(decision.slot_sets):
-            above = {each.arm for each in decision.slate[:index]}
-            n_left = len(set(decision.slot_sets[index]) - above)
-        path = f"slate[{index}]"
-        if n_left == 1:
-            why = "no other eligible arm was left at its position"
-            _check_certain(entry.propensity, n_eligible, f"{path}.propensity", why)
-        if n_eligible == 1:
-            _check_certain(entry.marginal, 1, f"{path}.marginal", "no other arm was eligible")
-        if entry.propensity is not None and entry.min_propensity is not None:
-            least = entry.min_propensity
-            if least > entry.propensity + LOOSE or entry.propensity + (n_left - 1) * least > 1 + sum_tolerance(n_left):
-                raise InputError(
-                    f"{least!r} is not the smallest probability of {n_left} arms of which one has {entry.propensity!r}",
-                    field=f"{path}.min_propensity",
-                )
-
-
-def _check_certain(value: float | None, n_arms: int, field: str, why: str) -> None:
-    if not is_certain(value, n_arms):
-        hint = "list every arm that could have been shown in `eligible`; leave out a probability that is not known"
-        raise InputError(f"{value!r} must be 1: {why}", hint=hint, field=field)
-
-
-def _log_propensity(decision: DecisionLine, slots: Sequence[LineSlot], size: int) -> float | None:
-    """The line's own, or that of the product of all conditionals."""
-    probability(decision.propensity or None, "propensity")
-    if decision.log_propensity is not None:
-        return log_probability(decision.log_propensity, "log_propensity")
-    conditionals = [slot.propensity for slot in slots if slot.propensity is not None]
-    return min(0.0, sum(map(log, conditionals))) if len(conditionals) == size else None
 
 
 def _source(decision: DecisionLine, policy: str) -> str | None:

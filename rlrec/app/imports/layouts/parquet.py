@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 from rlrec.app.imports.layouts.base import Options, Source
-from rlrec.app.imports.layouts.csv_map import ColumnMap, CsvMap
-from rlrec.app.imports.layouts.fields import check_columns
+from rlrec.app.imports.layouts.csv_map import ColumnMap, CsvMap, check_columns
 from rlrec.errors import InputError
 
 ROWS = 50_000  # at once

@@ -1,0 +1,275 @@
+"""Checks of decoded decisions, the same for every layout: which decision cannot be, by which field, and why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from math import isfinite, log
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from rlrec import times
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, values
+from rlrec.arrays import Ids, look_up, run_starts
+from rlrec.errors import InputError
+from rlrec.log_fields import (
+    COUNT,
+    KEY,
+    KIND,
+    LOG_PROBABILITY,
+    ORDINAL,
+    PROBABILITY,
+    SHARE,
+    SLOT,
+    STATED,
+    FieldCheck,
+)
+from rlrec.policy.beliefs import reward as rewards
+from rlrec.policy.beliefs.base import sum_tolerance
+from rlrec.store.database.loading import Column, Same
+
+KEY_LENGTH = 200
+LOOSE = 1e-6  # how far probabilities that were computed apart may be
+FLOAT32 = 1e-4  # how far those in float32, some printed with six digits, may be
+AMOUNT, POLICY = FieldCheck("amount", ""), FieldCheck("policy", "")  # of lines alone: a database has no such test
+
+
+class ValueCheck(NamedTuple):
+    """A test of a value, and what is said of one that fails it."""
+
+    test: Callable[[Any], Any]
+    message: Callable[[Any], str]
+    hint: str | None = None
+
+
+def _at_least(least: int) -> ValueCheck:
+    return ValueCheck(lambda value: least <= value < 2**31, "{} is out of range".format, f"it counts from {least}")
+
+
+CHECKS: Mapping[FieldCheck | None, ValueCheck] = {
+    KEY: ValueCheck(
+        re.compile(rf"[^\0]{{1,{KEY_LENGTH}}}").fullmatch,
+        f"a key has 1 to {KEY_LENGTH} characters and no NUL, not {{!r:.40}}".format,
+    ),
+    KIND: ValueCheck(
+        rewards.KIND.fullmatch, "{!r:.82} is no kind of event".format, "letters, digits, _ and ., at most 64"
+    ),
+    POLICY: ValueCheck(
+        re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}").fullmatch,
+        "{!r:.82} is no name of a policy".format, "letters, digits, _ . -, at most 64; or give --policy",
+    ),
+    PROBABILITY: ValueCheck(
+        lambda value: 0 < value <= 1, "{!r} is no probability of something shown".format, "it lies in (0, 1]"
+    ),
+    SHARE: ValueCheck(lambda value: 0 <= value <= 1, "{!r} is no probability".format),
+    LOG_PROBABILITY: ValueCheck(lambda value: value <= 0, "{!r} is the log of no probability".format),
+    COUNT: _at_least(0),
+    ORDINAL: _at_least(1),
+    AMOUNT: ValueCheck(
+        lambda value: isfinite(value) and rewards.is_bounded(value),
+        "{!r} is too large".format, f"values stay within {rewards.LIMIT:g}",
+    ),
+}  # fmt: skip
+# by table ("" is that of decisions) and column
+CHECKED: Mapping[str, Mapping[str, FieldCheck | None]] = {
+    "": {
+        "request_id": KEY, "session": KEY, "user": KEY, "policy": POLICY, "visit": ORDINAL, "step": COUNT,
+        "size": ORDINAL, "log_propensity": LOG_PROBABILITY, **{field.name: field.check for field in STATED},
+    },
+    "slots": {"arm": KEY, **{field.name: field.check for field in SLOT[1:]}},
+    "events": {"position": ORDINAL, "kind": KIND, "value": AMOUNT, "key": KEY},
+}  # fmt: skip
+
+
+def checked(value: Any, check: ValueCheck, field: str) -> Any:
+    """The value. Raises InputError where it does not pass the check; None does."""
+    if value is not None and not check.test(value):
+        raise InputError(check.message(value), hint=check.hint, field=field)
+    return value
+
+
+def until(now: int) -> ValueCheck:
+    """The check of a time."""
+    return ValueCheck(lambda at: at <= now, _future, "check it and the clock")
+
+
+def _future(at: int) -> str:
+    return f"{times.written(at)} lies in the future"
+
+
+def is_distribution(probabilities: Collection[float]) -> bool:
+    """Whether probabilities sum to 1, as far as float32 or six decimals tell."""
+    return abs(sum(probabilities) - 1) <= max(FLOAT32, sum_tolerance(len(probabilities)))
+
+
+class Problem(NamedTuple):
+    """A reason to refuse a decision. row: its index; field: the column, of a table ("slots" or "events"; "" for that of
+    decisions); number: of the row there."""
+
+    row: int
+    field: str
+    message: str
+    hint: str | None = None
+    table: str = ""
+    number: int = 0
+
+
+def value_problems(rows: LogColumns, *, now: int) -> Iterator[Problem]:
+    """Values that cannot be what their column holds."""
+    for table, columns in CHECKED.items():
+        holder: Any = getattr(rows, table) if table else rows
+        row = holder.row if table else range(len(rows))
+        checks = {field: CHECKS[check] for field, check in columns.items() if check in CHECKS}
+        for field, (test, message, hint) in (checks | ({} if table == "slots" else {"at": until(now)})).items():
+            column = getattr(holder, field) or NULL
+            if wrong := {value: message(value) for value in _failing(column, test)}:
+                for index, value in enumerate(values(column, len(row))):
+                    if value in wrong:
+                        yield Problem(row[index], field, wrong[value], hint, table, index)
+    is_key, message, hint = CHECKS[KEY]
+    if no_keys := {arm for arm in set().union(*rows.eligible_sets) if not is_key(arm)}:
+        for index, number in enumerate(values(rows.eligible, len(rows))):
+            for arm in no_keys.intersection(rows.eligible_sets[number]):
+                yield Problem(index, "eligible", message(arm), hint)
+
+
+def _failing(column: Column, test: Callable[[Any], Any]) -> set[Any]:
+    """The values of a column that fail a test; of numbers, one that holds between any two for which it does."""
+    present = [column.value] if isinstance(column, Same) else column
+    if None in present:
+        present = [value for value in present if value is not None]
+    if present and not isinstance(present[0], str) and test(min(present)) and test(max(present)):
+        return set()
+    return {value for value in set(present) if not test(value)}
+
+
+# -- pages --
+
+
+def completed(rows: LogColumns) -> LogColumns:
+    """The decisions with what follows from their slots where their lines do not say it: the length of a page is its
+    last position, and the probability of one that is shown completely the product of those of its slots."""
+    n, last = len(rows), rows.slots.position
+    start = run_starts(np.array(rows.slots.row, np.int64))
+    if len(rows.slots.row) > n:
+        last = np.maximum.reduceat(np.array(values(last, len(rows.slots.row)), np.int64), start).tolist()
+    size = last
+    if rows.size != NULL:
+        listed = zip(values(rows.size, n), values(last, n), strict=True)
+        size = [shown if stated is None else stated for stated, shown in listed]
+    return replace(rows, size=size, log_propensity=_log_propensities(rows, size, start.tolist()))
+
+
+def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> Column:
+    """The log of the probability of each page: as stated, else of the slots; None where one of these is not there."""
+    n, slots, stated = len(rows), rows.slots, values(rows.log_propensity, len(rows))
+    if slots.propensity == NULL or None not in stated:
+        return rows.log_propensity
+    log_of = {value: log(value) for value in distinct(slots.propensity)}
+    totals = logs = list(map(log_of.get, values(slots.propensity, len(slots.row))))
+    if len(logs) > n or size != Same(1):
+        pages = zip(pairwise([*start, len(logs)]), values(size, n), strict=True)
+        totals = [
+            min(0.0, sum(cast(list[float], logs[begin:end])))
+            if end - begin == length and None not in logs[begin:end]
+            else None
+            for (begin, end), length in pages
+        ]
+    return (
+        totals
+        if rows.log_propensity == NULL
+        else [a if a is not None else b for a, b in zip(stated, totals, strict=True)]
+    )
+
+
+def page_problems(rows: LogColumns, *, now: int, rounding: float) -> Iterator[Problem]:
+    """Pages that no policy can have shown, and events that cannot be theirs. rounding: how far the sum of probabilities
+    may lie from 1 beside what six decimals take."""
+    slots, n = rows.slots, len(rows.slots.row)
+    row, position = np.array(slots.row, np.int64), np.array(values(slots.position, n), np.int64)
+    size = np.array(values(rows.size, len(rows)), np.int64)
+    if n > len(rows):
+        for column, what in ((position.tolist(), "a position is filled twice"), (slots.arm, "an arm is shown twice")):
+            for (number, _), count in Counter(zip(slots.row, column, strict=True)).items():
+                if count > 1:
+                    yield Problem(number, "", what, table="slots")
+        for index in np.flatnonzero((row[1:] == row[:-1]) & (position[1:] < position[:-1])).tolist():
+            yield Problem(slots.row[index], "", "the rows of a decision are in order of position", table="slots")
+    for index in np.flatnonzero(position > size[row]).tolist():
+        what = f"a page of {size[row[index]]}, but position {position[index]} was shown"
+        yield Problem(slots.row[index], "size", what)
+    if rows.eligible_sets:
+        yield from _eligibility_problems(rows, row, position, size, rounding)
+    if rows.events.row:
+        yield from _event_problems(rows, (row << 32) + position, now)
+
+
+def _eligibility_problems(
+    rows: LogColumns, row: Ids, position: Ids, size: Ids, rounding: float
+) -> Iterator[Problem]:  # fmt: skip
+    slots, sets, eligible = rows.slots, list(map(frozenset, rows.eligible_sets)), values(rows.eligible, len(rows))
+    for index, (number, arm) in enumerate(zip(slots.row, slots.arm, strict=True)):
+        if arm not in sets[eligible[number]]:
+            what = f"arm {arm[:80]!r} was shown, but not eligible"
+            yield Problem(number, "arm", what, table="slots", number=index)
+    n_eligible = np.array(list(map(len, sets)), np.int64)[np.array(eligible, np.int64)]
+    for number in np.flatnonzero(size > n_eligible).tolist():
+        what = f"a page of {size[number]}, but only {n_eligible[number]} arms were eligible"
+        yield Problem(number, "eligible", what)
+    # how many arms were left at each position
+    left = n_eligible[row] + 1 - position
+    for number, arms in enumerate(values(rows.slot_sets, len(rows)) if rows.slot_sets != NULL else ()):
+        shown = set[str]()
+        for index, arms_of_slot in enumerate(arms or (), int(np.searchsorted(row, number))):
+            left[index] = len({*arms_of_slot} - shown)
+            shown.add(slots.arm[index])
+    # probabilities of those that could not be otherwise
+    hint = "list every arm that could have been shown as eligible; leave out a probability that is not known"
+    for field, is_certain, why in (
+        ("propensity", left == 1, "no other eligible arm was left at its position"),
+        ("marginal", n_eligible[row] == 1, "no other arm was eligible"),
+    ):
+        column = values(getattr(slots, field), len(row))
+        for index in np.flatnonzero(is_certain).tolist():
+            tolerance = max(rounding, sum_tolerance(int(n_eligible[row[index]])))
+            if column[index] is not None and column[index] < 1 - tolerance:
+                what = f"{column[index]!r} must be 1: {why}"
+                yield Problem(slots.row[index], field, what, hint, "slots", index)
+    # the smallest of those left, which sum to 1
+    if NULL in (slots.propensity, slots.min_propensity):
+        return
+    columns = values(slots.propensity, len(row)), values(slots.min_propensity, len(row)), left.tolist()
+    for index, (propensity, least, count) in enumerate(zip(*columns, strict=True)):
+        if propensity is None or least is None:
+            continue
+        beyond = propensity + (count - 1) * least - 1
+        if least > propensity + LOOSE or beyond > max(rounding, sum_tolerance(count)):
+            what = f"{least!r} is not the smallest probability of {count} arms of which one has {propensity!r}"
+            yield Problem(slots.row[index], "min_propensity", what, table="slots", number=index)
+
+
+def _event_problems(rows: LogColumns, shown: Ids, now: int) -> Iterator[Problem]:
+    """shown: a number for each slot, by its row and position; they ascend."""
+    events, n = rows.events, len(rows.events.row)
+    position, at, key = (values(column, n) for column in (events.position, events.at, events.key))
+    numbers = np.array([0 if number is None else number for number in position], np.int64)
+    is_shown = (numbers == 0) | look_up(shown, (np.array(events.row, np.int64) << 32) + numbers)[1]
+    for index in np.flatnonzero(~is_shown).tolist():
+        what = f"position {position[index]} was not shown"
+        yield Problem(events.row[index], "position", what, table="events", number=index)
+    served_at = values(rows.at, len(rows)) if events.at != NULL else ()
+    for index, (row, time) in enumerate(zip(events.row, at, strict=True)) if served_at else ():
+        if time is not None and time < (now if served_at[row] is None else served_at[row]):
+            yield Problem(row, "at", "the event lies before its decision", table="events", number=index)
+    # a feedback key names one line: one position, one time, each kind once
+    first, kinds = dict[Any, Any](), set[Any]()
+    listed = zip(events.row, key, values(events.kind, n), strict=True) if events.key != NULL else ()
+    for index, (row, name, kind) in enumerate(listed):
+        stated = position[index], at[index]
+        if name is not None and (first.setdefault((row, name), stated) != stated or (row, name, kind) in kinds):
+            yield Problem(row, "key", f"feedback key {name!r} names two lines", table="events", number=index)
+        kinds.add((row, name, kind))
