@@ -112,7 +112,11 @@ class _Import:
 
     def run(self) -> ImportSummary:
         rejected = sum(map(self._decode, self.files))
-        for line in self.files[0].join(self.files):
+        zoneless = sum(file.zoneless for file in self.files)
+        read_as_utc = (
+            [f"{quantity(zoneless, 'line')} with a time without a zone, which is read as UTC"] if zoneless else []
+        )
+        for line in chain(read_as_utc, self.files[0].join(self.files)):
             self.store.notice(line)
         if not self.bad_lines.quarantine:
             with self.store.read() as unit:

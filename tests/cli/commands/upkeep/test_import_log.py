@@ -18,6 +18,7 @@ from rlrec.app.imports.layouts.base import Layout
 from tests.app.logs import summary
 from tests.conftest import Run
 
+LATE = ["2026-02-01 12:00:00.5", "2026-02-01T12:00", "2026-02-01T12:00:01"]
 LINE = '{"session": "%s", "slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"]}\n'
 HEADER = "timestamp,item_id,position,click,propensity_score,user_feature_0,user-item_affinity_0\n"
 ROW = "2019-11-24 00:00:00+00:00,{item},{position},{click},{share},x,0.0\n"
@@ -305,3 +306,28 @@ def test_a_log_with_marginals_alone_can_judge_others(run_sqlite: Run) -> None:
     done = run_sqlite("import-log", "sample_data/random_all.csv.gz", "--layout", "obd", "--policy", "random")
     assert "without a propensity" not in done.stderr
     assert "evaluate uniform --log policy=random" in done.stderr
+
+
+@pytest.mark.parametrize("layout", ["jsonl", "dsjson", "csv", "csv with odd times"])
+def test_times_without_a_zone_are_counted_once(
+    run_sqlite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """Lines, not times, over groups that two processes read; a date alone has no time of day, and needs no zone."""
+    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
+    times = ["2026-01-31T12:00:00", "2026-01-31T12:00:00Z", "2026-01-31", "2026-01-31T12:00:00+01:00", *LATE]
+    lines = {
+        "jsonl": '{"session": "s%s", "slate": [{"arm": "a"}], "eligible": ["a", "b"], "at": "%s"}',
+        "dsjson": '{"EventId": "e%s", "Timestamp": "%s", "a": [1], "p": [1.0], "c": {"_multi": [{"id": "a"}]}}',
+        "csv": "a,s%s,%s",
+    }  # fmt: skip
+    kind, *odd = layout.split(" ", 1)
+    rows = [lines[kind] % (number, time) for number, time in enumerate(times if odd or kind != "csv" else LATE)]
+    path, columns = tmp_path / "log", tmp_path / "map.json"
+    path.write_text("\n".join((["item,visit,time"] if kind == "csv" else []) + rows) + "\n")
+    columns.write_text('{"arm": "item", "session": "visit", "at": "time"}')
+    options = ("--map", columns) if kind == "csv" else ()
+    result = run_sqlite("import-log", path, "--layout", kind, "--policy", "shop", "--check", "--json", *options)
+    assert result.json["accepted"] == len(rows)
+    count = 3 if kind == "csv" and not odd else 4
+    assert result.stderr.count("UTC") == 1
+    assert f"{count} lines with a time without a zone, which is read as UTC\n" in result.stderr
