@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-from rlrec.app.evaluation.comparisons import holdout, interleaved, unit_outcomes
-from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow
+from rlrec.app.evaluation.comparisons import holdout, interleaved
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import belief_versions
 from rlrec.errors import CheckFailed, Conflict, InputError
 from rlrec.records import Version
 from rlrec.store import Store, Unit
-from rlrec.store.database import bulk
 from rlrec.store.database.unit import StoredRows, damaged, parse
 from rlrec.store.log import settings
 from rlrec.store.log.team_drafts import TEAMS
@@ -24,6 +22,7 @@ from rlrec.store.policies.routes import RouteChange
 from rlrec.times import written
 
 if TYPE_CHECKING:
+    from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow
     from rlrec.app.learning.slot_statistics import Totals
 
 
@@ -67,7 +66,7 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
     "experiment": str, "status": str, "unit": str, "variants": list[VariantRow], "created_at": str,
     "stopped_at": str | None, "created": NotRequired[bool], "already_stopped": NotRequired[bool],
     "interleave": NotRequired[list[str]], "route": NotRequired[str], "promoted": NotRequired[str],
-    "unit_differences": NotRequired[list[DifferenceRow]],
+    "unit_differences": NotRequired[list["DifferenceRow"]],
 })  # fmt: skip
 
 
@@ -246,6 +245,9 @@ def _route(unit: Unit, experiment: Experiment, *, lock: bool = False) -> RouteCh
 def _earned(store: Store, name: str, label: str, *, command: str) -> list[DifferenceRow]:
     """The differences in reward per unit between a variant that is to be promoted and the first one, as `experiment
     show` has them; none where the experiment is stopped already."""
+    from rlrec.app.evaluation.comparisons import unit_outcomes
+    from rlrec.store.database import bulk
+
     with store.read() as unit, bulk.alongside(unit):
         experiment = lookup.experiment(unit, name)
         _promoted(unit, experiment, _route(unit, experiment), label, command=command)

@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from rlrec import policy as kinds
-from rlrec.app.evaluation.comparisons import paired_gate
-from rlrec.app.evaluation.comparisons.paired_gate import GateOptions, GuardReport, RouteGate
 from rlrec.app.experiments import experiment
 from rlrec.app.inputs import lookup
 from rlrec.app.learning.belief_versions import is_complete
 from rlrec.app.policies import versions
-from rlrec.app.serving.shadows import ShadowReport
-from rlrec.app.serving.shadows import report as shadow_report
 from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit
-from rlrec.store.database import bulk
 from rlrec.store.database.unit import parse
 from rlrec.store.log import settings
 from rlrec.store.policies import experiments, policies, routes, shadows
 from rlrec.store.policies.routes import GateLook, RouteChange
 from rlrec.times import DAY_US, written
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.comparisons.paired_gate import GateOptions, GuardReport, RouteGate
+    from rlrec.app.serving.shadows import ShadowReport
 
 IF_BETTER = "if-better"
 YEAR_US = 365 * DAY_US
@@ -56,9 +55,9 @@ class Request:
 RouteSummary = TypedDict("RouteSummary", {
     "route": str, "policy": str, "version": int, "experiment": str | None, "since": str, "live": bool,
     "reference": str, "created": NotRequired[bool], "set": NotRequired[bool], "changed": NotRequired[bool],
-    "history": NotRequired[list[dict[str, Any]]], "shadows": NotRequired[list[ShadowReport]],
+    "history": NotRequired[list[dict[str, Any]]], "shadows": NotRequired[list["ShadowReport"]],
     "estimate": NotRequired[float | None], "lower": NotRequired[float | None], "estimator": NotRequired[str],
-    "guards": NotRequired[list[GuardReport]], "gate": NotRequired[RouteGate], "why": NotRequired[str | None],
+    "guards": NotRequired[list["GuardReport"]], "gate": NotRequired["RouteGate"], "why": NotRequired[str | None],
     "repeated": NotRequired[bool],
 })  # fmt: skip
 
@@ -116,6 +115,8 @@ def _change(unit: Unit, route_id: int, version: Version, reference: str, *, comm
 def set_route(store: Store, request: Request) -> RouteSummary:
     """Let a route serve something else, or with a share begin a ramp. What it serves already changes nothing. Raises
     StoreBusy where others change the route meanwhile."""
+    from rlrec.store.database import bulk
+
     with store.read() as unit, bulk.alongside(unit) if request.gate else nullcontext():
         current = lookup.route(unit, request.name)
         _refuse_ramp(current)
@@ -158,6 +159,8 @@ def _look(unit: Unit, live: RouteChange, request: Request, looks: Sequence[GateL
     """The look of the gate at what a route is to serve; where it has had the same one before, that one and its id: to
     look again at the same rows tells nothing new, and spends no error. Raises InputError where the route serves it
     already. looks: of this year."""
+    from rlrec.app.evaluation.comparisons import paired_gate
+
     assert request.gate is not None
     if live.reference == request.to:
         raise InputError(f"route {live.route} serves {request.to} already: there is nothing to compare it with")
@@ -173,9 +176,11 @@ def _look(unit: Unit, live: RouteChange, request: Request, looks: Sequence[GateL
 
 def _figures(gate: RouteGate) -> dict[str, Any]:
     """The figures of a gate beside the answer of `route set`. why: it did not let the candidate pass."""
+    from rlrec.app.evaluation.comparisons.paired_gate import refusal
+
     return {
         "estimate": gate["estimate"], "lower": gate["lower"], "estimator": gate["estimator"],
-        "guards": gate["guards"], "gate": gate, "why": paired_gate.refusal(gate),
+        "guards": gate["guards"], "gate": gate, "why": refusal(gate),
     }  # fmt: skip
 
 
@@ -275,10 +280,12 @@ def listing(store: Store) -> list[RouteSummary]:
 
 def show(store: Store, name: str) -> RouteSummary:
     """The state of a route, and its history, newest first."""
+    from rlrec.app.serving import shadows as serving_shadows
+
     with store.read() as unit:
         newest = lookup.route(unit, name)
         history = [_history_row(unit, change) for change in reversed(routes.history(unit, newest.route_id))]
-        reports = [shadow_report(unit, name, shadow) for shadow in shadows.history(unit, newest.route_id)]
+        reports = [serving_shadows.report(unit, name, shadow) for shadow in shadows.history(unit, newest.route_id)]
         return {**summary(unit, newest), "history": history, "shadows": reports}
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.records import Version
 from rlrec.store import Unit
-from rlrec.store.log import decisions, reader
+from rlrec.store.log import decisions
 from rlrec.store.policies import beliefs, policies
+
+if TYPE_CHECKING:
+    from rlrec.app.learning.slot_statistics import Totals
 
 # One version; `versions` are the numbers of all that its policy has.
 VersionSummary = TypedDict("VersionSummary", {
@@ -39,6 +40,8 @@ def is_complete(version: Version) -> bool:
 
 def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
     """Enter the decisions after those that a belief holds, up to `last`: how many slots entered."""
+    from rlrec.app.learning.slot_statistics import BeliefFold
+
     fold = BeliefFold(unit, version, ordinal=ledger.ordinal[version.policy.id])
     total, entered = fold.range_sums(max(version.since, (version.entered_to or 0) + 1), last)
     if total:
@@ -54,11 +57,14 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
     taken out; into one that learns them when they are `settled`, overdue ones that wait are let in. Within a policy ids
     are in order of time, so that only those slots are read. Sums are faded until now.
     """
+    from rlrec.app.learning import slot_statistics
+    from rlrec.store.log import reader
+
     policy, last = version.policy.id, reader.last_id(unit, version.policy.id)
     if not version.learning:
         return slot_statistics.stored_sums(unit, version, ordinal=version.ordinal), last
     now = policies.ordinal(unit, policy)
-    fold = BeliefFold(unit, version, ordinal=now)
+    fold = slot_statistics.BeliefFold(unit, version, ordinal=now)
     newest_mature = decisions.newest_before(unit, policy, drawn_before=unit.now - version.reward.window_us)
     if version.entered_to is None:
         sign, first = -1.0, newest_mature + 1

@@ -236,11 +236,3 @@ def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tu
         hint = suggest(missing, [arm.key for arm in arms.all_arms(unit)])
         raise InputError(f"the prior names arm {missing!r}, which the catalogue lacks", hint=hint or "add it first")
     return [(ids[key], *prior[key]) for key in prior]
-
-
-def listing(store: Store) -> list[VersionSummary]:
-    """Every policy at its live version."""
-    with store.read() as unit:
-        names = [policy.name for policy in policies.all_policies(unit)]
-        live = policies.live(unit, names)
-        return [belief_versions.summary(unit, live[name].version) for name in names]

@@ -36,6 +36,14 @@ VersionHistory = TypedDict("VersionHistory", {
 })  # fmt: skip
 
 
+def listing(store: Store) -> list[VersionSummary]:
+    """Every policy at its live version."""
+    with store.read() as unit:
+        names = [policy.name for policy in policies.all_policies(unit)]
+        live = policies.live(unit, names)
+        return [summary(unit, live[name].version) for name in names]
+
+
 def history(store: Store, name: str) -> list[VersionHistory]:
     """The versions of a policy, what each learned from, and when it was live."""
     if lookup.split(name)[1] is not None:

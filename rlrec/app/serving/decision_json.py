@@ -6,12 +6,8 @@ from collections.abc import Mapping, Sequence
 from math import exp
 from typing import Any, TypedDict
 
-import numpy as np
-
-from rlrec.app.serving.draws import add_teams, candidate_fields
-from rlrec.app.serving.requests import Answer
+from rlrec.app.serving.requests import Answer, add_teams, candidate_fields
 from rlrec.policy import TEAM_DRAFT
-from rlrec.policy.gradients import history
 from rlrec.records import Decision, Event, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
@@ -40,20 +36,24 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
         answer = answered[number] = _answer(decision, version, owner, keys, labels, by_route.get(number))
         add_teams(answer["slate"], teams.get(number))
         if number in lists:
-            answer.update(candidate_fields(lists[number], keys))  # type: ignore[typeddict-item]  # as above
+            answer.update(candidate_fields(*lists[number][2:], keys))  # type: ignore[typeddict-item]  # as above
     return answered
 
 
 def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
     """The state and, where it can be read, the history that each decision saw, by id."""
+    states = {number: parse(decision.state, f"state of decision {number}") for number, decision in logged.items()}
+    if not any(decision.history for decision in logged.values()):
+        return states
+    import numpy as np
+
+    from rlrec.policy.gradients import history
+
     packed = [decision.history or b"" for decision in logged.values()]
     readable = [blob if history.is_packed(blob) else b"" for blob in packed]
     past = history.unpack(readable, np.zeros(len(readable), np.int64))
     shown = history.to_json(past, arms.keys(unit, set(past.arm.tolist())))
-    return {
-        number: parse(decision.state, f"state of decision {number}") | visit
-        for (number, decision), visit in zip(logged.items(), shown, strict=True)
-    }
+    return {number: states[number] | visit for number, visit in zip(logged, shown, strict=True)}
 
 
 def _answer(

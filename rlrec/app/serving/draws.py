@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.distributions import exact
-from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
+from rlrec.app.serving.requests import PlannedRequest, SharedDistribution, add_teams, candidate_fields
 from rlrec.arrays import Ids, Index, Words
 from rlrec.policy.gradients.history import History
 from rlrec.policy.slates import slate_draws
@@ -21,7 +21,7 @@ from rlrec.store.database.unit import Row
 from rlrec.store.log.team_drafts import TEAMS
 
 if TYPE_CHECKING:
-    from rlrec.store.log.candidates import CandidateList
+    pass
 
 
 class DrawnCandidates(NamedTuple):
@@ -160,12 +160,6 @@ def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys:
     return [slates[index] for index in slate_index.tolist()]
 
 
-def add_teams(answer: Sequence[dict[str, Any]], teams: str | None) -> None:
-    """Add to each slot of an answer who picked it, where two rankers did."""
-    for slot, team in zip(answer, teams or "", strict=False):
-        slot["team"] = team
-
-
 def _ranked(
     shared: SharedDistribution, ranker: exact.VersionDistribution, seeds: Words, decision_ids: Ids,
     keys: Mapping[int, str],
@@ -182,17 +176,8 @@ def _ranked(
         case = ranker.case(eligible, np.array(eligible, np.int64), shared.context, keys=keys, revision=shared.revision)
         draws = case.pages(shared.size).draw(seeds=ranking_seeds(seeds[decision]), decisions=decision_ids[decision])
         slates += _slates_of(case, draws, slice(None), keys)
-        slates[-1].candidates, slates[-1].candidate_fields = candidates, candidate_fields(candidates, keys)
+        slates[-1].candidates, slates[-1].candidate_fields = candidates, candidate_fields(*candidates, keys)
     return slates
-
-
-def candidate_fields(candidates: DrawnCandidates | CandidateList, keys: Mapping[int, str]) -> dict[str, Any]:
-    """The fields of an answer that show a list of candidates."""
-    pairs = zip(candidates.arms, candidates.propensities, strict=True)
-    return {
-        "candidates": [{"arm": keys[arm], "propensity": propensity} for arm, propensity in pairs],
-        "candidates_log_propensity": candidates.log_propensity,
-    }
 
 
 def _slates_of(

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
-from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.inputs import canonical
-from rlrec.app.serving.cache import Eligible
 from rlrec.errors import InputError
 from rlrec.records import Head, Version
 from rlrec.store.log import contents
 from rlrec.store.policies.routes import RouteChange
 
 if TYPE_CHECKING:
+    from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
+    from rlrec.app.serving.cache import Eligible
     from rlrec.store.policies.experiments import Experiment, Variant
     from rlrec.store.policies.shadows import Shadow
 
@@ -27,6 +27,23 @@ Answer = TypedDict("Answer", {
     "route": str | None,
     "candidates": NotRequired[list[dict[str, Any]]], "candidates_log_propensity": NotRequired[float],
 })  # fmt: skip
+
+
+def add_teams(answer: Sequence[dict[str, Any]], teams: str | None) -> None:
+    """Add to each slot of an answer who picked it, where two rankers did."""
+    for slot, team in zip(answer, teams or "", strict=False):
+        slot["team"] = team
+
+
+def candidate_fields(
+    arms: Sequence[int], propensities: Sequence[float], log_propensity: float, keys: Mapping[int, str]
+) -> dict[str, Any]:
+    """The fields of an answer that show a list of candidates."""
+    pairs = zip(arms, propensities, strict=True)
+    return {
+        "candidates": [{"arm": keys[arm], "propensity": propensity} for arm, propensity in pairs],
+        "candidates_log_propensity": log_propensity,
+    }
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import TypedDict
 from rlrec.errors import InputError
 from rlrec.store import Store
 from rlrec.store.database.engine import location, printable
-from rlrec.store.upkeep import audit, copying
+from rlrec.store.upkeep import copying
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,5 +73,7 @@ def temporary(store: Store) -> Iterator[Store]:
 
 def counts(store: Store) -> dict[str, int]:
     """The number of rows of the log, by table."""
+    from rlrec.store.upkeep import audit
+
     with store.read() as unit:
         return audit.counts(unit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +102,21 @@ def test_a_single_feedback_imports_no_numpy(shop: Run, sqlite_db: str, words: li
     names, stdout = ran(sqlite_db, *words, "--json")
     assert json.loads(stdout)["events"] == 1
     assert not names & (ONCE | {"numpy", "rlrec.cli.output.tables", "rlrec.store.log.returns"})
+
+
+@pytest.mark.slow
+def test_lists_exports_and_backups_import_no_numpy(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
+    experiment = shop("experiment", "create", "ab", "--variant", "a=thompson", "--variant", "b=uniform")
+    route = shop("route", "create", "home", "--to", "thompson")
+    assert (experiment.exit_code, route.exit_code) == (0, 0)
+    files = tmp_path / "log.jsonl", tmp_path / "copy.db"
+    lists = (["policy", "list"], ["session", "list"], ["experiment", "list"], ["route", "list"], ["settle"])
+    first = ["export-log", files[0], "--log", "policy=thompson"]  # histories of later steps are unpacked as arrays
+    for words in (*lists, first, ["db", "backup", files[1]]):
+        names, stdout = ran(sqlite_db, *words, "--json")
+        assert json.loads(stdout), words
+        assert "numpy" not in names, words
+    assert all(file.stat().st_size for file in files)
 
 
 @pytest.mark.slow

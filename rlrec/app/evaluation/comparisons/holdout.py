@@ -8,7 +8,6 @@ from typing import Any
 
 from rlrec import policy as kinds
 from rlrec.app.inputs import canonical
-from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Unit
@@ -55,6 +54,7 @@ def compared(unit: Unit, experiment: Experiment, reward: Reward, *, level: float
 
     Both are means per impression of mature, uncensored decisions, their errors clustered by the unit that was assigned;
     the p-value is that of Welch's t, an effective unit counting as one. The verdict is the worse of the two."""
+    from rlrec.arrays import finite_or_none
     from rlrec.ope.intervals import comparison
 
     size = share(experiment)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec import policy as kinds
-from rlrec.app.distributions import designs
 from rlrec.app.inputs import canonical, lookup
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import EVERYTHING
@@ -56,6 +55,8 @@ def versions(unit: Unit, references: Sequence[str]) -> list[Version]:
 
 
 def _ranker(unit: Unit, reference: str) -> Version:
+    from rlrec.app.distributions import designs
+
     version = lookup.version(unit, reference)[0]
     policy, name = kinds.load(version.policy.kind), version.policy.name
     if version.learning and policy.online and version.policy.kind not in ("uniform", "fixed"):
@@ -78,6 +79,8 @@ def _ranker(unit: Unit, reference: str) -> Version:
 
 def add_policy(unit: Unit, experiment: str, drafted: Sequence[Version]) -> int:
     """The policy that fills slates from these two: its id."""
+    from rlrec.app.distributions import designs
+
     fields = dict.fromkeys(name for version in drafted for name in designs.policy_of(version).reads)
     params = {
         "first": drafted[0].id, "second": drafted[1].id, "floor": 0.0,
