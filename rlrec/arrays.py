@@ -49,13 +49,13 @@ def numbers_in_runs(starts: Index, n: int) -> Ids:
     return np.arange(n) - np.repeat(starts, np.diff(starts, append=n))
 
 
-def look_up(values: npt.NDArray[np.integer], wanted: npt.NDArray[np.integer]) -> tuple[Index, Flags]:
+def look_up(values: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]) -> tuple[Index, Flags]:
     """Index of each wanted value among others, which ascend, and whether it is one of them; both of the shape of
     `wanted`. The index of one that is not there is that of any other."""
     if not len(values):
-        return np.zeros(wanted.shape, np.intp), np.zeros(wanted.shape, np.bool_)
-    index = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
-    return index, values[index] == wanted
+        return np.zeros(keys.shape, np.intp), np.zeros(keys.shape, np.bool_)
+    index = np.minimum(np.searchsorted(values, keys), len(values) - 1)
+    return index, values[index] == keys
 
 
 def distinct(*columns: Ids) -> tuple[Ids, Ids]:

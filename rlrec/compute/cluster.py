@@ -15,7 +15,7 @@ TIMEOUT_S = 5
 PARTITIONS_AHEAD = 2  # partitions a worker that are handed over before they are done
 RECOUNT_S = 1  # after which a cluster at an address is asked again how many workers it has
 # What a cluster of this machine does every few milliseconds, which costs more than its work on partitions.
-_SELDOM = {
+_QUIET_SETTINGS = {
     "distributed.nanny.pre-spawn-environ": ENVIRONMENT, "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s", "distributed.admin.system-monitor.interval": "10s",
     "distributed.admin.system-monitor.gil.enabled": False,
@@ -43,8 +43,8 @@ class Cluster:
             raise InputError("--engine dask needs Dask", hint="pip install 'rlrec[cluster]'") from None
         self.mixed, self._runner, self._fingerprint = False, runner, fingerprint()
         self._cluster: Any = None
-        self._workers, self._ask_at = jobs, 0.0
-        with dask.config.set(_SELDOM):
+        self._workers, self._recount_at = jobs, 0.0
+        with dask.config.set(_QUIET_SETTINGS):
             if scheduler is None:
                 self._cluster = _start(jobs)
         try:
@@ -66,9 +66,9 @@ class Cluster:
         running = completed(loop=self.client.loop)
         count = 0
         while True:
-            if self._cluster is None and monotonic() > self._ask_at:
+            if self._cluster is None and monotonic() > self._recount_at:
                 self._workers = max(1, len(self.client.scheduler_info()["workers"]))
-                self._ask_at = monotonic() + RECOUNT_S
+                self._recount_at = monotonic() + RECOUNT_S
             while count < PARTITIONS_AHEAD * self._workers and (order := next(orders, None)):
                 number, partition = order
                 key = f"rlrec-partition-{number}-{shared.key}"

@@ -14,7 +14,7 @@ from selectors import EVENT_READ, DefaultSelector
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from rlrec.compute import packing, worker
-from rlrec.compute.protocol import DEATHS, ENVIRONMENT, Runner, deadly_partition
+from rlrec.compute.protocol import ENVIRONMENT, MAX_DEATHS, Runner, deadly_partition
 from rlrec.errors import RlrecError
 
 COMMAND = [sys.executable, "-P", str(Path(worker.__file__))]
@@ -59,7 +59,7 @@ class Processes:
                         if message is None:
                             process.close()
                             deaths[order.number] += 1
-                            if deaths[order.number] == DEATHS:
+                            if deaths[order.number] == MAX_DEATHS:
                                 raise deadly_partition(order.number)
                             retries.append(order)
                             continue

@@ -38,9 +38,9 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, RlrecError):  # its arguments are by name
-            return _raised, (type(value), value.args), vars(value)
+            return _make_error, (type(value), value.args), vars(value)
         if isinstance(value, _CACHED) and isinstance(value.__wrapped__, MethodType):  # without what it remembers
-            return _cached, (value.__wrapped__, value.cache_parameters()["maxsize"])
+            return _make_cached, (value.__wrapped__, value.cache_parameters()["maxsize"])
         return NotImplemented
 
 
@@ -53,9 +53,9 @@ class _Unpickler(pickle.Unpickler):
         return self._handle
 
 
-def _raised(kind: type[RlrecError], args: tuple[Any, ...]) -> RlrecError:
+def _make_error(kind: type[RlrecError], args: tuple[Any, ...]) -> RlrecError:
     return kind.__new__(kind, *args)
 
 
-def _cached(function: R, size: int | None) -> Any:
+def _make_cached(function: R, size: int | None) -> Any:
     return lru_cache(maxsize=size)(function)

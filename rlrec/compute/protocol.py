@@ -20,7 +20,7 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_ARENA_MAX": "1",
 }
-DEATHS = 4  # of workers on one partition, after which it is refused
+MAX_DEATHS = 4  # of workers on one partition, after which it is refused
 
 
 class Runner(Protocol):
@@ -71,6 +71,6 @@ def is_mixed(worker: Fingerprint, process: Fingerprint) -> bool:
 def deadly_partition(number: int) -> RlrecError:
     """The error of a partition that ends its workers."""
     return RlrecError(
-        f"partition {number} of the log has ended its worker {DEATHS} times",
+        f"partition {number} of the log has ended its worker {MAX_DEATHS} times",
         hint="a worker may have too little memory: start fewer on a machine, or narrow --log",
     )

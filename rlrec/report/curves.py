@@ -50,7 +50,7 @@ def training(policy: str, version: int, training: Mapping[str, Any] | None, *, l
     marked = next((count for count, row in enumerate(curve) if row["epoch"] == best), None)
     headers = ["epoch", "gain", "lower", "upper", "ess", "entropy", "kl"]
     return Figure(
-        title=f"{policy}@{version}: {_passed(gate)}; {'live' if live else 'not live'}",
+        title=f"{policy}@{version}: {_gate_sentence(gate)}; {'live' if live else 'not live'}",
         drawing=chart(
             [Series("gain", points, marked)], x_name="epoch; the ring: the one that was taken",
             y_name="gain over the start, per visit or slot (tuning visits)", level=0.0,
@@ -62,7 +62,7 @@ def training(policy: str, version: int, training: Mapping[str, Any] | None, *, l
     )  # fmt: skip
 
 
-def _passed(gate: Mapping[str, Any]) -> str:
+def _gate_sentence(gate: Mapping[str, Any]) -> str:
     if gate["candidate"] is None:
         return "not judged, since the tuning visits show no gain or do not support one"
     gain = interval(gate["estimate"], gate["lower"], gate["upper"])

@@ -151,11 +151,11 @@ def estimates(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
             estimate.served,
         ])  # fmt: skip
     return Figure(
-        title=_best(unit_rows, UNITS[unit]),
+        title=_best_policy_sentence(unit_rows, UNITS[unit]),
         drawing=forest(
-            intervals, level=_served(unit_rows),
+            intervals, level=_logged_average(unit_rows),
             x_name=f"reward per {UNITS[unit]} ({', '.join(sorted({row.reward for row in unit_rows}))})"
-            f"{'' if _served(unit_rows) is None else '; dashed: the logged average'}",
+            f"{'' if _logged_average(unit_rows) is None else '; dashed: the logged average'}",
         ),
         description=f"One interval a policy at level {unit_rows[0].estimate.level:g}; circles can be trusted, squares "
         "are to be read with care, grey ones cannot be told from this log.",
@@ -173,19 +173,19 @@ def _verdict(row: EstimateRow) -> str:
     return "learned from this log" if verdict == "weak" and "in-sample" in reasons else VERDICTS[verdict][0]
 
 
-def _served(rows: Sequence[EstimateRow]) -> float | None:
+def _logged_average(rows: Sequence[EstimateRow]) -> float | None:
     """The mean reward of these rows as they were served; None where that is not one number for all."""
     served = {row.estimate.served for row in rows}
     return served.pop() if len(served) == 1 else None
 
 
-def _best(rows: Sequence[EstimateRow], unit: str) -> str:
+def _best_policy_sentence(rows: Sequence[EstimateRow], unit: str) -> str:
     """A sentence on the policy that would earn most, against the logged average. Policies that learned from this log
     cannot be judged by it."""
     judged_rows = [row for row in rows if row.estimate.verdict != "insufficient" and row.estimate.value is not None]
     independent_rows = [row for row in judged_rows if "in-sample" not in row.estimate.reasons]
     if not independent_rows:
-        served, learned = _served(rows), [row.target for row in judged_rows]
+        served, learned = _logged_average(rows), [row.target for row in judged_rows]
         earned = "" if served is None else f"; the logged average is {number(served)} per {unit}"
         if not learned:
             return f"The log cannot tell yet what these policies would earn per {unit}{earned}"
@@ -210,7 +210,7 @@ def _best(rows: Sequence[EstimateRow], unit: str) -> str:
 def comparison(answer: VariantComparison) -> Figure | None:
     """The variants of an experiment against the first one, per unit, in percent; None where nothing differs yet."""
     if "interleave" in answer:
-        return _interleaved(answer)
+        return _credit_difference(answer)
     rows = [row for row in answer["unit_differences"] if row["metric"] in COMPARED]
     rows.sort(key=lambda row: COMPARED.index(row["metric"]))
     intervals = list[Interval]()
@@ -220,14 +220,14 @@ def comparison(answer: VariantComparison) -> Figure | None:
             continue
         scale = 100 * row["relative"] / row["value"]
         lower, upper = (None if bound is None else bound * scale for bound in (row["lower"], row["upper"]))
-        sure, look = _sure(row)
+        sure, look = _direction_and_look(row)
         name = _metric(row, answer)
         label = f"{row['group']}: {name}" if names_variant else name
         intervals.append(Interval(label, 100 * row["relative"], lower, upper, _note(row["relative"], sure), look))
     if not intervals:
         return None
     return Figure(
-        title=f"{answer['experiment']}: {_decided(answer)}",
+        title=f"{answer['experiment']}: {_reward_sentence(answer)}",
         drawing=forest(intervals[:MAX_ROWS], x_name=f"difference from {rows[0]['against']}, in percent of it", level=0),
         description=f"One interval of 95 % a metric, clustered by {answer['unit']}; those that cross 0 are not sure.",
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "notes"],
@@ -248,11 +248,11 @@ def _metric(row: DifferenceRow, answer: VariantComparison) -> str:
     return f"{name} ({row['reward']})" if names_reward and row["reward"] else name
 
 
-def _sure(row: Mapping[str, Any]) -> tuple[str, str]:
+def _direction_and_look(row: Mapping[str, Any]) -> tuple[str, str]:
     return {"more": ("more", "s1"), "less": ("less", "s2")}.get(difference_direction(row), ("not sure", "no"))
 
 
-def _interleaved(answer: VariantComparison) -> Figure | None:
+def _credit_difference(answer: VariantComparison) -> Figure | None:
     """The two versions that fill every slate in turns: the difference of their credits a decision."""
     row = answer["differences"][0]
     bounds = row["value"], row["lower"], row["upper"]
@@ -260,7 +260,7 @@ def _interleaved(answer: VariantComparison) -> Figure | None:
         return None
     policies = {variant["variant"]: variant["policy"] for variant in answer["variants"]}
     names = f"{policies[row['variant']]} less {policies[row['against']]}"
-    sure, look = _sure(row)
+    sure, look = _direction_and_look(row)
     figures, credit = interval(*bounds), Interval(names, *bounds, sure, look)
     headers = ["value", "lower", "upper", "p_value"]
     return Figure(
@@ -276,12 +276,12 @@ def _note(relative: float, sure: str) -> str:
     return f"{percent(abs(relative))} {sure}" if sure != "not sure" else f"{100 * relative:+.1f}\u00a0%, not sure"
 
 
-def _decided(answer: VariantComparison) -> str:
+def _reward_sentence(answer: VariantComparison) -> str:
     """A sentence on the reward per unit, variant by variant."""
     p_value, texts = answer["sample_ratio"]["p_value"], list[str]()
     for row in answer["unit_differences"]:
         if row["metric"] == "reward_per_unit":
-            sure, _ = _sure(row)
+            sure, _ = _direction_and_look(row)
             change = "" if row["relative"] is None else f" {percent(abs(row['relative']))}"
             figures = f"{interval(row['value'], row['lower'], row['upper'])} {_metric(row, answer).split(' ', 1)[1]}"
             verdict = f"earns{change} {sure} than {row['against']}"

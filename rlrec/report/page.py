@@ -71,13 +71,13 @@ def page(answer: Result, title: str) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{LAWS}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title><style>{STYLE}{svg.STYLE}</style></head><body><main>"
-        f"<h1>{escape(title)}</h1><p>{_span(answer)}</p>{summary}{body}"
+        f"<h1>{escape(title)}</h1><p>{_extent(answer)}</p>{summary}{body}"
         '<p class="soft">Bands and intervals hold with 95 %, each for itself. Drawn by rlrec.</p>'
         "</main></body></html>\n"
     )
 
 
-def _span(answer: Result) -> str:
+def _extent(answer: Result) -> str:
     """The extent of the log, and the time of the page."""
     log_filter = f", {escape(answer.log)}" if answer.log else ""
     as_of = f'<span class="soft">as of {answer.created_at[:16]}Z{log_filter}</span>'

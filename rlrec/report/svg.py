@@ -131,7 +131,7 @@ def number(value: float | None) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _short(value: float) -> str:
+def _axis_number(value: float) -> str:
     """A number in at most seven letters, as beside an axis: 2.5e-5, 125k."""
     if 10_000 <= abs(value) < 1e6:
         return f"{value / 1000:.4g}k"
@@ -172,7 +172,7 @@ def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bo
     return Scale(low if starts_at_zero else low - room, high if ends_at_zero else high + room, start, end)
 
 
-def _bounded(values: Sequence[tuple[float | None, float | None, float | None]]) -> list[float]:
+def _with_bounds(values: Sequence[tuple[float | None, float | None, float | None]]) -> list[float]:
     """Values with their bounds; a few bounds that lie far beyond the others are cut."""
     middles = [value for value, _, _ in values if value is not None]
     if not middles:
@@ -244,13 +244,13 @@ def chart(
     xs = Scale(min(point.x for point in points), max(max(point.x for point in points), xs.low + 1e-9), *xs[2:])
     if xs.low >= xs.high:
         xs = xs._replace(low=xs.low - 1, high=xs.low + 1)
-    ys = _scale([*_bounded([point[1:4] for point in points]), level], bottom, top, zero=zero)
+    ys = _scale([*_with_bounds([point[1:4] for point in points]), level], bottom, top, zero=zero)
     marks = [text(4, 14, y_name, look="soft")]
     if legend:
         marks += _legend([curve.name for curve in series])
     marks += [
         _rule(LEFT, ys(value), RIGHT, ys(value), "zero" if value == 0 else "grid")
-        + text(LEFT - 5, ys(value) + 4, _short(value), anchor="end", look="soft")
+        + text(LEFT - 5, ys(value) + 4, _axis_number(value), anchor="end", look="soft")
         for value in ticks(ys.low, ys.high)
     ]
     marks += [] if level is None else [_rule(LEFT, ys(level), RIGHT, ys(level), "ref")]
@@ -305,12 +305,12 @@ def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None,
     """Intervals below each other, each under its name. level: a value that a dashed line marks."""
     height, top = 36, 8
     bottom = top + height * len(rows) + 4
-    xs = _scale([*_bounded([row[1:4] for row in rows]), level], 14, WIDTH - 14, zero=zero)
-    marks = _vertical(xs, top, bottom, x_name)
+    xs = _scale([*_with_bounds([row[1:4] for row in rows]), level], 14, WIDTH - 14, zero=zero)
+    marks = _vertical_axis(xs, top, bottom, x_name)
     marks += [_rule(xs(level), top, xs(level), bottom, "ref")] if level else []
     for count, row in enumerate(rows):
         y = top + count * height + 27
-        marks.append(_named(row.name, row.note, y - 13))
+        marks.append(_row_title(row.name, row.note, y - 13))
         if row.lower is not None or row.upper is not None:
             low = xs(xs.low - 1 if row.lower is None else row.lower)
             high = xs(xs.high + 1 if row.upper is None else row.upper)
@@ -328,10 +328,10 @@ def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
     height, top = 33, 8
     bottom = top + height * len(rows) + 4
     xs = _scale([value for row in rows for value in (row.value, row.tick)], 14, WIDTH - 14, zero=True)
-    marks = _vertical(xs, top, bottom, x_name, unit)
+    marks = _vertical_axis(xs, top, bottom, x_name, unit)
     for count, row in enumerate(rows):
         y = top + count * height + 19
-        marks.append(_named(row.name, number(row.value) + unit, y - 5))
+        marks.append(_row_title(row.name, number(row.value) + unit, y - 5))
         left, right = sorted((xs(0), xs(row.value)))
         marks.append(_tag("rect", row.look, x=left, y=y, width=round(right - left, 1), height=8))
         if row.tick is not None:
@@ -339,13 +339,13 @@ def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
     return Drawing(bottom + 42, "".join(marks))
 
 
-def _named(name: str, note: str, y: float) -> str:
+def _row_title(name: str, note: str, y: float) -> str:
     """A name at the left, and a note at the right."""
     letters = 56 - len(note)
     return text(4, y, name, letters=letters) + text(WIDTH - 4, y, note, anchor="end", look="soft")
 
 
-def _vertical(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "") -> list[str]:
+def _vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "") -> list[str]:
     """The vertical lines of an axis below, its numbers and its name."""
     marks = []
     for value in ticks(xs.low, xs.high):

@@ -51,7 +51,7 @@ class Barista(Visitors):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._fresh = check_rates(self.rates)[0]
+        self._fresh_rates = check_rates(self.rates)[0]
         self.arms = len(self.rates)
         if self.arms > ITEMS:
             raise InputError(f"rates name {self.arms} items", hint=f"a bar has {ITEMS} at most")
@@ -64,7 +64,7 @@ class Barista(Visitors):
         layers: list[tuple[Index, Index, Flags]] = []
         layer, first = np.zeros((1, self.arms + 1), np.intp), 0
         for step in range(self.cap):
-            following_states, leaves = self._after_each(layer)
+            following_states, leaves = self._states_after_items(layer)
             stays = ~leaves & (step + 1 < self.cap)
             later, state_index = np.unique(following_states[stays], axis=0, return_inverse=True)
             first += len(layer)
@@ -77,11 +77,11 @@ class Barista(Visitors):
         states, following, leaves = (np.concatenate(columns) for columns in zip(*layers, strict=True))
         freshness = np.maximum(0.0, 1 - self.fade * states[:, : self.arms])
         return Chain(
-            states=states, following=following, expected=self._fresh * freshness, leaves=leaves,
+            states=states, following=following, expected=self._fresh_rates * freshness, leaves=leaves,
             starts=np.cumsum([0, *(len(layer[0]) for layer in layers)]),
         )  # fmt: skip
 
-    def _after_each(self, layer: Index) -> tuple[Index, Flags]:
+    def _states_after_items(self, layer: Index) -> tuple[Index, Flags]:
         """Satiation and boredom after each item, (n, arms, arms + 1), and whether the guest leaves, (n, arms)."""
         level, boredom = layer[:, :-1], layer[:, -1:]
         bored = np.where(level > 0, boredom + level, np.maximum(boredom - 1, 0))
@@ -113,7 +113,7 @@ class Barista(Visitors):
     def _slope(self, shares: Array) -> tuple[float, Array]:
         """The value of a fixed distribution over the items, and its derivatives, (arms,)."""
         values, item_values = self._values(lambda item_values, _: item_values @ shares)
-        slope: Array = self._reached(np.tile(shares, (len(values), 1))) @ item_values
+        slope: Array = self._reach_probabilities(np.tile(shares, (len(values), 1))) @ item_values
         return float(values[0]), slope
 
     def _values(self, pick: Callable[[Array, slice], Array]) -> tuple[Array, Array]:
@@ -126,7 +126,7 @@ class Barista(Visitors):
             values[layer] = pick(item_values[layer], layer)
         return values[:-1], item_values
 
-    def _reached(self, probabilities: Array) -> Array:
+    def _reach_probabilities(self, probabilities: Array) -> Array:
         """The probability that a visit comes by each state, (n,)."""
         chain, n = self.chain, len(self.chain.states)
         reached = np.zeros(n + 1)

@@ -106,10 +106,10 @@ class World(Audience):
 
     def best(self, means: Array, positions: int) -> Array:
         """Mean reward of the best slate of so many positions, (runs or 1,)."""
-        return highest(means, positions).sum(axis=1)
+        return highest_means(means, positions).sum(axis=1)
 
 
-def highest(means: Array, positions: int) -> Array:
+def highest_means(means: Array, positions: int) -> Array:
     """The largest means of each row, largest first, (runs or 1, positions)."""
     if positions == 1:
         return means.max(axis=1, keepdims=True)

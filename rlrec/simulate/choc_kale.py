@@ -59,7 +59,7 @@ class ChocKale(Regulars):
                 return best
             best = price
             left = np.linalg.solve(np.eye(self.levels + 1) - return_matrix[0], earned[0] - price)
-            kale = self._better(left)[None]
+            kale = self._best_kale(left)[None]
 
     def context_free(self) -> tuple[float, Array]:
         """`optimum` under the best of 201 fixed distributions, and that distribution, (arms,)."""
@@ -78,7 +78,7 @@ class ChocKale(Regulars):
             stays = self._goes_on(step)
             earned = stays * earned
             return_matrix = stays[:, None] * return_matrix + np.diag((1 - stays) * self._returns)
-            q, level_down, level_up = kale[:, step], self._next(0), self._next(1)
+            q, level_down, level_up = kale[:, step], self._next_level(0), self._next_level(1)
             earned = (1 - q) * (self._means[0] + earned[:, level_down]) + q * (self._means[1] + earned[:, level_up])
             q = q[..., None]
             return_matrix = (1 - q) * return_matrix[:, level_down] + q * return_matrix[:, level_up]
@@ -90,13 +90,13 @@ class ChocKale(Regulars):
         total = np.linalg.solve(np.eye(self.levels + 1) - return_matrix, rewards_and_visits)[:, self.start]
         return total[:, 0] / total[:, 1]
 
-    def _better(self, left: Array) -> Array:
+    def _best_kale(self, left: Array) -> Array:
         """The best share of kale, (cap, levels + 1), 0 or 1, where a visit that begins at a level is worth `left`."""
         values, kale = np.zeros(self.levels + 1), np.empty((self.cap, self.levels + 1))
         for step in reversed(range(self.cap)):
             stays = self._goes_on(step)
             next_values = stays * values + (1 - stays) * self._returns * left
-            arm_values = np.stack([self._means[arm] + next_values[self._next(arm)] for arm in range(self.arms)])
+            arm_values = np.stack([self._means[arm] + next_values[self._next_level(arm)] for arm in range(self.arms)])
             kale[step], values = arm_values.argmax(axis=0), arm_values.max(axis=0)
         return kale
 
@@ -104,7 +104,7 @@ class ChocKale(Regulars):
         """The probability that a visit goes on after a decision that led to each level."""
         return self._stays if step + 1 < self.cap else np.zeros(self.levels + 1)
 
-    def _next(self, arm: int) -> Index:
+    def _next_level(self, arm: int) -> Index:
         """The level after an arm, (levels + 1,)."""
         return np.clip(np.arange(self.levels + 1) + MOVES[arm], 0, self.levels)
 

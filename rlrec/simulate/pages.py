@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import Step, bounded, examination, highest, require_between
+from rlrec.simulate.base import Step, bounded, examination, highest_means, require_between
 from rlrec.simulate.clicks import Bernoulli
 
 
@@ -32,7 +32,7 @@ class PositionBased(_PageAudience):
         return super().respond(attraction * examination(positions, self.power))
 
     def best(self, means: Array, positions: int) -> Array:
-        return highest(means, positions) @ examination(positions, self.power)
+        return highest_means(means, positions) @ examination(positions, self.power)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -56,7 +56,7 @@ class Cascade(_PageAudience):
 
     def best(self, means: Array, positions: int) -> Array:
         # the best arms, best first: to exchange neighbours in any other order does not make the sum smaller
-        return self._clicks(highest(means, positions)).sum(axis=1)
+        return self._clicks(highest_means(means, positions)).sum(axis=1)
 
     def _clicks(self, attraction: Array) -> Array:
         """Probability of a click at each position of pages, (n, positions)."""

@@ -77,18 +77,18 @@ class Shop(Regulars):
     def optimum(self, positions: int = 1) -> float:
         """Most clicks of a visit, whether the visitor comes again or not. For pages it is a bound: of policies that
         learn of every look before they fill the next position, and that may repeat an item."""
-        return float(self.visit_values(self._best_items, _highest, positions=positions)[self.start])
+        return float(self.visit_values(self._best_items, _best_value, positions=positions)[self.start])
 
     def optimum_per_visitor(self, positions: int = 1, *, weights: Mapping[str, float] = CLICKS) -> float:
         """Most reward of a new visitor over all of their visits, of a policy that knows trust and satiation; for pages
         a bound as in `optimum`. weights: of `click`, `purchase` and `return`."""
-        return self.value_per_visitor(self._best_items, _highest, positions=positions, weights=weights)
+        return self.value_per_visitor(self._best_items, _best_value, positions=positions, weights=weights)
 
     def context_free(self) -> tuple[float, Array]:
         """Most clicks of a visit by one distribution over arms for every decision, and that distribution, (arms,), in
         hundredths. The looks at a category are binomial; what they earn is concave in its share, so that the largest
         gains of all hundredths make the best distribution."""
-        best = [self._first(self._category == category) for category in range(self.categories)]
+        best = [self._best(self._category == category) for category in range(self.categories)]
         shares = np.arange(SHARES + 1) / SHARES
         earned = self.attraction[best, None] * shares * self._mean_freshness(shares)
         gains = np.diff(earned, axis=1)
@@ -167,9 +167,9 @@ class Shop(Regulars):
     def _best_items(self) -> Index:
         """The most attractive honest and clickbait item of each category: the others are never better."""
         kinds = [self.is_bait, ~self.is_bait]
-        return np.array([self._first((self._category == c) & kind) for c in range(self.categories) for kind in kinds])
+        return np.array([self._best((self._category == c) & kind) for c in range(self.categories) for kind in kinds])
 
-    def _first(self, items: Flags) -> int:
+    def _best(self, items: Flags) -> int:
         """The most attractive of these items."""
         return int(np.where(items, self.attraction, -1.0).argmax())
 
@@ -216,5 +216,5 @@ class Shop(Regulars):
         return np.where(ended & returns, days, 0.0)
 
 
-def _highest(arm_values: Array) -> Array:
+def _best_value(arm_values: Array) -> Array:
     return arm_values.max(axis=1)

@@ -143,7 +143,7 @@ def test_a_lost_answer_whose_partition_ends_workers_ends_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the first death, so that the test starts few workers."""
-    monkeypatch.setitem(cluster._SELDOM, "distributed.scheduler.allowed-failures", 0)
+    monkeypatch.setitem(cluster._QUIET_SETTINGS, "distributed.scheduler.allowed-failures", 0)
     with (
         closing(Cluster(1, Lost(tmp_path), scheduler=None)) as engine,
         pytest.raises(RlrecError, match="partition 0 of the log has ended its worker"),
@@ -157,7 +157,7 @@ def test_a_worker_of_a_cluster_that_is_killed_while_it_starts_is_an_error(
 ) -> None:
     deadly = tmp_path / "deadly.py"
     deadly.write_text("import os\nos.kill(os.getpid(), 9)\n")
-    monkeypatch.setitem(cluster._SELDOM, "distributed.worker.preload", [str(deadly)])
+    monkeypatch.setitem(cluster._QUIET_SETTINGS, "distributed.worker.preload", [str(deadly)])
     with pytest.raises(RlrecError, match=r"a Dask worker has ended while it started: Nanny failed to start$") as caught:
         Cluster(1, process, scheduler=None)
     assert (caught.value.code, caught.value.hint is None) == (1, False)

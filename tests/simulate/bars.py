@@ -27,7 +27,7 @@ def value(bar: Barista, probabilities: Array) -> float:
 
 def length(bar: Barista, probabilities: Array) -> float:
     """Mean decisions of a visit. probabilities: as in `value`."""
-    return float(bar._reached(probabilities).sum())
+    return float(bar._reach_probabilities(probabilities).sum())
 
 
 def value_of(bar: Barista, policy: Histories) -> float:

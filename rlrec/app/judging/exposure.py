@@ -26,7 +26,7 @@ from rlrec.compute import Engine
 from rlrec.errors import InputError
 from rlrec.ope.checks.exposure import RateSums, rates, spread
 from rlrec.policy.beliefs.base import examined_slots
-from rlrec.policy.beliefs.means import widened
+from rlrec.policy.beliefs.means import widen
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.policy.contexts import features
 from rlrec.records import Arm, Reward, Sums
@@ -281,7 +281,7 @@ class Census:
         total = reduce(add, partial.days.values())
         limits = bounds(self.reward)
         is_share = limits is not None and limits[0] >= 0 and limits[1] <= 1
-        rate, lower, upper = widened(*rates(partial.rates, bounded=is_share), partial.rates.error)
+        rate, lower, upper = widen(*rates(partial.rates, bounded=is_share), partial.rates.error)
         popularity = partial.rates.reward.sum(axis=0)
         table = self.evaluation.arms
         eligible = np.flatnonzero(total.eligible).tolist()

@@ -155,7 +155,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
             weights = [a | b for a, b in zip(weights or [{}] * len(largest), largest, strict=True)]
     else:  # NaN for a trained kind, whose scores are not rewards
         mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
-    mean, lower, upper = means.widened(mean, lower, upper, _curve_error(unit, version, policy, belief))
+    mean, lower, upper = means.widen(mean, lower, upper, _curve_error(unit, version, policy, belief))
     best, probability = _probabilities(distribution, catalogue, context)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
     return [

@@ -22,7 +22,7 @@ from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief, Policy
 from rlrec.policy.gradients import history
 from rlrec.policy.gradients.gradient import MEMORY, State
-from rlrec.policy.kinds.two_stage import RANKING
+from rlrec.policy.kinds.two_stage import RANKING_KEY
 from rlrec.policy.scores.floors import at_positions
 from rlrec.policy.slates import slate
 from rlrec.policy.slates.interleaving import TeamDraftSampler
@@ -147,7 +147,7 @@ class DerivedDecision:
             self.marginal = np.full(self.conditional.shape, np.nan)
             return
         # of the stage that ranked
-        seed = unsigned(self.decision.seed or 0) ^ (0 if self.candidates is None else RANKING)
+        seed = unsigned(self.decision.seed or 0) ^ (0 if self.candidates is None else RANKING_KEY)
         shown, scores = self.shown, case.scores.decision_scores(seed, self.decision.id)
         rows = [slate.remaining(scores, shown[:row], floor=case.floor) for row in range(len(shown))]
         self.conditional = np.array(rows)

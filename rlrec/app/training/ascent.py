@@ -199,7 +199,7 @@ class Trainer:
 
     def _returns(self, rows: VisitRows) -> Array:
         discounted = returns.discounted(rows.reward, rows.start, gamma=self.options.gamma)
-        return returns.shaped(discounted, rows.x @ self._potential) if self._potential.any() else discounted
+        return returns.shape_returns(discounted, rows.x @ self._potential) if self._potential.any() else discounted
 
     def _baseline(self, rows: VisitRows, gained: Array) -> Array:
         if self._value is not None:

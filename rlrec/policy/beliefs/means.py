@@ -44,7 +44,7 @@ def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:
     return np.where(is_unit, centre - spread, mean - error), np.where(is_unit, centre + spread, mean + error)
 
 
-def widened(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:
+def widen(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:
     """The means with intervals that hold the error of the curve too; bounds in [0, 1] stay there."""
     low = mean - np.hypot(mean - lower, mean * -np.expm1(-error))
     high = mean + np.hypot(upper - mean, mean * np.expm1(error))

@@ -96,12 +96,12 @@ class Encoder:
         for reader in self.fields:
             value = value_of(values, reader.name)
             if value is not None and (expected := reader.mismatch(value)):
-                raise _unfit(subject, reader.name, value, hint=f"the policy reads {expected}")
+                raise _mismatch_error(subject, reader.name, value, hint=f"the policy reads {expected}")
         for name, value in values.items() if self.columns else ():
             try:
                 json.dumps(value, allow_nan=False)
             except ValueError:
-                raise _unfit(subject, name, value, hint="give finite numbers") from None
+                raise _mismatch_error(subject, name, value, hint="give finite numbers") from None
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Array:
         """Features of n objects, (n, columns); values that are unknown, missing or of another type count 0."""
@@ -131,7 +131,7 @@ class Encoder:
 _NO_ENTRIES = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
 
 
-def _unfit(subject: str, name: str, value: Any, *, hint: str) -> InputError:
+def _mismatch_error(subject: str, name: str, value: Any, *, hint: str) -> InputError:
     return InputError(f"{quote(name)} is {quote(value)}", hint=hint, field=f"{subject}.{name}")
 
 

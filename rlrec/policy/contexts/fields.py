@@ -60,7 +60,7 @@ class Field:
         parameters = {key: list(value) if type(value) is tuple else value for key, value in asdict(self).items()}
         return {"type": self.kind, **{key: value for key, value in parameters.items() if key != "name"}}
 
-    def _wrong(self, key: str, hint: str) -> InputError:
+    def _parameter_error(self, key: str, hint: str) -> InputError:
         return InputError(f"{key} of field {quote(self.name)} is {quote(getattr(self, key))}", hint=hint)
 
 
@@ -76,10 +76,10 @@ class Number(Field):
     def __post_init__(self) -> None:
         for key in ("mean", "scale"):
             if not is_number(getattr(self, key)):
-                raise self._wrong(key, "give a finite number")
+                raise self._parameter_error(key, "give a finite number")
             object.__setattr__(self, key, float(getattr(self, key)))
         if self.scale <= 0:
-            raise self._wrong("scale", "give a number above 0")
+            raise self._parameter_error("scale", "give a number above 0")
 
     def mismatch(self, value: Any) -> str:
         return "" if is_number(value) else "a finite number"
@@ -113,7 +113,7 @@ class Vector(Field):
 
     def __post_init__(self) -> None:
         if type(self.length) is not int or not 1 <= self.length <= WIDEST:
-            raise self._wrong("length", f"give a whole number from 1 to {WIDEST}")
+            raise self._parameter_error("length", f"give a whole number from 1 to {WIDEST}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,11 +144,11 @@ class Words(Field):
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, list | tuple) or not all(isinstance(text(value), str) for value in self.values):
-            raise self._wrong("values", "give a list of texts")
+            raise self._parameter_error("values", "give a list of texts")
         object.__setattr__(self, "values", tuple(map(features.text_of, self.values)))
         check_hash(f"field {quote(self.name)}", self.hash)
         if not self.width:
-            raise self._wrong("values", "list some, or hash them")
+            raise self._parameter_error("values", "list some, or hash them")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -256,7 +256,7 @@ def parse_field(name: Any, written: Any) -> Field:
     """The field that was written, in full or in a short form. Raises InputError naming what is wrong with it."""
     if not is_name(name):
         raise InputError(f"a field is named {quote(name)}", hint=f"a name has 1 to {LONGEST} characters, and no NUL")
-    full_spec = dict(_full(written))
+    full_spec = dict(_in_full(written))
     kind = KINDS.get(str(full_spec.pop("type", None)))
     if kind is None:
         raise InputError(f"field {quote(name)} is {quote(written)}", hint=f"give it a type, {FORMS}")
@@ -268,7 +268,7 @@ def parse_field(name: Any, written: Any) -> Field:
     return kind(name, **full_spec)
 
 
-def _full(written: Any) -> Mapping[str, Any]:
+def _in_full(written: Any) -> Mapping[str, Any]:
     if isinstance(written, list | tuple):
         return {"type": "category", "values": written}
     if not isinstance(written, Mapping):

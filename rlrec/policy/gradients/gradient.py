@@ -291,8 +291,8 @@ def memory_of(history: History, faded: Array) -> tuple[Index, Ids, Array]:
     first = run_starts(row, arm)
     if not len(first):
         return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, len(MEMORY)))
-    fading = faded[order]
-    columns = (np.ones(len(row)), fading, history.ago[order] == 1, fading * history.earned[order])
+    faded_by_arm = faded[order]
+    columns = (np.ones(len(row)), faded_by_arm, history.ago[order] == 1, faded_by_arm * history.earned[order])
     count, recent, last, earned = np.add.reduceat(np.column_stack(columns), first, axis=0).T
     return row[first], arm[first], np.column_stack([np.log1p(count), recent, last > 0, np.arcsinh(earned)])
 

@@ -31,7 +31,7 @@ BITS = 8  # of the number of slots, and of how long ago
 LAST = (1 << BITS) - 1
 SHORT = 1 << 24  # arm ids below it are short
 RECENT = 10  # arms that a state shows by themselves
-SHOWN = ("shown", "reward", "rewards", "history")  # keys that `to_json` adds to a state
+HISTORY_KEYS = ("shown", "reward", "rewards", "history")  # keys that `to_json` adds to a state
 _HEAD = struct.Struct("<qqdQ")
 HEAD = _HEAD.size // WORD
 
@@ -146,7 +146,7 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
     Raises RlrecError where bytes are none of a history."""
     n, size = len(blobs), np.fromiter(map(len, blobs), np.int64, len(blobs))
     if (size % WORD).any() or ((size > 0) & (size < WORD * HEAD)).any():
-        raise _broken()
+        raise _damage_error()
     # the heads, and the layout that they describe
     words, filled = np.frombuffer(b"".join(blobs), "<i8"), np.flatnonzero(size)
     begin = (np.cumsum(size) - size)[filled] // WORD
@@ -157,7 +157,7 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
     earning = layout.earning
     fits = (layout.size == size[filled] // WORD) & (layout.count <= REMEMBERED)
     if not fits.all() or earning.sum() != bits.sum():
-        raise _broken()
+        raise _damage_error()
     # the slots: arm and ago
     slots, reals = np.empty((2, len(earning)), np.int64), words.view("<f8")
     short = words.view("<u4")[layout.shorts].astype(np.int64)
@@ -173,7 +173,7 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
     return History(np.asarray(step, np.int64), gap, shown, reward, offsets(counts), slots[0], slots[1], earned)
 
 
-def _broken() -> RlrecError:
+def _damage_error() -> RlrecError:
     return RlrecError("the history that a decision stores is damaged", hint="`rlrec doctor` says of which decision")
 
 
@@ -238,7 +238,7 @@ def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory
     if state == {"step": 0}:
         return state, FIRST
     shown = _shown_history(state) if "history" in state else None
-    return state if shown is None else {name: state[name] for name in state if name not in SHOWN}, shown
+    return state if shown is None else {name: state[name] for name in state if name not in HISTORY_KEYS}, shown
 
 
 def _shown_history(state: Mapping[str, Any]) -> ShownHistory | None:
@@ -246,7 +246,7 @@ def _shown_history(state: Mapping[str, Any]) -> ShownHistory | None:
 
     try:
         entries = [(row["arm"], row["ago"], row["reward"]) for row in state["history"]]
-        step, gap_s, count, reward = (state[name] for name in ("step", "gap_s", *SHOWN[:2]))
+        step, gap_s, count, reward = (state[name] for name in ("step", "gap_s", *HISTORY_KEYS[:2]))
         rewards = [earned for *_, earned in entries]
         valid = (
             0 < len(entries) <= REMEMBERED

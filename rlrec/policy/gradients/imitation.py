@@ -47,7 +47,7 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
     ridge = PAGE_RIDGE if any(group.shown.shape[1] > 1 for group in slates) else RIDGE
 
     def loss(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        parameters = _filled(start, free, values)
+        parameters = _merge(start, free, values)
         likely = sum(float(group.gain @ log_probability(policy, parameters, group)) for group in slates)
         gradient = reinforce.sums(policy, parameters, slates, objective).gradient
         slope = np.concatenate([gradient[name][free[name]] for name in free])
@@ -55,7 +55,7 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
 
     begin = np.concatenate([start[name][free[name]] for name in free])
     optimum = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": CLOSE})
-    return _filled(start, free, optimum.x)
+    return _merge(start, free, optimum.x)
 
 
 def log_probability(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -> Array:
@@ -66,7 +66,7 @@ def log_probability(policy: Gradient, parameters: Parameters, slates: LoggedSlat
     return plackett_luce.log_joint(score, slates.shown, slates.eligible, temperature=temperature, floor=floor)
 
 
-def _filled(start: Parameters, free: dict[str, npt.NDArray[np.bool_]], values: npt.NDArray[np.float64]) -> Parameters:
+def _merge(start: Parameters, free: dict[str, npt.NDArray[np.bool_]], values: npt.NDArray[np.float64]) -> Parameters:
     """The parameters with these values in place of the free ones."""
     parameters = dict(start)
     for name, is_free in free.items():

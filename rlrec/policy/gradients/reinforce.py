@@ -159,13 +159,13 @@ def _centred(weights: Array, bias: Array, history: Array) -> tuple[Array, Array,
 class SlateScores:
     """The score functions of slates, or of slots by themselves: c columns, (n, c) each.
 
-    weight: the clipped importance weight times what multiplies it; lost: what clipping removed. square: squared length
-    of the derivative of the log probability by the logits.
+    weight: the clipped importance weight times what multiplies it; excess: what clipping removed.
+    square: squared length of the derivative of the log probability by the logits.
     share (n, k), spread (n, k): that derivative is, for the arm shown at a position, its share, and for every arm that
     is left there -spread x exp of its score. joint: whether arms shown above are not left."""
 
     weight: Array
-    lost: Array
+    excess: Array
     square: Array
     spread: Array
     share: Array
@@ -249,44 +249,44 @@ class _Chunk:
     def slots(self) -> SlateScores:
         """The score functions of slots by themselves."""
         shown, total, top = self.shown_exp, self.total[:, None], self.objective.top
-        log_probability, share = self._mixed(shown / total, left=self.n_eligible, floors=at_positions(self.floor, 1))
+        log_probability, share = self._mix(shown / total, left=self.n_eligible, floors=at_positions(self.floor, 1))
         # weights, and the derivative of the probability that one of K draws shows the arm
         probability = np.minimum(np.exp(log_probability), 1 - 1e-16)
         factor = top * np.exp((top - 1) * np.log1p(-probability)) * self.scale
-        weight, lost = _clip(log_probability - self.log_propensity, self.objective)
+        weight, excess = _clip(log_probability - self.log_propensity, self.objective)
         # squared length of the derivative by the logits
         other_shown = (shown**2).sum(axis=1, keepdims=True) - shown**2 if shown.shape[1] > 1 else 0.0
         squares = self.other_squares[:, None] + np.maximum(other_shown, 0.0)
         square = share**2 * ((1 - shown / total) ** 2 + squares / total**2)
-        return SlateScores(weight * factor, lost * factor, square, share / total, share, joint=False)
+        return SlateScores(weight * factor, excess * factor, square, share / total, share, joint=False)
 
     def slates(self) -> SlateScores:
         """The score functions of slates by their joint probability: the softmax of the arms left, position by
         position."""
-        tail_exp = _running(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
+        tail_exp = _cumulate(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
         total = self.other_sum[:, None] + tail_exp
-        left = self.n_eligible - np.arange(self.shown.shape[1])
-        floors = at_positions(self.floor, left.shape[1])
-        log_probability, share = self._mixed(self.shown_exp / total, left=left, floors=floors)
+        n_left = self.n_eligible - np.arange(self.shown.shape[1])
+        floors = at_positions(self.floor, n_left.shape[1])
+        log_probability, share = self._mix(self.shown_exp / total, left=n_left, floors=floors)
         if self.objective.by_slot:
-            weight, lost = _clip(log_probability - self.log_propensity, self.objective)
+            weight, excess = _clip(log_probability - self.log_propensity, self.objective)
             # squared length of the derivative by the logits, slot by slot; the arms shown below are left, too
             squares = np.zeros(self.shown_exp.shape)
-            squares[:, :-1] = _running(self.shown_exp[:, :0:-1] ** 2)[:, ::-1]
+            squares[:, :-1] = _cumulate(self.shown_exp[:, :0:-1] ** 2)[:, ::-1]
             squares += self.other_squares[:, None]
             spread = share / total
             square = (share - self.shown_exp * spread) ** 2 + spread**2 * squares
-            return SlateScores(weight * self.scale, lost * self.scale, square, spread, share, joint=True)
-        weight, lost = _clip(log_probability.sum(axis=1) - self.log_propensity, self.objective)
+            return SlateScores(weight * self.scale, excess * self.scale, square, spread, share, joint=True)
+        weight, excess = _clip(log_probability.sum(axis=1) - self.log_propensity, self.objective)
         # squared length of the derivative by the logits; an arm shown at a position is left down to there
         spread = share / total
-        down_to = _running(spread)
+        down_to = _cumulate(spread)
         other_square = down_to[:, -1] ** 2 * self.other_squares
         square = other_square + ((share - self.shown_exp * down_to) ** 2).sum(axis=1)
         scale = self.scale
-        return SlateScores(weight[:, None] * scale, lost[:, None] * scale, square[:, None], spread, share, joint=True)
+        return SlateScores(weight[:, None] * scale, excess[:, None] * scale, square[:, None], spread, share, joint=True)
 
-    def _mixed(self, softmax: Array, *, left: Index, floors: Array) -> tuple[Array, Array]:
+    def _mix(self, softmax: Array, *, left: Index, floors: Array) -> tuple[Array, Array]:
         """Log of the probability of arms by their softmax, (n, k), floor included, and the fraction of its derivative
         that is the softmax's."""
         mixed = np.maximum(floors / left + (1 - floors) * softmax, 1e-300)
@@ -298,7 +298,7 @@ class _Chunk:
         weight = scored.weight * self.gain / self.temperature
         spread, dtype = weight * scored.spread, self.other_exp.dtype
         total_spread = spread.sum(axis=1, keepdims=True)
-        down_to = _running(spread) if scored.joint else total_spread  # below an arm it is not left
+        down_to = _cumulate(spread) if scored.joint else total_spread  # below an arm it is not left
         at_shown = weight * scored.share - self.shown_exp * down_to
         # of the others, in the memory of their exponentials
         derivative = self.other_exp
@@ -344,14 +344,14 @@ class _Chunk:
         length = np.abs(self.gain) * np.sqrt(square)
         return {
             "n": float(len(x)),
-            "mass": float(((weight + scored.lost) * length).sum()),
-            "clipped": float((scored.lost * length).sum()),
+            "mass": float(((weight + scored.excess) * length).sum()),
+            "clipped": float((scored.excess * length).sum()),
             "square": float(((weight * self.gain) ** 2 * square).sum()),
             "raw_square": float(((weight * self.raw) ** 2 * square).sum()),
         }
 
 
-def _running(values: Array) -> Array:
+def _cumulate(values: Array) -> Array:
     """Sums of (n, k) from position to position; of a single one, without a pass."""
     return np.cumsum(values, axis=1) if values.shape[1] > 1 else values
 

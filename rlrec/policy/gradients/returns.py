@@ -32,7 +32,7 @@ def steps(start: Ids) -> Ids:
     return np.arange(start[-1]) - np.repeat(start[:-1], np.diff(start))
 
 
-def shaped(returns: Array, potential: Array) -> Array:
+def shape_returns(returns: Array, potential: Array) -> Array:
     """Returns under the rewards r + gamma Phi(s') - Phi(s), Phi 0 after the end: they lose the potential of their
     state, and no policy changes its rank.
 

@@ -104,7 +104,7 @@ class Linear(ContextualPolicy, Learner):
         """Posterior of the weights; it is solved once, and stored with the moments."""
         shape, q = belief.pulls.shape, self.design.context.width
         moments = belief.moments or ArmMoments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
-        name = type(self), self.model, self.ridge, self._centre, belief.alpha.tobytes(), belief.beta.tobytes()
+        name = type(self), self.model, self.ridge, self._prior_mean, belief.alpha.tobytes(), belief.beta.tobytes()
         if name not in moments.solutions:
             solve = self._solve_shared if self.model == SHARED else self._solve_disjoint
             moments.solutions[name] = solve(belief, moments)
@@ -115,7 +115,7 @@ class Linear(ContextualPolicy, Learner):
             return self.posterior(belief).mean(x)
         columns = np.unique(x.column)
         by_column = x.select_columns(columns).times(self.column_weights(belief, columns))
-        score = self._mean_left(belief, self.ridge) + by_column
+        score = self._intercept_weight(belief, self.ridge) + by_column
         return score[0] if x.single else score
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
@@ -123,10 +123,10 @@ class Linear(ContextualPolicy, Learner):
         if belief.on_columns is None:
             return np.zeros((len(columns), len(belief.pulls)))
         sums = belief.on_columns(columns)
-        centre = self._mean_left(belief, 0.0)
+        centre = self._intercept_weight(belief, 0.0)
         return marginal.weights(sums[..., :3], centre, ridge=self.ridge, anchor=sums[..., 3])
 
-    def _mean_left(self, belief: Belief, ridge: float) -> Array:
+    def _intercept_weight(self, belief: Belief, ridge: float) -> Array:
         """The weight of each arm's intercept in a model of sparse contexts, (m,): the mean of its rewards less what the
         anchor predicts, shrunk by `ridge` pulls of 0; 0 where contexts have no intercept."""
         mean, weight = np.zeros(len(belief.pulls)), belief.weight + ridge
@@ -146,19 +146,19 @@ class Linear(ContextualPolicy, Learner):
             return self.index_at(belief, x), unknown, unknown
         posterior = self.posterior(belief)
         mean, spread = posterior.mean(x), z * self._noise * posterior.deviation(x)
-        return self._link(mean), self._link(mean - spread), self._link(mean + spread)
+        return self._inverse_link(mean), self._inverse_link(mean - spread), self._inverse_link(mean + spread)
 
     @property
     def _noise(self) -> float:
         """Standard deviation of a reward around its mean; at most 1/2 for rewards in [0, 1]."""
         return 0.5
 
-    def _link(self, mean: Array) -> Array:
+    def _inverse_link(self, mean: Array) -> Array:
         """The mean reward, from the mean of the linear model."""
         return mean
 
     @property
-    def _centre(self) -> float:
+    def _prior_mean(self) -> float:
         """Prior mean of the intercept."""
         return 0.0
 
@@ -169,7 +169,7 @@ class Linear(ContextualPolicy, Learner):
     def _solve_disjoint(self, belief: Belief, moments: ArmMoments) -> solving.Disjoint:
         intercept = self.design.context.intercept
         precision, response = self._prior(belief.alpha, belief.beta) if intercept else (np.zeros(1), np.zeros(1))
-        response = response + (self.ridge * self._centre if intercept else 0.0)
+        response = response + (self.ridge * self._prior_mean if intercept else 0.0)
         return solving.solve_disjoint(moments, ridge=self.ridge, precision=precision, response=response)
 
     def _solve_shared(self, belief: Belief, moments: ArmMoments) -> solving.Shared:
@@ -178,10 +178,10 @@ class Linear(ContextualPolicy, Learner):
             arm_features = np.repeat(self.design.arm.encode([{}]), belief.pulls.shape[-1], axis=0)
             pool = replace(moments, arm_features=arm_features)
         # all eligible sets share the weights that the pool gives
-        name = type(self), self.ridge, self._centre
+        name = type(self), self.ridge, self._prior_mean
         if name not in pool.solutions:
             intercept = self.design.context.intercept and self.design.arm.intercept
-            response = self.ridge * self._centre if intercept else 0.0
+            response = self.ridge * self._prior_mean if intercept else 0.0
             pool.solutions[name] = solving.solve_shared(pool, ridge=self.ridge, response=response)
         weights, root = pool.solutions[name]
         return solving.Shared(weights, root, *distinct_rows(arm_features))
@@ -279,7 +279,7 @@ class LogisticThompson(LinThompson):
     def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
         # click probability p under the weights that the model is expanded around
         distinct, arm_index = np.unique(arms, return_inverse=True)
-        anchors = [self.design.anchor.get(arm, self._start) for arm in distinct.tolist()]
+        anchors = [self.design.anchor.get(arm, self._prior_weights) for arm in distinct.tolist()]
         logit = (x * np.array(anchors).reshape(-1, x.shape[1])[arm_index.reshape(-1)]).sum(axis=1)
         p = _logistic(logit)
         # Newton's weight p (1 - p), and the working response
@@ -290,20 +290,20 @@ class LogisticThompson(LinThompson):
         """The probability of a click."""
         return _logistic(super().index_at(belief, x))
 
-    def _link(self, mean: Array) -> Array:
+    def _inverse_link(self, mean: Array) -> Array:
         return _logistic(mean)
 
     @property
-    def _centre(self) -> float:
+    def _prior_mean(self) -> float:
         return log(self.rate / (1 - self.rate))
 
     @property
-    def _start(self) -> Array:
+    def _prior_weights(self) -> Array:
         """Prior mean of an arm's weights, (q,)."""
-        start = np.zeros(self.design.context.width)
+        weights = np.zeros(self.design.context.width)
         if self.design.context.intercept:
-            start[0] = self._centre
-        return start
+            weights[0] = self._prior_mean
+        return weights
 
     def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
         """Precision and response of the normal distribution that touches the logit of the Beta prior at its mode."""

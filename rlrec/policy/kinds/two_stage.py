@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SHARED = ("discount", "window", "position")  # parameters of the policy, which each stage that has them shares
 COUNTS = 3  # sums of a belief that both stages read
-RANKING = 0x9E3779B97F4A7C15
+RANKING_KEY = 0x9E3779B97F4A7C15
 """The second stage of a decision draws with its seed XOR this: both stages number their uniforms from 0."""
 NO_STAGE = {
     "two-stage": "a stage draws by itself",
@@ -136,19 +136,19 @@ class TwoStage(Policy):
         return list(range(end)), counts + list(range(end, self.width))
 
     @property
-    def _counting(self) -> Policy:
+    def _counting_stage(self) -> Policy:
         """The stage whose counts hold for both stages: one that has the curve, if there is one."""
         return next((stage for stage in self.stages if stage.examination), self.stages[0])
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
         stage_sums = (number for stage in self.stages for number in stage.entry(slot)[COUNTS:])
-        return *self._counting.entry(slot)[:COUNTS], *stage_sums
+        return *self._counting_stage.entry(slot)[:COUNTS], *stage_sums
 
     def statistics(self, slots: SlotColumns) -> Array:
         import numpy as np
 
         stage_columns = [stage.statistics(slots)[:, COUNTS:] for stage in self.stages]
-        return np.hstack([self._counting.statistics(slots)[:, :COUNTS], *stage_columns])
+        return np.hstack([self._counting_stage.statistics(slots)[:, :COUNTS], *stage_columns])
 
     def check(self, reward: Reward) -> None:
         for stage in self.stages:
@@ -169,12 +169,12 @@ class TwoStage(Policy):
         return self.stages[1].exploration
 
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
-        return self.stages[1].scores(self._second(belief), arms=arms, context=context)
+        return self.stages[1].scores(self._second_belief(belief), arms=arms, context=context)
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
-        return self.stages[1].index(self._second(belief), context=context)
+        return self.stages[1].index(self._second_belief(belief), context=context)
 
-    def _second(self, belief: Belief) -> Belief:
+    def _second_belief(self, belief: Belief) -> Belief:
         """The belief of the second stage."""
         if belief.extra is None:
             return belief
@@ -190,4 +190,4 @@ def ranking_seeds(seeds: Words) -> Words:
     """The seeds by which second stages draw, from those of their decisions, (n,)."""
     import numpy as np
 
-    return np.asarray(seeds, np.uint64) ^ np.uint64(RANKING)
+    return np.asarray(seeds, np.uint64) ^ np.uint64(RANKING_KEY)

@@ -16,7 +16,7 @@ from rlrec.policy.scores.table import COEFFICIENT, ORDER, STOPS, ScoreTable, int
 from rlrec.policy.scores.tabulated import DensityOf, Tabulated
 
 _ENTRIES = 1 << 16  # numbers in a working array
-_MAX_UNTABLED = 4  # slates
+_MAX_SLATES_WITHOUT_TABLE = 4  # slates
 _CACHED = 1 << 12  # scores looked up at a time
 _LEAST_MASS = 1e-13  # a probability that the nodes cannot tell from 0, with a margin
 _HUGE = 1e300  # far below the caps that matter their density, times what is almost 0, may outgrow the numbers
@@ -133,13 +133,13 @@ class ContinuousOrder(DrawnOrder):
         table, row = self._tabulated.table, self._tabulated.row
         exceedance, tabled = 1 - keys, np.flatnonzero(row >= 0)
         above_listed = exceedance[:, tabled]
-        if len(keys) > _MAX_UNTABLED:
+        if len(keys) > _MAX_SLATES_WITHOUT_TABLE:
             sf_edge = table.sf_edge[row[tabled]].T.copy()
 
         def exceed(edge: Index) -> Flags:
             """Whether each score lies above the edge of its slate, (n, a)."""
             # a table of all arms pays for many slates alone
-            sf = sf_edge[edge] if len(keys) > _MAX_UNTABLED else table.sf_edge[:, edge].T[:, row[tabled]]
+            sf = sf_edge[edge] if len(keys) > _MAX_SLATES_WITHOUT_TABLE else table.sf_edge[:, edge].T[:, row[tabled]]
             return sf > above_listed
 
         # of each slate the highest edge that `size` scores exceed

@@ -111,13 +111,13 @@ class ListMixture:
                     values = (joint[:, None] * probability).ravel()
                     shares[depth] += np.bincount(cells, weights=values, minlength=len(shares[depth]))
                 # the pairs whose list has the next arm, too
-                pair, node, rank = self._longer(lists[list_index], node, tree, depth)
+                pair, node, rank = self._lengthen(lists[list_index], node, tree, depth)
                 list_index, ranks = list_index[pair], np.column_stack([ranks[pair], rank])
                 joint = joint[pair] * probability[pair, rank]
                 totals[depth + 1] += np.bincount(node, weights=joint, minlength=len(totals[depth + 1]))
         return totals, [share.reshape(-1, self.arms) for share in shares]
 
-    def _longer(self, lists: Index, node: Index, tree: _Tree, depth: int) -> tuple[Index, Index, Index]:
+    def _lengthen(self, lists: Index, node: Index, tree: _Tree, depth: int) -> tuple[Index, Index, Index]:
         """The pairs of a list and a top that a longer top continues with an arm of the list, by index; that longer top,
         and the rank of the arm in the list."""
         first, counts = tree.children[depth]

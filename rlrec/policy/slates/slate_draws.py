@@ -180,12 +180,12 @@ def _draw_slates(order: DrawnOrder, m: int, size: int, floor: Floor, seeds: Word
 def _fill(ranking: Index, coins: Array, m: int, floors: Array) -> Index:
     """Slates from the first arms of each order and a (coin, pick) a position, coins (n, size, 2), floors (size,)."""
     n, size = ranking.shape
-    slates, taken, row = np.empty((n, size), np.intp), np.zeros((n, size), dtype=bool), np.arange(n)
+    slates, is_taken, row = np.empty((n, size), np.intp), np.zeros((n, size), dtype=bool), np.arange(n)
     for position in range(size):
-        best = ranking[row, (~taken).argmax(axis=1)]
+        best = ranking[row, (~is_taken).argmax(axis=1)]
         pick = _nth_left(slates[:, :position], coins[:, position, 1], m)
         slates[:, position] = np.where(coins[:, position, 0] < floors[position], pick, best)
-        taken |= ranking == slates[:, position, None]
+        is_taken |= ranking == slates[:, position, None]
     return slates
 
 

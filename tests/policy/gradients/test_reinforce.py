@@ -349,7 +349,7 @@ def test_shaped_returns_are_returns_of_shaped_rewards() -> None:
     following = np.append(potential[1:], 0.0)
     following[start[1:] - 1] = 0.0
     shaped = returns.discounted(reward + gamma * following - potential, start, gamma=gamma)
-    expected = returns.shaped(returns.discounted(reward, start, gamma=gamma), potential)
+    expected = returns.shape_returns(returns.discounted(reward, start, gamma=gamma), potential)
     assert shaped == pytest.approx(expected, abs=1e-12)
 
 

@@ -105,10 +105,10 @@ class PlackettLuceOrder(DrawnOrder):
         """The smallest logit left at each position, (n, k)."""
         n, k = slates.shape
         ascending = np.argsort(self.logits, kind="stable")[:k]
-        taken, lowest = np.zeros((n, len(ascending)), dtype=bool), np.empty((n, k))
+        is_taken, lowest = np.zeros((n, len(ascending)), dtype=bool), np.empty((n, k))
         for position in range(k):
-            lowest[:, position] = self.logits[ascending[(~taken).argmax(axis=1)]]
-            taken |= ascending == slates[:, position, None]
+            lowest[:, position] = self.logits[ascending[(~is_taken).argmax(axis=1)]]
+            is_taken |= ascending == slates[:, position, None]
         return lowest
 
     def ranking(self, keys: Array, size: int) -> Index:
