@@ -105,7 +105,7 @@ def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float |
 def _drift(unit: Unit, version: Version) -> list[dict[str, Any]]:
     """The newest changes of the mean reward of the policy and of its arms, among its newest decisions."""
     names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in arms.all_arms(unit)}}
-    return [{"arm": names[key], **change} for key, change in reward_drift.recent(unit, version).items()]
+    return [{"arm": names[key], **change} for key, change in reward_drift.recent_changes(unit, version).items()]
 
 
 def _features(version: Version) -> _Features:

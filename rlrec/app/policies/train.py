@@ -390,5 +390,5 @@ class _TrainingRun:
         return result(
             self.parent, number, self.report.visits, gate, seed=self.seed, trained=trained, promoted=promoted, why=why,
             ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,
-            passed_by=live_versions.lines(unit, policy.name) if promoted else [],
+            passed_by=live_versions.describe(unit, policy.name) if promoted else [],
         )  # fmt: skip

@@ -221,5 +221,5 @@ def roll_back(unit: Unit, name: str) -> LiveVersion:
 
 def _live_version(unit: Unit, version: Version, previous: Version) -> LiveVersion:
     name = version.policy.name
-    passed_by = live_versions.lines(unit, name)
+    passed_by = live_versions.describe(unit, name)
     return {"policy": name, "version": version.number, "previous": previous.number, "passed_by": passed_by}

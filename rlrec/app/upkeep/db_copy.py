@@ -28,11 +28,11 @@ Backup = TypedDict("Backup", {"file": str, "bytes": int})
 def copy(store: Store, request: Request) -> Copy:
     """The counts of a copy. One that was stopped goes on, where the store has not changed since. Raises CheckFailed
     where the target holds another store."""
-    where = printable(location(request.to))
-    if location(request.to) == store.url or copying.is_same_file(where, store.address):
+    address = printable(location(request.to))
+    if location(request.to) == store.url or copying.is_same_file(address, store.address):
         raise InputError("--to is the store itself", hint="name another database")
     with store.read() as unit:
-        answer = Copy(to=where, tables=len(copying.TABLES), rows=copying.count_rows(unit), resumed=False)
+        answer = Copy(to=address, tables=len(copying.TABLES), rows=copying.count_rows(unit), resumed=False)
         if request.dry_run:
             return answer
         file = None if "://" in store.address else store.address

@@ -28,8 +28,6 @@ from rlrec.store.policies import beliefs, policies
 from rlrec.store.upkeep import removals
 from rlrec.store.upkeep.removals import OwnedDecision
 
-COUNTS = len(beliefs.SUMS)  # numbers of a belief before further sums
-
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -111,8 +109,8 @@ def delete_user(unit: Unit, key: str) -> _UserRows | None:
     ids = sorted(decision.id for decision in rows.decisions)
     removals.delete_decisions(unit, ids)
     removals.delete_sessions(unit, rows.id, rows.sessions)
-    sets = {each.eligible_id for each in rows.decisions} | {each.catalogue_id or 0 for each in rows.decisions}
-    contexts = {each.context_id for each in rows.decisions} | {each.features_id or 0 for each in rows.decisions}
+    sets = {key or 0 for decision in rows.decisions for key in (decision.eligible_id, decision.catalogue_id)}
+    contexts = {key or 0 for decision in rows.decisions for key in (decision.context_id, decision.features_id)}
     removals.delete_contents(unit, contexts, sets)
     settings.note_removal(unit, max(ids, default=0))
     settings.add_run(unit, removals.FORGET, {"decisions": len(ids), "events": rows.events})
@@ -125,9 +123,9 @@ def _correct(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
     discount = Forgetting.parse(version.policy.params).discount
     stored, changes = slot_statistics.stored_sums(unit, version, ordinal=ordinal), Totals()
     for key, numbers in slot_statistics.add(correction.slots, initial).items():
-        before = stored.get(key, numbers)
-        is_spent = np.abs((before - numbers)[:COUNTS]).max() <= ROUNDING
-        changes[key] = -before if is_spent else -numbers  # no pull below 0 is left by rounding
+        old_sums = stored.get(key, numbers)
+        is_spent = np.abs((old_sums - numbers)[: len(beliefs.SUMS)]).max() <= ROUNDING
+        changes[key] = -old_sums if is_spent else -numbers  # no pull below 0 is left by rounding
     seq = ledger.seq(version.policy.id)
     beliefs.add(unit, version.id, seq=seq, changes=changes, ordinal=ordinal if discount < 1 else 0, discount=discount)
     if initial:  # an audit takes them for slots that are gone
@@ -145,9 +143,9 @@ def _read(unit: Unit, key: str) -> _UserRows | None:
         return None
     session_ids = removals.user_sessions(unit, user_id)
     owned = removals.session_decisions(unit, session_ids)
-    every = policies.versions(unit, [policy.id for policy in policies.all_policies(unit)])
-    corrections, retrain = _corrections(unit, every), set[int]()
-    logs = {version.id: _logs_of_parameters(version, every) for version in every}
+    versions = policies.versions(unit, [policy.id for policy in policies.all_policies(unit)])
+    corrections, retrain = _corrections(unit, versions), set[int]()
+    logs = {version.id: _logs_of_parameters(version, versions) for version in versions}
     for policy_id, group in groupby(owned, attrgetter("policy_id")):
         for batch in removals.batches(unit, policy_id, [decision.id for decision in group]):
             retrain |= {key for key, read in logs.items() if any(log.rows(batch.slots).any() for log in read)}
@@ -156,35 +154,34 @@ def _read(unit: Unit, key: str) -> _UserRows | None:
     return _UserRows(
         id=user_id, sessions=session_ids, decisions=owned,
         events=removals.count_events(unit, [decision.id for decision in owned]),
-        corrections=[each for each in corrections if each.slots or each.initial],
-        retrain=[version for version in every if version.id in retrain],
+        corrections=[correction for correction in corrections if correction.slots or correction.initial],
+        retrain=[version for version in versions if version.id in retrain],
     )  # fmt: skip
 
 
-def _corrections(unit: Unit, every: Sequence[Version]) -> list[_Correction]:
+def _corrections(unit: Unit, versions: Sequence[Version]) -> list[_Correction]:
     """A correction of each version, with nothing in it yet."""
-    by_id = {version.id: version for version in every}
+    by_id = {version.id: version for version in versions}
     corrections = []
-    for policy_id, group in groupby(every, lambda version: version.policy.id):
-        versions, now = list(group), policies.ordinal(unit, policy_id)
-        held = {holding.version.id: holding for holding in holdings.trace_holdings(unit, versions)}
-        for version in versions:
+    for policy_id, group in groupby(versions, lambda version: version.policy.id):
+        policy_versions, now = list(group), policies.ordinal(unit, policy_id)
+        holders = {holding.version.id: holding for holding in holdings.trace_holdings(unit, policy_versions)}
+        for version in policy_versions:
             ordinal = now if version.learning else version.ordinal
             started = origins.origins(unit, version, by_id, ordinal=ordinal)
-            corrections.append(
-                _Correction(version=version, ordinal=ordinal, origins=started, holding=held.get(version.id))
-            )
+            holding = holders.get(version.id)
+            corrections.append(_Correction(version=version, ordinal=ordinal, origins=started, holding=holding))
     return corrections
 
 
-def _logs_of_parameters(version: Version, every: Sequence[Version]) -> list[LearnedFrom]:
+def _logs_of_parameters(version: Version, versions: Sequence[Version]) -> list[LearnedFrom]:
     """The logs by which the parameters and the prior of a version were made; sums can be corrected."""
-    by_id, chain = {other.id: other for other in every}, [version]
+    by_id, chain = {other.id: other for other in versions}, [version]
     while (parent := by_id.get(chain[-1].parent_id or 0)) is not None:
         chain.append(parent)
     is_online = kinds.load(version.policy.kind).online
-    without = ("policy_id",) if is_online and version.parameters else ("policy_id", "selection") if is_online else ()
+    left_out = ("policy_id",) if is_online and version.parameters else ("policy_id", "selection") if is_online else ()
     return lineage.started_from([
-        replace(each, learned_from={name: log for name, log in each.learned_from.items() if name not in without})
-        for each in chain
+        replace(link, learned_from={name: log for name, log in link.learned_from.items() if name not in left_out})
+        for link in chain
     ])  # fmt: skip

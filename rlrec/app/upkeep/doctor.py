@@ -11,12 +11,12 @@ from typing import Any
 from rlrec.app.audit.draws import propensities
 from rlrec.app.audit.draws.arm_counts import ArmCounts
 from rlrec.app.audit.draws.examination import Examination
-from rlrec.app.audit.draws.exploration import Entropy, Starving
-from rlrec.app.audit.draws.propensities import ALL, Joint
+from rlrec.app.audit.draws.exploration import Entropy, StarvingArms
+from rlrec.app.audit.draws.propensities import MAX_DERIVED, JointPropensities
 from rlrec.app.audit.draws.reward_drift import RewardDrift
 from rlrec.app.audit.integrity import beliefs, clock, dangling, live_versions, requests, returned_users, visit_histories
 from rlrec.app.audit.integrity.findings import UNREADABLE, Finding, Findings
-from rlrec.app.audit.integrity.overdue import Outage, Rounded, overdue
+from rlrec.app.audit.integrity.overdue import Outage, Rounded, check_overdue
 from rlrec.app.audit.integrity.slots import Slots
 from rlrec.app.judging import positions
 from rlrec.errors import RlrecError, StoreBusy
@@ -62,7 +62,8 @@ COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # names of the count
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """sample: how many random decisions are derived again; None: all of them, or 10,000 where there are more."""
+    """The size of an audit. sample: how many random decisions are derived again; None: all of them, or 10,000 where
+    there are more."""
 
     sample: int | None = None
     seed: int = 0
@@ -79,7 +80,8 @@ class Report:
 
 
 def doctor(store: Store, request: Request) -> Report:
-    """Look at everything in one snapshot; nothing is changed. Damage of the file that ends the audit is a finding."""
+    """The report of an audit in one snapshot, which changes nothing. Damage of the file that ends the audit is a
+    finding."""
     findings, checked, at = Findings(), {name: 0 for _, name in CHECKS.values()}, None
     for error in store.integrity_errors():
         findings.error("dangling", "file", f"SQLite says: {error}")
@@ -111,7 +113,7 @@ def note(store: Store, request: Request, report: Report) -> None:
 
 
 def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]:
-    """How much was looked at, by name."""
+    """The counts of what was looked at, by name."""
     with store.read() as unit, bulk.alongside(unit):
         counts = audit.counts(unit)
         counts["removal"], unfinished = removals.count_removals(unit)
@@ -149,25 +151,25 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
     live = policies.live(unit, [policy.name]).get(policy.name)
     seq = live[1].seq if live is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, findings=findings, names=names) for version in versions}
-    counts, joint = ArmCounts(unit, findings), Joint(findings)
-    watches: list[Slots | Rounded | Outage | RewardDrift | Starving | Entropy | Examination]
+    counts, joint = ArmCounts(unit, findings), JointPropensities(findings)
+    watches: list[Slots | Rounded | Outage | RewardDrift | StarvingArms | Entropy | Examination]
     watches = [Slots(unit, versions, histories, names), Rounded(policy)]
     if live is not None:
         watches += [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
-        watches += [Starving(unit, policy, active=active), Entropy(policy)]
+        watches += [StarvingArms(unit, policy, active=active), Entropy(policy)]
         watches += [Examination(live[0], lambda version: positions.fitted(unit, version))]
     for batch in audit.ranges(unit, policy.id):
         for watch in (counts, joint, *watches):
             watch.take(batch)
     for watch in watches:
         watch.finish(findings)
-    overdue(unit, versions, findings=findings)
+    check_overdue(unit, versions, findings=findings)
     return counts.finish(policy, names)
 
 
 def _propensities(unit: Unit, request: Request, findings: Findings) -> int:
-    size = ALL if request.sample is None else request.sample
-    ids, total = propensities.sample(unit, size, seed=request.seed)
+    size = MAX_DERIVED if request.sample is None else request.sample
+    ids, total = propensities.sample_decisions(unit, size, seed=request.seed)
     if len(ids) < total:
         detail = f"a random sample of {len(ids):,} of {total:,} decisions; --sample {total} takes all"
         findings.add("propensities", "info", "store", detail)
@@ -176,12 +178,12 @@ def _propensities(unit: Unit, request: Request, findings: Findings) -> int:
 
 
 def overview(report: Report) -> list[dict[str, Any]]:
-    """Per check what it looked at, how much of it, and how many findings it has."""
+    """A row a check: what it looked at, how much of it, and how many findings it has."""
     counts = Counter((finding.check, finding.severity) for finding in report.findings)
     return [
         {
-            "check": check, "looked_at": what, "count": report.checked[name], "errors": counts[check, "error"],
+            "check": check, "looked_at": objects, "count": report.checked[name], "errors": counts[check, "error"],
             "warnings": counts[check, "warning"],
         }
-        for check, (what, name) in CHECKS.items()
+        for check, (objects, name) in CHECKS.items()
     ]  # fmt: skip

@@ -29,34 +29,34 @@ def export_log(
     with store.read() as unit:
         definition = None if reward is None else lookup.reward(unit, reward)
         features = {arm.key: json.loads(arm.features) for arm in arms.all_arms(unit) if arm.features != "{}"}
-        more = {"catalogue_features": features} if detailed else None
+        details = {"catalogue_features": features} if detailed else None
         selection = filters.selection(unit, log)
         low = exported = 0
         last = decisions.peek(unit)
         while ids := selected.ids_after(unit, selection, low=low, limit=GROUP):
-            yield from _records(unit, ids, definition, more)
+            yield from _records(unit, ids, definition, details)
             low, exported = ids[-1], exported + len(ids)
             unit.progress("decisions", exported, low / last)
 
 
-def _records(unit: Unit, ids: Collection[int], definition: Reward | None, more: Record | None) -> Iterator[Record]:
+def _records(unit: Unit, ids: Collection[int], definition: Reward | None, details: Record | None) -> Iterator[Record]:
     stored, stored_events = decisions.find(unit, ids), events.by_decision(unit, ids)
     answers, states = decision_json.answers(unit, stored), decision_json.states(unit, stored)
     versions = policies.by_id(unit, {decision.version_id for decision in stored.values()})
     contexts = contents.context_bodies(unit, {decision.context_id for decision in stored.values()})
     eligible = _eligible(unit, {decision.eligible_id for decision in stored.values()})
     lists = candidates.find_lists(unit, [number for number in ids if "candidates" in answers[number]])
-    drawn_from = {number: each.catalogue_id for number, each in lists.items() if each.catalogue_id is not None}
+    drawn_from = {key: row.catalogue_id for key, row in lists.items() if row.catalogue_id is not None}
     catalogues = _eligible(unit, set(drawn_from.values()))
     imported = [number for number in ids if stored[number].imported]
-    beside = imported_data.find(unit, imported) if imported else {}
-    by_arm = _arms_of_imported(unit, stored, beside)
+    data = imported_data.find(unit, imported) if imported else {}
+    data = _with_arm_keys(unit, stored, data)
     for number in ids:
         decision = stored[number]
-        of_decision = [event for event in stored_events.get(number, ()) if event.kind != CENSOR]
+        slate_events = [event for event in stored_events.get(number, ()) if event.kind != CENSOR]
         source = json.loads(decision.source) if decision.source else {}
         reward, shown = definition or versions[decision.version_id].reward, [slot.position for slot in decision.slots]
-        rewards = rewards_of(reward, of_decision, served_at=decision.at, shown=shown)
+        rewards = rewards_of(reward, slate_events, served_at=decision.at, shown=shown)
         record = _with_slots({**answers[number]}, decision) | {
             "context": parse(contexts[decision.context_id], f"body of context {decision.context_id}"),
             "state": states[number],
@@ -65,28 +65,28 @@ def _records(unit: Unit, ids: Collection[int], definition: Reward | None, more: 
             "reward": sum(rewards.values()),
             "seed": decision.seed,
             "belief_seq": source.get("belief_seq", decision.belief_seq),
-            "events": decision_json.events(of_decision),
-            **by_arm.get(number, {}),
+            "events": decision_json.events(slate_events),
+            **data.get(number, {}),
         }
-        if more is not None:
-            record |= more | {"rewards": rewards}
+        if details is not None:
+            record |= details | {"rewards": rewards}
             unclipped = reward._replace(clip_low=None, clip_high=None)
-            record["clipped"] = rewards != rewards_of(unclipped, of_decision, served_at=decision.at, shown=shown)
+            record["clipped"] = rewards != rewards_of(unclipped, slate_events, served_at=decision.at, shown=shown)
         yield record
 
 
-def _arms_of_imported(
-    unit: Unit, stored: Mapping[int, Decision], beside: Mapping[int, Mapping[str, Any]]
+def _with_arm_keys(
+    unit: Unit, stored: Mapping[int, Decision], data: Mapping[int, Mapping[str, Any]]
 ) -> dict[int, Record]:
     """The data of imported lines beside their slates, with the keys of arms in place of ids."""
-    with_arms = {number for number, data in beside.items() if data.keys() & {"slot_sets", "support"}}
+    with_arms = {number for number, values in data.items() if values.keys() & {"slot_sets", "support"}}
     sets = contents.eligible_arms(unit, {stored[number].eligible_id for number in with_arms})
     keys = arms.keys(unit, {arm for arm_ids in sets.values() for arm in arm_ids})
-    records = {number: dict(data) for number, data in beside.items()}
+    records = {number: dict(values) for number, values in data.items()}
     for number in with_arms:
         record = records[number]
         if "slot_sets" in record:
-            record["slot_sets"] = [sorted(keys[arm] for arm in of_slot) for of_slot in record["slot_sets"]]
+            record["slot_sets"] = [sorted(keys[arm] for arm in arm_ids) for arm_ids in record["slot_sets"]]
         if "support" in record:
             eligible = sorted(sets[stored[number].eligible_id])
             record["support"] = dict(sorted(zip(map(keys.__getitem__, eligible), record["support"], strict=True)))

@@ -152,17 +152,17 @@ class _Import:
                     owner = policies.find(unit, name)
                     if owner is not None:
                         rows = rows.without_lines(name, loading.stored_lines(unit, owner.policy.id, rows.digest))
-                    rows = rows.without_lines(name, {digest for of_name, digest in lines if of_name == name})
+                    rows = rows.without_lines(name, {digest for owner_name, digest in lines if owner_name == name})
                 if len(self.files) > 1:
                     lines.update(zip(values(rows.policy, len(rows)), rows.digest, strict=True))
                 accepted, duplicates = accepted + len(rows), duplicates + total - len(rows)
                 estimated += values(rows.estimated, len(rows)).count(1)
                 for name in distinct(rows.policy):
                     owner = policies.find(unit, name)
-                    of_name = rows.select([name == other for other in values(rows.policy, len(rows))])
-                    at = [unit.now if time is None else time for time in values(of_name.at, len(of_name))]
+                    policy_rows = rows.select([name == other for other in values(rows.policy, len(rows))])
+                    at = [unit.now if time is None else time for time in values(policy_rows.at, len(policy_rows))]
                     reward = lookup.reward(unit, "default") if owner is None else owner.reward
-                    altered += altered_rewards.find(reward, of_name, at)
+                    altered += altered_rewards.find(reward, policy_rows, at)
         return self._summary(accepted, duplicates, rejected, estimated, altered)
 
     def _decode(self, file: Layout) -> int:
@@ -179,11 +179,11 @@ class _Import:
 
     def _check(self, unit: Unit) -> None:
         """Refuse a line that the store, or an earlier line, contradicts, while nothing is stored."""
-        of_files = [file.names() for file in self.files]
-        of_store = conflicts.names_of_store(unit)
-        names = LineNames.joined(of_files if of_store is None else [*of_files, of_store])
-        counts = [len(of_file.name) for of_file in of_files]
-        del of_files  # 16 bytes a name, which `names` has once more
+        file_names = [file.names() for file in self.files]
+        store_names = conflicts.names_of_store(unit)
+        names = LineNames.joined(file_names if store_names is None else [*file_names, store_names])
+        counts = [len(lines.name) for lines in file_names]
+        del file_names  # 16 bytes a name, which `names` has once more
         disputed = names.disputed()
         earlier = EarlierLines(disputed)
         for file, count in zip(self.files, counts, strict=True):
@@ -195,7 +195,7 @@ class _Import:
                 except InputError as error:
                     error.line = line
                     self.bad_lines.refuse(error, b"")
-            may_contradict = count and (of_store is None or len(disputed))
+            may_contradict = count and (store_names is None or len(disputed))
             for rows in file.groups() if may_contradict else ():
                 for name, owner in owners.items():
                     if owner is not None:
@@ -241,8 +241,8 @@ class _Import:
     def _summary(
         self, accepted: int, duplicates: int, rejected: int, estimated: int, altered: AlteredRewards
     ) -> ImportSummary:
-        without = sum(file.without_propensity for file in self.files)
-        on_propensities = self._on_propensities(without, duplicates, estimated)
+        count = sum(file.without_propensity for file in self.files)
+        on_propensities = self._on_propensities(count, duplicates, estimated)
         for line in chain(altered.notices(), on_propensities, self._on_observations(duplicates)):
             self.store.notice(line)
         duplicates += sum(file.duplicates for file in self.files)
@@ -250,20 +250,20 @@ class _Import:
             accepted=accepted, duplicates=duplicates, rejected=rejected, clipped=altered.clipped,
             ignored=altered.ignored, skipped=sum(file.skipped for file in self.files),
             clipped_share=altered.clipped / max(accepted, 1), ignored_kinds=sorted(altered.kinds),
-            without_propensity=without if self.request.propensity is None else 0,
+            without_propensity=count if self.request.propensity is None else 0,
         )  # fmt: skip
 
-    def _on_propensities(self, without: int, duplicates: int, estimated: int) -> Iterator[str]:
+    def _on_propensities(self, count: int, duplicates: int, estimated: int) -> Iterator[str]:
         """Lines for a person: who judges by rows without propensities, and who has them already."""
-        wanted = self.request.propensity
-        if without and wanted is None:
+        kind = self.request.propensity
+        if count and kind is None:
             yield (
-                f"{quantity(without, 'decision')} without a propensity: estimates leave them out; "
+                f"{quantity(count, 'decision')} without a propensity: estimates leave them out; "
                 "--propensity uniform or fitted gives them some, in a store that does not have these lines yet"
             )
-        if estimated and wanted is not None:
-            yield f"{quantity(estimated, 'decision')} with estimated propensities ({wanted}): no gate passes by them"
-        if without and wanted is not None and duplicates:
+        if estimated and kind is not None:
+            yield f"{quantity(estimated, 'decision')} with estimated propensities ({kind}): no gate passes by them"
+        if count and kind is not None and duplicates:
             yield (
                 f"{quantity(duplicates, 'line')} stored before, with the propensities of that time: "
                 "--propensity does not change them, another store takes them anew"

@@ -17,7 +17,7 @@ import pytest
 
 from rlrec.app.audit.draws import arm_counts
 from rlrec.app.audit.draws.arm_counts import Tally
-from rlrec.app.audit.draws.exploration import Starving
+from rlrec.app.audit.draws.exploration import StarvingArms
 from rlrec.app.audit.integrity import overdue
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.upkeep.doctor import CHECKS, Report, Request, doctor
@@ -570,7 +570,7 @@ def test_honest_stores_are_never_accused_at_any_look() -> None:
         fixed = np.tile(rng.dirichlet(np.full(m, 0.3)) * 0.95 + 0.05 / m, (n, 1))
         chance = drifting(rng, n, m) if trial % 2 else fixed
         nights = looks(chance, drawn(rng, chance), every=n // 5)
-        assert not [why for tally in nights for why in arm_counts.accused(tally, policy=1)]
+        assert not [why for tally in nights for why in arm_counts.accused_arms(tally, policy=1)]
 
 
 def test_a_logger_that_turns_wrong_after_a_long_honest_time_is_caught() -> None:
@@ -578,7 +578,7 @@ def test_a_logger_that_turns_wrong_after_a_long_honest_time_is_caught() -> None:
     chance = np.tile([0.5, 0.3, 0.2], (62_000, 1))
     arm = drawn(rng, chance)
     arm[60_000:] = 0
-    *honest, last = (list(arm_counts.accused(tally, policy=1)) for tally in looks(chance, arm, every=20_000))
+    *honest, last = (list(arm_counts.accused_arms(tally, policy=1)) for tally in looks(chance, arm, every=20_000))
     assert honest == [[], [], []]
     assert {which for which, _ in last} == {1, 2, 3}
 
@@ -645,16 +645,16 @@ def test_silence_weighs_each_decision_by_what_was_due() -> None:
     def closed(n: int) -> float:
         return exp(lgamma(52) + lgamma(41 + n) - lgamma(41) - lgamma(52 + n))  # 10 of 50 before: Beta(11, 41)
 
-    assert overdue.silence(np.full(80, 1.0), rewarded=10, decided=50) == pytest.approx(closed(80), rel=1e-6)
+    assert overdue.silence_chance(np.full(80, 1.0), rewarded=10, decided=50) == pytest.approx(closed(80), rel=1e-6)
     half = sum(comb(80, n) / 2**80 * closed(n) for n in range(81))
-    assert overdue.silence(np.full(80, 0.5), rewarded=10, decided=50) == pytest.approx(half, rel=1e-6)
+    assert overdue.silence_chance(np.full(80, 0.5), rewarded=10, decided=50) == pytest.approx(half, rel=1e-6)
 
 
 def test_a_day_without_the_nightly_delivery_is_no_pause() -> None:
     at = np.arange(1_000)
     nightly = np.repeat(np.arange(100, 1_000, 100), 20)  # after each 100 decisions
-    assert not overdue.paused(at, nightly)
-    assert overdue.paused(at, nightly[nightly < 800])
+    assert not overdue.has_paused(at, nightly)
+    assert overdue.has_paused(at, nightly[nightly < 800])
 
 
 def served(run: Callable[..., CommandResult], name: str, *, n: int = 1_000) -> None:
@@ -698,7 +698,7 @@ def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
     with closing(Store(sqlite_db)) as store, store.read() as unit:
         policy, hungry, result = policies.all_policies(unit)[0], [], Findings()
         for size in (2_000, 300):
-            fold = Starving(unit, policy, active={1: "a1", 2: "a2"})
+            fold = StarvingArms(unit, policy, active={1: "a1", 2: "a2"})
             for batch in store_audit.ranges(unit, policy.id, size=size):
                 fold.take(batch)
             fold.finish(result)

@@ -66,7 +66,7 @@ class ArmCounts:
 
     def take(self, batch: Batch) -> None:
         slots, first = batch.slots, run_starts(batch.slots["decision_id"])  # the first observed slot of each decision
-        self._eligible(slots["eligible_id"], slots["arm_id"], slots["decision_id"])
+        self._check_eligible(slots["eligible_id"], slots["arm_id"], slots["decision_id"])
         self._totals.sums[COUNTS:] = betting.spread_wealth(self._totals.sums[COUNTS:])
         position = slots["position"][first]
         p = np.where(np.isnan(slots["propensity"][first]), slots["marginal"][first], slots["propensity"][first])
@@ -74,27 +74,27 @@ class ArmCounts:
         p = np.where(position == 1, p, slots["marginal"][first])
         usable = ~np.isnan(p) & ~slots["rounded"][first]
         rows, p = first[usable], p[usable]
-        least = np.where(position[usable] == 1, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
-        missed = betting.log_factors_not_shown(least)
-        self._count(slots["eligible_id"][rows], missed)
+        minimum = np.where(position[usable] == 1, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
+        not_shown = betting.log_factors_not_shown(minimum)
+        self._count(slots["eligible_id"][rows], not_shown)
         weight = np.minimum(1 / p, betting.HEAVIEST)
         counts = np.zeros_like(p), np.ones_like(p), weight, (1 - p) * weight * weight
-        self._totals.add(slots["arm_id"][rows], [*counts, *(betting.log_factors_shown(p, least) - missed)])
+        self._totals.add(slots["arm_id"][rows], [*counts, *(betting.log_factors_shown(p, minimum) - not_shown)])
 
-    def _count(self, sets: Ids, missed: Array) -> None:
-        """One more decision for every arm that was eligible in it, as if it had not been shown."""
+    def _count(self, sets: Ids, not_shown: Array) -> None:
+        """Count one more decision for every arm that was eligible in it, as if it had not been shown."""
         ids, set_index = np.unique(sets, return_inverse=True)
         sums = np.zeros((COUNTS + betting.BETS, len(ids)))
         sums[0] = np.bincount(set_index.ravel(), minlength=len(ids))
-        for total, factor in zip(sums[COUNTS:], missed, strict=True):
+        for total, factor in zip(sums[COUNTS:], not_shown, strict=True):
             total += np.bincount(set_index.ravel(), weights=factor, minlength=len(ids))
-        for portion, arms, sizes in members(self.unit, ids):
+        for portion, arms, sizes in eligible_arms(self.unit, ids):
             self._totals.add(arms, (np.repeat(row, sizes) for row in sums[:, portion]))
 
-    def _eligible(self, sets: Ids, arms: Ids, decisions: Ids) -> None:
-        """Every arm shown was among the eligible ones."""
+    def _check_eligible(self, sets: Ids, arms: Ids, decisions: Ids) -> None:
+        """Check that every arm shown was among the eligible ones."""
         ids = np.unique(sets)
-        for portion, eligible, sizes in members(self.unit, ids):
+        for portion, eligible, sizes in eligible_arms(self.unit, ids):
             set_ids = ids[portion]
             inside = np.flatnonzero(np.isin(sets, set_ids))
             width = int(max(eligible.max(initial=0), arms.max(initial=0))) + 1
@@ -104,32 +104,33 @@ class ArmCounts:
                 self.findings.decision_error("dangling", decision, "an arm was shown that was not eligible")
 
     def finish(self, policy: StoredPolicy, names: Mapping[int, str]) -> int:
-        """Findings of the policy's arms: how many were looked at."""
+        """Add the findings of the policy's arms: how many were looked at."""
         arms, (n, shown, weight, variance, *bets) = self._totals.arms, self._totals.sums
-        for arm, reason in accused(Tally(arms, n, shown, weight, variance, np.array(bets)), policy=policy.id):
+        for arm, reason in accused_arms(Tally(arms, n, shown, weight, variance, np.array(bets)), policy=policy.id):
             self.findings.error(CHECK, f"policy {policy.name} arm {names.get(arm, f'id {arm}')}", reason)
         return len(arms)
 
 
-def members(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
+def eligible_arms(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
     """Eligible sets by portions: which of `ids` they are, their arms one after the other, and how many each has; a set
     that cannot be read has none."""
     for start in range(0, len(ids), PORTION):
         portion = slice(start, start + PORTION)
-        sets = _readable(unit, ids[portion].tolist())
+        sets = _readable_sets(unit, ids[portion].tolist())
         lists = [np.array(sets.get(key, ()), np.int64) for key in ids[portion].tolist()]
         yield portion, np.concatenate(lists), np.array([len(arms) for arms in lists], np.int64)
 
 
-def _readable(unit: Unit, ids: Sequence[int]) -> Mapping[int, Sequence[int]]:
+def _readable_sets(unit: Unit, ids: Sequence[int]) -> Mapping[int, Sequence[int]]:
     """The arms of the sets that can be read."""
     try:
         return contents.eligible_arms(unit, ids)
     except UNREADABLE:
-        return {} if len(ids) == 1 else {key: arms for number in ids for key, arms in _readable(unit, [number]).items()}
+        portions = ([number] for number in ids) if len(ids) > 1 else ()
+        return {key: arms for portion in portions for key, arms in _readable_sets(unit, portion).items()}
 
 
-def accused(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:
+def accused_arms(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:
     """Arms whose count cannot be, and why. policy: its id.
 
     The evidence is the log of what the bets on an arm won, times the arm's share of the money of the whole store: an id

@@ -17,7 +17,7 @@ from rlrec.store.log.reader import Batch
 
 CHECK = "positions"
 ALARM = 5.0  # standard deviations by which rewards fall with the position
-FALLEN = 0.9  # share of what position 1 earns: positions below it must earn less
+MAX_SHARE = 0.9  # share of what position 1 earns: positions below it must earn less
 
 
 class Examination:
@@ -73,7 +73,7 @@ class Examination:
         policy, earn = self.version.policy, "below position 1 earn less than"
         if lower := self._fit(self.version)[1:]:
             share = sum(row.examination * row.slots for row in lower) / sum(row.slots for row in lower)
-            if share >= FALLEN:
+            if share >= MAX_SHARE:
                 return
             earn = f"at positions 2 to {lower[-1].position} earn {share:.0%} of"
         findings.warning(

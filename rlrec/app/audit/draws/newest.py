@@ -8,7 +8,7 @@ from rlrec.app.audit.draws.exploration import Entropy
 from rlrec.app.audit.draws.reward_drift import RewardDrift
 from rlrec.app.audit.integrity import clock
 from rlrec.app.audit.integrity.findings import Finding, Findings
-from rlrec.app.audit.integrity.overdue import Outage, overdue
+from rlrec.app.audit.integrity.overdue import Outage, check_overdue
 from rlrec.records import StoredPolicy
 from rlrec.store import Unit
 from rlrec.store.log import decisions
@@ -18,17 +18,17 @@ from rlrec.store.upkeep import audit
 RECENT = 50_000  # decisions of a policy that are looked at
 
 
-def check(unit: Unit, chosen: Sequence[StoredPolicy], *, on_its_clock: bool) -> list[Finding]:
+def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool) -> list[Finding]:
     """The findings on these policies. on_its_clock: nobody set another time, so that decisions ahead of it are wrong.
 
     Their live versions are those that are looked at."""
     findings, names = Findings(), {arm.id: arm.key for arm in arms.all_arms(unit)}
     if on_its_clock:
         clock.check(unit, findings=findings)
-    live = policies.live(unit, [policy.name for policy in chosen])
-    for policy in chosen:
+    live = policies.live(unit, [policy.name for policy in audited])
+    for policy in audited:
         with findings.unreadable("beliefs", f"policy {policy.name}"):
-            overdue(unit, policies.versions(unit, [policy.id]), findings=findings)
+            check_overdue(unit, policies.versions(unit, [policy.id]), findings=findings)
             version = live[policy.name].version
             watches = (Outage(version, now=unit.now), RewardDrift(unit, version, names), Entropy(policy))
             for batch in audit.ranges(unit, policy.id, first=decisions.nth_newest(unit, policy.id, RECENT)):

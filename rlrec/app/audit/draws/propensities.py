@@ -13,9 +13,9 @@ from rlrec.app.audit.draws.stored_slates import (
     CHECK,
     DRAWS,
     RELATIVE,
-    Derived,
-    Referred,
-    Stored,
+    DerivedSlates,
+    References,
+    SlateGroup,
     StoredSlates,
     agree,
     complete_slates,
@@ -40,11 +40,11 @@ from rlrec.store.policies import beliefs, policies
 from rlrec.store.policies.beliefs import BeliefRows
 from rlrec.store.upkeep import audit
 
-ALL = 10_000  # decisions that are derived again unless asked otherwise
+MAX_DERIVED = 10_000  # decisions that are derived again unless asked otherwise
 PORTION = 50_000  # decisions of a sample that are held at once
 
 
-def sample(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
+def sample_decisions(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
     """Ids of `size` random decisions that this store made, ascending, and how many it draw. Memory: the sample's."""
     rng = np.random.default_rng(seed)
     ids, keys, total = np.empty(0, np.int64), np.empty(0), 0
@@ -52,12 +52,12 @@ def sample(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
         total += len(batch)
         ids, keys = np.r_[ids, batch], np.r_[keys, rng.random(len(batch))]
         if len(ids) > size:
-            chosen = np.argpartition(keys, size)[:size] if size else np.empty(0, np.intp)
-            ids, keys = ids[chosen], keys[chosen]
+            smallest = np.argpartition(keys, size)[:size] if size else np.empty(0, np.intp)
+            ids, keys = ids[smallest], keys[smallest]
     return np.sort(ids), total
 
 
-class Joint:
+class JointPropensities:
     """Slates of any log whose propensity is not the product of its slots', or a slot's below the smallest there."""
 
     def __init__(self, findings: Findings) -> None:
@@ -71,11 +71,11 @@ class Joint:
         stored = slots["log_propensity"][first]
         with np.errstate(invalid="ignore"):
             wrong = np.abs(product - stored) > ABSOLUTE * (1 + np.abs(product))
-            below = slots["propensity"] < slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
+            is_below = slots["propensity"] < slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
         for row in np.flatnonzero(wrong).tolist():
             detail = f"log_propensity is {stored[row]:.12g}, its slots' propensities give {product[row]:.12g}"
             self.findings.decision_error(CHECK, ids[first[row]], detail)
-        for row in np.flatnonzero(below).tolist():
+        for row in np.flatnonzero(is_below).tolist():
             detail = f"position {slots['position'][row]}: its propensity is below the smallest one there"
             self.findings.decision_error(CHECK, ids[row], detail)
 
@@ -87,11 +87,11 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
         slates = complete_slates(audit.decision_slots(unit, decision_ids[start : start + PORTION].tolist()))
         versions = policies.by_id(unit, set(slates.per_decision("version_id").tolist()))
         for version_id in sorted(versions):
-            drawn = slates.take(slates.per_decision("version_id") == version_id)
+            version_slates = slates.take(slates.per_decision("version_id") == version_id)
             try:
                 stateful = kinds.load(versions[version_id].policy.kind).stateful
                 derivation = (SessionSlates if stateful else VersionSlates)(unit, versions[version_id], findings)
-                done += derivation.check(drawn)
+                done += derivation.check(version_slates)
             except UNREADABLE as error:
                 subject = f"policy {versions[version_id].policy.name}"
                 findings.error(CHECK, subject, f"version {versions[version_id].number}: {error}")
@@ -106,7 +106,7 @@ class VersionSlates:
         self.prior = beliefs.prior(unit, version.id)
         self.policy = designs.policy_of(version)
         self.described = designs.described(unit, self.policy)
-        self.referred = Referred(unit, findings, reads=self.policy.reads)
+        self.referred = References(unit, findings, reads=self.policy.reads)
 
     def check(self, slates: StoredSlates) -> int:
         order = np.argsort(slates.per_decision("belief_seq"), kind="stable")
@@ -116,15 +116,15 @@ class VersionSlates:
         if lineage.learns(self.version):
             moments = past_beliefs.walk(self.unit, self.version, np.unique(seq))
         done, columns = 0, None
-        for same, sums in moments:
-            begin, end = int(np.searchsorted(seq, same[0], "left")), int(np.searchsorted(seq, same[-1], "right"))
+        for changes, sums in moments:
+            begin, end = np.searchsorted(seq, changes[0], "left"), int(np.searchsorted(seq, changes[-1], "right"))
             self.unit.progress("slates drawn again", end, end / len(order))
             rows = order[begin:end]
             ordinals = slates.per_decision("belief_ordinal")[rows]
             for ordinal in np.unique(ordinals).tolist():
                 faded = self.version.ordinal if self.version.status == "frozen" else ordinal
                 columns = exact.column_sums(
-                    self.unit, self.version, self.policy, seq=int(same[0]), ordinal=faded, before=columns
+                    self.unit, self.version, self.policy, seq=int(changes[0]), ordinal=faded, before=columns
                 )
                 served = VersionDistribution(
                     self.version, self.policy, sums=sums, prior=self.prior, ordinal=faded, described=self.described,
@@ -132,10 +132,10 @@ class VersionSlates:
                 )  # fmt: skip
                 if self.policy.drafted:
                     served.rankers = exact.drafted(self.unit, self.policy)
-                done += self._moment(slates, rows[ordinals == ordinal], served)
+                done += self._check_moment(slates, rows[ordinals == ordinal], served)
         return done
 
-    def _moment(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> int:
+    def _check_moment(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> int:
         """Check slates drawn from one belief; those that share a distribution together: how many could be."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
         fields = slates.fields(rows, "eligible_id", "catalogue_revision", "context_id", "size")
@@ -150,7 +150,7 @@ class VersionSlates:
             context = self.referred.context(int(slates.per_decision("context_id")[group[0]]))
             try:
                 with np.errstate(all="ignore"):
-                    done += self._group(slates, group, served, eligible, context, size)
+                    done += self._check_group(slates, group, served, eligible, context, size)
             except UNREADABLE as error:
                 decision = slates.per_decision("decision_id")[group[0]]
                 self.findings.decision_error(CHECK, decision, f"it cannot be derived again: {error}")
@@ -183,7 +183,7 @@ class VersionSlates:
             except UNREADABLE as error:
                 self.findings.decision_error(CHECK, ids[0], f"its candidates cannot be derived again: {error}")
 
-    def _group(
+    def _check_group(
         self, slates: StoredSlates, group: Index, served: VersionDistribution, eligible: int,
         context: Mapping[str, object], size: int,
     ) -> int:  # fmt: skip
@@ -194,11 +194,11 @@ class VersionSlates:
         case = served.case(eligible, arms[0], context, keys=arms[1], revision=revision)
         group = group[np.isin(slates.per_slot("arm_id", group, size), case.arms).all(axis=1)]
         if len(group):
-            stored, source = Stored(slates, group, size), f"the belief of {self.version.reference}"
+            stored, source = SlateGroup(slates, group, size), f"the belief of {self.version.reference}"
             if served.generator is not None:
                 stored.seeds = ranking_seeds(stored.seeds)
             if case.rankers is None:
-                derived = _derive(case, stored, size)
+                derived = _derive_group(case, stored, size)
             else:
                 teams, readable = _stored_teams(self.unit, stored, size)
                 for key in stored.ids[~readable].tolist():
@@ -208,22 +208,22 @@ class VersionSlates:
         return len(group)
 
 
-def _derive(case: EligibleDistribution, stored: Stored, size: int) -> Derived:
-    places = np.searchsorted(case.arms, stored.arms)
-    score = case.noiseless(places).astype(np.float64)
+def _derive_group(case: EligibleDistribution, stored: SlateGroup, size: int) -> DerivedSlates:
+    arm_indices = np.searchsorted(case.arms, stored.arms)
+    score = case.noiseless(arm_indices).astype(np.float64)
     draw = slate_draws.draw(case.scores, size=size, floor=case.floor, seeds=stored.seeds, decisions=stored.ids)
-    redrawn = (draw.slates != places).any(axis=1)
+    redrawn = (draw.slates != arm_indices).any(axis=1)
     propensity, marginal, minimum = draw.propensity, draw.marginal, draw.minimum
     if size > 1 or case.scores.samples:
         minimum[redrawn] = stored.min_propensity[redrawn]
     for rows, scores in _by_scores(case.scores, stored, np.flatnonzero(redrawn)):
-        propensity[rows] = slate.conditionals(scores, places[rows], floor=case.floor)
+        propensity[rows] = slate.conditionals(scores, arm_indices[rows], floor=case.floor)
         table = slate.marginals(scores, size=size, floor=case.floor)
-        marginal[rows] = table[np.arange(size), places[rows]]
-    return Derived(redrawn, propensity, marginal, minimum, score)
+        marginal[rows] = table[np.arange(size), arm_indices[rows]]
+    return DerivedSlates(redrawn, propensity, marginal, minimum, score)
 
 
-def _stored_teams(unit: Unit, stored: Stored, size: int) -> tuple[Index, Flags]:
+def _stored_teams(unit: Unit, stored: SlateGroup, size: int) -> tuple[Index, Flags]:
     """The teams of slates that two rankers drafted, (n, size), and which of these are readable, (n,); those of others
     are 0."""
     by_decision = team_drafts.find(unit, stored.ids.tolist())
@@ -235,16 +235,18 @@ def _stored_teams(unit: Unit, stored: Stored, size: int) -> tuple[Index, Flags]:
     return teams, readable
 
 
-def _derive_draft(case: EligibleDistribution, sampler: TeamDraftSampler, stored: Stored, teams: Index) -> Derived:
+def _derive_draft(
+    case: EligibleDistribution, sampler: TeamDraftSampler, stored: SlateGroup, teams: Index
+) -> DerivedSlates:
     """Slates and teams drawn again, and the propensities of the stored ones given their teams."""
-    places, drawn = np.searchsorted(case.arms, stored.arms), sampler.draw(seeds=stored.seeds, decisions=stored.ids)
-    redrawn = (drawn.slates != places).any(axis=1) | (drawn.teams != teams).any(axis=1)
-    minimum = np.where(redrawn[:, None], stored.min_propensity, drawn.minimum)
-    score = case.noiseless(places).astype(np.float64)
-    return Derived(redrawn, sampler.conditionals(places, teams), drawn.marginal, minimum, score)
+    arm_indices, draft = np.searchsorted(case.arms, stored.arms), sampler.draw(seeds=stored.seeds, decisions=stored.ids)
+    redrawn = (draft.slates != arm_indices).any(axis=1) | (draft.teams != teams).any(axis=1)
+    minimum = np.where(redrawn[:, None], stored.min_propensity, draft.minimum)
+    score = case.noiseless(arm_indices).astype(np.float64)
+    return DerivedSlates(redrawn, sampler.conditionals(arm_indices, teams), draft.marginal, minimum, score)
 
 
-def _by_scores(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[Index, Scores]]:
+def _by_scores(scores: Scores, stored: SlateGroup, rows: Index) -> Iterator[tuple[Index, Scores]]:
     """Rows that were drawn from the same scores: all, or each from the samples of its own."""
     if scores.samples:
         for row in rows.tolist():

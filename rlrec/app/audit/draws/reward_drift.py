@@ -73,10 +73,10 @@ class RewardDrift:
             if stream == ALL_ARMS:
                 findings.add(DRIFT, "info", subject, f"{detail}; a policy that learns causes that, too")
             else:
-                severity, more = self._judged()
-                findings.add(DRIFT, severity, f"{subject} arm {self.names.get(int(stream), stream)}", detail + more)
+                severity, remark = self._judge_severity()
+                findings.add(DRIFT, severity, f"{subject} arm {self.names.get(int(stream), stream)}", detail + remark)
 
-    def _judged(self) -> tuple[str, str]:
+    def _judge_severity(self) -> tuple[str, str]:
         """How grave the drift of an arm is, and what to say of it."""
         if self.version.contextual:
             return "info", "; a policy that learns from contexts shows it to others by and by"
@@ -106,7 +106,7 @@ def _means(rewards: Array, *columns: Ids) -> tuple[Ids, Array]:
     return first, np.bincount(kind, weights=rewards) / np.bincount(kind)
 
 
-def recent(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
+def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
     """The newest change of mean reward among the last 50,000 decisions of a policy: under "policy" and by arm id.
     A stream without one is left out. Each: `decision_id` and `at` of the first decision after the change (an estimate),
     `noticed` (the decision that gave it away), and the means `before` and `after`."""

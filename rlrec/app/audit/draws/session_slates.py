@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlrec.app.audit.draws.stored_slates import CHECK, Derived, Referred, Stored, StoredSlates
+from rlrec.app.audit.draws.stored_slates import CHECK, DerivedSlates, References, SlateGroup, StoredSlates
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
 from rlrec.app.distributions.trained import EligibleGroup, Trained
 from rlrec.arrays import Array, Flags, Index
@@ -23,7 +23,7 @@ class SessionSlates:
     def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
         self.unit, self.version, self.findings = unit, version, findings
         self.trained = Trained(unit, version)
-        self.referred = Referred(unit, findings, reads=self.trained.policy.reads)
+        self.referred = References(unit, findings, reads=self.trained.policy.reads)
 
     def check(self, slates: StoredSlates) -> int:
         sets = map(self.referred.eligible, slates.per_decision("eligible_id").tolist())
@@ -33,11 +33,11 @@ class SessionSlates:
             rows = np.zeros(len(slates), np.bool_)
             rows[start : start + PORTION] = True
             with np.errstate(all="ignore"):
-                done += self._portion(slates.take(rows))
+                done += self._check_portion(slates.take(rows))
         return done
 
-    def _portion(self, slates: StoredSlates) -> int:
-        possible, histories = self._histories(slates)
+    def _check_portion(self, slates: StoredSlates) -> int:
+        possible, histories = self._read_histories(slates)
         slates = slates.take(possible)
         if not len(slates):
             return 0
@@ -47,26 +47,26 @@ class SessionSlates:
         contexts = self.trained.encoded([self.referred.context(key) for key in ids.tolist()])
         state = self.trained.states(contexts[context_index.reshape(-1)], histories, revision)
         cases = self.trained.cases(state, slates.per_decision("eligible_id"), revision)
-        return sum(self._case(slates, case) for case in cases)
+        return sum(self._check_case(slates, case) for case in cases)
 
-    def _histories(self, slates: StoredSlates) -> tuple[Flags, History]:
+    def _read_histories(self, slates: StoredSlates) -> tuple[Flags, History]:
         """Which slates have a history that can be, and these histories."""
         stored = audit.visit_histories(self.unit, slates.per_decision("decision_id").tolist())
         sound_rows = stored["recorded"] & match_steps(stored["history"].tolist(), stored["step"])
-        self._refuse(stored["decision_id"][~stored["recorded"]], "is missing")
-        self._refuse(stored["decision_id"][stored["recorded"] & ~sound_rows], "cannot be unpacked")
+        self._report(stored["decision_id"][~stored["recorded"]], "is missing")
+        self._report(stored["decision_id"][stored["recorded"] & ~sound_rows], "cannot be unpacked")
         past = unpack(stored["history"][sound_rows].tolist(), stored["step"][sound_rows])
-        possible = _possible(past)
-        self._refuse(stored["decision_id"][sound_rows][~possible], "cannot be")
+        possible = _possible_histories(past)
+        self._report(stored["decision_id"][sound_rows][~possible], "cannot be")
         readable = sound_rows.copy()
         readable[sound_rows] = possible
         return readable, past.take(possible)
 
-    def _refuse(self, decision_ids: Index, reason: str) -> None:
+    def _report(self, decision_ids: Index, reason: str) -> None:
         for key in decision_ids.tolist():
             self.findings.decision_error(CHECK, key, f"it cannot be derived again: what it knew of its visit {reason}")
 
-    def _case(self, slates: StoredSlates, case: EligibleGroup) -> int:
+    def _check_case(self, slates: StoredSlates, case: EligibleGroup) -> int:
         size = slates.per_decision("size")[case.rows]
         done = 0
         for length in np.unique(size).tolist():
@@ -74,7 +74,7 @@ class SessionSlates:
             rows = rows[np.isin(slates.per_slot("arm_id", case.rows[rows], length), case.arms).all(axis=1)]
             if not len(rows):
                 continue
-            stored = Stored(slates, case.rows[rows], length)
+            stored = SlateGroup(slates, case.rows[rows], length)
             try:
                 derived = self._derive(case.score[rows], stored, np.searchsorted(case.arms, stored.arms))
             except UNREADABLE as error:
@@ -85,16 +85,16 @@ class SessionSlates:
             done += len(rows)
         return done
 
-    def _derive(self, score: Array, stored: Stored, places: Index) -> Derived:
-        floor, size = self.trained.policy.exploration, places.shape[1]
+    def _derive(self, score: Array, stored: SlateGroup, arm_indices: Index) -> DerivedSlates:
+        floor, size = self.trained.policy.exploration, arm_indices.shape[1]
         logits = score / self.trained.policy.temperature
         draw = slate_draws.draw_each(logits, size=size, floor=floor, seeds=stored.seeds, decisions=stored.ids)
-        logged = slate_draws.log_each(logits, places, floor=floor)
-        redrawn, shown_scores = (draw.slates != places).any(axis=1), np.take_along_axis(score, places, axis=1)
-        return Derived(redrawn, logged.propensity, logged.marginal, logged.minimum, shown_scores)
+        logged = slate_draws.log_each(logits, arm_indices, floor=floor)
+        redrawn, shown_scores = (draw.slates != arm_indices).any(axis=1), np.take_along_axis(score, arm_indices, axis=1)
+        return DerivedSlates(redrawn, logged.propensity, logged.marginal, logged.minimum, shown_scores)
 
 
-def _possible(past: History) -> Flags:
+def _possible_histories(past: History) -> Flags:
     """Which histories say nothing that no visit can have had, (n,)."""
     wrong = (past.ago < 1) | (past.ago > past.step[past.rows]) | (past.arm < 1) | ~np.isfinite(past.earned)
     entries = np.diff(past.start)

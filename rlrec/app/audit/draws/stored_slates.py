@@ -60,7 +60,7 @@ def complete_slates(slots: Columns) -> StoredSlates:
     return StoredSlates(slots, first).take(full)
 
 
-class Referred:
+class References:
     """The contexts and eligible sets that decisions refer to. reads: the fields of contexts that matter."""
 
     def __init__(self, unit: Unit, findings: Findings, *, reads: Sequence[str]) -> None:
@@ -97,7 +97,7 @@ class Referred:
         return self._sets[key]
 
 
-class Stored:
+class SlateGroup:
     """Stored slates of one length: (n,), and (n, size) of their slots."""
 
     def __init__(self, slates: StoredSlates, group: Index, size: int) -> None:
@@ -110,7 +110,7 @@ class Stored:
         self.min_propensity: Array = slates.per_slot("min_propensity", group, size)
         self.score: Array = slates.per_slot("score", group, size)
 
-    def compare(self, derived: Derived, *, source: str, findings: Findings) -> None:
+    def compare(self, derived: DerivedSlates, *, source: str, findings: Findings) -> None:
         """Add a finding for every slate that differs from what was derived. source: what it was derived from."""
         for row in np.flatnonzero(derived.redrawn).tolist():
             findings.decision_error(DRAWS, self.ids[row], f"its seed draws another slate from {source}")
@@ -130,7 +130,7 @@ class Stored:
 
 
 @dataclass(frozen=True, eq=False)
-class Derived:
+class DerivedSlates:
     """The figures of `Stored`, derived again, (n, size); score: NaN where there is none. redrawn (n,): the seed gives
     another slate.
     Where the seed gives another slate of several positions, their smallest probabilities are taken as stored."""

@@ -19,19 +19,19 @@ Repair = TypedDict("Repair", {"decisions": int, "seconds": float, "other_times":
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
-    """An error where the newest decision lies more than a day ahead, a warning from a minute on."""
-    ahead = decisions.find_ahead(unit)
-    if ahead.distance_us > MINUTE_US:
+    """Add an error where the newest decision lies more than a day ahead, a warning from a minute on."""
+    block = decisions.find_ahead(unit)
+    if block.distance_us > MINUTE_US:
         findings.add(
-            CHECK, _severity(ahead.distance_us), "store",
-            f"{quantity(ahead.decisions, 'decision')} ahead of the database's clock, the newest at "
-            f"{written(ahead.newest)}: until then time stands still and nothing matures; "
+            CHECK, _severity(block.distance_us), "store",
+            f"{quantity(block.decisions, 'decision')} ahead of the database's clock, the newest at "
+            f"{written(block.newest)}: until then time stands still and nothing matures; "
             "see `rlrec doctor --repair-clock`",
         )  # fmt: skip
 
 
 def check_rows(unit: Unit, *, findings: Findings) -> None:
-    """The same of all other rows that lie behind the newest decision."""
+    """Add findings of all other rows that lie ahead of the clock and behind the newest decision."""
     from rlrec.store.upkeep import audit  # with all tables, which `recommend` under --now does without
 
     now = unit.clock()
@@ -65,17 +65,17 @@ def repair(store: Store) -> Repair:
         raise InputError("--repair-clock goes by the database's clock", hint="leave out --now and RLREC_NOW")
 
     def work(unit: Unit) -> Repair:
-        ahead = decisions.find_ahead(unit)
-        if ahead.last_before is not None and ahead.first - ahead.distance_us < ahead.last_before:
-            ready = ahead.last_before + ahead.newest - ahead.first
+        block = decisions.find_ahead(unit)
+        if block.last_before is not None and block.first - block.distance_us < block.last_before:
+            ready = block.last_before + block.newest - block.first
             raise CheckFailed(
                 "the decisions ahead of the clock span more time than has passed since those before them",
                 hint=f"repeat the repair after {written(ready)}",
             )
-        unit.now = ahead.clock
-        others = decisions.put_back(unit, ahead)
-        repaired = Repair(decisions=ahead.decisions, seconds=ahead.distance_us / 1e6, other_times=others)
-        if ahead.decisions or others:
+        unit.now = block.clock
+        other_times = decisions.put_back(unit, block)
+        repaired = Repair(decisions=block.decisions, seconds=block.distance_us / 1e6, other_times=other_times)
+        if block.decisions or other_times:
             settings.add_run(unit, "doctor --repair-clock", repaired)
         return repaired
 

@@ -41,7 +41,7 @@ def check(unit: Unit, *, findings: Findings) -> None:
 
 
 def _contents(unit: Unit, findings: Findings) -> None:
-    """Contexts and eligible sets have the digest of what they hold, users and sessions that of their key."""
+    """Check that contexts and eligible sets have the digest of what they hold, users and sessions that of their key."""
     for table, column in (("context", "body"), ("eligible_set", "arms")):
         for ids, digests, texts in audit.columns(unit, table, "id", "digest", column):
             for number, digest, text in zip(ids, digests, texts, strict=True):
@@ -55,7 +55,7 @@ def _contents(unit: Unit, findings: Findings) -> None:
 
 
 def _feedback_keys(unit: Unit, findings: Findings) -> None:
-    """Feedback keys have the digest of their line, as their events give it."""
+    """Check that feedback keys have the digest of their line, as their events give it."""
     for key, line in groupby(audit.keyed_events(unit), itemgetter(0)):
         events = list(line)
         first, values = events[0], {event.kind: event.value for event in events}
@@ -76,20 +76,20 @@ def _censoring_digests(events: Sequence[audit.KeyedEvent], values: dict[str, flo
 
 
 def _assignments(unit: Unit, findings: Findings) -> None:
-    """Units have the variants that the salts and weights of their experiments give them."""
+    """Check that units have the variants that the salts and weights of their experiments give them."""
     by_id = {experiment.id: experiment for experiment in experiments.all_experiments(unit) if experiment.variants}
-    others = Counter(
+    wrong_units = Counter(
         by_id[number].name
         for number, key, variant_id in audit.assigned_units(unit)
         if number in by_id and hashed(by_id[number], key).id != variant_id
     )
-    for name, count in others.items():
+    for name, count in wrong_units.items():
         detail = f"{count} of its units have another variant than its salt and weights give them"
         findings.error(CHECK, f"experiment {name}", detail)
 
 
 def _json(unit: Unit, findings: Findings) -> None:
-    """Features of arms and states of decisions are JSON objects."""
+    """Check that features of arms and states of decisions are JSON objects."""
     for table, key, column in (
         ("arm", "id", "features"),
         ("arm_history", "arm_id", "features"),
@@ -109,7 +109,7 @@ def _is_object(text: str) -> bool:
 
 
 def _catalogue(unit: Unit, findings: Findings) -> None:
-    """The eligible set kept for today's catalogue is the arms that are active."""
+    """Check that the eligible set kept for today's catalogue is the arms that are active."""
     catalogue_id = settings.get(unit).catalogue_id
     if catalogue_id is None:
         return

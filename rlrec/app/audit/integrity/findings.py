@@ -26,7 +26,8 @@ def row_subject(table: str, key: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """`severity`: error (something stored is wrong), warning (look into it), info."""
+    """A thing that is wrong, or worth a look. `severity`: error (something stored is wrong), warning (look into it),
+    info."""
 
     check: str
     severity: str
@@ -57,7 +58,7 @@ class Findings:
 
     @contextmanager
     def unreadable(self, check: str, subject: str) -> Iterator[None]:
-        """Damage that ends a check is a finding of it: an audit never falls over what it looks for."""
+        """A check whose end by damage is a finding of it: an audit never falls over what it looks for."""
         try:
             yield
         except UNREADABLE as error:

@@ -13,16 +13,16 @@ CHECK = "live"
 def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
     """Find routes and running experiments that serve another version than the live one, and routes that an earlier
     release pinned at the end of a ramp. policy: those of this one alone, and routes to what its variants learned."""
-    names = {each.name for each in policies.all_policies(unit)}
-    live = StoredRows("policy", ((each[0].policy.id, each[0]) for each in policies.live(unit, names).values()))
+    names = {row.name for row in policies.all_policies(unit)}
+    live = StoredRows("policy", ((version.policy.id, version) for version, _ in policies.live(unit, names).values()))
     for change in routes.newest_changes(unit):
         now = live[live[change.policy_id].policy.base_id or change.policy_id]
         stale = change.number is not None and change.command.startswith("experiment stop ")
         learned, follows = now.policy.id != change.policy_id, change.version_id in (None, now.id) and not stale
         named = now.policy.name == policy if learned else not follows and policy in (None, now.policy.name)
         if named and not change.running:
-            mend = f"`rlrec route set {change.route} --to {now.policy.name}` lets it follow {now.reference}"
-            detail = f"serves {change.reference}, whichever version is live: {mend}"
+            remedy = f"`rlrec route set {change.route} --to {now.policy.name}` lets it follow {now.reference}"
+            detail = f"serves {change.reference}, whichever version is live: {remedy}"
             findings.add(CHECK, "warning" if stale else "info", f"route {change.route}", detail)
     for experiment in experiments.all_experiments(unit):
         versions = [live[variant.policy_id] for variant in experiment.variants if experiment.status == "running"]
@@ -30,12 +30,12 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
             now, copies = live[base_id], [version for version in versions if version.policy.base_id == base_id]
             if now.id not in {version.parent_id for version in copies} and policy in (None, now.policy.name):
                 served = " and ".join(f"{now.policy.name}@{version.number}" for version in copies)
-                mend = f"`rlrec experiment stop {experiment.name}` ends it"
-                detail = f"serves {served}, and nobody there gets {now.reference}, which is live: {mend}"
+                remedy = f"`rlrec experiment stop {experiment.name}` ends it"
+                detail = f"serves {served}, and nobody there gets {now.reference}, which is live: {remedy}"
                 findings.add(CHECK, "info", f"experiment {experiment.name}", detail)
 
 
-def lines(unit: Unit, policy: str) -> list[str]:
+def describe(unit: Unit, policy: str) -> list[str]:
     """A line for each route and experiment that goes by the live version of a policy."""
     findings = Findings()
     check(unit, findings=findings, policy=policy)

@@ -18,9 +18,9 @@ from rlrec.store.upkeep import audit
 from rlrec.times import written
 
 OUTAGE, WAITING, ROUNDED = "reward-outage", "waiting", "rounded"
-SILENT = 200  # decisions without a weighed event whose event was due, at least
-IMPROBABLE = 1e-6
-LEARNED = 20_000  # rewarded decisions that the pattern is learned from, at least where there are as many
+MIN_SILENT = 200  # decisions without a weighed event whose event was due, at least
+MAX_CHANCE = 1e-6
+MIN_LEARNED_FROM = 20_000  # rewarded decisions that the pattern is learned from, at least where there are as many
 MAX_DECISIONS = 1_000_000  # decisions that are remembered for it
 NOT_RECEIVED = np.iinfo(np.int64).max
 
@@ -57,7 +57,7 @@ class Outage:
     def _has_surplus(self) -> bool:
         """Whether the oldest batch is more than the pattern needs; the last rewarded decision always stays."""
         left = self._rewarded - self._batches[0][0]
-        return self._rewarded == 0 or left >= LEARNED or (left > 0 and self._decided > MAX_DECISIONS)
+        return self._rewarded == 0 or left >= MIN_LEARNED_FROM or (left > 0 and self._decided > MAX_DECISIONS)
 
     def finish(self, findings: Findings) -> None:
         if not self._rewarded:
@@ -67,9 +67,9 @@ class Outage:
         old = np.flatnonzero(self.now - at[: last + 1] > self.version.reward.window_us)
         delays = np.sort((came - at)[old[came[old] < NOT_RECEIVED]])
         due = np.searchsorted(delays, self.now - at[last + 1 :], side="right") / (len(delays) + 1)
-        if due.sum() < SILENT or not paused(at, np.sort(came[came < NOT_RECEIVED])):
+        if due.sum() < MIN_SILENT or not has_paused(at, np.sort(came[came < NOT_RECEIVED])):
             return
-        if (chance := silence(due, rewarded=len(delays), decided=len(old))) < IMPROBABLE:
+        if (chance := silence_chance(due, rewarded=len(delays), decided=len(old))) < MAX_CHANCE:
             findings.warning(
                 OUTAGE,
                 f"policy {self.version.policy.name}",
@@ -80,7 +80,7 @@ class Outage:
             )
 
 
-def paused(at: Ids, received: Ids) -> bool:
+def has_paused(at: Ids, received: Ids) -> bool:
     """Whether twice as many decisions were served since the last event was received as in a usual pause: where feedback
     is delivered once a night, a day without any is none. at (n,), received (m,), ascending.
     Usual: nine in ten decisions were served in a pause of at most so many."""
@@ -90,7 +90,7 @@ def paused(at: Ids, received: Ids) -> bool:
     return bool(pauses[-1] >= 2 * usual)
 
 
-def silence(due: Array, *, rewarded: int, decided: int) -> float:
+def silence_chance(due: Array, *, rewarded: int, decided: int) -> float:
     """The chance that no decision has had its event, where each has it by now with probability due (n,) times the rate.
     `rewarded` of `decided` had one before, so the rate is uncertain: Beta, from a uniform prior. The integral is taken
     over the logit of the rate, where the integrand has one peak, between those of its two factors."""
@@ -104,8 +104,8 @@ def silence(due: Array, *, rewarded: int, decided: int) -> float:
     return float(np.exp(exponent).sum() * (logit[1] - logit[0]))
 
 
-def overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings) -> None:
-    """Slots whose window is over wait for `settle`."""
+def check_overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings) -> None:
+    """Add a warning where slots whose window is over wait for `settle`."""
     for version in versions:
         if not version.learning or version.entered_to is None:
             continue

@@ -11,7 +11,8 @@ CHECK = "returns"
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
-    """Where some reward weighs returns, each has one event, and the next one will credit the user's last decision."""
+    """Check, where some reward weighs returns, that each has one event, and that the next one will credit the user's
+    last decision."""
     if not settings.get(unit).weighs_returns:
         return
     for wrong in returns.wrong_returns(unit, limit=MAX_FINDINGS):

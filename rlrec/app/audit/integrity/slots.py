@@ -89,7 +89,7 @@ class Slots:
                 findings.error(CHECK, f"policy {version.policy.name}", detail)
 
     def _compare(self, version: Version, findings: Findings) -> None:
-        """A version's belief with what its slots and events add up to: at most one finding an arm."""
+        """Compare a version's belief with what its slots and events add up to: at most one finding an arm."""
         root, extent = self._provenance[version.id]
         forgetting, history = self._folds[extent].forgetting, self.histories[root.id]
         fade = forgetting.discount ** (extent.ordinal - root.ordinal)

@@ -33,7 +33,7 @@ def check(unit: Unit, *, findings: Findings) -> None:
     for batch in reader.batches(unit, Selection(imported=False), size=SIZE, columns=COLUMNS):
         order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
         slots = take(batch.slots, order)
-        for decision in wrong(slots)[:MAX_FINDINGS]:
+        for decision in wrong_histories(slots)[:MAX_FINDINGS]:
             findings.decision_error(CHECK, decision, "what it remembers is not what its visit showed before it")
         for session, visit in _wrong_visits(unit, slots, keys)[:MAX_FINDINGS]:
             detail = "what its next decision would remember is not what it has shown"
@@ -52,7 +52,7 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
     rows = dict(zip(zip(sessions, numbers, strict=True), bounds, strict=True))
     packed = open_sessions.pack(slots["decision_id"], slots["step"], slots["position"], slots["arm_id"]).tobytes()
     names = [keys.get(arm, "") for arm in slots["arm_id"].tolist()]
-    wrong = []
+    wrong_visits = []
     for session, number, steps_of_visit, recent, remembered in audit.open_visits(unit, min(sessions), max(sessions)):
         begin, end, last = rows.get((session, number), (0, 0, None))
         if last != steps_of_visit:
@@ -60,11 +60,11 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
         first = begin if end - begin <= REMEMBERED else end - REMEMBERED
         history_bytes = (end - begin).to_bytes(COUNT_BYTES, "little") + packed[first * SLOT_BYTES : end * SLOT_BYTES]
         if remembered != history_bytes or recent != f"[{','.join(names[max(begin, end - RECENT) : end])}]":
-            wrong.append((session, number))
-    return wrong
+            wrong_visits.append((session, number))
+    return wrong_visits
 
 
-def wrong(slots: Columns) -> list[int]:
+def wrong_histories(slots: Columns) -> list[int]:
     """The decisions whose remembered slots are not the last ones before them; slots in order of the visit."""
     first = run_starts(slots["decision_id"])
     visit = run_starts(slots["session_id"], slots["visit"])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.audit.draws import reward_drift
-from rlrec.app.audit.draws.reward_drift import RewardDrift, recent
+from rlrec.app.audit.draws.reward_drift import RewardDrift, recent_changes
 from rlrec.app.audit.integrity.findings import Finding, Findings
 from rlrec.app.upkeep.doctor import Request, doctor
 from rlrec.store import Store
@@ -108,7 +108,7 @@ def test_batches_of_any_size_tell_the_same(drifted: str) -> None:
 
 def test_a_change_is_dated_and_measured(drifted: str) -> None:
     with closing(Store(drifted)) as store, store.read() as unit:
-        result = recent(unit, policies.live(unit, ["home"])["home"][0])
+        result = recent_changes(unit, policies.live(unit, ["home"])["home"][0])
         a1 = result.pop(arms.ids(unit, ["a1"])["a1"])
     assert list(result) == ["policy"]
     assert LAST - 30 < a1["decision_id"] < THEN_FIRST + 30
@@ -121,7 +121,7 @@ def test_a_change_is_dated_and_measured(drifted: str) -> None:
 def test_only_recent_decisions_are_looked_at(drifted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward_drift, "RECENT", 400)
     with closing(Store(drifted)) as store, store.read() as unit:
-        assert recent(unit, policies.live(unit, ["home"])["home"][0]) == {}
+        assert recent_changes(unit, policies.live(unit, ["home"])["home"][0]) == {}
 
 
 @pytest.mark.parametrize(("decisions", "noticed"), [(1, True), (20, False)])
