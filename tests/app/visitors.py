@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app.distributions.trained import Trained
+from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.policies import policy, train
 from rlrec.app.requests.feedback import Line
 from rlrec.app.requests.recommend import Request, recommend_group
@@ -103,7 +103,7 @@ def _parameters(unit: Unit, name: str, number: int | None) -> dict[str, Any]:
     from rlrec.store.policies import policies
 
     newest = policies.versions(unit, [version(unit, name).policy.id])[-1].number
-    answers = Trained(unit, version(unit, name, number or newest))
+    answers = TrainedModel(unit, version(unit, name, number or newest))
     keys = arms.keys(unit, answers.arms.tolist())
     rows, shared = answers.policy.pack(answers.parameters)
     return {keys[item]: row for item, row in zip(answers.arms.tolist(), rows, strict=True)} | {

@@ -17,7 +17,7 @@ import numpy as np
 from click.testing import CliRunner
 
 from rlrec import simulate
-from rlrec.app.distributions.trained import Trained
+from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.inputs import lookup
 from rlrec.app.training.ascent import TrainingOptions
 from rlrec.cli import program
@@ -157,12 +157,12 @@ class Bar:
     def server(self, name: str) -> Server:
         """A version as visits are played with it."""
         with closing(Store(self.db)) as store, store.read() as unit:
-            trained = Trained(unit, lookup.version(unit, name)[0])
+            trained = TrainedModel(unit, lookup.version(unit, name)[0])
             ids = {arm.key: arm.id for arm in arms.all_arms(unit)}
             items = np.array([ids[name] for name in simulate.names(self.audience.arms)])
             return Server(
                 parameters=trained.parameters_of(items), kind=trained.policy, context=trained.encoded([{}])[0],
-                described=trained.described.of(items, NEWEST), gap_s=GROUP,
+                described=trained.arm_features.encode(items, NEWEST), gap_s=GROUP,
             )  # fmt: skip
 
 

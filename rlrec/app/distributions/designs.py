@@ -45,21 +45,21 @@ def unstored(
     )  # fmt: skip
 
 
-def described(unit: Unit, policy: Policy) -> Described | None:
+def arm_features(unit: Unit, policy: Policy) -> CatalogueFeatures | None:
     """The features of arms as the policy of a version reads them; None where it reads none."""
     if not kinds.is_contextual(policy) or not policy.uses_arm_features:
         return None
-    return Described(unit, policy.design.arm)
+    return CatalogueFeatures(unit, policy.design.arm)
 
 
-class Described:
+class CatalogueFeatures:
     """Features of arms at any revision of the catalogue. A revision below 0 stands for what the log says of the arms of
     one decision."""
 
     def __init__(self, unit: Unit, encoder: Encoder) -> None:
         self._encoder = encoder
         self._history: dict[int, list[tuple[int, str]]] = {}
-        self.of_decisions: Mapping[int, Mapping[int, str]] = {}  # by revision below 0: the features of arms
+        self.logged_features: Mapping[int, Mapping[int, str]] = {}  # by revision below 0: the features of arms
         changed = set[int]()
         for arm, revision, features in catalogue.revisions(unit):
             past = self._history.setdefault(arm, [])
@@ -77,14 +77,14 @@ class Described:
         """`epoch` of each, (n,)."""
         return np.where(revisions < 0, revisions, np.searchsorted(self._changes, revisions, side="right"))
 
-    def of(self, arms: Ids, revision: int) -> Array:
+    def encode(self, arms: Ids, revision: int) -> Array:
         """Features of arms, (m, p)."""
         return np.array([self._rows(self._description(arm, revision)) for arm in arms.tolist()])
 
     def _description(self, arm: int, revision: int) -> str:
         """The description of an arm then; the first one where it had none yet."""
         if revision < 0:
-            features = self.of_decisions[revision].get(arm)
+            features = self.logged_features[revision].get(arm)
             return self._description(arm, NOW) if features is None else features
         past = self._history.get(arm, [(0, "{}")])
         return past[max(0, bisect_right(past, revision, key=itemgetter(0)) - 1)][1]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.distributions import sum_tables
-from rlrec.app.distributions.designs import NOW, Described, described, policy_of
+from rlrec.app.distributions.designs import NOW, CatalogueFeatures, arm_features, policy_of
 from rlrec.app.distributions.sum_tables import ColumnSums
 from rlrec.arrays import Array, Ids, Index, Words, look_up
 from rlrec.policy import is_contextual, learns_by_column, learns_from_contexts
@@ -28,7 +28,7 @@ from rlrec.store.policies import beliefs, policies
 from rlrec.store.policies.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows
 
 if TYPE_CHECKING:
-    from rlrec.app.distributions.trained import Trained
+    from rlrec.app.distributions.trained import TrainedModel
     from rlrec.policy.beliefs.solving import ArmMoments
     from rlrec.policy.contexts.encoder import Encoded
     from rlrec.policy.kinds.fixed import TeamDraft
@@ -92,7 +92,7 @@ class VersionDistribution:
     """One version at one moment: its policy, its sums per arm, and a cache of its distributions.
 
     ordinal: how many decisions its policy had made. sums: rows of `beliefs.sums` where these are plain, else of
-    `beliefs.rows`. described: features of the arms, where the model reads them; trained: the parameters of a trained
+    `beliefs.rows`. arm_features: features of the arms, where the model reads them; trained: the parameters of a trained
     kind; columns: sums on columns of sparse contexts, for kinds that read these.
 
     learner: the policy that the sums are statistics of. Where that has two stages, `policy` is the second one, and
@@ -101,10 +101,11 @@ class VersionDistribution:
 
     def __init__(
         self, version: Version, learner: Policy, *, sums: BeliefRows, prior: Sequence[ArmPrior], ordinal: int = 0,
-        described: Described | None = None, trained: Trained | None = None, columns: ColumnSums | None = None,
+        arm_features: CatalogueFeatures | None = None, trained: TrainedModel | None = None,
+        columns: ColumnSums | None = None,
     ) -> None:  # fmt: skip
         self.version, self.ordinal, self.trained, self.columns = version, ordinal, trained, columns
-        self.learner, self.policy, self.described = learner, learner, described
+        self.learner, self.policy, self.arm_features = learner, learner, arm_features
         self.rankers: tuple[VersionDistribution, ...] = ()
         self.generator: VersionDistribution | None = None
         if learner.stages:
@@ -113,7 +114,9 @@ class VersionDistribution:
             parameters = {name: value for name, value in version.parameters.items() if name not in CURVE}
             stored = version.policy._replace(kind=kind, params=params)  # with the curve, where the stage counts by one
             first = replace(version, policy=stored, parameters=parameters)
-            self.generator = VersionDistribution(first, policy_of(first), sums=(), prior=prior, described=described)
+            self.generator = VersionDistribution(
+                first, policy_of(first), sums=(), prior=prior, arm_features=arm_features
+            )
         self._prior_arms, self._prior = sum_tables.table(prior, 2)
         self._rows: dict[str, Encoded] = {}
         self._set_sums(sums)
@@ -136,9 +139,9 @@ class VersionDistribution:
             raise damaged(f"{belief} counts {table[row, 0]:g} pulls of arm {arms[row]}")
         if self.generator is not None:
             first, second = cast("TwoStage", self.learner).columns
-            before, self.generator = self.generator, copy(self.generator)
+            earlier, self.generator = self.generator, copy(self.generator)
             self.generator._take_sums(arms, table[:, first] if len(arms) else np.zeros((0, len(first))))
-            self.generator.described, self.generator._earlier = self.described, before._samplers()
+            self.generator.arm_features, self.generator._earlier = self.arm_features, earlier._samplers()
             table = table[:, second] if len(arms) else np.zeros((0, len(second)))
         self._take_sums(arms, table)
 
@@ -169,8 +172,8 @@ class VersionDistribution:
         return Belief(
             pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
             total=float(self._sums[:, 0].sum()), extra=sums[:, 3:], moments=self._moments(sums[:, 3:], arms, revision),
-            trained=None if self.trained is None else self.trained.of(arms, revision),
-            on_columns=None if self.columns is None else partial(self.columns.of, arms=arms),
+            trained=None if self.trained is None else self.trained.select(arms, revision),
+            on_columns=None if self.columns is None else partial(self.columns.sums, arms=arms),
         )  # fmt: skip
 
     def _moments(self, packed: Array, arms: Ids, revision: int) -> ArmMoments | None:
@@ -181,14 +184,14 @@ class VersionDistribution:
 
         q = self.policy.design.context.width
         moments = unpack(packed, q)
-        if self.described is None:
+        if self.arm_features is None:
             return moments
         learned = NOW if revision < 0 else revision  # what was learned is of the catalogue's arms
-        epoch = self.described.epoch(learned)
+        epoch = self.arm_features.epoch(learned)
         if epoch not in self._pools:  # solved once, whoever is eligible
             everyone, arm_rows = (unpack(self._sums[:, 3:], q), self._arms) if len(self._arms) else (moments, arms)
-            self._pools[epoch] = replace(everyone, arm_features=self.described.of(arm_rows, learned))
-        return replace(moments, arm_features=self.described.of(arms, revision), pool=self._pools[epoch])
+            self._pools[epoch] = replace(everyone, arm_features=self.arm_features.encode(arm_rows, learned))
+        return replace(moments, arm_features=self.arm_features.encode(arms, revision), pool=self._pools[epoch])
 
     def reading(self, context: Mapping[str, Any]) -> str:
         """Cache key of a context: contexts with equal keys have equal distributions."""
@@ -281,7 +284,7 @@ class VersionDistribution:
 
     def epoch(self, revision: int) -> int:
         """Cache key of a revision of the catalogue: equal for those that describe arms the same way."""
-        return 0 if self.described is None else self.described.epoch(revision)
+        return 0 if self.arm_features is None else self.arm_features.epoch(revision)
 
     def moved(self, sums: BeliefRows, *, ordinal: int, columns: ColumnSums | None = None) -> VersionDistribution:
         """The same version at another moment: its samplers are brought up to date where that is cheaper."""
@@ -317,29 +320,29 @@ def load(
     sums, ordinal = _stored(unit, version, learner, seq, ordinal)
     distribution = VersionDistribution(
         version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
-        described=described(unit, learner), trained=_trained(unit, version, greedy=greedy) if policy.stateful else None,
-        columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal),
+        arm_features=arm_features(unit, learner), columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal),
+        trained=_trained(unit, version, greedy=greedy) if policy.stateful else None,
     )  # fmt: skip
     if learner.drafted:
         distribution.rankers = drafted(unit, learner)
     return distribution
 
 
-def _trained(unit: Unit, version: Version, *, greedy: bool = False) -> Trained:
-    from rlrec.app.distributions.trained import Trained  # bandits need none of it
+def _trained(unit: Unit, version: Version, *, greedy: bool = False) -> TrainedModel:
+    from rlrec.app.distributions.trained import TrainedModel  # bandits need none of it
 
-    return Trained(unit, version, greedy=greedy)
+    return TrainedModel(unit, version, greedy=greedy)
 
 
 def column_sums(
     unit: Unit, version: Version, policy: Policy, *, ordinal: int, seq: int | None = None,
-    before: ColumnSums | None = None,
+    earlier: ColumnSums | None = None,
 ) -> ColumnSums | None:  # fmt: skip
-    """The sums on columns of sparse contexts, of kinds that learn from these: they are read on demand. before: those of
-    the version at another moment."""
+    """The sums on columns of sparse contexts, of kinds that learn from these: they are read on demand. earlier: those
+    of the version at another moment."""
     if not learns_by_column(policy):
         return None
-    anchor, discount = None if before is None else before.anchor, policy.forgetting.discount
+    anchor, discount = None if earlier is None else earlier.anchor, policy.forgetting.discount
     return ColumnSums(unit, version.id, seq=seq, ordinal=ordinal, discount=discount, anchor=anchor)
 
 
@@ -366,27 +369,27 @@ def _stored(
 
 
 def renewed(
-    unit: Unit, version: Version, before: VersionDistribution, *, described_anew: bool,
+    unit: Unit, version: Version, earlier: VersionDistribution, *, catalogue_changed: bool,
     arms: Collection[int] | None = None,
 ) -> VersionDistribution:  # fmt: skip
     """A version that was served before, as it stands now: its samplers are brought up to date where that is cheaper.
 
-    described_anew: the catalogue has changed since. arms: those whose sums have changed since, None if unknown."""
-    if before.rankers:
+    catalogue_changed: the catalogue has changed since. arms: those whose sums have changed since, None if unknown."""
+    if earlier.rankers:
         return load(unit, version)
-    distribution = copy(before)  # policy and prior are the same; whether it still learns may not be
+    distribution = copy(earlier)  # policy and prior are the same; whether it still learns may not be
     distribution.version = version
-    if described_anew:
-        distribution.described = described(unit, before.learner)
+    if catalogue_changed:
+        distribution.arm_features = arm_features(unit, earlier.learner)
         if distribution.trained is not None:
             distribution.trained = _trained(unit, version)
     if arms is not None and not distribution.learner.forgetting:
-        distribution.columns = column_sums(unit, version, distribution.learner, ordinal=0, before=before.columns)
+        distribution.columns = column_sums(unit, version, distribution.learner, ordinal=0, earlier=earlier.columns)
         plain = has_plain_sums(distribution.learner)
         arm_rows: BeliefRows = beliefs.arm_rows(unit, ArmSums if plain else BeliefRow, version.id, arms)
-        distribution._set_sums(arm_rows, all_sums=before._all_sums)
-        distribution._earlier = before._samplers()
+        distribution._set_sums(arm_rows, all_sums=earlier._all_sums)
+        distribution._earlier = earlier._samplers()
         return distribution
     sums, ordinal = _stored(unit, version, distribution.learner)
-    columns = column_sums(unit, version, distribution.learner, ordinal=ordinal, before=before.columns)
+    columns = column_sums(unit, version, distribution.learner, ordinal=ordinal, earlier=earlier.columns)
     return distribution.moved(sums, ordinal=ordinal, columns=columns)

@@ -26,8 +26,8 @@ def walk(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, beliefs
     if not len(seqs):
         return
     first, last = int(seqs[0]), int(seqs[-1])
-    before = beliefs.counts(unit, version.id, seq=first) if by_column else beliefs.rows(unit, version.id, seq=first)
-    state.update((row[:2], row[2:]) for row in before)
+    rows = beliefs.counts(unit, version.id, seq=first) if by_column else beliefs.rows(unit, version.id, seq=first)
+    state.update((row[:2], row[2:]) for row in rows)
     at = 0
     for chunk in belief_deltas.read_range(unit, version.id, first, last, counts_alone=by_column):
         seq, done = chunk["seq"], 0

@@ -97,7 +97,7 @@ class ColumnSums:
         self.read: dict[int, tuple[Ids, Array]] = {}
         self._complete = False
 
-    def of(self, columns: Index, arms: Ids) -> Array:
+    def sums(self, columns: Index, arms: Ids) -> Array:
         """The sums on some columns for some arms, ascending, and their weights in the anchor, (c, m, 4); 0 where there
         are none."""
         numbers = columns.tolist()

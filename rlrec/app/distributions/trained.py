@@ -33,7 +33,7 @@ class EligibleGroup:
     score: Array
 
 
-class Trained:
+class TrainedModel:
     """One version of a kind that reads states. greedy: without its exploration; weights: of its arms, by their ids
     (None: as they are stored)."""
 
@@ -46,11 +46,11 @@ class Trained:
         self.arms: Ids = np.array([row.arm_id for row in rows], np.int64)
         packed = np.frombuffer(b"".join(row.weights for row in rows), "<f8")
         self.parameters = policy.unpack(packed, version.parameters.get("shared", {}))
-        self.described = designs.Described(unit, policy.design.arm)
+        self.arm_features = designs.CatalogueFeatures(unit, policy.design.arm)
 
-    def of(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:
+    def select(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:
         """The version's parameters for these arms, and their features by a catalogue."""
-        return self.parameters_of(arms), self.described.of(arms, revision)
+        return self.parameters_of(arms), self.arm_features.encode(arms, revision)
 
     def parameters_of(self, arms: Ids) -> Parameters:
         """The version's parameters for these arms; those of an arm that it was not trained on are 0."""
@@ -74,14 +74,14 @@ class Trained:
         """Features of arms as they were described at a revision each, (e, p)."""
         if not len(arms):
             return np.zeros((0, len(self.policy.design.arm.names)))
-        first, which = distinct(arms, self.described.epochs(revision))
-        rows = [self.described.of(arms[[row]], int(revision[row]))[0] for row in first.tolist()]
-        return np.array(rows)[which]
+        first, index = distinct(arms, self.arm_features.epochs(revision))
+        rows = [self.arm_features.encode(arms[[row]], int(revision[row]))[0] for row in first.tolist()]
+        return np.array(rows)[index]
 
     def scores(self, state: State, arms: Ids, revision: int) -> Array:
         """Noiseless scores of arms, ascending, as a catalogue described them, in n states, (n, m)."""
-        parameters, described = self.of(arms, revision)
-        return self.policy.scores_of(parameters, state, arms=arms, described=described)
+        parameters, features = self.select(arms, revision)
+        return self.policy.scores_of(parameters, state, arms=arms, described=features)
 
     def cases(
         self, state: State, eligible: Ids, revision: Ids, *, sets: Mapping[int, Ids] | None = None
@@ -89,9 +89,9 @@ class Trained:
         """Decisions by eligible set (its id, (n,)) and catalogue, few enough at a time for their scores to be held.
 
         sets: the arms of the eligible sets, where these were read before."""
-        epoch = self.described.epochs(revision)
-        first, which = distinct(epoch, eligible)
-        order, ends, start = np.argsort(which, kind="stable"), np.cumsum(np.bincount(which)).tolist(), 0
+        epoch = self.arm_features.epochs(revision)
+        first, group = distinct(epoch, eligible)
+        order, ends, start = np.argsort(group, kind="stable"), np.cumsum(np.bincount(group)).tolist(), 0
         state = state.take(order) if len(first) > 1 else state
         by_set = self._sets(eligible[first], epoch[first], revision[first], sets)
         for (arms, effective), end in zip(by_set, ends, strict=True):
@@ -108,11 +108,11 @@ class Trained:
         for rows in np.split(np.arange(len(eligible)), np.flatnonzero(np.diff(epoch)) + 1):
             for start in range(0, len(rows), SETS):
                 portion = rows[start : start + SETS]
-                wanted = eligible[portion].tolist()
-                arms_of = contents.eligible_arms(self.unit, set(wanted)) if read is None else read
-                sets = [np.array(arms_of[key], np.int64) for key in wanted]
+                set_ids = eligible[portion].tolist()
+                arms_of = contents.eligible_arms(self.unit, set(set_ids)) if read is None else read
+                sets = [np.array(arms_of[key], np.int64) for key in set_ids]
                 all_arms = np.unique(np.concatenate(sets))
-                weights, bias, memory = self.policy.effective(*self.of(all_arms, int(revision[portion[0]])))
+                weights, bias, memory = self.policy.effective(*self.select(all_arms, int(revision[portion[0]])))
                 for arms in sets:
                     at = np.searchsorted(all_arms, arms)
                     yield arms, (weights[at], bias[at], memory[at])

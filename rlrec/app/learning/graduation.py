@@ -41,17 +41,17 @@ def source(unit: Unit, reference: str) -> Version:
     """The version that is copied. Raises InputError for one that no trained policy can copy."""
     version, _ = lookup.version(unit, reference)
     kind = designs.policy_of(version)
-    if why := _why_not(kind):
+    if reason := _refusal(kind):
         name = version.policy.name
         hint = (
             "name a bandit whose probabilities are exact, such as thompson" if kind.served
             else f"`rlrec policy create NAME --kind softmax --from-log policy={name}` makes one that can"
         )  # fmt: skip
-        raise InputError(f"{reference} of kind {version.policy.kind} cannot be copied: {why}", hint=hint)
+        raise InputError(f"{reference} of kind {version.policy.kind} cannot be copied: {reason}", hint=hint)
     return version
 
 
-def _why_not(kind: Policy) -> str:
+def _refusal(kind: Policy) -> str:
     """Why a kind cannot be copied; empty where it can."""
     if kind.stateful:
         return "it is trained itself"
@@ -65,7 +65,7 @@ def way_to_copy(version: Version) -> str:
         learn = f"{create} BANDIT --kind softmax --from-log policy={version.policy.name}"
         return f"a bandit that learned from it (`{learn}`, then `{create} NAME --kind {KIND} --from-policy BANDIT`)"
     copy = f"{create} NAME --kind {KIND} --from-policy {version.policy.name}"
-    return "" if _why_not(kind) else f"the policy that served (`{copy}`)"
+    return "" if _refusal(kind) else f"the policy that served (`{copy}`)"
 
 
 def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class _Graduation:
         self.keys = {arm.id: arm.key for arm in catalogue}
         self.arms: Ids = np.array([arm.id for arm in catalogue], np.int64)
         self.active = tuple(arm.id for arm in catalogue if arm.retired_at is None)
-        self.described = designs.Described(unit, policy.design.arm).of(self.arms, designs.NOW)
+        self.arm_features = designs.CatalogueFeatures(unit, policy.design.arm).encode(self.arms, designs.NOW)
         self.contextual = bool(designs.policy_of(version).reads)
 
     def belief(self, initial: InitialBelief) -> InitialBelief:
@@ -151,10 +151,10 @@ class _Graduation:
         """The record of the decisions that a version which learns has learned from, mature or not."""
         if not self.version.learning:
             return {}
-        of_policy, since = self.version.policy, self.version.since
-        selection = {"policy_ids": [of_policy.id], "imported": False} | ({"first_id": since} if since else {})
+        policy, since = self.version.policy, self.version.since
+        selection = {"policy_ids": [policy.id], "imported": False} | ({"first_id": since} if since else {})
         return {
-            "filter": f"policy={of_policy.name}", "selection": selection,
+            "filter": f"policy={policy.name}", "selection": selection,
             "last_id": decisions.peek(self.unit) - 1,
         }  # fmt: skip
 
@@ -162,13 +162,13 @@ class _Graduation:
         """The requests of the newest decisions of the policy, or where it served nothing of the log, the most frequent
         first; without a log, all active arms in an empty context. Raises InputError where the version reads contexts,
         and those of the log are empty."""
-        of_policy = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
-        requests = of_policy or decisions.newest_requests(self.unit, None, limit=NEWEST)
+        policy_requests = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
+        requests = policy_requests or decisions.newest_requests(self.unit, None, limit=NEWEST)
         read = self.contextual
         counts = Counter((row.eligible_id, row.context_id if read else 0, row.size) for row in requests)
         ids = np.array(sorted({context for _, context, _ in counts}), np.int64)
         bodies = stored_contexts.distinct_contexts(self.unit, ids)[0] if read and requests else [{}] * len(ids)
-        if read and not of_policy and not any(bodies):
+        if read and not policy_requests and not any(bodies):
             name = self.version.policy.name
             hint = f"`rlrec recommend --policy {name} --context JSON` logs requests to copy it on"
             raise InputError(f"{name} cannot be copied: it served nothing, and the log has no contexts", hint=hint)
@@ -220,7 +220,7 @@ class _Graduation:
             x = np.broadcast_to(self.policy.encode(case.context), (len(shown), len(self.policy.design.context.names)))
             groups[case.arms, case.size].append((x, shown, weight, log_served))
         columns = ((arm_ids, zip(*rows, strict=True)) for (arm_ids, _), rows in groups.items())
-        return [self._logged(arm_ids, *map(np.concatenate, each)) for arm_ids, each in columns], expected
+        return [self._logged(arm_ids, *map(np.concatenate, values)) for arm_ids, values in columns], expected
 
     def _logged(
         self, arm_ids: tuple[int, ...], x: Array, shown: Index, weight: Array, log_served: Array
@@ -231,7 +231,7 @@ class _Graduation:
         nothing = np.empty(0, np.int64)
         return LoggedSlates(
             state=State(np.hstack([x, session]), nothing, nothing, np.empty((0, len(MEMORY)))), arms=index,
-            described=self.described[index], shown=shown, log_propensity=log_served, gain=weight, raw=weight,
+            described=self.arm_features[index], shown=shown, log_propensity=log_served, gain=weight, raw=weight,
             scale=np.ones(n),
         )  # fmt: skip
 

@@ -172,13 +172,13 @@ def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selecti
         contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
         counted = policy.examined(impressions.reward, impressions.slots["position"])
         count = reward_log.counts_of(impressions.slots)
-        reward, pulls = counted if count is None else (each * count for each in counted)
+        reward, pulls = counted if count is None else (sums * count for sums in counted)
         x = policy.design.context.sparse(contexts)[context_index]
         parts.append((x, impressions.slots["arm_id"], pulls, reward))
     if not parts:
         return []
-    x = Sparse.concatenate([each for each, *_ in parts])
-    arm, pulls, reward = (np.concatenate(columns) for columns in zip(*(each[1:] for each in parts), strict=True))
+    x = Sparse.concatenate([contexts for contexts, *_ in parts])
+    arm, pulls, reward = (np.concatenate(columns) for columns in zip(*(columns[1:] for columns in parts), strict=True))
     return [
         (number, marginal.fit(
             x[rows], pulls=pulls[rows], reward=reward[rows], ridge=policy.ridge,
@@ -194,7 +194,7 @@ def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
     if not sums or not is_contextual(policy) or not policy.expands:
         return None
     rows = [BeliefRow._make((*key, 0, *row[:3].tolist(), row[3:].tobytes())) for key, row in sorted(sums.items())]
-    draft = VersionDistribution(version, policy, sums=rows, prior=(), described=designs.described(unit, policy))
+    draft = VersionDistribution(version, policy, sums=rows, prior=(), arm_features=designs.arm_features(unit, policy))
     arm_ids = np.unique([arm for _, arm in sums])
     weights = policy.weights(draft.belief(arm_ids, revision=designs.NOW))
     old_anchor, anchor = policy.design.anchor, dict(zip(arm_ids.tolist(), weights, strict=True))

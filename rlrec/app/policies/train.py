@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Any, cast
 
 from rlrec.app.audit.integrity import live_versions
-from rlrec.app.distributions.trained import Trained
+from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.evaluation.comparisons import paired_gate
 from rlrec.app.evaluation.comparisons.paired_gate import BY_VISIT, Gain
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
@@ -140,7 +140,7 @@ class _TrainingRun:
         # the log becomes a dataset, in one snapshot
         with self.log_store.read() as unit, bulk.alongside(unit):
             self.forgotten = removals.count_forgotten(unit)
-            reader = Trained(unit, self.parent)
+            reader = TrainedModel(unit, self.parent)
             self.policy = reader.policy
             for name in self.request.shaping:
                 if name not in self.policy.names:

@@ -12,7 +12,7 @@ from rlrec.app.audit.draws.stored_slates import DRAWS
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.distributions import exact
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
-from rlrec.app.distributions.trained import Trained
+from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.requests import session
 from rlrec.app.serving import decision_json
 from rlrec.app.serving.draws import unsigned
@@ -100,7 +100,7 @@ class DerivedDecision:
         self.belief: Belief | None = None
         self.policy: Policy | None = None
         self.case: EligibleDistribution | None = None
-        self.trained: Trained | None = None
+        self.trained: TrainedModel | None = None
         self.state: State | None = None
         self.candidates: CandidateList | None = None
         self.catalogue: int | None = None
@@ -126,7 +126,7 @@ class DerivedDecision:
         if self.case is not None:
             self._probabilities(self.case)
 
-    def _case(self, trained: Trained, context: Mapping[str, Any]) -> EligibleDistribution | None:
+    def _case(self, trained: TrainedModel, context: Mapping[str, Any]) -> EligibleDistribution | None:
         """The distribution in the session state of the decision; None where the state was not stored."""
         decision, revision = self.decision, self.decision.catalogue_revision
         if decision.history is None or not history.is_packed(decision.history):  # `doctor` reports it

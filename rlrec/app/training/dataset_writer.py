@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from rlrec import ope
-from rlrec.app.distributions.trained import Trained
+from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import Evaluation, Request
@@ -113,7 +113,7 @@ class DatasetWriter:
     epoch and are the gate's; earlier ones can only teach."""
 
     def __init__(
-        self, unit: Unit, selection: Selection, reader: Trained, reward: Reward, cutoff: Cutoff, *, seed: int,
+        self, unit: Unit, selection: Selection, reader: TrainedModel, reward: Reward, cutoff: Cutoff, *, seed: int,
         examination: Sequence[float] = (), since: int = -1, judged_from: int = 0,
     ) -> None:  # fmt: skip
         self.unit, self.reader, self.reward, self.cutoff, self.seed = unit, reader, reward, cutoff, seed
@@ -248,7 +248,7 @@ class DatasetWriter:
 
     def _sets(self, eligible: Ids, revision: Ids) -> tuple[list[EligibleSet], Ids]:
         """The eligible sets of decisions as they were described then, and the index of each decision's, (n,)."""
-        epoch = self.reader.described.epochs(revision)
+        epoch = self.reader.arm_features.epochs(revision)
         first, index = distinct(eligible, epoch)
         members = contents.eligible_arms(self.unit, set(eligible[first].tolist()))
         rows = zip(eligible[first].tolist(), epoch[first].tolist(), revision[first].tolist(), strict=True)
@@ -256,7 +256,7 @@ class DatasetWriter:
 
     def _eligible_set(self, ids: Sequence[int], epoch: int, revision: int) -> EligibleSet:
         if epoch not in self._catalogues:
-            described = Catalogue(self.reader.described.of(self.arms, revision))
+            described = Catalogue(self.reader.arm_features.encode(self.arms, revision))
             equal = (catalogue for catalogue in self._catalogues.values() if catalogue.digest == described.digest)
             self._catalogues[epoch] = next(equal, described)
         return EligibleSet(self._catalogues[epoch], np.sort(self._positions(np.array(ids, np.int64))))

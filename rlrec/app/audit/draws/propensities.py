@@ -105,7 +105,7 @@ class VersionSlates:
         self.unit, self.version, self.findings = unit, version, findings
         self.prior = beliefs.prior(unit, version.id)
         self.policy = designs.policy_of(version)
-        self.described = designs.described(unit, self.policy)
+        self.arm_features = designs.arm_features(unit, self.policy)
         self.referred = References(unit, findings, reads=self.policy.reads)
 
     def check(self, slates: StoredSlates) -> int:
@@ -124,11 +124,11 @@ class VersionSlates:
             for ordinal in np.unique(ordinals).tolist():
                 faded = self.version.ordinal if self.version.status == "frozen" else ordinal
                 columns = exact.column_sums(
-                    self.unit, self.version, self.policy, seq=int(changes[0]), ordinal=faded, before=columns
+                    self.unit, self.version, self.policy, seq=int(changes[0]), ordinal=faded, earlier=columns
                 )
                 served = VersionDistribution(
-                    self.version, self.policy, sums=sums, prior=self.prior, ordinal=faded, described=self.described,
-                    columns=columns,
+                    self.version, self.policy, sums=sums, prior=self.prior, ordinal=faded, columns=columns,
+                    arm_features=self.arm_features,
                 )  # fmt: skip
                 if self.policy.drafted:
                     served.rankers = exact.drafted(self.unit, self.policy)

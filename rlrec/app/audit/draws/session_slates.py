@@ -6,7 +6,7 @@ import numpy as np
 
 from rlrec.app.audit.draws.stored_slates import CHECK, DerivedSlates, References, SlateGroup, StoredSlates
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
-from rlrec.app.distributions.trained import EligibleGroup, Trained
+from rlrec.app.distributions.trained import EligibleGroup, TrainedModel
 from rlrec.arrays import Array, Flags, Index
 from rlrec.policy.gradients.history import REMEMBERED, History, match_steps, unpack
 from rlrec.policy.slates import slate_draws
@@ -22,7 +22,7 @@ class SessionSlates:
 
     def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
         self.unit, self.version, self.findings = unit, version, findings
-        self.trained = Trained(unit, version)
+        self.trained = TrainedModel(unit, version)
         self.referred = References(unit, findings, reads=self.trained.policy.reads)
 
     def check(self, slates: StoredSlates) -> int:

@@ -67,7 +67,7 @@ class LogReader:
         self._eligible: dict[int, Ids] = {}
         self._lists = imported_data.any_row(unit, "candidate_list")
         serving = [target.serving for target in evaluation.targets if target.serving is not None]
-        describing = any(distribution.described or distribution.trained for distribution in serving)
+        describing = any(distribution.arm_features or distribution.trained for distribution in serving)
         self._features = describing and imported_data.any_row(unit, "decision_features")
         self._slot_sets = imported_data.any_row(unit, "slot_set")
         self._supports = imported_data.any_row(unit, "logged_support")

@@ -133,7 +133,7 @@ class LoggerMarginals:
             ordinals = ordinal[first:last] if policy.forgetting else np.zeros(last - first, np.int64)
             for at in np.unique(ordinals).tolist():
                 columns = exact.column_sums(
-                    self.loggers.unit, version, served.learner, seq=int(seqs[0]), ordinal=at, before=served.columns
+                    self.loggers.unit, version, served.learner, seq=int(seqs[0]), ordinal=at, earlier=served.columns
                 )
                 served = served.moved(sums, ordinal=at, columns=columns)
                 yield rows[first:last][ordinals == at], served
@@ -145,7 +145,7 @@ class LoggerMarginals:
         """The cases of rows that were drawn from one belief."""
         policy, keys = served.policy, self.loggers.arms.keys
         codes, values = contexts.reading(policy.reads)
-        described = served.described is not None
+        described = served.arm_features is not None
         size = np.minimum(slots["size"][rows], positions)
         revision = slots["catalogue_revision"][rows] if described else np.zeros(len(rows), np.int64)
         for group_rows in _groups(slots["eligible_id"][rows], size, revision):

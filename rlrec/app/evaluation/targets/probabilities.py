@@ -51,9 +51,12 @@ class Scorer:
     def describe(self, logged: LoggedBatch) -> None:
         """Take over the features that a batch has of the arms of single decisions."""
         serving = self.target.serving
-        for described in (serving and serving.described, serving and serving.trained and serving.trained.described):
-            if described:
-                described.of_decisions = logged.features
+        for arm_features in (
+            serving and serving.arm_features,
+            serving and serving.trained and serving.trained.arm_features,
+        ):
+            if arm_features:
+                arm_features.logged_features = logged.features
 
     def log_batch(self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None) -> LogBatch:
         """The rows as one batch for the estimators per impression.
@@ -163,7 +166,7 @@ class Scorer:
         codes, contexts = logged.contexts.reading(self.target.reads)
         slots = rows.slots
         # the catalogue counts where the target looks at what it says of the arms
-        revision = slots["catalogue_revision"] * (self.serving.described is not None)
+        revision = slots["catalogue_revision"] * (self.serving.arm_features is not None)
         columns = np.column_stack([slots["eligible_id"], revision, slots["size"], codes[slots["context"]]])[subset]
         first, case = distinct(*columns.T)
         cases = columns[first]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rlrec.app.distributions.trained import EligibleGroup, Trained
+from rlrec.app.distributions.trained import EligibleGroup, TrainedModel
 from rlrec.app.evaluation.models.reward_models import ModelValues
 from rlrec.app.evaluation.models.visit_values import TargetSlates
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
@@ -31,7 +31,7 @@ class StateScorer(Scorer):
     """One target that reads session state."""
 
     @property
-    def trained(self) -> Trained:
+    def trained(self) -> TrainedModel:
         assert self.serving.trained is not None
         return self.serving.trained
 
@@ -79,7 +79,9 @@ class StateCaseRows:
 
     second_pass: ClassVar[bool] = False
 
-    def __init__(self, trained: Trained, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids) -> None:
+    def __init__(
+        self, trained: TrainedModel, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids
+    ) -> None:
         self.arms, self.score, self.rows = group.arms, group.score, rows
         self.served: dict[str, Any] = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
         self.probability = plackett_luce.probabilities(self.score, None, **self.served)

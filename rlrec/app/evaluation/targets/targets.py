@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
-from rlrec.app.distributions.trained import Trained
+from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, Words
@@ -134,7 +134,7 @@ def _target(unit: Unit, version: Version, head: Head, reward: Reward | None, *, 
 
 def trained(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Target:
     """A trained version that is not stored yet, with the weights of its arms by their ids."""
-    parameters = Trained(unit, version, weights=weights)
+    parameters = TrainedModel(unit, version, weights=weights)
     distribution = exact.VersionDistribution(version, parameters.policy, sums=(), prior=(), trained=parameters)
     return Target(
         name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=version.reward,
