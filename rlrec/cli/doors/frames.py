@@ -57,16 +57,28 @@ class Display(NamedTuple):
         screen = Screen()
         return tables.view(self.table, screen) if self.table else tables.table(answer, self.columns, screen)
 
-    @property
-    def notes(self) -> list[str]:
-        """The lines below its table."""
-        return [note for note in self.table.notes if isinstance(note, str)] if self.table else []
 
-
-class Result(Frame, dict[str, Any]):
-    """A record with the keys of `--json`, which are attributes, too. A frame has the rows of `--format csv`."""
+class Reply(Frame):
+    """An answer of a command, which reads as its table."""
 
     display: Display | None = None
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self.display is None else self.display.text(self)
+
+    @property
+    def notes(self) -> list[str]:
+        """The lines below the table."""
+        table = self.display.table if self.display else None
+        return [note for note in table.notes if isinstance(note, str)] if table else []
+
+    def to_json(self) -> Any:
+        """The answer as plain mappings and lists."""
+        return json.loads(dumps(self))
+
+
+class Result(Reply, dict[str, Any]):
+    """A record with the keys of `--json`, which are attributes, too. A frame has the rows of `--format csv`."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -76,18 +88,6 @@ class Result(Frame, dict[str, Any]):
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *self]
-
-    def __repr__(self) -> str:
-        return super().__repr__() if self.display is None else self.display.text(self)
-
-    @property
-    def notes(self) -> list[str]:
-        """The lines below the table of the command."""
-        return [] if self.display is None else self.display.notes
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as plain mappings and lists."""
-        return json.loads(dumps(self))
 
     def to_arrow(self) -> pyarrow.Table:
         return self._rows().to_arrow()
@@ -102,22 +102,8 @@ class Result(Frame, dict[str, Any]):
         return records([self] if flat is None else flat)
 
 
-class Records(Frame, list[Result]):
+class Records(Reply, list[Result]):
     """Records in a list. A frame has a row for each, and a column for each key."""
-
-    display: Display | None = None
-
-    def __repr__(self) -> str:
-        return super().__repr__() if self.display is None else self.display.text(self)
-
-    @property
-    def notes(self) -> list[str]:
-        """The lines below the table of the command."""
-        return [] if self.display is None else self.display.notes
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """The records as plain mappings and lists."""
-        return json.loads(dumps(self))
 
     def to_arrow(self) -> pyarrow.Table:
         pa = library("pyarrow")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager as ContextManager
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -68,10 +68,12 @@ def write_text(path: str, text: str) -> int:
     return len(data)
 
 
-def save_plot(path: str, figure: Figure | None) -> None:
-    """Write a figure as a file of its own. Raises InputError where the answer has none."""
+def save_plot(path: str | None, draw: Callable[[], Figure | None]) -> None:
+    """Write the figure of an answer as a file of its own, where one is wanted. Raises InputError where it has none."""
+    if path is None:
+        return
     from rlrec.report import svg
 
-    if figure is None:
+    if (figure := draw()) is None:
         raise InputError("the answer has nothing to plot yet")
     write_text(path, svg.document(figure.drawing, title=figure.title, description=figure.description))

@@ -133,7 +133,8 @@ def refusing(command: Command) -> Command:
             raise click.UsageError("--on-error quarantine and --rejects FILE go together")
         if rejects is None:
             return command(*args, refusals=Refusals(None), **kwargs)
-        check_target(rejects, "--rejects", inputs=_paths(kwargs))
+        words = [word for value in kwargs.values() for word in (value if isinstance(value, tuple) else [value])]
+        check_target(rejects, "--rejects", inputs=[word for word in words if isinstance(word, str)])
         refusals = Refusals(rejects)
         with refusals.file or nullcontext():
             result = command(*args, refusals=refusals, **kwargs)
@@ -158,12 +159,6 @@ def _same_file(path: str, other: str) -> bool:
     if os.path.isfile(path) and os.path.exists(other):
         return os.path.samefile(path, other)
     return os.path.realpath(path) == os.path.realpath(other) and not os.path.exists(path)
-
-
-def _paths(params: dict[str, Any]) -> list[str]:
-    """The words among the parameters of a command that may be the paths of its inputs."""
-    words = [word for value in params.values() for word in (value if isinstance(value, tuple) else [value])]
-    return [word for word in words if isinstance(word, str)]
 
 
 input_option = click.option(  # for streams that answer each line: gives the command `source`, a path, `-` or None

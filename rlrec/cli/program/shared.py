@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
 from inspect import cleandoc
@@ -189,12 +189,14 @@ def stored(*lines: str) -> Decorator:
     return lambda command: printed(*lines)(_with_store(command))
 
 
-def _with_store(command: Command) -> Command:
+def _with_store(command: Command, *, reads: bool = False) -> Command:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         from rlrec.app.opening import open_store
 
         chosen = settings()
+        if reads and chosen.read_db:
+            chosen.db, chosen.primary = chosen.read_db, chosen.db
         chosen.context = click.get_current_context()
         waits = chosen.lock_timeout, chosen.statement_timeout, chosen.reconnect
         now, future, primary = chosen.now, chosen.allow_future, chosen.primary
@@ -216,20 +218,7 @@ def _with_store(command: Command) -> Command:
 
 def reading(*lines: str) -> Decorator:
     """Gives a command that only reads what `stored` gives, with the store of --read-db where there is one."""
-
-    def add(command: Command) -> Command:
-        run = stored(*lines)(command)
-
-        @wraps(run)
-        def read(*args: Any, **kwargs: Any) -> Any:
-            chosen = settings()
-            if chosen.read_db:
-                chosen.db, chosen.primary = chosen.read_db, chosen.db
-            return run(*args, **kwargs)
-
-        return read
-
-    return add
+    return lambda command: printed(*lines)(_with_store(command, reads=True))
 
 
 def writing(*lines: str) -> Decorator:
@@ -260,24 +249,32 @@ def _rehearsable(command: Command) -> Command:
     def run(*args: Any, store: Store, dry_run: bool, **kwargs: Any) -> None:
         if dry_run and (lines := kwargs.get("lines")) is not None:
             lines.copy_unless_file()  # other writers do not wait for whoever writes the lines
-        with rehearsal(store) if dry_run else nullcontext():
+        with rehearsal(store, wanted=dry_run):
             command(*args, store=store, **kwargs)
 
     return run
 
 
 @contextmanager
-def rehearsal(store: Store) -> Iterator[None]:
-    """A transaction that is taken back at its end, and says so on stderr."""
-    settings().dry_run = True
-    with store.rehearsal():
+def rehearsal(store: Store, *, wanted: bool = True) -> Iterator[None]:
+    """A transaction that is taken back at its end, and says so on stderr; nothing where it is not wanted."""
+    settings().dry_run = wanted
+    with store.rehearsal() if wanted else nullcontext():
         yield
-    notice(NOTHING_STORED)
+    if wanted:
+        notice(NOTHING_STORED)
 
 
 def printed(*lines: str) -> Decorator:
     """Adds --format and --json; gives the command `show`. lines: examples that end its help."""
-    return lambda command: _with_show(_with_examples(command, lines))
+
+    def add(command: Command) -> Command:
+        listed = "".join(f"\n  {line}" for line in lines)
+        word = "Examples" if len(lines) > 1 else "Example"
+        command.__doc__ = f"{cleandoc(command.__doc__ or '')}\n\n\b\n{word}:{listed}"
+        return _with_show(command)
+
+    return add
 
 
 def _with_show(command: Command) -> Command:
@@ -304,13 +301,6 @@ def _with_show(command: Command) -> Command:
         return command(*args, show=show, **kwargs)
 
     return run
-
-
-def _with_examples(command: Command, lines: Sequence[str]) -> Command:
-    listed = "".join(f"\n  {line}" for line in lines)
-    word = "Examples" if len(lines) > 1 else "Example"
-    command.__doc__ = f"{cleandoc(command.__doc__ or '')}\n\n\b\n{word}:{listed}"
-    return command
 
 
 def by_name(pairs: Iterable[tuple[str, str]], label: str) -> dict[str, str]:

@@ -71,18 +71,12 @@ def parse_share(text: str) -> float:
     return share
 
 
-def parse_references(text: str) -> tuple[str, ...]:
-    """The versions in A,B."""
-    return tuple(piece.strip() for piece in text.split(",") if piece.strip())
-
-
-REFERENCES = Parsed("a,b", parse_references)
+REFERENCES = Parsed("a,b", lambda text: tuple(piece.strip() for piece in text.split(",") if piece.strip()))
 SHARE = Parsed("share", parse_share)
 VARIANT = Parsed("label=policy[@v][:weight]", parse_variant)
 
 
-@click.group(cls=CommandGroup)
-def experiment() -> None: ...
+experiment = CommandGroup("experiment")
 
 
 @experiment.command("create")
@@ -142,8 +136,7 @@ def show_(
     (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
     trust estimates from this log. --log narrows neither the holdout nor the check of the split."""
     result = app.compare.show(store, name, rewards=rewards, level=level, log=log)
-    if plot is not None:
-        save_plot(plot, app.figures.comparison(result))
+    save_plot(plot, lambda: app.figures.comparison(result))
     show(result, table=_view(result, level), flat=_flat(result))
     conclude(show, _sentence(result))
 
@@ -215,7 +208,9 @@ def _view(result: VariantComparison, level: float) -> View:
 
 def _interleaved(result: VariantComparison, title: list[str]) -> View:
     title[0] += ", interleaved: both versions fill every slate"
-    title += [*map(_difference, result["differences"]), *_coins(result["sample_ratio"])]
+    alarm = _alarm(result["sample_ratio"]["p_value"], "one team picked first too often; do not trust the difference")
+    coins = "coins: chi2 {chi2}, p {p_value}".format(**{key: cell(x) for key, x in result["sample_ratio"].items()})
+    title += [*map(_difference, result["differences"]), *([coins + alarm] if alarm else [])]
     if (ties := result.get("ties")) is not None:
         title.append(f"credit for both teams alike: {quantity(ties, 'unit')}")
     notes = [
@@ -293,12 +288,6 @@ def _ratio(row: dict[str, float | None]) -> str:
     fine = ": the split is as defined" if p >= ODD else ": odd, but no alarm"
     verdict = _alarm(p, "the split is not as defined; do not trust the differences") or fine
     return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{verdict}"
-
-
-def _coins(row: dict[str, float | None]) -> list[str]:
-    """A line where the teams did not pick first equally often."""
-    alarm = _alarm(row["p_value"], "one team picked first too often; do not trust the difference")
-    return [f"coins: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{alarm}"] if alarm else []
 
 
 def _alarm(p_value: float | None, warning: str) -> str:

@@ -30,11 +30,6 @@ DROP = ("version", "rows", "unit", "reasons", "ess", "lift over served")
 VERDICTS = ("insufficient", "weak", "ok")
 
 
-def _join_lists(_ctx: click.Context, _param: click.Parameter, lists: tuple[str, ...]) -> str | None:
-    """All the lists as one list; None where there is none."""
-    return ",".join(lists) or None
-
-
 @click.command(
     cls=GroupedCommand,
     epilog="`rlrec help evaluate` explains units, verdicts, reasons, keys, options and estimators.",
@@ -43,7 +38,8 @@ def _join_lists(_ctx: click.Context, _param: click.Parameter, lists: tuple[str, 
 @option_group(
     "What to estimate",
     click.option(
-        "--estimator", "estimators", multiple=True, metavar="LIST", callback=_join_lists,
+        "--estimator", "estimators", multiple=True, metavar="LIST",
+        callback=lambda _ctx, _param, lists: ",".join(lists) or None,
         help="Names, or impression, session, slate, all; repeatable [default: ips,snips,dr].",
     ),
     click.option("--reward", metavar="NAME", help="Reward definition [default: what each target learns]."),
@@ -96,8 +92,7 @@ def evaluate(store: Store, show: Show, plot: str | None, workers: Workers, **req
     All mature decisions of the store count, whoever served them. Every estimate has an interval, an effective sample
     size (ess), a verdict (ok, weak, insufficient) and the reasons for it."""
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)
-    if plot is not None:
-        save_plot(plot, app.figures.estimates(estimates, estimates[0].estimate.unit))
+    save_plot(plot, lambda: app.figures.estimates(estimates, estimates[0].estimate.unit))
     rows = [row.to_json() for row in estimates]
     show(rows, table=view(rows, request["by"], app.evaluate.explained(estimates)))
     by = request["by"]

@@ -47,8 +47,7 @@ def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **req
       variety          mean distance (1 - cosine) of two arms of a slate, by the
                        features of the catalogue"""
     result = app.exposure.exposure(store, app.exposure.Request(**request), workers)
-    if plot is not None:
-        save_plot(plot, app.figures.evenness(result) or app.figures.exposure(result))
+    save_plot(plot, lambda: app.figures.evenness(result) or app.figures.exposure(result))
     catalogue = result["catalogue"]
     figures = ((name, cast(float | None, value)) for name, value in catalogue.items() if name != "arms")
     counted = "every slot is a pull" if result["curve"] is None else f"pulls counted by curve {result['curve']}"

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from rlrec.app.judging.positions import CurveAnswer
 
 
-@click.group(cls=CommandGroup)
-def position() -> None: ...
+position = CommandGroup("position")
 
 
 @position.command()
@@ -54,9 +53,8 @@ def fit(store: Store, show: Show, plot: str | None, workers: Workers, **request:
 @reading("rlrec position list")
 def list_(store: Store, show: Show) -> None:
     """List all curves."""
-    headers = ["curve", "number", "model", "method", "reward", "positions", "created_at"]
-    result = app.positions.listing(store)
-    show(result, columns=headers)
+    columns = ["curve", "number", "model", "method", "reward", "positions", "created_at"]
+    show(app.positions.listing(store), columns=columns)
 
 
 @position.command("show")
@@ -82,8 +80,7 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
 def _show(show: Show, result: CurveAnswer, plot: str | None) -> None:
     from rlrec.app.judging.positions import explained
 
-    if plot is not None:
-        save_plot(plot, app.curves.examination([result]))
+    save_plot(plot, lambda: app.curves.examination([result]))
     title = [
         f"curve {result['curve']}@{result['number']}, model {result['model']}, method {result['method']}, "
         f"reward {result['reward']}, {quantity(result['clusters'], 'cluster')}",

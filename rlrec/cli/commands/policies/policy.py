@@ -17,8 +17,7 @@ from rlrec.cli.text.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 FILE = click.Path(exists=True, dir_okay=False)
 
 
-@click.group(cls=CommandGroup)
-def policy() -> None: ...
+policy = CommandGroup("policy")
 
 
 @policy.command()
@@ -122,10 +121,8 @@ def show_(
     column a figure; in csv and in json they are in the order of the catalogue. ndjson has a line an arm. The label of
     an imported log has no belief: `rlrec exposure --policy NAME` has the rates of its arms."""
     result = app.policy_beliefs.show(store, reference, context)
-    if plot is not None:
-        live = result["version"] == result["live"]
-        curve_of = app.curves.training(result["policy"], result["version"], result["training"], live=live)
-        save_plot(plot, curve_of or app.figures.beliefs(result))
+    shown, live = (result["policy"], result["version"]), result["version"] == result["live"]
+    save_plot(plot, lambda: app.curves.training(*shown, result["training"], live=live) or app.figures.beliefs(result))
     terminal = show.screen.width is not None
     table = policy_view.of_belief(
         result, context, every=every, curve=curve, terminal=terminal, ranked=show.format == "table"

@@ -13,7 +13,7 @@ from rlrec.errors import quantity
 
 if TYPE_CHECKING:
     from rlrec.app.policies.policy_beliefs import Audience, CountingCurve, PolicyBelief, PolicyVersion
-    from rlrec.app.policies.versions import LiveTime, VersionHistory
+    from rlrec.app.policies.versions import VersionHistory
 
 N_ARMS, N_WEIGHTED = 20, 5  # on a terminal: arms in the table, and of these with their weights
 BELIEF = (
@@ -62,7 +62,11 @@ def of_versions(versions: Sequence[VersionHistory]) -> View:
         for row, verdict in zip(versions, verdicts, strict=True)
     ]
     times = sorted((time["at"], row["version"], time) for row in versions for time in row["promoted"])
-    notes = [_live_time(version, time) for _, version, time in times]
+    notes = [
+        f"version {version} {'is' if time['until'] is None else 'was'} live from {time['at']} ({time['by']})"
+        + ("" if time["until"] is None else f" to {time['until']} ({time['ended_by']})")
+        for _, version, time in times
+    ]
     return View.of(rows, VERSIONS, notes=notes, drop=["parent", "created_at"])
 
 
@@ -85,11 +89,6 @@ def _learned_from(row: VersionHistory) -> str:
 
 def _verdict(gate: Mapping[str, Any]) -> str:
     return f"{'passed' if gate['passed'] else 'not passed'}: {cell(gate['estimate'])} above {cell(gate['lower'])}"
-
-
-def _live_time(version: int, time: LiveTime) -> str:
-    until = "" if time["until"] is None else f" to {time['until']} ({time['ended_by']})"
-    return f"version {version} {'is' if not until else 'was'} live from {time['at']} ({time['by']}){until}"
 
 
 def of_belief(

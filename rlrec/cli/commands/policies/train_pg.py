@@ -129,15 +129,14 @@ def train_pg(
     why, training = result["why"], result.pop("training", None)
     refused = why is not None and result["trained"] and options.promote == "if-better"
     noted = [] if why is None or refused else [why]
-    view = _view(result) if result["trained"] else _untrained(result)
+    view = _view(result)
     show(result, table=view._replace(notes=[*view.notes, *noted]), flat=[result])
     for text in noted if show.format != "table" else []:
         notice(text)
     if result["trained"]:
         conclude(show, _sentence(result))
-        if plot is not None and training is not None:
-            live = result["promoted"]
-            save_plot(plot, app.curves.training(result["policy"], result["version"], training, live=live))
+        shown, live = (result["policy"], result["version"]), result["promoted"]
+        save_plot(None if training is None else plot, lambda: app.curves.training(*shown, training, live=live))
         if not options.dry_run:
             _suggest_next(show, result)
     if options.dry_run:
@@ -148,7 +147,10 @@ def train_pg(
 
 
 def _view(result: Mapping[str, Any]) -> View:
-    """The gain of the new version over the live one on the visits that chose its epoch, and on those of the gate."""
+    """The gain of the new version over the live one on the visits that chose its epoch, and on those of the gate;
+    a line where too few sessions are new."""
+    if not result["trained"]:
+        return View.of([{**result, "new sessions": result["sessions"]}], ("at", "policy", "trained", "new sessions"))
     best = "none better than the start" if not result["best_epoch"] else f"the best {result['best_epoch']}"
     title = [
         f"{result['at']}: policy {result['policy']}, version {result['version']} from version {result['parent']}, "
@@ -172,11 +174,6 @@ def _fate(result: Mapping[str, Any]) -> str:
     if result["promoted"]:
         return "live, but not for all callers" if result["passed_by"] else "live now"
     return "kept, not live"
-
-
-def _untrained(result: Mapping[str, Any]) -> View:
-    """The answer where too few sessions are new, in a line."""
-    return View.of([{**result, "new sessions": result["sessions"]}], ("at", "policy", "trained", "new sessions"))
 
 
 def _sentence(result: Mapping[str, Any]) -> str:

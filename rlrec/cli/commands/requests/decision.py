@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from rlrec.app.requests.decision import Result
 
 
-@click.group(cls=CommandGroup)
-def decision() -> None: ...
+decision = CommandGroup("decision")
 
 
 @decision.command("show")

@@ -47,7 +47,11 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
     request_id; it is answered in order, a group of lines at a time. A group ends where nothing more waits; with --seed
     only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}."""
     if source is not None:
-        _refuse_single(request)
+        context = click.get_current_context()
+        for name in request:
+            if context.get_parameter_source(name) in TYPED:
+                option = "-k" if name == "size" else f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"--input and {option} do not go together: the lines have it")
         stream(store, show, source, line_type(), checked, seed=seed, dry_run=dry_run)
         return
     if request["session"] is None:
@@ -64,14 +68,6 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
         title += candidates_text(answer, first=N_CANDIDATES)
     flat = [{"decision_id": answer["decision_id"], **slot} for slot in answer["slate"]]
     show(answer, table=View.of(answer["slate"], SLOT, title=title), flat=flat)
-
-
-def _refuse_single(request: dict[str, Any]) -> None:
-    context = click.get_current_context()
-    for name in request:
-        if context.get_parameter_source(name) in TYPED:
-            option = "-k" if name == "size" else f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"--input and {option} do not go together: the lines have it")
 
 
 @cache

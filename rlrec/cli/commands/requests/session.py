@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from rlrec.app.serving.requests import Answer
 
 
-@click.group(cls=CommandGroup)
-def session() -> None: ...
+session = CommandGroup("session")
 
 
 @session.command("list")

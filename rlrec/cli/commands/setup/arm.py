@@ -23,8 +23,7 @@ from rlrec.errors import InputError, quantity
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
-@click.group(cls=CommandGroup)
-def arm() -> None: ...
+arm = CommandGroup("arm")
 
 
 @arm.command()

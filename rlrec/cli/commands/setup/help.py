@@ -7,6 +7,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,16 +53,14 @@ def full_text(page: ManualPage) -> str:
         return page.text
     from rlrec.app.evaluation import descriptions
 
+    fill = partial(
+        textwrap.fill, width=120, subsequent_indent="  ", break_on_hyphens=False
+    )  # as pages have their lines
     sections = [
-        f"## Estimators per {unit}\n\n" + "\n".join(_item(f"`{name}`: {text}") for name, text in described)
+        f"## Estimators per {unit}\n\n" + "\n".join(fill(f"- `{name}`: {text}") for name, text in described)
         for unit, described in descriptions().items()
     ]
     return "\n\n".join([page.text.rstrip("\n"), *sections]) + "\n"
-
-
-def _item(text: str) -> str:
-    """An item of a list, in lines as pages have them."""
-    return textwrap.fill(f"- {text}", 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def for_terminal(markdown: str, width: int = 0) -> str:

@@ -26,8 +26,7 @@ def _clip(text: str) -> tuple[float, float]:
     return bounds
 
 
-@click.group(cls=CommandGroup)
-def reward() -> None: ...
+reward = CommandGroup("reward")
 
 
 @reward.command()

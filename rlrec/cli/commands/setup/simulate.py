@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -78,7 +77,7 @@ def simulate(store: Store, show: Show, ephemeral: bool, dry_run: bool, **options
         show(app.study.study(store, app.study.Request(**_study(**options))))
         return
     request = app.simulate.Request(**_request(**options))
-    with rehearsal(store) if dry_run else nullcontext():
+    with rehearsal(store, wanted=dry_run):
         result = app.simulate.simulate(store, request)
     show(result)
 

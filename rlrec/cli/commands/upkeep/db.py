@@ -19,8 +19,7 @@ Command = Callable[..., Any]
 NOTHING_CHANGED = "dry run: nothing was changed"
 
 
-@click.group(cls=CommandGroup)
-def db() -> None: ...
+db = CommandGroup("db")
 
 
 def confirmed(question: str, *, needed: bool = True) -> Callable[[Command], Command]:

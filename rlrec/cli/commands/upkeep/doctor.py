@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +50,7 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
     from rlrec.app.audit.integrity.clock import repair
 
     if repair_clock:
-        with rehearsal(store) if dry_run else nullcontext():
+        with rehearsal(store, wanted=dry_run):
             moved = repair(store)
         show(moved)
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from contextlib import closing
 
 import click
@@ -78,15 +77,10 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
         else:
             with complete_file(path) as file:
                 exported = sum(1 for _ in map(file.write, writer.lines(records)))
-    _say_left_out(layout, writer.left_out)
+    if writer.left_out:
+        listed = ", ".join(f"{name} ({count:,})" for name, count in writer.left_out.items())
+        notice(f"left out, since {layout} cannot hold them (decisions): {listed}; jsonl holds all")
     if path == "-":
         notice(f"exported {exported}")
     else:
         show({"exported": exported})
-
-
-def _say_left_out(layout: str, counts: Mapping[str, int]) -> None:
-    """A line for a person about what a layout could not hold."""
-    if counts:
-        listed = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
-        notice(f"left out, since {layout} cannot hold them (decisions): {listed}; jsonl holds all")
