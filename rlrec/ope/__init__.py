@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 _FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "impression": {
         "estimators.weighting": ("ips", "snips", "clipped-ips"),
-        "estimators.direct": ("dm",),
-        "estimators.doubly_robust": ("dr", "sndr", "switch-dr", "dros"),
+        "estimators.direct": ("dm", "dr", "sndr", "switch-dr", "dros"),
     },
     "session": {"estimators.sequential": ("tis", "pdis", "wis", "wpdis", "dr-rl", "wdr")},
     "slate": {

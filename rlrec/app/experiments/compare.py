@@ -10,7 +10,7 @@ from rlrec.app.evaluation.comparisons import holdout, interleaved, unit_outcomes
 from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, OutcomeRow
 from rlrec.app.experiments.experiment import shares_of, versions_of
 from rlrec.app.inputs import filters, lookup
-from rlrec.app.log import maturity
+from rlrec.app.log import reward_log
 from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError, quantity
 from rlrec.ope.intervals import comparison, intervals, outcomes
@@ -71,7 +71,7 @@ def show(
         outlook = None
         if assigned and not any(collected.sums.sessions):
             selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
-            outlook = maturity.outlook(unit, selection, wait_us=definitions[0].window_us)
+            outlook = reward_log.outlook(unit, selection, wait_us=definitions[0].window_us)
     figures, sums, labels = collected.outcomes, collected.sums, collected.groups.labels
     if sums.censored:
         store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")

@@ -12,7 +12,7 @@ from rlrec.app.evaluation.passes.request import EmptyLog, Request
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters
-from rlrec.app.log import maturity
+from rlrec.app.log import reward_log
 from rlrec.ope.checks import verdicts
 from rlrec.store import Store
 from rlrec.store.database import bulk
@@ -32,7 +32,7 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                 return estimates.answer(unit, replace(request, log=log), estimators, selection, engine)
         except EmptyLog as error:
             if error.wait_us is not None:
-                outlook = maturity.outlook(unit, selection, wait_us=error.wait_us)
+                outlook = reward_log.outlook(unit, selection, wait_us=error.wait_us)
                 error.hint = "; ".join(filter(None, (error.hint, outlook)))
             raise
 

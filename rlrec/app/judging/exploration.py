@@ -21,7 +21,7 @@ from rlrec.arrays import Array, Ids, finite_or_none
 from rlrec.errors import InputError, quantity
 from rlrec.ope.estimators.weighting import Snips
 from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals.differences import Minus
+from rlrec.ope.intervals.intervals import Minus
 from rlrec.ope.sums.moments import Moments, moments
 from rlrec.policy import TEAM_DRAFT
 from rlrec.records import Sums
@@ -104,7 +104,12 @@ def exploration(store: Store, request: Request) -> Result:
             raise comparison.evaluation.nothing_selected("impression of the policy")
         total = reduce(add, sums)
         if not total.cost.summary().present[3]:
-            raise comparison.no_row(total)
+            if total.waiting:
+                waiting = f"{quantity(total.waiting, 'impression')} of {comparison.name}"
+                raise comparison.evaluation.shared[0].immature(waiting)
+            lacking = "imports, two rankers, samples of correlated scores and kinds that read the session"
+            message = f"no impression of {comparison.name} has a probability to compare"
+            raise EmptyLog(message, hint=f"{lacking} have none by position")
         return comparison.answer(total)
 
 
@@ -206,14 +211,6 @@ class FloorComparison:
                 squares = np.where(weight > 0, weight**2 / greedy, 0.0)
             sums[number] = weight.sum(), (weight**2).sum(), weight.sum(), squares.sum()
         return sums
-
-    def no_row(self, total: ExplorationSums) -> EmptyLog:
-        """The error where nothing could be compared."""
-        if total.waiting:
-            return self.evaluation.shared[0].immature(f"{quantity(total.waiting, 'impression')} of {self.name}")
-        lacking = "imports, two rankers, samples of correlated scores and kinds that read the session"
-        message = f"no impression of {self.name} has a probability to compare"
-        return EmptyLog(message, hint=f"{lacking} have none by position")
 
     def answer(self, total: ExplorationSums) -> Result:
         """The figures of the sums of the log."""

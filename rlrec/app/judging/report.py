@@ -24,7 +24,6 @@ from rlrec.store.database import bulk
 from rlrec.store.database.unit import StoredRows
 from rlrec.store.log import selected
 from rlrec.store.policies import experiments, policies
-from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US, written
 
 T = TypeVar("T")
@@ -245,8 +244,10 @@ class _Gathering:
 
     def _experiments(self) -> list[VariantComparison]:
         stored = experiments.all_experiments(self.unit)
-        concerned = [experiment for experiment in stored if self.policy is None or self._concerned(experiment)]
-        concerned.sort(key=lambda experiment: (experiment.status != "running", -experiment.created_at))
+        if self.policy is not None:  # those with a variant that is the policy, or a copy of it
+            ids = {self.policy.id, *(key for key, policy in self.policies.items() if policy.base_id == self.policy.id)}
+            stored = [row for row in stored if not ids.isdisjoint(variant.policy_id for variant in row.variants)]
+        concerned = sorted(stored, key=lambda experiment: (experiment.status != "running", -experiment.created_at))
         if len(concerned) > EXPERIMENTS:
             self._remark(
                 "experiments", f"{quantity(len(concerned) - EXPERIMENTS, 'older one')}: see `rlrec experiment list`."
@@ -254,12 +255,6 @@ class _Gathering:
         names = [experiment.name for experiment in concerned[:EXPERIMENTS]]
         comparisons = (self._fill("experiments", compare.show, self.store, name) for name in names)
         return [comparison for comparison in comparisons if comparison is not None]
-
-    def _concerned(self, experiment: Experiment) -> bool:
-        """Whether a variant of an experiment is the policy that was chosen, or a copy of it."""
-        assert self.policy is not None
-        copies = [self.policies[variant.policy_id] for variant in experiment.variants]
-        return any(self.policy.id in (copy.id, copy.base_id) for copy in copies)
 
     def _curves(self) -> list[CurveAnswer]:
         newest_of = {row["curve"]: row["number"] for row in positions.listing(self.store)}

@@ -15,7 +15,6 @@ from rlrec.store.database.unit import StoredRows
 from rlrec.store.log import activity, decisions
 from rlrec.store.log.activity import PolicyLog
 from rlrec.store.policies import experiments, policies, routes
-from rlrec.store.policies.experiments import Experiment
 from rlrec.store.policies.policies import LivePolicy
 from rlrec.store.policies.routes import RouteChange
 from rlrec.times import DAY_US, written
@@ -99,7 +98,13 @@ def status(store: Store) -> Status:
             "decisions": sum(log.decisions for log in logs.values()), "events": sizes.events,
             "policies": _policies(unit, shown, live, logs, served),
             "routes": [_route(change, live, routed.get(change.route_id, 0)) for change in changes],
-            "experiments": [_experiment(unit, row) for row in running],
+            "experiments": [
+                {
+                    "experiment": row.name, "unit": row.unit, "units": activity.count_experiment_units(unit, row.id),
+                    "variants": [variant.label for variant in row.variants], "created_at": written(row.created_at),
+                }
+                for row in running
+            ],
             "waiting": {
                 "immature": sum(
                     activity.count_served_since(unit, version.policy.id, unit.now - version.reward.window_us)
@@ -144,14 +149,6 @@ def _route(change: RouteChange, live: dict[str, LivePolicy], served: int) -> Rou
         "version": live[change.policy].version.number if change.number is None else change.number, "live": follows,
         "experiment": change.experiment if change.running else None, "since": written(change.at),
         "decisions_24h": served,
-    }  # fmt: skip
-
-
-def _experiment(unit: Unit, experiment: Experiment) -> ExperimentStatus:
-    return {
-        "experiment": experiment.name, "unit": experiment.unit,
-        "units": activity.count_experiment_units(unit, experiment.id),
-        "variants": [variant.label for variant in experiment.variants], "created_at": written(experiment.created_at),
     }  # fmt: skip
 
 

@@ -142,10 +142,6 @@ def usable(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[End
         slots=rows.slots | {"reward": rows.reward}, first=np.r_[first, len(rows)], start=np.r_[begun, len(first)],
         reward=slates.reward, default=slates.default, mature_from=np.zeros(len(begun), np.int64),
     )  # fmt: skip
-    return _usable(batch, visits, cutoff)
-
-
-def _usable(batch: reader.Batch, visits: EndedVisits, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
     stored = batch.visits
     assert stored is not None
     index = visit_indices(stored, visits.per_visit("session_id"), visits.per_visit("visit"))

@@ -19,7 +19,7 @@ from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.learning import graduation
-from rlrec.app.log import lineage, maturity
+from rlrec.app.log import lineage, reward_log
 from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
 from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions, TrainingResult
@@ -163,7 +163,7 @@ class _TrainingRun:
             first = min(self.report.unused.mature_from, default=None)
             if first is not None or not self.report.visits:
                 wait_us = cutoff.timeout_us + cutoff.window_us
-                self.outlook = maturity.outlook(unit, selection, wait_us=wait_us, mature_from=first)
+                self.outlook = reward_log.outlook(unit, selection, wait_us=wait_us, mature_from=first)
             reports = policies.reports(unit, self.parent.policy.id, since=unit.now - YEAR_US)
             gates = (report["gate"] for report in reports)
             looks = [cast(GateReport, NO_GATE | gate) for gate in gates if gate["candidate"] is not None]

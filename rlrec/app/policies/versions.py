@@ -8,7 +8,7 @@ from rlrec.app.audit.integrity import live_versions
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import belief_versions
 from rlrec.app.learning.belief_versions import VersionSummary, is_complete, summary
-from rlrec.app.log import maturity
+from rlrec.app.log import reward_log
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit
@@ -101,7 +101,7 @@ def freeze(store: Store, reference: str) -> Frozen:
         sums, last = belief_versions.fork(unit, source)
         immature = decisions.count_slots_after(unit, source.policy.id, last) if source.learning else 0
         newest = selected.newest_at(unit, Selection(policy_ids=[source.policy.id], imported=False), 1) or unit.now
-        ready = maturity.moment(newest + source.reward.window_us, unit.now)
+        ready = reward_log.time_of_maturity(newest + source.reward.window_us, unit.now)
 
     def work(unit: Unit) -> Frozen:
         settings.lock_removals(unit, removals)

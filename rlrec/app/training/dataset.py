@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app.evaluation.rows.fixed_loggers import LoggerFacts
+from rlrec.app.evaluation.rows.loggers import LoggerFacts
 from rlrec.app.log.splits import TRAIN
 from rlrec.app.training.array_file import ArrayFile, RowFile
 from rlrec.arrays import Array, Ids, Index, distinct, offsets

@@ -14,8 +14,8 @@ from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import Evaluation, Request
-from rlrec.app.evaluation.rows.fixed_loggers import FixedLoggers, LoggerFacts
 from rlrec.app.evaluation.rows.log_rows import clusters
+from rlrec.app.evaluation.rows.loggers import FixedLoggers, LoggerFacts
 from rlrec.app.log import ended_visits, stored_contexts
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
 from rlrec.app.log.splits import GATE, TRAIN, TUNE, owner_splits

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.arrays import Array, Flags
-from rlrec.ope.sums.base import LogBatch
+from rlrec.ope.sums.base import LogBatch, RewardColumns
 
 # Number of the largest weights and weighted rewards that a partial has: the top 1 % of ten million rows, and the tail
 # of k-hat for a billion.
@@ -69,16 +69,6 @@ class Weights:
         """Mean of the rewards that were logged; None without rows."""
         return self.earned / self.counted if self.counted else None
 
-    @property
-    def unsupported_share(self) -> float | None:
-        """Mean unsupported mass over the rows where it is known; None where there are none."""
-        return self.unsupported / self.n_unsupported if self.n_unsupported else None
-
-    @property
-    def not_default_share(self) -> float | None:
-        """Weighted share of rows whose reward is not the default."""
-        return self.not_default / self.weight if self.weight else None
-
     @cached_property
     def top1_share(self) -> float | None:
         """Share of the top 1 % of rows in the sum of |weight x reward|; beyond ten million rows of the top 100,000."""
@@ -95,34 +85,35 @@ class Weights:
 
 def weights(batch: LogBatch) -> Weights:
     """Diagnostics of one batch."""
-    used = batch.usable
-    bounds = np.full(len(batch), np.inf) if batch.largest is None else batch.largest
     diagnosed = weight_diagnostics(
-        batch.weight[used],
-        weighted_reward=(batch.weight * batch.reward)[used],
-        reward=batch.reward[used],
-        not_default=batch.not_default[used],
-        largest=float(batch.weight.max(initial=0.0)),
-        bound=float(np.nan_to_num(bounds[used], nan=np.inf, posinf=np.inf).max(initial=0.0)),
-        unsupported=batch.unsupported,
-        left_out=int((~used).sum()),
-        count=None if batch.count is None else batch.count[used],
-    )
+        batch, batch.weight, weighted_reward=batch.weight * batch.reward, reward=batch.reward,
+        not_default=batch.not_default, used=batch.usable,
+        bound=np.full(len(batch), np.inf) if batch.largest is None else batch.largest,
+    )  # fmt: skip
     return replace(diagnosed, rewards=int(np.count_nonzero(batch.reward)))
 
 
 def weight_diagnostics(
-    weight: Array, *, weighted_reward: Array, reward: Array, not_default: Flags, largest: float, bound: float,
-    unsupported: Array | None, left_out: int, count: Array | None = None,
+    batch: RewardColumns, weight: Array, *, weighted_reward: Array, reward: Array, not_default: Flags, bound: Array,
+    used: Flags | None = None, largest: Array | None = None,
 ) -> Weights:  # fmt: skip
-    """Diagnostics of rows that can be weighed, (n,) each; unsupported: of any rows; count: how often each counts."""
+    """Diagnostics of the rows of a batch, (n,) each. bound: the largest weight that each could have had, inf or NaN
+    where none is known; used: those that can be weighed, None for all; largest: of the weights of each, None where it
+    has one."""
+    count, left_out = batch.count, batch.left_out
+    if used is not None:
+        left_out += int((~used).sum())
+        weight, weighted_reward, reward = weight[used], weighted_reward[used], reward[used]
+        not_default, bound, count = not_default[used], bound[used], None if count is None else count[used]
+    largest = weight if largest is None else largest
+    largest_weight, bound = float(largest.max(initial=0.0)), np.nan_to_num(bound, nan=np.inf, posinf=np.inf)
     if count is not None:
         weight, weighted_reward, reward = weight * count, weighted_reward * count, reward * count
     size, nonzero = np.abs(weighted_reward), int(np.count_nonzero(weighted_reward))
-    mass = unsupported if unsupported is not None else np.empty(0)
+    mass = batch.unsupported if batch.unsupported is not None else np.empty(0)
     return Weights(
         rows=len(weight), left_out=left_out, rewards=nonzero, weighted_rewards=nonzero, weight=float(weight.sum()),
-        not_default=float(weight[not_default].sum()), largest=largest, bound=bound,
+        not_default=float(weight[not_default].sum()), largest=largest_weight, bound=float(bound.max(initial=0.0)),
         unsupported=float(np.nansum(mass)), n_unsupported=int((~np.isnan(mass)).sum()), reward_size=float(size.sum()),
         earned=float(reward.sum()),
         counted=float(len(weight) if count is None else count.sum()),

@@ -48,6 +48,38 @@ class VisitCarryOverSums(Sums):
     rewards: Array
     events: Mapping[str, Array]
 
+    def p_value(self) -> float | None:
+        """The p-value of the hypothesis that next visits do not depend on what a visit showed; None where there is not
+        enough evidence: too few persons have several visits, or the logger drew nothing at random."""
+        next_return, next_visits, visits = self.visits.sum(axis=1)
+        present = self.visits[2] > 0
+        blocks = int(present.sum())
+        if blocks < _LEAST or not next_visits:
+            return None
+        # outcomes about their means: the return of a next visit, and whether there is one
+        z_return, z_next, z_visit = self.products
+        centred = np.stack(
+            [z_return - next_return / next_visits * z_next, z_next - next_visits / visits * z_visit], axis=1
+        )
+        # scores of each half of the blocks, from the other half
+        frequent = sorted(self.events, key=lambda kind: (-self.events[kind][0].sum(), kind))[:_KINDS]
+        worth = [self.rewards, *(self.events[kind][1] for kind in frequent)]
+        halves = np.stack(
+            [[_scores(self.impressions[half::2], rewards[half::2]) for rewards in worth] for half in (1, 0)]
+        )
+        statistic = np.einsum("bka,bsa->bks", centred, halves[np.arange(BLOCKS) % 2])[present].reshape(blocks, -1)
+        # principal components of those that vary: a score may follow from the others
+        spread = statistic.std(axis=0, ddof=1)
+        statistic = statistic[:, spread > 0] / spread[spread > 0]
+        if not statistic.size:
+            return None
+        variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(statistic.T)))
+        varying = variance > _DEPENDENT * len(variance)
+        # Hotelling's T^2: the mean over blocks is 0 where nothing carries over
+        mean, tested = statistic.mean(axis=0) @ axes[:, varying], int(varying.sum())
+        t2 = blocks * float((mean**2 / variance[varying]).sum())
+        return hotelling_above(t2, tested, blocks)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisitDraws:
@@ -104,35 +136,6 @@ def visit_carry_over_sums(
         rewards=add(reward),
         events={kind: np.stack([add(values != 0), add(values)]) for kind, values in events.items()},
     )
-
-
-def p_value(sums: VisitCarryOverSums) -> float | None:
-    """The p-value of the hypothesis that next visits do not depend on what a visit showed; None where there is not
-    enough evidence: too few persons have several visits, or the logger drew nothing at random."""
-    next_return, next_visits, visits = sums.visits.sum(axis=1)
-    present = sums.visits[2] > 0
-    blocks = int(present.sum())
-    if blocks < _LEAST or not next_visits:
-        return None
-    # outcomes about their means: the return of a next visit, and whether there is one
-    z_return, z_next, z_visit = sums.products
-    centred = np.stack([z_return - next_return / next_visits * z_next, z_next - next_visits / visits * z_visit], axis=1)
-    # scores of each half of the blocks, from the other half
-    frequent = sorted(sums.events, key=lambda kind: (-sums.events[kind][0].sum(), kind))[:_KINDS]
-    worth = [sums.rewards, *(sums.events[kind][1] for kind in frequent)]
-    halves = np.stack([[_scores(sums.impressions[half::2], rewards[half::2]) for rewards in worth] for half in (1, 0)])
-    statistic = np.einsum("bka,bsa->bks", centred, halves[np.arange(BLOCKS) % 2])[present].reshape(blocks, -1)
-    # principal components of those that vary: a score may follow from the others
-    spread = statistic.std(axis=0, ddof=1)
-    statistic = statistic[:, spread > 0] / spread[spread > 0]
-    if not statistic.size:
-        return None
-    variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(statistic.T)))
-    varying = variance > _DEPENDENT * len(variance)
-    # Hotelling's T^2: the mean over blocks is 0 where nothing carries over
-    mean, tested = statistic.mean(axis=0) @ axes[:, varying], int(varying.sum())
-    t2 = blocks * float((mean**2 / variance[varying]).sum())
-    return hotelling_above(t2, tested, blocks)
 
 
 def _scores(impressions: Array, rewards: Array) -> Array:

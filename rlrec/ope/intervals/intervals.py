@@ -108,14 +108,6 @@ def _counts(generator: np.random.Generator, size: int, m: int) -> Array:
     return np.bincount(cells.ravel(), minlength=size * m).reshape(size, m).astype(np.float64)
 
 
-def bootstrap_t(estimator: Smooth, bootstrap: Replicates, *, columns: list[int], level: float) -> Bounds:
-    """Bounds by the studentised bootstrap: value - t x error with t the quantiles of (value* - value) / error*.
-    columns: index of the estimator's terms. Value and error here are those of the units, blocks too. A replicate
-    without any variation has error 0: it counts as -inf or +inf, by its side; one with no weight at all, as both. An
-    infinite quantile makes the bound infinite; so does a level for which the replicates are too few."""
-    return _sample(estimator, bootstrap, columns).bounds(level)
-
-
 def simultaneous(
     estimator: Smooth, groups: Sequence[Replicates], *, columns: list[int], level: float
 ) -> list[Bounds]:  # fmt: skip
@@ -123,8 +115,8 @@ def simultaneous(
     is the largest, or the smallest, over the groups of each replicate (max-t).
 
     groups: the same draw of the same units of each (`moments.aligned`). A group whose replicate has no error does not
-    widen the bounds of others; its own are at least those of `bootstrap_t`."""
-    samples = [_sample(estimator, group, columns) for group in groups]
+    widen the bounds of others; its own are at least those of `studentised`."""
+    samples = [studentised(estimator, group, columns) for group in groups]
     usable = [sample.t for sample in samples if len(sample.t)]
     if not usable:
         return [UNKNOWN] * len(samples)
@@ -138,8 +130,9 @@ def simultaneous(
     return [sample.bounds(level, at_least=(low, high)) for sample in samples]
 
 
-def _sample(estimator: Smooth, bootstrap: Replicates, columns: list[int]) -> Studentised:
-    """The estimate of these columns and its studentised replicates; none where its error is 0 or unknown."""
+def studentised(estimator: Smooth, bootstrap: Replicates, columns: list[int]) -> Studentised:
+    """The estimate of these columns and its studentised replicates; none where its error is 0 or unknown.
+    Value and error here are those of the units, blocks too."""
     units = bootstrap.units[:, columns]
     m = len(units)
     with np.errstate(all="ignore"):
@@ -163,7 +156,10 @@ class Studentised:
     t: Array
 
     def bounds(self, level: float, *, at_least: Bounds = (np.inf, -np.inf)) -> Bounds:
-        """Bounds as in `bootstrap_t`. at_least: quantiles of t that the bounds must reach as well."""
+        """Bounds by the studentised bootstrap: value - t x error with t the quantiles of (value* - value) / error*.
+        A replicate without any variation has error 0: it counts as -inf or +inf, by its side; one with no weight at
+        all, as both. An infinite quantile makes the bound infinite; so does a level for which the replicates are too
+        few. at_least: quantiles of t that the bounds must reach as well."""
         if not len(self.t):
             return UNKNOWN
         low, high = _quantiles(np.sort(self.t), bounding_rank(level, len(self.t)))
@@ -309,3 +305,52 @@ def _lower(sums: WeightSums, fake: float, reward: float, spread: float) -> float
 def _reach(residual: float, budget: float) -> float:
     """The largest decrease of a mean with this residual variance within a budget; -inf where it is overdrawn."""
     return float(np.sqrt(max(residual, 0.0) * budget)) if budget >= 0 else -np.inf
+
+
+# -- estimates of differences, smooth functions of the sums of both sides, which lie side by side --
+
+EARNED = 2  # columns of what served: the rewards that were logged, and the rows
+
+
+@dataclass(frozen=True)
+class Minus:
+    """An estimate of one target minus a baseline, whose columns follow. baseline: the logged average, from the `EARNED`
+    columns; None: another target, estimated as the first."""
+
+    estimator: Smooth
+    baseline: Smooth | None = None
+
+    def sides(self, mean: Array) -> tuple[Array, Array]:
+        """The columns of the target and of the baseline."""
+        cut = mean.shape[-1] // 2 if self.baseline is None else -EARNED
+        return mean[..., :cut], mean[..., cut:]
+
+    def unit(self, mean: Array) -> Array:
+        """A reward of this size is a difference of 1."""
+        return np.ones(mean.shape[:-1])
+
+    def value(self, mean: Array) -> Array:
+        ours, theirs = self.sides(mean)
+        return self.estimator.value(ours) - (self.baseline or self.estimator).value(theirs)
+
+    def gradient(self, mean: Array) -> Array:
+        ours, theirs = self.sides(mean)
+        by_theirs = (self.baseline or self.estimator).gradient(theirs)
+        return np.concatenate([self.estimator.gradient(ours), -by_theirs], axis=-1)
+
+
+@dataclass(frozen=True)
+class Relative(Minus):
+    """The difference as a share of the size of the baseline."""
+
+    def value(self, mean: Array) -> Array:
+        return super().value(mean) / self.unit(mean)
+
+    def gradient(self, mean: Array) -> Array:
+        ours, theirs = self.sides(mean)
+        baseline, size = self.baseline or self.estimator, self.unit(mean)[..., None]
+        ratio = (self.estimator.value(ours) / baseline.value(theirs))[..., None]
+        return np.concatenate([self.estimator.gradient(ours), -ratio * baseline.gradient(theirs)], axis=-1) / size
+
+    def unit(self, mean: Array) -> Array:
+        return np.abs((self.baseline or self.estimator).value(self.sides(mean)[1]))

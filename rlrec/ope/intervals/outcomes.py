@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from rlrec.ope.intervals import comparison
 from rlrec.ope.intervals.comparison import MeanDifference, VariantMean
 from rlrec.ope.sums.moments import ClusterSummary, Moments
 from rlrec.ope.sums.unit_visits import DAYS, SAMPLED_FLAGS, UnitSums
+from rlrec.records import Sums
 
 YOUNG_SHARE = 0.9  # units are young while they have had less than this share of their visits
 ALARM = 1e-3  # p-value below which groups differ
@@ -107,7 +108,7 @@ Key = tuple[int, Metric]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class OutcomeSums:
+class OutcomeSums(Sums):
     """Sums over units that add up; keys are the number of a group and the name and reward of a metric.
 
     groups: of each group. pairs: of each group with the first one, (2, 2): over units in both, the products of
@@ -115,14 +116,6 @@ class OutcomeSums:
 
     groups: Mapping[Key, Moments]
     pairs: Mapping[Key, Array]
-
-    def __add__(self, other: OutcomeSums) -> OutcomeSums:
-        return OutcomeSums(groups=_merge(self.groups, other.groups), pairs=_merge(self.pairs, other.pairs))
-
-
-def _merge(sums: Mapping[Key, Any], addends: Mapping[Key, Any]) -> dict[Key, Any]:
-    added = {key: value + addends[key] if key in addends else value for key, value in sums.items()}
-    return added | {key: value for key, value in addends.items() if key not in sums}
 
 
 def fold(
@@ -213,7 +206,17 @@ class Outcomes:
 
     def rows(self, metrics: Sequence[Metric]) -> list[Outcome]:
         """Every metric of every group."""
-        return [self._row(group, metric) for group in range(self.groups) for metric in metrics]
+        rows = []
+        for group, metric in product(range(self.groups), metrics):
+            mean = self.mean(group, metric)
+            has_bounds = mean.error > 0 and mean.units > 1
+            bounds = np.clip(mean.bounds(self.level), *metric.limits) if has_bounds else (None, None)
+            rows.append(Outcome(
+                group=group, metric=metric, value=finite_or_none(mean.value), lower=finite_or_none(bounds[0]),
+                upper=finite_or_none(bounds[1]), units=mean.units,
+                reasons=tuple(_reasons(metric, mean, bounded=bounds[0] is not None)),
+            ))  # fmt: skip
+        return rows
 
     def differences(self, metrics: Sequence[Metric]) -> list[OutcomeDifference]:
         """Every metric of every group but the first, less that of the first."""
@@ -246,15 +249,6 @@ class Outcomes:
             parted = abs(difference.value or 0.0) > rounding(*(mean.value for mean in means))
             return parted and min(mean.units for mean in means) >= MIN_EQUAL_UNITS
         return difference.p_value < ALARM
-
-    def _row(self, group: int, metric: Metric) -> Outcome:
-        mean = self.mean(group, metric)
-        bounds = np.clip(mean.bounds(self.level), *metric.limits) if mean.error > 0 and mean.units > 1 else (None, None)
-        return Outcome(
-            group=group, metric=metric, value=finite_or_none(mean.value), lower=finite_or_none(bounds[0]),
-            upper=finite_or_none(bounds[1]), units=mean.units,
-            reasons=tuple(_reasons(metric, mean, bounded=bounds[0] is not None)),
-        )  # fmt: skip
 
     def _summary(self, group: int, metric: Metric) -> ClusterSummary | None:
         sums = self.sums.groups.get((group, metric))

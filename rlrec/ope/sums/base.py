@@ -52,6 +52,7 @@ class RewardColumns:
     unsupported: the target's probability of choices the logger gave 0; NaN where that is unknown
     default: whether the reward is the default; without it, a reward of 0 counts as the default
     count: how many rows each stands for, 1 / the probability that the log kept it; 1 without it
+    left_out: number of rows that could not be used, and are not in the arrays
 
     Raises InputError for a wrong shape or a value outside its range."""
 
@@ -63,6 +64,7 @@ class RewardColumns:
     unsupported: Array | None = None
     default: Flags | None = None
     count: Array | None = None
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         for name, values in self.columns().items():

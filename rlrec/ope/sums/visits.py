@@ -27,14 +27,12 @@ class VisitBatch(RewardColumns):
         one.
     log_ratio (n,): log of the target's probability of the slate over the logging policy's; -inf where the target would
         never show it.
-    left_out: number of visits that could not be used, and are not in the arrays.
     Of the other columns `cluster` and `count` are (s,), and (n,) are reward (of the page), predicted (of the discounted
         return from that step on), and largest (a log)."""
 
     by_visit: ClassVar[tuple[str, ...]] = ("cluster", "count")  # the columns that are (s,)
     start: Ids
     log_ratio: Array
-    left_out: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", np.asarray(self.start, np.int64))

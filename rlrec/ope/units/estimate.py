@@ -14,11 +14,9 @@ from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.diagnostics import Weights
 from rlrec.ope.checks.verdicts import Diagnosis
 from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals.differences import Relative
-from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Replicates, WeightSums
+from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Relative, Replicates, WeightSums
 from rlrec.ope.sums.base import Estimator, Ratio, RewardColumns, ValueRange
 from rlrec.ope.sums.moments import ClusterSummary, Steps, steps
-from rlrec.ope.units.strata import LoggerWeight
 
 ANY_REWARD: Bounds = (-np.inf, np.inf)
 # The columns that diagnostics and Cressie-Read of impressions need, whichever estimators are chosen.
@@ -29,6 +27,15 @@ NEGLIGIBLE = 1e-4
 # Beyond this largest weight bootstrap-t alone is too narrow: few rows carry the estimate, and those that would carry it
 # otherwise are missing. An interval of estimators that `widen` is then at least as wide as that of Cressie and Read.
 HEAVY = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerWeight:
+    """How much a row of a logger counts, 1 on average. version: None for all that were not weighed."""
+
+    version: str | None
+    rows: int
+    weight: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,23 +176,23 @@ class EstimatorFold:
         """Value and standard error; NaN where there is none."""
         return self._from_sums() if self.n else (np.nan, np.nan)
 
-    @cached_property
-    def lift_and_error(self) -> tuple[float, float]:
-        """The estimate above what served, as a share of that, and the standard error of it; NaN where there is none. Of
-        a target whose sums are those of what served it is 0."""
-        units = np.column_stack([self.units, self.earned])
-        if not self.n or len(units) < 2:
-            return np.nan, np.nan
-        with np.errstate(all="ignore"):
-            equal = np.allclose(units[:, :2], units[:, -2:], rtol=1e-9, atol=0.0)
-            sample = intervals.studentised_bootstrap(Relative(self.estimator, Ratio()), units, seed=0, number=0)
-        return (0.0, 0.0) if equal and np.isfinite(sample.value) else (sample.value, sample.error)
-
     def _lift(self, bounds: Bounds, options: FinishOptions) -> dict[str, Any]:
-        """The fields of the lift. bounds: of the value, which say how many errors away a bound lies."""
-        (value, error), (lift, lift_error) = self.value_and_error, self.lift_and_error
+        """The fields of the lift: the estimate above what served, as a share of that; 0 for a target whose sums are
+        those of what served. bounds: of the value, which say how many errors away a bound lies."""
+        (value, error), units = self.value_and_error, np.column_stack([self.units, self.earned])
+        lift = lift_error = np.nan
+        if self.n and len(units) >= 2:
+            with np.errstate(all="ignore"):
+                equal = np.allclose(units[:, :2], units[:, -2:], rtol=1e-9, atol=0.0)
+                sample = intervals.studentised_bootstrap(Relative(self.estimator, Ratio()), units, seed=0, number=0)
+            lift, lift_error = (0.0, 0.0) if equal and np.isfinite(sample.value) else (sample.value, sample.error)
         figures: dict[str, Any] = {"lift": finite_or_none(lift)}
-        if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all() or not self._earns(options.level):
+        if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all():
+            return figures
+        # a ratio to what served has no interval unless that surely did not earn 0
+        served = intervals.studentised_bootstrap(Ratio(), self.earned, seed=0, number=0)
+        earned = intervals.normal(served.value, served.error, options.level) if served.error else (served.value,) * 2
+        if earned[0] <= 0 <= earned[1]:
             return figures
         low = high = lift
         if lift_error:
@@ -195,12 +202,6 @@ class EstimatorFold:
         return figures | {
             "lift_lower": finite_or_none(low), "lift_upper": finite_or_none(high), "lift_std_error": lift_error,
         }  # fmt: skip
-
-    def _earns(self, level: float) -> bool:
-        """Whether what served surely did not earn 0: a ratio to it has no interval else."""
-        sample = intervals.studentised_bootstrap(Ratio(), self.earned, seed=0, number=0)
-        low, high = intervals.normal(sample.value, sample.error, level) if sample.error else (sample.value,) * 2
-        return not low <= 0 <= high
 
     def _from_sums(self) -> tuple[float, float]:
         total, moment = self.summary.total[self.columns], self.summary.moment[np.ix_(self.columns, self.columns)]
@@ -216,7 +217,7 @@ class EstimatorFold:
             return self._cressie_read(options)
         if bootstrap is None:
             return intervals.normal(value, error, options.level)
-        low, high = intervals.bootstrap_t(self.estimator, bootstrap, columns=self.columns, level=options.level)
+        low, high = intervals.studentised(self.estimator, bootstrap, self.columns).bounds(options.level)
         if not (self.weights.largest > HEAVY and self.estimator.widens):
             return low, high
         cr_low, cr_high = self._cressie_read(options)
@@ -252,7 +253,12 @@ class EstimatorFold:
         weights, diagnosis = self.weights, self.diagnosis
         if options.selected_rows:
             diagnosis = replace(diagnosis, mean_weight_z=None, mean_weight_upper=None)
-        extra = (*options.extra_reasons, *bound_reasons, *self._notes(bias))
+        doubtful = self.estimator.biased and (bias is None or bias > (error if np.isfinite(error) else 0.0))
+        extra = (
+            *options.extra_reasons, *bound_reasons,
+            *(["clipping-bias"] if doubtful else []), *(["no-variation"] if self._is_constant else []),
+            *([self.estimator.lacking] if self.estimator.weighted and weights.left_out else []),
+        )  # fmt: skip
         verdict, reasons = verdicts.verdict(diagnosis, extra=extra)
         weighted = self.estimator.weighted and self.n > 0
         return Estimate(
@@ -282,8 +288,10 @@ class EstimatorFold:
         return Diagnosis(
             weighted=weighted, n=self.n, clusters=self.clusters, ess=ess if weighted else None,
             nonzero=weights.weighted_rewards if weighted else weights.rewards,
-            reward_share=weights.not_default_share if weighted else None, k_hat=weights.k_hat if weighted else None,
-            unsupported=weights.unsupported_share, cluster_share=share,
+            reward_share=weights.not_default / weights.weight if weighted and weights.weight else None,
+            k_hat=weights.k_hat if weighted else None,
+            unsupported=weights.unsupported / weights.n_unsupported if weights.n_unsupported else None,
+            cluster_share=share,
             mean_weight_z=self._mean_weight[1] if weighted else None,
             mean_weight_upper=self._mean_weight[2] if weighted else None,
         )  # fmt: skip
@@ -317,15 +325,6 @@ class EstimatorFold:
         """Whether there are rewards, and an estimate without any error: all clusters say the same."""
         has_rewards = self.diagnosis.nonzero >= verdicts.LEAST_REWARDS and bool(self.estimator.intervals)
         return has_rewards and self.value_and_error[1] == 0
-
-    def _notes(self, bias: float | None) -> list[str]:
-        error = self.value_and_error[1]
-        doubtful = self.estimator.biased and (bias is None or bias > (error if np.isfinite(error) else 0.0))
-        return [
-            *(["clipping-bias"] if doubtful else []),
-            *(["no-variation"] if self._is_constant else []),
-            *([self.estimator.lacking] if self.estimator.weighted and self.weights.left_out else []),
-        ]
 
 
 def earned_by_unit(batch: RewardColumns, reward: Array, used: Array) -> Steps:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope.checks import diagnostics
-from rlrec.ope.checks.diagnostics import Weights
+from rlrec.ope.checks.diagnostics import Weights, weights
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Replicates
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, ValueRange
 from rlrec.ope.sums.moments import Moments, Steps, aligned, moments
-from rlrec.ope.units import strata
 from rlrec.ope.units.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
-from rlrec.ope.units.slates import PositionCurve
-from rlrec.ope.units.strata import WeightSpread, spread_of
+from rlrec.ope.units.fold import Fold, PositionCurve, WeightSpread, spread_of
 from rlrec.records import Sums
 
 
@@ -38,27 +34,14 @@ class ImpressionPartial(Sums):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImpressionFold:
-    """The chosen estimators per impression, about one target.
+class ImpressionFold(Fold[ImpressionEstimator, LogBatch, ImpressionPartial]):
+    """The chosen estimators per impression. curve: that the reward model rests on; None where it has effects of
+    positions."""
 
-    estimators: label -> estimator, as `ope.parse` gives them
-    spanning: a cluster may come back in a later batch (users). Without it a cluster must lie in one batch (sessions,
-        rows), and memory is bounded however many there are.
-    curve: that the reward model rests on; None where it has effects of positions"""
-
-    estimators: Mapping[str, ImpressionEstimator]
-    spanning: bool
     curve: PositionCurve | None = None
 
-    @cached_property
-    def columns(self) -> tuple[str, ...]:
-        """Every column that some estimator needs, once."""
-        needed = [name for estimator in self.estimators.values() for name in estimator.columns]
-        return tuple(dict.fromkeys([*CORE, *needed]))
-
     def partial(self, batch: LogBatch) -> ImpressionPartial:
-        """The sums of one batch; those of an empty batch are the zero of the sum.
-        Raises InputError if an estimator needs a reward model and the batch has none."""
+        """The sums of one batch. Raises InputError if an estimator needs a reward model and the batch has none."""
         weighted = batch.weight * batch.reward
         used = batch.usable.astype(np.float64)
         terms = dict(zip(CORE, (used, batch.weight, weighted), strict=True))
@@ -70,19 +53,13 @@ class ImpressionFold:
         distorted = [batch.counted(kind.distortion(batch)).sum() if kind.biased else 0.0 for kind in kinds]
         return ImpressionPartial(
             moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning),
-            diagnostics.weights(batch),
+            weights(batch),
             earned_by_unit(batch, batch.reward, used),
             np.array(distorted),
             None if batch.predicted is None else ValueRange.from_values(batch.predicted),
         )
 
-    @property
-    def most_loggers(self) -> int:
-        """How many loggers can be weighed."""
-        return strata.MAX_LOGGERS
-
     def spreads(self, partials: Sequence[ImpressionPartial]) -> list[WeightSpread]:
-        """How far the weights of each spread, over clusters."""
         return [spread_of(partial.moments, ("",)) for partial in partials]
 
     def scaled(self, partial: ImpressionPartial, factor: Array) -> ImpressionPartial:
@@ -96,12 +73,9 @@ class ImpressionFold:
         )  # fmt: skip
 
     def way(self, label: str) -> int | None:
-        """The number of an estimator's way to weigh; None where it does not weigh."""
         return 0 if self.estimators[label].weighted else None
 
     def finish(self, partial: ImpressionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
-        """One estimate for each estimator, in their order.
-        Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
         intervals.check(options.interval, options.level, estimators=self.estimators)
         at_end, bootstrap = self.at_ends(partial), None
         if options.interval == "bootstrap-t" and any(estimator.intervals for estimator in self.estimators.values()):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property, reduce
 from operator import add
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope.checks import diagnostics
-from rlrec.ope.checks.diagnostics import Weights
+from rlrec.ope.checks.diagnostics import Weights, weight_diagnostics
 from rlrec.ope.checks.verdicts import LEAST_ESS, Diagnosis
 from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.intervals import intervals
@@ -21,13 +20,10 @@ from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Replicates, studentis
 from rlrec.ope.sums.base import ROUNDING, ValueRange
 from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Moments, Steps, moments, steps
 from rlrec.ope.sums.visits import Course, VisitBatch
-from rlrec.ope.units import strata
 from rlrec.ope.units.estimate import USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
-from rlrec.ope.units.strata import WeightSpread
+from rlrec.ope.units.fold import MAX_LOGGERS, Fold, WeightSpread
 from rlrec.records import Sums
 
-# The columns that diagnostics need, whichever estimators are chosen.
-_CORE = ("rows", "weight", "mean_weight")
 SUPPORTED = 0.05  # least share of the visits that is effective at a step, for the log to support the target there
 _STEP_BYTES = 256_000_000  # of sums at every step of all loggers
 _CARRIED = 0.9  # share of the discounted absolute return: the steps that carry it must be supported
@@ -52,23 +48,20 @@ class SessionPartial(Sums):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionFold:
-    """The chosen estimators per session, about one target.
+class SessionFold(Fold[SessionEstimator, VisitBatch, SessionPartial]):
+    """The chosen estimators per session.
 
-    estimators: label -> estimator, as `ope.parse(...).sessions` gives them
     gamma: discount per step, in [0, 1]
     horizon: steps of the longest visit of the whole log, at least 1
-    spanning: a cluster may come back in a later batch (users). Without it a cluster must lie in one batch.
     supported: the least share of the visits that is effective at the steps that carry the return
 
     Every cluster that spans batches takes 64 bytes at most; sums at every step, where an estimator needs them
     (wpdis, wdr), 4,096 x 8 bytes a step and column.
     Raises InputError for a gamma or horizon out of range."""
 
-    estimators: Mapping[str, SessionEstimator]
+    core: ClassVar[tuple[str, ...]] = ("rows", "weight", "mean_weight")
     gamma: float
     horizon: int
-    spanning: bool
     supported: float = SUPPORTED
 
     def __post_init__(self) -> None:
@@ -78,54 +71,46 @@ class SessionFold:
             raise InputError(f"horizon {self.horizon} is not 1 or more")
 
     @cached_property
-    def columns(self) -> tuple[str, ...]:
-        """Every column per visit that some estimator needs, once."""
-        needed = [name for estimator in self.estimators.values() for name in estimator.columns]
-        return tuple(dict.fromkeys([*_CORE, *needed]))
-
-    @cached_property
     def by_step(self) -> tuple[str, ...]:
         """Every column per step that some estimator needs, once."""
         needed = [estimator.step_column for estimator in self.estimators.values()]
         return tuple(dict.fromkeys(name for name in needed if name is not None))
 
     def partial(self, batch: VisitBatch) -> SessionPartial:
-        """The sums of one batch; those of an empty batch are the zero of the sum.
-        Raises InputError for a visit of more steps than the horizon, and if an estimator needs a model and the batch
-        has none."""
+        """The sums of one batch. Raises InputError for a visit of more steps than the horizon, and if an estimator
+        needs a model and the batch has none."""
         if (longest := int(batch.length.max(initial=0))) > self.horizon:
             raise InputError(f"a visit has {longest} steps, more than the horizon of {self.horizon}")
         course = Course(batch, self.gamma)
         terms = batch.counted(np.column_stack([getattr(course, name) for name in self.columns]))
+        count = 1.0 if batch.count is None else np.repeat(batch.count, batch.length)  # of the visit of each decision
+        columns = {name: getattr(course, name) * count for name in self.by_step}
+        # sums of w_t, w_t^2 and |gamma^t r_t| over all visits at every step
+        spans: dict[str, Any] = {"length": batch.length, "horizon": self.horizon}
+        all_visits = {"cluster": np.zeros(len(batch), np.int64), **spans}
+        sizes = {"size": course.discount * np.abs(batch.reward) * count}
+        size, weight = steps(sizes, course.ratio * count, **all_visits).sums.sum(axis=0)
+        (square,) = steps({}, (course.ratio * count) ** 2, **all_visits).sums.sum(axis=0)
+        shared: dict[str, Any] = {
+            "reward": course.logged_return, "not_default": course.rewarded, "bound": course.bound,
+        }  # fmt: skip
         return SessionPartial(
             moments(terms, batch.cluster, columns=self.columns, spanning=self.spanning),
-            self._steps(course) if self.by_step else None,
+            None if not self.by_step else steps(columns, course.ratio * count, cluster=batch.cluster, **spans),
             earned_by_unit(batch, course.logged_return, np.ones(len(batch))),
-            self._by_step(course),
-            _diagnose(course, course.weight, weighted_reward=course.weighted_return, largest=course.weight),
-            _diagnose(course, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.max_weight),
+            np.array([weight, square, size]),
+            weight_diagnostics(batch, course.weight, weighted_reward=course.weighted_return, **shared),
+            weight_diagnostics(
+                batch, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.max_weight, **shared
+            ),
             ValueRange.from_values(course.logged_return),
         )
-
-    def _steps(self, course: Course) -> Steps:
-        batch, count = course.batch, _counts(course)
-        columns = {name: getattr(course, name) * count for name in self.by_step}
-        return steps(columns, course.ratio * count, cluster=batch.cluster, length=batch.length, horizon=self.horizon)
-
-    def _by_step(self, course: Course) -> Array:
-        """Sums of w_t, w_t^2 and |gamma^t r_t| over all visits at every step, (3, horizon)."""
-        count, all_visits = _counts(course), np.zeros(len(course.batch), np.int64)
-        at: dict[str, Any] = {"cluster": all_visits, "length": course.batch.length, "horizon": self.horizon}
-        sizes = {"size": course.discount * np.abs(course.batch.reward) * count}
-        size, weight = steps(sizes, course.ratio * count, **at).sums.sum(axis=0)
-        (square,) = steps({}, (course.ratio * count) ** 2, **at).sums.sum(axis=0)
-        return np.array([weight, square, size])
 
     @cached_property
     def most_loggers(self) -> int:
         """How many loggers can be weighed: sums at every step of each half of their clusters must fit the memory."""
         half_bytes = BLOCKS * 8 * (len(self.by_step) + 1) * self.horizon if self.by_step else 1
-        return min(strata.MAX_LOGGERS, _STEP_BYTES // (2 * half_bytes))
+        return min(MAX_LOGGERS, _STEP_BYTES // (2 * half_bytes))
 
     def spreads(self, partials: Sequence[SessionPartial]) -> list[WeightSpread]:
         """How far the weights of each spread at the step whose weights spread most, of those that carry the return."""
@@ -146,10 +131,6 @@ class SessionFold:
             partial.mean_weights.scaled(times),
             partial.returns,
         )
-
-    def way(self, label: str) -> int | None:
-        """The number of an estimator's way to weigh: all have the same."""
-        return 0
 
     def finish(self, partial: SessionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
         """One estimate for each estimator, in their order; returns range as far as those of the log.
@@ -177,20 +158,6 @@ class SessionFold:
             at_end(partial, estimator, label=label, summary=summary, support=support)
             for label, estimator in self.estimators.items()
         ]
-
-
-def _counts(course: Course) -> Array | float:
-    """How often the visit of each decision counts, (n,)."""
-    batch = course.batch
-    return 1.0 if batch.count is None else np.repeat(batch.count, batch.length)
-
-
-def _diagnose(course: Course, weight: Array, *, weighted_reward: Array, largest: Array) -> Weights:
-    return diagnostics.weight_diagnostics(
-        weight, weighted_reward=weighted_reward, reward=course.logged_return, not_default=course.rewarded,
-        largest=float(largest.max(initial=0.0)), bound=float(course.bound.max(initial=0.0)),
-        unsupported=course.batch.unsupported, left_out=course.batch.left_out, count=course.batch.count,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,14 +15,13 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
-from rlrec.ope.checks import diagnostics, verdicts
-from rlrec.ope.checks.diagnostics import Weights
+from rlrec.ope.checks import verdicts
+from rlrec.ope.checks.diagnostics import Weights, weight_diagnostics
 from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals.differences import Minus
+from rlrec.ope.intervals.intervals import Minus
 from rlrec.ope.sums.base import TABLES, Estimator, Ratio, require
 from rlrec.ope.sums.moments import ClusterSummary, Moments, Steps, moments
 from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
-from rlrec.ope.units import strata
 from rlrec.ope.units.estimate import (
     ANY_REWARD,
     CORE,
@@ -33,24 +32,18 @@ from rlrec.ope.units.estimate import (
     FinishOptions,
     earned_by_unit,
 )
-from rlrec.ope.units.strata import WeightSpread, spread_of
+from rlrec.ope.units.fold import Fold, PositionCurve, WeightSpread, spread_of
 from rlrec.records import Sums
 
 # Share of page events in what was served, or in an estimate, from which on the diagnostics are those of the ratios of
 # whole slates. (Where these collapse, page events are a small share of the estimate for that alone.)
 _PAGED = 0.1
+# The figures of an estimate that is made of all slates or of none.
+_FIGURES = (
+    "value", "std_error", "lower", "upper", "safe_lower", "lift", "lift_lower", "lift_upper", "lift_std_error", "ess",
+    "max_weight", "mean_weight", "top1_share", "k_hat",
+)  # fmt: skip
 _REFUTED = 3  # standard errors of the difference from an estimate that assumes less
-
-
-@dataclass(frozen=True, kw_only=True)
-class PositionCurve:
-    """A position curve as an estimate uses it: the examination of positions 1, 2, ... over that of position 1.
-
-    name: with its number; None for a curve that is assumed. age_days: since it was fitted."""
-
-    name: str | None = None
-    examination: tuple[float, ...] = ()
-    age_days: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -188,14 +181,8 @@ class SlatePartial(Sums):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlateFold:
-    """The chosen estimators per slate, about one target.
-
-    estimators: label -> estimator, as `ope.parse(...).slates` gives them
-    spanning: a cluster may come back in a later batch (users); every one then takes 32 bytes a weighing, and 8 more"""
-
-    estimators: Mapping[str, SlateEstimator]
-    spanning: bool
+class SlateFold(Fold[SlateEstimator, SlateBatch, SlatePartial]):
+    """The chosen estimators per slate. A cluster that spans batches takes 32 bytes a weighing, and 8 more."""
 
     @cached_property
     def weighings(self) -> dict[str, SlateEstimator]:
@@ -217,8 +204,7 @@ class SlateFold:
         )
 
     def partial(self, batch: SlateBatch) -> SlatePartial:
-        """The sums of one batch; those of an empty batch are the zero of the sum.
-        Raises InputError if an estimator needs a column that the batch lacks."""
+        """The sums of one batch. Raises InputError if an estimator needs a column that the batch lacks."""
         course = SlateCourse(batch)
         terms: list[Array] = []
         weights, slate_weights, earned = {}, {}, {}
@@ -228,15 +214,13 @@ class SlateFold:
             slate_ratio = np.where(np.isnan(course.weight), weighed.weight, course.weight)
             columns = [weighed.weight, weighed.weighted_reward, slate_ratio]
             columns += [course.robust_return] if name in self.robust else []
-            terms += [used.astype(np.float64), *(_or_zero(used, column) for column in columns)]
+            finite = (np.where(used, np.clip(column, -HEAVIEST, HEAVIEST), 0.0) for column in columns)
+            terms += [used.astype(np.float64), *finite]
             earned[name] = earned_by_unit(batch, course.page_reward, used.astype(np.float64))
             weights[name], slate_weights[name] = (
-                diagnostics.weight_diagnostics(
-                    weight[used], weighted_reward=weighed.weighted_reward[used], reward=course.page_reward[used],
-                    not_default=course.rewarded[used],
-                    largest=float(weight[used].max(initial=0.0)), bound=float(bound[used].max(initial=0.0)),
-                    unsupported=batch.unsupported, left_out=batch.left_out + int((~used).sum()),
-                    count=None if batch.count is None else batch.count[used],
+                weight_diagnostics(
+                    batch, weight, weighted_reward=weighed.weighted_reward, reward=course.page_reward,
+                    not_default=course.rewarded, bound=bound, used=used,
                 )
                 for weight, bound in ((weighed.weight, weighed.bound), (slate_ratio, course.bound))
             )  # fmt: skip
@@ -245,13 +229,7 @@ class SlateFold:
         sums = moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning)
         return SlatePartial(sums, weights, slate_weights, earned, np.nansum(batch.counted(sizes), axis=0))
 
-    @property
-    def most_loggers(self) -> int:
-        """How many loggers can be weighed."""
-        return strata.MAX_LOGGERS
-
     def spreads(self, partials: Sequence[SlatePartial]) -> list[WeightSpread]:
-        """How far the weights of each spread over clusters, for every weighing."""
         return [spread_of(partial.moments, tuple(f"{name} " for name in self.weighings)) for partial in partials]
 
     def scaled(self, partial: SlatePartial, factor: Array) -> SlatePartial:
@@ -266,12 +244,10 @@ class SlateFold:
         )
 
     def way(self, label: str) -> int | None:
-        """The number of an estimator's way to weigh."""
         return list(self.weighings).index(self.estimators[label].weighing)
 
     def finish(self, partial: SlatePartial, options: FinishOptions = USUAL) -> list[Estimate]:
-        """One estimate for each estimator, in their order; no reward range applies to the sum over a page.
-        Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
+        """One estimate for each estimator, in their order; no reward range applies to the sum over a page."""
         intervals.check(options.interval, options.level, estimators=self.estimators)
         options = replace(options, reward_range=ANY_REWARD)
         summary = partial.moments.summary()
@@ -295,8 +271,9 @@ class SlateFold:
                 weight_column=column, mean_column=column, earned=partial.earned[name].sums[:, :, 0],
             )  # fmt: skip
             estimate = fold.estimate(replace(options, extra_reasons=reasons), bootstraps.get(name))
-            if estimator.entire and estimate.left_out:
-                estimate = _nothing(estimate)
+            if estimator.entire and estimate.left_out:  # nothing is estimated
+                absent: dict[str, Any] = dict.fromkeys(_FIGURES)
+                estimate = replace(estimate, **absent, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))
             if curve is not None:
                 estimate = replace(estimate, curve=curve.name, curve_age_days=curve.age_days)
             estimates.append(estimate)
@@ -324,18 +301,3 @@ class SlateFold:
                 verdict = "weak" if estimate.verdict == "ok" else estimate.verdict
                 by_label[label] = replace(estimate, verdict=verdict, reasons=tuple(reasons))
         return list(by_label.values())
-
-
-def _nothing(estimate: Estimate) -> Estimate:
-    """The row of an estimate that was not made."""
-    figures = (
-        "value", "std_error", "lower", "upper", "safe_lower", "lift", "lift_lower", "lift_upper", "lift_std_error",
-        "ess", "max_weight", "mean_weight", "top1_share", "k_hat",
-    )  # fmt: skip
-    absent: dict[str, Any] = dict.fromkeys(figures)
-    return replace(estimate, **absent, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))
-
-
-def _or_zero(used: Flags, column: Array) -> Array:
-    """The column, 0 where a slate is not used."""
-    return np.where(used, np.clip(column, -HEAVIEST, HEAVIEST), 0.0)

@@ -18,16 +18,16 @@ from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
 from operator import add
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self
 
 import numpy as np
 
 from rlrec.arrays import Array, Ids
 from rlrec.ope.checks.verdicts import LEAST_ESS
 from rlrec.ope.sums.base import hash_bits
-from rlrec.ope.sums.moments import Moments
+from rlrec.ope.units.estimate import LoggerWeight
+from rlrec.ope.units.fold import Fold, P, WeightSpread
 
-MAX_LOGGERS = 15  # loggers that are weighed, each in two halves
 _SALT = 6
 
 
@@ -41,51 +41,6 @@ class Stratum(NamedTuple):
 NO_LOGGER = Stratum()
 
 
-class WeightSpread(NamedTuple):
-    """How far weights spread, (g,) for g ways to weigh.
-
-    rows, weight: sums of rows and weights. squares, least: sums of squares of the weights, and the smallest they can be
-    expected to be: those of the rows."""
-
-    rows: Array
-    weight: Array
-    squares: Array
-    least: Array
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoggerWeight:
-    """How much a row of a logger counts, 1 on average. version: None for all that were not weighed."""
-
-    version: str | None
-    rows: int
-    weight: float
-
-
-P = TypeVar("P", bound=Any)
-
-
-class StratifiedFold(Protocol[P]):
-    """A fold as `Weighting` reads it."""
-
-    def spreads(self, partials: Sequence[P], /) -> list[WeightSpread]:
-        """How far the weights of each spread."""
-
-    def scaled(self, partial: P, factor: Array, /) -> P:
-        """The sums of rows that count `factor` times, (g,) for g ways to weigh."""
-
-    def way(self, label: str, /) -> int | None:
-        """The number of an estimator's way to weigh; None where it does not weigh."""
-
-
-def spread_of(sums: Moments, prefixes: Sequence[str]) -> WeightSpread:
-    """How far weights spread over clusters: of the columns `rows` and `weight` with each prefix."""
-    summary = sums.summary()
-    rows, weight = (summary.index(tuple(prefix + name for prefix in prefixes)) for name in ("rows", "weight"))
-    square = np.diagonal(summary.moment)
-    return WeightSpread(summary.total[rows], summary.total[weight], square[weight], square[rows])
-
-
 def halves(cluster: Ids) -> Ids:
     """The half that each cluster lies in, 0 or 1."""
     return (hash_bits(cluster, salt=_SALT) & np.uint64(1)).astype(np.int64)
@@ -96,12 +51,12 @@ class Weighting(Generic[P]):
     """How much the rows of each stratum count, (g,) for g ways to weigh; no factors where fewer than two loggers can be
     weighed: then all rows count once. table: the same by logger, for each way to weigh."""
 
-    fold: StratifiedFold[P]
+    fold: Fold[Any, Any, P]
     factors: Mapping[Stratum, Array] = field(default_factory=dict)
     table: Sequence[Sequence[LoggerWeight]] = ()
 
     @classmethod
-    def from_strata(cls, fold: StratifiedFold[P], *targets: Mapping[Stratum, P]) -> Self:
+    def from_strata(cls, fold: Fold[Any, Any, P], *targets: Mapping[Stratum, P]) -> Self:
         """The weighting of these strata, each half of them by the other one; of several targets that are compared on
         the same rows one weighting, by the spreads of all their weights."""
         names = sorted({stratum.logger for partials in targets for stratum in partials if stratum.logger is not None})

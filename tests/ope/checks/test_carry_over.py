@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import piece_rows
-from rlrec.ope.checks.carry_over import carry_over_sums, p_value
-from rlrec.ope.checks.within_cells import CellSums, alarms
+from rlrec.ope.checks.within_cells import CellSums, alarms, carry_over_p_value, carry_over_sums
 
 ARMS = 6
 
@@ -39,14 +38,16 @@ def visits(seed: int, *, users: int = 400, tired: float = 0.0, taste: float = 0.
 
 
 def test_rewards_that_fade_along_a_visit_are_noticed() -> None:
-    assert alarms(p_value(visits(1, tired=0.4)))
+    assert alarms(carry_over_p_value(visits(1, tired=0.4)))
 
 
 @pytest.mark.slow
 def test_a_log_without_carry_over_raises_no_alarm() -> None:
     """100 logs of equal readers and 100 of readers who differ, and who stay the longer the more they click: at a level
     of 1 in 1,000, more than two alarms in 200 come in 1 of 800 runs."""
-    alarmed = [alarms(p_value(visits(seed, users=200, taste=taste))) for seed in range(100) for taste in (0.0, 0.6)]
+    alarmed = [
+        alarms(carry_over_p_value(visits(seed, users=200, taste=taste))) for seed in range(100) for taste in (0.0, 0.6)
+    ]
     assert sum(alarmed) <= 2
 
 
@@ -56,14 +57,14 @@ def test_the_smallest_p_value_alarms() -> None:
 
 def test_sums_of_portions_add_up() -> None:
     complete, portions = visits(2, users=200, tired=0.2), visits(2, users=200, tired=0.2, portions=3)
-    assert p_value(portions) == pytest.approx(p_value(complete), rel=1e-9)
+    assert carry_over_p_value(portions) == pytest.approx(carry_over_p_value(complete), rel=1e-9)
 
 
 def test_a_log_of_first_steps_says_nothing() -> None:
     n = np.arange(100)
     sums = carry_over_sums(n % 2 * 1.0, cell=n % 3, cells=3, step=n * 0, repeats=n * 0, length=n * 0 + 1, cluster=n)
-    assert p_value(sums) is None
-    assert not alarms(p_value(sums))
+    assert carry_over_p_value(sums) is None
+    assert not alarms(carry_over_p_value(sums))
 
 
 def test_few_clusters_say_nothing() -> None:
@@ -72,4 +73,4 @@ def test_few_clusters_say_nothing() -> None:
         1.0 * (step > 4), cell=step * 0, cells=1, step=step, repeats=step, length=step * 0 + 10,
         cluster=np.repeat(np.arange(5), 10),
     )  # fmt: skip
-    assert p_value(sums) is None
+    assert carry_over_p_value(sums) is None

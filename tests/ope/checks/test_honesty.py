@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.ope.checks.honesty import BetSums, are_wrong, bet_sums
+from rlrec.ope.intervals.betting import BetSums, bet_sums, propensities_are_wrong
 
 
 def sums(seed: int, *, true: list[float], logged: list[float], n: int) -> BetSums:
@@ -15,13 +15,13 @@ def sums(seed: int, *, true: list[float], logged: list[float], n: int) -> BetSum
 
 
 def test_arms_shown_more_often_than_logged_are_noticed() -> None:
-    assert are_wrong(sums(1, true=[0.7, 0.2, 0.1], logged=[1 / 3] * 3, n=200))
+    assert propensities_are_wrong(sums(1, true=[0.7, 0.2, 0.1], logged=[1 / 3] * 3, n=200))
 
 
 @pytest.mark.parametrize("logged", [[1 / 3] * 3, [0.7, 0.2, 0.1], [0.98, 0.01, 0.01]])
 def test_an_honest_log_is_not_accused(logged: list[float]) -> None:
     """1,000 logs at a level of 1 in 1,000: more than 5 alarms come in 1 of 1,600 runs."""
-    alarms = [are_wrong(sums(seed, true=logged, logged=logged, n=300)) for seed in range(1000)]
+    alarms = [propensities_are_wrong(sums(seed, true=logged, logged=logged, n=300)) for seed in range(1000)]
     assert sum(alarms) <= 5
 
 
@@ -34,5 +34,5 @@ def test_bets_of_batches_add_up() -> None:
 
 
 def test_an_empty_log_proves_nothing() -> None:
-    assert not are_wrong(bet_sums(np.empty(0), np.empty(0, np.int64), eligible=np.zeros(3)))
-    assert not are_wrong(bet_sums(np.empty(0), np.empty(0, np.int64), eligible=np.zeros(0)))
+    assert not propensities_are_wrong(bet_sums(np.empty(0), np.empty(0, np.int64), eligible=np.zeros(3)))
+    assert not propensities_are_wrong(bet_sums(np.empty(0), np.empty(0, np.int64), eligible=np.zeros(0)))

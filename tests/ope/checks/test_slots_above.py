@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.ope.checks.slots_above import p_value, slots_above_sums
-from rlrec.ope.checks.within_cells import CellSums, alarms
+from rlrec.ope.checks.within_cells import CellSums, alarms, slots_above_p_value, slots_above_sums
 
 ARMS, SIZE = 8, 4
 RATES = np.linspace(0.05, 0.5, ARMS)
@@ -34,14 +33,16 @@ def pages(seed: int, *, users: int = 300, stops: bool = False, eager: float = 1.
 
 
 def test_readers_who_stop_at_a_click_are_noticed() -> None:
-    assert alarms(p_value(pages(1, stops=True, eager=0.5)))
+    assert alarms(slots_above_p_value(pages(1, stops=True, eager=0.5)))
 
 
 @pytest.mark.slow
 def test_readers_who_differ_raise_no_alarm() -> None:
     """200 logs of random pages and 200 of pages that are fitted to the reader. At a level of 1 in 1,000, more than
     three alarms in 400 come in 1 of 1,300 runs."""
-    alarmed = [alarms(p_value(pages(seed, fitted=fitted))) for seed in range(200) for fitted in (False, True)]
+    alarmed = [
+        alarms(slots_above_p_value(pages(seed, fitted=fitted))) for seed in range(200) for fitted in (False, True)
+    ]
     assert sum(alarmed) <= 3
 
 
@@ -51,4 +52,4 @@ def test_slots_of_other_slates_and_below_a_missing_one_do_not_count() -> None:
         np.arange(n) % 2 * 1.0, attraction=np.arange(n) % 7 * 1.0, cell=np.zeros(n, np.int64), cells=1,
         decision=np.arange(n), position=np.arange(n) % 3 + 1, cluster=np.arange(n),
     )  # fmt: skip
-    assert p_value(sums) is None
+    assert slots_above_p_value(sums) is None

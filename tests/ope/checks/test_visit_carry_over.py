@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array
-from rlrec.ope.checks.visit_carry_over import VisitCarryOverSums, VisitDraws, p_value, visit_carry_over_sums
+from rlrec.ope.checks.visit_carry_over import VisitCarryOverSums, VisitDraws, visit_carry_over_sums
 from rlrec.ope.checks.within_cells import alarms
 
 ARMS = 10
@@ -65,7 +65,7 @@ def visits(
 
 
 def test_visits_that_spoil_the_next_one_are_noticed() -> None:
-    assert alarms(p_value(visits(1, users=2_000, spoils=4.0, eager=0.3)))
+    assert alarms(visits(1, users=2_000, spoils=4.0, eager=0.3).p_value())
 
 
 def test_arms_that_are_clicked_and_not_bought_are_noticed_by_their_purchases() -> None:
@@ -73,21 +73,21 @@ def test_arms_that_are_clicked_and_not_bought_are_noticed_by_their_purchases() -
     odd, apart = np.arange(ARMS) % 2, RATES - RATES.mean()
     effect = odd - odd.mean() - apart * (apart @ odd) / (apart @ apart)
     sums = visits(1, users=2_000, spoils=1.0, eager=0.3, effect=effect)
-    assert alarms(p_value(sums))
-    assert not alarms(p_value(replace(sums, events={})))
+    assert alarms(sums.p_value())
+    assert not alarms(replace(sums, events={}).p_value())
 
 
 @pytest.mark.slow
 def test_users_who_differ_raise_no_alarm() -> None:
     """200 logs of a logger that draws at random, and 200 of one that shows popular arms to eager users. At a level of
     1 in 1,000, more than three alarms in 400 come in 1 of 1,300 runs."""
-    alarmed = [alarms(p_value(visits(seed, fitted=fitted))) for seed in range(200) for fitted in (False, True)]
+    alarmed = [alarms(visits(seed, fitted=fitted).p_value()) for seed in range(200) for fitted in (False, True)]
     assert sum(alarmed) <= 3
 
 
 def test_sums_of_portions_add_up() -> None:
     together, apart = visits(2, spoils=2.0), visits(2, spoils=2.0, portions=3)
-    assert p_value(apart) == pytest.approx(p_value(together), rel=1e-6)
+    assert apart.p_value() == pytest.approx(together.p_value(), rel=1e-6)
 
 
 def test_users_who_came_once_say_nothing() -> None:
@@ -112,5 +112,5 @@ def test_users_who_came_once_say_nothing() -> None:
         reward=n % 2 * 1.0,
         events={},
     )
-    assert p_value(sums) is None
-    assert not alarms(p_value(sums))
+    assert sums.p_value() is None
+    assert not alarms(sums.p_value())

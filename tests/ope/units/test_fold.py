@@ -1,4 +1,4 @@
-"""The protocol of folds: every unit has one that satisfies it."""
+"""The base of folds: every unit has one that satisfies it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Batch = TypeVar("Batch")
 P = TypeVar("P", bound=Any)
 
 
-def labels(fold: Fold[Batch, P], batches: list[Batch]) -> list[str]:
-    """Labels of the estimates of a log, by the protocol alone."""
+def labels(fold: Fold[Any, Batch, P], batches: list[Batch]) -> list[str]:
+    """Labels of the estimates of a log, by the base alone."""
     first, second = map(fold.partial, batches)
     return [estimate.estimator for estimate in fold.finish(first + second, FinishOptions(interval="normal"))]
 
 
 def test_impressions_and_sessions_are_folds() -> None:
     choice = ope.parse("ips,wdr")
-    impressions: Fold[LogBatch, ImpressionPartial] = ImpressionFold(estimators=choice.impressions, spanning=True)
-    sessions: Fold[VisitBatch, SessionPartial] = SessionFold(
+    impressions: Fold[Any, LogBatch, ImpressionPartial] = ImpressionFold(estimators=choice.impressions, spanning=True)
+    sessions: Fold[Any, VisitBatch, SessionPartial] = SessionFold(
         estimators=choice.sessions, spanning=True, gamma=0.9, horizon=7
     )
     assert labels(impressions, [cases.HAND] * 2) == ["ips"]

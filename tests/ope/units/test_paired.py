@@ -11,7 +11,7 @@ import pytest
 from rlrec import ope
 from rlrec.directions import direction
 from rlrec.errors import InputError
-from rlrec.ope.intervals.differences import Relative
+from rlrec.ope.intervals.intervals import Relative
 from rlrec.ope.sums.base import LogBatch, Ratio
 from rlrec.ope.sums.moments import BLOCKS
 from rlrec.ope.sums.visits import VisitBatch

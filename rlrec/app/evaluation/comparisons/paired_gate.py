@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-from rlrec.app.evaluation.passes import estimates, fold, returns, totals
+from rlrec.app.evaluation.passes import estimates, fold, passes, sessions
 from rlrec.app.evaluation.passes.request import EmptyLog, Request
-from rlrec.app.evaluation.passes.returns import ReturnUnit
-from rlrec.app.evaluation.passes.sessions import SessionUnit
+from rlrec.app.evaluation.passes.sessions import ReturnUnit, SessionUnit
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import filters, lookup
@@ -17,9 +16,9 @@ from rlrec.app.log.splits import GATE
 from rlrec.compute import Engine
 from rlrec.directions import gate_against, gate_direction
 from rlrec.errors import CheckFailed, InputError
-from rlrec.ope.checks import carry_over, verdicts
-from rlrec.ope.checks.within_cells import alarms
-from rlrec.ope.intervals.differences import Minus, Relative
+from rlrec.ope.checks import verdicts
+from rlrec.ope.checks.within_cells import alarms, carry_over_p_value
+from rlrec.ope.intervals.intervals import Minus, Relative
 from rlrec.ope.units.estimate import Estimate, EstimatorFold
 from rlrec.ope.units.impressions import ImpressionFold
 from rlrec.ope.units.paired import PairedDifference, compare, gate_alpha
@@ -140,8 +139,8 @@ def judged(gain: Gain, visits: Gain | None, looks: int, *, supported_elsewhere: 
 def _guarded(unit: Unit, name: str) -> Reward:
     """The reward of a guard. `return` needs no definition: without one it is the share of visits that are followed by
     another one of the same user. Raises InputError for another name that nobody defined."""
-    if name == returns.NAME and all(definition.name != name for definition in policies.rewards(unit)):
-        return returns.REWARD
+    if name == events.RETURN and all(definition.name != name for definition in policies.rewards(unit)):
+        return sessions.RETURN_REWARD
     return lookup.reward(unit, name)
 
 
@@ -194,7 +193,7 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
     slots = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options)
     if not any(estimate.value for estimate in slots.estimates):
         return Gain.estimate(BY_VISIT, unit, sides, selection, **options), None
-    reads_visits = any(side.stateful for side in sides) or returns.NAME in sides[0].reward.weights
+    reads_visits = any(side.stateful for side in sides) or events.RETURN in sides[0].reward.weights
     if not slots.carries_over and not reads_visits:
         return slots, None
     return slots, Gain.estimate(BY_VISIT, unit, sides, selection, **options)
@@ -217,11 +216,11 @@ def _gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward
     """Both sides by impressions where neither reads the state of a visit and nothing carries over; else by visits."""
     resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
     sides = [replace(side, reward=reward) for side in resolved]
-    if not any(side.stateful for side in sides) and returns.NAME not in reward.weights:
+    if not any(side.stateful for side in sides) and events.RETURN not in reward.weights:
         gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, gamma=options.gamma, log=options.log)
         if not gain.carries_over:
             return gain
-    gamma = 1.0 if reward is returns.REWARD else options.gamma
+    gamma = 1.0 if reward is sessions.RETURN_REWARD else options.gamma
     return Gain.estimate(BY_VISIT, unit, sides, selection, gamma=gamma, log=options.log)
 
 
@@ -265,16 +264,16 @@ class Gain:
         """Judge the candidate and what serves by one estimator.
 
         sides: both, with one reward; log: the filter; progress: called before each batch; engine: as in
-        `totals.sum_log`; supported_elsewhere: as in `judged`: these visits need no share of effective ones, too."""
+        `passes.sum_log`; supported_elsewhere: as in `judged`: these visits need no share of effective ones, too."""
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log)
         choice = estimates.estimators(request)
         evaluation, (rows,), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)
         log_reader.progress = progress
-        if sides[0].reward is returns.REWARD:
-            rows = ReturnUnit(**vars(rows), followed=returns.followed(unit))
+        if sides[0].reward is sessions.RETURN_REWARD:
+            rows = ReturnUnit(**vars(rows), followed=sessions.followed_visits(unit))
         if supported_elsewhere and isinstance(rows, SessionUnit):
             rows = replace(rows, fold=replace(rows.fold, supported=0.0))
-        partial = totals.sum_log([rows], evaluation, log_reader, engine)[rows]
+        partial = passes.sum_log([rows], evaluation, log_reader, engine)[rows]
         finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster)
         estimate_of = {number: estimate for (number, _), (estimate,) in finished.items()}
         # loggers count the same on both sides of the difference
@@ -289,7 +288,7 @@ class Gain:
             has_missing_propensities=any(counts.silent for counts in partial.counts.values())
             or any(side.weights.left_out for side in at_ends),
             estimated=any(side.estimated for side in sums),
-            carries_over=any(alarms(carry_over.p_value(cells)) for cells in partial.carry_over.values()),
+            carries_over=any(alarms(carry_over_p_value(cells)) for cells in partial.carry_over.values()),
             rare=LOST_SHARE * _largest_reward(unit, sides[0].reward, slots_alone=estimator == BY_IMPRESSION),
             simulated=list(zip(ours, theirs, strict=True)),
         )  # fmt: skip
@@ -319,7 +318,7 @@ class Gain:
 
 def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> float:
     """The largest reward, less the default, that one event of the log has brought; slots_alone: slots alone earn it."""
-    if definition is returns.REWARD:
+    if definition is sessions.RETURN_REWARD:
         return 1.0
     values = events.largest(unit, definition.weights, slots_only=slots_alone).items()
     single = [Event(0, 1, kind, sign * value, 0, 0) for kind, value in values for sign in (-1, 1)]

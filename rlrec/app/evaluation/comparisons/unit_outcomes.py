@@ -224,7 +224,10 @@ class StudyFold:
 
     def _sums(self, columns: Columns, batch: Batch) -> StudySums:
         """The sums of a portion. columns: of its visits; batch: its selected decisions."""
-        visits = self._visits(columns)
+        visits = log_rows.person_visits(
+            columns, timeout_us=self._timeout_us, now=self.unit.now, by_session=self.study.by_session,
+            any_user=self.any_user,
+        )  # fmt: skip
         decisions, slots, censored = self._decisions(columns, batch)
         if self.study.age_us is not None:
             young = self._has_age(columns, visits, decisions)
@@ -266,17 +269,6 @@ class StudyFold:
             censored=censored, new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
             anonymous=int(anonymous[first].sum()), anonymous_units=count(anonymous),
             several_decisions={name: count(units.columns[name] > 0) for name in SAMPLED_FLAGS},
-        )  # fmt: skip
-
-    def _visits(self, columns: Columns) -> Visits:
-        """The visits of a portion. One that was not ended ends when the timeout after its last decision is over."""
-        lapsed_at, ended = columns["last_at"] + self._timeout_us, columns["ended_at"] != ABSENT
-        person = log_rows.clusters(columns, "user")
-        return Visits(
-            person=person, unit=log_rows.clusters(columns, "session") if self.study.by_session else person,
-            started_at=columns["started_at"], ended_at=np.where(ended, columns["ended_at"], lapsed_at),
-            is_over=ended | (self.unit.now > lapsed_at),
-            recognised=(columns["user_id"] != ABSENT) | (not self.any_user),
         )  # fmt: skip
 
     def _decisions(

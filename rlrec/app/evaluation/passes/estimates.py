@@ -9,13 +9,11 @@ from operator import add
 from typing import Any
 
 from rlrec import ope
-from rlrec.app.evaluation.passes import fold, totals
+from rlrec.app.evaluation.passes import fold, passes
 from rlrec.app.evaluation.passes.impressions import ImpressionUnit
 from rlrec.app.evaluation.passes.log_reader import LogReader
 from rlrec.app.evaluation.passes.passes import MIXED
 from rlrec.app.evaluation.passes.request import Evaluation, Request
-from rlrec.app.evaluation.passes.sessions import SessionUnit
-from rlrec.app.evaluation.passes.slates import SlateUnit
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.log_rows import CLUSTERS, RowGroup
@@ -70,7 +68,12 @@ def estimators(request: Request) -> ope.EstimatorChoice:
     if request.cluster is not None and request.cluster not in CLUSTERS:
         raise lookup.unknown("cluster", request.cluster, CLUSTERS, hint=f"one of {', '.join(CLUSTERS)}")
     if request.by == "arm" and not choice.sessions and not choice.slates:
-        _check_by_arm(request.interval, choice)
+        # rows picked by what was chosen have a mean weight other than 1: only self-normalised estimates mean something
+        unfit = next((name for name, kind in choice.impressions.items() if not kind.self_normalised), None)
+        if unfit is not None:
+            raise InputError(f"{unfit} means nothing by arm, which the logger chose", hint=f"use --estimator {BY_ARM}")
+        if request.interval == "cressie-read":  # it takes the mean weight to be 1
+            raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
     if request.reward_model is not None and not _any_modelled(choice.impressions):
         modelled = [name for name in ope.GROUPS["impression"] if ope.estimator(name).modelled]
         hint = f"add one of {', '.join(modelled)} to --estimator"
@@ -97,15 +100,6 @@ def estimators(request: Request) -> ope.EstimatorChoice:
     return choice
 
 
-def _check_by_arm(interval: str, choice: ope.EstimatorChoice) -> None:
-    """Rows picked by what was chosen have a mean weight other than 1: only self-normalised estimates mean something."""
-    unfit = next((name for name, kind in choice.impressions.items() if not kind.self_normalised), None)
-    if unfit is not None:
-        raise InputError(f"{unfit} means nothing by arm, which the logger chose", hint=f"use --estimator {BY_ARM}")
-    if interval == "cressie-read":  # it takes the mean weight to be 1
-        raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
-
-
 def _any_modelled(estimators: Mapping[str, Estimator]) -> bool:
     return any(estimator.modelled for estimator in estimators.values())
 
@@ -114,9 +108,9 @@ def answer(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, engine: Engine | None = None
 ) -> list[EstimateRow]:
     """An estimate for every target, group and estimator, from one snapshot of these decisions. engine: as in
-    `totals.sum_log`. Raises EmptyLog where none of them can be used."""
+    `passes.sum_log`. Raises EmptyLog where none of them can be used."""
     evaluation, units, log = prepare(unit, request, estimators, selection)
-    partial_by_unit = totals.sum_log(units, evaluation, log, engine, require_pages=estimators.slates_named)
+    partial_by_unit = passes.sum_log(units, evaluation, log, engine, require_pages=estimators.slates_named)
     partials = partial_by_unit.values()
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
     without_users = evaluation.cluster == "user" and not any(partial.users for partial in partials)
@@ -147,8 +141,12 @@ def prepare(
     if estimators.impressions:
         units.append(ImpressionUnit.prepare(unit, evaluation, estimators.impressions))
     if estimators.sessions:
+        from rlrec.app.evaluation.passes.sessions import SessionUnit
+
         units.append(SessionUnit.prepare(unit, evaluation, estimators.sessions))
     if estimators.slates and (estimators.slates_named or pages):
+        from rlrec.app.evaluation.passes.slates import SlateUnit
+
         require_pairs = bool(PAIRED & estimators.named)
         units.append(SlateUnit.prepare(unit, evaluation, estimators.slates, require_pairs=require_pairs))
     return evaluation, units, LogReader(unit, evaluation)

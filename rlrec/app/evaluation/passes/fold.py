@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -20,15 +20,14 @@ from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.candidates import Inclusion
-from rlrec.app.evaluation.rows.fixed_loggers import LoggerFacts, RowStrata
 from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup, propensity_bets
+from rlrec.app.evaluation.rows.loggers import LoggerFacts, RowStrata
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
-from rlrec.ope.checks import carry_over, honesty, slots_above, visit_carry_over, within_cells
-from rlrec.ope.checks.honesty import BetSums
-from rlrec.ope.checks.visit_carry_over import VisitCarryOverSums
-from rlrec.ope.checks.within_cells import CellSums
+from rlrec.ope.checks.within_cells import CellSums, alarms, carry_over_p_value, slots_above_p_value
+from rlrec.ope.intervals import betting
+from rlrec.ope.intervals.betting import BetSums
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
 from rlrec.ope.units.fold import Fold
 from rlrec.ope.units.impressions import ImpressionFold
@@ -37,6 +36,9 @@ from rlrec.policy.beliefs.reward import bounds
 from rlrec.records import Reward, Sums, add_each
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.reader import ABSENT
+
+if TYPE_CHECKING:
+    from rlrec.ope.checks.visit_carry_over import VisitCarryOverSums
 
 
 class Rows(Protocol):
@@ -54,7 +56,6 @@ class Rows(Protocol):
 
 R = TypeVar("R", bound=Rows)
 M = TypeVar("M")
-S = TypeVar("S")  # of a test
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class RowUnit(ABC, Generic[R, M]):
     which are simulated for some targets."""
 
     evaluation: Evaluation
-    fold: Fold[Any, Any]
+    fold: Fold[Any, Any, Any]
     model: M | None = None
     logging_states: ClassVar[bool] = True
     simulates: ClassVar[bool] = True
@@ -270,13 +271,14 @@ def estimates(
     """The estimates of every target, by its number, and group. cluster: name of the unit that was randomised."""
     request = evaluation.request
     estimated: dict[tuple[int, RowGroup], list[Estimate]] = {}
-    wrong = honesty.are_wrong(partial.bets)
+    wrong = betting.propensities_are_wrong(partial.bets)
     for shared_number, shared in enumerate(evaluation.shared):
         counts = partial.counts[shared_number]
         n_left_out = counts.left_out + counts.other_policy
         step_sums, visit_sums = partial.carry_over.get(shared_number), partial.visits.get(shared.reward.id)
-        carried = _alarms(carry_over.p_value, step_sums) or _alarms(visit_carry_over.p_value, visit_sums)
-        dependent = _alarms(slots_above.p_value, partial.slots_above.get(shared_number))
+        p_values = carry_over_p_value(step_sums), None if visit_sums is None else visit_sums.p_value()
+        carried = any(map(alarms, p_values))
+        dependent = alarms(slots_above_p_value(partial.slots_above.get(shared_number)))
         for number, scorer in shared.members:
             weightings = weigh_loggers(unit, partial, [number])
             group_partials = over_loggers(partial, number, weightings)
@@ -320,11 +322,6 @@ def estimates(
                     )
                 ]
     return estimated
-
-
-def _alarms(p_value: Callable[[S], float | None], sums: S | None) -> bool:
-    """Whether a test alarms; it does not without sums."""
-    return sums is not None and within_cells.alarms(p_value(sums))
 
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting[Any]]:

@@ -10,7 +10,6 @@ from rlrec.app.evaluation.models import reward_models
 from rlrec.app.evaluation.passes.fold import RowCounts, RowUnit
 from rlrec.app.evaluation.passes.log_reader import Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
-from rlrec.app.evaluation.passes.slates import position_curve
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.probabilities import Scorer
@@ -33,7 +32,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, reward_models.RewardModel]):
     def prepare(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator]) -> Self:
         """Raises InputError for a table of rewards that does not fit the catalogue, and an unknown curve."""
         arms, request = evaluation.arms, evaluation.request
-        curve = None if request.position is None else position_curve(unit, request.position)
+        curve = None if request.position is None else reward_models.position_curve(unit, request.position)
         examination = () if curve is None else curve.examination
         table = None
         if (path := request.reward_model) is not None:

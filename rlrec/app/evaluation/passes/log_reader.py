@@ -115,29 +115,24 @@ class LogReader:
 
     def batches(self, reading: Reading) -> Iterator[Batch]:
         """Batches of the log as they are read, before anything else is asked of the store."""
+        splits = self.evaluation.selection.splits
+        columns = {"decision_id", "session_id", "position", *partitions.PERSONS, *reading.columns}
+        columns |= {*CLUSTERS[self.evaluation.cluster]}
         for batches in self.partitions(reading) if self._rows is None else (self._rows,):
             # what may be worked out anew is counted for each partition, whoever reads it
             self.loggers.forget_support()
             self._inclusions = candidates.DERIVED
             for batch in batches:
                 self.progress()
-                yield self._without_moved(batch if self._rows is None else self._drop_unread(batch, reading))
-
-    def _drop_unread(self, batch: Batch, reading: Reading) -> Batch:
-        """The batch without the columns that other passes read."""
-        columns = {"decision_id", "session_id", "position", *partitions.PERSONS, *reading.columns}
-        columns |= {*CLUSTERS[self.evaluation.cluster]}
-        slots = {name: values for name, values in batch.slots.items() if name in columns}
-        return replace(batch, slots=slots, visits=batch.visits if reading.visits else None)
-
-    def _without_moved(self, batch: Batch) -> Batch:
-        """The batch without sessions whose user came later and belongs to another split."""
-        splits = self.evaluation.selection.splits
-        if splits is None or batch.keys is None:
-            return batch
-        stays = np.isin(owner_splits(settings.get(self.unit).split_salt, batch.keys), list(splits))
-        moved = batch.keys["session_id"][~stays]
-        return batch.select_rows(np.flatnonzero(~np.isin(batch.slots["session_id"], moved)))
+                if self._rows is not None:  # which have the columns of other passes, too
+                    slots = {name: values for name, values in batch.slots.items() if name in columns}
+                    batch = replace(batch, slots=slots, visits=batch.visits if reading.visits else None)
+                if splits is not None and batch.keys is not None:
+                    # leave out sessions whose user came later and belongs to another split
+                    stays = np.isin(owner_splits(settings.get(self.unit).split_salt, batch.keys), list(splits))
+                    moved = batch.keys["session_id"][~stays]
+                    batch = batch.select_rows(np.flatnonzero(~np.isin(batch.slots["session_id"], moved)))
+                yield batch
 
     def _portions(self, batch: Batch, marginals: int) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
         """Whole sessions of a batch, few enough for the arms of their eligible sets and so many marginals a slot to be

@@ -6,18 +6,22 @@ that nothing a process remembers of others can change a bit of the result."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import count
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from rlrec.app.evaluation.passes.fold import LogPartial, RowCounts, RowUnit, fold
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
-from rlrec.app.evaluation.passes.request import Evaluation
+from rlrec.app.evaluation.passes.request import Evaluation, PartialPages
+from rlrec.app.evaluation.rows import groups
 from rlrec.app.inputs import lookup
 from rlrec.compute import Engine, packing
 from rlrec.errors import InputError
 from rlrec.ope.checks import verdicts
+from rlrec.records import add_each
 from rlrec.store import Store, Unit
 from rlrec.store.database.folders import LogFolder
 from rlrec.store.log.reader import Batch
@@ -135,3 +139,115 @@ class Workers:
 
 
 IN_PROCESS = Workers()
+
+
+# -- the sums of a log for every unit of rows: a pass in which models are fitted, and one in which targets are judged --
+#
+# Each partition is read once in a pass, whatever number of units there is.
+
+AnyUnit = RowUnit[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointPass:
+    """The pass of several units over a partition, one after another. Their models are fitted: sums by the id of a
+    reward; or, where there are fitted models, targets are judged. A unit that cannot use the pages of the log has the
+    error as its result."""
+
+    evaluation: Evaluation
+    units: Sequence[AnyUnit]
+    models: Mapping[AnyUnit, Mapping[int, Any]] | None = None
+
+    @property
+    def reading(self) -> Reading:
+        """All that they read."""
+        readings = [unit.fitted_on if self.models is None else unit.judged_on for unit in self.units]
+        columns = frozenset[str]().union(*(reading.columns for reading in readings))
+        return Reading(columns=columns, visits=any(reading.visits for reading in readings))
+
+    def __call__(self, reader: LogReader, /) -> list[Any]:
+        results = list[Any]()
+        for number, unit in enumerate(self.units):
+            unit_reader = reader.clone() if number else reader
+            try:
+                if self.models is None:
+                    results.append(self._fit(unit, unit_reader))
+                else:
+                    results.append(self._judge(unit, unit_reader, self.models[unit]))
+            except PartialPages as error:
+                results.append(error)
+        return results
+
+    def _fit(self, unit: AnyUnit, reader: LogReader) -> Mapping[int, Any]:
+        total: Mapping[int, Any] = {}
+        for logged in reader.to_fit(unit.fitted_on):
+            rows_of = {key: unit.usable(logged, reward)[0] for key, reward in self.evaluation.rewards.items()}
+            total = add_each(total, {key: unit.model_sums(logged, rows) for key, rows in rows_of.items() if len(rows)})
+        return total
+
+    def _judge(self, unit: AnyUnit, reader: LogReader, models: Mapping[int, Any]) -> LogPartial:
+        batches = reader.to_judge(unit.judged_on)
+        partials = (fold(unit, self.evaluation, logged, models) for logged in batches)
+        partition_sums = reduce(self.add, partials, LogPartial()).closed()
+        return partition_sums + LogPartial(visits=unit.visit_carry_over(reader))
+
+    def add(self, left: Any, right: Any) -> Any:
+        """Both sums of a unit. Raises InputError beyond 1,000 groups."""
+        if self.models is None:
+            return add_each(left, right)
+        total: LogPartial = left + right
+        if len({group for _, group, _ in total.groups}) > groups.MAX_GROUPS:
+            raise groups.too_many(self.evaluation.request.by)
+        return total
+
+
+def sum_log(
+    units: Sequence[AnyUnit], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None, *,
+    require_pages: bool = True,
+) -> dict[AnyUnit, LogPartial]:  # fmt: skip
+    """The sums of the log for each unit. Raises EmptyLog where a target has nothing to be judged by.
+
+    engine: works on the partitions of the log; None for this process. require_pages: a unit that cannot use the pages
+    of the log is an error; else it is left out."""
+    models = fit_models(units, evaluation, reader, engine)
+    refused = {unit: outcome for unit, outcome in models.items() if isinstance(outcome, PartialPages)}
+    usable = [unit for unit in units if unit not in refused]
+    judge_pass = JointPass(evaluation=evaluation, units=usable, models={unit: models[unit] for unit in usable})
+    results = refused | _sums(judge_pass, LogPartial(), reader, engine)
+    partials: dict[AnyUnit, LogPartial] = {}
+    for unit in units:
+        partial = results[unit]
+        if not isinstance(partial, PartialPages):
+            for number, shared in enumerate(evaluation.shared):
+                if not (counts := partial.counts.get(number, RowCounts())).used:
+                    raise unit.empty(shared, counts)
+            partials[unit] = partial
+        elif require_pages:
+            raise partial
+    return partials
+
+
+def fit_models(
+    units: Sequence[AnyUnit], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None
+) -> dict[AnyUnit, Any]:
+    """The models of each unit by the id of a reward: those given, or fitted in a pass over the log; or PartialPages."""
+    rewards = evaluation.rewards
+    models: dict[AnyUnit, Any] = {
+        unit: dict.fromkeys(rewards, unit.model) if unit.modelled and unit.model is not None else {} for unit in units
+    }
+    fitted = [unit for unit in units if unit.modelled and unit.model is None]
+    for unit, sums in _sums(JointPass(evaluation=evaluation, units=fitted), {}, reader, engine).items():
+        models[unit] = sums
+        if not isinstance(sums, PartialPages):
+            models[unit] = {key: unit.fitted(reward_sums, rewards[key]) for key, reward_sums in sums.items()}
+    return models
+
+
+def _sums(joint: JointPass, start: Any, reader: LogReader, engine: Engine | None) -> dict[AnyUnit, Any]:
+    """The sums of each unit over the log, or the error that one of the partitions has as its result."""
+    sums = dict.fromkeys(joint.units, start)
+    for partition_sums in results(reader, joint, engine) if joint.units else ():
+        for unit, result in zip(joint.units, partition_sums, strict=True):
+            errors = [outcome for outcome in (sums[unit], result) if isinstance(outcome, PartialPages)]
+            sums[unit] = errors[0] if errors else joint.add(sums[unit], result)
+    return sums

@@ -8,11 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from rlrec.app.evaluation.rows import groups, log_rows
-from rlrec.app.evaluation.rows.fixed_loggers import FixedLoggers
+from rlrec.app.evaluation.rows.loggers import FixedLoggers
 from rlrec.app.evaluation.targets import targets
-from rlrec.app.evaluation.targets.list_probabilities import ListScorer
 from rlrec.app.evaluation.targets.probabilities import Scorer
-from rlrec.app.evaluation.targets.state_probabilities import StateScorer
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.log import partitions
 from rlrec.errors import InputError
@@ -130,6 +128,11 @@ class Evaluation:
         named = (groups.field_of_context(self.request.by), self.request.reward_model_by)
         return frozenset(name for target in self.targets for name in target.reads) | {name for name in named if name}
 
+    @property
+    def rewards(self) -> dict[int, Reward]:
+        """The rewards that targets are judged by, by id."""
+        return {shared.reward.id: shared.reward for shared in self.shared}
+
     @cached_property
     def shared(self) -> Sequence[SharedRows]:
         """The targets by the rows that they are judged on."""
@@ -140,9 +143,14 @@ class Evaluation:
                 (target.reward.id, policy_id), SharedRows(reward=target.reward, policy_id=policy_id)
             )
             options: dict[str, Any] = {"samples": self.request.target_samples, "seed": self.request.seed}
-            scorer_class = StateScorer if target.stateful else Scorer
-            scorer = scorer_class(target, self.arms, **options)
+            scorer = Scorer(target, self.arms, **options)
+            if target.stateful:
+                from rlrec.app.evaluation.targets.state_probabilities import StateScorer
+
+                scorer = StateScorer(target, self.arms, **options)
             if target.listing and self.request.target_samples:
+                from rlrec.app.evaluation.targets.list_probabilities import ListScorer
+
                 scorer = ListScorer(target, self.arms, **options, list_scorer=scorer)
             rows.members.append((number, scorer))
         return list(shared.values())

@@ -6,32 +6,36 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from rlrec.app.evaluation.models.visit_values import Decisions, ReturnModel, ReturnSums, TargetSlates
-from rlrec.app.evaluation.passes import visit_carry_over
 from rlrec.app.evaluation.passes.fold import RowCounts, RowUnit
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
-from rlrec.app.evaluation.rows import slot_sets
+from rlrec.app.evaluation.rows import log_rows, slot_sets
 from rlrec.app.evaluation.rows.contexts import ContextTable
-from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
+from rlrec.app.evaluation.rows.log_rows import CLUSTERS, ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.log import ended_visits, reward_log
-from rlrec.app.log.ended_visits import Cutoff, EndedVisits
-from rlrec.arrays import Array, take
+from rlrec.app.log.ended_visits import Cutoff, EndedVisits, visit_indices
+from rlrec.arrays import Array, Flags, Ids, Index, look_up, run_starts, take
 from rlrec.errors import InputError, quantity
-from rlrec.ope.checks.visit_carry_over import VisitCarryOverSums
+from rlrec.ope.checks.visit_carry_over import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
 from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.sessions import SessionFold
 from rlrec.policy.gradients.gradient import RECENCY, memory_of
 from rlrec.records import Reward
 from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import contents, settings
+from rlrec.store.log.events import RETURN
+from rlrec.store.log.reader import ABSENT, Batch
 from rlrec.store.policies import people
+from rlrec.times import DAY_US
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,8 +61,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
         horizon = min(max(1, horizon), ended_visits.LONGEST)
         gamma, spanning = evaluation.request.gamma, evaluation.spanning
         fold = SessionFold(estimators=estimators, gamma=gamma, horizon=horizon, spanning=spanning)
-        rewards = {shared.reward.id: shared.reward for shared in evaluation.shared}
-        cutoffs = {key: Cutoff.of(unit, reward) for key, reward in rewards.items()}
+        cutoffs = {key: Cutoff.of(unit, reward) for key, reward in evaluation.rewards.items()}
         return cls(evaluation=evaluation, fold=fold, cutoffs=cutoffs, returned=people.any_returned(unit))
 
     @property
@@ -83,8 +86,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
         return sums.finish()
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
-        rewards = {shared.reward.id: shared.reward for shared in self.evaluation.shared}
-        return visit_carry_over.collect(reader, rewards) if self.returned else {}
+        return collect_carry_over(reader, self.evaluation.rewards) if self.returned else {}
 
     def batch_of(
         self, logged: LoggedBatch, rows: EndedVisits, model: ReturnModel | None
@@ -167,3 +169,137 @@ def _filled(slates: Iterator[TargetSlates], log_slate: Array) -> Iterator[Target
     for portion in slates:
         log_slate[portion.rows] = portion.log_slate
         yield portion
+
+
+# -- the share of visits that a return follows, as a reward of visits: for guards where no definition weighs returns --
+
+RETURN_DAYS = 7
+RETURN_WINDOW_US = RETURN_DAYS * DAY_US
+# Stored nowhere: a visit earns 1 at its last decision if the same user begins another one within the window.
+RETURN_REWARD = Reward(
+    id=0, name=RETURN, weights={RETURN: 1.0}, window_us=RETURN_WINDOW_US, default=0.0, clip_low=0.0, clip_high=1.0,
+    learn="served", late="count",
+)  # fmt: skip
+_NUMBER_BITS = 24  # of the number of a visit in its code
+
+
+def followed_visits(unit: Unit) -> Ids:
+    """Codes of the visits that the same user followed by another one within the window, ascending; 8 bytes each."""
+    timeout_us, codes = settings.get(unit).session_timeout_us, [np.empty(0, np.int64)]
+    for sessions in people.portions(unit):
+        columns = people.ask_visits(unit, sessions).columns()
+        visits = log_rows.person_visits(columns, timeout_us=timeout_us, now=unit.now)
+        soon = (visits.next_start - visits.ended_at <= RETURN_WINDOW_US) & (columns["user_id"] != ABSENT)
+        codes.append(_visit_code(columns["session_id"], columns["number"])[soon])
+    return np.sort(np.concatenate(codes))
+
+
+def _visit_code(session: Ids, number: Ids) -> Ids:
+    return (session << _NUMBER_BITS) + number
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReturnUnit(SessionUnit):
+    """Visits as rows, whose reward is their return. followed: codes of the visits that have one."""
+
+    followed: Ids
+
+    def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
+        visits, counts = super().usable(logged, reward)
+        code = _visit_code(visits.per_visit("session_id"), visits.per_visit("visit"))
+        returned: Flags = np.isin(code, self.followed)
+        earned = np.zeros(len(visits.reward))
+        earned[visits.start[1:] - 1] = returned
+        return replace(visits, reward=earned, default=earned == 0), counts
+
+
+# -- carry-over between visits, read from the log: what a visit showed, and what the person's next visit earned --
+
+MAX_DECISIONS = 1_000_000  # decisions that are looked at, about: of a longer log those of some partitions
+CELLS = 4_000_000  # pairs of eligible set and arm that are held at a time; decisions with further sets are left out
+KINDS = 16  # of events whose means by arm are looked at, of a portion
+_READING = Reading(
+    columns=(
+        *reward_log.MATURITY, *CLUSTERS["user"], "decision_id", "session_id", "visit", "position", "size", "arm_id",
+        "eligible_id", "propensity", "min_propensity",
+    ),
+    visits=True,
+)  # fmt: skip
+
+
+def collect_carry_over(reader: LogReader, rewards: Mapping[int, Reward]) -> Mapping[int, VisitCarryOverSums]:
+    """The sums of the test for each reward, by its id, over a partition of the log: nothing beyond the first ones."""
+    evaluation = reader.evaluation
+    max_partitions = max(1, MAX_DECISIONS * evaluation.partitions // max(1, evaluation.extent.decisions))
+    batches = list(reader.clone().batches(_READING)) if reader.number < max_partitions else []
+    return _sums(reader.unit, Batch.concatenate(batches), rewards, evaluation) if batches else {}
+
+
+def _sums(
+    unit: Unit, batch: Batch, rewards: Mapping[int, Reward], evaluation: Evaluation
+) -> dict[int, VisitCarryOverSums]:
+    """The sums of the persons of a partition, by their selected decisions."""
+    slots, visits, arms = batch.slots, batch.visits, evaluation.arms
+    assert visits is not None
+    session_row, selected = look_up(slots["session_id"], visits["session_id"])
+    visits, session_row = take(visits, selected), session_row[selected]
+    visits = visits | {name: slots[name][session_row] for name in CLUSTERS["user"]}
+    first = run_starts(slots["decision_id"])
+    visit = visit_indices(visits, slots["session_id"], slots["visit"])
+    person = log_rows.clusters(visits, "user")
+    following, rank = _following(visits, person, visit), arms.rank[arms.index(slots["arm_id"])]
+    draws = _draws(unit, slots, first, visit, rank, arms)
+    served = np.bincount(visit, minlength=len(person)) > 0
+    sums_by_reward, by_kind = dict[int, VisitCarryOverSums](), reward_log.event_sums(batch, most=KINDS)
+    for key, definition in rewards.items():
+        rewarded = reward_log.with_rewards(batch, definition)
+        counted = reward_log.mature(slots, definition, now=evaluation.now) & ~slots["censored"]
+        # return of every visit, over its mature decisions
+        pages = reward_log.with_page_rewards(batch, rewarded, definition)
+        earned = pages.reward * (counted[first] & ~pages.slots["censored"])
+        sums_by_reward[key] = visit_carry_over_sums(
+            draws, person=person, served=served, following=following,
+            returns=np.bincount(visit[first], weights=earned, minlength=len(person)).astype(np.float64),
+            visit=visit[counted], arm=rank[counted], reward=rewarded.reward[counted],
+            events={kind: values[counted] for kind, values in by_kind.items() if kind != RETURN},
+        )  # fmt: skip
+    return sums_by_reward
+
+
+def _following(visits: Columns, person: Ids, visit: Ids) -> Ids:
+    """The next visit of the same person among those with decisions, (s,); -1 without one. visit: of each slot."""
+    rows = np.unique(visit)
+    order = rows[
+        np.lexsort([visits["number"][rows], visits["session_digest"][rows], visits["started_at"][rows], person[rows]])
+    ]
+    following = np.full(len(person), -1, np.int64)
+    same_person = person[order[1:]] == person[order[:-1]]
+    following[order[:-1][same_person]] = order[1:][same_person]
+    return following
+
+
+def _draws(unit: Unit, slots: Columns, first: Index, visit: Ids, rank: Ids, arms: ArmTable) -> VisitDraws:
+    """The draws of a portion. At a lower slot of a slate the arms above it could not be drawn again."""
+    n, size, width = len(rank), np.diff(np.r_[first, len(rank)]), min(len(arms), ARMS)
+    sets, eligible = np.unique(slots["eligible_id"][first], return_inverse=True)
+    members = np.zeros((min(len(sets), max(1, CELLS // width)), width))
+    choices = np.zeros(len(sets), np.int64)
+    for row, ids in contents.eligible_arms(unit, set(sets[: len(members)].tolist())).items():
+        index, ranks = np.searchsorted(sets, row), arms.rank[arms.index(np.array(ids, np.int64))]
+        members[index, ranks[ranks < width]], choices[index] = 1.0, len(ids)
+    # m: the smallest propensity at the slot (where it was not logged, that of a uniform draw), the less the lower it is
+    n_eligible = choices[eligible]
+    p, least = slots["propensity"], slots["min_propensity"]
+    m = np.where(np.isnan(least), 1 / np.maximum(np.repeat(n_eligible, size), 1), least)
+    has_draw = np.logical_and.reduceat((p > 0) & (slots["size"] == np.repeat(size, size)), first) & (n_eligible > 0)
+    m = np.where(np.repeat(has_draw, size), m / slots["position"], 0.0)
+    total = np.add.reduceat(m, first)
+    # an arm shown: m / p, and m of each slot below, where it could not be drawn
+    m_before = (np.cumsum(m) - m)[first]
+    m_below = np.repeat(total + m_before, size) - np.cumsum(m)
+    shown = np.divide(m, p, out=np.zeros(n), where=m > 0) + m_below
+    counted = rank < width
+    return VisitDraws(
+        visit=visit[counted], arm=rank[counted], shown=shown[counted], decided=visit[first][has_draw],
+        eligible=eligible[has_draw], m_total=total[has_draw], members=members,
+    )  # fmt: skip

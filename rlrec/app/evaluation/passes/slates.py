@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app.evaluation.models.reward_models import FittedRewardModel, RewardModelFit, RewardModelSums
+from rlrec.app.evaluation.models.reward_models import FittedRewardModel, RewardModelFit, RewardModelSums, position_curve
 from rlrec.app.evaluation.passes.fold import RowCounts, RowUnit, any_slot
 from rlrec.app.evaluation.passes.log_reader import Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, PartialPages, SharedRows
@@ -16,18 +16,16 @@ from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets import logger_marginals, slate_probabilities
 from rlrec.app.evaluation.targets.probabilities import Scorer
-from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.within_cells import CellSums
 from rlrec.ope.units.slate_weighting import Iips, Interpol, Pbm, Pi
-from rlrec.ope.units.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
+from rlrec.ope.units.slates import SlateBatch, SlateEstimator, SlateFold
 from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader
-from rlrec.times import DAY_US
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -213,13 +211,6 @@ def _resolved(unit: Unit, estimator: SlateEstimator) -> SlateEstimator:
     if not isinstance(estimator, Pbm | Interpol) or not estimator.curve:
         return estimator
     return replace(estimator, shape=position_curve(unit, estimator.curve))
-
-
-def position_curve(unit: Unit, reference: str) -> PositionCurve:
-    """A stored curve as estimates use it. Raises InputError for an unknown one."""
-    stored = lookup.curve(unit, reference)
-    age = (unit.now - stored.created_at) / DAY_US
-    return PositionCurve(name=stored.reference, examination=stored.examination, age_days=age)
 
 
 def _pages(batch: reader.Batch, definition: Reward) -> CompletePages:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -40,22 +39,20 @@ class Grouping:
         if self.by is None:
             return [RowGroup(None, None)], np.zeros(len(context), np.int64)
         if self.by in FIELDS:
-            return self._by_column(slots[FIELDS[self.by]])
+            column = slots[FIELDS[self.by]]
+            keys, codes = np.unique(column // DAY_US if self.by == "day" else column, return_inverse=True)
+            if len(keys) > MAX_GROUPS:
+                raise too_many(self.by)
+            labels = self._labels(keys)
+            numbers: dict[Label, int] = {}  # a policy and its variants are one group
+            group_of = [numbers.setdefault(labels[key], len(numbers)) for key in keys.tolist()]
+            return [RowGroup(repr(label), label) for label in numbers], np.array(group_of, np.int64)[codes]
         codes, values = contexts.coded(self.by, canonical.text)
         texts = map(canonical.text, values)
         return [
             RowGroup(text, text if isinstance(value, dict | list) else value)
             for text, value in zip(texts, values, strict=True)
         ], codes[context]
-
-    def _by_column(self, column: Ids) -> tuple[list[RowGroup], Ids]:
-        values, codes = np.unique(column // DAY_US if self.by == "day" else column, return_inverse=True)
-        if len(values) > MAX_GROUPS:
-            raise too_many(self.by)
-        labels = self._labels(values)
-        numbers: dict[Label, int] = {}  # a policy and its variants are one group
-        group_of = [numbers.setdefault(labels[value], len(numbers)) for value in values.tolist()]
-        return [RowGroup(repr(label), label) for label in numbers], np.array(group_of, np.int64)[codes]
 
     def _labels(self, values: Ids) -> dict[int, Label]:
         codes = values.tolist()
@@ -105,8 +102,6 @@ def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
 
 def in_order(groups: Iterable[RowGroup]) -> list[RowGroup]:
     """Groups in a fixed order: numbers by size, texts by letter, none last."""
-
-    def rank(group: RowGroup) -> tuple[bool, bool, Any, str]:
-        return group.label is None, isinstance(group.label, str), group.label, group.name or ""
-
-    return sorted(groups, key=rank)
+    return sorted(
+        groups, key=lambda group: (group.label is None, isinstance(group.label, str), group.label, group.name or "")
+    )

@@ -13,11 +13,10 @@ from rlrec.app.evaluation.rows.candidates import LoggedLists
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, run_starts
-from rlrec.ope.checks.carry_over import carry_over_sums
-from rlrec.ope.checks.honesty import BetSums, bet_sums
-from rlrec.ope.checks.slots_above import slots_above_sums
-from rlrec.ope.checks.within_cells import CELLS, CellSums
+from rlrec.ope.checks.within_cells import CELLS, CellSums, carry_over_sums, slots_above_sums
+from rlrec.ope.intervals.betting import BetSums, bet_sums
 from rlrec.ope.sums.base import hash_bits
+from rlrec.ope.sums.unit_visits import Visits
 from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.database.bulk import Columns
@@ -180,6 +179,20 @@ def clusters(slots: Columns, unit: str) -> Ids:
         session = _hashed(decision_digests(slots), depth, salt=2)
     session = session | 1
     return np.where(slots["user_id"] != ABSENT, slots["user_digest"] & ~1, session) if unit == "user" else session
+
+
+def person_visits(
+    columns: Columns, *, timeout_us: int, now: int, by_session: bool = False, any_user: bool = True
+) -> Visits:
+    """The visits of persons. One that was not ended ends when the timeout after its last decision is over. by_session:
+    whether the unit is the session; any_user: whether the store knows some user."""
+    lapsed_at, ended = columns["last_at"] + timeout_us, columns["ended_at"] != ABSENT
+    person = clusters(columns, "user")
+    return Visits(
+        person=person, unit=clusters(columns, "session") if by_session else person, started_at=columns["started_at"],
+        ended_at=np.where(ended, columns["ended_at"], lapsed_at), is_over=ended | (now > lapsed_at),
+        recognised=(columns["user_id"] != ABSENT) | (not any_user),
+    )  # fmt: skip
 
 
 def decision_digests(slots: Columns) -> Ids:

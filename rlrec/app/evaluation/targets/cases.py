@@ -14,7 +14,6 @@ from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, cells
 from rlrec.policy.slates import slate
-from rlrec.store.database.bulk import Columns
 
 REPLICAS = 8  # parts that simulated pages are cut into: they tell the error of the simulation
 OVERHEAD = 200  # numbers that a case takes beside its own, about
@@ -64,12 +63,6 @@ class TargetProbabilities:
     greatest: Array
     unsupported: Array
     expected: Array
-
-    def complete_unsupported(self, slots: Columns) -> None:
-        """Fill in what is unsupported where the row itself tells."""
-        full, alone, unknown = (slots[name] for name in ("full", "alone", "unknown_support"))
-        self.unsupported[alone] = 1 - np.minimum(self.target[alone], 1.0)
-        self.unsupported[~(full | alone | unknown)] = np.nan
 
 
 def decision_block(block: Block, rows: ImpressionRows, row: int, seed: int, number: int) -> Block:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
 
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.models.reward_models import ModelValues
-from rlrec.app.evaluation.models.visit_values import TargetSlates
 from rlrec.app.evaluation.rows import slot_sets
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.cases import REPLICAS, Block, CaseName, CaseRows, TargetProbabilities, decision_block
@@ -27,6 +26,9 @@ from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate, slate_draws
 from rlrec.store.database.bulk import Columns
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.models.visit_values import TargetSlates
 
 CASES = 100  # worked out at a time
 CELLS = 4_000_000  # numbers held at a time, for cases and for their values under a reward model
@@ -81,7 +83,9 @@ class Scorer:
     def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
         """The target by each part of its simulated pages, which decisions with equal contexts share; [] where no row
         has a simulated probability. marginals: whether weights may be of marginals."""
-        if not marginals or not self.target.shared_scores or not self._simulated(slots).any():
+        # arms that share one posterior have no closed form below position 1
+        shares_scores = self.target.sampled and getattr(self.serving.policy, "model", "") == "shared"
+        if not marginals or not shares_scores or not self._simulated(slots).any():
             return []
         return [replace(self, replica=number) for number in range(REPLICAS)]
 
@@ -120,7 +124,7 @@ class Scorer:
         probabilities, has_sets = TargetProbabilities(self._prefixed(rows.slots), *zeros), slot_sets.flags(rows.slots)
         logged_slots = rows.slots
         rows = slot_sets.as_decisions(rows)
-        for case_rows in self._worked_out(rows, logged, models=values is not None, joint=joint):
+        for case_rows in self._by_case(rows, logged, models=values is not None, joint=joint):
             if case_rows.second_pass:
                 assert on_rows is not None
                 on_rows(case_rows)
@@ -131,7 +135,10 @@ class Scorer:
             case_rows.weigh_unsupported(probabilities.unsupported, logged)
             if on_rows is not None and len(case_rows.indices):
                 on_rows(case_rows)
-        probabilities.complete_unsupported(rows.slots)
+        # what is unsupported where the row itself tells
+        full, alone, unknown = (rows.slots[name] for name in ("full", "alone", "unknown_support"))
+        probabilities.unsupported[alone] = 1 - np.minimum(probabilities.target[alone], 1.0)
+        probabilities.unsupported[~(full | alone | unknown)] = np.nan
         if has_sets is not None:
             prefixed = has_sets & probabilities.prefixed
             products = slot_sets.down_to_rows(logged_slots, has_sets, probabilities.target)
@@ -142,14 +149,11 @@ class Scorer:
         """The rows that are weighed by the slate down to them, (n,): those without a marginal."""
         return np.isnan(slots["marginal"])
 
-    def _worked_out(self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool) -> Iterator[Any]:
-        """The rows with their probabilities, some at a time. models: whether values of a reward model are wanted;
-        joint: as in `probabilities`."""
-        return self._by_case(rows, logged, models=models, joint=joint)
-
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
         """The target's distributions for slates, of which each row is the lowest slot, some at a time. shares: whether
         these are wanted."""
+        from rlrec.app.evaluation.models.visit_values import TargetSlates
+
         for case_rows in self._by_case(rows, logged, models=False):
             share = case_rows.shares(self.arms.ids) if shares else np.zeros((len(case_rows.blocks), len(self.arms)))
             log_slate, rank = case_rows.log_slates(), self.arms.rank
@@ -157,9 +161,9 @@ class Scorer:
 
     def _by_case(
         self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, subset: Ids | None = None
-    ) -> Iterator[CaseRows]:
-        """The rows by their cases, some at a time. subset: indices of the rows, where not all are asked for; models:
-        whether values of a reward model are wanted; joint: as in `probabilities`."""
+    ) -> Iterator[Any]:
+        """The rows with their probabilities, by their cases, some at a time. subset: indices of the rows, where not
+        all are asked for; models: whether values of a reward model are wanted; joint: as in `probabilities`."""
         subset = np.arange(len(rows)) if subset is None else subset
         if not len(subset):
             return

@@ -43,8 +43,8 @@ class StateScorer(Scorer):
         """A softmax has no marginal below position 1."""
         return super()._prefixed(slots) | (slots["position"] > 1)
 
-    def _worked_out(
-        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool
+    def _by_case(
+        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, subset: Ids | None = None
     ) -> Iterator[StateCaseRows]:
         starts = run_starts(rows.slots["decision_id"])
         counts = np.diff(np.r_[starts, len(rows)])

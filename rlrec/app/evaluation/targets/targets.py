@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
-from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, Words
@@ -76,11 +75,6 @@ class Target:
         return seeds if self.serving.generator is None else ranking_seeds(seeds), numbers
 
     @property
-    def shared_scores(self) -> bool:
-        """Whether its arms share one posterior, so that probabilities below position 1 have no closed form."""
-        return self.sampled and self.serving is not None and getattr(self.serving.policy, "model", "") == "shared"
-
-    @property
     def listing(self) -> bool:
         """Whether it draws a list of candidates first."""
         return self.serving is not None and self.serving.generator is not None
@@ -101,9 +95,18 @@ def resolve(
             targets.append(_target(unit, *live, definition, greedy=greedy))
         elif name in BUILT_IN:
             shared_reward = definition or _shared_reward(unit, policy_rewards, selection)
-            targets.append(_built_in(name, shared_reward, greedy=greedy))
+            version = designs.unstored(name, {}, shared_reward, name=name, status="frozen")
+            policy = designs.policy_of(version)
+            serving = exact.VersionDistribution(version, policy.greedy() if greedy else policy, sums=(), prior=())
+            targets.append(
+                Target(name=name, number=None, policy_id=None, reward=shared_reward, serving=serving, lessons=())
+            )
         else:
-            raise _unknown(unit, name, live)
+            if not live.message.startswith("unknown policy"):
+                raise InputError(live.message, hint=live.hint)
+            known = [*BUILT_IN, *(policy.name for policy in policies.all_policies(unit))]
+            hint = f"a target is a policy, NAME@V or {', '.join(BUILT_IN)}"
+            raise lookup.unknown("target", lookup.split(name)[0], known, hint=hint)
     return targets
 
 
@@ -134,24 +137,11 @@ def _target(unit: Unit, version: Version, head: Head, reward: Reward | None, *, 
 
 def trained(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Target:
     """A trained version that is not stored yet, with the weights of its arms by their ids."""
+    from rlrec.app.distributions.trained import TrainedModel
+
     parameters = TrainedModel(unit, version, weights=weights)
     distribution = exact.VersionDistribution(version, parameters.policy, sums=(), prior=(), trained=parameters)
     return Target(
         name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=version.reward,
         serving=distribution, lessons=(),
     )  # fmt: skip
-
-
-def _unknown(unit: Unit, name: str, error: InputError) -> InputError:
-    if error.message.startswith("unknown policy"):
-        names = [*BUILT_IN, *(policy.name for policy in policies.all_policies(unit))]
-        reference = lookup.split(name)[0]
-        return lookup.unknown("target", reference, names, hint=f"a target is a policy, NAME@V or {', '.join(BUILT_IN)}")
-    return InputError(error.message, hint=error.hint)
-
-
-def _built_in(name: str, reward: Reward, *, greedy: bool) -> Target:
-    version = designs.unstored(name, {}, reward, name=name, status="frozen")
-    policy = designs.policy_of(version)
-    serving = exact.VersionDistribution(version, policy.greedy() if greedy else policy, sums=(), prior=())
-    return Target(name=name, number=None, policy_id=None, reward=reward, serving=serving, lessons=())

@@ -8,7 +8,7 @@ from rlrec.app.evaluation.comparisons.paired_gate import BY_IMPRESSION, Gain
 from rlrec.app.evaluation.passes.fold import GroupPartial
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.policies import policy, versions
-from rlrec.ope.intervals.differences import Minus
+from rlrec.ope.intervals.intervals import Minus
 from rlrec.ope.units.paired import compare
 from rlrec.store.log.selected import Selection
 from tests.app import logs

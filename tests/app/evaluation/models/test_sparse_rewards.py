@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.models.sparse_rewards import PENALTY, ContextMoments
+from rlrec.app.evaluation.models.reward_models import SPARSE_PENALTY, ContextMoments
 from rlrec.app.evaluation.rows.log_rows import clusters
 from rlrec.errors import InputError
 from rlrec.ope.estimators.direct import Ridge
@@ -54,7 +54,7 @@ def test_the_direct_method_is_the_mean_of_plain_regressions(db: str) -> None:
         for each in range(3):
             rows = (fold != number) & (arm == each)
             residual = reward[rows] - reward[rows].mean()
-            weights = dense[rows].T @ residual / ((dense[rows] ** 2).sum(axis=0) + PENALTY)
+            weights = dense[rows].T @ residual / ((dense[rows] ** 2).sum(axis=0) + SPARSE_PENALTY)
             values[fold == number, each] += dense[fold == number] @ weights
     estimate = logs.estimate(db, "uniform", "dm", log="policy=log", reward_model_hash=COLUMNS)
     assert estimate["value"] == pytest.approx(np.clip(values, 0, 1).mean(), rel=1e-12)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.app.evaluation.passes import estimates, fold, log_reader, totals
+from rlrec.app.evaluation.passes import estimates, fold, log_reader, passes
 from rlrec.app.evaluation.passes.fold import LogPartial
 from rlrec.app.evaluation.passes.log_reader import LogReader
 from rlrec.app.evaluation.passes.request import Evaluation, Request
@@ -50,7 +50,7 @@ def folded(slates: str, request: pytest.FixtureRequest) -> tuple[Partials, Calla
     with pytest.MonkeyPatch.context() as patch, closing(logs.at(slates, 1e6)) as store, store.read() as unit:
         patch.setattr(partitions, "BATCH", 40)
         evaluation, (of_rows,), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
-        models = totals.fit_models([of_rows], evaluation, log)[of_rows]
+        models = passes.fit_models([of_rows], evaluation, log)[of_rows]
         batches = list(log.to_judge(of_rows.judged_on))
     partials = [fold.fold(of_rows, evaluation, batch, models) for batch in batches]
 
@@ -111,7 +111,7 @@ def test_folding_twice_gives_the_same(slates: str) -> None:
     options = Request(targets=["uniform"], estimators=",".join(ope.GROUPS["impression"]))
     with closing(logs.at(slates, 1e6)) as store, store.read() as unit:
         evaluation, (of_rows,), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
-        models = totals.fit_models([of_rows], evaluation, log)[of_rows]
+        models = passes.fit_models([of_rows], evaluation, log)[of_rows]
         (batch,) = log.to_judge(of_rows.judged_on)
     once, again = (fold.fold(of_rows, evaluation, batch, models) for _ in range(2))
     first, second = (fold.estimates(of_rows, evaluation, partial, cluster="user") for partial in (once, again))

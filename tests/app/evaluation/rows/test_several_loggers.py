@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.app.evaluation.passes import estimates, fold, totals
+from rlrec.app.evaluation.passes import estimates, fold, passes
 from rlrec.app.evaluation.passes.request import Request
-from rlrec.app.evaluation.rows.fixed_loggers import FixedLoggers, LoggerFacts
+from rlrec.app.evaluation.rows.loggers import FixedLoggers, LoggerFacts
 from rlrec.app.log import partitions
 from rlrec.ope.units.sessions import SessionFold
 from rlrec.ope.units.strata import Stratum
@@ -137,7 +137,7 @@ def test_batches_of_several_loggers_add_up_in_any_order(db: str, monkeypatch: py
     monkeypatch.setattr(partitions, "BATCH", 200)
     with closing(logs.at(db, 1e6)) as store, store.read() as opened:
         evaluation, (of_rows,), log = estimates.prepare(opened, request, estimates.estimators(request), Selection())
-        models = totals.fit_models([of_rows], evaluation, log)[of_rows]
+        models = passes.fit_models([of_rows], evaluation, log)[of_rows]
         partials = [fold.fold(of_rows, evaluation, batch, models) for batch in log.to_judge(of_rows.judged_on)]
     assert len(partials) > 10
     orders = [partials, [partials[number] for number in np.random.default_rng(1).permutation(len(partials))]]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.app.evaluation.passes import returns
+from rlrec.app.evaluation.passes import sessions
 from rlrec.app.log import ended_visits
 from rlrec.ope.units.paired import gate_alpha
 from rlrec.store import Store
@@ -289,7 +289,7 @@ def test_a_guard_of_returns_needs_no_definition(sqlite_db: str, folder: Path) ->
     (guard,) = gated(run, "mixed", "--guard", "return:-2%").json["guards"]
     assert (guard["guard"], guard["estimator"], guard["value"] is None) == ("return", "wdr", False)
     with closing(Store(sqlite_db, now=parse(LATER))) as store, store.read() as unit:
-        visits, followed = unit.ask_value("SELECT count(*) FROM visit"), len(returns.followed(unit))
+        visits, followed = unit.ask_value("SELECT count(*) FROM visit"), len(sessions.followed_visits(unit))
     run(
         "--allow-future", "--now", LATER, "recommend", "--policy", "u", "--session", "late"
     )  # the log goes on until then
