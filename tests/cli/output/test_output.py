@@ -99,6 +99,7 @@ def test_csv_follows_rfc_4180(shown: Any) -> None:
     rows = [{"arm": 'a"b, c', "x": 1 / 3, "none": None, "flag": True, "at": ["1", 2]}, {"arm": "l1\nl2"}]
     text = shown("csv", rows)
     assert text.startswith("arm,x,none,flag,at\r\n")
+    assert (text.count("\r\n"), text[-2:]) == (3, "\r\n")
     first, second = list(csv.DictReader(io.StringIO(text, newline="")))
     assert first == {"arm": 'a"b, c', "x": repr(1 / 3), "none": "", "flag": "true", "at": '["1", 2]'}
     assert second["arm"] == "l1\nl2"

@@ -124,7 +124,7 @@ def test_columns_says_how_wide_a_terminal_is(run: Run, sqlite_db: str) -> None:
 
 
 def test_a_pipe_has_every_column_and_whole_cells(run: Run) -> None:
-    text = run("--now", NOW, "policy", "show", "home").stdout
+    text = run("--now", NOW, "policy", "show", "home", env={"COLUMNS": "60"}).stdout
     header, *_ = (line for line in text.splitlines() if line.startswith("arm "))
     assert header.split() == [
         "arm", "status", "served", "pending", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best",
@@ -194,7 +194,8 @@ def test_verdicts_have_a_colour_on_a_terminal(
 
 def test_a_pipe_has_no_colour_unless_forced(run: Run) -> None:
     command = ["--now", NOW, "evaluate", "home", "--estimator", "snips"]
-    assert not ESCAPE.search(run(*command).stdout)
+    plain = run(*command)
+    assert not ESCAPE.search(plain.stdout + plain.stderr)
     assert ESCAPE.search(run(*command, env={"FORCE_COLOR": "1"}).stdout)
     assert not ESCAPE.search(run(*command, "--json", env={"FORCE_COLOR": "1"}).stdout)
 
