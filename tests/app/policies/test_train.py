@@ -469,14 +469,6 @@ def test_versions_start_from_the_live_one_or_the_one_named(shop: Store) -> None:
     assert apart(parameters(shop, 2), parameters(shop, 3)) > 1e-3
 
 
-def test_nothing_new_does_nothing(shop: Store) -> None:
-    before = dump(shop)
-    result = trained(shop, min_new=121)
-    assert (result["trained"], result["promoted"], result["sessions"], result["version"]) == (False, False, 120, 1)
-    assert "nothing new" in result["why"]
-    assert dump(shop) == before
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("promote", ["never", "always"])
 def test_new_is_what_came_since_the_last_training(shop: Store, promote: str) -> None:
@@ -497,26 +489,9 @@ def test_the_answer_has_the_same_keys_with_and_without_a_version(shop: Store) ->
 # -- promotion --
 
 
-def test_always_promotes_and_a_rollback_undoes_it(shop: Store) -> None:
-    assert trained(shop, promote="always")["promoted"]
-    assert live(shop) == 2
-    versions.rollback(shop, "visits")
-    assert live(shop) == 1
-
-
 def test_never_promotes_nothing(shop: Store) -> None:
     assert not trained(shop)["promoted"]
     assert live(shop) == 1
-
-
-@pytest.mark.slow
-def test_a_good_candidate_is_promoted(sqlite: Store) -> None:
-    opened(sqlite)
-    serve(sqlite, visits=1_500, steps=2, liked=lambda key, step, before: key == "tea")
-    result = trained(sqlite, lr=0.02, epochs=3, batch=200, promote="if-better")
-    assert result["promoted"]
-    assert result["lower"] > 0
-    assert (live(sqlite), result["against"], result["candidate"]) == (2, 1, 1)
 
 
 @pytest.mark.slow

@@ -67,22 +67,6 @@ def test_requests_and_feedback_are_answered_in_order(shop: Run) -> None:
     assert again == {"decision_id": 1, "events": 0, "duplicates": 1, "reward": 1.0}
 
 
-def test_what_a_group_teaches_the_next_one_knows(shop: Run) -> None:
-    options = lines(ask(), ask(), FLUSH, ask(), FLUSH, tell(decision_id=1), tell(decision_id=2), FLUSH)
-    answers = shop("pipe", "--seed", 1, stdin=options).lines
-    assert [answer["propensity"] for answer in answers[:2]] == [0.5, 0.5]  # nothing was tried yet
-    arms = {row["arm"]: row for row in shop("policy", "show", "home", "--json").json["arms"]}
-    assert sum(row["pulls"] for row in arms.values()) == 3
-    assert sum(row["reward_sum"] for row in arms.values()) == 2
-
-
-def test_feedback_may_name_a_request_of_its_group(shop: Run) -> None:
-    result = shop("pipe", "--seed", 1, stdin=lines(ask(request_id="r1"), tell(request_id="r1"), tell(request_id="r2")))
-    assert result.exit_code == 5
-    assert result.lines[1] == {"decision_id": 1, "events": 1, "duplicates": 0, "reward": 1.0}
-    assert result.lines[2]["line"] == 3
-
-
 def test_bad_lines_are_refused_in_place(shop: Run) -> None:
     result = shop(
         "pipe", "--json",
@@ -186,9 +170,3 @@ def test_refused_lines_leave_nothing_behind_in_a_long_process(sqlite_db: str, ki
             gc.enable()
     assert (n_refused, after - before) == (len(refused), 0)
     assert [answer["line"] for answer in answers] == [1, 2, 3, 4, 5, 6]
-
-
-def test_an_unweighed_event_is_told_on_stderr(kiosk: Run) -> None:
-    result = kiosk("pipe", "--seed", 1, stdin=lines(ask(), FLUSH, tell(decision_id=1, events={"unheard_of": 1})))
-    assert (result.exit_code, result.lines[1]["events"]) == (0, 1)
-    assert "no reward definition weighs 'unheard_of'" in result.stderr

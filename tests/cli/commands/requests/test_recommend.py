@@ -85,43 +85,6 @@ def test_arms_are_a_comma_list_or_a_json_array(kiosk: Run, arms: str) -> None:
     assert (answer["slate"][0]["arm"], answer["propensity"]) == ("a2", 1)
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "what"),
-    [
-        (["--policy", "v"], 2, "unknown policy 'v'"),
-        (["--policy", "u@2"], 2, "no version 2"),
-        (["--experiment", "e"], 2, "'e'"),
-        ([], 2, "name a policy or an experiment"),
-        (["--policy", "u", "--arms", "a2,a1,a2"], 2, "arm 'a2' is listed twice"),
-        (["--policy", "u", "--experiment", "e"], 2, "name a policy or an experiment"),
-        (["--policy", "u", "-k", "5"], 2, "k is 5, but only 4 arms"),
-        (["--policy", "u", "-k", "0"], 2, "-k"),
-        (["--policy", "u", "-k", "2", "--arms", "a1"], 2, "only 1 arm"),
-        (["--policy", "u", "--arms", "a1,a9"], 2, "unknown arm 'a9'"),
-        (["--policy", "u", "--arms", "[]"], 2, "no arm is eligible"),
-        (["--policy", "u", "--arms", "[1]"], 2, "must be text"),
-        (["--policy", "u", "--context", "[1]"], 2, "expected a JSON object"),
-        (["--policy", "u", "--context", '{"a": NaN}'], 2, "NaN"),
-        (["--policy", "u", "--seed", "-1"], 2, "--seed"),
-        (["--policy", "u", "--user", ""], 2, "1 to 200 characters"),
-    ],
-)
-def test_what_cannot_be_drawn_is_refused_and_leaves_no_trace(
-    kiosk: Run, words: list[str], code: int, what: str
-) -> None:
-    result = kiosk("recommend", "--session", "s1", *words, "--json")
-    assert (result.exit_code, result.error["code"], result.stdout) == (code, code, "")
-    assert what in result.error["error"]
-    assert kiosk("recommend", "--policy", "u", "--session", "s2", "--json").json["decision_id"] == 1
-
-
-def test_no_arm_at_all_is_refused(run_sqlite: Run) -> None:
-    run_sqlite("policy", "create", "u", "--kind", "uniform")
-    result = run_sqlite("recommend", "--policy", "u", "--session", "s1")
-    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert "no arm is eligible" in result.stderr
-
-
 def test_a_dry_run_draws_what_the_next_command_would_and_writes_nothing(kiosk: Run, sqlite_db: str) -> None:
     words = ["recommend", "--policy", "u", "--session", "s1", "-k", 3, "--seed", 5, "--json"]
     before = hashlib.sha256(Path(sqlite_db).read_bytes()).digest()
@@ -130,14 +93,6 @@ def test_a_dry_run_draws_what_the_next_command_would_and_writes_nothing(kiosk: R
     assert (dry["decision_id"], dry["visit"], dry["step"]) == (None, None, None)
     real = kiosk(*words, "--request-id", "r1").json
     assert (real["decision_id"], real["slate"], real["duplicate"]) == (1, dry["slate"], False)
-
-
-def test_the_same_seed_gives_the_same_draw_and_the_next_decision_another(kiosk: Run) -> None:
-    def page(**_: Any) -> list[str]:
-        answer = kiosk("recommend", "--policy", "u", "--session", "s", "-k", 4, "--seed", 5, "--json").json
-        return [slot["arm"] for slot in answer["slate"]]
-
-    assert len({tuple(page()) for _ in range(8)}) > 1
 
 
 UNREAD = "policy u reads no context; the context is stored all the same"
@@ -213,17 +168,6 @@ def test_a_stream_answers_each_line_in_order_and_refuses_in_place(shop: Run) -> 
         None, "policy", "k", "k", "seesion", "session", "arms", "session", "user",
     ]  # fmt: skip
     assert "9 lines refused" in result.stderr
-
-
-def test_a_group_sees_the_steps_within_it_and_the_belief_before_it(shop: Run) -> None:
-    shop("policy", "create", "ucb", "--kind", "ucb")
-    rows = ask(policy="ucb", arms=["a1", "a2"])
-    answers = shop("recommend", "--input", "-", "--seed", 1, stdin=lines(rows, rows, rows)).lines
-    assert [answer["step"] for answer in answers] == [0, 1, 2]
-    assert [answer["propensity"] for answer in answers] == [0.5] * 3  # nothing was tried yet: both are first
-    answers = shop("recommend", "--input", "-", "--seed", 1, stdin=lines(rows, '{"op":"flush"}', rows, rows)).lines
-    assert [answer["step"] for answer in answers] == [3, 4, 5]
-    assert {answer["propensity"] for answer in answers} <= {0.5, 1.0}
 
 
 def test_a_flush_ends_a_group(shop: Run) -> None:
