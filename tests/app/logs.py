@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+import tracemalloc
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -112,3 +114,17 @@ def in_batches(patch: pytest.MonkeyPatch, size: int) -> None:
     patch.setattr(reader, "batches", lambda unit, selection, **named: real(unit, selection, size=size, **named))
     patch.setattr(partitions, "BATCH", size)
     patch.setattr(partitions, "ROOM", 1_000)
+
+
+def traced_peak(work: Callable[[], object]) -> int:
+    """The most bytes that some work holds at once. The collector passes over all that the process made before: else how
+    long garbage lies around, which adds to the peak, would depend on it."""
+    gc.collect()
+    gc.freeze()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

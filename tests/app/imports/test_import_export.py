@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import sqlite3
-import tracemalloc
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from rlrec.store import Store
 from rlrec.store.database.loading import Same
 from rlrec.store.log import settings
 from rlrec.store.log.sessions import NewestVisit
-from tests.app.logs import summary
+from tests.app.logs import summary, traced_peak
 from tests.conftest import ON_BOTH, Run, filled, runner
 
 SAMPLE = Path("sample_data/random_all.csv.gz")
@@ -451,7 +451,6 @@ def test_an_import_that_was_stopped_goes_on_where_it_ended(
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_lines_that_are_refused(sqlite_db: str, tmp_path: Path) -> None:
-    tracemalloc.start()
     peaks = []
     for count in (5_000, 20_000):
         path = tmp_path / f"{count}.jsonl"
@@ -460,10 +459,8 @@ def test_memory_does_not_grow_with_the_lines_that_are_refused(sqlite_db: str, tm
         with closing(Store(sqlite_db)) as store, pytest.MonkeyPatch.context() as patched:
             patched.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 1_000)
             patched.setattr("rlrec.app.imports.layouts.line_groups.BLOCK", 50_000)
-            tracemalloc.reset_peak()
-            import_log.import_log(store, import_log.Request(files=[source(path)], layout="jsonl"), bad_lines)
-            peaks.append(tracemalloc.get_traced_memory()[1])
-    tracemalloc.stop()
+            request = import_log.Request(files=[source(path)], layout="jsonl")
+            peaks.append(traced_peak(partial(import_log.import_log, store, request, bad_lines)))
     assert peaks[1] < 1.3 * peaks[0]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -160,11 +159,8 @@ def test_memory_is_bounded_by_the_batch(sqlite_db: str, tmp_path: Path, monkeypa
     monkeypatch.setattr(partitions, "BUCKETS", 2)  # of several batches each, once or six times the log
 
     def peak() -> int:
-        tracemalloc.start()
-        logs.judged(sqlite_db, "rule", estimators="tis,wpdis,dr-rl", interval="normal")
-        top = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return top
+        words = {"estimators": "tis,wpdis,dr-rl", "interval": "normal"}
+        return logs.traced_peak(lambda: logs.judged(sqlite_db, "rule", **words))
 
     logs.judged(sqlite_db, "rule", estimators=ALL)  # imports
     once = peak()
