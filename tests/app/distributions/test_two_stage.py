@@ -32,13 +32,8 @@ def with_arms(run: Run) -> Run:
 
 
 @pytest.fixture
-def catalogue(run: Run) -> Run:
+def kiosk(run: Run) -> Run:
     return with_arms(run)
-
-
-@pytest.fixture
-def kiosk(run_sqlite: Run) -> Run:
-    return with_arms(run_sqlite)
 
 
 def served(run: Run, policy: str, *, n: int = 60, k: int = 2, groups: int = 1, seed: int = 1) -> Answers:
@@ -90,46 +85,46 @@ def leaning(tmp_path: Any) -> str:
 
 
 @ON_BOTH
-def test_a_list_and_its_slate_are_logged_with_their_propensities(catalogue: Run) -> None:
-    created(catalogue, "p", first="plackett-luce", second="thompson")
+def test_a_list_and_its_slate_are_logged_with_their_propensities(kiosk: Run) -> None:
+    created(kiosk, "p", first="plackett-luce", second="thompson")
     words = ("recommend", "--policy", "p", "--session", "s", "-k", "2", "--seed", "3", "--request-id", "r", "--json")
-    dry = done(catalogue(*words[:-3], "--dry-run", "--json")).json
-    answer = done(catalogue(*words)).json
+    dry = done(kiosk(*words[:-3], "--dry-run", "--json")).json
+    answer = done(kiosk(*words)).json
     assert [entry["propensity"] for entry in answer["candidates"]] == pytest.approx([1 / 6, 1 / 5, 1 / 4])
     assert answer["candidates_log_propensity"] == pytest.approx(-4.78749174)
     listed = [entry["arm"] for entry in answer["candidates"]]
     assert all(slot["arm"] in listed for slot in answer["slate"])
     assert [slot["propensity"] for slot in answer["slate"]] == pytest.approx([1 / 3, 1 / 2])
     assert dry["candidates"] == answer["candidates"]
-    assert done(catalogue(*words)).json == answer | {"duplicate": True}
-    shown = done(catalogue("decision", "show", answer["decision_id"], "--json")).json
+    assert done(kiosk(*words)).json == answer | {"duplicate": True}
+    shown = done(kiosk("decision", "show", answer["decision_id"], "--json")).json
     assert (shown["candidates"], shown["eligible"], shown["agrees"]) == (answer["candidates"], 3, True)
 
 
 @ON_BOTH
 @pytest.mark.slow
-def test_both_beliefs_learn_and_the_log_is_sound(catalogue: Run) -> None:
+def test_both_beliefs_learn_and_the_log_is_sound(kiosk: Run) -> None:
     params = ("--param", "first.floor=0.1", "--param", "second.floor=0.1", "--param", "discount=0.99")
-    created(catalogue, "p", *params, first="plackett-luce", second="thompson")
-    answers = served(catalogue, "p", n=120, groups=6)
+    created(kiosk, "p", *params, first="plackett-luce", second="thompson")
+    answers = served(kiosk, "p", n=120, groups=6)
     late = answers[-20:]
     assert all(abs(entry["propensity"] - 1 / 6) > 1e-3 for answer in late for entry in answer["candidates"][:1])
     assert any(abs(slot["propensity"] - 1 / 3) > 1e-2 for answer in late for slot in answer["slate"][:1])
     first = [sum(answer["candidates"][number]["arm"] == "a" for number in range(3) for answer in late)]
     assert first[0] > 10  # half of 20 would be chance
-    assert done(catalogue("doctor", "--json")).json["ok"]
+    assert done(kiosk("doctor", "--json")).json["ok"]
 
 
-def test_a_ranker_that_reads_contexts_learns_too(catalogue: Run, tmp_path: Any) -> None:
+def test_a_ranker_that_reads_contexts_learns_too(kiosk: Run, tmp_path: Any) -> None:
     features = tmp_path / "features.json"
     features.write_text(json.dumps({"context": {"fields": {"hour": "number"}}, "arm": {"fields": {}}}))
-    created(catalogue, "p", "--features", features, first="thompson", second="lin-thompson")
+    created(kiosk, "p", "--features", features, first="thompson", second="lin-thompson")
     words = ("recommend", "--policy", "p", "--session", "s", "--context", '{"hour": 9}', "-k", "2", "--json")
     for seed in range(3):
-        answer = done(catalogue(*words, "--seed", seed)).json
-        done(catalogue("feedback", answer["decision_id"], "click", "--position", "1"))
-    assert done(catalogue("decision", "show", answer["decision_id"], "--json")).json["agrees"]
-    assert done(catalogue("doctor", "--json")).json["ok"]
+        answer = done(kiosk(*words, "--seed", seed)).json
+        done(kiosk("feedback", answer["decision_id"], "click", "--position", "1"))
+    assert done(kiosk("decision", "show", answer["decision_id"], "--json")).json["agrees"]
+    assert done(kiosk("doctor", "--json")).json["ok"]
 
 
 @pytest.mark.parametrize(
@@ -140,11 +135,11 @@ def test_a_ranker_that_reads_contexts_learns_too(catalogue: Run, tmp_path: Any) 
         (["--arms", "a,b,c,a"], "arm 'a' is listed twice"),
     ],
 )
-def test_lists_and_slates_that_cannot_be_are_refused(catalogue: Run, words: list[str], says: str) -> None:
-    created(catalogue, "p")
-    result = catalogue("recommend", "--policy", "p", "--session", "s", "--json", *words)
+def test_lists_and_slates_that_cannot_be_are_refused(kiosk: Run, words: list[str], says: str) -> None:
+    created(kiosk, "p")
+    result = kiosk("recommend", "--policy", "p", "--session", "s", "--json", *words)
     assert (result.exit_code, says in result.error["error"]) == (2, True)
-    assert done(catalogue("session", "list", "--json")).json == []
+    assert done(kiosk("session", "list", "--json")).json == []
 
 
 def test_a_list_that_is_longer_than_the_catalogue_is_the_policys_fault(kiosk: Run) -> None:
@@ -157,73 +152,73 @@ def test_a_list_that_is_longer_than_the_catalogue_is_the_policys_fault(kiosk: Ru
 # -- judging --
 
 
-def test_a_target_with_the_same_first_stage_is_weighed_given_the_list(catalogue: Run, leaning: str) -> None:
-    created(catalogue, "log")
-    created(catalogue, "target", "--param", f"second.probabilities={leaning}", second="fixed")
-    answers = served(catalogue, "log")
+def test_a_target_with_the_same_first_stage_is_weighed_given_the_list(kiosk: Run, leaning: str) -> None:
+    created(kiosk, "log")
+    created(kiosk, "target", "--param", f"second.probabilities={leaning}", second="fixed")
+    answers = served(kiosk, "log")
     weighed = [
         at_position(LEANING, [entry["arm"] for entry in answer["candidates"]], slot["arm"], slot["position"])
         / slot["marginal"] * slot["clicked"]
         for answer in answers for slot in answer["slate"]
     ]  # fmt: skip
-    row = judged(catalogue, "target")
+    row = judged(kiosk, "target")
     assert row["value"] == pytest.approx(sum(weighed) / len(weighed), abs=1e-12)
     assert "logging-candidates" not in row["reasons"]
     assert "smallest_inclusion" not in row
 
 
-def test_another_first_stage_is_weighed_by_the_list_too(catalogue: Run, leaning: str) -> None:
-    created(catalogue, "log")
+def test_another_first_stage_is_weighed_by_the_list_too(kiosk: Run, leaning: str) -> None:
+    created(kiosk, "log")
     stages = ("--param", f"first.probabilities={leaning}", "--param", f"second.probabilities={leaning}")
-    created(catalogue, "target", *stages, first="fixed", second="fixed")
+    created(kiosk, "target", *stages, first="fixed", second="fixed")
     weighed = []
-    for answer in served(catalogue, "log"):
+    for answer in served(kiosk, "log"):
         listed = [entry["arm"] for entry in answer["candidates"]]
         ratio = race(LEANING, ARMS, listed) * 6 * 5 * 4
         for slot in answer["slate"]:
             share = at_position(LEANING, listed, slot["arm"], slot["position"]) / slot["marginal"]
             weighed.append(ratio * share * slot["clicked"])
-    row = judged(catalogue, "target")
+    row = judged(kiosk, "target")
     assert row["value"] == pytest.approx(sum(weighed) / len(weighed), abs=1e-12)
     assert row["smallest_inclusion"] == pytest.approx(0.5, abs=1e-12)
     for estimator in ("sips", "rips", "tis"):
-        other = judged(catalogue, "target", "--estimator", estimator)
+        other = judged(kiosk, "target", "--estimator", estimator)
         assert other["mean_weight"] > 0
 
 
 @pytest.mark.slow
-def test_the_product_of_both_finds_what_the_target_earns(catalogue: Run, leaning: str) -> None:
+def test_the_product_of_both_finds_what_the_target_earns(kiosk: Run, leaning: str) -> None:
     """Within 4 standard errors, of clicks and of the weights."""
-    created(catalogue, "log")
+    created(kiosk, "log")
     stages = ("--param", f"first.probabilities={leaning}", "--param", f"second.probabilities={leaning}")
-    created(catalogue, "target", *stages, first="fixed", second="fixed")
-    served(catalogue, "log", n=2000, k=1)
+    created(kiosk, "target", *stages, first="fixed", second="fixed")
+    served(kiosk, "log", n=2000, k=1)
     truth = sum(
         race(LEANING, ARMS, list(listed)) * LEANING[arm] / sum(LEANING[other] for other in listed) * RATES[arm]
         for listed in permutations(ARMS, 3) for arm in listed
     )  # fmt: skip
-    row = judged(catalogue, "target", "--interval", "normal")
+    row = judged(kiosk, "target", "--interval", "normal")
     assert abs(row["value"] - truth) < 4 * row["std_error"]
     assert abs(row["mean_weight"] - 1) < 0.2
 
 
 @ON_BOTH
-def test_a_target_that_draws_from_the_catalogue_is_flagged(catalogue: Run) -> None:
-    created(catalogue, "log", first="plackett-luce")
-    served(catalogue, "log")
-    row = judged(catalogue, "uniform")
+def test_a_target_that_draws_from_the_catalogue_is_flagged(kiosk: Run) -> None:
+    created(kiosk, "log", first="plackett-luce")
+    served(kiosk, "log")
+    row = judged(kiosk, "uniform")
     assert "logging-candidates" in row["reasons"]
     assert row["mean_weight"] == pytest.approx(1)  # it ranks the candidates that were drawn
     assert 0 < row["smallest_inclusion"] < 1
-    result = catalogue("--now", "2030-01-01T00:00:00Z", "evaluate", "uniform")
+    result = kiosk("--now", "2030-01-01T00:00:00Z", "evaluate", "uniform")
     assert "the smallest probability with which an arm that was shown was a candidate is" in result.stdout
 
 
-def test_without_samples_a_log_without_lists_judges_no_ranker_of_them(catalogue: Run) -> None:
-    created(catalogue, "target")
-    done(catalogue("policy", "create", "plain", "--kind", "uniform"))
-    served(catalogue, "plain")
-    row = judged(catalogue, "target", "--target-samples", 0)
+def test_without_samples_a_log_without_lists_judges_no_ranker_of_them(kiosk: Run) -> None:
+    created(kiosk, "target")
+    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    served(kiosk, "plain")
+    row = judged(kiosk, "target", "--target-samples", 0)
     assert "no-candidates" in row["reasons"]
     assert (row["n"], row["left_out"]) == (0, 120)
 
@@ -281,18 +276,18 @@ def exact(answers: Answers) -> dict[str, float]:
 
 
 @pytest.fixture
-def plain(catalogue: Run, leaning: str) -> Answers:
+def plain(kiosk: Run, leaning: str) -> Answers:
     """A log of a policy without candidates, beside a target that draws them."""
-    leaning_target(catalogue, leaning)
-    done(catalogue("policy", "create", "plain", "--kind", "uniform"))
-    return served(catalogue, "plain", n=100)
+    leaning_target(kiosk, leaning)
+    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    return served(kiosk, "plain", n=100)
 
 
 @pytest.mark.slow
-def test_a_log_without_lists_judges_by_the_mean_over_lists(catalogue: Run, plain: Answers) -> None:
+def test_a_log_without_lists_judges_by_the_mean_over_lists(kiosk: Run, plain: Answers) -> None:
     """20 sets of candidates and 40,000 draws: the estimates are some 0.003 from those of the sum over all lists."""
     wanted = exact(plain)
-    rows = estimates(catalogue, ",".join(wanted), "--target-samples", 40_000)
+    rows = estimates(kiosk, ",".join(wanted), "--target-samples", 40_000)
     for row in rows:
         assert row["value"] == pytest.approx(wanted[row["estimator"]], abs=0.02), row["estimator"]
         assert (row["left_out"], "no-candidates" in row["reasons"]) == (0, False)
@@ -300,11 +295,11 @@ def test_a_log_without_lists_judges_by_the_mean_over_lists(catalogue: Run, plain
 
 
 @pytest.mark.slow
-def test_few_lists_are_unbiased_and_their_error_is_in_the_interval(catalogue: Run, plain: Answers) -> None:
+def test_few_lists_are_unbiased_and_their_error_is_in_the_interval(kiosk: Run, plain: Answers) -> None:
     """Seeded. The mean over 24 seeds within 4 standard errors, and variances that agree within a factor of 4."""
     wanted, names = exact(plain), ("ips", "sips", "rips", "iips", "tis")
-    many = {row["estimator"]: row for row in estimates(catalogue, ",".join(names), "--target-samples", 8_000)}
-    seeds = [estimates(catalogue, ",".join(names), "--target-samples", 16, "--seed", seed) for seed in range(24)]
+    many = {row["estimator"]: row for row in estimates(kiosk, ",".join(names), "--target-samples", 8_000)}
+    seeds = [estimates(kiosk, ",".join(names), "--target-samples", 16, "--seed", seed) for seed in range(24)]
     for number, name in enumerate(names):
         values = np.array([rows[number]["value"] for rows in seeds])
         assert abs(values.mean() - wanted[name]) < 4 * values.std(ddof=1) / np.sqrt(len(values)), name

@@ -29,11 +29,6 @@ def shop(db: str) -> Run:
     return filled(db, stocked)
 
 
-@pytest.fixture
-def shop_sqlite(sqlite_db: str) -> Run:
-    return filled(sqlite_db, stocked)
-
-
 def stocked(db: str) -> None:
     run = runner(db)
     for words in (
@@ -46,9 +41,8 @@ def stocked(db: str) -> None:
 
 
 @pytest.fixture
-def rows(request: pytest.FixtureRequest) -> Callable[[], dict[str, list[Any]]]:
+def rows(db: str) -> Callable[[], dict[str, list[Any]]]:
     """The whole store of this test."""
-    db = request.getfixturevalue("sqlite_db" if "shop_sqlite" in request.fixturenames else "db")
 
     def read() -> dict[str, list[Any]]:
         with closing(Store(db)) as store:
@@ -177,25 +171,25 @@ def test_a_wrong_command_says_so_and_stores_nothing(shop: Run, rows: Rows) -> No
         (["policy", "show", "hom"], "Error: NAME: unknown policy 'hom'"),
     ],
 )
-def test_a_message_speaks_of_what_was_typed(shop_sqlite: Run, words: list[Any], result: str) -> None:
-    refuses(shop_sqlite("--now", LATER, *words), 2, result)
+def test_a_message_speaks_of_what_was_typed(shop: Run, words: list[Any], result: str) -> None:
+    refuses(shop("--now", LATER, *words), 2, result)
 
 
-def test_a_message_names_the_variable_that_was_set(shop_sqlite: Run) -> None:
+def test_a_message_names_the_variable_that_was_set(shop: Run) -> None:
     words = ["recommend", "--policy", "home", "--session", "s1"]
-    refused = shop_sqlite(*words, env={"RLREC_RECOMMEND_K": "two"})
+    refused = shop(*words, env={"RLREC_RECOMMEND_K": "two"})
     refuses(refused, 2, "'-k'", "'two' is not a whole number", "RLREC_RECOMMEND_K")
-    unknown = shop_sqlite("--now", LATER, "recommend", "--session", "s1", env={"RLREC_RECOMMEND_POLICY": "hom"})
+    unknown = shop("--now", LATER, "recommend", "--session", "s1", env={"RLREC_RECOMMEND_POLICY": "hom"})
     refuses(unknown, 2, "--policy (from RLREC_RECOMMEND_POLICY): unknown policy 'hom'")
     for name in ("RLREC_NOW", "RLREC_DEBUG", "RLREC_QUIET"):
-        refuses(shop_sqlite("arm", "list", env={name: "garbage"}), 2, "'garbage'", f"(from {name})")
+        refuses(shop("arm", "list", env={name: "garbage"}), 2, "'garbage'", f"(from {name})")
 
 
-def test_an_id_is_written_as_it_was_printed(shop_sqlite: Run, rows: Rows) -> None:
+def test_an_id_is_written_as_it_was_printed(shop: Run, rows: Rows) -> None:
     before = rows()
     for word in ("01", "+1", "1_0", "\u0661", "0", "-1", str(2**63), HUGE):
         for words in (["feedback", "--", word, "click"], ["decision", "show", "--", word]):
-            refuses(shop_sqlite("--now", LATER, *words), 2, "ID")
+            refuses(shop("--now", LATER, *words), 2, "ID")
     assert rows() == before
 
 
@@ -213,20 +207,20 @@ def test_numbers_at_the_end_of_their_range_are_one_line(shop: Run) -> None:
         refuses(result, 2, f"position {position} of decision 1 was not shown")
 
 
-def test_errors_are_json_where_results_are(shop_sqlite: Run) -> None:
+def test_errors_are_json_where_results_are(shop: Run) -> None:
     for code, words, piece in COMMANDS:
-        result = shop_sqlite("--now", LATER, *words, "--json")
+        result = shop("--now", LATER, *words, "--json")
         assert (result.exit_code, result.stdout) == (code, "")
         assert sorted(result.error) == ["code", "error", "hint"]
         assert result.error["code"] == code
         assert piece in result.error["error"] + str(result.error["hint"])
 
 
-def test_a_policy_without_eligible_arms_says_so(shop_sqlite: Run, rows: Rows) -> None:
-    shop_sqlite("--now", NOW, "arm", "retire", "a", "b", "c")
+def test_a_policy_without_eligible_arms_says_so(shop: Run, rows: Rows) -> None:
+    shop("--now", NOW, "arm", "retire", "a", "b", "c")
     before = rows()
     for more in ([], ["--arms", "a"]):
-        result = shop_sqlite("--now", LATER, "recommend", "--policy", "home", "--session", "s1", *more)
+        result = shop("--now", LATER, "recommend", "--policy", "home", "--session", "s1", *more)
         refuses(result, 2, "no arm is eligible")
     assert rows() == before
 
@@ -490,7 +484,7 @@ def test_bytes_that_are_no_text_are_refused(sqlite_db: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_stderr_that_is_full_changes_no_exit_code(shop_sqlite: Run, sqlite_db: str) -> None:
+def test_a_stderr_that_is_full_changes_no_exit_code(shop: Run, sqlite_db: str) -> None:
     """A line that cannot be written there is no failure of what was done, and no traceback takes its place."""
     for code, words in ((0, ["feedback", "1", "unheard_of"]), (0, ["export-log", "-"]), (2, ["decision", "show", "9"])):
         with open("/dev/full", "wb") as full:
@@ -500,7 +494,7 @@ def test_a_stderr_that_is_full_changes_no_exit_code(shop_sqlite: Run, sqlite_db:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="others do not limit addresses")
-def test_too_little_memory_is_one_line(shop_sqlite: Run, sqlite_db: str) -> None:
+def test_too_little_memory_is_one_line(shop: Run, sqlite_db: str) -> None:
     """At these limits: the libraries of numpy cannot be mapped, OpenBLAS gets no buffer, and the modules that describe
     errors cannot be loaded (near 120 MB)."""
     command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "evaluate", "uniform", "--json"]

@@ -27,12 +27,6 @@ def ready(db: str) -> Any:
     return filled(db, prepared)
 
 
-@pytest.fixture
-def ready_sqlite(sqlite_db: str) -> Any:
-    """For what does not depend on the database."""
-    return filled(sqlite_db, prepared)
-
-
 def create(run: Run, *words: Any) -> Any:
     return run("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other:3", *words)
 
@@ -68,14 +62,12 @@ def test_another_definition_is_a_conflict(ready: Any) -> None:
         (["a=home", "a=other"], "another label"),
     ],
 )
-def test_impossible_variants_are_refused(ready_sqlite: Any, variants: Any, result: str) -> None:
-    refused = ready_sqlite(
-        "experiment", "create", "ab", *(word for variant in variants for word in ("--variant", variant))
-    )
+def test_impossible_variants_are_refused(ready: Any, variants: Any, result: str) -> None:
+    refused = ready("experiment", "create", "ab", *(word for variant in variants for word in ("--variant", variant)))
     assert refused.exit_code == 2
     assert result in refused.stderr
     assert refused.stderr.count("\n") == 1
-    assert ready_sqlite("experiment", "list", "--json").json == []
+    assert ready("experiment", "list", "--json").json == []
 
 
 def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
@@ -143,49 +135,49 @@ def test_one_variant_and_a_uniform_holdout_are_an_experiment(ready: Any) -> None
 
 
 @pytest.mark.parametrize("share", ["2%", "0.02"])
-def test_the_same_share_in_other_words_is_the_same_experiment(ready_sqlite: Any, share: Any) -> None:
-    served(ready_sqlite, "--holdout-uniform", "2%", pages=0)
+def test_the_same_share_in_other_words_is_the_same_experiment(ready: Any, share: Any) -> None:
+    served(ready, "--holdout-uniform", "2%", pages=0)
     again = ["experiment", "create", "ab", "--variant", "a=home", "--unit", "session", "--holdout-uniform"]
-    assert ready_sqlite(*again, share, "--json").json["created"] is False
-    assert ready_sqlite(*again, "3%").exit_code == 6
-    assert ready_sqlite(*again[:-1], "--variant", "b=other").exit_code == 6
+    assert ready(*again, share, "--json").json["created"] is False
+    assert ready(*again, "3%").exit_code == 6
+    assert ready(*again[:-1], "--variant", "b=other").exit_code == 6
 
 
 @pytest.mark.parametrize("share", ["0", "0%", "-1%", "51%", "1", "%", "x", "nan", "1e400%", "1e-320"])
-def test_what_is_no_share_is_refused(ready_sqlite: Any, share: Any) -> None:
-    refused = ready_sqlite("experiment", "create", "ab", "--variant", "a=home", f"--holdout-uniform={share}")
+def test_what_is_no_share_is_refused(ready: Any, share: Any) -> None:
+    refused = ready("experiment", "create", "ab", "--variant", "a=home", f"--holdout-uniform={share}")
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
-    assert ready_sqlite("experiment", "list", "--json").json == []
+    assert ready("experiment", "list", "--json").json == []
 
 
-def test_a_holdout_can_be_audited_exported_and_judged(ready_sqlite: Any) -> None:
-    served(ready_sqlite, "--holdout-uniform", "0.3")
-    assert ready_sqlite("--now", LATER, "doctor").exit_code == 0
-    shown = [line["policy"] for line in ready_sqlite("export-log", "-").lines if line["variant"] == "holdout"]
+def test_a_holdout_can_be_audited_exported_and_judged(ready: Any) -> None:
+    served(ready, "--holdout-uniform", "0.3")
+    assert ready("--now", LATER, "doctor").exit_code == 0
+    shown = [line["policy"] for line in ready("export-log", "-").lines if line["variant"] == "holdout"]
     assert shown == ["uniform"] * len(shown) != []
     for log in ("variant=holdout", "policy=uniform"):
-        judged = ready_sqlite("--now", LATER, "evaluate", "home", "--log", log, "--estimator", "ips", "--json").json
+        judged = ready("--now", LATER, "evaluate", "home", "--log", log, "--estimator", "ips", "--json").json
         assert judged[0]["n"] == len(shown)
 
 
-def test_show_for_a_person_says_difference_and_split(ready_sqlite: Any) -> None:
-    create(ready_sqlite)
-    shown = ready_sqlite("experiment", "show", "ab").stdout
+def test_show_for_a_person_says_difference_and_split(ready: Any) -> None:
+    create(ready)
+    shown = ready("experiment", "show", "ab").stdout
     assert "b - a: not known yet\n" in shown
     assert "sample ratio: not known yet\n" in shown
 
 
 @pytest.mark.parametrize("words", [("--reward", "defualt"), ("--level", "1.5")])
-def test_show_refuses_what_it_does_not_know(ready_sqlite: Any, words: list[str]) -> None:
-    create(ready_sqlite)
-    assert ready_sqlite("experiment", "show", "ab", *words).exit_code == 2
+def test_show_refuses_what_it_does_not_know(ready: Any, words: list[str]) -> None:
+    create(ready)
+    assert ready("experiment", "show", "ab", *words).exit_code == 2
 
 
-def test_a_metric_that_no_variant_has_yet_takes_one_line(ready_sqlite: Any) -> None:
-    create(ready_sqlite)
+def test_a_metric_that_no_variant_has_yet_takes_one_line(ready: Any) -> None:
+    create(ready)
     lines = "".join(f'{{"experiment": "ab", "session": "s{n}", "user": "u{n}"}}\n' for n in range(20))
-    ready_sqlite("recommend", "--input", "-", stdin=lines)
-    rows = [line.split() for line in ready_sqlite("experiment", "show", "ab").stdout.splitlines()]
+    ready("recommend", "--input", "-", stdin=lines)
+    rows = [line.split() for line in ready("experiment", "show", "ab").stdout.splitlines()]
     after = {row[0]: below for row, below in pairwise(rows) if row}
     assert after["visits"][0] == "b"
     assert after["returned_1d"][0] == "returned_7d"
@@ -211,30 +203,30 @@ def test_stopped_experiment_refuses_requests_with_exit_2(ready: Any) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "stop"])
-def test_unknown_experiment_names_the_near_one(ready_sqlite: Any, command: Sequence[str]) -> None:
-    create(ready_sqlite)
-    refused = ready_sqlite("experiment", command, "abb")
+def test_unknown_experiment_names_the_near_one(ready: Any, command: Sequence[str]) -> None:
+    create(ready)
+    refused = ready("experiment", command, "abb")
     assert refused.exit_code == 2
     assert "did you mean ab?" in refused.stderr
 
 
 @pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
-def test_every_format_lists_experiments(ready_sqlite: Any, form: Any) -> None:
-    create(ready_sqlite)
-    listed = ready_sqlite("experiment", "list", "--format", form)
+def test_every_format_lists_experiments(ready: Any, form: Any) -> None:
+    create(ready)
+    listed = ready("experiment", "list", "--format", form)
     assert listed.exit_code == 0
     assert "ab" in listed.stdout
 
 
 @pytest.mark.slow
-def test_csv_compares_every_variant_with_the_first(ready_sqlite: Any) -> None:
-    create(ready_sqlite, "--unit", "session")
+def test_csv_compares_every_variant_with_the_first(ready: Any) -> None:
+    create(ready, "--unit", "session")
     for number in range(20):
-        ready_sqlite("recommend", "--experiment", "ab", "--session", f"s{number}")
+        ready("recommend", "--experiment", "ab", "--session", f"s{number}")
         if number % 3:
-            ready_sqlite("feedback", number + 1, "click")
-    answer = ready_sqlite("--now", LATER, "experiment", "show", "ab", "--json").json["differences"][0]
-    output = ready_sqlite("--now", LATER, "experiment", "show", "ab", "--format", "csv").stdout
+            ready("feedback", number + 1, "click")
+    answer = ready("--now", LATER, "experiment", "show", "ab", "--json").json["differences"][0]
+    output = ready("--now", LATER, "experiment", "show", "ab", "--format", "csv").stdout
     first, second = csv.DictReader(io.StringIO(output, newline=""))
     columns = ("difference", "difference_lower", "difference_upper", "p_value")
     assert [*second].index("unit_difference") < [*second].index("difference")
@@ -311,11 +303,11 @@ def test_the_conclusion_speaks_of_every_reward_per_unit(sqlite_db: str) -> None:
     assert "the rewards disagree" in both
 
 
-def test_an_interleaved_experiment_has_no_outcomes_per_unit(ready_sqlite: Any) -> None:
+def test_an_interleaved_experiment_has_no_outcomes_per_unit(ready: Any) -> None:
     for name in ("other", "third"):
-        ready_sqlite("policy", "create", name, "--kind", "uniform")
-    ready_sqlite("experiment", "create", "rank", "--interleave", "other@1,third@1", "--unit", "session")
-    ready_sqlite("recommend", "--experiment", "rank", "--session", "s1", "-k", 2)
-    answer = ready_sqlite("--now", LATER, "experiment", "show", "rank", "--json").json
+        ready("policy", "create", name, "--kind", "uniform")
+    ready("experiment", "create", "rank", "--interleave", "other@1,third@1", "--unit", "session")
+    ready("recommend", "--experiment", "rank", "--session", "s1", "-k", 2)
+    answer = ready("--now", LATER, "experiment", "show", "rank", "--json").json
     assert (answer["outcomes"], answer["unit_differences"], answer["reasons"]) == ([], [], ["interleaved"])
-    assert "no outcomes per session" in ready_sqlite("--now", LATER, "experiment", "show", "rank").stdout
+    assert "no outcomes per session" in ready("--now", LATER, "experiment", "show", "rank").stdout

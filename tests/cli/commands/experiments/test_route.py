@@ -25,11 +25,6 @@ def ready(db: str) -> Any:
     return filled(db, prepared)
 
 
-@pytest.fixture
-def ready_sqlite(sqlite_db: str) -> Any:
-    return filled(sqlite_db, prepared)
-
-
 def recommend(run: Run, session: str = "s", *words: Any) -> Any:
     done = run("recommend", "--policy", "home", "--session", session, *words, "--json")
     assert done.exit_code == 0, done.stderr
@@ -70,15 +65,15 @@ def test_a_decision_says_its_route_and_a_retry_repeats_it(ready: Run) -> None:
     assert ready("recommend", "--policy", "u", "--session", "s", "--json").json["route"] is None
 
 
-def test_a_stream_follows_a_route_from_group_to_group(ready_sqlite: Run) -> None:
+def test_a_stream_follows_a_route_from_group_to_group(ready: Run) -> None:
     lines = [{"policy": name, "session": name} for name in ("home", "ts", "u")]
-    answers = ready_sqlite("recommend", "--input", "-", stdin="\n".join(map(json.dumps, lines))).lines
+    answers = ready("recommend", "--input", "-", stdin="\n".join(map(json.dumps, lines))).lines
     assert [(answer["route"], answer["policy"]) for answer in answers] == [("home", "ts"), (None, "ts"), (None, "u")]
 
 
-def test_the_route_of_a_decision_survives_an_export(ready_sqlite: Run, tmp_path: Any) -> None:
-    answer, path = recommend(ready_sqlite), tmp_path / "log.jsonl"
-    ready_sqlite("export-log", path)
+def test_the_route_of_a_decision_survives_an_export(ready: Run, tmp_path: Any) -> None:
+    answer, path = recommend(ready), tmp_path / "log.jsonl"
+    ready("export-log", path)
     assert json.loads(path.read_text())["route"] == "home"
     other = runner(str(tmp_path / "other.db"))
     other("init")
@@ -121,21 +116,21 @@ def test_a_set_after_a_rollback_is_undone_alone(ready: Run) -> None:
     assert ready("route", "rollback", "home").exit_code == 3
 
 
-def test_the_table_says_what_serves_since_when_and_why(ready_sqlite: Run) -> None:
-    ready_sqlite("route", "set", "home", "--to", "ts@2")
-    table = ready_sqlite("route", "show", "home").stdout
+def test_the_table_says_what_serves_since_when_and_why(ready: Run) -> None:
+    ready("route", "set", "home", "--to", "ts@2")
+    table = ready("route", "show", "home").stdout
     assert table.startswith("route home serves ts, version 2\nsince 2")
     assert "by `route set home --to ts@2`" in table
     assert table.index("route set") < table.index("route create")
-    assert "home" in ready_sqlite("route", "list").stdout
+    assert "home" in ready("route", "list").stdout
 
 
 # -- what is refused --
 
 
-def test_the_table_of_a_ramp_names_what_callers_get(ready_sqlite: Run) -> None:
-    ready_sqlite("route", "set", "home", "--to", "ts@2", "--share", "50%")
-    table = ready_sqlite("route", "show", "home").stdout
+def test_the_table_of_a_ramp_names_what_callers_get(ready: Run) -> None:
+    ready("route", "set", "home", "--to", "ts@2", "--share", "50%")
+    table = ready("route", "show", "home").stdout
     assert table.startswith("route home serves the variants of the ramp home-ramp-1, whichever version is live")
 
 
@@ -145,10 +140,10 @@ def test_policies_and_routes_share_their_names(ready: Run) -> None:
     assert ready("route", "create", "other", "--to", "home").exit_code == 2
 
 
-def test_an_import_does_not_take_the_name_of_a_route(ready_sqlite: Run, tmp_path: Any) -> None:
+def test_an_import_does_not_take_the_name_of_a_route(ready: Run, tmp_path: Any) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"session": "s1", "slate": [{"arm": "x", "propensity": 0.5}], "eligible": ["x", "y"]}\n')
-    done = ready_sqlite("import-log", path, "--layout", "jsonl", "--policy", "home")
+    done = ready("import-log", path, "--layout", "jsonl", "--policy", "home")
     assert (done.exit_code, "'home' is the name of a route" in done.stderr) == (2, True)
 
 
@@ -170,24 +165,24 @@ def test_the_same_create_again_changes_nothing(ready: Run) -> None:
         (["create", "a b", "--to", "ts"], "a b"),
     ],
 )
-def test_unknown_names_are_refused_in_one_line(ready_sqlite: Run, words: list[str], result: str) -> None:
-    done = ready_sqlite("route", *words)
+def test_unknown_names_are_refused_in_one_line(ready: Run, words: list[str], result: str) -> None:
+    done = ready("route", *words)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert result in done.stderr
 
 
-def test_a_route_is_no_policy_elsewhere_and_the_error_says_so(ready_sqlite: Run) -> None:
-    done = ready_sqlite("policy", "show", "home")
+def test_a_route_is_no_policy_elsewhere_and_the_error_says_so(ready: Run) -> None:
+    done = ready("policy", "show", "home")
     assert (done.exit_code, "is a route" in done.stderr) == (2, True)
 
 
-def test_a_retired_version_is_not_served(ready_sqlite: Run) -> None:
-    ready_sqlite("route", "set", "home", "--to", "ts@1")
-    ready_sqlite("route", "set", "home", "--to", "u")
-    ready_sqlite("policy", "promote", "ts@2")
-    ready_sqlite("policy", "retire", "ts@1")
-    assert ready_sqlite("route", "set", "home", "--to", "ts@1").exit_code == 2
-    assert ready_sqlite("route", "rollback", "home").exit_code == 3
+def test_a_retired_version_is_not_served(ready: Run) -> None:
+    ready("route", "set", "home", "--to", "ts@1")
+    ready("route", "set", "home", "--to", "u")
+    ready("policy", "promote", "ts@2")
+    ready("policy", "retire", "ts@1")
+    assert ready("route", "set", "home", "--to", "ts@1").exit_code == 2
+    assert ready("route", "rollback", "home").exit_code == 3
 
 
 # -- ramps --
@@ -301,8 +296,8 @@ def test_a_route_that_an_earlier_release_pinned_is_a_warning(ready: Run, store: 
     assert (ready("status").exit_code, served(ready)) == (0, ("ts", 2))
 
 
-def test_a_promotion_says_who_does_not_get_it(ready_sqlite: Run) -> None:
-    run = ready_sqlite
+def test_a_promotion_says_who_does_not_get_it(ready: Run) -> None:
+    run = ready
     run("policy", "freeze", "ts")
     assert run("policy", "promote", "ts@2", "--json").json["passed_by"] == []
     run("experiment", "create", "ab", "--variant", "a=ts@2", "--variant", "b=u")
@@ -318,8 +313,8 @@ def test_a_promotion_says_who_does_not_get_it(ready_sqlite: Run) -> None:
     assert "info live" not in run("status").stdout
 
 
-def test_a_promotion_names_the_route_that_serves_what_a_ramp_learned(ready_sqlite: Run) -> None:
-    run = ready_sqlite
+def test_a_promotion_names_the_route_that_serves_what_a_ramp_learned(ready: Run) -> None:
+    run = ready
     ramp(run)
     run("experiment", "stop", "home-ramp-1", "--promote", "current")
     (line,) = run("policy", "promote", "ts@2", "--json").json["passed_by"]
@@ -327,8 +322,8 @@ def test_a_promotion_names_the_route_that_serves_what_a_ramp_learned(ready_sqlit
     assert (run("status").exit_code, "info live" in run("status").stdout) == (0, False)
 
 
-def test_a_rollback_of_a_route_leaves_a_later_promotion_alone(ready_sqlite: Run) -> None:
-    run = ready_sqlite
+def test_a_rollback_of_a_route_leaves_a_later_promotion_alone(ready: Run) -> None:
+    run = ready
     run("route", "set", "home", "--to", "ts@2", "--share", "0.5")
     run("experiment", "stop", "home-ramp-1", "--promote", "candidate")
     run("policy", "promote", "ts@1")
@@ -336,11 +331,11 @@ def test_a_rollback_of_a_route_leaves_a_later_promotion_alone(ready_sqlite: Run)
     assert (refused.exit_code, "`rlrec policy rollback ts`" in refused.stderr, live(run)) == (3, True, 1)
 
 
-def test_a_ramp_begins_at_a_version_that_stays_and_learns(ready_sqlite: Run) -> None:
-    ready_sqlite("route", "set", "home", "--to", "ts@1")
-    assert ramp(ready_sqlite).exit_code == 0
-    ready_sqlite("experiment", "stop", "home-ramp-1")
-    assert show(ready_sqlite)["reference"] == "ts@1"
+def test_a_ramp_begins_at_a_version_that_stays_and_learns(ready: Run) -> None:
+    ready("route", "set", "home", "--to", "ts@1")
+    assert ramp(ready).exit_code == 0
+    ready("experiment", "stop", "home-ramp-1")
+    assert show(ready)["reference"] == "ts@1"
 
 
 def test_a_ramp_after_a_ramp_keeps_the_name_of_its_policy(ready: Run) -> None:
@@ -417,44 +412,44 @@ def test_an_undecided_ramp_is_promoted_and_says_so(sqlite_db: str, tmp_path: Pat
     assert "promoted all the same" in done.stderr
 
 
-def test_a_ramp_that_nobody_saw_is_promoted_and_says_so(ready_sqlite: Run) -> None:
-    ramp(ready_sqlite)
-    done = ready_sqlite("experiment", "stop", "home-ramp-1", "--promote", "candidate")
+def test_a_ramp_that_nobody_saw_is_promoted_and_says_so(ready: Run) -> None:
+    ramp(ready)
+    done = ready("experiment", "stop", "home-ramp-1", "--promote", "candidate")
     assert (done.exit_code, "cannot be compared yet" in done.stderr) == (0, True)
 
 
 @pytest.mark.parametrize("share", ["0", "100%", "5", "-5%", "120%", "x"])
-def test_a_share_outside_of_its_range_is_refused(ready_sqlite: Run, share: str) -> None:
-    done = ready_sqlite("route", "set", "home", "--to", "u", f"--share={share}")
+def test_a_share_outside_of_its_range_is_refused(ready: Run, share: str) -> None:
+    done = ready("route", "set", "home", "--to", "u", f"--share={share}")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert "5% or 0.05" in done.stderr or "1% or 0.01" in done.stderr
 
 
-def test_a_share_is_checked_before_the_store_is_read(ready_sqlite: Run) -> None:
-    done = ready_sqlite("route", "set", "nowhere", "--to", "nothing", "--share", "200%")
+def test_a_share_is_checked_before_the_store_is_read(ready: Run) -> None:
+    done = ready("route", "set", "nowhere", "--to", "nothing", "--share", "200%")
     assert (done.exit_code, "the share is 200 %" in done.stderr) == (2, True)
 
 
-def test_while_a_ramp_runs_the_route_is_set_by_its_end_alone(ready_sqlite: Run) -> None:
-    ramp(ready_sqlite)
-    refused = ready_sqlite("route", "set", "home", "--to", "u")
+def test_while_a_ramp_runs_the_route_is_set_by_its_end_alone(ready: Run) -> None:
+    ramp(ready)
+    refused = ready("route", "set", "home", "--to", "u")
     assert (refused.exit_code, "experiment stop home-ramp-1" in refused.stderr) == (2, True)
 
 
-def test_promotion_needs_a_ramp_and_one_of_its_labels(ready_sqlite: Run) -> None:
-    ready_sqlite("experiment", "create", "ab", "--variant", "a=ts", "--variant", "b=u")
-    assert "not the ramp" in ready_sqlite("experiment", "stop", "ab", "--promote", "a").stderr
-    ramp(ready_sqlite)
-    assert "did you mean" in ready_sqlite("experiment", "stop", "home-ramp-1", "--promote", "candidat").stderr
-    ready_sqlite("experiment", "stop", "home-ramp-1")
-    late = ready_sqlite("experiment", "stop", "home-ramp-1", "--promote", "current")
+def test_promotion_needs_a_ramp_and_one_of_its_labels(ready: Run) -> None:
+    ready("experiment", "create", "ab", "--variant", "a=ts", "--variant", "b=u")
+    assert "not the ramp" in ready("experiment", "stop", "ab", "--promote", "a").stderr
+    ramp(ready)
+    assert "did you mean" in ready("experiment", "stop", "home-ramp-1", "--promote", "candidat").stderr
+    ready("experiment", "stop", "home-ramp-1")
+    late = ready("experiment", "stop", "home-ramp-1", "--promote", "current")
     assert (late.exit_code, "ts@home-ramp-1/current" in late.stderr) == (2, True)
-    assert ready_sqlite("route", "set", "home", "--to", "ts@home-ramp-1/current").exit_code == 0
+    assert ready("route", "set", "home", "--to", "ts@home-ramp-1/current").exit_code == 0
 
 
 @pytest.mark.parametrize("words", [["outcomes", "--log", "policy=home"], ["evaluate", "u", "--log", "policy=home"]])
-def test_a_route_in_a_log_filter_is_named_as_one(ready_sqlite: Run, words: list[str]) -> None:
-    done = ready_sqlite(*words)
+def test_a_route_in_a_log_filter_is_named_as_one(ready: Run, words: list[str]) -> None:
+    done = ready(*words)
     assert done.exit_code == 2
     assert done.stderr == ("Error: 'home' is a route, not a policy, in the log filter. write route=home\n")
 
@@ -474,14 +469,14 @@ def test_a_filter_picks_the_decisions_that_were_asked_for_by_a_route(ready: Run)
     assert (done.exit_code, done.stderr) == (2, "Error: unknown route 'hom' in the log filter. did you mean home?\n")
 
 
-def test_what_a_policy_learned_from_a_route_is_in_sample_there_alone(ready_sqlite: Run) -> None:
+def test_what_a_policy_learned_from_a_route_is_in_sample_there_alone(ready: Run) -> None:
     for number in range(40):
-        recommend(ready_sqlite, f"home{number}")
-        ready_sqlite("recommend", "--policy", "u", "--session", f"u{number}")
+        recommend(ready, f"home{number}")
+        ready("recommend", "--policy", "u", "--session", f"u{number}")
     now = ("--allow-future", "--now", "2099-01-01T00:00:00Z")
-    ready_sqlite(*now, "policy", "create", "late", "--kind", "thompson", "--from-log", "route=home")
-    ready_sqlite(*now, "policy", "freeze", "late")
+    ready(*now, "policy", "create", "late", "--kind", "thompson", "--from-log", "route=home")
+    ready(*now, "policy", "freeze", "late")
     for estimator in ("snips", "pdis"):
         words = ("evaluate", "late@2", "--estimator", estimator, "--json", "--log")
-        rows = [ready_sqlite(*now, *words, log).json[0] for log in ("route=home", "policy=u")]
+        rows = [ready(*now, *words, log).json[0] for log in ("route=home", "policy=u")]
         assert ["in-sample" in row["reasons"] for row in rows] == [True, False]

@@ -46,11 +46,6 @@ def ready(db: str, folder: Path) -> Any:
     return filled(db, prepared, folder)
 
 
-@pytest.fixture
-def ready_sqlite(sqlite_db: str, folder: Path) -> Any:
-    return filled(sqlite_db, prepared, folder)
-
-
 def gated(run: Run, to: str, *words: Any) -> Any:
     return run(
         "--allow-future", "--now", LATER, "route", "set", "home", "--to", to, "--require", "if-better", *words, "--json"
@@ -74,17 +69,17 @@ def test_a_better_candidate_passes_and_its_figures_stay_in_the_history(ready: Ru
     assert "gate: gain over u 0.1" in ready("--allow-future", "--now", LATER, "route", "show", "home").stdout
 
 
-def test_a_candidate_that_is_no_better_is_refused_with_the_numbers(ready_sqlite: Run) -> None:
-    done = gated(ready_sqlite, "worse")
+def test_a_candidate_that_is_no_better_is_refused_with_the_numbers(ready: Run) -> None:
+    done = gated(ready, "worse")
     assert (done.exit_code, done.json["set"], done.json["changed"], done.error["code"]) == (3, False, False, 3)
     assert done.json["estimate"] < 0
     assert "is not above 0" in done.error["error"]
-    assert (show(ready_sqlite)["reference"], len(show(ready_sqlite)["history"])) == ("u", 1)
+    assert (show(ready)["reference"], len(show(ready)["history"])) == ("u", 1)
 
 
-def test_every_look_of_a_year_spends_some_of_the_error(ready_sqlite: Run) -> None:
+def test_every_look_of_a_year_spends_some_of_the_error(ready: Run) -> None:
     others = (("worse",), ("alike",), ("worse", "--reward", "taps"))
-    looks = [gated(ready_sqlite, *words).json["gate"] for words in others]
+    looks = [gated(ready, *words).json["gate"] for words in others]
     assert [look["candidate"] for look in looks] == [1, 2, 3]
     assert [look["alpha"] for look in looks] == [gate_alpha(number) for number in (1, 2, 3)]
     later = (
@@ -100,7 +95,7 @@ def test_every_look_of_a_year_spends_some_of_the_error(ready_sqlite: Run) -> Non
         "if-better",
         "--json",
     )
-    assert ready_sqlite(*later).json["gate"]["candidate"] == 1
+    assert ready(*later).json["gate"]["candidate"] == 1
 
 
 def test_the_same_look_again_spends_no_error(ready: Run) -> None:
@@ -119,34 +114,28 @@ def test_the_same_look_again_spends_no_error(ready: Run) -> None:
     assert gated(ready, "good").json["gate"]["candidate"] == 4
 
 
-def test_a_candidate_that_learned_from_the_log_is_refused(ready_sqlite: Run) -> None:
-    ready_sqlite(
-        "--allow-future", "--now", LATER, "policy", "create", "late", "--kind", "thompson", "--from-log", "policy=u"
-    )
-    done = gated(ready_sqlite, "late")
+def test_a_candidate_that_learned_from_the_log_is_refused(ready: Run) -> None:
+    ready("--allow-future", "--now", LATER, "policy", "create", "late", "--kind", "thompson", "--from-log", "policy=u")
+    done = gated(ready, "late")
     assert (done.exit_code, "in-sample" in done.json["gate"]["reasons"]) == (3, True)
     assert "has learned from visits" in done.error["error"]
 
 
-def test_visits_after_those_that_taught_a_candidate_can_judge_it(ready_sqlite: Run) -> None:
+def test_visits_after_those_that_taught_a_candidate_can_judge_it(ready: Run) -> None:
     at = ("--now", "2026-01-02T00:00:00Z", "policy")
-    ready_sqlite(*at, "create", "taught", "--kind", "thompson", "--param", "floor=0.1", "--from-log", "policy=u")
-    ready_sqlite(*at, "freeze", "taught")
-    early = gated(ready_sqlite, "taught@2")
+    ready(*at, "create", "taught", "--kind", "thompson", "--param", "floor=0.1", "--from-log", "policy=u")
+    ready(*at, "freeze", "taught")
+    early = gated(ready, "taught@2")
     assert (early.exit_code, "visits from now on can judge it" in early.error["hint"]) == (3, True)
-    ready_sqlite(
-        "simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "u", "--sessions", 600, "--group", 50
-    )
-    later = gated(ready_sqlite, "taught@2").json["gate"]
+    ready("simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "u", "--sessions", 600, "--group", 50)
+    later = gated(ready, "taught@2").json["gate"]
     assert (later["since_decision"], "in-sample" in later["reasons"], later["n"] < 300) == (1501, False, True)
 
 
-def test_what_serves_may_have_learned_from_its_log(ready_sqlite: Run) -> None:
-    ready_sqlite(
-        "simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "ts", "--sessions", 300, "--group", 10
-    )
-    ready_sqlite("--allow-future", "--now", LATER, "route", "set", "home", "--to", "ts")
-    done = gated(ready_sqlite, "good")
+def test_what_serves_may_have_learned_from_its_log(ready: Run) -> None:
+    ready("simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "ts", "--sessions", 300, "--group", 10)
+    ready("--allow-future", "--now", LATER, "route", "set", "home", "--to", "ts")
+    done = gated(ready, "good")
     assert "in-sample" not in done.json["gate"]["reasons"]
     assert done.json["gate"]["against"] == "ts"
 
@@ -158,34 +147,34 @@ def test_a_candidate_that_the_log_cannot_judge_is_refused(sqlite_db: str, folder
     assert "the log cannot tell (insufficient: low-ess" in done.error["error"]
 
 
-def test_rows_without_propensities_are_refused(ready_sqlite: Run, tmp_path: Path) -> None:
+def test_rows_without_propensities_are_refused(ready: Run, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     lines = [f'{{"session": "i{n}", "slate": [{{"arm": "a"}}], "eligible": ["a", "b", "c"]}}' for n in range(30)]
     log.write_text("\n".join(lines))
-    assert ready_sqlite("import-log", log, "--layout", "jsonl").exit_code == 0
-    done = gated(ready_sqlite, "good")
+    assert ready("import-log", log, "--layout", "jsonl").exit_code == 0
+    done = gated(ready, "good")
     assert (done.exit_code, done.json["gate"]["reasons"]) == (3, ["no-propensity"])
-    assert gated(ready_sqlite, "good", "--log", "policy=u").exit_code == 0
+    assert gated(ready, "good", "--log", "policy=u").exit_code == 0
 
 
-def test_a_gate_without_a_visit_to_judge_by_says_no_in_one_line(ready_sqlite: Run) -> None:
-    early = ready_sqlite("route", "set", "home", "--to", "good", "--require", "if-better", "--log", "policy=ts")
+def test_a_gate_without_a_visit_to_judge_by_says_no_in_one_line(ready: Run) -> None:
+    early = ready("route", "set", "home", "--to", "good", "--require", "if-better", "--log", "policy=ts")
     assert (early.exit_code, early.stderr.count("\n")) == (3, 1)
     assert "nothing to judge by" in early.stderr
-    other = gated(ready_sqlite, "good", "--log", "split=train")
+    other = gated(ready, "good", "--log", "split=train")
     assert (other.exit_code, "split" in other.error["error"]) == (2, True)
 
 
-def test_the_gate_may_open_a_ramp(ready_sqlite: Run) -> None:
-    assert gated(ready_sqlite, "good", "--share", "10%").json["experiment"] == "home-ramp-1"
-    assert show(ready_sqlite)["history"][0]["gate"]["passed"]
+def test_the_gate_may_open_a_ramp(ready: Run) -> None:
+    assert gated(ready, "good", "--share", "10%").json["experiment"] == "home-ramp-1"
+    assert show(ready)["history"][0]["gate"]["passed"]
 
 
 # -- guards --
 
 
-def test_a_guard_that_holds_lets_pass(ready_sqlite: Run) -> None:
-    guards = gated(ready_sqlite, "good", "--guard", "taps:-5%").json["guards"]
+def test_a_guard_that_holds_lets_pass(ready: Run) -> None:
+    guards = gated(ready, "good", "--guard", "taps:-5%").json["guards"]
     assert [(guard["guard"], guard["least"], guard["passed"]) for guard in guards] == [("taps", -0.05, True)]
     assert guards[0]["lower"] < guards[0]["value"] == pytest.approx(0.35, abs=0.15)
 
@@ -200,18 +189,18 @@ def test_a_guard_that_breaks_stops_a_better_candidate(ready: Run) -> None:
 
 
 @pytest.mark.parametrize("guard", ["tops:-2%", "taps", "taps:x", "taps:-200%", ":-2%"])
-def test_a_guard_nobody_defined_is_refused(ready_sqlite: Run, guard: str) -> None:
-    done = ready_sqlite("route", "set", "home", "--to", "good", "--require", "if-better", "--guard", guard)
+def test_a_guard_nobody_defined_is_refused(ready: Run, guard: str) -> None:
+    done = ready("route", "set", "home", "--to", "good", "--require", "if-better", "--guard", guard)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
 
 
-def test_options_of_the_gate_need_the_gate(ready_sqlite: Run) -> None:
-    done = ready_sqlite("route", "set", "home", "--to", "good", "--guard", "taps:-2%")
+def test_options_of_the_gate_need_the_gate(ready: Run) -> None:
+    done = ready("route", "set", "home", "--to", "good", "--guard", "taps:-2%")
     assert (done.exit_code, "--require if-better" in done.stderr) == (2, True)
 
 
-def test_what_serves_already_has_nothing_to_be_compared_with(ready_sqlite: Run) -> None:
-    assert gated(ready_sqlite, "u").exit_code == 2
+def test_what_serves_already_has_nothing_to_be_compared_with(ready: Run) -> None:
+    assert gated(ready, "u").exit_code == 2
 
 
 @pytest.mark.slow

@@ -33,12 +33,6 @@ def ready(db: str) -> Any:
     return filled(db, prepared)
 
 
-@pytest.fixture
-def ready_sqlite(sqlite_db: str) -> Any:
-    """For what does not depend on the database."""
-    return filled(sqlite_db, prepared)
-
-
 def test_json_has_the_keys_of_the_contract(ready: Any) -> None:
     result = ready("--now", LATER, "outcomes", "--experiment", "ab", "--reward", "default", "--json").json
     assert [*result][:3] == ["unit", "outcomes", "differences"]
@@ -64,10 +58,10 @@ def test_figures_are_those_of_the_story(ready: Any) -> None:
     }  # fmt: skip
 
 
-def test_every_reward_has_its_rows(ready_sqlite: Any) -> None:
-    ready_sqlite("reward", "define", "double", "click=2")
+def test_every_reward_has_its_rows(ready: Any) -> None:
+    ready("reward", "define", "double", "click=2")
     words = ("outcomes", "--reward", "default", "--reward", "double", "--json")
-    rows = [row for row in ready_sqlite("--now", LATER, *words).json["outcomes"] if row["metric"] == "reward_per_unit"]
+    rows = [row for row in ready("--now", LATER, *words).json["outcomes"] if row["metric"] == "reward_per_unit"]
     assert [(row["reward"], row["value"]) for row in rows] == [("default", 8 / 12), ("double", 16 / 12)]
 
 
@@ -90,8 +84,8 @@ def test_every_reward_has_its_rows(ready_sqlite: Any) -> None:
         (("--users", "returning"), "widen --log"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_2(ready_sqlite: Run, words: tuple[str, ...], message: str) -> None:
-    refused = ready_sqlite("--now", LATER, "outcomes", *words)
+def test_bad_input_is_one_line_and_exit_2(ready: Run, words: tuple[str, ...], message: str) -> None:
+    refused = ready("--now", LATER, "outcomes", *words)
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert refused.stderr.count("\n") == 1 or "Usage" in refused.stderr
     assert message in refused.stderr
@@ -102,17 +96,17 @@ def test_a_store_without_a_decision_says_so(run_sqlite: Run) -> None:
     assert (refused.exit_code, refused.error["code"]) == (2, 2)
 
 
-def test_an_interleaved_experiment_has_no_variants_to_compare(ready_sqlite: Run) -> None:
-    ready_sqlite("policy", "create", "third", "--kind", "uniform")
-    ready_sqlite("experiment", "create", "rank", "--interleave", "home@1,third@1")
-    refused = ready_sqlite("--now", LATER, "outcomes", "--experiment", "rank")
+def test_an_interleaved_experiment_has_no_variants_to_compare(ready: Run) -> None:
+    ready("policy", "create", "third", "--kind", "uniform")
+    ready("experiment", "create", "rank", "--interleave", "home@1,third@1")
+    refused = ready("--now", LATER, "outcomes", "--experiment", "rank")
     assert refused.exit_code == 2
     assert "every unit sees both" in refused.stderr
 
 
-def test_too_little_is_null_with_its_reason(ready_sqlite: Run) -> None:
+def test_too_little_is_null_with_its_reason(ready: Run) -> None:
     words = ("--now", "2030-01-05T00:00:00Z", "outcomes", "--experiment", "ab", "--json")
-    result = ready_sqlite(*words)
+    result = ready(*words)
     rows = {(row["group"], row["metric"]): row for row in result.json["outcomes"]}
     assert "NaN" not in result.stdout
     week = rows["a", "returned_7d"]
@@ -121,43 +115,43 @@ def test_too_little_is_null_with_its_reason(ready_sqlite: Run) -> None:
     assert (visits["value"], visits["lower"], visits["reasons"]) == (2, None, ["no-variation"])
 
 
-def test_a_table_explains_what_is_missing(ready_sqlite: Run) -> None:
-    text = ready_sqlite("--now", LATER, "outcomes", "--experiment", "ab").stdout
+def test_a_table_explains_what_is_missing(ready: Run) -> None:
+    text = ready("--now", LATER, "outcomes", "--experiment", "ab").stdout
     assert "outcomes of experiment ab by variant: 12 users, 12 new, 0 with earlier visits" in text
     assert "minus a" in text
     assert "no-variation: all units are the same so far" in text
 
 
-def test_csv_has_a_line_for_each_outcome(ready_sqlite: Run) -> None:
-    lines = ready_sqlite("--now", LATER, "outcomes", "--experiment", "ab", "--format", "csv").stdout.splitlines()
+def test_csv_has_a_line_for_each_outcome(ready: Run) -> None:
+    lines = ready("--now", LATER, "outcomes", "--experiment", "ab", "--format", "csv").stdout.splitlines()
     assert lines[0].startswith("by,group,metric,reward,value,lower,upper,units,against,difference")
     assert len(lines) == 1 + 2 * 10
 
 
-def test_ndjson_is_one_object(ready_sqlite: Run) -> None:
-    shown = ready_sqlite("--now", LATER, "outcomes", "--format", "ndjson").stdout
+def test_ndjson_is_one_object(ready: Run) -> None:
+    shown = ready("--now", LATER, "outcomes", "--format", "ndjson").stdout
     assert json.loads(shown)["unit"] == "user"
 
 
-def test_an_experiment_is_shown_on_a_part_of_its_log(ready_sqlite: Run) -> None:
+def test_an_experiment_is_shown_on_a_part_of_its_log(ready: Run) -> None:
     narrowed = "since=2030-01-02"
-    shown = ready_sqlite("--now", LATER, "experiment", "show", "ab", "--log", narrowed, "--json").json
-    counted = ready_sqlite("--now", LATER, "outcomes", "--experiment", "ab", "--log", narrowed, "--json").json
+    shown = ready("--now", LATER, "experiment", "show", "ab", "--log", narrowed, "--json").json
+    counted = ready("--now", LATER, "outcomes", "--experiment", "ab", "--log", narrowed, "--json").json
     assert shown["outcomes"] == counted["outcomes"]
-    assert shown["outcomes"] != ready_sqlite("--now", LATER, "experiment", "show", "ab", "--json").json["outcomes"]
+    assert shown["outcomes"] != ready("--now", LATER, "experiment", "show", "ab", "--json").json["outcomes"]
 
 
 @pytest.mark.parametrize("by", ["policy", "version", "day", "users"])
-def test_groups_that_nobody_randomised_have_no_p_values(by: str, ready_sqlite: Any) -> None:
+def test_groups_that_nobody_randomised_have_no_p_values(by: str, ready: Any) -> None:
     words = ("--now", LATER, "outcomes", "--by", by)
-    result = ready_sqlite(*words, "--json").json
+    result = ready(*words, "--json").json
     assert {row["p_value"] for row in result["differences"]} == {None}
     assert by == "users" or any(row["lower"] is not None for row in result["differences"])
     assert "not-randomised" in result["reasons"]
-    assert ready_sqlite(*words).stdout.count("not-randomised: no p-values: nobody assigned units to these groups") == 1
+    assert ready(*words).stdout.count("not-randomised: no p-values: nobody assigned units to these groups") == 1
 
 
-def test_variants_have_p_values(ready_sqlite: Any) -> None:
-    result = ready_sqlite("--now", LATER, "outcomes", "--experiment", "ab", "--json").json
+def test_variants_have_p_values(ready: Any) -> None:
+    result = ready("--now", LATER, "outcomes", "--experiment", "ab", "--json").json
     assert any(row["p_value"] is not None for row in result["differences"])
     assert "not-randomised" not in result["reasons"]

@@ -43,11 +43,6 @@ def shop(db: str) -> Run:
     return filled(db, stocked)
 
 
-@pytest.fixture
-def shop_sqlite(sqlite_db: str) -> Run:
-    return filled(sqlite_db, stocked)
-
-
 def page(run: Run, *options: str, now: str = LATER) -> str:
     done = run("--now", now, "report", "-", *options)
     assert done.exit_code == 0, done.stderr
@@ -61,8 +56,8 @@ def test_the_page_has_every_part_that_the_store_can_show(shop: Run) -> None:
     assert len(text.encode()) < 300_000
 
 
-def test_every_figure_is_xml_with_a_title_a_description_and_its_data(shop_sqlite: Run) -> None:
-    text = page(shop_sqlite)
+def test_every_figure_is_xml_with_a_title_a_description_and_its_data(shop: Run) -> None:
+    text = page(shop)
     figures = re.findall(r"<figure.*?</figure>", text, re.DOTALL)
     assert figures
     for figure in figures:
@@ -72,14 +67,14 @@ def test_every_figure_is_xml_with_a_title_a_description_and_its_data(shop_sqlite
         assert figure.count("<table>") == 1
 
 
-def test_nothing_in_the_page_runs_or_is_loaded(shop_sqlite: Run) -> None:
-    text = page(shop_sqlite, "--title", EVIL)
+def test_nothing_in_the_page_runs_or_is_loaded(shop: Run) -> None:
+    text = page(shop, "--title", EVIL)
     assert "&lt;script&gt;" in text
     assert re.search(r"<script|javascript:|\son\w+=|https?://|url\(|@import|<iframe|<img", text) is None
 
 
-def test_names_do_not_turn_the_direction_of_writing(shop_sqlite: Run) -> None:
-    assert re.search("[\u202e\x1b]", page(shop_sqlite)) is None
+def test_names_do_not_turn_the_direction_of_writing(shop: Run) -> None:
+    assert re.search("[\u202e\x1b]", page(shop)) is None
 
 
 @ON_BOTH
@@ -176,8 +171,8 @@ def test_a_variant_stands_for_itself_and_its_parent_that_serves_nobody_is_not_sh
     assert (refused.exit_code, "did you mean shelf@ranking/new?" in refused.stderr) == (2, True)
 
 
-def test_a_policy_narrows_the_page(shop_sqlite: Run) -> None:
-    text = page(shop_sqlite, "--policy", "other", "--no-estimates")
+def test_a_policy_narrows_the_page(shop: Run) -> None:
+    text = page(shop, "--policy", "other", "--no-estimates")
     assert "home@1" not in text
     assert '<section id="estimates"' not in text
 
@@ -191,38 +186,38 @@ def test_a_policy_narrows_the_page(shop_sqlite: Run) -> None:
     ],
 )
 def test_a_wrong_name_is_refused_and_the_page_stays(
-    shop_sqlite: Run, tmp_path: Path, words: tuple[str, ...], message: str
+    shop: Run, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     path = tmp_path / "page.html"
     path.write_text("before")
-    refused = shop_sqlite("report", path, *words)
+    refused = shop("report", path, *words)
     assert (refused.exit_code, path.read_text()) == (2, "before")
     assert message in refused.stderr
 
 
-def test_the_answer_tells_the_size_of_the_file(shop_sqlite: Run, tmp_path: Path) -> None:
+def test_the_answer_tells_the_size_of_the_file(shop: Run, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    done = shop_sqlite("--now", LATER, "report", path, "--json").json
+    done = shop("--now", LATER, "report", path, "--json").json
     assert done.items() >= {"file": str(path), "bytes": path.stat().st_size, "decisions": 90}.items()
     assert [each.name for each in tmp_path.glob(".rlrec-*")] == []
 
 
-def test_the_store_is_not_written_over(shop_sqlite: Run, sqlite_db: str) -> None:
-    refused = shop_sqlite("report", sqlite_db)
+def test_the_store_is_not_written_over(shop: Run, sqlite_db: str) -> None:
+    refused = shop("report", sqlite_db)
     assert refused.exit_code == 2
     assert "is the store itself" in refused.stderr
 
 
-def test_an_interleaved_experiment_compares_its_two_rankers(shop_sqlite: Run) -> None:
+def test_an_interleaved_experiment_compares_its_two_rankers(shop: Run) -> None:
     for name in ("home", "other"):
-        assert shop_sqlite("policy", "freeze", name).exit_code == 0
+        assert shop("policy", "freeze", name).exit_code == 0
     words = ("experiment", "create", "turns", "--interleave", "home@2,other@2", "--unit", "session")
-    assert shop_sqlite(*words).exit_code == 0
+    assert shop(*words).exit_code == 0
     lines = "\n".join(json.dumps({"experiment": "turns", "session": f"i{n}", "k": 2}) for n in range(20))
-    answers = shop_sqlite("recommend", "--input", "-", stdin=lines).lines
+    answers = shop("recommend", "--input", "-", stdin=lines).lines
     clicks = [{"decision_id": each["decision_id"], "position": 1, "events": {"click": 1}} for each in answers[::3]]
-    assert shop_sqlite("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
-    text = page(shop_sqlite, "--no-estimates")
+    assert shop("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
+    text = page(shop, "--no-estimates")
     assert re.search(r"turns: other@2 less home@2, [^<]* a decision \((more|less|not sure)\)", text)
 
 
@@ -233,22 +228,22 @@ PLOTS = [
 
 
 @pytest.mark.parametrize("words", PLOTS, ids=map(" ".join, PLOTS))
-def test_a_plot_is_a_figure_of_its_own(shop_sqlite: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_a_plot_is_a_figure_of_its_own(shop: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
     path = tmp_path / "plot.svg"
-    done = shop_sqlite("--now", LATER, *words, "--plot", path, "--json")
+    done = shop("--now", LATER, *words, "--plot", path, "--json")
     assert done.exit_code == 0
     assert done.json
     root = ET.parse(path).getroot()
     assert (root.tag, root[0].tag) == ("{http://www.w3.org/2000/svg}svg", "{http://www.w3.org/2000/svg}title")
 
 
-def test_a_plot_has_a_file_of_its_own(shop_sqlite: Run) -> None:
-    refused = shop_sqlite("exposure", "--plot", "-")
+def test_a_plot_has_a_file_of_its_own(shop: Run) -> None:
+    refused = shop("exposure", "--plot", "-")
     assert (refused.exit_code, refused.stdout) == (2, "")
 
 
-def test_a_plot_over_the_store_is_refused_before_anything_is_stored(shop_sqlite: Run, sqlite_db: str) -> None:
-    refused = shop_sqlite("--now", LATER, "position", "fit", "home", "--plot", sqlite_db)
+def test_a_plot_over_the_store_is_refused_before_anything_is_stored(shop: Run, sqlite_db: str) -> None:
+    refused = shop("--now", LATER, "position", "fit", "home", "--plot", sqlite_db)
     assert refused.exit_code == 2
     assert "is the store itself" in refused.stderr
-    assert shop_sqlite("position", "list", "--json").json == []
+    assert shop("position", "list", "--json").json == []

@@ -37,12 +37,6 @@ def ready(db: str) -> Any:
     return filled(db, prepared)
 
 
-@pytest.fixture
-def ready_sqlite(sqlite_db: str) -> Any:
-    """For what does not depend on the database."""
-    return filled(sqlite_db, prepared)
-
-
 def serve(run: Run, policy: str, *words: Any) -> Any:
     return run("recommend", "--policy", policy, "--session", "s1", *words, "--json").json["decision_id"]
 
@@ -61,8 +55,8 @@ def test_probabilities_are_derived_again_from_the_belief_of_then(ready: Any, kin
         assert slot["derived_marginal"] == pytest.approx(slot["marginal"])
 
 
-def test_arm_above_has_no_probability_below(ready_sqlite: Any) -> None:
-    answer = ready_sqlite("decision", "show", serve(ready_sqlite, "thompson", "-k", "3"), "--json").json
+def test_arm_above_has_no_probability_below(ready: Any) -> None:
+    answer = ready("decision", "show", serve(ready, "thompson", "-k", "3"), "--json").json
     top = next(arm for arm in answer["arms"] if arm["arm"] == answer["slate"][0]["arm"])
     assert top["probabilities"][1:] == [0.0, 0.0]
 
@@ -100,23 +94,23 @@ def test_variant_of_an_experiment_is_derived_from_its_fork(ready: Any) -> None:
 
 
 @pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
-def test_every_format_shows_a_decision(ready_sqlite: Any, form: Any) -> None:
-    shown = ready_sqlite("decision", "show", serve(ready_sqlite, "thompson", "-k", "2"), "--format", form)
+def test_every_format_shows_a_decision(ready: Any, form: Any) -> None:
+    shown = ready("decision", "show", serve(ready, "thompson", "-k", "2"), "--format", form)
     assert (shown.exit_code, shown.stderr) == (0, "")
     assert "thompson" in shown.stdout or form == "csv"
 
 
 @pytest.mark.parametrize(("word", "result"), [("99", "unknown decision 99"), ("x", "not a decision id")])
-def test_unknown_decision_is_exit_2(ready_sqlite: Any, word: Any, result: str) -> None:
-    refused = ready_sqlite("decision", "show", word)
+def test_unknown_decision_is_exit_2(ready: Any, word: Any, result: str) -> None:
+    refused = ready("decision", "show", word)
     assert refused.exit_code == 2
     assert result in refused.stderr
 
 
-def test_csv_has_a_row_a_slot_under_the_keys_of_json(ready_sqlite: Any) -> None:
-    number = serve(ready_sqlite, "thompson", "-k", "2")
-    slate = ready_sqlite("decision", "show", number, "--json").json["slate"]
-    output = ready_sqlite("decision", "show", number, "--format", "csv").stdout
+def test_csv_has_a_row_a_slot_under_the_keys_of_json(ready: Any) -> None:
+    number = serve(ready, "thompson", "-k", "2")
+    slate = ready("decision", "show", number, "--json").json["slate"]
+    output = ready("decision", "show", number, "--format", "csv").stdout
     rows = list(csv.DictReader(io.StringIO(output, newline="")))
     assert [(row["decision_id"], row["arm"]) for row in rows] == [(str(number), slot["arm"]) for slot in slate]
     assert set(slate[0]) < set(rows[0])

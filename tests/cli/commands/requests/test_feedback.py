@@ -18,12 +18,6 @@ def shop(db: str) -> Run:
     return filled(db, opened)
 
 
-@pytest.fixture
-def kiosk(sqlite_db: str) -> Run:
-    """The same on SQLite alone."""
-    return filled(sqlite_db, opened)
-
-
 def opened(db: str) -> None:
     run = runner(db)
     run("arm", "import", "-", stdin='{"arm": "a1"}\n{"arm": "a2"}\n{"arm": "a3"}\n')
@@ -58,17 +52,17 @@ def test_a_value_is_one_unless_given(shop: Run) -> None:
     assert shop("feedback", 1, "click", "click=2").exit_code == 2
 
 
-def test_a_line_has_at_most_a_thousand_kinds_of_events(kiosk: Run) -> None:
+def test_a_line_has_at_most_a_thousand_kinds_of_events(shop: Run) -> None:
     line = {"decision_id": 1, "events": {f"e{number}": 1 for number in range(1001)}}
-    result = kiosk("feedback", "--input", "-", "--json", stdin=json.dumps(line))
+    result = shop("feedback", "--input", "-", "--json", stdin=json.dumps(line))
     message = "<stdin> line 1, field events: 1,001 kinds of events are given"
     assert (result.exit_code, result.error["error"]) == (2, message)
 
 
-def test_of_many_kinds_that_nothing_weighs_few_are_told(kiosk: Run) -> None:
+def test_of_many_kinds_that_nothing_weighs_few_are_told(shop: Run) -> None:
     def notices(start: int) -> list[str]:
         line = {"decision_id": 1, "events": {f"e{number}": 1 for number in range(start, start + 600)}}
-        result = kiosk("feedback", "--input", "-", stdin=json.dumps(line))
+        result = shop("feedback", "--input", "-", stdin=json.dumps(line))
         assert result.exit_code == 0
         return result.stderr.splitlines()
 
@@ -107,13 +101,13 @@ def test_censor_takes_slots_out_of_the_belief_and_uncensor_puts_them_back(shop: 
     assert (pulls(shop), clicks(shop)) == (2, 1)
 
 
-def test_every_format_says_the_same(kiosk: Run) -> None:
+def test_every_format_says_the_same(shop: Run) -> None:
     words = ["feedback", 1, "click", "--key", "k"]
-    kiosk(*words)
-    answer = kiosk(*words, "--json").json
-    assert kiosk(*words, "--format", "ndjson").lines == [answer]
-    assert kiosk(*words, "--format", "csv").stdout.splitlines() == ["decision_id,events,duplicates,reward", "1,0,1,1.0"]
-    assert kiosk(*words).stdout.splitlines()[0].split() == ["decision_id", "1"]
+    shop(*words)
+    answer = shop(*words, "--json").json
+    assert shop(*words, "--format", "ndjson").lines == [answer]
+    assert shop(*words, "--format", "csv").stdout.splitlines() == ["decision_id,events,duplicates,reward", "1,0,1,1.0"]
+    assert shop(*words).stdout.splitlines()[0].split() == ["decision_id", "1"]
 
 
 # -- many lines --
@@ -165,12 +159,12 @@ def test_quarantine_stores_the_good_lines_and_keeps_the_bad_ones(shop: Run, tmp_
     assert (pulls(shop), clicks(shop)) == (3, 2)
 
 
-def test_quarantine_and_its_file_go_together(kiosk: Run, tmp_path: Path) -> None:
+def test_quarantine_and_its_file_go_together(shop: Run, tmp_path: Path) -> None:
     (tmp_path / "in").write_text(lines(*GOOD))
-    assert kiosk("feedback", "--input", tmp_path / "in", "--on-error", "quarantine").exit_code == 2
-    assert kiosk("feedback", "--input", tmp_path / "in", "--rejects", tmp_path / "bad").exit_code == 2
-    assert kiosk("feedback", 1, "click", "--input", tmp_path / "in").exit_code == 2
-    assert clicks(kiosk) == 0
+    assert shop("feedback", "--input", tmp_path / "in", "--on-error", "quarantine").exit_code == 2
+    assert shop("feedback", "--input", tmp_path / "in", "--rejects", tmp_path / "bad").exit_code == 2
+    assert shop("feedback", 1, "click", "--input", tmp_path / "in").exit_code == 2
+    assert clicks(shop) == 0
 
 
 # -- settle --
@@ -191,13 +185,13 @@ def test_settled_slots_enter_when_their_window_is_over(run: Run) -> None:
     assert (pulls(run), clicks(run)) == (2, 1)
 
 
-def test_nothing_to_settle_is_fine(kiosk: Run) -> None:
-    assert kiosk("settle", "--json").json == {"settled": 0, "open": 0}
-    assert kiosk("settle", "--format", "csv").stdout.splitlines() == ["settled,open", "0,0"]
+def test_nothing_to_settle_is_fine(shop: Run) -> None:
+    assert shop("settle", "--json").json == {"settled": 0, "open": 0}
+    assert shop("settle", "--format", "csv").stdout.splitlines() == ["settled,open", "0,0"]
 
 
-def test_censor_and_uncensor_contradict_each_other(kiosk: Run) -> None:
-    result = kiosk("feedback", 1, "--censor", "--uncensor")
+def test_censor_and_uncensor_contradict_each_other(shop: Run) -> None:
+    result = shop("feedback", 1, "--censor", "--uncensor")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert "--censor and --uncensor contradict each other" in result.stderr
 

@@ -30,12 +30,6 @@ def shop(run: Run) -> Run:
     return stocked(run)
 
 
-@pytest.fixture
-def kiosk(run_sqlite: Run) -> Run:
-    """The same on SQLite alone."""
-    return stocked(run_sqlite)
-
-
 def stocked(run: Run) -> Run:
     run("arm", "import", "-", stdin='{"arm": "a1"}\n{"arm": "a2"}\n')
     run("policy", "create", "home", "--kind", "ucb")
@@ -91,7 +85,7 @@ def test_bad_lines_are_refused_in_place(shop: Run) -> None:
     assert answers[3]["error"] == "'recomend' is not recommend or feedback: did you mean recommend?"
 
 
-def test_a_seed_makes_the_same_answers(sqlite_db: str, kiosk: Run, tmp_path: Path) -> None:
+def test_a_seed_makes_the_same_answers(sqlite_db: str, shop: Run, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     other.write_bytes(Path(sqlite_db).read_bytes())
     for name in ("-wal", "-shm"):
@@ -99,21 +93,21 @@ def test_a_seed_makes_the_same_answers(sqlite_db: str, kiosk: Run, tmp_path: Pat
             Path(str(other) + name).write_bytes(Path(sqlite_db + name).read_bytes())
     (tmp_path / "in").write_text(lines(*(ask(session=f"s{n}") for n in range(50)), FLUSH, tell(decision_id=7), ask()))
     clock = ("--now", "2027-01-01T00:00:00Z")
-    first = kiosk(*clock, "pipe", "--input", tmp_path / "in", "--seed", 7)
+    first = shop(*clock, "pipe", "--input", tmp_path / "in", "--seed", 7)
     second = runner(str(other))(*clock, "pipe", "--input", tmp_path / "in", "--seed", 7)
     assert first.exit_code == second.exit_code == 0
     assert first.stdout == second.stdout
 
 
-def test_what_the_pipe_draws_a_stream_draws(kiosk: Run) -> None:
+def test_what_the_pipe_draws_a_stream_draws(shop: Run) -> None:
     options = [{key: value for key, value in ask(session=f"s{n}").items() if key != "op"} for n in range(20)]
-    dry = kiosk("recommend", "--input", "-", "--seed", 3, "--dry-run", stdin=lines(*options)).lines
-    piped = kiosk("pipe", "--seed", 3, stdin=lines(*({"op": "recommend"} | item for item in options))).lines
+    dry = shop("recommend", "--input", "-", "--seed", 3, "--dry-run", stdin=lines(*options)).lines
+    piped = shop("pipe", "--seed", 3, stdin=lines(*({"op": "recommend"} | item for item in options))).lines
     assert [answer["slate"] for answer in piped] == [answer["slate"] for answer in dry]
 
 
 @pytest.mark.slow
-def test_a_caller_that_waits_is_answered_line_by_line(sqlite_db: str, kiosk: Run) -> None:
+def test_a_caller_that_waits_is_answered_line_by_line(sqlite_db: str, shop: Run) -> None:
     command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "pipe"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdin is not None
@@ -133,27 +127,27 @@ def test_a_pipe_of_nothing_still_needs_a_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["policy", "experiment"])
-def test_near_names_are_looked_up_for_few_lines_of_a_group(kiosk: Run, target: str) -> None:
-    kiosk("policy", "create", "rival", "--kind", "thompson")
-    kiosk("experiment", "create", "homes", "--variant", "a=home", "--variant", "b=rival")
+def test_near_names_are_looked_up_for_few_lines_of_a_group(shop: Run, target: str) -> None:
+    shop("policy", "create", "rival", "--kind", "thompson")
+    shop("experiment", "create", "homes", "--variant", "a=home", "--variant", "b=rival")
     unknown = [{"op": "recommend", target: f"home{number}", "session": "s"} for number in range(30)]
-    errors = [answer["error"] for answer in kiosk("pipe", "--seed", 1, stdin=lines(*unknown)).lines]
+    errors = [answer["error"] for answer in shop("pipe", "--seed", 1, stdin=lines(*unknown)).lines]
     assert [error.startswith(f"unknown {target} 'home{number}'") for number, error in enumerate(errors)] == [True] * 30
     assert sum("did you mean home" in error for error in errors) == 10
 
 
-def test_events_that_nothing_weighs_do_not_slow_the_answers_after_them(kiosk: Run) -> None:
+def test_events_that_nothing_weighs_do_not_slow_the_answers_after_them(shop: Run) -> None:
     """Rewards are worked out from the events that count, in time that grows with their number alone."""
     events = ({f"e{line % 5}_{number}": 1 for number in range(100)} for line in range(500))
     body = lines(ask(), FLUSH, *(tell(decision_id=1, events=each | {"click": 1}) for each in events))
     start = time.process_time()
-    result = kiosk("pipe", "--seed", 1, stdin=body)
+    result = shop("pipe", "--seed", 1, stdin=body)
     assert [answer["events"] for answer in result.lines[1:]] == [101] * 500
     assert result.lines[-1]["reward"] == 1
     assert time.process_time() - start < 2.5
 
 
-def test_refused_lines_leave_nothing_behind_in_a_long_process(sqlite_db: str, kiosk: Run) -> None:
+def test_refused_lines_leave_nothing_behind_in_a_long_process(sqlite_db: str, shop: Run) -> None:
     """Neither errors nor the lines of their groups wait for the garbage collector."""
     refused = "not json", ask(sesion="s"), ask(arms=["a1", "a1"]), ask(policy="none"), tell(decision_id=99), tell()
     numbered = list(enumerate(lines(*refused).encode().splitlines(), 1))

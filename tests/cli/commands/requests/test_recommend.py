@@ -26,13 +26,6 @@ def shop(run: Run) -> Run:
     return run
 
 
-@pytest.fixture
-def kiosk(run_sqlite: Run) -> Run:
-    """The same on SQLite alone."""
-    stock(run_sqlite)
-    return run_sqlite
-
-
 def stock(run: Run) -> None:
     run("arm", "import", "-", stdin="".join(f'{{"arm": "a{n}"}}\n' for n in range(1, 5)))
     run("policy", "create", "u", "--kind", "uniform")
@@ -80,18 +73,18 @@ def test_a_retry_under_its_request_id_answers_the_stored_decision(shop: Run) -> 
 
 
 @pytest.mark.parametrize("arms", ["a2", '["a2"]', " a2"])
-def test_arms_are_a_comma_list_or_a_json_array(kiosk: Run, arms: str) -> None:
-    answer = kiosk("recommend", "--policy", "u", "--session", "s1", "--arms", arms, "--json").json
+def test_arms_are_a_comma_list_or_a_json_array(shop: Run, arms: str) -> None:
+    answer = shop("recommend", "--policy", "u", "--session", "s1", "--arms", arms, "--json").json
     assert (answer["slate"][0]["arm"], answer["propensity"]) == ("a2", 1)
 
 
-def test_a_dry_run_draws_what_the_next_command_would_and_writes_nothing(kiosk: Run, sqlite_db: str) -> None:
+def test_a_dry_run_draws_what_the_next_command_would_and_writes_nothing(shop: Run, sqlite_db: str) -> None:
     words = ["recommend", "--policy", "u", "--session", "s1", "-k", 3, "--seed", 5, "--json"]
     before = hashlib.sha256(Path(sqlite_db).read_bytes()).digest()
-    dry = kiosk(*words, "--dry-run", "--request-id", "r1").json
+    dry = shop(*words, "--dry-run", "--request-id", "r1").json
     assert hashlib.sha256(Path(sqlite_db).read_bytes()).digest() == before
     assert (dry["decision_id"], dry["visit"], dry["step"]) == (None, None, None)
-    real = kiosk(*words, "--request-id", "r1").json
+    real = shop(*words, "--request-id", "r1").json
     assert (real["decision_id"], real["slate"], real["duplicate"]) == (1, dry["slate"], False)
 
 
@@ -99,52 +92,50 @@ UNREAD = "policy u reads no context; the context is stored all the same"
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
-def test_a_context_that_is_not_read_is_said_once_for_each_policy(kiosk: Run, dry: tuple[str, ...]) -> None:
-    kiosk("policy", "create", "v", "--kind", "uniform")
+def test_a_context_that_is_not_read_is_said_once_for_each_policy(shop: Run, dry: tuple[str, ...]) -> None:
+    shop("policy", "create", "v", "--kind", "uniform")
     with_context = [ask(context={"hour": n}, session=f"s{n}", policy="uv"[n % 2]) for n in range(6)]
     words = ("recommend", "--input", "-", *dry)
-    output = kiosk(*words, stdin=lines(ask(), *with_context, {"op": "flush"}, *with_context)).stderr
+    output = shop(*words, stdin=lines(ask(), *with_context, {"op": "flush"}, *with_context)).stderr
     assert [output.count(UNREAD), output.count(UNREAD.replace(" u ", " v "))] == [1, 1]
-    assert "context" not in kiosk(*words, stdin=lines(ask(), ask(context={}))).stderr
-    answer = kiosk("recommend", "--policy", "u", "--session", "s", "--context", '{"hour": 9}', *dry)
+    assert "context" not in shop(*words, stdin=lines(ask(), ask(context={}))).stderr
+    answer = shop("recommend", "--policy", "u", "--session", "s", "--context", '{"hour": 9}', *dry)
     assert (answer.exit_code, UNREAD in answer.stderr) == (0, True)
 
 
-def test_a_retired_arm_of_a_list_is_named(kiosk: Run) -> None:
+def test_a_retired_arm_of_a_list_is_named(shop: Run) -> None:
     """The slate is drawn from the others; a stream says it once."""
-    kiosk("arm", "retire", "a3")
+    shop("arm", "retire", "a3")
     words = ("recommend", "--policy", "u", "--session", "s1", "--seed", 1)
-    answers = [kiosk(*words, "--dry-run", "--arms", arms, "--json") for arms in ("a1,a3", "a1")]
+    answers = [shop(*words, "--dry-run", "--arms", arms, "--json") for arms in ("a1,a3", "a1")]
     assert answers[0].json["slate"] == answers[1].json["slate"]
     news = "retired arms are left out: a3; `rlrec arm restore` brings them back\n"
     assert [answer.stderr for answer in answers] == [news + answers[1].stderr, answers[1].stderr]
     stream = lines(ask(arms=["a1", "a3"]), ask(arms=["a2", "a3"]), ask(arms=["a3"]))
-    result = kiosk("recommend", "--input", "-", stdin=stream)
+    result = shop("recommend", "--input", "-", stdin=stream)
     assert result.stderr.count(news) == 1
     assert result.lines[2]["error"] == "no arm is eligible: retired: a3; `rlrec arm restore` brings them back"
-    refused = kiosk(*words, "--arms", "a1,a3", "-k", 2)
+    refused = shop(*words, "--arms", "a1,a3", "-k", 2)
     assert "but only 1 arms are eligible. retired: a3; `rlrec arm restore`" in refused.stderr
 
 
-def test_a_context_that_is_read_is_no_news(kiosk: Run, tmp_path: Path) -> None:
+def test_a_context_that_is_read_is_no_news(shop: Run, tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("value,arm,probability\n9,a1,1\n*,a2,1\n")
-    kiosk(
-        "policy", "create", "f", "--kind", "fixed", "--param", f"probabilities={tmp_path}/p.csv", "--param", "by=hour"
-    )
+    shop("policy", "create", "f", "--kind", "fixed", "--param", f"probabilities={tmp_path}/p.csv", "--param", "by=hour")
     assert (
         "reads no context"
-        not in kiosk("recommend", "--policy", "f", "--session", "s", "--context", '{"hour": 9}').stderr
+        not in shop("recommend", "--policy", "f", "--session", "s", "--context", '{"hour": 9}').stderr
     )
 
 
-def test_every_format_shows_the_same_slate(kiosk: Run) -> None:
+def test_every_format_shows_the_same_slate(shop: Run) -> None:
     words = ["recommend", "--policy", "u", "--session", "s", "--request-id", "r"]
-    result = kiosk(*words, "--json").json | {"duplicate": True}
-    assert kiosk(*words, "--format", "ndjson").lines == [result]
+    result = shop(*words, "--json").json | {"duplicate": True}
+    assert shop(*words, "--format", "ndjson").lines == [result]
     slot = result["slate"][0]
-    rows = kiosk(*words, "--format", "csv").stdout.splitlines()
+    rows = shop(*words, "--format", "csv").stdout.splitlines()
     assert rows == ["decision_id,position,arm,propensity,marginal,score", f"1,1,{slot['arm']},0.25,0.25,"]
-    assert "decision 1: u version 1, propensity 0.25, answered before" in kiosk(*words).stdout
+    assert "decision 1: u version 1, propensity 0.25, answered before" in shop(*words).stdout
 
 
 # -- streams --
@@ -187,27 +178,27 @@ def test_the_second_of_two_lines_with_one_request_id_is_the_duplicate(shop: Run)
     assert (result.exit_code, result.lines[2]["field"]) == (5, "request_id")
 
 
-def test_a_stream_draws_what_single_commands_draw(kiosk: Run, tmp_path: Path) -> None:
+def test_a_stream_draws_what_single_commands_draw(shop: Run, tmp_path: Path) -> None:
     options = [ask(session=f"s{n}", k=2) for n in range(5)]
     (tmp_path / "in").write_text(lines(*options))
-    dry = kiosk("recommend", "--input", tmp_path / "in", "--seed", 9, "--dry-run").lines
-    stream = kiosk("recommend", "--input", tmp_path / "in", "--seed", 9).lines
+    dry = shop("recommend", "--input", tmp_path / "in", "--seed", 9, "--dry-run").lines
+    stream = shop("recommend", "--input", tmp_path / "in", "--seed", 9).lines
     assert [answer["slate"] for answer in dry] == [answer["slate"] for answer in stream]
     assert [answer["decision_id"] for answer in dry] == [None] * 5
     assert [answer["decision_id"] for answer in stream] == [1, 2, 3, 4, 5]
     assert all(log(answer["propensity"]) == pytest.approx(answer["log_propensity"]) for answer in stream)
 
 
-def test_an_empty_stream_is_answered_with_nothing(kiosk: Run) -> None:
-    result = kiosk("recommend", "--input", "-", stdin="\n\r\n")
+def test_an_empty_stream_is_answered_with_nothing(shop: Run) -> None:
+    result = shop("recommend", "--input", "-", stdin="\n\r\n")
     assert (result.exit_code, result.stdout) == (0, "")
 
 
 @pytest.mark.parametrize(
     "words", [["-k", "1"], ["--context", "{}"], ["--policy", "u"], ["--session", "s"], ["--request-id", "r"]]
 )
-def test_a_stream_takes_no_options_of_one_page(kiosk: Run, words: list[str]) -> None:
-    result = kiosk("recommend", "--input", "-", *words, stdin=lines(ask()))
+def test_a_stream_takes_no_options_of_one_page(shop: Run, words: list[str]) -> None:
+    result = shop("recommend", "--input", "-", *words, stdin=lines(ask()))
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"--input and {words[0]} do not go together" in result.stderr
 

@@ -24,12 +24,6 @@ def ready(run: Run) -> Any:
     return prepared(run)
 
 
-@pytest.fixture
-def ready_sqlite(run_sqlite: Run) -> Any:
-    """For what does not depend on the database."""
-    return prepared(run_sqlite)
-
-
 def ask(run: Run, time: Any, *words: Any, session: str = "s1") -> Any:
     answer = run("--now", DAY + time, "recommend", "--policy", "home", "--session", session, *words, "--json")
     return answer.json
@@ -106,16 +100,16 @@ def test_censored_slot_is_marked(ready: Any) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "end"])
-def test_unknown_session_names_the_near_ones(ready_sqlite: Any, command: Sequence[str]) -> None:
-    ask(ready_sqlite, "00:00:00Z", session="visitor-17")
-    refused = ready_sqlite("--now", DAY + "00:01:00Z", "session", command, "visitor-71")
+def test_unknown_session_names_the_near_ones(ready: Any, command: Sequence[str]) -> None:
+    ask(ready, "00:00:00Z", session="visitor-17")
+    refused = ready("--now", DAY + "00:01:00Z", "session", command, "visitor-71")
     assert refused.exit_code == 2
     assert "did you mean visitor-17?" in refused.stderr
 
 
-def test_unknown_visit_says_which_there_are(ready_sqlite: Any) -> None:
-    ask(ready_sqlite, "00:00:00Z")
-    refused = ready_sqlite("--now", DAY + "00:01:00Z", "session", "show", "s1", "--visit", "3")
+def test_unknown_visit_says_which_there_are(ready: Any) -> None:
+    ask(ready, "00:00:00Z")
+    refused = ready("--now", DAY + "00:01:00Z", "session", "show", "s1", "--visit", "3")
     assert refused.exit_code == 2
     assert "visits 1 to 1" in refused.stderr
 
@@ -132,20 +126,20 @@ def test_list_is_newest_first_and_says_when_it_is_cut(ready: Any) -> None:
 
 
 @pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
-def test_every_format_shows_a_session(ready_sqlite: Any, form: Any) -> None:
-    ask(ready_sqlite, "00:00:00Z")
+def test_every_format_shows_a_session(ready: Any, form: Any) -> None:
+    ask(ready, "00:00:00Z")
     for words in (("session", "list"), ("session", "show", "s1"), ("session", "end", "s1")):
-        result = ready_sqlite("--now", DAY + "00:01:00Z", *words, "--format", form)
+        result = ready("--now", DAY + "00:01:00Z", *words, "--format", form)
         assert (result.exit_code, result.stderr) == (0, "")
         assert "s1" in result.stdout or form == "csv"
 
 
-def test_csv_has_a_whole_row_for_every_slot(ready_sqlite: Any) -> None:
-    ask(ready_sqlite, "00:00:00Z", "-k", "2")
-    ask(ready_sqlite, "00:01:00Z")
-    ready_sqlite("--now", DAY + "00:02:00Z", "feedback", 1, "click=0.123456789", "--position", "2")
-    ready_sqlite("--now", DAY + "00:02:00Z", "feedback", 1, "scroll=3")
-    result = ready_sqlite("--now", DAY + "00:03:00Z", "session", "show", "s1", "--format", "csv")
+def test_csv_has_a_whole_row_for_every_slot(ready: Any) -> None:
+    ask(ready, "00:00:00Z", "-k", "2")
+    ask(ready, "00:01:00Z")
+    ready("--now", DAY + "00:02:00Z", "feedback", 1, "click=0.123456789", "--position", "2")
+    ready("--now", DAY + "00:02:00Z", "feedback", 1, "scroll=3")
+    result = ready("--now", DAY + "00:03:00Z", "session", "show", "s1", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(result.stdout, newline="")))
     assert [(row["session"], row["decision_id"], row["position"]) for row in rows] == [
         ("s1", "1", "1"),
@@ -156,17 +150,17 @@ def test_csv_has_a_whole_row_for_every_slot(ready_sqlite: Any) -> None:
     assert [row["page_events"] for row in rows] == ["scroll=3.0", "scroll=3.0", ""]
 
 
-def test_censoring_is_shown_by_the_names_of_its_options(ready_sqlite: Any) -> None:
-    number = ask(ready_sqlite, "00:00:00Z")["decision_id"]
-    ready_sqlite("--now", DAY + "00:00:01Z", "feedback", number, "--censor")
-    ready_sqlite("--now", DAY + "00:00:02Z", "feedback", number, "--uncensor")
-    events = show(ready_sqlite, "00:01:00Z")["decisions"][0]["events"]
+def test_censoring_is_shown_by_the_names_of_its_options(ready: Any) -> None:
+    number = ask(ready, "00:00:00Z")["decision_id"]
+    ready("--now", DAY + "00:00:01Z", "feedback", number, "--censor")
+    ready("--now", DAY + "00:00:02Z", "feedback", number, "--uncensor")
+    events = show(ready, "00:01:00Z")["decisions"][0]["events"]
     assert [event["kind"] for event in events] == ["censor", "uncensor"]
-    assert " censor uncensor " in ready_sqlite("--now", DAY + "00:01:00Z", "session", "show", "s1").stdout
+    assert " censor uncensor " in ready("--now", DAY + "00:01:00Z", "session", "show", "s1").stdout
 
 
 @pytest.mark.parametrize("gamma", ["nan", "-0.1", "1.5", "inf"])
-def test_a_discount_that_cannot_be_is_refused(ready_sqlite: Any, gamma: float) -> None:
-    refused = ready_sqlite("session", "show", "s1", "--gamma", gamma)
+def test_a_discount_that_cannot_be_is_refused(ready: Any, gamma: float) -> None:
+    refused = ready("session", "show", "s1", "--gamma", gamma)
     assert refused.exit_code == 2
     assert len(refused.stderr.splitlines()) == 1
