@@ -25,7 +25,7 @@ from rlrec.store.log import reader
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 from tests.app import logs, trained
-from tests.conftest import ON_BOTH, runner
+from tests.conftest import ON_BOTH, filled, runner
 
 RATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 SAMPLE = Path(__file__).parents[3] / "sample_data"
@@ -142,28 +142,17 @@ def test_a_given_reward_model_is_all_that_dm_knows(obd: Any, tmp_path: Path) -> 
 # -- known truths --
 
 
-def pages_of_three(db: str, *, pages: int) -> None:
+def pages_of_three(db: str, pages: int) -> None:
     logs.catalogue(db, 6)
     logs.create(db, "log", "epsilon-greedy", epsilon="0.4")
     logs.serve(db, "log", pages=pages, rates=RATES, size=3, users=pages // 5)
 
 
-@pytest.fixture(scope="module")
-def logged_slates(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Any:
-    path = tmp_path_factory.mktemp("slates") / "slates.db"
-    path.write_bytes(sqlite_template.read_bytes())
-    pages_of_three(str(path), pages=2_000)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return path
-
-
 @pytest.fixture
-def slates(logged_slates: Any, tmp_path: Path) -> Any:
+def slates(sqlite_db: str) -> str:
     """2,000 pages of three positions, served by a policy that learned from them."""
-    path = tmp_path / "slates.db"
-    path.write_bytes(logged_slates.read_bytes())
-    return str(path)
+    filled(sqlite_db, pages_of_three, 2_000)
+    return sqlite_db
 
 
 def truth(db: str, name: str) -> float:
@@ -193,7 +182,7 @@ def test_a_learner_is_in_sample_on_its_own_rows(slates: Any) -> None:
 
 @ON_BOTH
 def test_neither_batches_nor_their_size_change_an_estimate(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pages_of_three(db, pages=500)
+    pages_of_three(db, 500)
     rows = logs.judged(db, "uniform", "log")
     logs.in_batches(monkeypatch, 97)
     for item, other in zip(rows, logs.judged(db, "uniform", "log"), strict=True):

@@ -42,7 +42,7 @@ from tests.app.visitors import (
     trained,
     twin,
 )  # fmt: skip
-from tests.conftest import ON_BOTH, runner
+from tests.conftest import ON_BOTH, filled, runner
 
 AB = experiment.Request(
     name="ab", by="session",
@@ -57,20 +57,16 @@ def sqlite(sqlite_db: str) -> Iterator[Store]:
         yield store
 
 
-@pytest.fixture(scope="module")
-def logged(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with 120 visits of 60 users on pages of one arm, logged by a uniform policy."""
-    path = tmp_path_factory.mktemp("logged") / "logged.db"
-    shutil.copy(sqlite_template, path)
-    with closing(Store(str(path))) as store:
+def logged(db: str) -> None:
+    """120 visits of 60 users on pages of one arm, logged by a uniform policy."""
+    with closing(Store(db)) as store:
         serve(opened(store), users=60)
-    return path
 
 
 @pytest.fixture
-def shop(logged: Path, tmp_path: Path) -> Iterator[Store]:
-    """A copy of it."""
-    with closing(Store(str(shutil.copy(logged, tmp_path / "shop.db")), now=LATER, notice=ignored)) as store:
+def shop(sqlite_db: str) -> Iterator[Store]:
+    filled(sqlite_db, logged)
+    with closing(Store(sqlite_db, now=LATER, notice=ignored)) as store:
         yield store
 
 

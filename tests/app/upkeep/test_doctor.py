@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from math import comb, exp, lgamma
@@ -26,131 +24,16 @@ from rlrec.store import Store
 from rlrec.store.policies import policies
 from rlrec.store.upkeep import audit as store_audit
 from rlrec.times import parse
+from tests.app.grown import LAST, LATER, START, grown, sql
 from tests.app.shop import done
-from tests.conftest import CommandResult, Run, _create, runner
-
-Row = tuple[Any, ...]
-START, LATER, LAST = "2026-01-01T00:00:00Z", "2026-01-01T00:20:00Z", "2026-01-01T02:00:00Z"
-FIXED = "value,arm,probability\nx,a1,0.5\nx,a2,0.5\n*,a1,0.25\n*,a3,0.75\n"
-READ = {"context": {"fields": {"page": ["x", "y", "z"]}}, "arm": {"fields": {"price": "number"}}}
-
-
-def grown(db: str, folder: Path) -> None:
-    """A store in which everything has happened that can happen: every kind, k = 1 and 3, late and settled rewards."""
-    run = runner(db)
-    (folder / "fixed.csv").write_text(FIXED)
-    (folder / "read.json").write_text(json.dumps(READ))
-
-    def do(at: str, *args: object, stdin: str | None = None) -> CommandResult:
-        return done(run("--now", at, "-q", *args, stdin=stdin))
-
-    def serve(at: str, name: str, *, sessions: str, field: str = "policy", n: int = 30) -> list[Any]:
-        options = [
-            {field: name, "session": f"{sessions}{i // 3}", "user": f"u{i // 9}", "k": 1 + 2 * (i % 2)}
-            | {"context": {"page": "xyz"[i % 3]}}
-            for i in range(n)
-        ]
-        lines = "".join(json.dumps(line) + "\n" for line in options)
-        return do(at, "recommend", "--input", "-", "--seed", len(sessions), "--format", "ndjson", stdin=lines).lines
-
-    def tell(at: str, decisions: list[Any]) -> None:
-        ids = [answer["decision_id"] for answer in decisions]
-        lines = [{"decision_id": key, "position": 1, "events": {"click": 1, "seen": 1}} for key in ids[::3]]
-        lines += [{"decision_id": key, "events": {"reward": 0.5}, "key": f"k{key}"} for key in ids[1::5]]
-        lines += [{"decision_id": key, "position": 1, "events": {"click": -1}} for key in ids[::9]]
-        lines += [{"decision_id": key, "censor": True} for key in ids[::7]]
-        lines += [{"decision_id": key, "censor": False} for key in ids[::14]]
-        do(at, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines))
-
-    for price, arm in enumerate(("a1", "a2", "a3", "a4", "a5")):
-        do(START, "arm", "add", arm, "--features", json.dumps({"price": price}))
-    do(START, "reward", "define", "slow", "click=1, reward=0.3", "--clip", "0,1", "--learn", "settled")
-    policies = [
-        ("ts", "thompson", "floor=0.1"), ("ts-slow", "thompson", "floor=0.05"), ("ucb", "ucb", "floor=0.2"),
-        ("greedy", "epsilon-greedy", "epsilon=0.3"), ("uniform", "uniform", "floor=0"),
-        ("fixed", "fixed", f"probabilities={folder / 'fixed.csv'}"),
-    ]  # fmt: skip
-    for name, kind, param in policies:
-        more = ["--param", "by=page"] if kind == "fixed" else ["--reward", "slow"] if name == "ts-slow" else []
-        do(START, "policy", "create", name, "--kind", kind, "--param", param, *more)
-    remembering = {
-        "fades": ("thompson", "discount=0.9"), "ends": ("ucb", "window=8"), "sees": ("linucb", "floor=0.1"),
-        "shares": ("lin-thompson", "model=shared", "samples=20"),
-    }  # fmt: skip
-    for name, (kind, *params) in remembering.items():
-        more = ["--features", str(folder / "read.json")] if name in {"sees", "shares"} else []
-        more += [word for param in params for word in ("--param", param)]
-        do(START, "policy", "create", name, "--kind", kind, *more)
-    served = {name: 30 for name, _, _ in policies} | dict.fromkeys(remembering, 12)
-    first = [item for name, n in served.items() for item in serve(START, name, sessions=f"{name}-", n=n)]
-    tell(LATER, first)
-    do(LATER, "arm", "retire", "a5")
-    again = [
-        item for name, n in served.items() for item in serve("2026-01-01T00:40:00Z", name, sessions=f"{name}-", n=n)
-    ]
-    do("2026-01-01T00:45:00Z", "policy", "freeze", "fades")
-    do("2026-01-01T00:45:00Z", "policy", "freeze", "sees")
-    do("2026-01-01T00:45:00Z", "policy", "freeze", "ts")
-    do("2026-01-01T00:45:00Z", "policy", "freeze", "ts-slow")
-    do("2026-01-01T00:45:00Z", "policy", "promote", "ts@2")
-    do("2026-01-01T00:45:00Z", "policy", "create", "taught", "--kind", "thompson", "--from-log", "policy=ts")
-    do("2026-01-01T00:45:00Z", "experiment", "create", "e", "--variant", "a=greedy", "--variant", "b=ts@2")
-    tell("2026-01-01T00:50:00Z", again)
-    late = [*serve("2026-01-01T00:55:00Z", "ts", sessions="frozen-"), *serve(LATER_ON, "taught", sessions="taught-")]
-    late += serve(LATER_ON, "e", sessions="e-", field="experiment")
-    tell(LATER_ON, late)
-    do(LAST, "settle")
-
-
-LATER_ON = "2026-01-01T00:58:00Z"
-
-
-@pytest.fixture(scope="module")
-def sqlite_grown(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("grown")
-    path = folder / "rlrec.db"
-    path.write_bytes(sqlite_template.read_bytes())
-    grown(str(path), folder)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return path
-
-
-@pytest.fixture(scope="module")
-def postgres_grown(
-    postgres_server: str, postgres_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, str]:
-    name = f"g{uuid.uuid4().hex}"
-    grown(_create(postgres_server, name, postgres_template), tmp_path_factory.mktemp("grown"))
-    return postgres_server, name
+from tests.conftest import ON_BOTH, CommandResult, Run, filled, runner
 
 
 @pytest.fixture
-def healthy(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A copy of the grown store of this test alone, on SQLite unless the test asks for PostgreSQL."""
-    if getattr(request, "param", "sqlite") == "postgres":
-        server, name = request.getfixturevalue("postgres_grown")
-        return _create(server, f"c{uuid.uuid4().hex}", name)
-    path = tmp_path / "rlrec.db"
-    path.write_bytes(request.getfixturevalue("sqlite_grown").read_bytes())
-    return str(path)
-
-
-def sql(db: str, *statements: str) -> list[Row]:
-    """Statements past every check of references: the rows of the last one."""
-    if "://" not in db:
-        with closing(sqlite3.connect(db)) as connection, connection:
-            rows = [connection.execute(statement).fetchall() for statement in statements]
-        return rows[-1]
-    import psycopg
-
-    with psycopg.connect(db) as server:
-        server.execute("SET session_replication_role = replica")
-        result: list[Row] = []
-        for statement in statements:
-            cursor = server.execute(statement)
-            result = cursor.fetchall() if cursor.description else []
-        return result
+def healthy(db: str) -> str:
+    """A store in which everything has happened that can happen."""
+    filled(db, grown)
+    return db
 
 
 def audit(db: str, **options: Any) -> Report:
@@ -162,11 +45,8 @@ def errors(report: Report) -> set[tuple[str, str]]:
     return {(finding.check, finding.subject) for finding in report.findings if finding.severity == "error"}
 
 
-BOTH = pytest.mark.parametrize("healthy", ["sqlite", "postgres"], indirect=True)
-
-
 @pytest.mark.slow
-@BOTH
+@ON_BOTH
 def test_a_sound_store_is_content(healthy: str) -> None:
     report = audit(healthy)
     assert report.findings == []
@@ -175,7 +55,7 @@ def test_a_sound_store_is_content(healthy: str) -> None:
     assert report.checked["versions"] == 17
 
 
-@pytest.mark.parametrize("healthy", ["sqlite", "postgres"], indirect=True)
+@ON_BOTH
 def test_every_long_check_says_how_far_it_is(healthy: str) -> None:
     counted = set[str]()
     with closing(Store(healthy)) as store:
@@ -392,9 +272,9 @@ ALSO_ON_POSTGRES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("healthy", "bent"),
+    ("db", "bent"),
     [("sqlite", bent) for bent in BENT] + [("postgres", bent) for bent in ALSO_ON_POSTGRES],
-    indirect=["healthy"],
+    indirect=["db"],
 )
 def test_what_was_bent_is_found(healthy: str, bent: str) -> None:
     statements, check, subject = BENT[bent]
@@ -465,15 +345,15 @@ def test_every_format_has_one_layout_whatever_was_found(healthy: str) -> None:
     assert run("doctor", "--format", "csv").stdout.splitlines()[1:] == [",".join(findings[0].values())]
 
 
-def test_nothing_is_changed_by_looking(sqlite_grown: Path) -> None:
-    before = sqlite_grown.read_bytes()
-    assert audit(str(sqlite_grown), sample=10).checked["propensities"] == 10
-    assert sqlite_grown.read_bytes() == before
+def test_nothing_is_changed_by_looking(healthy: str) -> None:
+    before = Path(healthy).read_bytes()
+    assert audit(healthy, sample=10).checked["propensities"] == 10
+    assert Path(healthy).read_bytes() == before
 
 
 @pytest.mark.slow
-def test_a_sample_is_said_and_the_same_each_time(sqlite_grown: Path) -> None:
-    first, again = audit(str(sqlite_grown), sample=7), audit(str(sqlite_grown), sample=7)
+def test_a_sample_is_said_and_the_same_each_time(healthy: str) -> None:
+    first, again = audit(healthy, sample=7), audit(healthy, sample=7)
     assert first == again
     assert [(finding.severity, finding.check) for finding in first.findings] == [("info", "propensities")]
     assert "7 of 546" in first.findings[0].detail

@@ -17,9 +17,9 @@ import pytest
 from rlrec.errors import StoreBusy
 from rlrec.store import Store
 from rlrec.store.database import sqlite_files
+from tests.app.grown import grown
 from tests.app.shop import done
-from tests.app.upkeep.test_doctor import sqlite_grown  # noqa: F401 (a fixture)
-from tests.conftest import runner
+from tests.conftest import filled, runner
 
 LATE = "2026-01-01T03:00:00Z"
 RIGHTS = "-dac_override,-dac_read_search"  # by which root writes into any folder
@@ -29,11 +29,12 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def shelf(sqlite_grown: Path, tmp_path: Path) -> Iterator[Path]:  # noqa: F811
+def shelf(sqlite_db: str, tmp_path: Path) -> Iterator[Path]:
     """A folder without rights to write, with a store in it."""
+    filled(sqlite_db, grown)
     folder = tmp_path / "shelf"
     folder.mkdir()
-    shutil.copy(sqlite_grown, folder / "rlrec.db")
+    shutil.copy(sqlite_db, folder / "rlrec.db")
     folder.chmod(0o555)
     yield folder
     folder.chmod(0o755)
@@ -83,7 +84,7 @@ def test_a_store_that_was_not_closed_needs_its_log(shelf: Path, command: Command
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_in_one_line_whoever_meets_it(sqlite_grown: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_full_disk_is_said_in_one_line_whoever_meets_it(sqlite_db: str) -> None:
     mount = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=4m none /mnt && exec "$@"', "sh"]
     if os.geteuid() or shutil.which("unshare") is None or subprocess.run([*mount, "true"], check=False).returncode:
         pytest.skip("needs a file system of its own")
@@ -91,7 +92,8 @@ def test_a_full_disk_is_said_in_one_line_whoever_meets_it(sqlite_grown: Path, tm
         for words in "$3" status; do $1 -m rlrec --db /mnt/s.db $words; echo $? >&2; done
         rm /mnt/fill; $1 -m rlrec --db /mnt/s.db doctor > /dev/null 2>&1; echo $? >&2"""
     draw = "recommend --policy ts --session new"
-    words = [*mount, "sh", "-c", script, "sh", sys.executable, str(sqlite_grown), draw]
+    filled(sqlite_db, grown)
+    words = [*mount, "sh", "-c", script, "sh", sys.executable, sqlite_db, draw]
     result = subprocess.run(words, capture_output=True, text=True, check=True)
     draws, code, reads, last, healthy = result.stderr.splitlines()
     assert (result.stdout, code, last, healthy) == ("", "1", "1", "0")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import struct
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from rlrec.app.upkeep.doctor import Report, Request, doctor
 from rlrec.store import Store
 from tests.app.learned import trained
 from tests.app.shop import done
-from tests.conftest import ON_BOTH, runner
+from tests.conftest import ON_BOTH, filled, runner
 from tests.policy import histories
 
 READ = {
@@ -28,11 +27,10 @@ READ = {
 START = "2026-01-01T00:{:02}:00Z"
 
 
-def grown(db: str, folder: Path) -> None:
+def grown(db: str) -> None:
     """Visits of a trained version, pages of one and three, with feedback between; arms change their features, one is
     retired, one is new to the version; two versions and a variant have served."""
     run = runner(db)
-    (folder / "read.json").write_text(json.dumps(READ))
 
     def do(minute: int, *args: object, stdin: str | None = None) -> Any:
         return done(run("--now", START.format(minute), "-q", *args, stdin=stdin))
@@ -53,8 +51,10 @@ def grown(db: str, folder: Path) -> None:
     for number in range(6):
         features = {"price": number / 3, "kind": ["tea", "milk"][number % 2]}
         do(0, "arm", "add", f"a{number}", "--features", json.dumps(features))
-    read = folder / "read.json"
-    do(0, "policy", "create", "home", "--kind", "gradient", "--param", "floor=0.1", "--features", read)
+    with NamedTemporaryFile("w", suffix=".json") as read:
+        read.write(json.dumps(READ))
+        read.flush()
+        do(0, "policy", "create", "home", "--kind", "gradient", "--param", "floor=0.1", "--features", read.name)
     serve(1)
     with closing(Store(db)) as store:
         trained(store, "home")
@@ -67,23 +67,10 @@ def grown(db: str, folder: Path) -> None:
     serve(6, policy=None, experiment="e", user="u")
 
 
-@pytest.fixture(scope="module")
-def template(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("states")
-    path = folder / "rlrec.db"
-    path.write_bytes(sqlite_template.read_bytes())
-    grown(str(path), folder)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return path
-
-
 @pytest.fixture
-def served(template: Path, tmp_path: Path) -> str:
-    """A copy of the grown store of this test alone."""
-    path = tmp_path / "rlrec.db"
-    path.write_bytes(template.read_bytes())
-    return str(path)
+def served(sqlite_db: str) -> str:
+    filled(sqlite_db, grown)
+    return sqlite_db
 
 
 def audit(db: str) -> Report:
@@ -116,8 +103,8 @@ def late(db: str, size: int = 1) -> tuple[int, bytes]:
 
 
 @ON_BOTH
-def test_a_sound_store_is_content(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    grown(db, tmp_path)
+def test_a_sound_store_is_content(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    grown(db)
     monkeypatch.setattr(session_slates, "PORTION", 7)
     report = audit(db)
     assert {finding.check for finding in report.findings} <= {"positions"}  # all clicks are at position 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from rlrec.errors import InputError
 from rlrec.store.policies import curves
 from tests.app import logs
 from tests.app.learned import trained
-from tests.conftest import runner
+from tests.conftest import filled, runner
 
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
 SLATE = ("sips", "iips", "rips", "pi", "cascade-dr", "interpol", "pbm:home")
@@ -38,21 +37,17 @@ def curve(db: str, *examination: float) -> None:
         )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Path:
+def served(db: str) -> None:
     """Pages of two of five arms, served by a policy that learns."""
-    path = tmp_path_factory.mktemp("pages") / "pages.db"
-    path.write_bytes(sqlite_template.read_bytes())
-    logs.catalogue(str(path), 5)
-    logs.create(str(path), "log", "thompson", floor="0.2")
-    curve(str(path), 1.0, 0.5)
-    logs.serve(str(path), "log", pages=200, rates=RATES, size=2, users=40, group=20, together=1)
-    return path
+    logs.catalogue(db, 5)
+    logs.create(db, "log", "thompson", floor="0.2")
+    curve(db, 1.0, 0.5)
+    logs.serve(db, "log", pages=200, rates=RATES, size=2, users=40, group=20, together=1)
 
 
 @pytest.fixture
-def pages(served: Path, sqlite_db: str) -> str:
-    Path(sqlite_db).write_bytes(served.read_bytes())
+def pages(sqlite_db: str) -> str:
+    filled(sqlite_db, served)
     return sqlite_db
 
 

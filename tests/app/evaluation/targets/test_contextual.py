@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from rlrec.store.log import contents, reader
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 from tests.app import logs
+from tests.conftest import filled
 
 RATES = (0.1, 0.3, 0.5, 0.2)
 DEVICES = ("pc", "phone", "tv")
@@ -113,23 +113,15 @@ def test_values_that_no_encoder_expects_count_as_missing(sqlite_db: str) -> None
     assert len(set(groups.values())) == 1
 
 
-@pytest.fixture(scope="module")
-def logged_pages(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Any:
-    folder = tmp_path_factory.mktemp("pages")
-    path = folder / "pages.db"
-    path.write_bytes(sqlite_template.read_bytes())
-    prepared(str(path), "lin-thompson", size=2, pages=400, model="shared", samples="200", floor="0.1")
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return path
+def correlated(db: str) -> None:
+    """400 pages of two, and a shared model whose scores are correlated."""
+    prepared(db, "lin-thompson", size=2, pages=400, model="shared", samples="200", floor="0.1")
 
 
 @pytest.fixture
-def shared(logged_pages: Any, tmp_path: Path) -> Any:
-    """400 pages of two, and a shared model whose scores are correlated."""
-    path = tmp_path / "pages.db"
-    path.write_bytes(logged_pages.read_bytes())
-    return str(path)
+def shared(sqlite_db: str) -> str:
+    filled(sqlite_db, correlated)
+    return sqlite_db
 
 
 @pytest.mark.slow

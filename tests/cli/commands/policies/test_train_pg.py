@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +15,7 @@ from rlrec.store import Store
 from tests.app.shop import MINUTE, START, dump
 from tests.app.visitors import LATER, opened, serve
 from tests.cli.program.test_bad_input import refuses
-from tests.conftest import CommandResult, Run, runner
+from tests.conftest import CommandResult, Run, filled, runner
 
 NOW = "2027-01-16T08:00:00Z"  # LATER
 QUICK = ("--seed", 1, "--epochs", 2)
@@ -27,18 +26,15 @@ def opening(path: Path) -> Store:
     return Store(str(path), now=LATER, notice=lambda _: None)
 
 
-@pytest.fixture(scope="module")
-def logged(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("logged") / "logged.db"
-    shutil.copy(sqlite_template, path)
-    with closing(opening(path)) as store:
+def logged(db: str) -> None:
+    with closing(opening(Path(db))) as store:
         serve(opened(store), liked=lambda key, step, before: key == "tea", visits=1_000)
-    return path
 
 
 @pytest.fixture
-def path(logged: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(logged, tmp_path / "shop.db"))
+def path(sqlite_db: str) -> Path:
+    filled(sqlite_db, logged)
+    return Path(sqlite_db)
 
 
 @pytest.fixture
@@ -309,7 +305,7 @@ def test_a_log_without_propensities_teaches_nothing(run_sqlite: Run) -> None:
     refuses(result, 2, "has propensities for whole slates")
 
 
-def test_sessions_without_rewards_teach_nothing(path: Path, run_sqlite: Run, sqlite_db: str) -> None:
+def test_sessions_without_rewards_teach_nothing(run_sqlite: Run, sqlite_db: str) -> None:
     with closing(opening(Path(sqlite_db))) as store:
         serve(opened(store), visits=50, liked=lambda key, step, before: False)
     result = run_sqlite("--now", NOW, "-q", "train-pg", "visits")

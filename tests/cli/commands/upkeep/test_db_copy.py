@@ -20,19 +20,18 @@ from rlrec.errors import StoreBusy
 from rlrec.store import Store
 from rlrec.store.database.tables import metadata
 from rlrec.store.upkeep import copying
+from tests.app.grown import grown
 from tests.app.shop import done
-from tests.app.upkeep.test_doctor import sqlite_grown  # noqa: F401 (a fixture)
-from tests.conftest import runner
+from tests.conftest import filled, runner
 
 LATE = "2026-01-01T03:00:00Z"
 EVALUATE = ("--now", LATE, "evaluate", "ts", "greedy", "sees", "uniform", "--estimator", "snips,dr,sips,pdis", "--json")
 
 
 @pytest.fixture
-def source(sqlite_grown: Path, tmp_path: Path) -> str:  # noqa: F811
-    path = tmp_path / "source.db"
-    path.write_bytes(sqlite_grown.read_bytes())
-    return str(path)
+def source(sqlite_db: str) -> str:
+    filled(sqlite_db, grown)
+    return sqlite_db
 
 
 def content(db: str) -> dict[str, list[Any]]:
@@ -128,7 +127,7 @@ def test_a_copy_of_another_store_is_not_gone_on_with(tmp_path: Path) -> None:
     assert len(marks) == 2
 
 
-@pytest.mark.parametrize("to", ["source.db", "./link.db", "full.db", "other.db"])
+@pytest.mark.parametrize("to", ["rlrec.db", "./link.db", "full.db", "other.db"])
 def test_a_target_that_is_not_empty_is_refused(source: str, tmp_path: Path, to: str) -> None:
     (tmp_path / "link.db").symlink_to(source)
     done(runner(str(tmp_path / "full.db"))("init"))
@@ -228,7 +227,7 @@ def test_a_disk_that_is_full_leaves_no_backup_behind(source: str, tmp_path: Path
     result = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert f"cannot write {tmp_path / 'b.db'}" in result.stderr
-    assert [path.name for path in tmp_path.iterdir() if path.name != "source.db"] == []
+    assert [path.name for path in tmp_path.iterdir() if path.name != "rlrec.db"] == []
 
 
 def test_postgres_is_backed_up_by_its_own_tool(postgres_server: str, postgres_template: str) -> None:

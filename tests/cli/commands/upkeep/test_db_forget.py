@@ -22,13 +22,18 @@ from rlrec.app.serving.cache import ServingCache
 from rlrec.app.upkeep import db_forget
 from rlrec.store import Store, Unit
 from rlrec.store.upkeep import removals
+from tests.app.grown import grown, sql
 from tests.app.shop import done
-from tests.app.upkeep.test_doctor import healthy, postgres_grown, sql, sqlite_grown  # noqa: F401 (fixtures)
-from tests.conftest import ON_BOTH, Run, runner
+from tests.conftest import ON_BOTH, Run, filled, runner
 from tests.stops import cpu_of_children, wait_for_work
 
 START, LATE = "2026-01-01T00:00:00Z", "2026-01-01T03:00:00Z"
-BOTH = pytest.mark.parametrize("healthy", ["sqlite", "postgres"], indirect=True)
+
+
+@pytest.fixture
+def healthy(db: str) -> str:
+    filled(db, grown)
+    return db
 
 
 def at(run: Run, *words: object, **more: Any) -> Any:
@@ -36,8 +41,8 @@ def at(run: Run, *words: object, **more: Any) -> Any:
 
 
 @pytest.mark.slow
-@BOTH
-def test_beliefs_forget_what_the_slots_of_a_user_added(healthy: str) -> None:  # noqa: F811
+@ON_BOTH
+def test_beliefs_forget_what_the_slots_of_a_user_added(healthy: str) -> None:
     run = runner(healthy)
     at(run, "policy", "retire", "ts@1")
     before = at(run, "db", "forget", "--user", "u1", "--dry-run")
@@ -51,8 +56,8 @@ def test_beliefs_forget_what_the_slots_of_a_user_added(healthy: str) -> None:  #
     assert run("--now", LATE, "doctor").exit_code == 0
 
 
-@BOTH
-def test_a_rebuilt_belief_equals_one_that_forgot(healthy: str) -> None:  # noqa: F811
+@ON_BOTH
+def test_a_rebuilt_belief_equals_one_that_forgot(healthy: str) -> None:
     run = runner(healthy)
     at(run, "db", "forget", "--user", "u1", "--yes")
     for name in ("greedy", "ucb", "sees"):
@@ -63,7 +68,7 @@ def test_a_rebuilt_belief_equals_one_that_forgot(healthy: str) -> None:  # noqa:
         ]
 
 
-def test_a_belief_that_forgot_everybody_is_empty(healthy: str) -> None:  # noqa: F811
+def test_a_belief_that_forgot_everybody_is_empty(healthy: str) -> None:
     """No rounding is left, in pulls below 0 least of all."""
     run = runner(healthy)
     for (user,) in sql(healthy, "SELECT key FROM users"):
@@ -76,8 +81,7 @@ def test_a_belief_that_forgot_everybody_is_empty(healthy: str) -> None:  # noqa:
 
 @ON_BOTH
 @pytest.mark.slow
-@BOTH
-def test_copies_of_a_belief_and_what_was_fitted_to_its_log_forget_too(healthy: str) -> None:  # noqa: F811
+def test_copies_of_a_belief_and_what_was_fitted_to_its_log_forget_too(healthy: str) -> None:
     """Nothing came in since they were made, so that they equal the belief that they come from."""
     run = runner(healthy)
     variants = ("--variant", "a=fades", "--variant", "b=sees", "--variant", "c=ts@2", "--variant", "d=ends")
@@ -103,8 +107,7 @@ def test_copies_of_a_belief_and_what_was_fitted_to_its_log_forget_too(healthy: s
 
 @ON_BOTH
 @pytest.mark.slow
-@BOTH
-def test_a_log_that_faded_is_forgotten_as_it_faded(healthy: str) -> None:  # noqa: F811
+def test_a_log_that_faded_is_forgotten_as_it_faded(healthy: str) -> None:
     """Two beliefs of one log and one past, one of them rebuilt, agree afterwards."""
     run = runner(healthy)
     at(run, "policy", "create", "fading", "--kind", "ucb", "--param", "discount=0.9", "--from-log", "policy=ucb")
@@ -122,8 +125,7 @@ def test_a_log_that_faded_is_forgotten_as_it_faded(healthy: str) -> None:  # noq
 
 @ON_BOTH
 @pytest.mark.slow
-@BOTH
-def test_a_retired_belief_forgets_what_it_held_when_it_ended(healthy: str) -> None:  # noqa: F811
+def test_a_retired_belief_forgets_what_it_held_when_it_ended(healthy: str) -> None:
     """It equals one that was frozen at that moment, whatever has come in since."""
     run = runner(healthy)
     numbers = [row[0] for row in sql(healthy, "SELECT id FROM decision WHERE policy_id = 4 ORDER BY id")]
@@ -149,7 +151,7 @@ def _pulls(db: str, policy: str, number: int) -> list[float]:
     return [pulls * 0.9 ** (6 - ordinal) for pulls, ordinal in sql(db, f"{chosen} ORDER BY b.arm_id")]
 
 
-def test_versions_whose_parameters_come_from_a_user_are_named(healthy: str, tmp_path: Path) -> None:  # noqa: F811
+def test_versions_whose_parameters_come_from_a_user_are_named(healthy: str, tmp_path: Path) -> None:
     run = runner(healthy)
     at(run, "policy", "create", "start", "--kind", "thompson", "--prior-from", "policy=greedy")
     at(run, "policy", "create", "encoded", "--kind", "linucb", "--from-log", "policy=sees")
@@ -163,8 +165,8 @@ def test_versions_whose_parameters_come_from_a_user_are_named(healthy: str, tmp_
     ]
 
 
-@BOTH
-def test_others_keep_their_rows_and_their_figures(healthy: str) -> None:  # noqa: F811
+@ON_BOTH
+def test_others_keep_their_rows_and_their_figures(healthy: str) -> None:
     run = runner(healthy)
     others = (
         "SELECT d.id, d.seed, d.log_propensity, s.position, s.arm_id, s.propensity FROM decision d JOIN slot s"
@@ -391,12 +393,12 @@ READ_THE_LOG = [
 @ON_BOTH
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("healthy", "line"),
+    ("db", "line"),
     [*(("sqlite", line) for line in READ_THE_LOG), *(("postgres", line) for line in READ_THE_LOG[:2])],
-    indirect=["healthy"],
+    indirect=["db"],
 )
 def test_what_read_a_user_who_was_forgotten_meanwhile_stores_nothing(
-    healthy: str,  # noqa: F811
+    healthy: str,
     monkeypatch: pytest.MonkeyPatch,
     line: str,
 ) -> None:

@@ -6,16 +6,21 @@ from typing import Any
 
 import pytest
 
+from tests.app.grown import grown, sql
 from tests.app.shop import done
-from tests.app.upkeep.test_doctor import healthy, postgres_grown, sql, sqlite_grown  # noqa: F401 (fixtures)
-from tests.conftest import ON_BOTH, Run, runner
+from tests.conftest import ON_BOTH, Run, filled, runner
 
 LATE, BEFORE = "2026-01-01T03:00:00Z", "2026-01-01T00:50:00Z"
-BOTH = pytest.mark.parametrize("healthy", ["sqlite", "postgres"], indirect=True)
 BELIEFS = (
     "SELECT version_id, bucket, arm_id, ordinal, pulls, reward_sum, reward_squares, extra FROM belief"
     " ORDER BY version_id, bucket, arm_id"
 )
+
+
+@pytest.fixture
+def healthy(db: str) -> str:
+    filled(db, grown)
+    return db
 
 
 def at(run: Run, *words: object, **more: Any) -> Any:
@@ -23,9 +28,9 @@ def at(run: Run, *words: object, **more: Any) -> Any:
 
 
 @pytest.mark.slow
-@BOTH
+@ON_BOTH
 def test_beliefs_stay_to_the_last_bit_and_the_audit_is_content(
-    healthy: str,  # noqa: F811
+    healthy: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("rlrec.app.upkeep.db_prune.VISITS", 50)
@@ -39,8 +44,8 @@ def test_beliefs_stay_to_the_last_bit_and_the_audit_is_content(
     assert at(run, "db", "prune", "--before", BEFORE, "--yes")["decisions"] == 0
 
 
-@BOTH
-def test_changes_from_which_no_decision_is_left_are_merged(healthy: str) -> None:  # noqa: F811
+@ON_BOTH
+def test_changes_from_which_no_decision_is_left_are_merged(healthy: str) -> None:
     """How the probabilities of a decision arose is shown as before."""
     run, count = runner(healthy), "SELECT count(*) FROM belief_delta"
     ((number,),) = sql(healthy, "SELECT min(id) FROM decision WHERE at > 1767228600000000")
@@ -54,8 +59,8 @@ def test_changes_from_which_no_decision_is_left_are_merged(healthy: str) -> None
     assert run("--now", LATE, "doctor").exit_code == 0
 
 
-@BOTH
-def test_the_audit_still_checks_beliefs_whose_slots_are_gone(healthy: str) -> None:  # noqa: F811
+@ON_BOTH
+def test_the_audit_still_checks_beliefs_whose_slots_are_gone(healthy: str) -> None:
     run = runner(healthy)
     at(run, "db", "prune", "--before", BEFORE, "--yes")
     sql(healthy, "UPDATE pruned_sums SET pulls = pulls + 1 WHERE version_id = 1 AND arm_id = 1")
@@ -68,16 +73,16 @@ def test_the_audit_still_checks_beliefs_whose_slots_are_gone(healthy: str) -> No
     assert (doctored.exit_code, subjects) == (3, {("slots", "policy ts arm a1")})
 
 
-@BOTH
-def test_a_dry_run_says_that_nothing_was_changed(healthy: str) -> None:  # noqa: F811
+@ON_BOTH
+def test_a_dry_run_says_that_nothing_was_changed(healthy: str) -> None:
     words = ("--now", LATE, "db", "prune", "--before", BEFORE, "--yes")
     assert "nothing was changed" in done(runner(healthy)(*words, "--dry-run")).stderr
     assert "nothing was changed" not in done(runner(healthy)(*words)).stderr
 
 
 @ON_BOTH
-@BOTH
-def test_after_a_prune_everything_goes_on(healthy: str) -> None:  # noqa: F811
+@ON_BOTH
+def test_after_a_prune_everything_goes_on(healthy: str) -> None:
     """Freezing, feedback, serving and forgetting leave a store that the audit is content with."""
     run = runner(healthy)
     at(run, "db", "prune", "--before", BEFORE, "--yes")
@@ -93,7 +98,7 @@ def test_after_a_prune_everything_goes_on(healthy: str) -> None:  # noqa: F811
     assert run("--now", LATE, "doctor").exit_code == 0
 
 
-def test_estimates_of_later_visits_and_probabilities_stay(healthy: str) -> None:  # noqa: F811
+def test_estimates_of_later_visits_and_probabilities_stay(healthy: str) -> None:
     run = runner(healthy)
     later = ("evaluate", "taught", "uniform", "--log", "since=2026-01-01T00:57:00Z", "--estimator", "snips,dr,sips")
     before = at(run, *later), at(run, "policy", "show", "ts-slow")["arms"]
@@ -104,7 +109,7 @@ def test_estimates_of_later_visits_and_probabilities_stay(healthy: str) -> None:
     assert served == [{name: arm[name] for name in served[0]} for arm in before[1]]
 
 
-def test_a_rebuild_that_would_lack_decisions_is_refused(healthy: str) -> None:  # noqa: F811
+def test_a_rebuild_that_would_lack_decisions_is_refused(healthy: str) -> None:
     run = runner(healthy)
     at(run, "db", "prune", "--before", BEFORE, "--yes")
     refused = run("--now", LATE, "policy", "rebuild", "greedy")
