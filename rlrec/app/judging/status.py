@@ -100,7 +100,8 @@ def status(store: Store) -> Status:
             "routes": [_route(change, live, routed.get(change.route_id, 0)) for change in changes],
             "experiments": [
                 {
-                    "experiment": row.name, "unit": row.unit, "units": activity.count_experiment_units(unit, row.id),
+                    "experiment": row.name, "unit": row.unit,
+                    "units": sum(experiments.count_units(unit, row.id).values()),
                     "variants": [variant.label for variant in row.variants], "created_at": written(row.created_at),
                 }
                 for row in running

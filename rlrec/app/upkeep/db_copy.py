@@ -29,7 +29,10 @@ def copy(store: Store, request: Request) -> Copy:
     """The counts of a copy. One that was stopped goes on, where the store has not changed since. Raises CheckFailed
     where the target holds another store."""
     address = printable(location(request.to))
-    if location(request.to) == store.url or copying.is_same_file(address, store.address):
+    is_same_file = (
+        os.path.exists(address) and os.path.exists(store.address) and os.path.samefile(address, store.address)
+    )
+    if location(request.to) == store.url or is_same_file:
         raise InputError("--to is the store itself", hint="name another database")
     with store.read() as unit:
         answer = Copy(to=address, tables=len(copying.TABLES), rows=copying.count_rows(unit), resumed=False)

@@ -82,11 +82,6 @@ def events_by_hour(unit: Unit, *, hours: int, window_us: int) -> list[int]:
     return counts
 
 
-def count_experiment_units(unit: Unit, experiment_id: int) -> int:
-    """How many units an experiment has assigned."""
-    return int(unit.ask_value("SELECT count(*) FROM assignment WHERE experiment_id = ?", experiment_id))
-
-
 def live_times(unit: Unit) -> dict[int, int]:
     """When the live version of each policy became live, by the policy's id; without those that were never changed."""
     rows = unit.ask("SELECT policy_id, max(at), coalesce(max(rolled_back_at), 0) FROM promotion GROUP BY policy_id")

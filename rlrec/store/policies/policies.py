@@ -12,6 +12,7 @@ from rlrec.store.database import engine
 from rlrec.store.database.unit import Row, StoredRows, Unit, parse, to_text
 from rlrec.store.log import decisions
 
+# The columns of each record, in the order of its fields.
 _REWARD = (
     "reward.id, reward.name, reward.weights, reward.window_us, reward.default_value, reward.clip_low, reward.clip_high,"
     " reward.learn, reward.late"
@@ -30,12 +31,9 @@ _HEAD = "policy_head.policy_id, policy_head.seq, policy_head.ordinal, policy_hea
 
 
 def _reward(row: Row) -> Reward:
-    key, name, terms, window_us, default, low, high, learn, late = row
+    key, name, terms, *values = row
     weights, transforms = _terms(parse(terms, f"weights of reward {key}"))
-    return Reward(
-        id=key, name=name, weights=weights, window_us=window_us, default=default,
-        clip_low=low, clip_high=high, learn=learn, late=late, transforms=transforms,
-    )  # fmt: skip
+    return Reward._make((key, name, weights, *values, transforms))
 
 
 def _terms(terms: dict[str, Any]) -> tuple[dict[str, float], dict[str, Transform]]:
@@ -57,10 +55,8 @@ def _terms_text(definition: Reward) -> str:
 
 
 def _policy(row: Row) -> StoredPolicy:
-    key, name, kind, params, base_id, base = row
-    return StoredPolicy(
-        id=key, name=name, kind=kind, params=parse(params, f"params of policy {key}"), base_id=base_id, base=base
-    )
+    key, name, kind, params, *base = row
+    return StoredPolicy(key, name, kind, parse(params, f"params of policy {key}"), *base)
 
 
 @lru_cache(maxsize=128)

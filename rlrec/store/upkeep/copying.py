@@ -40,11 +40,6 @@ def fingerprint(unit: Unit) -> str:
     return blake2b(repr(marks).encode(), digest_size=10).hexdigest()
 
 
-def is_same_file(path: str, other: str) -> bool:
-    """Whether two paths lead to one file that exists."""
-    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
-
-
 def create(path: str, *, like: str) -> BinaryIO:
     """A new file that nobody may read who may not read the other one, locked until it is closed."""
     return drafts.create(path, os.stat(like).st_mode & 0o777 | 0o600)
@@ -145,8 +140,11 @@ class CopyTarget:
         with self.write() as unit:
             if unit.postgres:
                 for table in TABLES:
-                    if unit.ask_value(_SEQUENCE, table.name):
-                        _set_sequence(unit, table.name)
+                    if sequence := unit.ask_value(_SEQUENCE, table.name):
+                        last = int(unit.ask_value(f"SELECT coalesce(max(id), 0) FROM {table.name}"))
+                        if table is t.decision:
+                            last = max(last, unit.ask_value("SELECT removed_to FROM settings") or 0)
+                        unit.ask("SELECT setval(?, ?, ?)", sequence, max(last, 1), last > 0)
                 unit.tell("ANALYZE")
             unit.tell(f"UPDATE {schema.VERSION_TABLE} SET version_num = ?", schema.HEAD)
 
@@ -168,13 +166,6 @@ _SEQUENCE = (
     "SELECT pg_get_serial_sequence(table_name, 'id') FROM information_schema.columns"
     " WHERE table_schema = current_schema() AND table_name = ? AND column_name = 'id'"
 )
-
-
-def _set_sequence(unit: Unit, table: str) -> None:
-    last = int(unit.ask_value(f"SELECT coalesce(max(id), 0) FROM {table}"))
-    if table == "decision":
-        last = max(last, unit.ask_value("SELECT removed_to FROM settings") or 0)
-    unit.ask("SELECT setval(pg_get_serial_sequence(?, 'id'), ?, ?)", table, max(last, 1), last > 0)
 
 
 def backup(store: Store, path: str) -> int:

@@ -14,7 +14,7 @@ from rlrec.policy.beliefs.drift import Adwin, Change
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit
-from rlrec.store.log import decisions, reader
+from rlrec.store.log import activity, decisions, reader
 from rlrec.store.log.reader import Batch
 from rlrec.store.policies import arms
 from rlrec.times import written
@@ -63,7 +63,7 @@ class RewardDrift:
             self.newest[stream] = changes[-1]
 
     def finish(self, findings: Findings) -> None:
-        at = self._times()
+        at = self.times()
         subject = f"policy {self.version.policy.name}"
         for stream, change in self.newest.items():
             detail = (
@@ -84,20 +84,9 @@ class RewardDrift:
             return "info", "; the policy forgets what came before"
         return "warning", "; beliefs still count what came before"
 
-    def newest_changes(self) -> dict[int | str, dict[str, Any]]:
-        """The newest change of each stream that has one."""
-        at = self._times()
-        return {
-            stream: {
-                "decision_id": change.start, "at": written(at[change.start]), "noticed": change.alarm,
-                "before": change.mean_before, "after": change.mean_after,
-            }
-            for stream, change in self.newest.items()
-        }  # fmt: skip
-
-    def _times(self) -> dict[int, int]:
-        starts = {change.start for change in self.newest.values()}
-        return {number: decision.at for number, decision in decisions.find(self.unit, starts).items()}
+    def times(self) -> dict[int, int]:
+        """The time of the first decision after each change."""
+        return activity.decision_times(self.unit, [change.start for change in self.newest.values()])
 
 
 def _means(rewards: Array, *columns: Ids) -> tuple[Ids, Array]:
@@ -115,4 +104,11 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
     first, last = decisions.nth_newest(unit, policy_id, RECENT), reader.last_id(unit, policy_id)
     for batch in reader.ranges(unit, policy_id, first=first, last=last):
         drift.take(batch)
-    return drift.newest_changes()
+    at = drift.times()
+    return {
+        stream: {
+            "decision_id": change.start, "at": written(at[change.start]), "noticed": change.alarm,
+            "before": change.mean_before, "after": change.mean_after,
+        }
+        for stream, change in drift.newest.items()
+    }  # fmt: skip
