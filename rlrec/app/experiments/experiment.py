@@ -294,24 +294,23 @@ def _promoted(unit: Unit, experiment: Experiment, route: RouteChange | None, lab
 
 def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
     serving, shares = versions_of(unit, experiment), shares_of(experiment)
-    if references := interleaved.rankers(experiment):
-        resolved = [lookup.version(unit, reference)[0] for reference in references]
-        variants = [_row(team, version, 0.5) for team, version in zip(TEAMS, resolved, strict=True)]
-    else:
-        variants = [_row(variant.label, serving[variant.id], shares[variant.id]) for variant in experiment.variants]
-    stopped_at = None if experiment.stopped_at is None else written(experiment.stopped_at)
+    rows = [(variant.label, serving[variant.id], shares[variant.id]) for variant in experiment.variants]
+    references = interleaved.rankers(experiment)
+    if references:
+        rows = [(team, lookup.version(unit, name)[0], 0.5) for team, name in zip(TEAMS, references, strict=True)]
     summary: ExperimentSummary = {
-        "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit, "variants": variants,
-        "created_at": written(experiment.created_at), "stopped_at": stopped_at,
+        "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit,
+        "variants": [
+            {
+                "variant": label, "policy": version.policy.display_name, "version": version.number,
+                "learns": version.learning, "weight": weight,
+            }
+            for label, version, weight in rows
+        ],
+        "created_at": written(experiment.created_at),
+        "stopped_at": None if experiment.stopped_at is None else written(experiment.stopped_at),
     }  # fmt: skip
     return {**summary, "interleave": references} if references else summary
-
-
-def _row(label: str, version: Version, weight: float) -> VariantRow:
-    return {
-        "variant": label, "policy": version.policy.display_name, "version": version.number,
-        "learns": version.learning, "weight": weight,
-    }  # fmt: skip
 
 
 def versions_of(unit: Unit, experiment: Experiment) -> dict[int, Version]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from rlrec import policy as kinds
@@ -149,7 +150,13 @@ def set_route(store: Store, request: Request) -> RouteSummary:
         newest = lookup.route(unit, request.name)
         answer: RouteSummary = {**summary(unit, newest), "set": passed, "changed": changed}
         if gate is not None:
-            answer |= {**_figures(gate), "repeated": earlier is not None}  # type: ignore[typeddict-item]
+            from rlrec.app.evaluation.comparisons import paired_gate
+
+            answer |= {
+                "estimate": gate["estimate"], "lower": gate["lower"], "estimator": gate["estimator"],
+                "guards": gate["guards"], "gate": gate, "why": paired_gate.refusal(gate),
+                "repeated": earlier is not None,
+            }  # fmt: skip
         return answer
 
     return store.write(work)
@@ -174,37 +181,20 @@ def _look(unit: Unit, live: RouteChange, request: Request, looks: Sequence[GateL
     return gate, None
 
 
-def _figures(gate: RouteGate) -> dict[str, Any]:
-    """The figures of a gate beside the answer of `route set`. why: it did not let the candidate pass."""
-    from rlrec.app.evaluation.comparisons.paired_gate import refusal
-
-    return {
-        "estimate": gate["estimate"], "lower": gate["lower"], "estimator": gate["estimator"],
-        "guards": gate["guards"], "gate": gate, "why": refusal(gate),
-    }  # fmt: skip
-
-
 def _ramp(unit: Unit, current: RouteChange, request: Request) -> experiment.Request:
     """The experiment by which a share of a route's users gets something else."""
     assert request.share is not None
-    number, names = (
-        routes.count_ramps(unit, current.route_id) + 1,
-        {row.name for row in experiments.all_experiments(unit)},
-    )
-    while (name := f"{current.route[:NAME_LENGTH]}-ramp-{number}") in names:
-        number += 1
+    names = {row.name for row in experiments.all_experiments(unit)}
+    ramps = (f"{current.route[:NAME_LENGTH]}-ramp-{n}" for n in count(routes.count_ramps(unit, current.route_id) + 1))
+    name = next(ramp for ramp in ramps if ramp not in names)
     specs = (("current", current.reference, 1 - request.share), ("candidate", request.to, request.share))
-    variants = [
-        experiment.VariantSpec(label=label, policy=_forkable(unit, reference), weight=weight)
-        for label, reference, weight in specs
-    ]
+    variants = []
+    for label, reference, weight in specs:
+        version, head = lookup.version(unit, reference)
+        # a version that learns is named by its policy, where it is live
+        policy = version.policy.name if version.learning and head.live_id == version.id else reference
+        variants.append(experiment.VariantSpec(label=label, policy=policy, weight=weight))
     return experiment.Request(name=name, variants=variants, route=current.route)
-
-
-def _forkable(unit: Unit, reference: str) -> str:
-    """The reference by which a variant starts: a version that learns is named by its policy, where it is live."""
-    version, head = lookup.version(unit, reference)
-    return version.policy.name if version.learning and head.live_id == version.id else reference
 
 
 def _start(
@@ -284,18 +274,17 @@ def show(store: Store, name: str) -> RouteSummary:
 
     with store.read() as unit:
         newest = lookup.route(unit, name)
-        history = [_history_row(unit, change) for change in reversed(routes.history(unit, newest.route_id))]
+        history = [
+            {
+                "at": written(change.at), "policy": lookup.version(unit, change.policy)[0].policy.display_name,
+                "version": change.number, "experiment": change.experiment, "by": change.command,
+                "gate": None if change.gate is None else parse(change.gate, f"the gate of a change of route {name}"),
+                "reference": change.reference,
+            }
+            for change in reversed(routes.history(unit, newest.route_id))
+        ]  # fmt: skip
         reports = [serving_shadows.report(unit, name, shadow) for shadow in shadows.history(unit, newest.route_id)]
         return {**summary(unit, newest), "history": history, "shadows": reports}
-
-
-def _history_row(unit: Unit, change: RouteChange) -> dict[str, Any]:
-    gate = None if change.gate is None else parse(change.gate, f"the gate of a change of route {change.route}")
-    return {
-        "at": written(change.at), "policy": lookup.version(unit, change.policy)[0].policy.display_name,
-        "version": change.number, "experiment": change.experiment, "by": change.command, "gate": gate,
-        "reference": change.reference,
-    }  # fmt: skip
 
 
 def summary(unit: Unit, newest: RouteChange) -> RouteSummary:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import pickle
 import tempfile
 from array import array
-from collections.abc import Mapping, Sequence
-from itertools import islice
-from math import prod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -50,50 +49,36 @@ class _UnnamedFile:
 
 
 class ArrayFile(_UnnamedFile):
-    """Numbered records, each of one or more groups of arrays. All groups have the same names, types and numbers of
-    dimensions as the first."""
+    """Numbered records: objects whose arrays stay in the file."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._ends = array("q", [0])
-        self._fields: list[tuple[str, np.dtype[Any], int]] = []
+        self._begins = array("q", [0])
+        self._lengths: list[array[int]] = []  # of the pickle of each record, and of its arrays
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._lengths)
 
-    def add(self, groups: Sequence[Arrays]) -> None:
-        """Write one more record: the number of its groups, all shapes, then the arrays."""
-        fields = [[(name, values.dtype, values.ndim) for name, values in group.items()] for group in groups]
-        self._fields = self._fields or fields[0]
-        if any(group_fields != self._fields for group_fields in fields):
-            raise ValueError("arrays of another kind")
-        arrays = [values for group in groups for values in group.values()]
-        head = np.array([len(groups), *(length for values in arrays for length in values.shape)], np.int64)
-        blocks = [values.tobytes().ljust(_round_up(values.nbytes), b"\0") for values in (head, *arrays)]
-        self._write(b"".join(blocks))
-        self._ends.append(self._ends[-1] + sum(map(len, blocks)))
+    def add(self, record: object) -> None:
+        """Write one more record: its pickle, then the arrays."""
+        buffers: list[pickle.PickleBuffer] = []
+        content = pickle.dumps(record, protocol=5, buffer_callback=buffers.append)
+        blocks = [content, *(buffer.raw() for buffer in buffers)]
+        self._lengths.append(array("q", map(len, blocks)))
+        content = b"".join(bytes(block).ljust(_round_up(len(block)), b"\0") for block in blocks)
+        self._write(content)
+        self._begins.append(self._begins[-1] + len(content))
 
-    def read(self, number: int) -> list[dict[str, npt.NDArray[Any]]]:
-        """The groups of a record; their arrays are read-only."""
-        # a map of the record, one byte at least, and where in it that begins
-        start, end = self._ends[number], self._ends[number + 1]
-        at = start % mmap.ALLOCATIONGRANULARITY
-        view = mmap.mmap(self._file.fileno(), end - start + at, access=mmap.ACCESS_READ, offset=start - at)
-        # the head: how many groups, and the shapes of all their arrays
-        count, dimensions = int(np.frombuffer(view, np.int64, 1, at)[0]), sum(ndim for *_, ndim in self._fields)
-        shapes = iter(np.frombuffer(view, np.int64, count * dimensions, at + 8).tolist())
-        at += _round_up(8 * (1 + count * dimensions))
-        # the arrays
-        groups: list[dict[str, npt.NDArray[Any]]] = []
-        for _ in range(count):
-            group: dict[str, npt.NDArray[Any]] = {}
-            for name, dtype, ndim in self._fields:
-                shape = tuple(islice(shapes, ndim))
-                length = prod(shape)
-                group[name] = np.frombuffer(view, dtype, length, at).reshape(shape)
-                at += _round_up(length * dtype.itemsize)
-            groups.append(group)
-        return groups
+    def read(self, number: int) -> Any:
+        """A record; its arrays are read-only."""
+        begin, end = self._begins[number : number + 2]
+        at = begin % mmap.ALLOCATIONGRANULARITY
+        view = memoryview(mmap.mmap(self._file.fileno(), end - begin + at, access=mmap.ACCESS_READ, offset=begin - at))
+        blocks = []
+        for length in self._lengths[number]:
+            blocks.append(view[at : at + length])
+            at += _round_up(length)
+        return pickle.loads(blocks[0], buffers=blocks[1:])
 
 
 def _round_up(length: int) -> int:

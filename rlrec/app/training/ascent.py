@@ -8,7 +8,6 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rlrec.app.training.array_file import ArrayFile
 from rlrec.app.training.blocks import blocks
@@ -16,9 +15,8 @@ from rlrec.app.training.dataset import DatasetSplit, VisitRows
 from rlrec.app.training.holdout_value import HoldoutValue
 from rlrec.arrays import Array, Ids
 from rlrec.errors import RlrecError
-from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.gradients import baseline, reinforce, returns
-from rlrec.policy.gradients.gradient import Gradient, Parameters, State
+from rlrec.policy.gradients.gradient import Gradient, Parameters
 from rlrec.policy.gradients.natural import FoldGradients, MeanFeatures, NaturalSteps
 from rlrec.policy.gradients.reinforce import GradientSums, LoggedSlates, Objective
 from rlrec.records import add_each
@@ -123,7 +121,7 @@ class Trainer:
         self._steps = self._natural_steps(train)
         self._file = ArrayFile()  # what every epoch reads, computed once
         for rows in train.batches():
-            self._file.add([to_arrays(slates) for slates in self.slates(rows)])
+            self._file.add([pack_mask(slates) for slates in self.slates(rows)])
 
     def _natural_steps(self, train: DatasetSplit) -> NaturalSteps:
         """The natural steps from the start. Source of the Fisher diagonal by random signs: Bekas, Kokiopoulou & Saad
@@ -241,7 +239,7 @@ class Trainer:
     def _epoch(self, now: Parameters, rate: float) -> tuple[Parameters, GradientSums]:
         total = reinforce.zero_sums(now)
         for number in range(len(self._file)):
-            slates = [from_arrays(group) for group in self._file.read(number)]
+            slates = [unpack_mask(slates) for slates in self._file.read(number)]
             sums = reinforce.sums(self.policy, now, slates, self.options.objective)
             del slates  # before the next ones are mapped
             if not sums.finite:
@@ -272,27 +270,18 @@ def _point(epoch: int, now: Parameters, sums: GradientSums, tune: HoldoutValue |
     return Epoch(epoch=epoch, lr=rate, supported=supported, **figures)
 
 
-STATE = ("x", "row", "arm", "memory")
-WORDS = {"start": "i4", "column": "i4", "value": "f4"}
-SLATES = ("arms", "described", "shown", "log_propensity", "gain", "raw", "scale")
+def pack_mask(slates: LoggedSlates) -> LoggedSlates:
+    """The slates with eight arms of `eligible` a byte, as they are written."""
+    eligible = slates.eligible
+    return slates if eligible is None else replace(slates, eligible=np.packbits(eligible, axis=1).view(np.bool_))
 
 
-def to_arrays(slates: LoggedSlates) -> dict[str, npt.NDArray[Any]]:
-    arrays = {name: getattr(slates.state, name) for name in STATE} | {name: getattr(slates, name) for name in SLATES}
-    for name, dtype in WORDS.items():  # none at all without words
-        words = slates.state.words
-        arrays[f"word_{name}"] = np.asarray(() if words is None else getattr(words, name), dtype)
-    eligible = np.zeros((len(slates), 0), np.bool_) if slates.eligible is None else slates.eligible
-    return arrays | {"eligible": np.packbits(eligible, axis=1)}
-
-
-def from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> LoggedSlates:
-    start, column, value = (arrays[f"word_{name}"] for name in WORDS)
-    columns = {name: arrays[name] for name in STATE}
-    state = State(**columns, words=Sparse(start, column, value) if len(start) else None)
-    bits = arrays["eligible"]
-    eligible = np.unpackbits(bits, axis=1, count=len(arrays["arms"])).view(np.bool_) if bits.size else None
-    return LoggedSlates(state=state, eligible=eligible, **{name: arrays[name] for name in SLATES})
+def unpack_mask(slates: LoggedSlates) -> LoggedSlates:
+    """The slates as they were before `pack_mask`."""
+    if slates.eligible is None:
+        return slates
+    bits = np.unpackbits(slates.eligible.view(np.uint8), axis=1, count=len(slates.arms))
+    return replace(slates, eligible=bits.view(np.bool_))
 
 
 def group_slates(

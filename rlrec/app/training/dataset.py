@@ -135,7 +135,7 @@ class DatasetSplit:
     def add(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write one more batch: all columns of VisitRows, and those of its eligible sets."""
         self.longest = max(self.longest, int(columns["length"].max()))
-        self._file.add([columns])
+        self._file.add(dict(columns))
 
     def batches(self, max_visits: int | None = None) -> Iterator[VisitRows]:
         """The batches. max_visits: the first ones alone, in full batches, but one batch at least."""
@@ -148,7 +148,7 @@ class DatasetSplit:
             yield rows
 
     def _read(self, number: int) -> VisitRows:
-        columns: dict[str, Any] = self._file.read(number)[0]
+        columns: dict[str, Any] = self._file.read(number)
         columns = {
             name: values.astype(np.int64) if values.dtype.kind == "i" else values for name, values in columns.items()
         }
