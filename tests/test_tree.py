@@ -141,7 +141,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "app/audit/integrity/overdue",
         "app/audit/integrity/requests",
         "app/audit/integrity/returned_users",
-        "app/audit/integrity/slots",
         "app/audit/integrity/visit_histories",
         "cli/commands/upkeep/doctor",
         "store/upkeep/audit",

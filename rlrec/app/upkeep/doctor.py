@@ -15,9 +15,9 @@ from rlrec.app.audit.draws.exploration import Entropy, StarvingArms
 from rlrec.app.audit.draws.propensities import MAX_DERIVED, JointPropensities
 from rlrec.app.audit.draws.reward_drift import RewardDrift
 from rlrec.app.audit.integrity import beliefs, clock, dangling, live_versions, requests, returned_users, visit_histories
+from rlrec.app.audit.integrity.beliefs import RebuiltBeliefs
 from rlrec.app.audit.integrity.findings import UNREADABLE, Finding, Findings
 from rlrec.app.audit.integrity.overdue import Outage, Rounded, check_overdue
-from rlrec.app.audit.integrity.slots import Slots
 from rlrec.app.judging import positions
 from rlrec.errors import RlrecError, StoreBusy
 from rlrec.records import Arm, StoredPolicy
@@ -152,8 +152,8 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
     seq = live[1].seq if live is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, findings=findings, names=names) for version in versions}
     counts, joint = ArmCounts(unit, findings), JointPropensities(findings)
-    watches: list[Slots | Rounded | Outage | RewardDrift | StarvingArms | Entropy | Examination]
-    watches = [Slots(unit, versions, histories, names), Rounded(policy)]
+    watches: list[RebuiltBeliefs | Rounded | Outage | RewardDrift | StarvingArms | Entropy | Examination]
+    watches = [RebuiltBeliefs(unit, versions, histories, names), Rounded(policy)]
     if live is not None:
         watches += [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
         watches += [StarvingArms(unit, policy, active=active), Entropy(policy)]
