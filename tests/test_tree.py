@@ -207,7 +207,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "policy/scores/test_maximum.py": ["policy/scores/families/gumbel", "policy/scores/table"],
     "policy/scores/test_sampled.py": ["policy/scores/families/correlated"],
     "policy/scores/test_tabulated.py": [
-        "policy/scores/density",
         "policy/scores/families/beta",
         "policy/scores/families/gaussian",
         "policy/scores/families/point",

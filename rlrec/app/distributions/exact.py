@@ -15,7 +15,7 @@ from rlrec.app.distributions import sum_tables
 from rlrec.app.distributions.designs import NOW, CatalogueFeatures, arm_features, policy_of
 from rlrec.app.distributions.sum_tables import ColumnSums
 from rlrec.arrays import Array, Ids, Index, Words, look_up
-from rlrec.policy import is_contextual, learns_by_column, learns_from_contexts
+from rlrec.policy import is_contextual, learns_by_column
 from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, unstack
@@ -117,6 +117,7 @@ class VersionDistribution:
             self.generator = VersionDistribution(
                 first, policy_of(first), sums=(), prior=prior, arm_features=arm_features
             )
+        self._contextual = self.policy if is_contextual(self.policy) else None
         self._prior_arms, self._prior = sum_tables.table(prior, 2)
         self._rows: dict[str, Encoded] = {}
         self._set_sums(sums)
@@ -156,9 +157,9 @@ class VersionDistribution:
 
     def see(self, contexts: Collection[Mapping[str, Any]]) -> None:
         """Encode contexts that are about to be used, all at once."""
-        if is_contextual(self.policy):
+        if self._contextual is not None:
             by_key = {self.reading(context): context for context in contexts}
-            rows = self.policy.design.context.rows(list(by_key.values()))
+            rows = self._contextual.design.context.rows(list(by_key.values()))
             self._rows = dict(zip(by_key, rows, strict=True))
         for other in (*self.rankers, *([] if self.generator is None else [self.generator])):
             other.see(contexts)
@@ -178,11 +179,12 @@ class VersionDistribution:
 
     def _moments(self, packed: Array, arms: Ids, revision: int) -> ArmMoments | None:
         """Moments of the contexts that the belief learned from; None for kinds that learn from none."""
-        if not learns_from_contexts(self.policy) or learns_by_column(self.policy):
+        policy = self._contextual
+        if policy is None or not policy.online or policy.design.context.is_sparse:
             return None
         from rlrec.policy.beliefs.solving import unpack  # other kinds need none of it
 
-        q = self.policy.design.context.width
+        q = policy.design.context.width
         moments = unpack(packed, q)
         if self.arm_features is None:
             return moments
@@ -243,9 +245,9 @@ class VersionDistribution:
             self._cached_arms += len(arms)
             belief, policy = self._eligible_belief(eligible, arms, revision), self.policy
             index: Array | None
-            if is_contextual(policy):
-                x = self._rows[reading] if reading in self._rows else policy.encode(context)
-                scores, index = policy.scores_at(belief, x), policy.index_at(belief, x)
+            if self._contextual is not None:
+                x = self._rows[reading] if reading in self._rows else self._contextual.encode(context)
+                scores, index = self._contextual.scores_at(belief, x), self._contextual.index_at(belief, x)
             else:
                 # each key is looked up when it is asked for: few kinds ask
                 scores = policy.scores(belief, arms=map(keys.__getitem__, arms), context=context)
@@ -261,8 +263,8 @@ class VersionDistribution:
         revision: int = 0,
     ) -> list[Scores]:  # fmt: skip
         """The scores of `case` in each of some contexts; together where the kind reads contexts."""
-        policy = self.policy
-        if not is_contextual(policy):
+        policy = self._contextual
+        if policy is None:
             return [self.case(eligible, arms, context, keys=keys, revision=revision).scores for context in contexts]
         belief = self._eligible_belief(eligible, arms, revision)
         x = policy.design.context.rows(contexts)

@@ -328,7 +328,7 @@ class Ledger:
     def write(self, version: Version, changes: Mapping[BeliefKey, Any]) -> None:
         """Store changes of a belief; they refer to the policy's present ordinal."""
         policy_id = version.policy.id
-        discount = Forgetting.parse(version.policy.params).discount
+        discount = self.fields(policy_id).forgetting.discount
         ordinal = self.ordinal[policy_id] if discount < 1 else 0
         self._changed[version.id].update(arm for _, arm in changes)
         beliefs.add(self.unit, version.id, seq=self.seq(policy_id), changes=changes, ordinal=ordinal, discount=discount)

@@ -187,7 +187,8 @@ def _decide(
     if stored_settings.removals != cache.removals:
         raise Outdated
     sessions = OpenSessions(unit, stored_settings, owners)
-    unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited for the sessions
+    if unit.postgres:  # others may have decided while we waited for the sessions
+        unit.now = max(unit.now, decisions.newest(unit) or 0)
     for index, plan in planned.items():
         try:
             sessions.set_user(plan.request.session, plan.request.user)

@@ -16,7 +16,7 @@ from rlrec.errors import InputError
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.policy.beliefs.reward import bounds, within_unit_hint
 from rlrec.policy.beliefs.statistics import POSITION, CountedSlot, Counts, SlotColumns, count_slots
-from rlrec.policy.scores.floors import Floor, limit_floor, parse_positions
+from rlrec.policy.scores.floors import Floor, parse_positions
 from rlrec.records import Reward
 
 if TYPE_CHECKING:
@@ -177,7 +177,8 @@ class Floored(Policy):
         if self.explore_slots and not self.floor:
             hint = "give the floor that it limits, too"
             raise InputError(f"explore_slots is {self.explore_slots!r}, and the floor is 0", hint=hint)
-        parse_positions(self.explore_slots)  # refuses what lists none
+        if self.explore_slots != "":
+            parse_positions(self.explore_slots)  # refuses what lists none
 
     @property
     def exploration(self) -> Floor:
@@ -186,7 +187,12 @@ class Floored(Policy):
     def _combine_exploration(self, *rates: float) -> Floor:
         """The floor where it holds, combined with other rates of exploration, which hold at every position."""
         explored = any_of(*rates, self.floor) if rates else self.floor
-        return limit_floor(explored, any_of(*rates), parse_positions(self.explore_slots))
+        if self.explore_slots == "":
+            return explored
+        elsewhere, positions = any_of(*rates), parse_positions(self.explore_slots)
+        if explored == elsewhere:
+            return explored
+        return *(explored if number in positions else elsewhere for number in range(1, max(positions) + 1)), elsewhere
 
 
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)

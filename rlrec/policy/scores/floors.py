@@ -22,17 +22,8 @@ def at_positions(floor: Floor, size: int) -> Array:
     return by_position[np.minimum(np.arange(size), len(by_position) - 1)]
 
 
-def limit_floor(explored: float, default: float, positions: frozenset[int]) -> Floor:
-    """The floor that is `explored` at the positions, at all where none are named, and `default` at the others."""
-    if not positions or explored == default:
-        return explored
-    return *(explored if number in positions else default for number in range(1, max(positions) + 1)), default
-
-
 def parse_positions(text: str) -> frozenset[int]:
-    """The positions of a list such as 3,5; none for an empty text. Raises InputError for any other text."""
-    if text == "":
-        return frozenset()
+    """The positions of a list such as 3,5. Raises InputError for any other text."""
     texts = text.split(",") if isinstance(text, str) else []
     positions = {int(text) for text in texts if text.isascii() and text.isdigit() and len(text) < 4}
     if not texts or len(positions) < len(texts) or not 1 <= min(positions) <= max(positions) <= LONGEST:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy.scores.density import ALL_ROWS, TAIL, Density, Rows, at_nodes
 from rlrec.policy.scores.legendre import gauss, polynomials
-from rlrec.policy.scores.panels import panels
+from rlrec.policy.scores.panels import ALL_ROWS, TAIL, Density, Rows, at_nodes, panels
 
 # With glibc, memory of up to this size is from now on kept when it is freed, and not fetched page by page again for
 # the next array, which would cost more than what is computed in it.

@@ -8,8 +8,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Index, run_starts
 from rlrec.policy.scores import maximum
-from rlrec.policy.scores.density import ALL_ROWS, Density
-from rlrec.policy.scores.panels import even_widths, sufficient_count, widths
+from rlrec.policy.scores.panels import ALL_ROWS, Density, even_widths, sufficient_count, widths
 from rlrec.policy.scores.table import ORDER, tabulate
 
 DensityOf = Callable[[Array, Array], Density]

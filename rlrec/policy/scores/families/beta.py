@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.policy.scores.density import ALL_ROWS, FARTHEST, LOG_ROOT_TAU, TAIL, Rows, Tails
+from rlrec.policy.scores.panels import ALL_ROWS, FARTHEST, LOG_ROOT_TAU, TAIL, Rows, Tails
 from rlrec.policy.scores.scores import ExactScores, Order
 from rlrec.policy.scores.sweep import ContinuousOrder
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.policy.scores.density import ALL_ROWS, LOG_ROOT_TAU, TAIL, Rows
+from rlrec.policy.scores.panels import ALL_ROWS, LOG_ROOT_TAU, TAIL, Rows
 from rlrec.policy.scores.scores import ExactScores, Order
 from rlrec.policy.scores.sweep import ContinuousOrder, match_density
 

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy.scores.density import ALL_ROWS, FARTHEST, TAIL, Rows
 from rlrec.policy.scores.floors import Floor
+from rlrec.policy.scores.panels import ALL_ROWS, FARTHEST, TAIL, Rows
 from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, top
 from rlrec.policy.scores.sweep import ContinuousOrder
 
