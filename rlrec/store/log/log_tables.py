@@ -1,5 +1,4 @@
-"""The log as rows of its tables, to be kept in files; and a store of such rows in a file of SQLite, to be read like any
-other one."""
+"""The log as rows of its tables, to be kept in files."""
 
 from __future__ import annotations
 
@@ -12,13 +11,8 @@ from rlrec.store.database import bulk
 from rlrec.store.database import tables as t
 from rlrec.store.database.unit import Row, Unit, quoted
 
-# Of each decision, beside its slots.
+# Tables of rows that belong to one decision.
 CHILDREN = (t.slot, t.candidate_list, t.route_decision, t.decision_features, t.slot_set, t.logged_support, t.team_draft)
-# Rows that belong to decisions and to those who come: a store of a log's rows has no others.
-LOG = (
-    *CHILDREN, t.users, t.session, t.visit, t.context, t.decision, t.event, t.last_decision, t.shadow_decision,
-    t.feedback_key, t.import_line, t.assignment,
-)  # fmt: skip
 
 
 def column_names(table: sa.Table) -> list[str]:
