@@ -10,14 +10,14 @@ ROUNDING = 1e-9  # of the size of the figures that are compared
 LOG_PRECISION = 5e-4
 
 
-def direction(lower: float | None, upper: float | None, *, within: float) -> str:
+def direction(lower: float | None, upper: float | None, *, tolerance: float) -> str:
     """`more` or `less` where the bounds of a difference agree on it, `equal` where both are within rounding, else
-    `unsure`. within: a difference that is none; None stands for a bound that is not known."""
-    if lower is not None and lower > within:
+    `unsure`. tolerance: a difference that is none; None stands for a bound that is not known."""
+    if lower is not None and lower > tolerance:
         return "more"
-    if upper is not None and upper < -within:
+    if upper is not None and upper < -tolerance:
         return "less"
-    return "unsure" if lower is None or upper is None or max(-lower, upper) > within else "equal"
+    return "unsure" if lower is None or upper is None or max(-lower, upper) > tolerance else "equal"
 
 
 def rounding(*figures: float | None) -> float:
@@ -28,12 +28,12 @@ def rounding(*figures: float | None) -> float:
 def difference_direction(row: Mapping[str, Any]) -> str:
     """The direction of a difference between two groups, as `outcomes` and `experiment show` report it."""
     base = row["value"] / row["relative"] if row.get("relative") else None
-    return direction(row["lower"], row["upper"], within=rounding(base))
+    return direction(row["lower"], row["upper"], tolerance=rounding(base))
 
 
 def gate_direction(gate: Mapping[str, Any]) -> str:
     """The direction of the gain that a gate looked at."""
-    return direction(gate["lower"], gate["upper"], within=rounding(gate["value"], gate["live_value"]))
+    return direction(gate["lower"], gate["upper"], tolerance=rounding(gate["value"], gate["live_value"]))
 
 
 def gate_against(gate: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from rlrec.directions import difference_direction, direction, rounding
     ],
 )  # fmt: skip
 def test_what_is_within_rounding_is_equal(lower: float | None, upper: float | None, sign: str) -> None:
-    assert direction(lower, upper, within=rounding(0.3, None)) == sign
+    assert direction(lower, upper, tolerance=rounding(0.3, None)) == sign
 
 
 def test_rounding_is_that_of_the_figures_compared() -> None:

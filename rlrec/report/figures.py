@@ -199,7 +199,7 @@ def _best_policy_sentence(rows: Sequence[EstimateRow], unit: str) -> str:
         return text
     if estimate.verdict != "ok":
         return f"{text}; the logged average is {number(estimate.served)}"
-    sign = direction(estimate.lift_lower, estimate.lift_upper, within=LOG_PRECISION)
+    sign = direction(estimate.lift_lower, estimate.lift_upper, tolerance=LOG_PRECISION)
     comparison = {"equal": "equal to", "unsure": "not surely more than"}.get(sign, f"{sign} than")
     return f"{text}, {comparison} the logged average ({number(estimate.served)})"
 

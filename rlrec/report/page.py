@@ -11,7 +11,6 @@ from rlrec.report.figures import Figure, present
 from rlrec.report.svg import escape, number
 
 if TYPE_CHECKING:
-    from rlrec.app.judging.outcomes import Result as Outcomes
     from rlrec.app.judging.report import Result
 
 STYLE = """
@@ -94,13 +93,18 @@ def _date(time: str) -> str:
 
 def _sections(answer: Result) -> Iterator[Section]:
     """The sections that have something to show or to say."""
-    over_time = answer.over_time
-    returning = None if over_time is None else figures.return_rates(over_time, answer.last)
-    yield Section(
-        "time", "Over time", "What a visit earned, and who came back.",
-        [] if over_time is None else present([figures.over_time(over_time), returning]),
-        ("" if over_time is None or returning else _no_returns(over_time)) + _reasons(answer),
-    )  # fmt: skip
+    over_time, charts, notes = answer.over_time, list[Figure](), list[str]()
+    if over_time is not None:
+        return_rates = figures.return_rates(over_time, answer.last)
+        charts = present([figures.over_time(over_time), return_rates])
+        if return_rates is None and "no-users" in over_time["reasons"]:
+            notes.append("Who came back is not known: no decision names a user (`recommend --user`).")
+        elif return_rates is None:
+            notes.append("Who came back cannot be said yet: the log has to go on for a day after a visit.")
+        if any(f"partial-{answer.period}" in row["reasons"] for row in over_time["outcomes"]):
+            notes.append(f"The first or the newest {answer.period} is covered by the log in part.")
+    lists = "".join(_list([note]) for note in notes)
+    yield Section("time", "Over time", "What a visit earned, and who came back.", charts, lists)
     newest = "" if answer.judged is None else f" From the newest {answer.judged:,} decisions."
     reasons = _list(answer.reasons)
     yield Section(
@@ -140,18 +144,17 @@ def _sections(answer: Result) -> Iterator[Section]:
 def _section(section: Section, remarks: Sequence[str]) -> str:
     if not section.figures and not section.extra and not remarks:
         return ""
-    cards = "".join(_card(figure, f"{section.name}-{count}") for count, figure in enumerate(section.figures))
+    cards = ""
+    for count, figure in enumerate(section.figures):
+        key = f"{section.name}-{count}"
+        drawing = svg.figure(figure.drawing, key=key, title=figure.title, description=figure.description)
+        cards += (
+            f'<figure id="{key}"><figcaption><h3>{escape(figure.title)}</h3></figcaption>{drawing}'
+            f"<details><summary>The data</summary>{_table(figure.headers, figure.rows)}</details></figure>"
+        )
     return (
         f'<section id="{section.name}"><h2>{section.heading}</h2><p class="soft">{section.lead}</p>'
         f"{_list(remarks)}<div class=cards>{cards}</div>{section.extra}</section>"
-    )
-
-
-def _card(figure: Figure, key: str) -> str:
-    drawing = svg.figure(figure.drawing, key=key, title=figure.title, description=figure.description)
-    return (
-        f'<figure id="{key}"><figcaption><h3>{escape(figure.title)}</h3></figcaption>{drawing}'
-        f"<details><summary>The data</summary>{_table(figure.headers, figure.rows)}</details></figure>"
     )
 
 
@@ -173,20 +176,6 @@ def _cell(value: Any, look: str) -> str:
 def _list(lines: Iterator[str] | Sequence[str]) -> str:
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f'<ul class="soft">{items}</ul>' if items else ""
-
-
-def _no_returns(over_time: Outcomes) -> str:
-    if "no-users" in over_time["reasons"]:
-        return _list(["Who came back is not known: no decision names a user (`recommend --user`)."])
-    return _list(["Who came back cannot be said yet: the log has to go on for a day after a visit."])
-
-
-def _reasons(answer: Result) -> str:
-    partial = f"partial-{answer.period}"
-    rows = [] if answer.over_time is None else answer.over_time["outcomes"]
-    if any(partial in row["reasons"] for row in rows):
-        return _list([f"The first or the newest {answer.period} is covered by the log in part."])
-    return ""
 
 
 def _health(answer: Result) -> str:

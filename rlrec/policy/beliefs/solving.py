@@ -113,20 +113,6 @@ class Shared:
         return values[..., self.row, :]
 
 
-def solve_disjoint(moments: ArmMoments, *, ridge: float, precision: Array, response: Array) -> Disjoint:
-    """Weights of each arm by itself, from its moments.
-
-    ridge: prior precision of every weight; precision, response (..., m): of the prior, added to those of weight 0.
-    Source: Li et al. 2010 (A and b of LinUCB), with a prior."""
-    q = moments.gram.shape[-1]
-    a = moments.gram + ridge * np.eye(q)
-    b = np.broadcast_to(moments.response, (*a.shape[:-1],)).copy()
-    if q:
-        a[..., 0, 0] += precision
-        b[..., 0] += response
-    return Disjoint(*_solve(a, b))
-
-
 def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Array, Array]:
     """Weights (..., p, q) of all arms together, and their root, from the moments of the pool.
 
@@ -142,7 +128,7 @@ def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Ar
     # b: sums of z (x) response
     b = (z.T @ pool.response).reshape(*products.shape[:-2], p * q)
     b[..., :1] += response
-    weights, root = _solve(a + ridge * np.eye(p * q), b)
+    weights, root = solve(a + ridge * np.eye(p * q), b)
     return weights.reshape(*weights.shape[:-1], p, q), root
 
 
@@ -160,7 +146,7 @@ def cholesky(matrix: Array) -> Array:
         return np.asarray(np.linalg.cholesky(symmetric + short[..., None, None] * np.eye(symmetric.shape[-1])))
 
 
-def _solve(precision: Array, response: Array) -> tuple[Array, Array]:
+def solve(precision: Array, response: Array) -> tuple[Array, Array]:
     """The weights that solve precision (..., d, d) w = response (..., d), and the inverse of the precision's factor."""
     factor = cholesky(precision)
     root = np.asarray(np.linalg.inv(factor))

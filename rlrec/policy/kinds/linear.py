@@ -167,10 +167,14 @@ class Linear(ContextualPolicy, Learner):
         return alpha + beta, alpha
 
     def _solve_disjoint(self, belief: Belief, moments: ArmMoments) -> solving.Disjoint:
-        intercept = self.design.context.intercept
-        precision, response = self._prior(belief.alpha, belief.beta) if intercept else (np.zeros(1), np.zeros(1))
-        response = response + (self.ridge * self._prior_mean if intercept else 0.0)
-        return solving.solve_disjoint(moments, ridge=self.ridge, precision=precision, response=response)
+        # A and b of LinUCB, with the prior on the weight of the intercept
+        a = moments.gram + self.ridge * np.eye(moments.gram.shape[-1])
+        b = np.broadcast_to(moments.response, a.shape[:-1]).copy()
+        if self.design.context.intercept:
+            precision, response = self._prior(belief.alpha, belief.beta)
+            a[..., 0, 0] += precision
+            b[..., 0] += response + self.ridge * self._prior_mean
+        return solving.Disjoint(*solving.solve(a, b))
 
     def _solve_shared(self, belief: Belief, moments: ArmMoments) -> solving.Shared:
         arm_features, pool = moments.arm_features, moments.pool or moments

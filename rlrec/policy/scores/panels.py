@@ -90,9 +90,9 @@ def panels(
     `refine` divides them. Source: own derivation (nodes follow the best scores)."""
     # down from the highest score, until enough scores are expected above
     order = np.argsort(-lower)
-    enough = order[min(int(np.searchsorted(np.cumsum(count[order]), ranks)), len(order) - 1)]
+    decisive = order[min(int(np.searchsorted(np.cumsum(count[order]), ranks)), len(order) - 1)]
     # at least `ranks` scores (all of them, if there are fewer) exceed the lowest edge for certain
-    lowest = float(min(lower[enough], np.nextafter(upper.max(), -np.inf)))
+    lowest = float(min(lower[decisive], np.nextafter(upper.max(), -np.inf)))
     walk = _Walk(density, lower, upper, lowest, refine)
     edges, limits = np.array([upper.max()]), list[Array]()
     pdf, sf, expected = np.zeros(len(count)), np.zeros(len(count)), 0.0

@@ -196,4 +196,4 @@ def test_impressions_are_compared_as_visits_are() -> None:
     fold = ImpressionFold(estimators=estimators, spanning=True)
     gain = compare(*(fold.at_ends(fold.partial(side))[0] for side in sides))
     assert gain.value == pytest.approx(0.05, abs=0.002)  # 0.1 x what lies between the means of both halves
-    assert direction(gain.lower, gain.upper, within=0.0) == "more"
+    assert direction(gain.lower, gain.upper, tolerance=0.0) == "more"

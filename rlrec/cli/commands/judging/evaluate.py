@@ -171,7 +171,7 @@ def _sentence(row: Mapping[str, Any]) -> str:
     low, high = (f"{100 * row['level']:g} % {cell(row['lower'])}", cell(row["upper"]))
     text = f"{name} would earn {cell(row['value'])} per {row['unit']} ({low} to {high}, {row['estimator']})"
     if row["lift"] is not None and None not in (row["lift_lower"], row["lift_upper"]):
-        sign = direction(row["lift_lower"], row["lift_upper"], within=LOG_PRECISION)
+        sign = direction(row["lift_lower"], row["lift_upper"], tolerance=LOG_PRECISION)
         words = {"equal": "equal to", "unsure": "not surely more or less than"}.get(sign, f"{sign} than")
         surely = "surely " if sign in ("more", "less") and row["verdict"] == "ok" else ""
         text += f": {surely}{words} the logged average ({_percent(row['lift'])} %)"
