@@ -121,7 +121,7 @@ def shorten(text: str, letters: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits, without an exponent where that is short."""
+    """The number as text of three digits, without an exponent where that is short."""
     if value is None:
         return "\u2013"
     if value and not 1e-4 <= abs(value) < 1e6:

@@ -66,7 +66,7 @@ class Audience(ABC):
 
 
 class World(Audience):
-    """An audience with a clock, whose rewards are 1 with a probability that is the mean of their arm, else 0."""
+    """An audience with a clock. A reward is 1 with the probability that is the mean of its arm, else 0."""
 
     _time: npt.NDArray[np.int64]  # (runs,), or (1,) where all runs are at the same one
 

@@ -50,7 +50,8 @@ class ChocKale(Regulars):
 
     def optimum(self, positions: int = 1) -> float:
         """Mean reward of a visit in the long run, over the visits of every visitor, under the best policy that knows
-        the trait. To a visitor who pays that much for a visit nothing is left: policies are improved for such ones."""
+        the trait. Policies are improved for visits that cost what the last policy earned on average: the best one is
+        found when none earns more than they cost."""
         kale, best = np.zeros((1, self.cap, self.levels + 1)), -1.0
         while True:
             earned, return_matrix = self._visit(kale)

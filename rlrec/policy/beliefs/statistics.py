@@ -1,4 +1,4 @@
-"""Statistics that slots add to a belief: of one slot in plain Python, of many in arrays; numpy loads with arrays."""
+"""Statistics that slots add to a belief: of one slot in plain Python, of many in arrays, for which numpy loads."""
 
 from __future__ import annotations
 

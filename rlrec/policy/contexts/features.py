@@ -98,7 +98,7 @@ class Sparse:
         return product
 
     def transposed_times(self, values: Array, width: int) -> Array:
-        """The product of its transpose with values of contexts (n, m), (width, m)."""
+        """The product of the transposed matrix of contexts with values (n, m), (width, m)."""
         row = self.row
         products = (np.bincount(self.column, self.value * column[row], width) for column in values.T)
         return np.column_stack([*products]) if values.shape[1] else np.zeros((width, 0))

@@ -92,7 +92,7 @@ class Number(Field):
 
 @dataclass(frozen=True)
 class Flag(Field):
-    """1 where true."""
+    """A column that is 1 where the value is true."""
 
     kind = "flag"
 

@@ -22,8 +22,8 @@ def column_sums(value: Array, *, pulls: Array, reward: Array) -> Array:
 
 
 def weights(sums: Array, mean: Array, *, ridge: float, anchor: Array | float = 0.0) -> Array:
-    """Weights of columns by themselves, (c, m), from their sums (c, m, 3) and the mean of each arm, (m,), both of
-    rewards less what the anchor (c, m) predicts.
+    """Weights of columns, each fitted by itself, (c, m), from their sums (c, m, 3) and the mean of each arm, (m,), both
+    of rewards less what the anchor (c, m) predicts.
 
     Source: own derivation (the ridge regression of reward less mean on one column; as in naive Bayes, columns count as
     independent; from an anchor where all columns are fitted together, it stays there)."""

@@ -109,7 +109,7 @@ def squared(parameters: Parameters) -> float:
 
 
 def zero_sums(parameters: Parameters) -> GradientSums:
-    """The sums of no decision."""
+    """The sums over no decision: all are 0."""
     return GradientSums({name: np.zeros_like(values) for name, values in parameters.items()})
 
 
