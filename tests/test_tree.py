@@ -111,7 +111,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "app/inputs/filters",
         "app/log/splits",
         "app/training/dataset_writer",
-        "app/training/page_weights",
         "store/log/sessions",
         "store/log/settings",
     ],

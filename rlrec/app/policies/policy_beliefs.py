@@ -75,14 +75,16 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
         version, head = lookup.version(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
         summary = belief_versions.summary(unit, version)
-        weighted = arm_means.weighted_means(unit, version, arms.all_arms(unit))
-        rows = zip(_beliefs(unit, version, context), weighted, strict=True)
-        arm_rows = [belief | weighed for belief, weighed in rows]
+        catalogue, changes = arms.all_arms(unit), reward_drift.recent_changes(unit, version)
+        names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in catalogue}}
+        weighted = arm_means.weighted_means(unit, version, catalogue)
+        arm_rows = [belief | mean for belief, mean in zip(_beliefs(unit, version, context), weighted, strict=True)]
         return {
             "policy": summary["policy"], "version": summary["version"], "kind": summary["kind"],
             "params": summary["params"], "reward": summary["reward"], "arms": arm_rows, "status": summary["status"],
             "versions": summary["versions"], **_features(version), "live": live.number,
-            "drift": _drift(unit, version), "learned_from": dict(version.learned_from),
+            "drift": [{"arm": names[key], **change} for key, change in changes.items()],
+            "learned_from": dict(version.learned_from),
             "training": policies.report(unit, version.id), "created_at": written(version.created_at),
             "version_list": [
                 {
@@ -100,12 +102,6 @@ def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float |
     """How a column of active arms is spread over them: what was served, or would be at position 1."""
     values = [row[column] or 0.0 for row in arms if row["status"] == "active"]
     return asdict(spread(np.array(values, np.float64)))
-
-
-def _drift(unit: Unit, version: Version) -> list[dict[str, Any]]:
-    """The newest changes of the mean reward of the policy and of its arms, among its newest decisions."""
-    names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in arms.all_arms(unit)}}
-    return [{"arm": names[key], **change} for key, change in reward_drift.recent_changes(unit, version).items()]
 
 
 def _features(version: Version) -> _Features:

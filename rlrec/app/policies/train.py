@@ -22,12 +22,12 @@ from rlrec.app.learning import graduation
 from rlrec.app.log import lineage, reward_log
 from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
-from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions, TrainingResult
+from rlrec.app.training import ascent
+from rlrec.app.training.ascent import SLOT, Epoch, Trainer, TrainingOptions, TrainingResult
 from rlrec.app.training.dataset import Dataset
 from rlrec.app.training.dataset_writer import DatasetWriter
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import TrainingLease
-from rlrec.app.training.page_weights import AUTO, SLATE, SLOT, TOP_K, WEIGHTS, PageWeights
 from rlrec.app.training.report import NO_GATE, GateReport, Result, TuneSplit, copy_reason, refusal_reason, result
 from rlrec.compute import Engine
 from rlrec.errors import InputError, StoreBusy, quantity, suggest
@@ -64,7 +64,7 @@ class Request(TrainingOptions):
     from_version: int | None = None
     promote: str = "never"
     position: str | None = None
-    weights: str = AUTO
+    weights: str = ascent.AUTO
     dry_run: bool = False
 
 
@@ -80,7 +80,7 @@ def check(request: Request) -> None:
             raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
     for name, choice, names in (
         ("baseline", request.baseline, BASELINES), ("promote", request.promote, PROMOTE),
-        ("weights", request.weights, WEIGHTS),
+        ("weights", request.weights, ascent.WEIGHTS),
     ):  # fmt: skip
         if choice not in names:
             raise lookup.unknown(name, choice, names, hint=f"one of {', '.join(names)}")
@@ -280,14 +280,14 @@ class _TrainingRun:
         train, weights = self.dataset.splits[TRAIN], self.request.weights
         rows = next(train.batches())
         if self.request.top_k:
-            return TOP_K
+            return ascent.TOP_K
         if int(rows.size.max(initial=0)) < 2:
-            return SLATE if weights == AUTO else weights
+            return ascent.SLATE if weights == ascent.AUTO else weights
         log_joint = value(train, max_visits=1).log_slates(rows, start)
-        page_weights = PageWeights.from_visits(rows, log_joint, clip=self.request.objective.clip)
+        page_weights = ascent.PageWeights.from_visits(rows, log_joint, clip=self.request.objective.clip)
         if weights == SLOT and page_weights.has_missing_propensities:
             raise InputError("some slots have no propensity given those above", hint="use --weights slate")
-        weights = page_weights.auto_weights if weights == AUTO else weights
+        weights = page_weights.auto_weights if weights == ascent.AUTO else weights
         self.progress(page_weights.sentence(weights))
         return weights
 
@@ -321,22 +321,20 @@ class _TrainingRun:
         promising = self.request.promote != "if-better" or trained.promising
         if not self.report.gate_visits or not promising:
             return NO_GATE
+        # whether the tuning visits show that the candidate is near what was logged: that depends on no reward, and
+        # they ask for more than the gate does, so few visits there with large weights say nothing against it
+        best = trained.best_epoch
+        is_near_log = self.tune.wanted_ess is not None and best is not None and best.supported
         live, gate_split = self.live.reference, replace(selection, splits=[GATE])
         with self.log_store.read() as unit, bulk.alongside(unit):
             serving = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)
             sides = [targets.trained(unit, candidate, weights), *serving]
-            options: dict[str, Any] = {
-                "gamma": self.request.gamma, "progress": self.lease.renew, "engine": self.engine
-            }  # fmt: skip
+            gamma, visits = self.request.gamma, None
+            options: dict[str, Any] = {"gamma": gamma, "progress": self.lease.renew, "engine": self.engine}
             if extent(unit, gate_split).positions > 1 and self.request.weights == SLOT:
                 gain, visits = paired_gate.page_gains(unit, sides, gate_split, **options)
             else:
-                gain, visits = (
-                    Gain.estimate(
-                        BY_VISIT, unit, sides, gate_split, supported_elsewhere=self._is_near_log(trained), **options
-                    ),
-                    None,
-                )
+                gain = Gain.estimate(BY_VISIT, unit, sides, gate_split, supported_elsewhere=is_near_log, **options)
             served = self.live.id in version_counts(unit, gate_split)
         candidate_verdict, live_verdict = (side.verdict for side in gain.estimates)
         over_live = served or candidate_verdict == "insufficient" or live_verdict != "insufficient"
@@ -344,18 +342,12 @@ class _TrainingRun:
             gain, visits = gain.over_served, None if visits is None else visits.over_served
         spent = sum(not look["repeated"] for look in looks)
         report: dict[str, Any] = {
-            **paired_gate.judged(gain, visits, spent, supported_elsewhere=self._is_near_log(trained)),
+            **paired_gate.judged(gain, visits, spent, supported_elsewhere=is_near_log),
             "against": self.live.number if over_live else None, "sessions": (visits or gain).estimates[0].n,
             "repeated": False,
         }  # fmt: skip
         earlier = next((look for look in looks if paired_gate.is_repeated(report, look)), None)
         return cast(GateReport, report) if earlier is None else {**earlier, "repeated": True}
-
-    def _is_near_log(self, trained: TrainingResult) -> bool:
-        """Whether the tuning visits show that the candidate is near what was logged. That does not depend on rewards,
-        and they ask for more than the gate does: few visits of the gate with large weights say nothing against it."""
-        best = trained.best_epoch
-        return self.tune.wanted_ess is not None and best is not None and best.supported
 
     def _store(
         self, unit: Unit, candidate: Version, weights: Sequence[ArmWeights], trained: TrainingResult,

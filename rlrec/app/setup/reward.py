@@ -21,6 +21,7 @@ from rlrec.store.policies import policies
 NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\((.*)\)", re.ASCII)
 COMMA = re.compile(r",(?![^()]*\))")  # between terms, not inside one
+FUNCTIONS = ("log1p", "min")  # of a term, from the outer one to the inner one
 SHAPES = "KIND, log1p(KIND), min(KIND,CAP) or log1p(min(KIND,CAP))"
 GROUP = 1_000  # events that are stored at a time
 WINDOW_US = 30 * 60 * 1_000_000
@@ -114,23 +115,21 @@ def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
 
 def _term(text: str) -> tuple[str, Transform]:
     """The kind in 'log1p(min(dwell_s,600))', which is still to be checked, and the transform of its sum."""
-    log, inner = _inside("log1p", text)
-    capped, inner = _inside("min", inner)
-    if not capped:
-        return inner, Transform(log1p=log)
-    kind, _, limit = (piece.strip() for piece in inner.partition(","))
+    calls = set[str]()
+    for function in FUNCTIONS:
+        call = CALL.fullmatch(text)
+        if call and call[1] not in FUNCTIONS:
+            raise InputError(f"unknown function {call[1]!r} in {text!r}", hint=f"a term is {SHAPES}")
+        if call and call[1] == function:
+            calls.add(function)
+            text = call[2].strip()
+    if "min" not in calls:
+        return text, Transform(log1p="log1p" in calls)
+    kind, _, limit = (piece.strip() for piece in text.partition(","))
     cap = float(limit) if NUMBER.fullmatch(limit) else nan
     if rewards.KIND.fullmatch(kind) and not 0 < cap <= rewards.LIMIT:
         raise InputError(f"the cap of {kind!r} is {limit!r}", hint=f"give a number above 0, up to {rewards.LIMIT:g}")
-    return kind, Transform(log1p=log, cap=cap)
-
-
-def _inside(function: str, text: str) -> tuple[bool, str]:
-    """Whether `text` calls this function, and its argument; else the text. Raises InputError for another function."""
-    call = CALL.fullmatch(text)
-    if call and call[1] not in ("log1p", "min"):
-        raise InputError(f"unknown function {call[1]!r} in {text!r}", hint=f"a term is {SHAPES}")
-    return (True, call[2].strip()) if call and call[1] == function else (False, text)
+    return kind, Transform(log1p="log1p" in calls, cap=cap)
 
 
 def listing(store: Store) -> list[Definition]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import compress
 from typing import Any, TypedDict
 
@@ -223,17 +224,10 @@ class SimulatedStore:
     ) -> tuple[list[Answer], Index]:
         """The answers to these sessions, and the indices of the arms shown, (sessions, positions)."""
         contexts = [{"x": x} for x in observed.tolist()] if self.audience.features else [{}] * len(sessions)
-        request = self.request
+        policy, experiment, size = self.request.policy, self.request.experiment, self.request.size
+        draw = partial(requests.Request, policy=policy, experiment=experiment, size=size, arms=self.eligible)
         group = [
-            requests.Request(
-                policy=request.policy,
-                experiment=request.experiment,
-                session=session,
-                user=user,
-                context=context,
-                size=request.size,
-                arms=self.eligible,
-            )
+            draw(session=session, user=user, context=context)
             for session, user, context in zip(sessions, users or [None] * len(sessions), contexts, strict=True)
         ]
         answers = _accepted(self.pipe.group(group))

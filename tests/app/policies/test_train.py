@@ -21,7 +21,7 @@ from rlrec.app.policies import policy, policy_beliefs, train, versions
 from rlrec.app.requests import feedback, recommend, session
 from rlrec.app.setup import arm, reward
 from rlrec.app.training import dataset_writer
-from rlrec.app.training.page_weights import PageWeights
+from rlrec.app.training.ascent import PageWeights
 from rlrec.errors import CheckFailed, InputError
 from rlrec.store import Store
 from rlrec.store.log import sessions, settings
