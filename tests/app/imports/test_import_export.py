@@ -222,13 +222,6 @@ def test_visits_that_are_taken_move_to_the_next_number(lived: Run) -> None:
     assert (live["visit"], live["step"]) == (3, 0)
 
 
-def test_a_session_keeps_its_user(run: Run) -> None:
-    imported(run, lines({"user": "u1"}))
-    result = run("import-log", "-", "--layout", "jsonl", stdin=lines({"user": "u2"}))
-    assert result.exit_code == 6
-    assert "belongs to user 'u1'" in result.stderr
-
-
 def test_an_imported_line_says_what_it_said(run: Run) -> None:
     reported = {"policy": "shop", "version": 7, "experiment": "e", "variant": "b", "belief_seq": 12, "request_id": "r"}
     imported(run, lines(reported), "--policy", "log")

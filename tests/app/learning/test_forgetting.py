@@ -179,20 +179,3 @@ def test_a_decision_writes_only_the_arms_it_shows(shop: tuple[str, Run, str]) ->
     with closing(Store(db)) as store, store.read() as unit:
         counts = unit.ask("SELECT seq, count(*) FROM belief_delta GROUP BY seq ORDER BY seq")
     assert counts == [(1, 1), (2, 1)]
-
-
-@pytest.mark.parametrize(
-    ("params", "what"),
-    [("discount=0", "discount is 0"), ("discount=1.1", "discount is 1.1"), ("window=-1", "window is -1"),
-     ("window=2.5", "window is 2.5")],
-)  # fmt: skip
-def test_what_cannot_be_forgotten_is_refused(run_sqlite: Run, params: str, what: str) -> None:
-    result = run_sqlite("policy", "create", "q", "--kind", "ucb", "--param", params)
-    assert result.exit_code == 2
-    assert what in result.stderr
-
-
-def test_one_memory_at_a_time(run_sqlite: Run) -> None:
-    both = ("--param", "discount=0.9", "--param", "window=10")
-    result = run_sqlite("policy", "create", "q", "--kind", "ucb", *both)
-    assert (result.exit_code, "both given" in result.stderr) == (2, True)

@@ -212,16 +212,6 @@ def test_a_refused_line_leaves_no_trace_and_its_key_free(store: Store) -> None:
     assert tell(store, shown, click=1, key="k1").events == 1
 
 
-def test_a_line_refused_in_a_group_leaves_the_others(store: Store) -> None:
-    stocked(store, home="thompson")
-    number = ask(store)["decision_id"]
-    refused: list[InputError] = []
-    good, bad = Line(decision_id=number, events={"click": 1}), Line(decision_id=number, position=9, events={"click": 1})
-    summary = feedback_stream(store, lambda: [[bad, good, bad]], quarantine=True, rejected=refused.append)
-    assert (summary.accepted, summary.rejected, len(refused)) == (1, 2, 2)
-    assert [row[1] for row in sums(store, "home").values()] == [1.0]
-
-
 # -- groups --
 
 

@@ -120,9 +120,11 @@ def test_probabilities_are_exact_for_every_prior_that_is_taken(a: float, b: floa
 @pytest.mark.parametrize(
     "changed", [{"clip_low": None, "clip_high": None}, {"clip_high": 2.0}, {"clip_low": -1.0}, {"default": 1.5}]
 )
-def test_thompson_refuses_a_reward_that_may_leave_the_unit_interval(changed: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"may leave \[0, 1\]"):
-        kinds.make("thompson", {}).check(reward(**changed))
+def test_a_reward_that_may_leave_the_unit_interval_is_refused_by_who_counts_on_it(changed: dict[str, Any]) -> None:
+    for kind in ("thompson", "logistic-thompson", "plackett-luce", "exp3"):
+        kinds.make(kind, {}).check(reward())
+        with pytest.raises(InputError, match=r"may leave \[0, 1\]"):
+            kinds.make(kind, {}).check(reward(**changed))
     for kind in ("epsilon-greedy", "ucb", "uniform"):
         kinds.make(kind, {}).check(reward(**changed))
 

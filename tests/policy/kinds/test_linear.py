@@ -23,7 +23,6 @@ from rlrec.policy.scores.families.gaussian import Gaussian
 from rlrec.policy.scores.families.gumbel import Gumbel
 from rlrec.policy.scores.families.point import Point
 from rlrec.policy.slates import slate
-from tests.policy.kinds.test_kinds import reward
 
 PLAIN = Design(context=Encoder.parse({"intercept": False, "fields": {"v": {"type": "vector", "length": 2}}}))
 MEANT = Design(context=Encoder.parse({"fields": {"v": {"type": "vector", "length": 2}}}), arm=PLAIN.context)
@@ -288,9 +287,3 @@ def test_a_shared_model_has_a_largest_size() -> None:
     broad = Encoder.parse({"fields": {"v": {"type": "vector", "length": 30}}})
     with pytest.raises(InputError, match="31 context and 17 arm features has 527 weights"):
         policy_of("linucb", Design(context=broad), model="shared")
-
-
-def test_logistic_thompson_takes_rewards_for_chances() -> None:
-    policy_of("logistic-thompson").check(reward())
-    with pytest.raises(InputError, match=r"may leave \[0, 1\]"):
-        policy_of("logistic-thompson").check(reward(clip_high=2.0))

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from rlrec import policy as kinds
-from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief
 from rlrec.policy.slates import slate
-from rlrec.records import Reward
 
 OFF = {"model": "features", "ridge": {"model": "features", "ridge": 100.0}}
 IMPOSSIBLE: dict[str, list[Any]] = {"model": ["shared", "", 1.0, None]}
@@ -33,12 +31,3 @@ def test_arms_stand_in_proportion_to_the_power_of_their_odds(temperature: float)
     assert slate.first(scores, floor=0.0) == pytest.approx(weight / weight.sum(), abs=1e-15)
     greedy = policy.greedy().scores(belief([2, 2, 2], [0, 1, 2]), arms=["a", "b", "c"], context={})
     assert slate.first(greedy, floor=0.0).tolist() == [0, 0, 1]
-
-
-def test_rewards_beyond_the_unit_interval_are_refused() -> None:
-    broad = Reward(
-        id=1, name="wide", weights={"click": 1.0}, window_us=1, default=0.0, clip_low=0.0, clip_high=2.0,
-        learn="served", late="count",
-    )  # fmt: skip
-    with pytest.raises(InputError, match=r"may leave \[0, 1\]"):
-        kinds.make("plackett-luce", {}).check(broad)

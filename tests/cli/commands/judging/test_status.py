@@ -157,12 +157,6 @@ def test_status_says_what_doctor_found_last(run_sqlite: Run) -> None:
     assert (status["doctor"]["errors"], status["doctor"]["at"]) == (0, "2026-01-01T14:30:00.000000Z")
 
 
-def test_a_missing_store_is_exit_3(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from tests.conftest import runner
-
-    assert runner(str(tmp_path / "none.db"))("status").exit_code == 3
-
-
 @ON_BOTH
 def test_versions_say_when_they_were_live(run: Run) -> None:
     _filled(run)

@@ -93,20 +93,6 @@ def test_variant_of_an_experiment_is_derived_from_its_fork(ready: Any) -> None:
     assert (result["experiment"], result["variant"], result["agrees"]) == ("ab", answer["variant"], True)
 
 
-@pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
-def test_every_format_shows_a_decision(ready: Any, form: Any) -> None:
-    shown = ready("decision", "show", serve(ready, "thompson", "-k", "2"), "--format", form)
-    assert (shown.exit_code, shown.stderr) == (0, "")
-    assert "thompson" in shown.stdout or form == "csv"
-
-
-@pytest.mark.parametrize(("word", "result"), [("99", "unknown decision 99"), ("x", "not a decision id")])
-def test_unknown_decision_is_exit_2(ready: Any, word: Any, result: str) -> None:
-    refused = ready("decision", "show", word)
-    assert refused.exit_code == 2
-    assert result in refused.stderr
-
-
 def test_csv_has_a_row_a_slot_under_the_keys_of_json(ready: Any) -> None:
     number = serve(ready, "thompson", "-k", "2")
     slate = ready("decision", "show", number, "--json").json["slate"]

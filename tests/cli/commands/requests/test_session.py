@@ -125,15 +125,6 @@ def test_list_is_newest_first_and_says_when_it_is_cut(ready: Any) -> None:
     assert (len(everything.json), everything.stderr) == (3, "")
 
 
-@pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
-def test_every_format_shows_a_session(ready: Any, form: Any) -> None:
-    ask(ready, "00:00:00Z")
-    for words in (("session", "list"), ("session", "show", "s1"), ("session", "end", "s1")):
-        result = ready("--now", DAY + "00:01:00Z", *words, "--format", form)
-        assert (result.exit_code, result.stderr) == (0, "")
-        assert "s1" in result.stdout or form == "csv"
-
-
 def test_csv_has_a_whole_row_for_every_slot(ready: Any) -> None:
     ask(ready, "00:00:00Z", "-k", "2")
     ask(ready, "00:01:00Z")
