@@ -31,7 +31,7 @@ CONTRACT = {"at", "by", "from", "now", "since", "to", "until"}  # keys and optio
 NO_NAMES = {*CLOSED.split()} - CONTRACT
 CEILING = 0.005  # of the names that a room binds
 UNREAD = {  # rooms whose names are still to be read
-    "", "app/imports", "app/log", "cli",
+    "", "app/imports", "cli",
     "cli/commands", "cli/doors", "cli/output", "cli/program", "cli/text",
 }  # fmt: skip
 SHARED = {"Request", "Result"}  # class names that every command may have

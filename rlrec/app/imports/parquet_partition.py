@@ -167,7 +167,7 @@ class FolderPartition(LogFolder):
             columns |= self._of_sessions(columns["session_id"], "split")
         if selection.route_ids is not None:
             columns |= self._columns(np.arange(len(columns["at"])), ["route_id"])
-        return np.flatnonzero(lineage.matching(columns, selection))
+        return np.flatnonzero(lineage.select_rows(columns, selection))
 
     def _of_sessions(self, session: Ids, *names: str) -> Columns:
         """Columns of the sessions of decisions."""

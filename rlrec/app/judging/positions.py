@@ -17,7 +17,6 @@ from rlrec.app.evaluation.passes.request import Evaluation
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.log_rows import FITTED, ImpressionRows
-from rlrec.app.evaluation.targets.logger_marginals import COLUMN
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.arrays import finite_or_none, run_starts
@@ -177,7 +176,7 @@ def _estimate(
 
 
 def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, model: str) -> _LogSums:
-    slots, marginals = rows.slots, rows.slots[COLUMN]
+    slots, marginals = rows.slots, rows.slots[log_rows.MARGINALS]
     size = marginals.shape[1]
     located = PositionRows(
         page=slots["decision_id"], arm=evaluation.arms.rank[evaluation.arms.index(slots["arm_id"])],

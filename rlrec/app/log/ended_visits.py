@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.log import reward_log
+from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts, take
 from rlrec.policy.gradients import history, returns
-from rlrec.records import Reward, Sums
+from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader, sessions, settings
@@ -81,20 +82,6 @@ class EndedVisits:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class UnusedVisits(Sums):
-    """How many visits of a log were not used: those that go on or are too young, and those that were left out: cut (a
-    filter or an import took some of their decisions away), with a censored slot, or without a propensity (silent).
-    sampled: those of several decisions of which the log may have dropped some. mature_from: when the first of those
-    that wait will be used, of each batch where that can be told."""
-
-    waiting: int = 0
-    left_out: int = 0
-    silent: int = 0
-    sampled: int = 0
-    mature_from: frozenset[int] = frozenset()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Cutoff:
     """Which visits are old enough: those that began before `started` and were over, with their windows, before `now`.
@@ -107,7 +94,7 @@ class Cutoff:
     window_us: int
 
     @classmethod
-    def of(cls, unit: Unit, definition: Reward) -> Cutoff:
+    def compute(cls, unit: Unit, definition: Reward) -> Cutoff:
         """The cutoff of this moment. A visit that has gone on for more than a day holds nothing up."""
         timeout = settings.get(unit).session_timeout_us
         since = unit.now - DAY_US - timeout
@@ -120,10 +107,10 @@ class Cutoff:
     def mature_from(self, visits: Columns) -> Ids:
         """The time at which each visit is over, and so are its windows, (s,). visits: columns of the store."""
         last, ended = visits["last_at"], visits["ended_at"]
-        over = np.where(ended != reader.ABSENT, ended, last + self.timeout_us)
-        return np.maximum(over, last + self.window_us)
+        over_at = np.where(ended != reader.ABSENT, ended, last + self.timeout_us)
+        return np.maximum(over_at, last + self.window_us)
 
-    def over(self, visits: Columns) -> Flags:
+    def is_over(self, visits: Columns) -> Flags:
         """Whether each visit is old enough, (s,)."""
         return (self.mature_from(visits) < self.now) & (visits["started_at"] < self.started)
 
@@ -145,9 +132,9 @@ def usable(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[End
     stored = batch.visits
     assert stored is not None
     index = visit_indices(stored, visits.per_visit("session_id"), visits.per_visit("visit"))
-    # over: old enough; entire: no decision is missing
+    # is_over: old enough; entire: no decision is missing
     imported: Flags = visits.per_visit("imported").astype(np.bool_)
-    over = cutoff.over(stored)[index] | imported
+    is_over = cutoff.is_over(stored)[index] | imported
     steps = np.diff(visits.start)
     entire = (steps == stored["steps"][index]) & (visits.per_decision("step")[visits.start[1:] - 1] == steps - 1)
     # where the log dropped lines, a visit of several is never known to be entire
@@ -160,11 +147,11 @@ def usable(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[End
     sound = entire & spoken & np.logical_and.reduceat(counted, visits.start[:-1])
     mature_from = np.where(imported, visits.per_visit("created_at"), cutoff.mature_from(stored)[index])
     waiting, left_out, silent, dropped = (
-        int(flags.sum()) for flags in (~over, over & ~sound, over & ~spoken, over & sampled)
+        int(flags.sum()) for flags in (~is_over, is_over & ~sound, is_over & ~spoken, is_over & sampled)
     )
-    first = mature_from[~over & (stored["started_at"][index] <= cutoff.started)]  # later ones wait for these
+    first = mature_from[~is_over & (stored["started_at"][index] <= cutoff.started)]  # later ones wait for these
     unused = UnusedVisits(waiting, left_out, silent, dropped, frozenset(first[first.argsort()[:1]].tolist()))
-    return replace(visits, mature_from=mature_from).take(over & sound), unused
+    return replace(visits, mature_from=mature_from).take(is_over & sound), unused
 
 
 def visit_indices(stored: Columns, session: Ids, visit: Ids) -> Ids:

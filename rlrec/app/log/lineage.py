@@ -33,12 +33,12 @@ class LearnedFrom:
         """The columns that `rows` needs, of those that are not always read."""
         selection = self.selection
         named = {"split": selection.splits, "variant_id": selection.variant_ids, "route_id": selection.route_ids}
-        read = {name for name, wanted in named.items() if wanted is not None}
+        read = {name for name, values in named.items() if values is not None}
         return frozenset(read if self.splits is None else {*read, "split"})
 
     def rows(self, slots: Columns) -> Flags:
         """Which rows of the log are among them, (n,)."""
-        rows = matching(slots, self.selection)
+        rows = select_rows(slots, self.selection)
         if self.splits is not None:
             rows &= np.isin(slots["split"], self.splits)
         if self.mature_at is not None:
@@ -46,15 +46,15 @@ class LearnedFrom:
         return rows
 
 
-def matching(slots: Columns, selection: Selection) -> Flags:
+def select_rows(slots: Columns, selection: Selection) -> Flags:
     """Which rows of the log are selected, (n,): `Selection.conditions` on arrays."""
     rows = np.ones(len(slots["decision_id"]), np.bool_)
-    for name, wanted in (
+    for name, values in (
         ("policy_id", selection.policy_ids), ("version_id", selection.version_ids), ("split", selection.splits),
         ("variant_id", selection.variant_ids), ("route_id", selection.route_ids),
     ):  # fmt: skip
-        if wanted is not None:
-            rows &= np.isin(slots[name], list(wanted))
+        if values is not None:
+            rows &= np.isin(slots[name], list(values))
     for name, compared, value in (
         ("at", np.greater_equal, selection.since), ("at", np.less, selection.until),
         ("decision_id", np.greater_equal, selection.first_id), ("decision_id", np.less_equal, selection.last_id),
@@ -122,13 +122,13 @@ def from_log(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
 
 def learns(version: Version) -> bool:
     """Whether the distribution of a version depends on its belief: `uniform` and `fixed` count, and learn nothing."""
-    return informed(kinds.make(version.policy.kind, version.policy.params))
+    return depends_on_belief(kinds.make(version.policy.kind, version.policy.params))
 
 
-def informed(policy: Policy) -> bool:
+def depends_on_belief(policy: Policy) -> bool:
     """Whether the distribution of a policy depends on a belief."""
     if policy.contextual or policy.stages:
-        return policy.contextual or any(map(informed, policy.stages))
+        return policy.contextual or any(map(depends_on_belief, policy.stages))
     none: Any = np.zeros(0)
     empty = Belief(pulls=none, reward_sum=none, reward_squares=none, alpha=none, beta=none, total=0.0)
     return policy.index(empty, context={}) is not None

@@ -25,7 +25,7 @@ ROOM = 256_000_000  # bytes of rows that wait for their partition in memory; the
 PERSONS = ("user_id", "user_digest", "session_digest")  # the columns that tell the bucket
 
 
-def number_for(decisions: int) -> int:
+def count_partitions(decisions: int) -> int:
     """The number of partitions of a log of so many decisions: a power of two."""
     number = 1
     while number < BUCKETS and decisions > number * BATCH:
@@ -51,7 +51,9 @@ def read(
         return
     if number == 1:
         yield list(
-            cut(reader.batches(unit, selection, columns=columns, pick_contexts=pick_contexts, visits=visits, keys=keys))
+            cut_batches(
+                reader.batches(unit, selection, columns=columns, pick_contexts=pick_contexts, visits=visits, keys=keys)
+            )
         )
         return
     needed = {*columns, *PERSONS}
@@ -80,7 +82,7 @@ class _SpooledRows:
 
     def __iter__(self) -> Iterator[Batch]:
         self.file.seek(0)
-        return cut(self._pieces())
+        return cut_batches(self._pieces())
 
     def _pieces(self) -> Iterator[Batch]:
         while True:
@@ -90,7 +92,7 @@ class _SpooledRows:
                 return
 
 
-def cut(pieces: Iterable[Batch]) -> Iterator[Batch]:
+def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:
     """The same rows in batches that end with the session in which the count of decisions reaches BATCH."""
     waiting: list[Batch] = []
     count = 0

@@ -12,7 +12,7 @@ import numpy as np
 from rlrec.app.log import slot_values
 from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, run_starts, take
 from rlrec.policy.beliefs import reward as rewards
-from rlrec.records import Reward
+from rlrec.records import Reward, Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader, selected
@@ -49,34 +49,48 @@ class RewardedSlots:
         return replace(self, slots=slots).take(possible if rows is None else possible & rows)
 
 
+@dataclass(frozen=True)
+class UnusedVisits(Sums):
+    """How many visits of a log were not used: those that go on or are too young, and those that were left out: cut (a
+    filter or an import took some of their decisions away), with a censored slot, or without a propensity (silent).
+    sampled: those of several decisions of which the log may have dropped some. mature_from: when the first of those
+    that wait will be used, of each batch where that can be told."""
+
+    waiting: int = 0
+    left_out: int = 0
+    silent: int = 0
+    sampled: int = 0
+    mature_from: frozenset[int] = frozenset()
+
+
 def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True) -> RewardedSlots:
     """A batch with the rewards of a definition; settled_only: count events inside the window alone."""
-    slot, of_slot = _slot_of_event(batch)
+    slot, has_slot = _slot_of_event(batch)
     reward, default = rewards.slot_rewards(
-        definition, n=len(batch), slot=slot[of_slot], kind=kind_numbers(batch, definition.weights)[of_slot],
-        value=batch.events["value"][of_slot], age_us=batch.events["age_us"][of_slot], settled_only=settled_only,
+        definition, n=len(batch), slot=slot[has_slot], kind=kind_numbers(batch, definition.weights)[has_slot],
+        value=batch.events["value"][has_slot], age_us=batch.events["age_us"][has_slot], settled_only=settled_only,
     )  # fmt: skip
     return RewardedSlots(slots=batch.slots, reward=reward, default=default)
 
 
-def event_sums(batch: Batch, *, most: int) -> dict[str, Array]:
+def event_sums(batch: Batch, *, max_kinds: int) -> dict[str, Array]:
     """Sum of the values of each kind of event at every slot, (n,): of the most frequent kinds."""
     counts = Counter(batch.events["kind"].tolist())
-    frequent = sorted(counts, key=lambda kind: (-counts[kind], kind))[:most]
+    frequent = sorted(counts, key=lambda kind: (-counts[kind], kind))[:max_kinds]
     number = kind_numbers(batch, frequent)
-    slot, of_slot = _slot_of_event(batch)
+    slot, has_slot = _slot_of_event(batch)
     sums: dict[str, Array] = {}
     for index, kind in enumerate(frequent):
-        rows = of_slot & (number == index)
+        rows = has_slot & (number == index)
         weights = batch.events["value"][rows]
         sums[kind] = np.bincount(slot[rows], weights=weights, minlength=len(batch)).astype(np.float64)
     return sums
 
 
-def kind_numbers(batch: Batch, of_kinds: Collection[str]) -> Ids:
+def kind_numbers(batch: Batch, chosen_kinds: Collection[str]) -> Ids:
     """The number of each event's kind among some kinds; -1 for any other."""
     kinds = batch.events["kind"].tolist()
-    numbers = defaultdict(lambda: -1, zip(of_kinds, range(len(of_kinds)), strict=True))
+    numbers = defaultdict(lambda: -1, zip(chosen_kinds, range(len(chosen_kinds)), strict=True))
     return np.fromiter(map(numbers.__getitem__, kinds), np.int64, len(kinds))
 
 
@@ -85,12 +99,14 @@ def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
     # one number for a decision and a position
     positions = int(max(batch.slots["position"].max(initial=0), batch.events["position"].max(initial=0))) + 1
     slots = batch.slots["decision_id"] * positions + batch.slots["position"]
-    events, which = np.unique(batch.events["decision_id"] * positions + batch.events["position"], return_inverse=True)
+    events, event_index = np.unique(
+        batch.events["decision_id"] * positions + batch.events["position"], return_inverse=True
+    )
     # slots are looked up among events, which are fewer
     slot = np.full(len(events), -1, np.int64)
     index, has_events = look_up(events, slots)
     slot[index[has_events]] = np.flatnonzero(has_events)
-    return slot[which], slot[which] >= 0
+    return slot[event_index], slot[event_index] >= 0
 
 
 def propensities_of(slots: Columns) -> Array:
@@ -119,8 +135,8 @@ def impressions(
 ) -> Iterator[RewardedSlots]:
     """The mature, uncensored impressions of the selected log, in batches of whole sessions: their arms, rewards and
     these columns. weighed: those alone that have a propensity, with their column SHOWN."""
-    of_arms = (*MATURITY, "arm_id", "keep_probability")
-    columns = (*of_arms, *columns, *(("position", "propensity", "marginal") if weighed else ()))
+    arm_columns = (*MATURITY, "arm_id", "keep_probability")
+    columns = (*arm_columns, *columns, *(("position", "propensity", "marginal") if weighed else ()))
     for batch in reader.batches(unit, selection, columns=columns):
         rows = with_rewards(batch, definition)
         counted = mature(batch.slots, definition, now=unit.now) & ~batch.slots["censored"]
@@ -132,21 +148,21 @@ def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> 
     of its page. slots: its first one, but `censored` where any is; `default`: nothing that counts happened."""
     decision_id = rows.slots["decision_id"]
     first = run_starts(decision_id)
-    of_page = page_events(batch, definition, decision_id[first])
+    page_reward = page_events(batch, definition, decision_id[first])
     return RewardedSlots(
         slots=take(rows.slots, first) | {"censored": np.logical_or.reduceat(rows.slots["censored"], first)},
-        reward=np.add.reduceat(rows.reward, first) + of_page,
-        default=np.logical_and.reduceat(rows.default, first) & (of_page == 0),
+        reward=np.add.reduceat(rows.reward, first) + page_reward,
+        default=np.logical_and.reduceat(rows.default, first) & (page_reward == 0),
     )
 
 
 def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
     """The reward of the page events of each decision, (n,): those inside the window, without default and clip."""
     events, order = batch.events, np.argsort(decision_ids)
-    index, of_page = look_up(decision_ids[order], events["decision_id"])
-    of_page &= events["position"] == 0
-    kind, page = kind_numbers(batch, definition.weights)[of_page], order[index[of_page]]
-    value, age_us = events["value"][of_page], events["age_us"][of_page]
+    index, on_page = look_up(decision_ids[order], events["decision_id"])
+    on_page &= events["position"] == 0
+    kind, page = kind_numbers(batch, definition.weights)[on_page], order[index[on_page]]
+    value, age_us = events["value"][on_page], events["age_us"][on_page]
     return rewards.page_rewards(definition, n=len(decision_ids), page=page, kind=kind, value=value, age_us=age_us)
 
 

@@ -15,9 +15,9 @@ from rlrec.store.log import contents
 
 def distinct_contexts(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:
     """The distinct contexts of some rows, and which of them each row has, (n,)."""
-    ids, which = np.unique(context_ids, return_inverse=True)
+    ids, context = np.unique(context_ids, return_inverse=True)
     bodies = contents.context_bodies(unit, ids.tolist())
-    return decoded(ids, [bodies[key] for key in ids.tolist()]), which.reshape(-1)
+    return decoded(ids, [bodies[key] for key in ids.tolist()]), context.reshape(-1)
 
 
 def decoded(ids: Ids, texts: Sequence[str]) -> list[dict[str, Any]]:

@@ -156,7 +156,7 @@ def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, A
     """Raises InputError for a kind without a prior; says where a prior changes nothing."""
     if policy.no_prior:
         raise InputError(f"kind {kind} has no prior: {policy.no_prior}", hint="leave it out")
-    if not lineage.informed(policy):
+    if not lineage.depends_on_belief(policy):
         store.notice(f"kind {kind} ignores the prior when it draws; `policy show` includes it")
     if params.get("model") in ("shared", "features"):
         store.notice("a shared model has no prior per arm: this prior changes nothing")

@@ -152,7 +152,7 @@ class _TrainingRun:
             judged = paired_gate.rows_not_trained_on(unit, selection, self.live.reference)
             versions = policies.versions(unit, [self.parent.policy.id])
             last_trained = max(int(version.learned_from.get("now", -1)) for version in versions)
-            cutoff = Cutoff.of(unit, self.parent.reward)
+            cutoff = Cutoff.compute(unit, self.parent.reward)
             writer = DatasetWriter(
                 unit, selection, reader, self.parent.reward, cutoff, seed=self.seed, examination=self._curve(unit),
                 since=last_trained, judged_from=judged.first_id or 0,

@@ -17,7 +17,8 @@ from rlrec.app.evaluation.passes.request import Evaluation, Request
 from rlrec.app.evaluation.rows.log_rows import clusters
 from rlrec.app.evaluation.rows.loggers import FixedLoggers, LoggerFacts
 from rlrec.app.log import ended_visits, stored_contexts
-from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
+from rlrec.app.log.ended_visits import Cutoff, EndedVisits
+from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.app.log.splits import GATE, TRAIN, TUNE, owner_splits
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.app.training.holdout_value import ESTIMATOR

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rlrec.app.log import ended_visits
-from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
+from rlrec.app.log.ended_visits import Cutoff, EndedVisits
+from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.app.requests import feedback, session
 from rlrec.app.setup import reward
 from rlrec.policy.gradients import history, returns
@@ -53,7 +54,7 @@ def read(
 
 def _read(unit: Unit, selection: Selection, definition: Reward) -> tuple[list[EndedVisits], UnusedVisits]:
     result, total = [], UnusedVisits()
-    cutoff = Cutoff.of(unit, definition)
+    cutoff = Cutoff.compute(unit, definition)
     for batch in reader.batches(unit, selection, columns=ended_visits.READ, visits=True):
         some, unused = ended_visits.usable(batch, definition, cutoff)
         result.append(some)

@@ -23,7 +23,7 @@ from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup, propensity_bets
 from rlrec.app.evaluation.rows.loggers import LoggerFacts, RowStrata
 from rlrec.app.evaluation.targets.probabilities import Scorer
-from rlrec.app.log.ended_visits import UnusedVisits
+from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Flags, Ids
 from rlrec.ope.checks.within_cells import CellSums, alarms, carry_over_p_value, slots_above_p_value
 from rlrec.ope.intervals import betting

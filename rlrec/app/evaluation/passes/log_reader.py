@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +17,6 @@ from rlrec.app.evaluation.rows.contexts import ContextCache, ContextTable
 from rlrec.app.evaluation.rows.groups import Grouping
 from rlrec.app.evaluation.rows.log_rows import CLUSTERS, LoggedBatch
 from rlrec.app.evaluation.rows.loggers import Loggers, logged_zeros, unknown_support
-from rlrec.app.evaluation.targets import logger_marginals
 from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
 from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
@@ -26,6 +27,9 @@ from rlrec.store.database.unit import StoredRows
 from rlrec.store.log import candidates as candidate_lists
 from rlrec.store.log import contents, imported_data, settings
 from rlrec.store.log.reader import Batch
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.targets.logger_marginals import LoggerMarginals
 
 CELLS = 4_000_000  # arms of eligible sets that are held at a time
 
@@ -62,7 +66,6 @@ class LogReader:
             unit, fields=evaluation.fields, encode=evaluation.encode, columns=columns
         )
         self.loggers = Loggers(unit, evaluation.arms)
-        self.marginals = logger_marginals.LoggerMarginals(self.loggers)
         self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)
         self._eligible: dict[int, Ids] = {}
         self._lists = imported_data.any_row(unit, "candidate_list")
@@ -72,6 +75,13 @@ class LogReader:
         self._slot_sets = imported_data.any_row(unit, "slot_set")
         self._supports = imported_data.any_row(unit, "logged_support")
         self._inclusions = candidates.DERIVED  # distributions of a partition that may still be worked out
+
+    @cached_property
+    def marginals(self) -> LoggerMarginals:
+        """The marginals of the loggers."""
+        from rlrec.app.evaluation.targets.logger_marginals import LoggerMarginals
+
+        return LoggerMarginals(self.loggers)
 
     def clone(self) -> LogReader:
         """Another reader of the same rows, which remembers their contexts alone."""
@@ -188,10 +198,10 @@ class LogReader:
                 slots |= logged_zeros(slots, supports, eligible, zeros)
         if marginals:
             derived = self.marginals.tabulate(slots, contexts, eligible, positions=marginals)
-            slots = {**slots, logger_marginals.COLUMN: derived}
+            slots = {**slots, log_rows.MARGINALS: derived}
         if pairs:
             pairs_case, slate_probabilities = self.marginals.pairs(slots, contexts, eligible)
-            slots = {**slots, logger_marginals.PAIRS: pairs_case}
+            slots = {**slots, log_rows.PAIRS: pairs_case}
         return LoggedBatch(
             log=replace(log, slots=slots), contexts=contexts, groups=groups, eligible=eligible, zeros=zeros,
             pairs=slate_probabilities, lists=self._with_inclusion(lists, slots, contexts), features=features,

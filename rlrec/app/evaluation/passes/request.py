@@ -120,7 +120,7 @@ class Evaluation:
     @property
     def partitions(self) -> int:
         """How many partitions the log is read in."""
-        return partitions.number_for(self.extent.decisions)
+        return partitions.count_partitions(self.extent.decisions)
 
     @property
     def fields(self) -> frozenset[str]:

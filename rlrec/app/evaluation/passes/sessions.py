@@ -61,7 +61,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
         horizon = min(max(1, horizon), ended_visits.LONGEST)
         gamma, spanning = evaluation.request.gamma, evaluation.spanning
         fold = SessionFold(estimators=estimators, gamma=gamma, horizon=horizon, spanning=spanning)
-        cutoffs = {key: Cutoff.of(unit, reward) for key, reward in evaluation.rewards.items()}
+        cutoffs = {key: Cutoff.compute(unit, reward) for key, reward in evaluation.rewards.items()}
         return cls(evaluation=evaluation, fold=fold, cutoffs=cutoffs, returned=people.any_returned(unit))
 
     @property
@@ -250,7 +250,7 @@ def _sums(
     following, rank = _following(visits, person, visit), arms.rank[arms.index(slots["arm_id"])]
     draws = _draws(unit, slots, first, visit, rank, arms)
     served = np.bincount(visit, minlength=len(person)) > 0
-    sums_by_reward, by_kind = dict[int, VisitCarryOverSums](), reward_log.event_sums(batch, most=KINDS)
+    sums_by_reward, by_kind = dict[int, VisitCarryOverSums](), reward_log.event_sums(batch, max_kinds=KINDS)
     for key, definition in rewards.items():
         rewarded = reward_log.with_rewards(batch, definition)
         counted = reward_log.mature(slots, definition, now=evaluation.now) & ~slots["censored"]

@@ -14,7 +14,7 @@ from rlrec.app.evaluation.passes.log_reader import Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, PartialPages, SharedRows
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
-from rlrec.app.evaluation.targets import logger_marginals, slate_probabilities
+from rlrec.app.evaluation.targets import slate_probabilities
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
@@ -151,7 +151,7 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
             slate_batch = SlateBatch(
                 **shared, log_ratio=log_ratio, largest=-np.log(least), marginal_ratio=ratio,
                 largest_marginal=probabilities.greatest / slots["smallest"], target_at=probabilities.table,
-                logged_at=slots.get(logger_marginals.COLUMN), additive=probabilities.additive,
+                logged_at=slots.get(log_rows.MARGINALS), additive=probabilities.additive,
                 expected=probabilities.expected, unsupported=probabilities.unsupported,
             )  # fmt: skip
             list_ratio = scorer.list_ratio(slots, logged)

@@ -123,7 +123,7 @@ def first_stage(version: Version) -> Hashable:
     policy = designs.policy_of(version)
     if not isinstance(policy, TwoStage):
         return None
-    if lineage.informed(policy.stages[0]):
+    if lineage.depends_on_belief(policy.stages[0]):
         return version.id
     return json.dumps([policy.n_candidates, *policy.definitions[0]], sort_keys=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,12 +16,14 @@ from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, run_start
 from rlrec.ope.checks.within_cells import CELLS, CellSums, carry_over_sums, slots_above_sums
 from rlrec.ope.intervals.betting import BetSums, bet_sums
 from rlrec.ope.sums.base import hash_bits
-from rlrec.ope.sums.unit_visits import Visits
 from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import StoredRows, damaged
 from rlrec.store.log.reader import ABSENT, Batch
+
+if TYPE_CHECKING:
+    from rlrec.ope.sums.unit_visits import Visits
 
 # The units that clusters can be, with the columns of the log that name them.
 CLUSTERS = {
@@ -37,6 +39,8 @@ JUDGED = (
 )  # fmt: skip
 SAMPLED = ("session_digest", "visit", "step")  # for targets with samples of each decision: `decision_digests`
 STATES = (*SAMPLED, "recorded", "history")  # for targets that read the session, too
+# The columns that `LoggerMarginals` adds: `tabulate`, and `pairs`.
+MARGINALS, PAIRS = "logger_marginals", "logger_pairs"
 
 
 class ArmTable:
@@ -186,6 +190,8 @@ def person_visits(
 ) -> Visits:
     """The visits of persons. One that was not ended ends when the timeout after its last decision is over. by_session:
     whether the unit is the session; any_user: whether the store knows some user."""
+    from rlrec.ope.sums.unit_visits import Visits
+
     lapsed_at, ended = columns["last_at"] + timeout_us, columns["ended_at"] != ABSENT
     person = clusters(columns, "user")
     return Visits(

@@ -134,7 +134,7 @@ class Loggers:
         """The columns of _DRAWN that the distributions of a version do not depend on."""
         policy = self.policy(version_id)
         needed = {
-            "belief_seq": lineage.informed(policy),
+            "belief_seq": lineage.depends_on_belief(policy),
             "belief_ordinal": bool(policy.forgetting),
             "catalogue_revision": policy.contextual,
         }

@@ -25,9 +25,7 @@ from rlrec.policy.slates import slate
 from rlrec.records import Version
 from rlrec.store.database.bulk import Columns
 
-COLUMN = "logger_marginals"  # of the slots of a batch
-PAIRS = "logger_pairs"  # of the slots of a batch: the number of a case whose slates are listed, or one of
-UNIFORM, UNKNOWN = -2, -1
+UNIFORM, UNKNOWN = -2, -1  # in the column PAIRS
 CASES_AT_A_TIME = 200  # cases whose marginals are worked out together
 MAX_LISTED_CASES = 1_000  # cases of a batch whose slates are listed
 CELLS = 1_000_000  # arms of contexts that are scored at a time
@@ -124,7 +122,7 @@ class LoggerMarginals:
         if policy.stateful or policy.drafted:
             return
         served = exact.load(self.loggers.unit, version, greedy=self.greedy)
-        if version.status == "frozen" or not lineage.informed(policy):
+        if version.status == "frozen" or not lineage.depends_on_belief(policy):
             yield rows, served
             return
         seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]

@@ -8,10 +8,10 @@ import numpy as np
 
 from rlrec.app.evaluation.models.reward_models import ModelValues
 from rlrec.app.evaluation.rows import slot_sets
-from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch, arms_of_sets
+from rlrec.app.evaluation.rows.log_rows import PAIRS, ArmTable, ImpressionRows, LoggedBatch, arms_of_sets
 from rlrec.app.evaluation.targets.cases import CaseRows, arm_indices
 from rlrec.app.evaluation.targets.list_probabilities import ListCaseRows
-from rlrec.app.evaluation.targets.logger_marginals import PAIRS, UNIFORM, UNKNOWN
+from rlrec.app.evaluation.targets.logger_marginals import UNIFORM, UNKNOWN
 from rlrec.app.evaluation.targets.probabilities import CELLS, Scorer
 from rlrec.app.evaluation.targets.state_probabilities import StateCaseRows
 from rlrec.arrays import Array, Flags, run_starts

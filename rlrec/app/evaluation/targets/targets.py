@@ -104,9 +104,9 @@ def resolve(
         else:
             if not live.message.startswith("unknown policy"):
                 raise InputError(live.message, hint=live.hint)
-            known = [*BUILT_IN, *(policy.name for policy in policies.all_policies(unit))]
+            targets_and_policies = [*BUILT_IN, *(policy.name for policy in policies.all_policies(unit))]
             hint = f"a target is a policy, NAME@V or {', '.join(BUILT_IN)}"
-            raise lookup.unknown("target", lookup.split(name)[0], known, hint=hint)
+            raise lookup.unknown("target", lookup.split(name)[0], targets_and_policies, hint=hint)
     return targets
 
 
