@@ -38,6 +38,7 @@ TWO_STAGE, STAGES = "two-stage", ("first", "second")
 NOT_TYPED = ("design", "stage_parameters")  # fields of a policy that are no parameters, or not by that name
 
 CURVE = "examination"  # a parameter that nobody types: the values of the curve `position`
+_without_design: dict[tuple[str, str], Policy] = {}  # by kind and parameters
 
 
 @cache
@@ -87,9 +88,13 @@ def values(policy: Policy) -> dict[str, Any]:
 
 
 def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -> Policy:
-    """A policy of a kind with checked parameters. Raises InputError for an unknown or impossible one.
+    """A policy of a kind with checked parameters, without a design the same one each time. Raises InputError for an
+    unknown or impossible one.
 
     design: how a contextual kind reads contexts; None for its default."""
+    name_and_values = kind, repr(typed)
+    if design is None and name_and_values in _without_design:
+        return _without_design[name_and_values]
     cls, defaults = load(kind), parameters(kind, typed)
     for name in typed:
         if name not in defaults and not (name == CURVE and "position" in defaults):
@@ -102,7 +107,10 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
     if design is not None:
         _check_width(kind, cls, design)
     curve = {CURVE: tuple(typed[CURVE])} if CURVE in typed else {}
-    return cls(**{**cls.implied_defaults(typed), **plain_parameters, **curve}, **design_argument)
+    policy = cls(**{**cls.implied_defaults(typed), **plain_parameters, **curve}, **design_argument)
+    if design is None:
+        _without_design[name_and_values] = policy
+    return policy
 
 
 def _check_width(kind: str, cls: type[Policy], design: Design) -> None:

@@ -30,6 +30,7 @@ from rlrec.store.policies.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, Bel
 if TYPE_CHECKING:
     from rlrec.app.distributions.trained import TrainedModel
     from rlrec.policy.beliefs.solving import ArmMoments
+    from rlrec.policy.contexts.contextual import ContextualPolicy
     from rlrec.policy.contexts.encoder import Encoded
     from rlrec.policy.kinds.fixed import TeamDraft
     from rlrec.policy.kinds.two_stage import TwoStage
@@ -208,8 +209,8 @@ class VersionDistribution:
 
     def check(self, context: Mapping[str, Any]) -> None:
         """Raises InputError where a context does not have the types that the policy's features declare."""
-        if is_contextual(self.learner):
-            self.learner.design.context.check(context)
+        if self.learner.contextual:
+            cast("ContextualPolicy", self.learner).design.context.check(context)
         for ranker in self.rankers:
             ranker.check(context)
 
@@ -308,7 +309,7 @@ class VersionDistribution:
 
 def has_plain_sums(policy: Policy) -> bool:
     """Whether beliefs of the policy are three sums an arm, and forget nothing: rows of `ArmSums`."""
-    return policy.width == len(SUMS) and not policy.forgetting
+    return policy.width == len(SUMS) and not policy.forgetting.forgets
 
 
 def load(
@@ -322,8 +323,9 @@ def load(
     sums, ordinal = _stored(unit, version, learner, seq, ordinal)
     distribution = VersionDistribution(
         version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
-        arm_features=arm_features(unit, learner), columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal),
+        arm_features=arm_features(unit, learner) if learner.contextual else None,
         trained=_trained(unit, version, greedy=greedy) if policy.stateful else None,
+        columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal) if learner.contextual else None,
     )  # fmt: skip
     if learner.drafted:
         distribution.rankers = drafted(unit, learner)
@@ -385,7 +387,7 @@ def renewed(
         distribution.arm_features = arm_features(unit, earlier.learner)
         if distribution.trained is not None:
             distribution.trained = _trained(unit, version)
-    if arms is not None and not distribution.learner.forgetting:
+    if arms is not None and not distribution.learner.forgetting.forgets:
         distribution.columns = column_sums(unit, version, distribution.learner, ordinal=0, earlier=earlier.columns)
         plain = has_plain_sums(distribution.learner)
         arm_rows: BeliefRows = beliefs.arm_rows(unit, ArmSums if plain else BeliefRow, version.id, arms)

@@ -52,7 +52,7 @@ def provenance(
 
 
 def _distinct(version: Version) -> int:
-    forgets, by_curve = Forgetting.parse(version.params), version.params.get("position")
+    forgets, by_curve = Forgetting.parse(version.params).forgets, version.params.get("position")
     return version.id if version.contextual or version.since or forgets or by_curve else 0
 
 

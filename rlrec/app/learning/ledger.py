@@ -344,7 +344,7 @@ def _sum_changes(
 ) -> dict[BeliefKey, list[float]]:
     """The sums of changes when the policy has made `ordinal` decisions, in plain Python."""
     forgetting, needs, nothing = fields.forgetting, kind.needs, (0.0,) * kind.width
-    fades, sums = bool(forgetting), dict[BeliefKey, list[float]]()
+    sums = dict[BeliefKey, list[float]]()
     differences: dict[Any, list[float]] = {}
     for (key, change), times in pending.items():
         if fields.propensity and not key.propensity:
@@ -353,8 +353,8 @@ def _sum_changes(
         if (difference := differences.get(name)) is None:
             old, new = (nothing if reward is None else kind.entry(CountedSlot(*key, reward)) for reward in change)
             difference = differences[name] = [*map(sub, new, old)]
-        weight = times * forgetting.discount ** (ordinal - key.ordinal) if fades else times
-        belief_key = forgetting.bucket(key.ordinal) if fades else 0, key.arm_id
+        weight = times * forgetting.discount ** (ordinal - key.ordinal) if forgetting.forgets else times
+        belief_key = forgetting.bucket(key.ordinal) if forgetting.forgets else 0, key.arm_id
         total = sums.get(belief_key)
         if total is None:
             sums[belief_key] = [weight * number for number in difference]

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from rlrec import policy as kinds
 from rlrec.app.log.slot_values import slate_propensities
 from rlrec.policy.beliefs.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY
 from rlrec.records import Version
 from rlrec.store.database.unit import Row
-
-if TYPE_CHECKING:
-    from rlrec.policy.beliefs.base import Policy
 
 
 class SlotKey(NamedTuple):
@@ -38,25 +35,16 @@ class ServedSlate(NamedTuple):
     context_id: int
 
 
-_POLICIES: dict[tuple[str, str], Policy] = {}  # by kind and parameters, without a design
-
-
 class SlotFields:
     """Which fields of slots the learning beliefs of one policy depend on.
 
     kinds: by version, since they may count by different curves."""
 
     def __init__(self, versions: Sequence[Version]) -> None:
-        self.kinds: dict[int, Policy] = {}
-        for version in versions:
-            kind, params = version.policy.kind, version.params
-            name = kind, repr(params)
-            self.kinds[version.id] = policy = _POLICIES.get(name) or _POLICIES.setdefault(
-                name, kinds.make(kind, params)
-            )
-        self.forgetting = policy.forgetting
+        self.kinds = {version.id: kinds.make(version.policy.kind, version.params) for version in versions}
+        self.forgetting = self.kinds[versions[0].id].forgetting
         needs = frozenset[str]().union(*(kind.needs for kind in self.kinds.values()))
-        self.ordinal = bool(self.forgetting) or ORDINAL in needs
+        self.ordinal = self.forgetting.forgets or ORDINAL in needs
         self.context, self.position, self.propensity = (name in needs for name in (CONTEXT, POSITION, PROPENSITY))
         self.arm_key = cache(SlotKey)
         self.arm_alone = not (self.ordinal or self.context or self.position or self.propensity)

@@ -99,7 +99,7 @@ class BeliefFold:
     def _fold(self, slots: SlotColumns, context_ids: Ids | None, count: Array | None = None) -> Totals:
         # buckets and weights by age
         bucket, weight = np.zeros(len(slots), np.int64), count
-        if self.forgetting and slots.ordinal is not None:
+        if self.forgetting.forgets and slots.ordinal is not None:
             if self.forgetting.window:
                 bucket = slots.ordinal // self.forgetting.width
             if self.forgetting.discount < 1:

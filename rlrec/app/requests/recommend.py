@@ -334,7 +334,7 @@ def _ordinals(ledger: Ledger, planned: Mapping[int, PlannedRequest]) -> dict[int
     return {
         policy_id: iter(ledger.ordinals(policy_id, counts[policy_id], forgetting=memory))
         for policy_id, memory in forgetting.items()
-        if memory
+        if memory.forgets
     }
 
 
@@ -345,7 +345,7 @@ def _columns(
     belief, the policy's seq, the ids of the eligible set and of the variant."""
     version, policy_id, head = shared.version, shared.version.policy.id, shared.head
     ordinal = head.ordinal if version.learning else version.ordinal  # what learns no more forgets no more
-    belief_ordinal = ordinal if shared.serving.learner.forgetting else None
+    belief_ordinal = ordinal if shared.serving.learner.forgetting.forgets else None
     eligible_id, variant_id = cache.sets[shared.eligible], None if shared.variant is None else shared.variant.id
     return policy_id, version.id, head.seq, belief_ordinal, ledger.seq(policy_id), eligible_id, variant_id
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from rlrec.errors import InputError
@@ -22,6 +22,7 @@ class Forgetting:
 
     discount: float = 1.0
     window: float = 0
+    forgets: bool = field(init=False, repr=False, compare=False)  # whether it is not for ever
 
     def __post_init__(self) -> None:
         if not 0 < self.discount <= 1:
@@ -30,14 +31,12 @@ class Forgetting:
             raise InputError(f"window is {self.window:g}", hint="it is a whole number of decisions; 0 forgets nothing")
         if self.discount < 1 and self.window:
             raise InputError("discount and window are both given", hint="a belief forgets by one of them")
+        object.__setattr__(self, "forgets", self.discount < 1 or self.window > 0)
 
     @classmethod
     def parse(cls, parameters: Mapping[str, Any]) -> Self:
         """The forgetting that the parameters of a policy ask for."""
         return cls(float(parameters.get("discount", 1.0)), float(parameters.get("window", 0)))
-
-    def __bool__(self) -> bool:
-        return self.discount < 1 or self.window > 0
 
     @property
     def width(self) -> int:

@@ -32,22 +32,17 @@ _HEAD = "policy_head.policy_id, policy_head.seq, policy_head.ordinal, policy_hea
 
 def _reward(row: Row) -> Reward:
     key, name, terms, *values = row
-    weights, transforms = _terms(parse(terms, f"weights of reward {key}"))
+    # weights and transforms by kind: {"click": 1.0, "dwell_s": {"weight": 0.3, "log1p": true, "cap": 600.0}}
+    weights, transforms = parse(terms, f"weights of reward {key}"), {}
+    for kind, term in weights.items():
+        if isinstance(term, dict):
+            weights[kind] = term.pop("weight")
+            transforms[kind] = Transform(**term)
     return Reward._make((key, name, weights, *values, transforms))
 
 
-def _terms(terms: dict[str, Any]) -> tuple[dict[str, float], dict[str, Transform]]:
-    """Weights and transforms by kind, from {"click": 1.0, "dwell_s": {"weight": 0.3, "log1p": true, "cap": 600.0}}."""
-    transforms = {}
-    for kind, term in terms.items():
-        if isinstance(term, dict):
-            terms[kind] = term.pop("weight")
-            transforms[kind] = Transform(**term)
-    return terms, transforms
-
-
 def _terms_text(definition: Reward) -> str:
-    """The stored text of weights and transforms: the inverse of `_terms`."""
+    """The stored text of weights and transforms: as `_reward` reads it."""
     terms: dict[str, Any] = dict(definition.weights)
     for kind, transform in definition.transforms.items():
         terms[kind] = {"weight": terms[kind], **transform._asdict()}

@@ -80,7 +80,7 @@ class RewardDrift:
         """How grave the drift of an arm is, and what to say of it."""
         if self.version.contextual:
             return "info", "; a policy that learns from contexts shows it to others by and by"
-        if Forgetting.parse(self.version.policy.params):
+        if Forgetting.parse(self.version.policy.params).forgets:
             return "info", "; the policy forgets what came before"
         return "warning", "; beliefs still count what came before"
 

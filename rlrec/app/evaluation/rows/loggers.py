@@ -135,7 +135,7 @@ class Loggers:
         policy = self.policy(version_id)
         needed = {
             "belief_seq": lineage.depends_on_belief(policy),
-            "belief_ordinal": bool(policy.forgetting),
+            "belief_ordinal": policy.forgetting.forgets,
             "catalogue_revision": policy.contextual,
         }
         return [name for name, matters in needed.items() if not matters]

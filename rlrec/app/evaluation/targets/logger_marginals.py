@@ -128,7 +128,7 @@ class LoggerMarginals:
         seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]
         for seqs, sums in past_beliefs.walk(self.loggers.unit, version, seq[run_starts(seq)]):
             first, last = np.searchsorted(seq, seqs[0], "left"), np.searchsorted(seq, seqs[-1], "right")
-            ordinals = ordinal[first:last] if policy.forgetting else np.zeros(last - first, np.int64)
+            ordinals = ordinal[first:last] if policy.forgetting.forgets else np.zeros(last - first, np.int64)
             for at in np.unique(ordinals).tolist():
                 columns = exact.column_sums(
                     self.loggers.unit, version, served.learner, seq=int(seqs[0]), ordinal=at, earlier=served.columns

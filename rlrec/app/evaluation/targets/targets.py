@@ -69,7 +69,7 @@ class Target:
         version, policy = self.serving.version, self.serving.policy
         on_policy = slots["version_id"] == version.id
         if version.status != "frozen":
-            on_policy &= (slots["belief_seq"] == self.seq) & (not policy.forgetting)
+            on_policy &= (slots["belief_seq"] == self.seq) & (not policy.forgetting.forgets)
         seeds = np.where(on_policy, slots["seed"], 0).astype(np.int64).view(np.uint64)
         numbers = np.where(on_policy, slots["decision_id"], slots["decision_digest"])
         return seeds if self.serving.generator is None else ranking_seeds(seeds), numbers
