@@ -360,14 +360,18 @@ def replaced(page: str, tables: Sequence[str], conditions: str) -> str:
 
 
 def measure(folder: Path, scale: float) -> list[dict[str, Cost]]:
-    """Costs on SQLite and on a server of PostgreSQL that goes afterwards."""
+    """Costs on SQLite and on PostgreSQL."""
     with tempfile.TemporaryDirectory(dir=folder, prefix="rlrec-scale-") as name:
         setting = Setting(folder=Path(name), scale=scale)
-        lite = costs(Lite(setting), setting)
-        with postgres_server(setting) as url:
-            data = Path(url.partition("?host=")[2]) / "data"
-            postmaster = int((data / "postmaster.pid").read_text().splitlines()[0])
-            return [lite, costs(Postgres(url), setting, postmaster)]
+        return [costs(Lite(setting), setting), server_costs(setting)]
+
+
+def server_costs(setting: Setting) -> dict[str, Cost]:
+    """Costs on a server of PostgreSQL that goes afterwards."""
+    with postgres_server(setting) as url:
+        data = Path(url.partition("?host=")[2]) / "data"
+        postmaster = int((data / "postmaster.pid").read_text().splitlines()[0])
+        return costs(Postgres(url), setting, postmaster)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import shops
+from tests.benchmarks import scale, shops
+from tests.benchmarks.measure import Setting
 from tests.benchmarks.scale import ROWS, Cost, Plan, Use, cost, main, needs, number, replaced, totals
 from tests.docs.pages import ROOT
 
@@ -106,31 +107,34 @@ def test_the_page_has_the_tables_of_the_script() -> None:
     assert re.search(r"^Measured on \d{4}-\d\d-\d\d with [\d,]+ decisions", page, re.MULTILINE)
 
 
-@pytest.mark.slow
-def test_costs_are_measured_and_extrapolated(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, forked_rlrec: Path
+def test_measured_costs_are_extrapolated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    path, wanted = tmp_path / "costs.json", (tmp_path, 0.01)
+    costs = [{name: Cost(float(number), 0.5, 1.0) for number, name in enumerate(ROWS)} for _ in range(2)]
+    monkeypatch.setattr(scale, "measure", lambda *words: costs if words == wanted else None)
+    assert main(["--scale", "0.01", "--folder", str(tmp_path), "--json", str(path)]) == 0
+    measured = capsys.readouterr().out
+    assert json.loads(path.read_text())[0] == 1_200
+    assert main(["--costs", str(path)]) == 0
+    again = capsys.readouterr().out
+    assert again.splitlines()[:-1] == measured.splitlines()[:-1]  # the load of the machine differs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_costs_are_measured(monkeypatch: pytest.MonkeyPatch, forked_rlrec: Path, database: str) -> None:
     """Without the start of each process, which is all that so few decisions cost. The folder is one that any other
     pytest leaves open to the user of the server."""
     monkeypatch.setattr(shops, "rlrec", lambda *words: [str(forked_rlrec), *map(str, words)])
     with tempfile.TemporaryDirectory(prefix="rlrec-plan-") as folder:
         Path(folder).chmod(0o755)
-        check_plan(Path(folder), capsys)
-
-
-def check_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = folder / "costs.json"
-    assert main(["--scale", "0.01", "--folder", str(folder), "--json", str(path)]) == 0
-    measured = capsys.readouterr().out
-    decisions, lite, postgres = json.loads(path.read_text())
-    assert decisions == 1_200
-    assert set(lite) == set(postgres) == set(ROWS)
+        setting = Setting(folder=Path(folder), scale=0.01)
+        costs = scale.server_costs(setting) if database == "postgres" else scale.costs(shops.Lite(setting), setting)
+    assert set(costs) == set(ROWS)
     # A decision has a page of five, and half an event: more than 200 bytes, whatever holds them.
-    assert min(lite["stored"][0], postgres["stored"][0], lite["parquet"][0], postgres["wal"][0]) > 200
+    assert (
+        min(costs[name].program for name in ("stored", "parquet", *(["wal"] if database == "postgres" else []))) > 200
+    )
     # seconds of the server, which SQLite has none of; the slope of a single row may be noise
-    assert max(cost[1] for cost in postgres.values()) > 0
-    assert {cost[1] for cost in lite.values()} == {0}
-    assert main(["--costs", str(path)]) == 0
-    again = capsys.readouterr().out
-    assert again.splitlines()[:-1] == measured.splitlines()[:-1]  # the load of the machine differs
-    assert [name.name for name in folder.iterdir()] == ["costs.json"]
+    assert (max(cost.server for cost in costs.values()) > 0) == (database == "postgres")
