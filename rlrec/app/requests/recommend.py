@@ -146,7 +146,7 @@ def _intern(store: Store, bodies: set[str], sets: set[tuple[int, ...]], cache: S
         now = settings.get(unit)
         catalogue = tuple(arms.active(unit)) if now.catalogue_id is None else ()
         if catalogue in set_ids:
-            settings.know_catalogue(unit, revision=now.catalogue_revision, eligible_id=set_ids[catalogue])
+            settings.set_catalogue(unit, revision=now.catalogue_revision, eligible_id=set_ids[catalogue])
         return context_ids, set_ids
 
     cache.add(*store.write(work, repeatable=True))  # only what was committed

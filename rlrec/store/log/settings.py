@@ -70,7 +70,7 @@ def raise_catalogue(unit: Unit) -> int:
     return int(unit.ask_value(f"{raised} RETURNING catalogue_revision"))
 
 
-def know_catalogue(unit: Unit, *, revision: int, eligible_id: int) -> None:
+def set_catalogue(unit: Unit, *, revision: int, eligible_id: int) -> None:
     """Store the eligible set of a revision, unless the catalogue has changed since it was read."""
     unit.tell("UPDATE settings SET catalogue_id = ? WHERE catalogue_revision = ?", eligible_id, revision)
 

@@ -61,10 +61,6 @@ def session_test(column: str, sessions: Ids) -> str:
 def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) -> PendingQuery:
     """The visits of these sessions, by session and number, with the digests of session and user (0: no user).
     experiment: whose assignment of the unit is `entry_at`. ABSENT: not ended, no user, not assigned."""
-    types = dict.fromkeys(
-        ("session_id", "number", "started_at", "last_at", "ended_at", "user_id", "user_digest", "session_digest",
-         "entry_at"), np.int64,
-    )  # fmt: skip
     entry, assigned = str(ABSENT), ""
     if experiment is not None:
         # a unit is the user where one is known, else the session
@@ -74,13 +70,15 @@ def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) 
             f" LEFT JOIN assignment {name} ON {name}.experiment_id = {experiment.id} AND {test}"
             for name, test in joins.items()
         )
-    text = (
-        f"SELECT w.session_id, w.number, w.started_at, w.last_at, coalesce(w.ended_at, {ABSENT}),"
-        f" coalesce(s.user_id, {ABSENT}), coalesce(u.digest, 0), coalesce(s.digest, 0), {entry}"
-        " FROM visit w JOIN session s ON s.id = w.session_id LEFT JOIN users u ON u.id = s.user_id"
-        f"{assigned} WHERE {session_test('w.session_id', sessions)} ORDER BY w.session_id, w.number"
-    )
-    return PendingQuery(unit, text, types)
+    columns = {
+        "session_id": "w.session_id", "number": "w.number", "started_at": "w.started_at", "last_at": "w.last_at",
+        "ended_at": f"coalesce(w.ended_at, {ABSENT})", "user_id": f"coalesce(s.user_id, {ABSENT})",
+        "user_digest": "coalesce(u.digest, 0)", "session_digest": "coalesce(s.digest, 0)", "entry_at": entry,
+    }  # fmt: skip
+    tables = "visit w JOIN session s ON s.id = w.session_id LEFT JOIN users u ON u.id = s.user_id"
+    order = f"WHERE {session_test('w.session_id', sessions)} ORDER BY w.session_id, w.number"
+    text = f"SELECT {', '.join(columns.values())} FROM {tables}{assigned} {order}"
+    return PendingQuery(unit, text, dict.fromkeys(columns, np.int64))
 
 
 def ask_decisions(
