@@ -21,11 +21,11 @@ FORGET, PRUNE = "db forget", "db prune"  # in the record of commands; without a 
 MAX_VISITS = 1 << 31  # of a session
 PORTION = 5_000  # decisions that are deleted, or read, at once
 # Columns without an index that PostgreSQL looks up for every row that is deleted elsewhere.
-UNINDEXED = {
-    "feedback_key": "decision_id", "import_line": "decision_id", "last_decision": "decision_id",
-    "shadow_decision": "decision_id", "decision": "context_id, eligible_id", "candidate_list": "catalogue_id",
-    "decision_features": "context_id", "assignment": "session_id, user_id", "session": "user_id",
-}  # fmt: skip
+UNINDEXED = (
+    "feedback_key.decision_id", "import_line.decision_id", "last_decision.decision_id", "shadow_decision.decision_id",
+    "decision.context_id", "decision.eligible_id", "candidate_list.catalogue_id", "decision_features.context_id",
+    "assignment.session_id", "assignment.user_id", "session.user_id",
+)  # fmt: skip
 
 
 class OwnedDecision(NamedTuple):
@@ -228,18 +228,15 @@ def removal_indexes(store: Store) -> Iterator[None]:
     if store.engine.dialect.name != "postgresql":
         yield
         return
-    names = {
-        f"ix_removal_{table}_{column}": f"{table} ({column})"
-        for table, columns in UNINDEXED.items()
-        for column in columns.split(", ")
-    }
+    columns = (name.split(".") for name in UNINDEXED)
+    targets = {f"ix_removal_{table}_{column}": f"{table} ({column})" for table, column in columns}
 
     def create(unit: Unit) -> None:
-        for name, target in names.items():
+        for name, target in targets.items():
             unit.tell(f"CREATE INDEX IF NOT EXISTS {name} ON {target}")
 
     store.write(create, repeatable=True)
     try:
         yield
     finally:
-        store.write(lambda unit: unit.tell(f"DROP INDEX IF EXISTS {', '.join(names)}"), repeatable=True)
+        store.write(lambda unit: unit.tell(f"DROP INDEX IF EXISTS {', '.join(targets)}"), repeatable=True)
