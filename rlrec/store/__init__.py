@@ -309,13 +309,14 @@ class Store:
     def refuse_far_ahead(self, unit: Unit, newest: int | None) -> None:
         """Raises InputError where `--now` would date what is stored far ahead of a log that follows the database's
         clock: by its newest decision, which is an imported one where no other was stored. A log that is empty, or lies
-        ahead already, has a time of its own (simulations, replays), and so has a command that stored under its time."""
-        if self.now is None or self.allow_future or self.rehearsing or self.has_stored:
+        ahead already, has a time of its own (simulations, replays), and so has an import that stored its first rows."""
+        if self.now is None or self.allow_future or self.rehearsing:
             return
         clock = unit.clock()
         if clock >= self.now - DAY_US:
             return
-        newest = decisions.newest_imported(unit) if newest is None else newest
+        if newest is None and not self.has_stored:
+            newest = decisions.newest_imported(unit)
         if newest is not None and newest <= clock:
             raise InputError(
                 f"--now {written(self.now)} lies far ahead of the database's clock, {written(clock)}: what is stored "
