@@ -83,10 +83,7 @@ def over_time(answer: Outcomes, metric: str = "reward_per_visit", *, until: int 
     )  # fmt: skip
 
 
-Bounded = tuple[float | None, float | None, float | None]
-
-
-def _scaled(row: OutcomeRow, scale: float) -> Bounded:
+def _scaled(row: OutcomeRow, scale: float) -> tuple[float | None, float | None, float | None]:
     """A value with its bounds, times a number."""
     figures = row["value"], row["lower"], row["upper"]
     value, lower, upper = (None if figure is None else scale * figure for figure in figures)

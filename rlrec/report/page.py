@@ -46,7 +46,7 @@ EMPTY = (
 
 
 class Section(NamedTuple):
-    """A part of the page. key: its anchor; name: in `remarks`; lead: a sentence under the heading."""
+    """A part of the page. name: its anchor, and its name in `remarks`; lead: a sentence under the heading."""
 
     name: str
     heading: str

@@ -79,7 +79,6 @@ class Bar(NamedTuple):
     name: str
     value: float
     tick: float | None = None
-    look: str = "s1"
 
 
 class Drawing(NamedTuple):
@@ -333,7 +332,7 @@ def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
         y = top + count * height + 19
         marks.append(_row_title(row.name, number(row.value) + unit, y - 5))
         left, right = sorted((xs(0), xs(row.value)))
-        marks.append(_tag("rect", row.look, x=left, y=y, width=round(right - left, 1), height=8))
+        marks.append(_tag("rect", "s1", x=left, y=y, width=round(right - left, 1), height=8))
         if row.tick is not None:
             marks.append(_rule(xs(row.tick), y - 2, xs(row.tick), y + 10, "zero whisker"))
     return Drawing(bottom + 42, "".join(marks))

@@ -170,6 +170,10 @@ class Floored(Policy):
     floor: float = bounded(0.0, 0, 1)
     explore_slots: str = ""
 
+    uniform_rates: ClassVar[
+        tuple[str, ...]
+    ] = ()  # further probabilities of a uniform arm, which hold at every position
+
     def __post_init__(self) -> None:
         for parameter in fields(self):
             if "bounds" in parameter.metadata:
@@ -182,10 +186,8 @@ class Floored(Policy):
 
     @property
     def exploration(self) -> Floor:
-        return self._combine_exploration()
-
-    def _combine_exploration(self, *rates: float) -> Floor:
-        """The floor where it holds, combined with other rates of exploration, which hold at every position."""
+        """The floor where it holds, combined with the further rates."""
+        rates = [getattr(self, name) for name in self.uniform_rates]
         explored = any_of(*rates, self.floor) if rates else self.floor
         if self.explore_slots == "":
             return explored

@@ -10,7 +10,6 @@ from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief, BetaLearner, Learner, bounded
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.policy.beliefs.statistics import PROPENSITY, CountedSlot, SlotColumns
-from rlrec.policy.scores.floors import Floor
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
@@ -32,11 +31,8 @@ class EpsilonGreedy(Learner):
     epsilon: float = bounded(0.1, 0, 1)
 
     purpose: ClassVar[str] = "a fixed rate of exploration, simple to explain"
+    uniform_rates: ClassVar[tuple[str, ...]] = ("epsilon",)
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "epsilon")
-
-    @property
-    def exploration(self) -> Floor:
-        return self._combine_exploration(self.epsilon)
 
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.scores.families.point import Point
@@ -172,6 +168,7 @@ class Exp3(Learner):
     purpose: ClassVar[str] = "rewards that change, or that someone may set against you; with discount, it follows them"
     no_prior: ClassVar[str] = "it weighs gains, which all begin at 0"
     unit_rewards: ClassVar[str] = "exp3 weighs gains of at most 1"
+    uniform_rates: ClassVar[tuple[str, ...]] = ("gamma",)
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "gamma")
 
     def __post_init__(self) -> None:
@@ -182,10 +179,6 @@ class Exp3(Learner):
     @property
     def needs(self) -> frozenset[str]:
         return super().needs | {PROPENSITY}
-
-    @property
-    def exploration(self) -> Floor:
-        return self._combine_exploration(self.gamma)
 
     @property
     def width(self) -> int:
