@@ -70,7 +70,11 @@ def create(store: Store, request: Request) -> RouteSummary:
         settings.lock(unit)
         stored = routes.by_name(unit, [request.name]).get(request.name)
         if stored is not None:
-            return _existing(unit, stored, request)
+            first = routes.history(unit, stored.route_id)[0]
+            if first.reference != request.to:
+                message = f"route {request.name!r} already exists, and was created for {first.reference}"
+                raise Conflict(message, hint=f"`rlrec route set {request.name} --to {request.to}` changes it")
+            return {**summary(unit, stored), "created": False}
         if policies.by_name(unit, request.name) is not None:
             raise Conflict(f"{request.name!r} is the name of a policy", hint="choose another name")
         version, _ = servable(unit, request.to)
@@ -80,15 +84,6 @@ def create(store: Store, request: Request) -> RouteSummary:
         return {**summary(unit, routes.by_name(unit, [request.name])[request.name]), "created": True}
 
     return store.write(work, repeatable=True)
-
-
-def _existing(unit: Unit, stored: RouteChange, request: Request) -> RouteSummary:
-    """The route that is stored. Raises Conflict where it was created for something else."""
-    first = routes.history(unit, stored.route_id)[0]
-    if first.reference != request.to:
-        hint = f"`rlrec route set {request.name} --to {request.to}` changes it"
-        raise Conflict(f"route {request.name!r} already exists, and was created for {first.reference}", hint=hint)
-    return {**summary(unit, stored), "created": False}
 
 
 def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
@@ -107,8 +102,7 @@ def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 def _change(unit: Unit, route_id: int, version: Version, reference: str, *, command: str, **ids: int | None) -> None:
     """Let a route serve a version; without a number in the reference, whichever is live. ids: for `routes.change`."""
-    number = lookup.split(reference)[1]
-    version_id = None if number is None else version.id
+    version_id = None if lookup.split(reference)[1] is None else version.id
     routes.change(unit, route_id, policy_id=version.policy.id, version_id=version_id, command=command, **ids)
     settings.add_run(unit, command, {"to": reference})
 

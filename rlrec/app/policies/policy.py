@@ -127,9 +127,11 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         store.notice(
             f"reads of contexts {fields}{f' and {len(names) - MAX_NAMED} more' if len(names) > MAX_NAMED else ''}"
         )
-        for name in _texts(fitted["fields"]):
-            hint = f'{{"{name}": {{"text": 65536}}}} in the fields of --features reads their words'
-            store.notice(f"a text of {name} counts as one value; {hint}")
+        for name, declaration in fitted["fields"].items():
+            values = declaration["values"] if declaration["type"] == "category" else []
+            if 2 * sum(len(value.split()) >= TEXT_WORDS for value in values) > len(values):
+                hint = f'{{"{name}": {{"text": 65536}}}} in the fields of --features reads their words'
+                store.notice(f"a text of {name} counts as one value; {hint}")
     unnamed = declared is None and request.from_log is None and not (source and source.contextual)
     if policy.contextual and unnamed:
         store.notice(
@@ -140,16 +142,6 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             f"{request.kind} without a floor leaves a log that cannot judge other policies: consider --param floor=0.05"
         )
     return answer
-
-
-def _texts(fields: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The fitted fields whose values are texts of several words, mostly."""
-    categories = {name: field["values"] for name, field in fields.items() if field["type"] == "category"}
-    return [
-        name
-        for name, values in categories.items()
-        if 2 * sum(len(value.split()) >= TEXT_WORDS for value in values) > len(values)
-    ]
 
 
 def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, Any]) -> None:

@@ -65,6 +65,8 @@ Audience = TypedDict("Audience", {
 
 
 class _Features(TypedDict, total=False):
+    """The encoders of contexts and arms, as `--features` takes them; nothing for a kind that reads no context."""
+
     features: dict[str, Any]
 
 
@@ -77,12 +79,15 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
         summary = belief_versions.summary(unit, version)
         catalogue, changes = arms.all_arms(unit), reward_drift.recent_changes(unit, version)
         names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in catalogue}}
+        features = _Features()
+        if version.contextual:
+            features["features"] = {side: version.parameters[side] for side in ("context", "arm")}
         weighted = arm_means.weighted_means(unit, version, catalogue)
         arm_rows = [belief | mean for belief, mean in zip(_beliefs(unit, version, context), weighted, strict=True)]
         return {
             "policy": summary["policy"], "version": summary["version"], "kind": summary["kind"],
             "params": summary["params"], "reward": summary["reward"], "arms": arm_rows, "status": summary["status"],
-            "versions": summary["versions"], **_features(version), "live": live.number,
+            "versions": summary["versions"], **features, "live": live.number,
             "drift": [{"arm": names[key], **change} for key, change in changes.items()],
             "learned_from": dict(version.learned_from),
             "training": policies.report(unit, version.id), "created_at": written(version.created_at),
@@ -102,11 +107,6 @@ def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float |
     """How a column of active arms is spread over them: what was served, or would be at position 1."""
     values = [row[column] or 0.0 for row in arms if row["status"] == "active"]
     return asdict(spread(np.array(values, np.float64)))
-
-
-def _features(version: Version) -> _Features:
-    """The encoders of contexts and arms, as `--features` takes them; nothing for a kind that reads no context."""
-    return {"features": {side: version.parameters[side] for side in ("context", "arm")}} if version.contextual else {}
 
 
 def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:

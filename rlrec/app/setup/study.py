@@ -94,7 +94,12 @@ def _policy(store: Store, request: Request, audience: Audience, names: Sequence[
             with store.read() as unit:
                 params = parameters.with_curve(unit, params)
     policy = kinds.make(kind, params, design=in_memory.design(audience, names, model=params.get("model")))
-    policy.check(_reward(request.environment, audience))
+    low, high = (0.0, 1.0) if audience.lowest == 0 else (audience.lowest, 0.0)
+    reward = Reward(
+        id=0, name=request.environment, weights={audience.event: 1.0}, window_us=0, default=0.0,
+        clip_low=low, clip_high=high, learn="served", late="count",
+    )  # fmt: skip
+    policy.check(reward)
     if not policy.served:
         raise InputError(f"{name} is the label of an imported log", hint="study another policy")
     if policy.stages:
@@ -111,11 +116,3 @@ def _policy(store: Store, request: Request, audience: Audience, names: Sequence[
 def _std_error(values: Array) -> float | None:
     """Standard error of the mean; None of a single run."""
     return float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
-
-
-def _reward(environment: str, audience: Audience) -> Reward:
-    low, high = (0.0, 1.0) if audience.lowest == 0 else (audience.lowest, 0.0)
-    return Reward(
-        id=0, name=environment, weights={audience.event: 1.0}, window_us=0, default=0.0,
-        clip_low=low, clip_high=high, learn="served", late="count",
-    )  # fmt: skip

@@ -128,21 +128,18 @@ class HoldoutValue:
         strata = self.split.strata
         partials: ByStratum = {}
         for rows in self.split.batches(self.max_visits):
-            batch = self._batch(rows, parameters)
+            decisions, log_slots = _decisions(rows), np.empty(len(rows.shown))
+            expected = self.values.expected(decisions, self._distributions(rows, parameters, log_slots))
+            log_ratio = np.add.reduceat(log_slots, rows.first[:-1]) - rows.log_propensity
+            batch = VisitBatch(
+                start=rows.start, reward=rows.reward, log_ratio=log_ratio, cluster=rows.cluster,
+                predicted=self.values.predicted(decisions), expected=expected, largest=-rows.lowest,
+                default=rows.default > 0,
+            )  # fmt: skip
             for number, visits in members(rows.stratum, len(strata)):
                 stratum_batch = batch if visits is None else batch.take(visits)
                 partials = add_each(partials, {strata[number]: self.fold.partial(stratum_batch)})
         return partials
-
-    def _batch(self, rows: VisitRows, parameters: Parameters) -> VisitBatch:
-        decisions, log_slots = _decisions(rows), np.empty(len(rows.shown))
-        expected = self.values.expected(decisions, self._distributions(rows, parameters, log_slots))
-        log_joint = np.add.reduceat(log_slots, rows.first[:-1])
-        return VisitBatch(
-            start=rows.start, reward=rows.reward, log_ratio=log_joint - rows.log_propensity, cluster=rows.cluster,
-            predicted=self.values.predicted(decisions), expected=expected, largest=-rows.lowest,
-            default=rows.default > 0,
-        )  # fmt: skip
 
     def _distributions(self, rows: VisitRows, parameters: Parameters, log_slots: Array) -> Iterator[TargetSlates]:
         """The distributions of the parameters, portion by portion; the log probability of each slot that was shown,
