@@ -46,10 +46,10 @@ LEFT_OUT = {  # commands that are no methods
 }
 POSITIONAL = {"recommend": ("policy",), "feedback": ("decision_id", "events")}  # fields of a line that need no name
 LINE_ONLY = {"events": Mapping[str, float] | None, "request_id": str | None, "censor": bool | None}  # no options
-OF_STREAMS = {"input", "on_error", "rejects", "uncensor"}  # options that a single line has no use for
+STREAM_OPTIONS = {"input", "on_error", "rejects", "uncensor"}  # options that a single line has no use for
 
 
-class _OfThread(threading.local):
+class _Thread(threading.local):
     """A cache for each thread: several that changed one would mix one belief with another."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Recommender(Commands):
 
         self._db = db
         self.store = Store(db, now=None if now is None else parse_time(now), notice=notice or _to_stderr)
-        self._of_thread = _OfThread()
+        self._thread = _Thread()
 
     def __enter__(self) -> Recommender:
         return self
@@ -89,8 +89,8 @@ class Recommender(Commands):
             """A command, or a group of commands; it is imported when it is first asked for."""
             command = name.rstrip("_").replace("_", "-")
             if command not in COMMANDS or command in LEFT_OUT:
-                why = LEFT_OUT.get(command) or suggest(name, dir(self)) or "`rlrec -h` lists the commands"
-                raise AttributeError(f"no command {name}: {why}")
+                hint = LEFT_OUT.get(command) or suggest(name, dir(self)) or "`rlrec -h` lists the commands"
+                raise AttributeError(f"no command {name}: {hint}")
             value = vars(self)[name] = self._method(load_command(command), name)
             return value
 
@@ -106,8 +106,8 @@ class Recommender(Commands):
     def _method(self, command: click.Command, name: str) -> Any:
         """A command as a function, a group as a namespace."""
         if isinstance(command, click.Group):
-            inner = {calls.attribute(key): each for key, each in command.commands.items()}
-            methods = {key: partial(self._method, each, f"{name}.{key}") for key, each in inner.items()}
+            inner = {calls.attribute(key): leaf for key, leaf in command.commands.items()}
+            methods = {key: partial(self._method, leaf, f"{name}.{key}") for key, leaf in inner.items()}
             return Namespace(name, methods, command.help or "")
         signature, run = calls.signature(command), partial(self._answer, command)
         if name in POSITIONAL:
@@ -129,7 +129,7 @@ class Recommender(Commands):
 
             refuse_far_ahead(self.store)
         request = _raised(recommend.checked(_line(recommend.line_type(), values)))
-        cache = self._of_thread.cache
+        cache = self._thread.cache
         return record(use_case.recommend(self.store, request, seed=number, dry_run=dry_run, cache=cache))
 
     def _feedback(self, *, dry_run: bool = False, **values: Any) -> Result:
@@ -171,7 +171,7 @@ def line_signature(kind: Any, declared: inspect.Signature, positional: Sequence[
     """The signature of a command with a parameter for each field of a line of its stream, and for the other options."""
     from msgspec.structs import fields
 
-    parameters = {name: param for name, param in declared.parameters.items() if name not in OF_STREAMS}
+    parameters = {name: param for name, param in declared.parameters.items() if name not in STREAM_OPTIONS}
     for field in fields(kind):
         name = field.encode_name
         if name in LINE_ONLY:
@@ -220,7 +220,7 @@ class Log(Frame):
         return frame.assign(at=pd.to_datetime(frame["at"], utc=True)) if len(frame) else frame
 
 
-OF_DECISION = (  # keys that the rows of slots and events have, too
+DECISION_KEYS = (  # keys that the rows of slots and events have, too
     "decision_id", "request_id", "session", "user", "visit", "step", "policy", "version", "experiment", "variant",
     "route", "at", "context",
 )  # fmt: skip
@@ -229,14 +229,14 @@ OF_DECISION = (  # keys that the rows of slots and events have, too
 def _rows_of(read: Callable[[], Iterator[Record]], key: str) -> Iterator[Record]:
     """The rows of one key of each decision, with the keys of the decision that they have not."""
     for decision in read():
-        head = {name: decision.get(name) for name in OF_DECISION}
+        head = {name: decision.get(name) for name in DECISION_KEYS}
         yield from ({**head, **row} for row in decision[key])
 
 
 def _inner_schema(key: str, pa: Any) -> Any:
     decisions = _log_schema(pa)
     inner = decisions.field(key).type.value_type
-    fields = {name: decisions.field(name).type for name in OF_DECISION}
+    fields = {name: decisions.field(name).type for name in DECISION_KEYS}
     return pa.schema(fields | {inner.field(i).name: inner.field(i).type for i in range(inner.num_fields)})
 
 

@@ -54,7 +54,7 @@ class Program(CommandGroup):
         command = load_command(cmd_name)
         _name_variables(command, f"RLREC_{cmd_name}")
         if (config := ctx.ensure_object(Settings).config) is not None:
-            ctx.default_map = {**(ctx.default_map or {}), cmd_name: config.of_command(command, cmd_name)}
+            ctx.default_map = {**(ctx.default_map or {}), cmd_name: config.command_defaults(command, cmd_name)}
         if COMPLETE in os.environ:
             from rlrec.cli.program.completion import attach
 
@@ -65,16 +65,16 @@ class Program(CommandGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, command, behind = super().resolve_command(ctx, args)
+        name, command, words = super().resolve_command(ctx, args)
         settings = ctx.ensure_object(Settings)
         if name == "help":
             settings.broken_config = None
-        elif settings.broken_config is not None and HELP.isdisjoint(behind):
+        elif settings.broken_config is not None and HELP.isdisjoint(words):
             raise settings.broken_config
-        typed = {word.partition("=")[0] for word in behind if word[:1] == "-"}
+        typed = {word.partition("=")[0] for word in words if word[:1] == "-"}
         if command is not None and not typed <= _options(command):
             _add_globals(command, self.params)
-        return name, command, behind
+        return name, command, words
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -86,7 +86,7 @@ class Program(CommandGroup):
 
             try:
                 settings.config = Config(self, paths)
-                extra["default_map"] = settings.config.of_program
+                extra["default_map"] = settings.config.program_defaults
             except InputError as error:
                 settings.broken_config = error  # raised where a command runs: help is shown all the same
         extra.setdefault("terminal_width", max(min(terminal_columns(), 80) - 2, 50))  # as click has it

@@ -91,8 +91,8 @@ def documentation(command: click.Command) -> str:
     """The help of a command, and that of its parameters."""
     text = inspect.cleandoc(command.help or "").partition("\n\n\b\nExample")[0].replace("\b\n", "")
     helps = [(name, getattr(param, "help", None)) for name, param in parameters(command).items()]
-    listed = "\n".join(f"{name}: {text}" for name, text in helps if text)
-    return "\n\n".join(filter(None, [text, listed, command.epilog]))
+    descriptions = "\n".join(f"{name}: {text}" for name, text in helps if text)
+    return "\n\n".join(filter(None, [text, descriptions, command.epilog]))
 
 
 def function(name: str, text: str, signed: inspect.Signature, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,8 +144,8 @@ def _typed(param: click.Parameter, name: str, value: Any) -> Any:
     if not param.multiple and param.nargs != -1:
         return _word(param, name, value)
     if isinstance(value, Mapping):
-        return [f"{key}={_text(each)}" for key, each in value.items()]
-    return [_word(param, name, each) for each in ([value] if isinstance(value, str) else value)]
+        return [f"{key}={_text(item)}" for key, item in value.items()]
+    return [_word(param, name, item) for item in ([value] if isinstance(value, str) else value)]
 
 
 def _word(param: click.Parameter, name: str, value: Any) -> Any:

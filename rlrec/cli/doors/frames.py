@@ -161,7 +161,7 @@ class Keeper(Show):
         flat: Iterable[Mapping[str, Any]] | None = None,
         lines: Iterable[Mapping[str, Any]] | None = None,
     ) -> None:
-        self.before()
+        self.clear_progress()
         view = None if table is None else table._replace(rows=[*table.rows])
         self.answer = record(result) if single(result) else records(result)
         self.answer.display = Display(view, columns, None if flat is None else [*flat])

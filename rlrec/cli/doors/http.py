@@ -83,7 +83,7 @@ class Pending(NamedTuple):
 
 
 class Writer(Protocol):
-    def submit(self, lines: NumberedLines, *, after: Answered | None = None) -> asyncio.Future[Answered]:
+    def submit(self, lines: NumberedLines, *, previous: Answered | None = None) -> asyncio.Future[Answered]:
         """The answers to lines, later. after: to the lines before them in the same body; where these failed, the next
         ones fail with them."""
 
@@ -97,8 +97,8 @@ class Writer(Protocol):
 class RequestRefused(Exception):
     """A request that is answered with a status, and ends the connection."""
 
-    def __init__(self, status: HTTPStatus, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
         self.status = status
 
 
@@ -330,13 +330,13 @@ class Client:
     def _check_size(self, n_bytes: int, *, n_lines: int = 0, line_bytes: int = 0) -> None:
         """Raises RequestRefused for a body with too many bytes, lines or chunks, or with too long a line."""
         limits = self.limits
-        for number, limit, what in (
+        for number, limit, message in (
             (n_bytes, limits.body_bytes, "a body has at most {:,} bytes"),
             (n_lines, limits.body_lines, "a body has at most {:,} lines, or chunks"),
             (line_bytes, limits.line_bytes, "a line has at most {:,} bytes"),
         ):
             if number > limit:
-                raise RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, what.format(limit))
+                raise RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message.format(limit))
 
     # -- handling --
 
@@ -358,17 +358,17 @@ class Client:
         """Hand the lines to the writer, the next group of a body when the answers to the last one are on their way."""
         pieces = groups(BytesIO(request.body), size=GROUP, eager=False, flush=True, n_bytes=GROUP_BYTES)
         lines: NumberedLines | None = next(pieces, [])
-        before: asyncio.Future[Answered] | None = None
+        answered: asyncio.Future[Answered] | None = None
         while lines is not None:
-            following, first = next(pieces, None), before is None
+            following, first = next(pieces, None), answered is None
             last = following is None
             if not first or self._n_lines + len(lines) > GROUP:
                 await self._answers.join()
             self._n_lines += len(lines)
-            before = self.front.writer.submit(lines, after=before.result() if before else None)
+            answered = self.front.writer.submit(lines, previous=answered.result() if answered else None)
             is_single = first and last
             render = partial(self._response, request) if is_single else partial(self._piece, request, first, last)
-            self._answers.put_nowait(Pending(before, render, len(lines), len(request.body) if last else 0))
+            self._answers.put_nowait(Pending(answered, render, len(lines), len(request.body) if last else 0))
             lines = following
 
     # -- sending --

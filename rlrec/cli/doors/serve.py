@@ -85,11 +85,11 @@ def serve(store: Store, show: Show, address: str, allow_remote: bool, dry_run: b
 def rehearsed(store: Store) -> Iterator[Store]:
     """A copy of the store, which is deleted at the end. Says on stderr that it is one, and what it took in."""
     with app.db_copy.temporary(store) as copy:
-        before = app.db_copy.counts(copy)
+        counts_before = app.db_copy.counts(copy)
         notice("dry run: clients are served from a copy of the store; nothing is stored")
         yield copy
-        after = app.db_copy.counts(copy)
-    added = (quantity(after[table] - before[table], table) for table in ("decision", "event"))
+        counts_after = app.db_copy.counts(copy)
+    added = (quantity(counts_after[table] - counts_before[table], table) for table in ("decision", "event"))
     notice(f"{NOTHING_STORED}; it would have been {' and '.join(added)}")
 
 
@@ -147,10 +147,10 @@ class SharedWriter(threading.Thread):
         self._check: asyncio.Future[Answered] | None = None  # of the store
         self._began, self._last = time.monotonic(), Answered(b"")  # the group at hand, and how the last one ended
 
-    def submit(self, lines: NumberedLines, *, after: Answered | None = None) -> asyncio.Future[Answered]:
+    def submit(self, lines: NumberedLines, *, previous: Answered | None = None) -> asyncio.Future[Answered]:
         submitted = Submitted(lines, self.loop.create_future())
-        if after is not None and after.error is not None:
-            submitted.answered.set_result(_failed(lines, after.error))
+        if previous is not None and previous.error is not None:
+            submitted.answered.set_result(_failed(lines, previous.error))
         else:
             self._queue.put(submitted)
         return submitted.answered

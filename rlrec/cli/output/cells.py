@@ -81,6 +81,6 @@ class Column:
         """How wide its widest text is."""
         return max(map(text_width, [self.header, *self.cells]))
 
-    def drawn(self, text: str) -> str:
+    def draw(self, text: str) -> str:
         """A text of it as tabulate gets it: with a filler for each second column of a character."""
         return FILLER * (text_width(text) - len(text)) + text

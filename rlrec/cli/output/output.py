@@ -34,8 +34,8 @@ class Show:
     def __init__(self, form: str, *, plain: bool = False, typed: bool = True) -> None:
         self.format, self.typed = form, typed
         self.answer: Any = None  # the result that is written
-        self.before: Callable[[], None] = lambda: None  # takes a line of progress away
-        self.screen = Screen.of(sys.stdout, plain=plain) if form == "table" else Screen()
+        self.clear_progress: Callable[[], None] = lambda: None  # takes a line of progress away
+        self.screen = Screen.detect(sys.stdout, plain=plain) if form == "table" else Screen()
 
     def __call__(
         self,
@@ -51,7 +51,7 @@ class Show:
         flat: the records that a csv has in place of the one that is the result; lines: those that ndjson has."""
         from rlrec.cli.output import plain
 
-        self.before()
+        self.clear_progress()
         self.answer = result
         if self.format == "json":
             _write_all(plain.document(result))
@@ -74,7 +74,7 @@ class Show:
             return tables.csv(table.headers, table.rows)
         return tables.csv_records(plain.records(result) if flat is None else iter(flat), columns)
 
-    def below(self, *lines: str) -> None:
+    def add_lines(self, *lines: str) -> None:
         """Write lines below a table, wrapped on a terminal."""
         from rlrec.cli.output import tables
 

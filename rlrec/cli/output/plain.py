@@ -80,11 +80,11 @@ def document(result: Any) -> Iterator[bytes]:
     if not isinstance(result, Iterable):
         yield line(result)
         return
-    before = b"["
+    separator = b"["
     for record in result:
-        yield before + line(record)[:-1]
-        before = b",\n "
-    yield b"[]\n" if before == b"[" else b"]\n"
+        yield separator + line(record)[:-1]
+        separator = b",\n "
+    yield b"[]\n" if separator == b"[" else b"]\n"
 
 
 def mapping(record: Any) -> Mapping[str, Any]:

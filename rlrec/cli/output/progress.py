@@ -17,17 +17,17 @@ class ProgressLine:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._what, self._rows = "", 0
+        self._noun, self._rows = "", 0
         self._start = self._began = self._written = time.monotonic()
         self._visible = False
 
-    def __call__(self, what: str, rows: int, share: float | None) -> None:
+    def __call__(self, noun: str, rows: int, share: float | None) -> None:
         """So many rows are done, and this share of all, where that is known. Another pass begins where rows are fewer
         than before, or other ones."""
         now = time.monotonic()
-        if self._what not in ("", what) or rows < self._rows:
+        if self._noun not in ("", noun) or rows < self._rows:
             self._began = now
-        self._what, self._rows = what, rows
+        self._noun, self._rows = noun, rows
         took = now - self._began
         if now - self._start < PATIENCE_S or (self._visible and now - self._written < PAUSE_S):
             return
@@ -35,7 +35,7 @@ class ProgressLine:
         pace = f", {rows / took:,.0f} a second" if is_long and rows > took else ""
         left = f", {_duration(took * (1 - share) / share)} left" if is_long and share else ""
         width = terminal_columns() - 1
-        self._write(f"\r{f'{rows:,} {what}{pace}{left}'[:width]:{width}}")
+        self._write(f"\r{f'{rows:,} {noun}{pace}{left}'[:width]:{width}}")
         self._written, self._visible = now, True
 
     def clear(self) -> None:

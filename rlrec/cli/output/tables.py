@@ -51,25 +51,25 @@ def _grid(view: View, screen: Screen) -> str:
     values = list(zip(*body, strict=True)) if body else [()] * len(view.headers)
     named = list(zip(view.headers, values, strict=True))
     if screen == Screen():
-        return _drawn([Column(*each) for each in named], padding=2)
+        return _draw([Column(*pair) for pair in named], padding=2)
     from rlrec.cli.output import terminal
 
     columns = terminal.columns_of(view, named, screen)
     if screen.width is None:
-        return _drawn(columns, padding=2)
+        return _draw(columns, padding=2)
     shown = terminal.fit(columns, screen.width, view.drop)
     hidden = [column.header for column in columns if column not in shown]
-    text = _drawn(shown, padding=0)  # of a header: a terminal has no room for it
+    text = _draw(shown, padding=0)  # of a header: a terminal has no room for it
     return text + (wrapped(f"not shown: {', '.join(hidden)} (--format csv has all)", screen) if hidden else "")
 
 
-def _drawn(columns: Sequence[Column], *, padding: int) -> str:
+def _draw(columns: Sequence[Column], *, padding: int) -> str:
     import tabulate
 
     tabulate.MIN_PADDING = padding
     text = tabulate.tabulate(
-        list(zip(*([column.drawn(text) for text in column.cells] for column in columns), strict=True)),
-        headers=[column.drawn(column.header) for column in columns],
+        list(zip(*([column.draw(text) for text in column.cells] for column in columns), strict=True)),
+        headers=[column.draw(column.header) for column in columns],
         colalign=["right" if column.numeric else "left" for column in columns],
         disable_numparse=True,
         preserve_whitespace=True,
@@ -88,11 +88,11 @@ def wrapped(line: str, screen: Screen) -> str:
 
 def view(view: View, screen: Screen) -> str:
     """A view: title, grid and notes."""
-    above, below = (
+    title, notes = (
         "".join(_grid(item, screen) if isinstance(item, View) else wrapped(item, screen) for item in items)
         for items in (view.title, view.notes)
     )
-    return above + ("\n" if above else "") + _grid(view, screen) + ("\n" if below else "") + below
+    return title + ("\n" if title else "") + _grid(view, screen) + ("\n" if notes else "") + notes
 
 
 def table(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:

@@ -49,7 +49,7 @@ def fixed(value: float, places: int) -> str:
 
 def interval(value: float | None, lower: float | None, upper: float | None, places: int | None) -> Figures:
     """A value with its interval in one cell; places: decimals of all three."""
-    texts = ["-" if each is None else fixed(each, places or 0) for each in (value, lower, upper)]
+    texts = ["-" if number is None else fixed(number, places or 0) for number in (value, lower, upper)]
     return Figures(texts[0] if lower is None and upper is None else "{} [{}, {}]".format(*texts))
 
 
@@ -94,7 +94,7 @@ class TerminalColumn(Column):
         """The width that it needs."""
         return self.natural if self.rigid else min(self.natural, TEXT_WIDTH)
 
-    def drawn(self, text: str) -> str:
+    def draw(self, text: str) -> str:
         """A text of it elided, and coloured."""
         text = elide(text, self.width)
         word = COLOURED.match(text) if self.coloured else None
@@ -105,7 +105,7 @@ class TerminalColumn(Column):
 def columns_of(view: View, named: Sequence[tuple[str, Sequence[Any]]], screen: Screen) -> list[TerminalColumn]:
     """The columns of a view. named: headers with their values."""
     if not view.fixed or screen.width is None:
-        return [TerminalColumn(*each, screen) for each in named]
+        return [TerminalColumn(*pair, screen) for pair in named]
     bounded = decimals(chain(*(column for header, column in named if header in BOUNDED)))
     return [
         TerminalColumn(header, values, screen, places=bounded if header in BOUNDED else decimals(values))
@@ -121,14 +121,14 @@ def fit(columns: Sequence[TerminalColumn], width: int, drop: Sequence[str]) -> l
         if sum(column.least for column in shown) + len(GAP) * (len(shown) - 1) <= width:
             break
         shown = [column for column in shown if column.header != header]
-    over = sum(column.width for column in shown) + len(GAP) * (len(shown) - 1) - width
-    while over > 0:
+    excess = sum(column.width for column in shown) + len(GAP) * (len(shown) - 1) - width
+    while excess > 0:
         texts = [column for column in shown if not column.rigid] or shown
         widest = max(texts, key=lambda column: column.width)
         if widest.width <= MIN_WIDTH:
             break
         widest.width -= 1
-        over -= 1
+        excess -= 1
     return shown
 
 

@@ -45,10 +45,10 @@ def _sorts(param: click.Parameter, path: str) -> tuple[str, ...]:
     return () if sort is None else (sort,)
 
 
-def _items(sorts: tuple[str, ...], listed: bool, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-    before, comma, word = incomplete.rpartition(",") if listed else ("", "", incomplete)
+def _items(sorts: tuple[str, ...], is_list: bool, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    head, comma, word = incomplete.rpartition(",") if is_list else ("", "", incomplete)
     names = [name for sort in sorts for name in _names(ctx, sort) if name.startswith(word)]
-    return [CompletionItem(f"{before}{comma}{name}") for name in names]
+    return [CompletionItem(f"{head}{comma}{name}") for name in names]
 
 
 def _names(ctx: click.Context, sort: str) -> list[str]:
@@ -58,7 +58,7 @@ def _names(ctx: click.Context, sort: str) -> list[str]:
 
     if sort not in app.names.IN_STORE:
         return app.names.program_names(sort)
-    chosen = vars(ctx.ensure_object(Settings)).get("db") or ctx.find_root().params.get("db") or Settings.db
-    with suppress(RlrecError), open_store(chosen, now=None, notice=lambda _: None) as store:
+    db = vars(ctx.ensure_object(Settings)).get("db") or ctx.find_root().params.get("db") or Settings.db
+    with suppress(RlrecError), open_store(db, now=None, notice=lambda _: None) as store:
         return app.names.stored_names(store, sort)
     return []

@@ -75,8 +75,8 @@ def _describe(error: BaseException, settings: Settings) -> tuple[str, str | None
         return OUT_OF_MEMORY[0], _stored_hint(settings) or OUT_OF_MEMORY[1], 1
     if isinstance(error, OSError) and error.strerror:
         subject = f"{error.filename}: " if error.filename else ""
-        what = "cannot write the output: " if not subject and error.errno in NO_ROOM else ""
-        return f"{what}{subject}{error.strerror}", None if subject else _stored_hint(settings), 1
+        action = "cannot write the output: " if not subject and error.errno in NO_ROOM else ""
+        return f"{action}{subject}{error.strerror}", None if subject else _stored_hint(settings), 1
     hint = None if settings.debug else "`rlrec doctor` says whether the store is damaged, --debug shows the traceback"
     return f"unexpected {type(error).__name__}: {error}".rstrip(": "), hint, 1
 
@@ -157,8 +157,8 @@ def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:
 
 def _setting(message: str, context: click.Context | None) -> str | None:
     """The variable of the environment whose value an error speaks of, where it names no option."""
-    chosen = (_from_environment(param, context) for param in context.command.params) if context else ()
-    return next((variable for variable in chosen if variable and os.environ.get(variable, "\0") in message), None)
+    variables = (_from_environment(param, context) for param in context.command.params) if context else ()
+    return next((variable for variable in variables if variable and os.environ.get(variable, "\0") in message), None)
 
 
 def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | None:
@@ -171,8 +171,8 @@ def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | 
             "" if any("--param" in param.opts for param in ctx.command.params) else "policy create NAME --kind KIND "
         )
         return f"{name} is a parameter of a policy: {create}--param {name}=VALUE"
-    near = error.possibilities
-    return f"did you mean {' or '.join(near)}?" if near else None
+    names = error.possibilities
+    return f"did you mean {' or '.join(names)}?" if names else None
 
 
 def _wants_json(error: BaseException, settings: Settings, args: list[str]) -> bool:

@@ -14,7 +14,7 @@ import click
 
 from rlrec.cli.output.output import FORMATS, Show
 from rlrec.cli.text.text import Screen, clipped, printable
-from rlrec.cli.text.values import masked, passwords, recoded, without
+from rlrec.cli.text.values import hide, masked, passwords, recoded
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ else:
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 JSONL = "jsonl"  # another name of ndjson
-HOW, OUTPUT = "How", "Output"  # headings of options that many commands have
+HOW_TO_RUN, OUTPUT = "How", "Output"  # headings of options that many commands have
 NOTHING_STORED = "dry run: nothing was stored"
 
 
@@ -49,7 +49,7 @@ class Settings:
     store: Any = None  # of the command, once it is open
     show: Show | None = None
     context: click.Context | None = None
-    before_notice: Callable[[], None] = staticmethod(lambda: None)  # takes a line of progress away
+    clear_progress: Callable[[], None] = staticmethod(lambda: None)  # takes a line of progress away
     notify: Callable[[str], None] | None = None  # takes lines for a person, where a program called the command
     config: Any = None  # a Config, where there is an rlrec.toml
     broken_config: InputError | None = None
@@ -62,20 +62,20 @@ def settings() -> Settings:
 
 def safe(text: str, db: str) -> str:
     """`text` for stderr: on one line, without passwords, nor its middle where it is long."""
-    return printable(masked(clipped(without(recoded(text), passwords(db)))))
+    return printable(masked(clipped(hide(recoded(text), passwords(db)))))
 
 
 def notice(text: str) -> None:
     """Write a line to stderr, wrapped on a terminal, unless --quiet; a stderr that takes nothing does not stop the
     command."""
-    chosen = settings()
-    if chosen.quiet:
+    options = settings()
+    if options.quiet:
         return
-    chosen.before_notice()
-    if chosen.notify is not None:
-        chosen.notify(text)
+    options.clear_progress()
+    if options.notify is not None:
+        options.notify(text)
         return
-    screen, text = Screen.of(sys.stderr), safe(text, chosen.db)
+    screen, text = Screen.detect(sys.stderr), safe(text, options.db)
     if screen.width is not None:
         from rlrec.cli.output.tables import wrapped
 
@@ -90,7 +90,7 @@ def conclude(show: Show, *sentences: str) -> None:
     if show.format != "table" or settings().quiet:
         return
     if show.screen.width is not None:
-        show.below(*sentences)
+        show.add_lines(*sentences)
     else:
         for sentence in sentences:
             notice(sentence)
@@ -102,9 +102,9 @@ def suggest_next(show: Show, command: str, effect: str) -> None:
         return
     from shlex import quote
 
-    chosen = settings()
-    typed = chosen.db != Settings.db and "RLREC_DB" not in os.environ
-    notice(f"next: `rlrec {f'--db {quote(chosen.db)} ' if typed else ''}{command}` {effect}")
+    options = settings()
+    typed = options.db != Settings.db and "RLREC_DB" not in os.environ
+    notice(f"next: `rlrec {f'--db {quote(options.db)} ' if typed else ''}{command}` {effect}")
 
 
 # -- groups --
@@ -194,20 +194,20 @@ def _with_store(command: Command, *, reads: bool = False) -> Command:
     def run(*args: Any, **kwargs: Any) -> Any:
         from rlrec.app.opening import open_store
 
-        chosen = settings()
-        if reads and chosen.read_db:
-            chosen.db, chosen.primary = chosen.read_db, chosen.db
-        chosen.context = click.get_current_context()
-        waits = chosen.lock_timeout, chosen.statement_timeout, chosen.reconnect
-        now, future, primary = chosen.now, chosen.allow_future, chosen.primary
-        with open_store(chosen.db, now=now, allow_future=future, notice=notice, waits=waits, primary=primary) as store:
-            chosen.store = store
-            if chosen.quiet or sys.stderr is None or not sys.stderr.isatty():
+        options = settings()
+        if reads and options.read_db:
+            options.db, options.primary = options.read_db, options.db
+        options.context = click.get_current_context()
+        waits = options.lock_timeout, options.statement_timeout, options.reconnect
+        now, future, primary = options.now, options.allow_future, options.primary
+        with open_store(options.db, now=now, allow_future=future, notice=notice, waits=waits, primary=primary) as store:
+            options.store = store
+            if options.quiet or sys.stderr is None or not sys.stderr.isatty():
                 return command(*args, store=store, **kwargs)
             from rlrec.cli.output.progress import ProgressLine
 
             store.progress = line = ProgressLine(sys.stderr)
-            kwargs["show"].before = chosen.before_notice = line.clear
+            kwargs["show"].clear_progress = options.clear_progress = line.clear
             try:
                 return command(*args, store=store, **kwargs)
             finally:
@@ -249,19 +249,19 @@ def _rehearsable(command: Command) -> Command:
     def run(*args: Any, store: Store, dry_run: bool, **kwargs: Any) -> None:
         if dry_run and (lines := kwargs.get("lines")) is not None:
             lines.copy_unless_file()  # other writers do not wait for whoever writes the lines
-        with rehearsal(store, wanted=dry_run):
+        with rehearsal(store, dry_run=dry_run):
             command(*args, store=store, **kwargs)
 
     return run
 
 
 @contextmanager
-def rehearsal(store: Store, *, wanted: bool = True) -> Iterator[None]:
+def rehearsal(store: Store, *, dry_run: bool = True) -> Iterator[None]:
     """A transaction that is taken back at its end, and says so on stderr; nothing where it is not wanted."""
-    settings().dry_run = wanted
-    with store.rehearsal() if wanted else nullcontext():
+    settings().dry_run = dry_run
+    with store.rehearsal() if dry_run else nullcontext():
         yield
-    if wanted:
+    if dry_run:
         notice(NOTHING_STORED)
 
 
@@ -269,9 +269,9 @@ def printed(*lines: str) -> Decorator:
     """Adds --format and --json; gives the command `show`. lines: examples that end its help."""
 
     def add(command: Command) -> Command:
-        listed = "".join(f"\n  {line}" for line in lines)
+        text = "".join(f"\n  {line}" for line in lines)
         word = "Examples" if len(lines) > 1 else "Example"
-        command.__doc__ = f"{cleandoc(command.__doc__ or '')}\n\n\b\n{word}:{listed}"
+        command.__doc__ = f"{cleandoc(command.__doc__ or '')}\n\n\b\n{word}:{text}"
         return _with_show(command)
 
     return add

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import HOW, option_group
+from rlrec.cli.program.shared import HOW_TO_RUN, option_group
 from rlrec.cli.text.values import Integer
 
 ENGINES = ("local", "dask")
@@ -34,4 +34,4 @@ def workers_options(command: Callable[..., Any]) -> Callable[..., Any]:
         workers = app.evaluate.Workers(jobs=jobs, engine=engine, scheduler=scheduler)
         return command(*args, workers=workers, **kwargs)
 
-    return option_group(HOW, *_OPTIONS)(run)
+    return option_group(HOW_TO_RUN, *_OPTIONS)(run)

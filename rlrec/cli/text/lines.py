@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from rlrec.cli.text.strict import DEPTH, LIMIT, Object, joined, parsed, problem, tree
+from rlrec.cli.text.strict import DEPTH, LIMIT, Object, join_path, parsed, problem, tree
 from rlrec.cli.text.text import KEY_LENGTH, key_problem, truncate
 from rlrec.errors import InputError, suggest
 
@@ -227,7 +227,7 @@ def key_type() -> Any:
 
 
 def line_type(
-    name: str, command: click.Command, fields: Sequence[str], *, required: Sequence[str] = (), **others: Any
+    name: str, command: click.Command, fields: Sequence[str], *, required: Sequence[str] = (), **more_types: Any
 ) -> Any:
     """The Struct of a line that has these fields of a command, of the types of its options. others: the types of fields
     that no option has."""
@@ -240,13 +240,13 @@ def line_type(
     options = {param.name: param for param in command.params}
     rows: list[Any] = []
     for field in fields:
-        kind = others[field] if field in others else kinds.get(options[field].type.name, str)
+        kind = more_types[field] if field in more_types else kinds.get(options[field].type.name, str)
         default = {} if get_origin(kind) is dict else getattr(options.get(field), "default", None)
         if field in required:
             rows.append((field, kind))
         else:
             rows.append((field, kind, default) if isinstance(default, int | dict) else (field, kind | None, None))
-    spelled = {field: options[field].opts[0].lstrip("-") for field in fields if field not in others}
+    spelled = {field: options[field].opts[0].lstrip("-") for field in fields if field not in more_types}
     short = {field: word for field, word in spelled.items() if len(word) == 1}
     return defstruct(name, rows, rename=short, forbid_unknown_fields=True)
 
@@ -271,8 +271,8 @@ def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
         return None
     # Written again, every key is there once: an equal count proves that none came twice. A quoted colon in a text
     # counts on both sides.
-    once = msgspec.json.Encoder().encode_lines(untyped).count(b'":') == block.count(b'":')
-    return values if once and len(values) == len(raws) else None
+    is_distinct = msgspec.json.Encoder().encode_lines(untyped).count(b'":') == block.count(b'":')
+    return values if is_distinct and len(values) == len(raws) else None
 
 
 def _usual(block: bytes, n_lines: int) -> bool:
@@ -309,39 +309,39 @@ def _explained(raw: bytes, error: str, kind: Any, line: int | None) -> InputErro
 
 def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
     """The error a person reads for a line that is JSON, but not of the kind; error: msgspec's own message."""
-    what, _, at = error.partition(" - at ")
+    complaint, _, at = error.partition(" - at ")
     tokens = re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", at)
     field, value = "", tree
     for name, index in tokens:
-        key, value = _step(value, name, index, what)
-        field = f"{field}{key}" if key.startswith("[") else joined(field, key)
-    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
+        key, value = _step(value, name, index, complaint)
+        field = f"{field}{key}" if key.startswith("[") else join_path(field, key)
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", complaint, re.DOTALL):
         meant = _tagged(kind).get(tree.get(_tag_field(kind)), kind)  # the Struct that the line says to be
         hint = _unknown_field_hint(unknown[1], meant)
-        return InputError("unknown field", hint=hint, field=joined(field, unknown[1]), line=line)
-    if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
+        return InputError("unknown field", hint=hint, field=join_path(field, unknown[1]), line=line)
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", complaint):
         hint = f"it is {' or '.join(_tagged(kind))}" if missing[1] == _tag_field(kind) else _example(kind)
-        return InputError("is missing", hint=hint, field=joined(field, missing[1]), line=line)
-    if what.startswith("Invalid value"):
+        return InputError("is missing", hint=hint, field=join_path(field, missing[1]), line=line)
+    if complaint.startswith("Invalid value"):
         tags = [*_tagged(kind)]
         hint = suggest(str(value), tags)
         return InputError(f"'{truncate(str(value))}' is not {' or '.join(tags)}", hint=hint, field=field, line=line)
-    if what.startswith("Expected `str` of length") and (why := key_problem(value)):
-        return InputError(why, field=field.partition("[")[0], line=line)
-    what = re.sub(r", got `\w+`$", "", what)
-    what = re.sub(r"`([^`]+)`", lambda m: " or ".join(WORDS.get(w, w) for w in m[1].split(" | ")), what)
+    if complaint.startswith("Expected `str` of length") and (fault := key_problem(value)):
+        return InputError(fault, field=field.partition("[")[0], line=line)
+    complaint = re.sub(r", got `\w+`$", "", complaint)
+    complaint = re.sub(r"`([^`]+)`", lambda m: " or ".join(WORDS.get(w, w) for w in m[1].split(" | ")), complaint)
     shown = truncate(json.dumps(value, ensure_ascii=False, default=str), 40)
-    return InputError(f"{what[0].lower()}{what[1:]}, got {shown}", field=field or None, line=line)
+    return InputError(f"{complaint[0].lower()}{complaint[1:]}, got {shown}", field=field or None, line=line)
 
 
-def _step(value: Any, name: str, index: str, what: str) -> tuple[str, Any]:
+def _step(value: Any, name: str, index: str, complaint: str) -> tuple[str, Any]:
     """One step of msgspec's path; for `[...]`, which names no key, the first member that fits the complaint."""
     if name:
         return name, value.get(name) if isinstance(value, dict) else None
     if index.isdigit():
         inside = isinstance(value, list) and int(index) < len(value)
         return f"[{index}]", value[int(index)] if inside else None
-    got = re.search(r"got `(\w+)`$", what)
+    got = re.search(r"got `(\w+)`$", complaint)
     kinds = {bool: "bool", int: "int", float: "float", str: "str", list: "array", Object: "object"}
     for key, child in value.items() if isinstance(value, dict) else ():
         if got is None or kinds.get(type(child), "null") == got[1]:

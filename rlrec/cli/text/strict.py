@@ -41,7 +41,7 @@ class RefusedToken(NamedTuple):
     """A token that JSON or a database does not take, and why."""
 
     text: str
-    why: str
+    reason: str
 
 
 class Object(dict[str, Any]):
@@ -80,24 +80,24 @@ def tree(text: str) -> Any:
 def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | None:
     """Where the first thing is that must be refused in any line, and what it is."""
     if isinstance(value, RefusedToken):
-        return path, f"{truncate(value.text, 40)} {value.why}"
-    if isinstance(value, str) and (why := unstorable(value)):
-        return path, f"'{truncate(value, 40)}' {why}"
+        return path, f"{truncate(value.text, 40)} {value.reason}"
+    if isinstance(value, str) and (reason := unstorable(value)):
+        return path, f"'{truncate(value, 40)}' {reason}"
     if depth > DEPTH and isinstance(value, dict | list):
         return path[:40], f"nested more than {DEPTH} deep"
     if isinstance(value, Object) and value.twice is not None:
-        return joined(path, value.twice), "is given twice"
+        return join_path(path, value.twice), "is given twice"
     children: Iterator[tuple[str, Any]] = iter(())
     if isinstance(value, dict):
-        if bad := next(((key, why) for key in value if (why := unstorable(key))), None):
+        if bad := next(((key, reason) for key in value if (reason := unstorable(key))), None):
             return path, f"the key '{truncate(bad[0], 40)}' {bad[1]}"
-        children = ((joined(path, key), child) for key, child in value.items())
+        children = ((join_path(path, key), child) for key, child in value.items())
     elif isinstance(value, list):
         children = ((f"{path}[{index}]", child) for index, child in enumerate(value))
-    return next((fault for where, child in children if (fault := problem(child, where, depth + 1))), None)
+    return next((fault for inner, child in children if (fault := problem(child, inner, depth + 1))), None)
 
 
-def joined(path: str, key: str) -> str:
+def join_path(path: str, key: str) -> str:
     """The path of a key inside of `path`."""
     return f"{path}.{truncate(key, 80)}" if path else truncate(key, 80)
 
@@ -117,11 +117,11 @@ def _encoding(raw: bytes) -> str:
 
 
 def _malformed(text: str, bad: json.JSONDecodeError, line: int | None) -> InputError:
-    what = (bad.msg[0].lower() + bad.msg[1:]).removesuffix(" at")
+    complaint = (bad.msg[0].lower() + bad.msg[1:]).removesuffix(" at")
     if not text.strip():
         return InputError("expected a JSON value, got nothing", line=line)
-    near = truncate(text[max(0, bad.pos - 15) : bad.pos + 25], 40)
+    excerpt = truncate(text[max(0, bad.pos - 15) : bad.pos + 25], 40)
     hint = None
     if text.strip() in ("[", "{"):
         hint = "one object a line: jq -c . makes one line of each object, jq -c '.[]' of a JSON array"
-    return InputError(f"not JSON: {what} at column {bad.colno}, near '{near}'", hint=hint, line=line)
+    return InputError(f"not JSON: {complaint} at column {bad.colno}, near '{excerpt}'", hint=hint, line=line)

@@ -42,8 +42,8 @@ def unstorable(text: str) -> str | None:
 
 def key_problem(text: str) -> str | None:
     """Why `text` cannot be the key of an arm, session, user or request. None if it can."""
-    if why := unstorable(text):
-        return f"'{truncate(text)}' {why}"
+    if reason := unstorable(text):
+        return f"'{truncate(text)}' {reason}"
     if not 1 <= len(text) <= KEY_LENGTH:
         return f"a key has 1 to {KEY_LENGTH} characters, '{truncate(text, 20)}' has {len(text)}"
     return None
@@ -65,9 +65,9 @@ class View(NamedTuple):
     fixed: bool = False
 
     @classmethod
-    def of(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], **more: Any) -> View:
-        """The values that records have in these columns, which are the headers; more: the other fields."""
-        return cls(columns, [[record[column] for column in columns] for record in records], **more)
+    def select(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], **fields: Any) -> View:
+        """The values that records have in these columns, which are the headers. fields: the others of the view."""
+        return cls(columns, [[record[column] for column in columns] for record in records], **fields)
 
 
 class Screen(NamedTuple):
@@ -77,12 +77,12 @@ class Screen(NamedTuple):
     colour: bool = False
 
     @classmethod
-    def of(cls, stream: TextIO | None, *, plain: bool = False) -> Screen:
+    def detect(cls, stream: TextIO | None, *, plain: bool = False) -> Screen:
         """The terminal that a stream is, as COLUMNS, NO_COLOR, FORCE_COLOR and TERM say. plain: without colour."""
         terminal, env = stream is not None and stream.isatty(), os.environ
         forced = env.get("FORCE_COLOR", "0") not in ("", "0")
-        off = plain or env.get("NO_COLOR") or (env.get("TERM") == "dumb" and not forced)
-        return cls(terminal_columns() if terminal else None, (terminal or forced) and not off)
+        is_plain = plain or env.get("NO_COLOR") or (env.get("TERM") == "dumb" and not forced)
+        return cls(terminal_columns() if terminal else None, (terminal or forced) and not is_plain)
 
 
 def terminal_columns() -> int:

@@ -44,7 +44,7 @@ def recoded(text: str) -> str:
         return text
 
 
-def without(text: str, secrets: Sequence[str]) -> str:
+def hide(text: str, secrets: Sequence[str]) -> str:
     """`text` with each of `secrets` as `***`."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
@@ -53,7 +53,7 @@ def without(text: str, secrets: Sequence[str]) -> str:
 
 def masked(text: str, secrets: Sequence[str] = ()) -> str:
     """`text` with every password in a URL or a connection string, and each of `secrets`, as `***`."""
-    text = without(text, secrets)
+    text = hide(text, secrets)
     return re.sub(PASSWORD, r"\1***", re.sub(USERINFO, r"\1***@", text))
 
 
@@ -127,8 +127,8 @@ def parse_name(text: str) -> str:
 
 def parse_key(text: str) -> str:
     """The key of an arm, session, user or request, verbatim: 1 to 200 characters."""
-    if why := key_problem(text):
-        raise InputError(why)
+    if reason := key_problem(text):
+        raise InputError(reason)
     return text
 
 
@@ -154,8 +154,8 @@ def parse_json(text: str) -> Any:
     except OSError as error:
         raise InputError(f"cannot read '{truncate(text[1:])}': {error.strerror}") from None
     except InputError as error:
-        where = f"{error.field}: " if error.field else ""
-        raise InputError(f"{truncate(text[1:])}: {where}{error.message}", hint=error.hint) from None
+        prefix = f"{error.field}: " if error.field else ""
+        raise InputError(f"{truncate(text[1:])}: {prefix}{error.message}", hint=error.hint) from None
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -203,8 +203,8 @@ class Parsed(AnyType):
         try:
             return self.parse(recoded(value))
         except InputError as error:
-            where = f"{error.field}: " if error.field else ""
-            raise Refused(where + error.message, hint=error.hint, param=param, ctx=ctx) from None
+            prefix = f"{error.field}: " if error.field else ""
+            raise Refused(prefix + error.message, hint=error.hint, param=param, ctx=ctx) from None
 
 
 class Registered(AnyChoice):

@@ -146,8 +146,8 @@ def _sentence(result: VariantComparison) -> str:
     if _alarm(result["sample_ratio"]["p_value"], "!"):
         return f"The split of {result['experiment']} is not as defined: do not trust its differences."
     rows: list[Mapping[str, Any]] = [row for row in result["unit_differences"] if _is_earned(row)]
-    several = len({row["reward"] for row in rows}) > 1
-    texts = [_comparison(row["group"], row, unit=result["unit"], several=several) for row in rows]
+    several_rewards = len({row["reward"] for row in rows}) > 1
+    texts = [_comparison(row["group"], row, unit=result["unit"], several_rewards=several_rewards) for row in rows]
     if not rows:
         texts = [_comparison(row["variant"], row, unit="decision") for row in result["differences"]]
     gains, losses = ({row["group"] for row in rows if difference_direction(row) == sign} for sign in ("more", "less"))
@@ -155,17 +155,17 @@ def _sentence(result: VariantComparison) -> str:
     return "; ".join(texts) or "There is nothing to compare."
 
 
-def _comparison(variant: str, row: Mapping[str, Any], *, unit: str, several: bool = False) -> str:
-    against, low, high = row["against"], row["lower"], row["upper"]
-    by, reasons = f" by {row['reward']}" if several else "", ", ".join(row.get("reasons", ()))
+def _comparison(variant: str, row: Mapping[str, Any], *, unit: str, several_rewards: bool = False) -> str:
+    first, low, high = row["against"], row["lower"], row["upper"]
+    by, reasons = f" by {row['reward']}" if several_rewards else "", ", ".join(row.get("reasons", ()))
     if row["value"] is None or low is None or high is None:
-        return f"{variant} and {against} cannot be compared yet{by}{f' ({reasons})' if reasons else ''}"
+        return f"{variant} and {first} cannot be compared yet{by}{f' ({reasons})' if reasons else ''}"
     sign = difference_direction(row)
     word = f"surely {sign}" if sign in ("more", "less") else "not surely more or less"
     relative = f"{100 * row['relative']:+.1f} %, " if row.get("relative") is not None else ""
     young = " so far" if "young-units" in row.get("reasons", ()) else ""
     figures = f"{relative}{cell(low)} to {cell(high)}{f', {reasons}' if reasons else ''}"
-    return f"{variant} earns {word} per {unit} than {against}{by}{young} ({figures})"
+    return f"{variant} earns {word} per {unit} than {first}{by}{young} ({figures})"
 
 
 def _flat(result: VariantComparison) -> list[dict[str, Any]]:
@@ -217,7 +217,7 @@ def _interleaved(result: VariantComparison, title: list[str]) -> View:
         "a mean is the credit of the slots that a team picked, half of each slate: it earns more alone",
         f"there are no outcomes per {result['unit']} to compare: everybody sees both versions",
     ]
-    return View.of(result["variants"], list(result["variants"][0]), title=title, notes=notes)
+    return View.select(result["variants"], list(result["variants"][0]), title=title, notes=notes)
 
 
 def _leads(result: VariantComparison) -> list[str]:
@@ -247,8 +247,8 @@ def _per_decision(result: VariantComparison) -> list[str | View]:
     visits, so that their difference comes without interval and p-value."""
     earned = {row["group"]: row["value"] for row in reversed(result["unit_differences"]) if _is_earned(row)}
     differ = DECISIONS_DIFFER in result["reasons"]
-    above = "the variants' visits differ: no comparison" if differ else f"decide by the figures per {result['unit']}"
-    texts = [f"means per decision ({above}):"]
+    heading = "the variants' visits differ: no comparison" if differ else f"decide by the figures per {result['unit']}"
+    texts = [f"means per decision ({heading}):"]
     for row, difference in zip(result["decisions_per_unit"], result["differences"], strict=True):
         if row["differ"]:
             texts.append(_decisions_differ(row, difference, unit=result["unit"], earned=earned[row["variant"]] or 0.0))
@@ -325,7 +325,7 @@ def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool)
     show({name: value for name, value in result.items() if nested or name != "unit_differences"})
     for row in earned:
         unsure = row["lower"] is None or row["upper"] is None or row["lower"] <= 0 <= row["upper"]
-        text = _comparison(result["promoted"], row, unit=result["unit"], several=len(earned) > 1)
+        text = _comparison(result["promoted"], row, unit=result["unit"], several_rewards=len(earned) > 1)
         conclude(show, f"{text}; promoted all the same." if unsure else f"{text}.")
 
 
@@ -334,7 +334,7 @@ def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool)
 def list_(store: Store, show: Show) -> None:
     """List experiments with their variants."""
     result = app.experiment.listing(store)
-    show(result, table=View.of([{**row, "variants": _split(row)} for row in result], COLUMNS), columns=COLUMNS)
+    show(result, table=View.select([{**row, "variants": _split(row)} for row in result], COLUMNS), columns=COLUMNS)
 
 
 def _split(row: ExperimentSummary) -> list[str]:

@@ -105,11 +105,11 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     """
     gate = _gate_options(require, {name: request.pop(name) for name in GATE})
     result = app.route.set_route(store, app.route.Request(gate=gate, **request))
-    why = result.pop("why", None)
+    refusal = result.pop("why", None)
     show(result, table=_look(result) if "gate" in result else None)
-    if why is not None:
+    if refusal is not None:
         hint = f"`rlrec route show {result['route']}` says what it goes on serving; a ramp (--share) tells more"
-        raise CheckFailed(f"{request['to']} was not set: {why}", hint=hint)
+        raise CheckFailed(f"{request['to']} was not set: {refusal}", hint=hint)
 
 
 def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOptions | None:
@@ -145,7 +145,7 @@ def _view(result: RouteSummary) -> View:
         *([_gate(history[0]["gate"])] if history[0]["gate"] else []),
     ]
     title += [_shadow(row) for row in result["shadows"] if row["until"] is None]
-    return View.of(history, HISTORY, title=title)
+    return View.select(history, HISTORY, title=title)
 
 
 def _look(result: RouteSummary) -> View:
@@ -163,18 +163,18 @@ def _look(result: RouteSummary) -> View:
             f"the gain is that of a slot; whole visits {support} it: "
             "{estimate} a visit, {lower} to {upper}, by {estimator}, ess {ess}".format(**figures)
         )
-    return View.of([result["gate"]], LOOK, title=title, notes=notes, drop=LOOK_DROP)
+    return View.select([result["gate"]], LOOK, title=title, notes=notes, drop=LOOK_DROP)
 
 
 def _gate(gate: RouteGate) -> str:
     figures = {name: cell(value) for name, value in gate.items()}
-    held = "".join(
+    guards = "".join(
         f", guard {guard['guard']} {100 * (guard['lower'] or 0):+.3g} % at least" for guard in gate["guards"]
     )
     return (
         "gate: gain over {against} {estimate}, lower bound {lower}, by {estimator} on {rows}, look {candidate} of "
         "the year".format(**figures, rows=quantity(gate["n"] or 0, "row"))
-        + held
+        + guards
     )
 
 

@@ -11,7 +11,7 @@ from rlrec.cli.output.cells import Figures, cell
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import HOW, GroupedCommand, Store, conclude, option_group, reading
+from rlrec.cli.program.shared import HOW_TO_RUN, GroupedCommand, Store, conclude, option_group, reading
 from rlrec.cli.program.workers import workers_options
 from rlrec.cli.text.values import NUMBER, Integer
 from rlrec.directions import LOG_PRECISION, direction
@@ -65,7 +65,7 @@ VERDICTS = ("insufficient", "weak", "ok")
     click.option("--position", metavar="CURVE", help="Multiply attraction by examination, by this curve."),
 )  # fmt: skip
 @option_group(
-    HOW,
+    HOW_TO_RUN,
     click.option(
         "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
         help="bootstrap-t, normal, cressie-read.",
@@ -96,24 +96,24 @@ def evaluate(store: Store, show: Show, plot: str | None, workers: Workers, **req
     rows = [row.to_json() for row in estimates]
     show(rows, table=view(rows, request["by"], app.evaluate.explained(estimates)))
     by = request["by"]
-    conclude(show, *([_counts(rows, by)] if by else map(_sentence, _chosen(rows))))
+    conclude(show, *([_counts(rows, by)] if by else map(_sentence, _best_rows(rows))))
 
 
 def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
     """A table for each unit."""
     views = []
     for unit in dict.fromkeys(row["unit"] for row in rows):
-        of_unit = [row for row in rows if row["unit"] == unit]
+        unit_rows = [row for row in rows if row["unit"] == unit]
         # a table rounds sample sizes, json and csv have every digit
         rounded = [
-            {**row, "ess": None if row["ess"] is None else round(row["ess"]), "lift": _lift(row)} for row in of_unit
+            {**row, "ess": None if row["ess"] is None else round(row["ess"]), "lift": _lift(row)} for row in unit_rows
         ]
-        table = View.of(rounded, [key for key in SHOWN if key != "group" or by], drop=DROP, fixed=True)
+        table = View.select(rounded, [key for key in SHOWN if key != "group" or by], drop=DROP, fixed=True)
         headers = [f"by {by}" if key == "group" else SHOWN[key] for key in table.headers]
-        views.append(table._replace(headers=headers, notes=_served(of_unit)))
-    first, *others = views
-    below = [item for view in others for item in ("", view._replace(notes=()), *view.notes)]
-    return first._replace(notes=[*first.notes, *below, *([""] if others and notes else []), *notes])
+        views.append(table._replace(headers=headers, notes=_served(unit_rows)))
+    first, *more_tables = views
+    notes_below = [item for view in more_tables for item in ("", view._replace(notes=()), *view.notes)]
+    return first._replace(notes=[*first.notes, *notes_below, *([""] if more_tables and notes else []), *notes])
 
 
 def _served(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -125,10 +125,10 @@ def _served(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     spans = {
         name: " to ".join(dict.fromkeys((cell(min(served)), cell(max(served))))) for name, served in by_reward.items()
     }
-    several = len(by_reward) > 1
-    texts = [f"{span} of reward {name}" if several else span for name, span in spans.items()]
+    several_rewards = len(by_reward) > 1
+    texts = [f"{span} of reward {name}" if several_rewards else span for name, span in spans.items()]
     lines = [f"per {rows[0]['unit']}: the logged average is {', '.join(texts)}"] if texts else []
-    return lines + ["the targets learn different rewards: --reward judges all by one"] * several
+    return lines + ["the targets learn different rewards: --reward judges all by one"] * several_rewards
 
 
 def _lift(row: Mapping[str, Any]) -> Figures | None:
@@ -143,16 +143,16 @@ def _percent(share: float) -> str:
     return f"{100 * share:+.{0 if abs(share) >= 0.1 else 1}f}".replace("-0.0", "+0.0")
 
 
-def _chosen(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _best_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """For each target the estimate with the best verdict of those of the first unit; of equal ones the last, whose
     estimator does the most. One without a valid interval stands for no other."""
-    chosen: dict[Any, Mapping[str, Any]] = {}
-    of_unit = [row for row in rows if row["unit"] == rows[0]["unit"]]
-    for row in [row for row in of_unit if row["std_error"] is not None] or of_unit:
-        best = chosen.get(key := (row["target"], row["version"]))
+    best_rows: dict[Any, Mapping[str, Any]] = {}
+    unit_rows = [row for row in rows if row["unit"] == rows[0]["unit"]]
+    for row in [row for row in unit_rows if row["std_error"] is not None] or unit_rows:
+        best = best_rows.get(key := (row["target"], row["version"]))
         if best is None or VERDICTS.index(row["verdict"]) >= VERDICTS.index(best["verdict"]):
-            chosen[key] = row
-    return list(chosen.values())
+            best_rows[key] = row
+    return list(best_rows.values())
 
 
 def _counts(rows: Sequence[Mapping[str, Any]], by: str) -> str:

@@ -52,7 +52,7 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
         f"risen: {row['arm']} from {row['probability_then']:.3g} to {row['probability_now']:.3g}"
         for row in result["risen"]
     ]
-    show(result, table=View.of(result["by_day"], DAYS, title=title, notes=notes))
+    show(result, table=View.select(result["by_day"], DAYS, title=title, notes=notes))
 
 
 def _figure(value: float | None) -> str:

@@ -59,10 +59,10 @@ def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **req
     ]
     notes = []
     if result["underived"]:
-        why = "imports, two rankers, samples of correlated scores, kinds that read the session"
+        causes = "imports, two rankers, samples of correlated scores, kinds that read the session"
         notes = [
             f"expected exposure is unknown: {quantity(result['underived'], 'decision')} without probabilities of all "
-            f"arms ({why})"
+            f"arms ({causes})"
         ]
     if result["curve"] is None and result["slots"] > result["decisions"]:
         notes.append(
@@ -71,4 +71,4 @@ def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **req
     if (total := sum(row["realised"] for row in result["arms"])) > result["slots"]:
         notes.append(f"the log dropped rows (keep_probability): arms and shares are of {total:,} slots")
     records, columns = (result["days"], DAYS) if "days" in result else (result["arms"], ARMS)
-    show(result, table=View.of(records, columns, title=title, notes=notes))
+    show(result, table=View.select(records, columns, title=title, notes=notes))

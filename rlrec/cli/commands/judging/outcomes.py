@@ -10,7 +10,7 @@ import click
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import HOW, GroupedCommand, Store, option_group, reading
+from rlrec.cli.program.shared import HOW_TO_RUN, GroupedCommand, Store, option_group, reading
 from rlrec.cli.text.values import DURATION, NAME, NUMBER, format_duration
 from rlrec.errors import quantity
 
@@ -50,7 +50,7 @@ DIFFERENCE = {  # column of a csv: key of a difference
     click.option("--age", "age_us", type=DURATION, help="Only the first days of each unit, such as 14d."),
 )  # fmt: skip
 @option_group(
-    HOW,
+    HOW_TO_RUN,
     click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals."),
 )  # fmt: skip
 @plot_option
@@ -78,12 +78,12 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
 
 
 def _title(result: Result, age_us: int | None) -> list[str]:
-    of = f" of experiment {result['experiment']}" if result["experiment"] else ""
+    selection = f" of experiment {result['experiment']}" if result["experiment"] else ""
     by = f" by {result['by']}" if result["by"] else ""
     new, returning, unit = result["new"], result["returning"], result["unit"]
     units = count_units(unit, new + returning, result["anonymous"])
     return [
-        f"outcomes{of}{by}: {units}, {new:,} new, {returning:,} with earlier visits",
+        f"outcomes{selection}{by}: {units}, {new:,} new, {returning:,} with earlier visits",
         f"intervals at level {result['level']:g}, clustered by {unit}; rewards of mature decisions",
         *([] if age_us is None else [f"over the first {format_duration(age_us)} of each {unit}"]),
     ]
@@ -124,29 +124,29 @@ def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> Vi
     """The outcomes, metric by metric, with the differences from the first group where there are some; a line for all
     groups of a metric that none of them has yet."""
     by_key = {_key(row): row for row in differences}
-    several = len({row["reward"] for row in rows}) > 2  # rewards and none
+    several_rewards = len({row["reward"] for row in rows}) > 2  # rewards and none
     adjusted = any("narrowed" in row for row in differences)
     headers = ["metric", *([rows[0]["by"] or ""] if differences else []), "value", "lower", "upper", "units"]
     if differences:
         headers += [f"minus {differences[0]['against']}", "lower", "upper", "%", "p"]
         headers += ["narrower by %"] if adjusted else []
-    body, before = list[list[Any]](), None
+    body, last_name = list[list[Any]](), None
     order = list(dict.fromkeys(map(_metric, rows)))
     valued = {_metric(row) for row in rows if row["value"] is not None}
     for row in sorted(rows, key=lambda row: order.index(_metric(row))):
-        name = f"{row['metric']} {row['reward']}" if several and row["reward"] else row["metric"]
+        name = f"{row['metric']} {row['reward']}" if several_rewards and row["reward"] else row["metric"]
         has_value = _metric(row) in valued
-        if name == before and not has_value:
+        if name == last_name and not has_value:
             continue
         line: list[Any] = [
-            "" if name == before else name,
+            "" if name == last_name else name,
             *([row["group"] if has_value else ""] if differences else []),
         ]
         line += [row["value"], row["lower"], row["upper"], row["units"]]
         if differences:
             line += _difference_cells(by_key.get(_key(row)), adjusted=adjusted)
         body.append(line)
-        before = name
+        last_name = name
     return View(headers, body, drop=("narrower by %", "units", "p", "%"))
 
 
@@ -154,8 +154,8 @@ def _periods(rows: Sequence[OutcomeRow], period: str) -> View:
     """A line for each hour, day or week, with its metrics side by side."""
     metrics = list(dict.fromkeys(map(_metric, rows)))
     cells = {(row["group"], *_metric(row)): row for row in rows}
-    several = len({reward for _, reward in metrics}) > 2
-    names = [f"{metric} {reward}" if several and reward else metric for metric, reward in metrics]
+    several_rewards = len({reward for _, reward in metrics}) > 2
+    names = [f"{metric} {reward}" if several_rewards and reward else metric for metric, reward in metrics]
     body = [
         [
             f"{start} *" if f"partial-{period}" in cells[start, *metrics[0]]["reasons"] else start,

@@ -74,7 +74,7 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
     """Compare two curves; a difference is B minus A."""
     result = app.positions.diff(store, first, second)
     columns = ["position", "examination_a", "examination_b", "difference"]
-    show(result, table=View.of(result, columns, title=[f"a: {first}", f"b: {second}"]), columns=columns)
+    show(result, table=View.select(result, columns, title=[f"a: {first}", f"b: {second}"]), columns=columns)
 
 
 def _show(show: Show, result: CurveAnswer, plot: str | None) -> None:
@@ -90,7 +90,7 @@ def _show(show: Show, result: CurveAnswer, plot: str | None) -> None:
     if likelihood := result["log_likelihood"]:
         best, preferred = max(likelihood, key=lambda name: likelihood[name]), result["preferred"]
         verdict = f"prefers {best}" if best == preferred else f"does not tell {preferred} from {best}"
-        listed = ", ".join(f"{name} {cell(value)}" for name, value in likelihood.items())
-        notes.append(f"the log {verdict}: log-likelihood a slot, held out, the larger the better: {listed}")
+        figures = ", ".join(f"{name} {cell(value)}" for name, value in likelihood.items())
+        notes.append(f"the log {verdict}: log-likelihood a slot, held out, the larger the better: {figures}")
     headers = ["position", "examination", "lower", "upper", "rewards", "slots"]
-    show(result, table=View.of(result["positions"], headers, title=title, notes=notes))
+    show(result, table=View.select(result["positions"], headers, title=title, notes=notes))

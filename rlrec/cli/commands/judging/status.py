@@ -36,21 +36,21 @@ def status(store: Store, show: Show) -> None:
     show(result, table=_view(result), flat=result["policies"])
     if warnings := [row for row in result["warnings"] if row["severity"] != "info"]:
         first = warnings[0]
-        more = f" ({len(warnings) - 1} more)" if len(warnings) > 1 else ""
+        remainder = f" ({len(warnings) - 1} more)" if len(warnings) > 1 else ""
         raise CheckFailed(
-            f"{first['check']}, {first['subject']}: {first['detail']}{more}", hint="`rlrec doctor` looks closer"
+            f"{first['check']}, {first['subject']}: {first['detail']}{remainder}", hint="`rlrec doctor` looks closer"
         )
 
 
 def _pinned(result: Status) -> list[dict[str, Any]]:
     """A finding where rlrec.toml has `recommend` draw from another version than the live one."""
     config = settings().config
-    stated = None if config is None else config.value_of(("recommend", "policy"))
-    name, _, version = str(getattr(stated, "value", "")).partition("@")
+    setting = None if config is None else config.value_of(("recommend", "policy"))
+    name, _, version = str(getattr(setting, "value", "")).partition("@")
     live = next((row["live"] for row in result["policies"] if row["policy"] == name), None)
-    if stated is None or live is None or not version.isdecimal() or int(version) == live:
+    if setting is None or live is None or not version.isdecimal() or int(version) == live:
         return []
-    detail = f"{stated.path} has `recommend` draw from version {version}, and version {live} is live"
+    detail = f"{setting.path} has `recommend` draw from version {version}, and version {live} is live"
     return [{"check": "live", "severity": "info", "subject": f"policy {name}", "detail": detail}]
 
 
@@ -69,10 +69,10 @@ def _view(result: Status) -> View:
     notes: list[str | View] = []
     for rows, columns in ((result["routes"], ROUTES), (result["experiments"], EXPERIMENTS)):
         if rows:
-            notes += [*([""] if notes else []), View.of(rows, columns, drop=columns[-2:1:-1])]
+            notes += [*([""] if notes else []), View.select(rows, columns, drop=columns[-2:1:-1])]
     warnings = [f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}" for row in result["warnings"]]
     notes += ["", *warnings] if notes and warnings else warnings
-    return View.of(result["policies"], POLICIES, title=title, notes=notes, drop=POLICIES[3:5] + POLICIES[1:2])
+    return View.select(result["policies"], POLICIES, title=title, notes=notes, drop=POLICIES[3:5] + POLICIES[1:2])
 
 
 def _training(run: dict[str, Any] | None) -> str:

@@ -25,7 +25,7 @@ policy = CommandGroup("policy")
 def kinds(show: Show) -> None:
     """List the kinds of policy, their parameters, and when to use each."""
     result = app.policy.list_kinds()
-    show(result, table=policy_view.of_kinds(result))
+    show(result, table=policy_view.kinds_view(result))
 
 
 @policy.command()
@@ -83,7 +83,7 @@ def list_(store: Store, show: Show) -> None:
     """List all policies at their live version."""
     result = app.versions.listing(store)
     headers = ["policy", "version", "kind", "params", "reward", "status"]
-    table = View.of([{**row, "params": policy_view.parameters(row["params"])} for row in result], headers)
+    table = View.select([{**row, "params": policy_view.parameters(row["params"])} for row in result], headers)
     show(result, table=table, columns=[*headers, "versions"])
 
 
@@ -93,7 +93,7 @@ def list_(store: Store, show: Show) -> None:
 def versions_(store: Store, show: Show, name: str) -> None:
     """List the versions of a policy: what each was made from and learned from, its gate, and when it was live."""
     result = app.versions.history(store, name)
-    show(result, table=policy_view.of_versions(result), columns=[*policy_view.VERSIONS, "promoted"])
+    show(result, table=policy_view.versions_view(result), columns=[*policy_view.VERSIONS, "promoted"])
 
 
 @policy.command("show")
@@ -101,12 +101,14 @@ def versions_(store: Store, show: Show, name: str) -> None:
 @click.option(
     "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The context, for a kind that reads one."
 )
-@click.option("--all", "every", is_flag=True, help="On a terminal all arms with their weights, not just the likeliest.")
+@click.option(
+    "--all", "all_arms", is_flag=True, help="On a terminal all arms with their weights, not just the likeliest."
+)
 @click.option("--curve", is_flag=True, help="The learning curve of a version made by train-pg, epoch by epoch.")
 @plot_option
 @reading("rlrec policy show home", "rlrec policy show visits --curve")
 def show_(
-    store: Store, show: Show, reference: str, context: dict[str, Any], every: bool, curve: bool, plot: str | None
+    store: Store, show: Show, reference: str, context: dict[str, Any], all_arms: bool, curve: bool, plot: str | None
 ) -> None:
     """Show what a policy believes about each arm, what it would serve now, and its versions.
 
@@ -124,11 +126,11 @@ def show_(
     shown, live = (result["policy"], result["version"]), result["version"] == result["live"]
     save_plot(plot, lambda: app.curves.training(*shown, result["training"], live=live) or app.figures.beliefs(result))
     terminal = show.screen.width is not None
-    table = policy_view.of_belief(
-        result, context, every=every, curve=curve, terminal=terminal, ranked=show.format == "table"
+    table = policy_view.belief_view(
+        result, context, all_arms=all_arms, curve=curve, terminal=terminal, ranked=show.format == "table"
     )
-    of_version = {"policy": result["policy"], "version": result["version"]}
-    lines = ({**of_version, **arm} for arm in result["arms"])
+    head = {"policy": result["policy"], "version": result["version"]}
+    lines = ({**head, **arm} for arm in result["arms"])
     show(result, table=table, lines=lines)
 
 
@@ -144,7 +146,7 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
     sides = ("a", "b", "difference")
     columns = ["arm", "status", *(f"{name}_{side}" for name in app.policy_beliefs.COMPARED_FIGURES for side in sides)]
     audiences = [(name, app.policy_beliefs.audience(store, name)) for name in (first, second)]
-    show(result, table=policy_view.of_difference(result, columns, audiences), columns=columns)
+    show(result, table=policy_view.difference_view(result, columns, audiences), columns=columns)
 
 
 @policy.command()

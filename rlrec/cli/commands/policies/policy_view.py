@@ -29,7 +29,7 @@ CURVE = (
 )  # fmt: skip
 
 
-def of_kinds(kinds: Sequence[Mapping[str, Any]]) -> View:
+def kinds_view(kinds: Sequence[Mapping[str, Any]]) -> View:
     """The kinds of policy, each with its parameters."""
     rows = [[row["kind"], " ".join(_pair(*pair) for pair in row["parameters"].items()), row["when"]] for row in kinds]
     return View(["kind", "parameters", "when to use it"], rows)
@@ -54,7 +54,7 @@ def _pair(name: str, value: Any) -> str:
     return f"{name}={value}" if isinstance(value, str) and value else name
 
 
-def of_versions(versions: Sequence[VersionHistory]) -> View:
+def versions_view(versions: Sequence[VersionHistory]) -> View:
     """The versions of a policy, with a line for each time that one was live."""
     verdicts = [None if row["gate"] is None else _verdict(row["gate"]) for row in versions]
     rows = [
@@ -67,7 +67,7 @@ def of_versions(versions: Sequence[VersionHistory]) -> View:
         + ("" if time["until"] is None else f" to {time['until']} ({time['ended_by']})")
         for _, version, time in times
     ]
-    return View.of(rows, VERSIONS, notes=notes, drop=["parent", "created_at"])
+    return View.select(rows, VERSIONS, notes=notes, drop=["parent", "created_at"])
 
 
 def _learned_from(row: VersionHistory) -> str:
@@ -91,8 +91,8 @@ def _verdict(gate: Mapping[str, Any]) -> str:
     return f"{'passed' if gate['passed'] else 'not passed'}: {cell(gate['estimate'])} above {cell(gate['lower'])}"
 
 
-def of_belief(
-    result: PolicyBelief, context: Mapping[str, Any], *, every: bool, curve: bool, terminal: bool, ranked: bool
+def belief_view(
+    result: PolicyBelief, context: Mapping[str, Any], *, all_arms: bool, curve: bool, terminal: bool, ranked: bool
 ) -> View:
     """A belief. every: all arms on a terminal, curve: the learning curve epoch by epoch; ranked: the likeliest arm
     first."""
@@ -110,15 +110,15 @@ def of_belief(
     if result["kind"] == "logged":
         title.append(f"an imported log has no belief: `rlrec exposure --policy {result['policy']}` has its rates")
     arms = sorted(result["arms"], key=lambda arm: -(arm["probability"] or 0.0)) if ranked else result["arms"]
-    table = View.of(arms, BELIEF)
+    table = View.select(arms, BELIEF)
     if terminal:
-        arms = arms[: None if every else N_ARMS]
+        arms = arms[: None if all_arms else N_ARMS]
         table = _on_terminal(arms)
-        notes = [*_others(result["arms"], arms), *notes]
+        notes = [*_hidden_arms(result["arms"], arms), *notes]
     weighted = [row for row in arms if "weights" in row]
-    most = len(weighted) if every or not terminal else N_WEIGHTED
-    notes += [f"weights of {row['arm']}: {_largest(row['weights'])}" for row in weighted[:most]]
-    notes += ["--all shows the weights of all arms"] * (len(weighted) > most)
+    n_weighted = len(weighted) if all_arms or not terminal else N_WEIGHTED
+    notes += [f"weights of {row['arm']}: {_largest(row['weights'])}" for row in weighted[:n_weighted]]
+    notes += ["--all shows the weights of all arms"] * (len(weighted) > n_weighted)
     return table._replace(title=title, notes=notes[:-1] if notes[-1:] == [""] else notes)
 
 
@@ -143,10 +143,10 @@ def _on_terminal(ranked: Sequence[dict[str, Any]]) -> View:
         "",
     ]
     drop = ["ipw_mean", "reward_sum", "pending", "p_best", "pulls", "status", "served"]
-    return View.of(rows, headers, drop=drop, fixed=True)
+    return View.select(rows, headers, drop=drop, fixed=True)
 
 
-def _others(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]) -> list[str]:
+def _hidden_arms(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line about the arms that are not shown; none where all are."""
     if len(shown) == len(arms):
         return []
@@ -170,10 +170,8 @@ def _counting(counting: CountingCurve | None) -> str:
     """The words that say by which curve pulls count; none where each is one."""
     if counting is None:
         return ""
-    held = "in" if counting["in_bounds"] else "not in"
-    return (
-        f"; pulls count by the examination of their position, curve {counting['curve']}: its error is {held} the bounds"
-    )
+    bounds = "in the bounds" if counting["in_bounds"] else "not in the bounds"
+    return f"; pulls count by the examination of their position, curve {counting['curve']}: its error is {bounds}"
 
 
 def _version(row: PolicyVersion) -> str:
@@ -215,10 +213,10 @@ def _fields(encoder: dict[str, Any]) -> str:
 
 
 def _drift(change: dict[str, Any]) -> str:
-    where = "" if change["arm"] is None else f"of {change['arm']} "
+    subject = "" if change["arm"] is None else f"of {change['arm']} "
     learning = "; a policy that learns causes that, too" if change["arm"] is None else ""
     return (
-        f"drift: the mean reward {where}at position 1 went from {change['before']:.4g} to {change['after']:.4g} at "
+        f"drift: the mean reward {subject}at position 1 went from {change['before']:.4g} to {change['after']:.4g} at "
         f"about decision {change['decision_id']} of {change['at']}{learning}"
     )
 
@@ -229,7 +227,7 @@ def _largest(weights: dict[str, float]) -> str:
     return ", ".join(f"{name} {weight:+.3g}" for name, weight in largest if weight) or "all 0"
 
 
-def of_difference(
+def difference_view(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], audiences: Sequence[tuple[str, Audience]]
 ) -> View:
     """Two beliefs side by side. audiences: their names, and whom they serve."""
@@ -241,13 +239,13 @@ def of_difference(
         moved = sum(map(abs, changes)) / 2
         title.append(f"b in place of a would show {moved:.1%} of requests another arm at position 1")
     drop = ("status", "pulls_difference", "mean_difference", "pulls_a", "pulls_b", "mean_a", "mean_b")
-    return View.of(rows, columns, title=title, drop=drop)
+    return View.select(rows, columns, title=title, drop=drop)
 
 
 def _audience(audience: Audience) -> str:
     """The words behind a version that say whom it serves."""
-    through = f" through {', '.join(audience['routes'])}" if audience["routes"] else ""
+    routes = f" through {', '.join(audience['routes'])}" if audience["routes"] else ""
     served = (
         f"is live: {quantity(audience['decisions_24h'], 'decision')} in 24 h" if audience["live"] else "is not live"
     )
-    return served + through
+    return served + routes

@@ -12,7 +12,7 @@ from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import (
-    HOW,
+    HOW_TO_RUN,
     NOTHING_STORED,
     OUTPUT,
     GroupedCommand,
@@ -80,7 +80,7 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     click.option("--position", metavar="CURVE", help="With --top-k [default: the policy's curve]."),
 )  # fmt: skip
 @option_group(
-    HOW,
+    HOW_TO_RUN,
     click.option("--from-version", type=Integer(1), metavar="V", help="Where to start [default: the live one]."),
     click.option(
         "--epochs", type=Integer(1, 10_000), default=60, show_default=True, metavar="N",
@@ -126,9 +126,9 @@ def train_pg(
     the users train, 20 % choose the epoch, and 20 % are the gate that judges the result."""
     options = app.train.Request(name=reference, shaping=_shaping(shapings), **request)
     result = app.train.train(store, options, workers, progress=notice)
-    why, training = result["why"], result.pop("training", None)
-    refused = why is not None and result["trained"] and options.promote == "if-better"
-    noted = [] if why is None or refused else [why]
+    refusal_reason, training = result["why"], result.pop("training", None)
+    refused = refusal_reason is not None and result["trained"] and options.promote == "if-better"
+    noted = [] if refusal_reason is None or refused else [refusal_reason]
     view = _view(result)
     show(result, table=view._replace(notes=[*view.notes, *noted]), flat=[result])
     for text in noted if show.format != "table" else []:
@@ -143,14 +143,18 @@ def train_pg(
         notice(NOTHING_STORED)
     if refused:
         hint = "it is stored; more sessions narrow the interval, and `rlrec policy show` has the figures"
-        raise CheckFailed(f"version {result['version']} of {result['policy']} was not promoted: {why}", hint=hint)
+        raise CheckFailed(
+            f"version {result['version']} of {result['policy']} was not promoted: {refusal_reason}", hint=hint
+        )
 
 
 def _view(result: Mapping[str, Any]) -> View:
     """The gain of the new version over the live one on the visits that chose its epoch, and on those of the gate;
     a line where too few sessions are new."""
     if not result["trained"]:
-        return View.of([{**result, "new sessions": result["sessions"]}], ("at", "policy", "trained", "new sessions"))
+        return View.select(
+            [{**result, "new sessions": result["sessions"]}], ("at", "policy", "trained", "new sessions")
+        )
     best = "none better than the start" if not result["best_epoch"] else f"the best {result['best_epoch']}"
     title = [
         f"{result['at']}: policy {result['policy']}, version {result['version']} from version {result['parent']}, "
@@ -162,8 +166,8 @@ def _view(result: Mapping[str, Any]) -> View:
     tune = [None, result["tune_estimate"], result["tune_lower"], None, result["tune_ess"], None, None]
     gate = [result[name] for name in ("gate_sessions", "estimate", "lower", "upper", "ess", "verdict", "reasons")]
     unit = "session" if result["visits"] is None else "slot"
-    against = gate_against(result)
-    values = f"value {cell(result['value'])} per {unit} against {cell(result['live_value'])} of {against}"
+    reference_name = gate_against(result)
+    values = f"value {cell(result['value'])} per {unit} against {cell(result['live_value'])} of {reference_name}"
     notes = [values] if result["candidate"] else []
     rows = [["tune", *tune], *([] if result["candidate"] is None else [["gate", *gate]])]
     notes += result["passed_by"]
@@ -183,15 +187,15 @@ def _sentence(result: Mapping[str, Any]) -> str:
     new, fate = f"{result['policy']}@{result['version']}", _fate(result)
     if result["candidate"] is None:
         return f"{new} was not judged by the gate; {fate}."
-    lower, why = result["lower"], refusal(result)
-    of_slot = "" if result["visits"] is None else " a slot"
+    lower, refusal_reason = result["lower"], refusal(result)
+    per_slot = "" if result["visits"] is None else " a slot"
     bound = "" if lower is None else f", {100 * (1 - result['alpha']):.3g} % above {cell(lower)}"
-    against = gate_against(result) if result["against"] is None else f"{result['policy']}@{result['against']}"
-    verdict = "is surely better" if why is None else "is not surely better"
-    if why is None and result["verdict"] == "weak":
+    reference_name = gate_against(result) if result["against"] is None else f"{result['policy']}@{result['against']}"
+    verdict = "is surely better" if refusal_reason is None else "is not surely better"
+    if refusal_reason is None and result["verdict"] == "weak":
         verdict = f"is better, on weak evidence ({', '.join(result['reasons'])}),"
-    reason = "" if why is None else f"{why}; "
-    return f"{new} {verdict} than {against}: {reason}gain {cell(result['estimate'])}{of_slot}{bound}; {fate}."
+    reason = "" if refusal_reason is None else f"{refusal_reason}; "
+    return f"{new} {verdict} than {reference_name}: {reason}gain {cell(result['estimate'])}{per_slot}{bound}; {fate}."
 
 
 def _suggest_next(show: Show, result: Mapping[str, Any]) -> None:

@@ -48,26 +48,28 @@ def _view(result: Result) -> View:
         if number < N_ARMS or arm["arm"] in shown
     ]
     headers = ["arm", "pulls", "mean", "score", *(f"p at {position}" for position in positions)]
-    more = len(result["arms"]) - len(rows)
-    left_out = [f"left out: {quantity(more, 'less likely arm')}; --json has all"] if more else []
+    n_hidden = len(result["arms"]) - len(rows)
+    left_out = [f"left out: {quantity(n_hidden, 'less likely arm')}; --json has all"] if n_hidden else []
     return View(title=[*_title(result), *_slots(result), *left_out], headers=headers, rows=rows)
 
 
 def _title(result: Result) -> list[str]:
-    who = f"session {result['session']}, visit {result['visit']}, step {result['step']}, user {cell(result['user'])}"
+    visitor = (
+        f"session {result['session']}, visit {result['visit']}, step {result['step']}, user {cell(result['user'])}"
+    )
     variant = f", variant {result['experiment']}/{result['variant']}" if result["variant"] is not None else ""
     policy = f"policy {result['policy']}, version {result['version']}, kind {result['kind']}{variant}"
-    eligible, of_list = quantity(result["eligible"], "eligible arm"), ""
+    eligible, condition = quantity(result["eligible"], "eligible arm"), ""
     if "candidates" in result:
-        eligible, of_list = quantity(result["eligible"], "candidate"), " given the candidates"
+        eligible, condition = quantity(result["eligible"], "candidate"), " given the candidates"
         eligible += f" of {quantity(result['catalogue'], 'eligible arm')}" if result["catalogue"] is not None else ""
     return [
-        f"decision {result['decision_id']} at {result['at']}: {who}",
+        f"decision {result['decision_id']} at {result['at']}: {visitor}",
         f"{policy}, belief {result['belief_seq']}, floor {cell(result['floor'])}",
         f"context {pairs(result['context']) or '-'}, state {pairs(brief(result['state']))}, {eligible}",
         *([f"features: {_features(result['features'])}"] if "features" in result else []),
         *candidates_text(result, first=N_ARMS),
-        f"propensity {cell(result['propensity'])}{of_list}, "
+        f"propensity {cell(result['propensity'])}{condition}, "
         f"reward {cell(result['reward'])} ({result['reward_definition']})",
     ]
 

@@ -57,17 +57,17 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
     if request["session"] is None:
         raise click.UsageError("Missing option '--session'.")
     answer = app.recommend.recommend(store, app.recommend.Request(**request), seed=seed, dry_run=dry_run)
-    of_list = " given the candidates" if "candidates" in answer else ""
+    condition = " given the candidates" if "candidates" in answer else ""
     title = [
         f"decision {answer['decision_id'] or '(dry run)'}: {answer['policy']} version {answer['version']}, "
-        f"propensity {answer['propensity']:.6g}{of_list}{', answered before' if answer['duplicate'] else ''}"
+        f"propensity {answer['propensity']:.6g}{condition}{', answered before' if answer['duplicate'] else ''}"
     ]
-    if of_list:
+    if condition:
         from rlrec.cli.commands.requests.session import candidates_text
 
         title += candidates_text(answer, first=N_CANDIDATES)
     flat = [{"decision_id": answer["decision_id"], **slot} for slot in answer["slate"]]
-    show(answer, table=View.of(answer["slate"], SLOT, title=title), flat=flat)
+    show(answer, table=View.select(answer["slate"], SLOT, title=title), flat=flat)
 
 
 @cache

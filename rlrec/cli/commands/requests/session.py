@@ -71,11 +71,11 @@ def _timeline(visit: Result) -> View:
 
 def _flat(visit: Result) -> Iterator[dict[str, Any]]:
     """A record a slot, with its decision and its page."""
-    of_visit = {"session": visit["session"], "user": visit["user"], "visit": visit["visit"]}
+    head = {"session": visit["session"], "user": visit["user"], "visit": visit["visit"]}
     for step in visit["decisions"]:
         page = {"page_events": events_text(step["events"], None), "page_reward": step["reward"]}
         for slot in step["slate"]:
-            fields = {**of_visit, **step, **page, "page_return": step["return"], **slot}
+            fields = {**head, **step, **page, "page_return": step["return"], **slot}
             fields["events"] = events_text(step["events"], slot["position"])
             yield {name: fields[name] for name in FLAT}
 
@@ -120,9 +120,9 @@ def candidates_text(answer: Answer, *, first: int) -> list[str]:
         return []
     log_propensity = answer["candidates_log_propensity"]
     propensity = cell(exp(log_propensity)) if log_propensity > UNDERFLOW else f"e^{log_propensity:.1f}"
-    listed = ", ".join(f"{entry['arm']} {cell(entry['propensity'])}" for entry in answer["candidates"][:first])
-    more = ", ..." if len(answer["candidates"]) > first else ""
-    return [f"candidates, propensity {propensity} in this order: {listed}{more}"]
+    entries = ", ".join(f"{entry['arm']} {cell(entry['propensity'])}" for entry in answer["candidates"][:first])
+    ellipsis = ", ..." if len(answer["candidates"]) > first else ""
+    return [f"candidates, propensity {propensity} in this order: {entries}{ellipsis}"]
 
 
 @session.command("end")

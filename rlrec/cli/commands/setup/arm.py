@@ -127,7 +127,7 @@ def list_(store: Store, show: Show, exposure: bool) -> None:
     headers, added = ["arm", "status", "features", "added"], []
     if exposure:
         arms, added = app.exposure.add_figures(store, arms), [*app.exposure.ARM_FIGURES]
-    table = View.of([arm | {"added": arm["added_at"]} for arm in arms], [*headers, *added])
+    table = View.select([arm | {"added": arm["added_at"]} for arm in arms], [*headers, *added])
     show(arms, table=table, columns=[*headers[:3], "added_at", "retired_at", *added])
 
 

@@ -47,12 +47,12 @@ class Config:
         commands = program.list_commands(context)
         tables = {key for key, value in self.values.items() if key in commands and isinstance(value, dict)}
         outside = {key: value for key, value in self.values.items() if key not in {*tables, FORMAT}}
-        self.of_program = _defaults(program, outside, (), others=commands)
+        self.program_defaults = _defaults(program, outside, (), more_names=commands)
         for name in tables:
             if command := program.get_command(context, name):
-                self.of_command(command, name)  # every table is checked, whatever command runs
+                self.command_defaults(command, name)  # every table is checked, whatever command runs
 
-    def of_command(self, command: click.Command, name: str) -> Table:
+    def command_defaults(self, command: click.Command, name: str) -> Table:
         """The default map of a command, by the Python names of its options."""
         table = self.values.get(name)  # `db` is an option, too
         return _defaults(command, table if isinstance(table, dict) else {}, (name,), form=self.values.get(FORMAT))
@@ -94,18 +94,18 @@ def _check_owner(path: str, owner: int) -> None:
         )
 
 
-def _merge(into: Table, table: Mapping[str, Any], path: str) -> None:
+def _merge(target: Table, table: Mapping[str, Any], path: str) -> None:
     for key, value in table.items():
         if not isinstance(value, dict):
-            into[key] = FileValue(value, path)
+            target[key] = FileValue(value, path)
         else:
-            before = into.get(key)
-            inner = into[key] = before if isinstance(before, dict) else {}
+            former = target.get(key)
+            inner = target[key] = former if isinstance(former, dict) else {}
             _merge(inner, value, path)
 
 
 def _defaults(
-    command: click.Command, table: Table, names: tuple[str, ...], *, form: Any = None, others: Sequence[str] = ()
+    command: click.Command, table: Table, names: tuple[str, ...], *, form: Any = None, more_names: Sequence[str] = ()
 ) -> Table:
     """The default map of a command from its table. form: the format outside of all tables; others: names that would be
     right, too."""
@@ -116,7 +116,7 @@ def _defaults(
         if key in options:
             defaults[str(options[key].name)] = _default(options[key], value, ".".join((*names, key)))
         elif key not in inner or not isinstance(value, dict):
-            hint = suggest(key, list({*options, *inner, *others}))
+            hint = suggest(key, list({*options, *inner, *more_names}))
             raise InputError(
                 f"{_path(value)}: unknown key {'.'.join((*names, key))}", hint=hint or "see `rlrec --help`"
             )
@@ -151,7 +151,7 @@ def _typed(value: Any) -> Any:
         return json.dumps(_plain(value), default=str)
     plain = value.value
     if isinstance(plain, list):
-        return [str(each) for each in plain]
+        return [str(item) for item in plain]
     return plain if isinstance(plain, bool) else str(plain)
 
 
@@ -188,25 +188,25 @@ def show_(show: Show) -> None:
 
 
 def _rows() -> Iterator[tuple[str, Any, str]]:
-    context, chosen = click.get_current_context(), settings()
+    context, program_settings = click.get_current_context(), settings()
     root = context.find_root()
     program = root.command
     assert isinstance(program, click.Group)
     for option in _options(program):
         name, key = str(option.name), option_name(option)
-        value = getattr(chosen, name)
+        value = getattr(program_settings, name)
         if isinstance(value, str):
             value = masked(value, passwords(value))
         elif name == "now" and value is not None:
             value = written(value)
-        behind = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        source = ParameterSource.COMMANDLINE if behind else root.get_parameter_source(name)
+        is_typed_behind = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        source = ParameterSource.COMMANDLINE if is_typed_behind else root.get_parameter_source(name)
         yield key, value, _source(option, source, (key,), f"RLREC_{name.upper()}")
-    yield _of_command((FORMAT,), ["RLREC_FORMAT"]) or (FORMAT, "table", "default")
+    yield _option_row((FORMAT,), ["RLREC_FORMAT"]) or (FORMAT, "table", "default")
     for name in program.list_commands(root):
         command = program.get_command(root, name)
         assert command is not None
-        yield from _of_commands(command, (name,))
+        yield from _command_rows(command, (name,))
 
 
 def _source(option: click.Option, source: ParameterSource | None, names: tuple[str, ...], variable: str) -> str:
@@ -219,18 +219,18 @@ def _source(option: click.Option, source: ParameterSource | None, names: tuple[s
     return value.path if isinstance(value, FileValue) else "default"
 
 
-def _of_commands(command: click.Command, names: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
+def _command_rows(command: click.Command, names: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
     """The options of a command, and of those in its group, that the environment or a file sets."""
     for option in _options(command):
         variables = [variable for variable in option.envvar or () if variable != "RLREC_FORMAT"]
-        rows = (_of_command((*names, name.lstrip("-")), variables) for name in option.opts)
+        rows = (_option_row((*names, name.lstrip("-")), variables) for name in option.opts)
         if row := next(filter(None, rows), None):
             yield ".".join((*names, option_name(option))), *row[1:]
     for name, inner in getattr(command, "commands", {}).items():
-        yield from _of_commands(inner, (*names, name))
+        yield from _command_rows(inner, (*names, name))
 
 
-def _of_command(names: tuple[str, ...], variables: Sequence[str]) -> tuple[str, Any, str] | None:
+def _option_row(names: tuple[str, ...], variables: Sequence[str]) -> tuple[str, Any, str] | None:
     for variable in variables:
         if text := os.environ.get(variable):
             return ".".join(names), masked(text, passwords(text)), variable

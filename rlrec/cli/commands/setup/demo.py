@@ -15,13 +15,13 @@ from rlrec.cli.program import app
 from rlrec.cli.program.shared import GroupedCommand, notice, printed
 from rlrec.cli.text.values import Integer
 
-HERE = ""  # in place of a folder that is not named
+NO_FOLDER = ""  # in place of a folder that is not named
 
 
 @click.command(cls=GroupedCommand)
 @click.option("--keep", type=click.Path(file_okay=False), metavar="FOLDER", help="Work there and leave everything.")
 @click.option(
-    "--data", type=click.Path(file_okay=False), metavar="[FOLDER]", is_flag=False, flag_value=HERE,
+    "--data", type=click.Path(file_okay=False), metavar="[FOLDER]", is_flag=False, flag_value=NO_FOLDER,
     help="Print the folder of the sample files, or copy them to another one, and end.",
 )  # fmt: skip
 @click.option(
@@ -33,7 +33,7 @@ HERE = ""  # in place of a folder that is not named
 @printed("rlrec demo", "rlrec demo --data sample_data", 'ls "$(rlrec demo --data)"')
 def demo(show: Show, keep: str | None, data: str | None, audience: str | None, seed: int, dry_run: bool) -> None:
     """Works in a throwaway store, and shows every command that it runs."""
-    if data == HERE:
+    if data == NO_FOLDER:
         folder = str(app.demo.samples())
         show(folder if show.format == "table" else {"folder": folder})
         return

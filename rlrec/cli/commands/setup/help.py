@@ -92,8 +92,8 @@ def _paragraph(text: str, width: int) -> str:
         for piece in pieces
         if not re.fullmatch(r"[|\s:-]+", piece)
     ]  # fmt: skip
-    before, after = (len(text) - len(strip("\n")) for strip in (text.lstrip, text.rstrip))
-    return "\n" * before + "\n".join(lines) + "\n" * after
+    n_before, n_after = (len(text) - len(strip("\n")) for strip in (text.lstrip, text.rstrip))
+    return "\n" * n_before + "\n".join(lines) + "\n" * n_after
 
 
 def manual(program_help: str) -> str:
@@ -113,8 +113,8 @@ def _roff_paragraph(text: str) -> list[str]:
     if heading := re.match(r"(##?) (.*)", text):
         return [f"{'.SS' if heading[1] == '##' else '.SH'} {_roff(heading[2])}"]
     pieces = [piece for piece in re.split(r"\n(?=- |\|)", text) if not re.fullmatch(r"[|\s:-]*", piece)]
-    listed = text.startswith(("- ", "|"))
-    return [line for piece in pieces for line in (".IP \\(bu 2" if listed else ".PP", _roff(piece.strip("-| ")))]
+    is_list = text.startswith(("- ", "|"))
+    return [line for piece in pieces for line in (".IP \\(bu 2" if is_list else ".PP", _roff(piece.strip("-| ")))]
 
 
 def _roff(text: str) -> str:
@@ -139,9 +139,9 @@ def help(show: Show, words: Sequence[str], man: bool) -> None:  # noqa: A001 (th
         write(manual(click.get_current_context().find_root().get_help()).encode())
         return
     if not words:
-        listed = [{"topic": page.topic, "summary": page.summary} for page in pages()]
+        topics = [{"topic": page.topic, "summary": page.summary} for page in pages()]
         notes = ["rlrec help TOPIC shows a page, rlrec help COMMAND what rlrec COMMAND -h shows."]
-        show(listed, table=View.of(listed, ["topic", "summary"], notes=notes))
+        show(topics, table=View.select(topics, ["topic", "summary"], notes=notes))
         return
     page = next((page for page in pages() if [page.topic] == [*words]), None)
     screen = sys.stdin.isatty() and sys.stdout.isatty()

@@ -73,7 +73,7 @@ def list_(store: Store, show: Show) -> None:
     """List all reward definitions."""
     definitions = app.reward.listing(store)
     headers = ["reward", "weights", "window_s", "default", "clip", "learn", "late"]
-    table = View.of([{**row, "weights": _terms(row)} for row in definitions], headers)
+    table = View.select([{**row, "weights": _terms(row)} for row in definitions], headers)
     show(definitions, table=table, columns=[*headers, "transforms"])
 
 
@@ -106,4 +106,4 @@ def delays(store: Store, show: Show, name: str, log: str | None) -> None:
     result = [{"window": format_duration(round(row["window_s"] * 1e6)), **row} for row in rows]
     headers = ["window", "share", "events", "decisions", "reward_per_decision"]
     marked = [{**row, "window": f"{row['window']}{' *' if row['own'] else ''}"} for row in result]
-    show(result, table=View.of(marked, headers, notes=[f"* the window of reward {name}"]))
+    show(result, table=View.select(marked, headers, notes=[f"* the window of reward {name}"]))

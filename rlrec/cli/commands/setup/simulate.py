@@ -9,7 +9,7 @@ import click
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import (
-    HOW,
+    HOW_TO_RUN,
     GroupedCommand,
     Store,
     by_name,
@@ -47,7 +47,7 @@ LIMIT = 10_000_000  # of sessions, steps, runs
     ),
 )  # fmt: skip
 @option_group(
-    HOW,
+    HOW_TO_RUN,
     click.option(
         "--group", type=Integer(1, 1000), default=1, show_default=True, metavar="N",
         help="Sessions at a time, from one belief.",
@@ -77,7 +77,7 @@ def simulate(store: Store, show: Show, ephemeral: bool, dry_run: bool, **options
         show(app.study.study(store, app.study.Request(**_study(**options))))
         return
     request = app.simulate.Request(**_request(**options))
-    with rehearsal(store, wanted=dry_run):
+    with rehearsal(store, dry_run=dry_run):
         result = app.simulate.simulate(store, request)
     show(result)
 

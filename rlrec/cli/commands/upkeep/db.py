@@ -93,10 +93,10 @@ def prune(store: Store, show: Show, **request: Any) -> None:
     pruned = app.db_prune.prune(store, app.db_prune.Request(**request))
     show(pruned)
     if pruned["decisions"]:
-        of_policies = ", ".join(pruned["policies"])
+        policies = ", ".join(pruned["policies"])
         conclude(
             show,
-            f"Lost with these visits: estimates, outcomes and training of that time, and rebuilds of {of_policies}.",
+            f"Lost with these visits: estimates, outcomes and training of that time, and rebuilds of {policies}.",
         )
 
 

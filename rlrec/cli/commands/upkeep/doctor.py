@@ -50,7 +50,7 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
     from rlrec.app.audit.integrity.clock import repair
 
     if repair_clock:
-        with rehearsal(store, wanted=dry_run):
+        with rehearsal(store, dry_run=dry_run):
             moved = repair(store)
         show(moved)
         return

@@ -78,8 +78,8 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
             with complete_file(path) as file:
                 exported = sum(1 for _ in map(file.write, writer.lines(records)))
     if writer.left_out:
-        listed = ", ".join(f"{name} ({count:,})" for name, count in writer.left_out.items())
-        notice(f"left out, since {layout} cannot hold them (decisions): {listed}; jsonl holds all")
+        counts = ", ".join(f"{name} ({count:,})" for name, count in writer.left_out.items())
+        notice(f"left out, since {layout} cannot hold them (decisions): {counts}; jsonl holds all")
     if path == "-":
         notice(f"exported {exported}")
     else:
