@@ -13,7 +13,7 @@ import pytest
 from rlrec import records
 from rlrec.api import _log_schema
 from rlrec.app.imports import columns, parquet_columns, parquet_files, parquet_partition
-from rlrec.app.imports.layouts import csv_cells, csv_writer, jsonl, lines
+from rlrec.app.imports.layouts import csv_cells, jsonl, lines, writers
 from rlrec.app.serving import decision_json
 from rlrec.log_fields import DECISION, EVENT, SLOT, STATED, LogField
 from rlrec.store.database import tables
@@ -98,10 +98,10 @@ def test_what_layouts_decode_to_has_the_fields_of_a_line() -> None:
 def test_rows_of_csv_have_the_cells() -> None:
     other_names = {"decision_id": "decision", "k": "size"}
     cells = {other_names.get(field.key, field.key) for field in DECISION if field.in_csv}
-    assert {*csv_writer.OF_DECISION} - {"user"} == cells
-    assert {*csv_writer.OF_SLOT} - {"reward", "events"} == {field.key for field in SLOT if field.in_csv}
-    assert {*csv_cells.OF_SLOT} == {field.key for field in SLOT if field.in_csv}
-    assert {*csv_cells.OF_DECISION} == {*csv_writer.OF_DECISION} - {"decision", "context"}
+    assert {*writers.DECISION_COLUMNS} - {"user"} == cells
+    assert {*writers.SLOT_COLUMNS} - {"reward", "events"} == {field.key for field in SLOT if field.in_csv}
+    assert {*csv_cells.SLOT_PARSERS} == {field.key for field in SLOT if field.in_csv}
+    assert {*csv_cells.DECISION_PARSERS} == {*writers.DECISION_COLUMNS} - {"decision", "context"}
 
 
 def test_a_notebook_has_the_types_of_the_fields() -> None:

@@ -40,13 +40,13 @@ class AlteredRewards:
         name, low, high = self.definition.name, self.definition.clip_low, self.definition.clip_high
         if self.clipped:
             span = f"{-np.inf if low is None else low:g} to {np.inf if high is None else high:g}"
-            what = f"rewards of {quantity(self.clipped, 'decision')}"
-            lines.append(f"{what}: {name!r} clips them to {span}; {_way_out(['reward'])}")
+            subject = f"rewards of {quantity(self.clipped, 'decision')}"
+            lines.append(f"{subject}: {name!r} clips them to {span}; {_way_out(['reward'])}")
         if self.ignored:
             kinds = sorted(self.kinds)[:5]
             weighed = f" (it does not weigh {', '.join(kinds)})" if kinds else ""
-            what = f"events or rewards of {quantity(self.ignored, 'decision')}"
-            lines.append(f"{what}: {name!r} ignores them{weighed}; {_way_out(kinds)}")
+            subject = f"events or rewards of {quantity(self.ignored, 'decision')}"
+            lines.append(f"{subject}: {name!r} ignores them{weighed}; {_way_out(kinds)}")
         return lines
 
 
@@ -74,25 +74,25 @@ def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> Alte
     if logged.at != NULL:
         at = np.array(served_at, np.int64)[row].tolist()
         times = zip(values(logged.at, len(row)), at, strict=True)
-        age_us = np.array([0 if time is None else time - before for time, before in times], np.int64)
+        age_us = np.array([0 if time is None else time - served for time, served in times], np.int64)
 
-    def arrays(chosen: Flags) -> dict[str, Any]:
-        return {"kind": kind[chosen], "value": amounts[chosen], "age_us": age_us[chosen]}
+    def arrays(rows_wanted: Flags) -> dict[str, Any]:
+        return {"kind": kind[rows_wanted], "value": amounts[rows_wanted], "age_us": age_us[rows_wanted]}
 
     # slots whose sum is cut
     clipped, ignored = np.zeros((2, n), np.bool_)
-    of_slot = {"n": len(slot_row), "slot": slot[slot >= 0], **arrays(slot >= 0)}
-    reward, _ = rewards.slot_rewards(definition, **of_slot)
-    unclipped, _ = rewards.slot_rewards(definition._replace(clip_low=None, clip_high=None), **of_slot)
+    slot_events = {"n": len(slot_row), "slot": slot[slot >= 0], **arrays(slot >= 0)}
+    reward, _ = rewards.slot_rewards(definition, **slot_events)
+    unclipped, _ = rewards.slot_rewards(definition._replace(clip_low=None, clip_high=None), **slot_events)
     clipped[slot_row[reward != unclipped]] = True
     # events that count for nothing, and stated rewards that are not what the events are worth
     is_mark = np.array(values(mapped(logged.kind, {kind: kind == CENSOR for kind in kinds}), len(row)), np.bool_)
     ignored[row[~is_mark & ((kind < 0) | (age_us > definition.window_us))]] = True
     if rows.reward != NULL:
-        of_page = rewards.page_rewards(definition, n=n, page=row[slot < 0], **arrays(slot < 0))
-        worth = np.bincount(slot_row, reward, n) + of_page
-        stated = np.array(values(rows.reward, n), np.float64)  # NaN: none
-        ignored |= np.abs(stated - worth) > TOLERANCE * np.maximum(1.0, np.abs(worth))
+        page_worth = rewards.page_rewards(definition, n=n, page=row[slot < 0], **arrays(slot < 0))
+        worth = np.bincount(slot_row, reward, n) + page_worth
+        stated_reward = np.array(values(rows.reward, n), np.float64)  # NaN: none
+        ignored |= np.abs(stated_reward - worth) > TOLERANCE * np.maximum(1.0, np.abs(worth))
     unweighed = frozenset(kinds) - definition.weights.keys() - {CENSOR}
     return AlteredRewards(int(clipped.sum()), int((ignored & ~clipped).sum()), unweighed, definition)
 

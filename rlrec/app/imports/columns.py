@@ -116,16 +116,14 @@ class LogColumns:
         if all(keep):
             return self
         index = list(accumulate(keep, initial=0))
-        selected = _select(self, keep, besides=("eligible_sets", "slots", "events"))
-        return replace(
-            selected, slots=_of_decisions(self.slots, keep, index), events=_of_decisions(self.events, keep, index)
-        )
+        selected = _select(self, keep, skipped=("eligible_sets", "slots", "events"))
+        return replace(selected, slots=_cut(self.slots, keep, index), events=_cut(self.events, keep, index))
 
-    def with_events(self, more: Iterable[tuple[int, tuple[Any, ...]]]) -> LogColumns:
+    def with_events(self, events_to_add: Iterable[tuple[int, tuple[Any, ...]]]) -> LogColumns:
         """These decisions with further events: the row of each, and its values in the order of `LoggedEvents`."""
         n, names = len(self.events.row), [field.name for field in fields(self.events)]
         logged = list(zip(*(values(getattr(self.events, name), n) for name in names), strict=True))
-        events = sorted(logged + [(row, *event) for row, event in more], key=itemgetter(0))
+        events = sorted(logged + [(row, *event) for row, event in events_to_add], key=itemgetter(0))
         return replace(self, events=LoggedEvents(**transposed(names, events)))
 
     def in_sessions(self) -> LogColumns:
@@ -134,27 +132,31 @@ class LogColumns:
         sessions = values(self.session or NULL, n)
         if None not in sessions:
             return self
-        listed = zip(sessions, values(self.policy, n), values(self.at, n), self.digest, strict=True)
-        return replace(self, session=[name or f"{of}/{at or 0}/{digest[:12].hex()}" for name, of, at, digest in listed])
+        entries = zip(sessions, values(self.policy, n), values(self.at, n), self.digest, strict=True)
+        return replace(
+            self, session=[name or f"{owner}/{at or 0}/{digest[:12].hex()}" for name, owner, at, digest in entries]
+        )
 
     def without_lines(self, policy: str, digests: Set[bytes]) -> LogColumns:
         """These decisions less those of the policy whose line has one of the digests."""
         if digests.isdisjoint(self.digest):
             return self
-        listed = zip(values(self.policy, len(self)), self.digest, strict=True)
-        return self.select([name != policy or digest not in digests for name, digest in listed])
+        entries = zip(values(self.policy, len(self)), self.digest, strict=True)
+        return self.select([name != policy or digest not in digests for name, digest in entries])
 
 
-def _of_decisions(columns: T, keep: Sequence[bool], index: Sequence[int]) -> T:
+def _cut(columns: T, keep: Sequence[bool], index: Sequence[int]) -> T:
     """The slots or events of the decisions that are kept. index: the new one of each of these."""
     selected = _select(columns, list(map(keep.__getitem__, columns.row)))
     return replace(selected, row=list(map(index.__getitem__, selected.row)))
 
 
-def _select(columns: R, keep: Sequence[bool], *, besides: Sequence[str] = ()) -> R:
-    listed = {field.name: getattr(columns, field.name) for field in fields(cast(Any, columns))}
-    lists = {name: each for name, each in listed.items() if name not in besides and not isinstance(each, Same)}
-    return cast(R, replace(cast(Any, columns), **{name: list(compress(each, keep)) for name, each in lists.items()}))
+def _select(columns: R, keep: Sequence[bool], *, skipped: Sequence[str] = ()) -> R:
+    entries = {field.name: getattr(columns, field.name) for field in fields(cast(Any, columns))}
+    lists = {name: column for name, column in entries.items() if name not in skipped and not isinstance(column, Same)}
+    return cast(
+        R, replace(cast(Any, columns), **{name: list(compress(column, keep)) for name, column in lists.items()})
+    )
 
 
 def picked(column: Any, order: Sequence[Any]) -> Sequence[Any]:

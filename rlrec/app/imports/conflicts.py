@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import compress, repeat
-from operator import is_not
+from itertools import compress
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -27,8 +26,10 @@ def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, agree
     A row that is refused leaves no trace: what it names is free for the rows after it."""
     requests = set(decisions.requests(unit, distinct(rows.request_id)))
     keys = set(events.stored_keys(unit, distinct(rows.events.key)))
-    agree = agree or not len(LineNames.of(rows).disputed())
-    if agree and not (requests or keys or _differs(rows, users)):
+    agree = agree or not len(LineNames.read(rows).disputed())
+    stored = {session: user for session, user in users.items() if user is not None}
+    differs = stored and any(stored.get(session, user) != user for session, user in _with_user(rows))
+    if agree and not (requests or keys or differs):
         return {}
     keys_of, owners = _keys(rows), dict(users)
     refused: dict[int, Conflict] = {}
@@ -50,26 +51,15 @@ def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, agree
     return refused
 
 
-def _differs(rows: LogColumns, users: Mapping[str, str | None]) -> bool:
-    """Whether a row has another user than the store has for its session."""
-    stored = {session: user for session, user in users.items() if user is not None}
-    columns = _with_user(rows) if stored else ()
-    return any(stored.get(session, user) != user for session, user in zip(*columns, strict=True))
-
-
-def _with_user(rows: LogColumns) -> tuple[list[str], list[str]]:
+def _with_user(rows: LogColumns) -> list[tuple[str, str]]:
     """Session and user of the rows that have one."""
-    if rows.user == NULL:
-        return [], []
-    listed = list(values(rows.user, len(rows)))
-    if None not in listed:
-        return list(rows.session), listed
-    return list(compress(rows.session, map(is_not, listed, repeat(None)))), list(filter(None, listed))
+    pairs = zip(rows.session, values(rows.user, len(rows)), strict=True) if rows.user != NULL else ()
+    return [(session, user) for session, user in pairs if user is not None]
 
 
 def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:
     """The users of the stored sessions that some row gives a user."""
-    stored = loading.stored_sessions(unit, set(_with_user(rows)[0]))
+    stored = loading.stored_sessions(unit, {session for session, _ in _with_user(rows)})
     return {key: session.user for key, session in sessions.find(unit, stored).items()}
 
 
@@ -107,13 +97,13 @@ class _Named(NamedTuple):
 
 def _named(rows: LogColumns) -> Iterator[_Named]:
     """The request ids and feedback keys that rows name, and the sessions that they give a user."""
-    every, of_event = range(len(rows)), rows.events.row
-    listed = (
-        ("request", rows.request_id, every, rows.digest),
-        ("key", rows.events.key, of_event, picked(rows.digest, of_event)),
-        ("session", rows.session or NULL, every, rows.user),
+    all_rows, event_rows = range(len(rows)), rows.events.row
+    entries = (
+        ("request", rows.request_id, all_rows, rows.digest),
+        ("key", rows.events.key, event_rows, picked(rows.digest, event_rows)),
+        ("session", rows.session or NULL, all_rows, rows.user),
     )
-    for kind, names, row, stands_for in listed:
+    for kind, names, row, stands_for in entries:
         if NULL not in (names, stands_for) and row:
             named = _Named(kind, values(names, len(row)), row, values(stands_for, len(row)))
             if None in named.names or None in named.values:
@@ -129,8 +119,8 @@ class LineNames(NamedTuple):
     pair: Ids
 
     @classmethod
-    def of(cls, rows: LogColumns) -> LineNames:
-        return cls.joined(map(cls.hashed, _named(rows)))
+    def read(cls, rows: LogColumns) -> LineNames:
+        return cls.join(map(cls.hashed, _named(rows)))
 
     @classmethod
     def hashed(cls, named: _Named) -> LineNames:
@@ -139,9 +129,9 @@ class LineNames(NamedTuple):
         return cls(name[index], pair)
 
     @classmethod
-    def joined(cls, listed: Iterable[LineNames]) -> LineNames:
+    def join(cls, entries: Iterable[LineNames]) -> LineNames:
         empty = np.empty(0, np.int64)
-        return cls(*map(np.concatenate, zip((empty, empty), *listed, strict=True)))
+        return cls(*map(np.concatenate, zip((empty, empty), *entries, strict=True)))
 
     def disputed(self) -> Ids:
         """The hashes of the names that stand for several things."""
@@ -164,12 +154,12 @@ def _hashes(column: Sequence[str | bytes]) -> Ids:
 
 def names_of_store(unit: Unit) -> LineNames | None:
     """The names in the store, as if of other lines than any of a log; None where they are many."""
-    few = loading.few_names(unit)
-    if few is None:
+    few_names = loading.few_names(unit)
+    if few_names is None:
         return None
-    requests, keys, users = few
+    requests, keys, users = few_names
     named = ("request", requests, requests), ("key", keys, keys), ("session", list(users), list(users.values()))
-    return LineNames.joined(LineNames.hashed(_Named(kind, names, (), of)) for kind, names, of in named)
+    return LineNames.join(LineNames.hashed(_Named(kind, names, (), owners)) for kind, names, owners in named)
 
 
 class EarlierLines:

@@ -19,7 +19,7 @@ from rlrec.store.log.reader import COLUMNS, PER_DECISION
 ROOM = 128_000_000  # bytes of columns that are held, of files that the next batch may read again
 SLOTS = {field.name for field in SLOT[1:]}
 STARTS = "starts"  # names where the slots of each decision begin, (n + 1,)
-_ELSEWHERE = {"recorded": "history", "subsampled": "keep_probability", "route_id": "route_decision"}
+_STORED_NAMES = {"recorded": "history", "subsampled": "keep_probability", "route_id": "route_decision"}
 _DEFAULTS = {  # in place of null; 0 for other numbers
     **{field.name: field.absent for field in (*DECISION, *SLOT) if field.absent is not None},
     "user_id": ABSENT, "ended_at": ABSENT,
@@ -32,7 +32,7 @@ class FileReader:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._held: dict[tuple[str, ...], tuple[Any, int]] = {}
+        self._cache: dict[tuple[str, ...], tuple[Any, int]] = {}
         self._bytes = 0
 
     def numbers(self, path: str, names: Sequence[str]) -> Columns:
@@ -43,20 +43,20 @@ class FileReader:
     def decisions(self, path: str, names: Sequence[str], *, passing: Sequence[str] = ()) -> Columns:
         """Columns of the decisions of a file, and of their slots; with these STARTS. All that are not held are read
         at once. passing: those that are not held afterwards."""
-        wanted = [*passing, *names, *([STARTS] if SLOTS.intersection(names) else [])]
-        held = {name: self._held[path, name][0] for name in wanted if (path, name) in self._held}
-        read = self._read(path, [name for name in wanted if name not in held]) if len(held) < len(wanted) else {}
+        needed = [*passing, *names, *([STARTS] if SLOTS.intersection(names) else [])]
+        cached = {name: self._cache[path, name][0] for name in needed if (path, name) in self._cache}
+        read = self._read(path, [name for name in needed if name not in cached]) if len(cached) < len(needed) else {}
         for name, column in read.items():
             if name not in passing:
                 self._hold((path, name), column, _size(column))
-        return held | read
+        return cached | read
 
     def _read(self, path: str, names: Sequence[str]) -> Columns:
         slots = [name for name in names if name in SLOTS] or (["position"] if STARTS in names else [])
-        once = [name for name in names if name not in SLOTS and name != STARTS]
-        of_decisions = dict.fromkeys(_ELSEWHERE.get(name, name) for name in once)
-        stored = table(load_pyarrow(), self.folder, path, [*of_decisions, *(f"slot.{name}" for name in slots)])
-        columns = {name: _of_decision(name, stored) for name in once}
+        singles = [name for name in names if name not in SLOTS and name != STARTS]
+        in_file = dict.fromkeys(_STORED_NAMES.get(name, name) for name in singles)
+        stored = table(load_pyarrow(), self.folder, path, [*in_file, *(f"slot.{name}" for name in slots)])
+        columns = {name: _decision_column(name, stored) for name in singles}
         if slots:
             lists = stored.column("slot").combine_chunks()
             columns[STARTS], fields = offsets(_plain(lists.value_lengths())), lists.flatten()
@@ -66,8 +66,8 @@ class FileReader:
     def values(self, path: str, name: str, lines: Ids) -> list[Any]:
         """The values of a column at these lines of a file, as Python has them."""
         pa, key = load_pyarrow(), (path, name, "values")
-        if key in self._held:
-            column = self._held[key][0]
+        if key in self._cache:
+            column = self._cache[key][0]
         else:
             column = table(pa, self.folder, path, [name]).column(0).combine_chunks()
             self._hold(key, column, column.nbytes)
@@ -78,19 +78,19 @@ class FileReader:
     def _hold(self, key: tuple[str, ...], value: Any, size: int) -> None:
         """Hold a value as long as there is room for it; the eldest ones go first."""
         self._bytes += size
-        while self._held and self._bytes > ROOM:
-            self._bytes -= self._held.pop(next(iter(self._held)))[1]
-        self._held[key] = value, size
+        while self._cache and self._bytes > ROOM:
+            self._bytes -= self._cache.pop(next(iter(self._cache)))[1]
+        self._cache[key] = value, size
 
 
-def joined(pieces: Sequence[npt.NDArray[Any]], kind: Any) -> npt.NDArray[Any]:
+def concat(pieces: Sequence[npt.NDArray[Any]], kind: Any) -> npt.NDArray[Any]:
     """Pieces of a column, one after another."""
     return np.concatenate([np.empty(0, kind), *pieces])
 
 
-def _of_decision(name: str, stored: Any) -> npt.NDArray[Any]:
+def _decision_column(name: str, stored: Any) -> npt.NDArray[Any]:
     """A column of decisions, by the columns of their file."""
-    column = stored.column(_ELSEWHERE.get(name, name)).combine_chunks()
+    column = stored.column(_STORED_NAMES.get(name, name)).combine_chunks()
     if name in ("recorded", "subsampled"):
         return _present(column)
     if name == "route_id":

@@ -108,7 +108,7 @@ def _remove_unnamed(folder: str) -> None:
     remove_abandoned(os.path.join(escape(folder), DRAFT + 16 * DIGIT))
     if (manifest := Manifest.read(folder)) is not None:
         patterns = (f"{name}/day=*/bucket=*/*part-[0-9]*" for name in DATASETS)
-        paths = (path for each in patterns for path in iglob(each, root_dir=folder, include_hidden=True))
+        paths = (path for entry in patterns for path in iglob(entry, root_dir=folder, include_hidden=True))
         for path in set(paths).difference(*manifest.files.values()):
             with suppress(OSError):
                 os.unlink(os.path.join(folder, path))
@@ -120,14 +120,14 @@ def _write_new(unit: Unit, writer: _FileWriter, selection: Selection) -> int:
     low, last = 0, decisions.peek(unit)
     while ids := selected.ids_after(unit, selection, low=low, limit=GROUP):
         low = ids[-1]
-        wanted = np.array(ids)[~np.isin(ids, stored)].tolist()
-        if wanted:
-            rows = log_tables.find_rows(unit, t.decision, "id", wanted)
+        new_ids = np.array(ids)[~np.isin(ids, stored)].tolist()
+        if new_ids:
+            rows = log_tables.find_rows(unit, t.decision, "id", new_ids)
             writer.add("decisions", _folders(unit, rows), _decision_rows(unit, rows))
-            new += wanted
+            new += new_ids
         unit.progress("decisions", len(new), low / max(last, 1))
-    every = np.union1d(stored, np.array(new, np.int64))
-    _write_events(unit, writer, every)
+    all_ids = np.union1d(stored, np.array(new, np.int64))
+    _write_events(unit, writer, all_ids)
     _write_visits(unit, writer)
     return len(new)
 
@@ -142,11 +142,13 @@ def _write_events(unit: Unit, writer: _FileWriter, decision_ids: Ids) -> None:
         keys = keys[np.isin(keys[:, 0], decision_ids)]
         keys = keys[keys[:, 1] > last[np.searchsorted(decision_ids, keys[:, 0])]]
         if len(keys):
-            wanted, lacking = np.unique(keys[:, 0]).tolist(), set(map(tuple, keys.tolist()))
-            owners = log_tables.find_rows(unit, t.decision, "id", wanted)
-            folder_of = dict(zip(wanted, _folders(unit, owners), strict=True))
+            new_ids, lacking = np.unique(keys[:, 0]).tolist(), set(map(tuple, keys.tolist()))
+            owners = log_tables.find_rows(unit, t.decision, "id", new_ids)
+            folder_of = dict(zip(new_ids, _folders(unit, owners), strict=True))
             rows = [
-                row for row in log_tables.find_rows(unit, t.event, "decision_id", wanted) if (row[0], row[1]) in lacking
+                row
+                for row in log_tables.find_rows(unit, t.event, "decision_id", new_ids)
+                if (row[0], row[1]) in lacking
             ]
             writer.add("events", [folder_of[row[0]] for row in rows], rows)
 
@@ -161,13 +163,13 @@ def _write_visits(unit: Unit, writer: _FileWriter) -> None:
     started = names.index("started_at")
     for portion in log_tables.visits(unit):  # in order of their sessions
         session = [portion[0][0], portion[-1][0]] if portion else [0, -1]
-        near = slice(np.searchsorted(stored[0], session[0]), np.searchsorted(stored[0], session[1], side="right"))
-        exported = set(map(tuple, stored[:, near].T.tolist()))
-        here = set(sessions[slice(*np.searchsorted(sessions, [session[0], session[1] + 1]))].tolist())
+        near_rows = slice(np.searchsorted(stored[0], session[0]), np.searchsorted(stored[0], session[1], side="right"))
+        exported = set(map(tuple, stored[:, near_rows].T.tolist()))
+        owned = set(sessions[slice(*np.searchsorted(sessions, [session[0], session[1] + 1]))].tolist())
         states = (tuple(ABSENT if row[index] is None else row[index] for index in compared) for row in portion)
-        rows = [row for row, state in zip(portion, states, strict=True) if row[0] in here and state not in exported]
+        rows = [row for row, state in zip(portion, states, strict=True) if row[0] in owned and state not in exported]
         digests = [(row[names.index("user_digest")], row[names.index("session_digest")]) for row in rows]
-        writer.add("visits", [_folder(row[started], *each) for row, each in zip(rows, digests, strict=True)], rows)
+        writer.add("visits", [_folder(row[started], *entry) for row, entry in zip(rows, digests, strict=True)], rows)
 
 
 def _folders(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -197,11 +199,11 @@ def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]
     people = log_tables.person_keys(unit, {row[index["session_id"]] for row in rows})
     complete = []
     for row in rows:
-        of_decision = [each.get(row[0], []) for each in children]
-        of_decision[0] = [(*slot, keys[slot[1]]) for slot in of_decision[0]]
+        by_decision = [entry.get(row[0], []) for entry in children]
+        by_decision[0] = [(*slot, keys[slot[1]]) for slot in by_decision[0]]
         version, eligible = versions[row[index["version_id"]]], list(sets[row[index["eligible_id"]]])
         complete.append([
-            *row, *of_decision, *people[row[index["session_id"]]], version.policy.name, version.number,
+            *row, *by_decision, *people[row[index["session_id"]]], version.policy.name, version.number,
             bodies[row[index["context_id"]]], [keys[arm] for arm in eligible], eligible,
             bodies[features[row[0]]] if row[0] in features else None,
         ])  # fmt: skip
@@ -211,10 +213,10 @@ def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]
 def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tuple[Any, ...]]]:
     """The rows of a table of each decision, without its id."""
     position = log_tables.column_names(table).index("decision_id")
-    of_decision: dict[int, list[tuple[Any, ...]]] = {}
+    by_decision: dict[int, list[tuple[Any, ...]]] = {}
     for row in log_tables.find_rows(unit, table, "decision_id", ids):
-        of_decision.setdefault(row[position], []).append((*row[:position], *row[position + 1 :]))
-    return of_decision
+        by_decision.setdefault(row[position], []).append((*row[:position], *row[position + 1 :]))
+    return by_decision
 
 
 class _FileWriter:
@@ -235,7 +237,7 @@ class _FileWriter:
         paths = [(self._folder, path) for path in self._manifest.files[dataset]]
         paths += [(self._drafts, draft) for draft in self._names if draft.startswith(dataset)]
         columns = (table(self._pa, folder, path, [column]).column(0).fill_null(ABSENT) for folder, path in paths)
-        return np.concatenate([np.empty(0, np.int64), *(each.to_numpy() for each in columns)])
+        return np.concatenate([np.empty(0, np.int64), *(entry.to_numpy() for entry in columns)])
 
     def add(self, dataset: str, folders: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Write rows, each into its folder."""
@@ -243,10 +245,10 @@ class _FileWriter:
         for folder, row in zip(folders, rows, strict=True):
             by_folder.setdefault(folder, []).append(row)
         schema = self.schemas[dataset]
-        for folder, some in sorted(by_folder.items()):
+        for folder, group in sorted(by_folder.items()):
             arrays = [
                 self._pa.array(values, field.type)
-                for values, field in zip(zip(*some, strict=True), schema, strict=True)
+                for values, field in zip(zip(*group, strict=True), schema, strict=True)
             ]
             self._file(dataset, folder).write_table(self._pa.Table.from_arrays(arrays, schema=schema))
         if len(self._open) > FILES:

@@ -137,13 +137,10 @@ def load_pyarrow() -> Any:
 # -- the columns --
 
 
-def _type(pa: Any, column: Any) -> Any:
+def _fields(pa: Any, table: Any, *left_out: str) -> list[Any]:
     kinds = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary()}
-    return kinds[column.type.python_type]
-
-
-def _fields(pa: Any, table: Any, *without: str) -> list[Any]:
-    return [pa.field(column.name, _type(pa, column)) for column in table.columns if column.name not in without]
+    columns = (column for column in table.columns if column.name not in left_out)
+    return [pa.field(column.name, kinds[column.type.python_type]) for column in columns]
 
 
 @cache
@@ -169,11 +166,6 @@ def schemas(pa: Any) -> dict[str, Any]:
     }
 
 
-def _field(path: str) -> str:
-    """A field of a column of lists as NAME.FIELD, by where Parquet has it."""
-    return ".".join((path.partition(".")[0], path.rpartition(".")[2]))
-
-
 def _chunks(footer: Any, groups: int | None = None) -> Iterator[Any]:
     """The columns of so many groups of rows, or of all, as a footer describes them. (A footer and its schema hold each
     other: the memory of both, much for a file, would stay until somebody looks for cycles.)"""
@@ -190,36 +182,37 @@ def _names(pa: Any, schema: Any) -> set[str]:
 
 def filled(folder: str, path: str) -> set[str]:
     """The columns of lists of a file that hold some row, by its statistics."""
-    pa, where = load_pyarrow(), os.path.join(folder, path)
-    with _named(pa, where), opened_file(folder, path) as opened:
+    pa, full_path = load_pyarrow(), os.path.join(folder, path)
+    with _named(pa, full_path), opened_file(folder, path) as opened:
         footer = pa.parquet.ParquetFile(opened).metadata
-        lists = [each for each in _chunks(footer) if "." in each.path_in_schema]
-        some = [each for each in lists if each.statistics is None or each.statistics.num_values]
-        return {each.path_in_schema.partition(".")[0] for each in some}
+        lists = [chunk for chunk in _chunks(footer) if "." in chunk.path_in_schema]
+        filled_lists = [chunk for chunk in lists if chunk.statistics is None or chunk.statistics.num_values]
+        return {chunk.path_in_schema.partition(".")[0] for chunk in filled_lists}
 
 
 def table(pa: Any, folder: str, path: str, columns: Sequence[str]) -> Any:
     """Columns of a file; NAME.FIELD is a field of the rows that lie in a column of lists. Raises RlrecError where it is
     damaged, gone, or lacks one of them."""
-    where = os.path.join(folder, path)
-    with _named(pa, where), opened_file(folder, path) as opened:
+    full_path = os.path.join(folder, path)
+    with _named(pa, full_path), opened_file(folder, path) as opened:
         file = pa.parquet.ParquetFile(opened)
         stored = _names(pa, file.schema_arrow)
         expected = schemas(pa).get(path.partition("/")[0], ())
         for name in (*(field.name for field in expected), *columns):
             if name not in stored:
-                raise RlrecError(f"{where} has no column {name}", hint="export the log to another folder")
+                raise RlrecError(f"{full_path} has no column {name}", hint="export the log to another folder")
         nested = {name for name in columns if "." in name}
-        paths = [each.path_in_schema for each in _chunks(file.metadata, 1)] if nested else ()
-        fields = [path for path in paths if _field(path) in nested] or {name.partition(".")[0] for name in nested}
+        paths = [chunk.path_in_schema for chunk in _chunks(file.metadata, 1)] if nested else ()
+        named = {path: f"{path.partition('.')[0]}.{path.rpartition('.')[2]}" for path in paths}  # as NAME.FIELD
+        fields = [path for path in paths if named[path] in nested] or {name.partition(".")[0] for name in nested}
         return file.read(columns=[*(name for name in columns if "." not in name), *fields], use_threads=False)
 
 
 @contextmanager
-def _named(pa: Any, where: str) -> Iterator[None]:
+def _named(pa: Any, full_path: str) -> Iterator[None]:
     """Names the file that cannot be read inside it."""
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RlrecError(f"cannot read {where}: {reason}", hint="export the log to another folder") from error
+        raise RlrecError(f"cannot read {full_path}: {reason}", hint="export the log to another folder") from error

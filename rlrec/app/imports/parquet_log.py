@@ -40,12 +40,12 @@ class FolderLog(LogFolder):
         session, old, home = self._moved
         left, arrived = old % number, home % number
         for index in range(number):
-            here = (left != arrived) & ((left == index) | (arrived == index))
-            moved = dict(zip(session[here].tolist(), arrived[here].tolist(), strict=True))
-            others, files = np.unique(old[here & (arrived == index)]), {}
+            is_here = (left != arrived) & ((left == index) | (arrived == index))
+            moved = dict(zip(session[is_here].tolist(), arrived[is_here].tolist(), strict=True))
+            old_buckets, files = np.unique(old[is_here & (arrived == index)]), {}
             for name, bucket in self._buckets.items():
-                chosen = np.flatnonzero((bucket % number == index) | np.isin(bucket, others))
-                files[name] = [self.files[name][file] for file in chosen.tolist()]
+                chosen_files = np.flatnonzero((bucket % number == index) | np.isin(bucket, old_buckets))
+                files[name] = [self.files[name][file] for file in chosen_files.tolist()]
             yield FolderPartition(self.folder, files, number, index, moved, partitions.BATCH, self._children)
 
     @cached_property
@@ -71,8 +71,8 @@ class FolderLog(LogFolder):
         moved = home != ABSENT
         return session[moved], old[moved], home[moved]
 
-    def _sum(self, of_bucket: Callable[[FolderPartition], Any]) -> Iterator[Any]:
-        return map(of_bucket, self.split(partitions.BUCKETS))
+    def _sum(self, count_bucket: Callable[[FolderPartition], Any]) -> Iterator[Any]:
+        return map(count_bucket, self.split(partitions.BUCKETS))
 
     # -- what is asked of the log --
 
@@ -107,8 +107,8 @@ class FolderLog(LogFolder):
         return frozenset[str]().union(*(filled(self.folder, path) for path in self.files["decisions"]))
 
     def oldest_running(self, **times: int) -> int | None:
-        every = (at for at in self._sum(lambda bucket: bucket.oldest_running(**times)) if at is not None)
-        return min(every, default=None)
+        bucket_times = (at for at in self._sum(lambda bucket: bucket.oldest_running(**times)) if at is not None)
+        return min(bucket_times, default=None)
 
     def largest(self, kinds: Collection[str], *, slots_only: bool) -> dict[str, float]:
         largest: dict[str, float] = {}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlrec.app.imports.parquet_columns import SLOTS, STARTS, FileReader, joined
+from rlrec.app.imports.parquet_columns import SLOTS, STARTS, FileReader, concat
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, look_up, piece_rows, run_starts, take
 from rlrec.store.database.bulk import Columns
@@ -25,7 +25,7 @@ INDEX = (
     "context_id", "eligible_id",
 )  # fmt: skip
 VISITS = ("session_id", "number", "started_at", "last_at", "ended_at", "steps")
-OF_SESSION = ("user_id", "user_digest", "session_digest", "split", "created_at")
+SESSION_COLUMNS = ("user_id", "user_digest", "session_digest", "split", "created_at")
 EVENTS = ("decision_id", "number", "position", "kind", "value", "at")
 CENSOR = "!censor"
 
@@ -65,7 +65,7 @@ class FolderPartition(LogFolder):
     ) -> None:  # fmt: skip
         self._named = folder, files, number, index, moved, batch, children
         self.files, self.batch, self.children, self._reader = files, batch, children, FileReader(folder)
-        self._wanted: tuple[str, ...] = ()  # columns beside the index that files are read for
+        self._needed: tuple[str, ...] = ()  # columns beside the index that files are read for
         self._feature_rows: dict[int, int] = {}  # the row of a context that holds features of arms
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -76,12 +76,12 @@ class FolderPartition(LogFolder):
     @cached_property
     def _visits(self) -> Columns:
         """The newest row of each visit, by session and number, with the columns of its session."""
-        names = [*VISITS, *OF_SESSION]
+        names = [*VISITS, *SESSION_COLUMNS]
         pieces = [self._reader.numbers(path, names) for path in self.files["visits"]]
-        columns = {name: joined([piece[name] for piece in pieces], np.int64) for name in names}
+        columns = {name: concat([piece[name] for piece in pieces], np.int64) for name in names}
         columns["file"] = np.repeat(np.arange(len(pieces)), [len(piece["number"]) for piece in pieces])
-        columns["line"] = joined([np.arange(len(piece["number"])) for piece in pieces], np.int64)
-        columns = take(columns, self._here(columns["session_id"], self.files["visits"], columns["file"]))
+        columns["line"] = concat([np.arange(len(piece["number"])) for piece in pieces], np.int64)
+        columns = take(columns, self._belongs(columns["session_id"], self.files["visits"], columns["file"]))
         order = np.lexsort((columns["file"], columns["number"], columns["session_id"]))
         last = run_starts(columns["session_id"][order], columns["number"][order])[1:] - 1
         return take(columns, order[np.r_[last, len(order) - 1]] if len(order) else order)
@@ -91,14 +91,14 @@ class FolderPartition(LogFolder):
         """The columns of each session, by its id."""
         return take(self._visits, run_starts(self._visits["session_id"]))
 
-    def _here(self, session: Ids, paths: Sequence[str], file: Ids) -> Flags:
+    def _belongs(self, session: Ids, paths: Sequence[str], file: Ids) -> Flags:
         """Whether sessions belong to this partition, (n,). file: of each row, its index among the paths."""
         _, _, number, index, moved, *_ = self._named
         home = (buckets_of(paths) % number)[file]
         if moved:
             changed = np.array(sorted(moved), np.int64)
-            which, has_moved = look_up(changed, session)
-            home = np.where(has_moved, np.array([moved[key] for key in changed.tolist()])[which], home)
+            changed_rows, has_moved = look_up(changed, session)
+            home = np.where(has_moved, np.array([moved[key] for key in changed.tolist()])[changed_rows], home)
         return home == index
 
     def any_returned(self) -> bool:
@@ -118,12 +118,12 @@ class FolderPartition(LogFolder):
 
     @cached_property
     def _index(self) -> Columns:
-        pieces = [self._reader.decisions(path, self._wanted, passing=INDEX) for path in self.files["decisions"]]
-        columns = {name: joined([piece[name] for piece in pieces], np.int64) for name in INDEX}
+        pieces = [self._reader.decisions(path, self._needed, passing=INDEX) for path in self.files["decisions"]]
+        columns = {name: concat([piece[name] for piece in pieces], np.int64) for name in INDEX}
         columns["file"] = np.repeat(np.arange(len(pieces)), [len(piece["step"]) for piece in pieces])
-        columns["line"] = joined([np.arange(len(piece["step"])) for piece in pieces], np.int64)
-        here = np.flatnonzero(self._here(columns["session_id"], self.files["decisions"], columns["file"]))
-        order = here[np.lexsort((columns["decision_id"][here], columns["session_id"][here]))]
+        columns["line"] = concat([np.arange(len(piece["step"])) for piece in pieces], np.int64)
+        member_rows = np.flatnonzero(self._belongs(columns["session_id"], self.files["decisions"], columns["file"]))
+        order = member_rows[np.lexsort((columns["decision_id"][member_rows], columns["session_id"][member_rows]))]
         return take(columns, order)
 
     @cached_property
@@ -131,7 +131,7 @@ class FolderPartition(LogFolder):
         """All events of these decisions, by decision and number."""
         pieces = [self._reader.numbers(path, EVENTS) for path in self.files["events"]]
         kinds: dict[str, type] = {"value": np.float64, "kind": np.object_}
-        columns = {name: joined([each[name] for each in pieces], kinds.get(name, np.int64)) for name in EVENTS}
+        columns = {name: concat([entry[name] for entry in pieces], kinds.get(name, np.int64)) for name in EVENTS}
         return take(columns, np.lexsort((columns["number"], columns["decision_id"])))
 
     def largest(self, kinds: Collection[str], *, slots_only: bool) -> dict[str, float]:
@@ -151,7 +151,7 @@ class FolderPartition(LogFolder):
         if not len(rows["at"]):
             return SelectionCounts(LogExtent(0, 0, 0, 0, 0), Counter(), 0, 0)
         versions = dict(
-            zip(*(each.tolist() for each in np.unique(rows["version_id"], return_counts=True)), strict=True)
+            zip(*(entry.tolist() for entry in np.unique(rows["version_id"], return_counts=True)), strict=True)
         )
         extent = LogExtent(
             int(rows["size"].max()), int(rows["step"].max()) + 1, min(versions), max(versions), len(rows["at"])
@@ -161,15 +161,15 @@ class FolderPartition(LogFolder):
     def _rows(self, selection: Selection) -> Ids:
         """The selected rows of the index."""
         if selection.route_ids is not None:
-            self._wanted = tuple({*self._wanted, "route_id"})
+            self._needed = tuple({*self._needed, "route_id"})
         columns = dict(self._index)
         if selection.splits is not None:
-            columns |= self._of_sessions(columns["session_id"], "split")
+            columns |= self._session_columns(columns["session_id"], "split")
         if selection.route_ids is not None:
             columns |= self._columns(np.arange(len(columns["at"])), ["route_id"])
         return np.flatnonzero(lineage.select_rows(columns, selection))
 
-    def _of_sessions(self, session: Ids, *names: str) -> Columns:
+    def _session_columns(self, session: Ids, *names: str) -> Columns:
         """Columns of the sessions of decisions."""
         rows = look_up(self.sessions["session_id"], session)[0]
         return {name: self.sessions[name][rows] for name in names}
@@ -181,7 +181,7 @@ class FolderPartition(LogFolder):
         visits: bool = False, keys: bool = False,
     ) -> Iterator[Batch]:  # fmt: skip
         """The batches of the selected log, as of `partitions.read`."""
-        self._wanted = tuple(sorted({*columns, "position"} - {*OF_SESSION, *INDEX}))
+        self._needed = tuple(sorted({*columns, "position"} - {*SESSION_COLUMNS, *INDEX}))
         rows = self._rows(selection)
         sessions = self._index["session_id"][rows]
         ends, begin = np.r_[run_starts(sessions)[1:], len(rows)], 0
@@ -191,29 +191,37 @@ class FolderPartition(LogFolder):
             begin = end
 
     def _batch(
-        self, rows: Ids, columns: Collection[str], wanted: Callable[[Ids], Ids] | None, *, visits: bool, keys: bool
+        self,
+        rows: Ids,
+        columns: Collection[str],
+        wanted_contexts: Callable[[Ids], Ids] | None,
+        *,
+        visits: bool,
+        keys: bool,
     ) -> Batch:
         index = take(self._index, rows)
         slots, counts = self._slots(rows, ("position", *sorted(SLOTS & {*columns} - {"position"})))
-        events = self._of_decisions(index)
+        events = self._decision_events(index)
         if "censored" in slots:
             _censor(slots, np.repeat(index["decision_id"], counts), events)
-        needed = {*columns, "decision_id", "session_id", *(["context_id"] if wanted else [])} - SLOTS
-        once = {name: index[name] for name in needed & {*INDEX}}
-        once |= self._of_sessions(index["session_id"], *(needed & {*OF_SESSION}))
-        once |= self._columns(rows, needed - once.keys())
-        repeated: Columns = {name: np.repeat(column, counts).astype(COLUMNS[name][0]) for name, column in once.items()}
+        needed = {*columns, "decision_id", "session_id", *(["context_id"] if wanted_contexts else [])} - SLOTS
+        singles = {name: index[name] for name in needed & {*INDEX}}
+        singles |= self._session_columns(index["session_id"], *(needed & {*SESSION_COLUMNS}))
+        singles |= self._columns(rows, needed - singles.keys())
+        repeated: Columns = {
+            name: np.repeat(column, counts).astype(COLUMNS[name][0]) for name, column in singles.items()
+        }
         slots = {name: (repeated | slots)[name] for name in COLUMNS if name in repeated or name in slots}
         session = index["session_id"][run_starts(index["session_id"])]
-        of_range = take(self._visits, np.isin(self._visits["session_id"], session)) if visits else None
+        rows_of_visits = take(self._visits, np.isin(self._visits["session_id"], session)) if visits else None
         return Batch(
             slots=slots, events={name: events[name] for name in ("decision_id", "position", "kind", "value", "age_us")},
-            contexts=self.context_texts(wanted(slots["context_id"])) if wanted else None,
-            visits=of_range and {name: of_range[name] for name in VISITS},
+            contexts=self.context_texts(wanted_contexts(slots["context_id"])) if wanted_contexts else None,
+            visits=rows_of_visits and {name: rows_of_visits[name] for name in VISITS},
             keys=self._keys(session) if keys else None,
         )  # fmt: skip
 
-    def _of_decisions(self, index: Columns) -> Columns:
+    def _decision_events(self, index: Columns) -> Columns:
         """The events of decisions, one after another."""
         begin, end = (
             np.searchsorted(self._events["decision_id"], index["decision_id"], side) for side in ("left", "right")
@@ -228,49 +236,49 @@ class FolderPartition(LogFolder):
         for name, column in (("key", "session"), ("user", "user")):
             texts = np.empty(len(session), np.object_)
             for number in np.unique(file).tolist():
-                chosen = np.flatnonzero(file == number)
-                values = self._reader.values(self.files["visits"][number], column, line[chosen])
-                texts[chosen] = [value or "" for value in values]
+                picks = np.flatnonzero(file == number)
+                values = self._reader.values(self.files["visits"][number], column, line[picks])
+                texts[picks] = [value or "" for value in values]
             columns[name] = texts
         return columns
 
     def _slots(self, rows: Ids, names: Sequence[str]) -> tuple[Columns, Ids]:
         """Columns of the slots of decisions, and how many each has, (n,)."""
         pieces, counts, begin, total = [], np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64), 0
-        for path, chosen, line in self._by_file(rows):
-            file = self._reader.decisions(path, self._wanted)
-            counts[chosen] = np.diff(file[STARTS])[line]
-            slots = piece_rows(file[STARTS][line], counts[chosen])
+        for path, picks, line in self._by_file(rows):
+            file = self._reader.decisions(path, self._needed)
+            counts[picks] = np.diff(file[STARTS])[line]
+            slots = piece_rows(file[STARTS][line], counts[picks])
             pieces.append({name: file[name][slots] for name in names})
-            ends = np.cumsum(counts[chosen])
-            begin[chosen] = total + ends - counts[chosen]
-            total += int(counts[chosen].sum())
+            ends = np.cumsum(counts[picks])
+            begin[picks] = total + ends - counts[picks]
+            total += int(counts[picks].sum())
         order = piece_rows(begin, counts)
-        return {name: joined([piece[name] for piece in pieces], COLUMNS[name][0])[order] for name in names}, counts
+        return {name: concat([piece[name] for piece in pieces], COLUMNS[name][0])[order] for name in names}, counts
 
     def _columns(self, rows: Ids, names: Collection[str]) -> Columns:
         """Columns of decisions that are not in the index."""
         columns: Columns = {name: np.empty(len(rows), COLUMNS[name][0]) for name in names}
-        for path, chosen, line in self._by_file(rows) if names else ():
-            file = self._reader.decisions(path, self._wanted)
+        for path, picks, line in self._by_file(rows) if names else ():
+            file = self._reader.decisions(path, self._needed)
             for name, column in columns.items():
-                column[chosen] = file[name][line]
+                column[picks] = file[name][line]
         return columns
 
     def _by_file(self, rows: Ids) -> Iterator[tuple[str, Ids, Ids]]:
         """Each file that has some of these rows of the index: its path, which of them, and their lines in it."""
         file, line = self._index["file"][rows], self._index["line"][rows]
         order = np.argsort(file, kind="stable")
-        for chosen in np.split(order, run_starts(file[order])[1:]) if len(order) else ():
-            yield self.files["decisions"][int(file[chosen[0]])], chosen, line[chosen]
+        for picks in np.split(order, run_starts(file[order])[1:]) if len(order) else ():
+            yield self.files["decisions"][int(file[picks[0]])], picks, line[picks]
 
     # -- what is asked by ids, of decisions of this partition --
 
     def _values(self, name: str, rows: Ids) -> list[Any]:
         """The values of a column at these rows of the index, as Python has them."""
         values: list[Any] = [None] * len(rows)
-        for path, chosen, line in self._by_file(rows):
-            for index, value in zip(chosen.tolist(), self._reader.values(path, name, line), strict=True):
+        for path, picks, line in self._by_file(rows):
+            for index, value in zip(picks.tolist(), self._reader.values(path, name, line), strict=True):
                 values[index] = value
         return values
 
@@ -290,18 +298,19 @@ class FolderPartition(LogFolder):
         return ContextTexts(ids, self._values("context", self._first("context_id", ids)))
 
     def context_bodies(self, ids: Collection[int]) -> dict[int, str]:
-        of_features = [key for key in ids if key in self._feature_rows]
-        rows = np.array([self._feature_rows[key] for key in of_features], np.int64)
-        bodies = dict(zip(of_features, self._values("arm_features", rows), strict=True))
-        others = np.array([key for key in ids if key not in bodies], np.int64)
+        featured = [key for key in ids if key in self._feature_rows]
+        rows = np.array([self._feature_rows[key] for key in featured], np.int64)
+        bodies = dict(zip(featured, self._values("arm_features", rows), strict=True))
+        plain = np.array([key for key in ids if key not in bodies], np.int64)
         return StoredRows(
-            "context", {**bodies, **dict(zip(others.tolist(), self.context_texts(others).texts, strict=True))}.items()
+            "context",
+            {**bodies, **dict(zip(plain.tolist(), self.context_texts(plain).texts, strict=True))}.items(),
         )
 
     def eligible_arms(self, ids: Collection[int]) -> dict[int, tuple[int, ...]]:
-        wanted = np.array(sorted(ids), np.int64)
-        sets = self._values("eligible_arms", self._first("eligible_id", wanted))
-        return StoredRows("eligible_set", zip(wanted.tolist(), map(tuple, sets), strict=True))
+        wanted_contexts = np.array(sorted(ids), np.int64)
+        sets = self._values("eligible_arms", self._first("eligible_id", wanted_contexts))
+        return StoredRows("eligible_set", zip(wanted_contexts.tolist(), map(tuple, sets), strict=True))
 
     def set_sizes(self, ids: Collection[int]) -> dict[int, int]:
         return {key: len(arms) for key, arms in self.eligible_arms(ids).items()}
@@ -311,8 +320,8 @@ class FolderPartition(LogFolder):
         order = np.argsort(self._index["decision_id"])
         index, present = look_up(self._index["decision_id"][order], np.array(sorted(decision_ids), np.int64))
         rows = order[index[present]]
-        listed = zip(rows.tolist(), self._values(name, rows), strict=True)
-        return {int(self._index["decision_id"][row]): (row, values[0]) for row, values in listed if values}
+        entries = zip(rows.tolist(), self._values(name, rows), strict=True)
+        return {int(self._index["decision_id"][row]): (row, values[0]) for row, values in entries if values}
 
     def find_lists(self, decision_ids: Collection[int]) -> dict[int, CandidateList]:
         rows = self._rows_of("candidate_list", decision_ids)

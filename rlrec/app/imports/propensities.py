@@ -25,7 +25,7 @@ class ChoiceWeights:
         self.weights = weights
         self._sums: dict[tuple[str, ...], float] = {}
 
-    def of(self, arm: str) -> float:
+    def weight(self, arm: str) -> float:
         return 1.0 if self.weights is None else self.weights[arm]
 
     def total(self, arms: tuple[str, ...]) -> float:
@@ -51,14 +51,14 @@ def fit(groups: Iterable[LogColumns]) -> ChoiceWeights:
             wins[arm] += stands_for[row]
     arms = sorted(set().union(*offered)) if offered else []
     index = {arm: number for number, arm in enumerate(arms)}
-    members = [np.array([index[arm] for arm in listed], np.int64) for listed in offered]
+    members = [np.array([index[arm] for arm in members], np.int64) for members in offered]
     counts = np.array(list(offered.values()), np.float64)
     won, weights = np.array([wins[arm] for arm in arms], np.float64), np.full(len(arms), 1 / max(len(arms), 1))
     for _ in range(STEPS):
         expected = np.zeros(len(arms))
-        for listed, count in zip(members, counts, strict=True):
-            if (total := weights[listed].sum()) > 0:
-                expected[listed] += count / total
+        for index_of_set, count in zip(members, counts, strict=True):
+            if (total := weights[index_of_set].sum()) > 0:
+                expected[index_of_set] += count / total
         new = np.divide(won, expected, out=np.zeros(len(arms)), where=expected > 0)
         new /= new.sum()
         if np.allclose(new, weights, rtol=CLOSE, atol=0):
@@ -75,22 +75,22 @@ def fill(rows: LogColumns, weights: ChoiceWeights) -> LogColumns:
     propensity, marginal = list(values(slots.propensity, n)), list(values(slots.marginal, n))
     logs, estimated = list(values(rows.log_propensity, len(rows))), list(values(rows.estimated, len(rows)))
     positions, sets = values(slots.position, n), values(rows.eligible, len(rows))
-    sizes, listed = values(rows.size, len(rows)), values(rows.slot_sets, len(rows))
-    for row, of_row in groupby(enumerate(slots.row), itemgetter(1)):
-        indexes = [index for index, _ in of_row]
+    sizes, members = values(rows.size, len(rows)), values(rows.slot_sets, len(rows))
+    for row, row_slots in groupby(enumerate(slots.row), itemgetter(1)):
+        indexes = [index for index, _ in row_slots]
         if any(propensity[index] is not None or marginal[index] is not None for index in indexes):
             continue
         estimated[row], shown, total_log = 1, list[str](), 0.0
         arms = rows.eligible_sets[sets[row]]
         for number, index in enumerate(indexes):
-            of_slot = arms if listed[row] is None else listed[row][number]
-            left = weights.total(of_slot) - sum(weights.of(arm) for arm in shown if arm in of_slot)
+            slot_arms = arms if members[row] is None else members[row][number]
+            left = weights.total(slot_arms) - sum(weights.weight(arm) for arm in shown if arm in slot_arms)
             arm = slots.arm[index]
             if positions[index] == number + 1:
-                propensity[index] = min(1.0, weights.of(arm) / left)
+                propensity[index] = min(1.0, weights.weight(arm) / left)
                 total_log += log(propensity[index])
             else:
-                marginal[index] = min(1.0, weights.of(arm) / weights.total(of_slot))
+                marginal[index] = min(1.0, weights.weight(arm) / weights.total(slot_arms))
             shown.append(arm)
         if len(indexes) == sizes[row] and propensity[indexes[-1]] is not None:
             logs[row] = min(0.0, total_log)

@@ -50,32 +50,32 @@ def filled(states: Column, histories: Column, derived: Iterable[tuple[str, bytes
     if not by_row:
         return states, histories
     columns = zip(values(states, 0), values(histories, 0), strict=True)
-    both = [by_row.get(row, stated) for row, stated in enumerate(columns)]
-    return [state for state, _ in both], [history for _, history in both]
+    pairs = [by_row.get(row, stated_pair) for row, stated_pair in enumerate(columns)]
+    return [state for state, _ in pairs], [history for _, history in pairs]
 
 
-def of_rows(
+def rows_batch(
     rows: LogColumns, arm_ids: Mapping[str, int], *, session_id: Sequence[int], visit: Column, step: Column,
     at: Sequence[int],
 ) -> Batch:  # fmt: skip
     """The slots and events of rows that are not stored, each decision by the index of its row: by session, visit, step
     and position."""
     n, shown, events = len(rows), rows.slots, rows.events
-    row, of_event = np.array(shown.row, np.int64), np.array(events.row, np.int64)
+    row, event_rows = np.array(shown.row, np.int64), np.array(events.row, np.int64)
     named = {"session_id": session_id, "visit": visit, "step": step, "at": at}
-    of_row = {name: np.array(values(column, n), np.int64) for name, column in named.items()}
-    slots = {name: column[row] for name, column in of_row.items()} | {
+    row_columns = {name: np.array(values(column, n), np.int64) for name, column in named.items()}
+    slots = {name: column[row] for name, column in row_columns.items()} | {
         "decision_id": row,
         "position": np.array(values(shown.position, len(row)), np.int64),
         "arm_id": np.array(list(map(arm_ids.__getitem__, shown.arm)), np.int64),
     }
-    served_at = of_row["at"][of_event]
-    times = zip(values(events.at, len(of_event)), served_at.tolist(), strict=True)
+    served_at = row_columns["at"][event_rows]
+    times = zip(values(events.at, len(event_rows)), served_at.tolist(), strict=True)
     event_columns = {
-        "decision_id": of_event,
-        "position": np.array([number or 0 for number in values(events.position, len(of_event))], np.int64),
-        "kind": np.array(values(events.kind, len(of_event)), object),
-        "value": np.array(values(events.value, len(of_event)), np.float64),
+        "decision_id": event_rows,
+        "position": np.array([number or 0 for number in values(events.position, len(event_rows))], np.int64),
+        "kind": np.array(values(events.kind, len(event_rows)), object),
+        "value": np.array(values(events.value, len(event_rows)), np.float64),
         "age_us": np.array([0 if time is None else time - served for time, served in times], np.int64),
     }
     order = np.lexsort([slots[name] for name in ("position", "step", "visit", "session_id")])
@@ -93,20 +93,20 @@ def derive(
     for start in range(0, len(ordered), VISITS):
         batch = _visits(unit, ordered[start : start + VISITS])
         keys = arms.keys(unit, set(batch.slots["arm_id"].tolist()))
-        changes = of_visits(batch, decision_ids, definition, keys)
+        changes = visit_states(batch, decision_ids, definition, keys)
         unit.tell_each("UPDATE decision SET state = ?, history = ? WHERE id = ?", changes)
 
 
 def _visits(unit: Unit, visits: Sequence[tuple[int, int]]) -> Batch:
     """All slots and events of these visits: by session, visit, step and position."""
-    listed = ", ".join(f"({session}, {number})" for session, number in visits)
-    inside = [f"(d.session_id, d.visit) IN (VALUES {listed})"]
+    visit_values = ", ".join(f"({session}, {number})" for session, number in visits)
+    inside = [f"(d.session_id, d.visit) IN (VALUES {visit_values})"]
     slots = reader.ask_slots(unit, READ, inside, order="d.session_id, d.visit, d.step, s.position")
     events = reader.ask_events(unit, reader.EVENT_COLUMNS, inside)
     return Batch(slots=reader.read_slots(slots), events=events.columns())
 
 
-def of_visits(
+def visit_states(
     batch: Batch, decision_ids: Collection[int], definition: Reward, keys: Mapping[int, str]
 ) -> Iterator[tuple[str, bytes, int]]:
     """State, history and id of these decisions, as `derive` stores them. keys: of the arms."""
@@ -118,34 +118,37 @@ def of_visits(
     number = numbers_in_runs(visit, len(first))
     lengths = np.diff(visit, append=len(first))
     complete = np.repeat(np.logical_and.reduceat(step == number, visit), lengths)
-    wanted = np.isin(slots["decision_id"][first], np.fromiter(decision_ids, np.int64, len(decision_ids)))
-    chosen = np.flatnonzero(complete & (step > 0) & wanted)
-    if not len(chosen):
+    is_wanted = np.isin(slots["decision_id"][first], np.fromiter(decision_ids, np.int64, len(decision_ids)))
+    picks = np.flatnonzero(complete & (step > 0) & is_wanted)
+    if not len(picks):
         return iter(())
-    past = _histories(batch, chosen, first=first, begin=np.repeat(visit, lengths), definition=definition)
-    return zip(_states(past, keys), past.packed(), slots["decision_id"][first[chosen]].tolist(), strict=True)
+    past = _histories(batch, picks, first=first, begin=np.repeat(visit, lengths), definition=definition)
+    return zip(_states(past, keys), past.packed(), slots["decision_id"][first[picks]].tolist(), strict=True)
 
 
-def _histories(batch: Batch, chosen: Ids, *, first: Ids, begin: Ids, definition: Reward) -> History:
+def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: Reward) -> History:
     """The histories of some decisions. first: the first slot of each decision; begin: the first decision of its
     visit."""
     slots, at = batch.slots, batch.slots["at"][first]
     # the slots before each decision, and the last of these
-    before, since = first[chosen], first[begin[chosen]]
-    shown = before - since
+    first_slot, since = first[picks], first[begin[picks]]
+    shown = first_slot - since
     count = np.minimum(shown, REMEMBERED)
-    entries, row = piece_rows(before - count, count), np.repeat(np.arange(len(chosen)), count)
+    entries, row = piece_rows(first_slot - count, count), np.repeat(np.arange(len(picks)), count)
     # what they have earned by all events, and where some of these came later, by those before
-    of_slot, of_page = _rewards(batch, definition, first)
-    earned, reward = of_slot[entries], _sums_before(of_slot + of_page, first[np.unique(begin)])[before]
+    by_slot, by_page = _rewards(batch, definition, first)
+    earned, reward = (
+        by_slot[entries],
+        _sums_before(by_slot + by_page, first[np.unique(begin)])[first_slot],
+    )
     start = offsets(count)
-    for index in _with_late_events(batch, chosen, first, begin).tolist():
-        low, high = int(since[index]), int(before[index])
-        of_slot, of_page = _rewards(_until(batch, low, high, int(at[chosen[index]])), definition)
-        reward[index] = of_slot.sum() + of_page.sum()
-        earned[start[index] : start[index + 1]] = of_slot[len(of_slot) - count[index] :]
-    step = slots["step"][first[chosen]]
-    ago, gap_us = step[row] - slots["step"][entries], np.maximum(at[chosen] - at[chosen - 1], 0)
+    for index in _with_late_events(batch, picks, first, begin).tolist():
+        low, high = int(since[index]), int(first_slot[index])
+        by_slot, by_page = _rewards(_until(batch, low, high, int(at[picks[index]])), definition)
+        reward[index] = by_slot.sum() + by_page.sum()
+        earned[start[index] : start[index + 1]] = by_slot[len(by_slot) - count[index] :]
+    step = slots["step"][first[picks]]
+    ago, gap_us = step[row] - slots["step"][entries], np.maximum(at[picks] - at[picks - 1], 0)
     return History(step, gap_us / 1e6, shown, reward, start, slots["arm_id"][entries], ago, earned)
 
 
@@ -167,7 +170,7 @@ def _rewards(batch: Batch, definition: Reward, first: Ids | None = None) -> tupl
     return reward_log.with_rewards(batch, definition).reward, pages
 
 
-def _with_late_events(batch: Batch, chosen: Ids, first: Ids, begin: Ids) -> Ids:
+def _with_late_events(batch: Batch, picks: Ids, first: Ids, begin: Ids) -> Ids:
     """The index of the decisions in whose visit an event came later than they did, of a decision before."""
     events, slots = batch.events, batch.slots
     if not (events["age_us"] > 0).any():  # most logs give no times of events
@@ -176,10 +179,10 @@ def _with_late_events(batch: Batch, chosen: Ids, first: Ids, begin: Ids) -> Ids:
     decision = order[np.searchsorted(slots["decision_id"][first[order]], events["decision_id"])]
     latest = slots["at"][first].copy()
     np.maximum.at(latest, decision, slots["at"][first[decision]] + events["age_us"])
-    highest = np.zeros(len(chosen), np.int64)
-    for row, index in enumerate(chosen.tolist()):
+    highest = np.zeros(len(picks), np.int64)
+    for row, index in enumerate(picks.tolist()):
         highest[row] = latest[begin[index] : index].max()
-    return np.flatnonzero(highest > slots["at"][first[chosen]])
+    return np.flatnonzero(highest > slots["at"][first[picks]])
 
 
 def _until(batch: Batch, low: int, high: int, time: int) -> Batch:

@@ -51,16 +51,16 @@ def assign(
         newest = sessions.newest_visits(unit, stored) if stored else ()
         ordered = in_order(session_ids, at, newest, timeout_us=settings.session_timeout_us)
         visit, step, grown, singly = ordered.visit, ordered.step, ordered.grown, np.flatnonzero(~ordered.assigned)
-        new, extended = ({name: each.tolist() for name, each in columns.items()} for columns in ordered[-2:])
+        new, extended = ({name: column.tolist() for name, column in columns.items()} for columns in ordered[-2:])
         if new["number"]:
             loading.write(unit, "visit", {**new, "recent": Same("[]")})
         sessions.extend_visits(unit, extended)
     if len(singly):
-        of_rows = [session_ids[row] for row in singly.tolist()]
-        numbers = VisitNumbers(unit, set(of_rows).intersection(stored), settings, moves)
-        listed = list(zip(session_ids, values(rows.visit, n), values(rows.step, n), at, strict=True))
-        visit[singly], step[singly] = np.transpose([numbers.assign(*listed[row]) for row in singly.tolist()])
-        grown[singly] = np.fromiter(map(set(stored).__contains__, of_rows), np.bool_, len(of_rows))
+        row_sessions = [session_ids[row] for row in singly.tolist()]
+        numbers = VisitNumbers(unit, set(row_sessions).intersection(stored), settings, moves)
+        row_values = list(zip(session_ids, values(rows.visit, n), values(rows.step, n), at, strict=True))
+        visit[singly], step[singly] = np.transpose([numbers.assign(*row_values[row]) for row in singly.tolist()])
+        grown[singly] = np.fromiter(map(set(stored).__contains__, row_sessions), np.bool_, len(row_sessions))
         numbers.write()
     return AssignedVisits(visit.tolist(), step.tolist(), frozenset(np.flatnonzero(grown).tolist()))
 
@@ -105,9 +105,9 @@ def in_order(
     first = run_starts(session)
     run = np.repeat(np.arange(len(first)), np.diff(first, append=n))
     # the newest visit of each session, zeros without one
-    before = np.array([(0,) * len(NewestVisit._fields), *sorted(newest)], np.int64)
-    index, has = look_up(before[:, 0], session[first])
-    _, number, last_at, steps, is_live = np.where(has, before[index].T, 0)
+    newest_rows = np.array([(0,) * len(NewestVisit._fields), *sorted(newest)], np.int64)
+    index, has = look_up(newest_rows[:, 0], session[first])
+    _, number, last_at, steps, is_live = np.where(has, newest_rows[index].T, 0)
     # where visits begin
     gap = np.diff(time, prepend=0)
     gap[first] = np.where(has, time[first] - last_at, timeout_us + 1)
@@ -117,8 +117,8 @@ def in_order(
     visit = number[run] + count - (count - begins)[first][run]
     # the rows of each visit
     start = run_starts(run, visit)
-    length, of_run, is_new = np.diff(start, append=n), run[start], begins[start]
-    earlier = np.where(is_new, 0, steps[of_run])
+    length, visit_runs, is_new = np.diff(start, append=n), run[start], begins[start]
+    earlier = np.where(is_new, 0, steps[visit_runs])
     step = numbers_in_runs(start, n) + np.repeat(earlier, length)
     columns = {
         "session_id": session[start], "number": visit[start], "started_at": time[start],
@@ -127,7 +127,7 @@ def in_order(
     back = np.argsort(order)
     return OrderedVisits(
         assigned=assigned[run][back], visit=visit[back], step=step[back], grown=np.repeat(~is_new, length)[back],
-        new=take(columns, assigned[of_run] & is_new), extended=take(columns, assigned[of_run] & ~is_new),
+        new=take(columns, assigned[visit_runs] & is_new), extended=take(columns, assigned[visit_runs] & ~is_new),
     )  # fmt: skip
 
 
@@ -153,7 +153,9 @@ class VisitNumbers:
         number = self._number(session, visit, step, at)
         row = self.visits[session].get(number)
         if row is None:
-            self._end_open(session)
+            for visit_row in self.visits[session].values():  # one that was open is over once there is a later one
+                if visit_row.ended_at is None:
+                    self._put(visit_row._replace(ended_at=min(self.unit.now, visit_row.last_at + self.timeout_us)))
             row = Visit(session_id=session, number=number, started_at=at, last_at=at, steps=0, recent="[]", ended_at=at)
         step = row.steps if step is None else step
         first, last = min(row.started_at, at), max(row.last_at, at)
@@ -169,20 +171,14 @@ class VisitNumbers:
             goes_on = newest and abs(at - visits[newest].last_at) <= self.timeout_us
             return newest if goes_on and self._is_free(session, newest, step) else newest + 1
         number = self.moves.to.get((session, visit), visit)
-        of_another = (session, visit) not in self.moves.to and (session, visit) in self.moves.targets
-        if number in visits and (of_another or not self._is_free(session, number, step)):
+        is_of_another = (session, visit) not in self.moves.to and (session, visit) in self.moves.targets
+        if number in visits and (is_of_another or not self._is_free(session, number, step)):
             number = self.moves.to[session, visit] = newest + 1
             self.moves.targets.add((session, number))
         return number
 
     def _is_free(self, session: int, number: int, step: int | None) -> bool:
         return (session, number) not in self.live and step not in self.steps[session, number]
-
-    def _end_open(self, session: int) -> None:
-        """A visit that was open is over once there is a later one."""
-        for visit in self.visits[session].values():
-            if visit.ended_at is None:
-                self._put(visit._replace(ended_at=min(self.unit.now, visit.last_at + self.timeout_us)))
 
     def _put(self, visit: Visit) -> None:
         self.visits[visit.session_id][visit.number] = visit

@@ -13,14 +13,14 @@ import numpy as np
 
 from rlrec.app.imports import altered_rewards, conflicts, policies, session_histories, visit_numbers
 from rlrec.app.imports.altered_rewards import AlteredRewards
-from rlrec.app.imports.columns import NULL, LogColumns, LoggedCandidates, distinct, mapped, picked, values
-from rlrec.app.imports.layouts.base import RefusedLine, refused
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, mapped, picked, values
+from rlrec.app.imports.layouts.base import RefusedLine, drop_rows
 from rlrec.app.imports.visit_numbers import VisitMoves
 from rlrec.app.inputs import canonical
 from rlrec.app.log.splits import splits
 from rlrec.arrays import numbers_in_runs, run_starts
 from rlrec.errors import InputError
-from rlrec.log_fields import STATED
+from rlrec.log_fields import SLOT, STATED
 from rlrec.policy.gradients.history import ShownHistory, pack
 from rlrec.records import Version
 from rlrec.store import Unit
@@ -75,7 +75,7 @@ class PreparedRows(NamedTuple):
     order: list[int]
 
     @classmethod
-    def of(cls, rows: LogColumns, *, salt: str) -> PreparedRows:
+    def prepare(cls, rows: LogColumns, *, salt: str) -> PreparedRows:
         """salt: of the splits."""
         keys = sorted(dict.fromkeys(rows.session))  # in their order: to sort what is sorted costs little
         halves = np.frombuffer(b"".join(rows.digest), ">u8").astype(np.uint64).reshape(-1, 2)
@@ -119,31 +119,24 @@ class GroupWriter:
 
     def write(self, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:
         """Store what is new: the state after it, and the lines that are refused."""
-        rows = self._without(group.rows, self._owner_errors(group.rows))
-        new = self._new(rows)
+        new = rows = drop_rows(group.rows, self._owner_errors(group.rows), self.refused)
+        for name in distinct(rows.policy):
+            few_lines, number = self.state.lines[self.ids[name]], self.ids[name]
+            stored_lines = loading.stored_lines(self.unit, number, rows.digest) if few_lines is None else few_lines
+            new = new.without_lines(name, stored_lines)
         duplicates = self.state.duplicates + len(rows) - len(new)
         is_complete = new is group.rows
         keys = loading.stored_sessions(self.unit, group.sessions if is_complete else set(new.session))
         stored = sessions.find(self.unit, keys, lock=True) if keys else {}
         users = {key: session.user for key, session in stored.items()}
-        new = self._without(new, conflicts.find(self.unit, new, users, agree=self.state.agree))
+        new = drop_rows(new, conflicts.find(self.unit, new, users, agree=self.state.agree), self.refused)
         if len(new):
             is_complete = new is group.rows
-            self._store(group if is_complete else PreparedRows.of(new, salt=self.settings.split_salt), stored)
+            self._store(group if is_complete else PreparedRows.prepare(new, salt=self.settings.split_salt), stored)
         accepted, marks = self.state.accepted + len(new), loading.marks(self.unit, self.ids.values())
         estimated = self.state.estimated + values(new.estimated, len(new)).count(1)
         state = replace(self.state, accepted=accepted, duplicates=duplicates, estimated=estimated, marks=marks)
         return state, self.refused
-
-    def _without(self, rows: LogColumns, errors: Mapping[int, InputError]) -> LogColumns:
-        """The rows but those with an error, which are refused."""
-        if not errors:
-            return rows
-        texts = values(rows.text, len(rows))
-        self.refused += [refused(error, rows.number[row], texts[row] or b"") for row, error in errors.items()]
-        return rows.select([row not in errors for row in range(len(rows))])
-
-    # -- what is new --
 
     def _owner_errors(self, rows: LogColumns) -> dict[int, InputError]:
         """Why rows are refused whose policy cannot own an imported log."""
@@ -154,14 +147,6 @@ class GroupWriter:
             for row, name in enumerate(values(rows.policy, len(rows)))
             if isinstance(owner := self.owners[name], InputError)
         }
-
-    def _new(self, rows: LogColumns) -> LogColumns:
-        """The rows less those whose policy has imported their line before."""
-        for name in distinct(rows.policy):
-            few, number = self.state.lines[self.ids[name]], self.ids[name]
-            stored = loading.stored_lines(self.unit, number, rows.digest) if few is None else few
-            rows = rows.without_lines(name, stored)
-        return rows
 
     # -- rows of tables --
 
@@ -186,11 +171,11 @@ class GroupWriter:
         states, histories, unknown = session_histories.logged(rows, step, [shown and next(packed) for shown in history])
         by_owner = {name: [row for row in unknown if names[row] == name] for name in owners}
         if unknown:  # of new visits they follow from these rows, of the others from the store once these are in it
-            batch = session_histories.of_rows(rows, arm_ids, session_id=session_ids, visit=visit, step=step, at=at)
+            batch = session_histories.rows_batch(rows, arm_ids, session_id=session_ids, visit=visit, step=step, at=at)
             keys = {number: key for key, number in arm_ids.items()}
-            for name, of_owner in by_owner.items():
-                new = [row for row in of_owner if row not in grown]
-                derived = session_histories.of_visits(batch, new, owners[name].reward, keys)
+            for name, owner_rows in by_owner.items():
+                new = [row for row in owner_rows if row not in grown]
+                derived = session_histories.visit_states(batch, new, owners[name].reward, keys)
                 states, histories = session_histories.filled(states, histories, derived)
         seq = mapped(
             rows.policy, {name: stored_policies.raise_seq(unit, self.heads[self.ids[name]]) for name in owners}
@@ -211,11 +196,9 @@ class GroupWriter:
         slots = rows.slots
         self._write("slot", {
             "decision_id": picked(ids, slots.row), "position": slots.position, "arm_id": mapped(slots.arm, arm_ids),
-            "propensity": slots.propensity, "marginal": slots.marginal, "min_propensity": slots.min_propensity,
-            "score": slots.score, "censored": slots.censored, "rounded": slots.rounded,
+            **{field.name: getattr(slots, field.name) for field in SLOT[3:]},
         })  # fmt: skip
-        if rows.candidates != NULL:
-            self._candidates(values(rows.candidates, n), ids, arm_ids)
+        self._candidates(rows, ids, arm_ids)
         self._action_data(rows, ids, arm_ids)
         self._write("import_line", {
             "policy_id": policy_id if isinstance(policy_id, Same) else picked(policy_id, group.order),
@@ -237,8 +220,8 @@ class GroupWriter:
         """Ids of the arms that these rows name; unknown ones are added."""
         keys = set().union(*(rows.eligible_sets[index] for index in distinct(rows.eligible)))
         keys |= {arm for shown in history if shown is not None for arm, *_ in shown.entries}
-        for listed in () if rows.candidates == NULL else values(rows.candidates, len(rows)):
-            keys |= set() if listed is None else set(listed.catalogue or ())
+        for entries in () if rows.candidates == NULL else values(rows.candidates, len(rows)):
+            keys |= set() if entries is None else set(entries.catalogue or ())
         ids = arms.ids(self.unit, keys)
         if new := keys - ids.keys():
             arms.put(self.unit, dict.fromkeys(new, "{}") | _first_features(rows, new))
@@ -246,39 +229,36 @@ class GroupWriter:
             ids |= arms.ids(self.unit, new)
         return ids
 
-    def _candidates(
-        self, lists: Sequence[LoggedCandidates | None], ids: Sequence[int], arm_ids: Mapping[str, int]
-    ) -> None:
+    def _candidates(self, rows: LogColumns, ids: Sequence[int], arm_ids: Mapping[str, int]) -> None:
         """The lists of candidates that some rows have."""
-        with_list = [(number, listed) for number, listed in zip(ids, lists, strict=True) if listed is not None]
-        sets = {each.catalogue: tuple(sorted(map(arm_ids.__getitem__, each.catalogue or ()))) for _, each in with_list}
+        numbers, lists = _present(rows.candidates, ids)
+        if not numbers:
+            return
+        sets = {entry.catalogue: tuple(sorted(map(arm_ids.__getitem__, entry.catalogue or ()))) for entry in lists}
         set_ids = contents.eligible_sets(self.unit, {arms_of for catalogue, arms_of in sets.items() if catalogue})
         candidates.add(self.unit, [
-            (number, set_ids.get(sets[each.catalogue]), json.dumps([arm_ids[arm] for arm in each.arms]),
-             json.dumps(each.propensities), each.log_propensity)
-            for number, each in with_list
+            (number, set_ids.get(sets[entry.catalogue]), json.dumps([arm_ids[arm] for arm in entry.arms]),
+             json.dumps(entry.propensities), entry.log_propensity)
+            for number, entry in zip(numbers, lists, strict=True)
         ])  # fmt: skip
 
     def _action_data(self, rows: LogColumns, ids: Sequence[int], arm_ids: Mapping[str, int]) -> None:
         """Features of arms, arms of positions, and probabilities of all arms, of the decisions that have them."""
-        if features := _present(rows.action_features, ids):
-            contexts = contents.contexts(self.unit, {text for _, text in features})
-            columns = {
-                "decision_id": [number for number, _ in features],
-                "context_id": [contexts[text] for _, text in features],
-            }
-            self._write("decision_features", columns)
-        if sets := _present(rows.slot_sets, ids):
-            texts = [json.dumps([sorted(map(arm_ids.__getitem__, arms)) for arms in listed]) for _, listed in sets]
-            self._write("slot_set", {"decision_id": [number for number, _ in sets], "arms": texts})
-        if supports := _present(rows.support, ids):
-            packed = [
-                np.array(
-                    [value for _, value in sorted((arm_ids[arm], p) for arm, p in by_arm.items())], "<f8"
-                ).tobytes()
-                for _, by_arm in supports
-            ]
-            self._write("logged_support", {"decision_id": [number for number, _ in supports], "probabilities": packed})
+        numbers, bodies = _present(rows.action_features, ids)
+        if numbers:
+            contexts = contents.contexts(self.unit, set(bodies))
+            self._write("decision_features", {
+                "decision_id": numbers, "context_id": [contexts[body] for body in bodies],
+            })  # fmt: skip
+        numbers, sets = _present(rows.slot_sets, ids)
+        if numbers:
+            texts = [json.dumps([sorted(map(arm_ids.__getitem__, arms)) for arms in entries]) for entries in sets]
+            self._write("slot_set", {"decision_id": numbers, "arms": texts})
+        numbers, supports = _present(rows.support, ids)
+        if numbers:
+            ordered = ([p for _, p in sorted((arm_ids[arm], p) for arm, p in entry.items())] for entry in supports)
+            packed = [np.array(entries, "<f8").tobytes() for entries in ordered]
+            self._write("logged_support", {"decision_id": numbers, "probabilities": packed})
 
     def _context_ids(self, named: Mapping[bytes, str]) -> Mapping[str, int]:
         """Ids of contexts, by their digests; those of the groups before are remembered."""
@@ -300,8 +280,8 @@ class GroupWriter:
         """Events, numbered within their decision, and the keys of feedback that some name."""
         if not (logged := rows.events).row:
             return
-        of_decision = np.array(logged.row, np.int64)
-        number = numbers_in_runs(run_starts(of_decision), len(of_decision)) + 1
+        event_rows = np.array(logged.row, np.int64)
+        number = numbers_in_runs(run_starts(event_rows), len(event_rows)) + 1
         decision_id, at = picked(ids, logged.row), picked(served_at, logged.row)
         if logged.at != NULL:
             at = [
@@ -314,8 +294,8 @@ class GroupWriter:
         })  # fmt: skip
         if logged.key != NULL:
             columns = (logged.key, logged.position, logged.at, logged.kind, logged.value)
-            listed = zip(decision_id, *(values(column, len(at)) for column in columns), strict=True)
-            events.add_keys(self.unit, _feedback_keys(listed))
+            entries = zip(decision_id, *(values(column, len(at)) for column in columns), strict=True)
+            events.add_keys(self.unit, _feedback_keys(entries))
 
     # -- sessions --
 
@@ -346,15 +326,16 @@ class GroupWriter:
 
 def _users(rows: LogColumns) -> dict[str, str]:
     """The first user of each session that has one."""
-    listed = list(zip(rows.session, values(rows.user, len(rows)), strict=True))
-    return {} if rows.user == NULL else {key: user for key, user in reversed(listed) if user is not None}
+    entries = list(zip(rows.session, values(rows.user, len(rows)), strict=True))
+    return {} if rows.user == NULL else {key: user for key, user in reversed(entries) if user is not None}
 
 
-def _present(column: Column, ids: Sequence[int]) -> list[tuple[int, Any]]:
-    """The decisions that have a value in a column, with it."""
-    if isinstance(column, Same):
-        return []
-    return [(number, value) for number, value in zip(ids, column, strict=True) if value is not None]
+def _present(column: Column, ids: Sequence[int]) -> tuple[Sequence[int], Sequence[Any]]:
+    """The decisions that have a value in a column, and these values."""
+    entries = (
+        [] if isinstance(column, Same) else [pair for pair in zip(ids, column, strict=True) if pair[1] is not None]
+    )
+    return [number for number, _ in entries], [value for _, value in entries]
 
 
 def _first_features(rows: LogColumns, new: Set[str]) -> dict[str, str]:
@@ -367,10 +348,10 @@ def _first_features(rows: LogColumns, new: Set[str]) -> dict[str, str]:
     return features
 
 
-def _feedback_keys(listed: Any) -> list[tuple[str, bytes, int | None, int]]:
+def _feedback_keys(entries: Any) -> list[tuple[str, bytes, int | None, int]]:
     """Each feedback key with the digest of the line it names. listed: decision, key, position, time, kind, value."""
     lines: dict[tuple[int, str], tuple[int | None, int | None, dict[str, float]]] = {}
-    for decision_id, key, position, at, kind, value in listed:
+    for decision_id, key, position, at, kind, value in entries:
         if key is not None:
             lines.setdefault((decision_id, key), (position, at, {}))[2][kind] = value
     return [

@@ -181,7 +181,7 @@ class _Import:
         """Refuse a line that the store, or an earlier line, contradicts, while nothing is stored."""
         file_names = [file.names() for file in self.files]
         store_names = conflicts.names_of_store(unit)
-        names = LineNames.joined(file_names if store_names is None else [*file_names, store_names])
+        names = LineNames.join(file_names if store_names is None else [*file_names, store_names])
         counts = [len(lines.name) for lines in file_names]
         del file_names  # 16 bytes a name, which `names` has once more
         disputed = names.disputed()
@@ -217,7 +217,7 @@ class _Import:
         for file in self.files:
             self.bad_lines.reading(file.source.name)
             state = replace(state, marks=())
-            prepared = (PreparedRows.of(rows, salt=self.salt) for rows in self._groups(file))
+            prepared = (PreparedRows.prepare(rows, salt=self.salt) for rows in self._groups(file))
             with closing(BackgroundItems(prepared)) as groups:
                 for group in groups:
                     work = partial(_write, state=state, group=group)

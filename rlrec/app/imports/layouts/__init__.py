@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from rlrec.app.imports.layouts.base import Layout
-    from rlrec.app.imports.layouts.writing import LayoutWriter
 
 READERS = {
     "obd": "rlrec.app.imports.layouts.obd:Obd",
@@ -18,9 +16,9 @@ READERS = {
     "csv": "rlrec.app.imports.layouts.csv_map:CsvMap",
 }
 WRITERS = {
-    "jsonl": "rlrec.app.imports.layouts.writing:JsonLines",
-    "csv": "rlrec.app.imports.layouts.csv_writer:CsvWriter",
-    "dsjson": "rlrec.app.imports.layouts.dsjson_writer:DsJsonWriter",
+    "jsonl": "rlrec.app.imports.layouts.writers:JsonLines",
+    "csv": "rlrec.app.imports.layouts.writers:CsvWriter",
+    "dsjson": "rlrec.app.imports.layouts.writers:DsJsonWriter",
     "parquet": "rlrec.app.imports.parquet_export:export",
 }
 FOLDERS = ("parquet",)  # layouts that are written into a folder, by functions of the store and the folder
@@ -28,19 +26,9 @@ FOLDERS = ("parquet",)  # layouts that are written into a folder, by functions o
 
 def reader(name: str) -> type[Layout]:
     """The class that reads a layout."""
-    return _load(READERS[name])
+    return cast("type[Layout]", resolve_name(READERS[name]))
 
 
-def writer(name: str) -> type[LayoutWriter]:
-    """The class that writes a layout of one file."""
-    return _load(WRITERS[name])
-
-
-def folder_writer(name: str) -> Callable[..., Any]:
-    """The function that appends the log of a store to a folder."""
-    return _load(WRITERS[name])
-
-
-def _load(path: str) -> Any:
-    module, attribute = path.split(":")
-    return getattr(import_module(module), attribute)
+def writer(name: str) -> Any:
+    """The class that writes a layout of one file; the function that appends the log of a store to a folder."""
+    return resolve_name(WRITERS[name])

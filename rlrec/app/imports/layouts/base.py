@@ -12,12 +12,12 @@ import pickle
 import tempfile
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import chain, zip_longest
-from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, ClassVar, NamedTuple, cast
 
 import numpy as np
 
@@ -31,34 +31,17 @@ from rlrec.app.imports.layouts.line_groups import FileBytes, LineGroup, line_gro
 from rlrec.arrays import Ids
 from rlrec.errors import InputError
 
-AT_ONCE = 1_000  # lines of JSON decoded at once
 SPANNED = 1_000  # lines of a decision
-
-T = TypeVar("T")
-
-
-class Decode(Protocol):
-    """Each (number, line) of JSON as a msgspec Struct, or the InputError with line and field that says why not."""
-
-    def __call__(self, group: Sequence[tuple[int, bytes]], kind: type[T]) -> list[T | InputError]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file to read (a path, or an open file), its name for people, and how strictly its JSON is read."""
+    """A file to read (a path, or an open file), its name for people, and how strictly its JSON is read. decode: each
+    (number, line) as a msgspec Struct of a type, or the InputError with line and field that says why not."""
 
     file: str | BinaryIO
     name: str
-    decode: Decode
-
-    def lines(
-        self, numbers: Sequence[int], texts: Sequence[bytes], kind: type[T]
-    ) -> Iterator[tuple[int, bytes, T | InputError]]:
-        """Each line with what it decodes to."""
-        for start in range(0, len(texts), AT_ONCE):
-            group = list(zip(numbers[start : start + AT_ONCE], texts[start : start + AT_ONCE], strict=True))
-            for (number, text), line in zip(group, self.decode(group, kind), strict=True):
-                yield number, text, line
+    decode: Callable[[Sequence[tuple[int, bytes]], type[Any]], Sequence[Any]]
 
 
 class RefusedLine(NamedTuple):
@@ -72,7 +55,7 @@ def refused(error: InputError, number: int, text: bytes) -> RefusedLine:
     return RefusedLine(error, text)
 
 
-def without(rows: LogColumns, errors: Mapping[int, InputError], bad: list[RefusedLine]) -> LogColumns:
+def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], bad: list[RefusedLine]) -> LogColumns:
     """The rows less those with an error, which go to `bad`."""
     if not errors:
         return rows
@@ -215,7 +198,7 @@ class Layout(ABC):
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
             size = os.fstat(opened.fileno()).st_size
             readers = FileBytes(opened, size), FileBytes(opened, size)
-            even, odd = (self._spooled_groups(each, start, with_text) for start, each in enumerate(readers))
+            even, odd = (self._spooled_groups(reader, start, with_text) for start, reader in enumerate(readers))
             with closing(BackgroundItems(odd)) as background:
                 for group in filter(None, chain.from_iterable(zip_longest(even, background))):
                     self.share = readers[0].position / max(size, 1)
@@ -241,9 +224,9 @@ class Layout(ABC):
             groups = self._without_header(groups)
         for index, numbers, texts in self._at_ends(groups) if self.spans else groups:
             if index % 2 == start:
-                before, times.zoneless[:] = [*times.zoneless], []
+                noted, times.zoneless[:] = [*times.zoneless], []
                 group = self.decode(numbers, texts)
-                times.zoneless[:] = before
+                times.zoneless[:] = noted
                 rows, bad = self._checked(group, numbers, texts)
                 note = self.note(rows) if len(rows) else None
                 rows = rows if with_text else replace(rows, text=NULL)
@@ -268,8 +251,8 @@ class Layout(ABC):
     def _at_ends(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
         """The groups, each ending where a decision ends: its last lines move to the next group."""
         index, numbers, texts = -1, list[int](), list[bytes]()
-        for index, more, further in groups:
-            numbers, texts = numbers + more, texts + further
+        for index, further_numbers, further in groups:
+            numbers, texts = numbers + further_numbers, texts + further
             cut = max(len(texts) - 1, 0)
             while cut and len(texts) - cut < SPANNED and self.goes_on(texts[cut - 1], texts[cut]):
                 cut -= 1
@@ -282,12 +265,12 @@ class Layout(ABC):
     ) -> tuple[LogColumns, list[RefusedLine]]:
         """The decoded rows that can be, completed, and the lines that cannot."""
         bad = [*group.refused]
-        rows = without(_identified(group, numbers, texts), group.errors, bad)
-        rows = without(rows, self._errors(rows, checks.value_problems(rows, now=self.now), numbers), bad)
+        rows = drop_rows(_identified(group, numbers, texts), group.errors, bad)
+        rows = drop_rows(rows, self._errors(rows, checks.value_problems(rows, now=self.now), numbers), bad)
         if len(rows):
             rows = checks.completed(rows)
             problems = checks.page_problems(rows, now=self.now, rounding=self.rounding)
-            rows = without(rows, self._errors(rows, problems, numbers), bad)
+            rows = drop_rows(rows, self._errors(rows, problems, numbers), bad)
         return rows, sorted(bad, key=lambda line: line.error.line or 0)
 
     def _errors(
@@ -315,7 +298,7 @@ class Layout(ABC):
             policies = {name: rows.number[names.index(name)] for name in distinct(names)}
         in_sessions = rows if rows.user == NULL else rows.in_sessions()
         return Note(
-            count=len(rows), policies=policies, names=LineNames.of(in_sessions),
+            count=len(rows), policies=policies, names=LineNames.read(in_sessions),
             without_propensity=values(rows.log_propensity, len(rows)).count(None),
             digests=np.frombuffer(b"".join(rows.digest), np.int64)[::2].copy(),
         )  # fmt: skip
@@ -332,7 +315,7 @@ class Layout(ABC):
     def names(self) -> LineNames:
         """The names in all decoded lines, which are forgotten."""
         names, self._names = self._names, []
-        return LineNames.joined(map(LineNames.of, self.groups()) if self._repeated else names)
+        return LineNames.join(map(LineNames.read, self.groups()) if self._repeated else names)
 
     def spooled(self) -> Iterator[LogColumns]:
         """The rows that were decoded, group by group."""
@@ -356,12 +339,12 @@ class Layout(ABC):
     def _without_repeats(self, rows: LogColumns, counts: dict[bytes, int]) -> LogColumns:
         digests, is_new = list[bytes](), list[bool]()
         for digest, request in zip(rows.digest, values(rows.request_id, len(rows)), strict=True):
-            before = 0
+            repeats = 0
             if digest[:8] in self._repeated:
-                before = counts.get(digest, 0)
-                counts[digest] = before + 1
-            is_new.append(not before or request is None)
-            digests.append(blake2b(digest + before.to_bytes(8), digest_size=16).digest() if before else digest)
+                repeats = counts.get(digest, 0)
+                counts[digest] = repeats + 1
+            is_new.append(not repeats or request is None)
+            digests.append(blake2b(digest + repeats.to_bytes(8), digest_size=16).digest() if repeats else digest)
         return replace(rows, digest=digests).select(is_new)
 
 

@@ -16,18 +16,7 @@ from rlrec import times
 from rlrec.app.imports.columns import NULL, LogColumns, distinct, values
 from rlrec.arrays import Ids, look_up, run_starts
 from rlrec.errors import InputError
-from rlrec.log_fields import (
-    COUNT,
-    KEY,
-    KIND,
-    LOG_PROBABILITY,
-    ORDINAL,
-    PROBABILITY,
-    SHARE,
-    SLOT,
-    STATED,
-    FieldCheck,
-)
+from rlrec.log_fields import COUNT, DECISION, KEY, KIND, LOG_PROBABILITY, ORDINAL, PROBABILITY, SHARE, SLOT, FieldCheck
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.base import sum_tolerance
 from rlrec.store.database.loading import Column, Same
@@ -76,13 +65,11 @@ CHECKS: Mapping[FieldCheck | None, ValueCheck] = {
 }  # fmt: skip
 # by table ("" is that of decisions) and column
 CHECKED: Mapping[str, Mapping[str, FieldCheck | None]] = {
-    "": {
-        "request_id": KEY, "session": KEY, "user": KEY, "policy": POLICY, "visit": ORDINAL, "step": COUNT,
-        "size": ORDINAL, "log_propensity": LOG_PROBABILITY, **{field.name: field.check for field in STATED},
-    },
-    "slots": {"arm": KEY, **{field.name: field.check for field in SLOT[1:]}},
+    "": {"request_id": KEY, "session": KEY, "user": KEY, "policy": POLICY, "visit": ORDINAL}
+    | {field.name: field.check for field in DECISION if field.name in LogColumns.__dataclass_fields__},
+    "slots": {"arm": KEY} | {field.name: field.check for field in SLOT[1:]},
     "events": {"position": ORDINAL, "kind": KIND, "value": AMOUNT, "key": KEY},
-}  # fmt: skip
+}
 
 
 def checked(value: Any, check: ValueCheck, field: str) -> Any:
@@ -94,11 +81,8 @@ def checked(value: Any, check: ValueCheck, field: str) -> Any:
 
 def until(now: int) -> ValueCheck:
     """The check of a time."""
-    return ValueCheck(lambda at: at <= now, _future, "check it and the clock")
-
-
-def _future(at: int) -> str:
-    return f"{times.written(at)} lies in the future"
+    hint = "check it and the clock"
+    return ValueCheck(lambda at: at <= now, lambda at: f"{times.written(at)} lies in the future", hint)
 
 
 def is_distribution(probabilities: Collection[float]) -> bool:
@@ -159,15 +143,15 @@ def completed(rows: LogColumns) -> LogColumns:
         last = np.maximum.reduceat(np.array(values(last, len(rows.slots.row)), np.int64), start).tolist()
     size = last
     if rows.size != NULL:
-        listed = zip(values(rows.size, n), values(last, n), strict=True)
-        size = [shown if stated is None else stated for stated, shown in listed]
+        entries = zip(values(rows.size, n), values(last, n), strict=True)
+        size = [shown if logs_in_line is None else logs_in_line for logs_in_line, shown in entries]
     return replace(rows, size=size, log_propensity=_log_propensities(rows, size, start.tolist()))
 
 
 def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> Column:
     """The log of the probability of each page: as stated, else of the slots; None where one of these is not there."""
-    n, slots, stated = len(rows), rows.slots, values(rows.log_propensity, len(rows))
-    if slots.propensity == NULL or None not in stated:
+    n, slots, logs_in_line = len(rows), rows.slots, values(rows.log_propensity, len(rows))
+    if slots.propensity == NULL or None not in logs_in_line:
         return rows.log_propensity
     log_of = {value: log(value) for value in distinct(slots.propensity)}
     totals = logs = list(map(log_of.get, values(slots.propensity, len(slots.row))))
@@ -182,7 +166,7 @@ def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> C
     return (
         totals
         if rows.log_propensity == NULL
-        else [a if a is not None else b for a, b in zip(stated, totals, strict=True)]
+        else [a if a is not None else b for a, b in zip(logs_in_line, totals, strict=True)]
     )
 
 
@@ -193,15 +177,15 @@ def page_problems(rows: LogColumns, *, now: int, rounding: float) -> Iterator[Pr
     row, position = np.array(slots.row, np.int64), np.array(values(slots.position, n), np.int64)
     size = np.array(values(rows.size, len(rows)), np.int64)
     if n > len(rows):
-        for column, what in ((position.tolist(), "a position is filled twice"), (slots.arm, "an arm is shown twice")):
+        for column, reason in ((position.tolist(), "a position is filled twice"), (slots.arm, "an arm is shown twice")):
             for (number, _), count in Counter(zip(slots.row, column, strict=True)).items():
                 if count > 1:
-                    yield Problem(number, "", what, table="slots")
+                    yield Problem(number, "", reason, table="slots")
         for index in np.flatnonzero((row[1:] == row[:-1]) & (position[1:] < position[:-1])).tolist():
             yield Problem(slots.row[index], "", "the rows of a decision are in order of position", table="slots")
     for index in np.flatnonzero(position > size[row]).tolist():
-        what = f"a page of {size[row[index]]}, but position {position[index]} was shown"
-        yield Problem(slots.row[index], "size", what)
+        reason = f"a page of {size[row[index]]}, but position {position[index]} was shown"
+        yield Problem(slots.row[index], "size", reason)
     if rows.eligible_sets:
         yield from _eligibility_problems(rows, row, position, size, rounding)
     if rows.events.row:
@@ -214,12 +198,12 @@ def _eligibility_problems(
     slots, sets, eligible = rows.slots, list(map(frozenset, rows.eligible_sets)), values(rows.eligible, len(rows))
     for index, (number, arm) in enumerate(zip(slots.row, slots.arm, strict=True)):
         if arm not in sets[eligible[number]]:
-            what = f"arm {arm[:80]!r} was shown, but not eligible"
-            yield Problem(number, "arm", what, table="slots", number=index)
+            reason = f"arm {arm[:80]!r} was shown, but not eligible"
+            yield Problem(number, "arm", reason, table="slots", number=index)
     n_eligible = np.array(list(map(len, sets)), np.int64)[np.array(eligible, np.int64)]
     for number in np.flatnonzero(size > n_eligible).tolist():
-        what = f"a page of {size[number]}, but only {n_eligible[number]} arms were eligible"
-        yield Problem(number, "eligible", what)
+        reason = f"a page of {size[number]}, but only {n_eligible[number]} arms were eligible"
+        yield Problem(number, "eligible", reason)
     # how many arms were left at each position
     left = n_eligible[row] + 1 - position
     for number, arms in enumerate(values(rows.slot_sets, len(rows)) if rows.slot_sets != NULL else ()):
@@ -229,7 +213,7 @@ def _eligibility_problems(
             shown.add(slots.arm[index])
     # probabilities of those that could not be otherwise
     hint = "list every arm that could have been shown as eligible; leave out a probability that is not known"
-    for field, is_certain, why in (
+    for field, is_certain, cause in (
         ("propensity", left == 1, "no other eligible arm was left at its position"),
         ("marginal", n_eligible[row] == 1, "no other arm was eligible"),
     ):
@@ -237,8 +221,8 @@ def _eligibility_problems(
         for index in np.flatnonzero(is_certain).tolist():
             tolerance = max(rounding, sum_tolerance(int(n_eligible[row[index]])))
             if column[index] is not None and column[index] < 1 - tolerance:
-                what = f"{column[index]!r} must be 1: {why}"
-                yield Problem(slots.row[index], field, what, hint, "slots", index)
+                reason = f"{column[index]!r} must be 1: {cause}"
+                yield Problem(slots.row[index], field, reason, hint, "slots", index)
     # the smallest of those left, which sum to 1
     if NULL in (slots.propensity, slots.min_propensity):
         return
@@ -246,10 +230,10 @@ def _eligibility_problems(
     for index, (propensity, least, count) in enumerate(zip(*columns, strict=True)):
         if propensity is None or least is None:
             continue
-        beyond = propensity + (count - 1) * least - 1
-        if least > propensity + LOOSE or beyond > max(rounding, sum_tolerance(count)):
-            what = f"{least!r} is not the smallest probability of {count} arms of which one has {propensity!r}"
-            yield Problem(slots.row[index], "min_propensity", what, table="slots", number=index)
+        excess = propensity + (count - 1) * least - 1
+        if least > propensity + LOOSE or excess > max(rounding, sum_tolerance(count)):
+            reason = f"{least!r} is not the smallest probability of {count} arms of which one has {propensity!r}"
+            yield Problem(slots.row[index], "min_propensity", reason, table="slots", number=index)
 
 
 def _event_problems(rows: LogColumns, shown: Ids, now: int) -> Iterator[Problem]:
@@ -259,17 +243,19 @@ def _event_problems(rows: LogColumns, shown: Ids, now: int) -> Iterator[Problem]
     numbers = np.array([0 if number is None else number for number in position], np.int64)
     is_shown = (numbers == 0) | look_up(shown, (np.array(events.row, np.int64) << 32) + numbers)[1]
     for index in np.flatnonzero(~is_shown).tolist():
-        what = f"position {position[index]} was not shown"
-        yield Problem(events.row[index], "position", what, table="events", number=index)
+        reason = f"position {position[index]} was not shown"
+        yield Problem(events.row[index], "position", reason, table="events", number=index)
     served_at = values(rows.at, len(rows)) if events.at != NULL else ()
     for index, (row, time) in enumerate(zip(events.row, at, strict=True)) if served_at else ():
         if time is not None and time < (now if served_at[row] is None else served_at[row]):
             yield Problem(row, "at", "the event lies before its decision", table="events", number=index)
     # a feedback key names one line: one position, one time, each kind once
     first, kinds = dict[Any, Any](), set[Any]()
-    listed = zip(events.row, key, values(events.kind, n), strict=True) if events.key != NULL else ()
-    for index, (row, name, kind) in enumerate(listed):
-        stated = position[index], at[index]
-        if name is not None and (first.setdefault((row, name), stated) != stated or (row, name, kind) in kinds):
+    entries = zip(events.row, key, values(events.kind, n), strict=True) if events.key != NULL else ()
+    for index, (row, name, kind) in enumerate(entries):
+        logs_in_line = position[index], at[index]
+        if name is not None and (
+            first.setdefault((row, name), logs_in_line) != logs_in_line or (row, name, kind) in kinds
+        ):
             yield Problem(row, "key", f"feedback key {name!r} names two lines", table="events", number=index)
         kinds.add((row, name, kind))

@@ -94,10 +94,10 @@ def arms(cell: str) -> tuple[str, ...]:
     """The arms that a cell lists: JSON, or keys between |, ; or commas."""
     if cell.startswith("["):
         try:
-            listed = json.loads(cell)
+            arm_keys = json.loads(cell)
         except ValueError:
             raise InputError(f"{cell[:40]!r} is no JSON list") from None
-        keys = [str(arm) if isinstance(arm, str | int) and not isinstance(arm, bool) else "" for arm in listed]
+        keys = [str(arm) if isinstance(arm, str | int) and not isinstance(arm, bool) else "" for arm in arm_keys]
     else:
         keys = list(map(str.strip, cell.split(next((mark for mark in "|;" if mark in cell), ","))))
     return tuple(sorted(set(keys)))
@@ -147,8 +147,8 @@ def objects(cell: str) -> str:
 
 def events(cell: str) -> Sequence[tuple[EventEntry, int | None]]:
     """The events that a cell lists in JSON, with the time of each."""
-    listed = _json(cell, list[EventEntry]) if cell else ()
-    return [(entry, None if entry.at is None else times.parse(entry.at)) for entry in listed]
+    arm_keys = _json(cell, list[EventEntry]) if cell else ()
+    return [(entry, None if entry.at is None else times.parse(entry.at)) for entry in arm_keys]
 
 
 def _json(cell: str, kind: Any) -> Any:
@@ -164,15 +164,11 @@ def _parse(field: LogField) -> Parse:
     return {int: integer, float: number, bool: count}[field.kind]
 
 
-NAMES = {"k": "size"}  # words of a map for keys of a line
-SEVERAL = ("decision_id", "context")  # keys that a map names by itself
-OF_SLOT: dict[str, Parse] = {field.key: _parse(field) for field in SLOT if field.in_csv} | {
-    "position": position,
-    "arm": intern,
-}
-OF_DECISION: dict[str, Parse] = {
-    "user": optional,
-    **{NAMES.get(each.key, each.key): _parse(each) for each in DECISION if each.in_csv and each.key not in SEVERAL},
-    "at": time, "eligible": arms, "policy": intern, "state": states,
-}  # fmt: skip
+NAMES = {"k": "size", "decision_id": "decision"}  # words of a map for keys of a line
+_FIELDS = {NAMES.get(field.key, field.key): field for field in DECISION if field.in_csv}
+SLOT_PARSERS: dict[str, Parse] = {field.key: _parse(field) for field in SLOT if field.in_csv}
+SLOT_PARSERS |= {"position": position, "arm": intern}
+APART = ("decision", "context")  # words of which the one has no column in the store, and the other may have several
+DECISION_PARSERS: dict[str, Parse] = {word: _parse(_FIELDS[word]) for word in _FIELDS if word not in APART}
+DECISION_PARSERS |= {"user": optional, "at": time, "eligible": arms, "policy": intern, "state": states}
 """The parse of each word that stands for one column: of a slot, and of what all rows of a decision have alike."""

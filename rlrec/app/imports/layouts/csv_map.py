@@ -32,7 +32,7 @@ from rlrec.app.imports.columns import (
     transposed,
     values,
 )
-from rlrec.app.imports.layouts import csv_cells, csv_writer
+from rlrec.app.imports.layouts import csv_cells, writers
 from rlrec.app.imports.layouts.base import SPANNED, Decoded, Layout, Note, Options, Source
 from rlrec.app.imports.layouts.line_groups import LINE_BYTES
 from rlrec.app.imports.layouts.lines import DEFAULT_POLICY, EventEntry, LineEvent
@@ -41,7 +41,7 @@ from rlrec.policy.beliefs import reward as rewards
 from rlrec.store.database.loading import Column, Same
 from rlrec.store.log import contents
 
-SINGLE = ("decision", "reward", *csv_cells.OF_DECISION, *csv_cells.OF_SLOT)  # words for one column
+SINGLE = ("decision", "reward", *csv_cells.DECISION_PARSERS, *csv_cells.SLOT_PARSERS)  # words for one column
 DELIMITERS = ",\t;|"
 SPECIAL = b'"', b"\r"  # lines without these are split at delimiters
 ELIGIBLE = '"eligible" in the map names the column that lists the arms that could be shown'
@@ -59,7 +59,7 @@ class ColumnMap(NamedTuple):
     context: Sequence[str]
 
     @classmethod
-    def of(cls, entries: Any) -> ColumnMap:
+    def read(cls, entries: Any) -> ColumnMap:
         """Raises InputError for what is no map of columns."""
         hint = 'such as {"session": "visit_id", "arm": "item", "propensity": "p", "reward": "clicked"}'
         if not isinstance(entries, dict):
@@ -74,20 +74,20 @@ class ColumnMap(NamedTuple):
         for kind in () if isinstance(events, str) else events:
             if not rewards.KIND.fullmatch(kind):
                 raise InputError(f"{kind[:80]!r} is no kind of event", hint="letters, digits, _ and .", field="events")
-        for name in (stated := cls(columns, events, context)).entries:
+        for name in (columns_by_word := cls(columns, events, context)).entries:
             if not isinstance(name, str):
                 raise InputError(f"{json.dumps(name)[:80]} is no name of a column", hint=hint)
         if "arm" not in columns:
             raise InputError("the map does not say which column holds the arm", hint=hint)
         if "reward" in columns and events:
             raise InputError('the map has "reward" and "events"', hint="a reward is an event of the kind reward")
-        return stated if isinstance(context, str) else stated._replace(context=sorted(set(context)))
+        return columns_by_word if isinstance(context, str) else columns_by_word._replace(context=sorted(set(context)))
 
     @property
     def entries(self) -> list[str]:
         """The names of the columns, as often as the map has them."""
-        listed = [self.events] if isinstance(self.events, str) else self.events.values()
-        return [*self.columns.values(), *listed, *self.context_columns]
+        pairs = [self.events] if isinstance(self.events, str) else self.events.values()
+        return [*self.columns.values(), *pairs, *self.context_columns]
 
     @property
     def context_columns(self) -> Sequence[str]:
@@ -105,12 +105,12 @@ class CsvMap(Layout):
 
     headed = True
     reads = frozenset({"map"})
-    of_slot: ClassVar[Mapping[str, csv_cells.Parse]] = csv_cells.OF_SLOT
+    slot_parsers: ClassVar[Mapping[str, csv_cells.Parse]] = csv_cells.SLOT_PARSERS
     count = staticmethod(csv_cells.count)  # parses the cell of an event
     piece = staticmethod(csv_cells.piece)  # parses the cell of a field of the context
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
-        self.map = ColumnMap.of(csv_writer.MAP if options is None or options.map is None else options.map)
+        self.map = ColumnMap.read(writers.MAP if options is None or options.map is None else options.map)
         super().__init__(source, policy=policy, now=now, options=options)
         self.spans = "decision" in self.map.columns or {"session", "at", "position"} <= self.map.columns.keys()
         self._cache: dict[Any, dict[Any, Any]] = defaultdict(dict)
@@ -123,7 +123,7 @@ class CsvMap(Layout):
 
     def map_of(self, names: Sequence[str]) -> ColumnMap:
         """The map of a table with these columns."""
-        if self.options.map is None and tuple(names) != csv_writer.COLUMNS:
+        if self.options.map is None and tuple(names) != writers.COLUMNS:
             example = '{"session": COLUMN, "arm": COLUMN, "propensity": COLUMN, "reward": COLUMN}'
             hint = f"--map FILE, with {example}; the columns are {', '.join(names)[:200]}"
             raise InputError("the layout csv needs a map of its columns", hint=hint)
@@ -145,10 +145,13 @@ class CsvMap(Layout):
         words = ["decision"] * 2 if "decision" in self._index else ["session", "at", "position"] if self.spans else []
         self._grouping = [self._index[word] for word in words]
         # the columns of the context are read as one text where they stand together behind all others
-        of_context = [self._number[name] for name in self.map.context_columns]
-        self._split, others = self._width - len(of_context), {*self._number.values()}.difference(of_context)
-        self._reads_end = not self.spans and len(of_context) > 1 and min(of_context) == self._split > max(others)
-        self._at_end = itemgetter(*(number - self._split for number in of_context or [0]))
+        in_context = [self._number[name] for name in self.map.context_columns]
+        self._split, outside = (
+            self._width - len(in_context),
+            {*self._number.values()}.difference(in_context),
+        )
+        self._reads_end = not self.spans and len(in_context) > 1 and min(in_context) == self._split > max(outside)
+        self._at_end = itemgetter(*(number - self._split for number in in_context or [0]))
 
     def goes_on(self, text: bytes, following: bytes) -> bool:
         try:
@@ -191,8 +194,8 @@ class CsvMap(Layout):
             if {*map(len, rows)} != {self._split + 1}:
                 return None
             *cells, end = zip(*rows, strict=True)
-            for column, more in zip(columns, (*cells, map(ends.setdefault, end, end)), strict=True):
-                column += more
+            for column, further_cells in zip(columns, (*cells, map(ends.setdefault, end, end)), strict=True):
+                column += further_cells
         return columns
 
     def _row(self, line: int, text: bytes) -> list[str]:
@@ -212,30 +215,30 @@ class CsvMap(Layout):
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
         self._bad, self._zoneless = {}, set()
-        cells, every = self._columns(texts), range(len(texts))
-        starts = self._starts(cells, every)
-        lengths = [end - start for start, end in pairwise([*starts, len(every)])]
+        cells, indexes = self._columns(texts), range(len(texts))
+        starts = self._starts(cells, indexes)
+        lengths = [end - start for start, end in pairwise([*starts, len(indexes)])]
         n, row, decided = len(starts), starts, cells
-        if n < len(every):
+        if n < len(indexes):
             row = list(chain.from_iterable([index] * count for index, count in enumerate(lengths)))
             decided = [picked(column, starts) for column in cells]
-        slots = self._stated(self.of_slot, cells, every)
-        stated = self._stated(csv_cells.OF_DECISION, decided, starts)
+        slots = self._words(self.slot_parsers, cells, indexes)
+        columns_by_word = self._words(csv_cells.DECISION_PARSERS, decided, starts)
         if "position" not in slots:
             numbered = chain.from_iterable(range(1, count + 1) for count in lengths)
-            slots["position"] = list(numbered) if n < len(every) else Same(1)
-        if (states := stated.pop("state", NULL)) != NULL:
-            listed = (state or ("{}", None) for state in values(states, n))
-            stated["state"], stated["history"] = zip(*listed, strict=True)
+            slots["position"] = list(numbered) if n < len(indexes) else Same(1)
+        if (states := columns_by_word.pop("state", NULL)) != NULL:
+            pairs = (state or ("{}", None) for state in values(states, n))
+            columns_by_word["state"], columns_by_word["history"] = zip(*pairs, strict=True)
         sets: dict[int, tuple[str, ...]] = {}
-        if "eligible" in stated:
-            arms = values(stated["eligible"], n)
-            sets = {id(each): each or () for each in arms}
+        if "eligible" in columns_by_word:
+            arms = values(columns_by_word["eligible"], n)
+            sets = {id(arm_list): arm_list or () for arm_list in arms}
             index = dict(zip(sets, range(len(sets)), strict=True))
-            stated["eligible"] = [index[id(each)] for each in arms]
+            columns_by_word["eligible"] = [index[id(arm_list)] for arm_list in arms]
         if self.policy:
-            stated["policy"] = Same(self.policy)
-        columns: dict[str, Any] = {"session": (), "eligible": Same(0)} | stated
+            columns_by_word["policy"] = Same(self.policy)
+        columns: dict[str, Any] = {"session": (), "eligible": Same(0)} | columns_by_word
         rows = LogColumns(
             number=picked(numbers, starts), context=self._contexts(decided, starts), eligible_sets=list(sets.values()),
             slots=LoggedSlots(row=row, **cast(Any, slots)), events=self._events(cells, row, slots["position"]),
@@ -247,20 +250,20 @@ class CsvMap(Layout):
         for line, error in sorted(self._bad.items(), key=itemgetter(0)):
             error.line = numbers[line]
             errors.setdefault(row[line], error)
-        for number, name in self._differing(cells, starts, row) if n < len(every) else ():
+        for number, name in self._differing(cells, starts, row) if n < len(indexes) else ():
             hint = "a decision has its session, user, time, eligible arms and context once"
-            what = f"the rows of one decision differ in the column {name!r}"
-            errors.setdefault(number, InputError(what, hint=hint))
-        lines = None if n == len(every) else lengths
+            reason = f"the rows of one decision differ in the column {name!r}"
+            errors.setdefault(number, InputError(reason, hint=hint))
+        lines = None if n == len(indexes) else lengths
         return Decoded(rows, [], errors, zoneless=len(self._zoneless), lines=lines)
 
-    def _starts(self, cells: Sequence[Sequence[str]], every: range) -> Sequence[int]:
+    def _starts(self, cells: Sequence[Sequence[str]], indexes: range) -> Sequence[int]:
         """The index of the first row of each decision."""
-        if not self.spans or not every:
-            return every
+        if not self.spans or not indexes:
+            return indexes
         rows = list(zip(*(cells[index] for index in self._grouping), strict=True))
-        starts = [0, *(n for n in every[1:] if not _same_decision(rows[n - 1], rows[n]))]
-        for start, end in pairwise([*starts, len(every)]):
+        starts = [0, *(n for n in indexes[1:] if not _same_decision(rows[n - 1], rows[n]))]
+        for start, end in pairwise([*starts, len(indexes)]):
             if end - start > SPANNED:
                 self._bad[start] = InputError(f"a decision of more than {SPANNED} rows")
         return starts
@@ -269,7 +272,7 @@ class CsvMap(Layout):
         self, cells: Sequence[Sequence[str]], starts: Sequence[int], row: Sequence[int]
     ) -> Iterator[tuple[int, str]]:
         """The decisions whose rows differ in what a decision has once, by index, and the column."""
-        words = [self.map.columns[word] for word in csv_cells.OF_DECISION if word in self._index]
+        words = [self.map.columns[word] for word in csv_cells.DECISION_PARSERS if word in self._index]
         for name in [*words, *self.map.context_columns]:
             column = cells[self._number[name]]
             for index, cell in zip(row, column, strict=True):
@@ -322,31 +325,31 @@ class CsvMap(Layout):
                 times.zoneless.clear()
         return wrong
 
-    def _stated(
+    def _words(
         self, parsers: Mapping[str, csv_cells.Parse], cells: Sequence[Sequence[str]], lines: Sequence[int]
     ) -> dict[str, Column]:  # fmt: skip
         """The parsed columns of the words that the map has."""
-        stated: dict[str, Column] = {}
+        columns_by_word: dict[str, Column] = {}
         for word in [word for word in parsers if word in self._index]:
             column = cells[self._index[word]]
             if word == "at" and (ats := csv_cells.instants(column)) is not None:
                 self._zoneless.update(() if csv_cells.is_zoned(column[0]) else lines)
-                stated["at"] = ats
+                columns_by_word["at"] = ats
                 continue
             name, empty = self.map.columns[word], 1 if word == "position" else None
             parsed = self._parsed(name, column, lines, parsers[word], empty=empty)
-            stated[word] = NULL if parsed and all(value is None for value in parsed) else parsed
-        return stated
+            columns_by_word[word] = NULL if parsed and all(value is None for value in parsed) else parsed
+        return columns_by_word
 
     def _events(self, cells: Sequence[Sequence[str]], row: Sequence[int], position: Column) -> LoggedEvents:
         """The events on the slots of their rows."""
         events, lines, positions = self.map.events, range(len(row)), values(position, len(row))
         if isinstance(events, str):
             parsed = self._parsed(events, cells[self._number[events]], lines, csv_cells.events, empty=())
-            listed = (
-                (row[line], *event) for line in lines for event in self._listed(line, positions[line], parsed[line])
+            pairs = (
+                (row[line], *event) for line in lines for event in self._row_events(line, positions[line], parsed[line])
             )
-            return LoggedEvents(**transposed(("row", *LineEvent._fields), listed))
+            return LoggedEvents(**transposed(("row", *LineEvent._fields), pairs))
         reward = {"reward": self.map.columns["reward"]} if "reward" in self._index else {}
         parse = csv_cells.number if reward else self.count
         columns = {
@@ -355,29 +358,29 @@ class CsvMap(Layout):
         }
         if len(columns) == 1:
             ((kind, column),) = columns.items()
-            chosen = lines if None not in column else [line for line in lines if column[line] is not None]
+            with_value = lines if None not in column else [line for line in lines if column[line] is not None]
             return LoggedEvents(
-                row=picked(row, chosen), position=picked(positions, chosen), kind=Same(kind),
-                value=picked(column, chosen),
+                row=picked(row, with_value), position=picked(positions, with_value), kind=Same(kind),
+                value=picked(column, with_value),
             )  # fmt: skip
         by_row = (
             (row[line], positions[line], kind, value)
-            for line, of_row in enumerate(zip(*columns.values(), strict=True))
-            for kind, value in zip(columns, of_row, strict=True)
+            for line, row_values in enumerate(zip(*columns.values(), strict=True))
+            for kind, value in zip(columns, row_values, strict=True)
             if value is not None
         )
         return LoggedEvents(**transposed(("row", "position", "kind", "value"), by_row))
 
-    def _listed(
+    def _row_events(
         self, line: int, position: int, entries: Sequence[tuple[EventEntry, int | None]]
     ) -> Iterator[LineEvent]:  # fmt: skip
         """The events that a row lists, which are those of its slot, or of the page."""
         for entry, at in entries:
-            where = position if entry.position is UNSET else entry.position
-            if where not in (position, None):
-                what = f"an event at position {where} stands in the row of {position}"
-                self._bad.setdefault(line, InputError(what, field="events"))
-            yield LineEvent(where, entry.kind, entry.value, at, entry.key)
+            entry_position = position if entry.position is UNSET else entry.position
+            if entry_position not in (position, None):
+                reason = f"an event at position {entry_position} stands in the row of {position}"
+                self._bad.setdefault(line, InputError(reason, field="events"))
+            yield LineEvent(entry_position, entry.kind, entry.value, at, entry.key)
 
     def _contexts(self, cells: Sequence[Sequence[str]], lines: Sequence[int]) -> Sequence[str]:
         """Canonical JSON of the columns of the context, empty cells left out."""
@@ -445,9 +448,9 @@ def _same_decision(row: Sequence[str], following: Sequence[str]) -> bool:
     return False
 
 
-def check_columns(source: str, names: Sequence[str], wanted: Iterable[str]) -> None:
+def check_columns(source: str, names: Sequence[str], wanted_names: Iterable[str]) -> None:
     """Raises InputError unless every wanted column is among the names, once. source: what has these, for people."""
-    for name in wanted:
+    for name in wanted_names:
         if name not in names:
             raise InputError(f"{source} has no column {name!r}", hint=suggest(name, list(names), cutoff=0.5))
         if names.count(name) > 1:

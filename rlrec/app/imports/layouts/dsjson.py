@@ -25,7 +25,7 @@ from rlrec.app.imports.layouts.dsjson_slots import Actions, DsJsonLine, ShownAct
 from rlrec.app.imports.layouts.lines import DEFAULT_POLICY, REWARD, LineEvent, LineLayout, LineSlot, Row, time
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, quantity, suggest
-from rlrec.log_fields import KEY, PROBABILITY
+from rlrec.log_fields import KEY
 from rlrec.policy.gradients import history
 from rlrec.store.database.loading import Same
 
@@ -87,13 +87,13 @@ class DsJson(LineLayout):
         if line.c is None:
             raise InputError("a decision without its actions", hint="`c` holds them in `_multi`", field="c")
         actions = self._actions_of(line.c)
-        shown = self._outcomes(line, actions) if line.outcomes is not None else [dsjson_slots.top(line, actions)]
+        shown = dsjson_slots.shown_actions(line, actions)
         withholds = dsjson_slots.withholds(line, shown, actions)
         inactive = (line.deferred or line.not_activated) and not _activates(line, line.o)
         slots = [
             LineSlot(
                 position, slot.arm, None if withholds else slot.propensity, slot.propensity if actions.slots else None,
-                min(slot.probabilities, default=None), censored=int(inactive), id=slot.id,
+                min(slot.probabilities, default=None), censored=int(inactive), id=slot.outcome.id,
             )
             for position, slot in enumerate(shown, 1)
         ]  # fmt: skip
@@ -104,7 +104,7 @@ class DsJson(LineLayout):
             canonical.text(context), line.event_id, 1 - line.pdrop if line.pdrop else None, actions.features,
             dsjson_slots.slot_sets(shown, actions), dsjson_slots.support(shown[0], actions),
         )  # fmt: skip
-        return actions.eligible, row, slots, list(self._rewards(line, shown))
+        return actions.eligible, row, slots, list(self._rewards(line, actions, shown))
 
     def path(self, table: str, field: str, number: int, text: bytes) -> str:
         if table == "events":
@@ -117,28 +117,28 @@ class DsJson(LineLayout):
     # -- actions --
 
     def _actions_of(self, context: Mapping[str, Any]) -> Actions:
-        listed = context.get("_multi")
-        if not isinstance(listed, list) or not listed or not all(isinstance(action, dict) for action in listed):
+        entries = context.get("_multi")
+        if not isinstance(entries, list) or not entries or not all(isinstance(action, dict) for action in entries):
             raise InputError("it lists no actions", field="c._multi")
-        text = canonical.text(listed)
+        text = canonical.text(entries)
         actions = self._actions.get(text)
         if actions is None:
             if len(self._actions) >= CACHE:
                 self._actions.clear()
-            actions = self._actions[text] = self._keyed(listed)
+            actions = self._actions[text] = self._keyed(entries)
         return actions
 
-    def _keyed(self, listed: Sequence[Mapping[str, Any]]) -> Actions:
+    def _keyed(self, entries: Sequence[Mapping[str, Any]]) -> Actions:
         """Actions with their arms: the id where there is one, else a digest of the features; equal ones are counted."""
         arms, count = list[str](), Counter[str]()
-        for action in listed:
+        for action in entries:
             arm = self._arm(action)
             count[arm] += 1
             arms.append(arm if count[arm] == 1 else f"{arm}#{count[arm]}")
-        slots = [action.get("_slot_id") for action in listed]
+        slots = [action.get("_slot_id") for action in entries]
         if any(slot is not None for slot in slots) and not all(isinstance(slot, int) for slot in slots):
             raise InputError("some actions have a slot, others have none", field="c._multi._slot_id")
-        features = {arm: _features(action, arm) for arm, action in zip(arms, listed, strict=True)}
+        features = {arm: _features(action, arm) for arm, action in zip(arms, entries, strict=True)}
         text = canonical.text(features) if any(features.values()) else None
         return Actions(arms, tuple(sorted(arms)), None if slots[0] is None else cast(list[int], slots), text)
 
@@ -154,54 +154,26 @@ class DsJson(LineLayout):
             raise InputError(f"an action has no {self.options.arm_id!r}", field="c._multi")
         return blake2b(canonical.text(action).encode(), digest_size=8).hexdigest()
 
-    def _outcomes(self, line: DsJsonLine, actions: Actions) -> list[ShownAction]:
-        """The slots of ccb or slates."""
-        outcomes, shown = cast(list[SlotOutcome], line.outcomes), list[ShownAction]()
-        if not outcomes:
-            raise InputError("no outcome", field="_outcomes")
-        listed = cast(Mapping[str, Any], line.c).get("_slots")
-        for index, outcome in enumerate(outcomes):
-            path = f"_outcomes[{index}]"
-            slot = listed[index] if isinstance(listed, list) and index < len(listed) else None
-            available = dsjson_slots.available(actions, index, slot, {each.arm for each in shown})
-            ranked = outcome.a if isinstance(outcome.a, list) else [outcome.a]
-            p = outcome.p if isinstance(outcome.p, list) else [outcome.p]
-            arms = [arm for arm, _ in available] if actions.slots else actions.arms
-            chosen = dsjson_slots.ranked_arms(ranked, p, arms, first=0, path=path, names=("_a", "_p"))
-            eligible = [arm for arm, is_left in available if is_left]
-            if not set(chosen) <= set(eligible):
-                raise InputError("it ranks an action that its slot could not show", field=f"{path}._a")
-            complete = len(ranked) > 1 or len(eligible) == 1
-            shown.append(ShownAction(
-                chosen[0], checked(p[0], CHECKS[PROBABILITY], f"{path}._p"), chosen if complete else eligible,
-                p if complete else (), None if actions.slots else outcome.cost, outcome.original_cost,
-                outcome.observations, outcome.id,
-            ))  # fmt: skip
-        return shown
-
     # -- rewards --
 
-    def _rewards(self, line: DsJsonLine, shown: Sequence[ShownAction]) -> Iterator[LineEvent]:
-        """The reward of each slot that has one, and that of the page in slates."""
-        if line.outcomes is None or any(slot.cost is not None for slot in shown):
-            for position, slot in enumerate(shown, 1):
-                yield from self._reward(position, slot.cost, slot.original_cost, slot.observations)
-        else:
-            yield from self._reward(1 if len(shown) == 1 else None, line.cost, line.original_cost, line.o)
-
-    def _reward(
-        self, position: int | None, cost: float | None, original_cost: float | None, observations: Sequence[Any]
-    ) -> Iterator[LineEvent]:
-        """The reward, where something was observed: a cost of 0 without an observation says no more."""
+    def _rewards(self, line: DsJsonLine, actions: Actions, shown: Sequence[ShownAction]) -> Iterator[LineEvent]:
+        """The reward of each slot that has one, else that of the page, as of slates: where something was observed. (A
+        cost of 0 without an observation says no more.)"""
+        outcomes: dict[int | None, SlotOutcome] = {n: slot.outcome for n, slot in enumerate(shown, 1)}
+        has_costs = actions.slots is None and any(outcome.cost is not None for outcome in outcomes.values())
+        if line.outcomes is not None and not has_costs:
+            outcomes = {1 if len(shown) == 1 else None: dsjson_slots.page_outcome(line)}
         name = self.options.reward_from
-        if name is None or name == "_label_cost":
-            value = None if cost is None or (cost == 0 and not observations) else -cost
-        elif name == "_original_label_cost":
-            value = None if original_cost is None else -original_cost
-        else:  # o, or o.KEY
-            value = _observed_sum(observations, name.partition(".")[2] or None)
-        if value is not None:
-            yield LineEvent(position, REWARD, value + 0.0)  # no -0.0
+        for position, outcome in outcomes.items():
+            if name is None or name == "_label_cost":
+                is_silent = outcome.cost is None or (outcome.cost == 0 and not outcome.observations)
+                value = None if is_silent else -cast(float, outcome.cost)
+            elif name == "_original_label_cost":
+                value = None if outcome.original_cost is None else -outcome.original_cost
+            else:  # o, or o.KEY
+                value = _observed_sum(outcome.observations, name.partition(".")[2] or None)
+            if value is not None:
+                yield LineEvent(position, REWARD, value + 0.0)  # no -0.0
 
     # -- what is known at the end --
 
@@ -229,18 +201,18 @@ class DsJson(LineLayout):
     def join(self, files: Sequence[Layout]) -> list[str]:
         """Give every file the observations of all, and count the decisions that nobody activated: lines for a
         person."""
-        others = [file for file in files if isinstance(file, DsJson)]
+        logs = [file for file in files if isinstance(file, DsJson)]
         observed, activated = defaultdict[str, list[tuple[str, float, int | None]]](list), set[str]()
-        for file in others:
+        for file in logs:
             activated |= file._activated
             for name, events in file._observed.items():
                 observed[name] += events
-        for file in others:
+        for file in logs:
             file._observed, file._activated, file.observes = observed, activated, bool(observed)
             file.skipped += len(file._inactive - activated)
-        lines = [f"{file.source.name}: {APPRENTICE}" for file in others if file.without_propensity]
+        lines = [f"{file.source.name}: {APPRENTICE}" for file in logs if file.without_propensity]
         unmatched = set(observed)
-        for rows in (rows for file in others for rows in file.spooled()) if observed else ():
+        for rows in (rows for file in logs for rows in file.spooled()) if observed else ():
             unmatched -= distinct(rows.request_id) | distinct(rows.slots.id)
         missing = f"{quantity(len(unmatched), 'observation')} without a decision in these files"
         return lines + [f"{missing}: `rlrec feedback --input` takes them, by request_id"] * bool(unmatched)
@@ -265,14 +237,14 @@ class DsJson(LineLayout):
             return rows
         named = ((row, None, name) for row, name in enumerate(values(rows.request_id, len(rows))))
         slots, n_slots = rows.slots, len(rows.slots.row)
-        listed = zip(slots.row, values(slots.position, n_slots), values(slots.id, n_slots), strict=True)
+        entries = zip(slots.row, values(slots.position, n_slots), values(slots.id, n_slots), strict=True)
         served_at, sizes = values(rows.at, len(rows)), values(rows.size, len(rows))
-        joined = list[tuple[int, LineEvent]]()
-        for row, position, name in chain(named, listed):
+        late = list[tuple[int, LineEvent]]()
+        for row, position, name in chain(named, entries):
             for kind, value, at in self._observed.get(name, ()) if name is not None else ():
-                after = None if at is None else max(at, self.now if served_at[row] is None else served_at[row])
-                joined.append((row, LineEvent(1 if sizes[row] == 1 else position, kind, value, after)))
-        return rows.with_events(joined) if joined else rows
+                event_at = None if at is None else max(at, self.now if served_at[row] is None else served_at[row])
+                late.append((row, LineEvent(1 if sizes[row] == 1 else position, kind, value, event_at)))
+        return rows.with_events(late) if late else rows
 
 
 def _with_states(rows: LogColumns) -> LogColumns:
@@ -317,18 +289,18 @@ def _is_observation(line: DsJsonLine) -> bool:
 
 def _activates(line: DsJsonLine, observations: Sequence[Any]) -> bool:
     """Whether somebody says that the decision was shown."""
-    marks = [each for each in observations if isinstance(each, dict)]
+    marks = [entry for entry in observations if isinstance(entry, dict)]
     return (
         line.action_taken
         or (line.c is None and line.deferred is False)
-        or any(each.get("ActionTaken") is True or each.get("DeferredAction") is False for each in marks)
+        or any(entry.get("ActionTaken") is True or entry.get("DeferredAction") is False for entry in marks)
     )
 
 
 def _observed_sum(observations: Sequence[Any], name: str | None) -> float | None:
     """The sum of what was observed: of numbers, or of the key of this name; None where there is none."""
-    observed = [each.get("v") if isinstance(each, dict) else each for each in observations]
+    observed = [entry.get("v") if isinstance(entry, dict) else entry for entry in observations]
     if name is not None:
-        observed = [each.get(name) if isinstance(each, dict) else None for each in observed]
-    numbers = [each for each in observed if isinstance(each, int | float) and not isinstance(each, bool)]
+        observed = [entry.get(name) if isinstance(entry, dict) else None for entry in observed]
+    numbers = [entry for entry in observed if isinstance(entry, int | float) and not isinstance(entry, bool)]
     return float(sum(numbers)) if numbers else None

@@ -71,37 +71,63 @@ class ShownAction(NamedTuple):
     propensity: float
     arms: Sequence[str]
     probabilities: Sequence[float]
-    cost: float | None
-    original_cost: float | None
-    observations: Sequence[Any]
-    id: str | None = None
+    outcome: SlotOutcome
 
 
-def top(line: DsJsonLine, actions: Actions) -> ShownAction:
-    """The action that was shown in cb: the first of `a`."""
+def page_outcome(line: DsJsonLine) -> SlotOutcome:
+    """The outcome that a line has beside those of slots: in cb that of its slot, else that of the page."""
     ranked = line.a if line.a is not None else [] if line.action is None else [line.action]
     p = line.p if line.p is not None else [] if line.probability is None else [line.probability]
-    if not ranked or not p:
-        hint = "`a` ranks the actions, `p` has their probabilities"
-        raise InputError("it does not say which action was shown with which probability", hint=hint, field="a")
-    arms = ranked_arms(ranked, p, actions.arms, first=1, path="", names=("a", "p"))
-    if line.action is not None and line.action != ranked[0]:
-        raise InputError(f"action {line.action} is not the first of `a`, {ranked[0]}", field="_label_Action")
-    passed = p[0] * (1 - line.pdrop)  # what joined logs of Personalizer call the probability of their label
-    if line.probability is not None and min(abs(line.probability - each) for each in (p[0], passed)) > FLOAT32:
-        raise InputError(f"{line.probability!r} is not the first of `p`, {p[0]!r}", field="_label_probability")
-    complete = len(ranked) == len(actions.arms)
-    propensity = checked(p[0], CHECKS[PROBABILITY], "p")
-    eligible, probabilities = (arms, p) if complete else (actions.eligible, ())
-    return ShownAction(arms[0], propensity, eligible, probabilities, line.cost, line.original_cost, line.o)
+    return SlotOutcome(a=ranked, p=p, cost=line.cost, original_cost=line.original_cost, observations=line.o)
+
+
+def shown_actions(line: DsJsonLine, actions: Actions) -> list[ShownAction]:
+    """The slots of a line: one in cb, where the first action of `a` was shown."""
+    outcomes, shown = line.outcomes, list[ShownAction]()
+    if is_cb := outcomes is None:
+        outcomes = [page_outcome(line)]
+        if not outcomes[0].a or not outcomes[0].p:
+            hint = "`a` ranks the actions, `p` has their probabilities"
+            raise InputError("it does not say which action was shown with which probability", hint=hint, field="a")
+    if not outcomes:
+        raise InputError("no outcome", field="_outcomes")
+    slots = (line.c or {}).get("_slots")
+    for index, outcome in enumerate(outcomes):
+        at_a, at_p = ("a", "p") if is_cb else (f"_outcomes[{index}]._a", f"_outcomes[{index}]._p")
+        slot = slots[index] if isinstance(slots, list) and index < len(slots) else None
+        could_show = [(arm, True) for arm in actions.arms]
+        if not is_cb:
+            could_show = available(actions, index, slot, {entry.arm for entry in shown})
+        ranked = outcome.a if isinstance(outcome.a, list) else [outcome.a]
+        p = outcome.p if isinstance(outcome.p, list) else [outcome.p]
+        arms = [arm for arm, _ in could_show] if actions.slots else actions.arms
+        ranking = ranked_arms(ranked, p, arms, first=int(is_cb), at_a=at_a, at_p=at_p)
+        eligible = [arm for arm, is_left in could_show if is_left]
+        if not set(ranking) <= set(eligible):
+            raise InputError("it ranks an action that its slot could not show", field=at_a)
+        complete = len(ranked) == len(arms) if is_cb else len(ranked) > 1 or len(eligible) == 1
+        propensity = checked(p[0], CHECKS[PROBABILITY], at_p)
+        arms, probabilities = (ranking, p) if complete else (eligible, ())
+        shown.append(ShownAction(ranking[0], propensity, arms, probabilities, outcome))
+        if is_cb:
+            _check_label(line, ranked[0], p[0])
+    return shown
+
+
+def _check_label(line: DsJsonLine, action: int, p: float) -> None:
+    """Raises InputError unless the label of a line of cb is of the action that was shown."""
+    if line.action is not None and line.action != action:
+        raise InputError(f"action {line.action} is not the first of `a`, {action}", field="_label_Action")
+    passed = p * (1 - line.pdrop)  # what joined logs of Personalizer call the probability of their label
+    if line.probability is not None and min(abs(line.probability - entry) for entry in (p, passed)) > FLOAT32:
+        raise InputError(f"{line.probability!r} is not the first of `p`, {p!r}", field="_label_probability")
 
 
 def ranked_arms(
-    ranked: Sequence[int], p: Sequence[float], arms: Sequence[str], *, first: int, path: str, names: tuple[str, str]
-) -> list[str]:
+    ranked: Sequence[int], p: Sequence[float], arms: Sequence[str], *, first: int, at_a: str, at_p: str
+) -> list[str]:  # fmt: skip
     """The arms of ranked actions, which are numbered from `first`. Raises InputError where they, or their
     probabilities, cannot be."""
-    at_a, at_p = (f"{path}.{name}".lstrip(".") for name in names)
     if len(ranked) != len(p):
         raise InputError(f"{len(p)} probabilities of {len(ranked)} actions", field=at_p)
     if not ranked or len(set(ranked)) < len(ranked):
@@ -109,7 +135,7 @@ def ranked_arms(
     for number in ranked:
         if not first <= number < len(arms) + first:
             raise InputError(f"{number} is none of the {len(arms)} actions", hint=f"counted from {first}", field=at_a)
-    if not all(0 <= each <= 1 for each in p):
+    if not all(0 <= entry <= 1 for entry in p):
         raise InputError("a probability outside [0, 1]", field=at_p)
     if len(p) > 1 and not is_distribution(p):
         raise InputError(f"probabilities that sum to {sum(p)!r}", field=at_p)
@@ -123,8 +149,8 @@ def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) 
         return False
     first = 0 if line.outcomes is not None else 1
     return any(
-        slot.original_cost is not None
-        and not isclose(slot.cost or 0.0, slot.original_cost, rel_tol=LOOSE)
+        slot.outcome.original_cost is not None
+        and not isclose(slot.outcome.cost or 0.0, slot.outcome.original_cost, rel_tol=LOOSE)
         and number - first != actions.arms.index(slot.arm)
         for number, slot in zip(line.baseline or [1] * first, shown, strict=False)
     )
@@ -133,12 +159,14 @@ def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) 
 def available(actions: Actions, index: int, slot: Any, shown: set[str]) -> list[tuple[str, bool]]:
     """The actions of a slot, and whether it could show each: in slates its own, else all or `_inc`, but those above."""
     if actions.slots is not None:
-        return [(arm, True) for arm, of_slot in zip(actions.arms, actions.slots, strict=True) if of_slot == index]
+        return [
+            (arm, True) for arm, slot_number in zip(actions.arms, actions.slots, strict=True) if slot_number == index
+        ]
     included = slot.get("_inc") if isinstance(slot, dict) else None
-    if included is not None and not (isinstance(included, list) and all(isinstance(each, int) for each in included)):
+    if included is not None and not (isinstance(included, list) and all(isinstance(entry, int) for entry in included)):
         raise InputError("`_inc` is no list of actions", field=f"c._slots[{index}]._inc")
-    chosen = range(len(actions.arms)) if included is None else set(included)
-    return [(arm, number in chosen and arm not in shown) for number, arm in enumerate(actions.arms)]
+    ranking = range(len(actions.arms)) if included is None else set(included)
+    return [(arm, number in ranking and arm not in shown) for number, arm in enumerate(actions.arms)]
 
 
 def slot_sets(shown: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str, ...], ...] | None:

@@ -37,7 +37,7 @@ USUAL = {"version": 1, "experiment": None, "variant": None, "route": None, "beli
 ROW = (
     "policy", "session", "user", "visit", "step", "at", "context", "state", "size",
     "log_propensity", "seed", "request_id", "source", "history", "reward", "candidates",
-    *(each.name for each in STATED), "action_features", "slot_sets", "support",
+    *(entry.name for entry in STATED), "action_features", "slot_sets", "support",
 )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ class DecisionLine(Struct, forbid_unknown_fields=True):
 # with the fields that a line may state and nobody here reads by name
 LINE = cast(type[DecisionLine], defstruct(
     "DecisionLine",
-    [(each.key, bool, False) if each.kind is bool else (each.key, each.kind | None, None) for each in STATED],
+    [(entry.key, bool, False) if entry.kind is bool else (entry.key, entry.kind | None, None) for entry in STATED],
     bases=(DecisionLine,),
 ))  # fmt: skip
 
@@ -141,7 +141,7 @@ class Jsonl(LineLayout):
             policy, line.session, line.user, line.visit, line.step, time(line.at, "at"), canonical.text(line.context),
             canonical.text(state) if state else "{}", line.k, line.log_propensity, line.seed, line.request_id,
             _source(line, policy), shown, None if line.events is None else line.reward, _candidates(line, eligible),
-            *(_stated(line, each) for each in STATED),
+            *(_stated_value(line, entry) for entry in STATED),
             _features(line, eligible), _slot_sets(line, slots, eligible), _support(line, slots, eligible),
         )  # fmt: skip
         position = slots[0].position if len(slots) == 1 else None  # of events without one, as in feedback
@@ -159,8 +159,8 @@ class Jsonl(LineLayout):
     def complete(self, rows: LogColumns) -> LogColumns:
         """With the events that censor slots."""
         n = len(rows.slots.row)
-        listed = zip(rows.slots.row, values(rows.slots.position, n), values(rows.slots.censored, n), strict=True)
-        marks = [(row, LineEvent(position, CENSOR, 1.0)) for row, position, is_censored in listed if is_censored]
+        arm_keys = zip(rows.slots.row, values(rows.slots.position, n), values(rows.slots.censored, n), strict=True)
+        marks = [(row, LineEvent(position, CENSOR, 1.0)) for row, position, is_censored in arm_keys if is_censored]
         return rows.with_events(marks) if marks else rows
 
     def path(self, table: str, field: str, number: int, text: bytes) -> str:
@@ -175,17 +175,17 @@ class Jsonl(LineLayout):
         return "slate" if table else {"size": "k"}.get(field, field)
 
 
-def _stated(line: DecisionLine, stated: LogField) -> Any:
-    value = getattr(line, stated.key)
-    return value if stated.kind is not bool else 1 if value else None
+def _stated_value(line: DecisionLine, stated_fields: LogField) -> Any:
+    value = getattr(line, stated_fields.key)
+    return value if stated_fields.kind is not bool else 1 if value else None
 
 
 def _candidates(decision: DecisionLine, eligible: Sequence[str]) -> LoggedCandidates | None:
     """The candidates that the slate was ranked from, which are its eligible arms."""
     if decision.candidates is None:
         return None
-    listed = [entry.arm for entry in decision.candidates]
-    if sorted(listed) != list(eligible):
+    arm_keys = [entry.arm for entry in decision.candidates]
+    if sorted(arm_keys) != list(eligible):
         hint = "`eligible` has the arms that the slate was drawn from, `catalogue` those that the candidates were"
         raise InputError("the candidates are not the eligible arms, each once", hint=hint, field="candidates")
     propensities = tuple(
@@ -195,11 +195,11 @@ def _candidates(decision: DecisionLine, eligible: Sequence[str]) -> LoggedCandid
     log_propensity = checked(decision.candidates_log_propensity, CHECKS[LOG_PROBABILITY], "candidates_log_propensity")
     arms = {checked(arm, CHECKS[KEY], "catalogue") for arm in decision.catalogue or ()}
     catalogue = None if decision.catalogue is None else tuple(sorted(arms))
-    if catalogue is not None and not set(listed) <= arms:
+    if catalogue is not None and not set(arm_keys) <= arms:
         raise InputError("a candidate is not in the catalogue that it was drawn from", field="catalogue")
     product = min(0.0, sum(map(log, propensities)))
     return LoggedCandidates(
-        tuple(listed), propensities, product if log_propensity is None else log_propensity, catalogue
+        tuple(arm_keys), propensities, product if log_propensity is None else log_propensity, catalogue
     )  # fmt: skip
 
 
@@ -242,5 +242,5 @@ def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequen
 def _source(decision: DecisionLine, policy: str) -> str | None:
     """JSON of what a line calls its policy and its belief; None where the imported decision says the same."""
     usual = {"policy": policy} | USUAL
-    stated = {name: value for name in usual if (value := getattr(decision, name)) is not None}
-    return None if usual | stated == usual else canonical.text(stated)
+    stated_fields = {name: value for name in usual if (value := getattr(decision, name)) is not None}
+    return None if usual | stated_fields == usual else canonical.text(stated_fields)

@@ -14,6 +14,7 @@ from rlrec.app.imports.layouts.base import Decoded, Layout, RefusedLine, refused
 from rlrec.errors import InputError
 from rlrec.store.database.loading import Column, Same
 
+AT_ONCE = 1_000  # lines decoded at once
 DEFAULT_POLICY, REWARD = "imported", "reward"
 
 
@@ -71,12 +72,12 @@ class GatheredLines:
         self._events += [(len(self._rows), *event) for event in events]
         self._rows.append((number, index, *row))
 
-    def columns(self, **same: Column) -> LogColumns:
+    def columns(self, **constants: Column) -> LogColumns:
         """The decisions. same: columns that are no names of rows."""
         return LogColumns(
             eligible_sets=self._sets, slots=LoggedSlots(**transposed(("row", *LineSlot._fields), self._slots)),
             events=LoggedEvents(**transposed(("row", *LineEvent._fields), self._events)),
-            **(transposed(self._names, self._rows) | same),
+            **(transposed(self._names, self._rows) | constants),
         )  # fmt: skip
 
 
@@ -96,19 +97,21 @@ class LineLayout(Layout):
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
         decisions, bad, zoneless = GatheredLines(self.columns), list[RefusedLine](), 0
-        for number, text, line in self.source.lines(numbers, texts, self.kind):
-            try:
-                if isinstance(line, InputError):
-                    raise line
-                if (row := self.row(line, text)) is not None:
-                    decisions.add(number, *row)
-            except InputError as error:
-                bad.append(refused(error, number, text))
-            if times.zoneless:
-                zoneless += 1
-                times.zoneless.clear()
-        same = {} if self.policy is None else {"policy": Same(self.policy)}
-        return Decoded(decisions.columns(**same), bad, zoneless=zoneless)
+        for start in range(0, len(texts), AT_ONCE):
+            group = list(zip(numbers[start : start + AT_ONCE], texts[start : start + AT_ONCE], strict=True))
+            for (number, text), line in zip(group, self.source.decode(group, self.kind), strict=True):
+                try:
+                    if isinstance(line, InputError):
+                        raise line
+                    if (row := self.row(line, text)) is not None:
+                        decisions.add(number, *row)
+                except InputError as error:
+                    bad.append(refused(error, number, text))
+                if times.zoneless:
+                    zoneless += 1
+                    times.zoneless.clear()
+        constants = {} if self.policy is None else {"policy": Same(self.policy)}
+        return Decoded(decisions.columns(**constants), bad, zoneless=zoneless)
 
 
 def time(text: str | None, field: str) -> int | None:

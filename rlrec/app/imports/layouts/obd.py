@@ -31,7 +31,7 @@ class Obd(CsvMap):
 
     wants_policy = True
     reads = frozenset()
-    of_slot = csv_cells.OF_SLOT | {"marginal": csv_cells.finite}
+    slot_parsers = csv_cells.SLOT_PARSERS | {"marginal": csv_cells.finite}
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
         super().__init__(source, policy=policy, now=now, options=Options(map=MAP))

@@ -22,7 +22,7 @@ class Parquet(CsvMap):
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
         if options is None or options.map is None:
             raise InputError("the layout parquet needs a map of its columns", hint="--map FILE")
-        self._rows_as_csv = _as_csv(source, ColumnMap.of(options.map).names)
+        self._rows_as_csv = _as_csv(source, ColumnMap.read(options.map).names)
         super().__init__(
             Source(file=self._rows_as_csv, name=source.name, decode=source.decode),
             policy=policy, now=now, options=options,
@@ -33,7 +33,7 @@ class Parquet(CsvMap):
         self._rows_as_csv.close()
 
 
-def _as_csv(source: Source, wanted: list[str]) -> BinaryIO:
+def _as_csv(source: Source, wanted_names: list[str]) -> BinaryIO:
     """The wanted columns of a file. Raises InputError where it is no such file, or lacks one of them."""
     try:
         import pyarrow as pa
@@ -44,12 +44,12 @@ def _as_csv(source: Source, wanted: list[str]) -> BinaryIO:
     try:
         file = parquet.ParquetFile(source.file)
         names = file.schema_arrow.names
-        check_columns(source.name, names, wanted)
+        check_columns(source.name, names, wanted_names)
         options = csv.WriteOptions(include_header=False)
-        copy.write((",".join(json.dumps(name).replace('\\"', '""') for name in wanted) + "\n").encode())
-        for batch in file.iter_batches(batch_size=ROWS, columns=wanted):
-            columns = [_printable(batch.column(batch.schema.get_field_index(name))) for name in wanted]
-            csv.write_csv(pa.record_batch(columns, names=wanted), copy, options)
+        copy.write((",".join(json.dumps(name).replace('\\"', '""') for name in wanted_names) + "\n").encode())
+        for batch in file.iter_batches(batch_size=ROWS, columns=wanted_names):
+            columns = [_printable(batch.column(batch.schema.get_field_index(name))) for name in wanted_names]
+            csv.write_csv(pa.record_batch(columns, names=wanted_names), copy, options)
     except (pa.ArrowException, OSError) as error:
         copy.close()
         reason = str(error).splitlines()[0][:200]

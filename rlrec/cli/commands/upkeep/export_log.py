@@ -61,7 +61,7 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
             raise InputError(f"--layout {layout} has events and no rewards", hint="leave --reward out")
         if path == "-" or os.path.isfile(path):
             raise InputError(f"--layout {layout} writes a folder, and {path} is none", hint="name a folder")
-        show(layouts.folder_writer(layout)(store, path, log=log))
+        show(layouts.writer(layout)(store, path, log=log))
         return
     if os.path.isdir(path):
         raise InputError(f"PATH {path} is a folder", hint="name a file; --layout parquet writes folders")

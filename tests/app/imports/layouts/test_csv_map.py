@@ -224,7 +224,7 @@ def test_a_map_of_any_json_is_one_or_is_named() -> None:
     refused = 0
     for columns in maps:
         try:
-            assert all(isinstance(name, str) for name in ColumnMap.of(columns).names)
+            assert all(isinstance(name, str) for name in ColumnMap.read(columns).names)
         except InputError:
             refused += 1
     assert 0.5 * len(maps) < refused < len(maps)

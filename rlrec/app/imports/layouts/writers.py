@@ -1,0 +1,202 @@
+"""Layouts that are written: decisions of the log become lines, and what these cannot hold is counted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from rlrec.app.inputs import canonical
+from rlrec.errors import InputError
+from rlrec.log_fields import SLOT, STATED
+
+Record = dict[str, Any]  # of `export_log`
+
+
+DECISION_COLUMNS = (
+    "decision", "request_id", "session", "visit", "step", "user", "at", "policy", "size", "log_propensity",
+    *(field.key for field in STATED if field.in_csv), "eligible", "context", "state",
+)  # fmt: skip
+SLOT_COLUMNS = (*(field.key for field in SLOT if field.in_csv), "reward", "events")
+COLUMNS = (*DECISION_COLUMNS, *SLOT_COLUMNS)
+MAP = {name: name for name in COLUMNS if name != "reward"}  # which follows from events
+
+
+class LayoutWriter(ABC):
+    """Writes one log. detailed: whether it reads the rewards of slots and the features of the catalogue; holds: which
+    of OPTIONAL its lines hold; left_out: how many decisions had something else, by its name."""
+
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("candidates", "features", "slot_sets", "support")  # keys of some records
+    detailed: ClassVar[bool] = True
+    holds: ClassVar[frozenset[str]] = frozenset()
+    header: ClassVar[bytes] = b""
+
+    def __init__(self) -> None:
+        self.left_out: Counter[str] = Counter()
+
+    def lines(self, records: Iterable[Record]) -> Iterator[bytes]:
+        """The lines of each decision that can be written."""
+        header = self.header
+        for record in records:
+            if written := self.decision(record):
+                self.left_out.update(name for name in self.OPTIONAL if name not in self.holds and record.get(name))
+                yield header + written
+                header = b""
+
+    @abstractmethod
+    def decision(self, record: Record) -> bytes:
+        """The lines of a decision; none where they cannot hold it."""
+
+
+class JsonLines(LayoutWriter):
+    """All that there is, as one object a decision."""
+
+    detailed, holds = False, frozenset(LayoutWriter.OPTIONAL)
+
+    def decision(self, record: Record) -> bytes:
+        return f"{json.dumps(record, ensure_ascii=False, allow_nan=False)}\n".encode()
+
+
+class CsvWriter(LayoutWriter):
+    """A table, a row a slot: `import-log` takes it back without a map.
+
+    `eligible` is a list in JSON, `context` an object, `events` a list of those of the slot; events of the page are
+    on its first row, with `"position": null`."""
+
+    header = f"{','.join(COLUMNS)}\n".encode()
+
+    def decision(self, record: Record) -> bytes:
+        last = record["slate"][-1]["position"]
+        first = [
+            record["decision_id"], record["request_id"], record["session"], record["visit"], record["step"],
+            record["user"], record["at"], record["policy"], record.get("k", last), record["log_propensity"],
+            *(1 if record.get(field.key) is True else record.get(field.key) for field in STATED if field.in_csv),
+            canonical.text(record["eligible"]), canonical.text(record["context"]),
+            canonical.text(record["state"]) if record["state"] else None,
+        ]  # fmt: skip
+        events: dict[int | None, list[Any]] = {}
+        for event in record["events"]:
+            events.setdefault(event["position"], []).append({name: event[name] for name in ("kind", "value", "at")})
+            if event["key"] is not None:
+                events[event["position"]][-1]["key"] = event["key"]
+        page_events = [event | {"position": None} for event in events.get(None, ())]
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        for slot in record["slate"]:
+            slot_arms = events.get(slot["position"], []) + page_events
+            self.left_out.update(name for name in ("censored", "rounded", "team") if slot.get(name))
+            rows.writerow([
+                *first, *(slot.get(name) for name in SLOT_COLUMNS[:-2]), record["rewards"][slot["position"]],
+                canonical.text(slot_arms) if slot_arms else None,
+            ])  # fmt: skip
+            page_events = []
+        written = text.getvalue()
+        if written.count("\n") > len(record["slate"]) or "\r" in written:
+            reason = f"a key of decision {record['decision_id']} has a line break, which no cell can hold"
+            raise InputError(reason, hint="--layout jsonl")
+        return written.encode()
+
+
+class DsJsonWriter(LayoutWriter):
+    """Lines of Vowpal Wabbit's decision service: pages of one slot as cb, longer ones as ccb.
+
+    `session` and `user` stand beside the keys of the format, whose readers pass over what they do not know;
+    `import-log` brings them back. An action has its arm in `_tag`, beside the features of the arm for the decision,
+    else of the catalogue; one without any has the feature `i.id`."""
+
+    holds = frozenset({"features", "slot_sets", "support"})
+
+    def decision(self, record: Record) -> bytes:
+        slate, arms = record["slate"], record["eligible"]
+        silent = any(slot["propensity"] is None for slot in slate) or slate[-1]["position"] != len(slate)
+        if silent or any(slot.get("censored") for slot in slate):
+            self.left_out["without propensities" if silent else "censored"] += 1
+            return b""
+        features: Mapping[str, Any] = record.get("features") or record["catalogue_features"]
+        actions = [{"_tag": arm, **(features.get(arm) or {"i": {"id": arm}})} for arm in arms]
+        event_id = record["request_id"] or f"decision-{record['decision_id']}"
+        line: Record = {
+            "Timestamp": record["at"], "Version": "1", "EventId": event_id,
+            "c": {**record["context"], "_multi": actions},
+        }  # fmt: skip
+        self._note(record)
+        if len(slate) == 1 and "slot_sets" not in record:
+            line = _cb(record, arms) | line
+        else:
+            line |= _ccb(record, arms)
+            line["c"]["_slots"] = _slots(record, arms)
+        keep = record.get("keep_probability")
+        line |= {} if keep is None else {"pdrop": 1 - keep}
+        line |= {name: record[name] for name in ("session", "user") if record[name] is not None}
+        return f"{json.dumps(line, ensure_ascii=False, allow_nan=False)}\n".encode()
+
+    def _note(self, record: Record) -> None:
+        """Count what the line cannot hold."""
+        by_slot = any(event["position"] is not None for event in record["events"])
+        lost = {
+            "rewards beyond the range of their definition, without --reward": record["clipped"],
+            "page rewards beside those of slots": by_slot and record["rewards"][None],
+            "marginals": any(slot["marginal"] is not None for slot in record["slate"]) and len(record["slate"]) > 1,
+            "min_propensity": any("min_propensity" in slot for slot in record["slate"]["support" in record :]),
+            "estimated": record.get("estimated"),
+        }
+        self.left_out.update(name for name, is_lost in lost.items() if is_lost)
+
+
+def _cb(record: Record, arms: Sequence[str]) -> Record:
+    (slot,) = record["slate"]
+    a, p = _ranked(slot, arms, record.get("support"), first=1)
+    value = record["reward"]
+    return {
+        "_label_cost": 0.0 - value, "_label_probability": p[0], "_label_Action": a[0], "_labelIndex": a[0] - 1,
+        "o": _observed(record, value), "a": a, "p": p,
+    }  # fmt: skip
+
+
+def _ccb(record: Record, arms: Sequence[str]) -> Record:
+    """The outcome of each slot. Rewards are those of slots; where only the page has events, that of the page."""
+    outcomes, observed = list[Record](), {event["position"] for event in record["events"]}
+    support, sets = record.get("support"), record.get("slot_sets") or [arms]
+    support = None if support is None else {arm: support[arm] for arm in sets[0]}
+    for slot in record["slate"]:
+        position = slot["position"]
+        a, p = _ranked(slot, arms, support if position == 1 else None, first=0)
+        value = record["rewards"][position]
+        cost = {"_label_cost": 0.0 - value, "_o": [{"v": value}] if position in observed else []}
+        shown = {"_id": f"{record['decision_id']}-{position}", "_a": a, "_p": p}
+        outcomes.append(shown if observed == {None} else cost | shown)
+    value = record["rewards"][None]
+    page_events = {"_label_cost": 0.0 - value, "o": _observed(record, value)} if observed == {None} else {}
+    return {"_outcomes": outcomes, **page_events}
+
+
+def _observed(record: Record, value: float) -> list[Record]:
+    return [{"v": value}] if record["events"] else []
+
+
+def _slots(record: Record, arms: Sequence[str]) -> list[Record]:
+    """The slots as the context describes them, and the actions that each could show, where these are not all that was
+    left."""
+    described, sets = record["context"].get("_slots"), record.get("slot_sets")
+    if not isinstance(described, list) or len(described) != len(record["slate"]):
+        described = [{} for _ in record["slate"]]
+    slots = [{key: slot[key] for key in slot if key != "_inc"} if isinstance(slot, dict) else {} for slot in described]
+    if sets is None:
+        return slots
+    number = {arm: index for index, arm in enumerate(arms)}
+    return [slot | {"_inc": [number[arm] for arm in slot_arms]} for slot, slot_arms in zip(slots, sets, strict=True)]
+
+
+def _ranked(
+    slot: Mapping[str, Any], arms: Sequence[str], support: Mapping[str, float] | None, *, first: int
+) -> tuple[list[int], list[float]]:
+    """The numbers of actions, that of the slot's arm first, and their probabilities."""
+    shown, propensity = slot["arm"], slot["propensity"]
+    order = [shown] if support is None else [shown, *(arm for arm in arms if arm != shown and arm in support)]
+    number = {arm: index for index, arm in enumerate(arms, first)}
+    p = [propensity] if support is None else [propensity, *(support[arm] for arm in order[1:])]
+    return [number[arm] for arm in order], p
