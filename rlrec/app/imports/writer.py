@@ -101,7 +101,12 @@ class GroupWriter:
     def __init__(self, unit: Unit, state: ImportState) -> None:
         self.unit = unit
         loading.copy_rarely(unit)
-        self.owners = {name: self._owner(name) for name in sorted(state.policies)}
+        self.owners: dict[str, Version | InputError] = {}
+        for name in sorted(state.policies):
+            try:
+                self.owners[name] = policies.find(unit, name) or policies.create(unit, name)
+            except InputError as error:
+                self.owners[name] = error
         self.ids = {name: owner.policy.id for name, owner in self.owners.items() if isinstance(owner, Version)}
         self.heads = stored_policies.lock(unit, list(self.ids.values()))
         self.settings = settings.get(unit)
@@ -110,12 +115,6 @@ class GroupWriter:
             state = replace(state, lines=lines, contexts={})
         self.state = state
         self.refused: list[RefusedLine] = []
-
-    def _owner(self, name: str) -> Version | InputError:
-        try:
-            return policies.find(self.unit, name) or policies.create(self.unit, name)
-        except InputError as error:
-            return error
 
     def write(self, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:
         """Store what is new: the state after it, and the lines that are refused."""

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, pairwise, repeat
 from operator import itemgetter
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from msgspec import UNSET
@@ -74,14 +74,14 @@ class ColumnMap(NamedTuple):
         for kind in () if isinstance(events, str) else events:
             if not rewards.KIND.fullmatch(kind):
                 raise InputError(f"{kind[:80]!r} is no kind of event", hint="letters, digits, _ and .", field="events")
-        for name in (columns_by_word := cls(columns, events, context)).entries:
+        for name in (column_map := cls(columns, events, context)).entries:
             if not isinstance(name, str):
                 raise InputError(f"{json.dumps(name)[:80]} is no name of a column", hint=hint)
         if "arm" not in columns:
             raise InputError("the map does not say which column holds the arm", hint=hint)
         if "reward" in columns and events:
             raise InputError('the map has "reward" and "events"', hint="a reward is an event of the kind reward")
-        return columns_by_word if isinstance(context, str) else columns_by_word._replace(context=sorted(set(context)))
+        return column_map if isinstance(context, str) else column_map._replace(context=sorted(set(context)))
 
     @property
     def entries(self) -> list[str]:
@@ -146,10 +146,7 @@ class CsvMap(Layout):
         self._grouping = [self._index[word] for word in words]
         # the columns of the context are read as one text where they stand together behind all others
         in_context = [self._number[name] for name in self.map.context_columns]
-        self._split, outside = (
-            self._width - len(in_context),
-            {*self._number.values()}.difference(in_context),
-        )
+        self._split, outside = self._width - len(in_context), {*self._number.values()}.difference(in_context)
         self._reads_end = not self.spans and len(in_context) > 1 and min(in_context) == self._split > max(outside)
         self._at_end = itemgetter(*(number - self._split for number in in_context or [0]))
 
@@ -223,26 +220,26 @@ class CsvMap(Layout):
             row = list(chain.from_iterable([index] * count for index, count in enumerate(lengths)))
             decided = [picked(column, starts) for column in cells]
         slots = self._words(self.slot_parsers, cells, indexes)
-        columns_by_word = self._words(csv_cells.DECISION_PARSERS, decided, starts)
+        columns: dict[str, Any] = {"session": (), "eligible": Same(0)}
+        columns |= self._words(csv_cells.DECISION_PARSERS, decided, starts)
         if "position" not in slots:
             numbered = chain.from_iterable(range(1, count + 1) for count in lengths)
             slots["position"] = list(numbered) if n < len(indexes) else Same(1)
-        if (states := columns_by_word.pop("state", NULL)) != NULL:
-            pairs = (state or ("{}", None) for state in values(states, n))
-            columns_by_word["state"], columns_by_word["history"] = zip(*pairs, strict=True)
+        states = values(columns.pop("state", NULL), n)
+        if states.count(None) < n:
+            pairs = (state or ("{}", None) for state in states)
+            columns["state"], columns["history"] = zip(*pairs, strict=True)
         sets: dict[int, tuple[str, ...]] = {}
-        if "eligible" in columns_by_word:
-            arms = values(columns_by_word["eligible"], n)
+        if "eligible" in self._index:
+            arms = values(columns["eligible"], n)
             sets = {id(arm_list): arm_list or () for arm_list in arms}
             index = dict(zip(sets, range(len(sets)), strict=True))
-            columns_by_word["eligible"] = [index[id(arm_list)] for arm_list in arms]
+            columns["eligible"] = [index[id(arm_list)] for arm_list in arms]
         if self.policy:
-            columns_by_word["policy"] = Same(self.policy)
-        columns: dict[str, Any] = {"session": (), "eligible": Same(0)} | columns_by_word
+            columns["policy"] = Same(self.policy)
         rows = LogColumns(
             number=picked(numbers, starts), context=self._contexts(decided, starts), eligible_sets=list(sets.values()),
-            slots=LoggedSlots(row=row, **cast(Any, slots)), events=self._events(cells, row, slots["position"]),
-            **columns,
+            slots=LoggedSlots(row=row, **slots), events=self._events(cells, row, slots["position"]), **columns,
         )  # fmt: skip
         if "decision" in self._index:
             self._decision_names = dict(zip(rows.number, decided[self._index["decision"]], strict=True))
@@ -327,19 +324,19 @@ class CsvMap(Layout):
 
     def _words(
         self, parsers: Mapping[str, csv_cells.Parse], cells: Sequence[Sequence[str]], lines: Sequence[int]
-    ) -> dict[str, Column]:  # fmt: skip
+    ) -> dict[str, Any]:  # fmt: skip
         """The parsed columns of the words that the map has."""
-        columns_by_word: dict[str, Column] = {}
+        columns: dict[str, Any] = {}
         for word in [word for word in parsers if word in self._index]:
             column = cells[self._index[word]]
             if word == "at" and (ats := csv_cells.instants(column)) is not None:
                 self._zoneless.update(() if csv_cells.is_zoned(column[0]) else lines)
-                columns_by_word["at"] = ats
+                columns["at"] = ats
                 continue
             name, empty = self.map.columns[word], 1 if word == "position" else None
             parsed = self._parsed(name, column, lines, parsers[word], empty=empty)
-            columns_by_word[word] = NULL if parsed and all(value is None for value in parsed) else parsed
-        return columns_by_word
+            columns[word] = NULL if parsed and all(value is None for value in parsed) else parsed
+        return columns
 
     def _events(self, cells: Sequence[Sequence[str]], row: Sequence[int], position: Column) -> LoggedEvents:
         """The events on the slots of their rows."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 from rlrec.app.imports.layouts.base import Options, Source
@@ -71,9 +70,6 @@ def _printable(column: Any) -> Any:
     if pa.types.is_timestamp(kind):
         return column.cast(pa.timestamp("us", "UTC" if kind.tz else None)).cast(pa.string())
     if pa.types.is_nested(kind):
-        return pa.array(list(_texts(column)), pa.string())
+        texts = (None if value is None else json.dumps(value, ensure_ascii=False) for value in column.to_pylist())
+        return pa.array(list(texts), pa.string())
     return column
-
-
-def _texts(column: Any) -> Iterator[str | None]:
-    return (None if value is None else json.dumps(value, ensure_ascii=False) for value in column.to_pylist())
