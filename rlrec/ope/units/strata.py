@@ -101,10 +101,11 @@ class Weighting(Generic[P]):
     def total(self, partials: Mapping[Stratum, P]) -> P:
         """The sum over the strata, in an order of their own."""
         order = sorted(partials, key=lambda stratum: (stratum.logger or "", stratum.half or 0))
-        return reduce(add, (self._weighed(partials[stratum], self.factors.get(stratum)) for stratum in order))
-
-    def _weighed(self, partial: P, factor: Array | None) -> P:
-        return partial if factor is None else self.fold.scaled(partial, factor)
+        weighed = (
+            self.fold.scaled(partials[stratum], self.factors[stratum]) if stratum in self.factors else partials[stratum]
+            for stratum in order
+        )
+        return reduce(add, weighed)
 
 
 def _factors(spread: WeightSpread, rows: Array) -> Array:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
 
-from rlrec.app.evaluation.models import reward_models
 from rlrec.app.evaluation.passes.fold import RowCounts, RowUnit
 from rlrec.app.evaluation.passes.log_reader import Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
@@ -20,27 +20,42 @@ from rlrec.ope.units.impressions import ImpressionFold
 from rlrec.records import Reward
 from rlrec.store import Unit
 
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.models.reward_models import RewardModel, RewardModelFit, RewardModelSums
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImpressionUnit(RowUnit[ImpressionRows, reward_models.RewardModel]):
-    """Impressions as rows. fit: of reward models on the log."""
+class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
+    """Impressions as rows."""
 
     fold: ImpressionFold
-    fit: reward_models.RewardModelFit
 
     @classmethod
     def prepare(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator]) -> Self:
         """Raises InputError for a table of rewards that does not fit the catalogue, and an unknown curve."""
-        arms, request = evaluation.arms, evaluation.request
-        curve = None if request.position is None else reward_models.position_curve(unit, request.position)
-        examination = () if curve is None else curve.examination
-        table = None
+        request, curve, table = evaluation.request, None, None
+        if request.position is not None:
+            from rlrec.app.evaluation.models.reward_models import position_curve
+
+            curve = position_curve(unit, request.position)
         if (path := request.reward_model) is not None:
-            table = reward_models.tabled(path, by=request.reward_model_by, arms=arms, examination=examination)
-        columns, positions = request.reward_model_hash, evaluation.extent.positions
-        fit = reward_models.RewardModelFit(arms=arms, positions=positions, examination=examination, columns=columns)
+            from rlrec.app.evaluation.models.reward_models import tabled
+
+            examination = () if curve is None else curve.examination
+            table = tabled(path, by=request.reward_model_by, arms=evaluation.arms, examination=examination)
         fold = ImpressionFold(estimators=estimators, spanning=evaluation.spanning, curve=curve)
-        return cls(evaluation=evaluation, fold=fold, fit=fit, model=table)
+        return cls(evaluation=evaluation, fold=fold, model=table)
+
+    @cached_property
+    def fit(self) -> RewardModelFit:
+        """The fit of reward models on the log."""
+        from rlrec.app.evaluation.models.reward_models import RewardModelFit
+
+        evaluation, curve = self.evaluation, self.fold.curve
+        return RewardModelFit(
+            arms=evaluation.arms, positions=evaluation.extent.positions,
+            examination=() if curve is None else curve.examination, columns=evaluation.request.reward_model_hash,
+        )  # fmt: skip
 
     @property
     def fitted_on(self) -> Reading:
@@ -54,28 +69,28 @@ class ImpressionUnit(RowUnit[ImpressionRows, reward_models.RewardModel]):
         rows, immature = log_rows.usable(logged.log, reward, now=self.evaluation.now)
         return rows, RowCounts(selected=len(logged.log), waiting=immature)
 
-    def model_sums(self, logged: LoggedBatch, rows: ImpressionRows) -> reward_models.RewardModelSums:
+    def model_sums(self, logged: LoggedBatch, rows: ImpressionRows) -> RewardModelSums:
         return self.fit.sums(rows, logged.contexts)
 
-    def fitted(self, sums: reward_models.RewardModelSums, reward: Reward) -> reward_models.RewardModel:
+    def fitted(self, sums: RewardModelSums, reward: Reward) -> RewardModel:
         return self.fit.finish(sums, reward)
 
     def carry_over(self, rows: ImpressionRows) -> CellSums | None:
-        return log_rows.carry_over(rows, self.evaluation.arms, positions=self.fit.positions)
+        return log_rows.carry_over(rows, self.evaluation.arms, positions=self.evaluation.extent.positions)
 
     @property
     def modelled(self) -> bool:
         """Whether a model is needed: by an estimator, or to see whether slots depend on those above."""
-        return self.fit.positions > 1 or super().modelled
+        return self.evaluation.extent.positions > 1 or super().modelled
 
-    def slots_above(self, rows: ImpressionRows, model: reward_models.RewardModel) -> CellSums | None:
-        if self.fit.positions < 2:
+    def slots_above(self, rows: ImpressionRows, model: RewardModel) -> CellSums | None:
+        if self.evaluation.extent.positions < 2:
             return None
-        arms, positions = self.evaluation.arms, self.fit.positions
+        arms, positions = self.evaluation.arms, self.evaluation.extent.positions
         return log_rows.slots_above(rows, model.attraction(rows), arms, positions=positions)
 
     def batch_of(
-        self, logged: LoggedBatch, rows: ImpressionRows, model: reward_models.RewardModel | None
+        self, logged: LoggedBatch, rows: ImpressionRows, model: RewardModel | None
     ) -> Callable[[Scorer], LogBatch]:
         values = model.rows(rows, logged.contexts) if model is not None and super().modelled else None
         return lambda scorer: scorer.log_batch(rows=rows, logged=logged, values=values)

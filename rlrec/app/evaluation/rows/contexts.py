@@ -107,7 +107,13 @@ class ContextCache:
             read = reader.context_texts(self.unit, missing)
         fresh, sparse = self._read(missing, read.select(missing), needed)
         feature_rows = self._features.gather(ids, missing, sparse) if self.encode else []
-        values = self._values_of_fields(ids, fresh)
+        keys, values = ids.tolist(), dict[str, list[Any]]()
+        for field, fresh_values in fresh.items():
+            cached = self._values[field]
+            values[field] = [fresh_values[key] if key in fresh_values else cached[key] for key in keys]
+            # what is fresh is cached while there is room, but whole contexts are too large
+            if field != ENTIRE and sum(map(len, self._values.values())) + len(fresh_values) <= CACHED_VALUES:
+                cached.update(fresh_values)
         return ContextTable(len(ids), values, frozenset(self._names), feature_rows), code
 
     def _missing(self, ids: Ids, fields: Collection[str]) -> Ids:
@@ -136,17 +142,6 @@ class ContextCache:
             if self.encode:
                 sparse.append(features.sparse(decoded, self.columns))
         return values, sparse
-
-    def _values_of_fields(self, ids: Ids, fresh: Mapping[str, dict[int, Any]]) -> dict[str, list[Any]]:
-        """Values of every field; what is fresh is cached while there is room, but whole contexts are too large."""
-        keys = ids.tolist()
-        values = {}
-        for field, read in fresh.items():
-            cached = self._values[field]
-            values[field] = [read[key] if key in read else cached[key] for key in keys]
-            if field != ENTIRE and sum(map(len, self._values.values())) + len(read) <= CACHED_VALUES:
-                cached.update(read)
-        return values
 
 
 class _FeatureCache:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlrec.app.evaluation.models.reward_models import ModelValues
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, cells
 from rlrec.policy.slates import slate
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.models.reward_models import ModelValues
 
 REPLICAS = 8  # parts that simulated pages are cut into: they tell the error of the simulation
 OVERHEAD = 200  # numbers that a case takes beside its own, about

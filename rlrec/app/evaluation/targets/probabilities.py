@@ -14,7 +14,6 @@ from zlib import crc32
 import numpy as np
 
 from rlrec.app.distributions.exact import VersionDistribution
-from rlrec.app.evaluation.models.reward_models import ModelValues
 from rlrec.app.evaluation.rows import slot_sets
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.cases import REPLICAS, Block, CaseName, CaseRows, TargetProbabilities, decision_block
@@ -28,6 +27,7 @@ from rlrec.policy.slates import slate, slate_draws
 from rlrec.store.database.bulk import Columns
 
 if TYPE_CHECKING:
+    from rlrec.app.evaluation.models.reward_models import ModelValues
     from rlrec.app.evaluation.models.visit_values import TargetSlates
 
 CASES = 100  # worked out at a time
