@@ -41,6 +41,7 @@ class CommandResult:
     @property
     def json(self) -> Any:
         """The document; if it is an object, without the version of its keys, which every object has."""
+        assert self.stdout, self.stderr
         document = json.loads(self.stdout)
         if isinstance(document, dict):
             assert document.pop("schema_version") == 1

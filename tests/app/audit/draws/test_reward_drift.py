@@ -20,17 +20,13 @@ from rlrec.store import Store
 from rlrec.store.log.reader import Batch
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit
-from tests.conftest import CommandResult, Run, runner
+from tests.app.shop import done
+from tests.conftest import Run, runner
 
 FIRST, THEN = "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"
 RATES = {"a1": 0.1, "a2": 0.1, "a3": 0.4}
 CHANGED = RATES | {"a1": 0.8}
 LAST, THEN_FIRST = 450, 1051  # decisions of `home` before the change and after it
-
-
-def done(result: CommandResult) -> CommandResult:
-    assert result.exit_code == 0, result.stderr
-    return result
 
 
 def serve(run: Run, name: str, at: str, rates: Mapping[str, float], *, n: int, size: int = 1, seed: int = 1) -> None:

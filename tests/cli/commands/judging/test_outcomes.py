@@ -1,6 +1,5 @@
 """rlrec outcomes."""
 
-import json
 from typing import Any
 
 import pytest
@@ -126,11 +125,6 @@ def test_csv_has_a_line_for_each_outcome(ready: Run) -> None:
     lines = ready("--now", LATER, "outcomes", "--experiment", "ab", "--format", "csv").stdout.splitlines()
     assert lines[0].startswith("by,group,metric,reward,value,lower,upper,units,against,difference")
     assert len(lines) == 1 + 2 * 10
-
-
-def test_ndjson_is_one_object(ready: Run) -> None:
-    shown = ready("--now", LATER, "outcomes", "--format", "ndjson").stdout
-    assert json.loads(shown)["unit"] == "user"
 
 
 def test_an_experiment_is_shown_on_a_part_of_its_log(ready: Run) -> None:
