@@ -229,8 +229,8 @@ def key_type() -> Any:
 def line_type(
     name: str, command: click.Command, fields: Sequence[str], *, required: Sequence[str] = (), **more_types: Any
 ) -> Any:
-    """The Struct of a line that has these fields of a command, of the types of its options. others: the types of fields
-    that no option has."""
+    """The Struct of a line that has these fields of a command, of the types of its options. more_types: those of fields
+    that no option has as lines have them."""
     from typing import get_origin
 
     from msgspec import defstruct
@@ -241,7 +241,7 @@ def line_type(
     rows: list[Any] = []
     for field in fields:
         kind = more_types[field] if field in more_types else kinds.get(options[field].type.name, str)
-        default = {} if get_origin(kind) is dict else getattr(options.get(field), "default", None)
+        default = {} if get_origin(kind) is dict else None if field in more_types else options[field].default
         if field in required:
             rows.append((field, kind))
         else:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rlrec.cli.commands.requests import feedback
 from tests.conftest import Run, filled, runner
 
 
@@ -210,3 +211,12 @@ def test_a_time_without_a_zone_is_told_of_once(run_sqlite: Run) -> None:
         assert result.stderr.count(news.format(2, 2)) == result.stderr.count("zone") == n_notices
     result = run_sqlite("--now", "2026-01-01T12:00:02", "-q", "policy", "list")
     assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_a_line_without_censor_says_nothing_of_it_whatever_default_click_gives_a_flag(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """click before 8.3 has False there."""
+    (flag,) = (param for param in feedback.feedback.params if param.name == "censor")
+    monkeypatch.setattr(flag, "default", False)
+    assert feedback.line_type.__wrapped__()().censor is None
