@@ -30,7 +30,7 @@ chosen drawn held joined listed stated wanted
 CONTRACT = {"at", "by", "from", "now", "since", "to", "until"}  # keys and options of the command contract
 NO_NAMES = {*CLOSED.split()} - CONTRACT
 CEILING = 0.005  # of the names that a room binds
-UNREAD = {"", "app/imports"}  # rooms whose names are still to be read
+UNREAD = {""}  # rooms whose names are still to be read
 SHARED = {"Request", "Result"}  # class names that every command may have
 UNCHECKED = {f"benchmarks/{name}.py" for name in ("__main__", "measure", "scale")}  # of tests/
 RIDDLES = ("As", "Of", "What")  # first words of a docstring that names nothing
