@@ -219,7 +219,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "store/database/test_bulk.py": ["store/database/arrow_worker", "store/log/reader"],
     "store/database/test_engine.py": [
         "store/database/database_errors",
-        "store/database/folders",
         "store/log/decisions",
     ],
     "store/database/test_read_only.py": ["store/database/sqlite_files"],

@@ -23,8 +23,7 @@ from rlrec.store.database.database_errors import (
     Unreachable,
 )
 from rlrec.store.database.engine import USUAL_WAITS, Waits
-from rlrec.store.database.folders import LogFolder
-from rlrec.store.database.unit import Progress, Unit, no_progress
+from rlrec.store.database.unit import LogFolder, Progress, Unit, no_progress
 from rlrec.store.log import decisions
 from rlrec.times import DAY_US, written
 

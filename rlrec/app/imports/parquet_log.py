@@ -16,7 +16,7 @@ from rlrec.app.log import partitions
 from rlrec.arrays import Ids, look_up
 from rlrec.errors import InputError
 from rlrec.store import Unit
-from rlrec.store.database.folders import LogFolder
+from rlrec.store.database.unit import LogFolder
 from rlrec.store.log.reader import ABSENT
 from rlrec.store.log.selected import LogExtent, Selection
 

@@ -13,8 +13,7 @@ from rlrec.app.imports.parquet_columns import SLOTS, STARTS, FileReader, concat
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, look_up, piece_rows, run_starts, take
 from rlrec.store.database.bulk import Columns
-from rlrec.store.database.folders import LogFolder
-from rlrec.store.database.unit import StoredRows
+from rlrec.store.database.unit import LogFolder, StoredRows
 from rlrec.store.log.candidates import CandidateList, read_list
 from rlrec.store.log.imported_data import read_slot_sets, read_support
 from rlrec.store.log.reader import ABSENT, COLUMNS, Batch, ContextTexts

@@ -344,8 +344,9 @@ def _columns(
     """The columns that decisions of a shared distribution share: ids of policy and version, the seq and ordinal of the
     belief, the policy's seq, the ids of the eligible set and of the variant."""
     version, policy_id, head = shared.version, shared.version.policy.id, shared.head
-    ordinal = head.ordinal if version.learning else version.ordinal  # what learns no more forgets no more
-    belief_ordinal = ordinal if shared.serving.learner.forgetting.forgets else None
+    belief_ordinal = None
+    if shared.serving.learner.forgetting.forgets:  # what learns no more forgets no more
+        belief_ordinal = head.ordinal if version.learning else version.ordinal
     eligible_id, variant_id = cache.sets[shared.eligible], None if shared.variant is None else shared.variant.id
     return policy_id, version.id, head.seq, belief_ordinal, ledger.seq(policy_id), eligible_id, variant_id
 

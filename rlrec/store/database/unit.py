@@ -6,10 +6,11 @@ more than the query. SQLAlchemy builds those that are derived from tables (`audi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import cached_property, lru_cache, partial
-from typing import Any, NamedTuple, TypeVar
+from functools import cached_property, lru_cache, partial, wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
 
@@ -20,8 +21,15 @@ Row = tuple[Any, ...]
 Record = TypeVar("Record", bound=NamedTuple)
 K = TypeVar("K")
 V = TypeVar("V")
+P = ParamSpec("P")
+R = TypeVar("R")
 # Called now and then in a long work: what is counted, how many so far, and the share of all, where that is known.
 Progress = Callable[[str, int, float | None], None]
+_TABLES = (
+    "decision|slot|event|users|session|visit|context|candidate_list|route_decision|decision_features|slot_set|"
+    "logged_support|team_draft"
+)
+_ROWS = rf'\b(?:FROM|JOIN) "?(?:{_TABLES})\b'
 FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
 
 
@@ -44,7 +52,7 @@ class Unit:
         self.transaction: tuple[Any, str] | None = None
         self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
         self.alongside = False  # whether that was tried: the snapshot stays as it is
-        self.folder: Any = None  # that has the log in place of the store: see `folders`
+        self.folder: Any = None  # a `LogFolder`, which has the log in place of the store
 
     def clock(self) -> int:
         """The database's clock at this moment, whatever `now` is."""
@@ -260,3 +268,28 @@ def parse(text: str, column: str, kind: type = dict) -> Any:
     if not isinstance(value, kind):
         raise damaged(f"{column} is {text[:40]!r}")
     return value
+
+
+# -- logs that lie in a folder: what answers for the tables of a log in place of the store --
+
+
+class LogFolder:
+    """The log of a unit that reads a folder (`Unit.folder`): it has a method for each function that is `of_log`."""
+
+    def refuse(self, text: str) -> None:
+        """Raises RlrecError for a query of rows of the log: the store has those of another one."""
+        if re.search(_ROWS, text):
+            raise RlrecError(f"a folder cannot answer {text[:200]}", hint="give the log of the store")
+
+
+def of_log(function: Callable[Concatenate[Unit, P], R]) -> Callable[Concatenate[Unit, P], R]:
+    """The query of a log, which the folder of a unit answers where the unit has one."""
+
+    @wraps(function)
+    def answer(unit: Unit, *args: P.args, **named: P.kwargs) -> R:
+        if unit.folder is None:
+            return function(unit, *args, **named)
+        result: R = getattr(unit.folder, function.__name__)(*args, **named)
+        return result
+
+    return cast(Callable[Concatenate[Unit, P], R], answer)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from rlrec.store.database.folders import of_log
-from rlrec.store.database.unit import Row, Unit, damaged, parse
+from rlrec.store.database.unit import Row, Unit, damaged, of_log, parse
 
 
 class CandidateList(NamedTuple):

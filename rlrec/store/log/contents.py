@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 
 from rlrec.store.database import loading
-from rlrec.store.database.folders import of_log
-from rlrec.store.database.unit import StoredRows, Unit, parse, to_text
+from rlrec.store.database.unit import StoredRows, Unit, of_log, parse, to_text
 
 
 def digest(text: str) -> bytes:

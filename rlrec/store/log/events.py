@@ -8,8 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlrec.records import Event
-from rlrec.store.database.folders import of_log
-from rlrec.store.database.unit import Row, Unit, slices
+from rlrec.store.database.unit import Row, Unit, of_log, slices
 
 if TYPE_CHECKING:
     from rlrec.arrays import Ids

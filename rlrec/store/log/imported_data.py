@@ -9,8 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from rlrec.log_fields import STATED
-from rlrec.store.database.folders import of_log
-from rlrec.store.database.unit import Unit, damaged, parse
+from rlrec.store.database.unit import Unit, damaged, of_log, parse
 from rlrec.store.log import contents
 
 

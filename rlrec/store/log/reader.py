@@ -13,8 +13,7 @@ from rlrec.arrays import Ids, Index, take
 from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
-from rlrec.store.database.folders import of_log
-from rlrec.store.database.unit import Unit, damaged
+from rlrec.store.database.unit import Unit, damaged, of_log
 from rlrec.store.log.selected import ROUTE, Selection, numbers
 
 BATCH = 50_000  # decisions in a batch, about

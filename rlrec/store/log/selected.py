@@ -6,8 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rlrec.store.database.folders import of_log
-from rlrec.store.database.unit import Unit
+from rlrec.store.database.unit import Unit, of_log
 from rlrec.times import DAY_US
 
 _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision

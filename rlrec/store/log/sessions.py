@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from rlrec.store.database import loading
-from rlrec.store.database.folders import of_log
-from rlrec.store.database.unit import Record, Row, StoredRows, Unit, damaged
+from rlrec.store.database.unit import Record, Row, StoredRows, Unit, damaged, of_log
 from rlrec.store.log.contents import key_digest
 
 

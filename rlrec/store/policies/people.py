@@ -10,8 +10,7 @@ import numpy as np
 from rlrec.arrays import Ids, offsets, run_starts
 from rlrec.store.database import bulk
 from rlrec.store.database.bulk import PendingQuery
-from rlrec.store.database.folders import of_log
-from rlrec.store.database.unit import Unit
+from rlrec.store.database.unit import Unit, of_log
 from rlrec.store.log import reader
 from rlrec.store.log.reader import ABSENT
 from rlrec.store.log.selected import Selection, numbers

@@ -23,7 +23,7 @@ from rlrec.errors import InputError
 from rlrec.ope.checks import verdicts
 from rlrec.records import add_each
 from rlrec.store import Store, Unit
-from rlrec.store.database.folders import LogFolder
+from rlrec.store.database.unit import LogFolder
 from rlrec.store.log.reader import Batch
 
 ENGINES = ("local", "dask")
