@@ -119,7 +119,7 @@ class GroupWriter:
     def write(self, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:
         """Store what is new: the state after it, and the lines that are refused."""
         new = rows = drop_rows(group.rows, self._owner_errors(group.rows), self.refused)
-        for name in distinct(rows.policy):
+        for name in distinct(rows.policy) & self.ids.keys():  # of a name that is refused no row is left
             few_lines, number = self.state.lines[self.ids[name]], self.ids[name]
             stored_lines = loading.stored_lines(self.unit, number, rows.digest) if few_lines is None else few_lines
             new = new.without_lines(name, stored_lines)
