@@ -8,7 +8,6 @@ from rlrec.app.audit.integrity import live_versions
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import belief_versions
 from rlrec.app.learning.belief_versions import VersionSummary, is_complete, summary
-from rlrec.app.log import reward_log
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit
@@ -95,6 +94,8 @@ def freeze(store: Store, reference: str) -> Frozen:
 
     The belief is read in one snapshot; the copy stands at the change that the snapshot saw.
     """
+    from rlrec.app.log import reward_log
+
     with store.read() as unit:
         removals = settings.get(unit).removals
         source, head = _learning(unit, reference)

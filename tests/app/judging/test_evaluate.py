@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import sqlite3
-import tracemalloc
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -311,17 +309,7 @@ def test_memory_is_bounded_by_the_batch(slates: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(partitions, "BUCKETS", 2)  # of several batches each, once or six times the log
 
     def peak() -> int:
-        """Least of three: garbage adds to a peak, and what the process ran before says when it is collected."""
-        peaks = []
-        for _ in range(3):
-            gc.collect()
-            gc.freeze()
-            tracemalloc.start()
-            logs.judged(slates, "uniform", interval="normal")
-            peaks.append(tracemalloc.get_traced_memory()[1])
-            tracemalloc.stop()
-            gc.unfreeze()
-        return min(peaks)
+        return logs.traced_peak(lambda: logs.judged(slates, "uniform", interval="normal"))
 
     logs.judged(slates, "uniform")  # imports
     once = peak()
