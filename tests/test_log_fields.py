@@ -15,7 +15,18 @@ from rlrec.api import _log_schema
 from rlrec.app.imports import columns, parquet_columns, parquet_files, parquet_partition
 from rlrec.app.imports.layouts import csv_cells, jsonl, lines, writers
 from rlrec.app.serving import decision_json
-from rlrec.log_fields import DECISION, EVENT, SLOT, STATED, LogField
+from rlrec.log_fields import (
+    DECISION,
+    EVENT,
+    FINITE,
+    FLAG,
+    LOG_PROBABILITY,
+    PROBABILITY,
+    SHARE,
+    SLOT,
+    STATED,
+    LogField,
+)
 from rlrec.store.database import tables
 from rlrec.store.log import decisions, reader
 
@@ -64,6 +75,21 @@ def test_the_reader_has_an_array_for_each_field_that_it_reads() -> None:
     beside = {*reader.PER_SESSION, "route_id", "subsampled", "recorded"}
     assert reader.COLUMNS.keys() - beside == array_names(DECISION) | array_names(SLOT)
     assert reader.EVENTS.keys() - {"age_us"} == array_names(EVENT)
+
+
+def test_an_array_has_a_value_for_what_is_missing() -> None:
+    """Of real numbers only a probability may have NaN there: the reader takes what is above 1 for a missing one."""
+    probabilities = (PROBABILITY, SHARE, LOG_PROBABILITY)
+    optional = [field for field in (*DECISION, *SLOT, *EVENT) if field.is_read and field.optional]
+    assert [field.name for field in optional if field.absent is None] == []
+    reals = [field for field in optional if field.kind is float and field.check not in probabilities]
+    assert [field.name for field in reals] == ["score"]
+
+
+def test_a_line_is_checked_as_its_column_is() -> None:
+    by_type = {None, FLAG, FINITE}  # what a decoder refuses
+    stated = [field for field in (*DECISION, *SLOT, *EVENT) if field.key and field.kind is not bytes]
+    assert [field.name for field in stated if field.check not in by_type | checks.CHECKS.keys()] == []
 
 
 def test_files_of_parquet_have_all_fields() -> None:

@@ -164,10 +164,11 @@ def test_a_dry_run_of_an_upgrade_tries_it_and_leaves_the_store(old: Path) -> Non
     assert dry.json == run("init", "--json").json
 
 
-NEXT = """
+LATER = f"{int(HEAD) + 1:04}"
+NEXT = f"""
 from alembic import op
 
-revision, down_revision = "0011", "0010"
+revision, down_revision = "{LATER}", "{HEAD}"
 
 
 def upgrade() -> None:
@@ -179,9 +180,9 @@ def upgrade() -> None:
 def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program of a later release, which has one more migration."""
     shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
-    (tmp_path / "migrations" / "versions" / "0011_later.py").write_text(NEXT)
+    (tmp_path / "migrations" / "versions" / f"{LATER}_later.py").write_text(NEXT)
     monkeypatch.setattr(schema, "migrations", lambda: tmp_path / "migrations")
-    monkeypatch.setattr(schema, "HEAD", "0011")
+    monkeypatch.setattr(schema, "HEAD", LATER)
 
 
 @pytest.mark.usefixtures("next_revision")
@@ -192,7 +193,7 @@ def test_a_migration_names_a_backup_that_works_before_it_begins(old: Path) -> No
         init(store, dry_run=True)
         init(store)
     assert notices[0] == notices[1] == (notices[1][0], before)
-    assert rows(old)["rlrec_version"] == [("0011",)]
+    assert rows(old)["rlrec_version"] == [(LATER,)]
     command = shlex.split(notices[0][0].split("`")[1])
     assert command[:3] == ["rlrec", "--db", str(old)]
 
