@@ -13,7 +13,7 @@ import pytest
 from rlrec import records
 from rlrec.api import _log_schema
 from rlrec.app.imports import columns, parquet_columns, parquet_files, parquet_partition
-from rlrec.app.imports.layouts import csv_cells, jsonl, lines, writers
+from rlrec.app.imports.layouts import checks, csv_cells, jsonl, lines, writers
 from rlrec.app.serving import decision_json
 from rlrec.log_fields import (
     DECISION,
