@@ -25,7 +25,7 @@ CONFIG = "rlrec.toml"
 HELP = {"-h", "--help"}
 COMPLETE = "_RLREC_COMPLETE"  # set by the shell that asks how a word may go on
 NUMPY_BYTES = 90 << 20  # of addresses that its libraries and the buffer of OpenBLAS take
-YOUNG = 200_000  # objects; imports make half of them, and nothing that a collector could find
+GC_THRESHOLD = 200_000  # objects; imports make half of them, and nothing that a collector could find
 EPILOG = """\b
 Examples:
   rlrec init
@@ -225,7 +225,7 @@ def main() -> NoReturn:
     spinning (`evaluate` took three times as long)."""
     signals.install()
     sys.meta_path.insert(0, _RoomForNumpy)
-    gc.set_threshold(YOUNG)
+    gc.set_threshold(GC_THRESHOLD)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         sys.exit(program.main())

@@ -113,7 +113,7 @@ def in_batches(patch: pytest.MonkeyPatch, size: int) -> None:
     real = reader.batches
     patch.setattr(reader, "batches", lambda unit, selection, **named: real(unit, selection, size=size, **named))
     patch.setattr(partitions, "BATCH", size)
-    patch.setattr(partitions, "ROOM", 1_000)
+    patch.setattr(partitions, "MAX_WAITING_BYTES", 1_000)
 
 
 def traced_peak(work: Callable[[], object]) -> int:

@@ -18,7 +18,7 @@ from rlrec.ope.checks.exposure import spread
 from rlrec.simulate.base import Audience
 from rlrec.simulate.visitors import Visitors
 
-FREE = -1
+NO_VISITOR = -1
 
 
 def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
@@ -121,24 +121,24 @@ class Crowd:
     there. half_days: those that are over."""
 
     def __init__(self, *, seats: int, visits: int, absence: float, daily: int) -> None:
-        self.visitor: Index = np.full(seats, FREE)
-        self.visit: Index = np.full(seats, FREE)
+        self.visitor: Index = np.full(seats, NO_VISITOR)
+        self.visit: Index = np.full(seats, NO_VISITOR)
         self.visits: list[int] = []
         self.left, self.daily, self.half_days, self._absence = visits, daily, 0, absence
         self._begun = self._departures = 0
-        self._coming: list[tuple[float, int, int]] = []  # a heap: time, order of leaving, visitor
+        self._returns_due: list[tuple[float, int, int]] = []  # a heap: time, order of leaving, visitor
 
     @property
     def busy(self) -> Index:
         """The seats where a visit is."""
-        return np.flatnonzero(self.visitor != FREE)
+        return np.flatnonzero(self.visitor != NO_VISITOR)
 
     def arrive(self, now: float) -> Index:
         """Begin visits in free seats, those of visitors who come again first: the seats."""
-        free = np.flatnonzero(self.visitor == FREE)[: self.left]
+        free = np.flatnonzero(self.visitor == NO_VISITOR)[: self.left]
         for arrived, seat in enumerate(free.tolist()):
             visitor = self._next(now)
-            if visitor == FREE:
+            if visitor == NO_VISITOR:
                 free = free[:arrived]
                 break
             self.visitor[seat] = visitor
@@ -148,12 +148,12 @@ class Crowd:
         return free
 
     def _next(self, now: float) -> int:
-        if self._coming and self._coming[0][0] <= now:
-            visitor = heapq.heappop(self._coming)[2]
+        if self._returns_due and self._returns_due[0][0] <= now:
+            visitor = heapq.heappop(self._returns_due)[2]
             self.visits[visitor] += 1
             return visitor
         if self.daily and len(self.visits) >= (self.daily * (self.half_days + 1) + 1) // 2:
-            return FREE
+            return NO_VISITOR
         self.visits.append(1)
         return len(self.visits) - 1
 
@@ -163,6 +163,6 @@ class Crowd:
             if delay > 0:
                 self._departures += 1
                 heapq.heappush(
-                    self._coming, (now + (delay if self.daily else self._absence), self._departures, visitor)
+                    self._returns_due, (now + (delay if self.daily else self._absence), self._departures, visitor)
                 )
-        self.visitor[seats] = FREE
+        self.visitor[seats] = NO_VISITOR

@@ -73,7 +73,7 @@ def visit(
     so at once. Runs that are done count no more."""
     simulation = Runs(policy, audience, runs=runs, seed=seed, names=names, size=size)
     visits_left = np.full(runs, visits)
-    visit_number = np.zeros(runs, np.int64)  # visits of the visitor before
+    n_earlier_visits = np.zeros(runs, np.int64)  # visits of the visitor before
     reward, expected, decisions, returned = np.zeros((4, runs))
     visitors, newest = np.ones(runs), runs
     while (playing := visits_left > 0).any():
@@ -85,9 +85,9 @@ def visit(
         # who comes next: the visitor again, or a new one
         comes_again = info["again"] > 0
         follows = ended & (visits_left > 0)
-        returned += follows & comes_again & (visit_number == 0)
+        returned += follows & comes_again & (n_earlier_visits == 0)
         visitors += follows & ~comes_again
-        visit_number = np.where(ended & ~comes_again, 0, visit_number + ended)
+        n_earlier_visits = np.where(ended & ~comes_again, 0, n_earlier_visits + ended)
         new = np.flatnonzero(ended & ~comes_again)
         audience.admit(new, np.arange(newest, newest + len(new)))
         newest += len(new)
@@ -200,10 +200,10 @@ class RunBeliefs:
         self.alpha, self.beta = (np.full(len(names), value) for value in policy.prior)
         self.ordinal = 0  # of the newest decision
         self._first_cells = np.arange(runs) * len(names)
-        cells, further = runs * len(names), policy.width - COUNTS
+        cells, extra = runs * len(names), policy.width - COUNTS
         self._counts = ForgettingSums(policy.forgetting, COUNTS * cells)
         self._columns = np.arange(COUNTS)[:, None] * cells
-        self._further = ForgettingSums(policy.forgetting, cells, further) if further else None
+        self._extra_sums = ForgettingSums(policy.forgetting, cells, extra) if extra else None
         self._delayed: dict[int, list[DelayedReward]] = defaultdict(list)  # by step
         self._arm_features: Array | None = None  # the arms' own features, (arms, p)
         if learns_from_contexts(policy):
@@ -211,14 +211,14 @@ class RunBeliefs:
 
     def belief(self) -> Belief:
         pulls, rewards, squares = self._counts.now.reshape(COUNTS, *self.shape)
-        further = None if self._further is None else self._further.now.reshape(*self.shape, -1)
+        extra = None if self._extra_sums is None else self._extra_sums.now.reshape(*self.shape, -1)
         moments: ArmMoments | None = None
-        if further is not None and learns_from_contexts(self.policy):
-            moments = solving.unpack(further, len(self.policy.design.context.names))
+        if extra is not None and learns_from_contexts(self.policy):
+            moments = solving.unpack(extra, len(self.policy.design.context.names))
             moments = replace(moments, arm_features=self._arm_features)
         return Belief(
             pulls=pulls, reward_sum=rewards, reward_squares=squares, alpha=self.alpha, beta=self.beta,
-            total=pulls.sum(axis=1, keepdims=True), extra=further, moments=moments,
+            total=pulls.sum(axis=1, keepdims=True), extra=extra, moments=moments,
         )  # fmt: skip
 
     def add(
@@ -227,7 +227,7 @@ class RunBeliefs:
         """Add a decision of every run: arms (runs,), or (runs, k) by position, contexts x (runs, q); delay: steps until
         the reward comes, or None; propensity: for kinds that need it."""
         self.ordinal += 1
-        for sums in (self._counts, self._further):
+        for sums in (self._counts, self._extra_sums):
             if sums is not None:
                 sums.advance(self.ordinal)
         arms, reward = arms.reshape(len(x), -1), reward.reshape(len(x), -1)
@@ -261,8 +261,8 @@ class RunBeliefs:
 
     def _add_statistics(self, cells: Index, statistics: Array, ordinal: int) -> None:
         self._counts.add(self._columns + cells, statistics[:, :COUNTS].T, ordinal)
-        if self._further is not None:
-            self._further.add(cells, statistics[:, COUNTS:], ordinal)
+        if self._extra_sums is not None:
+            self._extra_sums.add(cells, statistics[:, COUNTS:], ordinal)
 
 
 class DelayedReward(NamedTuple):

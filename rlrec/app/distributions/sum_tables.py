@@ -94,7 +94,7 @@ class ColumnSums:
 
             anchor = Anchor.from_packed(beliefs.weights(unit, version_id))
         self.anchor = anchor
-        self.read: dict[int, tuple[Ids, Array]] = {}
+        self.cached_columns: dict[int, tuple[Ids, Array]] = {}
         self._complete = False
 
     def sums(self, columns: Index, arms: Ids) -> Array:
@@ -105,7 +105,7 @@ class ColumnSums:
         total = np.zeros((len(columns), len(arms), len(SUMS) + 1))
         pairs = np.repeat(columns, len(arms)), np.tile(arms, len(columns))
         total[..., -1] = self.anchor.at(*pairs).reshape(total.shape[:2])
-        stored = [self.read.get(column, _NOTHING) for column in numbers]
+        stored = [self.cached_columns.get(column, _NOTHING) for column in numbers]
         if not stored:
             return total
         # rows of these columns, and those of these arms among them
@@ -118,20 +118,20 @@ class ColumnSums:
     def columns(self) -> Ids:
         """The columns on which there are sums, ascending."""
         self._fetch(None)
-        return np.array(sorted(column for column, (arms, _) in self.read.items() if len(arms)), np.int64)
+        return np.array(sorted(column for column, (arms, _) in self.cached_columns.items() if len(arms)), np.int64)
 
     def _fetch(self, columns: Sequence[int] | None) -> None:
         """Read the rows of columns that were not read before; None: of all."""
         if self._complete:
             return
-        missing = None if columns is None else [column for column in columns if column not in self.read]
+        missing = None if columns is None else [column for column in columns if column not in self.cached_columns]
         if missing is None or len(missing) > ENTIRE:
             self._complete, missing = True, None
-        if missing and len(self.read) > CACHED:
-            self.read, missing = {}, list(columns or ())
+        if missing and len(self.cached_columns) > CACHED:
+            self.cached_columns, missing = {}, list(columns or ())
         if missing is None or missing:
             self._add(beliefs.column_rows(self.unit, self.version_id, missing, seq=self.seq))
-            self.read |= {column: self.read.get(column, _NOTHING) for column in missing or ()}
+            self.cached_columns |= {column: self.cached_columns.get(column, _NOTHING) for column in missing or ()}
 
     def _add(self, rows: list[ColumnRow]) -> None:
         """Take the sums of rows, faded."""
@@ -141,4 +141,4 @@ class ColumnSums:
         sums = table[:, 3:] * (self.discount ** (self.ordinal - written_at))[:, None]
         starts = run_starts(column)
         pieces = zip(np.split(arm, starts[1:]), np.split(sums, starts[1:]), strict=True)
-        self.read |= dict(zip(column[starts].tolist(), pieces, strict=False))
+        self.cached_columns |= dict(zip(column[starts].tolist(), pieces, strict=False))

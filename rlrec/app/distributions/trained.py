@@ -102,14 +102,14 @@ class TrainedModel:
                 start = until
 
     def _sets(
-        self, eligible: Ids, epoch: Ids, revision: Ids, read: Mapping[int, Ids] | None
+        self, eligible: Ids, epoch: Ids, revision: Ids, arms_by_set: Mapping[int, Ids] | None
     ) -> Iterator[tuple[Ids, tuple[Array, Array, Array]]]:
         """The arms of eligible sets, which stand by epoch, and what the parameters come to for them."""
         for rows in np.split(np.arange(len(eligible)), np.flatnonzero(np.diff(epoch)) + 1):
             for start in range(0, len(rows), SETS):
                 portion = rows[start : start + SETS]
                 set_ids = eligible[portion].tolist()
-                arms_of = contents.eligible_arms(self.unit, set(set_ids)) if read is None else read
+                arms_of = contents.eligible_arms(self.unit, set(set_ids)) if arms_by_set is None else arms_by_set
                 sets = [np.array(arms_of[key], np.int64) for key in set_ids]
                 all_arms = np.unique(np.concatenate(sets))
                 weights, bias, memory = self.policy.effective(*self.select(all_arms, int(revision[portion[0]])))

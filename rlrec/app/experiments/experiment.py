@@ -137,9 +137,9 @@ def _check(request: Request) -> None:
     if len(labels) < 2:
         hint = "give --variant twice: LABEL=POLICY"
         raise InputError(f"experiment {request.name} needs at least two variants", hint=hint)
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise InputError(f"two variants are named {twice}", hint="give each another label")
+    repeated_label = next((label for label in labels if labels.count(label) > 1), None)
+    if repeated_label is not None:
+        raise InputError(f"two variants are named {repeated_label}", hint="give each another label")
     for variant in request.variants:
         if not 1e-9 <= variant.weight <= 1e9:
             hint = "it lies between 1e-9 and 1e9"

@@ -16,7 +16,7 @@ from rlrec.log_fields import ABSENT, DECISION, SLOT
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.reader import COLUMNS, PER_DECISION
 
-ROOM = 128_000_000  # bytes of columns that are held, of files that the next batch may read again
+MAX_CACHED_BYTES = 128_000_000  # bytes of columns that are held, of files that the next batch may read again
 SLOTS = {field.name for field in SLOT[1:]}
 STARTS = "starts"  # names where the slots of each decision begin, (n + 1,)
 _STORED_NAMES = {"recorded": "history", "subsampled": "keep_probability", "route_id": "route_decision"}
@@ -78,7 +78,7 @@ class FileReader:
     def _hold(self, key: tuple[str, ...], value: Any, size: int) -> None:
         """Hold a value as long as there is room for it; the eldest ones go first."""
         self._bytes += size
-        while self._cache and self._bytes > ROOM:
+        while self._cache and self._bytes > MAX_CACHED_BYTES:
             self._bytes -= self._cache.pop(next(iter(self._cache)))[1]
         self._cache[key] = value, size
 

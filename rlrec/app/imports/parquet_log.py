@@ -37,12 +37,12 @@ class FolderLog(LogFolder):
 
     def split(self, number: int) -> Iterator[FolderPartition]:
         """So many partitions of whole persons, a power of two."""
-        session, old, home = self._moved
-        left, arrived = old % number, home % number
+        session, earlier_bucket, home = self._moved
+        left, arrived = earlier_bucket % number, home % number
         for index in range(number):
             is_here = (left != arrived) & ((left == index) | (arrived == index))
             moved = dict(zip(session[is_here].tolist(), arrived[is_here].tolist(), strict=True))
-            old_buckets, files = np.unique(old[is_here & (arrived == index)]), {}
+            old_buckets, files = np.unique(earlier_bucket[is_here & (arrived == index)]), {}
             for name, bucket in self._buckets.items():
                 chosen_files = np.flatnonzero((bucket % number == index) | np.isin(bucket, old_buckets))
                 files[name] = [self.files[name][file] for file in chosen_files.tolist()]
@@ -62,14 +62,14 @@ class FolderLog(LogFolder):
             sessions = np.unique(columns["session_id"][anonymous])
             pieces.append(np.stack([sessions, np.full(len(sessions), bucket)]))
         session, first = np.unique(np.concatenate([ids for ids, _ in pieces]), return_index=True)
-        old = np.concatenate([buckets for _, buckets in pieces])[first]
+        earlier_bucket = np.concatenate([buckets for _, buckets in pieces])[first]
         home = np.full(len(session), ABSENT)
         for path, bucket in visits if named and len(session) else ():
             columns = reader.numbers(path, names)
             index, came_later = look_up(session, columns["session_id"][columns["user_id"] != ABSENT])
             home[index[came_later]] = bucket
         moved = home != ABSENT
-        return session[moved], old[moved], home[moved]
+        return session[moved], earlier_bucket[moved], home[moved]
 
     def _sum(self, count_bucket: Callable[[FolderPartition], Any]) -> Iterator[Any]:
         return map(count_bucket, self.split(partitions.BUCKETS))

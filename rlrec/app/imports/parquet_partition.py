@@ -40,11 +40,11 @@ class SelectionCounts(NamedTuple):
     def __add__(self, other: SelectionCounts) -> SelectionCounts:  # type: ignore[override]
         if not self.versions or not other.versions:
             return self if self.versions else other
-        ours, theirs = self.extent, other.extent
+        first, second = self.extent, other.extent
         extent = LogExtent(
-            max(ours.positions, theirs.positions), max(ours.steps, theirs.steps),
-            min(ours.first_version, theirs.first_version), max(ours.last_version, theirs.last_version),
-            ours.decisions + theirs.decisions,
+            max(first.positions, second.positions), max(first.steps, second.steps),
+            min(first.first_version, second.first_version), max(first.last_version, second.last_version),
+            first.decisions + second.decisions,
         )  # fmt: skip
         return SelectionCounts(
             extent, self.versions + other.versions, min(self.first_at, other.first_at),

@@ -41,29 +41,30 @@ def fit(groups: Iterable[LogColumns]) -> ChoiceWeights:
     """Weights by which what the log shows is most likely, each slot as a choice among the eligible arms.
 
     Source: Hunter (2004), MM algorithms for generalized Bradley-Terry models, eq. 30."""
-    offered, wins = defaultdict[tuple[str, ...], float](float), defaultdict[str, float](float)
+    offered, times_shown = defaultdict[tuple[str, ...], float](float), defaultdict[str, float](float)
     for rows in groups:
         sets = values(rows.eligible, len(rows))
         # as often as it stands for decisions of the log that were dropped
         stands_for = [1 / (keep or 1.0) for keep in values(rows.keep_probability, len(rows))]
         for row, arm in zip(rows.slots.row, rows.slots.arm, strict=True):
             offered[rows.eligible_sets[sets[row]]] += stands_for[row]
-            wins[arm] += stands_for[row]
+            times_shown[arm] += stands_for[row]
     arms = sorted(set().union(*offered)) if offered else []
     index = {arm: number for number, arm in enumerate(arms)}
     members = [np.array([index[arm] for arm in members], np.int64) for members in offered]
     counts = np.array(list(offered.values()), np.float64)
-    won, weights = np.array([wins[arm] for arm in arms], np.float64), np.full(len(arms), 1 / max(len(arms), 1))
+    weights = np.full(len(arms), 1 / max(len(arms), 1))
+    shown_counts = np.array([times_shown[arm] for arm in arms], np.float64)
     for _ in range(STEPS):
         expected = np.zeros(len(arms))
         for index_of_set, count in zip(members, counts, strict=True):
             if (total := weights[index_of_set].sum()) > 0:
                 expected[index_of_set] += count / total
-        new = np.divide(won, expected, out=np.zeros(len(arms)), where=expected > 0)
-        new /= new.sum()
-        if np.allclose(new, weights, rtol=CLOSE, atol=0):
+        new_weights = np.divide(shown_counts, expected, out=np.zeros(len(arms)), where=expected > 0)
+        new_weights /= new_weights.sum()
+        if np.allclose(new_weights, weights, rtol=CLOSE, atol=0):
             break
-        weights = new
+        weights = new_weights
     return ChoiceWeights(dict(zip(arms, weights.tolist(), strict=True)))
 
 

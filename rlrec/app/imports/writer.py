@@ -108,7 +108,7 @@ class GroupWriter:
             except InputError as error:
                 self.owners[name] = error
         self.ids = {name: owner.policy.id for name, owner in self.owners.items() if isinstance(owner, Version)}
-        self.heads = stored_policies.lock(unit, list(self.ids.values()))
+        self.policy_heads = stored_policies.lock(unit, list(self.ids.values()))
         self.settings = settings.get(unit)
         if state.marks != loading.marks(unit, self.ids.values()):
             lines = {number: loading.few_lines(unit, number) for number in self.ids.values()}
@@ -177,7 +177,7 @@ class GroupWriter:
                 derived = session_histories.visit_states(batch, new, owners[name].reward, keys)
                 states, histories = session_histories.filled(states, histories, derived)
         seq = mapped(
-            rows.policy, {name: stored_policies.raise_seq(unit, self.heads[self.ids[name]]) for name in owners}
+            rows.policy, {name: stored_policies.raise_seq(unit, self.policy_heads[self.ids[name]]) for name in owners}
         )
         policy_id = mapped(rows.policy, self.ids)
         ids = decisions.reserve(unit, n)

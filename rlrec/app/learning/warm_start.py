@@ -83,7 +83,7 @@ def warm_start(
     return InitialBelief(sums=fitted.sums, record=record, parameters=fitted.version.parameters, weights=fitted.weights)
 
 
-def refit(unit: Unit, version: Version, *, fresh: bool) -> InitialBelief:
+def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
     """The belief that a rebuilt `version` starts from: the log that its parent was fitted to, under its own definition.
 
     fresh: without that log, since the world has changed. A model that is expanded is refitted to the policy's own
@@ -92,7 +92,7 @@ def refit(unit: Unit, version: Version, *, fresh: bool) -> InitialBelief:
     fitted_to = {name: record[name] for name in ("prior",) if name in record}
     sums: Totals = {}
     weights: Weights = ()
-    if "selection" in record and not fresh:
+    if "selection" in record and not from_prior:
         selected = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
         version, sums, slots, _, weights = fit_to_log(unit, version, selected)
         names = ("filter", "selection", "last_id", "now", "window_us")

@@ -143,11 +143,11 @@ def usable(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[End
     # logged: every slate has a propensity, and all its slots; counted: none is censored
     logged = ~np.isnan(visits.per_decision("log_propensity")) & (np.diff(visits.first) == visits.per_decision("size"))
     counted = ~np.logical_or.reduceat(visits.slots["censored"], visits.first[:-1])
-    spoken: Flags = np.logical_and.reduceat(logged, visits.start[:-1])
-    sound = entire & spoken & np.logical_and.reduceat(counted, visits.start[:-1])
+    is_logged_throughout: Flags = np.logical_and.reduceat(logged, visits.start[:-1])
+    sound = entire & is_logged_throughout & np.logical_and.reduceat(counted, visits.start[:-1])
     mature_from = np.where(imported, visits.per_visit("created_at"), cutoff.mature_from(stored)[index])
     waiting, left_out, silent, dropped = (
-        int(flags.sum()) for flags in (~is_over, is_over & ~sound, is_over & ~spoken, is_over & sampled)
+        int(flags.sum()) for flags in (~is_over, is_over & ~sound, is_over & ~is_logged_throughout, is_over & sampled)
     )
     first = mature_from[~is_over & (stored["started_at"][index] <= cutoff.started)]  # later ones wait for these
     unused = UnusedVisits(waiting, left_out, silent, dropped, frozenset(first[first.argsort()[:1]].tolist()))

@@ -21,7 +21,7 @@ from rlrec.store.log.selected import Selection
 
 BUCKETS = 64  # that persons are in; a partition has one of them or several
 BATCH = reader.BATCH  # decisions of a partition at most, as long as there are buckets, and of a batch, about
-ROOM = 256_000_000  # bytes of rows that wait for their partition in memory; the others wait in files
+MAX_WAITING_BYTES = 256_000_000  # bytes of rows that wait for their partition in memory; the others wait in files
 PERSONS = ("user_id", "user_digest", "session_digest")  # the columns that tell the bucket
 
 
@@ -71,7 +71,7 @@ def read(
 
 
 def _spool(number: int) -> IO[bytes]:
-    return SpooledTemporaryFile(max_size=max(1, ROOM // number))
+    return SpooledTemporaryFile(max_size=max(1, MAX_WAITING_BYTES // number))
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
         hint = f"a new policy can learn from what is left: `policy create NEW --from-log policy={name}`"
         raise CheckFailed(f"old decisions of policy {name!r} were pruned: a rebuild would lack them", hint=hint)
     draft = replace(source, reward=reward, parameters={**source.parameters, **changed})
-    initial = warm_start.refit(unit, draft, fresh=since is not None)
+    initial = warm_start.refit(unit, draft, from_prior=since is not None)
     record = {"rebuilt_from": source.number, **initial.record}
     if since is not None:
         record["since"] = written(since[1])

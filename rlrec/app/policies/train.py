@@ -346,8 +346,8 @@ class _TrainingRun:
             "against": self.live.number if over_live else None, "sessions": (visits or gain).estimates[0].n,
             "repeated": False,
         }  # fmt: skip
-        earlier = next((look for look in looks if paired_gate.is_repeated(report, look)), None)
-        return cast(GateReport, report) if earlier is None else {**earlier, "repeated": True}
+        repeated_report = next((look for look in looks if paired_gate.is_repeated(report, look)), None)
+        return cast(GateReport, report) if repeated_report is None else {**repeated_report, "repeated": True}
 
     def _store(
         self, unit: Unit, candidate: Version, weights: Sequence[ArmWeights], trained: TrainingResult,

@@ -183,8 +183,8 @@ class _Group:
                 shown = suggestion or "`rlrec arm list` shows them"
                 raise InputError(f"unknown arm {unknown!r}", hint=shown, field="arms")
             if len(set(request.arms)) < len(request.arms):
-                twice = next(key for key, times in Counter(request.arms).items() if times > 1)
-                raise InputError(f"arm {twice!r} is listed twice", hint="list each arm once", field="arms")
+                repeated_arm = next(key for key, times in Counter(request.arms).items() if times > 1)
+                raise InputError(f"arm {repeated_arm!r} is listed twice", hint="list each arm once", field="arms")
             eligible = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
             retired = ", ".join(key for key in request.arms if self.ids[key] not in self._active)
         hint = f"retired: {retired}; `rlrec arm restore` brings them back" if retired else None

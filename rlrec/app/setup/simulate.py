@@ -184,7 +184,7 @@ class SimulatedStore:
         self.decisions = request.sessions * self.steps
         self.events: dict[str, float] = dict.fromkeys([audience.event, *audience.further_events], 0)  # by kind, values
         # a heap of events: time, decision, position (0: the page), kind, value
-        self._coming: list[tuple[int, int, int, str, float]] = []
+        self._events_due: list[tuple[int, int, int, str, float]] = []
 
     def play(self) -> None:
         """Serve all sessions."""
@@ -195,8 +195,8 @@ class SimulatedStore:
             for _ in range(self.steps):
                 observed = self._serve(sessions, observed)
             self.store.progress("sessions", end, end / self.request.sessions)
-        while self._coming:  # events that come after the last decision
-            self._wait(max(0, self._coming[0][0] - self._clock))
+        while self._events_due:  # events that come after the last decision
+            self._wait(max(0, self._events_due[0][0] - self._clock))
 
     @property
     def _clock(self) -> int:
@@ -247,14 +247,15 @@ class SimulatedStore:
         for row, slot in np.argwhere(values != 0).tolist():
             at = self._clock + int(delays[row, slot]) * SECOND
             position = 0 if first is None else first + slot
-            heapq.heappush(self._coming, (at, answers[row]["decision_id"], position, kind, float(values[row, slot])))
+            event = at, answers[row]["decision_id"], position, kind, float(values[row, slot])
+            heapq.heappush(self._events_due, event)
 
     def _wait(self, micros: int) -> None:
         """Let time pass, and record the events that have come by then."""
         self.store.now = self._clock + micros
         lines = []
-        while self._coming and self._coming[0][0] <= self.store.now:
-            at, decision_id, position, kind, value = heapq.heappop(self._coming)
+        while self._events_due and self._events_due[0][0] <= self.store.now:
+            at, decision_id, position, kind, value = heapq.heappop(self._events_due)
             lines.append(Line(decision_id=decision_id, position=position or None, events={kind: value}, at=at))
         if lines:
             _accepted(self.pipe.group(lines))
@@ -279,30 +280,30 @@ class VisitWorld(SimulatedStore):
         while self.crowd.left:
             self._wait(max(0, started + self.crowd.half_days * (DAY_US // 2) - self._clock))
             self._arrive()
-            while len(busy := self.crowd.busy):
-                self._serve_seats(busy)
+            while len(occupied_seats := self.crowd.busy):
+                self._serve_seats(occupied_seats)
             self.crowd.half_days += 1
         self._wait(self.window_us + MARGIN_S * SECOND)
 
-    def _serve_seats(self, busy: Index) -> None:
-        sessions = [self._session(number) for number in self.crowd.visit[busy].tolist()]
-        users = [f"sim{self.first}-visitor{number}" for number in self.crowd.visitor[busy].tolist()]
-        answers, slates = self._draw(sessions, self._observed[busy], users)
+    def _serve_seats(self, occupied_seats: Index) -> None:
+        sessions = [self._session(number) for number in self.crowd.visit[occupied_seats].tolist()]
+        users = [f"sim{self.first}-visitor{number}" for number in self.crowd.visitor[occupied_seats].tolist()]
+        answers, slates = self._draw(sessions, self._observed[occupied_seats], users)
         size = self.request.size
         actions = np.zeros((len(self.crowd.visitor), size), np.intp)
-        actions[busy] = slates
+        actions[occupied_seats] = slates
         shown = actions if size > 1 else actions[:, 0]
         self._observed, reward, terminated, truncated, info = self.audience.step(shown)
-        self.decisions += len(busy)
-        self.earned += [reward[busy].sum(), 0.0, -info["expected"][busy].sum()]
-        self._schedule(answers, reward[busy].reshape(slates.shape))
+        self.decisions += len(occupied_seats)
+        self.earned += [reward[occupied_seats].sum(), 0.0, -info["expected"][occupied_seats].sum()]
+        self._schedule(answers, reward[occupied_seats].reshape(slates.shape))
         for kind in self.audience.further_events:
-            self._schedule(answers, info[kind][busy].reshape(slates.shape), kind=kind)
-        self._wait(len(busy) * SECOND)
-        ended = (terminated | truncated)[busy]
+            self._schedule(answers, info[kind][occupied_seats].reshape(slates.shape), kind=kind)
+        self._wait(len(occupied_seats) * SECOND)
+        ended = (terminated | truncated)[occupied_seats]
         if ended.any():
             app_session.end_all(self.store, list(compress(sessions, ended.tolist())))
-            self.crowd.leave(busy[ended], days=info["again"][busy[ended]], now=self._crowd_time())
+            self.crowd.leave(occupied_seats[ended], days=info["again"][occupied_seats[ended]], now=self._crowd_time())
             self._arrive()
 
     def _arrive(self) -> None:

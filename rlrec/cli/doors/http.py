@@ -19,7 +19,7 @@ from rlrec.errors import RlrecError, StoreBusy
 
 GROUP = 1_000  # lines of a client that may wait for the writer, or for the client to take their answers
 GROUP_BYTES = 1_000_000  # of lines, after which a group ends
-BLOCK = 65_536
+BLOCK_BYTES = 65_536
 SETTLE_S = 0.1  # for what has arrived when the server is asked to end
 LINGER_S = 2.0  # in which the body of a refused request is thrown away: a closed socket would take the answer with it
 NDJSON, JSON = "application/x-ndjson", "application/json"
@@ -107,7 +107,7 @@ class Front:
 
     def __init__(self, writer: Writer, limits: Limits) -> None:
         self.writer, self.limits = writer, limits
-        self.draining = self.was_full = False
+        self.draining = self.refused_for_room = False
         self.waiting_bytes = 0
         self.clients: dict[asyncio.Task[None], Client] = {}
 
@@ -150,8 +150,8 @@ class Front:
         if loop.time() - since >= self.limits.short_idle_s:
             longest.stop()
             return True
-        if not self.was_full:
-            self.was_full = True
+        if not self.refused_for_room:
+            self.refused_for_room = True
             loop.call_exception_handler({"message": f"{self.limits.clients} clients at once: others are answered 503"})
         return False
 
@@ -193,7 +193,7 @@ class Client:
         try:
             async with asyncio.timeout(LINGER_S):
                 self.writer.write_eof()
-                while await self.reader.read(BLOCK):
+                while await self.reader.read(BLOCK_BYTES):
                     pass
         except (OSError, TimeoutError):
             pass
@@ -209,7 +209,7 @@ class Client:
         keep = True
         try:
             while keep and not self.front.draining and (first := await self._first_byte()):
-                if self._n_bytes > BLOCK or self._answers.qsize() >= GROUP:
+                if self._n_bytes > BLOCK_BYTES or self._answers.qsize() >= GROUP:
                     await self._answers.join()
                 async with asyncio.timeout(self.limits.slow_s):
                     request = await self._request(first)
@@ -301,7 +301,7 @@ class Client:
 
     async def _read(self, body: bytearray, size: int) -> None:
         while size:
-            block = await self.reader.read(min(size, BLOCK))
+            block = await self.reader.read(min(size, BLOCK_BYTES))
             if not block:
                 raise asyncio.IncompleteReadError(bytes(body), size)
             is_small = self._n_bytes + len(block) <= self.limits.small_bytes

@@ -46,7 +46,7 @@ PATIENCE_S = 20  # with a store that is busy, before clients are told to come ag
 BACKLOG = 1_024
 LOCK_TIMEOUT_S = 30  # as for a store
 CHECK_S = 0.05  # for the store to answer /healthz, which else says how the last group ended
-STUCK_S = 5.0  # on one group, after which /healthz says that the store is busy
+MAX_GROUP_S = 5.0  # on one group, after which /healthz says that the store is busy
 
 
 @click.command(cls=GroupedCommand)
@@ -109,7 +109,7 @@ async def run(pipe: Pipe, listener: socket.socket, *, limits: Limits | None = No
         loop.call_soon_threadsafe(notice, text)
 
     pipe.store.notice = notice_soon  # the writer's thread knows of no command
-    for number in signals.ENDING:
+    for number in signals.END_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, stop, number)
     writer = SharedWriter(pipe, loop, db=settings().db)
@@ -165,7 +165,7 @@ class SharedWriter(threading.Thread):
         done, _ = await asyncio.wait([check := self._check], timeout=CHECK_S)
         if done:
             return check.result()
-        if (since_s := time.monotonic() - self._began) > STUCK_S:
+        if (since_s := time.monotonic() - self._began) > MAX_GROUP_S:
             return Answered(b"", StoreBusy(f"the store has worked on one group for {since_s:.0f} s"))
         return self._last
 

@@ -8,7 +8,7 @@ import signal
 import sys
 from types import FrameType
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -21,14 +21,14 @@ class Interrupted(KeyboardInterrupt):
 
 def install() -> None:
     """Handle the signals that the parent did not choose to ignore (nohup, jobs in the background)."""
-    for number in ENDING:
+    for number in END_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _unwind)
     sys.unraisablehook = _unraisable
 
 
 def _unwind(number: int, _: FrameType | None) -> None:
-    for other in ENDING:
+    for other in END_SIGNALS:
         if signal.getsignal(other) is _unwind:
             signal.signal(other, lambda number, _: os._exit(128 + number))
     if logging := sys.modules.get("logging"):

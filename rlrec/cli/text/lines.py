@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NESTED = (dict, list)
-BLOCK = 65_536
+BLOCK_BYTES = 65_536
 BOM = b"\xef\xbb\xbf"
 FLUSH = re.compile(rb'\s*\{\s*"op"\s*:\s*"flush"\s*\}\s*')
 COLON = re.compile(rb'"\s*:')
@@ -160,7 +160,7 @@ def _waiting(stream: BinaryIO, timeout: int | None = 0) -> bool:
 
 def _read(stream: BinaryIO) -> bytes:
     """The bytes that are there, at least one; none at the end of the input."""
-    while (block := stream.read(BLOCK)) is None:  # a non-blocking descriptor
+    while (block := stream.read(BLOCK_BYTES)) is None:  # a non-blocking descriptor
         _waiting(stream, None)
     return block
 

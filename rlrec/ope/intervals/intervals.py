@@ -330,13 +330,13 @@ class Minus:
         return np.ones(mean.shape[:-1])
 
     def value(self, mean: Array) -> Array:
-        ours, theirs = self.sides(mean)
-        return self.estimator.value(ours) - (self.baseline or self.estimator).value(theirs)
+        target, reference = self.sides(mean)
+        return self.estimator.value(target) - (self.baseline or self.estimator).value(reference)
 
     def gradient(self, mean: Array) -> Array:
-        ours, theirs = self.sides(mean)
-        by_theirs = (self.baseline or self.estimator).gradient(theirs)
-        return np.concatenate([self.estimator.gradient(ours), -by_theirs], axis=-1)
+        target, reference = self.sides(mean)
+        reference_gradient = (self.baseline or self.estimator).gradient(reference)
+        return np.concatenate([self.estimator.gradient(target), -reference_gradient], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -347,10 +347,10 @@ class Relative(Minus):
         return super().value(mean) / self.unit(mean)
 
     def gradient(self, mean: Array) -> Array:
-        ours, theirs = self.sides(mean)
+        target, reference = self.sides(mean)
         baseline, size = self.baseline or self.estimator, self.unit(mean)[..., None]
-        ratio = (self.estimator.value(ours) / baseline.value(theirs))[..., None]
-        return np.concatenate([self.estimator.gradient(ours), -ratio * baseline.gradient(theirs)], axis=-1) / size
+        ratio = (self.estimator.value(target) / baseline.value(reference))[..., None]
+        return np.concatenate([self.estimator.gradient(target), -ratio * baseline.gradient(reference)], axis=-1) / size
 
     def unit(self, mean: Array) -> Array:
         return np.abs((self.baseline or self.estimator).value(self.sides(mean)[1]))

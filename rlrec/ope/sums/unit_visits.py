@@ -147,20 +147,21 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> 
 
     # how many decisions, stays and units of the complete log each stands for
     keep = np.ones(len(stay)) if decisions.keep is None else decisions.keep
-    count, stays, units = 1 / keep, 1 / _inclusion(stay, keep, n), 1 / _inclusion(row[stay], keep, len(first))
+    count, stay_weights = 1 / keep, 1 / _inclusion(stay, keep, n)
+    unit_weights = 1 / _inclusion(row[stay], keep, len(first))
     dropping = _sums(row[stay], keep < 1, len(first)) > 0
     has_several = _sums(row[stay], np.ones(len(stay)), len(first)) > 1, add(_sums(stay, np.ones(len(stay)), n) > 1) > 0
     is_over = visits.is_over[visit] & (visits.ended_at[visit] <= _at(now, visit))
     recognised = np.ones(n, np.bool_) if visits.recognised is None else visits.recognised[visit]
     columns = {
-        "units": units,
-        "recognised": np.where(add(recognised) > 0, units, 0.0),
-        "visits": add(stays),
-        "came_again": np.where(add(np.ones(n)) > 1, units, 0.0),
-        "active_days": _days(row[stay], decisions.at, len(first)) * units,
-        "visits_over": add(is_over * stays),
+        "units": unit_weights,
+        "recognised": np.where(add(recognised) > 0, unit_weights, 0.0),
+        "visits": add(stay_weights),
+        "came_again": np.where(add(np.ones(n)) > 1, unit_weights, 0.0),
+        "active_days": _days(row[stay], decisions.at, len(first)) * unit_weights,
+        "visits_over": add(is_over * stay_weights),
         "decisions": add(is_over * _sums(stay, count, n)),
-        "minutes": add(is_over * stays * (ended - begun) / MINUTE),
+        "minutes": add(is_over * stay_weights * (ended - begun) / MINUTE),
         **{name: (dropping & flag).astype(np.float64) for name, flag in zip(SAMPLED_FLAGS, has_several, strict=True)},
     }
     # returns: of visits whose window is over
@@ -168,16 +169,16 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> 
     for days in DAYS:
         at_risk = is_over & recognised & (visits.ended_at[visit] + days * DAY < _at(now, visit))
         returned = at_risk & (gap <= days * DAY)
-        columns |= {f"at_risk_{days}d": add(at_risk * stays), f"returned_{days}d": add(returned * stays)}
+        columns |= {f"at_risk_{days}d": add(at_risk * stay_weights), f"returned_{days}d": add(returned * stay_weights)}
     # rewards: of mature decisions
     for number, (reward, mature) in enumerate(zip(decisions.rewards, decisions.mature, strict=True)):
         mature_count = _sums(stay, mature * count, n)
         columns |= {
             f"reward_{number}": add(_sums(stay, np.where(mature, reward * count, 0.0), n)),
             f"mature_decisions_{number}": add(mature_count),
-            f"mature_visits_{number}": add((mature_count > 0) * stays),
+            f"mature_visits_{number}": add((mature_count > 0) * stay_weights),
         }
-        columns[f"mature_units_{number}"] = np.where(columns[f"mature_decisions_{number}"] > 0, units, 0.0)
+        columns[f"mature_units_{number}"] = np.where(columns[f"mature_decisions_{number}"] > 0, unit_weights, 0.0)
     return UnitSums(unit=unit[first], group=group[first], entry=entry, visit=entered, columns=columns)
 
 

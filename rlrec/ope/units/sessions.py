@@ -198,9 +198,9 @@ class Support:
         t = np.arange(len(self.size))
         reward = np.divide(self.size, gamma**t, out=np.zeros(len(t)), where=self.size > 0)
         for hundredths in range(int(gamma * 100), -1, -1):
-            smaller = hundredths / 100
-            if self.ess[: self._steps(reward * smaller**t)].min() >= self.least:
-                return smaller
+            rounded_gamma = hundredths / 100
+            if self.ess[: self._steps(reward * rounded_gamma**t)].min() >= self.least:
+                return rounded_gamma
         return None
 
     def _steps(self, size: Array) -> int:

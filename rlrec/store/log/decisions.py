@@ -66,12 +66,12 @@ def add(unit: Unit, decisions: Iterable[Row], slots: Iterable[Row]) -> None:
 
 def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
     """Decisions with their slots in order of position; unknown ids are left out."""
-    heads = unit.ask(f"SELECT {', '.join(DECISION_COLUMNS)} FROM decision WHERE id IN (?*)", ids)
+    logged = unit.ask(f"SELECT {', '.join(DECISION_COLUMNS)} FROM decision WHERE id IN (?*)", ids)
     query = f"SELECT {', '.join(SLOT_COLUMNS)} FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
     slots: dict[int, list[Slot]] = {}
     for decision_id, *values, censored, rounded in unit.ask(query, ids):
         slots.setdefault(decision_id, []).append(Slot._make((*values, bool(censored), bool(rounded))))
-    return StoredRows("decision", [(row[0], Decision._make((*row, tuple(slots.get(row[0], ()))))) for row in heads])
+    return StoredRows("decision", [(row[0], Decision._make((*row, tuple(slots.get(row[0], ()))))) for row in logged])
 
 
 def propensities(unit: Unit, ids: Collection[int]) -> list[SlotPropensity]:

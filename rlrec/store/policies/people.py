@@ -32,7 +32,7 @@ def portions(unit: Unit, *, size: int = reader.BATCH) -> Iterator[Ids]:
         " FROM session s ORDER BY person, s.id"
     )
     types = dict.fromkeys(("person", "session", "decisions"), np.int64)
-    rows, read = np.empty((len(types), 0), np.int64), 0
+    rows, n_read = np.empty((len(types), 0), np.int64), 0
     for columns in bulk.stream(unit, text, types):
         rows = np.hstack([rows, np.stack([*columns.values()])])
         person, session, decisions = rows
@@ -42,8 +42,8 @@ def portions(unit: Unit, *, size: int = reader.BATCH) -> Iterator[Ids]:
         cuts = begins[run_starts(n_before // size)]
         for start, end in pairwise(cuts.tolist()):
             yield np.sort(session[start:end])
-            read += end - start
-            unit.progress("sessions", read, None)
+            n_read += end - start
+            unit.progress("sessions", n_read, None)
         rows = rows[:, cuts[-1] :]
     if rows.shape[1]:
         yield np.sort(rows[1])

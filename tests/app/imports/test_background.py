@@ -102,7 +102,7 @@ def test_blank_groups_change_no_order_and_no_line_number(
 
 def test_a_line_beyond_every_bound_is_named(run_sqlite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.LINE_BYTES", 200)
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.BLOCK", 100)
+    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.BLOCK_BYTES", 100)
     path = tmp_path / "log.jsonl"
     path.write_text(LINE % "s1" + LINE % ("s" * 1_000) + LINE % "s2")
     result = run_sqlite("import-log", path, "--layout", "jsonl")

@@ -451,7 +451,7 @@ def test_memory_does_not_grow_with_the_lines_that_are_refused(sqlite_db: str, tm
         bad_lines = import_log.BadLines(quarantine=True, refuse=lambda error, text: None, reading=lambda name: None)
         with closing(Store(sqlite_db)) as store, pytest.MonkeyPatch.context() as patched:
             patched.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 1_000)
-            patched.setattr("rlrec.app.imports.layouts.line_groups.BLOCK", 50_000)
+            patched.setattr("rlrec.app.imports.layouts.line_groups.BLOCK_BYTES", 50_000)
             request = import_log.Request(files=[source(path)], layout="jsonl")
             peaks.append(traced_peak(partial(import_log.import_log, store, request, bad_lines)))
     assert peaks[1] < 1.3 * peaks[0]

@@ -258,7 +258,7 @@ def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(
     logs.serve(db, "log", pages=400, rates=RATES)
     assert logs.estimate(db, "uniform", "snips")["unsupported"] == pytest.approx(0.25)
     assert logs.estimate(db, "log", "snips")["unsupported"] == 0.0
-    monkeypatch.setattr(loggers, "DERIVED", 0)  # more distributions than may be worked out
+    monkeypatch.setattr(loggers, "MAX_DERIVED", 0)  # more distributions than may be worked out
     assert logs.estimate(db, "uniform", "snips")["unsupported"] is None
 
 

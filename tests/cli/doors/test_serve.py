@@ -486,7 +486,7 @@ def test_health_does_not_wait_for_the_lines_of_others(kiosk: str, monkeypatch: p
                 time.sleep(0.01)
             time.sleep(0.2)
             assert client.health()["ok"] is True
-            monkeypatch.setattr(serving, "STUCK_S", 0.1)
+            monkeypatch.setattr(serving, "MAX_GROUP_S", 0.1)
             late = client.health()
             assert (late["ok"], "has worked on one group for" in late["error"]) == (False, True)
             assert front.writer.counts()["groups"] == 0  # the first one is at work still
@@ -526,7 +526,7 @@ def test_whoever_is_idle_for_the_longest_time_makes_room(kiosk: str) -> None:
                 assert third.post(ask())
                 assert second.file.read() == b""
                 assert first.post(ask())
-        assert not front.was_full
+        assert not front.refused_for_room
 
     fronted(kiosk, talk, clients=2, short_idle_s=0.1)
 

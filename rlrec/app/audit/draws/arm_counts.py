@@ -138,12 +138,12 @@ def accused_arms(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:
     eye, no test: it is about normal at one look only, and its lower tail proves nothing, as the variance of decisions
     that did not show the arm is missing from it; 0 where an arm was never shown, or always certain."""
     share = np.log(policy) + np.log(policy + 1) + np.log(tally.arms) + np.log(tally.arms + 1)
-    won = betting.log_wealth(tally.bets) - share
-    for column in np.flatnonzero(won >= -np.log(ALARM)).tolist():
+    log_wealth = betting.log_wealth(tally.bets) - share
+    for column in np.flatnonzero(log_wealth >= -np.log(ALARM)).tolist():
         n, weight, variance = tally.n[column], tally.weight[column], tally.variance[column]
         z = (weight - n) / np.sqrt(variance) if variance > 0 else 0.0
         detail = f"shown {tally.shown[column]:.0f} times in {n:.0f} decisions"
         detail += f", which the logged propensities weigh as {weight:.6g} (z {z:.1f})"
-        chance = max(float(np.exp(-won[column])), 1e-300)
+        chance = max(float(np.exp(-log_wealth[column])), 1e-300)
         reason = f"{detail}: the chance of this at any time of an honest log is below {chance:.1g}"
         yield int(tally.arms[column]), reason

@@ -58,7 +58,7 @@ class Examination:
         if self._curve and self._longest > self._values:
             detail = f"slates have up to {self._longest} positions, and curve {self._curve} ends at {self._values}"
             findings.warning(CHECK, subject, f"{detail}: slots below it teach nothing")
-        elif not self._curve and self._longest > 1 and self._falls():
+        elif not self._curve and self._longest > 1 and self._examination_decreases():
             self._warn_of_fall(findings, subject)
 
         if self._online and self._page_events and not self._slot_events:
@@ -83,7 +83,7 @@ class Examination:
             f"then `rlrec policy rebuild {policy.name} --position {policy.display_name}`",
         )  # fmt: skip
 
-    def _falls(self) -> bool:
+    def _examination_decreases(self) -> bool:
         """Whether rewards fall clearly with the position at equal arms. How far is not for their means to say: a
         policy that learns shows an arm at other positions while it is new."""
         slots, position, reward, positions, rewards, product = self._sums.sums

@@ -88,8 +88,8 @@ def _check_chain(chunk: Columns, history: BeliefHistory, report: _Reporter) -> N
     size = 1 + np.maximum(np.abs(old_sums), np.abs(change))
     right = (np.abs(new_sums - (old_sums + change)) <= TOLERANCE * size).all(axis=1)  # a NaN is wrong
     for row in np.flatnonzero(~right).tolist():
-        way = f"from {sums_text(old_sums[row])} by {sums_text(change[row])} to {sums_text(new_sums[row])}"
-        report(int(arm[row]), f"change {chunk['seq'][row]} leads {way}")
+        change_text = f"from {sums_text(old_sums[row])} by {sums_text(change[row])} to {sums_text(new_sums[row])}"
+        report(int(arm[row]), f"change {chunk['seq'][row]} leads {change_text}")
     # the newest row of each key
     ends = np.r_[starts[1:], len(arm)] - 1
     keys = zip(bucket[ends].tolist(), arm[ends].tolist(), strict=True)

@@ -64,18 +64,18 @@ class Outage:
             return
         ids, at, came = (np.concatenate([batch[column] for batch in self._batches]) for column in (1, 2, 3))
         last = int(np.flatnonzero(came < NOT_RECEIVED)[-1])
-        old = np.flatnonzero(self.now - at[: last + 1] > self.version.reward.window_us)
-        delays = np.sort((came - at)[old[came[old] < NOT_RECEIVED]])
+        matured = np.flatnonzero(self.now - at[: last + 1] > self.version.reward.window_us)
+        delays = np.sort((came - at)[matured[came[matured] < NOT_RECEIVED]])
         due = np.searchsorted(delays, self.now - at[last + 1 :], side="right") / (len(delays) + 1)
         if due.sum() < MIN_SILENT or not has_paused(at, np.sort(came[came < NOT_RECEIVED])):
             return
-        if (chance := silence_chance(due, rewarded=len(delays), decided=len(old))) < MAX_CHANCE:
+        if (chance := silence_chance(due, rewarded=len(delays), decided=len(matured))) < MAX_CHANCE:
             findings.warning(
                 OUTAGE,
                 f"policy {self.version.policy.name}",
                 f"no event that reward {self.version.reward.name} weighs came to the last "
                 f"{quantity(len(due), 'decision')}, since decision {ids[last]} of {written(int(at[last]))}; "
-                f"{len(delays)} of {len(old)} before had one, "
+                f"{len(delays)} of {len(matured)} before had one, "
                 f"{due.mean():.0%} of them in the time that has passed by now: chance {chance:.1g}",
             )
 
@@ -86,8 +86,8 @@ def has_paused(at: Ids, received: Ids) -> bool:
     Usual: nine in ten decisions were served in a pause of at most so many."""
     pauses = np.bincount(np.searchsorted(received, at, side="right"), minlength=len(received) + 1)
     past = np.sort(pauses[:-1])
-    usual = past[np.searchsorted(past.cumsum(), 0.9 * past.sum())] if past.any() else 0
-    return bool(pauses[-1] >= 2 * usual)
+    usual_pause = past[np.searchsorted(past.cumsum(), 0.9 * past.sum())] if past.any() else 0
+    return bool(pauses[-1] >= 2 * usual_pause)
 
 
 def silence_chance(due: Array, *, rewarded: int, decided: int) -> float:

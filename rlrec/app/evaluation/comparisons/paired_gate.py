@@ -282,7 +282,7 @@ class Gain:
         assert isinstance(rows.fold, ImpressionFold | SessionFold)
         at_ends = [rows.fold.at_ends(side.sums)[0] for side in sums]
         numbers = sorted(sums[0].replicas.keys() | sums[1].replicas.keys())
-        ours, theirs = ([rows.fold.at_ends(side.by_replica(number))[0] for number in numbers] for side in sums)
+        candidate, reference = ([rows.fold.at_ends(side.by_replica(number))[0] for number in numbers] for side in sums)
         return cls(
             sides=at_ends, estimates=[estimate_of[0], estimate_of[1]], in_sample=sums[0].learned,
             has_missing_propensities=any(counts.silent for counts in partial.counts.values())
@@ -290,13 +290,13 @@ class Gain:
             estimated=any(side.estimated for side in sums),
             carries_over=any(alarms(carry_over_p_value(cells)) for cells in partial.carry_over.values()),
             rare=LOST_SHARE * _largest_reward(unit, sides[0].reward, slots_alone=estimator == BY_IMPRESSION),
-            simulated=list(zip(ours, theirs, strict=True)),
+            simulated=list(zip(candidate, reference, strict=True)),
         )  # fmt: skip
 
     @property
     def over_served(self) -> Gain:
         """The gain over what the log earned, which needs no weights."""
-        simulated = [(ours, None) for ours, _ in self.simulated]
+        simulated = [(candidate, None) for candidate, _ in self.simulated]
         return replace(self, sides=self.sides[:1], estimates=self.estimates[:1], simulated=simulated)
 
     def passes(self, verdict: str) -> bool:
@@ -308,8 +308,10 @@ class Gain:
         if self.has_missing_propensities:
             reasons = [*(["in-sample"] if self.in_sample else []), "no-propensity"]
             return replace(UNKNOWN, alpha=alpha), UNKNOWN.verdict, reasons
-        ours, theirs = self.sides[0], self.sides[1] if len(self.sides) > 1 else None
-        difference = compare(ours, theirs, measure=measure, alpha=alpha, simulated=self.simulated, rare=self.rare)
+        candidate, reference = self.sides[0], self.sides[1] if len(self.sides) > 1 else None
+        difference = compare(
+            candidate, reference, measure=measure, alpha=alpha, simulated=self.simulated, rare=self.rare
+        )
         verdict = min(difference.verdict, *(side.verdict for side in self.estimates), key=VERDICTS.index)
         serving_reasons = {reason for side in self.estimates[1:] for reason in side.reasons} - {"in-sample"}
         reasons = [*{*difference.reasons, *self.estimates[0].reasons, *serving_reasons}]

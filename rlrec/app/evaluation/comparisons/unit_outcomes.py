@@ -130,8 +130,8 @@ def experiment_study(experiment: Experiment, rewards: Sequence[Reward]) -> Study
 def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) -> list[Reward]:
     """The rewards of these names; without any those that the variants of the experiment learn, in their order, or
     `default`. Raises InputError for a name that is unknown, or given twice."""
-    if twice := next((name for name in names if list(names).count(name) > 1), None):
-        raise InputError(f"reward {twice!r} is named twice")
+    if repeated_name := next((name for name in names if list(names).count(name) > 1), None):
+        raise InputError(f"reward {repeated_name!r} is named twice")
     if names or experiment is None:
         return [lookup.reward(unit, name) for name in names or ["default"]]
     rewards = [lookup.version(unit, variant.policy)[0].reward for variant in experiment.variants]

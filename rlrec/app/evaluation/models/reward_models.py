@@ -103,24 +103,24 @@ class SparseValues:
 
     def __init__(
         self, fitted: SparseModel, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, rank: Ids, fold: Ids,
-        offset: Array, looks: Array | None,
+        offset: Array, examination: Array | None,
     ) -> None:  # fmt: skip
         """arm (n,): of each row, as the moments number it; rank (a,): that number of each arm of the evaluation;
-        fold, offset, looks (n,): as in `ModelValues`."""
+        fold, offset, examination (n,): as in `ModelValues`."""
         self._fitted, self._x, self._code = fitted, contexts.sparse, rows.slots["context"]
-        self._rank, self._fold, self._offset, self._looks = rank, fold, offset, looks
+        self._rank, self._fold, self._offset, self._examination = rank, fold, offset, examination
         self.predicted = np.empty(len(rows))
         for portion, values in self._values(np.arange(len(rows))):
             self.predicted[portion] = values[np.arange(len(portion)), arm[portion]]
-        if looks is not None:
-            self.predicted *= looks
+        if examination is not None:
+            self.predicted *= examination
 
     def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
         """Mean of some rows of the batch under the shares (m, arms) of the case each has."""
         mean = np.empty(len(rows))
         for portion, values in self._values(rows):
             mean[portion] = np.einsum("na,na->n", values[:, self._rank], shares[case[portion]])
-        return mean if self._looks is None else self._looks[rows] * mean
+        return mean if self._examination is None else self._examination[rows] * mean
 
     def _values(self, rows: Ids) -> Iterator[tuple[Ids, Array]]:
         """The clipped values of all arms in some rows, (p, a), some at a time, and which of the rows these are."""
@@ -153,19 +153,21 @@ class ModelValues(Protocol):
 class DenseValues:
     """`ModelValues` of a model that looks at dense contexts, or at none."""
 
-    def __init__(self, model: Model | RewardTable, arm: Ids, *, looks: Array | None = None, **columns: Any) -> None:
-        """arm (n,): index of each; looks (n,): examination of each row's position, where the model values an arm that
-        is looked at; columns: what the model wants of every row beside, (n,) each."""
+    def __init__(
+        self, model: Model | RewardTable, arm: Ids, *, examination: Array | None = None, **columns: Any
+    ) -> None:
+        """arm (n,): index of each; examination (n,): that of each row's position, where the model values an arm that is
+        looked at; columns: what the model wants of every row beside, (n,) each."""
         predicted = model.predicted(arm, **columns)
-        self.predicted: Array = predicted if looks is None else looks * predicted
-        self._model, self._looks, self._columns = model, looks, columns
+        self.predicted: Array = predicted if examination is None else examination * predicted
+        self._model, self._examination, self._columns = model, examination, columns
 
     def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
         mean = self._model.expected(shares, case=case, **take(self._columns, rows))
-        return mean if self._looks is None else self._looks[rows] * mean
+        return mean if self._examination is None else self._examination[rows] * mean
 
 
-def looks(rows: ImpressionRows, examination: Sequence[float]) -> Array | None:
+def row_examination(rows: ImpressionRows, examination: Sequence[float]) -> Array | None:
     """The examination of each row's position, (n,), below the end of the curve as there; None without one."""
     if not examination:
         return None
@@ -191,7 +193,7 @@ class RewardModelFit:
         return Ridge(arms=max(1, len(self.arms)), positions=positions, features=width)
 
     def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RewardModelSums:
-        examined = looks(rows, self.examination)  # (r - look q)^2 = look^2 (r / look - q)^2
+        examined = row_examination(rows, self.examination)  # (r - look q)^2 = look^2 (r / look - q)^2
         weight = None if examined is None else examined**2
         if (count := reward_log.counts_of(rows.slots)) is not None:
             weight = count if weight is None else weight * count
@@ -244,13 +246,13 @@ class FittedRewardModel:
         fold = self.fit.ridge.fold(rows.slots["cluster"])
         position = self.fit.position(rows)
         offset = self.model.offset(fold, position, **self.fit.context(rows, contexts))
-        arm, examined = self.fit.arms.index(rows.slots["arm_id"]), looks(rows, self.fit.examination)
+        arm, examined = self.fit.arms.index(rows.slots["arm_id"]), row_examination(rows, self.fit.examination)
         if self.sparse is not None:
             rank = self.fit.arms.rank
             return SparseValues(
-                self.sparse, contexts, rows, arm=rank[arm], rank=rank, fold=fold, offset=offset, looks=examined
+                self.sparse, contexts, rows, arm=rank[arm], rank=rank, fold=fold, offset=offset, examination=examined
             )
-        return DenseValues(self.model, arm, looks=examined, fold=fold, offset=offset)
+        return DenseValues(self.model, arm, examination=examined, fold=fold, offset=offset)
 
     def attraction(self, rows: ImpressionRows) -> Array:
         """The effect of the arm of each row, (n,), wherever it stands and whoever looks."""
@@ -270,8 +272,8 @@ class TabledRewardModel:
     examination: tuple[float, ...] = ()
 
     def rows(self, rows: ImpressionRows, contexts: ContextTable) -> ModelValues:
-        arm, examined = self.arms.index(rows.slots["arm_id"]), looks(rows, self.examination)
-        return DenseValues(self.table, arm, looks=examined, value=self._value(rows, contexts))
+        arm, examined = self.arms.index(rows.slots["arm_id"]), row_examination(rows, self.examination)
+        return DenseValues(self.table, arm, examination=examined, value=self._value(rows, contexts))
 
     def attraction(self, rows: ImpressionRows) -> Array:
         """The mean value of the arm of each row, (n,)."""
@@ -303,9 +305,10 @@ def tabled(path: str, *, by: str | None, arms: ArmTable, examination: tuple[floa
     if not rewards:
         raise InputError(f"{path} holds no reward", hint="one row an arm: arm,reward")
     keys = set(arms.keys.values())
-    strange = next((arm for row in rewards.values() for arm in row if arm != WILDCARD and arm not in keys), None)
-    if strange is not None:
-        raise InputError(f"{path} names arm {strange!r}, which the catalogue lacks", hint=suggest(strange, list(keys)))
+    unknown_arm = next((arm for row in rewards.values() for arm in row if arm != WILDCARD and arm not in keys), None)
+    if unknown_arm is not None:
+        hint = suggest(unknown_arm, list(keys))
+        raise InputError(f"{path} names arm {unknown_arm!r}, which the catalogue lacks", hint=hint)
     values = [[_reward(path, row, arms.keys[arm]) for arm in arms.ids.tolist()] for row in rewards.values()]
     numbers = {value: number for number, value in enumerate(rewards)}
     return TabledRewardModel(

@@ -28,7 +28,7 @@ from rlrec.policy.contexts.fields import check_hash
 from rlrec.store import Unit
 from rlrec.store.log.selected import Selection
 
-ONCE_A_SLOT, ONCE_A_SLATE = ("position", "arm"), ("step",)  # of the fields that rows are grouped by
+SLOT_FIELDS, SLATE_FIELDS = ("position", "arm"), ("step",)  # of the fields that rows are grouped by
 PAIRED = {"pi", "sn-pi"}  # asked for by name, they refuse what they cannot weigh
 LIFT = "lift", "lift_lower", "lift_upper", "lift_std_error"
 BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so that it must be self-normalised
@@ -60,8 +60,8 @@ class EstimateRow:
 
 def estimators(request: Request) -> ope.EstimatorChoice:
     """The estimators of a request. Raises InputError where they do not fit the rest of it."""
-    usual = BY_ARM if request.by == "arm" else ope.DEFAULT
-    choice = ope.parse(request.estimators or usual)
+    default_estimators = BY_ARM if request.by == "arm" else ope.DEFAULT
+    choice = ope.parse(request.estimators or default_estimators)
     intervals.check(request.interval, request.level, estimators=choice.estimators)
     if not 0 <= request.gamma <= 1:
         raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
@@ -89,7 +89,7 @@ def estimators(request: Request) -> ope.EstimatorChoice:
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
     for rows, judging, finer in (
-        ("sessions", choice.sessions, (*ONCE_A_SLOT, *ONCE_A_SLATE)), ("slates", choice.slates, ONCE_A_SLOT),
+        ("sessions", choice.sessions, (*SLOT_FIELDS, *SLATE_FIELDS)), ("slates", choice.slates, SLOT_FIELDS),
     ):  # fmt: skip
         if judging and request.by in finer:
             hint = "by policy, version, variant, day or a field of the context, as they are where it begins"

@@ -74,7 +74,7 @@ class LogReader:
         self._features = describing and imported_data.any_row(unit, "decision_features")
         self._slot_sets = imported_data.any_row(unit, "slot_set")
         self._supports = imported_data.any_row(unit, "logged_support")
-        self._inclusions = candidates.DERIVED  # distributions of a partition that may still be worked out
+        self._inclusions = candidates.MAX_DERIVED  # distributions of a partition that may still be worked out
 
     @cached_property
     def marginals(self) -> LoggerMarginals:
@@ -131,7 +131,7 @@ class LogReader:
         for batches in self.partitions(reading) if self._rows is None else (self._rows,):
             # what may be worked out anew is counted for each partition, whoever reads it
             self.loggers.forget_support()
-            self._inclusions = candidates.DERIVED
+            self._inclusions = candidates.MAX_DERIVED
             for batch in batches:
                 self.progress()
                 if self._rows is not None:  # which have the columns of other passes, too
@@ -139,8 +139,8 @@ class LogReader:
                     batch = replace(batch, slots=slots, visits=batch.visits if reading.visits else None)
                 if splits is not None and batch.keys is not None:
                     # leave out sessions whose user came later and belongs to another split
-                    stays = np.isin(owner_splits(settings.get(self.unit).split_salt, batch.keys), list(splits))
-                    moved = batch.keys["session_id"][~stays]
+                    in_split = np.isin(owner_splits(settings.get(self.unit).split_salt, batch.keys), list(splits))
+                    moved = batch.keys["session_id"][~in_split]
                     batch = batch.select_rows(np.flatnonzero(~np.isin(batch.slots["session_id"], moved)))
                 yield batch
 
@@ -259,10 +259,10 @@ class LogReader:
 
     def _eligible_sets(self, set_ids: AbstractSet[int]) -> Mapping[int, Ids]:
         """The arms of eligible sets; those of the batch before are not read again."""
-        read = contents.eligible_arms(self.unit, set_ids - self._eligible.keys())
+        new_sets = contents.eligible_arms(self.unit, set_ids - self._eligible.keys())
         cached = ((key, arms) for key, arms in self._eligible.items() if key in set_ids)
         self._eligible = StoredRows("eligible_set", cached)
-        self._eligible |= {key: np.array(arms, np.int64) for key, arms in read.items()}
-        for key in read:
+        self._eligible |= {key: np.array(arms, np.int64) for key, arms in new_sets.items()}
+        for key in new_sets:
             self.evaluation.arms.check(self._eligible[key])
         return self._eligible

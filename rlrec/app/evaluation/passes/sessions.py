@@ -189,8 +189,8 @@ def followed_visits(unit: Unit) -> Ids:
     for sessions in people.portions(unit):
         columns = people.ask_visits(unit, sessions).columns()
         visits = log_rows.person_visits(columns, timeout_us=timeout_us, now=unit.now)
-        soon = (visits.next_start - visits.ended_at <= RETURN_WINDOW_US) & (columns["user_id"] != ABSENT)
-        codes.append(_visit_code(columns["session_id"], columns["number"])[soon])
+        returns_in_time = (visits.next_start - visits.ended_at <= RETURN_WINDOW_US) & (columns["user_id"] != ABSENT)
+        codes.append(_visit_code(columns["session_id"], columns["number"])[returns_in_time])
     return np.sort(np.concatenate(codes))
 
 

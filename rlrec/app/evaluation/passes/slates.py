@@ -109,8 +109,8 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
         """Raises PartialPages where a position of a page is missing."""
         pages = _pages(logged.log, reward)
-        at_top = {name: pages.slots[name][pages.begins] for name in ("at", "imported")}
-        mature = reward_log.mature(at_top, reward, now=self.evaluation.now)
+        first_slots = {name: pages.slots[name][pages.begins] for name in ("at", "imported")}
+        mature = reward_log.mature(first_slots, reward, now=self.evaluation.now)
         censored = any_slot(pages, pages.slots["censored"])
         counts = RowCounts(selected=len(pages), waiting=int((~mature).sum()), left_out=int((mature & censored).sum()))
         return pages.take(mature & ~censored), counts
@@ -172,14 +172,14 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
 
 def _with_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:
     """The batch with weights times exp(ratio), (n,): a list of candidates is drawn before the first slot."""
-    share, at_top, unknown = np.exp(ratio), np.zeros(len(ratio)), np.full(len(ratio), np.nan)
-    at_top[begins] = ratio[begins]
+    share, first_ratio, unknown = np.exp(ratio), np.zeros(len(ratio)), np.full(len(ratio), np.nan)
+    first_ratio[begins] = ratio[begins]
     return replace(
-        batch, log_ratio=batch.log_ratio + at_top, marginal_ratio=batch.marginal_ratio * share,
+        batch, log_ratio=batch.log_ratio + first_ratio, marginal_ratio=batch.marginal_ratio * share,
         largest=unknown, largest_marginal=unknown, unsupported=unknown,
         target_at=None if batch.target_at is None else batch.target_at * share[:, None],
         additive=None if batch.additive is None else batch.additive * share,
-        expected=None if batch.expected is None else batch.expected * np.exp(at_top),
+        expected=None if batch.expected is None else batch.expected * np.exp(first_ratio),
     )  # fmt: skip
 
 

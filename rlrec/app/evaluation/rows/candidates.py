@@ -21,7 +21,7 @@ from rlrec.records import Version
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.candidates import CandidateList
 
-DERIVED = 100  # distributions of first stages that inclusion probabilities are worked out from
+MAX_DERIVED = 100  # distributions of first stages that inclusion probabilities are worked out from
 CELLS = 50_000_000  # arms times squared candidates of these; the first one is worked out whatever it takes
 
 

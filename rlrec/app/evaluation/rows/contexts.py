@@ -105,10 +105,10 @@ class ContextCache:
         missing = self._missing(ids, needed)
         if read is None or needed > self.fields:
             read = reader.context_texts(self.unit, missing)
-        fresh, sparse = self._read(missing, read.select(missing), needed)
+        new_values, sparse = self._read(missing, read.select(missing), needed)
         feature_rows = self._features.gather(ids, missing, sparse) if self.encode else []
         keys, values = ids.tolist(), dict[str, list[Any]]()
-        for field, fresh_values in fresh.items():
+        for field, fresh_values in new_values.items():
             cached = self._values[field]
             values[field] = [fresh_values[key] if key in fresh_values else cached[key] for key in keys]
             # what is fresh is cached while there is room, but whole contexts are too large
@@ -157,14 +157,14 @@ class _FeatureCache:
         """Which of these are cached, (m,)."""
         return look_up(self._ids, ids)[1]
 
-    def gather(self, ids: Ids, fresh: Ids, sparse: Sequence[features.Sparse]) -> list[FeatureRows]:
+    def gather(self, ids: Ids, new_ids: Ids, sparse: Sequence[features.Sparse]) -> list[FeatureRows]:
         """The features of contexts: those of `fresh` are handed over in portions, the others are cached."""
-        at = np.searchsorted(ids, fresh)
-        portions = zip(range(0, len(fresh), PORTION), sparse, strict=True)
+        at = np.searchsorted(ids, new_ids)
+        portions = zip(range(0, len(new_ids), PORTION), sparse, strict=True)
         rows = [(portion, np.arange(len(portion)), at[start : start + PORTION]) for start, portion in portions]
         cached = list(self._cached(ids, np.delete(np.arange(len(ids)), at)))
-        if not self.has(fresh).any():
-            self._add(fresh, sparse)
+        if not self.has(new_ids).any():
+            self._add(new_ids, sparse)
         return rows + cached
 
     def _cached(self, ids: Ids, indices: Ids) -> Iterator[FeatureRows]:
@@ -176,10 +176,10 @@ class _FeatureCache:
     def _add(self, ids: Ids, sparse: Sequence[features.Sparse]) -> None:
         sizes = np.cumsum([portion.size for portion in sparse])
         count = int(np.searchsorted(sizes, FEATURE_BYTES - self._size, side="right"))
-        new = ids[: count * PORTION]
-        at = np.searchsorted(self._ids, new)
-        position = len(self._portions) * PORTION + np.arange(len(new))
-        self._ids, self._row_codes = np.insert(self._ids, at, new), np.insert(self._row_codes, at, position)
+        kept_ids = ids[: count * PORTION]
+        at = np.searchsorted(self._ids, kept_ids)
+        position = len(self._portions) * PORTION + np.arange(len(kept_ids))
+        self._ids, self._row_codes = np.insert(self._ids, at, kept_ids), np.insert(self._row_codes, at, position)
         self._portions += sparse[:count]
         self._size += sum(portion.size for portion in sparse[:count])
 

@@ -27,7 +27,7 @@ from rlrec.store.log import selected
 from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.store.policies import policies
 
-DERIVED = 1_000  # distributions of loggers that one evaluation computes anew; rows beyond them stay unknown
+MAX_DERIVED = 1_000  # distributions of loggers that one evaluation computes anew; rows beyond them stay unknown
 LONGEST = 256  # positions of a slate whose floor is worked out exactly
 CERTAIN = 1 - 1e-12
 # The columns that a logger's distribution depends on, beside the context.
@@ -122,7 +122,7 @@ class Loggers:
         values |= dict.fromkeys(self._ignored(version_id), 0)
         context = contexts.read(policy.reads, int(slots["context"][row]))
         name = *values.values(), repr(context)
-        if name not in self._zeros and len(self._zeros) < DERIVED:
+        if name not in self._zeros and len(self._zeros) < MAX_DERIVED:
             served = self._distribution(version_id, values["belief_seq"], values["belief_ordinal"])
             revision, keys = values["catalogue_revision"], self.arms.keys
             case = served.case(values["eligible_id"], arms, context, keys=keys, revision=revision)

@@ -198,9 +198,9 @@ class Layout(ABC):
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
             size = os.fstat(opened.fileno()).st_size
             readers = FileBytes(opened, size), FileBytes(opened, size)
-            even, odd = (self._spooled_groups(reader, start, with_text) for start, reader in enumerate(readers))
-            with closing(BackgroundItems(odd)) as background:
-                for group in filter(None, chain.from_iterable(zip_longest(even, background))):
+            even_groups, odd_groups = (self._spooled_groups(reader, n, with_text) for n, reader in enumerate(readers))
+            with closing(BackgroundItems(odd_groups)) as background:
+                for group in filter(None, chain.from_iterable(zip_longest(even_groups, background))):
                     self.share = readers[0].position / max(size, 1)
                     self.skipped, self.zoneless = self.skipped + group.skipped, self.zoneless + group.zoneless
                     self.observe(group.observations)
@@ -251,8 +251,8 @@ class Layout(ABC):
     def _at_ends(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
         """The groups, each ending where a decision ends: its last lines move to the next group."""
         index, numbers, texts = -1, list[int](), list[bytes]()
-        for index, further_numbers, further in groups:
-            numbers, texts = numbers + further_numbers, texts + further
+        for index, more_numbers, more_texts in groups:
+            numbers, texts = numbers + more_numbers, texts + more_texts
             cut = max(len(texts) - 1, 0)
             while cut and len(texts) - cut < SPANNED and self.goes_on(texts[cut - 1], texts[cut]):
                 cut -= 1

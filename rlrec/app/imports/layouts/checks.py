@@ -22,7 +22,7 @@ from rlrec.policy.beliefs.base import sum_tolerance
 from rlrec.store.database.loading import Column, Same
 
 KEY_LENGTH = 200
-LOOSE = 1e-6  # how far probabilities that were computed apart may be
+PROPENSITY_TOLERANCE = 1e-6  # how far probabilities that were computed apart may be
 FLOAT32 = 1e-4  # how far those in float32, some printed with six digits, may be
 AMOUNT, POLICY = FieldCheck("amount", ""), FieldCheck("policy", "")  # of lines alone: a database has no such test
 
@@ -231,7 +231,7 @@ def _eligibility_problems(
         if propensity is None or least is None:
             continue
         excess = propensity + (count - 1) * least - 1
-        if least > propensity + LOOSE or excess > max(rounding, sum_tolerance(count)):
+        if least > propensity + PROPENSITY_TOLERANCE or excess > max(rounding, sum_tolerance(count)):
             reason = f"{least!r} is not the smallest probability of {count} arms of which one has {propensity!r}"
             yield Problem(slots.row[index], "min_propensity", reason, table="slots", number=index)
 

@@ -28,7 +28,7 @@ CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,14}|-?0\.(?!0000)[0-9]{0,13}[1-9]|-?[1
 WORDS = {"true": "true", "True": "true", "false": "false", "False": "false"}
 EPOCH_UNITS = ((10**11, 1_000_000), (10**14, 1_000), (10**17, 1))  # below: seconds, milliseconds, microseconds
 
-ENDING = re.compile(r"(?:Z|([+-])([0-9]{2}):([0-9]{2}))?$")  # of a time
+ZONE_FORM = re.compile(r"(?:Z|([+-])([0-9]{2}):([0-9]{2}))?$")  # of a time
 DIGITS = str.maketrans("123456789", "0" * 9)
 # of times without that, their digits all 0
 FRACTIONS = "", *("." + digits * "0" for digits in range(1, 7))
@@ -106,13 +106,13 @@ def arms(cell: str) -> tuple[str, ...]:
 def instants(cells: Sequence[str]) -> list[int] | None:
     """Microseconds since 1970 of times that all look like 2026-01-31T12:00:00.5, and end alike: with nothing, Z or one
     offset from UTC; else None."""
-    if not cells or (ending := ENDING.search(cells[0])) is None or not all(map(str.endswith, cells, repeat(ending[0]))):
+    if not cells or (zone := ZONE_FORM.search(cells[0])) is None or not all(map(str.endswith, cells, repeat(zone[0]))):
         return None
-    local = list(map(str.removesuffix, cells, repeat(ending[0])))
+    local = list(map(str.removesuffix, cells, repeat(zone[0])))
     if not set("\n".join(local).translate(DIGITS).split("\n")) <= SHAPES:
         return None
-    hours, minutes = (int(digits or 0) for digits in ending.group(2, 3))
-    offset = (hours * 60 + minutes) * 60 * times.SECOND * (-1 if ending[1] == "-" else 1)
+    hours, minutes = (int(digits or 0) for digits in zone.group(2, 3))
+    offset = (hours * 60 + minutes) * 60 * times.SECOND * (-1 if zone[1] == "-" else 1)
     with suppress(ValueError):
         ats = np.array(local, f"U{max(map(len, local))}").astype("datetime64[us]").astype(np.int64) - offset
         return ats.tolist() if hours < 24 and minutes < 60 and ats.min() >= times.FIRST else None
@@ -168,7 +168,7 @@ NAMES = {"k": "size", "decision_id": "decision"}  # words of a map for keys of a
 _FIELDS = {NAMES.get(field.key, field.key): field for field in DECISION if field.in_csv}
 SLOT_PARSERS: dict[str, Parse] = {field.key: _parse(field) for field in SLOT if field.in_csv}
 SLOT_PARSERS |= {"position": position, "arm": intern}
-APART = ("decision", "context")  # words of which the one has no column in the store, and the other may have several
-DECISION_PARSERS: dict[str, Parse] = {word: _parse(_FIELDS[word]) for word in _FIELDS if word not in APART}
+UNPARSED = ("decision", "context")  # words of which the one has no column in the store, and the other may have several
+DECISION_PARSERS: dict[str, Parse] = {word: _parse(_FIELDS[word]) for word in _FIELDS if word not in UNPARSED}
 DECISION_PARSERS |= {"user": optional, "at": time, "eligible": arms, "policy": intern, "state": states}
 """The parse of each word that stands for one column: of a slot, and of what all rows of a decision have alike."""

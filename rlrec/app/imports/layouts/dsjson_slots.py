@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from rlrec.app.imports.layouts.checks import CHECKS, FLOAT32, LOOSE, checked, is_distribution
+from rlrec.app.imports.layouts.checks import CHECKS, FLOAT32, PROPENSITY_TOLERANCE, checked, is_distribution
 from rlrec.errors import InputError
 from rlrec.log_fields import PROBABILITY
 
@@ -150,7 +150,7 @@ def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) 
     first = 0 if line.outcomes is not None else 1
     return any(
         slot.outcome.original_cost is not None
-        and not isclose(slot.outcome.cost or 0.0, slot.outcome.original_cost, rel_tol=LOOSE)
+        and not isclose(slot.outcome.cost or 0.0, slot.outcome.original_cost, rel_tol=PROPENSITY_TOLERANCE)
         and number - first != actions.arms.index(slot.arm)
         for number, slot in zip(line.baseline or [1] * first, shown, strict=False)
     )

@@ -15,7 +15,7 @@ from rlrec.errors import InputError
 
 GROUP = 50_000  # lines
 GROUP_BYTES = 1 << 25  # about
-BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
 LINE_BYTES = 10_000_000
 BOM = b"\xef\xbb\xbf"
 
@@ -59,7 +59,7 @@ def _blocks(file: FileBytes, name: str) -> Iterator[tuple[int, int, bytes]]:
     packed = buffered.peek(2)[:2] == b"\x1f\x8b"
     stream = gzip.GzipFile(fileobj=buffered) if packed else buffered
     try:
-        while block := stream.read(BLOCK):
+        while block := stream.read(BLOCK_BYTES):
             block += stream.readline(LINE_BYTES)
             while block:
                 lines = block.count(b"\n")

@@ -34,7 +34,7 @@ _NO_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
 DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
 ALARM = 0.001  # p-value of a check below which something is wrong with the split or the log
-ODD = 0.01  # p-value below which it is not said to be right
+MIN_SPLIT_P_VALUE = 0.01  # p-value below which it is not said to be right
 UNKNOWN = "not known yet"
 
 
@@ -285,7 +285,7 @@ def _difference(row: Mapping[str, Any], *, bare: bool = False) -> str:
 def _ratio(row: dict[str, float | None]) -> str:
     if (p := row["p_value"]) is None:
         return f"sample ratio: {UNKNOWN}"
-    fine = ": the split is as defined" if p >= ODD else ": odd, but no alarm"
+    fine = ": the split is as defined" if p >= MIN_SPLIT_P_VALUE else ": odd, but no alarm"
     verdict = _alarm(p, "the split is not as defined; do not trust the differences") or fine
     return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{verdict}"
 

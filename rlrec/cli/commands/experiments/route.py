@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from rlrec.app.serving.shadows import ShadowReport
 
 COLUMNS = ("route", "policy", "version", "experiment", "since", "live", "reference")
-LOOK = ("estimator", "reward", "against", "estimate", "lower", "upper", "alpha", "n", "ess", "verdict", "reasons")
+GATE_COLUMNS = (
+    "estimator", "reward", "against", "estimate", "lower", "upper", "alpha", "n", "ess", "verdict", "reasons",
+)  # fmt: skip
 LOOK_DROP = ("alpha", "n", "reward", "against", "estimator")
 GUARD_FIGURES = ("guard", "least", "estimator", "value", "lower", "verdict", "passed")
 HISTORY = ("at", "reference", "experiment", "by")
@@ -163,7 +165,7 @@ def _look(result: RouteSummary) -> View:
             f"the gain is that of a slot; whole visits {support} it: "
             "{estimate} a visit, {lower} to {upper}, by {estimator}, ess {ess}".format(**figures)
         )
-    return View.select([result["gate"]], LOOK, title=title, notes=notes, drop=LOOK_DROP)
+    return View.select([result["gate"]], GATE_COLUMNS, title=title, notes=notes, drop=LOOK_DROP)
 
 
 def _gate(gate: RouteGate) -> str:

@@ -158,23 +158,23 @@ def _view(result: Mapping[str, Any]) -> View:
     best = "none better than the start" if not result["best_epoch"] else f"the best {result['best_epoch']}"
     title = [
         f"{result['at']}: policy {result['policy']}, version {result['version']} from version {result['parent']}, "
-        f"{_fate(result)}: trained on "
+        f"{_outcome_sentence(result)}: trained on "
         f"{quantity(result['sessions'], 'session')}, epochs {result['epochs']}, {best}; "
         f"weights by {result['weights']}, seed {result['seed']}",
     ]
     names = ("sessions", "gain", "lower", "upper", "ess", "verdict", "reasons")
-    tune = [None, result["tune_estimate"], result["tune_lower"], None, result["tune_ess"], None, None]
+    tune_row = [None, result["tune_estimate"], result["tune_lower"], None, result["tune_ess"], None, None]
     gate = [result[name] for name in ("gate_sessions", "estimate", "lower", "upper", "ess", "verdict", "reasons")]
     unit = "session" if result["visits"] is None else "slot"
     reference_name = gate_against(result)
     values = f"value {cell(result['value'])} per {unit} against {cell(result['live_value'])} of {reference_name}"
     notes = [values] if result["candidate"] else []
-    rows = [["tune", *tune], *([] if result["candidate"] is None else [["gate", *gate]])]
+    rows = [["tune", *tune_row], *([] if result["candidate"] is None else [["gate", *gate]])]
     notes += result["passed_by"]
     return View(["split", *names], rows, title=title, notes=notes, drop=("reasons", "sessions"))
 
 
-def _fate(result: Mapping[str, Any]) -> str:
+def _outcome_sentence(result: Mapping[str, Any]) -> str:
     if result["promoted"]:
         return "live, but not for all callers" if result["passed_by"] else "live now"
     return "kept, not live"
@@ -184,7 +184,7 @@ def _sentence(result: Mapping[str, Any]) -> str:
     """The fate of the new version, in plain words: first what decided it."""
     from rlrec.app.evaluation.comparisons.paired_gate import refusal
 
-    new, fate = f"{result['policy']}@{result['version']}", _fate(result)
+    new, fate = f"{result['policy']}@{result['version']}", _outcome_sentence(result)
     if result["candidate"] is None:
         return f"{new} was not judged by the gate; {fate}."
     lower, refusal_reason = result["lower"], refusal(result)

@@ -14,7 +14,7 @@ from rlrec.cli.program import app
 from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.text.values import KEY, NAME, NUMBER, Integer
 
-FLAT = (
+FLAT_COLUMNS = (
     "session", "user", "visit", "step", "decision_id", "at", "policy", "version", "experiment", "variant", "context",
     "state", "position", "arm", "propensity", "marginal", "score", "censored", "events", "reward", "page_events",
     "page_reward", "page_return",
@@ -49,7 +49,7 @@ def list_(store: Store, show: Show, limit: int) -> None:
 def show_(store: Store, show: Show, **request: Any) -> None:
     """Show a visit step by step: state, slate, propensities, events, reward, return."""
     visit = app.session.show(store, app.session.Request(**request))
-    show(visit, table=_timeline(visit), columns=FLAT, flat=_flat(visit))
+    show(visit, table=_timeline(visit), columns=FLAT_COLUMNS, flat=_flat(visit))
 
 
 def _timeline(visit: Result) -> View:
@@ -77,7 +77,7 @@ def _flat(visit: Result) -> Iterator[dict[str, Any]]:
         for slot in step["slate"]:
             fields = {**head, **step, **page, "page_return": step["return"], **slot}
             fields["events"] = events_text(step["events"], slot["position"])
-            yield {name: fields[name] for name in FLAT}
+            yield {name: fields[name] for name in FLAT_COLUMNS}
 
 
 def _rows(step: Step) -> Iterator[list[Any]]:

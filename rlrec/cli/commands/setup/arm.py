@@ -96,8 +96,8 @@ def _cells(text: bytes) -> list[str]:
 def _header(cells: list[str]) -> list[str]:
     if cells[:1] != ["arm"]:
         raise InputError("the first column of a CSV of arms is `arm`", hint="or write one JSON object a line")
-    if twice := [name for index, name in enumerate(cells) if name in cells[:index]]:
-        raise InputError(f"two columns have the name {twice[0]!r}")
+    if repeated_names := [name for index, name in enumerate(cells) if name in cells[:index]]:
+        raise InputError(f"two columns have the name {repeated_names[0]!r}")
     return cells
 
 
