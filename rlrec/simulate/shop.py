@@ -59,11 +59,11 @@ class Shop(Regulars):
         super().__post_init__()
         require_between("arms", self.arms, 2 * self.categories, LONGEST)
         require_between("bait", self.bait, self.categories, self.arms - self.categories)
-        honest = self.arms - self.bait
+        n_honest = self.arms - self.bait
         self._category = np.arange(self.arms) % self.categories
-        self.is_bait: Flags = np.arange(self.arms) >= honest
+        self.is_bait: Flags = np.arange(self.arms) >= n_honest
         self.attraction: Array = np.append(
-            self.rate * np.linspace(1, LOWEST_HONEST, honest), self.lure * np.linspace(1, LOWEST_LURE, self.bait)
+            self.rate * np.linspace(1, LOWEST_HONEST, n_honest), self.lure * np.linspace(1, LOWEST_LURE, self.bait)
         )
         self._returns = self.loyalty * np.arange(self.levels + 1) / self.levels
         self._freshness = 1 - self.fade * np.arange(FULL + 1)
@@ -141,14 +141,14 @@ class Shop(Regulars):
         moves = np.where(self.is_bait[arms], 1.0, self.purchase)  # how often a click moves the trust
         gain = weights.get("click", 0.0) + np.where(self.is_bait[arms], 0.0, moves * weights.get("purchase", 0.0))
         trust = np.where(self.is_bait[arms], levels[:, None] - 1, levels[:, None] + 1).clip(0, self.levels)
-        moving, resting = (clicks * moves[:, None]), 1 - clicks * moves[:, None]
+        moving, stays = (clicks * moves[:, None]), 1 - clicks * moves[:, None]
         gained = clicks * gain[:, None]
         for step in reversed(range(self.cap)):
             if step + 1 < self.cap:
                 values = self.stay * values + (1 - self.stay) * ended
             for examined in examination(positions, self.power)[::-1]:
                 # of each arm that is looked at: the trust stays, or moves by a level
-                arm_values = gained + resting * values[:, following] + moving * values[trust[..., None], following]
+                arm_values = gained + stays * values[:, following] + moving * values[trust[..., None], following]
                 values = (1 - examined) * values + examined * pick(arm_values)
         return values[:, 0]
 
@@ -197,11 +197,11 @@ class Shop(Regulars):
         for position, items in enumerate(pages.T):
             category, bait = self._category[items], self.is_bait[items]
             attraction = self.attraction[items] * self._freshness[self.looks[rows, category]]
-            clicked = looks[:, position] & (random[1, :, position] < attraction)
-            bought = clicked & ~bait & (random[2, :, position] < self.purchase)
-            trust = np.clip(trust + bought - (clicked & bait), 0, self.levels)
+            is_clicked = looks[:, position] & (random[1, :, position] < attraction)
+            bought = is_clicked & ~bait & (random[2, :, position] < self.purchase)
+            trust = np.clip(trust + bought - (is_clicked & bait), 0, self.levels)
             self.looks[rows, category] = np.minimum(self.looks[rows, category] + looks[:, position], FULL)
-            expected[:, position], clicks[:, position] = examined[position] * attraction, clicked
+            expected[:, position], clicks[:, position] = examined[position] * attraction, is_clicked
             purchases[:, position] = bought
         self.traits = trust
         self._purchases = purchases.reshape(actions.shape)

@@ -195,13 +195,13 @@ class Store:
                     unit.send()
                 return self._note_commit(result, unit)
             except OutcomeUnknown as error:
-                committed = self._was_committed(unit, reconnection)
-                if committed:
+                was_committed = self._was_committed(unit, reconnection)
+                if was_committed:
                     return self._note_commit(result, unit)
-                if committed is None and not unit.repeatable:
+                if was_committed is None and not unit.repeatable:
                     raise
                 hint = "a retry is safe: what is stored already is not stored again"
-                busy = Unreachable(error.message, hint=RETRY_HINT if committed is False else hint)
+                busy = Unreachable(error.message, hint=RETRY_HINT if was_committed is False else hint)
                 if not reconnection.wait(busy):
                     raise self._without_false_promise(busy) from error
             except StoreBusy as error:

@@ -135,17 +135,17 @@ class Crowd:
 
     def arrive(self, now: float) -> Index:
         """Begin visits in free seats, those of visitors who come again first: the seats."""
-        free = np.flatnonzero(self.visitor == NO_VISITOR)[: self.left]
-        for arrived, seat in enumerate(free.tolist()):
+        free_seats = np.flatnonzero(self.visitor == NO_VISITOR)[: self.left]
+        for arrived, seat in enumerate(free_seats.tolist()):
             visitor = self._next(now)
             if visitor == NO_VISITOR:
-                free = free[:arrived]
+                free_seats = free_seats[:arrived]
                 break
             self.visitor[seat] = visitor
             self.visit[seat] = self._begun
             self._begun += 1
-        self.left -= len(free)
-        return free
+        self.left -= len(free_seats)
+        return free_seats
 
     def _next(self, now: float) -> int:
         if self._returns_due and self._returns_due[0][0] <= now:

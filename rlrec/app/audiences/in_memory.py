@@ -76,11 +76,11 @@ def visit(
     n_earlier_visits = np.zeros(runs, np.int64)  # visits of the visitor before
     reward, expected, decisions, returned = np.zeros((4, runs))
     visitors, newest = np.ones(runs), runs
-    while (playing := visits_left > 0).any():
+    while (is_playing := visits_left > 0).any():
         earned, ended, info = simulation.step()
-        reward += np.where(playing, earned, 0.0)
-        expected += np.where(playing, info["expected"], 0.0)
-        decisions += playing
+        reward += np.where(is_playing, earned, 0.0)
+        expected += np.where(is_playing, info["expected"], 0.0)
+        decisions += is_playing
         visits_left -= ended
         # who comes next: the visitor again, or a new one
         comes_again = info["again"] > 0
@@ -88,9 +88,9 @@ def visit(
         returned += follows & comes_again & (n_earlier_visits == 0)
         visitors += follows & ~comes_again
         n_earlier_visits = np.where(ended & ~comes_again, 0, n_earlier_visits + ended)
-        new = np.flatnonzero(ended & ~comes_again)
-        audience.admit(new, np.arange(newest, newest + len(new)))
-        newest += len(new)
+        new_runs = np.flatnonzero(ended & ~comes_again)
+        audience.admit(new_runs, np.arange(newest, newest + len(new_runs)))
+        newest += len(new_runs)
     optimum = np.full(runs, audience.optimum(size) * visits)
     return Totals(
         reward=reward, optimum=optimum, regret=optimum - expected, decisions=decisions,
@@ -185,8 +185,8 @@ def _best(values: Array, rng: np.random.Generator) -> Index:
     best = values.argmax(axis=1)
     equal = values == values.max(axis=1, keepdims=True)
     if np.count_nonzero(equal) > len(best):
-        tied = np.flatnonzero(np.count_nonzero(equal, axis=1) > 1)
-        best[tied] = np.where(equal[tied], rng.random((len(tied), values.shape[1])), -1.0).argmax(axis=1)
+        tied_rows = np.flatnonzero(np.count_nonzero(equal, axis=1) > 1)
+        best[tied_rows] = np.where(equal[tied_rows], rng.random((len(tied_rows), values.shape[1])), -1.0).argmax(axis=1)
     return best
 
 

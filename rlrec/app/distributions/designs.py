@@ -62,9 +62,9 @@ class CatalogueFeatures:
         self.logged_features: Mapping[int, Mapping[int, str]] = {}  # by revision below 0: the features of arms
         changed = set[int]()
         for arm, revision, features in catalogue.revisions(unit):
-            past = self._history.setdefault(arm, [])
-            if not past or past[-1][1] != features:
-                past.append((revision, features))
+            past_features = self._history.setdefault(arm, [])
+            if not past_features or past_features[-1][1] != features:
+                past_features.append((revision, features))
                 changed.add(revision)
         self._changes = sorted(changed)
         self._rows = lru_cache(maxsize=10_000)(self._row)
@@ -86,8 +86,8 @@ class CatalogueFeatures:
         if revision < 0:
             features = self.logged_features[revision].get(arm)
             return self._description(arm, NOW) if features is None else features
-        past = self._history.get(arm, [(0, "{}")])
-        return past[max(0, bisect_right(past, revision, key=itemgetter(0)) - 1)][1]
+        past_features = self._history.get(arm, [(0, "{}")])
+        return past_features[max(0, bisect_right(past_features, revision, key=itemgetter(0)) - 1)][1]
 
     def _row(self, features: str) -> Array:
         return self._encoder.encode([parse(features, "the features of an arm")])[0]

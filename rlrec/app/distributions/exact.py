@@ -189,11 +189,11 @@ class VersionDistribution:
         moments = unpack(packed, q)
         if self.arm_features is None:
             return moments
-        learned = NOW if revision < 0 else revision  # what was learned is of the catalogue's arms
-        epoch = self.arm_features.epoch(learned)
+        learned_revision = NOW if revision < 0 else revision  # what was learned is of the catalogue's arms
+        epoch = self.arm_features.epoch(learned_revision)
         if epoch not in self._pools:  # solved once, whoever is eligible
             everyone, arm_rows = (unpack(self._sums[:, 3:], q), self._arms) if len(self._arms) else (moments, arms)
-            self._pools[epoch] = replace(everyone, arm_features=self.arm_features.encode(arm_rows, learned))
+            self._pools[epoch] = replace(everyone, arm_features=self.arm_features.encode(arm_rows, learned_revision))
         return replace(moments, arm_features=self.arm_features.encode(arms, revision), pool=self._pools[epoch])
 
     def reading(self, context: Mapping[str, Any]) -> str:
@@ -389,8 +389,8 @@ def renewed(
             distribution.trained = _trained(unit, version)
     if arms is not None and not distribution.learner.forgetting.forgets:
         distribution.columns = column_sums(unit, version, distribution.learner, ordinal=0, earlier=earlier.columns)
-        plain = has_plain_sums(distribution.learner)
-        arm_rows: BeliefRows = beliefs.arm_rows(unit, ArmSums if plain else BeliefRow, version.id, arms)
+        is_plain = has_plain_sums(distribution.learner)
+        arm_rows: BeliefRows = beliefs.arm_rows(unit, ArmSums if is_plain else BeliefRow, version.id, arms)
         distribution._set_sums(arm_rows, all_sums=earlier._all_sums)
         distribution._earlier = earlier._samplers()
         return distribution

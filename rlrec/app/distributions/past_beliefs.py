@@ -21,7 +21,7 @@ def walk(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, beliefs
     """The beliefs of a version at some changes (ascending): changes without a difference between them come together,
     with the rows that `VersionDistribution` takes."""
     policy = designs.policy_of(version)
-    state, plain = _NewestChanges(), exact.has_plain_sums(policy)
+    state, is_plain = _NewestChanges(), exact.has_plain_sums(policy)
     by_column = learns_by_column(policy)  # sums on columns are read when they are asked for
     if not len(seqs):
         return
@@ -30,17 +30,17 @@ def walk(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, beliefs
     state.update((row[:2], row[2:]) for row in rows)
     at = 0
     for chunk in belief_deltas.read_range(unit, version.id, first, last, counts_alone=by_column):
-        seq, done = chunk["seq"], 0
+        seq, n_done = chunk["seq"], 0
         # the last change of a chunk may go on in the next one
         while at < len(seqs) and seqs[at] < seq[-1]:
             upto = int(np.searchsorted(seq, seqs[at], "right"))
-            state.move(chunk, done, upto)
-            done, end = upto, int(np.searchsorted(seqs, seq[upto], "left"))
-            yield seqs[at:end], state.rows(plain=plain)
+            state.move(chunk, n_done, upto)
+            n_done, end = upto, int(np.searchsorted(seqs, seq[upto], "left"))
+            yield seqs[at:end], state.rows(is_plain=is_plain)
             at = end
-        state.move(chunk, done, len(seq))
+        state.move(chunk, n_done, len(seq))
     if at < len(seqs):
-        yield seqs[at:], state.rows(plain=plain)
+        yield seqs[at:], state.rows(is_plain=is_plain)
 
 
 class _NewestChanges(dict[beliefs.BeliefKey, tuple[Any, ...]]):
@@ -51,7 +51,7 @@ class _NewestChanges(dict[beliefs.BeliefKey, tuple[Any, ...]]):
         bucket, arm, *columns = (chunk[name][start:stop].tolist() for name in ("bucket", "arm_id", *names))
         self.update(zip(zip(bucket, arm, strict=True), zip(*columns, strict=True), strict=True))
 
-    def rows(self, *, plain: bool) -> beliefs.BeliefRows:
+    def rows(self, *, is_plain: bool) -> beliefs.BeliefRows:
         """The rows as `beliefs.sums` gives them; where the belief is not plain, as `beliefs.rows` does."""
         rows = [beliefs.BeliefRow(*key, *row) for key, row in sorted(self.items(), key=itemgetter(0))]
-        return [beliefs.ArmSums(*row[1:2], *row[3:6]) for row in rows] if plain else rows
+        return [beliefs.ArmSums(*row[1:2], *row[3:6]) for row in rows] if is_plain else rows

@@ -36,8 +36,8 @@ def replaced(arms: Ids, sums: Array, changed: Ids, changed_sums: Array) -> tuple
     sums[index[stored]] = changed_sums[stored]
     if stored.all():
         return arms, sums
-    new = ~stored
-    return np.insert(arms, index[new], changed[new]), np.insert(sums, index[new], changed_sums[new], axis=0)
+    is_new = ~stored
+    return np.insert(arms, index[is_new], changed[is_new]), np.insert(sums, index[is_new], changed_sums[is_new], axis=0)
 
 
 def table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
@@ -124,14 +124,14 @@ class ColumnSums:
         """Read the rows of columns that were not read before; None: of all."""
         if self._complete:
             return
-        missing = None if columns is None else [column for column in columns if column not in self.cached_columns]
-        if missing is None or len(missing) > ENTIRE:
-            self._complete, missing = True, None
-        if missing and len(self.cached_columns) > CACHED:
-            self.cached_columns, missing = {}, list(columns or ())
-        if missing is None or missing:
-            self._add(beliefs.column_rows(self.unit, self.version_id, missing, seq=self.seq))
-            self.cached_columns |= {column: self.cached_columns.get(column, _NOTHING) for column in missing or ()}
+        unread = None if columns is None else [column for column in columns if column not in self.cached_columns]
+        if unread is None or len(unread) > ENTIRE:
+            self._complete, unread = True, None
+        if unread and len(self.cached_columns) > CACHED:
+            self.cached_columns, unread = {}, list(columns or ())
+        if unread is None or unread:
+            self._add(beliefs.column_rows(self.unit, self.version_id, unread, seq=self.seq))
+            self.cached_columns |= {column: self.cached_columns.get(column, _NOTHING) for column in unread or ()}
 
     def _add(self, rows: list[ColumnRow]) -> None:
         """Take the sums of rows, faded."""

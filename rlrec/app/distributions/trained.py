@@ -54,11 +54,11 @@ class TrainedModel:
 
     def parameters_of(self, arms: Ids) -> Parameters:
         """The version's parameters for these arms; those of an arm that it was not trained on are 0."""
-        index, trained = look_up(self.arms, arms)
+        index, is_trained = look_up(self.arms, arms)
         parameters = dict(self.parameters)
         for name in ARM_PARAMETERS:
             values = np.zeros((len(arms), *self.parameters[name].shape[1:]))
-            values[trained] = self.parameters[name][index[trained]]
+            values[is_trained] = self.parameters[name][index[is_trained]]
             parameters[name] = values
         return parameters
 

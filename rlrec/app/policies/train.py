@@ -167,13 +167,13 @@ class _TrainingRun:
             reports = policies.reports(unit, self.parent.policy.id, since=unit.now - YEAR_US)
             gates = (report["gate"] for report in reports)
             looks = [cast(GateReport, NO_GATE | gate) for gate in gates if gate["candidate"] is not None]
-        new, least = self.report.new_visits, self.request.min_new
-        if new < least:
-            reason = f"nothing new: {quantity(new, 'session')} since the last training, and --min-new is {least:,}"
+        n_new, least = self.report.new_visits, self.request.min_new
+        if n_new < least:
+            reason = f"nothing new: {quantity(n_new, 'session')} since the last training, and --min-new is {least:,}"
             if waiting := self.report.unused.waiting:
                 wait = f"{waiting:,} more count once they have ended and their reward windows are over"
                 reason = "; ".join([reason, ", ".join(filter(None, (wait, self.outlook)))])
-            return result(self.parent, self.live.number, new, NO_GATE, seed=self.seed, why=reason)
+            return result(self.parent, self.live.number, n_new, NO_GATE, seed=self.seed, why=reason)
         # the ascent on the visits that teach, and the look of the gate
         self.arms = writer.arms
         start = reader.parameters_of(self.arms)

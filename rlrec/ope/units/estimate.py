@@ -253,10 +253,10 @@ class EstimatorFold:
         weights, diagnosis = self.weights, self.diagnosis
         if options.selected_rows:
             diagnosis = replace(diagnosis, mean_weight_z=None, mean_weight_upper=None)
-        doubtful = self.estimator.biased and (bias is None or bias > (error if np.isfinite(error) else 0.0))
+        is_doubtful = self.estimator.biased and (bias is None or bias > (error if np.isfinite(error) else 0.0))
         extra = (
             *options.extra_reasons, *bound_reasons,
-            *(["clipping-bias"] if doubtful else []), *(["no-variation"] if self._is_constant else []),
+            *(["clipping-bias"] if is_doubtful else []), *(["no-variation"] if self._is_constant else []),
             *([self.estimator.lacking] if self.estimator.weighted and weights.left_out else []),
         )  # fmt: skip
         verdict, reasons = verdicts.verdict(diagnosis, extra=extra)

@@ -83,7 +83,7 @@ def compare(
         raise ValueError("the two targets were not estimated on the same rows")
     units, contrast = _sides(ours, theirs, measure)
     sample, ess = _bootstrap(units, contrast, seed, replicates), min(fold.diagnosis.ess or 0.0 for fold in folds)
-    low, high, doubtful = 0.0, 0.0, False
+    low, high, is_doubtful = 0.0, 0.0, False
     equal = theirs is not None and all(
         np.array_equal(*sides) for sides in ((ours.summary.units, theirs.summary.units), (ours.units, theirs.units))
     )
@@ -97,17 +97,17 @@ def compare(
             loss = rare / ours.summary.total[rows] / contrast.unit(total)
             tails: dict[str, float] = {"loss": len(terms) * float(loss), "reach": -t_quantile(alpha, freedom)}
             least = lower_bound(terms, **tails)
-            doubtful = least <= 0 < low
+            is_doubtful = least <= 0 < low
             low, high = min(low, least), max(high, -lower_bound(-terms, **tails))
     values = [_bootstrap(*_sides(*pair, measure), 0, 0).value for pair in simulated]
     error, (low, high) = intervals.stretched(sample.value, sample.error, (low, high), values)
     bounded = np.isfinite([low, high]).all()
-    broad = not bounded or high - low > abs(sample.value)
+    is_broad = not bounded or high - low > abs(sample.value)
     extra = [
         *extra_reasons,
         *(["no-propensity"] if any(fold.weights.left_out for fold in folds) else []),
-        *(["wide-interval"] if broad else []),
-        *(["rare-rewards"] if doubtful else []),
+        *(["wide-interval"] if is_broad else []),
+        *(["rare-rewards"] if is_doubtful else []),
         *([] if bounded else ["few-rewards"]),
     ]
     verdict, reasons = _verdict(folds, tuple(extra))

@@ -124,8 +124,8 @@ class Vector(Field):
         return "" if fits else f"a list of {self.length} numbers from {-LARGEST:g} to {LARGEST:g}"
 
     def encode(self, values: Sequence[Any]) -> Array:
-        missing = [None] * self.length
-        items = list(chain.from_iterable(value if self._has_length(value) else missing for value in values))
+        missing_values = [None] * self.length
+        items = list(chain.from_iterable(value if self._has_length(value) else missing_values for value in values))
         numbers = _numbers(items, LARGEST).reshape(len(values), self.length)
         return np.where(np.isnan(numbers).any(axis=1, keepdims=True), 0.0, numbers)
 

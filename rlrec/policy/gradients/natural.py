@@ -38,8 +38,8 @@ class FoldGradients:
         for number, gradient in enumerate(gradients):
             fold = number % FOLDS
             sums[fold], sizes[fold] = add_each(sums[fold], gradient), sizes[fold] + 1
-        filled = min(FOLDS, sum(sizes))
-        return cls(sums[:filled], sizes[:filled])
+        n_filled = min(FOLDS, sum(sizes))
+        return cls(sums[:n_filled], sizes[:n_filled])
 
     @property
     def total(self) -> Parameters:

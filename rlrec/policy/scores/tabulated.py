@@ -69,20 +69,20 @@ class Tabulated:
         for pair in old_pairs:
             if not table.count[row_of.get(pair, -1)]:
                 row_of.pop(pair, None)
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in row_of]
-        if not new:
+        new_pairs = [pair for pair in dict.fromkeys(pairs) if pair not in row_of]
+        if not new_pairs:
             return True
         # new parameters: a free row each, if it ends above the lowest edge
-        density = self._density(*np.array(new).T.copy())
+        density = self._density(*np.array(new_pairs).T.copy())
         ends = self._ends(density)
         members, free = ends.nonzero()[0], (table.count[:-1] == 0).nonzero()[0]
         if ends.min() < 0 or len(free) < len(members):
             return False
-        rows = np.full(len(new), -1)
+        rows = np.full(len(new_pairs), -1)
         rows[members] = free[: len(members)]
         if members.size:
             table.put(rows[members], density, members, panels=int(ends.max()))
-        row_of.update(zip(new, rows.tolist(), strict=True))
+        row_of.update(zip(new_pairs, rows.tolist(), strict=True))
         self.row[arms] = [row_of[pair] for pair in pairs]
         self._count_arms()
         return True

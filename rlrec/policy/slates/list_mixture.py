@@ -146,8 +146,8 @@ class ListMixture:
         left = np.ones((pairs, s), np.bool_)
         left[np.arange(pairs)[:, None], ranks] = False
         slates = np.column_stack([ranks, left.argmax(axis=1)])
-        swept = slate.each_position_of(ranked, list_index, slates, arms=s, floor=self.floor)
-        for rows, position, probability, prefix in swept:
+        is_swept = slate.each_position_of(ranked, list_index, slates, arms=s, floor=self.floor)
+        for rows, position, probability, prefix in is_swept:
             if position == depth:
                 next_arms[rows] = probability[prefix]
         return next_arms

@@ -152,8 +152,8 @@ def _swept(
     from rlrec.policy.contexts.pooled import pooled
 
     order, k = np.lexsort((*slates.T[::-1], case)), slates.shape[1]
-    swept = isinstance(orders[0], ContinuousOrder) and _few_of_each(len(orders), arms, slates)
-    pooled_orders = pooled(orders, positions=k) if swept else None
+    is_swept = isinstance(orders[0], ContinuousOrder) and _few_of_each(len(orders), arms, slates)
+    pooled_orders = pooled(orders, positions=k) if is_swept else None
     if pooled_orders is not None:
         step = max(1, _ENTRIES // pooled_orders.rows[0].size // len(pooled_orders.table.nodes))
         for rows in np.split(order, range(step, len(order), step)):

@@ -40,8 +40,8 @@ def contexts(unit: Unit, bodies: Collection[str]) -> dict[str, int]:
 def digested_contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
     """The id of each context, stored if it is new. bodies: by their digests, in order of these."""
     ids = loading.ids(unit, "context", "digest", bodies)
-    new = {digest: body for digest, body in bodies.items() if digest not in ids} if ids else bodies
-    ids |= loading.add_new(unit, "context", {"digest": list(new), "body": list(new.values())})
+    new_bodies = {digest: body for digest, body in bodies.items() if digest not in ids} if ids else bodies
+    ids |= loading.add_new(unit, "context", {"digest": list(new_bodies), "body": list(new_bodies.values())})
     return {body: ids[digest] for digest, body in bodies.items()}
 
 
@@ -50,9 +50,9 @@ def eligible_sets(unit: Unit, sets: Collection[Sequence[int]]) -> dict[tuple[int
     texts = {tuple(arms): to_text(list(arms)) for arms in sets}
     by_digest = {digest(text): (len(arms), text, arms) for arms, text in texts.items()}
     ids = loading.ids(unit, "eligible_set", "digest", by_digest)
-    if new := sorted(by_digest.keys() - ids.keys()):
-        sizes, bodies, _ = zip(*map(by_digest.__getitem__, new), strict=True)
-        ids |= loading.add_new(unit, "eligible_set", {"digest": new, "size": sizes, "arms": bodies})
+    if new_digests := sorted(by_digest.keys() - ids.keys()):
+        sizes, bodies, _ = zip(*map(by_digest.__getitem__, new_digests), strict=True)
+        ids |= loading.add_new(unit, "eligible_set", {"digest": new_digests, "size": sizes, "arms": bodies})
     return {arms: ids[key] for key, (_, _, arms) in by_digest.items()}
 
 

@@ -97,9 +97,9 @@ def user_ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
 def intern_users(unit: Unit, keys: Collection[str], digests: Mapping[str, int] | None = None) -> dict[str, int]:
     """The id of each user, stored if new. digests: of all keys, where they were computed before."""
     ids = user_ids(unit, sorted(keys))
-    new = sorted(set(keys) - ids.keys())
+    new_keys = sorted(set(keys) - ids.keys())
     digest = key_digest if digests is None else digests.__getitem__
-    return ids | loading.add_new(unit, "users", {"key": new, "digest": list(map(digest, new))})
+    return ids | loading.add_new(unit, "users", {"key": new_keys, "digest": list(map(digest, new_keys))})
 
 
 def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, Session]:

@@ -77,8 +77,8 @@ def set_catalogue(unit: Unit, *, revision: int, eligible_id: int) -> None:
 
 def note_removal(unit: Unit, decision_id: int) -> None:
     """Count a command that deleted decisions, up to an id that no new decision gets."""
-    larger = "CASE WHEN coalesce(removed_to, 0) > ? THEN removed_to ELSE ? END"
-    removed = f"UPDATE settings SET removals = coalesce(removals, 0) + 1, removed_to = {larger}"
+    larger_removed_to = "CASE WHEN coalesce(removed_to, 0) > ? THEN removed_to ELSE ? END"
+    removed = f"UPDATE settings SET removals = coalesce(removals, 0) + 1, removed_to = {larger_removed_to}"
     unit.tell(removed, decision_id, decision_id)
 
 
@@ -107,10 +107,10 @@ MAX_NOTICED = 1_000  # kinds, after which no more is said
 def new_kinds(unit: Unit, kinds: Collection[str]) -> list[str]:
     """The kinds of events of which it was not said before that no reward weighs them; none once it was said often."""
     rows = unit.ask("SELECT options FROM run WHERE command = ?", UNWEIGHED)
-    noticed = {kind for (options,) in rows for kind in json.loads(options)["kinds"]}
-    if len(noticed) >= MAX_NOTICED:
+    noticed_kinds = {kind for (options,) in rows for kind in json.loads(options)["kinds"]}
+    if len(noticed_kinds) >= MAX_NOTICED:
         return []
-    return sorted(kind for kind in kinds if digest(kind).hex() not in noticed)
+    return sorted(kind for kind in kinds if digest(kind).hex() not in noticed_kinds)
 
 
 def note_kinds(unit: Unit, kinds: Sequence[str]) -> None:

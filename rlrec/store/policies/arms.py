@@ -53,33 +53,33 @@ def keys(unit: Unit, ids: Collection[int]) -> dict[int, str]:
 def put(unit: Unit, features: Mapping[str, str]) -> tuple[int, int]:
     """Add arms, or change the features of stored ones: how many were added, how many changed."""
     stored = {row[0]: row for row in unit.ask("SELECT key, id, features FROM arm WHERE key IN (?*)", features)}
-    new = sorted(key for key in features if key not in stored)
+    new_keys = sorted(key for key in features if key not in stored)
     changed = sorted(key for key, row in stored.items() if row[2] != features[key])
-    if not new and not changed:
+    if not new_keys and not changed:
         return 0, 0
     revision = settings.raise_catalogue(unit)
     unit.insert(
-        "arm", ("key", "features", "added_at", "retired_at"), [(key, features[key], unit.now, None) for key in new]
+        "arm", ("key", "features", "added_at", "retired_at"), [(key, features[key], unit.now, None) for key in new_keys]
     )
-    if new and int(unit.ask_value("SELECT max(id) FROM arm")) > LAST_ID:
+    if new_keys and int(unit.ask_value("SELECT max(id) FROM arm")) > LAST_ID:
         raise database_errors.ids_exhausted("arms")
     unit.tell_each("UPDATE arm SET features = ? WHERE id = ?", [(features[key], stored[key][1]) for key in changed])
-    _remember(unit, [*new, *changed], revision=revision)
-    return len(new), len(changed)
+    _remember(unit, [*new_keys, *changed], revision=revision)
+    return len(new_keys), len(changed)
 
 
 def retire(unit: Unit, keys: Collection[str], *, retired: bool) -> int:
     """Take arms out of eligibility, or back into it: how many changed. Their log stays."""
     now = "IS NULL" if retired else "IS NOT NULL"
-    touched = [row[0] for row in unit.ask(f"SELECT key FROM arm WHERE key IN (?*) AND retired_at {now}", keys)]
-    if touched:
+    changed_keys = [row[0] for row in unit.ask(f"SELECT key FROM arm WHERE key IN (?*) AND retired_at {now}", keys)]
+    if changed_keys:
         revision = settings.raise_catalogue(unit)
-        unit.tell("UPDATE arm SET retired_at = ? WHERE key IN (?*)", unit.now if retired else None, touched)
-        _remember(unit, touched, revision=revision)
-    return len(touched)
+        unit.tell("UPDATE arm SET retired_at = ? WHERE key IN (?*)", unit.now if retired else None, changed_keys)
+        _remember(unit, changed_keys, revision=revision)
+    return len(changed_keys)
 
 
-def _remember(unit: Unit, touched: Collection[str], *, revision: int) -> None:
-    now = unit.ask("SELECT id, features, retired_at FROM arm WHERE key IN (?*)", touched)
+def _remember(unit: Unit, changed_keys: Collection[str], *, revision: int) -> None:
+    now = unit.ask("SELECT id, features, retired_at FROM arm WHERE key IN (?*)", changed_keys)
     rows = [(arm, revision, unit.now, features, int(retired is not None)) for arm, features, retired in now]
     unit.insert("arm_history", ("arm_id", "revision", "at", "features", "retired"), sorted(rows))

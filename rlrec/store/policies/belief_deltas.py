@@ -36,13 +36,13 @@ def merge(unit: Unit, version_id: int, *, first: int, last: int, discount: float
     """Put one change in the stead of those of each bucket and arm after seq `first` up to `last`, so that the belief at
     `last`, and at any later change, is what it was. discount: of a belief that fades."""
     changed = "SELECT bucket, arm_id FROM belief_delta WHERE version_id = ? AND seq > ? AND seq <= ?"
-    repeated = set(unit.ask(f"{changed} GROUP BY bucket, arm_id HAVING count(*) > 1", version_id, first, last))
+    repeated_arms = set(unit.ask(f"{changed} GROUP BY bucket, arm_id HAVING count(*) > 1", version_id, first, last))
     first_rows = {row[:2]: row for row in beliefs.rows(unit, version_id, seq=first)}
-    rows = [row for row in beliefs.rows(unit, version_id, seq=last) if row[:2] in repeated]
+    rows = [row for row in beliefs.rows(unit, version_id, seq=last) if row[:2] in repeated_arms]
     key = "version_id = ? AND bucket = ? AND arm_id = ?"
-    newer = f"SELECT max(seq) FROM belief_delta WHERE {key} AND seq <= ?"
-    old = [(version_id, *row[:2], first, version_id, *row[:2], last) for row in rows]
-    unit.tell_each(f"DELETE FROM belief_delta WHERE {key} AND seq > ? AND seq < ({newer})", old)
+    newer_seq = f"SELECT max(seq) FROM belief_delta WHERE {key} AND seq <= ?"
+    old_keys = [(version_id, *row[:2], first, version_id, *row[:2], last) for row in rows]
+    unit.tell_each(f"DELETE FROM belief_delta WHERE {key} AND seq > ? AND seq < ({newer_seq})", old_keys)
     changes = []
     for row in rows:
         first_row = first_rows.get(row[:2], row._replace(pulls=0.0, reward_sum=0.0, reward_squares=0.0))

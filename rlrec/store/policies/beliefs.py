@@ -81,8 +81,8 @@ def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[Belie
 
 def totals(unit: Unit, version_ids: Collection[int]) -> dict[int, tuple[float, float]]:
     """Pulls and rewards of all arms together, by version; nothing of one that has learned nothing."""
-    summed = "SELECT version_id, sum(pulls), sum(reward_sum) FROM belief WHERE version_id IN (?*) GROUP BY version_id"
-    return {version_id: (pulls, reward) for version_id, pulls, reward in unit.ask(summed, version_ids)}
+    query = "SELECT version_id, sum(pulls), sum(reward_sum) FROM belief WHERE version_id IN (?*) GROUP BY version_id"
+    return {version_id: (pulls, reward) for version_id, pulls, reward in unit.ask(query, version_ids)}
 
 
 def column_rows(
@@ -128,8 +128,8 @@ def add(
     changes: by bucket and arm the three sums, and the further ones of kinds that have any. ordinal, discount: of a
     belief that fades: its sums are brought forward to the policy's `ordinal`, which the changes refer to."""
     if unit.postgres and discount == 1.0 and len(changes) <= FEW and all(len(sums) == 3 for sums in changes.values()):
-        new = [(*key, *map(float, changes[key])) for key in sorted(changes)]
-        unit.note(_ADD_FEW, *map(list, zip(*new, strict=True)), version_id, ordinal, version_id, seq, ordinal)
+        new_rows = [(*key, *map(float, changes[key])) for key in sorted(changes)]
+        unit.note(_ADD_FEW, *map(list, zip(*new_rows, strict=True)), version_id, ordinal, version_id, seq, ordinal)
         return
     test = "version_id = ? AND bucket IN (?*) AND arm_id IN (?*)"
     buckets, arms = sorted({bucket for bucket, _ in changes}), sorted({arm for _, arm in changes})
@@ -137,10 +137,10 @@ def add(
     stored_rows = {row[:2]: row[2:] for row in stored}
     rows, deltas = [], []
     for key, change in sorted(changes.items(), key=itemgetter(0)):
-        old = stored_rows.get(key, (ordinal, *NOTHING, None))
-        fade = discount ** (ordinal - old[0])
-        sums = [fade * was + float(new) for was, new in zip(old[1:4], change[:3], strict=True)]
-        extra = _extra(old[4], fade, change[3:]) if len(change) > 3 else None
+        old_row = stored_rows.get(key, (ordinal, *NOTHING, None))
+        fade = discount ** (ordinal - old_row[0])
+        sums = [fade * before + float(added) for before, added in zip(old_row[1:4], change[:3], strict=True)]
+        extra = _extra(old_row[4], fade, change[3:]) if len(change) > 3 else None
         bucket, arm = key
         rows.append((version_id, arm, bucket, ordinal, *sums, extra))
         deltas.append((version_id, arm, bucket, seq, ordinal, *map(float, change[:3]), *sums, extra))
@@ -169,8 +169,8 @@ def _extra(packed: bytes | None, fade: float, change: Any) -> bytes:
     """Further sums after a change, packed as doubles; those of a list in plain Python: they are few."""
     if isinstance(change, list):
         layout = f"<{len(change)}d"
-        old = (0.0,) * len(change) if packed is None else struct.unpack(layout, packed)
-        return struct.pack(layout, *(fade * was + new for was, new in zip(old, change, strict=True)))
+        old_sums = (0.0,) * len(change) if packed is None else struct.unpack(layout, packed)
+        return struct.pack(layout, *(fade * before + added for before, added in zip(old_sums, change, strict=True)))
     import numpy as np
 
     sums = np.array(change, "<f8")
@@ -196,8 +196,8 @@ def set_pruned(unit: Unit, version_id: int, sums: Mapping[BeliefKey, Any], *, or
 def copy_pruned(unit: Unit, version_id: int, copy_id: int) -> None:
     """Let a copy of a belief have the sums of its slots that were pruned, too."""
     names = ", ".join(_BELIEF[1:])
-    copied = f"SELECT ?, {names} FROM pruned_sums WHERE version_id = ?"
-    unit.tell(f"INSERT INTO pruned_sums (version_id, {names}) {copied}", copy_id, version_id)
+    copied_rows = f"SELECT ?, {names} FROM pruned_sums WHERE version_id = ?"
+    unit.tell(f"INSERT INTO pruned_sums (version_id, {names}) {copied_rows}", copy_id, version_id)
 
 
 def prior(unit: Unit, version_id: int) -> list[ArmPrior]:

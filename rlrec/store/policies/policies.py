@@ -189,9 +189,9 @@ def pruned_to(unit: Unit, policy_id: int) -> int:
 
 def note_pruned(unit: Unit, newest: Mapping[int, int]) -> None:
     """Note the newest decision of each of these policies that is pruned."""
-    larger = "CASE WHEN coalesce(pruned_to, 0) > ? THEN pruned_to ELSE ? END"
+    larger_pruned_to = "CASE WHEN coalesce(pruned_to, 0) > ? THEN pruned_to ELSE ? END"
     rows = [(decision_id, decision_id, policy_id) for policy_id, decision_id in sorted(newest.items())]
-    unit.tell_each(f"UPDATE policy_head SET pruned_to = {larger} WHERE policy_id = ?", rows)
+    unit.tell_each(f"UPDATE policy_head SET pruned_to = {larger_pruned_to} WHERE policy_id = ?", rows)
 
 
 def raise_ordinal(unit: Unit, policy_id: int, *, by: int) -> None:

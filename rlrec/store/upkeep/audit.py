@@ -93,13 +93,13 @@ def dangling_rows(unit: Unit) -> Iterator[tuple[sa.ForeignKeyConstraint, dict[st
         for reference in sorted(table.foreign_key_constraints, key=lambda key: str(key.column_keys)):
             parent = reference.referred_table.alias("parent")
             pairs = [(element.parent, parent.c[element.column.name]) for element in reference.elements]
-            referred = (
+            referred_rows = (
                 sa.select(sa.literal(1)).select_from(parent).where(*(column == target for column, target in pairs))
             )
-            lost = sa.select(*table.primary_key).where(
-                *(column.is_not(None) for column, _ in pairs), ~sa.exists(referred)
+            lost_rows = sa.select(*table.primary_key).where(
+                *(column.is_not(None) for column, _ in pairs), ~sa.exists(referred_rows)
             )
-            for row in unit.rows(lost.limit(MAX_ROWS)):
+            for row in unit.rows(lost_rows.limit(MAX_ROWS)):
                 yield reference, _row_key(table, row)
 
 
@@ -129,8 +129,8 @@ def _tables(unit: Unit) -> Iterator[sa.Table]:
 def rows_ahead(unit: Unit, *, since: int) -> Iterator[tuple[sa.Column[Any], dict[str, object], int]]:
     """Times of rows behind a time, the first MAX_ROWS of each column: the column, the key of the row, and the time."""
     for column in t.time_columns():
-        later = sa.select(*column.table.primary_key, column).where(column > since)
-        for *values, at in unit.rows(later.limit(MAX_ROWS)):
+        later_rows = sa.select(*column.table.primary_key, column).where(column > since)
+        for *values, at in unit.rows(later_rows.limit(MAX_ROWS)):
             yield column, _row_key(column.table, values), at
 
 

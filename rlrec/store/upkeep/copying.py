@@ -76,9 +76,9 @@ def read_rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
     keys = quoted(column.name for column in table.primary_key)
     text = f'SELECT {quoted(column.name for column in table.columns)} FROM "{table.name}" ORDER BY {keys}'
     text += f" LIMIT ALL OFFSET {skip}" if unit.postgres else f" LIMIT -1 OFFSET {skip}"
-    raw = unit.connection.connection.driver_connection
-    assert raw is not None
-    with closing(raw.cursor(name="rlrec_copy") if unit.postgres else raw.cursor()) as cursor:
+    driver = unit.connection.connection.driver_connection
+    assert driver is not None
+    with closing(driver.cursor(name="rlrec_copy") if unit.postgres else driver.cursor()) as cursor:
         cursor.execute(text)
         while batch := cursor.fetchmany(BATCH):
             yield batch

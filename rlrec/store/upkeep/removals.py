@@ -128,15 +128,15 @@ def old_visits(
 ) -> list[VisitKey]:
     """The next visits behind the last one, in order, that ended before a time. entered_to: by policy the last decision
     that every belief holds; visits with a later one are left out."""
-    waiting = " OR ".join(
+    is_open = " OR ".join(
         f"(d.policy_id = {policy} AND d.id > {last} AND d.imported = 0)" for policy, last in entered_to.items()
     )
     inside = "d.session_id = visit.session_id AND d.visit = visit.number"
-    settled = f"NOT EXISTS (SELECT 1 FROM decision d WHERE {inside} AND ({waiting}))" if waiting else "1 = 1"
+    is_settled = f"NOT EXISTS (SELECT 1 FROM decision d WHERE {inside} AND ({is_open}))" if is_open else "1 = 1"
     return unit.select(
         VisitKey,
         f"visit WHERE (session_id, number) > (?, ?) AND last_at < ? AND (ended_at IS NOT NULL OR last_at + ? < ?)"
-        f" AND {settled} ORDER BY session_id, number LIMIT ?",
+        f" AND {is_settled} ORDER BY session_id, number LIMIT ?",
         *last_visit, ended_before, timeout_us, unit.now, limit,
     )  # fmt: skip
 
@@ -205,15 +205,15 @@ def erase_bytes(store: Store) -> None:
     except RlrecError as error:
         error.hint = "the rows are deleted; repeat the command to erase their bytes, too"
         raise
-    finished = f"UPDATE run SET result = '{{}}' WHERE id IN (SELECT id FROM {_REMOVALS} AND result IS NULL AND id <= ?)"
-    store.write(lambda unit: unit.tell(finished, last))
+    finish = f"UPDATE run SET result = '{{}}' WHERE id IN (SELECT id FROM {_REMOVALS} AND result IS NULL AND id <= ?)"
+    store.write(lambda unit: unit.tell(finish, last))
 
 
 def _write_anew(store: Store) -> None:
     if store.engine.dialect.name == "sqlite":
         try:
-            with closing(store.engine.raw_connection()) as raw:
-                cursor = raw.cursor()
+            with closing(store.engine.raw_connection()) as connection:
+                cursor = connection.cursor()
                 cursor.execute("VACUUM")
                 busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except store.engine.dialect.loaded_dbapi.Error as error:

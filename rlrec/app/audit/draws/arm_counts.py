@@ -72,9 +72,9 @@ class ArmCounts:
         p = np.where(np.isnan(slots["propensity"][first]), slots["marginal"][first], slots["propensity"][first])
         # below the first position a conditional says nothing without the arms above it
         p = np.where(position == 1, p, slots["marginal"][first])
-        usable = ~np.isnan(p) & ~slots["rounded"][first]
-        rows, p = first[usable], p[usable]
-        minimum = np.where(position[usable] == 1, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
+        is_usable = ~np.isnan(p) & ~slots["rounded"][first]
+        rows, p = first[is_usable], p[is_usable]
+        minimum = np.where(position[is_usable] == 1, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
         not_shown = betting.log_factors_not_shown(minimum)
         self._count(slots["eligible_id"][rows], not_shown)
         weight = np.minimum(1 / p, betting.HEAVIEST)

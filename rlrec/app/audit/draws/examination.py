@@ -45,10 +45,10 @@ class Examination:
         rows = slots.take(~slots.slots["imported"] & ~slots.slots["censored"])
         position, reward = rows.slots["position"].astype(np.float64), rows.reward
         is_page = batch.events["position"] == 0
-        weighed = np.array([kind in self._weighed for kind in batch.events["kind"].tolist()], np.bool_)
-        weighed &= np.isin(batch.events["decision_id"], rows.slots["decision_id"])
-        self._page_events += int(np.count_nonzero(weighed & is_page))
-        self._slot_events += int(np.count_nonzero(weighed & ~is_page))
+        is_weighed = np.array([kind in self._weighed for kind in batch.events["kind"].tolist()], np.bool_)
+        is_weighed &= np.isin(batch.events["decision_id"], rows.slots["decision_id"])
+        self._page_events += int(np.count_nonzero(is_weighed & is_page))
+        self._slot_events += int(np.count_nonzero(is_weighed & ~is_page))
         self._longest = max(self._longest, int(position.max(initial=0)))
         terms = (np.ones(len(rows)), position, reward, position**2, reward**2, position * reward)
         self._sums.add(rows.slots["arm_id"], terms)

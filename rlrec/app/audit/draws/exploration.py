@@ -53,7 +53,7 @@ class StarvingArms:
         sets, set_index = np.unique(drawn_slots["eligible_id"][first], return_inverse=True)
         n = len(first)
         keys = np.sort(set_index * n + np.arange(n))  # decisions by eligible set, and in their order
-        promised = np.r_[0.0, drawn_slots["min_propensity"][first][keys % n].cumsum()]
+        promised_shows = np.r_[0.0, drawn_slots["min_propensity"][first][keys % n].cumsum()]
         for portion, arms, sizes in eligible_arms(self.unit, sets):
             # of each arm and set the decisions behind the last one that showed the arm
             column, shown = self._since.include(arms), self._since.include(drawn_slots["arm_id"])
@@ -61,12 +61,12 @@ class StarvingArms:
             np.maximum.at(last, shown, row)
             begin = np.repeat(np.arange(len(sets))[portion] * n, sizes)
             start, end = np.searchsorted(keys, begin + last[column] + 1), np.searchsorted(keys, begin + n)
-            counts = end - start, (end - start) / np.repeat(sizes, sizes), promised[end] - promised[start]
+            counts = end - start, (end - start) / np.repeat(sizes, sizes), promised_shows[end] - promised_shows[start]
             self._since.add(arms, counts)
 
     def finish(self, findings: Findings) -> None:
-        since, expected, promised = self._since.sums
-        starving = np.flatnonzero((since >= MIN_DECISIONS) & (expected >= MIN_EXPECTED) & (promised < 1))
+        since, expected, promised_shows = self._since.sums
+        starving = np.flatnonzero((since >= MIN_DECISIONS) & (expected >= MIN_EXPECTED) & (promised_shows < 1))
         starving = starving[np.isin(self._since.arms[starving], list(self.active))]
         if len(starving):
             longest = starving[np.argsort(-since[starving], kind="stable")]

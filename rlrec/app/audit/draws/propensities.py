@@ -70,9 +70,9 @@ class JointPropensities:
         product = np.add.reduceat(np.log(slots["propensity"]), first)
         stored = slots["log_propensity"][first]
         with np.errstate(invalid="ignore"):
-            wrong = np.abs(product - stored) > ABSOLUTE * (1 + np.abs(product))
+            is_wrong = np.abs(product - stored) > ABSOLUTE * (1 + np.abs(product))
             is_below = slots["propensity"] < slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
-        for row in np.flatnonzero(wrong).tolist():
+        for row in np.flatnonzero(is_wrong).tolist():
             detail = f"log_propensity is {stored[row]:.12g}, its slots' propensities give {product[row]:.12g}"
             self.findings.decision_error(CHECK, ids[first[row]], detail)
         for row in np.flatnonzero(is_below).tolist():
@@ -82,7 +82,7 @@ class JointPropensities:
 
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
     """Derive the slates of these decisions again: how many could be."""
-    done = 0
+    n_done = 0
     for start in range(0, len(decision_ids), PORTION):
         slates = complete_slates(audit.decision_slots(unit, decision_ids[start : start + PORTION].tolist()))
         versions = policies.by_id(unit, set(slates.per_decision("version_id").tolist()))
@@ -91,11 +91,11 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
             try:
                 stateful = kinds.load(versions[version_id].policy.kind).stateful
                 derivation = (SessionSlates if stateful else VersionSlates)(unit, versions[version_id], findings)
-                done += derivation.check(version_slates)
+                n_done += derivation.check(version_slates)
             except UNREADABLE as error:
                 subject = f"policy {versions[version_id].policy.name}"
                 findings.error(CHECK, subject, f"version {versions[version_id].number}: {error}")
-    return done
+    return n_done
 
 
 class VersionSlates:
@@ -106,16 +106,16 @@ class VersionSlates:
         self.prior = beliefs.prior(unit, version.id)
         self.policy = designs.policy_of(version)
         self.arm_features = designs.arm_features(unit, self.policy)
-        self.referred = References(unit, findings, reads=self.policy.reads)
+        self.references = References(unit, findings, reads=self.policy.reads)
 
     def check(self, slates: StoredSlates) -> int:
         order = np.argsort(slates.per_decision("belief_seq"), kind="stable")
         seq = slates.per_decision("belief_seq")[order]
-        self.referred.read(slates.per_decision("context_id"))
+        self.references.read(slates.per_decision("context_id"))
         moments: Iterable[tuple[Ids, BeliefRows]] = [(seq, [])]
         if lineage.learns(self.version):
             moments = past_beliefs.walk(self.unit, self.version, np.unique(seq))
-        done, columns = 0, None
+        n_done, columns = 0, None
         for changes, sums in moments:
             begin, end = np.searchsorted(seq, changes[0], "left"), int(np.searchsorted(seq, changes[-1], "right"))
             self.unit.progress("slates drawn again", end, end / len(order))
@@ -132,29 +132,29 @@ class VersionSlates:
                 )  # fmt: skip
                 if self.policy.drafted:
                     served.rankers = exact.drafted(self.unit, self.policy)
-                done += self._check_moment(slates, rows[ordinals == ordinal], served)
-        return done
+                n_done += self._check_moment(slates, rows[ordinals == ordinal], served)
+        return n_done
 
     def _check_moment(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> int:
         """Check slates drawn from one belief; those that share a distribution together: how many could be."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
         fields = slates.fields(rows, "eligible_id", "catalogue_revision", "context_id", "size")
         for row, eligible, revision, context, size in fields:
-            reading, epoch = served.reading(self.referred.context(context)), served.epoch(revision)
+            reading, epoch = served.reading(self.references.context(context)), served.epoch(revision)
             groups.setdefault((eligible, epoch, reading, size), []).append(row)
         if served.generator is not None:
             self._check_lists(slates, rows, served)
-        done = 0
+        n_done = 0
         for (eligible, _, _, size), members in groups.items():
             group = np.array(members, np.intp)
-            context = self.referred.context(int(slates.per_decision("context_id")[group[0]]))
+            context = self.references.context(int(slates.per_decision("context_id")[group[0]]))
             try:
                 with np.errstate(all="ignore"):
-                    done += self._check_group(slates, group, served, eligible, context, size)
+                    n_done += self._check_group(slates, group, served, eligible, context, size)
             except UNREADABLE as error:
                 decision = slates.per_decision("decision_id")[group[0]]
                 self.findings.decision_error(CHECK, decision, f"it cannot be derived again: {error}")
-        return done
+        return n_done
 
     def _check_lists(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> None:
         """Add a finding for every list of candidates that differs from what the belief of its decision gives."""
@@ -162,19 +162,19 @@ class VersionSlates:
         groups: dict[tuple[int, int, str], list[int]] = {}
         fields = slates.fields(rows, "decision_id", "eligible_id", "catalogue_revision", "context_id")
         for row, decision, eligible, revision, context in fields:
-            candidate_list, arms = lists.get(decision), self.referred.eligible(eligible)
+            candidate_list, arms = lists.get(decision), self.references.eligible(eligible)
             if candidate_list is None or candidate_list.catalogue_id is None:
                 self.findings.decision_error(CHECK, decision, "its list of candidates is not stored")
             elif arms is not None and sorted(candidate_list.arms) != arms[0].tolist():
                 self.findings.decision_error(CHECK, decision, "its candidates are not its eligible arms")
             else:
-                reading = served.reading(self.referred.context(context))
+                reading = served.reading(self.references.context(context))
                 groups.setdefault((candidate_list.catalogue_id, revision, reading), []).append(row)
         for (catalogue, revision, _), group in groups.items():
-            if (arms := self.referred.eligible(catalogue)) is None:
+            if (arms := self.references.eligible(catalogue)) is None:
                 continue
             ids, seeds, contexts = (slates.per_decision(name)[group] for name in ("decision_id", "seed", "context_id"))
-            context = self.referred.context(int(contexts[0]))
+            context = self.references.context(int(contexts[0]))
             try:
                 with np.errstate(all="ignore"):
                     case = served.candidates(catalogue, arms[0], context, keys=arms[1], revision=revision)
@@ -187,7 +187,7 @@ class VersionSlates:
         self, slates: StoredSlates, group: Index, served: VersionDistribution, eligible: int,
         context: Mapping[str, object], size: int,
     ) -> int:  # fmt: skip
-        arms = self.referred.eligible(eligible)
+        arms = self.references.eligible(eligible)
         if arms is None:
             return 0
         revision = int(slates.per_decision("catalogue_revision")[group[0]])
@@ -270,7 +270,7 @@ def _compare_lists(
         for row in np.flatnonzero(~agree(propensity, expected)).tolist():
             detail = f"candidate {row + 1} has propensity {propensity[row]:.12g}, not {expected[row]:.12g}"
             findings.decision_error(CHECK, decision, detail)
-        joint = np.log(expected).sum()
-        if not np.isclose(candidate_list.log_propensity, joint, rtol=1e-6, atol=1e-9):
-            detail = f"the log propensity of its candidates is {candidate_list.log_propensity:.12g}, not {joint:.12g}"
+        total = np.log(expected).sum()
+        if not np.isclose(candidate_list.log_propensity, total, rtol=1e-6, atol=1e-9):
+            detail = f"the log propensity of its candidates is {candidate_list.log_propensity:.12g}, not {total:.12g}"
             findings.decision_error(CHECK, decision, detail)

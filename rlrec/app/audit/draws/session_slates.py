@@ -23,28 +23,28 @@ class SessionSlates:
     def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
         self.unit, self.version, self.findings = unit, version, findings
         self.trained = TrainedModel(unit, version)
-        self.referred = References(unit, findings, reads=self.trained.policy.reads)
+        self.references = References(unit, findings, reads=self.trained.policy.reads)
 
     def check(self, slates: StoredSlates) -> int:
-        sets = map(self.referred.eligible, slates.per_decision("eligible_id").tolist())
+        sets = map(self.references.eligible, slates.per_decision("eligible_id").tolist())
         readable = np.array([arms is not None and len(arms[0]) > 0 for arms in sets], np.bool_)
-        slates, done = slates.take(readable), 0
+        slates, n_done = slates.take(readable), 0
         for start in range(0, len(slates), PORTION):
             rows = np.zeros(len(slates), np.bool_)
             rows[start : start + PORTION] = True
             with np.errstate(all="ignore"):
-                done += self._check_portion(slates.take(rows))
-        return done
+                n_done += self._check_portion(slates.take(rows))
+        return n_done
 
     def _check_portion(self, slates: StoredSlates) -> int:
-        possible, histories = self._read_histories(slates)
-        slates = slates.take(possible)
+        is_possible, histories = self._read_histories(slates)
+        slates = slates.take(is_possible)
         if not len(slates):
             return 0
         revision = slates.per_decision("catalogue_revision")
         ids, context_index = np.unique(slates.per_decision("context_id"), return_inverse=True)
-        self.referred.read(ids)
-        contexts = self.trained.encoded([self.referred.context(key) for key in ids.tolist()])
+        self.references.read(ids)
+        contexts = self.trained.encoded([self.references.context(key) for key in ids.tolist()])
         state = self.trained.states(contexts[context_index.reshape(-1)], histories, revision)
         cases = self.trained.cases(state, slates.per_decision("eligible_id"), revision)
         return sum(self._check_case(slates, case) for case in cases)
@@ -56,11 +56,11 @@ class SessionSlates:
         self._report(stored["decision_id"][~stored["recorded"]], "is missing")
         self._report(stored["decision_id"][stored["recorded"] & ~sound_rows], "cannot be unpacked")
         past = unpack(stored["history"][sound_rows].tolist(), stored["step"][sound_rows])
-        possible = _possible_histories(past)
-        self._report(stored["decision_id"][sound_rows][~possible], "cannot be")
+        is_possible = _possible_histories(past)
+        self._report(stored["decision_id"][sound_rows][~is_possible], "cannot be")
         readable = sound_rows.copy()
-        readable[sound_rows] = possible
-        return readable, past.take(possible)
+        readable[sound_rows] = is_possible
+        return readable, past.take(is_possible)
 
     def _report(self, decision_ids: Index, reason: str) -> None:
         for key in decision_ids.tolist():
@@ -68,7 +68,7 @@ class SessionSlates:
 
     def _check_case(self, slates: StoredSlates, case: EligibleGroup) -> int:
         size = slates.per_decision("size")[case.rows]
-        done = 0
+        n_done = 0
         for length in np.unique(size).tolist():
             rows = np.flatnonzero(size == length)
             rows = rows[np.isin(slates.per_slot("arm_id", case.rows[rows], length), case.arms).all(axis=1)]
@@ -82,8 +82,8 @@ class SessionSlates:
                 continue
             source = f"the weights of {self.version.reference} and the history"
             stored.compare(derived, source=source, findings=self.findings)
-            done += len(rows)
-        return done
+            n_done += len(rows)
+        return n_done
 
     def _derive(self, score: Array, stored: SlateGroup, arm_indices: Index) -> DerivedSlates:
         floor, size = self.trained.policy.exploration, arm_indices.shape[1]

@@ -56,8 +56,8 @@ def complete_slates(slots: Columns) -> StoredSlates:
     ids = slots["decision_id"]
     first = run_starts(ids)
     length = np.diff(np.r_[first, len(ids)])
-    full = (length == slots["size"][first]) & (slots["position"][first + length - 1] == length)
-    return StoredSlates(slots, first).take(full)
+    is_full = (length == slots["size"][first]) & (slots["position"][first + length - 1] == length)
+    return StoredSlates(slots, first).take(is_full)
 
 
 class References:
@@ -118,13 +118,13 @@ class SlateGroup:
         for name in ("propensity", "marginal", "min_propensity", "score"):
             stored, expected = getattr(self, name), getattr(derived, name)
             # a marginal without a closed form, and an infinite score, are stored as none
-            wrong = ~agree(stored, expected) & ~(np.isnan(stored) & (np.isnan(expected) | (expected <= 0)))
-            for row, column in np.argwhere(wrong).tolist():
+            is_wrong = ~agree(stored, expected) & ~(np.isnan(stored) & (np.isnan(expected) | (expected <= 0)))
+            for row, column in np.argwhere(is_wrong).tolist():
                 values = f"{stored[row, column]:.12g}, not {expected[row, column]:.12g}"
                 details.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
-        joint = np.log(np.maximum(derived.propensity, slate_draws.SMALLEST)).sum(axis=1)
-        for row in np.flatnonzero(~agree(np.exp(self.log), np.exp(joint))).tolist():
-            details.setdefault(row, []).append(f"log_propensity is {self.log[row]:.12g}, not {joint[row]:.12g}")
+        log_joint = np.log(np.maximum(derived.propensity, slate_draws.SMALLEST)).sum(axis=1)
+        for row in np.flatnonzero(~agree(np.exp(self.log), np.exp(log_joint))).tolist():
+            details.setdefault(row, []).append(f"log_propensity is {self.log[row]:.12g}, not {log_joint[row]:.12g}")
         for row, differences in sorted(details.items()):
             findings.decision_error(CHECK, self.ids[row], f"from {source}: {'; '.join(differences)}")
 

@@ -45,8 +45,8 @@ def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, na
         history.count += len(chunk["seq"])
         unit.progress("changes of beliefs", history.count, None)
         _check_chain(chunk, history, report)
-        if (late := chunk["seq"] > head_seq).any():
-            arm, seq = int(chunk["arm_id"][late][0]), int(chunk["seq"][late][0])
+        if (is_late := chunk["seq"] > head_seq).any():
+            arm, seq = int(chunk["arm_id"][is_late][0]), int(chunk["seq"][is_late][0])
             report(arm, f"change {seq} lies beyond the policy's counter, {head_seq}")
         try:
             history.initial |= _sums_after(chunk, chunk["seq"] <= version.seq)
@@ -86,8 +86,8 @@ def _check_chain(chunk: Columns, history: BeliefHistory, report: _Reporter) -> N
     old_sums = old_sums * (report.discount ** (ordinal - since))[:, None]
     # what they should be after it
     size = 1 + np.maximum(np.abs(old_sums), np.abs(change))
-    right = (np.abs(new_sums - (old_sums + change)) <= TOLERANCE * size).all(axis=1)  # a NaN is wrong
-    for row in np.flatnonzero(~right).tolist():
+    is_right = (np.abs(new_sums - (old_sums + change)) <= TOLERANCE * size).all(axis=1)  # a NaN is wrong
+    for row in np.flatnonzero(~is_right).tolist():
         change_text = f"from {sums_text(old_sums[row])} by {sums_text(change[row])} to {sums_text(new_sums[row])}"
         report(int(arm[row]), f"change {chunk['seq'][row]} leads {change_text}")
     # the newest row of each key
@@ -167,8 +167,8 @@ class RebuiltBeliefs:
         batch = holdings.drop_imported(batch)
         if not len(batch):
             return
-        wrong = np.flatnonzero(holdings.censored(batch) != batch.slots["censored"])[:100]
-        pairs = zip(batch.slots["decision_id"][wrong].tolist(), batch.slots["position"][wrong].tolist(), strict=True)
+        rows = np.flatnonzero(holdings.censored(batch) != batch.slots["censored"])[:100]
+        pairs = zip(batch.slots["decision_id"][rows].tolist(), batch.slots["position"][rows].tolist(), strict=True)
         self._wrongly_censored.extend(pairs)
         complete: dict[tuple[int, int, int], Totals] = {}  # sums of the complete batch, which extents may share
         first, last = int(batch.slots["decision_id"].min()), int(batch.slots["decision_id"].max())

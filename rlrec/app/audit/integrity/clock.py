@@ -67,10 +67,10 @@ def repair(store: Store) -> Repair:
     def work(unit: Unit) -> Repair:
         block = decisions.find_ahead(unit)
         if block.last_before is not None and block.first - block.distance_us < block.last_before:
-            ready = block.last_before + block.newest - block.first
+            ready_at = block.last_before + block.newest - block.first
             raise CheckFailed(
                 "the decisions ahead of the clock span more time than has passed since those before them",
-                hint=f"repeat the repair after {written(ready)}",
+                hint=f"repeat the repair after {written(ready_at)}",
             )
         unit.now = block.clock
         other_times = decisions.put_back(unit, block)

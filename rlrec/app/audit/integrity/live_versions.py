@@ -17,13 +17,13 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
     live = StoredRows("policy", ((version.policy.id, version) for version, _ in policies.live(unit, names).values()))
     for change in routes.newest_changes(unit):
         now = live[live[change.policy_id].policy.base_id or change.policy_id]
-        stale = change.number is not None and change.command.startswith("experiment stop ")
-        learned, follows = now.policy.id != change.policy_id, change.version_id in (None, now.id) and not stale
-        named = now.policy.name == policy if learned else not follows and policy in (None, now.policy.name)
+        is_stale = change.number is not None and change.command.startswith("experiment stop ")
+        has_learned, follows = now.policy.id != change.policy_id, change.version_id in (None, now.id) and not is_stale
+        named = now.policy.name == policy if has_learned else not follows and policy in (None, now.policy.name)
         if named and not change.running:
             remedy = f"`rlrec route set {change.route} --to {now.policy.name}` lets it follow {now.reference}"
             detail = f"serves {change.reference}, whichever version is live: {remedy}"
-            findings.add(CHECK, "warning" if stale else "info", f"route {change.route}", detail)
+            findings.add(CHECK, "warning" if is_stale else "info", f"route {change.route}", detail)
     for experiment in experiments.all_experiments(unit):
         versions = [live[variant.policy_id] for variant in experiment.variants if experiment.status == "running"]
         for base_id in {version.policy.base_id for version in versions if version.policy.base_id is not None}:

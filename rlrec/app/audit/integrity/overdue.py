@@ -44,10 +44,10 @@ class Outage:
             return
         counts = np.array([kind in self._weighed for kind in events["kind"].tolist()], np.bool_)
         counts &= (events["age_us"] <= self.version.reward.window_us) & np.isin(events["decision_id"], ids)
-        came = np.full(len(ids), NOT_RECEIVED)
-        np.minimum.at(came, np.searchsorted(ids, events["decision_id"][counts]), events["received_at"][counts])
-        rewarded = int(np.count_nonzero(came < NOT_RECEIVED))
-        self._batches.append((rewarded, ids, batch.slots["at"][is_live][first], came))
+        received_at = np.full(len(ids), NOT_RECEIVED)
+        np.minimum.at(received_at, np.searchsorted(ids, events["decision_id"][counts]), events["received_at"][counts])
+        rewarded = int(np.count_nonzero(received_at < NOT_RECEIVED))
+        self._batches.append((rewarded, ids, batch.slots["at"][is_live][first], received_at))
         self._rewarded += rewarded
         self._decided += len(ids)
         while self._batches and self._has_surplus():
@@ -62,12 +62,12 @@ class Outage:
     def finish(self, findings: Findings) -> None:
         if not self._rewarded:
             return
-        ids, at, came = (np.concatenate([batch[column] for batch in self._batches]) for column in (1, 2, 3))
-        last = int(np.flatnonzero(came < NOT_RECEIVED)[-1])
+        ids, at, received_at = (np.concatenate([batch[column] for batch in self._batches]) for column in (1, 2, 3))
+        last = int(np.flatnonzero(received_at < NOT_RECEIVED)[-1])
         matured = np.flatnonzero(self.now - at[: last + 1] > self.version.reward.window_us)
-        delays = np.sort((came - at)[matured[came[matured] < NOT_RECEIVED]])
+        delays = np.sort((received_at - at)[matured[received_at[matured] < NOT_RECEIVED]])
         due = np.searchsorted(delays, self.now - at[last + 1 :], side="right") / (len(delays) + 1)
-        if due.sum() < MIN_SILENT or not has_paused(at, np.sort(came[came < NOT_RECEIVED])):
+        if due.sum() < MIN_SILENT or not has_paused(at, np.sort(received_at[received_at < NOT_RECEIVED])):
             return
         if (chance := silence_chance(due, rewarded=len(delays), decided=len(matured))) < MAX_CHANCE:
             findings.warning(
@@ -85,8 +85,8 @@ def has_paused(at: Ids, received: Ids) -> bool:
     is delivered once a night, a day without any is none. at (n,), received (m,), ascending.
     Usual: nine in ten decisions were served in a pause of at most so many."""
     pauses = np.bincount(np.searchsorted(received, at, side="right"), minlength=len(received) + 1)
-    past = np.sort(pauses[:-1])
-    usual_pause = past[np.searchsorted(past.cumsum(), 0.9 * past.sum())] if past.any() else 0
+    earlier = np.sort(pauses[:-1])
+    usual_pause = earlier[np.searchsorted(earlier.cumsum(), 0.9 * earlier.sum())] if earlier.any() else 0
     return bool(pauses[-1] >= 2 * usual_pause)
 
 
@@ -112,8 +112,8 @@ def check_overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings
         first, mature_at = version.entered_to + 1, unit.now - version.reward.window_us
         count, since = audit.count_overdue(unit, version.policy.id, first=first, before=mature_at)
         if count:
-            waiting = f"waiting to enter the belief since {written(since)}: {quantity(count, 'slot')}"
-            detail = f"version {version.number}: {waiting}; run `rlrec settle`"
+            waiting_text = f"waiting to enter the belief since {written(since)}: {quantity(count, 'slot')}"
+            detail = f"version {version.number}: {waiting_text}; run `rlrec settle`"
             findings.warning(WAITING, f"policy {version.policy.name}", detail)
 
 

@@ -72,16 +72,17 @@ def wrong_histories(slots: Columns) -> list[int]:
     recorded, step = slots["recorded"][first], slots["step"][first]
     first, begins, step = first[recorded], begins[recorded], step[recorded]
     blobs = slots["history"][first].tolist()
-    sound = history.match_steps(blobs, step)
-    past = history.unpack([blob if good else b"" for blob, good in zip(blobs, sound.tolist(), strict=True)], step)
+    is_sound = history.match_steps(blobs, step)
+    sound_blobs = [blob if matches else b"" for blob, matches in zip(blobs, is_sound.tolist(), strict=True)]
+    past = history.unpack(sound_blobs, step)
     n_before = first - begins
     count = np.diff(past.start)
-    sound &= (past.shown == n_before) & (count == np.minimum(n_before, REMEMBERED))
-    previous = slots["at"][np.maximum(first - 1, 0)]
-    gap_us = np.where(step > 0, slots["at"][first] - previous, 0)
-    sound &= np.abs(past.gap_s * 1e6 - gap_us) < 1
+    is_sound &= (past.shown == n_before) & (count == np.minimum(n_before, REMEMBERED))
+    previous_at = slots["at"][np.maximum(first - 1, 0)]
+    gap_us = np.where(step > 0, slots["at"][first] - previous_at, 0)
+    is_sound &= np.abs(past.gap_s * 1e6 - gap_us) < 1
     rows = past.rows
     row = np.maximum(first[rows] - past.start[rows + 1] + np.arange(len(rows)), 0)
     is_same = (slots["arm_id"][row] == past.arm) & (step[rows] - slots["step"][row] == past.ago)
-    sound &= np.bincount(rows[~is_same], minlength=len(first)) == 0
-    return slots["decision_id"][first[~sound]].tolist()
+    is_sound &= np.bincount(rows[~is_same], minlength=len(first)) == 0
+    return slots["decision_id"][first[~is_sound]].tolist()

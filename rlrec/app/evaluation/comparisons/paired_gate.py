@@ -106,8 +106,8 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
             gain, visits = _gains(unit, options, selection, reward)
         gain_of = {guard.name: _gain(unit, options, selection, definitions[guard.name]) for guard in options.guards}
     except EmptyLog as error:
-        later = "visits from now on can judge it: let some be served, or begin a ramp (--share 5%)"
-        way_out = error.hint if since is None else later
+        later_log = "visits from now on can judge it: let some be served, or begin a ramp (--share 5%)"
+        way_out = error.hint if since is None else later_log
         raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=way_out) from error
     figures = judged(gain, visits, looks)
     guards = [_guard_report(guard, gain_of[guard.name], alpha) for guard in options.guards]
@@ -168,9 +168,9 @@ def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selec
     first = _first_untaught_id(unit, serving)
     if first is None:
         return selection
-    later = replace(selection, first_id=max(first, selection.first_id or 0))
-    gate = sum(selected.version_counts(unit, replace(later, splits=[GATE])).values())
-    return later if gate >= MIN_DECISIONS else selection
+    later_log = replace(selection, first_id=max(first, selection.first_id or 0))
+    gate = sum(selected.version_counts(unit, replace(later_log, splits=[GATE])).values())
+    return later_log if gate >= MIN_DECISIONS else selection
 
 
 def _gains(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> tuple[Gain, Gain | None]:
@@ -227,10 +227,10 @@ def _gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward
 def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
     difference, verdict, reasons = gain.judge(Relative, alpha)
     lower = difference.lower
-    passed = lower is not None and lower > guard.least and gain.passes(verdict)
+    is_passed = lower is not None and lower > guard.least and gain.passes(verdict)
     return {
         "guard": guard.name, "least": guard.least, "estimator": gain.estimates[0].estimator, "value": difference.value,
-        "lower": lower, "verdict": verdict, "reasons": reasons, "passed": passed,
+        "lower": lower, "verdict": verdict, "reasons": reasons, "passed": is_passed,
     }  # fmt: skip
 
 

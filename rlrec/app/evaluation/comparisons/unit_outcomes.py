@@ -150,9 +150,9 @@ def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow
     def reasons(row: Outcome | OutcomeDifference, *numbers: int) -> list[str]:
         has_anonymous = row.metric.counts_recognised and bool(figures.sums.anonymous_units[[*numbers]].any())
         several_units = figures.sums.several_decisions.get(row.metric.lacking or "")
-        lacking = several_units is not None and several_units[[*numbers]].any()
+        has_repeats = several_units is not None and several_units[[*numbers]].any()
         return [
-            *row.reasons, *([ANONYMOUS_UNITS] if has_anonymous else []), *(["sampled-rows"] if lacking else []),
+            *row.reasons, *([ANONYMOUS_UNITS] if has_anonymous else []), *(["sampled-rows"] if has_repeats else []),
             *([f"partial-{study.by}"] if figures.groups.cut.intersection(numbers) else []),
         ]  # fmt: skip
 
@@ -230,17 +230,17 @@ class StudyFold:
         )  # fmt: skip
         decisions, slots, censored = self._decisions(columns, batch)
         if self.study.age_us is not None:
-            young = self._has_age(columns, visits, decisions)
-            decisions, slots = decisions.take(young), take(slots, young)
+            has_age = self._has_age(columns, visits, decisions)
+            decisions, slots = decisions.take(has_age), take(slots, has_age)
         units = unit_sums(visits, decisions, now=self.unit.now)
         # whether a unit had a visit before the one that it was assigned in, or first served in
         assigned_at = columns["entry_at"][units.visit]
-        earlier = (assigned_at != ABSENT) & (assigned_at < units.entry)
-        entered_at = np.where(earlier, assigned_at, visits.started_at[units.visit])
+        is_earlier = (assigned_at != ABSENT) & (assigned_at < units.entry)
+        entered_at = np.where(is_earlier, assigned_at, visits.started_at[units.visit])
         returning = visits.begun_before(units.visit, entered_at) > 0
         if self.study.users is not None:
-            recognised = units.columns["recognised"] > 0
-            selected_units = recognised if self.study.users == NAMED else returning == (self.study.users == USERS[1])
+            is_recognised = units.columns["recognised"] > 0
+            selected_units = is_recognised if self.study.users == NAMED else returning == (self.study.users == USERS[1])
             units, returning = units.take(selected_units), returning[selected_units]
         # a unit of several groups is as new as it was in the first of them
         order = np.lexsort((units.entry, units.unit))
@@ -252,10 +252,10 @@ class StudyFold:
         mature = decisions.mature[0]
         rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
         session_group = decisions.group[mature][rows]
-        halfway = sum(self._assigned) // 2
+        middle_at = sum(self._assigned) // 2
         older, younger = (
             outcomes.fold(units.take(half), _ageing(self.study))
-            for half in (units.entry < halfway, (units.entry >= halfway) & bool(halfway))
+            for half in (units.entry < middle_at, (units.entry >= middle_at) & bool(middle_at))
         )
         begun, ages = self._ages(visits, decisions, units)
 

@@ -88,10 +88,10 @@ def estimators(request: Request) -> ope.EstimatorChoice:
             raise InputError("--reward-model-hash is given, and no reward model is fitted to the log", hint=hint)
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
-    for rows, judging, finer in (
+    for rows, judging, finer_fields in (
         ("sessions", choice.sessions, (*SLOT_FIELDS, *SLATE_FIELDS)), ("slates", choice.slates, SLOT_FIELDS),
     ):  # fmt: skip
-        if judging and request.by in finer:
+        if judging and request.by in finer_fields:
             hint = "by policy, version, variant, day or a field of the context, as they are where it begins"
             raise InputError(f"{next(iter(judging))} judges {rows}, which have no one {request.by}", hint=hint)
     if choice.sessions and request.cluster == "row":
@@ -120,8 +120,8 @@ def answer(
     page_kinds = frozenset[str]().union(*(partial.page_kinds for partial in partials))
     rows = _rows(evaluation, estimators, by_unit, inclusion, page_kinds)
     if engine is not None and engine.mixed:
-        mixed = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
-        return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed, strict=True)]
+        mixed_estimates = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
+        return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed_estimates, strict=True)]
     return rows
 
 

@@ -239,13 +239,13 @@ def _target_partials(
         batches = [batch, *map(batch_of, scorer.replicas(slots, logged, marginals=unit.simulates))]
         hidden = hidden_from[number]
         learned = any_slot(rows, scorer.target.taught_by(slots))
-        recorded = None if hidden is None else ~any_slot(rows, hidden)
-        dropped = np.zeros(len(rows), np.bool_) if hidden is None else any_slot(rows, hidden & slots["subsampled"])
+        is_recorded = None if hidden is None else ~any_slot(rows, hidden)
+        is_dropped = np.zeros(len(rows), np.bool_) if hidden is None else any_slot(rows, hidden & slots["subsampled"])
         for code, group_rows in members:
             group, stratum = divmod(code, number_of_strata)
             judged, n_rows = group_rows, len(rows) if group_rows is None else len(group_rows)
-            if recorded is not None:
-                judged = np.flatnonzero(recorded) if group_rows is None else group_rows[recorded[group_rows]]
+            if is_recorded is not None:
+                judged = np.flatnonzero(is_recorded) if group_rows is None else group_rows[is_recorded[group_rows]]
             judged_batches = batches if judged is None else [batch.take(judged) for batch in batches]
             sums, *replica_sums = map(unit.fold.partial, judged_batches)
             partials[number, logged.groups[group], row_strata.strata[stratum]] = GroupPartial(
@@ -255,7 +255,7 @@ def _target_partials(
                 no_state=0 if judged is None else n_rows - len(judged),
                 has_candidates=bool((has_list if group_rows is None else has_list[group_rows]).any()),
                 estimated=bool((estimated if group_rows is None else estimated[group_rows]).any()),
-                sampled=bool((dropped if group_rows is None else dropped[group_rows]).any()),
+                sampled=bool((is_dropped if group_rows is None else is_dropped[group_rows]).any()),
             )
     return partials
 
@@ -278,21 +278,21 @@ def estimates(
         step_sums, visit_sums = partial.carry_over.get(shared_number), partial.visits.get(shared.reward.id)
         p_values = carry_over_p_value(step_sums), None if visit_sums is None else visit_sums.p_value()
         carried = any(map(alarms, p_values))
-        dependent = alarms(slots_above_p_value(partial.slots_above.get(shared_number)))
+        is_dependent = alarms(slots_above_p_value(partial.slots_above.get(shared_number)))
         for number, scorer in shared.members:
             weightings = weigh_loggers(unit, partial, [number])
             group_partials = over_loggers(partial, number, weightings)
-            finished, target, weighed = [], scorer.target, scorer.target.serving is not None
+            finished_estimates, target, is_weighed = [], scorer.target, scorer.target.serving is not None
             for group_partial in group_partials.values():
                 reasons = {
                     "in-sample": group_partial.learned, "no-propensity": n_left_out > 0,
                     "estimated-propensity": group_partial.estimated,
                     "sampled-rows": counts.sampled > 0 or group_partial.sampled,
                     "no-candidates" if target.listing else "no-state": group_partial.no_state > 0,
-                    "carry-over": carried and weighed, "dependent-slots": dependent and weighed,
-                    "wrong-propensities": wrong and weighed,
+                    "carry-over": carried and is_weighed, "dependent-slots": is_dependent and is_weighed,
+                    "wrong-propensities": wrong and is_weighed,
                     "logging-states": unit.logging_states and target.stateful,
-                    "logging-candidates": not target.listing and weighed and group_partial.has_candidates,
+                    "logging-candidates": not target.listing and is_weighed and group_partial.has_candidates,
                 }  # fmt: skip
                 options = FinishOptions(
                     interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
@@ -300,13 +300,13 @@ def estimates(
                     reward_range=bounds(shared.reward) or ANY_REWARD, seed=request.seed,
                     selected_rows=request.by == "arm",
                 )  # fmt: skip
-                finished.append((group_partial.sums, options))
+                finished_estimates.append((group_partial.sums, options))
             if request.by == "position" and isinstance(unit.fold, ImpressionFold):
-                by_group = unit.fold.finish_together(finished)
+                by_group = unit.fold.finish_together(finished_estimates)
             else:
-                by_group = [unit.fold.finish(sums, options) for sums, options in finished]
+                by_group = [unit.fold.finish(sums, options) for sums, options in finished_estimates]
             for (group, group_partial), group_estimates in zip(group_partials.items(), by_group, strict=True):
-                options = replace(finished[0][1], interval="normal")
+                options = replace(finished_estimates[0][1], interval="normal")
                 by_replica = [unit.fold.finish(sums, options) for sums in group_partial.replicas.values()]
                 ranges = [
                     options.reward_range if kind.unit == "impression" and kind.self_normalised else ANY_REWARD
@@ -345,8 +345,8 @@ def _by_stratum(partial: LogPartial, number: int) -> dict[RowGroup, dict[Stratum
     by_group: dict[RowGroup, dict[Stratum, GroupPartial]] = {}
     for (member, group, stratum), sums in partial.groups.items():
         if member == number:
-            fixed = stratum.logger is not None and partial.loggers.is_fixed(stratum.logger)
-            by_group[group] = add_each(by_group.get(group, {}), {stratum if fixed else NO_LOGGER: sums})
+            is_fixed = stratum.logger is not None and partial.loggers.is_fixed(stratum.logger)
+            by_group[group] = add_each(by_group.get(group, {}), {stratum if is_fixed else NO_LOGGER: sums})
     return by_group
 
 

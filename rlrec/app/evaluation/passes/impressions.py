@@ -66,8 +66,8 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
         return Reading(columns=self.evaluation.judged_columns)
 
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
-        rows, immature = log_rows.usable(logged.log, reward, now=self.evaluation.now)
-        return rows, RowCounts(selected=len(logged.log), waiting=immature)
+        rows, n_immature = log_rows.usable(logged.log, reward, now=self.evaluation.now)
+        return rows, RowCounts(selected=len(logged.log), waiting=n_immature)
 
     def model_sums(self, logged: LoggedBatch, rows: ImpressionRows) -> RewardModelSums:
         return self.fit.sums(rows, logged.contexts)

@@ -140,8 +140,8 @@ class LogReader:
                 if splits is not None and batch.keys is not None:
                     # leave out sessions whose user came later and belongs to another split
                     in_split = np.isin(owner_splits(settings.get(self.unit).split_salt, batch.keys), list(splits))
-                    moved = batch.keys["session_id"][~in_split]
-                    batch = batch.select_rows(np.flatnonzero(~np.isin(batch.slots["session_id"], moved)))
+                    moved_sessions = batch.keys["session_id"][~in_split]
+                    batch = batch.select_rows(np.flatnonzero(~np.isin(batch.slots["session_id"], moved_sessions)))
                 yield batch
 
     def _portions(self, batch: Batch, marginals: int) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
@@ -157,8 +157,8 @@ class LogReader:
         cells = np.full(len(sets), marginals, np.int64)
         cells[first] += [sizes[key] for key in sets[first].tolist()]
         starts = run_starts(sessions)
-        filled = np.cumsum(cells)[starts] // CELLS
-        cuts = [*starts[run_starts(filled)].tolist(), len(sets)]
+        group_numbers = np.cumsum(cells)[starts] // CELLS
+        cuts = [*starts[run_starts(group_numbers)].tolist(), len(sets)]
         for start, end in pairwise(cuts):
             portion = batch.select_rows(np.arange(start, end))
             yield portion, self._eligible_sets(set(portion.slots["eligible_id"].tolist()))
@@ -193,8 +193,8 @@ class LogReader:
             support, zeros = self.loggers.support(slots, contexts, eligible)
             slots |= support
             if self._supports:
-                unsure = slots["decision_id"][slots["imported"] & ~slots["full"]]
-                supports = imported_data.supports(self.unit, np.unique(unsure).tolist())
+                unsure_ids = slots["decision_id"][slots["imported"] & ~slots["full"]]
+                supports = imported_data.supports(self.unit, np.unique(unsure_ids).tolist())
                 slots |= logged_zeros(slots, supports, eligible, zeros)
         if marginals:
             derived = self.marginals.tabulate(slots, contexts, eligible, positions=marginals)

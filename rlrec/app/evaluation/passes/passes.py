@@ -56,10 +56,10 @@ def results(reader: LogReader, work: Pass[R_co], engine: Engine | None) -> Itera
     folder, progress = reader.unit.folder, reader.unit.progress
     parts: Iterable[Iterable[Batch] | LogFolder] = folder.split(number) if folder else reader.partitions(work.reading)
     if engine is None:
-        for done, rows in enumerate(parts, 1):
-            yield result(packed, reader.unit, Partition(done - 1, rows), reader)
+        for n_done, rows in enumerate(parts, 1):
+            yield result(packed, reader.unit, Partition(n_done - 1, rows), reader)
             if folder:
-                progress("partitions", done, done / number)
+                progress("partitions", n_done, n_done / number)
         return
     remote = (rows if isinstance(rows, LogFolder) else list(rows) for rows in parts)
     early: dict[int, Any] = {}
@@ -210,10 +210,10 @@ def sum_log(
     engine: works on the partitions of the log; None for this process. require_pages: a unit that cannot use the pages
     of the log is an error; else it is left out."""
     models = fit_models(units, evaluation, reader, engine)
-    refused = {unit: outcome for unit, outcome in models.items() if isinstance(outcome, PartialPages)}
-    usable = [unit for unit in units if unit not in refused]
+    refused_units = {unit: outcome for unit, outcome in models.items() if isinstance(outcome, PartialPages)}
+    usable = [unit for unit in units if unit not in refused_units]
     judge_pass = JointPass(evaluation=evaluation, units=usable, models={unit: models[unit] for unit in usable})
-    results = refused | _sums(judge_pass, LogPartial(), reader, engine)
+    results = refused_units | _sums(judge_pass, LogPartial(), reader, engine)
     partials: dict[AnyUnit, LogPartial] = {}
     for unit in units:
         partial = results[unit]

@@ -102,11 +102,11 @@ class ContextCache:
         first, code = distinct(context_id)
         ids = context_id[first]
         needed = self.fields | set(fields)
-        missing = self._missing(ids, needed)
+        missing_ids = self._missing(ids, needed)
         if read is None or needed > self.fields:
-            read = reader.context_texts(self.unit, missing)
-        new_values, sparse = self._read(missing, read.select(missing), needed)
-        feature_rows = self._features.gather(ids, missing, sparse) if self.encode else []
+            read = reader.context_texts(self.unit, missing_ids)
+        new_values, sparse = self._read(missing_ids, read.select(missing_ids), needed)
+        feature_rows = self._features.gather(ids, missing_ids, sparse) if self.encode else []
         keys, values = ids.tolist(), dict[str, list[Any]]()
         for field, fresh_values in new_values.items():
             cached = self._values[field]

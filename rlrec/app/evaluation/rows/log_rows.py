@@ -166,9 +166,9 @@ def _products(slots: Columns, name: str, depth: Ids, complete: Flags) -> Array:
     order = np.argsort(depth, kind="stable") if len(ends) > 1 else depth
     for start, end in pairwise(ends):
         rows = order[start:end]
-        possible = (values[rows] > 0) & (product[rows - 1] > 0)
+        is_possible = (values[rows] > 0) & (product[rows - 1] > 0)
         product[rows] *= product[rows - 1]
-        product[rows[possible]] = np.maximum(product[rows[possible]], SMALLEST)
+        product[rows[is_possible]] = np.maximum(product[rows[is_possible]], SMALLEST)
     return product
 
 
@@ -192,11 +192,11 @@ def person_visits(
     whether the unit is the session; any_user: whether the store knows some user."""
     from rlrec.ope.sums.unit_visits import Visits
 
-    lapsed_at, ended = columns["last_at"] + timeout_us, columns["ended_at"] != ABSENT
+    lapsed_at, has_ended = columns["last_at"] + timeout_us, columns["ended_at"] != ABSENT
     person = clusters(columns, "user")
     return Visits(
         person=person, unit=clusters(columns, "session") if by_session else person, started_at=columns["started_at"],
-        ended_at=np.where(ended, columns["ended_at"], lapsed_at), is_over=ended | (now > lapsed_at),
+        ended_at=np.where(has_ended, columns["ended_at"], lapsed_at), is_over=has_ended | (now > lapsed_at),
         recognised=(columns["user_id"] != ABSENT) | (not any_user),
     )  # fmt: skip
 
@@ -214,9 +214,9 @@ def _hashed(digest: Ids, number: Ids, *, salt: int) -> Ids:
 def usable(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:
     """The rows of a batch that are judged by under a reward definition, and how many others are not yet mature."""
     rewarded, slots = reward_log.with_rewards(batch, definition), batch.slots
-    mature = reward_log.mature(slots, definition, now=now)
+    is_mature = reward_log.mature(slots, definition, now=now)
     rows = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
-    return rows.take(mature & ~slots["censored"]), int((~mature).sum())
+    return rows.take(is_mature & ~slots["censored"]), int((~is_mature).sum())
 
 
 def carry_over(rows: ImpressionRows, arms: ArmTable, *, positions: int) -> CellSums | None:

@@ -72,21 +72,21 @@ class Loggers:
         self.versions(slots["version_id"])
         unknown, smallest = slots["unknown_support"], slots["smallest_prefix"]
         smallest = np.where(smallest > 0, smallest, np.nan)
-        lower = ~slots["imported"] & (slots["depth"] > 0)
-        deeper = np.flatnonzero(lower & ~np.isnan(smallest) & ~np.isnan(slots["marginal"]))
-        if len(deeper):
-            smallest[deeper] = self._floors(slots, deeper, eligible, smallest[deeper])
+        is_lower = ~slots["imported"] & (slots["depth"] > 0)
+        deeper_rows = np.flatnonzero(is_lower & ~np.isnan(smallest) & ~np.isnan(slots["marginal"]))
+        if len(deeper_rows):
+            smallest[deeper_rows] = self._floors(slots, deeper_rows, eligible, smallest[deeper_rows])
         case = np.full(len(smallest), -1, np.int64)
         examples, case[unknown] = self._cases(slots, np.flatnonzero(unknown), contexts)
         columns = {"smallest": smallest, "full": slots["min_propensity"] > 0, "logger_case": case}
         return columns, [self._zeros_of(slots, row, contexts, eligible) for row in examples.tolist()]
 
-    def _floors(self, slots: Columns, deeper: Ids, eligible: Mapping[int, Ids], smallest: Array) -> Array:
+    def _floors(self, slots: Columns, deeper_rows: Ids, eligible: Mapping[int, Ids], smallest: Array) -> Array:
         """The smallest marginal below position 1: what the floor guarantees whatever the scores, where there is one.
 
         The smallest conditional of a row says little of it: the arm that mostly stands above is rare here."""
-        version, size = slots["version_id"][deeper], slots["size"][deeper]
-        sets, position = slots["eligible_id"][deeper], slots["position"][deeper]
+        version, size = slots["version_id"][deeper_rows], slots["size"][deeper_rows]
+        sets, position = slots["eligible_id"][deeper_rows], slots["position"][deeper_rows]
         arms = arms_of_sets(sets, eligible)
         first, case_index = distinct(version, size, arms)
         for case, row in enumerate(first.tolist()):
@@ -164,8 +164,8 @@ def logged_zeros(
 def unknown_support(slots: Columns) -> Columns:
     """alone: the rows of which only the arm shown had a chance; unknown_support: those where only a belief can tell."""
     shown = np.where(slots["position"] == 1, slots["propensity"], slots["marginal"])
-    alone = (shown >= CERTAIN) & ~(slots["min_propensity"] > 0)
-    return {"alone": alone, "unknown_support": ~slots["imported"] & (slots["min_propensity"] == 0) & ~alone}
+    is_alone = (shown >= CERTAIN) & ~(slots["min_propensity"] > 0)
+    return {"alone": is_alone, "unknown_support": ~slots["imported"] & (slots["min_propensity"] == 0) & ~is_alone}
 
 
 @lru_cache(maxsize=1_000)

@@ -87,8 +87,8 @@ def slate_target(
         shown = np.take_along_axis(table, rows.slots["position"][:, None] - 1, axis=1)[:, 0]
         sums, size = table.sum(axis=1), rows.slots["size"]
         additive[even] = pseudo_inverse.uniform_weights(shown, sums, size=size, arms=arms)[even]
-        alone = rows.slots["size"] == 1
-        additive[alone] = probabilities.target[alone] / rows.slots["propensity"][alone]
+        is_alone = rows.slots["size"] == 1
+        additive[is_alone] = probabilities.target[is_alone] / rows.slots["propensity"][is_alone]
     has_sets = slot_sets.flags(rows.slots)
     if has_sets is not None and needs.additive:  # of independent slots: 1 + sum of (ratio - 1)
         size, ratio = rows.slots["size"][has_sets], (marginal / rows.slots["propensity"])[has_sets]
@@ -135,8 +135,8 @@ def _fill_steps(case_rows: CaseRows | StateCaseRows, steps: Array) -> None:
     if case_rows.samples:
         return
     lowest = slots["depth"][indices] + 1 == slots["size"][indices]
-    alone = lowest & ~case_rows.deep
-    steps[indices[alone]] = case_rows.target[alone]
+    is_alone = lowest & ~case_rows.deep
+    steps[indices[is_alone]] = case_rows.target[is_alone]
     for group, conditionals in case_rows.conditionals(np.flatnonzero(lowest & case_rows.deep)):
         steps[indices[group][:, None] - np.arange(conditionals.shape[1])[::-1]] = conditionals
 

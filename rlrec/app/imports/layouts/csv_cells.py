@@ -108,13 +108,13 @@ def instants(cells: Sequence[str]) -> list[int] | None:
     offset from UTC; else None."""
     if not cells or (zone := ZONE_FORM.search(cells[0])) is None or not all(map(str.endswith, cells, repeat(zone[0]))):
         return None
-    local = list(map(str.removesuffix, cells, repeat(zone[0])))
-    if not set("\n".join(local).translate(DIGITS).split("\n")) <= SHAPES:
+    local_times = list(map(str.removesuffix, cells, repeat(zone[0])))
+    if not set("\n".join(local_times).translate(DIGITS).split("\n")) <= SHAPES:
         return None
     hours, minutes = (int(digits or 0) for digits in zone.group(2, 3))
     offset = (hours * 60 + minutes) * 60 * times.SECOND * (-1 if zone[1] == "-" else 1)
     with suppress(ValueError):
-        ats = np.array(local, f"U{max(map(len, local))}").astype("datetime64[us]").astype(np.int64) - offset
+        ats = np.array(local_times, f"U{max(map(len, local_times))}").astype("datetime64[us]").astype(np.int64) - offset
         return ats.tolist() if hours < 24 and minutes < 60 and ats.min() >= times.FIRST else None
     return None
 

@@ -89,11 +89,11 @@ class DsJson(LineLayout):
         actions = self._actions_of(line.c)
         shown = dsjson_slots.shown_actions(line, actions)
         withholds = dsjson_slots.withholds(line, shown, actions)
-        inactive = (line.deferred or line.not_activated) and not _activates(line, line.o)
+        is_inactive = (line.deferred or line.not_activated) and not _activates(line, line.o)
         slots = [
             LineSlot(
                 position, slot.arm, None if withholds else slot.propensity, slot.propensity if actions.slots else None,
-                min(slot.probabilities, default=None), censored=int(inactive), id=slot.outcome.id,
+                min(slot.probabilities, default=None), censored=int(is_inactive), id=slot.outcome.id,
             )
             for position, slot in enumerate(shown, 1)
         ]  # fmt: skip
@@ -185,8 +185,8 @@ class DsJson(LineLayout):
 
     def note(self, rows: LogColumns) -> Note:
         names, slots = values(rows.request_id, len(rows)), rows.slots
-        inactive = set(compress(slots.row, values(slots.censored, len(slots.row))))
-        return replace(super().note(rows), inactive=[names[row] for row in inactive])
+        is_inactive = set(compress(slots.row, values(slots.censored, len(slots.row))))
+        return replace(super().note(rows), inactive=[names[row] for row in is_inactive])
 
     def remember(self, note: Note) -> None:
         super().remember(note)
@@ -214,8 +214,8 @@ class DsJson(LineLayout):
         unmatched = set(observed)
         for rows in (rows for file in logs for rows in file.spooled()) if observed else ():
             unmatched -= distinct(rows.request_id) | distinct(rows.slots.id)
-        missing = f"{quantity(len(unmatched), 'observation')} without a decision in these files"
-        return lines + [f"{missing}: `rlrec feedback --input` takes them, by request_id"] * bool(unmatched)
+        missing_text = f"{quantity(len(unmatched), 'observation')} without a decision in these files"
+        return lines + [f"{missing_text}: `rlrec feedback --input` takes them, by request_id"] * bool(unmatched)
 
     def complete(self, rows: LogColumns) -> LogColumns:
         """With the observations that came in other lines, without the decisions that nobody activated, and a session
@@ -226,9 +226,9 @@ class DsJson(LineLayout):
         names, n_slots = values(rows.request_id, len(rows)), len(rows.slots.row)
         censored = values(rows.slots.censored, n_slots)
         if any(censored):
-            inactive = {row for row, mark in zip(rows.slots.row, censored, strict=True) if mark}
+            is_inactive = {row for row, mark in zip(rows.slots.row, censored, strict=True) if mark}
             rows = replace(rows, slots=replace(rows.slots, censored=Same(0)))
-            rows = rows.select([row not in inactive or names[row] in self._activated for row in range(len(rows))])
+            rows = rows.select([row not in is_inactive or names[row] in self._activated for row in range(len(rows))])
         return _with_states(self._with_observations(rows).in_sessions())
 
     def _with_observations(self, rows: LogColumns) -> LogColumns:
@@ -239,12 +239,12 @@ class DsJson(LineLayout):
         slots, n_slots = rows.slots, len(rows.slots.row)
         entries = zip(slots.row, values(slots.position, n_slots), values(slots.id, n_slots), strict=True)
         served_at, sizes = values(rows.at, len(rows)), values(rows.size, len(rows))
-        late = list[tuple[int, LineEvent]]()
+        late_events = list[tuple[int, LineEvent]]()
         for row, position, name in chain(named, entries):
             for kind, value, at in self._observed.get(name, ()) if name is not None else ():
                 event_at = None if at is None else max(at, self.now if served_at[row] is None else served_at[row])
-                late.append((row, LineEvent(1 if sizes[row] == 1 else position, kind, value, event_at)))
-        return rows.with_events(late) if late else rows
+                late_events.append((row, LineEvent(1 if sizes[row] == 1 else position, kind, value, event_at)))
+        return rows.with_events(late_events) if late_events else rows
 
 
 def _with_states(rows: LogColumns) -> LogColumns:

@@ -96,7 +96,7 @@ class LineLayout(Layout):
         that is no decision."""
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        decisions, bad, zoneless = GatheredLines(self.columns), list[RefusedLine](), 0
+        decisions, refused_lines, zoneless = GatheredLines(self.columns), list[RefusedLine](), 0
         for start in range(0, len(texts), AT_ONCE):
             group = list(zip(numbers[start : start + AT_ONCE], texts[start : start + AT_ONCE], strict=True))
             for (number, text), line in zip(group, self.source.decode(group, self.kind), strict=True):
@@ -106,12 +106,12 @@ class LineLayout(Layout):
                     if (row := self.row(line, text)) is not None:
                         decisions.add(number, *row)
                 except InputError as error:
-                    bad.append(refused(error, number, text))
+                    refused_lines.append(refused(error, number, text))
                 if times.zoneless:
                     zoneless += 1
                     times.zoneless.clear()
         constants = {} if self.policy is None else {"policy": Same(self.policy)}
-        return Decoded(decisions.columns(**constants), bad, zoneless=zoneless)
+        return Decoded(decisions.columns(**constants), refused_lines, zoneless=zoneless)
 
 
 def time(text: str | None, field: str) -> int | None:
